@@ -1,0 +1,32 @@
+"""One family of errors. Each says the thing, its value and the way out, in one sentence."""
+
+
+class ScrivenError(Exception):
+    """Base of everything that Scriven raises on purpose; `exit_code` is what the command line ends with."""
+
+    exit_code = 3
+
+
+class UsageError(ScrivenError):
+    """The request itself cannot be meant: flags or settings that contradict each other or are out of range."""
+
+    exit_code = 2
+
+
+class InputError(ScrivenError):
+    """A file, folder or text cannot be used: missing, empty, not readable, not text, damaged, in use."""
+
+
+class DivergedError(ScrivenError):
+    """Training produced a loss or gradient that is not a finite number."""
+
+    exit_code = 4
+
+
+class Interrupted(ScrivenError):
+    """Training or another long job was told to stop and did so after a clean save."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+        self.exit_code = 128 + signal_number

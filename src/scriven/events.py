@@ -1,0 +1,117 @@
+"""What happens while a model is trained: typed events that the loop yields and reports consume.
+
+Losses are sums of nats beside the number of characters summed over; means are formed where they are shown.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum of surprisals: `nats` over `characters`, and over `bytes` of UTF-8 text where that is known (else 0)."""
+
+    nats: float
+    characters: int
+    bytes: int = 0
+
+    def __add__(self, other: Loss) -> Loss:
+        return Loss(self.nats + other.nats, self.characters + other.characters, self.bytes + other.bytes)
+
+    @property
+    def nats_per_char(self) -> float:
+        """Mean surprisal of a character in nats; nan when nothing was counted."""
+        return self.nats / self.characters if self.characters else math.nan
+
+    @property
+    def bits_per_char(self) -> float:
+        """Mean surprisal of a character in bits; nan when nothing was counted."""
+        return self.nats_per_char / math.log(2)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Surprisal in bits per byte of UTF-8 text; nan when bytes were not counted."""
+        return self.nats / self.bytes / math.log(2) if self.bytes else math.nan
+
+
+@dataclass(frozen=True)
+class Started:
+    """Training is about to begin; everything is resolved."""
+
+    run: str  # folder of the run
+    name: str  # short name of the model's shape, as "lstm 2x192"
+    parameters: int  # number of trained values
+    training_characters: int
+    validation_characters: int
+    characters_per_step: int
+    workers: int
+    device: str
+    precision: str
+    expected_seconds: float  # of the whole command; nan when unknown
+    expected_bytes: int  # of memory, over all workers
+    step: int  # steps done before (resumed runs)
+    progress: float  # 0..1 done before
+    notes: tuple[str, ...] = ()  # sentences that the user should read: what was fitted, counted, shortened
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """One optimizer step. `loss` is of this step's batch, before the update."""
+
+    step: int  # 1 for the first
+    progress: float  # 0..1 of the budget, after this step
+    loss: Loss
+    learning_rate: float
+    gradient_norm: float  # per character, before clipping
+    characters: int  # read since the start of the run
+    seconds: float  # wall time since the start of the command
+    fingerprint: str  # short hash of the step's loss and gradient norm, to compare two runs bit by bit
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The validation loss at a step. `protocol` says how the text was read."""
+
+    step: int
+    progress: float
+    protocol: str
+    loss: Loss
+    best: bool  # lowest so far
+    seconds: float
+    final: bool = False  # of the best model, after training
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Text written by the model at an evaluation."""
+
+    step: int
+    prompt: str
+    text: str
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is on the disk, whole."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Training has ended; the best model is kept."""
+
+    step: int
+    reason: str  # "budget" or "interrupted"
+    best_step: int
+    best: Loss
+    seconds: float
+    notes: tuple[str, ...] = ()  # plain words: overfitted, cut short, what to do next
+
+
+Event = Started | Stepped | Evaluated | Sampled | Saved | Finished

@@ -1,0 +1,196 @@
+"""Frozen, validated settings. One definition each: the same fields are flags, TOML keys and Python arguments.
+
+A field marked "fitted" has a value here only so that the class is complete: what the user does not set
+is chosen by `scriven.training.fit.fit` from the text, the budget and the measured speed of the machine.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from scriven.errors import InputError, UsageError
+
+Cell = Literal["lstm", "gru", "rnn"]
+Unit = Literal["character", "byte"]
+Optimizer = Literal["muon", "adamw", "sgd", "rmsprop"]
+Protocol = Literal["stream", "window-256"]
+
+
+def setting(default: Any, text: str, *, fitted: bool = False, **bounds: Any) -> Any:
+    """A field with its one sentence of help; the help says whether the default is fixed or fitted."""
+    origin = "fitted to the text, the budget and the machine" if fitted else f"default: {default}"
+    return Field(default, description=f"{text} [{origin}]", json_schema_extra={"fitted": fitted}, **bounds)
+
+
+class Frozen(BaseModel):
+    """Base of all settings: immutable, and an unknown name is an error rather than ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False)
+
+
+class CorpusSettings(Frozen):
+    """How text becomes ids."""
+
+    unit: Unit = setting("character", "what one step of the model reads: a Unicode character, or a byte")
+    validation: float = setting(0.1, "share of the text, at its end, that is kept for validation", ge=0.0, lt=1.0)
+    validation_file: str = setting("", "file whose text is the validation text, instead of a share")
+    lowercase: bool = setting(False, "turn the text to lower case")
+    normalize: Literal["none", "nfc"] = setting("none", "Unicode normalisation of the text")
+    invalid: Literal["strict", "replace", "bytes"] = setting(
+        "strict", "what to do with invalid UTF-8: stop, replace it by U+FFFD, or keep each byte as a symbol of its own"
+    )
+
+
+class ReaderSettings(Frozen):
+    """How ids become batches."""
+
+    kind: Literal["stream"] = setting("stream", "how the text is read: lanes of text whose state is carried for ever")
+    length: int = setting(64, "characters per row and step (T), through which gradients flow", ge=1, le=65536)
+    batch: int = setting(64, "rows read side by side (N), over all workers", fitted=True, ge=1, le=65536)
+
+
+class ModelSettings(Frozen):
+    """The model: embedding, recurrent layers, output."""
+
+    cell: Cell = setting("lstm", "recurrent cell")
+    width: int = setting(192, "width of each recurrent layer (H)", fitted=True, ge=1, le=16384)
+    layers: int = setting(2, "number of recurrent layers (L)", ge=1, le=64)
+    embedding: int = setting(0, "width of the character embedding; 0 is as wide as the layers", ge=0, le=16384)
+    dropout: float = setting(
+        0.0, "share of values dropped on the embedding, between layers and before the output", fitted=True, ge=0, lt=1
+    )
+    residual: bool = setting(False, "add the input of every layer after the first to its output")
+    norm: Literal["none", "rms", "layer"] = setting("none", "normalise what later layers and the output layer read")
+
+
+class TrainingSettings(Frozen):
+    """How the model is trained."""
+
+    optimizer: Optimizer = setting(
+        "muon", "optimizer of the recurrent matrices; with muon all other weights are trained by AdamW"
+    )
+    learning_rate: float = setting(0.04, "peak learning rate of the optimizer", fitted=True, gt=0, le=100)
+    adamw_learning_rate: float = setting(
+        0.008, "peak learning rate of the weights that muon does not train", fitted=True, gt=0, le=100
+    )
+    momentum: float = setting(0.95, "momentum of muon and sgd", ge=0, lt=1)
+    weight_decay: float = setting(0.1, "decoupled weight decay of the recurrent matrices", fitted=True, ge=0, le=100)
+    clip: float = setting(1.0, "largest gradient norm, per character; larger gradients are scaled down to it", gt=0)
+    warmup: float = setting(0.02, "share of the budget over which the learning rate rises", ge=0, lt=1)
+    seed: int = setting(1, "seed of the initial weights, of dropout and of the samples shown", ge=0, lt=2**63)
+    evaluations: int = setting(10, "how often the validation loss is measured, evenly spaced", fitted=True, ge=1)
+    evaluation_characters: int = setting(
+        0, "validation characters read at each evaluation; 0 is all of them", fitted=True, ge=0
+    )
+    workers: int = setting(1, "processes that share the batch", fitted=True, ge=1, le=1024)
+    groups: int = setting(
+        1, "groups that the batch is cut into; gradients are summed over groups in a fixed order", fitted=True, ge=1
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto", "number format of matrix products; auto is bf16 where the processor is fast at it"
+    )
+
+
+class BudgetSettings(Frozen):
+    """How long to train: exactly one of them."""
+
+    minutes: float = setting(0.0, "wall time of the whole command", ge=0)
+    epochs: float = setting(0.0, "passes over the training text", ge=0)
+    steps: int = setting(0, "optimizer steps", ge=0)
+    characters: int = setting(0, "characters read", ge=0)
+
+    @model_validator(mode="after")
+    def _one_at_most(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"give one budget, not {len(given)}: --" + ", --".join(given))
+        return self
+
+
+class SamplingSettings(Frozen):
+    """How the next character is drawn from the model's distribution."""
+
+    temperature: float = setting(0.8, "divides the logits: lower is more predictable; 0 always takes the likeliest", ge=0)
+    top_k: int = setting(0, "draw among the k likeliest characters only; 0 is no limit", ge=0)
+    top_p: float = setting(1.0, "draw among the likeliest characters that together have this probability", gt=0, le=1)
+    min_p: float = setting(
+        0.0, "draw among characters at least this share as likely as the likeliest", ge=0, le=1
+    )
+
+
+class Settings(Frozen):
+    """Everything that a run is made from; written to the run's `settings.toml`."""
+
+    budget: BudgetSettings = BudgetSettings()
+    corpus: CorpusSettings = CorpusSettings()
+    reader: ReaderSettings = ReaderSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        batch, groups, workers = self.reader.batch, self.training.groups, self.training.workers
+        if groups % workers:
+            raise ValueError(f"training.groups ({groups}) must be a multiple of training.workers ({workers})")
+        if batch % groups:
+            raise ValueError(f"reader.batch ({batch}) must be a multiple of training.groups ({groups})")
+        return self
+
+    def given(self) -> dict[str, dict[str, Any]]:
+        """Only what was set explicitly, as nested plain values."""
+        return self.model_dump(exclude_unset=True)
+
+
+def validated(values: dict[str, Any]) -> Settings:
+    """Settings from nested plain values.
+
+    Raises UsageError naming the setting, its value and what it may be.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(explain(error)) from None
+
+
+def explain(error: ValidationError, prefix: str = "") -> str:
+    """One sentence per wrong setting, with its dotted name and value."""
+    lines = []
+    for item in error.errors(include_url=False):
+        name = ".".join([*([prefix] if prefix else []), *map(str, item["loc"])])
+        message = item["msg"].removeprefix("Value error, ")
+        shown = "" if item["type"] in {"missing", "extra_forbidden"} or not item["loc"] else f" {item['input']!r}"
+        if item["type"] == "extra_forbidden":
+            message = "there is no such setting"
+        lines.append(f"{name}{shown}: {message}" if name and item["type"] != "value_error" else message)
+    return "; ".join(lines)
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries joined, `over` winning."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The nested values of a TOML file.
+
+    Raises InputError when it cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"cannot read settings from {path}: {error}") from None
+
+
+def to_toml(settings: Settings) -> str:
+    """All settings as TOML text; read back by `read_toml` and `validated`."""
+    return tomli_w.dumps(settings.model_dump())
