@@ -116,12 +116,12 @@ class BudgetSettings(Frozen):
 class SamplingSettings(Frozen):
     """How the next character is drawn from the model's distribution."""
 
-    temperature: float = setting(0.8, "divides the logits: lower is more predictable; 0 always takes the likeliest", ge=0)
+    temperature: float = setting(
+        0.8, "divides the logits: lower is more predictable; 0 always takes the likeliest", ge=0
+    )
     top_k: int = setting(0, "draw among the k likeliest characters only; 0 is no limit", ge=0)
     top_p: float = setting(1.0, "draw among the likeliest characters that together have this probability", gt=0, le=1)
-    min_p: float = setting(
-        0.0, "draw among characters at least this share as likely as the likeliest", ge=0, le=1
-    )
+    min_p: float = setting(0.0, "draw among characters at least this share as likely as the likeliest", ge=0, le=1)
 
 
 class Settings(Frozen):

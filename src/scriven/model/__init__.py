@@ -1,0 +1,6 @@
+"""Recurrent layers, the language model, and where it computes."""
+
+from scriven.model.compute import choose_device, choose_precision, computing
+from scriven.model.language_model import CharLM, State
+
+__all__ = ["CharLM", "State", "choose_device", "choose_precision", "computing"]
