@@ -1,0 +1,1 @@
+"""Writing with a model and reading with it: sampling, generation, scores."""

@@ -1,0 +1,93 @@
+"""Pure functions from logits to the next id, on the CPU in float64, so that every device draws alike.
+
+A row of *weights* (V,) says how likely each symbol is, up to a factor; a filter sets some of them to zero.
+Symbols are ranked by weight, equal ones by id: the lower id ranks first. The order of the steps is fixed:
+special symbols out, temperature, top-k, top-p, min-p, draw. Each filter sees what the one before it left, as shares
+of what is left, and the first in rank always stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from scriven.settings import SamplingSettings
+
+Floats = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int64]
+
+
+def draw(logits: Floats, settings: SamplingSettings, uniforms: Floats, never: Sequence[int] = ()) -> Ids:
+    """One id a row (N,) from logits (N, V), as `settings` says; the symbols in `never` are not drawn.
+
+    `uniforms` (N,) are random numbers in [0, 1), one a row: a row's id depends on nothing but its own logits and its
+    own number.
+    """
+    if never:
+        logits = logits.copy()
+        logits[:, list(never)] = -np.inf
+    if settings.temperature == 0:
+        return likeliest(logits)
+    weights = weigh(logits, settings.temperature)
+    if settings.top_k:
+        weights = keep_top_k(weights, settings.top_k)
+    if settings.top_p < 1:
+        weights = keep_top_p(weights, settings.top_p)
+    if settings.min_p > 0:
+        weights = keep_min_p(weights, settings.min_p)
+    return pick(weights, uniforms)
+
+
+def likeliest(logits: Floats) -> Ids:
+    """The first in rank of each row (N,): what a temperature of zero draws."""
+    ids: Ids = logits.argmax(axis=1)
+    return ids
+
+
+def weigh(logits: Floats, temperature: float) -> Floats:
+    """Weights (N, V) of logits (N, V) at a temperature above 0: exp(logit / temperature), the largest being 1."""
+    with np.errstate(over="ignore"):  # at a tiny temperature the unlikely symbols' exponents may reach -inf: weight 0
+        weights: Floats = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+    return weights
+
+
+def keep_top_k(weights: Floats, k: int) -> Floats:
+    """Weights (N, V) of the k first in rank only; of all of them where k >= V."""
+    kept = np.zeros_like(weights)
+    first = ranked(weights)[:, :k]  # (N, k)
+    np.put_along_axis(kept, first, np.take_along_axis(weights, first, 1), 1)
+    return kept
+
+
+def keep_top_p(weights: Floats, p: float) -> Floats:
+    """Weights (N, V) of the fewest first in rank that together hold at least the share p of the row."""
+    order = ranked(weights)
+    descending = np.take_along_axis(weights, order, 1)
+    total = descending.cumsum(1)
+    enough = total >= p * total[:, -1:]
+    descending[:, 1:][enough[:, :-1]] = 0  # those above already hold enough
+    kept = np.zeros_like(weights)
+    np.put_along_axis(kept, order, descending, 1)
+    return kept
+
+
+def keep_min_p(weights: Floats, p: float) -> Floats:
+    """Weights (N, V) of the symbols at least p times as likely as the likeliest."""
+    return np.where(weights >= p * weights.max(axis=1, keepdims=True), weights, 0)
+
+
+def pick(weights: Floats, uniforms: Floats) -> Ids:
+    """The id (N,) at which each row's cumulated weights (N, V) pass the share `uniforms` (N,) of their sum.
+
+    A symbol without weight is never picked.
+    """
+    cumulated = weights.cumsum(1)
+    passed: Ids = (cumulated <= uniforms[:, None] * cumulated[:, -1:]).sum(1)
+    return passed
+
+
+def ranked(weights: Floats) -> Ids:
+    """Ids (N, V) of each row from the likeliest to the least likely, equal ones in the order of their ids."""
+    return np.argsort(-weights, axis=1, kind="stable")
