@@ -5,13 +5,21 @@ Ids of one vocabulary, with C known symbols and V = C + 1:
 - `0 .. C-1`: the known symbols, sorted by code point (all 256 values where the unit is the byte);
 - `C`: `<unk>`, what the model reads and predicts in place of a symbol that it does not know;
 - `V + code point`: a symbol that is not known, kept so that nothing is lost; the model reads it as `<unk>`.
+
+A byte that was not valid UTF-8 is, in a text, one of the code points U+DC80..U+DCFF (Python's `surrogateescape`);
+it counts as one byte.
 """
 
 from __future__ import annotations
 
 import codecs
+import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,4 +28,188 @@ from scriven.errors import InputError
 from scriven.settings import Unit
 
 UNICODE_SIZE = 0x110000  # code points: 1,114,112
+REPLACEMENT = 0xFFFD  # U+FFFD, shown where there is no character to show
 Ids = npt.NDArray[np.int64]
+CodePoints = npt.NDArray[np.uint32]
+
+
+def code_points(text: str) -> CodePoints:
+    """The code point of each character, lone surrogates included."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")  # (characters,)
+
+
+def utf8_lengths(points: npt.NDArray[np.integer]) -> Ids:
+    """How many bytes of UTF-8 each code point takes; 1 where it stands for a byte that was not valid UTF-8."""
+    lengths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
+    stray = (points >= 0xDC80) & (points <= 0xDCFF)
+    return np.where(stray, 1, lengths).astype(np.int64)
+
+
+def readable_json(values: Mapping[str, Any]) -> str:
+    """An object as JSON text, one line a key, characters as they are; what has no UTF-8 is escaped."""
+    lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The symbols that a model knows: a value, equal to another one with the same unit and symbols.
+
+    `symbols` are code points, strictly rising; all 256 values where the unit is the byte.
+    Raises ValueError when they are not.
+    """
+
+    unit: Unit
+    symbols: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in zip((-1, *self.symbols), (*self.symbols, UNICODE_SIZE), strict=True))
+        if not rising:
+            raise ValueError("the symbols of a vocabulary must be code points, each one once, sorted")
+        if self.unit == "byte" and len(self.symbols) != 256:
+            raise ValueError(f"a vocabulary of bytes has 256 symbols, not {len(self.symbols)}")
+
+    @classmethod
+    def of(cls, text: str) -> Vocabulary:
+        """The characters of a text."""
+        return cls("character", tuple(sorted(map(ord, set(text)))))
+
+    @classmethod
+    def of_bytes(cls) -> Vocabulary:
+        """All 256 bytes."""
+        return cls("byte", tuple(range(256)))
+
+    @property
+    def size(self) -> int:
+        """V: the known symbols and `<unk>`; the number of ids that a model reads and predicts."""
+        return len(self.symbols) + 1
+
+    @property
+    def unknown(self) -> int:
+        """The id of `<unk>`."""
+        return len(self.symbols)
+
+    @property
+    def unseen_nats(self) -> float:
+        """What a symbol that is not known costs, in nats, above the -ln P of `<unk>`."""
+        return math.log(UNICODE_SIZE - self.size)
+
+    @cached_property
+    def _ids(self) -> npt.NDArray[np.int32]:
+        """The id of every code point, known or not."""
+        ids = np.arange(self.size, self.size + UNICODE_SIZE, dtype=np.int32)
+        ids[np.array(self.symbols, np.int64)] = np.arange(len(self.symbols))
+        return ids
+
+    @cached_property
+    def _points(self) -> CodePoints:
+        """The code point that each id below V is shown as."""
+        return np.array([*self.symbols, REPLACEMENT], np.uint32)  # (V,)
+
+    def encode(self, text: str) -> Ids:
+        """The ids of a text: one a character, or one a byte of its UTF-8 (lone surrogates as three bytes)."""
+        if self.unit == "byte":
+            return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int64)
+        return self._ids[code_points(text)].astype(np.int64)
+
+    def decode(self, ids: Sequence[int] | Ids) -> str:
+        """The text of ids; `decode(encode(text)) == text`. U+FFFD for `<unk>` and for bytes that are not UTF-8.
+
+        Raises ValueError when an id is below 0 or above the last one.
+        """
+        known = np.asarray(ids, np.int64)
+        if self.unit == "byte":
+            return _utf8(known).decode("utf-8", _UTF8_ERRORS)
+        return self._code_points(known).tobytes().decode("utf-32-le", "surrogatepass")
+
+    def clamp(self, ids: Ids) -> Ids:
+        """What the model reads: ids with `<unk>` in place of symbols that are not known."""
+        return np.minimum(ids, self.unknown)
+
+    def unseen(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """True where an id stands for a symbol that is not known."""
+        return ids >= self.size
+
+    def unknown_characters(self, text: str) -> list[str]:
+        """The distinct characters of a text that are not known, in order of appearance."""
+        if self.unit == "byte":
+            return []
+        return [character for character in dict.fromkeys(text) if self._ids[ord(character)] >= self.size]
+
+    def byte_lengths(self, ids: Ids) -> Ids:
+        """How many bytes of UTF-8 each symbol takes; `<unk>` as U+FFFD takes."""
+        if self.unit == "byte":
+            return np.ones(ids.shape, np.int64)
+        return utf8_lengths(self._code_points(ids))
+
+    def decoder(self) -> Decoder:
+        """A decoder for ids that come one by one."""
+        return Decoder(self)
+
+    def to_json(self) -> str:
+        """The vocabulary as JSON that a person can read."""
+        if self.unit == "byte":
+            return readable_json({"unit": self.unit})
+        return readable_json({"unit": self.unit, "symbols": [chr(symbol) for symbol in self.symbols]})
+
+    @classmethod
+    def from_json(cls, text: str) -> Vocabulary:
+        """The vocabulary that `to_json` wrote.
+
+        Raises InputError when the text is not that.
+        """
+        try:
+            values = json.loads(text)
+            if values["unit"] == "byte":
+                return cls.of_bytes()
+            if values["unit"] != "character":
+                raise ValueError(f"unit {values['unit']!r} is neither character nor byte")
+            return cls("character", tuple(ord(symbol) for symbol in values["symbols"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"the vocabulary is damaged ({error}); take it from a copy or build it again") from None
+
+    def _code_points(self, ids: Ids) -> CodePoints:
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.size + UNICODE_SIZE:
+            raise ValueError(f"ids must be in 0..{self.size + UNICODE_SIZE - 1}, not {ids.min()}..{ids.max()}")
+        return np.where(ids < self.size, self._points[self.clamp(ids)], ids - self.size).astype("<u4")
+
+
+class Decoder:
+    """Ids one by one -> text; a character of several bytes is held back until it is whole."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._bytes = codecs.getincrementaldecoder("utf-8")(_UTF8_ERRORS)
+
+    def feed(self, id: int) -> str:
+        """The text that is whole once this id has come; often one character, empty within a character."""
+        if self._vocabulary.unit == "byte":
+            return self._bytes.decode(_utf8(np.array([id])))
+        return self._vocabulary.decode([id])
+
+    def flush(self) -> str:
+        """The end: U+FFFD where a character was left unfinished; the decoder can then be used again."""
+        rest = self._bytes.decode(b"", final=True)
+        self._bytes.reset()
+        return rest
+
+
+def _utf8(ids: Ids) -> bytes:
+    """The bytes of byte ids; `<unk>` becomes 0xFF, which is never UTF-8 and so is shown as U+FFFD of its own."""
+    if ids.size and not 0 <= ids.min() <= ids.max() <= 256:
+        raise ValueError(f"ids of bytes must be in 0..256, not {ids.min()}..{ids.max()}")
+    return np.minimum(ids, 0xFF).astype(np.uint8).tobytes()
+
+
+def _surrogate_or_replacement(error: UnicodeError) -> tuple[str, int]:
+    """Error handler for UTF-8: lone surrogates as `surrogatepass` reads them, anything else U+FFFD."""
+    assert isinstance(error, UnicodeDecodeError)
+    data = error.object[error.start : error.start + 3]
+    if len(data) == 3 and data[0] == 0xED and 0xA0 <= data[1] <= 0xBF and 0x80 <= data[2] <= 0xBF:
+        return chr((data[0] & 0x0F) << 12 | (data[1] & 0x3F) << 6 | data[2] & 0x3F), error.start + 3
+    return chr(REPLACEMENT), error.end
+
+
+_UTF8_ERRORS = "scriven-surrogates"
+codecs.register_error(_UTF8_ERRORS, _surrogate_or_replacement)
