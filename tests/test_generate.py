@@ -1,0 +1,120 @@
+"""Reading and writing ids with a tiny model of random weights."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from scriven.inference import generate as generation
+from scriven.inference.generate import Predictor, generate
+from scriven.inference.sampling import Ids
+from scriven.model import CharLM
+from scriven.settings import Cell, ModelSettings, SamplingSettings
+from scriven.vocabulary import Vocabulary
+
+LETTERS = "\n abcde"
+
+
+def predictor(cell: Cell = "lstm", letters: str = LETTERS) -> Predictor:
+    torch.manual_seed(1)
+    vocabulary = Vocabulary.of(letters)
+    return Predictor(CharLM(ModelSettings(cell=cell, width=8), vocabulary.size).eval(), vocabulary, "fp32")
+
+
+def written(
+    model: Predictor, seeds: list[int], length: int = 60, settings: SamplingSettings | None = None
+) -> list[list[int]]:
+    context = model.start().rows([0] * len(seeds))
+    randoms = [np.random.default_rng(seed) for seed in seeds]
+    steps = generate(model, context, settings or SamplingSettings(), randoms, [model.vocabulary.unknown])
+    return np.array([ids for ids, _ in islice(steps, length)]).T.tolist()  # type: ignore[no-any-return]
+
+
+def slow_written(model: Predictor, seed: int, length: int) -> list[int]:
+    """Reads everything again, from the newline on, for each character that it draws."""
+    random, text = np.random.default_rng(seed), list(model.opening)
+    for _ in range(length):
+        with torch.no_grad():
+            logits, _ = model.model(torch.tensor(text)[:, None])
+        weights = torch.softmax(logits[-1, 0, :-1].double() / 0.8, 0)
+        text.append(int((weights.cumsum(0) <= random.random()).sum()))
+    return text[1:]
+
+
+def text_ids(length: int) -> Ids:
+    return np.random.default_rng(3).integers(0, len(LETTERS) + 1, (length, 2))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_text_is_as_if_everything_were_read_again_each_time(cell: Cell) -> None:
+    model = predictor(cell)
+    assert written(model, [5], 30) == [slow_written(model, 5, 30)]
+
+
+def test_the_same_seed_gives_the_same_text_alone_or_in_a_batch() -> None:
+    model = predictor()
+    alone = [written(model, [seed])[0] for seed in range(6)]
+    assert written(model, [0, 1, 2, 3, 4, 5]) == alone
+    assert written(model, [4, 2]) == [alone[4], alone[2]]
+    assert len(set(map(tuple, alone))) == 6
+
+
+def test_unknown_is_never_written() -> None:
+    model = predictor()
+    with torch.no_grad():
+        model.model.head.bias[model.vocabulary.unknown] = 50
+    drawn = written(model, list(range(8)), 40)
+    assert model.vocabulary.unknown not in np.array(drawn)
+    assert model.vocabulary.unknown not in np.array(written(model, [1], 40, SamplingSettings(temperature=0)))
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 7, 1000])
+def test_read_in_chunks_of_any_length_gives_the_same_context(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = predictor(), text_ids(23)
+    whole = model.read(model.blank(2), ids)
+    monkeypatch.setattr(generation, "READ_AT_ONCE", at_once * 2)
+    chunked = model.read(model.blank(2), ids)
+    assert whole.state is not None and chunked.state is not None
+    torch.testing.assert_close(chunked.logits, whole.logits)
+    torch.testing.assert_close(chunked.state, whole.state)
+
+
+def test_a_context_can_be_continued_many_times() -> None:
+    model = predictor()
+    context = model.read(model.start(), text_ids(9)[:, :1])
+    before = context.logits.clone()
+    first = [ids for ids, _ in islice(generate(model, context, SamplingSettings(), [np.random.default_rng(1)]), 20)]
+    again = [ids for ids, _ in islice(generate(model, context, SamplingSettings(), [np.random.default_rng(1)]), 20)]
+    assert first == again
+    assert torch.equal(context.logits, before)
+
+
+def test_reading_nothing_changes_nothing() -> None:
+    model = predictor()
+    context = model.start()
+    assert model.read(context, np.empty((0, 1), np.int64)) is context
+
+
+def test_without_a_newline_the_first_character_is_uniform() -> None:
+    model = predictor(letters="abc")
+    assert model.start().state is None
+    first = [written(model, [seed], 1)[0][0] for seed in range(300)]
+    # Each of three letters 100 times expected; outside 60..140 lie 5 standard deviations.
+    assert all(60 < count < 140 for count in np.bincount(first, minlength=3))
+
+
+def test_unseen_symbols_are_read_as_unknown() -> None:
+    model = predictor()
+    unseen = model.read(model.start(), model.vocabulary.encode("a€")[:, None])
+    unknown = model.read(model.start(), np.array([[model.vocabulary.encode("a")[0]], [model.vocabulary.unknown]]))
+    assert torch.equal(unseen.logits, unknown.logits)
+
+
+def test_consumers_stay_outside_inference_mode() -> None:
+    """A generator that held torch's inference mode open would silently switch off gradients in its consumer."""
+    for _ in islice(generate(predictor(), predictor().start(), SamplingSettings(), [np.random.default_rng(1)]), 2):
+        assert not torch.is_inference_mode_enabled()
+        assert torch.is_grad_enabled()
