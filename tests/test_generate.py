@@ -29,7 +29,7 @@ def written(
 ) -> list[list[int]]:
     context = model.start().rows([0] * len(seeds))
     randoms = [np.random.default_rng(seed) for seed in seeds]
-    steps = generate(model, context, settings or SamplingSettings(), randoms, [model.vocabulary.unknown])
+    steps = generate(model, context, settings or SamplingSettings(), randoms)
     return np.array([ids for ids, _ in islice(steps, length)]).T.tolist()  # type: ignore[no-any-return]
 
 

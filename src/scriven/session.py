@@ -1,0 +1,347 @@
+"""A trained model for use: text in, text out. What the command line, servers and users of the library call.
+
+A text is read from its beginning as if a newline stood before it (nothing stands before it where the model knows no
+newline: then its first symbol is uniformly likely). Symbols that the model does not know are read as `<unk>`, which
+reads as the mean of all known symbols; `<unk>` is never written. Text is prepared as the run's corpus was: in lower
+case or NFC where its settings say so.
+"""
+
+from __future__ import annotations
+
+import copy
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from scriven.corpus.sources import prepare
+from scriven.errors import InputError, UsageError
+from scriven.events import Loss
+from scriven.inference.generate import Context, Predictor, generate
+from scriven.inference.sampling import Floats, Ids
+from scriven.inference.score import Scored, surprisals, total_of
+from scriven.model import CharLM, choose_device, choose_precision
+from scriven.runs import open_run
+from scriven.runs.folder import Which
+from scriven.settings import SamplingSettings, Settings, explain
+from scriven.vocabulary import Vocabulary
+
+SAMPLES_AT_ONCE = 64
+
+
+class Choices(TypedDict, total=False):
+    """How symbols are drawn: the fields of `SamplingSettings`, whose defaults hold for those not given."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """How surprising a text was: its loss, how many of its symbols are unseen, and each symbol's surprisal in nats.
+
+    A symbol is a character, or a byte of UTF-8 where the model's unit is the byte; "characters" are symbols here.
+    """
+
+    loss: Loss
+    unseen: int
+    surprisals: Floats  # (characters,) nats
+
+    @property
+    def nats(self) -> float:
+        """The surprisal of the whole text."""
+        return self.loss.nats
+
+    @property
+    def characters(self) -> int:
+        """How many symbols the text has."""
+        return self.loss.characters
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes of UTF-8 the text has."""
+        return self.loss.bytes
+
+    @property
+    def bits_per_char(self) -> float:
+        """Mean surprisal of a symbol in bits; nan for an empty text."""
+        return self.loss.bits_per_char
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Surprisal per byte of UTF-8 in bits; nan for an empty text."""
+        return self.loss.bits_per_byte
+
+
+class Model:
+    """A trained model, ready for use. It remembers nothing between calls: see `session` for that."""
+
+    def __init__(self, predictor: Predictor, settings: Settings, step: int = 0) -> None:
+        """Use `load` to open a run. `step` is the training step of the weights."""
+        self.predictor = predictor
+        self.settings = settings
+        self.step = step
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The symbols that the model knows."""
+        return self.predictor.vocabulary
+
+    def encode(self, text: str) -> Ids:
+        """The ids (symbols,) of a text, int64; those from `vocabulary.size` on are symbols that are not known."""
+        return self.vocabulary.encode(text)
+
+    def decode(self, ids: Sequence[int] | Ids) -> str:
+        """The text of ids; `decode(encode(text))` is `text`."""
+        return self.vocabulary.decode(ids)
+
+    def prepare(self, text: str) -> str:
+        """The text as the model reads it: as the run's corpus was prepared."""
+        return prepare(text, self.settings.corpus)
+
+    def unknown_characters(self, text: str) -> list[str]:
+        """The distinct characters of a text that the model does not know, in order of appearance."""
+        return self.vocabulary.unknown_characters(self.prepare(text))
+
+    def session(self, *, seed: int | None = None) -> Session:
+        """A new text, to be read and written piece by piece; the same seed draws the same text.
+
+        Raises UsageError when the seed is negative.
+        """
+        return Session(self, self._start, np.random.default_rng(first_seed(seed)))
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        length: int = 500,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        **choices: Unpack[Choices],
+    ) -> Iterator[str]:
+        """What the model writes after `prompt` (which is not repeated), in pieces, as it is written.
+
+        `length` symbols at most; it ends before the first of the `stop` strings to appear in what it writes.
+        The same `seed` gives the same text; without one, every call is different.
+        Raises UsageError for values out of range.
+        """
+        session = self.session(seed=seed)
+        pieces = session.write(length, stop=stop, **choices)
+        session.read(prompt)
+        return pieces
+
+    def sample(
+        self,
+        prompt: str = "",
+        *,
+        length: int = 500,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        **choices: Unpack[Choices],
+    ) -> str:
+        """What the model writes after `prompt`, as one text; arguments as in `stream`."""
+        return "".join(self.stream(prompt, length=length, seed=seed, stop=stop, **choices))
+
+    def samples(
+        self,
+        count: int,
+        prompt: str = "",
+        *,
+        length: int = 500,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        **choices: Unpack[Choices],
+    ) -> Iterator[str]:
+        """`count` texts after the same prompt, written side by side, many times faster than one after another.
+
+        Text n is the one that `sample` gives with `seed + n`. Arguments as in `stream`.
+        """
+        settings, first = sampling_settings(length, stop, choices), first_seed(seed)
+        context = self.predictor.read(self._start, self.encode(self.prepare(prompt))[:, None])
+        for begin in range(0, count, SAMPLES_AT_ONCE):
+            seeds = range(first + begin, first + min(begin + SAMPLES_AT_ONCE, count))
+            yield from self._side_by_side(context, settings, seeds, length, stop)
+
+    def score(self, text: str) -> Score:
+        """How surprising a text is to the model; every character counts once, unseen ones too."""
+        return self.session().score(text)
+
+    def surprisals(self, pieces: Iterable[str]) -> Iterator[Scored]:
+        """The ids of one text of any length, with the nats that each id costs, in constant memory.
+
+        The text comes in pieces, already prepared (as those that `scriven.corpus.sources.read` gives).
+        """
+        return surprisals(self.predictor, map(self.encode, pieces), self._start)
+
+    @cached_property
+    def _start(self) -> Context:
+        return self.predictor.start()
+
+    def _side_by_side(
+        self, context: Context, settings: SamplingSettings, seeds: Sequence[int], length: int, stop: Sequence[str]
+    ) -> list[str]:
+        """One text for each seed, all after the same context (of one row)."""
+        pens = [Pen(self.vocabulary, stop) for _ in seeds]
+        texts = [""] * len(pens)
+        generators = [np.random.default_rng(seed) for seed in seeds]
+        for ids, _ in islice(generate(self.predictor, context.rows([0] * len(pens)), settings, generators), length):
+            for row, pen in enumerate(pens):
+                texts[row] += pen.feed(int(ids[row]))
+            if all(pen.done for pen in pens):
+                break
+        return [text + pen.flush() for text, pen in zip(texts, pens, strict=True)]
+
+
+class Session:
+    """One text that is read and written by turns; everything in it so far is what the model goes on from."""
+
+    def __init__(self, model: Model, context: Context, random: np.random.Generator) -> None:
+        """`context` (of one row) is what was read so far; `random` draws."""
+        self._model = model
+        self._context = context
+        self._random = random
+
+    def fork(self) -> Session:
+        """A copy that goes on from here on its own, and would draw the same text."""
+        return Session(self._model, self._context, copy.deepcopy(self._random))
+
+    def read(self, text: str) -> None:
+        """Read a piece of text; pieces are prepared one by one."""
+        ids = self._model.encode(self._model.prepare(text))
+        self._context = self._model.predictor.read(self._context, ids[:, None])
+
+    def score(self, text: str) -> Score:
+        """Read a piece of text; how surprising it is after what was there before."""
+        ids = self._model.encode(self._model.prepare(text))
+        costs = [np.empty(0)]
+        for piece in surprisals(self._model.predictor, [ids], self._context):
+            costs.append(piece.nats)
+            self._context = piece.context
+        nats = np.concatenate(costs)
+        total = total_of(self._model.vocabulary, ids, nats)
+        return Score(total.loss, total.unseen, nats)
+
+    def write(self, length: int = 500, *, stop: Sequence[str] = (), **choices: Unpack[Choices]) -> Iterator[str]:
+        """Write at most `length` symbols, given in pieces; arguments as in `Model.stream`.
+
+        Afterwards, or when the iterator is closed, everything that was drawn has been read: of a stop string too.
+        Raises UsageError for values out of range.
+        """
+        return self._write(length, stop, sampling_settings(length, stop, choices))
+
+    def _write(self, length: int, stop: Sequence[str], settings: SamplingSettings) -> Iterator[str]:
+        predictor = self._model.predictor
+        steps = generate(predictor, self._context, settings, [self._random])
+        pen = Pen(predictor.vocabulary, stop)
+        context, drawn = self._context, np.empty((0, 1), np.int64)
+        try:
+            for ids, context in islice(steps, length):  # noqa: B007 - used when the loop is left
+                drawn = ids[None]
+                if piece := pen.feed(int(ids[0])):
+                    yield piece
+                if pen.done:
+                    return
+            if piece := pen.flush():
+                yield piece
+        finally:
+            self._context = predictor.read(context, drawn)
+
+
+class Pen:
+    """Turns ids that come one by one into text, up to the first of the stop strings to be complete.
+
+    Text that may be the beginning of a stop string is held back until that is decided.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, stop: Sequence[str]) -> None:
+        self.done = False
+        self._decoder = vocabulary.decoder()
+        self._stop = stop
+        self._held = ""
+
+    def feed(self, id: int) -> str:
+        """The text that is certain now; nothing once `done`."""
+        return "" if self.done else "".join(map(self._add, self._decoder.feed(id)))
+
+    def flush(self) -> str:
+        """The end: what was held back."""
+        if self.done:
+            return ""
+        text = "".join(map(self._add, self._decoder.flush())) + self._held
+        self._held, self.done = "", True
+        return text
+
+    def _add(self, character: str) -> str:
+        if self.done:
+            return ""
+        text = self._held + character
+        complete = [stop for stop in self._stop if text.endswith(stop)]
+        if complete:
+            self._held, self.done = "", True
+            return text.removesuffix(max(complete, key=len))
+        begins = range(len(text) + 1)  # where a stop string may begin, at the earliest
+        held = next(at for at in begins if any(stop.startswith(text[at:]) for stop in self._stop) or at == len(text))
+        self._held = text[held:]
+        return text[:held]
+
+
+def load(
+    run: str | Path,
+    *,
+    which: Which = "best",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+) -> Model:
+    """The model of a run folder: its best weights, its last ones, or those of the step given.
+
+    `device` and `precision` are where and in which number format to compute, as in training; writing is always fp32.
+    Raises InputError when the folder is not a run or is damaged, UsageError when the device is not there.
+    """
+    place = choose_device(device)
+    opened = open_run(run)
+    checkpoint = opened.checkpoint(which)
+    with torch.random.fork_rng(devices=[]):  # the model draws weights, which the checkpoint's replace
+        model = CharLM(opened.settings.model, opened.vocabulary.size)
+    try:
+        model.load_state_dict(checkpoint.weights())
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"the weights in {checkpoint.path} do not fit the run's settings ({reason})") from None
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise InputError(f"the weights in {checkpoint.path} are not finite numbers; use an earlier checkpoint")
+    predictor = Predictor(model.eval().to(place), opened.vocabulary, choose_precision(precision, place))
+    return Model(predictor, opened.settings, checkpoint.step)
+
+
+def sampling_settings(length: int, stop: Sequence[str], choices: Choices) -> SamplingSettings:
+    """The settings of what the user chose.
+
+    Raises UsageError naming what is out of range.
+    """
+    if length < 0:
+        raise UsageError(f"length {length}: give 0 or more characters to write")
+    if isinstance(stop, str) or "" in stop:
+        raise UsageError(f"stop {stop!r}: give a list of strings, none of them empty")
+    try:
+        return SamplingSettings(**choices)
+    except ValidationError as error:
+        raise UsageError(explain(error)) from None
+
+
+def first_seed(seed: int | None) -> int:
+    """The seed itself, or one drawn by chance where it is None.
+
+    Raises UsageError when it is negative.
+    """
+    if seed is not None and seed < 0:
+        raise UsageError(f"seed {seed}: give 0 or a positive number")
+    return secrets.randbits(32) if seed is None else seed

@@ -1,0 +1,239 @@
+"""Text in, text out, from a run folder with a tiny model of random weights."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import scriven.session
+from scriven.errors import InputError, UsageError
+from scriven.model import CharLM
+from scriven.runs import create_run
+from scriven.session import Choices, Model, Pen, load
+from scriven.settings import SamplingSettings, Settings, validated
+from scriven.vocabulary import Vocabulary
+
+LETTERS = "\n abcdefgh.ß"
+ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=30)  # lone surrogates too
+
+
+def make_run(path: Path, vocabulary: Vocabulary, corpus: dict[str, Any] | None = None) -> Path:
+    settings: Settings = validated({"model": {"width": 16}, "corpus": corpus or {}})
+    torch.manual_seed(1)
+    weights = CharLM(settings.model, vocabulary.size).state_dict()
+    run = create_run(path, settings, vocabulary, {"corpus": "none"})
+    run.save(weights, {}, {"step": 3, "validation": {}}, best=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load(make_run(tmp_path_factory.mktemp("runs") / "letters", Vocabulary.of(LETTERS)), precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def byte_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load(make_run(tmp_path_factory.mktemp("runs") / "bytes", Vocabulary.of_bytes(), {"unit": "byte"}))
+
+
+def test_the_same_seed_gives_the_same_text(model: Model) -> None:
+    text = model.sample("a bad", length=80, seed=7)
+    assert len(text) == 80
+    assert model.sample("a bad", length=80, seed=7) == text
+    assert "".join(model.stream("a bad", length=80, seed=7)) == text
+    assert model.sample("a bad", length=80, seed=8) != text
+    assert model.sample("a bad", length=80) != model.sample("a bad", length=80)
+
+
+def test_samples_are_those_of_following_seeds(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scriven.session, "SAMPLES_AT_ONCE", 2)
+    texts = list(model.samples(5, "a", length=40, seed=7, stop=["b"]))
+    assert texts == [model.sample("a", length=40, seed=7 + n, stop=["b"]) for n in range(5)]
+
+
+def test_length_is_the_number_of_characters(model: Model) -> None:
+    assert [len(model.sample(length=length)) for length in (0, 1, 17)] == [0, 1, 17]
+
+
+@pytest.mark.parametrize("prompt", ["", "a", "never seen: ☃日", "a b " * 3000, "\ud800"])
+def test_any_prompt_works(model: Model, prompt: str) -> None:
+    assert len(model.sample(prompt, length=5)) == 5
+
+
+def test_unknown_characters_are_named_once_in_order(model: Model) -> None:
+    assert model.unknown_characters("a☃b日☃") == ["☃", "日"]
+
+
+def test_temperature_zero_takes_the_likeliest(model: Model) -> None:
+    assert model.sample(temperature=0, seed=1, length=30) == model.sample(top_k=1, seed=2, length=30)
+
+
+@pytest.mark.parametrize("stop", [["b"], ["ab", "bc"], ["\n", "h", "ß"], ["ca.", "aa", "e d"], ["not there"]])
+def test_the_text_ends_before_the_first_stop_string(model: Model, stop: list[str]) -> None:
+    for seed in range(10):
+        free = model.sample(length=60, seed=seed, temperature=1)
+        ends = [(free.find(text) + len(text), free.find(text)) for text in stop if text in free]
+        assert model.sample(length=60, seed=seed, temperature=1, stop=stop) == free[: min(ends)[1] if ends else None]
+
+
+@given(text=st.text("abc", max_size=12), stop=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3))
+def test_what_may_begin_a_stop_string_is_held_back(text: str, stop: list[str]) -> None:
+    vocabulary = Vocabulary.of("abc")
+    pen, shown = Pen(vocabulary, stop), ""
+    for place, symbol in enumerate(vocabulary.encode(text).tolist()):
+        shown += pen.feed(symbol)
+        so_far = text[: place + 1]
+        ends = sorted((so_far.find(s) + len(s), so_far.find(s)) for s in stop if s in so_far)
+        assert pen.done == bool(ends)
+        if ends:
+            assert shown == so_far[: ends[0][1]]
+            assert pen.flush() == ""
+            return
+        held = so_far[len(shown) :]
+        assert so_far == shown + held
+        assert held == "" or any(s.startswith(held) for s in stop)
+    assert shown + pen.flush() == text
+
+
+def test_writing_ends_with_all_that_was_drawn_read(model: Model) -> None:
+    whole = model.session(seed=3)
+    whole.read("a ")
+    text = "".join(whole.write(50))
+    pieces = model.session(seed=3)
+    pieces.read("a ")
+    assert "".join(pieces.write(20)) + "".join(pieces.write(30)) == text
+    expected = model.session()
+    expected.read("a " + text)
+    assert whole.score("bad").nats == pytest.approx(expected.score("bad").nats, rel=1e-5)
+
+
+def test_writing_that_is_left_early_has_read_what_was_given(model: Model) -> None:
+    session = model.session(seed=3)
+    pieces = session.write(50)
+    text = next(pieces) + next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    expected = model.session()
+    expected.read(text)
+    assert session.score("bad").nats == pytest.approx(expected.score("bad").nats, rel=1e-5)
+
+
+def test_a_fork_goes_on_by_itself(model: Model) -> None:
+    session = model.session(seed=3)
+    session.read("a bad ")
+    fork = session.fork()
+    text = "".join(session.write(30))
+    session.read("something else")
+    assert "".join(fork.write(30)) == text
+
+
+def test_a_score_counts_every_character_once(model: Model) -> None:
+    text = "a bad ☃\nbeß"
+    score = model.score(text)
+    assert (score.characters, score.bytes, score.unseen) == (len(text), len(text.encode()), 1)
+    assert score.surprisals.shape == (len(text),)
+    assert score.nats == pytest.approx(score.surprisals.sum())
+    assert score.bits_per_char == pytest.approx(score.nats / len(text) / math.log(2))
+    assert score.bits_per_byte == pytest.approx(score.nats / len(text.encode()) / math.log(2))
+    assert score.surprisals[6] > math.log(1_000_000)  # the snowman
+
+
+def test_scores_add_up_along_a_session(model: Model) -> None:
+    text = "a bad face. he had a bag\n" * 3
+    session = model.session()
+    parts = [session.score(text[:5]), session.score(""), session.score(text[5:40]), session.score(text[40:])]
+    np.testing.assert_allclose(
+        np.concatenate([part.surprisals for part in parts]), model.score(text).surprisals, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_nothing_scores_nothing(model: Model) -> None:
+    score = model.score("")
+    assert (score.nats, score.characters, score.unseen) == (0, 0, 0)
+    assert math.isnan(score.bits_per_char)
+
+
+def test_probabilities_of_the_first_character_sum_to_one(model: Model) -> None:
+    known = sum(math.exp(-model.score(letter).nats) for letter in LETTERS)
+    unseen = math.exp(-model.score("☃").nats) * (0x110000 - model.vocabulary.size)
+    assert known + unseen == pytest.approx(1, rel=1e-5)
+
+
+@given(text=ANY_TEXT)
+def test_encode_and_decode_round_trip(model: Model, byte_model: Model, text: str) -> None:
+    assert model.decode(model.encode(text)) == text
+    assert byte_model.decode(byte_model.encode(text)) == text
+
+
+def test_a_byte_model_writes_text(byte_model: Model) -> None:
+    text = byte_model.sample("日本", length=200, seed=1)
+    assert text
+    text.encode()
+    assert byte_model.unknown_characters("日本") == []
+    assert byte_model.score("日本").characters == 6
+
+
+def test_text_is_prepared_as_the_corpus_was(tmp_path: Path) -> None:
+    corpus = {"lowercase": True, "normalize": "nfc"}
+    model = load(make_run(tmp_path / "run", Vocabulary.of("abé"), corpus), precision="fp32")
+    assert model.unknown_characters("ABE\u0301") == []
+    assert model.score("ABE\u0301").nats == model.score("abé").nats
+    assert model.sample("AB", length=9, seed=1) == model.sample("ab", length=9, seed=1)
+
+
+def test_choices_are_the_sampling_settings() -> None:
+    assert Choices.__annotations__.keys() == SamplingSettings.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"length": -1}, "length -1"),
+        ({"seed": -5}, "seed -5"),
+        ({"stop": [""]}, "stop"),
+        ({"stop": "end"}, "stop 'end'"),
+        ({"temperature": -0.5}, "temperature -0.5"),
+        ({"top_p": 0.0}, "top_p 0.0"),
+        ({"min_p": 1.5}, "min_p 1.5"),
+        ({"top_k": -3}, "top_k -3"),
+    ],
+)
+def test_values_out_of_range_are_named(model: Model, arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        model.sample(**arguments)
+    with pytest.raises(UsageError, match=named):
+        list(model.samples(2, **arguments))
+
+
+def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", Vocabulary.of("ab"))
+    before = torch.random.get_rng_state()
+    load(path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_weights_that_do_not_fit_the_vocabulary(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", Vocabulary.of("abc"))
+    (path / "vocabulary.json").write_text(Vocabulary.of("ab").to_json(), "utf-8")
+    with pytest.raises(InputError, match=r"do not fit.*head\.bias"):
+        load(path)
+
+
+def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
+    vocabulary, settings = Vocabulary.of("abc"), validated({"model": {"width": 4}})
+    weights = CharLM(settings.model, vocabulary.size).state_dict()
+    weights["head.bias"][0] = math.nan
+    create_run(tmp_path, settings, vocabulary, {}).save(weights, {}, {"step": 1, "validation": {}}, best=True)
+    with pytest.raises(InputError, match="not finite"):
+        load(tmp_path)
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a run folder"):
+        load(tmp_path)
