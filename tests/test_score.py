@@ -67,7 +67,7 @@ class Shelf:
         return self.ids[start : start + length]
 
 
-def assert_same(left: score.Total, right: score.Total) -> None:
+def assert_same(left: score.Tally, right: score.Tally) -> None:
     assert left.loss.nats == pytest.approx(right.loss.nats, rel=1e-5)
     assert (left.loss.characters, left.loss.bytes, left.unseen) == (
         right.loss.characters,
@@ -129,7 +129,7 @@ def test_windows_are_independent_and_given_one_character(
 
 def test_a_text_of_one_character_has_no_window() -> None:
     model = predictor()
-    assert score.windows(model, [model.vocabulary.encode("a")]) == score.Total()
+    assert score.windows(model, [model.vocabulary.encode("a")]) == score.Tally()
 
 
 @pytest.mark.parametrize("letters", ["\n abcde,", "ab"])

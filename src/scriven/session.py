@@ -26,7 +26,7 @@ from scriven.errors import InputError, UsageError
 from scriven.events import Loss
 from scriven.inference.generate import Context, Predictor, generate
 from scriven.inference.sampling import Floats, Ids
-from scriven.inference.score import Scored, surprisals, total_of
+from scriven.inference.score import Scored, surprisals, tally
 from scriven.model import CharLM, choose_device, choose_precision
 from scriven.runs import open_run
 from scriven.runs.folder import Which
@@ -192,8 +192,11 @@ class Model:
         """One text for each seed, all after the same context (of one row)."""
         pens = [Pen(self.vocabulary, stop) for _ in seeds]
         texts = [""] * len(pens)
+        never = [self.vocabulary.unknown]
         generators = [np.random.default_rng(seed) for seed in seeds]
-        for ids, _ in islice(generate(self.predictor, context.rows([0] * len(pens)), settings, generators), length):
+        for ids, _ in islice(
+            generate(self.predictor, context.rows([0] * len(pens)), settings, generators, never), length
+        ):
             for row, pen in enumerate(pens):
                 texts[row] += pen.feed(int(ids[row]))
             if all(pen.done for pen in pens):
@@ -227,7 +230,7 @@ class Session:
             costs.append(piece.nats)
             self._context = piece.context
         nats = np.concatenate(costs)
-        total = total_of(self._model.vocabulary, ids, nats)
+        total = tally(self._model.vocabulary, ids, nats)
         return Score(total.loss, total.unseen, nats)
 
     def write(self, length: int = 500, *, stop: Sequence[str] = (), **choices: Unpack[Choices]) -> Iterator[str]:
@@ -240,7 +243,7 @@ class Session:
 
     def _write(self, length: int, stop: Sequence[str], settings: SamplingSettings) -> Iterator[str]:
         predictor = self._model.predictor
-        steps = generate(predictor, self._context, settings, [self._random])
+        steps = generate(predictor, self._context, settings, [self._random], [predictor.vocabulary.unknown])
         pen = Pen(predictor.vocabulary, stop)
         context, drawn = self._context, np.empty((0, 1), np.int64)
         try:

@@ -36,14 +36,27 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class Total:
+class Tally:
     """A sum over characters: their loss, and how many of them the vocabulary does not have."""
 
     loss: Loss = field(default_factory=lambda: Loss(0.0, 0))
     unseen: int = 0
 
-    def __add__(self, other: Total) -> Total:
-        return Total(self.loss + other.loss, self.unseen + other.unseen)
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.loss + other.loss, self.unseen + other.unseen)
+
+    def values(self) -> dict[str, float]:
+        """The sums and their means by name, for tables and JSON; there must be a character."""
+        loss = self.loss
+        return {
+            "characters": loss.characters,
+            "bytes": loss.bytes,
+            "unseen": self.unseen,
+            "nats": loss.nats,
+            "nats_per_char": loss.nats_per_char,
+            "bits_per_char": loss.bits_per_char,
+            "bits_per_byte": loss.bits_per_byte,
+        }
 
 
 @dataclass(frozen=True)
@@ -62,32 +75,32 @@ def surprisals(predictor: Predictor, chunks: Iterable[Ids], context: Context) ->
         yield Scored(ids, nats[:, 0], context)
 
 
-def stream(predictor: Predictor, chunks: Iterable[Ids]) -> Total:
+def stream(predictor: Predictor, chunks: Iterable[Ids]) -> Tally:
     """Protocol `stream`: the whole text once, in order, the state carried, every character counted once."""
-    total = Total()
+    total = Tally()
     for piece in surprisals(predictor, chunks, predictor.start()):
-        total += total_of(predictor.vocabulary, piece.ids, piece.nats)
+        total += tally(predictor.vocabulary, piece.ids, piece.nats)
     return total
 
 
-def windows(predictor: Predictor, chunks: Iterable[Ids], length: int = WINDOW) -> Total:
+def windows(predictor: Predictor, chunks: Iterable[Ids], length: int = WINDOW) -> Tally:
     """Protocol `window-256`: windows of `length` predictions, each from a zero state that was given one character.
 
     Window k is given character `length` k and foretells the next `length`; the last window may be shorter.
     The first character of the text is never foretold and not counted.
     """
-    total = Total()
+    total = Tally()
     for ids in blocks(chunks, WINDOWS_AT_ONCE * length, overlap=1):
         index = np.arange(0, len(ids) - 1, length) + np.arange(length + 1)[:, None]  # (T, N)
         counted = index < len(ids)
         counted[0] = False
         rows = ids[np.minimum(index, len(ids) - 1)]
         nats, _ = _nats(predictor, rows, predictor.blank(rows.shape[1]))
-        total += total_of(predictor.vocabulary, rows[counted], nats[counted])
+        total += tally(predictor.vocabulary, rows[counted], nats[counted])
     return total
 
 
-def lanes(predictor: Predictor, reader: Reader, numbers: Sequence[int], count: int, warm_up: int = WINDOW) -> Total:
+def lanes(predictor: Predictor, reader: Reader, numbers: Sequence[int], count: int, warm_up: int = WINDOW) -> Tally:
     """A fast estimate of `stream`: the text is cut into `count` lanes of equal length, read side by side.
 
     Before its own characters a lane reads up to `warm_up` characters that come before them, uncounted. Only the lanes
@@ -100,7 +113,7 @@ def lanes(predictor: Predictor, reader: Reader, numbers: Sequence[int], count: i
     begin = np.maximum(first - warm_up, -len(opening))  # the opening stands before character 0
     step = predictor.chunk_length(len(numbers))
     context = predictor.blank(len(numbers))
-    total = Total()
+    total = Tally()
     for offset in range(0, int((end - begin).max()), step):
         ids = np.zeros((step, len(numbers)), np.int64)  # (T, N)
         for row, (start, stop) in enumerate(zip(begin + offset, np.minimum(begin + offset + step, end), strict=True)):
@@ -109,11 +122,11 @@ def lanes(predictor: Predictor, reader: Reader, numbers: Sequence[int], count: i
         nats, context = _nats(predictor, ids, context)
         position = begin + offset + np.arange(step)[:, None]  # (T, N)
         counted = (position >= first) & (position < end)
-        total += total_of(predictor.vocabulary, ids[counted], nats[counted])
+        total += tally(predictor.vocabulary, ids[counted], nats[counted])
     return total
 
 
-PROTOCOLS: dict[str, Callable[[Predictor, Iterable[Ids]], Total]] = {"stream": stream, "window-256": windows}
+PROTOCOLS: dict[str, Callable[[Predictor, Iterable[Ids]], Tally]] = {"stream": stream, "window-256": windows}
 
 
 def chunks_of(reader: Reader, length: int = 1 << 20) -> Iterator[Ids]:
@@ -137,10 +150,10 @@ def blocks(chunks: Iterable[Ids], length: int, overlap: int = 0) -> Iterator[Ids
         yield rest
 
 
-def total_of(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> Total:
+def tally(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> Tally:
     """The sums over ids and their nats, both (T,)."""
     size = int(vocabulary.byte_lengths(ids).sum())
-    return Total(Loss(float(nats.sum()), ids.size, size), int(vocabulary.unseen(ids).sum()))
+    return Tally(Loss(float(nats.sum()), ids.size, size), int(vocabulary.unseen(ids).sum()))
 
 
 def _nats(predictor: Predictor, ids: Ids, context: Context) -> tuple[Floats, Context]:
