@@ -29,7 +29,7 @@ def written(
 ) -> list[list[int]]:
     context = model.start().rows([0] * len(seeds))
     randoms = [np.random.default_rng(seed) for seed in seeds]
-    steps = generate(model, context, settings or SamplingSettings(), randoms, [model.vocabulary.unknown])
+    steps = generate(model, context, settings or SamplingSettings(), randoms)
     return np.array([ids for ids, _ in islice(steps, length)]).T.tolist()  # type: ignore[no-any-return]
 
 
@@ -86,8 +86,8 @@ def test_a_context_can_be_continued_many_times() -> None:
     model = predictor()
     context = model.read(model.start(), text_ids(9)[:, :1])
     before = context.logits.clone()
-    first = [ids for ids, _ in islice(generate(model, context, SamplingSettings(), [np.random.default_rng(1)], []), 20)]
-    again = [ids for ids, _ in islice(generate(model, context, SamplingSettings(), [np.random.default_rng(1)], []), 20)]
+    first = [ids for ids, _ in islice(generate(model, context, SamplingSettings(), [np.random.default_rng(1)]), 20)]
+    again = [ids for ids, _ in islice(generate(model, context, SamplingSettings(), [np.random.default_rng(1)]), 20)]
     assert first == again
     assert torch.equal(context.logits, before)
 
@@ -115,6 +115,6 @@ def test_unseen_symbols_are_read_as_unknown() -> None:
 
 def test_consumers_stay_outside_inference_mode() -> None:
     """A generator that held torch's inference mode open would silently switch off gradients in its consumer."""
-    for _ in islice(generate(predictor(), predictor().start(), SamplingSettings(), [np.random.default_rng(1)], []), 2):
+    for _ in islice(generate(predictor(), predictor().start(), SamplingSettings(), [np.random.default_rng(1)]), 2):
         assert not torch.is_inference_mode_enabled()
         assert torch.is_grad_enabled()

@@ -178,9 +178,18 @@ class Model:
     def surprisals(self, pieces: Iterable[str]) -> Iterator[Scored]:
         """The ids of one text of any length, with the nats that each id costs, in constant memory.
 
-        The text comes in pieces, already prepared (as those that `scriven.corpus.sources.read` gives).
+        The text comes in pieces, as `scriven.corpus.sources.read` gives them (see `encode_piece`).
         """
-        return surprisals(self.predictor, map(self.encode, pieces), self._start)
+        return surprisals(self.predictor, map(self.encode_piece, pieces), self._start)
+
+    def encode_piece(self, piece: str) -> Ids:
+        """The ids of a piece of text that `scriven.corpus.sources.read` gave, as in a corpus made of it.
+
+        A byte that was kept though it was not valid UTF-8 is that byte again, where the unit is the byte.
+        """
+        if self.vocabulary.unit == "byte":
+            return np.frombuffer(piece.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int64)
+        return self.encode(piece)
 
     @cached_property
     def _start(self) -> Context:
@@ -192,11 +201,8 @@ class Model:
         """One text for each seed, all after the same context (of one row)."""
         pens = [Pen(self.vocabulary, stop) for _ in seeds]
         texts = [""] * len(pens)
-        never = [self.vocabulary.unknown]
         generators = [np.random.default_rng(seed) for seed in seeds]
-        for ids, _ in islice(
-            generate(self.predictor, context.rows([0] * len(pens)), settings, generators, never), length
-        ):
+        for ids, _ in islice(generate(self.predictor, context.rows([0] * len(pens)), settings, generators), length):
             for row, pen in enumerate(pens):
                 texts[row] += pen.feed(int(ids[row]))
             if all(pen.done for pen in pens):
@@ -243,7 +249,7 @@ class Session:
 
     def _write(self, length: int, stop: Sequence[str], settings: SamplingSettings) -> Iterator[str]:
         predictor = self._model.predictor
-        steps = generate(predictor, self._context, settings, [self._random], [predictor.vocabulary.unknown])
+        steps = generate(predictor, self._context, settings, [self._random])
         pen = Pen(predictor.vocabulary, stop)
         context, drawn = self._context, np.empty((0, 1), np.int64)
         try:

@@ -89,13 +89,13 @@ def generate(
     context: Context,
     settings: SamplingSettings,
     randoms: Sequence[np.random.Generator],
-    never: Sequence[int],
 ) -> Iterator[tuple[Ids, Context]]:
     """Write for ever: each step gives one id a row (N,) and the context that they were drawn from, before reading them.
 
     Row n draws from `randoms[n]` alone, so that its text is the same whatever rows are beside it (as far as matrix
-    products of one and of many rows agree: about 1e-6). Ids in `never` are not drawn: `<unk>`, for text.
+    products of one and of many rows agree: about 1e-6). `<unk>` is never drawn.
     """
+    never = [predictor.vocabulary.unknown]
     while True:
         uniforms = np.array([random.random() for random in randoms])
         ids = draw(context.logits.cpu().double().numpy(), settings, uniforms, never)

@@ -77,10 +77,7 @@ def surprisals(predictor: Predictor, chunks: Iterable[Ids], context: Context) ->
 
 def stream(predictor: Predictor, chunks: Iterable[Ids]) -> Tally:
     """Protocol `stream`: the whole text once, in order, the state carried, every character counted once."""
-    total = Tally()
-    for piece in surprisals(predictor, chunks, predictor.start()):
-        total += tally(predictor.vocabulary, piece.ids, piece.nats)
-    return total
+    return summed(predictor.vocabulary, surprisals(predictor, chunks, predictor.start()))
 
 
 def windows(predictor: Predictor, chunks: Iterable[Ids], length: int = WINDOW) -> Tally:
@@ -148,6 +145,26 @@ def blocks(chunks: Iterable[Ids], length: int, overlap: int = 0) -> Iterator[Ids
             rest = rest[length:]
     if len(rest) > overlap:
         yield rest
+
+
+def summed(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Tally:
+    """The sum over all pieces."""
+    return sum((tally(vocabulary, piece.ids, piece.nats) for piece in pieces), Tally())
+
+
+def lines(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Tally]:
+    """The sum over each line of a text, its line feed included; the last line may have none."""
+    line_feed = vocabulary.encode("\n")[0]
+    line = Tally()
+    for piece in pieces:
+        cuts = np.flatnonzero(piece.ids == line_feed) + 1
+        *complete, rest = zip(np.split(piece.ids, cuts), np.split(piece.nats, cuts), strict=True)
+        for ids, nats in complete:
+            yield line + tally(vocabulary, ids, nats)
+            line = Tally()
+        line += tally(vocabulary, *rest)
+    if line.loss.characters:
+        yield line
 
 
 def tally(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> Tally:
