@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,7 @@ def _read_ring(text: Part, start: int, length: int) -> Ids:
 
 def prefetched(
     text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: int, lanes: range
-) -> Iterator[tuple[Batch, int]]:
+) -> Generator[tuple[Batch, int]]:
     """Endless (batch, cursor after it) from `cursor` on, prepared in a thread while the step before runs.
 
     The thread holds nothing that needs saving: what it has read ahead is read again after a resume. Its errors are

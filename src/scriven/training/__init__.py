@@ -1,0 +1,1 @@
+"""Optimizers, workers, fitted settings and the training loop."""

@@ -1,0 +1,47 @@
+"""Starting from another model's weights, whose vocabulary may be another one."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from scriven.errors import InputError
+from scriven.model import CharLM
+from scriven.runs import open_run
+from scriven.vocabulary import Vocabulary
+
+PER_SYMBOL = ("embedding.weight", "head.weight", "head.bias")  # arrays with one row a symbol
+
+
+def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> list[str]:
+    """Puts the best weights of `run` into `model`, row by row where a row belongs to a symbol.
+
+    Symbols that the other model did not know keep the rows that `model` drew for them; they are returned.
+    Raises InputError when the models are not of one shape or not of one unit.
+    """
+    other = open_run(run)
+    if other.vocabulary.unit != vocabulary.unit:
+        raise InputError(
+            f"{run} reads {other.vocabulary.unit}s and this text is read as {vocabulary.unit}s; "
+            f"add --corpus.unit {other.vocabulary.unit}"
+        )
+    theirs = {symbol: row for row, symbol in enumerate(other.vocabulary.symbols)}
+    shared = [(row, theirs[symbol]) for row, symbol in enumerate(vocabulary.symbols) if symbol in theirs]
+    shared.append((vocabulary.unknown, other.vocabulary.unknown))
+    weights = model.state_dict()
+    for name, value in other.checkpoint("best").weights().items():
+        weights[name] = _rows(weights[name], value, shared) if name in PER_SYMBOL else value
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, KeyError) as error:
+        raise InputError(f"the model in {run} has another shape than the one asked for: {error}") from None
+    return [chr(symbol) for symbol in vocabulary.symbols if symbol not in theirs]
+
+
+def _rows(mine: Tensor, theirs: Tensor, shared: list[tuple[int, int]]) -> Tensor:
+    """`mine` with the rows of shared symbols taken from `theirs`."""
+    if mine.shape[1:] != theirs.shape[1:]:
+        return theirs  # refused by name and shape when it is loaded
+    here, there = zip(*shared, strict=True)
+    result = mine.clone()
+    result[list(here)] = theirs[list(there)]
+    return result

@@ -1,0 +1,152 @@
+"""One process or many: torch.distributed moves gradients, updates, sums and words between the workers.
+
+Workers on one machine are subprocesses (`python -m scriven worker`), never a fork or spawn of the user's script.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed does not export them to type checkers
+
+from scriven.errors import ScrivenError
+
+# An evaluation may take hours while the others wait; a worker that dies is noticed by its closed connection.
+TIMEOUT = timedelta(days=30)
+START_TIMEOUT = timedelta(minutes=5)
+
+
+class Workers:
+    """The processes that train together, seen from one of them. With one worker nothing is ever sent."""
+
+    def __init__(self, rank: int = 0, size: int = 1, children: list[subprocess.Popen[bytes]] | None = None) -> None:
+        self.rank, self.size, self._children = rank, size, children or []
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Every worker's rows (M, ...), one after another in the order of ranks: (size * M, ...)."""
+        if self.size == 1:
+            return rows
+        result = rows.new_empty((self.size, *rows.shape))
+        result[self.rank] = rows
+        self._exchange(result)
+        return result.flatten(0, 1)
+
+    def share(self, tensors: list[Tensor], owners: list[int]) -> None:
+        """Fills in, on every worker, the tensors that other workers own. All are of one type."""
+        if self.size == 1:
+            return
+        mine = [[tensor for tensor, owner in zip(tensors, owners, strict=True) if owner == r] for r in range(self.size)]
+        longest = max(sum(tensor.numel() for tensor in part) for part in mine)
+        result = tensors[0].new_empty((self.size, longest))
+        for part, row in zip(mine, result, strict=True):
+            for tensor, view in _packed(part, row):
+                if part is mine[self.rank]:
+                    view.copy_(tensor)
+        self._exchange(result)
+        for part, row in zip(mine, result, strict=True):
+            for tensor, view in _packed(part, row):
+                if part is not mine[self.rank]:
+                    tensor.copy_(view)
+
+    def sum(self, values: list[float]) -> list[float]:
+        """The sums over all workers of some numbers, in double precision, added in the order of ranks."""
+        total = self.gather(torch.tensor([values], dtype=torch.float64))
+        return [float(value) for value in total.sum(0)] if self.size > 1 else values
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value (plain data: what JSON holds) on every worker."""
+        if self.size == 1:
+            return value
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        length = torch.tensor([len(data)])
+        self._guarded(lambda: dist.broadcast(length, 0))
+        buffer = data if self.rank == 0 else torch.empty(int(length), dtype=torch.uint8)
+        self._guarded(lambda: dist.broadcast(buffer, 0))
+        return json.loads(buffer.numpy().tobytes())
+
+    def close(self) -> None:
+        """Leaves the group; on rank 0, waits for the workers that were started, and ends those that hang."""
+        if self.size > 1 and dist.is_initialized():
+            with contextlib.suppress(RuntimeError):
+                dist.destroy_process_group()
+        for child in self._children:
+            try:
+                child.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    def _exchange(self, rows: Tensor) -> None:
+        """Sends row `rank` to every other worker and receives theirs. Twice as fast as gloo's own all_gather."""
+        others = [peer for peer in range(self.size) if peer != self.rank]
+        operations = [dist.P2POp(dist.isend, rows[self.rank], peer) for peer in others]
+        operations += [dist.P2POp(dist.irecv, rows[peer], peer) for peer in others]
+        self._guarded(lambda: [work.wait() for work in dist.batch_isend_irecv(operations)])
+
+    def _guarded(self, action: Any) -> None:
+        try:
+            action()
+        except RuntimeError as error:
+            ended = [f"{child.args[-1]!r}" for child in self._children if child.poll() not in (None, 0)]  # type: ignore[index]
+            raise ScrivenError(
+                f"another worker of this training has ended ({', '.join(ended) or str(error).splitlines()[0]}); "
+                "continue from the last checkpoint with --resume"
+            ) from error
+
+
+def _packed(tensors: list[Tensor], row: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Each tensor with its place in `row`, one after another."""
+    places, start = [], 0
+    for tensor in tensors:
+        places.append((tensor, row[start : start + tensor.numel()].view(tensor.shape)))
+        start += tensor.numel()
+    return places
+
+
+def start_workers(size: int, threads: int) -> Workers:
+    """Rank 0 of `size` workers; the others are started as subprocesses on this machine, which only they can join."""
+    if size == 1:
+        return Workers()
+    store = TCPStore("127.0.0.1", 0, size, True, timeout=START_TIMEOUT, wait_for_workers=False)
+    environment = dict(
+        os.environ,
+        WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(store.port),
+        OMP_NUM_THREADS=str(threads),
+    )
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-m", "scriven", "worker"],
+            env=dict(environment, RANK=str(rank)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        for rank in range(1, size)
+    ]
+    _join(store, 0, size)
+    return Workers(0, size, children)
+
+
+def join_workers() -> Workers:
+    """This process as the worker that its environment says (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)."""
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    port = int(os.environ["MASTER_PORT"])
+    store = TCPStore(os.environ["MASTER_ADDR"], port, size, False, timeout=START_TIMEOUT)
+    _join(store, rank, size)
+    return Workers(rank, size)
+
+
+def _join(store: Store, rank: int, size: int) -> None:
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
