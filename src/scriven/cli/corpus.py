@@ -1,0 +1,141 @@
+"""`scriven corpus`: turn text into ids on disk, and tell what is in a corpus."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from scriven.errors import UsageError
+from scriven.settings import CorpusSettings
+
+if TYPE_CHECKING:
+    from scriven.corpus import Corpus
+
+app = App(name="corpus", help="Turn text into a corpus (ids on disk), and tell what is in one.")
+Texts = Annotated[str, Parameter(allow_leading_hyphen=True)]  # for - alone; see `named`
+Flags = Annotated[CorpusSettings, Parameter(name="corpus", show_default=False)]
+DEFAULTS = CorpusSettings()
+SHOWN = 12  # most frequent characters
+
+
+@app.command
+def build(
+    *texts: Texts,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    corpus: Flags = DEFAULTS,
+) -> None:
+    """Build a corpus, and print its folder.
+
+    The same texts with the same settings are built once only. Training on the texts themselves does this on its own.
+
+    Parameters
+    ----------
+    texts
+        files (also .gz, .xz, .bz2, .zst), folders, globs, - for standard input, or built in: python, shakespeare
+    output
+        folder to make; the user's cache where not given
+    """
+    from scriven.corpus import Corpus  # noqa: PLC0415 - --help does without numpy
+
+    path = built(named(texts), corpus, output)
+    for note in Corpus.open(path).notes:
+        sys.stderr.write(f"note: {note}\n")
+    sys.stdout.write(f"{path}\n")
+
+
+@app.command
+def info(
+    *texts: Texts,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    corpus: Flags = DEFAULTS,
+) -> None:
+    """Tell what is in a corpus: its vocabulary, counts, split and most frequent characters.
+
+    Parameters
+    ----------
+    texts
+        the folder of a corpus, or texts as `scriven corpus build` takes them
+    as_json
+        one JSON object
+    """
+    from scriven.corpus import Corpus  # noqa: PLC0415
+    from scriven.corpus.header import NAME  # noqa: PLC0415
+
+    is_corpus = len(texts) == 1 and (Path(texts[0]) / NAME).is_file()
+    facts = _facts(Corpus.open(texts[0] if is_corpus else built(named(texts), corpus)))
+    sys.stdout.write(json.dumps(facts) + "\n" if as_json else _as_words(facts))
+
+
+def named(texts: Sequence[str]) -> Sequence[str]:
+    """The texts as they are.
+
+    Raises UsageError when there are none, or one is a flag that does not exist.
+    """
+    if not texts:
+        raise UsageError("no text is named; name a file, a folder, - for standard input, python or shakespeare")
+    for text in texts:
+        if text.startswith("-") and text != "-" and not Path(text).exists():
+            raise UsageError(f"there is no option {text}; --help shows them all")
+    return texts
+
+
+def built(texts: Sequence[str], settings: CorpusSettings, folder: Path | None = None) -> Path:
+    """The folder of the corpus of these texts, with a bar on standard error while it is built."""
+    from scriven.corpus import build as build_corpus  # noqa: PLC0415
+
+    with _bar() as progress:
+        return build_corpus(texts, settings, folder, progress)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int | None], None]]:
+    """A bar of bytes on standard error, where that is a terminal."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading the text", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _facts(corpus: Corpus) -> dict[str, Any]:
+    header, symbols = corpus.header, corpus.vocabulary.symbols
+    most_frequent_first = sorted(range(len(symbols)), key=lambda id: -header.frequencies[id])
+    return {
+        "path": str(corpus.path),
+        "texts": corpus.texts,
+        "settings": corpus.settings.model_dump(),
+        "vocabulary": corpus.vocabulary.size,
+        "training": header.training.model_dump(include={"characters", "bytes"}),
+        "validation": header.validation.model_dump(include={"characters", "bytes"}),
+        "counts": corpus.counts.model_dump(),
+        "notes": corpus.notes,
+        "symbols": {_symbol(symbols[id], corpus.settings.unit): header.frequencies[id] for id in most_frequent_first},
+    }
+
+
+def _symbol(symbol: int, unit: str) -> str:
+    return chr(symbol) if unit == "character" or symbol < 128 else f"0x{symbol:02x}"
+
+
+def _as_words(facts: dict[str, Any]) -> str:
+    counts, unit, trained = facts["counts"], facts["settings"]["unit"], facts["training"]["characters"]
+    frequent = list(facts["symbols"].items())[:SHOWN]
+    rows = [
+        ("folder", facts["path"]),
+        ("texts", ", ".join(facts["texts"])),
+        ("read", f"{counts['sources']:,} sources, {counts['lines']:,} lines, {counts['bytes']:,} bytes of UTF-8"),
+        ("vocabulary", f"{facts['vocabulary']:,} ({unit}s, and one that stands for all unknown ones)"),
+        ("training", f"{trained:,} {unit}s"),
+        ("validation", f"{facts['validation']['characters']:,} {unit}s"),
+        ("most frequent", ", ".join(f"{symbol!r} {count / trained:.1%}" for symbol, count in frequent)),
+        *(("note", note) for note in facts["notes"]),
+    ]
+    return "".join(f"{name:14} {value}\n" for name, value in rows)

@@ -1,0 +1,115 @@
+"""The corpus on disk, memory-mapped: any stretch of ids in microseconds, whatever the size of the text."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from bisect import bisect_right
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from scriven.corpus.header import Counts, Header, PartHeader, Shard, read_header
+from scriven.errors import InputError
+from scriven.settings import CorpusSettings
+from scriven.vocabulary import Ids, Vocabulary
+
+
+class Part:
+    """The training or the validation part of a corpus."""
+
+    def __init__(self, folder: Path, header: PartHeader, table: Ids | None = None) -> None:
+        self.characters = header.characters  # or bytes, by the unit
+        self.bytes = header.bytes  # of UTF-8
+        self._shards = [_mapped(folder / shard.file, shard) for shard in header.shards]
+        self._starts = [0, *itertools.accumulate(shard.characters for shard in header.shards)]
+        self._table = table  # ids in the shards -> ids; none where they are the same
+
+    def read(self, start: int, length: int) -> Ids:
+        """`length` ids from `start` on; an unseen symbol is V + its code point.
+
+        Raises ValueError when they are not all within the part.
+        """
+        end = start + length
+        if not 0 <= start <= end <= self.characters:
+            raise ValueError(f"characters {start}..{end} are not all in this part, which has {self.characters}")
+        ids = np.empty(length, np.int64)  # (length,)
+        index = bisect_right(self._starts, start) - 1
+        place = start
+        while place < end:
+            first = self._starts[index]
+            stop = min(end, self._starts[index + 1])
+            ids[place - start : stop - start] = self._shards[index][place - first : stop - first]
+            place, index = stop, index + 1
+        return ids if self._table is None else self._table[ids]
+
+
+class Corpus:
+    """A corpus that `scriven.corpus.build` made; see `open`."""
+
+    def __init__(self, folder: Path, header: Header) -> None:
+        self.path = folder
+        self.header = header
+        self.vocabulary = Vocabulary.from_json(json.dumps(header.vocabulary))
+        self.training = Part(folder, header.training)
+        self.validation = Part(folder, header.validation, self._table())
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Corpus:
+        """The corpus in a folder.
+
+        Raises InputError when it is not one, is damaged, or a shard is missing or of the wrong length.
+        """
+        return cls(Path(folder), read_header(Path(folder)))
+
+    @property
+    def settings(self) -> CorpusSettings:
+        """How text became ids."""
+        return self.header.settings
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts as they were named."""
+        return self.header.texts
+
+    @property
+    def counts(self) -> Counts:
+        """What was read and what was changed."""
+        return self.header.counts
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about how the text was read, a sentence each."""
+        return self.header.notes
+
+    @cached_property
+    def frequencies(self) -> Ids:
+        """How often the training part has each known symbol."""
+        return np.array(self.header.frequencies, np.int64)  # (C,)
+
+    def verify(self) -> None:
+        """Reads everything.
+
+        Raises InputError naming the first shard whose content is not what was written.
+        """
+        for shard in self.header.training.shards + self.header.validation.shards:
+            with (self.path / shard.file).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                    raise InputError(f"{self.path / shard.file} is damaged; build the corpus again")
+
+    def _table(self) -> Ids | None:
+        known = np.arange(self.vocabulary.unknown)
+        unseen = np.array(self.header.unseen, np.int64) + self.vocabulary.size
+        return np.concatenate([known, unseen]) if unseen.size else None
+
+
+def _mapped(path: Path, shard: Shard) -> np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]:
+    try:
+        ids = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({error}); build the corpus again") from None
+    if ids.shape != (shard.characters,) or ids.dtype.kind != "u":
+        raise InputError(f"{path} does not hold {shard.characters:,} ids; build the corpus again")
+    return np.asarray(ids)  # slicing a plain array is several times as fast as slicing a memmap

@@ -1,0 +1,59 @@
+"""`scriven corpus` prints its product on standard output and everything else on standard error."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scriven.cli.corpus import app
+from scriven.corpus import Corpus
+from scriven.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCRIVEN_CACHE", str(tmp_path / "cache"))
+    Path("book.txt").write_bytes(b"Hello World\n" * 100 + "天".encode())
+
+
+def run(*words: str) -> None:
+    app(words, result_action="return_value")
+
+
+def test_build_prints_the_folder_and_tells_the_rest_aside(capsys: pytest.CaptureFixture[str]) -> None:
+    run("build", "book.txt", "-o", "made", "--corpus.lowercase", "--corpus.validation", "0.2")
+    out, err = capsys.readouterr()
+    assert out == "made\n"
+    assert "note: lower case replaced 200 characters" in err
+    corpus = Corpus.open("made")
+    assert corpus.settings.lowercase
+    assert corpus.settings.validation == 0.2
+
+
+def test_info_takes_a_corpus_or_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    run("build", "book.txt", "-o", "made")
+    capsys.readouterr()
+    for words in (("made",), ("book.txt",)):
+        run("info", *words)
+        out, err = capsys.readouterr()
+        assert "1,080 characters" in out
+        assert "'l' 25.0%" in out
+        assert "'天'" in out
+        assert err == ""
+
+
+def test_info_can_be_read_by_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    run("info", "book.txt", "--json", "--corpus.unit", "byte")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["vocabulary"] == 257
+    assert facts["counts"]["lines"] == 100
+    assert facts["training"]["characters"] + facts["validation"]["characters"] == 1203
+    assert facts["symbols"]["l"] == 270
+    assert facts["symbols"]["0xff"] == 0
+
+
+@pytest.mark.parametrize("words", [("build",), ("info",), ("build", "--corpus.lowercas"), ("build", "book.txt", "-x")])
+def test_what_is_not_meant_is_a_usage_error(words: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError):
+        run(*words)

@@ -1,0 +1,99 @@
+"""Any stretch of a corpus can be read, over the borders of shards, and damage is found."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scriven.corpus import Corpus, build, shards
+from scriven.errors import InputError
+from scriven.settings import CorpusSettings
+from scriven.vocabulary import Vocabulary
+
+TEXT = "the quick brown fox jumps over the lazy dog\n" * 5 + "The End?"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
+    monkeypatch.setattr(shards, "SHARD", 50)
+    (tmp_path / "text.txt").write_text(TEXT, newline="")
+    return Corpus.open(build([str(tmp_path / "text.txt")], CorpusSettings(), tmp_path / "corpus"))
+
+
+def test_every_stretch_equals_the_text(corpus: Corpus) -> None:
+    split = corpus.training.characters
+    assert len(list(corpus.path.glob("training-*.npy"))) == 5
+    for part, text in ((corpus.training, TEXT[:split]), (corpus.validation, TEXT[split:])):
+        ids = corpus.vocabulary.encode(text)
+        assert part.characters == len(text)
+        for start in range(len(text) + 1):
+            for length in {0, 1, 7, 60, 120, len(text) - start}:
+                if start + length <= len(text):
+                    read = part.read(start, length)
+                    assert read.dtype == np.int64
+                    assert read.tolist() == ids[start : start + length].tolist()
+
+
+@pytest.mark.parametrize(("start", "length"), [(-1, 2), (0, 10_000), (205, 1), (204, -1)])
+def test_reading_outside_is_refused(corpus: Corpus, start: int, length: int) -> None:
+    with pytest.raises(ValueError, match="not all in this part"):
+        corpus.training.read(start, length)
+
+
+def test_what_is_read_can_be_changed_without_changing_the_corpus(corpus: Corpus) -> None:
+    before = corpus.training.read(0, 10)
+    corpus.training.read(0, 10)[:] = 0
+    assert corpus.training.read(0, 10).tolist() == before.tolist()
+
+
+def test_a_corpus_says_what_it_is(corpus: Corpus, tmp_path: Path) -> None:
+    assert corpus.path == tmp_path / "corpus"
+    assert corpus.texts == (str(tmp_path / "text.txt"),)
+    assert corpus.settings == CorpusSettings()
+    assert corpus.vocabulary == Vocabulary.of(TEXT[: corpus.training.characters])
+    assert corpus.counts.characters == len(TEXT) == corpus.training.characters + corpus.validation.characters
+    assert corpus.frequencies.sum() == corpus.training.characters
+    corpus.verify()
+
+
+def test_a_changed_shard_is_found_by_its_hash(corpus: Corpus) -> None:
+    path = corpus.path / "training-00003.npy"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"training-00003\.npy is damaged"):
+        Corpus.open(corpus.path).verify()
+
+
+def test_what_is_not_a_corpus_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing", tmp_path / "text.txt"):
+        with pytest.raises(InputError, match="is not a corpus; make one with: scriven corpus build"):
+            Corpus.open(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"format": 1}', '{"format": 1, "key": 3}', "\udcff"])
+def test_a_damaged_header_is_refused(corpus: Corpus, text: str) -> None:
+    (corpus.path / "corpus.json").write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(InputError, match=r"corpus\.json is damaged; build the corpus again"):
+        Corpus.open(corpus.path)
+
+
+def test_a_newer_format_is_refused(corpus: Corpus) -> None:
+    header = json.loads((corpus.path / "corpus.json").read_text(encoding="utf-8"))
+    (corpus.path / "corpus.json").write_text(json.dumps({**header, "format": 99}))
+    with pytest.raises(InputError, match="is of format 99, not 1"):
+        Corpus.open(corpus.path)
+
+
+def test_shards_that_are_missing_or_wrong_are_refused(corpus: Corpus) -> None:
+    path = corpus.path / "training-00001.npy"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    with pytest.raises(InputError, match=r"training-00001\.npy has 177 bytes instead of 178"):
+        Corpus.open(corpus.path)
+    path.write_bytes(bytes(len(data)))
+    with pytest.raises(InputError, match=r"cannot read .*training-00001\.npy"):
+        Corpus.open(corpus.path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"training-00001\.npy has 0 bytes"):
+        Corpus.open(corpus.path)
