@@ -8,7 +8,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import time
 import unicodedata
 import uuid
@@ -82,13 +81,14 @@ class _Job:
 
     def write(self, work: Path) -> None:
         """The whole corpus, in an empty folder."""
-        with tempfile.TemporaryFile(dir=work) as file:
+        with (work / "draft").open("w+b") as file:  # has a name, so that its age shows that the builder lives
             draft = Draft(file)
             split = self._read(draft)
             layout = draft.layout(split, self.settings.unit)
             training, validation = (PartWriter(work, name, layout) for name in ("training", "validation"))
             trained = training.write(draft, split, lambda: self._wrote(draft))
             validated = validation.write(draft, draft.length - split, lambda: self._wrote(draft))
+        (work / "draft").unlink()
         counts = self._counts(layout, training, validation)
         known = layout.vocabulary.unknown
         header = Header(
