@@ -107,10 +107,14 @@ class BudgetSettings(Frozen):
 
     @model_validator(mode="after")
     def _one_at_most(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name)]
+        given = [name for name, value in self if value]
         if len(given) > 1:
             raise ValueError(f"give one budget, not {len(given)}: --" + ", --".join(given))
         return self
+
+    def __bool__(self) -> bool:
+        """Whether there is a budget."""
+        return any(value for _, value in self)
 
 
 class SamplingSettings(Frozen):

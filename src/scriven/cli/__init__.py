@@ -1,0 +1,115 @@
+"""The command line: one file per command; errors become one sentence and an exit code here."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+BEGUN = time.monotonic()  # a time budget counts the whole command
+
+from cyclopts import App, CycloptsError  # noqa: E402 - after the clock is started
+from rich.console import Console  # noqa: E402
+
+from scriven.errors import Interrupted, ScrivenError  # noqa: E402
+
+INTERRUPTED = 130
+INTERNAL = 1
+
+COMMANDS = {  # module:function, imported only when the command is called; and one line of help
+    "train": ("scriven.cli.train:train", "Train a model of your text."),
+    "sample": ("scriven.cli.sample:sample", "Write text with a trained model."),
+    "score": ("scriven.cli.score:score", "Measure how surprising a text is to a model."),
+    "evaluate": ("scriven.cli.evaluate:evaluate", "Measure a model's loss on a text, by a named protocol."),
+    "info": ("scriven.cli.info:info", "Show what a run is, or how this machine would compute."),
+    "corpus": ("scriven.cli.corpus:app", "Turn text into a corpus (ids on disk), and tell what is in one."),
+}
+
+
+def make_app() -> App:
+    """The command line as cyclopts sees it. Commands are not imported before they are called."""
+    app = App(
+        name="scriven",
+        help="Small recurrent language models, trained on your own text, character by character.",
+        help_format="plaintext",
+        version="scriven " + _version() if "--version" in sys.argv else None,
+        result_action="return_value",
+    )
+    for name, (target, line) in COMMANDS.items():
+        app.command(target, name=name, help=line)
+    app.command(
+        "scriven.cli.train:worker", name="worker", help="Join a training that another process leads.", show=False
+    )
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command and exits: 0 success, 2 usage, 3 bad input, 4 diverged, 130/143 interrupted or terminated."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    traceback = "--traceback" in words
+    words = _with_resume_value([word for word in words if word != "--traceback"])
+    try:
+        make_app()(words, exit_on_error=False, print_error=False, help_on_error=False)
+    except CycloptsError as error:
+        _fail(_one_line(error), 2)
+    except ScrivenError as error:
+        if traceback:
+            raise
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        _close_stdout()
+    except MemoryError:
+        _fail("there is not enough memory; try a smaller --model.width or --reader.batch", ScrivenError.exit_code)
+    except OSError as error:
+        if traceback:
+            raise
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", ScrivenError.exit_code)
+    except Exception as error:
+        if traceback:
+            raise
+        _fail(f"a mistake in scriven itself ({type(error).__name__}: {error}); --traceback shows where", INTERNAL)
+
+
+def _with_resume_value(words: list[str]) -> list[str]:
+    """`--resume` may stand alone: its value is then `last`."""
+    result = []
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        result.append("--resume=last" if word == "--resume" and not after.isdecimal() else word)
+    return result
+
+
+def _one_line(error: CycloptsError) -> str:
+    """What cyclopts has to say, without boxes, in the words of our settings where they refuse a value."""
+    from pydantic import ValidationError  # noqa: PLC0415 - slow, and only needed here
+
+    from scriven.settings import explain  # noqa: PLC0415
+
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, ValidationError):
+        argument = getattr(error, "argument", None)
+        prefix = argument.name.lstrip("-") if argument is not None and argument.name.startswith("--") else ""
+        return explain(cause, prefix if prefix != "*" else "")
+    return " ".join(str(error).split())
+
+
+def _fail(message: str, code: int) -> None:
+    """One sentence on standard error, and the end."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print("scriven: " + message, markup=False)
+    sys.exit(code)
+
+
+def _close_stdout() -> None:
+    """The reader of our output went away, as `head` does: no error, and nothing left to flush at exit."""
+    import os  # noqa: PLC0415
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _version() -> str:
+    from importlib.metadata import version  # noqa: PLC0415 - slow
+
+    return version("scriven")
+
+
+__all__ = ["BEGUN", "Interrupted", "main", "make_app"]

@@ -12,10 +12,15 @@ from scriven.vocabulary import Vocabulary
 PER_SYMBOL = ("embedding.weight", "head.weight", "head.bias")  # arrays with one row a symbol
 
 
-def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> list[str]:
+def new_symbols(known: Vocabulary, vocabulary: Vocabulary) -> list[str]:
+    """The symbols of `vocabulary` that are not in `known`."""
+    return [chr(symbol) for symbol in sorted(set(vocabulary.symbols) - set(known.symbols))]
+
+
+def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
     """Puts the best weights of `run` into `model`, row by row where a row belongs to a symbol.
 
-    Symbols that the other model did not know keep the rows that `model` drew for them; they are returned.
+    Symbols that the other model did not know keep the rows that `model` drew for them.
     Raises InputError when the models are not of one shape or not of one unit.
     """
     other = open_run(run)
@@ -34,7 +39,6 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> list[str]:
         model.load_state_dict(weights)
     except (RuntimeError, KeyError) as error:
         raise InputError(f"the model in {run} has another shape than the one asked for: {error}") from None
-    return [chr(symbol) for symbol in vocabulary.symbols if symbol not in theirs]
 
 
 def _rows(mine: Tensor, theirs: Tensor, shared: list[tuple[int, int]]) -> Tensor:

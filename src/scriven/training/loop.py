@@ -37,7 +37,7 @@ from scriven.settings import SamplingSettings
 from scriven.training.initial import transplant
 from scriven.training.optimizer import FlatWeights, Optimizer
 from scriven.training.parallel import Workers
-from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable
+from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, used_share
 
 EVALUATION_LANES = 64
 CHARACTERS_PER_EVALUATION_LANE = 1024
@@ -277,6 +277,7 @@ class Trainer:
             return
         self.done.seconds = self._seconds()
         manifest = vars(self.done) | {
+            "budget": self.settings.budget.model_dump(),
             "validation": vars(self.last_loss),
             "best": self.best and {"step": self.best[0], "loss": vars(self.best[1])},
         }
@@ -296,6 +297,8 @@ class Trainer:
             for rows in own.chunk(self.groups)
         ]
         self.done = Done(**{name: manifest[name] for name in vars(self.done)})
+        if manifest["budget"] != self.settings.budget.model_dump():
+            self.done.progress = used_share(self.plan, self.done, self.corpus.training.characters)
         self.last_loss = Loss(**manifest["validation"])
         if manifest["best"]:
             self.best = (manifest["best"]["step"], Loss(**manifest["best"]["loss"]))

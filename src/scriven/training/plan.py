@@ -51,6 +51,13 @@ class Plan:
         return budget.steps or max(1, math.ceil(characters / (reader.batch * reader.length)))
 
 
+def used_share(plan: Plan, done: Done, training_characters: int) -> float:
+    """Share (0..1) of the plan's budget that was used when `done` was saved, whatever the budget was then."""
+    if plan.timed:
+        return min(1.0, done.seconds / (plan.settings.budget.minutes * 60))
+    return min(1.0, done.step / plan.total_steps(training_characters))
+
+
 @dataclass
 class Done:
     """How far a run has come; saved with every checkpoint."""
@@ -70,7 +77,7 @@ class Timetable:
         budget = plan.settings.budget.minutes * 60
         self._plan, self._begun = plan, plan.seconds()
         self._end = budget - done.seconds - reserved
-        self._from = min(1.0, done.seconds / budget)
+        self._from = done.progress
 
     def progress(self) -> float:
         """Progress (0..1) now."""

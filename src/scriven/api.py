@@ -1,0 +1,85 @@
+"""What a program or a notebook calls: `scriven.train`, beside `scriven.load`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from scriven.errors import Interrupted
+from scriven.events import Event, Finished, Loss, Started
+from scriven.report import Report, consume
+from scriven.report.files import FilesReport
+from scriven.report.plot import PlotReport
+from scriven.report.terminal import TerminalReport
+from scriven.session import Model, load
+from scriven.settings import Settings, merged, validated
+from scriven.training.start import Request
+from scriven.training.start import train as training
+from scriven.training.stop import StopFlag
+
+
+class TrainedRun:
+    """A run that was trained: where it is and what it reached."""
+
+    def __init__(self, path: Path, finished: Finished) -> None:
+        self.path = path
+        self.best: Loss = finished.best
+        self.best_step: int = finished.best_step
+        self.step: int = finished.step
+        self.notes: tuple[str, ...] = finished.notes
+
+    def load(self, **choices: Any) -> Model:
+        """The best model; `choices` are those of `scriven.load`."""
+        return load(self.path, **choices)
+
+    def __repr__(self) -> str:
+        return f"TrainedRun({str(self.path)!r}, {self.best.nats_per_char:.4f} nats/char at step {self.best_step})"
+
+
+def train(
+    *texts: str | Path,
+    minutes: float = 0,
+    epochs: float = 0,
+    steps: int = 0,
+    characters: int = 0,
+    output: str | Path | None = None,
+    resume: Literal["last"] | int | None = None,
+    initial: str | Path | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
+    reports: Sequence[Report] | None = None,
+) -> TrainedRun:
+    """Trains a model of the texts and gives the run, whose best model is kept.
+
+    `texts` are files, folders, globs, `python`, `shakespeare` or a corpus folder. Exactly one budget is needed:
+    `minutes` of wall time, `epochs`, `steps` or `characters`. `settings` are nested as in settings.toml, for example
+    `{"model": {"width": 256}}`; what is not in them is fitted. `reports` replace the progress that is shown.
+    Raises UsageError, InputError or DivergedError; on Ctrl-C it saves and raises Interrupted.
+    """
+    budget = {"minutes": minutes, "epochs": epochs, "steps": steps, "characters": characters}
+    given = settings.given() if isinstance(settings, Settings) else dict(settings or {})
+    chosen = {name: value for name, value in budget.items() if value}
+    request = Request(
+        texts=tuple(map(str, texts)),
+        settings=validated(merged(given, {"budget": chosen} if chosen else {})),
+        output=None if output is None else Path(output),
+        resume=resume,
+        initial=None if initial is None else Path(initial),
+    )
+    stop = StopFlag()
+    with stop.listening():
+        run = follow(training(request, stop), [TerminalReport()] if reports is None else reports)
+    if stop():
+        raise Interrupted(f"training was stopped and saved; go on with resume='last', output={str(run.path)!r}", stop())
+    return run
+
+
+def follow(events: Iterable[Event], reports: Sequence[Report]) -> TrainedRun:
+    """Passes a training's events through its reports and those that keep it on disk; gives the run at its end."""
+    run = ""
+    for event in consume(events, [*reports, FilesReport(), PlotReport()]):
+        if isinstance(event, Started):
+            run = event.run
+        if isinstance(event, Finished):
+            finished = event
+    return TrainedRun(Path(run), finished)

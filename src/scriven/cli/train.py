@@ -1,0 +1,95 @@
+"""`scriven train`: a model of your text."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from scriven.cli import BEGUN
+from scriven.cli.corpus import named
+from scriven.cli.flags import Json, Switch
+from scriven.errors import Interrupted
+from scriven.settings import (
+    BudgetSettings,
+    CorpusSettings,
+    ModelSettings,
+    ReaderSettings,
+    Settings,
+    TrainingSettings,
+    merged,
+    read_toml,
+    validated,
+)
+
+Texts = Annotated[str, Parameter(allow_leading_hyphen=True)]  # for - alone
+
+
+def train(
+    *texts: Texts,
+    budget: Annotated[BudgetSettings, Parameter(name="*", show_default=False)] = BudgetSettings(),
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    resume: Literal["last"] | int | None = None,
+    initial: Annotated[Path | None, Parameter(name="--from")] = None,
+    settings: Path | None = None,
+    quiet: Switch = False,
+    as_json: Json = False,
+    corpus: Annotated[CorpusSettings, Parameter(show_default=False)] = CorpusSettings(),
+    reader: Annotated[ReaderSettings, Parameter(show_default=False)] = ReaderSettings(),
+    model: Annotated[ModelSettings, Parameter(show_default=False)] = ModelSettings(),
+    training: Annotated[TrainingSettings, Parameter(show_default=False)] = TrainingSettings(),
+) -> None:
+    """Train a model of your text. Give one budget: --minutes, --epochs, --steps or --characters.
+
+    Ctrl-C finishes the step, saves and says how to go on.
+
+    Parameters
+    ----------
+    texts
+        files (also .gz, .xz, .bz2, .zst), folders, globs, - for standard input, a corpus folder, or built in:
+        python, shakespeare
+    budget
+        how long to train
+    output
+        the run's folder; runs/NAME, by the first text, where not given
+    resume
+        go on with a run, from its last checkpoint or the step given; a larger budget extends it
+    initial
+        start from the best weights of this run; characters that it did not know get new rows
+    settings
+        TOML file of settings, as a run's settings.toml; flags win over it
+    quiet
+        show nothing but errors
+    """
+    from scriven.api import follow  # noqa: PLC0415 - imports torch
+    from scriven.report.terminal import JsonReport, TerminalReport  # noqa: PLC0415
+    from scriven.training.start import Request  # noqa: PLC0415
+    from scriven.training.start import train as training_events  # noqa: PLC0415
+    from scriven.training.stop import StopFlag  # noqa: PLC0415
+
+    flags = Settings(budget=budget, corpus=corpus, reader=reader, model=model, training=training).given()
+    given = merged(_from_file(settings), {name: values for name, values in flags.items() if values})
+    request = Request(tuple(named(texts) if texts else ()), validated(given), output, resume, initial, BEGUN)
+    report = JsonReport() if as_json else TerminalReport(quiet=quiet)
+    stop = StopFlag()
+    with stop.listening():
+        run = follow(training_events(request, stop), [report])
+    if stop():
+        raise Interrupted(
+            f"stopped and saved at step {run.step:,}; go on with: scriven train --resume -o {run.path}", stop()
+        )
+
+
+def worker() -> None:
+    """Join a training that another process leads; started by it, not by people."""
+    from scriven.training.start import work  # noqa: PLC0415 - imports torch
+
+    work()
+
+
+def _from_file(path: Path | None) -> dict[str, dict[str, object]]:
+    values = read_toml(path) if path else {}
+    values.pop("run", None)  # where a run came from, in a run's own settings.toml
+    return values

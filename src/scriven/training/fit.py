@@ -1,0 +1,156 @@
+"""What the user does not set is chosen here, from the text, the budget and the measured speed of the machine."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from scriven.model import CharLM, computing
+from scriven.model.compute import prepare_cpu
+from scriven.settings import ModelSettings, Settings, merged, validated
+
+REFERENCE = ModelSettings()  # the model whose speed is measured
+REFERENCE_ROWS, REFERENCE_LENGTH, REFERENCE_VOCABULARY = 32, 64, 100
+PARALLEL_EFFICIENCY = 0.8  # of each worker where two or more share the machine, optimizer and evaluations included
+ROWS_PER_WORKER = 32  # fewer starve the matrix units
+STEPS_PER_EPOCH = 8  # at the least, so that a tiny text is still read in many small steps
+EVALUATION_SHARE = 0.03  # of the time
+EVALUATION_SPEEDUP = 3.0  # reading is so much faster than training
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choice depends on."""
+
+    characters: int  # of the training text
+    validation_characters: int
+    cores: int
+    device: str
+    speed: float  # characters/s of one worker training the reference model; see `measure_speed`
+    overhead_seconds: float = 0.0  # of a time budget that are gone when training begins
+
+
+def measure_speed(device: torch.device, precision: str, threads: int) -> float:
+    """Characters/s of one worker's training step of the reference model, the fastest of a few; about 0.3 s."""
+    if device.type == "cpu":
+        prepare_cpu(threads)
+    with torch.random.fork_rng(devices=[]):
+        model = CharLM(REFERENCE, REFERENCE_VOCABULARY).to(device)
+    ids = torch.zeros(REFERENCE_LENGTH, REFERENCE_ROWS, dtype=torch.int64, device=device)
+    seconds = []
+    for _ in range(4):
+        begun = time.perf_counter()
+        with computing(device, precision):
+            logits, _ = model(ids)
+        torch.autograd.backward(functional.cross_entropy(logits.flatten(0, 1), ids.flatten()))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begun)
+    return ids.numel() / min(seconds)
+
+
+def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
+    """All settings, the user's first, and sentences about what the text or the budget made necessary.
+
+    The rules come from docs/experiments.md:
+
+    - *Workers and rows.* On a CPU one worker a core, up to two, of 32 rows each; rows are halved until a pass over the
+      text is 8 steps, and workers with them.
+    - *Width.* The time budget and the measured speed say how often a model of each width could read the text
+      (cost grows with the square of the width). The width is the one of the table whose passes are enough for it.
+    - *Dropout and weight decay* grow with the passes over the text.
+    """
+    notes: list[str] = []
+    values: dict[str, dict[str, Any]] = {"reader": {}, "model": {}, "training": {}}
+    chosen = given.given()
+    workers, rows = _workers_and_rows(given, facts, chosen, notes)
+    values["reader"]["batch"] = rows
+    values["training"] |= {"workers": workers, "groups": chosen.get("training", {}).get("groups", workers)}
+    characters_read = _characters_read(given, facts, workers)
+    values["model"] |= _model(given, facts, characters_read, chosen)
+    values["training"] |= _training(given)
+    values["training"] |= _evaluations(given, facts, workers, notes)
+    return validated(merged(values, chosen)), notes
+
+
+def expected_seconds(settings: Settings, facts: Facts, steps: int) -> float:
+    """How long that many steps will take, from the measured speed; evaluations included."""
+    per_worker = facts.speed * (REFERENCE.width / settings.model.width) ** 2 * REFERENCE.layers / settings.model.layers
+    workers = settings.training.workers
+    speed = per_worker * workers * (PARALLEL_EFFICIENCY if workers > 1 else 1.0)
+    evaluated = settings.training.evaluations * facts.validation_characters / EVALUATION_SPEEDUP
+    return (steps * settings.reader.batch * settings.reader.length + evaluated) / speed + facts.overhead_seconds
+
+
+def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], notes: list[str]) -> tuple[int, int]:
+    """How many processes, and how many rows of text in all."""
+    wanted = chosen.get("training", {}).get("workers") or (min(2, facts.cores) if facts.device == "cpu" else 1)
+    if "batch" in chosen.get("reader", {}):
+        rows = given.reader.batch
+        while "workers" not in chosen.get("training", {}) and rows % wanted:
+            wanted -= 1
+        return wanted, rows
+    rows = ROWS_PER_WORKER * wanted
+    most = max(1, facts.characters // (STEPS_PER_EPOCH * given.reader.length))
+    if rows > most:
+        rows = 1 << (most.bit_length() - 1)
+        notes.append(
+            f"The text is small ({facts.characters:,} characters to train on): it is read in {rows} rows instead of "
+            f"{ROWS_PER_WORKER * wanted}."
+        )
+        if "workers" in chosen.get("training", {}):
+            rows = math.ceil(rows / wanted) * wanted
+        else:
+            wanted = max(1, min(wanted, rows // ROWS_PER_WORKER))
+    return wanted, rows
+
+
+def _characters_read(given: Settings, facts: Facts, workers: int) -> float:
+    """Characters that the reference model could read in the budget."""
+    budget = given.budget
+    if not budget.minutes:
+        rows = given.reader.batch * given.reader.length
+        return budget.characters or budget.epochs * facts.characters or budget.steps * rows
+    efficiency = PARALLEL_EFFICIENCY if workers > 1 else 1.0
+    return facts.speed * workers * efficiency * max(1.0, budget.minutes * 60 - facts.overhead_seconds)
+
+
+# Passes over the text that a model of the reference width could make in the budget -> width, dropout.
+WIDTHS = ((0.0, 192, 0.0), (20.0, 256, 0.1), (60.0, 320, 0.2), (200.0, 384, 0.3))
+
+
+def _model(given: Settings, facts: Facts, characters_read: float, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Width and dropout."""
+    passes = characters_read / facts.characters
+    width, dropout = next((width, dropout) for least, width, dropout in reversed(WIDTHS) if passes >= least)
+    return {"width": width, "dropout": dropout}
+
+
+def _training(given: Settings) -> dict[str, Any]:
+    """Learning rates and weight decay of the optimizer chosen."""
+    rates = {"muon": 0.04, "adamw": 0.004, "sgd": 1.0, "rmsprop": 0.002}
+    optimizer = given.training.optimizer
+    return {"learning_rate": rates[optimizer], "weight_decay": 0.1 if optimizer == "muon" else 0.0}
+
+
+def _evaluations(given: Settings, facts: Facts, workers: int, notes: list[str]) -> dict[str, Any]:
+    """How often the validation text is read, and how much of it: 3 % of a time budget at the most."""
+    budget = given.budget
+    if not budget.minutes:
+        return {"evaluations": 10}
+    seconds = EVALUATION_SHARE * budget.minutes * 60
+    readable = seconds * facts.speed * EVALUATION_SPEEDUP * workers
+    evaluations = max(4, min(40, round(readable / max(1, facts.validation_characters))))
+    result = {"evaluations": evaluations}
+    if facts.validation_characters * evaluations > 2 * readable:
+        result["evaluation_characters"] = max(10_000, int(readable / evaluations))
+        notes.append(
+            f"Each evaluation reads the first {result['evaluation_characters']:,} of {facts.validation_characters:,} "
+            "validation characters, for the time that there is; --training.evaluation-characters says otherwise."
+        )
+    return result

@@ -1,0 +1,272 @@
+"""From a request (texts, settings, where to) to a training: corpus, fitted settings, run folder, workers, loop."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from scriven.corpus.build import Progress, build
+from scriven.corpus.store import Corpus
+from scriven.errors import InputError, Interrupted, UsageError
+from scriven.events import Event, Started
+from scriven.model import choose_device, choose_precision
+from scriven.model.compute import available_cores
+from scriven.model.language_model import parameter_count
+from scriven.runs import Checkpoint, Run, create_run, open_run, writing
+from scriven.settings import Settings, merged, validated
+from scriven.training.fit import Facts, expected_seconds, fit, measure_speed
+from scriven.training.initial import new_symbols
+from scriven.training.loop import Trainer
+from scriven.training.parallel import Workers, join_workers, start_workers
+from scriven.training.plan import Done, Plan, used_share
+from scriven.training.stop import ignore_interrupts
+
+RUNS = Path("runs")
+PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
+START_SECONDS = 4.0  # from a plan to the first step, other workers' start included
+CHANGEABLE = {"budget", "device", "precision", "workers", "evaluations", "evaluation_characters"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for."""
+
+    texts: tuple[str, ...] = ()
+    settings: Settings = field(default_factory=Settings)  # what is not set in it is fitted
+    output: Path | None = None  # the run folder; runs/NAME where None
+    resume: Literal["last"] | int | None = None  # checkpoint to go on from
+    initial: Path | None = None  # run whose weights to start from
+    begun: float = field(default_factory=time.monotonic)  # when the command began
+
+
+def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progress | None = None) -> Generator[Event]:
+    """Trains; yields events. `stop()` gives the number of a signal that asks to stop, or 0; `progress` is `build`'s.
+
+    Raises UsageError for settings that contradict each other, InputError for what cannot be read or written,
+    DivergedError when the loss is not finite.
+    """
+    resumed = _resumed(request) if request.resume is not None else None
+    corpus = _corpus(request, resumed, _stoppable(progress, stop))
+    if corpus.training.characters < 2:
+        raise InputError(
+            f"{' '.join(request.texts)} has {corpus.training.characters} characters to train on; it takes 2 at least"
+        )
+    settings = resumed.settings if resumed else request.settings
+    device = choose_device(settings.training.device)
+    precision = choose_precision(settings.training.precision, device)
+    path = resumed.path if resumed else request.output or _free_folder(request.texts[0])
+    with writing(path):
+        facts = _facts(request, corpus, device, precision)
+        settings, notes = (settings, []) if resumed else _fitted(request, facts, path)
+        origin: dict[str, Any] = resumed.origin if resumed else _origin(request, corpus)
+        checkpoint = resumed.checkpoint(request.resume) if resumed and request.resume is not None else None
+        run = create_run(path, settings, corpus.vocabulary, origin)
+        threads = max(1, available_cores() // settings.training.workers)
+        plan = Plan(
+            settings,
+            str(corpus.path.resolve()),
+            str(device),
+            precision,
+            threads,
+            resume=str(checkpoint.path) if checkpoint else "",
+            initial=str(request.initial or ""),
+            used_seconds=time.monotonic() - request.begun,
+        )
+        with contextlib.closing(_workers(plan)) as workers:
+            trainer = Trainer(plan, workers, run, stop)
+            yield _started(trainer, run, facts, (*corpus.notes, *notes, *_new_symbols(request, corpus)))
+            yield from trainer.events()
+
+
+def _stoppable(progress: Progress | None, stop: Callable[[], int]) -> Progress:
+    """`progress`, which ends the work that reports to it when there was a signal to stop."""
+
+    def report(done: int, total: int | None) -> None:
+        if stop():
+            raise Interrupted("stopped while the text was read; nothing was trained yet, so just start again", stop())
+        if progress:
+            progress(done, total)
+
+    return report
+
+
+def work() -> None:
+    """Trains as one of the workers that `train` started, told what to do by rank 0."""
+    ignore_interrupts()
+    with contextlib.closing(join_workers()) as workers:
+        plan = Plan.from_json(workers.broadcast(None))
+        for _ in Trainer(plan, workers, None, lambda: 0).events():
+            pass
+
+
+def _workers(plan: Plan) -> Workers:
+    workers = start_workers(plan.settings.training.workers, plan.threads)
+    workers.broadcast(plan.to_json())
+    return workers
+
+
+# --- what the request means
+
+
+def _corpus(request: Request, resumed: Run | None, progress: Progress | None) -> Corpus:
+    """The corpus of the texts: one built before, one in the cache, or built now."""
+    if resumed and not request.texts:
+        return _same_corpus(resumed, progress)
+    if not request.texts:
+        raise UsageError("no text to train on; name a file, a folder, - for standard input, python or shakespeare")
+    if len(request.texts) == 1 and (Path(request.texts[0]) / "corpus.json").is_file():
+        return Corpus.open(request.texts[0])
+    settings = resumed.settings.corpus if resumed else request.settings.corpus
+    corpus = Corpus.open(build(request.texts, settings, progress=progress))
+    if resumed and corpus.vocabulary != resumed.vocabulary:
+        raise InputError(
+            f"{' '.join(request.texts)} is not the text that {resumed.path} was trained on; leave it out, or start a new "
+            f"run from that model with --from {resumed.path}"
+        )
+    return corpus
+
+
+def _same_corpus(run: Run, progress: Progress | None) -> Corpus:
+    """The corpus that a run was trained on, built again where the cache has lost it."""
+    if (run.corpus_path / "corpus.json").is_file():
+        return Corpus.open(run.corpus_path)
+    texts = run.origin["texts"]
+    if "-" in texts:
+        raise InputError(f"the corpus of {run.path} is gone and came from standard input; give the text again")
+    return Corpus.open(build(texts, run.settings.corpus, progress=progress))
+
+
+def _resumed(request: Request) -> Run:
+    """The run to go on with, its settings changed where that is allowed."""
+    if request.initial:
+        raise UsageError("--resume goes on with a run and --from starts a new one; give one of them")
+    run = open_run(request.output or _newest_folder(request.texts))
+    asked = request.settings.given()
+    for section, values in asked.items():
+        for name, value in values.items():
+            old = getattr(getattr(run.settings, section), name)
+            if value != old and section not in CHANGEABLE and name not in CHANGEABLE:
+                raise UsageError(
+                    f"{section}.{name} of {run.path} is {old!r} and cannot become {value!r} when it is resumed; "
+                    "start a new run, with --from to keep its weights"
+                )
+    before = run.settings.model_dump()
+    if asked.get("budget"):
+        before["budget"] = {}
+    run = replace(run, settings=validated(merged(before, asked)))
+    _check_budget_left(run, run.checkpoint(request.resume or "last"))
+    return run
+
+
+def _check_budget_left(run: Run, checkpoint: Checkpoint) -> None:
+    """Raises UsageError when the checkpoint has used up the whole budget."""
+    manifest = checkpoint.manifest
+    plan = Plan(run.settings, "", "", "", 1)
+    done = Done(**{name: manifest[name] for name in vars(Done())})
+    same = manifest["budget"] == run.settings.budget.model_dump()
+    share = done.progress if same else used_share(plan, done, Corpus.open(run.corpus_path).training.characters)
+    if share >= 1:
+        name, value = next((name, value) for name, value in run.settings.budget if value)
+        raise UsageError(
+            f"{run.path} has used up its budget at step {done.step:,}; give a larger one to go on, as in "
+            f"--resume --{name} {2 * value:g}"
+        )
+
+
+def _name(texts: tuple[str, ...]) -> str:
+    """A run's name from its first text's."""
+    first = texts[0] if texts else ""
+    stem = "stdin" if first == "-" else Path(first).resolve().name.split(".")[0]
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem) or "run"
+
+
+def _free_folder(text: str) -> Path:
+    """runs/NAME, or the first runs/NAME-2, -3, ... that is not there yet."""
+    name, number = _name((text,)), 1
+    while (path := RUNS / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return path
+
+
+def _newest_folder(texts: tuple[str, ...]) -> Path:
+    """The run of this text, or of any where none is named, that was written to last."""
+    pattern = f"{_name(texts)}*" if texts else "*"
+    found = [path for path in RUNS.glob(pattern) if (path / "settings.toml").is_file()]
+    if not found:
+        raise InputError(f"there is no run to resume in {RUNS / pattern}; name its folder with -o")
+    return max(found, key=lambda path: (path / "settings.toml").stat().st_mtime)
+
+
+def _facts(request: Request, corpus: Corpus, device: torch.device, precision: str) -> Facts:
+    """What the settings that are not given are fitted to."""
+    speed = measure_speed(device, precision, 1)
+    overhead = time.monotonic() - request.begun + START_SECONDS
+    sizes = corpus.training.characters, corpus.validation.characters
+    return Facts(*sizes, available_cores(), device.type, speed, overhead)
+
+
+def _fitted(request: Request, facts: Facts, path: Path) -> tuple[Settings, list[str]]:
+    """All settings of a new run."""
+    given = request.settings
+    if (path / "settings.toml").exists():
+        raise UsageError(f"{path} holds a run already; go on with it (--resume) or choose another folder with -o")
+    if not given.budget:
+        raise UsageError("how long to train is not said; give --minutes, --epochs, --steps or --characters")
+    if request.initial:
+        inherited = {"model": open_run(request.initial).settings.model.model_dump()}
+        given = validated(merged(inherited, given.given()))
+    return fit(given, facts)
+
+
+def _origin(request: Request, corpus: Corpus) -> dict[str, Any]:
+    """Where a run comes from: the run table of its settings.toml."""
+    known = [str(Path(text).resolve()) if Path(text).exists() else text for text in request.texts]
+    origin = {"texts": known, "corpus": str(corpus.path.resolve()), "scriven": version("scriven")}
+    return origin | ({"initial": str(request.initial.resolve())} if request.initial else {})
+
+
+def _new_symbols(request: Request, corpus: Corpus) -> list[str]:
+    if not request.initial:
+        return []
+    new = new_symbols(open_run(request.initial).vocabulary, corpus.vocabulary)
+    return [f"{request.initial} did not know {len(new)} of the characters, which got new rows: {new}"] if new else []
+
+
+def _started(trainer: Trainer, run: Run, facts: Facts, notes: tuple[str, ...]) -> Started:
+    plan, settings, corpus = trainer.plan, trainer.settings, trainer.corpus
+    left = settings.budget.minutes * 60 - trainer.done.seconds
+    if not plan.timed:
+        left = expected_seconds(settings, facts, trainer.total_steps - trainer.done.step)
+    parameters = parameter_count(settings.model, corpus.vocabulary.size)
+    reader, model = settings.reader, settings.model
+    return Started(
+        run=str(run.path),
+        name=f"{model.cell} {model.layers}x{model.width}",
+        parameters=parameters,
+        training_characters=corpus.training.characters,
+        validation_characters=corpus.validation.characters,
+        characters_per_step=reader.batch * reader.length,
+        workers=trainer.workers.size,
+        device=plan.device,
+        precision=plan.precision,
+        expected_seconds=left,
+        expected_bytes=expected_bytes(settings, parameters, corpus.vocabulary.size),
+        step=trainer.done.step,
+        progress=trainer.done.progress,
+        notes=notes,
+    )
+
+
+def expected_bytes(settings: Settings, parameters: int, vocabulary_size: int) -> int:
+    """An estimate of the memory of all workers: each one's weights, gradients, optimizer, and its rows' activations."""
+    workers, model, reader = settings.training.workers, settings.model, settings.reader
+    weights = 4 * parameters * (6 + settings.training.groups)
+    values = model.layers * 16 * model.width + 3 * vocabulary_size  # a character's, kept for the backward pass
+    return workers * (PROCESS_BYTES + weights) + 4 * values * reader.batch * reader.length
