@@ -60,7 +60,7 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     The rules come from docs/experiments.md:
 
     - *Workers and rows.* On a CPU one worker a core, up to two, of 32 rows each; rows are halved until a pass over the
-      text is 8 steps, and workers with them.
+      text is 8 steps, and workers with them. Cores left over become threads, where there are rows enough.
     - *Width.* The time budget and the measured speed say how often a model of each width could read the text
       (cost grows with the square of the width). The width is the one of the table whose passes are enough for it.
     - *Dropout and weight decay* grow with the passes over the text.
@@ -71,6 +71,7 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     workers, rows = _workers_and_rows(given, facts, chosen, notes)
     values["reader"]["batch"] = rows
     values["training"] |= {"workers": workers, "groups": chosen.get("training", {}).get("groups", workers)}
+    values["training"]["threads"] = max(1, facts.cores // workers) if rows >= ROWS_PER_WORKER * workers else 1
     characters_read = _characters_read(given, facts, workers)
     values["model"] |= _model(given, facts, characters_read, chosen)
     values["training"] |= _training(given)

@@ -87,7 +87,7 @@ class Trainer:
     def _make_model(self) -> None:
         settings, plan = self.settings, self.plan
         if self.device.type == "cpu":
-            prepare_cpu(plan.threads)
+            prepare_cpu(settings.training.threads)
         torch.manual_seed(settings.training.seed)
         self.model = CharLM(settings.model, self.corpus.vocabulary.size)
         if plan.initial:
@@ -200,6 +200,8 @@ class Trainer:
             count = max(1, min(EVALUATION_LANES, text.characters // CHARACTERS_PER_EVALUATION_LANE))
             numbers = range(count)[self.workers.rank :: self.workers.size]
             loss = self._summed(lanes(self.predictor, text, numbers, count) if numbers else Tally())
+            if not math.isfinite(loss.nats):
+                raise DivergedError(self._divergence(loss.nats_per_char, math.inf))
             best = self.best is None or loss.nats < self.best[1].nats
             self.last_loss = loss
             protocol = "stream" if count == 1 else f"stream in {count} lanes"
@@ -256,8 +258,8 @@ class Trainer:
         notes = []
         if self.best and self.last_loss.nats_per_char > loss.nats_per_char + OVERFITTED_NATS:
             notes.append(
-                f"It overfitted: the validation loss was lowest at step {step:,} of {self.done.step:,}; the model of that "
-                "step is kept. More text, more dropout or a smaller budget would help."
+                f"It overfitted: the validation loss was lowest at step {step:,} of {self.done.step:,}; that "
+                "model is kept. More text, more dropout or a smaller budget would help."
             )
         if reason == "interrupted":
             notes.append(f"It was cut short at {self.done.progress:.0%} of its budget; --resume goes on from there.")
@@ -266,7 +268,9 @@ class Trainer:
     # --- checkpoints
 
     def _save(self, best: bool) -> Iterator[Event]:
-        """Saves a checkpoint, to which every worker contributes the state of its lanes."""
+        """Saves a checkpoint, to which every worker contributes the state of its lanes. Never one that is not finite."""
+        if not bool(self.weights.values.isfinite().all()):
+            raise DivergedError(self._divergence(math.inf, math.inf))
         state = join_rows(self.states)
         arrays = {
             f"state.{depth}.{part}": self.workers.gather(array)  # (N, H)

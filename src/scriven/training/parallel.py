@@ -112,7 +112,7 @@ def _packed(tensors: list[Tensor], row: Tensor) -> list[tuple[Tensor, Tensor]]:
     return places
 
 
-def start_workers(size: int, threads: int) -> Workers:
+def start_workers(size: int) -> Workers:
     """Rank 0 of `size` workers; the others are started as subprocesses on this machine, which only they can join."""
     if size == 1:
         return Workers()
@@ -122,7 +122,6 @@ def start_workers(size: int, threads: int) -> Workers:
         WORLD_SIZE=str(size),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(store.port),
-        OMP_NUM_THREADS=str(threads),
     )
     children = [
         subprocess.Popen(

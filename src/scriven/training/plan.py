@@ -20,7 +20,6 @@ class Plan:
     corpus: str  # its folder
     device: str
     precision: str  # fp32 or bf16
-    threads: int
     resume: str = ""  # folder of the checkpoint to go on from
     initial: str = ""  # run folder whose best weights to start from
     used_seconds: float = 0.0  # of wall time, by this command when the plan was made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +31,7 @@ from scriven.training.stop import ignore_interrupts
 RUNS = Path("runs")
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
 START_SECONDS = 4.0  # from a plan to the first step, other workers' start included
-CHANGEABLE = {"budget", "device", "precision", "workers", "evaluations", "evaluation_characters"}
+CHANGEABLE = {"budget", "device", "precision", "workers", "threads", "evaluations", "evaluation_characters"}
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,11 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
         origin: dict[str, Any] = resumed.origin if resumed else _origin(request, corpus)
         checkpoint = resumed.checkpoint(request.resume) if resumed and request.resume is not None else None
         run = create_run(path, settings, corpus.vocabulary, origin)
-        threads = max(1, available_cores() // settings.training.workers)
         plan = Plan(
             settings,
             str(corpus.path.resolve()),
             str(device),
             precision,
-            threads,
             resume=str(checkpoint.path) if checkpoint else "",
             initial=str(request.initial or ""),
             used_seconds=time.monotonic() - request.begun,
@@ -107,7 +105,7 @@ def work() -> None:
 
 
 def _workers(plan: Plan) -> Workers:
-    workers = start_workers(plan.settings.training.workers, plan.threads)
+    workers = start_workers(plan.settings.training.workers)
     workers.broadcast(plan.to_json())
     return workers
 
@@ -127,8 +125,8 @@ def _corpus(request: Request, resumed: Run | None, progress: Progress | None) ->
     corpus = Corpus.open(build(request.texts, settings, progress=progress))
     if resumed and corpus.vocabulary != resumed.vocabulary:
         raise InputError(
-            f"{' '.join(request.texts)} is not the text that {resumed.path} was trained on; leave it out, or start a new "
-            f"run from that model with --from {resumed.path}"
+            f"{' '.join(request.texts)} is not the text that {resumed.path} was trained on; leave it out, or start "
+            f"another run from its model with --from {resumed.path}"
         )
     return corpus
 
@@ -168,7 +166,7 @@ def _resumed(request: Request) -> Run:
 def _check_budget_left(run: Run, checkpoint: Checkpoint) -> None:
     """Raises UsageError when the checkpoint has used up the whole budget."""
     manifest = checkpoint.manifest
-    plan = Plan(run.settings, "", "", "", 1)
+    plan = Plan(run.settings, "", "", "")
     done = Done(**{name: manifest[name] for name in vars(Done())})
     same = manifest["budget"] == run.settings.budget.model_dump()
     share = done.progress if same else used_share(plan, done, Corpus.open(run.corpus_path).training.characters)

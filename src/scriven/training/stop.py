@@ -23,7 +23,7 @@ class StopFlag:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """While this lasts, signals set the flag. Threads other than the main one get none, so there nothing changes."""
+        """While this lasts, signals set the flag. Only the main thread gets signals; in others nothing changes."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -1,0 +1,86 @@
+"""The stream reader: every character of an epoch predicted once, whatever the sizes; the cursor is all there is."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scriven.batches import next_batch, prefetched
+from scriven.errors import InputError
+from scriven.settings import ReaderSettings
+from scriven.vocabulary import Ids, Vocabulary
+
+VOCABULARY = Vocabulary.of("".join(map(chr, range(300))))
+
+
+class Text:
+    """Character i of the text has id i, so that ids tell places."""
+
+    def __init__(self, characters: int) -> None:
+        self.characters = characters
+        self.bytes = characters
+
+    def read(self, start: int, length: int) -> Ids:
+        assert 0 <= start <= start + length <= self.characters
+        return np.arange(start, start + length, dtype=np.int64)
+
+
+@given(size=st.integers(2, 300), batch=st.integers(1, 9), length=st.integers(1, 40))
+@settings(deadline=None)
+def test_lanes_go_on_and_targets_are_the_next_characters(size: int, batch: int, length: int) -> None:
+    text, reader = Text(size), ReaderSettings(batch=batch, length=length)
+    before = None
+    cursor = 0
+    for _ in range(4):
+        made, cursor = next_batch(text, VOCABULARY, reader, cursor)  # type: ignore[arg-type]
+        assert made.ids.shape == made.targets.shape == (length, batch)
+        assert np.array_equal(made.targets, (made.ids + 1) % size)
+        if before is not None:
+            assert np.array_equal(made.ids[0], before)
+        before = made.targets[-1]
+
+
+@given(lane=st.integers(1, 20), batch=st.integers(1, 8), length=st.integers(1, 20))
+@settings(deadline=None)
+def test_an_epoch_predicts_every_character_once(lane: int, batch: int, length: int) -> None:
+    size = lane * length * batch  # whole batches: other sizes are covered by lanes going on
+    if not 2 <= size <= 300:
+        return
+    text, reader = Text(size), ReaderSettings(batch=batch, length=length)
+    seen: Counter[int] = Counter()
+    for cursor in range(lane):
+        seen.update(next_batch(text, VOCABULARY, reader, cursor)[0].targets.flatten().tolist())  # type: ignore[arg-type]
+    assert seen == Counter(range(size))
+
+
+def test_workers_lanes_make_up_the_whole_batch() -> None:
+    text, reader = Text(200), ReaderSettings(batch=6, length=5)
+    whole, _ = next_batch(text, VOCABULARY, reader, 3)  # type: ignore[arg-type]
+    parts = [next_batch(text, VOCABULARY, reader, 3, range(i, i + 2))[0] for i in (0, 2, 4)]  # type: ignore[arg-type]
+    assert np.array_equal(np.concatenate([part.ids for part in parts], axis=1), whole.ids)
+    assert [part.lanes.tolist() for part in parts] == [[0, 1], [2, 3], [4, 5]]
+    assert whole.characters == 30
+
+
+def test_what_is_prefetched_is_what_would_be_read() -> None:
+    text, reader = Text(90), ReaderSettings(batch=2, length=7)
+    batches = prefetched(text, VOCABULARY, reader, 5, range(2))  # type: ignore[arg-type]
+    for cursor in range(5, 12):
+        batch, after = next(batches)
+        expected, _ = next_batch(text, VOCABULARY, reader, cursor)  # type: ignore[arg-type]
+        assert np.array_equal(batch.ids, expected.ids)
+        assert after == cursor + 1
+    batches.close()
+
+
+def test_errors_of_the_thread_are_raised_where_the_batch_is_asked_for() -> None:
+    batches = prefetched(Text(1), VOCABULARY, ReaderSettings(batch=1), 0, range(1))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="2 at least"):
+        next(batches)
+
+
+def test_unknown_symbols_are_read_as_unknown() -> None:
+    batch, _ = next_batch(Text(50), Vocabulary.of("ab"), ReaderSettings(batch=1, length=9), 0)  # type: ignore[arg-type]
+    assert batch.ids.max() == 2

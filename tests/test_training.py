@@ -1,0 +1,202 @@
+"""Training from request to run folder: what it reaches, that resuming is exact, that nothing depends on the workers."""
+
+import json
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scriven.errors import DivergedError, InputError, UsageError
+from scriven.events import Evaluated, Event, Finished, Sampled, Saved, Started, Stepped
+from scriven.runs import open_run
+from scriven.settings import merged, validated
+from scriven.training.start import Request, train
+
+SMALL: dict[str, Any] = {
+    "model": {"width": 16, "dropout": 0.1},
+    "reader": {"batch": 4, "length": 16},
+    "training": {"workers": 1, "groups": 1, "threads": 1, "evaluations": 2},
+}
+
+
+def request(texts: list[Path] | Path, output: Path, over: dict[str, Any] | None = None, **more: Any) -> Request:
+    texts = [texts] if isinstance(texts, Path) else texts
+    return Request(tuple(map(str, texts)), validated(merged(SMALL, over or {})), output, **more)
+
+
+def run(*arguments: Any, stop: Any = lambda: 0, **more: Any) -> list[Event]:
+    return list(train(request(*arguments, **more), stop))
+
+
+def fingerprints(events: list[Event]) -> list[tuple[int, str]]:
+    return [(event.step, event.fingerprint) for event in events if isinstance(event, Stepped)]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return open_run(path).checkpoint("last").weights()
+
+
+def same(one: Path, other: Path) -> bool:
+    mine, theirs = weights(one), weights(other)
+    return all(torch.equal(mine[name], theirs[name]) for name in mine | theirs)
+
+
+def test_a_model_learns_and_is_kept(book: Path, tmp_path: Path) -> None:
+    events = run(book, tmp_path / "run", {"budget": {"steps": 80}})
+    assert [type(event) for event in events if not isinstance(event, Stepped)] == [
+        Started, *[Evaluated, Sampled, Saved] * 2, Evaluated, Evaluated, Finished
+    ]  # fmt: skip
+    started, finished = events[0], events[-1]
+    assert isinstance(started, Started) and isinstance(finished, Finished)
+    assert (started.training_characters, started.validation_characters) == (4500, 500)
+    assert finished.best.nats_per_char < 2.5 < math.log(28)
+    final = [event for event in events if isinstance(event, Evaluated) and event.final]
+    assert [event.protocol for event in final] == ["stream", "window-256"]
+    assert final[0].loss.characters == 500
+    assert open_run(tmp_path / "run").checkpoint("best").step == finished.best_step
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_resumed_equals_uninterrupted_to_the_bit(book: Path, tmp_path: Path, optimizer: str, cell: str) -> None:
+    chosen = {
+        "budget": {"steps": 12},
+        "training": {"optimizer": optimizer, "learning_rate": 0.01},
+        "model": {"cell": cell},
+    }
+    whole = run(book, tmp_path / "whole", chosen)
+    steps_seen: list[int] = []
+
+    def stop() -> int:
+        steps_seen.append(1)
+        return signal.SIGINT if len(steps_seen) == 7 else 0
+
+    first = run(book, tmp_path / "cut", chosen, stop=stop)
+    assert isinstance(first[-1], Finished) and first[-1].reason == "interrupted"
+    assert "cut short" in first[-1].notes[0]
+    rest = list(train(Request(output=tmp_path / "cut", resume="last")))
+    assert fingerprints(first) + fingerprints(rest) == fingerprints(whole)
+    assert same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_the_number_of_workers_changes_nothing(book: Path, tmp_path: Path) -> None:
+    chosen = {"budget": {"steps": 6}, "training": {"groups": 2}}
+    one = run(book, tmp_path / "one", chosen)
+    two = run(book, tmp_path / "two", merged(chosen, {"training": {"workers": 2}}))
+    assert fingerprints(one) == fingerprints(two)
+    assert same(tmp_path / "one", tmp_path / "two")
+    losses = [[e.loss for e in events if isinstance(e, Evaluated)] for events in (one, two)]
+    for mine, theirs in zip(*losses, strict=True):
+        assert mine.characters == theirs.characters
+        assert mine.nats == pytest.approx(theirs.nats, rel=1e-6)
+
+
+def test_a_run_made_by_two_workers_is_resumed_by_one(book: Path, tmp_path: Path) -> None:
+    chosen = {"budget": {"steps": 8}, "training": {"groups": 2}}
+    whole = run(book, tmp_path / "whole", chosen)
+    count: list[int] = []
+
+    def stop() -> int:
+        count.append(1)
+        return signal.SIGTERM if len(count) == 3 else 0
+
+    first = run(book, tmp_path / "cut", merged(chosen, {"training": {"workers": 2}}), stop=stop)
+    fewer = validated({"training": {"workers": 1}})
+    rest = list(train(Request(output=tmp_path / "cut", resume="last", settings=fewer)))
+    assert fingerprints(first) + fingerprints(rest) == fingerprints(whole)
+
+
+def test_a_finished_run_is_extended_by_a_larger_budget_only(book: Path, tmp_path: Path) -> None:
+    run(book, tmp_path / "run", {"budget": {"steps": 4}})
+    with pytest.raises(UsageError, match="--resume --steps 8"):
+        list(train(Request(output=tmp_path / "run", resume="last")))
+    more = list(train(Request(output=tmp_path / "run", resume="last", settings=validated({"budget": {"steps": 6}}))))
+    assert [step for step, _ in fingerprints(more)] == [5, 6]
+    assert open_run(tmp_path / "run").settings.budget.steps == 6
+    with pytest.raises(UsageError, match=r"model\.width"):
+        list(train(Request(output=tmp_path / "run", resume="last", settings=validated({"model": {"width": 9}}))))
+
+
+def test_a_step_that_is_kept_can_be_resumed_from(book: Path, tmp_path: Path) -> None:
+    events = run(book, tmp_path / "run", {"budget": {"steps": 8}})
+    step = open_run(tmp_path / "run").steps()[-1]
+    longer = validated({"budget": {"steps": step + 1}})
+    more = list(train(Request(output=tmp_path / "run", resume=step, settings=longer)))
+    assert [s for s, _ in fingerprints(more)] == [step + 1]
+    with pytest.raises(InputError, match="no checkpoint 777"):
+        list(train(Request(output=tmp_path / "run", resume=777, settings=validated({"budget": {"steps": 99}}))))
+    assert isinstance(events[-1], Finished)
+
+
+def test_training_goes_on_from_another_models_weights(book: Path, tmp_path: Path) -> None:
+    run(book, tmp_path / "old", {"budget": {"steps": 100}})
+    other = tmp_path / "other.txt"
+    other.write_text(book.read_text().replace("fox", "f\u00f6x"), encoding="utf-8")
+    settings = validated({k: v for k, v in SMALL.items() if k != "model"} | {"budget": {"steps": 3}})
+    events = list(train(Request((str(other),), settings, tmp_path / "new", initial=tmp_path / "old")))
+    started = events[0]
+    assert isinstance(started, Started) and any("\u00f6" in note for note in started.notes)
+    first = next(event for event in events if isinstance(event, Stepped))
+    assert first.loss.nats_per_char < 2.8 < math.log(28)
+    assert open_run(tmp_path / "new").settings.model == open_run(tmp_path / "old").settings.model
+
+
+def test_bytes_and_every_other_setting_of_the_model_train(book: Path, tmp_path: Path) -> None:
+    for number, model in enumerate([{"norm": "rms", "residual": True, "layers": 3}, {"embedding": 5, "cell": "rnn"}]):
+        over = {"model": model, "corpus": {"unit": "byte"}, "budget": {"steps": 2}}
+        events = run(book, tmp_path / str(number), over)
+        assert isinstance(events[-1], Finished)
+
+
+@pytest.mark.parametrize("text", ["ab", "hello world", "a" * 700])
+def test_a_tiny_text_trains_with_settings_fitted_to_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "tiny.txt"
+    path.write_text(text)
+    settings = validated({"budget": {"steps": 3}, "model": {"width": 8}})
+    events = list(train(Request((str(path),), settings, tmp_path / "run")))
+    started = events[0]
+    assert isinstance(started, Started) and any("small" in note for note in started.notes)
+    assert isinstance(events[-1], Finished)
+
+
+def test_one_character_is_too_few(tmp_path: Path) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text("x")
+    with pytest.raises(InputError, match="2 at least"):
+        run(path, tmp_path / "run", {"budget": {"steps": 1}})
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_best(book: Path, tmp_path: Path) -> None:
+    sgd = {"optimizer": "sgd", "learning_rate": 100.0, "clip": 1e38, "momentum": 0.99, "precision": "fp32"}
+    over = {"budget": {"steps": 200}, "training": sgd | {"weight_decay": 50.0, "evaluations": 200}}
+    with pytest.raises(DivergedError, match="learning-rate"):
+        run(book, tmp_path / "run", over)
+    for checkpoint in map(open_run(tmp_path / "run").checkpoint, open_run(tmp_path / "run").steps()):
+        assert all(bool(value.isfinite().all()) for value in checkpoint.weights().values())
+
+
+def test_a_time_budget_ends_the_training_and_is_logged(book: Path, tmp_path: Path) -> None:
+    events = run(book, tmp_path / "run", {"budget": {"minutes": 0.15}})
+    progress = [event.progress for event in events if isinstance(event, Stepped)]
+    assert progress == sorted(progress)
+    assert progress[-1] == 1
+    manifest = open_run(tmp_path / "run").checkpoint("last").manifest
+    assert json.loads(json.dumps(manifest)) == manifest
+    assert manifest["progress"] == 1
+
+
+def test_no_validation_text_keeps_the_last_model(book: Path, tmp_path: Path) -> None:
+    events = run(book, tmp_path / "run", {"budget": {"steps": 4}, "corpus": {"validation": 0.0}})
+    assert not any(isinstance(event, Evaluated) for event in events)
+    assert open_run(tmp_path / "run").checkpoint("best").step == 4
+
+
+def test_a_run_is_never_written_over(book: Path, tmp_path: Path) -> None:
+    run(book, tmp_path / "run", {"budget": {"steps": 1}})
+    with pytest.raises(UsageError, match="holds a run already"):
+        run(book, tmp_path / "run", {"budget": {"steps": 1}})
+    with pytest.raises(UsageError, match="how long to train"):
+        run(book, tmp_path / "other")
