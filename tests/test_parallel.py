@@ -48,7 +48,12 @@ def run(tmp_path: Path, **environment: str) -> str:
     script = tmp_path / "workers.py"
     script.write_text(SCRIPT)
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=100, env=os.environ | environment
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | environment,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -58,7 +58,7 @@ def test_damaged_weights_are_named(tmp_path: Path, damage: str) -> None:
         path.unlink()
     else:
         path.write_bytes(data[:-5] if damage == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(InputError, match="model.safetensors"):
+    with pytest.raises(InputError, match=r"model\.safetensors"):
         run.checkpoint("best").weights()
 
 

@@ -81,9 +81,9 @@ def _with_resume_value(words: list[str]) -> list[str]:
 
 def _one_line(error: CycloptsError) -> str:
     """What cyclopts has to say, without boxes, in the words of our settings where they refuse a value."""
-    from pydantic import ValidationError  # noqa: PLC0415 - slow, and only needed here
+    from pydantic import ValidationError
 
-    from scriven.settings import explain  # noqa: PLC0415
+    from scriven.settings import explain
 
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ValidationError):
@@ -101,13 +101,13 @@ def _fail(message: str, code: int) -> None:
 
 def _close_stdout() -> None:
     """The reader of our output went away, as `head` does: no error, and nothing left to flush at exit."""
-    import os  # noqa: PLC0415
+    import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version() -> str:
-    from importlib.metadata import version  # noqa: PLC0415 - slow
+    from importlib.metadata import version
 
     return version("scriven")
 

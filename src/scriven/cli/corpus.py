@@ -41,7 +41,7 @@ def build(
     output
         folder to make; the user's cache where not given
     """
-    from scriven.corpus import Corpus  # noqa: PLC0415 - --help does without numpy
+    from scriven.corpus import Corpus
 
     path = built(named(texts), corpus, output)
     for note in Corpus.open(path).notes:
@@ -64,8 +64,8 @@ def info(
     as_json
         one JSON object
     """
-    from scriven.corpus import Corpus  # noqa: PLC0415
-    from scriven.corpus.header import NAME  # noqa: PLC0415
+    from scriven.corpus import Corpus
+    from scriven.corpus.header import NAME
 
     is_corpus = len(texts) == 1 and (Path(texts[0]) / NAME).is_file()
     facts = _facts(Corpus.open(texts[0] if is_corpus else built(named(texts), corpus)))
@@ -87,7 +87,7 @@ def named(texts: Sequence[str]) -> Sequence[str]:
 
 def built(texts: Sequence[str], settings: CorpusSettings, folder: Path | None = None) -> Path:
     """The folder of the corpus of these texts, with a bar on standard error while it is built."""
-    from scriven.corpus import build as build_corpus  # noqa: PLC0415
+    from scriven.corpus import build as build_corpus
 
     with _bar() as progress:
         return build_corpus(texts, settings, folder, progress)
@@ -96,8 +96,8 @@ def built(texts: Sequence[str], settings: CorpusSettings, folder: Path | None = 
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int | None], None]]:
     """A bar of bytes on standard error, where that is a terminal."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

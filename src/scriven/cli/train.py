@@ -62,11 +62,11 @@ def train(
     quiet
         show nothing but errors
     """
-    from scriven.api import follow  # noqa: PLC0415 - imports torch
-    from scriven.report.terminal import JsonReport, TerminalReport  # noqa: PLC0415
-    from scriven.training.start import Request  # noqa: PLC0415
-    from scriven.training.start import train as training_events  # noqa: PLC0415
-    from scriven.training.stop import StopFlag  # noqa: PLC0415
+    from scriven.api import follow
+    from scriven.report.terminal import JsonReport, TerminalReport
+    from scriven.training.start import Request
+    from scriven.training.start import train as training_events
+    from scriven.training.stop import StopFlag
 
     flags = Settings(budget=budget, corpus=corpus, reader=reader, model=model, training=training).given()
     given = merged(_from_file(settings), {name: values for name, values in flags.items() if values})
@@ -83,7 +83,7 @@ def train(
 
 def worker() -> None:
     """Join a training that another process leads; started by it, not by people."""
-    from scriven.training.start import work  # noqa: PLC0415 - imports torch
+    from scriven.training.start import work
 
     work()
 

