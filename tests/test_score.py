@@ -23,6 +23,7 @@ TEXT = "a bad cab, a dab\nbad ace€ and a façade\n" * 9
 
 
 def predictor(letters: str = "\n abcde,") -> Predictor:
+    torch.set_num_threads(1)  # threads that wait for one another are slow where the machine has other work
     torch.manual_seed(1)
     vocabulary = Vocabulary.of(letters)
     model = CharLM(ModelSettings(width=8), vocabulary.size).eval()
@@ -187,3 +188,15 @@ def test_blocks_hold_the_text_in_order(lengths: list[int], length: int, overlap:
 def test_chunks_of_a_reader_are_its_text() -> None:
     ids = np.arange(10)
     assert np.concatenate(list(score.chunks_of(Shelf(ids), 4))).tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 4096])
+def test_lines_are_cut_after_their_line_feeds(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "READ_AT_ONCE", at_once)
+    model, text = predictor("abc"), "ab\n\n€c\n\n"  # the line feed itself is unseen here
+    ids = model.vocabulary.encode(text)
+    totals = list(score.lines(model.vocabulary, score.surprisals(model, [ids], model.start())))
+    assert [total.loss.characters for total in totals] == [3, 1, 3, 1]
+    assert [total.loss.bytes for total in totals] == [3, 1, 5, 1]
+    assert [total.unseen for total in totals] == [1, 1, 2, 1]
+    assert_same(sum(totals, score.Tally()), score.stream(model, [ids]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,10 +79,25 @@ class Predictor:
     def _step(self, context: Context, ids: Ids) -> tuple[Tensor, Context]:
         # A single step takes as long as reading the weights, which autocast would convert each time.
         precision = self.precision if len(ids) > 1 else "fp32"
-        with computing(self.model.device, precision):
+        with computing(self.model.device, precision), _threads(1 if ids.shape[1] == 1 else torch.get_num_threads()):
             known = torch.from_numpy(self.vocabulary.clamp(ids)).to(self.model.device)
             logits, state = self.model(known, context.state)
         return logits, Context(logits[-1].clone(), state)  # (T, N, V); a copy, so that the rest can be freed
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with this many threads.
+
+    The products of one row are so short that threads mostly wait for one another: two make writing 1.4 times as fast
+    on two idle cores, and 30 times as slow where another program uses one of them.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def generate(

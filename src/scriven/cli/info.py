@@ -1,0 +1,123 @@
+"""`scriven info`: what a run is, or what this machine is used for."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from scriven.cli.flags import Json, Switch
+from scriven.cli.rows import Row, show
+from scriven.errors import InputError, UsageError
+from scriven.events import Loss
+
+if TYPE_CHECKING:
+    import torch
+
+    from scriven.runs import Run
+
+
+def info(
+    run: Annotated[str | None, Parameter(help="folder of the run")] = None,
+    /,
+    *,
+    machine: Switch = False,
+    as_json: Json = False,
+) -> None:
+    """What a run is: its model, its text, its checkpoints; or, with --machine, where it would compute here, and why.
+
+    Parameters
+    ----------
+    machine
+        tell which device and number format are used on this machine where none is asked for
+    """
+    if run and machine:
+        raise UsageError(f"--machine tells about this machine, not about {run}; drop one of the two")
+    if not run and not machine:
+        raise UsageError("name the folder of a run, or give --machine")
+    row = _run(run) if run else _machine()
+    if not as_json and "checkpoints" in row:
+        row["checkpoints"] = [_in_words(checkpoint) for checkpoint in row["checkpoints"]]
+    show([row], "json" if as_json else "words")
+
+
+def _run(path: str) -> Row:
+    from scriven.model.language_model import parameter_count
+    from scriven.runs import open_run
+
+    run = open_run(path)
+    model, index = run.settings.model, run.index()
+    return {
+        "run": str(run.path),
+        "model": f"{model.cell} {model.layers}x{model.width}",
+        "parameters": parameter_count(model, run.vocabulary.size),
+        "unit": run.vocabulary.unit,
+        "symbols": run.vocabulary.size,
+        **run.origin,
+        "best_step": index.best,
+        "last_step": index.last,
+        "checkpoints": [_checkpoint(run, step) for step in run.steps()],
+    }
+
+
+def _checkpoint(run: Run, step: int) -> Row:
+    try:
+        manifest = run.checkpoint(step).manifest
+    except InputError as error:
+        return {"step": step, "damaged": str(error)}
+    loss = Loss(**manifest["validation"])
+    return {
+        "step": step,
+        "characters": manifest["characters"],
+        "validation_nats_per_char": loss.nats_per_char if loss.characters else None,
+    }
+
+
+def _in_words(checkpoint: Row) -> str:
+    if "damaged" in checkpoint:
+        return f"step {checkpoint['step']:,}: {checkpoint['damaged']}"
+    loss = checkpoint["validation_nats_per_char"]
+    told = "not validated" if loss is None else f"validation loss {loss:.4f} nats/char"
+    return f"step {checkpoint['step']:,}: {checkpoint['characters']:,} characters read, {told}"
+
+
+def _machine() -> Row:
+    import torch
+
+    from scriven.model import choose_device, choose_precision
+    from scriven.model.compute import available_cores
+
+    device = choose_device("auto")
+    precision = choose_precision("auto", device)
+    return {
+        "scriven": metadata.version("scriven"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+        "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "cores": available_cores(),
+        "device": device.type,
+        "device_because": _why_device(device),
+        "precision": precision,
+        "precision_because": _why_precision(device),
+    }
+
+
+def _why_device(device: torch.device) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return f"there is a {torch.cuda.get_device_name()}"
+    mps = "; there is MPS, which --device mps uses" if torch.backends.mps.is_available() else ""
+    return f"torch finds no CUDA device{mps}"
+
+
+def _why_precision(device: torch.device) -> str:
+    from scriven.model.compute import bf16_speedup
+
+    if device.type == "cuda":
+        return "the GPU says whether it computes in bf16"
+    speedup = bf16_speedup()
+    return f"an LSTM in bf16 takes 1/{speedup:.1f} of the time of fp32" if speedup else "bf16 does not work here"

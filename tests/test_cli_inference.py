@@ -1,0 +1,338 @@
+"""The commands sample, score, evaluate and info, as a user types them, with a tiny model of random weights."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import scriven
+from scriven.cli import main
+from scriven.corpus import build
+from scriven.model import CharLM
+from scriven.runs import create_run, open_run
+from scriven.session import Model, load
+from scriven.settings import validated
+from scriven.vocabulary import Vocabulary
+
+LETTERS = "\n abcdefghijklmnopqrstuvwxyz."
+TEXT = "a tiny text.\nits lines end\n\nexcept the last" * 30
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "text.txt").write_text(TEXT, "utf-8")
+    settings, vocabulary = validated({"model": {"width": 8, "layers": 1}}), Vocabulary.of(LETTERS)
+    corpus = build([str(folder / "text.txt")], settings.corpus, folder / "corpus")
+    torch.set_num_threads(1)  # threads that wait for one another are slow where the machine has other work
+    torch.manual_seed(1)
+    weights = CharLM(settings.model, vocabulary.size).state_dict()
+    made = create_run(folder / "tiny", settings, vocabulary, {"texts": ["text.txt"], "corpus": str(corpus)})
+    validation = {"nats": 20.0, "characters": 10, "bytes": 10}
+    made.save(weights, {}, {"step": 1200, "characters": 34567, "validation": validation}, best=True)
+    return str(folder / "tiny")
+
+
+@pytest.fixture(scope="module")
+def model(run: str) -> Model:
+    return load(run)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("one line\nand é\n\n\ttwo", "utf-8")
+    return path
+
+
+def failure(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """The exit code and message of a command that fails with nothing on standard output."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, err
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def table(text: str) -> list[dict[str, str]]:
+    head, *lines = (line.split("\t") for line in text.removesuffix("\n").split("\n"))
+    return [dict(zip(head, line, strict=True)) for line in lines]
+
+
+# --- sample
+
+
+def test_sample_prints_the_prompt_and_what_follows(run: str, model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sample", run, "--prompt", "the ", "--length", "30", "--seed", "5", "--temperature", "0.5", "--top-k", "9"])
+    out, err = capsys.readouterr()
+    written = model.sample("the ", length=30, seed=5, temperature=0.5, top_k=9)
+    assert out == "the " + written + ("" if written.endswith("\n") else "\n")
+    assert err == ""
+
+
+def test_sample_names_characters_never_seen(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sample", run, "--prompt", "Ah, é\x1b", "--length", "3"])
+    out, err = capsys.readouterr()
+    assert out.startswith("Ah, é\x1b")
+    assert all(name in err for name in ("A (U+0041)", "é (U+00E9)", "\\x1b (U+001B)", ", (U+002C)"))
+    assert "h (U+0068)" not in err
+
+
+def test_sample_count_separates_texts_of_following_seeds(
+    run: str, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["sample", run, "--count", "3", "--length", "9", "--seed", "5", "--stop", "a", "--stop", "e"])
+    shown = capsys.readouterr().out.split("----------------\n")
+    expected = [model.sample(length=9, seed=seed, stop=["a", "e"]) for seed in (5, 6, 7)]
+    assert [text.removesuffix("\n") for text in shown] == [text.removesuffix("\n") for text in expected]
+
+
+def test_sample_json_says_how_to_get_the_same_text(run: str, model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sample", run, "--json", "--count", "2", "--prompt", "a", "--length", "9"])
+    for row in rows(capsys.readouterr().out):
+        assert row["text"] == model.sample(row["prompt"], length=row["length"], seed=row["seed"])
+
+
+def test_greedy_is_temperature_zero(run: str, model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sample", run, "--greedy", "--length", "9", "--json"])
+    assert rows(capsys.readouterr().out)[0]["text"] == model.sample(length=9, temperature=0)
+
+
+def test_interactive_remembers_what_the_screen_shows(
+    run: str, model: Model, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo"))
+    main(["sample", run, "--interactive", "--prompt", "zero ", "--length", "8", "--seed", "5"])
+    expected, session = "", model.session(seed=5)
+    session.read("zero ")
+    for line in ("one\n", "two\n"):
+        session.read(line)
+        written = "".join(session.write(8))
+        end = "" if written.endswith("\n") else "\n"
+        session.read(end)
+        expected += written + end
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--greedy", "--temperature", "0.5"], "--temperature"),
+        (["--greedy", "--top-k", "3", "--min-p", "0.1"], "--min-p, --top-k"),
+        (["--greedy", "--count", "2"], "--count 2"),
+        (["--temperature", "0", "--count", "2"], "--count 2"),
+        (["--interactive", "--count", "2"], "--count"),
+        (["--interactive", "--json"], "--json"),
+        (["--count", "0"], "--count 0"),
+        (["--length", "-1"], "length -1"),
+        (["--seed", "-1"], "seed -1"),
+        (["--stop", ""], "stop"),
+        (["--temperature", "-1"], "temperature"),
+        (["--top-p", "0"], "top_p"),
+        (["--top-q", "0"], "--top-q"),
+    ],
+)
+def test_sample_refuses_what_cannot_be_meant(
+    run: str, capsys: pytest.CaptureFixture[str], flags: list[str], named: str
+) -> None:
+    code, message = failure(capsys, "sample", run, *flags)
+    assert code == 2
+    assert named in message
+    assert message.count("\n") == 1
+
+
+# --- score
+
+
+def test_score_totals(run: str, model: Model, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = text.read_text("utf-8")
+    expected = model.score(content)
+    main(["score", run, str(text), "--json"])
+    row = rows(capsys.readouterr().out)[0]
+    assert (row["characters"], row["bytes"], row["unseen"]) == (len(content), len(content.encode()), 2)
+    assert row["nats"] == pytest.approx(expected.nats)
+    assert row["bits_per_char"] == pytest.approx(expected.bits_per_char)
+    assert row["bits_per_byte"] == pytest.approx(expected.bits_per_byte)
+    main(["score", run, str(text), "--tsv"])
+    assert table(capsys.readouterr().out)[0].keys() == row.keys()
+    main(["score", run, str(text)])
+    assert f"bits/char         {expected.bits_per_char:.4f}" in capsys.readouterr().out
+
+
+def test_score_by_line_sums_up_to_the_total(
+    run: str, model: Model, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["score", run, str(text), "--by", "line", "--json"])
+    lines = rows(capsys.readouterr().out)
+    assert [line["line"] for line in lines] == [1, 2, 3, 4]
+    assert [line["characters"] for line in lines] == [9, 6, 1, 4]
+    assert [line["unseen"] for line in lines] == [0, 1, 0, 1]
+    assert sum(line["nats"] for line in lines) == pytest.approx(model.score(text.read_text("utf-8")).nats)
+
+
+def test_score_by_character_is_a_table_that_nothing_breaks(
+    run: str, model: Model, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["score", run, str(text), "--by", "character"])
+    shown = table(capsys.readouterr().out)
+    content = text.read_text("utf-8")
+    assert [row["character"].encode().decode("unicode_escape") for row in shown if row["unseen"] == "0"] == [
+        character for character in content if character in LETTERS
+    ]
+    assert [row["character"] for row in shown if row["unseen"] == "1"] == ["é", "\\t"]
+    nats = model.score(content).surprisals
+    assert [float(row["nats"]) for row in shown] == pytest.approx(nats.tolist(), abs=1e-5)
+    assert [float(row["bits"]) for row in shown] == pytest.approx((nats / math.log(2)).tolist(), abs=1e-5)
+
+
+def test_score_reads_compressed_files_and_standard_input(
+    run: str, text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = text.with_suffix(".txt.gz")
+    packed.write_bytes(gzip.compress(text.read_bytes()))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.read_bytes())))
+    for name in (str(text), str(packed), "-"):
+        main(["score", run, name])
+    out = capsys.readouterr().out
+    assert out == 3 * out[: len(out) // 3]
+
+
+def test_score_of_invalid_utf8(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b"caf\xe9 ole")
+    code, message = failure(capsys, "score", run, str(path))
+    assert code == 3
+    assert "byte 3" in message and "--corpus.invalid" in message
+    main(["score", run, str(path), "--corpus.invalid", "replace", "--json"])
+    assert rows(capsys.readouterr().out)[0]["unseen"] == 1
+
+
+def test_score_of_nothing(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.txt").touch()
+    code, message = failure(capsys, "score", run, str(tmp_path / "empty.txt"))
+    assert code == 3
+    assert "empty" in message
+
+
+@pytest.mark.parametrize("by", ["total", "line", "character"])
+def test_score_refuses_two_forms(run: str, by: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = failure(capsys, "score", run, "x.txt", "--json", "--tsv", "--by", by)
+    assert code == 2
+    assert "--json and --tsv" in message
+
+
+# --- evaluate
+
+
+def test_evaluate_names_the_text_and_the_protocol(
+    run: str, model: Model, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["evaluate", run, str(text), "--json"])
+    stream = rows(capsys.readouterr().out)[0]
+    assert (stream["text"], stream["protocol"], stream["step"]) == (str(text), "stream", 1200)
+    assert stream["nats"] == pytest.approx(model.score(text.read_text("utf-8")).nats)
+    main(["evaluate", run, str(text), "--json", "--protocol", "window-256"])
+    window = rows(capsys.readouterr().out)[0]
+    assert (window["protocol"], window["characters"]) == ("window-256", stream["characters"] - 1)
+
+
+def test_evaluate_reads_the_validation_text_of_the_run(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", run, "--json"])
+    row = rows(capsys.readouterr().out)[0]
+    assert row["text"] == f"validation text of {run}"
+    assert row["characters"] == math.ceil(len(TEXT) / 10)
+
+
+def test_evaluate_needs_a_character_to_foretell(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    code, message = failure(capsys, "evaluate", run, str(tmp_path / "a.txt"), "--protocol", "window-256")
+    assert code == 3
+    assert "too short for window-256" in message
+
+
+# --- info
+
+
+def test_info_tells_about_a_run(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info", run, "--json"])
+    row = rows(capsys.readouterr().out)[0]
+    assert (row["model"], row["symbols"], row["best_step"]) == ("lstm 1x8", len(LETTERS) + 1, 1200)
+    assert row["parameters"] == sum(weight.numel() for weight in open_run(run).checkpoint("best").weights().values())
+    assert row["checkpoints"] == [{"step": 1200, "characters": 34567, "validation_nats_per_char": 2.0}]
+    main(["info", run])
+    assert "step 1,200: 34,567 characters read, validation loss 2.0000 nats/char" in capsys.readouterr().out
+
+
+def test_info_of_a_damaged_checkpoint(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened = open_run(run)
+    broken = create_run(tmp_path / "run", opened.settings, opened.vocabulary, opened.origin)
+    broken.save({}, {}, {"step": 7, "validation": {}}, best=True)
+    (broken.checkpoint(7).path / "manifest.json").write_text("{")
+    main(["info", str(broken.path)])
+    assert "step 7: cannot read" in capsys.readouterr().out
+
+
+def test_info_tells_about_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info", "--machine", "--json"])
+    row = rows(capsys.readouterr().out)[0]
+    assert row["device"] in {"cpu", "cuda"}
+    assert row["precision"] in {"fp32", "bf16"}
+    assert row["scriven"] and row["device_because"] and row["precision_because"]
+
+
+@pytest.mark.parametrize("words", [["info"], ["info", "x", "--machine"]])
+def test_info_needs_one_thing_to_tell_about(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = failure(capsys, *words)
+    assert code == 2
+    assert "--machine" in message
+
+
+# --- all of them
+
+
+@pytest.mark.parametrize("words", [["sample"], ["score", "x"], ["evaluate"], ["info"]])
+def test_a_folder_that_is_no_run(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x").write_text("text")
+    files = [str(tmp_path / name) for name in words[1:]]
+    code, message = failure(capsys, words[0], str(tmp_path), *files)
+    assert code == 3
+    assert "not a run folder" in message
+
+
+@pytest.mark.parametrize("command", ["sample", "score", "evaluate", "info"])
+def test_help_does_not_import_torch(command: str) -> None:
+    program = (
+        f"import sys; from scriven.cli import main; main(['{command}', '--help']); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "folder of the run" in done.stdout
+
+
+def test_a_reader_that_goes_away_is_no_error(run: str) -> None:
+    """As `scriven sample RUN | head`: quiet, and it ends rather than write on."""
+    command = [sys.executable, "-m", "scriven", "sample", run, "--length", "100000000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        assert len(process.stdout.read(20)) == 20
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_the_package_gives_what_a_library_user_needs(run: str) -> None:
+    assert len(scriven.load(run).sample("a", length=3)) == 3
