@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,22 +20,26 @@ from scriven.training.start import train as training
 from scriven.training.stop import StopFlag
 
 
+@dataclass(frozen=True)
 class TrainedRun:
-    """A run that was trained: where it is and what it reached."""
+    """A run that was trained: where it is and how it ended."""
 
-    def __init__(self, path: Path, finished: Finished) -> None:
-        self.path = path
-        self.best: Loss = finished.best
-        self.best_step: int = finished.best_step
-        self.step: int = finished.step
-        self.notes: tuple[str, ...] = finished.notes
+    path: Path
+    finished: Finished
 
-    def load(self, **choices: Any) -> Model:
-        """The best model; `choices` are those of `scriven.load`."""
-        return load(self.path, **choices)
+    @property
+    def best(self) -> Loss:
+        """The best validation loss."""
+        return self.finished.best
 
-    def __repr__(self) -> str:
-        return f"TrainedRun({str(self.path)!r}, {self.best.nats_per_char:.4f} nats/char at step {self.best_step})"
+    @property
+    def interrupted(self) -> bool:
+        """Whether training was asked to stop before its budget was used up."""
+        return self.finished.reason == "interrupted"
+
+    def load(self) -> Model:
+        """The best model, as `scriven.load` gives it."""
+        return load(self.path)
 
 
 def train(
@@ -69,7 +74,7 @@ def train(
     stop = StopFlag()
     with stop.listening():
         run = follow(training(request, stop), [TerminalReport()] if reports is None else reports)
-    if stop():
+    if run.interrupted:
         raise Interrupted(f"training was stopped and saved; go on with resume='last', output={str(run.path)!r}", stop())
     return run
 

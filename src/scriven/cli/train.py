@@ -62,22 +62,24 @@ def train(
     quiet
         show nothing but errors
     """
+    texts = tuple(named(texts)) if texts else ()
+    flags = Settings(budget=budget, corpus=corpus, reader=reader, model=model, training=training).given()
+    given = validated(merged(_from_file(settings), {name: values for name, values in flags.items() if values}))
+
     from scriven.api import follow
     from scriven.report.terminal import JsonReport, TerminalReport
     from scriven.training.start import Request
     from scriven.training.start import train as training_events
     from scriven.training.stop import StopFlag
 
-    flags = Settings(budget=budget, corpus=corpus, reader=reader, model=model, training=training).given()
-    given = merged(_from_file(settings), {name: values for name, values in flags.items() if values})
-    request = Request(tuple(named(texts) if texts else ()), validated(given), output, resume, initial, BEGUN)
+    request = Request(texts, given, output, resume, initial, BEGUN)
     report = JsonReport() if as_json else TerminalReport(quiet=quiet)
     stop = StopFlag()
     with stop.listening():
         run = follow(training_events(request, stop), [report])
-    if stop():
+    if run.interrupted:
         raise Interrupted(
-            f"stopped and saved at step {run.step:,}; go on with: scriven train --resume -o {run.path}", stop()
+            f"stopped and saved at step {run.finished.step:,}; go on with: scriven train --resume -o {run.path}", stop()
         )
 
 

@@ -1,0 +1,75 @@
+"""One definition of each setting: values from TOML, flags and Python are checked alike and explained by name."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scriven.errors import InputError, UsageError
+from scriven.settings import ModelSettings, Settings, merged, read_toml, to_toml, validated
+
+
+def test_settings_survive_toml(tmp_path: Path) -> None:
+    settings = validated({"model": {"width": 77, "norm": "rms"}, "budget": {"minutes": 2.5}})
+    path = tmp_path / "settings.toml"
+    path.write_text(to_toml(settings), encoding="utf-8")
+    assert validated(read_toml(path)) == settings
+
+
+def test_only_what_was_set_counts_as_given() -> None:
+    assert validated({"model": {"width": 192}}).given() == {"model": {"width": 192}}
+    assert Settings(model=ModelSettings(layers=3)).given() == {"model": {"layers": 3}}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model": {"width": 0}}, ["model.width 0", "greater than or equal to 1"]),
+        ({"model": {"cell": "transformer"}}, ["model.cell 'transformer'", "'lstm', 'gru' or 'rnn'"]),
+        ({"model": {"widht": 3}}, ["model.widht", "no such setting"]),
+        ({"budget": {"minutes": 1, "steps": 2}}, ["--minutes", "--steps"]),
+        ({"reader": {"batch": 6}, "training": {"groups": 4}}, ["reader.batch (6)", "training.groups (4)"]),
+        ({"training": {"groups": 3, "workers": 2}}, ["training.groups (3)", "training.workers (2)"]),
+    ],
+)
+def test_errors_name_the_setting_and_its_value(values: dict[str, dict[str, object]], words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        validated(values)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        ModelSettings().width = 3
+
+
+nested = st.recursive(st.integers(), lambda inner: st.dictionaries(st.sampled_from("abc"), inner), max_leaves=6)
+tables = st.dictionaries(st.sampled_from("abc"), nested)
+
+
+@given(base=tables, over=tables)
+def test_merging_keeps_everything_and_the_second_wins(base: dict[str, object], over: dict[str, object]) -> None:
+    result = merged(base, over)
+    assert set(result) == set(base) | set(over)
+    for key, value in over.items():
+        if not isinstance(value, dict) or not isinstance(base.get(key), dict):
+            assert result[key] == value
+
+
+def test_what_is_not_toml_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("= 3")
+    with pytest.raises(InputError, match=r"x\.toml"):
+        read_toml(path)
+    with pytest.raises(InputError, match="nowhere"):
+        read_toml(tmp_path / "nowhere.toml")
+
+
+def test_every_setting_explains_itself() -> None:
+    for section in Settings.model_fields.values():
+        assert isinstance(section.default_factory or section.default, object)
+        fields = type(section.default).model_fields
+        assert all(len(field.description or "") > 10 for field in fields.values())
