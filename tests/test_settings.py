@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scriven.errors import InputError, UsageError
-from scriven.settings import ModelSettings, Settings, merged, read_toml, to_toml, validated
+from scriven.settings import ModelSettings, Settings, consistent, merged, read_toml, to_toml, validated
 
 
 def test_settings_survive_toml(tmp_path: Path) -> None:
@@ -29,8 +29,6 @@ def test_only_what_was_set_counts_as_given() -> None:
         ({"model": {"cell": "transformer"}}, ["model.cell 'transformer'", "'lstm', 'gru' or 'rnn'"]),
         ({"model": {"widht": 3}}, ["model.widht", "no such setting"]),
         ({"budget": {"minutes": 1, "steps": 2}}, ["--minutes", "--steps"]),
-        ({"reader": {"batch": 6}, "training": {"groups": 4}}, ["reader.batch (6)", "training.groups (4)"]),
-        ({"training": {"groups": 3, "workers": 2}}, ["training.groups (3)", "training.workers (2)"]),
     ],
 )
 def test_errors_name_the_setting_and_its_value(values: dict[str, dict[str, object]], words: list[str]) -> None:
@@ -39,6 +37,13 @@ def test_errors_name_the_setting_and_its_value(values: dict[str, dict[str, objec
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_batch_must_be_shared_out_evenly() -> None:
+    with pytest.raises(UsageError, match=r"reader.batch \(6\) must be a multiple of training.groups \(4\)"):
+        consistent(validated({"reader": {"batch": 6}, "training": {"groups": 4}}))
+    with pytest.raises(UsageError, match=r"training.groups \(3\) must be a multiple of training.workers \(2\)"):
+        consistent(validated({"training": {"groups": 3, "workers": 2}}))
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -138,18 +138,22 @@ class Settings(Frozen):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        batch, groups, workers = self.reader.batch, self.training.groups, self.training.workers
-        if groups % workers:
-            raise ValueError(f"training.groups ({groups}) must be a multiple of training.workers ({workers})")
-        if batch % groups:
-            raise ValueError(f"reader.batch ({batch}) must be a multiple of training.groups ({groups})")
-        return self
-
     def given(self) -> dict[str, dict[str, Any]]:
         """Only what was set explicitly, as nested plain values."""
         return self.model_dump(exclude_unset=True)
+
+
+def consistent(settings: Settings) -> Settings:
+    """The same settings, all resolved.
+
+    Raises UsageError when the batch cannot be shared out among groups and workers.
+    """
+    batch, groups, workers = settings.reader.batch, settings.training.groups, settings.training.workers
+    if groups % workers:
+        raise UsageError(f"training.groups ({groups}) must be a multiple of training.workers ({workers})")
+    if batch % groups:
+        raise UsageError(f"reader.batch ({batch}) must be a multiple of training.groups ({groups})")
+    return settings
 
 
 def validated(values: dict[str, Any]) -> Settings:

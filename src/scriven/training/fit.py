@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from scriven.model import CharLM, computing
 from scriven.model.compute import prepare_cpu
-from scriven.settings import ModelSettings, Settings, merged, validated
+from scriven.settings import ModelSettings, Settings, consistent, merged, validated
 
 REFERENCE = ModelSettings()  # the model whose speed is measured
 REFERENCE_ROWS, REFERENCE_LENGTH, REFERENCE_VOCABULARY = 32, 64, 100
@@ -68,15 +68,15 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     notes: list[str] = []
     values: dict[str, dict[str, Any]] = {"reader": {}, "model": {}, "training": {}}
     chosen = given.given()
-    workers, rows = _workers_and_rows(given, facts, chosen, notes)
+    workers, groups, rows = _workers_and_rows(given, facts, chosen, notes)
+    threads = max(1, facts.cores // workers) if rows >= ROWS_PER_WORKER * workers else 1
     values["reader"]["batch"] = rows
-    values["training"] |= {"workers": workers, "groups": chosen.get("training", {}).get("groups", workers)}
-    values["training"]["threads"] = max(1, facts.cores // workers) if rows >= ROWS_PER_WORKER * workers else 1
+    values["training"] |= {"workers": workers, "groups": groups, "threads": threads}
     characters_read = _characters_read(given, facts, workers)
     values["model"] |= _model(given, facts, characters_read, chosen)
     values["training"] |= _training(given)
     values["training"] |= _evaluations(given, facts, workers, notes)
-    return validated(merged(values, chosen)), notes
+    return consistent(validated(merged(values, chosen))), notes
 
 
 def expected_seconds(settings: Settings, facts: Facts, steps: int) -> float:
@@ -88,27 +88,23 @@ def expected_seconds(settings: Settings, facts: Facts, steps: int) -> float:
     return (steps * settings.reader.batch * settings.reader.length + evaluated) / speed + facts.overhead_seconds
 
 
-def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], notes: list[str]) -> tuple[int, int]:
-    """How many processes, and how many rows of text in all."""
-    wanted = chosen.get("training", {}).get("workers") or (min(2, facts.cores) if facts.device == "cpu" else 1)
-    if "batch" in chosen.get("reader", {}):
+def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], notes: list[str]) -> tuple[int, int, int]:
+    """How many processes, groups, and rows of text in all."""
+    training, reader = chosen.get("training", {}), chosen.get("reader", {})
+    workers = training.get("workers") or (min(2, facts.cores) if facts.device == "cpu" else 1)
+    rows, most = ROWS_PER_WORKER * workers, max(1, facts.characters // (STEPS_PER_EPOCH * given.reader.length))
+    if "batch" in reader:
         rows = given.reader.batch
-        while "workers" not in chosen.get("training", {}) and rows % wanted:
-            wanted -= 1
-        return wanted, rows
-    rows = ROWS_PER_WORKER * wanted
-    most = max(1, facts.characters // (STEPS_PER_EPOCH * given.reader.length))
-    if rows > most:
-        rows = 1 << (most.bit_length() - 1)
-        notes.append(
-            f"The text is small ({facts.characters:,} characters to train on): it is read in {rows} rows instead of "
-            f"{ROWS_PER_WORKER * wanted}."
-        )
-        if "workers" in chosen.get("training", {}):
-            rows = math.ceil(rows / wanted) * wanted
-        else:
-            wanted = max(1, min(wanted, rows // ROWS_PER_WORKER))
-    return wanted, rows
+    else:
+        unit, small = math.lcm(training.get("workers", 1), training.get("groups", 1)), rows > most
+        rows = math.ceil(min(rows, 1 << (most.bit_length() - 1)) / unit) * unit
+        if small:
+            notes.append(f"The text is small, {facts.characters:,} characters to train on: it is read in {rows} rows.")
+    if "workers" not in training:
+        shared = math.gcd(rows, training.get("groups", 0))
+        workers = max(count for count in range(1, workers + 1) if shared % count == 0)
+        workers = workers if "batch" in reader or rows >= ROWS_PER_WORKER * workers else 1
+    return workers, training.get("groups", workers), rows
 
 
 def _characters_read(given: Settings, facts: Facts, workers: int) -> float:

@@ -20,7 +20,7 @@ from scriven.model import choose_device, choose_precision
 from scriven.model.compute import available_cores
 from scriven.model.language_model import parameter_count
 from scriven.runs import Checkpoint, Run, create_run, open_run, writing
-from scriven.settings import Settings, merged, validated
+from scriven.settings import Settings, consistent, merged, validated
 from scriven.training.fit import Facts, expected_seconds, fit, measure_speed
 from scriven.training.initial import new_symbols
 from scriven.training.loop import Trainer
@@ -158,7 +158,7 @@ def _resumed(request: Request) -> Run:
     before = run.settings.model_dump()
     if asked.get("budget"):
         before["budget"] = {}
-    run = replace(run, settings=validated(merged(before, asked)))
+    run = replace(run, settings=consistent(validated(merged(before, asked))))
     _check_budget_left(run, run.checkpoint(request.resume or "last"))
     return run
 

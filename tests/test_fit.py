@@ -1,0 +1,89 @@
+"""What is chosen for the user: it depends on text, budget and speed, gives way to what is given, always fits together."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scriven.settings import Optimizer, Settings, merged, validated
+from scriven.training.fit import Facts, expected_seconds, fit, measure_speed
+
+
+def facts(characters: int = 1_000_000, cores: int = 2, speed: float = 80_000.0) -> Facts:
+    return Facts(characters, characters // 9, cores, "cpu", speed, 5.0)
+
+
+def fitted(minutes: float, over: dict[str, Any] | None = None, **more: Any) -> Settings:
+    return fit(validated(merged({"budget": {"minutes": minutes}}, over or {})), facts(**more))[0]
+
+
+def test_one_minute_and_an_hour_do_not_train_the_same_model() -> None:
+    assert fitted(1).model.width < fitted(60).model.width
+    assert fitted(1).model.dropout < fitted(60).model.dropout
+
+
+def test_a_faster_machine_trains_a_larger_model() -> None:
+    assert fitted(10, speed=5_000.0).model.width < fitted(10, speed=500_000.0).model.width
+
+
+def test_a_small_text_gets_a_smaller_model_than_a_large_one_that_is_read_as_often() -> None:
+    assert fitted(1, characters=50_000).model.width <= fitted(20, characters=1_000_000).model.width
+
+
+@given(
+    characters=st.integers(2, 10**12),
+    minutes=st.floats(0.1, 10_000),
+    cores=st.integers(1, 64),
+    chosen=st.fixed_dictionaries(
+        {},
+        optional={
+            "training": st.fixed_dictionaries({}, optional={"workers": st.integers(1, 4), "seed": st.integers(0, 9)}),
+            "reader": st.fixed_dictionaries({}, optional={"batch": st.sampled_from([12, 24, 96])}),
+            "model": st.fixed_dictionaries({}, optional={"width": st.integers(1, 99), "dropout": st.just(0.33)}),
+        },
+    ),
+)
+def test_what_is_given_wins_and_everything_fits_together(
+    characters: int, minutes: float, cores: int, chosen: dict[str, Any]
+) -> None:
+    settings = fitted(minutes, chosen, characters=characters, cores=cores)
+    for section, values in chosen.items():
+        for name, value in values.items():
+            assert getattr(getattr(settings, section), name) == value
+    training = settings.training
+    assert settings.reader.batch % training.groups == 0
+    assert training.groups % training.workers == 0
+    assert training.workers * training.threads <= max(cores, training.workers)
+
+
+def test_a_tiny_text_is_read_in_fewer_rows_and_it_is_said() -> None:
+    settings, notes = fit(validated({"budget": {"minutes": 1}}), facts(characters=900))
+    assert settings.reader.batch == 1
+    assert settings.training.workers == 1
+    assert "900 characters" in notes[0]
+
+
+def test_a_huge_validation_text_is_read_in_part_and_it_is_said() -> None:
+    settings, notes = fit(validated({"budget": {"minutes": 2}}), facts(characters=8 * 10**9))
+    assert 10_000 <= settings.training.evaluation_characters < 10**7
+    assert any("validation characters" in note for note in notes)
+    assert fitted(2).training.evaluation_characters == 0
+
+
+def test_each_optimizer_has_a_learning_rate_of_its_own() -> None:
+    names: list[Optimizer] = ["muon", "adamw", "sgd", "rmsprop"]
+    rates = [fitted(1, {"training": {"optimizer": name}}).training.learning_rate for name in names]
+    assert len(set(rates)) == 4
+
+
+@pytest.mark.parametrize("budget", [{"steps": 100}, {"epochs": 2.0}, {"characters": 10**6}])
+def test_other_budgets_are_fitted_too(budget: dict[str, Any]) -> None:
+    settings, _ = fit(validated({"budget": budget}), facts())
+    assert settings.training.evaluation_characters == 0
+    assert expected_seconds(settings, facts(), 100) > 5.0
+
+
+def test_speed_is_measured() -> None:
+    assert measure_speed(torch.device("cpu"), "fp32", 1) > 100
