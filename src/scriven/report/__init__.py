@@ -1,0 +1,84 @@
+"""Events in, words, lines of JSON and pictures out.
+
+A report is any object with `handle(event)` and `close()`; `consume` passes a run's events through any number of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from scriven.errors import ScrivenError
+from scriven.events import Event, Loss
+
+
+class Report(Protocol):
+    """Anything that follows a run by its events."""
+
+    def handle(self, event: Event) -> None:
+        """Take note of one event; events come in the order in which they happened."""
+
+    def close(self) -> None:
+        """Let go of files and of the terminal; called once, also when training ended in an error."""
+
+
+def consume(events: Iterable[Event], reports: Sequence[Report]) -> Iterator[Event]:
+    """Every event, after every report has handled it.
+
+    A report that raises never stops the run: its error is told once on standard error, and it is asked nothing more.
+    Errors of `events` itself pass through, after the reports are closed.
+    """
+    alive = list(reports)
+    try:
+        for event in events:
+            alive = [report for report in alive if _works(report, partial(report.handle, event))]
+            yield event
+    finally:
+        for report in alive:
+            _works(report, report.close)
+
+
+def _works(report: Report, task: Callable[[], None]) -> bool:
+    try:
+        task()
+    except Exception as error:  # whatever it is, it is not worth the training
+        with contextlib.suppress(Exception):
+            report.close()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(f"note: {_told(report, error)}\n")
+        return False
+    return True
+
+
+def _told(report: Report, error: Exception) -> str:
+    if isinstance(error, ScrivenError):
+        return str(error)
+    return f"{type(report).__name__} stopped, training goes on: {type(error).__name__}: {error}"
+
+
+def as_dict(event: Event) -> dict[str, Any]:
+    """An event as plain values for JSON: its name under "event", its fields, and the means of its loss.
+
+    The loss stays a sum ("loss": nats, characters, bytes); "nats_per_char", "bits_per_char" and, where bytes were
+    counted, "bits_per_byte" are formed from it. Numbers that JSON has no word for (nan, infinities) become None.
+    """
+    values: dict[str, Any] = {"event": type(event).__name__.lower()}
+    for field in dataclasses.fields(event):
+        value = getattr(event, field.name)
+        values[field.name] = dataclasses.asdict(value) if isinstance(value, Loss) else value
+        if isinstance(value, Loss):
+            values |= {"nats_per_char": value.nats_per_char, "bits_per_char": value.bits_per_char}
+            values |= {"bits_per_byte": value.bits_per_byte} if value.bytes else {}
+    finite: dict[str, Any] = _finite(values)
+    return finite
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

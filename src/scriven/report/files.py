@@ -1,0 +1,117 @@
+"""`metrics.jsonl` and `samples.jsonl`: the story of a run as lines of JSON in its folder, and reading it back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from scriven.events import Event, Sampled, Started, Stepped
+from scriven.report import as_dict
+from scriven.runs.folder import METRICS_FILE, SAMPLES_FILE
+
+# Up to this step each step has a line; later a line covers step // DETAIL steps, so that 1,000,000 steps take about
+# DETAIL * (1 + ln(1,000,000 / DETAIL)) = 20,000 lines, equally dense at any scale of the picture.
+DETAIL = 3000
+
+
+class FilesReport:
+    """Appends every event to the run folder that `Started` names.
+
+    `metrics.jsonl` holds all but the samples, `samples.jsonl` these. A line of a step that covers several steps holds
+    the sum of their losses, and otherwise what is true of the last of them. A resumed run first takes back the lines
+    of steps that are done again, so that the files tell one story. Raises OSError when the folder cannot be written.
+    """
+
+    def __init__(self) -> None:
+        self._metrics: TextIO | None = None
+        self._samples: TextIO | None = None
+        self._pending: Stepped | None = None
+        self._steps = 0  # that `_pending` covers
+
+    def handle(self, event: Event) -> None:
+        """Write the event's line; steps late in a long run wait for each other first."""
+        if isinstance(event, Started):
+            self._open(Path(event.run), event.step)
+        if isinstance(event, Stepped):
+            self._gather(event)
+        elif isinstance(event, Sampled):
+            _append(self._samples, event)
+        else:
+            self._flush()
+            _append(self._metrics, event)
+
+    def close(self) -> None:
+        """Write what waits, and close the files."""
+        self._flush()
+        for file in (self._metrics, self._samples):
+            if file:
+                file.close()
+        self._metrics = self._samples = None
+
+    def _open(self, run: Path, step: int) -> None:
+        self.close()
+        self._metrics = _rewound(run / METRICS_FILE, step)
+        self._samples = _rewound(run / SAMPLES_FILE, step)
+
+    def _gather(self, event: Stepped) -> None:
+        before = self._pending
+        self._pending = dataclasses.replace(event, loss=before.loss + event.loss) if before else event
+        self._steps += 1
+        if self._steps >= event.step // DETAIL:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Also before every other event, so that no line covers steps on both sides of a checkpoint."""
+        if self._pending:
+            _append(self._metrics, self._pending)
+        self._pending, self._steps = None, 0
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a `.jsonl` file as dictionaries; a line that a kill cut short is left out, a missing file is empty.
+
+    Raises OSError when the file is there but cannot be read.
+    """
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                yield record
+
+
+def _append(file: TextIO | None, event: Event) -> None:
+    if file:
+        file.write(_line(as_dict(event)))
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def _rewound(path: Path, step: int) -> TextIO:
+    """The file, open at its end, with only the lines that hold for a run that stands at `step`."""
+    kept = "".join(_line(record) for record in read(path) if _holds(record, step))
+    fresh = path.with_name(path.name + ".new")
+    with _written(fresh, "w") as file:
+        file.write(kept)
+    fresh.replace(path)
+    return _written(path, "a")
+
+
+def _holds(record: dict[str, Any], step: int) -> bool:
+    again = record.get("event") == "started" or step == 0  # said anew by the run that begins now
+    return bool(record["step"] < step or (record["step"] == step and not again))
+
+
+def _written(path: Path, mode: str) -> TextIO:
+    # Each line reaches the system at once: a killed process loses none. A half character (a lone surrogate) has no
+    # UTF-8, and what backslashreplace makes of it is what JSON writes for it.
+    return path.open(mode, buffering=1, encoding="utf-8", errors="backslashreplace", newline="\n")  # type: ignore[return-value]

@@ -1,0 +1,173 @@
+"""`loss.png`: the course of a run, drawn from its `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scriven.errors import InputError
+from scriven.events import Event, Finished, Started
+from scriven.report.files import read
+from scriven.runs.folder import METRICS_FILE, PLOT_FILE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SMOOTHED = 0.02  # share of the run that one point of the smoothed line sums over
+TRAINING, VALIDATION, BEST = "#4477aa", "#cc6633", "#117733"
+
+Numbers = npt.NDArray[np.float64]
+
+
+class PlotReport:
+    """Draws `loss.png` when the run has finished; belongs after the report that writes `metrics.jsonl`.
+
+    Raises InputError where matplotlib is not installed.
+    """
+
+    def __init__(self) -> None:
+        self._run = ""
+
+    def handle(self, event: Event) -> None:
+        """Wait for the end."""
+        if isinstance(event, Started):
+            self._run = event.run
+        elif isinstance(event, Finished):
+            draw(Path(self._run))
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+def draw(run: Path) -> Path:
+    """Draw the run's losses so far into its `loss.png`, and return its path.
+
+    Raises InputError when matplotlib is not installed or there is nothing to draw, OSError when the file cannot be
+    written.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib is an extra
+    except ImportError:
+        raise InputError(f"{PLOT_FILE} needs matplotlib: pip install 'scriven[plot]'") from None
+    course = Course.read(run / METRICS_FILE)
+    figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    _losses(axes, course)
+    _scales(axes, course)
+    figure.suptitle(course.title, fontsize=12)
+    path = run / PLOT_FILE
+    fresh = path.with_name(path.name + ".new")
+    figure.savefig(fresh, format="png")
+    return fresh.replace(path)
+
+
+@dataclass
+class Course:
+    """What `metrics.jsonl` tells about the losses, one entry per line that is told."""
+
+    title: str = ""
+    training_characters: int = 0
+    steps: list[int] = field(default_factory=list)
+    characters: list[int] = field(default_factory=list)  # read since the start of the run
+    nats: list[float] = field(default_factory=list)  # sums over ...
+    counts: list[int] = field(default_factory=list)  # ... so many characters
+    validation: dict[int, float] = field(default_factory=dict)  # step -> nats/char
+
+    @classmethod
+    def read(cls, path: Path) -> Course:
+        """Raises InputError when the file holds no steps."""
+        course = cls()
+        for record in read(path):
+            course._take(record)
+        if not course.steps:
+            raise InputError(f"{path} holds no training steps to draw: train the run first")
+        return course
+
+    def _take(self, record: dict[str, Any]) -> None:
+        if record["event"] == "started":
+            self.title = f"{Path(record['run']).name}: {record['name']}, {record['parameters']:,} parameters"
+            self.training_characters = record["training_characters"]
+        elif record["event"] == "stepped":
+            self.steps.append(record["step"])
+            self.characters.append(record["characters"])
+            self.nats.append(_number(record["loss"]["nats"]))
+            self.counts.append(record["loss"]["characters"])
+        elif record["event"] == "evaluated" and not record["final"]:
+            self.validation[record["step"]] = _number(record["nats_per_char"])
+
+    @property
+    def raw(self) -> Numbers:
+        """Training loss of each line, nats/char."""
+        return np.array(self.nats) / np.maximum(self.counts, 1)
+
+    def smoothed(self) -> Numbers:
+        """Training loss over the lines around each line, nats/char: a sum over a sum, never a mean of means."""
+        half = int(len(self.nats) * SMOOTHED / 2)
+        at = np.arange(len(self.nats))
+        low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(at))
+        nats, counts = (np.concatenate([[0], np.cumsum(each)]) for each in (self.nats, self.counts))
+        means: Numbers = (nats[high] - nats[low]) / np.maximum(counts[high] - counts[low], 1)
+        return means
+
+    def validated(self) -> tuple[Numbers, Numbers]:
+        """Characters read at each evaluation, and its nats/char."""
+        steps = sorted(self.validation)
+        return np.interp(steps, [0, *self.steps], [0, *self.characters]), np.array([self.validation[s] for s in steps])
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _losses(axes: Axes, course: Course) -> None:
+    axes.plot(course.characters, course.raw, color=TRAINING, alpha=0.25, linewidth=0.7)
+    axes.plot(course.characters, course.smoothed(), color=TRAINING, linewidth=1.8, label="training")
+    at, loss = course.validated()
+    if not np.isfinite(loss).any():
+        return
+    axes.plot(at, loss, color=VALIDATION, marker="o", markersize=4, linewidth=1.2, label="validation")
+    best = int(np.nanargmin(loss))
+    label = f"best: {loss[best]:.4f} nats/char"
+    axes.plot(at[best], loss[best], "*", color=BEST, markersize=13, clip_on=False, zorder=9, label=label)
+
+
+def _scales(axes: Axes, course: Course) -> None:
+    axes.set_xlim(0, course.characters[-1])
+    axes.set_ylim(*_window(course))
+    axes.set_xlabel("characters read")
+    axes.set_ylabel("nats per character")
+    axes.secondary_yaxis("right", functions=_per(math.log(2))).set_ylabel("bits per character")
+    if course.training_characters:
+        axes.secondary_xaxis("top", functions=_per(course.training_characters)).set_xlabel("epochs")
+    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_alpha(0.3)
+    axes.legend(frameon=False)
+
+
+def _per(unit: float) -> tuple[Callable[[npt.ArrayLike], npt.ArrayLike], Callable[[npt.ArrayLike], npt.ArrayLike]]:
+    """From the numbers of one axis to those of the axis across, which counts in `unit`s, and back."""
+    return lambda values: np.divide(values, unit), lambda values: np.multiply(values, unit)
+
+
+def _window(course: Course) -> tuple[float, float]:
+    """The losses worth showing: the fall of the first steps would flatten all that follows."""
+    _, validation = course.validated()
+    smoothed = course.smoothed()
+    worth = np.concatenate([smoothed[len(smoothed) // 20 :], validation])
+    low, high = np.nanmin(worth, initial=math.inf), np.nanmax(worth, initial=-math.inf)
+    margin = 0.08 * (high - low) or 0.1
+    return low - margin, high + margin
+
+
+def _short(value: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g} {letter}"
+    return f"{value:g}"

@@ -1,0 +1,306 @@
+"""A run told to a person: a live bar on a terminal, plain lines elsewhere; or to a program, as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import sys
+import unicodedata
+from collections import deque
+from datetime import timedelta
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from scriven.events import Evaluated, Event, Finished, Loss, Sampled, Started, Stepped
+from scriven.report import as_dict
+
+SAMPLE_LINES = 6
+PLAIN_WIDTH = 100  # columns, where there is no terminal to ask
+PLAIN_SECONDS = 10.0  # at least, between two lines about steps
+LIVE_SECONDS = 0.25  # at least, between two drawings of the bar
+RECENT_SECONDS = 10.0  # over which the speed is measured
+HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # Unicode categories that show nothing, or command the terminal
+JOINERS = "\u200c\u200d"  # of these: they shape Persian, Indic scripts and emoji, and do no harm
+
+
+class JsonReport:
+    """One JSON object per event and line, in ASCII, on `stream` (standard output by default).
+
+    Raises OSError when the stream is closed or full.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+
+    def handle(self, event: Event) -> None:
+        """Print the event, at once."""
+        print(json.dumps(as_dict(event), allow_nan=False), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing to do: the stream is not this report's own."""
+
+
+class TerminalReport:
+    """What a person wants to know, on `stream` (standard error by default), told from the events alone.
+
+    On a terminal a bar moves below the lines; anywhere else (a pipe, a notebook) there are only plain lines, without
+    control characters. With `quiet` nothing is told. Text of the model is shown escaped: nothing that it writes can
+    command the terminal.
+    """
+
+    def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
+        stream = stream or sys.stderr
+        self._quiet = quiet
+        live = stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._console = Console(
+            file=stream,
+            force_terminal=live,
+            force_interactive=live,
+            force_jupyter=False,  # whose live display needs a widget library; plain lines need nothing
+            width=None if live else PLAIN_WIDTH,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
+        self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
+        self._started: Started | None = None
+        self._pace = Pace()
+        self._evaluated: list[Evaluated] = []
+        self._shown = -math.inf  # seconds of the last Stepped that was shown
+
+    def handle(self, event: Event) -> None:
+        """Tell what of the event is worth telling now."""
+        if self._quiet:
+            return
+        self._pace.note(event)
+        match event:
+            case Started():
+                self._start(event)
+            case Stepped():
+                self._step(event)
+            case Evaluated():
+                self._evaluate(event)
+            case Sampled():
+                self._sample(event)
+            case Finished():
+                self._finish(event)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._live.stop()
+
+    def _say(self, text: str, style: str = "") -> None:
+        self._console.print(Text(visible(text), style=style), soft_wrap=True)
+
+    def _start(self, event: Started) -> None:
+        self._started = event
+        for line in introduction(event):
+            self._say(line)
+        for note in event.notes:
+            self._say(f"note: {note}", style="yellow")
+        if self._console.is_terminal:
+            self._live.start()
+
+    def _step(self, event: Stepped) -> None:
+        interval = LIVE_SECONDS if self._live.is_started else PLAIN_SECONDS
+        if event.seconds - self._shown < interval:
+            return
+        self._shown = event.seconds
+        if self._live.is_started:
+            self._live.update(self._bar(event), refresh=True)
+        else:
+            self._say("  ".join([percent(event.progress), f"step {event.step:,}", *filter(None, self._facts())]))
+
+    def _facts(self) -> list[str]:
+        """Loss, speed and time left; "" for what is not known yet."""
+        return [
+            f"loss {means(self._pace.loss)}",
+            f"{self._pace.speed:,.0f} characters/s" if math.isfinite(self._pace.speed) else "",
+            f"{timedelta(seconds=round(self._pace.left))} left" if math.isfinite(self._pace.left) else "",
+        ]
+
+    def _bar(self, event: Stepped) -> Group:
+        loss, speed, left = self._facts()
+        bar = ProgressBar(total=1.0, completed=event.progress, complete_style="cyan", finished_style="cyan")
+        top = Table.grid(padding=(0, 1), expand=True)
+        top.add_column(ratio=1)
+        top.add_row(bar, percent(event.progress), left)
+        lines: list[Table | Text] = [top, Text(", ".join(filter(None, [loss, speed])))]
+        lines.append(Text(f"step {event.step:,}, learning rate {event.learning_rate:.3g}", style="dim"))
+        if self._evaluated:
+            lines.append(self._validation(self._evaluated[-1]))
+        return Group(*lines)
+
+    def _validation(self, last: Evaluated) -> Text:
+        told = f"validation {means(last.loss)} at step {last.step:,}"
+        best = next((each for each in reversed(self._evaluated) if each.best), last)
+        if best is last:
+            return Text(told, style="green")
+        return Text(f"{told}; best {best.loss.nats_per_char:.4f} at step {best.step:,}")
+
+    def _evaluate(self, event: Evaluated) -> None:
+        self._evaluated.append(event)
+        if event.final:
+            return
+        best = "  best so far" if event.best else ""
+        self._say(
+            f"{percent(event.progress)}  step {event.step:,}  validation {means(event.loss)}"
+            f" ({event.protocol}, {event.loss.characters:,} characters){best}",
+            style="bold" if event.best else "",
+        )
+
+    def _sample(self, event: Sampled) -> None:
+        text = Text(visible((event.prompt + event.text).expandtabs(4).strip("\n")), style="dim")
+        lines = text.wrap(self._console, self._console.width - 4)[:SAMPLE_LINES]
+        for line in lines:
+            line.rstrip()
+        self._console.print(Text("\n").join(Text("    ").append(line) for line in lines), soft_wrap=True)
+
+    def _finish(self, event: Finished) -> None:
+        self.close()
+        done = "Stopped" if event.reason == "interrupted" else "Done"
+        self._say(f"{done} after {event.step:,} steps and {duration(event.seconds)}.", style="bold")
+        for line in self._results(event):
+            self._say(line)
+        for note in event.notes:
+            self._say(f"note: {note}", style="yellow")
+        if self._started:
+            self._say("Next:")
+            for command in next_commands(self._started.run, event):
+                self._say(f"  {command}", style="cyan")
+
+    def _results(self, event: Finished) -> list[str]:
+        if not event.best.characters:
+            return ["Nothing was validated: the last model is kept."]
+        finals = [each for each in self._evaluated if each.final]
+        told = [f"Best validation loss, at step {event.best_step:,}:"]
+        if finals:
+            return told + [f"  {means(each.loss)} ({protocol_words(each)})" for each in finals]
+        protocols = [protocol_words(each) for each in self._evaluated[-1:]]
+        return [" ".join([*told, means(event.best), *(f"({words})" for words in protocols)])]
+
+
+class Pace:
+    """How a run goes of late, and how long it still takes, from its events' own clocks."""
+
+    def __init__(self) -> None:
+        self._expected = math.nan
+        self._first: Stepped | None = None
+        self._recent: deque[Stepped] = deque()
+        self._speed = math.nan
+
+    def note(self, event: Event) -> None:
+        """Take an event into account; at every step, so this is kept cheap."""
+        if isinstance(event, Started):
+            self._expected = event.expected_seconds
+        elif isinstance(event, Stepped):
+            self._first = self._first or event
+            self._recent.append(event)
+            while event.seconds - self._recent[0].seconds > RECENT_SECONDS and len(self._recent) > 2:
+                self._recent.popleft()
+        elif self._recent:
+            self._speed = self.speed
+            self._recent.clear()  # the next step comes late because of this event, not because it is slow
+
+    @property
+    def loss(self) -> Loss:
+        """Of the recent steps together: one step alone is mostly noise."""
+        return sum((each.loss for each in self._recent), Loss(0.0, 0))
+
+    @property
+    def speed(self) -> float:
+        """Characters per second over the recent steps, without evaluations; nan while unknown."""
+        if len(self._recent) < 2 or self._recent[-1].seconds <= self._recent[0].seconds:
+            return self._speed
+        first, last = self._recent[0], self._recent[-1]
+        return (last.characters - first.characters) / (last.seconds - first.seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds to go, evaluations included; nan while unknown."""
+        if not (self._first and self._recent):
+            return self._expected
+        first, last = self._first, self._recent[-1]
+        share = last.progress - first.progress
+        rest = (1 - last.progress) * (last.seconds - first.seconds) / share if share else self._expected - last.seconds
+        return max(rest, 0.0)  # in this order nan stays nan
+
+
+def introduction(event: Started) -> list[str]:
+    """What is about to happen, in a few lines."""
+    workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
+    cost = [f"about {duration(event.expected_seconds)}"] if math.isfinite(event.expected_seconds) else []
+    cost += [f"{size(event.expected_bytes)} of memory"] if event.expected_bytes else []
+    before = f"Going on from step {event.step:,}, {percent(event.progress).strip()} done." if event.step else ""
+    lines = [
+        f"Training {event.name} ({event.parameters:,} parameters) on {event.training_characters:,} characters;"
+        f" {event.validation_characters:,} more for validation.",
+        f"{event.device}, {event.precision}, {workers}, {event.characters_per_step:,} characters a step"
+        + (f"; {', '.join(cost)}." if cost else "."),
+        f"Run folder: {event.run}",
+    ]
+    return lines + ([before] if before else [])
+
+
+def next_commands(run: str, event: Finished) -> list[str]:
+    """The commands that a person may want after training, ready to paste."""
+    folder = shlex.quote(run)
+    larger = "" if event.reason == "interrupted" else f" --minutes {math.ceil(2 * event.seconds / 60)}"
+    return [
+        f"scriven sample {folder}",
+        f"scriven score {folder} FILE",
+        f"scriven train --resume -o {folder}{larger}",
+    ]
+
+
+def protocol_words(event: Evaluated) -> str:
+    """How the validation text was read, and how much of it."""
+    how = {
+        "stream": "stream: read once in order, remembering all before",
+        "window-256": "window-256: in windows of 256 characters, remembering nothing between them",
+    }
+    return f"{how.get(event.protocol, event.protocol)}; {event.loss.characters:,} characters"
+
+
+def means(loss: Loss) -> str:
+    """A loss per character, in both units."""
+    return f"{loss.nats_per_char:.4f} nats/char ({loss.bits_per_char:.4f} bits/char)"
+
+
+def percent(progress: float) -> str:
+    """A share as whole percent, four columns wide; 100 % only when all is done."""
+    return f"{math.floor(100 * progress):3d} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the one or two units that a person would name."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def size(count: int) -> str:
+    """Bytes as MB or GB (powers of ten)."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"
+
+
+def visible(text: str) -> str:
+    """Text that is safe to print: control, format and unassigned characters, except line ends, as backslash escapes."""
+    return "".join(c if _safe(c) else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _safe(character: str) -> bool:
+    return character in "\n" + JOINERS or unicodedata.category(character) not in HIDDEN
