@@ -250,9 +250,9 @@ def introduction(event: Started) -> list[str]:
 
 
 def next_commands(run: str, event: Finished) -> list[str]:
-    """The commands that a person may want after training, ready to paste."""
+    """The commands that a person may want after training, ready to paste; a finished run goes on for as long again."""
     folder = shlex.quote(run)
-    larger = "" if event.reason == "interrupted" else f" --minutes {math.ceil(2 * event.seconds / 60)}"
+    larger = "" if event.reason == "interrupted" else f" --minutes {max(1, round(2 * event.seconds / 60))}"
     return [
         f"scriven sample {folder}",
         f"scriven score {folder} FILE",
@@ -281,9 +281,9 @@ def percent(progress: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds in the one or two units that a person would name."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)

@@ -1,0 +1,221 @@
+"""What a person and a program are told about a run."""
+
+import dataclasses
+import io
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fake_run import evaluated, finished, sampled, started, stepped, training
+from scriven.events import Event, Loss
+from scriven.report.terminal import JsonReport, Pace, TerminalReport, duration, next_commands, percent, size, visible
+
+ESCAPE = "\x1b"
+
+
+class Terminal(io.StringIO):
+    """A stream that claims to be a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def told(events: list[Event], stream: io.StringIO | None = None, *, quiet: bool = False) -> str:
+    stream = stream or io.StringIO()
+    report = TerminalReport(stream, quiet=quiet)
+    for event in events:
+        report.handle(event)
+    report.close()
+    return stream.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "90")
+
+
+def test_a_pipe_gets_plain_lines() -> None:
+    text = told(list(training("runs/book")))
+    assert all(c == "\n" or c.isprintable() for c in text)
+    for words in (
+        "lstm 2x192 (500,000 parameters) on 9,000 characters; 1,000 more for validation",
+        "cpu, bf16, 2 workers, 128 characters a step; about 5 min, 600 MB of memory",
+        "Run folder: runs/book",
+        "step 60  validation 1.4167 nats/char (2.0438 bits/char) (stream, 1,000 characters)  best so far",
+        "    It was a dark night.",
+        "Done after 100 steps and 1 min 30 s.",
+    ):
+        assert words in text
+
+
+def test_a_pipe_is_told_about_steps_every_ten_seconds_at_most() -> None:
+    events: list[Event] = [stepped(step, 1000, step / 10) for step in range(1, 1000)]
+    lines = told([started(), *events]).splitlines()[3:]
+    assert len(lines) == 10
+    assert lines[1].split("  ")[0] == " 10 %"
+
+
+def test_a_terminal_gets_a_bar_which_is_gone_at_the_end() -> None:
+    stream = Terminal()
+    report = TerminalReport(stream)
+    for event in (started(), stepped(1), evaluated(1), stepped(2), stepped(3)):
+        report.handle(event)
+    shown = stream.getvalue()
+    assert ESCAPE in shown
+    for words in ("━", "step 3, learning rate 0.04", "validation 1.5000 nats/char", "characters/s"):
+        assert words in shown
+    report.handle(finished(3))
+    assert stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h") == 1  # the cursor is back
+
+
+def test_no_colour_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\x1b[36m" in told([started(), stepped(1), finished(1)], Terminal())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in told([started(), stepped(1), finished(1)], Terminal())
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert ESCAPE not in told(list(training("runs/book")), Terminal())
+
+
+def test_quiet_is_silent() -> None:
+    assert told(list(training("runs/book")), Terminal(), quiet=True) == ""
+
+
+def test_standard_output_stays_free(capsys: pytest.CaptureFixture[str]) -> None:
+    report = TerminalReport()
+    for event in training("runs/book"):
+        report.handle(event)
+    report.close()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Done" in captured.err
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_what_the_model_writes_cannot_command_the_terminal(stream: type[io.StringIO]) -> None:
+    text = told([sampled(1, "[red]no[/red] :smile: \x1b[2J\x07\r\u202e \ud800 \u200bé")], stream())
+    assert "[red]no[/red] :smile: \\x1b[2J\\x07\\r\\u202e \\ud800 \\u200bé" in text
+    assert "\x1b[2J" not in text
+
+
+def test_a_sample_is_six_lines_at_most() -> None:
+    lines = told([sampled(1, "word " * 2000)]).splitlines()
+    assert len(lines) == 6
+    assert all(line.startswith("    word") and len(line) <= 100 for line in lines)
+    assert len(told([sampled(1, "a\n" * 50)]).splitlines()) == 6
+
+
+def test_notes_are_shown_at_both_ends() -> None:
+    text = told([started(notes=("The text is tiny.",)), finished(5, notes=("It overfitted.",))])
+    assert "note: The text is tiny." in text
+    assert "note: It overfitted." in text
+
+
+def test_a_resumed_run_says_from_where() -> None:
+    assert "Going on from step 40, 40 % done." in told([started(step=40)])
+    assert "Going on" not in told([started()])
+
+
+def test_the_end_gives_every_final_loss_with_its_protocol() -> None:
+    windows = dataclasses.replace(evaluated(80, 1.41, final=True), protocol="window-256")
+    text = told([started(), evaluated(80, 1.4), evaluated(80, 1.39, final=True), windows, finished(100)])
+    assert "1.3900 nats/char (2.0053 bits/char) (stream: read once in order" in text
+    assert "1.4100 nats/char (2.0342 bits/char) (window-256: in windows of 256 characters" in text
+
+
+def test_the_end_gives_the_best_loss_where_nothing_was_measured_again() -> None:
+    text = told([started(), evaluated(80, 1.4), finished(100, "interrupted")])
+    assert "Stopped after 100 steps" in text
+    assert "Best validation loss, at step 100: 1.4000 nats/char (2.0198 bits/char) (stream:" in text
+
+
+def test_no_validation_is_said() -> None:
+    assert "Nothing was validated" in told([started(), dataclasses.replace(finished(5), best=Loss(0.0, 0))])
+
+
+def test_the_next_commands_are_ready_to_paste() -> None:
+    assert next_commands("my runs/book", finished(100)) == [
+        "scriven sample 'my runs/book'",
+        "scriven score 'my runs/book' FILE",
+        "scriven train --resume -o 'my runs/book' --minutes 3",  # twice the 90 s that it took
+    ]
+    assert next_commands("book", finished(100, "interrupted"))[-1] == "scriven train --resume -o book"
+
+
+def test_speed_and_time_left_come_from_the_events_clocks() -> None:
+    pace = Pace()
+    pace.note(started())
+    assert pace.left == 300
+    assert math.isnan(pace.speed)
+    for step in range(1, 51):
+        pace.note(stepped(step, 100, step / 4))
+    assert pace.speed == pytest.approx(128 * 4)
+    assert pace.left == pytest.approx(50 / 4)
+    pace.note(evaluated(50))
+    pace.note(stepped(51, 100, 1000.0))
+    assert pace.speed == pytest.approx(128 * 4)  # a slow evaluation does not count as a slow step
+
+
+def test_the_loss_shown_is_of_all_recent_characters() -> None:
+    pace = Pace()
+    for step, loss in ((1, Loss(10.0, 10)), (2, Loss(90.0, 30))):
+        pace.note(dataclasses.replace(stepped(step), loss=loss))
+    assert pace.loss == Loss(100.0, 40)
+
+
+def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    report = JsonReport()
+    events = [*training("runs/book", last=20), sampled(20, "é\u2028\ud800\n")]
+    for event in events:
+        report.handle(event)
+    report.close()
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.isascii()
+    records = [json.loads(line) for line in captured.out.splitlines()]
+    assert [record["event"] for record in records] == [type(event).__name__.lower() for event in events]
+    assert records[1]["nats_per_char"] == 2.0
+    assert records[-1]["text"] == "é\u2028\ud800\n"
+
+
+@given(st.text())
+def test_visible_text_is_safe_and_ordinary_text_stays(text: str) -> None:
+    shown = visible(text)
+    shown.encode("utf-8")  # no half characters
+    assert ESCAPE not in shown
+    assert not any("\x7f" <= c <= "\x9f" or (c < " " and c != "\n") for c in shown)
+    assert visible(shown) == shown
+
+
+def test_ordinary_text_is_shown_as_it_is() -> None:
+    for text in ("To be, or not to be?\n", "naïve café", "日本語", "می\u200cخواهم", "👩\u200d🚀"):
+        assert visible(text) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (119.9, "2 min"),
+        (150, "2 min 30 s"),
+        (3_660, "1 h 1 min"),
+        (200_000, "2 d 7 h"),
+    ],
+)
+def test_durations_are_named_as_people_do(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_sizes_and_shares() -> None:
+    assert [size(count) for count in (1, 600_000_000, 1_500_000_000)] == ["1 MB", "600 MB", "1.5 GB"]
+    assert [percent(share) for share in (0.0, 0.5, 0.999, 1.0)] == ["  0 %", " 50 %", " 99 %", "100 %"]
