@@ -1,0 +1,87 @@
+"""A module imports only what stands above it in the list below, so that there are no cycles; few modules print."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+MAP = """
+    errors settings events vocabulary
+    corpus.sources corpus.header corpus.shards corpus.build corpus.store corpus
+    batches
+    model.compute model.cells model.language_model model
+    runs.checkpoints runs.folder runs
+    inference inference.sampling inference.generate inference.score
+    training training.optimizer training.parallel training.plan training.initial training.fit training.loop
+    training.stop training.start
+    session
+    report report.files report.plot report.terminal
+    api
+    cli cli.flags cli.rows cli.corpus cli.evaluate cli.info cli.sample cli.score cli.train
+    __main__
+"""
+ORDER = MAP.split()
+SPEAKING = ("cli", "report")
+
+
+def name_of(path: Path) -> str:
+    """Dotted name below the package, "" for the package itself."""
+    parts = path.relative_to(SOURCE / "scriven").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+PATHS = {name_of(path): path for path in (SOURCE / "scriven").rglob("*.py")}
+
+
+def nodes(name: str) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(PATHS[name].read_text("utf-8")))
+
+
+def imports(name: str) -> set[str]:
+    """The modules of the package that a module imports anywhere in it, also inside functions."""
+    found = set()
+    for node in nodes(name):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name} imports by a relative name"
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {each if each.removeprefix("scriven.") in PATHS else str(node.module) for each in below}
+    return {each.removeprefix("scriven.") for each in found if each.startswith("scriven.")}
+
+
+def test_the_list_names_every_module_once() -> None:
+    assert sorted(ORDER) == sorted(PATHS.keys() - {""})
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_a_module_imports_only_from_above(name: str) -> None:
+    above = ORDER[: ORDER.index(name)]
+    assert not imports(name) - set(above)
+
+
+def test_the_check_sees_imports_in_functions_and_of_modules() -> None:
+    assert {"corpus", "corpus.header", "settings"} <= imports("cli.corpus")
+    assert "report.files" in imports("report.plot")
+
+
+def _speaks(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return node.func.id == "print"
+    return isinstance(node, ast.Attribute) and ast.unparse(node) in {"sys.stdout", "sys.stderr", "sys.argv"}
+
+
+@pytest.mark.parametrize("name", [name for name in ORDER if name.split(".")[0] not in SPEAKING])
+def test_only_the_command_line_and_reports_print_or_read_arguments(name: str) -> None:
+    assert not any(map(_speaks, nodes(name)))
+
+
+@pytest.mark.parametrize("module", ["scriven", "scriven.cli", "scriven.cli.train", "scriven.cli.sample"])
+def test_the_command_line_starts_without_torch_or_numpy(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted({{'torch', 'numpy', 'matplotlib'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == []
