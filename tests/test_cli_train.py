@@ -57,7 +57,7 @@ def test_a_book_is_trained_on_sampled_scored_and_gone_on_with(book: Path, tmp_pa
 def test_json_is_one_event_a_line(book: Path, tmp_path: Path) -> None:
     done = scriven("train", "book.txt", "--steps", "3", "--json", *SMALL, folder=tmp_path)
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [event["event"].lower() for event in events][0] == "started"
+    assert events[0]["event"].lower() == "started"
     assert events[-1]["event"].lower() == "finished"
     assert all("nats_per_char" in event for event in events if event["event"].lower() == "stepped")
 

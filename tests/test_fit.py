@@ -1,4 +1,4 @@
-"""What is chosen for the user: it depends on text, budget and speed, gives way to what is given, always fits together."""
+"""What is chosen for the user: by text, budget and speed; what is given wins; everything fits together."""
 
 from typing import Any
 

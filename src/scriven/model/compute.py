@@ -42,18 +42,20 @@ def choose_precision(name: str, device: torch.device) -> str:
 def bf16_speedup() -> float:
     """How many times faster a bf16 LSTM layer is than fp32 on this CPU; 0 when bf16 does not work at all.
 
-    oneDNN refuses bf16 on some processors, and emulates it slowly on others, so both are tried.
+    oneDNN refuses bf16 on some processors, and emulates it slowly on others, so both are tried, in turns and each at
+    its best, since other programs disturb a single measurement. About 0.1 s.
     """
-    layer = torch.nn.LSTM(128, 128)
-    x = torch.zeros(32, 32, 128)
-    seconds = {}
-    for precision in ("fp32", "bf16"):
-        try:
-            with torch.inference_mode(), computing(torch.device("cpu"), precision):
-                seconds[precision] = min(_seconds(layer, x) for _ in range(4))
-        except RuntimeError:
-            return 0.0
-    return seconds["fp32"] / seconds["bf16"]
+    layer, x = torch.nn.LSTM(256, 256), torch.zeros(16, 32, 256)
+    seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    with torch.inference_mode():
+        for _ in range(8):
+            for precision, measured in seconds.items():
+                try:
+                    with computing(torch.device("cpu"), precision):
+                        measured.append(_seconds(layer, x))
+                except RuntimeError:
+                    return 0.0
+    return min(seconds["fp32"]) / min(seconds["bf16"])
 
 
 def _seconds(layer: torch.nn.Module, x: torch.Tensor) -> float:

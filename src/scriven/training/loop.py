@@ -64,7 +64,7 @@ class Trainer:
     def __init__(self, plan: Plan, workers: Workers, run: Run | None, stop: Callable[[], int]) -> None:
         """`run` is where rank 0 saves; `stop()` gives the number of a signal that asks to stop, or 0."""
         self.plan, self.workers, self.run, self.stop = plan, workers, run, stop
-        self.settings, self.device = plan.settings, torch.device(plan.device)
+        self.settings, self.device = plan.settings, torch.device(plan.settings.training.device)
         self.corpus = Corpus.open(Path(plan.corpus))
         self.total_steps = plan.total_steps(self.corpus.training.characters)
         self.done = Done()
@@ -95,11 +95,11 @@ class Trainer:
         self.model.to(self.device)
         self.weights = FlatWeights(self.model)
         self.best_values = self.weights.values.clone()
-        dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if self.settings.training.precision == "bf16" else torch.float32
         rank, size = self.workers.rank, self.workers.size
         share = self.workers.share if size > 1 else None
         self.optimizer = Optimizer(self.weights, settings.training, dtype, rank=rank, workers=size, share=share)
-        self.predictor = Predictor(self.model, self.corpus.vocabulary, plan.precision)
+        self.predictor = Predictor(self.model, self.corpus.vocabulary, self.settings.training.precision)
 
     def _seconds(self) -> float:
         return self.seconds_before + self.plan.seconds()
@@ -164,7 +164,7 @@ class Trainer:
         ids, targets = (self._tensor(array[:, columns]) for array in (batch.ids, batch.targets))  # (T, N)
         fresh = None if batch.fresh is None else self._tensor(batch.fresh[:, columns])
         seed = mixed_seed(self.settings.training.seed, self.done.step, int(batch.lanes[columns.start]))
-        with computing(self.device, self.plan.precision):
+        with computing(self.device, self.settings.training.precision):
             logits, state = self.model(ids, self.states[group], fresh, dropout_seed=seed)  # (T, N, V)
         self.states[group] = detach(state)
         losses = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")  # (T * N,)

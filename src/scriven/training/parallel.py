@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -92,15 +93,22 @@ class Workers:
         operations += [dist.P2POp(dist.irecv, rows[peer], peer) for peer in others]
         self._guarded(lambda: [work.wait() for work in dist.batch_isend_irecv(operations)])
 
-    def _guarded(self, action: Any) -> None:
+    def _guarded(self, action: Callable[[], object]) -> None:
         try:
             action()
         except RuntimeError as error:
-            ended = [f"{child.args[-1]!r}" for child in self._children if child.poll() not in (None, 0)]  # type: ignore[index]
             raise ScrivenError(
-                f"another worker of this training has ended ({', '.join(ended) or str(error).splitlines()[0]}); "
+                f"another worker of this training has ended ({self._ends() or 'its connection was closed'}); "
                 "continue from the last checkpoint with --resume"
             ) from error
+
+    def _ends(self) -> str:
+        """How the workers that this process started have ended, as far as they have."""
+        codes = []
+        for child in self._children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                codes.append(child.wait(timeout=1))
+        return ", ".join("killed, perhaps for want of memory" if code == -9 else f"exit code {code}" for code in codes)
 
 
 def _packed(tensors: list[Tensor], row: Tensor) -> list[tuple[Tensor, Tensor]]:

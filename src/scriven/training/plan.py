@@ -16,10 +16,8 @@ SAVING_SECONDS = 2.5  # kept free of a time budget for the last checkpoint and t
 class Plan:
     """Everything that a worker needs to train."""
 
-    settings: Settings
+    settings: Settings  # all resolved: also device and precision
     corpus: str  # its folder
-    device: str
-    precision: str  # fp32 or bf16
     resume: str = ""  # folder of the checkpoint to go on from
     initial: str = ""  # run folder whose best weights to start from
     used_seconds: float = 0.0  # of wall time, by this command when the plan was made

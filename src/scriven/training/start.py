@@ -65,14 +65,14 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     with writing(path):
         facts = _facts(request, corpus, device, precision)
         settings, notes = (settings, []) if resumed else _fitted(request, facts, path)
+        computing = {"training": {"device": device.type, "precision": precision}}
+        settings = validated(merged(settings.model_dump(), computing))
         origin: dict[str, Any] = resumed.origin if resumed else _origin(request, corpus)
         checkpoint = resumed.checkpoint(request.resume) if resumed and request.resume is not None else None
         run = create_run(path, settings, corpus.vocabulary, origin)
         plan = Plan(
             settings,
             str(corpus.path.resolve()),
-            str(device),
-            precision,
             resume=str(checkpoint.path) if checkpoint else "",
             initial=str(request.initial or ""),
             used_seconds=time.monotonic() - request.begun,
@@ -166,7 +166,7 @@ def _resumed(request: Request) -> Run:
 def _check_budget_left(run: Run, checkpoint: Checkpoint) -> None:
     """Raises UsageError when the checkpoint has used up the whole budget."""
     manifest = checkpoint.manifest
-    plan = Plan(run.settings, "", "", "")
+    plan = Plan(run.settings, "")
     done = Done(**{name: manifest[name] for name in vars(Done())})
     same = manifest["budget"] == run.settings.budget.model_dump()
     share = done.progress if same else used_share(plan, done, Corpus.open(run.corpus_path).training.characters)
@@ -252,8 +252,8 @@ def _started(trainer: Trainer, run: Run, facts: Facts, notes: tuple[str, ...]) -
         validation_characters=corpus.validation.characters,
         characters_per_step=reader.batch * reader.length,
         workers=trainer.workers.size,
-        device=plan.device,
-        precision=plan.precision,
+        device=settings.training.device,
+        precision=settings.training.precision,
         expected_seconds=left,
         expected_bytes=expected_bytes(settings, parameters, corpus.vocabulary.size),
         step=trainer.done.step,
