@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from scriven.corpus.sources import prepare
 from scriven.errors import InputError, UsageError
 from scriven.events import Loss
-from scriven.inference.generate import Context, Predictor, generate
+from scriven.inference.generate import Context, Predictor, generate, threads
 from scriven.inference.sampling import Floats, Ids
 from scriven.inference.score import Scored, surprisals, tally
 from scriven.model import CharLM, choose_device, choose_precision
@@ -318,8 +318,9 @@ def load(
     place = choose_device(device)
     opened = open_run(run)
     checkpoint = opened.checkpoint(which)
-    with torch.random.fork_rng(devices=[]):  # the model draws weights, which the checkpoint's replace
+    with threads(1), torch.random.fork_rng(devices=[]):  # the model draws weights, which the checkpoint's replace
         model = CharLM(opened.settings.model, opened.vocabulary.size)
+        number_format = choose_precision(precision, place)
     try:
         model.load_state_dict(checkpoint.weights())
     except RuntimeError as error:
@@ -327,7 +328,7 @@ def load(
         raise InputError(f"the weights in {checkpoint.path} do not fit the run's settings ({reason})") from None
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise InputError(f"the weights in {checkpoint.path} are not finite numbers; use an earlier checkpoint")
-    predictor = Predictor(model.eval().to(place), opened.vocabulary, choose_precision(precision, place))
+    predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format)
     return Model(predictor, opened.settings, checkpoint.step)
 
 

@@ -79,18 +79,18 @@ class Predictor:
     def _step(self, context: Context, ids: Ids) -> tuple[Tensor, Context]:
         # A single step takes as long as reading the weights, which autocast would convert each time.
         precision = self.precision if len(ids) > 1 else "fp32"
-        with computing(self.model.device, precision), _threads(1 if ids.shape[1] == 1 else torch.get_num_threads()):
+        with computing(self.model.device, precision), threads(1 if ids.shape[1] == 1 else torch.get_num_threads()):
             known = torch.from_numpy(self.vocabulary.clamp(ids)).to(self.model.device)
             logits, state = self.model(known, context.state)
         return logits, Context(logits[-1].clone(), state)  # (T, N, V); a copy, so that the rest can be freed
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     """Compute with this many threads.
 
-    The products of one row are so short that threads mostly wait for one another: two make writing 1.4 times as fast
-    on two idle cores, and 30 times as slow where another program uses one of them.
+    Where the work is small, threads mostly wait for one another: on two idle cores two of them write one text 1.4 times
+    as fast as one does, but 30 times as slowly where another program keeps a core busy.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
