@@ -99,8 +99,9 @@ def _note_unknown(model: Model, text: str) -> None:
     """Say on standard error which characters of a prompt the model does not know, and what is done."""
     unknown = model.unknown_characters(text)
     if unknown:
-        shown = " ".join(f"{_visible(c)} (U+{ord(c):04X})" for c in unknown[:10]) + (" ..." if unknown[10:] else "")
-        sys.stderr.write(f"note: the model has never seen, and reads as <unk>: {shown}\n")
+        shown = [f"{c if c.isprintable() else ascii(c)[1:-1]} (U+{ord(c):04X})" for c in unknown[:10]]
+        more = f", and {len(unknown) - 10:,} more" if unknown[10:] else ""
+        sys.stderr.write(f"note: the model has never seen, and reads as <unk>: {', '.join(shown)}{more}\n")
 
 
 def _converse(model: Model, prompt: str, seed: int | None, writing: dict[str, Any]) -> None:
