@@ -17,7 +17,11 @@ from scriven.cli import main
 
 ROOT = Path(__file__).parents[1]
 # docs/experiments.md is no manual: its commands are a record of what was run, for minutes, on texts that are not here.
-PAGES = [ROOT / "README.md", *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "experiments.md"})]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "experiments.md"}),
+]
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL_SYNTAX = {"|", ">", ">>", "<", "&&", ";"}
 
