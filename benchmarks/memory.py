@@ -1,0 +1,189 @@
+"""Memory of building a corpus and training on it: a text against a huge one, under a limit for all processes together.
+
+    python benchmarks/memory.py TEXT --scratch FOLDER [--gigabytes 8] [--workers 1 2] [--times 3]
+
+TEXT (also .xz) is written into a temporary folder in --scratch as it is, and repeated until it has --gigabytes; both
+are built into corpora there by `scriven corpus build`, and trained on by `scriven train`. The small text is also
+trained on with no corpus built before, as a user's first command does. What is counted is anonymous memory (RssAnon),
+summed over a command's processes and sampled every 20 ms; mapped pages of the corpus are the system's cache. 1 MB is
+10^6 bytes. Linux only.
+
+The limit (--limit, in GB) is a control group's memory.max where this user may make one (version 2); elsewhere
+RLIMIT_DATA gives each process its share, and the command is killed when the sum passes the limit. Either way a command
+that needs more fails, and so does this program.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import lzma
+import os
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common import MB, arguments_parser, save, scriven, table, watched
+
+GB = 1000 * MB
+CGROUPS = Path("/sys/fs/cgroup")
+EVALUATED_CHARACTERS = 100_000  # the same in all trainings, so that each has evaluated too
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much all processes of a command may have together, and how that is kept."""
+
+    bytes: int
+    group: Path | None  # control group, where one could be made
+
+    @property
+    def means(self) -> str:
+        """In words."""
+        return "memory.max of a control group" if self.group else "RLIMIT_DATA a process, and a watch on the sum"
+
+    def enter(self, processes: int) -> None:
+        """Called in a new process: it and those that it starts are limited from here on."""
+        if self.group:
+            (self.group / "cgroup.procs").write_text("0")
+        else:
+            share = self.bytes // processes
+            resource.setrlimit(resource.RLIMIT_DATA, (share, share))
+
+
+def control_group(limit_bytes: int) -> Path | None:
+    """A new control group beside this process's own, with this memory.max and no swap; None where none can be had."""
+    own = next((line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), "")
+    parent = CGROUPS / own.lstrip("/").rpartition("/")[0]
+    try:
+        if "memory" not in (parent / "cgroup.subtree_control").read_text().split():
+            return None
+        group = parent / f"scriven-benchmark-{os.getpid()}"
+        group.mkdir()
+        (group / "memory.max").write_text(str(limit_bytes))
+        (group / "memory.swap.max").write_text("0")
+    except OSError:
+        return None
+    return group
+
+
+def write_text(source: Path, target: Path, size: int) -> None:
+    """The source's bytes, repeated until there are `size` of them at least."""
+    text = lzma.decompress(source.read_bytes()) if source.suffix == ".xz" else source.read_bytes()
+    with target.open("wb") as file:
+        while file.tell() < size or not file.tell():
+            file.write(text)
+
+
+def train_command(text: Path, workers: int, asked: Namespace, run: Path) -> list[str]:
+    """The same training of any text."""
+    command = [scriven(), "train", str(text), "--steps", str(asked.steps), "--quiet", "-o", str(run)]
+    command += ["--model.width", str(asked.width), "--model.dropout", "0", "--training.workers", str(workers)]
+    command += ["--reader.batch", "64", "--training.evaluations", "2"]
+    return [*command, "--training.evaluation-characters", str(EVALUATED_CHARACTERS)]
+
+
+def measure_all(asked: Namespace, folder: Path, limit: Limit) -> list[dict[str, Any]]:
+    """What each command took, in order."""
+    results = []
+
+    def measure(what: str, text: Path, workers: int, command: list[str], cache: str = "cache") -> None:
+        prepare: Callable[[], None] = functools.partial(limit.enter, workers)
+        variables = {"SCRIVEN_CACHE": str(folder / cache)}
+        measured = watched(command, limit_bytes=limit.bytes, prepare=prepare, variables=variables)
+        result = {"what": what, "text_bytes": text.stat().st_size, "workers": workers, **asdict(measured)}
+        print(result, file=sys.stderr)
+        results.append(result)
+
+    for name, size in (("small", 0), ("large", int(asked.gigabytes * GB))):
+        text = folder / f"{name}.txt"
+        write_text(asked.text, text, size)
+        measure("build", text, 1, [scriven(), "corpus", "build", str(text)])
+        for workers, number in itertools.product(asked.workers, range(asked.times)):
+            run = folder / f"{name}-{workers}-{number}"
+            measure("train", text, workers, train_command(text, workers, asked, run))
+    small = folder / "small.txt"
+    for workers, number in itertools.product(asked.workers, range(asked.times)):
+        new = f"first-{workers}-{number}"
+        measure(
+            "build and train", small, workers, train_command(small, workers, asked, folder / new), cache=new + "-cache"
+        )
+    return results
+
+
+Key = tuple[str, int, int]  # command, workers, bytes of the text
+
+
+def by_command(results: list[dict[str, Any]]) -> dict[Key, list[dict[str, Any]]]:
+    """The results of each command, which was run several times."""
+    groups: dict[Key, list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault((result["what"], result["workers"], result["text_bytes"]), []).append(result)
+    return dict(sorted(groups.items()))
+
+
+def shown(groups: dict[Key, list[dict[str, Any]]]) -> list[list[object]]:
+    """A row a command, with the ratio of its median peak to that of the smaller text."""
+    rows: list[list[object]] = []
+    smaller: dict[tuple[str, int], float] = {}
+    for (what, workers, size), results in groups.items():
+        peaks = [result["peak_bytes"] for result in results]
+        median = statistics.median(peaks)
+        ratio = median / smaller.setdefault((what, workers), median)
+        seconds = statistics.median(result["seconds"] for result in results)
+        codes = sorted({result["exit_code"] for result in results})
+        words = [f"{size / MB:,.0f}", f"{median / MB:,.0f}", f"{max(peaks) / MB:,.0f}", f"{ratio:.3f}"]
+        rows.append([what, workers, *words, f"{seconds:.1f}", ", ".join(map(str, codes))])
+    return rows
+
+
+def main() -> None:
+    """Measures and prints; ends with 1 when a command failed under the limit."""
+    parser = arguments_parser(__doc__)
+    parser.add_argument("text", type=Path, help="UTF-8 text of about 17 MB; .xz is unpacked")
+    parser.add_argument("--scratch", type=Path, required=True, help="folder with room for twice --gigabytes")
+    parser.add_argument("--gigabytes", type=float, default=8.0, help="size of the large text")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--times", type=int, default=3, help="of each training")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--limit", type=float, default=1.5, help="gigabytes for all processes of a command together")
+    asked = parser.parse_args()
+    asked.scratch.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(asked.scratch).free
+    if free < 2.2 * asked.gigabytes * GB:
+        sys.exit(f"{asked.scratch} has {free / GB:.1f} GB free; name a --scratch with {2.2 * asked.gigabytes:.1f} GB")
+    limit_bytes = int(asked.limit * GB)
+    limit = Limit(limit_bytes, control_group(limit_bytes))
+    try:
+        with tempfile.TemporaryDirectory(dir=asked.scratch) as folder:
+            results = measure_all(asked, Path(folder), limit)
+    finally:
+        if limit.group:
+            limit.group.rmdir()
+    header = [
+        "command",
+        "workers",
+        "text, MB",
+        "peak, MB (median)",
+        "highest",
+        "to the smaller text",
+        "s",
+        "exit codes",
+    ]
+    print(table(header, shown(by_command(results))))
+    failed = any(result["exit_code"] for result in results)
+    print(f"Limit of {asked.limit:g} GB ({limit.means}): {'NOT kept' if failed else 'kept by all'}")
+    save(asked, "memory", {"limit": limit.means, "commands": results})
+    sys.exit(int(failed))
+
+
+if __name__ == "__main__":
+    main()
