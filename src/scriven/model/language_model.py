@@ -74,11 +74,17 @@ class CharLM(nn.Module):
         x = self._drop(self._embed(ids), generator)  # (T, N, D)
         after = []
         for depth, layer in enumerate(self._layers()):
-            y, layer_state = layer(x if depth == 0 else self.norms[depth - 1](x), state[depth])
+            y, layer_state = layer(x if depth == 0 else self._normed(depth - 1, x), state[depth])
             y = self._drop(y, generator)
             x = x + y if self.residual and depth else y
             after.append(layer_state)
-        return self.head(self.norms[-1](x)).float(), tuple(after)
+        return self.head(self._normed(-1, x)).float(), tuple(after)
+
+    def _normed(self, depth: int, x: Tensor) -> Tensor:
+        norm = self.norms[depth]
+        # In fp32 also under autocast: a norm in bf16 loses digits, and torch has no fast path for mixed types.
+        normed: Tensor = x if isinstance(norm, nn.Identity) else norm(x.float())
+        return normed
 
     def _embed(self, ids: Tensor) -> Tensor:
         """Embeddings (T, N, D). `<unk>` never occurs in training, so it reads as the mean of all known symbols."""
