@@ -86,4 +86,4 @@ def test_other_budgets_are_fitted_too(budget: dict[str, Any]) -> None:
 
 
 def test_speed_is_measured() -> None:
-    assert measure_speed(torch.device("cpu"), "fp32", 1) > 100
+    assert measure_speed(torch.device("cpu"), "fp32", "gru") > 100

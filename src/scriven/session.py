@@ -320,7 +320,7 @@ def load(
     checkpoint = opened.checkpoint(which)
     with threads(1), torch.random.fork_rng(devices=[]):  # the model draws weights, which the checkpoint's replace
         model = CharLM(opened.settings.model, opened.vocabulary.size)
-        number_format = choose_precision(precision, place)
+        number_format = choose_precision(precision, place, opened.settings.model.cell)
     try:
         model.load_state_dict(checkpoint.weights())
     except RuntimeError as error:

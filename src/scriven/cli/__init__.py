@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
 BEGUN = time.monotonic()  # a time budget counts the whole command
+# Threads that wait for one another must not keep the processor busy: beside any other program that is 30 times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from cyclopts import App, CycloptsError  # noqa: E402 - after the clock is started
+from collections.abc import Sequence  # noqa: E402 - after the clock is started
+
+from cyclopts import App, CycloptsError  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from scriven.errors import Interrupted, ScrivenError  # noqa: E402
@@ -25,17 +30,17 @@ COMMANDS = {  # module:function, imported only when the command is called; and o
 }
 
 
-def make_app() -> App:
-    """The command line as cyclopts sees it. Commands are not imported before they are called."""
+def make_app(words: Sequence[str]) -> App:
+    """The command line as cyclopts sees it, for these arguments. Only the command that they name is imported."""
     app = App(
         name="scriven",
         help="Small recurrent language models, trained on your own text, character by character.",
         help_format="plaintext",
-        version="scriven " + _version() if "--version" in sys.argv else None,
+        version="scriven " + _version() if "--version" in words else None,
         result_action="return_value",
     )
     for name, (target, line) in COMMANDS.items():
-        app.command(target, name=name, help=line)
+        app.command(target, name=name, help=None if name in words[:1] else line)
     app.command(
         "scriven.cli.train:worker", name="worker", help="Join a training that another process leads.", show=False
     )
@@ -48,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     traceback = "--traceback" in words
     words = _with_resume_value([word for word in words if word != "--traceback"])
     try:
-        make_app()(words, exit_on_error=False, print_error=False, help_on_error=False)
+        make_app(words)(words, exit_on_error=False, print_error=False, help_on_error=False)
     except CycloptsError as error:
         _fail(_one_line(error), 2)
     except ScrivenError as error:
@@ -101,8 +106,6 @@ def _fail(message: str, code: int) -> None:
 
 def _close_stdout() -> None:
     """The reader of our output went away, as `head` does: no error, and nothing left to flush at exit."""
-    import os
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -12,6 +12,7 @@ import time
 import torch
 
 from scriven.errors import UsageError
+from scriven.settings import Cell
 
 ALLOCATOR_THRESHOLD_BYTES = 1 << 30
 
@@ -29,23 +30,23 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_precision(name: str, device: torch.device) -> str:
-    """`fp32` or `bf16` for a `training.precision` setting; `auto` measures the CPU once a process."""
+def choose_precision(name: str, device: torch.device, cell: Cell = "lstm") -> str:
+    """`fp32` or `bf16` for a `training.precision` setting; `auto` measures the CPU with such a cell, once a process."""
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if device.type == "cpu" and bf16_speedup() > 1.3 else "fp32"
+    return "bf16" if device.type == "cpu" and bf16_speedup(cell) > 1.3 else "fp32"
 
 
 @functools.cache
-def bf16_speedup() -> float:
-    """How many times faster a bf16 LSTM layer is than fp32 on this CPU; 0 when bf16 does not work at all.
+def bf16_speedup(cell: Cell = "lstm") -> float:
+    """How many times faster a bf16 layer of a cell is than fp32 on this CPU; 0 when bf16 does not work at all.
 
     oneDNN refuses bf16 on some processors, and emulates it slowly on others, so both are tried, in turns and each at
     its best, since other programs disturb a single measurement. About 0.1 s.
     """
-    layer, x = torch.nn.LSTM(256, 256), torch.zeros(16, 32, 256)
+    layer, x = getattr(torch.nn, cell.upper())(256, 256), torch.zeros(16, 32, 256)
     seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
     with torch.inference_mode():
         for _ in range(8):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scriven.model.cells import LayerState, RecurrentLayer
+from scriven.model.cells import CELLS, LayerState, RecurrentLayer
 from scriven.settings import ModelSettings
 
 State = tuple[LayerState, ...]  # one entry a layer, each a tuple of arrays (N, H)
@@ -89,10 +89,11 @@ class CharLM(nn.Module):
     def _embed(self, ids: Tensor) -> Tensor:
         """Embeddings (T, N, D). `<unk>` never occurs in training, so it reads as the mean of all known symbols."""
         x = functional.embedding(ids, self.embedding.weight)
-        if self.training:
+        unknown = ids == self.unknown
+        if self.training or not bool(unknown.any()):
             return x
         mean = self.embedding.weight[: self.unknown].mean(0)
-        return torch.where((ids == self.unknown)[..., None], mean, x)
+        return torch.where(unknown[..., None], mean, x)
 
     def _drop(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         return x if generator is None else drop(x, self.dropout, generator)
@@ -131,6 +132,8 @@ def detach(state: State) -> State:
 
 
 def parameter_count(settings: ModelSettings, vocabulary_size: int) -> int:
-    """Number of trained values, without making the model's arrays."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in CharLM(settings, vocabulary_size).parameters())
+    """Number of trained values, without making the model."""
+    gates, width, inputs = CELLS[settings.cell][2], settings.width, settings.embedding or settings.width
+    layers = [gates * width * (size + width + 2) for size in [inputs, *[width] * (settings.layers - 1)]]
+    norms = {"none": 0, "rms": width, "layer": 2 * width}[settings.norm] * settings.layers
+    return vocabulary_size * (inputs + width + 1) + sum(layers) + norms

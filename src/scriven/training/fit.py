@@ -12,13 +12,18 @@ from torch.nn import functional
 
 from scriven.model import CharLM, computing
 from scriven.model.compute import prepare_cpu
-from scriven.settings import ModelSettings, Settings, consistent, merged, validated
+from scriven.settings import Cell, ModelSettings, Settings, consistent, merged, validated
 
 REFERENCE = ModelSettings()  # the model whose speed is measured
 REFERENCE_ROWS, REFERENCE_LENGTH, REFERENCE_VOCABULARY = 32, 64, 100
 PARALLEL_EFFICIENCY = 0.8  # of each worker where two or more share the machine, optimizer and evaluations included
 ROWS_PER_WORKER = 32  # fewer starve the matrix units
 STEPS_PER_EPOCH = 8  # at the least, so that a tiny text is still read in many small steps
+# The best width for two minutes, measured. It grows with the fourth root of the budget: size and reading grow alike.
+FITTED_WIDTH, FITTED_READABLE = 256, 15e6  # characters that the reference model could have read
+FITTED_CHARACTERS = 250_000  # a smaller text gets a narrower model than that, whatever the budget
+WIDTH_UNIT, WIDEST = 32, 1024
+PASSES_WITHOUT_DROPOUT, DROPOUT_A_DOUBLING, MOST_DROPOUT = 10.0, 0.1, 0.5
 EVALUATION_SHARE = 0.03  # of the time
 EVALUATION_SPEEDUP = 3.0  # reading is so much faster than training
 
@@ -35,12 +40,15 @@ class Facts:
     overhead_seconds: float = 0.0  # of a time budget that are gone when training begins
 
 
-def measure_speed(device: torch.device, precision: str, threads: int) -> float:
-    """Characters/s of one worker's training step of the reference model, the fastest of a few; about 0.3 s."""
+def measure_speed(device: torch.device, precision: str, cell: Cell) -> float:
+    """Characters/s of one single-threaded worker's training step of the reference model with such a cell.
+
+    The fastest of a few; about 0.3 s.
+    """
     if device.type == "cpu":
-        prepare_cpu(threads)
+        prepare_cpu(1)
     with torch.random.fork_rng(devices=[]):
-        model = CharLM(REFERENCE, REFERENCE_VOCABULARY).to(device)
+        model = CharLM(REFERENCE.model_copy(update={"cell": cell}), REFERENCE_VOCABULARY).to(device)
     ids = torch.zeros(REFERENCE_LENGTH, REFERENCE_ROWS, dtype=torch.int64, device=device)
     seconds = []
     for _ in range(4):
@@ -61,9 +69,9 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
 
     - *Workers and rows.* On a CPU one worker a core, up to two, of 32 rows each; rows are halved until a pass over the
       text is 8 steps, and workers with them. Cores left over become threads, where there are rows enough.
-    - *Width.* The time budget and the measured speed say how often a model of each width could read the text
-      (cost grows with the square of the width). The width is the one of the table whose passes are enough for it.
-    - *Dropout and weight decay* grow with the passes over the text.
+    - *Width* grows with the fourth root of what the reference model could read in the budget, so that the model's size
+      and what it reads grow alike, and at most with the square root of the text's size.
+    - *Dropout* is for texts that are read more than about ten times, 0.1 for each doubling.
     """
     notes: list[str] = []
     values: dict[str, dict[str, Any]] = {"reader": {}, "model": {}, "training": {}}
@@ -72,8 +80,7 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     threads = max(1, facts.cores // workers) if rows >= ROWS_PER_WORKER * workers else 1
     values["reader"]["batch"] = rows
     values["training"] |= {"workers": workers, "groups": groups, "threads": threads}
-    characters_read = _characters_read(given, facts, workers)
-    values["model"] |= _model(given, facts, characters_read, chosen)
+    values["model"] |= _model(given, facts, _readable(given, facts, workers), chosen)
     values["training"] |= _training(given)
     values["training"] |= _evaluations(given, facts, workers, notes)
     return consistent(validated(merged(values, chosen))), notes
@@ -81,7 +88,7 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
 
 def expected_seconds(settings: Settings, facts: Facts, steps: int) -> float:
     """How long that many steps will take, from the measured speed; evaluations included."""
-    per_worker = facts.speed * (REFERENCE.width / settings.model.width) ** 2 * REFERENCE.layers / settings.model.layers
+    per_worker = facts.speed / _cost(settings.model.width, settings.model.layers)
     workers = settings.training.workers
     speed = per_worker * workers * (PARALLEL_EFFICIENCY if workers > 1 else 1.0)
     evaluated = settings.training.evaluations * facts.validation_characters / EVALUATION_SPEEDUP
@@ -107,7 +114,7 @@ def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], not
     return workers, training.get("groups", workers), rows
 
 
-def _characters_read(given: Settings, facts: Facts, workers: int) -> float:
+def _readable(given: Settings, facts: Facts, workers: int) -> float:
     """Characters that the reference model could read in the budget."""
     budget = given.budget
     if not budget.minutes:
@@ -117,15 +124,22 @@ def _characters_read(given: Settings, facts: Facts, workers: int) -> float:
     return facts.speed * workers * efficiency * max(1.0, budget.minutes * 60 - facts.overhead_seconds)
 
 
-# Passes over the text that a model of the reference width could make in the budget -> width, dropout.
-WIDTHS = ((0.0, 192, 0.0), (20.0, 256, 0.1), (60.0, 320, 0.2), (200.0, 384, 0.3))
-
-
-def _model(given: Settings, facts: Facts, characters_read: float, chosen: dict[str, Any]) -> dict[str, Any]:
+def _model(given: Settings, facts: Facts, readable: float, chosen: dict[str, Any]) -> dict[str, Any]:
     """Width and dropout."""
-    passes = characters_read / facts.characters
-    width, dropout = next((width, dropout) for least, width, dropout in reversed(WIDTHS) if passes >= least)
-    return {"width": width, "dropout": dropout}
+    model = chosen.get("model", {})
+    best = FITTED_WIDTH * (readable / FITTED_READABLE) ** 0.25
+    largest = FITTED_WIDTH * math.sqrt(facts.characters / FITTED_CHARACTERS)
+    width = model.get("width") or max(WIDTH_UNIT, round(min(best, largest, WIDEST) / WIDTH_UNIT) * WIDTH_UNIT)
+    passes = readable / facts.characters
+    if given.budget.minutes:
+        passes /= _cost(width, given.model.layers)
+    dropout = round(DROPOUT_A_DOUBLING * math.log2(max(1.0, passes / PASSES_WITHOUT_DROPOUT)), 2)
+    return {"width": width, "dropout": min(MOST_DROPOUT, dropout)}
+
+
+def _cost(width: int, layers: int) -> float:
+    """Time that a model takes for a character, in units of the reference model's."""
+    return (width / REFERENCE.width) ** 2 * layers / REFERENCE.layers
 
 
 def _training(given: Settings) -> dict[str, Any]:

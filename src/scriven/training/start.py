@@ -20,7 +20,7 @@ from scriven.model import choose_device, choose_precision
 from scriven.model.compute import available_cores
 from scriven.model.language_model import parameter_count
 from scriven.runs import Checkpoint, Run, create_run, open_run, writing
-from scriven.settings import Settings, consistent, merged, validated
+from scriven.settings import Cell, Settings, consistent, merged, validated
 from scriven.training.fit import Facts, expected_seconds, fit, measure_speed
 from scriven.training.initial import new_symbols
 from scriven.training.loop import Trainer
@@ -60,10 +60,10 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
         )
     settings = resumed.settings if resumed else request.settings
     device = choose_device(settings.training.device)
-    precision = choose_precision(settings.training.precision, device)
+    precision = choose_precision(settings.training.precision, device, settings.model.cell)
     path = resumed.path if resumed else request.output or _free_folder(request.texts[0])
     with writing(path):
-        facts = _facts(request, corpus, device, precision)
+        facts = _facts(request, corpus, device, precision, settings.model.cell)
         settings, notes = (settings, []) if resumed else _fitted(request, facts, path)
         computing = {"training": {"device": device.type, "precision": precision}}
         settings = validated(merged(settings.model_dump(), computing))
@@ -202,9 +202,9 @@ def _newest_folder(texts: tuple[str, ...]) -> Path:
     return max(found, key=lambda path: (path / "settings.toml").stat().st_mtime)
 
 
-def _facts(request: Request, corpus: Corpus, device: torch.device, precision: str) -> Facts:
+def _facts(request: Request, corpus: Corpus, device: torch.device, precision: str, cell: Cell) -> Facts:
     """What the settings that are not given are fitted to."""
-    speed = measure_speed(device, precision, 1)
+    speed = measure_speed(device, precision, cell)
     overhead = time.monotonic() - request.begun + START_SECONDS
     sizes = corpus.training.characters, corpus.validation.characters
     return Facts(*sizes, available_cores(), device.type, speed, overhead)
