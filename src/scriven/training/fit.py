@@ -16,14 +16,14 @@ from scriven.settings import Cell, ModelSettings, Settings, consistent, merged, 
 
 REFERENCE = ModelSettings()  # the model whose speed is measured
 REFERENCE_ROWS, REFERENCE_LENGTH, REFERENCE_VOCABULARY = 32, 64, 100
-PARALLEL_EFFICIENCY = 0.8  # of each worker where two or more share the machine, optimizer and evaluations included
+STEP_EFFICIENCY = 0.65  # of the measured speed that is left beside optimizer, exchange and evaluations
 ROWS_PER_WORKER = 32  # fewer starve the matrix units
 STEPS_PER_EPOCH = 8  # at the least, so that a tiny text is still read in many small steps
 # The best width for two minutes, measured. It grows with the fourth root of the budget: size and reading grow alike.
 FITTED_WIDTH, FITTED_READABLE = 256, 15e6  # characters that the reference model could have read
 FITTED_CHARACTERS = 250_000  # a smaller text gets a narrower model than that, whatever the budget
 WIDTH_UNIT, WIDEST = 32, 1024
-PASSES_WITHOUT_DROPOUT, DROPOUT_A_DOUBLING, MOST_DROPOUT = 10.0, 0.1, 0.5
+PASSES_WITHOUT_DROPOUT, DROPOUT_A_DOUBLING, MOST_DROPOUT = 8.0, 0.1, 0.5
 EVALUATION_SHARE = 0.03  # of the time
 EVALUATION_SPEEDUP = 3.0  # reading is so much faster than training
 
@@ -71,7 +71,7 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
       text is 8 steps, and workers with them. Cores left over become threads, where there are rows enough.
     - *Width* grows with the fourth root of what the reference model could read in the budget, so that the model's size
       and what it reads grow alike, and at most with the square root of the text's size.
-    - *Dropout* is for texts that are read more than about ten times, 0.1 for each doubling.
+    - *Dropout* is for texts that are read more than about eight times, 0.1 for each doubling.
     """
     notes: list[str] = []
     values: dict[str, dict[str, Any]] = {"reader": {}, "model": {}, "training": {}}
@@ -90,7 +90,7 @@ def expected_seconds(settings: Settings, facts: Facts, steps: int) -> float:
     """How long that many steps will take, from the measured speed; evaluations included."""
     per_worker = facts.speed / _cost(settings.model.width, settings.model.layers)
     workers = settings.training.workers
-    speed = per_worker * workers * (PARALLEL_EFFICIENCY if workers > 1 else 1.0)
+    speed = per_worker * workers * STEP_EFFICIENCY
     evaluated = settings.training.evaluations * facts.validation_characters / EVALUATION_SPEEDUP
     return (steps * settings.reader.batch * settings.reader.length + evaluated) / speed + facts.overhead_seconds
 
@@ -120,8 +120,7 @@ def _readable(given: Settings, facts: Facts, workers: int) -> float:
     if not budget.minutes:
         rows = given.reader.batch * given.reader.length
         return budget.characters or budget.epochs * facts.characters or budget.steps * rows
-    efficiency = PARALLEL_EFFICIENCY if workers > 1 else 1.0
-    return facts.speed * workers * efficiency * max(1.0, budget.minutes * 60 - facts.overhead_seconds)
+    return facts.speed * workers * STEP_EFFICIENCY * max(1.0, budget.minutes * 60 - facts.overhead_seconds)
 
 
 def _model(given: Settings, facts: Facts, readable: float, chosen: dict[str, Any]) -> dict[str, Any]:
