@@ -30,7 +30,7 @@ def setting(default: Any, text: str, *, fitted: bool = False, **bounds: Any) -> 
 class Frozen(BaseModel):
     """Base of all settings: immutable, and an unknown name is an error rather than ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class CorpusSettings(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,7 @@ from cyclopts import Parameter
 from scriven.cli import BEGUN
 from scriven.cli.corpus import named
 from scriven.cli.flags import Json, Switch
-from scriven.errors import Interrupted
+from scriven.errors import InputError, Interrupted, ScrivenError, UsageError
 from scriven.settings import (
     BudgetSettings,
     CorpusSettings,
@@ -87,7 +88,12 @@ def worker() -> None:
     """Join a training that another process leads; started by it, not by people."""
     from scriven.training.start import work
 
-    work()
+    try:
+        work()
+    except (InputError, UsageError):
+        raise
+    except ScrivenError as error:  # the leader met it too, and tells
+        sys.exit(error.exit_code)
 
 
 def _from_file(path: Path | None) -> dict[str, dict[str, object]]:

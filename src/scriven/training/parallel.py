@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -73,6 +74,18 @@ class Workers:
         buffer = data if self.rank == 0 else torch.empty(int(length), dtype=torch.uint8)
         self._guarded(lambda: dist.broadcast(buffer, 0))
         return json.loads(buffer.numpy().tobytes())
+
+    def wait_until_ready(self, store: Store) -> None:
+        """Waits until every worker that was started is about to join.
+
+        Raises ScrivenError when one ended before that.
+        """
+        keys = [f"ready-{rank}" for rank in range(1, self.size)]
+        while not store.check(keys):
+            if any(child.poll() is not None for child in self._children):
+                self.close()
+                raise ScrivenError(f"a worker could not start ({self._ends()}); --training.workers 1 does without")
+            time.sleep(0.02)
 
     def close(self) -> None:
         """Leaves the group; on rank 0, waits for the workers that were started, and ends those that hang."""
@@ -140,8 +153,10 @@ def start_workers(size: int) -> Workers:
         )
         for rank in range(1, size)
     ]
+    workers = Workers(0, size, children)
+    workers.wait_until_ready(store)
     _join(store, 0, size)
-    return Workers(0, size, children)
+    return workers
 
 
 def join_workers() -> Workers:
@@ -149,6 +164,7 @@ def join_workers() -> Workers:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     port = int(os.environ["MASTER_PORT"])
     store = TCPStore(os.environ["MASTER_ADDR"], port, size, False, timeout=START_TIMEOUT)
+    store.set(f"ready-{rank}", "")
     _join(store, rank, size)
     return Workers(rank, size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from scriven.corpus.build import Progress, build
+from scriven.corpus.header import NAME as CORPUS_FILE
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, Interrupted, UsageError
 from scriven.events import Event, Started
@@ -20,6 +22,7 @@ from scriven.model import choose_device, choose_precision
 from scriven.model.compute import available_cores
 from scriven.model.language_model import parameter_count
 from scriven.runs import Checkpoint, Run, create_run, open_run, writing
+from scriven.runs.folder import SETTINGS_FILE
 from scriven.settings import Cell, Settings, consistent, merged, validated
 from scriven.training.fit import Facts, expected_seconds, fit, measure_speed
 from scriven.training.initial import new_symbols
@@ -54,6 +57,8 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     """
     resumed = _resumed(request) if request.resume is not None else None
     corpus = _corpus(request, resumed, _stoppable(progress, stop))
+    if resumed:
+        _check_goes_on(resumed, resumed.checkpoint(request.resume or "last"), corpus)
     if corpus.training.characters < 2:
         raise InputError(
             f"{' '.join(request.texts)} has {corpus.training.characters} characters to train on; it takes 2 at least"
@@ -119,21 +124,15 @@ def _corpus(request: Request, resumed: Run | None, progress: Progress | None) ->
         return _same_corpus(resumed, progress)
     if not request.texts:
         raise UsageError("no text to train on; name a file, a folder, - for standard input, python or shakespeare")
-    if len(request.texts) == 1 and (Path(request.texts[0]) / "corpus.json").is_file():
+    if len(request.texts) == 1 and (Path(request.texts[0]) / CORPUS_FILE).is_file():
         return Corpus.open(request.texts[0])
     settings = resumed.settings.corpus if resumed else request.settings.corpus
-    corpus = Corpus.open(build(request.texts, settings, progress=progress))
-    if resumed and corpus.vocabulary != resumed.vocabulary:
-        raise InputError(
-            f"{' '.join(request.texts)} is not the text that {resumed.path} was trained on; leave it out, or start "
-            f"another run from its model with --from {resumed.path}"
-        )
-    return corpus
+    return Corpus.open(build(request.texts, settings, progress=progress))
 
 
 def _same_corpus(run: Run, progress: Progress | None) -> Corpus:
     """The corpus that a run was trained on, built again where the cache has lost it."""
-    if (run.corpus_path / "corpus.json").is_file():
+    if (run.corpus_path / CORPUS_FILE).is_file():
         return Corpus.open(run.corpus_path)
     texts = run.origin["texts"]
     if "-" in texts:
@@ -158,18 +157,20 @@ def _resumed(request: Request) -> Run:
     before = run.settings.model_dump()
     if asked.get("budget"):
         before["budget"] = {}
-    run = replace(run, settings=consistent(validated(merged(before, asked))))
-    _check_budget_left(run, run.checkpoint(request.resume or "last"))
-    return run
+    return replace(run, settings=consistent(validated(merged(before, asked))))
 
 
-def _check_budget_left(run: Run, checkpoint: Checkpoint) -> None:
-    """Raises UsageError when the checkpoint has used up the whole budget."""
+def _check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus) -> None:
+    """Raises InputError when the corpus is another one, UsageError when the checkpoint has used up the whole budget."""
+    if corpus.vocabulary != run.vocabulary:
+        raise InputError(
+            f"the text is not the one that {run.path} was trained on; give that one, or start another run from its "
+            f"model with --from {run.path}"
+        )
     manifest = checkpoint.manifest
-    plan = Plan(run.settings, "")
     done = Done(**{name: manifest[name] for name in vars(Done())})
     same = manifest["budget"] == run.settings.budget.model_dump()
-    share = done.progress if same else used_share(plan, done, Corpus.open(run.corpus_path).training.characters)
+    share = done.progress if same else used_share(Plan(run.settings, ""), done, corpus.training.characters)
     if share >= 1:
         name, value = next((name, value) for name, value in run.settings.budget if value)
         raise UsageError(
@@ -179,10 +180,11 @@ def _check_budget_left(run: Run, checkpoint: Checkpoint) -> None:
 
 
 def _name(texts: tuple[str, ...]) -> str:
-    """A run's name from its first text's."""
+    """A run's name from its first text's: of the file, or of its folder where that has no letters, as *.txt."""
     first = texts[0] if texts else ""
-    stem = "stdin" if first == "-" else Path(first).resolve().name.split(".")[0]
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem) or "run"
+    path = Path("stdin" if first == "-" else first).absolute()
+    names = (re.sub(r"[^\w-]+", "-", name.split(".")[0]).strip("-") for name in (path.name, path.parent.name))
+    return next(filter(None, names), "run")
 
 
 def _free_folder(text: str) -> Path:
@@ -196,10 +198,10 @@ def _free_folder(text: str) -> Path:
 def _newest_folder(texts: tuple[str, ...]) -> Path:
     """The run of this text, or of any where none is named, that was written to last."""
     pattern = f"{_name(texts)}*" if texts else "*"
-    found = [path for path in RUNS.glob(pattern) if (path / "settings.toml").is_file()]
+    found = [path for path in RUNS.glob(pattern) if (path / SETTINGS_FILE).is_file()]
     if not found:
         raise InputError(f"there is no run to resume in {RUNS / pattern}; name its folder with -o")
-    return max(found, key=lambda path: (path / "settings.toml").stat().st_mtime)
+    return max(found, key=lambda path: (path / SETTINGS_FILE).stat().st_mtime)
 
 
 def _facts(request: Request, corpus: Corpus, device: torch.device, precision: str, cell: Cell) -> Facts:
@@ -213,7 +215,7 @@ def _facts(request: Request, corpus: Corpus, device: torch.device, precision: st
 def _fitted(request: Request, facts: Facts, path: Path) -> tuple[Settings, list[str]]:
     """All settings of a new run."""
     given = request.settings
-    if (path / "settings.toml").exists():
+    if (path / SETTINGS_FILE).exists() and open_run(path).steps():
         raise UsageError(f"{path} holds a run already; go on with it (--resume) or choose another folder with -o")
     if not given.budget:
         raise UsageError("how long to train is not said; give --minutes, --epochs, --steps or --characters")
