@@ -14,7 +14,7 @@ from scriven.report.files import FilesReport
 from scriven.report.plot import PlotReport
 from scriven.report.terminal import TerminalReport
 from scriven.session import Model, load
-from scriven.settings import Settings, merged, validated
+from scriven.settings import Settings, overlaid, validated
 from scriven.training.start import Request
 from scriven.training.start import train as training
 from scriven.training.stop import StopFlag
@@ -66,7 +66,7 @@ def train(
     chosen = {name: value for name, value in budget.items() if value}
     request = Request(
         texts=tuple(map(str, texts)),
-        settings=validated(merged(given, {"budget": chosen} if chosen else {})),
+        settings=validated(overlaid(given, {"budget": chosen} if chosen else {})),
         output=None if output is None else Path(output),
         resume=resume,
         initial=None if initial is None else Path(initial),

@@ -66,7 +66,7 @@ class Stepped:
     learning_rate: float
     gradient_norm: float  # per character, before clipping
     characters: int  # read since the start of the run
-    seconds: float  # wall time since the start of the command
+    seconds: float  # wall time, over all commands that trained this run
     fingerprint: str  # short hash of the step's loss and gradient norm, to compare two runs bit by bit
 
 

@@ -76,7 +76,7 @@ class TrainingSettings(Frozen):
     )
     learning_rate: float = setting(0.04, "peak learning rate of the optimizer", fitted=True, gt=0, le=100)
     adamw_learning_rate: float = setting(
-        0.008, "peak learning rate of the weights that muon does not train", fitted=True, gt=0, le=100
+        0.008, "peak learning rate of the weights that muon does not train", gt=0, le=100
     )
     momentum: float = setting(0.95, "momentum of muon and sgd", ge=0, lt=1)
     weight_decay: float = setting(0.1, "decoupled weight decay of the recurrent matrices", fitted=True, ge=0, le=100)
@@ -187,6 +187,12 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return result
+
+
+def overlaid(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings joined, `over` winning; a budget in it replaces the other one, of which there can be only one."""
+    kept = {name: values for name, values in base.items() if name != "budget" or not over.get("budget")}
+    return merged(kept, over)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from scriven.cli import BEGUN
 from scriven.cli.corpus import named
-from scriven.cli.flags import Json, Switch
+from scriven.cli.flags import Device, Json, Precision, Switch
 from scriven.errors import InputError, Interrupted, ScrivenError, UsageError
 from scriven.settings import (
     BudgetSettings,
@@ -20,6 +20,7 @@ from scriven.settings import (
     Settings,
     TrainingSettings,
     merged,
+    overlaid,
     read_toml,
     validated,
 )
@@ -34,6 +35,8 @@ def train(
     resume: Literal["last"] | int | None = None,
     initial: Annotated[Path | None, Parameter(name="--from")] = None,
     settings: Path | None = None,
+    device: Device | None = None,
+    precision: Precision | None = None,
     quiet: Switch = False,
     as_json: Json = False,
     corpus: Annotated[CorpusSettings, Parameter(show_default=False)] = CorpusSettings(),
@@ -65,7 +68,9 @@ def train(
     """
     texts = tuple(named(texts)) if texts else ()
     flags = Settings(budget=budget, corpus=corpus, reader=reader, model=model, training=training).given()
-    given = validated(merged(_from_file(settings), {name: values for name, values in flags.items() if values}))
+    place = {name: value for name, value in (("device", device), ("precision", precision)) if value}
+    flags = merged({name: values for name, values in flags.items() if values}, {"training": place} if place else {})
+    given = validated(overlaid(_from_file(settings), flags))
 
     from scriven.api import follow
     from scriven.report.terminal import JsonReport, TerminalReport

@@ -31,7 +31,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device, cell: Cell = "lstm") -> str:
-    """`fp32` or `bf16` for a `training.precision` setting; `auto` measures the CPU with such a cell, once a process."""
+    """`fp32` or `bf16` for a `training.precision` setting; `auto` measures the CPU with such a cell, once a process.
+
+    Raises UsageError when bf16 is asked for and does not work.
+    """
+    if name == "bf16" and device.type == "cpu" and not bf16_speedup(cell):
+        raise UsageError("bf16 does not work on this processor; use fp32")
     if name != "auto":
         return name
     if device.type == "cuda":

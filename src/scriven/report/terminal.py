@@ -229,7 +229,7 @@ class Pace:
             return self._expected
         first, last = self._first, self._recent[-1]
         share = last.progress - first.progress
-        rest = (1 - last.progress) * (last.seconds - first.seconds) / share if share else self._expected - last.seconds
+        rest = (1 - last.progress) * (last.seconds - first.seconds) / share if share else self._expected
         return max(rest, 0.0)  # in this order nan stays nan
 
 

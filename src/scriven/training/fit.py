@@ -17,7 +17,9 @@ from scriven.settings import Cell, ModelSettings, Settings, consistent, merged, 
 REFERENCE = ModelSettings()  # the model whose speed is measured
 REFERENCE_ROWS, REFERENCE_LENGTH, REFERENCE_VOCABULARY = 32, 64, 100
 STEP_EFFICIENCY = 0.65  # of the measured speed that is left beside optimizer, exchange and evaluations
-ROWS_PER_WORKER = 32  # fewer starve the matrix units
+ROWS = 32  # of text in all, where each pass over the text should teach the most
+ROWS_PER_WORKER = 32  # where time counts: fewer starve the matrix units
+FEWEST_ROWS_PER_WORKER = 16
 STEPS_PER_EPOCH = 8  # at the least, so that a tiny text is still read in many small steps
 # The best width for two minutes, measured. It grows with the fourth root of the budget: size and reading grow alike.
 FITTED_WIDTH, FITTED_READABLE = 256, 15e6  # characters that the reference model could have read
@@ -26,6 +28,8 @@ WIDTH_UNIT, WIDEST = 32, 1024
 PASSES_WITHOUT_DROPOUT, DROPOUT_A_DOUBLING, MOST_DROPOUT = 8.0, 0.1, 0.5
 EVALUATION_SHARE = 0.03  # of the time
 EVALUATION_SPEEDUP = 3.0  # reading is so much faster than training
+EVALUATIONS, FEWEST_EVALUATIONS, MOST_EVALUATIONS = 10, 4, 40
+LEAST_EVALUATED = 120_000  # characters; fewer tell too little
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,9 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
 
     The rules come from docs/experiments.md:
 
-    - *Workers and rows.* On a CPU one worker a core, up to two, of 32 rows each; rows are halved until a pass over the
-      text is 8 steps, and workers with them. Cores left over become threads, where there are rows enough.
+    - *Workers and rows.* On a CPU one worker a core, up to two. 32 rows in all learn the most from a pass;
+      within a time budget, 32 rows a worker learn the most in the time. Rows are halved until a pass over the text is
+      8 steps, and workers with them. Cores left over become threads.
     - *Width* grows with the fourth root of what the reference model could read in the budget, so that the model's size
       and what it reads grow alike, and at most with the square root of the text's size.
     - *Dropout* is for texts that are read more than about eight times, 0.1 for each doubling.
@@ -77,13 +82,26 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     values: dict[str, dict[str, Any]] = {"reader": {}, "model": {}, "training": {}}
     chosen = given.given()
     workers, groups, rows = _workers_and_rows(given, facts, chosen, notes)
-    threads = max(1, facts.cores // workers) if rows >= ROWS_PER_WORKER * workers else 1
+    threads = max(1, facts.cores // workers) if rows >= FEWEST_ROWS_PER_WORKER * workers else 1
     values["reader"]["batch"] = rows
     values["training"] |= {"workers": workers, "groups": groups, "threads": threads}
-    values["model"] |= _model(given, facts, _readable(given, facts, workers), chosen)
+    readable = _readable(given, facts, workers, rows)
+    values["model"] |= _model(given, facts, readable, chosen)
     values["training"] |= _training(given)
-    values["training"] |= _evaluations(given, facts, workers, notes)
+    values["training"] |= _evaluations(given, facts, workers, readable, notes)
     return consistent(validated(merged(values, chosen))), notes
+
+
+def fitted_words(settings: Settings, given: Settings) -> str:
+    """What was fitted, by name and value, in one sentence; empty where everything was given."""
+    chosen = given.given()
+    words = [
+        f"{section}.{name} {getattr(getattr(settings, section), name):g}"
+        for section, group in settings
+        for name, field in type(group).model_fields.items()
+        if (field.json_schema_extra or {}).get("fitted") and name not in chosen.get(section, {})
+    ]
+    return f"Fitted: {', '.join(words)}." if words else ""
 
 
 def expected_seconds(settings: Settings, facts: Facts, steps: int) -> float:
@@ -91,7 +109,8 @@ def expected_seconds(settings: Settings, facts: Facts, steps: int) -> float:
     per_worker = facts.speed / _cost(settings.model.width, settings.model.layers)
     workers = settings.training.workers
     speed = per_worker * workers * STEP_EFFICIENCY
-    evaluated = settings.training.evaluations * facts.validation_characters / EVALUATION_SPEEDUP
+    read = settings.training.evaluation_characters or facts.validation_characters
+    evaluated = settings.training.evaluations * read / EVALUATION_SPEEDUP
     return (steps * settings.reader.batch * settings.reader.length + evaluated) / speed + facts.overhead_seconds
 
 
@@ -99,7 +118,8 @@ def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], not
     """How many processes, groups, and rows of text in all."""
     training, reader = chosen.get("training", {}), chosen.get("reader", {})
     workers = training.get("workers") or (min(2, facts.cores) if facts.device == "cpu" else 1)
-    rows, most = ROWS_PER_WORKER * workers, max(1, facts.characters // (STEPS_PER_EPOCH * given.reader.length))
+    rows = ROWS_PER_WORKER * workers if given.budget.minutes else max(ROWS, FEWEST_ROWS_PER_WORKER * workers)
+    most = max(1, facts.characters // (STEPS_PER_EPOCH * given.reader.length))
     if "batch" in reader:
         rows = given.reader.batch
     else:
@@ -110,16 +130,15 @@ def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], not
     if "workers" not in training:
         shared = math.gcd(rows, training.get("groups", 0))
         workers = max(count for count in range(1, workers + 1) if shared % count == 0)
-        workers = workers if "batch" in reader or rows >= ROWS_PER_WORKER * workers else 1
+        workers = workers if "batch" in reader or rows >= FEWEST_ROWS_PER_WORKER * workers else 1
     return workers, training.get("groups", workers), rows
 
 
-def _readable(given: Settings, facts: Facts, workers: int) -> float:
+def _readable(given: Settings, facts: Facts, workers: int, rows: int) -> float:
     """Characters that the reference model could read in the budget."""
     budget = given.budget
     if not budget.minutes:
-        rows = given.reader.batch * given.reader.length
-        return budget.characters or budget.epochs * facts.characters or budget.steps * rows
+        return budget.characters or budget.epochs * facts.characters or budget.steps * rows * given.reader.length
     return facts.speed * workers * STEP_EFFICIENCY * max(1.0, budget.minutes * 60 - facts.overhead_seconds)
 
 
@@ -148,19 +167,20 @@ def _training(given: Settings) -> dict[str, Any]:
     return {"learning_rate": rates[optimizer], "weight_decay": 0.1 if optimizer == "muon" else 0.0}
 
 
-def _evaluations(given: Settings, facts: Facts, workers: int, notes: list[str]) -> dict[str, Any]:
-    """How often the validation text is read, and how much of it: 3 % of a time budget at the most."""
-    budget = given.budget
-    if not budget.minutes:
-        return {"evaluations": 10}
-    seconds = EVALUATION_SHARE * budget.minutes * 60
-    readable = seconds * facts.speed * EVALUATION_SPEEDUP * workers
-    evaluations = max(4, min(40, round(readable / max(1, facts.validation_characters))))
+def _evaluations(given: Settings, facts: Facts, workers: int, trained: float, notes: list[str]) -> dict[str, Any]:
+    """How often the validation text is read, and how much of it: about 3 % of the time."""
+    budget, text = given.budget, facts.validation_characters
+    evaluations = EVALUATIONS
+    readable = max(EVALUATION_SHARE * EVALUATION_SPEEDUP * trained, EVALUATIONS * LEAST_EVALUATED)
+    if budget.minutes:
+        readable = EVALUATION_SHARE * budget.minutes * 60 * facts.speed * EVALUATION_SPEEDUP * workers
+        evaluations = max(FEWEST_EVALUATIONS, min(MOST_EVALUATIONS, round(readable / max(1, text))))
     result = {"evaluations": evaluations}
-    if facts.validation_characters * evaluations > 2 * readable:
-        result["evaluation_characters"] = max(10_000, int(readable / evaluations))
+    limit = max(LEAST_EVALUATED, int(readable / evaluations))
+    if limit < text and not {"evaluations", "evaluation_characters"} & given.given().get("training", {}).keys():
+        result["evaluation_characters"] = limit
         notes.append(
-            f"Each evaluation reads the first {result['evaluation_characters']:,} of {facts.validation_characters:,} "
-            "validation characters, for the time that there is; --training.evaluation-characters says otherwise."
+            f"Evaluations read the first {limit:,} of {text:,} validation characters, for the time that there is; "
+            "--training.evaluation-characters says otherwise."
         )
     return result

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from scriven.errors import InputError
 from scriven.model import CharLM
-from scriven.runs import open_run
+from scriven.runs import load_weights, open_run
 from scriven.vocabulary import Vocabulary
 
 PER_SYMBOL = ("embedding.weight", "head.weight", "head.bias")  # arrays with one row a symbol
@@ -32,13 +32,10 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
     theirs = {symbol: row for row, symbol in enumerate(other.vocabulary.symbols)}
     shared = [(row, theirs[symbol]) for row, symbol in enumerate(vocabulary.symbols) if symbol in theirs]
     shared.append((vocabulary.unknown, other.vocabulary.unknown))
-    weights = model.state_dict()
-    for name, value in other.checkpoint("best").weights().items():
+    checkpoint, weights = other.checkpoint("best"), model.state_dict()
+    for name, value in checkpoint.weights().items():
         weights[name] = _rows(weights[name], value, shared) if name in PER_SYMBOL else value
-    try:
-        model.load_state_dict(weights)
-    except (RuntimeError, KeyError) as error:
-        raise InputError(f"the model in {run} has another shape than the one asked for: {error}") from None
+    load_weights(model, checkpoint, weights)
 
 
 def _rows(mine: Tensor, theirs: Tensor, shared: list[tuple[int, int]]) -> Tensor:

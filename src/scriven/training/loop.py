@@ -42,7 +42,8 @@ from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, used_sh
 EVALUATION_LANES = 64
 CHARACTERS_PER_EVALUATION_LANE = 1024
 SAMPLE_CHARACTERS = 240
-FINAL_SHARE = 0.08  # of a time budget, at most, for the exact validation losses at the end
+FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
+FINAL_SECONDS = 120.0  # with other budgets, the time of which that share may be used however short the training was
 OVERFITTED_NATS = 0.01
 
 
@@ -80,7 +81,7 @@ class Trainer:
         if plan.resume:
             self._restore(Checkpoint(Path(plan.resume)))
         self.seconds_before = self.done.seconds
-        self.final_seconds = self._measure_final() if plan.timed else math.inf
+        self.final_seconds = self._measure_final()
         reserved = SAVING_SECONDS + (self.final_seconds if self._final_fits() else 0.0)
         self.timetable = Timetable(plan, self.done, reserved) if plan.timed else None
 
@@ -111,8 +112,8 @@ class Trainer:
 
         Raises DivergedError when the loss or a gradient is not finite; the weights are then those before that step.
         """
-        evaluations = self.settings.training.evaluations
-        due = math.floor(self.done.progress * evaluations + 1e-9) + 1
+        if self._due() > self.done.evaluated:  # it was stopped at a step that an evaluation belongs to
+            yield from self._evaluate()
         vocabulary, reader = self.corpus.vocabulary, self.settings.reader
         batches = prefetched(self.corpus.training, vocabulary, reader, self.done.cursor, self.lanes)
         with contextlib.closing(batches):
@@ -121,16 +122,19 @@ class Trainer:
                 yield stepped
                 last = self.done.progress >= 1
                 if signal and not last:
-                    yield from self._save(best=False)
+                    yield from self._save(best=self.best is None)
                     yield self._finished("interrupted")
                     return
-                if last or self.done.progress * evaluations >= due:
-                    due = math.floor(self.done.progress * evaluations) + 1
+                if last or self._due() > self.done.evaluated:
                     yield from self._evaluate()
                 if last:
                     break
         yield from self._final_losses()
         yield self._finished("budget")
+
+    def _due(self) -> int:
+        """How many evaluations should have been made by now."""
+        return math.floor(self.done.progress * self.settings.training.evaluations + 1e-9)
 
     def _step(self, batch: Batch, cursor: int) -> tuple[Stepped, int]:
         """One step of all workers: what happened, and the number of the stop signal or 0."""
@@ -146,8 +150,10 @@ class Trainer:
         for row in messages[1:]:
             total[: values + 2] += row[: values + 2]
         nats, characters = total[values : values + 2].tolist()
+        if not math.isfinite(nats):
+            raise DivergedError(self._divergence(nats / characters, math.nan))
         rate, norm = self.optimizer.step(total[:values].div_(characters), progress)
-        if not math.isfinite(nats + norm):
+        if not math.isfinite(norm):
             raise DivergedError(self._divergence(nats / characters, norm))
         done = self.done
         done.step, done.cursor, done.characters = done.step + 1, cursor, done.characters + int(characters)
@@ -195,6 +201,7 @@ class Trainer:
     def _evaluate(self) -> Iterator[Event]:
         """Measures the validation loss, writes a sample and saves. Without a validation text, the last is the best."""
         text, best = self._text(), True
+        self.done.evaluated = self._due()
         self.model.eval()
         if text.characters:
             count = max(1, min(EVALUATION_LANES, text.characters // CHARACTERS_PER_EVALUATION_LANE))
@@ -202,7 +209,7 @@ class Trainer:
             loss = self._summed(lanes(self.predictor, text, numbers, count) if numbers else Tally())
             if not math.isfinite(loss.nats):
                 raise DivergedError(self._divergence(loss.nats_per_char, math.inf))
-            best = self.best is None or loss.nats < self.best[1].nats
+            best = self.best is None or loss.nats_per_char < self.best[1].nats_per_char
             self.last_loss = loss
             protocol = "stream" if count == 1 else f"stream in {count} lanes"
             yield Evaluated(self.done.step, self.done.progress, protocol, loss, best, self._seconds())
@@ -236,12 +243,15 @@ class Trainer:
         return float(self.workers.broadcast(1.3 * (time.monotonic() - begun) * text.characters / max(size, 1)))
 
     def _final_fits(self) -> bool:
-        return not self.plan.timed or self.final_seconds <= FINAL_SHARE * 60 * self.settings.budget.minutes
+        """Whether there is time for the exact validation losses; with another budget, in relation to the training's."""
+        seconds = self.settings.budget.minutes * 60 or max(FINAL_SECONDS, self._seconds())
+        return self.final_seconds <= FINAL_SHARE * seconds
 
     def _final_losses(self) -> Iterator[Event]:
-        """The best model's exact validation losses, one protocol a worker, where a time budget has room for them."""
+        """The best model's exact validation losses, one protocol a worker, where there is time for them."""
         text = self._text()
-        if not (text.characters and self.best and self._final_fits()):
+        wanted = self.workers.broadcast(self._final_fits() and not self.stop())
+        if not (text.characters and self.best and wanted):
             return
         self.weights.values.copy_(self.best_values)
         self.model.eval()
@@ -249,9 +259,10 @@ class Trainer:
             measure(self.predictor, chunks_of(text)) if number % self.workers.size == self.workers.rank else Tally()
             for number, measure in enumerate(PROTOCOLS.values())
         ]
-        for protocol, part in zip(PROTOCOLS, totals, strict=True):
-            loss, step = self._summed(part), self.best[0]
-            yield Evaluated(step, self.done.progress, protocol, loss, True, self._seconds(), final=True)
+        part = "" if text is self.corpus.validation else f" of the first {text.characters:,} characters"
+        for protocol, total in zip(PROTOCOLS, totals, strict=True):
+            loss, step = self._summed(total), self.best[0]
+            yield Evaluated(step, self.done.progress, protocol + part, loss, True, self._seconds(), final=True)
 
     def _finished(self, reason: str) -> Finished:
         step, loss = self.best or (self.done.step, Loss(0.0, 0))
@@ -303,6 +314,7 @@ class Trainer:
         self.done = Done(**{name: manifest[name] for name in vars(self.done)})
         if manifest["budget"] != self.settings.budget.model_dump():
             self.done.progress = used_share(self.plan, self.done, self.corpus.training.characters)
+            self.done.evaluated = self._due()
         self.last_loss = Loss(**manifest["validation"])
         if manifest["best"]:
             self.best = (manifest["best"]["step"], Loss(**manifest["best"]["loss"]))

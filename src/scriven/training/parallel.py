@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -25,13 +26,15 @@ from scriven.errors import ScrivenError
 # An evaluation may take hours while the others wait; a worker that dies is noticed by its closed connection.
 TIMEOUT = timedelta(days=30)
 START_TIMEOUT = timedelta(minutes=5)
+CLOSE_SECONDS = 10
 
 
 class Workers:
     """The processes that train together, seen from one of them. With one worker nothing is ever sent."""
 
-    def __init__(self, rank: int = 0, size: int = 1, children: list[subprocess.Popen[bytes]] | None = None) -> None:
-        self.rank, self.size, self._children = rank, size, children or []
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+        self.children: list[subprocess.Popen[bytes]] = []  # the other workers, where this process started them
 
     def gather(self, rows: Tensor) -> Tensor:
         """Every worker's rows (M, ...), one after another in the order of ranks: (size * M, ...)."""
@@ -82,8 +85,7 @@ class Workers:
         """
         keys = [f"ready-{rank}" for rank in range(1, self.size)]
         while not store.check(keys):
-            if any(child.poll() is not None for child in self._children):
-                self.close()
+            if any(child.poll() is not None for child in self.children):
                 raise ScrivenError(f"a worker could not start ({self._ends()}); --training.workers 1 does without")
             time.sleep(0.02)
 
@@ -92,9 +94,9 @@ class Workers:
         if self.size > 1 and dist.is_initialized():
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
-        for child in self._children:
+        for child in self.children:
             try:
-                child.wait(timeout=10)
+                child.wait(timeout=CLOSE_SECONDS)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
@@ -111,14 +113,14 @@ class Workers:
             action()
         except RuntimeError as error:
             raise ScrivenError(
-                f"another worker of this training has ended ({self._ends() or 'its connection was closed'}); "
+                f"another worker of this training has ended ({self._ends() or str(error).splitlines()[0]}); "
                 "continue from the last checkpoint with --resume"
             ) from error
 
     def _ends(self) -> str:
         """How the workers that this process started have ended, as far as they have."""
         codes = []
-        for child in self._children:
+        for child in self.children:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 codes.append(child.wait(timeout=1))
         return ", ".join("killed, perhaps for want of memory" if code == -9 else f"exit code {code}" for code in codes)
@@ -137,25 +139,35 @@ def start_workers(size: int) -> Workers:
     """Rank 0 of `size` workers; the others are started as subprocesses on this machine, which only they can join."""
     if size == 1:
         return Workers()
-    store = TCPStore("127.0.0.1", 0, size, True, timeout=START_TIMEOUT, wait_for_workers=False)
-    environment = dict(
-        os.environ,
-        WORLD_SIZE=str(size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(store.port),
+    listener = socket.create_server(("127.0.0.1", 0))  # torch's own would listen on every address
+    port = listener.getsockname()[1]
+    store = TCPStore(
+        "127.0.0.1",
+        port,
+        size,
+        True,
+        timeout=START_TIMEOUT,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
     )
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-m", "scriven", "worker"],
-            env=dict(environment, RANK=str(rank)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        for rank in range(1, size)
-    ]
-    workers = Workers(0, size, children)
-    workers.wait_until_ready(store)
-    _join(store, 0, size)
+    address = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    workers = Workers(0, size)
+    try:
+        for rank in range(1, size):
+            workers.children.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "scriven", "worker"],
+                    env=os.environ | address | {"RANK": str(rank)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C is for the leader, which tells the others to stop
+                )
+            )
+        workers.wait_until_ready(store)
+        _join(store, 0, size)
+    except BaseException:
+        workers.close()
+        raise
     return workers
 
 
@@ -170,6 +182,7 @@ def join_workers() -> Workers:
 
 
 def _join(store: Store, rank: int, size: int) -> None:
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
+    if loopback:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)

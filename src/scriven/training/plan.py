@@ -63,6 +63,7 @@ class Done:
     cursor: int = 0  # of the batches
     characters: int = 0
     progress: float = 0.0
+    evaluated: int = 0  # evaluations that were due so far, and done
     seconds: float = 0.0  # of wall time, over all commands that trained this run
 
 

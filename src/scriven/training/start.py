@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import re
 import time
 from collections.abc import Callable, Generator
@@ -23,8 +25,8 @@ from scriven.model.compute import available_cores
 from scriven.model.language_model import parameter_count
 from scriven.runs import Checkpoint, Run, create_run, open_run, writing
 from scriven.runs.folder import SETTINGS_FILE
-from scriven.settings import Cell, Settings, consistent, merged, validated
-from scriven.training.fit import Facts, expected_seconds, fit, measure_speed
+from scriven.settings import Cell, Settings, consistent, merged, overlaid, validated
+from scriven.training.fit import Facts, expected_seconds, fit, fitted_words, measure_speed
 from scriven.training.initial import new_symbols
 from scriven.training.loop import Trainer
 from scriven.training.parallel import Workers, join_workers, start_workers
@@ -33,8 +35,9 @@ from scriven.training.stop import ignore_interrupts
 
 RUNS = Path("runs")
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
+SYMBOLS_SHOWN = 20
 START_SECONDS = 4.0  # from a plan to the first step, other workers' start included
-CHANGEABLE = {"budget", "device", "precision", "workers", "threads", "evaluations", "evaluation_characters"}
+CHANGEABLE = {"budget", "device", "precision", "workers", "threads", "evaluations"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
             f"{' '.join(request.texts)} has {corpus.training.characters} characters to train on; it takes 2 at least"
         )
     settings = resumed.settings if resumed else request.settings
+    if settings.training.workers > 1 and settings.training.device not in ("auto", "cpu"):
+        raise UsageError("several workers are for the CPU so far; drop --training.workers or --training.device")
     device = choose_device(settings.training.device)
     precision = choose_precision(settings.training.precision, device, settings.model.cell)
     path = resumed.path if resumed else request.output or _free_folder(request.texts[0])
@@ -72,7 +77,7 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
         settings, notes = (settings, []) if resumed else _fitted(request, facts, path)
         computing = {"training": {"device": device.type, "precision": precision}}
         settings = validated(merged(settings.model_dump(), computing))
-        origin: dict[str, Any] = resumed.origin if resumed else _origin(request, corpus)
+        origin = (resumed.origin if resumed else _origin(request, corpus)) | {"corpus": str(corpus.path.resolve())}
         checkpoint = resumed.checkpoint(request.resume) if resumed and request.resume is not None else None
         run = create_run(path, settings, corpus.vocabulary, origin)
         plan = Plan(
@@ -154,18 +159,18 @@ def _resumed(request: Request) -> Run:
                     f"{section}.{name} of {run.path} is {old!r} and cannot become {value!r} when it is resumed; "
                     "start a new run, with --from to keep its weights"
                 )
-    before = run.settings.model_dump()
-    if asked.get("budget"):
-        before["budget"] = {}
-    return replace(run, settings=consistent(validated(merged(before, asked))))
+    settings = consistent(validated(overlaid(run.settings.model_dump(), asked)))
+    if not settings.budget:
+        raise UsageError("the budget given is 0; give a larger one, or none to go on with the run's")
+    return replace(run, settings=settings)
 
 
 def _check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus) -> None:
     """Raises InputError when the corpus is another one, UsageError when the checkpoint has used up the whole budget."""
-    if corpus.vocabulary != run.vocabulary:
+    if run.origin.get("text") != text_hash(corpus):
         raise InputError(
-            f"the text is not the one that {run.path} was trained on; give that one, or start another run from its "
-            f"model with --from {run.path}"
+            f"the text is not the one that {run.path} was trained on, or is read in another way; give that one, or "
+            f"start another run from its model with --from {run.path}"
         )
     manifest = checkpoint.manifest
     done = Done(**{name: manifest[name] for name in vars(Done())})
@@ -177,6 +182,13 @@ def _check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus) -> None:
             f"{run.path} has used up its budget at step {done.step:,}; give a larger one to go on, as in "
             f"--resume --{name} {2 * value:g}"
         )
+
+
+def text_hash(corpus: Corpus) -> str:
+    """A hash of the text as ids, from the hashes that the corpus was built with."""
+    header = corpus.header
+    shards = [shard.sha256 for part in (header.training, header.validation) for shard in part.shards]
+    return hashlib.sha256(json.dumps([header.vocabulary, shards]).encode()).hexdigest()
 
 
 def _name(texts: tuple[str, ...]) -> str:
@@ -197,10 +209,10 @@ def _free_folder(text: str) -> Path:
 
 def _newest_folder(texts: tuple[str, ...]) -> Path:
     """The run of this text, or of any where none is named, that was written to last."""
-    pattern = f"{_name(texts)}*" if texts else "*"
-    found = [path for path in RUNS.glob(pattern) if (path / SETTINGS_FILE).is_file()]
+    named = re.compile(re.escape(_name(texts)) + r"(-\d+)?" if texts else ".*")
+    found = [path for path in RUNS.glob("*") if (path / SETTINGS_FILE).is_file() and named.fullmatch(path.name)]
     if not found:
-        raise InputError(f"there is no run to resume in {RUNS / pattern}; name its folder with -o")
+        raise InputError(f"there is no run of {' '.join(texts) or 'any text'} in {RUNS} to resume; name it with -o")
     return max(found, key=lambda path: (path / SETTINGS_FILE).stat().st_mtime)
 
 
@@ -222,13 +234,15 @@ def _fitted(request: Request, facts: Facts, path: Path) -> tuple[Settings, list[
     if request.initial:
         inherited = {"model": open_run(request.initial).settings.model.model_dump()}
         given = validated(merged(inherited, given.given()))
-    return fit(given, facts)
+    settings, notes = fit(given, facts)
+    return settings, [*filter(None, [fitted_words(settings, given)]), *notes]
 
 
 def _origin(request: Request, corpus: Corpus) -> dict[str, Any]:
     """Where a run comes from: the run table of its settings.toml."""
     known = [str(Path(text).resolve()) if Path(text).exists() else text for text in request.texts]
-    origin = {"texts": known, "corpus": str(corpus.path.resolve()), "scriven": version("scriven")}
+    known = [text.encode("utf-8", "replace").decode() for text in known]  # a file's name may hold anything
+    origin = {"texts": known, "text": text_hash(corpus), "scriven": version("scriven")}
     return origin | ({"initial": str(request.initial.resolve())} if request.initial else {})
 
 
@@ -236,7 +250,8 @@ def _new_symbols(request: Request, corpus: Corpus) -> list[str]:
     if not request.initial:
         return []
     new = new_symbols(open_run(request.initial).vocabulary, corpus.vocabulary)
-    return [f"{request.initial} did not know {len(new)} of the characters, which got new rows: {new}"] if new else []
+    shown = " ".join(map(repr, new[:SYMBOLS_SHOWN])) + (" ..." if len(new) > SYMBOLS_SHOWN else "")
+    return [f"{request.initial} did not know {len(new)} of the characters, which got new rows: {shown}"] if new else []
 
 
 def _started(trainer: Trainer, run: Run, facts: Facts, notes: tuple[str, ...]) -> Started:

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from scriven.errors import Interrupted
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -36,7 +38,7 @@ class StopFlag:
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         if self._number:
-            raise KeyboardInterrupt
+            raise Interrupted("stopped at once; what was saved last is kept, and --resume goes on from there", number)
         self._number = number
 
 
