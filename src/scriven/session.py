@@ -28,7 +28,7 @@ from scriven.inference.generate import Context, Predictor, generate, threads
 from scriven.inference.sampling import Floats, Ids
 from scriven.inference.score import Scored, surprisals, tally
 from scriven.model import CharLM, choose_device, choose_precision
-from scriven.runs import open_run
+from scriven.runs import load_weights, open_run
 from scriven.runs.folder import Which
 from scriven.settings import SamplingSettings, Settings, explain
 from scriven.vocabulary import Vocabulary
@@ -321,11 +321,7 @@ def load(
     with threads(1), torch.random.fork_rng(devices=[]):  # the model draws weights, which the checkpoint's replace
         model = CharLM(opened.settings.model, opened.vocabulary.size)
         number_format = choose_precision(precision, place, opened.settings.model.cell)
-    try:
-        model.load_state_dict(checkpoint.weights())
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise InputError(f"the weights in {checkpoint.path} do not fit the run's settings ({reason})") from None
+    load_weights(model, checkpoint)
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise InputError(f"the weights in {checkpoint.path} are not finite numbers; use an earlier checkpoint")
     predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format)

@@ -13,7 +13,7 @@ from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from scriven.errors import InputError
 
@@ -67,6 +67,18 @@ class Checkpoint:
             return safetensors.torch.load(data)
         except SafetensorError as error:
             raise InputError(f"{path} is not a safetensors file: {error}") from None
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint, weights: dict[str, Tensor] | None = None) -> None:
+    """Puts a checkpoint's weights into a model; or those given, which were made from them.
+
+    Raises InputError when they cannot be read, or are not those of a model of this shape.
+    """
+    try:
+        model.load_state_dict(checkpoint.weights() if weights is None else weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"the weights in {checkpoint.path} do not fit the model's settings ({reason})") from None
 
 
 def write_checkpoint(
