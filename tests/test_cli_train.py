@@ -134,6 +134,8 @@ def test_settings_come_from_a_file_and_flags_win(book: Path, tmp_path: Path) -> 
     (tmp_path / "my.toml").write_text("[model]\nwidth = 24\nlayers = 1\n[budget]\nsteps = 2\n")
     done = scriven("train", "book.txt", "--settings", "my.toml", "--model.layers", "3", folder=tmp_path)
     assert "lstm 3x24" in done.stderr, done.stderr
+    done = scriven("train", "book.txt", "--settings", "runs/book/settings.toml", "--steps", "1", folder=tmp_path)
+    assert "lstm 3x24" in done.stderr, done.stderr
 
 
 def test_text_comes_from_standard_input(tmp_path: Path) -> None:

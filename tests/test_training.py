@@ -35,6 +35,10 @@ def fingerprints(events: list[Event]) -> list[tuple[int, str]]:
     return [(event.step, event.fingerprint) for event in events if isinstance(event, Stepped)]
 
 
+def evaluations(events: list[Event]) -> list[tuple[int, str, float]]:
+    return [(event.step, event.protocol, event.loss.nats) for event in events if isinstance(event, Evaluated)]
+
+
 def weights(path: Path) -> dict[str, torch.Tensor]:
     return open_run(path).checkpoint("last").weights()
 
@@ -72,13 +76,14 @@ def test_resumed_equals_uninterrupted_to_the_bit(book: Path, tmp_path: Path, opt
 
     def stop() -> int:
         steps_seen.append(1)
-        return signal.SIGINT if len(steps_seen) == 7 else 0
+        return signal.SIGINT if len(steps_seen) == 6 else 0  # the step of an evaluation
 
     first = run(book, tmp_path / "cut", chosen, stop=stop)
     assert isinstance(first[-1], Finished) and first[-1].reason == "interrupted"
     assert "cut short" in first[-1].notes[0]
     rest = list(train(Request(output=tmp_path / "cut", resume="last")))
     assert fingerprints(first) + fingerprints(rest) == fingerprints(whole)
+    assert evaluations(first) + evaluations(rest) == evaluations(whole)
     assert same(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -118,6 +123,28 @@ def test_a_finished_run_is_extended_by_a_larger_budget_only(book: Path, tmp_path
     assert open_run(tmp_path / "run").settings.budget.steps == 6
     with pytest.raises(UsageError, match=r"model\.width"):
         list(train(Request(output=tmp_path / "run", resume="last", settings=validated({"model": {"width": 9}}))))
+
+
+def test_a_run_goes_on_with_its_own_text_only(book: Path, tmp_path: Path) -> None:
+    run(book, tmp_path / "run", {"budget": {"steps": 2}})
+    longer = validated({"budget": {"steps": 4}})
+    other = tmp_path / "other.txt"
+    other.write_text(book.read_text()[::-1])  # the same alphabet
+    with pytest.raises(InputError, match="is not the one"):
+        list(train(Request((str(other),), longer, tmp_path / "run", resume="last")))
+    again = list(train(Request((str(book),), longer, tmp_path / "run", resume="last")))
+    assert [step for step, _ in fingerprints(again)] == [3, 4]
+
+
+def test_a_large_validation_text_is_read_in_part_and_it_is_said(tmp_path: Path) -> None:
+    text = tmp_path / "large.txt"
+    text.write_text("0123456789abcdef" * 100_000)
+    settings = validated({"model": {"width": 4}, "budget": {"steps": 1}, "training": {"workers": 1}})
+    events = list(train(Request((str(text),), settings, tmp_path / "run")))
+    assert isinstance(events[0], Started) and any("validation characters" in note for note in events[0].notes)
+    losses = [event for event in events if isinstance(event, Evaluated)]
+    assert losses[0].loss.characters < 160_000
+    assert all("first" in event.protocol for event in losses if event.final)
 
 
 def test_a_step_that_is_kept_can_be_resumed_from(book: Path, tmp_path: Path) -> None:

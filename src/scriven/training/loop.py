@@ -32,7 +32,7 @@ from scriven.inference.score import PROTOCOLS, Reader, Tally, chunks_of, lanes
 from scriven.model import CharLM, State, computing
 from scriven.model.compute import prepare_cpu
 from scriven.model.language_model import detach, join_rows, take_rows
-from scriven.runs import Checkpoint, Run
+from scriven.runs import Checkpoint, Run, load_weights
 from scriven.settings import SamplingSettings
 from scriven.training.initial import transplant
 from scriven.training.optimizer import FlatWeights, Optimizer
@@ -198,6 +198,11 @@ class Trainer:
         text, limit = self.corpus.validation, self.settings.training.evaluation_characters
         return Head(text, limit) if 0 < limit < text.characters else text
 
+    def _part(self) -> str:
+        """What a protocol's name adds where not the whole validation text is read."""
+        text = self._text()
+        return "" if text is self.corpus.validation else f" of the first {text.characters:,} characters"
+
     def _evaluate(self) -> Iterator[Event]:
         """Measures the validation loss, writes a sample and saves. Without a validation text, the last is the best."""
         text, best = self._text(), True
@@ -211,7 +216,7 @@ class Trainer:
                 raise DivergedError(self._divergence(loss.nats_per_char, math.inf))
             best = self.best is None or loss.nats_per_char < self.best[1].nats_per_char
             self.last_loss = loss
-            protocol = "stream" if count == 1 else f"stream in {count} lanes"
+            protocol = ("stream" if count == 1 else f"stream in {count} lanes") + self._part()
             yield Evaluated(self.done.step, self.done.progress, protocol, loss, best, self._seconds())
         if best:
             self.best = (self.done.step, self.last_loss)
@@ -259,10 +264,9 @@ class Trainer:
             measure(self.predictor, chunks_of(text)) if number % self.workers.size == self.workers.rank else Tally()
             for number, measure in enumerate(PROTOCOLS.values())
         ]
-        part = "" if text is self.corpus.validation else f" of the first {text.characters:,} characters"
         for protocol, total in zip(PROTOCOLS, totals, strict=True):
             loss, step = self._summed(total), self.best[0]
-            yield Evaluated(step, self.done.progress, protocol + part, loss, True, self._seconds(), final=True)
+            yield Evaluated(step, self.done.progress, protocol + self._part(), loss, True, self._seconds(), final=True)
 
     def _finished(self, reason: str) -> Finished:
         step, loss = self.best or (self.done.step, Loss(0.0, 0))
@@ -303,7 +307,7 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Puts back what `_save` saved; with the same settings, what follows is the same to the last bit."""
         manifest, arrays = checkpoint.manifest, checkpoint.training()
-        self.model.load_state_dict(checkpoint.weights())
+        load_weights(self.model, checkpoint)
         self.optimizer.restore(_named(arrays, "optimizer."))
         own = torch.arange(self.lanes.start, self.lanes.stop)
         whole = tuple(tuple(_named(arrays, f"state.{depth}.").values()) for depth in range(self.settings.model.layers))
