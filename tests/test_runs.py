@@ -1,14 +1,17 @@
 """Checkpoints exist whole or not at all; damage is noticed and named."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from scriven.corpus import Corpus, build
 from scriven.errors import InputError
-from scriven.runs import Run, checkpoints, create_run, open_run, writing
+from scriven.runs import Run, checkpoints, create_run, load_weights, open_run, run_corpus, writing
 from scriven.settings import ModelSettings, Settings
 from scriven.vocabulary import Vocabulary
 
@@ -23,6 +26,10 @@ def made(path: Path) -> Run:
 def save(run: Run, step: int, best: bool) -> None:
     manifest: dict[str, Any] = {"step": step, "validation": {"nats": 1.0, "characters": 1, "bytes": 1}}
     run.save(WEIGHTS, TRAINING, manifest, best=best)
+
+
+def checkpoint_folders(run: Run) -> list[str]:
+    return sorted(path.name for path in (run.path / "checkpoints").iterdir() if path.is_dir())
 
 
 def test_a_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -74,7 +81,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest
         save(run, 2, best=True)
     monkeypatch.undo()
     assert run.checkpoint("last").step == 1
-    assert [path.name for path in (run.path / "checkpoints").iterdir() if path.is_dir()] == ["step-00000001"]
+    assert checkpoint_folders(run) == ["step-00000001"]
 
 
 def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
@@ -97,6 +104,109 @@ def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({"format": 99}))
     with pytest.raises(InputError, match="format"):
         run.checkpoint("best").weights()
+
+
+@pytest.mark.parametrize(
+    "lost", [("step",), ("files",), ("files", "model.safetensors"), ("files", "training.safetensors", "sha256")]
+)
+def test_a_manifest_that_lacks_something_is_refused(tmp_path: Path, lost: tuple[str, ...]) -> None:
+    run = made(tmp_path)
+    save(run, 1, best=True)
+    path = run.checkpoint("best").path / "manifest.json"
+    manifest = values = json.loads(path.read_text())
+    for key in lost[:-1]:
+        values = values[key]
+    del values[lost[-1]]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"manifest\.json is damaged"):
+        run.checkpoint("best").weights()
+
+
+@pytest.mark.parametrize("damaged", ["{}", "[]", '{"best": 1, "last": "x", "validation": {}}'])
+def test_a_damaged_index_is_refused_and_steps_can_still_be_named(tmp_path: Path, damaged: str) -> None:
+    run = made(tmp_path)
+    save(run, 1, best=True)
+    (run.path / "checkpoints" / "index.json").write_text(damaged)
+    with pytest.raises(InputError, match=r"index\.json is damaged"):
+        run.checkpoint("best")
+    assert run.checkpoint(1).step == 1
+
+
+def test_a_step_saved_again_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    save(run, 1, best=True)
+    run.save({"w": torch.zeros(2)}, TRAINING, {"step": 1, "validation": {}}, best=False)
+    assert torch.equal(run.checkpoint("best").weights()["w"], torch.zeros(2))
+    assert checkpoint_folders(run) == ["step-00000001"]
+
+
+def test_what_a_killed_save_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    """Also when the next process has the same number, as in a container; what was put aside alone goes back."""
+    run = made(tmp_path)
+    save(run, 1, best=True)
+    folder = run.path / "checkpoints"
+    (folder / "step-00000001").rename(folder / ".step-00000001.old")
+    for left in (".step-00000002.tmp", ".step-00000003.tmp"):
+        (folder / left).mkdir()
+        (folder / left / "model.safetensors").touch()
+    save(run, 2, best=False)
+    assert checkpoint_folders(run) == ["step-00000001", "step-00000002"]
+    assert torch.equal(run.checkpoint("best").weights()["w"], WEIGHTS["w"])
+
+
+@pytest.mark.parametrize("name", ["settings.toml", "vocabulary.json"])
+def test_a_disk_that_is_full_leaves_the_settings_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    run = made(tmp_path)
+
+    def half(path: Path, data: bytes) -> None:
+        path.write_bytes(data[: len(data) // 2])
+        if name in path.name:
+            raise OSError(28, "No space left on device")
+        path.write_bytes(data)
+
+    monkeypatch.setattr(checkpoints, "write_flushed", half)
+    with pytest.raises(InputError, match="No space left on device"):
+        made(tmp_path)
+    assert open_run(run.path) == run
+    assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "settings.toml", "vocabulary.json"]
+
+
+def test_weights_of_another_shape_are_refused_in_one_line(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    save(run, 1, best=True)
+    with pytest.raises(InputError, match=r"step-00000001 do not fit the model's settings \(.*\)$") as refused:
+        load_weights(torch.nn.Linear(2, 3), run.checkpoint("best"))
+    assert "\n" not in str(refused.value)
+
+
+def test_what_goes_wrong_while_a_run_is_written_keeps_its_own_words(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="something else"), writing(tmp_path / "run"):
+        raise OSError("something else")
+    with writing(tmp_path / "run"):  # and the run is free again
+        pass
+
+
+def test_a_corpus_that_is_gone_is_built_again(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("ab\n" * 30)
+    corpus = Corpus.open(build([str(text)], Settings().corpus))
+    run = create_run(
+        tmp_path / "run", Settings(), corpus.vocabulary, {"corpus": str(corpus.path), "texts": [str(text)]}
+    )
+    assert run_corpus(run).path == corpus.path
+    shutil.rmtree(corpus.path)
+    assert run_corpus(run).validation.characters == 9
+    shutil.rmtree(corpus.path)
+    text.write_text("abc\n" * 30)
+    with pytest.raises(InputError, match="other characters now"):
+        run_corpus(run)
+    text.unlink()
+    with pytest.raises(InputError, match=r"cannot be built again: .*text\.txt"):
+        run_corpus(run)
+    with pytest.raises(InputError, match="came from standard input"):
+        run_corpus(dataclasses.replace(run, origin={"corpus": str(corpus.path), "texts": ["-"]}))
 
 
 def test_one_run_has_one_writer(tmp_path: Path) -> None:

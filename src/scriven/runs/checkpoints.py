@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from scriven.errors import InputError
 
 FORMAT = 1
 MODEL_FILE, TRAINING_FILE, MANIFEST_FILE = "model.safetensors", "training.safetensors", "manifest.json"
+OTHERS = "use another checkpoint of this run (scriven info lists them, --checkpoint and --resume take their steps)"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Checkpoint:
         manifest = read_json(self.path / MANIFEST_FILE)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise InputError(f"{self.path} is not a checkpoint of format {FORMAT}; a newer scriven may have written it")
+        if not _is_complete(manifest):
+            raise InputError(f"{self.path / MANIFEST_FILE} is damaged: it lacks what every manifest has; {OTHERS}")
         return manifest
 
     @property
@@ -61,7 +65,7 @@ class Checkpoint:
         if len(data) != expected["bytes"] or hashlib.sha256(data).hexdigest() != expected["sha256"]:
             raise InputError(
                 f"{path} is damaged: its {len(data):,} bytes are not the {expected['bytes']:,} that were written; "
-                "use another checkpoint of this run (scriven info lists them)"
+                + OTHERS
             )
         try:
             return safetensors.torch.load(data)
@@ -86,10 +90,12 @@ def write_checkpoint(
 ) -> Checkpoint:
     """Writes a checkpoint at `folder`: into a temporary folder, flushed to the disk, then renamed into place.
 
-    Raises InputError when the disk is full or may not be written to; what was there before is untouched.
+    Nothing else may write in the folder above. Raises InputError when the disk is full or may not be written to; what
+    was there before is untouched.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary, old = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
     try:
+        _tidy(folder.parent)
         temporary.mkdir(parents=True)
         files = {}
         for name, tensors in ((MODEL_FILE, weights), (TRAINING_FILE, training)):
@@ -100,11 +106,13 @@ def write_checkpoint(
         write_flushed(temporary / MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
         flush_folder(temporary)
         if folder.exists():  # the same step saved again, after a resume from before it
-            shutil.rmtree(folder)
+            folder.rename(old)
         temporary.rename(folder)
         flush_folder(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _tidy(folder.parent)
         raise InputError(
             f"cannot save a checkpoint at {folder}: {error.strerror}; free some space or allow writing, "
             "then continue with --resume"
@@ -112,11 +120,33 @@ def write_checkpoint(
     return Checkpoint(folder)
 
 
-def replace_json(path: Path, value: Any) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _is_complete(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest has what is always asked of it."""
     try:
-        write_flushed(temporary, json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        files = [manifest["files"][name] for name in (MODEL_FILE, TRAINING_FILE)]
+        sized = all(isinstance(file["bytes"], int) and isinstance(file["sha256"], str) for file in files)
+        return sized and isinstance(manifest["step"], int)
+    except (KeyError, TypeError):
+        return False
+
+
+def _tidy(folder: Path) -> None:
+    """Removes what saves that were killed left there; what one had put aside, with nothing in its place, goes back."""
+    for path in folder.glob(".step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".step-*.old"):
+        place = path.with_name(path.stem.removeprefix("."))
+        if place.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.rename(place)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader sees the old one or the new one, never a part; nothing else may write it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write_flushed(temporary, data)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -6,30 +6,34 @@ import contextlib
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import filelock
 import tomli_w
+from pydantic import ValidationError
 
+from scriven.corpus.build import Progress, build
+from scriven.corpus.header import NAME as CORPUS_FILE
+from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UsageError
-from scriven.runs.checkpoints import Checkpoint, read_json, replace_json, write_checkpoint, write_flushed
-from scriven.settings import Settings, read_toml, validated
+from scriven.runs.checkpoints import Checkpoint, read_json, replace_file, write_checkpoint
+from scriven.settings import Frozen, Settings, read_toml, validated
 from scriven.vocabulary import Vocabulary
 
 SETTINGS_FILE, VOCABULARY_FILE, CHECKPOINTS = "settings.toml", "vocabulary.json", "checkpoints"
+INDEX_FILE = "index.json"
 METRICS_FILE, SAMPLES_FILE, PLOT_FILE = "metrics.jsonl", "samples.jsonl", "loss.png"
 Which = Literal["best", "last"] | int
 
 
-@dataclass
-class Index:
-    """Which checkpoints there are: `best` and `last` are steps; `evaluations` what was measured at each step kept."""
+class Index(Frozen):
+    """Which checkpoints there are: `best` and `last` are steps; `validation` what was measured at each step kept."""
 
-    best: int | None = None
-    last: int | None = None
-    validation: dict[str, dict[str, Any]] = field(default_factory=dict)
+    best: int | None
+    last: int | None
+    validation: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,19 @@ class Run:
         return Path(self.origin["corpus"])
 
     def index(self) -> Index:
-        """The index of checkpoints as it is on the disk now; an empty one before the first save."""
-        path = self.path / CHECKPOINTS / "index.json"
-        return Index(**read_json(path)) if path.exists() else Index()
+        """The index of checkpoints as it is on the disk now; an empty one before the first save.
+
+        Raises InputError when it is damaged.
+        """
+        path = self.path / CHECKPOINTS / INDEX_FILE
+        if not path.exists():
+            return Index(best=None, last=None, validation={})
+        try:
+            return Index.model_validate(read_json(path))
+        except ValidationError:
+            raise InputError(
+                f"{path} is damaged; name a checkpoint by its step, or remove the file before --resume STEP"
+            ) from None
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints there are, in order."""
@@ -80,14 +94,14 @@ class Run:
         """Writes a checkpoint, makes it the last and perhaps the best, then removes what is neither."""
         step = int(manifest["step"])
         saved = write_checkpoint(self._folder(step), weights, training, manifest)
-        index = self.index()
-        index.last = step
-        index.best = step if best or index.best is None else index.best
-        index.validation[str(step)] = manifest["validation"]
-        kept = {index.best, index.last}
-        index.validation = {key: value for key, value in index.validation.items() if int(key) in kept}
+        before = self.index()
+        best_step = step if best or before.best is None else before.best
+        kept = {best_step, step}
+        validation = before.validation | {str(step): manifest["validation"]}
+        validation = {key: value for key, value in validation.items() if int(key) in kept}
+        index = Index(best=best_step, last=step, validation=validation)
         try:
-            replace_json(self.path / CHECKPOINTS / "index.json", vars(index))
+            replace_file(self.path / CHECKPOINTS / INDEX_FILE, index.model_dump_json(indent=1).encode())
         except OSError as error:
             raise InputError(f"cannot save in {self.path}: {error.strerror}; free some space and --resume") from error
         for other in self.steps():
@@ -107,8 +121,8 @@ def create_run(path: Path, settings: Settings, vocabulary: Vocabulary, origin: d
     run = Run(path, settings, vocabulary, origin)
     try:
         (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        write_flushed(path / VOCABULARY_FILE, vocabulary.to_json().encode())
-        write_flushed(path / SETTINGS_FILE, tomli_w.dumps(settings.model_dump() | {"run": origin}).encode())
+        replace_file(path / VOCABULARY_FILE, vocabulary.to_json().encode())
+        replace_file(path / SETTINGS_FILE, tomli_w.dumps(settings.model_dump() | {"run": origin}).encode())
     except OSError as error:
         raise InputError(f"cannot write the run folder {path}: {error.strerror}; choose another with -o") from None
     return run
@@ -136,6 +150,27 @@ def open_run(path: str | Path) -> Run:
     return Run(path, settings, vocabulary, origin)
 
 
+def run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
+    """The corpus that a run was trained on; built again from its texts where it is gone. `progress` is `build`'s.
+
+    Raises InputError when the texts are gone too, or are other ones now.
+    """
+    if (run.corpus_path / CORPUS_FILE).is_file():
+        return Corpus.open(run.corpus_path)
+    texts = run.origin.get("texts", [])
+    if not texts or "-" in texts:
+        raise InputError(f"the corpus of {run.path} is gone, and its text came from standard input; name a text")
+    try:
+        corpus = Corpus.open(build(texts, run.settings.corpus, progress=progress))
+    except InputError as error:
+        raise InputError(f"the corpus of {run.path} is gone and cannot be built again: {error}") from None
+    if corpus.vocabulary != run.vocabulary:
+        raise InputError(
+            f"the corpus of {run.path} is gone, and {', '.join(texts)} has other characters now; name another text"
+        )
+    return corpus
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Holds the right to write to a run folder.
@@ -144,11 +179,12 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path / ".lock", timeout=0):
-            yield
+        held = filelock.FileLock(path / ".lock", timeout=0).acquire()
     except filelock.Timeout:
         raise InputError(
             f"{path} is in use by another training; wait for it, or choose another folder with -o"
         ) from None
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}; choose another folder with -o") from error
+    with held:
+        yield
