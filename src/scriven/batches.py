@@ -3,7 +3,8 @@
 The `stream` reader takes the text as a ring. Lane n of N starts at character n * M / N of M and reads on for ever,
 T characters a batch, its state carried along. After M / N characters it stands where lane n + 1 began, so an epoch is
 M predictions, each character predicted exactly once, and no lane ever jumps. Chunk borders fall elsewhere in every
-epoch unless T divides M / N. Texts shorter than N * T need no special case.
+epoch unless T divides M / N. Texts shorter than N * T need no special case. A few chunks begin with an empty memory:
+every text that is scored or gone on with does too, and a model that never sees one in training is poor at it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,18 @@ def next_batch(
     starts = [(lane * size // settings.batch + cursor * length) % size for lane in lanes]
     rows = np.stack([_read_ring(text, start, length + 1) for start in starts], axis=1)  # (T + 1, N)
     rows = vocabulary.clamp(rows)
-    return Batch(rows[:-1], rows[1:], np.array(lanes, np.int64)), cursor + 1
+    numbers = np.array(lanes, np.int64)  # (N,)
+    fresh = np.zeros((length, len(lanes)), np.bool_)
+    fresh[0] = mixed(numbers, cursor) < settings.restart
+    return Batch(rows[:-1], rows[1:], numbers, fresh=fresh if fresh.any() else None), cursor + 1
+
+
+def mixed(lanes: Ids, cursor: int) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1), one a lane (N,), that look random and depend on lane and cursor alone (splitmix64's mixer)."""
+    x = lanes.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(cursor * 0xBF58476D1CE4E5B9 % 2**64)
+    for factor, shift in ((0xBF58476D1CE4E5B9, 30), (0x94D049BB133111EB, 27)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    return (x >> np.uint64(11)).astype(np.float64) / 2**53
 
 
 def _read_ring(text: Part, start: int, length: int) -> Ids:

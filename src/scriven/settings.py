@@ -52,6 +52,9 @@ class ReaderSettings(Frozen):
     kind: Literal["stream"] = setting("stream", "how the text is read: lanes of text whose state is carried for ever")
     length: int = setting(64, "characters per row and step (T), through which gradients flow", ge=1, le=65536)
     batch: int = setting(64, "rows read side by side (N), over all workers", fitted=True, ge=1, le=65536)
+    restart: float = setting(
+        0.01, "share of a row's chunks that begin with an empty memory, so that the model learns to begin", ge=0, le=1
+    )
 
 
 class ModelSettings(Frozen):

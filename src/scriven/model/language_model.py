@@ -57,12 +57,12 @@ class CharLM(nn.Module):
         if fresh is None:
             return self._read(ids, state, generator)
         starts = [0, *(t for t in fresh.any(1).nonzero().flatten().tolist() if t), len(ids)]
-        pieces = []
+        pieces: list[Tensor] = []
         for start, end in pairwise(starts):
             state = zero_rows(state, fresh[start])
             logits, state = self._read(ids[start:end], state, generator)
             pieces.append(logits)
-        return torch.cat(pieces), state
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0], state
 
     def _layers(self) -> list[RecurrentLayer]:
         return [layer for layer in self.layers if isinstance(layer, RecurrentLayer)]
