@@ -61,7 +61,7 @@ def test_any_text_comes_back_whole_whatever_the_pieces(
     training, validation = whole(corpus)
     assert training + validation == text
     assert corpus.vocabulary.symbols == tuple(sorted({ord(c) for c in training}))
-    assert corpus.frequencies.tolist() == [training.count(chr(symbol)) for symbol in corpus.vocabulary.symbols]
+    assert list(corpus.header.frequencies) == [training.count(chr(symbol)) for symbol in corpus.vocabulary.symbols]
     assert corpus.training.bytes == len(training.encode())
     assert corpus.validation.bytes == len(validation.encode())
     assert corpus.counts.characters == len(text)

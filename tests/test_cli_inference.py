@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 import scriven
-from scriven.cli import main
+from scriven.cli import main, with_resume_value
 from scriven.corpus import build
 from scriven.model import CharLM
 from scriven.runs import create_run, open_run
@@ -257,11 +258,53 @@ def test_evaluate_reads_the_validation_text_of_the_run(run: str, capsys: pytest.
     assert row["characters"] == math.ceil(len(TEXT) / 10)
 
 
+def test_evaluate_builds_a_corpus_again_that_is_gone(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = open_run(run)
+    (tmp_path / "text.txt").write_text(TEXT + LETTERS, "utf-8")
+    origin = {"texts": [str(tmp_path / "text.txt")], "corpus": str(tmp_path / "gone")}
+    vocabulary = Vocabulary.of(LETTERS.replace("z", ""))
+    other = create_run(tmp_path / "run", opened.settings, vocabulary, origin)
+    weights = CharLM(other.settings.model, vocabulary.size).state_dict()
+    other.save(weights, {}, {"step": 1, "characters": 2, "validation": {}}, best=True)
+    code, message = failure(capsys, "evaluate", str(other.path))
+    assert code == 3
+    assert "other characters now" in message
+    (tmp_path / "text.txt").write_text(LETTERS.replace("z", "") * 50, "utf-8")
+    main(["evaluate", str(other.path), "--json"])
+    out, err = capsys.readouterr()
+    assert rows(out)[0]["characters"] == len(LETTERS[1:]) * 5
+    assert "was gone" in err
+
+
 def test_evaluate_needs_a_character_to_foretell(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("a")
     code, message = failure(capsys, "evaluate", run, str(tmp_path / "a.txt"), "--protocol", "window-256")
     assert code == 3
     assert "too short for window-256" in message
+
+
+# --- checkpoints
+
+
+@pytest.mark.parametrize("words", [["sample", "--seed", "1"], ["score", "{text}"], ["evaluate", "{text}"]])
+def test_another_checkpoint_can_be_used(
+    run: str, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    opened = open_run(run)
+    two = create_run(tmp_path / "two", opened.settings, opened.vocabulary, opened.origin)
+    for step, best in ((1, True), (2, False)):
+        weights = CharLM(two.settings.model, two.vocabulary.size).state_dict()
+        two.save(weights, {}, {"step": step, "characters": 9, "validation": {}}, best=best)
+    outputs = []
+    for chosen in ([], *(["--checkpoint", which] for which in ("best", "1", "last", "2"))):
+        main([words[0], str(two.path), *(word.format(text=text) for word in words[1:]), *chosen])
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] == outputs[2] != outputs[3] == outputs[4]
+    code, message = failure(capsys, "sample", str(two.path), "--checkpoint", "7")
+    assert code == 3
+    assert "steps 1, 2" in message
 
 
 # --- info
@@ -281,6 +324,8 @@ def test_info_of_a_damaged_checkpoint(run: str, tmp_path: Path, capsys: pytest.C
     opened = open_run(run)
     broken = create_run(tmp_path / "run", opened.settings, opened.vocabulary, opened.origin)
     broken.save({}, {}, {"step": 7, "validation": {}}, best=True)
+    main(["info", str(broken.path)])
+    assert "step 7: its manifest.json lacks" in capsys.readouterr().out
     (broken.checkpoint(7).path / "manifest.json").write_text("{")
     main(["info", str(broken.path)])
     assert "step 7: cannot read" in capsys.readouterr().out
@@ -332,6 +377,60 @@ def test_a_reader_that_goes_away_is_no_error(run: str) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("words", [["--by", "character"], ["--json"]])
+def test_a_reader_that_was_never_there_is_no_error(run: str, text: Path, words: list[str]) -> None:
+    """A short output is written only at the end, when nobody listens any more."""
+    command = [sys.executable, "-m", "scriven", "score", run, str(text), *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_output_is_utf8_whatever_the_locale(run: str, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("☃", "utf-8")
+    command = [sys.executable, "-m", "scriven", "score", run, str(tmp_path / "text.txt"), "--by", "character"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "☃" in done.stdout.decode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_too_little_memory_is_one_sentence(
+    error: Exception, run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def greedy(*arguments: object, **more: object) -> None:
+        raise error
+
+    monkeypatch.setattr("scriven.session.load", greedy)
+    code, message = failure(capsys, "sample", run)
+    assert code == 3
+    assert "not enough memory" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        (["--resume"], ["--resume=last"]),
+        (["--resume", "last", "-o", "x"], ["--resume", "last", "-o", "x"]),
+        (["--resume", "12"], ["--resume", "12"]),
+        (["--resume", "-o", "x"], ["--resume=last", "-o", "x"]),
+        (["--resume", "book.txt"], ["--resume=last", "book.txt"]),
+    ],
+)
+def test_resume_may_stand_alone(words: list[str], seen: list[str]) -> None:
+    assert with_resume_value(words) == seen
 
 
 def test_the_package_gives_what_a_library_user_needs(run: str) -> None:

@@ -180,6 +180,15 @@ def test_a_byte_model_writes_text(byte_model: Model) -> None:
     assert byte_model.score("日本").characters == 6
 
 
+def test_a_byte_that_is_not_utf8_is_one_byte(byte_model: Model) -> None:
+    text = b"caf\xe9".decode("utf-8", "surrogateescape")
+    assert byte_model.score(text).characters == 4
+    (scored,) = byte_model.surprisals([text])
+    assert byte_model.score(text).nats == pytest.approx(scored.nats.sum())
+    assert byte_model.score("\ud800").characters == 3
+    assert len(list(byte_model.samples(2, text, length=3, seed=1))) == 2
+
+
 def test_text_is_prepared_as_the_corpus_was(tmp_path: Path) -> None:
     corpus = {"lowercase": True, "normalize": "nfc"}
     model = load(make_run(tmp_path / "run", Vocabulary.of("abé"), corpus), precision="fp32")
@@ -231,7 +240,7 @@ def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
     weights = CharLM(settings.model, vocabulary.size).state_dict()
     weights["head.bias"][0] = math.nan
     create_run(tmp_path, settings, vocabulary, {}).save(weights, {}, {"step": 1, "validation": {}}, best=True)
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="not finite.*--checkpoint"):
         load(tmp_path)
 
 

@@ -53,7 +53,7 @@ def test_a_corpus_says_what_it_is(corpus: Corpus, tmp_path: Path) -> None:
     assert corpus.settings == CorpusSettings()
     assert corpus.vocabulary == Vocabulary.of(TEXT[: corpus.training.characters])
     assert corpus.counts.characters == len(TEXT) == corpus.training.characters + corpus.validation.characters
-    assert corpus.frequencies.sum() == corpus.training.characters
+    assert sum(corpus.header.frequencies) == corpus.training.characters
     corpus.verify()
 
 

@@ -122,3 +122,13 @@ def test_vocabularies_that_cannot_be_are_refused() -> None:
         Vocabulary("character", (0x110000,))
     with pytest.raises(ValueError, match="256"):
         Vocabulary("byte", (0,))
+
+
+@given(data=st.binary(max_size=20))
+def test_text_read_from_bytes_is_those_bytes_again(data: bytes) -> None:
+    text = data.decode("utf-8", "surrogateescape")
+    assert Vocabulary.of_bytes().encode_read(text).tolist() == list(data)
+
+
+def test_half_characters_that_stand_for_no_byte_take_three() -> None:
+    assert byte_values("a\ud800\udcff").tolist() == [ord("a"), 0xED, 0xA0, 0x80, 0xFF]

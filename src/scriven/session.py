@@ -29,6 +29,7 @@ from scriven.inference.sampling import Floats, Ids
 from scriven.inference.score import Scored, surprisals, tally
 from scriven.model import CharLM, choose_device, choose_precision
 from scriven.runs import load_weights, open_run
+from scriven.runs.checkpoints import OTHERS
 from scriven.runs.folder import Which
 from scriven.settings import SamplingSettings, Settings, explain
 from scriven.vocabulary import Vocabulary
@@ -108,6 +109,10 @@ class Model:
         """The text as the model reads it: as the run's corpus was prepared."""
         return prepare(text, self.settings.corpus)
 
+    def read_ids(self, text: str) -> Ids:
+        """The ids (symbols,) of a text as the model reads it: prepared, a byte that was not UTF-8 as one byte."""
+        return self.vocabulary.encode_read(self.prepare(text))
+
     def unknown_characters(self, text: str) -> list[str]:
         """The distinct characters of a text that the model does not know, in order of appearance."""
         return self.vocabulary.unknown_characters(self.prepare(text))
@@ -166,7 +171,7 @@ class Model:
         Text n is the one that `sample` gives with `seed + n`. Arguments as in `stream`.
         """
         settings, first = sampling_settings(length, stop, choices), first_seed(seed)
-        context = self.predictor.read(self._start, self.encode(self.prepare(prompt))[:, None])
+        context = self.predictor.read(self._start, self.read_ids(prompt)[:, None])
         for begin in range(0, count, SAMPLES_AT_ONCE):
             seeds = range(first + begin, first + min(begin + SAMPLES_AT_ONCE, count))
             yield from self._side_by_side(context, settings, seeds, length, stop)
@@ -178,18 +183,9 @@ class Model:
     def surprisals(self, pieces: Iterable[str]) -> Iterator[Scored]:
         """The ids of one text of any length, with the nats that each id costs, in constant memory.
 
-        The text comes in pieces, as `scriven.corpus.sources.read` gives them (see `encode_piece`).
+        The text comes in pieces, as `scriven.corpus.sources.read` gives them.
         """
-        return surprisals(self.predictor, map(self.encode_piece, pieces), self._start)
-
-    def encode_piece(self, piece: str) -> Ids:
-        """The ids of a piece of text that `scriven.corpus.sources.read` gave, as in a corpus made of it.
-
-        A byte that was kept though it was not valid UTF-8 is that byte again, where the unit is the byte.
-        """
-        if self.vocabulary.unit == "byte":
-            return np.frombuffer(piece.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int64)
-        return self.encode(piece)
+        return surprisals(self.predictor, map(self.vocabulary.encode_read, pieces), self._start)
 
     @cached_property
     def _start(self) -> Context:
@@ -225,12 +221,12 @@ class Session:
 
     def read(self, text: str) -> None:
         """Read a piece of text; pieces are prepared one by one."""
-        ids = self._model.encode(self._model.prepare(text))
+        ids = self._model.read_ids(text)
         self._context = self._model.predictor.read(self._context, ids[:, None])
 
     def score(self, text: str) -> Score:
         """Read a piece of text; how surprising it is after what was there before."""
-        ids = self._model.encode(self._model.prepare(text))
+        ids = self._model.read_ids(text)
         costs = [np.empty(0)]
         for piece in surprisals(self._model.predictor, [ids], self._context):
             costs.append(piece.nats)
@@ -323,7 +319,7 @@ def load(
         number_format = choose_precision(precision, place, opened.settings.model.cell)
     load_weights(model, checkpoint)
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
-        raise InputError(f"the weights in {checkpoint.path} are not finite numbers; use an earlier checkpoint")
+        raise InputError(f"the weights in {checkpoint.path} are not finite numbers; {OTHERS}")
     predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format)
     return Model(predictor, opened.settings, checkpoint.step)
 

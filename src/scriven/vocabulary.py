@@ -45,6 +45,14 @@ def utf8_lengths(points: Ids) -> Ids:
     return np.where(stray, 1, lengths).astype(np.int64)
 
 
+def byte_values(text: str) -> Ids:
+    """The bytes of a text's UTF-8; where a code point stands for a byte that was not valid, that byte again.
+
+    Other lone surrogates take three bytes.
+    """
+    return np.frombuffer(text.encode("utf-8", _TO_UTF8_ERRORS), np.uint8).astype(np.int64)
+
+
 def readable_json(values: Mapping[str, Any]) -> str:
     """An object as JSON text, one line a key, characters as they are; what has no UTF-8 is escaped."""
     lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
@@ -112,6 +120,13 @@ class Vocabulary:
         if self.unit == "byte":
             return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int64)
         return self._ids[code_points(text)].astype(np.int64)
+
+    def encode_read(self, text: str) -> Ids:
+        """The ids of a text as it was read from a file: as `encode`, but a byte that was not valid UTF-8 is one byte.
+
+        So they are in a corpus of bytes; the text that they give back has U+FFFD there.
+        """
+        return byte_values(text) if self.unit == "byte" else self.encode(text)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """The text of ids; `decode(encode(text)) == text`. U+FFFD for `<unk>` and for bytes that are not UTF-8.
@@ -211,5 +226,14 @@ def _surrogate_or_replacement(error: UnicodeError) -> tuple[str, int]:
     return chr(REPLACEMENT), error.end
 
 
-_UTF8_ERRORS = "scriven-surrogates"
+def _stray_byte_or_surrogate(error: UnicodeError) -> tuple[bytes, int]:
+    """Error handler to UTF-8: the byte that a code point stands for, other lone surrogates as `surrogatepass` does."""
+    assert isinstance(error, UnicodeEncodeError)
+    point = ord(error.object[error.start])
+    stray = 0xDC80 <= point <= 0xDCFF
+    return bytes([point & 0xFF]) if stray else chr(point).encode("utf-8", "surrogatepass"), error.start + 1
+
+
+_UTF8_ERRORS, _TO_UTF8_ERRORS = "scriven-surrogates", "scriven-stray-bytes"
 codecs.register_error(_UTF8_ERRORS, _surrogate_or_replacement)
+codecs.register_error(_TO_UTF8_ERRORS, _stray_byte_or_surrogate)

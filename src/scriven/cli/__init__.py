@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -15,10 +16,11 @@ from collections.abc import Sequence  # noqa: E402 - after the clock is started
 from cyclopts import App, CycloptsError  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from scriven.errors import Interrupted, ScrivenError  # noqa: E402
+from scriven.errors import ScrivenError, UsageError  # noqa: E402
 
 INTERRUPTED = 130
 INTERNAL = 1
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "DefaultCPUAllocator")  # words of torch's
 
 COMMANDS = {  # module:function, imported only when the command is called; and one line of help
     "train": ("scriven.cli.train:train", "Train a model of your text."),
@@ -51,36 +53,54 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command and exits: 0 success, 2 usage, 3 bad input, 4 diverged, 130/143 interrupted or terminated."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     traceback = "--traceback" in words
-    words = _with_resume_value([word for word in words if word != "--traceback"])
+    words = with_resume_value([word for word in words if word != "--traceback"])
+    _accept_any_text()
     try:
         make_app(words)(words, exit_on_error=False, print_error=False, help_on_error=False)
-    except CycloptsError as error:
-        _fail(_one_line(error), 2)
-    except ScrivenError as error:
-        if traceback:
-            raise
-        _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
+        sys.stdout.flush()
     except BrokenPipeError:
-        _close_stdout()
-    except MemoryError:
-        _fail("there is not enough memory; try a smaller --model.width or --reader.batch", ScrivenError.exit_code)
-    except OSError as error:
-        if traceback:
-            raise
-        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", ScrivenError.exit_code)
+        _end_output()
+    except (CycloptsError, KeyboardInterrupt) as error:
+        _fail(*_told(error))
     except Exception as error:
         if traceback:
             raise
-        _fail(f"a mistake in scriven itself ({type(error).__name__}: {error}); --traceback shows where", INTERNAL)
+        _fail(*_told(error))
 
 
-def _with_resume_value(words: list[str]) -> list[str]:
+def _accept_any_text() -> None:
+    """Bytes that are not UTF-8 come and go as lone surrogates, as in corpora that keep them; whatever the locale."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """The sentence for what went wrong, and the exit code."""
+    if isinstance(error, CycloptsError):
+        return _one_line(error), UsageError.exit_code
+    if isinstance(error, ScrivenError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    if _out_of_memory(error):
+        return "there is not enough memory; try a smaller --model.width or --reader.batch", ScrivenError.exit_code
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the system'}: {error.strerror or error}", ScrivenError.exit_code
+    return f"a mistake in scriven itself ({type(error).__name__}: {error}); --traceback shows where", INTERNAL
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether it says that there is not enough memory; torch has no type for that on a CPU."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return said or isinstance(error, MemoryError)
+
+
+def with_resume_value(words: list[str]) -> list[str]:
     """`--resume` may stand alone: its value is then `last`."""
     result = []
     for word, after in zip(words, [*words[1:], ""], strict=True):
-        result.append("--resume=last" if word == "--resume" and not after.isdecimal() else word)
+        result.append("--resume=last" if word == "--resume" and not (after == "last" or after.isdecimal()) else word)
     return result
 
 
@@ -100,13 +120,17 @@ def _one_line(error: CycloptsError) -> str:
 
 def _fail(message: str, code: int) -> None:
     """One sentence on standard error, and the end."""
+    _end_output()
     Console(stderr=True, soft_wrap=True, highlight=False).print("scriven: " + message, markup=False)
     sys.exit(code)
 
 
-def _close_stdout() -> None:
-    """The reader of our output went away, as `head` does: no error, and nothing left to flush at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _end_output() -> None:
+    """Writes what is left of our output; where its reader went away, as `head` does, drops it without a word."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # else the interpreter would try again at exit, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version() -> str:
@@ -115,4 +139,4 @@ def _version() -> str:
     return version("scriven")
 
 
-__all__ = ["BEGUN", "Interrupted", "main", "make_app"]
+__all__ = ["BEGUN", "main", "make_app"]

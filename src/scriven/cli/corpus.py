@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from scriven.errors import UsageError
+from scriven.cli.flags import Json, Text, named
 from scriven.settings import CorpusSettings
 
 if TYPE_CHECKING:
     from scriven.corpus import Corpus
 
 app = App(name="corpus", help="Turn text into a corpus (ids on disk), and tell what is in one.")
-Texts = Annotated[str, Parameter(allow_leading_hyphen=True)]  # for - alone; see `named`
 Flags = Annotated[CorpusSettings, Parameter(name="corpus", show_default=False)]
 DEFAULTS = CorpusSettings()
 SHOWN = 12  # most frequent characters
 
+__all__ = ["app", "named"]
+
 
 @app.command
 def build(
-    *texts: Texts,
+    *texts: Text,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     corpus: Flags = DEFAULTS,
 ) -> None:
@@ -51,8 +52,8 @@ def build(
 
 @app.command
 def info(
-    *texts: Texts,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    *texts: Text,
+    as_json: Json = False,
     corpus: Flags = DEFAULTS,
 ) -> None:
     """Tell what is in a corpus: its vocabulary, counts, split and most frequent characters.
@@ -61,8 +62,6 @@ def info(
     ----------
     texts
         the folder of a corpus, or texts as `scriven corpus build` takes them
-    as_json
-        one JSON object
     """
     from scriven.corpus import Corpus
     from scriven.corpus.header import NAME
@@ -70,19 +69,6 @@ def info(
     is_corpus = len(texts) == 1 and (Path(texts[0]) / NAME).is_file()
     facts = _facts(Corpus.open(texts[0] if is_corpus else built(named(texts), corpus)))
     sys.stdout.write(json.dumps(facts) + "\n" if as_json else _as_words(facts))
-
-
-def named(texts: Sequence[str]) -> Sequence[str]:
-    """The texts as they are.
-
-    Raises UsageError when there are none, or one is a flag that does not exist.
-    """
-    if not texts:
-        raise UsageError("no text is named; name a file, a folder, - for standard input, python or shakespeare")
-    for text in texts:
-        if text.startswith("-") and text != "-" and not Path(text).exists():
-            raise UsageError(f"there is no option {text}; --help shows them all")
-    return texts
 
 
 def built(texts: Sequence[str], settings: CorpusSettings, folder: Path | None = None) -> Path:

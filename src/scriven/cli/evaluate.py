@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
-from scriven.cli.flags import Device, Invalid, Json, Precision, RunFolder, TextFile
+from scriven.cli.flags import Device, Invalid, Json, Precision, RunFolder, Text, Which
 from scriven.cli.rows import show
 from scriven.errors import InputError
 from scriven.settings import Protocol
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
 
 def evaluate(
     run: RunFolder,
-    file: TextFile | None = None,
+    file: Text | None = None,
     /,
     *,
     protocol: Protocol = "stream",
     as_json: Json = False,
     invalid: Invalid = None,
+    checkpoint: Which = "best",
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
@@ -42,9 +44,9 @@ def evaluate(
     from scriven.session import load
 
     sources = find([file]).sources if file else ()
-    model = load(run, device=device, precision=precision)
+    model = load(run, which=checkpoint, device=device, precision=precision)
     pieces = read(sources, model.settings.corpus.model_copy(update={"invalid": invalid} if invalid else {}))
-    chunks = map(model.encode_piece, pieces) if file else chunks_of(_validation(run))
+    chunks = map(model.vocabulary.encode_read, pieces) if file else chunks_of(_validation(run))
     tally = PROTOCOLS[protocol](model.predictor, chunks)
     text = file or f"validation text of {run}"
     if not tally.loss.characters:
@@ -55,10 +57,12 @@ def evaluate(
 
 def _validation(run: str) -> Part:
     """The validation part of the corpus that a run was trained on."""
-    from scriven.corpus import Corpus
-    from scriven.runs import open_run
+    from scriven.runs import open_run, run_corpus
 
-    part = Corpus.open(open_run(run).corpus_path).validation
-    if not part.characters:
+    opened = open_run(run)
+    corpus = run_corpus(opened)
+    if corpus.path != opened.corpus_path:
+        sys.stderr.write(f"note: the corpus of {run} was gone, and was built again of its text as that is now\n")
+    if not corpus.validation.characters:
         raise InputError(f"{run} was trained without validation text; name a file to evaluate on")
-    return part
+    return corpus.validation

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
+
+from scriven.errors import UsageError
 
 Switch = Annotated[bool, Parameter(negative="")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON, one object a line")]
@@ -18,4 +22,19 @@ Invalid = Annotated[
     Literal["strict", "replace", "bytes"] | None,
     Parameter(name="--corpus.invalid", help="what to do with invalid UTF-8; as the run's corpus did where not given"),
 ]
-TextFile = Annotated[str, Parameter(allow_leading_hyphen=True)]  # for - alone
+Which = Annotated[
+    Literal["best", "last"] | int,
+    Parameter(name="--checkpoint", help="weights to use: the best ones, the last ones, or those of this step"),
+]
+Text = Annotated[str, Parameter(allow_leading_hyphen=True)]  # for - alone; see `named`
+
+
+def named(texts: Sequence[str]) -> Sequence[str]:
+    """The texts as they are.
+
+    Raises UsageError when one is a flag that does not exist.
+    """
+    for text in texts:
+        if text.startswith("-") and text != "-" and not Path(text).exists():
+            raise UsageError(f"there is no option {text}; --help shows them all")
+    return texts

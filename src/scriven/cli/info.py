@@ -65,12 +65,14 @@ def _run(path: str) -> Row:
 def _checkpoint(run: Run, step: int) -> Row:
     try:
         manifest = run.checkpoint(step).manifest
+        loss, characters = Loss(**manifest["validation"]), manifest["characters"]
     except InputError as error:
         return {"step": step, "damaged": str(error)}
-    loss = Loss(**manifest["validation"])
+    except (KeyError, TypeError):
+        return {"step": step, "damaged": "its manifest.json lacks what every manifest has"}
     return {
         "step": step,
-        "characters": manifest["characters"],
+        "characters": characters,
         "validation_nats_per_char": loss.nats_per_char if loss.characters else None,
     }
 

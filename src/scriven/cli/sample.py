@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from scriven.cli.flags import Device, Json, Precision, RunFolder, Switch
+from scriven.cli.flags import Device, Json, Precision, RunFolder, Switch, Which
 from scriven.errors import UsageError
 from scriven.settings import SamplingSettings
 
@@ -35,6 +34,7 @@ def sample(
     stop: Annotated[list[str] | None, Parameter(negative="")] = None,
     interactive: Switch = False,
     as_json: Json = False,
+    checkpoint: Which = "best",
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
@@ -64,9 +64,8 @@ def sample(
     _check(sampling, greedy, count, interactive, as_json)
     from scriven.session import first_seed, load
 
-    _accept_any_text()
     writing = {"length": length, "stop": stop or [], **sampling.model_dump()} | ({"temperature": 0.0} if greedy else {})
-    model = load(run, device=device, precision=precision)
+    model = load(run, which=checkpoint, device=device, precision=precision)
     _note_unknown(model, prompt)
     if interactive:
         return _converse(model, prompt, seed, writing)
@@ -145,10 +144,3 @@ def _visible(text: str) -> str:
     from scriven.report.terminal import visible
 
     return "\t".join(map(visible, text.split("\t")))
-
-
-def _accept_any_text() -> None:
-    """Bytes that are not UTF-8 come and go as lone surrogates, as in corpora that keep them."""
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="surrogateescape")

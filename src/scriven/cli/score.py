@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from scriven.cli.flags import Device, Invalid, Json, Precision, RunFolder, TextFile
+from scriven.cli.flags import Device, Invalid, Json, Precision, RunFolder, Text, Which
 from scriven.cli.rows import Form, Row, show
 from scriven.errors import InputError, UsageError
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 def score(
     run: RunFolder,
-    file: TextFile,
+    file: Text,
     /,
     *,
     by: Literal["total", "line", "character"] = "total",
     as_json: Json = False,
     as_tsv: Annotated[bool, Parameter(name="--tsv", negative="")] = False,
     invalid: Invalid = None,
+    checkpoint: Which = "best",
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
@@ -51,7 +52,7 @@ def score(
     from scriven.session import load
 
     sources = find([file]).sources
-    model = load(run, device=device, precision=precision)
+    model = load(run, which=checkpoint, device=device, precision=precision)
     corpus = model.settings.corpus.model_copy(update={"invalid": invalid} if invalid else {})
     rows = {"total": _total, "line": _lines, "character": _characters}[by]
     form: Form = "json" if as_json else "tsv" if as_tsv or by != "total" else "words"

@@ -15,15 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
 import platformdirs
 
 from scriven.corpus.header import FORMAT, Counts, Header, read_header, write_header
 from scriven.corpus.shards import Draft, Layout, PartWriter
 from scriven.corpus.sources import PIECE, Tally, find, read
 from scriven.errors import InputError, UsageError
-from scriven.settings import CorpusSettings, Unit
-from scriven.vocabulary import Ids, code_points
+from scriven.settings import CorpusSettings
+from scriven.vocabulary import byte_values, code_points
 
 UNFINISHED = ".scriven-building-"
 DAY = 24 * 3600
@@ -110,9 +109,10 @@ class _Job:
         """Everything into the draft; gives the length of the training part."""
         total = None if self.size is None else 2 * self.size
         ends = [0]
+        symbols = byte_values if self.settings.unit == "byte" else code_points
         for part, names in zip(self.found, (self.texts, (self.settings.validation_file,)), strict=True):
             for text in read(part.sources, self.settings, self.tally, PIECE):
-                draft.append(_symbols(text, self.settings.unit))
+                draft.append(symbols(text))
                 self.progress(self.tally.position, total)
             if part.sources and draft.length == ends[-1]:
                 raise InputError(f"there is not one character in {', '.join(names)}; name a file with text in it")
@@ -154,13 +154,6 @@ class _Job:
                 f"{counts.unseen:,} characters of the validation text do not occur in the training text, and count as "
                 f"unknown: {_some(new)}"
             )
-
-
-def _symbols(text: str, unit: Unit) -> Ids:
-    """Code points or bytes; a byte that was kept though it was not valid UTF-8 is that byte again."""
-    if unit == "byte":
-        return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int64)
-    return code_points(text)
 
 
 def _validation(characters: int, share: float) -> int:

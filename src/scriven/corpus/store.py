@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 from bisect import bisect_right
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -83,11 +82,6 @@ class Corpus:
     def notes(self) -> tuple[str, ...]:
         """What the user should know about how the text was read, a sentence each."""
         return self.header.notes
-
-    @cached_property
-    def frequencies(self) -> Ids:
-        """How often the training part has each known symbol."""
-        return np.array(self.header.frequencies, np.int64)  # (C,)
 
     def verify(self) -> None:
         """Reads everything.

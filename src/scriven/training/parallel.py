@@ -160,7 +160,7 @@ def start_workers(size: int) -> Workers:
                     env=os.environ | address | {"RANK": str(rank)},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    start_new_session=True,  # Ctrl-C is for the leader, which tells the others to stop
+                    process_group=0,  # Ctrl-C is for the leader, which tells the others to stop
                 )
             )
         workers.wait_until_ready(store)

@@ -23,7 +23,7 @@ from scriven.events import Event, Started
 from scriven.model import choose_device, choose_precision
 from scriven.model.compute import available_cores
 from scriven.model.language_model import parameter_count
-from scriven.runs import Checkpoint, Run, create_run, open_run, writing
+from scriven.runs import Checkpoint, Run, create_run, open_run, run_corpus, writing
 from scriven.runs.folder import SETTINGS_FILE
 from scriven.settings import Cell, Settings, consistent, merged, overlaid, validated
 from scriven.training.fit import Facts, expected_seconds, fit, fitted_words, measure_speed
@@ -126,23 +126,13 @@ def _workers(plan: Plan) -> Workers:
 def _corpus(request: Request, resumed: Run | None, progress: Progress | None) -> Corpus:
     """The corpus of the texts: one built before, one in the cache, or built now."""
     if resumed and not request.texts:
-        return _same_corpus(resumed, progress)
+        return run_corpus(resumed, progress)
     if not request.texts:
         raise UsageError("no text to train on; name a file, a folder, - for standard input, python or shakespeare")
     if len(request.texts) == 1 and (Path(request.texts[0]) / CORPUS_FILE).is_file():
         return Corpus.open(request.texts[0])
     settings = resumed.settings.corpus if resumed else request.settings.corpus
     return Corpus.open(build(request.texts, settings, progress=progress))
-
-
-def _same_corpus(run: Run, progress: Progress | None) -> Corpus:
-    """The corpus that a run was trained on, built again where the cache has lost it."""
-    if (run.corpus_path / CORPUS_FILE).is_file():
-        return Corpus.open(run.corpus_path)
-    texts = run.origin["texts"]
-    if "-" in texts:
-        raise InputError(f"the corpus of {run.path} is gone and came from standard input; give the text again")
-    return Corpus.open(build(texts, run.settings.corpus, progress=progress))
 
 
 def _resumed(request: Request) -> Run:
