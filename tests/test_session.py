@@ -240,7 +240,7 @@ def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
     weights = CharLM(settings.model, vocabulary.size).state_dict()
     weights["head.bias"][0] = math.nan
     create_run(tmp_path, settings, vocabulary, {}).save(weights, {}, {"step": 1, "validation": {}}, best=True)
-    with pytest.raises(InputError, match="not finite.*--checkpoint"):
+    with pytest.raises(InputError, match=r"not finite.*--checkpoint"):
         load(tmp_path)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scriven.errors import InputError
-from scriven.vocabulary import Vocabulary
+from scriven.vocabulary import Vocabulary, byte_values
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates and NUL too
 VOCABULARIES = st.one_of(st.just(Vocabulary.of_bytes()), st.builds(Vocabulary.of, ANY_TEXT))

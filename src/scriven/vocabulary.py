@@ -50,7 +50,11 @@ def byte_values(text: str) -> Ids:
 
     Other lone surrogates take three bytes.
     """
-    return np.frombuffer(text.encode("utf-8", _TO_UTF8_ERRORS), np.uint8).astype(np.int64)
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        data = _OTHER_SURROGATES.sub(_as_stray_bytes, text).encode("utf-8", "surrogateescape")
+    return np.frombuffer(data, np.uint8).astype(np.int64)  # (bytes,)
 
 
 def readable_json(values: Mapping[str, Any]) -> str:
@@ -217,6 +221,13 @@ def _utf8(ids: Ids) -> bytes:
     return np.minimum(ids, 0xFF).astype(np.uint8).tobytes()
 
 
+def _as_stray_bytes(match: re.Match[str]) -> str:
+    return match[0].encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
+
+
+_OTHER_SURROGATES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # which stand for no byte
+
+
 def _surrogate_or_replacement(error: UnicodeError) -> tuple[str, int]:
     """Error handler for UTF-8: lone surrogates as `surrogatepass` reads them, anything else U+FFFD."""
     assert isinstance(error, UnicodeDecodeError)
@@ -226,14 +237,5 @@ def _surrogate_or_replacement(error: UnicodeError) -> tuple[str, int]:
     return chr(REPLACEMENT), error.end
 
 
-def _stray_byte_or_surrogate(error: UnicodeError) -> tuple[bytes, int]:
-    """Error handler to UTF-8: the byte that a code point stands for, other lone surrogates as `surrogatepass` does."""
-    assert isinstance(error, UnicodeEncodeError)
-    point = ord(error.object[error.start])
-    stray = 0xDC80 <= point <= 0xDCFF
-    return bytes([point & 0xFF]) if stray else chr(point).encode("utf-8", "surrogatepass"), error.start + 1
-
-
-_UTF8_ERRORS, _TO_UTF8_ERRORS = "scriven-surrogates", "scriven-stray-bytes"
+_UTF8_ERRORS = "scriven-surrogates"
 codecs.register_error(_UTF8_ERRORS, _surrogate_or_replacement)
-codecs.register_error(_TO_UTF8_ERRORS, _stray_byte_or_surrogate)
