@@ -10,6 +10,7 @@ from typing import Any
 from scriven.settings import Settings
 
 SAVING_SECONDS = 2.5  # kept free of a time budget for the last checkpoint and the plot
+LEAST_SHARE = 0.25  # of a time budget's rest that is for steps, also where a busy machine took long to start
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Timetable:
         """The timetable begins when it is made."""
         budget = plan.settings.budget.minutes * 60
         self._plan, self._begun = plan, plan.seconds()
-        self._end = budget - done.seconds - reserved
+        self._end = max(budget - done.seconds - reserved, self._begun + LEAST_SHARE * (budget - done.seconds))
         self._from = done.progress
 
     def progress(self) -> float:

@@ -1,0 +1,60 @@
+"""Budgets into steps, and wall time into progress."""
+
+import pytest
+
+from scriven.settings import validated
+from scriven.training import plan as plans
+from scriven.training.plan import Done, Plan, Timetable, used_share
+
+
+def planned(**budget: float) -> Plan:
+    return Plan(validated({"budget": budget, "reader": {"batch": 8, "length": 10}}), "corpus")
+
+
+@pytest.mark.parametrize(("budget", "steps"), [({"steps": 7}, 7), ({"epochs": 2}, 25), ({"characters": 81}, 2)])
+def test_steps_of_a_budget(budget: dict[str, float], steps: int) -> None:
+    assert planned(**budget).total_steps(1000) == steps
+
+
+def test_time_becomes_progress_and_leaves_what_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(plans.time, "monotonic", lambda: now[0])
+    plan = planned(minutes=1)
+    now[0] += 10  # making ready
+    timetable = Timetable(plan, Done(), reserved=5)
+    assert timetable.progress() == 0
+    now[0] += 22.5
+    assert timetable.progress() == pytest.approx(0.5)
+    now[0] += 100
+    assert timetable.progress() == 1
+
+
+def test_a_resumed_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(plans.time, "monotonic", lambda: now[0])
+    timetable = Timetable(planned(minutes=1), Done(progress=0.4, seconds=24), reserved=6)
+    assert timetable.progress() == pytest.approx(0.4)
+    now[0] += 15
+    assert timetable.progress() == pytest.approx(0.7)
+
+
+def test_a_slow_start_leaves_time_for_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(plans.time, "monotonic", lambda: now[0])
+    plan = planned(minutes=1)
+    now[0] += 59
+    timetable = Timetable(plan, Done(), reserved=5)
+    now[0] += 7.5
+    assert timetable.progress() == pytest.approx(0.5)
+
+
+def test_plans_are_plain_data() -> None:
+    plan = planned(minutes=1)
+    assert Plan.from_json(plan.to_json()).settings == plan.settings
+
+
+def test_used_share_of_another_budget() -> None:
+    done = Done(step=5, seconds=30)
+    assert used_share(planned(minutes=2), done, 1000) == pytest.approx(0.25)
+    assert used_share(planned(steps=10), done, 1000) == pytest.approx(0.5)
+    assert used_share(planned(steps=4), done, 1000) == 1
