@@ -3,12 +3,11 @@
 import pytest
 
 from scriven.settings import validated
-from scriven.training import plan as plans
 from scriven.training.plan import Done, Plan, Timetable, used_share
 
 
 def planned(**budget: float) -> Plan:
-    return Plan(validated({"budget": budget, "reader": {"batch": 8, "length": 10}}), "corpus")
+    return Plan(validated({"budget": budget, "reader": {"batch": 8, "length": 10}}), "corpus", made_at=0.0)
 
 
 @pytest.mark.parametrize(("budget", "steps"), [({"steps": 7}, 7), ({"epochs": 2}, 25), ({"characters": 81}, 2)])
@@ -17,8 +16,8 @@ def test_steps_of_a_budget(budget: dict[str, float], steps: int) -> None:
 
 
 def test_time_becomes_progress_and_leaves_what_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(plans.time, "monotonic", lambda: now[0])
+    now = [0.0]
+    monkeypatch.setattr("scriven.training.plan.time.monotonic", lambda: now[0])
     plan = planned(minutes=1)
     now[0] += 10  # making ready
     timetable = Timetable(plan, Done(), reserved=5)
@@ -31,7 +30,7 @@ def test_time_becomes_progress_and_leaves_what_is_reserved(monkeypatch: pytest.M
 
 def test_a_resumed_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(plans.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("scriven.training.plan.time.monotonic", lambda: now[0])
     timetable = Timetable(planned(minutes=1), Done(progress=0.4, seconds=24), reserved=6)
     assert timetable.progress() == pytest.approx(0.4)
     now[0] += 15
@@ -40,7 +39,7 @@ def test_a_resumed_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_slow_start_leaves_time_for_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(plans.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("scriven.training.plan.time.monotonic", lambda: now[0])
     plan = planned(minutes=1)
     now[0] += 59
     timetable = Timetable(plan, Done(), reserved=5)
