@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 import torch
 
 import scriven
-from scriven.cli import main, with_resume_value
+from scriven.cli import main
 from scriven.corpus import build
 from scriven.model import CharLM
 from scriven.runs import create_run, open_run
@@ -377,60 +376,6 @@ def test_a_reader_that_goes_away_is_no_error(run: str) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
-
-
-@pytest.mark.parametrize("words", [["--by", "character"], ["--json"]])
-def test_a_reader_that_was_never_there_is_no_error(run: str, text: Path, words: list[str]) -> None:
-    """A short output is written only at the end, when nobody listens any more."""
-    command = [sys.executable, "-m", "scriven", "score", run, str(text), *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout and process.stderr
-        process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == 0
-
-
-def test_output_is_utf8_whatever_the_locale(run: str, tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text("☃", "utf-8")
-    command = [sys.executable, "-m", "scriven", "score", run, str(tmp_path / "text.txt"), "--by", "character"]
-    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    done = subprocess.run(command, capture_output=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "☃" in done.stdout.decode("utf-8")
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-    ],
-)
-def test_too_little_memory_is_one_sentence(
-    error: Exception, run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def greedy(*arguments: object, **more: object) -> None:
-        raise error
-
-    monkeypatch.setattr("scriven.session.load", greedy)
-    code, message = failure(capsys, "sample", run)
-    assert code == 3
-    assert "not enough memory" in message
-
-
-@pytest.mark.parametrize(
-    ("words", "seen"),
-    [
-        (["--resume"], ["--resume=last"]),
-        (["--resume", "last", "-o", "x"], ["--resume", "last", "-o", "x"]),
-        (["--resume", "12"], ["--resume", "12"]),
-        (["--resume", "-o", "x"], ["--resume=last", "-o", "x"]),
-        (["--resume", "book.txt"], ["--resume=last", "book.txt"]),
-    ],
-)
-def test_resume_may_stand_alone(words: list[str], seen: list[str]) -> None:
-    assert with_resume_value(words) == seen
 
 
 def test_the_package_gives_what_a_library_user_needs(run: str) -> None:

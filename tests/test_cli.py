@@ -1,0 +1,73 @@
+"""What all commands have in common: output, errors in one sentence, exit codes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from scriven.cli import main, with_resume_value
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("☃ and snow\n" * 20, "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("words", [["corpus", "info", "{text}"], ["train", "{text}"]])
+def test_a_reader_that_was_never_there_is_no_error(text: Path, words: list[str]) -> None:
+    """A short output is written only at the end, when nobody listens any more; the exit code stays what it is."""
+    command = [sys.executable, "-m", "scriven", *(word.format(text=text) for word in words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        said = process.stderr.read().decode()
+    assert process.returncode == (2 if words[0] == "train" else 0), said
+    assert said.count("\n") == (1 if words[0] == "train" else 0)
+
+
+def test_output_is_utf8_whatever_the_locale(text: Path) -> None:
+    command = [sys.executable, "-m", "scriven", "corpus", "info", str(text)]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "'☃'" in done.stdout.decode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_too_little_memory_is_one_sentence(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def greedy(*arguments: object, **more: object) -> None:
+        raise error
+
+    monkeypatch.setattr("scriven.session.load", greedy)
+    with pytest.raises(SystemExit) as ended:
+        main(["sample", "run"])
+    assert ended.value.code == 3
+    assert "not enough memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        (["--resume"], ["--resume=last"]),
+        (["--resume", "last", "-o", "x"], ["--resume", "last", "-o", "x"]),
+        (["--resume", "12"], ["--resume", "12"]),
+        (["--resume", "-o", "x"], ["--resume=last", "-o", "x"]),
+        (["--resume", "book.txt"], ["--resume=last", "book.txt"]),
+    ],
+)
+def test_resume_may_stand_alone(words: list[str], seen: list[str]) -> None:
+    assert with_resume_value(words) == seen
