@@ -22,8 +22,6 @@ Flags = Annotated[CorpusSettings, Parameter(name="corpus", show_default=False)]
 DEFAULTS = CorpusSettings()
 SHOWN = 12  # most frequent characters
 
-__all__ = ["app", "named"]
-
 
 @app.command
 def build(

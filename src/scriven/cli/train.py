@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from scriven.cli import BEGUN
-from scriven.cli.corpus import named
-from scriven.cli.flags import Device, Json, Precision, Switch
+from scriven.cli.flags import Device, Json, Precision, Switch, Text, named
 from scriven.errors import InputError, Interrupted, ScrivenError, UsageError
 from scriven.settings import (
     BudgetSettings,
@@ -25,11 +24,9 @@ from scriven.settings import (
     validated,
 )
 
-Texts = Annotated[str, Parameter(allow_leading_hyphen=True)]  # for - alone
-
 
 def train(
-    *texts: Texts,
+    *texts: Text,
     budget: Annotated[BudgetSettings, Parameter(name="*", show_default=False)] = BudgetSettings(),
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     resume: Literal["last"] | int | None = None,
@@ -66,7 +63,7 @@ def train(
     quiet
         show nothing but errors
     """
-    texts = tuple(named(texts)) if texts else ()
+    texts = tuple(named(texts))
     flags = Settings(budget=budget, corpus=corpus, reader=reader, model=model, training=training).given()
     place = {name: value for name, value in (("device", device), ("precision", precision)) if value}
     flags = merged({name: values for name, values in flags.items() if values}, {"training": place} if place else {})
