@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ app = App(name="corpus", help="Turn text into a corpus (ids on disk), and tell w
 Flags = Annotated[CorpusSettings, Parameter(name="corpus", show_default=False)]
 DEFAULTS = CorpusSettings()
 SHOWN = 12  # most frequent characters
+SHOW_SECONDS = 0.1
 
 
 @app.command
@@ -84,9 +86,20 @@ def _bar() -> Iterator[Callable[[int, int | None], None]]:
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    with Progress(console=console, transient=True) as bar:
         task = bar.add_task("reading the text", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        shown = 0.0
+
+        def show(done: int, total: int | None) -> None:
+            nonlocal shown
+            if time.monotonic() - shown > SHOW_SECONDS:  # each update keeps something, which tears holes in the memory
+                shown = time.monotonic()
+                bar.update(task, completed=done, total=total)
+
+        yield show
 
 
 def _facts(corpus: Corpus) -> dict[str, Any]:
