@@ -53,7 +53,7 @@ class ReaderSettings(Frozen):
     length: int = setting(64, "characters per row and step (T), through which gradients flow", ge=1, le=65536)
     batch: int = setting(64, "rows read side by side (N), over all workers", fitted=True, ge=1, le=65536)
     restart: float = setting(
-        0.003, "share of a row's chunks that begin with an empty memory, so that the model learns to begin", ge=0, le=1
+        0.01, "share of a row's chunks that begin with an empty memory, so that the model learns to begin", ge=0, le=1
     )
 
 
