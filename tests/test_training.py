@@ -87,6 +87,14 @@ def test_resumed_equals_uninterrupted_to_the_bit(book: Path, tmp_path: Path, opt
     assert same(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_training_leaves_the_process_as_it_was(book: Path, tmp_path: Path) -> None:
+    """It once left denormal numbers flushed, which broke another test in the same process every time."""
+    threads = torch.get_num_threads()
+    run(book, tmp_path / "run", {"budget": {"steps": 1}})
+    assert torch.get_num_threads() == threads
+    assert float(torch.tensor(1e-40) * 0.5) > 0
+
+
 def test_the_number_of_workers_changes_nothing(book: Path, tmp_path: Path) -> None:
     chosen = {"budget": {"steps": 6}, "training": {"groups": 2}}
     one = run(book, tmp_path / "one", chosen)

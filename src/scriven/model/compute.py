@@ -8,6 +8,7 @@ import functools
 import os
 import sys
 import time
+from collections.abc import Iterator
 
 import torch
 
@@ -82,14 +83,25 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def prepare_cpu(threads: int) -> None:
-    """Set up this process for fast steps on `threads` cores.
+@contextlib.contextmanager
+def cpu_prepared(threads: int) -> Iterator[None]:
+    """While this lasts, the calling thread is set up for fast steps on `threads` cores.
 
-    Denormal numbers are flushed (they are many times slower and mean nothing here), and glibc is told to keep
-    large buffers mapped: it would otherwise give them back, and clear them again, at every step.
+    Denormal numbers are flushed (they are many times slower and mean nothing here), and glibc is told to keep large
+    buffers mapped: it would otherwise give them back, and clear them again, at every step. That last one stays.
     """
+    _keep_buffers()
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
+
+
+def _keep_buffers() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             mallopt = ctypes.CDLL(None).mallopt

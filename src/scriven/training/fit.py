@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from scriven.model import CharLM, computing
-from scriven.model.compute import prepare_cpu
+from scriven.model.compute import cpu_prepared
 from scriven.settings import Cell, ModelSettings, Settings, consistent, merged, validated
 
 REFERENCE = ModelSettings()  # the model whose speed is measured
@@ -49,20 +49,19 @@ def measure_speed(device: torch.device, precision: str, cell: Cell) -> float:
 
     The fastest of a few; about 0.3 s.
     """
-    if device.type == "cpu":
-        prepare_cpu(1)
     with torch.random.fork_rng(devices=[]):
         model = CharLM(REFERENCE.model_copy(update={"cell": cell}), REFERENCE_VOCABULARY).to(device)
     ids = torch.zeros(REFERENCE_LENGTH, REFERENCE_ROWS, dtype=torch.int64, device=device)
     seconds = []
-    for _ in range(4):
-        begun = time.perf_counter()
-        with computing(device, precision):
-            logits, _ = model(ids)
-        torch.autograd.backward(functional.cross_entropy(logits.flatten(0, 1), ids.flatten()))
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begun)
+    with cpu_prepared(1):
+        for _ in range(4):
+            begun = time.perf_counter()
+            with computing(device, precision):
+                logits, _ = model(ids)
+            torch.autograd.backward(functional.cross_entropy(logits.flatten(0, 1), ids.flatten()))
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - begun)
     return ids.numel() / min(seconds)
 
 

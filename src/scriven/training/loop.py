@@ -30,7 +30,6 @@ from scriven.inference.generate import Predictor, generate
 from scriven.inference.sampling import Ids
 from scriven.inference.score import PROTOCOLS, Reader, Tally, chunks_of, lanes
 from scriven.model import CharLM, State, computing
-from scriven.model.compute import prepare_cpu
 from scriven.model.language_model import detach, join_rows, take_rows
 from scriven.runs import Checkpoint, Run, load_weights
 from scriven.settings import SamplingSettings
@@ -87,8 +86,6 @@ class Trainer:
 
     def _make_model(self) -> None:
         settings, plan = self.settings, self.plan
-        if self.device.type == "cpu":
-            prepare_cpu(settings.training.threads)
         torch.manual_seed(settings.training.seed)
         self.model = CharLM(settings.model, self.corpus.vocabulary.size)
         if plan.initial:

@@ -21,7 +21,7 @@ from scriven.corpus.store import Corpus
 from scriven.errors import InputError, Interrupted, UsageError
 from scriven.events import Event, Started
 from scriven.model import choose_device, choose_precision
-from scriven.model.compute import available_cores
+from scriven.model.compute import available_cores, cpu_prepared
 from scriven.model.language_model import parameter_count
 from scriven.runs import Checkpoint, Run, create_run, open_run, run_corpus, writing
 from scriven.runs.folder import SETTINGS_FILE
@@ -87,7 +87,7 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
             initial=str(request.initial or ""),
             used_seconds=time.monotonic() - request.begun,
         )
-        with contextlib.closing(_workers(plan)) as workers:
+        with contextlib.closing(_workers(plan)) as workers, cpu_prepared(settings.training.threads):
             trainer = Trainer(plan, workers, run, stop)
             yield _started(trainer, run, facts, (*corpus.notes, *notes, *_new_symbols(request, corpus)))
             yield from trainer.events()
@@ -110,8 +110,9 @@ def work() -> None:
     ignore_interrupts()
     with contextlib.closing(join_workers()) as workers:
         plan = Plan.from_json(workers.broadcast(None))
-        for _ in Trainer(plan, workers, None, lambda: 0).events():
-            pass
+        with cpu_prepared(plan.settings.training.threads):
+            for _ in Trainer(plan, workers, None, lambda: 0).events():
+                pass
 
 
 def _workers(plan: Plan) -> Workers:
