@@ -93,22 +93,22 @@ def prefetched(
     ready: queue.Queue[tuple[Batch, int] | Exception] = queue.Queue(maxsize=2)
     stopped = threading.Event()
 
-    def offer(item: tuple[Batch, int] | Exception) -> None:
+    def _offer(item: tuple[Batch, int] | Exception) -> None:
         while not stopped.is_set():
             try:
                 return ready.put(item, timeout=0.2)
             except queue.Full:
                 continue
 
-    def read(cursor: int) -> None:
+    def _read_ahead(cursor: int) -> None:
         try:
             while not stopped.is_set():
                 batch, cursor = next_batch(text, vocabulary, settings, cursor, lanes)
-                offer((batch, cursor))
+                _offer((batch, cursor))
         except Exception as error:
-            offer(error)
+            _offer(error)
 
-    thread = threading.Thread(target=read, args=(cursor,), name="scriven-batches", daemon=True)
+    thread = threading.Thread(target=_read_ahead, args=(cursor,), name="scriven-batches", daemon=True)
     thread.start()
     try:
         while True:

@@ -86,14 +86,15 @@ class Trainer:
 
     def _make_model(self) -> None:
         settings, plan = self.settings, self.plan
-        torch.manual_seed(settings.training.seed)
-        self.model = CharLM(settings.model, self.corpus.vocabulary.size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.training.seed)
+            self.model = CharLM(settings.model, self.corpus.vocabulary.size)
         if plan.initial:
             transplant(self.model, self.corpus.vocabulary, plan.initial)
         self.model.to(self.device)
         self.weights = FlatWeights(self.model)
         self.best_values = self.weights.values.clone()
-        dtype = torch.bfloat16 if self.settings.training.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if settings.training.precision == "bf16" else torch.float32
         rank, size = self.workers.rank, self.workers.size
         share = self.workers.share if size > 1 else None
         self.optimizer = Optimizer(self.weights, settings.training, dtype, rank=rank, workers=size, share=share)

@@ -96,13 +96,13 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
 def _stoppable(progress: Progress | None, stop: Callable[[], int]) -> Progress:
     """`progress`, which ends the work that reports to it when there was a signal to stop."""
 
-    def report(done: int, total: int | None) -> None:
+    def _report(done: int, total: int | None) -> None:
         if stop():
             raise Interrupted("stopped while the text was read; nothing was trained yet, so just start again", stop())
         if progress:
             progress(done, total)
 
-    return report
+    return _report
 
 
 def work() -> None:
