@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    errors settings events vocabulary
+    errors allocator settings events vocabulary
     corpus.sources corpus.header corpus.shards corpus.build corpus.store corpus
     batches
     model.compute model.cells model.language_model model

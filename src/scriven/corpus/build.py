@@ -17,6 +17,7 @@ from pathlib import Path
 
 import platformdirs
 
+from scriven.allocator import keep_buffers
 from scriven.corpus.header import FORMAT, Counts, Header, read_header, write_header
 from scriven.corpus.shards import Draft, Layout, PartWriter
 from scriven.corpus.sources import PIECE, Tally, find, read
@@ -24,6 +25,7 @@ from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import byte_values, code_points
 
+KEPT_BYTES = 1 << 20  # smaller buffers than that are kept while building; see `keep_buffers`
 UNFINISHED = ".scriven-building-"
 DAY = 24 * 3600
 Progress = Callable[[int, int | None], None]
@@ -39,6 +41,7 @@ def build(
     it is not known.
     Raises InputError when a text cannot be read or the corpus cannot be written, UsageError when no text is named.
     """
+    keep_buffers(KEPT_BYTES)
     if not texts:
         raise UsageError("no text is named; name a file, a folder, - for standard input, python or shakespeare")
     job = _Job(texts, settings, progress or (lambda done, total: None))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
-import sys
 import time
 from collections.abc import Iterator
 
 import torch
 
+from scriven.allocator import keep_buffers
 from scriven.errors import UsageError
 from scriven.settings import Cell
 
@@ -90,7 +89,7 @@ def cpu_prepared(threads: int) -> Iterator[None]:
     Denormal numbers are flushed (they are many times slower and mean nothing here), and glibc is told to keep large
     buffers mapped: it would otherwise give them back, and clear them again, at every step. That last one stays.
     """
-    _keep_buffers()
+    keep_buffers(ALLOCATOR_THRESHOLD_BYTES)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
@@ -99,11 +98,3 @@ def cpu_prepared(threads: int) -> Iterator[None]:
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(before)
-
-
-def _keep_buffers() -> None:
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(-3, ALLOCATOR_THRESHOLD_BYTES)  # M_MMAP_THRESHOLD
-            mallopt(-1, ALLOCATOR_THRESHOLD_BYTES)  # M_TRIM_THRESHOLD
