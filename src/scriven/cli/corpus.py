@@ -93,13 +93,13 @@ def _bar() -> Iterator[Callable[[int, int | None], None]]:
         task = bar.add_task("reading the text", total=None)
         shown = 0.0
 
-        def show(done: int, total: int | None) -> None:
+        def _show(done: int, total: int | None) -> None:
             nonlocal shown
             if time.monotonic() - shown > SHOW_SECONDS:  # each update keeps something, which tears holes in the memory
                 shown = time.monotonic()
                 bar.update(task, completed=done, total=total)
 
-        yield show
+        yield _show
 
 
 def _facts(corpus: Corpus) -> dict[str, Any]:

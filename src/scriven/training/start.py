@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+from scriven.batches import MINIMUM_CHARACTERS
 from scriven.corpus.build import Progress, build
 from scriven.corpus.header import NAME as CORPUS_FILE
 from scriven.corpus.store import Corpus
@@ -60,11 +61,14 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     """
     resumed = _resumed(request) if request.resume is not None else None
     corpus = _corpus(request, resumed, _stoppable(progress, stop))
-    if resumed:
-        _check_goes_on(resumed, resumed.checkpoint(request.resume or "last"), corpus)
-    if corpus.training.characters < 2:
+    checkpoint = None
+    if resumed and request.resume is not None:
+        checkpoint = resumed.checkpoint(request.resume)
+        _check_goes_on(resumed, checkpoint, corpus)
+    if corpus.training.characters < MINIMUM_CHARACTERS:
         raise InputError(
-            f"{' '.join(request.texts)} has {corpus.training.characters} characters to train on; it takes 2 at least"
+            f"{' '.join(request.texts)} has {corpus.training.characters} characters to train on; it takes "
+            f"{MINIMUM_CHARACTERS} at least"
         )
     settings = resumed.settings if resumed else request.settings
     if settings.training.workers > 1 and settings.training.device not in ("auto", "cpu"):
@@ -78,7 +82,6 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
         computing = {"training": {"device": device.type, "precision": precision}}
         settings = validated(merged(settings.model_dump(), computing))
         origin = (resumed.origin if resumed else _origin(request, corpus)) | {"corpus": str(corpus.path.resolve())}
-        checkpoint = resumed.checkpoint(request.resume) if resumed and request.resume is not None else None
         run = create_run(path, settings, corpus.vocabulary, origin)
         plan = Plan(
             settings,
