@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,7 +18,6 @@ from scriven.errors import InputError, UsageError
 Cell = Literal["lstm", "gru", "rnn"]
 Unit = Literal["character", "byte"]
 Optimizer = Literal["muon", "adamw", "sgd", "rmsprop"]
-Protocol = Literal["stream", "window-256"]
 
 
 def setting(default: Any, text: str, *, fitted: bool = False, **bounds: Any) -> Any:
@@ -37,24 +36,49 @@ class CorpusSettings(Frozen):
     """How text becomes ids."""
 
     unit: Unit = setting("character", "what one step of the model reads: a Unicode character, or a byte")
-    validation: float = setting(0.1, "share of the text, at its end, that is kept for validation", ge=0.0, lt=1.0)
+    documents: Literal["none", "lines", "files", "separator"] = setting(
+        "none", "what a document is: a text of its own that begins with an empty memory and whose end is learned too"
+    )
+    separator: str = setting("", "string between two documents, where --corpus.documents is separator")
+    validation: float = setting(
+        0.1, "share kept for validation: of the text, at its end; of documents, spread over all of them", ge=0.0, lt=1.0
+    )
     validation_file: str = setting("", "file whose text is the validation text, instead of a share")
+    alphabet: str = setting(
+        "", "file of the characters to know (JSON, or one a line), instead of all that the training text has"
+    )
     lowercase: bool = setting(False, "turn the text to lower case")
     normalize: Literal["none", "nfc"] = setting("none", "Unicode normalisation of the text")
     invalid: Literal["strict", "replace", "bytes"] = setting(
         "strict", "what to do with invalid UTF-8: stop, replace it by U+FFFD, or keep each byte as a symbol of its own"
     )
 
+    @model_validator(mode="after")
+    def _separated(self) -> Self:
+        if (self.documents == "separator") != bool(self.separator):
+            raise ValueError("--corpus.documents separator and --corpus.separator STRING need each other")
+        return self
+
 
 class ReaderSettings(Frozen):
     """How ids become batches."""
 
-    kind: Literal["stream"] = setting("stream", "how the text is read: lanes of text whose state is carried for ever")
+    kind: Literal["stream", "documents", "windows"] = setting(
+        "stream",
+        "how the text is read: as lanes whose state is carried for ever, by documents, or in independent windows",
+        fitted=True,
+    )
     length: int = setting(64, "characters per row and step (T), through which gradients flow", ge=1, le=65536)
     batch: int = setting(64, "rows read side by side (N), over all workers", fitted=True, ge=1, le=65536)
     restart: float = setting(
-        0.01, "share of a row's chunks that begin with an empty memory, so that the model learns to begin", ge=0, le=1
+        0.01,
+        "stream: share of a row's chunks that begin with an empty memory, so that the model learns to begin",
+        ge=0,
+        le=1,
     )
+    stride: int = setting(1, "windows: characters from the start of one to the start of the next", ge=1)
+    loss: Literal["every", "last"] = setting("every", "windows: count every character, or only the last one")
+    seed: int = setting(1, "seed of the order in which windows and documents are read", ge=0, lt=2**63)
 
 
 class ModelSettings(Frozen):
@@ -63,12 +87,43 @@ class ModelSettings(Frozen):
     cell: Cell = setting("lstm", "recurrent cell")
     width: int = setting(192, "width of each recurrent layer (H)", fitted=True, ge=1, le=16384)
     layers: int = setting(2, "number of recurrent layers (L)", ge=1, le=64)
-    embedding: int = setting(0, "width of the character embedding; 0 is as wide as the layers", ge=0, le=16384)
-    dropout: float = setting(
-        0.0, "share of values dropped on the embedding, between layers and before the output", fitted=True, ge=0, lt=1
+    activation: Literal["tanh", "relu"] = setting("tanh", "what bounds a cell's candidate and its output")
+    input: Literal["embedding", "onehot"] = setting(
+        "embedding", "how the first layer sees a character: by a learned embedding, or as one of V inputs"
     )
+    embedding: Annotated[int, Field(ge=0, le=16384)] | str = setting(
+        0,
+        "width of the character embedding, 0 as wide as the layers; or what has pretrained ones: a word2vec text file, "
+        "a .safetensors file, a run's folder",
+    )
+    freeze_embedding: bool = setting(False, "leave the embedding as it is at the start")
+    tied: bool = setting(False, "let the output layer use the embedding's weights")
+    head: Literal["linear", "none"] = setting(
+        "linear", "output layer; with none the last layer is as wide as the vocabulary and gives the logits itself"
+    )
+    dropout: float = setting(0.0, "share of values dropped between layers", fitted=True, ge=0, lt=1)
+    input_dropout: float = setting(
+        0.0, "share of the embedding's values dropped; as dropout where not given", fitted=True, ge=0, lt=1
+    )
+    output_dropout: float = setting(
+        0.0, "share of values dropped before the output layer; as dropout where not given", fitted=True, ge=0, lt=1
+    )
+    embedding_dropout: float = setting(
+        0.0, "share of characters whose embedding is dropped whole in a step", ge=0, lt=1
+    )
+    variational: bool = setting(False, "drop the same values at all characters of a chunk")
+    weight_drop: float = setting(0.0, "share of the recurrent weights dropped in a step (DropConnect)", ge=0, lt=1)
     residual: bool = setting(False, "add the input of every layer after the first to its output")
     norm: Literal["none", "rms", "layer"] = setting("none", "normalise what later layers and the output layer read")
+    initial: Literal["orthogonal", "normal"] = setting("orthogonal", "how recurrent weights begin")
+    initial_scale: float = setting(
+        1.0, "factor of orthogonal recurrent weights; standard deviation of normal ones", ge=0, le=100
+    )
+    input_scale: float = setting(
+        0.0, "standard deviation of the layers' input weights at the start; 0 is torch's uniform ones", ge=0, le=100
+    )
+    forget_bias: float = setting(1.0, "bias of the gate that keeps the memory: the lstm's forget gate", ge=-100, le=100)
+    gate_bias: float = setting(0.0, "bias of the other gates (not of the candidate)", ge=-100, le=100)
 
 
 class TrainingSettings(Frozen):
@@ -82,8 +137,34 @@ class TrainingSettings(Frozen):
         0.008, "peak learning rate of the weights that muon does not train", gt=0, le=100
     )
     momentum: float = setting(0.95, "momentum of muon and sgd", ge=0, lt=1)
+    beta2: float = setting(
+        0.99, "decay of the mean of squared gradients: adamw's beta2, rmsprop's alpha", fitted=True, ge=0, lt=1
+    )
     weight_decay: float = setting(0.1, "decoupled weight decay of the recurrent matrices", fitted=True, ge=0, le=100)
-    clip: float = setting(1.0, "largest gradient norm, per character; larger gradients are scaled down to it", gt=0)
+    clip: float = setting(
+        1.0, "largest gradient norm, per character; larger gradients are scaled down to it; 0 is no limit", ge=0
+    )
+    clip_value: float = setting(0.0, "largest size of a gradient's every value, per character; 0 is no limit", ge=0)
+    mean: Literal["character", "document"] = setting(
+        "character", "what gradients are a mean over: characters, or documents that end in the step"
+    )
+    accumulate: int = setting(1, "batches whose gradients make one step", ge=1, le=1_000_000)
+    schedule: Literal["cosine", "constant", "step"] = setting(
+        "cosine", "learning rate after the warm-up: a cosine to 0, constant, or multiplied by decay every few epochs"
+    )
+    decay: float = setting(0.97, "schedule step: factor of the learning rate", gt=0, le=1)
+    decay_epochs: float = setting(1.0, "schedule step: epochs from one decay to the next", gt=0)
+    decay_after: float = setting(0.0, "schedule step: epochs before the first of them begin to count", ge=0)
+    activation_penalty: float = setting(
+        0.0, "weight of the mean square of the last layer's outputs in the loss (AWD-LSTM's AR)", ge=0
+    )
+    slowness_penalty: float = setting(
+        0.0, "weight of the mean square of their change from character to character (AWD-LSTM's TAR)", ge=0
+    )
+    averaging: Literal["none", "nonmonotonic"] = setting(
+        "none", "use the mean of all weights since the validation loss stopped falling (AWD-LSTM's NT-ASGD)"
+    )
+    patience: int = setting(5, "evaluations without a better one after which averaging begins", ge=1)
     warmup: float = setting(0.02, "share of the budget over which the learning rate rises", ge=0, lt=1)
     seed: int = setting(1, "seed of the initial weights, of dropout and of the samples shown", ge=0, lt=2**63)
     evaluations: int = setting(10, "how often the validation loss is measured, evenly spaced", fitted=True, ge=1)
@@ -99,6 +180,29 @@ class TrainingSettings(Frozen):
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "number format of matrix products; auto is bf16 where the processor is fast at it"
     )
+
+
+class MonitorSettings(Frozen):
+    """What is looked at while the model is trained."""
+
+    every_steps: int = setting(0, "evaluate every so many steps; 0 is as training.evaluations says", ge=0)
+    every_epochs: float = setting(0.0, "evaluate every so many epochs; 0 is as training.evaluations says", ge=0)
+    prompts: tuple[str, ...] = setting(("",), "texts that the samples go on from, at every evaluation", min_length=1)
+    temperatures: tuple[Annotated[float, Field(ge=0)], ...] = setting(
+        (0.8,), "temperatures of the samples, each with every prompt; 0 always takes the likeliest", min_length=1
+    )
+    sample_length: int = setting(240, "characters of a sample", ge=0, le=1_000_000)
+    keep: str = setting(
+        "best",
+        "checkpoints to keep: all; best, with the last; or the N last, with the best",
+        pattern=r"^(all|best|[1-9]\d*)$",
+    )
+
+    @model_validator(mode="after")
+    def _one_interval(self) -> Self:
+        if self.every_steps and self.every_epochs:
+            raise ValueError("give one interval: --monitor.every-steps or --monitor.every-epochs")
+        return self
 
 
 class BudgetSettings(Frozen):
@@ -140,6 +244,7 @@ class Settings(Frozen):
     reader: ReaderSettings = ReaderSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
+    monitor: MonitorSettings = MonitorSettings()
 
     def given(self) -> dict[str, dict[str, Any]]:
         """Only what was set explicitly, as nested plain values."""
@@ -149,14 +254,40 @@ class Settings(Frozen):
 def consistent(settings: Settings) -> Settings:
     """The same settings, all resolved.
 
-    Raises UsageError when the batch cannot be shared out among groups and workers.
+    Raises UsageError when settings contradict each other: how the batch is shared out, what is read, what is tied.
     """
+    _check_reader(settings)
+    _check_model(settings.model)
     batch, groups, workers = settings.reader.batch, settings.training.groups, settings.training.workers
     if groups % workers:
         raise UsageError(f"training.groups ({groups}) must be a multiple of training.workers ({workers})")
     if batch % groups:
         raise UsageError(f"reader.batch ({batch}) must be a multiple of training.groups ({groups})")
     return settings
+
+
+def _check_reader(settings: Settings) -> None:
+    kind, documents = settings.reader.kind, settings.corpus.documents != "none"
+    if kind == "documents" and not documents:
+        raise UsageError(
+            "reader.kind documents: say what a document is with --corpus.documents lines, files or separator"
+        )
+    if kind != "documents" and documents:
+        raise UsageError(f"reader.kind {kind} reads one text without documents; drop it, or --corpus.documents")
+    if settings.reader.loss == "last" and kind != "windows":
+        raise UsageError(f"reader.loss last is for windows, not for reader.kind {kind}; drop one of them")
+    if settings.training.mean == "document" and not documents:
+        raise UsageError("training.mean document: there are no documents; say what one is with --corpus.documents")
+
+
+def _check_model(model: ModelSettings) -> None:
+    if model.input == "onehot" and (model.embedding or model.tied or model.freeze_embedding):
+        raise UsageError("model.input onehot has no embedding; drop model.embedding, tied and freeze_embedding")
+    if model.tied and (model.head == "none" or model.embedding not in (0, model.width)):
+        raise UsageError(
+            f"model.tied needs an output layer and an embedding as wide as the layers, {model.width}; not head "
+            f"{model.head} and embedding {model.embedding}"
+        )
 
 
 def validated(values: dict[str, Any]) -> Settings:

@@ -1,9 +1,10 @@
 """Characters or bytes <-> ids. Every text has ids, and every id sequence made from a text gives that text back.
 
-Ids of one vocabulary, with C known symbols and V = C + 1:
+Ids of one vocabulary, with C known symbols, and V = C + 1, or C + 2 where texts are made of documents:
 
 - `0 .. C-1`: the known symbols, sorted by code point (all 256 values where the unit is the byte);
-- `C`: `<unk>`, what the model reads and predicts in place of a symbol that it does not know;
+- `C`, of documents only: the boundary. Read, it is the start of a document; predicted, the end of one;
+- `V - 1`: `<unk>`, what the model reads and predicts in place of a symbol that it does not know;
 - `V + code point`: a symbol that is not known, kept so that nothing is lost; the model reads it as `<unk>`.
 
 A byte that was not valid UTF-8 is, in a text, one of the code points U+DC80..U+DCFF (Python's `surrogateescape`);
@@ -66,14 +67,16 @@ def readable_json(values: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The symbols that a model knows: a value, equal to another one with the same unit and symbols.
+    """The symbols that a model knows: a value, equal to another one with the same unit, symbols and separator.
 
-    `symbols` are code points, strictly rising; all 256 values where the unit is the byte.
-    Raises ValueError when they are not.
+    `symbols` are code points, strictly rising; all 256 values where the unit is the byte. `separator` is how the
+    boundary between two documents is written; none where texts are not made of documents.
+    Raises ValueError when the symbols are not that.
     """
 
     unit: Unit
     symbols: tuple[int, ...]
+    separator: str | None = None
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip((-1, *self.symbols), (*self.symbols, UNICODE_SIZE), strict=True))
@@ -83,24 +86,29 @@ class Vocabulary:
             raise ValueError(f"a vocabulary of bytes has 256 symbols, not {len(self.symbols)}")
 
     @classmethod
-    def of(cls, text: str) -> Vocabulary:
+    def of(cls, text: str, separator: str | None = None) -> Vocabulary:
         """The characters of a text."""
-        return cls("character", tuple(sorted(map(ord, set(text)))))
+        return cls("character", tuple(sorted(map(ord, set(text)))), separator)
 
     @classmethod
-    def of_bytes(cls) -> Vocabulary:
+    def of_bytes(cls, separator: str | None = None) -> Vocabulary:
         """All 256 bytes."""
-        return cls("byte", tuple(range(256)))
+        return cls("byte", tuple(range(256)), separator)
 
     @property
     def size(self) -> int:
-        """V: the known symbols and `<unk>`; the number of ids that a model reads and predicts."""
-        return len(self.symbols) + 1
+        """V: the known symbols, the boundary if any, and `<unk>`: how many ids a model reads and predicts."""
+        return len(self.symbols) + 1 + (self.separator is not None)
+
+    @property
+    def boundary(self) -> int | None:
+        """The id that begins and ends a document; none where texts are not made of documents."""
+        return None if self.separator is None else len(self.symbols)
 
     @property
     def unknown(self) -> int:
         """The id of `<unk>`."""
-        return len(self.symbols)
+        return self.size - 1
 
     @property
     def unseen_nats(self) -> float:
@@ -117,7 +125,7 @@ class Vocabulary:
     @cached_property
     def _points(self) -> Ids:
         """The code point that each id below V is shown as."""
-        return np.array([*self.symbols, REPLACEMENT], np.int64)  # (V,)
+        return np.array([*self.symbols, *[REPLACEMENT] * (self.size - len(self.symbols))], np.int64)  # (V,)
 
     def encode(self, text: str) -> Ids:
         """The ids of a text: one a character, or one a byte of its UTF-8 (lone surrogates as three bytes)."""
@@ -133,14 +141,22 @@ class Vocabulary:
         return byte_values(text) if self.unit == "byte" else self.encode(text)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
-        """The text of ids; `decode(encode(text)) == text`. U+FFFD for `<unk>` and for bytes that are not UTF-8.
+        """The text of ids; `decode(encode(text)) == text`. The separator for the boundary.
 
-        Raises ValueError when an id is below 0 or above the last one.
+        U+FFFD for `<unk>` and for bytes that are not UTF-8. Raises ValueError when an id is below 0 or above the last.
         """
         known = np.asarray(ids, np.int64)
+        if self.separator is None:
+            return self._decode(known)
+        at = np.flatnonzero(known == self.boundary)
+        first, *others = np.split(known, at)
+        return self._decode(first) + "".join(self.separator + self._decode(document[1:]) for document in others)
+
+    def _decode(self, ids: Ids) -> str:
+        """As `decode`, without boundaries in the ids."""
         if self.unit == "byte":
-            return _utf8(known).decode("utf-8", _UTF8_ERRORS)
-        return self._code_points(known).astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+            return _utf8(ids, self.size).decode("utf-8", _UTF8_ERRORS)
+        return self._code_points(ids).astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def clamp(self, ids: Ids) -> Ids:
         """What the model reads: ids with `<unk>` in place of symbols that are not known."""
@@ -157,10 +173,10 @@ class Vocabulary:
         return [character for character in dict.fromkeys(text) if self._ids[ord(character)] >= self.size]
 
     def byte_lengths(self, ids: Ids) -> Ids:
-        """How many bytes of UTF-8 each symbol takes; `<unk>` as U+FFFD takes."""
+        """How many bytes of UTF-8 each symbol takes: 0 for the boundary, `<unk>` as U+FFFD takes."""
         if self.unit == "byte":
-            return np.ones(ids.shape, np.int64)
-        return utf8_lengths(self._code_points(ids))
+            return (ids != self.boundary).astype(np.int64)
+        return np.where(ids == self.boundary, 0, utf8_lengths(self._code_points(ids)))
 
     def decoder(self) -> Decoder:
         """A decoder for ids that come one by one."""
@@ -168,9 +184,9 @@ class Vocabulary:
 
     def to_json(self) -> str:
         """The vocabulary as JSON that a person can read."""
-        if self.unit == "byte":
-            return readable_json({"unit": self.unit})
-        return readable_json({"unit": self.unit, "symbols": [chr(symbol) for symbol in self.symbols]})
+        separator = {} if self.separator is None else {"separator": self.separator}
+        symbols = {} if self.unit == "byte" else {"symbols": [chr(symbol) for symbol in self.symbols]}
+        return readable_json({"unit": self.unit, **separator, **symbols})
 
     @classmethod
     def from_json(cls, text: str) -> Vocabulary:
@@ -180,12 +196,15 @@ class Vocabulary:
         """
         try:
             values = json.loads(text)
+            separator = values.get("separator")
+            if not (separator is None or isinstance(separator, str)):
+                raise ValueError(f"separator {separator!r} is not a string")
             if values["unit"] == "byte":
-                return cls.of_bytes()
+                return cls.of_bytes(separator)
             if values["unit"] != "character":
                 raise ValueError(f"unit {values['unit']!r} is neither character nor byte")
-            return cls("character", tuple(ord(symbol) for symbol in values["symbols"]))
-        except (ValueError, TypeError, KeyError) as error:
+            return cls("character", tuple(ord(symbol) for symbol in values["symbols"]), separator)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"the vocabulary is damaged ({error}); take it from a copy or build it again") from None
 
     def _code_points(self, ids: Ids) -> Ids:
@@ -203,8 +222,10 @@ class Decoder:
 
     def feed(self, id: int) -> str:
         """The text that is whole once this id has come; often one character, empty within a character."""
+        if id == self._vocabulary.boundary:
+            return self.flush() + self._vocabulary.decode([id])
         if self._vocabulary.unit == "byte":
-            return self._bytes.decode(_utf8(np.array([id])))
+            return self._bytes.decode(_utf8(np.array([id]), self._vocabulary.size))
         return self._vocabulary.decode([id])
 
     def flush(self) -> str:
@@ -214,10 +235,10 @@ class Decoder:
         return rest
 
 
-def _utf8(ids: Ids) -> bytes:
+def _utf8(ids: Ids, size: int) -> bytes:
     """The bytes of byte ids; `<unk>` becomes 0xFF, which is never UTF-8 and so is shown as U+FFFD of its own."""
-    if ids.size and not 0 <= ids.min() <= ids.max() <= 256:
-        raise ValueError(f"ids of bytes must be in 0..256, not {ids.min()}..{ids.max()}")
+    if ids.size and not 0 <= ids.min() <= ids.max() < size:
+        raise ValueError(f"ids of bytes must be in 0..{size - 1}, not {ids.min()}..{ids.max()}")
     return np.minimum(ids, 0xFF).astype(np.uint8).tobytes()
 
 
