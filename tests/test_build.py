@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, build, shards
+from scriven.corpus import Corpus, Part, build, shards
 from scriven.corpus.build import cache_folder
+from scriven.corpus.split import are_validation
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings
+from scriven.vocabulary import Vocabulary
 
 TEXT = st.text(min_size=1)
 
@@ -40,6 +43,16 @@ def opened(text: str | bytes, folder: Path, **values: object) -> Corpus:
     path = folder / f"{len(list(folder.iterdir()))}.txt"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return Corpus.open(build([str(path)], CorpusSettings.model_validate({"invalid": "bytes", **values})))
+
+
+def documents_of(part: Part, vocabulary: Vocabulary) -> list[str]:
+    firsts, lengths = part.bounds(np.arange(part.documents))
+    pairs = zip(firsts.tolist(), lengths.tolist(), strict=True)
+    return [vocabulary.decode(part.read(first, length)) for first, length in pairs]
+
+
+def both(corpus: Corpus) -> tuple[list[str], list[str]]:
+    return documents_of(corpus.training, corpus.vocabulary), documents_of(corpus.validation, corpus.vocabulary)
 
 
 def whole(corpus: Corpus) -> tuple[str, str]:
@@ -149,6 +162,145 @@ def test_several_texts_follow_one_another_and_what_is_skipped_is_said(tmp_path: 
     assert "".join(whole(corpus)) == "threeone\ntwo\n"
     assert (corpus.counts.sources, corpus.counts.skipped) == (3, 1)
     assert "3.png" in corpus.notes[0]
+
+
+LINED = st.text("ab\r\n天é\0", min_size=1).filter(lambda text: re.sub("\r?\n", "", text))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(LINED, st.sampled_from([0.0, 0.3, 0.9]), st.integers(1, 7), st.sampled_from(["character", "byte"]))
+def test_documents_are_split_whatever_the_pieces(tmp_path: Path, text: str, share: float, size: int, unit: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[cache_folder.__module__], "PIECE", size)
+        patch.setattr(shards, "BLOCK", size)
+        patch.setattr(shards, "SHARD", size)
+        corpus = opened(text, tmp_path, validation=share, documents="lines", unit=unit)
+    found = re.split("\r?\n", text)
+    documents = [document for document in found if document]
+    held = are_validation(np.arange(len(documents)), share).tolist()
+    training, validation = both(corpus)
+    assert training == [document for document, mine in zip(documents, held, strict=True) if not mine]
+    assert validation == [document for document, mine in zip(documents, held, strict=True) if mine]
+    assert corpus.counts.documents == len(documents)
+    assert corpus.counts.empty == found.count("") - (not found[-1])
+    assert corpus.counts.lines == text.count("\n")
+    assert corpus.training.bytes + corpus.validation.bytes == len("".join(documents).encode())
+    assert corpus.vocabulary.separator == "\n"
+    if unit == "character":
+        assert corpus.vocabulary.symbols == tuple(sorted({ord(c) for document in training for c in document}))
+        assert corpus.counts.unseen == sum(c not in "".join(training) for c in "".join(validation))
+    corpus.verify()
+
+
+def test_files_are_documents_and_empty_ones_are_left_out(tmp_path: Path) -> None:
+    for name, text in {"1.txt": "one\n", "2.txt": "", "3.txt": "three\r\n\n", "4.txt": "4"}.items():
+        (tmp_path / name).write_bytes(text.encode())
+    corpus = Corpus.open(build([str(tmp_path)], CorpusSettings(documents="files", validation=0.4)))
+    assert both(corpus) == (["one\n", "4"], ["three\r\n\n"])
+    assert (corpus.counts.documents, corpus.counts.empty, corpus.counts.lines) == (3, 1, 3)
+    assert "1 documents without a character were left out" in corpus.notes
+
+
+def test_a_separator_and_the_end_of_a_file_end_documents(tmp_path: Path) -> None:
+    for name, text in {"1.txt": "one||two\n", "2.txt": "three||", "3.txt": "||four"}.items():
+        (tmp_path / name).write_text(text, newline="")
+    corpus = Corpus.open(build([str(tmp_path)], CorpusSettings(documents="separator", separator="||", validation=0.3)))
+    assert both(corpus) == (["one", "three", "four"], ["two\n"])
+    assert corpus.counts.empty == 1
+    assert corpus.vocabulary.separator == "||"
+    assert corpus.vocabulary.size == len(corpus.vocabulary.symbols) + 2
+
+
+def test_a_separator_that_never_occurs_is_said_and_so_is_a_single_document(tmp_path: Path) -> None:
+    corpus = opened("one\ntwo\n", tmp_path, documents="separator", separator="%%")
+    assert both(corpus) == (["one\ntwo\n"], [])
+    assert not (corpus.path / "validation-documents.npy").exists()
+    assert corpus.notes[0] == "the separator '%%' does not occur; each file is one document"
+    assert "one document only, so none is left for validation; name a --corpus.validation-file" in corpus.notes[1]
+    assert not opened("one\ntwo\n", tmp_path, documents="files", validation=0.0).notes
+
+
+def test_documents_of_a_validation_file_all_validate(tmp_path: Path) -> None:
+    (tmp_path / "held.txt").write_text("abc\n\nb", newline="")
+    corpus = opened("a\nbb\nb", tmp_path, documents="lines", validation_file=str(tmp_path / "held.txt"))
+    assert both(corpus) == (["a", "bb", "b"], ["abc", "b"])
+    assert (corpus.counts.unseen, corpus.counts.unknown) == (1, 1)
+
+
+def test_two_documents_suffice_for_validation(tmp_path: Path) -> None:
+    assert both(opened("first\nsecond\n", tmp_path, documents="lines", validation=0.001)) == (["first"], ["second"])
+
+
+@pytest.mark.parametrize("text", ["\n" * 1_000_000, "\r\n\r\n"])
+def test_lines_without_a_character_are_an_error_that_counts_them(tmp_path: Path, text: str) -> None:
+    count = text.count("\n")
+    with pytest.raises(InputError, match=rf"not one character in .*beside the ends of {count:,} empty documents"):
+        opened(text, tmp_path, documents="lines")
+
+
+def test_documents_of_bytes_keep_what_is_not_utf8(tmp_path: Path) -> None:
+    data = b"caf\xe9\n\xff\xfe\n\xc3\xa9\n"
+    for policy, expected in (("bytes", data), ("replace", data.decode("utf-8", "replace").encode())):
+        corpus = opened(data, tmp_path, unit="byte", documents="lines", validation=0.0, invalid=policy)
+        stored = corpus.training.read(0, corpus.training.characters).astype(np.uint8).tobytes()
+        assert stored == expected.replace(b"\n", b"")
+        assert corpus.training.bounds(np.arange(3))[1].tolist() == [len(line) for line in expected.split(b"\n")[:3]]
+    with pytest.raises(InputError, match="not valid UTF-8 at byte 3"):
+        opened(data, tmp_path, documents="lines", invalid="strict")
+
+
+def alphabet(folder: Path, symbols: str) -> str:
+    (folder / "alphabet.json").write_text(json.dumps(list(symbols)))
+    return str(folder / "alphabet.json")
+
+
+def test_a_given_alphabet_is_the_vocabulary_and_other_characters_are_kept_and_counted(tmp_path: Path) -> None:
+    text = "abacab, 天天天地!"
+    corpus = opened(text * 10, tmp_path, alphabet=alphabet(tmp_path, "zab天é"), validation=0.2)
+    assert corpus.vocabulary.symbols == tuple(sorted(map(ord, "zab天é")))
+    assert "".join(whole(corpus)) == text * 10
+    assert corpus.training.read(0, 4).tolist() == corpus.vocabulary.encode("abac").tolist()
+    assert corpus.counts.unknown == 50
+    assert corpus.counts.unseen == 10
+    assert list(corpus.header.frequencies) == [24, 16, 0, 0, 24]
+    assert corpus.notes == (
+        "50 of 130 characters are not in the alphabet, and count as unknown: ' ' 10, '!' 10, ',' 10, 'c' 10, '地' 10",
+    )
+
+
+def test_an_alphabet_with_documents_leaves_room_for_the_boundary(tmp_path: Path) -> None:
+    corpus = opened("abc\ncab\n", tmp_path, alphabet=alphabet(tmp_path, "a"), documents="lines", validation=0.5)
+    assert corpus.vocabulary.size == 3
+    assert both(corpus) == (["abc"], ["cab"])
+    assert corpus.training.read(0, 3).tolist() == [0, 3 + ord("b"), 3 + ord("c")]
+
+
+def test_unseen_characters_of_documents_come_back(tmp_path: Path) -> None:
+    corpus = opened("ab\nxy天\nab\n", tmp_path, documents="lines", validation=0.3)
+    assert both(corpus) == (["ab", "ab"], ["xy天"])
+    assert corpus.validation.read(0, 2).tolist() == [4 + ord("x"), 4 + ord("y")]
+
+
+def test_shards_hold_an_alphabet_larger_than_the_text_and_a_text_larger_than_the_alphabet(tmp_path: Path) -> None:
+    many = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
+    for text, known in (("ab" + many[:1], "ab" + many), (many, many[:2])):
+        corpus = opened(text * 2, tmp_path, alphabet=alphabet(tmp_path, known), validation=0.0)
+        assert np.load(corpus.path / "training-00000.npy").dtype == "uint16"
+        assert whole(corpus)[0] == text * 2
+
+
+def test_the_content_of_the_alphabet_is_part_of_the_cache_key(book: Path, tmp_path: Path) -> None:
+    paths = [build([str(book)], CorpusSettings(alphabet=alphabet(tmp_path, known))) for known in ("ab", "abc", "ba")]
+    assert paths[0] != paths[1]
+    assert paths[0] == paths[2]
+
+
+def test_an_alphabet_without_the_characters_of_the_text_is_refused(book: Path, tmp_path: Path) -> None:
+    name = alphabet(tmp_path, "天地")
+    with pytest.raises(InputError, match=r"not one character of .*book\.txt is in the alphabet .*alphabet\.json"):
+        build([str(book)], CorpusSettings(alphabet=name))
+    with pytest.raises(UsageError, match=r"corpus\.alphabet is of characters"):
+        build([str(book)], CorpusSettings(alphabet=name, unit="byte"))
 
 
 def test_the_second_time_nothing_is_built(book: Path, cache: Path) -> None:

@@ -4,27 +4,35 @@ import pytest
 import torch
 
 from scriven.model.cells import CELLS, RecurrentLayer
-from scriven.settings import Cell
+from scriven.model.recurrence import LayerState
+from scriven.settings import Cell, ModelSettings
 
 ALL: list[Cell] = ["lstm", "gru", "rnn"]
 
 
-def made(cell: Cell, inputs: int = 5, width: int = 7) -> RecurrentLayer:
+def made(cell: Cell, inputs: int = 5, width: int = 7, *, onehot: bool = False, **chosen: object) -> RecurrentLayer:
     torch.manual_seed(0)
-    return RecurrentLayer(cell, inputs, width)
+    return RecurrentLayer(ModelSettings.model_validate({"cell": cell, **chosen}), inputs, width, onehot=onehot)
 
 
+def read(layer: RecurrentLayer, x: torch.Tensor, state: LayerState) -> tuple[torch.Tensor, LayerState]:
+    """The slow, obvious way: one character at a time."""
+    pieces = []
+    with torch.no_grad():
+        for t in range(len(x)):
+            y, state = layer(x[t : t + 1], state)
+            pieces.append(y)
+    return torch.cat(pieces), state
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("onehot", [False, True])
 @pytest.mark.parametrize("cell", ALL)
-@torch.no_grad()
-def test_many_steps_at_once_equal_single_steps(cell: Cell) -> None:
-    layer, x = made(cell), torch.randn(20, 3, 5)
-    whole, after_whole = layer(x, layer.zero_state(3))
-    state, pieces = layer.zero_state(3), []
-    for t in range(20):
-        y, state = layer(x[t : t + 1], state)
-        pieces.append(y)
-    torch.testing.assert_close(torch.cat(pieces), whole)
-    torch.testing.assert_close(state, after_whole)
+def test_many_steps_at_once_equal_single_steps(cell: Cell, onehot: bool, activation: str) -> None:
+    layer = made(cell, onehot=onehot, activation=activation)
+    x = layer.columns[torch.randint(0, 5, (20, 3))].detach() if onehot else torch.randn(20, 3, 5)
+    state = tuple(torch.rand(3, 7) for _ in range(layer.state_size))
+    torch.testing.assert_close(layer(x, state), read(layer, x, state))
 
 
 @pytest.mark.parametrize("cell", ALL)
@@ -40,7 +48,7 @@ def test_100_steps_equal_50_twice(cell: Cell) -> None:
 @pytest.mark.parametrize("cell", ALL)
 def test_weights_are_torchs(cell: Cell) -> None:
     layer = made(cell)
-    torchs = CELLS[cell][0](5, 7)
+    torchs = CELLS[cell].module(5, 7)
     torchs.load_state_dict(layer.rnn.state_dict())
     x = torch.randn(11, 3, 5)
     torch.testing.assert_close(layer(x, layer.zero_state(3))[0], torchs(x)[0])
@@ -70,9 +78,43 @@ def test_the_state_has_one_row_a_text(cell: Cell) -> None:
     torch.testing.assert_close(tuple(part[2:3] for part in together), alone)
 
 
-def test_the_forget_gate_begins_open_and_recurrent_weights_orthogonal() -> None:
-    layer = made("lstm")
-    forget = (layer.rnn.bias_ih_l0 + layer.rnn.bias_hh_l0).chunk(4)[1]
-    assert torch.equal(forget, torch.ones(7))
-    for block in layer.rnn.weight_hh_l0.chunk(4):
-        torch.testing.assert_close(block @ block.T, torch.eye(7), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("cell", ALL)
+def test_a_one_hot_layer_is_torchs_that_reads_one_hot_vectors(cell: Cell) -> None:
+    layer, ids = made(cell, onehot=True), torch.randint(0, 5, (11, 3))
+    torchs = CELLS[cell].module(5, 7)
+    torchs.load_state_dict(layer.rnn.state_dict())
+    torch.testing.assert_close(
+        layer(layer.columns[ids], layer.zero_state(3))[0], torchs(torch.nn.functional.one_hot(ids, 5).float())[0]
+    )
+
+
+def test_an_rnn_of_rectifiers_is_torchs() -> None:
+    layer, x = made("rnn", activation="relu"), torch.randn(11, 3, 5)
+    torchs = torch.nn.RNN(5, 7, nonlinearity="relu")
+    torchs.load_state_dict(layer.rnn.state_dict())
+    torch.testing.assert_close(layer(x, layer.zero_state(3))[0], torchs(x)[0])
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("cell", ALL)
+def test_other_recurrent_weights_stand_in_and_get_the_gradient(cell: Cell, activation: str) -> None:
+    layer, x = made(cell, activation=activation), torch.randn(6, 2, 5)
+    other = torch.randn_like(layer.rnn.weight_hh_l0).requires_grad_()
+    y, _ = layer(x, layer.zero_state(2), other)
+    y.sum().backward()
+    layer.rnn.weight_hh_l0.data.copy_(other)
+    torch.testing.assert_close(y, layer(x, layer.zero_state(2))[0])
+    assert other.grad is not None and layer.rnn.weight_hh_l0.grad is None
+
+
+@pytest.mark.parametrize("onehot", [False, True])
+@pytest.mark.parametrize("cell", ALL)
+def test_in_bf16_the_state_stays_fp32_and_nearly_the_same(cell: Cell, onehot: bool) -> None:
+    layer = made(cell, onehot=onehot, activation="relu")
+    x = layer.columns[torch.randint(0, 5, (9, 3))].detach() if onehot else torch.randn(9, 3, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, state = layer(x, layer.zero_state(3))
+    y.sum().backward()
+    assert y.dtype == torch.float32 and all(part.dtype == torch.float32 for part in state)
+    assert layer.rnn.weight_hh_l0.grad.isfinite().all()
+    torch.testing.assert_close(y, layer(x, layer.zero_state(3))[0], atol=0.1, rtol=0.1)

@@ -53,6 +53,26 @@ def test_info_can_be_read_by_programs(capsys: pytest.CaptureFixture[str]) -> Non
     assert facts["symbols"]["0xff"] == 0
 
 
+def test_info_tells_of_documents(capsys: pytest.CaptureFixture[str]) -> None:
+    run("info", "book.txt", "--corpus.documents", "lines", "--corpus.validation", "0.5")
+    out, err = capsys.readouterr()
+    assert "training       551 characters in 51 documents of 1 to 11 characters, half of them up to 11\n" in out
+    assert "validation     550 characters in 50 documents of 11 to 11 characters" in out
+    assert err == ""
+    run("info", "book.txt", "--corpus.documents", "files", "--corpus.validation", "0", "--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["training"] == {
+        "characters": 1201,
+        "bytes": 1203,
+        "documents": 1,
+        "shortest": 1201,
+        "median": 1201,
+        "longest": 1201,
+    }
+    assert facts["validation"] == {"characters": 0, "bytes": 0, "documents": 0}
+    assert facts["counts"]["documents"] == 1
+
+
 @pytest.mark.parametrize("words", [("build",), ("info",), ("build", "--corpus.lowercas"), ("build", "book.txt", "-x")])
 def test_what_is_not_meant_is_a_usage_error(words: tuple[str, ...]) -> None:
     with pytest.raises(UsageError):

@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import scriven
 from scriven.cli import main
-from scriven.corpus import build
+from scriven.corpus import Corpus, build
 from scriven.model import CharLM
 from scriven.runs import create_run, open_run
 from scriven.session import Model, load
@@ -38,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     weights = CharLM(settings.model, vocabulary.size).state_dict()
     made = create_run(folder / "tiny", settings, vocabulary, {"texts": ["text.txt"], "corpus": str(corpus)})
     validation = {"nats": 20.0, "characters": 10, "bytes": 10}
-    made.save(weights, {}, {"step": 1200, "characters": 34567, "validation": validation}, best=True)
+    made.save(weights, {}, {"step": 1200, "characters": 34567, "validation": validation}, best=1200)
     return str(folder / "tiny")
 
 
@@ -144,6 +145,11 @@ def test_interactive_remembers_what_the_screen_shows(
         (["--temperature", "-1"], "temperature"),
         (["--top-p", "0"], "top_p"),
         (["--top-q", "0"], "--top-q"),
+        (["--until-end"], "ends by itself"),
+        (["--until-end", "--count", "2"], "ends by itself"),
+        (["--until-end", "--interactive"], "ends by itself"),
+        (["--novelty"], "--until-end"),
+        (["--novelty", "--until-end", "--interactive"], "--interactive"),
     ],
 )
 def test_sample_refuses_what_cannot_be_meant(
@@ -266,7 +272,7 @@ def test_evaluate_builds_a_corpus_again_that_is_gone(
     vocabulary = Vocabulary.of(LETTERS.replace("z", ""))
     other = create_run(tmp_path / "run", opened.settings, vocabulary, origin)
     weights = CharLM(other.settings.model, vocabulary.size).state_dict()
-    other.save(weights, {}, {"step": 1, "characters": 2, "validation": {}}, best=True)
+    other.save(weights, {}, {"step": 1, "characters": 2, "validation": {}}, best=1)
     code, message = failure(capsys, "evaluate", str(other.path))
     assert code == 3
     assert "other characters now" in message
@@ -284,6 +290,160 @@ def test_evaluate_needs_a_character_to_foretell(run: str, tmp_path: Path, capsys
     assert "too short for window-256" in message
 
 
+# --- documents
+
+NAMES = "anna\nbob\r\n\ncarol\ndan\neve\nfay\nab\nba\na\nb\nc\n"
+
+
+def document_run(folder: Path, corpus: dict[str, Any], text: str) -> str:
+    """A run of documents with weights that end them often."""
+    (folder / "text.txt").write_bytes(text.encode())
+    settings = validated({"model": {"width": 8, "layers": 1}, "corpus": corpus, "reader": {"kind": "documents"}})
+    made = Corpus.open(build([str(folder / "text.txt")], settings.corpus, folder / "corpus"))
+    torch.manual_seed(1)
+    weights = CharLM(settings.model, made.vocabulary.size).state_dict()
+    weights["head.bias"][made.vocabulary.boundary] = 0.7
+    origin = {"texts": ["text.txt"], "corpus": str(folder / "corpus")}
+    run = create_run(folder / "run", settings, made.vocabulary, origin)
+    run.save(weights, {}, {"step": 1, "characters": 2, "validation": {}}, best=1)
+    return str(run.path)
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return document_run(tmp_path_factory.mktemp("names"), {"documents": "lines"}, NAMES)
+
+
+def test_sample_until_end_gives_one_name_a_line(names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = load(names)
+    main(["sample", names, "--until-end", "--count", "20", "--seed", "3", "--length", "40"])
+    out, err = capsys.readouterr()
+    assert out == "".join(model.sample(length=40, seed=3 + n, until_end=True) + "\n" for n in range(20))
+    assert err == ""
+    main(["sample", names, "--until-end", "--seed", "3", "--prompt", "an"])
+    assert capsys.readouterr().out == "an" + model.sample("an", seed=3, until_end=True) + "\n"
+    main(["sample", names, "--seed", "3", "--length", "60"])
+    assert capsys.readouterr().out.count("\n") > 2
+
+
+def test_sample_tells_how_many_names_are_in_the_list(names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sample", names, "--until-end", "--count", "60", "--seed", "3", "--novelty", "--length", "5"]
+    main([*words, "--json"])
+    out, err = capsys.readouterr()
+    training = Corpus.open(Path(names).parent / "corpus").training
+    listed = {
+        load(names).decode(training.read(int(first), int(length)))
+        for first, length in zip(*training.bounds(np.arange(training.documents)), strict=True)
+    }
+    found = rows(out)
+    assert {row["known"] for row in found} == {row["ended"] for row in found} == {True, False}
+    assert all(row["known"] == (row["ended"] and row["text"] in listed) for row in found)
+    count = sum(row["known"] for row in found)
+    assert err == f"{count} of 60 ({100 * count / 60:.1f} %) are documents of the training text\n"
+    main(words)
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("".join(row["text"] + "\n" for row in found), err)
+
+
+def test_a_prompt_is_part_of_the_name(names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--until-end", "--novelty", "--json", "--count", "20", "--seed", "1"]
+    main(["sample", names, "--prompt", "ca\na", *words])
+    for row in rows(capsys.readouterr().out):
+        assert row["known"] == (row["ended"] and "a" + row["text"] in {"anna", "ab", "a"})
+
+
+def test_interactive_completes_each_line(
+    names: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("an\nb"))
+    main(["sample", names, "--interactive", "--until-end", "--seed", "5"])
+    session, expected = load(names).session(seed=5), ""
+    for line in ("an", "b"):
+        session.read(line)
+        expected += line + "".join(session.write(until_end=True)) + "\n"
+        session.end()
+    assert capsys.readouterr().out == expected
+
+
+def test_score_of_lines_counts_their_ends(names: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, model = tmp_path / "names.txt", load(names)
+    path.write_bytes("anna\r\n\nbö\neve".encode())
+    main(["score", names, str(path), "--json"])
+    out, err = capsys.readouterr()
+    (total,) = rows(out)
+    assert err == "note: 1 empty line was left out, and not numbered\n"
+    assert (total["characters"], total["ends"], total["unseen"], total["bytes"]) == (9, 3, 1, 10)
+    main(["score", names, str(path), "--by", "line", "--json"])
+    lines = rows(capsys.readouterr().out)
+    assert [line["line"] for line in lines] == [1, 2, 3]
+    for line, name in zip(lines, ("anna", "bö", "eve"), strict=True):
+        expected = model.score(name)
+        assert line["nats"] == pytest.approx(expected.nats, rel=1e-5)
+        assert line["total_nats"] == pytest.approx(expected.total_nats, rel=1e-5)
+    for key in ("characters", "ends", "nats", "end_nats", "total_nats"):
+        assert sum(line[key] for line in lines) == pytest.approx(total[key], rel=1e-5)
+    main(["score", names, str(path), "--by", "line"])
+    assert [line["line"] for line in table(capsys.readouterr().out)] == ["1", "2", "3"]
+
+
+def test_score_by_character_shows_where_documents_end(
+    names: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("ab\nc")
+    main(["score", names, str(path), "--by", "character", "--json"])
+    found = rows(capsys.readouterr().out)
+    assert [(row["line"], row["position"], row["character"], row["end"]) for row in found] == [
+        (1, 1, "a", 0),
+        (1, 2, "b", 0),
+        (1, 3, "", 1),
+        (2, 1, "c", 0),
+        (2, 2, "", 1),
+    ]
+    model = load(names)
+    both = model.score("ab").total_nats + model.score("c").total_nats
+    assert sum(row["nats"] for row in found) == pytest.approx(both, rel=1e-5)
+
+
+def test_evaluate_reads_documents_where_the_run_did(
+    names: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("anna\nbo\n")
+    main(["evaluate", names, str(path), "--json"])
+    row = rows(capsys.readouterr().out)[0]
+    assert (row["protocol"], row["characters"], row["ends"]) == ("documents", 6, 2)
+    main(["evaluate", names, str(path), "--json", "--protocol", "stream"])
+    assert rows(capsys.readouterr().out)[0]["total_nats"] == pytest.approx(row["total_nats"], rel=1e-5)
+    main(["evaluate", names, "--json"])
+    own = rows(capsys.readouterr().out)[0]
+    validation = Corpus.open(Path(names).parent / "corpus").validation
+    assert (own["ends"], own["characters"]) == (validation.documents, validation.characters)
+
+
+def test_documents_of_several_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = {"documents": "separator", "separator": "%%", "unit": "byte"}
+    run = document_run(tmp_path, corpus, "a\nb%%c\nd%%é%%a\n" * 9)
+    main(["score", run, str(tmp_path / "text.txt"), "--by", "line", "--json"])
+    lines = rows(capsys.readouterr().out)
+    assert [line["document"] for line in lines] == list(range(1, 29))
+    assert lines[2]["characters"] == 2
+    main(["sample", run, "--until-end", "--count", "3", "--length", "20"])
+    assert capsys.readouterr().out.count("----------------\n") == 2
+
+
+def test_evaluate_by_other_protocols(run: str, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for protocol, characters in (("last-3", 20), ("window-2", 19)):
+        main(["evaluate", run, str(text), "--json", "--protocol", protocol])
+        row = rows(capsys.readouterr().out)[0]
+        assert (row["protocol"], row["characters"]) == (protocol, characters)
+        assert "ends" not in row
+    for protocol, named in (("window", "window-LENGTH"), ("documents", "knows no documents")):
+        code, message = failure(capsys, "evaluate", run, str(text), "--protocol", protocol)
+        assert code == 2
+        assert named in message
+
+
 # --- checkpoints
 
 
@@ -293,7 +453,7 @@ def test_another_checkpoint_can_be_used(
 ) -> None:
     opened = open_run(run)
     two = create_run(tmp_path / "two", opened.settings, opened.vocabulary, opened.origin)
-    for step, best in ((1, True), (2, False)):
+    for step, best in ((1, 1), (2, 1)):
         weights = CharLM(two.settings.model, two.vocabulary.size).state_dict()
         two.save(weights, {}, {"step": step, "characters": 9, "validation": {}}, best=best)
     outputs = []
@@ -322,7 +482,7 @@ def test_info_tells_about_a_run(run: str, capsys: pytest.CaptureFixture[str]) ->
 def test_info_of_a_damaged_checkpoint(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opened = open_run(run)
     broken = create_run(tmp_path / "run", opened.settings, opened.vocabulary, opened.origin)
-    broken.save({}, {}, {"step": 7, "validation": {}}, best=True)
+    broken.save({}, {}, {"step": 7, "validation": {}}, best=7)
     main(["info", str(broken.path)])
     assert "step 7: its manifest.json lacks" in capsys.readouterr().out
     (broken.checkpoint(7).path / "manifest.json").write_text("{")

@@ -82,7 +82,38 @@ def test_each_optimizer_has_a_learning_rate_of_its_own() -> None:
 def test_other_budgets_are_fitted_too(budget: dict[str, Any]) -> None:
     settings, _ = fit(validated({"budget": budget}), facts())
     assert settings.training.evaluation_characters == 0
-    assert expected_seconds(settings, facts(), 100) > 5.0
+    assert expected_seconds(settings, facts()) > expected_seconds(settings, facts(), 0.5) > 5.0
+
+
+def lines(count: int, mean: int) -> Facts:
+    return Facts(count * (mean + 1), count * mean // 9, 2, "cpu", 80_000.0, 5.0, count, count * mean)
+
+
+def test_documents_shorter_than_a_chunk_are_read_in_more_rows_as_far_as_there_are_documents() -> None:
+    given = validated({"budget": {"minutes": 1}, "corpus": {"documents": "lines"}})
+    assert [fit(given, lines(30_000, mean))[0].reader.batch for mean in (6, 31, 1000)] == [512, 128, 64]
+    assert fit(given, lines(40, 500))[0].reader.batch <= 40
+    settings, notes = fit(given, lines(1, 10**6))
+    assert (settings.reader.batch, settings.training.workers) == (1, 1)
+    assert "in 1 document " in notes[0]
+
+
+def test_the_reader_is_that_of_the_text() -> None:
+    assert fitted(1).reader.kind == "stream"
+    given = validated({"budget": {"minutes": 1}, "corpus": {"documents": "files"}})
+    assert fit(given, lines(300, 900))[0].reader.kind == "documents"
+    assert fitted(1, {"reader": {"kind": "windows"}}).reader.kind == "windows"
+
+
+def test_what_is_dropped_beside_the_layers_is_as_between_them_unless_it_is_given() -> None:
+    model = fitted(1, {"model": {"dropout": 0.4, "input_dropout": 0.1}}).model
+    assert (model.input_dropout, model.dropout, model.output_dropout) == (0.1, 0.4, 0.4)
+
+
+def test_a_protocol_that_reads_much_for_each_character_reads_fewer_of_them() -> None:
+    windows = {"reader": {"kind": "windows", "length": 40, "loss": "last"}}
+    assert fitted(2, windows).training.evaluation_characters < 40_000
+    assert fitted(2).training.evaluation_characters == 0
 
 
 def test_speed_is_measured() -> None:

@@ -14,6 +14,7 @@ from scriven.inference.sampling import Ids
 from scriven.model import CharLM
 from scriven.settings import Cell, ModelSettings, SamplingSettings
 from scriven.vocabulary import Vocabulary
+from small_model import favour
 
 LETTERS = "\n abcde"
 
@@ -65,8 +66,7 @@ def test_the_same_seed_gives_the_same_text_alone_or_in_a_batch() -> None:
 
 def test_unknown_is_never_written() -> None:
     model = predictor()
-    with torch.no_grad():
-        model.model.head.bias[model.vocabulary.unknown] = 50
+    favour(model, model.vocabulary.unknown, 50)
     drawn = written(model, list(range(8)), 40)
     assert model.vocabulary.unknown not in np.array(drawn)
     assert model.vocabulary.unknown not in np.array(written(model, [1], 40, SamplingSettings(temperature=0)))
@@ -119,3 +119,63 @@ def test_consumers_stay_outside_inference_mode() -> None:
     for _ in islice(generate(predictor(), predictor().start(), SamplingSettings(), [np.random.default_rng(1)]), 2):
         assert not torch.is_inference_mode_enabled()
         assert torch.is_grad_enabled()
+
+
+# --- documents
+
+
+def documents_predictor() -> Predictor:
+    torch.manual_seed(1)
+    vocabulary = Vocabulary.of(LETTERS, "\n")
+    return Predictor(CharLM(ModelSettings(width=8), vocabulary.size).eval(), vocabulary, "fp32")
+
+
+def test_a_document_begins_with_the_boundary() -> None:
+    model = documents_predictor()
+    assert model.opening.tolist() == [model.vocabulary.boundary]
+    with torch.no_grad():
+        logits, _ = model.model(torch.tensor([[model.vocabulary.boundary]]))
+    torch.testing.assert_close(model.start().logits, logits[0])
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 1000])
+def test_reading_a_boundary_forgets_what_its_row_has_read(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "READ_AT_ONCE", at_once * 3)
+    model = documents_predictor()
+    text, boundary = text_ids(9), model.opening[0]
+    ids = np.concatenate((text, text[:, :1]), axis=1)  # (9, 3)
+    ids[4, 0] = ids[0, 1] = ids[8, 1] = boundary
+    context = model.read(model.read(model.blank(3), text_ids(5)[:, [0, 1, 0]]), ids)
+    for row, begin in enumerate((4, 8)):
+        alone = model.read(model.blank(), ids[begin:, row : row + 1])
+        torch.testing.assert_close(context.rows([row]).logits, alone.logits)
+    whole = model.read(model.read(model.blank(), text_ids(5)[:, :1]), ids[:, 2:])
+    torch.testing.assert_close(context.rows([2]).logits, whole.logits)
+
+
+def test_a_row_that_draws_the_boundary_begins_another_document() -> None:
+    model = documents_predictor()
+    boundary = model.vocabulary.boundary
+    favour(model, boundary, 1.5)
+    ids = written(model, [1, 2], 60)
+    for seed, row in zip((1, 2), ids, strict=True):
+        ends = [place for place, id in enumerate(row) if id == boundary]
+        assert ends
+        random = np.random.default_rng(seed)
+        random.random(ends[0] + 1)
+        context = model.start()
+        steps = generate(model, context, SamplingSettings(), [random])
+        assert [int(id[0]) for id, _ in islice(steps, 59 - ends[0])] == row[ends[0] + 1 :]
+
+
+def test_through_a_window_a_model_sees_the_last_characters_and_nothing_else() -> None:
+    plain = predictor()
+    seen = Predictor(plain.model, plain.vocabulary, "fp32", window=3)
+    ids = np.arange(8)[:, None] % 4
+    whole = seen.read(seen.start(), ids)
+    in_pieces = seen.read(seen.read(seen.read(seen.start(), ids[:2]), ids[2:7]), ids[7:])
+    alone = plain.read(plain.blank(), ids[-3:])
+    for context in (whole, in_pieces, whole.rows([0, 0]).rows([1])):
+        torch.testing.assert_close(context.logits, alone.logits)
+        assert context.recent is not None and context.recent[:, 0].tolist() == ids[-3:, 0].tolist()
+    assert not torch.allclose(whole.logits, plain.read(plain.start(), ids).logits)

@@ -10,18 +10,22 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    errors allocator settings events vocabulary
-    corpus.sources corpus.header corpus.shards corpus.build corpus.store corpus
-    batches
-    model.compute model.cells model.language_model model
+    errors allocator settings events vocabulary recipes
+    corpus.sources corpus.documents corpus.alphabet corpus.header corpus.shards corpus.split corpus.build
+    corpus.store corpus
+    batches.permutation batches.batch batches.stream batches.windows batches.order batches.documents batches.readers
+    batches.prefetch batches
+    model.compute model.dropout model.initial model.recurrence model.cells model.language_model model.pretrained model
     runs.checkpoints runs.folder runs
-    inference inference.sampling inference.generate inference.score
-    training training.optimizer training.parallel training.plan training.initial training.fit training.loop
+    inference inference.sampling inference.pen inference.chunks inference.generate inference.score inference.protocols
+    inference.novelty
+    training training.optimizer training.parallel training.plan training.average training.evaluation
+    training.initial training.fit training.loop
     training.stop training.start
     session
     report report.files report.plot report.terminal
     api
-    cli cli.flags cli.rows cli.corpus cli.evaluate cli.info cli.sample cli.score cli.train
+    cli cli.flags cli.rows cli.corpus cli.evaluate cli.info cli.recipe cli.sample cli.score cli.train
     __main__
 """
 ORDER = MAP.split()

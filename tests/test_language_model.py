@@ -4,14 +4,37 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from scriven.errors import UsageError
 from scriven.model import CharLM
-from scriven.model.language_model import drop, join_rows, parameter_count, take_rows
-from scriven.settings import Cell, ModelSettings
+from scriven.model.cells import RecurrentLayer
+from scriven.model.dropout import Masks
+from scriven.model.language_model import join_rows, parameter_count, take_rows
+from scriven.settings import ModelSettings
 
 V = 11
+SHAPES: dict[str, st.SearchStrategy[object]] = {
+    "cell": st.sampled_from(["lstm", "gru", "rnn"]),
+    "width": st.integers(1, 12),
+    "layers": st.integers(1, 3),
+    "activation": st.sampled_from(["tanh", "relu"]),
+    "input": st.sampled_from(["embedding", "onehot"]),
+    "embedding": st.integers(0, 5),
+    "freeze_embedding": st.booleans(),
+    "tied": st.booleans(),
+    "head": st.sampled_from(["linear", "none"]),
+    "residual": st.booleans(),
+    "norm": st.sampled_from(["none", "rms", "layer"]),
+}
+DROPPED = {
+    "dropout": 0.3,
+    "input_dropout": 0.2,
+    "output_dropout": 0.4,
+    "embedding_dropout": 0.2,
+    "weight_drop": 0.5,
+}
 
 
 def made(**chosen: object) -> CharLM:
@@ -19,18 +42,50 @@ def made(**chosen: object) -> CharLM:
     return CharLM(ModelSettings.model_validate({"width": 8, **chosen}), V)
 
 
-@given(cuts=st.lists(st.integers(1, 29), max_size=4), cell=st.sampled_from(["lstm", "gru", "rnn"]))
-@settings(deadline=None, max_examples=20)
+def first_layer(model: CharLM) -> RecurrentLayer:
+    layer = model.layers[0]
+    assert isinstance(layer, RecurrentLayer)
+    return layer
+
+
+def any_model(chosen: dict[str, object]) -> CharLM:
+    """A model of these settings, unless they contradict each other."""
+    try:
+        return made(**chosen)
+    except UsageError:
+        assume(False)
+        raise
+
+
+@given(cuts=st.lists(st.integers(1, 29), max_size=4), chosen=st.fixed_dictionaries(SHAPES))
+@settings(deadline=None, max_examples=60)
 @torch.no_grad()
-def test_a_text_read_in_any_chunks_gives_the_same(cuts: list[int], cell: Cell) -> None:
-    model, ids = made(cell=cell, residual=True, norm="layer").eval(), torch.randint(0, V, (30, 2))
+def test_a_text_read_in_any_chunks_gives_the_same(cuts: list[int], chosen: dict[str, object]) -> None:
+    model, ids = any_model(chosen).eval(), torch.randint(0, V, (30, 2))
     whole, after_whole = model(ids)
     state, pieces = None, []
     for begin, end in pairwise(sorted({0, 30, *cuts})):
         logits, state = model(ids[begin:end], state)
         pieces.append(logits)
-    torch.testing.assert_close(torch.cat(pieces), whole, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(state, after_whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(pieces), whole, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(state, after_whole, atol=1e-4, rtol=1e-4)
+
+
+@given(chosen=st.fixed_dictionaries(SHAPES), variational=st.booleans(), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=40)
+def test_all_settings_work_together_and_the_seed_decides(
+    chosen: dict[str, object], variational: bool, seed: int
+) -> None:
+    model = any_model({**chosen, **DROPPED, "variational": variational}).train()
+    ids, fresh = torch.randint(0, V, (6, 2)), torch.zeros(6, 2, dtype=torch.bool)
+    fresh[0, 1] = fresh[4, 0] = True
+    torch.manual_seed(1)
+    logits, state = model(ids, None, fresh, dropout_seed=seed)
+    torch.manual_seed(2)
+    torch.testing.assert_close(model(ids, None, fresh, dropout_seed=seed), (logits, state), atol=0, rtol=0)
+    logits.sum().backward()
+    assert logits.shape == (6, 2, V)
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters() if p.requires_grad)
 
 
 def test_a_fresh_row_forgets_and_the_others_do_not() -> None:
@@ -55,34 +110,114 @@ def test_rows_are_taken_and_joined() -> None:
     torch.testing.assert_close(join_rows(parts), state)
 
 
-def test_unknown_symbols_read_as_the_mean_of_the_known() -> None:
-    model = made(layers=1, embedding=4).eval()
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("chosen", [{"embedding": 4}, {"input": "onehot"}])
+def test_unknown_symbols_read_as_the_mean_of_the_known(chosen: dict[str, object], training: bool) -> None:
+    model = made(layers=1, **chosen).train(training)
+    table = first_layer(model).columns if model.embedding is None else model.embedding.weight
     with torch.no_grad():
-        model.embedding.weight[-1] = 1e6
-    assert model(torch.full((3, 1), V - 1))[0].isfinite().all()
-    model.embedding.weight.data[:] = 0.5
-    torch.testing.assert_close(model(torch.full((3, 1), V - 1))[0], model(torch.zeros(3, 1, dtype=torch.int64))[0])
+        table[-1] = 1e6
+        read_unknown = model(torch.full((3, 1), V - 1))[0]
+        table[:-1] = table[:-1].mean(0)
+    torch.testing.assert_close(read_unknown, model(torch.zeros(3, 1, dtype=torch.int64))[0])
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5])
-def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
-    x = torch.ones(200, 300)
-    kept = drop(x, share, torch.Generator().manual_seed(3))
-    # 60,000 draws: the share dropped is off by more than 0.01 once in 10^6 runs; the seed makes it always the same.
-    assert abs(float((kept == 0).float().mean()) - share) < 0.01
-    assert abs(float(kept.mean()) - 1) < 0.02
+def test_reading_unknown_symbols_trains_the_known_ones() -> None:
+    model = made().train()
+    model(torch.full((3, 1), V - 1))[0].square().sum().backward()
+    assert model.embedding is not None and model.embedding.weight.grad is not None
+    gradient = model.embedding.weight.grad
+    assert not gradient[-1].any()
+    torch.testing.assert_close(gradient[:-1], gradient[:1].expand(V - 1, -1))
+    assert gradient[0].any()
 
 
-def test_dropout_is_decided_by_the_seed_alone() -> None:
-    model, ids = made(dropout=0.3).train(), torch.randint(0, V, (6, 2))
-    torch.manual_seed(1)
+def test_reading_and_foretelling_are_the_two_halves_of_a_call() -> None:
+    model, ids = made(norm="rms", residual=True, output_dropout=0.5).train(), torch.randint(0, V, (9, 2))
+    logits, state = model(ids, dropout_seed=3)
+    raw, y, after = model.read(ids, dropout_seed=3)
+    torch.testing.assert_close(model.logits(y[5:]), logits[5:])
+    torch.testing.assert_close(after, state)
+    assert torch.equal(raw[-1], state[-1][0])  # the last layer's outputs, nothing dropped
+    assert not torch.equal(raw, y)
+
+
+def test_where_rows_start_afresh_may_be_told_on_the_cpu_or_the_device() -> None:
+    model, ids = made(), torch.randint(0, V, (9, 2))
+    fresh = torch.rand(9, 2) < 0.3
+    assert torch.equal(model(ids, None, fresh)[0], model(ids, None, fresh.to(model.device))[0])
+
+
+@pytest.mark.parametrize("place", ["input_dropout", "dropout", "output_dropout", "embedding_dropout", "weight_drop"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_each_dropout_drops_by_itself_while_training_only(cell: str, place: str) -> None:
+    model, ids = made(cell=cell, **{place: 0.3}).train(), torch.randint(0, V, (6, 2))
     one = model(ids, dropout_seed=5)[0]
-    torch.manual_seed(2)
     assert torch.equal(model(ids, dropout_seed=5)[0], one)
     assert not torch.equal(model(ids, dropout_seed=6)[0], one)
     assert torch.equal(model.eval()(ids)[0], model(ids, dropout_seed=9)[0])
 
 
-def test_parameters_are_counted_without_making_them() -> None:
-    chosen = ModelSettings(width=8, norm="rms")
-    assert parameter_count(chosen, V) == sum(p.numel() for p in CharLM(chosen, V).parameters())
+def test_dropping_recurrent_weights_is_using_others() -> None:
+    model, ids = made(layers=1, weight_drop=0.5).train(), torch.randint(0, V, (6, 2))
+    given = model(ids, dropout_seed=5)[0]
+    weight = first_layer(model).rnn.weight_hh_l0
+    before = weight.detach().clone()
+    weight.data = Masks(5, ids.device, on=True, variational=False).drop_weight(before, 0.5, 0)
+    torch.testing.assert_close(model.eval()(ids)[0], given)
+
+
+def test_logits_are_never_dropped() -> None:
+    model, ids = made(head="none", layers=1, output_dropout=0.9).train(), torch.randint(0, V, (6, 2))
+    assert torch.equal(model(ids, dropout_seed=1)[0], model(ids, dropout_seed=2)[0])
+
+
+def test_without_an_output_layer_the_last_layer_gives_the_logits() -> None:
+    model, ids = made(head="none").eval(), torch.randint(0, V, (6, 2))
+    logits, state = model(ids)
+    assert [part.shape for layer in state for part in layer] == [(2, 8), (2, 8), (2, V), (2, V)]
+    assert torch.equal(logits[-1], state[-1][0])
+    assert not any(name.startswith("head") for name, _ in model.named_parameters())
+
+
+def test_tied_weights_are_one_and_begin_small() -> None:
+    model = made(tied=True)
+    assert model.embedding is not None and model.head is not None
+    assert model.head.weight is model.embedding.weight
+    assert bool((model.head.weight.abs() < 1).all())
+
+
+def test_a_frozen_embedding_is_not_trained() -> None:
+    model = made(freeze_embedding=True)
+    model(torch.randint(0, V, (6, 2)))[0].sum().backward()
+    assert model.embedding is not None and model.embedding.weight.grad is None
+    assert model.head is not None and model.head.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"residual": True, "head": "none"},
+        {"tied": True, "embedding": 4},
+        {"tied": True, "head": "none"},
+        {"tied": True, "input": "onehot"},
+        {"embedding": "vectors.txt"},
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(chosen: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"model\.\w+"):
+        made(**chosen)
+
+
+@given(chosen=st.fixed_dictionaries(SHAPES))
+@settings(deadline=None, max_examples=150)
+def test_parameters_are_counted_without_making_them(chosen: dict[str, object]) -> None:
+    model = any_model(chosen)
+    assert parameter_count(model.settings, V) == sum(p.numel() for p in model.parameters())
+
+
+def test_names_of_weights_stay_what_they_were() -> None:
+    layer = ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"]
+    recurrent = [f"layers.{depth}.rnn.{name}" for depth in range(2) for name in layer]
+    assert list(made().state_dict()) == ["embedding.weight", *recurrent, "head.weight", "head.bias"]
+    assert list(made(input="onehot", head="none").state_dict()) == recurrent

@@ -11,7 +11,7 @@ from scriven.settings import Optimizer as Name
 from scriven.training.optimizer import FlatWeights, Optimizer, assign_owners, learning_rate_factor, orthogonalize
 
 SETTINGS = {"learning_rate": 0.03, "adamw_learning_rate": 0.01, "weight_decay": 0.1, "warmup": 0.1}
-HALF = learning_rate_factor(0.5, 0.1)
+HALF = learning_rate_factor(TrainingSettings(warmup=0.1), 0.5)
 
 
 def made() -> CharLM:
@@ -74,7 +74,7 @@ def test_other_optimizers_do_what_torchs_do_with_decoupled_decay(name: Name) -> 
     torchs: dict[str, torch.optim.Optimizer] = {
         "adamw": torch.optim.AdamW(everything, lr=rate, betas=(0.9, 0.99), weight_decay=0),
         "sgd": torch.optim.SGD(everything, lr=rate, momentum=0.95),
-        "rmsprop": torch.optim.RMSprop(everything, lr=rate, alpha=0.95),
+        "rmsprop": torch.optim.RMSprop(everything, lr=rate, alpha=0.99),
     }
     for gradient in gradients:
         with torch.no_grad():
@@ -114,6 +114,19 @@ def test_large_gradients_are_scaled_down_to_the_clip() -> None:
     assert float(gradient.norm()) == pytest.approx(0.5)
 
 
+def test_clipping_by_value_comes_before_the_norm_and_both_can_be_off() -> None:
+    weights = FlatWeights(made())
+    for settings, largest in (
+        (TrainingSettings(clip=0, clip_value=0.25), 0.25),
+        (TrainingSettings(clip=0), 3.0),
+        (TrainingSettings(clip=1, clip_value=0.25), 1 / math.sqrt(len(weights.values))),
+    ):
+        gradient = torch.full_like(weights.values, 3.0)
+        _, norm = Optimizer(weights, settings).step(gradient, 0.5)
+        assert norm == pytest.approx(3 * math.sqrt(len(gradient)))
+        assert float(gradient.max()) == pytest.approx(largest)
+
+
 def test_state_put_back_goes_on_the_same_way() -> None:
     for name in ("muon", "adamw", "sgd", "rmsprop"):
         settings = TrainingSettings.model_validate({"optimizer": name, **SETTINGS})
@@ -136,11 +149,22 @@ def test_state_put_back_goes_on_the_same_way() -> None:
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:
-    assert learning_rate_factor(0.0, 0.02) < 0.1
-    assert learning_rate_factor(0.02, 0.02) == pytest.approx(1)
-    assert learning_rate_factor(0.51, 0.02) == pytest.approx(0.5)
-    assert learning_rate_factor(1.0, 0.02) == pytest.approx(0)
-    assert learning_rate_factor(0.0, 0.0) == 1
+    settings = TrainingSettings(warmup=0.02)
+    assert learning_rate_factor(settings, 0.0) < 0.1
+    assert learning_rate_factor(settings, 0.02) == pytest.approx(1)
+    assert learning_rate_factor(settings, 0.51) == pytest.approx(0.5)
+    assert learning_rate_factor(settings, 1.0) == pytest.approx(0)
+    assert learning_rate_factor(TrainingSettings(warmup=0.0), 0.0) == 1
+
+
+def test_the_other_schedules_stay_or_decay_every_few_epochs() -> None:
+    constant = TrainingSettings(warmup=0.0, schedule="constant")
+    assert learning_rate_factor(constant, 0.9, 7.5) == 1
+    torch_rnn = TrainingSettings(warmup=0.0, schedule="step", decay=0.5, decay_epochs=5.0)
+    assert [learning_rate_factor(torch_rnn, 0.5, epochs) for epochs in (0.0, 4.9, 5.0, 12.0)] == [1, 1, 0.5, 0.25]
+    char_rnn = TrainingSettings(warmup=0.0, schedule="step", decay=0.97, decay_after=10.0)
+    assert learning_rate_factor(char_rnn, 0.5, 10.5) == 1
+    assert learning_rate_factor(char_rnn, 0.5, 12.1) == pytest.approx(0.97**2)
 
 
 def test_matrices_are_shared_out_evenly() -> None:

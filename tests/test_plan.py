@@ -10,11 +10,6 @@ def planned(**budget: float) -> Plan:
     return Plan(validated({"budget": budget, "reader": {"batch": 8, "length": 10}}), "corpus", made_at=0.0)
 
 
-@pytest.mark.parametrize(("budget", "steps"), [({"steps": 7}, 7), ({"epochs": 2}, 25), ({"characters": 81}, 2)])
-def test_steps_of_a_budget(budget: dict[str, float], steps: int) -> None:
-    assert planned(**budget).total_steps(1000) == steps
-
-
 def test_time_becomes_progress_and_leaves_what_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("scriven.training.plan.time.monotonic", lambda: now[0])
@@ -53,7 +48,9 @@ def test_plans_are_plain_data() -> None:
 
 
 def test_used_share_of_another_budget() -> None:
-    done = Done(step=5, seconds=30)
-    assert used_share(planned(minutes=2), done, 1000) == pytest.approx(0.25)
-    assert used_share(planned(steps=10), done, 1000) == pytest.approx(0.5)
-    assert used_share(planned(steps=4), done, 1000) == 1
+    done = Done(step=5, seconds=30, characters=400, predictions=100, epochs=0.75)
+    assert used_share(planned(minutes=2), done) == pytest.approx(0.25)
+    assert used_share(planned(steps=10), done) == pytest.approx(0.5)
+    assert used_share(planned(characters=1600), done) == pytest.approx(0.25)
+    assert used_share(planned(epochs=3), done) == pytest.approx(0.25)
+    assert used_share(planned(steps=4), done) == 1

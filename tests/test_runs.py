@@ -23,7 +23,7 @@ def made(path: Path) -> Run:
     return create_run(path / "run", Settings(model=ModelSettings(width=5)), Vocabulary.of("ab\n"), {"corpus": "c"})
 
 
-def save(run: Run, step: int, best: bool) -> None:
+def save(run: Run, step: int, best: int) -> None:
     manifest: dict[str, Any] = {"step": step, "validation": {"nats": 1.0, "characters": 1, "bytes": 1}}
     run.save(WEIGHTS, TRAINING, manifest, best=best)
 
@@ -34,7 +34,7 @@ def checkpoint_folders(run: Run) -> list[str]:
 
 def test_a_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     run = made(tmp_path)
-    save(run, 3, best=True)
+    save(run, 3, best=3)
     again = open_run(run.path)
     assert again == run
     checkpoint = again.checkpoint("best")
@@ -45,7 +45,7 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_the_best_and_the_last_are_kept(tmp_path: Path) -> None:
     run = made(tmp_path)
-    for step, best in ((1, True), (2, False), (3, True), (4, False), (5, False)):
+    for step, best in ((1, 1), (2, 1), (3, 3), (4, 3), (5, 3)):
         save(run, step, best)
     assert run.steps() == [3, 5]
     assert run.checkpoint("best").step == 3
@@ -58,7 +58,7 @@ def test_the_best_and_the_last_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
 def test_damaged_weights_are_named(tmp_path: Path, damage: str) -> None:
     run = made(tmp_path)
-    save(run, 1, best=True)
+    save(run, 1, best=1)
     path = run.checkpoint("best").path / checkpoints.MODEL_FILE
     data = path.read_bytes()
     if damage == "missing":
@@ -71,14 +71,14 @@ def test_damaged_weights_are_named(tmp_path: Path, damage: str) -> None:
 
 def test_a_failed_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = made(tmp_path)
-    save(run, 1, best=True)
+    save(run, 1, best=1)
 
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "write_flushed", full)
     with pytest.raises(InputError, match="No space left on device"):
-        save(run, 2, best=True)
+        save(run, 2, best=2)
     monkeypatch.undo()
     assert run.checkpoint("last").step == 1
     assert checkpoint_folders(run) == ["step-00000001"]
@@ -99,7 +99,7 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:
     run = made(tmp_path)
-    save(run, 1, best=True)
+    save(run, 1, best=1)
     path = run.checkpoint("best").path / "manifest.json"
     path.write_text(json.dumps({"format": 99}))
     with pytest.raises(InputError, match="format"):
@@ -111,7 +111,7 @@ def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:
 )
 def test_a_manifest_that_lacks_something_is_refused(tmp_path: Path, lost: tuple[str, ...]) -> None:
     run = made(tmp_path)
-    save(run, 1, best=True)
+    save(run, 1, best=1)
     path = run.checkpoint("best").path / "manifest.json"
     manifest = values = json.loads(path.read_text())
     for key in lost[:-1]:
@@ -125,7 +125,7 @@ def test_a_manifest_that_lacks_something_is_refused(tmp_path: Path, lost: tuple[
 @pytest.mark.parametrize("damaged", ["{}", "[]", '{"best": 1, "last": "x", "validation": {}}'])
 def test_a_damaged_index_is_refused_and_steps_can_still_be_named(tmp_path: Path, damaged: str) -> None:
     run = made(tmp_path)
-    save(run, 1, best=True)
+    save(run, 1, best=1)
     (run.path / "checkpoints" / "index.json").write_text(damaged)
     with pytest.raises(InputError, match=r"index\.json is damaged"):
         run.checkpoint("best")
@@ -134,8 +134,8 @@ def test_a_damaged_index_is_refused_and_steps_can_still_be_named(tmp_path: Path,
 
 def test_a_step_saved_again_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     run = made(tmp_path)
-    save(run, 1, best=True)
-    run.save({"w": torch.zeros(2)}, TRAINING, {"step": 1, "validation": {}}, best=False)
+    save(run, 1, best=1)
+    run.save({"w": torch.zeros(2)}, TRAINING, {"step": 1, "validation": {}}, best=1)
     assert torch.equal(run.checkpoint("best").weights()["w"], torch.zeros(2))
     assert checkpoint_folders(run) == ["step-00000001"]
 
@@ -143,13 +143,13 @@ def test_a_step_saved_again_takes_the_place_of_the_old_one(tmp_path: Path) -> No
 def test_what_a_killed_save_left_is_in_nobodys_way(tmp_path: Path) -> None:
     """Also when the next process has the same number, as in a container; what was put aside alone goes back."""
     run = made(tmp_path)
-    save(run, 1, best=True)
+    save(run, 1, best=1)
     folder = run.path / "checkpoints"
     (folder / "step-00000001").rename(folder / ".step-00000001.old")
     for left in (".step-00000002.tmp", ".step-00000003.tmp"):
         (folder / left).mkdir()
         (folder / left / "model.safetensors").touch()
-    save(run, 2, best=False)
+    save(run, 2, best=1)
     assert checkpoint_folders(run) == ["step-00000001", "step-00000002"]
     assert torch.equal(run.checkpoint("best").weights()["w"], WEIGHTS["w"])
 
@@ -175,7 +175,7 @@ def test_a_disk_that_is_full_leaves_the_settings_as_they_were(
 
 def test_weights_of_another_shape_are_refused_in_one_line(tmp_path: Path) -> None:
     run = made(tmp_path)
-    save(run, 1, best=True)
+    save(run, 1, best=1)
     with pytest.raises(InputError, match=r"step-00000001 do not fit the model's settings \(.*\)$") as refused:
         load_weights(torch.nn.Linear(2, 3), run.checkpoint("best"))
     assert "\n" not in str(refused.value)

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 import scriven.session
 from scriven.errors import InputError, UsageError
+from scriven.inference.pen import Pen
 from scriven.model import CharLM
 from scriven.runs import create_run
-from scriven.session import Choices, Model, Pen, load
+from scriven.session import Choices, Model, Written, load
 from scriven.settings import SamplingSettings, Settings, validated
 from scriven.vocabulary import Vocabulary
+from small_model import favour
 
 LETTERS = "\n abcdefgh.ß"
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=30)  # lone surrogates too
@@ -30,7 +32,7 @@ def make_run(path: Path, vocabulary: Vocabulary, corpus: dict[str, Any] | None =
     torch.manual_seed(1)
     weights = CharLM(settings.model, vocabulary.size).state_dict()
     run = create_run(path, settings, vocabulary, {"corpus": "none"})
-    run.save(weights, {}, {"step": 3, "validation": {}}, best=True)
+    run.save(weights, {}, {"step": 3, "validation": {}}, best=3)
     return path
 
 
@@ -239,7 +241,7 @@ def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
     vocabulary, settings = Vocabulary.of("abc"), validated({"model": {"width": 4}})
     weights = CharLM(settings.model, vocabulary.size).state_dict()
     weights["head.bias"][0] = math.nan
-    create_run(tmp_path, settings, vocabulary, {}).save(weights, {}, {"step": 1, "validation": {}}, best=True)
+    create_run(tmp_path, settings, vocabulary, {}).save(weights, {}, {"step": 1, "validation": {}}, best=1)
     with pytest.raises(InputError, match=r"not finite.*--checkpoint"):
         load(tmp_path)
 
@@ -247,3 +249,122 @@ def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run folder"):
         load(tmp_path)
+
+
+# --- documents
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A model of lines that ends them often."""
+    path = make_run(tmp_path_factory.mktemp("runs") / "names", Vocabulary.of("abcß", "\n"), {"documents": "lines"})
+    model = load(path, precision="fp32")
+    favour(model.predictor, model.vocabulary.boundary, 0.5)
+    return model
+
+
+def test_until_end_a_text_ends_by_itself(names: Model) -> None:
+    free = names.sample("a", length=200, seed=1)
+    assert "\n" in free
+    ended = names.sample("a", length=200, seed=1, until_end=True)
+    assert ended == free.partition("\n")[0]
+    assert "".join(names.stream("a", length=200, seed=1, until_end=True)) == ended
+    (written,) = names.texts(1, "a", length=200, seed=1, until_end=True)
+    assert written == Written(ended, ended=True)
+    assert list(names.texts(1, "a", length=len(ended), seed=1, until_end=True)) == [Written(ended, ended=False)]
+
+
+def test_texts_until_their_ends_are_those_of_following_seeds(names: Model) -> None:
+    texts = list(names.texts(70, length=30, seed=5, until_end=True, stop=["bc"]))
+    assert [each.text for each in texts] == [
+        names.sample(length=30, seed=5 + n, until_end=True, stop=["bc"]) for n in range(70)
+    ]
+    assert {each.ended for each in texts} == {True, False}
+    assert [each.text for each in texts] == list(names.samples(70, length=30, seed=5, until_end=True, stop=["bc"]))
+
+
+def test_without_until_end_further_documents_follow(names: Model) -> None:
+    documents = names.sample(length=300, seed=1).split("\n")
+    assert len(documents) > 5
+    session = names.session(seed=1)
+    assert ["".join(session.write(300, until_end=True)) for _ in documents[:-1]] == documents[:-1]
+
+
+def test_only_models_of_documents_end_by_themselves(model: Model) -> None:
+    with pytest.raises(UsageError, match="ends by itself"):
+        model.stream(until_end=True)
+    with pytest.raises(UsageError, match="ends by itself"):
+        list(model.samples(2, until_end=True))
+    with pytest.raises(UsageError, match="ends by itself"):
+        model.session().end()
+
+
+def test_nothing_before_a_separator_is_remembered(names: Model) -> None:
+    expected = names.sample("ab", length=20, seed=1)
+    assert names.sample("cab\nab", length=20, seed=1) == expected
+    assert names.sample("cab\r\n\nab", length=20, seed=1) == expected
+    session = names.session(seed=1)
+    for piece in ("cab", "\n", "ab"):
+        session.read(piece)
+    assert "".join(session.write(20)) == expected
+    session = names.session(seed=1)
+    session.read("cab")
+    session.end()
+    session.read("ab")
+    assert "".join(session.write(20)) == expected
+
+
+def test_a_document_score_counts_its_end(names: Model) -> None:
+    score = names.score("ab")
+    assert (score.characters, score.loss.ends, score.surprisals.shape) == (2, 1, (2,))
+    assert score.total_nats == score.nats + score.loss.end_nats > score.nats == pytest.approx(score.surprisals.sum())
+    two = names.score("ab\n\nc☃\n")
+    assert (two.characters, two.loss.ends, two.unseen) == (4, 2, 1)
+    assert two.total_nats == pytest.approx(score.total_nats + names.score("c☃").total_nats)
+    assert names.score("\n\n").characters == names.score("").loss.ends == 0
+
+
+def test_a_session_counts_ends_where_separators_are(names: Model) -> None:
+    session = names.session()
+    begun, ended, after = session.score("a"), session.score("b\n"), session.score("ab")
+    whole = names.score("ab")
+    assert (begun.loss.ends, ended.loss.ends, after.loss.ends) == (0, 1, 0)
+    assert begun.nats + ended.total_nats == pytest.approx(whole.total_nats)
+    assert after.nats == pytest.approx(whole.nats)
+
+
+def test_the_end_of_a_line_is_no_unknown_character(names: Model) -> None:
+    assert names.unknown_characters("ab\nz\r\n") == ["z"]
+
+
+def test_text_is_split_as_the_corpus_was(tmp_path: Path) -> None:
+    corpus = {"documents": "separator", "separator": "END", "lowercase": True}
+    model = load(make_run(tmp_path / "run", Vocabulary.of("ab\nend", "END"), corpus), precision="fp32")
+    assert model.split("A\nENDbEND") == ["a\n", "b", ""]
+    assert model.score("A\nENDb").loss.ends == 2
+    files = load(make_run(tmp_path / "files", Vocabulary.of("ab\n", "\n"), {"documents": "files"}), precision="fp32")
+    assert files.split("a\nb") == ["a\nb"]
+    assert files.unknown_characters("a\nb") == []
+    assert (files.score("a\nb").characters, files.score("a\nb").loss.ends) == (3, 1)
+
+
+def test_bytes_of_documents(tmp_path: Path) -> None:
+    corpus = {"unit": "byte", "documents": "lines"}
+    model = load(make_run(tmp_path / "run", Vocabulary.of_bytes("\n"), corpus), precision="fp32")
+    score = model.score("dé\nß")
+    assert (score.characters, score.bytes, score.loss.ends) == (5, 5, 2)
+    favour(model.predictor, model.vocabulary.boundary, 4)
+    text = model.sample(length=200, seed=1, temperature=1)
+    assert text.count("\n") > 9
+    assert "\n" not in model.sample(length=200, seed=1, temperature=1, until_end=True)
+
+
+@given(text=st.text("ab\n", max_size=12), stop=st.lists(st.text("ab\n", min_size=1, max_size=3), max_size=2))
+def test_a_pen_is_done_where_a_document_ends(text: str, stop: list[str]) -> None:
+    vocabulary = Vocabulary.of("ab", "\n")
+    free, ending = Pen(vocabulary, stop), Pen(vocabulary, stop, until_end=True)
+    ids = [vocabulary.boundary if letter == "\n" else int(vocabulary.encode(letter)[0]) for letter in text]
+    before, _, _ = text.partition("\n")
+    expected = "".join(map(free.feed, [id for id in ids[: len(before)] if id is not None])) + free.flush()
+    assert "".join(ending.feed(id) for id in ids if id is not None) + ending.flush() == expected
+    assert ending.ended == ("\n" in text and not any(each in before for each in stop))

@@ -1,12 +1,13 @@
 """Any stretch of a corpus can be read, over the borders of shards, and damage is found."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from scriven.corpus import Corpus, build, shards
+from scriven.corpus import Corpus, Part, build, shards
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import Vocabulary
@@ -65,13 +66,55 @@ def test_a_changed_shard_is_found_by_its_hash(corpus: Corpus) -> None:
         Corpus.open(corpus.path).verify()
 
 
+@pytest.fixture
+def lines(tmp_path: Path) -> Corpus:
+    (tmp_path / "lines.txt").write_text("one\n\nthree\ntwelve\nfifteen\n")
+    return Corpus.open(build([str(tmp_path / "lines.txt")], CorpusSettings(documents="lines", validation=0.25)))
+
+
+def test_documents_are_found_by_their_numbers(lines: Corpus) -> None:
+    part = lines.training
+    firsts, lengths = part.bounds(np.array([2, 0, 1, 1]))
+    assert firsts.dtype == lengths.dtype == np.int64
+    assert (firsts.tolist(), lengths.tolist()) == ([9, 0, 3, 3], [7, 3, 6, 6])
+    assert (part.documents, lines.validation.documents) == (3, 1)
+    assert part.document_lengths() == (3, 6, 7)
+    assert [ids.tolist() for ids in part.bounds(np.array([], np.int64))] == [[], []]
+    for number in (-1, 3):
+        with pytest.raises(IndexError, match=r"not all in 0\.\.2"):
+            part.bounds(np.array([0, number]))
+
+
+def test_lengths_of_many_documents_are_looked_at_in_blocks(lines: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[Part.__module__], "MANY", 2)
+    assert lines.training.document_lengths() == (3, 3, 7)
+
+
+def test_without_documents_there_are_none(corpus: Corpus) -> None:
+    assert corpus.training.documents == 0
+    assert corpus.training.document_lengths() == (0, 0, 0)
+    with pytest.raises(IndexError):
+        corpus.training.bounds(np.array([0]))
+
+
+def test_damage_to_the_ends_of_documents_is_found(lines: Corpus) -> None:
+    path = lines.path / "training-documents.npy"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + b"\1")
+    with pytest.raises(InputError, match=r"training-documents\.npy is damaged"):
+        Corpus.open(lines.path).verify()
+    path.unlink()
+    with pytest.raises(InputError, match=r"training-documents\.npy has 0 bytes"):
+        Corpus.open(lines.path)
+
+
 def test_what_is_not_a_corpus_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing", tmp_path / "text.txt"):
         with pytest.raises(InputError, match="is not a corpus; make one with: scriven corpus build"):
             Corpus.open(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"format": 1}', '{"format": 1, "key": 3}', "\udcff"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"format": 2}', '{"format": 2, "key": 3}', "\udcff"])
 def test_a_damaged_header_is_refused(corpus: Corpus, text: str) -> None:
     (corpus.path / "corpus.json").write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(InputError, match=r"corpus\.json is damaged; build the corpus again"):
@@ -81,7 +124,7 @@ def test_a_damaged_header_is_refused(corpus: Corpus, text: str) -> None:
 def test_a_newer_format_is_refused(corpus: Corpus) -> None:
     header = json.loads((corpus.path / "corpus.json").read_text(encoding="utf-8"))
     (corpus.path / "corpus.json").write_text(json.dumps({**header, "format": 99}))
-    with pytest.raises(InputError, match="is of format 99, not 1"):
+    with pytest.raises(InputError, match="is of format 99, not 2"):
         Corpus.open(corpus.path)
 
 

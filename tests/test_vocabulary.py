@@ -12,7 +12,8 @@ from scriven.errors import InputError
 from scriven.vocabulary import Vocabulary, byte_values
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates and NUL too
-VOCABULARIES = st.one_of(st.just(Vocabulary.of_bytes()), st.builds(Vocabulary.of, ANY_TEXT))
+SEPARATORS = st.none() | st.sampled_from(["\n", "<|end|>", "天\ud800"])
+VOCABULARIES = st.one_of(st.builds(Vocabulary.of_bytes, SEPARATORS), st.builds(Vocabulary.of, ANY_TEXT, SEPARATORS))
 
 
 @given(VOCABULARIES, ANY_TEXT)
@@ -23,14 +24,15 @@ def test_every_text_comes_back(vocabulary: Vocabulary, text: str) -> None:
     assert vocabulary.decode(ids.tolist()) == text
 
 
-@given(ANY_TEXT, ANY_TEXT)
-def test_encoding_agrees_with_the_definition(known: str, text: str) -> None:
-    vocabulary = Vocabulary.of(known)
+@given(ANY_TEXT, ANY_TEXT, SEPARATORS)
+def test_encoding_agrees_with_the_definition(known: str, text: str, separator: str | None) -> None:
+    vocabulary = Vocabulary.of(known, separator)
     symbols = sorted(set(known))
     expected = [symbols.index(c) if c in symbols else vocabulary.size + ord(c) for c in text]
     ids = vocabulary.encode(text)
     assert ids.tolist() == expected
-    assert vocabulary.clamp(ids).tolist() == [min(id, len(symbols)) for id in expected]
+    unknown = len(symbols) + (separator is not None)
+    assert vocabulary.clamp(ids).tolist() == [min(id, unknown) for id in expected]
     assert vocabulary.unseen(ids).tolist() == [c not in symbols for c in text]
     assert vocabulary.unknown_characters(text) == list(dict.fromkeys(c for c in text if c not in symbols))
 
@@ -53,7 +55,12 @@ def test_bytes_that_are_utf8_are_shown_as_such_and_others_as_the_replacement(dat
 
 @given(st.text())
 def test_byte_lengths_sum_to_the_utf8_text(text: str) -> None:
-    for vocabulary in (Vocabulary.of("abc"), Vocabulary.of_bytes()):
+    for vocabulary in (
+        Vocabulary.of("abc"),
+        Vocabulary.of("abc", "\n"),
+        Vocabulary.of_bytes(),
+        Vocabulary.of_bytes("|"),
+    ):
         assert vocabulary.byte_lengths(vocabulary.encode(text)).sum() == len(text.encode())
 
 
@@ -84,6 +91,32 @@ def test_sizes_and_cost_of_the_unseen() -> None:
     assert Vocabulary.of_bytes().size == 257
 
 
+@given(st.sampled_from([Vocabulary.of("ab", "\n--\n"), Vocabulary.of_bytes("\n--\n")]), st.lists(ANY_TEXT))
+def test_the_boundary_of_documents_is_shown_as_the_separator_and_is_no_character(
+    vocabulary: Vocabulary, texts: list[str]
+) -> None:
+    boundary = vocabulary.boundary
+    assert boundary == len(vocabulary.symbols) == vocabulary.unknown - 1 == vocabulary.size - 2
+    ids = np.concatenate([[boundary], *([*vocabulary.encode(text), boundary] for text in texts)]).astype(np.int64)
+    assert vocabulary.decode(ids) == "\n--\n" + "".join(text + "\n--\n" for text in texts)
+    assert vocabulary.clamp(ids)[0] == boundary
+    assert vocabulary.byte_lengths(np.array([boundary])).tolist() == [0]
+    assert not vocabulary.unseen(ids)[0]
+
+
+def test_a_character_that_a_document_ends_in_the_middle_of_is_shown_before_the_end() -> None:
+    vocabulary = Vocabulary.of_bytes("|")
+    decoder = vocabulary.decoder()
+    ids = [ord("a"), "é".encode()[0], 256, ord("b")]
+    assert [decoder.feed(id) for id in ids] == ["a", "", "\ufffd|", "b"]
+    assert vocabulary.decode(ids) == "a\ufffd|b"
+
+
+def test_without_documents_there_is_no_boundary() -> None:
+    assert Vocabulary.of("ab").boundary is None
+    assert Vocabulary.of("ab") != Vocabulary.of("ab", "\n")
+
+
 @pytest.mark.parametrize("ids", [[-1], [4 + 0x110000], [0, 2**40]])
 def test_ids_out_of_range_are_refused(ids: list[int]) -> None:
     with pytest.raises(ValueError, match="must be in"):
@@ -108,6 +141,7 @@ def test_json_shows_characters_as_they_are() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "null", "{}", '{"unit": "word", "symbols": []}', '{"unit": "character"}']
+    + ['{"unit": "byte", "separator": 3}', '{"unit": "character", "separator": [], "symbols": []}']
     + ['{"unit": "character", "symbols": ' + s + "}" for s in ("3", '["b", "a"]', '["a", "a"]', '["ab"]', "[1]")],
 )
 def test_malformed_json_is_an_input_error(text: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scriven import recipes
 from scriven.errors import Interrupted
 from scriven.events import Event, Finished, Loss, Started
 from scriven.report import Report, consume
@@ -51,6 +52,7 @@ def train(
     output: str | Path | None = None,
     resume: Literal["last"] | int | None = None,
     initial: str | Path | None = None,
+    recipe: str | None = None,
     settings: Settings | Mapping[str, Any] | None = None,
     reports: Sequence[Report] | None = None,
 ) -> TrainedRun:
@@ -58,11 +60,13 @@ def train(
 
     `texts` are files, folders, globs, `python`, `shakespeare` or a corpus folder. Exactly one budget is needed:
     `minutes` of wall time, `epochs`, `steps` or `characters`. `settings` are nested as in settings.toml, for example
-    `{"model": {"width": 256}}`; what is not in them is fitted. `reports` replace the progress that is shown.
+    `{"model": {"width": 256}}`; they win over those of the `recipe` (see `scriven.recipes`), which has a budget too;
+    what is in neither is fitted. `reports` replace the progress that is shown.
     Raises UsageError, InputError or DivergedError; on Ctrl-C it saves and raises Interrupted.
     """
     budget = {"minutes": minutes, "epochs": epochs, "steps": steps, "characters": characters}
     given = settings.given() if isinstance(settings, Settings) else dict(settings or {})
+    given = overlaid(recipes.values(recipe) if recipe else {}, given)
     chosen = {name: value for name, value in budget.items() if value}
     request = Request(
         texts=tuple(map(str, texts)),

@@ -11,14 +11,30 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum of surprisals: `nats` over `characters`, and over `bytes` of UTF-8 text where that is known (else 0)."""
+    """A sum of surprisals: `nats` over `characters`, and over `bytes` of UTF-8 text where that is known (else 0).
+
+    What the ends of documents cost stands beside the characters' cost: `end_nats` over that many `ends`.
+    """
 
     nats: float
     characters: int
     bytes: int = 0
+    ends: int = 0
+    end_nats: float = 0.0
 
     def __add__(self, other: Loss) -> Loss:
-        return Loss(self.nats + other.nats, self.characters + other.characters, self.bytes + other.bytes)
+        return Loss(
+            self.nats + other.nats,
+            self.characters + other.characters,
+            self.bytes + other.bytes,
+            self.ends + other.ends,
+            self.end_nats + other.end_nats,
+        )
+
+    @property
+    def total_nats(self) -> float:
+        """What characters and ends cost together: -ln of the probability of whole documents."""
+        return self.nats + self.end_nats
 
     @property
     def nats_per_char(self) -> float:
@@ -68,6 +84,8 @@ class Stepped:
     characters: int  # read since the start of the run
     seconds: float  # wall time, over all commands that trained this run
     fingerprint: str  # short hash of the step's loss and gradient norm, to compare two runs bit by bit
+    waited: float = 0.0  # seconds until the step's batch was ready
+    epochs: float = 0.0  # passes over the training text since the start of the run
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,10 @@ A text is read from its beginning as if a newline stood before it (nothing stand
 newline: then its first symbol is uniformly likely). Symbols that the model does not know are read as `<unk>`, which
 reads as the mean of all known symbols; `<unk>` is never written. Text is prepared as the run's corpus was: in lower
 case or NFC where its settings say so.
+
+Where the model was trained on documents (lines, files, pieces between separators) a text begins as a document does.
+What separates two documents, in a text that is read, ends one and begins the next, of which nothing before it is
+remembered; so it does in what the model writes.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import copy
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
@@ -21,17 +25,20 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
+from scriven.corpus.documents import cut_text
 from scriven.corpus.sources import prepare
 from scriven.errors import InputError, UsageError
 from scriven.events import Loss
+from scriven.inference.chunks import read_chunks
 from scriven.inference.generate import Context, Predictor, generate, threads
+from scriven.inference.pen import Pen
 from scriven.inference.sampling import Floats, Ids
-from scriven.inference.score import Scored, surprisals, tally
+from scriven.inference.score import Scored, foretold, surprisals, tally
 from scriven.model import CharLM, choose_device, choose_precision
 from scriven.runs import load_weights, open_run
 from scriven.runs.checkpoints import OTHERS
 from scriven.runs.folder import Which
-from scriven.settings import SamplingSettings, Settings, explain
+from scriven.settings import SamplingSettings, Settings, explain, reader_window
 from scriven.vocabulary import Vocabulary
 
 SAMPLES_AT_ONCE = 64
@@ -47,10 +54,19 @@ class Choices(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
+class Written:
+    """What a model wrote, and whether it ended by itself: where a document ends."""
+
+    text: str
+    ended: bool
+
+
+@dataclass(frozen=True)
 class Score:
     """How surprising a text was: its loss, how many of its symbols are unseen, and each symbol's surprisal in nats.
 
     A symbol is a character, or a byte of UTF-8 where the model's unit is the byte; "characters" are symbols here.
+    What ends of documents cost is in the loss and in `total_nats`, beside the symbols.
     """
 
     loss: Loss
@@ -59,8 +75,13 @@ class Score:
 
     @property
     def nats(self) -> float:
-        """The surprisal of the whole text."""
+        """The surprisal of all symbols."""
         return self.loss.nats
+
+    @property
+    def total_nats(self) -> float:
+        """The surprisal of the whole text, ends of documents included: -ln of its probability."""
+        return self.loss.total_nats
 
     @property
     def characters(self) -> int:
@@ -110,12 +131,23 @@ class Model:
         return prepare(text, self.settings.corpus)
 
     def read_ids(self, text: str) -> Ids:
-        """The ids (symbols,) of a text as the model reads it: prepared, a byte that was not UTF-8 as one byte."""
-        return self.vocabulary.encode_read(self.prepare(text))
+        """The ids (symbols,) of a text as the model reads it: prepared, a byte that was not UTF-8 as one byte.
+
+        What separates two documents is one boundary.
+        """
+        first, *others = map(self.vocabulary.encode_read, self.split(text))
+        return np.concatenate([first, *(ids for other in others for ids in (self.predictor.opening, other))])
 
     def unknown_characters(self, text: str) -> list[str]:
         """The distinct characters of a text that the model does not know, in order of appearance."""
-        return self.vocabulary.unknown_characters(self.prepare(text))
+        return self.vocabulary.unknown_characters("".join(self.split(text)))
+
+    def split(self, text: str) -> list[str]:
+        """The documents in a text, prepared; the last one is what comes after the last separator."""
+        kind, separator, text = self.settings.corpus.documents, self.vocabulary.separator, self.prepare(text)
+        if separator is None or kind == "files":  # in which there may be what elsewhere separates documents
+            return [text]
+        return (text.replace("\r\n", "\n") if kind == "lines" else text).split(self.prepare(separator))
 
     def session(self, *, seed: int | None = None) -> Session:
         """A new text, to be read and written piece by piece; the same seed draws the same text.
@@ -131,16 +163,18 @@ class Model:
         length: int = 500,
         seed: int | None = None,
         stop: Sequence[str] = (),
+        until_end: bool = False,
         **choices: Unpack[Choices],
     ) -> Iterator[str]:
         """What the model writes after `prompt` (which is not repeated), in pieces, as it is written.
 
-        `length` symbols at most; it ends before the first of the `stop` strings to appear in what it writes.
+        `length` symbols at most; it ends before the first of the `stop` strings to appear in what it writes, and, with
+        `until_end`, where the document ends that the prompt begins. Else further documents follow.
         The same `seed` gives the same text; without one, every call is different.
-        Raises UsageError for values out of range.
+        Raises UsageError for values out of range, and where documents are to end that the model does not know.
         """
         session = self.session(seed=seed)
-        pieces = session.write(length, stop=stop, **choices)
+        pieces = session.write(length, stop=stop, until_end=until_end, **choices)
         session.read(prompt)
         return pieces
 
@@ -151,10 +185,11 @@ class Model:
         length: int = 500,
         seed: int | None = None,
         stop: Sequence[str] = (),
+        until_end: bool = False,
         **choices: Unpack[Choices],
     ) -> str:
         """What the model writes after `prompt`, as one text; arguments as in `stream`."""
-        return "".join(self.stream(prompt, length=length, seed=seed, stop=stop, **choices))
+        return "".join(self.stream(prompt, length=length, seed=seed, stop=stop, until_end=until_end, **choices))
 
     def samples(
         self,
@@ -164,38 +199,73 @@ class Model:
         length: int = 500,
         seed: int | None = None,
         stop: Sequence[str] = (),
+        until_end: bool = False,
         **choices: Unpack[Choices],
     ) -> Iterator[str]:
         """`count` texts after the same prompt, written side by side, many times faster than one after another.
 
         Text n is the one that `sample` gives with `seed + n`. Arguments as in `stream`.
         """
+        written = self.texts(count, prompt, length=length, seed=seed, stop=stop, until_end=until_end, **choices)
+        return (each.text for each in written)
+
+    def texts(
+        self,
+        count: int,
+        prompt: str = "",
+        *,
+        length: int = 500,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        until_end: bool = False,
+        **choices: Unpack[Choices],
+    ) -> Iterator[Written]:
+        """As `samples`, with whether each text ended by itself."""
         settings, first = sampling_settings(length, stop, choices), first_seed(seed)
+        new = partial(self.pen, stop, until_end)
+        new()  # which is refused now where it must be
         context = self.predictor.read(self._start, self.read_ids(prompt)[:, None])
         for begin in range(0, count, SAMPLES_AT_ONCE):
             seeds = range(first + begin, first + min(begin + SAMPLES_AT_ONCE, count))
-            yield from self._side_by_side(context, settings, seeds, length, stop)
+            yield from self._side_by_side(context, settings, seeds, length, [new() for _ in seeds])
+
+    def pen(self, stop: Sequence[str] = (), until_end: bool = False) -> Pen:
+        """What turns the ids of one text that is written into text.
+
+        Raises UsageError where documents are to end that the model does not know.
+        """
+        if until_end and self.vocabulary.boundary is None:
+            raise UsageError(
+                "until_end: no text of this model ends by itself; train one with corpus.documents, or give a length"
+            )
+        return Pen(self.vocabulary, stop, until_end)
 
     def score(self, text: str) -> Score:
-        """How surprising a text is to the model; every character counts once, unseen ones too."""
-        return self.session().score(text)
+        """How surprising a text is to the model; every character counts once, unseen ones too.
+
+        Where the model knows documents, the text is one or several, as in a file; each is read from its start, and
+        its end is counted, also the last one's.
+        """
+        pieces = list(self.surprisals([self.prepare(text)]))
+        ids = np.concatenate([np.empty(0, np.int64), *(piece.ids for piece in pieces)])
+        return scored(self.vocabulary, ids, np.concatenate([np.empty(0), *(piece.nats for piece in pieces)]))
 
     def surprisals(self, pieces: Iterable[str]) -> Iterator[Scored]:
         """The ids of one text of any length, with the nats that each id costs, in constant memory.
 
-        The text comes in pieces, as `scriven.corpus.sources.read` gives them.
+        The text comes in pieces, as `scriven.corpus.sources.read` gives them. Where the model knows documents there is
+        a boundary after each, with what the end costs.
         """
-        return surprisals(self.predictor, map(self.vocabulary.encode_read, pieces), self._start)
+        return foretold(self.predictor, read_chunks(self.vocabulary, cut_text(pieces, self.settings.corpus)))
 
     @cached_property
     def _start(self) -> Context:
         return self.predictor.start()
 
     def _side_by_side(
-        self, context: Context, settings: SamplingSettings, seeds: Sequence[int], length: int, stop: Sequence[str]
-    ) -> list[str]:
-        """One text for each seed, all after the same context (of one row)."""
-        pens = [Pen(self.vocabulary, stop) for _ in seeds]
+        self, context: Context, settings: SamplingSettings, seeds: Sequence[int], length: int, pens: Sequence[Pen]
+    ) -> list[Written]:
+        """One text for each seed, by a pen of its own, all after the same context (of one row)."""
         texts = [""] * len(pens)
         generators = [np.random.default_rng(seed) for seed in seeds]
         for ids, _ in islice(generate(self.predictor, context.rows([0] * len(pens)), settings, generators), length):
@@ -203,7 +273,7 @@ class Model:
                 texts[row] += pen.feed(int(ids[row]))
             if all(pen.done for pen in pens):
                 break
-        return [text + pen.flush() for text, pen in zip(texts, pens, strict=True)]
+        return [Written(text + pen.flush(), pen.ended) for text, pen in zip(texts, pens, strict=True)]
 
 
 class Session:
@@ -224,29 +294,42 @@ class Session:
         ids = self._model.read_ids(text)
         self._context = self._model.predictor.read(self._context, ids[:, None])
 
+    def end(self) -> None:
+        """End the document here: what comes next begins another one.
+
+        Raises UsageError when the model does not know documents.
+        """
+        self._model.pen(until_end=True)
+        self._context = self._model.predictor.read(self._context, self._model.predictor.opening[:, None])
+
     def score(self, text: str) -> Score:
-        """Read a piece of text; how surprising it is after what was there before."""
-        ids = self._model.read_ids(text)
+        """Read a piece of text; how surprising it is after what was there before.
+
+        Where the model knows documents, their ends count where the text has what separates them.
+        """
+        ids, predictor, before = self._model.read_ids(text), self._model.predictor, self._context
         costs = [np.empty(0)]
-        for piece in surprisals(self._model.predictor, [ids], self._context):
+        for piece in surprisals(predictor, [ids], before):
             costs.append(piece.nats)
             self._context = piece.context
-        nats = np.concatenate(costs)
-        total = tally(self._model.vocabulary, ids, nats)
-        return Score(total.loss, total.unseen, nats)
+        if predictor.window:
+            self._context = predictor.read(before, ids[:, None])
+        return scored(self._model.vocabulary, ids, np.concatenate(costs))
 
-    def write(self, length: int = 500, *, stop: Sequence[str] = (), **choices: Unpack[Choices]) -> Iterator[str]:
+    def write(
+        self, length: int = 500, *, stop: Sequence[str] = (), until_end: bool = False, **choices: Unpack[Choices]
+    ) -> Iterator[str]:
         """Write at most `length` symbols, given in pieces; arguments as in `Model.stream`.
 
-        Afterwards, or when the iterator is closed, everything that was drawn has been read: of a stop string too.
-        Raises UsageError for values out of range.
+        Afterwards, or when the iterator is closed, everything that was drawn has been read: of a stop string too, and
+        the end of a document, after which another one begins.
+        Raises UsageError for values out of range, and where documents are to end that the model does not know.
         """
-        return self._write(length, stop, sampling_settings(length, stop, choices))
+        return self._write(length, sampling_settings(length, stop, choices), self._model.pen(stop, until_end))
 
-    def _write(self, length: int, stop: Sequence[str], settings: SamplingSettings) -> Iterator[str]:
+    def _write(self, length: int, settings: SamplingSettings, pen: Pen) -> Iterator[str]:
         predictor = self._model.predictor
         steps = generate(predictor, self._context, settings, [self._random])
-        pen = Pen(predictor.vocabulary, stop)
         context, drawn = self._context, np.empty((0, 1), np.int64)
         try:
             for ids, context in islice(steps, length):  # noqa: B007 - used when the loop is left
@@ -259,44 +342,6 @@ class Session:
                 yield piece
         finally:
             self._context = predictor.read(context, drawn)
-
-
-class Pen:
-    """Turns ids that come one by one into text, up to the first of the stop strings to be complete.
-
-    Text that may be the beginning of a stop string is held back until that is decided.
-    """
-
-    def __init__(self, vocabulary: Vocabulary, stop: Sequence[str]) -> None:
-        self.done = False
-        self._decoder = vocabulary.decoder()
-        self._stop = stop
-        self._held = ""
-
-    def feed(self, id: int) -> str:
-        """The text that is certain now; nothing once `done`."""
-        return "" if self.done else "".join(map(self._add, self._decoder.feed(id)))
-
-    def flush(self) -> str:
-        """The end: what was held back."""
-        if self.done:
-            return ""
-        text = "".join(map(self._add, self._decoder.flush())) + self._held
-        self._held, self.done = "", True
-        return text
-
-    def _add(self, character: str) -> str:
-        if self.done:
-            return ""
-        text = self._held + character
-        complete = [stop for stop in self._stop if text.endswith(stop)]
-        if complete:
-            self._held, self.done = "", True
-            return text.removesuffix(max(complete, key=len))
-        begins = range(len(text) + 1)  # where a stop string may begin, at the earliest
-        held = next(at for at in begins if any(stop.startswith(text[at:]) for stop in self._stop) or at == len(text))
-        self._held = text[held:]
-        return text[:held]
 
 
 def load(
@@ -320,8 +365,15 @@ def load(
     load_weights(model, checkpoint)
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise InputError(f"the weights in {checkpoint.path} are not finite numbers; {OTHERS}")
-    predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format)
+    window = reader_window(opened.settings.reader)
+    predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format, window)
     return Model(predictor, opened.settings, checkpoint.step)
+
+
+def scored(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> Score:
+    """The score of ids and their nats, both (T,), boundaries among them."""
+    total = tally(vocabulary, ids, nats)
+    return Score(total.loss, total.unseen, nats[ids != vocabulary.boundary])
 
 
 def sampling_settings(length: int, stop: Sequence[str], choices: Choices) -> SamplingSettings:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from scriven.errors import InputError, UsageError
 
@@ -124,6 +124,12 @@ class ModelSettings(Frozen):
     )
     forget_bias: float = setting(1.0, "bias of the gate that keeps the memory: the lstm's forget gate", ge=-100, le=100)
     gate_bias: float = setting(0.0, "bias of the other gates (not of the candidate)", ge=-100, le=100)
+
+    @field_validator("embedding", mode="before")
+    @classmethod
+    def _width(cls, value: object) -> object:
+        """A number that a command line gives as a string is a width."""
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 class TrainingSettings(Frozen):
@@ -249,6 +255,11 @@ class Settings(Frozen):
     def given(self) -> dict[str, dict[str, Any]]:
         """Only what was set explicitly, as nested plain values."""
         return self.model_dump(exclude_unset=True)
+
+
+def reader_window(settings: ReaderSettings) -> int:
+    """How many characters a model that was trained by this reader ever sees together; 0 where there is no end."""
+    return settings.length if settings.kind == "windows" else 0
 
 
 def consistent(settings: Settings) -> Settings:

@@ -174,9 +174,8 @@ class Vocabulary:
 
     def byte_lengths(self, ids: Ids) -> Ids:
         """How many bytes of UTF-8 each symbol takes: 0 for the boundary, `<unk>` as U+FFFD takes."""
-        if self.unit == "byte":
-            return (ids != self.boundary).astype(np.int64)
-        return np.where(ids == self.boundary, 0, utf8_lengths(self._code_points(ids)))
+        sizes = np.ones(ids.shape, np.int64) if self.unit == "byte" else utf8_lengths(self._code_points(ids))
+        return sizes if self.boundary is None else np.where(ids == self.boundary, 0, sizes)
 
     def decoder(self) -> Decoder:
         """A decoder for ids that come one by one."""

@@ -28,6 +28,7 @@ COMMANDS = {  # module:function, imported only when the command is called; and o
     "score": ("scriven.cli.score:score", "Measure how surprising a text is to a model."),
     "evaluate": ("scriven.cli.evaluate:evaluate", "Measure a model's loss on a text, by a named protocol."),
     "info": ("scriven.cli.info:info", "Show what a run is, or how this machine would compute."),
+    "recipe": ("scriven.cli.recipe:app", "Show the recipes: files of settings that train as a known system did."),
     "corpus": ("scriven.cli.corpus:app", "Turn text into a corpus (ids on disk), and tell what is in one."),
 }
 

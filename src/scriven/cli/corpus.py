@@ -16,7 +16,7 @@ from scriven.cli.flags import Json, Text, named
 from scriven.settings import CorpusSettings
 
 if TYPE_CHECKING:
-    from scriven.corpus import Corpus
+    from scriven.corpus import Corpus, Part
 
 app = App(name="corpus", help="Turn text into a corpus (ids on disk), and tell what is in one.")
 Flags = Annotated[CorpusSettings, Parameter(name="corpus", show_default=False)]
@@ -110,12 +110,26 @@ def _facts(corpus: Corpus) -> dict[str, Any]:
         "texts": corpus.texts,
         "settings": corpus.settings.model_dump(),
         "vocabulary": corpus.vocabulary.size,
-        "training": header.training.model_dump(include={"characters", "bytes"}),
-        "validation": header.validation.model_dump(include={"characters", "bytes"}),
+        "training": _part_facts(corpus.training),
+        "validation": _part_facts(corpus.validation),
         "counts": corpus.counts.model_dump(),
         "notes": corpus.notes,
         "symbols": {_symbol(symbols[id], corpus.settings.unit): header.frequencies[id] for id in most_frequent_first},
     }
+
+
+def _part_facts(part: Part) -> dict[str, int]:
+    shortest, median, longest = part.document_lengths()
+    facts = {"characters": part.characters, "bytes": part.bytes, "documents": part.documents}
+    return facts | ({"shortest": shortest, "median": median, "longest": longest} if part.documents else {})
+
+
+def _part_in_words(facts: dict[str, int], unit: str) -> str:
+    words = f"{facts['characters']:,} {unit}s"
+    if not facts["documents"]:
+        return words
+    lengths = f"{facts['shortest']:,} to {facts['longest']:,} {unit}s, half of them up to {facts['median']:,}"
+    return f"{words} in {facts['documents']:,} documents of {lengths}"
 
 
 def _symbol(symbol: int, unit: str) -> str:
@@ -125,13 +139,14 @@ def _symbol(symbol: int, unit: str) -> str:
 def _as_words(facts: dict[str, Any]) -> str:
     counts, unit, trained = facts["counts"], facts["settings"]["unit"], facts["training"]["characters"]
     frequent = list(facts["symbols"].items())[:SHOWN]
+    ends = "one at the end of a document, " if facts["training"]["documents"] else ""
     rows = [
         ("folder", facts["path"]),
         ("texts", ", ".join(facts["texts"])),
         ("read", f"{counts['sources']:,} sources, {counts['lines']:,} lines, {counts['bytes']:,} bytes of UTF-8"),
-        ("vocabulary", f"{facts['vocabulary']:,} ({unit}s, and one that stands for all unknown ones)"),
-        ("training", f"{trained:,} {unit}s"),
-        ("validation", f"{facts['validation']['characters']:,} {unit}s"),
+        ("vocabulary", f"{facts['vocabulary']:,} ({unit}s, {ends}and one that stands for all unknown ones)"),
+        ("training", _part_in_words(facts["training"], unit)),
+        ("validation", _part_in_words(facts["validation"], unit)),
         ("most frequent", ", ".join(f"{symbol!r} {count / trained:.1%}" for symbol, count in frequent)),
         *(("note", note) for note in facts["notes"]),
     ]

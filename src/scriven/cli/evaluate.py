@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from scriven.cli.flags import Device, Invalid, Json, Precision, RunFolder, Text, Which
 from scriven.cli.rows import show
 from scriven.errors import InputError
-from scriven.settings import Protocol
 
 if TYPE_CHECKING:
-    from scriven.corpus import Part
+    from scriven.corpus import Corpus
+    from scriven.inference.score import Tally
+    from scriven.session import Model
 
 
 def evaluate(
@@ -19,7 +20,7 @@ def evaluate(
     file: Text | None = None,
     /,
     *,
-    protocol: Protocol = "stream",
+    protocol: str | None = None,
     as_json: Json = False,
     invalid: Invalid = None,
     checkpoint: Which = "best",
@@ -29,40 +30,63 @@ def evaluate(
     """The loss of a trained model on a text, by a named protocol: numbers to compare models by.
 
     stream reads the whole text once, in order, remembering all before, and counts every character once.
-    window-256 reads windows of 256 characters, remembering nothing between them, each given one character: comparable
-    with transformers of that context. Where the model's unit is the byte, bytes are counted as characters.
+    documents reads each document (line, file, piece) alone; what their ends cost is shown beside the characters' cost.
+    window-L, as window-256, reads windows of L characters, remembering nothing between them, each given one character:
+    comparable with transformers of that context. last-L foretells each character after exactly the L before it.
+    Where the model's unit is the byte, bytes are counted as characters.
 
     Parameters
     ----------
     file
         text to read, or - for standard input; the validation text of the run's own corpus where not given
     protocol
-        how the text is read and what is counted
+        how the text is read and what is counted: documents, stream, window-LENGTH or last-LENGTH; where not given,
+        documents for a model of documents, stream for others
     """
-    from scriven.corpus.sources import find, read
-    from scriven.inference.score import PROTOCOLS, chunks_of
+    from scriven.inference.protocols import parsed
     from scriven.session import load
 
-    sources = find([file]).sources if file else ()
+    if protocol:
+        parsed(protocol)
     model = load(run, which=checkpoint, device=device, precision=precision)
-    pieces = read(sources, model.settings.corpus.model_copy(update={"invalid": invalid} if invalid else {}))
-    chunks = map(model.vocabulary.encode_read, pieces) if file else chunks_of(_validation(run))
-    tally = PROTOCOLS[protocol](model.predictor, chunks)
+    protocol = protocol or ("stream" if model.vocabulary.boundary is None else "documents")
+    total = _of_file(model, file, protocol, invalid) if file else _of_validation(model, run, protocol)
     text = file or f"validation text of {run}"
-    if not tally.loss.characters:
+    if not total.loss.characters:
         raise InputError(f"{text} is too short for {protocol}: there is no character to foretell")
     computed = {"step": model.step, "precision": model.predictor.precision}
-    show([{"text": text, "protocol": protocol, **tally.values(), **computed}], "json" if as_json else "words")
+    show([{"text": text, "protocol": protocol, **total.values(), **computed}], "json" if as_json else "words")
 
 
-def _validation(run: str) -> Part:
-    """The validation part of the corpus that a run was trained on."""
+def _of_file(model: Model, file: str, protocol: str, invalid: str | None) -> Tally:
+    from scriven.corpus.documents import cut
+    from scriven.corpus.sources import find
+    from scriven.inference import protocols
+    from scriven.inference.chunks import read_chunks
+
+    settings = model.settings.corpus.model_copy(update={"invalid": invalid} if invalid else {})
+    chunks = read_chunks(model.vocabulary, cut(find([file]).sources, settings))
+    return protocols.protocol(protocol)(model.predictor, chunks)
+
+
+def _of_validation(model: Model, run: str, protocol: str) -> Tally:
+    from scriven.inference.protocols import measure
+
+    text = corpus_of(run).validation
+    if not text.characters:
+        raise InputError(f"{run} was trained without validation text; name a file to evaluate on")
+    return measure(protocol, model.predictor, text, lanes_at_most=1)
+
+
+def corpus_of(run: str) -> Corpus:
+    """The corpus that a run was trained on; says so where it had to be built again.
+
+    Raises InputError when it is gone and cannot be.
+    """
     from scriven.runs import open_run, run_corpus
 
     opened = open_run(run)
     corpus = run_corpus(opened)
     if corpus.path != opened.corpus_path:
         sys.stderr.write(f"note: the corpus of {run} was gone, and was built again of its text as that is now\n")
-    if not corpus.validation.characters:
-        raise InputError(f"{run} was trained without validation text; name a file to evaluate on")
-    return corpus.validation
+    return corpus

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,7 @@ from scriven.errors import UsageError
 from scriven.settings import SamplingSettings
 
 if TYPE_CHECKING:
-    from scriven.session import Model
+    from scriven.session import Model, Written
 
 DEFAULTS = SamplingSettings()
 SEPARATOR = "-" * 16  # a line of its own between two texts
@@ -32,6 +32,8 @@ def sample(
     seed: int | None = None,
     count: int = 1,
     stop: Annotated[list[str] | None, Parameter(negative="")] = None,
+    until_end: Switch = False,
+    novelty: Switch = False,
     interactive: Switch = False,
     as_json: Json = False,
     checkpoint: Which = "best",
@@ -58,27 +60,65 @@ def sample(
         how many texts to write, side by side; text n is the one of seed + n
     stop
         end before this string where the model writes it; may be given several times
+    until_end
+        end each text where its document ends (a name, where the model was trained on a list of names), at --length at
+        the latest; else a model of documents goes on with further ones
+    novelty
+        with --until-end: say at last how many of the texts are documents of the training text, word for word
     interactive
-        go on from each line typed, remembering everything before; ends at the end of the input
+        go on from each line typed, remembering everything before; ends at the end of the input. With --until-end each
+        line begins a document of its own
     """
     _check(sampling, greedy, count, interactive, as_json)
+    if novelty and (interactive or not until_end):
+        raise UsageError("--novelty compares whole documents; give --until-end with it, and not --interactive")
     from scriven.session import first_seed, load
 
-    writing = {"length": length, "stop": stop or [], **sampling.model_dump()} | ({"temperature": 0.0} if greedy else {})
+    writing = {"length": length, "stop": stop or [], "until_end": until_end, **sampling.model_dump()}
+    writing |= {"temperature": 0.0} if greedy else {}
     model = load(run, which=checkpoint, device=device, precision=precision)
     _note_unknown(model, prompt)
     if interactive:
-        return _converse(model, prompt, seed, writing)
-    first = first_seed(seed)
-    if as_json:
-        for n, text in enumerate(model.samples(count, prompt, seed=first, **writing)):
-            _put(json.dumps({"prompt": prompt, "text": text, "seed": first + n, **writing}) + "\n")
-    elif count == 1:
-        _show(prompt, model.stream(prompt, seed=first, **writing))
+        _converse(model, prompt, seed, writing)
+    elif count == 1 and not (as_json or novelty):
+        _show(prompt, model.stream(prompt, seed=seed, **writing))
     else:
-        for n, text in enumerate(model.samples(count, prompt, seed=first, **writing)):
-            _show((SEPARATOR + "\n" if n else "") + prompt, iter([text]))
-    return None
+        asked = {"prompt": prompt, "seed": first_seed(seed), **writing}
+        texts: Iterable[Written] = model.texts(count, **asked)
+        known = None
+        if novelty:
+            texts = list(texts)
+            known = _known(run, model, prompt, texts)
+        if as_json:
+            _put_json(texts, asked, known)
+        else:
+            _show_all(texts, prompt, one_line=until_end and model.settings.corpus.documents == "lines")
+        if known:
+            share = 100 * sum(known) / count
+            sys.stderr.write(f"{sum(known):,} of {count:,} ({share:.1f} %) are documents of the training text\n")
+
+
+def _show_all(texts: Iterable[Written], prompt: str, *, one_line: bool) -> None:
+    """Print several texts: one a line where each is of one line, else with a line between two of them."""
+    for n, written in enumerate(texts):
+        _show(("" if one_line or n == 0 else SEPARATOR + "\n") + prompt, iter([written.text]))
+
+
+def _put_json(texts: Iterable[Written], asked: dict[str, Any], known: list[bool] | None) -> None:
+    """Print each text with what gives the same text again."""
+    for n, written in enumerate(texts):
+        row = {**asked, "seed": asked["seed"] + n, "text": written.text, "ended": written.ended}
+        _put(json.dumps(row | ({"known": known[n]} if known else {})) + "\n")
+
+
+def _known(run: str, model: Model, prompt: str, texts: Iterable[Written]) -> list[bool]:
+    """For each text, with its prompt, whether it is a document of the training text; one that did not end is none."""
+    from scriven.cli.evaluate import corpus_of
+    from scriven.inference.novelty import known
+
+    begun = model.split(prompt)[-1]
+    found = known(corpus_of(run).training, [model.vocabulary.encode_read(begun + each.text) for each in texts])
+    return [written.ended and there for written, there in zip(texts, found, strict=True)]
 
 
 def _check(sampling: SamplingSettings, greedy: bool, count: int, interactive: bool, as_json: bool) -> None:
@@ -105,12 +145,17 @@ def _note_unknown(model: Model, text: str) -> None:
 
 def _converse(model: Model, prompt: str, seed: int | None, writing: dict[str, Any]) -> None:
     """Lines in, text out. The model has read what the screen shows, line ends included."""
-    session = model.session(seed=seed)
+    session, until_end = model.session(seed=seed), writing["until_end"]
+    model.pen(until_end=until_end)  # which is refused before anything is typed, where it must be
     session.read(prompt)
     while line := _next_line():
+        line = line.removesuffix("\n") + ("" if until_end else "\n")
         _note_unknown(model, line)
-        session.read(line if line.endswith("\n") else line + "\n")
-        if not _show("", session.write(**writing)):
+        session.read(line)
+        ended = _show(line if until_end else "", session.write(**writing))
+        if until_end:
+            session.end()
+        elif not ended:
             session.read("\n")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -15,6 +17,8 @@ from scriven.errors import InputError, UsageError
 if TYPE_CHECKING:
     from scriven.inference.score import Scored
     from scriven.vocabulary import Vocabulary
+
+Unit = Literal["line", "document"]  # what a row of --by line is about
 
 
 def score(
@@ -36,28 +40,45 @@ def score(
     characters that it does not know. The first character is foretold as if it followed a line end. Where the model's
     unit is the byte, bytes are counted as characters.
 
+    A model of documents (lines, files, pieces between separators) reads each alone, from its start. What their ends
+    cost is shown beside: exp(-total_nats) is the probability of a whole document. Empty ones are left out.
+
     Parameters
     ----------
     file
         text to score, or - for standard input; .gz, .xz, .bz2 and .zst are decompressed
     by
         what a row is about: the whole text, each line (its line end included), or each character. Lines are read as
-        they stand in the text, each after all those before it, so that they sum up to the total
+        they stand in the text, each after all those before it, so that they sum up to the total. For a model of
+        documents, line is each document
     as_tsv
         rows separated by tabs, below their names; rows of lines and characters are so anyway
     """
     if as_json and as_tsv:
         raise UsageError("--json and --tsv are two forms of the same rows; drop one")
-    from scriven.corpus.sources import find, read
+    from scriven.corpus.documents import cut
+    from scriven.corpus.sources import Tally, find
+    from scriven.inference.chunks import read_chunks
+    from scriven.inference.score import foretold
     from scriven.session import load
 
     sources = find([file]).sources
     model = load(run, which=checkpoint, device=device, precision=precision)
     corpus = model.settings.corpus.model_copy(update={"invalid": invalid} if invalid else {})
-    rows = {"total": _total, "line": _lines, "character": _characters}[by]
+    unit: Unit = "line" if corpus.documents in {"none", "lines"} else "document"
+    forms: dict[str, Callable[[Vocabulary, Iterable[Scored]], Iterator[Row]]] = {
+        "total": _total,
+        "line": partial(_lines, unit=unit),
+        "character": partial(_characters, unit=unit),
+    }
     form: Form = "json" if as_json else "tsv" if as_tsv or by != "total" else "words"
-    if not show(rows(model.vocabulary, model.surprisals(read(sources, corpus))), form):
+    tally = Tally()
+    pieces = foretold(model.predictor, read_chunks(model.vocabulary, cut(sources, corpus, tally)))
+    if not show(forms[by](model.vocabulary, pieces), form):
         raise InputError(f"{file} is empty; there is nothing to score")
+    if tally.empty:
+        were = "s were" if tally.empty > 1 else " was"
+        sys.stderr.write(f"note: {tally.empty:,} empty {unit}{were} left out, and not numbered\n")
 
 
 def _total(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Row]:
@@ -68,25 +89,33 @@ def _total(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Row]:
         yield total.values()
 
 
-def _lines(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Row]:
+def _lines(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit) -> Iterator[Row]:
     from scriven.inference.score import lines
 
     for number, line in enumerate(lines(vocabulary, pieces), 1):
-        yield {"line": number, **line.values()}
+        yield {unit: number, **line.values()}
 
 
-def _characters(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Row]:
-    """One row a character; of a model of bytes each byte, as a number in hexadecimal where it is not ASCII."""
-    position = 0
+def _characters(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit) -> Iterator[Row]:
+    """One row a character, and one for the end of each document, whose position is that after its last character.
+
+    Of a model of bytes each byte, as a number in hexadecimal where it is not ASCII.
+    """
+    number, position = 1, 0
     for piece in pieces:
         unseen = vocabulary.unseen(piece.ids).tolist()
         for symbol, nats, new in zip(piece.ids.tolist(), piece.nats.tolist(), unseen, strict=True):
             position += 1
-            shown = f"\\x{symbol:02x}" if vocabulary.unit == "byte" and symbol > 127 else vocabulary.decode([symbol])
-            yield {
-                "position": position,
-                "character": shown,
-                "unseen": int(new),
-                "nats": nats,
-                "bits": nats / math.log(2),
-            }
+            end = symbol == vocabulary.boundary
+            place = {"position": position} if vocabulary.boundary is None else {unit: number, "position": position}
+            shown = {"character": _shown(vocabulary, symbol)} | (
+                {} if vocabulary.boundary is None else {"end": int(end)}
+            )
+            yield {**place, **shown, "unseen": int(new), "nats": nats, "bits": nats / math.log(2)}
+            number, position = (number + 1, 0) if end else (number, position)
+
+
+def _shown(vocabulary: Vocabulary, symbol: int) -> str:
+    if symbol == vocabulary.boundary:
+        return ""
+    return f"\\x{symbol:02x}" if vocabulary.unit == "byte" and symbol > 127 else vocabulary.decode([symbol])

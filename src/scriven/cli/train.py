@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from scriven import recipes
 from scriven.cli import BEGUN
 from scriven.cli.flags import Device, Json, Precision, Switch, Text, named
 from scriven.errors import InputError, Interrupted, ScrivenError, UsageError
@@ -15,6 +16,7 @@ from scriven.settings import (
     BudgetSettings,
     CorpusSettings,
     ModelSettings,
+    MonitorSettings,
     ReaderSettings,
     Settings,
     TrainingSettings,
@@ -31,19 +33,22 @@ def train(
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     resume: Literal["last"] | int | None = None,
     initial: Annotated[Path | None, Parameter(name="--from")] = None,
+    recipe: str | None = None,
     settings: Path | None = None,
     device: Device | None = None,
     precision: Precision | None = None,
+    keep: str | None = None,
     quiet: Switch = False,
     as_json: Json = False,
     corpus: Annotated[CorpusSettings, Parameter(show_default=False)] = CorpusSettings(),
     reader: Annotated[ReaderSettings, Parameter(show_default=False)] = ReaderSettings(),
     model: Annotated[ModelSettings, Parameter(show_default=False)] = ModelSettings(),
     training: Annotated[TrainingSettings, Parameter(show_default=False)] = TrainingSettings(),
+    monitor: Annotated[MonitorSettings, Parameter(show_default=False)] = MonitorSettings(),
 ) -> None:
     """Train a model of your text. Give one budget: --minutes, --epochs, --steps or --characters.
 
-    Ctrl-C finishes the step, saves and says how to go on.
+    A recipe has a budget of its own. Ctrl-C finishes the step, saves and says how to go on.
 
     Parameters
     ----------
@@ -58,16 +63,24 @@ def train(
         go on with a run, from its last checkpoint or the step given; a larger budget extends it
     initial
         start from the best weights of this run; characters that it did not know get new rows
+    recipe
+        train as a known system did (`scriven recipe list` names them); what --settings and flags say wins over it
     settings
         TOML file of settings, as a run's settings.toml; flags win over it
+    keep
+        checkpoints to keep: all; best, with the last; or a number N of the last ones, with the best
     quiet
         show nothing but errors
     """
     texts = tuple(named(texts))
-    flags = Settings(budget=budget, corpus=corpus, reader=reader, model=model, training=training).given()
-    place = {name: value for name, value in (("device", device), ("precision", precision)) if value}
-    flags = merged({name: values for name, values in flags.items() if values}, {"training": place} if place else {})
-    given = validated(overlaid(_from_file(settings), flags))
+    flags = Settings(
+        budget=budget, corpus=corpus, reader=reader, model=model, training=training, monitor=monitor
+    ).given()
+    short = {"device": device, "precision": precision}
+    flags = merged(flags, {"training": {name: value for name, value in short.items() if value}})
+    flags = merged(flags, {"monitor": {"keep": keep}} if keep else {})
+    base = overlaid(recipes.values(recipe) if recipe else {}, _from_file(settings))
+    given = validated(overlaid(base, {name: values for name, values in flags.items() if values}))
 
     from scriven.api import follow
     from scriven.report.terminal import JsonReport, TerminalReport

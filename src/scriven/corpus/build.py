@@ -5,25 +5,28 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import os
 import shutil
 import time
 import unicodedata
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import platformdirs
 
 from scriven.allocator import keep_buffers
-from scriven.corpus.header import FORMAT, Counts, Header, read_header, write_header
+from scriven.corpus.alphabet import Alphabet, read_alphabet
+from scriven.corpus.documents import cut
+from scriven.corpus.header import FORMAT, Counts, Header, PartHeader, read_header, write_header
 from scriven.corpus.shards import Draft, Layout, PartWriter
-from scriven.corpus.sources import PIECE, Tally, find, read
+from scriven.corpus.sources import PIECE, Found, Tally, find
+from scriven.corpus.split import Split, validation_characters
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings
-from scriven.vocabulary import byte_values, code_points
+from scriven.vocabulary import Ids, Vocabulary, byte_values, code_points, utf8_lengths
 
 KEPT_BYTES = 1 << 20  # smaller buffers than that are kept while building; see `keep_buffers`
 UNFINISHED = ".scriven-building-"
@@ -66,6 +69,7 @@ class _Job:
     def __init__(self, texts: Sequence[str], settings: CorpusSettings, progress: Progress) -> None:
         self.texts, self.settings, self.progress = tuple(texts), settings, progress
         self.found = find(texts), find([settings.validation_file] if settings.validation_file else [])
+        self.alphabet = _alphabet(settings)
         self.tally = Tally()
 
     @property
@@ -78,70 +82,111 @@ class _Job:
         """What the corpus depends on, as a short hash; of standard input and pipes, what was read of them so far."""
         parts = [[(str(source.path), source.stamp) for source in part.sources] for part in self.found]
         streamed = self.tally.streamed.hexdigest()
-        values = [FORMAT, unicodedata.unidata_version, self.settings.model_dump(), parts, streamed]
+        alphabet = self.alphabet.symbols if self.alphabet else None
+        values = [FORMAT, unicodedata.unidata_version, self.settings.model_dump(), parts, streamed, alphabet]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
 
     def write(self, work: Path) -> None:
         """The whole corpus, in an empty folder."""
-        with (work / "draft").open("w+b") as file:  # has a name, so that its age shows that the builder lives
-            draft = Draft(file)
-            split = self._read(draft)
-            layout = draft.layout(split, self.settings.unit)
-            training, validation = (PartWriter(work, name, layout) for name in ("training", "validation"))
-            trained = training.write(draft, split, lambda: self._wrote(draft))
-            validated = validation.write(draft, draft.length - split, lambda: self._wrote(draft))
-        (work / "draft").unlink()
-        counts = self._counts(layout, training, validation)
-        known = layout.vocabulary.unknown
-        header = Header(
+        names = "training", "validation"
+        with ExitStack() as stack:  # drafts have names, so that their age shows that the builder lives
+            files = [stack.enter_context((work / f"{name}-draft").open("w+b")) for name in names]
+            drafts = [Draft(file, work / f"{name}-documents.npy") for file, name in zip(files, names, strict=True)]
+            training, validation = self._read(*drafts)
+            layout = self._layout(training, validation)
+            writers = [PartWriter(work, name, layout) for name in names]
+            trained = writers[0].write(*training, lambda: self._wrote(drafts))
+            validated = writers[1].write(*validation, lambda: self._wrote(drafts))
+        for name in names:
+            (work / f"{name}-draft").unlink()
+        frequencies = np.stack([writer.frequencies for writer in writers])  # (2, ids)
+        write_header(work, self._header(layout, trained, validated, frequencies))
+
+    def _header(self, layout: Layout, training: PartHeader, validation: PartHeader, frequencies: Ids) -> Header:
+        counts = self._counts(layout, frequencies)
+        return Header(
             format=FORMAT,
             key=self.key(),
             texts=tuple(text.encode("utf-8", "replace").decode() for text in self.texts),
             settings=self.settings,
-            notes=tuple(self._notes(counts, layout)),
+            notes=tuple(self._notes(counts, layout, frequencies.sum(axis=0))),
             counts=counts,
-            training=trained,
-            validation=validated,
-            unseen=tuple(layout.symbols[known:].tolist()),
+            training=training,
+            validation=validation,
+            unseen=tuple(layout.unseen.tolist()),
             vocabulary=json.loads(layout.vocabulary.to_json()),
-            frequencies=tuple(training.frequencies[:known].tolist()),
+            frequencies=tuple(frequencies[0, : layout.known].tolist()),
         )
-        write_header(work, header)
 
-    def _read(self, draft: Draft) -> int:
-        """Everything into the draft; gives the length of the training part."""
+    def _read(self, training: Draft, validation: Draft) -> tuple[tuple[Draft, int], tuple[Draft, int]]:
+        """Everything into drafts; gives the draft and the length of the training part, and of the validation part."""
+        (texts, held), share = self.found, self.settings.validation
+        shared = self.settings.documents != "none" and not held.sources
+        self._take(texts, self.texts, Split(share, training, validation).append if shared else training.append)
+        if held.sources:
+            self._take(held, (self.settings.validation_file,), validation.append)
+        if held.sources or shared:
+            return (training, training.length), (validation, validation.length)
+        length = validation_characters(training.length, share)
+        return (training, training.length - length), (training, length)
+
+    def _take(self, found: Found, names: Sequence[str], append: Callable[[Ids, Ids], None]) -> None:
+        """The text of sources as symbols, with the places where documents end."""
         total = None if self.size is None else 2 * self.size
-        ends = [0]
-        symbols = byte_values if self.settings.unit == "byte" else code_points
-        for part, names in zip(self.found, (self.texts, (self.settings.validation_file,)), strict=True):
-            for text in read(part.sources, self.settings, self.tally, PIECE):
-                draft.append(symbols(text))
-                self.progress(self.tally.position, total)
-            if part.sources and draft.length == ends[-1]:
-                raise InputError(f"there is not one character in {', '.join(names)}; name a file with text in it")
-            ends.append(draft.length)
-        return ends[1] if self.settings.validation_file else ends[1] - _validation(ends[1], self.settings.validation)
+        is_empty, empty = True, self.tally.empty
+        for text, ends in cut(found.sources, self.settings, self.tally, PIECE):
+            if self.settings.unit == "byte":
+                append(byte_values(text), _in_bytes(text, ends))
+            else:
+                append(code_points(text), ends)
+            is_empty = is_empty and not text
+            self.progress(self.tally.position, total)
+        if is_empty:
+            left_out = self.tally.empty - empty
+            beside = f" beside the ends of {left_out:,} empty documents" if left_out else ""
+            raise InputError(f"there is not one character in {', '.join(names)}{beside}; name a file with text in it")
 
-    def _wrote(self, draft: Draft) -> None:
+    def _layout(self, training: tuple[Draft, int], validation: tuple[Draft, int]) -> Layout:
+        """The vocabulary that the training part has, or that is given, and ids for all other symbols."""
+        trained = np.sort(training[0].symbols(training[1]))
+        found = np.union1d(*(draft.symbols(draft.length) for draft, _ in (training, validation)))
+        known = np.array(self.alphabet.symbols, np.int64) if self.alphabet else trained
+        if not np.isin(trained, known).any():
+            raise InputError(
+                f"not one character of {', '.join(self.texts)} is in the alphabet {self.settings.alphabet}; choose "
+                "another one, or leave it out"
+            )
+        separator = {"none": None, "separator": self.settings.separator}.get(self.settings.documents, "\n")
+        if self.settings.unit == "byte":
+            return Layout.of(Vocabulary.of_bytes(separator), found)
+        return Layout.of(Vocabulary("character", tuple(known.tolist()), separator), found)
+
+    def _wrote(self, drafts: Sequence[Draft]) -> None:
+        taken, length = sum(draft.taken for draft in drafts), sum(draft.length for draft in drafts)
         size = self.tally.position
-        self.progress(size + size * draft.taken // draft.length, 2 * size)
+        self.progress(size + size * taken // length, 2 * size)
 
-    def _counts(self, layout: Layout, training: PartWriter, validation: PartWriter) -> Counts:
-        frequencies = training.frequencies + validation.frequencies
+    def _counts(self, layout: Layout, frequencies: Ids) -> Counts:
+        """`frequencies` of all ids in the training and the validation part, (2, ids)."""
+        separator = layout.vocabulary.separator or ""
+        both = frequencies.sum(axis=0)  # (ids,)
         return Counts(
             sources=sum(len(part.sources) for part in self.found),
             skipped=sum(len(part.skipped) for part in self.found),
-            characters=int(frequencies.sum()),
-            bytes=int(frequencies @ layout.lengths),
-            lines=int(frequencies[layout.symbols == ord("\n")].sum()),
+            characters=int(both.sum()),
+            bytes=int(both @ layout.lengths),
+            lines=int(both[layout.symbols == ord("\n")].sum()) + self.tally.separators * separator.count("\n"),
             lowercased=self.tally.lowercased.characters,
             normalized=self.tally.normalized.characters,
             invalid=self.tally.invalid,
-            unseen=int(validation.frequencies[layout.vocabulary.unknown :].sum()),
+            unseen=int(frequencies[1, layout.known :].sum()),
+            unknown=int(both[layout.known :].sum()),
+            documents=self.tally.documents,
+            empty=self.tally.empty,
         )
 
-    def _notes(self, counts: Counts, layout: Layout) -> Iterator[str]:
-        """What the user should know, a sentence each."""
+    def _notes(self, counts: Counts, layout: Layout, frequencies: Ids) -> Iterator[str]:
+        """What the user should know, a sentence each; `frequencies` of all ids in both parts together, (ids,)."""
         if skipped := [name for part in self.found for name in part.skipped]:
             yield f"skipped in folders, as not text by their names: {_some(skipped)}"
         if counts.lowercased:
@@ -151,18 +196,50 @@ class _Job:
         if counts.invalid:
             became = "replaced by U+FFFD" if self.settings.invalid == "replace" else "kept as a symbol"
             yield f"{counts.invalid:,} bytes were not valid UTF-8; each was {became}"
-        if counts.unseen:
-            new = [repr(chr(symbol)) for symbol in layout.symbols[layout.vocabulary.unknown :].tolist()]
+        if self.alphabet:
+            yield from self.alphabet.notes()
+        yield from self._notes_on_documents(counts)
+        if counts.unknown:
+            yield self._note_on_unknown(counts, layout, frequencies)
+
+    def _notes_on_documents(self, counts: Counts) -> Iterator[str]:
+        if counts.empty:
+            yield f"{counts.empty:,} documents without a character were left out"
+        if self.settings.documents == "separator" and not self.tally.separators:
+            yield f"the separator {self.settings.separator!r} does not occur; each file is one document"
+        if counts.documents == 1 and self.settings.validation:
             yield (
+                "there is one document only, so none is left for validation; name a --corpus.validation-file, or say "
+                "otherwise what a document is"
+            )
+
+    def _note_on_unknown(self, counts: Counts, layout: Layout, frequencies: Ids) -> str:
+        if not self.alphabet:
+            new = [repr(chr(symbol)) for symbol in layout.unseen.tolist()]
+            return (
                 f"{counts.unseen:,} characters of the validation text do not occur in the training text, and count as "
                 f"unknown: {_some(new)}"
             )
+        counted = zip(frequencies[layout.known :].tolist(), layout.unseen.tolist(), strict=True)
+        frequent = [f"{chr(symbol)!r} {count:,}" for count, symbol in sorted(counted, key=lambda pair: -pair[0])]
+        return (
+            f"{counts.unknown:,} of {counts.characters:,} characters are not in the alphabet, and count as unknown: "
+            f"{_some(frequent)}"
+        )
 
 
-def _validation(characters: int, share: float) -> int:
-    """How many characters at the end are validation: none where the share is less than one, and never all."""
-    wanted = round(characters * share, 6)  # 0.1 * 30 is 3, not 3.0000000000000004
-    return min(math.ceil(wanted), characters - 1) if wanted >= 1 else 0
+def _alphabet(settings: CorpusSettings) -> Alphabet | None:
+    if not settings.alphabet:
+        return None
+    if settings.unit == "byte":
+        raise UsageError("corpus.alphabet is of characters, and corpus.unit byte knows all bytes; drop one of them")
+    return read_alphabet(Path(settings.alphabet))
+
+
+def _in_bytes(text: str, ends: Ids) -> Ids:
+    """Places in a text, (M,), as places in its UTF-8."""
+    lengths = utf8_lengths(code_points(text)) if ends.size else ends  # (characters,)
+    return np.concatenate([[0], np.cumsum(lengths)])[ends]
 
 
 def _some(names: list[str]) -> str:

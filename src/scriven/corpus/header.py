@@ -10,29 +10,38 @@ from scriven.errors import InputError
 from scriven.settings import CorpusSettings, Frozen
 from scriven.vocabulary import readable_json
 
-FORMAT = 1
+FORMAT = 2
 NAME = "corpus.json"
 
 
 class Shard(Frozen):
-    """One .npy file of ids: its name in the folder, characters, size in bytes, and the SHA-256 of the file."""
+    """One .npy file: its name in the folder, length (ids, or documents), size in bytes, and the SHA-256 of the file."""
 
     file: str
-    characters: int
+    length: int
     size: int
     sha256: str
 
 
 class PartHeader(Frozen):
-    """The training or the validation part: characters (or bytes, by the unit), bytes of UTF-8, shards in order."""
+    """The training or the validation part: characters (or bytes, by the unit), bytes of UTF-8, shards in order.
+
+    `documents` is the file of where documents end; none where the part has no documents.
+    """
 
     characters: int
     bytes: int
     shards: tuple[Shard, ...]
+    documents: Shard | None
+
+    @property
+    def files(self) -> tuple[Shard, ...]:
+        """All files of the part."""
+        return self.shards if self.documents is None else (*self.shards, self.documents)
 
 
 class Counts(Frozen):
-    """What was read and what was changed, over both parts."""
+    """What was read and what was changed, over both parts; what ends a document is in lines only."""
 
     sources: int  # files, or standard input
     skipped: int  # entries of folders that were not read
@@ -42,11 +51,14 @@ class Counts(Frozen):
     lowercased: int  # characters replaced by lower case
     normalized: int  # characters replaced by NFC
     invalid: int  # bytes that were not UTF-8
-    unseen: int  # characters of the validation part that the training part does not have
+    unseen: int  # characters of the validation part that the vocabulary does not know
+    unknown: int  # the same of both parts; the training part can have some only where an alphabet is given
+    documents: int  # of the training and the validation part
+    empty: int  # documents without a character, left out
 
 
 class Header(Frozen):
-    """The whole of it. In the shards, id C + j stands for `unseen[j]`, a code point that only validation text has."""
+    """The whole of it. In the shards, id C + j stands for `unseen[j]`, a code point that is not in the vocabulary."""
 
     format: int
     key: str  # a hash of what the corpus was made from
@@ -82,7 +94,7 @@ def read_header(folder: Path) -> Header:
         raise InputError(f"cannot read the corpus {folder}: {error.strerror}") from None
     except (ValueError, TypeError, KeyError):
         raise InputError(f"{folder / NAME} is damaged; build the corpus again") from None
-    for shard in header.training.shards + header.validation.shards:
+    for shard in header.training.files + header.validation.files:
         path = folder / shard.file
         size = path.stat().st_size if path.is_file() else 0
         if size != shard.size:

@@ -1,7 +1,7 @@
-"""Symbols -> shards of final ids, in two steps: a draft of provisional ids, and one table that makes them final.
+"""Symbols -> shards of final ids, in two steps: drafts of provisional ids, and tables that make them final.
 
-While reading, a symbol's id is the order of its first appearance, and the draft notes where that was. At the end it is
-known where the training part ends, and so which symbols it has.
+While reading, a symbol's id is the order of its first appearance in its draft, and the draft notes where that was. At
+the end it is known which symbols the training part has. Where documents end is written once, as it is found.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,38 +19,63 @@ import numpy as np
 import numpy.typing as npt
 
 from scriven.corpus.header import PartHeader, Shard
-from scriven.settings import Unit
 from scriven.vocabulary import UNICODE_SIZE, Ids, Vocabulary, utf8_lengths
 
 SHARD = 1 << 31  # characters in a shard: few enough files for a terabyte
 BLOCK = 1 << 20  # characters written at once
+ENDS = np.dtype("<u8")
+NO_ENDS = np.zeros(0, np.int64)
 Provisional = npt.NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The final ids: those of the vocabulary, then those of the symbols that only the validation part has."""
+    """The final ids: those of the vocabulary's C symbols, then those of the symbols that it does not know."""
 
     vocabulary: Vocabulary
     symbols: Ids  # (ids,) code point or byte
     lengths: Ids  # (ids,) bytes of UTF-8
-    table: Ids  # (provisional ids,) final id
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, found: Ids) -> Layout:
+        """A layout for the symbols found, known or not."""
+        known = np.array(vocabulary.symbols, np.int64)
+        symbols = np.concatenate([known, np.setdiff1d(found, known)])
+        lengths = np.ones_like(symbols) if vocabulary.unit == "byte" else utf8_lengths(symbols)
+        return cls(vocabulary, symbols, lengths)
+
+    @property
+    def known(self) -> int:
+        """C: how many symbols the vocabulary knows."""
+        return len(self.vocabulary.symbols)
+
+    @property
+    def unseen(self) -> Ids:
+        """The symbols that are not known."""
+        return self.symbols[self.known :]
+
+    def ids(self, symbols: Ids) -> Ids:
+        """The final id of each of the symbols, all of which the layout has."""
+        order = np.argsort(self.symbols)
+        return order[np.searchsorted(self.symbols, symbols, sorter=order)].astype(np.int64)
 
 
 class Draft:
-    """Provisional ids in a file: first all are appended, then all are taken."""
+    """Provisional ids in a file: first all are appended, then all are taken. Ends of documents have their own file."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], ends: Path) -> None:
         self.length = 0
         self.taken = 0
+        self.ends = Ends(ends)
         self._file = file
         self._ids = np.full(UNICODE_SIZE, -1, np.int32)  # of each symbol
         self._symbols: list[int] = []  # of each provisional id
         self._firsts: list[int] = []  # where it was first
         self._runs: list[tuple[np.dtype[np.unsignedinteger], int]] = []  # ids in a row of one type
 
-    def append(self, symbols: Ids) -> None:
-        """Symbols (code points or bytes) that come next."""
+    def append(self, symbols: Ids, ends: Ids = NO_ENDS) -> None:
+        """Symbols (code points or bytes) that come next, and the places in them where documents end."""
+        self.ends.append(ends + self.length)
         if not symbols.size:
             return
         ids = self._ids[symbols]
@@ -71,21 +97,14 @@ class Draft:
         self._symbols += new[order].tolist()
         self._firsts += (self.length + places[first[order]]).tolist()
 
-    def layout(self, training: int, unit: Unit) -> Layout:
-        """The final ids when the first `training` symbols are the training part. Nothing can be appended after that."""
-        self._file.seek(0)
-        symbols = np.array(self._symbols, np.int64)
-        if unit == "byte":
-            vocabulary = Vocabulary.of_bytes()
-            return Layout(vocabulary, np.arange(256), np.ones(256, np.int64), symbols)
-        trained = np.array(self._firsts) < training
-        known, unseen = np.sort(symbols[trained]), np.sort(symbols[~trained])
-        table = np.where(trained, np.searchsorted(known, symbols), known.size + np.searchsorted(unseen, symbols))
-        final = np.concatenate([known, unseen])
-        return Layout(Vocabulary("character", tuple(known.tolist())), final, utf8_lengths(final), table)
+    def symbols(self, before: int) -> Ids:
+        """The distinct symbols of the first `before` characters: those of provisional ids 0, 1, 2, ..."""
+        return np.array(self._symbols[: bisect_left(self._firsts, before)], np.int64)
 
     def take(self, count: int) -> Iterator[Provisional]:
-        """The next `count` ids, in blocks."""
+        """The next `count` ids, in blocks. Nothing can be appended after that."""
+        if not self.taken:
+            self._file.seek(0)
         while count:
             dtype, left = self._runs[0]
             length = min(count, left, BLOCK)
@@ -95,40 +114,77 @@ class Draft:
             yield np.frombuffer(self._file.read(length * dtype.itemsize), dtype)
 
 
+class Ends:
+    """Where the documents of one part end, as uint64 in a .npy file, written as they are found."""
+
+    def __init__(self, path: Path) -> None:
+        self.documents = 0
+        self._path = path
+
+    def append(self, ends: Ids) -> None:
+        """The next ends, rising, in characters from the start of the part, (M,)."""
+        if not ends.size:
+            return
+        with self._path.open("ab") as file:
+            if not self.documents:
+                file.write(_npy_head(ENDS, 0))
+            file.write(ends.astype(ENDS).data)
+        self.documents += ends.size
+
+    def finish(self) -> Shard | None:
+        """The file, now that all ends are in it; none where there are none."""
+        if not self.documents:
+            return None
+        with self._path.open("r+b") as file:
+            file.write(_npy_head(ENDS, self.documents))  # as long as that of length 0: numpy leaves room for this
+            file.flush()
+            os.fsync(file.fileno())
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256")
+            size = file.tell()
+        return Shard(file=self._path.name, length=self.documents, size=size, sha256=digest.hexdigest())
+
+
 class PartWriter:
-    """Writes one part of a draft as shards, counting its symbols."""
+    """Writes one part of the corpus as shards, counting its symbols."""
 
     def __init__(self, folder: Path, name: str, layout: Layout) -> None:
-        # Symbols of the other part may not fit the type; they do not occur in this one.
-        used = layout.vocabulary.unknown if name == "training" else layout.symbols.size
-        self._table = layout.table.astype(smallest(used))
-        self._folder, self._name, self._lengths = folder, name, layout.lengths
+        self._folder, self._name, self._layout = folder, name, layout
         self.frequencies = np.zeros(layout.symbols.size, np.int64)  # (ids,)
 
     def write(self, draft: Draft, characters: int, progress: Callable[[], None]) -> PartHeader:
         """The next characters of the draft; progress is called after each block."""
+        # Symbols that come later may not fit the type; they do not occur here.
+        finals = self._layout.ids(draft.symbols(draft.taken + characters))  # (provisional ids,)
+        table = finals.astype(smallest(max(self._layout.known, int(finals.max(initial=-1)) + 1)))
         shards: list[Shard] = []
         for start in range(0, characters, SHARD):
             path = self._folder / f"{self._name}-{len(shards):05}.npy"
-            shards.append(self._shard(path, draft, min(SHARD, characters - start), progress))
-        utf8 = int(self.frequencies @ self._lengths)
-        return PartHeader(characters=characters, bytes=utf8, shards=tuple(shards))
+            length = min(SHARD, characters - start)
+            ids = (table[block] for block in draft.take(length))
+            shards.append(_shard(path, table.dtype, length, self._counted(ids, progress)))
+        utf8 = int(self.frequencies @ self._layout.lengths)
+        return PartHeader(characters=characters, bytes=utf8, shards=tuple(shards), documents=draft.ends.finish())
 
-    def _shard(self, path: Path, draft: Draft, characters: int, progress: Callable[[], None]) -> Shard:
-        head = _npy_head(self._table.dtype, characters)
-        digest = hashlib.sha256(head)
-        with path.open("wb") as file:
-            file.write(head)
-            for block in draft.take(characters):
-                ids = self._table[block]
-                self.frequencies += np.bincount(ids, minlength=self.frequencies.size)
-                digest.update(ids.data)
-                file.write(ids.data)
-                progress()
-            size = file.tell()
-            file.flush()
-            os.fsync(file.fileno())
-        return Shard(file=path.name, characters=characters, size=size, sha256=digest.hexdigest())
+    def _counted(self, blocks: Iterator[Provisional], progress: Callable[[], None]) -> Iterator[Provisional]:
+        for ids in blocks:
+            self.frequencies += np.bincount(ids, minlength=self.frequencies.size)
+            yield ids
+            progress()
+
+
+def _shard(path: Path, dtype: np.dtype[np.unsignedinteger], length: int, blocks: Iterator[Provisional]) -> Shard:
+    head = _npy_head(dtype, length)
+    digest = hashlib.sha256(head)
+    with path.open("wb") as file:
+        file.write(head)
+        for ids in blocks:
+            digest.update(ids.data)
+            file.write(ids.data)
+        size = file.tell()
+        file.flush()
+        os.fsync(file.fileno())
+    return Shard(file=path.name, length=length, size=size, sha256=digest.hexdigest())
 
 
 def smallest(count: int) -> np.dtype[np.unsignedinteger]:

@@ -94,13 +94,16 @@ class Change:
 
 @dataclass
 class Tally:
-    """What `read` has read and changed so far."""
+    """What `read` has read and changed so far, and what `scriven.corpus.documents` has found in it."""
 
     position: int = 0  # bytes of the files as they lie on the disk
     invalid: int = 0  # bytes that were not valid UTF-8
     lowercased: Change = field(default_factory=Change)
     normalized: Change = field(default_factory=Change)
     streamed: Any = field(default_factory=hashlib.sha256)  # of what came from sources without a stamp
+    documents: int = 0  # with characters in them
+    empty: int = 0  # documents without any
+    separators: int = 0  # line feeds or separators that ended a document
 
 
 def find(texts: Sequence[str]) -> Found:

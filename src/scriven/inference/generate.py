@@ -24,24 +24,32 @@ LOGITS_AT_ONCE = 1 << 22  # values, 16 MB: bounds the memory where there are man
 class Context:
     """What N rows have read: the logits (N, V) of each one's next character, and the state (None before any).
 
-    Nothing changes a context's arrays, so that one context can be continued many times.
+    Where a model looks through a window, the last characters that it read (L, N) are `recent`. Nothing changes a
+    context's arrays, so that one context can be continued many times.
     """
 
     logits: Tensor
     state: State | None = None
+    recent: Ids | None = None
 
     def rows(self, numbers: Sequence[int]) -> Context:
         """The context of the rows whose numbers are given, in that order; a number may be given many times."""
         index = torch.tensor(numbers, device=self.logits.device)
-        return Context(self.logits[index], None if self.state is None else take_rows(self.state, index))
+        state = None if self.state is None else take_rows(self.state, index)
+        return Context(self.logits[index], state, None if self.recent is None else self.recent[:, list(numbers)])
 
 
 class Predictor:
     """A model that reads, in chunks of bounded size and in one number format, and learns nothing."""
 
-    def __init__(self, model: CharLM, vocabulary: Vocabulary, precision: str) -> None:
-        """`model` must be in evaluation mode; `precision` is `fp32` or `bf16`."""
+    def __init__(self, model: CharLM, vocabulary: Vocabulary, precision: str, window: int = 0) -> None:
+        """`model` must be in evaluation mode; `precision` is `fp32` or `bf16`.
+
+        With a `window` above 0 the next character is foretold from the last so many, read from a zero state at every
+        character anew: a model that was trained on windows knows nothing else. `predict` does not look through it.
+        """
         self.model = model
+        self.window = window
         self.vocabulary = vocabulary
         self.precision = precision
 
@@ -51,7 +59,12 @@ class Predictor:
 
     @property
     def opening(self) -> Ids:
-        """What is read before any text (0 or 1 ids): one newline, or nothing where the vocabulary has no newline."""
+        """What is read before any text (0 or 1 ids): the boundary where texts are made of documents.
+
+        Else one newline, or nothing where the vocabulary has no newline.
+        """
+        if self.vocabulary.boundary is not None:
+            return np.array([self.vocabulary.boundary])
         ids = self.vocabulary.encode("\n")
         return ids[~self.vocabulary.unseen(ids)]
 
@@ -60,29 +73,47 @@ class Predictor:
         return self.read(self.blank(), self.opening[:, None])
 
     def read(self, context: Context, ids: Ids) -> Context:
-        """The context after reading ids (T, N), any T, from `context` on; unseen symbols are read as `<unk>`."""
-        length = self.chunk_length(ids.shape[1])
+        """The context after reading ids (T, N), any T, from `context` on; unseen symbols are read as `<unk>`.
+
+        A boundary begins a document: that row's state is zeroed before it is read.
+        """
+        length, recent = max(1, READ_AT_ONCE // ids.shape[1]), context.recent
         for begin in range(0, len(ids), length):
-            _, context = self._step(context, ids[begin : begin + length])
-        return context
+            logits, state = self._step(context, ids[begin : begin + length], since=-1)
+            context = Context(logits[-1].clone(), state)  # a copy, so that the rest can be freed
+        return self._seen(context, ids if recent is None else np.concatenate((recent, ids))) if self.window else context
+
+    def _seen(self, context: Context, ids: Ids) -> Context:
+        """The context of rows that see the last of ids (T, N) through the window, and nothing else."""
+        recent = ids[-self.window :]
+        if not len(recent):
+            return context
+        logits, _ = self._step(self.blank(recent.shape[1]), recent, since=-1)
+        return Context(logits[-1].clone(), context.state, recent)
 
     def predict(self, context: Context, ids: Ids) -> tuple[Tensor, Context]:
         """Read ids (T, N), at most a chunk: the logits (T, N, V) that foretold each of them, and the context after."""
-        logits, after = self._step(context, ids)
-        return torch.cat((context.logits[None], logits[:-1])), after
+        logits, state = self._step(context, ids)
+        return torch.cat((context.logits[None], logits[:-1])), Context(logits[-1].clone(), state)
 
     def chunk_length(self, rows: int) -> int:
-        """How many characters of N rows are read at once."""
+        """How many characters of N rows are read at once where all their logits are wanted."""
         return max(1, min(READ_AT_ONCE // rows, LOGITS_AT_ONCE // (rows * self.model.vocabulary_size)))
 
     @torch.inference_mode()
-    def _step(self, context: Context, ids: Ids) -> tuple[Tensor, Context]:
+    def _step(self, context: Context, ids: Ids, since: int = 0) -> tuple[Tensor, State]:
+        """The logits (t, N, V) after those of ids (T, N) from the one numbered `since` on, and the state at the end."""
         # A single step takes as long as reading the weights, which autocast would convert each time.
         precision = self.precision if len(ids) > 1 else "fp32"
         with computing(self.model.device, precision), threads(1 if ids.shape[1] == 1 else torch.get_num_threads()):
             known = torch.from_numpy(self.vocabulary.clamp(ids)).to(self.model.device)
-            logits, state = self.model(known, context.state)
-        return logits, Context(logits[-1].clone(), state)  # (T, N, V); a copy, so that the rest can be freed
+            _, y, state = self.model.read(known, context.state, self._fresh(ids))  # (T, N, H)
+            return self.model.logits(y[since:]), state
+
+    def _fresh(self, ids: Ids) -> Tensor | None:
+        """Where a document begins in ids (T, N), on the CPU; None where none does."""
+        begins = ids == self.vocabulary.boundary
+        return torch.from_numpy(begins) if begins.any() else None
 
 
 @contextmanager
@@ -109,7 +140,8 @@ def generate(
     """Write for ever: each step gives one id a row (N,) and the context that they were drawn from, before reading them.
 
     Row n draws from `randoms[n]` alone, so that its text is the same whatever rows are beside it (as far as matrix
-    products of one and of many rows agree: about 1e-6). `<unk>` is never drawn.
+    products of one and of many rows agree: about 1e-6). `<unk>` is never drawn. Where texts are made of documents, a
+    row that draws the boundary has ended one, and begins another by reading it.
     """
     never = [predictor.vocabulary.unknown]
     while True:

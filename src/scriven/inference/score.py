@@ -2,42 +2,33 @@
 
 A symbol that the vocabulary does not have costs what `<unk>` costs, plus `Vocabulary.unseen_nats`. The first character
 of a text is foretold from the context that `Predictor.start` gives: after a newline, or uniformly over all V symbols
-where the vocabulary has no newline.
+where the vocabulary has no newline. Where texts are made of documents, each is read from its start and followed by the
+boundary, whose cost is that of the document's end; it is counted beside the characters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from scriven.events import Loss
+from scriven.inference.chunks import blocks, gathered
 from scriven.inference.generate import Context, Predictor
 from scriven.inference.sampling import Floats, Ids
 from scriven.vocabulary import Vocabulary
 
-WINDOW = 256  # predictions of one window of the protocol `window-256`
-WINDOWS_AT_ONCE = 64
-
-
-class Reader(Protocol):
-    """A text on the disk, as ids, readable at any place."""
-
-    @property
-    def characters(self) -> int:
-        """How many characters there are."""
-
-    def read(self, start: int, length: int) -> Ids:
-        """The ids (length,) from character `start` on."""
+GATHERED = 1 << 20  # characters of documents that are read side by side; a longer document is read alone
+ROWS = 128  # documents read side by side
 
 
 @dataclass(frozen=True)
 class Tally:
-    """A sum over characters: their loss, and how many of them the vocabulary does not have."""
+    """A sum over characters and ends: their loss, and how many characters the vocabulary does not have."""
 
     loss: Loss = field(default_factory=lambda: Loss(0.0, 0))
     unseen: int = 0
@@ -46,13 +37,18 @@ class Tally:
         return Tally(self.loss + other.loss, self.unseen + other.unseen)
 
     def values(self) -> dict[str, float]:
-        """The sums and their means by name, for tables and JSON; there must be a character."""
+        """The sums and their means by name, for tables and JSON; there must be a character.
+
+        What ends cost is among them where there are any; the means are over characters alone.
+        """
         loss = self.loss
+        ends = {"ends": loss.ends, "end_nats": loss.end_nats, "total_nats": loss.total_nats} if loss.ends else {}
         return {
             "characters": loss.characters,
             "bytes": loss.bytes,
             "unseen": self.unseen,
             "nats": loss.nats,
+            **ends,
             "nats_per_char": loss.nats_per_char,
             "bits_per_char": loss.bits_per_char,
             "bits_per_byte": loss.bits_per_byte,
@@ -61,90 +57,79 @@ class Tally:
 
 @dataclass(frozen=True)
 class Scored:
-    """Ids (T,), the nats (T,) that each cost in its context, and the context after them."""
+    """Ids (T,), boundaries among them, the nats (T,) that each cost in its context, and the context after them."""
 
     ids: Ids
     nats: Floats
     context: Context
 
 
+def foretold(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
+    """The surprisal of every id of one text from its start on; where it is made of documents, by `documents`."""
+    if predictor.vocabulary.boundary is None:
+        return surprisals(predictor, chunks, predictor.start())
+    return documents(predictor, chunks)
+
+
 def surprisals(predictor: Predictor, chunks: Iterable[Ids], context: Context) -> Iterator[Scored]:
     """The surprisal of every id of one text, given in chunks of any length, read from `context` (of one row) on."""
     for ids in blocks(chunks, predictor.chunk_length(1)):
-        nats, context = _nats(predictor, ids[:, None], context)
+        nats, context = side_by_side(predictor, ids[:, None], context)
         yield Scored(ids, nats[:, 0], context)
 
 
-def stream(predictor: Predictor, chunks: Iterable[Ids]) -> Tally:
-    """Protocol `stream`: the whole text once, in order, the state carried, every character counted once."""
-    return summed(predictor.vocabulary, surprisals(predictor, chunks, predictor.start()))
+def documents(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
+    """The same as `surprisals` from the start on, of documents that the boundary ends: many are read side by side.
 
-
-def windows(predictor: Predictor, chunks: Iterable[Ids], length: int = WINDOW) -> Tally:
-    """Protocol `window-256`: windows of `length` predictions, each from a zero state that was given one character.
-
-    Window k is given character `length` k and foretells the next `length`; the last window may be shorter.
-    The first character of the text is never foretold and not counted.
+    Reading a boundary empties the memory, so that what a document costs has nothing to do with the others. A document
+    of more than about `GATHERED` characters is read alone, in constant memory.
     """
-    total = Tally()
-    for ids in blocks(chunks, WINDOWS_AT_ONCE * length, overlap=1):
-        index = np.arange(0, len(ids) - 1, length) + np.arange(length + 1)[:, None]  # (T, N)
-        counted = index < len(ids)
-        counted[0] = False
-        rows = ids[np.minimum(index, len(ids) - 1)]
-        nats, _ = _nats(predictor, rows, predictor.blank(rows.shape[1]))
-        total += tally(predictor.vocabulary, rows[counted], nats[counted])
-    return total
-
-
-def lanes(predictor: Predictor, reader: Reader, numbers: Sequence[int], count: int, warm_up: int = WINDOW) -> Tally:
-    """A fast estimate of `stream`: the text is cut into `count` lanes of equal length, read side by side.
-
-    Before its own characters a lane reads up to `warm_up` characters that come before them, uncounted. Only the lanes
-    whose `numbers` are given are read: shared among workers, their sums add up to every character counted once.
-    With one lane this is `stream`.
-    """
-    opening = predictor.opening
-    edges = [reader.characters * lane // count for lane in range(count + 1)]
-    first, end = (np.array([edges[lane + shift] for lane in numbers], dtype=np.int64) for shift in (0, 1))
-    begin = np.maximum(first - warm_up, -len(opening))  # the opening stands before character 0
-    step = predictor.chunk_length(len(numbers))
-    context = predictor.blank(len(numbers))
-    total = Tally()
-    for offset in range(0, int((end - begin).max()), step):
-        ids = np.zeros((step, len(numbers)), np.int64)  # (T, N)
-        for row, (start, stop) in enumerate(zip(begin + offset, np.minimum(begin + offset + step, end), strict=True)):
-            text = _read(reader, opening, int(start), int(stop))
-            ids[: len(text), row] = text
-        nats, context = _nats(predictor, ids, context)
-        position = begin + offset + np.arange(step)[:, None]  # (T, N)
-        counted = (position >= first) & (position < end)
-        total += tally(predictor.vocabulary, ids[counted], nats[counted])
-    return total
-
-
-PROTOCOLS: dict[str, Callable[[Predictor, Iterable[Ids]], Tally]] = {"stream": stream, "window-256": windows}
-
-
-def chunks_of(reader: Reader, length: int = 1 << 20) -> Iterator[Ids]:
-    """The whole text in chunks."""
-    for start in range(0, reader.characters, length):
-        yield reader.read(start, min(length, reader.characters - start))
-
-
-def blocks(chunks: Iterable[Ids], length: int, overlap: int = 0) -> Iterator[Ids]:
-    """The same text in blocks of `length + overlap` ids, each beginning with the `overlap` last of the one before.
-
-    Only the last block may be shorter; it has more than `overlap` ids.
-    """
-    rest = np.empty(0, np.int64)
-    for chunk in chunks:
+    boundary, start = predictor.vocabulary.boundary, predictor.start()
+    rest, context = np.empty(0, np.int64), start  # what is not read yet, and the context before it
+    for chunk in gathered(chunks, GATHERED):
         rest = np.concatenate((rest, chunk))
-        while len(rest) >= length + overlap:
-            yield rest[: length + overlap]
-            rest = rest[length:]
-    if len(rest) > overlap:
-        yield rest
+        ends = np.flatnonzero(rest == boundary) + 1  # (M,)
+        # The first ids belong to a document that was begun, or to one that is too long to wait for its end.
+        alone = len(rest) if not ends.size else 0 if context is start else int(ends[0])
+        for scored in surprisals(predictor, [rest[:alone]], context):
+            yield scored
+            context = scored.context
+        if ends.size:
+            context, last = start, int(ends[-1])
+            yield Scored(rest[alone:last], _whole(predictor, start, rest[alone:last]), start)
+            alone = last
+        rest = rest[alone:]
+    yield from surprisals(predictor, [rest], context)
+
+
+def _whole(predictor: Predictor, start: Context, ids: Ids) -> Floats:
+    """The nats (T,) of ids that are whole documents, each with its boundary; similar lengths are read together."""
+    ends = np.flatnonzero(ids == predictor.vocabulary.boundary) + 1  # (M,)
+    lengths = np.diff(ends, prepend=0)
+    order = np.argsort(-lengths, kind="stable")
+    nats = np.empty(len(ids))
+    for begin in range(0, len(order), ROWS):
+        rows = order[begin : begin + ROWS]
+        _score_rows(predictor, start, ids, nats, ends[rows] - lengths[rows], lengths[rows])
+    return nats
+
+
+def _score_rows(predictor: Predictor, start: Context, ids: Ids, nats: Floats, firsts: Ids, lengths: Ids) -> None:
+    """Puts the nats of documents, the longest first, where they belong; rows that have ended are left out."""
+    context, begin = start.rows([0] * len(firsts)), 0
+    while begin < lengths[0]:
+        rows = int((lengths > begin).sum())
+        if rows < len(context.logits):
+            context = context.rows(range(rows))
+        length = min(predictor.chunk_length(rows), int(lengths[0]) - begin)
+        place = begin + np.arange(length)[:, None]  # (T, 1)
+        index = np.minimum(firsts[:rows] + place, len(ids) - 1)  # (T, N)
+        # No boundary need be read at a document's end: padding after it is read from no matter what memory.
+        read = np.where(place < lengths[:rows] - 1, ids[index], 0)
+        costs, context = side_by_side(predictor, ids[index], context, read)
+        inside = place < lengths[:rows]
+        nats[index[inside]] = costs[inside]
+        begin += length
 
 
 def summed(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Tally:
@@ -153,11 +138,14 @@ def summed(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Tally:
 
 
 def lines(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Tally]:
-    """The sum over each line of a text, its line feed included; the last line may have none."""
-    line_feed = vocabulary.encode("\n")[0]
+    """The sum over each line of a text, its line feed included; over each document where it is made of documents.
+
+    The last one may have no end.
+    """
+    end = vocabulary.encode("\n")[0] if vocabulary.boundary is None else vocabulary.boundary
     line = Tally()
     for piece in pieces:
-        cuts = np.flatnonzero(piece.ids == line_feed) + 1
+        cuts = np.flatnonzero(piece.ids == end) + 1
         *complete, rest = zip(np.split(piece.ids, cuts), np.split(piece.nats, cuts), strict=True)
         for ids, nats in complete:
             yield line + tally(vocabulary, ids, nats)
@@ -168,28 +156,36 @@ def lines(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Tally]:
 
 
 def tally(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> Tally:
-    """The sums over ids and their nats, both (T,)."""
+    """The sums over ids and their nats, both (T,); boundaries are ends, not characters."""
     size = int(vocabulary.byte_lengths(ids).sum())
-    return Tally(Loss(float(nats.sum()), ids.size, size), int(vocabulary.unseen(ids).sum()))
+    unseen = int(vocabulary.unseen(ids).sum())
+    end = ids == vocabulary.boundary
+    ends, end_nats = int(end.sum()), float(nats[end].sum())
+    return Tally(Loss(float(nats[~end].sum()), ids.size - ends, size, ends, end_nats), unseen)
 
 
-def _nats(predictor: Predictor, ids: Ids, context: Context) -> tuple[Floats, Context]:
-    """The nats (T, N) that ids (T, N), any T, cost after `context`, and the context after them."""
+def costs(logits: Tensor, ids: Ids, vocabulary: Vocabulary) -> Tensor:
+    """What ids (M,) that logits (M, V) foretold cost in nats (M,), unseen symbols as `<unk>`; see `priced`."""
+    targets = torch.from_numpy(vocabulary.clamp(ids)).to(logits.device)
+    return functional.cross_entropy(logits, targets, reduction="none")
+
+
+def priced(nats: Tensor, ids: Ids, vocabulary: Vocabulary) -> Floats:
+    """The nats (M,) that `costs` gave, with what unseen symbols among the ids (M,) cost above `<unk>`."""
+    added: Floats = nats.cpu().double().numpy()
+    added[vocabulary.unseen(ids)] += vocabulary.unseen_nats
+    return added
+
+
+def side_by_side(predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None) -> tuple[Floats, Context]:
+    """The nats (T, N) that ids (T, N), any T, cost after `context`, and the context after them.
+
+    What the model reads is `read` (T, N), where it is given, instead.
+    """
+    read = ids if read is None else read
     step = predictor.chunk_length(ids.shape[1])
-    costs = []
+    parts = []
     for begin in range(0, len(ids), step):
-        part = ids[begin : begin + step]
-        logits, context = predictor.predict(context, part)  # (t, N, V)
-        targets = torch.from_numpy(predictor.vocabulary.clamp(part)).to(logits.device)
-        costs.append(functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none"))
-    nats: Floats = torch.cat(costs).cpu().double().numpy().reshape(ids.shape)
-    nats[predictor.vocabulary.unseen(ids)] += predictor.vocabulary.unseen_nats
-    return nats, context
-
-
-def _read(reader: Reader, opening: Ids, start: int, stop: int) -> Ids:
-    """The characters from `start` to `stop`, where the opening has the places before 0; none where stop <= start."""
-    if start >= stop:
-        return np.empty(0, np.int64)
-    text = reader.read(max(start, 0), stop - max(start, 0))
-    return text if start >= 0 else np.concatenate((opening[start:], text))
+        logits, context = predictor.predict(context, read[begin : begin + step])  # (t, N, V)
+        parts.append(costs(logits.flatten(0, 1), ids[begin : begin + step].flatten(), predictor.vocabulary))
+    return priced(torch.cat(parts), ids.flatten(), predictor.vocabulary).reshape(ids.shape), context

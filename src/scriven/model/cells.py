@@ -7,83 +7,96 @@ Weights are named and shaped as in `torch.nn.LSTM`, `GRU` and `RNN` and can be e
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scriven.settings import Cell
-
-LayerState = tuple[Tensor, ...]
-
-
-def rnn_step(from_input: Tensor, from_hidden: Tensor, state: LayerState) -> LayerState:
-    """One step of the Elman network: h = tanh(W x + b + U h + c). Arguments (N, H), both sums with their biases."""
-    return (torch.tanh(from_input + from_hidden),)
+from scriven.model.initial import GATES, initialise
+from scriven.model.recurrence import LayerState, Step, gru_step, lstm_step, recurrence, rnn_step
+from scriven.settings import Cell, ModelSettings
 
 
-def gru_step(from_input: Tensor, from_hidden: Tensor, state: LayerState) -> LayerState:
-    """One step of the GRU (Cho et al. 2014, in torch's form: reset after the product). Arguments (N, 3H)."""
-    input_r, input_z, input_n = from_input.chunk(3, 1)
-    hidden_r, hidden_z, hidden_n = from_hidden.chunk(3, 1)
-    reset = torch.sigmoid(input_r + hidden_r)
-    keep = torch.sigmoid(input_z + hidden_z)
-    new = torch.tanh(input_n + reset * hidden_n)
-    return (new + keep * (state[0] - new),)
+@dataclass(frozen=True)
+class CellKind:
+    """What a cell is made of."""
+
+    module: Callable[[int, int], Any]  # torch's, whose parameters it types too loosely to be of use
+    function: Callable[..., Any]  # all steps as torch's module does them, given the weights
+    step: Step
+    gates: int
+    state_size: int  # arrays in the state
 
 
-def lstm_step(from_input: Tensor, from_hidden: Tensor, state: LayerState) -> LayerState:
-    """One step of the LSTM (Hochreiter & Schmidhuber 1997, with forget gate; no peepholes). Arguments (N, 4H)."""
-    i, f, g, o = (from_input + from_hidden).chunk(4, 1)
-    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-    return (torch.sigmoid(o) * torch.tanh(c), c)
-
-
-Step = Callable[[Tensor, Tensor, LayerState], LayerState]
-# torch's module (whose parameters it types too loosely to be of use), the step, gates, arrays in the state
-CELLS: dict[Cell, tuple[Callable[[int, int], Any], Step, int, int]] = {
-    "rnn": (nn.RNN, rnn_step, 1, 1),
-    "gru": (nn.GRU, gru_step, 3, 1),
-    "lstm": (nn.LSTM, lstm_step, 4, 2),
+CELLS: dict[Cell, CellKind] = {
+    "rnn": CellKind(nn.RNN, torch.rnn_tanh, rnn_step, len(GATES["rnn"]), 1),
+    "gru": CellKind(nn.GRU, torch.gru, gru_step, len(GATES["gru"]), 1),
+    "lstm": CellKind(nn.LSTM, torch.lstm, lstm_step, len(GATES["lstm"]), 2),
 }
 
 
 class RecurrentLayer(nn.Module):
-    """One recurrent layer of any cell: `layer(x (T, N, D), state) -> (y (T, N, H), state)`."""
+    """One recurrent layer of any cell: `layer(x (T, N, D), state) -> (y (T, N, H), state)`.
 
-    def __init__(self, cell: Cell, inputs: int, width: int) -> None:
-        """Input weights as in torch; recurrent weights orthogonal per gate; biases 0, the LSTM's forget gate's 1."""
+    A one-hot layer reads, in place of x, the columns of its input weights: `layer(columns (T, N, G*H), state)`; they
+    are rows of `columns`. So one of V inputs costs no matrix of zeros.
+    """
+
+    def __init__(self, settings: ModelSettings, inputs: int, width: int, *, onehot: bool = False) -> None:
+        """Weights are drawn as `initialise` says, from torch's global generator."""
         super().__init__()
-        module, self._step, self.gates, self.state_size = CELLS[cell]
-        self.width = width
-        self.rnn = module(inputs, width)
-        with torch.no_grad():
-            for block in self.rnn.weight_hh_l0.chunk(self.gates):
-                nn.init.orthogonal_(block)
-            self.rnn.bias_ih_l0.zero_()
-            self.rnn.bias_hh_l0.zero_()
-            if cell == "lstm":
-                self.rnn.bias_ih_l0.chunk(4)[1].fill_(1)
+        self.kind = CELLS[settings.cell]
+        self.gates, self.state_size = self.kind.gates, self.kind.state_size
+        self.width, self.onehot = width, onehot
+        self.activation = {"tanh": torch.tanh, "relu": torch.relu}[settings.activation]
+        self.torchs = settings.activation == "tanh" and not onehot  # what torch's own function can do
+        self.rnn = self.kind.module(inputs, width)
+        initialise(self.rnn, settings)
+
+    @property
+    def columns(self) -> Tensor:
+        """What each of the inputs adds to the sums of all gates (D, G*H)."""
+        weight: Tensor = self.rnn.weight_ih_l0
+        return weight.T
 
     def zero_state(self, rows: int) -> LayerState:
         """The state before anything was read: `state_size` arrays of zeros (N, H)."""
         zero = torch.zeros(rows, self.width, device=self.rnn.weight_hh_l0.device)
         return (zero,) * self.state_size
 
-    def forward(self, x: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
-        """Read x (T, N, D) from `state` on; gives y (T, N, H) and the state after the last step, in fp32."""
+    def forward(self, x: Tensor, state: LayerState, weight_hh: Tensor | None = None) -> tuple[Tensor, LayerState]:
+        """Read x (T, N, D) from `state` on; gives y (T, N, H) and the state after the last step, in fp32.
+
+        `weight_hh` (G*H, H) stands in for the layer's own recurrent weights, where given.
+        """
+        weight_hh = self.rnn.weight_hh_l0 if weight_hh is None else weight_hh
         if x.shape[0] == 1 and not torch.is_grad_enabled():
-            state = self._one_step(x[0], state)
+            state = self._one_step(x[0], state, weight_hh)
             return state[0][None], state
+        if self.torchs:
+            return self._by_torch(x, state, weight_hh)
+        bias, apart = self.rnn.bias_ih_l0, self.kind.step is gru_step  # whose reset gate comes between its biases
+        from_input = self._from_input(x, bias if apart else bias + self.rnn.bias_hh_l0)
+        bias_hh = self.rnn.bias_hh_l0 if apart else None
+        return recurrence(self.kind.step, from_input, weight_hh, bias_hh, state, self.activation)
+
+    def _by_torch(self, x: Tensor, state: LayerState, weight_hh: Tensor) -> tuple[Tensor, LayerState]:
+        rnn = self.rnn
         inner = tuple(part[None].to(x.dtype) for part in state)  # (1, N, H): torch's layer dimension
-        y, inner_after = self.rnn(x, inner if self.state_size > 1 else inner[0])
-        after = inner_after if self.state_size > 1 else (inner_after,)
+        weights = (rnn.weight_ih_l0, weight_hh, rnn.bias_ih_l0, rnn.bias_hh_l0)
+        # With biases, one layer, no dropout, one direction, time first.
+        y, *after = self.kind.function(
+            x, inner if self.state_size > 1 else inner[0], weights, True, 1, 0.0, self.training, False, False
+        )
         return y, tuple(part[0].float() for part in after)
 
-    def _one_step(self, x: Tensor, state: LayerState) -> LayerState:
+    def _from_input(self, x: Tensor, bias: Tensor) -> Tensor:
+        """What x (..., D) adds to the sums of all gates (..., G*H), with a bias (G*H,)."""
+        return x + bias if self.onehot else functional.linear(x, self.rnn.weight_ih_l0, bias)
+
+    def _one_step(self, x: Tensor, state: LayerState, weight_hh: Tensor) -> LayerState:
         """One step by hand: torch's modules cost several times more than the mathematics for a single step."""
-        rnn = self.rnn
-        from_input = functional.linear(x, rnn.weight_ih_l0, rnn.bias_ih_l0)
-        from_hidden = functional.linear(state[0], rnn.weight_hh_l0, rnn.bias_hh_l0)
-        return self._step(from_input, from_hidden, state)
+        from_hidden = functional.linear(state[0], weight_hh, self.rnn.bias_hh_l0)
+        return self.kind.step(self._from_input(x, self.rnn.bias_ih_l0), from_hidden, state, self.activation)

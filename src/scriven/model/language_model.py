@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scriven.model.cells import CELLS, LayerState, RecurrentLayer
+from scriven.errors import UsageError
+from scriven.model.cells import CELLS, RecurrentLayer
+from scriven.model.dropout import Masks
+from scriven.model.recurrence import LayerState
 from scriven.settings import ModelSettings
 
 State = tuple[LayerState, ...]  # one entry a layer, each a tuple of arrays (N, H)
@@ -20,25 +23,36 @@ class CharLM(nn.Module):
     It keeps no state between calls: state in, state out.
     """
 
+    embedding: nn.Embedding | None  # none where the input is one-hot
+    head: nn.Linear | None  # none where the last layer gives the logits
+
     def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
-        """Weights are drawn from torch's global generator: seed it before."""
+        """Weights are drawn from torch's global generator: seed it before.
+
+        Raises UsageError where the settings contradict each other.
+        """
         super().__init__()
-        self.vocabulary_size = vocabulary_size
+        self.settings, self.vocabulary_size = settings, vocabulary_size
         self.unknown = vocabulary_size - 1
-        self.dropout, self.residual = settings.dropout, settings.residual
-        width, inputs = settings.width, settings.embedding or settings.width
-        self.embedding = nn.Embedding(vocabulary_size, inputs)
+        inputs, *widths = layer_widths(settings, vocabulary_size)
+        onehot, headless = settings.input == "onehot", settings.head == "none"
+        self.embedding = None if onehot else nn.Embedding(vocabulary_size, inputs)
         self.layers = nn.ModuleList(
-            RecurrentLayer(settings.cell, width if depth else inputs, width) for depth in range(settings.layers)
+            RecurrentLayer(settings, before, width, onehot=onehot and depth == 0)
+            for depth, (before, width) in enumerate(pairwise((inputs, *widths)))
         )
         norm = {"none": nn.Identity, "rms": nn.RMSNorm, "layer": nn.LayerNorm}[settings.norm]
-        self.norms = nn.ModuleList(norm(width) for _ in range(settings.layers))
-        self.head = nn.Linear(width, vocabulary_size)
+        self.norms = nn.ModuleList(norm(width) for width in widths[: len(widths) - headless])
+        self.head = None if headless else nn.Linear(widths[-1], vocabulary_size)
+        if self.embedding is not None:
+            if settings.tied and self.head is not None:
+                self.embedding.weight = self.head.weight  # as the output layer draws them: small
+            self.embedding.weight.requires_grad = not settings.freeze_embedding
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.head.weight.device
+        return next(self.parameters()).device
 
     def zero_state(self, rows: int) -> State:
         """The state before anything was read, for N rows."""
@@ -49,36 +63,55 @@ class CharLM(nn.Module):
     ) -> tuple[Tensor, State]:
         """Read ids (T, N) from `state` (zero where None) on; gives logits (T, N, V) in fp32 and the state after.
 
-        Where `fresh` (T, N) is true, that row's state is zeroed before that character is read. While training,
-        dropout masks are drawn from `dropout_seed` alone.
+        Where `fresh` (T, N) is true, that row's state is zeroed before that character is read; it may lie on the CPU,
+        so that looking at it makes no device wait. While training, all that is dropped is drawn from `dropout_seed`
+        alone.
+        """
+        _, y, state = self.read(ids, state, fresh, dropout_seed)
+        return self.logits(y), state
+
+    def read(
+        self, ids: Tensor, state: State | None = None, fresh: Tensor | None = None, dropout_seed: int = 0
+    ) -> tuple[Tensor, Tensor, State]:
+        """The first part of `forward`: gives (raw, y, state).
+
+        raw (T, N, H) is what the last layer put out, y (T, N, H) what `logits` takes: raw after dropout, with what a
+        residual model adds. Under autocast both may be in its number format.
         """
         state = self.zero_state(ids.shape[1]) if state is None else state
-        generator = torch.Generator(ids.device).manual_seed(dropout_seed) if self._drops() else None
+        masks = Masks(dropout_seed, ids.device, on=self.training, variational=self.settings.variational)
         if fresh is None:
-            return self._read(ids, state, generator)
+            return self._read(ids, state, masks)
         starts = [0, *(t for t in fresh.any(1).nonzero().flatten().tolist() if t), len(ids)]
-        pieces: list[Tensor] = []
+        raws, ys = [], []
         for start, end in pairwise(starts):
-            state = zero_rows(state, fresh[start])
-            logits, state = self._read(ids[start:end], state, generator)
-            pieces.append(logits)
-        return torch.cat(pieces) if len(pieces) > 1 else pieces[0], state
+            state = zero_rows(state, fresh[start].to(ids.device, non_blocking=True))
+            raw, y, state = self._read(ids[start:end], state, masks)
+            raws.append(raw)
+            ys.append(y)
+        return _joined(raws), _joined(ys), state
+
+    def logits(self, y: Tensor) -> Tensor:
+        """The second part of `forward`: the logits (T, N, V), in fp32, from the y (T, N, H) of any times and rows."""
+        logits: Tensor = y if self.head is None else self.head(self._normed(-1, y))
+        return logits.float()
 
     def _layers(self) -> list[RecurrentLayer]:
         return [layer for layer in self.layers if isinstance(layer, RecurrentLayer)]
 
-    def _drops(self) -> bool:
-        return self.training and self.dropout > 0
-
-    def _read(self, ids: Tensor, state: State, generator: torch.Generator | None) -> tuple[Tensor, State]:
-        x = self._drop(self._embed(ids), generator)  # (T, N, D)
-        after = []
-        for depth, layer in enumerate(self._layers()):
-            y, layer_state = layer(x if depth == 0 else self._normed(depth - 1, x), state[depth])
-            y = self._drop(y, generator)
-            x = x + y if self.residual and depth else y
+    def _read(self, ids: Tensor, state: State, masks: Masks) -> tuple[Tensor, Tensor, State]:
+        settings, layers = self.settings, self._layers()
+        # Dropped before the output layer, where there is one: logits are not.
+        shares = [settings.dropout] * (len(layers) - 1) + [settings.output_dropout if self.head is not None else 0.0]
+        x = self._embed(ids, masks)  # (T, N, D)
+        raw, after = x, []
+        for depth, layer in enumerate(layers):
+            weight_hh = masks.drop_weight(layer.rnn.weight_hh_l0, settings.weight_drop, depth)
+            raw, layer_state = layer(x if depth == 0 else self._normed(depth - 1, x), state[depth], weight_hh)
+            y = masks.drop(raw, shares[depth], depth)
+            x = x + y if settings.residual and depth else y
             after.append(layer_state)
-        return self.head(self._normed(-1, x)).float(), tuple(after)
+        return raw, x, tuple(after)
 
     def _normed(self, depth: int, x: Tensor) -> Tensor:
         norm = self.norms[depth]
@@ -86,29 +119,26 @@ class CharLM(nn.Module):
         normed: Tensor = x if isinstance(norm, nn.Identity) else norm(x.float())
         return normed
 
-    def _embed(self, ids: Tensor) -> Tensor:
-        """Embeddings (T, N, D). `<unk>` never occurs in training, so it reads as the mean of all known symbols."""
-        x = functional.embedding(ids, self.embedding.weight)
+    def _embed(self, ids: Tensor, masks: Masks) -> Tensor:
+        """What the first layer reads: embeddings (T, N, D), or the columns (T, N, G*H) of a one-hot layer's weights.
+
+        `<unk>` stands for symbols that training has few or none of, so it reads as the mean of all others.
+        """
+        size, settings = self.vocabulary_size, self.settings
+        table: Tensor = self._layers()[0].columns if self.embedding is None else self.embedding.weight  # (V, D)
+        # Looking up strided rows is slow, and so is copying a large table for a few of them.
+        x = functional.embedding(ids, table.contiguous() if ids.numel() >= size else table)
         unknown = ids == self.unknown
-        if self.training or not bool(unknown.any()):
-            return x
-        mean = self.embedding.weight[: self.unknown].mean(0)
-        return torch.where(unknown[..., None], mean, x)
+        if ids.device.type != "cpu" or bool(unknown.any()):  # to look at it would make another device wait
+            x = torch.where(unknown[..., None], table[: self.unknown].mean(0), x)
+        x = masks.drop_symbols(x, ids, size, settings.embedding_dropout)
+        if self.embedding is None:
+            return masks.drop_onehot(x, ids, size, settings.input_dropout)
+        return masks.drop(x, settings.input_dropout, "input")
 
-    def _drop(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        return x if generator is None else drop(x, self.dropout, generator)
 
-
-def drop(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Inverted dropout (Srivastava et al. 2014): `share`, in steps of 1/256, of x's values zeroed, the rest scaled up.
-
-    One random byte decides a value: eight times cheaper on a CPU than one draw a value.
-    """
-    limit = round(share * 256)
-    words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
-    words.random_(-(2**63), None, generator=generator)
-    keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= limit
-    return x * keep.to(x.dtype).mul_(256 / (256 - limit))
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
 
 def zero_rows(state: State, rows: Tensor) -> State:
@@ -131,9 +161,36 @@ def detach(state: State) -> State:
     return tuple(tuple(part.detach() for part in layer) for layer in state)
 
 
+def layer_widths(settings: ModelSettings, vocabulary_size: int) -> list[int]:
+    """What the first layer reads, and what each layer puts out: L + 1 widths.
+
+    Raises UsageError where the settings contradict each other.
+    """
+    if isinstance(settings.embedding, str):
+        raise UsageError(f"model.embedding must be a width when a model is made, not {settings.embedding!r}")
+    inputs = vocabulary_size if settings.input == "onehot" else settings.embedding or settings.width
+    widths = [settings.width] * settings.layers
+    if settings.head == "none":
+        widths[-1] = vocabulary_size
+        if settings.residual and settings.layers > 1:
+            raise UsageError(
+                f"model.residual adds layers of one width, and with model.head none the last one is {vocabulary_size} "
+                f"wide, not {settings.width}; drop one of them"
+            )
+    if settings.tied and (settings.input == "onehot" or settings.head == "none" or inputs != widths[-1]):
+        raise UsageError(
+            f"model.tied needs an output layer and an embedding as wide as the layers, {settings.width}; not "
+            f"input {settings.input}, head {settings.head} and embedding {settings.embedding}"
+        )
+    return [inputs, *widths]
+
+
 def parameter_count(settings: ModelSettings, vocabulary_size: int) -> int:
-    """Number of trained values, without making the model."""
-    gates, width, inputs = CELLS[settings.cell][2], settings.width, settings.embedding or settings.width
-    layers = [gates * width * (size + width + 2) for size in [inputs, *[width] * (settings.layers - 1)]]
-    norms = {"none": 0, "rms": width, "layer": 2 * width}[settings.norm] * settings.layers
-    return vocabulary_size * (inputs + width + 1) + sum(layers) + norms
+    """Number of the model's values, tied ones once, frozen ones too; without making the model."""
+    inputs, *widths = layer_widths(settings, vocabulary_size)
+    gates, headless = CELLS[settings.cell].gates, settings.head == "none"
+    embedding = 0 if settings.input == "onehot" else vocabulary_size * inputs
+    layers = sum(gates * width * (before + width + 2) for before, width in pairwise((inputs, *widths)))
+    norms = {"none": 0, "rms": 1, "layer": 2}[settings.norm] * sum(widths[: len(widths) - headless])
+    head = 0 if headless else vocabulary_size * (1 if settings.tied else widths[-1] + 1)
+    return embedding + layers + norms + head

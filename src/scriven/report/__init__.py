@@ -70,12 +70,18 @@ def as_dict(event: Event) -> dict[str, Any]:
     values: dict[str, Any] = {"event": type(event).__name__.lower()}
     for field in dataclasses.fields(event):
         value = getattr(event, field.name)
-        values[field.name] = dataclasses.asdict(value) if isinstance(value, Loss) else value
+        values[field.name] = _sums(value) if isinstance(value, Loss) else value
         if isinstance(value, Loss):
             values |= {"nats_per_char": value.nats_per_char, "bits_per_char": value.bits_per_char}
             values |= {"bits_per_byte": value.bits_per_byte} if value.bytes else {}
     finite: dict[str, Any] = _finite(values)
     return finite
+
+
+def _sums(loss: Loss) -> dict[str, Any]:
+    """A loss's sums; those of documents' ends only where there are any."""
+    values = dataclasses.asdict(loss)
+    return values if loss.ends else {name: value for name, value in values.items() if "end" not in name}
 
 
 def _finite(value: Any) -> Any:

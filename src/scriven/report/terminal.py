@@ -20,8 +20,10 @@ from rich.text import Text
 
 from scriven.events import Evaluated, Event, Finished, Loss, Sampled, Started, Stepped
 from scriven.report import as_dict
+from scriven.settings import SamplingSettings
 
 SAMPLE_LINES = 6
+DEFAULT_TEMPERATURE = SamplingSettings().temperature  # which need not be told
 PLAIN_WIDTH = 100  # columns, where there is no terminal to ask
 PLAIN_SECONDS = 10.0  # at least, between two lines about steps
 LIVE_SECONDS = 0.25  # at least, between two drawings of the bar
@@ -157,6 +159,8 @@ class TerminalReport:
         )
 
     def _sample(self, event: Sampled) -> None:
+        if event.temperature != DEFAULT_TEMPERATURE:
+            self._say(f"  temperature {event.temperature:g}:", style="dim")
         text = Text(visible((event.prompt + event.text).expandtabs(4).strip("\n")), style="dim")
         lines = text.wrap(self._console, self._console.width - 4)[:SAMPLE_LINES]
         for line in lines:
@@ -262,16 +266,21 @@ def next_commands(run: str, event: Finished) -> list[str]:
 
 def protocol_words(event: Evaluated) -> str:
     """How the validation text was read, and how much of it."""
+    kind, _, length = event.protocol.partition("-")
     how = {
-        "stream": "stream: read once in order, remembering all before",
-        "window-256": "window-256: in windows of 256 characters, remembering nothing between them",
+        "stream": "read once in order, remembering all before",
+        "window": f"in windows of {length} characters, remembering nothing between them",
+        "last": f"each character after the {length} before it, remembering nothing else",
+        "documents": "each document alone",
     }
-    return f"{how.get(event.protocol, event.protocol)}; {event.loss.characters:,} characters"
+    told = f"{event.protocol}: {how[kind]}" if kind in how else event.protocol
+    return f"{told}; {event.loss.characters:,} characters"
 
 
 def means(loss: Loss) -> str:
-    """A loss per character, in both units."""
-    return f"{loss.nats_per_char:.4f} nats/char ({loss.bits_per_char:.4f} bits/char)"
+    """A loss per character, in both units, and what the end of a document costs where there are any."""
+    told = f"{loss.nats_per_char:.4f} nats/char ({loss.bits_per_char:.4f} bits/char)"
+    return told + (f", {loss.end_nats / loss.ends:.4f} nats/end" if loss.ends else "")
 
 
 def percent(progress: float) -> str:

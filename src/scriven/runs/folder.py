@@ -89,17 +89,20 @@ class Run:
         return Checkpoint(self._folder(step))
 
     def save(
-        self, weights: dict[str, Any], training: dict[str, Any], manifest: dict[str, Any], *, best: bool
+        self, weights: dict[str, Any], training: dict[str, Any], manifest: dict[str, Any], *, best: int
     ) -> Checkpoint:
-        """Writes a checkpoint, makes it the last and perhaps the best, then removes what is neither."""
+        """Writes a checkpoint, which is the last one then, and removes what `monitor.keep` lets go.
+
+        `best` is the step of the best checkpoint: this one or one saved before. Those of later steps go: a run that
+        was resumed from before them goes another way now.
+        """
         step = int(manifest["step"])
         saved = write_checkpoint(self._folder(step), weights, training, manifest)
         before = self.index()
-        best_step = step if best or before.best is None else before.best
-        kept = {best_step, step}
+        kept = self._kept(best, step)
         validation = before.validation | {str(step): manifest["validation"]}
         validation = {key: value for key, value in validation.items() if int(key) in kept}
-        index = Index(best=best_step, last=step, validation=validation)
+        index = Index(best=best, last=step, validation=validation)
         try:
             replace_file(self.path / CHECKPOINTS / INDEX_FILE, index.model_dump_json(indent=1).encode())
         except OSError as error:
@@ -108,6 +111,13 @@ class Run:
             if other not in kept:
                 shutil.rmtree(self._folder(other), ignore_errors=True)
         return saved
+
+    def _kept(self, best: int, last: int) -> set[int]:
+        """The steps whose checkpoints stay, when that is the best one and the last."""
+        steps = [step for step in self.steps() if step <= last]
+        keep = self.settings.monitor.keep
+        count = len(steps) if keep == "all" else 1 if keep == "best" else int(keep)
+        return {best, last, *steps[-count:]}
 
     def _folder(self, step: int) -> Path:
         return self.path / CHECKPOINTS / f"step-{step:08d}"

@@ -36,12 +36,14 @@ LEAST_EVALUATED = 120_000  # characters; fewer tell too little
 class Facts:
     """What the choice depends on."""
 
-    characters: int  # of the training text
+    characters: int  # that an epoch reads: of the training text, the ends of its documents, of all its windows
     validation_characters: int
     cores: int
     device: str
     speed: float  # characters/s of one worker training the reference model; see `measure_speed`
     overhead_seconds: float = 0.0  # of a time budget that are gone when training begins
+    documents: int = 0  # of the training text
+    text_characters: int = 0  # of the training text itself; as many as an epoch reads where 0
 
 
 def measure_speed(device: torch.device, precision: str, cell: Cell) -> float:
@@ -68,11 +70,14 @@ def measure_speed(device: torch.device, precision: str, cell: Cell) -> float:
 def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     """All settings, the user's first, and sentences about what the text or the budget made necessary.
 
+    `given.corpus` is the corpus' own settings.
+
     The rules come from docs/experiments.md:
 
     - *Workers and rows.* On a CPU one worker a core, up to two. 32 rows in all learn the most from a pass;
       within a time budget, 32 rows a worker learn the most in the time. Rows are halved until a pass over the text is
-      8 steps, and workers with them. Cores left over become threads.
+      8 steps, and workers with them. Cores left over become threads. Documents shorter than a chunk are read in so
+      many more rows, as far as there are documents.
     - *Width* grows with the fourth root of what the reference model could read in the budget, so that the model's size
       and what it reads grow alike, and at most with the square root of the text's size.
     - *Dropout* is for texts that are read more than about eight times, 0.1 for each doubling.
@@ -80,11 +85,12 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     notes: list[str] = []
     values: dict[str, dict[str, Any]] = {"reader": {}, "model": {}, "training": {}}
     chosen = given.given()
+    values["reader"]["kind"] = reader_kind(given)
     workers, groups, rows = _workers_and_rows(given, facts, chosen, notes)
     threads = max(1, facts.cores // workers) if rows >= FEWEST_ROWS_PER_WORKER * workers else 1
     values["reader"]["batch"] = rows
     values["training"] |= {"workers": workers, "groups": groups, "threads": threads}
-    readable = _readable(given, facts, workers, rows)
+    readable = _readable(given, facts, workers, rows, chunk_length(given, facts))
     values["model"] |= _model(given, facts, readable, chosen)
     values["training"] |= _training(given)
     values["training"] |= _evaluations(given, facts, workers, readable, notes)
@@ -95,7 +101,7 @@ def fitted_words(settings: Settings, given: Settings) -> str:
     """What was fitted, by name and value, in one sentence; empty where everything was given."""
     chosen = given.given()
     words = [
-        f"{section}.{name} {getattr(getattr(settings, section), name):g}"
+        f"{section}.{name} {_shown(getattr(getattr(settings, section), name))}"
         for section, group in settings
         for name, field in type(group).model_fields.items()
         if (field.json_schema_extra or {}).get("fitted") and name not in chosen.get(section, {})
@@ -103,14 +109,32 @@ def fitted_words(settings: Settings, given: Settings) -> str:
     return f"Fitted: {', '.join(words)}." if words else ""
 
 
-def expected_seconds(settings: Settings, facts: Facts, steps: int) -> float:
-    """How long that many steps will take, from the measured speed; evaluations included."""
+def reader_kind(given: Settings) -> Any:
+    """The kind of reader: the one that is given, else documents where the text has them, else the stream."""
+    if "kind" in given.reader.model_fields_set:
+        return given.reader.kind
+    return "stream" if given.corpus.documents == "none" else "documents"
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def chunk_length(settings: Settings, facts: Facts) -> float:
+    """Characters that a row has in a step: fewer than `reader.length` where documents are shorter."""
+    mean = facts.characters / facts.documents if facts.documents else settings.reader.length
+    return max(1.0, min(settings.reader.length, mean))
+
+
+def expected_seconds(settings: Settings, facts: Facts, share: float = 1.0) -> float:
+    """How long that share of the budget will take, from the measured speed; evaluations included."""
     per_worker = facts.speed / _cost(settings.model.width, settings.model.layers)
     workers = settings.training.workers
     speed = per_worker * workers * STEP_EFFICIENCY
     read = settings.training.evaluation_characters or facts.validation_characters
     evaluated = settings.training.evaluations * read / EVALUATION_SPEEDUP
-    return (steps * settings.reader.batch * settings.reader.length + evaluated) / speed + facts.overhead_seconds
+    characters = _budgeted(settings, facts, settings.reader.batch * chunk_length(settings, facts))
+    return (share * characters + evaluated) / speed + facts.overhead_seconds
 
 
 def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], notes: list[str]) -> tuple[int, int, int]:
@@ -118,14 +142,21 @@ def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], not
     training, reader = chosen.get("training", {}), chosen.get("reader", {})
     workers = training.get("workers") or (min(2, facts.cores) if facts.device == "cpu" else 1)
     rows = ROWS_PER_WORKER * workers if given.budget.minutes else max(ROWS, FEWEST_ROWS_PER_WORKER * workers)
-    most = max(1, facts.characters // (STEPS_PER_EPOCH * given.reader.length))
+    length = chunk_length(given, facts)
+    rows = 1 << round(math.log2(rows * given.reader.length / length)) if facts.documents else rows
+    most = max(1, min(int(facts.characters / (STEPS_PER_EPOCH * length)), facts.documents or facts.characters))
     if "batch" in reader:
         rows = given.reader.batch
+        if 0 < facts.documents < rows:
+            notes.append(
+                f"The text has {facts.documents:,} documents and reader.batch is {rows}: some rows read the same "
+                "documents side by side, as of different epochs; a smaller batch is faster."
+            )
     else:
         unit, small = math.lcm(training.get("workers", 1), training.get("groups", 1)), rows > most
         rows = math.ceil(min(rows, 1 << (most.bit_length() - 1)) / unit) * unit
         if small:
-            notes.append(f"The text is small, {facts.characters:,} characters to train on: it is read in {rows} rows.")
+            notes.append(_small(facts, rows))
     if "workers" not in training:
         shared = math.gcd(rows, training.get("groups", 0))
         workers = max(count for count in range(1, workers + 1) if shared % count == 0)
@@ -133,11 +164,24 @@ def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], not
     return workers, training.get("groups", workers), rows
 
 
-def _readable(given: Settings, facts: Facts, workers: int, rows: int) -> float:
+def _small(facts: Facts, rows: int) -> str:
+    plural = "s" if facts.documents > 1 else ""
+    documents = f" in {facts.documents:,} document{plural}" if facts.documents else ""
+    return f"The text is small, {facts.characters:,} characters{documents} to train on: it is read in {rows} rows."
+
+
+def _budgeted(settings: Settings, facts: Facts, step_characters: float) -> float:
+    """Characters of a budget that is not a time, when a step reads so many."""
+    budget = settings.budget
+    steps = budget.steps * step_characters * settings.training.accumulate
+    return budget.characters or budget.epochs * facts.characters or steps
+
+
+def _readable(given: Settings, facts: Facts, workers: int, rows: int, length: float) -> float:
     """Characters that the reference model could read in the budget."""
     budget = given.budget
     if not budget.minutes:
-        return budget.characters or budget.epochs * facts.characters or budget.steps * rows * given.reader.length
+        return _budgeted(given, facts, rows * length)
     return facts.speed * workers * STEP_EFFICIENCY * max(1.0, budget.minutes * 60 - facts.overhead_seconds)
 
 
@@ -145,13 +189,14 @@ def _model(given: Settings, facts: Facts, readable: float, chosen: dict[str, Any
     """Width and dropout."""
     model = chosen.get("model", {})
     best = FITTED_WIDTH * (readable / FITTED_READABLE) ** 0.25
-    largest = FITTED_WIDTH * math.sqrt(facts.characters / FITTED_CHARACTERS)
+    largest = FITTED_WIDTH * math.sqrt((facts.text_characters or facts.characters) / FITTED_CHARACTERS)
     width = model.get("width") or max(WIDTH_UNIT, round(min(best, largest, WIDEST) / WIDTH_UNIT) * WIDTH_UNIT)
     passes = readable / facts.characters
     if given.budget.minutes:
         passes /= _cost(width, given.model.layers)
     dropout = round(DROPOUT_A_DOUBLING * math.log2(max(1.0, passes / PASSES_WITHOUT_DROPOUT)), 2)
-    return {"width": width, "dropout": min(MOST_DROPOUT, dropout)}
+    dropout = model.get("dropout", min(MOST_DROPOUT, dropout))
+    return {"width": width, "dropout": dropout, "input_dropout": dropout, "output_dropout": dropout}
 
 
 def _cost(width: int, layers: int) -> float:
@@ -160,22 +205,24 @@ def _cost(width: int, layers: int) -> float:
 
 
 def _training(given: Settings) -> dict[str, Any]:
-    """Learning rates and weight decay of the optimizer chosen."""
+    """Learning rate, weight decay and the decay of squares of the optimizer chosen."""
     rates = {"muon": 0.04, "adamw": 0.004, "sgd": 1.0, "rmsprop": 0.002}
     optimizer = given.training.optimizer
-    return {"learning_rate": rates[optimizer], "weight_decay": 0.1 if optimizer == "muon" else 0.0}
+    decay = 0.1 if optimizer == "muon" else 0.0
+    return {"learning_rate": rates[optimizer], "weight_decay": decay, "beta2": 0.95 if optimizer == "rmsprop" else 0.99}
 
 
 def _evaluations(given: Settings, facts: Facts, workers: int, trained: float, notes: list[str]) -> dict[str, Any]:
     """How often the validation text is read, and how much of it: about 3 % of the time."""
+    reads = given.reader.length if given.reader.loss == "last" else 1  # characters, to foretell one
     budget, text = given.budget, facts.validation_characters
     evaluations = EVALUATIONS
     readable = max(EVALUATION_SHARE * EVALUATION_SPEEDUP * trained, EVALUATIONS * LEAST_EVALUATED)
     if budget.minutes:
         readable = EVALUATION_SHARE * budget.minutes * 60 * facts.speed * EVALUATION_SPEEDUP * workers
-        evaluations = max(FEWEST_EVALUATIONS, min(MOST_EVALUATIONS, round(readable / max(1, text))))
+        evaluations = max(FEWEST_EVALUATIONS, min(MOST_EVALUATIONS, round(readable / max(1, text * reads))))
     result = {"evaluations": evaluations}
-    limit = max(LEAST_EVALUATED, int(readable / evaluations))
+    limit = max(LEAST_EVALUATED, int(readable / evaluations)) // reads
     if limit < text and not {"evaluations", "evaluation_characters"} & given.given().get("training", {}).keys():
         result["evaluation_characters"] = limit
         notes.append(

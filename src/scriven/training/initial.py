@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
 
 from scriven.errors import InputError
 from scriven.model import CharLM
+from scriven.model.pretrained import Embeddings, from_rows, place, read_embeddings
 from scriven.runs import load_weights, open_run
+from scriven.runs.folder import SETTINGS_FILE
 from scriven.vocabulary import Vocabulary
 
 PER_SYMBOL = ("embedding.weight", "head.weight", "head.bias")  # arrays with one row a symbol
@@ -32,10 +36,31 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
     theirs = {symbol: row for row, symbol in enumerate(other.vocabulary.symbols)}
     shared = [(row, theirs[symbol]) for row, symbol in enumerate(vocabulary.symbols) if symbol in theirs]
     shared.append((vocabulary.unknown, other.vocabulary.unknown))
+    if vocabulary.boundary is not None and other.vocabulary.boundary is not None:
+        shared.append((vocabulary.boundary, other.vocabulary.boundary))
     checkpoint, weights = other.checkpoint("best"), model.state_dict()
     for name, value in checkpoint.weights().items():
         weights[name] = _rows(weights[name], value, shared) if name in PER_SYMBOL else value
     load_weights(model, checkpoint, weights)
+
+
+def pretrained(path: str) -> Embeddings:
+    """The embeddings in a file or in a run's best model.
+
+    Raises InputError when there are none.
+    """
+    if not (Path(path) / SETTINGS_FILE).is_file():
+        return read_embeddings(path)
+    run = open_run(path)
+    weights = run.checkpoint("best").weights()
+    if "embedding.weight" not in weights:
+        raise InputError(f"the model of {path} has no embedding: it was trained with model.input onehot; name another")
+    return from_rows(run.vocabulary, weights["embedding.weight"])
+
+
+def place_embeddings(model: CharLM, vocabulary: Vocabulary, path: str) -> None:
+    """Puts the embeddings of a file or run into `model`; characters that are not among them keep their own."""
+    place(model, vocabulary, pretrained(path))
 
 
 def _rows(mine: Tensor, theirs: Tensor, shared: list[tuple[int, int]]) -> Tensor:

@@ -8,54 +8,41 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import math
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scriven.batches import Batch, prefetched
-from scriven.corpus.store import Corpus, Part
+from scriven.batches import Batch, Cursor, epoch_predictions, prefetched
+from scriven.corpus.store import Corpus
 from scriven.errors import DivergedError
-from scriven.events import Evaluated, Event, Finished, Loss, Sampled, Saved, Stepped
-from scriven.inference.generate import Predictor, generate
-from scriven.inference.sampling import Ids
-from scriven.inference.score import PROTOCOLS, Reader, Tally, chunks_of, lanes
+from scriven.events import Evaluated, Event, Finished, Loss, Saved, Stepped
+from scriven.inference.generate import Predictor
 from scriven.model import CharLM, State, computing
 from scriven.model.language_model import detach, join_rows, take_rows
 from scriven.runs import Checkpoint, Run, load_weights
-from scriven.settings import SamplingSettings
-from scriven.training.initial import transplant
+from scriven.settings import reader_window
+from scriven.training.average import Average
+from scriven.training.evaluation import Examiner
+from scriven.training.initial import place_embeddings, transplant
 from scriven.training.optimizer import FlatWeights, Optimizer
 from scriven.training.parallel import Workers
 from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, used_share
 
-EVALUATION_LANES = 64
-CHARACTERS_PER_EVALUATION_LANE = 1024
-SAMPLE_CHARACTERS = 240
+# What a message holds after a group's gradients; the last two are rank 0's word, the others are summed.
+SUMS = ("nats", "predictions", "end_nats", "ends", "read")
+TOLD = ("progress", "signal")
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
 FINAL_SECONDS = 120.0  # with other budgets, the time of which that share may be used however short the training was
 OVERFITTED_NATS = 0.01
-
-
-@dataclass(frozen=True)
-class Head:
-    """The first characters of a text, as a text."""
-
-    text: Part
-    characters: int
-
-    def read(self, start: int, length: int) -> Ids:
-        """The ids (length,) from `start` on."""
-        return self.text.read(start, length)
 
 
 class Trainer:
@@ -66,21 +53,24 @@ class Trainer:
         self.plan, self.workers, self.run, self.stop = plan, workers, run, stop
         self.settings, self.device = plan.settings, torch.device(plan.settings.training.device)
         self.corpus = Corpus.open(Path(plan.corpus))
-        self.total_steps = plan.total_steps(self.corpus.training.characters)
+        self.epoch = epoch_predictions(self.corpus.training, self.settings.reader)
         self.done = Done()
         self.best: tuple[int, Loss] | None = None  # step and loss
         self.last_loss = Loss(0.0, 0)
+        self.boundary = -1 if self.corpus.vocabulary.boundary is None else self.corpus.vocabulary.boundary
+        self.penalised = bool(self.settings.training.activation_penalty or self.settings.training.slowness_penalty)
         self._make_model()
         rows = self.settings.reader.batch // workers.size
         self.lanes = range(workers.rank * rows, (workers.rank + 1) * rows)
         self.groups = self.settings.training.groups // workers.size
         self.states: list[State] = [self.model.zero_state(rows // self.groups)] * self.groups
-        # One row a group: the gradient, then nats, characters, progress and the stop signal.
-        self.message = torch.zeros(self.groups, len(self.weights.values) + 4, device=self.device)
+        size = len(self.weights.values) + len(SUMS) + len(TOLD)
+        self.message = torch.zeros(self.groups, size, device=self.device)  # one row a group
         if plan.resume:
             self._restore(Checkpoint(Path(plan.resume)))
         self.seconds_before = self.done.seconds
-        self.final_seconds = self._measure_final()
+        self.model.eval()
+        self.final_seconds = self.examiner.final_seconds()
         reserved = SAVING_SECONDS + (self.final_seconds if self._final_fits() else 0.0)
         self.timetable = Timetable(plan, self.done, reserved) if plan.timed else None
 
@@ -91,6 +81,8 @@ class Trainer:
             self.model = CharLM(settings.model, self.corpus.vocabulary.size)
         if plan.initial:
             transplant(self.model, self.corpus.vocabulary, plan.initial)
+        if plan.embedding:
+            place_embeddings(self.model, self.corpus.vocabulary, plan.embedding)
         self.model.to(self.device)
         self.weights = FlatWeights(self.model)
         self.best_values = self.weights.values.clone()
@@ -98,7 +90,10 @@ class Trainer:
         rank, size = self.workers.rank, self.workers.size
         share = self.workers.share if size > 1 else None
         self.optimizer = Optimizer(self.weights, settings.training, dtype, rank=rank, workers=size, share=share)
-        self.predictor = Predictor(self.model, self.corpus.vocabulary, self.settings.training.precision)
+        self.average = Average(settings.training.patience) if settings.training.averaging != "none" else None
+        window, precision = reader_window(settings.reader), settings.training.precision
+        predictor = Predictor(self.model, self.corpus.vocabulary, precision, window)
+        self.examiner = Examiner(settings, self.workers, self.corpus, predictor)
 
     def _seconds(self) -> float:
         return self.seconds_before + self.plan.seconds()
@@ -115,12 +110,14 @@ class Trainer:
         vocabulary, reader = self.corpus.vocabulary, self.settings.reader
         batches = prefetched(self.corpus.training, vocabulary, reader, self.done.cursor, self.lanes)
         with contextlib.closing(batches):
-            for batch, cursor in batches:
-                stepped, signal = self._step(batch, cursor)
+            while True:
+                begun = time.monotonic()
+                read = list(itertools.islice(batches, self.settings.training.accumulate))
+                stepped, signal = self._step([batch for batch, _ in read], read[-1][1], time.monotonic() - begun)
                 yield stepped
                 last = self.done.progress >= 1
                 if signal and not last:
-                    yield from self._save(best=self.best is None)
+                    yield from self._save()
                     yield self._finished("interrupted")
                     return
                 if last or self._due() > self.done.evaluated:
@@ -132,52 +129,104 @@ class Trainer:
 
     def _due(self) -> int:
         """How many evaluations should have been made by now."""
-        return math.floor(self.done.progress * self.settings.training.evaluations + 1e-9)
+        monitor, done = self.settings.monitor, self.done
+        if monitor.every_steps:
+            return done.step // monitor.every_steps
+        if monitor.every_epochs:
+            return math.floor(done.epochs / monitor.every_epochs + 1e-9)
+        return math.floor(done.progress * self.settings.training.evaluations + 1e-9)
 
-    def _step(self, batch: Batch, cursor: int) -> tuple[Stepped, int]:
-        """One step of all workers: what happened, and the number of the stop signal or 0."""
-        values = len(self.weights.values)
-        timed = self.timetable.progress() if self.timetable else (self.done.step + 0.5) / self.total_steps
-        rows = len(self.lanes) // self.groups
-        for group in range(self.groups):
-            self._backward(batch, slice(group * rows, (group + 1) * rows), group)
-        self.message[:, values + 2 :] = torch.tensor([timed, self.stop()])
-        messages = self.workers.gather(self.message)  # (G, P + 4)
-        total = messages[0]
-        progress, signal = total[values + 2 :].tolist()  # rank 0's, so the same on every worker
-        for row in messages[1:]:
-            total[: values + 2] += row[: values + 2]
-        nats, characters = total[values : values + 2].tolist()
-        if not math.isfinite(nats):
-            raise DivergedError(self._divergence(nats / characters, math.nan))
-        rate, norm = self.optimizer.step(total[:values].div_(characters), progress)
+    def _step(self, batches: Sequence[Batch], cursor: Cursor, waited: float) -> tuple[Stepped, int]:
+        """One step of all workers, from one batch or several: what happened, and the number of the stop signal or 0."""
+        settings, values = self.settings.training, len(self.weights.values)
+        message = self._gradients(batches)  # (P + sums + told,)
+        sums = dict(zip(SUMS, message[values : values + len(SUMS)].tolist(), strict=True))
+        progress, signal = message[values + len(SUMS) :].tolist()
+        if not math.isfinite(sums["nats"]):
+            raise DivergedError(self._divergence(sums["nats"] / sums["predictions"], math.nan))
+        divisor = sums["predictions"] if settings.mean == "character" else max(1.0, sums["ends"])
+        if not self.timetable:
+            progress = self._progress_within(sums)
+        rate, norm = self.optimizer.step(message[:values].div_(divisor), progress, self.done.epochs)
         if not math.isfinite(norm):
-            raise DivergedError(self._divergence(nats / characters, norm))
-        done = self.done
-        done.step, done.cursor, done.characters = done.step + 1, cursor, done.characters + int(characters)
-        done.progress = progress if self.timetable else done.step / self.total_steps
-        loss, seconds = Loss(nats, int(characters)), self._seconds()
-        mark = f"{zlib.crc32(struct.pack('dd', nats, norm)):08x}"
-        return Stepped(done.step, done.progress, loss, rate, norm, done.characters, seconds, mark), int(signal)
+            raise DivergedError(self._divergence(sums["nats"] / sums["predictions"], norm))
+        if self.average:
+            self.average.add(self.weights.values)
+        self._advance(sums, cursor)
+        self.done.progress = progress if self.timetable else used_share(self.plan, self.done)
+        loss, done = as_loss(sums), self.done
+        mark = f"{zlib.crc32(struct.pack('dd', sums['nats'], norm)):08x}"
+        stepped = Stepped(
+            done.step, done.progress, loss, rate, norm, done.characters, self._seconds(), mark, waited, done.epochs
+        )
+        return stepped, int(signal)
 
-    def _backward(self, batch: Batch, columns: slice, group: int) -> None:
-        """Puts the gradients of one group's rows, with its loss, into its row of the message."""
-        message, values = self.message[group], len(self.weights.values)
+    def _progress_within(self, sums: dict[str, float]) -> float:
+        """Progress in the middle of a step that reads so much; the same number on every worker."""
+        done = Done(**vars(self.done))
+        share = used_share(self.plan, done)
+        done.step, done.characters = done.step + 1, done.characters + int(sums["read"])
+        done.epochs += sums["predictions"] / self.epoch
+        return (share + used_share(self.plan, done)) / 2
+
+    def _advance(self, sums: dict[str, float], cursor: Cursor) -> None:
+        done = self.done
+        done.step, done.cursor = done.step + 1, cursor
+        done.characters += int(sums["read"])
+        done.predictions += int(sums["predictions"])
+        done.epochs = done.predictions / self.epoch
+
+    def _gradients(self, batches: Sequence[Batch]) -> Tensor:
+        """The message of a step: gradients and sums over all groups, in a fixed order, and rank 0's word."""
+        values, rows = len(self.weights.values), len(self.lanes) // self.groups
+        told = torch.tensor([self.timetable.progress() if self.timetable else 0.0, self.stop()])
+        for group in range(self.groups):
+            message = self.message[group]
+            message.zero_()
+            self.weights.attach_gradients(message[:values])
+            columns = slice(group * rows, (group + 1) * rows)
+            for number, batch in enumerate(batches):
+                message[values : values + len(SUMS)] += self._backward(batch, columns, group, number)
+            message[values + len(SUMS) :] = told
+        messages = self.workers.gather(self.message)  # (G, P + sums + told)
+        total = messages[0]
+        for message in messages[1:]:
+            total[: values + len(SUMS)] += message[: values + len(SUMS)]
+        return total
+
+    def _backward(self, batch: Batch, columns: slice, group: int, number: int) -> Tensor:
+        """Adds the gradients of one group's rows of a step's batch to those attached; gives its SUMS."""
         self.model.train()
-        self.weights.attach_gradients(message[:values])
         ids, targets = (self._tensor(array[:, columns]) for array in (batch.ids, batch.targets))  # (T, N)
         fresh = None if batch.fresh is None else self._tensor(batch.fresh[:, columns])
-        seed = mixed_seed(self.settings.training.seed, self.done.step, int(batch.lanes[columns.start]))
+        weights = None if batch.weights is None else batch.weights[:, columns]  # (T, N)
+        since = 0 if weights is None else int(weights.any(1).argmax())  # the first character that counts
+        seed = mixed_seed(self.settings.training.seed, self.done.step, int(batch.lanes[columns.start]), number)
         with computing(self.device, self.settings.training.precision):
-            logits, state = self.model(ids, self.states[group], fresh, dropout_seed=seed)  # (T, N, V)
+            raw, y, state = self.model.read(ids, self.states[group], fresh, dropout_seed=seed)  # (T, N, H)
+            logits = self.model.logits(y[since:])  # (t, N, V)
         self.states[group] = detach(state)
-        losses = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")  # (T * N,)
-        if batch.weights is not None:
-            losses = losses * self._tensor(batch.weights[:, columns]).flatten()
+        losses = functional.cross_entropy(logits.flatten(0, 1), targets[since:].flatten(), reduction="none")  # (t * N,)
+        if weights is not None:
+            losses = losses * self._tensor(weights[since:]).flatten()
         nats = losses.sum()
-        torch.autograd.backward(nats)
-        message[values] = nats.detach()
-        message[values + 1] = losses.numel() if batch.weights is None else float(batch.weights[:, columns].sum())
+        predictions = losses.numel() if weights is None else float(weights.sum())
+        torch.autograd.backward(nats + predictions * self._penalties(raw, y) if self.penalised else nats)
+        ends = targets[since:].flatten() == self.boundary
+        if weights is not None:
+            ends &= self._tensor(weights[since:]).flatten() > 0
+        read = ids.numel() if self.settings.reader.kind == "windows" else predictions
+        counts = nats.new_tensor([predictions, read])
+        found = [nats.detach(), counts[0], losses.detach()[ends].sum(), ends.sum().to(nats.dtype), counts[1]]
+        return torch.stack(found)
+
+    def _penalties(self, raw: Tensor, y: Tensor) -> Tensor:
+        """AWD-LSTM's AR and TAR (Merity et al. 2017): means of squares over outputs (T, N, H)."""
+        settings = self.settings.training
+        penalty = settings.activation_penalty * y.float().square().mean()
+        if len(raw) > 1:
+            penalty = penalty + settings.slowness_penalty * (raw[1:] - raw[:-1]).float().square().mean()
+        return penalty
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
@@ -191,59 +240,30 @@ class Trainer:
 
     # --- evaluations
 
-    def _text(self) -> Reader:
-        """The validation text, or the first part of it where only that is read."""
-        text, limit = self.corpus.validation, self.settings.training.evaluation_characters
-        return Head(text, limit) if 0 < limit < text.characters else text
-
-    def _part(self) -> str:
-        """What a protocol's name adds where not the whole validation text is read."""
-        text = self._text()
-        return "" if text is self.corpus.validation else f" of the first {text.characters:,} characters"
-
     def _evaluate(self) -> Iterator[Event]:
-        """Measures the validation loss, writes a sample and saves. Without a validation text, the last is the best."""
-        text, best = self._text(), True
+        """Measures the validation loss, writes samples and saves. Without a validation text, the last is the best."""
         self.done.evaluated = self._due()
         self.model.eval()
-        if text.characters:
-            count = max(1, min(EVALUATION_LANES, text.characters // CHARACTERS_PER_EVALUATION_LANE))
-            numbers = range(count)[self.workers.rank :: self.workers.size]
-            loss = self._summed(lanes(self.predictor, text, numbers, count) if numbers else Tally())
-            if not math.isfinite(loss.nats):
+        raw = self.weights.values.clone()
+        if self.average and self.average.mean is not None:
+            self.weights.values.copy_(self.average.mean)
+        best, measured = True, self.examiner.loss()
+        if measured:
+            protocol, loss = measured
+            if not math.isfinite(loss.total_nats):
                 raise DivergedError(self._divergence(loss.nats_per_char, math.inf))
-            best = self.best is None or loss.nats_per_char < self.best[1].nats_per_char
+            best = self.best is None or decisive(loss) < decisive(self.best[1])
             self.last_loss = loss
-            protocol = ("stream" if count == 1 else f"stream in {count} lanes") + self._part()
             yield Evaluated(self.done.step, self.done.progress, protocol, loss, best, self._seconds())
         if best:
             self.best = (self.done.step, self.last_loss)
             self.best_values.copy_(self.weights.values)
         if self.workers.rank == 0:
-            yield self._sample()
-        yield from self._save(best)
-
-    def _summed(self, part: Tally) -> Loss:
-        """The sum of every worker's loss."""
-        loss = part.loss
-        nats, characters, size = self.workers.sum([loss.nats, loss.characters, loss.bytes])
-        return Loss(nats, int(characters), int(size))
-
-    def _sample(self) -> Sampled:
-        """A sample that begins from the same start and seed at every evaluation."""
-        settings, seed = SamplingSettings(), self.settings.training.seed
-        written = generate(self.predictor, self.predictor.start(), settings, [np.random.default_rng(seed)])
-        text = self.corpus.vocabulary.decode([int(next(written)[0][0]) for _ in range(SAMPLE_CHARACTERS)])
-        return Sampled(self.done.step, "", text, settings.temperature, seed)
-
-    def _measure_final(self) -> float:
-        """Seconds that the exact validation losses will take, the same number on every worker."""
-        text = self._text()
-        size = min(text.characters, 8192)
-        self.model.eval()
-        begun = time.monotonic()
-        PROTOCOLS["stream"](self.predictor, [text.read(0, size)])
-        return float(self.workers.broadcast(1.3 * (time.monotonic() - begun) * text.characters / max(size, 1)))
+            yield from self.examiner.samples(self.done.step)
+        self.weights.values.copy_(raw)
+        if self.average and measured:
+            self.average.note(decisive(self.last_loss), self.weights.values)
+        yield from self._save()
 
     def _final_fits(self) -> bool:
         """Whether there is time for the exact validation losses; with another budget, in relation to the training's."""
@@ -251,25 +271,19 @@ class Trainer:
         return self.final_seconds <= FINAL_SHARE * seconds
 
     def _final_losses(self) -> Iterator[Event]:
-        """The best model's exact validation losses, one protocol a worker, where there is time for them."""
-        text = self._text()
+        """The best model's exact validation losses, where there is time for them."""
         wanted = self.workers.broadcast(self._final_fits() and not self.stop())
-        if not (text.characters and self.best and wanted):
+        if not (self.corpus.validation.characters and self.best and wanted):
             return
         self.weights.values.copy_(self.best_values)
         self.model.eval()
-        totals = [
-            measure(self.predictor, chunks_of(text)) if number % self.workers.size == self.workers.rank else Tally()
-            for number, measure in enumerate(PROTOCOLS.values())
-        ]
-        for protocol, total in zip(PROTOCOLS, totals, strict=True):
-            loss, step = self._summed(total), self.best[0]
-            yield Evaluated(step, self.done.progress, protocol + self._part(), loss, True, self._seconds(), final=True)
+        for protocol, loss in self.examiner.final_losses():
+            yield Evaluated(self.best[0], self.done.progress, protocol, loss, True, self._seconds(), final=True)
 
     def _finished(self, reason: str) -> Finished:
         step, loss = self.best or (self.done.step, Loss(0.0, 0))
         notes = []
-        if self.best and self.last_loss.nats_per_char > loss.nats_per_char + OVERFITTED_NATS:
+        if self.best and decisive(self.last_loss) > decisive(loss) + OVERFITTED_NATS:
             notes.append(
                 f"It overfitted: the validation loss was lowest at step {step:,} of {self.done.step:,}; that "
                 "model is kept. More text, more dropout or a smaller budget would help."
@@ -280,7 +294,7 @@ class Trainer:
 
     # --- checkpoints
 
-    def _save(self, best: bool) -> Iterator[Event]:
+    def _save(self) -> Iterator[Event]:
         """Saves a checkpoint with every worker's states; never one whose weights are not finite."""
         if not bool(self.weights.values.isfinite().all()):
             raise DivergedError(self._divergence(math.inf, math.inf))
@@ -300,12 +314,29 @@ class Trainer:
         }
         arrays |= {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
         weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        if self.average:
+            arrays |= {f"average.{name}": value for name, value in self.average.state().items()}
+            if self.average.mean is not None:  # which is what the model is then; training goes on from these
+                arrays |= {f"raw.{name}": value for name, value in weights.items()}
+                weights = self._averaged()
+        best = self.best[0] if self.best else self.done.step
         yield Saved(self.done.step, str(self.run.save(weights, arrays, manifest, best=best).path))
+
+    def _averaged(self) -> dict[str, Tensor]:
+        """The averaged weights by name."""
+        assert self.average and self.average.mean is not None
+        raw = self.weights.values.clone()
+        self.weights.values.copy_(self.average.mean)
+        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.weights.values.copy_(raw)
+        return weights
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Puts back what `_save` saved; with the same settings, what follows is the same to the last bit."""
         manifest, arrays = checkpoint.manifest, checkpoint.training()
-        load_weights(self.model, checkpoint)
+        load_weights(self.model, checkpoint, _named(arrays, "raw.") or None)
+        if self.average:
+            self.average.restore(_named(arrays, "average."), self.device)
         self.optimizer.restore(_named(arrays, "optimizer."))
         own = torch.arange(self.lanes.start, self.lanes.stop)
         whole = tuple(tuple(_named(arrays, f"state.{depth}.").values()) for depth in range(self.settings.model.layers))
@@ -315,7 +346,7 @@ class Trainer:
         ]
         self.done = Done(**{name: manifest[name] for name in vars(self.done)})
         if manifest["budget"] != self.settings.budget.model_dump():
-            self.done.progress = used_share(self.plan, self.done, self.corpus.training.characters)
+            self.done.progress = used_share(self.plan, self.done)
             self.done.evaluated = self._due()
         self.last_loss = Loss(**manifest["validation"])
         if manifest["best"]:
@@ -329,6 +360,17 @@ class Trainer:
 def _named(arrays: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The arrays whose names begin so, by the rest of their names, in the order of names."""
     return {name.removeprefix(prefix): arrays[name] for name in sorted(arrays) if name.startswith(prefix)}
+
+
+def as_loss(sums: dict[str, float]) -> Loss:
+    """A step's loss from its sums: characters, and beside them the ends of documents."""
+    ends, end_nats = int(sums["ends"]), sums["end_nats"]
+    return Loss(sums["nats"] - end_nats, int(sums["predictions"]) - ends, ends=ends, end_nats=end_nats)
+
+
+def decisive(loss: Loss) -> float:
+    """What the best model has least of: nats per character, the ends of documents included."""
+    return loss.total_nats / loss.characters if loss.characters else math.nan
 
 
 def mixed_seed(*numbers: int) -> int:

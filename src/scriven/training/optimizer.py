@@ -15,18 +15,27 @@ from torch import Tensor, nn
 from scriven.model.cells import RecurrentLayer
 from scriven.settings import TrainingSettings
 
-ADAM_BETAS = (0.9, 0.99)
-RMSPROP_ALPHA = 0.95
+ADAM_BETA1 = 0.9
 # The quintic iteration of Jordan et al. 2024 (Muon): its fixed points are not 1, but it gets near 1 in few steps.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 
 
-def learning_rate_factor(progress: float, warmup: float) -> float:
-    """Share of the peak learning rate at `progress` (0..1): linear rise over `warmup`, then a cosine to 0."""
+def learning_rate_factor(settings: TrainingSettings, progress: float, epochs: float = 0.0) -> float:
+    """Share of the peak learning rate at `progress` (0..1) and after so many epochs.
+
+    It rises linearly over the warm-up. Then it falls as a cosine to 0, stays, or decays stepwise as char-rnn's and
+    torch-rnn's does: by a factor every few epochs once the first ones are over.
+    """
+    warmup = settings.warmup
     if progress < warmup:
         return max(progress, 1e-3) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+    if settings.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+    if settings.schedule == "constant":
+        return 1.0
+    decays = max(0.0, epochs - settings.decay_after) / settings.decay_epochs
+    return float(settings.decay ** math.floor(decays + 1e-9))
 
 
 class FlatWeights:
@@ -159,22 +168,22 @@ class Optimizer:
         if self.settings.optimizer == "sgd":
             return torch.optim.SGD(self.parts, momentum=self.settings.momentum)
         if self.settings.optimizer == "rmsprop":
-            return torch.optim.RMSprop(self.parts, alpha=RMSPROP_ALPHA)
+            return torch.optim.RMSprop(self.parts, alpha=self.settings.beta2)
         fused = self.weights.values.device.type != "mps"
-        return torch.optim.AdamW(self.parts, betas=ADAM_BETAS, weight_decay=0, fused=fused)
+        betas = (ADAM_BETA1, self.settings.beta2)
+        return torch.optim.AdamW(self.parts, betas=betas, weight_decay=0, fused=fused)
 
-    def step(self, gradient: Tensor, progress: float) -> tuple[float, float]:
-        """Updates the weights from the mean gradient (P,), which is clipped in place.
+    def step(self, gradient: Tensor, progress: float, epochs: float = 0.0) -> tuple[float, float]:
+        """Updates the weights from the mean gradient (P,), which is clipped in place: by value, then by norm.
 
         Gives the learning rate and the gradient's norm before clipping; where that is not finite, nothing is changed.
         """
         settings = self.settings
         norm = float(torch.linalg.vector_norm(gradient))
-        rate = settings.learning_rate * learning_rate_factor(progress, settings.warmup)
+        rate = settings.learning_rate * learning_rate_factor(settings, progress, epochs)
         if not math.isfinite(norm):
             return rate, norm
-        if norm > settings.clip:
-            gradient.mul_(settings.clip / norm)
+        self._clip(gradient, norm)
         border = self.weights.first_matrix
         self.weights.values[border:].mul_(1 - rate * settings.weight_decay)
         if self.muon is not None:
@@ -188,6 +197,14 @@ class Optimizer:
             part.grad = gradient[where]
         self.rest.step()
         return rate, norm
+
+    def _clip(self, gradient: Tensor, norm: float) -> None:
+        limit, largest = self.settings.clip, self.settings.clip_value
+        if largest:
+            gradient.clamp_(-largest, largest)
+            norm = float(torch.linalg.vector_norm(gradient)) if limit else norm
+        if limit and norm > limit:
+            gradient.mul_(limit / norm)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that `restore` needs, as named tensors."""

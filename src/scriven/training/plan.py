@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from scriven.batches import Cursor
 from scriven.settings import Settings
 
 SAVING_SECONDS = 2.5  # kept free of a time budget for the last checkpoint and the plot
@@ -21,6 +21,7 @@ class Plan:
     corpus: str  # its folder
     resume: str = ""  # folder of the checkpoint to go on from
     initial: str = ""  # run folder whose best weights to start from
+    embedding: str = ""  # file or run folder whose embeddings to start with
     used_seconds: float = 0.0  # of wall time, by this command when the plan was made
     made_at: float = field(default_factory=time.monotonic)
 
@@ -42,30 +43,31 @@ class Plan:
         """Whether the budget is a time."""
         return self.settings.budget.minutes > 0
 
-    def total_steps(self, training_characters: int) -> int:
-        """Steps of a budget that is not a time."""
-        budget, reader = self.settings.budget, self.settings.reader
-        characters = budget.characters or budget.epochs * training_characters
-        return budget.steps or max(1, math.ceil(characters / (reader.batch * reader.length)))
-
-
-def used_share(plan: Plan, done: Done, training_characters: int) -> float:
-    """Share (0..1) of the plan's budget that was used when `done` was saved, whatever the budget was then."""
-    if plan.timed:
-        return min(1.0, done.seconds / (plan.settings.budget.minutes * 60))
-    return min(1.0, done.step / plan.total_steps(training_characters))
-
 
 @dataclass
 class Done:
     """How far a run has come; saved with every checkpoint."""
 
     step: int = 0
-    cursor: int = 0  # of the batches
-    characters: int = 0
+    cursor: Cursor = 0  # of the batches
+    characters: int = 0  # read
+    predictions: int = 0  # that counted
+    epochs: float = 0.0
     progress: float = 0.0
     evaluated: int = 0  # evaluations that were due so far, and done
     seconds: float = 0.0  # of wall time, over all commands that trained this run
+
+
+def used_share(plan: Plan, done: Done) -> float:
+    """Share (0..1) of the plan's budget that is used when that much is done, whatever the budget was before."""
+    budget = plan.settings.budget
+    if plan.timed:
+        return min(1.0, done.seconds / (budget.minutes * 60))
+    if budget.steps:
+        return min(1.0, done.step / budget.steps)
+    if budget.characters:
+        return min(1.0, done.characters / budget.characters)
+    return min(1.0, done.epochs / budget.epochs)
 
 
 class Timetable:

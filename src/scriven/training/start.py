@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-from scriven.batches import MINIMUM_CHARACTERS
+from scriven.batches import epoch_reads
 from scriven.corpus.build import Progress, build
 from scriven.corpus.header import NAME as CORPUS_FILE
 from scriven.corpus.store import Corpus
@@ -26,9 +26,17 @@ from scriven.model.compute import available_cores, cpu_prepared
 from scriven.model.language_model import parameter_count
 from scriven.runs import Checkpoint, Run, create_run, open_run, run_corpus, writing
 from scriven.runs.folder import SETTINGS_FILE
-from scriven.settings import Cell, Settings, consistent, merged, overlaid, validated
-from scriven.training.fit import Facts, expected_seconds, fit, fitted_words, measure_speed
-from scriven.training.initial import new_symbols
+from scriven.settings import Settings, consistent, merged, overlaid, validated
+from scriven.training.fit import (
+    Facts,
+    chunk_length,
+    expected_seconds,
+    fit,
+    fitted_words,
+    measure_speed,
+    reader_kind,
+)
+from scriven.training.initial import new_symbols, pretrained
 from scriven.training.loop import Trainer
 from scriven.training.parallel import Workers, join_workers, start_workers
 from scriven.training.plan import Done, Plan, used_share
@@ -38,7 +46,7 @@ RUNS = Path("runs")
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
 SYMBOLS_SHOWN = 20
 START_SECONDS = 4.0  # from a plan to the first step, other workers' start included
-CHANGEABLE = {"budget", "device", "precision", "workers", "threads", "evaluations"}
+CHANGEABLE = {"budget", "monitor", "device", "precision", "workers", "threads", "evaluations"}
 
 
 @dataclass(frozen=True)
@@ -65,20 +73,18 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     if resumed and request.resume is not None:
         checkpoint = resumed.checkpoint(request.resume)
         _check_goes_on(resumed, checkpoint, corpus)
-    if corpus.training.characters < MINIMUM_CHARACTERS:
-        raise InputError(
-            f"{' '.join(request.texts)} has {corpus.training.characters} characters to train on; it takes "
-            f"{MINIMUM_CHARACTERS} at least"
-        )
-    settings = resumed.settings if resumed else request.settings
+    settings, embedding = (resumed.settings, "") if resumed else _asked(request, corpus)
     if settings.training.workers > 1 and settings.training.device not in ("auto", "cpu"):
         raise UsageError("several workers are for the CPU so far; drop --training.workers or --training.device")
     device = choose_device(settings.training.device)
     precision = choose_precision(settings.training.precision, device, settings.model.cell)
     path = resumed.path if resumed else request.output or _free_folder(request.texts[0])
     with writing(path):
-        facts = _facts(request, corpus, device, precision, settings.model.cell)
-        settings, notes = (settings, []) if resumed else _fitted(request, facts, path)
+        facts = _facts(request, corpus, settings, device, precision)
+        notes: list[str] = []
+        if not resumed:
+            settings, notes = _fitted(request, settings, facts, path)
+            notes += [*_new_symbols(request, corpus), *_missing_symbols(embedding, corpus)]
         computing = {"training": {"device": device.type, "precision": precision}}
         settings = validated(merged(settings.model_dump(), computing))
         origin = (resumed.origin if resumed else _origin(request, corpus)) | {"corpus": str(corpus.path.resolve())}
@@ -88,11 +94,12 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
             str(corpus.path.resolve()),
             resume=str(checkpoint.path) if checkpoint else "",
             initial=str(request.initial or ""),
+            embedding=embedding,
             used_seconds=time.monotonic() - request.begun,
         )
         with contextlib.closing(_workers(plan)) as workers, cpu_prepared(settings.training.threads):
             trainer = Trainer(plan, workers, run, stop)
-            yield _started(trainer, run, facts, (*corpus.notes, *notes, *_new_symbols(request, corpus)))
+            yield _started(trainer, run, facts, (*corpus.notes, *notes))
             yield from trainer.events()
 
 
@@ -169,7 +176,7 @@ def _check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus) -> None:
     manifest = checkpoint.manifest
     done = Done(**{name: manifest[name] for name in vars(Done())})
     same = manifest["budget"] == run.settings.budget.model_dump()
-    share = done.progress if same else used_share(Plan(run.settings, ""), done, corpus.training.characters)
+    share = done.progress if same else used_share(Plan(run.settings, ""), done)
     if share >= 1:
         name, value = next((name, value) for name, value in run.settings.budget if value)
         raise UsageError(
@@ -181,8 +188,9 @@ def _check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus) -> None:
 def text_hash(corpus: Corpus) -> str:
     """A hash of the text as ids, from the hashes that the corpus was built with."""
     header = corpus.header
-    shards = [shard.sha256 for part in (header.training, header.validation) for shard in part.shards]
-    return hashlib.sha256(json.dumps([header.vocabulary, shards]).encode()).hexdigest()
+    parts = (header.training, header.validation)
+    files = [file.sha256 for part in parts for file in part.files]
+    return hashlib.sha256(json.dumps([header.vocabulary, files]).encode()).hexdigest()
 
 
 def _name(texts: tuple[str, ...]) -> str:
@@ -210,17 +218,42 @@ def _newest_folder(texts: tuple[str, ...]) -> Path:
     return max(found, key=lambda path: (path / SETTINGS_FILE).stat().st_mtime)
 
 
-def _facts(request: Request, corpus: Corpus, device: torch.device, precision: str, cell: Cell) -> Facts:
+def _asked(request: Request, corpus: Corpus) -> tuple[Settings, str]:
+    """The settings asked for, the corpus' own among them, and the file or run whose embeddings were asked for.
+
+    Raises UsageError when a corpus that was built before has other settings than those asked for.
+    """
+    settings = request.settings
+    for name, value in settings.given().get("corpus", {}).items():
+        if value != (has := getattr(corpus.settings, name)):
+            raise UsageError(
+                f"corpus.{name} of {corpus.path} is {has!r}, not {value!r}; build it anew, or drop the flag"
+            )
+    chosen = merged(settings.given(), {"corpus": corpus.settings.model_dump()})
+    chosen = merged(chosen, {"reader": {"kind": reader_kind(validated(chosen))}})
+    embedding = settings.model.embedding if isinstance(settings.model.embedding, str) else ""
+    if embedding:
+        chosen = merged(chosen, {"model": {"embedding": pretrained(embedding).width}})
+    return consistent(validated(chosen)), embedding
+
+
+def _facts(request: Request, corpus: Corpus, settings: Settings, device: torch.device, precision: str) -> Facts:
     """What the settings that are not given are fitted to."""
-    speed = measure_speed(device, precision, cell)
-    overhead = time.monotonic() - request.begun + START_SECONDS
-    sizes = corpus.training.characters, corpus.validation.characters
-    return Facts(*sizes, available_cores(), device.type, speed, overhead)
+    text = corpus.training
+    return Facts(
+        epoch_reads(text, settings.reader),
+        corpus.validation.characters,
+        available_cores(),
+        device.type,
+        measure_speed(device, precision, settings.model.cell),
+        time.monotonic() - request.begun + START_SECONDS,
+        documents=text.documents,
+        text_characters=text.characters,
+    )
 
 
-def _fitted(request: Request, facts: Facts, path: Path) -> tuple[Settings, list[str]]:
+def _fitted(request: Request, given: Settings, facts: Facts, path: Path) -> tuple[Settings, list[str]]:
     """All settings of a new run."""
-    given = request.settings
     if (path / SETTINGS_FILE).exists() and open_run(path).steps():
         raise UsageError(f"{path} holds a run already; go on with it (--resume) or choose another folder with -o")
     if not given.budget:
@@ -244,15 +277,33 @@ def _new_symbols(request: Request, corpus: Corpus) -> list[str]:
     if not request.initial:
         return []
     new = new_symbols(open_run(request.initial).vocabulary, corpus.vocabulary)
-    shown = " ".join(map(repr, new[:SYMBOLS_SHOWN])) + (" ..." if len(new) > SYMBOLS_SHOWN else "")
-    return [f"{request.initial} did not know {len(new)} of the characters, which got new rows: {shown}"] if new else []
+    return (
+        [f"{request.initial} did not know {len(new)} of the characters, which got new rows: {_some(new)}"]
+        if new
+        else []
+    )
+
+
+def _missing_symbols(embedding: str, corpus: Corpus) -> list[str]:
+    if not embedding:
+        return []
+    found = pretrained(embedding)
+    missing = [chr(symbol) for symbol in sorted(set(corpus.vocabulary.symbols) - set(found.symbols))]
+    skipped = f"; {found.skipped:,} of its entries are not single characters" if found.skipped else ""
+    if not missing and not skipped:
+        return []
+    return [f"{embedding} lacks {len(missing)} of the characters, which begin by chance: {_some(missing)}{skipped}"]
+
+
+def _some(symbols: list[str]) -> str:
+    return " ".join(map(repr, symbols[:SYMBOLS_SHOWN])) + (" ..." if len(symbols) > SYMBOLS_SHOWN else "")
 
 
 def _started(trainer: Trainer, run: Run, facts: Facts, notes: tuple[str, ...]) -> Started:
     plan, settings, corpus = trainer.plan, trainer.settings, trainer.corpus
     left = settings.budget.minutes * 60 - trainer.done.seconds
     if not plan.timed:
-        left = expected_seconds(settings, facts, trainer.total_steps - trainer.done.step)
+        left = expected_seconds(settings, facts, 1 - trainer.done.progress)
     parameters = parameter_count(settings.model, corpus.vocabulary.size)
     reader, model = settings.reader, settings.model
     return Started(
@@ -261,7 +312,7 @@ def _started(trainer: Trainer, run: Run, facts: Facts, notes: tuple[str, ...]) -
         parameters=parameters,
         training_characters=corpus.training.characters,
         validation_characters=corpus.validation.characters,
-        characters_per_step=reader.batch * reader.length,
+        characters_per_step=round(reader.batch * chunk_length(settings, facts) * settings.training.accumulate),
         workers=trainer.workers.size,
         device=settings.training.device,
         precision=settings.training.precision,

@@ -1,0 +1,7 @@
+"""Corpus + settings + cursor -> Batch + next cursor: pure, so that resuming is restoring a small value."""
+
+from scriven.batches.batch import Batch, Cursor
+from scriven.batches.prefetch import prefetched
+from scriven.batches.readers import epoch_predictions, epoch_reads, next_batch
+
+__all__ = ["Batch", "Cursor", "epoch_predictions", "epoch_reads", "next_batch", "prefetched"]

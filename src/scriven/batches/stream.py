@@ -1,0 +1,69 @@
+"""The `stream` reader takes the text as a ring.
+
+Lane n of N starts at character n * M / N of M and reads on for ever, T characters a batch, its state carried along.
+After M / N characters it stands where lane n + 1 began, so an epoch is M predictions, each character predicted exactly
+once, and no lane ever jumps. Chunk borders fall elsewhere in every epoch unless T divides M / N. Texts shorter than
+N * T need no special case. A few chunks begin with an empty memory: every text that is scored or gone on with does
+too, and a model that never sees one in training is poor at it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from scriven.batches.batch import Batch
+from scriven.batches.permutation import GOLDEN, mixed
+from scriven.corpus.store import Part
+from scriven.errors import InputError
+from scriven.settings import ReaderSettings
+from scriven.vocabulary import Ids, Vocabulary
+
+MINIMUM_CHARACTERS = 2  # one to read and one to predict
+
+
+def next_stream(
+    text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: int, lanes: range
+) -> tuple[Batch, int]:
+    """The batch at `cursor` (batches read before it), of some lanes, and the cursor after it.
+
+    Raises InputError when the text has fewer than two characters.
+    """
+    size, length = ring_size(text), settings.length
+    starts = [(lane * size // settings.batch + cursor * length) % size for lane in lanes]
+    rows = np.stack([_read_ring(text, start, length + 1) for start in starts], axis=1)  # (T + 1, N)
+    rows = vocabulary.clamp(rows)
+    numbers = np.array(lanes, np.int64)  # (N,)
+    fresh = np.zeros((length, len(lanes)), np.bool_)
+    fresh[0] = chances(numbers, cursor) < settings.restart
+    return Batch(rows[:-1], rows[1:], numbers, fresh=fresh if fresh.any() else None), cursor + 1
+
+
+def ring_size(text: Part) -> int:
+    """Characters of the text, each of which is predicted once an epoch.
+
+    Raises InputError when it has fewer than two.
+    """
+    if text.characters < MINIMUM_CHARACTERS:
+        raise InputError(
+            f"a text of {text.characters} characters cannot be trained on: it takes {MINIMUM_CHARACTERS} at least"
+        )
+    return text.characters
+
+
+def chances(lanes: Ids, cursor: int) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1), one a lane (N,), that look random and depend on lane and cursor alone."""
+    words = lanes.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(cursor * 0xBF58476D1CE4E5B9 % 2**64)
+    return (mixed(words) >> np.uint64(11)).astype(np.float64) / 2**53
+
+
+def _read_ring(text: Part, start: int, length: int) -> Ids:
+    """`length` ids from `start` on, the text beginning again where it ends."""
+    if start + length <= text.characters:
+        return text.read(start, length)
+    pieces = [text.read(start, text.characters - start)]
+    missing = length - len(pieces[0])
+    while missing:
+        pieces.append(text.read(0, min(missing, text.characters)))
+        missing -= len(pieces[-1])
+    return np.concatenate(pieces)

@@ -1,0 +1,58 @@
+"""The `windows` reader: independent windows of the text at a stride, shuffled anew in every epoch.
+
+A window is L + 1 characters: L that are read from an empty memory, and the one after each of them to predict. Nothing
+is listed and nothing is copied ahead: what window comes when is computed, and its ids are read from the text on disk.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scriven.batches.batch import Batch
+from scriven.batches.permutation import permuted, seeds
+from scriven.corpus.store import Part
+from scriven.errors import InputError
+from scriven.settings import ReaderSettings
+from scriven.vocabulary import Ids, Vocabulary
+
+
+def next_windows(
+    text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: int, lanes: range
+) -> tuple[Batch, int]:
+    """The batch at `cursor` (batches read before it), of some lanes, and the cursor after it.
+
+    Raises InputError when a window is longer than the text.
+    """
+    length = settings.length
+    numbers = np.array(lanes, np.int64)  # (N,)
+    starts = _starts(cursor * settings.batch + numbers, window_count(text, settings), settings)  # (N,)
+    rows = np.stack([text.read(start, length + 1) for start in starts.tolist()], axis=1)  # (L + 1, N)
+    rows = vocabulary.clamp(rows)
+    fresh = np.zeros((length, len(lanes)), np.bool_)
+    fresh[0] = True
+    weights = None
+    if settings.loss == "last":
+        weights = np.zeros((length, len(lanes)), np.float32)
+        weights[-1] = 1
+    return Batch(rows[:-1], rows[1:], numbers, weights, fresh), cursor + 1
+
+
+def window_count(text: Part, settings: ReaderSettings) -> int:
+    """How many windows the text has; each is read once an epoch.
+
+    Raises InputError when a window is longer than the text.
+    """
+    rest = text.characters - settings.length - 1
+    if rest < 0:
+        shorter = f"a --reader.length below {text.characters}, or " if text.characters > 1 else ""
+        raise InputError(
+            f"a window of {settings.length} characters and the one after it are more than the text, which has "
+            f"{text.characters}; give {shorter}a longer text"
+        )
+    return rest // settings.stride + 1
+
+
+def _starts(indices: Ids, count: int, settings: ReaderSettings) -> Ids:
+    """The first character of the windows (N,) with these indices in an endless series of epochs."""
+    epochs, places = np.divmod(indices, count)
+    return permuted(places, count, seeds(settings.seed, epochs)) * settings.stride

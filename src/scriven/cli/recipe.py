@@ -1,0 +1,34 @@
+"""`scriven recipe`: the known systems that Scriven trains as their authors did."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from cyclopts import App
+
+from scriven import recipes
+from scriven.cli.flags import Json
+
+app = App(name="recipe", help="Show the recipes: files of settings that train as a known system did.")
+
+
+@app.command(name="list")
+def show_all(*, as_json: Json = False) -> None:
+    """List the recipes, with a line on each."""
+    width = max(map(len, recipes.names())) + 2
+    for name in recipes.names():
+        title = recipes.title(name)
+        sys.stdout.write(json.dumps({"name": name, "title": title}) + "\n" if as_json else f"{name:{width}}{title}\n")
+
+
+@app.command
+def show(name: str, /) -> None:
+    """Print a recipe: a TOML file that can be saved, changed and given to `scriven train --settings`.
+
+    Parameters
+    ----------
+    name
+        name of the recipe, as `scriven recipe list` shows it
+    """
+    sys.stdout.write(recipes.text(name))

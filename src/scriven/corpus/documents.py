@@ -1,0 +1,109 @@
+"""Text -> documents, in bounded memory, however many and however long they are.
+
+What a document is, `corpus.documents` says: a line, a source (a file, standard input), or what is between two
+separators. What ends a document (a line feed and the carriage return before it, the separator) is in no document. The
+end of a source always ends one. Documents of no characters are left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from scriven.corpus.sources import PIECE, Source, Tally, prepare, read
+from scriven.settings import CorpusSettings
+from scriven.vocabulary import Ids
+
+
+def documents(
+    sources: Iterable[Source], settings: CorpusSettings, tally: Tally | None = None, size: int = PIECE
+) -> Iterator[tuple[str, bool]]:
+    """The documents of sources, as the settings prepare them: a piece of text, and whether its document ends with it.
+
+    A document comes in one piece or more, each of about `size` bytes at most; the last one, which ends it, can be
+    empty, a document never is. `tally` counts documents, empty ones and separators besides what `read` counts. Where
+    the settings know no documents nothing ever ends.
+    Raises InputError as `read` does.
+    """
+    for text, ends in cut(sources, settings, tally, size):
+        yield from _each(text, ends)
+
+
+def documents_of(
+    pieces: Iterable[str], settings: CorpusSettings, tally: Tally | None = None
+) -> Iterator[tuple[str, bool]]:
+    """As `documents`, of one text that is prepared already and comes in any pieces, such as `[text]`."""
+    for text, ends in cut_text(pieces, settings, tally):
+        yield from _each(text, ends)
+
+
+def cut(
+    sources: Iterable[Source], settings: CorpusSettings, tally: Tally | None = None, size: int = PIECE
+) -> Iterator[tuple[str, Ids]]:
+    """The same as pieces of all documents one after another, and the places in each piece where a document ends, (M,).
+
+    A place is a number of characters from the start of the piece; 0 where the document ended with the last piece.
+    """
+    tally = Tally() if tally is None else tally
+    for source in sources:
+        yield from cut_text(read([source], settings, tally, size), settings, tally)
+
+
+def cut_text(pieces: Iterable[str], settings: CorpusSettings, tally: Tally | None = None) -> Iterator[tuple[str, Ids]]:
+    """As `cut`, of one text that is prepared already."""
+    tally = Tally() if tally is None else tally
+    unended = 0  # characters so far of the document that has not ended
+    for parts in _parts(pieces, settings):
+        lengths = np.fromiter(map(len, parts), np.int64, len(parts))  # (M + 1,)
+        ends = lengths.cumsum()[:-1]  # (M,)
+        lengths[0] += unended
+        unended = int(lengths[-1])
+        kept = ends[lengths[:-1] > 0]
+        tally.separators += ends.size
+        tally.documents += kept.size
+        tally.empty += ends.size - kept.size
+        yield "".join(parts), kept
+    if settings.documents != "none" and unended:
+        tally.documents += 1
+        yield "", np.zeros(1, np.int64)
+    elif settings.documents == "files":
+        tally.empty += 1
+
+
+def _each(text: str, ends: Ids) -> Iterator[tuple[str, bool]]:
+    start = 0
+    for end in ends.tolist():
+        yield text[start:end], True
+        start = end
+    if start < len(text):
+        yield text[start:], False
+
+
+def _parts(pieces: Iterable[str], settings: CorpusSettings) -> Iterator[list[str]]:
+    """Each piece split where documents end; what may be the beginning of such an end waits for the next piece."""
+    split, longest = _splitter(settings)
+    held = ""
+    for piece in pieces:
+        parts = split(held + piece)
+        last = parts.pop()
+        cut = len(last) - _begun(last, longest)
+        held = last[cut:]
+        yield [*parts, last[:cut]]
+    yield [held]
+
+
+def _splitter(settings: CorpusSettings) -> tuple[Callable[[str], list[str]], str]:
+    """What splits a text into documents, and the longest string that ends one."""
+    if settings.documents == "lines":
+        return lambda text: text.replace("\r\n", "\n").split("\n"), "\r\n"
+    if settings.documents == "separator":
+        separator = prepare(settings.separator, settings)  # as it looks in the text, which is prepared too
+        return lambda text: text.split(separator), separator
+    return lambda text: [text], ""
+
+
+def _begun(text: str, separator: str) -> int:
+    """How many characters at the end of a text may be the beginning of a separator: as many as possible, not all."""
+    longest = min(len(text), len(separator) - 1)
+    return next((length for length in range(longest, 0, -1) if text.endswith(separator[:length])), 0)

@@ -1,0 +1,63 @@
+"""Which part of the text is validation: its end, or documents that are spread over all of it."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from scriven.corpus.shards import Draft
+from scriven.vocabulary import Ids
+
+FINEST = 10**9  # shares are taken as fractions of at most that denominator, so that no rounding moves a document
+
+
+def validation_characters(characters: int, share: float) -> int:
+    """How many characters at the end are validation: none where the share is less than one, and never all."""
+    wanted = round(characters * share, 6)  # 0.1 * 30 is 3, not 3.0000000000000004
+    return min(math.ceil(wanted), characters - 1) if wanted >= 1 else 0
+
+
+def are_validation(numbers: Ids, share: float) -> npt.NDArray[np.bool_]:
+    """Which documents are validation, by their numbers from 0 on, (M,); both shapes are the same.
+
+    Block b has documents ceil(b / share) .. ceil((b + 1) / share) - 1, and one of them is validation: the second one in
+    block 0, so that two documents suffice, elsewhere one that a hash of b picks. So documents that come later change
+    nothing.
+    """
+    if not share:
+        return np.zeros(numbers.shape, np.bool_)
+    exact = max(Fraction(share).limit_denominator(FINEST), Fraction(1, FINEST))
+    blocks = numbers * exact.numerator // exact.denominator
+    first = -(-blocks * exact.denominator // exact.numerator)
+    size = -(-(blocks + 1) * exact.denominator // exact.numerator) - first
+    picked = np.where(blocks == 0, 1, (_hash(blocks) % size.astype(np.uint64)).astype(np.int64))
+    return np.asarray(numbers == first + picked)
+
+
+def _hash(numbers: Ids) -> npt.NDArray[np.uint64]:
+    """64 well-mixed bits of each number: the finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
+    bits = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+class Split:
+    """Sends each document of a text to the draft of the part that it belongs to."""
+
+    def __init__(self, share: float, training: Draft, validation: Draft) -> None:
+        self._share, self._training, self._validation = share, training, validation
+        self._ended = 0  # documents
+
+    def append(self, symbols: Ids, ends: Ids) -> None:
+        """Symbols that come next, (characters,), and the places in them where documents end, (M,)."""
+        numbers = np.arange(self._ended, self._ended + ends.size + 1)  # (M + 1,), the last one not ended
+        chosen = are_validation(numbers, self._share)
+        lengths = np.diff(ends, prepend=0, append=symbols.size)  # (M + 1,)
+        held = np.repeat(chosen, lengths)  # (characters,)
+        for draft, mine, documents in ((self._training, ~held, ~chosen), (self._validation, held, chosen)):
+            draft.append(symbols[mine], np.cumsum(lengths * documents)[:-1][documents[:-1]])
+        self._ended += ends.size

@@ -1,0 +1,113 @@
+"""Texts as chunks of ids: of a corpus on the disk or of what was read just now, in bounded memory.
+
+Where texts are made of documents, the ids of each document are followed by the boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Protocol
+
+import numpy as np
+
+from scriven.inference.sampling import Ids
+from scriven.vocabulary import Vocabulary, code_points, utf8_lengths
+
+CHUNK = 1 << 20  # ids read from the disk at once
+DOCUMENTS_AT_ONCE = 1 << 14  # whose places are looked up at once
+
+
+class Reader(Protocol):
+    """A text on the disk, as ids, readable at any place."""
+
+    @property
+    def characters(self) -> int:
+        """How many characters there are."""
+
+    def read(self, start: int, length: int) -> Ids:
+        """The ids (length,) from `start` on."""
+
+
+class Text(Reader, Protocol):
+    """A text on the disk that may be made of documents, which stand one after another without anything between."""
+
+    @property
+    def documents(self) -> int:
+        """How many documents there are; 0 where the text is not made of documents."""
+
+    def bounds(self, numbers: Ids) -> tuple[Ids, Ids]:
+        """The first character and the length of each of these documents, both (M,)."""
+
+
+def chunks_of(reader: Reader, start: int = 0, stop: int | None = None, length: int = CHUNK) -> Iterator[Ids]:
+    """The characters from `start` to `stop` (the end where None) in chunks."""
+    stop = reader.characters if stop is None else stop
+    for begin in range(start, stop, length):
+        yield reader.read(begin, min(length, stop - begin))
+
+
+def documents_of(text: Text, boundary: int, start: int = 0, stop: int | None = None) -> Iterator[Ids]:
+    """The documents from number `start` to `stop` (the last where None) in chunks, the boundary after each."""
+    stop = text.documents if stop is None else stop
+    for number in range(start, stop, DOCUMENTS_AT_ONCE):
+        firsts, lengths = text.bounds(np.arange(number, min(number + DOCUMENTS_AT_ONCE, stop)))
+        ends = firsts + lengths
+        for begin in range(int(firsts[0]), int(ends[-1]), CHUNK):
+            end = min(begin + CHUNK, int(ends[-1]))
+            ended = ends[(ends > begin) & (ends <= end)]
+            yield np.insert(text.read(begin, end - begin), ended - begin, boundary)
+
+
+def read_chunks(vocabulary: Vocabulary, pieces: Iterable[tuple[str, Ids]]) -> Iterator[Ids]:
+    """The ids of pieces of text as `scriven.corpus.documents.cut` gives them, the boundary where a document ends."""
+    for text, ends in pieces:
+        yield with_boundaries(vocabulary, text, ends)
+
+
+def with_boundaries(vocabulary: Vocabulary, text: str, ends: Ids) -> Ids:
+    """The ids of a text, with the boundary where documents end: before the characters with the numbers `ends` (M,)."""
+    ids = vocabulary.encode_read(text)
+    if vocabulary.boundary is None or not ends.size:
+        return ids
+    if vocabulary.unit == "byte":
+        ends = np.concatenate(([0], utf8_lengths(code_points(text)).cumsum()))[ends]
+    return np.insert(ids, ends, vocabulary.boundary)
+
+
+def blocks(chunks: Iterable[Ids], length: int, overlap: int = 0) -> Iterator[Ids]:
+    """The same text in blocks of `length + overlap` ids, each beginning with the `overlap` last of the one before.
+
+    Only the last block may be shorter; it has more than `overlap` ids.
+    """
+    rest = np.empty(0, np.int64)
+    for chunk in chunks:
+        rest = np.concatenate((rest, chunk))
+        while len(rest) >= length + overlap:
+            yield rest[: length + overlap]
+            rest = rest[length:]
+    if len(rest) > overlap:
+        yield rest
+
+
+def gathered(chunks: Iterable[Ids], length: int) -> Iterator[Ids]:
+    """The same text in chunks of at least `length` ids, but for the last."""
+    held: list[Ids] = []
+    size = 0
+    for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size >= length:
+            yield np.concatenate(held)
+            held, size = [], 0
+    if held:
+        yield np.concatenate(held)
+
+
+def opened(chunks: Iterable[Ids], length: int) -> tuple[Ids, Iterator[Ids]]:
+    """The first `length` ids of a text (fewer where there are no more), and the text, from its first id on."""
+    rest = iter(chunks)
+    held = [np.empty(0, np.int64)]
+    while sum(map(len, held)) < length and (chunk := next(rest, None)) is not None:
+        held.append(chunk)
+    return np.concatenate(held)[:length], chain(held, rest)

@@ -1,0 +1,241 @@
+"""Embeddings of characters that were learned elsewhere: word2vec's text format, safetensors, another model's."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from scriven.errors import InputError, UsageError
+from scriven.model.language_model import CharLM
+from scriven.settings import Unit
+from scriven.vocabulary import Vocabulary
+
+ESCAPE = re.compile(r"\\([abfnrtv\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5}|U0010[0-9a-fA-F]{4})")
+SAFETENSORS = ".safetensors"
+BYTES_AS_CHARACTERS = 128  # bytes below this are the same symbols as characters
+LINE_SHOWN = 40  # characters of a line that is wrong
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """A vector for each of S symbols."""
+
+    symbols: tuple[int, ...]  # code points, or bytes
+    values: Tensor  # (S, D)
+    skipped: int = 0  # entries that are no single character, or one that came before
+    unit: Unit = "character"
+    source: str = "the pretrained embeddings"  # what errors call them
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.values.shape[1]
+
+
+def read_embeddings(path: str) -> Embeddings:
+    """The embeddings in a file: safetensors where its name ends so, else word2vec's text format.
+
+    - Text: a line a symbol, `symbol v1 .. vD`, separated by single spaces; a first line of two whole numbers, rows and
+      D, may stand before them. The symbol may be a space, or be written as in Python: `\\n`, `\\t`, `\\\\`, `\\u2028`;
+      an empty line and then a line without a symbol is a line feed, as other programs write it.
+    - safetensors: one array (S, D), and in the metadata `symbols`, a JSON list of S strings.
+
+    Raises InputError when it cannot be read, is not that, or has no single character.
+    """
+    rows, skipped = _read_safetensors(path) if path.endswith(SAFETENSORS) else _read_text(path)
+    if not rows:
+        raise InputError(f"{path} has no embedding of a single character among {skipped:,} entries; give another file")
+    return Embeddings(tuple(rows), torch.stack(list(rows.values())), skipped, source=path)
+
+
+def embedding_width(path: str) -> int:
+    """The width D of the embeddings in a file, from its head alone.
+
+    Raises InputError when it cannot be read or is not such a file.
+    """
+    if path.endswith(SAFETENSORS):
+        with _opened_safetensors(path) as file:
+            return int(file.get_slice(_array_name(path, file)).get_shape()[1])
+    with _opened_text(path) as file:
+        return _head(path, file)[1]
+
+
+def from_rows(vocabulary: Vocabulary, weight: Tensor, source: str = "the other model") -> Embeddings:
+    """The embeddings of a model's known symbols, from its vocabulary and its `embedding.weight` (V, D)."""
+    values = weight[: len(vocabulary.symbols)].float()
+    return Embeddings(vocabulary.symbols, values, unit=vocabulary.unit, source=source)
+
+
+@torch.no_grad()
+def place(model: CharLM, vocabulary: Vocabulary, embeddings: Embeddings) -> list[int]:
+    """Puts embeddings into a model; gives the vocabulary's symbols that have none, which keep what was drawn for them.
+
+    Where one has characters and the other bytes, they share the ASCII ones. Raises InputError when they have another
+    width than the model's or none of its symbols, UsageError when the model has no embedding.
+    """
+    if model.embedding is None:
+        raise UsageError("model.input onehot has no embedding to put pretrained ones into; drop one of them")
+    weight = model.embedding.weight
+    if embeddings.width != weight.shape[1]:
+        raise InputError(
+            f"{embeddings.source}: embeddings of width {embeddings.width} do not fit a model whose embedding is "
+            f"{weight.shape[1]} wide; set the width that they must have, or give others"
+        )
+    known = {symbol: row for row, symbol in enumerate(embeddings.symbols)}
+    if embeddings.unit != vocabulary.unit:
+        known = {symbol: row for symbol, row in known.items() if symbol < BYTES_AS_CHARACTERS}
+    found = [(row, known[symbol]) for row, symbol in enumerate(vocabulary.symbols) if symbol in known]
+    if not found:
+        raise InputError(f"{embeddings.source}: none of the text's {len(vocabulary.symbols)} symbols has an embedding")
+    here, there = map(list, zip(*found, strict=True))
+    weight[here] = embeddings.values[there].to(weight)
+    return [symbol for symbol in vocabulary.symbols if symbol not in known]
+
+
+def code_point(token: str) -> int | None:
+    """The character that a token stands for, by itself or as an escape; none where it is no single one."""
+    if ESCAPE.fullmatch(token):
+        token = codecs.decode(token, "unicode_escape")
+    return ord(token) if len(token) == 1 else None
+
+
+# --- word2vec's text format
+
+
+def _read_text(path: str) -> tuple[dict[int, Tensor], int]:
+    """The vector (D,) of each code point in a text file, and how many entries were skipped."""
+    rows: dict[int, Tensor] = {}
+    entries = 0
+    with _opened_text(path) as file:
+        count, width = _head(path, file)
+        for number, token, values in _entries(path, file, width, 1 if count is None else 2):
+            entries += 1
+            point = code_point(token)
+            if point is not None and point not in rows:
+                rows[point] = _numbers(values)
+                if not bool(rows[point].isfinite().all()):
+                    raise _wrong(path, number, width, f"{token} {' '.join(values)}")
+    if count not in (None, entries):
+        raise InputError(f"{path} says that it has {count:,} rows and has {entries:,}; take it from a whole copy")
+    return rows, entries - len(rows)
+
+
+@contextmanager
+def _opened_text(path: str) -> Iterator[TextIO]:
+    try:
+        # A line ends at a line feed only, since other line ends may be symbols; a stray byte is a symbol as in a text.
+        with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+            yield file
+    except OSError as error:
+        raise InputError(f"cannot read embeddings from {path}: {error.strerror}; name a file of them") from None
+
+
+def _head(path: str, file: TextIO) -> tuple[int | None, int]:
+    """How many rows the first line says that there are, if it does, and the width D; `file` is at the rows then."""
+    first = file.readline()
+    fields = first.split()
+    if len(fields) == 2 and all(field.isascii() and field.isdigit() for field in fields):
+        count, width = map(int, fields)
+    else:
+        while first and not first.strip():
+            first = file.readline()
+        numbers = takewhile(_is_number, reversed(first.rstrip(" \r\n").split(" ")[1:]))
+        count, width = None, sum(1 for _ in numbers)
+        file.seek(0)
+    if not width:
+        raise InputError(
+            f"{path} has no embeddings: its first line should be a symbol and numbers, not {_shown(first)}"
+        )
+    return count, width
+
+
+def _entries(path: str, file: TextIO, width: int, first: int) -> Iterator[tuple[int, str, list[str]]]:
+    """The number, symbol and values of every line; values come last, so that a symbol may be a space."""
+    after_empty = False
+    for number, line in enumerate(file, first):
+        text = line.rstrip(" \r\n")
+        if text:
+            token, *values = text.rsplit(" ", width)
+            if len(values) < width or (" " in token and _is_number(token.rsplit(" ", 1)[1])):
+                raise _wrong(path, number, width, text)
+            yield number, token or "\n" * after_empty, values
+        after_empty = not text
+
+
+def _wrong(path: str, number: int, width: int, text: str) -> InputError:
+    return InputError(f"line {number:,} of {path} must be a symbol and {width} finite numbers, not {_shown(text)}")
+
+
+def _shown(text: str) -> str:
+    return repr(text[:LINE_SHOWN]) + (" ..." if len(text) > LINE_SHOWN else "")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(texts: list[str]) -> Tensor:
+    """The numbers (D,) that are written there; NaN where one is no number."""
+    try:
+        return torch.tensor([float(text) for text in texts], dtype=torch.float64).float()
+    except ValueError:
+        return torch.full((len(texts),), math.nan)
+
+
+# --- safetensors
+
+
+def _read_safetensors(path: str) -> tuple[dict[int, Tensor], int]:
+    """The vector (D,) of each code point in a safetensors file, and how many entries were skipped."""
+    with _opened_safetensors(path) as file:
+        values = file.get_tensor(_array_name(path, file)).float()  # (S, D)
+        try:
+            symbols = json.loads((file.metadata() or {})["symbols"])
+        except (KeyError, ValueError):
+            symbols = None
+    if not (isinstance(symbols, list) and all(isinstance(symbol, str) for symbol in symbols)):
+        raise InputError(f'{path} does not say whose embeddings it has; its metadata needs "symbols", a JSON list')
+    if len(symbols) != len(values):
+        raise InputError(f"{path} names {len(symbols):,} symbols for {len(values):,} rows; make it again")
+    if not bool(values.isfinite().all()):
+        raise InputError(f"{path} has values that are not finite numbers; make it again")
+    rows: dict[int, Tensor] = {}
+    for symbol, row in zip(symbols, values, strict=True):
+        if (point := code_point(symbol)) is not None:
+            rows.setdefault(point, row)
+    return rows, len(symbols) - len(rows)
+
+
+@contextmanager
+def _opened_safetensors(path: str) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except OSError as error:
+        raise InputError(f"cannot read embeddings from {path}: {error.strerror or 'no such file'}") from None
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file: {error}") from None
+
+
+def _array_name(path: str, file: Any) -> str:
+    """The name of the file's one array."""
+    names = list(file.keys())
+    if len(names) != 1 or len(file.get_slice(names[0]).get_shape()) != 2:
+        raise InputError(f"{path} must have one array (symbols, width) and has {', '.join(names) or 'none'}")
+    return str(names[0])

@@ -1,0 +1,156 @@
+"""Recurrence in plain torch: one step of each cell, and the loop over time where torch's own modules cannot be used.
+
+A layer's state is a tuple of arrays (N, H): `(h,)` for rnn and gru, `(h, c)` for lstm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+aten = torch.ops.aten
+LayerState = tuple[Tensor, ...]
+Activation = Callable[[Tensor], Tensor]
+Step = Callable[[Tensor, Tensor, LayerState, Activation], LayerState]
+
+
+def rnn_step(
+    from_input: Tensor, from_hidden: Tensor, state: LayerState, activation: Activation = torch.tanh
+) -> LayerState:
+    """One step of the Elman network: h = tanh(W x + b + U h + c). Arguments (N, H), both sums with their biases."""
+    return (activation(from_input + from_hidden),)
+
+
+def gru_step(
+    from_input: Tensor, from_hidden: Tensor, state: LayerState, activation: Activation = torch.tanh
+) -> LayerState:
+    """One step of the GRU (Cho et al. 2014, in torch's form: reset after the product). Arguments (N, 3H)."""
+    input_r, input_z, input_n = from_input.chunk(3, 1)
+    hidden_r, hidden_z, hidden_n = from_hidden.chunk(3, 1)
+    reset = torch.sigmoid(input_r + hidden_r)
+    keep = torch.sigmoid(input_z + hidden_z)
+    new = activation(input_n + reset * hidden_n)
+    return (new + keep * (state[0] - new),)
+
+
+def lstm_step(
+    from_input: Tensor, from_hidden: Tensor, state: LayerState, activation: Activation = torch.tanh
+) -> LayerState:
+    """One step of the LSTM (Hochreiter & Schmidhuber 1997, with forget gate; no peepholes). Arguments (N, 4H).
+
+    The activation bounds both the candidate and the output, as in Keras.
+    """
+    i, f, g, o = (from_input + from_hidden).chunk(4, 1)
+    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * activation(g)
+    return (torch.sigmoid(o) * activation(c), c)
+
+
+def recurrence(
+    step: Step,
+    from_input: Tensor,
+    weight_hh: Tensor,
+    bias_hh: Tensor | None,
+    state: LayerState,
+    activation: Activation = torch.tanh,
+) -> tuple[Tensor, LayerState]:
+    """All steps of a cell, from the sums from_input (T, N, G*H) on: y (T, N, H) and the state after the last one.
+
+    weight_hh (G*H, H) and bias_hh (G*H,) are as in torch's modules; no bias where it is in `from_input` already. Under
+    autocast the matrix products are made in its number format; the state keeps its own.
+    """
+    weight_hh = _in_autocast_format(weight_hh)
+    from_input = from_input.to(state[0].dtype)
+    if step is lstm_step:
+        sums = from_input if bias_hh is None else from_input + bias_hh
+        y, c = LSTMRecurrence.apply(sums, weight_hh, *state, activation is torch.relu)  # type: ignore[no-untyped-call]
+        return y, (y[-1], c)
+    outputs = []
+    for sums in from_input.unbind():
+        state = step(sums, functional.linear(state[0], weight_hh, bias_hh), state, activation)
+        outputs.append(state[0])
+    return torch.stack(outputs), state
+
+
+class LSTMRecurrence(torch.autograd.Function):
+    """The steps of `lstm_step`, with gradients by hand.
+
+    The forward pass keeps the gates. The backward pass goes back through time for the gradients of their sums alone,
+    in arrays of one step, which stay in the processor's cache, and makes the weights' gradient with one product.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor, weight: Tensor, h: Tensor, c: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
+        """From sums with both biases (T, N, 4H), weight (4H, H) and the state: y (T, N, H) and the last c (N, H)."""
+        gates, start = torch.empty_like(sums), (h, c)  # (T, N, 4H)
+        hs, cs = (part.new_empty(len(sums), *part.shape) for part in start)  # (T, N, H)
+        transposed = weight.T
+        for x, (gate, i_and_f, i, f, g, o), h_after, c_after in zip(sums, _by_step(gates), hs, cs, strict=True):
+            _add_product(x, h, transposed, out=gate)
+            i_and_f.sigmoid_()
+            o.sigmoid_()
+            _bounded(g, relu, out=g)
+            c = torch.mul(f, c, out=c_after).addcmul_(i, g)
+            h = torch.mul(o, _bounded(c, relu), out=h_after)
+        ctx.relu = relu
+        ctx.save_for_backward(gates, *start, hs, cs, weight)
+        return hs, c.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, dc: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        """The gradients of all arguments, from those of y (T, N, H) and of the last c (N, H)."""
+        gates, h, c, hs, cs, weight = ctx.saved_tensors
+        dsums, dh, dc = torch.empty_like(gates), torch.zeros_like(h), dc.clone()  # (T, N, 4H), (N, H), (N, H)
+        steps = list(zip(dy, _by_step(gates), _by_step(dsums), cs, [c, *cs[:-1]], strict=True))
+        for dh_t, (_, i_and_f, i, f, g, o), (dsum, di_and_df, di, df, dg, do), c_after, c_before in reversed(steps):
+            dh = dh + dh_t
+            bounded = _bounded(c_after, ctx.relu)
+            torch.mul(dh, bounded, out=do)
+            dc.add_(_through_bound(dh.mul_(o), bounded, ctx.relu))
+            torch.mul(dc, g, out=di)
+            torch.mul(dc, c_before, out=df)
+            torch.mul(dc, i, out=dg)
+            aten.sigmoid_backward(di_and_df, i_and_f, grad_input=di_and_df)
+            aten.sigmoid_backward(do, o, grad_input=do)
+            _through_bound(dg, g, ctx.relu, grad_input=dg)
+            dc.mul_(f)
+            dh = dsum.to(weight.dtype) @ weight
+        h_before = torch.cat((h[None], hs[:-1]))  # (T, N, H)
+        dweight = dsums.flatten(0, 1).to(weight.dtype).T @ h_before.flatten(0, 1).to(weight.dtype)
+        return dsums, dweight, dh.to(h.dtype), dc, None
+
+
+def _by_step(gates: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of every step of gates (T, N, 4H): all of them, i and f (N, 2H), and i, f, g, o (N, H) alone."""
+    i_and_f, _ = gates.chunk(2, 2)
+    return zip(*(part.unbind() for part in (gates, i_and_f, *gates.chunk(4, 2))), strict=True)
+
+
+def _add_product(sums: Tensor, x: Tensor, weight: Tensor, out: Tensor) -> None:
+    """out = sums + x @ weight, the product in the number format of the weight."""
+    if x.dtype == weight.dtype:
+        torch.addmm(sums, x, weight, out=out)
+    else:
+        torch.add(sums, x.to(weight.dtype) @ weight, out=out)
+
+
+def _bounded(x: Tensor, relu: bool, out: Tensor | None = None) -> Tensor:
+    return torch.clamp(x, min=0, out=out) if relu else torch.tanh(x, out=out)
+
+
+def _through_bound(gradient: Tensor, bounded: Tensor, relu: bool, **out: Tensor) -> Any:
+    """The gradient before the activation, from the one after it and from what it gave."""
+    return (
+        aten.threshold_backward(gradient, bounded, 0, **out) if relu else aten.tanh_backward(gradient, bounded, **out)
+    )
+
+
+def _in_autocast_format(weight: Tensor) -> Tensor:
+    """The weight as autocast would convert it, so that a loop does not convert it at every step."""
+    device = weight.device.type
+    return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight

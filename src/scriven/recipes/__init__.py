@@ -1,0 +1,40 @@
+"""Recipes: files of settings that come with Scriven, each one a known system as its author trained it."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from typing import Any
+
+from scriven.errors import UsageError
+
+
+def names() -> list[str]:
+    """The names of all recipes, sorted."""
+    return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
+
+
+def text(name: str) -> str:
+    """A recipe as it is written: TOML, with comments.
+
+    Raises UsageError when there is none of that name.
+    """
+    if name not in names():
+        raise UsageError(
+            f"there is no recipe {name!r}; there are {', '.join(names())}; a file of your own is for --settings"
+        )
+    return str((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def title(name: str) -> str:
+    """The first line of a recipe, which says what it is."""
+    return text(name).splitlines()[0].lstrip("# ")
+
+
+def values(name: str) -> dict[str, Any]:
+    """A recipe's settings as nested plain values, as `settings.read_toml` gives them."""
+    return tomllib.loads(text(name))
+
+
+def _folder() -> Any:
+    return resources.files(__package__)

@@ -1,0 +1,104 @@
+"""What is looked at while a model is trained: its loss on the validation text, and what it writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+
+from scriven.corpus.sources import prepare
+from scriven.corpus.store import Corpus
+from scriven.events import Loss, Sampled
+from scriven.inference.generate import Predictor, generate
+from scriven.inference.protocols import lane_count, measure
+from scriven.inference.score import Tally
+from scriven.settings import SamplingSettings, Settings
+from scriven.training.parallel import Workers
+
+TIMED_CHARACTERS = 8192  # read to learn how fast a protocol is
+
+
+class Examiner:
+    """One worker's part of all evaluations of a training."""
+
+    def __init__(self, settings: Settings, workers: Workers, corpus: Corpus, predictor: Predictor) -> None:
+        self.settings, self.workers, self.corpus, self.predictor = settings, workers, corpus, predictor
+        self.text = corpus.validation
+        limit = settings.training.evaluation_characters
+        self.limit = limit if 0 < limit < self.text.characters else 0
+
+    @property
+    def protocol(self) -> str:
+        """How the validation text is read: as the training text is."""
+        reader = self.settings.reader
+        if reader.kind == "windows":
+            return f"{'last' if reader.loss == 'last' else 'window'}-{reader.length}"
+        return reader.kind
+
+    @property
+    def final_protocols(self) -> tuple[str, ...]:
+        """The protocols of the exact losses at the end."""
+        if self.settings.reader.kind == "documents":
+            return ("documents",)
+        return ("stream", self.protocol if self.settings.reader.kind == "windows" else "window-256")
+
+    def named(self, protocol: str) -> str:
+        """A protocol's name, with how much of the text is read where that is not all of it."""
+        return protocol + (f" of the first {self.limit:,} characters" if self.limit else "")
+
+    def loss(self) -> tuple[str, Loss] | None:
+        """How it was measured, and the loss, summed over all workers; none where there is no validation text."""
+        if not self.text.characters:
+            return None
+        protocol = self.protocol
+        loss = self._measured(protocol)
+        lanes = lane_count(self.limit or self.text.characters) if protocol == "stream" else 1
+        return self.named(protocol if lanes == 1 else f"{protocol} in {lanes} lanes"), loss
+
+    def final_losses(self) -> Iterator[tuple[str, Loss]]:
+        """The exact losses by name."""
+        for protocol in self.final_protocols:
+            exact = protocol != "stream"
+            yield self.named(protocol), self._measured(protocol) if exact else self._summed(self._stream())
+
+    def final_seconds(self) -> float:
+        """About how long `final_losses` take, the same number on every worker."""
+        begun = time.monotonic()
+        size = min(self.text.characters, TIMED_CHARACTERS)
+        for protocol in self.final_protocols if size else ():
+            measure(protocol, self.predictor, self.text, limit_characters=size)
+        share = (self.limit or self.text.characters) / max(size, 1)
+        return float(self.workers.broadcast(1.3 * share * (time.monotonic() - begun)))
+
+    def samples(self, step: int) -> Iterator[Sampled]:
+        """What the model writes after each prompt at each temperature, beginning from the same seed every time."""
+        monitor, seed = self.settings.monitor, self.settings.training.seed
+        vocabulary = self.corpus.vocabulary
+        for prompt, temperature in product(monitor.prompts, monitor.temperatures):
+            ids = vocabulary.encode_read(prepare(prompt, self.corpus.settings))
+            context = self.predictor.read(self.predictor.start(), ids[:, None])
+            drawing = SamplingSettings(temperature=temperature)
+            written = generate(self.predictor, context, drawing, [np.random.default_rng(seed)])
+            text = vocabulary.decode([int(next(written)[0][0]) for _ in range(monitor.sample_length)])
+            yield Sampled(step, prompt, text, temperature, seed)
+
+    def _measured(self, protocol: str) -> Loss:
+        rank, size = self.workers.rank, self.workers.size
+        return self._summed(
+            measure(protocol, self.predictor, self.text, rank=rank, size=size, limit_characters=self.limit)
+        )
+
+    def _stream(self) -> Tally:
+        """The exact loss of one stream, which is one worker's to read."""
+        if self.workers.rank:
+            return Tally()
+        return measure("stream", self.predictor, self.text, limit_characters=self.limit, lanes_at_most=1)
+
+    def _summed(self, part: Tally) -> Loss:
+        """The sum of every worker's loss."""
+        loss = part.loss
+        values = [loss.nats, loss.characters, loss.bytes, loss.ends, loss.end_nats]
+        nats, characters, size, ends, end_nats = self.workers.sum(values)
+        return Loss(nats, int(characters), int(size), int(ends), end_nats)

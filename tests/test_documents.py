@@ -1,0 +1,141 @@
+"""Documents are found the same whatever the pieces, and none is lost."""
+
+import io
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from scriven.corpus.documents import cut, cut_text, documents, documents_of
+from scriven.corpus.sources import Tally, find
+from scriven.settings import CorpusSettings
+
+LINES = CorpusSettings(documents="lines")
+FILES = CorpusSettings(documents="files")
+NONE = CorpusSettings()
+TEXT = st.text("ab\r\n天\0\u2028")
+in_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+def by(separator: str, **values: object) -> CorpusSettings:
+    return CorpusSettings.model_validate({"documents": "separator", "separator": separator, **values})
+
+
+def whole(text: str, chosen: CorpusSettings) -> list[str]:
+    """The slow and obvious way: all documents of one text, empty ones too."""
+    if chosen.documents == "files":
+        return [text]
+    found = re.split("\r?\n" if chosen.documents == "lines" else re.escape(chosen.separator), text)
+    return found if found[-1] else found[:-1]
+
+
+def joined(pieces: list[tuple[str, bool]]) -> list[str]:
+    found, held = [], ""
+    for text, ends in pieces:
+        held += text
+        if ends:
+            found.append(held)
+            held = ""
+    assert not held
+    return found
+
+
+def pieces_of(text: str, size: int) -> list[str]:
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+@given(
+    TEXT,
+    st.integers(1, 9),
+    st.sampled_from([LINES, FILES, by("a"), by("ab"), by("aa"), by("aab"), by("\r\n"), by("abab")]),
+)
+@example("abababab", 1, by("abab"))
+@example("aaaab", 2, by("aab"))
+@example("a\r", 1, LINES)
+def test_the_pieces_do_not_matter(text: str, size: int, chosen: CorpusSettings) -> None:
+    tally, expected = Tally(), whole(text, chosen)
+    found = joined(list(documents_of(pieces_of(text, size), chosen, tally)))
+    assert found == [document for document in expected if document]
+    assert (tally.documents, tally.empty) == (len(found), len(expected) - len(found))
+    assert joined(list(documents_of([text], chosen))) == found
+
+
+@given(TEXT, st.integers(1, 9), st.sampled_from([LINES, by("ab")]))
+def test_places_are_those_of_the_pieces(text: str, size: int, chosen: CorpusSettings) -> None:
+    characters, ends = 0, []
+    for piece, places in cut_text(pieces_of(text, size), chosen):
+        ends += (characters + places).tolist()
+        characters += len(piece)
+    lengths = [len(document) for document in whole(text, chosen) if document]
+    assert ends == np.cumsum(lengths).astype(int).tolist()
+
+
+@in_folder
+@given(st.lists(TEXT), st.integers(1, 9), st.sampled_from([LINES, FILES, by("ab")]))
+def test_the_end_of_a_source_ends_a_document(
+    tmp_path: Path, texts: list[str], size: int, chosen: CorpusSettings
+) -> None:
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.txt").write_bytes(text.encode())
+    sources = find([str(tmp_path / f"{number}.txt") for number in range(len(texts))]).sources
+    tally, expected = Tally(), [document for text in texts for document in whole(text, chosen)]
+    kept = chosen.model_copy(update={"invalid": "bytes"})
+    assert joined(list(documents(sources, kept, tally, size))) == [document for document in expected if document]
+    assert tally.empty == expected.count("")
+
+
+def test_without_documents_nothing_ends() -> None:
+    tally = Tally()
+    assert list(documents_of(["a\n", "b"], NONE, tally)) == [("a\n", False), ("b", False)]
+    assert (tally.documents, tally.empty, tally.separators) == (0, 0, 0)
+
+
+def test_a_long_document_comes_in_pieces() -> None:
+    pieces = list(documents_of((("x" * 1000) for _ in range(50)), LINES))
+    assert [len(text) for text, _ in pieces] == [1000] * 50 + [0]
+    assert [ends for _, ends in pieces] == [False] * 50 + [True]
+
+
+def test_a_separator_can_be_longer_than_the_pieces() -> None:
+    separator = "-=" * 500 + "!"
+    text = f"{separator}one{separator}{separator[:-1]}two{separator[:700]}"
+    tally = Tally()
+    found = joined(list(documents_of(pieces_of(text, 7), by(separator), tally)))
+    assert found == ["one", f"{separator[:-1]}two{separator[:700]}"]
+    assert (tally.separators, tally.empty) == (2, 1)
+
+
+def test_a_million_empty_lines_are_left_out_and_counted() -> None:
+    tally = Tally()
+    assert list(documents_of(["\n" * 1000] * 1000, LINES, tally)) == []
+    assert (tally.empty, tally.documents) == (1_000_000, 0)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\r\n\r\n"])
+def test_nothing_is_no_document(text: str) -> None:
+    assert list(documents_of([text] if text else [], LINES)) == []
+
+
+@pytest.mark.parametrize(("text", "found"), [("\r", ["\r"]), ("a\r\r\nb", ["a\r", "b"]), ("a\rb", ["a\rb"])])
+def test_one_carriage_return_before_a_line_feed_belongs_to_it(text: str, found: list[str]) -> None:
+    assert joined(list(documents_of([text], LINES))) == found
+
+
+def test_the_separator_is_prepared_as_the_text_is(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("One<|END|>Two<|e\u0301|>Three".encode())
+    sources = find([str(tmp_path / "a.txt")]).sources
+    assert joined(list(documents(sources, by("<|END|>", lowercase=True)))) == ["one", "two<|e\u0301|>three"]
+    assert joined(list(documents(sources, by("<|\u00e9|>", normalize="nfc")))) == ["One<|END|>Two", "Three"]
+
+
+def test_standard_input_is_one_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo")))
+    assert [(text, ends.tolist()) for text, ends in cut(find(["-"]).sources, FILES)] == [
+        ("one\ntwo", []),
+        ("", []),
+        ("", [0]),
+    ]

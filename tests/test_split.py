@@ -1,0 +1,88 @@
+"""Validation is the end of a text, or documents spread over all of it."""
+
+import io
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scriven.corpus.shards import Draft
+from scriven.corpus.split import Split, are_validation, validation_characters
+
+SHARES = st.floats(1e-6, 0.999_999)
+
+
+def chosen(count: int, share: float) -> list[int]:
+    return np.flatnonzero(are_validation(np.arange(count), share)).tolist()
+
+
+@given(SHARES, st.integers(1, 60))
+def test_each_block_of_documents_has_one_that_validates(share: float, blocks: int) -> None:
+    exact = Fraction(share).limit_denominator(10**9)
+    borders = [math.ceil(block / exact) for block in range(blocks + 1)]
+    start = borders[-2]
+    for first, last in ((0, borders[1]), (start, borders[-1])):
+        numbers = np.arange(first, min(last, first + 100_000))
+        found = are_validation(numbers, share)
+        assert found.sum() == 1 or last - first > 100_000
+    assert are_validation(np.array([0, 1]), share).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 1 / 3, 0.5, 0.77, 0.9, 0.99])
+def test_the_share_is_kept_and_the_documents_are_spread(share: float) -> None:
+    found = chosen(100_000, share)
+    assert abs(len(found) - 100_000 * share) <= 1
+    assert max(np.diff(found), default=0) < 2 / share + 1
+    if share == 0.1:  # not in step with anything
+        assert all(900 < sum(number % 10 == digit for number in found) < 1100 for digit in range(10))
+
+
+@given(SHARES, st.integers(0, 500), st.integers(0, 500))
+def test_later_documents_change_nothing_and_numbers_decide_alone(share: float, count: int, more: int) -> None:
+    longer = are_validation(np.arange(count + more), share)
+    assert longer[:count].tolist() == are_validation(np.arange(count), share).tolist()
+    assert longer[count:].tolist() == are_validation(np.arange(count, count + more), share).tolist()
+
+
+def test_a_share_of_none_and_tiny_shares() -> None:
+    assert chosen(1000, 0.0) == []
+    assert chosen(1000, 1e-300) == [1]
+    assert are_validation(np.array([10**12]), 0.3).shape == (1,)
+
+
+def test_the_share_of_characters_is_at_the_end_and_never_all() -> None:
+    assert [validation_characters(30, share) for share in (0.0, 0.01, 0.1, 0.99)] == [0, 0, 3, 29]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.integers(1, 9), max_size=40), st.integers(1, 20), st.sampled_from([0.0, 0.2, 0.5, 0.9]))
+def test_documents_go_to_their_parts_whatever_the_pieces(
+    tmp_path: Path, lengths: list[int], size: int, share: float
+) -> None:
+    training, validation = drafts = [Draft(io.BytesIO(), tmp_path / f"{part}.npy") for part in "tv"]
+    for path in tmp_path.iterdir():
+        path.unlink()
+    symbols, ends = np.arange(sum(lengths)), np.cumsum(lengths, dtype=np.int64)
+    split = Split(share, training, validation)
+    for start in range(0, symbols.size, size):
+        stop = min(start + size, symbols.size)
+        split.append(symbols[start:stop], ends[(start < ends) & (ends <= stop)] - start)
+    documents = np.split(symbols, ends[:-1]) if lengths else []
+    is_held = are_validation(np.arange(len(lengths)), share).tolist()
+    for draft, part in zip(drafts, (False, True), strict=True):
+        mine = [each for each, held in zip(documents, is_held, strict=True) if held == part]
+        assert draft.symbols(draft.length).tolist() == _flat(mine)
+        assert draft.ends.documents == len(mine)
+        if mine:
+            assert draft.ends.finish() is not None
+            path = tmp_path / f"{'tv'[part]}.npy"
+            assert np.load(path).tolist() == np.cumsum([each.size for each in mine]).tolist()
+
+
+def _flat(documents: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]]) -> list[int]:
+    return [symbol for document in documents for symbol in document.tolist()]
