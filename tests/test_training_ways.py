@@ -248,3 +248,19 @@ def test_progress_never_falls_and_ends_at_one_whatever_the_reader(names: Path, t
         events = of(Stepped, run(names, tmp_path / name, way, {"budget": {"steps": 0, "epochs": 1.5}}))
         assert all(a.progress < b.progress for a, b in pairwise(events))
         assert events[-1].progress == 1
+
+
+def test_one_hot_models_go_on_from_one_another_symbol_by_symbol(names: Path, tmp_path: Path) -> None:
+    onehot = {"model": {"input": "onehot", "width": 12}}
+    run(names, tmp_path / "old", onehot, {"budget": {"steps": 60}})
+    more = tmp_path / "more.txt"
+    more.write_text("#!" + names.read_text())  # new symbols come first, so all columns move
+    events = run(more, tmp_path / "new", {"budget": {"steps": 1}}, initial=tmp_path / "old")
+    old = run(names, tmp_path / "again", {"budget": {"steps": 1}}, initial=tmp_path / "old")
+    losses = [of(Stepped, each)[0].loss.nats_per_char for each in (events, old)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.15)
+    assert losses[0] < 2.8 < math.log(22)
+    headless = {"model": {"head": "none", "width": 12}}
+    run(names, tmp_path / "headless", headless)
+    with pytest.raises(InputError, match="output layer"):
+        run(more, tmp_path / "third", initial=tmp_path / "headless")

@@ -294,6 +294,8 @@ def _check_reader(settings: Settings) -> None:
 def _check_model(model: ModelSettings) -> None:
     if model.input == "onehot" and (model.embedding or model.tied or model.freeze_embedding):
         raise UsageError("model.input onehot has no embedding; drop model.embedding, tied and freeze_embedding")
+    if model.residual and model.head == "none" and model.layers > 1:
+        raise UsageError("model.residual adds layers of one width, and with model.head none the last has another one")
     if model.tied and (model.head == "none" or model.embedding not in (0, model.width)):
         raise UsageError(
             f"model.tied needs an output layer and an embedding as wide as the layers, {model.width}; not head "

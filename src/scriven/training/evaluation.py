@@ -68,7 +68,7 @@ class Examiner:
         begun = time.monotonic()
         size = min(self.text.characters, TIMED_CHARACTERS)
         for protocol in self.final_protocols if size else ():
-            measure(protocol, self.predictor, self.text, limit_characters=size)
+            measure(protocol, self.predictor, self.text, limit_characters=size, lanes_at_most=1)
         share = (self.limit or self.text.characters) / max(size, 1)
         return float(self.workers.broadcast(1.3 * share * (time.monotonic() - begun)))
 

@@ -14,6 +14,7 @@ from scriven.runs.folder import SETTINGS_FILE
 from scriven.vocabulary import Vocabulary
 
 PER_SYMBOL = ("embedding.weight", "head.weight", "head.bias")  # arrays with one row a symbol
+ONEHOT = "layers.0.rnn.weight_ih_l0"  # one column a symbol, where the input is one-hot
 
 
 def new_symbols(known: Vocabulary, vocabulary: Vocabulary) -> list[str]:
@@ -25,9 +26,12 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
     """Puts the best weights of `run` into `model`, row by row where a row belongs to a symbol.
 
     Symbols that the other model did not know keep the rows that `model` drew for them.
-    Raises InputError when the models are not of one shape or not of one unit.
+    Raises InputError when the models are not of one shape or not of one unit, or have no output layer whose rows could
+    be told apart.
     """
     other = open_run(run)
+    if model.head is None and other.vocabulary != vocabulary:
+        raise InputError(f"{run} has no output layer (model.head none) and other characters; start from another run")
     if other.vocabulary.unit != vocabulary.unit:
         raise InputError(
             f"{run} reads {other.vocabulary.unit}s and this text is read as {vocabulary.unit}s; "
@@ -40,7 +44,10 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
         shared.append((vocabulary.boundary, other.vocabulary.boundary))
     checkpoint, weights = other.checkpoint("best"), model.state_dict()
     for name, value in checkpoint.weights().items():
-        weights[name] = _rows(weights[name], value, shared) if name in PER_SYMBOL else value
+        if name == ONEHOT and model.settings.input == "onehot":
+            weights[name] = _rows(weights[name].T, value.T, shared).T
+        else:
+            weights[name] = _rows(weights[name], value, shared) if name in PER_SYMBOL and name in weights else value
     load_weights(model, checkpoint, weights)
 
 

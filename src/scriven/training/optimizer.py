@@ -48,7 +48,7 @@ class FlatWeights:
             for layer in model.modules()
             if isinstance(layer, RecurrentLayer)
             for parameter in layer.parameters()
-            if parameter.ndim == 2
+            if parameter.ndim == 2 and not (layer.onehot and parameter is layer.rnn.weight_ih_l0)  # an embedding
         ]
         chosen = {id(parameter) for parameter in matrices}
         others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]

@@ -174,6 +174,11 @@ def _check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus) -> None:
             f"start another run from its model with --from {run.path}"
         )
     manifest = checkpoint.manifest
+    if not set(vars(Done())) <= set(manifest):
+        raise InputError(
+            f"{checkpoint.path} was saved by an earlier version of scriven and cannot be gone on with; start another "
+            f"run from its model with --from {run.path}"
+        )
     done = Done(**{name: manifest[name] for name in vars(Done())})
     same = manifest["budget"] == run.settings.budget.model_dump()
     share = done.progress if same else used_share(Plan(run.settings, ""), done)
