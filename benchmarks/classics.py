@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from argparse import Namespace
@@ -28,7 +29,7 @@ def train(name: str, asked: Namespace) -> dict[str, Any]:
     """Trains one contestant; what it cost and reached."""
     run = asked.output / f"{asked.text.name.split('.')[0]}-{name}"
     recipe = [] if name == DEFAULT else ["--recipe", name]
-    words = [*recipe, "--minutes", str(asked.minutes), "--corpus.validation", str(asked.validation), *asked.flags]
+    words = [*recipe, "--minutes", str(asked.minutes), "--corpus.validation", str(asked.validation), *shlex.split(asked.flags)]
     command = [scriven(), "train", str(asked.text), *words, "-o", str(run), "--quiet"]
     measured = watched(command)
     if measured.exit_code:
@@ -113,9 +114,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=2.0, help="of each training")
     parser.add_argument("--validation", type=float, default=0.1, help="share of the text")
     parser.add_argument("--recipes", nargs="*", help="instead of all that read one text")
-    parser.add_argument(
-        "--flags", nargs="*", default=[], help="more flags for all, as --flags=--corpus.documents=lines"
-    )
+    parser.add_argument("--flags", default="", help="more flags for all, as --flags='--corpus.documents lines'")
     asked = parser.parse_args()
     known = json.loads("[" + ",".join(_listed()) + "]")
     names = asked.recipes or [
