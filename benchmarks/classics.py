@@ -29,7 +29,14 @@ def train(name: str, asked: Namespace) -> dict[str, Any]:
     """Trains one contestant; what it cost and reached."""
     run = asked.output / f"{asked.text.name.split('.')[0]}-{name}"
     recipe = [] if name == DEFAULT else ["--recipe", name]
-    words = [*recipe, "--minutes", str(asked.minutes), "--corpus.validation", str(asked.validation), *shlex.split(asked.flags)]
+    words = [
+        *recipe,
+        "--minutes",
+        str(asked.minutes),
+        "--corpus.validation",
+        str(asked.validation),
+        *shlex.split(asked.flags),
+    ]
     command = [scriven(), "train", str(asked.text), *words, "-o", str(run), "--quiet"]
     measured = watched(command)
     if measured.exit_code:
