@@ -198,11 +198,14 @@ class MonitorSettings(Frozen):
         (0.8,), "temperatures of the samples, each with every prompt; 0 always takes the likeliest", min_length=1
     )
     sample_length: int = setting(240, "characters of a sample", ge=0, le=1_000_000)
-    keep: str = setting(
-        "best",
-        "checkpoints to keep: all; best, with the last; or the N last, with the best",
-        pattern=r"^(all|best|[1-9]\d*)$",
-    )
+    keep: str = setting("best", "checkpoints to keep: all; best, with the last; or the N last, with the best")
+
+    @field_validator("keep")
+    @classmethod
+    def _some(cls, value: str) -> str:
+        if not (value in {"all", "best"} or (value.isdecimal() and int(value))):
+            raise ValueError(f"monitor.keep {value!r}: give all, best, or a number of checkpoints above 0")
+        return value
 
     @model_validator(mode="after")
     def _one_interval(self) -> Self:

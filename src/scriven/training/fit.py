@@ -149,8 +149,8 @@ def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], not
         rows = given.reader.batch
         if 0 < facts.documents < rows:
             notes.append(
-                f"The text has {facts.documents:,} documents and reader.batch is {rows}: some rows read the same "
-                "documents side by side, as of different epochs; a smaller batch is faster."
+                f"The text has {_counted(facts.documents, 'document')} and reader.batch is {rows}: some rows read the "
+                "same documents side by side, as of different epochs; a smaller batch is faster."
             )
     else:
         unit, small = math.lcm(training.get("workers", 1), training.get("groups", 1)), rows > most
@@ -165,9 +165,13 @@ def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], not
 
 
 def _small(facts: Facts, rows: int) -> str:
-    plural = "s" if facts.documents > 1 else ""
-    documents = f" in {facts.documents:,} document{plural}" if facts.documents else ""
-    return f"The text is small, {facts.characters:,} characters{documents} to train on: it is read in {rows} rows."
+    documents = f" in {_counted(facts.documents, 'document')}" if facts.documents else ""
+    read = f"it is read in {_counted(rows, 'row')}"
+    return f"The text is small, {facts.characters:,} characters{documents} to train on: {read}."
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + "s" * (number != 1)
 
 
 def _budgeted(settings: Settings, facts: Facts, step_characters: float) -> float:

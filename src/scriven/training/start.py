@@ -79,8 +79,8 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     device = choose_device(settings.training.device)
     precision = choose_precision(settings.training.precision, device, settings.model.cell)
     path = resumed.path if resumed else request.output or _free_folder(request.texts[0])
+    facts = _facts(request, corpus, settings, device, precision)
     with writing(path):
-        facts = _facts(request, corpus, settings, device, precision)
         notes: list[str] = []
         if not resumed:
             settings, notes = _fitted(request, settings, facts, path)
