@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import WORDS
+from scriven import recipes
 from scriven.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +23,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "experiments.md"}),
+    *sorted((ROOT / "docs" / "classics").glob("*.md")),
 ]
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL_SYNTAX = {"|", ">", ">>", "<", "&&", ";"}
@@ -28,6 +31,8 @@ SHELL_SYNTAX = {"|", ">", ">>", "<", "&&", ";"}
 # What stands in place of what is written: any budget, and additions to every new training that does not give them.
 BUDGET = re.compile(r"--(?:minutes|epochs|steps|characters)[ =]\S+")
 STEPS, MORE_STEPS = "--steps 4", "--steps 8"  # of a new run, of a resumed one
+CHECKPOINT = re.compile(r"(--(?:resume|checkpoint))[ =]\d+")
+LAST = r"\1 4"  # the only checkpoint of a new run
 SMALL = {
     "--model.width": "16",
     "--reader.batch": "4",
@@ -36,6 +41,7 @@ SMALL = {
     "--training.threads": "1",
     "--training.evaluations": "1",
     "--training.evaluation-characters": "500",
+    "--monitor.sample-length": "10",
 }
 PYTHON_BUDGET = re.compile(r"\b(?:minutes|epochs|steps|characters)=[\d.]+")
 PYTHON_SMALL = (
@@ -60,6 +66,7 @@ def rewritten(line: str) -> list[str]:
     """The words of a `scriven` line as they are run here, up to where the shell takes over."""
     words = shlex.split(line, comments=True)[1:]
     words = words[: next((at for at, word in enumerate(words) if word in SHELL_SYNTAX), len(words))]
+    words = shlex.split(CHECKPOINT.sub(LAST, shlex.join(words)))
     if words[0] != "train":
         return words
     resumes = "--resume" in words
@@ -78,7 +85,31 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(name).write_text(text, encoding="utf-8")
     Path("letters").mkdir()
     Path("letters/first.txt.gz").write_bytes(gzip.compress(text.encode()))
+    for name, content in documents().items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(content, encoding="utf-8")
     return tmp_path
+
+
+def documents() -> dict[str, str]:
+    """Files of many documents, and what texts of documents are trained with, by name."""
+    parts = ("Ann", "bo", "Chi", "dee", "el", "Fran", "gil", "Hu")
+    names = [first + second.lower() for first in parts for second in parts]
+    sentences = [f"{name} sits down by the river to think of life.\n" for name in names]
+    symbols = sorted(set("".join(sentences).lower()) - {"\n", "x"})
+    vectors = [f"{symbol} {number / 9:.3f} 0.5 -1\n" for number, symbol in enumerate(symbols)]
+    return {
+        "names.txt": "\n".join(names),
+        "chat.txt": "%%".join(sentences),
+        "shakespeare.txt": "".join(sentences) * 2,
+        "sentences.txt": "".join(sentences),
+        "held-out.txt": "".join(sentences[::9]),
+        "sequences.txt": "".join(line.strip() * 2 + "\n" for line in sentences),
+        "alphabet.json": json.dumps([*symbols, "<unk>"]),
+        "vectors.txt": f"{len(vectors)} 3\n" + "".join(vectors),
+        "mine.toml": recipes.text("char-rnn"),
+        **{f"poems/{name}.txt": sentence for name, sentence in zip(names[:8], sentences[:8], strict=True)},
+    }
 
 
 def run_line(line: str) -> None:
@@ -88,7 +119,7 @@ def run_line(line: str) -> None:
         assert not end.code, f"{line!r}, run as {rewritten(line)}, ended with {end.code}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_says_can_be_typed_works(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for language, text in blocks(page):
         if language == "python":
@@ -99,7 +130,7 @@ def test_what_a_page_says_can_be_typed_works(page: Path, folder: Path, monkeypat
                 run_line(line)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_targets_and_extras_that_a_page_names_exist(page: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"].keys()
@@ -109,6 +140,18 @@ def test_targets_and_extras_that_a_page_names_exist(page: Path) -> None:
             assert set(words[1:]) <= targets, line
         if "pip" in words:
             assert {extra for names in re.findall(r"\[([\w,]+)\]", line) for extra in names.split(",")} <= extras, line
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(ROOT / "docs" / "decisions").glob("*.md")], ids=lambda page: page.name)
+def test_files_that_a_page_links_to_exist(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_every_recipe_has_a_page() -> None:
+    trained = [line for page in PAGES if page.parent.name == "classics" for line in lines(page)]
+    words = [shlex.split(line) for line in trained if "--recipe" in line]
+    assert sorted({line[line.index("--recipe") + 1] for line in words}) == recipes.names()
 
 
 def test_the_command_that_the_pages_name_is_installed() -> None:
@@ -135,4 +178,6 @@ def test_budgets_are_cut_and_what_is_given_stays() -> None:
     assert words.count("--model.width") == words.count("--training.workers") == 1
     resumed = rewritten("scriven train --resume -o runs/book --minutes 10")
     assert resumed == ["train", "--resume", "-o", "runs/book", "--steps", "8"]
+    assert rewritten("scriven train --resume 3030") == ["train", "--resume", "4", "--steps", "8"]
+    assert rewritten("scriven sample runs/book --checkpoint=30") == ["sample", "runs/book", "--checkpoint", "4"]
     assert rewritten('scriven sample runs/book --stop "\\n"') == ["sample", "runs/book", "--stop", "\\n"]

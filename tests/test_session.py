@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import scriven.session
 from scriven.errors import InputError, UsageError
+from scriven.inference.chunks import split_text
 from scriven.inference.pen import Pen
 from scriven.model import CharLM
 from scriven.runs import create_run
@@ -340,10 +341,10 @@ def test_the_end_of_a_line_is_no_unknown_character(names: Model) -> None:
 def test_text_is_split_as_the_corpus_was(tmp_path: Path) -> None:
     corpus = {"documents": "separator", "separator": "END", "lowercase": True}
     model = load(make_run(tmp_path / "run", Vocabulary.of("ab\nend", "END"), corpus), precision="fp32")
-    assert model.split("A\nENDbEND") == ["a\n", "b", ""]
+    assert split_text("A\nENDbEND", model.settings.corpus) == ["a\n", "b", ""]
     assert model.score("A\nENDb").loss.ends == 2
     files = load(make_run(tmp_path / "files", Vocabulary.of("ab\n", "\n"), {"documents": "files"}), precision="fp32")
-    assert files.split("a\nb") == ["a\nb"]
+    assert split_text("a\nb", files.settings.corpus) == ["a\nb"]
     assert files.unknown_characters("a\nb") == []
     assert (files.score("a\nb").characters, files.score("a\nb").loss.ends) == (3, 1)
 

@@ -272,3 +272,55 @@ def test_one_hot_models_go_on_from_one_another_symbol_by_symbol(names: Path, tmp
     run(names, tmp_path / "headless", headless)
     with pytest.raises(InputError, match="output layer"):
         run(more, tmp_path / "third", initial=tmp_path / "headless")
+
+
+def test_workers_can_be_given_without_groups(names: Path, tmp_path: Path) -> None:
+    """Settings that are fitted later were once checked before: every new run with --training.workers 2 was refused."""
+    asked = validated({"training": {"workers": 2}, "model": {"width": 8, "tied": True}, "budget": {"steps": 1}})
+    events = list(train(Request((str(names),), asked, tmp_path / "run")))
+    assert of(Started, events)[0].workers == 2
+    settings = open_run(tmp_path / "run").settings
+    assert settings.training.groups == 2
+
+
+def test_every_checkpoint_that_is_kept_can_be_gone_on_with(names: Path, tmp_path: Path) -> None:
+    """A checkpoint's best one was once removed before it."""
+    rough = {"learning_rate": 2.0, "schedule": "constant"}
+    events = run(names, tmp_path / "run", {"monitor": {"every_steps": 1, "keep": "3"}, "training": rough})
+    steps = open_run(tmp_path / "run").steps()
+    assert {10, 11, 12} <= set(steps) and len(steps) < 12
+    for step in (10, 11):
+        longer = validated({"budget": {"steps": 12}, "monitor": {"keep": "all"}})
+        again = list(train(Request(output=tmp_path / "run", resume=step, settings=longer)))
+        assert fingerprints(again) == fingerprints(events)[step:]
+
+
+def test_evaluations_go_on_after_their_interval_was_changed(names: Path, tmp_path: Path) -> None:
+    run(names, tmp_path / "run", {"monitor": {"every_steps": 1}, "budget": {"steps": 6}})
+    other = validated({"budget": {"steps": 12}, "monitor": {"every_steps": 3}})
+    events = list(train(Request(output=tmp_path / "run", resume="last", settings=other)))
+    assert [event.step for event in of(Evaluated, events) if not event.final] == [9, 12]
+
+
+def test_what_the_text_does_not_have_is_refused(names: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="reader.length 23"):
+        run(names, tmp_path / "run", LINES, {"training": {"mean": "document"}})
+    with pytest.raises(UsageError, match="validation"):
+        run(names, tmp_path / "run", AVERAGED, {"corpus": {"validation": 0.0}})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_remembers_where_its_embeddings_came_from(names: Path, tmp_path: Path) -> None:
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("a 1 2\nb 3 4\n")
+    chosen = {"model": {"embedding": str(vectors), "freeze_embedding": True}}
+    run(names, tmp_path / "run", chosen)
+    assert open_run(tmp_path / "run").origin["embedding"] == str(vectors)
+    more = validated(merged(chosen, {"budget": {"steps": 14}}))
+    assert of(Stepped, list(train(Request((), more, tmp_path / "run", resume="last"))))
+    frozen = run(names, tmp_path / "other", {"model": {"freeze_embedding": True}})
+    assert any("by chance" in note for note in of(Started, frozen)[0].notes)
+    vectors.write_text("\u00e9 1 2\n")
+    with pytest.raises(InputError, match="none of the text's"):
+        run(names, tmp_path / "third", chosen)
+    assert not (tmp_path / "third").exists()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -29,7 +29,7 @@ from scriven.corpus.documents import cut_text
 from scriven.corpus.sources import prepare
 from scriven.errors import InputError, UsageError
 from scriven.events import Loss
-from scriven.inference.chunks import read_chunks
+from scriven.inference.chunks import prompt_ids, read_chunks, split_text
 from scriven.inference.generate import Context, Predictor, generate, threads
 from scriven.inference.pen import Pen
 from scriven.inference.sampling import Floats, Ids
@@ -135,19 +135,11 @@ class Model:
 
         What separates two documents is one boundary.
         """
-        first, *others = map(self.vocabulary.encode_read, self.split(text))
-        return np.concatenate([first, *(ids for other in others for ids in (self.predictor.opening, other))])
+        return prompt_ids(text, self.vocabulary, self.settings.corpus)
 
     def unknown_characters(self, text: str) -> list[str]:
         """The distinct characters of a text that the model does not know, in order of appearance."""
-        return self.vocabulary.unknown_characters("".join(self.split(text)))
-
-    def split(self, text: str) -> list[str]:
-        """The documents in a text, prepared; the last one is what comes after the last separator."""
-        kind, separator, text = self.settings.corpus.documents, self.vocabulary.separator, self.prepare(text)
-        if separator is None or kind == "files":  # in which there may be what elsewhere separates documents
-            return [text]
-        return (text.replace("\r\n", "\n") if kind == "lines" else text).split(self.prepare(separator))
+        return self.vocabulary.unknown_characters("".join(split_text(text, self.settings.corpus)))
 
     def session(self, *, seed: int | None = None) -> Session:
         """A new text, to be read and written piece by piece; the same seed draws the same text.
@@ -224,6 +216,11 @@ class Model:
         settings, first = sampling_settings(length, stop, choices), first_seed(seed)
         new = partial(self.pen, stop, until_end)
         new()  # which is refused now where it must be
+        return self._texts(count, prompt, settings, first, length, new)
+
+    def _texts(
+        self, count: int, prompt: str, settings: SamplingSettings, first: int, length: int, new: Callable[[], Pen]
+    ) -> Iterator[Written]:
         context = self.predictor.read(self._start, self.read_ids(prompt)[:, None])
         for begin in range(0, count, SAMPLES_AT_ONCE):
             seeds = range(first + begin, first + min(begin + SAMPLES_AT_ONCE, count))

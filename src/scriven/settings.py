@@ -160,7 +160,7 @@ class TrainingSettings(Frozen):
     )
     decay: float = setting(0.97, "schedule step: factor of the learning rate", gt=0, le=1)
     decay_epochs: float = setting(1.0, "schedule step: epochs from one decay to the next", gt=0)
-    decay_after: float = setting(0.0, "schedule step: epochs before the first of them begin to count", ge=0)
+    decay_after: float = setting(0.0, "schedule step: epochs after which they begin to count; may be below 0")
     activation_penalty: float = setting(
         0.0, "weight of the mean square of the last layer's outputs in the loss (AWD-LSTM's AR)", ge=0
     )
@@ -268,15 +268,30 @@ def reader_window(settings: ReaderSettings) -> int:
 def consistent(settings: Settings) -> Settings:
     """The same settings, all resolved.
 
-    Raises UsageError when settings contradict each other: how the batch is shared out, what is read, what is tied.
+    Raises UsageError when settings contradict each other: as `possible`, or how the batch is shared out, what is tied.
     """
-    _check_reader(settings)
-    _check_model(settings.model)
+    possible(settings)
+    model = settings.model
+    if model.tied and model.embedding not in (0, model.width):
+        raise UsageError(
+            f"model.tied needs an embedding as wide as the layers: give model.embedding {model.embedding} and "
+            f"model.width {model.width} the same value"
+        )
     batch, groups, workers = settings.reader.batch, settings.training.groups, settings.training.workers
     if groups % workers:
         raise UsageError(f"training.groups ({groups}) must be a multiple of training.workers ({workers})")
     if batch % groups:
         raise UsageError(f"reader.batch ({batch}) must be a multiple of training.groups ({groups})")
+    return settings
+
+
+def possible(settings: Settings) -> Settings:
+    """The same settings, of which some may still have to be fitted.
+
+    Raises UsageError when what does not depend on those contradicts itself: what is read, what the model is.
+    """
+    _check_reader(settings)
+    _check_model(settings.model)
     return settings
 
 
@@ -299,11 +314,9 @@ def _check_model(model: ModelSettings) -> None:
         raise UsageError("model.input onehot has no embedding; drop model.embedding, tied and freeze_embedding")
     if model.residual and model.head == "none" and model.layers > 1:
         raise UsageError("model.residual adds layers of one width, and with model.head none the last has another one")
-    if model.tied and (model.head == "none" or model.embedding not in (0, model.width)):
-        raise UsageError(
-            f"model.tied needs an output layer and an embedding as wide as the layers, {model.width}; not head "
-            f"{model.head} and embedding {model.embedding}"
-        )
+    if model.tied and (model.head == "none" or model.freeze_embedding):
+        other = "model.head none" if model.head == "none" else "model.freeze_embedding"
+        raise UsageError(f"model.tied needs an output layer that is trained; drop it, or {other}")
 
 
 def validated(values: dict[str, Any]) -> Settings:
@@ -339,9 +352,18 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+ALTERNATIVES = {"budget": set(BudgetSettings.model_fields), "monitor": {"every_steps", "every_epochs"}}
+
+
 def overlaid(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings joined, `over` winning; a budget in it replaces the other one, of which there can be only one."""
-    kept = {name: values for name, values in base.items() if name != "budget" or not over.get("budget")}
+    """Nested settings joined, `over` winning.
+
+    A budget, or an interval of evaluations, in it replaces the other one, of which there can be only one.
+    """
+    kept = dict(base)
+    for section, names in ALTERNATIVES.items():
+        if names & set(over.get(section, {})):
+            kept[section] = {name: value for name, value in base.get(section, {}).items() if name not in names}
     return merged(kept, over)
 
 

@@ -15,6 +15,7 @@ from scriven.errors import UsageError
 from scriven.settings import SamplingSettings
 
 if TYPE_CHECKING:
+    from scriven.corpus import Part
     from scriven.session import Model, Written
 
 DEFAULTS = SamplingSettings()
@@ -72,6 +73,7 @@ def sample(
     _check(sampling, greedy, count, interactive, as_json)
     if novelty and (interactive or not until_end):
         raise UsageError("--novelty compares whole documents; give --until-end with it, and not --interactive")
+    from scriven.cli.evaluate import corpus_of
     from scriven.session import first_seed, load
 
     writing = {"length": length, "stop": stop or [], "until_end": until_end, **sampling.model_dump()}
@@ -84,11 +86,12 @@ def sample(
         _show(prompt, model.stream(prompt, seed=seed, **writing))
     else:
         asked = {"prompt": prompt, "seed": first_seed(seed), **writing}
+        training = corpus_of(run).training if novelty else None
         texts: Iterable[Written] = model.texts(count, **asked)
         known = None
-        if novelty:
+        if training:
             texts = list(texts)
-            known = _known(run, model, prompt, texts)
+            known = _known(training, model, prompt, texts)
         if as_json:
             _put_json(texts, asked, known)
         else:
@@ -111,13 +114,13 @@ def _put_json(texts: Iterable[Written], asked: dict[str, Any], known: list[bool]
         _put(json.dumps(row | ({"known": known[n]} if known else {})) + "\n")
 
 
-def _known(run: str, model: Model, prompt: str, texts: Iterable[Written]) -> list[bool]:
+def _known(training: Part, model: Model, prompt: str, texts: Iterable[Written]) -> list[bool]:
     """For each text, with its prompt, whether it is a document of the training text; one that did not end is none."""
-    from scriven.cli.evaluate import corpus_of
+    from scriven.inference.chunks import split_text
     from scriven.inference.novelty import known
 
-    begun = model.split(prompt)[-1]
-    found = known(corpus_of(run).training, [model.vocabulary.encode_read(begun + each.text) for each in texts])
+    begun = split_text(prompt, model.settings.corpus)[-1]
+    found = known(training, [model.vocabulary.encode_read(begun + each.text) for each in texts])
     return [written.ended and there for written, there in zip(texts, found, strict=True)]
 
 

@@ -79,7 +79,7 @@ def train(
     short = {"device": device, "precision": precision}
     flags = merged(flags, {"training": {name: value for name, value in short.items() if value}})
     flags = merged(flags, {"monitor": {"keep": keep}} if keep else {})
-    base = overlaid(recipes.values(recipe) if recipe else {}, _from_file(settings))
+    base = overlaid(_of_recipe(recipe, texts) if recipe else {}, _from_file(settings))
     given = validated(overlaid(base, {name: values for name, values in flags.items() if values}))
 
     from scriven.api import follow
@@ -113,5 +113,16 @@ def worker() -> None:
 
 def _from_file(path: Path | None) -> dict[str, dict[str, object]]:
     values = read_toml(path) if path else {}
-    values.pop("run", None)  # where a run came from, in a run's own settings.toml
+    origin = values.pop("run", {})  # where a run came from, in a run's own settings.toml
+    return merged(values, {"model": {"embedding": origin["embedding"]}}) if "embedding" in origin else values
+
+
+def _of_recipe(name: str, texts: tuple[str, ...]) -> dict[str, dict[str, object]]:
+    """A recipe's settings; a corpus that was built before has its own ones about the text."""
+    from scriven.corpus.header import NAME as CORPUS_FILE
+
+    values = recipes.values(name)
+    if "corpus" in values and len(texts) == 1 and (Path(texts[0]) / CORPUS_FILE).is_file():
+        sys.stderr.write(f"note: {texts[0]} was built before; what the recipe says about the text is not used\n")
+        del values["corpus"]
     return values

@@ -11,7 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
+from scriven.corpus.sources import prepare
 from scriven.inference.sampling import Ids
+from scriven.settings import CorpusSettings
 from scriven.vocabulary import Vocabulary, code_points, utf8_lengths
 
 CHUNK = 1 << 20  # ids read from the disk at once
@@ -47,14 +49,20 @@ def chunks_of(reader: Reader, start: int = 0, stop: int | None = None, length: i
         yield reader.read(begin, min(length, stop - begin))
 
 
-def documents_of(text: Text, boundary: int, start: int = 0, stop: int | None = None) -> Iterator[Ids]:
-    """The documents from number `start` to `stop` (the last where None) in chunks, the boundary after each."""
+def documents_of(
+    text: Text, boundary: int, start: int = 0, stop: int | None = None, limit: int | None = None
+) -> Iterator[Ids]:
+    """The documents from number `start` to `stop` (the last where None) in chunks, the boundary after each.
+
+    Only the first `limit` characters of the text are read: the document that they cut gets no boundary.
+    """
     stop = text.documents if stop is None else stop
+    limit = text.characters if limit is None else limit
     for number in range(start, stop, DOCUMENTS_AT_ONCE):
         firsts, lengths = text.bounds(np.arange(number, min(number + DOCUMENTS_AT_ONCE, stop)))
         ends = firsts + lengths
-        for begin in range(int(firsts[0]), int(ends[-1]), CHUNK):
-            end = min(begin + CHUNK, int(ends[-1]))
+        for begin in range(int(firsts[0]), min(limit, int(ends[-1])), CHUNK):
+            end = min(begin + CHUNK, limit, int(ends[-1]))
             ended = ends[(ends > begin) & (ends <= end)]
             yield np.insert(text.read(begin, end - begin), ended - begin, boundary)
 
@@ -73,6 +81,21 @@ def with_boundaries(vocabulary: Vocabulary, text: str, ends: Ids) -> Ids:
     if vocabulary.unit == "byte":
         ends = np.concatenate(([0], utf8_lengths(code_points(text)).cumsum()))[ends]
     return np.insert(ids, ends, vocabulary.boundary)
+
+
+def split_text(text: str, settings: CorpusSettings) -> list[str]:
+    """The documents in a text as a corpus of these settings holds it; the last is what comes after all separators."""
+    text, separator = prepare(text, settings), prepare(settings.separator, settings)
+    if settings.documents == "lines":
+        return text.replace("\r\n", "\n").split("\n")
+    return text.split(separator) if settings.documents == "separator" else [text]
+
+
+def prompt_ids(text: str, vocabulary: Vocabulary, settings: CorpusSettings) -> Ids:
+    """The ids (symbols,) of a text that a model is to go on from: prepared, the boundary between documents."""
+    first, *others = map(vocabulary.encode_read, split_text(text, settings))
+    boundary = np.array([vocabulary.boundary])
+    return np.concatenate([first, *(ids for other in others for ids in (boundary, other))])
 
 
 def blocks(chunks: Iterable[Ids], length: int, overlap: int = 0) -> Iterator[Ids]:

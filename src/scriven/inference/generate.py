@@ -77,11 +77,17 @@ class Predictor:
 
         A boundary begins a document: that row's state is zeroed before it is read.
         """
-        length, recent = max(1, READ_AT_ONCE // ids.shape[1]), context.recent
+        recent = ids if context.recent is None else np.concatenate((context.recent, ids))
+        context = self.carry(context, ids)
+        return self._seen(context, recent) if self.window else context
+
+    def carry(self, context: Context, ids: Ids) -> Context:
+        """As `read`, never through the window: the state is carried on."""
+        length = max(1, READ_AT_ONCE // ids.shape[1])
         for begin in range(0, len(ids), length):
             logits, state = self._step(context, ids[begin : begin + length], since=-1)
             context = Context(logits[-1].clone(), state)  # a copy, so that the rest can be freed
-        return self._seen(context, ids if recent is None else np.concatenate((recent, ids))) if self.window else context
+        return context
 
     def _seen(self, context: Context, ids: Ids) -> Context:
         """The context of rows that see the last of ids (T, N) through the window, and nothing else."""

@@ -24,6 +24,7 @@ from scriven.inference.score import Tally, costs, foretold, priced, side_by_side
 
 Protocol = Callable[[Predictor, Iterable[Ids]], Tally]
 FORMS = "stream, documents, window-LENGTH or last-LENGTH, such as window-256"
+LONGEST = 65_536  # characters of a window
 WINDOWS_AT_ONCE = 64
 READ_AHEAD = 1 << 14  # characters, of all windows together, that `last` reads at once
 LANES = 64
@@ -64,6 +65,8 @@ def parsed(name: str) -> tuple[str, int]:
     found = re.fullmatch(r"(stream|documents)|(window|last)-([1-9]\d{0,8})", name, re.ASCII)
     if not found:
         raise UsageError(f"protocol {name}: there is none of that name; give {FORMS}")
+    if int(found[3] or 0) > LONGEST:
+        raise UsageError(f"protocol {name}: windows are at most {LONGEST:,} characters long, as for reader.length")
     return found[1] or found[2], int(found[3] or 0)
 
 
@@ -114,7 +117,7 @@ def _after_exactly(predictor: Predictor, chunks: Iterable[Ids], length: int) -> 
     vocabulary, total = predictor.vocabulary, Tally()
     for ids in blocks(chunks, max(1, READ_AHEAD // length), overlap=length):
         before, targets = sliding_window_view(ids[:-1], length).T, ids[length:]  # (L, N), (N,)
-        context = predictor.read(predictor.blank(len(targets)), before)
+        context = predictor.carry(predictor.blank(len(targets)), before)
         total += tally(vocabulary, targets, priced(costs(context.logits, targets, vocabulary), targets, vocabulary))
     return total
 
@@ -164,7 +167,7 @@ def measure(
 ) -> Tally:
     """One worker's part of a text by the protocol of that name: the sum over ranks counts every character once.
 
-    `limit_characters` above 0 reads the first ones only; of documents all that begin there, whole. `stream` is
+    `limit_characters` above 0 reads the first ones only; a document that is cut there has no end. `stream` is
     estimated by `lanes`, in up to `lanes_at_most` of them; with 1 it is exact, as all other protocols always are.
     Raises UsageError when there is no such protocol, or the model's texts are not made of documents.
     """
@@ -193,7 +196,7 @@ def _measure_documents(name: str, predictor: Predictor, text: Text, characters: 
     shared = kind in {"stream", "documents"}
     begin, end = _share(count, rank, size) if shared else (0, 0 if rank else count)
     boundary = predictor.vocabulary.boundary
-    chunks: Iterator[Ids] = iter(()) if boundary is None else documents_of(text, boundary, begin, end)
+    chunks: Iterator[Ids] = iter(()) if boundary is None else documents_of(text, boundary, begin, end, characters)
     return protocol("documents" if shared else name)(predictor, chunks)
 
 

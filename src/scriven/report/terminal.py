@@ -266,15 +266,15 @@ def next_commands(run: str, event: Finished) -> list[str]:
 
 def protocol_words(event: Evaluated) -> str:
     """How the validation text was read, and how much of it."""
-    kind, _, length = event.protocol.partition("-")
+    name, *rest = event.protocol.split(" ", 1)
+    kind, _, length = name.partition("-")
     how = {
         "stream": "read once in order, remembering all before",
         "window": f"in windows of {length} characters, remembering nothing between them",
         "last": f"each character after the {length} before it, remembering nothing else",
         "documents": "each document alone",
     }
-    told = f"{event.protocol}: {how[kind]}" if kind in how else event.protocol
-    return f"{told}; {event.loss.characters:,} characters"
+    return "; ".join([f"{name}: {how[kind]}", *rest, f"{event.loss.characters:,} characters"])
 
 
 def means(loss: Loss) -> str:

@@ -15,7 +15,6 @@ import tomli_w
 from pydantic import ValidationError
 
 from scriven.corpus.build import Progress, build
-from scriven.corpus.header import NAME as CORPUS_FILE
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UsageError
 from scriven.runs.checkpoints import Checkpoint, read_json, replace_file, write_checkpoint
@@ -113,11 +112,21 @@ class Run:
         return saved
 
     def _kept(self, best: int, last: int) -> set[int]:
-        """The steps whose checkpoints stay, when that is the best one and the last."""
+        """The steps whose checkpoints stay, when that is the best one and the last.
+
+        With each stays the one that was the best then, without which it could not be gone on with.
+        """
         steps = [step for step in self.steps() if step <= last]
         keep = self.settings.monitor.keep
         count = len(steps) if keep == "all" else 1 if keep == "best" else int(keep)
-        return {best, last, *steps[-count:]}
+        kept = {best, last, *steps[-count:]}
+        return kept | ({step for each in kept if (step := self._best_at(each)) in steps} if count > 1 else set())
+
+    def _best_at(self, step: int) -> int | None:
+        """The step of the best checkpoint when that of `step` was saved."""
+        with contextlib.suppress(InputError, KeyError, TypeError):
+            return int(Checkpoint(self._folder(step)).manifest["best"]["step"])
+        return None
 
     def _folder(self, step: int) -> Path:
         return self.path / CHECKPOINTS / f"step-{step:08d}"
@@ -165,7 +174,7 @@ def run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
 
     Raises InputError when the texts are gone too, or are other ones now.
     """
-    if (run.corpus_path / CORPUS_FILE).is_file():
+    with contextlib.suppress(InputError):  # gone, damaged, or of an earlier format
         return Corpus.open(run.corpus_path)
     texts = run.origin.get("texts", [])
     if not texts or "-" in texts:

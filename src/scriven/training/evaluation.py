@@ -8,9 +8,9 @@ from itertools import product
 
 import numpy as np
 
-from scriven.corpus.sources import prepare
 from scriven.corpus.store import Corpus
 from scriven.events import Loss, Sampled
+from scriven.inference.chunks import prompt_ids
 from scriven.inference.generate import Predictor, generate
 from scriven.inference.protocols import lane_count, measure
 from scriven.inference.score import Tally
@@ -18,6 +18,7 @@ from scriven.settings import SamplingSettings, Settings
 from scriven.training.parallel import Workers
 
 TIMED_CHARACTERS = 8192  # read to learn how fast a protocol is
+SLOWER = 1.3  # than measured, to be on the safe side
 
 
 class Examiner:
@@ -54,6 +55,8 @@ class Examiner:
             return None
         protocol = self.protocol
         loss = self._measured(protocol)
+        if not loss.characters:
+            return None
         lanes = lane_count(self.limit or self.text.characters) if protocol == "stream" else 1
         return self.named(protocol if lanes == 1 else f"{protocol} in {lanes} lanes"), loss
 
@@ -65,19 +68,21 @@ class Examiner:
 
     def final_seconds(self) -> float:
         """About how long `final_losses` take, the same number on every worker."""
-        begun = time.monotonic()
-        size = min(self.text.characters, TIMED_CHARACTERS)
-        for protocol in self.final_protocols if size else ():
+        characters, seconds = self.limit or self.text.characters, 0.0
+        for protocol in self.final_protocols if characters else ():
+            length = self.settings.reader.length if protocol.startswith("last") else 0
+            size = min(characters, length + TIMED_CHARACTERS // max(length, 1))
+            begun = time.monotonic()
             measure(protocol, self.predictor, self.text, limit_characters=size, lanes_at_most=1)
-        share = (self.limit or self.text.characters) / max(size, 1)
-        return float(self.workers.broadcast(1.3 * share * (time.monotonic() - begun)))
+            seconds += (time.monotonic() - begun) * _read(characters, length) / _read(size, length)
+        return float(self.workers.broadcast(SLOWER * seconds))
 
     def samples(self, step: int) -> Iterator[Sampled]:
         """What the model writes after each prompt at each temperature, beginning from the same seed every time."""
         monitor, seed = self.settings.monitor, self.settings.training.seed
         vocabulary = self.corpus.vocabulary
         for prompt, temperature in product(monitor.prompts, monitor.temperatures):
-            ids = vocabulary.encode_read(prepare(prompt, self.corpus.settings))
+            ids = prompt_ids(prompt, vocabulary, self.corpus.settings)
             context = self.predictor.read(self.predictor.start(), ids[:, None])
             drawing = SamplingSettings(temperature=temperature)
             written = generate(self.predictor, context, drawing, [np.random.default_rng(seed)])
@@ -102,3 +107,8 @@ class Examiner:
         values = [loss.nats, loss.characters, loss.bytes, loss.ends, loss.end_nats]
         nats, characters, size, ends, end_nats = self.workers.sum(values)
         return Loss(nats, int(characters), int(size), int(ends), end_nats)
+
+
+def _read(characters: int, length: int) -> int:
+    """How many characters are read to foretell so many, each after `length` others where that is above 0."""
+    return min(characters, length) + max(0, characters - length) * max(length, 1) if characters else 1

@@ -216,6 +216,13 @@ def _training(given: Settings) -> dict[str, Any]:
     return {"learning_rate": rates[optimizer], "weight_decay": decay, "beta2": 0.95 if optimizer == "rmsprop" else 0.99}
 
 
+def _asked(given: Settings, facts: Facts, trained: float) -> float:
+    """How many evaluations the interval asked for makes; 0 where none is."""
+    step = given.reader.batch * chunk_length(given, facts) * given.training.accumulate
+    every = given.monitor.every_epochs * facts.characters or given.monitor.every_steps * step
+    return max(1.0, trained / every) if every else 0.0
+
+
 def _evaluations(given: Settings, facts: Facts, workers: int, trained: float, notes: list[str]) -> dict[str, Any]:
     """How often the validation text is read, and how much of it: about 3 % of the time."""
     reads = given.reader.length if given.reader.loss == "last" else 1  # characters, to foretell one
@@ -226,7 +233,7 @@ def _evaluations(given: Settings, facts: Facts, workers: int, trained: float, no
         readable = EVALUATION_SHARE * budget.minutes * 60 * facts.speed * EVALUATION_SPEEDUP * workers
         evaluations = max(FEWEST_EVALUATIONS, min(MOST_EVALUATIONS, round(readable / max(1, text * reads))))
     result = {"evaluations": evaluations}
-    limit = max(LEAST_EVALUATED, int(readable / evaluations)) // reads
+    limit = max(LEAST_EVALUATED, int(readable / (_asked(given, facts, trained) or evaluations))) // reads
     if limit < text and not {"evaluations", "evaluation_characters"} & given.given().get("training", {}).keys():
         result["evaluation_characters"] = limit
         notes.append(

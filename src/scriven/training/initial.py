@@ -1,9 +1,10 @@
-"""Starting from another model's weights, whose vocabulary may be another one."""
+"""The model that a training starts from: drawn by chance, another run's, with embeddings learned elsewhere."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from scriven.errors import InputError
@@ -11,10 +12,27 @@ from scriven.model import CharLM
 from scriven.model.pretrained import Embeddings, from_rows, place, read_embeddings
 from scriven.runs import load_weights, open_run
 from scriven.runs.folder import SETTINGS_FILE
+from scriven.settings import Settings
 from scriven.vocabulary import Vocabulary
 
 PER_SYMBOL = ("embedding.weight", "head.weight", "head.bias")  # arrays with one row a symbol
 ONEHOT = "layers.0.rnn.weight_ih_l0"  # one column a symbol, where the input is one-hot
+
+
+def initial_model(
+    settings: Settings, vocabulary: Vocabulary, run: str = "", embedding: str = ""
+) -> tuple[CharLM, list[int]]:
+    """The model, drawn from the seed; with the weights of `run` and the embeddings of `embedding` where they are named.
+
+    Also gives the symbols that the embeddings lack.
+    Raises InputError or UsageError as `transplant` and `place` do.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.training.seed)
+        model = CharLM(settings.model, vocabulary.size)
+    if run:
+        transplant(model, vocabulary, run)
+    return model, place(model, vocabulary, pretrained(embedding)) if embedding else []
 
 
 def new_symbols(known: Vocabulary, vocabulary: Vocabulary) -> list[str]:
@@ -62,12 +80,7 @@ def pretrained(path: str) -> Embeddings:
     weights = run.checkpoint("best").weights()
     if "embedding.weight" not in weights:
         raise InputError(f"the model of {path} has no embedding: it was trained with model.input onehot; name another")
-    return from_rows(run.vocabulary, weights["embedding.weight"])
-
-
-def place_embeddings(model: CharLM, vocabulary: Vocabulary, path: str) -> None:
-    """Puts the embeddings of a file or run into `model`; characters that are not among them keep their own."""
-    place(model, vocabulary, pretrained(path))
+    return from_rows(run.vocabulary, weights["embedding.weight"], source=path)
 
 
 def _rows(mine: Tensor, theirs: Tensor, shared: list[tuple[int, int]]) -> Tensor:

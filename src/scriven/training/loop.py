@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import math
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,13 @@ from scriven.corpus.store import Corpus
 from scriven.errors import DivergedError
 from scriven.events import Evaluated, Event, Finished, Loss, Saved, Stepped
 from scriven.inference.generate import Predictor
-from scriven.model import CharLM, State, computing
+from scriven.model import State, computing
 from scriven.model.language_model import detach, join_rows, take_rows
 from scriven.runs import Checkpoint, Run, load_weights
 from scriven.settings import reader_window
 from scriven.training.average import Average
 from scriven.training.evaluation import Examiner
-from scriven.training.initial import place_embeddings, transplant
+from scriven.training.initial import initial_model
 from scriven.training.optimizer import FlatWeights, Optimizer
 from scriven.training.parallel import Workers
 from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, used_share
@@ -57,6 +56,7 @@ class Trainer:
         self.done = Done()
         self.best: tuple[int, Loss] | None = None  # step and loss
         self.last_loss = Loss(0.0, 0)
+        self.evaluated_at = -1  # the step of that loss
         self.boundary = -1 if self.corpus.vocabulary.boundary is None else self.corpus.vocabulary.boundary
         self.penalised = bool(self.settings.training.activation_penalty or self.settings.training.slowness_penalty)
         self._make_model()
@@ -76,13 +76,7 @@ class Trainer:
 
     def _make_model(self) -> None:
         settings, plan = self.settings, self.plan
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.training.seed)
-            self.model = CharLM(settings.model, self.corpus.vocabulary.size)
-        if plan.initial:
-            transplant(self.model, self.corpus.vocabulary, plan.initial)
-        if plan.embedding:
-            place_embeddings(self.model, self.corpus.vocabulary, plan.embedding)
+        self.model, _ = initial_model(settings, self.corpus.vocabulary, plan.initial, plan.embedding)
         self.model.to(self.device)
         self.weights = FlatWeights(self.model)
         self.best_values = self.weights.values.clone()
@@ -111,9 +105,7 @@ class Trainer:
         batches = prefetched(self.corpus.training, vocabulary, reader, self.done.cursor, self.lanes)
         with contextlib.closing(batches):
             while True:
-                begun = time.monotonic()
-                read = list(itertools.islice(batches, self.settings.training.accumulate))
-                stepped, signal = self._step([batch for batch, _ in read], read[-1][1], time.monotonic() - begun)
+                stepped, signal = self._step(batches)
                 yield stepped
                 last = self.done.progress >= 1
                 if signal and not last:
@@ -127,6 +119,11 @@ class Trainer:
         yield from self._final_losses()
         yield self._finished("budget")
 
+    def _interval(self) -> list[float]:
+        """What decides when evaluations are due."""
+        monitor = self.settings.monitor
+        return [monitor.every_steps, monitor.every_epochs, self.settings.training.evaluations]
+
     def _due(self) -> int:
         """How many evaluations should have been made by now."""
         monitor, done = self.settings.monitor, self.done
@@ -136,10 +133,10 @@ class Trainer:
             return math.floor(done.epochs / monitor.every_epochs + 1e-9)
         return math.floor(done.progress * self.settings.training.evaluations + 1e-9)
 
-    def _step(self, batches: Sequence[Batch], cursor: Cursor, waited: float) -> tuple[Stepped, int]:
+    def _step(self, batches: Iterator[tuple[Batch, Cursor]]) -> tuple[Stepped, int]:
         """One step of all workers, from one batch or several: what happened, and the number of the stop signal or 0."""
         settings, values = self.settings.training, len(self.weights.values)
-        message = self._gradients(batches)  # (P + sums + told,)
+        message, cursor, waited = self._gradients(batches)  # (P + sums + told,)
         sums = dict(zip(SUMS, message[values : values + len(SUMS)].tolist(), strict=True))
         progress, signal = message[values + len(SUMS) :].tolist()
         if not math.isfinite(sums["nats"]):
@@ -176,23 +173,29 @@ class Trainer:
         done.predictions += int(sums["predictions"])
         done.epochs = done.predictions / self.epoch
 
-    def _gradients(self, batches: Sequence[Batch]) -> Tensor:
-        """The message of a step: gradients and sums over all groups, in a fixed order, and rank 0's word."""
+    def _gradients(self, batches: Iterator[tuple[Batch, Cursor]]) -> tuple[Tensor, Cursor, float]:
+        """The message of a step, the cursor after its batches, and the seconds that they were waited for.
+
+        The message has gradients and sums over all groups, in a fixed order, and rank 0's word.
+        """
         values, rows = len(self.weights.values), len(self.lanes) // self.groups
-        told = torch.tensor([self.timetable.progress() if self.timetable else 0.0, self.stop()])
-        for group in range(self.groups):
-            message = self.message[group]
-            message.zero_()
-            self.weights.attach_gradients(message[:values])
-            columns = slice(group * rows, (group + 1) * rows)
-            for number, batch in enumerate(batches):
+        self.message.zero_()
+        waited = 0.0
+        for number in range(self.settings.training.accumulate):
+            begun = time.monotonic()
+            batch, cursor = next(batches)
+            waited += time.monotonic() - begun
+            for group, message in enumerate(self.message):
+                self.weights.attach_gradients(message[:values])
+                columns = slice(group * rows, (group + 1) * rows)
                 message[values : values + len(SUMS)] += self._backward(batch, columns, group, number)
-            message[values + len(SUMS) :] = told
+        told = [self.timetable.progress() if self.timetable else 0.0, self.stop()]
+        self.message[:, values + len(SUMS) :] = torch.tensor(told)
         messages = self.workers.gather(self.message)  # (G, P + sums + told)
         total = messages[0]
         for message in messages[1:]:
             total[: values + len(SUMS)] += message[: values + len(SUMS)]
-        return total
+        return total, cursor, waited
 
     def _backward(self, batch: Batch, columns: slice, group: int, number: int) -> Tensor:
         """Adds the gradients of one group's rows of a step's batch to those attached; gives its SUMS."""
@@ -253,7 +256,7 @@ class Trainer:
             if not math.isfinite(loss.total_nats):
                 raise DivergedError(self._divergence(loss.nats_per_char, math.inf))
             best = self.best is None or decisive(loss) < decisive(self.best[1])
-            self.last_loss = loss
+            self.last_loss, self.evaluated_at = loss, self.done.step
             yield Evaluated(self.done.step, self.done.progress, protocol, loss, best, self._seconds())
         if best:
             self.best = (self.done.step, self.last_loss)
@@ -309,7 +312,9 @@ class Trainer:
         self.done.seconds = self._seconds()
         manifest = vars(self.done) | {
             "budget": self.settings.budget.model_dump(),
-            "validation": vars(self.last_loss),
+            "interval": self._interval(),
+            "validation": vars(self.last_loss if self.evaluated_at == self.done.step else Loss(0.0, 0)),
+            "last_validation": vars(self.last_loss),
             "best": self.best and {"step": self.best[0], "loss": vars(self.best[1])},
         }
         arrays |= {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
@@ -348,7 +353,9 @@ class Trainer:
         if manifest["budget"] != self.settings.budget.model_dump():
             self.done.progress = used_share(self.plan, self.done)
             self.done.evaluated = self._due()
-        self.last_loss = Loss(**manifest["validation"])
+        if manifest["interval"] != self._interval():
+            self.done.evaluated = self._due()
+        self.last_loss = Loss(**manifest["last_validation"])
         if manifest["best"]:
             self.best = (manifest["best"]["step"], Loss(**manifest["best"]["loss"]))
             best = Checkpoint(checkpoint.path.with_name(f"step-{self.best[0]:08d}"))

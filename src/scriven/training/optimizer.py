@@ -67,8 +67,7 @@ class FlatWeights:
         return _views(flat, self.shapes)
 
     def attach_gradients(self, flat: Tensor) -> None:
-        """Makes the next backward pass add its gradients into `flat` (P,), which is zeroed."""
-        flat.zero_()
+        """Makes the next backward pass add its gradients to `flat` (P,)."""
         for parameter, view in zip(self.parameters, self.views(flat), strict=True):
             parameter.grad = view
 

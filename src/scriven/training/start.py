@@ -26,7 +26,7 @@ from scriven.model.compute import available_cores, cpu_prepared
 from scriven.model.language_model import parameter_count
 from scriven.runs import Checkpoint, Run, create_run, open_run, run_corpus, writing
 from scriven.runs.folder import SETTINGS_FILE
-from scriven.settings import Settings, consistent, merged, overlaid, validated
+from scriven.settings import Settings, consistent, merged, overlaid, possible, validated
 from scriven.training.fit import (
     Facts,
     chunk_length,
@@ -36,7 +36,7 @@ from scriven.training.fit import (
     measure_speed,
     reader_kind,
 )
-from scriven.training.initial import new_symbols, pretrained
+from scriven.training.initial import initial_model, new_symbols, pretrained
 from scriven.training.loop import Trainer
 from scriven.training.parallel import Workers, join_workers, start_workers
 from scriven.training.plan import Done, Plan, used_share
@@ -67,6 +67,7 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     Raises UsageError for settings that contradict each other, InputError for what cannot be read or written,
     DivergedError when the loss is not finite.
     """
+    request = replace(request, settings=_absolute(request.settings))
     resumed = _resumed(request) if request.resume is not None else None
     corpus = _corpus(request, resumed, _stoppable(progress, stop))
     checkpoint = None
@@ -80,14 +81,15 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     precision = choose_precision(settings.training.precision, device, settings.model.cell)
     path = resumed.path if resumed else request.output or _free_folder(request.texts[0])
     facts = _facts(request, corpus, settings, device, precision)
+    notes: list[str] = []
+    if not resumed:
+        settings, notes = _fitted(request, settings, facts, path)
+        notes += _initial_notes(request, settings, corpus, embedding)
     with writing(path):
-        notes: list[str] = []
-        if not resumed:
-            settings, notes = _fitted(request, settings, facts, path)
-            notes += [*_new_symbols(request, corpus), *_missing_symbols(embedding, corpus)]
         computing = {"training": {"device": device.type, "precision": precision}}
         settings = validated(merged(settings.model_dump(), computing))
-        origin = (resumed.origin if resumed else _origin(request, corpus)) | {"corpus": str(corpus.path.resolve())}
+        origin = resumed.origin if resumed else _origin(request, corpus, embedding)
+        origin = origin | {"corpus": str(corpus.path.resolve())}
         run = create_run(path, settings, corpus.vocabulary, origin)
         plan = Plan(
             settings,
@@ -146,12 +148,22 @@ def _corpus(request: Request, resumed: Run | None, progress: Progress | None) ->
     return Corpus.open(build(request.texts, settings, progress=progress))
 
 
+def _absolute(settings: Settings) -> Settings:
+    """The same settings with whole paths, so that a corpus can be built again from any folder."""
+    files = {name: getattr(settings.corpus, name) for name in ("alphabet", "validation_file")}
+    files = {name: str(Path(file).resolve()) for name, file in files.items() if file and Path(file).exists()}
+    return validated(merged(settings.given(), {"corpus": files})) if files else settings
+
+
 def _resumed(request: Request) -> Run:
     """The run to go on with, its settings changed where that is allowed."""
     if request.initial:
         raise UsageError("--resume goes on with a run and --from starts a new one; give one of them")
     run = open_run(request.output or _newest_folder(request.texts))
     asked = request.settings.given()
+    embedding = asked.get("model", {}).get("embedding")
+    if isinstance(embedding, str) and str(Path(embedding).resolve()) == run.origin.get("embedding"):
+        del asked["model"]["embedding"]  # the one that it started with
     for section, values in asked.items():
         for name, value in values.items():
             old = getattr(getattr(run.settings, section), name)
@@ -239,7 +251,24 @@ def _asked(request: Request, corpus: Corpus) -> tuple[Settings, str]:
     embedding = settings.model.embedding if isinstance(settings.model.embedding, str) else ""
     if embedding:
         chosen = merged(chosen, {"model": {"embedding": pretrained(embedding).width}})
-    return consistent(validated(chosen)), embedding
+    settings = possible(validated(chosen))
+    _check_text(settings, corpus)
+    return settings, embedding
+
+
+def _check_text(settings: Settings, corpus: Corpus) -> None:
+    """Raises UsageError when the text does not have what the settings need."""
+    longest = corpus.training.document_lengths()[2] + 1 if corpus.training.documents else 0
+    if settings.training.mean == "document" and longest > settings.reader.length:
+        raise UsageError(
+            f"training.mean document needs whole documents in a step: the longest one has {longest:,} characters and "
+            f"its end, and reader.length is {settings.reader.length}; give --reader.length {longest}"
+        )
+    if settings.training.averaging != "none" and not corpus.validation.characters:
+        raise UsageError(
+            f"training.averaging {settings.training.averaging} begins when the validation loss stops falling, and "
+            "there is no validation text; drop it, or leave some with --corpus.validation"
+        )
 
 
 def _facts(request: Request, corpus: Corpus, settings: Settings, device: torch.device, precision: str) -> Facts:
@@ -270,17 +299,29 @@ def _fitted(request: Request, given: Settings, facts: Facts, path: Path) -> tupl
     return settings, [*filter(None, [fitted_words(settings, given)]), *notes]
 
 
-def _origin(request: Request, corpus: Corpus) -> dict[str, Any]:
+def _origin(request: Request, corpus: Corpus, embedding: str) -> dict[str, Any]:
     """Where a run comes from: the run table of its settings.toml."""
     known = [str(Path(text).resolve()) if Path(text).exists() else text for text in request.texts]
     known = [text.encode("utf-8", "replace").decode() for text in known]  # a file's name may hold anything
     origin = {"texts": known, "text": text_hash(corpus), "scriven": version("scriven")}
-    return origin | ({"initial": str(request.initial.resolve())} if request.initial else {})
+    started = {"initial": request.initial or "", "embedding": embedding}
+    return origin | {name: str(Path(path).resolve()) for name, path in started.items() if path}
+
+
+def _initial_notes(request: Request, settings: Settings, corpus: Corpus, embedding: str) -> list[str]:
+    """What should be known of the weights that training starts from, which are made here to see that they can be."""
+    initial = str(request.initial or "")
+    _, missing = initial_model(settings, corpus.vocabulary, initial, embedding)
+    notes = _new_symbols(request, corpus) if initial else []
+    if embedding:
+        notes += _missing_symbols(embedding, [chr(symbol) for symbol in missing])
+    elif settings.model.freeze_embedding and not initial:
+        notes.append("The embedding is frozen as it is drawn by chance: model.embedding names no pretrained one.")
+    return notes
 
 
 def _new_symbols(request: Request, corpus: Corpus) -> list[str]:
-    if not request.initial:
-        return []
+    assert request.initial
     new = new_symbols(open_run(request.initial).vocabulary, corpus.vocabulary)
     return (
         [f"{request.initial} did not know {len(new)} of the characters, which got new rows: {_some(new)}"]
@@ -289,15 +330,11 @@ def _new_symbols(request: Request, corpus: Corpus) -> list[str]:
     )
 
 
-def _missing_symbols(embedding: str, corpus: Corpus) -> list[str]:
-    if not embedding:
-        return []
-    found = pretrained(embedding)
-    missing = [chr(symbol) for symbol in sorted(set(corpus.vocabulary.symbols) - set(found.symbols))]
-    skipped = f"; {found.skipped:,} of its entries are not single characters" if found.skipped else ""
-    if not missing and not skipped:
-        return []
-    return [f"{embedding} lacks {len(missing)} of the characters, which begin by chance: {_some(missing)}{skipped}"]
+def _missing_symbols(embedding: str, missing: list[str]) -> list[str]:
+    lacks = f"{embedding} lacks {len(missing)} of the characters, which begin by chance: {_some(missing)}"
+    skipped = pretrained(embedding).skipped
+    unused = f"{embedding} has {skipped:,} entries that are not single characters, or there twice; they are not used"
+    return [*([lacks] if missing else []), *([unused] if skipped else [])]
 
 
 def _some(symbols: list[str]) -> str:
