@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -105,6 +106,7 @@ def worker() -> None:
 
     try:
         work()
+        os._exit(0)  # there is nothing to save here, and torch's threads sometimes abort an interpreter that ends
     except (InputError, UsageError):
         raise
     except ScrivenError as error:  # the leader met it too, and tells

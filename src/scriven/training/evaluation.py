@@ -18,6 +18,7 @@ from scriven.settings import SamplingSettings, Settings
 from scriven.training.parallel import Workers
 
 TIMED_CHARACTERS = 8192  # read to learn how fast a protocol is
+TIMED_SAMPLE = 10  # characters written to learn how long a sample takes
 SLOWER = 1.3  # than measured, to be on the safe side
 
 
@@ -68,17 +69,36 @@ class Examiner:
 
     def final_seconds(self) -> float:
         """About how long `final_losses` take, the same number on every worker."""
-        characters, seconds = self.limit or self.text.characters, 0.0
-        for protocol in self.final_protocols if characters else ():
-            length = self.settings.reader.length if protocol.startswith("last") else 0
-            size = min(characters, length + TIMED_CHARACTERS // max(length, 1))
-            begun = time.monotonic()
-            measure(protocol, self.predictor, self.text, limit_characters=size, lanes_at_most=1)
-            seconds += (time.monotonic() - begun) * _read(characters, length) / _read(size, length)
+        return self._agreed(sum(map(self._protocol_seconds, self.final_protocols)))
+
+    def evaluation_seconds(self) -> float:
+        """About how long an evaluation takes, samples included, the same number on every worker."""
+        shared = 0.0 if self.protocol == "stream" else self._protocol_seconds(self.protocol) / self.workers.size
+        begun = time.monotonic()
+        for _ in self.samples(0, TIMED_SAMPLE):
+            pass
+        return self._agreed(shared + (time.monotonic() - begun) * self.settings.monitor.sample_length / TIMED_SAMPLE)
+
+    def _protocol_seconds(self, protocol: str) -> float:
+        """About how long it takes to read the validation text by a protocol, from the first characters of it."""
+        characters = self.limit or self.text.characters
+        if not characters:
+            return 0.0
+        length = self.settings.reader.length if protocol.startswith("last") else 0
+        size = min(characters, length + TIMED_CHARACTERS // max(length, 1))
+        begun = time.monotonic()
+        measure(protocol, self.predictor, self.text, limit_characters=size, lanes_at_most=1)
+        return (time.monotonic() - begun) * _read(characters, length) / _read(size, length)
+
+    def _agreed(self, seconds: float) -> float:
+        """Rank 0's measurement, to be on the safe side a little longer."""
         return float(self.workers.broadcast(SLOWER * seconds))
 
-    def samples(self, step: int) -> Iterator[Sampled]:
-        """What the model writes after each prompt at each temperature, beginning from the same seed every time."""
+    def samples(self, step: int, length: int | None = None) -> Iterator[Sampled]:
+        """What the model writes after each prompt at each temperature, beginning from the same seed every time.
+
+        So many characters as the settings say, or of another `length`.
+        """
         monitor, seed = self.settings.monitor, self.settings.training.seed
         vocabulary = self.corpus.vocabulary
         for prompt, temperature in product(monitor.prompts, monitor.temperatures):
@@ -86,7 +106,8 @@ class Examiner:
             context = self.predictor.read(self.predictor.start(), ids[:, None])
             drawing = SamplingSettings(temperature=temperature)
             written = generate(self.predictor, context, drawing, [np.random.default_rng(seed)])
-            text = vocabulary.decode([int(next(written)[0][0]) for _ in range(monitor.sample_length)])
+            count = monitor.sample_length if length is None else length
+            text = vocabulary.decode([int(next(written)[0][0]) for _ in range(count)])
             yield Sampled(step, prompt, text, temperature, seed)
 
     def _measured(self, protocol: str) -> Loss:

@@ -71,8 +71,12 @@ class Trainer:
         self.seconds_before = self.done.seconds
         self.model.eval()
         self.final_seconds = self.examiner.final_seconds()
-        reserved = SAVING_SECONDS + (self.final_seconds if self._final_fits() else 0.0)
-        self.timetable = Timetable(plan, self.done, reserved) if plan.timed else None
+        self.timetable = Timetable(plan, self.done, self._reserved()) if plan.timed else None
+
+    def _reserved(self) -> float:
+        """Seconds to keep free at the end of a time budget: for the last evaluation, checkpoint, plot, exact losses."""
+        final = self.final_seconds if self._final_fits() else 0.0
+        return SAVING_SECONDS + self.examiner.evaluation_seconds() + final
 
     def _make_model(self) -> None:
         settings, plan = self.settings, self.plan
