@@ -44,7 +44,7 @@ def train(text: Path, words: list[str], asked: Namespace, name: str) -> dict[str
     events = list(map(json.loads, lines))
     steps = [event for event in events if event["event"] == "stepped"][WARMUP:]
     seconds = [after["seconds"] - before["seconds"] for before, after in pairwise(steps)]
-    counted = sum(step["loss"]["characters"] + step["loss"]["ends"] for step in steps[1:])
+    counted = sum(step["loss"]["characters"] + step["loss"].get("ends", 0) for step in steps[1:])
     return {
         "what": name,
         "command": " ".join(words),
