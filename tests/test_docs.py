@@ -71,7 +71,8 @@ def rewritten(line: str) -> list[str]:
         return words
     resumes = "--resume" in words
     words = shlex.split(BUDGET.sub("", shlex.join(words)) + " " + (MORE_STEPS if resumes else STEPS))
-    small = [] if resumes else [word for flag, value in SMALL.items() if flag not in words for word in (flag, value)]
+    given = {*words, *(["--reader.length"] if "theano-sentences" in words else [])}  # which reads whole sentences
+    small = [] if resumes else [word for flag, value in SMALL.items() if flag not in given for word in (flag, value)]
     return words + small
 
 

@@ -261,8 +261,8 @@ def _check_text(settings: Settings, corpus: Corpus) -> None:
     longest = corpus.training.document_lengths()[2] + 1 if corpus.training.documents else 0
     if settings.training.mean == "document" and longest > settings.reader.length:
         raise UsageError(
-            f"training.mean document needs whole documents in a step: the longest one has {longest:,} characters and "
-            f"its end, and reader.length is {settings.reader.length}; give --reader.length {longest}"
+            f"training.mean document needs whole documents in a step: the longest one has {longest - 1:,} characters "
+            f"and its end, and reader.length is {settings.reader.length}; give --reader.length {longest}"
         )
     if settings.training.averaging != "none" and not corpus.validation.characters:
         raise UsageError(
