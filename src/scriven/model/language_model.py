@@ -11,7 +11,6 @@ from torch.nn import functional
 from scriven.errors import UsageError
 from scriven.model.cells import CELLS, RecurrentLayer
 from scriven.model.dropout import Masks
-from scriven.model.head import LARGE, HeadLoss
 from scriven.model.recurrence import LayerState
 from scriven.settings import ModelSettings
 
@@ -96,23 +95,6 @@ class CharLM(nn.Module):
         """The second part of `forward`: the logits (T, N, V), in fp32, from the y (T, N, H) of any times and rows."""
         logits: Tensor = y if self.head is None else self.head(self._normed(-1, y))
         return logits.float()
-
-    def nats(self, y: Tensor, targets: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What targets (t, N) cost where `read` gave y (t, N, H): the sum, and the nats of each (t * N,), detached.
-
-        `counts` (t, N) is what each of them counts; None is 1. The same as the cross-entropy of `logits`.
-        """
-        chosen, counts = targets.flatten(), None if counts is None else counts.flatten()
-        if self.head is not None and self.vocabulary_size >= LARGE:
-            device, y = y.device.type, self._normed(-1, y).flatten(0, 1)
-            y = y.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else y
-            result: tuple[Tensor, Tensor] = HeadLoss.apply(  # type: ignore[no-untyped-call]
-                y, self.head.weight, self.head.bias, chosen, counts
-            )
-            return result
-        costs = functional.cross_entropy(self.logits(y).flatten(0, 1), chosen, reduction="none")
-        costs = costs if counts is None else costs * counts
-        return costs.sum(), costs.detach()
 
     def _layers(self) -> list[RecurrentLayer]:
         return [layer for layer in self.layers if isinstance(layer, RecurrentLayer)]

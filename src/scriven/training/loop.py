@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scriven.batches import Batch, Cursor, epoch_predictions, prefetched
 from scriven.corpus.store import Corpus
@@ -210,17 +211,21 @@ class Trainer:
         seed = mixed_seed(self.settings.training.seed, self.done.step, int(batch.lanes[columns.start]), number)
         with computing(self.device, self.settings.training.precision):
             raw, y, state = self.model.read(ids, self.states[group], fresh, dropout_seed=seed)  # (T, N, H)
-            counts = None if weights is None else self._tensor(weights[since:])  # (t, N)
-            nats, costs = self.model.nats(y[since:], targets[since:], counts)
+            logits = self.model.logits(y[since:])  # (t, N, V)
         self.states[group] = detach(state)
-        predictions = costs.numel() if weights is None else float(weights.sum())
+        losses = functional.cross_entropy(logits.flatten(0, 1), targets[since:].flatten(), reduction="none")  # (t * N,)
+        if weights is not None:
+            losses = losses * self._tensor(weights[since:]).flatten()
+        nats = losses.sum()
+        predictions = losses.numel() if weights is None else float(weights.sum())
         torch.autograd.backward(nats + predictions * self._penalties(raw, y) if self.penalised else nats)
         ends = targets[since:].flatten() == self.boundary
-        if counts is not None:
-            ends &= counts.flatten() > 0
+        if weights is not None:
+            ends &= self._tensor(weights[since:]).flatten() > 0
         read = ids.numel() if self.settings.reader.kind == "windows" else predictions
-        numbers = nats.new_tensor([predictions, read])
-        return torch.stack([nats.detach(), numbers[0], costs[ends].sum(), ends.sum().to(nats.dtype), numbers[1]])
+        counts = nats.new_tensor([predictions, read])
+        found = [nats.detach(), counts[0], losses.detach()[ends].sum(), ends.sum().to(nats.dtype), counts[1]]
+        return torch.stack(found)
 
     def _penalties(self, raw: Tensor, y: Tensor) -> Tensor:
         """AWD-LSTM's AR and TAR (Merity et al. 2017): means of squares over outputs (T, N, H)."""
