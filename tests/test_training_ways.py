@@ -303,7 +303,7 @@ def test_evaluations_go_on_after_their_interval_was_changed(names: Path, tmp_pat
 
 
 def test_what_the_text_does_not_have_is_refused(names: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="reader.length 23"):
+    with pytest.raises(UsageError, match=r"reader\.length 23"):
         run(names, tmp_path / "run", LINES, {"training": {"mean": "document"}})
     with pytest.raises(UsageError, match="validation"):
         run(names, tmp_path / "run", AVERAGED, {"corpus": {"validation": 0.0}})
