@@ -204,12 +204,14 @@ def test_workers_count_each_document_once(name: str, size: int) -> None:
     assert_same(sum(shares(name, model, shelf, size), Tally()), whole)
 
 
-@pytest.mark.parametrize(
-    ("limit", "count"), [(1, 1), (9, 1), (10, 2), (11, 3), (0, len(DOCUMENTS)), (10**6, len(DOCUMENTS))]
-)
-def test_documents_that_begin_within_the_limit_are_read_whole(limit: int, count: int) -> None:
-    model = predictor(" abcde,", "\n")
-    expected = protocols.measure("documents", model, document_shelf(model, DOCUMENTS[:count]))
-    assert expected.loss.ends == count
-    shelf = document_shelf(model)
-    assert_same(sum(shares("documents", model, shelf, 2, limit_characters=limit), Tally()), expected)
+@pytest.mark.parametrize("limit", [1, 9, 10, 11, 0, 10**6])
+def test_a_document_that_the_limit_cuts_counts_as_far_as_it_goes_without_its_end(limit: int) -> None:
+    model, left, cut = predictor(" abcde,", "\n"), limit or 10**6, []
+    for document in DOCUMENTS:
+        cut += [document[:left]] if left else []
+        left = max(0, left - len(document))
+    expected = protocols.measure("documents", model, document_shelf(model, cut)).loss
+    found = sum(shares("documents", model, document_shelf(model), 2, limit_characters=limit), Tally()).loss
+    assert found.characters == expected.characters
+    assert found.nats == pytest.approx(expected.nats, rel=1e-5)
+    assert found.ends == sum(mine == whole for mine, whole in zip(cut, DOCUMENTS, strict=False))
