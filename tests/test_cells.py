@@ -7,7 +7,8 @@ from scriven.model.cells import CELLS, RecurrentLayer
 from scriven.model.recurrence import LayerState
 from scriven.settings import Cell, ModelSettings
 
-ALL: list[Cell] = ["lstm", "gru", "rnn"]
+TORCHS: list[Cell] = ["lstm", "gru", "rnn"]
+ALL: list[Cell] = [*TORCHS, "mingru"]
 
 
 def made(cell: Cell, inputs: int = 5, width: int = 7, *, onehot: bool = False, **chosen: object) -> RecurrentLayer:
@@ -45,7 +46,7 @@ def test_100_steps_equal_50_twice(cell: Cell) -> None:
     torch.testing.assert_close(state, after_whole)
 
 
-@pytest.mark.parametrize("cell", ALL)
+@pytest.mark.parametrize("cell", TORCHS)
 def test_weights_are_torchs(cell: Cell) -> None:
     layer = made(cell)
     torchs = CELLS[cell].module(5, 7)
@@ -54,7 +55,7 @@ def test_weights_are_torchs(cell: Cell) -> None:
     torch.testing.assert_close(layer(x, layer.zero_state(3))[0], torchs(x)[0])
 
 
-@pytest.mark.parametrize("cell", ALL)
+@pytest.mark.parametrize("cell", TORCHS)
 def test_gradients_are_those_of_small_differences(cell: Cell) -> None:
     layer = made(cell, 3, 4).double()
     x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
@@ -78,7 +79,7 @@ def test_the_state_has_one_row_a_text(cell: Cell) -> None:
     torch.testing.assert_close(tuple(part[2:3] for part in together), alone)
 
 
-@pytest.mark.parametrize("cell", ALL)
+@pytest.mark.parametrize("cell", TORCHS)
 def test_a_one_hot_layer_is_torchs_that_reads_one_hot_vectors(cell: Cell) -> None:
     layer, ids = made(cell, onehot=True), torch.randint(0, 5, (11, 3))
     torchs = CELLS[cell].module(5, 7)
@@ -86,6 +87,27 @@ def test_a_one_hot_layer_is_torchs_that_reads_one_hot_vectors(cell: Cell) -> Non
     torch.testing.assert_close(
         layer(layer.columns[ids], layer.zero_state(3))[0], torchs(torch.nn.functional.one_hot(ids, 5).float())[0]
     )
+
+
+@pytest.mark.parametrize("onehot", [False, True])
+def test_a_mingru_is_its_formula(onehot: bool) -> None:
+    layer, ids, h = made("mingru", onehot=onehot), torch.randint(0, 5, (11, 3)), torch.rand(3, 7)
+    x = torch.nn.functional.one_hot(ids, 5).float()
+    y, (after,) = layer(layer.columns[ids] if onehot else x, (h,))
+    for t in range(11):
+        k, new = (x[t] @ layer.rnn.weight_ih_l0.T + layer.rnn.bias_ih_l0).chunk(2, 1)
+        z = torch.sigmoid(k)
+        h = (1 - z) * h + z * torch.where(new >= 0, new + 0.5, torch.sigmoid(new))
+        torch.testing.assert_close(y[t], h)
+    assert torch.equal(after, y[-1])
+
+
+def test_a_mingru_has_no_recurrent_weights() -> None:
+    layer = made("mingru")
+    assert {name: tuple(weight.shape) for name, weight in layer.named_parameters()} == {
+        "rnn.weight_ih_l0": (14, 5),
+        "rnn.bias_ih_l0": (14,),
+    }
 
 
 def test_an_rnn_of_rectifiers_is_torchs() -> None:
@@ -96,7 +118,7 @@ def test_an_rnn_of_rectifiers_is_torchs() -> None:
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-@pytest.mark.parametrize("cell", ALL)
+@pytest.mark.parametrize("cell", TORCHS)
 def test_other_recurrent_weights_stand_in_and_get_the_gradient(cell: Cell, activation: str) -> None:
     layer, x = made(cell, activation=activation), torch.randn(6, 2, 5)
     other = torch.randn_like(layer.rnn.weight_hh_l0).requires_grad_()
@@ -116,5 +138,6 @@ def test_in_bf16_the_state_stays_fp32_and_nearly_the_same(cell: Cell, onehot: bo
         y, state = layer(x, layer.zero_state(3))
     y.sum().backward()
     assert y.dtype == torch.float32 and all(part.dtype == torch.float32 for part in state)
-    assert layer.rnn.weight_hh_l0.grad.isfinite().all()
+    weight = layer.rnn.bias_ih_l0 if cell == "mingru" else layer.rnn.weight_hh_l0
+    assert weight.grad.isfinite().all()
     torch.testing.assert_close(y, layer(x, layer.zero_state(3))[0], atol=0.1, rtol=0.1)

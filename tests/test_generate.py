@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from scriven import kernels
+from scriven.errors import UsageError
 from scriven.inference import generate as generation
 from scriven.inference.generate import Predictor, generate
 from scriven.inference.sampling import Ids
+from scriven.kernels import library
+from scriven.kernels.sampler import PRECISIONS
 from scriven.model import CharLM
 from scriven.settings import Cell, ModelSettings, SamplingSettings
 from scriven.vocabulary import Vocabulary
@@ -32,7 +36,7 @@ def written(
     context = model.start().rows([0] * len(seeds))
     randoms = [np.random.default_rng(seed) for seed in seeds]
     steps = generate(model, context, settings or SamplingSettings(), randoms)
-    return np.array([ids for ids, _ in islice(steps, length)]).T.tolist()  # type: ignore[no-any-return]
+    return np.array(list(islice(steps, length))).T.tolist()  # type: ignore[no-any-return]
 
 
 def slow_written(model: Predictor, seed: int, length: int) -> list[int]:
@@ -87,8 +91,8 @@ def test_a_context_can_be_continued_many_times() -> None:
     model = predictor()
     context = model.read(model.start(), text_ids(9)[:, :1])
     before = context.logits.clone()
-    first = [ids for ids, _ in islice(generate(model, context, SamplingSettings(), [np.random.default_rng(1)]), 20)]
-    again = [ids for ids, _ in islice(generate(model, context, SamplingSettings(), [np.random.default_rng(1)]), 20)]
+    first = list(islice(generate(model, context, SamplingSettings(), [np.random.default_rng(1)]), 20))
+    again = list(islice(generate(model, context, SamplingSettings(), [np.random.default_rng(1)]), 20))
     assert first == again
     assert torch.equal(context.logits, before)
 
@@ -165,7 +169,7 @@ def test_a_row_that_draws_the_boundary_begins_another_document() -> None:
         random.random(ends[0] + 1)
         context = model.start()
         steps = generate(model, context, SamplingSettings(), [random])
-        assert [int(id[0]) for id, _ in islice(steps, 59 - ends[0])] == row[ends[0] + 1 :]
+        assert [int(id[0]) for id in islice(steps, 59 - ends[0])] == row[ends[0] + 1 :]
 
 
 def test_through_a_window_a_model_sees_the_last_characters_and_nothing_else() -> None:
@@ -179,3 +183,75 @@ def test_through_a_window_a_model_sees_the_last_characters_and_nothing_else() ->
         torch.testing.assert_close(context.logits, alone.logits)
         assert context.recent is not None and context.recent[:, 0].tolist() == ids[-3:, 0].tolist()
     assert not torch.allclose(whole.logits, plain.read(plain.start(), ids).logits)
+
+
+# --- native writing
+
+with_kernels = pytest.mark.skipif(library.level() == "off", reason=library.why())
+
+
+def native(precision: str, cell: Cell = "lstm") -> Predictor:
+    plain = predictor(cell)
+    return Predictor(plain.model, plain.vocabulary, "fp32", writing=precision)
+
+
+@with_kernels
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_native_code_writes_the_same_text(cell: Cell) -> None:
+    assert written(native("fp32", cell), [5, 6, 7], 100) == written(predictor(cell), [5, 6, 7], 100)
+
+
+@with_kernels
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 77])
+def test_the_context_of_native_writing_is_of_what_was_given(precision: str, length: int) -> None:
+    """Ids are made in blocks; neither the context nor the random generators show it."""
+    model, (one, other) = native(precision), (np.random.default_rng(3), np.random.default_rng(3))
+    context = model.start()
+    writing = generate(model, context, SamplingSettings(), [one])
+    ids = [int(id[0]) for id in islice(writing, length)]
+    other.random(length)
+    assert one.bit_generator.state == other.bit_generator.state
+    after = writing.context()
+    going_on = [int(id[0]) for id in islice(writing, 40)]
+    again = [int(id[0]) for id in islice(generate(model, after, SamplingSettings(), [other]), 40)]
+    assert [*ids, *going_on] == written(model, [3], length + 40)[0]
+    assert going_on == again
+    read = model.read(context, np.array(ids, np.int64)[:, None])
+    torch.testing.assert_close(
+        after.logits, read.logits, rtol=0, atol={"fp32": 1e-5, "bf16": 1e-2, "int8": 3e-2}[precision]
+    )
+
+
+@with_kernels
+def test_native_code_sees_changed_weights() -> None:
+    model = native("int8")
+    written(model, [1])
+    favour(model, 3, 50)
+    assert set(written(model, [1])[0]) == {3}
+
+
+def test_torch_writes_where_nothing_else_is_said() -> None:
+    assert predictor().sampler() is None
+
+
+@with_kernels
+def test_native_code_writes_in_int8_where_nothing_else_is_asked_for() -> None:
+    cpu = torch.device("cpu")
+    assert [generation.writing_precision(asked, cpu, 0, "lstm") for asked in ("auto", *PRECISIONS)] == [
+        "int8",
+        *PRECISIONS,
+    ]
+    assert generation.writing_precision("auto", torch.device("meta"), 0, "lstm") is None
+    assert generation.writing_precision("auto", cpu, 3, "lstm") is None
+    with pytest.raises(UsageError, match="int8 is for native code on the CPU, and this model, of windows, needs torch"):
+        generation.writing_precision("int8", cpu, 3, "lstm")
+    with pytest.raises(UsageError, match="cell, mingru, needs torch"):
+        generation.writing_precision("int8", cpu, 0, "mingru")
+
+
+def test_without_native_code_torch_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "level", lambda: "off")
+    assert generation.writing_precision("auto", torch.device("cpu"), 0, "lstm") is None
+    with pytest.raises(UsageError, match="here is torch alone"):
+        generation.writing_precision("int8", torch.device("cpu"), 0, "lstm")

@@ -16,7 +16,7 @@ from scriven.settings import ModelSettings
 
 V = 11
 SHAPES: dict[str, st.SearchStrategy[object]] = {
-    "cell": st.sampled_from(["lstm", "gru", "rnn"]),
+    "cell": st.sampled_from(["lstm", "gru", "rnn", "mingru"]),
     "width": st.integers(1, 12),
     "layers": st.integers(1, 3),
     "activation": st.sampled_from(["tanh", "relu"]),
@@ -76,7 +76,8 @@ def test_a_text_read_in_any_chunks_gives_the_same(cuts: list[int], chosen: dict[
 def test_all_settings_work_together_and_the_seed_decides(
     chosen: dict[str, object], variational: bool, seed: int
 ) -> None:
-    model = any_model({**chosen, **DROPPED, "variational": variational}).train()
+    recurrent = {"weight_drop": 0.0} if chosen["cell"] == "mingru" else {}
+    model = any_model({**chosen, **DROPPED, **recurrent, "variational": variational}).train()
     ids, fresh = torch.randint(0, V, (6, 2)), torch.zeros(6, 2, dtype=torch.bool)
     fresh[0, 1] = fresh[4, 0] = True
     torch.manual_seed(1)
@@ -88,8 +89,9 @@ def test_all_settings_work_together_and_the_seed_decides(
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters() if p.requires_grad)
 
 
-def test_a_fresh_row_forgets_and_the_others_do_not() -> None:
-    model, ids = made(layers=3).eval(), torch.randint(0, V, (12, 3))
+@pytest.mark.parametrize("cell", ["lstm", "mingru"])
+def test_a_fresh_row_forgets_and_the_others_do_not(cell: str) -> None:
+    model, ids = made(cell=cell, layers=3).eval(), torch.randint(0, V, (12, 3))
     before = model(torch.randint(0, V, (5, 3)))[1]
     fresh = torch.zeros(12, 3, dtype=torch.bool)
     fresh[0, 2] = fresh[7, 1] = True
@@ -202,6 +204,8 @@ def test_a_frozen_embedding_is_not_trained() -> None:
         {"tied": True, "head": "none"},
         {"tied": True, "input": "onehot"},
         {"embedding": "vectors.txt"},
+        {"cell": "mingru", "weight_drop": 0.1},
+        {"cell": "mingru", "activation": "relu"},
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(chosen: dict[str, object]) -> None:

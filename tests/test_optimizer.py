@@ -51,6 +51,16 @@ def parts(model: CharLM) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parame
     return matrices, [p for n, p in model.named_parameters() if "rnn.weight" not in n]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "matrices"), [({}, [(12, 4), (12, 6)]), ({"input": "onehot", "embedding": 0}, [(12, 6)])]
+)
+def test_the_matrices_of_a_mingru_are_those_of_its_inputs(
+    chosen: dict[str, object], matrices: list[tuple[int, int]]
+) -> None:
+    settings = ModelSettings.model_validate({"cell": "mingru", "width": 6, "embedding": 4, **chosen})
+    assert FlatWeights(CharLM(settings, 9)).matrix_shapes == matrices
+
+
 def test_muon_and_adamw_do_what_torchs_do() -> None:
     model, gradients = trained("muon")
     expected = made()

@@ -26,7 +26,7 @@ def test_only_what_was_set_counts_as_given() -> None:
     ("values", "words"),
     [
         ({"model": {"width": 0}}, ["model.width 0", "greater than or equal to 1"]),
-        ({"model": {"cell": "transformer"}}, ["model.cell 'transformer'", "'lstm', 'gru' or 'rnn'"]),
+        ({"model": {"cell": "transformer"}}, ["model.cell 'transformer'", "'lstm', 'gru', 'rnn' or 'mingru'"]),
         ({"model": {"widht": 3}}, ["model.widht", "no such setting"]),
         ({"budget": {"minutes": 1, "steps": 2}}, ["--minutes", "--steps"]),
     ],

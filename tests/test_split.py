@@ -67,7 +67,7 @@ def test_documents_go_to_their_parts_whatever_the_pieces(
     training, validation = drafts = [Draft(io.BytesIO(), tmp_path / f"{part}.npy") for part in "tv"]
     for path in tmp_path.iterdir():
         path.unlink()
-    symbols, ends = np.arange(sum(lengths)), np.cumsum(lengths, dtype=np.int64)
+    symbols, ends = np.arange(sum(lengths), dtype=np.uint32), np.cumsum(lengths, dtype=np.int64)
     split = Split(share, training, validation)
     for start in range(0, symbols.size, size):
         stop = min(start + size, symbols.size)
@@ -84,5 +84,5 @@ def test_documents_go_to_their_parts_whatever_the_pieces(
             assert np.load(path).tolist() == np.cumsum([each.size for each in mine]).tolist()
 
 
-def _flat(documents: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]]) -> list[int]:
+def _flat(documents: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.uint32]]]) -> list[int]:
     return [symbol for document in documents for symbol in document.tolist()]

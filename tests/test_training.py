@@ -64,7 +64,7 @@ def test_a_model_learns_and_is_kept(book: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "mingru"])
 def test_resumed_equals_uninterrupted_to_the_bit(book: Path, tmp_path: Path, optimizer: str, cell: str) -> None:
     chosen = {
         "budget": {"steps": 12},

@@ -30,7 +30,7 @@ from scriven.corpus.sources import prepare
 from scriven.errors import InputError, UsageError
 from scriven.events import Loss
 from scriven.inference.chunks import prompt_ids, read_chunks, split_text
-from scriven.inference.generate import Context, Predictor, generate, threads
+from scriven.inference.generate import Context, Predictor, generate, threads, writing_precision
 from scriven.inference.pen import Pen
 from scriven.inference.sampling import Floats, Ids
 from scriven.inference.score import Scored, foretold, surprisals, tally
@@ -265,7 +265,7 @@ class Model:
         """One text for each seed, by a pen of its own, all after the same context (of one row)."""
         texts = [""] * len(pens)
         generators = [np.random.default_rng(seed) for seed in seeds]
-        for ids, _ in islice(generate(self.predictor, context.rows([0] * len(pens)), settings, generators), length):
+        for ids in islice(generate(self.predictor, context.rows([0] * len(pens)), settings, generators), length):
             for row, pen in enumerate(pens):
                 texts[row] += pen.feed(int(ids[row]))
             if all(pen.done for pen in pens):
@@ -325,12 +325,9 @@ class Session:
         return self._write(length, sampling_settings(length, stop, choices), self._model.pen(stop, until_end))
 
     def _write(self, length: int, settings: SamplingSettings, pen: Pen) -> Iterator[str]:
-        predictor = self._model.predictor
-        steps = generate(predictor, self._context, settings, [self._random])
-        context, drawn = self._context, np.empty((0, 1), np.int64)
+        written = generate(self._model.predictor, self._context, settings, [self._random])
         try:
-            for ids, context in islice(steps, length):  # noqa: B007 - used when the loop is left
-                drawn = ids[None]
+            for ids in islice(written, length):
                 if piece := pen.feed(int(ids[0])):
                     yield piece
                 if pen.done:
@@ -338,7 +335,7 @@ class Session:
             if piece := pen.flush():
                 yield piece
         finally:
-            self._context = predictor.read(context, drawn)
+            self._context = written.context()
 
 
 def load(
@@ -346,24 +343,26 @@ def load(
     *,
     which: Which = "best",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
 ) -> Model:
     """The model of a run folder: its best weights, its last ones, or those of the step given.
 
-    `device` and `precision` are where and in which number format to compute, as in training; writing is always fp32.
-    Raises InputError when the folder is not a run or is damaged, UsageError when the device is not there.
+    `device` and `precision` are where and in which number format to compute, as in training. On the CPU native code
+    writes in that precision, in int8 with auto; int8 is for writing alone. Without native code writing is always fp32.
+    Raises InputError when the folder is not a run or is damaged, UsageError when device or precision are not there.
     """
     place = choose_device(device)
     opened = open_run(run)
     checkpoint = opened.checkpoint(which)
     with threads(1), torch.random.fork_rng(devices=[]):  # the model draws weights, which the checkpoint's replace
         model = CharLM(opened.settings.model, opened.vocabulary.size)
-        number_format = choose_precision(precision, place, opened.settings.model.cell)
+        number_format = choose_precision(precision.replace("int8", "auto"), place, opened.settings.model.cell)
     load_weights(model, checkpoint)
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise InputError(f"the weights in {checkpoint.path} are not finite numbers; {OTHERS}")
     window = reader_window(opened.settings.reader)
-    predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format, window)
+    writing = writing_precision(precision, place, window, model.settings.cell)
+    predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format, window, writing)
     return Model(predictor, opened.settings, checkpoint.step)
 
 

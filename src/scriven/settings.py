@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from scriven.errors import InputError, UsageError
 
-Cell = Literal["lstm", "gru", "rnn"]
+Cell = Literal["lstm", "gru", "rnn", "mingru"]
 Unit = Literal["character", "byte"]
 Optimizer = Literal["muon", "adamw", "sgd", "rmsprop"]
 
@@ -84,7 +84,7 @@ class ReaderSettings(Frozen):
 class ModelSettings(Frozen):
     """The model: embedding, recurrent layers, output."""
 
-    cell: Cell = setting("lstm", "recurrent cell")
+    cell: Cell = setting("lstm", "recurrent cell; the gates of a mingru see the input alone (Feng et al. 2024)")
     width: int = setting(192, "width of each recurrent layer (H)", fitted=True, ge=1, le=16384)
     layers: int = setting(2, "number of recurrent layers (L)", ge=1, le=64)
     activation: Literal["tanh", "relu"] = setting("tanh", "what bounds a cell's candidate and its output")
@@ -309,7 +309,17 @@ def _check_reader(settings: Settings) -> None:
         raise UsageError("training.mean document: there are no documents; say what one is with --corpus.documents")
 
 
+def check_cell(model: ModelSettings) -> None:
+    """Raises UsageError for what a cell does not have."""
+    if model.cell == "mingru" and (model.activation != "tanh" or model.weight_drop):
+        raise UsageError(
+            "model.cell mingru has no recurrent weights to drop and bounds its candidate in its own way; drop "
+            "model.weight_drop and model.activation"
+        )
+
+
 def _check_model(model: ModelSettings) -> None:
+    check_cell(model)
     if model.input == "onehot" and (model.embedding or model.tied or model.freeze_embedding):
         raise UsageError("model.input onehot has no embedding; drop model.embedding, tied and freeze_embedding")
     if model.residual and model.head == "none" and model.layers > 1:

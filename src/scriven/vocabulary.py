@@ -31,22 +31,24 @@ from scriven.settings import Unit
 UNICODE_SIZE = 0x110000  # code points: 1,114,112
 REPLACEMENT = 0xFFFD  # U+FFFD, shown where there is no character to show
 Ids = npt.NDArray[np.int64]
+Symbols = npt.NDArray[np.unsignedinteger]  # code points or bytes, in as few bytes as is quick
 
 
-def code_points(text: str) -> Ids:
-    """The code point of each character, lone surrogates included."""
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")  # (characters,)
-    return points.astype(np.int64)  # as indices, eight times as fast as 32-bit ones
+def code_points(text: str) -> Symbols:
+    """The code point of each character, (characters,), lone surrogates included; in one byte each if all are ASCII."""
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), np.uint8)
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
-def utf8_lengths(points: Ids) -> Ids:
+def utf8_lengths(points: Ids | Symbols) -> Ids:
     """How many bytes of UTF-8 each code point takes; 1 where it stands for a byte that was not valid UTF-8."""
     lengths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
     stray = (points >= 0xDC80) & (points <= 0xDCFF)
     return np.where(stray, 1, lengths).astype(np.int64)
 
 
-def byte_values(text: str) -> Ids:
+def byte_values(text: str) -> Symbols:
     """The bytes of a text's UTF-8; where a code point stands for a byte that was not valid, that byte again.
 
     Other lone surrogates take three bytes.
@@ -55,7 +57,7 @@ def byte_values(text: str) -> Ids:
         data = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         data = _OTHER_SURROGATES.sub(_as_stray_bytes, text).encode("utf-8", "surrogateescape")
-    return np.frombuffer(data, np.uint8).astype(np.int64)  # (bytes,)
+    return np.frombuffer(data, np.uint8)  # (bytes,)
 
 
 def readable_json(values: Mapping[str, Any]) -> str:
@@ -131,14 +133,14 @@ class Vocabulary:
         """The ids of a text: one a character, or one a byte of its UTF-8 (lone surrogates as three bytes)."""
         if self.unit == "byte":
             return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int64)
-        return self._ids[code_points(text)].astype(np.int64)
+        return self._ids.take(code_points(text)).astype(np.int64)
 
     def encode_read(self, text: str) -> Ids:
         """The ids of a text as it was read from a file: as `encode`, but a byte that was not valid UTF-8 is one byte.
 
         So they are in a corpus of bytes; the text that they give back has U+FFFD there.
         """
-        return byte_values(text) if self.unit == "byte" else self.encode(text)
+        return byte_values(text).astype(np.int64) if self.unit == "byte" else self.encode(text)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """The text of ids; `decode(encode(text)) == text`. The separator for the boundary.

@@ -88,6 +88,7 @@ def _in_words(checkpoint: Row) -> str:
 def _machine() -> Row:
     import torch
 
+    from scriven import kernels
     from scriven.model import choose_device, choose_precision
     from scriven.model.compute import available_cores
 
@@ -104,6 +105,8 @@ def _machine() -> Row:
         "device_because": _why_device(device),
         "precision": precision,
         "precision_because": _why_precision(device),
+        "kernels": kernels.level(),
+        "kernels_because": kernels.why(),
     }
 
 

@@ -26,9 +26,10 @@ from scriven.corpus.sources import PIECE, Found, Tally, find
 from scriven.corpus.split import Split, validation_characters
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings
-from scriven.vocabulary import Ids, Vocabulary, byte_values, code_points, utf8_lengths
+from scriven.vocabulary import Ids, Symbols, Vocabulary, byte_values, code_points, utf8_lengths
 
-KEPT_BYTES = 1 << 20  # smaller buffers than that are kept while building; see `keep_buffers`
+KEPT_BYTES = 2 * PIECE  # smaller buffers than that, a piece read among them, are kept; see `keep_buffers`
+SLICE = 1 << 17  # characters made symbols at once: their buffers are kept, and stay in the processor's cache
 UNFINISHED = ".scriven-building-"
 DAY = 24 * 3600
 Progress = Callable[[int, int | None], None]
@@ -130,15 +131,16 @@ class _Job:
         length = validation_characters(training.length, share)
         return (training, training.length - length), (training, length)
 
-    def _take(self, found: Found, names: Sequence[str], append: Callable[[Ids, Ids], None]) -> None:
+    def _take(self, found: Found, names: Sequence[str], append: Callable[[Symbols, Ids], None]) -> None:
         """The text of sources as symbols, with the places where documents end."""
         total = None if self.size is None else 2 * self.size
         is_empty, empty = True, self.tally.empty
         for text, ends in cut(found.sources, self.settings, self.tally, PIECE):
-            if self.settings.unit == "byte":
-                append(byte_values(text), _in_bytes(text, ends))
-            else:
-                append(code_points(text), ends)
+            for part, inside in _sliced(text, ends, SLICE):
+                if self.settings.unit == "byte":
+                    append(byte_values(part), _in_bytes(part, inside))
+                else:
+                    append(code_points(part), inside)
             is_empty = is_empty and not text
             self.progress(self.tally.position, total)
         if is_empty:
@@ -176,8 +178,8 @@ class _Job:
             characters=int(both.sum()),
             bytes=int(both @ layout.lengths),
             lines=int(both[layout.symbols == ord("\n")].sum()) + self.tally.separators * separator.count("\n"),
-            lowercased=self.tally.lowercased.characters,
-            normalized=self.tally.normalized.characters,
+            lowercased=self.tally.lowercased.characters if self.settings.lowercase else 0,
+            normalized=self.tally.normalized.characters if self.settings.normalize == "nfc" else 0,
             invalid=self.tally.invalid,
             unseen=int(frequencies[1, layout.known :].sum()),
             unknown=int(both[layout.known :].sum()),
@@ -236,10 +238,18 @@ def _alphabet(settings: CorpusSettings) -> Alphabet | None:
     return read_alphabet(Path(settings.alphabet))
 
 
+def _sliced(text: str, ends: Ids, size: int) -> Iterator[tuple[str, Ids]]:
+    """A text and the places in it where documents end, (M,), in slices; one empty slice where there is no text."""
+    starts = range(0, len(text) or 1, size)
+    for start, inside in zip(starts, np.split(ends, np.searchsorted(ends, starts[1:], "right")), strict=True):
+        yield text[start : start + size], inside - start  # an end between two slices is in the first one
+
+
 def _in_bytes(text: str, ends: Ids) -> Ids:
     """Places in a text, (M,), as places in its UTF-8."""
-    lengths = utf8_lengths(code_points(text)) if ends.size else ends  # (characters,)
-    return np.concatenate([[0], np.cumsum(lengths)])[ends]
+    if not ends.size or text.isascii():
+        return ends
+    return np.concatenate([[0], np.cumsum(utf8_lengths(code_points(text)))])[ends]
 
 
 def _some(names: list[str]) -> str:

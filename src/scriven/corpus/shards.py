@@ -19,13 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from scriven.corpus.header import PartHeader, Shard
-from scriven.vocabulary import UNICODE_SIZE, Ids, Vocabulary, utf8_lengths
+from scriven.kernels import text
+from scriven.vocabulary import UNICODE_SIZE, Ids, Symbols, Vocabulary, utf8_lengths
 
 SHARD = 1 << 31  # characters in a shard: few enough files for a terabyte
-BLOCK = 1 << 20  # characters written at once
+BLOCK = 1 << 17  # characters written at once: few enough for the processor's cache
 ENDS = np.dtype("<u8")
 NO_ENDS = np.zeros(0, np.int64)
 Provisional = npt.NDArray[np.unsignedinteger]
+Progress = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -73,29 +75,31 @@ class Draft:
         self._firsts: list[int] = []  # where it was first
         self._runs: list[tuple[np.dtype[np.unsignedinteger], int]] = []  # ids in a row of one type
 
-    def append(self, symbols: Ids, ends: Ids = NO_ENDS) -> None:
+    def append(self, symbols: Symbols, ends: Ids = NO_ENDS) -> None:
         """Symbols (code points or bytes) that come next, and the places in them where documents end."""
         self.ends.append(ends + self.length)
         if not symbols.size:
             return
-        ids = self._ids[symbols]
-        if ids.min() < 0:
-            self._learn(symbols, np.flatnonzero(ids < 0))
-            ids = self._ids[symbols]
-        dtype = smallest(len(self._symbols))
-        if self._runs and self._runs[-1][0] == dtype:
-            self._runs[-1] = dtype, self._runs[-1][1] + ids.size
+        ids = self._translated(symbols)
+        if ids is None:
+            self._learn(symbols)
+            ids = self._translated(symbols)
+        assert ids is not None  # all symbols have an id now
+        if self._runs and self._runs[-1][0] == ids.dtype:
+            self._runs[-1] = ids.dtype, self._runs[-1][1] + ids.size
         else:
-            self._runs.append((dtype, ids.size))
-        self._file.write(ids.astype(dtype).data)
+            self._runs.append((ids.dtype, ids.size))
+        self._file.write(ids.data)
         self.length += ids.size
 
-    def _learn(self, symbols: Ids, places: npt.NDArray[np.intp]) -> None:
-        new, first = np.unique(symbols[places], return_index=True)
-        order = np.argsort(first)
-        self._ids[new[order]] = np.arange(len(self._symbols), len(self._symbols) + new.size)
-        self._symbols += new[order].tolist()
-        self._firsts += (self.length + places[first[order]]).tolist()
+    def _translated(self, symbols: Symbols) -> Provisional | None:
+        """The ids of symbols; none where one is new."""
+        return text.translate(symbols, self._ids, smallest(len(self._symbols)))
+
+    def _learn(self, symbols: Symbols) -> None:
+        places = text.learn(symbols, self._ids, len(self._symbols))
+        self._symbols += symbols[places].tolist()
+        self._firsts += (self.length + places).tolist()
 
     def symbols(self, before: int) -> Ids:
         """The distinct symbols of the first `before` characters: those of provisional ids 0, 1, 2, ..."""
@@ -152,25 +156,35 @@ class PartWriter:
         self._folder, self._name, self._layout = folder, name, layout
         self.frequencies = np.zeros(layout.symbols.size, np.int64)  # (ids,)
 
-    def write(self, draft: Draft, characters: int, progress: Callable[[], None]) -> PartHeader:
+    def write(self, draft: Draft, characters: int, progress: Progress) -> PartHeader:
         """The next characters of the draft; progress is called after each block."""
         # Symbols that come later may not fit the type; they do not occur here.
         finals = self._layout.ids(draft.symbols(draft.taken + characters))  # (provisional ids,)
-        table = finals.astype(smallest(max(self._layout.known, int(finals.max(initial=-1)) + 1)))
+        kind = smallest(max(self._layout.known, int(finals.max(initial=-1)) + 1))
+        table, counts = finals.astype(np.int32), np.zeros_like(finals)  # (provisional ids,)
         shards: list[Shard] = []
         for start in range(0, characters, SHARD):
             path = self._folder / f"{self._name}-{len(shards):05}.npy"
             length = min(SHARD, characters - start)
-            ids = (table[block] for block in draft.take(length))
-            shards.append(_shard(path, table.dtype, length, self._counted(ids, progress)))
+            shards.append(_shard(path, kind, length, _final(draft.take(length), table, kind, counts, progress)))
+        self.frequencies[finals] += counts
         utf8 = int(self.frequencies @ self._layout.lengths)
         return PartHeader(characters=characters, bytes=utf8, shards=tuple(shards), documents=draft.ends.finish())
 
-    def _counted(self, blocks: Iterator[Provisional], progress: Callable[[], None]) -> Iterator[Provisional]:
-        for ids in blocks:
-            self.frequencies += np.bincount(ids, minlength=self.frequencies.size)
-            yield ids
-            progress()
+
+def _final(
+    blocks: Iterator[Provisional],
+    table: text.Table,
+    kind: np.dtype[np.unsignedinteger],
+    counts: Ids,
+    progress: Progress,
+) -> Iterator[Provisional]:
+    """The ids that a table gives for provisional ones, which are counted; progress is called after each block."""
+    for block in blocks:
+        ids = text.translate(block, table, kind, counts)
+        assert ids is not None  # the table has all that are in the draft
+        yield ids
+        progress()
 
 
 def _shard(path: Path, dtype: np.dtype[np.unsignedinteger], length: int, blocks: Iterator[Provisional]) -> Shard:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scriven.corpus.shards import Draft
-from scriven.vocabulary import Ids
+from scriven.vocabulary import Ids, Symbols
 
 FINEST = 10**9  # shares are taken as fractions of at most that denominator, so that no rounding moves a document
 
@@ -52,7 +52,7 @@ class Split:
         self._share, self._training, self._validation = share, training, validation
         self._ended = 0  # documents
 
-    def append(self, symbols: Ids, ends: Ids) -> None:
+    def append(self, symbols: Symbols, ends: Ids) -> None:
         """Symbols that come next, (characters,), and the places in them where documents end, (M,)."""
         numbers = np.arange(self._ended, self._ended + ends.size + 1)  # (M + 1,), the last one not ended
         chosen = are_validation(numbers, self._share)

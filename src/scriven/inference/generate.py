@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scriven.inference.sampling import Ids, draw
+from scriven import kernels
+from scriven.errors import UsageError
+from scriven.inference.sampling import Floats, Ids, draw
+from scriven.kernels.sampler import CELLS, Sampler
 from scriven.model import CharLM, State, computing
 from scriven.model.language_model import take_rows
 from scriven.settings import SamplingSettings
 from scriven.vocabulary import Vocabulary
 
 READ_AT_ONCE = 4096  # characters, of all rows together; more is not faster
+WRITTEN_AT_ONCE = 32  # characters of a row, by native code; the first block of a text is a quarter of it
 LOGITS_AT_ONCE = 1 << 22  # values, 16 MB: bounds the memory where there are many rows or symbols
 
 
@@ -42,8 +47,13 @@ class Context:
 class Predictor:
     """A model that reads, in chunks of bounded size and in one number format, and learns nothing."""
 
-    def __init__(self, model: CharLM, vocabulary: Vocabulary, precision: str, window: int = 0) -> None:
+    def __init__(
+        self, model: CharLM, vocabulary: Vocabulary, precision: str, window: int = 0, writing: str | None = None
+    ) -> None:
         """`model` must be in evaluation mode; `precision` is `fp32` or `bf16`.
+
+        Native code writes in the precision `writing`, where it is given: a model on the CPU, without a window, whose
+        weights change in place if at all. Else torch writes, in fp32.
 
         With a `window` above 0 the next character is foretold from the last so many, read from a zero state at every
         character anew: a model that was trained on windows knows nothing else. `predict` does not look through it.
@@ -52,6 +62,19 @@ class Predictor:
         self.window = window
         self.vocabulary = vocabulary
         self.precision = precision
+        self.writing = writing
+        self._sampler: tuple[list[tuple[int, int]], Sampler] | None = None
+
+    def sampler(self) -> Sampler | None:
+        """The native code that writes, for the weights as they are now; none where torch does."""
+        if self.writing is None or self.model.settings.cell not in CELLS:
+            return None
+        weights = self.model.state_dict(keep_vars=True)
+        version = [(weight.data_ptr(), weight._version) for weight in weights.values()]
+        if self._sampler is None or self._sampler[0] != version:
+            made = Sampler(self.model.settings, weights, self.writing, self.vocabulary.boundary)
+            self._sampler = version, made
+        return self._sampler[1]
 
     def blank(self, rows: int = 1) -> Context:
         """The context of N rows that have read nothing: the zero state, and every symbol equally likely."""
@@ -137,21 +160,131 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class Writing(Protocol):
+    """Rows of text that go on for ever: each step gives one id a row (N,)."""
+
+    def __iter__(self) -> Iterator[Ids]: ...
+
+    def __next__(self) -> Ids: ...
+
+    def context(self) -> Context:
+        """The context after reading all ids that were given so far."""
+        ...
+
+
 def generate(
     predictor: Predictor,
     context: Context,
     settings: SamplingSettings,
     randoms: Sequence[np.random.Generator],
-) -> Iterator[tuple[Ids, Context]]:
-    """Write for ever: each step gives one id a row (N,) and the context that they were drawn from, before reading them.
+) -> Writing:
+    """Write for ever, after a context of N rows.
 
-    Row n draws from `randoms[n]` alone, so that its text is the same whatever rows are beside it (as far as matrix
-    products of one and of many rows agree: about 1e-6). `<unk>` is never drawn. Where texts are made of documents, a
-    row that draws the boundary has ended one, and begins another by reading it.
+    Row n draws from `randoms[n]` alone, one number a step, so that its text is the same whatever rows are beside it (in
+    torch: as far as matrix products of one and of many rows agree, about 1e-6). `<unk>` is never drawn. Where texts are
+    made of documents, a row that draws the boundary has ended one, and begins another by reading it.
     """
-    never = [predictor.vocabulary.unknown]
-    while True:
-        uniforms = np.array([random.random() for random in randoms])
-        ids = draw(context.logits.cpu().double().numpy(), settings, uniforms, never)
-        yield ids, context
-        context = predictor.read(context, ids[None])
+    sampler = predictor.sampler()
+    if sampler is None:
+        return WritingByTorch(predictor, context, settings, randoms)
+    return NativeWriting(sampler, context, settings, randoms)
+
+
+class WritingByTorch:
+    """See `generate`; reads an id when the next one is drawn."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        context: Context,
+        settings: SamplingSettings,
+        randoms: Sequence[np.random.Generator],
+    ) -> None:
+        self._predictor, self._settings, self._randoms = predictor, settings, randoms
+        self._context = context
+        self._unread: Ids | None = None  # (N,)
+
+    def __iter__(self) -> Iterator[Ids]:
+        return self
+
+    def __next__(self) -> Ids:
+        logits = self.context().logits.cpu().double().numpy()
+        uniforms = np.array([random.random() for random in self._randoms])
+        self._unread = draw(logits, self._settings, uniforms, [self._predictor.vocabulary.unknown])
+        return self._unread
+
+    def context(self) -> Context:
+        """As `Writing` says."""
+        if self._unread is not None:
+            self._context = self._predictor.read(self._context, self._unread[None])
+            self._unread = None
+        return self._context
+
+
+class NativeWriting:
+    """See `generate`; draws and reads blocks of ids, ahead of what it gives."""
+
+    def __init__(
+        self, sampler: Sampler, context: Context, settings: SamplingSettings, randoms: Sequence[np.random.Generator]
+    ) -> None:
+        self._sampler, self._settings, self._randoms = sampler, settings, randoms
+        self._before = self._after = context  # of the block
+        self._uniforms: Floats = np.empty((0, len(randoms)))  # (T, N)
+        self._ids: Ids = np.empty((0, len(randoms)), np.int64)  # (T, N)
+        self._given = 0
+
+    def __iter__(self) -> Iterator[Ids]:
+        return self
+
+    def __next__(self) -> Ids:
+        if self._given == len(self._ids):
+            length = min(WRITTEN_AT_ONCE, max(WRITTEN_AT_ONCE // 4, 2 * len(self._ids)))
+            self._before, self._given = self._after, 0
+            self._write(np.stack([_coming(random, length) for random in self._randoms], 1))
+        for random in self._randoms:
+            random.random()
+        self._given += 1
+        row: Ids = self._ids[self._given - 1]
+        return row
+
+    def context(self) -> Context:
+        """As `Writing` says; writes the ids that were given again, where there are more in the block."""
+        if self._given < len(self._ids):
+            self._write(self._uniforms[: self._given])
+        return self._after
+
+    def _write(self, uniforms: Floats) -> None:
+        """From the context before the block on, with uniforms (T, N)."""
+        before, sampler = self._before, self._sampler
+        state = before.state or sampler.zero_state(len(before.logits))
+        self._uniforms = uniforms
+        self._ids, logits, after = sampler.write(before.logits, state, self._settings, uniforms)
+        self._after = Context(logits, after)
+
+
+def _coming(random: np.random.Generator, count: int) -> Floats:
+    """The numbers (count,) that a generator will give next; it still gives them."""
+    before = random.bit_generator.state
+    numbers = random.random(count)
+    random.bit_generator.state = before
+    return numbers
+
+
+def writing_precision(asked: str, device: torch.device, window: int, cell: str) -> str | None:
+    """The precision that native code writes in, int8 for `auto`; none where it cannot, and torch does.
+
+    Raises UsageError where int8 is asked for, which torch does not have.
+    """
+    if device.type != "cpu":
+        because = f"the device is {device.type}"
+    elif window:
+        because = "this model, of windows, needs torch"
+    elif cell not in CELLS:
+        because = f"this model's cell, {cell}, needs torch"
+    elif kernels.level() == "off":
+        because = f"here is torch alone ({kernels.why()})"
+    else:
+        return "int8" if asked == "auto" else asked
+    if asked == "int8":
+        raise UsageError(f"precision int8 is for native code on the CPU, and {because}; use auto or fp32")
+    return None

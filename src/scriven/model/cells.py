@@ -1,7 +1,8 @@
 """Recurrent layers: (x, state) -> (y, state). No layer remembers anything between calls.
 
-A layer's state is a tuple of arrays (N, H): `(h,)` for rnn and gru, `(h, c)` for lstm.
-Weights are named and shaped as in `torch.nn.LSTM`, `GRU` and `RNN` and can be exchanged with them.
+A layer's state is a tuple of arrays (N, H): `(h,)` for rnn, gru and mingru, `(h, c)` for lstm.
+Weights are named and shaped as in `torch.nn.LSTM`, `GRU` and `RNN` and can be exchanged with them; mingru has those of
+the input alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scriven.kernels import recurrent, scan
 from scriven.model.initial import GATES, initialise
 from scriven.model.recurrence import LayerState, Step, gru_step, lstm_step, recurrence, rnn_step
 from scriven.settings import Cell, ModelSettings
@@ -25,16 +27,35 @@ class CellKind:
 
     module: Callable[[int, int], Any]  # torch's, whose parameters it types too loosely to be of use
     function: Callable[..., Any]  # all steps as torch's module does them, given the weights
-    step: Step
+    step: Step | None  # none where nothing is multiplied with the state, and all steps are one scan
     gates: int
     state_size: int  # arrays in the state
+
+
+class MinGRU(nn.Module):
+    """The weights of `scan`: those of its sums k and x, one below the other."""
+
+    weight_hh_l0: None
+
+    def __init__(self, inputs: int, width: int) -> None:
+        """Drawn as those of torch's linear layer."""
+        super().__init__()
+        drawn = nn.Linear(inputs, 2 * width)
+        self.weight_ih_l0, self.bias_ih_l0 = drawn.weight, drawn.bias  # (2H, D), (2H,)
+        self.register_parameter("weight_hh_l0", None)
 
 
 CELLS: dict[Cell, CellKind] = {
     "rnn": CellKind(nn.RNN, torch.rnn_tanh, rnn_step, len(GATES["rnn"]), 1),
     "gru": CellKind(nn.GRU, torch.gru, gru_step, len(GATES["gru"]), 1),
     "lstm": CellKind(nn.LSTM, torch.lstm, lstm_step, len(GATES["lstm"]), 2),
+    "mingru": CellKind(MinGRU, scan.scan, None, len(GATES["mingru"]), 1),
 }
+
+
+def has_native_code(settings: ModelSettings) -> bool:
+    """Whether this machine has native code for the steps of such layers, in bf16."""
+    return settings.activation == "tanh" and recurrent.usable()
 
 
 class RecurrentLayer(nn.Module):
@@ -47,13 +68,19 @@ class RecurrentLayer(nn.Module):
     def __init__(self, settings: ModelSettings, inputs: int, width: int, *, onehot: bool = False) -> None:
         """Weights are drawn as `initialise` says, from torch's global generator."""
         super().__init__()
-        self.kind = CELLS[settings.cell]
+        self.settings, self.kind = settings, CELLS[settings.cell]
         self.gates, self.state_size = self.kind.gates, self.kind.state_size
         self.width, self.onehot = width, onehot
         self.activation = {"tanh": torch.tanh, "relu": torch.relu}[settings.activation]
         self.torchs = settings.activation == "tanh" and not onehot  # what torch's own function can do
         self.rnn = self.kind.module(inputs, width)
         initialise(self.rnn, settings)
+
+    def native(self, device: torch.device) -> bool:
+        """Whether native code does this layer's steps there, in the number format of this moment."""
+        if self.kind.step is None:
+            return device.type == "cpu" and scan.usable()
+        return device.type == "cpu" and _in_bf16() and has_native_code(self.settings)
 
     @property
     def columns(self) -> Tensor:
@@ -63,24 +90,59 @@ class RecurrentLayer(nn.Module):
 
     def zero_state(self, rows: int) -> LayerState:
         """The state before anything was read: `state_size` arrays of zeros (N, H)."""
-        zero = torch.zeros(rows, self.width, device=self.rnn.weight_hh_l0.device)
+        zero = torch.zeros(rows, self.width, device=self.rnn.weight_ih_l0.device)
         return (zero,) * self.state_size
 
-    def forward(self, x: Tensor, state: LayerState, weight_hh: Tensor | None = None) -> tuple[Tensor, LayerState]:
+    def forward(
+        self,
+        x: Tensor,
+        state: LayerState,
+        weight_hh: Tensor | None = None,
+        ids: Tensor | None = None,
+        fresh: Tensor | None = None,
+    ) -> tuple[Tensor, LayerState]:
         """Read x (T, N, D) from `state` on; gives y (T, N, H) and the state after the last step, in fp32.
 
-        `weight_hh` (G*H, H) stands in for the layer's own recurrent weights, where given.
+        `weight_hh` (G*H, H) stands in for the layer's own recurrent weights, where given. Two things only a `native`
+        layer knows: with ids (T, N), x (V, D) has a row for each symbol; and where fresh (T, N) is true, that row's
+        state is zeroed before that step.
         """
-        weight_hh = self.rnn.weight_hh_l0 if weight_hh is None else weight_hh
-        if x.shape[0] == 1 and not torch.is_grad_enabled():
-            state = self._one_step(x[0], state, weight_hh)
+        step, weight_hh = self.kind.step, self.rnn.weight_hh_l0 if weight_hh is None else weight_hh
+        if step is None:
+            return self._by_scan(x, state, ids, fresh)
+        if ids is None and fresh is None and x.shape[0] == 1 and not torch.is_grad_enabled():
+            state = self._one_step(step, x[0], state, weight_hh)
             return state[0][None], state
+        if self.native(x.device):
+            return self._by_native(x, state, weight_hh, ids, fresh)
         if self.torchs:
             return self._by_torch(x, state, weight_hh)
-        bias, apart = self.rnn.bias_ih_l0, self.kind.step is gru_step  # whose reset gate comes between its biases
+        bias, apart = self.rnn.bias_ih_l0, step is gru_step  # whose reset gate comes between its biases
         from_input = self._from_input(x, bias if apart else bias + self.rnn.bias_hh_l0)
         bias_hh = self.rnn.bias_hh_l0 if apart else None
-        return recurrence(self.kind.step, from_input, weight_hh, bias_hh, state, self.activation)
+        return recurrence(step, from_input, weight_hh, bias_hh, state, self.activation)
+
+    def _by_scan(
+        self, x: Tensor, state: LayerState, ids: Tensor | None, fresh: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
+        bias = self.rnn.bias_ih_l0
+        if x.device.type == "cpu" and not self.onehot and _in_bf16() and recurrent.usable():
+            sums = recurrent.projection(x, self.rnn.weight_ih_l0, bias)
+        else:
+            sums = self._from_input(x, bias)
+        y: Tensor = self.kind.function(sums, state[0], ids=ids, fresh=fresh)
+        return y, (y[-1],)
+
+    def _by_native(
+        self, x: Tensor, state: LayerState, weight_hh: Tensor, ids: Tensor | None, fresh: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
+        bias, bias_hh = self.rnn.bias_ih_l0, self.rnn.bias_hh_l0
+        own = None  # the bias of the GRU's new value that its reset gate multiplies
+        if self.kind.step is gru_step:
+            bias_hh, own = functional.pad(bias_hh[: -self.width], (0, self.width)), bias_hh[-self.width :]
+        bias = bias + bias_hh
+        from_input = x + bias if self.onehot else recurrent.projection(x, self.rnn.weight_ih_l0, bias)
+        return recurrent.recurrent(self.settings.cell, from_input, weight_hh, state, ids=ids, bias=own, fresh=fresh)
 
     def _by_torch(self, x: Tensor, state: LayerState, weight_hh: Tensor) -> tuple[Tensor, LayerState]:
         rnn = self.rnn
@@ -96,7 +158,12 @@ class RecurrentLayer(nn.Module):
         """What x (..., D) adds to the sums of all gates (..., G*H), with a bias (G*H,)."""
         return x + bias if self.onehot else functional.linear(x, self.rnn.weight_ih_l0, bias)
 
-    def _one_step(self, x: Tensor, state: LayerState, weight_hh: Tensor) -> LayerState:
+    def _one_step(self, step: Step, x: Tensor, state: LayerState, weight_hh: Tensor) -> LayerState:
         """One step by hand: torch's modules cost several times more than the mathematics for a single step."""
         from_hidden = functional.linear(state[0], weight_hh, self.rnn.bias_hh_l0)
-        return self.kind.step(self._from_input(x, self.rnn.bias_ih_l0), from_hidden, state, self.activation)
+        return step(self._from_input(x, self.rnn.bias_ih_l0), from_hidden, state, self.activation)
+
+
+def _in_bf16() -> bool:
+    """Whether the CPU computes in bf16 at this moment."""
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16

@@ -14,6 +14,7 @@ GATES: dict[Cell, tuple[str, ...]] = {
     "rnn": ("new",),
     "gru": ("reset", "keep", "new"),
     "lstm": ("input", "forget", "new", "output"),
+    "mingru": ("update", "new"),
 }
 
 
@@ -26,12 +27,13 @@ def initialise(rnn: Any, settings: ModelSettings) -> None:
     output gates and of the GRU's reset gate. The GRU's update gate and an rnn have none.
     """
     gates = GATES[settings.cell]
-    for block in rnn.weight_hh_l0.chunk(len(gates)):
-        _draw_recurrent(block, settings)
+    if rnn.weight_hh_l0 is not None:
+        rnn.bias_hh_l0.zero_()
+        for block in rnn.weight_hh_l0.chunk(len(gates)):
+            _draw_recurrent(block, settings)
     if settings.input_scale:
         nn.init.normal_(rnn.weight_ih_l0, std=settings.input_scale)
     biases = {"forget": settings.forget_bias, **dict.fromkeys(("input", "output", "reset"), settings.gate_bias)}
-    rnn.bias_hh_l0.zero_()
     for gate, bias in zip(gates, rnn.bias_ih_l0.chunk(len(gates)), strict=True):
         bias.fill_(biases.get(gate, 0.0))
 

@@ -12,7 +12,7 @@ from scriven.errors import UsageError
 from scriven.model.cells import CELLS, RecurrentLayer
 from scriven.model.dropout import Masks
 from scriven.model.recurrence import LayerState
-from scriven.settings import ModelSettings
+from scriven.settings import ModelSettings, check_cell
 
 State = tuple[LayerState, ...]  # one entry a layer, each a tuple of arrays (N, H)
 
@@ -80,8 +80,8 @@ class CharLM(nn.Module):
         """
         state = self.zero_state(ids.shape[1]) if state is None else state
         masks = Masks(dropout_seed, ids.device, on=self.training, variational=self.settings.variational)
-        if fresh is None:
-            return self._read(ids, state, masks)
+        if fresh is None or self._layers()[0].native(ids.device):
+            return self._read(ids, state, masks, fresh)
         starts = [0, *(t for t in fresh.any(1).nonzero().flatten().tolist() if t), len(ids)]
         raws, ys = [], []
         for start, end in pairwise(starts):
@@ -99,15 +99,19 @@ class CharLM(nn.Module):
     def _layers(self) -> list[RecurrentLayer]:
         return [layer for layer in self.layers if isinstance(layer, RecurrentLayer)]
 
-    def _read(self, ids: Tensor, state: State, masks: Masks) -> tuple[Tensor, Tensor, State]:
-        settings, layers = self.settings, self._layers()
+    def _read(
+        self, ids: Tensor, state: State, masks: Masks, fresh: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, State]:
+        settings, layers, folded = self.settings, self._layers(), self._folds(ids)
         # Dropped before the output layer, where there is one: logits are not.
         shares = [settings.dropout] * (len(layers) - 1) + [settings.output_dropout if self.head is not None else 0.0]
-        x = self._embed(ids, masks)  # (T, N, D)
+        x = self._symbols(masks) if folded else self._embed(ids, masks)  # (V, D) or (T, N, D)
         raw, after = x, []
         for depth, layer in enumerate(layers):
             weight_hh = masks.drop_weight(layer.rnn.weight_hh_l0, settings.weight_drop, depth)
-            raw, layer_state = layer(x if depth == 0 else self._normed(depth - 1, x), state[depth], weight_hh)
+            x_ids = ids if folded and depth == 0 else None
+            normed = x if depth == 0 else self._normed(depth - 1, x)
+            raw, layer_state = layer(normed, state[depth], weight_hh, x_ids, fresh)
             y = masks.drop(raw, shares[depth], depth)
             x = x + y if settings.residual and depth else y
             after.append(layer_state)
@@ -118,6 +122,22 @@ class CharLM(nn.Module):
         # In fp32 also under autocast: a norm in bf16 loses digits, and torch has no fast path for mixed types.
         normed: Tensor = x if isinstance(norm, nn.Identity) else norm(x.float())
         return normed
+
+    def _folds(self, ids: Tensor) -> bool:
+        """Whether it saves work to multiply all V symbols with the first layer's weights, rather than all characters.
+
+        Only native code adds the products' rows up as it goes.
+        """
+        dropped = self.training and self.settings.input_dropout  # differs from character to character
+        return self._layers()[0].native(ids.device) and not dropped and 2 * self.vocabulary_size <= ids.numel()
+
+    def _symbols(self, masks: Masks) -> Tensor:
+        """What the first layer reads for each symbol: embeddings (V, D) or columns (V, G*H); see `_embed`."""
+        size = self.vocabulary_size
+        table: Tensor = self._layers()[0].columns if self.embedding is None else self.embedding.weight
+        known = table[: self.unknown]
+        table = torch.cat((known, known.mean(0, keepdim=True)))
+        return masks.drop_symbols(table, torch.arange(size), size, self.settings.embedding_dropout)
 
     def _embed(self, ids: Tensor, masks: Masks) -> Tensor:
         """What the first layer reads: embeddings (T, N, D), or the columns (T, N, G*H) of a one-hot layer's weights.
@@ -168,6 +188,7 @@ def layer_widths(settings: ModelSettings, vocabulary_size: int) -> list[int]:
     """
     if isinstance(settings.embedding, str):
         raise UsageError(f"model.embedding must be a width when a model is made, not {settings.embedding!r}")
+    check_cell(settings)
     inputs = vocabulary_size if settings.input == "onehot" else settings.embedding or settings.width
     widths = [settings.width] * settings.layers
     if settings.head == "none":
@@ -188,9 +209,12 @@ def layer_widths(settings: ModelSettings, vocabulary_size: int) -> list[int]:
 def parameter_count(settings: ModelSettings, vocabulary_size: int) -> int:
     """Number of the model's values, tied ones once, frozen ones too; without making the model."""
     inputs, *widths = layer_widths(settings, vocabulary_size)
-    gates, headless = CELLS[settings.cell].gates, settings.head == "none"
+    kind, headless = CELLS[settings.cell], settings.head == "none"
     embedding = 0 if settings.input == "onehot" else vocabulary_size * inputs
-    layers = sum(gates * width * (before + width + 2) for before, width in pairwise((inputs, *widths)))
+    layers = sum(
+        kind.gates * width * (before + 1 + (0 if kind.step is None else width + 1))
+        for before, width in pairwise((inputs, *widths))
+    )
     norms = {"none": 0, "rms": 1, "layer": 2}[settings.norm] * sum(widths[: len(widths) - headless])
     head = 0 if headless else vocabulary_size * (1 if settings.tied else widths[-1] + 1)
     return embedding + layers + norms + head

@@ -107,7 +107,7 @@ class Examiner:
             drawing = SamplingSettings(temperature=temperature)
             written = generate(self.predictor, context, drawing, [np.random.default_rng(seed)])
             count = monitor.sample_length if length is None else length
-            text = vocabulary.decode([int(next(written)[0][0]) for _ in range(count)])
+            text = vocabulary.decode([int(next(written)[0]) for _ in range(count)])
             yield Sampled(step, prompt, text, temperature, seed)
 
     def _measured(self, protocol: str) -> Loss:

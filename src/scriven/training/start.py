@@ -22,6 +22,7 @@ from scriven.corpus.store import Corpus
 from scriven.errors import InputError, Interrupted, UsageError
 from scriven.events import Event, Started
 from scriven.model import choose_device, choose_precision
+from scriven.model.cells import has_native_code
 from scriven.model.compute import available_cores, cpu_prepared
 from scriven.model.language_model import parameter_count
 from scriven.runs import Checkpoint, Run, create_run, open_run, run_corpus, writing
@@ -78,7 +79,8 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     if settings.training.workers > 1 and settings.training.device not in ("auto", "cpu"):
         raise UsageError("several workers are for the CPU so far; drop --training.workers or --training.device")
     device = choose_device(settings.training.device)
-    precision = choose_precision(settings.training.precision, device, settings.model.cell)
+    native = has_native_code(settings.model)
+    precision = choose_precision(settings.training.precision, device, settings.model.cell, native)
     path = resumed.path if resumed else request.output or _free_folder(request.texts[0])
     facts = _facts(request, corpus, settings, device, precision)
     notes: list[str] = []

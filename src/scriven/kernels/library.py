@@ -1,0 +1,156 @@
+"""The shared library of native kernels: whether there is one, what it may use here, and why.
+
+`SCRIVEN_KERNELS` in the environment is `off` for torch alone, or the highest level of instructions to use. It is read
+once, at the first question to this module.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from scriven.errors import UsageError
+
+VARIABLE = "SCRIVEN_KERNELS"
+ABI = 1  # of the functions that Python calls; native/common.h has the same number
+LEVELS = ("portable", "avx2", "avx512", "amx")  # kernels are told the number in this list
+FEATURES = ("avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx")  # the bits of scriven_features
+# What each level needs beside the ones below it. Processors that have AVX-512 without VNNI count as avx2.
+NEEDED: dict[str, frozenset[str]] = {
+    "portable": frozenset(),
+    "avx2": frozenset({"avx2"}),
+    "avx512": frozenset({"avx512", "avx512_vnni"}),
+    "amx": frozenset({"avx512_bf16", "amx"}),
+}
+FOLDER = Path(__file__).parent
+FILE = "_native" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+REPORT = "_native.txt"  # what the build said, left there by hatch_build.py
+FAILURES = {1: "an argument that it cannot take", 2: "not enough memory", 3: "a level that it has no code for"}
+
+
+@dataclass(frozen=True)
+class Native:
+    """The library or none, the level to call it with (`off` without one), what it can do here, and a sentence why."""
+
+    library: ctypes.CDLL | None
+    level: str
+    features: frozenset[str]
+    why: str
+
+
+def library() -> ctypes.CDLL | None:
+    """The loaded library, none where torch does all the work; UsageError for a SCRIVEN_KERNELS that means nothing."""
+    return _native().library
+
+
+def level() -> str:
+    """The highest level to use: one of LEVELS, or `off` where there is no library."""
+    return _native().level
+
+
+def levels() -> tuple[str, ...]:
+    """All levels that run here, lowest first, up to `level()`; none where it is `off`."""
+    return LEVELS[: LEVELS.index(level()) + 1] if level() in LEVELS else ()
+
+
+def features() -> frozenset[str]:
+    """Those of FEATURES that the processor, the system and the library have, whatever level is asked for."""
+    return _native().features
+
+
+def why() -> str:
+    """Which path runs and why, as one sentence for people."""
+    return _native().why
+
+
+def declare(name: str, arguments: Sequence[Any], result: Any = None) -> Callable[..., Any]:
+    """The library's function of this name, taking ctypes types `arguments`.
+
+    It gives what `result` says; without one its status is looked at: RuntimeError for anything but 0. Arrays are passed
+    by address (`c_void_p`), and must be alive, contiguous and of the right type: nobody checks that here.
+    RuntimeError where there is no library, or no such function in it.
+    """
+    loaded = library()
+    if loaded is None:
+        raise RuntimeError(f"{name} needs the native library, and there is none: {why()}")
+    try:
+        function = loaded[name]
+    except AttributeError as error:
+        raise RuntimeError(f"the native library has no {name}; build it again: python hatch_build.py") from error
+    function.argtypes = list(arguments)
+    function.restype = ctypes.c_int64 if result is None else result
+    if result is None:
+        function.errcheck = _check
+    return function
+
+
+def find(asked: str, folder: Path = FOLDER) -> Native:
+    """Load the library in a folder, for `asked` as in SCRIVEN_KERNELS ("" means all that runs here); never raises but
+    UsageError, for an `asked` that means nothing.
+    """
+    if asked not in ("", "off", *LEVELS):
+        raise UsageError(f"{VARIABLE} is {asked!r}; it can be off, {', '.join(LEVELS[:-1])} or {LEVELS[-1]}")
+    if asked == "off":
+        return Native(None, "off", frozenset(), f"torch alone, as {VARIABLE}=off asks for")
+    try:
+        loaded = _load(folder / FILE)
+    except (OSError, AttributeError) as error:
+        return Native(None, "off", frozenset(), f"slower, torch alone: {_excuse(folder, error)}")
+    here, compiled = _named(loaded.scriven_features()), _named(loaded.scriven_compiled())
+    able = _highest(here & compiled)
+    chosen = min(able, asked or able, key=LEVELS.index)
+    return Native(loaded, chosen, here & compiled, _because(chosen, asked, _highest(here), able))
+
+
+@cache
+def _native() -> Native:
+    return find(os.environ.get(VARIABLE, ""))
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(path))
+    for name in ("scriven_abi", "scriven_features", "scriven_compiled"):
+        getattr(loaded, name).argtypes, getattr(loaded, name).restype = [], ctypes.c_int64
+    if (number := loaded.scriven_abi()) != ABI:
+        raise OSError(f"{path.name} is of another version ({number}, not {ABI}); install Scriven again")
+    return loaded
+
+
+def _named(bits: int) -> frozenset[str]:
+    return frozenset(name for place, name in enumerate(FEATURES) if bits >> place & 1)
+
+
+def _highest(features: frozenset[str]) -> str:
+    """The highest level that has all it needs, and whose lower ones have as well."""
+    missing = next((place for place, name in enumerate(LEVELS) if not NEEDED[name] <= features), len(LEVELS))
+    return LEVELS[missing - 1]
+
+
+def _because(chosen: str, asked: str, here: str, able: str) -> str:
+    if chosen != able:
+        return f"{VARIABLE}={asked} lets kernels use {chosen} at most; {able} would run here"
+    if able != here:
+        return f"the compiler of the kernels did not know {here}, which this processor has"
+    return "the highest level that this processor has"
+
+
+def _excuse(folder: Path, error: Exception) -> str:
+    """Why there is no library: what the build wrote, or what went wrong in loading."""
+    if (folder / FILE).exists():
+        return str(error)
+    try:
+        return (folder / REPORT).read_text("utf-8").strip()
+    except OSError:
+        return "native kernels were never built here (pip install builds them)"
+
+
+def _check(status: Any, function: Any, arguments: tuple[Any, ...]) -> Any:
+    if status:
+        raise RuntimeError(f"{function.__name__} failed: {FAILURES.get(status, status)}")
+    return status

@@ -1,0 +1,156 @@
+// Gradients of weights in bf16 tiles: sums over all steps and rows of one row times another.
+//
+// product[m, n] = sum over k of a[k, m] b[k, n], where k counts steps and rows (a few thousand), a is what a layer read
+// and b the gradients of its gates' sums. Both come row after row, so that a must be turned: 16 x 16 pairs at a time,
+// which costs a few percent. Half a thousand rows are packed at a time, and as many columns of b as keep the sums, and
+// what they are made of, in the second-level cache.
+#include "recurrent_tiles.h"
+
+namespace scriven {
+namespace {
+
+constexpr int64_t DEPTH = 16, WIDTH = 8;  // rows and columns worked on together, in groups of 32
+
+// A matrix (rows, columns) of bf16, row after row; rows where `skip` is not zero count as zeros.
+struct Matrix {
+    const bf16 *values;
+    int64_t rows, columns;
+    const uint8_t *skip;
+
+    __m512i part(int64_t row, int64_t column) const {  // 32 values
+        if (row >= rows || (skip && skip[row])) return _mm512_setzero_si512();
+        return _mm512_maskz_loadu_epi16(lanes32(columns - column), values + row * columns + column);
+    }
+};
+
+// Two rows of 32 values as two rows of pairs.
+inline void pair(__m512i first, __m512i second, __m512i *to) {
+    to[0] = pairs_of(_mm512_inserti64x4(first, _mm512_castsi512_si256(second), 1));
+    to[1] = pairs_of(_mm512_shuffle_i64x2(first, second, 0xee));
+}
+
+// Left factors: DEPTH groups of rows from `row` on and all columns, turned; (groups of columns, DEPTH, 2 tiles).
+void pack_left(const Matrix &a, int64_t row, bf16 *to) {
+    for (int64_t k = 0; k < DEPTH; ++k, row += GROUP)
+        for (int64_t column = 0; column < a.columns; column += GROUP) {
+            __m512i low[16], high[16];
+            for (int64_t i = 0; i < 16; ++i) {
+                __m512i two[2];
+                pair(a.part(row + 2 * i, column), a.part(row + 2 * i + 1, column), two);
+                low[i] = two[0], high[i] = two[1];
+            }
+            transpose(low);
+            transpose(high);
+            bf16 *own = to + (column / GROUP * DEPTH + k) * 2 * TILE;
+            for (int64_t i = 0; i < 16; ++i) {
+                _mm512_store_si512(own + i * GROUP, low[i]);
+                _mm512_store_si512(own + TILE + i * GROUP, high[i]);
+            }
+        }
+}
+
+// Right factors: DEPTH groups of rows and up to WIDTH groups of columns; (groups of columns, DEPTH, 2 tiles). Adds the
+// columns' own sums to `sums` where it is given.
+void pack_right(const Matrix &b, int64_t row, int64_t column, int64_t groups, bf16 *to, float *sums) {
+    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+    __m512 own[WIDTH][2];
+    for (auto &two : own) two[0] = two[1] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < DEPTH * 16; ++i)
+        for (int64_t group = 0; group < groups; ++group) {
+            const int64_t from = column + group * GROUP;
+            bf16 *tile = to + (group * DEPTH + i / 16) * 2 * TILE + i % 16 * GROUP;
+            __m512i two[2];
+            pair(b.part(row + 2 * i, from), b.part(row + 2 * i + 1, from), two);
+            _mm512_store_si512(tile, two[0]);
+            _mm512_store_si512(tile + TILE, two[1]);
+            own[group][0] = _mm512_dpbf16_ps(own[group][0], (__m512bh)two[0], ones);
+            own[group][1] = _mm512_dpbf16_ps(own[group][1], (__m512bh)two[1], ones);
+        }
+    for (int64_t group = 0; sums && group < groups; ++group)
+        for (int64_t side = 0; side < 2; ++side) {
+            const int64_t at = column + group * GROUP + side * 16;
+            const __mmask16 lanes = lanes16(b.columns - at);
+            const __m512 before = _mm512_maskz_loadu_ps(lanes, sums + at);
+            _mm512_mask_storeu_ps(sums + at, lanes, _mm512_add_ps(own[group][side], before));
+        }
+}
+
+inline void load_sums(const float *sums) {
+    __asm__ volatile("" ::: "memory");
+    constexpr int64_t stride = GROUP * sizeof(float);
+    _tile_loadd(0, sums, stride);
+    _tile_loadd(1, sums + 16, stride);
+    _tile_loadd(2, sums + 16 * GROUP, stride);
+    _tile_loadd(3, sums + 16 * GROUP + 16, stride);
+}
+
+// 32 x 32 sums, turned, to rows `column` and columns `row` of out (columns, rows).
+void put_turned(const float *sums, int64_t row, int64_t column, int64_t rows, int64_t columns, float *out) {
+    for (int64_t right = 0; right < GROUP; right += 16)
+        for (int64_t down = 0; down < GROUP; down += 16) {
+            __m512i values[16];
+            for (int64_t i = 0; i < 16; ++i) values[i] = _mm512_load_si512(sums + (down + i) * GROUP + right);
+            transpose(values);
+            const __mmask16 lanes = lanes16(rows - row - down);
+            for (int64_t i = 0; i < 16 && column + right + i < columns; ++i)
+                _mm512_mask_storeu_epi32(out + (column + right + i) * rows + row + down, lanes, values[i]);
+        }
+}
+
+Status gradient(const Matrix &a, const Matrix &b, float *out, float *column_sums) {
+    const int64_t depth = DEPTH * GROUP, panels = (a.rows + depth - 1) / depth;
+    const int64_t lefts = groups_of(a.columns), rights = groups_of(b.columns), part = DEPTH * 2 * TILE;
+    const Buffer<bf16> left(panels * lefts * part), right(WIDTH * part);
+    const Buffer<float> sums(lefts * WIDTH * SQUARE);
+    if (!left || !right || !sums) return no_memory;
+    if (!panels) std::memset(sums, 0, sizeof(float) * lefts * WIDTH * SQUARE);
+    for (int64_t panel = 0; panel < panels; ++panel) pack_left(a, panel * depth, left + panel * lefts * part);
+    for (int64_t begin = 0; begin < rights; begin += WIDTH) {
+        const int64_t width = rights - begin < WIDTH ? rights - begin : WIDTH;
+        for (int64_t panel = 0; panel < panels; ++panel) {
+            pack_right(b, panel * depth, begin * GROUP, width, right, column_sums);
+            for (int64_t n = 0; n < width; ++n)
+                for (int64_t m = 0; m < lefts; ++m) {
+                    float *own = sums + (n * lefts + m) * SQUARE;
+                    panel ? load_sums(own) : zero_sums();
+                    product(left + (panel * lefts + m) * part, right + n * part, DEPTH, [] {});
+                    store_sums(own);
+                }
+        }
+        for (int64_t n = 0; n < width; ++n)
+            for (int64_t m = 0; m < lefts; ++m)
+                put_turned(sums + (n * lefts + m) * SQUARE, m * GROUP, (begin + n) * GROUP, a.columns, b.columns, out);
+    }
+    return ok;
+}
+
+}  // namespace
+}  // namespace scriven
+
+// out (N, M) fp32 = b (K, N) turned, times a (K, M), both bf16, without the rows where `skip` (K,) is not zero, where
+// it is given; and where `sums` (N,) is given, the sums of all rows of b are added to it.
+SCRIVEN_API int64_t scriven_weight_gradient(int64_t k, int64_t m, int64_t n, const uint16_t *a, const uint16_t *b,
+                                            const uint8_t *skip, float *out, float *sums) {
+    using namespace scriven;
+    if (k < 0 || m < 1 || n < 1) return bad_argument;
+    const FlushDenormals flush;
+    const Tiles tiles;
+    return gradient({a, k, m, skip}, {b, k, n, nullptr}, out, sums);
+}
+
+// out (V, N) fp32 += each row of b (K, N) bf16, to the row that its id says.
+SCRIVEN_API int64_t scriven_add_rows(int64_t k, int64_t n, int64_t symbols, const int64_t *ids, const uint16_t *b,
+                                     float *out) {
+    using namespace scriven;
+    const FlushDenormals flush;
+    for (int64_t row = 0; row < k; ++row, b += n) {
+        if (ids[row] < 0 || ids[row] >= symbols) return bad_argument;
+        float *to = out + ids[row] * n;
+        for (int64_t i = 0; i < n; i += 16) {
+            const __mmask16 lanes = lanes16(n - i);
+            const __m512 more = fp32_of(_mm256_maskz_loadu_epi16(lanes, b + i));
+            _mm512_mask_storeu_ps(to + i, lanes, _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, to + i), more));
+        }
+    }
+    return ok;
+}

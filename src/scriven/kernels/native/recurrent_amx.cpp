@@ -1,0 +1,355 @@
+// All steps of a recurrent layer, forwards and backwards, in bf16 tiles with sums in fp32.
+//
+// The sums that come from the input are made before, by one product; here are the products with the recurrent weights.
+// Rows do not meet: a call works on a range of rows, 64 at a time, so that what they need stays in the cache beside the
+// packed weights. While the tiles of one group of 32 cells are multiplied, the cells of the group before are computed.
+#include <utility>
+
+#include "recurrent_cells.h"
+
+namespace scriven {
+namespace {
+
+constexpr int64_t ROWS = 64;  // worked on at a time
+
+struct Shape {
+    int64_t steps, rows, cells;
+    int64_t groups() const { return groups_of(cells); }
+};
+
+// Does the rows of one group of cells, a few after each part of the next product.
+template <class Pass> struct Pending {
+    const Pass *pass;
+    typename Pass::Unit unit{};
+    int64_t step = -1, pair = 0, rows = 0, next = 0, credit = 0, parts = 1;
+    const float *sums = nullptr;
+
+    void operator()() {
+        for (credit += rows; credit >= parts; credit -= parts) one();
+    }
+    void finish() {
+        while (next < rows) one();
+        rows = next = 0;
+    }
+    void one() {
+        pass->row(unit, next, sums + next * GROUP);
+        ++next;
+    }
+};
+
+// Every step of a pass over `rows` rows: the products of each group of cells with each 32 rows, and then the cells.
+template <class Pass> void sweep(const Pass &pass, int64_t steps, int64_t groups, int64_t rows, float *sums) {
+    const int64_t pairs = groups_of(rows), places = groups * pairs, parts = pass.parts;
+    Pending<Pass> pending{&pass};
+    float *own = sums, *other = sums + Pass::products * SQUARE;
+    for (int64_t step = 0; step < steps; ++step) {
+        for (int64_t place = 0; place < places; ++place) {
+            // There and back again, so that the weights used last are used next and still in the cache.
+            const int64_t group = step % 2 ? groups - 1 - place / pairs : place / pairs, pair = place % pairs;
+            if (pending.step != step && pending.pair == pair) pending.finish();  // needed in this product
+            const bf16 *left = pass.left(step, pair), *right = pass.right + group * Pass::products * parts * 2 * TILE;
+            for (int64_t p = 0; p < Pass::products; ++p, right += parts * 2 * TILE) {
+                zero_sums();
+                product(left, right, parts, pending);
+                store_sums(own + p * SQUARE);
+            }
+            pending.finish();
+            const int64_t here = rows - pair * GROUP < GROUP ? rows - pair * GROUP : GROUP;
+            pending = {&pass, pass.unit(step, group, pair), step, pair, here, 0, 0, Pass::products * parts, own};
+            std::swap(own, other);
+        }
+    }
+    pending.finish();
+}
+
+// What both passes hold: the left factors of this step and of the next one in tiles, and what goes from step to step.
+struct Scratch {
+    explicit Scratch(int64_t groups, int64_t gates)
+        : left(2 * ROWS / GROUP * gates * groups * SQUARE), carry(ROWS * groups * GROUP), sums(2 * gates * SQUARE),
+          right(gates * groups * groups * 2 * TILE) {}
+    bool made() const { return left && carry && sums && right; }
+    Buffer<bf16> left;
+    Buffer<float> carry, sums;  // carry: (groups, ROWS, 32)
+    Buffer<bf16> right;
+};
+
+struct Common {
+    Shape shape;
+    const uint8_t *fresh;  // (T, N) or null
+    int64_t first, parts;  // row of the layer that is row 0 here; parts of a left factor
+    bf16 *tiles;
+    float *carry;
+    const bf16 *right;
+
+    bf16 *left(int64_t step, int64_t pair) const {
+        return tiles + (step % 2 * (ROWS / GROUP) + pair) * parts * 2 * TILE;
+    }
+    // Where the first of 32 rows stands in part `part` of the left factor of a step; others follow.
+    bf16 *place(int64_t step, int64_t pair, int64_t part) const { return left(step, pair) + part * 2 * TILE; }
+    float *carried(int64_t group, int64_t row) const { return carry + (group * ROWS + row) * GROUP; }
+    // Of the rows from n on, which ones start afresh at t; null where none does.
+    const uint8_t *forgotten(int64_t t, int64_t n) const {
+        return fresh && t < shape.steps ? fresh + t * shape.rows + n : nullptr;
+    }
+};
+
+struct ForwardArguments {
+    const bf16 *input;   // (T, N, gates * H), or with ids (V, gates * H)
+    const int64_t *ids;  // (T, N) or null
+    const float *bias;   // (H,), of the GRU's new value from the hidden state, or null
+    const float *h, *c;  // (N, H) before; c is null but for the LSTM
+    bf16 *y;             // (T, N, H)
+    bf16 *kept;          // (T, groups, N, kept, 32), or null where nobody asks for gradients
+    float *h_after, *c_after;
+};
+
+template <class Cell> struct Forward : Common, ForwardArguments {
+    static constexpr int products = Cell::gates;
+
+    // 32 cells of up to 32 rows in one step: where everything of the first row is.
+    struct Unit {
+        const bf16 *x;
+        const int64_t *ids;
+        const float *bias;
+        const uint8_t *forgotten;
+        float *carry, *h_after, *c_after;
+        bf16 *y, *next, *kept;
+        __mmask32 there;
+    };
+
+    Unit unit(int64_t t, int64_t group, int64_t pair) const {
+        const int64_t n = first + pair * GROUP, at = t * shape.rows + n, cell = group * GROUP;
+        const int64_t in_state = n * shape.cells + cell;
+        const bool last = t == shape.steps - 1;
+        return {input + (ids ? 0 : at * Cell::gates * shape.cells) + cell,
+                ids ? ids + at : nullptr,
+                bias ? bias + cell : nullptr,
+                forgotten(t + 1, n),
+                carried(group, pair * GROUP),
+                last ? h_after + in_state : nullptr,
+                last && c_after ? c_after + in_state : nullptr,
+                y + at * shape.cells + cell,
+                place(t + 1, pair, group),
+                kept ? kept + ((t * shape.groups() + group) * shape.rows + n) * Cell::kept * GROUP : nullptr,
+                lanes32(shape.cells - cell)};
+    }
+
+    void start(int64_t row) const {
+        const int64_t n = first + row;
+        const uint8_t *afresh = forgotten(0, n);
+        for (int64_t group = 0; group < shape.groups(); ++group) {
+            const int64_t cell = group * GROUP, from = n * shape.cells + cell;
+            const __mmask32 there = afresh && *afresh ? 0 : lanes32(shape.cells - cell);
+            _mm512_store_si512(place(0, row / GROUP, group) + row % GROUP * GROUP, rounded(load(h + from, there)));
+            store(carried(group, row), load((c ? c : h) + from, there));
+        }
+    }
+
+    inline void row(const Unit &unit, int64_t row, const float *sums) const {
+        const int64_t cells = shape.cells, gate = cells * Cell::gates;
+        const bf16 *x = unit.x + (unit.ids ? unit.ids[row] : row) * gate;
+        const __mmask16 stays = unit.forgotten && unit.forgotten[row] ? 0 : 0xffff;
+        Values from_input[Cell::gates], from_hidden[Cell::gates], keep[Cell::kept];
+        for (int g = 0; g < Cell::gates; ++g) {
+            if (!unit.ids) _mm_prefetch(reinterpret_cast<const char *>(x + shape.rows * gate + g * cells), _MM_HINT_T1);
+            from_input[g] = fp32(_mm512_maskz_loadu_epi16(unit.there, x + g * cells));
+            from_hidden[g] = load(sums + g * SQUARE);
+        }
+        if constexpr (Cell::apart) from_hidden[2] = from_hidden[2] + load(unit.bias, unit.there);
+        Values carry = load(unit.carry + row * GROUP);
+        const Values out = Cell::forward(from_input, from_hidden, carry, keep);
+        store(unit.carry + row * GROUP, where(stays, carry));
+        const __m512i values = rounded(out);
+        _mm512_mask_storeu_epi16(unit.y + row * cells, unit.there, values);
+        _mm512_store_si512(unit.next + row * GROUP, _mm512_maskz_mov_epi32(stays, values));
+        if (unit.h_after) store(unit.h_after + row * cells, unit.there, out);
+        if (unit.c_after) store(unit.c_after + row * cells, unit.there, carry);
+        if (!unit.kept) return;
+        for (int k = 0; k < Cell::kept; ++k)
+            _mm512_storeu_si512(unit.kept + (row * Cell::kept + k) * GROUP, rounded(keep[k]));
+    }
+};
+
+struct BackwardArguments {
+    const bf16 *kept;
+    const bf16 *dy;                     // (T, N, H)
+    const float *dh_after, *dc_after;   // (N, H); dc is null but for the LSTM
+    bf16 *dinput, *dhidden;             // (T, N, gates * H); dhidden is null where it is the same
+    float *dh, *dc;                     // (N, H)
+};
+
+// Its step 0 is the layer's last one; after the layer's first one comes a step for the state before.
+template <class Cell> struct Backward : Common, BackwardArguments {
+    static constexpr int products = 1;
+
+    // 32 cells of up to 32 rows in one step: where everything of the first row is.
+    struct Unit {
+        const bf16 *kept, *dy;
+        const float *dh_after;
+        const uint8_t *forgotten;
+        float *carry, *dh, *dc;  // dh and dc only for the state before
+        bf16 *dinput, *dhidden, *next;
+        __mmask32 there;
+    };
+
+    Unit unit(int64_t step, int64_t group, int64_t pair) const {
+        const int64_t t = shape.steps - 1 - step, n = first + pair * GROUP, cell = group * GROUP;
+        const int64_t in_state = n * shape.cells + cell, at = t * shape.rows + n;
+        Unit unit{};
+        unit.there = lanes32(shape.cells - cell);
+        unit.carry = carried(group, pair * GROUP);
+        if (t < 0) {
+            unit.dh = dh + in_state;
+            unit.dc = dc ? dc + in_state : nullptr;
+            return unit;
+        }
+        unit.kept = kept + ((t * shape.groups() + group) * shape.rows + n) * Cell::kept * GROUP;
+        unit.dy = dy + at * shape.cells + cell;
+        unit.dh_after = step ? nullptr : dh_after + in_state;
+        unit.forgotten = forgotten(t, n);
+        unit.dinput = dinput + at * Cell::gates * shape.cells + cell;
+        unit.dhidden = dhidden ? dhidden + at * Cell::gates * shape.cells + cell : nullptr;
+        unit.next = place(step + 1, pair, group);
+        return unit;
+    }
+
+    void start(int64_t row) const {
+        for (int64_t group = 0; dc_after && group < shape.groups(); ++group) {
+            const int64_t cell = group * GROUP;
+            store(carried(group, row),
+                  load(dc_after + (first + row) * shape.cells + cell, lanes32(shape.cells - cell)));
+        }
+    }
+
+    inline void row(const Unit &unit, int64_t row, const float *sums) const {
+        if (unit.dh) return before(unit, row, sums);
+        const int64_t cells = shape.cells, groups = shape.groups();
+        const __mmask16 stays = unit.forgotten && unit.forgotten[row] ? 0 : 0xffff;
+        const bf16 *from = unit.kept + row * Cell::kept * GROUP, *dy = unit.dy + row * cells;
+        Values keep[Cell::kept], dx[Cell::gates], du[Cell::gates];
+        for (int k = 0; k < Cell::kept; ++k) {
+            const bf16 *later = from + k * GROUP - groups * shape.rows * Cell::kept * GROUP;
+            _mm_prefetch(reinterpret_cast<const char *>(later), _MM_HINT_T1);
+            keep[k] = fp32(_mm512_loadu_si512(from + k * GROUP));
+        }
+        _mm_prefetch(reinterpret_cast<const char *>(dy - shape.rows * cells), _MM_HINT_T1);
+        Values out = load(sums) + fp32(_mm512_maskz_loadu_epi16(unit.there, dy));
+        if (unit.dh_after) out = out + load(unit.dh_after + row * cells, unit.there);
+        Values carry = load(unit.carry + row * GROUP);
+        Cell::backward(out, carry, keep, dx, du);
+        store(unit.carry + row * GROUP, where(stays, carry));
+        for (int g = 0; g < Cell::gates; ++g) {
+            const int64_t to = (row * Cell::gates + g) * cells;
+            __m512i values = rounded(dx[g]);
+            _mm512_mask_storeu_epi16(unit.dinput + to, unit.there, values);
+            if constexpr (Cell::apart) {
+                values = rounded(du[g]);
+                _mm512_mask_storeu_epi16(unit.dhidden + to, unit.there, values);
+            }
+            _mm512_store_si512(unit.next + g * groups * 2 * TILE + row * GROUP, _mm512_maskz_mov_epi32(stays, values));
+        }
+    }
+
+    void before(const Unit &unit, int64_t row, const float *sums) const {
+        const Values carry = load(unit.carry + row * GROUP), out = load(sums);
+        store(unit.dh + row * shape.cells, unit.there, Cell::apart ? out + carry : out);
+        if (unit.dc) store(unit.dc + row * shape.cells, unit.there, carry);
+    }
+};
+
+// The right factors of the steps forwards: a group's are its cells' rows of the weight (gates * H, H), gate after gate.
+void pack_forward(const float *weight, int64_t gates, int64_t cells, bf16 *right) {
+    const int64_t groups = groups_of(cells), square = groups * 2 * TILE;
+    for (int64_t gate = 0; gate < gates; ++gate)
+        pack_turned(weight + gate * cells * cells, cells, cells, right + gate * square, gates * square);
+}
+
+// The right factors of the steps backwards: a group's are its cells' columns of the weight, all gates of them.
+void pack_backward(const float *weight, int64_t gates, int64_t cells, bf16 *right) {
+    const int64_t groups = groups_of(cells), square = groups * 2 * TILE;
+    for (int64_t gate = 0; gate < gates; ++gate)
+        pack_straight(weight + gate * cells * cells, cells, cells, right + gate * square, gates * square);
+}
+
+template <class Cell>
+Status forward(Shape shape, const float *weight, const uint8_t *fresh, int64_t begin, int64_t end,
+               const ForwardArguments &arguments) {
+    const int64_t groups = shape.groups();
+    const Scratch scratch(groups, Cell::gates);
+    if (!scratch.made()) return no_memory;
+    pack_forward(weight, Cell::gates, shape.cells, scratch.right);
+    for (int64_t first = begin; first < end; first += ROWS) {
+        const int64_t rows = end - first < ROWS ? end - first : ROWS;
+        const Common common{shape, fresh, first, groups, scratch.left, scratch.carry, scratch.right};
+        const Forward<Cell> pass{common, arguments};
+        for (int64_t row = 0; row < rows; ++row) pass.start(row);
+        sweep(pass, shape.steps, groups, rows, scratch.sums);
+    }
+    return ok;
+}
+
+template <class Cell>
+Status backward(Shape shape, const float *weight, const uint8_t *fresh, int64_t begin, int64_t end,
+                const BackwardArguments &arguments) {
+    const int64_t groups = shape.groups(), parts = Cell::gates * groups;
+    const Scratch scratch(groups, Cell::gates);
+    if (!scratch.made()) return no_memory;
+    pack_backward(weight, Cell::gates, shape.cells, scratch.right);
+    for (int64_t first = begin; first < end; first += ROWS) {
+        const int64_t rows = end - first < ROWS ? end - first : ROWS;
+        std::memset(scratch.left, 0, sizeof(bf16) * ROWS / GROUP * parts * SQUARE);
+        std::memset(scratch.carry, 0, sizeof(float) * ROWS * groups * GROUP);
+        const Common common{shape, fresh, first, parts, scratch.left, scratch.carry, scratch.right};
+        const Backward<Cell> pass{common, arguments};
+        for (int64_t row = 0; row < rows; ++row) pass.start(row);
+        sweep(pass, shape.steps + 1, groups, rows, scratch.sums);
+    }
+    return ok;
+}
+
+enum CellNumber : int64_t { rnn = 0, gru = 1, lstm = 2 };
+
+bool shaped(Shape shape, int64_t begin, int64_t end) {
+    return shape.steps > 0 && shape.cells > 0 && begin >= 0 && begin <= end && end <= shape.rows;
+}
+
+}  // namespace
+}  // namespace scriven
+
+// Arguments as in ForwardArguments, for rows `begin` to `end` of N; `symbols` is V, or 0 where there are no ids.
+SCRIVEN_API int64_t scriven_recurrent_forward(int64_t cell, int64_t steps, int64_t rows, int64_t cells, int64_t begin,
+                                              int64_t end, const uint16_t *input, const int64_t *ids, int64_t symbols,
+                                              const float *weight, const float *bias, const float *h, const float *c,
+                                              const uint8_t *fresh, uint16_t *y, uint16_t *kept, float *h_after,
+                                              float *c_after) {
+    using namespace scriven;
+    const Shape shape{steps, rows, cells};
+    if (!shaped(shape, begin, end) || (cell == gru && !bias)) return bad_argument;
+    for (int64_t i = 0; ids && i < steps * rows; ++i)
+        if (ids[i] < 0 || ids[i] >= symbols) return bad_argument;
+    const FlushDenormals flush;
+    const Tiles tiles;
+    const ForwardArguments arguments{input, ids, bias, h, c, y, kept, h_after, c_after};
+    if (cell == lstm) return forward<Lstm>(shape, weight, fresh, begin, end, arguments);
+    if (cell == gru) return forward<Gru>(shape, weight, fresh, begin, end, arguments);
+    if (cell == rnn) return forward<Rnn>(shape, weight, fresh, begin, end, arguments);
+    return bad_argument;
+}
+
+// Arguments as in BackwardArguments.
+SCRIVEN_API int64_t scriven_recurrent_backward(int64_t cell, int64_t steps, int64_t rows, int64_t cells, int64_t begin,
+                                               int64_t end, const float *weight, const uint8_t *fresh,
+                                               const uint16_t *kept, const uint16_t *dy, const float *dh_after,
+                                               const float *dc_after, uint16_t *dinput, uint16_t *dhidden, float *dh,
+                                               float *dc) {
+    using namespace scriven;
+    const Shape shape{steps, rows, cells};
+    if (!shaped(shape, begin, end) || (cell == gru && !dhidden)) return bad_argument;
+    const FlushDenormals flush;
+    const Tiles tiles;
+    const BackwardArguments arguments{kept, dy, dh_after, dc_after, dinput, dhidden, dh, dc};
+    if (cell == lstm) return backward<Lstm>(shape, weight, fresh, begin, end, arguments);
+    if (cell == gru) return backward<Gru>(shape, weight, fresh, begin, end, arguments);
+    if (cell == rnn) return backward<Rnn>(shape, weight, fresh, begin, end, arguments);
+    return bad_argument;
+}

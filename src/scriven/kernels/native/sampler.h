@@ -1,0 +1,77 @@
+// What the sampler's translation units share: a model as Python packs it, and the functions that each level has.
+#pragma once
+
+#include "common.h"
+
+namespace scriven {
+
+constexpr int64_t block = 16;          // outputs of a matrix that are computed side by side
+constexpr int64_t widest = 4;          // blocks in a group, at most
+constexpr int64_t rows_together = 16;  // rows of a batch that use a group while it is in the cache
+
+// The layout of the structures is that of the ctypes structures in kernels/sampler.py.
+
+enum Cell : int64_t { rnn = 0, gru = 1, lstm = 2 };
+enum Precision : int64_t { fp32 = 0, bf16 = 1, int8 = 2 };
+enum NormKind : int64_t { no_norm = 0, rms_norm = 1, layer_norm = 2 };
+
+// A weight matrix (outputs, K) in groups of `width` blocks of 16 outputs. A group lies together, as words of 32 bits
+// [chunk][block][output]: a word holds the next weights of one output, 4 in int8, 2 in bf16, 1 in fp32.
+// An lstm's group has the 4 gates of 16 cells, a gru's the 3; other groups have the blocks that come next.
+struct Matrix {
+    const void *data;       // null where there is none
+    const float *scale;     // of each output; int8 only
+    const int32_t *offset;  // 128 times the sum of each output's weights; int8 only
+    int64_t groups, width, chunks;
+};
+
+struct Layer {
+    Matrix input, hidden;       // no input where a table has its products
+    const float *sums;          // (V, outputs) where it is a table, else the biases (outputs,)
+    const float *apart;         // a gru's bias of the candidate that its reset gate scales (cells,)
+    const float *norm, *shift;  // of what this layer gives to the next one (cells,); null where there is none
+    int64_t cells;
+};
+
+struct Model {
+    int64_t symbols, boundary, cell, relu, residual, norm, precision, layers;  // boundary -1: none
+    const float *embedding;                                                   // (V, K) where there is no table
+    const Layer *layer;
+    Matrix head;            // none where the last layer gives the logits
+    const float *head_bias;
+};
+
+// Arrays for N rows; every row of `stride` floats or bytes begins at a multiple of 64 bytes and is padded with zeros.
+struct Work {
+    int64_t rows, stride, operand_stride;
+    float **state;  // (L, 2) arrays (N, stride): h, and an lstm's c
+    float *x, *normed;
+    char *input, *hidden;  // what a layer's matrices are multiplied with
+    float *input_scale, *hidden_scale;
+    char *input_sums, *hidden_sums;  // products of a group, for rows_together rows
+    float *logits;                   // (N, logits_stride)
+    int64_t logits_stride;
+};
+
+struct Kernels {
+    // Read one id a row: the state and the logits of the work.
+    void (*read)(const Model &, Work &, const int64_t *ids);
+    // Weights exp((logit - largest) / temperature), in doubles; both arrays have room for a multiple of 16.
+    void (*weigh)(const float *logits, double *weights, int64_t count, double temperature);
+};
+
+struct Drawing {
+    double temperature, top_k, top_p, min_p;
+};
+
+struct Candidate {
+    double weight;
+    int64_t id;
+};
+
+extern const Kernels sampler_portable, sampler_avx2, sampler_avxvnni, sampler_avx512, sampler_amx;
+
+int64_t likeliest(const float *logits, int64_t count);
+int64_t pick(double *weights, int64_t count, const Drawing &drawing, double uniform, Candidate *room);
+
+}  // namespace scriven

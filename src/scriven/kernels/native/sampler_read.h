@@ -1,0 +1,213 @@
+// One step of a whole model for N rows: what every level makes of sampler_product.h.
+#pragma once
+
+#include "sampler_product.h"
+
+namespace scriven {
+namespace {
+
+// Null stays null.
+inline const float *part(const float *array, int64_t from) { return array ? array + from : nullptr; }
+
+// The sums of a group's gates for one row: what the table or the bias has, and the products with input and hidden.
+template <class P>
+struct GateSums {
+    using Out = typename P::Out;
+    const float *base;
+    const Out *input, *hidden;  // no input where base has its products
+    const float *input_scale, *hidden_scale;
+    float input_row, hidden_row;
+
+    Floats from_input(int64_t at) const {
+        Floats sum = load(base + at);
+        if (input) sum = sum + P::value(input, input_scale, at, input_row);
+        return sum;
+    }
+    Floats from_hidden(int64_t at) const { return P::value(hidden, hidden_scale, at, hidden_row); }
+    Floats operator()(int64_t at) const { return from_input(at) + from_hidden(at); }
+};
+
+template <class P, bool relu>
+inline void lstm_cells(const GateSums<P> &sums, float *h, float *c) {
+    for (int64_t i = 0; i < block; i += lanes) {
+        const Floats memory = remembered<relu>(sums(block + i), load(c + i), sums(i), sums(2 * block + i));
+        store(c + i, memory);
+        store(h + i, gated<relu>(sums(3 * block + i), memory));
+    }
+}
+
+template <class P, bool relu>
+inline void gru_cells(const GateSums<P> &sums, const float *apart, float *h) {
+    for (int64_t i = 0; i < block; i += lanes) {
+        const Floats reset = sigmoid(sums(i)), keep = sigmoid(sums(block + i));
+        const Floats inner = sums.from_hidden(2 * block + i) + load(apart + i);
+        const Floats fresh = activation<relu>(sums.from_input(2 * block + i) + reset * inner);
+        store(h + i, fresh + keep * (load(h + i) - fresh));
+    }
+}
+
+template <class P, bool relu>
+inline void rnn_cells(const GateSums<P> &sums, int64_t count, float *h) {
+    for (int64_t i = 0; i < count; i += lanes) store(h + i, activation<relu>(sums(i)));
+}
+
+template <class P>
+void pack_rows(const Work &work, const Matrix &matrix, const float *x, int64_t stride, char *to, float *scales) {
+    for (int64_t row = 0; row < work.rows; row++)
+        P::pack(x + row * stride, P::inputs(matrix), to + row * work.operand_stride, scales + row);
+}
+
+// One layer for all rows, whose input and hidden operands are packed: the state after.
+template <class P, bool relu>
+void read_layer(const Model &model, const Layer &layer, Work &work, int64_t depth, const int64_t *ids) {
+    const Matrix &hidden = layer.hidden, &input = layer.input;
+    const int64_t outputs = hidden.width * block, all = hidden.groups * outputs;
+    const int64_t cells = model.cell == rnn ? outputs : block;  // of a group
+    for (int64_t group = 0; group < hidden.groups; group++) {
+        for (int64_t first = 0; first < work.rows; first += rows_together) {
+            const int64_t rows = work.rows - first < rows_together ? work.rows - first : rows_together;
+            const int64_t operand = first * work.operand_stride;
+            if (input.data) product<P>(input, group, work.input + operand, work.operand_stride, rows, work.input_sums);
+            product<P>(hidden, group, work.hidden + operand, work.operand_stride, rows, work.hidden_sums);
+            for (int64_t row = 0; row < rows; row++) {
+                using Out = typename P::Out;
+                const int64_t n = first + row, cell = n * work.stride + group * cells;
+                const GateSums<P> sums{
+                    layer.sums + (input.data ? 0 : ids[n] * all) + group * outputs,
+                    input.data ? reinterpret_cast<const Out *>(work.input_sums) + row * outputs : nullptr,
+                    reinterpret_cast<const Out *>(work.hidden_sums) + row * outputs,
+                    part(input.scale, group * outputs),
+                    part(hidden.scale, group * outputs),
+                    work.input_scale[n],
+                    work.hidden_scale[n],
+                };
+                float *h = work.state[2 * depth] + cell;
+                if (model.cell == lstm) lstm_cells<P, relu>(sums, h, work.state[2 * depth + 1] + cell);
+                if (model.cell == gru) gru_cells<P, relu>(sums, layer.apart + group * cells, h);
+                if (model.cell == rnn) rnn_cells<P, relu>(sums, cells, h);
+            }
+        }
+    }
+}
+
+// The sum of term(x[i]) for i < count: 16 partial sums, then those one after another.
+template <typename Term>
+inline float sum_of(const float *x, int64_t count, Term term) {
+    float parts[block] = {}, sum = 0;
+    int64_t i = 0;
+    for (; i + block <= count; i += block)
+        for (int64_t j = 0; j < block; j++) parts[j] += term(x[i + j]);
+    for (; i < count; i++) parts[i % block] += term(x[i]);
+    for (int64_t j = 0; j < block; j++) sum += parts[j];
+    return sum;
+}
+
+// torch's nn.RMSNorm or nn.LayerNorm of one row, padding included, which `scale` and `shift` keep at zero.
+void normalise(NormKind kind, const Layer &layer, const float *x, int64_t padded, float *to) {
+    const float count = float(layer.cells), least = kind == rms_norm ? 1.1920928955078125e-07f : 1e-5f;
+    const float mean = kind == rms_norm ? 0.0f : sum_of(x, layer.cells, [](float x) { return x; }) / count;
+    const float square = sum_of(x, layer.cells, [mean](float x) { return (x - mean) * (x - mean); }) / count;
+    const float factor = 1.0f / __builtin_sqrtf(square + least);
+    for (int64_t i = 0; i < padded; i++) to[i] = (x[i] - mean) * factor * layer.norm[i];
+    if (layer.shift)
+        for (int64_t i = 0; i < padded; i++) to[i] += layer.shift[i];
+}
+
+// What later layers read of the layer at `depth`: its output, with what a residual model adds, and normalised.
+const float *pass_on(const Model &model, Work &work, int64_t depth) {
+    const Layer &layer = model.layer[depth];
+    const float *y = work.state[2 * depth];
+    const int64_t padded = (layer.cells + block - 1) / block * block;
+    if (model.residual) {
+        for (int64_t row = 0; row < work.rows; row++)
+            for (int64_t i = row * work.stride; i < row * work.stride + padded; i++)
+                work.x[i] = depth ? work.x[i] + y[i] : y[i];
+        y = work.x;
+    }
+    if (!layer.norm) return y;
+    for (int64_t row = 0; row < work.rows; row++)
+        normalise(NormKind(model.norm), layer, y + row * work.stride, padded, work.normed + row * work.stride);
+    return work.normed;
+}
+
+template <class P>
+void read_head(const Model &model, Work &work) {
+    const Matrix &head = model.head;
+    const int64_t outputs = head.width * block;
+    for (int64_t group = 0; group < head.groups; group++) {
+        for (int64_t first = 0; first < work.rows; first += rows_together) {
+            const int64_t rows = work.rows - first < rows_together ? work.rows - first : rows_together;
+            product<P>(head, group, work.input + first * work.operand_stride, work.operand_stride, rows,
+                       work.hidden_sums);
+            for (int64_t row = 0; row < rows; row++) {
+                const GateSums<P> sums{
+                    model.head_bias + group * outputs,
+                    nullptr,
+                    reinterpret_cast<const typename P::Out *>(work.hidden_sums) + row * outputs,
+                    nullptr,
+                    part(head.scale, group * outputs),
+                    0,
+                    work.input_scale[first + row],
+                };
+                float *to = work.logits + (first + row) * work.logits_stride + group * outputs;
+                for (int64_t i = 0; i < outputs; i += lanes) store(to + i, sums(i));
+            }
+        }
+    }
+}
+
+void begin_documents(const Model &model, Work &work, const int64_t *ids) {
+    for (int64_t row = 0; row < work.rows; row++)
+        if (ids[row] == model.boundary)
+            for (int64_t i = 0; i < 2 * model.layers; i++)
+                if (work.state[i]) memset(work.state[i] + row * work.stride, 0, work.stride * sizeof(float));
+}
+
+template <class P, bool relu>
+void read_all(const Model &model, Work &work, const int64_t *ids) {
+    begin_documents(model, work, ids);
+    const float *x = nullptr;
+    for (int64_t depth = 0; depth < model.layers; depth++) {
+        const Layer &layer = model.layer[depth];
+        if (depth) {
+            pack_rows<P>(work, layer.input, x, work.stride, work.input, work.input_scale);
+        } else if (layer.input.data) {
+            const int64_t inputs = P::inputs(layer.input);
+            for (int64_t row = 0; row < work.rows; row++)
+                P::pack(model.embedding + ids[row] * inputs, inputs, work.input + row * work.operand_stride,
+                        work.input_scale + row);
+        }
+        pack_rows<P>(work, layer.hidden, work.state[2 * depth], work.stride, work.hidden, work.hidden_scale);
+        read_layer<P, relu>(model, layer, work, depth, ids);
+        x = pass_on(model, work, depth);
+    }
+    if (model.head.data) {
+        pack_rows<P>(work, model.head, x, work.stride, work.input, work.input_scale);
+        read_head<P>(model, work);
+    } else {
+        for (int64_t row = 0; row < work.rows; row++)
+            memcpy(work.logits + row * work.logits_stride, x + row * work.stride, model.symbols * sizeof(float));
+    }
+}
+
+template <class P>
+void read_by(const Model &model, Work &work, const int64_t *ids) {
+    model.relu ? read_all<P, true>(model, work, ids) : read_all<P, false>(model, work, ids);
+}
+
+void read(const Model &model, Work &work, const int64_t *ids) {
+#if defined(__AMX_INT8__)
+    const TileShapes shapes;
+    const bool tiles = model.precision == int8 && work.rows >= worth_tiles;
+    if (tiles) _tile_loadconfig(&shapes);
+#endif
+    if (model.precision == fp32) read_by<Fp32>(model, work, ids);
+    if (model.precision == bf16) read_by<Bf16>(model, work, ids);
+    if (model.precision == int8) read_by<Int8>(model, work, ids);
+#if defined(__AMX_INT8__)
+    if (tiles) _tile_release();
+#endif
+}
+
+}  // namespace
+}  // namespace scriven

@@ -1,0 +1,177 @@
+// Vectors as wide as the instruction set's registers, and functions of them.
+//
+// Each lane goes through the same operations on every level, each rounded once (nothing is contracted), so that all
+// levels give the same bits: the width only says how many lanes go together.
+#pragma once
+
+#include "sampler.h"
+
+namespace scriven {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int lanes = 16;
+#elif defined(__AVX2__)
+constexpr int lanes = 8;
+#else
+constexpr int lanes = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(lanes * 4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(lanes * 4), may_alias));
+typedef uint32_t Words __attribute__((vector_size(lanes * 4), may_alias));
+typedef double Doubles __attribute__((vector_size(lanes * 4), may_alias));
+typedef int64_t Longs __attribute__((vector_size(lanes * 4), may_alias));
+typedef uint64_t LongWords __attribute__((vector_size(lanes * 4), may_alias));
+
+inline Floats load(const float *from) { return *reinterpret_cast<const Floats *>(from); }
+inline void store(float *to, Floats x) { *reinterpret_cast<Floats *>(to) = x; }
+
+inline Ints spread(int32_t x) {
+#if defined(__AVX512F__)
+    return (Ints)_mm512_set1_epi32(x);
+#elif defined(__AVX2__)
+    return (Ints)_mm256_set1_epi32(x);
+#else
+    return Ints{x, x, x, x};
+#endif
+}
+
+inline Floats spread(float x) {
+#if defined(__AVX512F__)
+    return _mm512_set1_ps(x);
+#elif defined(__AVX2__)
+    return _mm256_set1_ps(x);
+#else
+    return Floats{x, x, x, x};
+#endif
+}
+
+// a * b + c, rounded once where the processor can.
+inline Floats multiply_add(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__)
+    return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+    return _mm256_fmadd_ps(a, b, c);
+#elif defined(__FP_FAST_FMAF)
+    for (int i = 0; i < lanes; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return c;
+#else
+    return a * b + c;
+#endif
+}
+
+#if defined(__AVX512F__)
+// Not _mm512_min_ps and so on, of which GCC 12 thinks that they use a variable before it is set.
+inline Floats smaller(Floats a, Floats b) { return _mm512_maskz_min_ps(0xffff, a, b); }
+inline Floats larger(Floats a, Floats b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+#elif defined(__AVX2__)
+inline Floats smaller(Floats a, Floats b) { return _mm256_min_ps(a, b); }
+inline Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+#else
+inline Floats smaller(Floats a, Floats b) { return a < b ? a : b; }  // the second one where one is NaN
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+#endif
+
+inline float largest_of(Floats x) {
+    alignas(64) float parts[lanes];
+    store(parts, x);
+    for (int half = lanes / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) parts[i] = parts[i] > parts[i + half] ? parts[i] : parts[i + half];
+    return parts[0];
+}
+
+inline Floats size_of(Floats x) { return (Floats)((Words)x & 0x7fffffffu); }
+
+constexpr float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which is then the lowest bits
+constexpr float log2_e = 1.44269504088896341f;
+
+// 2 to the x, for |x| <= 120, with a relative error of 3e-7, and exact for 0. The polynomial is (2^r - 1) / r at the
+// Chebyshev nodes of |r| <= 1/2; the integer part of x is added to the exponent.
+inline Floats power_of_2(Floats x) {
+    const Floats shifted = x + to_integer;
+    const Floats r = x - (shifted - to_integer);
+    Floats p = r * 1.338130254e-03f + 9.666368515e-03f;
+    p = p * r + 5.550381014e-02f;
+    p = p * r + 2.402234904e-01f;
+    p = p * r + 6.931471806e-01f;
+    p = p * r + 1.0f;
+    return (Floats)((Words)p + ((Words)shifted << 23));
+}
+
+// e to the (scale * x). No result is above 2^40, so that the product of three is a number: a sigmoid of 1e-12 is 0.
+inline Floats exponential(Floats x, float scale) {
+    return power_of_2(larger(smaller(spread(40.0f), x * (scale * log2_e)), spread(-120.0f)));
+}
+
+inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(x, -1)); }
+
+inline Floats tanh_of(Floats x) {
+    const Floats e = exponential(x, -2);
+    return (1.0f - e) / (1.0f + e);
+}
+
+template <bool relu>
+inline Floats activation(Floats x) {
+    return relu ? larger(x, Floats{}) : tanh_of(x);
+}
+
+// sigmoid(x) * activation(y), with one division.
+template <bool relu>
+inline Floats gated(Floats x, Floats y) {
+    if (relu) return sigmoid(x) * larger(y, Floats{});
+    const Floats gate = 1.0f + exponential(x, -1), e = exponential(y, -2);
+    return (1.0f - e) / (gate * (1.0f + e));
+}
+
+// sigmoid(keep) * before + sigmoid(enter) * activation(fresh), with one division.
+template <bool relu>
+inline Floats remembered(Floats keep, Floats before, Floats enter, Floats fresh) {
+    if (relu) return sigmoid(keep) * before + sigmoid(enter) * larger(fresh, Floats{});
+    const Floats kept = 1.0f + exponential(keep, -1), entered = 1.0f + exponential(enter, -1);
+    const Floats e = exponential(fresh, -2), others = entered * (1.0f + e);
+    return (before * others + (1.0f - e) * kept) / (kept * others);
+}
+
+// e to the x, for x <= 0, with an error of about 1e-16; 0 below -708. Taylor's series around the nearest multiple of
+// ln 2, which is subtracted in two parts.
+inline Doubles exponential(Doubles x) {
+    constexpr double to_integer = 6755399441055744.0;  // 1.5 * 2^52
+    const Doubles shifted = x * 1.4426950408889634 + to_integer;
+    const Doubles n = shifted - to_integer;
+    const Doubles r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+    Doubles p = r * (1.0 / 6227020800) + 1.0 / 479001600;
+    p = p * r + 1.0 / 39916800;
+    p = p * r + 1.0 / 3628800;
+    p = p * r + 1.0 / 362880;
+    p = p * r + 1.0 / 40320;
+    p = p * r + 1.0 / 5040;
+    p = p * r + 1.0 / 720;
+    p = p * r + 1.0 / 120;
+    p = p * r + 1.0 / 24;
+    p = p * r + 1.0 / 6;
+    p = p * r + 0.5;
+    p = p * (r * r) + r + 1.0;
+    const Doubles result = p * (Doubles)(((LongWords)shifted << 52) + (1023ull << 52));
+    return x < -708.0 ? Doubles{} : result;
+}
+
+void weigh(const float *logits, double *weights, int64_t count, double temperature) {
+    float largest = logits[0];
+    int64_t done = 0;
+    if (count >= lanes) {
+        Floats found = load(logits);
+        for (; done + lanes <= count; done += lanes) found = larger(load(logits + done), found);
+        largest = largest_of(found);
+    }
+    for (; done < count; done++) largest = logits[done] > largest ? logits[done] : largest;
+    const int64_t padded = (count + block - 1) / block * block;
+    for (int64_t i = 0; i < padded; i++) weights[i] = logits[i];
+    for (int64_t i = 0; i < padded; i += lanes / 2) {
+        Doubles *at = reinterpret_cast<Doubles *>(weights + i);
+        *at = exponential((*at - double(largest)) / temperature);
+    }
+}
+
+}  // namespace
+}  // namespace scriven

@@ -1,0 +1,3 @@
+#include "scan_steps.h"
+
+const scriven::ScanKernels scriven::scan_portable = {forward, backward};

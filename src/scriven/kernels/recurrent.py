@@ -1,0 +1,213 @@
+"""All steps of a recurrent layer as native code in bf16, with their gradients: for processors with AMX.
+
+What comes from the input is summed before, by `projection` or in a table with one row a symbol; `recurrent` does the
+rest. Products are of bf16 values with sums in fp32, the state is fp32, and what leaves a step is rounded to bf16: as in
+torch's own layers under autocast. Rows do not meet, so torch's threads share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import c_int64, c_void_p
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from scriven.kernels import library
+
+ROWS = 32  # that a thread takes at least: fewer do not fill the tiles
+GROUP = 32  # cells that the native code works on together
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How native/recurrent_cells.h does a cell: its number, its sums, what it keeps for the gradients, in values."""
+
+    number: int
+    gates: int
+    kept: int
+    apart: bool = False  # whether its gradients differ for what comes from the input and from the hidden state
+
+
+CELLS = {"rnn": Cell(0, 1, 1), "gru": Cell(1, 3, 5, True), "lstm": Cell(2, 4, 6)}
+
+
+def usable() -> bool:
+    """Whether there is native code for this processor, and SCRIVEN_KERNELS lets it run."""
+    return library.level() == "amx"
+
+
+def projection(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x (T, N, D), weight (G*H, D) and bias (G*H,) -> x @ weight.T + bias (T, N, G*H) in bf16."""
+    y: Tensor = Projection.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return y
+
+
+def recurrent(
+    cell: str,
+    from_input: Tensor,
+    weight: Tensor,
+    state: tuple[Tensor, ...],
+    *,
+    ids: Tensor | None = None,
+    bias: Tensor | None = None,
+    fresh: Tensor | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """All steps of a cell: y (T, N, H) in bf16, and the state (N, H) after the last one in fp32.
+
+    from_input (T, N, G*H) are the sums of the gates but for the products with `weight` (G*H, H); with ids (T, N), its
+    rows are looked up in from_input (V, G*H). `bias` (H,) is the GRU's own for the new value from the hidden state, all
+    others are in from_input. Where fresh (T, N) is true, that row's state is zeroed before that step.
+    """
+    kept = torch.is_grad_enabled()
+    y, *after = Recurrence.apply(cell, kept, from_input, ids, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
+    return y, tuple(after)
+
+
+class Recurrence(torch.autograd.Function):
+    """`recurrent`, with its gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        name: str,
+        keep: bool,
+        from_input: Tensor,
+        ids: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        fresh: Tensor | None,
+        *state: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """y (T, N, H) and the state after the last step (N, H)."""
+        cell, (rows, cells) = CELLS[name], state[0].shape
+        steps = len(from_input if ids is None else ids)
+        sums, weight, *state_before = (*_bf16(from_input), *_fp32(weight, *state))
+        bias = None if bias is None else bias.float().contiguous()
+        ids = None if ids is None else ids.contiguous()
+        fresh = None if fresh is None else fresh.to("cpu", torch.bool).contiguous()
+        hs = sums.new_empty(steps + 1, rows, cells)
+        hs[0] = state_before[0]
+        kept = sums.new_empty(steps * -(-cells // GROUP) * rows * cell.kept * GROUP) if keep else None
+        after = [torch.empty_like(part) for part in state_before]
+        _by_rows(
+            partial(_function("scriven_recurrent_forward"), cell.number, steps, rows, cells),
+            rows,
+            *(_address(sums), _address(ids), 0 if ids is None else len(sums), _address(weight), _address(bias)),
+            *_addresses_of_state(state_before),
+            *(_address(fresh), _address(hs[1:]), _address(kept), *_addresses_of_state(after)),
+        )
+        ctx.cell, ctx.symbols = cell, len(sums)
+        ctx.save_for_backward(weight, hs, kept, ids, fresh)
+        return hs[1:], *after
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, *dafter: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of all arguments, from those of y (T, N, H) and of the last state (N, H)."""
+        weight, hs, kept, ids, fresh = ctx.saved_tensors
+        cell, (_, rows, cells), steps = ctx.cell, hs.shape, len(hs) - 1
+        (dy,), dafter = _bf16(dy), _fp32(*dafter)
+        dsums = hs.new_empty(steps, rows, cell.gates * cells)
+        dhidden = torch.empty_like(dsums) if cell.apart else dsums
+        dstate = [torch.empty_like(part) for part in dafter]
+        _by_rows(
+            partial(_function("scriven_recurrent_backward"), cell.number, steps, rows, cells),
+            rows,
+            *(_address(weight), _address(fresh), _address(kept), _address(dy), *_addresses_of_state(dafter)),
+            *(_address(dsums), _address(dhidden) if cell.apart else None, *_addresses_of_state(dstate)),
+        )
+        dbiases = dsums.new_zeros(cell.gates * cells, dtype=torch.float32) if cell.apart else None
+        dweight = _weight_gradient(hs[:-1], dhidden, fresh, dbiases)
+        dbias = None if dbiases is None else dbiases[-cells:]
+        dinput = dsums if ids is None else _sum_rows(ids, dsums, ctx.symbols)
+        return None, None, dinput, None, dweight, dbias, None, *dstate
+
+
+class Projection(torch.autograd.Function):
+    """`projection`, whose weight gets its gradient from native code, several times faster than from torch."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """X (T, N, D) to (T, N, G*H)."""
+        x, weight, bias = _bf16(x, weight, bias)
+        ctx.save_for_backward(x, weight)
+        return functional.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, weight and bias from that of y (T, N, G*H)."""
+        (x, weight), (dy,) = ctx.saved_tensors, _bf16(dy)
+        dbias = weight.new_zeros(len(weight), dtype=torch.float32)
+        dx = dy @ weight if ctx.needs_input_grad[0] else None
+        return dx, _weight_gradient(x, dy, None, dbias), dbias
+
+
+def _weight_gradient(x: Tensor, dy: Tensor, skip: Tensor | None, sums: Tensor | None) -> Tensor:
+    """dy^T x (G, D) in fp32, summed over all steps and rows but those to skip; and dy's own sums added to `sums`."""
+    gradient = torch.empty(dy.shape[-1], x.shape[-1])
+    function = _function("scriven_weight_gradient")
+    arrays = (_address(x), _address(dy), _address(skip), _address(gradient), _address(sums))
+    function(dy.shape[:-1].numel(), x.shape[-1], dy.shape[-1], *arrays)
+    return gradient
+
+
+def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
+    """The gradient (V, G) of a table of which ids (T, N) were looked up, from theirs (T, N, G)."""
+    gradient, width = torch.zeros(symbols, dy.shape[-1]), dy.shape[-1]
+    _function("scriven_add_rows")(ids.numel(), width, symbols, _address(ids), _address(dy), _address(gradient))
+    return gradient
+
+
+def _by_rows(function: Callable[..., int], rows: int, *arguments: Any) -> None:
+    """Call the function for all rows: shared among torch's threads, where there are enough."""
+    shares = max(1, min(torch.get_num_threads(), rows // ROWS))
+    each = -(-rows // shares // ROWS) * ROWS
+    jobs = [partial(function, begin, min(begin + each, rows), *arguments) for begin in range(0, rows, each)]
+    others = [_pool().submit(job) for job in jobs[1:]]
+    jobs[0]()
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="scriven")
+
+
+TYPES = {
+    "scriven_recurrent_forward": [c_int64] * 6 + [c_void_p] * 2 + [c_int64] + [c_void_p] * 9,
+    "scriven_recurrent_backward": [c_int64] * 6 + [c_void_p] * 10,
+    "scriven_weight_gradient": [c_int64] * 3 + [c_void_p] * 5,
+    "scriven_add_rows": [c_int64] * 3 + [c_void_p] * 3,
+}
+
+
+@cache
+def _function(name: str) -> Callable[..., int]:
+    return library.declare(name, TYPES[name])
+
+
+def _bf16(*arrays: Tensor) -> tuple[Tensor, ...]:
+    return tuple(array.to(torch.bfloat16).contiguous() for array in arrays)
+
+
+def _fp32(*arrays: Tensor) -> tuple[Tensor, ...]:
+    return tuple(array.float().contiguous() for array in arrays)
+
+
+def _address(array: Tensor | None) -> int | None:
+    return None if array is None else array.data_ptr()
+
+
+def _addresses_of_state(state: Any) -> tuple[int | None, int | None]:
+    """Those of h and c, the latter null but for the LSTM."""
+    h, *c = state
+    return _address(h), _address(c[0]) if c else None

@@ -1,0 +1,255 @@
+"""The native sampler: one call draws and reads many characters, for several texts side by side.
+
+`Sampler` packs a model's weights in one of PRECISIONS. In `int8` every output of a matrix has a scale, and so has
+every vector that is multiplied with it, at every step; sums are exact integers. In `bf16` weights alone are rounded.
+What lies between two products is fp32 throughout. The same numbers give the same ids: in int8 on every processor, in
+fp32 and bf16 on every processor with fused multiply-add; and whatever rows are beside a row.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from scriven.kernels import library
+from scriven.settings import ModelSettings, SamplingSettings
+
+PRECISIONS = ("fp32", "bf16", "int8")
+TABLE_BYTES = 1 << 25  # of a first layer's products with every symbol; where there would be more they are computed
+ALIGNMENT = 64  # bytes: a line of the cache, a row of a tile
+BLOCK, WIDEST = 16, 4  # as in native/sampler.h
+INPUTS = {"fp32": 1, "bf16": 2, "int8": 4}  # in a word of 32 bits
+CELLS = {"rnn": 1, "gru": 3, "lstm": 4}  # their gates, in the order of native/sampler.h; others are torch's
+LAYER_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+NORMS = ("none", "rms", "layer")
+
+ARGUMENTS = [*[ctypes.c_int64] * 2, ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 5]
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+State = tuple[tuple[Tensor, ...], ...]  # h, and an lstm's c, (N, H), of each layer
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("data", "scale", "offset")),
+        *((name, ctypes.c_int64) for name in ("groups", "width", "chunks")),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, _Matrix) for name in ("input", "hidden")),
+        *((name, ctypes.c_void_p) for name in ("sums", "apart", "norm", "shift")),
+        ("cells", ctypes.c_int64),
+    )
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in ("symbols", "boundary", "cell", "relu", "residual", "norm", "precision", "layers")
+        ),
+        ("embedding", ctypes.c_void_p),
+        ("layer", ctypes.POINTER(_Layer)),
+        ("head", _Matrix),
+        ("head_bias", ctypes.c_void_p),
+    )
+
+
+class Sampler:
+    """A model, packed for writing; it keeps nothing of what it has written."""
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        weights: Mapping[str, Tensor],
+        precision: str,
+        boundary: int | None = None,
+        level: str | None = None,
+    ) -> None:
+        """Packs the weights, named as in a checkpoint; `boundary` begins a document and zeroes the state.
+
+        `level` is one of `library.levels()`, the highest one where not given. Later changes of the weights change
+        nothing here. RuntimeError where there is no library.
+        """
+        self._level = library.LEVELS.index(library.level() if level is None else level)
+        self._vnni = "avx_vnni" in library.features()
+        self._write = library.declare("scriven_sampler_write", ARGUMENTS)
+        arrays = {name: weight.detach().cpu().float().numpy() for name, weight in weights.items()}
+        self._packer = _Packer(settings, arrays, precision)  # which keeps the packed arrays alive
+        self._model = self._packer.model(-1 if boundary is None else boundary)
+        self.widths = [layer.cells for layer in self._packer.layers]
+        self.state_size = 2 if settings.cell == "lstm" else 1
+
+    def zero_state(self, rows: int) -> State:
+        """The state before anything was read, for N rows."""
+        return tuple((torch.zeros(rows, width),) * self.state_size for width in self.widths)
+
+    def write(
+        self, logits: Tensor, state: State, settings: SamplingSettings, uniforms: npt.NDArray[np.float64]
+    ) -> tuple[Ids, Tensor, State]:
+        """Draw as many ids a row as `uniforms` (count, N) has, each from the logits (N, V) after those before it.
+
+        Gives ids (count, N), and the logits and the state after reading the last of them. A state has a tuple of
+        arrays (N, H) for each layer. `<unk>`, the last symbol, is never drawn. Arguments stay as they are.
+        """
+        uniforms = np.ascontiguousarray(uniforms, np.float64)
+        (count, rows), ids = uniforms.shape, np.empty(uniforms.shape, np.int64)
+        logits = _copy(logits, (rows, self._model.symbols))
+        after = tuple(
+            tuple(_copy(part, (rows, width)) for part in layer) for layer, width in zip(state, self.widths, strict=True)
+        )
+        addresses = [address for layer in after for address in [*(part.data_ptr() for part in layer), None][:2]]
+        drawing = np.array([settings.temperature, settings.top_k, settings.top_p, settings.min_p], np.float64)
+        self._write(
+            self._level,
+            self._vnni,
+            ctypes.addressof(self._model),
+            rows,
+            count,
+            uniforms.ctypes.data,
+            drawing.ctypes.data,
+            (ctypes.c_void_p * len(addresses))(*addresses),
+            logits.data_ptr(),
+            ids.ctypes.data,
+        )
+        return ids, logits, after
+
+
+class _Packer:
+    """Packs the weights of a model, and keeps the arrays that the structures point to."""
+
+    def __init__(self, settings: ModelSettings, weights: Mapping[str, Floats], precision: str) -> None:
+        self.settings, self.weights, self.precision = settings, weights, precision
+        self.gates = CELLS[settings.cell]
+        self.arrays: list[npt.NDArray[Any]] = []
+        self.embedding: int | None = None
+        self.layers = [self._layer(depth) for depth in range(settings.layers)]
+
+    def model(self, boundary: int) -> _Model:
+        """The structure that the library reads; it lives as long as this object does."""
+        settings, head = self.settings, _Matrix()
+        bias, headless = None, settings.head == "none"
+        if not headless:
+            groups = _grouping(len(self.weights["head.bias"]), 1)
+            head = self._matrix(_grouped(self.weights["head.weight"], 1, groups))
+            bias = self._keep(_grouped(self.weights["head.bias"], 1, groups))
+        self.table = (_Layer * settings.layers)(*self.layers)
+        return _Model(
+            symbols=self.layers[-1].cells if headless else len(self.weights["head.bias"]),
+            boundary=boundary,
+            cell=list(CELLS).index(settings.cell),
+            relu=settings.activation == "relu",
+            residual=settings.residual,
+            norm=NORMS.index(settings.norm),
+            precision=PRECISIONS.index(self.precision),
+            layers=settings.layers,
+            embedding=self.embedding,
+            layer=self.table,
+            head=head,
+            head_bias=bias,
+        )
+
+    def _layer(self, depth: int) -> _Layer:
+        of = {name: self.weights[f"layers.{depth}.rnn.{name}_l0"] for name in LAYER_WEIGHTS}
+        cells = of["weight_hh"].shape[1]
+        groups = _grouping(cells, self.gates)
+        bias, apart = of["bias_ih"] + of["bias_hh"], None
+        if self.settings.cell == "gru":  # the reset gate comes between the candidate's two biases
+            bias[2 * cells :] = of["bias_ih"][2 * cells :]
+            apart = self._keep(_grouped(of["bias_hh"][2 * cells :], 1, (groups[0], 1)))
+        sums, matrix = (self._first if depth == 0 else self._later)(of["weight_ih"], bias, groups)
+        hidden = self._matrix(_grouped(of["weight_hh"], self.gates, groups))
+        norm, shift = (self._norm(depth, name, (groups[0], groups[1] // self.gates)) for name in ("weight", "bias"))
+        return _Layer(input=matrix, hidden=hidden, sums=sums, apart=apart, norm=norm, shift=shift, cells=cells)
+
+    def _later(self, weight: Floats, bias: Floats, groups: tuple[int, int]) -> tuple[int, _Matrix]:
+        """The biases, and the matrix of the input."""
+        return self._keep(_grouped(bias, self.gates, groups)), self._matrix(_grouped(weight, self.gates, groups))
+
+    def _first(self, weight: Floats, bias: Floats, groups: tuple[int, int]) -> tuple[int, _Matrix]:
+        """A table (V, outputs) of all the sums that a symbol can give; or, where it is too large, as `_later`."""
+        vectors = self.weights.get("embedding.weight")  # (V, D)
+        inputs = weight.T if vectors is None else vectors
+        inputs = np.concatenate((inputs[:-1], inputs[:-1].mean(0, keepdims=True, dtype=np.float64)))  # <unk>: the mean
+        outputs = groups[0] * groups[1] * BLOCK
+        if vectors is not None:
+            if len(inputs) * outputs * 4 > TABLE_BYTES:
+                self.embedding = self._keep(self._padded(inputs))
+                return self._later(weight, bias, groups)
+            inputs = inputs @ weight.T.astype(np.float64)  # in doubles: rounded alike on every machine, almost always
+        return self._keep(_grouped((inputs + bias).T, self.gates, groups).reshape(outputs, -1).T), _Matrix()
+
+    def _norm(self, depth: int, name: str, groups: tuple[int, int]) -> int | None:
+        weight = self.weights.get(f"norms.{depth}.{name}")
+        return None if weight is None else self._keep(_grouped(weight, 1, groups))
+
+    def _matrix(self, weight: Floats) -> _Matrix:
+        """From weights (groups, outputs of a group, K), the words (groups, chunks, outputs of a group)."""
+        scale = offset = None
+        if self.precision == "int8":
+            scales = np.abs(weight).max(-1, keepdims=True) / np.float32(127)
+            weight = np.rint(np.divide(weight, scales, out=np.zeros_like(weight), where=scales > 0)).astype(np.int8)
+            scale, offset = self._keep(scales), self._keep(128 * weight.sum(-1, dtype=np.int32), np.int32)
+        elif self.precision == "bf16":
+            weight = torch.from_numpy(weight).bfloat16().view(torch.int16).numpy()
+        inputs = INPUTS[self.precision]
+        words = self._padded(weight)
+        groups, outputs, length = words.shape
+        words = words.reshape(groups, outputs, length // inputs, inputs).swapaxes(1, 2)
+        data = self._keep(words, words.dtype)
+        return _Matrix(data, scale, offset, groups, outputs // BLOCK, length // inputs)
+
+    def _padded(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """With zeros behind the last dimension, up to a whole number of chunks (an even one) and, in int8, of tiles."""
+        missing = -array.shape[-1] % (64 if self.precision == "int8" else 16)
+        return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
+
+    def _keep(self, array: npt.NDArray[Any], kind: npt.DTypeLike = np.float32) -> int:
+        """The address of a copy of the array that begins a line of the cache."""
+        self.arrays.append(_aligned(array.shape, kind))
+        self.arrays[-1][...] = array
+        return self.arrays[-1].ctypes.data
+
+
+def _aligned(shape: tuple[int, ...], kind: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An empty array that begins a line of the cache."""
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -room.ctypes.data % ALIGNMENT
+    return room[begin : begin + size].view(kind).reshape(shape)
+
+
+def _grouping(cells: int, gates: int) -> tuple[int, int]:
+    """How many groups of how many blocks the sums of so many cells make: see Matrix in native/sampler.h."""
+    blocks = -(-cells // BLOCK)
+    if gates > 1:
+        return blocks, gates
+    groups = -(-blocks // WIDEST)
+    return groups, -(-blocks // groups)
+
+
+def _grouped(array: Floats, gates: int, grouping: tuple[int, int]) -> Floats:
+    """From sums (gates * cells, ...) to groups (groups, outputs of a group, ...), padded with zeros."""
+    (groups, width), cells = grouping, len(array) // gates
+    at_once = BLOCK * (width // gates)
+    parts = array.reshape(gates, cells, *array.shape[1:])
+    parts = np.pad(parts, [(0, 0), (0, groups * at_once - cells), *[(0, 0)] * (array.ndim - 1)])
+    parts = parts.reshape(gates, groups, at_once, *array.shape[1:]).swapaxes(0, 1)
+    return np.ascontiguousarray(parts.reshape(groups, gates * at_once, *array.shape[1:]))
+
+
+def _copy(array: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A copy to write to. ValueError where the array has another shape."""
+    if array.shape != shape:
+        raise ValueError(f"an array {tuple(array.shape)} where one {shape} belongs")
+    return array.to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)

@@ -1,0 +1,128 @@
+"""All steps of a layer whose gates see the input alone, with their gradients: minGRU's, as native code and in torch.
+
+Nothing is multiplied with the state, so that all products are made before, for all steps at once; a step is a few
+operations on every cell. Native code does it in fp32 on any processor, in one pass over the arrays; cells do not meet,
+so torch's threads share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import c_int64, c_void_p
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from scriven.kernels import library
+
+CELLS = 64  # that a thread takes at least
+
+
+def usable() -> bool:
+    """Whether there is native code for this processor, and SCRIVEN_KERNELS lets it run."""
+    return library.level() != "off"
+
+
+def scan(
+    sums: Tensor, h: Tensor, *, ids: Tensor | None = None, fresh: Tensor | None = None, level: str | None = None
+) -> Tensor:
+    """All steps of minGRU (Feng et al. 2024, equations 9 and 10 with g of their appendix B): y (T, N, H), in h's type.
+
+    From sums k and x, (T, N, 2H) together, and h (N, H) before:
+    z = sigmoid(k), new = x + 1/2 where x >= 0 and sigmoid(x) elsewhere, h = (1 - z) h + z new.
+    With ids (T, N), rows are looked up in sums (V, 2H). Where fresh (T, N) is true, that row's h is zero before that
+    step. `level` is one of `library.levels()`, or `off` for torch; the highest where not given.
+
+    RuntimeError for ids that have no row in sums.
+    """
+    level = library.level() if level is None else level
+    native = level != "off" and sums.device.type == "cpu" and sums.dtype in (torch.float32, torch.bfloat16)
+    if native and h.dtype == torch.float32:
+        y: Tensor = Scan.apply(library.LEVELS.index(level), sums, ids, fresh, h)  # type: ignore[no-untyped-call]
+        return y
+    sums = sums.to(h.dtype)
+    return _by_torch(sums if ids is None else sums[ids], h, fresh)
+
+
+def _by_torch(sums: Tensor, h: Tensor, fresh: Tensor | None) -> Tensor:
+    """The same in plain torch."""
+    k, x = sums.chunk(2, -1)
+    steps = zip(torch.sigmoid(k), torch.where(x >= 0, x + 0.5, torch.sigmoid(x)), strict=True)
+    outputs = []
+    for t, (z, new) in enumerate(steps):
+        if fresh is not None:
+            h = h.masked_fill(fresh[t].to(h.device)[:, None], 0)
+        h = torch.lerp(h, new, z)
+        outputs.append(h)
+    return torch.stack(outputs)
+
+
+class Scan(torch.autograd.Function):
+    """`scan` as native code, with its gradients; gates are computed again on the way back, rather than kept."""
+
+    @staticmethod
+    def forward(ctx: Any, level: int, sums: Tensor, ids: Tensor | None, fresh: Tensor | None, h: Tensor) -> Tensor:
+        """The output of every step, y (T, N, H)."""
+        steps, (rows, cells) = len(sums if ids is None else ids), h.shape
+        sums, h = sums.contiguous(), h.contiguous()
+        ids = None if ids is None else ids.long().expand(steps, rows).contiguous()
+        fresh = None if fresh is None else fresh.to("cpu", torch.bool).expand(steps, rows).contiguous()
+        if sums.shape != (*((steps, rows) if ids is None else sums.shape[:1]), 2 * cells):
+            raise ValueError(f"sums of shape {tuple(sums.shape)} for a state of {rows} rows and {cells} cells")
+        y = h.new_empty(steps, rows, cells)
+        symbols = 0 if ids is None else len(sums)
+        arrays = _address(sums), _address(ids), symbols, _address(fresh), _address(h), _address(y)
+        _by_cells("scriven_scan_forward", (level, steps, rows, cells), sums.dtype, *arrays)
+        ctx.level = level
+        ctx.save_for_backward(sums, ids, fresh, h, y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of all arguments, from that of y (T, N, H)."""
+        sums, ids, fresh, h, y = ctx.saved_tensors
+        dy, dh = dy.contiguous(), torch.zeros_like(h)
+        dsums = torch.empty_like(sums) if ids is None else torch.zeros_like(sums, dtype=torch.float32)
+        arrays = map(_address, (sums, ids, fresh, h, y, dy, dh, dsums))
+        _by_cells("scriven_scan_backward", (ctx.level, *y.shape), sums.dtype, *arrays)
+        return None, dsums, None, None, dh
+
+
+def _by_cells(name: str, shape: tuple[int, ...], kind: torch.dtype, *arrays: int | None) -> None:
+    """Call the function for all cells: shared among torch's threads, where there are enough. Shape: level, T, N, H."""
+    cells = shape[-1]
+    shares = max(1, min(torch.get_num_threads(), cells // CELLS))
+    each = -(-cells // shares // CELLS) * CELLS
+    jobs = [
+        partial(_function(name), *shape, begin, min(begin + each, cells), kind == torch.bfloat16, *arrays)
+        for begin in range(0, cells, each)
+    ]
+    others = [_pool().submit(job) for job in jobs[1:]]
+    jobs[0]()
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="scriven")
+
+
+TYPES = {
+    "scriven_scan_forward": [c_int64] * 7 + [c_void_p] * 2 + [c_int64] + [c_void_p] * 3,
+    "scriven_scan_backward": [c_int64] * 7 + [c_void_p] * 8,
+}
+
+
+@cache
+def _function(name: str) -> Callable[..., int]:
+    return library.declare(name, TYPES[name])
+
+
+def _address(array: Tensor | None) -> int | None:
+    return None if array is None else array.data_ptr()

@@ -1,0 +1,140 @@
+"""Symbols -> ids by a table, as text is read: in native code; numpy is the reference, and the fallback.
+
+Symbols are what a text is made of: code points, bytes, or ids of another kind; unsigned numbers of one, two or four
+bytes. A table has the id of each symbol at its place, as int32; a negative number, or no place, where it has none.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from ctypes import c_int64, c_void_p
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scriven.kernels import library
+
+BLOCK = 1 << 14  # symbols that numpy learns from at once: nearly all that are new come in the first block
+
+Symbols = npt.NDArray[np.unsignedinteger]
+Table = npt.NDArray[np.int32]
+Ints = npt.NDArray[np.int64]
+
+
+def usable() -> bool:
+    """Whether there is native code here, and SCRIVEN_KERNELS lets it run."""
+    return library.library() is not None and sys.byteorder == "little"  # as ids lie on the disk
+
+
+def translate(
+    symbols: Symbols, table: Table, kind: np.dtype[np.unsignedinteger], counts: Ints | None = None
+) -> Symbols | None:
+    """The ids of symbols (n,) as numbers of this kind, (n,), which may be read-only; none where one has no id.
+
+    `counts`, as long as the table, gains one at the place of each symbol, where all have ids.
+    """
+    _check(symbols, table, counts)
+    if not usable():
+        return _translate_plain(symbols, table, kind, counts)
+    symbols, ids = np.ascontiguousarray(symbols), np.empty(symbols.size, kind)
+    done = _native_translate()(
+        symbols.itemsize,
+        ids.itemsize,
+        symbols.ctypes.data,
+        symbols.size,
+        table.ctypes.data,
+        table.size,
+        ids.ctypes.data,
+        None if counts is None else counts.ctypes.data,
+    )
+    return ids if done == symbols.size else None
+
+
+def learn(symbols: Symbols, table: Table, known: int) -> Ints:
+    """Where symbols that have no id come first, in that order, (m,): they get the ids known, known + 1, ...
+
+    IndexError for a symbol that the table has no place for.
+    """
+    _check(symbols, table)
+    if symbols.size and symbols.max() >= table.size:
+        raise IndexError(f"the symbol {symbols.max()} is beyond a table of {table.size}")
+    if not usable():
+        return _learn_plain(symbols, table, known)
+    symbols, places = np.ascontiguousarray(symbols), np.empty(min(symbols.size, table.size), np.int64)
+    found = _native_learn()(
+        symbols.itemsize,
+        symbols.ctypes.data,
+        symbols.size,
+        table.ctypes.data,
+        table.size,
+        known,
+        places.ctypes.data,
+    )
+    return places[:found].copy()  # the rest of the room is not kept
+
+
+def _translate_plain(
+    symbols: Symbols, table: Table, kind: np.dtype[np.unsignedinteger], counts: Ints | None
+) -> Symbols | None:
+    ids: Symbols | None
+    if symbols.dtype == kind == np.uint8:
+        ids = _translate_bytes(symbols.tobytes(), table)
+    else:
+        ids = _look_up(symbols, table, kind)
+    if ids is not None and counts is not None:
+        counts += np.bincount(symbols, minlength=counts.size)
+    return ids
+
+
+def _translate_bytes(symbols: bytes, table: Table) -> Symbols | None:
+    """From bytes to bytes, five times as fast as a look-up."""
+    ids = np.full(256, -1, np.int32)
+    ids[: table.size] = table[:256]
+    if symbols.translate(None, delete=np.flatnonzero(ids >= 0).astype(np.uint8).tobytes()):
+        return None
+    return np.frombuffer(symbols.translate(ids.astype(np.uint8).tobytes()), np.uint8)
+
+
+def _look_up(symbols: Symbols, table: Table, kind: np.dtype[np.unsignedinteger]) -> Symbols | None:
+    if symbols.size and symbols.max() >= table.size:
+        return None
+    ids = table.take(symbols)  # not table[symbols], which takes twice as long
+    return None if ids.min(initial=0) < 0 else ids.astype(kind)
+
+
+def _learn_plain(symbols: Symbols, table: Table, known: int) -> Ints:
+    found = [np.empty(0, np.int64)]
+    for start in range(0, symbols.size, BLOCK):
+        block = symbols[start : start + BLOCK]
+        places = np.flatnonzero(table.take(block) < 0)
+        _, first = np.unique(block[places], return_index=True)
+        first = np.sort(places[first])
+        table[block[first]] = np.arange(known, known + first.size)
+        known += first.size
+        found.append(start + first)
+    return np.concatenate(found)
+
+
+def _check(symbols: Symbols, table: Table, counts: Ints | None = None) -> None:
+    """Raises ValueError for arrays that native code cannot take: it would read or write what is not theirs."""
+    if symbols.ndim != 1 or symbols.dtype not in (np.uint8, np.uint16, np.uint32):
+        raise ValueError(f"symbols must be (n,) of one, two or four bytes, not {symbols.shape} {symbols.dtype}")
+    if table.ndim != 1 or table.dtype != np.int32 or not table.flags.c_contiguous:
+        raise ValueError(f"the table must be (symbols,) int32 in one piece, not {table.shape} {table.dtype}")
+    if counts is not None and not (counts.shape == table.shape and counts.dtype == np.int64 and counts.flags.carray):
+        raise ValueError(f"counts must be {table.shape} int64 in one piece, not {counts.shape} {counts.dtype}")
+
+
+@cache
+def _native_translate() -> Callable[..., Any]:
+    arguments = [c_int64, c_int64, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p]
+    return library.declare("scriven_text_translate", arguments, c_int64)
+
+
+@cache
+def _native_learn() -> Callable[..., Any]:
+    arguments = [c_int64, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_void_p]
+    return library.declare("scriven_text_learn", arguments, c_int64)

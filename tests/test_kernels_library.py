@@ -1,0 +1,351 @@
+"""The native library: built by the compiler that is there, loaded or not, used up to the level that is asked for."""
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from scriven.errors import UsageError
+from scriven.kernels import library
+
+ROOT = Path(__file__).parents[1]
+NATIVE = library.FOLDER / "native"
+
+
+def _hatch_build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec and spec.loader
+    module = sys.modules["hatch_build"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+hatch_build = _hatch_build()
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler here"
+)
+needs_library = pytest.mark.skipif(library.find("").library is None, reason=library.find("").why)
+needs_scripts = pytest.mark.skipif(os.name == "nt", reason="the fake compiler is a shell script")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with the least of native code: what every library has. $CXX is not set."""
+    monkeypatch.delenv("CXX", raising=False)
+    native = kernels(tmp_path) / "native"
+    native.mkdir(parents=True)
+    for name in ("common.h", "cpu.cpp"):
+        shutil.copy(NATIVE / name, native)
+    return tmp_path
+
+
+def kernels(root: Path) -> Path:
+    return root / "src" / "scriven" / "kernels"
+
+
+def build(root: Path, source: str = "", name: str = "extra.cpp") -> str:
+    """Build the library of a repository, with one more source."""
+    (kernels(root) / "native" / name).write_text(f'#include "common.h"\n{source}\n')
+    return str(hatch_build.build(root / "src" / "scriven", root / "objects"))
+
+
+def script(path: Path, body: str) -> str:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+# What is asked for
+
+
+@needs_library
+@pytest.mark.parametrize("asked", library.LEVELS)
+def test_the_environment_names_the_highest_level_to_use(asked: str) -> None:
+    most = library.find("")
+    found = library.find(asked)
+    assert library.LEVELS.index(found.level) == min(map(library.LEVELS.index, (asked, most.level)))
+    assert (f"SCRIVEN_KERNELS={asked}" in found.why) == (found.level != most.level)
+    assert found.features == most.features
+
+
+def test_off_loads_nothing() -> None:
+    found = library.find("off")
+    assert found.library is None and found.level == "off" and "SCRIVEN_KERNELS=off" in found.why
+
+
+@pytest.mark.parametrize("asked", ["avx", "AMX", "on", " "])
+def test_a_level_that_does_not_exist_is_refused_with_the_choices(asked: str) -> None:
+    with pytest.raises(UsageError, match="it can be off, portable, avx2, avx512 or amx"):
+        library.find(asked)
+
+
+@pytest.mark.parametrize(("asked", "told"), [("off", "off ()"), ("portable", "portable ('portable',)")])
+@needs_library
+def test_the_environment_is_read(asked: str, told: str) -> None:
+    code = "from scriven.kernels import library as l; print(l.level(), l.levels())"
+    environment = {**os.environ, "SCRIVEN_KERNELS": asked}
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == told
+
+
+def test_without_a_library_a_function_cannot_be_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_native", lambda: library.find("off"))
+    assert library.library() is None and library.levels() == ()
+    with pytest.raises(RuntimeError, match="scriven_abi needs the native library"):
+        library.declare("scriven_abi", [])
+
+
+# What the processor can do
+
+
+@needs_library
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the processor is looked up in Linux' list")
+def test_features_are_those_that_the_system_lists() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text("utf-8").split("\n\n", 1)[0].split())
+    listed = {
+        "avx2": {"avx2", "fma"},
+        "avx_vnni": {"avx_vnni"},
+        "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+        "avx512_vnni": {"avx512_vnni"},
+        "avx512_bf16": {"avx512_bf16"},
+        "amx": {"amx_tile", "amx_bf16", "amx_int8"},
+    }
+    found = library.find("").features
+    assert found <= {name for name, needed in listed.items() if needed <= flags}
+    missing = {name for name, needed in listed.items() if needed <= flags} - found
+    assert not missing or "did not know" in library.find("").why or missing == {"amx"}  # the system may refuse tiles
+
+
+@pytest.mark.parametrize(
+    ("features", "level"),
+    [
+        ("", "portable"),
+        ("avx2", "avx2"),
+        ("avx2 avx_vnni", "avx2"),
+        ("avx2 avx512", "avx2"),  # Skylake-X: AVX-512 without VNNI
+        ("avx2 avx512 avx512_vnni", "avx512"),
+        ("avx2 avx512 avx512_vnni amx", "avx512"),
+        ("avx2 avx512 avx512_vnni avx512_bf16 amx", "amx"),
+        ("avx512 avx512_vnni avx512_bf16 amx", "portable"),
+    ],
+)
+def test_a_level_has_all_that_it_needs_and_the_levels_below_it(features: str, level: str) -> None:
+    assert library._highest(frozenset(features.split())) == level
+
+
+# What is in the library
+
+
+@needs_compiler
+def test_a_source_is_compiled_for_the_instructions_that_end_its_name(root: Path) -> None:
+    def source(name: str) -> str:
+        return f"""
+#if defined(__AVX512F__)
+SCRIVEN_API int64_t {name}() {{ return 512; }}
+#elif defined(__AVX2__)
+SCRIVEN_API int64_t {name}() {{ return 256; }}
+#else
+SCRIVEN_API int64_t {name}() {{ return 0; }}
+#endif
+"""
+
+    build(root, source("plain"), "some_plain.cpp")
+    build(root, source("wide"), "some_avx2.cpp")
+    told = build(root, source("wider"), "some_amx.cpp")
+    loaded = library.find("", kernels(root)).library
+    assert loaded and loaded["plain"]() == 0
+    assert ("avx2" in told) == hasattr(loaded, "wide") and (not hasattr(loaded, "wide") or loaded["wide"]() == 256)
+    assert ("amx" in told) == hasattr(loaded, "wider")
+
+
+@needs_compiler
+def test_an_inline_function_of_many_sources_is_the_portable_one(root: Path) -> None:
+    """std::vector's functions, for one: a copy with AVX in it must not be what a processor without AVX runs."""
+    inline = """
+#if defined(__AVX__)
+__attribute__((noinline)) inline int64_t instructions(int64_t number) { return number + 256; }
+#else
+__attribute__((noinline)) inline int64_t instructions(int64_t number) { return number; }
+#endif
+"""
+    for name in ("a_amx", "b_avx2", "z_portable", "zz"):
+        text = f"SCRIVEN_API int64_t from_{name}(int64_t number) {{ return instructions(number); }}"
+        build(root, inline + text, f"{name}.cpp")
+    loaded = library.find("", kernels(root)).library
+    assert loaded and loaded.from_zz(1) == loaded.from_z_portable(1) == 1
+
+
+@needs_compiler
+def test_a_status_becomes_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(root, "SCRIVEN_API int64_t scriven_status(int64_t status) { return status; }")
+    monkeypatch.setattr(library, "_native", lambda: library.find("", kernels(root)))
+    function = library.declare("scriven_status", [ctypes.c_int64])
+    assert function(0) == 0
+    with pytest.raises(RuntimeError, match="scriven_status failed: not enough memory"):
+        function(2)
+    assert library.declare("scriven_status", [ctypes.c_int64], ctypes.c_int64)(2) == 2
+    with pytest.raises(RuntimeError, match="has no scriven_nothing"):
+        library.declare("scriven_nothing", [])
+
+
+@needs_compiler
+def test_bf16_is_rounded_as_torch_rounds_it(root: Path) -> None:
+    build(
+        root,
+        """
+SCRIVEN_API void round_trip(const float *from, float *to, uint16_t *bits, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) to[i] = scriven::float_of_bf16(bits[i] = scriven::bf16_of_float(from[i]));
+}
+""",
+    )
+    loaded = library.find("", kernels(root)).library
+    assert loaded
+    loaded.round_trip.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64]
+    random = torch.randint(-(2**31), 2**31, (100_000,), dtype=torch.int32).view(torch.float32)
+    some = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), float("nan"), 3.4e38, 1e-45, 1 + 2**-8, 1 + 3 * 2**-8])
+    numbers = torch.cat([random, some])
+    back, bits = torch.empty_like(numbers), torch.empty(len(numbers), dtype=torch.int16)
+    loaded.round_trip(numbers.data_ptr(), back.data_ptr(), bits.data_ptr(), len(numbers))
+    wanted = numbers.bfloat16()
+    torch.testing.assert_close(back, wanted.float(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(bits[~numbers.isnan()], wanted.view(torch.int16)[~numbers.isnan()])
+
+
+@needs_compiler
+def test_denormals_are_zero_inside_and_stay_numbers_outside(root: Path) -> None:
+    build(
+        root,
+        """
+SCRIVEN_API int64_t scriven_halves(float *number) {
+    volatile float half = 0.5f;
+    number[1] = number[0] * half;
+    {
+        scriven::FlushDenormals flush;
+        volatile float inside = number[0];
+        number[2] = inside * half;
+        volatile float denormal = number[1];
+        number[3] = denormal + denormal;
+    }
+    volatile float after = number[0];
+    number[4] = after * half;
+    return 0;
+}
+""",
+    )
+    loaded = library.find("", kernels(root)).library
+    assert loaded
+    number = (ctypes.c_float * 5)(1.2e-38)  # the smallest normal numbers: half of it is not one
+    loaded["scriven_halves"](number)
+    assert number[1] == number[4] > 0 == number[2] == number[3]
+
+
+# What the build does where it cannot
+
+
+def _told(root: Path) -> str:
+    found = library.find("", kernels(root))
+    assert found.library is None and found.level == "off"
+    return found.why
+
+
+def test_without_a_compiler_the_package_says_why_it_is_slower(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "never built" in _told(root)
+    (kernels(root) / hatch_build.LIBRARY).write_text("of other sources")
+    monkeypatch.setenv("PATH", str(root))
+    hatch_build.build_or_tell(root)
+    assert _told(root).startswith("slower, torch alone: no C++ compiler was found")
+
+
+@needs_scripts
+def test_a_compiler_that_fails_does_not_stop_the_installation(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, body, reason in (
+        ("one", "exit 1", "--version fails"),
+        ("two", "echo fake 1.0; case $* in *-c*) echo 'cpu.cpp:1: error: no disk' >&2; exit 1; esac", "no disk"),
+        ("three", "echo fake 1.0; case $* in *-c*) exit 3; esac", "it ended with 3"),
+    ):
+        monkeypatch.setenv("CXX", script(root / name, body))
+        hatch_build.build_or_tell(root)
+        assert reason in _told(root)
+    monkeypatch.setenv("CXX", str(root / "nowhere"))
+    assert "does not start" in hatch_build.build_or_tell(root)
+
+
+@needs_compiler
+@needs_scripts
+def test_instructions_that_the_compiler_does_not_know_are_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))
+    monkeypatch.setenv("CXX", script(root / "old", f'case "$*" in *-mavx*) exit 1; esac\nexec {real} "$@"'))
+    told = build(root, "#error not for this compiler", "some_avx512.cpp")
+    assert told.endswith(" for portable")
+    found = library.find("", kernels(root))
+    assert found.level == "portable" and not found.features
+    best = library.find("").level
+    assert best == "off" or ("did not know" in found.why) == (best != "portable")
+
+
+@needs_compiler
+def test_a_wrong_source_is_named_and_leaves_the_older_library(root: Path) -> None:
+    build(root)
+    before = (kernels(root) / hatch_build.LIBRARY).read_bytes()
+    with pytest.raises(hatch_build.BuildError, match=r"extra\.cpp:2:.* error"):
+        build(root, "this is not C++")
+    assert (kernels(root) / hatch_build.LIBRARY).read_bytes() == before
+    assert not list(root.rglob(".*-*"))
+
+
+@needs_compiler
+def test_only_what_changed_is_compiled_again(root: Path) -> None:
+    build(root)
+    first = {path.name for path in (root / "objects").iterdir()}
+    build(root)
+    assert {path.name for path in (root / "objects").iterdir()} == first
+    build(root, "// changed")
+    second = {path.name for path in (root / "objects").iterdir()}
+    assert first < second and len(second) == 3
+    (kernels(root) / "native" / "other.h").write_text("// every source may include it\n")
+    build(root, "// changed")
+    assert len(list((root / "objects").iterdir())) == 5
+
+
+@needs_compiler
+def test_a_library_of_another_version_is_refused(root: Path) -> None:
+    header = kernels(root) / "native" / "common.h"
+    text = header.read_text()
+    assert f"#define SCRIVEN_ABI {library.ABI}\n" in text
+    header.write_text(text.replace(f"#define SCRIVEN_ABI {library.ABI}\n", "#define SCRIVEN_ABI 999\n"))
+    build(root)
+    assert f"is of another version (999, not {library.ABI})" in _told(root)
+
+
+def test_a_damaged_library_is_a_reason_and_no_error(root: Path) -> None:
+    (kernels(root) / hatch_build.LIBRARY).write_bytes(b"\x7fELF and nothing else")
+    assert hatch_build.LIBRARY in _told(root)
+
+
+# What the installer gets
+
+
+@needs_compiler
+def test_a_wheel_with_a_library_is_for_one_kind_of_machine(root: Path) -> None:
+    app = SimpleNamespace(display_info=lambda text: None)
+    data: dict[str, object] = {"artifacts": []}
+    hatch_build.NativeKernels.initialize(SimpleNamespace(root=str(root), app=app), "standard", data)
+    names = [f"/src/scriven/kernels/{name}" for name in (hatch_build.LIBRARY, hatch_build.REPORT)]
+    assert data["artifacts"] == names and data["pure_python"] is False
+    assert str(data["tag"]).startswith("py3-none-") and "manylinux" not in str(data["tag"])
+    assert library.find("", kernels(root)).library
+
+
+@needs_scripts
+def test_a_wheel_without_a_library_is_for_all_machines(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", script(root / "none", "exit 1"))
+    app = SimpleNamespace(display_info=lambda text: None)
+    data: dict[str, object] = {"artifacts": []}
+    hatch_build.NativeKernels.initialize(SimpleNamespace(root=str(root), app=app), "editable", data)
+    assert data.keys() == {"artifacts"}

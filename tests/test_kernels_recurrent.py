@@ -1,0 +1,189 @@
+"""Native recurrence against the plain loop: outputs, states and all gradients, in any shape.
+
+Elsewhere than on processors with AMX there is nothing to test: torch does all of it.
+"""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scriven.kernels import recurrent
+from scriven.model import CharLM, computing
+from scriven.model.recurrence import LayerState, gru_step, lstm_step, rnn_step
+from scriven.settings import ModelSettings
+
+pytestmark = pytest.mark.skipif(not recurrent.usable(), reason="needs a processor with AMX, and the native library")
+STEPS = {"rnn": rnn_step, "gru": gru_step, "lstm": lstm_step}
+SHAPES = [(1, 1, 1), (1, 3, 17), (5, 3, 17), (7, 33, 257), (5, 1, 32), (9, 70, 40), (20, 32, 64), (3, 100, 64)]
+V = 11
+ROUNDING = 0.01  # of a whole array's size: products of bf16 values differ by that from those of fp32
+
+
+class Task:
+    """Arguments of one layer, random weights to sum its outputs with, and what comes of it either way."""
+
+    def __init__(self, cell: str, shape: tuple[int, int, int], *, folded: bool = False, fresh: bool = False) -> None:
+        torch.manual_seed(0)
+        (steps, rows, cells), self.cell = shape, cell
+        gates, arrays = recurrent.CELLS[cell].gates, 2 if cell == "lstm" else 1
+        self.ids = torch.randint(0, V, (steps, rows)) if folded else None
+        size = (V, gates * cells) if folded else (steps, rows, gates * cells)
+        self.from_input = torch.randn(size).requires_grad_()
+        self.weight = (torch.randn(gates * cells, cells) / math.sqrt(cells)).requires_grad_()
+        self.bias = torch.randn(cells).requires_grad_() if cell == "gru" else None
+        self.state = tuple((0.7 * torch.randn(rows, cells)).requires_grad_() for _ in range(arrays))
+        self.fresh = torch.rand(steps, rows) < 0.3 if fresh else None
+        self.sought = torch.randn(steps, rows, cells), *(torch.randn(rows, cells) for _ in range(arrays))
+        biases = [] if self.bias is None else [self.bias]
+        self.arguments = [self.from_input, self.weight, *self.state, *biases]
+
+    def plain(self) -> tuple[Tensor, LayerState]:
+        """Step after step in fp32."""
+        state, outputs = self.state, []
+        x = self.from_input if self.ids is None else self.from_input[self.ids]
+        bias = None if self.bias is None else functional.pad(self.bias, (2 * len(self.bias), 0))
+        for t, sums in enumerate(x):
+            if self.fresh is not None:
+                state = tuple(part.masked_fill(self.fresh[t][:, None], 0) for part in state)
+            state = STEPS[self.cell](sums, functional.linear(state[0], self.weight, bias), state, torch.tanh)
+            outputs.append(state[0])
+        return torch.stack(outputs), state
+
+    def native(self) -> tuple[Tensor, LayerState]:
+        return recurrent.recurrent(
+            self.cell, self.from_input, self.weight, self.state, ids=self.ids, bias=self.bias, fresh=self.fresh
+        )
+
+    def gradients(self, y: Tensor, after: LayerState) -> tuple[Tensor, ...]:
+        outputs = zip((y, *after), self.sought, strict=True)
+        total = torch.stack([(part.float() * sought).sum() for part, sought in outputs]).sum()
+        return torch.autograd.grad(total, self.arguments)
+
+
+def check(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], least: float = 0.0) -> None:
+    """Whole arrays differ by rounding alone; `least` is the size below which differences do not count."""
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.shape == theirs.shape
+        assert (mine.float() - theirs).norm() <= ROUNDING * (theirs.norm() + least * math.sqrt(theirs.numel()))
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("cell", STEPS)
+def test_steps_and_gradients_are_those_of_the_plain_loop(
+    cell: str, shape: tuple[int, int, int], folded: bool, fresh: bool
+) -> None:
+    task = Task(cell, shape, folded=folded, fresh=fresh)
+    (y, after), (plain, plain_after) = task.native(), task.plain()
+    check((y, *after), (plain, *plain_after), least=1.0)
+    check(task.gradients(y, after), task.gradients(plain, plain_after), least=1.0)
+
+
+@pytest.mark.parametrize("cell", STEPS)
+def test_two_chunks_are_one_to_the_last_bit(cell: str) -> None:
+    task = Task(cell, (9, 33, 40))
+    whole, after = task.native()
+    pieces, parts = (task.from_input[:4], task.from_input[4:]), []
+    for piece in pieces:
+        task.from_input = piece
+        part, task.state = task.native()
+        parts.append(part)
+    assert torch.equal(torch.cat(parts), whole)
+    assert all(torch.equal(*pair) for pair in zip(task.state, after, strict=True))
+
+
+@pytest.mark.parametrize("cell", STEPS)
+def test_rows_and_threads_do_not_change_a_bit(cell: str) -> None:
+    task = Task(cell, (4, 100, 40), fresh=True)
+    y, after = task.native()
+    gradients = task.gradients(y, after)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 - min(threads, 2))  # one, where there were several
+    try:
+        other, other_after = task.native()
+        others = task.gradients(other, other_after)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(*pair) for pair in zip((y, *after, *gradients), (other, *other_after, *others), strict=True))
+
+
+@pytest.mark.parametrize("cell", STEPS)
+def test_without_gradients_nothing_else_changes(cell: str) -> None:
+    task = Task(cell, (4, 5, 40))
+    y, after = task.native()
+    with torch.no_grad():
+        alone, alone_after = task.native()
+    assert torch.equal(alone, y) and all(torch.equal(*pair) for pair in zip(alone_after, after, strict=True))
+
+
+@pytest.mark.parametrize("size", [1e-39, 1e30, math.inf])
+@pytest.mark.parametrize("cell", STEPS)
+def test_tiny_and_huge_sums_saturate(cell: str, size: float) -> None:
+    task = Task(cell, (3, 2, 5))
+    task.from_input.data = task.from_input.data.sign() * size
+    y, after = task.native()
+    assert y.isfinite().all()
+    check((y, *after), (task.plain()[0], *task.plain()[1]), least=1.0)
+
+
+@pytest.mark.parametrize("cell", STEPS)
+def test_what_is_no_number_is_not_hidden(cell: str) -> None:
+    task = Task(cell, (3, 2, 5))
+    task.from_input.data[0, 1] = math.nan
+    y, after = task.native()
+    assert y[:, 1].isnan().all() and y[:, 0].isfinite().all() and after[0][1].isnan().all()
+
+
+def test_ids_without_a_row_are_refused() -> None:
+    task = Task("lstm", (3, 2, 5), folded=True)
+    assert task.ids is not None
+    task.ids[2, 1] = V
+    with pytest.raises(RuntimeError, match="an argument"):
+        task.native()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 5, 17, 33), (40, 33, 100, 70), (7, 9, 257, 256)], ids=str)
+def test_a_projection_is_a_linear_layer(shape: tuple[int, int, int, int]) -> None:
+    torch.manual_seed(0)
+    steps, rows, inputs, outputs = shape
+    x, weight = torch.randn(steps, rows, inputs).requires_grad_(), torch.randn(outputs, inputs).requires_grad_()
+    bias, sought = torch.randn(outputs).requires_grad_(), torch.randn(steps, rows, outputs)
+    found, expected = recurrent.projection(x, weight, bias), functional.linear(x, weight, bias)
+    check((found,), (expected,), least=1.0)
+    arguments = (x, weight, bias)
+    check(torch.autograd.grad(found, arguments, sought.bfloat16()), torch.autograd.grad(expected, arguments, sought))
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"cell": "lstm"},
+        {"cell": "gru", "residual": True, "norm": "rms"},
+        {"cell": "rnn"},
+        {"cell": "lstm", "input": "onehot"},
+        {"cell": "gru", "input": "onehot"},
+        {"embedding_dropout": 0.4, "weight_drop": 0.3},
+        {"input": "onehot", "input_dropout": 0.4},
+        {"input_dropout": 0.3, "variational": True},
+    ],
+    ids=str,
+)
+def test_models_read_and_learn_as_they_do_in_fp32(chosen: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    model = CharLM(ModelSettings.model_validate({"width": 24, **chosen}), V).train()
+    ids, fresh = torch.randint(0, V, (12, 5)), torch.rand(12, 5) < 0.2  # unknown symbols among them
+    if model.settings.input_dropout and not model.settings.variational:
+        fresh = fresh & False  # torch draws once more for each piece of a chunk
+    found: dict[str, tuple[Tensor, ...]] = {}
+    for precision in ("fp32", "bf16"):
+        with computing(torch.device("cpu"), precision):
+            logits, state = model(ids, None, fresh, dropout_seed=3)
+        loss = functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        found[precision] = (logits, *(part for layer in state for part in layer), *gradients)
+    for mine, theirs in zip(found["bf16"], found["fp32"], strict=True):
+        assert (mine - theirs).norm() <= 0.03 * theirs.norm() + 1e-4

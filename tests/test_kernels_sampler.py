@@ -1,0 +1,228 @@
+"""The native sampler against torch and `inference.sampling`, at every level that runs here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from scriven.inference import sampling
+from scriven.kernels import library
+from scriven.kernels import sampler as native
+from scriven.kernels.sampler import PRECISIONS, Sampler, State
+from scriven.model import CharLM
+from scriven.settings import ModelSettings, SamplingSettings
+
+pytestmark = pytest.mark.skipif(library.level() == "off", reason=library.why())
+LEVELS = library.levels()
+FILTERED = SamplingSettings(top_k=12, top_p=0.9, min_p=0.02)
+Text = tuple[native.Ids, Tensor, State]
+
+SETTINGS = [
+    ModelSettings(width=40),
+    ModelSettings(width=1, layers=1),
+    ModelSettings(width=257, cell="gru", layers=1),
+    ModelSettings(width=40, cell="rnn", layers=3),
+    ModelSettings(width=17, layers=3, residual=True, norm="rms", embedding=5),
+    ModelSettings(width=33, cell="gru", activation="relu", norm="layer"),
+    ModelSettings(width=20, activation="relu", tied=True, residual=True, norm="layer"),
+    ModelSettings(width=80, cell="rnn", input="onehot"),
+    ModelSettings(width=24, cell="gru", head="none"),
+    ModelSettings(width=24, cell="rnn", activation="relu", input="onehot", head="none", layers=1),
+]
+
+
+def made(settings: ModelSettings, symbols: int = 23) -> CharLM:
+    """A model of random weights, biases and norms too."""
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    model = CharLM(settings, symbols).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "bias" in name or "norm" in name:
+                weight.add_(torch.randn_like(weight) / 5)
+    return model
+
+
+def packed(model: CharLM, precision: str = "fp32", level: str | None = None, boundary: int | None = None) -> Sampler:
+    return Sampler(model.settings, model.state_dict(), precision, boundary, level)
+
+
+def numbers(count: int, rows: int) -> sampling.Floats:
+    return np.random.default_rng(7).random((count, rows))
+
+
+def written(sampler: Sampler, symbols: int, uniforms: sampling.Floats, settings: SamplingSettings = FILTERED) -> Text:
+    rows = uniforms.shape[1]
+    return sampler.write(torch.zeros(rows, symbols), sampler.zero_state(rows), settings, uniforms)
+
+
+@torch.no_grad()
+def slow(model: CharLM, uniforms: sampling.Floats, boundary: int | None = None) -> Text:
+    """One character after another, by torch."""
+    rows, state = uniforms.shape[1], None
+    logits, ids = torch.zeros(rows, model.vocabulary_size), []
+    for row in uniforms:
+        ids.append(sampling.draw(logits.double().numpy(), FILTERED, row, [model.unknown]))
+        read = torch.from_numpy(ids[-1])[None]
+        after, state = model(read, state, None if boundary is None else read == boundary)
+        logits = after[0]
+    return np.array(ids), logits, state or model.zero_state(rows)
+
+
+def rounded(model: CharLM, precision: str) -> CharLM:
+    """The model with those matrices rounded that are packed in a precision."""
+    weights = {
+        name: weight.clone()
+        for name, weight in model.state_dict().items()
+        if "weight" in name and "norm" not in name and name not in ("embedding.weight", "layers.0.rnn.weight_ih_l0")
+    }
+    result = CharLM(model.settings.model_copy(update={"tied": False}), model.vocabulary_size).eval()
+    for name, weight in weights.items():
+        scale = weight.abs().amax(1, keepdim=True) / 127
+        weights[name] = weight.bfloat16().float() if precision == "bf16" else (weight / scale).round() * scale
+    result.load_state_dict(model.state_dict() | (weights if precision != "fp32" else {}))
+    return result
+
+
+def assert_equal(left: Text, right: Text) -> None:
+    assert left[0].tolist() == right[0].tolist()
+    assert torch.equal(left[1], right[1])
+    assert all(torch.equal(a, b) for x, y in zip(left[2], right[2], strict=True) for a, b in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_writes_what_torch_does(settings: ModelSettings, precision: str, level: str) -> None:
+    model, uniforms = made(settings), numbers(25, 3)
+    ids, logits, state = written(packed(model, precision, level, boundary=21), 23, uniforms)
+    expected = slow(rounded(model, precision), uniforms, boundary=21)
+    assert ids.tolist() == expected[0].tolist()
+    torch.testing.assert_close(logits, expected[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(state, expected[2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_int8_differs_by_the_rounding_of_what_is_multiplied(settings: ModelSettings) -> None:
+    """What the weights are multiplied with has 8 bits: an error of 1/254 of the largest for each, at most."""
+    model, uniforms = made(settings), numbers(4, 3)
+    ids, logits, _ = written(packed(model, "int8"), 23, uniforms, SamplingSettings(temperature=1))
+    state: State | None = None
+    with torch.no_grad():
+        expected, state = rounded(model, "int8")(torch.from_numpy(ids), state)
+    assert (logits - expected[-1]).abs().max() < 0.02 * max(1.0, float(expected[-1].abs().max()))
+
+
+@pytest.mark.parametrize("vnni", [False, True])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_all_levels_give_the_same_bits(
+    settings: ModelSettings, precision: str, vnni: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not vnni:
+        monkeypatch.setattr(library, "features", frozenset)
+    model, uniforms = made(settings), numbers(12, 5)
+    levels = LEVELS if precision == "int8" else LEVELS[1:]  # a processor without fused multiply-add rounds otherwise
+    texts = [written(packed(model, precision, level), 23, uniforms) for level in levels]
+    for text in texts:
+        assert_equal(texts[0], text)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("rows", [3, 33])
+def test_a_row_does_not_depend_on_those_beside_it(cell: str, precision: str, level: str, rows: int) -> None:
+    model = made(ModelSettings.model_validate({"cell": cell, "width": 70}))
+    sampler, uniforms = packed(model, precision, level), numbers(8, rows)
+    ids, logits, state = written(sampler, 23, uniforms)
+    for row in {0, rows // 2, rows - 1}:
+        alone = written(sampler, 23, uniforms[:, row : row + 1])
+        part = slice(row, row + 1)
+        assert_equal(alone, (ids[:, part], logits[part], tuple(tuple(x[part] for x in layer) for layer in state)))
+
+
+@given(
+    logits=st.lists(st.integers(-60, 20).map(lambda n: n / 4), min_size=2, max_size=40),
+    settings=st.builds(
+        SamplingSettings,
+        temperature=st.sampled_from([0.0, 1e-300, 0.3, 1.0, 2.5]),
+        top_k=st.integers(0, 41),
+        top_p=st.sampled_from([1.0, 0.97, 0.61, 0.11, 1e-9]),
+        min_p=st.sampled_from([0.0, 0.03, 0.5, 1.0]),
+    ),
+    uniform=st.floats(0, 1, exclude_max=True),
+)
+def test_draws_by_the_rules(logits: list[float], settings: SamplingSettings, uniform: float) -> None:
+    """Also where symbols tie: multiples of 1/4 often do."""
+    row, uniforms = np.array([[*logits, 30.0]]), np.array([uniform])
+    sampler = packed(made(ModelSettings(width=1, layers=1), len(logits) + 1))
+    ids, _, _ = sampler.write(torch.from_numpy(row).float(), sampler.zero_state(1), settings, uniforms[None])
+    assert ids[0].tolist() == sampling.draw(row, settings, uniforms, [len(logits)]).tolist()
+
+
+def test_draws_from_many_symbols_by_the_rules() -> None:
+    sampler = packed(made(ModelSettings(width=1, layers=1), 5000))
+    logits = torch.from_numpy(np.random.default_rng(1).normal(0, 3, (64, 5000))).float()
+    for settings in (FILTERED, SamplingSettings(top_p=0.99), SamplingSettings(top_k=3000), SamplingSettings()):
+        uniforms = numbers(1, 64)
+        ids, _, _ = sampler.write(logits, sampler.zero_state(64), settings, uniforms)
+        assert ids[0].tolist() == sampling.draw(logits.double().numpy(), settings, uniforms[0], [4999]).tolist()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_in_pieces_it_is_the_same_text_and_arguments_stay(precision: str) -> None:
+    model, uniforms = made(ModelSettings(width=19)), numbers(10, 2)
+    sampler = packed(model, precision)
+    whole = written(sampler, 23, uniforms)
+    first = written(sampler, 23, uniforms[:4])
+    nothing = sampler.write(*first[1:], FILTERED, uniforms[:0])
+    before = first[1].clone()
+    second = sampler.write(*nothing[1:], FILTERED, uniforms[4:])
+    assert torch.equal(first[1], before)
+    assert_equal(whole, (np.concatenate((first[0], second[0])), *second[1:]))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_without_a_table_products_with_the_embedding_are_computed(
+    cell: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, uniforms = made(ModelSettings.model_validate({"cell": cell, "width": 30, "embedding": 7})), numbers(6, 3)
+    settings = SamplingSettings(temperature=1)
+    with_table = written(packed(model, precision), 23, uniforms, settings)
+    monkeypatch.setattr(native, "TABLE_BYTES", 0)
+    without = written(packed(model, precision), 23, uniforms, settings)
+    assert without[0].tolist() == with_table[0].tolist()
+    closeness = {"fp32": 1e-5, "bf16": 5e-3, "int8": 3e-2}[precision]
+    torch.testing.assert_close(without[1], with_table[1], rtol=0, atol=closeness)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("size", [0.0, 1e-42, 1e30, float("inf"), float("nan")])
+def test_any_numbers_are_survived(precision: str, level: str, size: float) -> None:
+    for cell in ("lstm", "gru", "rnn"):
+        model = made(ModelSettings.model_validate({"cell": cell, "width": 20, "activation": "relu"}))
+        sampler, uniforms = packed(model, precision, level), numbers(5, 3)
+        state = tuple(tuple(part + size for part in layer) for layer in sampler.zero_state(3))
+        ids, logits, _ = sampler.write(torch.full((3, 23), size), state, FILTERED, uniforms)
+        assert ((ids >= 0) & (ids < 22)).all()
+        assert bool(logits.isfinite().all()) or not size <= 1
+
+
+def test_denormal_numbers_are_flushed_inside_only() -> None:
+    written(packed(made(ModelSettings(width=8))), 23, numbers(2, 1))
+    assert float(torch.tensor([1e-39]) * 0.5) > 0
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    sampler = packed(made(ModelSettings(width=8)))
+    with pytest.raises(ValueError, match=r"\(2, 22\) where one \(2, 23\)"):
+        written(sampler, 22, numbers(1, 2))
+    with pytest.raises(ValueError, match="where one"):
+        sampler.write(torch.zeros(2, 23), sampler.zero_state(1), FILTERED, numbers(1, 2))
