@@ -2,15 +2,19 @@
 
     python benchmarks/encode.py FILE... [--times 3] [--repeat 1]
 
-Each file is built into a new folder in a process of its own. Prints the median seconds of the build, characters a
-second, and the peak of that process's memory less that of a bare interpreter; anonymous memory is sampled every
-millisecond. `--repeat` reads the file that often over, to make large corpora from small files.
+Each file is built into a new folder in a process of its own, with native kernels and without, one after the other.
+Prints medians in MB of UTF-8 a second, of wall-clock time and of the process's own time on one core: of the step from
+bytes in memory to ids, and of the whole build; and the peak of that process's memory less that of a bare interpreter,
+anonymous memory being sampled every millisecond. `--repeat` reads the file that often over, to make large corpora from
+small files.
 """
 
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -20,6 +24,9 @@ import threading
 import time
 from pathlib import Path
 
+KERNELS = {"native": "", "numpy": "off"}  # SCRIVEN_KERNELS for each
+TIMES = ("step", "step_own", "build", "build_own")
+
 
 def memory(name: str) -> float:
     """One line of the process's status, in MB."""
@@ -28,8 +35,28 @@ def memory(name: str) -> float:
     return int(found[1]) / 1024
 
 
-def measure(name: str, repeat: int) -> dict[str, float]:
-    """Builds once, in this process."""
+def step(name: str) -> dict[str, float]:
+    """Bytes -> ids, without reading them from a disk and without writing ids to one."""
+    from scriven.corpus.build import SLICE
+    from scriven.corpus.shards import Draft
+    from scriven.corpus.sources import PIECE
+    from scriven.vocabulary import code_points
+
+    data = Path(name).read_bytes()
+    with Path(os.devnull).open("w+b") as file:
+        draft, held = Draft(file, Path(os.devnull)), b""
+        start, own = time.perf_counter(), time.process_time()
+        for place in range(0, len(data), PIECE):
+            piece = held + data[place : place + PIECE]
+            text, used = codecs.utf_8_decode(piece)
+            held = piece[used:]
+            for begin in range(0, len(text), SLICE):
+                draft.append(code_points(text[begin : begin + SLICE]))
+        return {"step": time.perf_counter() - start, "step_own": time.process_time() - own, "size": len(data)}
+
+
+def whole(name: str, repeat: int) -> dict[str, float]:
+    """The build of a corpus from a file on the disk."""
     from scriven.corpus import Corpus, build
     from scriven.settings import CorpusSettings
 
@@ -43,24 +70,29 @@ def measure(name: str, repeat: int) -> dict[str, float]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
+        start, own = time.perf_counter(), time.thread_time()  # the one that builds, not the one that watches
         path = build([name] * repeat, CorpusSettings(), Path(folder) / "corpus")
-        seconds = time.perf_counter() - start
+        seconds = {"build": time.perf_counter() - start, "build_own": time.thread_time() - own}
         done.set()
         watcher.join()
         counts = Corpus.open(path).counts
-    return {
-        "seconds": seconds,
-        "characters": counts.characters,
-        "bytes": counts.bytes,
-        "peak": memory("VmHWM"),
-        "anonymous": peak,
-    }
+    return {**seconds, "bytes": counts.bytes, "peak": memory("VmHWM"), "anonymous": peak}
 
 
-def child(*words: str) -> dict[str, float]:
+def measure(name: str, repeat: int) -> dict[str, float]:
+    """Builds once, then makes the step alone, in this process."""
+    return {**whole(name, repeat), **step(name)}
+
+
+def child(*words: str, kernels: str = "") -> dict[str, float]:
     """What a process of its own measured."""
-    result = subprocess.run([sys.executable, __file__, *words], check=True, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, __file__, *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SCRIVEN_KERNELS": kernels},
+    )
     values: dict[str, float] = json.loads(result.stdout)
     return values
 
@@ -78,15 +110,27 @@ def main() -> None:
         print(json.dumps({"peak": memory("VmHWM"), "anonymous": memory("RssAnon"), **measured}))
         return
     bare = child("--child")
+    print("| file | MB | kernels | bytes to ids, MB/s (own) | whole build, MB/s (own) | peak MB (anonymous) |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for file in arguments.files:
-        runs = [child("--child", file, "--repeat", str(arguments.repeat)) for _ in range(arguments.times)]
-        seconds = statistics.median(run["seconds"] for run in runs)
-        peak, anonymous = (max(run[name] for run in runs) - bare[name] for name in ("peak", "anonymous"))
-        print(
-            f"{Path(file).name}: {runs[0]['characters']:,.0f} characters, {runs[0]['bytes']:,.0f} bytes; "
-            f"{seconds:.2f} s, {runs[0]['characters'] / seconds:,.0f} characters/s; peak memory {peak:.0f} MB "
-            f"(anonymous {anonymous:.0f} MB) above the interpreter's {bare['peak']:.0f} MB"
-        )
+        words = "--child", file, "--repeat", str(arguments.repeat)
+        rounds = [
+            {name: child(*words, kernels=value) for name, value in KERNELS.items()} for _ in range(arguments.times)
+        ]
+        for name in KERNELS:
+            print(row(file, name, [each[name] for each in rounds], bare))
+
+
+def row(file: str, kernels: str, runs: list[dict[str, float]], bare: dict[str, float]) -> str:
+    """One line of the table."""
+    sizes = {name: runs[0]["size" if name.startswith("step") else "bytes"] for name in TIMES}
+    speeds = {name: sizes[name] / 1e6 / statistics.median(run[name] for run in runs) for name in TIMES}
+    step, step_own, build, build_own = (f"{speeds[name]:.0f}" for name in TIMES)
+    peak, anonymous = (max(run[name] for run in runs) - bare[name] for name in ("peak", "anonymous"))
+    return (
+        f"| {Path(file).name} | {runs[0]['bytes'] / 1e6:.1f} | {kernels} | {step} ({step_own}) | {build} ({build_own}) "
+        f"| {peak:.0f} ({anonymous:.0f}) |"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,167 @@
+"""How fast text is written: native code in each precision against the torch loop; and what int8 costs.
+
+    python benchmarks/sampling_speed.py                                  # LSTMs of 2 layers, 256 and 512 wide
+    python benchmarks/sampling_speed.py --run runs/book --text book.txt  # nats/char of a run's precisions on a text too
+
+Characters per second with all filters on, one thread, of one text and of 64 side by side; medians of rounds in which
+all take turns, so that other programs disturb them alike. The whole way is measured: logits, filters, draw, reading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import torch
+
+from scriven.inference.generate import Predictor, generate
+from scriven.inference.sampling import Ids
+from scriven.kernels import library
+from scriven.kernels.sampler import PRECISIONS, Sampler
+from scriven.model import CharLM
+from scriven.settings import ModelSettings, SamplingSettings
+from scriven.vocabulary import Vocabulary
+
+FILTERS = SamplingSettings(temperature=0.8, top_k=40, top_p=0.95, min_p=0.02)
+LETTERS = "\n" + "".join(map(chr, range(32, 96)))  # 65, as tinyshakespeare has
+CERTAIN = 1e9  # a logit
+AT_ONCE = 64  # pieces of the text that are read side by side
+
+
+def main() -> None:
+    """Measures, prints tables and writes them as JSON."""
+    parser = common.arguments_parser(__doc__)
+    parser.add_argument("--widths", type=int, nargs="+", default=[256, 512])
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.3, help="about how long each turn is")
+    parser.add_argument("--run", help="a run to measure the nats/char of")
+    parser.add_argument("--text", type=Path, help="the text for --run")
+    parser.add_argument("--characters", type=int, default=64_000, help="of the text, at most")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"level {library.level()}: {library.why()}\n")
+    results: dict[str, Any] = {"level": library.level(), "speed": speeds(arguments)}
+    if arguments.run:
+        results["nats"] = nats_of_run(arguments)
+    common.save(arguments, "sampling_speed", results)
+
+
+def speeds(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Characters per second of every width and number of texts; printed as a table."""
+    rows = []
+    for width in arguments.widths:
+        for streams in arguments.streams:
+            medians = interleaved(ways(width, streams), arguments.rounds, arguments.seconds, streams)
+            rows.append({"width": width, "streams": streams, **medians})
+    names = list(rows[0])[2:]
+    cells = [[f"2x{r['width']}", r["streams"], *(f"{r[name]:,.0f}" for name in names), ratio(r)] for r in rows]
+    print(common.table(["LSTM", "texts", *names, "int8 / torch"], cells))
+    return rows
+
+
+def ratio(row: dict[str, Any]) -> str:
+    """How many times faster than torch int8 is, where there is int8."""
+    return f"{row['int8'] / row['torch']:.1f}" if "int8" in row else ""
+
+
+def ways(width: int, streams: int) -> dict[str, Callable[[int], object]]:
+    """Functions that write so many characters of every text, by name."""
+    torch.manual_seed(1)
+    vocabulary = Vocabulary.of(LETTERS)
+    model = CharLM(ModelSettings(width=width), vocabulary.size).eval()
+    with torch.no_grad():
+        model.get_parameter("head.weight").mul_(8)  # a trained model is not as undecided as a new one
+    result = {"torch": by_generate(Predictor(model, vocabulary, "fp32"), streams)}
+    if library.level() == "off":
+        return result
+    for precision in PRECISIONS:
+        result[precision] = by_kernel(Sampler(model.settings, model.state_dict(), precision), vocabulary.size, streams)
+    result["int8, ids in Python"] = by_generate(Predictor(model, vocabulary, "fp32", writing="int8"), streams)
+    return result
+
+
+def by_kernel(sampler: Sampler, symbols: int, streams: int) -> Callable[[int], object]:
+    """One call of native code."""
+    logits, state = torch.zeros(streams, symbols), sampler.zero_state(streams)
+    return lambda count: sampler.write(logits, state, FILTERS, np.random.default_rng(1).random((count, streams)))
+
+
+def by_generate(predictor: Predictor, streams: int) -> Callable[[int], object]:
+    """As everything in the package writes: row by row of ids."""
+    context = predictor.start().rows([0] * streams)
+
+    def write(count: int) -> list[Ids]:
+        randoms = [np.random.default_rng(seed) for seed in range(streams)]
+        return list(islice(generate(predictor, context, FILTERS, randoms), count))
+
+    return write
+
+
+def interleaved(
+    writers: dict[str, Callable[[int], object]], rounds: int, seconds: float, streams: int
+) -> dict[str, float]:
+    """The median of each one's characters per second, of all texts together."""
+    counts = {}
+    for name, write in writers.items():
+        write(8)
+        counts[name] = max(8, int(seconds * 8 / elapsed(write, 8)))
+    took: dict[str, list[float]] = {name: [] for name in writers}
+    for _ in range(rounds):
+        for name, write in writers.items():
+            took[name].append(elapsed(write, counts[name]))
+    return {name: streams * counts[name] / statistics.median(took[name]) for name in writers}
+
+
+def elapsed(write: Callable[[int], object], count: int) -> float:
+    """Seconds to write so many characters."""
+    begun = time.perf_counter()
+    write(count)
+    return time.perf_counter() - begun
+
+
+def nats_of_run(arguments: argparse.Namespace) -> dict[str, float]:
+    """Nats/char of a text by each precision; printed as a table."""
+    from scriven.session import load
+
+    model = load(arguments.run, precision="fp32")
+    ids = model.read_ids(arguments.text.read_text("utf-8"))[: arguments.characters]
+    rows = ids[: len(ids) // AT_ONCE * AT_ONCE].reshape(AT_ONCE, -1).T  # (T, 64)
+    found = {}
+    for precision in PRECISIONS:
+        weights = model.predictor.model.state_dict()
+        sampler = Sampler(model.settings.model, weights, precision, model.vocabulary.boundary)
+        found[precision] = nats(sampler, model.predictor.model.vocabulary_size, rows)
+    cells = [[name, f"{value:.5f}", f"{value - found['fp32']:+.5f}"] for name, value in found.items()]
+    print("\n" + common.table(["precision", "nats/char", "more than fp32"], cells))
+    return found
+
+
+def nats(sampler: Sampler, symbols: int, rows: Ids) -> float:
+    """Nats/char of rows (T, N), each from a zero state, without its first character. Unseen symbols do not count.
+
+    Native code reads what it draws: so it is made to draw what is there.
+    """
+    streams, state, total, counted = rows.shape[1], sampler.zero_state(rows.shape[1]), 0.0, 0
+    everyone, logits = torch.arange(streams), torch.zeros(streams, symbols)
+    for step, ids in enumerate(torch.from_numpy(rows).clamp(max=symbols - 1)):
+        known = ids < symbols - 1
+        if step:
+            costs = -torch.log_softmax(logits.double(), 1)[everyone, ids]
+            total += float(costs[known].sum())
+            counted += int(known.sum())
+        forced = torch.zeros(streams, symbols)
+        forced[everyone, torch.where(known, ids, 0)] = CERTAIN
+        _, logits, state = sampler.write(forced, state, SamplingSettings(temperature=0), np.zeros((1, streams)))
+    return total / counted
+
+
+if __name__ == "__main__":
+    main()
