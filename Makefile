@@ -50,4 +50,4 @@ lock: .venv/.dev
 	@touch $@
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist src/scriven/kernels/_native.*

@@ -8,8 +8,10 @@ same, with a file that says why there is no library (kernels/_native.txt).
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -48,6 +50,10 @@ INSTRUCTIONS: dict[str, list[str]] = {
     "avx512bf16": [*_AVX512, "-mavx512bf16"],
     "amx": [*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
 }
+
+
+# What any processor of the kind can do, whatever the compiler's own default or $CXX says.
+BASELINE = ["-march=x86-64", "-mtune=generic"] if platform.machine().lower() in {"x86_64", "amd64"} else []
 
 
 class BuildError(Exception):
@@ -111,16 +117,18 @@ def build_or_tell(root: Path) -> str:
     kernels = root / PACKAGE / "kernels"
     try:
         told = build(root / PACKAGE, root / "build" / "native")
-    except (BuildError, OSError, subprocess.SubprocessError) as error:
+    except (BuildError, OSError, ValueError, subprocess.SubprocessError) as error:
         told = str(error)
-        (kernels / LIBRARY).unlink(missing_ok=True)  # it would be of other sources
-    (kernels / REPORT).write_text(told + "\n", "utf-8")
+        with contextlib.suppress(OSError):
+            (kernels / LIBRARY).unlink(missing_ok=True)  # it would be of other sources
+    with contextlib.suppress(OSError):
+        (kernels / REPORT).write_text(told + "\n", "utf-8")
     return told
 
 
 def _compile(compiler: Compiler, source: Path, objects: Path, known: list[str]) -> str:
     has = [f"-DSCRIVEN_HAS_{name.upper()}=1" for name in known]
-    arguments = [*INSTRUCTIONS[_suffix(source)], *compiler.flags, *has]
+    arguments = [*BASELINE, *INSTRUCTIONS[_suffix(source)], *compiler.flags, *has]
     texts = [source, *sorted(source.parent.glob("*.h"))]
     key = hashlib.sha256(repr((compiler, arguments, [path.read_bytes() for path in texts])).encode())
     target = objects / f"{source.stem}-{key.hexdigest()[:16]}.o"
@@ -151,7 +159,9 @@ def _replace(target: Path, write: Callable[[str], None]) -> None:
 def _run(command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "LC_ALL": "C"}
     try:
-        return subprocess.run(command, input=text, capture_output=True, text=True, env=environment, check=False)
+        return subprocess.run(
+            command, input=text, capture_output=True, text=True, errors="replace", env=environment, check=False
+        )
     except OSError as error:
         raise BuildError(f"{command[0]} does not start: {error.strerror}") from error
 

@@ -187,3 +187,15 @@ def test_models_read_and_learn_as_they_do_in_fp32(chosen: dict[str, object]) -> 
         found[precision] = (logits, *(part for layer in state for part in layer), *gradients)
     for mine, theirs in zip(found["bf16"], found["fp32"], strict=True):
         assert (mine - theirs).norm() <= 0.03 * theirs.norm() + 1e-4
+
+
+@pytest.mark.skipif(not recurrent.usable(), reason="there is no native code for this processor")
+@pytest.mark.parametrize("wrong", ["sums", "weight", "state", "ids"])
+def test_arrays_of_other_shapes_are_refused_before_they_are_read(wrong: str) -> None:
+    sizes = {"sums": (3, 4, 20), "weight": (20, 5), "state": (4, 5)}
+    if wrong != "ids":
+        sizes[wrong] = (*sizes[wrong][:-1], sizes[wrong][-1] + 1)
+    arrays = {name: torch.zeros(size) for name, size in sizes.items()}
+    ids = torch.zeros(3, 9, dtype=torch.int64) if wrong == "ids" else None
+    with pytest.raises((ValueError, RuntimeError)):
+        recurrent.recurrent("lstm", arrays["sums"], arrays["weight"], (arrays["state"],) * 2, ids=ids)

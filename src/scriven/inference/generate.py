@@ -52,8 +52,8 @@ class Predictor:
     ) -> None:
         """`model` must be in evaluation mode; `precision` is `fp32` or `bf16`.
 
-        Native code writes in the precision `writing`, where it is given: a model on the CPU, without a window, whose
-        weights change in place if at all. Else torch writes, in fp32.
+        Native code writes in the precision `writing`, where it is given: a model on the CPU, without a window, that is
+        not in training (changes of weights through other arrays go unnoticed). Else torch writes, in fp32.
 
         With a `window` above 0 the next character is foretold from the last so many, read from a zero state at every
         character anew: a model that was trained on windows knows nothing else. `predict` does not look through it.
@@ -70,7 +70,7 @@ class Predictor:
         if self.writing is None or self.model.settings.cell not in CELLS:
             return None
         weights = self.model.state_dict(keep_vars=True)
-        version = [(weight.data_ptr(), weight._version) for weight in weights.values()]
+        version = [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in weights.values()]
         if self._sampler is None or self._sampler[0] != version:
             made = Sampler(self.model.settings, weights, self.writing, self.vocabulary.boundary)
             self._sampler = version, made

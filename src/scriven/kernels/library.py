@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -154,3 +155,32 @@ def _check(status: Any, function: Any, arguments: tuple[Any, ...]) -> Any:
     if status:
         raise RuntimeError(f"{function.__name__} failed: {FAILURES.get(status, status)}")
     return status
+
+
+def share(jobs: Sequence[Callable[[], object]], arrays: object) -> None:
+    """Do all jobs at once: the first in this thread, the others in threads that are kept for the next time.
+
+    It ends when all have, whatever happens meanwhile; `arrays` are what they work on, which live as long as they do.
+    Raises what a job raises.
+    """
+    others = [_pool().submit(_do, job, arrays) for job in jobs[1:]]
+    try:
+        jobs[0]()
+    finally:
+        wait(others)
+    for other in others:
+        other.result()
+
+
+def _do(job: Callable[[], object], arrays: object) -> None:
+    """The job; an interrupt that ends `share` early does not free the arrays before it has ended."""
+    job()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="scriven")
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of the threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -8,7 +8,6 @@ torch's own layers under autocast. Rows do not meet, so torch's threads share th
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache, partial
@@ -90,8 +89,9 @@ class Recurrence(torch.autograd.Function):
         steps = len(from_input if ids is None else ids)
         sums, weight, *state_before = (*_bf16(from_input), *_fp32(weight, *state))
         bias = None if bias is None else bias.float().contiguous()
-        ids = None if ids is None else ids.contiguous()
-        fresh = None if fresh is None else fresh.to("cpu", torch.bool).contiguous()
+        ids = None if ids is None else ids.long().expand(steps, rows).contiguous()
+        fresh = None if fresh is None else fresh.to("cpu", torch.bool).expand(steps, rows).contiguous()
+        _check(cell, (steps, rows, cells), sums, ids, weight, bias, state_before)
         hs = sums.new_empty(steps + 1, rows, cells)
         hs[0] = state_before[0]
         kept = sums.new_empty(steps * -(-cells // GROUP) * rows * cell.kept * GROUP) if keep else None
@@ -99,6 +99,7 @@ class Recurrence(torch.autograd.Function):
         _by_rows(
             partial(_function("scriven_recurrent_forward"), cell.number, steps, rows, cells),
             rows,
+            (sums, ids, weight, bias, state_before, fresh, hs, kept, after),
             *(_address(sums), _address(ids), 0 if ids is None else len(sums), _address(weight), _address(bias)),
             *_addresses_of_state(state_before),
             *(_address(fresh), _address(hs[1:]), _address(kept), *_addresses_of_state(after)),
@@ -120,6 +121,7 @@ class Recurrence(torch.autograd.Function):
         _by_rows(
             partial(_function("scriven_recurrent_backward"), cell.number, steps, rows, cells),
             rows,
+            (weight, fresh, kept, dy, dafter, dsums, dhidden, dstate),
             *(_address(weight), _address(fresh), _address(kept), _address(dy), *_addresses_of_state(dafter)),
             *(_address(dsums), _address(dhidden) if cell.apart else None, *_addresses_of_state(dstate)),
         )
@@ -166,20 +168,35 @@ def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
     return gradient
 
 
-def _by_rows(function: Callable[..., int], rows: int, *arguments: Any) -> None:
-    """Call the function for all rows: shared among torch's threads, where there are enough."""
+def _check(
+    cell: Cell,
+    shape: tuple[int, int, int],
+    sums: Tensor,
+    ids: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: list[Tensor],
+) -> None:
+    """Raises ValueError for arrays that native code cannot take: it would read or write what is not theirs."""
+    steps, rows, cells = shape
+    gates = cell.gates * cells
+    expected = {
+        "sums": (sums, (*(sums.shape[:1] if ids is not None else (steps, rows)), gates)),
+        "weight": (weight, (gates, cells)),
+        **({} if bias is None else {"bias": (bias, (cells,))}),
+        **{f"state {number}": (part, (rows, cells)) for number, part in enumerate(state)},
+    }
+    for name, (array, wanted) in expected.items():
+        if array.shape != wanted or array.device.type != "cpu":
+            raise ValueError(f"{name} of shape {tuple(array.shape)} on {array.device}, not {tuple(wanted)} on the CPU")
+
+
+def _by_rows(function: Callable[..., int], rows: int, arrays: object, *arguments: Any) -> None:
+    """Call the function for all rows of the arrays: shared among torch's threads, where there are enough."""
     shares = max(1, min(torch.get_num_threads(), rows // ROWS))
     each = -(-rows // shares // ROWS) * ROWS
     jobs = [partial(function, begin, min(begin + each, rows), *arguments) for begin in range(0, rows, each)]
-    others = [_pool().submit(job) for job in jobs[1:]]
-    jobs[0]()
-    for other in others:
-        other.result()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="scriven")
+    library.share(jobs, arrays)
 
 
 TYPES = {

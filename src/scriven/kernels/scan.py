@@ -8,7 +8,6 @@ so torch's threads share them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_int64, c_void_p
 from functools import cache, partial
 from typing import Any
@@ -75,8 +74,11 @@ class Scan(torch.autograd.Function):
             raise ValueError(f"sums of shape {tuple(sums.shape)} for a state of {rows} rows and {cells} cells")
         y = h.new_empty(steps, rows, cells)
         symbols = 0 if ids is None else len(sums)
-        arrays = _address(sums), _address(ids), symbols, _address(fresh), _address(h), _address(y)
-        _by_cells("scriven_scan_forward", (level, steps, rows, cells), sums.dtype, *arrays)
+        if not (h.device.type == sums.device.type == "cpu"):
+            raise ValueError(f"sums on {sums.device} and a state on {h.device}: both must be on the CPU")
+        arguments = _address(sums), _address(ids), symbols, _address(fresh), _address(h), _address(y)
+        arrays = (sums, ids, fresh, h, y)
+        _by_cells("scriven_scan_forward", (level, steps, rows, cells), sums.dtype, arrays, *arguments)
         ctx.level = level
         ctx.save_for_backward(sums, ids, fresh, h, y)
         return y
@@ -88,29 +90,21 @@ class Scan(torch.autograd.Function):
         sums, ids, fresh, h, y = ctx.saved_tensors
         dy, dh = dy.contiguous(), torch.zeros_like(h)
         dsums = torch.empty_like(sums) if ids is None else torch.zeros_like(sums, dtype=torch.float32)
-        arrays = map(_address, (sums, ids, fresh, h, y, dy, dh, dsums))
-        _by_cells("scriven_scan_backward", (ctx.level, *y.shape), sums.dtype, *arrays)
+        arrays = (sums, ids, fresh, h, y, dy, dh, dsums)
+        _by_cells("scriven_scan_backward", (ctx.level, *y.shape), sums.dtype, arrays, *map(_address, arrays))
         return None, dsums, None, None, dh
 
 
-def _by_cells(name: str, shape: tuple[int, ...], kind: torch.dtype, *arrays: int | None) -> None:
-    """Call the function for all cells: shared among torch's threads, where there are enough. Shape: level, T, N, H."""
+def _by_cells(name: str, shape: tuple[int, ...], kind: torch.dtype, arrays: object, *addresses: int | None) -> None:
+    """Call the function for all cells of the arrays, shared among torch's threads. Shape: level, T, N, H."""
     cells = shape[-1]
     shares = max(1, min(torch.get_num_threads(), cells // CELLS))
     each = -(-cells // shares // CELLS) * CELLS
     jobs = [
-        partial(_function(name), *shape, begin, min(begin + each, cells), kind == torch.bfloat16, *arrays)
+        partial(_function(name), *shape, begin, min(begin + each, cells), kind == torch.bfloat16, *addresses)
         for begin in range(0, cells, each)
     ]
-    others = [_pool().submit(job) for job in jobs[1:]]
-    jobs[0]()
-    for other in others:
-        other.result()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="scriven")
+    library.share(jobs, arrays)
 
 
 TYPES = {

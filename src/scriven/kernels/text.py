@@ -122,7 +122,7 @@ def _check(symbols: Symbols, table: Table, counts: Ints | None = None) -> None:
     """Raises ValueError for arrays that native code cannot take: it would read or write what is not theirs."""
     if symbols.ndim != 1 or symbols.dtype not in (np.uint8, np.uint16, np.uint32):
         raise ValueError(f"symbols must be (n,) of one, two or four bytes, not {symbols.shape} {symbols.dtype}")
-    if table.ndim != 1 or table.dtype != np.int32 or not table.flags.c_contiguous:
+    if table.ndim != 1 or table.dtype != np.int32 or not table.flags.carray:
         raise ValueError(f"the table must be (symbols,) int32 in one piece, not {table.shape} {table.dtype}")
     if counts is not None and not (counts.shape == table.shape and counts.dtype == np.int64 and counts.flags.carray):
         raise ValueError(f"counts must be {table.shape} int64 in one piece, not {counts.shape} {counts.dtype}")

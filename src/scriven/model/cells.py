@@ -131,7 +131,7 @@ class RecurrentLayer(nn.Module):
         else:
             sums = self._from_input(x, bias)
         y: Tensor = self.kind.function(sums, state[0], ids=ids, fresh=fresh)
-        return y, (y[-1],)
+        return y, (y[-1].clone(),)  # else the state would keep all of y alive
 
     def _by_native(
         self, x: Tensor, state: LayerState, weight_hh: Tensor, ids: Tensor | None, fresh: Tensor | None

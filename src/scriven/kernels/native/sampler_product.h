@@ -183,6 +183,7 @@ inline void multiply_rows(const char *weights, int64_t step, int64_t chunks, con
 template <int width>
 inline void multiply_tiles(const char *weights, int64_t chunks, const char *x, int64_t x_stride, int32_t *to) {
     constexpr int64_t step = width * block * 4;
+    __asm__ volatile("" ::: "memory");  // GCC does not know that loading a tile reads memory
     _tile_zero(0);
     if (width > 1) _tile_zero(1);
     if (width > 2) _tile_zero(2);

@@ -199,6 +199,7 @@ void read(const Model &model, Work &work, const int64_t *ids) {
 #if defined(__AMX_INT8__)
     const TileShapes shapes;
     const bool tiles = model.precision == int8 && work.rows >= worth_tiles;
+    __asm__ volatile("" ::"r"(&shapes) : "memory");  // GCC's intrinsic tells it of the first 8 bytes only
     if (tiles) _tile_loadconfig(&shapes);
 #endif
     if (model.precision == fp32) read_by<Fp32>(model, work, ids);
