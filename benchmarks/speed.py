@@ -102,11 +102,11 @@ def main() -> None:
         asked.scratch = Path(folder)
         for part in asked.parts:
             results[part] = PARTS[part](asked)
-    words = report(results, with_aims=not asked.quick)
+            words = report(results, with_aims=not asked.quick)  # after each part: a later one may be interrupted
+            save(asked, "speed", results)
+            (asked.output / "speed.md").write_text(words, encoding="utf-8")
+            draw(results, asked.output)
     print(words)
-    save(asked, "speed", results)
-    (asked.output / "speed.md").write_text(words, encoding="utf-8")
-    draw(results, asked.output)
 
 
 # --- training
