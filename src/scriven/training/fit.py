@@ -16,7 +16,8 @@ from scriven.settings import Cell, ModelSettings, Settings, consistent, merged, 
 
 REFERENCE = ModelSettings()  # the model whose speed is measured
 REFERENCE_ROWS, REFERENCE_LENGTH, REFERENCE_VOCABULARY = 32, 64, 100
-STEP_EFFICIENCY = 0.65  # of the measured speed that is left beside optimizer, exchange and evaluations
+STEP_EFFICIENCY = 0.65  # of the measured speed that is left beside optimizer, exchange and evaluations, at the most
+OVERHEAD_SECONDS = 8e-6  # a character that these take at the least, however fast its products are
 ROWS = 32  # of text in all, where each pass over the text should teach the most
 ROWS_PER_WORKER = 32  # where time counts: fewer starve the matrix units
 FEWEST_ROWS_PER_WORKER = 16
@@ -128,9 +129,9 @@ def chunk_length(settings: Settings, facts: Facts) -> float:
 
 def expected_seconds(settings: Settings, facts: Facts, share: float = 1.0) -> float:
     """How long that share of the budget will take, from the measured speed; evaluations included."""
-    per_worker = facts.speed / _cost(settings.model.width, settings.model.layers)
+    per_worker = _whole_speed(facts) / _cost(settings.model.width, settings.model.layers)
     workers = settings.training.workers
-    speed = per_worker * workers * STEP_EFFICIENCY
+    speed = per_worker * workers
     read = settings.training.evaluation_characters or facts.validation_characters
     evaluated = settings.training.evaluations * read / EVALUATION_SPEEDUP
     characters = _budgeted(settings, facts, settings.reader.batch * chunk_length(settings, facts))
@@ -186,7 +187,12 @@ def _readable(given: Settings, facts: Facts, workers: int, rows: int, length: fl
     budget = given.budget
     if not budget.minutes:
         return _budgeted(given, facts, rows * length)
-    return facts.speed * workers * STEP_EFFICIENCY * max(1.0, budget.minutes * 60 - facts.overhead_seconds)
+    return _whole_speed(facts) * workers * max(1.0, budget.minutes * 60 - facts.overhead_seconds)
+
+
+def _whole_speed(facts: Facts) -> float:
+    """Characters/s of one worker that trains the reference model, all that a step does besides included."""
+    return min(STEP_EFFICIENCY * facts.speed, 1 / (1 / facts.speed + OVERHEAD_SECONDS))
 
 
 def _model(given: Settings, facts: Facts, readable: float, chosen: dict[str, Any]) -> dict[str, Any]:
