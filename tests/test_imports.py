@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    errors allocator settings events vocabulary recipes
+    errors allocator mixing settings events vocabulary recipes
     kernels.library kernels.recurrent kernels.scan kernels.sampler kernels.text kernels
     corpus.sources corpus.documents corpus.alphabet corpus.header corpus.shards corpus.split corpus.build
     corpus.store corpus

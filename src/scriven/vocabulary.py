@@ -48,6 +48,13 @@ def utf8_lengths(points: Ids | Symbols) -> Ids:
     return np.where(stray, 1, lengths).astype(np.int64)
 
 
+def byte_places(text: str, places: Ids) -> Ids:
+    """Places in a text, (M,) numbers of characters before them, as places in its UTF-8."""
+    if not places.size or text.isascii():
+        return places
+    return np.concatenate(([0], utf8_lengths(code_points(text)).cumsum()))[places]
+
+
 def byte_values(text: str) -> Symbols:
     """The bytes of a text's UTF-8; where a code point stands for a byte that was not valid, that byte again.
 

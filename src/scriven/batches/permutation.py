@@ -9,21 +9,12 @@ with Arbitrary Finite Domains", 2002).
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from scriven.mixing import GOLDEN, Words, mixed
 from scriven.vocabulary import Ids
 
-Words = npt.NDArray[np.uint64]
-GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio: its multiples are spread evenly
 ROUNDS = 6  # with 4 some orders of small ranges are far more frequent than others
 FEWEST_BITS = 6  # with fewer bits too; only tiny ranges are walked longer for it
-
-
-def mixed(words: Words) -> Words:
-    """Numbers of 64 bits that look random, each a function of one word; the high bits best (splitmix64's mixer)."""
-    for factor, shift in ((0xBF58476D1CE4E5B9, 30), (0x94D049BB133111EB, 27)):
-        words = (words ^ (words >> np.uint64(shift))) * np.uint64(factor)
-    return words
 
 
 def seeds(seed: int, numbers: Ids) -> Words:

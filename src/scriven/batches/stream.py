@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from scriven.batches.batch import Batch
-from scriven.batches.permutation import GOLDEN, mixed
 from scriven.corpus.store import Part
 from scriven.errors import InputError
+from scriven.mixing import GOLDEN, mixed
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Ids, Vocabulary
 

@@ -26,7 +26,7 @@ from scriven.corpus.sources import PIECE, Found, Tally, find
 from scriven.corpus.split import Split, validation_characters
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings
-from scriven.vocabulary import Ids, Symbols, Vocabulary, byte_values, code_points, utf8_lengths
+from scriven.vocabulary import Ids, Symbols, Vocabulary, byte_places, byte_values, code_points
 
 KEPT_BYTES = 2 * PIECE  # smaller buffers than that, a piece read among them, are kept; see `keep_buffers`
 SLICE = 1 << 17  # characters made symbols at once: their buffers are kept, and stay in the processor's cache
@@ -138,7 +138,7 @@ class _Job:
         for text, ends in cut(found.sources, self.settings, self.tally, PIECE):
             for part, inside in _sliced(text, ends, SLICE):
                 if self.settings.unit == "byte":
-                    append(byte_values(part), _in_bytes(part, inside))
+                    append(byte_values(part), byte_places(part, inside))
                 else:
                     append(code_points(part), inside)
             is_empty = is_empty and not text
@@ -243,13 +243,6 @@ def _sliced(text: str, ends: Ids, size: int) -> Iterator[tuple[str, Ids]]:
     starts = range(0, len(text) or 1, size)
     for start, inside in zip(starts, np.split(ends, np.searchsorted(ends, starts[1:], "right")), strict=True):
         yield text[start : start + size], inside - start  # an end between two slices is in the first one
-
-
-def _in_bytes(text: str, ends: Ids) -> Ids:
-    """Places in a text, (M,), as places in its UTF-8."""
-    if not ends.size or text.isascii():
-        return ends
-    return np.concatenate([[0], np.cumsum(utf8_lengths(code_points(text)))])[ends]
 
 
 def _some(names: list[str]) -> str:

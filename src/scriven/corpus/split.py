@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scriven.corpus.shards import Draft
+from scriven.mixing import GOLDEN, Words, mixed
 from scriven.vocabulary import Ids, Symbols
 
 FINEST = 10**9  # shares are taken as fractions of at most that denominator, so that no rounding moves a document
@@ -37,11 +38,9 @@ def are_validation(numbers: Ids, share: float) -> npt.NDArray[np.bool_]:
     return np.asarray(numbers == first + picked)
 
 
-def _hash(numbers: Ids) -> npt.NDArray[np.uint64]:
-    """64 well-mixed bits of each number: the finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
-    bits = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+def _hash(numbers: Ids) -> Words:
+    """64 well-mixed bits of each number, the low ones too."""
+    bits = mixed(numbers.astype(np.uint64) + np.uint64(GOLDEN))
     return bits ^ (bits >> np.uint64(31))
 
 

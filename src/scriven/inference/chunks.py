@@ -14,7 +14,7 @@ import numpy as np
 from scriven.corpus.sources import prepare
 from scriven.inference.sampling import Ids
 from scriven.settings import CorpusSettings
-from scriven.vocabulary import Vocabulary, code_points, utf8_lengths
+from scriven.vocabulary import Vocabulary, byte_places
 
 CHUNK = 1 << 20  # ids read from the disk at once
 DOCUMENTS_AT_ONCE = 1 << 14  # whose places are looked up at once
@@ -79,7 +79,7 @@ def with_boundaries(vocabulary: Vocabulary, text: str, ends: Ids) -> Ids:
     if vocabulary.boundary is None or not ends.size:
         return ids
     if vocabulary.unit == "byte":
-        ends = np.concatenate(([0], utf8_lengths(code_points(text)).cumsum()))[ends]
+        ends = byte_places(text, ends)
     return np.insert(ids, ends, vocabulary.boundary)
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +157,21 @@ def _check(status: Any, function: Any, arguments: tuple[Any, ...]) -> Any:
     return status
 
 
-def share(jobs: Sequence[Callable[[], object]], arrays: object) -> None:
-    """Do all jobs at once: the first in this thread, the others in threads that are kept for the next time.
+def address(array: Any) -> int | None:
+    """Where a tensor's values are; none for none."""
+    return None if array is None else int(array.data_ptr())
 
-    It ends when all have, whatever happens meanwhile; `arrays` are what they work on, which live as long as they do.
-    Raises what a job raises.
+
+def share(function: Callable[[int, int], object], count: int, least: int, threads: int, arrays: object) -> None:
+    """Call function(begin, end) for all of 0 .. count, in up to so many threads at once: each does `least` at least.
+
+    The first share is done in this thread, the others in threads that are kept for the next time. It ends when all
+    have, whatever happens meanwhile; `arrays` are what they work on, which live as long as they do. Raises what the
+    function raises.
     """
+    shares = max(1, min(threads, count // least))
+    each = -(-count // shares // least) * least
+    jobs = [partial(function, begin, min(begin + each, count)) for begin in range(0, count, each)]
     others = [_pool().submit(_do, job, arrays) for job in jobs[1:]]
     try:
         jobs[0]()

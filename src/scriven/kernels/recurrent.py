@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from scriven.kernels import library
+from scriven.kernels.library import address as _address
 
 ROWS = 32  # that a thread takes at least: fewer do not fill the tiles
 GROUP = 32  # cells that the native code works on together
@@ -193,10 +194,11 @@ def _check(
 
 def _by_rows(function: Callable[..., int], rows: int, arrays: object, *arguments: Any) -> None:
     """Call the function for all rows of the arrays: shared among torch's threads, where there are enough."""
-    shares = max(1, min(torch.get_num_threads(), rows // ROWS))
-    each = -(-rows // shares // ROWS) * ROWS
-    jobs = [partial(function, begin, min(begin + each, rows), *arguments) for begin in range(0, rows, each)]
-    library.share(jobs, arrays)
+
+    def _share(begin: int, end: int) -> None:
+        function(begin, end, *arguments)
+
+    library.share(_share, rows, ROWS, torch.get_num_threads(), arrays)
 
 
 TYPES = {
@@ -218,10 +220,6 @@ def _bf16(*arrays: Tensor) -> tuple[Tensor, ...]:
 
 def _fp32(*arrays: Tensor) -> tuple[Tensor, ...]:
     return tuple(array.float().contiguous() for array in arrays)
-
-
-def _address(array: Tensor | None) -> int | None:
-    return None if array is None else array.data_ptr()
 
 
 def _addresses_of_state(state: Any) -> tuple[int | None, int | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ctypes import c_int64, c_void_p
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from scriven.kernels import library
+from scriven.kernels.library import address as _address
 
 CELLS = 64  # that a thread takes at least
 
@@ -97,14 +98,12 @@ class Scan(torch.autograd.Function):
 
 def _by_cells(name: str, shape: tuple[int, ...], kind: torch.dtype, arrays: object, *addresses: int | None) -> None:
     """Call the function for all cells of the arrays, shared among torch's threads. Shape: level, T, N, H."""
-    cells = shape[-1]
-    shares = max(1, min(torch.get_num_threads(), cells // CELLS))
-    each = -(-cells // shares // CELLS) * CELLS
-    jobs = [
-        partial(_function(name), *shape, begin, min(begin + each, cells), kind == torch.bfloat16, *addresses)
-        for begin in range(0, cells, each)
-    ]
-    library.share(jobs, arrays)
+    function = _function(name)
+
+    def _share(begin: int, end: int) -> None:
+        function(*shape, begin, end, kind == torch.bfloat16, *addresses)
+
+    library.share(_share, shape[-1], CELLS, torch.get_num_threads(), arrays)
 
 
 TYPES = {
@@ -116,7 +115,3 @@ TYPES = {
 @cache
 def _function(name: str) -> Callable[..., int]:
     return library.declare(name, TYPES[name])
-
-
-def _address(array: Tensor | None) -> int | None:
-    return None if array is None else array.data_ptr()

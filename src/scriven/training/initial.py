@@ -20,9 +20,9 @@ ONEHOT = "layers.0.rnn.weight_ih_l0"  # one column a symbol, where the input is 
 
 
 def initial_model(
-    settings: Settings, vocabulary: Vocabulary, run: str = "", embedding: str = ""
+    settings: Settings, vocabulary: Vocabulary, run: str = "", embeddings: Embeddings | None = None
 ) -> tuple[CharLM, list[int]]:
-    """The model, drawn from the seed; with the weights of `run` and the embeddings of `embedding` where they are named.
+    """The model, drawn from the seed; with the weights of `run` and with `embeddings`, where there are any.
 
     Also gives the symbols that the embeddings lack.
     Raises InputError or UsageError as `transplant` and `place` do.
@@ -32,7 +32,7 @@ def initial_model(
         model = CharLM(settings.model, vocabulary.size)
     if run:
         transplant(model, vocabulary, run)
-    return model, place(model, vocabulary, pretrained(embedding)) if embedding else []
+    return model, place(model, vocabulary, embeddings) if embeddings else []
 
 
 def new_symbols(known: Vocabulary, vocabulary: Vocabulary) -> list[str]:

@@ -31,7 +31,7 @@ from scriven.runs import Checkpoint, Run, load_weights
 from scriven.settings import reader_window
 from scriven.training.average import Average
 from scriven.training.evaluation import Examiner
-from scriven.training.initial import initial_model
+from scriven.training.initial import initial_model, pretrained
 from scriven.training.optimizer import FlatWeights, Optimizer
 from scriven.training.parallel import Workers
 from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, used_share
@@ -80,7 +80,8 @@ class Trainer:
 
     def _make_model(self) -> None:
         settings, plan = self.settings, self.plan
-        self.model, _ = initial_model(settings, self.corpus.vocabulary, plan.initial, plan.embedding)
+        embeddings = pretrained(plan.embedding) if plan.embedding else None
+        self.model, _ = initial_model(settings, self.corpus.vocabulary, plan.initial, embeddings)
         self.model.to(self.device)
         self.weights = FlatWeights(self.model)
         self.best_values = self.weights.values.clone()
@@ -251,23 +252,20 @@ class Trainer:
         """Measures the validation loss, writes samples and saves. Without a validation text, the last is the best."""
         self.done.evaluated = self._due()
         self.model.eval()
-        raw = self.weights.values.clone()
-        if self.average and self.average.mean is not None:
-            self.weights.values.copy_(self.average.mean)
-        best, measured = True, self.examiner.loss()
-        if measured:
-            protocol, loss = measured
-            if not math.isfinite(loss.total_nats):
-                raise DivergedError(self._divergence(loss.nats_per_char, math.inf))
-            best = self.best is None or decisive(loss) < decisive(self.best[1])
-            self.last_loss, self.evaluated_at = loss, self.done.step
-            yield Evaluated(self.done.step, self.done.progress, protocol, loss, best, self._seconds())
-        if best:
-            self.best = (self.done.step, self.last_loss)
-            self.best_values.copy_(self.weights.values)
-        if self.workers.rank == 0:
-            yield from self.examiner.samples(self.done.step)
-        self.weights.values.copy_(raw)
+        with self._weights_to_use():
+            best, measured = True, self.examiner.loss()
+            if measured:
+                protocol, loss = measured
+                if not math.isfinite(loss.total_nats):
+                    raise DivergedError(self._divergence(loss.nats_per_char, math.inf))
+                best = self.best is None or decisive(loss) < decisive(self.best[1])
+                self.last_loss, self.evaluated_at = loss, self.done.step
+                yield Evaluated(self.done.step, self.done.progress, protocol, loss, best, self._seconds())
+            if best:
+                self.best = (self.done.step, self.last_loss)
+                self.best_values.copy_(self.weights.values)
+            if self.workers.rank == 0:
+                yield from self.examiner.samples(self.done.step)
         if self.average and measured:
             self.average.note(decisive(self.last_loss), self.weights.values)
         yield from self._save()
@@ -322,23 +320,31 @@ class Trainer:
             "best": self.best and {"step": self.best[0], "loss": vars(self.best[1])},
         }
         arrays |= {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
-        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         if self.average:
             arrays |= {f"average.{name}": value for name, value in self.average.state().items()}
             if self.average.mean is not None:  # which is what the model is then; training goes on from these
-                arrays |= {f"raw.{name}": value for name, value in weights.items()}
-                weights = self._averaged()
+                arrays |= {f"raw.{name}": value for name, value in self._named_weights().items()}
+        with self._weights_to_use():
+            weights = self._named_weights()
         best = self.best[0] if self.best else self.done.step
         yield Saved(self.done.step, str(self.run.save(weights, arrays, manifest, best=best).path))
 
-    def _averaged(self) -> dict[str, Tensor]:
-        """The averaged weights by name."""
-        assert self.average and self.average.mean is not None
+    def _named_weights(self) -> dict[str, Tensor]:
+        """A copy of the weights, by name."""
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
+    @contextlib.contextmanager
+    def _weights_to_use(self) -> Iterator[None]:
+        """While this lasts, the model has the averaged weights, where averaging has begun."""
+        if self.average is None or self.average.mean is None:
+            yield
+            return
         raw = self.weights.values.clone()
         self.weights.values.copy_(self.average.mean)
-        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.weights.values.copy_(raw)
-        return weights
+        try:
+            yield
+        finally:
+            self.weights.values.copy_(raw)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Puts back what `_save` saved; with the same settings, what follows is the same to the last bit."""

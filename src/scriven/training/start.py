@@ -25,6 +25,7 @@ from scriven.model import choose_device, choose_precision
 from scriven.model.cells import has_native_code
 from scriven.model.compute import available_cores, cpu_prepared
 from scriven.model.language_model import parameter_count
+from scriven.model.pretrained import Embeddings
 from scriven.runs import Checkpoint, Run, create_run, open_run, run_corpus, writing
 from scriven.runs.folder import SETTINGS_FILE
 from scriven.settings import Settings, consistent, merged, overlaid, possible, validated
@@ -75,7 +76,8 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     if resumed and request.resume is not None:
         checkpoint = resumed.checkpoint(request.resume)
         _check_goes_on(resumed, checkpoint, corpus)
-    settings, embedding = (resumed.settings, "") if resumed else _asked(request, corpus)
+    settings, embeddings = (resumed.settings, None) if resumed else _asked(request, corpus)
+    embedding = embeddings.source if embeddings else ""
     if settings.training.workers > 1 and settings.training.device not in ("auto", "cpu"):
         raise UsageError("several workers are for the CPU so far; drop --training.workers or --training.device")
     device = choose_device(settings.training.device)
@@ -86,7 +88,7 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     notes: list[str] = []
     if not resumed:
         settings, notes = _fitted(request, settings, facts, path)
-        notes += _initial_notes(request, settings, corpus, embedding)
+        notes += _initial_notes(request, settings, corpus, embeddings)
     with writing(path):
         computing = {"training": {"device": device.type, "precision": precision}}
         settings = validated(merged(settings.model_dump(), computing))
@@ -237,8 +239,8 @@ def _newest_folder(texts: tuple[str, ...]) -> Path:
     return max(found, key=lambda path: (path / SETTINGS_FILE).stat().st_mtime)
 
 
-def _asked(request: Request, corpus: Corpus) -> tuple[Settings, str]:
-    """The settings asked for, the corpus' own among them, and the file or run whose embeddings were asked for.
+def _asked(request: Request, corpus: Corpus) -> tuple[Settings, Embeddings | None]:
+    """The settings asked for, the corpus' own among them, and the embeddings where a file or a run of them was named.
 
     Raises UsageError when a corpus that was built before has other settings than those asked for.
     """
@@ -250,12 +252,13 @@ def _asked(request: Request, corpus: Corpus) -> tuple[Settings, str]:
             )
     chosen = merged(settings.given(), {"corpus": corpus.settings.model_dump()})
     chosen = merged(chosen, {"reader": {"kind": reader_kind(validated(chosen))}})
-    embedding = settings.model.embedding if isinstance(settings.model.embedding, str) else ""
-    if embedding:
-        chosen = merged(chosen, {"model": {"embedding": pretrained(embedding).width}})
+    named = settings.model.embedding
+    embeddings = pretrained(named) if isinstance(named, str) and named else None
+    if embeddings:
+        chosen = merged(chosen, {"model": {"embedding": embeddings.width}})
     settings = possible(validated(chosen))
     _check_text(settings, corpus)
-    return settings, embedding
+    return settings, embeddings
 
 
 def _check_text(settings: Settings, corpus: Corpus) -> None:
@@ -310,13 +313,14 @@ def _origin(request: Request, corpus: Corpus, embedding: str) -> dict[str, Any]:
     return origin | {name: str(Path(path).resolve()) for name, path in started.items() if path}
 
 
-def _initial_notes(request: Request, settings: Settings, corpus: Corpus, embedding: str) -> list[str]:
-    """What should be known of the weights that training starts from, which are made here to see that they can be."""
-    initial = str(request.initial or "")
-    _, missing = initial_model(settings, corpus.vocabulary, initial, embedding)
+def _initial_notes(request: Request, settings: Settings, corpus: Corpus, embeddings: Embeddings | None) -> list[str]:
+    """What should be known of the weights that training starts from; those of others are tried here."""
+    initial, missing = str(request.initial or ""), list[int]()
+    if initial or embeddings:
+        _, missing = initial_model(settings, corpus.vocabulary, initial, embeddings)
     notes = _new_symbols(request, corpus) if initial else []
-    if embedding:
-        notes += _missing_symbols(embedding, [chr(symbol) for symbol in missing])
+    if embeddings:
+        notes += _missing_symbols(embeddings, [chr(symbol) for symbol in missing])
     elif settings.model.freeze_embedding and not initial:
         notes.append("The embedding is frozen as it is drawn by chance: model.embedding names no pretrained one.")
     return notes
@@ -332,10 +336,10 @@ def _new_symbols(request: Request, corpus: Corpus) -> list[str]:
     )
 
 
-def _missing_symbols(embedding: str, missing: list[str]) -> list[str]:
-    lacks = f"{embedding} lacks {len(missing)} of the characters, which begin by chance: {_some(missing)}"
-    skipped = pretrained(embedding).skipped
-    unused = f"{embedding} has {skipped:,} entries that are not single characters, or there twice; they are not used"
+def _missing_symbols(embeddings: Embeddings, missing: list[str]) -> list[str]:
+    source, skipped = embeddings.source, embeddings.skipped
+    lacks = f"{source} lacks {len(missing)} of the characters, which begin by chance: {_some(missing)}"
+    unused = f"{source} has {skipped:,} entries that are not single characters, or there twice; they are not used"
     return [*([lacks] if missing else []), *([unused] if skipped else [])]
 
 
