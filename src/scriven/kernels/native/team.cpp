@@ -1,0 +1,165 @@
+// The team's threads: POSIX ones, never more than were asked for; elsewhere the caller works alone.
+#include "team.h"
+
+#include <atomic>
+#include <chrono>
+
+#if !defined(_WIN32)
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <new>
+#endif
+
+namespace scriven {
+
+struct alignas(64) Barrier {
+    std::atomic<int64_t> arrived{0}, round{0};
+};
+
+namespace {
+
+constexpr int64_t SPINS = 200;  // looks before others may have the core: some microseconds
+constexpr std::chrono::microseconds AWAKE(200);  // that a thread looks out for the next call before it sleeps
+
+inline void pause() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+void let_others() {
+#if !defined(_WIN32)
+    sched_yield();
+#endif
+}
+
+template <class Ready> void look_out(Ready &&ready) {
+    for (int64_t spins = 0; !ready(); ++spins) spins < SPINS ? pause() : let_others();
+}
+
+void work_alone(Work work, void *context) {
+    const FlushDenormals flush;
+    work(context, {0, 1, nullptr});
+}
+
+}  // namespace
+
+Range Member::share(int64_t total) const { return {total * index / count, total * (index + 1) / count}; }
+
+void Member::wait() const {
+    if (count == 1) return;
+    const int64_t round = barrier->round.load(std::memory_order_relaxed);
+    if (barrier->arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
+        barrier->arrived.store(0, std::memory_order_relaxed);
+        barrier->round.store(round + 1, std::memory_order_release);
+        return;
+    }
+    look_out([&] { return barrier->round.load(std::memory_order_acquire) != round; });
+}
+
+#if defined(_WIN32)
+
+void run_team(int64_t, Work work, void *context) { work_alone(work, context); }
+
+#else
+
+namespace {
+
+struct Call {
+    Work work;
+    void *context;
+    int64_t count;
+    Barrier barrier;
+
+    void as(int64_t index) {
+        const FlushDenormals flush;
+        work(context, {index, count, &barrier});
+    }
+};
+
+// A thread that waits for calls, for ever.
+struct alignas(64) Kept {
+    const int64_t index;
+    std::atomic<Call *> call{nullptr};  // to be done; none when it is done
+    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;  // held to give a call, and to fall asleep
+    pthread_cond_t given = PTHREAD_COND_INITIALIZER;
+
+    explicit Kept(int64_t number) : index(number) {}
+
+    void give(Call *next) {
+        pthread_mutex_lock(&mutex);
+        call.store(next, std::memory_order_release);
+        pthread_cond_signal(&given);
+        pthread_mutex_unlock(&mutex);
+    }
+    bool idle() const { return !call.load(std::memory_order_acquire); }
+    void next() {
+        const auto until = std::chrono::steady_clock::now() + AWAKE;
+        look_out([&] { return !idle() || std::chrono::steady_clock::now() > until; });
+        pthread_mutex_lock(&mutex);
+        while (idle()) pthread_cond_wait(&given, &mutex);
+        pthread_mutex_unlock(&mutex);
+    }
+    static void *live(void *self) {
+        auto *kept = static_cast<Kept *>(self);
+        for (;;) {
+            kept->next();
+            kept->call.load(std::memory_order_relaxed)->as(kept->index);
+            kept->call.store(nullptr, std::memory_order_release);
+        }
+    }
+};
+
+// Makes thread `index`, which no signal comes to: they are for the program's own threads. Null where it cannot be.
+Kept *made(int64_t index) {
+    auto *kept = new (std::nothrow) Kept(index);
+    if (!kept) return nullptr;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_t thread;
+    const bool failed = pthread_create(&thread, nullptr, Kept::live, kept);
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (!failed) pthread_detach(thread);
+    else delete kept;
+    return failed ? nullptr : kept;
+}
+
+constexpr int64_t LIMIT = 256;
+Kept *kept[LIMIT];  // by index; the first is the caller's place and stays empty. They end with the process
+std::atomic_flag taken = ATOMIC_FLAG_INIT;
+
+// A child of a fork has only the thread that forked.
+void forget() {
+    for (Kept *&each : kept) each = nullptr;
+    taken.clear();
+}
+
+[[maybe_unused]] const int forgets = pthread_atfork(nullptr, nullptr, forget);
+
+// How many members there are for a call that wants so many.
+int64_t members(int64_t threads) {
+    if (threads > LIMIT) threads = LIMIT;
+    for (int64_t index = 1; index < threads; ++index)
+        if (!kept[index] && !(kept[index] = made(index))) return index;
+    return threads;
+}
+
+}  // namespace
+
+void run_team(int64_t threads, Work work, void *context) {
+    if (threads <= 1 || taken.test_and_set(std::memory_order_acquire)) return work_alone(work, context);
+    Call call{work, context, members(threads), {}};
+    for (int64_t index = 1; index < call.count; ++index) kept[index]->give(&call);
+    call.as(0);
+    for (int64_t index = 1; index < call.count; ++index) look_out([&] { return kept[index]->idle(); });
+    taken.clear(std::memory_order_release);
+}
+
+#endif
+
+}  // namespace scriven
