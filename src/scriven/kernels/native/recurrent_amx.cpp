@@ -5,6 +5,8 @@
 // packed weights. While the tiles of one group of 32 cells are multiplied, the cells of the group before are computed.
 #include <utility>
 
+#include "recurrent_values.h"
+
 #include "recurrent_cells.h"
 
 namespace scriven {
