@@ -90,6 +90,11 @@ class Sampler:
         self.widths = [layer.cells for layer in self._packer.layers]
         self.state_size = 2 if settings.cell == "lstm" else 1
 
+    @property
+    def packed(self) -> tuple[int, bool, int]:
+        """What native functions are told of the model: the level, whether there is AVX-VNNI, and where it is packed."""
+        return self._level, self._vnni, ctypes.addressof(self._model)
+
     def zero_state(self, rows: int) -> State:
         """The state before anything was read, for N rows."""
         return tuple((torch.zeros(rows, width),) * self.state_size for width in self.widths)
@@ -111,9 +116,7 @@ class Sampler:
         addresses = [address for layer in after for address in [*(part.data_ptr() for part in layer), None][:2]]
         drawing = np.array([settings.temperature, settings.top_k, settings.top_p, settings.min_p], np.float64)
         self._write(
-            self._level,
-            self._vnni,
-            ctypes.addressof(self._model),
+            *self.packed,
             rows,
             count,
             uniforms.ctypes.data,

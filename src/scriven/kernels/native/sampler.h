@@ -71,6 +71,9 @@ struct Candidate {
 
 extern const Kernels sampler_portable, sampler_avx2, sampler_avxvnni, sampler_avx512, sampler_amx;
 
+// Those of a level; null where there are none. `vnni`: whether the processor has AVX-VNNI.
+const Kernels *kernels_of(int64_t level, bool vnni);
+
 int64_t likeliest(const float *logits, int64_t count);
 int64_t pick(double *weights, int64_t count, const Drawing &drawing, double uniform, Candidate *room);
 

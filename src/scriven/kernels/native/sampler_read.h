@@ -130,27 +130,22 @@ const float *pass_on(const Model &model, Work &work, int64_t depth) {
     return work.normed;
 }
 
+// base (outputs,) plus the products of a matrix with all rows of the input: to (rows, stride), its groups in order.
 template <class P>
-void read_head(const Model &model, Work &work) {
-    const Matrix &head = model.head;
-    const int64_t outputs = head.width * block;
-    for (int64_t group = 0; group < head.groups; group++) {
+void multiply_input(const Work &work, const Matrix &matrix, const float *base, float *to, int64_t stride) {
+    const int64_t outputs = matrix.width * block;
+    for (int64_t group = 0; group < matrix.groups; group++) {
         for (int64_t first = 0; first < work.rows; first += rows_together) {
             const int64_t rows = work.rows - first < rows_together ? work.rows - first : rows_together;
-            product<P>(head, group, work.input + first * work.operand_stride, work.operand_stride, rows,
-                       work.hidden_sums);
+            product<P>(matrix, group, work.input + first * work.operand_stride, work.operand_stride, rows,
+                       work.input_sums);
             for (int64_t row = 0; row < rows; row++) {
-                const GateSums<P> sums{
-                    model.head_bias + group * outputs,
-                    nullptr,
-                    reinterpret_cast<const typename P::Out *>(work.hidden_sums) + row * outputs,
-                    nullptr,
-                    part(head.scale, group * outputs),
-                    0,
-                    work.input_scale[first + row],
-                };
-                float *to = work.logits + (first + row) * work.logits_stride + group * outputs;
-                for (int64_t i = 0; i < outputs; i += lanes) store(to + i, sums(i));
+                const auto *sums = reinterpret_cast<const typename P::Out *>(work.input_sums) + row * outputs;
+                const float *scale = part(matrix.scale, group * outputs);
+                const float row_scale = work.input_scale[first + row];
+                float *own = to + (first + row) * stride + group * outputs;
+                for (int64_t i = 0; i < outputs; i += lanes)
+                    store(own + i, load(base + group * outputs + i) + P::value(sums, scale, i, row_scale));
             }
         }
     }
@@ -183,7 +178,7 @@ void read_all(const Model &model, Work &work, const int64_t *ids) {
     }
     if (model.head.data) {
         pack_rows<P>(work, model.head, x, work.stride, work.input, work.input_scale);
-        read_head<P>(model, work);
+        multiply_input<P>(work, model.head, model.head_bias, work.logits, work.logits_stride);
     } else {
         for (int64_t row = 0; row < work.rows; row++)
             memcpy(work.logits + row * work.logits_stride, x + row * work.stride, model.symbols * sizeof(float));

@@ -41,9 +41,9 @@ template <class Ready> void look_out(Ready &&ready) {
     for (int64_t spins = 0; !ready(); ++spins) spins < SPINS ? pause() : let_others();
 }
 
-void work_alone(Work work, void *context) {
+void work_alone(Job job, void *context) {
     const FlushDenormals flush;
-    work(context, {0, 1, nullptr});
+    job(context, {0, 1, nullptr});
 }
 
 }  // namespace
@@ -63,21 +63,21 @@ void Member::wait() const {
 
 #if defined(_WIN32)
 
-void run_team(int64_t, Work work, void *context) { work_alone(work, context); }
+void run_team(int64_t, Job job, void *context) { work_alone(job, context); }
 
 #else
 
 namespace {
 
 struct Call {
-    Work work;
+    Job job;
     void *context;
     int64_t count;
     Barrier barrier;
 
     void as(int64_t index) {
         const FlushDenormals flush;
-        work(context, {index, count, &barrier});
+        job(context, {index, count, &barrier});
     }
 };
 
@@ -151,9 +151,9 @@ int64_t members(int64_t threads) {
 
 }  // namespace
 
-void run_team(int64_t threads, Work work, void *context) {
-    if (threads <= 1 || taken.test_and_set(std::memory_order_acquire)) return work_alone(work, context);
-    Call call{work, context, members(threads), {}};
+void run_team(int64_t threads, Job job, void *context) {
+    if (threads <= 1 || taken.test_and_set(std::memory_order_acquire)) return work_alone(job, context);
+    Call call{job, context, members(threads), {}};
     for (int64_t index = 1; index < call.count; ++index) kept[index]->give(&call);
     call.as(0);
     for (int64_t index = 1; index < call.count; ++index) look_out([&] { return kept[index]->idle(); });

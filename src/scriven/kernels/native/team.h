@@ -32,10 +32,10 @@ struct Member {
     void wait() const;
 };
 
-using Work = void (*)(void *context, const Member &member);
+using Job = void (*)(void *context, const Member &member);
 
 // `run` below, of a function and what it is about.
-void run_team(int64_t threads, Work work, void *context);
+void run_team(int64_t threads, Job job, void *context);
 
 namespace {
 

@@ -1,0 +1,101 @@
+// Memory for reading with a model as Python packs it: arrays for so many rows, laid out as Work says.
+#pragma once
+
+#include <cstdlib>
+#include <initializer_list>
+
+#include "sampler.h"
+
+namespace scriven {
+namespace {
+
+constexpr int64_t rounded_up(int64_t size, int64_t step) { return (size + step - 1) / step * step; }
+
+// Pieces of one buffer of zeros, each at a multiple of 64 bytes. Counts only, as long as there is no buffer.
+class Arena {
+  public:
+    template <typename T>
+    T *take(int64_t count) {
+        char *place = buffer_ ? buffer_ + used_ : nullptr;
+        used_ += rounded_up(count * int64_t(sizeof(T)), 64);
+        return reinterpret_cast<T *>(place);
+    }
+    bool allocate() {
+        raw_ = std::calloc(used_ + 64, 1);
+        buffer_ = reinterpret_cast<char *>(rounded_up(reinterpret_cast<int64_t>(raw_), 64));
+        used_ = 0;
+        return raw_;
+    }
+    Arena() = default;
+    Arena(const Arena &) = delete;
+    Arena &operator=(const Arena &) = delete;
+    ~Arena() { std::free(raw_); }
+
+  private:
+    void *raw_ = nullptr;
+    char *buffer_ = nullptr;
+    int64_t used_ = 0;
+};
+
+inline int64_t inputs_of(const Matrix &matrix, int64_t precision) {
+    return matrix.chunks * (precision == int8 ? 4 : precision == bf16 ? 2 : 1);
+}
+
+// How long a row of floats must be, so that every array of a model fits in it.
+inline int64_t longest_row(const Model &model) {
+    int64_t longest = inputs_of(model.head, model.precision);
+    for (int64_t i = 0; i < model.layers; i++) {
+        const Layer &layer = model.layer[i];
+        for (int64_t size : {inputs_of(layer.input, model.precision), inputs_of(layer.hidden, model.precision),
+                             layer.hidden.groups * block * (model.cell == rnn ? layer.hidden.width : 1)})
+            longest = size > longest ? size : longest;
+    }
+    return longest;
+}
+
+// Counts only, as long as the arena has no buffer. Without states those of the layers are somebody else's.
+inline Work lay_out_work(const Model &model, int64_t rows, Arena &arena, bool states = true) {
+    Work work = {};
+    const int64_t all = rounded_up(rows, rows_together), sums = rows_together * widest * block;  // tiles have 16 rows
+    work.rows = rows;
+    // Not a multiple of 4096 bytes: rows would all fall in the same few sets of the cache.
+    work.stride = rounded_up(longest_row(model), 64) + block;
+    work.operand_stride = work.stride * int64_t(model.precision == int8 ? 1 : sizeof(float)) + 64;
+    work.operand_stride = rounded_up(work.operand_stride, 64);
+    work.logits_stride = rounded_up(model.symbols, block);
+    if (model.head.data) work.logits_stride = model.head.groups * model.head.width * block;
+    work.state = arena.take<float *>(2 * model.layers);
+    for (int64_t i = 0; states && i < 2 * model.layers; i++) {
+        float *array = i % 2 == 0 || model.cell == lstm ? arena.take<float>(all * work.stride) : nullptr;
+        if (work.state) work.state[i] = array;
+    }
+    work.x = arena.take<float>(all * work.stride);
+    work.normed = arena.take<float>(all * work.stride);
+    work.input = arena.take<char>(all * work.operand_stride);
+    work.hidden = arena.take<char>(all * work.operand_stride);
+    work.input_scale = arena.take<float>(all);
+    work.hidden_scale = arena.take<float>(all);
+    work.input_sums = arena.take<char>(sums * sizeof(float));
+    work.hidden_sums = arena.take<char>(sums * sizeof(float));
+    return work;
+}
+
+// Copies rows between the caller's dense arrays and the work's padded ones.
+inline void copy_rows(float *to, int64_t to_stride, const float *from, int64_t from_stride, int64_t rows, int64_t count) {
+    for (int64_t row = 0; row < rows; row++)
+        memcpy(to + row * to_stride, from + row * from_stride, count * sizeof(float));
+}
+
+inline void copy_state(const Model &model, Work &work, float *const *state, bool into) {
+    for (int64_t i = 0; i < 2 * model.layers; i++) {
+        if (!work.state[i]) continue;
+        const int64_t cells = model.layer[i / 2].cells;
+        if (into)
+            copy_rows(work.state[i], work.stride, state[i], cells, work.rows, cells);
+        else
+            copy_rows(state[i], cells, work.state[i], work.stride, work.rows, cells);
+    }
+}
+
+}  // namespace
+}  // namespace scriven
