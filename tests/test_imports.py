@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
     errors allocator mixing settings events vocabulary recipes
-    kernels.library kernels.recurrent kernels.scan kernels.sampler kernels.text kernels
+    kernels.library kernels.adamw kernels.recurrent kernels.scan kernels.sampler kernels.text kernels
     corpus.sources corpus.documents corpus.alphabet corpus.header corpus.shards corpus.split corpus.build
     corpus.store corpus
     batches.permutation batches.batch batches.stream batches.windows batches.order batches.documents batches.readers
@@ -21,7 +21,7 @@ MAP = """
     inference inference.sampling inference.pen inference.chunks inference.generate inference.score inference.protocols
     inference.novelty
     training training.optimizer training.parallel training.plan training.average training.evaluation
-    training.initial training.fit training.loop
+    training.initial training.fit training.gradients training.loop
     training.stop training.start
     session
     report report.files report.plot report.terminal

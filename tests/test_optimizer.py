@@ -27,8 +27,8 @@ def trained(name: Name, steps: int = 3) -> tuple[CharLM, list[torch.Tensor]]:
     gradients = []
     for _ in range(steps):
         gradient = torch.randn(len(weights.values))
-        gradients.append(gradient.clone())
-        optimizer.step(gradient, 0.5)
+        gradients.append(gradient)
+        optimizer.step(weights.views(3 * gradient), 3.0, 0.5)
     return model, gradients
 
 
@@ -110,31 +110,37 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     weights = FlatWeights(model)
     optimizer = Optimizer(weights, TrainingSettings())
     before = weights.values.clone()
-    _, norm = optimizer.step(torch.full_like(before, math.nan), 0.5)
+    _, norm = optimizer.step(weights.views(torch.full_like(before, math.nan)), 1.0, 0.5)
     assert math.isnan(norm)
     assert torch.equal(weights.values, before)
 
 
-def test_large_gradients_are_scaled_down_to_the_clip() -> None:
+def taken(size: float, **settings: float) -> tuple[torch.Tensor, float]:
+    """By how much one step of plain gradient descent changes weights whose gradients are all of that size."""
     weights = FlatWeights(made())
-    optimizer = Optimizer(weights, TrainingSettings(clip=0.5))
-    gradient = torch.ones_like(weights.values)
-    _, norm = optimizer.step(gradient, 0.5)
-    assert norm == pytest.approx(math.sqrt(len(gradient)))
-    assert float(gradient.norm()) == pytest.approx(0.5)
+    before = weights.values.clone()
+    chosen = {"optimizer": "sgd", "learning_rate": 1.0, "weight_decay": 0.0, "warmup": 0.0, "schedule": "constant"}
+    optimizer = Optimizer(weights, TrainingSettings.model_validate({**chosen, **settings}))
+    _, norm = optimizer.step(weights.views(torch.full_like(before, 10 * size)), 10.0, 0.5)
+    return before - weights.values, norm
+
+
+def test_large_gradients_are_scaled_down_to_the_clip() -> None:
+    change, norm = taken(1.0, clip=0.5)
+    assert norm == pytest.approx(math.sqrt(len(change)))
+    assert float(change.norm()) == pytest.approx(0.5, rel=1e-5)
 
 
 def test_clipping_by_value_comes_before_the_norm_and_both_can_be_off() -> None:
-    weights = FlatWeights(made())
+    count = len(FlatWeights(made()).values)
     for settings, largest in (
-        (TrainingSettings(clip=0, clip_value=0.25), 0.25),
-        (TrainingSettings(clip=0), 3.0),
-        (TrainingSettings(clip=1, clip_value=0.25), 1 / math.sqrt(len(weights.values))),
+        ({"clip": 0, "clip_value": 0.25}, 0.25),
+        ({"clip": 0}, 3.0),
+        ({"clip": 1, "clip_value": 0.25}, 1 / math.sqrt(count)),
     ):
-        gradient = torch.full_like(weights.values, 3.0)
-        _, norm = Optimizer(weights, settings).step(gradient, 0.5)
-        assert norm == pytest.approx(3 * math.sqrt(len(gradient)))
-        assert float(gradient.max()) == pytest.approx(largest)
+        change, norm = taken(3.0, **settings)
+        assert norm == pytest.approx(3 * math.sqrt(count))
+        assert float(change.max()) == pytest.approx(largest, rel=1e-5)
 
 
 def test_state_put_back_goes_on_the_same_way() -> None:
@@ -147,13 +153,13 @@ def test_state_put_back_goes_on_the_same_way() -> None:
             optimizer = Optimizer(weights, settings)
             gradients = torch.randn(4, len(weights.values))
             for gradient in gradients[:2]:
-                optimizer.step(gradient.clone(), 0.3)
+                optimizer.step(weights.views(gradient), 1.0, 0.3)
             if restored:
                 state = {key: value.clone() for key, value in optimizer.state().items()}
                 optimizer = Optimizer(weights, settings)
                 optimizer.restore(state)
             for gradient in gradients[2:]:
-                optimizer.step(gradient.clone(), 0.6)
+                optimizer.step(weights.views(gradient), 1.0, 0.6)
             results.append(weights.values)
         assert torch.equal(*results)
 

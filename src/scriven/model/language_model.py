@@ -96,6 +96,11 @@ class CharLM(nn.Module):
         logits: Tensor = y if self.head is None else self.head(self._normed(-1, y))
         return logits.float()
 
+    def losses(self, y: Tensor, targets: Tensor) -> Tensor:
+        """The losses in nats (T, N), in fp32, of foretelling targets (T, N) from y (T, N, H)."""
+        logits = self.logits(y).flatten(0, 1)  # (T * N, V)
+        return functional.cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape)
+
     def _layers(self) -> list[RecurrentLayer]:
         return [layer for layer in self.layers if isinstance(layer, RecurrentLayer)]
 

@@ -7,38 +7,31 @@ same message as the gradients, and is computed from the same numbers in the same
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import struct
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from scriven.batches import Batch, Cursor, epoch_predictions, prefetched
 from scriven.corpus.store import Corpus
 from scriven.errors import DivergedError
 from scriven.events import Evaluated, Event, Finished, Loss, Saved, Stepped
 from scriven.inference.generate import Predictor
-from scriven.model import State, computing
-from scriven.model.language_model import detach, join_rows, take_rows
+from scriven.model.language_model import join_rows, take_rows
 from scriven.runs import Checkpoint, Run, load_weights
 from scriven.settings import reader_window
 from scriven.training.average import Average
 from scriven.training.evaluation import Examiner
+from scriven.training.gradients import Teacher
 from scriven.training.initial import initial_model, pretrained
 from scriven.training.optimizer import FlatWeights, Optimizer
 from scriven.training.parallel import Workers
 from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, used_share
 
-# What a message holds after a group's gradients; the last two are rank 0's word, the others are summed.
-SUMS = ("nats", "predictions", "end_nats", "ends", "read")
-TOLD = ("progress", "signal")
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
 FINAL_SECONDS = 120.0  # with other budgets, the time of which that share may be used however short the training was
 OVERFITTED_NATS = 0.01
@@ -57,15 +50,7 @@ class Trainer:
         self.best: tuple[int, Loss] | None = None  # step and loss
         self.last_loss = Loss(0.0, 0)
         self.evaluated_at = -1  # the step of that loss
-        self.boundary = -1 if self.corpus.vocabulary.boundary is None else self.corpus.vocabulary.boundary
-        self.penalised = bool(self.settings.training.activation_penalty or self.settings.training.slowness_penalty)
         self._make_model()
-        rows = self.settings.reader.batch // workers.size
-        self.lanes = range(workers.rank * rows, (workers.rank + 1) * rows)
-        self.groups = self.settings.training.groups // workers.size
-        self.states: list[State] = [self.model.zero_state(rows // self.groups)] * self.groups
-        size = len(self.weights.values) + len(SUMS) + len(TOLD)
-        self.message = torch.zeros(self.groups, size, device=self.device)  # one row a group
         if plan.resume:
             self._restore(Checkpoint(Path(plan.resume)))
         self.seconds_before = self.done.seconds
@@ -89,6 +74,7 @@ class Trainer:
         rank, size = self.workers.rank, self.workers.size
         share = self.workers.share if size > 1 else None
         self.optimizer = Optimizer(self.weights, settings.training, dtype, rank=rank, workers=size, share=share)
+        self.teacher = Teacher(settings, self.workers, self.model, self.weights, self.corpus.vocabulary.boundary)
         self.average = Average(settings.training.patience) if settings.training.averaging != "none" else None
         window, precision = reader_window(settings.reader), settings.training.precision
         predictor = Predictor(self.model, self.corpus.vocabulary, precision, window)
@@ -107,7 +93,7 @@ class Trainer:
         if self._due() > self.done.evaluated:  # it was stopped at a step that an evaluation belongs to
             yield from self._evaluate()
         vocabulary, reader = self.corpus.vocabulary, self.settings.reader
-        batches = prefetched(self.corpus.training, vocabulary, reader, self.done.cursor, self.lanes)
+        batches = prefetched(self.corpus.training, vocabulary, reader, self.done.cursor, self.teacher.lanes)
         with contextlib.closing(batches):
             while True:
                 stepped, signal = self._step(batches)
@@ -140,28 +126,28 @@ class Trainer:
 
     def _step(self, batches: Iterator[tuple[Batch, Cursor]]) -> tuple[Stepped, int]:
         """One step of all workers, from one batch or several: what happened, and the number of the stop signal or 0."""
-        settings, values = self.settings.training, len(self.weights.values)
-        message, cursor, waited = self._gradients(batches)  # (P + sums + told,)
-        sums = dict(zip(SUMS, message[values : values + len(SUMS)].tolist(), strict=True))
-        progress, signal = message[values + len(SUMS) :].tolist()
+        settings = self.settings.training
+        taught = self.teacher.teach(batches, self.done.step, self._word)
+        sums = taught.sums
         if not math.isfinite(sums["nats"]):
             raise DivergedError(self._divergence(sums["nats"] / sums["predictions"], math.nan))
         divisor = sums["predictions"] if settings.mean == "character" else max(1.0, sums["ends"])
-        if not self.timetable:
-            progress = self._progress_within(sums)
-        rate, norm = self.optimizer.step(message[:values].div_(divisor), progress, self.done.epochs)
+        progress = sums["progress"] if self.timetable else self._progress_within(sums)
+        rate, norm = self.optimizer.step(taught.gradients, divisor, progress, self.done.epochs)
         if not math.isfinite(norm):
             raise DivergedError(self._divergence(sums["nats"] / sums["predictions"], norm))
         if self.average:
             self.average.add(self.weights.values)
-        self._advance(sums, cursor)
+        self._advance(sums, taught.cursor)
         self.done.progress = progress if self.timetable else used_share(self.plan, self.done)
         loss, done = as_loss(sums), self.done
         mark = f"{zlib.crc32(struct.pack('dd', sums['nats'], norm)):08x}"
-        stepped = Stepped(
-            done.step, done.progress, loss, rate, norm, done.characters, self._seconds(), mark, waited, done.epochs
-        )
-        return stepped, int(signal)
+        told = done.step, done.progress, loss, rate, norm, done.characters, self._seconds(), mark, taught.waited
+        return Stepped(*told, done.epochs), int(sums["signal"])
+
+    def _word(self) -> tuple[float, float]:
+        """What rank 0 tells all workers in every step: progress where the budget is a time, and the stop signal."""
+        return self.timetable.progress() if self.timetable else 0.0, self.stop()
 
     def _progress_within(self, sums: dict[str, float]) -> float:
         """Progress in the middle of a step that reads so much; the same number on every worker."""
@@ -177,67 +163,6 @@ class Trainer:
         done.characters += int(sums["read"])
         done.predictions += int(sums["predictions"])
         done.epochs = done.predictions / self.epoch
-
-    def _gradients(self, batches: Iterator[tuple[Batch, Cursor]]) -> tuple[Tensor, Cursor, float]:
-        """The message of a step, the cursor after its batches, and the seconds that they were waited for.
-
-        The message has gradients and sums over all groups, in a fixed order, and rank 0's word.
-        """
-        values, rows = len(self.weights.values), len(self.lanes) // self.groups
-        self.message.zero_()
-        waited = 0.0
-        for number in range(self.settings.training.accumulate):
-            begun = time.monotonic()
-            batch, cursor = next(batches)
-            waited += time.monotonic() - begun
-            for group, message in enumerate(self.message):
-                self.weights.attach_gradients(message[:values])
-                columns = slice(group * rows, (group + 1) * rows)
-                message[values : values + len(SUMS)] += self._backward(batch, columns, group, number)
-        told = [self.timetable.progress() if self.timetable else 0.0, self.stop()]
-        self.message[:, values + len(SUMS) :] = torch.tensor(told)
-        messages = self.workers.gather(self.message)  # (G, P + sums + told)
-        total = messages[0]
-        for message in messages[1:]:
-            total[: values + len(SUMS)] += message[: values + len(SUMS)]
-        return total, cursor, waited
-
-    def _backward(self, batch: Batch, columns: slice, group: int, number: int) -> Tensor:
-        """Adds the gradients of one group's rows of a step's batch to those attached; gives its SUMS."""
-        self.model.train()
-        ids, targets = (self._tensor(array[:, columns]) for array in (batch.ids, batch.targets))  # (T, N)
-        fresh = None if batch.fresh is None else self._tensor(batch.fresh[:, columns])
-        weights = None if batch.weights is None else batch.weights[:, columns]  # (T, N)
-        since = 0 if weights is None else int(weights.any(1).argmax())  # the first character that counts
-        seed = mixed_seed(self.settings.training.seed, self.done.step, int(batch.lanes[columns.start]), number)
-        with computing(self.device, self.settings.training.precision):
-            raw, y, state = self.model.read(ids, self.states[group], fresh, dropout_seed=seed)  # (T, N, H)
-            logits = self.model.logits(y[since:])  # (t, N, V)
-        self.states[group] = detach(state)
-        losses = functional.cross_entropy(logits.flatten(0, 1), targets[since:].flatten(), reduction="none")  # (t * N,)
-        if weights is not None:
-            losses = losses * self._tensor(weights[since:]).flatten()
-        nats = losses.sum()
-        predictions = losses.numel() if weights is None else float(weights.sum())
-        torch.autograd.backward(nats + predictions * self._penalties(raw, y) if self.penalised else nats)
-        ends = targets[since:].flatten() == self.boundary
-        if weights is not None:
-            ends &= self._tensor(weights[since:]).flatten() > 0
-        read = ids.numel() if self.settings.reader.kind == "windows" else predictions
-        counts = nats.new_tensor([predictions, read])
-        found = [nats.detach(), counts[0], losses.detach()[ends].sum(), ends.sum().to(nats.dtype), counts[1]]
-        return torch.stack(found)
-
-    def _penalties(self, raw: Tensor, y: Tensor) -> Tensor:
-        """AWD-LSTM's AR and TAR (Merity et al. 2017): means of squares over outputs (T, N, H)."""
-        settings = self.settings.training
-        penalty = settings.activation_penalty * y.float().square().mean()
-        if len(raw) > 1:
-            penalty = penalty + settings.slowness_penalty * (raw[1:] - raw[:-1]).float().square().mean()
-        return penalty
-
-    def _tensor(self, array: Any) -> Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
 
     def _divergence(self, nats_per_char: float, norm: float) -> str:
         kept = f"the best model, of step {self.best[0]}, is kept" if self.best else "nothing was saved before it"
@@ -303,7 +228,7 @@ class Trainer:
         """Saves a checkpoint with every worker's states; never one whose weights are not finite."""
         if not bool(self.weights.values.isfinite().all()):
             raise DivergedError(self._divergence(math.inf, math.inf))
-        state = join_rows(self.states)
+        state = join_rows(self.teacher.states)
         arrays = {
             f"state.{depth}.{part}": self.workers.gather(array)  # (N, H)
             for depth, layer in enumerate(state)
@@ -353,11 +278,11 @@ class Trainer:
         if self.average:
             self.average.restore(_named(arrays, "average."), self.device)
         self.optimizer.restore(_named(arrays, "optimizer."))
-        own = torch.arange(self.lanes.start, self.lanes.stop)
+        own = torch.tensor(self.teacher.lanes)
         whole = tuple(tuple(_named(arrays, f"state.{depth}.").values()) for depth in range(self.settings.model.layers))
-        self.states = [
+        self.teacher.states = [
             tuple(tuple(part.to(self.device) for part in layer) for layer in take_rows(whole, rows))
-            for rows in own.chunk(self.groups)
+            for rows in own.chunk(self.teacher.groups)
         ]
         self.done = Done(**{name: manifest[name] for name in vars(self.done)})
         if manifest["budget"] != self.settings.budget.model_dump():
@@ -388,9 +313,3 @@ def as_loss(sums: dict[str, float]) -> Loss:
 def decisive(loss: Loss) -> float:
     """What the best model has least of: nats per character, the ends of documents included."""
     return loss.total_nats / loss.characters if loss.characters else math.nan
-
-
-def mixed_seed(*numbers: int) -> int:
-    """One seed from several numbers, such that seeds of neighbours have nothing in common."""
-    digest = hashlib.blake2b(struct.pack(f"{len(numbers)}q", *numbers), digest_size=7).digest()
-    return int.from_bytes(digest, "little")

@@ -12,10 +12,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from scriven.kernels.adamw import AdamW, norm
 from scriven.model.cells import RecurrentLayer
 from scriven.settings import TrainingSettings
 
-ADAM_BETA1 = 0.9
 # The quintic iteration of Jordan et al. 2024 (Muon): its fixed points are not 1, but it gets near 1 in few steps.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
@@ -66,10 +66,20 @@ class FlatWeights:
         """One view of `flat` (P,) a parameter, in its shape."""
         return _views(flat, self.shapes)
 
-    def attach_gradients(self, flat: Tensor) -> None:
-        """Makes the next backward pass add its gradients to `flat` (P,)."""
-        for parameter, view in zip(self.parameters, self.views(flat), strict=True):
-            parameter.grad = view
+    def take_gradients(self) -> list[Tensor]:
+        """What the backward pass before made, one gradient a parameter; the next one makes others, and adds nothing."""
+        gradients = [parameter.grad for parameter in self.parameters]
+        for parameter in self.parameters:
+            parameter.grad = None
+        return [
+            torch.zeros_like(parameter) if gradient is None else gradient.contiguous()
+            for parameter, gradient in zip(self.parameters, gradients, strict=True)
+        ]
+
+    def put(self, gradients: list[Tensor], flat: Tensor, *, add: bool) -> None:
+        """Writes the gradients of all parameters to `flat` (P,), or adds them to it."""
+        for view, gradient in zip(self.views(flat), gradients, strict=True):
+            view.add_(gradient) if add else view.copy_(gradient)
 
     def matrices(self, flat: Tensor) -> list[Tensor]:
         """The views of a flat array (P - first_matrix,) that belong to the recurrent matrices."""
@@ -110,20 +120,50 @@ class Muon:
         self.weights, self.coefficient, self.dtype, self.rank, self.share = weights, momentum, dtype, rank, share
         self.momentum = torch.zeros_like(weights.values[weights.first_matrix :])
 
-    def step(self, gradient: Tensor, learning_rate: float, owners: list[int]) -> None:
-        """Updates the matrices from their gradient (P - first_matrix,); matrix i is worker `owners[i]`'s to do."""
-        self.momentum.lerp_(gradient, 1 - self.coefficient)
-        momenta = self.weights.matrices(gradient.lerp(self.momentum, self.coefficient))
-        updates = [
-            orthogonalize(matrix, self.dtype) if owner == self.rank else torch.empty_like(matrix, dtype=self.dtype)
-            for matrix, owner in zip(momenta, owners, strict=True)
-        ]
+    def step(self, gradients: list[Tensor], scale: float, learning_rate: float, owners: list[int]) -> None:
+        """Updates the matrices from their gradients times `scale`; matrix i is worker `owners[i]`'s to do."""
+        updates = []
+        for momentum, gradient, owner in zip(self.weights.matrices(self.momentum), gradients, owners, strict=True):
+            new = gradient.mul(scale * (1 - self.coefficient))
+            momentum.mul_(self.coefficient).add_(new)
+            if owner == self.rank:
+                updates.append(orthogonalize(new.add_(momentum, alpha=self.coefficient), self.dtype))
+            else:
+                updates.append(torch.empty_like(gradient, dtype=self.dtype))
         if self.share is not None:
             self.share(updates, owners)
         matrices = self.weights.matrices(self.weights.values[self.weights.first_matrix :])
         for matrix, update in zip(matrices, updates, strict=True):
             scale = math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))
             matrix.add_(update, alpha=-learning_rate * scale)
+
+
+class Torchs:
+    """Stochastic gradient descent or RMSprop by torch's own classes, of weights (P,)."""
+
+    def __init__(self, values: Tensor, settings: TrainingSettings) -> None:
+        self.part = nn.Parameter(values, requires_grad=False)
+        self.rule: torch.optim.Optimizer = (
+            torch.optim.SGD([self.part], momentum=settings.momentum)
+            if settings.optimizer == "sgd"
+            else torch.optim.RMSprop([self.part], alpha=settings.beta2)
+        )
+
+    def step(self, gradients: list[Tensor], scale: float, rate: float) -> None:
+        """One step from gradients that stand one after another in the weights, each times `scale`."""
+        self.part.grad = torch.cat([gradient.flatten() for gradient in gradients]).mul_(scale)
+        self.rule.param_groups[0]["lr"] = rate
+        self.rule.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` needs."""
+        kept = self.rule.state_dict()["state"].get(0, {})
+        return {name: torch.as_tensor(value) for name, value in kept.items() if value is not None}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what `state` gave."""
+        state = {0: {name: value.clone() for name, value in tensors.items()}}
+        self.rule.load_state_dict({"state": state, "param_groups": self.rule.state_dict()["param_groups"]})
 
 
 def assign_owners(shapes: Sequence[torch.Size], workers: int) -> list[int]:
@@ -155,75 +195,50 @@ class Optimizer:
     ) -> None:
         self.weights, self.settings = weights, settings
         self.owners = assign_owners(weights.matrix_shapes, workers)
-        border = weights.first_matrix
-        self.slices = [slice(0, border)] if settings.optimizer == "muon" else [slice(0, border), slice(border, None)]
-        self.parts = [nn.Parameter(weights.values[part], requires_grad=False) for part in self.slices]
-        self.rest = self._torch_optimizer()
-        self.muon = None
-        if settings.optimizer == "muon":
-            self.muon = Muon(weights, settings.momentum, dtype, rank, share)
+        self.muon = Muon(weights, settings.momentum, dtype, rank, share) if settings.optimizer == "muon" else None
+        rest = weights.values[: weights.first_matrix] if self.muon else weights.values
+        self.rest = AdamW(rest, settings.beta2) if settings.optimizer in ("muon", "adamw") else Torchs(rest, settings)
 
-    def _torch_optimizer(self) -> torch.optim.Optimizer:
-        if self.settings.optimizer == "sgd":
-            return torch.optim.SGD(self.parts, momentum=self.settings.momentum)
-        if self.settings.optimizer == "rmsprop":
-            return torch.optim.RMSprop(self.parts, alpha=self.settings.beta2)
-        fused = self.weights.values.device.type != "mps"
-        betas = (ADAM_BETA1, self.settings.beta2)
-        return torch.optim.AdamW(self.parts, betas=betas, weight_decay=0, fused=fused)
+    def step(
+        self, gradients: list[Tensor], divisor: float, progress: float, epochs: float = 0.0
+    ) -> tuple[float, float]:
+        """Updates the weights from gradients, one a parameter, that are sums over so many: their mean is clipped by
+        value, then by norm.
 
-    def step(self, gradient: Tensor, progress: float, epochs: float = 0.0) -> tuple[float, float]:
-        """Updates the weights from the mean gradient (P,), which is clipped in place: by value, then by norm.
-
-        Gives the learning rate and the gradient's norm before clipping; where that is not finite, nothing is changed.
+        Gives the learning rate and the mean's norm before clipping; where that is not finite, nothing is changed.
+        Gradients may be clipped in place.
         """
         settings = self.settings
-        norm = float(torch.linalg.vector_norm(gradient))
+        size = norm(gradients) / divisor
         rate = settings.learning_rate * learning_rate_factor(settings, progress, epochs)
-        if not math.isfinite(norm):
-            return rate, norm
-        self._clip(gradient, norm)
-        border = self.weights.first_matrix
-        self.weights.values[border:].mul_(1 - rate * settings.weight_decay)
-        if self.muon is not None:
-            self.muon.step(gradient[border:], rate, self.owners)
-        rest_rate = rate
-        if self.muon is not None:
-            rest_rate = settings.adamw_learning_rate * rate / settings.learning_rate
-        for group in self.rest.param_groups:
-            group["lr"] = rest_rate
-        for part, where in zip(self.parts, self.slices, strict=True):
-            part.grad = gradient[where]
-        self.rest.step()
-        return rate, norm
+        if not math.isfinite(size):
+            return rate, size
+        scale = self._scale(gradients, divisor, size)
+        if settings.weight_decay:
+            self.weights.values[self.weights.first_matrix :].mul_(1 - rate * settings.weight_decay)
+        if self.muon is None:
+            self.rest.step(gradients, scale, rate)
+            return rate, size
+        matrices = len(gradients) - len(self.weights.matrix_shapes)
+        self.muon.step(gradients[matrices:], scale, rate, self.owners)
+        self.rest.step(gradients[:matrices], scale, settings.adamw_learning_rate * rate / settings.learning_rate)
+        return rate, size
 
-    def _clip(self, gradient: Tensor, norm: float) -> None:
+    def _scale(self, gradients: list[Tensor], divisor: float, size: float) -> float:
+        """What gradients are multiplied by, to give their mean, whose norm is `size`, and to clip that."""
         limit, largest = self.settings.clip, self.settings.clip_value
         if largest:
-            gradient.clamp_(-largest, largest)
-            norm = float(torch.linalg.vector_norm(gradient)) if limit else norm
-        if limit and norm > limit:
-            gradient.mul_(limit / norm)
+            for gradient in gradients:
+                gradient.clamp_(-largest * divisor, largest * divisor)
+            size = norm(gradients) / divisor if limit else size
+        return min(1.0, limit / size if limit and size else 1.0) / divisor
 
     def state(self) -> dict[str, Tensor]:
         """Everything that `restore` needs, as named tensors."""
-        tensors = {
-            f"{index}.{name}": torch.as_tensor(value)
-            for index, entry in self.rest.state_dict()["state"].items()
-            for name, value in entry.items()
-            if value is not None
-        }
-        if self.muon is not None:
-            tensors["muon.momentum"] = self.muon.momentum
-        return tensors
+        return self.rest.state() | ({} if self.muon is None else {"muon.momentum": self.muon.momentum})
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Puts back what `state` gave."""
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            index, key = name.split(".", 1)
-            if index == "muon" and self.muon is not None:
-                self.muon.momentum.copy_(value)
-            elif index != "muon":
-                state.setdefault(int(index), {})[key] = value.clone()
-        self.rest.load_state_dict({"state": state, "param_groups": self.rest.state_dict()["param_groups"]})
+        if self.muon is not None:
+            self.muon.momentum.copy_(tensors["muon.momentum"])
+        self.rest.restore({name: value for name, value in tensors.items() if not name.startswith("muon.")})

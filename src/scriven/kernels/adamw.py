@@ -1,0 +1,111 @@
+"""A gradient's norm and AdamW's step, over all arrays of a gradient where they are: as native code and in torch.
+
+Native code passes over the gradient once for the norm, and once more for the step, which scales it as it goes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from ctypes import byref, c_double, c_float, c_int64, c_void_p
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw as torchs_adamw
+
+from scriven.kernels import library
+from scriven.kernels.library import address as _address
+
+BETA1, EPSILON = 0.9, 1e-8
+
+
+def norm(gradients: Sequence[Tensor], level: str | None = None) -> float:
+    """The Euclidean norm of all values of some arrays; summed in one order, however many threads there are.
+
+    `level` is one of `library.levels()`, or `off` for torch; the highest where not given.
+    """
+    number = _level(gradients, level)
+    if number < 0:
+        return float(torch.nn.utils.get_total_norm(gradients))
+    total = c_double()
+    _function("scriven_squares")(number, torch.get_num_threads(), *_arrays(gradients), byref(total))
+    return math.sqrt(total.value) if math.isfinite(total.value) else math.nan
+
+
+class AdamW:
+    """AdamW (Loshchilov & Hutter 2019) without its decay, of weights (P,) in fp32."""
+
+    def __init__(self, values: Tensor, beta2: float) -> None:
+        """Changes `values` at every step."""
+        self.values, self.beta2 = values, beta2
+        self.mean, self.square = torch.zeros_like(values), torch.zeros_like(values)
+        self.steps = values.new_zeros(())
+
+    def step(self, gradients: Sequence[Tensor], scale: float, rate: float, level: str | None = None) -> None:
+        """One step from gradients that stand one after another in the weights, each times `scale`."""
+        number = _level(gradients, level)
+        if number < 0:
+            self._by_torch(torch.cat([gradient.flatten() for gradient in gradients]).mul_(scale), rate)
+            return
+        self.steps += 1
+        steps = float(self.steps)
+        if sum(gradient.numel() for gradient in gradients) != len(self.values):
+            raise ValueError(f"gradients of another size than the {len(self.values)} weights")
+        _function("scriven_adamw")(
+            *(number, torch.get_num_threads(), *_arrays(gradients)),
+            *map(_address, (self.values, self.mean, self.square)),
+            *(scale, BETA1, self.beta2, rate / (1 - BETA1**steps), 1 / math.sqrt(1 - self.beta2**steps), EPSILON),
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` needs."""
+        return {"mean": self.mean, "square": self.square, "steps": self.steps}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what `state` gave."""
+        for name, tensor in self.state().items():
+            tensor.copy_(tensors[name])
+
+    def _by_torch(self, gradient: Tensor, rate: float) -> None:
+        arrays = [self.values], [gradient], [self.mean], [self.square]
+        torchs_adamw(
+            *arrays,
+            *([], [self.steps]),
+            fused=self.values.device.type != "mps",
+            amsgrad=False,
+            maximize=False,
+            lr=rate,
+            beta1=BETA1,
+            beta2=self.beta2,
+            weight_decay=0.0,
+            eps=EPSILON,
+        )
+
+
+def _level(gradients: Sequence[Tensor], level: str | None) -> int:
+    """The number of the level to use, -1 for torch."""
+    level = library.level() if level is None else level
+    native = level != "off" and all(each.device.type == "cpu" and each.dtype == torch.float32 for each in gradients)
+    return library.LEVELS.index(level) if native else -1
+
+
+def _arrays(gradients: Sequence[Tensor]) -> tuple[int, Any, Any]:
+    """Their number, their addresses and their sizes; all must be contiguous."""
+    if not all(gradient.is_contiguous() for gradient in gradients):
+        raise ValueError("gradients that are not contiguous")
+    count = len(gradients)
+    addresses = (c_void_p * count)(*(gradient.data_ptr() for gradient in gradients))
+    return count, addresses, (c_int64 * count)(*(gradient.numel() for gradient in gradients))
+
+
+TYPES: dict[str, list[Any]] = {
+    "scriven_squares": [c_int64] * 3 + [c_void_p] * 3,
+    "scriven_adamw": [c_int64] * 3 + [c_void_p] * 5 + [c_float] * 6,
+}
+
+
+@cache
+def _function(name: str) -> Callable[..., int]:
+    return library.declare(name, TYPES[name])

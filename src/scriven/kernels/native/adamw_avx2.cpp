@@ -1,0 +1,3 @@
+#include "adamw_steps.h"
+
+const scriven::AdamwKernels scriven::adamw_avx2 = {squares, step};

@@ -1,0 +1,3 @@
+#include "adamw_steps.h"
+
+const scriven::AdamwKernels scriven::adamw_avx512 = {squares, step};

@@ -1,0 +1,135 @@
+"""What a step's batches teach: gradients of all groups and workers, and the losses and counts that go with them."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scriven.batches import Batch, Cursor
+from scriven.model import CharLM, State, computing
+from scriven.model.language_model import detach
+from scriven.settings import Settings
+from scriven.training.optimizer import FlatWeights
+from scriven.training.parallel import Workers
+
+# The sums of a step over all its groups, and what rank 0 says to all workers with them.
+NATS, COUNTS, TOLD = ("nats", "end_nats"), ("predictions", "ends", "read"), ("progress", "signal")
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What came of a step's batches."""
+
+    gradients: list[Tensor]  # of the sum of all losses in nats, one a parameter
+    sums: dict[str, float]  # NATS, COUNTS and TOLD by name
+    cursor: Cursor  # after the batches
+    waited: float  # seconds for the batches
+
+
+class Teacher:
+    """One worker's part of making the gradients of every step; keeps the recurrent states of its groups."""
+
+    def __init__(
+        self, settings: Settings, workers: Workers, model: CharLM, weights: FlatWeights, boundary: int | None
+    ) -> None:
+        """`boundary` is the symbol that ends documents, whose losses are counted apart."""
+        self.settings, self.workers, self.model, self.weights = settings, workers, model, weights
+        self.boundary, self.device = boundary, model.device
+        training, rows = settings.training, settings.reader.batch // workers.size
+        self.penalised = bool(training.activation_penalty or training.slowness_penalty)
+        self.lanes = range(workers.rank * rows, (workers.rank + 1) * rows)
+        self.groups = training.groups // workers.size
+        self.rows = rows // self.groups  # of a group
+        self.states: list[State] = [model.zero_state(self.rows)] * self.groups
+        # A group's gradients are a row of it. Those of a step with one backward pass are used where they were made.
+        alone = training.groups * training.accumulate == 1
+        self.message = None if alone else torch.empty(self.groups, len(weights.values), device=self.device)  # (G, P)
+
+    def teach(self, batches: Iterator[tuple[Batch, Cursor]], step: int, word: Callable[[], Sequence[float]]) -> Taught:
+        """The gradients of the step of this number, from as many batches as it has; `word()` is this worker's TOLD.
+
+        Gradients and sums are those of all groups, added in a fixed order.
+        """
+        waited = 0.0
+        nats: list[list[Tensor]] = [[] for _ in range(self.groups)]
+        counts = torch.zeros(self.groups, len(COUNTS), dtype=torch.float64)
+        for number in range(self.settings.training.accumulate):
+            begun = time.monotonic()
+            batch, cursor = next(batches)
+            waited += time.monotonic() - begun
+            for group in range(self.groups):
+                found, counted = self._backward(batch, group, step, number)
+                nats[group].append(found)
+                counts[group] += torch.tensor(counted, dtype=torch.float64)
+                gradients = self.weights.take_gradients()
+                if self.message is not None:
+                    self.weights.put(gradients, self.message[group], add=number > 0)
+        summed = torch.stack([torch.stack(each).sum(0) for each in nats]).cpu()  # no device is waited for before
+        sums = self._sums(torch.cat((summed.double(), counts), 1), word())
+        if self.message is not None:
+            gradients = self.weights.views(_added(self.workers.gather(self.message)))
+        return Taught(gradients, sums, cursor, waited)
+
+    def _sums(self, own: Tensor, told: Sequence[float]) -> dict[str, float]:
+        """The sums (G, NATS + COUNTS) of this worker's groups, added to all others', and what rank 0 told."""
+        word = torch.tensor(told, dtype=torch.float64).expand(len(own), -1)
+        rows = self.workers.gather(torch.cat((own, word), 1))
+        values = [*_added(rows[:, : own.shape[1]]).tolist(), *rows[0, own.shape[1] :].tolist()]
+        return dict(zip((*NATS, *COUNTS, *TOLD), values, strict=True))
+
+    def _backward(self, batch: Batch, group: int, step: int, number: int) -> tuple[Tensor, list[float]]:
+        """Makes the gradients of one group's rows of a step's batch; gives its NATS and its COUNTS."""
+        self.model.train()
+        columns = slice(group * self.rows, (group + 1) * self.rows)
+        weights = None if batch.weights is None else batch.weights[:, columns]  # (T, N)
+        since = 0 if weights is None else int(weights.any(1).argmax())  # the first character that counts
+        ids, targets = self._tensor(batch.ids[:, columns]), batch.targets[since:, columns]  # (T, N), (t, N)
+        fresh = None if batch.fresh is None else self._tensor(batch.fresh[:, columns])
+        seed = mixed_seed(self.settings.training.seed, step, int(batch.lanes[columns.start]), number)
+        with computing(self.device, self.settings.training.precision):
+            raw, y, state = self.model.read(ids, self.states[group], fresh, dropout_seed=seed)  # (T, N, H)
+            losses = self.model.losses(y[since:] if since else y, self._tensor(targets))  # (t, N)
+        self.states[group] = detach(state)
+        weighing = torch.ones_like(losses) if weights is None else self._tensor(weights[since:])  # (t, N)
+        predictions = losses.numel() if weights is None else float(weights.sum())
+        found = [losses, predictions * self._penalties(raw, y)] if self.penalised else [losses]
+        torch.autograd.backward(found, [weighing, *[None] * self.penalised])
+        losses = losses.detach() if weights is None else losses.detach() * weighing
+        ends = torch.from_numpy(targets == (-1 if self.boundary is None else self.boundary))
+        if weights is not None:
+            ends &= torch.from_numpy(weights[since:] > 0)
+        read = ids.numel() if self.settings.reader.kind == "windows" else predictions
+        count = float(ends.sum())
+        ended = losses[ends].sum() if count else losses.new_zeros(())
+        return torch.stack([losses.sum(), ended]), [predictions, count, read]
+
+    def _penalties(self, raw: Tensor, y: Tensor) -> Tensor:
+        """AWD-LSTM's AR and TAR (Merity et al. 2017): means of squares over outputs (T, N, H)."""
+        settings = self.settings.training
+        penalty = settings.activation_penalty * y.float().square().mean()
+        if len(raw) > 1:
+            penalty = penalty + settings.slowness_penalty * (raw[1:] - raw[:-1]).float().square().mean()
+        return penalty
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def _added(rows: Tensor) -> Tensor:
+    """The sum of rows (G, ...), added to the first one after another."""
+    for row in rows[1:]:
+        rows[0] += row
+    return rows[0]
+
+
+def mixed_seed(*numbers: int) -> int:
+    """One seed from several numbers, such that seeds of neighbours have nothing in common."""
+    digest = hashlib.blake2b(struct.pack(f"{len(numbers)}q", *numbers), digest_size=7).digest()
+    return int.from_bytes(digest, "little")
