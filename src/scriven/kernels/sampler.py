@@ -95,9 +95,27 @@ class Sampler:
         """What native functions are told of the model: the level, whether there is AVX-VNNI, and where it is packed."""
         return self._level, self._vnni, ctypes.addressof(self._model)
 
+    @property
+    def symbols(self) -> int:
+        """V."""
+        return int(self._model.symbols)
+
     def zero_state(self, rows: int) -> State:
         """The state before anything was read, for N rows."""
         return tuple((torch.zeros(rows, width),) * self.state_size for width in self.widths)
+
+    def copies(self, logits: Tensor, state: State) -> tuple[Tensor, State, ctypes.Array[ctypes.c_void_p]]:
+        """Copies of logits (N, V) and a state for native code to change, and the addresses of the state's arrays.
+
+        ValueError where they have other shapes than this model's.
+        """
+        logits = _copy(logits, (len(logits), self._model.symbols))
+        after = tuple(
+            tuple(_copy(part, (len(logits), width)) for part in layer)
+            for layer, width in zip(state, self.widths, strict=True)
+        )
+        addresses = [address for layer in after for address in [*(part.data_ptr() for part in layer), None][:2]]
+        return logits, after, (ctypes.c_void_p * len(addresses))(*addresses)
 
     def write(
         self, logits: Tensor, state: State, settings: SamplingSettings, uniforms: npt.NDArray[np.float64]
@@ -109,11 +127,7 @@ class Sampler:
         """
         uniforms = np.ascontiguousarray(uniforms, np.float64)
         (count, rows), ids = uniforms.shape, np.empty(uniforms.shape, np.int64)
-        logits = _copy(logits, (rows, self._model.symbols))
-        after = tuple(
-            tuple(_copy(part, (rows, width)) for part in layer) for layer, width in zip(state, self.widths, strict=True)
-        )
-        addresses = [address for layer in after for address in [*(part.data_ptr() for part in layer), None][:2]]
+        logits, after, addresses = self.copies(logits, state)
         drawing = np.array([settings.temperature, settings.top_k, settings.top_p, settings.min_p], np.float64)
         self._write(
             *self.packed,
@@ -121,7 +135,7 @@ class Sampler:
             count,
             uniforms.ctypes.data,
             drawing.ctypes.data,
-            (ctypes.c_void_p * len(addresses))(*addresses),
+            addresses,
             logits.data_ptr(),
             ids.ctypes.data,
         )

@@ -53,11 +53,15 @@ struct Work {
     int64_t logits_stride;
 };
 
+struct Passage;  // of scorer.h
+
 struct Kernels {
     // Read one id a row: the state and the logits of the work.
     void (*read)(const Model &, Work &, const int64_t *ids);
     // Weights exp((logit - largest) / temperature), in doubles; both arrays have room for a multiple of 16.
     void (*weigh)(const float *logits, double *weights, int64_t count, double temperature);
+    // See scorer_read.h.
+    void (*read_layers)(const Model &, Passage &, int64_t first, int64_t last);
 };
 
 struct Drawing {

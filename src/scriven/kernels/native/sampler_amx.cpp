@@ -1,3 +1,3 @@
-#include "sampler_read.h"
+#include "scorer_read.h"
 
-const scriven::Kernels scriven::sampler_amx = {read, weigh};
+const scriven::Kernels scriven::sampler_amx = {read, weigh, read_layers};

@@ -86,14 +86,16 @@ inline void copy_rows(float *to, int64_t to_stride, const float *from, int64_t f
         memcpy(to + row * to_stride, from + row * from_stride, count * sizeof(float));
 }
 
-inline void copy_state(const Model &model, Work &work, float *const *state, bool into) {
+// The state of the work's rows, which are the caller's from `first` on.
+inline void copy_state(const Model &model, const Work &work, float *const *state, bool into, int64_t first = 0) {
     for (int64_t i = 0; i < 2 * model.layers; i++) {
         if (!work.state[i]) continue;
         const int64_t cells = model.layer[i / 2].cells;
+        float *theirs = state[i] + first * cells;
         if (into)
-            copy_rows(work.state[i], work.stride, state[i], cells, work.rows, cells);
+            copy_rows(work.state[i], work.stride, theirs, cells, work.rows, cells);
         else
-            copy_rows(state[i], cells, work.state[i], work.stride, work.rows, cells);
+            copy_rows(theirs, cells, work.state[i], work.stride, work.rows, cells);
     }
 }
 

@@ -1,0 +1,124 @@
+// A chunk of steps through layers and to its costs: what every level makes of sampler_read.h.
+#pragma once
+
+#include <cmath>
+
+#include "sampler_read.h"
+#include "scorer.h"
+
+namespace scriven {
+namespace {
+
+// A row that reads the boundary begins a document: this layer's state of it is zeroed.
+void begin_documents_of(const Model &model, Work &step, int64_t depth, const int64_t *ids) {
+    for (int64_t row = 0; row < step.rows; row++)
+        for (int64_t i = 2 * depth; ids[row] == model.boundary && i < 2 * depth + 2; i++)
+            if (step.state[i]) memset(step.state[i] + row * step.stride, 0, step.stride * sizeof(float));
+}
+
+// What the layer at `depth` multiplies its input's matrix with, at all places.
+template <class P>
+void pack_input(const Model &model, Passage &passage, int64_t depth) {
+    Work &chunk = passage.chunk;
+    const Matrix &input = model.layer[depth].input;
+    if (depth) return pack_rows<P>(chunk, input, passage.x, chunk.stride, chunk.input, chunk.input_scale);
+    const int64_t inputs = P::inputs(input), rows = passage.step.rows;
+    for (int64_t place = 0; place < chunk.rows; place++) {
+        const int64_t id = passage.read[place / rows * passage.apart + place % rows];
+        P::pack(model.embedding + id * inputs, inputs, chunk.input + place * chunk.operand_stride,
+                chunk.input_scale + place);
+    }
+}
+
+template <class P, bool relu>
+void read_layer_of_chunk(const Model &model, Passage &passage, int64_t depth) {
+    Work &step = passage.step, &chunk = passage.chunk;
+    Layer layer = model.layer[depth];
+    const int64_t *from = passage.read;  // the rows of the table of sums
+    int64_t apart = passage.apart;
+    if (layer.input.data) {
+        pack_input<P>(model, passage, depth);
+        const int64_t outputs = layer.input.groups * layer.input.width * block;
+        multiply_input<P>(chunk, layer.input, layer.sums, passage.sums, outputs);
+        layer.input = {};
+        layer.sums = passage.sums;
+        from = passage.places;
+        apart = step.rows;
+    }
+    float *h = step.state[2 * depth], *y = chunk.state[2 * depth];
+    for (int64_t t = 0; t < passage.steps; t++, from += apart, y += step.rows * step.stride) {
+        begin_documents_of(model, step, depth, passage.read + t * passage.apart);
+        pack_rows<P>(step, layer.hidden, h, step.stride, step.hidden, step.hidden_scale);
+        read_layer<P, relu>(model, layer, step, depth, from);
+        memcpy(y, h, step.rows * step.stride * sizeof(float));
+    }
+    passage.x = pass_on(model, chunk, depth);
+}
+
+template <class P>
+void make_logits(const Model &model, Passage &passage) {
+    Work &chunk = passage.chunk;
+    if (model.head.data) {
+        pack_rows<P>(chunk, model.head, passage.x, chunk.stride, chunk.input, chunk.input_scale);
+        multiply_input<P>(chunk, model.head, model.head_bias, chunk.logits, chunk.logits_stride);
+    } else {
+        for (int64_t place = 0; place < chunk.rows; place++)
+            memcpy(chunk.logits + place * chunk.logits_stride, passage.x + place * chunk.stride,
+                   model.symbols * sizeof(float));
+    }
+}
+
+// -ln of the softmax of the logits at `id`, in nats; with 16 partial sums, the same on every level. Changes the padding.
+double cost(float *logits, int64_t count, int64_t id) {
+    const int64_t padded = (count + block - 1) / block * block;
+    for (int64_t i = count; i < padded; i++) logits[i] = -1e30f;
+    Floats found = load(logits), sums[block / lanes] = {};
+    for (int64_t i = lanes; i < padded; i += lanes) found = larger(load(logits + i), found);
+    const float largest = largest_of(found);
+    for (int64_t i = 0; i < padded; i += block)
+        for (int v = 0; v < block / lanes; v++)
+            sums[v] = sums[v] + exponential(load(logits + i + v * lanes) - largest, 1);
+    alignas(64) float parts[block];
+    for (int v = 0; v < block / lanes; v++) store(parts + v * lanes, sums[v]);
+    double sum = 0;
+    for (float part : parts) sum += part;
+    return std::log(sum) + double(largest) - double(logits[id]);
+}
+
+template <class P, bool relu>
+void read_layers_by(const Model &model, Passage &passage, int64_t first, int64_t last) {
+    for (int64_t depth = first; depth < last && depth < model.layers; depth++)
+        read_layer_of_chunk<P, relu>(model, passage, depth);
+    if (last <= model.layers) return;
+    make_logits<P>(model, passage);
+    const int64_t rows = passage.step.rows, stride = passage.chunk.logits_stride;
+    float *before = passage.logits;
+    for (int64_t t = 0; t < passage.steps; t++)
+        for (int64_t row = 0; row < rows; row++, before += stride)
+            passage.nats[t * passage.apart + row] =
+                cost(before, model.symbols, passage.foretold[t * passage.apart + row]);
+}
+
+template <class P>
+void read_layers_by(const Model &model, Passage &passage, int64_t first, int64_t last) {
+    model.relu ? read_layers_by<P, true>(model, passage, first, last)
+               : read_layers_by<P, false>(model, passage, first, last);
+}
+
+// The layers from `first` to `last` read the chunk; the output layer, which makes the costs, comes after all of them.
+void read_layers(const Model &model, Passage &passage, int64_t first, int64_t last) {
+#if defined(__AMX_INT8__)
+    const TileShapes shapes;
+    __asm__ volatile("" ::"r"(&shapes) : "memory");  // GCC's intrinsic tells it of the first 8 bytes only
+    _tile_loadconfig(&shapes);
+#endif
+    if (model.precision == fp32) read_layers_by<Fp32>(model, passage, first, last);
+    if (model.precision == bf16) read_layers_by<Bf16>(model, passage, first, last);
+    if (model.precision == int8) read_layers_by<Int8>(model, passage, first, last);
+#if defined(__AMX_INT8__)
+    _tile_release();
+#endif
+}
+
+}  // namespace
+}  // namespace scriven

@@ -1,0 +1,151 @@
+"""The native scorer against torch, for every cell, level and precision, and against itself in other pieces and rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from scriven.inference.sampling import Floats, Ids
+from scriven.kernels import library, scorer
+from scriven.kernels.sampler import PRECISIONS, Sampler
+from scriven.model import CharLM, State
+from scriven.settings import ModelSettings
+
+pytestmark = pytest.mark.skipif(library.level() == "off", reason=library.why())
+LEVELS = library.levels()
+BOUNDARY = 21
+Reading = tuple[Floats, torch.Tensor, State]
+
+SETTINGS = [
+    ModelSettings(width=40),
+    ModelSettings(width=1, layers=1),
+    ModelSettings(width=257, cell="gru", layers=1),
+    ModelSettings(width=40, cell="rnn", layers=3),
+    ModelSettings(width=17, layers=3, residual=True, norm="rms", embedding=5),
+    ModelSettings(width=33, cell="gru", activation="relu", norm="layer"),
+    ModelSettings(width=80, cell="rnn", input="onehot"),
+    ModelSettings(width=24, cell="gru", head="none"),
+]
+
+
+def made(settings: ModelSettings, symbols: int = 23) -> CharLM:
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    return CharLM(settings, symbols).eval()
+
+
+def packed(model: CharLM, precision: str, level: str | None = None) -> Sampler:
+    return Sampler(model.settings, model.state_dict(), precision, BOUNDARY, level)
+
+
+def text(steps: int, rows: int, symbols: int = 23) -> Ids:
+    return np.random.default_rng(1).integers(0, symbols, (steps, rows))
+
+
+def read(model: Sampler, ids: Ids, threads: int = 1, before: Reading | None = None) -> Reading:
+    rows = ids.shape[1]
+    _, logits, state = before or (None, torch.zeros(rows, model.symbols), model.zero_state(rows))
+    return scorer.read(model, logits, state, ids, ids, threads)
+
+
+@torch.no_grad()
+def slow(model: CharLM, ids: Ids) -> Reading:
+    """By torch, one step after another."""
+    logits, state, nats = torch.zeros(ids.shape[1], model.vocabulary_size), None, []
+    for row in torch.from_numpy(ids):
+        nats.append(functional.cross_entropy(logits.double(), row, reduction="none"))
+        after, state = model(row[None], state, (row == BOUNDARY)[None])
+        logits = after[0]
+    assert state is not None
+    return torch.stack(nats).numpy(), logits, state
+
+
+def assert_same_bits(left: Reading, right: Reading) -> None:
+    assert left[0].tolist() == right[0].tolist()
+    assert torch.equal(left[1], right[1])
+    assert all(torch.equal(a, b) for x, y in zip(left[2], right[2], strict=True) for a, b in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("rows", [1, 3, 33])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_costs_are_torchs(settings: ModelSettings, rows: int, level: str) -> None:
+    model, ids = made(settings), text(70 if rows == 1 else 4, rows)
+    nats, logits, state = read(packed(model, "fp32", level), ids, threads=2)
+    expected = slow(model, ids)
+    np.testing.assert_allclose(nats, expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, expected[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(state, expected[2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_rounding_costs_little(cell: str, precision: str) -> None:
+    """On average over a text; single characters may cost a little more or less."""
+    model, ids = made(ModelSettings.model_validate({"cell": cell, "width": 64})), text(300, 4)
+    nats, _, _ = read(packed(model, precision), ids)
+    assert abs(nats.mean() - slow(model, ids)[0].mean()) < 1e-3
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_pieces_rows_and_threads_change_no_bit(settings: ModelSettings, precision: str) -> None:
+    model, ids = packed(made(settings), precision), text(70, 37)
+    whole = read(model, ids)
+    assert_same_bits(whole, read(model, ids, threads=3))
+    first = read(model, ids[:33])
+    second = read(model, ids[33:], before=first)
+    assert_same_bits(whole, (np.concatenate((first[0], second[0])), *second[1:]))
+    for row in (0, 20, 36):
+        alone, part = read(model, ids[:, row : row + 1], threads=2), slice(row, row + 1)
+        beside = whole[0][:, part], whole[1][part], tuple(tuple(x[part] for x in layer) for layer in whole[2])
+        assert_same_bits(alone, beside)
+
+
+@pytest.mark.parametrize("settings", SETTINGS[:6], ids=str)
+def test_all_levels_give_the_same_bits_in_int8(settings: ModelSettings) -> None:
+    model, ids = made(settings), text(20, 19)
+    readings = [read(packed(model, "int8", level), ids) for level in LEVELS]
+    for reading in readings:
+        assert_same_bits(readings[0], reading)
+
+
+def test_more_symbols_than_fit_beside_one_another() -> None:
+    model = made(ModelSettings(width=16), 9000)
+    ids = text(9, 2, 9000)
+    nats, _, _ = read(packed(model, "fp32"), ids, threads=2)
+    np.testing.assert_allclose(nats, slow(model, ids)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_read_may_be_other_than_what_is_foretold() -> None:
+    model, ids = packed(made(SETTINGS[0]), "int8"), text(5, 2)
+    logits, state = torch.zeros(2, 23), model.zero_state(2)
+    nats, after, _ = scorer.read(model, logits, state, ids, np.zeros_like(ids))
+    _, expected, _ = read(model, ids)
+    assert torch.equal(after, expected)
+    assert nats[0].tolist() == pytest.approx([np.log(23)] * 2)
+
+
+def test_an_empty_text_changes_nothing() -> None:
+    model = packed(made(SETTINGS[0]), "int8")
+    before = read(model, text(3, 2))
+    nats, *after = read(model, text(0, 2), before=before)
+    assert nats.shape == (0, 2)
+    assert_same_bits((before[0], *after), before)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [-1, 23])
+def test_ids_that_there_are_not(wrong: int) -> None:
+    model = packed(made(SETTINGS[0]), "int8")
+    with pytest.raises(RuntimeError, match="cannot take"):
+        read(model, np.full((1, 1), wrong))
+
+
+def test_shapes_that_do_not_fit() -> None:
+    model = packed(made(SETTINGS[0]), "int8")
+    with pytest.raises(ValueError, match="one shape"):
+        scorer.read(model, torch.zeros(2, 23), model.zero_state(2), text(3, 2), text(2, 2))
+    with pytest.raises(ValueError, match="belongs"):
+        scorer.read(model, torch.zeros(2, 23), model.zero_state(3), text(3, 2), text(3, 2))
