@@ -4,6 +4,8 @@ Elsewhere than on processors with AMX there is nothing to test: torch does all o
 """
 
 import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -96,19 +98,38 @@ def test_two_chunks_are_one_to_the_last_bit(cell: str) -> None:
     assert all(torch.equal(*pair) for pair in zip(task.state, after, strict=True))
 
 
+@pytest.fixture
+def with_threads() -> Iterator[Callable[[int], None]]:
+    """Sets torch's number of threads, and sets it back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("shape", [(4, 100, 40), (3, 5, 200), (2, 130, 100)], ids=str)
 @pytest.mark.parametrize("cell", STEPS)
-def test_rows_and_threads_do_not_change_a_bit(cell: str) -> None:
-    task = Task(cell, (4, 100, 40), fresh=True)
-    y, after = task.native()
-    gradients = task.gradients(y, after)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3 - min(threads, 2))  # one, where there were several
-    try:
-        other, other_after = task.native()
-        others = task.gradients(other, other_after)
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(*pair) for pair in zip((y, *after, *gradients), (other, *other_after, *others), strict=True))
+def test_threads_do_not_change_a_bit(
+    cell: str, shape: tuple[int, int, int], folded: bool, with_threads: Callable[[int], None]
+) -> None:
+    task, found = Task(cell, shape, folded=folded, fresh=True), []
+    for threads in (1, 2, 3):
+        with_threads(threads)
+        y, after = task.native()
+        found.append((y, *after, *task.gradients(y, after)))
+    for other in found[1:]:
+        assert all(torch.equal(*pair) for pair in zip(found[0], other, strict=True))
+
+
+def test_two_callers_at_once_get_what_each_alone_gets(with_threads: Callable[[int], None]) -> None:
+    with_threads(2)
+    tasks = [Task("lstm", (20, 33, 96)), Task("gru", (20, 5, 130))]
+    alone = [task.gradients(*task.native()) for task in tasks]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            together = pool.map(lambda task: task.gradients(*task.native()), tasks)
+            for mine, theirs in zip(together, alone, strict=True):
+                assert all(torch.equal(*pair) for pair in zip(mine, theirs, strict=True))
 
 
 @pytest.mark.parametrize("cell", STEPS)

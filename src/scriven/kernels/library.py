@@ -19,7 +19,7 @@ from typing import Any
 from scriven.errors import UsageError
 
 VARIABLE = "SCRIVEN_KERNELS"
-ABI = 1  # of the functions that Python calls; native/common.h has the same number
+ABI = 2  # of the functions that Python calls; native/common.h has the same number
 LEVELS = ("portable", "avx2", "avx512", "amx")  # kernels are told the number in this list
 FEATURES = ("avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx")  # the bits of scriven_features
 # What each level needs beside the ones below it. Processors that have AVX-512 without VNNI count as avx2.
@@ -155,6 +155,13 @@ def _check(status: Any, function: Any, arguments: tuple[Any, ...]) -> Any:
     if status:
         raise RuntimeError(f"{function.__name__} failed: {FAILURES.get(status, status)}")
     return status
+
+
+def threads() -> int:
+    """How many threads native code may use: as many as torch does."""
+    from torch import get_num_threads  # noqa: PLC0415 - kernels without torch start without it
+
+    return get_num_threads()
 
 
 def address(array: Any) -> int | None:

@@ -2,7 +2,7 @@
 
 What comes from the input is summed before, by `projection` or in a table with one row a symbol; `recurrent` does the
 rest. Products are of bf16 values with sums in fp32, the state is fp32, and what leaves a step is rounded to bf16: as in
-torch's own layers under autocast. Rows do not meet, so torch's threads share them.
+torch's own layers under autocast. Threads share the cells; what comes of it does not depend on their number.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from ctypes import c_int64, c_void_p
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ from torch.nn import functional
 from scriven.kernels import library
 from scriven.kernels.library import address as _address
 
-ROWS = 32  # that a thread takes at least: fewer do not fill the tiles
 GROUP = 32  # cells that the native code works on together
 
 
@@ -97,10 +96,8 @@ class Recurrence(torch.autograd.Function):
         hs[0] = state_before[0]
         kept = sums.new_empty(steps * -(-cells // GROUP) * rows * cell.kept * GROUP) if keep else None
         after = [torch.empty_like(part) for part in state_before]
-        _by_rows(
-            partial(_function("scriven_recurrent_forward"), cell.number, steps, rows, cells),
-            rows,
-            (sums, ids, weight, bias, state_before, fresh, hs, kept, after),
+        _function("scriven_recurrent_forward")(
+            *(library.threads(), cell.number, steps, rows, cells),
             *(_address(sums), _address(ids), 0 if ids is None else len(sums), _address(weight), _address(bias)),
             *_addresses_of_state(state_before),
             *(_address(fresh), _address(hs[1:]), _address(kept), *_addresses_of_state(after)),
@@ -119,10 +116,8 @@ class Recurrence(torch.autograd.Function):
         dsums = hs.new_empty(steps, rows, cell.gates * cells)
         dhidden = torch.empty_like(dsums) if cell.apart else dsums
         dstate = [torch.empty_like(part) for part in dafter]
-        _by_rows(
-            partial(_function("scriven_recurrent_backward"), cell.number, steps, rows, cells),
-            rows,
-            (weight, fresh, kept, dy, dafter, dsums, dhidden, dstate),
+        _function("scriven_recurrent_backward")(
+            *(library.threads(), cell.number, steps, rows, cells),
             *(_address(weight), _address(fresh), _address(kept), _address(dy), *_addresses_of_state(dafter)),
             *(_address(dsums), _address(dhidden) if cell.apart else None, *_addresses_of_state(dstate)),
         )
@@ -158,14 +153,15 @@ def _weight_gradient(x: Tensor, dy: Tensor, skip: Tensor | None, sums: Tensor | 
     gradient = torch.empty(dy.shape[-1], x.shape[-1])
     function = _function("scriven_weight_gradient")
     arrays = (_address(x), _address(dy), _address(skip), _address(gradient), _address(sums))
-    function(dy.shape[:-1].numel(), x.shape[-1], dy.shape[-1], *arrays)
+    function(library.threads(), dy.shape[:-1].numel(), x.shape[-1], dy.shape[-1], *arrays)
     return gradient
 
 
 def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
     """The gradient (V, G) of a table of which ids (T, N) were looked up, from theirs (T, N, G)."""
     gradient, width = torch.zeros(symbols, dy.shape[-1]), dy.shape[-1]
-    _function("scriven_add_rows")(ids.numel(), width, symbols, _address(ids), _address(dy), _address(gradient))
+    arrays = _address(ids), _address(dy), _address(gradient)
+    _function("scriven_add_rows")(library.threads(), ids.numel(), width, symbols, *arrays)
     return gradient
 
 
@@ -192,20 +188,11 @@ def _check(
             raise ValueError(f"{name} of shape {tuple(array.shape)} on {array.device}, not {tuple(wanted)} on the CPU")
 
 
-def _by_rows(function: Callable[..., int], rows: int, arrays: object, *arguments: Any) -> None:
-    """Call the function for all rows of the arrays: shared among torch's threads, where there are enough."""
-
-    def _share(begin: int, end: int) -> None:
-        function(begin, end, *arguments)
-
-    library.share(_share, rows, ROWS, torch.get_num_threads(), arrays)
-
-
 TYPES = {
-    "scriven_recurrent_forward": [c_int64] * 6 + [c_void_p] * 2 + [c_int64] + [c_void_p] * 9,
-    "scriven_recurrent_backward": [c_int64] * 6 + [c_void_p] * 10,
-    "scriven_weight_gradient": [c_int64] * 3 + [c_void_p] * 5,
-    "scriven_add_rows": [c_int64] * 3 + [c_void_p] * 3,
+    "scriven_recurrent_forward": [c_int64] * 5 + [c_void_p] * 2 + [c_int64] + [c_void_p] * 9,
+    "scriven_recurrent_backward": [c_int64] * 5 + [c_void_p] * 10,
+    "scriven_weight_gradient": [c_int64] * 4 + [c_void_p] * 5,
+    "scriven_add_rows": [c_int64] * 4 + [c_void_p] * 3,
 }
 
 

@@ -25,7 +25,7 @@
 #endif
 
 // Raised whenever a function of the interface changes; library.py refuses a library of another number.
-#define SCRIVEN_ABI 1
+#define SCRIVEN_ABI 2
 
 namespace scriven {
 

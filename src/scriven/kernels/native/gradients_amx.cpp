@@ -3,7 +3,7 @@
 // product[m, n] = sum over k of a[k, m] b[k, n], where k counts steps and rows (a few thousand), a is what a layer read
 // and b the gradients of its gates' sums. Both come row after row, so that a must be turned: 16 x 16 pairs at a time,
 // which costs a few percent. Half a thousand rows are packed at a time, and as many columns of b as keep the sums, and
-// what they are made of, in the second-level cache.
+// what they are made of, in the second-level cache. A team of threads shares the columns of b.
 #include "recurrent_tiles.h"
 
 namespace scriven {
@@ -23,16 +23,18 @@ struct Matrix {
     }
 };
 
+inline int64_t panels_of(const Matrix &a) { return (a.rows + DEPTH * GROUP - 1) / (DEPTH * GROUP); }
+
 // Two rows of 32 values as two rows of pairs.
 inline void pair(__m512i first, __m512i second, __m512i *to) {
     to[0] = pairs_of(_mm512_inserti64x4(first, _mm512_castsi512_si256(second), 1));
     to[1] = pairs_of(_mm512_shuffle_i64x2(first, second, 0xee));
 }
 
-// Left factors: DEPTH groups of rows from `row` on and all columns, turned; (groups of columns, DEPTH, 2 tiles).
-void pack_left(const Matrix &a, int64_t row, bf16 *to) {
+// Left factors: DEPTH groups of rows from `row` on and some groups of columns, turned; (groups, DEPTH, 2 tiles).
+void pack_left(const Matrix &a, int64_t row, Range groups, bf16 *to) {
     for (int64_t k = 0; k < DEPTH; ++k, row += GROUP)
-        for (int64_t column = 0; column < a.columns; column += GROUP) {
+        for (int64_t column = groups.begin * GROUP; column < groups.end * GROUP; column += GROUP) {
             __m512i low[16], high[16];
             for (int64_t i = 0; i < 16; ++i) {
                 __m512i two[2];
@@ -97,30 +99,45 @@ void put_turned(const float *sums, int64_t row, int64_t column, int64_t rows, in
         }
 }
 
-Status gradient(const Matrix &a, const Matrix &b, float *out, float *column_sums) {
-    const int64_t depth = DEPTH * GROUP, panels = (a.rows + depth - 1) / depth;
-    const int64_t lefts = groups_of(a.columns), rights = groups_of(b.columns), part = DEPTH * 2 * TILE;
-    const Buffer<bf16> left(panels * lefts * part), right(WIDTH * part);
-    const Buffer<float> sums(lefts * WIDTH * SQUARE);
-    if (!left || !right || !sums) return no_memory;
-    if (!panels) std::memset(sums, 0, sizeof(float) * lefts * WIDTH * SQUARE);
-    for (int64_t panel = 0; panel < panels; ++panel) pack_left(a, panel * depth, left + panel * lefts * part);
-    for (int64_t begin = 0; begin < rights; begin += WIDTH) {
-        const int64_t width = rights - begin < WIDTH ? rights - begin : WIDTH;
+// The columns of out that this member shares, of groups of b's columns. `lefts` are the packed left factors, panel
+// after panel, and right and sums this member's own.
+void columns_of_gradient(const Matrix &a, const Matrix &b, Range groups, const bf16 *lefts, bf16 *right, float *sums,
+                         float *out, float *column_sums) {
+    const int64_t panels = panels_of(a), downs = groups_of(a.columns), part = DEPTH * 2 * TILE;
+    for (int64_t begin = groups.begin; begin < groups.end; begin += WIDTH) {
+        const int64_t width = groups.end - begin < WIDTH ? groups.end - begin : WIDTH;
+        if (!panels) std::memset(sums, 0, sizeof(float) * downs * width * SQUARE);
         for (int64_t panel = 0; panel < panels; ++panel) {
-            pack_right(b, panel * depth, begin * GROUP, width, right, column_sums);
+            pack_right(b, panel * DEPTH * GROUP, begin * GROUP, width, right, column_sums);
             for (int64_t n = 0; n < width; ++n)
-                for (int64_t m = 0; m < lefts; ++m) {
-                    float *own = sums + (n * lefts + m) * SQUARE;
+                for (int64_t m = 0; m < downs; ++m) {
+                    float *own = sums + (n * downs + m) * SQUARE;
                     panel ? load_sums(own) : zero_sums();
-                    product(left + (panel * lefts + m) * part, right + n * part, DEPTH, [] {});
+                    product(lefts + (panel * downs + m) * part, right + n * part, DEPTH, [] {});
                     store_sums(own);
                 }
         }
         for (int64_t n = 0; n < width; ++n)
-            for (int64_t m = 0; m < lefts; ++m)
-                put_turned(sums + (n * lefts + m) * SQUARE, m * GROUP, (begin + n) * GROUP, a.columns, b.columns, out);
+            for (int64_t m = 0; m < downs; ++m)
+                put_turned(sums + (n * downs + m) * SQUARE, m * GROUP, (begin + n) * GROUP, a.columns, b.columns, out);
     }
+}
+
+Status gradient(int64_t threads, const Matrix &a, const Matrix &b, float *out, float *column_sums) {
+    const int64_t panels = panels_of(a), downs = groups_of(a.columns), part = DEPTH * 2 * TILE;
+    const int64_t rights = groups_of(b.columns), squares = downs * WIDTH * SQUARE;
+    threads = threads < rights ? threads : rights;
+    const Buffer<bf16> lefts(panels * downs * part), right(threads * WIDTH * part);
+    const Buffer<float> sums(threads * squares);
+    if (!lefts || !right || !sums) return no_memory;
+    run(threads, [&](const Member &member) {
+        const Tiles tiles;
+        for (int64_t panel = 0; panel < panels; ++panel)
+            pack_left(a, panel * DEPTH * GROUP, member.share(downs), lefts + panel * downs * part);
+        member.wait();
+        columns_of_gradient(a, b, member.share(rights), lefts, right + member.index * WIDTH * part,
+                            sums + member.index * squares, out, column_sums);
+    });
     return ok;
 }
 
@@ -129,28 +146,29 @@ Status gradient(const Matrix &a, const Matrix &b, float *out, float *column_sums
 
 // out (N, M) fp32 = b (K, N) turned, times a (K, M), both bf16, without the rows where `skip` (K,) is not zero, where
 // it is given; and where `sums` (N,) is given, the sums of all rows of b are added to it.
-SCRIVEN_API int64_t scriven_weight_gradient(int64_t k, int64_t m, int64_t n, const uint16_t *a, const uint16_t *b,
-                                            const uint8_t *skip, float *out, float *sums) {
+SCRIVEN_API int64_t scriven_weight_gradient(int64_t threads, int64_t k, int64_t m, int64_t n, const uint16_t *a,
+                                            const uint16_t *b, const uint8_t *skip, float *out, float *sums) {
     using namespace scriven;
     if (k < 0 || m < 1 || n < 1) return bad_argument;
-    const FlushDenormals flush;
-    const Tiles tiles;
-    return gradient({a, k, m, skip}, {b, k, n, nullptr}, out, sums);
+    return gradient(threads, {a, k, m, skip}, {b, k, n, nullptr}, out, sums);
 }
 
 // out (V, N) fp32 += each row of b (K, N) bf16, to the row that its id says.
-SCRIVEN_API int64_t scriven_add_rows(int64_t k, int64_t n, int64_t symbols, const int64_t *ids, const uint16_t *b,
-                                     float *out) {
+SCRIVEN_API int64_t scriven_add_rows(int64_t threads, int64_t k, int64_t n, int64_t symbols, const int64_t *ids,
+                                     const uint16_t *b, float *out) {
     using namespace scriven;
-    const FlushDenormals flush;
-    for (int64_t row = 0; row < k; ++row, b += n) {
+    for (int64_t row = 0; row < k; ++row)
         if (ids[row] < 0 || ids[row] >= symbols) return bad_argument;
-        float *to = out + ids[row] * n;
-        for (int64_t i = 0; i < n; i += 16) {
-            const __mmask16 lanes = lanes16(n - i);
-            const __m512 more = fp32_of(_mm256_maskz_loadu_epi16(lanes, b + i));
-            _mm512_mask_storeu_ps(to + i, lanes, _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, to + i), more));
-        }
-    }
+    run(threads, [&](const Member &member) {
+        const Range groups = member.share(groups_of(n));
+        const int64_t end = groups.end * GROUP < n ? groups.end * GROUP : n;
+        for (int64_t row = 0; row < k; ++row)
+            for (int64_t i = groups.begin * GROUP; i < end; i += 16) {
+                float *to = out + ids[row] * n + i;
+                const __mmask16 lanes = lanes16(end - i);
+                const __m512 more = fp32_of(_mm256_maskz_loadu_epi16(lanes, b + row * n + i));
+                _mm512_mask_storeu_ps(to, lanes, _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, to), more));
+            }
+    });
     return ok;
 }

@@ -1,13 +1,16 @@
 // All steps of a recurrent layer, forwards and backwards, in bf16 tiles with sums in fp32.
 //
 // The sums that come from the input are made before, by one product; here are the products with the recurrent weights.
-// Rows do not meet: a call works on a range of rows, 64 at a time, so that what they need stays in the cache beside the
-// packed weights. While the tiles of one group of 32 cells are multiplied, the cells of the group before are computed.
+// A team of threads shares the groups of 32 cells, so that each keeps its part of the packed weights in its own cache;
+// they meet after every step, since a product needs the whole state. 64 rows are worked on at a time, so that what they
+// need stays in the cache as well. While the tiles of one group are multiplied, the cells of the group before are
+// computed.
 #include <utility>
 
 #include "recurrent_values.h"
 
 #include "recurrent_cells.h"
+#include "team.h"
 
 namespace scriven {
 namespace {
@@ -23,7 +26,7 @@ struct Shape {
 template <class Pass> struct Pending {
     const Pass *pass;
     typename Pass::Unit unit{};
-    int64_t step = -1, pair = 0, rows = 0, next = 0, credit = 0, parts = 1;
+    int64_t rows = 0, next = 0, credit = 0, parts = 1;
     const float *sums = nullptr;
 
     void operator()() {
@@ -39,16 +42,19 @@ template <class Pass> struct Pending {
     }
 };
 
-// Every step of a pass over `rows` rows: the products of each group of cells with each 32 rows, and then the cells.
-template <class Pass> void sweep(const Pass &pass, int64_t steps, int64_t groups, int64_t rows, float *sums) {
-    const int64_t pairs = groups_of(rows), places = groups * pairs, parts = pass.parts;
+// Every step of a pass over `rows` rows: the products of each of this member's groups of cells with each 32 rows, and
+// then the cells.
+template <class Pass>
+void sweep(const Pass &pass, const Member &member, int64_t steps, Range groups, int64_t rows, float *sums) {
+    const int64_t pairs = groups_of(rows), places = (groups.end - groups.begin) * pairs, parts = pass.parts;
     Pending<Pass> pending{&pass};
     float *own = sums, *other = sums + Pass::products * SQUARE;
     for (int64_t step = 0; step < steps; ++step) {
+        member.wait();  // for the left factors, of which all members have made a part
         for (int64_t place = 0; place < places; ++place) {
             // There and back again, so that the weights used last are used next and still in the cache.
-            const int64_t group = step % 2 ? groups - 1 - place / pairs : place / pairs, pair = place % pairs;
-            if (pending.step != step && pending.pair == pair) pending.finish();  // needed in this product
+            const int64_t pair = place % pairs, past = place / pairs;
+            const int64_t group = step % 2 ? groups.end - 1 - past : groups.begin + past;
             const bf16 *left = pass.left(step, pair), *right = pass.right + group * Pass::products * parts * 2 * TILE;
             for (int64_t p = 0; p < Pass::products; ++p, right += parts * 2 * TILE) {
                 zero_sums();
@@ -57,18 +63,18 @@ template <class Pass> void sweep(const Pass &pass, int64_t steps, int64_t groups
             }
             pending.finish();
             const int64_t here = rows - pair * GROUP < GROUP ? rows - pair * GROUP : GROUP;
-            pending = {&pass, pass.unit(step, group, pair), step, pair, here, 0, 0, Pass::products * parts, own};
+            pending = {&pass, pass.unit(step, group, pair), here, 0, 0, Pass::products * parts, own};
             std::swap(own, other);
         }
+        pending.finish();
     }
-    pending.finish();
 }
 
 // What both passes hold: the left factors of this step and of the next one in tiles, and what goes from step to step.
 struct Scratch {
-    explicit Scratch(int64_t groups, int64_t gates)
-        : left(2 * ROWS / GROUP * gates * groups * SQUARE), carry(ROWS * groups * GROUP), sums(2 * gates * SQUARE),
-          right(gates * groups * groups * 2 * TILE) {}
+    Scratch(int64_t groups, int64_t gates, int64_t threads)
+        : left(2 * ROWS / GROUP * gates * groups * SQUARE), carry(ROWS * groups * GROUP),
+          sums(threads * 2 * gates * SQUARE), right(gates * groups * groups * 2 * TILE) {}
     bool made() const { return left && carry && sums && right; }
     Buffer<bf16> left;
     Buffer<float> carry, sums;  // carry: (groups, ROWS, 32)
@@ -106,7 +112,7 @@ struct ForwardArguments {
 };
 
 template <class Cell> struct Forward : Common, ForwardArguments {
-    static constexpr int products = Cell::gates;
+    static constexpr int gates = Cell::gates, products = gates;
 
     // 32 cells of up to 32 rows in one step: where everything of the first row is.
     struct Unit {
@@ -136,10 +142,10 @@ template <class Cell> struct Forward : Common, ForwardArguments {
                 lanes32(shape.cells - cell)};
     }
 
-    void start(int64_t row) const {
+    void start(int64_t row, Range groups) const {
         const int64_t n = first + row;
         const uint8_t *afresh = forgotten(0, n);
-        for (int64_t group = 0; group < shape.groups(); ++group) {
+        for (int64_t group = groups.begin; group < groups.end; ++group) {
             const int64_t cell = group * GROUP, from = n * shape.cells + cell;
             const __mmask32 there = afresh && *afresh ? 0 : lanes32(shape.cells - cell);
             _mm512_store_si512(place(0, row / GROUP, group) + row % GROUP * GROUP, rounded(load(h + from, there)));
@@ -182,7 +188,7 @@ struct BackwardArguments {
 
 // Its step 0 is the layer's last one; after the layer's first one comes a step for the state before.
 template <class Cell> struct Backward : Common, BackwardArguments {
-    static constexpr int products = 1;
+    static constexpr int gates = Cell::gates, products = 1;
 
     // 32 cells of up to 32 rows in one step: where everything of the first row is.
     struct Unit {
@@ -215,11 +221,13 @@ template <class Cell> struct Backward : Common, BackwardArguments {
         return unit;
     }
 
-    void start(int64_t row) const {
-        for (int64_t group = 0; dc_after && group < shape.groups(); ++group) {
-            const int64_t cell = group * GROUP;
-            store(carried(group, row),
-                  load(dc_after + (first + row) * shape.cells + cell, lanes32(shape.cells - cell)));
+    // No gradient comes back through the products of what follows the last step.
+    void start(int64_t row, Range groups) const {
+        for (int64_t group = groups.begin; group < groups.end; ++group) {
+            const int64_t cell = group * GROUP, from = (first + row) * shape.cells + cell;
+            store(carried(group, row), dc_after ? load(dc_after + from, lanes32(shape.cells - cell)) : all(0));
+            for (int64_t part = group; part < parts; part += shape.groups())
+                _mm512_store_si512(place(0, row / GROUP, part) + row % GROUP * GROUP, _mm512_setzero_si512());
         }
     }
 
@@ -260,98 +268,95 @@ template <class Cell> struct Backward : Common, BackwardArguments {
 };
 
 // The right factors of the steps forwards: a group's are its cells' rows of the weight (gates * H, H), gate after gate.
-void pack_forward(const float *weight, int64_t gates, int64_t cells, bf16 *right) {
-    const int64_t groups = groups_of(cells), square = groups * 2 * TILE;
+void pack_forward(const float *weight, int64_t gates, int64_t cells, Range groups, bf16 *right) {
+    const int64_t square = groups_of(cells) * 2 * TILE;
     for (int64_t gate = 0; gate < gates; ++gate)
-        pack_turned(weight + gate * cells * cells, cells, cells, right + gate * square, gates * square);
+        pack_turned(weight + gate * cells * cells, cells, cells, groups, right + gate * square, gates * square);
 }
 
 // The right factors of the steps backwards: a group's are its cells' columns of the weight, all gates of them.
-void pack_backward(const float *weight, int64_t gates, int64_t cells, bf16 *right) {
-    const int64_t groups = groups_of(cells), square = groups * 2 * TILE;
+void pack_backward(const float *weight, int64_t gates, int64_t cells, Range groups, bf16 *right) {
+    const int64_t square = groups_of(cells) * 2 * TILE;
     for (int64_t gate = 0; gate < gates; ++gate)
-        pack_straight(weight + gate * cells * cells, cells, cells, right + gate * square, gates * square);
+        pack_straight(weight + gate * cells * cells, cells, cells, groups, right + gate * square, gates * square);
 }
 
-template <class Cell>
-Status forward(Shape shape, const float *weight, const uint8_t *fresh, int64_t begin, int64_t end,
-               const ForwardArguments &arguments) {
+// All rows and steps of a pass, shared among threads by groups of cells. `parts` are those of a left factor, `pack`
+// makes the right factors of a range of groups.
+template <class Pass, class Arguments, class Pack>
+Status pass_over(Shape shape, int64_t steps, int64_t parts, int64_t threads, const float *weight, const uint8_t *fresh,
+                 const Arguments &arguments, Pack &&pack) {
     const int64_t groups = shape.groups();
-    const Scratch scratch(groups, Cell::gates);
+    threads = threads < groups ? threads : groups;
+    const Scratch scratch(groups, Pass::gates, threads);
     if (!scratch.made()) return no_memory;
-    pack_forward(weight, Cell::gates, shape.cells, scratch.right);
-    for (int64_t first = begin; first < end; first += ROWS) {
-        const int64_t rows = end - first < ROWS ? end - first : ROWS;
-        const Common common{shape, fresh, first, groups, scratch.left, scratch.carry, scratch.right};
-        const Forward<Cell> pass{common, arguments};
-        for (int64_t row = 0; row < rows; ++row) pass.start(row);
-        sweep(pass, shape.steps, groups, rows, scratch.sums);
-    }
+    run(threads, [&](const Member &member) {
+        const Tiles tiles;
+        const Range own = member.share(groups);
+        pack(weight, Pass::gates, shape.cells, own, scratch.right);
+        for (int64_t first = 0; first < shape.rows; first += ROWS) {
+            const int64_t rows = shape.rows - first < ROWS ? shape.rows - first : ROWS;
+            const Common common{shape, fresh, first, parts, scratch.left, scratch.carry, scratch.right};
+            const Pass pass{common, arguments};
+            if (first) member.wait();  // until nobody reads the left factors of the rows before
+            for (int64_t row = 0; row < rows; ++row) pass.start(row, own);
+            sweep(pass, member, steps, own, rows, scratch.sums + member.index * 2 * Pass::gates * SQUARE);
+        }
+    });
     return ok;
 }
 
 template <class Cell>
-Status backward(Shape shape, const float *weight, const uint8_t *fresh, int64_t begin, int64_t end,
+Status forward(Shape shape, int64_t threads, const float *weight, const uint8_t *fresh,
+               const ForwardArguments &arguments) {
+    return pass_over<Forward<Cell>>(shape, shape.steps, shape.groups(), threads, weight, fresh, arguments,
+                                    pack_forward);
+}
+
+template <class Cell>
+Status backward(Shape shape, int64_t threads, const float *weight, const uint8_t *fresh,
                 const BackwardArguments &arguments) {
-    const int64_t groups = shape.groups(), parts = Cell::gates * groups;
-    const Scratch scratch(groups, Cell::gates);
-    if (!scratch.made()) return no_memory;
-    pack_backward(weight, Cell::gates, shape.cells, scratch.right);
-    for (int64_t first = begin; first < end; first += ROWS) {
-        const int64_t rows = end - first < ROWS ? end - first : ROWS;
-        std::memset(scratch.left, 0, sizeof(bf16) * ROWS / GROUP * parts * SQUARE);
-        std::memset(scratch.carry, 0, sizeof(float) * ROWS * groups * GROUP);
-        const Common common{shape, fresh, first, parts, scratch.left, scratch.carry, scratch.right};
-        const Backward<Cell> pass{common, arguments};
-        for (int64_t row = 0; row < rows; ++row) pass.start(row);
-        sweep(pass, shape.steps + 1, groups, rows, scratch.sums);
-    }
-    return ok;
+    return pass_over<Backward<Cell>>(shape, shape.steps + 1, Cell::gates * shape.groups(), threads, weight, fresh,
+                                     arguments, pack_backward);
 }
 
 enum CellNumber : int64_t { rnn = 0, gru = 1, lstm = 2 };
 
-bool shaped(Shape shape, int64_t begin, int64_t end) {
-    return shape.steps > 0 && shape.cells > 0 && begin >= 0 && begin <= end && end <= shape.rows;
-}
+bool shaped(Shape shape) { return shape.steps > 0 && shape.rows >= 0 && shape.cells > 0; }
 
 }  // namespace
 }  // namespace scriven
 
-// Arguments as in ForwardArguments, for rows `begin` to `end` of N; `symbols` is V, or 0 where there are no ids.
-SCRIVEN_API int64_t scriven_recurrent_forward(int64_t cell, int64_t steps, int64_t rows, int64_t cells, int64_t begin,
-                                              int64_t end, const uint16_t *input, const int64_t *ids, int64_t symbols,
+// Arguments as in ForwardArguments; `symbols` is V, or 0 where there are no ids.
+SCRIVEN_API int64_t scriven_recurrent_forward(int64_t threads, int64_t cell, int64_t steps, int64_t rows, int64_t cells,
+                                              const uint16_t *input, const int64_t *ids, int64_t symbols,
                                               const float *weight, const float *bias, const float *h, const float *c,
                                               const uint8_t *fresh, uint16_t *y, uint16_t *kept, float *h_after,
                                               float *c_after) {
     using namespace scriven;
     const Shape shape{steps, rows, cells};
-    if (!shaped(shape, begin, end) || (cell == gru && !bias)) return bad_argument;
+    if (!shaped(shape) || (cell == gru && !bias)) return bad_argument;
     for (int64_t i = 0; ids && i < steps * rows; ++i)
         if (ids[i] < 0 || ids[i] >= symbols) return bad_argument;
-    const FlushDenormals flush;
-    const Tiles tiles;
     const ForwardArguments arguments{input, ids, bias, h, c, y, kept, h_after, c_after};
-    if (cell == lstm) return forward<Lstm>(shape, weight, fresh, begin, end, arguments);
-    if (cell == gru) return forward<Gru>(shape, weight, fresh, begin, end, arguments);
-    if (cell == rnn) return forward<Rnn>(shape, weight, fresh, begin, end, arguments);
+    if (cell == lstm) return forward<Lstm>(shape, threads, weight, fresh, arguments);
+    if (cell == gru) return forward<Gru>(shape, threads, weight, fresh, arguments);
+    if (cell == rnn) return forward<Rnn>(shape, threads, weight, fresh, arguments);
     return bad_argument;
 }
 
 // Arguments as in BackwardArguments.
-SCRIVEN_API int64_t scriven_recurrent_backward(int64_t cell, int64_t steps, int64_t rows, int64_t cells, int64_t begin,
-                                               int64_t end, const float *weight, const uint8_t *fresh,
+SCRIVEN_API int64_t scriven_recurrent_backward(int64_t threads, int64_t cell, int64_t steps, int64_t rows,
+                                               int64_t cells, const float *weight, const uint8_t *fresh,
                                                const uint16_t *kept, const uint16_t *dy, const float *dh_after,
                                                const float *dc_after, uint16_t *dinput, uint16_t *dhidden, float *dh,
                                                float *dc) {
     using namespace scriven;
     const Shape shape{steps, rows, cells};
-    if (!shaped(shape, begin, end) || (cell == gru && !dhidden)) return bad_argument;
-    const FlushDenormals flush;
-    const Tiles tiles;
+    if (!shaped(shape) || (cell == gru && !dhidden)) return bad_argument;
     const BackwardArguments arguments{kept, dy, dh_after, dc_after, dinput, dhidden, dh, dc};
-    if (cell == lstm) return backward<Lstm>(shape, weight, fresh, begin, end, arguments);
-    if (cell == gru) return backward<Gru>(shape, weight, fresh, begin, end, arguments);
-    if (cell == rnn) return backward<Rnn>(shape, weight, fresh, begin, end, arguments);
+    if (cell == lstm) return backward<Lstm>(shape, threads, weight, fresh, arguments);
+    if (cell == gru) return backward<Gru>(shape, threads, weight, fresh, arguments);
+    if (cell == rnn) return backward<Rnn>(shape, threads, weight, fresh, arguments);
     return bad_argument;
 }

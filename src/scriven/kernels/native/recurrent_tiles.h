@@ -14,7 +14,7 @@
 #include <cstdlib>
 #include <memory>
 
-#include "common.h"
+#include "team.h"
 
 namespace scriven {
 namespace {
@@ -139,13 +139,14 @@ inline __m512i pairs_of(__m512i values) {
     return _mm512_permutexvar_epi16(order, values);
 }
 
-// Right factors of x W^T: for each group of 32 rows of a weight (rows, columns), its parts of 32 columns, in two tiles.
+// Right factors of x W^T: for groups of 32 rows of a weight (rows, columns), their parts of 32 columns, in two tiles.
 // A group's factors begin `stride` values after those of the group before.
-[[maybe_unused]] void pack_turned(const float *weight, int64_t rows, int64_t columns, bf16 *to, int64_t stride) {
-    for (int64_t row = 0; row < rows; row += GROUP, to += stride) {
-        bf16 *own = to;
+[[maybe_unused]] void pack_turned(const float *weight, int64_t rows, int64_t columns, Range groups, bf16 *to,
+                                  int64_t stride) {
+    for (int64_t group = groups.begin; group < groups.end; ++group) {
+        bf16 *own = to + group * stride;
         for (int64_t column = 0; column < columns; column += GROUP)
-            for (int64_t side = row; side < row + GROUP; side += 16, own += TILE) {
+            for (int64_t side = group * GROUP; side < (group + 1) * GROUP; side += 16, own += TILE) {
                 __m512i values[16];
                 for (int64_t i = 0; i < 16; ++i) {
                     const int64_t count = side + i < rows ? columns - column : 0;
@@ -159,12 +160,13 @@ inline __m512i pairs_of(__m512i values) {
     }
 }
 
-// Right factors of x W, likewise: for each group of 32 columns of a weight, its parts of 32 rows.
-[[maybe_unused]] void pack_straight(const float *weight, int64_t rows, int64_t columns, bf16 *to, int64_t stride) {
-    for (int64_t column = 0; column < columns; column += GROUP, to += stride) {
-        bf16 *own = to;
+// Right factors of x W, likewise: for groups of 32 columns of a weight, their parts of 32 rows.
+[[maybe_unused]] void pack_straight(const float *weight, int64_t rows, int64_t columns, Range groups, bf16 *to,
+                                    int64_t stride) {
+    for (int64_t group = groups.begin; group < groups.end; ++group) {
+        bf16 *own = to + group * stride;
         for (int64_t row = 0; row < rows; row += GROUP)
-            for (int64_t side = column; side < column + GROUP; side += 16, own += TILE)
+            for (int64_t side = group * GROUP; side < (group + 1) * GROUP; side += 16, own += TILE)
                 for (int64_t i = 0; i < 16; ++i) {
                     const int64_t at = row + 2 * i;
                     const float *from = weight + at * columns + side;
