@@ -3,8 +3,9 @@
     python benchmarks/sampling_speed.py                                  # LSTMs of 2 layers, 256 and 512 wide
     python benchmarks/sampling_speed.py --run runs/book --text book.txt  # nats/char of a run's precisions on a text too
 
-Characters per second with all filters on, one thread, of one text and of 64 side by side; medians of rounds in which
-all take turns, so that other programs disturb them alike. The whole way is measured: logits, filters, draw, reading.
+Characters per second with all filters on, of one text and of 64 side by side; medians of rounds in which all take
+turns, so that other programs disturb them alike. The whole way is measured, as users write: logits, filters, draw,
+reading, text; the last column is one call of the sampler, without Python around it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,16 @@ import common
 import numpy as np
 import torch
 
-from scriven.inference.generate import Predictor, generate
+from scriven.inference.generate import Predictor
 from scriven.inference.sampling import Ids
 from scriven.kernels import library
 from scriven.kernels.sampler import PRECISIONS, Sampler
 from scriven.model import CharLM
-from scriven.settings import ModelSettings, SamplingSettings
+from scriven.session import Choices, Model
+from scriven.settings import ModelSettings, SamplingSettings, Settings
 from scriven.vocabulary import Vocabulary
 
-FILTERS = SamplingSettings(temperature=0.8, top_k=40, top_p=0.95, min_p=0.02)
+FILTERS: Choices = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02}
 LETTERS = "\n" + "".join(map(chr, range(32, 96)))  # 65, as tinyshakespeare has
 CERTAIN = 1e9  # a logit
 AT_ONCE = 64  # pieces of the text that are read side by side
@@ -42,11 +43,12 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3, help="about how long each turn is")
+    parser.add_argument("--threads", type=int, default=1, help="that share the rows of several texts")
     parser.add_argument("--run", help="a run to measure the nats/char of")
     parser.add_argument("--text", type=Path, help="the text for --run")
     parser.add_argument("--characters", type=int, default=64_000, help="of the text, at most")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     print(f"level {library.level()}: {library.why()}\n")
     results: dict[str, Any] = {"level": library.level(), "speed": speeds(arguments)}
     if arguments.run:
@@ -79,30 +81,27 @@ def ways(width: int, streams: int) -> dict[str, Callable[[int], object]]:
     model = CharLM(ModelSettings(width=width), vocabulary.size).eval()
     with torch.no_grad():
         model.get_parameter("head.weight").mul_(8)  # a trained model is not as undecided as a new one
-    result = {"torch": by_generate(Predictor(model, vocabulary, "fp32"), streams)}
+    result = {"torch": by_session(Predictor(model, vocabulary, "fp32"), streams)}
     if library.level() == "off":
         return result
     for precision in PRECISIONS:
-        result[precision] = by_kernel(Sampler(model.settings, model.state_dict(), precision), vocabulary.size, streams)
-    result["int8, ids in Python"] = by_generate(Predictor(model, vocabulary, "fp32", writing="int8"), streams)
+        result[precision] = by_session(Predictor(model, vocabulary, "fp32", writing=precision), streams)
+    result["int8, ids alone"] = by_kernel(Sampler(model.settings, model.state_dict(), "int8"), vocabulary.size, streams)
     return result
 
 
 def by_kernel(sampler: Sampler, symbols: int, streams: int) -> Callable[[int], object]:
     """One call of native code."""
-    logits, state = torch.zeros(streams, symbols), sampler.zero_state(streams)
-    return lambda count: sampler.write(logits, state, FILTERS, np.random.default_rng(1).random((count, streams)))
+    logits, settings, random = torch.zeros(streams, symbols), SamplingSettings(**FILTERS), np.random.default_rng(1)
+    return lambda count: sampler.write(logits, None, settings, random.random((count, streams)))
 
 
-def by_generate(predictor: Predictor, streams: int) -> Callable[[int], object]:
-    """As everything in the package writes: row by row of ids."""
-    context = predictor.start().rows([0] * streams)
-
-    def write(count: int) -> list[Ids]:
-        randoms = [np.random.default_rng(seed) for seed in range(streams)]
-        return list(islice(generate(predictor, context, FILTERS, randoms), count))
-
-    return write
+def by_session(predictor: Predictor, streams: int) -> Callable[[int], object]:
+    """As users write: text, one or several side by side."""
+    model = Model(predictor, Settings())
+    if streams == 1:
+        return lambda count: model.sample(length=count, seed=1, **FILTERS)
+    return lambda count: list(model.samples(streams, length=count, seed=1, **FILTERS))
 
 
 def interleaved(

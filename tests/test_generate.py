@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import numpy as np
 import pytest
 import torch
@@ -11,8 +9,8 @@ import torch
 from scriven import kernels
 from scriven.errors import UsageError
 from scriven.inference import generate as generation
-from scriven.inference.generate import Predictor, generate
-from scriven.inference.sampling import Ids
+from scriven.inference.generate import Predictor
+from scriven.inference.sampling import Floats, Ids
 from scriven.kernels import library
 from scriven.kernels.sampler import PRECISIONS
 from scriven.model import CharLM
@@ -34,9 +32,12 @@ def written(
     model: Predictor, seeds: list[int], length: int = 60, settings: SamplingSettings | None = None
 ) -> list[list[int]]:
     context = model.start().rows([0] * len(seeds))
-    randoms = [np.random.default_rng(seed) for seed in seeds]
-    steps = generate(model, context, settings or SamplingSettings(), randoms)
-    return np.array(list(islice(steps, length))).T.tolist()  # type: ignore[no-any-return]
+    ids, _ = model.write(context, settings or SamplingSettings(), uniforms(seeds, length))
+    return ids.T.tolist()  # type: ignore[no-any-return]
+
+
+def uniforms(seeds: list[int], length: int) -> Floats:
+    return np.stack([np.random.default_rng(seed).random(length) for seed in seeds], 1)
 
 
 def slow_written(model: Predictor, seed: int, length: int) -> list[int]:
@@ -91,9 +92,9 @@ def test_a_context_can_be_continued_many_times() -> None:
     model = predictor()
     context = model.read(model.start(), text_ids(9)[:, :1])
     before = context.logits.clone()
-    first = list(islice(generate(model, context, SamplingSettings(), [np.random.default_rng(1)]), 20))
-    again = list(islice(generate(model, context, SamplingSettings(), [np.random.default_rng(1)]), 20))
-    assert first == again
+    first, _ = model.write(context, SamplingSettings(), uniforms([1], 20))
+    again, _ = model.write(context, SamplingSettings(), uniforms([1], 20))
+    assert first.tolist() == again.tolist()
     assert torch.equal(context.logits, before)
 
 
@@ -118,11 +119,17 @@ def test_unseen_symbols_are_read_as_unknown() -> None:
     assert torch.equal(unseen.logits, unknown.logits)
 
 
-def test_consumers_stay_outside_inference_mode() -> None:
-    """A generator that held torch's inference mode open would silently switch off gradients in its consumer."""
-    for _ in islice(generate(predictor(), predictor().start(), SamplingSettings(), [np.random.default_rng(1)]), 2):
-        assert not torch.is_inference_mode_enabled()
-        assert torch.is_grad_enabled()
+def test_contexts_go_side_by_side() -> None:
+    model = predictor()
+    contexts = [model.read(model.start(), text_ids(length)[:, :1]) for length in (3, 9)]
+    both = generation.side_by_side([contexts[0].rows([0, 0]), contexts[1]])
+    numbers = uniforms([1, 2, 3], 20)
+    ids, _ = model.write(both, SamplingSettings(), numbers)
+    for row, context in enumerate((contexts[0], contexts[0], contexts[1])):
+        alone, _ = model.write(context, SamplingSettings(), numbers[:, row : row + 1])
+        assert ids[:, row].tolist() == alone[:, 0].tolist()
+    with pytest.raises(ValueError, match="side by side"):
+        generation.side_by_side([model.blank(), contexts[0]])
 
 
 # --- documents
@@ -165,11 +172,8 @@ def test_a_row_that_draws_the_boundary_begins_another_document() -> None:
     for seed, row in zip((1, 2), ids, strict=True):
         ends = [place for place, id in enumerate(row) if id == boundary]
         assert ends
-        random = np.random.default_rng(seed)
-        random.random(ends[0] + 1)
-        context = model.start()
-        steps = generate(model, context, SamplingSettings(), [random])
-        assert [int(id[0]) for id in islice(steps, 59 - ends[0])] == row[ends[0] + 1 :]
+        rest, _ = model.write(model.start(), SamplingSettings(), uniforms([seed], 60)[ends[0] + 1 :])
+        assert rest[:, 0].tolist() == row[ends[0] + 1 :]
 
 
 def test_through_a_window_a_model_sees_the_last_characters_and_nothing_else() -> None:
@@ -203,21 +207,14 @@ def test_native_code_writes_the_same_text(cell: Cell) -> None:
 
 @with_kernels
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 77])
-def test_the_context_of_native_writing_is_of_what_was_given(precision: str, length: int) -> None:
-    """Ids are made in blocks; neither the context nor the random generators show it."""
-    model, (one, other) = native(precision), (np.random.default_rng(3), np.random.default_rng(3))
-    context = model.start()
-    writing = generate(model, context, SamplingSettings(), [one])
-    ids = [int(id[0]) for id in islice(writing, length)]
-    other.random(length)
-    assert one.bit_generator.state == other.bit_generator.state
-    after = writing.context()
-    going_on = [int(id[0]) for id in islice(writing, 40)]
-    again = [int(id[0]) for id in islice(generate(model, after, SamplingSettings(), [other]), 40)]
-    assert [*ids, *going_on] == written(model, [3], length + 40)[0]
-    assert going_on == again
-    read = model.read(context, np.array(ids, np.int64)[:, None])
+@pytest.mark.parametrize("length", [0, 1, 77])
+def test_after_native_writing_the_context_is_that_of_reading(precision: str, length: int) -> None:
+    model = native(precision)
+    context, numbers = model.start(), uniforms([3], length + 40)
+    ids, after = model.write(context, SamplingSettings(), numbers[:length])
+    going_on, _ = model.write(after, SamplingSettings(), numbers[length:])
+    assert [*ids[:, 0].tolist(), *going_on[:, 0].tolist()] == written(model, [3], length + 40)[0]
+    read = model.read(context, ids)
     torch.testing.assert_close(
         after.logits, read.logits, rtol=0, atol={"fp32": 1e-5, "bf16": 1e-2, "int8": 3e-2}[precision]
     )

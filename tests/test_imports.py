@@ -18,8 +18,8 @@ MAP = """
     batches.prefetch batches
     model.compute model.dropout model.initial model.recurrence model.cells model.language_model model.pretrained model
     runs.checkpoints runs.folder runs
-    inference inference.sampling inference.pen inference.chunks inference.generate inference.score inference.protocols
-    inference.novelty
+    inference inference.sampling inference.pen inference.chunks inference.generate inference.writing inference.score
+    inference.protocols inference.novelty
     training training.optimizer training.parallel training.plan training.average training.evaluation
     training.initial training.fit training.gradients training.loop
     training.stop training.start

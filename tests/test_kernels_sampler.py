@@ -146,6 +146,26 @@ def test_a_row_does_not_depend_on_those_beside_it(cell: str, precision: str, lev
         assert_equal(alone, (ids[:, part], logits[part], tuple(tuple(x[part] for x in layer) for layer in state)))
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("rows", [17, 33, 70])
+def test_threads_share_rows_and_change_nothing(precision: str, rows: int) -> None:
+    model = made(ModelSettings(width=40))
+    sampler, uniforms = packed(model, precision), numbers(9, rows)
+    alone = written(sampler, 23, uniforms)
+    torch.set_num_threads(3)
+    together = written(sampler, 23, uniforms)
+    torch.set_num_threads(1)
+    assert_equal(alone, together)
+
+
+def test_each_row_is_drawn_by_its_own_settings_from_the_zero_state_where_there_is_none() -> None:
+    sampler, uniforms = packed(made(ModelSettings(width=30)), "int8"), numbers(9, 3)
+    settings = [SamplingSettings(temperature=0), FILTERED, SamplingSettings(temperature=2)]
+    ids, _, _ = sampler.write(torch.zeros(3, 23), None, settings, uniforms)
+    for row, own in enumerate(settings):
+        assert ids[:, row].tolist() == written(sampler, 23, uniforms[:, row : row + 1], own)[0][:, 0].tolist()
+
+
 @given(
     logits=st.lists(st.integers(-60, 20).map(lambda n: n / 4), min_size=2, max_size=40),
     settings=st.builds(

@@ -12,10 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import scriven.session
 from scriven.errors import InputError, UsageError
+from scriven.inference import writing
 from scriven.inference.chunks import split_text
-from scriven.inference.pen import Pen
 from scriven.model import CharLM
 from scriven.runs import create_run
 from scriven.session import Choices, Model, Written, load
@@ -57,9 +56,17 @@ def test_the_same_seed_gives_the_same_text(model: Model) -> None:
 
 
 def test_samples_are_those_of_following_seeds(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scriven.session, "SAMPLES_AT_ONCE", 2)
+    monkeypatch.setattr(writing, "ROWS", 2)
     texts = list(model.samples(5, "a", length=40, seed=7, stop=["b"]))
     assert texts == [model.sample("a", length=40, seed=7 + n, stop=["b"]) for n in range(5)]
+
+
+def test_pieces_are_no_longer_than_asked_for(model: Model) -> None:
+    pieces = list(model.stream(length=100, seed=7, piece=5))
+    assert "".join(pieces) == model.sample(length=100, seed=7)
+    assert max(map(len, pieces)) <= 5
+    with pytest.raises(UsageError, match="piece 0"):
+        model.stream(piece=0)
 
 
 def test_length_is_the_number_of_characters(model: Model) -> None:
@@ -85,25 +92,6 @@ def test_the_text_ends_before_the_first_stop_string(model: Model, stop: list[str
         free = model.sample(length=60, seed=seed, temperature=1)
         ends = [(free.find(text) + len(text), free.find(text)) for text in stop if text in free]
         assert model.sample(length=60, seed=seed, temperature=1, stop=stop) == free[: min(ends)[1] if ends else None]
-
-
-@given(text=st.text("abc", max_size=12), stop=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3))
-def test_what_may_begin_a_stop_string_is_held_back(text: str, stop: list[str]) -> None:
-    vocabulary = Vocabulary.of("abc")
-    pen, shown = Pen(vocabulary, stop), ""
-    for place, symbol in enumerate(vocabulary.encode(text).tolist()):
-        shown += pen.feed(symbol)
-        so_far = text[: place + 1]
-        ends = sorted((so_far.find(s) + len(s), so_far.find(s)) for s in stop if s in so_far)
-        assert pen.done == bool(ends)
-        if ends:
-            assert shown == so_far[: ends[0][1]]
-            assert pen.flush() == ""
-            return
-        held = so_far[len(shown) :]
-        assert so_far == shown + held
-        assert held == "" or any(s.startswith(held) for s in stop)
-    assert shown + pen.flush() == text
 
 
 def test_writing_ends_with_all_that_was_drawn_read(model: Model) -> None:
@@ -358,14 +346,3 @@ def test_bytes_of_documents(tmp_path: Path) -> None:
     text = model.sample(length=200, seed=1, temperature=1)
     assert text.count("\n") > 9
     assert "\n" not in model.sample(length=200, seed=1, temperature=1, until_end=True)
-
-
-@given(text=st.text("ab\n", max_size=12), stop=st.lists(st.text("ab\n", min_size=1, max_size=3), max_size=2))
-def test_a_pen_is_done_where_a_document_ends(text: str, stop: list[str]) -> None:
-    vocabulary = Vocabulary.of("ab", "\n")
-    free, ending = Pen(vocabulary, stop), Pen(vocabulary, stop, until_end=True)
-    ids = [vocabulary.boundary if letter == "\n" else int(vocabulary.encode(letter)[0]) for letter in text]
-    before, _, _ = text.partition("\n")
-    expected = "".join(map(free.feed, [id for id in ids[: len(before)] if id is not None])) + free.flush()
-    assert "".join(ending.feed(id) for id in ids if id is not None) + ending.flush() == expected
-    assert ending.ended == ("\n" in text and not any(each in before for each in stop))

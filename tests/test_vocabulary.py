@@ -38,10 +38,16 @@ def test_encoding_agrees_with_the_definition(known: str, text: str, separator: s
 
 
 @given(VOCABULARIES, st.data())
-def test_decoding_one_by_one_equals_decoding_at_once(vocabulary: Vocabulary, data: st.DataObject) -> None:
-    ids = data.draw(st.lists(st.integers(0, vocabulary.unknown)))
+def test_decoding_in_pieces_equals_decoding_at_once(vocabulary: Vocabulary, data: st.DataObject) -> None:
+    pieces = data.draw(st.lists(st.lists(st.integers(0, vocabulary.unknown), max_size=4)))
     decoder = vocabulary.decoder()
-    assert "".join(map(decoder.feed, ids)) + decoder.flush() == vocabulary.decode(ids)
+    shown = ""
+    for piece in pieces:
+        fork = decoder.copy()
+        more = decoder.feed(piece)
+        assert "".join(fork.feed([id]) for id in piece) + fork.copy().flush() == more + decoder.copy().flush()
+        shown += more
+    assert shown + decoder.flush() == vocabulary.decode([id for piece in pieces for id in piece])
 
 
 @given(st.binary())
@@ -71,10 +77,10 @@ def test_surrogates_that_stand_for_stray_bytes_are_one_byte_long() -> None:
 
 def test_a_streamed_character_is_held_back_until_it_is_whole() -> None:
     decoder = Vocabulary.of_bytes().decoder()
-    assert [decoder.feed(byte) for byte in "€!".encode()] == ["", "", "€", "!"]
-    assert decoder.feed("é".encode()[0]) == ""
+    assert [decoder.feed([byte]) for byte in "€!".encode()] == ["", "", "€", "!"]
+    assert decoder.feed(["é".encode()[0]]) == ""
     assert decoder.flush() == "\ufffd"
-    assert decoder.feed(ord("a")) == "a"
+    assert decoder.feed([ord("a")]) == "a"
 
 
 def test_unknown_is_shown_as_the_replacement_character() -> None:
@@ -108,7 +114,7 @@ def test_a_character_that_a_document_ends_in_the_middle_of_is_shown_before_the_e
     vocabulary = Vocabulary.of_bytes("|")
     decoder = vocabulary.decoder()
     ids = [ord("a"), "é".encode()[0], 256, ord("b")]
-    assert [decoder.feed(id) for id in ids] == ["a", "", "\ufffd|", "b"]
+    assert [decoder.feed([id]) for id in ids] == ["a", "", "\ufffd|", "b"]
     assert vocabulary.decode(ids) == "a\ufffd|b"
 
 

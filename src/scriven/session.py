@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import copy
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
@@ -30,18 +29,17 @@ from scriven.corpus.sources import prepare
 from scriven.errors import InputError, UsageError
 from scriven.events import Loss
 from scriven.inference.chunks import prompt_ids, read_chunks, split_text
-from scriven.inference.generate import Context, Predictor, generate, threads, writing_precision
+from scriven.inference.generate import Context, Predictor, threads, writing_precision
 from scriven.inference.pen import Pen
 from scriven.inference.sampling import Floats, Ids
 from scriven.inference.score import Scored, foretold, surprisals, tally
+from scriven.inference.writing import LIVE, UNSEEN, Line, write, write_all
 from scriven.model import CharLM, choose_device, choose_precision
 from scriven.runs import load_weights, open_run
 from scriven.runs.checkpoints import OTHERS
 from scriven.runs.folder import Which
 from scriven.settings import SamplingSettings, Settings, explain, reader_window
 from scriven.vocabulary import Vocabulary
-
-SAMPLES_AT_ONCE = 64
 
 
 class Choices(TypedDict, total=False):
@@ -156,17 +154,19 @@ class Model:
         seed: int | None = None,
         stop: Sequence[str] = (),
         until_end: bool = False,
+        piece: int = LIVE,
         **choices: Unpack[Choices],
     ) -> Iterator[str]:
         """What the model writes after `prompt` (which is not repeated), in pieces, as it is written.
 
         `length` symbols at most; it ends before the first of the `stop` strings to appear in what it writes, and, with
         `until_end`, where the document ends that the prompt begins. Else further documents follow.
+        Pieces have `piece` symbols at most, but what a stop string held back: larger ones are written faster.
         The same `seed` gives the same text; without one, every call is different.
         Raises UsageError for values out of range, and where documents are to end that the model does not know.
         """
         session = self.session(seed=seed)
-        pieces = session.write(length, stop=stop, until_end=until_end, **choices)
+        pieces = session.write(length, stop=stop, until_end=until_end, piece=piece, **choices)
         session.read(prompt)
         return pieces
 
@@ -181,7 +181,8 @@ class Model:
         **choices: Unpack[Choices],
     ) -> str:
         """What the model writes after `prompt`, as one text; arguments as in `stream`."""
-        return "".join(self.stream(prompt, length=length, seed=seed, stop=stop, until_end=until_end, **choices))
+        pieces = self.stream(prompt, length=length, seed=seed, stop=stop, until_end=until_end, piece=UNSEEN, **choices)
+        return "".join(pieces)
 
     def samples(
         self,
@@ -214,17 +215,16 @@ class Model:
     ) -> Iterator[Written]:
         """As `samples`, with whether each text ended by itself."""
         settings, first = sampling_settings(length, stop, choices), first_seed(seed)
-        new = partial(self.pen, stop, until_end)
-        new()  # which is refused now where it must be
-        return self._texts(count, prompt, settings, first, length, new)
+        self.pen(stop, until_end)  # which is refused now where it must be
+        lines = (
+            Line(np.random.default_rng(first + n), settings, length, self.pen(stop, until_end)) for n in range(count)
+        )
+        return self._texts(prompt, lines, ending=bool(stop) or until_end)
 
-    def _texts(
-        self, count: int, prompt: str, settings: SamplingSettings, first: int, length: int, new: Callable[[], Pen]
-    ) -> Iterator[Written]:
+    def _texts(self, prompt: str, lines: Iterable[Line], *, ending: bool) -> Iterator[Written]:
         context = self.predictor.read(self._start, self.read_ids(prompt)[:, None])
-        for begin in range(0, count, SAMPLES_AT_ONCE):
-            seeds = range(first + begin, first + min(begin + SAMPLES_AT_ONCE, count))
-            yield from self._side_by_side(context, settings, seeds, length, [new() for _ in seeds])
+        for line, text in write_all(self.predictor, context, lines, ending):
+            yield Written(text, line.pen.ended)
 
     def pen(self, stop: Sequence[str] = (), until_end: bool = False) -> Pen:
         """What turns the ids of one text that is written into text.
@@ -258,19 +258,6 @@ class Model:
     @cached_property
     def _start(self) -> Context:
         return self.predictor.start()
-
-    def _side_by_side(
-        self, context: Context, settings: SamplingSettings, seeds: Sequence[int], length: int, pens: Sequence[Pen]
-    ) -> list[Written]:
-        """One text for each seed, by a pen of its own, all after the same context (of one row)."""
-        texts = [""] * len(pens)
-        generators = [np.random.default_rng(seed) for seed in seeds]
-        for ids in islice(generate(self.predictor, context.rows([0] * len(pens)), settings, generators), length):
-            for row, pen in enumerate(pens):
-                texts[row] += pen.feed(int(ids[row]))
-            if all(pen.done for pen in pens):
-                break
-        return [Written(text + pen.flush(), pen.ended) for text, pen in zip(texts, pens, strict=True)]
 
 
 class Session:
@@ -314,7 +301,13 @@ class Session:
         return scored(self._model.vocabulary, ids, np.concatenate(costs))
 
     def write(
-        self, length: int = 500, *, stop: Sequence[str] = (), until_end: bool = False, **choices: Unpack[Choices]
+        self,
+        length: int = 500,
+        *,
+        stop: Sequence[str] = (),
+        until_end: bool = False,
+        piece: int = LIVE,
+        **choices: Unpack[Choices],
     ) -> Iterator[str]:
         """Write at most `length` symbols, given in pieces; arguments as in `Model.stream`.
 
@@ -322,20 +315,16 @@ class Session:
         the end of a document, after which another one begins.
         Raises UsageError for values out of range, and where documents are to end that the model does not know.
         """
-        return self._write(length, sampling_settings(length, stop, choices), self._model.pen(stop, until_end))
+        if piece < 1:
+            raise UsageError(f"piece {piece}: give 1 or more symbols to write at once")
+        settings = sampling_settings(length, stop, choices)
+        return self._write(Line(self._random, settings, length, self._model.pen(stop, until_end)), piece)
 
-    def _write(self, length: int, settings: SamplingSettings, pen: Pen) -> Iterator[str]:
-        written = generate(self._model.predictor, self._context, settings, [self._random])
-        try:
-            for ids in islice(written, length):
-                if piece := pen.feed(int(ids[0])):
-                    yield piece
-                if pen.done:
-                    return
-            if piece := pen.flush():
-                yield piece
-        finally:
-            self._context = written.context()
+    def _write(self, line: Line, piece: int) -> Iterator[str]:
+        for text, context in write(self._model.predictor, self._context, line, piece):
+            self._context = context
+            if text:
+                yield text
 
 
 def load(

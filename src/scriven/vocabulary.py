@@ -187,7 +187,7 @@ class Vocabulary:
         return sizes if self.boundary is None else np.where(ids == self.boundary, 0, sizes)
 
     def decoder(self) -> Decoder:
-        """A decoder for ids that come one by one."""
+        """A decoder for ids that come piece by piece."""
         return Decoder(self)
 
     def to_json(self) -> str:
@@ -222,25 +222,37 @@ class Vocabulary:
 
 
 class Decoder:
-    """Ids one by one -> text; a character of several bytes is held back until it is whole."""
+    """Ids that come piece by piece -> text; a character of several bytes is held back until it is whole."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._bytes = codecs.getincrementaldecoder("utf-8")(_UTF8_ERRORS)
 
-    def feed(self, id: int) -> str:
-        """The text that is whole once this id has come; often one character, empty within a character."""
-        if id == self._vocabulary.boundary:
-            return self.flush() + self._vocabulary.decode([id])
-        if self._vocabulary.unit == "byte":
-            return self._bytes.decode(_utf8(np.array([id]), self._vocabulary.size))
-        return self._vocabulary.decode([id])
+    def feed(self, ids: Sequence[int] | Ids) -> str:
+        """The text that is whole once these ids have come; empty within a character."""
+        ids, boundary = np.asarray(ids, np.int64), self._vocabulary.boundary
+        if self._vocabulary.unit == "character":
+            return self._vocabulary.decode(ids)
+        if boundary is None:
+            return self._bytes.decode(_utf8(ids, self._vocabulary.size))
+        first, *others = np.split(ids, np.flatnonzero(ids == boundary))
+        text = self._bytes.decode(_utf8(first, self._vocabulary.size))
+        for document in others:
+            text += self.flush() + self._vocabulary.decode([boundary])
+            text += self._bytes.decode(_utf8(document[1:], self._vocabulary.size))
+        return text
 
     def flush(self) -> str:
         """The end: U+FFFD where a character was left unfinished; the decoder can then be used again."""
         rest = self._bytes.decode(b"", final=True)
         self._bytes.reset()
         return rest
+
+    def copy(self) -> Decoder:
+        """A decoder that goes on from here on its own."""
+        result = Decoder(self._vocabulary)
+        result._bytes.setstate(self._bytes.getstate())
+        return result
 
 
 def _utf8(ids: Ids, size: int) -> bytes:

@@ -87,7 +87,10 @@ def sample(
     if interactive:
         _converse(model, prompt, seed, writing)
     elif count == 1 and not (as_json or novelty):
-        _show(prompt, model.stream(prompt, seed=seed, **writing))
+        from scriven.inference.writing import LIVE, UNSEEN
+
+        piece = LIVE if sys.stdout.isatty() else UNSEEN
+        _show(prompt, model.stream(prompt, seed=seed, piece=piece, **writing))
     else:
         asked = {"prompt": prompt, "seed": first_seed(seed), **writing}
         training = corpus_of(run).training if novelty else None

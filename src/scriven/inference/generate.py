@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,12 +15,11 @@ from scriven.errors import UsageError
 from scriven.inference.sampling import Floats, Ids, draw
 from scriven.kernels.sampler import CELLS, Sampler
 from scriven.model import CharLM, State, computing
-from scriven.model.language_model import take_rows
+from scriven.model.language_model import join_rows, take_rows
 from scriven.settings import SamplingSettings
 from scriven.vocabulary import Vocabulary
 
 READ_AT_ONCE = 4096  # characters, of all rows together; more is not faster
-WRITTEN_AT_ONCE = 32  # characters of a row, by native code; the first block of a text is a quarter of it
 LOGITS_AT_ONCE = 1 << 22  # values, 16 MB: bounds the memory where there are many rows or symbols
 
 
@@ -39,9 +37,24 @@ class Context:
 
     def rows(self, numbers: Sequence[int]) -> Context:
         """The context of the rows whose numbers are given, in that order; a number may be given many times."""
-        index = torch.tensor(numbers, device=self.logits.device)
+        index = torch.tensor(numbers, dtype=torch.long, device=self.logits.device)
         state = None if self.state is None else take_rows(self.state, index)
         return Context(self.logits[index], state, None if self.recent is None else self.recent[:, list(numbers)])
+
+
+def side_by_side(contexts: Sequence[Context]) -> Context:
+    """The rows of all contexts, one after another, as one context.
+
+    ValueError where some have a state and others none, or where they have seen windows of several lengths.
+    """
+    states = [context.state for context in contexts if context.state is not None]
+    seen = [context.recent for context in contexts if context.recent is not None]
+    if len(states) not in (0, len(contexts)) or len({len(recent) for recent in seen}) > 1:
+        raise ValueError("only contexts that have all read something, through windows of one length, go side by side")
+    state = join_rows(states) if states else None
+    return Context(
+        torch.cat([context.logits for context in contexts]), state, np.concatenate(seen, 1) if seen else None
+    )
 
 
 class Predictor:
@@ -63,13 +76,14 @@ class Predictor:
         self.vocabulary = vocabulary
         self.precision = precision
         self.writing = writing
+        self._weights = model.state_dict(keep_vars=True)
         self._sampler: tuple[list[tuple[int, int]], Sampler] | None = None
 
     def sampler(self) -> Sampler | None:
         """The native code that writes, for the weights as they are now; none where torch does."""
         if self.writing is None or self.model.settings.cell not in CELLS:
             return None
-        weights = self.model.state_dict(keep_vars=True)
+        weights = self._weights
         version = [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in weights.values()]
         if self._sampler is None or self._sampler[0] != version:
             made = Sampler(self.model.settings, weights, self.writing, self.vocabulary.boundary)
@@ -120,6 +134,26 @@ class Predictor:
         logits, _ = self._step(self.blank(recent.shape[1]), recent, since=-1)
         return Context(logits[-1].clone(), context.state, recent)
 
+    def write(
+        self, context: Context, settings: SamplingSettings | Sequence[SamplingSettings], uniforms: Floats
+    ) -> tuple[Ids, Context]:
+        """Draw as many ids a row as there are random numbers in `uniforms` (T, N); the context after reading them.
+
+        The settings are those of all N rows, or one for each. A row's ids depend on its own context, settings and
+        numbers, and on no other row's (in torch: as far as matrix products of one and of many rows agree, about 1e-6).
+        `<unk>` is never drawn. Where texts are made of documents, a row that draws the boundary has ended one, and
+        begins another by reading it.
+        """
+        sampler = self.sampler()
+        if sampler is not None:
+            ids, logits, state = sampler.write(context.logits, context.state, settings, uniforms)
+            return ids, Context(logits, state)
+        ids = np.empty(uniforms.shape, np.int64)
+        for row, numbers in zip(ids, uniforms, strict=True):
+            row[:] = draw(context.logits.cpu().double().numpy(), settings, numbers, [self.vocabulary.unknown])
+            context = self.read(context, row[None])
+        return ids, context
+
     def predict(self, context: Context, ids: Ids) -> tuple[Tensor, Context]:
         """Read ids (T, N), at most a chunk: the logits (T, N, V) that foretold each of them, and the context after."""
         logits, state = self._step(context, ids)
@@ -158,116 +192,6 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class Writing(Protocol):
-    """Rows of text that go on for ever: each step gives one id a row (N,)."""
-
-    def __iter__(self) -> Iterator[Ids]: ...
-
-    def __next__(self) -> Ids: ...
-
-    def context(self) -> Context:
-        """The context after reading all ids that were given so far."""
-        ...
-
-
-def generate(
-    predictor: Predictor,
-    context: Context,
-    settings: SamplingSettings,
-    randoms: Sequence[np.random.Generator],
-) -> Writing:
-    """Write for ever, after a context of N rows.
-
-    Row n draws from `randoms[n]` alone, one number a step, so that its text is the same whatever rows are beside it (in
-    torch: as far as matrix products of one and of many rows agree, about 1e-6). `<unk>` is never drawn. Where texts are
-    made of documents, a row that draws the boundary has ended one, and begins another by reading it.
-    """
-    sampler = predictor.sampler()
-    if sampler is None:
-        return WritingByTorch(predictor, context, settings, randoms)
-    return NativeWriting(sampler, context, settings, randoms)
-
-
-class WritingByTorch:
-    """See `generate`; reads an id when the next one is drawn."""
-
-    def __init__(
-        self,
-        predictor: Predictor,
-        context: Context,
-        settings: SamplingSettings,
-        randoms: Sequence[np.random.Generator],
-    ) -> None:
-        self._predictor, self._settings, self._randoms = predictor, settings, randoms
-        self._context = context
-        self._unread: Ids | None = None  # (N,)
-
-    def __iter__(self) -> Iterator[Ids]:
-        return self
-
-    def __next__(self) -> Ids:
-        logits = self.context().logits.cpu().double().numpy()
-        uniforms = np.array([random.random() for random in self._randoms])
-        self._unread = draw(logits, self._settings, uniforms, [self._predictor.vocabulary.unknown])
-        return self._unread
-
-    def context(self) -> Context:
-        """As `Writing` says."""
-        if self._unread is not None:
-            self._context = self._predictor.read(self._context, self._unread[None])
-            self._unread = None
-        return self._context
-
-
-class NativeWriting:
-    """See `generate`; draws and reads blocks of ids, ahead of what it gives."""
-
-    def __init__(
-        self, sampler: Sampler, context: Context, settings: SamplingSettings, randoms: Sequence[np.random.Generator]
-    ) -> None:
-        self._sampler, self._settings, self._randoms = sampler, settings, randoms
-        self._before = self._after = context  # of the block
-        self._uniforms: Floats = np.empty((0, len(randoms)))  # (T, N)
-        self._ids: Ids = np.empty((0, len(randoms)), np.int64)  # (T, N)
-        self._given = 0
-
-    def __iter__(self) -> Iterator[Ids]:
-        return self
-
-    def __next__(self) -> Ids:
-        if self._given == len(self._ids):
-            length = min(WRITTEN_AT_ONCE, max(WRITTEN_AT_ONCE // 4, 2 * len(self._ids)))
-            self._before, self._given = self._after, 0
-            self._write(np.stack([_coming(random, length) for random in self._randoms], 1))
-        for random in self._randoms:
-            random.random()
-        self._given += 1
-        row: Ids = self._ids[self._given - 1]
-        return row
-
-    def context(self) -> Context:
-        """As `Writing` says; writes the ids that were given again, where there are more in the block."""
-        if self._given < len(self._ids):
-            self._write(self._uniforms[: self._given])
-        return self._after
-
-    def _write(self, uniforms: Floats) -> None:
-        """From the context before the block on, with uniforms (T, N)."""
-        before, sampler = self._before, self._sampler
-        state = before.state or sampler.zero_state(len(before.logits))
-        self._uniforms = uniforms
-        self._ids, logits, after = sampler.write(before.logits, state, self._settings, uniforms)
-        self._after = Context(logits, after)
-
-
-def _coming(random: np.random.Generator, count: int) -> Floats:
-    """The numbers (count,) that a generator will give next; it still gives them."""
-    before = random.bit_generator.state
-    numbers = random.random(count)
-    random.bit_generator.state = before
-    return numbers
 
 
 def writing_precision(asked: str, device: torch.device, window: int, cell: str) -> str | None:

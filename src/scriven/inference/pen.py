@@ -1,14 +1,17 @@
-"""Ids one by one -> text, up to where a text is to end."""
+"""Ids block by block -> text, up to where a text is to end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scriven.vocabulary import Vocabulary
+import numpy as np
+
+from scriven.inference.sampling import Ids
+from scriven.vocabulary import Decoder, Vocabulary
 
 
 class Pen:
-    """Turns ids that come one by one into text, up to the first of the stop strings to be complete.
+    """Turns ids that come in blocks into text, up to the first of the stop strings to be complete.
 
     With `until_end` the text is also done where a document ends. Text that may be the beginning of a stop string is
     held back until that is decided.
@@ -22,30 +25,52 @@ class Pen:
         self._stop = stop
         self._held = ""
 
-    def feed(self, id: int) -> str:
-        """The text that is certain now; nothing once `done`."""
-        if id == self._boundary and not self.done:
-            self.ended = True
-            return self.flush()
-        return "" if self.done else "".join(map(self._add, self._decoder.feed(id)))
+    def feed(self, ids: Ids) -> tuple[str, int]:
+        """The text that is certain now, and how many of ids (T,) it took: all of them, as long as it is not `done`.
+
+        The last one taken is then the one that completed a stop string, or ended the document.
+        """
+        if self.done:
+            return "", 0
+        ends = np.flatnonzero(ids == self._boundary)[:1]
+        inside = ids[: ends[0]] if len(ends) else ids
+        before, held = self._decoder.copy(), len(self._held)
+        text, stop = self._take(self._decoder.feed(inside))
+        if stop is not None:
+            return text, _count(before, inside, stop - held)
+        if not len(ends):
+            return text, len(ids)
+        self.ended = True
+        return text + self.flush(), len(inside) + 1
 
     def flush(self) -> str:
         """The end: what was held back."""
         if self.done:
             return ""
-        text = "".join(map(self._add, self._decoder.flush())) + self._held
+        text, _ = self._take(self._decoder.flush())
+        text += self._held
         self._held, self.done = "", True
         return text
 
-    def _add(self, character: str) -> str:
-        if self.done:
-            return ""
-        text = self._held + character
-        complete = [stop for stop in self._stop if text.endswith(stop)]
-        if complete:
-            self._held, self.done = "", True
-            return text.removesuffix(max(complete, key=len))
-        begins = range(len(text) + 1)  # where a stop string may begin, at the earliest
-        held = next(at for at in begins if any(stop.startswith(text[at:]) for stop in self._stop) or at == len(text))
+    def _take(self, more: str) -> tuple[str, int | None]:
+        """The text that is certain with some more; where it is done, how long that with the stop string is."""
+        text = self._held + more
+        found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found:
+            (end, begin), self.done, self._held = min(found), True, ""
+            return text[:begin], end
+        longest = max(map(len, self._stop), default=1)
+        begins = range(max(0, len(text) - longest + 1), len(text))  # where a stop string may have begun
+        held = next((at for at in begins if any(stop.startswith(text[at:]) for stop in self._stop)), len(text))
         self._held = text[held:]
-        return text[:held]
+        return text[:held], None
+
+
+def _count(decoder: Decoder, ids: Ids, wanted: int) -> int:
+    """After how many of the ids a decoder has given as many characters."""
+    given = 0
+    for count in range(len(ids)):
+        given += len(decoder.feed(ids[count : count + 1]))
+        if given >= wanted:
+            return count + 1
+    return len(ids)

@@ -19,15 +19,27 @@ Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 
 
-def draw(logits: Floats, settings: SamplingSettings, uniforms: Floats, never: Sequence[int] = ()) -> Ids:
-    """One id a row (N,) from logits (N, V), as `settings` says; the symbols in `never` are not drawn.
+def draw(
+    logits: Floats,
+    settings: SamplingSettings | Sequence[SamplingSettings],
+    uniforms: Floats,
+    never: Sequence[int] = (),
+) -> Ids:
+    """One id a row (N,) from logits (N, V), as `settings` says, those of all rows or one for each.
 
-    `uniforms` (N,) are random numbers in [0, 1), one a row: a row's id depends on nothing but its own logits and its
-    own number.
+    The symbols in `never` are not drawn. `uniforms` (N,) are random numbers in [0, 1), one a row: a row's id depends on
+    nothing but its own logits, settings and number.
     """
     if never:
         logits = logits.copy()
         logits[:, list(never)] = -np.inf
+    if isinstance(settings, SamplingSettings):
+        return _draw(logits, settings, uniforms)
+    rows = zip(logits[:, None], settings, uniforms[:, None], strict=True)
+    return np.concatenate([_draw(*row) for row in rows])
+
+
+def _draw(logits: Floats, settings: SamplingSettings, uniforms: Floats) -> Ids:
     if settings.temperature == 0:
         return likeliest(logits)
     weights = weigh(logits, settings.temperature)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,8 @@ CELLS = {"rnn": 1, "gru": 3, "lstm": 4}  # their gates, in the order of native/s
 LAYER_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 NORMS = ("none", "rms", "layer")
 
-ARGUMENTS = [*[ctypes.c_int64] * 2, ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 5]
+ARGUMENTS = [*[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2, ctypes.c_int64]
+SHARE = 16  # rows that a thread takes, or a multiple: as in native/sampler.h
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -62,6 +63,15 @@ class _Model(ctypes.Structure):
         ("layer", ctypes.POINTER(_Layer)),
         ("head", _Matrix),
         ("head_bias", ctypes.c_void_p),
+    )
+
+
+class _Writing(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "count")),
+        *((name, ctypes.c_void_p) for name in ("uniforms", "drawing")),
+        ("state", ctypes.POINTER(ctypes.c_void_p)),
+        *((name, ctypes.c_void_p) for name in ("logits", "ids")),
     )
 
 
@@ -118,27 +128,28 @@ class Sampler:
         return logits, after, (ctypes.c_void_p * len(addresses))(*addresses)
 
     def write(
-        self, logits: Tensor, state: State, settings: SamplingSettings, uniforms: npt.NDArray[np.float64]
+        self,
+        logits: Tensor,
+        state: State | None,
+        settings: SamplingSettings | Sequence[SamplingSettings],
+        uniforms: npt.NDArray[np.float64],
     ) -> tuple[Ids, Tensor, State]:
         """Draw as many ids a row as `uniforms` (count, N) has, each from the logits (N, V) after those before it.
 
         Gives ids (count, N), and the logits and the state after reading the last of them. A state has a tuple of
-        arrays (N, H) for each layer. `<unk>`, the last symbol, is never drawn. Arguments stay as they are.
+        arrays (N, H) for each layer; None is the one before anything was read. The settings are those of all rows, or
+        one for each. `<unk>`, the last symbol, is never drawn. Arguments stay as they are; torch's threads share rows.
         """
         uniforms = np.ascontiguousarray(uniforms, np.float64)
         (count, rows), ids = uniforms.shape, np.empty(uniforms.shape, np.int64)
-        logits, after, addresses = self.copies(logits, state)
-        drawing = np.array([settings.temperature, settings.top_k, settings.top_p, settings.min_p], np.float64)
-        self._write(
-            *self.packed,
-            rows,
-            count,
-            uniforms.ctypes.data,
-            drawing.ctypes.data,
-            addresses,
-            logits.data_ptr(),
-            ids.ctypes.data,
+        drawing = np.array([_drawing(each) for each in _each(settings, rows)], np.float64)  # (N, 4)
+        logits, after, addresses = self.copies(logits, self.zero_state(rows) if state is None else state)
+        if len(logits) != rows:
+            raise ValueError(f"logits of {len(logits)} rows, and random numbers for {rows}")
+        writing = _Writing(
+            rows, count, uniforms.ctypes.data, drawing.ctypes.data, addresses, logits.data_ptr(), ids.ctypes.data
         )
+        self._write(*self.packed, ctypes.byref(writing), min(torch.get_num_threads(), -(-rows // SHARE)))
         return ids, logits, after
 
 
@@ -270,3 +281,12 @@ def _copy(array: Tensor, shape: tuple[int, ...]) -> Tensor:
     if array.shape != shape:
         raise ValueError(f"an array {tuple(array.shape)} where one {shape} belongs")
     return array.to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
+
+
+def _each(settings: SamplingSettings | Sequence[SamplingSettings], rows: int) -> Sequence[SamplingSettings]:
+    return [settings] * rows if isinstance(settings, SamplingSettings) else settings
+
+
+def _drawing(settings: SamplingSettings) -> tuple[float, ...]:
+    """As `Drawing` in native/sampler.h."""
+    return settings.temperature, settings.top_k, settings.top_p, settings.min_p

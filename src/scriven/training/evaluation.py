@@ -11,7 +11,7 @@ import numpy as np
 from scriven.corpus.store import Corpus
 from scriven.events import Loss, Sampled
 from scriven.inference.chunks import prompt_ids
-from scriven.inference.generate import Predictor, generate
+from scriven.inference.generate import Predictor
 from scriven.inference.protocols import lane_count, measure
 from scriven.inference.score import Tally
 from scriven.settings import SamplingSettings, Settings
@@ -105,10 +105,9 @@ class Examiner:
             ids = prompt_ids(prompt, vocabulary, self.corpus.settings)
             context = self.predictor.read(self.predictor.start(), ids[:, None])
             drawing = SamplingSettings(temperature=temperature)
-            written = generate(self.predictor, context, drawing, [np.random.default_rng(seed)])
             count = monitor.sample_length if length is None else length
-            text = vocabulary.decode([int(next(written)[0]) for _ in range(count)])
-            yield Sampled(step, prompt, text, temperature, seed)
+            written, _ = self.predictor.write(context, drawing, np.random.default_rng(seed).random((count, 1)))
+            yield Sampled(step, prompt, vocabulary.decode(written[:, 0]), temperature, seed)
 
     def _measured(self, protocol: str) -> Loss:
         rank, size = self.workers.rank, self.workers.size

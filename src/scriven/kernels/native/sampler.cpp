@@ -1,5 +1,8 @@
 // Writing: draw an id for every row, read it, and so on. One call makes many ids.
+#include <atomic>
+
 #include "sampler_room.h"
+#include "team.h"
 
 namespace scriven {
 const Kernels *kernels_of(int64_t level, bool vnni) {
@@ -31,7 +34,7 @@ struct Room {
 Room lay_out(const Model &model, int64_t rows, Arena &arena) {
     Room room = {};
     room.work = lay_out_work(model, rows, arena);
-    room.work.logits = arena.take<float>(rounded_up(rows, rows_together) * room.work.logits_stride);
+    room.work.logits = arena.take<float>(padded_rows(rows) * room.work.logits_stride);
     room.weights = arena.take<double>(room.work.logits_stride);
     room.candidates = arena.take<Candidate>(model.symbols + 1);
     return room;
@@ -44,34 +47,45 @@ int64_t draw(const Kernels &kernels, const float *logits, int64_t count, const D
     return pick(room.weights, count, drawing, uniform, room.candidates);
 }
 
+// Write the rows from `begin` to before `end` of a writing, while others write its others. Whether there was memory.
+bool write_rows(const Kernels &kernels, const Model &model, const Writing &writing, int64_t begin, int64_t end) {
+    Arena arena;
+    lay_out(model, end - begin, arena);
+    if (!arena.allocate()) return false;
+    Room room = lay_out(model, end - begin, arena);
+    Work &work = room.work;
+    float *logits = writing.logits + begin * model.symbols;
+    copy_state(model, work, writing.state, true, begin);
+    copy_rows(work.logits, work.logits_stride, logits, model.symbols, work.rows, model.symbols);
+    for (int64_t step = 0; step < writing.count; step++) {
+        const int64_t first = step * writing.rows + begin;
+        for (int64_t row = 0; row < work.rows; row++)
+            writing.ids[first + row] = draw(kernels, work.logits + row * work.logits_stride, model.symbols - 1,
+                                         writing.drawing[begin + row], writing.uniforms[first + row], room);
+        kernels.read(model, work, writing.ids + first);
+    }
+    copy_state(model, work, writing.state, false, begin);
+    copy_rows(logits, model.symbols, work.logits, work.logits_stride, work.rows, model.symbols);
+    return true;
+}
+
 }  // namespace
 }  // namespace scriven
 
-// Write `count` ids a row, ids (count, N), each drawn with its number in uniforms (count, N) from the logits (N, V) and
-// then read. The state, 2 arrays (N, cells) a layer (h, and an lstm's c), and the logits are changed to those after the
-// last id. The last symbol, <unk>, is never drawn. `vnni`: whether the processor has AVX-VNNI.
-SCRIVEN_API int64_t scriven_sampler_write(int64_t level, int64_t vnni, const scriven::Model *model, int64_t rows,
-                                          int64_t count, const double *uniforms, const scriven::Drawing *drawing,
-                                          float *const *state, float *logits, int64_t *ids) {
+// Write ids, as Writing says, in up to so many threads. The last symbol, <unk>, is never drawn. `vnni`: whether the
+// processor has AVX-VNNI.
+SCRIVEN_API int64_t scriven_sampler_write(int64_t level, int64_t vnni, const scriven::Model *model,
+                                          const scriven::Writing *writing, int64_t threads) {
     using namespace scriven;
     const Kernels *kernels = kernels_of(level, vnni);
     if (!kernels) return no_such_level;
-    if (rows < 1 || count < 0 || model->symbols < 2) return bad_argument;
-    const FlushDenormals flushed;
-    Arena arena;
-    lay_out(*model, rows, arena);
-    if (!arena.allocate()) return no_memory;
-    Room room = lay_out(*model, rows, arena);
-    Work &work = room.work;
-    copy_state(*model, work, state, true);
-    copy_rows(work.logits, work.logits_stride, logits, model->symbols, rows, model->symbols);
-    for (int64_t step = 0; step < count; step++, ids += rows, uniforms += rows) {
-        for (int64_t row = 0; row < rows; row++)
-            ids[row] = draw(*kernels, work.logits + row * work.logits_stride, model->symbols - 1, *drawing,
-                            uniforms[row], room);
-        kernels->read(*model, work, ids);
-    }
-    copy_state(*model, work, state, false);
-    copy_rows(logits, model->symbols, work.logits, work.logits_stride, rows, model->symbols);
-    return ok;
+    if (writing->rows < 1 || writing->count < 0 || model->symbols < 2) return bad_argument;
+    std::atomic<bool> wrote{true};
+    run(threads, [&](const Member &member) {
+        const Range tiles = member.share(rounded_up(writing->rows, rows_together) / rows_together);
+        const int64_t end = tiles.end * rows_together < writing->rows ? tiles.end * rows_together : writing->rows;
+        if (tiles.begin < tiles.end && !write_rows(*kernels, *model, *writing, tiles.begin * rows_together, end))
+            wrote = false;
+    });
+    return wrote ? ok : no_memory;
 }

@@ -8,6 +8,7 @@ namespace scriven {
 constexpr int64_t block = 16;          // outputs of a matrix that are computed side by side
 constexpr int64_t widest = 4;          // blocks in a group, at most
 constexpr int64_t rows_together = 16;  // rows of a batch that use a group while it is in the cache
+constexpr int64_t worth_tiles = 3;     // rows; fewer are faster without AMX
 
 // The layout of the structures is that of the ctypes structures in kernels/sampler.py.
 
@@ -64,8 +65,19 @@ struct Kernels {
     void (*read_layers)(const Model &, Passage &, int64_t first, int64_t last);
 };
 
+// How the next id of a row is drawn.
 struct Drawing {
     double temperature, top_k, top_p, min_p;
+};
+
+// What is to be written: `count` ids for each of N rows, each drawn with its number from the logits and then read.
+struct Writing {
+    int64_t rows, count;
+    const double *uniforms;  // (count, N)
+    const Drawing *drawing;  // (N,)
+    float *const *state;     // 2 arrays (N, cells) a layer, h, and an lstm's c: changed to those after
+    float *logits;           // (N, V), changed likewise
+    int64_t *ids;            // (count, N)
 };
 
 struct Candidate {

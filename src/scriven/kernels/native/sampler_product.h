@@ -211,8 +211,6 @@ inline void multiply_tiles(const char *weights, int64_t chunks, const char *x, i
     if (width > 3) _tile_stored(3, to + 3 * block, step);
 }
 
-constexpr int64_t worth_tiles = 3;  // rows; fewer are faster without
-
 struct alignas(64) TileShapes {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};

@@ -41,6 +41,9 @@ inline int64_t inputs_of(const Matrix &matrix, int64_t precision) {
     return matrix.chunks * (precision == int8 ? 4 : precision == bf16 ? 2 : 1);
 }
 
+// How many rows an array of so many has: tiles are always whole.
+inline int64_t padded_rows(int64_t rows) { return rows < worth_tiles ? rows : rounded_up(rows, rows_together); }
+
 // How long a row of floats must be, so that every array of a model fits in it.
 inline int64_t longest_row(const Model &model) {
     int64_t longest = inputs_of(model.head, model.precision);
@@ -56,7 +59,7 @@ inline int64_t longest_row(const Model &model) {
 // Counts only, as long as the arena has no buffer. Without states those of the layers are somebody else's.
 inline Work lay_out_work(const Model &model, int64_t rows, Arena &arena, bool states = true) {
     Work work = {};
-    const int64_t all = rounded_up(rows, rows_together), sums = rows_together * widest * block;  // tiles have 16 rows
+    const int64_t all = padded_rows(rows), sums = rows_together * widest * block;
     work.rows = rows;
     // Not a multiple of 4096 bytes: rows would all fall in the same few sets of the cache.
     work.stride = rounded_up(longest_row(model), 64) + block;

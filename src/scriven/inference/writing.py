@@ -1,0 +1,136 @@
+"""Writing texts, block by block: one, or many side by side, each up to where its own length or its pen ends it.
+
+A text depends on what it goes on from, on its settings and on its random numbers, one for each symbol: not on the
+lengths of blocks, nor on the texts beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from scriven.inference.generate import Context, Predictor, side_by_side
+from scriven.inference.pen import Pen
+from scriven.inference.sampling import Ids
+from scriven.settings import SamplingSettings
+
+FIRST = 8  # symbols in a text's first block: that what is read as it comes begins at once
+LIVE = 32  # symbols in a block at most, where somebody reads along
+UNSEEN = 512  # and where nobody does
+ENDING = 16  # of texts side by side that may end at any symbol: what is drawn behind an end is lost
+SMOOTH = 1 / 30  # seconds; blocks that take longer come in jerks
+ROWS = 64  # texts side by side
+
+
+@dataclass(eq=False)
+class Line:
+    """A text that is being written: who draws its symbols and how, how many may follow, who makes text of them."""
+
+    random: np.random.Generator
+    settings: SamplingSettings
+    left: int
+    pen: Pen
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more follows."""
+        return self.pen.done
+
+    def take(self, ids: Ids) -> tuple[str, int]:
+        """The text that is certain with some more ids, and how many of them (T,) it took: as far as it goes."""
+        text, taken = self.pen.feed(ids[: self.left])
+        self.left -= taken
+        return (text if self.left else text + self.pen.flush()), taken
+
+
+class Pace:
+    """How long the next block is: twice as long as the last one, up to `most`, but short where blocks take long."""
+
+    def __init__(self, most: int) -> None:
+        self.length, self._most = min(FIRST, most), most
+        self._begun = 0.0
+
+    def __enter__(self) -> int:
+        self._begun = time.monotonic()
+        return self.length
+
+    def __exit__(self, *_: object) -> None:
+        slow = time.monotonic() - self._begun > SMOOTH
+        self.length = max(1, self.length // 2) if slow else min(2 * self.length, self._most)
+
+
+def write(predictor: Predictor, context: Context, line: Line, most: int) -> Iterator[tuple[str, Context]]:
+    """The pieces of a text after a context of one row, each with the context after all that was drawn for it.
+
+    Blocks have at most so many symbols. Nothing is drawn beyond the end: the line's generator is then where it would
+    be if each symbol had been drawn by itself.
+    """
+    pace = Pace(most)
+    while line.left and not line.done:
+        before = line.random.bit_generator.state
+        with pace as length:
+            uniforms = line.random.random((min(length, line.left), 1))
+            ids, after = predictor.write(context, line.settings, uniforms)
+        text, taken = line.take(ids[:, 0])
+        if taken < len(ids):
+            line.random.bit_generator.state = before
+            _, after = predictor.write(context, line.settings, line.random.random((taken, 1)))
+        context = after
+        yield text, context
+
+
+class Batch:
+    """Lines that are written side by side; they may join between two blocks, and leave where they are done."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        """Of no lines."""
+        self._predictor = predictor
+        self._context: Context | None = None
+        self.lines: list[Line] = []
+
+    def add(self, lines: Sequence[Line], context: Context) -> None:
+        """Lines that go on from a context of as many rows; see `side_by_side` for contexts that do not fit."""
+        self._context = context if self._context is None else side_by_side([self._context, context])
+        self.lines += lines
+
+    def write(self, length: int) -> list[tuple[Line, str]]:
+        """Write so many symbols of each line: the text of each that is certain now. Those that are done are gone."""
+        if self._context is None:
+            return []
+        uniforms = np.stack([line.random.random(length) for line in self.lines], 1)  # (T, N)
+        settings = [line.settings for line in self.lines]
+        ids, context = self._predictor.write(self._context, settings, uniforms)
+        rows = np.ascontiguousarray(ids.T)
+        pieces = [(line, line.take(row)[0]) for line, row in zip(self.lines, rows, strict=True)]
+        going = [row for row, line in enumerate(self.lines) if not line.done]
+        if len(going) < len(self.lines):
+            self.lines = [self.lines[row] for row in going]
+            context = context.rows(going)
+        self._context = context if going else None
+        return pieces
+
+
+def write_all(predictor: Predictor, start: Context, lines: Iterable[Line], ending: bool) -> Iterator[tuple[Line, str]]:
+    """Lines in their order, each with its whole text; all go on from the same context (of one row), side by side.
+
+    A line that is done makes room for the next one. `ending`: they may end before their lengths do.
+    """
+    coming, batch, pace = iter(lines), Batch(predictor), Pace(ENDING if ending else UNSEEN)
+    texts: dict[Line, str] = {}  # in the order of the lines
+    while True:
+        new = list(islice(coming, ROWS - len(batch.lines)))
+        if new:
+            batch.add(new, start.rows([0] * len(new)))
+            texts.update(dict.fromkeys(new, ""))
+        if not texts:
+            return
+        with pace as length:
+            pieces = batch.write(min(length, max(line.left for line in batch.lines)))
+        for line, text in pieces:
+            texts[line] += text
+        while texts and (first := next(iter(texts))).done:
+            yield first, texts.pop(first)

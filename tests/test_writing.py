@@ -1,0 +1,114 @@
+"""Writing in blocks of any lengths, alone and side by side, against one symbol at a time."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from scriven.inference import writing
+from scriven.inference.generate import Predictor
+from scriven.inference.pen import Pen
+from scriven.inference.sampling import draw
+from scriven.inference.writing import Batch, Line, Pace, write, write_all
+from scriven.kernels import library
+from scriven.settings import SamplingSettings
+from small_model import favour, predictor
+
+HOT = SamplingSettings(temperature=1.5)
+WAYS = [None, *(["fp32", "int8"] if library.level() != "off" else [])]  # torch and native code
+
+
+def model_of(way: str | None) -> Predictor:
+    plain = predictor("\n abcde", "\n")
+    favour(plain, plain.vocabulary.boundary, -1)
+    return Predictor(plain.model, plain.vocabulary, "fp32", writing=way)
+
+
+def line(model: Predictor, seed: int, length: int, *, settings: SamplingSettings = HOT, ending: bool = True) -> Line:
+    pen = Pen(model.vocabulary, ["ab", "d"] if ending else [], until_end=ending)
+    return Line(np.random.default_rng(seed), settings, length, pen)
+
+
+def alone(model: Predictor, asked: Line, most: int) -> str:
+    return "".join(text for text, _ in write(model, model.start(), asked, most))
+
+
+def slow(model: Predictor, asked: Line) -> str:
+    """A symbol at a time."""
+    context, text = model.start(), ""
+    while asked.left and not asked.done:
+        ids, context = model.write(context, asked.settings, asked.random.random((1, 1)))
+        text += asked.take(ids[0])[0]
+    return text
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("most", [1, 3, 32, 512])
+@pytest.mark.parametrize("ending", [True, False])
+def test_a_text_does_not_depend_on_the_lengths_of_blocks(way: str | None, most: int, *, ending: bool) -> None:
+    model = model_of(way)
+    for seed in range(5):
+        one, other = (line(model, seed, 90, ending=ending) for _ in range(2))
+        assert alone(model, one, most) == slow(model, other)
+        assert one.random.bit_generator.state == other.random.bit_generator.state
+        assert (one.left, one.pen.ended) == (other.left, other.pen.ended)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_context_is_that_of_all_that_was_drawn(way: str | None) -> None:
+    model = model_of(way)
+    for seed in range(5):
+        *_, (_, after) = write(model, model.start(), asked := line(model, seed, 90), 64)
+        numbers = np.random.default_rng(seed).random((90 - asked.left, 1))
+        _, expected = model.write(model.start(), HOT, numbers)
+        assert np.array_equal(after.logits.numpy(), expected.logits.numpy())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_texts_side_by_side_are_those_written_alone(way: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "ROWS", 5)
+    model = model_of(way)
+    lengths = [0, 1, 40, 7, 90, 30, 2, 60, 0, 11, 90, 3]
+    lines = [line(model, seed, length) for seed, length in enumerate(lengths)]
+    found = list(write_all(model, model.start(), lines, ending=True))
+    assert [each for each, _ in found] == lines
+    assert [text for _, text in found] == [alone(model, line(model, n, length), 8) for n, length in enumerate(lengths)]
+    assert list(write_all(model, model.start(), [], ending=False)) == []
+
+
+def test_lines_of_a_batch_have_settings_of_their_own_and_join_at_any_time() -> None:
+    model = model_of(None)
+    settings = [SamplingSettings(temperature=0), SamplingSettings(temperature=2, top_k=3), HOT]
+    texts: dict[int, str] = {}
+    batch, numbers = Batch(model), {}
+    assert batch.write(5) == []
+    for n, each in enumerate(settings):
+        batch.add([made := line(model, n, 20, settings=each, ending=False)], model.start())
+        numbers[made] = n
+        for written, text in batch.write(7):
+            texts[numbers[written]] = texts.get(numbers[written], "") + text
+    while batch.lines:
+        for written, text in batch.write(7):
+            texts[numbers[written]] += text
+    for n, each in enumerate(settings):
+        assert texts[n] == alone(model, line(model, n, 20, settings=each, ending=False), 4)
+
+
+def test_rows_are_drawn_by_their_own_settings() -> None:
+    logits = np.random.default_rng(1).normal(size=(3, 9))
+    settings, numbers = [SamplingSettings(temperature=0), HOT, SamplingSettings(top_k=2)], np.array([0.3, 0.9, 0.7])
+    each = [draw(logits[n : n + 1], settings[n], numbers[n : n + 1])[0] for n in range(3)]
+    assert draw(logits, settings, numbers).tolist() == each
+
+
+def test_blocks_grow_where_they_are_fast_and_shrink_where_they_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    pace, lengths = Pace(32), []
+    for seconds in [0.001] * 4 + [0.1] * 7:
+        with pace as length:
+            lengths.append(length)
+            now[0] += seconds
+    assert lengths == [8, 16, 32, 32, 32, 16, 8, 4, 2, 1, 1]
