@@ -1,7 +1,8 @@
 """The team of native threads: all members meet, every part is done once, whoever calls and whenever.
 
-What is tested is a small library of the team and one function: each member adds up its part of the numbers, round
-after round, and reads in each round what its neighbours wrote in the one before.
+The team is of torch's threads here, and of its own in a child of this process. What is tested is a small library of the
+team and one function: each member adds up its part of the numbers, round after round, and reads in each round what its
+neighbours wrote in the one before.
 """
 
 import ctypes

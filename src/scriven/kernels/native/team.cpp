@@ -1,10 +1,14 @@
-// The team's threads: POSIX ones, never more than were asked for; elsewhere the caller works alone.
+// The team's threads: those of the OpenMP library that torch has loaded, else POSIX ones; elsewhere the caller alone.
+//
+// Torch's threads look out for more work for milliseconds after each piece. Others beside them would get half of the
+// cores: a training step took twice as long. So the team is made of the same threads.
 #include "team.h"
 
 #include <atomic>
 #include <chrono>
 
 #if !defined(_WIN32)
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -72,10 +76,10 @@ namespace {
 struct Call {
     Job job;
     void *context;
-    int64_t count;
     Barrier barrier;
+    int64_t kept = 1;  // members, where they are threads kept here
 
-    void as(int64_t index) {
+    void as(int64_t index, int64_t count) {
         const FlushDenormals flush;
         job(context, {index, count, &barrier});
     }
@@ -108,7 +112,8 @@ struct alignas(64) Kept {
         auto *kept = static_cast<Kept *>(self);
         for (;;) {
             kept->next();
-            kept->call.load(std::memory_order_relaxed)->as(kept->index);
+            Call *given = kept->call.load(std::memory_order_relaxed);
+            given->as(kept->index, given->kept);
             kept->call.store(nullptr, std::memory_order_release);
         }
     }
@@ -129,12 +134,45 @@ Kept *made(int64_t index) {
     return failed ? nullptr : kept;
 }
 
+// What compilers call for a parallel region; nothing is null, or all is.
+struct OpenMP {
+    void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
+    int (*number)(), (*count)();
+
+    template <class Function> static void find(const char *name, Function &function) {
+        function = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, name));
+    }
+    static OpenMP found() {
+        OpenMP library;
+        find("GOMP_parallel", library.parallel);
+        find("omp_get_thread_num", library.number);
+        find("omp_get_num_threads", library.count);
+        return library.parallel && library.number && library.count ? library : OpenMP{};
+    }
+};
+
+OpenMP openmp{};      // looked up at every call until torch is there
+bool forked = false;  // a child of a fork has no threads, which the library does not know
+
+void in_region(void *given) {
+    auto *call = static_cast<Call *>(given);
+    call->as(openmp.number(), openmp.count());
+}
+
+bool run_in_region(Call &call, int64_t threads) {
+    if (!openmp.parallel) openmp = OpenMP::found();
+    if (!openmp.parallel || forked) return false;
+    openmp.parallel(in_region, &call, static_cast<unsigned>(threads), 0);
+    return true;
+}
+
 constexpr int64_t LIMIT = 256;
 Kept *kept[LIMIT];  // by index; the first is the caller's place and stays empty. They end with the process
 std::atomic_flag taken = ATOMIC_FLAG_INIT;
 
 // A child of a fork has only the thread that forked.
 void forget() {
+    forked = true;
     for (Kept *&each : kept) each = nullptr;
     taken.clear();
 }
@@ -153,10 +191,13 @@ int64_t members(int64_t threads) {
 
 void run_team(int64_t threads, Job job, void *context) {
     if (threads <= 1 || taken.test_and_set(std::memory_order_acquire)) return work_alone(job, context);
-    Call call{job, context, members(threads), {}};
-    for (int64_t index = 1; index < call.count; ++index) kept[index]->give(&call);
-    call.as(0);
-    for (int64_t index = 1; index < call.count; ++index) look_out([&] { return kept[index]->idle(); });
+    Call call{job, context, {}};
+    if (!run_in_region(call, threads)) {
+        call.kept = members(threads);
+        for (int64_t index = 1; index < call.kept; ++index) kept[index]->give(&call);
+        call.as(0, call.kept);
+        for (int64_t index = 1; index < call.kept; ++index) look_out([&] { return kept[index]->idle(); });
+    }
     taken.clear(std::memory_order_release);
 }
 
