@@ -91,7 +91,7 @@ class Recurrence(torch.autograd.Function):
         bias = None if bias is None else bias.float().contiguous()
         ids = None if ids is None else ids.long().expand(steps, rows).contiguous()
         fresh = None if fresh is None else fresh.to("cpu", torch.bool).expand(steps, rows).contiguous()
-        _check(cell, (steps, rows, cells), sums, ids, weight, bias, state_before)
+        check_arrays(cell, (steps, rows, cells), sums, ids, weight, bias, state_before)
         hs = sums.new_empty(steps + 1, rows, cells)
         hs[0] = state_before[0]
         kept = sums.new_empty(steps * -(-cells // GROUP) * rows * cell.kept * GROUP) if keep else None
@@ -165,7 +165,7 @@ def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
     return gradient
 
 
-def _check(
+def check_arrays(
     cell: Cell,
     shape: tuple[int, int, int],
     sums: Tensor,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scriven.kernels import recurrent, scan
+from scriven.kernels import recurrent, recurrent_fp32, scan
 from scriven.model.initial import GATES, initialise
 from scriven.model.recurrence import LayerState, Step, gru_step, lstm_step, recurrence, rnn_step
 from scriven.settings import Cell, ModelSettings
@@ -80,7 +80,9 @@ class RecurrentLayer(nn.Module):
         """Whether native code does this layer's steps there, in the number format of this moment."""
         if self.kind.step is None:
             return device.type == "cpu" and scan.usable()
-        return device.type == "cpu" and _in_bf16() and has_native_code(self.settings)
+        able = recurrent.usable() if _in_bf16() else recurrent_fp32.usable()
+        single = self.rnn.weight_hh_l0.dtype == torch.float32
+        return able and single and device.type == "cpu" and self.settings.activation == "tanh"
 
     @property
     def columns(self) -> Tensor:
@@ -141,8 +143,13 @@ class RecurrentLayer(nn.Module):
         if self.kind.step is gru_step:
             bias_hh, own = functional.pad(bias_hh[: -self.width], (0, self.width)), bias_hh[-self.width :]
         bias = bias + bias_hh
-        from_input = x + bias if self.onehot else recurrent.projection(x, self.rnn.weight_ih_l0, bias)
-        return recurrent.recurrent(self.settings.cell, from_input, weight_hh, state, ids=ids, bias=own, fresh=fresh)
+        if self.onehot or not _in_bf16():
+            from_input = self._from_input(x, bias)
+        else:
+            from_input = recurrent.projection(x, self.rnn.weight_ih_l0, bias)
+        steps: Callable[..., tuple[Tensor, LayerState]]
+        steps = recurrent.recurrent if _in_bf16() else recurrent_fp32.recurrent
+        return steps(self.settings.cell, from_input, weight_hh, state, ids=ids, bias=own, fresh=fresh)
 
     def _by_torch(self, x: Tensor, state: LayerState, weight_hh: Tensor) -> tuple[Tensor, LayerState]:
         rnn = self.rnn

@@ -11,9 +11,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-#include <cstdlib>
-#include <memory>
-
+#include "buffer.h"
 #include "team.h"
 
 namespace scriven {
@@ -42,22 +40,6 @@ class Tiles {
     ~Tiles() { _tile_release(); }
     Tiles(const Tiles &) = delete;
     Tiles &operator=(const Tiles &) = delete;
-};
-
-// Memory at the start of a cache line, not zeroed; null where there is none left.
-template <class T> class Buffer {
-  public:
-    explicit Buffer(int64_t count) {
-        const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 64 + 63) / 64 * 64;
-        data_.reset(static_cast<T *>(std::aligned_alloc(64, bytes)));
-    }
-    operator T *() const { return data_.get(); }
-
-  private:
-    struct Free {
-        void operator()(T *data) const { std::free(data); }
-    };
-    std::unique_ptr<T, Free> data_;
 };
 
 // sums (32 x 32) = or += left (32 x 32k) right (32k x 32), both in tiles: k times two of the one, two of the other.

@@ -1,0 +1,139 @@
+"""All steps of a recurrent layer as native code in fp32, with their gradients: for any processor.
+
+As `scriven.kernels.recurrent`, whose arguments and cells these are: what comes from the input is summed before, or in a
+table with one row a symbol. Products with the recurrent weights are made step by step, from weights that are packed for
+vectors once; all others are of whole arrays, and torch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ctypes import c_int64, c_void_p
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from scriven.kernels import library
+from scriven.kernels.library import address as _address
+from scriven.kernels.recurrent import CELLS, check_arrays
+
+GROUP = 32  # cells that native code keeps values for together: a multiple of what it works on
+
+
+def usable() -> bool:
+    """Whether there is native code for this processor that is faster than torch, and SCRIVEN_KERNELS lets it run."""
+    return library.level() in ("avx2", "avx512", "amx")
+
+
+def recurrent(
+    cell: str,
+    from_input: Tensor,
+    weight: Tensor,
+    state: tuple[Tensor, ...],
+    *,
+    ids: Tensor | None = None,
+    bias: Tensor | None = None,
+    fresh: Tensor | None = None,
+    level: str | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """All steps of a cell: y (T, N, H), and the state (N, H) after the last one, in fp32.
+
+    Arguments as in `scriven.kernels.recurrent.recurrent`. `level` is one of `library.levels()`, the highest where not
+    given. Results are the same bits for any number of torch's threads.
+
+    ValueError for arrays whose shapes do not fit together, RuntimeError for ids that have no row.
+    """
+    number, keep = library.LEVELS.index(library.level() if level is None else level), torch.is_grad_enabled()
+    y, *after = Recurrence.apply(number, cell, keep, from_input, ids, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
+    return y, tuple(after)
+
+
+class Recurrence(torch.autograd.Function):
+    """`recurrent`, with its gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        level: int,
+        name: str,
+        keep: bool,
+        from_input: Tensor,
+        ids: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        fresh: Tensor | None,
+        *state: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """y (T, N, H) and the state after the last step (N, H)."""
+        cell, (rows, cells) = CELLS[name], state[0].shape
+        steps = len(from_input if ids is None else ids)
+        sums, weight, *before = _fp32(from_input, weight, *state)
+        bias = None if bias is None else bias.float().contiguous()
+        ids = None if ids is None else ids.long().expand(steps, rows).contiguous()
+        fresh = None if fresh is None else fresh.to("cpu", torch.bool).expand(steps, rows).contiguous()
+        check_arrays(cell, (steps, rows, cells), sums, ids, weight, bias, before)
+        hs = sums.new_empty(steps + 1, rows, cells)
+        hs[0] = before[0]
+        kept = sums.new_empty(steps * -(-cells // GROUP) * rows * cell.kept * GROUP) if keep else None
+        after = [torch.empty_like(part) for part in before]
+        shape = (level, torch.get_num_threads(), cell.number, steps, rows, cells)
+        _function("scriven_steps_forward")(
+            *(*shape, _address(sums), _address(ids), 0 if ids is None else len(sums), _address(weight), _address(bias)),
+            *(*_two_addresses(before), _address(fresh), _address(hs[1:]), _address(kept), *_two_addresses(after)),
+        )
+        ctx.cell, ctx.shape, ctx.symbols = cell, shape, len(sums)
+        ctx.save_for_backward(weight, hs, kept, ids, fresh)
+        return hs[1:], *after
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, *dafter: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of all arguments, from those of y (T, N, H) and of the last state (N, H)."""
+        weight, hs, kept, ids, fresh = ctx.saved_tensors
+        cell, (_, rows, cells), steps = ctx.cell, hs.shape, len(hs) - 1
+        dy, *after = _fp32(dy, *dafter)
+        dsums = hs.new_empty(steps, rows, cell.gates * cells)
+        dhidden = torch.empty_like(dsums) if cell.apart else dsums
+        dstate = [torch.empty_like(part) for part in after]
+        _function("scriven_steps_backward")(
+            *(*ctx.shape, _address(weight), _address(fresh), _address(kept), _address(dy), *_two_addresses(after)),
+            *(_address(dsums), _address(dhidden) if cell.apart else None, *_two_addresses(dstate)),
+        )
+        before = hs[:-1] if fresh is None else hs[:-1].masked_fill(fresh[..., None], 0)
+        dweight = dhidden.flatten(0, 1).T @ before.flatten(0, 1)
+        dbias = dhidden[..., -cells:].sum((0, 1)) if cell.apart else None
+        dinput = dsums if ids is None else _sum_rows(ids, dsums, ctx.symbols)
+        return None, None, None, dinput, None, dweight, dbias, None, *dstate
+
+
+def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
+    """The gradient (V, G) of a table of which ids (T, N) were looked up, from theirs (T, N, G)."""
+    gradient = torch.zeros(symbols, dy.shape[-1])
+    shape = torch.get_num_threads(), ids.numel(), dy.shape[-1]
+    _function("scriven_steps_add_rows")(*shape, _address(ids), _address(dy), _address(gradient))
+    return gradient
+
+
+TYPES = {
+    "scriven_steps_forward": [c_int64] * 6 + [c_void_p] * 2 + [c_int64] + [c_void_p] * 9,
+    "scriven_steps_backward": [c_int64] * 6 + [c_void_p] * 10,
+    "scriven_steps_add_rows": [c_int64] * 3 + [c_void_p] * 3,
+}
+
+
+@cache
+def _function(name: str) -> Callable[..., int]:
+    return library.declare(name, TYPES[name])
+
+
+def _fp32(*arrays: Tensor) -> tuple[Tensor, ...]:
+    return tuple(array.float().contiguous() for array in arrays)
+
+
+def _two_addresses(state: Any) -> tuple[int | None, int | None]:
+    """Those of h and c, the latter null but for the LSTM."""
+    h, *c = state
+    return _address(h), _address(c[0]) if c else None
