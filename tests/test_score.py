@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import accumulate
 
 import numpy as np
@@ -18,6 +19,10 @@ from scriven.inference.protocols import stream
 from scriven.inference.sampling import Ids
 from scriven.vocabulary import Vocabulary
 from small_model import DOCUMENTS, TEXT, assert_same, cut, predictor, predictor_of, slow_nats
+
+
+def lines(model: Predictor, pieces: Iterable[score.Scored]) -> list[score.Tally]:
+    return [line for some in score.lines(model.vocabulary, pieces) for line in some]
 
 
 @settings(max_examples=25, deadline=None)
@@ -39,7 +44,7 @@ def test_lines_are_cut_after_their_line_feeds(at_once: int, monkeypatch: pytest.
     monkeypatch.setattr(generation, "READ_AT_ONCE", at_once)
     model, text = predictor("abc"), "ab\n\n€c\n\n"  # the line feed itself is unseen here
     ids = model.vocabulary.encode(text)
-    totals = list(score.lines(model.vocabulary, score.surprisals(model, [ids], model.start())))
+    totals = lines(model, score.surprisals(model, [ids], model.start()))
     assert [total.loss.characters for total in totals] == [3, 1, 3, 1]
     assert [total.loss.bytes for total in totals] == [3, 1, 5, 1]
     assert [total.unseen for total in totals] == [1, 1, 2, 1]
@@ -127,7 +132,7 @@ def test_probabilities_of_all_documents_of_up_to_two_characters_and_of_longer_on
     share = 0.0
     for text in short:
         copies = (0x110000 - model.vocabulary.size) ** text.count("€")  # as likely as every other unseen character
-        (total,) = score.lines(model.vocabulary, score.surprisals(model, [bounded(model, [text])], first))
+        (total,) = lines(model, score.surprisals(model, [bounded(model, [text])], first))
         share += copies * math.exp(-total.loss.total_nats)
     longer = sum(
         (0x110000 - model.vocabulary.size) ** text.count("€")
@@ -141,7 +146,7 @@ def test_probabilities_of_all_documents_of_up_to_two_characters_and_of_longer_on
 def test_each_document_is_a_line_of_its_own() -> None:
     model = documents_model()
     texts = ["ab\n", "c", "€\nb"]  # a line feed is an unseen character here
-    rows = list(score.lines(model.vocabulary, score.documents(model, [bounded(model, texts)])))
+    rows = lines(model, score.documents(model, [bounded(model, texts)]))
     assert [(row.loss.characters, row.loss.ends, row.unseen) for row in rows] == [(3, 1, 1), (1, 1, 0), (3, 1, 2)]
     assert_same(sum(rows, score.Tally()), stream(model, [bounded(model, texts)]))
 
@@ -149,7 +154,7 @@ def test_each_document_is_a_line_of_its_own() -> None:
 def test_documents_of_bytes() -> None:
     model = predictor_of(Vocabulary.of_bytes("\n"))
     texts = ["é", "ab", "日本語 " * 9]
-    rows = list(score.lines(model.vocabulary, score.documents(model, [bounded(model, texts)])))
+    rows = lines(model, score.documents(model, [bounded(model, texts)]))
     assert [(row.loss.characters, row.loss.bytes, row.loss.ends) for row in rows] == [(2, 2, 1), (2, 2, 1), (90, 90, 1)]
     assert sum(row.loss.total_nats for row in rows) == pytest.approx(sum(alone(model, texts)), rel=1e-5)
 

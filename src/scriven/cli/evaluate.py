@@ -54,7 +54,7 @@ def evaluate(
     text = file or f"validation text of {run}"
     if not total.loss.characters:
         raise InputError(f"{text} is too short for {protocol}: there is no character to foretell")
-    computed = {"step": model.step, "precision": model.predictor.precision}
+    computed = {"step": model.step, "precision": model.predictor.reading}
     show([{"text": text, "protocol": protocol, **total.values(), **computed}], "json" if as_json else "words")
 
 

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -92,8 +93,12 @@ def _total(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Row]:
 def _lines(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit) -> Iterator[Row]:
     from scriven.inference.score import lines
 
-    for number, line in enumerate(lines(vocabulary, pieces), 1):
-        yield {unit: number, **line.values()}
+    numbers = count(1)
+    for some in lines(vocabulary, pieces):
+        columns = some.values()
+        names = (unit, *columns)
+        for row in zip(*columns.values(), strict=True):
+            yield dict(zip(names, (next(numbers), *row), strict=True))
 
 
 def _characters(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit) -> Iterator[Row]:

@@ -90,6 +90,15 @@ class Predictor:
             self._sampler = version, made
         return self._sampler[1]
 
+    def scorer(self) -> Sampler | None:
+        """What native code reads given text with, in int8; none where torch does, in `precision`."""
+        return self.sampler() if self.writing == "int8" else None
+
+    @property
+    def reading(self) -> str:
+        """The precision in which given text is read and costs are made."""
+        return self.precision if self.scorer() is None else "int8"
+
     def blank(self, rows: int = 1) -> Context:
         """The context of N rows that have read nothing: the zero state, and every symbol equally likely."""
         return Context(torch.zeros(rows, self.model.vocabulary_size, device=self.model.device))

@@ -8,10 +8,13 @@ boundary, whose cost is that of the document's end; it is counted beside the cha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -20,10 +23,11 @@ from scriven.events import Loss
 from scriven.inference.chunks import blocks, gathered
 from scriven.inference.generate import Context, Predictor
 from scriven.inference.sampling import Floats, Ids
+from scriven.kernels import scorer
 from scriven.vocabulary import Vocabulary
 
 GATHERED = 1 << 20  # characters of documents that are read side by side; a longer document is read alone
-ROWS = 128  # documents read side by side
+ROWS = 512  # documents read side by side
 
 
 @dataclass(frozen=True)
@@ -41,18 +45,7 @@ class Tally:
 
         What ends cost is among them where there are any; the means are over characters alone.
         """
-        loss = self.loss
-        ends = {"ends": loss.ends, "end_nats": loss.end_nats, "total_nats": loss.total_nats} if loss.ends else {}
-        return {
-            "characters": loss.characters,
-            "bytes": loss.bytes,
-            "unseen": self.unseen,
-            "nats": loss.nats,
-            **ends,
-            "nats_per_char": loss.nats_per_char,
-            "bits_per_char": loss.bits_per_char,
-            "bits_per_byte": loss.bits_per_byte,
-        }
+        return {name: column[0] for name, column in Tallies.of(self).values().items()}
 
 
 @dataclass(frozen=True)
@@ -132,60 +125,147 @@ def _score_rows(predictor: Predictor, start: Context, ids: Ids, nats: Floats, fi
         begin += length
 
 
+@dataclass(frozen=True)
+class Tallies:
+    """Sums as a `Tally` has them, (M,) each: of M lines, or documents, one after another."""
+
+    nats: Floats
+    characters: Ids
+    bytes: Ids
+    ends: Ids
+    end_nats: Floats
+    unseen: Ids
+
+    @classmethod
+    def of(cls, one: Tally) -> Tallies:
+        """Of one line."""
+        loss = one.loss
+        sums = (loss.nats, loss.characters, loss.bytes, loss.ends, loss.end_nats, one.unseen)
+        return cls(*(np.array([each]) for each in sums))
+
+    @property
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """All of them, in the order of `Loss`, and `unseen`."""
+        return self.nats, self.characters, self.bytes, self.ends, self.end_nats, self.unseen
+
+    def values(self) -> dict[str, list[float]]:
+        """As `Tally.values`, of all of them: those of ends where any has one."""
+        ends = {"ends": self.ends, "end_nats": self.end_nats, "total_nats": self.nats + self.end_nats}
+        columns = {
+            "characters": self.characters,
+            "bytes": self.bytes,
+            "unseen": self.unseen,
+            "nats": self.nats,
+            **(ends if self.ends.any() else {}),
+            "nats_per_char": _mean(self.nats, self.characters),
+            "bits_per_char": _mean(self.nats, self.characters) / math.log(2),
+            "bits_per_byte": _mean(self.nats, self.bytes) / math.log(2),
+        }
+        return {name: column.tolist() for name, column in columns.items()}
+
+    def __iter__(self) -> Iterator[Tally]:
+        """One by one."""
+        for *loss, unseen in zip(*(each.tolist() for each in self.arrays), strict=True):
+            yield Tally(Loss(*loss), unseen)
+
+
+def _mean(sums: Floats, counts: Ids) -> Floats:
+    """Both (M,); nan where nothing was counted."""
+    return np.divide(sums, counts, out=np.full(sums.shape, math.nan), where=counts > 0)
+
+
 def summed(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Tally:
     """The sum over all pieces."""
     return sum((tally(vocabulary, piece.ids, piece.nats) for piece in pieces), Tally())
 
 
-def lines(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Tally]:
-    """The sum over each line of a text, its line feed included; over each document where it is made of documents.
+def lines(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Tallies]:
+    """The sums over each line of a text, its line feed included; over each document where it is made of documents.
 
-    The last one may have no end.
+    Those that end in one piece come together. The last one may have no end.
     """
     end = vocabulary.encode("\n")[0] if vocabulary.boundary is None else vocabulary.boundary
-    line = Tally()
+    begun = Tallies.of(Tally())  # the line that has not ended
     for piece in pieces:
-        cuts = np.flatnonzero(piece.ids == end) + 1
-        *complete, rest = zip(np.split(piece.ids, cuts), np.split(piece.nats, cuts), strict=True)
-        for ids, nats in complete:
-            yield line + tally(vocabulary, ids, nats)
-            line = Tally()
-        line += tally(vocabulary, *rest)
-    if line.loss.characters:
-        yield line
+        counted = _counted(vocabulary, piece.ids, piece.nats)
+        cuts = np.flatnonzero(piece.ids == end) + 1  # (M,)
+        rest = 0
+        if cuts.size:
+            rest = int(cuts[-1])
+            yield Tallies(*(_sums(each, cuts, first) for each, first in zip(counted, begun.arrays, strict=True)))
+            begun = Tallies.of(Tally())
+        begun = Tallies(*(first + each[rest:].sum() for each, first in zip(counted, begun.arrays, strict=True)))
+    if begun.characters.any():
+        yield begun
+
+
+def _sums(values: npt.NDArray[Any], cuts: Ids, first: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The sums (M,) of values (T,) up to each of the cuts (M,), from the one before on; `first` (1,) is added there."""
+    sums: npt.NDArray[Any] = np.add.reduceat(values[: cuts[-1]], np.concatenate(([0], cuts[:-1])))
+    sums[:1] += first
+    return sums
 
 
 def tally(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> Tally:
     """The sums over ids and their nats, both (T,); boundaries are ends, not characters."""
-    size = int(vocabulary.byte_lengths(ids).sum())
-    unseen = int(vocabulary.unseen(ids).sum())
-    end = ids == vocabulary.boundary
-    ends, end_nats = int(end.sum()), float(nats[end].sum())
-    return Tally(Loss(float(nats[~end].sum()), ids.size - ends, size, ends, end_nats), unseen)
+    *loss, unseen = (each.sum().item() for each in _counted(vocabulary, ids, nats))
+    return Tally(Loss(*loss), unseen)
 
 
-def costs(logits: Tensor, ids: Ids, vocabulary: Vocabulary) -> Tensor:
-    """What ids (M,) that logits (M, V) foretold cost in nats (M,), unseen symbols as `<unk>`; see `priced`."""
+def _counted(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> tuple[npt.NDArray[Any], ...]:
+    """What each of ids (T,), with its nats (T,), adds to the sums of `Tallies`."""
+    ends = ids == vocabulary.boundary
+    sizes, unseen = vocabulary.byte_lengths(ids), vocabulary.unseen(ids)
+    end_nats = np.where(ends, nats, 0.0)
+    return nats - end_nats, (~ends).astype(np.int64), sizes, ends.astype(np.int64), end_nats, unseen.astype(np.int64)
+
+
+def costs(logits: Tensor, ids: Ids, vocabulary: Vocabulary) -> Floats:
+    """What ids (...) that logits (..., V) foretold cost in nats (...), unseen symbols as `<unk>`."""
     targets = torch.from_numpy(vocabulary.clamp(ids)).to(logits.device)
-    return functional.cross_entropy(logits, targets, reduction="none")
+    nats = functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
+    return nats.cpu().double().numpy().reshape(ids.shape)
 
 
-def priced(nats: Tensor, ids: Ids, vocabulary: Vocabulary) -> Floats:
-    """The nats (M,) that `costs` gave, with what unseen symbols among the ids (M,) cost above `<unk>`."""
-    added: Floats = nats.cpu().double().numpy()
-    added[vocabulary.unseen(ids)] += vocabulary.unseen_nats
-    return added
+def priced(nats: Floats, ids: Ids, vocabulary: Vocabulary) -> Floats:
+    """The nats (...) that `costs` gave, with what unseen symbols among the ids (...) cost above `<unk>`."""
+    return nats + vocabulary.unseen_nats * vocabulary.unseen(ids)
 
 
 def side_by_side(predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None) -> tuple[Floats, Context]:
     """The nats (T, N) that ids (T, N), any T, cost after `context`, and the context after them.
 
-    What the model reads is `read` (T, N), where it is given, instead.
+    What the model reads is `read` (T, N), where it is given, instead. Where the predictor has a native scorer, a row's
+    numbers are the same, to the bit, whatever rows are beside it and in whatever pieces it comes.
     """
-    read = ids if read is None else read
+    read, vocabulary, native = ids if read is None else read, predictor.vocabulary, predictor.scorer()
+    if native is None:
+        nats, context = _by_torch(predictor, ids, context, read)
+    else:
+        nats, logits, state = scorer.read(
+            native,
+            context.logits,
+            context.state or native.zero_state(ids.shape[1]),
+            vocabulary.clamp(read),
+            vocabulary.clamp(ids),
+            torch.get_num_threads(),
+        )
+        context = Context(logits, state)
+    return priced(nats, ids, vocabulary), context
+
+
+def _by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tuple[Floats, Context]:
+    """As `side_by_side`, but that unseen symbols cost what `<unk>` costs."""
     step = predictor.chunk_length(ids.shape[1])
-    parts = []
+    parts = [np.empty((0, ids.shape[1]))]
     for begin in range(0, len(ids), step):
         logits, context = predictor.predict(context, read[begin : begin + step])  # (t, N, V)
-        parts.append(costs(logits.flatten(0, 1), ids[begin : begin + step].flatten(), predictor.vocabulary))
-    return priced(torch.cat(parts), ids.flatten(), predictor.vocabulary).reshape(ids.shape), context
+        parts.append(costs(logits, ids[begin : begin + step], predictor.vocabulary))
+    return np.concatenate(parts), context
+
+
+def after(predictor: Predictor, ids: Ids, context: Context) -> Context:
+    """The context after reading ids (T, N), any T, whatever they cost."""
+    if predictor.scorer() is None:
+        return predictor.carry(context, ids)
+    return side_by_side(predictor, ids, context)[1]
