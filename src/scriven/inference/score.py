@@ -171,7 +171,9 @@ class Tallies:
 
 def _mean(sums: Floats, counts: Ids) -> Floats:
     """Both (M,); nan where nothing was counted."""
-    return np.divide(sums, counts, out=np.full(sums.shape, math.nan), where=counts > 0)
+    means = np.full(sums.shape, math.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means
 
 
 def summed(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Tally:
