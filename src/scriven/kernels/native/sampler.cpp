@@ -27,24 +27,25 @@ namespace {
 
 struct Room {
     Work work;
-    double *weights;
-    Candidate *candidates;
+    Desk desk;
 };
 
 Room lay_out(const Model &model, int64_t rows, Arena &arena) {
     Room room = {};
     room.work = lay_out_work(model, rows, arena);
     room.work.logits = arena.take<float>(padded_rows(rows) * room.work.logits_stride);
-    room.weights = arena.take<double>(room.work.logits_stride);
-    room.candidates = arena.take<Candidate>(model.symbols + 1);
+    room.desk.weights = arena.take<double>(room.work.logits_stride);
+    room.desk.places = arena.take<int64_t>(room.work.logits_stride);
+    room.desk.ids = arena.take<int64_t>(room.work.logits_stride);
+    room.desk.candidates = arena.take<Candidate>(model.symbols + 1);
     return room;
 }
 
 int64_t draw(const Kernels &kernels, const float *logits, int64_t count, const Drawing &drawing, double uniform,
-             Room &room) {
+             const Desk &desk) {
     if (drawing.temperature == 0) return likeliest(logits, count);
-    kernels.weigh(logits, room.weights, count, drawing.temperature);
-    return pick(room.weights, count, drawing, uniform, room.candidates);
+    kernels.weigh(logits, desk.weights, count, drawing.temperature);
+    return pick(kernels, desk, count, drawing, uniform);
 }
 
 // Write the rows from `begin` to before `end` of a writing, while others write its others. Whether there was memory.
@@ -61,7 +62,7 @@ bool write_rows(const Kernels &kernels, const Model &model, const Writing &writi
         const int64_t first = step * writing.rows + begin;
         for (int64_t row = 0; row < work.rows; row++)
             writing.ids[first + row] = draw(kernels, work.logits + row * work.logits_stride, model.symbols - 1,
-                                         writing.drawing[begin + row], writing.uniforms[first + row], room);
+                                         writing.drawing[begin + row], writing.uniforms[first + row], room.desk);
         kernels.read(model, work, writing.ids + first);
     }
     copy_state(model, work, writing.state, false, begin);

@@ -61,6 +61,8 @@ struct Kernels {
     void (*read)(const Model &, Work &, const int64_t *ids);
     // Weights exp((logit - largest) / temperature), in doubles; both arrays have room for a multiple of 16.
     void (*weigh)(const float *logits, double *weights, int64_t count, double temperature);
+    // places[i]: how many of the weights are larger than weight i, or as large and before it; for few of them.
+    void (*rank)(const double *weights, int64_t count, int64_t *places);
     // See scorer_read.h.
     void (*read_layers)(const Model &, Passage &, int64_t first, int64_t last);
 };
@@ -91,6 +93,14 @@ extern const Kernels sampler_portable, sampler_avx2, sampler_avxvnni, sampler_av
 const Kernels *kernels_of(int64_t level, bool vnni);
 
 int64_t likeliest(const float *logits, int64_t count);
-int64_t pick(double *weights, int64_t count, const Drawing &drawing, double uniform, Candidate *room);
+
+// Room for drawing from `count` weights, padded to a multiple of 16.
+struct Desk {
+    double *weights;
+    int64_t *places, *ids;
+    Candidate *candidates;
+};
+
+int64_t pick(const Kernels &kernels, const Desk &desk, int64_t count, const Drawing &drawing, double uniform);
 
 }  // namespace scriven

@@ -1,3 +1,3 @@
 #include "scorer_read.h"
 
-const scriven::Kernels scriven::sampler_amx = {read, weigh, read_layers};
+const scriven::Kernels scriven::sampler_amx = {read, weigh, rank, read_layers};

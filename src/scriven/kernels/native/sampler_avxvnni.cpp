@@ -1,3 +1,3 @@
 #include "scorer_read.h"
 
-const scriven::Kernels scriven::sampler_avxvnni = {read, weigh, read_layers};
+const scriven::Kernels scriven::sampler_avxvnni = {read, weigh, rank, read_layers};

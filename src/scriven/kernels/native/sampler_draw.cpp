@@ -10,25 +10,6 @@ bool ranks_before(const Candidate &a, const Candidate &b) {
     return a.weight > b.weight || (a.weight == b.weight && a.id < b.id);
 }
 
-// Sorts candidates that come in the order of their ids. Few of them by counting those before each: nothing to foretell
-// for the processor, which mistakes half of a sort's comparisons.
-void rank(Candidate *candidates, int64_t count) {
-    constexpr int64_t few = 64;
-    if (count > few) return std::sort(candidates, candidates + count, ranks_before);
-    double weights[few];
-    int64_t ids[few];
-    for (int64_t i = 0; i < count; i++) {
-        weights[i] = candidates[i].weight;
-        ids[i] = candidates[i].id;
-    }
-    for (int64_t i = 0; i < count; i++) {
-        int64_t before = 0;
-        for (int64_t j = 0; j < i; j++) before += weights[j] >= weights[i];
-        for (int64_t j = i + 1; j < count; j++) before += weights[j] > weights[i];
-        candidates[before] = {weights[i], ids[i]};
-    }
-}
-
 constexpr int octaves = 64;
 
 // Which octave a weight of at most 1 is in: 0 for 1, 1 for those from 1/2 on, 2 for those from 1/4 on, ...
@@ -61,7 +42,7 @@ void keep_first(double *weights, int64_t count, double wanted, Candidate *room) 
         candidates += octave == last;
         weights[id] = octave < last ? weights[id] : 0;
     }
-    rank(room, candidates);
+    std::sort(room, room + candidates, ranks_before);
     for (int64_t i = 0; i < candidates && held < wanted; i++) {
         weights[room[i].id] = room[i].weight;
         held += value(room[i].weight);
@@ -72,6 +53,54 @@ double sum_of(const double *weights, int64_t count) {
     double sum = 0;
     for (int64_t id = 0; id < count; id++) sum += weights[id];
     return sum;
+}
+
+constexpr int64_t few = 128;  // symbols; more are not ranked as a whole
+
+// How many of the weights stay: those first in rank that no filter takes away.
+int64_t count_kept(const double *weights, const int64_t *places, int64_t *ids, int64_t count, const Drawing &drawing) {
+    for (int64_t id = 0; id < count; id++) ids[places[id]] = id;
+    const int64_t first = drawing.top_k > 0 && drawing.top_k < double(count) ? int64_t(drawing.top_k) : count;
+    double sums[4] = {};  // several, so that an addition need not wait for the one before
+    for (int64_t place = 0; place < first; place++) sums[place % 4] += weights[ids[place]];
+    const double all = sums[0] + sums[1] + (sums[2] + sums[3]);
+    const double wanted = drawing.top_p < 1 ? drawing.top_p * all : 2 * all;
+    double held = 0;
+    int64_t kept = 0;
+    while (kept < first && held < wanted && weights[ids[kept]] >= drawing.min_p) held += weights[ids[kept++]];
+    return kept;
+}
+
+// Leaves those weights that the filters keep, and their ids, in the order of the ids; gives their number.
+int64_t filter_few(const Kernels &kernels, const Desk &desk, int64_t count, const Drawing &drawing) {
+    kernels.rank(desk.weights, count, desk.places);
+    const int64_t kept = count_kept(desk.weights, desk.places, desk.ids, count, drawing);
+    int64_t left = 0;
+    for (int64_t id = 0; id < count; id++) {
+        desk.weights[left] = desk.weights[id];
+        desk.ids[left] = id;
+        left += desk.places[id] < kept;
+    }
+    return left;
+}
+
+void filter_many(const Desk &desk, int64_t count, const Drawing &drawing) {
+    double *weights = desk.weights;
+    if (drawing.top_k > 0 && drawing.top_k < double(count))
+        keep_first<one>(weights, count, drawing.top_k, desk.candidates);
+    if (drawing.top_p < 1)
+        keep_first<itself>(weights, count, drawing.top_p * sum_of(weights, count), desk.candidates);
+    for (int64_t id = 0; id < count; id++) weights[id] = weights[id] < drawing.min_p ? 0 : weights[id];
+}
+
+// The place at which the cumulated weights pass the share `uniform` of their sum. Changes the weights.
+int64_t passed(double *weights, int64_t count, double uniform) {
+    double total = 0;
+    for (int64_t i = 0; i < count; i++) weights[i] = total += weights[i];
+    const double limit = uniform * total;
+    int64_t place = 0;
+    while (place < count - 1 && weights[place] <= limit) place++;
+    return place;
 }
 
 }  // namespace
@@ -85,19 +114,14 @@ int64_t likeliest(const float *logits, int64_t count) {
 }
 
 // The id at which the cumulated weights, filtered, pass the share `uniform` of their sum. The largest weight is 1.
-// Changes the weights; `room` is for as many candidates.
-int64_t pick(double *weights, int64_t count, const Drawing &drawing, double uniform, Candidate *room) {
-    if (drawing.top_k > 0 && drawing.top_k < double(count)) keep_first<one>(weights, count, drawing.top_k, room);
-    if (drawing.top_p < 1) keep_first<itself>(weights, count, drawing.top_p * sum_of(weights, count), room);
-    double total = 0;
-    for (int64_t id = 0; id < count; id++) {
-        if (weights[id] < drawing.min_p) weights[id] = 0;
-        weights[id] = total += weights[id];
+int64_t pick(const Kernels &kernels, const Desk &desk, int64_t count, const Drawing &drawing, double uniform) {
+    const bool filtered = drawing.top_k > 0 || drawing.top_p < 1 || drawing.min_p > 0;
+    if (filtered && count <= few) {
+        const int64_t left = filter_few(kernels, desk, count, drawing);
+        return desk.ids[passed(desk.weights, left, uniform)];
     }
-    const double limit = uniform * total;
-    int64_t id = 0;
-    while (id < count - 1 && weights[id] <= limit) id++;
-    return id;
+    if (filtered) filter_many(desk, count, drawing);
+    return passed(desk.weights, count, uniform);
 }
 
 }  // namespace scriven

@@ -110,5 +110,21 @@ void weigh(const float *logits, double *weights, int64_t count, double temperatu
     }
 }
 
+// As Kernels says. Each is compared with each: few of them faster so than by any sort, as there is nothing to foretell.
+void rank(const double *weights, int64_t count, int64_t *places) {
+    constexpr int64_t width = lanes / 2;
+    Longs numbers = {};
+    for (int64_t i = 0; i < width; i++) numbers[i] = i;
+    for (int64_t i = 0; i < count; i += width) {
+        const Doubles own = *reinterpret_cast<const Doubles *>(weights + i);
+        const int64_t after = i + width < count ? i + width : count;
+        Longs before = {};
+        for (int64_t j = 0; j < i; j++) before -= weights[j] >= own;
+        for (int64_t j = i; j < after; j++) before -= (weights[j] > own) | ((weights[j] == own) & (j - i < numbers));
+        for (int64_t j = after; j < count; j++) before -= weights[j] > own;
+        *reinterpret_cast<Longs *>(places + i) = before;
+    }
+}
+
 }  // namespace
 }  // namespace scriven
