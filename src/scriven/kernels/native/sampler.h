@@ -45,6 +45,7 @@ struct Model {
 // Arrays for N rows; every row of `stride` floats or bytes begins at a multiple of 64 bytes and is padded with zeros.
 struct Work {
     int64_t rows, stride, operand_stride;
+    bool back;  // whether the next step goes through the groups from the last one to the first
     float **state;  // (L, 2) arrays (N, stride): h, and an lstm's c
     float *x, *normed;
     char *input, *hidden;  // what a layer's matrices are multiplied with

@@ -63,7 +63,8 @@ void read_layer(const Model &model, const Layer &layer, Work &work, int64_t dept
     const Matrix &hidden = layer.hidden, &input = layer.input;
     const int64_t outputs = hidden.width * block, all = hidden.groups * outputs;
     const int64_t cells = model.cell == rnn ? outputs : block;  // of a group
-    for (int64_t group = 0; group < hidden.groups; group++) {
+    for (int64_t place = 0; place < hidden.groups; place++) {
+        const int64_t group = work.back ? hidden.groups - 1 - place : place;
         for (int64_t first = 0; first < work.rows; first += rows_together) {
             const int64_t rows = work.rows - first < rows_together ? work.rows - first : rows_together;
             const int64_t operand = first * work.operand_stride;
@@ -197,6 +198,7 @@ void read(const Model &model, Work &work, const int64_t *ids) {
     __asm__ volatile("" ::"r"(&shapes) : "memory");  // GCC's intrinsic tells it of the first 8 bytes only
     if (tiles) _tile_loadconfig(&shapes);
 #endif
+    work.back = !work.back;  // there and back again: the weights used last are used next, and still in the cache
     if (model.precision == fp32) read_by<Fp32>(model, work, ids);
     if (model.precision == bf16) read_by<Bf16>(model, work, ids);
     if (model.precision == int8) read_by<Int8>(model, work, ids);
