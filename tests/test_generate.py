@@ -200,7 +200,7 @@ def native(precision: str, cell: Cell = "lstm") -> Predictor:
 
 
 @with_kernels
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "mingru"])
 def test_native_code_writes_the_same_text(cell: Cell) -> None:
     assert written(native("fp32", cell), [5, 6, 7], 100) == written(predictor(cell), [5, 6, 7], 100)
 
@@ -235,20 +235,30 @@ def test_torch_writes_where_nothing_else_is_said() -> None:
 @with_kernels
 def test_native_code_writes_in_int8_where_nothing_else_is_asked_for() -> None:
     cpu = torch.device("cpu")
-    assert [generation.writing_precision(asked, cpu, 0, "lstm") for asked in ("auto", *PRECISIONS)] == [
-        "int8",
-        *PRECISIONS,
-    ]
-    assert generation.writing_precision("auto", torch.device("meta"), 0, "lstm") is None
-    assert generation.writing_precision("auto", cpu, 3, "lstm") is None
-    with pytest.raises(UsageError, match="int8 is for native code on the CPU, and this model, of windows, needs torch"):
-        generation.writing_precision("int8", cpu, 3, "lstm")
-    with pytest.raises(UsageError, match="cell, mingru, needs torch"):
-        generation.writing_precision("int8", cpu, 0, "mingru")
+    assert [generation.writing_precision(asked, cpu) for asked in ("auto", *PRECISIONS)] == ["int8", *PRECISIONS]
+    assert generation.writing_precision("auto", torch.device("meta")) is None
+    with pytest.raises(UsageError, match="int8 is for native code on the CPU, and the device is meta"):
+        generation.writing_precision("int8", torch.device("meta"))
+
+
+@with_kernels
+@pytest.mark.parametrize("cell", ["lstm", "mingru"])
+@pytest.mark.parametrize("length", [1, 3, 8])
+def test_through_a_window_native_code_writes_as_torch_does(cell: Cell, length: int) -> None:
+    """Also what it leaves to go on from: the state carried through all, and what the window shows."""
+    plain = predictor(cell)
+    slow, fast = (Predictor(plain.model, plain.vocabulary, "fp32", 5, writing) for writing in (None, "fp32"))
+    context, numbers = slow.read(slow.start().rows([0, 0]), text_ids(2)), uniforms([1, 2], length)
+    ids, expected = slow.write(context, SamplingSettings(), numbers)
+    found, after = fast.write(context, SamplingSettings(), numbers)
+    assert found.tolist() == ids.tolist()
+    assert after.recent is not None and expected.recent is not None
+    assert after.recent.tolist() == expected.recent.tolist()
+    torch.testing.assert_close((after.logits, after.state), (expected.logits, expected.state))
 
 
 def test_without_native_code_torch_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "level", lambda: "off")
-    assert generation.writing_precision("auto", torch.device("cpu"), 0, "lstm") is None
+    assert generation.writing_precision("auto", torch.device("cpu")) is None
     with pytest.raises(UsageError, match="here is torch alone"):
-        generation.writing_precision("int8", torch.device("cpu"), 0, "lstm")
+        generation.writing_precision("int8", torch.device("cpu"))

@@ -19,6 +19,7 @@ from scriven.settings import ModelSettings, SamplingSettings
 pytestmark = pytest.mark.skipif(library.level() == "off", reason=library.why())
 LEVELS = library.levels()
 FILTERED = SamplingSettings(top_k=12, top_p=0.9, min_p=0.02)
+GREEDY = SamplingSettings(temperature=0)
 Text = tuple[native.Ids, Tensor, State]
 
 SETTINGS = [
@@ -32,6 +33,8 @@ SETTINGS = [
     ModelSettings(width=80, cell="rnn", input="onehot"),
     ModelSettings(width=24, cell="gru", head="none"),
     ModelSettings(width=24, cell="rnn", activation="relu", input="onehot", head="none", layers=1),
+    ModelSettings(width=40, cell="mingru", layers=3, residual=True, norm="rms"),
+    ModelSettings(width=33, cell="mingru", input="onehot"),
 ]
 
 
@@ -134,7 +137,7 @@ def test_all_levels_give_the_same_bits(
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", native.CELLS)
 @pytest.mark.parametrize("rows", [3, 33])
 def test_a_row_does_not_depend_on_those_beside_it(cell: str, precision: str, level: str, rows: int) -> None:
     model = made(ModelSettings.model_validate({"cell": cell, "width": 70}))
@@ -164,6 +167,34 @@ def test_each_row_is_drawn_by_its_own_settings_from_the_zero_state_where_there_i
     ids, _, _ = sampler.write(torch.zeros(3, 23), None, settings, uniforms)
     for row, own in enumerate(settings):
         assert ids[:, row].tolist() == written(sampler, 23, uniforms[:, row : row + 1], own)[0][:, 0].tolist()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("cell", native.CELLS)
+@pytest.mark.parametrize("before", [0, 2, 5])
+def test_through_a_window_the_last_ids_are_read_from_the_zero_state(
+    cell: str, precision: str, before: int, level: str
+) -> None:
+    """The slow way: read the window anew, by itself, for each id."""
+    sampler = packed(made(ModelSettings.model_validate({"cell": cell, "width": 20})), precision, level, boundary=21)
+    uniforms, recent = numbers(9, 18), np.random.default_rng(2).integers(0, 22, (before, 18))
+    state = tuple(tuple(part + 1 for part in layer) for layer in sampler.zero_state(18))
+    ids, logits, after = sampler.write(torch.zeros(18, 23), state, FILTERED, uniforms, 5, recent)
+    assert_equal((ids, logits, state), (ids, logits, after))
+    seen, expected = recent, torch.zeros(18, 23)
+    for row in range(9):
+        drawn, _, _ = sampler.write(expected, None, FILTERED, uniforms[row : row + 1])
+        assert ids[row].tolist() == drawn[0].tolist()
+        seen, state_now = np.concatenate((seen, drawn))[-5:], sampler.zero_state(18)
+        for each in seen:
+            _, expected, state_now = sampler.write(certain(each), state_now, GREEDY, uniforms[:1])
+    assert torch.equal(logits, expected)
+
+
+def certain(ids: native.Ids) -> Tensor:
+    """Logits that leave no choice but these ids."""
+    return 1e9 * torch.nn.functional.one_hot(torch.from_numpy(ids), 23).float()
 
 
 @given(
@@ -207,7 +238,7 @@ def test_in_pieces_it_is_the_same_text_and_arguments_stay(precision: str) -> Non
     assert_equal(whole, (np.concatenate((first[0], second[0])), *second[1:]))
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", native.CELLS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_without_a_table_products_with_the_embedding_are_computed(
     cell: str, precision: str, monkeypatch: pytest.MonkeyPatch

@@ -350,7 +350,7 @@ def load(
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise InputError(f"the weights in {checkpoint.path} are not finite numbers; {OTHERS}")
     window = reader_window(opened.settings.reader)
-    writing = writing_precision(precision, place, window, model.settings.cell)
+    writing = writing_precision(precision, place)
     predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format, window, writing)
     return Model(predictor, opened.settings, checkpoint.step)
 

@@ -71,8 +71,7 @@ def sample(
         line begins a document of its own
     precision
         number format of the weights that native code writes with; auto is int8, the fastest. The same seed gives the
-        same text within one precision. Where torch writes (on a GPU, without native code, a model of windows) it is
-        always fp32
+        same text within one precision. Where torch writes (on a GPU, or without native code) it is always fp32
     """
     _check(sampling, greedy, count, interactive, as_json)
     if novelty and (interactive or not until_end):

@@ -13,7 +13,7 @@ from torch import Tensor
 from scriven import kernels
 from scriven.errors import UsageError
 from scriven.inference.sampling import Floats, Ids, draw
-from scriven.kernels.sampler import CELLS, Sampler
+from scriven.kernels.sampler import Sampler
 from scriven.model import CharLM, State, computing
 from scriven.model.language_model import join_rows, take_rows
 from scriven.settings import SamplingSettings
@@ -65,8 +65,8 @@ class Predictor:
     ) -> None:
         """`model` must be in evaluation mode; `precision` is `fp32` or `bf16`.
 
-        Native code writes in the precision `writing`, where it is given: a model on the CPU, without a window, that is
-        not in training (changes of weights through other arrays go unnoticed). Else torch writes, in fp32.
+        Native code writes in the precision `writing`, where it is given: a model on the CPU that is not in training
+        (changes of weights through other arrays go unnoticed). Else torch writes, in fp32.
 
         With a `window` above 0 the next character is foretold from the last so many, read from a zero state at every
         character anew: a model that was trained on windows knows nothing else. `predict` does not look through it.
@@ -81,7 +81,7 @@ class Predictor:
 
     def sampler(self) -> Sampler | None:
         """The native code that writes, for the weights as they are now; none where torch does."""
-        if self.writing is None or self.model.settings.cell not in CELLS:
+        if self.writing is None:
             return None
         weights = self._weights
         version = [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in weights.values()]
@@ -155,13 +155,26 @@ class Predictor:
         """
         sampler = self.sampler()
         if sampler is not None:
-            ids, logits, state = sampler.write(context.logits, context.state, settings, uniforms)
-            return ids, Context(logits, state)
+            return self._write(sampler, context, settings, uniforms)
         ids = np.empty(uniforms.shape, np.int64)
         for row, numbers in zip(ids, uniforms, strict=True):
             row[:] = draw(context.logits.cpu().double().numpy(), settings, numbers, [self.vocabulary.unknown])
             context = self.read(context, row[None])
         return ids, context
+
+    def _write(
+        self,
+        sampler: Sampler,
+        context: Context,
+        settings: SamplingSettings | Sequence[SamplingSettings],
+        uniforms: Floats,
+    ) -> tuple[Ids, Context]:
+        recent = context.recent
+        ids, logits, state = sampler.write(context.logits, context.state, settings, uniforms, self.window, recent)
+        if not self.window or not len(ids):
+            return ids, Context(logits, state, recent)
+        recent = ids if recent is None else np.concatenate((recent, ids))
+        return ids, Context(logits, self.carry(context, ids).state, recent[-self.window :])
 
     def predict(self, context: Context, ids: Ids) -> tuple[Tensor, Context]:
         """Read ids (T, N), at most a chunk: the logits (T, N, V) that foretold each of them, and the context after."""
@@ -203,17 +216,13 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def writing_precision(asked: str, device: torch.device, window: int, cell: str) -> str | None:
+def writing_precision(asked: str, device: torch.device) -> str | None:
     """The precision that native code writes in, int8 for `auto`; none where it cannot, and torch does.
 
     Raises UsageError where int8 is asked for, which torch does not have.
     """
     if device.type != "cpu":
         because = f"the device is {device.type}"
-    elif window:
-        because = "this model, of windows, needs torch"
-    elif cell not in CELLS:
-        because = f"this model's cell, {cell}, needs torch"
     elif kernels.level() == "off":
         because = f"here is torch alone ({kernels.why()})"
     else:

@@ -26,7 +26,7 @@ TABLE_BYTES = 1 << 25  # of a first layer's products with every symbol; where th
 ALIGNMENT = 64  # bytes: a line of the cache, a row of a tile
 BLOCK, WIDEST = 16, 4  # as in native/sampler.h
 INPUTS = {"fp32": 1, "bf16": 2, "int8": 4}  # in a word of 32 bits
-CELLS = {"rnn": 1, "gru": 3, "lstm": 4}  # their gates, in the order of native/sampler.h; others are torch's
+CELLS = {"rnn": 1, "gru": 3, "lstm": 4, "mingru": 2}  # their gates, in the order of native/sampler.h
 LAYER_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 NORMS = ("none", "rms", "layer")
 
@@ -72,6 +72,8 @@ class _Writing(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("uniforms", "drawing")),
         ("state", ctypes.POINTER(ctypes.c_void_p)),
         *((name, ctypes.c_void_p) for name in ("logits", "ids")),
+        *((name, ctypes.c_int64) for name in ("window", "seen")),
+        ("recent", ctypes.c_void_p),
     )
 
 
@@ -133,12 +135,17 @@ class Sampler:
         state: State | None,
         settings: SamplingSettings | Sequence[SamplingSettings],
         uniforms: npt.NDArray[np.float64],
+        window: int = 0,
+        recent: Ids | None = None,
     ) -> tuple[Ids, Tensor, State]:
         """Draw as many ids a row as `uniforms` (count, N) has, each from the logits (N, V) after those before it.
 
         Gives ids (count, N), and the logits and the state after reading the last of them. A state has a tuple of
         arrays (N, H) for each layer; None is the one before anything was read. The settings are those of all rows, or
         one for each. `<unk>`, the last symbol, is never drawn. Arguments stay as they are; torch's threads share rows.
+
+        With a `window` above 0 the logits are from its last ids alone, read from a zero state at every id anew; those
+        before are `recent` (at most window, N). The state then stays as it is.
         """
         uniforms = np.ascontiguousarray(uniforms, np.float64)
         (count, rows), ids = uniforms.shape, np.empty(uniforms.shape, np.int64)
@@ -146,8 +153,12 @@ class Sampler:
         logits, after, addresses = self.copies(logits, self.zero_state(rows) if state is None else state)
         if len(logits) != rows:
             raise ValueError(f"logits of {len(logits)} rows, and random numbers for {rows}")
+        before = np.ascontiguousarray(np.empty((0, rows), np.int64) if recent is None else recent, np.int64)
+        if len(before) > window or before.shape[1:] != (rows,):
+            raise ValueError(f"recent ids {before.shape} for {rows} rows and a window of {window}")
         writing = _Writing(
-            rows, count, uniforms.ctypes.data, drawing.ctypes.data, addresses, logits.data_ptr(), ids.ctypes.data
+            *(rows, count, uniforms.ctypes.data, drawing.ctypes.data, addresses, logits.data_ptr(), ids.ctypes.data),
+            *(window, len(before), before.ctypes.data),
         )
         self._write(*self.packed, ctypes.byref(writing), min(torch.get_num_threads(), -(-rows // SHARE)))
         return ids, logits, after
@@ -188,15 +199,18 @@ class _Packer:
         )
 
     def _layer(self, depth: int) -> _Layer:
-        of = {name: self.weights[f"layers.{depth}.rnn.{name}_l0"] for name in LAYER_WEIGHTS}
-        cells = of["weight_hh"].shape[1]
+        names = {name: f"layers.{depth}.rnn.{name}_l0" for name in LAYER_WEIGHTS}
+        of = {name: self.weights[full] for name, full in names.items() if full in self.weights}  # mingru has no hidden
+        cells = len(of["bias_ih"]) // self.gates
         groups = _grouping(cells, self.gates)
-        bias, apart = of["bias_ih"] + of["bias_hh"], None
+        bias, apart = of["bias_ih"] + of.get("bias_hh", np.float32(0)), None
         if self.settings.cell == "gru":  # the reset gate comes between the candidate's two biases
             bias[2 * cells :] = of["bias_ih"][2 * cells :]
             apart = self._keep(_grouped(of["bias_hh"][2 * cells :], 1, (groups[0], 1)))
         sums, matrix = (self._first if depth == 0 else self._later)(of["weight_ih"], bias, groups)
-        hidden = self._matrix(_grouped(of["weight_hh"], self.gates, groups))
+        hidden = _Matrix(groups=groups[0], width=groups[1])
+        if "weight_hh" in of:
+            hidden = self._matrix(_grouped(of["weight_hh"], self.gates, groups))
         norm, shift = (self._norm(depth, name, (groups[0], groups[1] // self.gates)) for name in ("weight", "bias"))
         return _Layer(input=matrix, hidden=hidden, sums=sums, apart=apart, norm=norm, shift=shift, cells=cells)
 

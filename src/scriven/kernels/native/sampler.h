@@ -12,15 +12,16 @@ constexpr int64_t worth_tiles = 3;     // rows; fewer are faster without AMX
 
 // The layout of the structures is that of the ctypes structures in kernels/sampler.py.
 
-enum Cell : int64_t { rnn = 0, gru = 1, lstm = 2 };
+enum Cell : int64_t { rnn = 0, gru = 1, lstm = 2, mingru = 3 };
 enum Precision : int64_t { fp32 = 0, bf16 = 1, int8 = 2 };
 enum NormKind : int64_t { no_norm = 0, rms_norm = 1, layer_norm = 2 };
 
 // A weight matrix (outputs, K) in groups of `width` blocks of 16 outputs. A group lies together, as words of 32 bits
 // [chunk][block][output]: a word holds the next weights of one output, 4 in int8, 2 in bf16, 1 in fp32.
-// An lstm's group has the 4 gates of 16 cells, a gru's the 3; other groups have the blocks that come next.
+// An lstm's group has the 4 gates of 16 cells, a gru's the 3, a mingru's the 2; other groups have the blocks that come
+// next.
 struct Matrix {
-    const void *data;       // null where there is none
+    const void *data;       // null where there is none; a mingru's hidden matrix then has groups and width all the same
     const float *scale;     // of each output; int8 only
     const int32_t *offset;  // 128 times the sum of each output's weights; int8 only
     int64_t groups, width, chunks;
@@ -58,8 +59,8 @@ struct Work {
 struct Passage;  // of scorer.h
 
 struct Kernels {
-    // Read one id a row: the state and the logits of the work.
-    void (*read)(const Model &, Work &, const int64_t *ids);
+    // Read one id a row: the state of the work and, where `foretell`, its logits.
+    void (*read)(const Model &, Work &, const int64_t *ids, bool foretell);
     // Weights exp((logit - largest) / temperature), in doubles; both arrays have room for a multiple of 16.
     void (*weigh)(const float *logits, double *weights, int64_t count, double temperature);
     // places[i]: how many of the weights are larger than weight i, or as large and before it; for few of them.
@@ -81,6 +82,8 @@ struct Writing {
     float *const *state;     // 2 arrays (N, cells) a layer, h, and an lstm's c: changed to those after
     float *logits;           // (N, V), changed likewise
     int64_t *ids;            // (count, N)
+    int64_t window, seen;    // where the window is above 0, the logits are from its last ids alone, read from zero states
+    const int64_t *recent;   // (seen, N) ids before, at most a window of them
 };
 
 struct Candidate {

@@ -51,6 +51,16 @@ inline void rnn_cells(const GateSums<P> &sums, int64_t count, float *h) {
     for (int64_t i = 0; i < count; i += lanes) store(h + i, activation<relu>(sums(i)));
 }
 
+// As step of scan_steps.h.
+template <class P>
+inline void mingru_cells(const GateSums<P> &sums, float *h) {
+    for (int64_t i = 0; i < block; i += lanes) {
+        const Floats x = sums.from_input(block + i), before = load(h + i);
+        const Floats fresh = x >= 0.0f ? x + 0.5f : sigmoid(x);
+        store(h + i, before + sigmoid(sums.from_input(i)) * (fresh - before));
+    }
+}
+
 template <class P>
 void pack_rows(const Work &work, const Matrix &matrix, const float *x, int64_t stride, char *to, float *scales) {
     for (int64_t row = 0; row < work.rows; row++)
@@ -69,7 +79,8 @@ void read_layer(const Model &model, const Layer &layer, Work &work, int64_t dept
             const int64_t rows = work.rows - first < rows_together ? work.rows - first : rows_together;
             const int64_t operand = first * work.operand_stride;
             if (input.data) product<P>(input, group, work.input + operand, work.operand_stride, rows, work.input_sums);
-            product<P>(hidden, group, work.hidden + operand, work.operand_stride, rows, work.hidden_sums);
+            if (hidden.data)
+                product<P>(hidden, group, work.hidden + operand, work.operand_stride, rows, work.hidden_sums);
             for (int64_t row = 0; row < rows; row++) {
                 using Out = typename P::Out;
                 const int64_t n = first + row, cell = n * work.stride + group * cells;
@@ -86,6 +97,7 @@ void read_layer(const Model &model, const Layer &layer, Work &work, int64_t dept
                 if (model.cell == lstm) lstm_cells<P, relu>(sums, h, work.state[2 * depth + 1] + cell);
                 if (model.cell == gru) gru_cells<P, relu>(sums, layer.apart + group * cells, h);
                 if (model.cell == rnn) rnn_cells<P, relu>(sums, cells, h);
+                if (model.cell == mingru) mingru_cells<P>(sums, h);
             }
         }
     }
@@ -160,7 +172,7 @@ void begin_documents(const Model &model, Work &work, const int64_t *ids) {
 }
 
 template <class P, bool relu>
-void read_all(const Model &model, Work &work, const int64_t *ids) {
+void read_all(const Model &model, Work &work, const int64_t *ids, bool foretell) {
     begin_documents(model, work, ids);
     const float *x = nullptr;
     for (int64_t depth = 0; depth < model.layers; depth++) {
@@ -177,6 +189,7 @@ void read_all(const Model &model, Work &work, const int64_t *ids) {
         read_layer<P, relu>(model, layer, work, depth, ids);
         x = pass_on(model, work, depth);
     }
+    if (!foretell) return;
     if (model.head.data) {
         pack_rows<P>(work, model.head, x, work.stride, work.input, work.input_scale);
         multiply_input<P>(work, model.head, model.head_bias, work.logits, work.logits_stride);
@@ -187,11 +200,11 @@ void read_all(const Model &model, Work &work, const int64_t *ids) {
 }
 
 template <class P>
-void read_by(const Model &model, Work &work, const int64_t *ids) {
-    model.relu ? read_all<P, true>(model, work, ids) : read_all<P, false>(model, work, ids);
+void read_by(const Model &model, Work &work, const int64_t *ids, bool foretell) {
+    model.relu ? read_all<P, true>(model, work, ids, foretell) : read_all<P, false>(model, work, ids, foretell);
 }
 
-void read(const Model &model, Work &work, const int64_t *ids) {
+void read(const Model &model, Work &work, const int64_t *ids, bool foretell) {
 #if defined(__AMX_INT8__)
     const TileShapes shapes;
     const bool tiles = model.precision == int8 && work.rows >= worth_tiles;
@@ -199,9 +212,9 @@ void read(const Model &model, Work &work, const int64_t *ids) {
     if (tiles) _tile_loadconfig(&shapes);
 #endif
     work.back = !work.back;  // there and back again: the weights used last are used next, and still in the cache
-    if (model.precision == fp32) read_by<Fp32>(model, work, ids);
-    if (model.precision == bf16) read_by<Bf16>(model, work, ids);
-    if (model.precision == int8) read_by<Int8>(model, work, ids);
+    if (model.precision == fp32) read_by<Fp32>(model, work, ids, foretell);
+    if (model.precision == bf16) read_by<Bf16>(model, work, ids, foretell);
+    if (model.precision == int8) read_by<Int8>(model, work, ids, foretell);
 #if defined(__AMX_INT8__)
     if (tiles) _tile_release();
 #endif
