@@ -13,6 +13,7 @@ import hashlib
 import os
 import platform
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -31,6 +32,8 @@ except ModuleNotFoundError:  # by hand nothing of it is used
 PACKAGE = Path("src/scriven")
 LIBRARY = "_native" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 REPORT = "_native.txt"
+INTERFACE = Path(__file__).parent / PACKAGE / "kernels" / "interface.py"
+TELLING = "cpu.cpp"  # the source that tells what the library is
 # fp-contract: a*b+c rounds once only where the source says so, so that all instruction sets give the same bits.
 # no-trapping-math: nobody looks at the flags of exceptions, without which choices between values become vectors.
 FLAGS = [
@@ -128,6 +131,8 @@ def build_or_tell(root: Path) -> str:
 
 def _compile(compiler: Compiler, source: Path, objects: Path, known: list[str]) -> str:
     has = [f"-DSCRIVEN_HAS_{name.upper()}=1" for name in known]
+    if source.name == TELLING:
+        has.append(f"-DSCRIVEN_INTERFACE={_interface(source.parent)}")
     arguments = [*BASELINE, *INSTRUCTIONS[_suffix(source)], *compiler.flags, *has]
     texts = [source, *sorted(source.parent.glob("*.h"))]
     key = hashlib.sha256(repr((compiler, arguments, [path.read_bytes() for path in texts])).encode())
@@ -135,6 +140,11 @@ def _compile(compiler: Compiler, source: Path, objects: Path, known: list[str]) 
     if not target.exists():
         _replace(target, lambda path: compiler.run(*arguments, "-c", str(source), "-o", path))
     return str(target)
+
+
+def _interface(native: Path) -> int:
+    number: int = runpy.run_path(str(INTERFACE))["interface_of"](native)
+    return number
 
 
 def _suffix(source: Path) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -97,8 +98,8 @@ def test_the_environment_is_read(asked: str, told: str) -> None:
 def test_without_a_library_a_function_cannot_be_declared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_native", lambda: library.find("off"))
     assert library.library() is None and library.levels() == ()
-    with pytest.raises(RuntimeError, match="scriven_abi needs the native library"):
-        library.declare("scriven_abi", [])
+    with pytest.raises(RuntimeError, match="scriven_interface needs the native library"):
+        library.declare("scriven_interface", [])
 
 
 # What the processor can do
@@ -314,13 +315,38 @@ def test_only_what_changed_is_compiled_again(root: Path) -> None:
 
 
 @needs_compiler
-def test_a_library_of_another_version_is_refused(root: Path) -> None:
-    header = kernels(root) / "native" / "common.h"
-    text = header.read_text()
-    assert f"#define SCRIVEN_ABI {library.ABI}\n" in text
-    header.write_text(text.replace(f"#define SCRIVEN_ABI {library.ABI}\n", "#define SCRIVEN_ABI 999\n"))
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("extra.cpp", lambda text: text.replace("int64_t number", "int64_t *number")),
+        ("extra.cpp", lambda text: text.replace("scriven_some", "scriven_other")),
+        ("common.h", lambda text: text.replace("portable = 0", "portable = 1")),
+    ],
+)
+def test_a_library_of_another_interface_is_refused(root: Path, name: str, change: Callable[[str], str]) -> None:
+    build(root, "SCRIVEN_API int64_t scriven_some(int64_t number) { return number != 0; }")
+    assert library.find("", kernels(root)).library
+    source = kernels(root) / "native" / name
+    assert change(source.read_text()) != source.read_text()
+    source.write_text(change(source.read_text()))
+    assert "was built from sources of another version; build it again" in _told(root)
+
+
+@needs_compiler
+def test_other_work_behind_the_same_interface_is_taken(root: Path) -> None:
+    build(root, "SCRIVEN_API int64_t scriven_some(int64_t number) { return number; }")
+    source = kernels(root) / "native" / "extra.cpp"
+    source.write_text(
+        source.read_text().replace("return number", "return -number").replace("(int64_t", "(\n    int64_t")
+    )
+    assert library.find("", kernels(root)).library
+
+
+@needs_compiler
+def test_an_installed_library_has_no_sources_beside_it(root: Path) -> None:
     build(root)
-    assert f"is of another version (999, not {library.ABI})" in _told(root)
+    shutil.rmtree(kernels(root) / "native")
+    assert library.find("", kernels(root)).library
 
 
 def test_a_damaged_library_is_a_reason_and_no_error(root: Path) -> None:

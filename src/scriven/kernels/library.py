@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from scriven.errors import UsageError
+from scriven.kernels.interface import interface_of
 
 VARIABLE = "SCRIVEN_KERNELS"
-ABI = 2  # of the functions that Python calls; native/common.h has the same number
 LEVELS = ("portable", "avx2", "avx512", "amx")  # kernels are told the number in this list
 FEATURES = ("avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx")  # the bits of scriven_features
 # What each level needs beside the ones below it. Processors that have AVX-512 without VNNI count as avx2.
@@ -116,10 +116,11 @@ def _native() -> Native:
 
 def _load(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
-    for name in ("scriven_abi", "scriven_features", "scriven_compiled"):
+    for name in ("scriven_interface", "scriven_features", "scriven_compiled"):
         getattr(loaded, name).argtypes, getattr(loaded, name).restype = [], ctypes.c_int64
-    if (number := loaded.scriven_abi()) != ABI:
-        raise OSError(f"{path.name} is of another version ({number}, not {ABI}); install Scriven again")
+    sources = path.parent / "native"  # in a repository; an installed package has none, and came as a whole
+    if sources.exists() and loaded.scriven_interface() != interface_of(sources):
+        raise OSError(f"{path.name} was built from sources of another version; build it again: python hatch_build.py")
     return loaded
 
 

@@ -24,9 +24,6 @@
 #define SCRIVEN_API extern "C" __attribute__((visibility("default")))
 #endif
 
-// Raised whenever a function of the interface changes; library.py refuses a library of another number.
-#define SCRIVEN_ABI 2
-
 namespace scriven {
 
 // In the order of library.LEVELS; kernels are given one of these as an int64_t.

@@ -90,7 +90,8 @@ constexpr int64_t compiled() {
 }  // namespace
 }  // namespace scriven
 
-SCRIVEN_API int64_t scriven_abi() { return SCRIVEN_ABI; }
+// Which functions this library has, as a number; see interface.py. The build defines it.
+SCRIVEN_API int64_t scriven_interface() { return SCRIVEN_INTERFACE; }
 
 // The instruction sets that this library has code for; see Feature.
 SCRIVEN_API int64_t scriven_compiled() { return scriven::compiled(); }
