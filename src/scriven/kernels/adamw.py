@@ -30,7 +30,7 @@ def norm(gradients: Sequence[Tensor], level: str | None = None) -> float:
     if number < 0:
         return float(torch.nn.utils.get_total_norm(gradients))
     total = c_double()
-    _function("scriven_squares")(number, torch.get_num_threads(), *_arrays(gradients), byref(total))
+    _function("scriven_squares")(number, library.threads(), *_arrays(gradients), byref(total))
     return math.sqrt(total.value) if math.isfinite(total.value) else math.nan
 
 
@@ -54,7 +54,7 @@ class AdamW:
         if sum(gradient.numel() for gradient in gradients) != len(self.values):
             raise ValueError(f"gradients of another size than the {len(self.values)} weights")
         _function("scriven_adamw")(
-            *(number, torch.get_num_threads(), *_arrays(gradients)),
+            *(number, library.threads(), *_arrays(gradients)),
             *map(_address, (self.values, self.mean, self.square)),
             *(scale, BETA1, self.beta2, rate / (1 - BETA1**steps), 1 / math.sqrt(1 - self.beta2**steps), EPSILON),
         )

@@ -122,7 +122,7 @@ class Recurrence(torch.autograd.Function):
             *(_address(dsums), _address(dhidden) if cell.apart else None, *_addresses_of_state(dstate)),
         )
         dbiases = dsums.new_zeros(cell.gates * cells, dtype=torch.float32) if cell.apart else None
-        dweight = _weight_gradient(hs[:-1], dhidden, fresh, dbiases)
+        dweight = weight_gradient(hs[:-1], dhidden, fresh, dbiases)
         dbias = None if dbiases is None else dbiases[-cells:]
         dinput = dsums if ids is None else _sum_rows(ids, dsums, ctx.symbols)
         return None, None, dinput, None, dweight, dbias, None, *dstate
@@ -145,10 +145,10 @@ class Projection(torch.autograd.Function):
         (x, weight), (dy,) = ctx.saved_tensors, _bf16(dy)
         dbias = weight.new_zeros(len(weight), dtype=torch.float32)
         dx = dy @ weight if ctx.needs_input_grad[0] else None
-        return dx, _weight_gradient(x, dy, None, dbias), dbias
+        return dx, weight_gradient(x, dy, None, dbias), dbias
 
 
-def _weight_gradient(x: Tensor, dy: Tensor, skip: Tensor | None, sums: Tensor | None) -> Tensor:
+def weight_gradient(x: Tensor, dy: Tensor, skip: Tensor | None, sums: Tensor | None) -> Tensor:
     """dy^T x (G, D) in fp32, summed over all steps and rows but those to skip; and dy's own sums added to `sums`."""
     gradient = torch.empty(dy.shape[-1], x.shape[-1])
     function = _function("scriven_weight_gradient")

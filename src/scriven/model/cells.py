@@ -80,7 +80,7 @@ class RecurrentLayer(nn.Module):
         """Whether native code does this layer's steps there, in the number format of this moment."""
         if self.kind.step is None:
             return device.type == "cpu" and scan.usable()
-        able = recurrent.usable() if _in_bf16() else recurrent_fp32.usable()
+        able = recurrent.usable() if in_bf16() else recurrent_fp32.usable()
         single = self.rnn.weight_hh_l0.dtype == torch.float32
         return able and single and device.type == "cpu" and self.settings.activation == "tanh"
 
@@ -128,7 +128,7 @@ class RecurrentLayer(nn.Module):
         self, x: Tensor, state: LayerState, ids: Tensor | None, fresh: Tensor | None
     ) -> tuple[Tensor, LayerState]:
         bias = self.rnn.bias_ih_l0
-        if x.device.type == "cpu" and not self.onehot and _in_bf16() and recurrent.usable():
+        if x.device.type == "cpu" and not self.onehot and in_bf16() and recurrent.usable():
             sums = recurrent.projection(x, self.rnn.weight_ih_l0, bias)
         else:
             sums = self._from_input(x, bias)
@@ -143,12 +143,12 @@ class RecurrentLayer(nn.Module):
         if self.kind.step is gru_step:
             bias_hh, own = functional.pad(bias_hh[: -self.width], (0, self.width)), bias_hh[-self.width :]
         bias = bias + bias_hh
-        if self.onehot or not _in_bf16():
+        if self.onehot or not in_bf16():
             from_input = self._from_input(x, bias)
         else:
             from_input = recurrent.projection(x, self.rnn.weight_ih_l0, bias)
         steps: Callable[..., tuple[Tensor, LayerState]]
-        steps = recurrent.recurrent if _in_bf16() else recurrent_fp32.recurrent
+        steps = recurrent.recurrent if in_bf16() else recurrent_fp32.recurrent
         return steps(self.settings.cell, from_input, weight_hh, state, ids=ids, bias=own, fresh=fresh)
 
     def _by_torch(self, x: Tensor, state: LayerState, weight_hh: Tensor) -> tuple[Tensor, LayerState]:
@@ -171,6 +171,6 @@ class RecurrentLayer(nn.Module):
         return step(self._from_input(x, self.rnn.bias_ih_l0), from_hidden, state, self.activation)
 
 
-def _in_bf16() -> bool:
+def in_bf16() -> bool:
     """Whether the CPU computes in bf16 at this moment."""
     return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16

@@ -77,15 +77,6 @@ void pack_right(const Matrix &b, int64_t row, int64_t column, int64_t groups, bf
         }
 }
 
-inline void load_sums(const float *sums) {
-    __asm__ volatile("" ::: "memory");
-    constexpr int64_t stride = GROUP * sizeof(float);
-    _tile_loadd(0, sums, stride);
-    _tile_loadd(1, sums + 16, stride);
-    _tile_loadd(2, sums + 16 * GROUP, stride);
-    _tile_loadd(3, sums + 16 * GROUP + 16, stride);
-}
-
 // 32 x 32 sums, turned, to rows `column` and columns `row` of out (columns, rows).
 void put_turned(const float *sums, int64_t row, int64_t column, int64_t rows, int64_t columns, float *out) {
     for (int64_t right = 0; right < GROUP; right += 16)

@@ -66,6 +66,15 @@ inline void zero_sums() {
     _tile_zero(3);
 }
 
+inline void load_sums(const float *sums) {  // (32, 32)
+    __asm__ volatile("" ::: "memory");
+    constexpr int64_t stride = GROUP * sizeof(float);
+    _tile_loadd(0, sums, stride);
+    _tile_loadd(1, sums + 16, stride);
+    _tile_loadd(2, sums + 16 * GROUP, stride);
+    _tile_loadd(3, sums + 16 * GROUP + 16, stride);
+}
+
 inline void store_sums(float *sums) {  // (32, 32)
     constexpr int64_t stride = GROUP * sizeof(float);
     _tile_stored(0, sums, stride);

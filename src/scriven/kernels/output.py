@@ -1,0 +1,89 @@
+"""The output layer and its losses in one, as native code in bf16, with all gradients: for processors with AMX.
+
+Neither logits nor their gradients are ever an array in fp32: what is kept for the way back are the softmax's values
+before they are divided by their sum, in bf16, which become the gradients of the logits in their own place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ctypes import c_int64, c_void_p
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from scriven.kernels import library, recurrent
+from scriven.kernels.library import address as _address
+
+GROUP = 32  # columns that the native code works on together
+
+usable = recurrent.usable
+
+
+def losses(y: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """The losses in nats (M,), in fp32, of foretelling symbols `targets` (M,) from y (M, H).
+
+    These are -log softmax(y W' + bias) of the target, with weight W (V, H) and bias (V,); products are of bf16 values
+    with sums in fp32. RuntimeError for a target that is none of the V symbols.
+    """
+    found: Tensor = Losses.apply(y, weight, bias, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    return found
+
+
+class Losses(torch.autograd.Function):
+    """`losses`, with its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, keep: bool) -> Tensor:
+        """The losses (M,)."""
+        (rows, inputs), symbols = y.shape, len(weight)
+        y, weight = y.to(torch.bfloat16).contiguous(), weight.float().contiguous()
+        bias = None if bias is None else bias.float().contiguous()
+        targets = targets.long().contiguous()
+        _check({"y": (y, y.shape), "weight": (weight, (symbols, inputs)), "targets": (targets, (rows,))})
+        _check({} if bias is None else {"bias": (bias, (symbols,))})
+        found = torch.empty(rows)
+        kept = y.new_empty(rows, -(-symbols // GROUP) * GROUP) if keep else None
+        factors = torch.empty(rows, _function("scriven_output_chunks")(inputs, symbols))
+        arrays = map(_address, (y, weight, bias, targets, found, kept, factors))
+        _function("scriven_output_forward")(library.threads(), rows, inputs, symbols, *arrays)
+        ctx.biased, ctx.spent = bias is not None, False
+        ctx.save_for_backward(y, weight, targets, kept, factors)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dlosses: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of y (M, H), weight (V, H) and bias (V,), from those of the losses (M,)."""
+        y, weight, targets, kept, factors = ctx.saved_tensors
+        if ctx.spent:
+            raise RuntimeError("the losses' gradients are made in place of what was kept for them, so only once")
+        ctx.spent = True
+        symbols, dy, dlosses = len(weight), torch.empty_like(y), dlosses.float().contiguous()
+        arrays = map(_address, (weight, targets, factors, dlosses, kept, dy))
+        _function("scriven_output_backward")(library.threads(), *y.shape, symbols, *arrays)
+        dbias = torch.zeros(kept.shape[1])
+        dweight = recurrent.weight_gradient(y, kept, None, dbias)[:symbols]
+        return dy, dweight, dbias[:symbols] if ctx.biased else None, None, None
+
+
+def _check(arrays: dict[str, tuple[Tensor, tuple[int, ...]]]) -> None:
+    """Raises ValueError for arrays that native code cannot take."""
+    for name, (array, wanted) in arrays.items():
+        if array.shape != wanted or array.device.type != "cpu" or 0 in wanted:
+            raise ValueError(f"{name} of shape {tuple(array.shape)} on {array.device}, not {tuple(wanted)} on the CPU")
+
+
+TYPES: dict[str, tuple[list[Any], Any]] = {
+    "scriven_output_chunks": ([c_int64] * 2, c_int64),
+    "scriven_output_forward": ([c_int64] * 4 + [c_void_p] * 7, None),
+    "scriven_output_backward": ([c_int64] * 4 + [c_void_p] * 6, None),
+}
+
+
+@cache
+def _function(name: str) -> Callable[..., int]:
+    return library.declare(name, *TYPES[name])
