@@ -10,6 +10,8 @@ namespace scriven {
 namespace {
 
 constexpr int64_t DEPTH = 16, WIDTH = 8;  // rows and columns worked on together, in groups of 32
+constexpr int64_t AHEAD = 8;              // rows between the one that is read and the one that is fetched: columns of
+                                          // a long row are too far apart for the processor to guess the next ones
 
 // A matrix (rows, columns) of bf16, row after row; rows where `skip` is not zero count as zeros.
 struct Matrix {
@@ -17,6 +19,7 @@ struct Matrix {
     int64_t rows, columns;
     const uint8_t *skip;
 
+    void fetch(int64_t row, int64_t column) const { prefetch(values + row * columns + column); }
     __m512i part(int64_t row, int64_t column) const {  // 32 values
         if (row >= rows || (skip && skip[row])) return _mm512_setzero_si512();
         return _mm512_maskz_loadu_epi16(lanes32(columns - column), values + row * columns + column);
@@ -61,6 +64,8 @@ void pack_right(const Matrix &b, int64_t row, int64_t column, int64_t groups, bf
         for (int64_t group = 0; group < groups; ++group) {
             const int64_t from = column + group * GROUP;
             bf16 *tile = to + (group * DEPTH + i / 16) * 2 * TILE + i % 16 * GROUP;
+            b.fetch(row + 2 * i + AHEAD, from);
+            b.fetch(row + 2 * i + AHEAD + 1, from);
             __m512i two[2];
             pair(b.part(row + 2 * i, from), b.part(row + 2 * i + 1, from), two);
             _mm512_store_si512(tile, two[0]);
@@ -156,6 +161,7 @@ SCRIVEN_API int64_t scriven_add_rows(int64_t threads, int64_t k, int64_t n, int6
         for (int64_t row = 0; row < k; ++row)
             for (int64_t i = groups.begin * GROUP; i < end; i += 16) {
                 float *to = out + ids[row] * n + i;
+                prefetch(b + (row + AHEAD) * n + i);
                 const __mmask16 lanes = lanes16(end - i);
                 const __m512 more = fp32_of(_mm256_maskz_loadu_epi16(lanes, b + row * n + i));
                 _mm512_mask_storeu_ps(to, lanes, _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, to), more));

@@ -16,6 +16,7 @@ namespace scriven {
 namespace {
 
 constexpr int64_t ROWS = 64;  // worked on at a time
+constexpr int64_t AHEAD = 4;  // rows between the one that is written and the one that is fetched for it
 
 struct Shape {
     int64_t steps, rows, cells;
@@ -250,6 +251,7 @@ template <class Cell> struct Backward : Common, BackwardArguments {
         store(unit.carry + row * GROUP, where(stays, carry));
         for (int g = 0; g < Cell::gates; ++g) {
             const int64_t to = (row * Cell::gates + g) * cells;
+            prefetch(unit.dinput + to + AHEAD * Cell::gates * cells);
             __m512i values = rounded(dx[g]);
             _mm512_mask_storeu_epi16(unit.dinput + to, unit.there, values);
             if constexpr (Cell::apart) {
