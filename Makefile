@@ -5,7 +5,7 @@ ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 endif
 
-.PHONY: demo test sanitize lint docs lock clean
+.PHONY: demo test sanitize processors lint docs lock clean
 
 demo: .venv/.demo
 	$(BIN)/scriven train shakespeare --minutes 1
@@ -24,6 +24,25 @@ sanitize: .venv/.dev
 	CXX=g++ $(BIN)/python hatch_build.py --sanitize
 	$(SANITIZED) $(BIN)/python -c "from scriven.kernels import library; assert 'sanitized' in library.__file__"
 	$(SANITIZED) $(BIN)/python -m pytest tests/test_kernels_[!l]*.py
+
+# The kernels' own check on processors that are emulated: an arm64 one, and of this kind ones without AVX2, and without
+# AVX-512. All must agree. Needs qemu-user and, for arm64, g++-aarch64-linux-gnu.
+CHECK := build/check-$(shell uname -m)
+
+processors:
+	@command -v qemu-aarch64 aarch64-linux-gnu-g++ >/dev/null || \
+		{ echo "processors: needs the packages qemu-user and g++-aarch64-linux-gnu"; exit 1; }
+	$(PYTHON) hatch_build.py --check $(CHECK)
+	CXX=aarch64-linux-gnu-g++ $(PYTHON) hatch_build.py --check build/check-aarch64
+	$(CHECK) > build/here.txt
+	qemu-aarch64 build/check-aarch64 > build/arm64.txt
+	diff build/here.txt build/arm64.txt
+ifeq ($(shell uname -m),x86_64)
+	qemu-x86_64 -cpu Nehalem $(CHECK) > build/lesser.txt
+	diff build/here.txt build/lesser.txt
+	qemu-x86_64 -cpu Haswell $(CHECK) > build/lesser.txt
+	diff build/here.txt build/lesser.txt
+endif
 
 lint: .venv/.dev
 	$(BIN)/ruff check

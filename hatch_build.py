@@ -2,6 +2,7 @@
 
     python hatch_build.py               # builds src/scriven/kernels/_native.so anew where a source has changed
     python hatch_build.py --sanitize    # a copy of the package in build/sanitized, that stops at undefined behaviour
+    python hatch_build.py --check PROGRAM   # a program that compares the kernels with slow obvious code
 
 The compiler is $CXX, or else c++, g++ or clang++. Without one, or where it fails, the package is installed all the
 same, with a file that says why there is no library (kernels/_native.txt).
@@ -11,7 +12,6 @@ import argparse
 import contextlib
 import hashlib
 import os
-import platform
 import re
 import runpy
 import shlex
@@ -41,6 +41,7 @@ FLAGS = [
     *("-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"),
 ]
 SANITIZE = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+RACES = ["-O1", "-g", "-fsanitize=thread"]
 _AVX2 = ["-mavx2", "-mfma"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
 # What a source is compiled with, by the end of its name: sampler_avx2.cpp. The least demanding comes first: where two
@@ -56,7 +57,7 @@ INSTRUCTIONS: dict[str, list[str]] = {
 
 
 # What any processor of the kind can do, whatever the compiler's own default or $CXX says.
-BASELINE = ["-march=x86-64", "-mtune=generic"] if platform.machine().lower() in {"x86_64", "amd64"} else []
+BASELINES = {"x86_64": ("-march=x86-64", "-mtune=generic"), "aarch64": ("-march=armv8-a",)}
 
 
 class BuildError(Exception):
@@ -94,7 +95,8 @@ def find_compiler(extra: tuple[str, ...] = ()) -> Compiler:
     done = _run([*command, "--version"])
     if done.returncode or not done.stdout:
         raise BuildError(f"{shlex.join(command)} is not a C++ compiler that works: --version fails")
-    return Compiler(tuple(command), done.stdout.splitlines()[0], (*FLAGS, *extra))
+    machine = _run([*command, "-dumpmachine"]).stdout.partition("-")[0]  # the one it compiles for, which may be another
+    return Compiler(tuple(command), done.stdout.splitlines()[0], (*BASELINES.get(machine, ()), *FLAGS, *extra))
 
 
 def build(package: Path, objects: Path, extra: tuple[str, ...] = ()) -> str:
@@ -103,16 +105,31 @@ def build(package: Path, objects: Path, extra: tuple[str, ...] = ()) -> str:
     Objects are kept in the folder `objects`, under names that hash all that went into them, and used again. Raises
     BuildError; an older library then stays as it was.
     """
+    compiler, kernels = find_compiler(extra), package / "kernels"
+    compiled, known = _compiled(compiler, kernels / "native", objects)
+    _replace(kernels / LIBRARY, lambda path: compiler.run(*extra, "-shared", "-pthread", *compiled, "-o", path))
+    return f"compiled by {compiler.version} for {', '.join(known)}"
+
+
+def build_check(root: Path, program: Path, extra: tuple[str, ...] = ()) -> str:
+    """Compile and link the program of tests/native with all kernels, to run it anywhere; gives a sentence about it."""
     compiler = find_compiler(extra)
-    native = package / "kernels" / "native"
+    compiled, known = _compiled(compiler, root / PACKAGE / "kernels" / "native", root / "build" / "native")
+    source, static = root / "tests" / "native" / "check.cpp", () if extra else ("-static",)
+    program.parent.mkdir(parents=True, exist_ok=True)
+    arguments = (*compiler.flags, *static, str(source), *compiled, "-pthread", "-o")
+    _replace(program, lambda path: compiler.run(*arguments, path))
+    return f"compiled by {compiler.version} for {', '.join(known)}"
+
+
+def _compiled(compiler: Compiler, native: Path, objects: Path) -> tuple[list[str], list[str]]:
+    """The objects of all sources in a folder that the compiler knows the instructions of, and these instructions."""
     sources = sorted(native.glob("*.cpp"), key=lambda path: (_rank(path), path.name))
     objects.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         known = [name for name, yes in zip(INSTRUCTIONS, pool.map(compiler.knows, INSTRUCTIONS), strict=True) if yes]
         jobs = [pool.submit(_compile, compiler, path, objects, known) for path in sources if _suffix(path) in known]
-        compiled = [job.result() for job in jobs]
-    _replace(native.parent / LIBRARY, lambda path: compiler.run(*extra, "-shared", "-pthread", *compiled, "-o", path))
-    return f"compiled by {compiler.version} for {', '.join(known)}"
+        return [job.result() for job in jobs], known
 
 
 def build_or_tell(root: Path) -> str:
@@ -133,7 +150,7 @@ def _compile(compiler: Compiler, source: Path, objects: Path, known: list[str]) 
     has = [f"-DSCRIVEN_HAS_{name.upper()}=1" for name in known]
     if source.name == TELLING:
         has.append(f"-DSCRIVEN_INTERFACE={_interface(source.parent)}")
-    arguments = [*BASELINE, *INSTRUCTIONS[_suffix(source)], *compiler.flags, *has]
+    arguments = [*compiler.flags, *INSTRUCTIONS[_suffix(source)], *has]
     texts = [source, *sorted(source.parent.glob("*.h"))]
     key = hashlib.sha256(repr((compiler, arguments, [path.read_bytes() for path in texts])).encode())
     target = objects / f"{source.stem}-{key.hexdigest()[:16]}.o"
@@ -206,12 +223,18 @@ def _platform_tag() -> str:
 def _main() -> None:
     parser = argparse.ArgumentParser(description="Build the native kernels in place.")
     parser.add_argument("--sanitize", action="store_true", help="build a copy of the package that checks itself")
+    parser.add_argument("--check", type=Path, help="build the program of tests/native there instead")
+    parser.add_argument("--threads", action="store_true", help="with --check: a program that looks for data races")
     root, package, extra = Path(__file__).parent, Path(__file__).parent / PACKAGE, ()
-    if parser.parse_args().sanitize:
+    asked = parser.parse_args()
+    if asked.sanitize:
         package, extra = root / "build" / "sanitized" / "scriven", tuple(SANITIZE)
         shutil.rmtree(package, ignore_errors=True)
         shutil.copytree(root / PACKAGE, package, ignore=shutil.ignore_patterns("_native.*", "__pycache__"))
     try:
+        if asked.check:
+            print(f"{asked.check}: {build_check(root, asked.check, tuple(RACES) if asked.threads else ())}")
+            return
         print(f"{package / 'kernels' / LIBRARY}: {build(package, root / 'build' / 'native', extra)}")
     except BuildError as error:
         sys.exit(str(error))

@@ -1,0 +1,187 @@
+// Native kernels against slow obvious code, at every level that runs here, without Python: for processors that are
+// emulated, and for sanitizers. Prints what all processors must agree on to the last bit; ends with 1 where a result is
+// wrong. `make processors` runs it.
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <vector>
+
+#include "../../src/scriven/kernels/native/common.h"
+
+extern "C" {
+int64_t scriven_features();
+int64_t scriven_compiled();
+int64_t scriven_scan_forward(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const void *, const int64_t *,
+                             int64_t, const uint8_t *, const float *, float *);
+int64_t scriven_steps_forward(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const float *, const int64_t *,
+                              int64_t, const float *, const float *, const float *, const float *, const uint8_t *,
+                              float *, float *, float *, float *);
+int64_t scriven_steps_backward(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const float *, const uint8_t *,
+                               const float *, const float *, const float *, const float *, float *, float *, float *,
+                               float *);
+int64_t scriven_text_translate(int64_t, int64_t, const void *, int64_t, const int32_t *, int64_t, void *, int64_t *);
+}
+
+namespace {
+
+using Floats = std::vector<float>;
+using Reals = std::vector<double>;
+
+std::mt19937 random_bits(1);
+bool failed = false;
+
+Floats drawn(int64_t count, double size = 1.0) {
+    Floats values(static_cast<size_t>(count));
+    for (float &value : values) value = static_cast<float>(size * (random_bits() / 2147483648.0 - 1.0));
+    return values;
+}
+
+double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
+
+void check(const char *what, int64_t level, double error, double most) {
+    if (error <= most) return;
+    std::fprintf(stderr, "%s at level %d: off by %g\n", what, static_cast<int>(level), error);
+    failed = true;
+}
+
+template <class Found, class Expected> double distance(const Found &found, const Expected &expected) {
+    double apart = 0, size = 1e-3;
+    for (size_t i = 0; i < found.size(); ++i) {
+        apart += (found[i] - expected[i]) * (found[i] - expected[i]);
+        size += double(expected[i]) * expected[i];
+    }
+    return std::sqrt(apart / size);
+}
+
+template <class Value> uint64_t digest(const std::vector<Value> &values) {  // FNV-1a
+    uint64_t hash = 14695981039346656037u;
+    const auto *bytes = reinterpret_cast<const unsigned char *>(values.data());
+    for (size_t i = 0; i < values.size() * sizeof(Value); ++i) hash = (hash ^ bytes[i]) * 1099511628211u;
+    return hash;
+}
+
+struct Layer {
+    int64_t cell, gates, kept, steps, rows, cells;
+    Floats input, weight, bias, h, c;
+    std::vector<uint8_t> fresh;
+
+    int64_t states() const { return rows * cells; }
+
+    // All outputs, and the state after the last step, from the input given.
+    Reals slowly(const Reals &x) const {
+        Reals before(h.begin(), h.end()), carry(c.begin(), c.end()), outputs;
+        for (int64_t t = 0; t < steps; ++t) {
+            Reals after(before.size());
+            for (int64_t n = 0; n < rows; ++n) {
+                for (int64_t i = 0; fresh[t * rows + n] && i < cells; ++i) before[n * cells + i] = carry[n * cells + i] = 0;
+                for (int64_t i = 0; i < cells; ++i) after[n * cells + i] = one(x, before, carry, t, n, i);
+            }
+            before = after;
+            outputs.insert(outputs.end(), after.begin(), after.end());
+        }
+        return outputs;
+    }
+
+    double one(const Reals &x, const Reals &before, Reals &carry, int64_t t, int64_t n, int64_t i) const {
+        double from_input[4], from_hidden[4];
+        for (int64_t g = 0; g < gates; ++g) {
+            from_input[g] = x[((t * rows + n) * gates + g) * cells + i];
+            from_hidden[g] = cell == 1 && g == 2 ? bias[i] : 0.0;
+            for (int64_t k = 0; k < cells; ++k)
+                from_hidden[g] += weight[(g * cells + i) * cells + k] * before[n * cells + k];
+        }
+        if (cell == 0) return std::tanh(from_input[0] + from_hidden[0]);
+        if (cell == 1) {
+            const double z = sigmoid(from_input[1] + from_hidden[1]), r = sigmoid(from_input[0] + from_hidden[0]);
+            return (1 - z) * std::tanh(from_input[2] + r * from_hidden[2]) + z * before[n * cells + i];
+        }
+        double &c_now = carry[n * cells + i];
+        c_now = sigmoid(from_input[1] + from_hidden[1]) * c_now +
+                sigmoid(from_input[0] + from_hidden[0]) * std::tanh(from_input[2] + from_hidden[2]);
+        return sigmoid(from_input[3] + from_hidden[3]) * std::tanh(c_now);
+    }
+};
+
+Layer layer(int64_t cell, int64_t steps, int64_t rows, int64_t cells) {
+    const int64_t gates[] = {1, 3, 4}, kept[] = {1, 5, 6};
+    Layer made{cell, gates[cell], kept[cell], steps, rows, cells, {}, {}, {}, {}, {}, {}};
+    made.input = drawn(steps * rows * made.gates * cells);
+    made.weight = drawn(made.gates * cells * cells, 1.5 / std::sqrt(double(cells)));
+    made.bias = drawn(cells), made.h = drawn(rows * cells), made.c = drawn(rows * cells);
+    for (int64_t i = 0; i < steps * rows; ++i) made.fresh.push_back(random_bits() % 5 == 0);
+    return made;
+}
+
+// Steps and their gradients: the gradients against a small difference in one direction, in double precision.
+void check_steps(int64_t level, int64_t threads, const Layer &it) {
+    const int64_t all = it.steps * it.states(), sums = all * it.gates;
+    Floats y(all), kept(it.steps * (it.cells + 31) / 32 * 32 * it.rows * it.kept * 32), h(it.states()), c(it.states());
+    const auto *c_before = it.cell == 2 ? it.c.data() : nullptr;
+    scriven_steps_forward(level, threads, it.cell, it.steps, it.rows, it.cells, it.input.data(), nullptr, 0,
+                          it.weight.data(), it.bias.data(), it.h.data(), c_before, it.fresh.data(), y.data(),
+                          kept.data(), h.data(), it.cell == 2 ? c.data() : nullptr);
+    const Reals x(it.input.begin(), it.input.end());
+    check("steps", level, distance(y, it.slowly(x)), 2e-6);
+    const Floats dy = drawn(all), none(it.states()), direction = drawn(sums);
+    Floats dinput(sums), dhidden(sums), dh(it.states()), dc(it.states());
+    scriven_steps_backward(level, threads, it.cell, it.steps, it.rows, it.cells, it.weight.data(), it.fresh.data(),
+                           kept.data(), dy.data(), none.data(), it.cell == 2 ? none.data() : nullptr, dinput.data(),
+                           it.cell == 1 ? dhidden.data() : nullptr, dh.data(), it.cell == 2 ? dc.data() : nullptr);
+    Reals above = x, below = x;
+    for (int64_t i = 0; i < sums; ++i) above[i] += 1e-5 * direction[i], below[i] -= 1e-5 * direction[i];
+    const Reals higher = it.slowly(above), lower = it.slowly(below);
+    double difference = 0, slope = 0;
+    for (int64_t i = 0; i < all; ++i) difference += dy[i] * (higher[i] - lower[i]) / 2e-5;
+    for (int64_t i = 0; i < sums; ++i) slope += double(dinput[i]) * direction[i];
+    check("gradients", level, std::fabs(difference - slope) / (std::fabs(slope) + 1), 1e-4);
+}
+
+uint64_t check_scan(int64_t level, const Floats &sums, const Floats &h, int64_t steps, int64_t rows, int64_t cells) {
+    Floats y(steps * rows * cells);
+    scriven_scan_forward(level, steps, rows, cells, 0, cells, 0, sums.data(), nullptr, 0, nullptr, h.data(), y.data());
+    Reals expected, before(h.begin(), h.end());
+    for (int64_t place = 0; place < steps * rows * cells; ++place) {
+        const int64_t i = place % cells, from = place / cells * 2 * cells + i, at = place % (rows * cells);
+        const double z = sigmoid(sums[from]), x = sums[from + cells];
+        expected.push_back(before[at] = (1 - z) * before[at] + z * (x >= 0 ? x + 0.5 : sigmoid(x)));
+    }
+    check("scan", level, distance(y, expected), 2e-6);
+    return digest(y);
+}
+
+uint64_t check_text() {
+    std::vector<uint8_t> symbols, ids(5000);
+    std::vector<int32_t> table(256);
+    std::vector<int64_t> counts(256);
+    for (int i = 0; i < 5000; ++i) symbols.push_back(static_cast<uint8_t>(random_bits() >> 24));
+    for (int i = 0; i < 256; ++i) table[i] = (i * 7 + 3) % 256;
+    scriven_text_translate(1, 1, symbols.data(), 5000, table.data(), 256, ids.data(), counts.data());
+    double wrong = 0;
+    for (int i = 0; i < 5000; ++i) wrong += ids[i] != table[symbols[i]];
+    check("text", 0, wrong, 0);
+    return digest(ids);
+}
+
+}  // namespace
+
+int main() {
+    const int64_t able = scriven_features() & scriven_compiled();
+    int64_t most = scriven::portable;
+    if (able & scriven::has_avx2) most = scriven::avx2;
+    if (able & scriven::has_avx512_vnni) most = scriven::avx512;
+    const Floats sums = drawn(7 * 3 * 2 * 37, 4.0), h = drawn(3 * 37);
+    std::fprintf(stderr, "levels up to %d\n", static_cast<int>(most));
+    std::printf("text %016llx\n", static_cast<unsigned long long>(check_text()));
+    uint64_t scans[4] = {};
+    for (int64_t level = 0; level <= most; ++level) {
+        scans[level] = check_scan(level, sums, h, 7, 3, 37);
+        check("scan, against the portable level,", level, scans[level] != scans[0], 0);
+        for (int64_t cell = 0; cell < 3; ++cell) {
+            check_steps(level, 1, layer(cell, 6, 5, 17));
+            check_steps(level, 3, layer(cell, 2, 33, 70));
+            check_steps(level, 1, layer(cell, 1, 1, 1));
+        }
+    }
+    std::printf("scan %016llx\n", static_cast<unsigned long long>(scans[0]));
+    return failed;
+}
