@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scriven import kernels
 from scriven.events import Loss
 from scriven.inference import generate as generation
 from scriven.inference import score
 from scriven.inference.generate import Predictor
 from scriven.inference.protocols import stream
-from scriven.inference.sampling import Ids
+from scriven.inference.sampling import Floats, Ids
 from scriven.vocabulary import Vocabulary
 from small_model import DOCUMENTS, TEXT, assert_same, cut, predictor, predictor_of, slow_nats
 
@@ -163,3 +164,54 @@ def test_foretold_reads_texts_as_the_vocabulary_has_them() -> None:
     model, plain = documents_model(), predictor()
     for each, ids in ((model, bounded(model, DOCUMENTS)), (plain, plain.vocabulary.encode(TEXT))):
         assert_same(score.summed(each.vocabulary, score.foretold(each, [ids])), stream(each, [ids]))
+
+
+# --- in native code
+
+
+needs_native = pytest.mark.skipif(kernels.level() == "off", reason=kernels.why())
+
+
+def native(model: Predictor) -> Predictor:
+    return Predictor(model.model, model.vocabulary, "fp32", writing="int8")
+
+
+def joined(pieces: Iterable[score.Scored]) -> Floats:
+    return np.concatenate([piece.nats for piece in pieces])
+
+
+@needs_native
+def test_in_int8_what_a_document_costs_depends_on_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, plain = native(documents_model()), documents_model()
+    ids = bounded(model, DOCUMENTS)
+    assert (model.reading, plain.reading) == ("int8", "fp32")
+    whole = joined(score.documents(model, [ids]))
+    np.testing.assert_allclose(whole, joined(score.documents(plain, [ids])), atol=0.3)
+    each = [joined(score.documents(model, [bounded(model, [text])])) for text in DOCUMENTS]
+    assert np.concatenate(each).tolist() == whole.tolist()
+    monkeypatch.setattr(score, "GATHERED", 9)
+    monkeypatch.setattr(score, "ROWS", 2)
+    monkeypatch.setattr(generation, "READ_AT_ONCE", 5)
+    assert joined(score.documents(model, cut(ids, [3, 20, 1]))).tolist() == whole.tolist()
+
+
+@needs_native
+def test_in_int8_pieces_change_nothing_and_it_costs_about_as_much_as_in_fp32() -> None:
+    model, plain = native(predictor()), predictor()
+    ids = model.vocabulary.encode(TEXT)
+    whole = joined(score.surprisals(model, [ids], model.start()))
+    assert joined(score.surprisals(model, cut(ids, [7, 1, 100]), model.start())).tolist() == whole.tolist()
+    exact = joined(score.surprisals(plain, [ids], plain.start()))
+    assert abs(whole.mean() - exact.mean()) < 0.01
+    assert whole[model.vocabulary.unseen(ids)].min() > model.vocabulary.unseen_nats
+
+
+@needs_native
+def test_in_int8_the_context_goes_on() -> None:
+    model = native(predictor())
+    ids = model.vocabulary.encode(TEXT)[:, None]
+    whole, last = score.side_by_side(model, ids, model.start())
+    middle = score.after(model, ids[:40], model.start())
+    rest, end = score.side_by_side(model, ids[40:], middle)
+    assert rest.tolist() == whole[40:].tolist()
+    assert end.logits.tolist() == last.logits.tolist()

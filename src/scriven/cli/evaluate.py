@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from scriven.cli.flags import Device, Invalid, Json, Precision, RunFolder, Text, Which
+from scriven.cli.flags import Device, Invalid, Json, ReadingPrecision, RunFolder, Text, Which
 from scriven.cli.rows import show
 from scriven.errors import InputError
 
@@ -25,7 +25,7 @@ def evaluate(
     invalid: Invalid = None,
     checkpoint: Which = "best",
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: ReadingPrecision = "auto",
 ) -> None:
     """The loss of a trained model on a text, by a named protocol: numbers to compare models by.
 

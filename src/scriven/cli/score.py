@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from scriven.cli.flags import Device, Invalid, Json, Precision, RunFolder, Text, Which
+from scriven.cli.flags import Device, Invalid, Json, ReadingPrecision, RunFolder, Text, Which
 from scriven.cli.rows import Form, Row, show
 from scriven.errors import InputError, UsageError
 
@@ -33,7 +33,7 @@ def score(
     invalid: Invalid = None,
     checkpoint: Which = "best",
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: ReadingPrecision = "auto",
 ) -> None:
     """How surprising a text is to a trained model, read once from its beginning; of any length.
 
@@ -68,7 +68,7 @@ def score(
     corpus = model.settings.corpus.model_copy(update={"invalid": invalid} if invalid else {})
     unit: Unit = "line" if corpus.documents in {"none", "lines"} else "document"
     forms: dict[str, Callable[[Vocabulary, Iterable[Scored]], Iterator[Row]]] = {
-        "total": _total,
+        "total": partial(_total, precision=model.predictor.reading),
         "line": partial(_lines, unit=unit),
         "character": partial(_characters, unit=unit),
     }
@@ -82,12 +82,12 @@ def score(
         sys.stderr.write(f"note: {tally.empty:,} empty {unit}{were} left out, and not numbered\n")
 
 
-def _total(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Row]:
+def _total(vocabulary: Vocabulary, pieces: Iterable[Scored], precision: str) -> Iterator[Row]:
     from scriven.inference.score import summed
 
     total = summed(vocabulary, pieces)
     if total.loss.characters:
-        yield total.values()
+        yield {**total.values(), "precision": precision}
 
 
 def _lines(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit) -> Iterator[Row]:
