@@ -120,16 +120,12 @@ struct Int8 {
     static int64_t inputs(const Matrix &matrix) { return 4 * matrix.chunks; }
 
     static void pack(const float *x, int64_t count, char *to, float *scale) {
-        typedef int8_t Bytes __attribute__((vector_size(lanes), may_alias));
         Floats sizes = {};
         for (int64_t i = 0; i < count; i += lanes) sizes = larger(size_of(load(x + i)), sizes);
         const float largest = largest_of(sizes);
         const float factor = largest > 1e-30f ? 127.0f / largest : 0.0f;
         *scale = largest / 127.0f;
-        for (int64_t i = 0; i < count; i += lanes) {
-            const Ints rounded = (Ints)(load(x + i) * factor + to_integer);  // its lowest byte
-            *reinterpret_cast<Bytes *>(to + i) = __builtin_convertvector(rounded, Bytes);
-        }
+        for (int64_t i = 0; i < count; i += lanes) store_bytes(to + i, (Ints)(load(x + i) * factor + to_integer));
     }
     static Floats value(const Out *sums, const float *scale, int64_t at, float row_scale) {
         const Floats sum = __builtin_convertvector(*reinterpret_cast<const Ints *>(sums + at), Floats);

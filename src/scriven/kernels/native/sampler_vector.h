@@ -18,6 +18,21 @@ inline float largest_of(Floats x) {
     return parts[0];
 }
 
+// The lowest byte of each lane. Compilers convert vectors of several registers lane by lane.
+inline void store_bytes(char *to, Ints x) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)x));
+#elif defined(__AVX2__)
+    const __m128i low = _mm256_castsi256_si128((__m256i)x), high = _mm256_extracti128_si256((__m256i)x, 1);
+    const __m128i lowest = _mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m128i bytes = _mm_unpacklo_epi32(_mm_shuffle_epi8(low, lowest), _mm_shuffle_epi8(high, lowest));
+    _mm_storel_epi64(reinterpret_cast<__m128i *>(to), bytes);
+#else
+    typedef int8_t Bytes __attribute__((vector_size(lanes), may_alias));
+    *reinterpret_cast<Bytes *>(to) = __builtin_convertvector(x, Bytes);
+#endif
+}
+
 inline Floats size_of(Floats x) { return (Floats)((Words)x & 0x7fffffffu); }
 
 constexpr float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which is then the lowest bits
