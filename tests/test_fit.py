@@ -1,5 +1,6 @@
 """What is chosen for the user: by text, budget and speed; what is given wins; everything fits together."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,6 +97,15 @@ def test_documents_shorter_than_a_chunk_are_read_in_more_rows_as_far_as_there_ar
     settings, notes = fit(given, lines(1, 10**6))
     assert (settings.reader.batch, settings.training.workers) == (1, 1)
     assert "in 1 document " in notes[0]
+
+
+def test_where_threads_share_the_work_one_worker_has_all_cores() -> None:
+    given, four = validated({"budget": {"minutes": 1}}), facts(cores=4)
+    alone = fit(given, replace(four, shared=True))[0]
+    assert (alone.training.workers, alone.training.groups, alone.training.threads) == (1, 1, 4)
+    several = fit(given, four)[0]
+    assert (several.training.workers, several.training.groups, several.training.threads) == (2, 2, 2)
+    assert alone.reader.batch == several.reader.batch == 64
 
 
 def test_the_reader_is_that_of_the_text() -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from scriven.model import CharLM, computing
 from scriven.model.compute import cpu_prepared
@@ -18,6 +17,7 @@ REFERENCE = ModelSettings()  # the model whose speed is measured
 REFERENCE_ROWS, REFERENCE_LENGTH, REFERENCE_VOCABULARY = 32, 64, 100
 STEP_EFFICIENCY = 0.65  # of the measured speed that is left beside optimizer, exchange and evaluations, at the most
 OVERHEAD_SECONDS = 8e-6  # a character that these take at the least, however fast its products are
+SHARED_OVERHEAD_SECONDS = 2e-6  # the same where threads share all work, and no worker has another to wait for
 ROWS = 32  # of text in all, where each pass over the text should teach the most
 ROWS_PER_WORKER = 32  # where time counts: fewer starve the matrix units
 FEWEST_ROWS_PER_WORKER = 16
@@ -45,10 +45,11 @@ class Facts:
     overhead_seconds: float = 0.0  # of a time budget that are gone when training begins
     documents: int = 0  # of the training text
     text_characters: int = 0  # of the training text itself; as many as an epoch reads where 0
+    shared: bool = False  # whether native code shares the work of one worker among all cores; so `speed` was measured
 
 
-def measure_speed(device: torch.device, precision: str, cell: Cell) -> float:
-    """Characters/s of one single-threaded worker's training step of the reference model with such a cell.
+def measure_speed(device: torch.device, precision: str, cell: Cell, threads: int = 1) -> float:
+    """Characters/s of one worker's training step, of so many threads, of the reference model with such a cell.
 
     The fastest of a few; about 0.3 s.
     """
@@ -56,12 +57,13 @@ def measure_speed(device: torch.device, precision: str, cell: Cell) -> float:
         model = CharLM(REFERENCE.model_copy(update={"cell": cell}), REFERENCE_VOCABULARY).to(device)
     ids = torch.zeros(REFERENCE_LENGTH, REFERENCE_ROWS, dtype=torch.int64, device=device)
     seconds = []
-    with cpu_prepared(1):
+    with cpu_prepared(threads):
         for _ in range(4):
             begun = time.perf_counter()
             with computing(device, precision):
-                logits, _ = model(ids)
-            torch.autograd.backward(functional.cross_entropy(logits.flatten(0, 1), ids.flatten()))
+                _, y, _ = model.read(ids)
+                losses = model.losses(y, ids)
+            torch.autograd.backward(losses, torch.ones_like(losses))
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - begun)
@@ -75,8 +77,9 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
 
     The rules come from docs/experiments.md:
 
-    - *Workers and rows.* On a CPU one worker a core, up to two. 32 rows in all learn the most from a pass;
-      within a time budget, 32 rows a worker learn the most in the time. Rows are halved until a pass over the text is
+    - *Workers and rows.* On a CPU one worker a core, up to two; but one alone where native code shares its work among
+      threads. 32 rows in all learn the most from a pass; within a time budget, 32 rows for each of the first two cores
+      learn the most in the time. Rows are halved until a pass over the text is
       8 steps, and workers with them. Cores left over become threads. Documents shorter than a chunk are read in so
       many more rows, as far as there are documents.
     - *Width* grows with the fourth root of what the reference model could read in the budget, so that the model's size
@@ -129,9 +132,7 @@ def chunk_length(settings: Settings, facts: Facts) -> float:
 
 def expected_seconds(settings: Settings, facts: Facts, share: float = 1.0) -> float:
     """How long that share of the budget will take, from the measured speed; evaluations included."""
-    per_worker = _whole_speed(facts) / _cost(settings.model.width, settings.model.layers)
-    workers = settings.training.workers
-    speed = per_worker * workers
+    speed = _whole_speed(facts, settings.training.workers) / _cost(settings.model.width, settings.model.layers)
     read = settings.training.evaluation_characters or facts.validation_characters
     evaluated = settings.training.evaluations * read / EVALUATION_SPEEDUP
     characters = _budgeted(settings, facts, settings.reader.batch * chunk_length(settings, facts))
@@ -141,8 +142,10 @@ def expected_seconds(settings: Settings, facts: Facts, share: float = 1.0) -> fl
 def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], notes: list[str]) -> tuple[int, int, int]:
     """How many processes, groups, and rows of text in all."""
     training, reader = chosen.get("training", {}), chosen.get("reader", {})
-    workers = training.get("workers") or (min(2, facts.cores) if facts.device == "cpu" else 1)
-    rows = ROWS_PER_WORKER * workers if given.budget.minutes else max(ROWS, FEWEST_ROWS_PER_WORKER * workers)
+    pair = min(2, facts.cores) if facts.device == "cpu" else 1
+    workers = training.get("workers") or (1 if facts.shared else pair)
+    rows = ROWS_PER_WORKER * max(workers, pair if facts.shared else 1)
+    rows = rows if given.budget.minutes else max(ROWS, FEWEST_ROWS_PER_WORKER * workers)
     length = chunk_length(given, facts)
     rows = 1 << round(math.log2(rows * given.reader.length / length)) if facts.documents else rows
     most = max(1, min(int(facts.characters / (STEPS_PER_EPOCH * length)), facts.documents or facts.characters))
@@ -187,12 +190,14 @@ def _readable(given: Settings, facts: Facts, workers: int, rows: int, length: fl
     budget = given.budget
     if not budget.minutes:
         return _budgeted(given, facts, rows * length)
-    return _whole_speed(facts) * workers * max(1.0, budget.minutes * 60 - facts.overhead_seconds)
+    return _whole_speed(facts, workers) * max(1.0, budget.minutes * 60 - facts.overhead_seconds)
 
 
-def _whole_speed(facts: Facts) -> float:
-    """Characters/s of one worker that trains the reference model, all that a step does besides included."""
-    return min(STEP_EFFICIENCY * facts.speed, 1 / (1 / facts.speed + OVERHEAD_SECONDS))
+def _whole_speed(facts: Facts, workers: int) -> float:
+    """Characters/s of all workers that train the reference model, all that a step does besides included."""
+    overhead = SHARED_OVERHEAD_SECONDS if facts.shared else OVERHEAD_SECONDS
+    speed = min(STEP_EFFICIENCY * facts.speed, 1 / (1 / facts.speed + overhead))
+    return speed if facts.shared else speed * workers
 
 
 def _model(given: Settings, facts: Facts, readable: float, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -236,7 +241,9 @@ def _evaluations(given: Settings, facts: Facts, workers: int, trained: float, no
     evaluations = EVALUATIONS
     readable = max(EVALUATION_SHARE * EVALUATION_SPEEDUP * trained, EVALUATIONS * LEAST_EVALUATED)
     if budget.minutes:
-        readable = EVALUATION_SHARE * budget.minutes * 60 * facts.speed * EVALUATION_SPEEDUP * workers
+        readable = (
+            EVALUATION_SHARE * budget.minutes * 60 * facts.speed * EVALUATION_SPEEDUP * (1 if facts.shared else workers)
+        )
         evaluations = max(FEWEST_EVALUATIONS, min(MOST_EVALUATIONS, round(readable / max(1, text * reads))))
     result = {"evaluations": evaluations}
     limit = max(LEAST_EVALUATED, int(readable / (_asked(given, facts, trained) or evaluations))) // reads

@@ -18,7 +18,8 @@ from scriven.settings import TrainingSettings
 
 # The quintic iteration of Jordan et al. 2024 (Muon): its fixed points are not 1, but it gets near 1 in few steps.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-NEWTON_SCHULZ_STEPS = 5
+# After so many steps the Gram matrix is made anew: its rounding errors grow from step to step where it is near zero.
+NEWTON_SCHULZ_STEPS = (3, 2)
 
 
 def learning_rate_factor(settings: TrainingSettings, progress: float, epochs: float = 0.0) -> float:
@@ -94,17 +95,32 @@ def _views(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
 def orthogonalize(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     """The nearly orthogonal matrix with the singular vectors of `matrix` (R, C), computed in `dtype`.
 
-    Five steps of the Newton-Schulz iteration X <- aX + X(bA + cA^2), A = X'X on the shorter side. Its matrix products
-    are the whole cost.
+    Five steps of the Newton-Schulz iteration X <- XP, P = aI + bA + cA^2, A = X'X on the shorter side. X itself is
+    multiplied twice only: the steps between are ones of the small matrix, A <- APP, as all of these commute.
     """
-    a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] >= matrix.shape[1]
-    x = (matrix if tall else matrix.T).to(dtype)
+    x: Tensor = (matrix if tall else matrix.T).to(dtype)
     x = x / (x.norm() + 1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x.T @ x
-        x = torch.addmm(x, x, torch.addmm(gram, gram, gram, beta=b, alpha=c), beta=a)
+    for steps in NEWTON_SCHULZ_STEPS:
+        x = x @ _factor(x.T @ x, steps)
     return x if tall else x.T
+
+
+def _factor(gram: Tensor, steps: int) -> Tensor:
+    """The product of the P of so many steps of `orthogonalize`, from the Gram matrix A before them."""
+    factor = power = _polynomial(gram)
+    for _ in range(steps - 1):
+        gram = (gram @ power) @ power
+        power = _polynomial(gram)
+        factor = factor @ power
+    return factor
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    a, b, c = NEWTON_SCHULZ
+    result = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    result.diagonal().add_(a)
+    return result
 
 
 Share = Callable[[list[Tensor], list[int]], None]  # fills in, on every worker, the tensors that others own

@@ -278,16 +278,18 @@ def _check_text(settings: Settings, corpus: Corpus) -> None:
 
 def _facts(request: Request, corpus: Corpus, settings: Settings, device: torch.device, precision: str) -> Facts:
     """What the settings that are not given are fitted to."""
-    text = corpus.training
+    text, cores = corpus.training, available_cores()
+    shared = device.type == "cpu" and precision == "bf16" and has_native_code(settings.model)
     return Facts(
         epoch_reads(text, settings.reader),
         corpus.validation.characters,
-        available_cores(),
+        cores,
         device.type,
-        measure_speed(device, precision, settings.model.cell),
+        measure_speed(device, precision, settings.model.cell, cores if shared else 1),
         time.monotonic() - request.begun + START_SECONDS,
         documents=text.documents,
         text_characters=text.characters,
+        shared=shared,
     )
 
 
