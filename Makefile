@@ -30,7 +30,7 @@ sanitize: .venv/.dev
 CHECK := build/check-$(shell uname -m)
 
 processors:
-	@command -v qemu-aarch64 aarch64-linux-gnu-g++ >/dev/null || \
+	@{ command -v qemu-aarch64 && command -v aarch64-linux-gnu-g++; } >/dev/null || \
 		{ echo "processors: needs the packages qemu-user and g++-aarch64-linux-gnu"; exit 1; }
 	$(PYTHON) hatch_build.py --check $(CHECK)
 	CXX=aarch64-linux-gnu-g++ $(PYTHON) hatch_build.py --check build/check-aarch64
