@@ -17,7 +17,8 @@ MAP = """
     corpus.store corpus
     batches.permutation batches.batch batches.stream batches.windows batches.order batches.documents batches.readers
     batches.prefetch batches
-    model.compute model.dropout model.initial model.recurrence model.cells model.language_model model.pretrained model
+    model.compute model.dropout model.initial model.recurrence model.cells model.language_model model.pretrained
+    model.machine model
     runs.checkpoints runs.folder runs
     inference inference.sampling inference.pen inference.chunks inference.generate inference.writing inference.score
     inference.protocols inference.novelty

@@ -91,6 +91,7 @@ def _machine() -> Row:
     from scriven import kernels
     from scriven.model import choose_device, choose_precision
     from scriven.model.compute import available_cores
+    from scriven.model.machine import CELLS, training_path
 
     device = choose_device("auto")
     precision = choose_precision("auto", device)
@@ -107,6 +108,8 @@ def _machine() -> Row:
         "precision_because": _why_precision(device),
         "kernels": kernels.level(),
         "kernels_because": kernels.why(),
+        **{f"training_{cell}": training_path(cell) for cell in CELLS if device.type == "cpu"},
+        "writing": f"native code, {kernels.level()}" if kernels.level() != "off" else "torch",
     }
 
 
@@ -120,9 +123,9 @@ def _why_device(device: torch.device) -> str:
 
 
 def _why_precision(device: torch.device) -> str:
-    from scriven.model.compute import bf16_speedup
+    from scriven.model.machine import bf16_speedup
 
     if device.type == "cuda":
         return "the GPU says whether it computes in bf16"
     speedup = bf16_speedup()
-    return f"an LSTM in bf16 takes 1/{speedup:.1f} of the time of fp32" if speedup else "bf16 does not work here"
+    return f"an LSTM learns {speedup:.1f} times as fast in bf16 as in fp32" if speedup else "bf16 does not work here"

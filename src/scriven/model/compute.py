@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-import time
 from collections.abc import Iterator
 
 import torch
 
 from scriven.allocator import keep_buffers
 from scriven.errors import UsageError
-from scriven.settings import Cell
 
 ALLOCATOR_THRESHOLD_BYTES = 1 << 30
 
@@ -28,49 +25,6 @@ def choose_device(name: str) -> torch.device:
     if not there[name]:
         raise UsageError(f"device {name} is not available on this machine; use --device auto or cpu")
     return torch.device(name)
-
-
-def choose_precision(name: str, device: torch.device, cell: Cell = "lstm", native: bool = False) -> str:
-    """`fp32` or `bf16` for a `training.precision` setting; `auto` measures the CPU with such a cell, once a process.
-
-    Where there is `native` code, nothing is measured: there is for processors on which bf16 is several times faster.
-
-    Raises UsageError when bf16 is asked for and does not work.
-    """
-    if name == "bf16" and device.type == "cpu" and not bf16_speedup(cell):
-        raise UsageError("bf16 does not work on this processor; use fp32")
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if device.type == "cpu" and (native or bf16_speedup(cell) > 1.3) else "fp32"
-
-
-@functools.cache
-def bf16_speedup(cell: Cell = "lstm") -> float:
-    """How many times faster a bf16 layer of a cell is than fp32 on this CPU; 0 when bf16 does not work at all.
-
-    oneDNN refuses bf16 on some processors, and emulates it slowly on others, so both are tried, in turns and each at
-    its best, since other programs disturb a single measurement. About 0.1 s.
-    """
-    kind = torch.nn.Linear if cell == "mingru" else getattr(torch.nn, cell.upper())
-    layer, x = kind(256, 256), torch.zeros(16, 32, 256)
-    seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
-    with torch.inference_mode():
-        for _ in range(8):
-            for precision, measured in seconds.items():
-                try:
-                    with computing(torch.device("cpu"), precision):
-                        measured.append(_seconds(layer, x))
-                except RuntimeError:
-                    return 0.0
-    return min(seconds["fp32"]) / min(seconds["bf16"])
-
-
-def _seconds(layer: torch.nn.Module, x: torch.Tensor) -> float:
-    start = time.perf_counter()
-    layer(x)
-    return time.perf_counter() - start
 
 
 def computing(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
