@@ -18,7 +18,8 @@ MAP = """
     batches.permutation batches.batch batches.stream batches.windows batches.order batches.documents batches.readers
     batches.prefetch batches
     model.compute model.dropout model.initial model.recurrence model.cells model.language_model model.pretrained model
-    runs.checkpoints runs.folder runs
+    runs.disk runs.tensors runs.checkpoints runs.folder runs.recovery
+    runs.saver runs
     inference inference.sampling inference.pen inference.chunks inference.generate inference.writing inference.score
     inference.protocols inference.novelty
     training training.optimizer training.parallel training.plan training.average training.evaluation

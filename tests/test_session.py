@@ -222,7 +222,7 @@ def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_the_vocabulary(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", Vocabulary.of("abc"))
     (path / "vocabulary.json").write_text(Vocabulary.of("ab").to_json(), "utf-8")
-    with pytest.raises(InputError, match=r"do not fit.*head\.bias"):
+    with pytest.raises(InputError, match="do not fit"):
         load(path)
 
 

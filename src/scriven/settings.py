@@ -6,6 +6,7 @@ is chosen by `scriven.training.fit.fit` from the text, the budget and the measur
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,6 +18,7 @@ from scriven.errors import InputError, UsageError
 
 Cell = Literal["lstm", "gru", "rnn", "mingru"]
 Unit = Literal["character", "byte"]
+MOST_NAMED, MOST_SHOWN = 5, 300  # wrong settings in an error, and characters of each: files may hold anything
 Optimizer = Literal["muon", "adamw", "sgd", "rmsprop"]
 
 
@@ -343,14 +345,22 @@ def validated(values: dict[str, Any]) -> Settings:
 def explain(error: ValidationError, prefix: str = "") -> str:
     """One sentence per wrong setting, with its dotted name and value."""
     lines = []
-    for item in error.errors(include_url=False):
-        name = ".".join([*([prefix] if prefix else []), *map(str, item["loc"])])
+    errors = error.errors(include_url=False)
+    for item in errors[:MOST_NAMED]:
+        name = ".".join([*([prefix] if prefix else []), *(str(part)[:MOST_SHOWN] for part in item["loc"])])
         message = item["msg"].removeprefix("Value error, ")
-        shown = "" if item["type"] in {"missing", "extra_forbidden"} or not item["loc"] else f" {item['input']!r}"
+        unshown = item["type"] in {"missing", "extra_forbidden"} or not item["loc"]
+        shown = "" if unshown else f" {_cut(repr(item['input']))}"
         if item["type"] == "extra_forbidden":
             message = "there is no such setting"
         lines.append(f"{name}{shown}: {message}" if name and item["type"] != "value_error" else message)
-    return "; ".join(lines)
+    more = [f"and {len(errors) - MOST_NAMED:,} more"] if len(errors) > MOST_NAMED else []
+    return "; ".join([*map(_cut, lines), *more])
+
+
+def _cut(text: str) -> str:
+    """A text that is short enough for a sentence."""
+    return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -383,9 +393,28 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises InputError when it cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return parse_toml(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read settings from {path}: {error}") from None
+
+
+MOST_DOTS = 1000  # of numbers and of keys like a.b.c: tomllib takes a time quadratic in a key's length
+_BASIC_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*+"?')  # or the rest of the line where it has no end
+
+
+def parse_toml(text: str, path: Path) -> dict[str, Any]:
+    """The nested values of TOML text, which is that of the file at `path`.
+
+    Raises InputError when it is not TOML.
+    """
+    try:
+        if _BASIC_STRING.sub("", text).count(".") > MOST_DOTS:
+            raise ValueError(f"it has more than {MOST_DOTS} dots outside of strings")
+        return tomllib.loads(text)
+    except ValueError as error:
+        raise InputError(f"cannot read settings from {path}: {_cut(str(error))}") from None
+    except RecursionError:
+        raise InputError(f"cannot read settings from {path}: they are nested too deeply") from None
 
 
 def to_toml(settings: Settings) -> str:

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from scriven.batches import Batch, Cursor, epoch_predictions, prefetched
 from scriven.corpus.store import Corpus
-from scriven.errors import DivergedError
+from scriven.errors import DivergedError, InputError
 from scriven.events import Evaluated, Event, Finished, Loss, Saved, Stepped
 from scriven.inference.generate import Predictor
 from scriven.model.language_model import join_rows, take_rows
-from scriven.runs import Checkpoint, Run, load_weights
+from scriven.runs import Checkpoint, Run, Saver, load_weights
+from scriven.runs.checkpoints import folder_name
 from scriven.settings import reader_window
 from scriven.training.average import Average
 from scriven.training.evaluation import Examiner
@@ -42,7 +43,8 @@ class Trainer:
 
     def __init__(self, plan: Plan, workers: Workers, run: Run | None, stop: Callable[[], int]) -> None:
         """`run` is where rank 0 saves; `stop()` gives the number of a signal that asks to stop, or 0."""
-        self.plan, self.workers, self.run, self.stop = plan, workers, run, stop
+        self.plan, self.workers, self.stop = plan, workers, stop
+        self.saver = Saver(run) if run else None
         self.settings, self.device = plan.settings, torch.device(plan.settings.training.device)
         self.corpus = Corpus.open(Path(plan.corpus))
         self.epoch = epoch_predictions(self.corpus.training, self.settings.reader)
@@ -94,19 +96,22 @@ class Trainer:
             yield from self._evaluate()
         vocabulary, reader = self.corpus.vocabulary, self.settings.reader
         batches = prefetched(self.corpus.training, vocabulary, reader, self.done.cursor, self.teacher.lanes)
-        with contextlib.closing(batches):
+        with contextlib.closing(batches), self.saver or contextlib.nullcontext():
             while True:
                 stepped, signal = self._step(batches)
                 yield stepped
+                yield from self._saved()
                 last = self.done.progress >= 1
                 if signal and not last:
-                    yield from self._save()
+                    self._save()
+                    yield from self._saved(wait=True)
                     yield self._finished("interrupted")
                     return
                 if last or self._due() > self.done.evaluated:
                     yield from self._evaluate()
                 if last:
                     break
+            yield from self._saved(wait=True)
         yield from self._final_losses()
         yield self._finished("budget")
 
@@ -193,7 +198,7 @@ class Trainer:
                 yield from self.examiner.samples(self.done.step)
         if self.average and measured:
             self.average.note(decisive(self.last_loss), self.weights.values)
-        yield from self._save()
+        self._save()
 
     def _final_fits(self) -> bool:
         """Whether there is time for the exact validation losses; with another budget, in relation to the training's."""
@@ -224,8 +229,13 @@ class Trainer:
 
     # --- checkpoints
 
-    def _save(self) -> Iterator[Event]:
-        """Saves a checkpoint with every worker's states; never one whose weights are not finite."""
+    def _saved(self, *, wait: bool = False) -> Iterator[Saved]:
+        """Tells of checkpoints that have reached the disk; with `wait`, of that under way too."""
+        for step, path in self.saver.saved(wait=wait) if self.saver else ():
+            yield Saved(step, str(path))
+
+    def _save(self) -> None:
+        """Begins to save a checkpoint with every worker's states; never one whose weights are not finite."""
         if not bool(self.weights.values.isfinite().all()):
             raise DivergedError(self._divergence(math.inf, math.inf))
         state = join_rows(self.teacher.states)
@@ -234,7 +244,7 @@ class Trainer:
             for depth, layer in enumerate(state)
             for part, array in enumerate(layer)
         }
-        if self.run is None:
+        if self.saver is None:
             return
         self.done.seconds = self._seconds()
         manifest = vars(self.done) | {
@@ -248,15 +258,10 @@ class Trainer:
         if self.average:
             arrays |= {f"average.{name}": value for name, value in self.average.state().items()}
             if self.average.mean is not None:  # which is what the model is then; training goes on from these
-                arrays |= {f"raw.{name}": value for name, value in self._named_weights().items()}
-        with self._weights_to_use():
-            weights = self._named_weights()
+                arrays |= {f"raw.{name}": value.clone() for name, value in self.model.state_dict().items()}
         best = self.best[0] if self.best else self.done.step
-        yield Saved(self.done.step, str(self.run.save(weights, arrays, manifest, best=best).path))
-
-    def _named_weights(self) -> dict[str, Tensor]:
-        """A copy of the weights, by name."""
-        return {name: value.clone() for name, value in self.model.state_dict().items()}
+        with self._weights_to_use():
+            self.saver.save(self.model.state_dict(), arrays, manifest, best=best)
 
     @contextlib.contextmanager
     def _weights_to_use(self) -> Iterator[None]:
@@ -292,11 +297,17 @@ class Trainer:
             self.done.evaluated = self._due()
         self.last_loss = Loss(**manifest["last_validation"])
         if manifest["best"]:
-            self.best = (manifest["best"]["step"], Loss(**manifest["best"]["loss"]))
-            best = Checkpoint(checkpoint.path.with_name(f"step-{self.best[0]:08d}"))
-            with torch.no_grad():
-                flat = [best.weights()[name].flatten() for name in self.weights.names]
-                self.best_values.copy_(torch.cat(flat))
+            self._restore_best(checkpoint, manifest["best"]["step"], Loss(**manifest["best"]["loss"]))
+
+    def _restore_best(self, checkpoint: Checkpoint, step: int, loss: Loss) -> None:
+        """Puts back the best model; where its checkpoint is gone or damaged, that one's takes its place."""
+        best = Checkpoint(checkpoint.path.with_name(folder_name(step)))
+        try:
+            weights = best.weights()
+        except InputError:
+            step, loss, weights = checkpoint.step, self.last_loss, checkpoint.weights()
+        self.best = (step, loss)
+        self.best_values.copy_(torch.cat([weights[name].flatten() for name in self.weights.names]))
 
 
 def _named(arrays: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

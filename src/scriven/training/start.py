@@ -28,6 +28,7 @@ from scriven.model.language_model import parameter_count
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Checkpoint, Run, create_run, open_run, run_corpus, writing
 from scriven.runs.folder import SETTINGS_FILE
+from scriven.runs.recovery import Recovered, recover, recover_at
 from scriven.settings import Settings, consistent, merged, overlaid, possible, validated
 from scriven.training.fit import (
     Facts,
@@ -70,12 +71,25 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     DivergedError when the loss is not finite.
     """
     request = replace(request, settings=_absolute(request.settings))
-    resumed = _resumed(request) if request.resume is not None else None
+    with contextlib.ExitStack() as held:
+        resumed = _resumed(request) if request.resume is not None else None
+        if resumed:
+            held.enter_context(writing(resumed.path))
+        yield from _train(request, resumed, held, stop, progress)
+
+
+def _train(
+    request: Request,
+    resumed: Run | None,
+    held: contextlib.ExitStack,
+    stop: Callable[[], int],
+    progress: Progress | None,
+) -> Generator[Event]:
+    """As `train`; the right to write to a resumed run's folder is held, that to a new one's is taken."""
+    recovered = _recovered(resumed, request.resume) if resumed else None
     corpus = _corpus(request, resumed, _stoppable(progress, stop))
-    checkpoint = None
-    if resumed and request.resume is not None:
-        checkpoint = resumed.checkpoint(request.resume)
-        _check_goes_on(resumed, checkpoint, corpus)
+    if resumed and recovered:
+        _check_goes_on(resumed, recovered.checkpoint, corpus)
     settings, embeddings = (resumed.settings, None) if resumed else _asked(request, corpus)
     embedding = embeddings.source if embeddings else ""
     if settings.training.workers > 1 and settings.training.device not in ("auto", "cpu"):
@@ -85,28 +99,33 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     precision = choose_precision(settings.training.precision, device, settings.model.cell, native)
     path = resumed.path if resumed else request.output or _free_folder(request.texts[0])
     facts = _facts(request, corpus, settings, device, precision)
-    notes: list[str] = []
+    notes: list[str] = [*recovered.notes] if recovered else []
     if not resumed:
         settings, notes = _fitted(request, settings, facts, path)
         notes += _initial_notes(request, settings, corpus, embeddings)
-    with writing(path):
-        computing = {"training": {"device": device.type, "precision": precision}}
-        settings = validated(merged(settings.model_dump(), computing))
-        origin = resumed.origin if resumed else _origin(request, corpus, embedding)
-        origin = origin | {"corpus": str(corpus.path.resolve())}
-        run = create_run(path, settings, corpus.vocabulary, origin)
-        plan = Plan(
-            settings,
-            str(corpus.path.resolve()),
-            resume=str(checkpoint.path) if checkpoint else "",
-            initial=str(request.initial or ""),
-            embedding=embedding,
-            used_seconds=time.monotonic() - request.begun,
-        )
-        with contextlib.closing(_workers(plan)) as workers, cpu_prepared(settings.training.threads):
-            trainer = Trainer(plan, workers, run, stop)
-            yield _started(trainer, run, facts, (*corpus.notes, *notes))
-            yield from trainer.events()
+        held.enter_context(writing(path))
+    computing = {"training": {"device": device.type, "precision": precision}}
+    settings = validated(merged(settings.model_dump(), computing))
+    origin = resumed.origin if resumed else _origin(request, corpus, embedding)
+    origin = origin | {"corpus": str(corpus.path.resolve())}
+    run = create_run(path, settings, corpus.vocabulary, origin)
+    plan = Plan(
+        settings,
+        str(corpus.path.resolve()),
+        resume=str(recovered.checkpoint.path) if recovered else "",
+        initial=str(request.initial or ""),
+        embedding=embedding,
+        used_seconds=time.monotonic() - request.begun,
+    )
+    with contextlib.closing(_workers(plan)) as workers, cpu_prepared(settings.training.threads):
+        trainer = Trainer(plan, workers, run, stop)
+        yield _started(trainer, run, facts, (*corpus.notes, *notes))
+        yield from trainer.events()
+
+
+def _recovered(run: Run, which: Literal["last"] | int | None) -> Recovered:
+    """The checkpoint to go on from: the newest that is whole, or that of a step."""
+    return recover_at(run, which) if isinstance(which, int) else recover(run)
 
 
 def _stoppable(progress: Progress | None, stop: Callable[[], int]) -> Progress:
