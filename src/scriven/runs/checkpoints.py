@@ -118,8 +118,8 @@ def write_checkpoint(
 ) -> Checkpoint:
     """Writes a checkpoint at `folder`: into a temporary folder, flushed to the disk, then renamed into place.
 
-    Nothing else may write in the folder above. Raises InputError when the disk is full or may not be written to; what
-    was there before is untouched.
+    Nothing else may write in the folder above. Raises OSError when the disk is full or may not be written to; what was
+    there before is untouched.
     """
     temporary, old = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
     try:
@@ -136,13 +136,10 @@ def write_checkpoint(
         temporary.rename(folder)
         flush_folder(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             sweep(folder.parent)
-        raise InputError(
-            f"cannot save a checkpoint at {folder}: {error.strerror}; free some space or allow writing, "
-            "then continue with --resume"
-        ) from error
+        raise
     return Checkpoint(folder)
 
 

@@ -18,7 +18,7 @@ from scriven.corpus.build import Progress, build
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UsageError
 from scriven.model.language_model import weight_shapes
-from scriven.runs.checkpoints import Checkpoint, folder_name, sweep, write_checkpoint
+from scriven.runs.checkpoints import Checkpoint, folder_name, write_checkpoint
 from scriven.runs.disk import read_json, read_text, real_folder, remove_folder, replace_file
 from scriven.runs.tensors import Shapes
 from scriven.settings import Frozen, Settings, explain, parse_toml, validated
@@ -117,33 +117,36 @@ class Run:
         """Writes a checkpoint, which is the last one then, and removes what `monitor.keep` lets go.
 
         `best` is the step of the best checkpoint: this one or one saved before. Those of later steps go: a run that
-        was resumed from before them goes another way now.
+        was resumed from before them goes another way now. Raises InputError when the disk is full or may not be written
+        to; what was there before is still there.
         """
-        step, before = int(manifest["step"]), self.index()
+        step = int(manifest["step"])
+        try:
+            return self._save(step, weights, training, manifest, best)
+        except OSError as error:
+            raise InputError(
+                f"cannot save a checkpoint at {self._folder(step)}: {error.strerror}; free some space or allow writing,"
+                " then continue with --resume"
+            ) from error
+
+    def _save(
+        self, step: int, weights: dict[str, Any], training: dict[str, Any], manifest: dict[str, Any], best: int
+    ) -> Checkpoint:
+        before = self.index()
         manifest = {"number": before.saves + 1, **manifest}
         saved = write_checkpoint(self._folder(step), weights, training, manifest)
         kept = self._kept(best, step)
         validation = before.validation | {str(step): manifest["validation"]}
         validation = {key: value for key, value in validation.items() if int(key) in kept}
         self.write_index(Index(best=best, last=step, validation=validation, saves=before.saves + 1))
-        for other in self.steps():
-            if other not in kept:
+        with contextlib.suppress(OSError):  # what cannot be removed now goes with the next save
+            for other in set(self.steps()) - kept:
                 remove_folder(self._folder(other))
         return saved
 
     def write_index(self, index: Index) -> None:
-        """Replaces the index. Raises InputError when that cannot be done; the old one is then still there."""
-        try:
-            replace_file(self.path / CHECKPOINTS / INDEX_FILE, index.model_dump_json(indent=1).encode())
-        except OSError as error:
-            raise InputError(f"cannot save in {self.path}: {error.strerror}; free some space and --resume") from error
-
-    def sweep(self) -> None:
-        """Removes what a save that was killed left. Only the writer may. Raises InputError where it cannot."""
-        try:
-            sweep(self.path / CHECKPOINTS)
-        except OSError as error:
-            raise InputError(f"cannot write to {self.path}: {error.strerror}; allow it, or copy the run") from None
+        """Replaces the index. Raises OSError when that cannot be done; the old one is then still there."""
+        replace_file(self.path / CHECKPOINTS / INDEX_FILE, index.model_dump_json(indent=1).encode())
 
     def _kept(self, best: int, last: int) -> set[int]:
         """The steps whose checkpoints stay, when that is the best one and the last.

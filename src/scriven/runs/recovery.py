@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from scriven.errors import InputError
-from scriven.runs.checkpoints import Checkpoint
-from scriven.runs.folder import Index, Run
+from scriven.runs.checkpoints import Checkpoint, sweep
+from scriven.runs.folder import CHECKPOINTS, Index, Run
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ def recover(run: Run) -> Recovered:
     Also removes what a save that was killed left. Only the one who writes to the run may call it.
     Raises InputError when no checkpoint is whole.
     """
-    run.sweep()
+    _sweep(run)
     shapes, damaged = run.shapes(), dict[int, str]()
     readable = _readable(run, damaged)
     for checkpoint in sorted(readable, key=lambda each: (each.number, each.step), reverse=True):
@@ -49,10 +49,17 @@ def recover_at(run: Run, step: int) -> Recovered:
 
     Raises InputError when it is not whole.
     """
-    run.sweep()
+    _sweep(run)
     checkpoint = run.checkpoint(step)
     checkpoint.verify(run.shapes())
     return Recovered(checkpoint, _best(run, checkpoint)[1])
+
+
+def _sweep(run: Run) -> None:
+    try:
+        sweep(run.path / CHECKPOINTS)
+    except OSError as error:
+        raise InputError(f"cannot write to {run.path}: {error.strerror}; allow it, or copy the run") from None
 
 
 def _readable(run: Run, damaged: dict[int, str]) -> list[Checkpoint]:
@@ -98,5 +105,8 @@ def _put_right(run: Run, readable: list[Checkpoint], last: int, best: int) -> No
         same = run.index() == index
     except InputError:
         same = False
-    if not same:
-        run.write_index(index)
+    try:
+        if not same:
+            run.write_index(index)
+    except OSError as error:
+        raise InputError(f"cannot write to {run.path}: {error.strerror}; free some space, or allow writing") from None
