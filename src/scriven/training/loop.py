@@ -54,7 +54,7 @@ class Trainer:
         self.evaluated_at = -1  # the step of that loss
         self._make_model()
         if plan.resume:
-            self._restore(Checkpoint(Path(plan.resume)))
+            self._resume(Checkpoint(Path(plan.resume)))
         self.seconds_before = self.done.seconds
         self.model.eval()
         self.final_seconds = self.examiner.final_seconds()
@@ -275,6 +275,16 @@ class Trainer:
             yield
         finally:
             self.weights.values.copy_(raw)
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        """As `_restore`. Raises InputError when what was saved is not a training of this model."""
+        try:
+            self._restore(checkpoint)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{checkpoint.path} holds no training of this model that could be gone on with ({error!r}); start "
+                "another run from its weights with --from"
+            ) from error
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Puts back what `_save` saved; with the same settings, what follows is the same to the last bit."""
