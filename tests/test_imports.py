@@ -19,7 +19,7 @@ MAP = """
     batches.prefetch batches
     model.compute model.dropout model.initial model.recurrence model.cells model.language_model model.pretrained model
     runs.disk runs.tensors runs.checkpoints runs.folder runs.recovery
-    runs.saver runs
+    runs.saver runs.doctor runs
     inference inference.sampling inference.pen inference.chunks inference.generate inference.writing inference.score
     inference.protocols inference.novelty
     training training.optimizer training.parallel training.plan training.average training.evaluation
@@ -28,7 +28,7 @@ MAP = """
     session
     report report.files report.plot report.terminal
     api
-    cli cli.flags cli.rows cli.corpus cli.evaluate cli.info cli.recipe cli.sample cli.score cli.train
+    cli cli.flags cli.rows cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score cli.train
     __main__
 """
 ORDER = MAP.split()

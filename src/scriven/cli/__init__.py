@@ -28,6 +28,7 @@ COMMANDS = {  # module:function, imported only when the command is called; and o
     "score": ("scriven.cli.score:score", "Measure how surprising a text is to a model."),
     "evaluate": ("scriven.cli.evaluate:evaluate", "Measure a model's loss on a text, by a named protocol."),
     "info": ("scriven.cli.info:info", "Show what a run is, or how this machine would compute."),
+    "doctor": ("scriven.cli.doctor:doctor", "Look whether a run or a corpus is whole."),
     "recipe": ("scriven.cli.recipe:app", "Show the recipes: files of settings that train as a known system did."),
     "corpus": ("scriven.cli.corpus:app", "Turn text into a corpus (ids on disk), and tell what is in one."),
 }
@@ -120,8 +121,11 @@ def _one_line(error: CycloptsError) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    """One sentence on standard error, and the end."""
+    """One sentence on standard error, and the end. Names in it may be anybody's: nothing commands the terminal."""
+    from scriven.report.terminal import visible
+
     _end_output()
+    message = visible(" ".join(message.splitlines()))
     Console(stderr=True, soft_wrap=True, highlight=False).print("scriven: " + message, markup=False)
     sys.exit(code)
 

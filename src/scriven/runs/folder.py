@@ -58,7 +58,7 @@ class Run:
     @property
     def corpus_path(self) -> Path:
         """The corpus folder that the run was trained on."""
-        return Path(self.origin.get("corpus") or self.path)
+        return Path(self.origin["corpus"])
 
     def shapes(self) -> Shapes:
         """The names and shapes of the model's weights.
@@ -193,7 +193,7 @@ def create_run(path: Path, settings: Settings, vocabulary: Vocabulary, origin: d
 class Origin(BaseModel):
     """What the run table of settings.toml may hold."""
 
-    corpus: PathText = ""
+    corpus: PathText  # written last, so that a file that was cut short lacks it
     texts: tuple[PathText, ...] = ()
     text: str = ""
     initial: PathText = ""
