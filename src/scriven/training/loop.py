@@ -32,6 +32,7 @@ from scriven.training.initial import initial_model, pretrained
 from scriven.training.optimizer import FlatWeights, Optimizer
 from scriven.training.parallel import Workers
 from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, used_share
+from scriven.training.stop import Stopped
 
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
 FINAL_SECONDS = 120.0  # with other budgets, the time of which that share may be used however short the training was
@@ -52,6 +53,7 @@ class Trainer:
         self.best: tuple[int, Loss] | None = None  # step and loss
         self.last_loss = Loss(0.0, 0)
         self.evaluated_at = -1  # the step of that loss
+        self.owed = False  # an evaluation that was left
         self._make_model()
         if plan.resume:
             self._resume(Checkpoint(Path(plan.resume)))
@@ -80,7 +82,7 @@ class Trainer:
         self.average = Average(settings.training.patience) if settings.training.averaging != "none" else None
         window, precision = reader_window(settings.reader), settings.training.precision
         predictor = Predictor(self.model, self.corpus.vocabulary, precision, window)
-        self.examiner = Examiner(settings, self.workers, self.corpus, predictor)
+        self.examiner = Examiner(settings, self.workers, self.corpus, predictor, self.stop)
 
     def _seconds(self) -> float:
         return self.seconds_before + self.plan.seconds()
@@ -92,28 +94,34 @@ class Trainer:
 
         Raises DivergedError when the loss or a gradient is not finite; the weights are then those before that step.
         """
-        if self._due() > self.done.evaluated:  # it was stopped at a step that an evaluation belongs to
+        with self.saver or contextlib.nullcontext():
+            try:
+                yield from self._steps()
+            except Stopped:
+                self._save()
+                yield from self._saved(wait=True)
+                yield self._finished("interrupted")
+                return
+        yield from self._final_losses()
+        yield self._finished("budget")
+
+    def _steps(self) -> Iterator[Event]:
+        """All steps and evaluations. Raises Stopped after a step, or within an evaluation, which is then owed."""
+        if self.owed or self._due() > self.done.evaluated:  # it was stopped at a step that an evaluation belongs to
             yield from self._evaluate()
         vocabulary, reader = self.corpus.vocabulary, self.settings.reader
         batches = prefetched(self.corpus.training, vocabulary, reader, self.done.cursor, self.teacher.lanes)
-        with contextlib.closing(batches), self.saver or contextlib.nullcontext():
-            while True:
+        with contextlib.closing(batches):
+            while self.done.progress < 1:
                 stepped, signal = self._step(batches)
                 yield stepped
                 yield from self._saved()
                 last = self.done.progress >= 1
                 if signal and not last:
-                    self._save()
-                    yield from self._saved(wait=True)
-                    yield self._finished("interrupted")
-                    return
+                    raise Stopped
                 if last or self._due() > self.done.evaluated:
                     yield from self._evaluate()
-                if last:
-                    break
-            yield from self._saved(wait=True)
-        yield from self._final_losses()
-        yield self._finished("budget")
+        yield from self._saved(wait=True)
 
     def _interval(self) -> list[float]:
         """What decides when evaluations are due."""
@@ -180,10 +188,11 @@ class Trainer:
 
     def _evaluate(self) -> Iterator[Event]:
         """Measures the validation loss, writes samples and saves. Without a validation text, the last is the best."""
-        self.done.evaluated = self._due()
         self.model.eval()
+        self.owed = True
         with self._weights_to_use():
             best, measured = True, self.examiner.loss()
+            self.owed, self.done.evaluated = False, self._due()
             if measured:
                 protocol, loss = measured
                 if not math.isfinite(loss.total_nats):
@@ -212,8 +221,9 @@ class Trainer:
             return
         self.weights.values.copy_(self.best_values)
         self.model.eval()
-        for protocol, loss in self.examiner.final_losses():
-            yield Evaluated(self.best[0], self.done.progress, protocol, loss, True, self._seconds(), final=True)
+        with contextlib.suppress(Stopped):
+            for protocol, loss in self.examiner.final_losses():
+                yield Evaluated(self.best[0], self.done.progress, protocol, loss, True, self._seconds(), final=True)
 
     def _finished(self, reason: str) -> Finished:
         step, loss = self.best or (self.done.step, Loss(0.0, 0))
@@ -250,6 +260,7 @@ class Trainer:
         manifest = vars(self.done) | {
             "budget": self.settings.budget.model_dump(),
             "interval": self._interval(),
+            "owed": self.owed,
             "validation": vars(self.last_loss if self.evaluated_at == self.done.step else Loss(0.0, 0)),
             "last_validation": vars(self.last_loss),
             "best": self.best and {"step": self.best[0], "loss": vars(self.best[1])},
@@ -305,6 +316,7 @@ class Trainer:
             self.done.evaluated = self._due()
         if manifest["interval"] != self._interval():
             self.done.evaluated = self._due()
+        self.owed = bool(manifest.get("owed", False))
         self.last_loss = Loss(**manifest["last_validation"])
         if manifest["best"]:
             self._restore_best(checkpoint, manifest["best"]["step"], Loss(**manifest["best"]["loss"]))

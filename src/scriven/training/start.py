@@ -43,7 +43,7 @@ from scriven.training.initial import initial_model, new_symbols, pretrained
 from scriven.training.loop import Trainer
 from scriven.training.parallel import Workers, join_workers, start_workers
 from scriven.training.plan import Done, Plan, used_share
-from scriven.training.stop import ignore_interrupts
+from scriven.training.stop import ignore_interrupts, leave_where_asked
 
 RUNS = Path("runs")
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
@@ -117,10 +117,15 @@ def _train(
         embedding=embedding,
         used_seconds=time.monotonic() - request.begun,
     )
-    with contextlib.closing(_workers(plan)) as workers, cpu_prepared(settings.training.threads):
+    leave_where_asked(stop)
+    with contextlib.closing(_workers(plan, stop)) as workers, cpu_prepared(settings.training.threads):
         trainer = Trainer(plan, workers, run, stop)
         yield _started(trainer, run, facts, (*corpus.notes, *notes))
-        yield from trainer.events()
+        try:
+            yield from trainer.events()
+        except Interrupted:  # at once
+            workers.end()
+            raise
 
 
 def _recovered(run: Run, which: Literal["last"] | int | None) -> Recovered:
@@ -150,8 +155,8 @@ def work() -> None:
                 pass
 
 
-def _workers(plan: Plan) -> Workers:
-    workers = start_workers(plan.settings.training.workers)
+def _workers(plan: Plan, stop: Callable[[], int]) -> Workers:
+    workers = start_workers(plan.settings.training.workers, stop)
     workers.broadcast(plan.to_json())
     return workers
 
@@ -217,7 +222,7 @@ def _check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus) -> None:
     done = Done(**{name: manifest[name] for name in vars(Done())})
     same = manifest["budget"] == run.settings.budget.model_dump()
     share = done.progress if same else used_share(Plan(run.settings, ""), done)
-    if share >= 1:
+    if share >= 1 and not manifest.get("owed"):
         name, value = next((name, value) for name, value in run.settings.budget if value)
         raise UsageError(
             f"{run.path} has used up its budget at step {done.step:,}; give a larger one to go on, as in "
