@@ -175,6 +175,12 @@ class TrainingSettings(Frozen):
     patience: int = setting(5, "evaluations without a better one after which averaging begins", ge=1)
     warmup: float = setting(0.02, "share of the budget over which the learning rate rises", ge=0, lt=1)
     seed: int = setting(1, "seed of the initial weights, of dropout and of the samples shown", ge=0, lt=2**63)
+    skips: int = setting(
+        5, "steps in a row with a loss or gradient that is not finite, after which training goes back", ge=1
+    )
+    returns: int = setting(
+        3, "times that training goes back to its last checkpoint, each time with half the learning rate", ge=0, le=60
+    )
     evaluations: int = setting(10, "how often the validation loss is measured, evenly spaced", fitted=True, ge=1)
     evaluation_characters: int = setting(
         0, "validation characters read at each evaluation; 0 is all of them", fitted=True, ge=0
