@@ -230,7 +230,7 @@ def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
     vocabulary, settings = Vocabulary.of("abc"), validated({"model": {"width": 4}})
     weights = CharLM(settings.model, vocabulary.size).state_dict()
     weights["head.bias"][0] = math.nan
-    create_run(tmp_path, settings, vocabulary, {}).save(weights, {}, {"step": 1, "validation": {}}, best=1)
+    create_run(tmp_path, settings, vocabulary, {"corpus": "c"}).save(weights, {}, {"step": 1, "validation": {}}, best=1)
     with pytest.raises(InputError, match=r"not finite.*--checkpoint"):
         load(tmp_path)
 
