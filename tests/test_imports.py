@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    errors allocator mixing strictjson settings events vocabulary recipes
+    errors allocator mixing strictjson settings toml events vocabulary recipes
     kernels.interface kernels.library kernels.adamw kernels.recurrent kernels.recurrent_fp32 kernels.scan
     kernels.sampler kernels.scorer kernels.text kernels
     corpus.sources corpus.documents corpus.alphabet corpus.header corpus.shards corpus.split corpus.build

@@ -8,7 +8,7 @@ import torch
 
 from scriven.errors import InputError
 from scriven.runs import Run, create_run, open_run
-from scriven.runs.recovery import recover, recover_at
+from scriven.runs.recovery import recover
 from scriven.settings import MonitorSettings
 from scriven.vocabulary import Vocabulary
 from test_faults import SETTINGS, weights
@@ -77,10 +77,10 @@ def test_a_best_model_that_is_damaged_is_replaced_and_it_is_said(tmp_path: Path)
 
 def test_a_step_that_is_named_must_be_whole(tmp_path: Path) -> None:
     run = run_of(tmp_path, 1, 2)
-    assert recover_at(run, 1).checkpoint.step == 1
+    assert recover(run, 1).checkpoint.step == 1
     damage(run, 1)
     with pytest.raises(InputError, match="damaged"):
-        recover_at(run, 1)
+        recover(run, 1)
 
 
 def test_nothing_whole_is_an_error(tmp_path: Path) -> None:

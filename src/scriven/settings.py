@@ -6,15 +6,11 @@ is chosen by `scriven.training.fit.fit` from the text, the budget and the measur
 
 from __future__ import annotations
 
-import re
-import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from scriven.errors import InputError, UsageError
+from scriven.errors import UsageError
 
 Cell = Literal["lstm", "gru", "rnn", "mingru"]
 Unit = Literal["character", "byte"]
@@ -356,15 +352,15 @@ def explain(error: ValidationError, prefix: str = "") -> str:
         name = ".".join([*([prefix] if prefix else []), *(str(part)[:MOST_SHOWN] for part in item["loc"])])
         message = item["msg"].removeprefix("Value error, ")
         unshown = item["type"] in {"missing", "extra_forbidden"} or not item["loc"]
-        shown = "" if unshown else f" {_cut(repr(item['input']))}"
+        shown = "" if unshown else f" {cut(repr(item['input']))}"
         if item["type"] == "extra_forbidden":
             message = "there is no such setting"
         lines.append(f"{name}{shown}: {message}" if name and item["type"] != "value_error" else message)
     more = [f"and {len(errors) - MOST_NAMED:,} more"] if len(errors) > MOST_NAMED else []
-    return "; ".join([*map(_cut, lines), *more])
+    return "; ".join([*map(cut, lines), *more])
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
     """A text that is short enough for a sentence."""
     return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
 
@@ -391,38 +387,3 @@ def overlaid(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         if names & set(over.get(section, {})):
             kept[section] = {name: value for name, value in base.get(section, {}).items() if name not in names}
     return merged(kept, over)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The nested values of a TOML file.
-
-    Raises InputError when it cannot be read or is not TOML.
-    """
-    try:
-        return parse_toml(path.read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read settings from {path}: {error}") from None
-
-
-MOST_DOTS = 1000  # of numbers and of keys like a.b.c: tomllib takes a time quadratic in a key's length
-_BASIC_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*+"?')  # or the rest of the line where it has no end
-
-
-def parse_toml(text: str, path: Path) -> dict[str, Any]:
-    """The nested values of TOML text, which is that of the file at `path`.
-
-    Raises InputError when it is not TOML.
-    """
-    try:
-        if _BASIC_STRING.sub("", text).count(".") > MOST_DOTS:
-            raise ValueError(f"it has more than {MOST_DOTS} dots outside of strings")
-        return tomllib.loads(text)
-    except ValueError as error:
-        raise InputError(f"cannot read settings from {path}: {_cut(str(error))}") from None
-    except RecursionError:
-        raise InputError(f"cannot read settings from {path}: they are nested too deeply") from None
-
-
-def to_toml(settings: Settings) -> str:
-    """All settings as TOML text; read back by `read_toml` and `validated`."""
-    return tomli_w.dumps(settings.model_dump())

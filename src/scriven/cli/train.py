@@ -24,9 +24,9 @@ from scriven.settings import (
     TrainingSettings,
     merged,
     overlaid,
-    read_toml,
     validated,
 )
+from scriven.toml import read_toml
 
 
 def train(

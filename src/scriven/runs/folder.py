@@ -21,7 +21,8 @@ from scriven.model.language_model import weight_shapes
 from scriven.runs.checkpoints import Checkpoint, folder_name, write_checkpoint
 from scriven.runs.disk import read_json, read_text, real_folder, remove_folder, replace_file
 from scriven.runs.tensors import Shapes
-from scriven.settings import Frozen, Settings, explain, parse_toml, validated
+from scriven.settings import Frozen, Settings, explain, validated
+from scriven.toml import parse_toml
 from scriven.vocabulary import Vocabulary
 
 SETTINGS_FILE, VOCABULARY_FILE, CHECKPOINTS = "settings.toml", "vocabulary.json", "checkpoints"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -19,13 +20,15 @@ class Recovered:
     notes: tuple[str, ...]
 
 
-def recover(run: Run) -> Recovered:
-    """The checkpoint that was saved last, of those that are whole; the index then says so too.
+def recover(run: Run, which: Literal["last"] | int | None = "last") -> Recovered:
+    """The checkpoint that was saved last, of those that are whole; the index then says so too. Or that of a step.
 
     Also removes what a save that was killed left. Only the one who writes to the run may call it.
-    Raises InputError when no checkpoint is whole.
+    Raises InputError when no checkpoint, or not that of the step, is whole.
     """
     _sweep(run)
+    if isinstance(which, int):
+        return _at(run, which)
     shapes, damaged = run.shapes(), dict[int, str]()
     readable = _readable(run, damaged)
     for checkpoint in sorted(readable, key=lambda each: (each.number, each.step), reverse=True):
@@ -44,12 +47,7 @@ def recover(run: Run) -> Recovered:
     raise InputError(f"{run.path} cannot be gone on with, {why}")
 
 
-def recover_at(run: Run, step: int) -> Recovered:
-    """The checkpoint of a step, as `recover`.
-
-    Raises InputError when it is not whole.
-    """
-    _sweep(run)
+def _at(run: Run, step: int) -> Recovered:
     checkpoint = run.checkpoint(step)
     checkpoint.verify(run.shapes())
     return Recovered(checkpoint, _best(run, checkpoint)[1])

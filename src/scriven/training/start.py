@@ -28,7 +28,7 @@ from scriven.model.language_model import parameter_count
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Checkpoint, Run, create_run, open_run, run_corpus, writing
 from scriven.runs.folder import SETTINGS_FILE
-from scriven.runs.recovery import Recovered, recover, recover_at
+from scriven.runs.recovery import recover
 from scriven.settings import Settings, consistent, merged, overlaid, possible, validated
 from scriven.training.fit import (
     Facts,
@@ -86,7 +86,7 @@ def _train(
     progress: Progress | None,
 ) -> Generator[Event]:
     """As `train`; the right to write to a resumed run's folder is held, that to a new one's is taken."""
-    recovered = _recovered(resumed, request.resume) if resumed else None
+    recovered = recover(resumed, request.resume) if resumed else None
     corpus = _corpus(request, resumed, _stoppable(progress, stop))
     if resumed and recovered:
         _check_goes_on(resumed, recovered.checkpoint, corpus)
@@ -126,11 +126,6 @@ def _train(
         except Interrupted:  # at once
             workers.end()
             raise
-
-
-def _recovered(run: Run, which: Literal["last"] | int | None) -> Recovered:
-    """The checkpoint to go on from: the newest that is whole, or that of a step."""
-    return recover_at(run, which) if isinstance(which, int) else recover(run)
 
 
 def _stoppable(progress: Progress | None, stop: Callable[[], int]) -> Progress:
