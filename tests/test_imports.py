@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    errors allocator mixing settings events vocabulary recipes
+    errors allocator mixing strictjson settings toml events vocabulary recipes
     kernels.interface kernels.library kernels.adamw kernels.recurrent kernels.recurrent_fp32 kernels.output kernels.scan
     kernels.sampler kernels.scorer kernels.text kernels
     corpus.sources corpus.documents corpus.alphabet corpus.header corpus.shards corpus.split corpus.build
@@ -19,16 +19,17 @@ MAP = """
     batches.prefetch batches
     model.compute model.dropout model.initial model.recurrence model.cells model.language_model model.pretrained
     model.machine model
-    runs.checkpoints runs.folder runs
+    runs.disk runs.tensors runs.checkpoints runs.folder runs.recovery
+    runs.saver runs.doctor runs
     inference inference.sampling inference.pen inference.chunks inference.generate inference.writing inference.score
     inference.protocols inference.novelty
-    training training.optimizer training.parallel training.plan training.average training.evaluation
+    training training.stop training.optimizer training.parallel training.plan training.average training.evaluation
     training.initial training.fit training.gradients training.loop
-    training.stop training.start
+    training.start
     session
     report report.files report.plot report.terminal
     api
-    cli cli.flags cli.rows cli.corpus cli.evaluate cli.info cli.recipe cli.sample cli.score cli.train
+    cli cli.flags cli.rows cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score cli.train
     __main__
 """
 ORDER = MAP.split()

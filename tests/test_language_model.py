@@ -11,7 +11,7 @@ from scriven.errors import UsageError
 from scriven.model import CharLM
 from scriven.model.cells import RecurrentLayer
 from scriven.model.dropout import Masks
-from scriven.model.language_model import join_rows, parameter_count, take_rows
+from scriven.model.language_model import join_rows, parameter_count, take_rows, weight_shapes
 from scriven.settings import ModelSettings
 
 V = 11
@@ -218,6 +218,7 @@ def test_settings_that_contradict_each_other_are_refused(chosen: dict[str, objec
 def test_parameters_are_counted_without_making_them(chosen: dict[str, object]) -> None:
     model = any_model(chosen)
     assert parameter_count(model.settings, V) == sum(p.numel() for p in model.parameters())
+    assert weight_shapes(model.settings, V) == {name: tuple(p.shape) for name, p in model.state_dict().items()}
 
 
 def test_names_of_weights_stay_what_they_were() -> None:

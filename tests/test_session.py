@@ -222,7 +222,7 @@ def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_the_vocabulary(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", Vocabulary.of("abc"))
     (path / "vocabulary.json").write_text(Vocabulary.of("ab").to_json(), "utf-8")
-    with pytest.raises(InputError, match=r"do not fit.*head\.bias"):
+    with pytest.raises(InputError, match="do not fit"):
         load(path)
 
 
@@ -230,7 +230,7 @@ def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
     vocabulary, settings = Vocabulary.of("abc"), validated({"model": {"width": 4}})
     weights = CharLM(settings.model, vocabulary.size).state_dict()
     weights["head.bias"][0] = math.nan
-    create_run(tmp_path, settings, vocabulary, {}).save(weights, {}, {"step": 1, "validation": {}}, best=1)
+    create_run(tmp_path, settings, vocabulary, {"corpus": "c"}).save(weights, {}, {"step": 1, "validation": {}}, best=1)
     with pytest.raises(InputError, match=r"not finite.*--checkpoint"):
         load(tmp_path)
 

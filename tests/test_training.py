@@ -31,6 +31,15 @@ def run(*arguments: Any, stop: Any = lambda: 0, **more: Any) -> list[Event]:
     return list(train(request(*arguments, **more), stop))
 
 
+def cut(text: Path, output: Path, over: dict[str, Any], step: int) -> list[Event]:
+    """A training that is asked to stop while it does that step."""
+    seen, events = [0], list[Event]()
+    for event in train(request(text, output, over), lambda: signal.SIGTERM * (seen[0] == step - 1)):
+        events.append(event)
+        seen[0] = event.step if isinstance(event, Stepped) else seen[0]
+    return events
+
+
 def fingerprints(events: list[Event]) -> list[tuple[int, str]]:
     return [(event.step, event.fingerprint) for event in events if isinstance(event, Stepped)]
 
@@ -72,13 +81,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(book: Path, tmp_path: Path, opt
         "model": {"cell": cell},
     }
     whole = run(book, tmp_path / "whole", chosen)
-    steps_seen: list[int] = []
-
-    def stop() -> int:
-        steps_seen.append(1)
-        return signal.SIGINT if len(steps_seen) == 6 else 0  # the step of an evaluation
-
-    first = run(book, tmp_path / "cut", chosen, stop=stop)
+    first = cut(book, tmp_path / "cut", chosen, step=6)  # the step of an evaluation
     assert isinstance(first[-1], Finished) and first[-1].reason == "interrupted"
     assert "cut short" in first[-1].notes[0]
     rest = list(train(Request(output=tmp_path / "cut", resume="last")))
@@ -110,13 +113,7 @@ def test_the_number_of_workers_changes_nothing(book: Path, tmp_path: Path) -> No
 def test_a_run_made_by_two_workers_is_resumed_by_one(book: Path, tmp_path: Path) -> None:
     chosen = {"budget": {"steps": 8}, "training": {"groups": 2}}
     whole = run(book, tmp_path / "whole", chosen)
-    count: list[int] = []
-
-    def stop() -> int:
-        count.append(1)
-        return signal.SIGTERM if len(count) == 3 else 0
-
-    first = run(book, tmp_path / "cut", merged(chosen, {"training": {"workers": 2}}), stop=stop)
+    first = cut(book, tmp_path / "cut", merged(chosen, {"training": {"workers": 2}}), step=3)
     fewer = validated({"training": {"workers": 1}})
     rest = list(train(Request(output=tmp_path / "cut", resume="last", settings=fewer)))
     assert fingerprints(first) + fingerprints(rest) == fingerprints(whole)

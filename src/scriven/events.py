@@ -89,6 +89,29 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A step whose loss or gradient was not a finite number, and did not touch the weights; its text was read."""
+
+    step: int
+    progress: float
+    nats_per_char: float
+    gradient_norm: float  # nan where the loss was not finite already
+    in_a_row: int
+    in_all: int  # since the start of the run
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Returned:
+    """Training diverged, and went back to its last checkpoint, or to its start (step 0), with a lower learning rate."""
+
+    step: int  # at which it stands now
+    left: int  # the step at which it diverged
+    learning_rate_factor: float  # of all learning rates from now on
+    reason: str  # what was seen
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """The validation loss at a step. `protocol` says how the text was read."""
 
@@ -132,4 +155,4 @@ class Finished:
     notes: tuple[str, ...] = ()  # plain words: overfitted, cut short, what to do next
 
 
-Event = Started | Stepped | Evaluated | Sampled | Saved | Finished
+Event = Started | Stepped | Skipped | Returned | Evaluated | Sampled | Saved | Finished

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from scriven.corpus.documents import cut_text
 from scriven.corpus.sources import prepare
-from scriven.errors import InputError, UsageError
+from scriven.errors import UsageError
 from scriven.events import Loss
 from scriven.inference.chunks import prompt_ids, read_chunks, split_text
 from scriven.inference.generate import Context, Predictor, threads, writing_precision
@@ -36,7 +36,6 @@ from scriven.inference.score import Scored, foretold, surprisals, tally
 from scriven.inference.writing import LIVE, UNSEEN, Line, write, write_all
 from scriven.model import CharLM, choose_device, choose_precision
 from scriven.runs import load_weights, open_run
-from scriven.runs.checkpoints import OTHERS
 from scriven.runs.folder import Which
 from scriven.settings import SamplingSettings, Settings, explain, reader_window
 from scriven.vocabulary import Vocabulary
@@ -345,12 +344,11 @@ def load(
     place = choose_device(device)
     opened = open_run(run)
     checkpoint = opened.checkpoint(which)
+    weights = checkpoint.weights(opened.shapes())
     with threads(1), torch.random.fork_rng(devices=[]):  # the model draws weights, which the checkpoint's replace
         model = CharLM(opened.settings.model, opened.vocabulary.size)
         number_format = choose_precision(precision.replace("int8", "auto"), place, opened.settings.model.cell)
-    load_weights(model, checkpoint)
-    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
-        raise InputError(f"the weights in {checkpoint.path} are not finite numbers; {OTHERS}")
+    load_weights(model, checkpoint, weights)
     window = reader_window(opened.settings.reader)
     writing = writing_precision(precision, place)
     predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format, window, writing)

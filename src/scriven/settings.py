@@ -6,17 +6,15 @@ is chosen by `scriven.training.fit.fit` from the text, the budget and the measur
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from scriven.errors import InputError, UsageError
+from scriven.errors import UsageError
 
 Cell = Literal["lstm", "gru", "rnn", "mingru"]
 Unit = Literal["character", "byte"]
+MOST_NAMED, MOST_SHOWN = 5, 300  # wrong settings in an error, and characters of each: files may hold anything
 Optimizer = Literal["muon", "adamw", "sgd", "rmsprop"]
 
 
@@ -173,6 +171,12 @@ class TrainingSettings(Frozen):
     patience: int = setting(5, "evaluations without a better one after which averaging begins", ge=1)
     warmup: float = setting(0.02, "share of the budget over which the learning rate rises", ge=0, lt=1)
     seed: int = setting(1, "seed of the initial weights, of dropout and of the samples shown", ge=0, lt=2**63)
+    skips: int = setting(
+        5, "steps in a row with a loss or gradient that is not finite, after which training goes back", ge=1
+    )
+    returns: int = setting(
+        3, "times that training goes back to its last checkpoint, each time with half the learning rate", ge=0, le=60
+    )
     evaluations: int = setting(10, "how often the validation loss is measured, evenly spaced", fitted=True, ge=1)
     evaluation_characters: int = setting(
         0, "validation characters read at each evaluation; 0 is all of them", fitted=True, ge=0
@@ -343,14 +347,22 @@ def validated(values: dict[str, Any]) -> Settings:
 def explain(error: ValidationError, prefix: str = "") -> str:
     """One sentence per wrong setting, with its dotted name and value."""
     lines = []
-    for item in error.errors(include_url=False):
-        name = ".".join([*([prefix] if prefix else []), *map(str, item["loc"])])
+    errors = error.errors(include_url=False)
+    for item in errors[:MOST_NAMED]:
+        name = ".".join([*([prefix] if prefix else []), *(str(part)[:MOST_SHOWN] for part in item["loc"])])
         message = item["msg"].removeprefix("Value error, ")
-        shown = "" if item["type"] in {"missing", "extra_forbidden"} or not item["loc"] else f" {item['input']!r}"
+        unshown = item["type"] in {"missing", "extra_forbidden"} or not item["loc"]
+        shown = "" if unshown else f" {cut(repr(item['input']))}"
         if item["type"] == "extra_forbidden":
             message = "there is no such setting"
         lines.append(f"{name}{shown}: {message}" if name and item["type"] != "value_error" else message)
-    return "; ".join(lines)
+    more = [f"and {len(errors) - MOST_NAMED:,} more"] if len(errors) > MOST_NAMED else []
+    return "; ".join([*map(cut, lines), *more])
+
+
+def cut(text: str) -> str:
+    """A text that is short enough for a sentence."""
+    return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -375,19 +387,3 @@ def overlaid(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         if names & set(over.get(section, {})):
             kept[section] = {name: value for name, value in base.get(section, {}).items() if name not in names}
     return merged(kept, over)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The nested values of a TOML file.
-
-    Raises InputError when it cannot be read or is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"cannot read settings from {path}: {error}") from None
-
-
-def to_toml(settings: Settings) -> str:
-    """All settings as TOML text; read back by `read_toml` and `validated`."""
-    return tomli_w.dumps(settings.model_dump())

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from scriven import strictjson
 from scriven.errors import InputError
 from scriven.settings import Unit
 
@@ -203,7 +204,7 @@ class Vocabulary:
         Raises InputError when the text is not that.
         """
         try:
-            values = json.loads(text)
+            values = strictjson.parse(text)
             separator = values.get("separator")
             if not (separator is None or isinstance(separator, str)):
                 raise ValueError(f"separator {separator!r} is not a string")
@@ -211,7 +212,10 @@ class Vocabulary:
                 return cls.of_bytes(separator)
             if values["unit"] != "character":
                 raise ValueError(f"unit {values['unit']!r} is neither character nor byte")
-            return cls("character", tuple(ord(symbol) for symbol in values["symbols"]), separator)
+            symbols = values["symbols"]
+            if len(symbols) > UNICODE_SIZE:
+                raise ValueError(f"it has {len(symbols):,} symbols, more than there are characters")
+            return cls("character", tuple(map(ord, symbols)), separator)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"the vocabulary is damaged ({error}); take it from a copy or build it again") from None
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 import time
 
 BEGUN = time.monotonic()  # a time budget counts the whole command
@@ -16,7 +18,7 @@ from collections.abc import Sequence  # noqa: E402 - after the clock is started
 from cyclopts import App, CycloptsError  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from scriven.errors import ScrivenError, UsageError  # noqa: E402
+from scriven.errors import Interrupted, ScrivenError, UsageError  # noqa: E402
 
 INTERRUPTED = 130
 INTERNAL = 1
@@ -28,6 +30,7 @@ COMMANDS = {  # module:function, imported only when the command is called; and o
     "score": ("scriven.cli.score:score", "Measure how surprising a text is to a model."),
     "evaluate": ("scriven.cli.evaluate:evaluate", "Measure a model's loss on a text, by a named protocol."),
     "info": ("scriven.cli.info:info", "Show what a run is, or how this machine would compute."),
+    "doctor": ("scriven.cli.doctor:doctor", "Look whether a run or a corpus is whole."),
     "recipe": ("scriven.cli.recipe:app", "Show the recipes: files of settings that train as a known system did."),
     "corpus": ("scriven.cli.corpus:app", "Turn text into a corpus (ids on disk), and tell what is in one."),
 }
@@ -57,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = with_resume_value([word for word in words if word != "--traceback"])
     _accept_any_text()
     try:
+        _notice_termination()
         make_app(words)(words, exit_on_error=False, print_error=False, help_on_error=False)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -67,6 +71,16 @@ def main(arguments: list[str] | None = None) -> None:
         if traceback:
             raise
         _fail(*_told(error))
+
+
+def _notice_termination() -> None:
+    """Being terminated ends a command as Ctrl-C does, with a code of its own; a training listens itself."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise Interrupted("terminated", number)
 
 
 def _accept_any_text() -> None:
@@ -120,8 +134,11 @@ def _one_line(error: CycloptsError) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    """One sentence on standard error, and the end."""
+    """One sentence on standard error, and the end. Names in it may be anybody's: nothing commands the terminal."""
+    from scriven.report.terminal import visible
+
     _end_output()
+    message = visible(" ".join(message.splitlines()))
     Console(stderr=True, soft_wrap=True, highlight=False).print("scriven: " + message, markup=False)
     sys.exit(code)
 

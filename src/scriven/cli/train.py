@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -23,9 +24,9 @@ from scriven.settings import (
     TrainingSettings,
     merged,
     overlaid,
-    read_toml,
     validated,
 )
+from scriven.toml import read_toml
 
 
 def train(
@@ -91,13 +92,19 @@ def train(
 
     request = Request(texts, given, output, resume, initial, BEGUN)
     report = JsonReport() if as_json else TerminalReport(quiet=quiet)
-    stop = StopFlag()
+    stop = StopFlag(None if quiet else _say_stopping)
     with stop.listening():
         run = follow(training_events(request, stop), [report])
     if run.interrupted:
         raise Interrupted(
             f"stopped and saved at step {run.finished.step:,}; go on with: scriven train --resume -o {run.path}", stop()
         )
+
+
+def _say_stopping() -> None:
+    """Says on standard error that a signal was noticed; past its buffer, in which the signal may have come."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"stopping: what is under way is saved first; once more stops at once\n")
 
 
 def worker() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -70,12 +70,15 @@ class Predictor:
 
         With a `window` above 0 the next character is foretold from the last so many, read from a zero state at every
         character anew: a model that was trained on windows knows nothing else. `predict` does not look through it.
+
+        `pause` may be set to what is called before every chunk is read, and may raise to leave the work there.
         """
         self.model = model
         self.window = window
         self.vocabulary = vocabulary
         self.precision = precision
         self.writing = writing
+        self.pause: Callable[[], None] = lambda: None
         self._weights = model.state_dict(keep_vars=True)
         self._sampler: tuple[list[tuple[int, int]], Sampler] | None = None
 
@@ -188,6 +191,7 @@ class Predictor:
     @torch.inference_mode()
     def _step(self, context: Context, ids: Ids, since: int = 0) -> tuple[Tensor, State]:
         """The logits (t, N, V) after those of ids (T, N) from the one numbered `since` on, and the state at the end."""
+        self.pause()
         # A single step takes as long as reading the weights, which autocast would convert each time.
         precision = self.precision if len(ids) > 1 else "fp32"
         with computing(self.model.device, precision), threads(1 if ids.shape[1] == 1 else torch.get_num_threads()):

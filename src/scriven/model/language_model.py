@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -215,15 +216,31 @@ def layer_widths(settings: ModelSettings, vocabulary_size: int) -> list[int]:
     return [inputs, *widths]
 
 
-def parameter_count(settings: ModelSettings, vocabulary_size: int) -> int:
-    """Number of the model's values, tied ones once, frozen ones too; without making the model."""
+def weight_shapes(settings: ModelSettings, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the arrays in a model's `state_dict`; without making the model.
+
+    Raises UsageError where the settings contradict each other.
+    """
     inputs, *widths = layer_widths(settings, vocabulary_size)
     kind, headless = CELLS[settings.cell], settings.head == "none"
-    embedding = 0 if settings.input == "onehot" else vocabulary_size * inputs
-    layers = sum(
-        kind.gates * width * (before + 1 + (0 if kind.step is None else width + 1))
-        for before, width in pairwise((inputs, *widths))
-    )
-    norms = {"none": 0, "rms": 1, "layer": 2}[settings.norm] * sum(widths[: len(widths) - headless])
-    head = 0 if headless else vocabulary_size * (1 if settings.tied else widths[-1] + 1)
-    return embedding + layers + norms + head
+    shapes: dict[str, tuple[int, ...]] = {}
+    if settings.input != "onehot":
+        shapes["embedding.weight"] = (vocabulary_size, inputs)
+    for depth, (before, width) in enumerate(pairwise((inputs, *widths))):
+        for part, columns in ({"ih": before} | ({} if kind.step is None else {"hh": width})).items():
+            shapes[f"layers.{depth}.rnn.weight_{part}_l0"] = (kind.gates * width, columns)
+            shapes[f"layers.{depth}.rnn.bias_{part}_l0"] = (kind.gates * width,)
+    for depth, width in enumerate(widths[: len(widths) - headless]):
+        for name in {"none": (), "rms": ("weight",), "layer": ("weight", "bias")}[settings.norm]:
+            shapes[f"norms.{depth}.{name}"] = (width,)
+    if not headless:
+        shapes |= {"head.weight": (vocabulary_size, widths[-1]), "head.bias": (vocabulary_size,)}
+    return shapes
+
+
+def parameter_count(settings: ModelSettings, vocabulary_size: int) -> int:
+    """Number of the model's values, tied ones once, frozen ones too; without making the model."""
+    shapes = weight_shapes(settings, vocabulary_size)
+    if settings.tied:
+        del shapes["embedding.weight"]
+    return sum(map(prod, shapes.values()))

@@ -32,7 +32,7 @@ def title(name: str) -> str:
 
 
 def values(name: str) -> dict[str, Any]:
-    """A recipe's settings as nested plain values, as `settings.read_toml` gives them."""
+    """A recipe's settings as nested plain values, as `toml.read_toml` gives them."""
     return tomllib.loads(text(name))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from scriven.events import Event, Sampled, Started, Stepped
+from scriven.events import Event, Returned, Sampled, Started, Stepped
 from scriven.report import as_dict
 from scriven.runs.folder import METRICS_FILE, SAMPLES_FILE
 
@@ -21,11 +22,13 @@ class FilesReport:
     """Appends every event to the run folder that `Started` names.
 
     `metrics.jsonl` holds all but the samples, `samples.jsonl` these. A line of a step that covers several steps holds
-    the sum of their losses, and otherwise what is true of the last of them. A resumed run first takes back the lines
-    of steps that are done again, so that the files tell one story. Raises OSError when the folder cannot be written.
+    the sum of their losses, and otherwise what is true of the last of them. A run that is resumed, or goes back, takes
+    back the lines of steps that are done again, so that the files tell one story. Raises OSError when the folder cannot
+    be written.
     """
 
     def __init__(self) -> None:
+        self._run = Path()
         self._metrics: TextIO | None = None
         self._samples: TextIO | None = None
         self._pending: Stepped | None = None
@@ -34,7 +37,10 @@ class FilesReport:
     def handle(self, event: Event) -> None:
         """Write the event's line; steps late in a long run wait for each other first."""
         if isinstance(event, Started):
-            self._open(Path(event.run), event.step)
+            self._run = Path(event.run)
+            self._open(self._run, event.step)
+        if isinstance(event, Returned):
+            self._open(self._run, event.step)
         if isinstance(event, Stepped):
             self._gather(event)
         elif isinstance(event, Sampled):
@@ -102,6 +108,8 @@ def _rewound(path: Path, step: int) -> TextIO:
     fresh = path.with_name(path.name + ".new")
     with _written(fresh, "w") as file:
         file.write(kept)
+        file.flush()
+        os.fsync(file.fileno())
     fresh.replace(path)
     return _written(path, "a")
 

@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from scriven.events import Evaluated, Event, Finished, Loss, Sampled, Started, Stepped
+from scriven.events import Evaluated, Event, Finished, Loss, Returned, Sampled, Skipped, Started, Stepped
 from scriven.report import as_dict
 from scriven.settings import SamplingSettings
 
@@ -87,6 +87,13 @@ class TerminalReport:
                 self._start(event)
             case Stepped():
                 self._step(event)
+            case Skipped():
+                self._say(
+                    f"step {event.step:,} skipped: loss {event.nats_per_char:g} nats/char, not finite", style="yellow"
+                )
+            case Returned():
+                rate = f"{event.learning_rate_factor:g} times the learning rate"
+                self._say(f"back to step {event.step:,}, with {rate}: {event.reason}", style="yellow")
             case Evaluated():
                 self._evaluate(event)
             case Sampled():

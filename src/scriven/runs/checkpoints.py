@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from scriven.errors import InputError
+from scriven.runs.disk import flush_folder, read_json, real_folder, write_flushed
+from scriven.runs.tensors import Shapes, decoded, encoded, read_checked
 
 FORMAT = 1
 MODEL_FILE, TRAINING_FILE, MANIFEST_FILE = "model.safetensors", "training.safetensors", "manifest.json"
@@ -35,6 +34,8 @@ class Checkpoint:
 
         Raises InputError when it is missing, damaged or of a newer format.
         """
+        for folder in (self.path.parent, self.path):
+            real_folder(folder)
         manifest = read_json(self.path / MANIFEST_FILE)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise InputError(f"{self.path} is not a checkpoint of format {FORMAT}; a newer scriven may have written it")
@@ -47,30 +48,55 @@ class Checkpoint:
         """Optimizer steps done."""
         return int(self.manifest["step"])
 
-    def weights(self) -> dict[str, Tensor]:
-        """The model's parameters by name, on the CPU."""
-        return self._tensors(MODEL_FILE)
+    @property
+    def number(self) -> int:
+        """How many checkpoints of this run were saved up to this one: the newest has the largest number."""
+        return int(self.manifest.get("number", 0))
+
+    def weights(self, expected: Shapes | None = None) -> dict[str, Tensor]:
+        """The model's parameters by name, on the CPU; they are finite.
+
+        Where `expected` is given, a file whose header has other names or shapes is refused before its arrays are read.
+        Raises InputError when the file is not what was written, or is not of that model.
+        """
+        tensors = self._tensors(MODEL_FILE, expected)
+        for name, values in tensors.items():
+            if not bool(values.isfinite().all()):
+                raise InputError(f"the weights in {self.path} ({name}) are not finite numbers; {OTHERS}")
+        return tensors
 
     def training(self) -> dict[str, Tensor]:
-        """Recurrent state and optimizer, as named tensors on the CPU."""
+        """Recurrent state and optimizer, as named tensors on the CPU.
+
+        Raises InputError when the file is not what was written.
+        """
         return self._tensors(TRAINING_FILE)
 
-    def _tensors(self, name: str) -> dict[str, Tensor]:
+    def verify(self, expected: Shapes) -> None:
+        """Reads everything.
+
+        Raises InputError when anything is missing, not what was written, or not of a model of these shapes.
+        """
+        if self.path.name != folder_name(self.step):
+            raise InputError(f"{self.path} says that it is of step {self.step}; {OTHERS}")
+        self.weights(expected)
+        self.training()
+
+    def _tensors(self, name: str, expected: Shapes | None = None) -> dict[str, Tensor]:
         path = self.path / name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
-        expected = self.manifest["files"][name]
-        if len(data) != expected["bytes"] or hashlib.sha256(data).hexdigest() != expected["sha256"]:
+        claimed = self.manifest["files"][name]
+        data = read_checked(path, expected)
+        if len(data) != claimed["bytes"] or hashlib.sha256(data).hexdigest() != claimed["sha256"]:
             raise InputError(
-                f"{path} is damaged: its {len(data):,} bytes are not the {expected['bytes']:,} that were written; "
+                f"{path} is damaged: its {len(data):,} bytes are not the {claimed['bytes']:,} that were written; "
                 + OTHERS
             )
-        try:
-            return safetensors.torch.load(data)
-        except SafetensorError as error:
-            raise InputError(f"{path} is not a safetensors file: {error}") from None
+        return decoded(path, data)
+
+
+def folder_name(step: int) -> str:
+    """The name of the folder of a step's checkpoint."""
+    return f"step-{step:08d}"
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, weights: dict[str, Tensor] | None = None) -> None:
@@ -79,7 +105,9 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, weights: dict[str, Te
     Raises InputError when they cannot be read, or are not those of a model of this shape.
     """
     try:
-        model.load_state_dict(checkpoint.weights() if weights is None else weights)
+        if weights is None:
+            weights = checkpoint.weights({name: value.shape for name, value in model.state_dict().items()})
+        model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"the weights in {checkpoint.path} do not fit the model's settings ({reason})") from None
@@ -90,33 +118,28 @@ def write_checkpoint(
 ) -> Checkpoint:
     """Writes a checkpoint at `folder`: into a temporary folder, flushed to the disk, then renamed into place.
 
-    Nothing else may write in the folder above. Raises InputError when the disk is full or may not be written to; what
-    was there before is untouched.
+    Nothing else may write in the folder above. Raises OSError when the disk is full or may not be written to; what was
+    there before is untouched.
     """
     temporary, old = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
     try:
-        _tidy(folder.parent)
+        sweep(folder.parent)
         temporary.mkdir(parents=True)
         files = {}
         for name, tensors in ((MODEL_FILE, weights), (TRAINING_FILE, training)):
-            data = safetensors.torch.save({key: value.contiguous().cpu() for key, value in tensors.items()})
-            write_flushed(temporary / name, data)
-            files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            files[name] = vars(write_flushed(temporary / name, *encoded(tensors)))
         manifest = {"format": FORMAT, **manifest, "files": files}
-        write_flushed(temporary / MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
+        write_flushed(temporary / MANIFEST_FILE, json.dumps(manifest, indent=1, allow_nan=False).encode())
         flush_folder(temporary)
         if folder.exists():  # the same step saved again, after a resume from before it
             folder.rename(old)
         temporary.rename(folder)
         flush_folder(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
-            _tidy(folder.parent)
-        raise InputError(
-            f"cannot save a checkpoint at {folder}: {error.strerror}; free some space or allow writing, "
-            "then continue with --resume"
-        ) from error
+            sweep(folder.parent)
+        raise
     return Checkpoint(folder)
 
 
@@ -125,13 +148,20 @@ def _is_complete(manifest: dict[str, Any]) -> bool:
     try:
         files = [manifest["files"][name] for name in (MODEL_FILE, TRAINING_FILE)]
         sized = all(isinstance(file["bytes"], int) and isinstance(file["sha256"], str) for file in files)
-        return sized and isinstance(manifest["step"], int)
+        return sized and all(_is_count(manifest.get(name, 0)) for name in ("number", "step")) and "step" in manifest
     except (KeyError, TypeError):
         return False
 
 
-def _tidy(folder: Path) -> None:
-    """Removes what saves that were killed left there; what one had put aside, with nothing in its place, goes back."""
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def sweep(folder: Path) -> None:
+    """Removes what saves that were killed left there; what one had put aside, with nothing in its place, goes back.
+
+    Raises OSError.
+    """
     for path in folder.glob(".step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(".step-*.old"):
@@ -140,45 +170,3 @@ def _tidy(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.rename(place)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never a part; nothing else may write it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write_flushed(temporary, data)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    flush_folder(path.parent)
-
-
-def read_json(path: Path) -> Any:
-    """The value of a JSON file.
-
-    Raises InputError when it cannot be read or is not JSON.
-    """
-    try:
-        return json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def write_flushed(path: Path, data: bytes) -> None:
-    """Writes a file and waits until the disk has it."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def flush_folder(path: Path) -> None:
-    """Waits until the disk has the folder's names, on systems that can be asked to."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import filelock
 import tomli_w
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from scriven.corpus.build import Progress, build
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UsageError
-from scriven.runs.checkpoints import Checkpoint, read_json, replace_file, write_checkpoint
-from scriven.settings import Frozen, Settings, read_toml, validated
+from scriven.model.language_model import weight_shapes
+from scriven.runs.checkpoints import Checkpoint, folder_name, write_checkpoint
+from scriven.runs.disk import read_json, read_text, real_folder, remove_folder, replace_file
+from scriven.runs.tensors import Shapes
+from scriven.settings import Frozen, Settings, explain, validated
+from scriven.toml import parse_toml
 from scriven.vocabulary import Vocabulary
 
 SETTINGS_FILE, VOCABULARY_FILE, CHECKPOINTS = "settings.toml", "vocabulary.json", "checkpoints"
 INDEX_FILE = "index.json"
 METRICS_FILE, SAMPLES_FILE, PLOT_FILE = "metrics.jsonl", "samples.jsonl", "loss.png"
+SETTINGS_LIMIT = 500_000  # bytes of settings.toml, most of which are the names of texts
 Which = Literal["best", "last"] | int
 
 
+PathText = Annotated[str, Field(pattern=r"^[^\x00]*\z")]  # no system has a path with a NUL in it
+
+
 class Index(Frozen):
-    """Which checkpoints there are: `best` and `last` are steps; `validation` what was measured at each step kept."""
+    """Which checkpoints there are: `best` and `last` are steps; `validation` what was measured at each step kept.
+
+    `saves` is how many checkpoints were saved so far.
+    """
 
     best: int | None
     last: int | None
     validation: dict[str, dict[str, Any]]
+    saves: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,25 +61,38 @@ class Run:
         """The corpus folder that the run was trained on."""
         return Path(self.origin["corpus"])
 
+    def shapes(self) -> Shapes:
+        """The names and shapes of the model's weights.
+
+        Raises InputError when the settings contradict each other or the vocabulary: they are of another model.
+        """
+        corpus, vocabulary = self.settings.corpus, self.vocabulary
+        if (corpus.unit, corpus.documents != "none") != (vocabulary.unit, vocabulary.boundary is not None):
+            raise InputError(
+                f"{self.path / SETTINGS_FILE} and {VOCABULARY_FILE} do not fit together; take both from one copy"
+            )
+        try:
+            return weight_shapes(self.settings.model, vocabulary.size)
+        except UsageError as error:
+            raise InputError(f"{self.path / SETTINGS_FILE} is of no model that can be: {error}") from None
+
     def index(self) -> Index:
         """The index of checkpoints as it is on the disk now; an empty one before the first save.
 
         Raises InputError when it is damaged.
         """
-        path = self.path / CHECKPOINTS / INDEX_FILE
-        if not path.exists():
+        path = real_folder(self.path / CHECKPOINTS) / INDEX_FILE
+        if not os.path.lexists(path):
             return Index(best=None, last=None, validation={})
         try:
             return Index.model_validate(read_json(path))
         except ValidationError:
-            raise InputError(
-                f"{path} is damaged; name a checkpoint by its step, or remove the file before --resume STEP"
-            ) from None
+            raise InputError(f"{path} is damaged; name a checkpoint by its step; --resume makes it anew") from None
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints there are, in order."""
-        names = (re.fullmatch(r"step-(\d+)", path.name) for path in (self.path / CHECKPOINTS).glob("step-*"))
-        return sorted(int(name[1]) for name in names if name)
+        names = (re.fullmatch(r"step-(\d{8,18})", path.name) for path in (self.path / CHECKPOINTS).glob("step-*"))
+        return sorted(int(name[1]) for name in names if name and folder_name(int(name[1])) == name[0])
 
     def checkpoint(self, which: Which) -> Checkpoint:
         """The best or the last checkpoint, or that of a step.
@@ -93,23 +118,36 @@ class Run:
         """Writes a checkpoint, which is the last one then, and removes what `monitor.keep` lets go.
 
         `best` is the step of the best checkpoint: this one or one saved before. Those of later steps go: a run that
-        was resumed from before them goes another way now.
+        was resumed from before them goes another way now. Raises InputError when the disk is full or may not be written
+        to; what was there before is still there.
         """
         step = int(manifest["step"])
-        saved = write_checkpoint(self._folder(step), weights, training, manifest)
+        try:
+            return self._save(step, weights, training, manifest, best)
+        except OSError as error:
+            raise InputError(
+                f"cannot save a checkpoint at {self._folder(step)}: {error.strerror}; free some space or allow writing,"
+                " then continue with --resume"
+            ) from error
+
+    def _save(
+        self, step: int, weights: dict[str, Any], training: dict[str, Any], manifest: dict[str, Any], best: int
+    ) -> Checkpoint:
         before = self.index()
+        manifest = {"number": before.saves + 1, **manifest}
+        saved = write_checkpoint(self._folder(step), weights, training, manifest)
         kept = self._kept(best, step)
         validation = before.validation | {str(step): manifest["validation"]}
         validation = {key: value for key, value in validation.items() if int(key) in kept}
-        index = Index(best=best, last=step, validation=validation)
-        try:
-            replace_file(self.path / CHECKPOINTS / INDEX_FILE, index.model_dump_json(indent=1).encode())
-        except OSError as error:
-            raise InputError(f"cannot save in {self.path}: {error.strerror}; free some space and --resume") from error
-        for other in self.steps():
-            if other not in kept:
-                shutil.rmtree(self._folder(other), ignore_errors=True)
+        self.write_index(Index(best=best, last=step, validation=validation, saves=before.saves + 1))
+        with contextlib.suppress(OSError):  # what cannot be removed now goes with the next save
+            for other in set(self.steps()) - kept:
+                remove_folder(self._folder(other))
         return saved
+
+    def write_index(self, index: Index) -> None:
+        """Replaces the index. Raises OSError when that cannot be done; the old one is then still there."""
+        replace_file(self.path / CHECKPOINTS / INDEX_FILE, index.model_dump_json(indent=1).encode())
 
     def _kept(self, best: int, last: int) -> set[int]:
         """The steps whose checkpoints stay, when that is the best one and the last.
@@ -129,22 +167,38 @@ class Run:
         return None
 
     def _folder(self, step: int) -> Path:
-        return self.path / CHECKPOINTS / f"step-{step:08d}"
+        return self.path / CHECKPOINTS / folder_name(step)
 
 
 def create_run(path: Path, settings: Settings, vocabulary: Vocabulary, origin: dict[str, Any]) -> Run:
     """A new run folder, or the same one with new settings where a run is extended.
 
-    Raises InputError when it cannot be written.
+    Raises InputError when it cannot be written, UsageError when too many texts are named to write them down.
     """
     run = Run(path, settings, vocabulary, origin)
+    text = tomli_w.dumps(settings.model_dump() | {"run": origin}).encode()
+    if len(text) > SETTINGS_LIMIT:
+        raise UsageError(
+            f"the names of {len(origin.get('texts', ())):,} texts take {len(text):,} bytes of settings, and at most "
+            f"{SETTINGS_LIMIT:,} are allowed; name their folder, or a pattern in quotes"
+        )
     try:
         (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         replace_file(path / VOCABULARY_FILE, vocabulary.to_json().encode())
-        replace_file(path / SETTINGS_FILE, tomli_w.dumps(settings.model_dump() | {"run": origin}).encode())
+        replace_file(path / SETTINGS_FILE, text)
     except OSError as error:
         raise InputError(f"cannot write the run folder {path}: {error.strerror}; choose another with -o") from None
     return run
+
+
+class Origin(BaseModel):
+    """What the run table of settings.toml may hold."""
+
+    corpus: PathText  # written last, so that a file that was cut short lacks it
+    texts: tuple[PathText, ...] = ()
+    text: str = ""
+    initial: PathText = ""
+    embedding: PathText = ""
 
 
 def open_run(path: str | Path) -> Run:
@@ -153,18 +207,22 @@ def open_run(path: str | Path) -> Run:
     Raises InputError when the folder is missing, is no run, or its parts do not fit together.
     """
     path = Path(path)
-    if not (path / SETTINGS_FILE).is_file():
+    if not os.path.lexists(path / SETTINGS_FILE):
         what = "is not a run folder" if path.exists() else "does not exist"
         raise InputError(f"{path} {what}: a run folder is what scriven train makes, with a {SETTINGS_FILE} in it")
-    values = read_toml(path / SETTINGS_FILE)
+    values = parse_toml(read_text(path / SETTINGS_FILE, SETTINGS_LIMIT), path / SETTINGS_FILE)
     origin = values.pop("run", {})
     try:
         settings = validated(values)
     except UsageError as error:
         raise InputError(f"{path / SETTINGS_FILE} does not fit this version of scriven: {error}") from None
     try:
-        vocabulary = Vocabulary.from_json((path / VOCABULARY_FILE).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        Origin.model_validate(origin)
+    except ValidationError as error:
+        raise InputError(f"{path / SETTINGS_FILE} is damaged: {explain(error, 'run')}") from None
+    try:
+        vocabulary = Vocabulary.from_json(read_text(path / VOCABULARY_FILE))
+    except InputError as error:
         raise InputError(f"cannot read {path / VOCABULARY_FILE}: {error}") from None
     return Run(path, settings, vocabulary, origin)
 

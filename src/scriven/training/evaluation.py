@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import numpy as np
@@ -12,10 +12,11 @@ from scriven.corpus.store import Corpus
 from scriven.events import Loss, Sampled
 from scriven.inference.chunks import prompt_ids
 from scriven.inference.generate import Predictor
-from scriven.inference.protocols import lane_count, measure
+from scriven.inference.protocols import LANES, lane_count, measure
 from scriven.inference.score import Tally
 from scriven.settings import SamplingSettings, Settings
 from scriven.training.parallel import Workers
+from scriven.training.stop import Stopped
 
 TIMED_CHARACTERS = 8192  # read to learn how fast a protocol is
 TIMED_SAMPLE = 10  # characters written to learn how long a sample takes
@@ -25,7 +26,16 @@ SLOWER = 1.3  # than measured, to be on the safe side
 class Examiner:
     """One worker's part of all evaluations of a training."""
 
-    def __init__(self, settings: Settings, workers: Workers, corpus: Corpus, predictor: Predictor) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        workers: Workers,
+        corpus: Corpus,
+        predictor: Predictor,
+        stop: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Where `stop()` is not 0 on rank 0, all workers leave what they measure. It is asked again and again."""
+        self.stop = stop
         self.settings, self.workers, self.corpus, self.predictor = settings, workers, corpus, predictor
         self.text = corpus.validation
         limit = settings.training.evaluation_characters
@@ -51,7 +61,10 @@ class Examiner:
         return protocol + (f" of the first {self.limit:,} characters" if self.limit else "")
 
     def loss(self) -> tuple[str, Loss] | None:
-        """How it was measured, and the loss, summed over all workers; none where there is no validation text."""
+        """How it was measured, and the loss, summed over all workers; none where there is no validation text.
+
+        Raises Stopped on every worker where it was left.
+        """
         if not self.text.characters:
             return None
         protocol = self.protocol
@@ -62,10 +75,9 @@ class Examiner:
         return self.named(protocol if lanes == 1 else f"{protocol} in {lanes} lanes"), loss
 
     def final_losses(self) -> Iterator[tuple[str, Loss]]:
-        """The exact losses by name."""
+        """The exact losses by name. Raises Stopped on every worker where they were left."""
         for protocol in self.final_protocols:
-            exact = protocol != "stream"
-            yield self.named(protocol), self._measured(protocol) if exact else self._summed(self._stream())
+            yield self.named(protocol), self._measured(protocol, exact=True)
 
     def final_seconds(self) -> float:
         """About how long `final_losses` take, the same number on every worker."""
@@ -97,11 +109,13 @@ class Examiner:
     def samples(self, step: int, length: int | None = None) -> Iterator[Sampled]:
         """What the model writes after each prompt at each temperature, beginning from the same seed every time.
 
-        So many characters as the settings say, or of another `length`.
+        So many characters as the settings say, or of another `length`. Where the training is to stop, there are fewer.
         """
         monitor, seed = self.settings.monitor, self.settings.training.seed
         vocabulary = self.corpus.vocabulary
         for prompt, temperature in product(monitor.prompts, monitor.temperatures):
+            if self.stop():
+                return
             ids = prompt_ids(prompt, vocabulary, self.corpus.settings)
             context = self.predictor.read(self.predictor.start(), ids[:, None])
             drawing = SamplingSettings(temperature=temperature)
@@ -109,24 +123,46 @@ class Examiner:
             written, _ = self.predictor.write(context, drawing, np.random.default_rng(seed).random((count, 1)))
             yield Sampled(step, prompt, vocabulary.decode(written[:, 0]), temperature, seed)
 
-    def _measured(self, protocol: str) -> Loss:
-        rank, size = self.workers.rank, self.workers.size
-        return self._summed(
-            measure(protocol, self.predictor, self.text, rank=rank, size=size, limit_characters=self.limit)
-        )
+    def _measured(self, protocol: str, *, exact: bool = False) -> Loss:
+        """The loss by a protocol, summed over all workers. Raises Stopped where it was left."""
+        self.predictor.pause = self._leave_where_asked
+        try:
+            part = self._part(protocol, exact)
+        except Stopped:
+            part = None
+        finally:
+            self.predictor.pause = _go_on
+        return self._summed(part)
 
-    def _stream(self) -> Tally:
-        """The exact loss of one stream, which is one worker's to read."""
-        if self.workers.rank:
-            return Tally()
-        return measure("stream", self.predictor, self.text, limit_characters=self.limit, lanes_at_most=1)
+    def _part(self, protocol: str, exact: bool) -> Tally:
+        """This worker's part of a loss; where `stream` must be exact it is not cut into lanes, and is rank 0's."""
+        rank, size, lanes = self.workers.rank, self.workers.size, LANES
+        if exact and protocol == "stream":
+            if rank:
+                return Tally()
+            size, lanes = 1, 1
+        shared = {"rank": rank, "size": size, "lanes_at_most": lanes}
+        return measure(protocol, self.predictor, self.text, limit_characters=self.limit, **shared)
 
-    def _summed(self, part: Tally) -> Loss:
-        """The sum of every worker's loss."""
-        loss = part.loss
-        values = [loss.nats, loss.characters, loss.bytes, loss.ends, loss.end_nats]
-        nats, characters, size, ends, end_nats = self.workers.sum(values)
+    def _leave_where_asked(self) -> None:
+        if self.stop():
+            self.workers.tell_to_stop()
+            raise Stopped
+        if self.workers.told_to_stop():
+            raise Stopped
+
+    def _summed(self, part: Tally | None) -> Loss:
+        """The sum of every worker's loss. Raises Stopped on all of them where one has none."""
+        loss = part.loss if part else Loss(0.0, 0)
+        values = [loss.nats, loss.characters, loss.bytes, loss.ends, loss.end_nats, float(part is None)]
+        nats, characters, size, ends, end_nats, left = self.workers.sum(values)
+        if left:
+            raise Stopped
         return Loss(nats, int(characters), int(size), int(ends), end_nats)
+
+
+def _go_on() -> None:
+    """What a reader pauses for where nobody may ask to stop."""
 
 
 def _read(characters: int, length: int) -> int:

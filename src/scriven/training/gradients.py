@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from scriven.batches import Batch, Cursor
+from scriven.events import Loss
 from scriven.model import CharLM, State, computing
 from scriven.model.language_model import detach
 from scriven.settings import Settings
@@ -120,6 +121,12 @@ class Teacher:
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def as_loss(sums: dict[str, float]) -> Loss:
+    """A step's loss from its sums: characters, and beside them the ends of documents."""
+    ends, end_nats = int(sums["ends"]), sums["end_nats"]
+    return Loss(sums["nats"] - end_nats, int(sums["predictions"]) - ends, ends=ends, end_nats=end_nats)
 
 
 def _added(rows: Tensor) -> Tensor:

@@ -18,19 +18,21 @@ from torch import Tensor
 
 from scriven.batches import Batch, Cursor, epoch_predictions, prefetched
 from scriven.corpus.store import Corpus
-from scriven.errors import DivergedError
-from scriven.events import Evaluated, Event, Finished, Loss, Saved, Stepped
+from scriven.errors import DivergedError, InputError
+from scriven.events import Evaluated, Event, Finished, Loss, Returned, Saved, Skipped, Stepped
 from scriven.inference.generate import Predictor
 from scriven.model.language_model import join_rows, take_rows
-from scriven.runs import Checkpoint, Run, load_weights
+from scriven.runs import Checkpoint, Run, Saver, load_weights
+from scriven.runs.checkpoints import folder_name
 from scriven.settings import reader_window
 from scriven.training.average import Average
 from scriven.training.evaluation import Examiner
-from scriven.training.gradients import Teacher
+from scriven.training.gradients import Teacher, as_loss
 from scriven.training.initial import initial_model, pretrained
 from scriven.training.optimizer import FlatWeights, Optimizer
 from scriven.training.parallel import Workers
 from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, used_share
+from scriven.training.stop import Stopped
 
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
 FINAL_SECONDS = 120.0  # with other budgets, the time of which that share may be used however short the training was
@@ -42,7 +44,8 @@ class Trainer:
 
     def __init__(self, plan: Plan, workers: Workers, run: Run | None, stop: Callable[[], int]) -> None:
         """`run` is where rank 0 saves; `stop()` gives the number of a signal that asks to stop, or 0."""
-        self.plan, self.workers, self.run, self.stop = plan, workers, run, stop
+        self.plan, self.workers, self.stop = plan, workers, stop
+        self.saver = Saver(run) if run else None
         self.settings, self.device = plan.settings, torch.device(plan.settings.training.device)
         self.corpus = Corpus.open(Path(plan.corpus))
         self.epoch = epoch_predictions(self.corpus.training, self.settings.reader)
@@ -50,9 +53,12 @@ class Trainer:
         self.best: tuple[int, Loss] | None = None  # step and loss
         self.last_loss = Loss(0.0, 0)
         self.evaluated_at = -1  # the step of that loss
+        self.owed = False  # an evaluation that was left
+        self.skips = self.skipped = self.returns = 0  # steps skipped in a row, and in all; times gone back
+        self.saved_at = plan.resume  # folder of the last checkpoint, which rank 0 knows
         self._make_model()
         if plan.resume:
-            self._restore(Checkpoint(Path(plan.resume)))
+            self._resume(Checkpoint(Path(plan.resume)))
         self.seconds_before = self.done.seconds
         self.model.eval()
         self.final_seconds = self.examiner.final_seconds()
@@ -78,7 +84,7 @@ class Trainer:
         self.average = Average(settings.training.patience) if settings.training.averaging != "none" else None
         window, precision = reader_window(settings.reader), settings.training.precision
         predictor = Predictor(self.model, self.corpus.vocabulary, precision, window)
-        self.examiner = Examiner(settings, self.workers, self.corpus, predictor)
+        self.examiner = Examiner(settings, self.workers, self.corpus, predictor, self.stop)
 
     def _seconds(self) -> float:
         return self.seconds_before + self.plan.seconds()
@@ -88,27 +94,66 @@ class Trainer:
     def events(self) -> Iterator[Event]:
         """Trains to the end of the budget, or until asked to stop; yields events.
 
-        Raises DivergedError when the loss or a gradient is not finite; the weights are then those before that step.
+        Raises DivergedError when losses or gradients were not finite again and again; what was saved is kept.
         """
-        if self._due() > self.done.evaluated:  # it was stopped at a step that an evaluation belongs to
+        with self.saver or contextlib.nullcontext():
+            try:
+                yield from self._steps()
+            except Stopped:
+                self._save()
+                yield from self._saved(wait=True)
+                yield self._finished("interrupted")
+                return
+        yield from self._final_losses()
+        yield self._finished("budget")
+
+    def _steps(self) -> Iterator[Event]:
+        """All steps and evaluations. Raises Stopped after a step, or within an evaluation, which is then owed."""
+        while self.done.progress < 1 or self.owed:
+            try:
+                yield from self._straight_on()
+            except DivergedError as error:
+                yield from self._go_back(error)
+        yield from self._saved(wait=True)
+
+    def _straight_on(self) -> Iterator[Event]:
+        """As `_steps`. Raises DivergedError as soon as it happens."""
+        if self.owed or self._due() > self.done.evaluated:  # it was stopped at a step that an evaluation belongs to
             yield from self._evaluate()
         vocabulary, reader = self.corpus.vocabulary, self.settings.reader
         batches = prefetched(self.corpus.training, vocabulary, reader, self.done.cursor, self.teacher.lanes)
         with contextlib.closing(batches):
-            while True:
+            while self.done.progress < 1:
                 stepped, signal = self._step(batches)
                 yield stepped
+                yield from self._saved()
                 last = self.done.progress >= 1
                 if signal and not last:
-                    yield from self._save()
-                    yield self._finished("interrupted")
-                    return
+                    raise Stopped
                 if last or self._due() > self.done.evaluated:
                     yield from self._evaluate()
-                if last:
-                    break
-        yield from self._final_losses()
-        yield self._finished("budget")
+
+    def _go_back(self, error: DivergedError) -> Iterator[Event]:
+        """Back to the last checkpoint, or to the start where there is none, with half the learning rate.
+
+        Every worker does, since all have seen the same sums. Raises the error after the last time.
+        """
+        returns, skipped, left = self.returns + 1, self.skipped, self.done.step
+        if returns > self.settings.training.returns:
+            raise error
+        yield from self._saved(wait=True)
+        path = self.workers.broadcast(self.saved_at)
+        if path:
+            self._resume(Checkpoint(Path(path)))
+        else:
+            self._make_model()
+            self.done, self.best, self.owed = Done(), None, False
+        self.skips, self.skipped = 0, skipped
+        self._set_returns(returns)
+        yield Returned(self.done.step, left, self.optimizer.factor, str(error))
+
+    def _set_returns(self, returns: int) -> None:
+        self.returns, self.optimizer.factor = returns, 0.5**returns
 
     def _interval(self) -> list[float]:
         """What decides when evaluations are due."""
@@ -124,26 +169,36 @@ class Trainer:
             return math.floor(done.epochs / monitor.every_epochs + 1e-9)
         return math.floor(done.progress * self.settings.training.evaluations + 1e-9)
 
-    def _step(self, batches: Iterator[tuple[Batch, Cursor]]) -> tuple[Stepped, int]:
+    def _step(self, batches: Iterator[tuple[Batch, Cursor]]) -> tuple[Stepped | Skipped, int]:
         """One step of all workers, from one batch or several: what happened, and the number of the stop signal or 0."""
-        settings = self.settings.training
+        states = [*self.teacher.states]
         taught = self.teacher.teach(batches, self.done.step, self._word)
-        sums = taught.sums
-        if not math.isfinite(sums["nats"]):
-            raise DivergedError(self._divergence(sums["nats"] / sums["predictions"], math.nan))
-        divisor = sums["predictions"] if settings.mean == "character" else max(1.0, sums["ends"])
+        sums, rate, norm = taught.sums, math.nan, math.nan
+        divisor = sums["predictions"] if self.settings.training.mean == "character" else max(1.0, sums["ends"])
         progress = sums["progress"] if self.timetable else self._progress_within(sums)
-        rate, norm = self.optimizer.step(taught.gradients, divisor, progress, self.done.epochs)
-        if not math.isfinite(norm):
-            raise DivergedError(self._divergence(sums["nats"] / sums["predictions"], norm))
-        if self.average:
-            self.average.add(self.weights.values)
+        if math.isfinite(sums["nats"]):
+            rate, norm = self.optimizer.step(taught.gradients, divisor, progress, self.done.epochs)
         self._advance(sums, taught.cursor)
         self.done.progress = progress if self.timetable else used_share(self.plan, self.done)
-        loss, done = as_loss(sums), self.done
+        loss, done, signal = as_loss(sums), self.done, int(sums["signal"])
+        if not math.isfinite(norm):
+            self.teacher.states = states  # those after it are not finite either, it may be
+            return self._skip(loss, norm), signal
+        self.skips = 0
+        if self.average:
+            self.average.add(self.weights.values)
         mark = f"{zlib.crc32(struct.pack('dd', sums['nats'], norm)):08x}"
         told = done.step, done.progress, loss, rate, norm, done.characters, self._seconds(), mark, taught.waited
-        return Stepped(*told, done.epochs), int(sums["signal"])
+        return Stepped(*told, done.epochs), signal
+
+    def _skip(self, loss: Loss, norm: float) -> Skipped:
+        """A step that changed nothing. Raises DivergedError where there were too many in a row."""
+        self.skips, self.skipped = self.skips + 1, self.skipped + 1
+        if self.skips >= self.settings.training.skips:
+            raise DivergedError(self._divergence(loss.nats_per_char, norm))
+        done = self.done
+        told = done.step, done.progress, loss.nats_per_char, norm, self.skips, self.skipped
+        return Skipped(*told, self._seconds())
 
     def _word(self) -> tuple[float, float]:
         """What rank 0 tells all workers in every step: progress where the budget is a time, and the stop signal."""
@@ -166,19 +221,22 @@ class Trainer:
 
     def _divergence(self, nats_per_char: float, norm: float) -> str:
         kept = f"the best model, of step {self.best[0]}, is kept" if self.best else "nothing was saved before it"
+        rate = self.settings.training.learning_rate * self.optimizer.factor
+        back = f"went back {self.returns} times, " if self.returns else ""
         return (
-            f"training diverged at step {self.done.step + 1} (loss {nats_per_char:g}, gradient norm {norm:g}); {kept}; "
-            f"try a --training.learning-rate below {self.settings.training.learning_rate:g}"
+            f"training diverged at step {self.done.step:,} (loss {nats_per_char:g}, gradient norm {norm:g}; {back}"
+            f"skipped {self.skipped:,} steps in all); {kept}; try a --training.learning-rate below {rate:g}"
         )
 
     # --- evaluations
 
     def _evaluate(self) -> Iterator[Event]:
         """Measures the validation loss, writes samples and saves. Without a validation text, the last is the best."""
-        self.done.evaluated = self._due()
         self.model.eval()
+        self.owed = True
         with self._weights_to_use():
             best, measured = True, self.examiner.loss()
+            self.owed, self.done.evaluated = False, self._due()
             if measured:
                 protocol, loss = measured
                 if not math.isfinite(loss.total_nats):
@@ -193,7 +251,7 @@ class Trainer:
                 yield from self.examiner.samples(self.done.step)
         if self.average and measured:
             self.average.note(decisive(self.last_loss), self.weights.values)
-        yield from self._save()
+        self._save()
 
     def _final_fits(self) -> bool:
         """Whether there is time for the exact validation losses; with another budget, in relation to the training's."""
@@ -207,8 +265,9 @@ class Trainer:
             return
         self.weights.values.copy_(self.best_values)
         self.model.eval()
-        for protocol, loss in self.examiner.final_losses():
-            yield Evaluated(self.best[0], self.done.progress, protocol, loss, True, self._seconds(), final=True)
+        with contextlib.suppress(Stopped):
+            for protocol, loss in self.examiner.final_losses():
+                yield Evaluated(self.best[0], self.done.progress, protocol, loss, True, self._seconds(), final=True)
 
     def _finished(self, reason: str) -> Finished:
         step, loss = self.best or (self.done.step, Loss(0.0, 0))
@@ -218,14 +277,25 @@ class Trainer:
                 f"It overfitted: the validation loss was lowest at step {step:,} of {self.done.step:,}; that "
                 "model is kept. More text, more dropout or a smaller budget would help."
             )
+        if self.skipped:
+            notes.append(
+                f"{self.skipped:,} steps were skipped, whose loss or gradient was not finite, and training went back "
+                f"{self.returns} times; a smaller --training.learning-rate would help."
+            )
         if reason == "interrupted":
             notes.append(f"It was cut short at {self.done.progress:.0%} of its budget; --resume goes on from there.")
         return Finished(self.done.step, reason, step, loss, self._seconds(), tuple(notes))
 
     # --- checkpoints
 
-    def _save(self) -> Iterator[Event]:
-        """Saves a checkpoint with every worker's states; never one whose weights are not finite."""
+    def _saved(self, *, wait: bool = False) -> Iterator[Saved]:
+        """Tells of checkpoints that have reached the disk; with `wait`, of that under way too."""
+        for step, path in self.saver.saved(wait=wait) if self.saver else ():
+            self.saved_at = str(path)
+            yield Saved(step, self.saved_at)
+
+    def _save(self) -> None:
+        """Begins to save a checkpoint with every worker's states; never one whose weights are not finite."""
         if not bool(self.weights.values.isfinite().all()):
             raise DivergedError(self._divergence(math.inf, math.inf))
         state = join_rows(self.teacher.states)
@@ -234,12 +304,15 @@ class Trainer:
             for depth, layer in enumerate(state)
             for part, array in enumerate(layer)
         }
-        if self.run is None:
+        if self.saver is None:
             return
         self.done.seconds = self._seconds()
         manifest = vars(self.done) | {
             "budget": self.settings.budget.model_dump(),
             "interval": self._interval(),
+            "owed": self.owed,
+            "skipped": self.skipped,
+            "returns": self.returns,
             "validation": vars(self.last_loss if self.evaluated_at == self.done.step else Loss(0.0, 0)),
             "last_validation": vars(self.last_loss),
             "best": self.best and {"step": self.best[0], "loss": vars(self.best[1])},
@@ -248,15 +321,10 @@ class Trainer:
         if self.average:
             arrays |= {f"average.{name}": value for name, value in self.average.state().items()}
             if self.average.mean is not None:  # which is what the model is then; training goes on from these
-                arrays |= {f"raw.{name}": value for name, value in self._named_weights().items()}
-        with self._weights_to_use():
-            weights = self._named_weights()
+                arrays |= {f"raw.{name}": value.clone() for name, value in self.model.state_dict().items()}
         best = self.best[0] if self.best else self.done.step
-        yield Saved(self.done.step, str(self.run.save(weights, arrays, manifest, best=best).path))
-
-    def _named_weights(self) -> dict[str, Tensor]:
-        """A copy of the weights, by name."""
-        return {name: value.clone() for name, value in self.model.state_dict().items()}
+        with self._weights_to_use():
+            self.saver.save(self.model.state_dict(), arrays, manifest, best=best)
 
     @contextlib.contextmanager
     def _weights_to_use(self) -> Iterator[None]:
@@ -270,6 +338,16 @@ class Trainer:
             yield
         finally:
             self.weights.values.copy_(raw)
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        """As `_restore`. Raises InputError when what was saved is not a training of this model."""
+        try:
+            self._restore(checkpoint)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{checkpoint.path} holds no training of this model that could be gone on with ({error!r}); start "
+                "another run from its weights with --from"
+            ) from error
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Puts back what `_save` saved; with the same settings, what follows is the same to the last bit."""
@@ -290,24 +368,26 @@ class Trainer:
             self.done.evaluated = self._due()
         if manifest["interval"] != self._interval():
             self.done.evaluated = self._due()
+        self.owed, self.skipped = bool(manifest.get("owed", False)), int(manifest.get("skipped", 0))
+        self._set_returns(int(manifest.get("returns", 0)))
         self.last_loss = Loss(**manifest["last_validation"])
         if manifest["best"]:
-            self.best = (manifest["best"]["step"], Loss(**manifest["best"]["loss"]))
-            best = Checkpoint(checkpoint.path.with_name(f"step-{self.best[0]:08d}"))
-            with torch.no_grad():
-                flat = [best.weights()[name].flatten() for name in self.weights.names]
-                self.best_values.copy_(torch.cat(flat))
+            self._restore_best(checkpoint, manifest["best"]["step"], Loss(**manifest["best"]["loss"]))
+
+    def _restore_best(self, checkpoint: Checkpoint, step: int, loss: Loss) -> None:
+        """Puts back the best model; where its checkpoint is gone or damaged, that one's takes its place."""
+        best = Checkpoint(checkpoint.path.with_name(folder_name(step)))
+        try:
+            weights = best.weights()
+        except InputError:
+            step, loss, weights = checkpoint.step, self.last_loss, checkpoint.weights()
+        self.best = (step, loss)
+        self.best_values.copy_(torch.cat([weights[name].flatten() for name in self.weights.names]))
 
 
 def _named(arrays: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The arrays whose names begin so, by the rest of their names, in the order of names."""
     return {name.removeprefix(prefix): arrays[name] for name in sorted(arrays) if name.startswith(prefix)}
-
-
-def as_loss(sums: dict[str, float]) -> Loss:
-    """A step's loss from its sums: characters, and beside them the ends of documents."""
-    ends, end_nats = int(sums["ends"]), sums["end_nats"]
-    return Loss(sums["nats"] - end_nats, int(sums["predictions"]) - ends, ends=ends, end_nats=end_nats)
 
 
 def decisive(loss: Loss) -> float:

@@ -210,6 +210,7 @@ class Optimizer:
         share: Share | None = None,
     ) -> None:
         self.weights, self.settings = weights, settings
+        self.factor = 1.0  # of all learning rates
         self.owners = assign_owners(weights.matrix_shapes, workers)
         self.muon = Muon(weights, settings.momentum, dtype, rank, share) if settings.optimizer == "muon" else None
         rest = weights.values[: weights.first_matrix] if self.muon else weights.values
@@ -226,7 +227,7 @@ class Optimizer:
         """
         settings = self.settings
         size = norm(gradients) / divisor
-        rate = settings.learning_rate * learning_rate_factor(settings, progress, epochs)
+        rate = self.factor * settings.learning_rate * learning_rate_factor(settings, progress, epochs)
         if not math.isfinite(size):
             return rate, size
         scale = self._scale(gradients, divisor, size)

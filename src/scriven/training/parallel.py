@@ -22,11 +22,13 @@ from torch import Tensor
 from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed does not export them to type checkers
 
 from scriven.errors import ScrivenError
+from scriven.training.stop import leave_where_asked
 
 # An evaluation may take hours while the others wait; a worker that dies is noticed by its closed connection.
 TIMEOUT = timedelta(days=30)
 START_TIMEOUT = timedelta(minutes=5)
 CLOSE_SECONDS = 10
+STOP_KEY, LOOK_SECONDS = "stop", 0.2
 
 
 class Workers:
@@ -35,6 +37,8 @@ class Workers:
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
         self.children: list[subprocess.Popen[bytes]] = []  # the other workers, where this process started them
+        self.store: Store | None = None  # what all workers can look into at any time
+        self._looked = 0.0
 
     def gather(self, rows: Tensor) -> Tensor:
         """Every worker's rows (M, ...), one after another in the order of ranks: (size * M, ...)."""
@@ -78,16 +82,34 @@ class Workers:
         self._guarded(lambda: dist.broadcast(buffer, 0))
         return json.loads(buffer.numpy().tobytes())
 
-    def wait_until_ready(self, store: Store) -> None:
+    def tell_to_stop(self) -> None:
+        """Asks all workers to leave what each of them does alone; from now on, for ever."""
+        if self.store is not None:
+            self.store.set(STOP_KEY, "")
+
+    def told_to_stop(self) -> bool:
+        """Whether a worker has asked so; looked up now and then only."""
+        if self.store is None or time.monotonic() - self._looked < LOOK_SECONDS:
+            return False
+        self._looked = time.monotonic()
+        return self.store.check([STOP_KEY])
+
+    def wait_until_ready(self, store: Store, stop: Callable[[], int]) -> None:
         """Waits until every worker that was started is about to join.
 
-        Raises ScrivenError when one ended before that.
+        Raises ScrivenError when one ended before that, Interrupted where `stop()` is not 0.
         """
         keys = [f"ready-{rank}" for rank in range(1, self.size)]
         while not store.check(keys):
+            leave_where_asked(stop)
             if any(child.poll() is not None for child in self.children):
                 raise ScrivenError(f"a worker could not start ({self._ends()}); --training.workers 1 does without")
             time.sleep(0.02)
+
+    def end(self) -> None:
+        """Ends the workers that were started, whatever they do."""
+        for child in self.children:
+            child.kill()
 
     def close(self) -> None:
         """Leaves the group; on rank 0, waits for the workers that were started, and ends those that hang."""
@@ -135,7 +157,7 @@ def _packed(tensors: list[Tensor], row: Tensor) -> list[tuple[Tensor, Tensor]]:
     return places
 
 
-def start_workers(size: int) -> Workers:
+def start_workers(size: int, stop: Callable[[], int] = lambda: 0) -> Workers:
     """Rank 0 of `size` workers; the others are started as subprocesses on this machine, which only they can join."""
     if size == 1:
         return Workers()
@@ -163,9 +185,11 @@ def start_workers(size: int) -> Workers:
                     process_group=0,  # Ctrl-C is for the leader, which tells the others to stop
                 )
             )
-        workers.wait_until_ready(store)
+        workers.wait_until_ready(store, stop)
         _join(store, 0, size)
+        workers.store = store
     except BaseException:
+        workers.end()
         workers.close()
         raise
     return workers
@@ -178,7 +202,9 @@ def join_workers() -> Workers:
     store = TCPStore(os.environ["MASTER_ADDR"], port, size, False, timeout=START_TIMEOUT)
     store.set(f"ready-{rank}", "")
     _join(store, rank, size)
-    return Workers(rank, size)
+    workers = Workers(rank, size)
+    workers.store = store
+    return workers
 
 
 def _join(store: Store, rank: int, size: int) -> None:

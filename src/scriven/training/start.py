@@ -28,6 +28,7 @@ from scriven.model.language_model import parameter_count
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Checkpoint, Run, create_run, open_run, run_corpus, writing
 from scriven.runs.folder import SETTINGS_FILE
+from scriven.runs.recovery import recover
 from scriven.settings import Settings, consistent, merged, overlaid, possible, validated
 from scriven.training.fit import (
     Facts,
@@ -42,7 +43,7 @@ from scriven.training.initial import initial_model, new_symbols, pretrained
 from scriven.training.loop import Trainer
 from scriven.training.parallel import Workers, join_workers, start_workers
 from scriven.training.plan import Done, Plan, used_share
-from scriven.training.stop import ignore_interrupts
+from scriven.training.stop import ignore_interrupts, leave_where_asked
 
 RUNS = Path("runs")
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
@@ -70,12 +71,25 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     DivergedError when the loss is not finite.
     """
     request = replace(request, settings=_absolute(request.settings))
-    resumed = _resumed(request) if request.resume is not None else None
+    with contextlib.ExitStack() as held:
+        resumed = _resumed(request) if request.resume is not None else None
+        if resumed:
+            held.enter_context(writing(resumed.path))
+        yield from _train(request, resumed, held, stop, progress)
+
+
+def _train(
+    request: Request,
+    resumed: Run | None,
+    held: contextlib.ExitStack,
+    stop: Callable[[], int],
+    progress: Progress | None,
+) -> Generator[Event]:
+    """As `train`; the right to write to a resumed run's folder is held, that to a new one's is taken."""
+    recovered = recover(resumed, request.resume) if resumed else None
     corpus = _corpus(request, resumed, _stoppable(progress, stop))
-    checkpoint = None
-    if resumed and request.resume is not None:
-        checkpoint = resumed.checkpoint(request.resume)
-        _check_goes_on(resumed, checkpoint, corpus)
+    if resumed and recovered:
+        _check_goes_on(resumed, recovered.checkpoint, corpus)
     settings, embeddings = (resumed.settings, None) if resumed else _asked(request, corpus)
     embedding = embeddings.source if embeddings else ""
     if settings.training.workers > 1 and settings.training.device not in ("auto", "cpu"):
@@ -85,28 +99,33 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     precision = choose_precision(settings.training.precision, device, settings.model.cell, native)
     path = resumed.path if resumed else request.output or _free_folder(request.texts[0])
     facts = _facts(request, corpus, settings, device, precision)
-    notes: list[str] = []
+    notes: list[str] = [*recovered.notes] if recovered else []
     if not resumed:
         settings, notes = _fitted(request, settings, facts, path)
         notes += _initial_notes(request, settings, corpus, embeddings)
-    with writing(path):
-        computing = {"training": {"device": device.type, "precision": precision}}
-        settings = validated(merged(settings.model_dump(), computing))
-        origin = resumed.origin if resumed else _origin(request, corpus, embedding)
-        origin = origin | {"corpus": str(corpus.path.resolve())}
-        run = create_run(path, settings, corpus.vocabulary, origin)
-        plan = Plan(
-            settings,
-            str(corpus.path.resolve()),
-            resume=str(checkpoint.path) if checkpoint else "",
-            initial=str(request.initial or ""),
-            embedding=embedding,
-            used_seconds=time.monotonic() - request.begun,
-        )
-        with contextlib.closing(_workers(plan)) as workers, cpu_prepared(settings.training.threads):
-            trainer = Trainer(plan, workers, run, stop)
-            yield _started(trainer, run, facts, (*corpus.notes, *notes))
+        held.enter_context(writing(path))
+    computing = {"training": {"device": device.type, "precision": precision}}
+    settings = validated(merged(settings.model_dump(), computing))
+    origin = resumed.origin if resumed else _origin(request, corpus, embedding)
+    origin = origin | {"corpus": str(corpus.path.resolve())}
+    run = create_run(path, settings, corpus.vocabulary, origin)
+    plan = Plan(
+        settings,
+        str(corpus.path.resolve()),
+        resume=str(recovered.checkpoint.path) if recovered else "",
+        initial=str(request.initial or ""),
+        embedding=embedding,
+        used_seconds=time.monotonic() - request.begun,
+    )
+    leave_where_asked(stop)
+    with contextlib.closing(_workers(plan, stop)) as workers, cpu_prepared(settings.training.threads):
+        trainer = Trainer(plan, workers, run, stop)
+        yield _started(trainer, run, facts, (*corpus.notes, *notes))
+        try:
             yield from trainer.events()
+        except Interrupted:  # at once
+            workers.end()
+            raise
 
 
 def _stoppable(progress: Progress | None, stop: Callable[[], int]) -> Progress:
@@ -131,8 +150,8 @@ def work() -> None:
                 pass
 
 
-def _workers(plan: Plan) -> Workers:
-    workers = start_workers(plan.settings.training.workers)
+def _workers(plan: Plan, stop: Callable[[], int]) -> Workers:
+    workers = start_workers(plan.settings.training.workers, stop)
     workers.broadcast(plan.to_json())
     return workers
 
@@ -198,7 +217,7 @@ def _check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus) -> None:
     done = Done(**{name: manifest[name] for name in vars(Done())})
     same = manifest["budget"] == run.settings.budget.model_dump()
     share = done.progress if same else used_share(Plan(run.settings, ""), done)
-    if share >= 1:
+    if share >= 1 and not manifest.get("owed"):
         name, value = next((name, value) for name, value in run.settings.budget if value)
         raise UsageError(
             f"{run.path} has used up its budget at step {done.step:,}; give a larger one to go on, as in "

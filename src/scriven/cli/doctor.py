@@ -1,0 +1,56 @@
+"""`scriven doctor`: whether a run's folder, or a corpus, is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from scriven.cli.flags import Json, Switch
+from scriven.cli.rows import show
+from scriven.errors import InputError
+
+if TYPE_CHECKING:
+    from scriven.runs.doctor import Finding
+
+
+def doctor(
+    folder: Annotated[str, Parameter(help="folder of a run, or of a corpus")],
+    /,
+    *,
+    corpus: Switch = False,
+    as_json: Json = False,
+) -> None:
+    """Look whether a run is whole: settings, vocabulary, index, and every checkpoint's sizes, hashes, shapes, numbers.
+
+    Nothing is changed and no code of the folder is run, so that it is safe to look at what came from others.
+    Ends with 3 where anything is wrong. Damage of one checkpoint leaves the others usable: --checkpoint and --resume
+    take their steps, and --resume alone goes on from the newest that is whole.
+
+    Parameters
+    ----------
+    corpus
+        read the corpus that the run was trained on too, all of it
+    """
+    from scriven.runs.doctor import examine
+
+    bad: list[Finding] = []
+    for finding in examine(Path(folder), corpus=corpus):
+        _put(finding, as_json)
+        if finding.state == "bad":
+            bad.append(finding)
+    if bad:
+        more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise InputError(f"{folder} is not whole: {bad[0].part}: {bad[0].text}{more}")
+
+
+def _put(finding: Finding, as_json: bool) -> None:
+    from scriven.report.terminal import visible
+
+    if as_json:
+        show([dataclasses.asdict(finding)], "json")
+    else:
+        sys.stdout.write(visible(f"{finding.state:6}{finding.part}: {finding.text}") + "\n")

@@ -1,0 +1,157 @@
+"""Files of a run: written so that a crash leaves the old or the new one, read so that a hostile one does no harm."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from scriven import strictjson
+from scriven.errors import InputError
+
+TEXT_LIMIT = 9_000_000  # bytes of a text or JSON file; a vocabulary of all of Unicode has 8.9 million
+BUFFER = memoryview | bytes
+
+
+@dataclass(frozen=True)
+class Written:
+    """What went to the disk: how many bytes, and their SHA-256."""
+
+    bytes: int
+    sha256: str
+
+
+# --- writing
+
+
+def write_flushed(path: Path, *pieces: BUFFER) -> Written:
+    """Writes a file, all of it, and waits until the disk has it. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_FOLLOWING | _BINARY
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        size, digest = 0, hashlib.sha256()
+        for piece in pieces:
+            size += _write_all(descriptor, memoryview(piece))
+            digest.update(piece)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return Written(size, digest.hexdigest())
+
+
+def _write_all(descriptor: int, data: memoryview) -> int:
+    """Writes all of it, however little the system takes at once."""
+    done = 0
+    while done < len(data):
+        done += os.write(descriptor, data[done:])
+    return done
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader sees the old one or the new one, never a part; nothing else may write it.
+
+    Raises OSError.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write_flushed(temporary, data)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+def flush_folder(path: Path) -> None:
+    """Waits until the disk has the folder's names, on systems that can be asked to. Raises OSError."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder, at once under its name and then from the disk; what cannot be removed now is swept later.
+
+    A kill in the midst of it leaves no folder of this name that lacks something.
+    """
+    gone = path.with_name(f".{path.name}.tmp")
+    with contextlib.suppress(OSError):
+        shutil.rmtree(gone, ignore_errors=True)
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+# --- reading
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """A plain file and its size in bytes.
+
+    Raises InputError when it is none: a symbolic link, which may lead anywhere, a pipe, a device, a folder; or when it
+    cannot be read.
+    """
+    try:
+        if path.is_symlink():
+            raise InputError(f"{path} is a symbolic link, which is not followed; put the file itself there")
+        descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOWING | _NO_WAITING | _BINARY)
+        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - of a descriptor
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise InputError(f"{path} is not a file; take it from a copy")
+            yield file, found.st_size
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
+    """The text of a UTF-8 file.
+
+    Raises InputError when it cannot be read, is no text, or has more than `limit` bytes.
+    """
+    with opened(path) as (file, size):
+        if size > limit:
+            raise InputError(f"{path} is damaged: it has {size:,} bytes, and none has more than {limit:,}")
+        data = file.read(limit + 1)
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is damaged: {error.reason} at byte {error.start}") from None
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file.
+
+    Raises InputError when it cannot be read or is not JSON; see `scriven.strictjson`.
+    """
+    text = read_text(path)
+    try:
+        return strictjson.parse(text)
+    except ValueError as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+
+
+def real_folder(path: Path) -> Path:
+    """The same path.
+
+    Raises InputError when it is a symbolic link, which may lead anywhere.
+    """
+    if path.is_symlink():
+        raise InputError(f"{path} is a symbolic link, which is not followed; put the folder itself there")
+    return path
+
+
+_NO_FOLLOWING = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # else a pipe is waited for until somebody writes to it
+_BINARY = getattr(os, "O_BINARY", 0)

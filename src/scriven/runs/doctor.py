@@ -1,0 +1,98 @@
+"""Whether a run's folder is whole: every file in it is read and compared with what it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from scriven.corpus.header import NAME as CORPUS_FILE
+from scriven.corpus.store import Corpus
+from scriven.errors import InputError, ScrivenError
+from scriven.runs.checkpoints import Checkpoint
+from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, VOCABULARY_FILE, Run, open_run
+from scriven.runs.tensors import Shapes
+from scriven.settings import consistent
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. A `note` is worth knowing and does no harm."""
+
+    part: str  # file or folder
+    state: Literal["good", "note", "bad"]
+    text: str
+
+
+def examine(path: Path, *, corpus: bool = False) -> Iterator[Finding]:
+    """What is found in a run's folder, or in a corpus; with `corpus` the corpus of a run is read too.
+
+    Nothing is changed, and no symbolic link is followed. Whatever is in the files, nothing but findings come of it.
+    """
+    if (path / CORPUS_FILE).is_file():
+        yield _tried(str(path), lambda: _corpus(path))
+        return
+    try:
+        run = open_run(path)
+        consistent(run.settings)
+        shapes = run.shapes()
+    except ScrivenError as error:
+        yield Finding(f"{SETTINGS_FILE}, {VOCABULARY_FILE}", "bad", str(error))
+        return
+    model = run.settings.model
+    told = f"{model.cell} {model.layers}x{model.width}, {run.vocabulary.size:,} symbols"
+    yield Finding(f"{SETTINGS_FILE}, {VOCABULARY_FILE}", "good", told)
+    yield from _links(run)
+    yield from _checkpoints(run, shapes)
+    if corpus:
+        yield _tried(str(run.corpus_path), lambda: _corpus(run.corpus_path))
+
+
+def _tried(part: str, look: Callable[[], str]) -> Finding:
+    """What `look` finds good in a part, or the error that it raises."""
+    try:
+        return Finding(part, "good", look())
+    except (ScrivenError, OSError) as error:
+        return Finding(part, "bad", str(error))
+
+
+def _links(run: Run) -> Iterator[Finding]:
+    """Symbolic links in the folder: Scriven makes none, and follows none."""
+    for path in sorted([*run.path.iterdir(), *(run.path / CHECKPOINTS).glob("*")]):
+        if path.is_symlink():
+            yield Finding(str(path.relative_to(run.path)), "bad", "it is a symbolic link, which is not followed")
+
+
+def _checkpoints(run: Run, shapes: Shapes) -> Iterator[Finding]:
+    """The index, every checkpoint, and what saves that were killed left."""
+    yield _tried(f"{CHECKPOINTS}/{INDEX_FILE}", lambda: _index(run))
+    for step in run.steps():
+        yield _tried(f"{CHECKPOINTS}, step {step}", lambda step=step: _checkpoint(run.checkpoint(step), shapes))  # type: ignore[misc]
+    left = sum(1 for _ in (run.path / CHECKPOINTS).glob(".step-*"))
+    if left:
+        yield Finding(CHECKPOINTS, "note", f"{left} folders that a killed save left; the next training removes them")
+
+
+def _index(run: Run) -> str:
+    if not run.steps():
+        raise InputError(f"{run.path} has no checkpoint: nothing was saved before it ended")
+    for which in ("best", "last"):
+        run.checkpoint(which)
+    index = run.index()
+    return f"best is step {index.best}, last is step {index.last}"
+
+
+def _checkpoint(checkpoint: Checkpoint, shapes: Shapes) -> str:
+    checkpoint.verify(shapes)
+    for name, values in checkpoint.training().items():
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            raise InputError(f"the training state in {checkpoint.path} ({name}) is not finite numbers")
+    size = sum(file["bytes"] for file in checkpoint.manifest["files"].values())
+    return f"{size:,} bytes, as they were written; all weights are finite"
+
+
+def _corpus(path: Path) -> str:
+    opened = Corpus.open(path)
+    opened.verify()
+    return f"{opened.training.characters + opened.validation.characters:,} characters, as they were written"

@@ -1,0 +1,82 @@
+"""Saving in the background: training pays for a copy in memory, the disk is waited for by a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor
+
+from scriven.errors import Interrupted
+from scriven.runs.folder import Run
+
+
+class Saver:
+    """Writes checkpoints of a run, one at a time, each in a thread.
+
+    A process that is killed loses the one that is being written, and no other. On leaving the context the write
+    under way is waited for, but not where a second signal asked to stop at once.
+    """
+
+    def __init__(self, run: Run) -> None:
+        """Only the one who writes to the run may make one."""
+        self._run = run
+        self._thread: threading.Thread | None = None
+        self._saved: list[tuple[int, Path]] = []  # on the disk, and not told yet
+        self._error: BaseException | None = None
+
+    def save(
+        self, weights: Mapping[str, Tensor], training: Mapping[str, Tensor], manifest: Mapping[str, Any], *, best: int
+    ) -> None:
+        """Begins to save as `Run.save`, from copies of the tensors, once the save before has ended.
+
+        Raises what that one ran into.
+        """
+        self._wait()
+        arguments = (_copied(weights), _copied(training), dict(manifest), best)
+        # A daemon, so that a process can end at once: what it leaves then is no checkpoint, and swept.
+        self._thread = threading.Thread(target=self._write, args=arguments, name="scriven-saver", daemon=True)
+        self._thread.start()
+
+    def saved(self, *, wait: bool = False) -> list[tuple[int, Path]]:
+        """The steps and folders of checkpoints that have reached the disk since this was asked last.
+
+        With `wait`, that of the one under way too. Raises what a save has run into.
+        """
+        if self._thread and (wait or not self._thread.is_alive()):
+            self._wait()
+        told, self._saved = self._saved, []
+        return told
+
+    def _write(
+        self, weights: dict[str, Tensor], training: dict[str, Tensor], manifest: dict[str, Any], best: int
+    ) -> None:
+        try:
+            checkpoint = self._run.save(weights, training, manifest, best=best)
+        except BaseException as error:  # told to the training's thread
+            self._error = error
+        else:
+            self._saved.append((int(manifest["step"]), checkpoint.path))
+
+    def _wait(self) -> None:
+        if self._thread:
+            self._thread.join()
+        self._thread, error, self._error = None, self._error, None
+        if error:
+            raise error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread and not isinstance(error, Interrupted):
+            self._thread.join()
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}

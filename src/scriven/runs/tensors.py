@@ -1,0 +1,142 @@
+"""Arrays on disk, as safetensors: written from memory without a copy, read after everything claimed was checked.
+
+The format: 8 bytes, the length of the header; a JSON object of each array's type, shape and place; the arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from scriven import strictjson
+from scriven.errors import InputError
+from scriven.runs.disk import BUFFER, opened
+
+HEADER_LIMIT = 4_000_000  # bytes; an array takes about 100
+TYPES = {
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "F32": torch.float32,
+    "I32": torch.int32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+NAMES = {dtype: name for name, dtype in TYPES.items()}
+Shapes = Mapping[str, Sequence[int]]  # by name
+
+
+@dataclass(frozen=True)
+class Array:
+    """What a header says of one array: its type, shape, and place (bytes) among the arrays."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def encoded(tensors: Mapping[str, Tensor]) -> list[BUFFER]:
+    """The pieces of a safetensors file; those of arrays share the memory of the tensors, which are on the CPU."""
+    flat = {name: tensor.detach().contiguous().flatten() for name, tensor in tensors.items()}
+    order = sorted(flat, key=lambda name: (-flat[name].element_size(), name))  # so that each is aligned
+    header, end = {}, 0
+    for name in order:
+        begin, end = end, end + flat[name].nbytes
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": NAMES[flat[name].dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little"), text, *(flat[name].view(torch.uint8).numpy().data for name in order)]
+
+
+def layout(path: Path, file: BinaryIO, size: int) -> dict[str, Array]:
+    """The arrays of a safetensors file of `size` bytes, from its header alone.
+
+    Raises InputError when it is none, or when the header claims more, less or other bytes than there are.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= min(size - 8, HEADER_LIMIT):
+        raise _damaged(path, f"its header would have {length:,} bytes" if size > 8 else "it has no header")
+    try:
+        values = strictjson.parse(file.read(length).decode())
+        arrays = {name: _array(entry) for name, entry in values.items() if name != "__metadata__"}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _damaged(path, f"its header cannot be read ({error})") from None
+    places = sorted((array.begin, array.end) for array in arrays.values())
+    edges = [(0, 0), *places, (size - 8 - length,) * 2]
+    if any(before[1] != after[0] for before, after in pairwise(edges)):
+        raise _damaged(path, "its arrays overlap, or do not fill the file")
+    return arrays
+
+
+def _array(entry: dict[str, Any]) -> Array:
+    """One entry of a header. Raises ValueError, TypeError, KeyError when it is not that."""
+    dtype, (begin, end), shape = TYPES[entry["dtype"]], entry["data_offsets"], entry["shape"]
+    numbers = [begin, end, *shape]
+    if not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
+        raise ValueError("a size is not a number")
+    if len(shape) > 8 or end - begin != prod(shape) * dtype.itemsize:
+        raise ValueError("an array has not the size that its shape needs")
+    return Array(dtype, tuple(shape), begin, end)
+
+
+def check_shapes(path: Path, arrays: Mapping[str, Array], expected: Shapes) -> None:
+    """Raises InputError when a file has not exactly the arrays of these names and shapes, in fp32."""
+    for name in [*expected, *arrays]:
+        there = arrays.get(name)
+        wanted = tuple(expected[name]) if name in expected else None
+        if there is None or (there.shape, there.dtype) != (wanted, torch.float32):
+            has = "lacks it" if there is None else f"has {list(there.shape)} of {NAMES[there.dtype]}"
+            needs = "should not be there" if wanted is None else f"should be {list(wanted)} of F32"
+            shown = name[:60].encode("unicode_escape").decode()
+            raise InputError(
+                f"the weights in {path.parent} do not fit the model's settings ({shown} {needs}; the file {has})"
+            )
+
+
+def read_checked(path: Path, expected: Shapes | None = None) -> bytes:
+    """The bytes of a safetensors file whose header is right, and as `check_shapes` wants it where that is given.
+
+    Nothing is allocated for what the header claims before the file is found to have it. Raises InputError.
+    """
+    with opened(path) as (file, size):
+        arrays = layout(path, file, size)
+        if expected is not None:
+            check_shapes(path, arrays, expected)
+        if size > physical_memory():
+            raise InputError(f"{path} has {size:,} bytes, more than the memory of this machine; use a larger one")
+        file.seek(0)
+        return file.read()
+
+
+def decoded(path: Path, data: bytes) -> dict[str, Tensor]:
+    """The arrays of a safetensors file, by name, on the CPU. Raises InputError when it is none."""
+    try:
+        return safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise _damaged(path, f"it is no safetensors file ({error})") from None
+
+
+def physical_memory() -> int:
+    """Bytes of memory that this machine has; as much as anything where it does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path} is damaged: {why}; take it from a copy, or use another checkpoint")

@@ -1,0 +1,47 @@
+"""Settings as TOML text, written by anybody."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from scriven.errors import InputError
+from scriven.settings import Settings, cut
+
+MOST_DOTS = 1000  # of numbers and of keys like a.b.c: tomllib takes a time quadratic in a key's length
+_BASIC_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*+"?')  # or the rest of the line where it has no end
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The nested values of a TOML file.
+
+    Raises InputError when it cannot be read or is not TOML.
+    """
+    try:
+        return parse_toml(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read settings from {path}: {error}") from None
+
+
+def parse_toml(text: str, path: Path) -> dict[str, Any]:
+    """The nested values of TOML text, which is that of the file at `path`.
+
+    Raises InputError when it is not TOML.
+    """
+    try:
+        if _BASIC_STRING.sub("", text).count(".") > MOST_DOTS:
+            raise ValueError(f"it has more than {MOST_DOTS} dots outside of strings")
+        return tomllib.loads(text)
+    except ValueError as error:
+        raise InputError(f"cannot read settings from {path}: {cut(str(error))}") from None
+    except RecursionError:
+        raise InputError(f"cannot read settings from {path}: they are nested too deeply") from None
+
+
+def to_toml(settings: Settings) -> str:
+    """All settings as TOML text; read back by `read_toml` and `validated`."""
+    return tomli_w.dumps(settings.model_dump())

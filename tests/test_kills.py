@@ -1,0 +1,23 @@
+"""A training that is killed again and again loses nothing but the steps since its last checkpoint."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parents[1] / "benchmarks" / "kills.py"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_a_training_survives_twenty_kills(tmp_path: Path) -> None:
+    """At random instants, most of them near a save; then every step equals that of a training nobody disturbed."""
+    words = [sys.executable, str(PROGRAM), "--kills", "20", "--output", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "kills.json").read_text())["results"]
+    assert len(found["kills"]) == 20
+    assert found["difference"] == ""
+    assert found["kills"][-1]["found"] > 0

@@ -1,0 +1,148 @@
+"""Being asked to stop: noticed soon wherever a command is, with nothing lost, and a second time at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scriven.errors import Interrupted
+from scriven.events import Evaluated, Event, Finished
+from scriven.training.start import Request, train
+from scriven.training.stop import StopFlag
+from test_training import evaluations, fingerprints, request, run, same
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals work otherwise there")
+
+
+class StopWithin:
+    """Asks to stop from the moment on when so many of its questions were asked after `armed` was set."""
+
+    def __init__(self, questions: int) -> None:
+        self.left, self.armed = questions, False
+
+    def __call__(self) -> int:
+        self.left -= self.armed
+        return signal.SIGTERM if self.left < 0 else 0
+
+
+def interrupted_in_evaluation(text: Path, output: Path, over: dict[str, Any], step: int) -> list[Event]:
+    """A training that is asked to stop in the midst of the evaluation after a step."""
+    stop, events = StopWithin(1), list[Event]()
+    for event in train(request(text, output, over), stop):
+        events.append(event)
+        stop.armed |= getattr(event, "step", 0) == step
+    return events
+
+
+@pytest.fixture
+def long_book(book: Path) -> Path:
+    """Its validation text is read in many chunks by a model of windows."""
+    book.write_text(book.read_text() * 20)
+    return book
+
+
+@pytest.mark.parametrize("step", [6, 12], ids=["in the midst", "at the end"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_evaluation_that_was_left_is_made_when_training_goes_on(
+    long_book: Path, tmp_path: Path, step: int, workers: int
+) -> None:
+    """And everything is as if nobody had asked to stop; also where the last evaluation was left."""
+    over: dict[str, Any] = {"budget": {"steps": 12}, "training": {"groups": 2, "workers": workers}}
+    over |= {"monitor": {"sample_length": 0}, "reader": {"kind": "windows", "stride": 16}}
+    whole = run(long_book, tmp_path / "whole", over)
+    first = interrupted_in_evaluation(long_book, tmp_path / "cut", over, step)
+    assert isinstance(first[-1], Finished) and first[-1].reason == "interrupted"
+    assert first[-1].step == step
+    assert step not in [event.step for event in first if isinstance(event, Evaluated)]
+    rest = list(train(Request(output=tmp_path / "cut", resume="last")))
+    assert fingerprints(first) + fingerprints(rest) == fingerprints(whole)
+    assert evaluations(first) + evaluations(rest) == evaluations(whole)
+    assert same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_signal_before_the_first_step_ends_the_start(book: Path, tmp_path: Path) -> None:
+    run(book, tmp_path / "before", {"budget": {"steps": 1}})  # so that the corpus is there
+    with pytest.raises(Interrupted, match="before the first step"):
+        run(book, tmp_path / "run", {"budget": {"steps": 3}, "training": {"workers": 2, "groups": 2}}, stop=lambda: 15)
+
+
+def test_the_second_signal_is_an_error_and_the_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    flag = StopFlag(lambda: told.append(1))
+    with flag.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (flag(), told) == (signal.SIGTERM, [1])
+        with pytest.raises(Interrupted, match="at once"):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+# --- processes
+
+
+def started(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "scriven", *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+    )
+
+
+def line_with(process: subprocess.Popen[str], word: str) -> str:
+    """Waits for a line of standard output."""
+    assert process.stdout
+    return next(line for line in process.stdout if word in line)
+
+
+SLOW = ["--model.width=16", "--reader.batch=4", "--reader.length=16", "--training.workers=1", "--training.threads=1"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_within_a_long_evaluation(tmp_path: Path, times: int) -> None:
+    """The evaluation would take minutes: 20 million characters. Once saves, twice does not even wait for that."""
+    (tmp_path / "book.txt").write_text("one two three four\n" * 30)
+    (tmp_path / "long.txt").write_text("one two three four\n" * 1_000_000)
+    words = ["--steps", "100", "--monitor.every-steps", "3", "--json", "--corpus.validation-file", "long.txt"]
+    exact = ["--training.evaluation-characters", "19000000"]
+    process = started(tmp_path, "train", "book.txt", *SLOW, *words, *exact)
+    line_with(process, '"step": 3')
+    time.sleep(0.7)  # the evaluation has begun
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    if times == 2:
+        time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    _, told = process.communicate(timeout=30)
+    assert time.monotonic() - begun < 20
+    if times == 1:
+        assert process.returncode == 143, told
+        manifest = json.loads((tmp_path / "runs/book/checkpoints/step-00000003/manifest.json").read_text())
+        assert manifest["owed"] is True
+        assert "--resume" in told
+    else:
+        assert process.returncode in {130, 143}, told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_writing_ends_with_a_code_of_its_own(book: Path, tmp_path: Path, number: int, code: int) -> None:
+    run(book, tmp_path / "run", {"budget": {"steps": 1}})
+    process = started(tmp_path, "sample", "run", "--length", "100000000")
+    assert process.stdout
+    assert process.stdout.read(50)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == code, told
+    assert "Traceback" not in told
+    assert len(told.strip().splitlines()) <= 1
