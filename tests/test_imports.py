@@ -13,7 +13,8 @@ MAP = """
     errors allocator mixing settings events vocabulary recipes
     kernels.interface kernels.library kernels.adamw kernels.recurrent kernels.recurrent_fp32 kernels.scan
     kernels.sampler kernels.scorer kernels.text kernels
-    corpus.sources corpus.documents corpus.alphabet corpus.header corpus.shards corpus.split corpus.build
+    corpus.storage corpus.sources corpus.reading corpus.tables corpus.documents corpus.division corpus.alphabet
+    corpus.header corpus.shards corpus.split corpus.material corpus.assembly corpus.parts corpus.workplace corpus.build
     corpus.store corpus
     batches.permutation batches.batch batches.stream batches.windows batches.order batches.documents batches.readers
     batches.prefetch batches
