@@ -111,9 +111,9 @@ def test_validation_text_can_come_from_a_file_and_teaches_no_symbols(tmp_path: P
 
 def test_special_symbols_never_enter_the_shards(tmp_path: Path) -> None:
     corpus = opened("ab" * 50 + "?", tmp_path)
-    stored = np.load(corpus.path / "validation-00000.npy")
+    stored = np.load(Path(corpus.name) / "validation-00000.npy")
     assert corpus.vocabulary.unknown == 2  # in the shard this stands for "?"
-    assert json.loads((corpus.path / "corpus.json").read_text())["unseen"] == [ord("?")]
+    assert json.loads((Path(corpus.name) / "corpus.json").read_text())["unseen"] == [ord("?")]
     assert stored.max() == 2
     assert whole(corpus)[1].endswith("?")
 
@@ -122,9 +122,9 @@ def test_special_symbols_never_enter_the_shards(tmp_path: Path) -> None:
 def test_shards_have_the_smallest_type(tmp_path: Path, symbols: int, dtype: str) -> None:
     characters = [chr(code) for code in range(70_000) if not 0xD800 <= code <= 0xDFFF]
     corpus = opened("".join(characters[:symbols]), tmp_path, validation=0.0)
-    assert np.load(corpus.path / "training-00000.npy").dtype == dtype
+    assert np.load(Path(corpus.name) / "training-00000.npy").dtype == dtype
     assert whole(corpus)[0] == "".join(characters[:symbols])
-    assert not (corpus.path / "validation-00000.npy").exists()
+    assert not (Path(corpus.name) / "validation-00000.npy").exists()
 
 
 def test_a_corpus_of_bytes_is_the_file(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_separator_and_the_end_of_a_file_end_documents(tmp_path: Path) -> None
 def test_a_separator_that_never_occurs_is_said_and_so_is_a_single_document(tmp_path: Path) -> None:
     corpus = opened("one\ntwo\n", tmp_path, documents="separator", separator="%%")
     assert both(corpus) == (["one\ntwo\n"], [])
-    assert not (corpus.path / "validation-documents.npy").exists()
+    assert not (Path(corpus.name) / "validation-documents.npy").exists()
     assert corpus.notes[0] == "the separator '%%' does not occur; each file is one document"
     assert "one document only, so none is left for validation; name a --corpus.validation-file" in corpus.notes[1]
     assert not opened("one\ntwo\n", tmp_path, documents="files", validation=0.0).notes
@@ -285,7 +285,7 @@ def test_shards_hold_an_alphabet_larger_than_the_text_and_a_text_larger_than_the
     many = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
     for text, known in (("ab" + many[:1], "ab" + many), (many, many[:2])):
         corpus = opened(text * 2, tmp_path, alphabet=alphabet(tmp_path, known), validation=0.0)
-        assert np.load(corpus.path / "training-00000.npy").dtype == "uint16"
+        assert np.load(Path(corpus.name) / "training-00000.npy").dtype == "uint16"
         assert whole(corpus)[0] == text * 2
 
 

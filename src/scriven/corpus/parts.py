@@ -77,8 +77,6 @@ class Parts:
         self._files, self._origin = files, files[0][0].origin
         self.settings, self.tally, self.position = self._origin.settings, Tally(), 0
         self.has_held = bool(self.settings.validation_file)
-        for file, _ in files:
-            _add(self.tally, file.findings)
 
     @property
     def size(self) -> int:
@@ -99,6 +97,8 @@ class Parts:
 
     def _stretches(self, name: str) -> Iterator[Stretch]:
         for file, folder in self._files:
+            if name == TEXT:  # which is read first
+                _add(self.tally, file.findings)
             for symbols, ends in _read(getattr(file, name), folder):
                 self.position += symbols.size
                 yield symbols, ends

@@ -21,7 +21,7 @@ EXTRA = "pip install 'scriven[data]'"
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _GLOB = re.compile(r"[*?[]")
-_VERSIONS = ("ETag", "etag", "generation", "LastModified", "Last-Modified", "mtime", "updated")
+_VERSIONS = ("ETag", "etag", "generation", "LastModified", "Last-Modified", "mtime", "updated", "created")
 
 Place = Path | str  # a string is a URL
 Stamp = tuple[int, int]
@@ -130,7 +130,7 @@ def explained(name: str, damage: type[Exception] = EOFError, *, remote: bool = F
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"cannot read {name}: {error.strerror}") from None
         if isinstance(error, (OSError, EOFError, damage)) and not remote:
-            raise InputError(f"{name} is damaged and cannot be decompressed ({error}); take it from a copy") from None
+            raise InputError(f"{name} is damaged and cannot be read ({error}); take it from a copy") from None
         if not remote:
             raise
         words = " ".join(f"{type(error).__name__}: {error}".split())

@@ -119,10 +119,11 @@ def _value(line: str, column: str) -> object:
 
 def _binary(source: Source, settings: CorpusSettings, tally: Tally, size: int) -> Iterator[tuple[int, object]]:
     """Number and value of each row of a Parquet or Arrow file; rows are taken in small groups."""
-    pyarrow, begun, number = _pyarrow(source), tally.position, 0
+    _check_pyarrow(source)
+    begun, number = tally.position, 0
     assert source.path is not None  # standard input has no suffix
     remote = isinstance(source.path, str)
-    with explained(source.name, pyarrow.ArrowException, remote=remote), opened(source.path) as file:
+    with explained(source.name, Exception, remote=remote), opened(source.path) as file:
         batches = _parquet if source.suffixes[0] == ".parquet" else _arrow
         for values, share in batches(source, file, settings.column):
             for value in values:
@@ -141,7 +142,7 @@ def _parquet(source: Source, file: IO[bytes], column: str) -> Iterator[tuple[lis
     done = 0
     for batch in table.iter_batches(ROWS, columns=[column]):
         done += batch.num_rows
-        yield batch.column(0).to_pylist(), done / table.metadata.num_rows
+        yield _values(batch.column(0)), done / table.metadata.num_rows
 
 
 def _arrow(source: Source, file: IO[bytes], column: str) -> Iterator[tuple[list[Any], float]]:
@@ -155,8 +156,15 @@ def _arrow(source: Source, file: IO[bytes], column: str) -> Iterator[tuple[list[
     batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else reader
     for batch in batches:
         share = file.tell() / source.stamp[0] if source.stamp else 0.0
+        texts = batch.column(column)
         for start in range(0, batch.num_rows, ROWS):
-            yield batch.column(column).slice(start, ROWS).to_pylist(), min(share, 1.0)
+            yield _values(texts.slice(start, ROWS)), min(share, 1.0)
+
+
+def _values(texts: Any) -> list[Any]:
+    """Values of a column, checked first: where texts lie in an Arrow file is believed otherwise."""
+    texts.validate(full=True)
+    return list(texts.to_pylist())
 
 
 def _check_column(source: Source, names: list[str], column: str) -> None:
@@ -164,9 +172,8 @@ def _check_column(source: Source, names: list[str], column: str) -> None:
         raise InputError(f"{source.name} has no column {column!r}; name one with --corpus.column: {', '.join(names)}")
 
 
-def _pyarrow(source: Source) -> Any:
+def _check_pyarrow(source: Source) -> None:
     try:
-        import pyarrow  # noqa: PLC0415 (optional)
+        import pyarrow  # noqa: F401, PLC0415 (optional)
     except ImportError:
         raise InputError(f"to read {source.name}, install what it needs with: {EXTRA}") from None
-    return pyarrow

@@ -15,6 +15,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from scriven.corpus.build import Progress, build
+from scriven.corpus.storage import Place, place_of
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UsageError
 from scriven.runs.checkpoints import Checkpoint, read_json, replace_file, write_checkpoint
@@ -45,9 +46,9 @@ class Run:
     origin: dict[str, Any]  # the run table of settings.toml: texts, corpus, version
 
     @property
-    def corpus_path(self) -> Path:
-        """The corpus folder that the run was trained on."""
-        return Path(self.origin["corpus"])
+    def corpus_path(self) -> Place:
+        """The folder, or URL, of the corpus that the run was trained on."""
+        return place_of(self.origin["corpus"])
 
     def index(self) -> Index:
         """The index of checkpoints as it is on the disk now; an empty one before the first save.
