@@ -5,6 +5,7 @@ A corpus may come from anywhere, so nothing in it is believed before it is check
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -21,6 +22,7 @@ FORMAT = 2
 NAME = "corpus.json"
 LARGEST = 1 << 25  # bytes of such a file; all of Unicode, each with a frequency, takes two thirds of it
 AGAIN = "build the corpus again"
+PIECE = 1 << 18  # bytes of it read at once
 Whole = Annotated[int, Field(ge=0, lt=1 << 62, strict=True)]
 Value = TypeVar("Value", bound=Frozen)
 
@@ -141,7 +143,8 @@ def read_json(path: Place, kind: type[Value], number: int, way_out: str) -> Valu
     if isinstance(path, Path):
         _check_regular(path, way_out)
     with explained(str(path), remote=isinstance(path, str)), opened(path) as file:
-        data = file.read(LARGEST + 1)
+        pieces = itertools.takewhile(len, (file.read(PIECE) for _ in range(LARGEST // PIECE + 1)))
+        data = b"".join(pieces)  # a single read would take the memory for all that may be there
     try:
         if len(data) > LARGEST:
             raise ValueError("it is too long")

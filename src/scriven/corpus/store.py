@@ -110,9 +110,12 @@ class Corpus:
     def __init__(self, folder: Place, header: Header) -> None:
         self.path = folder
         self.header = header
-        self.vocabulary = Vocabulary.from_json(json.dumps(header.vocabulary))
+        try:
+            self.vocabulary = Vocabulary.from_json(json.dumps(header.vocabulary))
+        except InputError as error:
+            raise self._damaged_file(NAME, str(error).split(";")[0]) from None
         if len(header.frequencies) != len(self.vocabulary.symbols):
-            raise InputError(f"{within(folder, NAME)} is damaged; {AGAIN}")
+            raise self._damaged_file(NAME, "symbols and frequencies are not as many")
         table, shelf = self._table(), Shelf(cache_folder() / "shards", cache_limit())
         # Without an alphabet the training part has no unseen symbols, and is read faster without a table.
         self.training = Part(folder, header.training, shelf, table if header.settings.alphabet else None)
@@ -161,19 +164,19 @@ class Corpus:
         for part in (self.header.training, self.header.validation):
             for shard in part.shards:
                 if max((int(block.max()) for block in checked_blocks(self.path, shard)), default=0) >= known:
-                    raise self._meaningless(shard.file, "numbers in it stand for no character")
+                    raise self._damaged_file(shard.file, "numbers in it stand for no character")
             if part.documents:
                 last = 0
                 for block in checked_blocks(self.path, part.documents):
                     if int(block[0]) <= last or not (block[1:] > block[:-1]).all():
-                        raise self._meaningless(part.documents.file, "documents overlap")
+                        raise self._damaged_file(part.documents.file, "documents overlap")
                     last = int(block[-1])
                 if last != part.characters:
-                    raise self._meaningless(part.documents.file, "the last document does not end with the text")
+                    raise self._damaged_file(part.documents.file, "the last document does not end with the text")
         files = self.header.training.files + self.header.validation.files
         return len(files), sum(shard.size for shard in files)
 
-    def _meaningless(self, file: str, why: str) -> InputError:
+    def _damaged_file(self, file: str, why: str) -> InputError:
         return InputError(f"{within(self.path, file)} is damaged: {why}; {AGAIN}")
 
     def _table(self) -> Ids | None:
