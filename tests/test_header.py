@@ -227,8 +227,15 @@ def test_numbers_that_stand_for_nothing_are_found(corpus: Path) -> None:
         assert f"{name} is damaged" in refused(corpus, lambda folder: Corpus.open(folder).verify())
     read = Corpus.open(corpus).training.read(0, 10)
     assert read[3] == 255  # which the model reads as unknown
-    with pytest.raises(InputError, match="numbers in it stand for no character"):
-        Corpus.open(corpus).validation.read(0, 10)
+
+
+def test_numbers_beyond_the_unseen_symbols_are_refused_when_they_are_read(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("ab\nxy天\nab\n")
+    folder = build([str(tmp_path / "text.txt")], CorpusSettings(documents="lines", validation=0.3), tmp_path / "corpus")
+    values = np.load(folder / "validation-00000.npy")
+    values[1] = 255
+    np.save(folder / "validation-00000.npy", values)
+    assert "numbers in it stand for no character" in refused(folder)
 
 
 JSON = st.recursive(
