@@ -44,7 +44,7 @@ class Trainer:
         """`run` is where rank 0 saves; `stop()` gives the number of a signal that asks to stop, or 0."""
         self.plan, self.workers, self.run, self.stop = plan, workers, run, stop
         self.settings, self.device = plan.settings, torch.device(plan.settings.training.device)
-        self.corpus = Corpus.open(Path(plan.corpus))
+        self.corpus = Corpus.open(plan.corpus)
         self.epoch = epoch_predictions(self.corpus.training, self.settings.reader)
         self.done = Done()
         self.best: tuple[int, Loss] | None = None  # step and loss
