@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, Part, build, shards
+from scriven.corpus import Corpus, Part, build, material, shards
 from scriven.corpus.build import cache_folder
 from scriven.corpus.split import are_validation
 from scriven.errors import InputError, UsageError
@@ -67,7 +67,7 @@ def test_any_text_comes_back_whole_whatever_the_pieces(
     tmp_path: Path, text: str, share: float, piece: int, block: int, shard: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules[cache_folder.__module__], "PIECE", piece)
+        patch.setattr(material, "PIECE", piece)
         patch.setattr(shards, "BLOCK", block)
         patch.setattr(shards, "SHARD", shard)
         corpus = opened(text, tmp_path, validation=share)
@@ -111,9 +111,9 @@ def test_validation_text_can_come_from_a_file_and_teaches_no_symbols(tmp_path: P
 
 def test_special_symbols_never_enter_the_shards(tmp_path: Path) -> None:
     corpus = opened("ab" * 50 + "?", tmp_path)
-    stored = np.load(corpus.path / "validation-00000.npy")
+    stored = np.load(Path(corpus.name) / "validation-00000.npy")
     assert corpus.vocabulary.unknown == 2  # in the shard this stands for "?"
-    assert json.loads((corpus.path / "corpus.json").read_text())["unseen"] == [ord("?")]
+    assert json.loads((Path(corpus.name) / "corpus.json").read_text())["unseen"] == [ord("?")]
     assert stored.max() == 2
     assert whole(corpus)[1].endswith("?")
 
@@ -122,9 +122,9 @@ def test_special_symbols_never_enter_the_shards(tmp_path: Path) -> None:
 def test_shards_have_the_smallest_type(tmp_path: Path, symbols: int, dtype: str) -> None:
     characters = [chr(code) for code in range(70_000) if not 0xD800 <= code <= 0xDFFF]
     corpus = opened("".join(characters[:symbols]), tmp_path, validation=0.0)
-    assert np.load(corpus.path / "training-00000.npy").dtype == dtype
+    assert np.load(Path(corpus.name) / "training-00000.npy").dtype == dtype
     assert whole(corpus)[0] == "".join(characters[:symbols])
-    assert not (corpus.path / "validation-00000.npy").exists()
+    assert not (Path(corpus.name) / "validation-00000.npy").exists()
 
 
 def test_a_corpus_of_bytes_is_the_file(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ LINED = st.text("ab\r\n天é\0", min_size=1).filter(lambda text: re.sub("\r?\n",
 @given(LINED, st.sampled_from([0.0, 0.3, 0.9]), st.integers(1, 7), st.sampled_from(["character", "byte"]))
 def test_documents_are_split_whatever_the_pieces(tmp_path: Path, text: str, share: float, size: int, unit: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules[cache_folder.__module__], "PIECE", size)
+        patch.setattr(material, "PIECE", size)
         patch.setattr(shards, "BLOCK", size)
         patch.setattr(shards, "SHARD", size)
         corpus = opened(text, tmp_path, validation=share, documents="lines", unit=unit)
@@ -214,7 +214,7 @@ def test_a_separator_and_the_end_of_a_file_end_documents(tmp_path: Path) -> None
 def test_a_separator_that_never_occurs_is_said_and_so_is_a_single_document(tmp_path: Path) -> None:
     corpus = opened("one\ntwo\n", tmp_path, documents="separator", separator="%%")
     assert both(corpus) == (["one\ntwo\n"], [])
-    assert not (corpus.path / "validation-documents.npy").exists()
+    assert not (Path(corpus.name) / "validation-documents.npy").exists()
     assert corpus.notes[0] == "the separator '%%' does not occur; each file is one document"
     assert "one document only, so none is left for validation; name a --corpus.validation-file" in corpus.notes[1]
     assert not opened("one\ntwo\n", tmp_path, documents="files", validation=0.0).notes
@@ -285,7 +285,7 @@ def test_shards_hold_an_alphabet_larger_than_the_text_and_a_text_larger_than_the
     many = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
     for text, known in (("ab" + many[:1], "ab" + many), (many, many[:2])):
         corpus = opened(text * 2, tmp_path, alphabet=alphabet(tmp_path, known), validation=0.0)
-        assert np.load(corpus.path / "training-00000.npy").dtype == "uint16"
+        assert np.load(Path(corpus.name) / "training-00000.npy").dtype == "uint16"
         assert whole(corpus)[0] == text * 2
 
 

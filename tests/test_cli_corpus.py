@@ -7,7 +7,7 @@ import pytest
 
 from scriven.cli.corpus import app
 from scriven.corpus import Corpus
-from scriven.errors import UsageError
+from scriven.errors import InputError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,47 @@ def test_info_tells_of_documents(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["counts"]["documents"] == 1
 
 
-@pytest.mark.parametrize("words", [("build",), ("info",), ("build", "--corpus.lowercas"), ("build", "book.txt", "-x")])
+def test_parts_and_their_merging_print_folders(capsys: pytest.CaptureFixture[str]) -> None:
+    run("build", "book.txt", "-o", "whole", "--corpus.lowercase")
+    for part in ("2/2", "1/2"):
+        run("build", "book.txt", "-o", f"part-{part[0]}", "--part", part, "--corpus.lowercase")
+    capsys.readouterr()
+    run("merge", "part-1", "part-2", "-o", "merged")
+    out, err = capsys.readouterr()
+    assert out == "merged\n"
+    assert "note: lower case replaced 200 characters" in err
+    assert {path.name: path.read_bytes() for path in Path("merged").iterdir()} == {
+        path.name: path.read_bytes() for path in Path("whole").iterdir()
+    }
+    run("check", "merged")
+    assert capsys.readouterr().out.startswith("merged is whole: 2 files, ")
+
+
+def test_rows_of_a_table_can_be_documents(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("rows.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n{}\n')
+    with pytest.raises(InputError, match=r"rows\.jsonl, line 3"):
+        run("build", "rows.jsonl", "--corpus.column", "text")
+    words = ("--corpus.column", "text", "--corpus.bad-rows", "skip", "--corpus.documents", "files")
+    run("info", "rows.jsonl", *words, "--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["counts"]["documents"], facts["counts"]["bad_rows"]) == (2, 1)
+
+
+BOOK = ("build", "book.txt")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("build",), ("info",), ("build", "--corpus.lowercas"), (*BOOK, "-x"), (*BOOK, "--part", "1/2")),
+        *(
+            (*BOOK, "--part", "3/2", "-o", "x"),
+            (*BOOK, "--part", "half", "-o", "x"),
+            ("merge", "-o", "x"),
+            ("merge", "x"),
+        ),
+    ],
+)
 def test_what_is_not_meant_is_a_usage_error(words: tuple[str, ...]) -> None:
     with pytest.raises(UsageError):
         run(*words)

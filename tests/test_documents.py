@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from scriven.corpus.documents import cut, cut_text, documents, documents_of
-from scriven.corpus.sources import Tally, find
+from scriven.corpus.reading import Tally
+from scriven.corpus.sources import find
 from scriven.settings import CorpusSettings
 
 LINES = CorpusSettings(documents="lines")

@@ -24,7 +24,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
 
 def test_every_stretch_equals_the_text(corpus: Corpus) -> None:
     split = corpus.training.characters
-    assert len(list(corpus.path.glob("training-*.npy"))) == 5
+    assert len(list(Path(corpus.name).glob("training-*.npy"))) == 5
     for part, text in ((corpus.training, TEXT[:split]), (corpus.validation, TEXT[split:])):
         ids = corpus.vocabulary.encode(text)
         assert part.characters == len(text)
@@ -59,7 +59,7 @@ def test_a_corpus_says_what_it_is(corpus: Corpus, tmp_path: Path) -> None:
 
 
 def test_a_changed_shard_is_found_by_its_hash(corpus: Corpus) -> None:
-    path = corpus.path / "training-00003.npy"
+    path = Path(corpus.name) / "training-00003.npy"
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(InputError, match=r"training-00003\.npy is damaged"):
@@ -98,7 +98,7 @@ def test_without_documents_there_are_none(corpus: Corpus) -> None:
 
 
 def test_damage_to_the_ends_of_documents_is_found(lines: Corpus) -> None:
-    path = lines.path / "training-documents.npy"
+    path = Path(lines.name) / "training-documents.npy"
     data = path.read_bytes()
     path.write_bytes(data[:-1] + b"\1")
     with pytest.raises(InputError, match=r"training-documents\.npy is damaged"):
@@ -116,26 +116,26 @@ def test_what_is_not_a_corpus_is_refused(corpus: Corpus, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"format": 2}', '{"format": 2, "key": 3}', "\udcff"])
 def test_a_damaged_header_is_refused(corpus: Corpus, text: str) -> None:
-    (corpus.path / "corpus.json").write_text(text, encoding="utf-8", errors="surrogateescape")
+    (Path(corpus.name) / "corpus.json").write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(InputError, match=r"corpus\.json is damaged; build the corpus again"):
         Corpus.open(corpus.path)
 
 
 def test_a_newer_format_is_refused(corpus: Corpus) -> None:
-    header = json.loads((corpus.path / "corpus.json").read_text(encoding="utf-8"))
-    (corpus.path / "corpus.json").write_text(json.dumps({**header, "format": 99}))
+    header = json.loads((Path(corpus.name) / "corpus.json").read_text(encoding="utf-8"))
+    (Path(corpus.name) / "corpus.json").write_text(json.dumps({**header, "format": 99}))
     with pytest.raises(InputError, match="is of format 99, not 2"):
         Corpus.open(corpus.path)
 
 
 def test_shards_that_are_missing_or_wrong_are_refused(corpus: Corpus) -> None:
-    path = corpus.path / "training-00001.npy"
+    path = Path(corpus.name) / "training-00001.npy"
     data = path.read_bytes()
     path.write_bytes(data[:-1])
     with pytest.raises(InputError, match=r"training-00001\.npy has 177 bytes instead of 178"):
         Corpus.open(corpus.path)
     path.write_bytes(bytes(len(data)))
-    with pytest.raises(InputError, match=r"cannot read .*training-00001\.npy"):
+    with pytest.raises(InputError, match=r"training-00001\.npy does not hold 50 numbers as it should"):
         Corpus.open(corpus.path)
     path.unlink()
     with pytest.raises(InputError, match=r"training-00001\.npy has 0 bytes"):

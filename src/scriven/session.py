@@ -25,7 +25,7 @@ import torch
 from pydantic import ValidationError
 
 from scriven.corpus.documents import cut_text
-from scriven.corpus.sources import prepare
+from scriven.corpus.reading import prepare
 from scriven.errors import UsageError
 from scriven.events import Loss
 from scriven.inference.chunks import prompt_ids, read_chunks, split_text

@@ -50,6 +50,12 @@ class CorpusSettings(Frozen):
     invalid: Literal["strict", "replace", "bytes"] = setting(
         "strict", "what to do with invalid UTF-8: stop, replace it by U+FFFD, or keep each byte as a symbol of its own"
     )
+    column: str = setting(
+        "", "column of tables (.jsonl, .ndjson, .parquet, .arrow) that has the text; each row is read as a file is"
+    )
+    bad_rows: Literal["stop", "skip"] = setting(
+        "stop", "what to do with rows that have no text in the column: stop, or leave them out and count them"
+    )
 
     @model_validator(mode="after")
     def _separated(self) -> Self:

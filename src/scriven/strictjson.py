@@ -11,14 +11,14 @@ from typing import Any
 STRUCTURE = 500_000
 
 
-def parse(text: str) -> Any:
-    """The value of JSON text.
+def parse(text: str, structure: int = STRUCTURE) -> Any:
+    """The value of JSON text, of so many parts at most.
 
     Raises ValueError when it is no JSON, has a key twice in one object, numbers that are not finite, or is deeper or
     larger than anything that Scriven writes.
     """
-    if sum(map(text.count, "[{:")) > STRUCTURE:
-        raise ValueError(f"it has more than {STRUCTURE:,} parts")
+    if sum(map(text.count, "[{:")) > structure:
+        raise ValueError(f"it has more than {structure:,} parts")
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_number)
     except RecursionError:

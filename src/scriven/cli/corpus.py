@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from scriven.cli.flags import Json, Text, named
+from scriven.errors import Interrupted, UsageError
 from scriven.settings import CorpusSettings
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
 app = App(name="corpus", help="Turn text into a corpus (ids on disk), and tell what is in one.")
 Flags = Annotated[CorpusSettings, Parameter(name="corpus", show_default=False)]
+Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
 DEFAULTS = CorpusSettings()
 SHOWN = 12  # most frequent characters
 SHOW_SECONDS = 0.1
@@ -28,7 +33,8 @@ SHOW_SECONDS = 0.1
 @app.command
 def build(
     *texts: Text,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    output: Output = None,
+    part: str | None = None,
     corpus: Flags = DEFAULTS,
 ) -> None:
     """Build a corpus, and print its folder.
@@ -38,16 +44,61 @@ def build(
     Parameters
     ----------
     texts
-        files (also .gz, .xz, .bz2, .zst), folders, globs, - for standard input, or built in: python, shakespeare
+        files (also .gz, .xz, .bz2, .zst), folders, globs, URLs such as s3://bucket/key, - for standard input, or built
+        in: python, shakespeare
     output
         folder to make; the user's cache where not given
+    part
+        build part i of n only, as 3/8, on any machine that sees the same files; `scriven corpus merge` makes the
+        corpus of all of them
+    """
+    if part is None:
+        _tell(built(named(texts), corpus, output))
+        return
+    from scriven.corpus.build import build_part
+
+    number, count = _part(part)
+    if output is None:
+        raise UsageError(f"--part {part} needs a folder of its own; name it with -o DIR")
+    with stoppable(), _bar() as progress:
+        path = build_part(named(texts), corpus, output, (number, count), progress)
+    sys.stdout.write(f"{path}\n")
+
+
+@app.command
+def merge(*parts: Path, output: Output = None) -> None:
+    """Make a corpus of all its parts, in any order, and print its folder: the same one as a single build makes.
+
+    Parameters
+    ----------
+    parts
+        the folders that `scriven corpus build --part` made
+    output
+        folder to make
+    """
+    from scriven.corpus.build import merge as merge_parts
+
+    if output is None:
+        raise UsageError("a merged corpus needs a folder; name it with -o DIR")
+    with stoppable(), _bar() as progress:
+        path = merge_parts(parts, output, progress)
+    _tell(path)
+
+
+@app.command
+def check(corpus: str) -> None:
+    """Read all of a corpus and compare it with what it says of itself; damage ends with exit code 3.
+
+    Parameters
+    ----------
+    corpus
+        its folder or URL
     """
     from scriven.corpus import Corpus
 
-    path = built(named(texts), corpus, output)
-    for note in Corpus.open(path).notes:
-        sys.stderr.write(f"note: {note}\n")
-    sys.stdout.write(f"{path}\n")
+    with stoppable():
+        files, size = Corpus.open(corpus).verify()
+    sys.stdout.write(f"{corpus} is whole: {files:,} files, {size:,} bytes\n")
 
 
 @app.command
@@ -61,13 +112,11 @@ def info(
     Parameters
     ----------
     texts
-        the folder of a corpus, or texts as `scriven corpus build` takes them
+        the folder or URL of a corpus, or texts as `scriven corpus build` takes them
     """
-    from scriven.corpus import Corpus
-    from scriven.corpus.header import NAME
+    from scriven.corpus import Corpus, is_corpus
 
-    is_corpus = len(texts) == 1 and (Path(texts[0]) / NAME).is_file()
-    facts = _facts(Corpus.open(texts[0] if is_corpus else built(named(texts), corpus)))
+    facts = _facts(Corpus.open(texts[0] if is_corpus(texts) else built(named(texts), corpus)))
     sys.stdout.write(json.dumps(facts) + "\n" if as_json else _as_words(facts))
 
 
@@ -75,8 +124,42 @@ def built(texts: Sequence[str], settings: CorpusSettings, folder: Path | None = 
     """The folder of the corpus of these texts, with a bar on standard error while it is built."""
     from scriven.corpus import build as build_corpus
 
-    with _bar() as progress:
+    with stoppable(), _bar() as progress:
         return build_corpus(texts, settings, folder, progress)
+
+
+def _tell(path: Path) -> None:
+    """Prints a corpus' folder, and what the user should know of it aside."""
+    from scriven.corpus import Corpus
+
+    for note in Corpus.open(path).notes:
+        sys.stderr.write(f"note: {note}\n")
+    sys.stdout.write(f"{path}\n")
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal()):
+        raise UsageError(f"--part {text}: give it as i/n, as 3/8 for the third of eight")
+    return int(number), int(count)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """While this lasts, Ctrl-C and being ended by a signal stop the work where it is."""
+
+    def _stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("stopped; what was begun is removed, so just start again", number)
+
+    if threading.current_thread() is not threading.main_thread():  # the only one that gets signals
+        yield
+        return
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -106,7 +189,7 @@ def _facts(corpus: Corpus) -> dict[str, Any]:
     header, symbols = corpus.header, corpus.vocabulary.symbols
     most_frequent_first = sorted(range(len(symbols)), key=lambda id: -header.frequencies[id])
     return {
-        "path": str(corpus.path),
+        "path": corpus.name,
         "texts": corpus.texts,
         "settings": corpus.settings.model_dump(),
         "vocabulary": corpus.vocabulary.size,

@@ -58,7 +58,8 @@ def score(
     if as_json and as_tsv:
         raise UsageError("--json and --tsv are two forms of the same rows; drop one")
     from scriven.corpus.documents import cut
-    from scriven.corpus.sources import Tally, find
+    from scriven.corpus.reading import Tally
+    from scriven.corpus.sources import find
     from scriven.inference.chunks import read_chunks
     from scriven.inference.score import foretold
     from scriven.session import load

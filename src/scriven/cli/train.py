@@ -128,10 +128,10 @@ def _from_file(path: Path | None) -> dict[str, dict[str, object]]:
 
 def _of_recipe(name: str, texts: tuple[str, ...]) -> dict[str, dict[str, object]]:
     """A recipe's settings; a corpus that was built before has its own ones about the text."""
-    from scriven.corpus.header import NAME as CORPUS_FILE
+    from scriven.corpus import is_corpus
 
     values = recipes.values(name)
-    if "corpus" in values and len(texts) == 1 and (Path(texts[0]) / CORPUS_FILE).is_file():
+    if "corpus" in values and is_corpus(texts):
         sys.stderr.write(f"note: {texts[0]} was built before; what the recipe says about the text is not used\n")
         del values["corpus"]
     return values

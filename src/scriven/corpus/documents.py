@@ -3,6 +3,9 @@
 What a document is, `corpus.documents` says: a line, a source (a file, standard input), or what is between two
 separators. What ends a document (a line feed and the carriage return before it, the separator) is in no document. The
 end of a source always ends one. Documents of no characters are left out and counted.
+
+The rows of a table are as sources are: each ends a document, and where documents are files each row is one. Where there
+are no documents, a line feed follows each row.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from scriven.corpus.sources import PIECE, Source, Tally, prepare, read
+from scriven.corpus.reading import PIECE, Tally, prepare, read
+from scriven.corpus.sources import Source
+from scriven.corpus.tables import is_read_as_table, rows
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import Ids
 
@@ -47,7 +52,10 @@ def cut(
     """
     tally = Tally() if tally is None else tally
     for source in sources:
-        yield from cut_text(read([source], settings, tally, size), settings, tally)
+        if is_read_as_table(source, settings):
+            yield from _cut_rows(rows(source, settings, tally, size), settings, tally)
+        else:
+            yield from cut_text(read([source], settings, tally, size), settings, tally)
 
 
 def cut_text(pieces: Iterable[str], settings: CorpusSettings, tally: Tally | None = None) -> Iterator[tuple[str, Ids]]:
@@ -69,6 +77,25 @@ def cut_text(pieces: Iterable[str], settings: CorpusSettings, tally: Tally | Non
         yield "", np.zeros(1, np.int64)
     elif settings.documents == "files":
         tally.empty += 1
+
+
+def _cut_rows(groups: Iterable[list[str]], settings: CorpusSettings, tally: Tally) -> Iterator[tuple[str, Ids]]:
+    """As `cut`, of rows, each of which ends a document."""
+    split, _ = _splitter(settings)
+    for group in groups:
+        if settings.documents == "none":
+            yield "".join(f"{row}\n" for row in group), np.zeros(0, np.int64)
+            continue
+        parts: list[str] = []
+        for row in group:
+            *ended, last = split(row)
+            tally.separators += len(ended)
+            parts += [*ended, last] if last or settings.documents == "files" else ended
+        lengths = np.fromiter(map(len, parts), np.int64, len(parts))  # (M,)
+        kept = lengths.cumsum()[lengths > 0]
+        tally.documents += kept.size
+        tally.empty += lengths.size - kept.size
+        yield "".join(parts), kept
 
 
 def _each(text: str, ends: Ids) -> Iterator[tuple[str, bool]]:

@@ -1,26 +1,40 @@
-"""`corpus.json`: what a corpus says of itself. It is written last, so a folder that has one is a whole corpus."""
+"""`corpus.json`: what a corpus says of itself. It is written last, so a folder that has one is a whole corpus.
+
+A corpus may come from anywhere, so nothing in it is believed before it is checked: see `read_json`, `check_file`.
+"""
 
 from __future__ import annotations
 
-import json
+import itertools
+import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self, TypeVar
 
+from pydantic import Field, model_validator
+
+from scriven import strictjson
+from scriven.corpus.storage import Place, explained, opened, within
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings, Frozen
-from scriven.vocabulary import readable_json
+from scriven.vocabulary import UNICODE_SIZE, readable_json
 
 FORMAT = 2
 NAME = "corpus.json"
+LARGEST = 1 << 25  # bytes of such a file; all of Unicode, each with a frequency, takes two thirds of it
+STRUCTURE = 2 * UNICODE_SIZE  # parts of it, likewise
+AGAIN = "build the corpus again"
+PIECE = 1 << 18  # bytes of it read at once
+Whole = Annotated[int, Field(ge=0, lt=1 << 62, strict=True)]
+Value = TypeVar("Value", bound=Frozen)
 
 
 class Shard(Frozen):
     """One .npy file: its name in the folder, length (ids, or documents), size in bytes, and the SHA-256 of the file."""
 
-    file: str
-    length: int
-    size: int
-    sha256: str
+    file: Annotated[str, Field(pattern=r"^[a-z]+(-[a-z0-9]+)?\.(npy|ids)$")]  # no path leads out of the folder
+    length: Whole
+    size: Whole
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class PartHeader(Frozen):
@@ -29,8 +43,8 @@ class PartHeader(Frozen):
     `documents` is the file of where documents end; none where the part has no documents.
     """
 
-    characters: int
-    bytes: int
+    characters: Whole
+    bytes: Whole
     shards: tuple[Shard, ...]
     documents: Shard | None
 
@@ -39,22 +53,30 @@ class PartHeader(Frozen):
         """All files of the part."""
         return self.shards if self.documents is None else (*self.shards, self.documents)
 
+    def is_whole(self, name: str) -> bool:
+        """Whether the files have the names of this part, in order, and together what it says it has."""
+        names = [file.file for file in self.files]
+        expected = [f"{name}-{index:05}.npy" for index in range(len(self.shards))]
+        expected += [f"{name}-documents.npy"] if self.documents else []
+        return names == expected and self.characters == sum(shard.length for shard in self.shards)
+
 
 class Counts(Frozen):
     """What was read and what was changed, over both parts; what ends a document is in lines only."""
 
-    sources: int  # files, or standard input
-    skipped: int  # entries of folders that were not read
-    characters: int  # or bytes, by the unit
-    bytes: int  # of UTF-8
-    lines: int  # line feeds
-    lowercased: int  # characters replaced by lower case
-    normalized: int  # characters replaced by NFC
-    invalid: int  # bytes that were not UTF-8
-    unseen: int  # characters of the validation part that the vocabulary does not know
-    unknown: int  # the same of both parts; the training part can have some only where an alphabet is given
-    documents: int  # of the training and the validation part
-    empty: int  # documents without a character, left out
+    sources: Whole  # files, or standard input
+    skipped: Whole  # entries of folders that were not read
+    characters: Whole  # or bytes, by the unit
+    bytes: Whole  # of UTF-8
+    lines: Whole  # line feeds
+    lowercased: Whole  # characters replaced by lower case
+    normalized: Whole  # characters replaced by NFC
+    invalid: Whole  # bytes that were not UTF-8
+    unseen: Whole  # characters of the validation part that the vocabulary does not know
+    unknown: Whole  # the same of both parts; the training part can have some only where an alphabet is given
+    documents: Whole  # of the training and the validation part
+    empty: Whole  # documents without a character, left out
+    bad_rows: Whole = 0  # rows of tables without text in the column, left out
 
 
 class Header(Frozen):
@@ -68,35 +90,83 @@ class Header(Frozen):
     counts: Counts
     training: PartHeader
     validation: PartHeader
-    unseen: tuple[int, ...]
+    unseen: tuple[Whole, ...]
     vocabulary: dict[str, Any]  # as `Vocabulary.to_json` has it
-    frequencies: tuple[int, ...]  # of each known symbol, in the training part
+    frequencies: tuple[Whole, ...]  # of each known symbol, in the training part
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if not (self.training.is_whole("training") and self.validation.is_whole("validation")):
+            raise ValueError("shards and characters contradict each other")
+        if sum(self.frequencies) > self.training.characters:
+            raise ValueError("there are more symbols than characters")
+        rising = all(a < b for a, b in zip((-1, *self.unseen), (*self.unseen, UNICODE_SIZE), strict=True))
+        if not rising:
+            raise ValueError("unseen symbols must be code points, each one once, sorted")
+        return self
 
 
 def write_header(folder: Path, header: Header) -> None:
     """Completes a corpus."""
-    (folder / NAME).write_text(readable_json(header.model_dump()), encoding="utf-8", newline="\n")
+    write_json(folder / NAME, header)
 
 
-def read_header(folder: Path) -> Header:
+def read_header(folder: Place) -> Header:
     """What the corpus in a folder says of itself. That its shards are there and whole is checked by their size only.
 
-    Raises InputError when it is not a corpus, is of another format, or a shard is missing or of another size.
+    Of a corpus elsewhere, that is checked when a shard is fetched.
+    Raises InputError when it is not a corpus, is of another format, contradicts itself, or a shard is missing or of
+    another size.
     """
-    try:
-        values = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        if values["format"] != FORMAT:
-            raise InputError(f"the corpus {folder} is of format {values['format']}, not {FORMAT}; build it again")
-        header = Header.model_validate(values)
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder} is not a corpus; make one with: scriven corpus build TEXT -o DIR") from None
-    except OSError as error:
-        raise InputError(f"cannot read the corpus {folder}: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError):
-        raise InputError(f"{folder / NAME} is damaged; build the corpus again") from None
-    for shard in header.training.files + header.validation.files:
-        path = folder / shard.file
-        size = path.stat().st_size if path.is_file() else 0
-        if size != shard.size:
-            raise InputError(f"{path} has {size:,} bytes instead of {shard.size:,}; build the corpus again")
+    path = within(folder, NAME)
+    if isinstance(path, Path) and not os.path.lexists(path):
+        raise InputError(f"{folder} is not a corpus; make one with: scriven corpus build TEXT -o DIR")
+    header = read_json(path, Header, FORMAT, AGAIN)
+    if isinstance(folder, Path):
+        for shard in header.training.files + header.validation.files:
+            check_file(folder, shard, AGAIN)
     return header
+
+
+def write_json(path: Path, values: Frozen) -> None:
+    """Writes an object as JSON that a person can read, durably."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(readable_json(values.model_dump()))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json(path: Place, kind: type[Value], number: int, way_out: str) -> Value:
+    """The object in a JSON file, of this kind and of format `number`; of at most `LARGEST` bytes.
+
+    Raises InputError where it cannot be read or is not that.
+    """
+    if isinstance(path, Path):
+        _check_regular(path, way_out)
+    with explained(str(path), remote=isinstance(path, str)), opened(path) as file:
+        pieces = itertools.takewhile(len, (file.read(PIECE) for _ in range(LARGEST // PIECE + 1)))
+        data = b"".join(pieces)  # a single read would take the memory for all that may be there
+    try:
+        if len(data) > LARGEST:
+            raise ValueError("it is too long")
+        values = strictjson.parse(data.decode("utf-8"), STRUCTURE)
+        if values["format"] != number:
+            raise InputError(f"{path} is of format {values['format']!r}, not {number}; {way_out}")
+        return kind.model_validate(values)
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{path} is damaged; {way_out}") from None
+
+
+def check_file(folder: Path, shard: Shard, way_out: str) -> None:
+    """Raises InputError unless a file lies in its folder, as a file and not as a link, and has its size."""
+    path = folder / shard.file
+    if os.path.lexists(path):
+        _check_regular(path, way_out)
+    size = path.stat().st_size if path.exists() else 0
+    if size != shard.size:
+        raise InputError(f"{path} has {size:,} bytes instead of {shard.size:,}; {way_out}")
+
+
+def _check_regular(path: Path, way_out: str) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise InputError(f"{path} is a link or no file at all, and is not followed; {way_out}")

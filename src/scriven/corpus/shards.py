@@ -6,14 +6,15 @@ the end it is known which symbols the training part has. Where documents end is 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,20 @@ ENDS = np.dtype("<u8")
 NO_ENDS = np.zeros(0, np.int64)
 Provisional = npt.NDArray[np.unsignedinteger]
 Progress = Callable[[], None]
+Bytes = bytes | memoryview
+
+
+class Store(Protocol):
+    """What a draft needs of a file."""
+
+    def write(self, data: Bytes, /) -> int:
+        """Appends bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes."""
+
+    def seek(self, place: int, /) -> int:
+        """Goes to a byte."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ class Layout:
 class Draft:
     """Provisional ids in a file: first all are appended, then all are taken. Ends of documents have their own file."""
 
-    def __init__(self, file: IO[bytes], ends: Path) -> None:
+    def __init__(self, file: Store, ends: Path) -> None:
         self.length = 0
         self.taken = 0
         self.ends = Ends(ends)
@@ -74,6 +89,19 @@ class Draft:
         self._symbols: list[int] = []  # of each provisional id
         self._firsts: list[int] = []  # where it was first
         self._runs: list[tuple[np.dtype[np.unsignedinteger], int]] = []  # ids in a row of one type
+
+    @classmethod
+    def written(cls, file: Store, runs: Iterable[tuple[np.dtype[np.unsignedinteger], int]]) -> Self:
+        """A draft that was written before, to be taken from."""
+        draft = cls(file, Path())
+        draft._runs = list(runs)
+        draft.length = sum(count for _, count in draft._runs)
+        return draft
+
+    @property
+    def runs(self) -> tuple[tuple[np.dtype[np.unsignedinteger], int], ...]:
+        """The ids that are left, in order: so many in a row of each type."""
+        return tuple(self._runs)
 
     def append(self, symbols: Symbols, ends: Ids = NO_ENDS) -> None:
         """Symbols (code points or bytes) that come next, and the places in them where documents end."""
@@ -115,7 +143,10 @@ class Draft:
             self._runs[:1] = [(dtype, left - length)] if length < left else []
             self.taken += length
             count -= length
-            yield np.frombuffer(self._file.read(length * dtype.itemsize), dtype)
+            data = self._file.read(length * dtype.itemsize)
+            if len(data) < length * dtype.itemsize:
+                raise OSError(errno.EIO, "what was written to a draft cannot be read back whole")
+            yield np.frombuffer(data, dtype)
 
 
 class Ends:
@@ -131,7 +162,7 @@ class Ends:
             return
         with self._path.open("ab") as file:
             if not self.documents:
-                file.write(_npy_head(ENDS, 0))
+                file.write(npy_head(ENDS, 0))
             file.write(ends.astype(ENDS).data)
         self.documents += ends.size
 
@@ -140,7 +171,7 @@ class Ends:
         if not self.documents:
             return None
         with self._path.open("r+b") as file:
-            file.write(_npy_head(ENDS, self.documents))  # as long as that of length 0: numpy leaves room for this
+            file.write(npy_head(ENDS, self.documents))  # as long as that of length 0: numpy leaves room for this
             file.flush()
             os.fsync(file.fileno())
             file.seek(0)
@@ -188,7 +219,7 @@ def _final(
 
 
 def _shard(path: Path, dtype: np.dtype[np.unsignedinteger], length: int, blocks: Iterator[Provisional]) -> Shard:
-    head = _npy_head(dtype, length)
+    head = npy_head(dtype, length)
     digest = hashlib.sha256(head)
     with path.open("wb") as file:
         file.write(head)
@@ -206,7 +237,8 @@ def smallest(count: int) -> np.dtype[np.unsignedinteger]:
     return np.min_scalar_type(max(count - 1, 0)).newbyteorder("<")
 
 
-def _npy_head(dtype: np.dtype[np.unsignedinteger], length: int) -> bytes:
+def npy_head(dtype: np.dtype[np.unsignedinteger], length: int) -> bytes:
+    """How a .npy file of so many numbers begins."""
     head = io.BytesIO()
     shape = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
     np.lib.format.write_array_header_1_0(head, shape)

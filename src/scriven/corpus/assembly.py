@@ -1,0 +1,181 @@
+"""Symbols -> the files of a corpus: read once into drafts, then written with their final ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from scriven.corpus.header import FORMAT, Counts, Header, PartHeader, write_header
+from scriven.corpus.material import Material, Origin, Progress, Stretch, some
+from scriven.corpus.shards import Draft, Layout, PartWriter
+from scriven.corpus.split import Split, validation_characters
+from scriven.errors import InputError
+from scriven.vocabulary import Ids, Symbols, Vocabulary
+
+NAMES = "training", "validation"
+
+
+def assemble(work: Path, material: Material, progress: Progress) -> None:
+    """Writes the corpus of a material into an empty folder.
+
+    Raises InputError when there is not one character in it, or none of the alphabet.
+    """
+    _Assembly(work, material, progress).write()
+
+
+class _Assembly:
+    def __init__(self, work: Path, material: Material, progress: Progress) -> None:
+        self._work, self._material, self._progress = work, material, progress
+        self._settings, self._tally = material.settings, material.tally
+
+    def write(self) -> None:
+        paths = [self._work / f"{name}-draft" for name in NAMES]  # names whose age shows that we live
+        with ExitStack() as stack:
+            files = [stack.enter_context(path.open("w+b")) for path in paths]
+            drafts = [
+                Draft(file, self._work / f"{name}-documents.npy") for file, name in zip(files, NAMES, strict=True)
+            ]
+            training, validation = self._read(*drafts)
+            origin = self._material.origin()
+            layout = self._layout(origin, training, validation)
+            writers = [PartWriter(self._work, name, layout) for name in NAMES]
+            trained = writers[0].write(*training, lambda: self._wrote(drafts))
+            validated = writers[1].write(*validation, lambda: self._wrote(drafts))
+        for path in paths:
+            path.unlink()
+        frequencies = np.stack([writer.frequencies for writer in writers])  # (2, ids)
+        write_header(self._work, self._header(origin, layout, trained, validated, frequencies))
+
+    def _header(
+        self, origin: Origin, layout: Layout, training: PartHeader, validation: PartHeader, frequencies: Ids
+    ) -> Header:
+        counts = self._counts(origin, layout, frequencies)
+        return Header(
+            format=FORMAT,
+            key=origin.key,
+            texts=origin.texts,
+            settings=origin.settings,
+            notes=tuple(self._notes(origin, counts, layout, frequencies.sum(axis=0))),
+            counts=counts,
+            training=training,
+            validation=validation,
+            unseen=tuple(layout.unseen.tolist()),
+            vocabulary=json.loads(layout.vocabulary.to_json()),
+            frequencies=tuple(frequencies[0, : layout.known].tolist()),
+        )
+
+    def _read(self, training: Draft, validation: Draft) -> tuple[tuple[Draft, int], tuple[Draft, int]]:
+        """Everything into drafts; gives the draft and the length of the training part, and of the validation part."""
+        material, share = self._material, self._settings.validation
+        shared = self._settings.documents != "none" and not material.has_held
+        self._take(material.text(), Split(share, training, validation).append if shared else training.append)
+        if material.has_held:
+            self._take(material.held(), validation.append, held=True)
+        if material.has_held or shared:
+            return (training, training.length), (validation, validation.length)
+        length = validation_characters(training.length, share)
+        return (training, training.length - length), (training, length)
+
+    def _take(
+        self, stretches: Iterable[Stretch], append: Callable[[Symbols, Ids], None], *, held: bool = False
+    ) -> None:
+        is_empty, empty, material = True, self._tally.empty, self._material
+        total = None if material.size is None else 2 * material.size
+        for symbols, ends in stretches:
+            append(symbols, ends)
+            is_empty = is_empty and not symbols.size
+            self._progress(material.position, total)
+        if is_empty:
+            names = [self._settings.validation_file] if held else material.origin().texts
+            left_out = self._tally.empty - empty
+            beside = f" beside the ends of {left_out:,} empty documents" if left_out else ""
+            raise InputError(f"there is not one character in {', '.join(names)}{beside}; name a file with text in it")
+
+    def _layout(self, origin: Origin, training: tuple[Draft, int], validation: tuple[Draft, int]) -> Layout:
+        """The vocabulary that the training part has, or that is given, and ids for all other symbols."""
+        trained = np.sort(training[0].symbols(training[1]))
+        found = np.union1d(*(draft.symbols(draft.length) for draft, _ in (training, validation)))
+        known = np.array(origin.alphabet.symbols, np.int64) if origin.alphabet else trained
+        if not np.isin(trained, known).any():
+            raise InputError(
+                f"not one character of {', '.join(origin.texts)} is in the alphabet {self._settings.alphabet}; choose "
+                "another one, or leave it out"
+            )
+        separator = {"none": None, "separator": self._settings.separator}.get(self._settings.documents, "\n")
+        if self._settings.unit == "byte":
+            return Layout.of(Vocabulary.of_bytes(separator), found)
+        return Layout.of(Vocabulary("character", tuple(known.tolist()), separator), found)
+
+    def _wrote(self, drafts: Sequence[Draft]) -> None:
+        taken, length = sum(draft.taken for draft in drafts), sum(draft.length for draft in drafts)
+        size = self._material.position
+        self._progress(size + size * taken // length, 2 * size)
+
+    def _counts(self, origin: Origin, layout: Layout, frequencies: Ids) -> Counts:
+        """`frequencies` of all ids in the training and the validation part, (2, ids)."""
+        separator = layout.vocabulary.separator or ""
+        both = frequencies.sum(axis=0)  # (ids,)
+        return Counts(
+            sources=origin.sources,
+            skipped=origin.skipped,
+            characters=int(both.sum()),
+            bytes=int(both @ layout.lengths),
+            lines=int(both[layout.symbols == ord("\n")].sum()) + self._tally.separators * separator.count("\n"),
+            lowercased=self._tally.lowercased.characters if self._settings.lowercase else 0,
+            normalized=self._tally.normalized.characters if self._settings.normalize == "nfc" else 0,
+            invalid=self._tally.invalid,
+            unseen=int(frequencies[1, layout.known :].sum()),
+            unknown=int(both[layout.known :].sum()),
+            documents=self._tally.documents,
+            empty=self._tally.empty,
+            bad_rows=self._tally.bad_rows,
+        )
+
+    def _notes(self, origin: Origin, counts: Counts, layout: Layout, frequencies: Ids) -> Iterator[str]:
+        """What the user should know, a sentence each; `frequencies` of all ids in both parts together, (ids,)."""
+        if origin.skipped_note:
+            yield origin.skipped_note
+        if counts.lowercased:
+            yield f"lower case replaced {counts.lowercased:,} characters"
+        if counts.normalized:
+            yield f"NFC replaced {counts.normalized:,} characters"
+        if counts.invalid:
+            became = "replaced by U+FFFD" if self._settings.invalid == "replace" else "kept as a symbol"
+            yield f"{counts.invalid:,} bytes were not valid UTF-8; each was {became}"
+        if counts.bad_rows:
+            yield f"{counts.bad_rows:,} rows had no text in the column {self._settings.column!r} and were left out"
+        if origin.alphabet:
+            yield from origin.alphabet.notes()
+        yield from self._notes_on_documents(counts)
+        if counts.unknown:
+            yield _note_on_unknown(counts, layout, frequencies, alphabet=bool(origin.alphabet))
+
+    def _notes_on_documents(self, counts: Counts) -> Iterator[str]:
+        if counts.empty:
+            yield f"{counts.empty:,} documents without a character were left out"
+        if self._settings.documents == "separator" and not self._tally.separators:
+            yield f"the separator {self._settings.separator!r} does not occur; each file is one document"
+        if counts.documents == 1 and self._settings.validation:
+            yield (
+                "there is one document only, so none is left for validation; name a --corpus.validation-file, or say "
+                "otherwise what a document is"
+            )
+
+
+def _note_on_unknown(counts: Counts, layout: Layout, frequencies: Ids, *, alphabet: bool) -> str:
+    if not alphabet:
+        new = [repr(chr(symbol)) for symbol in layout.unseen.tolist()]
+        return (
+            f"{counts.unseen:,} characters of the validation text do not occur in the training text, and count as "
+            f"unknown: {some(new)}"
+        )
+    counted = zip(frequencies[layout.known :].tolist(), layout.unseen.tolist(), strict=True)
+    frequent = [f"{chr(symbol)!r} {count:,}" for count, symbol in sorted(counted, key=lambda pair: -pair[0])]
+    return (
+        f"{counts.unknown:,} of {counts.characters:,} characters are not in the alphabet, and count as unknown: "
+        f"{some(frequent)}"
+    )

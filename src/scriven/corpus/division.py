@@ -1,0 +1,114 @@
+"""Sources divided into parts of about as many bytes each, cut where reading the pieces in order changes nothing.
+
+Plain files are cut inside: at a character, after a line feed, after a separator, as documents and the preparation of
+the text need it. Compressed files, binary tables and files that are documents are not. Each place is found from the
+sources alone, so that builders of different parts agree without talking to each other.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from scriven.corpus.reading import PIECE
+from scriven.corpus.sources import BINARY_TABLES, Source
+from scriven.corpus.storage import explained, opened
+from scriven.errors import UsageError
+from scriven.settings import CorpusSettings
+
+_CHARACTER = re.compile(rb"(?=[^\x80-\xbf])")
+_LINE = re.compile(rb"(?<=\n)")
+# Neither lower case nor NFC looks across a line feed, or from one of these letters to the next.
+_PREPARED = re.compile(rb"(?<=\n)|(?<=[A-Za-z0-9])(?=[A-Za-z0-9])")
+
+
+def divided(
+    groups: Sequence[Sequence[Source]], number: int, count: int, settings: CorpusSettings
+) -> list[tuple[Source, ...]]:
+    """What of each group of sources belongs to part `number` (1, 2, ...) of `count`; the parts in order are all of it.
+
+    Raises UsageError where the size of a source is known only once it is read, InputError where one cannot be read.
+    """
+    sources = [source for group in groups for source in group]
+    if unsized := [source.name for source in sources if source.stamp is None]:
+        raise UsageError(f"{unsized[0]} cannot be read in parts, as its size is not known; copy it to a file first")
+    ends = list(accumulate(source.stamp[0] for source in sources if source.stamp))  # (sources,) bytes
+    start, stop = (_place(sources, ends, part, count, settings) for part in (number - 1, number))
+    taken, first = [], 0
+    for group in groups:
+        whole = enumerate(group, first)
+        taken.append(tuple(piece for index, source in whole if (piece := _between(source, index, start, stop))))
+        first += len(group)
+    return taken
+
+
+def _between(source: Source, index: int, start: tuple[int, int], stop: tuple[int, int]) -> Source | None:
+    """What of a source lies between two places, each an index of sources and a number of bytes."""
+    if not start[0] <= index <= stop[0] or (index == stop[0] and not stop[1]):
+        return None
+    assert source.stamp  # known, as all are
+    span = (start[1] if index == start[0] else 0, stop[1] if index == stop[0] else source.stamp[0])
+    whole = span == (0, source.stamp[0])
+    return source if whole else replace(source, span=span) if span[0] < span[1] else None
+
+
+def _place(
+    sources: Sequence[Source], ends: Sequence[int], part: int, count: int, settings: CorpusSettings
+) -> tuple[int, int]:
+    """Where a part begins: the index of a source, and bytes into it; 0 there rather than at the end of another."""
+    if part in {0, count}:
+        return (len(sources) if part else 0), 0
+    wanted = ends[-1] * part // count if ends else 0
+    index = bisect_right(ends, wanted)
+    if index == len(sources):  # the last ones have no bytes
+        return index, 0
+    offset = wanted - (ends[index - 1] if index else 0)
+    place = _next_place(sources[index], offset, settings)
+    return (index, place) if place < ends[index] - (ends[index - 1] if index else 0) else (index + 1, 0)
+
+
+def _next_place(source: Source, offset: int, settings: CorpusSettings) -> int:
+    """The first place from `offset` bytes on where the source can be cut; its size where there is none."""
+    assert source.stamp  # known, as all are
+    pattern, width = _rule(source, settings)
+    if not offset or pattern is None or source.path is None:
+        return 0 if not offset else source.stamp[0]
+    begin = max(0, offset - 2 * width - 1)  # so much is looked at before a place
+    with explained(source.name, remote=isinstance(source.path, str)), opened(source.path) as file:
+        file.seek(begin)
+        data, base, after = b"", begin, offset  # bytes from `base` on; nothing before `after` is a place
+        while block := file.read(PIECE):
+            data += block
+            for match in pattern.finditer(data, max(0, after - width - base)):
+                if match.end() + base >= after:
+                    return min(match.end() + base, source.stamp[0])
+            after = max(after, base + len(data) - width)
+            keep = 3 * width + 1
+            base, data = base + max(0, len(data) - keep), data[-keep:]
+    return source.stamp[0]
+
+
+def _rule(source: Source, settings: CorpusSettings) -> tuple[re.Pattern[bytes] | None, int]:
+    """What ends where a source can be cut, and how many bytes that has; no pattern where it cannot be cut at all."""
+    suffix, packed = source.suffixes
+    prepared = settings.lowercase or settings.normalize == "nfc"
+    if packed or (source.is_table and (suffix in BINARY_TABLES)):
+        return None, 0
+    if (settings.column and source.is_table) or settings.documents == "lines":
+        return _LINE, 1
+    if settings.documents == "none":
+        return (_PREPARED, 1) if prepared else (_CHARACTER, 1)
+    if settings.documents == "separator" and not prepared and "\ufffd" not in settings.separator:
+        return _separator(settings.separator)
+    return None, 0
+
+
+def _separator(separator: str) -> tuple[re.Pattern[bytes], int]:
+    """A separator that no other one can overlap from before, so that whoever reads from the start finds it too."""
+    data = separator.encode("utf-8", "surrogateescape")
+    periods = [n for n in range(1, len(data)) if data.startswith(data[n:])]
+    lone = b"".join(b"(?<!" + re.escape(data[:n]) + b")" for n in periods)
+    return re.compile(lone + re.escape(data)), len(data)

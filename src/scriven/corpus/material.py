@@ -1,0 +1,151 @@
+"""What a corpus is made from: texts that are read, as symbols, and what is known of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from scriven.corpus.alphabet import Alphabet, read_alphabet
+from scriven.corpus.division import divided
+from scriven.corpus.documents import cut
+from scriven.corpus.header import FORMAT
+from scriven.corpus.reading import PIECE, Tally
+from scriven.corpus.sources import Source, find
+from scriven.errors import UsageError
+from scriven.settings import CorpusSettings, Frozen
+from scriven.vocabulary import Ids, Symbols, byte_places, byte_values, code_points
+
+SLICE = 1 << 17  # characters made symbols at once: their buffers are kept, and stay in the processor's cache
+Progress = Callable[[int, int | None], None]  # told a material's position and size; twice both where written too
+Stretch = tuple[Symbols, Ids]  # symbols (characters,), and the places in them where documents end (M,)
+
+
+class Origin(Frozen):
+    """What a corpus is made from, the same for all its parts."""
+
+    key: str  # a hash of what the corpus depends on
+    texts: tuple[str, ...]  # as they were named
+    settings: CorpusSettings
+    sources: int
+    skipped: int
+    skipped_note: str  # empty where nothing was
+    alphabet: Alphabet | None
+
+
+class Material(Protocol):
+    """Texts as symbols, read once, in order: first `text`, then `held`. The tally and the position follow."""
+
+    settings: CorpusSettings
+    tally: Tally
+    has_held: bool  # whether there is text of its own for validation
+
+    @property
+    def size(self) -> int | None:
+        """What the position will be at the end; none where that is not known."""
+
+    @property
+    def position(self) -> int:
+        """How far reading has got."""
+
+    def text(self) -> Iterator[Stretch]:
+        """The text, in stretches."""
+
+    def held(self) -> Iterator[Stretch]:
+        """The text of its own for validation."""
+
+    def origin(self) -> Origin:
+        """What it is made from; known when all has been read."""
+
+
+class Texts:
+    """Texts as users name them, all of them or one part of several."""
+
+    def __init__(self, texts: Sequence[str], settings: CorpusSettings, part: tuple[int, int] | None = None) -> None:
+        self.texts, self.settings, self.tally = tuple(texts), settings, Tally()
+        held = [settings.validation_file] if settings.validation_file else []
+        self._found = find(texts, settings.column), find(held, settings.column)
+        self._alphabet = _alphabet(settings)
+        all_of_it = [found.sources for found in self._found]
+        self._taken = divided(all_of_it, *part, settings) if part else all_of_it
+        self.has_held = bool(held)
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of what is read as they lie on the disk; none where they are known only once they are read."""
+        sizes = [_size(source) for part in self._taken for source in part]
+        return None if None in sizes else sum(filter(None, sizes))
+
+    @property
+    def position(self) -> int:
+        """Bytes read so far, as they lie on the disk."""
+        return self.tally.position
+
+    def text(self) -> Iterator[Stretch]:
+        """See `Material`."""
+        return self._stretches(self._taken[0])
+
+    def held(self) -> Iterator[Stretch]:
+        """See `Material`."""
+        return self._stretches(self._taken[1])
+
+    def key(self) -> str:
+        """What the corpus depends on, as a short hash; of standard input and pipes, what was read of them so far."""
+        parts = [[(str(source.path), source.stamp) for source in found.sources] for found in self._found]
+        streamed = self.tally.streamed.hexdigest()
+        alphabet = self._alphabet.symbols if self._alphabet else None
+        values = [FORMAT, unicodedata.unidata_version, self.settings.model_dump(), parts, streamed, alphabet]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
+
+    def origin(self) -> Origin:
+        """See `Material`."""
+        skipped = [name for found in self._found for name in found.skipped]
+        return Origin(
+            key=self.key(),
+            texts=tuple(text.encode("utf-8", "replace").decode() for text in self.texts),
+            settings=self.settings,
+            sources=sum(len(found.sources) for found in self._found),
+            skipped=len(skipped),
+            skipped_note=f"skipped in folders, as not text by their names: {some(skipped)}" if skipped else "",
+            alphabet=self._alphabet,
+        )
+
+    def _stretches(self, sources: Sequence[Source]) -> Iterator[Stretch]:
+        for text, ends in cut(sources, self.settings, self.tally, PIECE):
+            for part, inside in _sliced(text, ends, SLICE):
+                if self.settings.unit == "byte":
+                    yield byte_values(part), byte_places(part, inside)
+                else:
+                    yield code_points(part), inside
+
+
+def some(names: Sequence[str]) -> str:
+    """A few of the names, and how many more there are."""
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def _size(source: Source) -> int | None:
+    if source.span:
+        return source.span[1] - source.span[0]
+    return source.stamp[0] if source.stamp else None
+
+
+def _alphabet(settings: CorpusSettings) -> Alphabet | None:
+    if not settings.alphabet:
+        return None
+    if settings.unit == "byte":
+        raise UsageError("corpus.alphabet is of characters, and corpus.unit byte knows all bytes; drop one of them")
+    return read_alphabet(Path(settings.alphabet))
+
+
+def _sliced(text: str, ends: Ids, size: int) -> Iterator[tuple[str, Ids]]:
+    """A text and the places in it where documents end, (M,), in slices; one empty slice where there is no text."""
+    starts = range(0, len(text) or 1, size)
+    for start, inside in zip(starts, np.split(ends, np.searchsorted(ends, starts[1:], "right")), strict=True):
+        yield text[start : start + size], inside - start  # an end between two slices is in the first one

@@ -1,0 +1,253 @@
+"""Part of a corpus, built apart from the others: its text as ids of its own, and what was found in it.
+
+A part knows neither which of its documents validate nor which characters the training text has, since that depends on
+the other parts. So it holds provisional ids with the symbols they stand for; merging takes the symbols of all parts in
+order, as if they had been read at once, and makes the corpus of them. The text itself is not needed for that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from scriven.corpus.header import Shard, check_file, read_json, write_json
+from scriven.corpus.material import Material, Origin, Progress, Stretch
+from scriven.corpus.reading import Tally
+from scriven.corpus.shards import ENDS, Bytes, Draft, npy_head, smallest
+from scriven.errors import InputError
+from scriven.kernels import text as kernel
+from scriven.settings import Frozen
+from scriven.vocabulary import UNICODE_SIZE
+
+FORMAT = 1
+NAME = "part.json"
+TEXT, HELD = "text", "held"
+Whole = Annotated[int, Field(ge=0, lt=1 << 62, strict=True)]
+Symbol = Annotated[int, Field(ge=0, lt=UNICODE_SIZE, strict=True)]
+
+
+class Strip(Frozen):
+    """One text as provisional ids: the symbol of each, runs of (bytes of an id, number of ids), and their file."""
+
+    symbols: tuple[Symbol, ...]
+    runs: tuple[tuple[Literal[1, 2, 4], Whole], ...]
+    ids: Shard
+    documents: Shard | None
+
+
+class Findings(Frozen):
+    """A `Tally` as JSON; of lower case and NFC, pairs of a code point and by how much it became rarer."""
+
+    position: Whole
+    invalid: Whole
+    lowercased: tuple[tuple[Symbol, int], ...]
+    normalized: tuple[tuple[Symbol, int], ...]
+    documents: Whole
+    empty: Whole
+    separators: Whole
+    bad_rows: Whole
+
+
+class PartFile(Frozen):
+    """What a part says of itself in `part.json`, which is written last: it is number 1, 2, ... of `count`."""
+
+    format: int
+    number: Annotated[int, Field(ge=1, strict=True)]
+    count: Annotated[int, Field(ge=1, strict=True)]
+    origin: Origin
+    findings: Findings
+    text: Strip
+    held: Strip
+
+
+class Parts:
+    """The parts of one corpus as its material; see `scriven.corpus.material.Material`."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        """Raises InputError where one is no part, is damaged, missing, there twice or of another corpus."""
+        files = sorted(((read_part(folder), folder) for folder in folders), key=lambda pair: pair[0].number)
+        _check_complete(files)
+        self._files, self._origin = files, files[0][0].origin
+        self.settings, self.tally, self.position = self._origin.settings, Tally(), 0
+        self.has_held = bool(self.settings.validation_file)
+
+    @property
+    def size(self) -> int:
+        """Characters (or bytes, by the unit) of all parts."""
+        return sum(strip.ids.length for file, _ in self._files for strip in (file.text, file.held))
+
+    def text(self) -> Iterator[Stretch]:
+        """See `Material`."""
+        return self._stretches(TEXT)
+
+    def held(self) -> Iterator[Stretch]:
+        """See `Material`."""
+        return self._stretches(HELD)
+
+    def origin(self) -> Origin:
+        """See `Material`."""
+        return self._origin
+
+    def _stretches(self, name: str) -> Iterator[Stretch]:
+        for file, folder in self._files:
+            if name == TEXT:  # which is read first
+                _add(self.tally, file.findings)
+            for symbols, ends in _read(getattr(file, name), folder):
+                self.position += symbols.size
+                yield symbols, ends
+
+
+def write_part(work: Path, material: Material, part: tuple[int, int], progress: Progress) -> None:
+    """Reads a part's material into an empty folder."""
+    strips = []
+    for name, stretches in ((TEXT, material.text()), (HELD, material.held())):
+        with (work / f"{name}.ids").open("wb") as raw:
+            hashed = _Hashed(raw)
+            draft = Draft(hashed, work / f"{name}-documents.npy")
+            for symbols, ends in stretches:
+                draft.append(symbols, ends)
+                progress(material.position, material.size)
+            strips.append(_strip(draft, hashed, f"{name}.ids"))
+    tally = material.tally
+    pairs = {"lowercased": tally.lowercased.to_pairs(), "normalized": tally.normalized.to_pairs()}
+    numbers = {name: getattr(tally, name) for name in Findings.model_fields if name not in pairs}
+    file = PartFile(
+        format=FORMAT,
+        number=part[0],
+        count=part[1],
+        origin=material.origin(),
+        findings=Findings.model_validate({**numbers, **pairs}),
+        text=strips[0],
+        held=strips[1],
+    )
+    write_json(work / NAME, file)
+
+
+def read_part(folder: Path) -> PartFile:
+    """What the part in a folder says of itself; its files are checked by their sizes.
+
+    Raises InputError where it is not a part, or is damaged.
+    """
+    path = folder / NAME
+    if not path.exists():
+        raise InputError(f"{folder} is no part of a corpus; make one with: scriven corpus build TEXT --part 1/2 -o DIR")
+    file = read_json(path, PartFile, FORMAT, "build the part again")
+    for name, strip in ((TEXT, file.text), (HELD, file.held)):
+        _check_strip(folder, name, strip)
+    return file
+
+
+def _check_strip(folder: Path, name: str, strip: Strip) -> None:
+    lengths = [count for _, count in strip.runs]
+    fits = (
+        strip.ids.file == f"{name}.ids"
+        and strip.ids.length == sum(lengths)
+        and strip.ids.size == sum(size * count for size, count in strip.runs)
+        and len(set(strip.symbols)) == len(strip.symbols)
+        and (strip.documents is None or strip.documents.file == f"{name}-documents.npy")
+    )
+    if not fits:
+        raise InputError(f"{folder / NAME} is damaged; build the part again")
+    for shard in (strip.ids, *([strip.documents] if strip.documents else [])):
+        check_file(folder, shard, "build the part again")
+
+
+def _check_complete(files: Sequence[tuple[PartFile, Path]]) -> None:
+    """Raises InputError unless there is each part of one corpus once; `files` are sorted by number."""
+    first, place = files[0]
+    for file, folder in files[1:]:
+        if (file.count, file.origin) != (first.count, first.origin):
+            raise InputError(
+                f"{folder} (part {file.number}/{file.count}) and {place} (part {first.number}/{first.count}) are not "
+                "of one corpus: their texts, settings or numbers of parts differ; build both in the same way"
+            )
+    numbers = [file.number for file, _ in files]
+    for (before, one), (after, two) in itertools.pairwise(files):
+        if before.number == after.number:
+            raise InputError(f"{one} and {two} are both part {after.number}/{after.count}; name one of them")
+    if missing := sorted(set(range(1, first.count + 1)) - set(numbers)):
+        raise InputError(
+            f"part {missing[0]}/{first.count} is missing ({len(missing):,} in all); build it with: "
+            f"scriven corpus build ... --part {missing[0]}/{first.count} -o DIR"
+        )
+
+
+def _add(tally: Tally, findings: Findings) -> None:
+    for name in Findings.model_fields:
+        value = getattr(findings, name)
+        if isinstance(value, int):
+            setattr(tally, name, getattr(tally, name) + value)
+        else:
+            getattr(tally, name).add_pairs(value)
+
+
+def _strip(draft: Draft, hashed: _Hashed, name: str) -> Strip:
+    runs = tuple((dtype.itemsize, count) for dtype, count in draft.runs)
+    size = sum(size * count for size, count in runs)
+    ids = Shard(file=name, length=draft.length, size=size, sha256=hashed.digest.hexdigest())
+    symbols = tuple(draft.symbols(draft.length).tolist())
+    values = {"symbols": symbols, "runs": runs, "ids": ids, "documents": draft.ends.finish()}
+    return Strip.model_validate(values)
+
+
+def _read(strip: Strip, folder: Path) -> Iterator[Stretch]:
+    """The symbols of a strip, and where documents end in them.
+
+    Raises InputError where the files are not as they were written.
+    """
+    table = np.array(strip.symbols, np.int32)  # (provisional ids,)
+    kind = smallest(int(table.max(initial=0)) + 1)
+    ends = _ends(strip, folder)
+    done = found = 0
+    with (folder / strip.ids.file).open("rb") as raw:
+        hashed = _Hashed(raw)
+        draft = Draft.written(hashed, [(smallest(1 << 8 * size), count) for size, count in strip.runs])
+        for ids in draft.take(draft.length):
+            symbols = kernel.translate(ids, table, kind)
+            if symbols is None:
+                raise _damaged(folder / strip.ids.file)
+            upto = found + int(np.searchsorted(ends[found:], np.uint64(done + symbols.size), "right"))
+            yield symbols, ends[found:upto].astype(np.int64) - done
+            done, found = done + symbols.size, upto
+        if hashed.digest.hexdigest() != strip.ids.sha256 or found < ends.size:
+            raise _damaged(folder / strip.ids.file)
+
+
+def _ends(strip: Strip, folder: Path) -> npt.NDArray[np.uint64]:
+    if strip.documents is None:
+        return np.zeros(0, np.uint64)
+    path, head = folder / strip.documents.file, npy_head(ENDS, strip.documents.length)
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != strip.documents.sha256:
+            raise _damaged(path)
+    return np.memmap(path, ENDS, "r", len(head), (strip.documents.length,))
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{path} is damaged; build the part again")
+
+
+class _Hashed:
+    """A file whose bytes are hashed as they are written, or read, from the first one on."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: Bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self.digest.update(data)
+        return data
+
+    def seek(self, place: int) -> int:
+        return self._file.seek(place)

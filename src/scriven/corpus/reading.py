@@ -1,0 +1,229 @@
+"""The text of sources, as pieces in bounded memory: decompressed, decoded, in lower case and normalised as wanted."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import hashlib
+import importlib
+import itertools
+import lzma
+import os
+import re
+import sys
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from scriven.corpus.sources import Source
+from scriven.corpus.storage import EXTRA, explained, opened
+from scriven.errors import InputError
+from scriven.settings import CorpusSettings
+from scriven.vocabulary import UNICODE_SIZE, Ids, code_points
+
+PIECE = 1 << 20  # bytes read at once
+
+
+class Change:
+    """Counts the characters that a transformation replaced: by how much each character became rarer, summed."""
+
+    @cached_property
+    def _lost(self) -> Ids:
+        return np.zeros(UNICODE_SIZE, np.int64)
+
+    def add(self, before: str, after: str) -> None:
+        """Count one piece of text."""
+        if before == after:
+            return
+        for text, sign in ((before, 1), (after, -1)):
+            found = np.bincount(code_points(text))
+            self._lost[: found.size] += sign * found
+
+    @property
+    def characters(self) -> int:
+        """How many characters of the original are not in the result."""
+        return int(np.maximum(self._lost, 0).sum())
+
+    def to_pairs(self) -> tuple[tuple[int, int], ...]:
+        """All that was counted: code points, and by how much each became rarer."""
+        found = np.flatnonzero(self._lost)
+        return tuple(zip(found.tolist(), self._lost[found].tolist(), strict=True))
+
+    def add_pairs(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Count what `to_pairs` gave elsewhere."""
+        for point, lost in pairs:
+            self._lost[point] += lost
+
+
+@dataclass
+class Tally:
+    """What `read` has read and changed so far, and what `scriven.corpus.documents` has found in it."""
+
+    position: int = 0  # bytes of the files as they lie on the disk
+    invalid: int = 0  # bytes that were not valid UTF-8
+    lowercased: Change = field(default_factory=Change)
+    normalized: Change = field(default_factory=Change)
+    streamed: Any = field(default_factory=hashlib.sha256)  # of what came from sources without a stamp
+    documents: int = 0  # with characters in them
+    empty: int = 0  # documents without any
+    separators: int = 0  # line feeds or separators that ended a document
+    bad_rows: int = 0  # rows of tables that were left out
+
+
+def read(
+    sources: Iterable[Source], settings: CorpusSettings, tally: Tally | None = None, size: int = PIECE
+) -> Iterator[str]:
+    """The text of the sources, one after another, in pieces of about `size` bytes, as the settings prepare it.
+
+    Line ends are kept as they are. Bytes that are not UTF-8 become U+FFFD each (`invalid` is "replace") or code points
+    U+DC80..U+DCFF ("bytes"). The text is the same whatever the size; with lower case or NFC, a piece grows until there
+    is a place where cutting changes nothing.
+    Raises InputError when a source cannot be read, is damaged, or is not UTF-8 ("strict").
+    """
+    tally = Tally() if tally is None else tally
+    for source in sources:
+        pieces = decoded(source, settings, tally, size)
+        if settings.lowercase or settings.normalize == "nfc":
+            pieces = (prepare(piece, settings, tally) for piece in _recut(pieces))
+        yield from filter(None, pieces)
+
+
+def prepare(text: str, settings: CorpusSettings, tally: Tally | None = None) -> str:
+    """A whole text as a corpus of these settings holds it: in lower case and in NFC, where they say so."""
+    tally = Tally() if tally is None else tally
+    lowered = text.lower() if settings.lowercase else text
+    tally.lowercased.add(text, lowered)
+    normal = unicodedata.normalize("NFC", lowered) if settings.normalize == "nfc" else lowered
+    tally.normalized.add(lowered, normal)
+    return normal
+
+
+def decoded(source: Source, settings: CorpusSettings, tally: Tally, size: int = PIECE) -> Iterator[str]:
+    """As `read` of one source, before it is prepared."""
+    chunks = _chunks(source, tally, size)
+    return _decoded(chunks, source.name, settings.invalid, tally, source.span[0] if source.span else 0)
+
+
+def _chunks(source: Source, tally: Tally, size: int) -> Iterator[bytes]:
+    """The bytes of a source, decompressed; `tally.position` follows.
+
+    Of a plain file that grows meanwhile, what was there when it was found is read.
+    """
+    begun, packed = tally.position, source.suffixes[1]
+    unpack, damage = _compression(packed)
+    first, end = source.span or (0, source.stamp[0] if source.stamp and not packed else 0)
+    left = end - first if end else sys.maxsize  # files such as those in /proc say that they have no bytes, and have
+    remote = isinstance(source.path, str)
+    with explained(source.name, damage, remote=remote), _opened(source) as raw, unpack(raw) as stream:
+        if first:
+            raw.seek(first)
+        while left > 0 and (chunk := stream.read(min(size, left))):
+            left -= len(chunk)
+            if source.stamp is None:
+                tally.streamed.update(chunk)
+                tally.position += len(chunk)
+            else:
+                tally.position = begun + raw.tell() - first
+            yield chunk
+        if (end and left) or (isinstance(source.path, Path) and _changed(source, os.fstat(raw.fileno()))):
+            raise InputError(f"{source.name} changed while it was read; start again when nothing writes to it any more")
+
+
+def _changed(source: Source, now: os.stat_result) -> bool:
+    """Whether a file is another one than was found; a plain one that has grown is not."""
+    if source.stamp is None or not source.stamp[0]:
+        return False
+    grown = now.st_size > source.stamp[0] and not source.suffixes[1]
+    return (now.st_size, now.st_mtime_ns) != source.stamp and not grown
+
+
+def _opened(source: Source) -> AbstractContextManager[IO[bytes]]:
+    return opened(source.path) if source.path else nullcontext(sys.stdin.buffer)
+
+
+def _compression(suffix: str) -> tuple[Callable[[Any], AbstractContextManager[Any]], type[Exception]]:
+    """How to decompress a file, and what is raised where it is damaged (besides EOFError and OSError)."""
+    if suffix == ".gz":
+        return gzip.open, zlib.error
+    if suffix == ".xz":
+        return lzma.open, lzma.LZMAError
+    if suffix == ".bz2":
+        return bz2.open, EOFError
+    if suffix == ".zst":
+        zstd = _zstd()
+        return zstd.open, zstd.ZstdError
+    return nullcontext, EOFError
+
+
+def _zstd() -> Any:
+    for name in ("compression.zstd", "backports.zstd"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+    raise InputError(f"to read .zst files, install what they need with: {EXTRA}")
+
+
+def _decoded(chunks: Iterator[bytes], name: str, policy: str, tally: Tally, offset: int) -> Iterator[str]:
+    """UTF-8 as text; an incomplete character at the end of a chunk waits for the next one."""
+    held = b""
+    first = next(chunks, b"")
+    if policy == "strict" and not offset:
+        _refuse_binary(first, name)
+    for chunk in itertools.chain((first,), chunks, (b"",)):  # the empty one is the end
+        data = held + chunk
+        try:
+            text, used = codecs.utf_8_decode(data, "strict", not chunk)
+        except UnicodeDecodeError as error:
+            if policy == "strict":
+                raise InputError(
+                    f"{name} is not valid UTF-8 at byte {offset + error.start} (0x{data[error.start]:02x}); convert "
+                    "it, or read it with --corpus.invalid replace or --corpus.invalid bytes"
+                ) from None
+            text, used = codecs.utf_8_decode(data, "surrogateescape", not chunk)
+            tally.invalid += len(_STRAY.findall(text))
+            text = _STRAY.sub("\ufffd", text) if policy == "replace" else text
+        yield text
+        held, offset = data[used:], offset + used
+
+
+_STRAY = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte that is not UTF-8
+
+
+def _refuse_binary(head: bytes, name: str) -> None:
+    """Raises InputError where the first bytes of a file show that it is not UTF-8 text."""
+    zeros = head.count(0)
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        kind = "UTF-32 text"
+    elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        kind = "UTF-16 text"
+    elif zeros > len(head) // 10:
+        kind = f"binary or UTF-16 ({zeros} of its first {len(head)} bytes are zero)"
+    else:
+        return
+    raise InputError(f"{name} is not UTF-8 text but {kind}; convert it, or read it with --corpus.invalid bytes")
+
+
+def _recut(pieces: Iterable[str]) -> Iterator[str]:
+    """The same text cut only where lower case and NFC of the two sides are those of the whole."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        if cut := _SAFE.match(held):
+            yield held[: cut.end()]
+            held = held[cut.end() :]
+    yield held
+
+
+# White space never joins with what comes before it, neither as NFC nor in the context that decides between the two
+# small sigmas; nor does a Latin letter, digit, kana, ideograph or Hangul syllable after another one.
+_PLAIN = "[A-Za-z0-9\u3041-\u3096\u30a1-\u30fa\u3400-\u9fff\uac00-\ud7a3]"
+_SAFE = re.compile(rf"(?s).+(?=\s|(?<={_PLAIN}){_PLAIN})")

@@ -1,0 +1,212 @@
+"""Arrays of a corpus, memory-mapped: from its own folder, or from a local cache of bounded size where it is elsewhere.
+
+A cached shard is named by its SHA-256, which is checked when it is fetched, so corpora share what they have in common.
+When there is no room, those go first that were not mapped for longest; what a process has mapped is locked, and stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO, overload
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+
+from scriven.corpus.header import AGAIN, Shard
+from scriven.corpus.shards import ENDS, npy_head
+from scriven.corpus.storage import BLOCK, Place, explained, opened, within
+from scriven.errors import InputError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is mapped cannot be removed anyway
+    fcntl = None  # type: ignore[assignment]
+
+LIMIT = "20GB"  # where SCRIVEN_CACHE_SIZE says nothing
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+IDS = tuple(np.dtype(kind) for kind in ("<u1", "<u2", "<u4"))
+Array = npt.NDArray[np.unsignedinteger]
+
+
+def layout_of(shard: Shard, path: Place) -> tuple[np.dtype[np.unsignedinteger], bytes]:
+    """The type of the numbers in a shard's file, and how the file begins; both follow from its length and size.
+
+    Raises InputError where no file of numbers has that length and size.
+    """
+    for kind in (ENDS,) if shard.file.endswith("-documents.npy") else IDS:
+        head = npy_head(kind, shard.length)
+        if len(head) + shard.length * kind.itemsize == shard.size:
+            return kind, head
+    raise InputError(f"{path} cannot hold {shard.length:,} numbers in {shard.size:,} bytes; {AGAIN}")
+
+
+def mapped(path: Path, shard: Shard) -> Array:
+    """The numbers in a file, (length,). What the file says of itself is compared, and never obeyed.
+
+    Raises InputError where the file is not that of the shard.
+    """
+    kind, head = layout_of(shard, path)
+    with explained(str(path)), path.open("rb") as file:
+        if file.read(len(head)) != head or os.fstat(file.fileno()).st_size != shard.size:
+            raise InputError(f"{path} does not hold {shard.length:,} numbers as it should; {AGAIN}")
+        values = np.memmap(file, kind, "r", len(head), (shard.length,))
+    return np.asarray(values)  # slicing a plain array is several times as fast as slicing a memmap
+
+
+def cache_limit() -> int:
+    """Bytes that the cache of shards may have: the environment variable SCRIVEN_CACHE_SIZE, such as 500MB or 20GB.
+
+    Raises UsageError where it says something else.
+    """
+    text = os.environ.get("SCRIVEN_CACHE_SIZE") or LIMIT
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?B|)", text.upper())
+    if not match:
+        raise UsageError(f"SCRIVEN_CACHE_SIZE is {text!r}; give a size such as 500MB or 20GB")
+    return int(float(match[1]) * UNITS[match[2] if match[2] != "B" else ""])
+
+
+class Shelf:
+    """A folder of shards that were fetched, of at most `limit` bytes; several processes may share it."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self._folder, self._limit = folder, limit
+        self._held: OrderedDict[str, tuple[IO[bytes], Array]] = OrderedDict()  # the last one used at the end
+        self._pinned: set[str] = set()
+
+    def array(self, url: str, shard: Shard, *, pinned: bool = False) -> Array:
+        """The numbers of the shard at a URL, (length,), valid until another one is asked for; pinned, for ever.
+
+        Raises InputError where it cannot be fetched, is not what it should be, or there is no room for it.
+        """
+        if shard.sha256 not in self._held:
+            self._held[shard.sha256] = self._mapped(url, shard)
+        self._held.move_to_end(shard.sha256)
+        if pinned:
+            self._pinned.add(shard.sha256)
+        return self._held[shard.sha256][1]
+
+    def _mapped(self, url: str, shard: Shard) -> tuple[IO[bytes], Array]:
+        path = self._folder / f"{shard.sha256}.npy"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            with suppress(FileNotFoundError):
+                file = path.open("rb")
+                _lock(file, wait=True)
+                if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):  # not removed meanwhile
+                    os.utime(path)
+                    return file, mapped(path, shard)
+                file.close()
+            with FileLock(self._folder / f"{shard.sha256}.lock"):
+                if not path.exists():
+                    self._fetch(url, shard, path)
+
+    def _fetch(self, url: str, shard: Shard, path: Path) -> None:
+        layout_of(shard, url)  # else nothing is fetched
+        digest, left = hashlib.sha256(), shard.size
+        with ExitStack() as stack:
+            stack.enter_context(explained(url, remote=True))
+            source = stack.enter_context(opened(url))
+            work, file = self._room(shard)
+            stack.callback(work.unlink, missing_ok=True)  # moved, it is not there any more
+            stack.enter_context(file)
+            while left and (data := source.read(min(left, BLOCK))):
+                digest.update(data)
+                file.write(data)
+                left -= len(data)
+            if left or source.read(1) or digest.hexdigest() != shard.sha256:
+                raise InputError(f"{url} is not what its corpus says, by its size or SHA-256; {AGAIN}")
+            file.flush()
+            os.fsync(file.fileno())
+            work.rename(path)
+
+    def _room(self, shard: Shard) -> tuple[Path, IO[bytes]]:
+        """A file that takes the room of a shard already, locked by us, so that no other one counts on that room."""
+        with FileLock(self._folder / "cache.lock"):
+            self._make_room(shard)
+            work = self._folder / f"{shard.sha256}.{os.getpid()}.part"
+            file = work.open("wb")
+            _lock(file, wait=True)
+            file.truncate(shard.size)
+            return work, file
+
+    def _make_room(self, shard: Shard) -> None:
+        now = time.time_ns()  # explicit, since the system's own marks of time are coarse
+        for index, sha256 in enumerate(self._held):  # in the order of their use
+            with suppress(OSError):
+                os.utime(self._folder / f"{sha256}.npy", ns=(now + index, now + index))
+        files = [path for path in self._folder.iterdir() if path.suffix in {".npy", ".part"}]
+        sizes = {path: path.stat().st_size for path in files}
+        total = sum(sizes.values()) + shard.size
+        for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
+            if total <= self._limit:
+                return
+            if path.stem in self._held and path.stem not in self._pinned:
+                self._held.pop(path.stem)[0].close()
+            total -= sizes[path] if _removed(path) else 0
+        if total > self._limit:
+            raise InputError(
+                f"the cache {self._folder} may have {self._limit:,} bytes, and {total:,} are needed at once; set "
+                "SCRIVEN_CACHE_SIZE to more, such as 100GB"
+            )
+
+
+class Fetched(Sequence[Array]):
+    """Shards elsewhere, each fetched when it is asked for."""
+
+    def __init__(self, shelf: Shelf, folder: str, shards: Sequence[Shard]) -> None:
+        self._shelf, self._folder, self._shards = shelf, folder, shards
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    @overload
+    def __getitem__(self, index: int) -> Array: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Array]: ...
+
+    def __getitem__(self, index: int | slice) -> Array | list[Array]:
+        if isinstance(index, slice):
+            raise TypeError("one shard at a time is fetched")
+        shard = self._shards[index]
+        return self._shelf.array(str(within(self._folder, shard.file)), shard)
+
+
+def checked_blocks(folder: Place, shard: Shard) -> Iterator[Array]:
+    """All numbers of a shard's file, in blocks, read from where it lies.
+
+    Raises InputError where it is not what was written, in its end where the last block has been taken.
+    """
+    path = within(folder, shard.file)
+    kind, head = layout_of(shard, path)
+    digest = hashlib.sha256(head)
+    with explained(str(path), remote=isinstance(path, str)), opened(path) as file:
+        intact = file.read(len(head)) == head
+        while data := file.read(BLOCK):
+            digest.update(data)
+            if len(data) % kind.itemsize == 0:
+                yield np.frombuffer(data, kind)
+    if not intact or digest.hexdigest() != shard.sha256:
+        raise InputError(f"{path} is damaged; {AGAIN}")
+
+
+def _lock(file: IO[bytes], *, wait: bool, alone: bool = False) -> None:
+    if fcntl:
+        fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
+
+
+def _removed(path: Path) -> bool:
+    """Removes a file unless a process has it locked."""
+    with suppress(OSError), path.open("rb") as file:
+        _lock(file, wait=False, alone=True)
+        path.unlink()
+        return True
+    return False

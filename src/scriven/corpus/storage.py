@@ -1,0 +1,137 @@
+"""Opens what lies on this machine (a path) or elsewhere (a URL such as s3://bucket/key), in one way.
+
+URLs are fsspec's, which knows object storage, web servers and more, each by a package of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+from urllib.parse import urlsplit
+
+from scriven.errors import InputError, ScrivenError
+
+BLOCK = 1 << 23  # bytes asked of a server at once
+EXTRA = "pip install 'scriven[data]'"
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_GLOB = re.compile(r"[*?[]")
+_VERSIONS = ("ETag", "etag", "generation", "LastModified", "Last-Modified", "mtime", "updated", "created")
+
+Place = Path | str  # a string is a URL
+Stamp = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file elsewhere: its URL, size in bytes (none where the server does not say), and a number of its version.
+
+    The stamp is none where the server tells neither, so that only its content says whether it has changed.
+    """
+
+    url: str
+    stamp: Stamp | None
+
+
+def is_url(text: object) -> bool:
+    """Whether something is a URL and not a path."""
+    return isinstance(text, str) and _URL.match(text) is not None
+
+
+def place_of(text: Path | str) -> Place:
+    """What a user names as a place: a URL as it is, without slashes at its end, all else as a path."""
+    return text.rstrip("/") if isinstance(text, str) and is_url(text) else Path(text)
+
+
+def name_in(place: Place) -> str:
+    """The last name in a path or URL; of a web address without the query."""
+    if isinstance(place, Path):
+        return place.name
+    path = urlsplit(place).path if place.startswith("http") else place
+    return path.rsplit("/", 1)[-1]
+
+
+def within(folder: Place, name: str) -> Place:
+    """A file in a folder."""
+    return folder / name if isinstance(folder, Path) else f"{folder}/{name}"
+
+
+def opened(place: Place) -> AbstractContextManager[IO[bytes]]:
+    """A file, to be read from its first byte; most can be read at any place."""
+    if isinstance(place, Path):
+        return place.open("rb")
+    files, path = file_system(place)
+    return cast("AbstractContextManager[IO[bytes]]", files.open(path, "rb", block_size=BLOCK))
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """What reads URLs of this kind, and the URL's path in it.
+
+    Raises InputError where a package for it is missing, or the kind is not known.
+    """
+    protocol = url.split("://", 1)[0].lower()
+    try:
+        from fsspec.core import url_to_fs  # noqa: PLC0415 (optional, and slow to import)
+
+        files, path = url_to_fs(url)
+    except ImportError:
+        command = f"pip install {PACKAGES[protocol]}" if protocol in PACKAGES else EXTRA
+        raise InputError(f"to read {url}, install what it needs with: {command}") from None
+    except ValueError as error:
+        raise InputError(f"cannot read {url} ({error}); name a file, or a URL such as s3://bucket/key") from None
+    return files, str(path)
+
+
+def listed(url: str) -> tuple[list[Remote], list[Remote]]:
+    """The files that a URL stands for, itself or by a pattern; and those below it where it is a folder.
+
+    Raises InputError where there is nothing.
+    """
+    with explained(url, remote=True):
+        files, path = file_system(url)
+        files.invalidate_cache()
+        pattern = _GLOB.search(path) and not url.startswith("http")
+        infos = list(files.glob(path, detail=True).values()) if pattern else [files.info(path)]
+        if not infos:
+            raise InputError(f"nothing matches {url}; name a file or a folder that is there")
+        named = [info for info in infos if info["type"] == "file"]
+        below = [files.find(info["name"], detail=True) for info in infos if info["type"] == "directory"]
+        found = [info for entries in below for info in entries.values() if not info["name"].endswith("/")]
+        return _remotes(files, named), _remotes(files, found)
+
+
+def _remotes(files: Any, infos: Iterable[dict[str, Any]]) -> list[Remote]:
+    in_order = sorted(infos, key=lambda info: info["name"].split("/"))
+    return [Remote(files.unstrip_protocol(info["name"]), _stamp(info)) for info in in_order]
+
+
+def _stamp(info: dict[str, Any]) -> Stamp | None:
+    version = next((info[name] for name in _VERSIONS if info.get(name)), None)
+    if version is None or info.get("size") is None:
+        return None
+    return int(info["size"]), int.from_bytes(hashlib.sha256(str(version).encode()).digest()[:7])
+
+
+@contextmanager
+def explained(name: str, damage: type[Exception] = EOFError, *, remote: bool = False) -> Iterator[None]:
+    """Turns what goes wrong with a file into an InputError that names it; of what is elsewhere, whatever goes wrong."""
+    try:
+        yield
+    except ScrivenError:
+        raise
+    except Exception as error:
+        if isinstance(error, FileNotFoundError):
+            raise InputError(f"cannot read {name}: No such file or directory") from None
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"cannot read {name}: {error.strerror}") from None
+        if isinstance(error, (OSError, EOFError, damage)) and not remote:
+            raise InputError(f"{name} is damaged and cannot be read ({error}); take it from a copy") from None
+        if not remote:
+            raise
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"cannot read {name} ({words}); see whether it is there, and may be read from here") from None

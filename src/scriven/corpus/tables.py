@@ -1,0 +1,179 @@
+"""Rows of tables as texts: the column `corpus.column` of JSON lines, Parquet and Arrow files, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import IO, Any
+
+from scriven.corpus.reading import PIECE, Tally, decoded, prepare
+from scriven.corpus.sources import BINARY_TABLES, Source
+from scriven.corpus.storage import EXTRA, explained, opened
+from scriven.errors import InputError
+from scriven.settings import CorpusSettings
+
+LONGEST = 1 << 26  # characters of a line: a file without line feeds is not read into memory whole
+ROWS = 1 << 10  # of a binary table, taken at once
+_LONE = "a character that is half of one (a lone surrogate) in the column"
+
+
+def is_read_as_table(source: Source, settings: CorpusSettings) -> bool:
+    """Whether rows of a source are read, and not its text.
+
+    Raises InputError where a table that has no text of its own lacks a column.
+    """
+    if not settings.column and source.is_table and source.suffixes[0] in BINARY_TABLES:
+        raise InputError(f"{source.name} is a table; say which column has the text with --corpus.column NAME")
+    return bool(settings.column) and source.is_table
+
+
+def rows(source: Source, settings: CorpusSettings, tally: Tally, size: int = PIECE) -> Iterator[list[str]]:
+    """The texts of a table's rows, as the settings prepare them, in groups of about `size` characters.
+
+    `tally` counts bad rows, which are left out: what is not JSON, has no text in the column, or half a character there.
+    Raises InputError for a bad row unless the settings say to skip it; for a damaged file, and one without the column.
+    """
+    kind = _binary if source.suffixes[0] in BINARY_TABLES else _lines
+    group: list[str] = []
+    length = 0
+    for number, value in kind(source, settings, tally, size):
+        text = _checked(value, settings, tally)
+        if text is None:
+            _bad(source, number, value, settings, tally)
+            continue
+        group.append(prepare(text, settings, tally))
+        length += len(text) + 1
+        if length >= size:
+            yield group
+            group, length = [], 0
+    yield group
+
+
+class _Bad(str):
+    """What is wrong with a row that has no value."""
+
+
+def _checked(value: object, settings: CorpusSettings, tally: Tally) -> str | None:
+    """The text of a row; none where it is not text."""
+    if not isinstance(value, str) or isinstance(value, _Bad):
+        return None
+    if settings.invalid == "bytes" or value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        if settings.invalid == "strict":
+            return None
+        whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        tally.invalid += sum("\ud800" <= character <= "\udfff" for character in value)
+        return whole
+    return value
+
+
+def _bad(source: Source, number: int, value: object, settings: CorpusSettings, tally: Tally) -> None:
+    tally.bad_rows += 1
+    if settings.bad_rows == "skip":
+        return
+    unit = "row" if source.suffixes[0] in BINARY_TABLES else "line"
+    if isinstance(value, _Bad):
+        why = str(value)
+    else:
+        why = f"has {_LONE if isinstance(value, str) else 'no text but ' + _short(value) + ' in the column'}"
+        why += f" {settings.column!r}"
+    raise InputError(
+        f"{source.name}, {unit} {number:,}: it {why}; mend it, name another --corpus.column, or leave such rows out "
+        "with --corpus.bad-rows skip"
+    )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 40 else text[:37] + "..."
+
+
+def _lines(source: Source, settings: CorpusSettings, tally: Tally, size: int) -> Iterator[tuple[int, object]]:
+    """Number and value of each line of JSON lines; empty lines are none. Numbers count from the start of the span."""
+    held, number = "", 0
+    for piece in decoded(source, settings, tally, size):
+        *lines, held = (held + piece).split("\n")
+        if len(held) > LONGEST:
+            raise InputError(f"{source.name}, line {number + 1:,} has over {LONGEST:,} characters; is it JSON lines?")
+        for line in lines:
+            number += 1
+            if line.strip():
+                yield number, _value(line, settings.column)
+    if held.strip():
+        yield number + 1, _value(held, settings.column)
+
+
+def _value(line: str, column: str) -> object:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return _Bad(f"is not JSON ({_short(line)})")
+    if not isinstance(row, dict) or column not in row:
+        names = ", ".join(map(str, list(row)[:8])) if isinstance(row, dict) else _short(row)
+        return _Bad(f"has no column {column!r}, but {names or 'nothing'}")
+    return row[column]
+
+
+def _binary(source: Source, settings: CorpusSettings, tally: Tally, size: int) -> Iterator[tuple[int, object]]:
+    """Number and value of each row of a Parquet or Arrow file; rows are taken in small groups."""
+    _check_pyarrow(source)
+    begun, number = tally.position, 0
+    assert source.path is not None  # standard input has no suffix
+    remote = isinstance(source.path, str)
+    with explained(source.name, Exception, remote=remote), opened(source.path) as file:
+        batches = _parquet if source.suffixes[0] == ".parquet" else _arrow
+        for values, share in batches(source, file, settings.column):
+            for value in values:
+                number += 1
+                yield number, value
+            tally.position = begun + int(share * (source.stamp[0] if source.stamp else 0))
+    tally.position = begun + (source.stamp[0] if source.stamp else 0)
+
+
+def _parquet(source: Source, file: IO[bytes], column: str) -> Iterator[tuple[list[Any], float]]:
+    """Values of some rows, and the share of all rows that have been read."""
+    from pyarrow.parquet import ParquetFile  # noqa: PLC0415 (optional)
+
+    table = ParquetFile(file)
+    _check_column(source, table.schema_arrow.names, column)
+    done = 0
+    for batch in table.iter_batches(ROWS, columns=[column]):
+        done += batch.num_rows
+        yield _values(batch.column(0)), done / table.metadata.num_rows
+
+
+def _arrow(source: Source, file: IO[bytes], column: str) -> Iterator[tuple[list[Any], float]]:
+    """The same of an Arrow file, of the streaming format, as `datasets` writes it, or of the file format (Feather)."""
+    from pyarrow import ipc  # noqa: PLC0415 (optional)
+
+    is_file = file.read(6) == b"ARROW1"
+    file.seek(0)
+    reader = ipc.open_file(file) if is_file else ipc.open_stream(file)
+    _check_column(source, reader.schema.names, column)
+    batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else reader
+    for batch in batches:
+        share = file.tell() / source.stamp[0] if source.stamp else 0.0
+        texts = batch.column(column)
+        for start in range(0, batch.num_rows, ROWS):
+            yield _values(texts.slice(start, ROWS)), min(share, 1.0)
+
+
+def _values(texts: Any) -> list[Any]:
+    """Values of a column, checked first: where texts lie in an Arrow file is believed otherwise."""
+    texts.validate(full=True)
+    return list(texts.to_pylist())
+
+
+def _check_column(source: Source, names: list[str], column: str) -> None:
+    if column not in names:
+        raise InputError(f"{source.name} has no column {column!r}; name one with --corpus.column: {', '.join(names)}")
+
+
+def _check_pyarrow(source: Source) -> None:
+    try:
+        import pyarrow  # noqa: F401, PLC0415 (optional)
+    except ImportError:
+        raise InputError(f"to read {source.name}, install what it needs with: {EXTRA}") from None

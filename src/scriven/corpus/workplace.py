@@ -1,0 +1,113 @@
+"""Where a corpus is built before it is whole: a folder of its own, that becomes the corpus at once or never.
+
+Builders of the same corpus do not disturb each other: each has its folder, the first one to end puts it in place, the
+others take that. What a builder that was killed has left is removed by the next one on the same machine, which knows
+by a lock that it is dead; other machines' only after a day without a write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+UNFINISHED = ".scriven-building-"
+LOCK = ".lock"
+DAY = 24 * 3600
+TRIES = 5
+
+
+@contextmanager
+def unfinished(parent: Path) -> Iterator[Path]:
+    """A new folder to build in, removed unless it was moved. First what dead builders left there is removed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    _sweep(parent)
+    work = parent / f"{UNFINISHED}{_host()}-{uuid.uuid4().hex}"
+    lock = FileLock(_lock_of(work))
+    with lock:
+        try:
+            work.mkdir()
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            with suppress(OSError):  # another one may sweep at this moment
+                _lock_of(work).unlink(missing_ok=True)
+
+
+def moved(work: Path, target: Path, is_built: Callable[[Path], bool], *, replace: bool) -> Path:
+    """Puts what is finished in its place, unless another process was faster.
+
+    `replace` says that what is there and is not built is damaged, and may go. OSError where it cannot be put there.
+    """
+    sync_folder(work)
+    for _ in range(TRIES):
+        try:
+            if target.is_dir() and not replace:
+                target.rmdir()  # the user may have made an empty one; some systems do not rename onto it
+            work.rename(target)
+        except OSError:
+            if is_built(target):
+                return target
+            if not replace or not target.is_dir():
+                raise
+            aside = work.with_name(f"{work.name}-damaged")
+            with suppress(OSError):  # another builder may be doing the same
+                target.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            sync_folder(target.parent)
+            return target
+    raise OSError(f"{target} cannot be replaced")
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable, where the system can."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _lock_of(work: Path) -> Path:
+    return work.with_name(work.name + LOCK)
+
+
+def _sweep(parent: Path) -> None:
+    for path in parent.glob(UNFINISHED + "*"):
+        if time.time() - _touched(path) > DAY:
+            _remove(path)
+        elif path.name.endswith(LOCK) and path.name.startswith(UNFINISHED + _host()):
+            with suppress(Timeout, OSError), FileLock(path, timeout=0):  # held as long as its builder lives
+                _remove(path.with_name(path.name.removesuffix(LOCK)))
+                path.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _touched(path: Path) -> float:
+    """When something in a folder, or a file, was last written; now where it cannot be known."""
+    with suppress(OSError):
+        inside = list(path.iterdir()) if path.is_dir() else []
+        return max(each.stat().st_mtime for each in [path, *inside])
+    return time.time()

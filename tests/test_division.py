@@ -1,0 +1,150 @@
+"""Parts of sources are, one after another, all of them, and reading them apart gives the same text and documents."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scriven.corpus import division
+from scriven.corpus.division import divided
+from scriven.corpus.documents import documents
+from scriven.corpus.reading import Tally, read
+from scriven.corpus.sources import Source, find
+from scriven.errors import UsageError
+from scriven.settings import CorpusSettings
+
+PLAIN = CorpusSettings()
+many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+# Letters that change with their neighbours, ends of lines, and what separators are made of.
+TRICKY = st.text("aAbΣσςİI \n\r|é天\u0301\u0308\u1100\u1161", max_size=60)
+
+
+def stored(folder: Path, texts: list[bytes], suffix: str = ".txt") -> tuple[Source, ...]:
+    for path in folder.glob("[0-9]*"):
+        path.unlink()
+    for index, data in enumerate(texts):
+        (folder / f"{index}{suffix}").write_bytes(data)
+    return tuple(source for index in range(len(texts)) for source in find([str(folder / f"{index}{suffix}")]).sources)
+
+
+def told(tally: Tally) -> tuple[object, ...]:
+    changed = tally.lowercased.to_pairs(), tally.normalized.to_pairs()
+    return tally.invalid, tally.documents, tally.empty, tally.separators, tally.position, *changed
+
+
+def check_same(sources: tuple[Source, ...], count: int, chosen: CorpusSettings) -> None:
+    """Reading all parts is reading the whole: the text, the documents, and all that is counted."""
+    parts = [divided([sources], number, count, chosen)[0] for number in range(1, count + 1)]
+    whole, apart = Tally(), Tally()
+    if chosen.documents == "none":
+        expected = "".join(read(sources, chosen, whole))
+        assert "".join(text for part in parts for text in read(part, chosen, apart)) == expected
+    else:
+        pieces = list(documents(sources, chosen, whole))
+        found = [piece for part in parts for piece in documents(part, chosen, apart)]
+        assert joined(found) == joined(pieces)
+    assert told(apart) == told(whole)
+
+
+def joined(pieces: list[tuple[str, bool]]) -> list[str]:
+    made, text = [], ""
+    for piece, ended in pieces:
+        text += piece
+        if ended:
+            made.append(text)
+            text = ""
+    return [*made, text]
+
+
+@many
+@given(st.lists(TRICKY, min_size=1, max_size=4), st.integers(1, 5), st.booleans(), st.booleans(), st.integers(1, 9))
+def test_text_that_is_prepared(
+    tmp_path: Path, texts: list[str], count: int, lowercase: bool, nfc: bool, piece: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(division, "PIECE", piece)
+        chosen = CorpusSettings(lowercase=lowercase, normalize="nfc" if nfc else "none")
+        check_same(stored(tmp_path, [text.encode() for text in texts]), count, chosen)
+
+
+@many
+@given(
+    st.lists(st.binary(max_size=20), min_size=1, max_size=3),
+    st.integers(1, 5),
+    st.sampled_from(["replace", "bytes"]),
+)
+def test_bytes_that_are_not_utf8(tmp_path: Path, texts: list[bytes], count: int, policy: str) -> None:
+    check_same(stored(tmp_path, texts), count, CorpusSettings.model_validate({"invalid": policy}))
+
+
+@many
+@given(st.lists(TRICKY, min_size=1, max_size=4), st.integers(1, 6), st.integers(1, 9))
+def test_lines(tmp_path: Path, texts: list[str], count: int, piece: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(division, "PIECE", piece)
+        check_same(stored(tmp_path, [text.encode() for text in texts]), count, CorpusSettings(documents="lines"))
+
+
+@many
+@given(
+    st.lists(st.text("ab|\n", max_size=40), min_size=1, max_size=3),
+    st.integers(1, 6),
+    st.sampled_from(["|", "||", "aba", "\n\n", "a||a", "abab", "aa\naa"]),
+    st.integers(1, 9),
+)
+def test_separators_that_may_overlap_themselves(
+    tmp_path: Path, texts: list[str], count: int, separator: str, piece: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(division, "PIECE", piece)
+        chosen = CorpusSettings(documents="separator", separator=separator)
+        check_same(stored(tmp_path, [text.encode() for text in texts]), count, chosen)
+
+
+@pytest.mark.parametrize("documents", ["none", "lines", "files"])
+def test_rows_of_tables_stay_whole(tmp_path: Path, documents: str) -> None:
+    rows = "".join(f'{{"text": "row {number}\\nof a table"}}\n' for number in range(50)).encode()
+    chosen = CorpusSettings.model_validate({"documents": documents, "column": "text"})
+    sources = stored(tmp_path, [rows, rows[:-1], b""], ".jsonl")
+    for count in (2, 7, 40):
+        parts = [divided([sources], number, count, chosen)[0] for number in range(1, count + 1)]
+        found = [piece for part in parts for piece in documents_of(part, chosen)]
+        assert joined(found) == joined(documents_of(sources, chosen))
+
+
+def documents_of(sources: tuple[Source, ...], chosen: CorpusSettings) -> list[tuple[str, bool]]:
+    return list(documents(sources, chosen))
+
+
+def test_parts_are_of_about_one_size_and_plain_files_are_cut_inside(tmp_path: Path) -> None:
+    sources = stored(tmp_path, ["ä ".encode() * 10_000, b"b" * 5_000])
+    sizes = [sum(span(source) for source in divided([sources], number, 7, PLAIN)[0]) for number in range(1, 8)]
+    assert sum(sizes) == 35_000
+    assert max(sizes) - min(sizes) < 10
+
+
+def span(source: Source) -> int:
+    assert source.stamp
+    return source.span[1] - source.span[0] if source.span else source.stamp[0]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "chosen"),
+    [(".gz", PLAIN), (".txt", CorpusSettings(documents="files")), (".parquet", CorpusSettings(column="text"))],
+)
+def test_what_cannot_be_cut_stays_whole(tmp_path: Path, suffix: str, chosen: CorpusSettings) -> None:
+    sources = stored(tmp_path, [b"a\n" * 50] * 3, suffix)
+    parts = [divided([sources], number, 5, chosen)[0] for number in range(1, 6)]
+    assert [source for part in parts for source in part] == list(sources)
+
+
+def test_text_to_train_on_and_to_validate_on_are_divided_together(tmp_path: Path) -> None:
+    sources = stored(tmp_path, [b"a" * 100, b"b" * 20])
+    parts = [divided([sources[:1], sources[1:]], number, 2, PLAIN) for number in (1, 2)]
+    assert [["".join(read(group, PLAIN)) for group in part] for part in parts] == [["a" * 60, ""], ["a" * 40, "b" * 20]]
+
+
+def test_what_has_no_known_size_cannot_be_divided() -> None:
+    with pytest.raises(UsageError, match="standard input cannot be read in parts"):
+        divided([find(["-"]).sources], 1, 2, PLAIN)
