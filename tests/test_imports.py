@@ -21,9 +21,9 @@ MAP = """
     runs.checkpoints runs.folder runs
     inference inference.sampling inference.pen inference.chunks inference.generate inference.writing inference.score
     inference.protocols inference.novelty
-    training training.optimizer training.parallel training.plan training.average training.evaluation
+    training training.optimizer training.parallel training.launch training.plan training.average training.evaluation
     training.initial training.fit training.gradients training.loop
-    training.stop training.start
+    training.stop training.request training.start
     session
     report report.files report.plot report.terminal
     api

@@ -13,7 +13,8 @@ from scriven.errors import DivergedError, InputError, UsageError
 from scriven.events import Evaluated, Event, Finished, Sampled, Saved, Started, Stepped
 from scriven.runs import open_run
 from scriven.settings import merged, validated
-from scriven.training.start import Request, train
+from scriven.training.request import Request
+from scriven.training.start import train
 
 SMALL: dict[str, Any] = {
     "model": {"width": 16, "dropout": 0.1},

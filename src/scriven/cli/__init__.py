@@ -101,7 +101,9 @@ def with_resume_value(words: list[str]) -> list[str]:
     """`--resume` may stand alone: its value is then `last`."""
     result = []
     for word, after in zip(words, [*words[1:], ""], strict=True):
-        result.append("--resume=last" if word == "--resume" and not (after == "last" or after.isdecimal()) else word)
+        result.append(
+            "--resume=last" if word == "--resume" and not (after in {"last", "auto"} or after.isdecimal()) else word
+        )
     return result
 
 

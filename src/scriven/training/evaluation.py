@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
+import torch
 
 from scriven.corpus.store import Corpus
 from scriven.events import Loss, Sampled
@@ -65,7 +66,7 @@ class Examiner:
         """The exact losses by name."""
         for protocol in self.final_protocols:
             exact = protocol != "stream"
-            yield self.named(protocol), self._measured(protocol) if exact else self._summed(self._stream())
+            yield self.named(protocol), self._measured(protocol) if exact else self._stream()
 
     def final_seconds(self) -> float:
         """About how long `final_losses` take, the same number on every worker."""
@@ -110,23 +111,23 @@ class Examiner:
             yield Sampled(step, prompt, vocabulary.decode(written[:, 0]), temperature, seed)
 
     def _measured(self, protocol: str) -> Loss:
-        rank, size = self.workers.rank, self.workers.size
-        return self._summed(
-            measure(protocol, self.predictor, self.text, rank=rank, size=size, limit_characters=self.limit)
-        )
-
-    def _stream(self) -> Tally:
-        """The exact loss of one stream, which is one worker's to read."""
-        if self.workers.rank:
-            return Tally()
-        return measure("stream", self.predictor, self.text, limit_characters=self.limit, lanes_at_most=1)
-
-    def _summed(self, part: Tally) -> Loss:
-        """The sum of every worker's loss."""
-        loss = part.loss
-        values = [loss.nats, loss.characters, loss.bytes, loss.ends, loss.end_nats]
-        nats, characters, size, ends, end_nats = self.workers.sum(values)
+        """The loss of all workers: in as many parts as there are groups, the same bits whoever measures which."""
+        parts = self.settings.training.groups
+        losses = [
+            measure(protocol, self.predictor, self.text, rank=part, size=parts, limit_characters=self.limit).loss
+            for part in self.workers.own(parts)
+        ]
+        rows = [[loss.nats, loss.characters, loss.bytes, loss.ends, loss.end_nats] for loss in losses]
+        total = self.workers.total(torch.tensor(rows, dtype=torch.float64), parts)
+        nats, characters, size, ends, end_nats = total.tolist()
         return Loss(nats, int(characters), int(size), int(ends), end_nats)
+
+    def _stream(self) -> Loss:
+        """The exact loss of one stream, which is one worker's to read."""
+        part = Tally()
+        if self.workers.rank == 0:
+            part = measure("stream", self.predictor, self.text, limit_characters=self.limit, lanes_at_most=1)
+        return Loss(**self.workers.broadcast(vars(part.loss)))
 
 
 def _read(characters: int, length: int) -> int:

@@ -95,7 +95,7 @@ class Trainer:
         vocabulary, reader = self.corpus.vocabulary, self.settings.reader
         batches = prefetched(self.corpus.training, vocabulary, reader, self.done.cursor, self.teacher.lanes)
         with contextlib.closing(batches):
-            while True:
+            while self.done.progress < 1:  # else it had ended, and the rest is done again
                 stepped, signal = self._step(batches)
                 yield stepped
                 last = self.done.progress >= 1
@@ -105,8 +105,6 @@ class Trainer:
                     return
                 if last or self._due() > self.done.evaluated:
                     yield from self._evaluate()
-                if last:
-                    break
         yield from self._final_losses()
         yield self._finished("budget")
 
@@ -230,7 +228,7 @@ class Trainer:
             raise DivergedError(self._divergence(math.inf, math.inf))
         state = join_rows(self.teacher.states)
         arrays = {
-            f"state.{depth}.{part}": self.workers.gather(array)  # (N, H)
+            f"state.{depth}.{part}": self._gathered(array)  # (N, H)
             for depth, layer in enumerate(state)
             for part, array in enumerate(layer)
         }
@@ -253,6 +251,11 @@ class Trainer:
             weights = self._named_weights()
         best = self.best[0] if self.best else self.done.step
         yield Saved(self.done.step, str(self.run.save(weights, arrays, manifest, best=best).path))
+
+    def _gathered(self, array: Tensor) -> Tensor:
+        """All lanes' rows (N, H), from this worker's; by groups, which is how lanes are shared out."""
+        groups = array.view(-1, self.teacher.rows, array.shape[1])  # (g, N / G, H)
+        return self.workers.gather(groups, self.settings.training.groups).flatten(0, 1)
 
     def _named_weights(self) -> dict[str, Tensor]:
         """A copy of the weights, by name."""
@@ -282,7 +285,7 @@ class Trainer:
         whole = tuple(tuple(_named(arrays, f"state.{depth}.").values()) for depth in range(self.settings.model.layers))
         self.teacher.states = [
             tuple(tuple(part.to(self.device) for part in layer) for layer in take_rows(whole, rows))
-            for rows in own.chunk(self.teacher.groups)
+            for rows in torch.split(own, self.teacher.rows)
         ]
         self.done = Done(**{name: manifest[name] for name in vars(self.done)})
         if manifest["budget"] != self.settings.budget.model_dump():
