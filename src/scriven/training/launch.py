@@ -12,12 +12,15 @@ import socket
 import struct
 import subprocess
 import sys
+import time
+import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed does not export them to type checkers
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
+from torch.distributed.rendezvous import rendezvous
 
 from scriven.errors import UsageError
 from scriven.training.parallel import TIMEOUT, Workers
@@ -39,9 +42,9 @@ class Place:
     restarts: int = 0  # of all workers, before this start
 
     @property
-    def one_machine(self) -> bool:
-        """Whether all of them are on this machine."""
-        return self.local_size == self.size
+    def machines(self) -> int:
+        """How many machines there are, if all have as many of them."""
+        return -(-self.size // self.local_size)
 
 
 def launched() -> Place | None:
@@ -58,8 +61,9 @@ def join(place: Place) -> Workers:
     """The workers that torchrun has started, as soon as all of them are here; however long the first one takes."""
     workers = Workers(place.rank, place.size, place.local_rank)
     if place.size > 1:
-        interface = LOOPBACK.get(sys.platform) if place.one_machine else _interface()
-        _enter(interface, init_method="env://")
+        interface = LOOPBACK.get(sys.platform) if place.machines == 1 else _interface()
+        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+        _enter(interface, PrefixStore(_agreed_name(store, rank, size), store), rank, size)
     return workers
 
 
@@ -70,7 +74,7 @@ def join_leader() -> Workers:
         raise UsageError("scriven worker is started by scriven train, which tells it what to do; start that")
     store = TCPStore(LOCAL, int(os.environ["MASTER_PORT"]), place.size, False, timeout=START_TIMEOUT)
     store.set(f"ready-{place.rank}", "")
-    _enter_by(store, place.rank, place.size)
+    _enter(LOOPBACK.get(sys.platform), store, place.rank, place.size)
     return Workers(place.rank, place.size, place.local_rank)
 
 
@@ -97,7 +101,7 @@ def start_workers(size: int) -> Workers:
                 )
             )
         workers.wait_until_ready(store)
-        _enter_by(store, 0, size)
+        _enter(LOOPBACK.get(sys.platform), store, 0, size)
     except BaseException:
         workers.close()
         raise
@@ -118,16 +122,34 @@ def use_device(name: str, local_rank: int) -> None:
         torch.cuda.set_device(local_rank)
 
 
-def _enter_by(store: Store, rank: int, size: int) -> None:
-    _enter(LOOPBACK.get(sys.platform), store=store, rank=rank, world_size=size)
+def _agreed_name(store: Store, rank: int, size: int) -> str:
+    """A name that only those who start together know.
+
+    Torch's agent keeps one store for all its restarts, with the addresses of workers that have ended in it; they
+    would be taken for those of the new ones, which waited for each other for ever.
+    """
+    name = uuid.uuid4().hex
+    if rank:
+        store.set(f"here-{rank}", name)  # its own, so that it is not given an answer to another
+        told = store.get(f"told-{name}").decode()
+        store.set(f"heard-{told}-{rank}", "")
+        return told
+    missing = set(range(1, size))
+    while missing:
+        for other in missing:
+            if store.check([f"here-{other}"]):
+                store.set(f"told-{store.get(f'here-{other}').decode()}", name)
+        missing = {other for other in missing if not store.check([f"heard-{name}-{other}"])}
+        time.sleep(0.02)
+    return name
 
 
-def _enter(interface: str | None, **how: object) -> None:
+def _enter(interface: str | None, store: Store, rank: int, size: int) -> None:
     """Joins the group that all workers are, over a network interface (gloo's own choice where none)."""
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT, **how)  # type: ignore[arg-type]
+    dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=size)
 
 
 def _interface() -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -144,7 +145,7 @@ class Workers:
         except RuntimeError as error:
             raise ScrivenError(
                 "another worker of this training has ended or cannot be reached "
-                f"({self._ends() or str(error).splitlines()[0]}); continue from the last checkpoint with --resume"
+                f"({self._ends() or _said(error)}); continue from the last checkpoint with --resume"
             ) from error
 
     def _ends(self) -> str:
@@ -154,6 +155,11 @@ class Workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 codes.append(child.wait(timeout=1))
         return ", ".join("killed, perhaps for want of memory" if code == -9 else f"exit code {code}" for code in codes)
+
+
+def _said(error: RuntimeError) -> str:
+    """The first sentence of what torch says, without the place in its source."""
+    return re.sub(r"^\[[^]]*\] *", "", str(error)).splitlines()[0].partition(". ")[0]
 
 
 def _added(parts: list[Tensor]) -> Tensor:

@@ -72,7 +72,7 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     native = has_native_code(settings.model)
     precision = choose_precision(settings.training.precision, device, settings.model.cell, native)
     path = resumed.path if resumed else request.output or free_folder(request.texts[0])
-    facts = _facts(request, corpus, settings, device, precision)
+    facts = _facts(request, corpus, settings, device, precision, place.machines if place else 1)
     notes: list[str] = []
     if not resumed:
         settings, notes = _fitted(request, settings, facts, path)
@@ -208,16 +208,18 @@ def _check_text(settings: Settings, corpus: Corpus) -> None:
         )
 
 
-def _facts(request: Request, corpus: Corpus, settings: Settings, device: torch.device, precision: str) -> Facts:
+def _facts(
+    request: Request, corpus: Corpus, settings: Settings, device: torch.device, precision: str, machines: int
+) -> Facts:
     """What the settings that are not given are fitted to."""
     text, cores = corpus.training, available_cores()
     shared = device.type == "cpu" and precision == "bf16" and has_native_code(settings.model)
     return Facts(
         epoch_reads(text, settings.reader),
         corpus.validation.characters,
-        cores,
+        cores * machines,
         device.type,
-        measure_speed(device, precision, settings.model.cell, cores if shared else 1),
+        measure_speed(device, precision, settings.model.cell, cores if shared else 1) * (machines if shared else 1),
         time.monotonic() - request.begun + START_SECONDS,
         documents=text.documents,
         text_characters=text.characters,
