@@ -42,11 +42,12 @@ class Teacher:
         """`boundary` is the symbol that ends documents, whose losses are counted apart."""
         self.settings, self.workers, self.model, self.weights = settings, workers, model, weights
         self.boundary, self.device = boundary, model.device
-        training, rows = settings.training, settings.reader.batch // workers.size
+        training = settings.training
         self.penalised = bool(training.activation_penalty or training.slowness_penalty)
-        self.lanes = range(workers.rank * rows, (workers.rank + 1) * rows)
-        self.groups = training.groups // workers.size
-        self.rows = rows // self.groups  # of a group
+        own = workers.own(training.groups)
+        self.groups = len(own)
+        self.rows = settings.reader.batch // training.groups  # of a group
+        self.lanes = range(own.start * self.rows, own.stop * self.rows)
         self.states: list[State] = [model.zero_state(self.rows)] * self.groups
         # A group's gradients are a row of it. Those of a step with one backward pass are used where they were made.
         alone = training.groups * training.accumulate == 1
@@ -74,14 +75,14 @@ class Teacher:
         summed = torch.stack([torch.stack(each).sum(0) for each in nats]).cpu()  # no device is waited for before
         sums = self._sums(torch.cat((summed.double(), counts), 1), word())
         if self.message is not None:
-            gradients = self.weights.views(_added(self.workers.gather(self.message)))
+            gradients = self.weights.views(self.workers.total(self.message, self.settings.training.groups))
         return Taught(gradients, sums, cursor, waited)
 
     def _sums(self, own: Tensor, told: Sequence[float]) -> dict[str, float]:
         """The sums (G, NATS + COUNTS) of this worker's groups, added to all others', and what rank 0 told."""
         word = torch.tensor(told, dtype=torch.float64).expand(len(own), -1)
-        rows = self.workers.gather(torch.cat((own, word), 1))
-        values = [*_added(rows[:, : own.shape[1]]).tolist(), *rows[0, own.shape[1] :].tolist()]
+        rows = self.workers.gather(torch.cat((own, word), 1), self.settings.training.groups)
+        values = [*rows[:, : own.shape[1]].sum(0).tolist(), *rows[0, own.shape[1] :].tolist()]
         return dict(zip((*NATS, *COUNTS, *TOLD), values, strict=True))
 
     def _backward(self, batch: Batch, group: int, step: int, number: int) -> tuple[Tensor, list[float]]:
@@ -120,13 +121,6 @@ class Teacher:
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
-
-
-def _added(rows: Tensor) -> Tensor:
-    """The sum of rows (G, ...), added to the first one after another."""
-    for row in rows[1:]:
-        rows[0] += row
-    return rows[0]
 
 
 def mixed_seed(*numbers: int) -> int:

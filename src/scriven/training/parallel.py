@@ -57,17 +57,20 @@ class Workers:
         return result
 
     def total(self, rows: Tensor, count: int) -> Tensor:
-        """The sum (P,) of `count` rows, added one after another, from every worker's own ones (len(own(count)), P).
+        """The sum (P,) of `count` rows, added as a binary tree, from every worker's own (len(own(count)), P).
 
-        Each worker sums one slice of all rows and sends it to the others, so that it receives about 2 P values
-        whatever the number of workers, as in a ring. `rows` is overwritten.
+        A worker adds up what it has of the tree of sums, then one slice of what all workers have, which it sends to
+        all others: so it receives about 2 P values whatever the number of workers, as in a ring. `rows` is overwritten.
         """
+        own, tree = self.own(count), range(count)
+        single = {range(row, row + 1): rows[row - own.start] for row in own}
+        sums = {node: _summed(node, single) for node in _nodes(tree, own)}
         if self.size == 1:
-            return _added(list(rows))
+            return sums[tree]
         edges = [share(rows.shape[1], peer, self.size) for peer in range(self.size)]
         slices = [slice(edge.start, edge.stop) for edge in edges]
-        result, mine = rows[0], slices[self.rank]
-        result[mine] = _added(self._rows_of_slice(rows, count, slices))
+        result = rows[0]
+        result[slices[self.rank]] = _summed(tree, self._slices_of_nodes(sums, tree, slices))
         self._exchange_parts([result[part] for part in slices])
         return result
 
@@ -113,14 +116,14 @@ class Workers:
                 child.kill()
                 child.wait()
 
-    def _rows_of_slice(self, rows: Tensor, count: int, slices: list[slice]) -> list[Tensor]:
-        """This worker's slice of all `count` rows, from every worker's own ones (len(own(count)), P)."""
-        mine, own = slices[self.rank], self.own(count)
-        received = rows.new_empty((count - len(own), mine.stop - mine.start))
-        parts = [*received[: own.start], *rows[:, mine], *received[own.start :]]
-        sends = [(row[part], peer) for peer, part in enumerate(slices) for row in rows]
-        owners = [peer for peer in range(self.size) for _ in share(count, peer, self.size)]
-        self._exchange(sends, zip(parts, owners, strict=True))
+    def _slices_of_nodes(self, sums: dict[range, Tensor], tree: range, slices: list[slice]) -> dict[range, Tensor]:
+        """This worker's slice of all sums that any worker has made of the tree, from its own whole ones (P,)."""
+        mine = slices[self.rank]
+        owners = {node: peer for peer in range(self.size) for node in _nodes(tree, share(len(tree), peer, self.size))}
+        first = next(iter(sums.values()))
+        parts = {node: sums[node][mine] if node in sums else torch.empty_like(first[mine]) for node in owners}
+        sends = [(total[part], peer) for peer, part in enumerate(slices) for total in sums.values()]
+        self._exchange(sends, [(parts[node], peer) for node, peer in owners.items()])
         return parts
 
     def _exchange_parts(self, parts: list[Tensor]) -> None:
@@ -162,8 +165,24 @@ def _said(error: RuntimeError) -> str:
     return re.sub(r"^\[[^]]*\] *", "", str(error)).splitlines()[0].partition(". ")[0]
 
 
-def _added(parts: list[Tensor]) -> Tensor:
-    """The sum of all, one after another, in the place of the first."""
-    for part in parts[1:]:
-        parts[0] += part
-    return parts[0]
+def _nodes(tree: range, own: range) -> list[range]:
+    """The largest parts of a binary tree over things that are all among one's own."""
+    if own.start <= tree.start and tree.stop <= own.stop:
+        return [tree]
+    if own.stop <= tree.start or tree.stop <= own.start:
+        return []
+    return [node for half in _halves(tree) for node in _nodes(half, own)]
+
+
+def _summed(tree: range, known: dict[range, Tensor]) -> Tensor:
+    """The sum of a binary tree of which some parts are known, in the place of its first one."""
+    if tree in known:
+        return known[tree]
+    left, right = (_summed(half, known) for half in _halves(tree))
+    left += right
+    return left
+
+
+def _halves(tree: range) -> tuple[range, range]:
+    middle = (tree.start + tree.stop) // 2
+    return range(tree.start, middle), range(middle, tree.stop)
