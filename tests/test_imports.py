@@ -23,11 +23,11 @@ MAP = """
     inference.protocols inference.novelty
     training training.optimizer training.parallel training.launch training.plan training.average training.evaluation
     training.initial training.fit training.gradients training.loop
-    training.stop training.request training.start
+    training.stop training.request training.start training.verify
     session
     report report.files report.plot report.terminal
     api
-    cli cli.flags cli.rows cli.corpus cli.evaluate cli.info cli.recipe cli.sample cli.score cli.train
+    cli cli.flags cli.rows cli.corpus cli.evaluate cli.info cli.recipe cli.sample cli.score cli.train cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

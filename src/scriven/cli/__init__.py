@@ -29,6 +29,7 @@ COMMANDS = {  # module:function, imported only when the command is called; and o
     "evaluate": ("scriven.cli.evaluate:evaluate", "Measure a model's loss on a text, by a named protocol."),
     "info": ("scriven.cli.info:info", "Show what a run is, or how this machine would compute."),
     "recipe": ("scriven.cli.recipe:app", "Show the recipes: files of settings that train as a known system did."),
+    "verify-resume": ("scriven.cli.verify_resume:verify_resume", "Prove that a training resumes exactly here."),
     "corpus": ("scriven.cli.corpus:app", "Turn text into a corpus (ids on disk), and tell what is in one."),
 }
 
