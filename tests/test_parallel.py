@@ -32,7 +32,9 @@ for length in (1, 2, 5, 1000):  # also fewer values than workers
     a, b, c, d, e, f, g = rows
     expected = (a + (b + c)) + ((d + e) + (f + g))
     own = workers.own(7)
-    assert torch.equal(workers.total(rows[own.start : own.stop].clone(), 7), expected)
+    own_rows = [list(row.clone().split([length - length // 3, length // 3])) for row in rows[own.start : own.stop]]
+    workers.add_up(own_rows, 7)
+    assert torch.equal(torch.cat(own_rows[0]), expected)
 for dtype in (torch.float32, torch.bfloat16):
     tensors = [torch.full((size,), float(rank), dtype=dtype) for size in (6, 5, 1)]
     workers.share(tensors, [1, 0, 1])
@@ -78,7 +80,8 @@ def test_the_death_of_a_worker_is_noticed(tmp_path: Path) -> None:
 def test_one_worker_needs_nobody() -> None:
     workers, rows = Workers(), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert workers.gather(rows, 2) is rows
-    assert workers.total(rows, 2).tolist() == [4.0, 6.0]
+    workers.add_up([list(row.split(1)) for row in rows], 2)
+    assert rows[0].tolist() == [4.0, 6.0]
     assert workers.broadcast({"a": 1}) == {"a": 1}
     tensors = [torch.ones(2)]
     workers.share(tensors, [0])

@@ -50,7 +50,7 @@ class Teacher:
         self.lanes = range(own.start * self.rows, own.stop * self.rows)
         self.states: list[State] = [model.zero_state(self.rows)] * self.groups
         # A group's gradients are a row of it. Those of a step with one backward pass are used where they were made.
-        alone = training.groups * training.accumulate == 1
+        alone = self.groups * training.accumulate == 1
         self.message = None if alone else torch.empty(self.groups, len(weights.values), device=self.device)  # (G, P)
 
     def teach(self, batches: Iterator[tuple[Batch, Cursor]], step: int, word: Callable[[], Sequence[float]]) -> Taught:
@@ -74,9 +74,9 @@ class Teacher:
                     self.weights.put(gradients, self.message[group], add=number > 0)
         summed = torch.stack([torch.stack(each).sum(0) for each in nats]).cpu()  # no device is waited for before
         sums = self._sums(torch.cat((summed.double(), counts), 1), word())
-        if self.message is not None:
-            gradients = self.weights.views(self.workers.total(self.message, self.settings.training.groups))
-        return Taught(gradients, sums, cursor, waited)
+        rows = [gradients] if self.message is None else [self.weights.views(row) for row in self.message]
+        self.workers.add_up([[part.view(-1) for part in row] for row in rows], self.settings.training.groups)
+        return Taught(rows[0], sums, cursor, waited)
 
     def _sums(self, own: Tensor, told: Sequence[float]) -> dict[str, float]:
         """The sums (G, NATS + COUNTS) of this worker's groups, added to all others', and what rank 0 told."""

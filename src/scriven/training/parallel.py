@@ -27,6 +27,7 @@ from scriven.errors import ScrivenError
 # that is cut off by what it does not confirm, which the system tells after some minutes.
 TIMEOUT = timedelta(days=30)
 CLOSE_SECONDS = 10
+Pieces = list[Tensor]  # arrays of one dimension that make up a row
 
 
 def share(count: int, rank: int, size: int) -> range:
@@ -53,26 +54,29 @@ class Workers:
         own = self.own(count)
         result[own.start : own.stop] = rows
         shares = [share(count, peer, self.size) for peer in range(self.size)]
-        self._exchange_parts([result[part.start : part.stop] for part in shares])
+        self._exchange_parts([[result[part.start : part.stop]] for part in shares])
         return result
 
-    def total(self, rows: Tensor, count: int) -> Tensor:
-        """The sum (P,) of `count` rows, added as a binary tree, from every worker's own (len(own(count)), P).
+    def add_up(self, rows: list[Pieces], count: int) -> None:
+        """Makes the first of a worker's own rows (own(count)) the sum of all `count` rows, added as a binary tree.
 
-        A worker adds up what it has of the tree of sums, then one slice of what all workers have, which it sends to
-        all others: so it receives about 2 P values whatever the number of workers, as in a ring. `rows` is overwritten.
+        Rows are of P values in the same pieces; all of a worker's own ones are overwritten. A worker adds up what it
+        has of the tree, then one slice of what all workers have, which it sends to all others: so it receives about
+        2 P values whatever the number of workers, as in a ring.
         """
         own, tree = self.own(count), range(count)
         single = {range(row, row + 1): rows[row - own.start] for row in own}
         sums = {node: _summed(node, single) for node in _nodes(tree, own)}
         if self.size == 1:
-            return sums[tree]
-        edges = [share(rows.shape[1], peer, self.size) for peer in range(self.size)]
-        slices = [slice(edge.start, edge.stop) for edge in edges]
-        result = rows[0]
-        result[slices[self.rank]] = _summed(tree, self._slices_of_nodes(sums, tree, slices))
-        self._exchange_parts([result[part] for part in slices])
-        return result
+            return
+        length = sum(piece.numel() for piece in rows[0])
+        slices = [share(length, peer, self.size) for peer in range(self.size)]
+        result = [_cut(rows[0], part) for part in slices]
+        parts = self._slices_of_nodes(sums, tree, slices)
+        left, right = (_summed(half, parts) for half in _halves(tree))
+        for one, other, place in zip(left, right, result[self.rank], strict=True):
+            torch.add(one, other, out=place)
+        self._exchange_parts(result)
 
     def share(self, tensors: list[Tensor], owners: list[int]) -> None:
         """Fills in, on every worker, the tensors that other workers own."""
@@ -116,27 +120,30 @@ class Workers:
                 child.kill()
                 child.wait()
 
-    def _slices_of_nodes(self, sums: dict[range, Tensor], tree: range, slices: list[slice]) -> dict[range, Tensor]:
-        """This worker's slice of all sums that any worker has made of the tree, from its own whole ones (P,)."""
-        mine = slices[self.rank]
+    def _slices_of_nodes(self, sums: dict[range, Pieces], tree: range, slices: list[range]) -> dict[range, Pieces]:
+        """This worker's slice of all sums that any worker has made of the tree, from its own whole ones."""
+        mine, first = slices[self.rank], next(iter(sums.values()))
+        sizes = [piece.numel() for piece in _cut(first, mine)]
         owners = {node: peer for peer in range(self.size) for node in _nodes(tree, share(len(tree), peer, self.size))}
-        first = next(iter(sums.values()))
-        parts = {node: sums[node][mine] if node in sums else torch.empty_like(first[mine]) for node in owners}
-        sends = [(total[part], peer) for peer, part in enumerate(slices) for total in sums.values()]
-        self._exchange(sends, [(parts[node], peer) for node, peer in owners.items()])
+        parts = {
+            node: _cut(sums[node], mine) if node in sums else list(torch.split(first[0].new_empty(len(mine)), sizes))
+            for node in owners
+        }
+        sent = [(_cut(whole, part), peer) for peer, part in enumerate(slices) for whole in sums.values()]
+        self._exchange(sent, [(parts[node], peer) for node, peer in owners.items()])
         return parts
 
-    def _exchange_parts(self, parts: list[Tensor]) -> None:
+    def _exchange_parts(self, parts: list[Pieces]) -> None:
         """Part `rank` to every other worker, and theirs from them."""
         self._exchange(
-            ((parts[self.rank], peer) for peer in range(self.size)), zip(parts, range(self.size), strict=True)
+            [(parts[self.rank], peer) for peer in range(self.size)], list(zip(parts, range(self.size), strict=True))
         )
 
-    def _exchange(self, sent: Iterable[tuple[Tensor, int]], received: Iterable[tuple[Tensor, int]]) -> None:
-        """Tensors to and from others, by rank, all at once. Faster than gloo's own collectives of the same."""
-        both = ((dist.isend, sent), (dist.irecv, received))
-        pairs = [(move, tensor, peer) for move, tensors in both for tensor, peer in tensors]
-        operations = [dist.P2POp(*pair) for pair in pairs if pair[2] != self.rank and pair[1].numel()]
+    def _exchange(self, sent: list[tuple[Pieces, int]], received: list[tuple[Pieces, int]]) -> None:
+        """Pieces to and from others, by rank, all at once. Faster than gloo's own collectives of the same."""
+        both = ((dist.irecv, received), (dist.isend, sent))  # what is awaited is received without a copy
+        moves = [(move, piece, peer) for move, all_pieces in both for pieces, peer in all_pieces for piece in pieces]
+        operations = [dist.P2POp(*move) for move in moves if move[2] != self.rank and move[1].numel()]
         if operations:
             self._guarded(lambda: dist.batch_isend_irecv(operations))
 
@@ -174,15 +181,27 @@ def _nodes(tree: range, own: range) -> list[range]:
     return [node for half in _halves(tree) for node in _nodes(half, own)]
 
 
-def _summed(tree: range, known: dict[range, Tensor]) -> Tensor:
+def _summed(tree: range, known: dict[range, Pieces]) -> Pieces:
     """The sum of a binary tree of which some parts are known, in the place of its first one."""
     if tree in known:
         return known[tree]
     left, right = (_summed(half, known) for half in _halves(tree))
-    left += right
+    for one, other in zip(left, right, strict=True):
+        one.add_(other)
     return left
 
 
 def _halves(tree: range) -> tuple[range, range]:
     middle = (tree.start + tree.stop) // 2
     return range(tree.start, middle), range(middle, tree.stop)
+
+
+def _cut(pieces: Pieces, part: range) -> Pieces:
+    """The pieces, seen as one row, from one place to another."""
+    result, start = [], 0
+    for piece in pieces:
+        low, high = max(part.start - start, 0), min(part.stop - start, piece.numel())
+        if low < high:
+            result.append(piece[low:high])
+        start += piece.numel()
+    return result
