@@ -135,9 +135,8 @@ class Workers:
 
     def _exchange_parts(self, parts: list[Pieces]) -> None:
         """Part `rank` to every other worker, and theirs from them."""
-        self._exchange(
-            [(parts[self.rank], peer) for peer in range(self.size)], list(zip(parts, range(self.size), strict=True))
-        )
+        received = [(part, peer) for peer, part in enumerate(parts)]
+        self._exchange([(parts[self.rank], peer) for _, peer in received], received)
 
     def _exchange(self, sent: list[tuple[Pieces, int]], received: list[tuple[Pieces, int]]) -> None:
         """Pieces to and from others, by rank, all at once. Faster than gloo's own collectives of the same."""
