@@ -14,7 +14,8 @@ from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.runs import open_run
 from scriven.training.gradients import Taught, Teacher
-from scriven.training.start import Request, train
+from scriven.training.request import Request
+from scriven.training.start import train
 from test_training import request, run, weights
 
 OVER: dict[str, Any] = {"budget": {"steps": 12}, "monitor": {"every_steps": 4, "sample_length": 0}}

@@ -69,10 +69,11 @@ def rewritten(line: str) -> list[str]:
     words = shlex.split(CHECKPOINT.sub(LAST, shlex.join(words)))
     if words[0] != "train":
         return words
-    resumes = "--resume" in words
+    resumes = "--resume" in words and "auto" not in words  # which begins where there is nothing to resume
     words = shlex.split(BUDGET.sub("", shlex.join(words)) + " " + (MORE_STEPS if resumes else STEPS))
     given = {*words, *(["--reader.length"] if "theano-sentences" in words else [])}  # which reads whole sentences
-    small = [] if resumes else [word for flag, value in SMALL.items() if flag not in given for word in (flag, value)]
+    flags = SMALL | ({"--reader.batch": "32"} if "--training.groups" in given else {})
+    small = [] if resumes else [word for flag, value in flags.items() if flag not in given for word in (flag, value)]
     return words + small
 
 
@@ -126,9 +127,11 @@ def test_what_a_page_says_can_be_typed_works(page: Path, folder: Path, monkeypat
         if language == "python":
             exec(PYTHON_BUDGET.sub(PYTHON_SMALL, text), {})
         for line in text.replace("\\\n", " ").splitlines():
-            if language == "sh" and line.startswith("scriven "):
+            _, torchrun, launched = line.partition(" -m scriven ")  # of which one process is run here
+            command = "scriven " + launched if torchrun else line
+            if language == "sh" and command.startswith("scriven "):
                 monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(WORDS.encode() * 40)))
-                run_line(line)
+                run_line(command)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -179,6 +182,8 @@ def test_budgets_are_cut_and_what_is_given_stays() -> None:
     assert words.count("--model.width") == words.count("--training.workers") == 1
     resumed = rewritten("scriven train --resume -o runs/book --minutes 10")
     assert resumed == ["train", "--resume", "-o", "runs/book", "--steps", "8"]
+    begun = rewritten("scriven train book.txt --epochs 1 --resume auto -o runs/book")
+    assert (begun[begun.index("--steps") + 1], begun[begun.index("--model.width") + 1]) == ("4", "16")
     assert rewritten("scriven train --resume 3030") == ["train", "--resume", "4", "--steps", "8"]
     assert rewritten("scriven sample runs/book --checkpoint=30") == ["sample", "runs/book", "--checkpoint", "4"]
     assert rewritten('scriven sample runs/book --stop "\\n"') == ["sample", "runs/book", "--stop", "\\n"]

@@ -24,13 +24,14 @@ MAP = """
     runs.saver runs.doctor runs
     inference inference.sampling inference.pen inference.chunks inference.generate inference.writing inference.score
     inference.protocols inference.novelty
-    training training.stop training.optimizer training.parallel training.plan training.average training.evaluation
-    training.initial training.fit training.gradients training.loop
-    training.start
+    training training.stop training.optimizer training.parallel training.launch training.plan training.average
+    training.evaluation training.initial training.fit training.gradients training.loop
+    training.request training.start training.verify
     session
     report report.files report.plot report.terminal
     api
     cli cli.flags cli.rows cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score cli.train
+    cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

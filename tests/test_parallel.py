@@ -1,5 +1,6 @@
 """Workers as separate processes: what each one ends up with."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,32 +8,43 @@ from pathlib import Path
 import pytest
 import torch
 
-from scriven.training.parallel import Workers
+from scriven.training.parallel import Workers, share
 
 SCRIPT = """
 import os, sys
 import torch
 from scriven.errors import ScrivenError
-from scriven.training import parallel
+from scriven.training import launch
 
 if "RANK" in os.environ:
-    workers = parallel.join_workers()
+    workers = launch.join_leader()
 else:
-    popen = parallel.subprocess.Popen
-    parallel.subprocess.Popen = lambda _, **more: popen([sys.executable, __file__], **more)
-    workers = parallel.start_workers(3)
+    popen = launch.subprocess.Popen
+    launch.subprocess.Popen = lambda _, **more: popen([sys.executable, __file__], **more)
+    workers = launch.start_workers(3)
 rank = workers.rank
-assert workers.gather(torch.full((2, 4), float(rank))).tolist() == [[float(r)] * 4 for r in (0, 0, 1, 1, 2, 2)]
-tensors = [torch.full((2, 3), float(rank)), torch.full((5,), float(rank)), torch.full((1,), float(rank))]
-workers.share(tensors, [1, 0, 1])
-assert [float(tensor.flatten()[-1]) for tensor in tensors] == [1.0, 0.0, 1.0]
-assert workers.sum([float(rank), 0.5]) == [3.0, 1.5]
+for count in (3, 4, 7):
+    every = torch.arange(count * 8.0).view(count, 2, 4)
+    own = workers.own(count)
+    assert torch.equal(workers.gather(every[own.start : own.stop].clone(), count), every)
+for length in (1, 2, 5, 1000):  # also fewer values than workers
+    rows = torch.randn(7, length, generator=torch.Generator().manual_seed(length)) * 10.0 ** torch.arange(7)[:, None]
+    a, b, c, d, e, f, g = rows
+    expected = (a + (b + c)) + ((d + e) + (f + g))
+    own = workers.own(7)
+    own_rows = [list(row.clone().split([length - length // 3, length // 3])) for row in rows[own.start : own.stop]]
+    workers.add_up(own_rows, 7)
+    assert torch.equal(torch.cat(own_rows[0]), expected)
+for dtype in (torch.float32, torch.bfloat16):
+    tensors = [torch.full((size,), float(rank), dtype=dtype) for size in (6, 5, 1)]
+    workers.share(tensors, [1, 0, 1])
+    assert [float(tensor[-1]) for tensor in tensors] == [1.0, 0.0, 1.0]
 assert workers.broadcast({"a": [1, "b"]} if rank == 0 else None) == {"a": [1, "b"]}
 if os.environ.get("DIE_NOW") and rank == 1:
     os._exit(9)
 if os.environ.get("DIE_NOW"):
     try:
-        workers.gather(torch.zeros(1, 1000))
+        workers.gather(torch.zeros(1, 1000), 3)
     except ScrivenError as error:
         assert "--resume" in str(error), error
         print("noticed" if rank == 0 else "", flush=True)
@@ -43,8 +55,6 @@ if rank == 0:
 
 
 def run(tmp_path: Path, **environment: str) -> str:
-    import os
-
     script = tmp_path / "workers.py"
     script.write_text(SCRIPT)
     done = subprocess.run(
@@ -68,9 +78,10 @@ def test_the_death_of_a_worker_is_noticed(tmp_path: Path) -> None:
 
 
 def test_one_worker_needs_nobody() -> None:
-    workers, rows = Workers(), torch.ones(2, 3)
-    assert workers.gather(rows) is rows
-    assert workers.sum([1.5]) == [1.5]
+    workers, rows = Workers(), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert workers.gather(rows, 2) is rows
+    workers.add_up([list(row.split(1)) for row in rows], 2)
+    assert rows[0].tolist() == [4.0, 6.0]
     assert workers.broadcast({"a": 1}) == {"a": 1}
     tensors = [torch.ones(2)]
     workers.share(tensors, [0])
@@ -78,6 +89,8 @@ def test_one_worker_needs_nobody() -> None:
     workers.close()
 
 
-@pytest.mark.parametrize("values", [[], [0.1, 0.2]])
-def test_sums_of_one_worker_are_its_own(values: list[float]) -> None:
-    assert Workers().sum(values) == values
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (4, 2), (7, 3), (256, 255)])
+def test_everything_is_someones_and_nobody_has_much_more(count: int, size: int) -> None:
+    shares = [share(count, rank, size) for rank in range(size)]
+    assert [thing for part in shares for thing in part] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1

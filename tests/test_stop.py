@@ -13,7 +13,8 @@ import pytest
 
 from scriven.errors import Interrupted
 from scriven.events import Evaluated, Event, Finished
-from scriven.training.start import Request, train
+from scriven.training.request import Request
+from scriven.training.start import train
 from scriven.training.stop import StopFlag
 from test_training import evaluations, fingerprints, request, run, same
 

@@ -20,7 +20,8 @@ from scriven.events import Evaluated, Event, Finished, Sampled, Started, Stepped
 from scriven.model import CharLM
 from scriven.runs import open_run
 from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, merged, validated
-from scriven.training.start import Request, train
+from scriven.training.request import Request
+from scriven.training.start import train
 from scriven.vocabulary import Vocabulary
 
 SMALL: dict[str, Any] = {

@@ -288,8 +288,10 @@ def consistent(settings: Settings) -> Settings:
             f"model.width {model.width} the same value"
         )
     batch, groups, workers = settings.reader.batch, settings.training.groups, settings.training.workers
-    if groups % workers:
-        raise UsageError(f"training.groups ({groups}) must be a multiple of training.workers ({workers})")
+    if groups < workers:
+        raise UsageError(
+            f"training.groups ({groups}) must be training.workers ({workers}) or more, so that each has a share"
+        )
     if batch % groups:
         raise UsageError(f"reader.batch ({batch}) must be a multiple of training.groups ({groups})")
     return settings

@@ -32,6 +32,7 @@ COMMANDS = {  # module:function, imported only when the command is called; and o
     "info": ("scriven.cli.info:info", "Show what a run is, or how this machine would compute."),
     "doctor": ("scriven.cli.doctor:doctor", "Look whether a run or a corpus is whole."),
     "recipe": ("scriven.cli.recipe:app", "Show the recipes: files of settings that train as a known system did."),
+    "verify-resume": ("scriven.cli.verify_resume:verify_resume", "Prove that a training resumes exactly here."),
     "corpus": ("scriven.cli.corpus:app", "Turn text into a corpus (ids on disk), and tell what is in one."),
 }
 
@@ -115,7 +116,9 @@ def with_resume_value(words: list[str]) -> list[str]:
     """`--resume` may stand alone: its value is then `last`."""
     result = []
     for word, after in zip(words, [*words[1:], ""], strict=True):
-        result.append("--resume=last" if word == "--resume" and not (after == "last" or after.isdecimal()) else word)
+        result.append(
+            "--resume=last" if word == "--resume" and not (after in {"last", "auto"} or after.isdecimal()) else word
+        )
     return result
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -33,7 +33,7 @@ def train(
     *texts: Text,
     budget: Annotated[BudgetSettings, Parameter(name="*", show_default=False)] = BudgetSettings(),
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    resume: Literal["last"] | int | None = None,
+    resume: Literal["last", "auto"] | int | None = None,
     initial: Annotated[Path | None, Parameter(name="--from")] = None,
     recipe: str | None = None,
     settings: Path | None = None,
@@ -62,7 +62,8 @@ def train(
     output
         the run's folder; runs/NAME, by the first text, where not given
     resume
-        go on with a run, from its last checkpoint or the step given; a larger budget extends it
+        go on with a run, from its last checkpoint or the step given; a larger budget extends it. With auto, begin
+        where there is no checkpoint yet: one command for the first start and for every later one
     initial
         start from the best weights of this run; characters that it did not know get new rows
     recipe
@@ -84,9 +85,15 @@ def train(
     base = overlaid(_of_recipe(recipe, texts) if recipe else {}, _from_file(settings))
     given = validated(overlaid(base, {name: values for name, values in flags.items() if values}))
 
+    from scriven.training.launch import launched
+
+    place = launched()
+    if place and place.rank:  # started by torchrun, to work for the first of its processes
+        return _work(tuple(texts), place)
+
     from scriven.api import follow
     from scriven.report.terminal import JsonReport, TerminalReport
-    from scriven.training.start import Request
+    from scriven.training.request import Request
     from scriven.training.start import train as training_events
     from scriven.training.stop import StopFlag
 
@@ -109,10 +116,14 @@ def _say_stopping() -> None:
 
 def worker() -> None:
     """Join a training that another process leads; started by it, not by people."""
+    _work()
+
+
+def _work(*arguments: Any) -> None:
     from scriven.training.start import work
 
     try:
-        work()
+        work(*arguments)
         os._exit(0)  # there is nothing to save here, and torch's threads sometimes abort an interpreter that ends
     except (InputError, UsageError):
         raise

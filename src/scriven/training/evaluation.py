@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import astuple, fields
 from itertools import product
 
 import numpy as np
+import torch
 
 from scriven.corpus.store import Corpus
 from scriven.events import Loss, Sampled
 from scriven.inference.chunks import prompt_ids
 from scriven.inference.generate import Predictor
 from scriven.inference.protocols import LANES, lane_count, measure
-from scriven.inference.score import Tally
 from scriven.settings import SamplingSettings, Settings
 from scriven.training.parallel import Workers
 from scriven.training.stop import Stopped
@@ -124,25 +126,32 @@ class Examiner:
             yield Sampled(step, prompt, vocabulary.decode(written[:, 0]), temperature, seed)
 
     def _measured(self, protocol: str, *, exact: bool = False) -> Loss:
-        """The loss by a protocol, summed over all workers. Raises Stopped where it was left."""
+        """The loss by a protocol, in as many parts as there are groups: the same bits whoever measures which.
+
+        Where `stream` must be exact it is not cut, and rank 0's alone to read: that one notices signals. Raises Stopped
+        on every worker where one has left.
+        """
+        groups = self.settings.training.groups
+        parts, lanes = (1, 1) if exact and protocol == "stream" else (groups, LANES)
+        rows = torch.zeros(len(self.workers.own(groups)), len(fields(Loss)) + 1, dtype=torch.float64)
         self.predictor.pause = self._leave_where_asked
         try:
-            part = self._part(protocol, exact)
+            for row, part in zip(rows, self.workers.own(groups), strict=True):
+                if part < parts:
+                    row[:-1] = torch.tensor(self._part(protocol, part, parts, lanes), dtype=torch.float64)
         except Stopped:
-            part = None
+            rows[:, -1] = 1
         finally:
             self.predictor.pause = _go_on
-        return self._summed(part)
+        nats, characters, size, ends, end_nats, left = self.workers.gather(rows, groups).sum(0).tolist()
+        if left:
+            raise Stopped
+        return Loss(nats, int(characters), int(size), int(ends), end_nats)
 
-    def _part(self, protocol: str, exact: bool) -> Tally:
-        """This worker's part of a loss; where `stream` must be exact it is not cut into lanes, and is rank 0's."""
-        rank, size, lanes = self.workers.rank, self.workers.size, LANES
-        if exact and protocol == "stream":
-            if rank:
-                return Tally()
-            size, lanes = 1, 1
-        shared = {"rank": rank, "size": size, "lanes_at_most": lanes}
-        return measure(protocol, self.predictor, self.text, limit_characters=self.limit, **shared)
+    def _part(self, protocol: str, part: int, parts: int, lanes: int) -> tuple[float, ...]:
+        """The values of the loss of one part of the text."""
+        shared = {"rank": part, "size": parts, "limit_characters": self.limit, "lanes_at_most": lanes}
+        return astuple(measure(protocol, self.predictor, self.text, **shared).loss)
 
     def _leave_where_asked(self) -> None:
         if self.stop():
@@ -151,14 +160,10 @@ class Examiner:
         if self.workers.told_to_stop():
             raise Stopped
 
-    def _summed(self, part: Tally | None) -> Loss:
-        """The sum of every worker's loss. Raises Stopped on all of them where one has none."""
-        loss = part.loss if part else Loss(0.0, 0)
-        values = [loss.nats, loss.characters, loss.bytes, loss.ends, loss.end_nats, float(part is None)]
-        nats, characters, size, ends, end_nats, left = self.workers.sum(values)
-        if left:
-            raise Stopped
-        return Loss(nats, int(characters), int(size), int(ends), end_nats)
+
+def decisive(loss: Loss) -> float:
+    """What the best model has least of: nats per character, the ends of documents included."""
+    return loss.total_nats / loss.characters if loss.characters else math.nan
 
 
 def _go_on() -> None:

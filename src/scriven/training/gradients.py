@@ -43,14 +43,15 @@ class Teacher:
         """`boundary` is the symbol that ends documents, whose losses are counted apart."""
         self.settings, self.workers, self.model, self.weights = settings, workers, model, weights
         self.boundary, self.device = boundary, model.device
-        training, rows = settings.training, settings.reader.batch // workers.size
+        training = settings.training
         self.penalised = bool(training.activation_penalty or training.slowness_penalty)
-        self.lanes = range(workers.rank * rows, (workers.rank + 1) * rows)
-        self.groups = training.groups // workers.size
-        self.rows = rows // self.groups  # of a group
+        own = workers.own(training.groups)
+        self.groups = len(own)
+        self.rows = settings.reader.batch // training.groups  # of a group
+        self.lanes = range(own.start * self.rows, own.stop * self.rows)
         self.states: list[State] = [model.zero_state(self.rows)] * self.groups
         # A group's gradients are a row of it. Those of a step with one backward pass are used where they were made.
-        alone = training.groups * training.accumulate == 1
+        alone = self.groups * training.accumulate == 1
         self.message = None if alone else torch.empty(self.groups, len(weights.values), device=self.device)  # (G, P)
 
     def teach(self, batches: Iterator[tuple[Batch, Cursor]], step: int, word: Callable[[], Sequence[float]]) -> Taught:
@@ -74,15 +75,15 @@ class Teacher:
                     self.weights.put(gradients, self.message[group], add=number > 0)
         summed = torch.stack([torch.stack(each).sum(0) for each in nats]).cpu()  # no device is waited for before
         sums = self._sums(torch.cat((summed.double(), counts), 1), word())
-        if self.message is not None:
-            gradients = self.weights.views(_added(self.workers.gather(self.message)))
-        return Taught(gradients, sums, cursor, waited)
+        rows = [gradients] if self.message is None else [self.weights.views(row) for row in self.message]
+        self.workers.add_up([[part.view(-1) for part in row] for row in rows], self.settings.training.groups)
+        return Taught(rows[0], sums, cursor, waited)
 
     def _sums(self, own: Tensor, told: Sequence[float]) -> dict[str, float]:
         """The sums (G, NATS + COUNTS) of this worker's groups, added to all others', and what rank 0 told."""
         word = torch.tensor(told, dtype=torch.float64).expand(len(own), -1)
-        rows = self.workers.gather(torch.cat((own, word), 1))
-        values = [*_added(rows[:, : own.shape[1]]).tolist(), *rows[0, own.shape[1] :].tolist()]
+        rows = self.workers.gather(torch.cat((own, word), 1), self.settings.training.groups)
+        values = [*rows[:, : own.shape[1]].sum(0).tolist(), *rows[0, own.shape[1] :].tolist()]
         return dict(zip((*NATS, *COUNTS, *TOLD), values, strict=True))
 
     def _backward(self, batch: Batch, group: int, step: int, number: int) -> tuple[Tensor, list[float]]:
@@ -127,13 +128,6 @@ def as_loss(sums: dict[str, float]) -> Loss:
     """A step's loss from its sums: characters, and beside them the ends of documents."""
     ends, end_nats = int(sums["ends"]), sums["end_nats"]
     return Loss(sums["nats"] - end_nats, int(sums["predictions"]) - ends, ends=ends, end_nats=end_nats)
-
-
-def _added(rows: Tensor) -> Tensor:
-    """The sum of rows (G, ...), added to the first one after another."""
-    for row in rows[1:]:
-        rows[0] += row
-    return rows[0]
 
 
 def mixed_seed(*numbers: int) -> int:

@@ -26,7 +26,7 @@ from scriven.runs import Checkpoint, Run, Saver, load_weights
 from scriven.runs.checkpoints import folder_name
 from scriven.settings import reader_window
 from scriven.training.average import Average
-from scriven.training.evaluation import Examiner
+from scriven.training.evaluation import Examiner, decisive
 from scriven.training.gradients import Teacher, as_loss
 from scriven.training.initial import initial_model, pretrained
 from scriven.training.optimizer import FlatWeights, Optimizer
@@ -202,7 +202,8 @@ class Trainer:
 
     def _word(self) -> tuple[float, float]:
         """What rank 0 tells all workers in every step: progress where the budget is a time, and the stop signal."""
-        return self.timetable.progress() if self.timetable else 0.0, self.stop()
+        progress = self.timetable.progress() if self.timetable else 0.0
+        return progress, self.stop() or int(self.done.step + 1 == self.plan.until)
 
     def _progress_within(self, sums: dict[str, float]) -> float:
         """Progress in the middle of a step that reads so much; the same number on every worker."""
@@ -300,7 +301,7 @@ class Trainer:
             raise DivergedError(self._divergence(math.inf, math.inf))
         state = join_rows(self.teacher.states)
         arrays = {
-            f"state.{depth}.{part}": self.workers.gather(array)  # (N, H)
+            f"state.{depth}.{part}": self._gathered(array)  # (N, H)
             for depth, layer in enumerate(state)
             for part, array in enumerate(layer)
         }
@@ -325,6 +326,11 @@ class Trainer:
         best = self.best[0] if self.best else self.done.step
         with self._weights_to_use():
             self.saver.save(self.model.state_dict(), arrays, manifest, best=best)
+
+    def _gathered(self, array: Tensor) -> Tensor:
+        """All lanes' rows (N, H), from this worker's; by groups, which is how lanes are shared out."""
+        groups = array.view(-1, self.teacher.rows, array.shape[1])  # (g, N / G, H)
+        return self.workers.gather(groups, self.settings.training.groups).flatten(0, 1)
 
     @contextlib.contextmanager
     def _weights_to_use(self) -> Iterator[None]:
@@ -360,7 +366,7 @@ class Trainer:
         whole = tuple(tuple(_named(arrays, f"state.{depth}.").values()) for depth in range(self.settings.model.layers))
         self.teacher.states = [
             tuple(tuple(part.to(self.device) for part in layer) for layer in take_rows(whole, rows))
-            for rows in own.chunk(self.teacher.groups)
+            for rows in torch.split(own, self.teacher.rows)
         ]
         self.done = Done(**{name: manifest[name] for name in vars(self.done)})
         if manifest["budget"] != self.settings.budget.model_dump():
@@ -388,8 +394,3 @@ class Trainer:
 def _named(arrays: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The arrays whose names begin so, by the rest of their names, in the order of names."""
     return {name.removeprefix(prefix): arrays[name] for name in sorted(arrays) if name.startswith(prefix)}
-
-
-def decisive(loss: Loss) -> float:
-    """What the best model has least of: nats per character, the ends of documents included."""
-    return loss.total_nats / loss.characters if loss.characters else math.nan

@@ -1,75 +1,94 @@
 """One process or many: torch.distributed moves gradients, updates, sums and words between the workers.
 
-Workers on one machine are subprocesses (`python -m scriven worker`), never a fork or spawn of the user's script.
+Workers are subprocesses of `scriven train --training.workers`, on this machine, or what torchrun started, on many.
+What is summed is summed over groups or other parts whose number does not depend on the workers', in a fixed order:
+any number of workers gives the same bits. See docs/decisions/0017-sums-in-a-fixed-order.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import socket
+import re
 import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed does not export them to type checkers
+from torch._C._distributed_c10d import Store  # torch.distributed does not export it to type checkers
 
 from scriven.errors import ScrivenError
 from scriven.training.stop import leave_where_asked
 
-# An evaluation may take hours while the others wait; a worker that dies is noticed by its closed connection.
+# An evaluation may take hours while the others wait; a worker that dies is noticed by its closed connection, a machine
+# that is cut off by what it does not confirm, which the system tells after some minutes.
 TIMEOUT = timedelta(days=30)
-START_TIMEOUT = timedelta(minutes=5)
 CLOSE_SECONDS = 10
 STOP_KEY, LOOK_SECONDS = "stop", 0.2
+Pieces = list[Tensor]  # arrays of one dimension that make up a row
+
+
+def share(count: int, rank: int, size: int) -> range:
+    """Which of `count` things are worker `rank`'s: as evenly as can be, in the order of ranks."""
+    return range(count * rank // size, count * (rank + 1) // size)
 
 
 class Workers:
     """The processes that train together, seen from one of them. With one worker nothing is ever sent."""
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
+        self.rank, self.size, self.local_rank = rank, size, local_rank  # the last one: among those of this machine
         self.children: list[subprocess.Popen[bytes]] = []  # the other workers, where this process started them
         self.store: Store | None = None  # what all workers can look into at any time
         self._looked = 0.0
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """Every worker's rows (M, ...), one after another in the order of ranks: (size * M, ...)."""
+    def own(self, count: int) -> range:
+        """Which of `count` things are this worker's."""
+        return share(count, self.rank, self.size)
+
+    def gather(self, rows: Tensor, count: int) -> Tensor:
+        """All of `count` rows (count, ...), from every worker's own ones (len(own(count)), ...)."""
         if self.size == 1:
             return rows
-        result = rows.new_empty((self.size, *rows.shape))
-        result[self.rank] = rows
-        self._exchange(result)
-        return result.flatten(0, 1)
+        result = rows.new_empty((count, *rows.shape[1:]))
+        own = self.own(count)
+        result[own.start : own.stop] = rows
+        shares = [share(count, peer, self.size) for peer in range(self.size)]
+        self._exchange_parts([[result[part.start : part.stop]] for part in shares])
+        return result
 
-    def share(self, tensors: list[Tensor], owners: list[int]) -> None:
-        """Fills in, on every worker, the tensors that other workers own. All are of one type."""
+    def add_up(self, rows: list[Pieces], count: int) -> None:
+        """Makes the first of a worker's own rows (own(count)) the sum of all `count` rows, added as a binary tree.
+
+        Rows are of P values in the same pieces; all of a worker's own ones are overwritten. A worker adds up what it
+        has of the tree, then one slice of what all workers have, which it sends to all others: so it receives about
+        2 P values whatever the number of workers, as in a ring.
+        """
+        own, tree = self.own(count), range(count)
+        single = {range(row, row + 1): rows[row - own.start] for row in own}
+        sums = {node: _summed(node, single) for node in _nodes(tree, own)}
         if self.size == 1:
             return
-        mine = [[tensor for tensor, owner in zip(tensors, owners, strict=True) if owner == r] for r in range(self.size)]
-        longest = max(sum(tensor.numel() for tensor in part) for part in mine)
-        result = tensors[0].new_empty((self.size, longest))
-        for part, row in zip(mine, result, strict=True):
-            for tensor, view in _packed(part, row):
-                if part is mine[self.rank]:
-                    view.copy_(tensor)
-        self._exchange(result)
-        for part, row in zip(mine, result, strict=True):
-            for tensor, view in _packed(part, row):
-                if part is not mine[self.rank]:
-                    tensor.copy_(view)
+        length = sum(piece.numel() for piece in rows[0])
+        slices = [share(length, peer, self.size) for peer in range(self.size)]
+        result = [_cut(rows[0], part) for part in slices]
+        parts = self._slices_of_nodes(sums, tree, slices)
+        left, right = (_summed(half, parts) for half in _halves(tree))
+        for one, other, place in zip(left, right, result[self.rank], strict=True):
+            torch.add(one, other, out=place)
+        self._exchange_parts(result)
 
-    def sum(self, values: list[float]) -> list[float]:
-        """The sums over all workers of some numbers, in double precision, added in the order of ranks."""
-        total = self.gather(torch.tensor([values], dtype=torch.float64))
-        return [float(value) for value in total.sum(0)] if self.size > 1 else values
+    def share(self, tensors: list[Tensor], owners: list[int]) -> None:
+        """Fills in, on every worker, the tensors that other workers own."""
+        if self.size == 1:
+            return
+        self._guarded(
+            lambda: [dist.broadcast(each, owner, async_op=True) for each, owner in zip(tensors, owners, strict=True)]
+        )
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value (plain data: what JSON holds) on every worker."""
@@ -77,9 +96,9 @@ class Workers:
             return value
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         length = torch.tensor([len(data)])
-        self._guarded(lambda: dist.broadcast(length, 0))
+        self.share([length], [0])
         buffer = data if self.rank == 0 else torch.empty(int(length), dtype=torch.uint8)
-        self._guarded(lambda: dist.broadcast(buffer, 0))
+        self.share([buffer], [0])
         return json.loads(buffer.numpy().tobytes())
 
     def tell_to_stop(self) -> None:
@@ -123,20 +142,41 @@ class Workers:
                 child.kill()
                 child.wait()
 
-    def _exchange(self, rows: Tensor) -> None:
-        """Sends row `rank` to every other worker and receives theirs. Twice as fast as gloo's own all_gather."""
-        others = [peer for peer in range(self.size) if peer != self.rank]
-        operations = [dist.P2POp(dist.isend, rows[self.rank], peer) for peer in others]
-        operations += [dist.P2POp(dist.irecv, rows[peer], peer) for peer in others]
-        self._guarded(lambda: [work.wait() for work in dist.batch_isend_irecv(operations)])
+    def _slices_of_nodes(self, sums: dict[range, Pieces], tree: range, slices: list[range]) -> dict[range, Pieces]:
+        """This worker's slice of all sums that any worker has made of the tree, from its own whole ones."""
+        mine, first = slices[self.rank], next(iter(sums.values()))
+        sizes = [piece.numel() for piece in _cut(first, mine)]
+        owners = {node: peer for peer in range(self.size) for node in _nodes(tree, share(len(tree), peer, self.size))}
+        parts = {
+            node: _cut(sums[node], mine) if node in sums else list(torch.split(first[0].new_empty(len(mine)), sizes))
+            for node in owners
+        }
+        sent = [(_cut(whole, part), peer) for peer, part in enumerate(slices) for whole in sums.values()]
+        self._exchange(sent, [(parts[node], peer) for node, peer in owners.items()])
+        return parts
 
-    def _guarded(self, action: Callable[[], object]) -> None:
+    def _exchange_parts(self, parts: list[Pieces]) -> None:
+        """Part `rank` to every other worker, and theirs from them."""
+        received = [(part, peer) for peer, part in enumerate(parts)]
+        self._exchange([(parts[self.rank], peer) for _, peer in received], received)
+
+    def _exchange(self, sent: list[tuple[Pieces, int]], received: list[tuple[Pieces, int]]) -> None:
+        """Pieces to and from others, by rank, all at once. Faster than gloo's own collectives of the same."""
+        both = ((dist.irecv, received), (dist.isend, sent))  # what is awaited is received without a copy
+        moves = [(move, piece, peer) for move, all_pieces in both for pieces, peer in all_pieces for piece in pieces]
+        operations = [dist.P2POp(*move) for move in moves if move[2] != self.rank and move[1].numel()]
+        if operations:
+            self._guarded(lambda: dist.batch_isend_irecv(operations))
+
+    def _guarded(self, start: Callable[[], Iterable[Any]]) -> None:
+        """Starts some communication and waits until it is done."""
         try:
-            action()
+            for work in start():
+                work.wait()
         except RuntimeError as error:
             raise ScrivenError(
-                f"another worker of this training has ended ({self._ends() or str(error).splitlines()[0]}); "
-                "continue from the last checkpoint with --resume"
+                "another worker of this training has ended or cannot be reached "
+                f"({self._ends() or _said(error)}); continue from the last checkpoint with --resume"
             ) from error
 
     def _ends(self) -> str:
@@ -148,67 +188,41 @@ class Workers:
         return ", ".join("killed, perhaps for want of memory" if code == -9 else f"exit code {code}" for code in codes)
 
 
-def _packed(tensors: list[Tensor], row: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Each tensor with its place in `row`, one after another."""
-    places, start = [], 0
-    for tensor in tensors:
-        places.append((tensor, row[start : start + tensor.numel()].view(tensor.shape)))
-        start += tensor.numel()
-    return places
+def _said(error: RuntimeError) -> str:
+    """The first sentence of what torch says, without the place in its source."""
+    return re.sub(r"^\[[^]]*\] *", "", str(error)).splitlines()[0].partition(". ")[0]
 
 
-def start_workers(size: int, stop: Callable[[], int] = lambda: 0) -> Workers:
-    """Rank 0 of `size` workers; the others are started as subprocesses on this machine, which only they can join."""
-    if size == 1:
-        return Workers()
-    listener = socket.create_server(("127.0.0.1", 0))  # torch's own would listen on every address
-    port = listener.getsockname()[1]
-    store = TCPStore(
-        "127.0.0.1",
-        port,
-        size,
-        True,
-        timeout=START_TIMEOUT,
-        wait_for_workers=False,
-        master_listen_fd=listener.detach(),
-    )
-    address = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    workers = Workers(0, size)
-    try:
-        for rank in range(1, size):
-            workers.children.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "scriven", "worker"],
-                    env=os.environ | address | {"RANK": str(rank)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    process_group=0,  # Ctrl-C is for the leader, which tells the others to stop
-                )
-            )
-        workers.wait_until_ready(store, stop)
-        _join(store, 0, size)
-        workers.store = store
-    except BaseException:
-        workers.end()
-        workers.close()
-        raise
-    return workers
+def _nodes(tree: range, own: range) -> list[range]:
+    """The largest parts of a binary tree over things that are all among one's own."""
+    if own.start <= tree.start and tree.stop <= own.stop:
+        return [tree]
+    if own.stop <= tree.start or tree.stop <= own.start:
+        return []
+    return [node for half in _halves(tree) for node in _nodes(half, own)]
 
 
-def join_workers() -> Workers:
-    """This process as the worker that its environment says (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)."""
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    port = int(os.environ["MASTER_PORT"])
-    store = TCPStore(os.environ["MASTER_ADDR"], port, size, False, timeout=START_TIMEOUT)
-    store.set(f"ready-{rank}", "")
-    _join(store, rank, size)
-    workers = Workers(rank, size)
-    workers.store = store
-    return workers
+def _summed(tree: range, known: dict[range, Pieces]) -> Pieces:
+    """The sum of a binary tree of which some parts are known, in the place of its first one."""
+    if tree in known:
+        return known[tree]
+    left, right = (_summed(half, known) for half in _halves(tree))
+    for one, other in zip(left, right, strict=True):
+        one.add_(other)
+    return left
 
 
-def _join(store: Store, rank: int, size: int) -> None:
-    loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
-    if loopback:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+def _halves(tree: range) -> tuple[range, range]:
+    middle = (tree.start + tree.stop) // 2
+    return range(tree.start, middle), range(middle, tree.stop)
+
+
+def _cut(pieces: Pieces, part: range) -> Pieces:
+    """The pieces, seen as one row, from one place to another."""
+    result, start = [], 0
+    for piece in pieces:
+        low, high = max(part.start - start, 0), min(part.stop - start, piece.numel())
+        if low < high:
+            result.append(piece[low:high])
+        start += piece.numel()
+    return result

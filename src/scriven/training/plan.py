@@ -22,6 +22,7 @@ class Plan:
     resume: str = ""  # folder of the checkpoint to go on from
     initial: str = ""  # run folder whose best weights to start from
     embedding: str = ""  # file or run folder whose embeddings to start with
+    until: int = 0  # step to stop after, as if asked to; 0: none
     used_seconds: float = 0.0  # of wall time, by this command when the plan was made
     made_at: float = field(default_factory=time.monotonic)
 

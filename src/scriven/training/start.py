@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import re
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -25,10 +22,10 @@ from scriven.model.cells import has_native_code
 from scriven.model.compute import available_cores, cpu_prepared
 from scriven.model.language_model import parameter_count
 from scriven.model.pretrained import Embeddings
-from scriven.runs import Checkpoint, Run, create_run, open_run, run_corpus, writing
+from scriven.runs import Run, create_run, open_run, run_corpus, writing
 from scriven.runs.folder import SETTINGS_FILE
 from scriven.runs.recovery import recover
-from scriven.settings import Settings, consistent, merged, overlaid, possible, validated
+from scriven.settings import Settings, merged, possible, validated
 from scriven.training.fit import (
     Facts,
     chunk_length,
@@ -39,28 +36,16 @@ from scriven.training.fit import (
     reader_kind,
 )
 from scriven.training.initial import initial_model, new_symbols, pretrained
+from scriven.training.launch import Place, join, join_leader, launched, start_workers, use_device
 from scriven.training.loop import Trainer
-from scriven.training.parallel import Workers, join_workers, start_workers
-from scriven.training.plan import Done, Plan, used_share
+from scriven.training.parallel import Workers
+from scriven.training.plan import Plan
+from scriven.training.request import Request, absolute, check_goes_on, decided, free_folder, resumed_run, text_hash
 from scriven.training.stop import ignore_interrupts, leave_where_asked
 
-RUNS = Path("runs")
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
 SYMBOLS_SHOWN = 20
 START_SECONDS = 4.0  # from a plan to the first step, other workers' start included
-CHANGEABLE = {"budget", "monitor", "device", "precision", "workers", "threads", "evaluations"}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a user asks for."""
-
-    texts: tuple[str, ...] = ()
-    settings: Settings = field(default_factory=Settings)  # what is not set in it is fitted
-    output: Path | None = None  # the run folder; runs/NAME where None
-    resume: Literal["last"] | int | None = None  # checkpoint to go on from
-    initial: Path | None = None  # run whose weights to start from
-    begun: float = field(default_factory=time.monotonic)  # when the command began
 
 
 def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progress | None = None) -> Generator[Event]:
@@ -69,35 +54,39 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     Raises UsageError for settings that contradict each other, InputError for what cannot be read or written,
     DivergedError when the loss is not finite.
     """
-    request = replace(request, settings=_absolute(request.settings))
+    place = launched()
+    if place and place.rank:
+        raise UsageError(f"process {place.rank} of {place.size} is led by the first one; let it work for that one")
+    request = decided(replace(request, settings=absolute(request.settings)), place)
     with contextlib.ExitStack() as held:
-        resumed = _resumed(request) if request.resume is not None else None
+        resumed = resumed_run(request) if request.resume is not None else None
         if resumed:
             held.enter_context(writing(resumed.path))
-        yield from _train(request, resumed, held, stop, progress)
+        yield from _train(request, resumed, place, held, stop, progress)
 
 
 def _train(
     request: Request,
     resumed: Run | None,
+    place: Place | None,
     held: contextlib.ExitStack,
     stop: Callable[[], int],
     progress: Progress | None,
 ) -> Generator[Event]:
     """As `train`; the right to write to a resumed run's folder is held, that to a new one's is taken."""
-    recovered = recover(resumed, request.resume) if resumed else None
+    recovered = recover(resumed, "last" if request.resume == "auto" else request.resume) if resumed else None
     corpus = _corpus(request, resumed, _stoppable(progress, stop))
     if resumed and recovered:
-        _check_goes_on(resumed, recovered.checkpoint, corpus)
+        check_goes_on(resumed, recovered.checkpoint, corpus, finished=request.resume == "auto")
     settings, embeddings = (resumed.settings, None) if resumed else _asked(request, corpus)
     embedding = embeddings.source if embeddings else ""
-    if settings.training.workers > 1 and settings.training.device not in ("auto", "cpu"):
-        raise UsageError("several workers are for the CPU so far; drop --training.workers or --training.device")
     device = choose_device(settings.training.device)
+    if settings.training.workers > 1 and device.type == "mps":
+        raise UsageError("several workers are for CPUs and CUDA; drop --training.workers or --training.device mps")
     native = has_native_code(settings.model)
     precision = choose_precision(settings.training.precision, device, settings.model.cell, native)
-    path = resumed.path if resumed else request.output or _free_folder(request.texts[0])
-    facts = _facts(request, corpus, settings, device, precision)
+    path = resumed.path if resumed else request.output or free_folder(request.texts[0])
+    facts = _facts(request, corpus, settings, device, precision, place.machines if place else 1)
     notes: list[str] = [*recovered.notes] if recovered else []
     if not resumed:
         settings, notes = _fitted(request, settings, facts, path)
@@ -114,10 +103,11 @@ def _train(
         resume=str(recovered.checkpoint.path) if recovered else "",
         initial=str(request.initial or ""),
         embedding=embedding,
+        until=request.until,
         used_seconds=time.monotonic() - request.begun,
     )
     leave_where_asked(stop)
-    with contextlib.closing(_workers(plan, stop)) as workers, cpu_prepared(settings.training.threads):
+    with contextlib.closing(_workers(plan, place, stop)) as workers, cpu_prepared(settings.training.threads):
         trainer = Trainer(plan, workers, run, stop)
         yield _started(trainer, run, facts, (*corpus.notes, *notes))
         try:
@@ -139,20 +129,51 @@ def _stoppable(progress: Progress | None, stop: Callable[[], int]) -> Progress:
     return _report
 
 
-def work() -> None:
-    """Trains as one of the workers that `train` started, told what to do by rank 0."""
+def work(texts: tuple[str, ...] = (), place: Place | None = None) -> None:
+    """Trains as one of the workers that rank 0 leads, told what to do by it.
+
+    It was started by `train`, or by torchrun at this place; on another machine it reads these texts, where it does not
+    see rank 0's corpus. Raises as `train` does.
+    """
     ignore_interrupts()
-    with contextlib.closing(join_workers()) as workers:
+    with contextlib.closing(join(place) if place else join_leader()) as workers:
         plan = Plan.from_json(workers.broadcast(None))
+        plan = _with_own_corpus(plan, workers, texts)
         with cpu_prepared(plan.settings.training.threads):
             for _ in Trainer(plan, workers, None, lambda: 0).events():
                 pass
 
 
-def _workers(plan: Plan, stop: Callable[[], int]) -> Workers:
-    workers = start_workers(plan.settings.training.workers, stop)
+def _workers(plan: Plan, place: Place | None, stop: Callable[[], int]) -> Workers:
+    workers = join(place, stop) if place else start_workers(plan.settings.training.workers, stop)
     workers.broadcast(plan.to_json())
+    _with_own_corpus(plan, workers, ())
     return workers
+
+
+def _with_own_corpus(plan: Plan, workers: Workers, texts: tuple[str, ...]) -> Plan:
+    """The plan with the corpus as this worker sees it: at the same place as rank 0, else made of the texts here.
+
+    The first worker of every machine makes it, the others wait for that. Raises InputError where it is another text.
+    """
+    use_device(plan.settings.training.device, workers.local_rank)
+    everyone = torch.zeros(workers.size, 1)
+    for turn in (0, 1):
+        if (workers.local_rank > 0) == turn:
+            corpus = _seen(plan, texts)
+        workers.gather(everyone[:1], workers.size)  # nobody goes on before everyone is here
+    if text_hash(corpus) != workers.broadcast(text_hash(corpus)):
+        raise InputError(
+            f"worker {workers.rank} has another text in {corpus.name} than the first worker; give both the same, or a "
+            "corpus on a disk that all machines see"
+        )
+    return replace(plan, corpus=corpus.name)
+
+
+def _seen(plan: Plan, texts: tuple[str, ...]) -> Corpus:
+    if not texts or is_corpus([plan.corpus]):
+        return Corpus.open(plan.corpus)
+    return _corpus(Request(texts, plan.settings), None, None)
 
 
 # --- what the request means
@@ -168,93 +189,6 @@ def _corpus(request: Request, resumed: Run | None, progress: Progress | None) ->
         return Corpus.open(request.texts[0])
     settings = resumed.settings.corpus if resumed else request.settings.corpus
     return Corpus.open(build(request.texts, settings, progress=progress))
-
-
-def _absolute(settings: Settings) -> Settings:
-    """The same settings with whole paths, so that a corpus can be built again from any folder."""
-    files = {name: getattr(settings.corpus, name) for name in ("alphabet", "validation_file")}
-    files = {name: str(Path(file).resolve()) for name, file in files.items() if file and Path(file).exists()}
-    return validated(merged(settings.given(), {"corpus": files})) if files else settings
-
-
-def _resumed(request: Request) -> Run:
-    """The run to go on with, its settings changed where that is allowed."""
-    if request.initial:
-        raise UsageError("--resume goes on with a run and --from starts a new one; give one of them")
-    run = open_run(request.output or _newest_folder(request.texts))
-    asked = request.settings.given()
-    embedding = asked.get("model", {}).get("embedding")
-    if isinstance(embedding, str) and str(Path(embedding).resolve()) == run.origin.get("embedding"):
-        del asked["model"]["embedding"]  # the one that it started with
-    for section, values in asked.items():
-        for name, value in values.items():
-            old = getattr(getattr(run.settings, section), name)
-            if value != old and section not in CHANGEABLE and name not in CHANGEABLE:
-                raise UsageError(
-                    f"{section}.{name} of {run.path} is {old!r} and cannot become {value!r} when it is resumed; "
-                    "start a new run, with --from to keep its weights"
-                )
-    settings = consistent(validated(overlaid(run.settings.model_dump(), asked)))
-    if not settings.budget:
-        raise UsageError("the budget given is 0; give a larger one, or none to go on with the run's")
-    return replace(run, settings=settings)
-
-
-def _check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus) -> None:
-    """Raises InputError when the corpus is another one, UsageError when the checkpoint has used up the whole budget."""
-    if run.origin.get("text") != text_hash(corpus):
-        raise InputError(
-            f"the text is not the one that {run.path} was trained on, or is read in another way; give that one, or "
-            f"start another run from its model with --from {run.path}"
-        )
-    manifest = checkpoint.manifest
-    if not set(vars(Done())) <= set(manifest):
-        raise InputError(
-            f"{checkpoint.path} was saved by an earlier version of scriven and cannot be gone on with; start another "
-            f"run from its model with --from {run.path}"
-        )
-    done = Done(**{name: manifest[name] for name in vars(Done())})
-    same = manifest["budget"] == run.settings.budget.model_dump()
-    share = done.progress if same else used_share(Plan(run.settings, ""), done)
-    if share >= 1 and not manifest.get("owed"):
-        name, value = next((name, value) for name, value in run.settings.budget if value)
-        raise UsageError(
-            f"{run.path} has used up its budget at step {done.step:,}; give a larger one to go on, as in "
-            f"--resume --{name} {2 * value:g}"
-        )
-
-
-def text_hash(corpus: Corpus) -> str:
-    """A hash of the text as ids, from the hashes that the corpus was built with."""
-    header = corpus.header
-    parts = (header.training, header.validation)
-    files = [file.sha256 for part in parts for file in part.files]
-    return hashlib.sha256(json.dumps([header.vocabulary, files]).encode()).hexdigest()
-
-
-def _name(texts: tuple[str, ...]) -> str:
-    """A run's name from its first text's: of the file, or of its folder where that has no letters, as *.txt."""
-    first = texts[0] if texts else ""
-    path = Path("stdin" if first == "-" else first).absolute()
-    names = (re.sub(r"[^\w-]+", "-", name.split(".")[0]).strip("-") for name in (path.name, path.parent.name))
-    return next(filter(None, names), "run")
-
-
-def _free_folder(text: str) -> Path:
-    """runs/NAME, or the first runs/NAME-2, -3, ... that is not there yet."""
-    name, number = _name((text,)), 1
-    while (path := RUNS / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    return path
-
-
-def _newest_folder(texts: tuple[str, ...]) -> Path:
-    """The run of this text, or of any where none is named, that was written to last."""
-    named = re.compile(re.escape(_name(texts)) + r"(-\d+)?" if texts else ".*")
-    found = [path for path in RUNS.glob("*") if (path / SETTINGS_FILE).is_file() and named.fullmatch(path.name)]
-    if not found:
-        raise InputError(f"there is no run of {' '.join(texts) or 'any text'} in {RUNS} to resume; name it with -o")
-    return max(found, key=lambda path: (path / SETTINGS_FILE).stat().st_mtime)
 
 
 def _asked(request: Request, corpus: Corpus) -> tuple[Settings, Embeddings | None]:
@@ -294,16 +228,18 @@ def _check_text(settings: Settings, corpus: Corpus) -> None:
         )
 
 
-def _facts(request: Request, corpus: Corpus, settings: Settings, device: torch.device, precision: str) -> Facts:
+def _facts(
+    request: Request, corpus: Corpus, settings: Settings, device: torch.device, precision: str, machines: int
+) -> Facts:
     """What the settings that are not given are fitted to."""
     text, cores = corpus.training, available_cores()
     shared = device.type == "cpu" and precision == "bf16" and has_native_code(settings.model)
     return Facts(
         epoch_reads(text, settings.reader),
         corpus.validation.characters,
-        cores,
+        cores * machines,
         device.type,
-        measure_speed(device, precision, settings.model.cell, cores if shared else 1),
+        measure_speed(device, precision, settings.model.cell, cores if shared else 1) * (machines if shared else 1),
         time.monotonic() - request.begun + START_SECONDS,
         documents=text.documents,
         text_characters=text.characters,

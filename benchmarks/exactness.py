@@ -1,0 +1,160 @@
+"""Whether the number of workers changes anything: the same bits from 1, 2, 3 and 4 workers, and across a resume.
+
+Trains tiny models of every cell with every reader, optimizer and number format: by one process; by 2, 3 and 4 that
+torchrun starts, which share 4 groups; saved by one and resumed by two, and the other way round. Compared with the one
+process are the fingerprint and the loss of every step, all validation losses, weights, optimizer, recurrent state and
+averages. Prints what differs; exit code 1 where anything does. With --few, a small part of it, for tests.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common import arguments_parser
+
+from scriven.events import Loss
+from scriven.settings import merged, validated
+from scriven.training.launch import launched
+from scriven.training.request import Request
+from scriven.training.start import work as led
+from scriven.training.verify import Trail, compared, follow, last_arrays
+
+STEPS, CUT = 12, 5
+CELLS, OPTIMIZERS, PRECISIONS = ("lstm", "gru", "rnn", "mingru"), ("muon", "adamw"), ("fp32", "bf16")
+READERS: dict[str, dict[str, Any]] = {
+    "stream": {},
+    "documents": {"corpus": {"documents": "lines"}},
+    "windows": {"reader": {"kind": "windows"}},
+}
+SMALL: dict[str, Any] = {
+    "budget": {"steps": STEPS},
+    "model": {"width": 24, "dropout": 0.1},
+    "reader": {"batch": 8, "length": 12},
+    "training": {"groups": 4, "threads": 1, "averaging": "nonmonotonic", "patience": 1},
+    "monitor": {"every_steps": 2, "sample_length": 0},
+}
+WORDS = "the quick brown fox jumps over the lazy dog and then sits down by the river to think about it all\n"
+Job = dict[str, Any]
+
+
+def ways(few: bool) -> dict[str, dict[str, Any]]:
+    """Settings by name: everything with everything; with `few`, everything at least once."""
+    names = list(itertools.product(READERS, CELLS, OPTIMIZERS, PRECISIONS))
+    if few:
+        names = [("stream", "lstm", "muon", "bf16"), ("documents", "gru", "adamw", "fp32")]
+        names += [("windows", "mingru", "muon", "fp32"), ("stream", "rnn", "adamw", "bf16")]
+    return {
+        " ".join(name): merged(
+            merged(SMALL, READERS[name[0]]),
+            {"model": {"cell": name[1]}, "training": {"optimizer": name[2], "precision": name[3]}},
+        )
+        for name in names
+    }
+
+
+def work(jobs: list[Job]) -> None:
+    """Does the jobs as one of several workers, or alone; the first one writes what every job has left."""
+    place = launched()
+    for job in jobs:
+        if place and place.rank:
+            led((job["text"],), place)
+            continue
+        trail = Trail()
+        resume = "last" if job["resumed"] else None
+        settings = {"budget": {"steps": STEPS}} if resume else job["settings"]
+        alone = {} if place else {"training": {"workers": 1}}
+        texts = () if resume else (job["text"],)
+        request = Request(texts, validated(merged(settings, alone)), Path(job["output"]), resume)
+        follow(replace(request, until=job["until"]), trail)
+        steps = {step: [mark, vars(loss), *more] for step, (mark, loss, *more) in trail.steps.items()}
+        evaluations = [[*key, nats] for key, nats in trail.evaluations.items()]
+        Path(job["trail"]).write_text(json.dumps([steps, evaluations]))
+
+
+def told(*trails: Path, output: Path) -> Trail:
+    """What one run has left, in one part or several."""
+    trail = Trail()
+    for path in trails:
+        steps, evaluations = json.loads(path.read_text())
+        for step, (mark, loss, *more) in steps.items():
+            trail.steps[int(step)] = (mark, Loss(**loss), *more)
+        trail.evaluations |= {(step, protocol): nats for step, protocol, nats in evaluations}
+    trail.arrays = last_arrays(output)
+    return trail
+
+
+def done_by(workers: int, jobs: list[Job], folder: Path) -> None:
+    """Has the jobs done by so many processes."""
+    plan = folder / "jobs.json"
+    plan.write_text(json.dumps(jobs))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+    launcher = torchrun if workers > 1 else []
+    words = [sys.executable, *launcher, __file__, "--jobs", str(plan)]
+    subprocess.run(words, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+
+
+def main() -> None:
+    """Runs everything and tells."""
+    parser = arguments_parser(__doc__)
+    parser.add_argument("--few", action="store_true", help="only a part, in well under a minute")
+    parser.add_argument("--jobs", type=Path, help="used by the program itself")
+    arguments = parser.parse_args()
+    if arguments.jobs:
+        return work(json.loads(arguments.jobs.read_text()))
+    begun, chosen = time.monotonic(), ways(arguments.few)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "text.txt").write_text(WORDS * 60)
+        os.environ["SCRIVEN_CACHE"] = str(folder / "cache")
+        wrong = check(chosen, folder, counts=(2, 4) if arguments.few else (2, 3, 4))
+    print(f"{len(chosen)} ways to train, {wrong} differences, {time.monotonic() - begun:.0f} s")
+    return sys.exit(1 if wrong else 0)
+
+
+def check(chosen: dict[str, dict[str, Any]], folder: Path, counts: tuple[int, ...]) -> int:
+    """The number of differences from what one process does, all of them printed."""
+
+    def job(way: str, kind: str, workers: int, until: int = 0, resumed: bool = False) -> Job:
+        output = folder / f"{way} {kind}"
+        return {
+            "settings": chosen[way],
+            "text": str(folder / "text.txt"),
+            "output": str(output),
+            "until": until,
+            "resumed": resumed,
+            "trail": f"{output}.{workers}{'-resumed' * resumed}.json",
+        }
+
+    def jobs(workers: int) -> list[Job]:
+        whole = [job(way, f"by {workers}", workers) for way in chosen]
+        return whole + [job(way, f"saved by {workers}", workers, until=CUT) for way in chosen if workers < 3]
+
+    for workers in (1, *counts):
+        done_by(workers, jobs(workers), folder)
+    for workers, other in ((1, 2), (2, 1)):
+        done_by(other, [job(way, f"saved by {workers}", other, resumed=True) for way in chosen], folder)
+    wrong = 0
+    for way in chosen:
+        expected = told(folder / f"{way} by 1.1.json", output=folder / f"{way} by 1")
+        found = {f"by {n}": [f"by {n}.{n}"] for n in counts}
+        found |= {f"saved by {n}": [f"saved by {n}.{n}", f"saved by {n}.{m}-resumed"] for n, m in ((1, 2), (2, 1))}
+        for kind, parts in found.items():
+            trail = told(*(folder / f"{way} {part}.json" for part in parts), output=folder / f"{way} {kind}")
+            differences = compared(expected, trail).differences
+            wrong += len(differences)
+            for difference in differences:
+                print(f"{way}, {kind}: {difference}")
+    return wrong
+
+
+if __name__ == "__main__":
+    main()

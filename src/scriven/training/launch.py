@@ -1,0 +1,189 @@
+"""How workers come to be: as subprocesses of the first one on this machine, or started by torchrun on any number.
+
+Subprocesses are `python -m scriven worker`, never a fork or spawn of the user's script. What torchrun starts is told
+where it belongs by the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, ...), as torch's other launchers do;
+rendezvous, restarts and collectives are torch's.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
+from torch.distributed.rendezvous import rendezvous
+
+from scriven.errors import UsageError
+from scriven.training.parallel import TIMEOUT, Workers
+from scriven.training.stop import leave_where_asked
+
+START_TIMEOUT = timedelta(minutes=5)
+LOCAL = "127.0.0.1"
+LOOPBACK = {"linux": "lo", "darwin": "lo0"}
+GET_ADDRESS = 0x8915  # SIOCGIFADDR of netdevice(7)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among those that were started to train together."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # among those of this machine
+    local_size: int = 1
+    restarts: int = 0  # of all workers, before this start
+
+    @property
+    def machines(self) -> int:
+        """How many machines there are, if all have as many of them."""
+        return -(-self.size // self.local_size)
+
+
+def launched() -> Place | None:
+    """This process's place, where torchrun or another launcher of torch's has started it; else none."""
+    told = os.environ
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= told.keys():
+        return None
+    rank, size = int(told["RANK"]), int(told["WORLD_SIZE"])
+    local_rank, local_size = int(told.get("LOCAL_RANK", rank)), int(told.get("LOCAL_WORLD_SIZE", size))
+    return Place(rank, size, local_rank, local_size, int(told.get("TORCHELASTIC_RESTART_COUNT", 0)))
+
+
+def join(place: Place, stop: Callable[[], int] = lambda: 0) -> Workers:
+    """The workers that torchrun has started, as soon as all of them are here; however long the first one takes.
+
+    Raises Interrupted on rank 0 where `stop()` is not 0 before that.
+    """
+    workers = Workers(place.rank, place.size, place.local_rank)
+    if place.size > 1:
+        interface = LOOPBACK.get(sys.platform) if place.machines == 1 else _interface()
+        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+        workers.store = PrefixStore(_agreed_name(store, rank, size, stop), store)
+        _enter(interface, workers.store, rank, size)
+    return workers
+
+
+def join_leader() -> Workers:
+    """The workers that `start_workers` has started, in one of them."""
+    place = launched()
+    if place is None:
+        raise UsageError("scriven worker is started by scriven train, which tells it what to do; start that")
+    store = TCPStore(LOCAL, int(os.environ["MASTER_PORT"]), place.size, False, timeout=START_TIMEOUT)
+    store.set(f"ready-{place.rank}", "")
+    _enter(LOOPBACK.get(sys.platform), store, place.rank, place.size)
+    workers = Workers(place.rank, place.size, place.local_rank)
+    workers.store = store
+    return workers
+
+
+def start_workers(size: int, stop: Callable[[], int] = lambda: 0) -> Workers:
+    """Rank 0 of `size` workers; the others are started as subprocesses on this machine, which only they can join.
+
+    Raises Interrupted where `stop()` is not 0 before all are here.
+    """
+    if size == 1:
+        return Workers()
+    listener = socket.create_server((LOCAL, 0))  # torch's own would listen on every address
+    port = listener.getsockname()[1]
+    store = TCPStore(
+        LOCAL, port, size, True, timeout=START_TIMEOUT, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
+    address = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": LOCAL, "MASTER_PORT": str(port)}
+    workers = Workers(0, size)
+    try:
+        for rank in range(1, size):
+            workers.children.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "scriven", "worker"],
+                    env=os.environ | address | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    process_group=0,  # Ctrl-C is for the leader, which tells the others to stop
+                )
+            )
+        workers.wait_until_ready(store, stop)
+        _enter(LOOPBACK.get(sys.platform), store, 0, size)
+        workers.store = store
+    except BaseException:
+        workers.end()
+        workers.close()
+        raise
+    return workers
+
+
+def use_device(name: str, local_rank: int) -> None:
+    """Makes the CUDA device with this worker's number the one that `cuda` means.
+
+    Raises UsageError when there are fewer devices than workers on this machine.
+    """
+    if name == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise UsageError(
+                f"worker {local_rank} of this machine has no device: there are {torch.cuda.device_count()}; start as "
+                "many workers as devices"
+            )
+        torch.cuda.set_device(local_rank)
+
+
+def _agreed_name(store: Store, rank: int, size: int, stop: Callable[[], int]) -> str:
+    """A name that only those who start together know.
+
+    Torch's agent keeps one store for all its restarts, with the addresses of workers that have ended in it; they
+    would be taken for those of the new ones, which waited for each other for ever.
+    """
+    name = uuid.uuid4().hex
+    if rank:
+        store.set(f"here-{rank}", name)  # its own, so that it is not given an answer to another
+        told = store.get(f"told-{name}").decode()
+        store.set(f"heard-{told}-{rank}", "")
+        return told
+    missing = set(range(1, size))
+    while missing:
+        leave_where_asked(stop)
+        for other in missing:
+            if store.check([f"here-{other}"]):
+                store.set(f"told-{store.get(f'here-{other}').decode()}", name)
+        missing = {other for other in missing if not store.check([f"heard-{name}-{other}"])}
+        time.sleep(0.02)
+    return name
+
+
+def _enter(interface: str | None, store: Store, rank: int, size: int) -> None:
+    """Joins the group that all workers are, over a network interface (gloo's own choice where none)."""
+    if interface:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=size)
+
+
+def _interface() -> str | None:
+    """The network interface that leads to the first worker; none where it cannot be told, or is the loopback."""
+    if sys.platform != "linux":
+        return None
+    import fcntl  # noqa: PLC0415 - only Unix has it
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            asked.connect((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))  # sends nothing
+        except OSError:
+            return None
+        own = asked.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode())
+            try:
+                address = socket.inet_ntoa(fcntl.ioctl(asked, GET_ADDRESS, request)[20:24])
+            except OSError:
+                continue  # it has no address
+            if address == own and not own.startswith("127."):
+                return name
+    return None

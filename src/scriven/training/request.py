@@ -1,0 +1,152 @@
+"""What a user asks for, and which run that means: a new one, or one to go on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from scriven.corpus.store import Corpus
+from scriven.errors import InputError, UsageError
+from scriven.runs import Checkpoint, Run, open_run
+from scriven.runs.folder import SETTINGS_FILE
+from scriven.settings import Settings, consistent, merged, overlaid, validated
+from scriven.training.launch import Place
+from scriven.training.plan import Done, Plan, used_share
+
+RUNS = Path("runs")
+CHANGEABLE = {"budget", "monitor", "device", "precision", "workers", "threads", "evaluations"}
+Resume = Literal["last", "auto"] | int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for."""
+
+    texts: tuple[str, ...] = ()
+    settings: Settings = field(default_factory=Settings)  # what is not set in it is fitted
+    output: Path | None = None  # the run folder; runs/NAME where None
+    resume: Resume | None = None  # checkpoint to go on from; auto: from the last one, where there is one
+    initial: Path | None = None  # run whose weights to start from
+    begun: float = field(default_factory=time.monotonic)  # when the command began
+    until: int = 0  # step to stop after, as if asked to; 0: none
+
+
+def absolute(settings: Settings) -> Settings:
+    """The same settings with whole paths, so that a corpus can be built again from any folder."""
+    files = {name: getattr(settings.corpus, name) for name in ("alphabet", "validation_file")}
+    files = {name: str(Path(file).resolve()) for name, file in files.items() if file and Path(file).exists()}
+    return validated(merged(settings.given(), {"corpus": files})) if files else settings
+
+
+def decided(request: Request, place: Place | None) -> Request:
+    """The request, where it leaves to us whether to go on with a run, and how many workers there are.
+
+    What torchrun starts again goes on from the last checkpoint.
+    """
+    if place:
+        asked = request.settings.given().get("training", {}).get("workers", place.size)
+        if asked != place.size:
+            raise UsageError(f"training.workers is {asked}, and {place.size} were started; drop it")
+        workers = {"training": {"workers": place.size}}
+        request = replace(request, settings=validated(merged(request.settings.given(), workers)))
+    again = place is not None and place.restarts > 0 and request.resume is None
+    if request.resume != "auto" and not again:
+        return request
+    path = request.output or next(iter(_runs_of(request.texts)), None)
+    if path and (path / SETTINGS_FILE).exists() and open_run(path).steps():
+        return replace(request, output=path, resume="auto", initial=None)
+    return replace(request, output=path, resume=None)
+
+
+def resumed_run(request: Request) -> Run:
+    """The run to go on with, its settings changed where that is allowed."""
+    if request.initial:
+        raise UsageError("--resume goes on with a run and --from starts a new one; give one of them")
+    run = open_run(request.output or _newest_folder(request.texts))
+    asked = request.settings.given()
+    embedding = asked.get("model", {}).get("embedding")
+    if isinstance(embedding, str) and str(Path(embedding).resolve()) == run.origin.get("embedding"):
+        del asked["model"]["embedding"]  # the one that it started with
+    for section, values in asked.items():
+        for name, value in values.items():
+            old = getattr(getattr(run.settings, section), name)
+            if value != old and section not in CHANGEABLE and name not in CHANGEABLE:
+                raise UsageError(
+                    f"{section}.{name} of {run.path} is {old!r} and cannot become {value!r} when it is resumed; "
+                    "start a new run, with --from to keep its weights"
+                )
+    settings = consistent(validated(overlaid(run.settings.model_dump(), asked)))
+    if not settings.budget:
+        raise UsageError("the budget given is 0; give a larger one, or none to go on with the run's")
+    return replace(run, settings=settings)
+
+
+def check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus, *, finished: bool) -> None:
+    """Raises InputError when the corpus is another one, UsageError when the checkpoint has used up the whole budget.
+
+    It may do so where the run `finished` is no mistake.
+    """
+    if run.origin.get("text") != text_hash(corpus):
+        raise InputError(
+            f"the text is not the one that {run.path} was trained on, or is read in another way; give that one, or "
+            f"start another run from its model with --from {run.path}"
+        )
+    manifest = checkpoint.manifest
+    if not set(vars(Done())) <= set(manifest):
+        raise InputError(
+            f"{checkpoint.path} was saved by an earlier version of scriven and cannot be gone on with; start another "
+            f"run from its model with --from {run.path}"
+        )
+    done = Done(**{name: manifest[name] for name in vars(Done())})
+    same = manifest["budget"] == run.settings.budget.model_dump()
+    share = done.progress if same else used_share(Plan(run.settings, ""), done)
+    if share >= 1 and not finished and not manifest.get("owed"):
+        name, value = next((name, value) for name, value in run.settings.budget if value)
+        raise UsageError(
+            f"{run.path} has used up its budget at step {done.step:,}; give a larger one to go on, as in "
+            f"--resume --{name} {2 * value:g}"
+        )
+
+
+def text_hash(corpus: Corpus) -> str:
+    """A hash of the text as ids, from the hashes that the corpus was built with."""
+    header = corpus.header
+    parts = (header.training, header.validation)
+    files = [file.sha256 for part in parts for file in part.files]
+    return hashlib.sha256(json.dumps([header.vocabulary, files]).encode()).hexdigest()
+
+
+def _name(texts: tuple[str, ...]) -> str:
+    """A run's name from its first text's: of the file, or of its folder where that has no letters, as *.txt."""
+    first = texts[0] if texts else ""
+    path = Path("stdin" if first == "-" else first).absolute()
+    names = (re.sub(r"[^\w-]+", "-", name.split(".")[0]).strip("-") for name in (path.name, path.parent.name))
+    return next(filter(None, names), "run")
+
+
+def free_folder(text: str) -> Path:
+    """runs/NAME, or the first runs/NAME-2, -3, ... that is not there yet."""
+    name, number = _name((text,)), 1
+    while (path := RUNS / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return path
+
+
+def _newest_folder(texts: tuple[str, ...]) -> Path:
+    """The run of this text, or of any where none is named, that was written to last."""
+    found = _runs_of(texts)
+    if not found:
+        raise InputError(f"there is no run of {' '.join(texts) or 'any text'} in {RUNS} to resume; name it with -o")
+    return found[0]
+
+
+def _runs_of(texts: tuple[str, ...]) -> list[Path]:
+    """The runs of this text, or of any where none is named, the one that was written to last first."""
+    named = re.compile(re.escape(_name(texts)) + r"(-\d+)?" if texts else ".*")
+    found = [path for path in RUNS.glob("*") if (path / SETTINGS_FILE).is_file() and named.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (path / SETTINGS_FILE).stat().st_mtime, reverse=True)

@@ -1,0 +1,125 @@
+"""Proves on this machine that a training resumes exactly: k + k steps end with the same bits as 2k steps."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scriven.events import Evaluated, Stepped
+from scriven.runs import Run, open_run
+from scriven.settings import Settings, merged, overlaid, validated
+from scriven.training.request import Request
+from scriven.training.start import train
+
+EVALUATION_CHARACTERS = 20_000  # read at each evaluation, at the most
+EVALUATIONS = 4  # of the 2k steps
+
+
+@dataclass
+class Trail:
+    """Everything that a training has left: step for step, and in its last checkpoint."""
+
+    steps: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # fingerprint, loss, gradient norm, progress
+    evaluations: dict[tuple[int, str], float] = field(default_factory=dict)  # nats, by step and protocol
+    arrays: dict[str, Tensor] = field(default_factory=dict)  # weights, optimizer, recurrent state, averages
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether two trails are the same, and if not, where they part."""
+
+    steps: int
+    evaluations: int
+    arrays: int
+    differences: list[str]  # the first step, the first evaluation and all arrays that differ
+
+    @property
+    def equal(self) -> bool:
+        """Whether there is no difference at all."""
+        return not self.differences
+
+
+def verify_resume(request: Request, steps: int) -> tuple[Verdict, Settings]:
+    """Trains 2 `steps` steps, and the same again with a stop and a resume in the middle; compares all that they left.
+
+    The request's budget, output and samples do not count; its runs are removed afterwards. Also gives the settings,
+    all resolved. Raises as `train` does.
+    """
+    with tempfile.TemporaryDirectory(prefix="scriven-verify-") as folder:
+        whole, cut = (replace(for_trial(request, 2 * steps), output=Path(folder, name)) for name in ("whole", "cut"))
+        expected, found = Trail(), Trail()
+        follow(whole, expected)
+        follow(replace(cut, until=steps), found)
+        follow(Request(output=cut.output, resume="last"), found)
+        return compared(expected, found), open_run(Path(folder, "whole")).settings
+
+
+def for_trial(request: Request, steps: int) -> Request:
+    """The same request for so many steps, with evaluations that are short but come at least at some of them."""
+    given = request.settings.given()
+    monitor = {"every_steps": max(1, steps // EVALUATIONS), "sample_length": 0}
+    training = {"evaluation_characters": EVALUATION_CHARACTERS, "patience": 1}  # so that averaging begins
+    settings = overlaid(given, {"budget": {"steps": steps}, "monitor": monitor, "training": training})
+    return replace(request, settings=validated(settings), resume=None)
+
+
+def request_of(run: Run, workers: int = 0) -> Request:
+    """A request for a training as this run's: the same text, model, reader and optimizer; another number of workers."""
+    values = run.settings.model_dump()
+    del values["corpus"]  # which says itself what it is
+    given = {"training": {"workers": workers, "groups": max(workers, run.settings.training.groups)}} if workers else {}
+    if embedding := run.origin.get("embedding"):
+        given = merged(given, {"model": {"embedding": embedding}})
+    return Request((str(run.corpus_path),), validated(merged(values, given)))
+
+
+def follow(request: Request, trail: Trail) -> None:
+    """Trains, noting everything."""
+    path = request.output
+    for event in train(request):
+        if isinstance(event, Stepped):
+            trail.steps[event.step] = (event.fingerprint, event.loss, event.gradient_norm, event.progress)
+        elif isinstance(event, Evaluated):
+            trail.evaluations[event.step, event.protocol] = event.loss.total_nats
+    assert path is not None
+    trail.arrays = last_arrays(path)
+
+
+def last_arrays(path: Path) -> dict[str, Tensor]:
+    """All arrays of a run's last checkpoint by name."""
+    last = open_run(path).checkpoint("last")
+    return {f"model.{name}": value for name, value in last.weights().items()} | last.training()
+
+
+def compared(expected: Trail, found: Trail) -> Verdict:
+    """Where the second trail is not the same as the first one, to the last bit."""
+    differences = [*_parting(expected.steps, found.steps, "step {}: {} became {}")][:1]
+    differences += [*_parting(expected.evaluations, found.evaluations, "evaluation {}: {} nats became {}")][:1]
+    for name in sorted(expected.arrays.keys() | found.arrays.keys()):
+        one, other = expected.arrays.get(name), found.arrays.get(name)
+        if one is None or other is None or not _same_bits(one, other):
+            differences.append(f"{name} differs" + (f" by up to {_distance(one, other):g}" if one is not None else ""))
+    return Verdict(len(expected.steps), len(expected.evaluations), len(expected.arrays), differences)
+
+
+def _parting(expected: dict[Any, Any], found: dict[Any, Any], words: str) -> Iterator[str]:
+    for key in [*expected, *(key for key in found if key not in expected)]:
+        if expected.get(key) != found.get(key):
+            yield words.format(key, expected.get(key), found.get(key))
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(one.contiguous().flatten().view(torch.uint8), other.contiguous().flatten().view(torch.uint8))
+
+
+def _distance(one: Tensor, other: Tensor | None) -> float:
+    same = other is not None and one.shape == other.shape
+    return float((one.double() - other.double()).abs().max()) if same and other is not None and one.numel() else 0.0

@@ -1,0 +1,207 @@
+"""Workers that torchrun starts: the same bits, also after one of them was killed or a machine was cut off."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scriven.errors import UsageError
+from scriven.runs import open_run
+from scriven.settings import merged, validated
+from scriven.training import launch
+from scriven.training.request import Request
+from scriven.training.start import train
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+SMALL = ["--model.width=16", "--reader.batch=4", "--reader.length=16", "--training.threads=1", "--training.groups=2"]
+CHOSEN: dict[str, Any] = {
+    "model": {"width": 16},
+    "reader": {"batch": 4, "length": 16},
+    "training": {"threads": 1, "groups": 2, "workers": 1},
+}
+EVERY = 40  # steps from a checkpoint to the next
+DEADLINE = 100  # seconds
+
+
+def command(book: Path, output: Path, steps: int) -> list[str]:
+    """What torchrun is to start."""
+    monitor = [f"--monitor.every-steps={EVERY}", "--monitor.sample-length=0"]
+    arguments = [str(book), f"--steps={steps}", *SMALL, *monitor, "--resume", "auto", "-o", str(output)]
+    return ["-m", "scriven", "train", *arguments]
+
+
+def started(words: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if name != "GLOO_SOCKET_IFNAME"} | environment
+    with log.open("wb") as file:
+        return subprocess.Popen(words, stdout=file, stderr=file, env=environment)
+
+
+def wait_for(what: Callable[[], Any], process: subprocess.Popen[bytes], log: Path) -> Any:
+    """What `what` gives, as soon as that is something."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end and process.poll() is None:
+        if found := what():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())
+
+
+def ended(process: subprocess.Popen[bytes], log: Path) -> str:
+    try:
+        code = process.wait(DEADLINE)
+    finally:
+        process.kill()
+    assert code == 0, log.read_text()
+    return log.read_text()
+
+
+def worker(rank: int, output: Path) -> int:
+    """The number of the process that is this worker of the run, or 0."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            told, words = ((folder / name).read_bytes().split(b"\0") for name in ("environ", "cmdline"))
+        except OSError:
+            continue
+        if f"RANK={rank}".encode() in told and str(output).encode() in words and b"TORCHELASTIC_RUN_ID" not in words:
+            return int(folder.name)
+    return 0
+
+
+def same_as_undisturbed(book: Path, output: Path, steps: int, tmp_path: Path) -> bool:
+    """Whether a run ended as one of a single process that nothing happened to."""
+    monitor = {"every_steps": EVERY, "sample_length": 0}
+    settings = validated(merged(CHOSEN, {"budget": {"steps": steps}, "monitor": monitor}))
+    list(train(Request((str(book),), settings, tmp_path / "undisturbed")))
+    runs = [open_run(path).checkpoint("last") for path in (output, tmp_path / "undisturbed")]
+    return all(
+        torch.equal(mine, getattr(runs[1], part)()[name])
+        for part in ("weights", "training")
+        for name, mine in getattr(runs[0], part)().items()
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_worker_that_is_killed_is_started_again_and_nothing_else_changes(book: Path, tmp_path: Path) -> None:
+    output, log, steps = tmp_path / "run", tmp_path / "log", 5 * EVERY
+    words = [*TORCHRUN, "--standalone", "--nproc-per-node=2", "--max-restarts=2", *command(book, output, steps)]
+    process = started(words, log)
+    wait_for(lambda: output.exists() and any(output.glob("checkpoints/step-*")), process, log)
+    os.kill(wait_for(lambda: worker(1, output), process, log), 9)
+    said = ended(process, log)
+    assert said.count("2 workers") == 2, said  # it has started twice
+    assert "another worker of this training has ended" in said
+    assert same_as_undisturbed(book, output, steps, tmp_path)
+
+
+def tool(*words: str) -> bool:
+    return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[str, str]]:
+    """Two network namespaces with a cable between them, as two machines with one disk."""
+    names = tuple(f"scriven-{os.getpid()}-{end}" for end in "ab")
+    if not shutil.which("ip") or not tool("netns", "add", names[0]):
+        pytest.skip("network namespaces need iproute2 and the right to make them")
+    try:
+        tool("netns", "add", names[1])
+        tool("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1])
+        for number, name in enumerate(names, 1):
+            tool("-n", name, "address", "add", f"10.99.7.{number}/24", "dev", "cable")
+            for interface in ("lo", "cable"):
+                tool("-n", name, "link", "set", interface, "up")
+            # Else it takes the system a quarter of an hour to give a silent machine up.
+            tool("netns", "exec", name, "sysctl", "-qw", "net.ipv4.tcp_retries2=4")
+        yield names[0], names[1]
+    finally:
+        for name in names:
+            tool("netns", "delete", name)
+
+
+def test_a_machine_that_is_cut_off_is_done_without(hosts: tuple[str, str], book: Path, tmp_path: Path) -> None:
+    output, steps, agents, logs = tmp_path / "run", 15 * EVERY, [], [tmp_path / name for name in "ab"]
+    meeting = ["--rdzv-backend=c10d", "--rdzv-endpoint=10.99.7.1:29400", "--nnodes=1:2", "--max-restarts=2"]
+    for number, (host, log) in enumerate(zip(hosts, logs, strict=True), 1):
+        conf = f"--rdzv-conf=is_host={2 - number},last_call_timeout=2,read_timeout=10"
+        here = ["ip", "netns", "exec", host, *TORCHRUN, *meeting, conf, f"--local-addr=10.99.7.{number}"]
+        agents.append(started([*here, *command(book, output, steps)], log))
+    try:
+        wait_for(lambda: output.exists() and any(output.glob("checkpoints/step-*")), agents[0], logs[0])
+        assert tool("-n", hosts[1], "link", "set", "cable", "down")
+        said = ended(agents[0], logs[0])
+        assert agents[1].wait(DEADLINE) != 0
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert "2 workers" in said
+    assert "cannot be reached" in said
+    assert "1 worker," in said
+    assert same_as_undisturbed(book, output, steps, tmp_path)
+
+
+def test_a_process_that_nobody_launched_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert launch.launched() is None
+    with pytest.raises(UsageError, match="is started by scriven train"):
+        launch.join_leader()
+
+
+def test_what_torchrun_tells_is_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"RANK": 9, "WORLD_SIZE": 16, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 8, "TORCHELASTIC_RESTART_COUNT": 2}
+    for name, value in ({"MASTER_ADDR": "node-1", "MASTER_PORT": 29400} | told).items():
+        monkeypatch.setenv(name, str(value))
+    place = launch.launched()
+    assert place == launch.Place(9, 16, 1, 8, 2)
+    assert place and place.machines == 2
+
+
+def leads_alone(monkeypatch: pytest.MonkeyPatch, **more: str) -> None:
+    """This process, as the only one that torchrun started."""
+    told = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"} | more
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_the_number_of_workers_is_what_was_started(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leads_alone(monkeypatch)
+    settings = validated({"training": {"workers": 2}, "budget": {"steps": 1}})
+    with pytest.raises(UsageError, match=r"training.workers is 2, and 1 were started"):
+        list(train(Request((str(book),), settings, tmp_path / "run")))
+
+
+def test_one_command_begins_goes_on_and_finds_that_it_has_ended(book: Path, tmp_path: Path) -> None:
+    def steps(budget: int) -> list[str]:
+        settings = validated(merged(CHOSEN, {"budget": {"steps": budget}}))
+        events = train(Request((str(book),), settings, tmp_path / "run", resume="auto"))
+        return [type(event).__name__ for event in events]
+
+    assert steps(2).count("Stepped") == 2
+    assert steps(5).count("Stepped") == 3
+    again = steps(5)
+    assert again.count("Stepped") == 0
+    assert (again[0], again[-1]) == ("Started", "Finished")
+
+
+def test_what_torchrun_starts_again_goes_on(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for count, restarts in ((2, "0"), (3, "1"), (5, "0")):  # the last one is a run of its own
+        leads_alone(monkeypatch, TORCHELASTIC_RESTART_COUNT=restarts)
+        settings = validated(merged(CHOSEN, {"budget": {"steps": 5 if restarts == "1" else count}}))
+        names = [type(event).__name__ for event in train(Request((str(book),), settings))]
+        assert names.count("Stepped") == count
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["book", "book-2"]
+
+
+def test_a_device_for_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch.use_device("cpu", 7)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match="worker 2 of this machine has no device: there are 2"):
+        launch.use_device("cuda", 2)

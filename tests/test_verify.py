@@ -1,0 +1,85 @@
+"""The proof that a resume is exact: it says so where it is, and finds what is not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scriven.runs import open_run
+from scriven.settings import merged, validated
+from scriven.training.average import Average
+from scriven.training.optimizer import Optimizer
+from scriven.training.request import Request
+from scriven.training.start import train
+from scriven.training.verify import Trail, compared, request_of, verify_resume
+
+SMALL: dict[str, Any] = {
+    "model": {"width": 8, "dropout": 0.1},
+    "reader": {"batch": 4, "length": 8},
+    "training": {"workers": 1, "groups": 2, "threads": 1},
+}
+
+
+def request(book: Path, over: dict[str, Any] | None = None) -> Request:
+    return Request((str(book),), validated(merged(SMALL, over or {})))
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {},
+        {"training": {"optimizer": "adamw", "averaging": "nonmonotonic"}, "model": {"cell": "gru"}},
+        {"corpus": {"documents": "lines"}, "model": {"cell": "mingru"}},
+        {"reader": {"kind": "windows"}, "training": {"optimizer": "sgd", "accumulate": 2}, "model": {"cell": "rnn"}},
+    ],
+)
+def test_what_resumes_exactly_is_found_to(book: Path, over: dict[str, Any]) -> None:
+    verdict, settings = verify_resume(request(book, over), 3)
+    assert verdict.equal, verdict.differences
+    assert (verdict.steps, settings.budget.steps) == (6, 6)
+    assert verdict.evaluations >= 4
+    assert verdict.arrays > 10
+
+
+def test_an_optimizer_that_forgets_is_found(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Optimizer, "restore", lambda self, tensors: None)
+    verdict, _ = verify_resume(request(book), 3)
+    assert not verdict.equal
+    assert verdict.differences[0].startswith("step 5: ")  # the one after the first that it could show in
+    assert any(difference.startswith("optimizer.muon.momentum differs by up to ") for difference in verdict.differences)
+
+
+def test_an_average_that_is_lost_is_found(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Average, "restore", lambda self, tensors, device: None)
+    hot = {"training": {"averaging": "nonmonotonic", "learning_rate": 1.0}}  # so that the loss rises soon
+    verdict, _ = verify_resume(request(book, hot), 6)
+    assert any("average." in difference for difference in verdict.differences), verdict
+
+
+def test_a_run_is_tried_as_it_was_trained(book: Path, tmp_path: Path) -> None:
+    settings = validated(merged(SMALL, {"budget": {"minutes": 0.01}, "corpus": {"lowercase": True}}))
+    list(train(Request((str(book),), settings, tmp_path / "run")))
+    before = sorted(tmp_path.rglob("*"))
+    verdict, tried = verify_resume(request_of(open_run(tmp_path / "run")), 2)
+    assert verdict.equal
+    assert tried.model == open_run(tmp_path / "run").settings.model
+    assert tried.corpus.lowercase
+    assert sorted(tmp_path.rglob("*")) == before
+    assert request_of(open_run(tmp_path / "run"), 3).settings.training.groups == 3
+
+
+def test_trails_part_where_they_do() -> None:
+    one = Trail({1: ("a",), 2: ("b",)}, {(2, "stream"): 1.5}, {"x": torch.ones(2), "y": torch.zeros(1)})
+    assert compared(one, one).equal
+    other = Trail({1: ("a",)}, {(2, "stream"): 1.25}, {"x": torch.tensor([1.0, 1.5]), "y": torch.tensor([-0.0])})
+    assert compared(one, other).differences == [
+        "step 2: ('b',) became None",
+        "evaluation (2, 'stream'): 1.5 nats became 1.25",
+        "x differs by up to 0.5",
+        "y differs by up to 0",
+    ]
+    assert compared(one, Trail(one.steps, one.evaluations)).differences == [
+        "x differs by up to 0",
+        "y differs by up to 0",
+    ]
