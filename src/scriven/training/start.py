@@ -21,6 +21,7 @@ from scriven.corpus.header import NAME as CORPUS_FILE
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, Interrupted, UsageError
 from scriven.events import Event, Started
+from scriven.kernels.library import level
 from scriven.model import choose_device, choose_precision
 from scriven.model.cells import has_native_code
 from scriven.model.compute import available_cores, cpu_prepared
@@ -85,7 +86,7 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     precision = choose_precision(settings.training.precision, device, settings.model.cell, native)
     path = resumed.path if resumed else request.output or _free_folder(request.texts[0])
     facts = _facts(request, corpus, settings, device, precision)
-    notes: list[str] = []
+    notes = _other_kernels(resumed) if resumed else []
     if not resumed:
         settings, notes = _fitted(request, settings, facts, path)
         notes += _initial_notes(request, settings, corpus, embeddings)
@@ -93,7 +94,7 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
         computing = {"training": {"device": device.type, "precision": precision}}
         settings = validated(merged(settings.model_dump(), computing))
         origin = resumed.origin if resumed else _origin(request, corpus, embedding)
-        origin = origin | {"corpus": str(corpus.path.resolve())}
+        origin = origin | {"corpus": str(corpus.path.resolve()), "kernels": level()}
         run = create_run(path, settings, corpus.vocabulary, origin)
         plan = Plan(
             settings,
@@ -180,6 +181,14 @@ def _resumed(request: Request) -> Run:
     if not settings.budget:
         raise UsageError("the budget given is 0; give a larger one, or none to go on with the run's")
     return replace(run, settings=settings)
+
+
+def _other_kernels(run: Run) -> list[str]:
+    """A sentence, where other native kernels made the run so far than would now."""
+    before = run.origin.get("kernels", level())
+    if before == level():
+        return []
+    return [f"Its kernels were {before} so far and are {level()} now: it goes on from there, but not to the same bits."]
 
 
 def _check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus) -> None:
