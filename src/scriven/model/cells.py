@@ -53,9 +53,10 @@ CELLS: dict[Cell, CellKind] = {
 }
 
 
-def has_native_code(settings: ModelSettings) -> bool:
-    """Whether this machine has native code for the steps of such layers, in bf16."""
-    return settings.activation == "tanh" and recurrent.usable()
+def has_native_code(settings: ModelSettings, precision: str) -> bool:
+    """Whether this machine's processor has native code for the steps of such layers in that number format."""
+    able = recurrent.usable() if precision == "bf16" else recurrent_fp32.usable()
+    return able and settings.activation == "tanh"
 
 
 class RecurrentLayer(nn.Module):
@@ -80,9 +81,8 @@ class RecurrentLayer(nn.Module):
         """Whether native code does this layer's steps there, in the number format of this moment."""
         if self.kind.step is None:
             return device.type == "cpu" and scan.usable()
-        able = recurrent.usable() if in_bf16() else recurrent_fp32.usable()
-        single = self.rnn.weight_hh_l0.dtype == torch.float32
-        return able and single and device.type == "cpu" and self.settings.activation == "tanh"
+        able = has_native_code(self.settings, "bf16" if in_bf16() else "fp32")
+        return able and self.rnn.weight_hh_l0.dtype == torch.float32 and device.type == "cpu"
 
     @property
     def columns(self) -> Tensor:

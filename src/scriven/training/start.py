@@ -82,7 +82,7 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     if settings.training.workers > 1 and settings.training.device not in ("auto", "cpu"):
         raise UsageError("several workers are for the CPU so far; drop --training.workers or --training.device")
     device = choose_device(settings.training.device)
-    native = has_native_code(settings.model)
+    native = has_native_code(settings.model, "bf16")
     precision = choose_precision(settings.training.precision, device, settings.model.cell, native)
     path = resumed.path if resumed else request.output or _free_folder(request.texts[0])
     facts = _facts(request, corpus, settings, device, precision)
@@ -288,7 +288,7 @@ def _check_text(settings: Settings, corpus: Corpus) -> None:
 def _facts(request: Request, corpus: Corpus, settings: Settings, device: torch.device, precision: str) -> Facts:
     """What the settings that are not given are fitted to."""
     text, cores = corpus.training, available_cores()
-    shared = device.type == "cpu" and precision == "bf16" and has_native_code(settings.model)
+    shared = device.type == "cpu" and has_native_code(settings.model, precision)
     return Facts(
         epoch_reads(text, settings.reader),
         corpus.validation.characters,
