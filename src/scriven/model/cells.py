@@ -143,13 +143,17 @@ class RecurrentLayer(nn.Module):
         if self.kind.step is gru_step:
             bias_hh, own = functional.pad(bias_hh[: -self.width], (0, self.width)), bias_hh[-self.width :]
         bias = bias + bias_hh
-        if self.onehot or not in_bf16():
-            from_input = self._from_input(x, bias)
+        if not in_bf16():
+            sums = self._from_input(x, bias)
+            return recurrent_fp32.recurrent(self.settings.cell, sums, weight_hh, state, ids=ids, bias=own, fresh=fresh)
+        read: dict[str, Tensor] = {}
+        if self.onehot:
+            sums = self._from_input(x, bias)
+        elif ids is not None or own is not None:  # the reset gate multiplies what comes from the state alone
+            sums = recurrent.projection(x, self.rnn.weight_ih_l0, bias)
         else:
-            from_input = recurrent.projection(x, self.rnn.weight_ih_l0, bias)
-        steps: Callable[..., tuple[Tensor, LayerState]]
-        steps = recurrent.recurrent if in_bf16() else recurrent_fp32.recurrent
-        return steps(self.settings.cell, from_input, weight_hh, state, ids=ids, bias=own, fresh=fresh)
+            sums, read = bias, {"x": x, "weight_x": self.rnn.weight_ih_l0}
+        return recurrent.recurrent(self.settings.cell, sums, weight_hh, state, ids=ids, bias=own, fresh=fresh, **read)
 
     def _by_torch(self, x: Tensor, state: LayerState, weight_hh: Tensor) -> tuple[Tensor, LayerState]:
         rnn = self.rnn

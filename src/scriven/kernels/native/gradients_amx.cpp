@@ -1,4 +1,5 @@
-// Gradients of weights in bf16 tiles: sums over all steps and rows of one row times another.
+// Gradients in bf16 tiles: of weights, sums over all steps and rows of one row times another; and of what a layer read,
+// plain products with its weight.
 //
 // product[m, n] = sum over k of a[k, m] b[k, n], where k counts steps and rows (a few thousand), a is what a layer read
 // and b the gradients of its gates' sums. Both come row after row, so that a must be turned: 16 x 16 pairs at a time,
@@ -137,6 +138,58 @@ Status gradient(int64_t threads, const Matrix &a, const Matrix &b, float *out, f
     return ok;
 }
 
+constexpr int64_t TALL = 4;  // groups of rows whose products with a part of a weight follow each other
+
+// Left factors: groups of rows of a, (groups, parts, 2 tiles); zeros where there are no more.
+void pack_rows(const Matrix &a, Range groups, bf16 *to) {
+    for (int64_t row = groups.begin * GROUP; row < groups.end * GROUP; row += GROUP)
+        for (int64_t column = 0; column < a.columns; column += GROUP)
+            for (int64_t i = 0; i < GROUP; ++i, to += GROUP) _mm512_store_si512(to, a.part(row + i, column));
+}
+
+// 32 x 32 sums to their rows and columns of out (rows, columns), in bf16.
+void put(const float *sums, int64_t row, int64_t column, int64_t rows, int64_t columns, bf16 *out) {
+    for (int64_t i = 0; i < GROUP && row + i < rows; ++i) {
+        const __m512i values = joined(_mm512_load_ps(sums + i * GROUP), _mm512_load_ps(sums + i * GROUP + 16));
+        _mm512_mask_storeu_epi16(out + (row + i) * columns + column, lanes32(columns - column), values);
+    }
+}
+
+// Up to TALL groups of rows of out = a times the packed right factors of a weight with so many columns.
+void rows_of_product(const Matrix &a, Range groups, const bf16 *right, int64_t columns, bf16 *left, float *sums,
+                     bf16 *out) {
+    const int64_t parts = groups_of(a.columns), high = groups.end - groups.begin, wide = groups_of(columns);
+    pack_rows(a, groups, left);
+    for (int64_t part = 0; part < parts; part += DEPTH)
+        for (int64_t n = 0; n < wide; ++n)
+            for (int64_t m = 0; m < high; ++m) {
+                float *own = sums + (n * TALL + m) * SQUARE;
+                part ? load_sums(own) : zero_sums();
+                product(left + (m * parts + part) * 2 * TILE, right + (n * parts + part) * 2 * TILE,
+                        parts - part < DEPTH ? parts - part : DEPTH, [] {});
+                store_sums(own);
+                if (part + DEPTH >= parts) put(own, (groups.begin + m) * GROUP, n * GROUP, a.rows, columns, out);
+            }
+}
+
+Status input_gradient(int64_t threads, const Matrix &a, const float *weight, int64_t columns, bf16 *out) {
+    const int64_t parts = groups_of(a.columns), wide = groups_of(columns), part = 2 * TILE, rows = groups_of(a.rows);
+    threads = threads < rows ? threads : rows;
+    const Buffer<bf16> right(wide * parts * part), left(threads * TALL * parts * part);
+    const Buffer<float> sums(threads * TALL * wide * SQUARE);
+    if (!right || !left || !sums) return no_memory;
+    run(threads, [&](const Member &member) {
+        pack_straight(weight, a.columns, columns, member.share(wide), right, parts * part);
+        member.wait();
+        const Tiles tiles;
+        const Range own = member.share(rows);
+        for (int64_t begin = own.begin; begin < own.end; begin += TALL)
+            rows_of_product(a, {begin, begin + TALL < own.end ? begin + TALL : own.end}, right, columns,
+                            left + member.index * TALL * parts * part, sums + member.index * TALL * wide * SQUARE, out);
+    });
+    return ok;
+}
+
 }  // namespace
 }  // namespace scriven
 
@@ -147,6 +200,14 @@ SCRIVEN_API int64_t scriven_weight_gradient(int64_t threads, int64_t k, int64_t 
     using namespace scriven;
     if (k < 0 || m < 1 || n < 1) return bad_argument;
     return gradient(threads, {a, k, m, skip}, {b, k, n, nullptr}, out, sums);
+}
+
+// out (K, M) bf16 = b (K, N) bf16 times weight (N, M) fp32, which is rounded to bf16.
+SCRIVEN_API int64_t scriven_input_gradient(int64_t threads, int64_t k, int64_t m, int64_t n, const uint16_t *b,
+                                           const float *weight, uint16_t *out) {
+    using namespace scriven;
+    if (k < 0 || m < 1 || n < 1) return bad_argument;
+    return input_gradient(threads, {b, k, n, nullptr}, weight, m, out);
 }
 
 // out (V, N) fp32 += each row of b (K, N) bf16, to the row that its id says.
