@@ -1,10 +1,10 @@
 // All steps of a recurrent layer, forwards and backwards, in bf16 tiles with sums in fp32.
 //
-// The left factor of a step is the state, and beside it what the layer reads, where its sums were not made before: by one
-// product, or in a table with a row a symbol. A team of threads shares the groups of 32 cells, so that each keeps its part of the packed weights in its own cache;
-// they meet after every step, since a product needs the whole state. 64 rows are worked on at a time, so that what they
-// need stays in the cache as well. While the tiles of one group are multiplied, the cells of the group before are
-// computed.
+// The left factor of a step is the state, and beside it what the layer reads, where its sums were not made before: by
+// one product, or in a table with a row a symbol. A team of threads shares the groups of 32 cells, so that each keeps
+// its part of the packed weights in its own cache; they meet after every step, since a product needs the whole state.
+// 64 rows are worked on at a time, so that what they need stays in the cache as well. While the tiles of one group are
+// multiplied, the cells of the group before are computed.
 #include <utility>
 
 #include "recurrent_values.h"
@@ -362,7 +362,7 @@ bool shaped(Shape shape) {
 }  // namespace
 }  // namespace scriven
 
-// Arguments as in ForwardArguments; `symbols` is V, or 0 where there are no ids, and `inputs` D, or 0 where there is no x.
+// Arguments as in ForwardArguments; `symbols` is V, or 0 where there are no ids; `inputs` is D, or 0 where there is no x.
 SCRIVEN_API int64_t scriven_recurrent_forward(int64_t threads, int64_t cell, int64_t steps, int64_t rows, int64_t cells,
                                               int64_t inputs, const uint16_t *input, const int64_t *ids,
                                               int64_t symbols, const uint16_t *x, const float *weight_x,
