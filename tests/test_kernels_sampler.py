@@ -239,7 +239,7 @@ def certain(ids: native.Ids) -> Tensor:
     logits=st.lists(st.integers(-60, 20).map(lambda n: n / 4), min_size=2, max_size=40),
     settings=st.builds(
         SamplingSettings,
-        temperature=st.sampled_from([0.0, 1e-300, 0.3, 1.0, 2.5]),
+        temperature=st.sampled_from([0.0, 1e-300, 0.3, 1.0, 2.5, 1e300]),
         top_k=st.integers(0, 41),
         top_p=st.sampled_from([1.0, 0.97, 0.61, 0.11, 1e-9]),
         min_p=st.sampled_from([0.0, 0.03, 0.5, 1.0]),
@@ -315,3 +315,8 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         written(sampler, 22, numbers(1, 2))
     with pytest.raises(ValueError, match="where one"):
         sampler.write(torch.zeros(2, 23), sampler.zero_state(1), FILTERED, numbers(1, 2))
+    with pytest.raises(ValueError, match="settings for 1 rows"):
+        sampler.write(torch.zeros(2, 23), None, [FILTERED], numbers(1, 2))
+    for recent in (-1, 23):
+        with pytest.raises(ValueError, match=f"recent ids from {recent} to {recent}, of 23"):
+            sampler.write(torch.zeros(1, 23), None, FILTERED, numbers(1, 1), 4, np.array([[recent]]))

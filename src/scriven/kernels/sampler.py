@@ -160,6 +160,8 @@ class Sampler:
         before = np.ascontiguousarray(np.empty((0, rows), np.int64) if recent is None else recent, np.int64)
         if len(before) > window or before.shape[1:] != (rows,):
             raise ValueError(f"recent ids {before.shape} for {rows} rows and a window of {window}")
+        if before.size and not 0 <= before.min() <= before.max() < self.symbols:
+            raise ValueError(f"recent ids from {before.min()} to {before.max()}, of {self.symbols} symbols")
         writing = _Writing(
             *(rows, count, uniforms.ctypes.data, drawing.ctypes.data, addresses, logits.data_ptr(), ids.ctypes.data),
             *(window, len(before), before.ctypes.data),
@@ -313,7 +315,10 @@ def _copy(array: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _each(settings: SamplingSettings | Sequence[SamplingSettings], rows: int) -> Sequence[SamplingSettings]:
-    return [settings] * rows if isinstance(settings, SamplingSettings) else settings
+    each = [settings] * rows if isinstance(settings, SamplingSettings) else settings
+    if len(each) != rows:
+        raise ValueError(f"settings for {len(each)} rows, and random numbers for {rows}")
+    return each
 
 
 def _drawing(settings: SamplingSettings) -> tuple[float, ...]:

@@ -5,7 +5,7 @@
 #include "team.h"
 
 namespace scriven {
-const Kernels *kernels_of(int64_t level, bool vnni) {
+const Kernels *kernels_of(int64_t level, [[maybe_unused]] bool vnni) {
     switch (level) {
         case portable: return &sampler_portable;
 #if SCRIVEN_HAS_AVXVNNI
@@ -19,7 +19,7 @@ const Kernels *kernels_of(int64_t level, bool vnni) {
 #if SCRIVEN_HAS_AMX
         case amx: return &sampler_amx;
 #endif
-        default: return vnni ? nullptr : nullptr;
+        default: return nullptr;
     }
 }
 
