@@ -5,7 +5,7 @@ ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 endif
 
-.PHONY: demo test sanitize processors lint docs lock clean
+.PHONY: demo test sanitize processors wheel lint docs lock clean
 
 demo: .venv/.demo
 	$(BIN)/scriven train shakespeare --minutes 1
@@ -43,6 +43,10 @@ ifeq ($(shell uname -m),x86_64)
 	qemu-x86_64 -cpu Haswell $(CHECK) > build/lesser.txt
 	diff build/here.txt build/lesser.txt
 endif
+
+# A wheel for this kind of machine, in dist; what its processor can do is found out where it runs.
+wheel: .venv/.dev
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 lint: .venv/.dev
 	$(BIN)/ruff check

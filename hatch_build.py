@@ -32,7 +32,8 @@ except ModuleNotFoundError:  # by hand nothing of it is used
 PACKAGE = Path("src/scriven")
 LIBRARY = "_native" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 REPORT = "_native.txt"
-INTERFACE = Path(__file__).parent / PACKAGE / "kernels" / "interface.py"
+INTERFACE = runpy.run_path(str(Path(__file__).parent / PACKAGE / "kernels" / "interface.py"))
+RECORD: str = INTERFACE["RECORD"]
 TELLING = "cpu.cpp"  # the source that tells what the library is
 # fp-contract: a*b+c rounds once only where the source says so, so that all instruction sets give the same bits.
 # no-trapping-math: nobody looks at the flags of exceptions, without which choices between values become vectors.
@@ -137,6 +138,7 @@ def build_or_tell(root: Path) -> str:
     kernels = root / PACKAGE / "kernels"
     try:
         told = build(root / PACKAGE, root / "build" / "native")
+        (kernels / RECORD).write_text(f"{INTERFACE['interface_of'](kernels / 'native')}\n", "utf-8")
     except (BuildError, OSError, ValueError, subprocess.SubprocessError) as error:
         told = str(error)
         with contextlib.suppress(OSError):
@@ -149,7 +151,7 @@ def build_or_tell(root: Path) -> str:
 def _compile(compiler: Compiler, source: Path, objects: Path, known: list[str]) -> str:
     has = [f"-DSCRIVEN_HAS_{name.upper()}=1" for name in known]
     if source.name == TELLING:
-        has.append(f"-DSCRIVEN_INTERFACE={_interface(source.parent)}")
+        has.append(f"-DSCRIVEN_INTERFACE={INTERFACE['interface_of'](source.parent)}")
     arguments = [*compiler.flags, *INSTRUCTIONS[_suffix(source)], *has]
     texts = [source, *sorted(source.parent.glob("*.h"))]
     key = hashlib.sha256(repr((compiler, arguments, [path.read_bytes() for path in texts])).encode())
@@ -157,11 +159,6 @@ def _compile(compiler: Compiler, source: Path, objects: Path, known: list[str]) 
     if not target.exists():
         _replace(target, lambda path: compiler.run(*arguments, "-c", str(source), "-o", path))
     return str(target)
-
-
-def _interface(native: Path) -> int:
-    number: int = runpy.run_path(str(INTERFACE))["interface_of"](native)
-    return number
 
 
 def _suffix(source: Path) -> str:
@@ -206,7 +203,7 @@ class NativeKernels(BuildHookInterface):
         """Build; a wheel with a library in it is for this kind of machine, any Python 3."""
         kernels = Path(self.root, PACKAGE, "kernels")
         self.app.display_info(f"native kernels: {build_or_tell(Path(self.root))}")
-        build_data["artifacts"] += [f"/{PACKAGE.as_posix()}/kernels/{name}" for name in (LIBRARY, REPORT)]
+        build_data["artifacts"] += [f"/{PACKAGE.as_posix()}/kernels/{name}" for name in (LIBRARY, REPORT, RECORD)]
         if (kernels / LIBRARY).exists():
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{_platform_tag()}"

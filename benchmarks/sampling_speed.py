@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3, help="about how long each turn is")
-    parser.add_argument("--threads", type=int, default=1, help="that share the rows of several texts")
+    parser.add_argument("--threads", type=int, default=1, help="that share several texts, or a large model")
     parser.add_argument("--run", help="a run to measure the nats/char of")
     parser.add_argument("--text", type=Path, help="the text for --run")
     parser.add_argument("--characters", type=int, default=64_000, help="of the text, at most")

@@ -57,14 +57,14 @@ SAMPLE_LENGTH, SCORED = 20_000, 200_000  # characters of `scriven sample`, and o
 
 @dataclass(frozen=True)
 class Case:
-    """A model and how it is trained; rows are over all workers."""
+    """A model and how it is trained; rows are over all workers, of which there are as many as Scriven chooses for 0."""
 
     cell: str = "lstm"
     width: int = 256
     layers: int = 2
     rows: int = 32
     length: int = 64
-    workers: int = CORES
+    workers: int = 0
 
     def __str__(self) -> str:
         return f"{self.cell.upper()} {self.layers}x{self.width}, N={self.rows}, T={self.length}"
@@ -146,10 +146,12 @@ def own(
         *[*SCRIVEN, "train", str(text or asked.text), "--steps", str(FOREVER), "--json", "-o", f"{folder}/run"],
         *["--model.cell", case.cell, "--model.width", str(case.width), "--model.layers", str(case.layers)],
         *["--model.dropout", "0", "--reader.batch", str(case.rows), "--reader.length", str(case.length)],
-        *["--training.workers", str(case.workers), "--training.groups", str(case.workers), "--training.threads"],
-        *[str(CORES // case.workers), "--training.optimizer", "adamw", "--training.weight-decay", "0"],
+        *["--training.optimizer", "adamw", "--training.weight-decay", "0"],
         *["--training.evaluations", "1", "--training.evaluation-characters", "1000"],
     ]
+    if case.workers:
+        command += ["--training.workers", str(case.workers), "--training.groups", str(case.workers)]
+        command += ["--training.threads", str(CORES // case.workers)]
     return Contestant(name, command, {"SCRIVEN_CACHE": str(asked.scratch / "cache")} | (variables or {}))
 
 
@@ -169,7 +171,7 @@ def multiplications(case: Case, symbols: int) -> float:
     """
     gates = {"lstm": 4, "gru": 3, "rnn": 1}[case.cell]
     square = gates * case.width**2
-    table = square * symbols * case.workers / (case.rows * case.length)
+    table = square * symbols * max(1, case.workers) / (case.rows * case.length)
     return 3 * ((2 * case.layers - 1) * square + min(table, square) + case.width * symbols)
 
 

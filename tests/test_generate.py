@@ -257,6 +257,17 @@ def test_through_a_window_native_code_writes_as_torch_does(cell: Cell, length: i
     torch.testing.assert_close((after.logits, after.state), (expected.logits, expected.state))
 
 
+@with_kernels
+def test_through_a_window_unseen_symbols_are_seen_as_unknown() -> None:
+    """Native code once read beyond its arrays for them."""
+    plain = predictor()
+    slow, fast = (Predictor(plain.model, plain.vocabulary, "fp32", 5, writing) for writing in (None, "fp32"))
+    unseen, numbers = plain.vocabulary.encode("a\U0010ffffb")[:, None], uniforms([1], 9)
+    assert plain.vocabulary.unseen(unseen).any()
+    found, _ = fast.write(fast.read(fast.start(), unseen), SamplingSettings(), numbers)
+    assert found.tolist() == slow.write(slow.read(slow.start(), unseen), SamplingSettings(), numbers)[0].tolist()
+
+
 def test_without_native_code_torch_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "level", lambda: "off")
     assert generation.writing_precision("auto", torch.device("cpu")) is None

@@ -343,10 +343,17 @@ def test_other_work_behind_the_same_interface_is_taken(root: Path) -> None:
 
 
 @needs_compiler
-def test_an_installed_library_has_no_sources_beside_it(root: Path) -> None:
-    build(root)
-    shutil.rmtree(kernels(root) / "native")
+def test_an_installed_library_is_compared_with_what_its_build_wrote_down(root: Path) -> None:
+    hatch_build.build_or_tell(root)
+    shutil.rmtree(kernels(root) / "native")  # as in a wheel
+    record = kernels(root) / hatch_build.RECORD
+    number = int(record.read_text())
     assert library.find("", kernels(root)).library
+    for other in (str(number + 1), "no number", ""):
+        record.write_text(other)
+        assert "another version; install scriven again" in _told(root)
+    record.unlink()
+    assert record.name in _told(root)
 
 
 def test_a_damaged_library_is_a_reason_and_no_error(root: Path) -> None:
@@ -362,7 +369,8 @@ def test_a_wheel_with_a_library_is_for_one_kind_of_machine(root: Path) -> None:
     app = SimpleNamespace(display_info=lambda text: None)
     data: dict[str, object] = {"artifacts": []}
     hatch_build.NativeKernels.initialize(SimpleNamespace(root=str(root), app=app), "standard", data)
-    names = [f"/src/scriven/kernels/{name}" for name in (hatch_build.LIBRARY, hatch_build.REPORT)]
+    made = (hatch_build.LIBRARY, hatch_build.REPORT, hatch_build.RECORD)
+    names = [f"/src/scriven/kernels/{name}" for name in made]
     assert data["artifacts"] == names and data["pure_python"] is False
     assert str(data["tag"]).startswith("py3-none-") and "manylinux" not in str(data["tag"])
     assert library.find("", kernels(root)).library

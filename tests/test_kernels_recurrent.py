@@ -167,8 +167,10 @@ def test_ids_without_a_row_are_refused() -> None:
         task.native()
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 5, 17, 33), (40, 33, 100, 70), (7, 9, 257, 256)], ids=str)
-def test_a_projection_is_a_linear_layer(shape: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (3, 5, 17, 33), (40, 33, 100, 70), (7, 9, 257, 256), (2, 90, 40, 700)], ids=str
+)
+def test_a_projection_is_a_linear_layer(shape: tuple[int, int, int, int], with_threads: Callable[[int], None]) -> None:
     torch.manual_seed(0)
     steps, rows, inputs, outputs = shape
     x, weight = torch.randn(steps, rows, inputs).requires_grad_(), torch.randn(outputs, inputs).requires_grad_()
@@ -176,7 +178,53 @@ def test_a_projection_is_a_linear_layer(shape: tuple[int, int, int, int]) -> Non
     found, expected = recurrent.projection(x, weight, bias), functional.linear(x, weight, bias)
     check((found,), (expected,), least=1.0)
     arguments = (x, weight, bias)
-    check(torch.autograd.grad(found, arguments, sought.bfloat16()), torch.autograd.grad(expected, arguments, sought))
+    gradients = torch.autograd.grad(found, arguments, sought.bfloat16())
+    check(gradients, torch.autograd.grad(expected, arguments, sought))
+    with_threads(3)
+    again = recurrent.projection(x, weight, bias)
+    more = torch.autograd.grad(again, arguments, sought.bfloat16())
+    assert all(torch.equal(*pair) for pair in zip((again, *more), (found, *gradients), strict=True))
+
+
+def by_layer(cell: str, x: Tensor, weights: tuple[Tensor, ...], fresh: Tensor) -> tuple[Tensor, ...]:
+    """Outputs, states and the gradients of all arguments, of a layer that multiplies what it reads as it goes."""
+    weight_x, weight, bias = weights
+    h = torch.full((x.shape[1], weight.shape[1]), 0.5)
+    state = (h, -h) if cell == "lstm" else (h,)
+    y, after = recurrent.recurrent(cell, bias, weight, state, x=x, weight_x=weight_x, fresh=fresh)
+    return y, *after, *torch.autograd.grad(y.float().square().sum(), (x, *weights))
+
+
+def by_loop(cell: str, x: Tensor, weights: tuple[Tensor, ...], fresh: Tensor) -> tuple[Tensor, ...]:
+    """The same, step after step."""
+    weight_x, weight, bias = weights
+    h, outputs = torch.full((x.shape[1], weight.shape[1]), 0.5), []
+    state: LayerState = (h, -h) if cell == "lstm" else (h,)
+    for inputs, begins in zip(functional.linear(x, weight_x, bias), fresh, strict=True):
+        state = tuple(part.masked_fill(begins[:, None], 0) for part in state)
+        state = STEPS[cell](inputs, functional.linear(state[0], weight), state, torch.tanh)
+        outputs.append(state[0])
+    y = torch.stack(outputs)
+    return y, *state, *torch.autograd.grad(y.square().sum(), (x, *weights))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (5, 3, 17, 33), (4, 33, 70, 40), (3, 100, 40, 257)], ids=str)
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_what_is_read_is_multiplied_on_the_way(
+    cell: str, shape: tuple[int, int, int, int], with_threads: Callable[[int], None]
+) -> None:
+    torch.manual_seed(0)
+    steps, rows, inputs, cells = shape
+    gates = recurrent.CELLS[cell].gates * cells
+    x, fresh = torch.randn(steps, rows, inputs).requires_grad_(), torch.rand(steps, rows) < 0.2
+    sizes = (gates, inputs), (gates, cells), (gates,)
+    weights = tuple((torch.randn(size) / math.sqrt(size[-1])).requires_grad_() for size in sizes)
+    found = []
+    for threads in (1, 2, 3):
+        with_threads(threads)
+        found.append(by_layer(cell, x, weights, fresh))
+    check(found[0], by_loop(cell, x, weights, fresh), least=1.0)
+    assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -211,12 +259,15 @@ def test_models_read_and_learn_as_they_do_in_fp32(chosen: dict[str, object]) -> 
 
 
 @pytest.mark.skipif(not recurrent.usable(), reason="there is no native code for this processor")
-@pytest.mark.parametrize("wrong", ["sums", "weight", "state", "ids"])
+@pytest.mark.parametrize("wrong", ["sums", "weight", "state", "ids", "x"])
 def test_arrays_of_other_shapes_are_refused_before_they_are_read(wrong: str) -> None:
     sizes = {"sums": (3, 4, 20), "weight": (20, 5), "state": (4, 5)}
-    if wrong != "ids":
+    if wrong in sizes:
         sizes[wrong] = (*sizes[wrong][:-1], sizes[wrong][-1] + 1)
     arrays = {name: torch.zeros(size) for name, size in sizes.items()}
     ids = torch.zeros(3, 9, dtype=torch.int64) if wrong == "ids" else None
     with pytest.raises((ValueError, RuntimeError)):
-        recurrent.recurrent("lstm", arrays["sums"], arrays["weight"], (arrays["state"],) * 2, ids=ids)
+        read = (torch.zeros(3, 4, 7), torch.zeros(20, 6)) if wrong == "x" else (None, None)
+        sums = arrays["sums"][0, 0] if wrong == "x" else arrays["sums"]
+        state = (arrays["state"],) * 2
+        recurrent.recurrent("lstm", sums, arrays["weight"], state, ids=ids, x=read[0], weight_x=read[1])

@@ -161,6 +161,44 @@ def test_threads_share_rows_and_change_nothing(precision: str, rows: int) -> Non
     assert_equal(alone, together)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_threads_share_weights_and_change_nothing(
+    settings: ModelSettings, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of few rows, where the weights do not fit in one core's cache; documents end and begin meanwhile."""
+    sampler = packed(made(settings), precision, boundary=21)
+    for rows, window in ((1, 0), (16, 0), (2, 3)):
+        texts = []
+        for threads in (1, 2, 3):
+            monkeypatch.setattr(sampler, "_threads", {rows: threads}.get)
+            start = torch.zeros(rows, 23), sampler.zero_state(rows), SamplingSettings()
+            texts.append(sampler.write(*start, numbers(60, rows), window))
+        assert (texts[0][0] == 21).any()
+        assert_equal(texts[0], texts[1])
+        assert_equal(texts[0], texts[2])
+
+
+def test_as_many_threads_as_have_room_for_the_weights_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = (
+        made(ModelSettings(width=64)),
+        list[object](),
+    )  # 3 * 4 * 64 * 64 weights, and the head's 2 blocks of 16
+
+    def call(*arguments: object) -> int:
+        asked.extend(arguments[-1:])  # none where it asks for the size of the cache, which is not told
+        return 0
+
+    monkeypatch.setattr(native, "CACHE", 48 * 1024)
+    monkeypatch.setattr(library, "declare", lambda *_: call)
+    torch.set_num_threads(3)
+    written(packed(model, "int8"), 23, numbers(1, 16))
+    written(packed(model, "fp32"), 23, numbers(1, 16))
+    written(packed(model, "fp32"), 23, numbers(1, 17))
+    torch.set_num_threads(1)
+    assert asked == [2, 3, 2]
+
+
 def test_each_row_is_drawn_by_its_own_settings_from_the_zero_state_where_there_is_none() -> None:
     sampler, uniforms = packed(made(ModelSettings(width=30)), "int8"), numbers(9, 3)
     settings = [SamplingSettings(temperature=0), FILTERED, SamplingSettings(temperature=2)]
@@ -201,7 +239,7 @@ def certain(ids: native.Ids) -> Tensor:
     logits=st.lists(st.integers(-60, 20).map(lambda n: n / 4), min_size=2, max_size=40),
     settings=st.builds(
         SamplingSettings,
-        temperature=st.sampled_from([0.0, 1e-300, 0.3, 1.0, 2.5]),
+        temperature=st.sampled_from([0.0, 1e-300, 0.3, 1.0, 2.5, 1e300]),
         top_k=st.integers(0, 41),
         top_p=st.sampled_from([1.0, 0.97, 0.61, 0.11, 1e-9]),
         min_p=st.sampled_from([0.0, 0.03, 0.5, 1.0]),
@@ -277,3 +315,8 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         written(sampler, 22, numbers(1, 2))
     with pytest.raises(ValueError, match="where one"):
         sampler.write(torch.zeros(2, 23), sampler.zero_state(1), FILTERED, numbers(1, 2))
+    with pytest.raises(ValueError, match="settings for 1 rows"):
+        sampler.write(torch.zeros(2, 23), None, [FILTERED], numbers(1, 2))
+    for recent in (-1, 23):
+        with pytest.raises(ValueError, match=f"recent ids from {recent} to {recent}, of 23"):
+            sampler.write(torch.zeros(1, 23), None, FILTERED, numbers(1, 1), 4, np.array([[recent]]))

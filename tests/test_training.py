@@ -91,6 +91,22 @@ def test_resumed_equals_uninterrupted_to_the_bit(book: Path, tmp_path: Path, opt
     assert same(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_a_resumed_run_says_that_other_kernels_go_on(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def notes(kernels: str, **more: Any) -> tuple[str, ...]:
+        monkeypatch.setattr("scriven.training.start.level", lambda: kernels)
+        started = next(iter(train(Request(output=tmp_path / "run", resume="last", **more))))
+        assert isinstance(started, Started)
+        return started.notes
+
+    monkeypatch.setattr("scriven.training.start.level", lambda: "avx2")
+    run(book, tmp_path / "run", {"budget": {"steps": 1}})
+    more = validated({"budget": {"steps": 2}})
+    assert not any("kernels" in note for note in notes("avx2", settings=more))
+    assert any("avx2 so far and are off now" in note for note in notes("off", settings=more))
+
+
 def test_training_leaves_the_process_as_it_was(book: Path, tmp_path: Path) -> None:
     """It once left denormal numbers flushed, which broke another test in the same process every time."""
     threads = torch.get_num_threads()

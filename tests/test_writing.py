@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -76,6 +77,17 @@ def test_texts_side_by_side_are_those_written_alone(way: str | None, monkeypatch
     assert [each for each, _ in found] == lines
     assert [text for _, text in found] == [alone(model, line(model, n, length), 8) for n, length in enumerate(lengths)]
     assert list(write_all(model, model.start(), [], ending=False)) == []
+
+
+def test_an_interrupted_block_never_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(None)
+    asked = line(model, 1, 30, ending=False)
+    whole, pieces = alone(model, line(model, 1, 30, ending=False), 5), write(model, model.start(), asked, 5)
+    text, context = next(pieces)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(model, "read", Mock(side_effect=KeyboardInterrupt))
+        next(pieces)
+    assert text + "".join(more for more, _ in write(model, context, asked, 5)) == whole
 
 
 def test_lines_of_a_batch_have_settings_of_their_own_and_join_at_any_time() -> None:

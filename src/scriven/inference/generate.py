@@ -126,6 +126,7 @@ class Predictor:
 
         A boundary begins a document: that row's state is zeroed before it is read.
         """
+        ids = self.vocabulary.clamp(ids)  # which are kept where there is a window
         recent = ids if context.recent is None else np.concatenate((context.recent, ids))
         context = self.carry(context, ids)
         return self._seen(context, recent) if self.window else context

@@ -72,9 +72,13 @@ def write(predictor: Predictor, context: Context, line: Line, most: int) -> Iter
     pace = Pace(most)
     while line.left and not line.done:
         before = line.random.bit_generator.state
-        with pace as length:
-            uniforms = line.random.random((min(length, line.left), 1))
-            ids, after = predictor.write(context, line.settings, uniforms)
+        try:
+            with pace as length:
+                uniforms = line.random.random((min(length, line.left), 1))
+                ids, after = predictor.write(context, line.settings, uniforms)
+        except BaseException:  # an interrupt: as if the block had never begun
+            line.random.bit_generator.state = before
+            raise
         text, taken = line.take(ids[:, 0])
         if taken < len(ids):
             line.random.bit_generator.state = before

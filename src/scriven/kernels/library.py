@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scriven.errors import UsageError
-from scriven.kernels.interface import interface_of
+from scriven.kernels.interface import expected
 
 VARIABLE = "SCRIVEN_KERNELS"
 LEVELS = ("portable", "avx2", "avx512", "amx")  # kernels are told the number in this list
@@ -118,10 +118,13 @@ def _load(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
     for name in ("scriven_interface", "scriven_features", "scriven_compiled"):
         getattr(loaded, name).argtypes, getattr(loaded, name).restype = [], ctypes.c_int64
-    sources = path.parent / "native"  # in a repository; an installed package has none, and came as a whole
-    if sources.exists() and loaded.scriven_interface() != interface_of(sources):
-        raise OSError(f"{path.name} was built from sources of another version; build it again: python hatch_build.py")
+    if str(loaded.scriven_interface()) != expected(path.parent):
+        raise OSError(f"{path.name} was built from sources of another version; {_way_out(path.parent)}")
     return loaded
+
+
+def _way_out(folder: Path) -> str:
+    return "build it again: python hatch_build.py" if (folder / "native").exists() else "install scriven again"
 
 
 def _named(bits: int) -> frozenset[str]:

@@ -1,8 +1,9 @@
 """All steps of a recurrent layer as native code in bf16, with their gradients: for processors with AMX.
 
-What comes from the input is summed before, by `projection` or in a table with one row a symbol; `recurrent` does the
-rest. Products are of bf16 values with sums in fp32, the state is fp32, and what leaves a step is rounded to bf16: as in
-torch's own layers under autocast. Threads share the cells; what comes of it does not depend on their number.
+What comes from the input is multiplied on the way, or was before: by `projection`, or in a table with one row a symbol;
+`recurrent` does the rest. Products are of bf16 values with sums in fp32, the state is fp32, and what leaves a step is
+rounded to bf16: as in torch's own layers under autocast. Threads share the cells; what comes of it does not depend on
+their number.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from scriven.kernels import library
 from scriven.kernels.library import address as _address
@@ -54,6 +54,8 @@ def recurrent(
     weight: Tensor,
     state: tuple[Tensor, ...],
     *,
+    x: Tensor | None = None,
+    weight_x: Tensor | None = None,
     ids: Tensor | None = None,
     bias: Tensor | None = None,
     fresh: Tensor | None = None,
@@ -61,11 +63,12 @@ def recurrent(
     """All steps of a cell: y (T, N, H) in bf16, and the state (N, H) after the last one in fp32.
 
     from_input (T, N, G*H) are the sums of the gates but for the products with `weight` (G*H, H); with ids (T, N), its
-    rows are looked up in from_input (V, G*H). `bias` (H,) is the GRU's own for the new value from the hidden state, all
+    rows are looked up in from_input (V, G*H); with x (T, N, D) and weight_x (G*H, D), it is the bias (G*H,) to which
+    their products are added. `bias` (H,) is the GRU's own for the new value from the hidden state, all
     others are in from_input. Where fresh (T, N) is true, that row's state is zeroed before that step.
     """
     kept = torch.is_grad_enabled()
-    y, *after = Recurrence.apply(cell, kept, from_input, ids, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
+    y, *after = Recurrence.apply(cell, kept, from_input, ids, x, weight_x, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
     return y, tuple(after)
 
 
@@ -79,6 +82,8 @@ class Recurrence(torch.autograd.Function):
         keep: bool,
         from_input: Tensor,
         ids: Tensor | None,
+        x: Tensor | None,
+        weight_x: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
         fresh: Tensor | None,
@@ -86,31 +91,32 @@ class Recurrence(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         """y (T, N, H) and the state after the last step (N, H)."""
         cell, (rows, cells) = CELLS[name], state[0].shape
-        steps = len(from_input if ids is None else ids)
+        steps = len(next(each for each in (ids, x, from_input) if each is not None))
         sums, weight, *state_before = (*_bf16(from_input), *_fp32(weight, *state))
+        x, weight_x = (None, None) if x is None or weight_x is None else (*_bf16(x), *_fp32(weight_x))
         bias = None if bias is None else bias.float().contiguous()
         ids = None if ids is None else ids.long().expand(steps, rows).contiguous()
         fresh = None if fresh is None else fresh.to("cpu", torch.bool).expand(steps, rows).contiguous()
-        check_arrays(cell, (steps, rows, cells), sums, ids, weight, bias, state_before)
+        check_arrays(cell, (steps, rows, cells), sums, ids, weight, bias, state_before, x, weight_x)
         hs = sums.new_empty(steps + 1, rows, cells)
         hs[0] = state_before[0]
         kept = sums.new_empty(steps * -(-cells // GROUP) * rows * cell.kept * GROUP) if keep else None
         after = [torch.empty_like(part) for part in state_before]
         _function("scriven_recurrent_forward")(
-            *(library.threads(), cell.number, steps, rows, cells),
-            *(_address(sums), _address(ids), 0 if ids is None else len(sums), _address(weight), _address(bias)),
-            *_addresses_of_state(state_before),
+            *(library.threads(), cell.number, steps, rows, cells, 0 if x is None else x.shape[2]),
+            *(_address(sums), _address(ids), 0 if ids is None else len(sums), _address(x), _address(weight_x)),
+            *(_address(weight), _address(bias), *_addresses_of_state(state_before)),
             *(_address(fresh), _address(hs[1:]), _address(kept), *_addresses_of_state(after)),
         )
         ctx.cell, ctx.symbols = cell, len(sums)
-        ctx.save_for_backward(weight, hs, kept, ids, fresh)
+        ctx.save_for_backward(x, weight_x, weight, hs, kept, ids, fresh)
         return hs[1:], *after
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *dafter: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of all arguments, from those of y (T, N, H) and of the last state (N, H)."""
-        weight, hs, kept, ids, fresh = ctx.saved_tensors
+        x, weight_x, weight, hs, kept, ids, fresh = ctx.saved_tensors
         cell, (_, rows, cells), steps = ctx.cell, hs.shape, len(hs) - 1
         (dy,), dafter = _bf16(dy), _fp32(*dafter)
         dsums = hs.new_empty(steps, rows, cell.gates * cells)
@@ -124,28 +130,46 @@ class Recurrence(torch.autograd.Function):
         dbiases = dsums.new_zeros(cell.gates * cells, dtype=torch.float32) if cell.apart else None
         dweight = weight_gradient(hs[:-1], dhidden, fresh, dbiases)
         dbias = None if dbiases is None else dbiases[-cells:]
-        dinput = dsums if ids is None else _sum_rows(ids, dsums, ctx.symbols)
-        return None, None, dinput, None, dweight, dbias, None, *dstate
+        dinput, dx, dweight_x = dsums if ids is None else _sum_rows(ids, dsums, ctx.symbols), None, None
+        if x is not None:
+            dx, dweight_x, dinput = _through_product(x, weight_x, dsums, ctx.needs_input_grad[4])
+        return None, None, dinput, None, dx, dweight_x, dweight, dbias, None, *dstate
 
 
 class Projection(torch.autograd.Function):
-    """`projection`, whose weight gets its gradient from native code, several times faster than from torch."""
+    """`projection`, with its gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """X (T, N, D) to (T, N, G*H)."""
-        x, weight, bias = _bf16(x, weight, bias)
+        (x,), (weight, bias) = _bf16(x), _fp32(weight, bias)
         ctx.save_for_backward(x, weight)
-        return functional.linear(x, weight, bias)
+        y = x.new_empty(*x.shape[:-1], len(weight))
+        sizes, arrays = (y.shape[:-1].numel(), *reversed(weight.shape)), map(_address, (x, weight, bias, y))
+        _function("scriven_projection")(library.threads(), *sizes, *arrays)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of x, weight and bias from that of y (T, N, G*H)."""
         (x, weight), (dy,) = ctx.saved_tensors, _bf16(dy)
-        dbias = weight.new_zeros(len(weight), dtype=torch.float32)
-        dx = dy @ weight if ctx.needs_input_grad[0] else None
-        return dx, weight_gradient(x, dy, None, dbias), dbias
+        return _through_product(x, weight, dy, ctx.needs_input_grad[0])
+
+
+def _through_product(x: Tensor, weight: Tensor, dy: Tensor, needs_dx: bool) -> tuple[Tensor | None, Tensor, Tensor]:
+    """The gradients of x (..., D), weight (G, D) and bias (G,) from that of x @ weight.T + bias (..., G)."""
+    dbias = torch.zeros(len(weight))
+    dx = _input_gradient(weight, dy) if needs_dx else None
+    return dx, weight_gradient(x, dy, None, dbias), dbias
+
+
+def _input_gradient(weight: Tensor, dy: Tensor) -> Tensor:
+    """dy (..., G) @ weight (G, D) -> (..., D) in bf16."""
+    dx = dy.new_empty(*dy.shape[:-1], weight.shape[1])
+    arrays = _address(dy), _address(weight), _address(dx)
+    _function("scriven_input_gradient")(library.threads(), dy.shape[:-1].numel(), *reversed(weight.shape), *arrays)
+    return dx
 
 
 def weight_gradient(x: Tensor, dy: Tensor, skip: Tensor | None, sums: Tensor | None) -> Tensor:
@@ -173,12 +197,21 @@ def check_arrays(
     weight: Tensor,
     bias: Tensor | None,
     state: list[Tensor],
+    x: Tensor | None = None,
+    weight_x: Tensor | None = None,
 ) -> None:
     """Raises ValueError for arrays that native code cannot take: it would read or write what is not theirs."""
     steps, rows, cells = shape
     gates = cell.gates * cells
+    before = () if x is not None else sums.shape[:1] if ids is not None else (steps, rows)
+    read = (
+        {}
+        if x is None or weight_x is None
+        else {"x": (x, (steps, rows, x.shape[-1])), "its weight": (weight_x, (gates, x.shape[-1]))}
+    )
     expected = {
-        "sums": (sums, (*(sums.shape[:1] if ids is not None else (steps, rows)), gates)),
+        "sums": (sums, (*before, gates)),
+        **read,
         "weight": (weight, (gates, cells)),
         **({} if bias is None else {"bias": (bias, (cells,))}),
         **{f"state {number}": (part, (rows, cells)) for number, part in enumerate(state)},
@@ -189,9 +222,11 @@ def check_arrays(
 
 
 TYPES = {
-    "scriven_recurrent_forward": [c_int64] * 5 + [c_void_p] * 2 + [c_int64] + [c_void_p] * 9,
+    "scriven_recurrent_forward": [c_int64] * 6 + [c_void_p] * 2 + [c_int64] + [c_void_p] * 11,
     "scriven_recurrent_backward": [c_int64] * 5 + [c_void_p] * 10,
     "scriven_weight_gradient": [c_int64] * 4 + [c_void_p] * 5,
+    "scriven_projection": [c_int64] * 4 + [c_void_p] * 4,
+    "scriven_input_gradient": [c_int64] * 4 + [c_void_p] * 3,
     "scriven_add_rows": [c_int64] * 4 + [c_void_p] * 3,
 }
 

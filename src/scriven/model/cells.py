@@ -53,9 +53,10 @@ CELLS: dict[Cell, CellKind] = {
 }
 
 
-def has_native_code(settings: ModelSettings) -> bool:
-    """Whether this machine has native code for the steps of such layers, in bf16."""
-    return settings.activation == "tanh" and recurrent.usable()
+def has_native_code(settings: ModelSettings, precision: str) -> bool:
+    """Whether this machine's processor has native code for the steps of such layers in that number format."""
+    able = recurrent.usable() if precision == "bf16" else recurrent_fp32.usable()
+    return able and settings.activation == "tanh"
 
 
 class RecurrentLayer(nn.Module):
@@ -80,9 +81,8 @@ class RecurrentLayer(nn.Module):
         """Whether native code does this layer's steps there, in the number format of this moment."""
         if self.kind.step is None:
             return device.type == "cpu" and scan.usable()
-        able = recurrent.usable() if in_bf16() else recurrent_fp32.usable()
-        single = self.rnn.weight_hh_l0.dtype == torch.float32
-        return able and single and device.type == "cpu" and self.settings.activation == "tanh"
+        able = has_native_code(self.settings, "bf16" if in_bf16() else "fp32")
+        return able and self.rnn.weight_hh_l0.dtype == torch.float32 and device.type == "cpu"
 
     @property
     def columns(self) -> Tensor:
@@ -143,13 +143,17 @@ class RecurrentLayer(nn.Module):
         if self.kind.step is gru_step:
             bias_hh, own = functional.pad(bias_hh[: -self.width], (0, self.width)), bias_hh[-self.width :]
         bias = bias + bias_hh
-        if self.onehot or not in_bf16():
-            from_input = self._from_input(x, bias)
+        if not in_bf16():
+            sums = self._from_input(x, bias)
+            return recurrent_fp32.recurrent(self.settings.cell, sums, weight_hh, state, ids=ids, bias=own, fresh=fresh)
+        read: dict[str, Tensor] = {}
+        if self.onehot:
+            sums = self._from_input(x, bias)
+        elif ids is not None or own is not None:  # the reset gate multiplies what comes from the state alone
+            sums = recurrent.projection(x, self.rnn.weight_ih_l0, bias)
         else:
-            from_input = recurrent.projection(x, self.rnn.weight_ih_l0, bias)
-        steps: Callable[..., tuple[Tensor, LayerState]]
-        steps = recurrent.recurrent if in_bf16() else recurrent_fp32.recurrent
-        return steps(self.settings.cell, from_input, weight_hh, state, ids=ids, bias=own, fresh=fresh)
+            sums, read = bias, {"x": x, "weight_x": self.rnn.weight_ih_l0}
+        return recurrent.recurrent(self.settings.cell, sums, weight_hh, state, ids=ids, bias=own, fresh=fresh, **read)
 
     def _by_torch(self, x: Tensor, state: LayerState, weight_hh: Tensor) -> tuple[Tensor, LayerState]:
         rnn = self.rnn

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from scriven.allocator import keep_buffers
+from scriven.allocator import keep_buffers, use_huge_pages
 from scriven.errors import UsageError
 
 ALLOCATOR_THRESHOLD_BYTES = 1 << 30
@@ -44,9 +44,11 @@ def cpu_prepared(threads: int) -> Iterator[None]:
     """While this lasts, the calling thread is set up for fast steps on `threads` cores.
 
     Denormal numbers are flushed (they are many times slower and mean nothing here), and glibc is told to keep large
-    buffers mapped: it would otherwise give them back, and clear them again, at every step. That last one stays.
+    buffers mapped, and in huge pages: it would otherwise give them back, and clear them again, at every step. This last
+    stays.
     """
     keep_buffers(ALLOCATOR_THRESHOLD_BYTES)
+    use_huge_pages(ALLOCATOR_THRESHOLD_BYTES)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)

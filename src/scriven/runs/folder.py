@@ -198,6 +198,7 @@ class Origin(BaseModel):
     corpus: PathText  # written last, so that a file that was cut short lacks it
     texts: tuple[PathText, ...] = ()
     text: str = ""
+    kernels: str = ""
     initial: PathText = ""
     embedding: PathText = ""
 

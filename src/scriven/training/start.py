@@ -17,6 +17,7 @@ from scriven.corpus.build import Progress, build
 from scriven.corpus.store import Corpus, is_corpus
 from scriven.errors import InputError, Interrupted, UsageError
 from scriven.events import Event, Started
+from scriven.kernels.library import level
 from scriven.model import choose_device, choose_precision
 from scriven.model.cells import has_native_code
 from scriven.model.compute import available_cores, cpu_prepared
@@ -83,11 +84,11 @@ def _train(
     device = choose_device(settings.training.device)
     if settings.training.workers > 1 and device.type == "mps":
         raise UsageError("several workers are for CPUs and CUDA; drop --training.workers or --training.device mps")
-    native = has_native_code(settings.model)
+    native = has_native_code(settings.model, "bf16")
     precision = choose_precision(settings.training.precision, device, settings.model.cell, native)
     path = resumed.path if resumed else request.output or free_folder(request.texts[0])
     facts = _facts(request, corpus, settings, device, precision, place.machines if place else 1)
-    notes: list[str] = [*recovered.notes] if recovered else []
+    notes = [*recovered.notes, *_other_kernels(resumed)] if resumed and recovered else []
     if not resumed:
         settings, notes = _fitted(request, settings, facts, path)
         notes += _initial_notes(request, settings, corpus, embeddings)
@@ -95,7 +96,7 @@ def _train(
     computing = {"training": {"device": device.type, "precision": precision}}
     settings = validated(merged(settings.model_dump(), computing))
     origin = resumed.origin if resumed else _origin(request, corpus, embedding)
-    origin = origin | {"corpus": corpus.name}
+    origin = origin | {"corpus": corpus.name, "kernels": level()}
     run = create_run(path, settings, corpus.vocabulary, origin)
     plan = Plan(
         settings,
@@ -233,7 +234,7 @@ def _facts(
 ) -> Facts:
     """What the settings that are not given are fitted to."""
     text, cores = corpus.training, available_cores()
-    shared = device.type == "cpu" and precision == "bf16" and has_native_code(settings.model)
+    shared = device.type == "cpu" and has_native_code(settings.model, precision)
     return Facts(
         epoch_reads(text, settings.reader),
         corpus.validation.characters,
@@ -267,6 +268,14 @@ def _origin(request: Request, corpus: Corpus, embedding: str) -> dict[str, Any]:
     origin = {"texts": known, "text": text_hash(corpus), "scriven": version("scriven")}
     started = {"initial": request.initial or "", "embedding": embedding}
     return origin | {name: str(Path(path).resolve()) for name, path in started.items() if path}
+
+
+def _other_kernels(run: Run) -> list[str]:
+    """A sentence, where other native kernels made the run so far than would now."""
+    before = run.origin.get("kernels", level())
+    if before == level():
+        return []
+    return [f"Its kernels were {before} so far and are {level()} now: it goes on from there, but not to the same bits."]
 
 
 def _initial_notes(request: Request, settings: Settings, corpus: Corpus, embeddings: Embeddings | None) -> list[str]:

@@ -6,6 +6,8 @@
 #endif
 #if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>
+#endif
+#if !defined(_WIN32)
 #include <unistd.h>
 #endif
 
@@ -67,6 +69,16 @@ int64_t features() { return 0; }
 
 #endif
 
+// As scriven_cache says.
+int64_t cache_bytes() {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return bytes > 0 ? bytes : 0;
+#else
+    return 0;
+#endif
+}
+
 constexpr int64_t compiled() {
     int64_t sets = 0;
 #if SCRIVEN_HAS_AVX2
@@ -98,3 +110,6 @@ SCRIVEN_API int64_t scriven_compiled() { return scriven::compiled(); }
 
 // The instruction sets that can run here, whether there is code for them or not. Asks for the use of AMX.
 SCRIVEN_API int64_t scriven_features() { return scriven::features(); }
+
+// The bytes of a core's second cache; 0 where the system does not tell.
+SCRIVEN_API int64_t scriven_cache() { return scriven::cache_bytes(); }

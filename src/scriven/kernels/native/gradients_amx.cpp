@@ -1,9 +1,10 @@
-// Gradients of weights in bf16 tiles: sums over all steps and rows of one row times another.
+// A layer's products with what it reads, and their gradients, in bf16 tiles.
 //
-// product[m, n] = sum over k of a[k, m] b[k, n], where k counts steps and rows (a few thousand), a is what a layer read
-// and b the gradients of its gates' sums. Both come row after row, so that a must be turned: 16 x 16 pairs at a time,
-// which costs a few percent. Half a thousand rows are packed at a time, and as many columns of b as keep the sums, and
-// what they are made of, in the second-level cache. A team of threads shares the columns of b.
+// Those with a weight go over some rows at a time, whose packed values and sums stay in the second-level cache. For the
+// gradient of a weight, product[m, n] = sum over k of a[k, m] b[k, n], where k counts steps and rows (a few thousand),
+// a is what a layer read and b the gradients of its gates' sums. Both come row after row, so that a must be turned:
+// 16 x 16 pairs at a time, which costs a few percent. Half a thousand rows are packed at a time, and as many columns of
+// b as keep the sums, and what they are made of, in the second-level cache. A team of threads shares the columns of b.
 #include "recurrent_tiles.h"
 
 namespace scriven {
@@ -28,15 +29,22 @@ struct Matrix {
 
 inline int64_t panels_of(const Matrix &a) { return (a.rows + DEPTH * GROUP - 1) / (DEPTH * GROUP); }
 
+// Groups of rows in a panel: DEPTH but in the last one.
+inline int64_t depth_of(const Matrix &a, int64_t panel) {
+    const int64_t left = groups_of(a.rows) - panel * DEPTH;
+    return left < DEPTH ? left : DEPTH;
+}
+
 // Two rows of 32 values as two rows of pairs.
 inline void pair(__m512i first, __m512i second, __m512i *to) {
     to[0] = pairs_of(_mm512_inserti64x4(first, _mm512_castsi512_si256(second), 1));
     to[1] = pairs_of(_mm512_shuffle_i64x2(first, second, 0xee));
 }
 
-// Left factors: DEPTH groups of rows from `row` on and some groups of columns, turned; (groups, DEPTH, 2 tiles).
-void pack_left(const Matrix &a, int64_t row, Range groups, bf16 *to) {
-    for (int64_t k = 0; k < DEPTH; ++k, row += GROUP)
+// Left factors: a panel's groups of rows and some groups of columns, turned; (groups, DEPTH, 2 tiles).
+void pack_left(const Matrix &a, int64_t panel, Range groups, bf16 *to) {
+    int64_t row = panel * DEPTH * GROUP;
+    for (int64_t k = 0; k < depth_of(a, panel); ++k, row += GROUP)
         for (int64_t column = groups.begin * GROUP; column < groups.end * GROUP; column += GROUP) {
             __m512i low[16], high[16];
             for (int64_t i = 0; i < 16; ++i) {
@@ -54,13 +62,14 @@ void pack_left(const Matrix &a, int64_t row, Range groups, bf16 *to) {
         }
 }
 
-// Right factors: DEPTH groups of rows and up to WIDTH groups of columns; (groups of columns, DEPTH, 2 tiles). Adds the
-// columns' own sums to `sums` where it is given.
-void pack_right(const Matrix &b, int64_t row, int64_t column, int64_t groups, bf16 *to, float *sums) {
+// Right factors: a panel's groups of rows and up to WIDTH groups of columns; (groups of columns, DEPTH, 2 tiles). Adds
+// the columns' own sums to `sums` where it is given.
+void pack_right(const Matrix &b, int64_t panel, int64_t column, int64_t groups, bf16 *to, float *sums) {
+    const int64_t row = panel * DEPTH * GROUP;
     const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     __m512 own[WIDTH][2];
     for (auto &two : own) two[0] = two[1] = _mm512_setzero_ps();
-    for (int64_t i = 0; i < DEPTH * 16; ++i)
+    for (int64_t i = 0; i < depth_of(b, panel) * 16; ++i)
         for (int64_t group = 0; group < groups; ++group) {
             const int64_t from = column + group * GROUP;
             bf16 *tile = to + (group * DEPTH + i / 16) * 2 * TILE + i % 16 * GROUP;
@@ -104,12 +113,12 @@ void columns_of_gradient(const Matrix &a, const Matrix &b, Range groups, const b
         const int64_t width = groups.end - begin < WIDTH ? groups.end - begin : WIDTH;
         if (!panels) std::memset(sums, 0, sizeof(float) * downs * width * SQUARE);
         for (int64_t panel = 0; panel < panels; ++panel) {
-            pack_right(b, panel * DEPTH * GROUP, begin * GROUP, width, right, column_sums);
+            pack_right(b, panel, begin * GROUP, width, right, column_sums);
             for (int64_t n = 0; n < width; ++n)
                 for (int64_t m = 0; m < downs; ++m) {
                     float *own = sums + (n * downs + m) * SQUARE;
                     panel ? load_sums(own) : zero_sums();
-                    product(lefts + (panel * downs + m) * part, right + n * part, DEPTH, [] {});
+                    product(lefts + (panel * downs + m) * part, right + n * part, depth_of(b, panel), [] {});
                     store_sums(own);
                 }
         }
@@ -129,10 +138,72 @@ Status gradient(int64_t threads, const Matrix &a, const Matrix &b, float *out, f
     run(threads, [&](const Member &member) {
         const Tiles tiles;
         for (int64_t panel = 0; panel < panels; ++panel)
-            pack_left(a, panel * DEPTH * GROUP, member.share(downs), lefts + panel * downs * part);
+            pack_left(a, panel, member.share(downs), lefts + panel * downs * part);
         member.wait();
         columns_of_gradient(a, b, member.share(rights), lefts, right + member.index * WIDTH * part,
                             sums + member.index * squares, out, column_sums);
+    });
+    return ok;
+}
+
+constexpr int64_t TALL = 4;  // groups of rows whose products with a part of a weight follow each other
+
+// Left factors: groups of rows of a, (groups, parts, 2 tiles); zeros where there are no more.
+void pack_rows(const Matrix &a, Range groups, bf16 *to) {
+    for (int64_t row = groups.begin * GROUP; row < groups.end * GROUP; row += GROUP)
+        for (int64_t column = 0; column < a.columns; column += GROUP)
+            for (int64_t i = 0; i < GROUP; ++i, to += GROUP) _mm512_store_si512(to, a.part(row + i, column));
+}
+
+// What products with a weight become: out (rows, columns) in bf16, after a bias (columns) or null is added.
+struct Out {
+    bf16 *values;
+    int64_t rows, columns;
+    const float *bias;
+
+    void put(const float *sums, int64_t row, int64_t column) const {  // (32, 32)
+        const __mmask16 low = lanes16(bias ? columns - column : 0), high = lanes16(bias ? columns - column - 16 : 0);
+        const __m512 left = _mm512_maskz_loadu_ps(low, bias + column);
+        const __m512 right = _mm512_maskz_loadu_ps(high, bias + column + 16);
+        for (int64_t i = 0; i < GROUP && row + i < rows; ++i, sums += GROUP) {
+            const __m512i both = joined(_mm512_load_ps(sums) + left, _mm512_load_ps(sums + 16) + right);
+            _mm512_mask_storeu_epi16(values + (row + i) * columns + column, lanes32(columns - column), both);
+        }
+    }
+};
+
+// Up to TALL groups of rows of out = a times packed right factors.
+void rows_of_product(const Matrix &a, Range groups, const bf16 *right, bf16 *left, float *sums, const Out &out) {
+    const int64_t parts = groups_of(a.columns), high = groups.end - groups.begin, wide = groups_of(out.columns);
+    pack_rows(a, groups, left);
+    for (int64_t part = 0; part < parts; part += DEPTH)
+        for (int64_t n = 0; n < wide; ++n)
+            for (int64_t m = 0; m < high; ++m) {
+                float *own = sums + (n * TALL + m) * SQUARE;
+                part ? load_sums(own) : zero_sums();
+                product(left + (m * parts + part) * 2 * TILE, right + (n * parts + part) * 2 * TILE,
+                        parts - part < DEPTH ? parts - part : DEPTH, [] {});
+                store_sums(own);
+                if (part + DEPTH >= parts) out.put(own, (groups.begin + m) * GROUP, n * GROUP);
+            }
+}
+
+// out = a times a weight, of which pack(groups, right, stride) makes the right factors of groups of columns.
+template <class Pack> Status multiply(int64_t threads, const Matrix &a, const Out &out, Pack &&pack) {
+    const int64_t parts = groups_of(a.columns), wide = groups_of(out.columns), rows = groups_of(a.rows);
+    constexpr int64_t part = 2 * TILE;
+    threads = threads < rows ? threads : rows;
+    const Buffer<bf16> right(wide * parts * part), left(threads * TALL * parts * part);
+    const Buffer<float> sums(threads * TALL * wide * SQUARE);
+    if (!right || !left || !sums) return no_memory;
+    run(threads, [&](const Member &member) {
+        pack(member.share(wide), right, parts * part);
+        member.wait();
+        const Tiles tiles;
+        const Range own = member.share(rows);
+        for (int64_t begin = own.begin; begin < own.end; begin += TALL)
+            rows_of_product(a, {begin, begin + TALL < own.end ? begin + TALL : own.end}, right,
+                            left + member.index * TALL * parts * part, sums + member.index * TALL * wide * SQUARE, out);
     });
     return ok;
 }
@@ -147,6 +218,26 @@ SCRIVEN_API int64_t scriven_weight_gradient(int64_t threads, int64_t k, int64_t 
     using namespace scriven;
     if (k < 0 || m < 1 || n < 1) return bad_argument;
     return gradient(threads, {a, k, m, skip}, {b, k, n, nullptr}, out, sums);
+}
+
+// out (K, N) bf16 = a (K, M) bf16 times weight (N, M) turned, fp32 but rounded to bf16, plus bias (N) fp32.
+SCRIVEN_API int64_t scriven_projection(int64_t threads, int64_t k, int64_t m, int64_t n, const uint16_t *a,
+                                       const float *weight, const float *bias, uint16_t *out) {
+    using namespace scriven;
+    if (k < 0 || m < 1 || n < 1) return bad_argument;
+    return multiply(threads, {a, k, m, nullptr}, {out, k, n, bias}, [&](Range groups, bf16 *right, int64_t stride) {
+        pack_turned(weight, n, m, groups, right, stride);
+    });
+}
+
+// out (K, M) bf16 = b (K, N) bf16 times weight (N, M) fp32, which is rounded to bf16.
+SCRIVEN_API int64_t scriven_input_gradient(int64_t threads, int64_t k, int64_t m, int64_t n, const uint16_t *b,
+                                           const float *weight, uint16_t *out) {
+    using namespace scriven;
+    if (k < 0 || m < 1 || n < 1) return bad_argument;
+    return multiply(threads, {b, k, n, nullptr}, {out, k, m, nullptr}, [&](Range groups, bf16 *right, int64_t stride) {
+        pack_straight(weight, n, m, groups, right, stride);
+    });
 }
 
 // out (V, N) fp32 += each row of b (K, N) bf16, to the row that its id says.

@@ -1,10 +1,10 @@
 // All steps of a recurrent layer, forwards and backwards, in bf16 tiles with sums in fp32.
 //
-// The sums that come from the input are made before, by one product; here are the products with the recurrent weights.
-// A team of threads shares the groups of 32 cells, so that each keeps its part of the packed weights in its own cache;
-// they meet after every step, since a product needs the whole state. 64 rows are worked on at a time, so that what they
-// need stays in the cache as well. While the tiles of one group are multiplied, the cells of the group before are
-// computed.
+// The left factor of a step is the state, and beside it what the layer reads, where its sums were not made before: by
+// one product, or in a table with a row a symbol. A team of threads shares the groups of 32 cells, so that each keeps
+// its part of the packed weights in its own cache; they meet after every step, since a product needs the whole state.
+// 64 rows are worked on at a time, so that what they need stays in the cache as well. While the tiles of one group are
+// multiplied, the cells of the group before are computed.
 #include <utility>
 
 #include "recurrent_values.h"
@@ -19,7 +19,7 @@ constexpr int64_t ROWS = 64;  // worked on at a time
 constexpr int64_t AHEAD = 4;  // rows between the one that is written and the one that is fetched for it
 
 struct Shape {
-    int64_t steps, rows, cells;
+    int64_t steps, rows, cells, inputs;  // T, N, H, and D: 0 where nothing is read here
     int64_t groups() const { return groups_of(cells); }
 };
 
@@ -52,6 +52,7 @@ void sweep(const Pass &pass, const Member &member, int64_t steps, Range groups, 
     float *own = sums, *other = sums + Pass::products * SQUARE;
     for (int64_t step = 0; step < steps; ++step) {
         member.wait();  // for the left factors, of which all members have made a part
+        pass.read(step + 1, rows, member);
         for (int64_t place = 0; place < places; ++place) {
             // There and back again, so that the weights used last are used next and still in the cache.
             const int64_t pair = place % pairs, past = place / pairs;
@@ -73,9 +74,9 @@ void sweep(const Pass &pass, const Member &member, int64_t steps, Range groups, 
 
 // What both passes hold: the left factors of this step and of the next one in tiles, and what goes from step to step.
 struct Scratch {
-    Scratch(int64_t groups, int64_t gates, int64_t threads)
-        : left(2 * ROWS / GROUP * gates * groups * SQUARE), carry(ROWS * groups * GROUP),
-          sums(threads * 2 * gates * SQUARE), right(gates * groups * groups * 2 * TILE) {}
+    Scratch(int64_t groups, int64_t products, int64_t parts, int64_t threads)
+        : left(2 * ROWS / GROUP * parts * SQUARE), carry(ROWS * groups * GROUP), sums(threads * 2 * products * SQUARE),
+          right(groups * products * parts * 2 * TILE) {}
     bool made() const { return left && carry && sums && right; }
     Buffer<bf16> left;
     Buffer<float> carry, sums;  // carry: (groups, ROWS, 32)
@@ -103,9 +104,10 @@ struct Common {
 };
 
 struct ForwardArguments {
-    const bf16 *input;   // (T, N, gates * H), or with ids (V, gates * H)
+    const bf16 *input;   // (T, N, gates * H), with ids (V, gates * H), with x (gates * H)
     const int64_t *ids;  // (T, N) or null
     const float *bias;   // (H,), of the GRU's new value from the hidden state, or null
+    const bf16 *x;       // (T, N, D), or null
     const float *h, *c;  // (N, H) before; c is null but for the LSTM
     bf16 *y;             // (T, N, H)
     bf16 *kept;          // (T, groups, N, kept, 32), or null where nobody asks for gradients
@@ -117,7 +119,7 @@ template <class Cell> struct Forward : Common, ForwardArguments {
 
     // 32 cells of up to 32 rows in one step: where everything of the first row is.
     struct Unit {
-        const bf16 *x;
+        const bf16 *input;
         const int64_t *ids;
         const float *bias;
         const uint8_t *forgotten;
@@ -130,7 +132,7 @@ template <class Cell> struct Forward : Common, ForwardArguments {
         const int64_t n = first + pair * GROUP, at = t * shape.rows + n, cell = group * GROUP;
         const int64_t in_state = n * shape.cells + cell;
         const bool last = t == shape.steps - 1;
-        return {input + (ids ? 0 : at * Cell::gates * shape.cells) + cell,
+        return {input + (ids ? 0 : at * stride()) + cell,
                 ids ? ids + at : nullptr,
                 bias ? bias + cell : nullptr,
                 forgotten(t + 1, n),
@@ -141,6 +143,21 @@ template <class Cell> struct Forward : Common, ForwardArguments {
                 place(t + 1, pair, group),
                 kept ? kept + ((t * shape.groups() + group) * shape.rows + n) * Cell::kept * GROUP : nullptr,
                 lanes32(shape.cells - cell)};
+    }
+
+    // From a row of `input` to the next one.
+    int64_t stride() const { return x ? 0 : Cell::gates * shape.cells; }
+
+    // This member's part of what is read at t, as left factors beside those of the state.
+    void read(int64_t t, int64_t rows, const Member &member) const {
+        if (!x || t >= shape.steps) return;
+        const Range groups = member.share(groups_of(shape.inputs));
+        for (int64_t row = 0; row < rows; ++row)
+            for (int64_t group = groups.begin; group < groups.end; ++group) {
+                const bf16 *from = x + (t * shape.rows + first + row) * shape.inputs + group * GROUP;
+                bf16 *to = place(t, row / GROUP, shape.groups() + group) + row % GROUP * GROUP;
+                _mm512_store_si512(to, _mm512_maskz_loadu_epi16(lanes32(shape.inputs - group * GROUP), from));
+            }
     }
 
     void start(int64_t row, Range groups) const {
@@ -155,13 +172,14 @@ template <class Cell> struct Forward : Common, ForwardArguments {
     }
 
     inline void row(const Unit &unit, int64_t row, const float *sums) const {
-        const int64_t cells = shape.cells, gate = cells * Cell::gates;
-        const bf16 *x = unit.x + (unit.ids ? unit.ids[row] : row) * gate;
+        const int64_t cells = shape.cells;
+        const bf16 *from = unit.input + (unit.ids ? unit.ids[row] : row) * stride();
         const __mmask16 stays = unit.forgotten && unit.forgotten[row] ? 0 : 0xffff;
         Values from_input[Cell::gates], from_hidden[Cell::gates], keep[Cell::kept];
         for (int g = 0; g < Cell::gates; ++g) {
-            if (!unit.ids) _mm_prefetch(reinterpret_cast<const char *>(x + shape.rows * gate + g * cells), _MM_HINT_T1);
-            from_input[g] = fp32(_mm512_maskz_loadu_epi16(unit.there, x + g * cells));
+            const bf16 *later = from + shape.rows * stride() + g * cells;
+            if (!unit.ids) _mm_prefetch(reinterpret_cast<const char *>(later), _MM_HINT_T1);
+            from_input[g] = fp32(_mm512_maskz_loadu_epi16(unit.there, from + g * cells));
             from_hidden[g] = load(sums + g * SQUARE);
         }
         if constexpr (Cell::apart) from_hidden[2] = from_hidden[2] + load(unit.bias, unit.there);
@@ -222,6 +240,8 @@ template <class Cell> struct Backward : Common, BackwardArguments {
         return unit;
     }
 
+    void read(int64_t, int64_t, const Member &) const {}
+
     // No gradient comes back through the products of what follows the last step.
     void start(int64_t row, Range groups) const {
         for (int64_t group = groups.begin; group < groups.end; ++group) {
@@ -269,11 +289,17 @@ template <class Cell> struct Backward : Common, BackwardArguments {
     }
 };
 
-// The right factors of the steps forwards: a group's are its cells' rows of the weight (gates * H, H), gate after gate.
-void pack_forward(const float *weight, int64_t gates, int64_t cells, Range groups, bf16 *right) {
-    const int64_t square = groups_of(cells) * 2 * TILE;
-    for (int64_t gate = 0; gate < gates; ++gate)
-        pack_turned(weight + gate * cells * cells, cells, cells, groups, right + gate * square, gates * square);
+// The right factors of the steps forwards: a group's are its cells' rows of the weights (gates * H, H) and
+// (gates * H, D), gate after gate.
+void pack_forward(const float *weight, const float *weight_x, int64_t gates, Shape shape, Range groups, bf16 *right) {
+    const int64_t from_state = shape.groups() * 2 * TILE, one = from_state + groups_of(shape.inputs) * 2 * TILE;
+    for (int64_t gate = 0; gate < gates; ++gate, right += one) {
+        const int64_t row = gate * shape.cells;
+        pack_turned(weight + row * shape.cells, shape.cells, shape.cells, groups, right, gates * one);
+        if (weight_x)
+            pack_turned(weight_x + row * shape.inputs, shape.cells, shape.inputs, groups, right + from_state,
+                        gates * one);
+    }
 }
 
 // The right factors of the steps backwards: a group's are its cells' columns of the weight, all gates of them.
@@ -286,64 +312,72 @@ void pack_backward(const float *weight, int64_t gates, int64_t cells, Range grou
 // All rows and steps of a pass, shared among threads by groups of cells. `parts` are those of a left factor, `pack`
 // makes the right factors of a range of groups.
 template <class Pass, class Arguments, class Pack>
-Status pass_over(Shape shape, int64_t steps, int64_t parts, int64_t threads, const float *weight, const uint8_t *fresh,
+Status pass_over(Shape shape, int64_t steps, int64_t parts, int64_t threads, const uint8_t *fresh,
                  const Arguments &arguments, Pack &&pack) {
     const int64_t groups = shape.groups();
     threads = threads < groups ? threads : groups;
-    const Scratch scratch(groups, Pass::gates, threads);
+    const Scratch scratch(groups, Pass::products, parts, threads);
     if (!scratch.made()) return no_memory;
     run(threads, [&](const Member &member) {
         const Tiles tiles;
         const Range own = member.share(groups);
-        pack(weight, Pass::gates, shape.cells, own, scratch.right);
+        pack(own, scratch.right);
         for (int64_t first = 0; first < shape.rows; first += ROWS) {
             const int64_t rows = shape.rows - first < ROWS ? shape.rows - first : ROWS;
             const Common common{shape, fresh, first, parts, scratch.left, scratch.carry, scratch.right};
             const Pass pass{common, arguments};
             if (first) member.wait();  // until nobody reads the left factors of the rows before
             for (int64_t row = 0; row < rows; ++row) pass.start(row, own);
-            sweep(pass, member, steps, own, rows, scratch.sums + member.index * 2 * Pass::gates * SQUARE);
+            pass.read(0, rows, member);
+            sweep(pass, member, steps, own, rows, scratch.sums + member.index * 2 * Pass::products * SQUARE);
         }
     });
     return ok;
 }
 
 template <class Cell>
-Status forward(Shape shape, int64_t threads, const float *weight, const uint8_t *fresh,
+Status forward(Shape shape, int64_t threads, const float *weight, const float *weight_x, const uint8_t *fresh,
                const ForwardArguments &arguments) {
-    return pass_over<Forward<Cell>>(shape, shape.steps, shape.groups(), threads, weight, fresh, arguments,
-                                    pack_forward);
+    const int64_t parts = shape.groups() + groups_of(shape.inputs);
+    return pass_over<Forward<Cell>>(shape, shape.steps, parts, threads, fresh, arguments, [&](Range own, bf16 *right) {
+        pack_forward(weight, weight_x, Cell::gates, shape, own, right);
+    });
 }
 
 template <class Cell>
 Status backward(Shape shape, int64_t threads, const float *weight, const uint8_t *fresh,
                 const BackwardArguments &arguments) {
-    return pass_over<Backward<Cell>>(shape, shape.steps + 1, Cell::gates * shape.groups(), threads, weight, fresh,
-                                     arguments, pack_backward);
+    const int64_t parts = Cell::gates * shape.groups();
+    return pass_over<Backward<Cell>>(
+        shape, shape.steps + 1, parts, threads, fresh, arguments,
+        [&](Range own, bf16 *right) { pack_backward(weight, Cell::gates, shape.cells, own, right); });
 }
 
 enum CellNumber : int64_t { rnn = 0, gru = 1, lstm = 2 };
 
-bool shaped(Shape shape) { return shape.steps > 0 && shape.rows >= 0 && shape.cells > 0; }
+bool shaped(Shape shape) {
+    return shape.steps > 0 && shape.rows >= 0 && shape.cells > 0 && shape.inputs >= 0;
+}
 
 }  // namespace
 }  // namespace scriven
 
-// Arguments as in ForwardArguments; `symbols` is V, or 0 where there are no ids.
+// Arguments as in ForwardArguments; `symbols` is V, or 0 where there are no ids; `inputs` is D, or 0 where there is no x.
 SCRIVEN_API int64_t scriven_recurrent_forward(int64_t threads, int64_t cell, int64_t steps, int64_t rows, int64_t cells,
-                                              const uint16_t *input, const int64_t *ids, int64_t symbols,
+                                              int64_t inputs, const uint16_t *input, const int64_t *ids,
+                                              int64_t symbols, const uint16_t *x, const float *weight_x,
                                               const float *weight, const float *bias, const float *h, const float *c,
                                               const uint8_t *fresh, uint16_t *y, uint16_t *kept, float *h_after,
                                               float *c_after) {
     using namespace scriven;
-    const Shape shape{steps, rows, cells};
-    if (!shaped(shape) || (cell == gru && !bias)) return bad_argument;
+    const Shape shape{steps, rows, cells, inputs};
+    if (!shaped(shape) || (cell == gru && !bias) || !x != !inputs || !x != !weight_x || (x && ids)) return bad_argument;
     for (int64_t i = 0; ids && i < steps * rows; ++i)
         if (ids[i] < 0 || ids[i] >= symbols) return bad_argument;
-    const ForwardArguments arguments{input, ids, bias, h, c, y, kept, h_after, c_after};
-    if (cell == lstm) return forward<Lstm>(shape, threads, weight, fresh, arguments);
-    if (cell == gru) return forward<Gru>(shape, threads, weight, fresh, arguments);
-    if (cell == rnn) return forward<Rnn>(shape, threads, weight, fresh, arguments);
+    const ForwardArguments arguments{input, ids, bias, x, h, c, y, kept, h_after, c_after};
+    if (cell == lstm) return forward<Lstm>(shape, threads, weight, weight_x, fresh, arguments);
+    if (cell == gru) return forward<Gru>(shape, threads, weight, weight_x, fresh, arguments);
+    if (cell == rnn) return forward<Rnn>(shape, threads, weight, weight_x, fresh, arguments);
     return bad_argument;
 }
 
@@ -354,7 +388,7 @@ SCRIVEN_API int64_t scriven_recurrent_backward(int64_t threads, int64_t cell, in
                                                const float *dc_after, uint16_t *dinput, uint16_t *dhidden, float *dh,
                                                float *dc) {
     using namespace scriven;
-    const Shape shape{steps, rows, cells};
+    const Shape shape{steps, rows, cells, 0};
     if (!shaped(shape) || (cell == gru && !dhidden)) return bad_argument;
     const BackwardArguments arguments{kept, dy, dh_after, dc_after, dinput, dhidden, dh, dc};
     if (cell == lstm) return backward<Lstm>(shape, threads, weight, fresh, arguments);

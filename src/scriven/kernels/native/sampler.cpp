@@ -5,7 +5,7 @@
 #include "team.h"
 
 namespace scriven {
-const Kernels *kernels_of(int64_t level, bool vnni) {
+const Kernels *kernels_of(int64_t level, [[maybe_unused]] bool vnni) {
     switch (level) {
         case portable: return &sampler_portable;
 #if SCRIVEN_HAS_AVXVNNI
@@ -19,16 +19,18 @@ const Kernels *kernels_of(int64_t level, bool vnni) {
 #if SCRIVEN_HAS_AMX
         case amx: return &sampler_amx;
 #endif
-        default: return vnni ? nullptr : nullptr;
+        default: return nullptr;
     }
 }
 
 namespace {
 
+constexpr int64_t most_members = 64;  // that share weights
+
 struct Room {
     Work work;
     Desk desk;
-    int64_t *seen;  // (window, rows): ids, a ring
+    int64_t *seen;  // (window, rows): ids, a ring; without a window the last ones
 };
 
 Room lay_out(const Model &model, int64_t rows, int64_t window, Arena &arena) {
@@ -39,7 +41,7 @@ Room lay_out(const Model &model, int64_t rows, int64_t window, Arena &arena) {
     room.desk.places = arena.take<int64_t>(room.work.logits_stride);
     room.desk.ids = arena.take<int64_t>(room.work.logits_stride);
     room.desk.candidates = arena.take<Candidate>(model.symbols + 1);
-    room.seen = arena.take<int64_t>(window * rows);
+    room.seen = arena.take<int64_t>((window ? window : 1) * rows);
     return room;
 }
 
@@ -50,9 +52,11 @@ int64_t draw(const Kernels &kernels, const float *logits, int64_t count, const D
     return pick(kernels, desk, count, drawing, uniform);
 }
 
-void zero_state(const Model &model, Work &work) {
-    for (int64_t i = 0; i < 2 * model.layers; i++)
+// The zero state for all members, before any of them goes on.
+void zero_state(const Model &model, const Work &work) {
+    for (int64_t i = 0; work.member.index == 0 && i < 2 * model.layers; i++)
         if (work.state[i]) memset(work.state[i], 0, work.rows * work.stride * sizeof(float));
+    work.member.wait();
 }
 
 // The logits after the last ids that fit into the window, of which `count` were there, from zero states.
@@ -64,41 +68,91 @@ void look_through(const Kernels &kernels, const Model &model, const Room &room, 
         kernels.read(model, work, room.seen + place % window * work.rows, place == count - 1);
 }
 
-// Write the rows from `begin` to before `end` of a writing, while others write its others. Whether there was memory.
-bool write_rows(const Kernels &kernels, const Model &model, const Writing &writing, int64_t begin, int64_t end) {
-    Arena arena;
-    lay_out(model, end - begin, writing.window, arena);
-    if (!arena.allocate()) return false;
-    Room room = lay_out(model, end - begin, writing.window, arena);
-    Work &work = room.work;
-    float *logits = writing.logits + begin * model.symbols;
+// What was there before: of a writing's rows, those from `begin` on are the room's.
+void open(const Model &model, const Writing &writing, int64_t begin, const Room &room) {
+    const Work &work = room.work;
     copy_state(model, work, writing.state, true, begin);
-    copy_rows(work.logits, work.logits_stride, logits, model.symbols, work.rows, model.symbols);
-    for (int64_t place = 0; place < writing.seen; place++)
-        memcpy(room.seen + place * work.rows, writing.recent + place * writing.rows + begin, work.rows * sizeof(int64_t));
-    for (int64_t step = 0; step < writing.count; step++) {
-        const int64_t first = step * writing.rows + begin;
-        for (int64_t row = 0; row < work.rows; row++)
-            writing.ids[first + row] = draw(kernels, work.logits + row * work.logits_stride, model.symbols - 1,
-                                         writing.drawing[begin + row], writing.uniforms[first + row], room.desk);
-        if (writing.window) {
-            const int64_t count = writing.seen + step;
-            memcpy(room.seen + count % writing.window * work.rows, writing.ids + first, work.rows * sizeof(int64_t));
-            look_through(kernels, model, room, work, writing.window, count + 1);
-        } else {
-            kernels.read(model, work, writing.ids + first, true);
-        }
-    }
+    copy_rows(work.logits, work.logits_stride, writing.logits + begin * model.symbols, model.symbols, work.rows,
+              model.symbols);
+}
+
+// What is there after it.
+void close(const Model &model, const Writing &writing, int64_t begin, const Room &room) {
+    const Work &work = room.work;
     if (!writing.window) copy_state(model, work, writing.state, false, begin);
-    copy_rows(logits, model.symbols, work.logits, work.logits_stride, work.rows, model.symbols);
+    copy_rows(writing.logits + begin * model.symbols, model.symbols, work.logits, work.logits_stride, work.rows,
+              model.symbols);
+}
+
+// Draw and read. Members that share the rows draw alike, each for itself; the first one tells what.
+void write_rows(const Kernels &kernels, const Model &model, const Writing &writing, int64_t begin, Room &room) {
+    Work &work = room.work;
+    const int64_t bytes = work.rows * int64_t(sizeof(int64_t));
+    for (int64_t place = 0; place < writing.seen; place++)
+        memcpy(room.seen + place * work.rows, writing.recent + place * writing.rows + begin, bytes);
+    for (int64_t step = 0; step < writing.count; step++) {
+        const int64_t first = step * writing.rows + begin, count = writing.seen + step;
+        int64_t *ids = room.seen + (writing.window ? count % writing.window * work.rows : 0);
+        for (int64_t row = 0; row < work.rows; row++)
+            ids[row] = draw(kernels, work.logits + row * work.logits_stride, model.symbols - 1,
+                            writing.drawing[begin + row], writing.uniforms[first + row], room.desk);
+        if (work.member.index == 0) memcpy(writing.ids + first, ids, bytes);
+        if (writing.window)
+            look_through(kernels, model, room, work, writing.window, count + 1);
+        else
+            kernels.read(model, work, ids, true);
+    }
+}
+
+// Each member has rows of its own. Whether there was memory.
+bool write_apart(const Kernels &kernels, const Model &model, const Writing &writing, int64_t threads) {
+    std::atomic<bool> wrote{true};
+    run(threads, [&](const Member &member) {
+        const Range tiles = member.share(rounded_up(writing.rows, rows_together) / rows_together);
+        const int64_t begin = tiles.begin * rows_together, end = tiles.end * rows_together;
+        const int64_t rows = (end < writing.rows ? end : writing.rows) - begin;
+        if (rows <= 0) return;
+        Arena arena;
+        lay_out(model, rows, writing.window, arena);
+        if (!arena.allocate()) {
+            wrote = false;
+            return;
+        }
+        Room room = lay_out(model, rows, writing.window, arena);
+        open(model, writing, begin, room);
+        write_rows(kernels, model, writing, begin, room);
+        close(model, writing, begin, room);
+    });
+    return wrote;
+}
+
+// All members have all rows, and of every matrix the groups that are theirs: their shares of the weights stay in the
+// caches of their cores. Whether there was memory.
+bool write_together(const Kernels &kernels, const Model &model, const Writing &writing, int64_t threads) {
+    Room rooms[most_members];
+    Arena arena;
+    threads = threads < most_members ? threads : most_members;
+    for (int64_t i = 0; i < threads; i++) lay_out(model, writing.rows, writing.window, arena);
+    if (!arena.allocate()) return false;
+    for (int64_t i = 0; i < threads; i++) {
+        rooms[i] = lay_out(model, writing.rows, writing.window, arena);
+        rooms[i].work.state = rooms->work.state;
+        rooms[i].work.logits = rooms->work.logits;
+    }
+    open(model, writing, 0, *rooms);
+    run(threads, [&](const Member &member) {
+        rooms[member.index].work.member = member;
+        write_rows(kernels, model, writing, 0, rooms[member.index]);
+    });
+    close(model, writing, 0, *rooms);
     return true;
 }
 
 }  // namespace
 }  // namespace scriven
 
-// Write ids, as Writing says, in up to so many threads. The last symbol, <unk>, is never drawn. `vnni`: whether the
-// processor has AVX-VNNI.
+// Write ids, as Writing says, in up to so many threads, which share the rows, or the weights where there are few rows.
+// The last symbol, <unk>, is never drawn. `vnni`: whether the processor has AVX-VNNI.
 SCRIVEN_API int64_t scriven_sampler_write(int64_t level, int64_t vnni, const scriven::Model *model,
                                           const scriven::Writing *writing, int64_t threads) {
     using namespace scriven;
@@ -106,12 +160,6 @@ SCRIVEN_API int64_t scriven_sampler_write(int64_t level, int64_t vnni, const scr
     if (!kernels) return no_such_level;
     if (writing->rows < 1 || writing->count < 0 || model->symbols < 2 || writing->seen > writing->window)
         return bad_argument;
-    std::atomic<bool> wrote{true};
-    run(threads, [&](const Member &member) {
-        const Range tiles = member.share(rounded_up(writing->rows, rows_together) / rows_together);
-        const int64_t end = tiles.end * rows_together < writing->rows ? tiles.end * rows_together : writing->rows;
-        if (tiles.begin < tiles.end && !write_rows(*kernels, *model, *writing, tiles.begin * rows_together, end))
-            wrote = false;
-    });
-    return wrote ? ok : no_memory;
+    const bool together = threads > 1 && writing->rows <= rows_together;
+    return (together ? write_together : write_apart)(*kernels, *model, *writing, threads) ? ok : no_memory;
 }

@@ -1,7 +1,7 @@
 // What the sampler's translation units share: a model as Python packs it, and the functions that each level has.
 #pragma once
 
-#include "common.h"
+#include "team.h"
 
 namespace scriven {
 
@@ -44,7 +44,10 @@ struct Model {
 };
 
 // Arrays for N rows; every row of `stride` floats or bytes begins at a multiple of 64 bytes and is padded with zeros.
+// Members of a team may share the rows: the state and the logits are then the same arrays for all, of which each member
+// makes the groups that are its own; all else it has, and makes, for itself.
 struct Work {
+    Member member;
     int64_t rows, stride, operand_stride;
     bool back;  // whether the next step goes through the groups from the last one to the first
     float **state;  // (L, 2) arrays (N, stride): h, and an lstm's c

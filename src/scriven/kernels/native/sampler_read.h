@@ -67,14 +67,15 @@ void pack_rows(const Work &work, const Matrix &matrix, const float *x, int64_t s
         P::pack(x + row * stride, P::inputs(matrix), to + row * work.operand_stride, scales + row);
 }
 
-// One layer for all rows, whose input and hidden operands are packed: the state after.
+// One layer for all rows, whose input and hidden operands are packed: the state after, of this member's groups.
 template <class P, bool relu>
 void read_layer(const Model &model, const Layer &layer, Work &work, int64_t depth, const int64_t *ids) {
     const Matrix &hidden = layer.hidden, &input = layer.input;
     const int64_t outputs = hidden.width * block, all = hidden.groups * outputs;
     const int64_t cells = model.cell == rnn ? outputs : block;  // of a group
-    for (int64_t place = 0; place < hidden.groups; place++) {
-        const int64_t group = work.back ? hidden.groups - 1 - place : place;
+    const Range own = work.member.share(hidden.groups);
+    for (int64_t place = own.begin; place < own.end; place++) {
+        const int64_t group = work.back ? own.begin + own.end - 1 - place : place;
         for (int64_t first = 0; first < work.rows; first += rows_together) {
             const int64_t rows = work.rows - first < rows_together ? work.rows - first : rows_together;
             const int64_t operand = first * work.operand_stride;
@@ -143,11 +144,12 @@ const float *pass_on(const Model &model, Work &work, int64_t depth) {
     return work.normed;
 }
 
-// base (outputs,) plus the products of a matrix with all rows of the input: to (rows, stride), its groups in order.
+// base (outputs,) plus the products of a matrix with all rows of the input: to (rows, stride), this member's groups.
 template <class P>
 void multiply_input(const Work &work, const Matrix &matrix, const float *base, float *to, int64_t stride) {
     const int64_t outputs = matrix.width * block;
-    for (int64_t group = 0; group < matrix.groups; group++) {
+    const Range groups = work.member.share(matrix.groups);
+    for (int64_t group = groups.begin; group < groups.end; group++) {
         for (int64_t first = 0; first < work.rows; first += rows_together) {
             const int64_t rows = work.rows - first < rows_together ? work.rows - first : rows_together;
             product<P>(matrix, group, work.input + first * work.operand_stride, work.operand_stride, rows,
@@ -164,11 +166,27 @@ void multiply_input(const Work &work, const Matrix &matrix, const float *base, f
     }
 }
 
-void begin_documents(const Model &model, Work &work, const int64_t *ids) {
-    for (int64_t row = 0; row < work.rows; row++)
-        if (ids[row] == model.boundary)
-            for (int64_t i = 0; i < 2 * model.layers; i++)
-                if (work.state[i]) memset(work.state[i] + row * work.stride, 0, work.stride * sizeof(float));
+void begin_documents(const Model &model, const Work &work, const int64_t *ids) {
+    bool any = false;
+    for (int64_t row = 0; row < work.rows; row++) {
+        if (ids[row] != model.boundary) continue;
+        any = true;
+        for (int64_t i = 0; work.member.index == 0 && i < 2 * model.layers; i++)
+            if (work.state[i]) memset(work.state[i] + row * work.stride, 0, work.stride * sizeof(float));
+    }
+    if (any) work.member.wait();
+}
+
+// The logits of rows of what the last layer gave.
+template <class P>
+void make_logits(const Model &model, Work &work, const float *x) {
+    if (model.head.data) {
+        pack_rows<P>(work, model.head, x, work.stride, work.input, work.input_scale);
+        multiply_input<P>(work, model.head, model.head_bias, work.logits, work.logits_stride);
+    } else if (work.member.index == 0) {
+        for (int64_t row = 0; row < work.rows; row++)
+            memcpy(work.logits + row * work.logits_stride, x + row * work.stride, model.symbols * sizeof(float));
+    }
 }
 
 template <class P, bool relu>
@@ -186,17 +204,13 @@ void read_all(const Model &model, Work &work, const int64_t *ids, bool foretell)
                         work.input_scale + row);
         }
         pack_rows<P>(work, layer.hidden, work.state[2 * depth], work.stride, work.hidden, work.hidden_scale);
+        work.member.wait();  // all have packed the state before, which is now written over
         read_layer<P, relu>(model, layer, work, depth, ids);
+        work.member.wait();
         x = pass_on(model, work, depth);
     }
-    if (!foretell) return;
-    if (model.head.data) {
-        pack_rows<P>(work, model.head, x, work.stride, work.input, work.input_scale);
-        multiply_input<P>(work, model.head, model.head_bias, work.logits, work.logits_stride);
-    } else {
-        for (int64_t row = 0; row < work.rows; row++)
-            memcpy(work.logits + row * work.logits_stride, x + row * work.stride, model.symbols * sizeof(float));
-    }
+    if (foretell) make_logits<P>(model, work, x);
+    work.member.wait();
 }
 
 template <class P>

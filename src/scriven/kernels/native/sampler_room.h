@@ -60,6 +60,7 @@ inline int64_t longest_row(const Model &model) {
 inline Work lay_out_work(const Model &model, int64_t rows, Arena &arena, bool states = true) {
     Work work = {};
     const int64_t all = padded_rows(rows), sums = rows_together * widest * block;
+    work.member = {0, 1, nullptr};
     work.rows = rows;
     // Not a multiple of 4096 bytes: rows would all fall in the same few sets of the cache.
     work.stride = rounded_up(longest_row(model), 64) + block;

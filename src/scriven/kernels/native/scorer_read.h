@@ -55,19 +55,6 @@ void read_layer_of_chunk(const Model &model, Passage &passage, int64_t depth) {
     passage.x = pass_on(model, chunk, depth);
 }
 
-template <class P>
-void make_logits(const Model &model, Passage &passage) {
-    Work &chunk = passage.chunk;
-    if (model.head.data) {
-        pack_rows<P>(chunk, model.head, passage.x, chunk.stride, chunk.input, chunk.input_scale);
-        multiply_input<P>(chunk, model.head, model.head_bias, chunk.logits, chunk.logits_stride);
-    } else {
-        for (int64_t place = 0; place < chunk.rows; place++)
-            memcpy(chunk.logits + place * chunk.logits_stride, passage.x + place * chunk.stride,
-                   model.symbols * sizeof(float));
-    }
-}
-
 // -ln of the softmax of the logits at `id`, in nats; with 16 partial sums, the same on every level. Changes the padding.
 double cost(float *logits, int64_t count, int64_t id) {
     const int64_t padded = (count + block - 1) / block * block;
@@ -90,7 +77,7 @@ void read_layers_by(const Model &model, Passage &passage, int64_t first, int64_t
     for (int64_t depth = first; depth < last && depth < model.layers; depth++)
         read_layer_of_chunk<P, relu>(model, passage, depth);
     if (last <= model.layers) return;
-    make_logits<P>(model, passage);
+    make_logits<P>(model, passage.chunk, passage.x);
     const int64_t rows = passage.step.rows, stride = passage.chunk.logits_stride;
     float *before = passage.logits;
     for (int64_t t = 0; t < passage.steps; t++)

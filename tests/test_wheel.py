@@ -1,0 +1,90 @@
+"""What an installer gets: the wheel is built, holds what it should, and works from a folder far from the repository."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from conftest import WORDS
+from scriven.kernels import library
+from scriven.kernels.interface import RECORD
+
+pytest.importorskip("hatchling", reason="building a wheel without a network needs hatchling")
+ROOT = Path(__file__).parents[1]
+SOURCES = (".cpp", ".h", ".o", ".pyc", ".orig")
+PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+PROGRAM = """
+import json, sys
+import scriven
+from scriven.kernels import library
+small = {"model": {"width": 16}, "reader": {"batch": 4, "length": 16}, "training": {"workers": 1, "threads": 1}}
+run = scriven.train("book.txt", output=sys.argv[1], steps=3, settings=small, reports=[])
+text = run.load().sample("the ", length=20, seed=1)
+print(json.dumps([scriven.__file__, library.level(), library.why(), text]))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run([*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT], check=True)
+    (path,) = folder.iterdir()
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("installed")
+    subprocess.run([*PIP, "install", "--no-deps", "--target", folder, wheel], check=True)
+    return folder
+
+
+def told(installed: Path, folder: Path, kernels: str = "") -> tuple[str, str, str]:
+    """Level, reason and text of a model that the installed package trains in an empty folder, and writes with."""
+    folder.mkdir(exist_ok=True)
+    (folder / "book.txt").write_text(WORDS * 40, "utf-8")
+    command, given = [sys.executable, "-c", PROGRAM, kernels or "all"], os.environ | {"PYTHONPATH": str(installed)}
+    given |= {library.VARIABLE: kernels, "SCRIVEN_CACHE": str(folder / "cache")}
+    file, level, why, text = json.loads(subprocess.check_output(command, cwd=folder, env=given, text=True))
+    assert Path(file).is_relative_to(installed)
+    return level, why, text
+
+
+def test_a_wheel_holds_the_package_and_nothing_that_it_was_made_from(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        inside = [Path(name).relative_to("scriven/kernels") for name in names if name.startswith("scriven/kernels/")]
+    assert all(name.startswith(("scriven/", "scriven-")) for name in names)
+    assert not [name for name in names if name.endswith(SOURCES)]
+    package = ROOT / "src" / "scriven"
+    assert {name for name in names if name.endswith(".py")} == {
+        path.relative_to(ROOT / "src").as_posix() for path in package.rglob("*.py")
+    }
+    made = {str(path) for path in inside if path.suffix != ".py"}
+    there = {library.FILE, RECORD} if (library.FOLDER / library.FILE).exists() else set()
+    assert made == there | {library.REPORT}
+    assert wheel.name.endswith("-none-any.whl") != bool(there)
+
+
+@pytest.mark.parametrize("kernels", ["off", "portable", "avx2", ""])
+def test_an_installed_wheel_trains_and_writes(kernels: str, installed: Path, tmp_path: Path) -> None:
+    level, why, text = told(installed, tmp_path, kernels)
+    assert (level, why) == (library.find(kernels).level, library.find(kernels).why)
+    assert len(text) == 20
+
+
+@pytest.mark.skipif(library.find("").library is None, reason=library.find("").why)
+def test_an_installed_library_of_another_version_is_refused(installed: Path, tmp_path: Path) -> None:
+    record = installed / "scriven" / "kernels" / RECORD
+    number = record.read_text("utf-8")
+    try:
+        record.write_text("1", "utf-8")
+        found = library.find("", record.parent)
+    finally:
+        record.write_text(number, "utf-8")
+    assert found.library is None and "install scriven again" in found.why
+    assert library.find("", record.parent).library
