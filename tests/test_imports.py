@@ -11,8 +11,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
     errors allocator mixing settings events vocabulary recipes
-    kernels.interface kernels.library kernels.adamw kernels.recurrent kernels.recurrent_fp32 kernels.output kernels.scan
-    kernels.sampler kernels.scorer kernels.text kernels
+    kernels.interface kernels.library kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32 kernels.output
+    kernels.scan kernels.sampler kernels.scorer kernels.text kernels
     corpus.sources corpus.documents corpus.alphabet corpus.header corpus.shards corpus.split corpus.build
     corpus.store corpus
     batches.permutation batches.batch batches.stream batches.windows batches.order batches.documents batches.readers
