@@ -13,7 +13,7 @@
 namespace scriven {
 namespace {
 
-constexpr int64_t DEPTH = 16;       // groups of rows of X whose products are made together
+constexpr int64_t DEPTH = 16;  // groups of rows of X whose products are made together
 constexpr double TOO_LARGE = 1e18;  // a norm whose square fp32 does not hold
 
 struct Rule {
@@ -265,13 +265,15 @@ class Work {
 
     void times(const Symmetric &left, const Symmetric &right, const Symmetric &to, Form form) const {
         products(left, right, to, form, [](const float *sums, int64_t, int64_t, bf16 *block) {
-            for (int64_t row = 0; row < SQUARE; row += GROUP) _mm512_store_si512(block + row, rounded(load(sums + row)));
+            for (int64_t row = 0; row < SQUARE; row += GROUP)
+                _mm512_store_si512(block + row, rounded(load(sums + row)));
         });
     }
 
     // to = left times right, where finish(sums, i, j, block) rounds the sums of a block.
     template <class Finish>
-    void products(const Symmetric &left, const Symmetric &right, const Symmetric &to, Form form, Finish &&finish) const {
+    void products(const Symmetric &left, const Symmetric &right, const Symmetric &to, Form form,
+                  Finish &&finish) const {
         each_upper(member_.share(sizes_.uppers()), parts_, [&](int64_t, int64_t i, int64_t j) {
             alignas(64) float sums[SQUARE];
             alignas(64) bf16 block[SQUARE];
