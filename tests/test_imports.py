@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    errors allocator mixing settings events vocabulary recipes
+    openmp errors allocator mixing settings events vocabulary recipes
     kernels.interface kernels.library kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32 kernels.output
     kernels.scan kernels.sampler kernels.scorer kernels.text kernels
     corpus.sources corpus.documents corpus.alphabet corpus.header corpus.shards corpus.split corpus.build
