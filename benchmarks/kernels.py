@@ -5,21 +5,25 @@
 The input is what a second layer reads, (T, N, H); gradients of it and of all weights are made. Beside it stands the
 same layer as a first one, whose symbols' products are looked up (V = 65). Medians of seconds: the thread's own, which
 other programs do not lengthen, where it is one; else those of the clock.
+
+A second table is of whole steps of two-layer LSTMs with Muon: how much of a step its updates of the matrices are.
 """
 
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import common
 import torch
 from torch import Tensor
 
 from scriven.kernels import recurrent
-from scriven.model import computing
+from scriven.model import CharLM, computing
 from scriven.model.cells import CELLS, RecurrentLayer
 from scriven.model.compute import cpu_prepared
-from scriven.settings import ModelSettings
+from scriven.settings import ModelSettings, TrainingSettings
+from scriven.training.optimizer import FlatWeights, Optimizer
 
 SHAPES = [(256, 32, 64), (256, 64, 128), (512, 64, 128), (128, 50, 50)]  # H, N, T
 SYMBOLS = 65
@@ -58,12 +62,45 @@ def measured(cell: str, shape: tuple[int, int, int], times: int) -> dict[str, fl
 
 def pass_seconds(forward: Callable[[], Tensor]) -> float:
     """One forward and backward pass."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    clock = clock_of_threads()
     start = clock()
     with computing(torch.device("cpu"), "bf16"):
         y = forward()
     y.backward(torch.ones_like(y))
     return clock() - start
+
+
+def muons_share(shape: tuple[int, int, int], times: int) -> dict[str, float]:
+    """Milliseconds of a whole step of a two-layer LSTM, and of Muon in it."""
+    width, rows, steps = shape
+    torch.manual_seed(0)
+    model = CharLM(ModelSettings(width=width, layers=2), SYMBOLS)
+    weights = FlatWeights(model)
+    optimizer = Optimizer(weights, TrainingSettings(optimizer="muon"), torch.bfloat16)
+    ids, clock = torch.randint(0, SYMBOLS, (steps + 1, rows)), clock_of_threads()
+    taken: dict[str, list[float]] = {"step": [], "muon": []}
+    assert optimizer.muon is not None
+    muons_step = optimizer.muon.step
+
+    def timed(*arguments: Any) -> None:
+        start = clock()
+        muons_step(*arguments)
+        taken["muon"].append(clock() - start)
+
+    optimizer.muon.step = timed  # type: ignore[assignment, method-assign]
+    for _ in range(times + 2):
+        start = clock()
+        with computing(torch.device("cpu"), "bf16"):
+            losses = model.losses(model.read(ids[:-1])[1], ids[1:])
+        losses.backward(torch.ones_like(losses))
+        optimizer.step(weights.take_gradients(), losses.numel(), 0.5)
+        taken["step"].append(clock() - start)
+    return {name: 1000 * statistics.median(each[2:]) for name, each in taken.items()}  # the first ones fill caches
+
+
+def clock_of_threads() -> Callable[[], float]:
+    """The thread's own clock where it is alone."""
+    return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def main() -> None:
@@ -81,6 +118,7 @@ def main() -> None:
             for cell in arguments.cells
             for shape in SHAPES
         ]
+        shares = [(shape, muons_share(shape, arguments.times)) for shape in SHAPES]
     ways = ("torch", "native", "native, folded")
     rows = [
         [each["cell"], each["H"], each["N"], each["T"]]
@@ -89,7 +127,15 @@ def main() -> None:
     ]
     print("Characters a second of one layer, forward and backward (times torch)\n")
     print(common.table(["cell", "H", "N", "T", *ways], rows))
-    common.save(arguments, "kernels", results)
+    print("\nMuon in a whole step of a two-layer LSTM, in milliseconds\n")
+    header = ["H", "N", "T", "step", "Muon", "share"]
+    steps = [
+        [*shape, f"{each['step']:.1f}", f"{each['muon']:.1f}", f"{each['muon'] / each['step']:.0%}"]
+        for shape, each in shares
+    ]
+    print(common.table(header, steps))
+    taken = [dict(zip(("H", "N", "T"), shape, strict=True)) | each for shape, each in shares]
+    common.save(arguments, "kernels", {"layers": results, "muon": taken})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """A small text, and a corpus cache of each test's own."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; see scriven.cli
+import scriven  # noqa: F401 - before torch, whose threads then sleep while they wait; see scriven.openmp
 
 WORDS = "the quick brown fox jumps over the lazy dog and then sits down by the river to think about it all\n"
 

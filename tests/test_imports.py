@@ -10,9 +10,9 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    errors allocator mixing strictjson settings toml events vocabulary recipes
-    kernels.interface kernels.library kernels.adamw kernels.recurrent kernels.recurrent_fp32 kernels.output kernels.scan
-    kernels.sampler kernels.scorer kernels.text kernels
+    openmp errors allocator mixing strictjson settings toml events vocabulary recipes
+    kernels.interface kernels.library kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32 kernels.output
+    kernels.scan kernels.sampler kernels.scorer kernels.text kernels
     corpus.storage corpus.sources corpus.reading corpus.tables corpus.documents corpus.division corpus.alphabet
     corpus.header corpus.shards corpus.split corpus.material corpus.assembly corpus.parts corpus.workplace
     corpus.build corpus.shelf corpus.store corpus

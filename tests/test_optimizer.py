@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
+from scriven.errors import InputError
+from scriven.kernels.muon import orthogonalize
 from scriven.model import CharLM
 from scriven.settings import ModelSettings, TrainingSettings
 from scriven.settings import Optimizer as Name
-from scriven.training.optimizer import FlatWeights, Optimizer, assign_owners, learning_rate_factor, orthogonalize
+from scriven.training.optimizer import FlatWeights, Optimizer, assign_owners, learning_rate_factor
 
 SETTINGS = {"learning_rate": 0.03, "adamw_learning_rate": 0.01, "weight_decay": 0.1, "warmup": 0.1}
 HALF = learning_rate_factor(TrainingSettings(warmup=0.1), 0.5)
@@ -162,6 +164,13 @@ def test_state_put_back_goes_on_the_same_way() -> None:
                 optimizer.step(weights.views(gradient), 1.0, 0.6)
             results.append(weights.values)
         assert torch.equal(*results)
+
+
+def test_a_state_of_another_version_is_refused_with_what_it_lacks() -> None:
+    optimizer = Optimizer(FlatWeights(made()), TrainingSettings(optimizer="muon"))
+    state = {name: value for name, value in optimizer.state().items() if name not in ("square", "muon.momentum")}
+    with pytest.raises(InputError, match=r"no muon\.momentum and no square of the optimizer muon.*--from"):
+        optimizer.restore(state)
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:

@@ -210,8 +210,8 @@ def test_in_int8_pieces_change_nothing_and_it_costs_about_as_much_as_in_fp32() -
 def test_in_int8_the_context_goes_on() -> None:
     model = native(predictor())
     ids = model.vocabulary.encode(TEXT)[:, None]
-    whole, last = score.side_by_side(model, ids, model.start())
+    whole, last = score.read_rows(model, ids, model.start())
     middle = score.after(model, ids[:40], model.start())
-    rest, end = score.side_by_side(model, ids[40:], middle)
+    rest, end = score.read_rows(model, ids[40:], middle)
     assert rest.tolist() == whole[40:].tolist()
     assert end.logits.tolist() == last.logits.tolist()

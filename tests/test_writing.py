@@ -124,3 +124,22 @@ def test_blocks_grow_where_they_are_fast_and_shrink_where_they_are_slow(monkeypa
             lengths.append(length)
             now[0] += seconds
     assert lengths == [8, 16, 32, 32, 32, 16, 8, 4, 2, 1, 1]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("letters", "window"), [("\n abcde", 10), (" abcde", 0), (" abcde", 10)])
+def test_lines_join_only_those_that_they_fit(
+    way: str | None, letters: str, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, the sixth text began beside some that had seen more of the window, or had a state where it had none."""
+    monkeypatch.setattr(writing, "ROWS", 5)
+    plain = predictor(letters)
+    model = Predictor(plain.model, plain.vocabulary, "fp32", window, way)
+
+    def lines() -> list[Line]:
+        settings = SamplingSettings(temperature=3.0)
+        return [Line(np.random.default_rng(n), settings, 60, Pen(model.vocabulary, ["ab"])) for n in range(12)]
+
+    found = [text for _, text in write_all(model, model.start(), lines(), ending=True)]
+    assert len({len(text) for text in found}) > 1  # they do end at different places
+    assert found == [alone(model, each, 8) for each in lines()]

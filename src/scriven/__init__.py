@@ -10,6 +10,7 @@ The names below are imported when they are first used, so that `import scriven` 
 
 from typing import TYPE_CHECKING
 
+from scriven import openmp
 from scriven.errors import DivergedError, InputError, Interrupted, ScrivenError, UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ __all__ = [
     "load",
     "train",
 ]
+
+openmp.wait_asleep()
 
 _HOMES = {
     "Model": "scriven.session",

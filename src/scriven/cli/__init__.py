@@ -10,11 +10,6 @@ import threading
 import time
 
 BEGUN = time.monotonic()  # a time budget counts the whole command
-# Threads that wait for one another sleep: else they keep the processor busy, and beside any other program a step takes
-# 30 times as long. But they look out for so many turns first (about 0.1 ms), since to wake up at every piece of work
-# costs a quarter of a step; ten times as many gain little, and cost half of the speed beside another program.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 from collections.abc import Sequence  # noqa: E402 - after the clock is started
 

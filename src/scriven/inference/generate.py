@@ -42,15 +42,21 @@ class Context:
         return Context(self.logits[index], state, None if self.recent is None else self.recent[:, list(numbers)])
 
 
+def fit(contexts: Sequence[Context]) -> bool:
+    """Whether contexts can go side by side: with a state all or none, and with equally much seen of a window."""
+    states = {context.state is None for context in contexts}
+    return len(states) == 1 and len({0 if each.recent is None else len(each.recent) for each in contexts}) == 1
+
+
 def side_by_side(contexts: Sequence[Context]) -> Context:
     """The rows of all contexts, one after another, as one context.
 
-    ValueError where some have a state and others none, or where they have seen windows of several lengths.
+    ValueError where they do not `fit`.
     """
+    if not fit(contexts):
+        raise ValueError("only contexts that have all read something, through windows of one length, go side by side")
     states = [context.state for context in contexts if context.state is not None]
     seen = [context.recent for context in contexts if context.recent is not None]
-    if len(states) not in (0, len(contexts)) or len({len(recent) for recent in seen}) > 1:
-        raise ValueError("only contexts that have all read something, through windows of one length, go side by side")
     state = join_rows(states) if states else None
     return Context(
         torch.cat([context.logits for context in contexts]), state, np.concatenate(seen, 1) if seen else None

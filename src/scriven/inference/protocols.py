@@ -20,7 +20,7 @@ from scriven.errors import UsageError
 from scriven.inference.chunks import Reader, Text, blocks, chunks_of, documents_of, opened
 from scriven.inference.generate import Predictor
 from scriven.inference.sampling import Ids
-from scriven.inference.score import Tally, after, costs, foretold, priced, side_by_side, summed, surprisals, tally
+from scriven.inference.score import Tally, after, costs, foretold, priced, read_rows, summed, surprisals, tally
 
 Protocol = Callable[[Predictor, Iterable[Ids]], Tally]
 FORMS = "stream, documents, window-LENGTH or last-LENGTH, such as window-256"
@@ -98,7 +98,7 @@ def windows(predictor: Predictor, chunks: Iterable[Ids], length: int) -> Tally:
         counted = index < len(ids)
         counted[0] = False
         rows = ids[np.minimum(index, len(ids) - 1)]
-        nats, _ = side_by_side(predictor, rows, predictor.blank(rows.shape[1]))
+        nats, _ = read_rows(predictor, rows, predictor.blank(rows.shape[1]))
         total += tally(predictor.vocabulary, rows[counted], nats[counted])
     return total
 
@@ -148,7 +148,7 @@ def lanes(predictor: Predictor, reader: Reader, numbers: Sequence[int], count: i
         for row, (start, stop) in enumerate(zip(begin + offset, np.minimum(begin + offset + step, end), strict=True)):
             text = _read(reader, opening, int(start), int(stop))
             ids[: len(text), row] = text
-        nats, context = side_by_side(predictor, ids, context)
+        nats, context = read_rows(predictor, ids, context)
         position = begin + offset + np.arange(step)[:, None]  # (T, N)
         counted = (position >= first) & (position < end)
         total += tally(predictor.vocabulary, ids[counted], nats[counted])

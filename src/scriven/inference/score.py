@@ -67,7 +67,7 @@ def foretold(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
 def surprisals(predictor: Predictor, chunks: Iterable[Ids], context: Context) -> Iterator[Scored]:
     """The surprisal of every id of one text, given in chunks of any length, read from `context` (of one row) on."""
     for ids in blocks(chunks, predictor.chunk_length(1)):
-        nats, context = side_by_side(predictor, ids[:, None], context)
+        nats, context = read_rows(predictor, ids[:, None], context)
         yield Scored(ids, nats[:, 0], context)
 
 
@@ -119,7 +119,7 @@ def _score_rows(predictor: Predictor, start: Context, ids: Ids, nats: Floats, fi
         index = np.minimum(firsts[:rows] + place, len(ids) - 1)  # (T, N)
         # No boundary need be read at a document's end: padding after it is read from no matter what memory.
         read = np.where(place < lengths[:rows] - 1, ids[index], 0)
-        costs, context = side_by_side(predictor, ids[index], context, read)
+        costs, context = read_rows(predictor, ids[index], context, read)
         inside = place < lengths[:rows]
         nats[index[inside]] = costs[inside]
         begin += length
@@ -234,7 +234,7 @@ def priced(nats: Floats, ids: Ids, vocabulary: Vocabulary) -> Floats:
     return nats + vocabulary.unseen_nats * vocabulary.unseen(ids)
 
 
-def side_by_side(predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None) -> tuple[Floats, Context]:
+def read_rows(predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None) -> tuple[Floats, Context]:
     """The nats (T, N) that ids (T, N), any T, cost after `context`, and the context after them.
 
     What the model reads is `read` (T, N), where it is given, instead. Where the predictor has a native scorer, a row's
@@ -257,7 +257,7 @@ def side_by_side(predictor: Predictor, ids: Ids, context: Context, read: Ids | N
 
 
 def _by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tuple[Floats, Context]:
-    """As `side_by_side`, but that unseen symbols cost what `<unk>` costs."""
+    """As `read_rows`, but that unseen symbols cost what `<unk>` costs."""
     step = predictor.chunk_length(ids.shape[1])
     parts = [np.empty((0, ids.shape[1]))]
     for begin in range(0, len(ids), step):
@@ -270,4 +270,4 @@ def after(predictor: Predictor, ids: Ids, context: Context) -> Context:
     """The context after reading ids (T, N), any T, whatever they cost."""
     if predictor.scorer() is None:
         return predictor.carry(context, ids)
-    return side_by_side(predictor, ids, context)[1]
+    return read_rows(predictor, ids, context)[1]

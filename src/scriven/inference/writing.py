@@ -13,7 +13,7 @@ from itertools import islice
 
 import numpy as np
 
-from scriven.inference.generate import Context, Predictor, side_by_side
+from scriven.inference.generate import Context, Predictor, fit, side_by_side
 from scriven.inference.pen import Pen
 from scriven.inference.sampling import Ids
 from scriven.settings import SamplingSettings
@@ -96,8 +96,12 @@ class Batch:
         self._context: Context | None = None
         self.lines: list[Line] = []
 
+    def takes(self, context: Context) -> bool:
+        """Whether lines that go on from this context may join now; they always may where there are none."""
+        return self._context is None or fit([self._context, context])
+
     def add(self, lines: Sequence[Line], context: Context) -> None:
-        """Lines that go on from a context of as many rows; see `side_by_side` for contexts that do not fit."""
+        """Lines that go on from a context of as many rows. ValueError for one that the batch does not take."""
         self._context = context if self._context is None else side_by_side([self._context, context])
         self.lines += lines
 
@@ -121,12 +125,13 @@ class Batch:
 def write_all(predictor: Predictor, start: Context, lines: Iterable[Line], ending: bool) -> Iterator[tuple[Line, str]]:
     """Lines in their order, each with its whole text; all go on from the same context (of one row), side by side.
 
-    A line that is done makes room for the next one. `ending`: they may end before their lengths do.
+    A line that is done makes room for the next one; through a window, once all are done: lines that have seen unequally
+    much of it cannot go side by side. `ending`: they may end before their lengths do.
     """
     coming, batch, pace = iter(lines), Batch(predictor), Pace(ENDING if ending else UNSEEN)
     texts: dict[Line, str] = {}  # in the order of the lines
     while True:
-        new = list(islice(coming, ROWS - len(batch.lines)))
+        new = list(islice(coming, ROWS - len(batch.lines) if batch.takes(start) else 0))
         if new:
             batch.add(new, start.rows([0] * len(new)))
             texts.update(dict.fromkeys(new, ""))

@@ -49,10 +49,10 @@ class AdamW:
         if number < 0:
             self._by_torch(torch.cat([gradient.flatten() for gradient in gradients]).mul_(scale), rate)
             return
-        self.steps += 1
-        steps = float(self.steps)
         if sum(gradient.numel() for gradient in gradients) != len(self.values):
             raise ValueError(f"gradients of another size than the {len(self.values)} weights")
+        self.steps += 1
+        steps = float(self.steps)
         _function("scriven_adamw")(
             *(number, library.threads(), *_arrays(gradients)),
             *map(_address, (self.values, self.mean, self.square)),

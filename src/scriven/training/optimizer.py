@@ -12,14 +12,11 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from scriven.errors import InputError
+from scriven.kernels import muon
 from scriven.kernels.adamw import AdamW, norm
 from scriven.model.cells import RecurrentLayer
 from scriven.settings import TrainingSettings
-
-# The quintic iteration of Jordan et al. 2024 (Muon): its fixed points are not 1, but it gets near 1 in few steps.
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-# After so many steps the Gram matrix is made anew: its rounding errors grow from step to step where it is near zero.
-NEWTON_SCHULZ_STEPS = (3, 2)
 
 
 def learning_rate_factor(settings: TrainingSettings, progress: float, epochs: float = 0.0) -> float:
@@ -92,37 +89,6 @@ def _views(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
     return [flat[end - shape.numel() : end].view(shape) for end, shape in zip(ends, shapes, strict=True)]
 
 
-def orthogonalize(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """The nearly orthogonal matrix with the singular vectors of `matrix` (R, C), computed in `dtype`.
-
-    Five steps of the Newton-Schulz iteration X <- XP, P = aI + bA + cA^2, A = X'X on the shorter side. X itself is
-    multiplied twice only: the steps between are ones of the small matrix, A <- APP, as all of these commute.
-    """
-    tall = matrix.shape[0] >= matrix.shape[1]
-    x: Tensor = (matrix if tall else matrix.T).to(dtype)
-    x = x / (x.norm() + 1e-7)
-    for steps in NEWTON_SCHULZ_STEPS:
-        x = x @ _factor(x.T @ x, steps)
-    return x if tall else x.T
-
-
-def _factor(gram: Tensor, steps: int) -> Tensor:
-    """The product of the P of so many steps of `orthogonalize`, from the Gram matrix A before them."""
-    factor = power = _polynomial(gram)
-    for _ in range(steps - 1):
-        gram = (gram @ power) @ power
-        power = _polynomial(gram)
-        factor = factor @ power
-    return factor
-
-
-def _polynomial(gram: Tensor) -> Tensor:
-    a, b, c = NEWTON_SCHULZ
-    result = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-    result.diagonal().add_(a)
-    return result
-
-
 Share = Callable[[list[Tensor], list[int]], None]  # fills in, on every worker, the tensors that others own
 
 
@@ -135,23 +101,18 @@ class Muon:
     def __init__(self, weights: FlatWeights, momentum: float, dtype: torch.dtype, rank: int, share: Share | None):
         self.weights, self.coefficient, self.dtype, self.rank, self.share = weights, momentum, dtype, rank, share
         self.momentum = torch.zeros_like(weights.values[weights.first_matrix :])
+        self.native = muon.usable(dtype, weights.values.device)
 
-    def step(self, gradients: list[Tensor], scale: float, learning_rate: float, owners: list[int]) -> None:
-        """Updates the matrices from their gradients times `scale`; matrix i is worker `owners[i]`'s to do."""
-        updates = []
-        for momentum, gradient, owner in zip(self.weights.matrices(self.momentum), gradients, owners, strict=True):
-            new = gradient.mul(scale * (1 - self.coefficient))
-            momentum.mul_(self.coefficient).add_(new)
-            if owner == self.rank:
-                updates.append(orthogonalize(new.add_(momentum, alpha=self.coefficient), self.dtype))
-            else:
-                updates.append(torch.empty_like(gradient, dtype=self.dtype))
+    def step(self, gradients: list[Tensor], scale: float, keep: float, rate: float, owners: list[int]) -> None:
+        """Updates the matrices, times `keep`, from their gradients times `scale`; matrix i is worker `owners[i]`'s."""
+        updates = [torch.empty_like(gradient, dtype=self.dtype) for gradient in gradients]
+        own = [update if owner == self.rank else None for update, owner in zip(updates, owners, strict=True)]
+        momenta = self.weights.matrices(self.momentum)
+        muon.update(gradients, momenta, own, scale, self.coefficient, native=self.native)
         if self.share is not None:
             self.share(updates, owners)
         matrices = self.weights.matrices(self.weights.values[self.weights.first_matrix :])
-        for matrix, update in zip(matrices, updates, strict=True):
-            scale = math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))
-            matrix.add_(update, alpha=-learning_rate * scale)
+        muon.apply(updates, matrices, keep, rate, native=self.native)
 
 
 class Torchs:
@@ -231,13 +192,14 @@ class Optimizer:
         if not math.isfinite(size):
             return rate, size
         scale = self._scale(gradients, divisor, size)
-        if settings.weight_decay:
-            self.weights.values[self.weights.first_matrix :].mul_(1 - rate * settings.weight_decay)
+        keep = 1 - rate * settings.weight_decay
         if self.muon is None:
+            if settings.weight_decay:
+                self.weights.values[self.weights.first_matrix :].mul_(keep)
             self.rest.step(gradients, scale, rate)
             return rate, size
         matrices = len(gradients) - len(self.weights.matrix_shapes)
-        self.muon.step(gradients[matrices:], scale, rate, self.owners)
+        self.muon.step(gradients[matrices:], scale, keep, rate, self.owners)
         self.rest.step(gradients[:matrices], scale, settings.adamw_learning_rate * rate / settings.learning_rate)
         return rate, size
 
@@ -255,7 +217,13 @@ class Optimizer:
         return self.rest.state() | ({} if self.muon is None else {"muon.momentum": self.muon.momentum})
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back what `state` gave."""
+        """Puts back what `state` gave; InputError where a part of it is missing."""
+        missing = sorted(self.state().keys() - tensors.keys())
+        if missing:
+            raise InputError(
+                f"the checkpoint has no {' and no '.join(missing)} of the optimizer {self.settings.optimizer}: another "
+                "version wrote it; --from starts a new run from its weights"
+            )
         if self.muon is not None:
             self.muon.momentum.copy_(tensors["muon.momentum"])
         self.rest.restore({name: value for name, value in tensors.items() if not name.startswith("muon.")})

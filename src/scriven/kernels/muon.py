@@ -1,0 +1,144 @@
+"""Muon's update of matrices (Jordan et al. 2024), in torch and as native code in bf16: for processors with AMX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from ctypes import c_float, c_int64, c_void_p
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scriven.kernels import library
+
+# The quintic iteration of Jordan et al. 2024 (Muon): its fixed points are not 1, but it gets near 1 in few steps.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+# After so many steps the Gram matrix is made anew: its rounding errors grow from step to step where it is near zero.
+NEWTON_SCHULZ_STEPS = (3, 2)
+EPSILON = 1e-7
+
+
+def orthogonalize(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """The nearly orthogonal matrix with the singular vectors of `matrix` (R, C), computed in `dtype`.
+
+    Five steps of the Newton-Schulz iteration X <- XP, P = aI + bA + cA^2, A = X'X on the shorter side. X itself is
+    multiplied twice only: the steps between are ones of the small matrix, A <- APP, as all of these commute.
+    """
+    tall = matrix.shape[0] >= matrix.shape[1]
+    x: Tensor = (matrix if tall else matrix.T).to(dtype)
+    x = x / (x.norm() + EPSILON)
+    for steps in NEWTON_SCHULZ_STEPS:
+        x = x @ _factor(x.T @ x, steps)
+    return x if tall else x.T
+
+
+def _factor(gram: Tensor, steps: int) -> Tensor:
+    """The product of the P of so many steps of `orthogonalize`, from the Gram matrix A before them."""
+    factor = power = _polynomial(gram)
+    for _ in range(steps - 1):
+        gram = (gram @ power) @ power
+        power = _polynomial(gram)
+        factor = factor @ power
+    return factor
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    a, b, c = NEWTON_SCHULZ
+    result = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    result.diagonal().add_(a)
+    return result
+
+
+def usable(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether there is native code for arrays there, whose updates are of this type."""
+    return library.level() == "amx" and dtype == torch.bfloat16 and device.type == "cpu"
+
+
+def update(
+    gradients: Sequence[Tensor],
+    momenta: Sequence[Tensor],
+    updates: Sequence[Tensor | None],
+    scale: float,
+    momentum: float,
+    *,
+    native: bool,
+) -> None:
+    """Moves the momenta of matrices by their gradients times `scale`; fills in the updates of those that have one.
+
+    An update is the orthogonalised Nesterov form of the momentum, as in torch.optim.Muon. Native code takes fp32 on the
+    CPU, updates of bf16, and gives the same bits whatever the number of threads.
+    """
+    if native:
+        for chosen in _alike(gradients):
+            own = [gradients[i] for i in chosen], [momenta[i] for i in chosen], [updates[i] for i in chosen]
+            _update_natively(*own, scale, momentum)
+        return
+    for gradient, moved, made in zip(gradients, momenta, updates, strict=True):
+        new = gradient.mul(scale * (1 - momentum))
+        moved.mul_(momentum).add_(new)
+        if made is not None:
+            made.copy_(orthogonalize(new.add_(moved, alpha=momentum), made.dtype))
+
+
+def apply(updates: Sequence[Tensor], matrices: Sequence[Tensor], keep: float, rate: float, *, native: bool) -> None:
+    """Each matrix (R, C), times `keep`, less its update times `rate` times the root of R / C where that is over 1."""
+    if native:
+        for chosen in _alike(matrices):
+            _apply_natively([updates[i] for i in chosen], [matrices[i] for i in chosen], keep, rate)
+        return
+    for made, matrix in zip(updates, matrices, strict=True):
+        matrix.mul_(keep).add_(made, alpha=-rate * _rate(matrix))
+
+
+def _rate(matrix: Tensor) -> float:
+    return math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))
+
+
+def _alike(matrices: Sequence[Tensor]) -> list[list[int]]:
+    """The places of matrices of one shape, for each shape there is."""
+    places: dict[torch.Size, list[int]] = {}
+    for place, matrix in enumerate(matrices):
+        places.setdefault(matrix.shape, []).append(place)
+    return list(places.values())
+
+
+def _update_natively(
+    gradients: Sequence[Tensor],
+    momenta: Sequence[Tensor],
+    updates: Sequence[Tensor | None],
+    scale: float,
+    momentum: float,
+) -> None:
+    shape = gradients[0].shape
+    _function("scriven_muon_update")(
+        *(library.threads(), len(gradients), *shape, *NEWTON_SCHULZ_STEPS),
+        *(scale, momentum, EPSILON, *NEWTON_SCHULZ),
+        *(_addresses(gradients, shape), _addresses(momenta, shape), _addresses(updates, shape, torch.bfloat16)),
+    )
+
+
+def _apply_natively(updates: Sequence[Tensor], matrices: Sequence[Tensor], keep: float, rate: float) -> None:
+    shape, rate = matrices[0].shape, rate * _rate(matrices[0])
+    arrays = _addresses(updates, shape, torch.bfloat16), _addresses(matrices, shape)
+    _function("scriven_muon_apply")(library.threads(), len(matrices), shape.numel(), keep, rate, *arrays)
+
+
+def _addresses(arrays: Sequence[Tensor | None], shape: torch.Size, dtype: torch.dtype = torch.float32) -> Any:
+    """Where matrices are; ValueError for ones that native code cannot take."""
+    for array in arrays:
+        if array is not None and not (array.shape == shape and array.dtype == dtype and array.is_contiguous()):
+            raise ValueError(f"an array of {array.dtype} {tuple(array.shape)} for {dtype} {tuple(shape)}")
+    return (c_void_p * len(arrays))(*map(library.address, arrays))
+
+
+TYPES: dict[str, list[Any]] = {
+    "scriven_muon_update": [c_int64] * 6 + [c_float] * 6 + [c_void_p] * 3,
+    "scriven_muon_apply": [c_int64] * 3 + [c_float] * 2 + [c_void_p] * 2,
+}
+
+
+@cache
+def _function(name: str) -> Callable[..., int]:
+    return library.declare(name, TYPES[name])

@@ -1,0 +1,125 @@
+"""Muon's update natively against torch in double precision: odd sizes, tall and wide, any number of threads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from scriven.kernels import muon
+
+CPU = torch.device("cpu")
+native = pytest.mark.skipif(not muon.usable(torch.bfloat16, CPU), reason="needs native code for AMX")
+WAYS = [False, pytest.param(True, marks=native)]
+SHAPES = [(1, 1), (1, 33), (17, 3), (33, 33), (32, 64), (60, 70), (256, 64), (300, 129), (1100, 96), (96, 1100)]
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def even(shape: tuple[int, int], largest: float = 1.0) -> torch.Tensor:
+    """A matrix whose singular values lie between half of the largest and that."""
+    u, _, v = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    matrix: torch.Tensor = u @ torch.diag(torch.linspace(largest / 2, largest, min(shape))) @ v
+    return matrix
+
+
+def updated(
+    gradients: list[torch.Tensor], momenta: list[torch.Tensor], *, native: bool, momentum: float = 0.0
+) -> list[torch.Tensor]:
+    dtype = torch.bfloat16 if native else torch.float32
+    updates = [torch.full_like(gradient, torch.nan, dtype=dtype) for gradient in gradients]
+    muon.update(gradients, momenta, updates, 0.5, momentum, native=native)
+    return updates
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.double() - expected).norm()) / float(expected.norm())
+
+
+@pytest.mark.parametrize("native", WAYS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_updates_are_orthogonalised_as_in_double_precision(shape: tuple[int, int], native: bool) -> None:
+    torch.manual_seed(0)
+    # bf16 has 8 bits, and small singular values lose more
+    for matrix, most in ((even(shape), 0.03 if native else 1e-4), (torch.randn(shape), 0.12 if native else 1e-3)):
+        found = updated([matrix], [torch.zeros(shape)], native=native)[0]
+        assert distance(found, muon.orthogonalize(matrix.double(), torch.float64)) < most
+
+
+@pytest.mark.parametrize("native", WAYS)
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1e12, 1e17])
+def test_the_size_of_a_matrix_does_not_matter_until_it_vanishes(size: float, native: bool) -> None:
+    torch.manual_seed(0)
+    matrix = even((70, 40), size)
+    found = updated([matrix], [torch.zeros_like(matrix)], native=native)[0]
+    expected = muon.orthogonalize(0.5 * matrix.double(), torch.float64)  # the norm's epsilon counts for the smallest
+    torch.testing.assert_close(found.double(), expected, atol=0.01 * float(expected.abs().max()), rtol=0.05)
+
+
+@pytest.mark.parametrize("native", WAYS)
+def test_matrices_too_large_for_their_squares_and_zeros_stay_finite(native: bool) -> None:
+    matrices = [torch.full((40, 40), 1e25), torch.zeros(40, 40)]
+    for update in updated(matrices, [torch.zeros(40, 40) for _ in matrices], native=native):
+        assert torch.isfinite(update).all()
+
+
+@pytest.mark.parametrize("native", WAYS)
+def test_momenta_move_and_updates_look_ahead(native: bool) -> None:
+    torch.manual_seed(0)
+    gradients = [torch.randn(50, 37) for _ in range(4)]
+    momenta, expected = [torch.zeros(50, 37)], torch.zeros(50, 37, dtype=torch.float64)
+    for gradient in gradients:
+        new = 0.5 * gradient.double() * (1 - 0.9)
+        expected = 0.9 * expected + new
+        update = updated([gradient], momenta, native=native, momentum=0.9)[0]
+        torch.testing.assert_close(momenta[0].double(), expected, atol=1e-6, rtol=1e-5)
+        assert distance(update, muon.orthogonalize(new + 0.9 * expected, torch.float64)) < 0.12
+
+
+@native
+@pytest.mark.parametrize("shape", [(70, 40), (40, 70), (600, 64)])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_threads_and_owners_give_the_same_bits(shape: tuple[int, int], count: int) -> None:
+    torch.manual_seed(0)
+    gradients, before = [torch.randn(count, *shape).unbind() for _ in range(2)]
+    results = []
+    for number in (1, 2, 3, 5):
+        momenta = [each.clone() for each in before]
+        with threads(number):
+            updates = updated(list(gradients), momenta, native=True, momentum=0.9)
+        results.append(torch.stack([*updates, *momenta]))
+    alone = [each.clone() for each in before]
+    muon.update(gradients, alone, [None] * count, 0.5, 0.9, native=True)  # another worker owns them
+    results.append(torch.stack([*updates, *alone]))
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("native", WAYS)
+def test_weights_decay_and_move_by_their_updates(native: bool) -> None:
+    torch.manual_seed(0)
+    shapes = [(3, 5), (40, 10), (3, 5), (33, 33)]
+    matrices = [torch.randn(shape) for shape in shapes]
+    updates = [torch.randn(shape).bfloat16() for shape in shapes]
+    factors = [1, 2, 1, 1]
+    pairs = zip(matrices, updates, factors, strict=True)
+    expected = [0.9 * matrix.double() - 0.01 * factor * update.double() for matrix, update, factor in pairs]
+    muon.apply(updates, matrices, 0.9, 0.01, native=native)
+    for matrix, other in zip(matrices, expected, strict=True):
+        torch.testing.assert_close(matrix.double(), other, atol=1e-6, rtol=1e-6)
+
+
+@native
+def test_arrays_that_native_code_cannot_take_are_refused() -> None:
+    matrix = torch.zeros(4, 3)
+    with pytest.raises(ValueError, match=r"\(3, 4\) for torch.float32 \(4, 3\)"):
+        updated([matrix], [matrix.T], native=True)
+    with pytest.raises(ValueError, match="float64"):
+        updated([matrix], [matrix.double()], native=True)

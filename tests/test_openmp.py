@@ -1,0 +1,36 @@
+"""How threads wait is settled by `import scriven`, before torch reads it, and changes nothing that somebody settled."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from scriven.openmp import WAITING
+
+
+def settled(program: str, **environment: str) -> list[str]:
+    """What the environment says of each of WAITING after this program, begun in one that has only what is given."""
+    code = f"import os; {program}; print(*[os.environ.get(name) for name in {list(WAITING)}])"
+    begun = {name: value for name, value in os.environ.items() if name not in WAITING} | environment
+    return subprocess.check_output([sys.executable, "-c", code], env=begun, text=True, timeout=60).split()
+
+
+@pytest.mark.parametrize("module", ["scriven", "scriven.cli", "scriven.errors"])
+def test_threads_sleep_whatever_is_imported_first(module: str) -> None:
+    assert settled(f"import {module}") == list(WAITING.values())
+
+
+def test_torch_finds_it() -> None:
+    shown = settled(
+        "import scriven, sys; assert 'torch' not in sys.modules; scriven.load; assert 'torch' in sys.modules"
+    )
+    assert shown == list(WAITING.values())
+
+
+def test_nothing_is_changed_where_torch_is_there_already() -> None:
+    assert settled("import torch, scriven") == ["None", "None"]
+
+
+def test_what_the_user_says_stays() -> None:
+    assert settled("import scriven", OMP_WAIT_POLICY="ACTIVE") == ["ACTIVE", WAITING["GOMP_SPINCOUNT"]]
