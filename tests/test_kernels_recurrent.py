@@ -259,6 +259,22 @@ def test_models_read_and_learn_as_they_do_in_fp32(chosen: dict[str, object]) -> 
 
 
 @pytest.mark.skipif(not recurrent.usable(), reason="there is no native code for this processor")
+@pytest.mark.parametrize("sizes", [((3, 4, 6), (20, 5), (20,)), ((3, 4, 5), (20, 5), (19,))], ids=str)
+def test_projections_of_other_shapes_are_refused_before_they_are_read(sizes: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(ValueError, match="of shape"):
+        recurrent.projection(*(torch.zeros(size) for size in sizes))
+
+
+@pytest.mark.skipif(not recurrent.usable(), reason="there is no native code for this processor")
+def test_a_state_of_another_cell_and_inputs_without_weights_are_refused() -> None:
+    sums, weight, h = torch.zeros(3, 4, 20), torch.zeros(20, 5), torch.zeros(4, 5)
+    with pytest.raises(ValueError, match="a state of 1 arrays, not 2"):
+        recurrent.recurrent("lstm", sums, weight, (h,))
+    with pytest.raises(ValueError, match="belong together"):
+        recurrent.recurrent("lstm", sums, weight, (h, h), x=torch.zeros(3, 4, 6))
+
+
+@pytest.mark.skipif(not recurrent.usable(), reason="there is no native code for this processor")
 @pytest.mark.parametrize("wrong", ["sums", "weight", "state", "ids", "x"])
 def test_arrays_of_other_shapes_are_refused_before_they_are_read(wrong: str) -> None:
     sizes = {"sums": (3, 4, 20), "weight": (20, 5), "state": (4, 5)}

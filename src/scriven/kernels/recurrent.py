@@ -32,9 +32,10 @@ class Cell:
     gates: int
     kept: int
     apart: bool = False  # whether its gradients differ for what comes from the input and from the hidden state
+    states: int = 1  # arrays in its state
 
 
-CELLS = {"rnn": Cell(0, 1, 1), "gru": Cell(1, 3, 5, True), "lstm": Cell(2, 4, 6)}
+CELLS = {"rnn": Cell(0, 1, 1), "gru": Cell(1, 3, 5, True), "lstm": Cell(2, 4, 6, states=2)}
 
 
 def usable() -> bool:
@@ -93,7 +94,8 @@ class Recurrence(torch.autograd.Function):
         cell, (rows, cells) = CELLS[name], state[0].shape
         steps = len(next(each for each in (ids, x, from_input) if each is not None))
         sums, weight, *state_before = (*_bf16(from_input), *_fp32(weight, *state))
-        x, weight_x = (None, None) if x is None or weight_x is None else (*_bf16(x), *_fp32(weight_x))
+        x = None if x is None else _bf16(x)[0]
+        weight_x = None if weight_x is None else _fp32(weight_x)[0]
         bias = None if bias is None else bias.float().contiguous()
         ids = None if ids is None else ids.long().expand(steps, rows).contiguous()
         fresh = None if fresh is None else fresh.to("cpu", torch.bool).expand(steps, rows).contiguous()
@@ -143,6 +145,7 @@ class Projection(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """X (T, N, D) to (T, N, G*H)."""
         (x,), (weight, bias) = _bf16(x), _fp32(weight, bias)
+        _check_shapes({"weight": (weight, (len(bias), x.shape[-1])), "x": (x, x.shape), "bias": (bias, (len(bias),))})
         ctx.save_for_backward(x, weight)
         y = x.new_empty(*x.shape[:-1], len(weight))
         sizes, arrays = (y.shape[:-1].numel(), *reversed(weight.shape)), map(_address, (x, weight, bias, y))
@@ -203,19 +206,26 @@ def check_arrays(
     """Raises ValueError for arrays that native code cannot take: it would read or write what is not theirs."""
     steps, rows, cells = shape
     gates = cell.gates * cells
+    if (x is None) != (weight_x is None):
+        raise ValueError("x and weight_x belong together: give both or none")
+    if len(state) != cell.states:
+        raise ValueError(f"a state of {len(state)} arrays, not {cell.states}")
+    read = {}
+    if x is not None and weight_x is not None:
+        read = {"x": (x, (steps, rows, x.shape[-1])), "its weight": (weight_x, (gates, x.shape[-1]))}
     before = () if x is not None else sums.shape[:1] if ids is not None else (steps, rows)
-    read = (
-        {}
-        if x is None or weight_x is None
-        else {"x": (x, (steps, rows, x.shape[-1])), "its weight": (weight_x, (gates, x.shape[-1]))}
+    _check_shapes(
+        {
+            "sums": (sums, (*before, gates)),
+            **read,
+            "weight": (weight, (gates, cells)),
+            **({} if bias is None else {"bias": (bias, (cells,))}),
+            **{f"state {number}": (part, (rows, cells)) for number, part in enumerate(state)},
+        }
     )
-    expected = {
-        "sums": (sums, (*before, gates)),
-        **read,
-        "weight": (weight, (gates, cells)),
-        **({} if bias is None else {"bias": (bias, (cells,))}),
-        **{f"state {number}": (part, (rows, cells)) for number, part in enumerate(state)},
-    }
+
+
+def _check_shapes(expected: dict[str, tuple[Tensor, tuple[int, ...]]]) -> None:
     for name, (array, wanted) in expected.items():
         if array.shape != wanted or array.device.type != "cpu":
             raise ValueError(f"{name} of shape {tuple(array.shape)} on {array.device}, not {tuple(wanted)} on the CPU")

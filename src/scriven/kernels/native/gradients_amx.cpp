@@ -162,9 +162,11 @@ struct Out {
     const float *bias;
 
     void put(const float *sums, int64_t row, int64_t column) const {  // (32, 32)
-        const __mmask16 low = lanes16(bias ? columns - column : 0), high = lanes16(bias ? columns - column - 16 : 0);
-        const __m512 left = _mm512_maskz_loadu_ps(low, bias + column);
-        const __m512 right = _mm512_maskz_loadu_ps(high, bias + column + 16);
+        __m512 left = _mm512_setzero_ps(), right = left;
+        if (bias) {
+            left = _mm512_maskz_loadu_ps(lanes16(columns - column), bias + column);
+            right = _mm512_maskz_loadu_ps(lanes16(columns - column - 16), bias + column + 16);
+        }
         for (int64_t i = 0; i < GROUP && row + i < rows; ++i, sums += GROUP) {
             const __m512i both = joined(_mm512_load_ps(sums) + left, _mm512_load_ps(sums + 16) + right);
             _mm512_mask_storeu_epi16(values + (row + i) * columns + column, lanes32(columns - column), both);
