@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from scriven.errors import UsageError
+from scriven.events import Stepped
 from scriven.runs import open_run
 from scriven.settings import merged, validated
 from scriven.training import launch
@@ -188,6 +189,20 @@ def test_one_command_begins_goes_on_and_finds_that_it_has_ended(book: Path, tmp_
     again = steps(5)
     assert again.count("Stepped") == 0
     assert (again[0], again[-1]) == ("Started", "Finished")
+
+
+def test_one_command_goes_on_from_the_newest_checkpoint_that_is_whole(book: Path, tmp_path: Path) -> None:
+    def steps(budget: int) -> list[Any]:
+        monitor = {"every_steps": 2, "sample_length": 0, "keep": "all"}
+        settings = validated(merged(CHOSEN, {"budget": {"steps": budget}, "monitor": monitor}))
+        return list(train(Request((str(book),), settings, tmp_path / "run", resume="auto")))
+
+    steps(4)
+    weights = tmp_path / "run/checkpoints/step-00000004/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    events = steps(6)
+    assert "Training goes on from step 2, the newest that is whole." in events[0].notes
+    assert [event.step for event in events if isinstance(event, Stepped)] == [3, 4, 5, 6]
 
 
 def test_what_torchrun_starts_again_goes_on(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

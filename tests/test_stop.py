@@ -136,6 +136,22 @@ def test_a_signal_within_a_long_evaluation(tmp_path: Path, times: int) -> None:
     assert "Traceback" not in told
 
 
+def test_a_second_training_leaves_the_first_ones_run_alone(book: Path, tmp_path: Path) -> None:
+    """As processes, as people start them: a new training of the folder, and one that would go on with it."""
+    first = started(tmp_path, "train", str(book), *SLOW, "--steps", "1000000", "--json", "-o", "run")
+    line_with(first, '"step": 1')
+    for words in (["train", str(book), *SLOW, "--steps", "1", "-o", "run"], ["train", "--resume", "-o", "run"]):
+        second = started(tmp_path, *words)
+        _, told = second.communicate(timeout=60)
+        assert second.returncode == 3, told
+        assert len(told.strip().splitlines()) == 1
+        assert "in use by another training" in told
+    assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=30)
+    assert first.returncode == 143
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_writing_ends_with_a_code_of_its_own(book: Path, tmp_path: Path, number: int, code: int) -> None:
     run(book, tmp_path / "run", {"budget": {"steps": 1}})

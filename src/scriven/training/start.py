@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -87,7 +88,8 @@ def _train(
     native = has_native_code(settings.model, "bf16")
     precision = choose_precision(settings.training.precision, device, settings.model.cell, native)
     path = resumed.path if resumed else request.output or free_folder(request.texts[0])
-    facts = _facts(request, corpus, settings, device, precision, place.machines if place else 1)
+    machines = place.machines if place else 1
+    facts = _facts(request, corpus, settings, device, precision, machines, measured=resumed is None)
     notes = [*recovered.notes, *_other_kernels(resumed)] if resumed and recovered else []
     if not resumed:
         settings, notes = _fitted(request, settings, facts, path)
@@ -230,17 +232,25 @@ def _check_text(settings: Settings, corpus: Corpus) -> None:
 
 
 def _facts(
-    request: Request, corpus: Corpus, settings: Settings, device: torch.device, precision: str, machines: int
+    request: Request,
+    corpus: Corpus,
+    settings: Settings,
+    device: torch.device,
+    precision: str,
+    machines: int,
+    *,
+    measured: bool,
 ) -> Facts:
-    """What the settings that are not given are fitted to."""
+    """What the settings that are not given are fitted to; the speed is nan where it is not to be measured."""
     text, cores = corpus.training, available_cores()
     shared = device.type == "cpu" and has_native_code(settings.model, precision)
+    speed = measure_speed(device, precision, settings.model.cell, cores if shared else 1) if measured else math.nan
     return Facts(
         epoch_reads(text, settings.reader),
         corpus.validation.characters,
         cores * machines,
         device.type,
-        measure_speed(device, precision, settings.model.cell, cores if shared else 1) * (machines if shared else 1),
+        speed * (machines if shared else 1),
         time.monotonic() - request.begun + START_SECONDS,
         documents=text.documents,
         text_characters=text.characters,
@@ -313,10 +323,7 @@ def _some(symbols: list[str]) -> str:
 
 
 def _started(trainer: Trainer, run: Run, facts: Facts, notes: tuple[str, ...]) -> Started:
-    plan, settings, corpus = trainer.plan, trainer.settings, trainer.corpus
-    left = settings.budget.minutes * 60 - trainer.done.seconds
-    if not plan.timed:
-        left = expected_seconds(settings, facts, 1 - trainer.done.progress)
+    settings, corpus = trainer.settings, trainer.corpus
     parameters = parameter_count(settings.model, corpus.vocabulary.size)
     reader, model = settings.reader, settings.model
     return Started(
@@ -329,12 +336,22 @@ def _started(trainer: Trainer, run: Run, facts: Facts, notes: tuple[str, ...]) -
         workers=trainer.workers.size,
         device=settings.training.device,
         precision=settings.training.precision,
-        expected_seconds=left,
+        expected_seconds=_seconds_left(trainer, facts),
         expected_bytes=expected_bytes(settings, parameters, corpus.vocabulary.size),
         step=trainer.done.step,
         progress=trainer.done.progress,
         notes=notes,
     )
+
+
+def _seconds_left(trainer: Trainer, facts: Facts) -> float:
+    """How long the rest of the budget will take; of a resumed run, if it goes on as fast as it was."""
+    done, settings = trainer.done, trainer.settings
+    if trainer.plan.timed:
+        return settings.budget.minutes * 60 - done.seconds
+    if trainer.plan.resume:
+        return done.seconds * (1 - done.progress) / done.progress
+    return expected_seconds(settings, facts)
 
 
 def expected_bytes(settings: Settings, parameters: int, vocabulary_size: int) -> int:
