@@ -496,6 +496,8 @@ def test_info_tells_about_the_machine(capsys: pytest.CaptureFixture[str]) -> Non
     assert row["device"] in {"cpu", "cuda"}
     assert row["precision"] in {"fp32", "bf16"}
     assert row["scriven"] and row["device_because"] and row["precision_because"]
+    by = "torch" if row["kernels"] == "off" else "native code"
+    assert row["writing"].endswith(by) and row["scoring"].endswith(by)
 
 
 @pytest.mark.parametrize("words", [["info"], ["info", "x", "--machine"]])

@@ -89,12 +89,13 @@ def _machine() -> Row:
     import torch
 
     from scriven import kernels
+    from scriven.inference.generate import writing_precision
     from scriven.model import choose_device, choose_precision
     from scriven.model.compute import available_cores
     from scriven.model.machine import CELLS, training_path
 
     device = choose_device("auto")
-    precision = choose_precision("auto", device)
+    precision, writing = choose_precision("auto", device), writing_precision("auto", device)
     return {
         "scriven": metadata.version("scriven"),
         "python": platform.python_version(),
@@ -109,7 +110,8 @@ def _machine() -> Row:
         "kernels": kernels.level(),
         "kernels_because": kernels.why(),
         **{f"training_{cell}": training_path(cell) for cell in CELLS if device.type == "cpu"},
-        "writing": f"native code, {kernels.level()}" if kernels.level() != "off" else "torch",
+        "writing": f"{writing}, by native code" if writing else "fp32, by torch",
+        "scoring": f"{writing}, by native code" if writing == "int8" else f"{precision}, by torch",
     }
 
 
