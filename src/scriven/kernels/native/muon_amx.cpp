@@ -2,7 +2,7 @@
 //
 // A matrix is held in blocks of 32 x 32 values, its longer side downwards: X. The iteration goes on with the small
 // A = X'X, whose polynomials P all commute and are symmetric: blocks below the diagonal are those above it, turned. X
-// itself is multiplied twice only. Where there are as many matrices as threads, each is one thread's; else all threads
+// itself is multiplied a few times only. Where there are as many matrices as threads, each is one thread's; else all threads
 // share one. Each block is made by one thread in one order either way: the results are the same bits.
 #include <cmath>
 #include <new>
@@ -19,7 +19,8 @@ constexpr double TOO_LARGE = 1e18;  // a norm whose square fp32 does not hold
 struct Rule {
     float scale, momentum, epsilon;  // of the gradients; the share that stays; what is added to the norm
     float a, b, c;                   // P = aI + bA + cA^2
-    int64_t steps[2];                // after the first ones A is made anew
+    int64_t turns;                   // how often A is made anew
+    const int64_t *steps;            // that are taken with it each time
 };
 
 struct Sizes {
@@ -130,10 +131,10 @@ class Work {
         if (!(norm < TOO_LARGE)) return give_nothing();
         const Tiles tiles;
         float scale = 1.0f / (static_cast<float>(norm) + rule_.epsilon);  // X is divided by its norm in its products
-        for (int64_t half = 0; half < 2; ++half, scale = 1.0f) {
+        for (int64_t turn = 0; turn < rule_.turns; ++turn, scale = 1.0f) {
             multiply(scale * scale);
-            const Symmetric factor = polynomials(rule_.steps[half]);
-            half ? finish(factor) : advance(factor, scale);
+            const Symmetric factor = polynomials(rule_.steps[turn]);
+            turn + 1 < rule_.turns ? advance(factor, scale) : finish(factor, scale);
             member_.wait();
         }
     }
@@ -298,10 +299,10 @@ class Work {
         });
     }
 
-    // The update: X times the factor.
-    void finish(const Symmetric &factor) const {
+    // The update: X times the factor and `scale`.
+    void finish(const Symmetric &factor, float scale) const {
         bf16 *made = room_.rows + member_.index * parts_ * SQUARE;
-        by_rows(factor, 1.0f, made, [&](int64_t down) {
+        by_rows(factor, scale, made, [&](int64_t down) {
             for (int64_t part = 0; part < parts_; ++part) {
                 const bf16 *block = made + part * SQUARE;
                 if (sizes_.tall()) {
@@ -356,15 +357,15 @@ void update(const Rule &rule, const Sizes &sizes, int64_t count, const Matrix *m
 }  // namespace scriven
 
 // The momenta (rows, columns) of `count` matrices, from their gradients times `scale`, and their updates in bf16,
-// where these are given. The coefficients are those of the iteration's polynomial, of the powers 1, 3 and 5; it takes
-// `first` steps and then `second` ones.
-SCRIVEN_API int64_t scriven_muon_update(int64_t threads, int64_t count, int64_t rows, int64_t columns, int64_t first,
-                                        int64_t second, float scale, float momentum, float epsilon, float a, float b,
+// where these are given. The coefficients are those of the iteration's polynomial, of the powers 1, 3 and 5; A is made
+// anew `turns` times, for so many steps each.
+SCRIVEN_API int64_t scriven_muon_update(int64_t threads, int64_t count, int64_t rows, int64_t columns, int64_t turns,
+                                        const int64_t *steps, float scale, float momentum, float epsilon, float a, float b,
                                         float c, const float *const *gradients, float *const *momenta,
                                         uint16_t *const *updates) {
     using namespace scriven;
-    if (threads < 1 || count < 1 || rows < 1 || columns < 1 || first < 1 || second < 1) return bad_argument;
-    const Rule rule{scale, momentum, epsilon, a, b, c, {first, second}};
+    if (threads < 1 || count < 1 || rows < 1 || columns < 1 || turns < 1) return bad_argument;
+    const Rule rule{scale, momentum, epsilon, a, b, c, turns, steps};
     const Sizes sizes{rows, columns};
     const int64_t each = Room::values(sizes, threads), sums = sizes.uppers() * SQUARE;
     const int64_t rooms = count < threads ? count : threads;
