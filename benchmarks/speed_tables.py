@@ -233,6 +233,7 @@ def bars(axes: Any, case: Results) -> None:
     drawn = axes.barh(names, speeds, color=colours)
     axes.bar_label(drawn, [f"{value:,.0f}" for value in speeds], padding=3, fontsize=8)
     axes.set_xlim(0, 1.25 * max(speeds, default=1))
+    axes.locator_params(axis="x", nbins=4)
     axes.set_title(f"{case['case']}: characters/s", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
 
