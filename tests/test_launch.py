@@ -147,6 +147,19 @@ def test_a_machine_that_is_cut_off_is_done_without(hosts: tuple[str, str], book:
     assert same_as_undisturbed(book, output, steps, tmp_path)
 
 
+def test_a_worker_ends_with_its_leader_whatever_it_waits_for() -> None:
+    """A wait of gloo's for what a killed leader owed was seen to last for ever."""
+    code = "import scriven.training.launch as launch; print(flush=True); launch.end_with_leader()"
+    leader = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {code!r}], stdin=subprocess.PIPE).wait()"
+    process = subprocess.Popen([sys.executable, "-c", leader], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.read(1) == b"\n"  # the worker is there
+        process.kill()
+        process.wait()
+        assert process.stdout.read() == b""  # it has ended too, or this waits for ever
+
+
 def test_a_process_that_nobody_launched_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)

@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from scriven.training.parallel import TIMEOUT, Workers
 from scriven.training.stop import leave_where_asked
 
 START_TIMEOUT = timedelta(minutes=5)
+ALONE_SECONDS = 2  # that a worker has to end by itself, and to say why, when its leader has ended
 LOCAL = "127.0.0.1"
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
 GET_ADDRESS = 0x8915  # SIOCGIFADDR of netdevice(7)
@@ -78,12 +80,24 @@ def join_leader() -> Workers:
     place = launched()
     if place is None:
         raise UsageError("scriven worker is started by scriven train, which tells it what to do; start that")
+    threading.Thread(target=end_with_leader, name="scriven-leader", daemon=True).start()
     store = TCPStore(LOCAL, int(os.environ["MASTER_PORT"]), place.size, False, timeout=START_TIMEOUT)
     store.set(f"ready-{place.rank}", "")
     _enter(LOOPBACK.get(sys.platform), store, place.rank, place.size)
     workers = Workers(place.rank, place.size, place.local_rank)
     workers.store = store
     return workers
+
+
+def end_with_leader() -> None:
+    """Ends this process when the one that started it has ended, however it did; until then it waits.
+
+    gloo mostly notices that a connection was closed, but was seen to wait for ever for what a killed leader owed.
+    """
+    while os.read(0, 1):
+        pass
+    time.sleep(ALONE_SECONDS)
+    os._exit(1)
 
 
 def start_workers(size: int, stop: Callable[[], int] = lambda: 0) -> Workers:
@@ -106,7 +120,7 @@ def start_workers(size: int, stop: Callable[[], int] = lambda: 0) -> Workers:
                 subprocess.Popen(
                     [sys.executable, "-m", "scriven", "worker"],
                     env=os.environ | address | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,  # never written to: it ends with this process, see `join_leader`
                     stdout=subprocess.DEVNULL,
                     process_group=0,  # Ctrl-C is for the leader, which tells the others to stop
                 )

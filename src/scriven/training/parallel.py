@@ -141,6 +141,8 @@ class Workers:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+            if child.stdin:
+                child.stdin.close()
 
     def _slices_of_nodes(self, sums: dict[range, Pieces], tree: range, slices: list[range]) -> dict[range, Pieces]:
         """This worker's slice of all sums that any worker has made of the tree, from its own whole ones."""
