@@ -1,7 +1,6 @@
 """Symbols become ids the same way in native code and in numpy, and a corpus is the same to the byte."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import build, shards
-from scriven.corpus.build import cache_folder
+from scriven.corpus import build, material, shards
 from scriven.errors import InputError
 from scriven.kernels import text
 from scriven.settings import CorpusSettings
@@ -157,6 +155,6 @@ def test_corpora_are_the_same_to_the_byte(
         values = {**values, "alphabet": str(folder / "alphabet.json")}
     numpy = _built(folder / "text.txt", folder / "numpy", values, native=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules[cache_folder.__module__], "SLICE", size)
+        patch.setattr(material, "SLICE", size)
         patch.setattr(shards, "BLOCK", size)
         assert _built(folder / "text.txt", folder / "native", values, native=True) == numpy
