@@ -147,6 +147,8 @@ def _is_complete(manifest: dict[str, Any]) -> bool:
     """Whether a manifest has what is always asked of it."""
     try:
         files = [manifest["files"][name] for name in (MODEL_FILE, TRAINING_FILE)]
+        if len(manifest["files"]) > len(files):
+            return False
         sized = all(isinstance(file["bytes"], int) and isinstance(file["sha256"], str) for file in files)
         return sized and all(_is_count(manifest.get(name, 0)) for name in ("number", "step")) and "step" in manifest
     except (KeyError, TypeError):

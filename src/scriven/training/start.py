@@ -349,7 +349,7 @@ def _seconds_left(trainer: Trainer, facts: Facts) -> float:
     done, settings = trainer.done, trainer.settings
     if trainer.plan.timed:
         return settings.budget.minutes * 60 - done.seconds
-    if trainer.plan.resume:
+    if trainer.plan.resume and done.progress:
         return done.seconds * (1 - done.progress) / done.progress
     return expected_seconds(settings, facts)
 
