@@ -8,10 +8,8 @@ by a lock that it is dead; other machines' only after a day without a write.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import socket
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from scriven.durable import flush_folder
 
 UNFINISHED = ".scriven-building-"
 LOCK = ".lock"
@@ -48,7 +48,7 @@ def moved(work: Path, target: Path, is_built: Callable[[Path], bool], *, replace
 
     `replace` says that what is there and is not built is damaged, and may go. OSError where it cannot be put there.
     """
-    sync_folder(work)
+    flush_folder(work)
     for _ in range(TRIES):
         try:
             if target.is_dir() and not replace:
@@ -64,20 +64,9 @@ def moved(work: Path, target: Path, is_built: Callable[[Path], bool], *, replace
                 target.rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
         else:
-            sync_folder(target.parent)
+            flush_folder(target.parent)
             return target
     raise OSError(f"{target} cannot be replaced")
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable, where the system can."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _host() -> str:

@@ -93,9 +93,9 @@ class Recurrence(torch.autograd.Function):
         """y (T, N, H) and the state after the last step (N, H)."""
         cell, (rows, cells) = CELLS[name], state[0].shape
         steps = len(next(each for each in (ids, x, from_input) if each is not None))
-        sums, weight, *state_before = (*_bf16(from_input), *_fp32(weight, *state))
+        sums, weight, *state_before = (*_bf16(from_input), *fp32(weight, *state))
         x = None if x is None else _bf16(x)[0]
-        weight_x = None if weight_x is None else _fp32(weight_x)[0]
+        weight_x = None if weight_x is None else fp32(weight_x)[0]
         bias = None if bias is None else bias.float().contiguous()
         ids = None if ids is None else ids.long().expand(steps, rows).contiguous()
         fresh = None if fresh is None else fresh.to("cpu", torch.bool).expand(steps, rows).contiguous()
@@ -107,8 +107,8 @@ class Recurrence(torch.autograd.Function):
         _function("scriven_recurrent_forward")(
             *(library.threads(), cell.number, steps, rows, cells, 0 if x is None else x.shape[2]),
             *(_address(sums), _address(ids), 0 if ids is None else len(sums), _address(x), _address(weight_x)),
-            *(_address(weight), _address(bias), *_addresses_of_state(state_before)),
-            *(_address(fresh), _address(hs[1:]), _address(kept), *_addresses_of_state(after)),
+            *(_address(weight), _address(bias), *addresses_of_state(state_before)),
+            *(_address(fresh), _address(hs[1:]), _address(kept), *addresses_of_state(after)),
         )
         ctx.cell, ctx.symbols = cell, len(sums)
         ctx.save_for_backward(x, weight_x, weight, hs, kept, ids, fresh)
@@ -120,14 +120,14 @@ class Recurrence(torch.autograd.Function):
         """The gradients of all arguments, from those of y (T, N, H) and of the last state (N, H)."""
         x, weight_x, weight, hs, kept, ids, fresh = ctx.saved_tensors
         cell, (_, rows, cells), steps = ctx.cell, hs.shape, len(hs) - 1
-        (dy,), dafter = _bf16(dy), _fp32(*dafter)
+        (dy,), dafter = _bf16(dy), fp32(*dafter)
         dsums = hs.new_empty(steps, rows, cell.gates * cells)
         dhidden = torch.empty_like(dsums) if cell.apart else dsums
         dstate = [torch.empty_like(part) for part in dafter]
         _function("scriven_recurrent_backward")(
             *(library.threads(), cell.number, steps, rows, cells),
-            *(_address(weight), _address(fresh), _address(kept), _address(dy), *_addresses_of_state(dafter)),
-            *(_address(dsums), _address(dhidden) if cell.apart else None, *_addresses_of_state(dstate)),
+            *(_address(weight), _address(fresh), _address(kept), _address(dy), *addresses_of_state(dafter)),
+            *(_address(dsums), _address(dhidden) if cell.apart else None, *addresses_of_state(dstate)),
         )
         dbiases = dsums.new_zeros(cell.gates * cells, dtype=torch.float32) if cell.apart else None
         dweight = weight_gradient(hs[:-1], dhidden, fresh, dbiases)
@@ -144,7 +144,7 @@ class Projection(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """X (T, N, D) to (T, N, G*H)."""
-        (x,), (weight, bias) = _bf16(x), _fp32(weight, bias)
+        (x,), (weight, bias) = _bf16(x), fp32(weight, bias)
         _check_shapes({"weight": (weight, (len(bias), x.shape[-1])), "x": (x, x.shape), "bias": (bias, (len(bias),))})
         ctx.save_for_backward(x, weight)
         y = x.new_empty(*x.shape[:-1], len(weight))
@@ -250,11 +250,12 @@ def _bf16(*arrays: Tensor) -> tuple[Tensor, ...]:
     return tuple(array.to(torch.bfloat16).contiguous() for array in arrays)
 
 
-def _fp32(*arrays: Tensor) -> tuple[Tensor, ...]:
+def fp32(*arrays: Tensor) -> tuple[Tensor, ...]:
+    """Arrays as native code takes them: in fp32, contiguous."""
     return tuple(array.float().contiguous() for array in arrays)
 
 
-def _addresses_of_state(state: Any) -> tuple[int | None, int | None]:
+def addresses_of_state(state: Any) -> tuple[int | None, int | None]:
     """Those of h and c, the latter null but for the LSTM."""
     h, *c = state
     return _address(h), _address(c[0]) if c else None

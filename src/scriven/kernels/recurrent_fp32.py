@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from scriven.kernels import library
 from scriven.kernels.library import address as _address
-from scriven.kernels.recurrent import CELLS, check_arrays
+from scriven.kernels.recurrent import CELLS, addresses_of_state, check_arrays, fp32
 
 GROUP = 32  # cells that native code keeps values for together: a multiple of what it works on
 
@@ -70,7 +70,7 @@ class Recurrence(torch.autograd.Function):
         """y (T, N, H) and the state after the last step (N, H)."""
         cell, (rows, cells) = CELLS[name], state[0].shape
         steps = len(from_input if ids is None else ids)
-        sums, weight, *before = _fp32(from_input, weight, *state)
+        sums, weight, *before = fp32(from_input, weight, *state)
         bias = None if bias is None else bias.float().contiguous()
         ids = None if ids is None else ids.long().expand(steps, rows).contiguous()
         fresh = None if fresh is None else fresh.to("cpu", torch.bool).expand(steps, rows).contiguous()
@@ -79,10 +79,16 @@ class Recurrence(torch.autograd.Function):
         hs[0] = before[0]
         kept = sums.new_empty(steps * -(-cells // GROUP) * rows * cell.kept * GROUP) if keep else None
         after = [torch.empty_like(part) for part in before]
-        shape = (level, torch.get_num_threads(), cell.number, steps, rows, cells)
+        shape = (level, library.threads(), cell.number, steps, rows, cells)
         _function("scriven_steps_forward")(
             *(*shape, _address(sums), _address(ids), 0 if ids is None else len(sums), _address(weight), _address(bias)),
-            *(*_two_addresses(before), _address(fresh), _address(hs[1:]), _address(kept), *_two_addresses(after)),
+            *(
+                *addresses_of_state(before),
+                _address(fresh),
+                _address(hs[1:]),
+                _address(kept),
+                *addresses_of_state(after),
+            ),
         )
         ctx.cell, ctx.shape, ctx.symbols = cell, shape, len(sums)
         ctx.save_for_backward(weight, hs, kept, ids, fresh)
@@ -94,13 +100,13 @@ class Recurrence(torch.autograd.Function):
         """The gradients of all arguments, from those of y (T, N, H) and of the last state (N, H)."""
         weight, hs, kept, ids, fresh = ctx.saved_tensors
         cell, (_, rows, cells), steps = ctx.cell, hs.shape, len(hs) - 1
-        dy, *after = _fp32(dy, *dafter)
+        dy, *after = fp32(dy, *dafter)
         dsums = hs.new_empty(steps, rows, cell.gates * cells)
         dhidden = torch.empty_like(dsums) if cell.apart else dsums
         dstate = [torch.empty_like(part) for part in after]
         _function("scriven_steps_backward")(
-            *(*ctx.shape, _address(weight), _address(fresh), _address(kept), _address(dy), *_two_addresses(after)),
-            *(_address(dsums), _address(dhidden) if cell.apart else None, *_two_addresses(dstate)),
+            *(*ctx.shape, _address(weight), _address(fresh), _address(kept), _address(dy), *addresses_of_state(after)),
+            *(_address(dsums), _address(dhidden) if cell.apart else None, *addresses_of_state(dstate)),
         )
         before = hs[:-1] if fresh is None else hs[:-1].masked_fill(fresh[..., None], 0)
         dweight = dhidden.flatten(0, 1).T @ before.flatten(0, 1)
@@ -112,7 +118,7 @@ class Recurrence(torch.autograd.Function):
 def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
     """The gradient (V, G) of a table of which ids (T, N) were looked up, from theirs (T, N, G)."""
     gradient = torch.zeros(symbols, dy.shape[-1])
-    shape = torch.get_num_threads(), ids.numel(), dy.shape[-1]
+    shape = library.threads(), ids.numel(), dy.shape[-1]
     _function("scriven_steps_add_rows")(*shape, _address(ids), _address(dy), _address(gradient))
     return gradient
 
@@ -127,13 +133,3 @@ TYPES = {
 @cache
 def _function(name: str) -> Callable[..., int]:
     return library.declare(name, TYPES[name])
-
-
-def _fp32(*arrays: Tensor) -> tuple[Tensor, ...]:
-    return tuple(array.float().contiguous() for array in arrays)
-
-
-def _two_addresses(state: Any) -> tuple[int | None, int | None]:
-    """Those of h and c, the latter null but for the LSTM."""
-    h, *c = state
-    return _address(h), _address(c[0]) if c else None

@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from scriven.durable import flush_folder
 from scriven.errors import InputError
-from scriven.runs.disk import flush_folder, read_json, real_folder, write_flushed
+from scriven.runs.disk import read_json, real_folder, write_flushed
 from scriven.runs.tensors import Shapes, decoded, encoded, read_checked
 
 FORMAT = 1

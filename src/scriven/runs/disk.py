@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from scriven import strictjson
+from scriven.durable import flush_folder
 from scriven.errors import InputError
 
 TEXT_LIMIT = 9_000_000  # bytes of a text or JSON file; a vocabulary of all of Unicode has 8.9 million
@@ -67,17 +68,6 @@ def replace_file(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
-
-
-def flush_folder(path: Path) -> None:
-    """Waits until the disk has the folder's names, on systems that can be asked to. Raises OSError."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_folder(path: Path) -> None:
