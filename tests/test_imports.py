@@ -30,8 +30,10 @@ MAP = """
     session
     report report.files report.plot report.terminal
     api
-    cli cli.flags cli.rows cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score cli.train
-    cli.verify_resume
+    server server.limits server.errors server.requests server.reading server.engine server.states server.serving
+    server.logprobs server.completions server.tools server.app
+    cli cli.flags cli.rows cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score cli.serve
+    cli.train cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

@@ -111,6 +111,11 @@ class Vocabulary:
         return len(self.symbols) + 1 + (self.separator is not None)
 
     @property
+    def ids(self) -> int:
+        """How many ids there are, those of symbols that are not known too."""
+        return self.size if self.unit == "byte" else self.size + UNICODE_SIZE
+
+    @property
     def boundary(self) -> int | None:
         """The id that begins and ends a document; none where texts are not made of documents."""
         return None if self.separator is None else len(self.symbols)

@@ -26,6 +26,7 @@ COMMANDS = {  # module:function, imported only when the command is called; and o
     "train": ("scriven.cli.train:train", "Train a model of your text."),
     "sample": ("scriven.cli.sample:sample", "Write text with a trained model."),
     "score": ("scriven.cli.score:score", "Measure how surprising a text is to a model."),
+    "serve": ("scriven.cli.serve:serve", "Serve models over HTTP."),
     "evaluate": ("scriven.cli.evaluate:evaluate", "Measure a model's loss on a text, by a named protocol."),
     "info": ("scriven.cli.info:info", "Show what a run is, or how this machine would compute."),
     "doctor": ("scriven.cli.doctor:doctor", "Look whether a run or a corpus is whole."),

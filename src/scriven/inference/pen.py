@@ -20,6 +20,7 @@ class Pen:
     def __init__(self, vocabulary: Vocabulary, stop: Sequence[str], until_end: bool = False) -> None:
         self.done = False
         self.ended = False  # by a document's end
+        self.stopped = False  # by a stop string
         self._boundary = vocabulary.boundary if until_end else None
         self._decoder = vocabulary.decoder()
         self._stop = stop
@@ -57,7 +58,8 @@ class Pen:
         text = self._held + more
         found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            (end, begin), self.done, self._held = min(found), True, ""
+            (end, begin), self._held = min(found), ""
+            self.done = self.stopped = True
             return text[:begin], end
         longest = max(map(len, self._stop), default=1)
         begins = range(max(0, len(text) - longest + 1), len(text))  # where a stop string may have begun

@@ -7,9 +7,10 @@ lengths of blocks, nor on the texts beside it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,12 +29,17 @@ ROWS = 64  # texts side by side
 
 @dataclass(eq=False)
 class Line:
-    """A text that is being written: who draws its symbols and how, how many may follow, who makes text of them."""
+    """A text that is being written: who draws its symbols and how, how many may follow, who makes text of them.
+
+    Where the context after its last symbol is wanted (`keep`), a `Batch` puts it into `end`.
+    """
 
     random: np.random.Generator
     settings: SamplingSettings
     left: int
     pen: Pen
+    keep: bool = False
+    end: Context | None = None
 
     @property
     def done(self) -> bool:
@@ -87,39 +93,59 @@ def write(predictor: Predictor, context: Context, line: Line, most: int) -> Iter
         yield text, context
 
 
+class Wrote(NamedTuple):
+    """What was written of a line: the text that is certain now, and the ids (T,) that were taken."""
+
+    line: Line
+    text: str
+    ids: Ids
+
+
 class Batch:
-    """Lines that are written side by side; they may join between two blocks, and leave where they are done."""
+    """Lines that are written side by side; they may join and leave between two blocks, and leave when done."""
 
     def __init__(self, predictor: Predictor) -> None:
         """Of no lines."""
         self._predictor = predictor
-        self._context: Context | None = None
+        self.context: Context | None = None  # of the lines, a row each; None where there are none
         self.lines: list[Line] = []
 
     def takes(self, context: Context) -> bool:
         """Whether lines that go on from this context may join now; they always may where there are none."""
-        return self._context is None or fit([self._context, context])
+        return self.context is None or fit([self.context, context])
 
     def add(self, lines: Sequence[Line], context: Context) -> None:
         """Lines that go on from a context of as many rows. ValueError for one that the batch does not take."""
-        self._context = context if self._context is None else side_by_side([self._context, context])
+        self.context = context if self.context is None else side_by_side([self.context, context])
         self.lines += lines
 
-    def write(self, length: int) -> list[tuple[Line, str]]:
-        """Write so many symbols of each line: the text of each that is certain now. Those that are done are gone."""
-        if self._context is None:
+    def drop(self, lines: Collection[Line]) -> None:
+        """Write these no further."""
+        self._keep([row for row, line in enumerate(self.lines) if line not in lines])
+
+    def write(self, length: int) -> list[Wrote]:
+        """Write so many symbols of each line. Those that are done are gone then."""
+        before = self.context
+        if before is None:
             return []
         uniforms = np.stack([line.random.random(length) for line in self.lines], 1)  # (T, N)
         settings = [line.settings for line in self.lines]
-        ids, context = self._predictor.write(self._context, settings, uniforms)
-        rows = np.ascontiguousarray(ids.T)
-        pieces = [(line, line.take(row)[0]) for line, row in zip(self.lines, rows, strict=True)]
-        going = [row for row, line in enumerate(self.lines) if not line.done]
-        if len(going) < len(self.lines):
-            self.lines = [self.lines[row] for row in going]
-            context = context.rows(going)
-        self._context = context if going else None
-        return pieces
+        ids, self.context = self._predictor.write(before, settings, uniforms)
+        wrote = []
+        for row, (line, drawn) in enumerate(zip(self.lines, np.ascontiguousarray(ids.T), strict=True)):
+            text, taken = line.take(drawn)
+            wrote.append(Wrote(line, text, drawn[:taken]))
+            if line.keep and line.done:
+                numbers = uniforms[:taken, row : row + 1]
+                _, line.end = self._predictor.write(before.rows([row]), line.settings, numbers)
+        self._keep([row for row, line in enumerate(self.lines) if not line.done])
+        return wrote
+
+    def _keep(self, rows: list[int]) -> None:
+        if self.context is None or len(rows) == len(self.lines):
+            return
+        self.lines = [self.lines[row] for row in rows]
+        self.context = self.context.rows(rows) if rows else None
 
 
 def write_all(predictor: Predictor, start: Context, lines: Iterable[Line], ending: bool) -> Iterator[tuple[Line, str]]:
@@ -139,7 +165,7 @@ def write_all(predictor: Predictor, start: Context, lines: Iterable[Line], endin
             return
         with pace as length:
             pieces = batch.write(min(length, max(line.left for line in batch.lines)))
-        for line, text in pieces:
+        for line, text, _ in pieces:
             texts[line] += text
         while texts and (first := next(iter(texts))).done:
             yield first, texts.pop(first)

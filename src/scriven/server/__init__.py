@@ -1,0 +1,1 @@
+"""Models over HTTP: an API that clients of OpenAI's completions speak, and a page. Needs the extra `serve`."""

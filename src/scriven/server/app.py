@@ -1,0 +1,92 @@
+"""The application: which path is whose, and how what goes wrong is told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from scriven.server import completions, tools
+from scriven.server.errors import Refused
+from scriven.server.limits import LIMITS, Limits
+from scriven.server.serving import Served, Server
+from scriven.session import Model
+
+ROUTES = (
+    Route("/v1/completions", completions.completions, methods=["POST"]),
+    Route("/v1/models", completions.models, methods=["GET"]),
+    Route("/v1/models/{model}", completions.model, methods=["GET"]),
+    Route("/tokenizer_info", tools.tokenizer_info, methods=["GET"]),
+    Route("/tokenize", tools.tokenize, methods=["POST"]),
+    Route("/detokenize", tools.detokenize, methods=["POST"]),
+    Route("/score", tools.score, methods=["POST"]),
+    Route("/states", tools.save, methods=["POST"]),
+    Route("/states/{handle}", tools.forget, methods=["DELETE"]),
+    Route("/health/live", tools.live, methods=["GET"]),
+    Route("/health/ready", tools.ready, methods=["GET"]),
+)
+
+
+def make_app(models: Mapping[str, Model], limits: Limits = LIMITS, middleware: Sequence[Middleware] = ()) -> Starlette:
+    """The application that serves models under these names; its engines run while it does."""
+    server = Server({name: Served(name, model, limits) for name, model in models.items()}, limits)
+
+    @contextlib.asynccontextmanager
+    async def running(app: Starlette) -> AsyncIterator[None]:
+        engines = [served.engine for served in server.models.values()]
+        for engine in engines:
+            engine.start()
+        try:
+            yield
+        finally:
+            for engine in engines:
+                engine.stop()
+
+    app = Starlette(
+        routes=ROUTES,
+        middleware=middleware,
+        lifespan=running,
+        exception_handlers=HANDLERS,
+    )
+    app.router.redirect_slashes = False
+    app.state.server = server
+    return app
+
+
+async def _refused(request: Request, error: Refused) -> Response:
+    return Response(error.body, error.status, error.headers, "application/json")
+
+
+async def _unknown(request: Request, error: HTTPException) -> Response:
+    """No such path, or not by this method."""
+    wrong = {404: f"there is no {request.url.path[:80]!r} here", 405: f"{request.method} is not for this path"}
+    message = wrong.get(error.status_code, str(error.detail))
+    refused = Refused(
+        error.status_code, message, code={404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    )
+    return Response(refused.body, refused.status, {**refused.headers, **(error.headers or {})}, "application/json")
+
+
+async def _gone(request: Request, error: ClientDisconnect) -> Response:
+    """Nobody reads this."""
+    return Response(status_code=400)
+
+
+async def _mistake(request: Request, error: Exception) -> Response:
+    refused = Refused(500, "a mistake in the server itself; its log shows where", code="internal")
+    return Response(refused.body, refused.status, media_type="application/json")
+
+
+HANDLERS: dict[Any, Any] = {
+    Refused: _refused,
+    HTTPException: _unknown,
+    ClientDisconnect: _gone,
+    Exception: _mistake,
+}

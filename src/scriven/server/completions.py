@@ -1,0 +1,234 @@
+"""POST /v1/completions and GET /v1/models, as OpenAI's API has them; a token is a symbol: a character, or a byte."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from scriven.inference.sampling import Ids
+from scriven.inference.writing import Line
+from scriven.server.engine import Job, News
+from scriven.server.errors import Refused
+from scriven.server.logprobs import Tokens
+from scriven.server.requests import CompletionBody
+from scriven.server.serving import Served, Server, Streamed, Work, answer, body_of, server_of, unless_gone
+from scriven.session import first_seed
+from scriven.settings import SamplingSettings
+
+EVENT_SECONDS = 0.02  # at least, between two events of a stream
+EVENTS = "text/event-stream; charset=utf-8"
+
+
+async def completions(request: Request) -> Response:
+    """Write texts."""
+    body = await body_of(request, CompletionBody)
+    asked = Asked(server_of(request), body)
+    work = Work(asked.server, asked.served, asked.jobs)
+    if body.stream:
+        return Streamed(_events(asked, work), EVENTS)
+    return answer(await unless_gone(request, _whole(asked, work)))
+
+
+async def models(request: Request) -> Response:
+    """The models served."""
+    server = server_of(request)
+    return answer({"object": "list", "data": [_model(server, served) for served in server.models.values()]})
+
+
+async def model(request: Request) -> Response:
+    """One of them."""
+    server = server_of(request)
+    return answer(_model(server, server.named(request.path_params["model"])))
+
+
+def _model(server: Server, served: Served) -> dict[str, Any]:
+    return {"id": served.name, "object": "model", "created": int(server.begun), "owned_by": "scriven"}
+
+
+class Asked:
+    """A request, understood: its prompts as ids, its jobs, and how its answer begins."""
+
+    def __init__(self, server: Server, body: CompletionBody) -> None:
+        """Raises Refused where something in it cannot be done."""
+        self.server, self.body = server, body
+        self.served = server.named(body.model)
+        self.id = "cmpl-" + secrets.token_hex(12)
+        self.created = int(time.time())
+        self.context, self.characters = server.context(self.served, body.state)
+        self.prompts = list(self._prompts())
+        self._check()
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """What is to be done: one job a prompt."""
+        body = self.body
+        told = body.logprobs if body.echo else None
+        return [Job(ids, self.context, tuple(self._lines()), told, body.logprobs) for ids in self.prompts]
+
+    @cached_property
+    def choices(self) -> list[Choice]:
+        """The texts to come, n of the first prompt first."""
+        return [
+            Choice(self, number * self.body.n + n, line, ids)
+            for number, (ids, job) in enumerate(zip(self.prompts, self.jobs, strict=True))
+            for n, line in enumerate(job.lines)
+        ]
+
+    def take_in(self, news: News) -> list[Choice]:
+        """Take in what has come; the choices that it is about: all of a prompt's where it is about the prompt."""
+        first = news.job * self.body.n
+        last = first + self.body.n
+        about = self.choices[first:last] if news.line is None else [self.choices[first + news.line]]
+        for choice in about:
+            choice.take_in(news)
+        return about
+
+    def told(self, choices: list[dict[str, Any]], usage: dict[str, int] | None) -> dict[str, Any]:
+        """The object that an answer, or an event, is."""
+        head = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.served.name}
+        return {**head, "choices": choices, "usage": usage}
+
+    def usage(self) -> dict[str, int]:
+        """How many symbols were read and written so far."""
+        prompt, written = sum(map(len, self.prompts)), sum(choice.symbols for choice in self.choices)
+        return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+
+    def _prompts(self) -> Iterator[Ids]:
+        prompt = self.body.prompt
+        if isinstance(prompt, str) or not prompt or isinstance(prompt[0], int):
+            yield self._ids(prompt)  # type: ignore[arg-type]
+        else:
+            for each in prompt:
+                yield self._ids(each)
+
+    def _ids(self, prompt: str | list[int]) -> Ids:
+        vocabulary = self.served.model.vocabulary
+        if isinstance(prompt, str):
+            return self.served.model.read_ids(prompt)
+        ids = np.array(prompt, np.int64)
+        if ids.size and ids.max() >= vocabulary.ids:
+            raise Refused(400, f"prompt: id {ids.max()} is not known; ids are below {vocabulary.ids:,}", "prompt")
+        return ids
+
+    def _check(self) -> None:
+        body, limits = self.body, self.server.limits
+        stops = 1 if isinstance(body.stop, str) else len(body.stop)
+        texts, length = len(self.prompts) * body.n, sum(map(len, self.prompts))
+        places = texts * body.max_tokens + (length * body.n if body.echo else 0)
+        values = 0 if body.logprobs is None else places * (1 + body.logprobs)
+        for param, name, value, most in (
+            ("n", "texts", texts, min(limits.texts, limits.rows)),
+            ("prompt", "characters of prompts", length, limits.prompt_characters),
+            ("logprobs", "log-probabilities", values, limits.logprobs_values),
+            ("stop", "strings to stop at", stops, limits.stops),
+        ):
+            if value > most:
+                raise Refused(400, f"{param}: {value:,} {name}; ask for {most:,} at most", param, "too_large")
+
+    def _lines(self) -> Iterator[Line]:
+        body, model = self.body, self.served.model
+        choices = SamplingSettings(temperature=body.temperature, top_k=body.top_k, top_p=body.top_p, min_p=body.min_p)
+        stop = [body.stop] if isinstance(body.stop, str) else body.stop
+        until_end = model.vocabulary.boundary is not None and not body.ignore_eos
+        seed = first_seed(None) if body.seed is None else body.seed
+        for n in range(body.n):
+            random = np.random.default_rng((seed + n) % (1 << 64))  # OpenAI's seeds may be below 0
+            yield Line(random, choices, body.max_tokens, model.pen(stop, until_end), body.save_state)
+
+
+@dataclass
+class Choice:
+    """A text to come: what of it is certain and not told yet."""
+
+    asked: Asked
+    index: int
+    line: Line
+    prompt: Ids
+    text: str = ""
+    symbols: int = 0  # written
+    done: bool = False
+    state: str | None = None
+
+    @property
+    def news(self) -> bool:
+        """Whether there is anything to tell."""
+        return bool(self.text) or self.done
+
+    @cached_property
+    def _tokens(self) -> Tokens | None:
+        likeliest = self.asked.body.logprobs
+        return None if likeliest is None else Tokens(self.asked.served.model.vocabulary, likeliest)
+
+    def take_in(self, news: News) -> None:
+        """What became of it."""
+        if news.details is not None and self._tokens is not None:
+            self._tokens.add(news.details)
+        if news.line is None:
+            if news.done and self.asked.body.echo:
+                self.text += self.asked.served.model.decode(self.prompt)
+            return
+        self.text += news.text
+        self.symbols += news.symbols
+        self.done = news.done
+        if news.context is not None:
+            asked, symbols = self.asked, len(self.prompt) + self.symbols
+            self.state = asked.server.states.put(asked.served.name, news.context, asked.characters + symbols)
+
+    def take(self) -> dict[str, Any]:
+        """What can be told now, as a choice of OpenAI's."""
+        text, self.text = self.text, ""
+        told = {
+            "index": self.index,
+            "text": text,
+            "logprobs": None if self._tokens is None else self._tokens.take(len(text)),
+            "finish_reason": self._reason() if self.done else None,
+        }
+        return told if self.state is None else {**told, "state": self.state}
+
+    def _reason(self) -> str:
+        pen = self.line.pen
+        return "stop" if pen.ended or pen.stopped else "length"
+
+
+async def _whole(asked: Asked, work: Work) -> dict[str, Any]:
+    """The answer in one piece."""
+    async with work:
+        while not all(choice.done for choice in asked.choices):
+            for news in await work.news():
+                asked.take_in(news)
+    return asked.told([choice.take() for choice in asked.choices], asked.usage())
+
+
+async def _events(asked: Asked, work: Work) -> AsyncIterator[bytes]:
+    """The answer as events, one for each choice of which anything has come since the last ones."""
+    begin = json.dumps(asked.told([], None))
+    usage = asked.body.stream_options.include_usage
+    begin, end = begin[: begin.index("[]") + 1], "]" + (', "usage": null}' if usage else "}")
+    try:
+        async with work:
+            while not all(choice.done for choice in asked.choices):
+                news = await work.news()
+                changed = {choice.index: choice for each in news for choice in asked.take_in(each)}
+                yield "".join(
+                    f"data: {begin}{json.dumps(choice.take())}{end}\n\n" for choice in changed.values() if choice.news
+                ).encode()
+                await asyncio.sleep(EVENT_SECONDS)
+    except Refused as refused:
+        yield b"data: " + refused.body + b"\n\n"
+        return
+    if usage:
+        yield f"data: {json.dumps(asked.told([], asked.usage()))}\n\n".encode()
+    yield b"data: [DONE]\n\n"
+
+
+__all__ = ["completions", "model", "models"]

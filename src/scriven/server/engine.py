@@ -1,0 +1,316 @@
+"""Continuous batching: one thread owns a model, and all requests are rows of what it reads and writes.
+
+In each turn the thread takes in what has come, reads a bounded piece of the prompts, writes a block of every text, and
+tells what there is to tell, all at once. So requests join and leave between two blocks, and a long prompt does not hold
+up the texts that are being written. A text depends on its own request alone: see `scriven.inference.writing` and
+`scriven.server.reading`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from scriven.inference.generate import Context, Predictor
+from scriven.inference.sampling import Floats, Ids
+from scriven.inference.writing import LIVE, Batch, Line, Pace
+from scriven.server.errors import full
+from scriven.server.limits import Limits
+from scriven.server.reading import Details, Reading, Readings, details_of
+
+READ = 2048  # symbols read in a turn, of all texts together: about 10 ms
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A text to read, and texts to write after it, all from the same context on.
+
+    `told` and `likeliest` say what is told of symbols that are read and written: None nothing, 0 their costs, or how
+    many of the likeliest symbols there, too.
+    """
+
+    ids: Ids
+    context: Context
+    lines: tuple[Line, ...] = ()
+    told: int | None = None
+    likeliest: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows it takes."""
+        return max(1, len(self.lines))
+
+
+class News(NamedTuple):
+    """What became of a job: of the line with this number, or, where there is none, of what is read.
+
+    The text that is certain now and how many symbols were taken; what is told of them; the context where something is
+    done: the text read, or a line of which it is wanted.
+    """
+
+    job: int
+    line: int | None
+    text: str = ""
+    symbols: int = 0
+    details: Details | None = None
+    done: bool = False
+    context: Context | None = None
+
+
+class Ticket:
+    """A request's jobs, on their way; what became of them is in `news`, which `arrived` tells of."""
+
+    def __init__(self, jobs: Sequence[Job], loop: AbstractEventLoop, arrived: Callable[[], None]) -> None:
+        """`arrived` is called in the loop's thread."""
+        self.waiting = deque(enumerate(jobs))
+        self.news: list[News] = []
+        self.error: BaseException | None = None
+        self.loop = loop
+        self.arrived = arrived
+
+
+class Engine:
+    """Reads and writes with one model, in a thread of its own, for as many requests at a time as the limits say."""
+
+    def __init__(self, name: str, predictor: Predictor, limits: Limits) -> None:
+        """The thread begins with `start`."""
+        self.limits = limits
+        self.waiting_jobs = self.waiting_symbols = 0  # changed under the lock
+        self.written = self.read = 0  # symbols since the start
+        self._predictor = predictor
+        self._come: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting: deque[Ticket] = deque()
+        self._reading: dict[Reading, _Place] = {}
+        self._writing: dict[Line, _Place] = {}
+        self._news: list[tuple[Ticket, News]] = []
+        self._rest()
+        self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
+
+    def _rest(self) -> None:
+        """As at the start: nothing is read or written."""
+        self._readings = Readings(self._predictor)
+        self._batches: list[_Batch] = []
+
+    @property
+    def rows(self) -> int:
+        """How many texts are read or written now."""
+        return len(self._reading) + len(self._writing)
+
+    @property
+    def running(self) -> bool:
+        """Whether requests are served."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Serve no more, and wait for the last block."""
+        self._come.put(None)
+        self._thread.join()
+
+    def submit(self, ticket: Ticket) -> None:
+        """Serve a request.
+
+        Raises Refused, 429, where too much waits.
+        """
+        jobs, symbols = len(ticket.waiting), sum(len(job.ids) for _, job in ticket.waiting)
+        with self._lock:
+            waiting = self.waiting_jobs, self.waiting_symbols
+            if any(waiting) and (
+                waiting[0] + jobs > self.limits.queue or waiting[1] + symbols > self.limits.queue_characters
+            ):
+                raise full(f"{waiting[0]} texts wait already")
+            self.waiting_jobs += jobs
+            self.waiting_symbols += symbols
+        self._come.put(lambda: self._waiting.append(ticket))
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Do no more for a request; nothing becomes of it from the next block on."""
+        self._come.put(lambda: self._drop(ticket))
+
+    # What follows runs in the engine's thread.
+
+    def _run(self) -> None:
+        while self._take_in():
+            try:
+                self._admit()
+                self._read_on()
+                self._write_on()
+            except Exception as error:
+                log.exception("a turn of the engine failed")
+                self._fail(error)
+            self._tell_all()
+
+    def _take_in(self) -> bool:
+        """Take in what has come, waiting for it where there is nothing to do; whether to go on."""
+        while True:
+            idle = not (self._waiting or self._reading or self._writing)
+            try:
+                change = self._come.get(block=idle)
+            except queue.Empty:
+                return True
+            if change is None:
+                return False
+            change()
+
+    def _admit(self) -> None:
+        """Give rows to those who wait, to one request after another."""
+        while self._waiting:
+            ticket = self._waiting[0]
+            number, job = ticket.waiting[0]
+            if self.rows and self.rows + job.rows > self.limits.rows:
+                return
+            self._waiting.popleft()
+            ticket.waiting.popleft()
+            self._waited(job)
+            if ticket.waiting:
+                self._waiting.append(ticket)
+            reading = Reading(job.ids, job.context, job.told)
+            self._reading[reading] = _Place(ticket, number, None, job)
+            if len(job.ids):
+                self._readings.add(reading)
+            else:
+                self._begin(reading)
+
+    def _waited(self, job: Job) -> None:
+        with self._lock:
+            self.waiting_jobs -= 1
+            self.waiting_symbols -= len(job.ids)
+
+    def _read_on(self) -> None:
+        for reading, details, length in self._readings.read(READ):
+            place = self._reading[reading]
+            self.read += length
+            if details is not None:
+                self._news.append((place.ticket, News(place.job, None, details=details)))
+            if not len(reading.ids):
+                self._begin(reading)
+
+    def _begin(self, reading: Reading) -> None:
+        """A text is read: tell so, and begin to write after it."""
+        ticket, number, _, job = self._reading.pop(reading)
+        self._news.append((ticket, News(number, None, done=True, context=reading.context)))
+        for n, line in enumerate(job.lines):
+            self._writing[line] = _Place(ticket, number, n, job)
+        lines = [line for line in job.lines if line.left]
+        for line in job.lines:
+            if not line.left:
+                line.end = reading.context
+                self._wrote(line, "", np.empty(0, np.int64), None)
+        if lines:
+            self._batch(reading.context, job.likeliest is not None).add(lines, reading.context.rows([0] * len(lines)))
+
+    def _batch(self, context: Context, stepwise: bool) -> _Batch:
+        for batch in self._batches:
+            if batch.stepwise == stepwise and batch.takes(context):
+                return batch
+        self._batches.append(batch := _Batch(self._predictor, stepwise))
+        return batch
+
+    def _write_on(self) -> None:
+        for batch in self._batches:
+            with batch.pace as most:
+                length = min(most, max(line.left for line in batch.lines))
+                if batch.stepwise:
+                    self._step(batch, length)
+                else:
+                    for line, text, ids in batch.write(length):
+                        self._wrote(line, text, ids, None)
+        self._batches = [batch for batch in self._batches if batch.lines]
+
+    def _step(self, batch: _Batch, length: int) -> None:
+        """Write a symbol at a time, and tell what each costs."""
+        for _ in range(length):
+            if batch.context is None:
+                return
+            logits: Floats = batch.context.logits.cpu().double().numpy()  # (N, V)
+            for row, (line, text, ids) in enumerate(batch.write(1)):
+                likeliest = self._writing[line].asked.likeliest or 0
+                self._wrote(line, text, ids, details_of(logits[row : row + 1], ids, likeliest, self._predictor))
+
+    def _wrote(self, line: Line, text: str, ids: Ids, details: Details | None) -> None:
+        place = self._writing[line]
+        done = line.done or not line.left
+        self.written += len(ids)
+        self._news.append((place.ticket, News(place.job, place.line, text, len(ids), details, done, line.end)))
+        if done:
+            del self._writing[line]
+
+    def _drop(self, ticket: Ticket) -> None:
+        """Forget a request, wherever it is."""
+        if ticket.waiting:
+            for _, job in ticket.waiting:
+                self._waited(job)
+            ticket.waiting.clear()
+            self._waiting.remove(ticket)
+        readings = [reading for reading, place in self._reading.items() if place.ticket is ticket]
+        self._readings.drop(readings)
+        for reading in readings:
+            del self._reading[reading]
+        lines = {line for line, place in self._writing.items() if place.ticket is ticket}
+        for line in lines:
+            del self._writing[line]
+        for batch in self._batches:
+            batch.drop(lines)
+        self._batches = [batch for batch in self._batches if batch.lines]
+
+    def _fail(self, error: Exception) -> None:
+        """A mistake of ours: those who were being served hear of it, the others go on."""
+        for ticket in {place.ticket for place in (*self._reading.values(), *self._writing.values())}:
+            ticket.error = error
+            self._drop(ticket)
+            self._news.append((ticket, News(0, None)))
+        self._reading.clear()
+        self._writing.clear()
+        self._rest()
+
+    def _tell_all(self) -> None:
+        """Hand over what became of all requests in this turn, at once."""
+        news, self._news = self._news, []
+        if news:
+            loop = news[0][0].loop  # there is one
+            with contextlib.suppress(RuntimeError):  # it is closed already: nobody listens any more
+                loop.call_soon_threadsafe(_hand_over, news)
+
+
+class _Place(NamedTuple):
+    """Whose a reading or a line is."""
+
+    ticket: Ticket
+    job: int
+    line: int | None
+    asked: Job
+
+
+class _Batch(Batch):
+    """Lines that are written at one pace: in blocks, or a symbol at a time."""
+
+    def __init__(self, predictor: Predictor, stepwise: bool) -> None:
+        super().__init__(predictor)
+        self.stepwise = stepwise
+        self.pace = Pace(LIVE)
+
+
+def _hand_over(news: list[tuple[Ticket, News]]) -> None:
+    tickets = dict.fromkeys(ticket for ticket, _ in news)
+    for ticket, each in news:
+        ticket.news.append(each)
+    for ticket in tickets:
+        ticket.arrived()
+
+
+__all__ = ["Engine", "Job", "News", "Ticket"]

@@ -1,0 +1,51 @@
+"""Errors as OpenAI's API tells them: `{"error": {"message", "type", "param", "code"}}` and a fitting status."""
+
+from __future__ import annotations
+
+import json
+
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
+    408: "invalid_request_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    421: "invalid_request_error",
+    429: "rate_limit_error",
+}
+RETRY_SECONDS = 1  # after which a client that was turned away may come again
+
+
+class Refused(Exception):
+    """A request that is not done: its status, what is wrong and the way out, the field, and a word for programs."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+
+    @property
+    def body(self) -> bytes:
+        """The JSON that says so."""
+        kind = TYPES.get(self.status, "server_error")
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that go with it."""
+        return {"retry-after": str(RETRY_SECONDS)} if self.status in {429, 503} else {}
+
+
+def full(what: str) -> Refused:
+    """Too much is going on for one more request."""
+    return Refused(429, f"{what}; try again in a moment", code="queue_full")
+
+
+def late(seconds: float) -> Refused:
+    """A request took longer than requests may."""
+    return Refused(503, f"the request took longer than {seconds:g} s; ask for less, or later", code="timeout")

@@ -1,0 +1,70 @@
+"""Log-probabilities as OpenAI's completions tell them: a token a symbol, as far as the text with them is told."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from scriven.server.reading import Details
+from scriven.vocabulary import Vocabulary
+
+Logprobs = dict[str, list[Any] | None]
+
+
+class Tokens:
+    """The tokens of one text, in the order of the text, with what was told of each."""
+
+    def __init__(self, vocabulary: Vocabulary, likeliest: int) -> None:
+        self._vocabulary = vocabulary
+        self._likeliest = likeliest
+        self._decoder = vocabulary.decoder()
+        self._names: dict[int, str] = {}
+        self._told = self._known = 0  # characters of text: told, and that the tokens so far make
+        self._waiting: deque[tuple[int, int, str, float, dict[str, float] | None]] = deque()
+
+    def add(self, details: Details) -> None:
+        """More symbols, whose text comes later or at once."""
+        tops: list[dict[str, float] | None] = [None] * len(details.ids)
+        if details.likeliest is not None:
+            pairs = zip(*(each.tolist() for each in details.likeliest), strict=True)
+            tops = [dict(zip(map(self._name, ids), values, strict=True)) for ids, values in pairs]
+        for symbol, nats, top in zip(details.ids.tolist(), details.nats.tolist(), tops, strict=True):
+            begin, name = self._known, self._name(symbol)
+            self._known += self._length(symbol, name)
+            if top is not None:
+                top.setdefault(name, -nats)
+            self._waiting.append((self._known, begin, name, -nats, top))
+
+    def take(self, characters: int) -> Logprobs:
+        """The tokens of the next so many characters of text."""
+        self._told += characters
+        taken = []
+        while self._waiting and self._waiting[0][0] <= self._told:
+            taken.append(self._waiting.popleft())
+        _, offsets, names, values, tops = map(list, zip(*taken, strict=True)) if taken else ([],) * 5
+        return {
+            "tokens": names,
+            "token_logprobs": values,
+            "top_logprobs": tops if self._likeliest else None,
+            "text_offset": offsets,
+        }
+
+    def _length(self, symbol: int, name: str) -> int:
+        """How many characters of text are whole with one more symbol."""
+        if self._vocabulary.unit == "byte":
+            return len(self._decoder.feed([symbol]))
+        return 1 if symbol == self._vocabulary.unknown else len(name)
+
+    def _name(self, symbol: int) -> str:
+        """A token's text: each symbol has one of its own."""
+        if symbol not in self._names:
+            self._names[symbol] = self._named(symbol)
+        return self._names[symbol]
+
+    def _named(self, symbol: int) -> str:
+        vocabulary = self._vocabulary
+        if symbol == vocabulary.unknown:
+            return "<unk>"
+        if vocabulary.unit == "byte" and 128 <= symbol < 256:
+            return f"bytes:\\x{symbol:02x}"
+        return vocabulary.decode([symbol])

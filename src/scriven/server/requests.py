@@ -1,0 +1,159 @@
+"""What clients may ask: one class a request, from which both the checks and the OpenAPI document are made."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema
+
+from scriven import strictjson
+from scriven.server.errors import Refused
+from scriven.server.limits import LIMITS
+
+
+class _Nullable:
+    """Marks a field whose `null` means that it is not given."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [handler(core), {"type": "null"}]}
+
+
+NULLABLE = _Nullable()
+Id = Annotated[int, Field(ge=0, lt=1 << 32)]
+Stop = Annotated[str, Field(min_length=1, max_length=LIMITS.stop_characters)]
+Prompt = str | Annotated[list[str], Field(min_length=1)] | list[Id] | Annotated[list[list[Id]], Field(min_length=1)]
+Nothing = Annotated[float, Field(ge=0, le=0)]
+
+
+class Body(BaseModel):
+    """An object whose fields are known, of the right types, finite and within bounds; frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        fields = cls.model_fields
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None or name not in fields or NULLABLE not in fields[name].metadata
+        }
+
+
+class StreamOptions(Body):
+    """How a stream is told."""
+
+    include_usage: Annotated[bool, NULLABLE, Field(description="one more event at the end, with `usage`")] = False
+    include_obfuscation: Annotated[bool, NULLABLE, Field(description="taken, and without effect")] = False
+
+
+class CompletionBody(Body):
+    """POST /v1/completions."""
+
+    model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
+    prompt: Annotated[Prompt, NULLABLE] = Field("", description="what to go on from: text, texts, ids, lists of ids")
+    max_tokens: Annotated[int, NULLABLE] = Field(16, ge=0, le=LIMITS.max_tokens, description="characters to write")
+    temperature: Annotated[float, NULLABLE] = Field(1.0, ge=0, le=LIMITS.temperature)
+    top_p: Annotated[float, NULLABLE] = Field(1.0, gt=0, le=1)
+    top_k: Annotated[int, NULLABLE] = Field(0, ge=0, lt=1 << 31, description="0 is no limit")
+    min_p: Annotated[float, NULLABLE] = Field(0.0, ge=0, le=1)
+    n: Annotated[int, NULLABLE] = Field(1, ge=1, le=LIMITS.texts, description="texts for each prompt")
+    best_of: Annotated[int, NULLABLE] = Field(1, ge=1, le=LIMITS.texts, description="no more than n: all are given")
+    stop: Annotated[Stop | Annotated[list[Stop], Field(max_length=LIMITS.stops)], NULLABLE] = Field(
+        [], description="end before the first of these strings"
+    )
+    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63, description="the same seed and prompt give the same text")
+    logprobs: int | None = Field(
+        None, ge=0, le=LIMITS.logprobs, description="log-probabilities, and those of so many likeliest characters"
+    )
+    echo: Annotated[bool, NULLABLE] = Field(False, description="give the prompt too")
+    stream: Annotated[bool, NULLABLE] = Field(False, description="as server-sent events")
+    stream_options: Annotated[StreamOptions, NULLABLE] = StreamOptions()
+    ignore_eos: Annotated[bool, NULLABLE] = Field(False, description="write on behind the end of a document")
+    state: Annotated[str, NULLABLE] = Field("", max_length=64, description="go on from this state, not from nothing")
+    save_state: Annotated[bool, NULLABLE] = Field(False, description="keep the state after each text")
+    user: Annotated[str, NULLABLE] = Field("", description="taken, and without effect")
+    suffix: Annotated[Literal[""], NULLABLE] = Field("", description="not supported")
+    presence_penalty: Annotated[Nothing, NULLABLE] = Field(0.0, description="not supported")
+    frequency_penalty: Annotated[Nothing, NULLABLE] = Field(0.0, description="not supported")
+    logit_bias: Annotated[dict[str, float], NULLABLE] = Field({}, max_length=0, description="not supported")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.best_of > self.n:
+            raise ValueError(f"best_of {self.best_of}: all texts are given; ask for as many with n")
+        return self
+
+
+class ScoreBody(Body):
+    """POST /score."""
+
+    model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
+    text: str = Field(max_length=LIMITS.body_bytes, description="what to score")
+
+
+class StateBody(Body):
+    """POST /states."""
+
+    model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
+    text: str = Field(description="what to read")
+    state: Annotated[str, NULLABLE] = Field("", max_length=64, description="go on from this state, not from nothing")
+
+
+class TokenizeBody(Body):
+    """POST /tokenize."""
+
+    model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
+    prompt: str = Field(description="text")
+    add_special_tokens: Annotated[bool, NULLABLE] = Field(False, description="taken; there are none to add")
+    return_token_strs: Annotated[bool, NULLABLE] = Field(False, description="give each token's text too")
+
+
+class DetokenizeBody(Body):
+    """POST /detokenize."""
+
+    model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
+    tokens: list[Id] = Field(description="ids")
+
+
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+def parsed(kind: type[AnyBody], data: bytes) -> AnyBody:
+    """The body of a request, checked.
+
+    Raises Refused, 400, naming the field and its value, where it is not what it must be.
+    """
+    try:
+        values = strictjson.parse(data.decode("utf-8"))
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise Refused(400, f"the body is not JSON that can be read: {error}", code="invalid_json") from None
+    if not isinstance(values, dict):
+        raise Refused(400, f"the body must be a JSON object, not {str(values)[:40]!r}", code="invalid_json")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _refused(error) from None
+
+
+def _refused(error: ValidationError) -> Refused:
+    """The first thing that is wrong, in one sentence."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = [str(each) for each in first["loc"]]
+    param = place[0] if place else None
+    value = repr(first["input"])
+    said = f"{first['msg'][:1].lower()}{first['msg'][1:].removeprefix('alue error, ')}"
+    if first["type"] == "extra_forbidden":
+        return Refused(400, f"unrecognized field: {param}", param, "unknown_field")
+    if first["type"] == "missing":
+        return Refused(400, f"{param}: this field is required", param, "missing_field")
+    if param is None:
+        return Refused(400, first["msg"].removeprefix("Value error, "), None, "invalid_value")
+    if param == "prompt":
+        said = "give a text, a list of texts, a list of ids, or a list of lists of ids"
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    return Refused(400, f"{param} {shown}: {said}", param, "invalid_value")

@@ -1,0 +1,193 @@
+"""What the routes share: the models being served, requests on their way, and answers that end with their client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from scriven.inference.generate import Context
+from scriven.server.engine import Engine, Job, News, Ticket
+from scriven.server.errors import Refused, late
+from scriven.server.limits import LIMITS, Limits
+from scriven.server.requests import AnyBody, parsed
+from scriven.server.states import States
+from scriven.session import Model
+
+Result = TypeVar("Result")
+
+
+class Served:
+    """A model that is served, and the engine that owns it."""
+
+    def __init__(self, name: str, model: Model, limits: Limits) -> None:
+        self.name = name
+        self.model = model
+        self.engine = Engine(name, model.predictor, limits)
+
+    @cached_property
+    def start(self) -> Context:
+        """What texts begin from."""
+        return self.model.predictor.start()
+
+
+@dataclass
+class Server:
+    """Everything that requests need: the models by name, the states kept, and what was counted."""
+
+    models: dict[str, Served]
+    limits: Limits = LIMITS
+    begun: float = field(default_factory=time.time)
+    requests: dict[tuple[str, int], int] = field(default_factory=dict)  # by route and status
+
+    @cached_property
+    def states(self) -> States:
+        """The states kept."""
+        return States(self.limits)
+
+    def named(self, name: str) -> Served:
+        """The model of this name; the only one where the name is empty.
+
+        Raises Refused, 404, where there is none, and 400 where it must be named.
+        """
+        if not name and len(self.models) == 1:
+            return next(iter(self.models.values()))
+        known = ", ".join(self.models)
+        if not name:
+            raise Refused(400, f"model: name one of {known}", "model", "missing_field")
+        if name not in self.models:
+            raise Refused(404, f"model {name[:80]!r} is not served; there is {known}", "model", "model_not_found")
+        return self.models[name]
+
+    def context(self, served: Served, handle: str) -> tuple[Context, int]:
+        """The context of a handle and how many characters it has read; that of a text's start where it is empty."""
+        if not handle:
+            return served.start, 0
+        saved = self.states.get(served.name, handle)
+        return saved.context, saved.characters
+
+
+class Work:
+    """Jobs on their way: iterate over what becomes of them; leaving drops what is not done."""
+
+    def __init__(self, server: Server, served: Served, jobs: Sequence[Job]) -> None:
+        """Raises Refused, 429, where too much waits already."""
+        self._arrived = asyncio.Event()
+        self._engine = served.engine
+        self._seconds = server.limits.seconds
+        self._ticket = Ticket(jobs, asyncio.get_running_loop(), self._arrived.set)
+        self._engine.submit(self._ticket)
+
+    async def __aenter__(self) -> Work:
+        self._deadline = asyncio.get_running_loop().time() + self._seconds
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._engine.cancel(self._ticket)
+
+    async def news(self) -> list[News]:
+        """All that has come since the last time; waits for something.
+
+        Raises Refused, 503, where the request takes too long, and what went wrong in the engine.
+        """
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await self._arrived.wait()
+        except TimeoutError:
+            raise late(self._seconds) from None
+        self._arrived.clear()
+        if self._ticket.error is not None:
+            raise self._ticket.error
+        news, self._ticket.news = self._ticket.news, []
+        return news
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body.
+
+    Raises Refused, 413, where it is longer than the limit.
+    """
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > limit:
+            raise Refused(413, f"the body has more than {limit:,} bytes; send less at once", code="body_too_large")
+    return bytes(data)
+
+
+async def body_of(request: Request, kind: type[AnyBody]) -> AnyBody:
+    """The body of a request, checked. Raises Refused where it is not what it must be."""
+    return parsed(kind, await read_body(request, server_of(request).limits.body_bytes))
+
+
+def server_of(request: Request) -> Server:
+    """The server that a request came to."""
+    server: Server = request.app.state.server
+    return server
+
+
+def answer(values: Any, status: int = 200) -> Response:
+    """JSON, in ASCII."""
+    return Response(json.dumps(values, separators=(",", ":")), status, media_type="application/json")
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """What the work gives; it is cancelled where the client goes away, whose request must have been read.
+
+    Raises ClientDisconnect then.
+    """
+    gone, task = asyncio.ensure_future(_gone(request.receive)), asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({gone, task}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect
+    finally:
+        await _end(gone, task)
+
+
+class Streamed(Response):
+    """An answer in pieces, as they come; it ends where its client goes away."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], media_type: str) -> None:
+        super().__init__(media_type=media_type, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        self._pieces = pieces
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        gone, task = asyncio.ensure_future(_gone(receive)), asyncio.ensure_future(self._send(send))
+        try:
+            await asyncio.wait({gone, task}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+        finally:
+            await _end(gone, task)
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async with contextlib.aclosing(self._pieces) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel what still runs, and wait for its end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,158 @@
+"""The routes beside completions: tokens as numbers, surprisal, saved states, health, counters, the OpenAPI document."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from scriven.corpus.documents import cut_text
+from scriven.inference.chunks import read_chunks
+from scriven.inference.score import tally
+from scriven.server.engine import Job
+from scriven.server.errors import Refused
+from scriven.server.requests import DetokenizeBody, ScoreBody, StateBody, TokenizeBody
+from scriven.server.serving import Served, Work, answer, body_of, server_of, unless_gone
+from scriven.session import Model
+
+METRICS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+async def tokenizer_info(request: Request) -> Response:
+    """What is to be known of ids: how many there are, and what begins and ends a text."""
+    served = server_of(request).named(request.query_params.get("model", ""))
+    vocabulary, opening = served.model.vocabulary, served.model.predictor.opening
+    edge = served.model.decode(opening) if len(opening) else None
+    return answer(
+        {
+            "model": served.name,
+            "tokenizer_class": "scriven",
+            "unit": vocabulary.unit,
+            "vocab_size": vocabulary.size,
+            "bos_token": edge,
+            "eos_token": edge,
+            "pad_token": None,
+            "unk_token": "<unk>",
+            "chat_template": None,
+        }
+    )
+
+
+async def tokenize(request: Request) -> Response:
+    """The ids of a text."""
+    body = await body_of(request, TokenizeBody)
+    model = server_of(request).named(body.model).model
+    ids = model.read_ids(body.prompt).tolist()
+    told = {"count": len(ids), "tokens": ids}
+    return answer({**told, "token_strs": [model.decode([each]) for each in ids]} if body.return_token_strs else told)
+
+
+async def detokenize(request: Request) -> Response:
+    """The text of ids."""
+    body = await body_of(request, DetokenizeBody)
+    model = server_of(request).named(body.model).model
+    return answer({"prompt": model.decode(known_ids(model, body.tokens, "tokens"))})
+
+
+def known_ids(model: Model, ids: list[int], param: str) -> Any:
+    """Ids as an array (T,). Raises Refused, 400, for one that the model does not have."""
+    array = np.array(ids, np.int64)
+    if array.size and array.max() >= model.vocabulary.ids:
+        message = f"{param}: id {array.max()} is not known; ids are below {model.vocabulary.ids:,}"
+        raise Refused(400, message, param, "invalid_value")
+    return array
+
+
+async def score(request: Request) -> Response:
+    """How surprising a text is."""
+    body = await body_of(request, ScoreBody)
+    server = server_of(request)
+    served = server.named(body.model)
+    model = served.model
+    pieces = cut_text([model.prepare(body.text)], model.settings.corpus)
+    ids = np.concatenate([np.empty(0, np.int64), *read_chunks(model.vocabulary, pieces)])
+    if len(ids) > server.limits.score_characters:
+        most = server.limits.score_characters
+        raise Refused(400, f"text: {len(ids):,} characters; give {most:,} at most, or stream", "text", "too_large")
+    return answer(
+        await unless_gone(request, _score(Work(server, served, [Job(ids, served.start, (), 0)]), served, ids))
+    )
+
+
+async def _score(work: Work, served: Served, ids: Any) -> dict[str, Any]:
+    costs, done = [np.empty(0)], False
+    async with work:
+        while not done:
+            for news in await work.news():
+                costs += [news.details.nats] if news.details else []
+                done = done or news.done
+    nats = np.concatenate(costs)
+    total, boundary = tally(served.model.vocabulary, ids, nats), served.model.vocabulary.boundary
+    return {"model": served.name, **_sums(total), "surprisal": nats[ids != boundary].tolist()}
+
+
+def _sums(total: Any) -> dict[str, Any]:
+    loss = total.loss
+    return {
+        "nats": loss.nats,
+        "characters": loss.characters,
+        "bytes": loss.bytes,
+        "unseen": total.unseen,
+        "ends": loss.ends,
+        "end_nats": loss.end_nats,
+        "bits_per_char": _finite(loss.bits_per_char),
+        "bits_per_byte": _finite(loss.bits_per_byte),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+async def save(request: Request) -> Response:
+    """Read a text, and keep the state after it."""
+    body = await body_of(request, StateBody)
+    server = server_of(request)
+    served = server.named(body.model)
+    context, characters = server.context(served, body.state)
+    ids = served.model.read_ids(body.text)
+    if len(ids) > server.limits.prompt_characters:
+        most = server.limits.prompt_characters
+        raise Refused(400, f"text: {len(ids):,} characters; give {most:,} at most", "text", "too_large")
+    after = await unless_gone(request, _read(Work(server, served, [Job(ids, context)])))
+    characters += len(ids)
+    handle = server.states.put(served.name, after, characters)
+    return answer({"state": handle, "characters": characters, "expires_in": server.limits.state_seconds})
+
+
+async def _read(work: Work) -> Any:
+    async with work:
+        while True:
+            for news in await work.news():
+                if news.done:
+                    return news.context
+
+
+async def forget(request: Request) -> Response:
+    """Keep a state no longer."""
+    handle = request.path_params["handle"]
+    if not server_of(request).states.delete(handle):
+        raise Refused(404, f"state {handle[:80]!r} is not kept here (any more)", "state", "no_state")
+    return answer({"state": handle, "deleted": True})
+
+
+async def live(request: Request) -> Response:
+    """The process answers."""
+    return answer({"status": "ok"})
+
+
+async def ready(request: Request) -> Response:
+    """Requests are served."""
+    server = server_of(request)
+    engines = [served.engine for served in server.models.values()]
+    if not all(engine.running for engine in engines):
+        raise Refused(503, "the server is starting, or stopping; try again in a moment", code="not_ready")
+    return answer({"status": "ok", "models": list(server.models)})
