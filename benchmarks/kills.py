@@ -34,7 +34,7 @@ from scriven.events import Saved, Started, Stepped
 from scriven.report import consume
 from scriven.report.files import DETAIL, FilesReport, read
 from scriven.runs import open_run
-from scriven.runs.folder import METRICS_FILE, SETTINGS_FILE
+from scriven.runs.folder import METRICS_FILE, has_checkpoints
 from scriven.runs.recovery import recover
 from scriven.settings import validated
 from scriven.training import start
@@ -79,7 +79,7 @@ def forked(folder: Path, arguments: Namespace, last_step: int = 0) -> tuple[int,
         return child, ours
     code = 1
     try:
-        resume = "last" if (folder / "run" / SETTINGS_FILE).exists() and open_run(folder / "run").steps() else None
+        resume = "last" if has_checkpoints(folder / "run") else None
         asked = {} if resume else settings(arguments)
         request = Request((str(folder / "text.txt"),), validated(asked), folder / "run", resume)
         steps = [0]

@@ -27,7 +27,7 @@ FILES = (
     f"checkpoints/{STEP}/model.safetensors",
     f"checkpoints/{STEP}/training.safetensors",
 )
-INDEX, MANIFEST, MODEL = FILES[2:5]
+INDEX, MANIFEST, MODEL, TRAINING = FILES[2:]
 
 
 def good_run(path: Path) -> Run:
@@ -191,6 +191,9 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "weights: a folder": folder(MODEL),
     "weights: a link out of the folder": linked(MODEL),
     "weights: a link to /dev/zero": linked(MODEL, "/dev/zero"),
+    "training state: a sparse file of 10 GB": sparse(TRAINING),
+    "training state: a pipe": pipe(TRAINING),
+    "training state: a link to /dev/zero": linked(TRAINING, "/dev/zero"),
     "manifest: not JSON": rewritten(MANIFEST, "\x80"),
     "manifest: a list": rewritten(MANIFEST, "[]"),
     "manifest: a key twice": replaced(MANIFEST, '"step": 3', '"step": 3, "step": 4'),

@@ -84,15 +84,16 @@ def survived(path: Path, step: int, refused: bool, case: str) -> None:
     assert not list((path / "checkpoints").glob(".step-*")), case
 
 
-def test_an_error_in_the_background_is_told_at_the_next_call(saved: Path, tmp_path: Path) -> None:
+def test_an_error_in_the_background_is_told_at_the_next_call(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(saved, tmp_path / "run")
     run, manifest = open_run(tmp_path / "run"), {"step": 3, "validation": {}}
-    (run.path / "checkpoints" / ".step-00000003.tmp").touch()  # a file where the folder should be made
     with Saver(run) as saver:
-        saver.save(weights(3), {}, manifest, best=3)
-        with pytest.raises(InputError, match="cannot save a checkpoint"):
-            saver.saved(wait=True)
-        (run.path / "checkpoints" / ".step-00000003.tmp").unlink()
+        with monkeypatch.context() as patch, Faults(0).injected(patch):
+            saver.save(weights(3), {}, manifest, best=3)
+            with pytest.raises(InputError, match="No space left on device"):
+                saver.saved(wait=True)
         saver.save(weights(3), {}, manifest, best=3)
         assert saver.saved(wait=True) == [(3, run.path / "checkpoints" / "step-00000003")]
         assert saver.saved(wait=True) == []

@@ -1,27 +1,37 @@
 """Which checkpoint training goes on from, when not all are as they should be."""
 
+import errno
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from scriven.errors import InputError
 from scriven.runs import Run, create_run, open_run
+from scriven.runs.doctor import examine
+from scriven.runs.folder import has_checkpoints
 from scriven.runs.recovery import recover
 from scriven.settings import MonitorSettings
 from scriven.vocabulary import Vocabulary
 from test_faults import SETTINGS, weights
 
 
-def run_of(path: Path, *steps: int, best: int = 0) -> Run:
+def run_of(path: Path, *steps: int, best: int = 0, keep: str = "all") -> Run:
     """A run with the checkpoints of these steps, saved in this order; the best is each one where not given."""
-    settings = SETTINGS.model_copy(update={"monitor": MonitorSettings(keep="all")})
+    settings = SETTINGS.model_copy(update={"monitor": MonitorSettings(keep=keep)})
     run = create_run(path / "run", settings, Vocabulary.of("abc"), {"corpus": "c"})
     for step in steps:
-        told = {"step": step, "validation": {"nats": 1.0}, "best": {"step": best or step, "loss": {}}}
-        run.save(weights(step), {"state": torch.ones(2)}, told, best=best or step)
+        save(run, step, best or step)
     return run
+
+
+def save(run: Run, step: int, best: int) -> None:
+    told = {"step": step, "validation": {"nats": 1.0}, "best": {"step": best, "loss": {}}}
+    run.save(weights(step), {"state": torch.ones(2)}, told, best=best)
 
 
 def damage(run: Run, step: int) -> None:
@@ -90,3 +100,191 @@ def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
     damage(run, 1)
     with pytest.raises(InputError, match="no checkpoint is whole"):
         recover(open_run(run.path))
+
+
+# --- a step that is named
+
+
+@pytest.mark.parametrize("content", [None, "[]", "of two saves"])
+def test_a_step_that_is_named_has_the_index_put_right(tmp_path: Path, content: str | None) -> None:
+    """The index was damaged, or a kill came after the third checkpoint and before it told of that."""
+    run = run_of(tmp_path, 1, 2)
+    path = run.path / "checkpoints" / "index.json"
+    stale = path.read_text()
+    save(run, 3, 3)
+    before = run.index()
+    path.unlink() if content is None else path.write_text(stale if content == "of two saves" else content)
+    assert recover(run, 1).checkpoint.step == 1
+    assert run.index() == before
+    save(run, 2, 2)
+    assert run.checkpoint(2).number == 4
+    assert recover(run).checkpoint.step == 2
+
+
+# --- one truth
+
+
+def told(run: Run, change: Callable[[dict[str, Any]], Any]) -> Callable[[int], None]:
+    def _tell(step: int) -> None:
+        path = run.path / "checkpoints" / f"step-{step:08d}" / "manifest.json"
+        values = json.loads(path.read_text())
+        change(values)
+        path.write_text(json.dumps(values))
+
+    return _tell
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no validation": lambda values: values.pop("validation"),
+    "a validation that is text": lambda values: values.update(validation={"nats": "1"}),
+    "a validation of 10**30 characters": lambda values: values.update(validation={"characters": 10**30}),
+    "a best step that is text": lambda values: values.update(best={"step": "2", "loss": {}}),
+    "a best that is a list": lambda values: values.update(best=[2]),
+    "a number that is negative": lambda values: values.update(number=-1),
+    "a step of another": lambda values: values.update(step=2),
+    "a hash that is none": lambda values: values["files"]["model.safetensors"].update(sha256="x"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_doctor_and_recovery_agree_on_what_is_whole(tmp_path: Path, change: str) -> None:
+    run = run_of(tmp_path, 1, 2, 3)
+    told(run, CHANGES[change])(3)
+    assert [finding.part for finding in examine(run.path) if finding.state == "bad"] == ["checkpoints, step 3"]
+    found = recover(run)
+    assert found.checkpoint.step == 2
+    assert "step 3 is damaged" in found.notes[0]
+
+
+# --- what only cannot be read now
+
+
+def failing(patch: pytest.MonkeyPatch, name: str, code: int) -> None:
+    """Opening or listing what has that in its path fails."""
+    for function in ("open", "listdir"):
+        real = getattr(os, function)
+
+        def _open(path: Any, *arguments: Any, real: Callable[..., Any] = real, **more: Any) -> Any:
+            if name in str(path):
+                raise OSError(code, os.strerror(code))
+            return real(path, *arguments, **more)
+
+        patch.setattr(os, function, _open)
+
+
+PASSING = [errno.EIO, errno.EACCES, errno.EMFILE]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "training.safetensors", "manifest.json"])
+@pytest.mark.parametrize("code", PASSING)
+def test_what_cannot_be_read_now_is_kept_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, code: int
+) -> None:
+    run = run_of(tmp_path, 1, 2, 3, keep="2")
+    with monkeypatch.context() as patch:
+        failing(patch, f"step-00000003/{file}", code)
+        found = recover(run)
+        assert found.checkpoint.step == 2
+        assert f"step 3 is kept, but cannot be read now: cannot read {run.path}" in found.notes[0]
+        for step in (4, 5, 6):
+            save(run, step, step)
+    assert run.steps() == [3, 5, 6]
+    assert recover(run).checkpoint.step == 6
+    save(run, 7, 7)
+    assert run.steps() == [6, 7]
+
+
+def test_a_best_model_that_cannot_be_read_now_is_kept_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(tmp_path, 1, 2, best=1, keep="best")
+    with monkeypatch.context() as patch:
+        failing(patch, "step-00000001/model.safetensors", errno.EIO)
+        found = recover(run)
+    assert (found.checkpoint.step, found.best) == (2, 2)
+    assert "The best model, of step 1, cannot be read now, and is kept" in found.notes[0]
+    save(run, 3, 2)
+    assert run.steps() == [1, 2, 3]
+    assert float(run.checkpoint(1).weights()["head.bias"][0]) == 1
+
+
+@pytest.mark.parametrize("code", PASSING)
+def test_where_nothing_can_be_read_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    run = run_of(tmp_path, 1, 2)
+    with monkeypatch.context() as patch:
+        failing(patch, "model.safetensors", code)
+        with pytest.raises(InputError, match="no checkpoint can be read"):
+            recover(run)
+    with monkeypatch.context() as patch:
+        failing(patch, "run/checkpoints", code)
+        for look in (lambda: recover(run), lambda: has_checkpoints(run.path), run.steps):
+            with pytest.raises(InputError, match=r"checkpoints: .*; allow it, or try again"):
+                look()
+    assert recover(run).checkpoint.step == 2
+
+
+def test_a_checkpoint_of_a_newer_format_is_kept(tmp_path: Path) -> None:
+    run = run_of(tmp_path, 1, 2, keep="2")
+    told(run, lambda values: values.update(format=99))(2)
+    assert recover(run).checkpoint.step == 1
+    for step in (3, 4):
+        save(run, step, step)
+    assert run.steps() == [2, 3, 4]
+
+
+def test_what_was_the_best_of_an_earlier_one_stays_where_that_cannot_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path, 1, 2, best=1, keep="2")
+    with monkeypatch.context() as patch:
+        failing(patch, "step-00000002/manifest.json", errno.EIO)
+        save(run, 3, 3)
+    assert run.steps() == [1, 2, 3]
+
+
+# --- what else is in the folder
+
+
+def test_a_save_that_was_killed_between_two_renames_is_gone_on_with(tmp_path: Path) -> None:
+    run = run_of(tmp_path, 1)
+    folder = run.path / "checkpoints"
+    (folder / "step-00000001").rename(folder / ".step-00000001.old")
+    assert has_checkpoints(run.path)
+    assert recover(run).checkpoint.step == 1
+    assert not has_checkpoints(tmp_path / "nowhere")
+
+
+def test_temporary_names_that_are_no_folders_are_in_nobodys_way(tmp_path: Path) -> None:
+    """A file, a pipe, links to a file and to a folder that are not the run's."""
+    run = run_of(tmp_path, 1)
+    folder, outside = run.path / "checkpoints", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "manifest.json").write_text("mine")
+    (folder / ".step-00000002.tmp").write_text("a file")
+    (folder / ".step-00000003.tmp").symlink_to(outside)
+    (folder / ".step-00000004.old").symlink_to(outside)
+    (folder / ".step-00000005.old").write_text("a file")
+    os.mkfifo(folder / ".index.json.tmp")
+    for name in (".settings.toml.tmp", ".vocabulary.json.tmp"):
+        (run.path / name).symlink_to(outside / "manifest.json")
+    create_run(run.path, run.settings, run.vocabulary, run.origin)
+    assert recover(run).checkpoint.step == 1
+    for step in (2, 3, 4, 5):
+        save(run, step, step)
+    assert run.steps() == [1, 2, 3, 4, 5]
+    assert (outside / "manifest.json").read_text() == "mine"
+    assert sorted(path.name for path in folder.glob(".*")) == []
+
+
+def test_nothing_is_swept_beyond_a_link(tmp_path: Path) -> None:
+    run, outside = run_of(tmp_path, 1), tmp_path / "outside"
+    (run.path / "checkpoints").rename(outside)
+    (outside / ".step-00000009.tmp").mkdir()
+    (run.path / "checkpoints").symlink_to(outside)
+    with pytest.raises(InputError, match="symbolic link"):
+        recover(run)
+    assert (outside / ".step-00000009.tmp").is_dir()
+
+
+def test_an_index_of_checkpoints_that_are_gone_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "index.json").write_text("[]")
+    assert recover(run_of(tmp_path, 1)).checkpoint.step == 1

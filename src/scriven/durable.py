@@ -6,6 +6,14 @@ import os
 from pathlib import Path
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it where they are missing, each on the disk under its name. Raises OSError."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        flush_folder(each.parent)
+
+
 def flush_folder(path: Path) -> None:
     """Waits until the disk has the folder's names, on systems that can be asked to. Raises OSError."""
     if os.name == "nt":

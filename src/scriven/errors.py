@@ -17,6 +17,13 @@ class InputError(ScrivenError):
     """A file, folder or text cannot be used: missing, empty, not readable, not text, damaged, in use."""
 
 
+class UnreadableError(InputError):
+    """What may well be whole cannot be read now: a failing disk, a permission, too many open files, too little memory.
+
+    Unlike what is damaged, it must never be replaced or removed for that.
+    """
+
+
 class DivergedError(ScrivenError):
     """Training produced a loss or gradient that is not a finite number."""
 

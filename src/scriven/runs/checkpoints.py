@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from scriven.durable import flush_folder
-from scriven.errors import InputError
-from scriven.runs.disk import read_json, real_folder, write_flushed
-from scriven.runs.tensors import Shapes, decoded, encoded, read_checked
+from scriven.errors import InputError, UnreadableError
+from scriven.runs.disk import discard, is_there, listed, read_json, real_folder, write_flushed
+from scriven.runs.manifest import FORMAT, Manifest
+from scriven.runs.tensors import Shapes, decoded, encoded, read_checked, shown
+from scriven.settings import explain
 
-FORMAT = 1
 MODEL_FILE, TRAINING_FILE, MANIFEST_FILE = "model.safetensors", "training.safetensors", "manifest.json"
+UNFINISHED, ASIDE = ".tmp", ".old"  # how names end while a save is under way
 OTHERS = "use another checkpoint of this run (scriven info lists them, --checkpoint and --resume take their steps)"
 
 
@@ -31,18 +33,25 @@ class Checkpoint:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """What the checkpoint says of itself: step, cursor, progress, counts, and its files' sizes and hashes.
+        """What the checkpoint says of itself: what `Manifest` has, and what the training that saved it told.
 
-        Raises InputError when it is missing, damaged or of a newer format.
+        Raises InputError when it is missing, damaged or of another step, UnreadableError when it is of a newer format.
         """
         for folder in (self.path.parent, self.path):
             real_folder(folder)
-        manifest = read_json(self.path / MANIFEST_FILE)
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise InputError(f"{self.path} is not a checkpoint of format {FORMAT}; a newer scriven may have written it")
-        if not _is_complete(manifest):
-            raise InputError(f"{self.path / MANIFEST_FILE} is damaged: it lacks what every manifest has; {OTHERS}")
-        return manifest
+        path = self.path / MANIFEST_FILE
+        manifest = read_json(path)
+        number = manifest.get("format") if isinstance(manifest, dict) else None
+        if isinstance(number, int) and number > FORMAT:
+            raise UnreadableError(f"{self.path} is a checkpoint of format {number}, of a newer scriven; use that one")
+        try:
+            Manifest.model_validate(manifest)
+        except ValidationError as error:
+            raise InputError(f"{path} is damaged: {explain(error)}; {OTHERS}") from None
+        if self.path.name != folder_name(manifest["step"]):
+            raise InputError(f"{self.path} says that it is of step {manifest['step']}; {OTHERS}")
+        values: dict[str, Any] = manifest
+        return values
 
     @property
     def step(self) -> int:
@@ -60,14 +69,10 @@ class Checkpoint:
         Where `expected` is given, a file whose header has other names or shapes is refused before its arrays are read.
         Raises InputError when the file is not what was written, or is not of that model.
         """
-        tensors = self._tensors(MODEL_FILE, expected)
-        for name, values in tensors.items():
-            if not bool(values.isfinite().all()):
-                raise InputError(f"the weights in {self.path} ({name}) are not finite numbers; {OTHERS}")
-        return tensors
+        return self._tensors(MODEL_FILE, expected)
 
     def training(self) -> dict[str, Tensor]:
-        """Recurrent state and optimizer, as named tensors on the CPU.
+        """Recurrent state and optimizer, as named tensors on the CPU; they are finite.
 
         Raises InputError when the file is not what was written.
         """
@@ -78,21 +83,20 @@ class Checkpoint:
 
         Raises InputError when anything is missing, not what was written, or not of a model of these shapes.
         """
-        if self.path.name != folder_name(self.step):
-            raise InputError(f"{self.path} says that it is of step {self.step}; {OTHERS}")
         self.weights(expected)
         self.training()
 
     def _tensors(self, name: str, expected: Shapes | None = None) -> dict[str, Tensor]:
         path = self.path / name
         claimed = self.manifest["files"][name]
-        data = read_checked(path, expected)
-        if len(data) != claimed["bytes"] or hashlib.sha256(data).hexdigest() != claimed["sha256"]:
-            raise InputError(
-                f"{path} is damaged: its {len(data):,} bytes are not the {claimed['bytes']:,} that were written; "
-                + OTHERS
-            )
-        return decoded(path, data)
+        data = read_checked(path, expected, claimed["bytes"])
+        if hashlib.sha256(data).hexdigest() != claimed["sha256"]:
+            raise InputError(f"{path} is damaged: its {len(data):,} bytes are not those that were written; {OTHERS}")
+        tensors = decoded(path, data)
+        for part, values in tensors.items():
+            if not bool(values.isfinite().all()):
+                raise InputError(f"the arrays in {path} ({shown(part)}) are not finite numbers; {OTHERS}")
+        return tensors
 
 
 def folder_name(step: int) -> str:
@@ -119,10 +123,10 @@ def write_checkpoint(
 ) -> Checkpoint:
     """Writes a checkpoint at `folder`: into a temporary folder, flushed to the disk, then renamed into place.
 
-    Nothing else may write in the folder above. Raises OSError when the disk is full or may not be written to; what was
-    there before is untouched.
+    Nothing else may write in the folder above. Raises OSError when the disk is full or may not be written to,
+    InputError for a manifest that could not be read again; what was there before is untouched.
     """
-    temporary, old = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
+    temporary, old = (folder.with_name(f".{folder.name}{end}") for end in (UNFINISHED, ASIDE))
     try:
         sweep(folder.parent)
         temporary.mkdir(parents=True)
@@ -130,46 +134,35 @@ def write_checkpoint(
         for name, tensors in ((MODEL_FILE, weights), (TRAINING_FILE, training)):
             files[name] = vars(write_flushed(temporary / name, *encoded(tensors)))
         manifest = {"format": FORMAT, **manifest, "files": files}
+        Manifest.model_validate(manifest)
         write_flushed(temporary / MANIFEST_FILE, json.dumps(manifest, indent=1, allow_nan=False).encode())
         flush_folder(temporary)
-        if folder.exists():  # the same step saved again, after a resume from before it
+        if is_there(folder):  # the same step saved again, after a resume from before it
             folder.rename(old)
         temporary.rename(folder)
         flush_folder(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        discard(old)
     except OSError:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, InputError):
             sweep(folder.parent)
         raise
+    except ValidationError as error:
+        raise InputError(f"{folder} cannot be saved so that it could be read again: {explain(error)}") from None
     return Checkpoint(folder)
-
-
-def _is_complete(manifest: dict[str, Any]) -> bool:
-    """Whether a manifest has what is always asked of it."""
-    try:
-        files = [manifest["files"][name] for name in (MODEL_FILE, TRAINING_FILE)]
-        if len(manifest["files"]) > len(files):
-            return False
-        sized = all(isinstance(file["bytes"], int) and isinstance(file["sha256"], str) for file in files)
-        return sized and all(_is_count(manifest.get(name, 0)) for name in ("number", "step")) and "step" in manifest
-    except (KeyError, TypeError):
-        return False
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 62
 
 
 def sweep(folder: Path) -> None:
     """Removes what saves that were killed left there; what one had put aside, with nothing in its place, goes back.
 
-    Raises OSError.
+    Raises OSError; InputError where the folder is a symbolic link, since what it leads to is not ours.
     """
-    for path in folder.glob(".step-*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(".step-*.old"):
-        place = path.with_name(path.stem.removeprefix("."))
-        if place.exists():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
+    for name in listed(real_folder(folder)):
+        path = folder / name
+        if not name.startswith(".step-"):
+            continue
+        place = folder / path.stem.removeprefix(".")
+        whole = not path.is_symlink() and is_there(path / MANIFEST_FILE)
+        if path.suffix == ASIDE and whole and not is_there(place):
             path.rename(place)
+        elif path.suffix in (ASIDE, UNFINISHED):
+            discard(path)

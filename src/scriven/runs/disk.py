@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO
 
 from scriven import strictjson
 from scriven.durable import flush_folder
-from scriven.errors import InputError
+from scriven.errors import InputError, UnreadableError
 
 TEXT_LIMIT = 9_000_000  # bytes of a text or JSON file; a vocabulary of all of Unicode has 8.9 million
 BUFFER = memoryview | bytes
@@ -32,9 +33,8 @@ class Written:
 
 
 def write_flushed(path: Path, *pieces: BUFFER) -> Written:
-    """Writes a file, all of it, and waits until the disk has it. Raises OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_FOLLOWING | _BINARY
-    descriptor = os.open(path, flags, 0o666)
+    """Writes a new file, all of it, and waits until the disk has it. Raises OSError, also where something is there."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
     try:
         size, digest = 0, hashlib.sha256()
         for piece in pieces:
@@ -60,6 +60,7 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises OSError.
     """
     temporary = path.with_name(f".{path.name}.tmp")
+    discard(temporary)
     try:
         write_flushed(temporary, data)
         temporary.replace(path)
@@ -76,10 +77,22 @@ def remove_folder(path: Path) -> None:
     A kill in the midst of it leaves no folder of this name that lacks something.
     """
     gone = path.with_name(f".{path.name}.tmp")
+    discard(gone)
     with contextlib.suppress(OSError):
-        shutil.rmtree(gone, ignore_errors=True)
         path.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+    discard(gone)
+
+
+def discard(path: Path) -> None:
+    """Removes a folder with all that is in it, or anything else of that name; never what a link leads to.
+
+    What cannot be removed stays.
+    """
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 # --- reading
@@ -89,8 +102,8 @@ def remove_folder(path: Path) -> None:
 def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """A plain file and its size in bytes.
 
-    Raises InputError when it is none: a symbolic link, which may lead anywhere, a pipe, a device, a folder; or when it
-    cannot be read.
+    Raises InputError when there is none, but a symbolic link, which may lead anywhere, a pipe, a device, a folder, or
+    nothing; UnreadableError when it cannot be read.
     """
     try:
         if path.is_symlink():
@@ -102,7 +115,34 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
                 raise InputError(f"{path} is not a file; take it from a copy")
             yield file, found.st_size
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+        raise _unread(path, error) from None
+
+
+def listed(folder: Path) -> list[str]:
+    """The names in a folder; none where there is no folder. Raises UnreadableError when it cannot be read."""
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - pathlib's glob takes what it cannot read for empty
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return []
+        raise _unread(folder, error) from None
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything of that name. Raises UnreadableError when that cannot be told."""
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return False
+        raise _unread(path, error) from None
+    return True
+
+
+def _unread(path: Path, error: OSError) -> InputError:
+    if error.errno in _NOT_THERE:
+        return InputError(f"cannot read {path}: {error.strerror}")
+    return UnreadableError(f"cannot read {path}: {error.strerror}; allow it, or try again")
 
 
 def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
@@ -135,13 +175,18 @@ def read_json(path: Path) -> Any:
 def real_folder(path: Path) -> Path:
     """The same path.
 
-    Raises InputError when it is a symbolic link, which may lead anywhere.
+    Raises InputError when it is a symbolic link, which may lead anywhere, UnreadableError when that cannot be told.
     """
-    if path.is_symlink():
+    try:
+        linked = path.is_symlink()
+    except OSError as error:
+        raise _unread(path, error) from None
+    if linked:
         raise InputError(f"{path} is a symbolic link, which is not followed; put the folder itself there")
     return path
 
 
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR}  # other errors may pass
 _NO_FOLLOWING = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # else a pipe is waited for until somebody writes to it
 _BINARY = getattr(os, "O_BINARY", 0)

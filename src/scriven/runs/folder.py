@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +16,14 @@ from pydantic import BaseModel, Field, ValidationError
 from scriven.corpus.build import Progress, build
 from scriven.corpus.storage import Place, place_of
 from scriven.corpus.store import Corpus
-from scriven.errors import InputError, UsageError
+from scriven.durable import make_folder
+from scriven.errors import InputError, UnreadableError, UsageError
 from scriven.model.language_model import weight_shapes
 from scriven.runs.checkpoints import Checkpoint, folder_name, write_checkpoint
-from scriven.runs.disk import read_json, read_text, real_folder, remove_folder, replace_file
+from scriven.runs.disk import discard, is_there, listed, read_json, read_text, real_folder, remove_folder, replace_file
+from scriven.runs.manifest import Index, Measured
 from scriven.runs.tensors import Shapes
-from scriven.settings import Frozen, Settings, explain, validated
+from scriven.settings import Settings, explain, validated
 from scriven.toml import parse_toml
 from scriven.vocabulary import Vocabulary
 
@@ -34,18 +35,6 @@ Which = Literal["best", "last"] | int
 
 
 PathText = Annotated[str, Field(pattern=r"^[^\x00]*\z")]  # no system has a path with a NUL in it
-
-
-class Index(Frozen):
-    """Which checkpoints there are: `best` and `last` are steps; `validation` what was measured at each step kept.
-
-    `saves` is how many checkpoints were saved so far.
-    """
-
-    best: int | None
-    last: int | None
-    validation: dict[str, dict[str, Any]]
-    saves: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +72,7 @@ class Run:
         Raises InputError when it is damaged.
         """
         path = real_folder(self.path / CHECKPOINTS) / INDEX_FILE
-        if not os.path.lexists(path):
+        if not is_there(path):
             return Index(best=None, last=None, validation={})
         try:
             return Index.model_validate(read_json(path))
@@ -91,8 +80,8 @@ class Run:
             raise InputError(f"{path} is damaged; name a checkpoint by its step; --resume makes it anew") from None
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints there are, in order."""
-        names = (re.fullmatch(r"step-(\d{8,18})", path.name) for path in (self.path / CHECKPOINTS).glob("step-*"))
+        """The steps of all checkpoints there are, in order. Raises UnreadableError when the folder cannot be read."""
+        names = (re.fullmatch(r"step-([0-9]{8,16})", name) for name in listed(self.path / CHECKPOINTS))
         return sorted(int(name[1]) for name in names if name and folder_name(int(name[1])) == name[0])
 
     def checkpoint(self, which: Which) -> Checkpoint:
@@ -137,35 +126,46 @@ class Run:
         before = self.index()
         manifest = {"number": before.saves + 1, **manifest}
         saved = write_checkpoint(self._folder(step), weights, training, manifest)
-        kept = self._kept(best, step)
-        validation = before.validation | {str(step): manifest["validation"]}
-        validation = {key: value for key, value in validation.items() if int(key) in kept}
-        self.write_index(Index(best=best, last=step, validation=validation, saves=before.saves + 1))
-        with contextlib.suppress(OSError):  # what cannot be removed now goes with the next save
-            for other in set(self.steps()) - kept:
-                remove_folder(self._folder(other))
+        unread = tuple(other for other in before.unread if other != step)
+        gone = self._let_go(best, step) - {*unread}
+        validation = before.validation | {str(step): Measured.model_validate(manifest["validation"])}
+        validation = {key: value for key, value in validation.items() if int(key) not in gone}
+        saves = before.saves + 1
+        self.write_index(Index(best=best, last=step, validation=validation, saves=saves, unread=unread))
+        for other in gone:  # what cannot be removed now goes with the next save
+            remove_folder(self._folder(other))
         return saved
 
     def write_index(self, index: Index) -> None:
         """Replaces the index. Raises OSError when that cannot be done; the old one is then still there."""
         replace_file(self.path / CHECKPOINTS / INDEX_FILE, index.model_dump_json(indent=1).encode())
 
-    def _kept(self, best: int, last: int) -> set[int]:
-        """The steps whose checkpoints stay, when that is the best one and the last.
+    def _let_go(self, best: int, last: int) -> set[int]:
+        """The steps whose checkpoints go, when that is the best one and the last; none where that cannot be told now.
 
-        With each stays the one that was the best then, without which it could not be gone on with.
+        With each that stays, that one stays which was the best then, without which it could not be gone on with.
         """
-        steps = [step for step in self.steps() if step <= last]
         keep = self.settings.monitor.keep
-        count = len(steps) if keep == "all" else 1 if keep == "best" else int(keep)
-        kept = {best, last, *steps[-count:]}
-        return kept | ({step for each in kept if (step := self._best_at(each)) in steps} if count > 1 else set())
+        with contextlib.suppress(UnreadableError):
+            there = self.steps()
+            steps = [step for step in there if step <= last]
+            count = len(steps) if keep == "all" else 1 if keep == "best" else int(keep)
+            kept = {best, last, *steps[-count:]}
+            return {*there} - kept - ({self._best_at(each) for each in kept} if count > 1 else set())
+        return set()
 
     def _best_at(self, step: int) -> int | None:
-        """The step of the best checkpoint when that of `step` was saved."""
-        with contextlib.suppress(InputError, KeyError, TypeError):
-            return int(Checkpoint(self._folder(step)).manifest["best"]["step"])
-        return None
+        """The step of the best checkpoint when that of `step` was saved; none where that one is damaged or gone.
+
+        Raises UnreadableError when it cannot be read now.
+        """
+        try:
+            best = Checkpoint(self._folder(step)).manifest.get("best")
+        except UnreadableError:
+            raise
+        except InputError:
+            return None
+        return best and int(best["step"])
 
     def _folder(self, step: int) -> Path:
         return self.path / CHECKPOINTS / folder_name(step)
@@ -184,12 +184,22 @@ def create_run(path: Path, settings: Settings, vocabulary: Vocabulary, origin: d
             f"{SETTINGS_LIMIT:,} are allowed; name their folder, or a pattern in quotes"
         )
     try:
-        (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        make_folder(path / CHECKPOINTS)
+        if not has_checkpoints(path):
+            discard(path / CHECKPOINTS / INDEX_FILE)  # of others, which are gone
         replace_file(path / VOCABULARY_FILE, vocabulary.to_json().encode())
         replace_file(path / SETTINGS_FILE, text)
     except OSError as error:
         raise InputError(f"cannot write the run folder {path}: {error.strerror}; choose another with -o") from None
     return run
+
+
+def has_checkpoints(path: Path) -> bool:
+    """Whether anything was saved in a run's folder, or is being saved there again.
+
+    Raises UnreadableError when that cannot be told.
+    """
+    return any(re.match(r"step-|\.step-.*\.old$", name) for name in listed(path / CHECKPOINTS))
 
 
 class Origin(BaseModel):
@@ -209,7 +219,7 @@ def open_run(path: str | Path) -> Run:
     Raises InputError when the folder is missing, is no run, or its parts do not fit together.
     """
     path = Path(path)
-    if not os.path.lexists(path / SETTINGS_FILE):
+    if not is_there(path / SETTINGS_FILE):
         what = "is not a run folder" if path.exists() else "does not exist"
         raise InputError(f"{path} {what}: a run folder is what scriven train makes, with a {SETTINGS_FILE} in it")
     values = parse_toml(read_text(path / SETTINGS_FILE, SETTINGS_LIMIT), path / SETTINGS_FILE)
@@ -257,7 +267,7 @@ def writing(path: Path) -> Iterator[None]:
     Raises InputError when another process has it.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         held = filelock.FileLock(path / ".lock", timeout=0).acquire()
     except filelock.Timeout:
         raise InputError(

@@ -2,55 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import ValidationError
-
-from scriven.errors import InputError
+from scriven.errors import InputError, UnreadableError
 from scriven.runs.checkpoints import Checkpoint, sweep
-from scriven.runs.folder import CHECKPOINTS, Index, Run
+from scriven.runs.folder import CHECKPOINTS, Run
+from scriven.runs.manifest import Index, Measured
+from scriven.runs.tensors import Shapes
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """The checkpoint to go on from, and sentences that the user should read."""
+    """The checkpoint to go on from, the step of the best one, and sentences that the user should read."""
 
     checkpoint: Checkpoint
+    best: int
     notes: tuple[str, ...]
 
 
-def recover(run: Run, which: Literal["last"] | int | None = "last") -> Recovered:
-    """The checkpoint that was saved last, of those that are whole; the index then says so too. Or that of a step.
+@dataclass
+class _Found:
+    """What a run's folder has, by step: what is told of it, and of what is damaged, or cannot be read now, why."""
 
-    Also removes what a save that was killed left. Only the one who writes to the run may call it.
+    shapes: Shapes
+    told: list[Checkpoint] = field(default_factory=list)  # the newest first
+    damaged: dict[int, str] = field(default_factory=dict)
+    unread: dict[int, str] = field(default_factory=dict)
+
+    def usable(self, checkpoint: Checkpoint, step: int) -> bool:
+        """Whether all of that step's checkpoint can be read, and is whole; if not, why is noted."""
+        try:
+            checkpoint.verify(self.shapes)
+        except UnreadableError as error:
+            self.unread[step] = str(error)
+        except InputError as error:
+            self.damaged[step] = str(error)
+        return step not in self.unread and step not in self.damaged
+
+
+def recover(run: Run, which: Literal["last"] | int | None = "last") -> Recovered:
+    """The checkpoint that was saved last, of those that are whole, or that of a step; the index is put right.
+
+    Also removes what a save that was killed left. Only the one who writes to the run may call it. What is damaged may
+    be removed by later saves; what only cannot be read now is kept, and said.
     Raises InputError when no checkpoint, or not that of the step, is whole.
     """
     _sweep(run)
+    found = _found(run)
     if isinstance(which, int):
-        return _at(run, which)
-    shapes, damaged = run.shapes(), dict[int, str]()
-    readable = _readable(run, damaged)
-    for checkpoint in sorted(readable, key=lambda each: (each.number, each.step), reverse=True):
-        try:
-            checkpoint.verify(shapes)
-        except InputError as error:
-            damaged[checkpoint.step] = str(error)
-            continue
-        notes = [f"The checkpoint of step {step:,} is damaged, and left out." for step in sorted(damaged)]
-        if damaged:
-            notes.append(f"Training goes on from step {checkpoint.step:,}, the newest that is whole.")
-        best, more = _best(run, checkpoint)
-        _put_right(run, readable, checkpoint.step, best)
-        return Recovered(checkpoint, (*notes, *more))
-    why = f"no checkpoint is whole: {next(iter(damaged.values()))}" if damaged else "nothing was saved before it ended"
-    raise InputError(f"{run.path} cannot be gone on with, {why}")
-
-
-def _at(run: Run, step: int) -> Recovered:
-    checkpoint = run.checkpoint(step)
-    checkpoint.verify(run.shapes())
-    return Recovered(checkpoint, _best(run, checkpoint)[1])
+        checkpoint = run.checkpoint(which)
+        checkpoint.verify(found.shapes)
+        newest = found.told[0]
+    else:
+        checkpoint = newest = _newest(run, found)
+    notes = _notes(found, checkpoint.step) if checkpoint is newest else []
+    best, more = _best(run, checkpoint, found)
+    _put_right(run, found, newest.step, best if checkpoint is newest else _best(run, newest, found)[0])
+    return Recovered(checkpoint, best, (*notes, *more))
 
 
 def _sweep(run: Run) -> None:
@@ -60,51 +69,79 @@ def _sweep(run: Run) -> None:
         raise InputError(f"cannot write to {run.path}: {error.strerror}; allow it, or copy the run") from None
 
 
-def _readable(run: Run, damaged: dict[int, str]) -> list[Checkpoint]:
-    """All checkpoints whose manifests can be read; the others are put among the damaged."""
-    found = []
+def _found(run: Run) -> _Found:
+    """All checkpoints by what their manifests tell."""
+    found = _Found(run.shapes())
     for step in run.steps():
         try:
             checkpoint = run.checkpoint(step)
-            if checkpoint.step == step:
-                found.append(checkpoint)
-            else:
-                damaged[step] = f"{checkpoint.path} says that it is of step {checkpoint.step}"
+            checkpoint.manifest  # noqa: B018 - it is read and checked
+            found.told.append(checkpoint)
+        except UnreadableError as error:
+            found.unread[step] = str(error)
         except InputError as error:
-            damaged[step] = str(error)
+            found.damaged[step] = str(error)
+    found.told.sort(key=lambda each: (each.number, each.step), reverse=True)
     return found
 
 
-def _best(run: Run, checkpoint: Checkpoint) -> tuple[int, tuple[str, ...]]:
+def _newest(run: Run, found: _Found) -> Checkpoint:
+    """Raises InputError when none is whole."""
+    for checkpoint in found.told:
+        if found.usable(checkpoint, checkpoint.step):
+            return checkpoint
+    why = next(iter({**found.unread, **found.damaged}.values()), "nothing was saved before it ended")
+    what = "no checkpoint can be read: " if found.unread else "no checkpoint is whole: " if found.damaged else ""
+    raise InputError(f"{run.path} cannot be gone on with, {what}{why}")
+
+
+def _notes(found: _Found, step: int) -> list[str]:
+    """What was passed over for the checkpoint of a step."""
+    notes = [f"The checkpoint of step {each:,} is damaged, and left out." for each in sorted(found.damaged)]
+    for each, why in sorted(found.unread.items()):
+        notes.append(f"The checkpoint of step {each:,} is kept, but cannot be read now: {why}.")
+    if notes:
+        whole = "can be read" if found.unread else "is whole"
+        notes.append(f"Training goes on from step {step:,}, the newest that {whole}.")
+    return notes
+
+
+def _best(run: Run, checkpoint: Checkpoint, found: _Found) -> tuple[int, tuple[str, ...]]:
     """The step of the best checkpoint when this one was saved, if it is whole; else this one's, and a note."""
     best = checkpoint.manifest.get("best")
-    step = best.get("step") if isinstance(best, dict) else None
-    if not isinstance(step, int) or step == checkpoint.step:
-        return checkpoint.step, ()
-    try:
-        run.checkpoint(step).weights(run.shapes())
+    step = int(best["step"]) if best else checkpoint.step
+    if step == checkpoint.step:
         return step, ()
+    try:
+        run.checkpoint(step).weights(found.shapes)
+        return step, ()
+    except UnreadableError as error:
+        found.unread[step] = str(error)
+        why = f"cannot be read now, and is kept ({error})"
     except InputError:
-        note = (
-            f"The best model, of step {step:,}, is gone or damaged; that of step {checkpoint.step:,} takes its place."
-        )
-        return checkpoint.step, (note,)
+        why = "is gone or damaged"
+    return checkpoint.step, (
+        f"The best model, of step {step:,}, {why}; that of step {checkpoint.step:,} takes its place.",
+    )
 
 
-def _put_right(run: Run, readable: list[Checkpoint], last: int, best: int) -> None:
+def _put_right(run: Run, found: _Found, last: int, best: int) -> None:
     """Writes the index anew, where it does not say what is in the folder."""
-    validation = {str(each.step): each.manifest.get("validation") for each in readable}
-    values = {"best": best, "last": last, "validation": validation, "saves": max(each.number for each in readable)}
+    before = _index(run)
+    saves = max(each.number for each in found.told)
+    if before and found.unread:  # one of which may have been saved later than all others
+        saves = max(saves, before.saves)
+    validation = {str(each.step): Measured.model_validate(each.manifest["validation"]) for each in found.told}
+    index = Index(best=best, last=last, validation=validation, saves=saves, unread=tuple(sorted(found.unread)))
     try:
-        index = Index.model_validate(values)
-    except ValidationError:
-        raise InputError(f"{run.path} has a damaged manifest.json; scriven doctor says which") from None
-    try:
-        same = run.index() == index
-    except InputError:
-        same = False
-    try:
-        if not same:
+        if index != before:
             run.write_index(index)
     except OSError as error:
         raise InputError(f"cannot write to {run.path}: {error.strerror}; free some space, or allow writing") from None
+
+
+def _index(run: Run) -> Index | None:
+    try:
+        return run.index()
+    except InputError:
+        return None

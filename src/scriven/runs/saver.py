@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ class Saver:
         """Only the one who writes to the run may make one."""
         self._run = run
         self._thread: threading.Thread | None = None
-        self._saved: list[tuple[int, Path]] = []  # on the disk, and not told yet
+        self._saved: deque[tuple[int, Path]] = deque()  # on the disk, and not told yet
         self._error: BaseException | None = None
 
     def save(
@@ -48,8 +49,7 @@ class Saver:
         """
         if self._thread and (wait or not self._thread.is_alive()):
             self._wait()
-        told, self._saved = self._saved, []
-        return told
+        return [self._saved.popleft() for _ in range(len(self._saved))]  # more may come meanwhile
 
     def _write(
         self, weights: dict[str, Tensor], training: dict[str, Tensor], manifest: dict[str, Any], best: int

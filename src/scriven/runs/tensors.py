@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from scriven import strictjson
-from scriven.errors import InputError
+from scriven.errors import InputError, UnreadableError
 from scriven.runs.disk import BUFFER, opened
 
 HEADER_LIMIT = 4_000_000  # bytes; an array takes about 100
@@ -101,23 +101,30 @@ def check_shapes(path: Path, arrays: Mapping[str, Array], expected: Shapes) -> N
         if there is None or (there.shape, there.dtype) != (wanted, torch.float32):
             has = "lacks it" if there is None else f"has {list(there.shape)} of {NAMES[there.dtype]}"
             needs = "should not be there" if wanted is None else f"should be {list(wanted)} of F32"
-            shown = name[:60].encode("unicode_escape").decode()
             raise InputError(
-                f"the weights in {path.parent} do not fit the model's settings ({shown} {needs}; the file {has})"
+                f"the weights in {path.parent} do not fit the model's settings ({shown(name)} {needs}; the file {has})"
             )
 
 
-def read_checked(path: Path, expected: Shapes | None = None) -> bytes:
+def shown(name: str) -> str:
+    """An array's name as it may stand in a sentence, whatever is in it."""
+    return name[:60].encode("unicode_escape").decode()
+
+
+def read_checked(path: Path, expected: Shapes | None = None, wanted: int | None = None) -> bytes:
     """The bytes of a safetensors file whose header is right, and as `check_shapes` wants it where that is given.
 
-    Nothing is allocated for what the header claims before the file is found to have it. Raises InputError.
+    Nothing is allocated for what the header claims before the file is found to have it; nothing is read of one that
+    has not the `wanted` size (bytes). Raises InputError; UnreadableError where it may be whole and does not fit here.
     """
     with opened(path) as (file, size):
+        if wanted is not None and size != wanted:
+            raise _damaged(path, f"it has {size:,} bytes, and {wanted:,} were written")
         arrays = layout(path, file, size)
         if expected is not None:
             check_shapes(path, arrays, expected)
         if size > physical_memory():
-            raise InputError(f"{path} has {size:,} bytes, more than the memory of this machine; use a larger one")
+            raise UnreadableError(f"{path} has {size:,} bytes, more than the memory of this machine; use a larger one")
         file.seek(0)
         return file.read()
 

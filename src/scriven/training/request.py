@@ -13,7 +13,7 @@ from typing import Literal
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UsageError
 from scriven.runs import Checkpoint, Run, open_run
-from scriven.runs.folder import SETTINGS_FILE
+from scriven.runs.folder import SETTINGS_FILE, has_checkpoints
 from scriven.settings import Settings, consistent, merged, overlaid, validated
 from scriven.training.launch import Place
 from scriven.training.plan import Done, Plan, used_share
@@ -58,7 +58,7 @@ def decided(request: Request, place: Place | None) -> Request:
     if request.resume != "auto" and not again:
         return request
     path = request.output or next(iter(_runs_of(request.texts)), None)
-    if path and (path / SETTINGS_FILE).exists() and open_run(path).steps():
+    if path and has_checkpoints(path):
         return replace(request, output=path, resume="auto", initial=None)
     return replace(request, output=path, resume=None)
 

@@ -25,7 +25,7 @@ from scriven.model.compute import available_cores, cpu_prepared
 from scriven.model.language_model import parameter_count
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, create_run, open_run, run_corpus, writing
-from scriven.runs.folder import SETTINGS_FILE
+from scriven.runs.folder import has_checkpoints
 from scriven.runs.recovery import recover
 from scriven.settings import Settings, merged, possible, validated
 from scriven.training.fit import (
@@ -260,7 +260,7 @@ def _facts(
 
 def _fitted(request: Request, given: Settings, facts: Facts, path: Path) -> tuple[Settings, list[str]]:
     """All settings of a new run."""
-    if (path / SETTINGS_FILE).exists() and open_run(path).steps():
+    if has_checkpoints(path):
         raise UsageError(f"{path} holds a run already; go on with it (--resume) or choose another folder with -o")
     if not given.budget:
         raise UsageError("how long to train is not said; give --minutes, --epochs, --steps or --characters")

@@ -1,0 +1,78 @@
+"""What files of a run say of checkpoints, as types: nothing is taken from them before it is found to be of its kind."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT = 1
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]  # so that it is whole as a float too
+
+
+class Told(BaseModel):
+    """Base of what a file says: more than is asked for may stand there."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Measured(Told):
+    """A loss, as `events.Loss`; of no characters where none was measured."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    nats: float = 0.0
+    characters: Count = 0
+    bytes: Count = 0
+    ends: Count = 0
+    end_nats: float = 0.0
+
+
+class Best(Told):
+    """The best checkpoint at some time."""
+
+    step: Count
+    loss: Measured
+
+
+class Mark(Told):
+    """What a file was when it was written."""
+
+    bytes: Count
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Files(Told):
+    """The marks of a checkpoint's files, and of no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Mark = Field(alias="model.safetensors")
+    training: Mark = Field(alias="training.safetensors")
+
+
+class Manifest(Told):
+    """What every manifest.json has; what else is in it is the training's."""
+
+    format: Count = Field(ge=FORMAT, le=FORMAT)
+    number: Count = 0  # of the save
+    step: Count
+    files: Files
+    validation: Measured
+    best: Best | None = None  # when it was saved
+
+
+class Index(Told):
+    """Which checkpoints there are: `best` and `last` are steps; `validation` what was measured at each step kept.
+
+    `saves` is how many checkpoints were saved so far. `unread` are steps that could not be read when training went on
+    last; they are kept until they can be.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    best: Count | None
+    last: Count | None
+    validation: dict[Annotated[str, Field(pattern="^[0-9]{1,16}$")], Measured]
+    saves: Count = 0
+    unread: tuple[Count, ...] = Field(default=(), strict=False)
