@@ -1,0 +1,124 @@
+/** The server's HTTP interface: everything that the page knows of it. */
+
+const KEY = "scriven-token";
+let askForToken = async () => null;
+
+/** What the server refused, in its own words. */
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** `ask()` is called where the server wants a token; it resolves to one, or to null. */
+export function whenLocked(ask) {
+  askForToken = ask;
+}
+
+/** Keeps the token that stands behind # in the address, as `scriven serve` may print it, and takes it out of sight. */
+export function takeToken() {
+  const found = /^#token=(.+)$/.exec(location.hash);
+  if (!found) return;
+  sessionStorage.setItem(KEY, decodeURIComponent(found[1]));
+  history.replaceState(null, "", location.pathname + location.search);
+}
+
+async function call(path, options = {}) {
+  const token = sessionStorage.getItem(KEY);
+  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+  const response = await fetch(path, { ...options, headers });
+  if (response.status === 401) {
+    const given = await askForToken();
+    if (given) {
+      sessionStorage.setItem(KEY, given);
+      return call(path, options);
+    }
+  }
+  if (!response.ok) throw new Refused(response.status, await reason(response));
+  return response;
+}
+
+async function reason(response) {
+  const words = await response.text();
+  try {
+    return JSON.parse(words).error.message;
+  } catch {
+    return `the server answered ${response.status}`;
+  }
+}
+
+function post(path, value, options = {}) {
+  const headers = { "Content-Type": "application/json", ...options.headers };
+  return call(path, { ...options, method: "POST", headers, body: JSON.stringify(value) });
+}
+
+/** The lines of an answer as they come. */
+export async function* linesOf(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) break;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    yield* lines;
+  }
+  if (rest) yield rest;
+}
+
+/** The values of a stream of server-sent events, each of which is one line of JSON. */
+export async function* eventsOf(response) {
+  for await (const line of linesOf(response)) {
+    if (!line.startsWith("data:")) continue;
+    const words = line.slice(5).trim();
+    if (words === "[DONE]") return;
+    const value = JSON.parse(words);
+    if (value.error) throw new Refused(response.status, value.error.message);
+    yield value;
+  }
+}
+
+/** The names of the models that are served. */
+export async function models() {
+  const answer = await (await call("v1/models")).json();
+  return answer.data.map((each) => each.id);
+}
+
+/** Pieces of text as they are written: `{text, ended}`; `choices` are the fields of a completion. */
+export async function* write(choices, signal) {
+  const response = await post("v1/completions", { ...choices, stream: true }, { signal });
+  for await (const event of eventsOf(response)) {
+    const choice = event.choices[0];
+    if (choice) yield { text: choice.text, ended: choice.finish_reason === "stop" };
+  }
+}
+
+/** The likeliest characters after a text: `[{text, probability}]`, likeliest first. */
+export async function likeliest(model, prompt, count, signal) {
+  const asked = { model, prompt, max_tokens: 1, temperature: 1, logprobs: count };
+  const answer = await (await post("v1/completions", asked, { signal })).json();
+  const found = Object.entries(answer.choices[0].logprobs.top_logprobs[0] ?? {});
+  return found.map(([text, log]) => ({ text, probability: Math.exp(log) })).sort((a, b) => b.probability - a.probability);
+}
+
+/** How a model counts: `unit`, "character" or "byte", and `edge`, what stands between two of its documents, or "". */
+export async function counting(model) {
+  const answer = await (await call(`tokenizer_info?model=${encodeURIComponent(model)}`)).json();
+  return { unit: answer.unit, edge: answer.separator ?? "" };
+}
+
+/** What happened in a run so far, and then what happens, as it does; see `scriven.server.watch`. */
+export async function* story(run, signal) {
+  yield* eventsOf(await call(`runs/${encodeURIComponent(run)}/events`, { signal }));
+}
+
+/** The surprisal in nats of every character (or byte) of a text, as lists that follow each other. */
+export async function* score(model, text, signal) {
+  const response = await post("score", { model, text }, { signal, headers: { Accept: "application/x-ndjson" } });
+  for await (const line of linesOf(response)) {
+    const block = JSON.parse(line);
+    if (block.error) throw new Refused(response.status, block.error.message);
+    if (block.surprisal) yield block.surprisal;
+  }
+}

@@ -1,0 +1,176 @@
+"""The story of a run in training, read from the files to which it is told, again and again as they grow.
+
+Nothing is locked or written: a training never notices. Losses are sums of nats beside the characters they sum over.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from scriven import strictjson
+from scriven.runs.disk import opened
+from scriven.runs.folder import METRICS_FILE, SAMPLES_FILE
+
+Record = dict[str, Any]
+
+AT_ONCE = 32 << 20  # bytes of a file that are read at once; the files of the longest runs have about 10 million
+POINTS = 1200  # steps of a run that are told; of a longer one neighbours are summed
+SAMPLES = 2000  # texts that are told, the last ones
+QUIET = 120.0  # seconds without a new line after which a run is not in training any more
+TAIL = 1 << 16  # bytes at the end of a file in which its last line is looked for
+STARTED = ("name", "parameters", "training_characters", "validation_characters")
+FINISHED = ("step", "reason", "best_step", "seconds")
+SAMPLED = ("step", "prompt", "text", "temperature", "seed")
+
+
+class Tail:
+    """The lines of a `.jsonl` file that grows, each once it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = (0, 0)  # device and inode
+        self._offset = 0
+
+    def read(self) -> tuple[bool, list[Record]]:
+        """The records that were added, and whether they are of another file than those before, which are void then.
+
+        Lines that are no record are left out. A file that is missing is empty. Raises InputError for what is no file.
+        """
+        if not os.path.lexists(self._path):
+            return self._moved((0, 0), 0), []
+        with opened(self._path) as (file, size):
+            found = os.fstat(file.fileno())
+            again = self._moved((found.st_dev, found.st_ino), size)
+            file.seek(self._offset)
+            data = file.read(AT_ONCE)
+        whole = data.rfind(b"\n") + 1 or (len(data) if len(data) == AT_ONCE else 0)
+        self._offset += whole
+        return again, records(data[:whole])
+
+    def _moved(self, file: tuple[int, int], size: int) -> bool:
+        if file == self._file and size >= self._offset:
+            return False
+        first = self._file == (0, 0)
+        self._file, self._offset = file, 0
+        return not first
+
+
+def records(data: bytes) -> list[Record]:
+    """The objects with a step among lines of JSON."""
+    found = []
+    for line in data.splitlines():
+        try:
+            record = strictjson.parse(line.decode("utf-8", "replace"))
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            found.append(record)
+    return found
+
+
+class Story:
+    """What a run tells, in order, from its beginning."""
+
+    def __init__(self, run: Path) -> None:
+        """`run` is the run's folder."""
+        self._run = run
+        self._begin()
+        self._training = False
+
+    def _begin(self) -> None:
+        self._metrics, self._samples = Tail(self._run / METRICS_FILE), Tail(self._run / SAMPLES_FILE)
+        self._told = False
+
+    def news(self) -> Record | None:
+        """What is new since the last call, None where nothing is; the first call tells everything.
+
+        `again` says that all that was told before is void: at the beginning, and where a training went back to an
+        earlier step. `steps` and `evaluations` are losses (`nats` over `characters`) at a step, `samples` texts that
+        were written, `facts` what is known of the run as a whole. Raises InputError where the files are none.
+        """
+        (moved, metrics), (moved_too, samples) = self._metrics.read(), self._samples.read()
+        if moved or moved_too:
+            self._begin()
+            (_, metrics), (_, samples) = self._metrics.read(), self._samples.read()
+        before, self._training = self._training, in_training(self._run, metrics[-1:])
+        if self._told and not metrics and not samples and before == self._training:
+            return None
+        again, self._told = not self._told, True
+        told = {"again": again, "training": self._training, **losses(metrics), "samples": written(samples)}
+        return told
+
+
+def in_training(run: Path, last: Sequence[Record] = ()) -> bool:
+    """Whether a run seems to be in training: it has not said that it finished, and wrote something not long ago."""
+    path = run / METRICS_FILE
+    last = last or last_records(path)
+    if not last or last[-1].get("event") == "finished":
+        return False
+    return time.time() - path.stat().st_mtime < QUIET
+
+
+def last_records(path: Path) -> list[Record]:
+    """The records near the end of a file; none of a missing one. Raises InputError for what is no file."""
+    if not os.path.lexists(path):
+        return []
+    with opened(path) as (file, size):
+        file.seek(max(0, size - TAIL))
+        return records(file.read(TAIL))
+
+
+def losses(metrics: Sequence[Record]) -> Record:
+    """The steps, evaluations and facts that lines of `metrics.jsonl` tell."""
+    steps = [each for record in metrics if record.get("event") == "stepped" for each in _step(record)]
+    evaluations = [each for record in metrics if record.get("event") == "evaluated" for each in _evaluation(record)]
+    facts: Record = {}
+    for record in metrics:
+        if record.get("event") == "started":
+            facts = {"started": {name: record.get(name) for name in STARTED}, "finished": None}
+        elif record.get("event") == "finished":
+            facts["finished"] = {name: record.get(name) for name in FINISHED}
+    return {"steps": thinned(steps), "evaluations": evaluations, "facts": facts}
+
+
+def _step(record: Record) -> list[Record]:
+    rest = {"read": record.get("characters"), "seconds": record.get("seconds"), "progress": record.get("progress")}
+    return [loss | rest for loss in _loss(record)]
+
+
+def _evaluation(record: Record) -> list[Record]:
+    rest = {"protocol": record.get("protocol"), "best": record.get("best"), "final": record.get("final")}
+    return [loss | rest for loss in _loss(record)]
+
+
+def _loss(record: Record) -> list[Record]:
+    """The step and its loss; nothing where there is none."""
+    loss = record.get("loss")
+    nats, characters = (loss.get("nats"), loss.get("characters")) if isinstance(loss, dict) else (None, None)
+    if not (isinstance(nats, int | float) and isinstance(characters, int) and characters > 0):
+        return []
+    return [{"step": record["step"], "nats": nats, "characters": characters}]
+
+
+def thinned(steps: Sequence[Record], points: int = POINTS) -> list[Record]:
+    """So many steps at most: of neighbours their losses' sums, and otherwise what is true of the last of them."""
+    size = -(-len(steps) // points) or 1
+    groups = groupby(enumerate(steps), lambda each: each[0] // size)
+    return [_merged([step for _, step in group]) for _, group in groups]
+
+
+def _merged(steps: Sequence[Record]) -> Record:
+    sums = {name: sum(step[name] for step in steps) for name in ("nats", "characters")}
+    return steps[-1] | sums
+
+
+def written(samples: Sequence[Record]) -> list[Record]:
+    """The texts that lines of `samples.jsonl` tell."""
+    texts = [each for each in samples if isinstance(each.get("text"), str) and isinstance(each.get("prompt"), str)]
+    return [{name: each.get(name) for name in SAMPLED} for each in texts[-SAMPLES:]]
+
+
+__all__ = ["Story", "Tail", "in_training", "last_records", "losses", "thinned", "written"]

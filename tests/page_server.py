@@ -1,0 +1,71 @@
+"""A server of tiny models of random weights, over a real socket, for tests that open its page."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+import uvicorn
+from fake_run import training
+
+from scriven.corpus import build
+from scriven.model import CharLM
+from scriven.report import consume
+from scriven.report.files import FilesReport
+from scriven.runs import create_run
+from scriven.server.app import make_app
+from scriven.session import load
+from scriven.settings import validated
+from scriven.vocabulary import Vocabulary
+
+LETTERS = "\n abcdefghijklmnopqrstuvwxyz.😀"
+TEXT = "a tiny text.\nits lines end\n\nexcept the last 😀" * 30
+
+
+def make_run(path: Path, *, seed: int = 1, documents: str = "none", unit: str = "character") -> Path:
+    """The folder of a run that, as its files tell, trained to step 100."""
+    settings = validated({"model": {"width": 8, "layers": 1}, "corpus": {"documents": documents, "unit": unit}})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = path.with_suffix(".txt")
+    text.write_text(TEXT, "utf-8")
+    corpus = build([str(text)], settings.corpus, path.with_suffix(".corpus"))
+    separator = None if documents == "none" else "\n"
+    vocabulary = Vocabulary.of_bytes(separator) if unit == "byte" else Vocabulary.of(LETTERS, separator)
+    torch.set_num_threads(1)  # threads that wait for one another are slow where the machine has other work
+    torch.manual_seed(seed)
+    model = CharLM(settings.model, vocabulary.size)
+    with torch.no_grad():
+        model.get_parameter("head.weight").mul_(8)  # so that what it has read matters
+    run = create_run(path, settings, vocabulary, {"texts": [text.name], "corpus": str(corpus)})
+    manifest = {"step": 100, "characters": 1, "validation": {"nats": 2.0, "characters": 1, "bytes": 1}}
+    run.save(model.state_dict(), {}, manifest, best=100)
+    tell(path, last=100)
+    return path
+
+
+def tell(run: Path, last: int) -> None:
+    """Writes the story of a training to the run's files."""
+    for _ in consume(training(run, last=last), [FilesReport()]):
+        pass
+
+
+@contextlib.contextmanager
+def serving(runs: Mapping[str, Path]) -> Iterator[str]:
+    """The address at which these runs are served."""
+    app = make_app({name: load(path) for name, path in runs.items()}, runs=runs)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)

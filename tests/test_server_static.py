@@ -1,0 +1,58 @@
+"""The page's files: small, whole, offline, without anything inline, and sent once."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from scriven.server.static import FOLDER, KINDS, page, page_routes
+
+LARGEST = 150_000  # bytes of the whole page, before it is compressed
+
+
+@pytest.fixture
+def client() -> TestClient:
+    return TestClient(Starlette(routes=page_routes()))
+
+
+def test_the_page_is_small() -> None:
+    assert sum(len(file.data) for file in page().values()) <= LARGEST
+
+
+def test_every_file_in_the_folder_is_served() -> None:
+    assert {path.suffix for path in FOLDER.iterdir()} <= set(KINDS)
+    assert len(page()) == len(list(FOLDER.iterdir()))
+
+
+@pytest.mark.parametrize("path", page())
+def test_files_name_no_other_place_and_only_files_that_are_there(path: str) -> None:
+    text = page()[path].data.decode()
+    there = {name.removeprefix("/") for name in page()}
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+    named = re.findall(r'from "\./([^"]+)"|(?:src|href)="([^"]+)"', text)
+    assert {left or right for left, right in named} <= there
+
+
+def test_nothing_is_inline() -> None:
+    text = page()["/"].data.decode()
+    assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:|<script(?![^>]*\ssrc=)", text)
+
+
+def test_a_file_is_sent_once(client: TestClient) -> None:
+    first = client.get("/app.js", headers={"accept-encoding": "identity"})
+    assert first.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert first.content == page()["/app.js"].data
+    packed = client.get("/app.js", headers={"accept-encoding": "gzip"})
+    assert packed.content == first.content
+    assert packed.headers["content-encoding"] == "gzip"
+    again = client.get("/app.js", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.get("/app.js", headers={"if-none-match": '"other"'}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/index.htm", "/..%2fwatch.py", "/page/app.js"])
+def test_nothing_else_is_served(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code == 404

@@ -1,0 +1,245 @@
+"""A run's files are followed as they grow; what they tell is thinned, and never a mean of means."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_run import evaluated, finished, sampled, started, stepped, training
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.testclient import TestClient
+
+from scriven.errors import InputError
+from scriven.events import Event
+from scriven.report.files import FilesReport
+from scriven.server import watch
+from scriven.server.errors import Refused
+from scriven.server.story import POINTS, QUIET, Story, thinned
+
+
+@pytest.fixture
+def report() -> Iterable[FilesReport]:
+    made = FilesReport()
+    yield made
+    made.close()
+
+
+def say(report: FilesReport, *events: Event) -> None:
+    for event in events:
+        report.handle(event)
+
+
+def steps(news: dict[str, Any] | None) -> list[int]:
+    return [each["step"] for each in news["steps"]] if news else []
+
+
+def test_the_first_news_are_the_whole_story(tmp_path: Path, report: FilesReport) -> None:
+    say(report, *training(tmp_path))
+    news = Story(tmp_path).news()
+    assert news is not None
+    assert news["again"] and not news["training"]
+    assert steps(news) == list(range(1, 101))
+    assert [each["step"] for each in news["evaluations"]] == [20, 40, 60, 80, 100]
+    assert [each["step"] for each in news["samples"]] == [20, 40, 60, 80, 100]
+    assert news["samples"][0]["text"] == "It was a dark night.\n"
+    assert news["facts"]["started"]["name"] == "lstm 2x192"
+    assert news["facts"]["finished"]["step"] == 100
+
+
+def test_later_news_are_what_was_added(tmp_path: Path, report: FilesReport) -> None:
+    say(report, started(tmp_path), stepped(1))
+    story = Story(tmp_path)
+    assert steps(story.news()) == [1]
+    assert story.news() is None
+    say(report, stepped(2), evaluated(2), sampled(2))
+    news = story.news()
+    assert news is not None
+    assert (steps(news), news["again"], news["training"]) == ([2], False, True)
+    assert len(news["evaluations"]) == len(news["samples"]) == 1
+    say(report, finished(2))
+    ended = story.news()
+    assert ended is not None
+    assert not ended["training"]
+
+
+def test_a_run_that_goes_back_is_told_again(tmp_path: Path, report: FilesReport) -> None:
+    say(report, started(tmp_path), *map(stepped, range(1, 6)))
+    story = Story(tmp_path)
+    assert steps(story.news()) == [1, 2, 3, 4, 5]
+    say(report, started(tmp_path, step=3), stepped(4))
+    news = story.news()
+    assert news is not None
+    assert news["again"]
+    assert steps(news) == [1, 2, 3, 4]
+
+
+def test_a_line_is_read_once_it_is_whole(tmp_path: Path, report: FilesReport) -> None:
+    say(report, started(tmp_path), stepped(1))
+    path = tmp_path / "metrics.jsonl"
+    story = Story(tmp_path)
+    story.news()
+    line = json.dumps({"event": "stepped", "step": 2, "loss": {"nats": 3.0, "characters": 2}})
+    with path.open("a") as file:
+        file.write(line[:20])
+        file.flush()
+        assert story.news() is None
+        file.write(line[20:] + "\n")
+    assert steps(story.news()) == [2]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[1]",
+        b"{",
+        b"\xff\xfe",
+        b'{"event":"stepped"}',
+        b'{"event":"stepped","step":"1"}',
+        b'{"event":"stepped","step":2}',
+        b'{"event":"stepped","step":2,"loss":7}',
+        b'{"event":"stepped","step":2,"loss":{"nats":NaN,"characters":2}}',
+        b'{"event":"stepped","step":2,"loss":{"nats":1,"characters":0}}',
+        b'{"event":"evaluated","step":2,"loss":{"nats":"1","characters":2}}',
+        b"[" * 100_000,
+    ],
+)
+def test_lines_that_tell_nothing_are_left_out(tmp_path: Path, line: bytes, report: FilesReport) -> None:
+    say(report, started(tmp_path), stepped(1))
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    news = Story(tmp_path).news()
+    assert news is not None
+    assert steps(news) == [1]
+    assert news["evaluations"] == []
+    json.dumps(news, allow_nan=False)
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_told_as_json(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        (folder / name).write_bytes(data)
+    json.dumps(Story(folder).news(), allow_nan=False)
+
+
+def test_a_run_without_files_tells_nothing_yet(tmp_path: Path, report: FilesReport) -> None:
+    story = Story(tmp_path)
+    news = story.news()
+    assert news is not None
+    assert not news["steps"] and not news["training"]
+    say(report, started(tmp_path), stepped(1))
+    assert steps(story.news()) == [1]
+
+
+def test_a_run_that_wrote_nothing_for_long_is_not_in_training(tmp_path: Path, report: FilesReport) -> None:
+    say(report, started(tmp_path), stepped(1))
+    story = Story(tmp_path)
+    news = story.news()
+    assert news is not None
+    assert news["training"]
+    past = time.time() - QUIET - 1
+    os.utime(tmp_path / "metrics.jsonl", (past, past))
+    later = story.news()
+    assert later is not None
+    assert not later["training"]
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/etc/hostname")
+    with pytest.raises(InputError, match="symbolic link"):
+        Story(tmp_path).news()
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.integers(1, 100)), max_size=60), st.integers(1, 20))
+def test_thinning_keeps_the_sums_and_the_last_step(losses: list[tuple[float, int]], points: int) -> None:
+    told = [{"step": step, "nats": nats, "characters": count} for step, (nats, count) in enumerate(losses)]
+    thin = thinned(told, points)
+    assert len(thin) <= points
+    assert sum(each["characters"] for each in thin) == sum(each["characters"] for each in told)
+    assert sum(each["nats"] for each in thin) == pytest.approx(sum(each["nats"] for each in told))
+    assert [each["step"] for each in thin[-1:]] == [each["step"] for each in told[-1:]]
+
+
+def test_long_runs_are_thinned(tmp_path: Path, report: FilesReport) -> None:
+    say(report, *training(tmp_path, last=3 * POINTS, every=10**6))
+    news = Story(tmp_path).news()
+    assert news is not None
+    assert len(news["steps"]) == POINTS
+
+
+# --- over HTTP
+
+
+async def _refused(request: Request, error: Refused) -> Response:
+    return Response(error.body, error.status, error.headers)
+
+
+@pytest.fixture
+def client(tmp_path: Path, report: FilesReport, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    monkeypatch.setattr(watch, "EVERY", 0.01)
+    monkeypatch.setattr(watch, "LONGEST", 0.5)
+    say(report, *training(tmp_path / "book"))
+    runs = {"book": tmp_path / "book", "empty": tmp_path / "empty"}
+    handlers: Any = {Refused: _refused}
+    return TestClient(Starlette(routes=watch.Watch(runs).routes(), exception_handlers=handlers))
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path) -> None:
+    for name in ("book", "empty"):
+        (tmp_path / name).mkdir()
+
+
+def test_runs_are_listed(client: TestClient) -> None:
+    book = {"name": "book", "training": False, "steps": 100}
+    assert client.get("/runs").json() == [book, {"name": "empty", "training": False, "steps": 0}]
+
+
+def test_losses_and_samples_are_given(client: TestClient) -> None:
+    told = client.get("/runs/book/metrics").json()
+    assert len(told["steps"]) == 100
+    assert told["steps"][0]["nats"] == 256.0
+    assert len(client.get("/runs/book/samples").json()) == 5
+    later = client.get("/runs/book/metrics", params={"after": 60}).json()
+    assert [each["step"] for each in later["evaluations"]] == [80, 100]
+    assert later["steps"][0]["step"] == 61
+
+
+@pytest.mark.parametrize("path", ["/runs/other/metrics", "/runs/..%2fbook/samples", "/runs/other/events"])
+def test_other_runs_cannot_be_asked_for(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code == 404
+
+
+def test_a_step_is_a_number(client: TestClient) -> None:
+    answer = client.get("/runs/book/metrics", params={"after": "x"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "after")
+
+
+def test_what_cannot_be_read_is_refused(client: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "empty" / "samples.jsonl").mkdir()
+    assert client.get("/runs/empty/samples").status_code == 404
+    assert "error" in json.loads(client.get("/runs/empty/events").text.removeprefix("data: "))
+    assert len(client.get("/runs").json()) == 2
+
+
+def test_news_come_as_events(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "ALIVE", 0.1)
+    answer = client.get("/runs/book/events")
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    first, *rest = answer.text.split("\n\n")
+    assert len(json.loads(first.removeprefix("data: "))["steps"]) == 100
+    assert set(rest) == {":", ""}
+
+
+def test_only_so_many_may_follow(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "FOLLOWERS", 0)
+    assert client.get("/runs/book/events").status_code == 429
