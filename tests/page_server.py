@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 import uvicorn
-from fake_run import training
 
+from fake_run import training
 from scriven.corpus import build
 from scriven.model import CharLM
 from scriven.report import consume

@@ -6,11 +6,11 @@ import json
 import os
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_run import evaluated, finished, sampled, started, stepped, training
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
@@ -18,11 +18,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
+from fake_run import evaluated, finished, sampled, started, stepped, training
 from scriven.errors import InputError
 from scriven.events import Event
 from scriven.report.files import FilesReport
 from scriven.server import watch
 from scriven.server.errors import Refused
+from scriven.server.limits import Limits
 from scriven.server.story import POINTS, QUIET, Story, thinned
 
 
@@ -186,11 +188,11 @@ async def _refused(request: Request, error: Refused) -> Response:
 @pytest.fixture
 def client(tmp_path: Path, report: FilesReport, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     monkeypatch.setattr(watch, "EVERY", 0.01)
-    monkeypatch.setattr(watch, "LONGEST", 0.5)
     say(report, *training(tmp_path / "book"))
     runs = {"book": tmp_path / "book", "empty": tmp_path / "empty"}
     handlers: Any = {Refused: _refused}
-    return TestClient(Starlette(routes=watch.Watch(runs).routes(), exception_handlers=handlers))
+    limits = Limits(followers=1, follow_seconds=0.5)
+    return TestClient(Starlette(routes=watch.Watch(runs, limits).routes(), exception_handlers=handlers))
 
 
 @pytest.fixture(autouse=True)
@@ -240,6 +242,8 @@ def test_news_come_as_events(client: TestClient, monkeypatch: pytest.MonkeyPatch
     assert set(rest) == {":", ""}
 
 
-def test_only_so_many_may_follow(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "FOLLOWERS", 0)
-    assert client.get("/runs/book/events").status_code == 429
+def test_only_so_many_may_follow(client: TestClient) -> None:
+    with ThreadPoolExecutor() as threads:
+        answers = list(threads.map(client.get, ["/runs/book/events"] * 2))
+    assert sorted(answer.status_code for answer in answers) == [200, 429]
+    assert client.get("/runs/book/events").status_code == 200  # the first one has let go

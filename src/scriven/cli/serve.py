@@ -51,7 +51,9 @@ def serve(
     listener = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     sys.stderr.write(f"serving {', '.join(models)} at http://{shown}:{listener.getsockname()[1]}\n")
-    config = uvicorn.Config(make_app(models), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    folders = {name: Path(run) for name, run in zip(names, runs, strict=True)}
+    app = make_app(models, runs=folders)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,6 +18,8 @@ from scriven.server import completions, tools
 from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.serving import Served, Server
+from scriven.server.static import page_routes
+from scriven.server.watch import Watch
 from scriven.session import Model
 
 ROUTES = (
@@ -34,8 +37,16 @@ ROUTES = (
 )
 
 
-def make_app(models: Mapping[str, Model], limits: Limits = LIMITS, middleware: Sequence[Middleware] = ()) -> Starlette:
-    """The application that serves models under these names; its engines run while it does."""
+def make_app(
+    models: Mapping[str, Model],
+    limits: Limits = LIMITS,
+    middleware: Sequence[Middleware] = (),
+    runs: Mapping[str, Path] | None = None,
+) -> Starlette:
+    """The application that serves models under these names; its engines run while it does.
+
+    `runs` are the folders of runs whose training the page shows.
+    """
     server = Server({name: Served(name, model, limits) for name, model in models.items()}, limits)
 
     @contextlib.asynccontextmanager
@@ -50,7 +61,7 @@ def make_app(models: Mapping[str, Model], limits: Limits = LIMITS, middleware: S
                 engine.stop()
 
     app = Starlette(
-        routes=ROUTES,
+        routes=[*ROUTES, *Watch(runs or {}, limits).routes(), *page_routes()],
         middleware=middleware,
         lifespan=running,
         exception_handlers=HANDLERS,

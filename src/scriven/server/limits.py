@@ -33,6 +33,8 @@ class Limits:
     seconds: float = _bound(300.0, "seconds that a request may take, waiting included; then 503, or the stream's end")
     states: int = _bound(1024, "states kept; then the one that was not used for longest goes")
     state_bytes: int = _bound(256 << 20, "bytes of all states kept; then likewise")
+    followers: int = _bound(64, "pages that follow a run in training at the same time; then 429")
+    follow_seconds: float = _bound(300.0, "seconds that one request follows a run; then the page asks again")
     state_seconds: float = _bound(3600.0, "seconds that a state is kept after it was last used")
 
     def table(self) -> list[tuple[str, float, str]]:

@@ -34,6 +34,7 @@ async def tokenizer_info(request: Request) -> Response:
             "vocab_size": vocabulary.size,
             "bos_token": edge,
             "eos_token": edge,
+            "separator": edge if vocabulary.boundary is not None else None,  # between two documents
             "pad_token": None,
             "unk_token": "<unk>",
             "chat_template": None,

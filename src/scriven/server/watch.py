@@ -20,20 +20,20 @@ from starlette.routing import Route
 from scriven.errors import InputError
 from scriven.runs.folder import METRICS_FILE
 from scriven.server.errors import Refused, full
+from scriven.server.limits import LIMITS, Limits
 from scriven.server.story import Story, in_training, last_records
 
 EVERY = 0.5  # seconds between two looks at the files of a run that is followed
 ALIVE = 15.0  # seconds after which a comment is sent where nothing is new, so that who went away is noticed
-LONGEST = 300.0  # seconds that a run is followed by one request; clients ask again
-FOLLOWERS = 64  # requests that follow runs at the same time; then 429
 
 
 class Watch:
     """Tells about runs by their names."""
 
-    def __init__(self, runs: Mapping[str, Path]) -> None:
+    def __init__(self, runs: Mapping[str, Path], limits: Limits = LIMITS) -> None:
         """`runs` are the folders of the runs that are served; there is no way to ask for others."""
         self._runs = dict(runs)
+        self._limits = limits
         self._followers = 0
 
     def routes(self) -> list[Route]:
@@ -64,8 +64,8 @@ class Watch:
     async def events(self, request: Request) -> Response:
         """GET /runs/{name}/events: server-sent events of what `Story.news` tells, everything so far in the first."""
         story = Story(self._folder(request))
-        if self._followers >= FOLLOWERS:
-            raise full(f"{FOLLOWERS} pages are watching runs already")
+        if self._followers >= self._limits.followers:
+            raise full(f"{self._followers} pages are watching runs already")
         return StreamingResponse(
             self._follow(story), media_type="text/event-stream; charset=utf-8", headers={"cache-control": "no-store"}
         )
@@ -74,7 +74,7 @@ class Watch:
         with self._counted():
             clock = asyncio.get_running_loop().time
             begun = said = clock()
-            while clock() - begun < LONGEST:
+            while clock() - begun < self._limits.follow_seconds:
                 try:
                     news = await run_in_threadpool(_news, story)
                 except Refused as refused:
