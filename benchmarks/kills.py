@@ -32,9 +32,10 @@ from common import arguments_parser, save, table
 from scriven.errors import InputError
 from scriven.events import Saved, Started, Stepped
 from scriven.report import consume
-from scriven.report.files import DETAIL, FilesReport, read
+from scriven.report.files import DETAIL, FilesReport
 from scriven.runs import open_run
-from scriven.runs.folder import METRICS_FILE, has_checkpoints
+from scriven.runs.folder import has_checkpoints
+from scriven.runs.journal import METRICS_FILE, read_lines
 from scriven.runs.recovery import recover
 from scriven.settings import validated
 from scriven.training import start
@@ -146,7 +147,7 @@ def left_by(run: Path, saved: int) -> tuple[int, str]:
 
 def fingerprints(run: Path) -> dict[int, str]:
     """The fingerprint of every step that has a line of its own."""
-    records = (record for record in read(run / METRICS_FILE) if record["event"] == "stepped")
+    records = (record for record in read_lines(run / METRICS_FILE) if record["event"] == "stepped")
     return {record["step"]: record["fingerprint"] for record in records if record["step"] <= DETAIL}
 
 

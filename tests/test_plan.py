@@ -16,20 +16,20 @@ def test_time_becomes_progress_and_leaves_what_is_reserved(monkeypatch: pytest.M
     plan = planned(minutes=1)
     now[0] += 10  # making ready
     timetable = Timetable(plan, Done(), reserved=5)
-    assert timetable.progress() == 0
+    assert timetable.progress_of(1) == 0
     now[0] += 22.5
-    assert timetable.progress() == pytest.approx(0.5)
+    assert timetable.progress_of(1) == pytest.approx(0.5)
     now[0] += 100
-    assert timetable.progress() == 1
+    assert timetable.progress_of(1) == 1
 
 
 def test_a_resumed_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("scriven.training.plan.time.monotonic", lambda: now[0])
     timetable = Timetable(planned(minutes=1), Done(progress=0.4, seconds=24), reserved=6)
-    assert timetable.progress() == pytest.approx(0.4)
+    assert timetable.progress_of(1) == pytest.approx(0.4)
     now[0] += 15
-    assert timetable.progress() == pytest.approx(0.7)
+    assert timetable.progress_of(1) == pytest.approx(0.7)
 
 
 def test_a_slow_start_leaves_time_for_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +39,7 @@ def test_a_slow_start_leaves_time_for_steps(monkeypatch: pytest.MonkeyPatch) -> 
     now[0] += 59
     timetable = Timetable(plan, Done(), reserved=5)
     now[0] += 7.5
-    assert timetable.progress() == pytest.approx(0.5)
+    assert timetable.progress_of(1) == pytest.approx(0.5)
 
 
 def test_plans_are_plain_data() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from fake_run import PER_STEP, sampled, started, stepped, training
 from scriven.events import Event, Stepped
 from scriven.report import files
-from scriven.report.files import FilesReport, read
+from scriven.report.files import FilesReport
+from scriven.runs.journal import read_lines
 
 
 def written(run: Path, events: Iterable[Event]) -> list[dict[str, Any]]:
@@ -21,7 +22,7 @@ def written(run: Path, events: Iterable[Event]) -> list[dict[str, Any]]:
     for event in events:
         report.handle(event)
     report.close()
-    return list(read(run / "metrics.jsonl"))
+    return list(read_lines(run / "metrics.jsonl"))
 
 
 def steps(records: list[dict[str, Any]]) -> list[int]:
@@ -33,15 +34,15 @@ def test_all_events_are_there_samples_in_a_file_of_their_own(tmp_path: Path) -> 
     assert steps(records) == list(range(1, 41))
     others = [record["event"] for record in records if record["event"] != "stepped"]
     assert others == ["started", "evaluated", "saved", "evaluated", "saved", "finished"]
-    assert [record["step"] for record in read(tmp_path / "samples.jsonl")] == [20, 40]
+    assert [record["step"] for record in read_lines(tmp_path / "samples.jsonl")] == [20, 40]
 
 
 def test_a_line_is_on_the_disk_at_once(tmp_path: Path) -> None:
     report = FilesReport()
     for event in (started(tmp_path), stepped(1), sampled(1)):
         report.handle(event)
-    assert [record["event"] for record in read(tmp_path / "metrics.jsonl")] == ["started", "stepped"]
-    assert len(list(read(tmp_path / "samples.jsonl"))) == 1
+    assert [record["event"] for record in read_lines(tmp_path / "metrics.jsonl")] == ["started", "stepped"]
+    assert len(list(read_lines(tmp_path / "samples.jsonl"))) == 1
     report.close()
 
 
@@ -52,7 +53,7 @@ def test_a_resumed_run_takes_back_the_steps_that_it_does_again(tmp_path: Path) -
     assert [record["step"] for record in records if record["event"] == "evaluated"] == [20, 40, 60]
     assert [record["step"] for record in records if record["event"] == "finished"] == [60]
     assert [record["step"] for record in records if record["event"] == "started"] == [0, 40]
-    assert [record["step"] for record in read(tmp_path / "samples.jsonl")] == [20, 40, 60]
+    assert [record["step"] for record in read_lines(tmp_path / "samples.jsonl")] == [20, 40, 60]
 
 
 def test_an_extended_run_keeps_all_of_its_first_part(tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_a_file_cut_anywhere_is_repaired(tmp_path_factory: pytest.TempPathFactor
     path = run / "metrics.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[: cut % (len(whole) + 1)])
-    left = len(steps(list(read(path))))
+    left = len(steps(list(read_lines(path))))
     records = written(run, training(run, first=2 * resumed + 1, last=8, every=2))
     assert steps(records) == [*range(1, min(left, 2 * resumed) + 1), *range(2 * resumed + 1, 9)]
     assert all(json.loads(line) for line in path.read_text("utf-8").splitlines())
@@ -82,8 +83,8 @@ def test_a_file_cut_anywhere_is_repaired(tmp_path_factory: pytest.TempPathFactor
 def test_lines_that_are_not_events_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"event":"stepped","step":1}\n\xff\xfe\n[1]\n7\n{"other":2}\n{"event":"stepped","step":2}\n{"ev')
-    assert [record["step"] for record in read(path)] == [1, 2]
-    assert list(read(tmp_path / "missing.jsonl")) == []
+    assert [record["step"] for record in read_lines(path)] == [1, 2]
+    assert list(read_lines(tmp_path / "missing.jsonl")) == []
 
 
 def test_a_long_run_is_thinned_and_no_loss_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +108,7 @@ def test_a_million_steps_take_some_twenty_thousand_lines() -> None:
 @pytest.mark.parametrize("text", ["naïve \u2028 café", "half a character: \ud83d", "\x00\x1b[31m\n"])
 def test_any_sample_is_kept_as_it_is(tmp_path: Path, text: str) -> None:
     written(tmp_path, [started(tmp_path), sampled(1, text)])
-    (record,) = read(tmp_path / "samples.jsonl")
+    (record,) = read_lines(tmp_path / "samples.jsonl")
     assert record["text"] == text
     written(tmp_path, [started(tmp_path, step=1)])
-    assert list(read(tmp_path / "samples.jsonl")) == [record]
+    assert list(read_lines(tmp_path / "samples.jsonl")) == [record]

@@ -32,7 +32,12 @@ def test_the_picture_is_a_png_and_nothing_else_is_left(tmp_path: Path, events: l
     path = draw(tmp_path)
     assert path == tmp_path / "loss.png"
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert {each.name for each in tmp_path.iterdir()} == {"metrics.jsonl", "samples.jsonl", "loss.png"}
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "metrics.jsonl",
+        "samples.jsonl",
+        "progress.jsonl",
+        "loss.png",
+    }
 
 
 def test_it_is_drawn_when_the_run_has_finished(tmp_path: Path, events: list[Event]) -> None:

@@ -10,9 +10,9 @@ from scriven.runs import open_run
 from scriven.settings import merged, validated
 from scriven.training.average import Average
 from scriven.training.optimizer import Optimizer
-from scriven.training.request import Request
+from scriven.training.request import Request, request_of
 from scriven.training.start import train
-from scriven.training.verify import Trail, compared, request_of, verify_resume
+from scriven.training.verify import Trail, compared, verify_resume
 
 SMALL: dict[str, Any] = {
     "model": {"width": 8, "dropout": 0.1},

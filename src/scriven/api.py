@@ -52,6 +52,7 @@ def train(
     output: str | Path | None = None,
     resume: Literal["last"] | int | None = None,
     initial: str | Path | None = None,
+    replay: str | Path | None = None,
     recipe: str | None = None,
     settings: Settings | Mapping[str, Any] | None = None,
     reports: Sequence[Report] | None = None,
@@ -61,7 +62,8 @@ def train(
     `texts` are files, folders, globs, `python`, `shakespeare` or a corpus folder. Exactly one budget is needed:
     `minutes` of wall time, `epochs`, `steps` or `characters`. `settings` are nested as in settings.toml, for example
     `{"model": {"width": 256}}`; they win over those of the `recipe` (see `scriven.recipes`), which has a budget too;
-    what is in neither is fitted. `reports` replace the progress that is shown.
+    what is in neither is fitted. `replay` is a run to do again, which needs nothing else. `reports` replace the
+    progress that is shown.
     Raises UsageError, InputError or DivergedError; on Ctrl-C it saves and raises Interrupted.
     """
     budget = {"minutes": minutes, "epochs": epochs, "steps": steps, "characters": characters}
@@ -74,6 +76,7 @@ def train(
         output=None if output is None else Path(output),
         resume=resume,
         initial=None if initial is None else Path(initial),
+        replay=None if replay is None else Path(replay),
     )
     stop = StopFlag()
     with stop.listening():

@@ -86,6 +86,7 @@ class Stepped:
     fingerprint: str  # short hash of the step's loss and gradient norm, to compare two runs bit by bit
     waited: float = 0.0  # seconds until the step's batch was ready
     epochs: float = 0.0  # passes over the training text since the start of the run
+    schedule: float = 0.0  # progress that the learning rate was computed from: within the step, where time is no budget
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def train(
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     resume: Literal["last", "auto"] | int | None = None,
     initial: Annotated[Path | None, Parameter(name="--from")] = None,
+    replay: Path | None = None,
     recipe: str | None = None,
     settings: Path | None = None,
     device: Device | None = None,
@@ -66,6 +67,9 @@ def train(
         where there is no checkpoint yet: one command for the first start and for every later one
     initial
         start from the best weights of this run; characters that it did not know get new rows
+    replay
+        do the steps of this run again, to the same bits, also where its budget was a time; its text and settings are
+        taken
     recipe
         train as a known system did (`scriven recipe list` names them); what --settings and flags say wins over it
     settings
@@ -97,7 +101,7 @@ def train(
     from scriven.training.start import train as training_events
     from scriven.training.stop import StopFlag
 
-    request = Request(texts, given, output, resume, initial, BEGUN)
+    request = Request(texts, given, output, resume, initial, BEGUN, replay=replay)
     report = JsonReport() if as_json else TerminalReport(quiet=quiet)
     stop = StopFlag(None if quiet else _say_stopping)
     with stop.listening():

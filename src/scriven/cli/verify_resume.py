@@ -63,8 +63,7 @@ def verify_resume(
 
 def _request(what: str, texts: tuple[str, ...], workers: int) -> Request:
     from scriven.runs import open_run
-    from scriven.training.request import Request
-    from scriven.training.verify import request_of
+    from scriven.training.request import Request, request_of
 
     if (Path(what) / "settings.toml").exists() or what not in recipes.names():
         if texts:

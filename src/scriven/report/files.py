@@ -1,17 +1,16 @@
-"""`metrics.jsonl` and `samples.jsonl`: the story of a run as lines of JSON in its folder, and reading it back."""
+"""`metrics.jsonl`, `samples.jsonl`, `progress.jsonl`: the story of a run as lines of JSON in its folder."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from scriven.events import Event, Returned, Sampled, Started, Stepped
+from scriven.events import Event, Returned, Sampled, Saved, Skipped, Started, Stepped
 from scriven.report import as_dict
-from scriven.runs.folder import METRICS_FILE, SAMPLES_FILE
+from scriven.runs.journal import METRICS_FILE, PROGRESS_FILE, SAMPLES_FILE, ProgressLog, read_lines
 
 # Up to this step each step has a line; later a line covers step // DETAIL steps, so that 1,000,000 steps take about
 # DETAIL * (1 + ln(1,000,000 / DETAIL)) = 20,000 lines, equally dense at any scale of the picture.
@@ -22,15 +21,16 @@ class FilesReport:
     """Appends every event to the run folder that `Started` names.
 
     `metrics.jsonl` holds all but the samples, `samples.jsonl` these. A line of a step that covers several steps holds
-    the sum of their losses, and otherwise what is true of the last of them. A run that is resumed, or goes back, takes
-    back the lines of steps that are done again, so that the files tell one story. Raises OSError when the folder cannot
-    be written.
+    the sum of their losses, and otherwise what is true of the last of them; `progress.jsonl` has a line for every step,
+    so that a run can be replayed (`scriven.runs.journal`). A run that is resumed, or goes back, takes back the lines of
+    steps that are done again, so that the files tell one story. Raises OSError when the folder cannot be written.
     """
 
     def __init__(self) -> None:
         self._run = Path()
         self._metrics: TextIO | None = None
         self._samples: TextIO | None = None
+        self._progress: ProgressLog | None = None
         self._pending: Stepped | None = None
         self._steps = 0  # that `_pending` covers
 
@@ -41,6 +41,10 @@ class FilesReport:
             self._open(self._run, event.step)
         if isinstance(event, Returned):
             self._open(self._run, event.step)
+        if self._progress and isinstance(event, Stepped | Skipped):
+            self._progress.write(event.step, event.schedule if isinstance(event, Stepped) else event.progress)
+        if self._progress and isinstance(event, Saved):
+            self._progress.flush()
         if isinstance(event, Stepped):
             self._gather(event)
         elif isinstance(event, Sampled):
@@ -52,15 +56,16 @@ class FilesReport:
     def close(self) -> None:
         """Write what waits, and close the files."""
         self._flush()
-        for file in (self._metrics, self._samples):
+        for file in (self._metrics, self._samples, self._progress):
             if file:
                 file.close()
-        self._metrics = self._samples = None
+        self._metrics = self._samples = self._progress = None
 
     def _open(self, run: Path, step: int) -> None:
         self.close()
         self._metrics = _rewound(run / METRICS_FILE, step)
         self._samples = _rewound(run / SAMPLES_FILE, step)
+        self._progress = ProgressLog(run / PROGRESS_FILE, step)
 
     def _gather(self, event: Stepped) -> None:
         before = self._pending
@@ -76,23 +81,6 @@ class FilesReport:
         self._pending, self._steps = None, 0
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a `.jsonl` file as dictionaries; a line that a kill cut short is left out, a missing file is empty.
-
-    Raises OSError when the file is there but cannot be read.
-    """
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                yield record
-
-
 def _append(file: TextIO | None, event: Event) -> None:
     if file:
         file.write(_line(as_dict(event)))
@@ -104,7 +92,7 @@ def _line(record: dict[str, Any]) -> str:
 
 def _rewound(path: Path, step: int) -> TextIO:
     """The file, open at its end, with only the lines that hold for a run that stands at `step`."""
-    kept = "".join(_line(record) for record in read(path) if _holds(record, step))
+    kept = "".join(_line(record) for record in read_lines(path) if _holds(record, step))
     fresh = path.with_name(path.name + ".new")
     with _written(fresh, "w") as file:
         file.write(kept)

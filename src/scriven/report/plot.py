@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from scriven.errors import InputError
 from scriven.events import Event, Finished, Started
-from scriven.report.files import read
-from scriven.runs.folder import METRICS_FILE, PLOT_FILE
+from scriven.runs.folder import PLOT_FILE
+from scriven.runs.journal import METRICS_FILE, read_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ class Course:
     def read(cls, path: Path) -> Course:
         """Raises InputError when the file holds no steps."""
         course = cls()
-        for record in read(path):
+        for record in read_lines(path):
             course._take(record)
         if not course.steps:
             raise InputError(f"{path} holds no training steps to draw: train the run first")

@@ -29,7 +29,7 @@ from scriven.vocabulary import Vocabulary
 
 SETTINGS_FILE, VOCABULARY_FILE, CHECKPOINTS = "settings.toml", "vocabulary.json", "checkpoints"
 INDEX_FILE = "index.json"
-METRICS_FILE, SAMPLES_FILE, PLOT_FILE = "metrics.jsonl", "samples.jsonl", "loss.png"
+PLOT_FILE = "loss.png"
 SETTINGS_LIMIT = 500_000  # bytes of settings.toml, most of which are the names of texts
 Which = Literal["best", "last"] | int
 
@@ -211,6 +211,7 @@ class Origin(BaseModel):
     kernels: str = ""
     initial: PathText = ""
     embedding: PathText = ""
+    replay: PathText = ""
 
 
 def open_run(path: str | Path) -> Run:

@@ -31,7 +31,7 @@ from scriven.training.gradients import Teacher, as_loss
 from scriven.training.initial import initial_model, pretrained
 from scriven.training.optimizer import FlatWeights, Optimizer
 from scriven.training.parallel import Workers
-from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, used_share
+from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, progress_within, used_share
 from scriven.training.stop import Stopped
 
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
@@ -44,7 +44,7 @@ class Trainer:
 
     def __init__(self, plan: Plan, workers: Workers, run: Run | None, stop: Callable[[], int]) -> None:
         """`run` is where rank 0 saves; `stop()` gives the number of a signal that asks to stop, or 0."""
-        self.plan, self.workers, self.stop = plan, workers, stop
+        self.plan, self.story, self.workers, self.stop = plan, plan.story, workers, stop
         self.saver = Saver(run) if run else None
         self.settings, self.device = plan.settings, torch.device(plan.settings.training.device)
         self.corpus = Corpus.open(plan.corpus)
@@ -62,7 +62,7 @@ class Trainer:
         self.seconds_before = self.done.seconds
         self.model.eval()
         self.final_seconds = self.examiner.final_seconds()
-        self.timetable = Timetable(plan, self.done, self._reserved()) if plan.timed else None
+        self.timetable = self.story or (Timetable(plan, self.done, self._reserved()) if plan.timed else None)
 
     def _reserved(self) -> float:
         """Seconds to keep free at the end of a time budget: for the last evaluation, checkpoint, plot, exact losses."""
@@ -109,7 +109,7 @@ class Trainer:
 
     def _steps(self) -> Iterator[Event]:
         """All steps and evaluations. Raises Stopped after a step, or within an evaluation, which is then owed."""
-        while self.done.progress < 1 or self.owed:
+        while not self._is_over() or self.owed:
             try:
                 yield from self._straight_on()
             except DivergedError as error:
@@ -123,15 +123,20 @@ class Trainer:
         vocabulary, reader = self.corpus.vocabulary, self.settings.reader
         batches = prefetched(self.corpus.training, vocabulary, reader, self.done.cursor, self.teacher.lanes)
         with contextlib.closing(batches):
-            while self.done.progress < 1:
+            while not self._is_over():
                 stepped, signal = self._step(batches)
                 yield stepped
                 yield from self._saved()
-                last = self.done.progress >= 1
+                last = self._is_over()
                 if signal and not last:
                     raise Stopped
-                if last or self._due() > self.done.evaluated:
+                if (last and not self.story) or self._due() > self.done.evaluated:
                     yield from self._evaluate()
+                elif last:  # what is done again was cut short here
+                    self._save()
+
+    def _is_over(self) -> bool:
+        return self.done.step >= self.story.steps if self.story else self.done.progress >= 1
 
     def _go_back(self, error: DivergedError) -> Iterator[Event]:
         """Back to the last checkpoint, or to the start where there is none, with half the learning rate.
@@ -139,7 +144,7 @@ class Trainer:
         Every worker does, since all have seen the same sums. Raises the error after the last time.
         """
         returns, skipped, left = self.returns + 1, self.skipped, self.done.step
-        if returns > self.settings.training.returns:
+        if self.story or returns > self.settings.training.returns:
             raise error
         yield from self._saved(wait=True)
         path = self.workers.broadcast(self.saved_at)
@@ -148,12 +153,12 @@ class Trainer:
         else:
             self._make_model()
             self.done, self.best, self.owed = Done(), None, False
-        self.skips, self.skipped = 0, skipped
+        self.skipped = skipped
         self._set_returns(returns)
         yield Returned(self.done.step, left, self.optimizer.factor, str(error))
 
     def _set_returns(self, returns: int) -> None:
-        self.returns, self.optimizer.factor = returns, 0.5**returns
+        self.returns, self.optimizer.factor, self.skips = returns, 0.5**returns, 0
 
     def _interval(self) -> list[float]:
         """What decides when evaluations are due."""
@@ -162,6 +167,8 @@ class Trainer:
 
     def _due(self) -> int:
         """How many evaluations should have been made by now."""
+        if self.story:
+            return self.story.due(self.done.step)
         monitor, done = self.settings.monitor, self.done
         if monitor.every_steps:
             return done.step // monitor.every_steps
@@ -171,15 +178,18 @@ class Trainer:
 
     def _step(self, batches: Iterator[tuple[Batch, Cursor]]) -> tuple[Stepped | Skipped, int]:
         """One step of all workers, from one batch or several: what happened, and the number of the stop signal or 0."""
+        if self.story and self.returns != self.story.returns(self.done.step):
+            self._set_returns(self.story.returns(self.done.step))
         states = [*self.teacher.states]
         taught = self.teacher.teach(batches, self.done.step, self._word)
         sums, rate, norm = taught.sums, math.nan, math.nan
         divisor = sums["predictions"] if self.settings.training.mean == "character" else max(1.0, sums["ends"])
-        progress = sums["progress"] if self.timetable else self._progress_within(sums)
+        within = progress_within(self.plan, self.done, int(sums["read"]), sums["predictions"] / self.epoch)
+        progress = sums["progress"] if self.timetable else within
         if math.isfinite(sums["nats"]):
             rate, norm = self.optimizer.step(taught.gradients, divisor, progress, self.done.epochs)
         self._advance(sums, taught.cursor)
-        self.done.progress = progress if self.timetable else used_share(self.plan, self.done)
+        self.done.progress = progress if self.plan.timed else used_share(self.plan, self.done)
         loss, done, signal = as_loss(sums), self.done, int(sums["signal"])
         if not math.isfinite(norm):
             self.teacher.states = states  # those after it are not finite either, it may be
@@ -189,7 +199,7 @@ class Trainer:
             self.average.add(self.weights.values)
         mark = f"{zlib.crc32(struct.pack('dd', sums['nats'], norm)):08x}"
         told = done.step, done.progress, loss, rate, norm, done.characters, self._seconds(), mark, taught.waited
-        return Stepped(*told, done.epochs), signal
+        return Stepped(*told, done.epochs, progress), signal
 
     def _skip(self, loss: Loss, norm: float) -> Skipped:
         """A step that changed nothing. Raises DivergedError where there were too many in a row."""
@@ -201,17 +211,9 @@ class Trainer:
         return Skipped(*told, self._seconds())
 
     def _word(self) -> tuple[float, float]:
-        """What rank 0 tells all workers in every step: progress where the budget is a time, and the stop signal."""
-        progress = self.timetable.progress() if self.timetable else 0.0
+        """What rank 0 tells all workers in every step: progress where it is not counted, and the stop signal."""
+        progress = self.timetable.progress_of(self.done.step + 1) if self.timetable else 0.0
         return progress, self.stop() or int(self.done.step + 1 == self.plan.until)
-
-    def _progress_within(self, sums: dict[str, float]) -> float:
-        """Progress in the middle of a step that reads so much; the same number on every worker."""
-        done = Done(**vars(self.done))
-        share = used_share(self.plan, done)
-        done.step, done.characters = done.step + 1, done.characters + int(sums["read"])
-        done.epochs += sums["predictions"] / self.epoch
-        return (share + used_share(self.plan, done)) / 2
 
     def _advance(self, sums: dict[str, float], cursor: Cursor) -> None:
         done = self.done

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scriven.batches import Cursor
+from scriven.runs.journal import Story
 from scriven.settings import Settings
 
 SAVING_SECONDS = 2.5  # kept free of a time budget for the last checkpoint and the plot
@@ -23,17 +24,19 @@ class Plan:
     initial: str = ""  # run folder whose best weights to start from
     embedding: str = ""  # file or run folder whose embeddings to start with
     until: int = 0  # step to stop after, as if asked to; 0: none
+    story: Story | None = None  # what to do again in place of what time would decide
     used_seconds: float = 0.0  # of wall time, by this command when the plan was made
     made_at: float = field(default_factory=time.monotonic)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; settings included."""
-        return vars(self) | {"settings": self.settings.model_dump()}
+        return vars(self) | {"settings": self.settings.model_dump(), "story": self.story and vars(self.story)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Plan:
         """The plan that `to_json` gave. Its clock starts now; only rank 0's clock matters."""
-        return cls(**values | {"settings": Settings.model_validate(values["settings"]), "made_at": time.monotonic()})
+        made = {"settings": Settings.model_validate(values["settings"]), "made_at": time.monotonic()}
+        return cls(**values | made | {"story": values["story"] and Story(**values["story"])})
 
     def seconds(self) -> float:
         """Wall time since the command began."""
@@ -71,6 +74,13 @@ def used_share(plan: Plan, done: Done) -> float:
     return min(1.0, done.epochs / budget.epochs)
 
 
+def progress_within(plan: Plan, done: Done, characters: int, epochs: float) -> float:
+    """Progress (0..1) in the middle of the step that comes next and reads so much; the same on every worker."""
+    after = Done(**vars(done))
+    after.step, after.characters, after.epochs = done.step + 1, done.characters + characters, done.epochs + epochs
+    return (used_share(plan, done) + used_share(plan, after)) / 2
+
+
 class Timetable:
     """Turns wall time into progress: from what a resumed run had done to 1, which leaves `reserved` seconds over."""
 
@@ -81,7 +91,7 @@ class Timetable:
         self._end = max(budget - done.seconds - reserved, self._begun + LEAST_SHARE * (budget - done.seconds))
         self._from = done.progress
 
-    def progress(self) -> float:
-        """Progress (0..1) now."""
+    def progress_of(self, step: int) -> float:
+        """Progress (0..1) now, whichever step it is."""
         share = (self._plan.seconds() - self._begun) / max(self._end - self._begun, 1e-9)
         return min(1.0, self._from + (1 - self._from) * share)

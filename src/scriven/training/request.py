@@ -12,7 +12,7 @@ from typing import Literal
 
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UsageError
-from scriven.runs import Checkpoint, Run, open_run
+from scriven.runs import Checkpoint, Run, open_run, run_corpus
 from scriven.runs.folder import SETTINGS_FILE, has_checkpoints
 from scriven.settings import Settings, consistent, merged, overlaid, validated
 from scriven.training.launch import Place
@@ -34,6 +34,7 @@ class Request:
     initial: Path | None = None  # run whose weights to start from
     begun: float = field(default_factory=time.monotonic)  # when the command began
     until: int = 0  # step to stop after, as if asked to; 0: none
+    replay: Path | None = None  # run whose steps to do again
 
 
 def absolute(settings: Settings) -> Settings:
@@ -61,6 +62,35 @@ def decided(request: Request, place: Place | None) -> Request:
     if path and has_checkpoints(path):
         return replace(request, output=path, resume="auto", initial=None)
     return replace(request, output=path, resume=None)
+
+
+def request_of(run: Run, workers: int = 0) -> Request:
+    """A request for a training as this run's: the same text, model, reader and optimizer; another number of workers."""
+    values = run.settings.model_dump()
+    del values["corpus"]  # which says itself what it is
+    given = {"training": {"workers": workers, "groups": max(workers, run.settings.training.groups)}} if workers else {}
+    if embedding := run.origin.get("embedding"):
+        given = merged(given, {"model": {"embedding": embedding}})
+    return Request((str(run.corpus_path),), validated(merged(values, given)))
+
+
+def replaying(request: Request, place: Place | None) -> Request:
+    """The request, where it is to do again what a run did: with that run's text and settings.
+
+    Raises UsageError where something else is asked for too, InputError where the run or its corpus is not there.
+    """
+    if request.replay is None:
+        return request
+    if request.texts or request.settings.given() or request.resume is not None or request.initial:
+        raise UsageError(
+            f"--replay takes the text and all settings from {request.replay}; drop everything else, but -o and what "
+            "is shown"
+        )
+    run = open_run(request.replay)
+    run_corpus(run)
+    again = request_of(run, place.size if place else 0)
+    initial = run.origin.get("initial")
+    return replace(request, texts=again.texts, settings=again.settings, initial=Path(initial) if initial else None)
 
 
 def resumed_run(request: Request) -> Run:

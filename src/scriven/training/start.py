@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ from scriven.batches import epoch_reads
 from scriven.corpus.build import Progress, build
 from scriven.corpus.store import Corpus, is_corpus
 from scriven.errors import InputError, Interrupted, UsageError
-from scriven.events import Event, Started
+from scriven.events import Event, Finished, Started, Stepped
 from scriven.kernels.library import level
 from scriven.model import choose_device, choose_precision
 from scriven.model.cells import has_native_code
@@ -26,6 +26,7 @@ from scriven.model.language_model import parameter_count
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, create_run, open_run, run_corpus, writing
 from scriven.runs.folder import has_checkpoints
+from scriven.runs.journal import Story, read_fingerprints, read_story
 from scriven.runs.recovery import recover
 from scriven.settings import Settings, merged, possible, validated
 from scriven.training.fit import (
@@ -42,7 +43,16 @@ from scriven.training.launch import Place, join, join_leader, launched, start_wo
 from scriven.training.loop import Trainer
 from scriven.training.parallel import Workers
 from scriven.training.plan import Plan
-from scriven.training.request import Request, absolute, check_goes_on, decided, free_folder, resumed_run, text_hash
+from scriven.training.request import (
+    Request,
+    absolute,
+    check_goes_on,
+    decided,
+    free_folder,
+    replaying,
+    resumed_run,
+    text_hash,
+)
 from scriven.training.stop import ignore_interrupts, leave_where_asked
 
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
@@ -59,6 +69,7 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     place = launched()
     if place and place.rank:
         raise UsageError(f"process {place.rank} of {place.size} is led by the first one; let it work for that one")
+    request = replaying(request, place)
     request = decided(replace(request, settings=absolute(request.settings)), place)
     with contextlib.ExitStack() as held:
         resumed = resumed_run(request) if request.resume is not None else None
@@ -87,7 +98,7 @@ def _train(
         raise UsageError("several workers are for CPUs and CUDA; drop --training.workers or --training.device mps")
     native = has_native_code(settings.model, "bf16")
     precision = choose_precision(settings.training.precision, device, settings.model.cell, native)
-    path = resumed.path if resumed else request.output or free_folder(request.texts[0])
+    path = resumed.path if resumed else request.output or free_folder(str(request.replay or request.texts[0]))
     machines = place.machines if place else 1
     facts = _facts(request, corpus, settings, device, precision, machines, measured=resumed is None)
     notes = [*recovered.notes, *_other_kernels(resumed)] if resumed and recovered else []
@@ -107,6 +118,7 @@ def _train(
         initial=str(request.initial or ""),
         embedding=embedding,
         until=request.until,
+        story=_story(origin, recovered.checkpoint.step if recovered else 0),
         used_seconds=time.monotonic() - request.begun,
     )
     leave_where_asked(stop)
@@ -114,10 +126,31 @@ def _train(
         trainer = Trainer(plan, workers, run, stop)
         yield _started(trainer, run, facts, (*corpus.notes, *notes))
         try:
-            yield from trainer.events()
+            yield from _compared(trainer.events(), origin) if plan.story else trainer.events()
         except Interrupted:  # at once
             workers.end()
             raise
+
+
+def _story(origin: dict[str, Any], step: int) -> Story | None:
+    """What is to be done again by a run that replays another one, and stands at a step; none after the last."""
+    story = read_story(Path(origin["replay"])) if "replay" in origin else None
+    return story if story and step < story.steps else None
+
+
+def _compared(events: Iterator[Event], origin: dict[str, Any]) -> Iterator[Event]:
+    """The events of a replay; the last one tells whether its steps were those of the run that it replays."""
+    expected, found = read_fingerprints(Path(origin["replay"])), dict[int, str]()
+    for event in events:
+        if isinstance(event, Stepped) and event.step in expected:
+            found[event.step] = event.fingerprint
+        if isinstance(event, Finished):
+            other = min((step for step, mark in found.items() if mark != expected[step]), default=0)
+            alike = f"{len(found):,} steps were compared with those of {origin['replay']}: all are the same bits."
+            parted = f"Step {other:,} is not that of {origin['replay']}: another machine, version or number of groups?"
+            yield replace(event, notes=(*event.notes, parted if other else alike))
+        else:
+            yield event
 
 
 def _stoppable(progress: Progress | None, stop: Callable[[], int]) -> Progress:
@@ -276,7 +309,7 @@ def _origin(request: Request, corpus: Corpus, embedding: str) -> dict[str, Any]:
     known = [str(Path(text).resolve()) if Path(text).exists() else text for text in request.texts]
     known = [text.encode("utf-8", "replace").decode() for text in known]  # a file's name may hold anything
     origin = {"texts": known, "text": text_hash(corpus), "scriven": version("scriven")}
-    started = {"initial": request.initial or "", "embedding": embedding}
+    started = {"initial": request.initial or "", "embedding": embedding, "replay": request.replay or ""}
     return origin | {name: str(Path(path).resolve()) for name, path in started.items() if path}
 
 

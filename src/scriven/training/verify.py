@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from scriven.events import Evaluated, Stepped
-from scriven.runs import Run, open_run
-from scriven.settings import Settings, merged, overlaid, validated
+from scriven.runs import open_run
+from scriven.settings import Settings, overlaid, validated
 from scriven.training.request import Request
 from scriven.training.start import train
 
@@ -67,16 +67,6 @@ def for_trial(request: Request, steps: int) -> Request:
     training = {"evaluation_characters": EVALUATION_CHARACTERS, "patience": 1}  # so that averaging begins
     settings = overlaid(given, {"budget": {"steps": steps}, "monitor": monitor, "training": training})
     return replace(request, settings=validated(settings), resume=None)
-
-
-def request_of(run: Run, workers: int = 0) -> Request:
-    """A request for a training as this run's: the same text, model, reader and optimizer; another number of workers."""
-    values = run.settings.model_dump()
-    del values["corpus"]  # which says itself what it is
-    given = {"training": {"workers": workers, "groups": max(workers, run.settings.training.groups)}} if workers else {}
-    if embedding := run.origin.get("embedding"):
-        given = merged(given, {"model": {"embedding": embedding}})
-    return Request((str(run.corpus_path),), validated(merged(values, given)))
 
 
 def follow(request: Request, trail: Trail) -> None:

@@ -1,0 +1,142 @@
+"""What a run writes down as it goes, read back: lines of JSON, and all that is needed to do its steps again."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scriven.errors import InputError
+from scriven.runs.disk import opened
+
+METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE = "metrics.jsonl", "samples.jsonl", "progress.jsonl"
+WIDTH = 24  # bytes of a line of progress, padded: the longest float has 23 characters
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The events in a `.jsonl` file as dictionaries; a line that a kill cut short is left out, a missing file is empty.
+
+    Raises OSError when the file is there but cannot be read.
+    """
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                yield record
+
+
+class ProgressLog:
+    """`progress.jsonl`: the progress that each step's learning rate was computed from, to the last bit.
+
+    All lines are of one length, so that the place of a step's line follows from its number: lines of steps that are
+    done again are cut off, and a line that a crash cut short is written over. Raises OSError.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        """For a run that stands at `step`."""
+        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+        if path.stat().st_size > step * WIDTH:
+            self._file.truncate(step * WIDTH)
+
+    def write(self, step: int, progress: float) -> None:
+        """A step's line; a killed process loses none."""
+        self._file.seek((step - 1) * WIDTH)
+        self._file.write(f"{progress!r:<{WIDTH - 1}}\n".encode())
+
+    def flush(self) -> None:
+        """Waits until the disk has all lines."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a run did that its settings and its text do not decide, as plain data."""
+
+    progress: list[float]  # of steps 1, 2, ...: what their learning rates were computed from
+    evaluated: list[int]  # after which steps, in order
+    returned: list[list[int]]  # [step, how many times training had gone back by then], in order
+
+    @property
+    def steps(self) -> int:
+        """How many steps there were."""
+        return len(self.progress)
+
+    def progress_of(self, step: int) -> float:
+        """What a step's learning rate was computed from."""
+        return self.progress[step - 1]
+
+    def due(self, step: int) -> int:
+        """How many evaluations there were up to a step, that after it included."""
+        return bisect_right(self.evaluated, step)
+
+    def returns(self, step: int) -> int:
+        """How many times training had gone back when it went on from a step for the last time."""
+        return max((times for at, times in self.returned if at <= step), default=0)
+
+
+def read_story(path: Path) -> Story:
+    """The story in a run's folder.
+
+    Raises InputError when it is not there, or not whole.
+    """
+    progress = _read_progress(path / PROGRESS_FILE)
+    records = [record for record in _metrics(path) if record["step"] <= len(progress)]
+    validated = any(record.get("validation_characters") for record in records)
+    kind = "evaluated" if validated else "saved"  # without a validation text, an evaluation does nothing but save
+    evaluated = {record["step"] for record in records if record.get("event") == kind and not record.get("final")}
+    try:
+        returned = [[record["step"], _times(record)] for record in records if record.get("event") == "returned"]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path / METRICS_FILE} is damaged; take it from a copy") from None
+    return Story(progress, sorted(evaluated), returned)
+
+
+def read_fingerprints(path: Path) -> dict[int, str]:
+    """The fingerprints of a run's steps, of as many as `metrics.jsonl` tells.
+
+    Raises InputError when it cannot be read.
+    """
+    return {record["step"]: record["fingerprint"] for record in _metrics(path) if "fingerprint" in record}
+
+
+def _times(returned: dict[str, Any]) -> int:
+    """How many times training had gone back: each time halved the learning rates."""
+    return round(-math.log2(returned["learning_rate_factor"]))
+
+
+def _metrics(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        yield from read_lines(path / METRICS_FILE)
+    except OSError as error:
+        raise InputError(f"cannot read {path / METRICS_FILE}: {error.strerror}; allow it, or copy the run") from None
+
+
+def _read_progress(path: Path) -> list[float]:
+    if not os.path.lexists(path):
+        raise InputError(f"{path} is missing, so that the run's steps cannot be done again; name a run that has it")
+    found: list[float] = []
+    with opened(path) as (file, size):
+        for _ in range(size // WIDTH):
+            line = file.read(WIDTH)
+            try:
+                progress = float(line) if line.endswith(b"\n") else math.nan
+            except ValueError:
+                progress = math.nan
+            if not 0 <= progress <= 1:
+                raise InputError(f"{path} does not tell the progress of step {len(found) + 1:,}; take it from a copy")
+            found.append(progress)
+    return found

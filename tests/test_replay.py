@@ -1,0 +1,163 @@
+"""What time decided is written down for every step, so that a timed training can be done again to the same bits."""
+
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scriven.errors import InputError, UsageError
+from scriven.events import Event, Finished
+from scriven.report import consume, files
+from scriven.report.files import FilesReport
+from scriven.runs import open_run
+from scriven.runs.journal import PROGRESS_FILE, WIDTH, ProgressLog, read_story
+from scriven.settings import merged, validated
+from scriven.training.plan import Timetable
+from scriven.training.request import Request
+from scriven.training.start import train
+from test_divergence import spoilt
+
+SMALL: dict[str, Any] = {
+    "model": {"width": 8, "dropout": 0.1},
+    "reader": {"batch": 4, "length": 8},
+    "training": {"workers": 1, "groups": 2, "threads": 1, "averaging": "nonmonotonic", "patience": 1, "evaluations": 5},
+    "monitor": {"sample_length": 0},
+}
+BUDGET = {"minutes": 10.0}
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time that goes by chance, about 50 steps from start to end; and logs as thin as those of long trainings."""
+    chance = random.Random(1)
+
+    def _goes_on(self: Timetable, step: int) -> float:
+        self._from = min(1.0, self._from + chance.random() / 25)
+        return self._from
+
+    monkeypatch.setattr(Timetable, "progress_of", _goes_on)
+    monkeypatch.setattr(files, "DETAIL", 20)
+
+
+def followed(request: Request) -> Finished:
+    """How a training ended, whose files were written."""
+    *_, last = consume(train(request), [FilesReport()])
+    assert isinstance(last, Finished)
+    return last
+
+
+def trained(
+    book: Path, output: Path, budget: dict[str, float], over: dict[str, Any] | None = None, **more: Any
+) -> None:
+    texts = () if "resume" in more else (str(book),)
+    given = {} if "resume" in more else merged(SMALL, over or {})
+    followed(Request(texts, validated(merged(given, {"budget": budget})), output, **more))
+
+
+def replayed(run: Path, output: Path) -> str:
+    """What the replay says at its end."""
+    return " ".join(followed(Request(output=output, replay=run)).notes)
+
+
+def same_end(one: Path, other: Path) -> bool:
+    """Whether two runs' last checkpoints have the same weights, optimizer, averages and states, and the best is one."""
+    runs = [open_run(path) for path in (one, other)]
+    if runs[0].index().best != runs[1].index().best:
+        return False
+    last = [{**(at := run.checkpoint("last")).weights(), **at.training()} for run in runs]
+    return last[0].keys() == last[1].keys() and all(
+        torch.equal(last[1][name], value) for name, value in last[0].items()
+    )
+
+
+def test_a_timed_training_is_done_again(book: Path, tmp_path: Path) -> None:
+    """After a stop, and another budget; evaluations and averaging fall where they fell."""
+    first, again = tmp_path / "first", tmp_path / "again"
+    trained(book, first, BUDGET, until=30)
+    trained(book, first, {}, resume="last")
+    trained(book, first, {"minutes": 20}, resume="last")
+    story = read_story(first)
+    assert story.progress.count(1.0) == 2  # at the ends of the first budget and of the second
+    lines = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
+    assert sum(line["event"] == "stepped" for line in lines) < story.steps  # these alone would not do
+    assert "steps were compared with those of" in replayed(first, again)
+    assert same_end(first, again)
+    assert read_story(again) == story
+
+
+def test_a_replay_that_was_stopped_goes_on(book: Path, tmp_path: Path) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    trained(book, first, BUDGET)
+    followed(Request(output=again, replay=first, until=25))
+    assert open_run(again).checkpoint("last").step == 25
+    assert "all are the same bits" in " ".join(followed(Request(output=again, resume="last")).notes)
+    assert same_end(first, again)
+
+
+def test_what_was_cut_short_is_done_again_as_far_as_it_came(book: Path, tmp_path: Path) -> None:
+    trained(book, tmp_path / "first", BUDGET, until=12)
+    replayed(tmp_path / "first", tmp_path / "again")
+    assert open_run(tmp_path / "again").checkpoint("last").step == 12
+    assert same_end(tmp_path / "first", tmp_path / "again")
+
+
+def test_counted_budgets_and_returns_are_done_again(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    over = {"training": {"skips": 2}, "monitor": {"every_steps": 4}}
+    with monkeypatch.context() as patch:
+        spoilt(patch, {6, 7}, "loss")  # after which it goes back to step 4
+        trained(book, first, {"steps": 12}, over)
+    trained(book, first, {"steps": 20}, resume="last")
+    assert read_story(first).returned == [[4, 1]]
+    assert "all are the same bits" in replayed(first, again)
+    assert same_end(first, again)
+
+
+def test_a_step_that_is_another_one_is_told(book: Path, tmp_path: Path) -> None:
+    trained(book, tmp_path / "first", {"steps": 6})
+    metrics = tmp_path / "first" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"fingerprint":"', '"fingerprint":"x'))
+    assert "Step 1 is not that of" in replayed(tmp_path / "first", tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(b"nonsense" * WIDTH), "does not tell the progress of step 1;"),
+        (lambda path: path.write_bytes(path.read_bytes()[:WIDTH] + bytes(2 * WIDTH)), "progress of step 2;"),
+        (lambda path: path.write_text(f"{math.inf:<23}\n"), "progress of step 1;"),
+    ],
+)
+def test_a_log_that_is_not_whole_is_refused(
+    book: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    trained(book, tmp_path / "first", {"steps": 3})
+    damage(tmp_path / "first" / PROGRESS_FILE)
+    with pytest.raises(InputError, match=message):
+        replayed(tmp_path / "first", tmp_path / "again")
+
+
+def test_a_replay_takes_nothing_else(book: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="takes the text and all settings from"):
+        list[Event](train(Request((str(book),), replay=tmp_path / "first")))
+
+
+def test_the_log_is_exact_and_takes_back_steps(tmp_path: Path) -> None:
+    path, values = tmp_path / PROGRESS_FILE, [0.1 + 0.2, 1 / 3, 2.2250738585072014e-308, 1.0]
+    for stand, written in ((0, values), (2, values[:1])):
+        log = ProgressLog(path, stand)
+        for step, value in enumerate(written, stand + 1):
+            log.write(step, value)
+        log.close()
+    assert path.stat().st_size == 3 * WIDTH
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [*values[:2], values[0]]
+    path.write_bytes(path.read_bytes()[: 2 * WIDTH + 5])  # a crash cut the last line short
+    assert read_story(tmp_path).progress == values[:2]
