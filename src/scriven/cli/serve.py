@@ -6,7 +6,9 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from scriven.cli.flags import Device, Which
 from scriven.errors import InputError, UsageError
@@ -16,6 +18,9 @@ def serve(
     *runs: str,
     host: str = "127.0.0.1",
     port: int = 8000,
+    token: Annotated[str | None, Parameter(env_var="SCRIVEN_TOKEN")] = None,
+    allow_host: Annotated[list[str] | None, Parameter(negative="")] = None,
+    allow_origin: Annotated[list[str] | None, Parameter(negative="")] = None,
     checkpoint: Which = "best",
     device: Device = "auto",
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
@@ -29,21 +34,38 @@ def serve(
     runs
         folders of the runs
     host
-        address to listen at
+        address to listen at; with another one than this machine's own, 127.0.0.1, a token is needed
     port
         port to listen at; 0 is any that is free
+    token
+        what clients must show, as an API key; better given as the variable, which other users of the machine cannot see
+    allow_host
+        another name under which clients reach this server, as behind a proxy; may be given several times
+    allow_origin
+        scheme, name and port of a page elsewhere that may ask too; may be given several times
     precision
         number format of the weights that native code writes with; auto is int8, the fastest
     """
     try:
         import uvicorn
 
-        from scriven.server.app import make_app
+        from scriven.server.app import OPEN, STREAMED, make_app
+        from scriven.server.connection import configuration
+        from scriven.server.limits import LIMITS
+        from scriven.server.security import Guard, policy
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed; to serve, pip install 'scriven[serve]'") from None
     from scriven.session import load
 
     names = _named(runs)
+    who = policy(
+        host,
+        token=token,
+        allow_host=allow_host or (),
+        allow_origin=allow_origin or (),
+        open_paths=OPEN,
+        streamed=STREAMED,
+    )
     models = {
         name: load(run, which=checkpoint, device=device, precision=precision)
         for name, run in zip(names, runs, strict=True)
@@ -51,10 +73,10 @@ def serve(
     listener = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     sys.stderr.write(f"serving {', '.join(models)} at http://{shown}:{listener.getsockname()[1]}\n")
+    _open_files(LIMITS.connections)
     folders = {name: Path(run) for name, run in zip(names, runs, strict=True)}
-    app = make_app(models, runs=folders)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    uvicorn.Server(config).run(sockets=[listener])
+    guard = Guard(make_app(models, runs=folders), who)
+    uvicorn.Server(configuration(guard, LIMITS)).run(sockets=[listener])
 
 
 def _named(runs: tuple[str, ...]) -> list[str]:
@@ -77,3 +99,17 @@ def _listen(host: str, port: int) -> socket.socket:
         raise InputError(
             f"cannot listen at {host} port {port}: {os.strerror(error.errno or 0)}; try another --port"
         ) from None
+
+
+def _open_files(connections: int) -> None:
+    """Let the process have as many files open as it may have connections, where the system lets it."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # not a system that counts them
+        return
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + 256
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most)
+        )

@@ -18,7 +18,7 @@ from scriven.server import completions, tools
 from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.serving import Served, Server
-from scriven.server.static import page_routes
+from scriven.server.static import page, page_routes
 from scriven.server.watch import Watch
 from scriven.session import Model
 
@@ -35,6 +35,8 @@ ROUTES = (
     Route("/health/live", tools.live, methods=["GET"]),
     Route("/health/ready", tools.ready, methods=["GET"]),
 )
+OPEN = ("/health/live", "/health/ready", *page())  # paths that need no token
+STREAMED = ("/score",)  # paths that take a text of any length as text/plain
 
 
 def make_app(

@@ -36,6 +36,11 @@ class Limits:
     followers: int = _bound(64, "pages that follow a run in training at the same time; then 429")
     follow_seconds: float = _bound(300.0, "seconds that one request follows a run; then the page asks again")
     state_seconds: float = _bound(3600.0, "seconds that a state is kept after it was last used")
+    body_seconds: float = _bound(30.0, "seconds that a body may take to come in; of a streamed one, each piece of it")
+    connections: int = _bound(4096, "connections open at the same time; then 503")
+    idle_seconds: float = _bound(30.0, "seconds from the start of a connection, or from an answer, to the next request")
+    stall_seconds: float = _bound(30.0, "seconds that a client may leave unread what was sent; then it is cut")
+    head_bytes: int = _bound(65_536, "bytes of the head of a request, or of what else is sent that is no body")
 
     def table(self) -> list[tuple[str, float, str]]:
         """Each bound: its name, its value, and what it bounds."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from scriven import strictjson
 from scriven.runs.disk import opened
-from scriven.runs.folder import METRICS_FILE, SAMPLES_FILE
+from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE
 
 Record = dict[str, Any]
 

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from scriven.errors import InputError
-from scriven.runs.folder import METRICS_FILE
+from scriven.runs.journal import METRICS_FILE
 from scriven.server.errors import Refused, full
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.story import Story, in_training, last_records

@@ -1,0 +1,310 @@
+"""Who may ask, and how much: a guard around the whole application, as pure ASGI so that disconnects are seen behind it.
+
+Everything is refused that is not allowed: another Host than those listed (a page elsewhere could give its own name this
+address), another Origin (a page elsewhere could ask in the user's name), a request without the token where there is
+one, a body that is too large or too slow. `docs/server-safety.md` says against what each of these helps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from scriven.errors import UsageError
+from scriven.server.errors import Refused
+from scriven.server.limits import LIMITS, Limits
+
+HERE = ("localhost", "127.0.0.1", "[::1]")  # names of this machine that no name server decides
+EVERY_ADDRESS = ("0.0.0.0", "::")
+TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,256}")  # what RFC 6750 lets stand after Bearer, too long to be guessed
+HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,253})(?::\d{1,5})?")
+ORIGIN = re.compile(r"https?://(?:\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,253})(?::\d{1,5})?")
+
+DRAINED = 8  # so many times the bound of a body that is too large is read before the answer,
+DRAINED_SECONDS = 2.0  # and for so long
+ALSO = {401: {"www-authenticate": "Bearer"}, 408: {"connection": "close"}, 413: {"connection": "close"}}
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+PREFLIGHT = {
+    "access-control-allow-methods": "GET, POST, DELETE",
+    "access-control-allow-headers": "authorization, *",
+    "access-control-max-age": "600",
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Who may ask, and within what limits. `policy` makes one from what the user chose.
+
+    `hosts` are names without ports; `origins` are pages elsewhere that may ask too; `open_paths` need no token;
+    `streamed` paths take a body of any length as text/plain, since they hold only a piece of it at a time.
+    """
+
+    hosts: frozenset[str] = frozenset(HERE)
+    origins: frozenset[str] = frozenset()
+    token: str | None = None
+    open_paths: frozenset[str] = frozenset()
+    streamed: frozenset[str] = frozenset()
+    limits: Limits = LIMITS
+
+    def check(self, scope: Scope) -> None:
+        """Raises Refused where the request may not be made."""
+        headers = Headers(scope=scope)
+        self._check_host(headers, scope.get("server"))
+        self._check_origin(headers)
+        if self.token is not None and scope["path"] not in self.open_paths and not preflight(scope, headers):
+            self._check_token(self.token, headers.getlist("authorization"))
+
+    def bound(self, scope: Scope) -> int | None:
+        """How many bytes the body may have; None where it may have any number."""
+        kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
+        return None if scope["path"] in self.streamed and kind == "text/plain" else self.limits.body_bytes
+
+    def _check_host(self, headers: Headers, server: tuple[str, int | None] | None) -> None:
+        given = headers.getlist("host")
+        match = HOST.fullmatch(given[0].lower()) if len(given) == 1 else None
+        if match is None:
+            raise Refused(400, "a request names one Host, as in Host: localhost:8000", code="invalid_host")
+        if match[1] not in self.hosts and match[1] != literal(server[0] if server else ""):
+            raise Refused(
+                403,
+                f"this server does not answer to Host {match[1]}; start it with --allow-host",
+                code="host_not_allowed",
+            )
+
+    def _check_origin(self, headers: Headers) -> None:
+        given = headers.getlist("origin")
+        own = {f"{scheme}://{headers['host'].lower()}" for scheme in ("http", "https")}
+        if not set(given) <= own | self.origins:
+            raise Refused(
+                403,
+                f"pages of {given[0][:80]!a} may not ask; start the server with --allow-origin",
+                code="origin_not_allowed",
+            )
+
+    def _check_token(self, token: str, given: list[str]) -> None:
+        scheme, _, word = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        same = hmac.compare_digest(word.strip().encode(), token.encode())
+        if scheme.lower() != "bearer" or not same:
+            raise Refused(
+                401,
+                "give this server's token, as in Authorization: Bearer TOKEN",
+                code="invalid_api_key",
+            )
+
+
+def policy(
+    host: str,
+    *,
+    token: str | None = None,
+    allow_host: Iterable[str] = (),
+    allow_origin: Iterable[str] = (),
+    open_paths: Iterable[str] = (),
+    streamed: Iterable[str] = (),
+    limits: Limits = LIMITS,
+) -> Policy:
+    """The policy of a server that listens at `host`.
+
+    Raises UsageError where other machines could ask without a token, or a token, host or origin cannot be meant.
+    """
+    if token is None and not is_loopback(host):
+        raise UsageError(
+            f"--host {host} lets other machines ask; give --token too, or leave --host at 127.0.0.1 and use ssh -L"
+        )
+    if token is not None and not TOKEN.fullmatch(token):
+        raise UsageError(
+            "--token: give 16 to 256 letters, digits or any of ._~+/=-, such as openssl rand -hex 16 makes"
+        )
+    names = [bracketed(each.lower()) for each in allow_host]
+    for name in names:
+        if not (match := HOST.fullmatch(name)) or match[1] != name:
+            raise UsageError(
+                f"--allow-host {name}: give a name or an address without a port, such as models.example.org"
+            )
+    origins = [each.lower() for each in allow_origin]
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise UsageError(
+                f"--allow-origin {origin}: give a page's scheme, name and port, such as http://localhost:3000"
+            )
+    own = () if host in EVERY_ADDRESS else (bracketed(host.lower()),)
+    return Policy(
+        frozenset([*HERE, *own, *names]),
+        frozenset(origins),
+        token,
+        frozenset(open_paths),
+        frozenset(streamed),
+        limits,
+    )
+
+
+class Guard:
+    """The application behind a policy."""
+
+    def __init__(self, app: ASGIApp, policy: Policy) -> None:
+        """`app` sees only what `policy` lets through."""
+        self.app = app
+        self.policy = policy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, or the application's start and end."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+        else:
+            await self._http(scope, receive, Answer(scope, send, self.policy))
+
+    async def _http(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+        try:
+            self.policy.check(scope)
+        except Refused as refused:
+            return await answer.refuse(refused)
+        headers = Headers(scope=scope)
+        if preflight(scope, headers):
+            return await Response(status_code=204, headers=PREFLIGHT)(scope, receive, answer)
+        body = Body(receive, answer, self.policy.bound(scope), self.policy.limits.body_seconds)
+        length = headers.get("content-length", "")
+        if body.bound is not None and length.isdecimal() and float(length) > body.bound:
+            return await body.refuse_size()
+        try:
+            await self.app(scope, body, answer)
+        except Exception as error:  # what an application says of a request that has ended already
+            if not (answer.over or isinstance(error, ClientDisconnect)):
+                raise
+
+
+@dataclass
+class Answer:
+    """The answer to one request: with the headers that all have; after a refusal, what the application says is lost."""
+
+    scope: Scope
+    send: Send
+    policy: Policy
+    started: bool = False
+    over: bool = False
+
+    async def __call__(self, message: Message) -> None:
+        """Send a part of the answer."""
+        if self.over:
+            return
+        if message["type"] == "http.response.start":
+            self.started = True
+            self._add_headers(MutableHeaders(scope=message))
+        await self.send(message)
+
+    async def refuse(self, refused: Refused) -> None:
+        """Answer with a refusal, unless an answer has begun already; then the request is over."""
+        if not self.started:
+            headers = {**refused.headers, **ALSO.get(refused.status, {}), "content-type": "application/json"}
+            await Response(refused.body, refused.status, headers)(self.scope, _nothing, self)
+        self.over = True
+
+    def _add_headers(self, headers: MutableHeaders) -> None:
+        headers.update(HEADERS)
+        headers.setdefault("cache-control", "no-store")
+        if self.policy.origins:
+            headers.add_vary_header("Origin")
+            origin = Headers(scope=self.scope).get("origin", "")
+            if origin in self.policy.origins:
+                headers["access-control-allow-origin"] = origin
+
+
+@dataclass
+class Body:
+    """The body of one request, counted while it comes in; what is too large or too slow ends the request."""
+
+    receive: Receive
+    answer: Answer
+    bound: int | None
+    seconds: float
+    read: int = 0
+    complete: bool = False
+    deadline: float = field(default=0.0, init=False)
+
+    async def __call__(self) -> Message:
+        """The next part; once all is read, how the connection ends."""
+        if self.complete and not self.answer.over:
+            return await self.receive()
+        if not self.answer.over:
+            message = self._count(await self._part())
+            if self.bound is None or self.read <= self.bound:
+                return message
+            await self.refuse_size()
+        return {"type": "http.disconnect"}
+
+    async def refuse_size(self) -> None:
+        """Answer that the body is too large, once the client listens: what it still sends is read, within bounds."""
+        waits = "expect" in Headers(scope=self.answer.scope)  # for a word from us, before it sends the body
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAINED_SECONDS):
+                while not (waits or self.complete or self.read > DRAINED * (self.bound or 1)):
+                    self._count(await self.receive())
+        await self.answer.refuse(Refused(413, f"a body has {self.bound:,} bytes at most", code="body_too_large"))
+
+    async def _part(self) -> Message:
+        """The next part; a streamed body has its time for each part, another for all of them."""
+        now = asyncio.get_running_loop().time()
+        if self.bound is None or not self.deadline:
+            self.deadline = now + self.seconds
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                return await self.receive()
+        except TimeoutError:
+            text = f"a body comes within {self.seconds:g} seconds"
+            await self.answer.refuse(Refused(408, text, code="body_too_slow"))
+            return {"type": "http.disconnect"}
+
+    def _count(self, message: Message) -> Message:
+        self.read += len(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
+        return message
+
+
+def preflight(scope: Scope, headers: Headers) -> bool:
+    """Whether a browser asks if a page elsewhere may ask."""
+    return scope["method"] == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine reach this address."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def literal(address: str) -> str:
+    """An address as a Host header has it, "" where it is none: the one that the client has reached is a name too.
+
+    A page elsewhere can give its own name our address, but has no way to make a browser send the address as the Host.
+    """
+    try:
+        return bracketed(str(ip_address(address)))
+    except ValueError:
+        return ""
+
+
+def bracketed(host: str) -> str:
+    """A name or address as a Host header has it: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}

@@ -1,0 +1,33 @@
+"""Two tiny models of random weights, as they are served: one of a text, one of documents, each a line."""
+
+import torch
+
+from scriven.server.app import make_app
+from scriven.server.limits import LIMITS, Limits
+from scriven.server.security import Guard, policy
+from scriven.session import Model
+from scriven.settings import Settings, validated
+from scriven.vocabulary import Vocabulary
+from small_model import favour, predictor_of
+
+LETTERS = "\n abcde,.ß"
+
+
+def text_model() -> Model:
+    """A model of a text."""
+    settings: Settings = validated({"model": {"width": 8}})
+    return Model(predictor_of(Vocabulary.of(LETTERS)), settings, step=3)
+
+
+def names_model() -> Model:
+    """A model of documents, which end soon."""
+    settings: Settings = validated({"model": {"width": 8}, "corpus": {"documents": "lines"}})
+    predictor = predictor_of(Vocabulary.of("abc", "\n"))
+    favour(predictor, predictor.vocabulary.boundary, 0.5)
+    return Model(predictor, settings, step=3)
+
+
+def guarded_app(models: dict[str, Model], limits: Limits = LIMITS, token: str | None = None) -> Guard:
+    """Models behind the guard that `scriven serve` puts before them."""
+    torch.set_num_threads(1)
+    return Guard(make_app(models, limits), policy("127.0.0.1", token=token, limits=limits))
