@@ -225,8 +225,11 @@ class Vocabulary:
             raise InputError(f"the vocabulary is damaged ({error}); take it from a copy or build it again") from None
 
     def _code_points(self, ids: Ids) -> Ids:
-        if ids.size and not 0 <= ids.min() <= ids.max() < self.size + UNICODE_SIZE:
-            raise ValueError(f"ids must be in 0..{self.size + UNICODE_SIZE - 1}, not {ids.min()}..{ids.max()}")
+        least, most = (int(ids.min()), int(ids.max())) if ids.size else (0, 0)
+        if not 0 <= least <= most < self.ids:
+            raise ValueError(f"ids must be in 0..{self.ids - 1}, not {least}..{most}")
+        if most < self.size:
+            return self._points[ids]
         return np.where(ids < self.size, self._points[self.clamp(ids)], ids - self.size)
 
 

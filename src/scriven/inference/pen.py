@@ -33,7 +33,7 @@ class Pen:
         """
         if self.done:
             return "", 0
-        ends = np.flatnonzero(ids == self._boundary)[:1]
+        ends = () if self._boundary is None else np.flatnonzero(ids == self._boundary)[:1]
         inside = ids[: ends[0]] if len(ends) else ids
         before, held = self._decoder.copy(), len(self._held)
         text, stop = self._take(self._decoder.feed(inside))
@@ -55,6 +55,8 @@ class Pen:
 
     def _take(self, more: str) -> tuple[str, int | None]:
         """The text that is certain with some more; where it is done, how long that with the stop string is."""
+        if not self._stop:
+            return more, None
         text = self._held + more
         found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:

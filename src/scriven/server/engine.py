@@ -12,6 +12,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from scriven.server.limits import Limits
 from scriven.server.reading import Details, Reading, Readings, details_of
 
 READ = 2048  # symbols read in a turn, of all texts together: about 10 ms
+NEWS_SECONDS = 0.01  # between two tellings, but for what is done or has begun: each wakes the thread of the requests
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ class Engine:
         self._reading: dict[Reading, _Place] = {}
         self._writing: dict[Line, _Place] = {}
         self._news: list[tuple[Ticket, News]] = []
+        self._next_news, self._urgent = 0.0, False
         self._rest()
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
 
@@ -204,6 +207,7 @@ class Engine:
         """A text is read: tell so, and begin to write after it."""
         ticket, number, _, job = self._reading.pop(reading)
         self._news.append((ticket, News(number, None, done=True, context=reading.context)))
+        self._urgent = True
         for n, line in enumerate(job.lines):
             self._writing[line] = _Place(ticket, number, n, job)
         lines = [line for line in job.lines if line.left]
@@ -249,6 +253,7 @@ class Engine:
         self._news.append((place.ticket, News(place.job, place.line, text, len(ids), details, done, line.end)))
         if done:
             del self._writing[line]
+            self._urgent = True
 
     def _drop(self, ticket: Ticket) -> None:
         """Forget a request, wherever it is."""
@@ -274,17 +279,21 @@ class Engine:
             ticket.error = error
             self._drop(ticket)
             self._news.append((ticket, News(0, None)))
+        self._urgent = True
         self._reading.clear()
         self._writing.clear()
         self._rest()
 
     def _tell_all(self) -> None:
-        """Hand over what became of all requests in this turn, at once."""
+        """Hand over what has become of all requests, at once; not in every turn, but where somebody waits for it."""
+        now = time.monotonic()
+        if not self._news or (now < self._next_news and not self._urgent):
+            return
         news, self._news = self._news, []
-        if news:
-            loop = news[0][0].loop  # there is one
-            with contextlib.suppress(RuntimeError):  # it is closed already: nobody listens any more
-                loop.call_soon_threadsafe(_hand_over, news)
+        self._next_news, self._urgent = now + NEWS_SECONDS, False
+        loop = news[0][0].loop  # there is one
+        with contextlib.suppress(RuntimeError):  # it is closed already: nobody listens any more
+            loop.call_soon_threadsafe(_hand_over, news)
 
 
 class _Place(NamedTuple):
