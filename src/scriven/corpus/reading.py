@@ -90,10 +90,14 @@ def read(
     """
     tally = Tally() if tally is None else tally
     for source in sources:
-        pieces = decoded(source, settings, tally, size)
-        if settings.lowercase or settings.normalize == "nfc":
-            pieces = (prepare(piece, settings, tally) for piece in _recut(pieces))
-        yield from filter(None, pieces)
+        yield from filter(None, prepared(decoded(source, settings, tally, size), settings, tally))
+
+
+def prepared(pieces: Iterable[str], settings: CorpusSettings, tally: Tally | None = None) -> Iterator[str]:
+    """A text in pieces, any, as `prepare` makes of the whole: with lower case or NFC they are cut anew."""
+    if settings.lowercase or settings.normalize == "nfc":
+        return (prepare(piece, settings, tally) for piece in _recut(pieces))
+    return iter(pieces)
 
 
 def prepare(text: str, settings: CorpusSettings, tally: Tally | None = None) -> str:

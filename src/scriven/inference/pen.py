@@ -9,6 +9,8 @@ import numpy as np
 from scriven.inference.sampling import Ids
 from scriven.vocabulary import Decoder, Vocabulary
 
+NOWHERE = np.empty(0, np.int64)
+
 
 class Pen:
     """Turns ids that come in blocks into text, up to the first of the stop strings to be complete.
@@ -33,7 +35,7 @@ class Pen:
         """
         if self.done:
             return "", 0
-        ends = () if self._boundary is None else np.flatnonzero(ids == self._boundary)[:1]
+        ends = NOWHERE if self._boundary is None else np.flatnonzero(ids == self._boundary)[:1]
         inside = ids[: ends[0]] if len(ends) else ids
         before, held = self._decoder.copy(), len(self._held)
         text, stop = self._take(self._decoder.feed(inside))

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scriven.server import completions, tools
+from scriven.server import completions, scoring, tools
 from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.serving import Served, Server
@@ -29,7 +29,7 @@ ROUTES = (
     Route("/tokenizer_info", tools.tokenizer_info, methods=["GET"]),
     Route("/tokenize", tools.tokenize, methods=["POST"]),
     Route("/detokenize", tools.detokenize, methods=["POST"]),
-    Route("/score", tools.score, methods=["POST"]),
+    Route("/score", scoring.score, methods=["POST"]),
     Route("/states", tools.save, methods=["POST"]),
     Route("/states/{handle}", tools.forget, methods=["DELETE"]),
     Route("/health/live", tools.live, methods=["GET"]),
@@ -61,6 +61,7 @@ def make_app(
         finally:
             for engine in engines:
                 engine.stop()
+            server.threads.shutdown(wait=False, cancel_futures=True)
 
     app = Starlette(
         routes=[*ROUTES, *Watch(runs or {}, limits).routes(), *page_routes()],

@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -209,7 +209,7 @@ async def _whole(asked: Asked, work: Work) -> dict[str, Any]:
     return asked.told([choice.take() for choice in asked.choices], asked.usage())
 
 
-async def _events(asked: Asked, work: Work) -> AsyncIterator[bytes]:
+async def _events(asked: Asked, work: Work) -> AsyncGenerator[bytes]:
     """The answer as events, one for each choice of which anything has come since the last ones."""
     begin = json.dumps(asked.told([], None))
     usage = asked.body.stream_options.include_usage

@@ -46,6 +46,11 @@ def full(what: str) -> Refused:
     return Refused(429, f"{what}; try again in a moment", code="queue_full")
 
 
+def too_large(what: str, most: float) -> Refused:
+    """Something comes that has more bytes than it may."""
+    return Refused(413, f"the {what} has more than {most:,} bytes; send less at once", code="body_too_large")
+
+
 def late(seconds: float) -> Refused:
     """A request took longer than requests may."""
     return Refused(503, f"the request took longer than {seconds:g} s; ask for less, or later", code="timeout")

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from scriven.inference.generate import Context
 from scriven.server.engine import Engine, Job, News, Ticket
-from scriven.server.errors import Refused, late
+from scriven.server.errors import Refused, full, late, too_large
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.requests import AnyBody, parsed
 from scriven.server.states import States
@@ -47,12 +48,31 @@ class Server:
     models: dict[str, Served]
     limits: Limits = LIMITS
     begun: float = field(default_factory=time.time)
-    requests: dict[tuple[str, int], int] = field(default_factory=dict)  # by route and status
+    scores: int = 0  # texts that are scored now
 
     @cached_property
     def states(self) -> States:
         """The states kept."""
         return States(self.limits)
+
+    @cached_property
+    def threads(self) -> ThreadPoolExecutor:
+        """What cuts long texts into ids, and waits for what has not come of them."""
+        return ThreadPoolExecutor(self.limits.scores, "scoring")
+
+    @contextlib.contextmanager
+    def scoring(self) -> Iterator[None]:
+        """While a text is scored.
+
+        Raises Refused, 429, where that are too many.
+        """
+        if self.scores >= self.limits.scores:
+            raise full(f"{self.scores} texts are scored already")
+        self.scores += 1
+        try:
+            yield
+        finally:
+            self.scores -= 1
 
     def named(self, name: str) -> Served:
         """The model of this name; the only one where the name is empty.
@@ -120,7 +140,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     async for chunk in request.stream():
         data += chunk
         if len(data) > limit:
-            raise Refused(413, f"the body has more than {limit:,} bytes; send less at once", code="body_too_large")
+            raise too_large("body", limit)
     return bytes(data)
 
 
@@ -158,13 +178,19 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
 class Streamed(Response):
     """An answer in pieces, as they come; it ends where its client goes away."""
 
-    def __init__(self, pieces: AsyncIterator[bytes], media_type: str) -> None:
+    def __init__(self, pieces: AsyncGenerator[bytes], media_type: str, *, watch: bool = True) -> None:
+        """`watch` is False where the pieces are made of what still comes in: that tells of the client, too."""
         super().__init__(media_type=media_type, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         self._pieces = pieces
+        self._watch = watch
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
+        if not self._watch:
+            with contextlib.suppress(ClientDisconnect):
+                await self._send(send)
+            return
         gone, task = asyncio.ensure_future(_gone(receive)), asyncio.ensure_future(self._send(send))
         try:
             await asyncio.wait({gone, task}, return_when=asyncio.FIRST_COMPLETED)
@@ -175,7 +201,7 @@ class Streamed(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with contextlib.aclosing(self._pieces) as pieces:  # type: ignore[type-var]
+        async with contextlib.aclosing(self._pieces) as pieces:
             async for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,21 +1,17 @@
-"""The routes beside completions: tokens as numbers, surprisal, saved states, health, counters, the OpenAPI document."""
+"""The routes beside completions: tokens as numbers, saved states, health, counters, the OpenAPI document."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from scriven.corpus.documents import cut_text
-from scriven.inference.chunks import read_chunks
-from scriven.inference.score import tally
 from scriven.server.engine import Job
 from scriven.server.errors import Refused
-from scriven.server.requests import DetokenizeBody, ScoreBody, StateBody, TokenizeBody
-from scriven.server.serving import Served, Work, answer, body_of, server_of, unless_gone
+from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
+from scriven.server.serving import Work, answer, body_of, server_of, unless_gone
 from scriven.session import Model
 
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
@@ -65,52 +61,6 @@ def known_ids(model: Model, ids: list[int], param: str) -> Any:
         message = f"{param}: id {array.max()} is not known; ids are below {model.vocabulary.ids:,}"
         raise Refused(400, message, param, "invalid_value")
     return array
-
-
-async def score(request: Request) -> Response:
-    """How surprising a text is."""
-    body = await body_of(request, ScoreBody)
-    server = server_of(request)
-    served = server.named(body.model)
-    model = served.model
-    pieces = cut_text([model.prepare(body.text)], model.settings.corpus)
-    ids = np.concatenate([np.empty(0, np.int64), *read_chunks(model.vocabulary, pieces)])
-    if len(ids) > server.limits.score_characters:
-        most = server.limits.score_characters
-        raise Refused(400, f"text: {len(ids):,} characters; give {most:,} at most, or stream", "text", "too_large")
-    return answer(
-        await unless_gone(request, _score(Work(server, served, [Job(ids, served.start, (), 0)]), served, ids))
-    )
-
-
-async def _score(work: Work, served: Served, ids: Any) -> dict[str, Any]:
-    costs, done = [np.empty(0)], False
-    async with work:
-        while not done:
-            for news in await work.news():
-                costs += [news.details.nats] if news.details else []
-                done = done or news.done
-    nats = np.concatenate(costs)
-    total, boundary = tally(served.model.vocabulary, ids, nats), served.model.vocabulary.boundary
-    return {"model": served.name, **_sums(total), "surprisal": nats[ids != boundary].tolist()}
-
-
-def _sums(total: Any) -> dict[str, Any]:
-    loss = total.loss
-    return {
-        "nats": loss.nats,
-        "characters": loss.characters,
-        "bytes": loss.bytes,
-        "unseen": total.unseen,
-        "ends": loss.ends,
-        "end_nats": loss.end_nats,
-        "bits_per_char": _finite(loss.bits_per_char),
-        "bits_per_byte": _finite(loss.bits_per_byte),
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 async def save(request: Request) -> Response:

@@ -1,0 +1,215 @@
+"""POST /score: how surprising a text is, of any length: in one piece, or in lines of JSON as it is read.
+
+A text comes as JSON, or as it is (`text/plain`, UTF-8). What comes as it is is scored while it still comes, in bounded
+memory; a client that asks for lines should read them meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import json
+import math
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import numpy as np
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from scriven.corpus.documents import cut_text
+from scriven.corpus.reading import prepared
+from scriven.inference.chunks import read_chunks
+from scriven.inference.sampling import Floats, Ids
+from scriven.inference.score import Tally, tally
+from scriven.server.engine import Job
+from scriven.server.errors import Refused
+from scriven.server.requests import ScoreBody
+from scriven.server.serving import Served, Server, Streamed, Work, answer, body_of, server_of, unless_gone
+
+LINES = "application/x-ndjson"
+PIECE = 1 << 16  # bytes of a text that are scored at once
+AHEAD = 256  # lines kept at most for a client that does not read them yet
+
+
+async def score(request: Request) -> Response:
+    """Tell how surprising a text is."""
+    server = server_of(request)
+    plain = request.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/plain"
+    if plain:
+        served = server.named(request.query_params.get("model", ""))
+        pieces: Iterable[str] = _Arriving(request, _bound(served, server))
+    else:
+        body = await body_of(request, ScoreBody)
+        served, pieces = server.named(body.model), [body.text]
+    costs = _costs(server, served, pieces)
+    if LINES in request.headers.get("accept", ""):
+        lines = _lines(served, costs)
+        return Streamed(_ahead(await anext(lines), lines), LINES, watch=not plain)
+    whole = _whole(server, served, costs)
+    return answer(await (whole if plain else unless_gone(request, whole)))
+
+
+def _bound(served: Served, server: Server) -> float:
+    """How many bytes a text may have that comes as it is; to be normalised, it may have to be held as a whole."""
+    settings = served.model.settings.corpus
+    changed = settings.lowercase or settings.normalize != "none"
+    return server.limits.body_bytes if changed else math.inf
+
+
+class _Arriving:
+    """The body of a request as pieces of text, for another thread to iterate over."""
+
+    def __init__(self, request: Request, limit: float) -> None:
+        self._body = request.stream()
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._next: Future[bytes] | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        """Raises Refused where the body is too long, or no UTF-8, and ClientDisconnect."""
+        decoder, size = codecs.getincrementaldecoder("utf-8")(), 0
+        while piece := self._take():
+            size += len(piece)
+            if size > self._limit:
+                raise Refused(
+                    413, f"the text has more than {self._limit:,} bytes; send less at once", code="body_too_large"
+                )
+            yield _decoded(decoder, piece)
+        yield _decoded(decoder, b"", final=True)
+
+    def _take(self) -> bytes:
+        self._next = asyncio.run_coroutine_threadsafe(self._piece(), self._loop)
+        try:
+            return self._next.result()
+        except CancelledError:
+            raise ClientDisconnect from None
+
+    async def _piece(self) -> bytes:
+        data = bytearray()
+        while len(data) < PIECE and (chunk := await anext(self._body, None)) is not None:
+            data += chunk
+        return bytes(data)
+
+    def close(self) -> None:
+        """Wait for no more of it."""
+        if self._next is not None:
+            self._next.cancel()
+
+
+def _decoded(decoder: codecs.IncrementalDecoder, data: bytes, *, final: bool = False) -> str:
+    try:
+        return decoder.decode(data, final)
+    except UnicodeDecodeError as error:
+        raise Refused(400, f"the text is not UTF-8 ({error.reason})", code="invalid_text") from None
+
+
+async def _costs(server: Server, served: Served, pieces: Iterable[str]) -> AsyncGenerator[tuple[Ids, Floats]]:
+    """The ids of a text, boundaries where documents end, and the nats that each costs, (T,), block by block.
+
+    Raises Refused, 429, where too many texts are scored.
+    """
+    settings, vocabulary = served.model.settings.corpus, served.model.vocabulary
+    chunks = _cut(read_chunks(vocabulary, cut_text(prepared(pieces, settings), settings)))
+    loop, context = asyncio.get_running_loop(), served.start
+    with server.scoring(), contextlib.closing(pieces) if isinstance(pieces, _Arriving) else contextlib.nullcontext():
+        while (ids := await loop.run_in_executor(server.threads, next, chunks, None)) is not None:
+            done = 0
+            async with Work(server, served, [Job(ids, context, (), 0)]) as work:
+                while done < len(ids):
+                    news = await work.news()
+                    nats = np.concatenate([np.empty(0), *(each.details.nats for each in news if each.details)])
+                    yield ids[done : done + len(nats)], nats
+                    done += len(nats)
+                    context = next((each.context for each in news if each.context is not None), context)
+
+
+def _cut(chunks: Iterable[Ids]) -> Iterator[Ids]:
+    """None is empty, or much longer than a piece."""
+    for chunk in chunks:
+        for begin in range(0, len(chunk), PIECE):
+            yield chunk[begin : begin + PIECE]
+
+
+async def _lines(served: Served, costs: AsyncGenerator[tuple[Ids, Floats]]) -> AsyncGenerator[bytes]:
+    """A line for each block, and one of the sums; or one of what went wrong where that is not the first."""
+    total, boundary = Tally(), served.model.vocabulary.boundary
+    try:
+        async with contextlib.aclosing(costs) as blocks:
+            async for ids, nats in blocks:
+                offset = total.loss.characters
+                total += tally(served.model.vocabulary, ids, nats)
+                yield _line({"offset": offset, "surprisal": _rounded(nats[ids != boundary])})
+        yield _line({"model": served.name, **_sums(total)})
+    except Refused as refused:
+        if not total.loss.characters:
+            raise
+        yield refused.body + b"\n"
+
+
+async def _ahead(first: bytes, lines: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """The first line, and the others; some more are made while the client does not read.
+
+    Many clients read nothing before they have sent everything, and would else wait for us while we wait for them.
+    """
+    made: asyncio.Queue[bytes | None] = asyncio.Queue(AHEAD)
+    made.put_nowait(first)
+
+    maker = asyncio.create_task(_make(lines, made))
+    try:
+        while (line := await made.get()) is not None:
+            yield line
+        await maker  # and raise what ended it
+    finally:
+        maker.cancel()
+        await asyncio.gather(maker, return_exceptions=True)
+
+
+async def _make(lines: AsyncGenerator[bytes], made: asyncio.Queue[bytes | None]) -> None:
+    try:
+        async with contextlib.aclosing(lines):
+            async for line in lines:
+                await made.put(line)
+    except Exception:
+        await made.put(None)
+        raise
+    await made.put(None)
+
+
+def _line(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
+
+
+async def _whole(server: Server, served: Served, costs: AsyncGenerator[tuple[Ids, Floats]]) -> dict[str, Any]:
+    """The sums, and all that each symbol costs. Raises Refused, 400, for a text that is too long for that."""
+    total, parts, vocabulary = Tally(), [np.empty(0)], served.model.vocabulary
+    most = server.limits.score_characters
+    async with contextlib.aclosing(costs) as blocks:
+        async for ids, nats in blocks:
+            total += tally(vocabulary, ids, nats)
+            parts.append(nats[ids != vocabulary.boundary])
+            if total.loss.characters > most:
+                raise Refused(400, f"text: give {most:,} characters at most, or accept {LINES}", "text", "too_large")
+    return {"model": served.name, **_sums(total), "surprisal": _rounded(np.concatenate(parts))}
+
+
+def _rounded(nats: Floats) -> list[float]:
+    """As many digits as are true, and fewer bytes."""
+    values: list[float] = nats.round(5).tolist()
+    return values
+
+
+def _sums(total: Tally) -> dict[str, Any]:
+    loss = total.loss
+    return {
+        "nats": loss.nats,
+        "characters": loss.characters,
+        "bytes": loss.bytes,
+        "unseen": total.unseen,
+        "ends": loss.ends,
+        "end_nats": loss.end_nats,
+        "bits_per_char": loss.bits_per_char if loss.characters else None,
+        "bits_per_byte": loss.bits_per_byte if loss.bytes else None,
+    }
