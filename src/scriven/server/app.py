@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scriven.server import completions, scoring, tools
+from scriven.server import completions, metrics, openapi, scoring, tools
 from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.serving import Served, Server
@@ -34,6 +34,8 @@ ROUTES = (
     Route("/states/{handle}", tools.forget, methods=["DELETE"]),
     Route("/health/live", tools.live, methods=["GET"]),
     Route("/health/ready", tools.ready, methods=["GET"]),
+    Route("/metrics", metrics.metrics, methods=["GET"]),
+    Route("/openapi.json", openapi.openapi, methods=["GET"]),
 )
 OPEN = ("/health/live", "/health/ready", *page())  # paths that need no token
 STREAMED = ("/score",)  # paths that take a text of any length as text/plain
@@ -65,7 +67,7 @@ def make_app(
 
     app = Starlette(
         routes=[*ROUTES, *Watch(runs or {}, limits).routes(), *page_routes()],
-        middleware=middleware,
+        middleware=[Middleware(metrics.Counted, answers=server.answers), *middleware],
         lifespan=running,
         exception_handlers=HANDLERS,
     )
@@ -82,9 +84,8 @@ async def _unknown(request: Request, error: HTTPException) -> Response:
     """No such path, or not by this method."""
     wrong = {404: f"there is no {request.url.path[:80]!r} here", 405: f"{request.method} is not for this path"}
     message = wrong.get(error.status_code, str(error.detail))
-    refused = Refused(
-        error.status_code, message, code={404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
-    )
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    refused = Refused(error.status_code, message, code=code)
     return Response(refused.body, refused.status, {**refused.headers, **(error.headers or {})}, "application/json")
 
 

@@ -21,7 +21,7 @@ from scriven.server.engine import Job, News
 from scriven.server.errors import Refused
 from scriven.server.logprobs import Tokens
 from scriven.server.requests import CompletionBody
-from scriven.server.serving import Served, Server, Streamed, Work, answer, body_of, server_of, unless_gone
+from scriven.server.serving import Served, Server, Streamed, Work, answer, body_of, known_ids, server_of, unless_gone
 from scriven.session import first_seed
 from scriven.settings import SamplingSettings
 
@@ -112,13 +112,8 @@ class Asked:
                 yield self._ids(each)
 
     def _ids(self, prompt: str | list[int]) -> Ids:
-        vocabulary = self.served.model.vocabulary
-        if isinstance(prompt, str):
-            return self.served.model.read_ids(prompt)
-        ids = np.array(prompt, np.int64)
-        if ids.size and ids.max() >= vocabulary.ids:
-            raise Refused(400, f"prompt: id {ids.max()} is not known; ids are below {vocabulary.ids:,}", "prompt")
-        return ids
+        model = self.served.model
+        return model.read_ids(prompt) if isinstance(prompt, str) else known_ids(model, prompt, "prompt")
 
     def _check(self) -> None:
         body, limits = self.body, self.server.limits

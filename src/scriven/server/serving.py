@@ -6,17 +6,20 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
+import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from scriven.inference.generate import Context
+from scriven.inference.sampling import Ids
 from scriven.server.engine import Engine, Job, News, Ticket
 from scriven.server.errors import Refused, full, late, too_large
 from scriven.server.limits import LIMITS, Limits
@@ -49,6 +52,7 @@ class Server:
     limits: Limits = LIMITS
     begun: float = field(default_factory=time.time)
     scores: int = 0  # texts that are scored now
+    answers: Counter[tuple[str, int]] = field(default_factory=Counter)  # begun, by method and status
 
     @cached_property
     def states(self) -> States:
@@ -153,6 +157,15 @@ def server_of(request: Request) -> Server:
     """The server that a request came to."""
     server: Server = request.app.state.server
     return server
+
+
+def known_ids(model: Model, ids: list[int], param: str) -> Ids:
+    """Ids as an array (T,). Raises Refused, 400, for one that the model does not have."""
+    array = np.array(ids, np.int64)
+    if array.size and array.max() >= model.vocabulary.ids:
+        message = f"{param}: id {array.max()} is not known; ids are below {model.vocabulary.ids:,}"
+        raise Refused(400, message, param, "invalid_value")
+    return array
 
 
 def answer(values: Any, status: int = 200) -> Response:

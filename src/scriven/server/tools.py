@@ -1,20 +1,16 @@
-"""The routes beside completions: tokens as numbers, saved states, health, counters, the OpenAPI document."""
+"""The routes beside completions: tokens as numbers, saved states, health."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.server.engine import Job
 from scriven.server.errors import Refused
 from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
-from scriven.server.serving import Work, answer, body_of, server_of, unless_gone
-from scriven.session import Model
-
-METRICS = "text/plain; version=0.0.4; charset=utf-8"
+from scriven.server.serving import Work, answer, body_of, known_ids, server_of, unless_gone
 
 
 async def tokenizer_info(request: Request) -> Response:
@@ -52,15 +48,6 @@ async def detokenize(request: Request) -> Response:
     body = await body_of(request, DetokenizeBody)
     model = server_of(request).named(body.model).model
     return answer({"prompt": model.decode(known_ids(model, body.tokens, "tokens"))})
-
-
-def known_ids(model: Model, ids: list[int], param: str) -> Any:
-    """Ids as an array (T,). Raises Refused, 400, for one that the model does not have."""
-    array = np.array(ids, np.int64)
-    if array.size and array.max() >= model.vocabulary.ids:
-        message = f"{param}: id {array.max()} is not known; ids are below {model.vocabulary.ids:,}"
-        raise Refused(400, message, param, "invalid_value")
-    return array
 
 
 async def save(request: Request) -> Response:
