@@ -4,8 +4,6 @@ import torch
 
 from scriven.training.average import Average
 
-CPU = torch.device("cpu")
-
 
 def test_the_mean_begins_when_no_loss_was_better_for_a_while() -> None:
     average = Average(patience=2)
@@ -34,11 +32,11 @@ def test_state_put_back_goes_on_the_same_way() -> None:
     for loss in (1.0, 1.0, 2.0):
         one.note(loss, torch.ones(4))
     one.add(torch.full((4,), 0.3))
-    other.restore({name: value.clone() for name, value in one.state().items()}, CPU)
+    other.restore({name: value.clone() for name, value in one.state().items()}, torch.zeros(4))
     for average in (one, other):
         average.add(torch.full((4,), 0.7))
     assert one.mean is not None and other.mean is not None
     assert torch.equal(one.mean, other.mean)
     fresh = Average(patience=1)
-    fresh.restore(Average(patience=1).state(), CPU)
+    fresh.restore(Average(patience=1).state(), torch.zeros(4))
     assert fresh.mean is None

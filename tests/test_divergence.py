@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.runs import open_run
 from scriven.training.gradients import Taught, Teacher
+from scriven.training.loop import Trainer
 from scriven.training.request import Request
 from scriven.training.start import train
 from test_training import request, run, weights
@@ -127,3 +129,30 @@ def test_every_worker_decides_alike(book: Path, tmp_path: Path) -> None:
     assert stories[0] == stories[1]
     assert "Returned" in {name for name, _ in stories[0]}
     assert all(torch.equal(weights(tmp_path / "1")[name], value) for name, value in weights(tmp_path / "2").items())
+
+
+def test_going_back_to_before_the_first_evaluation_forgets_what_came_after(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop at step 3 is saved before anything was evaluated; the evaluation at step 4 cannot be saved."""
+    save, seen = Trainer._save, [0]
+
+    def _save(self: Trainer) -> None:
+        if self.done.step == 4 and not self.returns:
+            raise DivergedError("weights that are not finite")
+        save(self)
+
+    def stopping() -> int:
+        return signal.SIGTERM * (seen[0] == 2)
+
+    for event in train(request(book, tmp_path / "run", OVER), stopping):
+        seen[0] = event.step if isinstance(event, Stepped) else seen[0]
+    assert open_run(tmp_path / "run").checkpoint("last").manifest["best"] is None
+    monkeypatch.setattr(Trainer, "_save", _save)
+    stop_at = [0]
+    for event in train(Request(output=tmp_path / "run", resume="last"), lambda: signal.SIGTERM * (stop_at[0] == 3)):
+        if isinstance(event, Returned):
+            stop_at[0] = event.step
+    told = open_run(tmp_path / "run").checkpoint("last").manifest
+    assert (told["step"], told["best"]) == (4, None)
+    assert told["validation"]["characters"] == told["last_validation"]["characters"] == 0

@@ -25,7 +25,7 @@ MAP = """
     inference inference.sampling inference.pen inference.chunks inference.generate inference.writing inference.score
     inference.protocols inference.novelty
     training training.stop training.optimizer training.parallel training.launch training.plan training.average
-    training.evaluation training.initial training.fit training.gradients training.loop
+    training.kept training.evaluation training.initial training.fit training.gradients training.loop
     training.request training.start training.verify
     session
     report report.files report.plot report.terminal

@@ -51,7 +51,7 @@ def test_an_optimizer_that_forgets_is_found(book: Path, monkeypatch: pytest.Monk
 
 
 def test_an_average_that_is_lost_is_found(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Average, "restore", lambda self, tensors, device: None)
+    monkeypatch.setattr(Average, "restore", lambda self, tensors, weights: None)
     hot = {"training": {"averaging": "nonmonotonic", "learning_rate": 1.0}}  # so that the loss rises soon
     verdict, _ = verify_resume(request(book, hot), 6)
     assert any("average." in difference for difference in verdict.differences), verdict

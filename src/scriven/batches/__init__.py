@@ -2,6 +2,6 @@
 
 from scriven.batches.batch import Batch, Cursor
 from scriven.batches.prefetch import prefetched
-from scriven.batches.readers import epoch_predictions, epoch_reads, next_batch
+from scriven.batches.readers import epoch_predictions, epoch_reads, known_cursor, next_batch
 
-__all__ = ["Batch", "Cursor", "epoch_predictions", "epoch_reads", "next_batch", "prefetched"]
+__all__ = ["Batch", "Cursor", "epoch_predictions", "epoch_reads", "known_cursor", "next_batch", "prefetched"]

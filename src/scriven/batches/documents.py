@@ -8,6 +8,8 @@ can be ended, short enough to leave little padding. See docs/decisions/0008-how-
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from scriven.batches.batch import Batch, Cursor, Places
@@ -19,6 +21,7 @@ from scriven.vocabulary import Ids, Vocabulary
 
 STEP_COST = 2  # what a batch costs besides its characters, in characters a row
 CUT_COST = 4  # what it costs to cut a short document once more than necessary, in characters; a longer one, less
+MOST_DOCUMENTS = 1 << 53  # that a cursor may have taken
 MOST_PADDING = 0.2  # of a batch; corpora have far less on the whole
 
 
@@ -46,6 +49,23 @@ def next_documents(
         read=np.where(ended, 0, read + length).tolist(),
     )
     return Batch(rows[:-1], rows[1:], own, weights, fresh if fresh.any() else None), after
+
+
+def known_places(text: Part, settings: ReaderSettings, value: Any) -> Places:
+    """A cursor after the start, as it was read from a file. Raises ValueError when it is none of that text."""
+    try:
+        taken, documents, read = value["taken"], np.array(value["documents"]), np.array(value["read"])
+        known = type(taken) is int and 0 <= taken < MOST_DOCUMENTS and len(value) == len(Places.__annotations__)
+        for each in (documents, read):
+            known = known and each.shape == (settings.batch,) and each.dtype == np.dtype(np.int64)
+        lengths = np.zeros_like(documents)  # (N,) none of what comes next was read
+        lengths[documents >= 0] = text.bounds(documents[documents >= 0])[1]
+        known = known and bool((documents >= -1).all() and (read >= 0).all() and (read <= lengths).all())
+    except (LookupError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"its cursor is none of documents ({error!r})") from None
+    if not known:
+        raise ValueError("its cursor is not in the text")
+    return Places(taken=taken, documents=documents.tolist(), read=read.tolist())
 
 
 def document_count(text: Part) -> int:

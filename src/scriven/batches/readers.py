@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from scriven.batches.batch import Batch, Cursor
-from scriven.batches.documents import document_count, next_documents
+from scriven.batches.documents import document_count, known_places, next_documents
 from scriven.batches.stream import next_stream, ring_size
 from scriven.batches.windows import next_windows, window_count
 from scriven.corpus.store import Part
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Vocabulary
 
+MOST_BATCHES = 1 << 40  # that a cursor may count; numbers made of it have 64 bits
 READERS: dict[str, Callable[..., tuple[Batch, Cursor]]] = {
     "stream": next_stream,
     "documents": next_documents,
@@ -29,6 +31,15 @@ def next_batch(
     """
     lanes = range(settings.batch) if lanes is None else lanes
     return READERS[settings.kind](text, vocabulary, settings, cursor, lanes)
+
+
+def known_cursor(text: Part, settings: ReaderSettings, value: Any) -> Cursor:
+    """A cursor as it was read from a file. Raises ValueError when no reader of that text made it."""
+    if settings.kind == "documents" and value != 0:
+        return known_places(text, settings, value)
+    if type(value) is not int or not 0 <= value < MOST_BATCHES:
+        raise ValueError("its cursor is no number of batches")
+    return value
 
 
 def epoch_predictions(text: Part, settings: ReaderSettings) -> int:

@@ -17,7 +17,7 @@ from scriven.durable import flush_folder
 from scriven.errors import InputError, UnreadableError
 from scriven.runs.disk import discard, is_there, listed, read_json, real_folder, write_flushed
 from scriven.runs.manifest import FORMAT, Manifest
-from scriven.runs.tensors import Shapes, decoded, encoded, read_checked, shown
+from scriven.runs.tensors import Shapes, decoded, encoded, finite, read_checked, shown
 from scriven.settings import explain
 
 MODEL_FILE, TRAINING_FILE, MANIFEST_FILE = "model.safetensors", "training.safetensors", "manifest.json"
@@ -94,7 +94,7 @@ class Checkpoint:
             raise InputError(f"{path} is damaged: its {len(data):,} bytes are not those that were written; {OTHERS}")
         tensors = decoded(path, data)
         for part, values in tensors.items():
-            if not bool(values.isfinite().all()):
+            if not finite(values):
                 raise InputError(f"the arrays in {path} ({shown(part)}) are not finite numbers; {OTHERS}")
         return tensors
 

@@ -106,6 +106,23 @@ def check_shapes(path: Path, arrays: Mapping[str, Array], expected: Shapes) -> N
             )
 
 
+def finite(values: Tensor) -> bool:
+    """Whether all values are finite numbers; looks once, and copies nothing."""
+    if not (values.is_floating_point() and values.numel()):
+        return True
+    return all(bool(edge.isfinite()) for edge in values.detach().aminmax())
+
+
+def check_arrays(arrays: Mapping[str, Tensor], expected: Shapes) -> None:
+    """Raises ValueError when these are not exactly the arrays of these names and shapes, in fp32."""
+    for name in sorted({*arrays, *expected}):
+        there, wanted = arrays.get(name), tuple(expected[name]) if name in expected else None
+        if there is None or wanted is None:
+            raise ValueError(f"{shown(name)} {'is missing' if there is None else 'is no part of it'}")
+        if (there.shape, there.dtype) != (wanted, torch.float32):
+            raise ValueError(f"{name} is {list(there.shape)} of {NAMES[there.dtype]}, not {list(wanted)} of F32")
+
+
 def shown(name: str) -> str:
     """An array's name as it may stand in a sentence, whatever is in it."""
     return name[:60].encode("unicode_escape").decode()

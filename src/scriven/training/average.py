@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scriven.runs.tensors import check_arrays
+
+MOST_STEPS = 1 << 53  # whole as floats too
+
 
 class Average:
     """The running mean of weights (P,), which begins when no evaluation was better than those before it for a while."""
@@ -35,8 +39,12 @@ class Average:
         losses, count = (torch.tensor(values, dtype=torch.float64) for values in (self.losses, self.count))
         return mean | {"losses": losses, "count": count}
 
-    def restore(self, tensors: dict[str, Tensor], device: torch.device) -> None:
-        """Puts back what `state` gave."""
-        self.losses = tensors["losses"].tolist()
-        self.count = int(tensors["count"])
-        self.mean = tensors["mean"].to(device) if "mean" in tensors else None
+    def restore(self, tensors: dict[str, Tensor], weights: Tensor) -> None:
+        """Puts back what `state` gave, of such weights (P,). Raises ValueError where it cannot be that."""
+        mean, losses, count = tensors.get("mean"), tensors["losses"], tensors["count"]
+        if mean is not None:
+            check_arrays({"mean": mean}, {"mean": weights.shape})
+        if losses.ndim != 1 or count.ndim or not (mean is not None) <= float(count) < MOST_STEPS:
+            raise ValueError("the average is of no losses and steps that can be")
+        self.losses, self.count = losses.tolist(), int(count)
+        self.mean = None if mean is None else mean.to(weights.device)

@@ -16,19 +16,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scriven.batches import Batch, Cursor, epoch_predictions, prefetched
+from scriven.batches import Batch, Cursor, epoch_predictions, known_cursor, prefetched
 from scriven.corpus.store import Corpus
-from scriven.errors import DivergedError, InputError
+from scriven.errors import DivergedError
 from scriven.events import Evaluated, Event, Finished, Loss, Returned, Saved, Skipped, Stepped
 from scriven.inference.generate import Predictor
 from scriven.model.language_model import join_rows, take_rows
 from scriven.runs import Checkpoint, Run, Saver, load_weights
 from scriven.runs.checkpoints import folder_name
+from scriven.runs.manifest import Best
+from scriven.runs.tensors import finite
 from scriven.settings import reader_window
 from scriven.training.average import Average
 from scriven.training.evaluation import Examiner, decisive
 from scriven.training.gradients import Teacher, as_loss
 from scriven.training.initial import initial_model, pretrained
+from scriven.training.kept import kept, kept_states, named, not_gone_on_with
 from scriven.training.optimizer import FlatWeights, Optimizer
 from scriven.training.parallel import Workers
 from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, progress_within, used_share
@@ -49,14 +52,9 @@ class Trainer:
         self.settings, self.device = plan.settings, torch.device(plan.settings.training.device)
         self.corpus = Corpus.open(plan.corpus)
         self.epoch = epoch_predictions(self.corpus.training, self.settings.reader)
-        self.done = Done()
-        self.best: tuple[int, Loss] | None = None  # step and loss
-        self.last_loss = Loss(0.0, 0)
-        self.evaluated_at = -1  # the step of that loss
-        self.owed = False  # an evaluation that was left
         self.skips = self.skipped = self.returns = 0  # steps skipped in a row, and in all; times gone back
         self.saved_at = plan.resume  # folder of the last checkpoint, which rank 0 knows
-        self._make_model()
+        self._begin()
         if plan.resume:
             self._resume(Checkpoint(Path(plan.resume)))
         self.seconds_before = self.done.seconds
@@ -69,7 +67,13 @@ class Trainer:
         final = self.final_seconds if self._final_fits() else 0.0
         return SAVING_SECONDS + self.examiner.evaluation_seconds() + final
 
-    def _make_model(self) -> None:
+    def _begin(self) -> None:
+        """Everything as it is before the first step."""
+        self.done = Done()
+        self.best: tuple[int, Loss] | None = None  # step and loss
+        self.last_loss = Loss(0.0, 0)
+        self.evaluated_at = -1  # the step of that loss
+        self.owed = False  # an evaluation that was left
         settings, plan = self.settings, self.plan
         embeddings = pretrained(plan.embedding) if plan.embedding else None
         self.model, _ = initial_model(settings, self.corpus.vocabulary, plan.initial, embeddings)
@@ -151,8 +155,7 @@ class Trainer:
         if path:
             self._resume(Checkpoint(Path(path)))
         else:
-            self._make_model()
-            self.done, self.best, self.owed = Done(), None, False
+            self._begin()
         self.skipped = skipped
         self._set_returns(returns)
         yield Returned(self.done.step, left, self.optimizer.factor, str(error))
@@ -298,15 +301,16 @@ class Trainer:
             yield Saved(step, self.saved_at)
 
     def _save(self) -> None:
-        """Begins to save a checkpoint with every worker's states; never one whose weights are not finite."""
-        if not bool(self.weights.values.isfinite().all()):
-            raise DivergedError(self._divergence(math.inf, math.inf))
+        """Begins to save a checkpoint with every worker's states; never one of numbers that are not finite."""
         state = join_rows(self.teacher.states)
         arrays = {
             f"state.{depth}.{part}": self._gathered(array)  # (N, H)
             for depth, layer in enumerate(state)
             for part, array in enumerate(layer)
         }
+        arrays |= {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
+        if not all(map(finite, (self.weights.values, *arrays.values()))):
+            raise DivergedError(self._divergence(math.inf, math.inf))
         if self.saver is None:
             return
         self.done.seconds = self._seconds()
@@ -320,7 +324,6 @@ class Trainer:
             "last_validation": vars(self.last_loss),
             "best": self.best and {"step": self.best[0], "loss": vars(self.best[1])},
         }
-        arrays |= {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
         if self.average:
             arrays |= {f"average.{name}": value for name, value in self.average.state().items()}
             if self.average.mean is not None:  # which is what the model is then; training goes on from these
@@ -351,48 +354,43 @@ class Trainer:
         """As `_restore`. Raises InputError when what was saved is not a training of this model."""
         try:
             self._restore(checkpoint)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{checkpoint.path} holds no training of this model that could be gone on with ({error!r}); start "
-                "another run from its weights with --from"
-            ) from error
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise not_gone_on_with(checkpoint, str(error)) from error
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Puts back what `_save` saved; with the same settings, what follows is the same to the last bit."""
-        manifest, arrays = checkpoint.manifest, checkpoint.training()
-        load_weights(self.model, checkpoint, _named(arrays, "raw.") or None)
+        told, arrays, training = kept(checkpoint), checkpoint.training(), self.settings.training
+        raw, mean = named(arrays, "raw."), None
+        load_weights(self.model, checkpoint, raw or None)
         if self.average:
-            self.average.restore(_named(arrays, "average."), self.device)
-        self.optimizer.restore(_named(arrays, "optimizer."))
-        own = torch.tensor(self.teacher.lanes)
-        whole = tuple(tuple(_named(arrays, f"state.{depth}.").values()) for depth in range(self.settings.model.layers))
+            self.average.restore(named(arrays, "average."), self.weights.values)
+            mean = self.average.mean
+        if bool(raw) == (mean is None) or told.returns > training.returns:
+            raise ValueError("it is of other settings")
+        self.optimizer.restore(named(arrays, "optimizer."))
+        whole, own = kept_states(arrays, self.model, self.settings.reader.batch), torch.tensor(self.teacher.lanes)
         self.teacher.states = [
             tuple(tuple(part.to(self.device) for part in layer) for layer in take_rows(whole, rows))
             for rows in torch.split(own, self.teacher.rows)
         ]
-        self.done = Done(**{name: manifest[name] for name in vars(self.done)})
-        if manifest["budget"] != self.settings.budget.model_dump():
+        self.done = told.done
+        self.done.cursor = known_cursor(self.corpus.training, self.settings.reader, told.cursor)
+        if told.budget != self.settings.budget.model_dump():
             self.done.progress = used_share(self.plan, self.done)
             self.done.evaluated = self._due()
-        if manifest["interval"] != self._interval():
+        if told.interval != self._interval():
             self.done.evaluated = self._due()
-        self.owed, self.skipped = bool(manifest.get("owed", False)), int(manifest.get("skipped", 0))
-        self._set_returns(int(manifest.get("returns", 0)))
-        self.last_loss = Loss(**manifest["last_validation"])
-        if manifest["best"]:
-            self._restore_best(checkpoint, manifest["best"]["step"], Loss(**manifest["best"]["loss"]))
+        self.owed, self.skipped = told.owed, told.skipped
+        self._set_returns(told.returns)
+        self.last_loss = Loss(**vars(told.last_validation))
+        self.evaluated_at = told.step if told.validation == told.last_validation else -1
+        self.best = self._restored_best(checkpoint, told.best) if told.best else None
 
-    def _restore_best(self, checkpoint: Checkpoint, step: int, loss: Loss) -> None:
-        """Puts back the best model; where its checkpoint is gone or damaged, that one's takes its place."""
-        best = Checkpoint(checkpoint.path.with_name(folder_name(step)))
-        try:
-            weights = best.weights()
-        except InputError:
-            step, loss, weights = checkpoint.step, self.last_loss, checkpoint.weights()
-        self.best = (step, loss)
+    def _restored_best(self, checkpoint: Checkpoint, best: Best) -> tuple[int, Loss]:
+        """Puts back the best model; that of the plan, where its own was found to be damaged before."""
+        step = self.plan.best if str(checkpoint.path) == self.plan.resume else best.step
+        loss = Loss(**vars(best.loss)) if step == best.step else self.last_loss
+        shapes = {name: value.shape for name, value in self.model.state_dict().items()}
+        weights = Checkpoint(checkpoint.path.with_name(folder_name(step))).weights(shapes)
         self.best_values.copy_(torch.cat([weights[name].flatten() for name in self.weights.names]))
-
-
-def _named(arrays: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The arrays whose names begin so, by the rest of their names, in the order of names."""
-    return {name.removeprefix(prefix): arrays[name] for name in sorted(arrays) if name.startswith(prefix)}
+        return step, loss

@@ -12,10 +12,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from scriven.errors import InputError
 from scriven.kernels import muon
 from scriven.kernels.adamw import AdamW, norm
 from scriven.model.cells import RecurrentLayer
+from scriven.runs.tensors import check_arrays
 from scriven.settings import TrainingSettings
 
 
@@ -120,11 +120,14 @@ class Torchs:
 
     def __init__(self, values: Tensor, settings: TrainingSettings) -> None:
         self.part = nn.Parameter(values, requires_grad=False)
-        self.rule: torch.optim.Optimizer = (
-            torch.optim.SGD([self.part], momentum=settings.momentum)
-            if settings.optimizer == "sgd"
-            else torch.optim.RMSprop([self.part], alpha=settings.beta2)
-        )
+        self.rule: torch.optim.Optimizer
+        self.shapes: dict[str, Sequence[int]]  # of its state, once a step was made
+        if settings.optimizer == "sgd":
+            self.rule = torch.optim.SGD([self.part], momentum=settings.momentum)
+            self.shapes = {"momentum_buffer": values.shape} if settings.momentum else {}
+        else:
+            self.rule = torch.optim.RMSprop([self.part], alpha=settings.beta2)
+            self.shapes = {"step": (), "square_avg": values.shape}
 
     def step(self, gradients: list[Tensor], scale: float, rate: float) -> None:
         """One step from gradients that stand one after another in the weights, each times `scale`."""
@@ -217,13 +220,14 @@ class Optimizer:
         return self.rest.state() | ({} if self.muon is None else {"muon.momentum": self.muon.momentum})
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back what `state` gave; InputError where a part of it is missing."""
-        missing = sorted(self.state().keys() - tensors.keys())
-        if missing:
-            raise InputError(
-                f"the checkpoint has no {' and no '.join(missing)} of the optimizer {self.settings.optimizer}: another "
-                "version wrote it; --from starts a new run from its weights"
-            )
+        """Puts back what `state` gave. Raises ValueError where a part of it is missing, or cannot be what it was."""
+        shapes: dict[str, Sequence[int]] = {name: value.shape for name, value in self.state().items()}
+        if tensors and isinstance(self.rest, Torchs):
+            shapes = self.rest.shapes
+        check_arrays(tensors, shapes)
+        for name in ("square", "square_avg", "steps", "step"):
+            if name in tensors and bool((tensors[name] < 0).any()):
+                raise ValueError(f"the optimizer's {name} is below 0")
         if self.muon is not None:
             self.muon.momentum.copy_(tensors["muon.momentum"])
         self.rest.restore({name: value for name, value in tensors.items() if not name.startswith("muon.")})

@@ -21,6 +21,7 @@ class Plan:
     settings: Settings  # all resolved: also device and precision
     corpus: str  # its folder
     resume: str = ""  # folder of the checkpoint to go on from
+    best: int = 0  # step of the best one then
     initial: str = ""  # run folder whose best weights to start from
     embedding: str = ""  # file or run folder whose embeddings to start with
     until: int = 0  # step to stop after, as if asked to; 0: none

@@ -15,8 +15,9 @@ from scriven.errors import InputError, UsageError
 from scriven.runs import Checkpoint, Run, open_run, run_corpus
 from scriven.runs.folder import SETTINGS_FILE, has_checkpoints
 from scriven.settings import Settings, consistent, merged, overlaid, validated
+from scriven.training.kept import kept
 from scriven.training.launch import Place
-from scriven.training.plan import Done, Plan, used_share
+from scriven.training.plan import Plan, used_share
 
 RUNS = Path("runs")
 CHANGEABLE = {"budget", "monitor", "device", "precision", "workers", "threads", "evaluations"}
@@ -126,16 +127,10 @@ def check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus, *, finished:
             f"the text is not the one that {run.path} was trained on, or is read in another way; give that one, or "
             f"start another run from its model with --from {run.path}"
         )
-    manifest = checkpoint.manifest
-    if not set(vars(Done())) <= set(manifest):
-        raise InputError(
-            f"{checkpoint.path} was saved by an earlier version of scriven and cannot be gone on with; start another "
-            f"run from its model with --from {run.path}"
-        )
-    done = Done(**{name: manifest[name] for name in vars(Done())})
-    same = manifest["budget"] == run.settings.budget.model_dump()
+    told = kept(checkpoint)
+    done, same = told.done, told.budget == run.settings.budget.model_dump()
     share = done.progress if same else used_share(Plan(run.settings, ""), done)
-    if share >= 1 and not finished and not manifest.get("owed"):
+    if share >= 1 and not finished and not told.owed:
         name, value = next((name, value) for name, value in run.settings.budget if value)
         raise UsageError(
             f"{run.path} has used up its budget at step {done.step:,}; give a larger one to go on, as in "

@@ -115,6 +115,7 @@ def _train(
         settings,
         corpus.name,
         resume=str(recovered.checkpoint.path) if recovered else "",
+        best=recovered.best if recovered else 0,
         initial=str(request.initial or ""),
         embedding=embedding,
         until=request.until,
