@@ -12,8 +12,11 @@ demo: .venv/.demo
 	@echo
 	$(BIN)/scriven sample $$(ls -td runs/shakespeare* | head -n 1) --prompt "HAMLET" --length 300 --seed 1
 
+# As many processes as cores, each with whole files: their fixtures are made once. The slowest files are far from the end.
+ALL_CORES := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
 test: .venv/.dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ALL_CORES)
 
 # The tests of the native kernels, in a copy of the package that stops at undefined behaviour; needs g++. Those of the
 # library build others, of their own.

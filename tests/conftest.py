@@ -1,10 +1,21 @@
-"""A small text, and a corpus cache of each test's own."""
+"""A small text, a corpus cache of each test's own, and one thread unless a test is about threads."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 import scriven  # noqa: F401 - before torch, whose threads then sleep while they wait; see scriven.openmp
+
+# isort: split
+import torch
+
+from scriven.cli import main
+
+# Threads that wait for one another are slow where the machine has other work, as other tests. Processes that tests
+# start have as many as they choose.
+torch.set_num_threads(1)
 
 WORDS = "the quick brown fox jumps over the lazy dog and then sits down by the river to think about it all\n"
 
@@ -21,3 +32,29 @@ def book(tmp_path: Path) -> Path:
     path = tmp_path / "book.txt"
     path.write_text((WORDS * 52)[:5000], encoding="utf-8")
     return path
+
+
+class Done(NamedTuple):
+    """What a command ended with."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command line in this process, where a new one would import torch first for seconds."""
+
+    def run(*words: str) -> Done:
+        capfd.readouterr()
+        try:
+            main(list(words))
+        except SystemExit as end:
+            return Done(int(end.code or 0), *capfd.readouterr())
+        return Done(0, *capfd.readouterr())
+
+    return run

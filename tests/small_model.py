@@ -27,7 +27,6 @@ def predictor(letters: str = "\n abcde,", separator: str | None = None) -> Predi
 
 def predictor_of(vocabulary: Vocabulary) -> Predictor:
     """A model whose foretelling depends strongly on what it has read."""
-    torch.set_num_threads(1)  # threads that wait for one another are slow where the machine has other work
     torch.manual_seed(1)
     model = CharLM(ModelSettings(width=8), vocabulary.size).eval()
     with torch.no_grad():

@@ -34,7 +34,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     (folder / "text.txt").write_text(TEXT, "utf-8")
     settings, vocabulary = validated({"model": {"width": 8, "layers": 1}}), Vocabulary.of(LETTERS)
     corpus = build([str(folder / "text.txt")], settings.corpus, folder / "corpus")
-    torch.set_num_threads(1)  # threads that wait for one another are slow where the machine has other work
     torch.manual_seed(1)
     weights = CharLM(settings.model, vocabulary.size).state_dict()
     made = create_run(folder / "tiny", settings, vocabulary, {"texts": ["text.txt"], "corpus": str(corpus)})

@@ -1,5 +1,6 @@
-"""The command line as a user runs it: new processes, an empty folder."""
+"""Training from the command line, in an empty folder; in new processes where these are the subject."""
 
+import io
 import json
 import os
 import signal
@@ -10,19 +11,21 @@ from pathlib import Path
 
 import pytest
 
-SMALL = ["--model.width", "16", "--reader.batch", "4", "--reader.length", "16", "--training.workers", "1"]
+from conftest import Command
+
+SMALL = ["--model.width=16", "--reader.batch=4", "--reader.length=16", "--training.workers=1", "--training.threads=1"]
 
 
-def scriven(*words: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "scriven", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | more,
-        check=False,
-    )
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, which is empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def process(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "scriven", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def modules(*words: str) -> tuple[str, set[str]]:
@@ -37,26 +40,31 @@ def modules(*words: str) -> tuple[str, set[str]]:
     return "\n".join(shown), set(names.split())
 
 
-def test_a_book_is_trained_on_sampled_scored_and_gone_on_with(book: Path, tmp_path: Path) -> None:
-    done = scriven("train", "book.txt", "--steps", "20", *SMALL, folder=tmp_path)
+def steps_logged(run: Path) -> list[int]:
+    records = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+    return [record["step"] for record in records if record["event"] == "stepped"]
+
+
+def test_a_book_is_trained_on_sampled_scored_and_gone_on_with(book: Path, folder: Path, command: Command) -> None:
+    done = process("train", "book.txt", "--steps", "20", *SMALL)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     for words in ("lstm 2x16", "4,500 characters", "validation", "bits/char", "scriven sample runs/book"):
         assert words in done.stderr
-    names = {path.name for path in (tmp_path / "runs" / "book").iterdir()}
+    run = folder / "runs" / "book"
+    names = {path.name for path in run.iterdir()}
     assert names >= {"settings.toml", "vocabulary.json", "metrics.jsonl", "samples.jsonl", "loss.png", "checkpoints"}
-    again = scriven("sample", "runs/book", "--prompt", "the ", "--length", "30", "--seed", "3", folder=tmp_path)
+    again = process("sample", "runs/book", "--prompt", "the ", "--length", "30", "--seed", "3")
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith("the ")
-    more = scriven("train", "--resume", "--steps", "24", folder=tmp_path)
-    assert more.returncode == 0, more.stderr
-    steps = [json.loads(line).get("step") for line in (tmp_path / "runs/book/metrics.jsonl").read_text().splitlines()]
-    assert max(step for step in steps if step) == 24
+    more = command("train", "--resume", "--steps", "24")
+    assert more.code == 0, more.err
+    assert steps_logged(run) == list(range(1, 25))
 
 
-def test_json_is_one_event_a_line(book: Path, tmp_path: Path) -> None:
-    done = scriven("train", "book.txt", "--steps", "3", "--json", *SMALL, folder=tmp_path)
-    events = [json.loads(line) for line in done.stdout.splitlines()]
+def test_json_is_one_event_a_line(book: Path, command: Command) -> None:
+    done = command("train", "book.txt", "--steps", "3", "--json", *SMALL)
+    events = [json.loads(line) for line in done.out.splitlines()]
     assert events[0]["event"].lower() == "started"
     assert events[-1]["event"].lower() == "finished"
     assert all("nats_per_char" in event for event in events if event["event"].lower() == "stepped")
@@ -64,20 +72,19 @@ def test_json_is_one_event_a_line(book: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals work otherwise there")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_saves_and_says_how_to_go_on(book: Path, tmp_path: Path, number: int, code: int) -> None:
-    words = [sys.executable, "-m", "scriven", "train", "book.txt", "--steps", "1000000", *SMALL, "--training.threads=1"]
-    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "runs" / "book" / "metrics.jsonl"
-    for _ in range(600):
-        if metrics.exists():
+def test_interrupted_saves_and_says_how_to_go_on(book: Path, folder: Path, number: int, code: int) -> None:
+    words = [sys.executable, "-m", "scriven", "train", "book.txt", "--steps", "1000000", *SMALL]
+    training = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    metrics = folder / "runs" / "book" / "metrics.jsonl"
+    for _ in range(3000):
+        if metrics.exists() and metrics.read_text().count("\n") > 2:
             break
-        time.sleep(0.1)
-    time.sleep(0.5)
-    process.send_signal(number)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == code, told
+        time.sleep(0.02)
+    training.send_signal(number)
+    _, told = training.communicate(timeout=60)
+    assert training.returncode == code, told
     assert "scriven train --resume -o runs/book" in told
-    assert list((tmp_path / "runs/book/checkpoints").glob("step-*"))
+    assert list((folder / "runs/book/checkpoints").glob("step-*"))
 
 
 @pytest.mark.parametrize(
@@ -101,19 +108,26 @@ def test_interrupted_saves_and_says_how_to_go_on(book: Path, tmp_path: Path, num
     ],
 )
 def test_mistakes_get_one_sentence_and_a_code(
-    book: Path, tmp_path: Path, words: list[str], code: int, told: str
+    book: Path, command: Command, words: list[str], code: int, told: str
 ) -> None:
-    (tmp_path / "empty.txt").write_text("")
-    (tmp_path / "one.txt").write_text("x")
-    (tmp_path / "binary.bin").write_bytes(bytes(range(256)) * 20)
-    (tmp_path / "latin1.txt").write_bytes("caf\u00e9 au lait".encode("latin-1"))
-    (tmp_path / "empty-folder").mkdir()
-    done = scriven(*words, folder=tmp_path)
-    assert done.returncode == code, done.stderr
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+    Path("empty.txt").write_text("")
+    Path("one.txt").write_text("x")
+    Path("binary.bin").write_bytes(bytes(range(256)) * 20)
+    Path("latin1.txt").write_bytes("caf\u00e9 au lait".encode("latin-1"))
+    Path("empty-folder").mkdir()
+    done = command(*words)
+    assert done.code == code, done.err
+    assert told in done.err
+    assert "Traceback" not in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert done.out == ""
+
+
+@pytest.mark.parametrize(("words", "code"), [(["train", "book.txt"], 2), (["train", "nowhere.txt", "--steps", "1"], 3)])
+def test_a_process_ends_with_the_code_and_the_sentence(book: Path, words: list[str], code: int) -> None:
+    done = process(*words)
+    assert (done.returncode, done.stdout) == (code, "")
     assert len(done.stderr.strip().splitlines()) == 1
-    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["train", "x", "--no-such-flag"], ["nonsense"]])
@@ -123,38 +137,31 @@ def test_help_and_usage_errors_do_not_import_torch(words: list[str]) -> None:
     assert not imported & {"torch", "numpy"}
 
 
-def test_the_same_run_folder_is_not_used_twice(book: Path, tmp_path: Path) -> None:
+def test_the_same_run_folder_is_not_used_twice(book: Path, command: Command) -> None:
     for expected in ("runs/book", "runs/book-2"):
-        done = scriven("train", "book.txt", "--steps", "1", *SMALL, folder=tmp_path)
-        assert expected in done.stderr, done.stderr
-        assert (tmp_path / expected).is_dir()
+        done = command("train", "book.txt", "--steps", "1", *SMALL)
+        assert expected in done.err, done.err
+        assert Path(expected).is_dir()
 
 
-def test_settings_come_from_a_file_and_flags_win(book: Path, tmp_path: Path) -> None:
-    (tmp_path / "my.toml").write_text("[model]\nwidth = 24\nlayers = 1\n[budget]\nsteps = 2\n")
-    done = scriven("train", "book.txt", "--settings", "my.toml", "--model.layers", "3", folder=tmp_path)
-    assert "lstm 3x24" in done.stderr, done.stderr
-    done = scriven("train", "book.txt", "--settings", "runs/book/settings.toml", "--steps", "1", folder=tmp_path)
-    assert "lstm 3x24" in done.stderr, done.stderr
+def test_settings_come_from_a_file_and_flags_win(book: Path, command: Command) -> None:
+    Path("my.toml").write_text("[model]\nwidth = 24\nlayers = 1\n[budget]\nsteps = 2\n")
+    done = command("train", "book.txt", "--settings", "my.toml", "--model.layers", "3", "--training.workers", "1")
+    assert "lstm 3x24" in done.err, done.err
+    done = command("train", "book.txt", "--settings", "runs/book/settings.toml", "--steps", "1")
+    assert "lstm 3x24" in done.err, done.err
 
 
-def test_text_comes_from_standard_input(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "scriven", "train", "-", "--steps", "2", *SMALL],
-        cwd=tmp_path,
-        input="hello, hello\n" * 200,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs" / "stdin" / "settings.toml").exists()
+def test_text_comes_from_standard_input(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hello, hello\n" * 200)))
+    done = command("train", "-", "--steps", "2", *SMALL)
+    assert done.code == 0, done.err
+    assert Path("runs", "stdin", "settings.toml").exists()
 
 
-def test_training_is_refused_where_nothing_can_be_written(book: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    done = scriven("train", "book.txt", "--steps", "1", "-o", "file/run", *SMALL, folder=tmp_path)
-    assert done.returncode == 3
-    assert "file" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_training_is_refused_where_nothing_can_be_written(book: Path, command: Command) -> None:
+    Path("file").write_text("in the way")
+    done = command("train", "book.txt", "--steps", "1", "-o", "file/run", *SMALL)
+    assert done.code == 3
+    assert "file" in done.err
+    assert len(done.err.strip().splitlines()) == 1

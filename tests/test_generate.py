@@ -22,7 +22,6 @@ LETTERS = "\n abcde"
 
 
 def predictor(cell: Cell = "lstm", letters: str = LETTERS) -> Predictor:
-    torch.set_num_threads(1)  # threads that wait for one another are slow where the machine has other work
     torch.manual_seed(1)
     vocabulary = Vocabulary.of(letters)
     return Predictor(CharLM(ModelSettings(cell=cell, width=8), vocabulary.size).eval(), vocabulary, "fp32")

@@ -40,7 +40,6 @@ SETTINGS = [
 
 def made(settings: ModelSettings, symbols: int = 23) -> CharLM:
     """A model of random weights, biases and norms too."""
-    torch.set_num_threads(1)
     torch.manual_seed(1)
     model = CharLM(settings, symbols).eval()
     with torch.no_grad():

@@ -31,7 +31,6 @@ SETTINGS = [
 
 
 def made(settings: ModelSettings, symbols: int = 23) -> CharLM:
-    torch.set_num_threads(1)
     torch.manual_seed(1)
     return CharLM(settings, symbols).eval()
 

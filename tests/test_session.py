@@ -28,7 +28,6 @@ ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=30)  # lone su
 
 def make_run(path: Path, vocabulary: Vocabulary, corpus: dict[str, Any] | None = None) -> Path:
     settings: Settings = validated({"model": {"width": 16}, "corpus": corpus or {}})
-    torch.set_num_threads(1)  # threads that wait for one another are slow where the machine has other work
     torch.manual_seed(1)
     weights = CharLM(settings.model, vocabulary.size).state_dict()
     run = create_run(path, settings, vocabulary, {"corpus": "none"})

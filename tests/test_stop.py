@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from conftest import Command
 from scriven.errors import Interrupted
 from scriven.events import Evaluated, Event, Finished
 from scriven.training.request import Request
@@ -53,10 +54,11 @@ def long_book(book: Path) -> Path:
 def test_an_evaluation_that_was_left_is_made_when_training_goes_on(
     long_book: Path, tmp_path: Path, step: int, workers: int
 ) -> None:
-    """And everything is as if nobody had asked to stop; also where the last evaluation was left."""
-    over: dict[str, Any] = {"budget": {"steps": 12}, "training": {"groups": 2, "workers": workers}}
+    """And everything is as if nobody had asked to stop, nor to share; also where the last evaluation was left."""
+    over: dict[str, Any] = {"budget": {"steps": 12}, "training": {"groups": 2}}
     over |= {"monitor": {"sample_length": 0}, "reader": {"kind": "windows", "stride": 16}}
     whole = run(long_book, tmp_path / "whole", over)
+    over["training"]["workers"] = workers
     first = interrupted_in_evaluation(long_book, tmp_path / "cut", over, step)
     assert isinstance(first[-1], Finished) and first[-1].reason == "interrupted"
     assert first[-1].step == step
@@ -136,16 +138,18 @@ def test_a_signal_within_a_long_evaluation(tmp_path: Path, times: int) -> None:
     assert "Traceback" not in told
 
 
-def test_a_second_training_leaves_the_first_ones_run_alone(book: Path, tmp_path: Path) -> None:
-    """As processes, as people start them: a new training of the folder, and one that would go on with it."""
+def test_a_second_training_leaves_the_first_ones_run_alone(
+    book: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new training of the folder, and one that would go on with it, beside the process that has it."""
+    monkeypatch.chdir(tmp_path)
     first = started(tmp_path, "train", str(book), *SLOW, "--steps", "1000000", "--json", "-o", "run")
     line_with(first, '"step": 1')
     for words in (["train", str(book), *SLOW, "--steps", "1", "-o", "run"], ["train", "--resume", "-o", "run"]):
-        second = started(tmp_path, *words)
-        _, told = second.communicate(timeout=60)
-        assert second.returncode == 3, told
-        assert len(told.strip().splitlines()) == 1
-        assert "in use by another training" in told
+        second = command(*words)
+        assert second.code == 3, second.err
+        assert len(second.err.strip().splitlines()) == 1
+        assert "in use by another training" in second.err
     assert first.poll() is None
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=30)

@@ -59,14 +59,14 @@ def same(one: Path, other: Path) -> bool:
 
 
 def test_a_model_learns_and_is_kept(book: Path, tmp_path: Path) -> None:
-    events = run(book, tmp_path / "run", {"budget": {"steps": 80}})
+    events = run(book, tmp_path / "run", {"budget": {"steps": 160}})
     assert [type(event) for event in events if not isinstance(event, Stepped)] == [
         Started, *[Evaluated, Sampled, Saved] * 2, Evaluated, Evaluated, Finished
     ]  # fmt: skip
     started, finished = events[0], events[-1]
     assert isinstance(started, Started) and isinstance(finished, Finished)
     assert (started.training_characters, started.validation_characters) == (4500, 500)
-    assert finished.best.nats_per_char < 2.5 < math.log(28)
+    assert finished.best.nats_per_char < 2.5  # knowing how often each character comes gives 2.94
     final = [event for event in events if isinstance(event, Evaluated) and event.final]
     assert [event.protocol for event in final] == ["stream", "window-256"]
     assert final[0].loss.characters == 500
@@ -110,7 +110,7 @@ def test_a_resumed_run_says_that_other_kernels_go_on(
 def test_training_leaves_the_process_as_it_was(book: Path, tmp_path: Path) -> None:
     """It once left denormal numbers flushed, which broke another test in the same process every time."""
     threads = torch.get_num_threads()
-    run(book, tmp_path / "run", {"budget": {"steps": 1}})
+    run(book, tmp_path / "run", {"budget": {"steps": 1}, "training": {"threads": threads + 1}})
     assert torch.get_num_threads() == threads
     assert float(torch.tensor(1e-40) * 0.5) > 0
 
@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_best(book: P
 
 
 def test_a_time_budget_ends_the_training_and_is_logged(book: Path, tmp_path: Path) -> None:
-    events = run(book, tmp_path / "run", {"budget": {"minutes": 0.15}})
+    events = run(book, tmp_path / "run", {"budget": {"minutes": 0.05}})
     progress = [event.progress for event in events if isinstance(event, Stepped)]
     assert progress == sorted(progress)
     assert progress[-1] == 1

@@ -70,11 +70,17 @@ def test_a_wheel_holds_the_package_and_nothing_that_it_was_made_from(wheel: Path
     assert wheel.name.endswith("-none-any.whl") != bool(there)
 
 
-@pytest.mark.parametrize("kernels", ["off", "portable", "avx2", ""])
+@pytest.mark.parametrize("kernels", ["off", ""])
 def test_an_installed_wheel_trains_and_writes(kernels: str, installed: Path, tmp_path: Path) -> None:
     level, why, text = told(installed, tmp_path, kernels)
     assert (level, why) == (library.find(kernels).level, library.find(kernels).why)
     assert len(text) == 20
+
+
+@pytest.mark.parametrize("kernels", ["portable", "avx2", "avx512", "amx"])
+def test_an_installed_library_has_the_levels_that_it_has_here(kernels: str, installed: Path) -> None:
+    found, expected = library.find(kernels, installed / "scriven" / "kernels"), library.find(kernels)
+    assert (found.level, found.why) == (expected.level, expected.why)
 
 
 @pytest.mark.skipif(library.find("").library is None, reason=library.find("").why)
