@@ -1,9 +1,10 @@
 """Whether the number of workers changes anything: the same bits from 1, 2, 3 and 4 workers, and across a resume.
 
-Trains tiny models of every cell with every reader, optimizer and number format: by one process; by 2, 3 and 4 that
-torchrun starts, which share 4 groups; saved by one and resumed by two, and the other way round. Compared with the one
-process are the fingerprint and the loss of every step, all validation losses, weights, optimizer, recurrent state and
-averages. Prints what differs; exit code 1 where anything does. With --few, a small part of it, for tests.
+Trains tiny models of every cell with every reader, optimizer and number format: by one process; by 2, 3 and 4 that are
+told of one another as torchrun tells it, and share 4 groups; saved by one and resumed by two, and the other way round.
+Compared with the one process are the fingerprint and the loss of every step, all validation losses, weights, optimizer,
+recurrent state and averages. Prints what differs; exit code 1 where anything does. With --few, a small part of it, for
+tests. Processes are forked from one that has imported everything; Linux and macOS.
 """
 
 from __future__ import annotations
@@ -11,22 +12,28 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import subprocess
+import socket
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # a fork has no other threads
 
 from common import arguments_parser
 
 from scriven.events import Loss
 from scriven.settings import merged, validated
-from scriven.training.launch import launched
+from scriven.training import start
+from scriven.training.launch import LOCAL, TCPStore, launched
 from scriven.training.request import Request
 from scriven.training.start import work as led
 from scriven.training.verify import Trail, compared, follow, last_arrays
+
+start.measure_speed = lambda *_: 1e5  # nothing is fitted to it, and it takes longer than all else in a start
 
 STEPS, CUT = 12, 5
 CELLS, OPTIMIZERS, PRECISIONS = ("lstm", "gru", "rnn", "mingru"), ("muon", "adamw"), ("fp32", "bf16")
@@ -92,24 +99,39 @@ def told(*trails: Path, output: Path) -> Trail:
     return trail
 
 
-def done_by(workers: int, jobs: list[Job], folder: Path) -> None:
-    """Has the jobs done by so many processes."""
-    plan = folder / "jobs.json"
-    plan.write_text(json.dumps(jobs))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    launcher = torchrun if workers > 1 else []
-    words = [sys.executable, *launcher, __file__, "--jobs", str(plan)]
-    subprocess.run(words, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+def done_by(workers: int, jobs: list[Job]) -> None:
+    """Has the jobs done by so many processes; this one keeps the store where they meet, as torchrun's agent does."""
+    listener = socket.create_server((LOCAL, 0))
+    port = listener.getsockname()[1]
+    told = {"WORLD_SIZE": workers, "MASTER_ADDR": LOCAL, "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    children = [forked(jobs, told | {"RANK": rank} if workers > 1 else {}) for rank in range(workers)]
+    store = TCPStore(LOCAL, port, None, True, wait_for_workers=False, master_listen_fd=listener.detach())
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    del store
+    if any(codes):
+        sys.exit(f"of {workers} workers, these ended with other codes than 0: {codes}")
+
+
+def forked(jobs: list[Job], told: dict[str, Any]) -> int:
+    """The number of a process that does the jobs, told of its place by the environment."""
+    if child := os.fork():
+        return child
+    os.environ |= {name: str(value) for name, value in told.items()}
+    code = 1
+    try:
+        work(jobs)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def main() -> None:
     """Runs everything and tells."""
     parser = arguments_parser(__doc__)
     parser.add_argument("--few", action="store_true", help="only a part, in well under a minute")
-    parser.add_argument("--jobs", type=Path, help="used by the program itself")
     arguments = parser.parse_args()
-    if arguments.jobs:
-        return work(json.loads(arguments.jobs.read_text()))
     begun, chosen = time.monotonic(), ways(arguments.few)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -117,7 +139,7 @@ def main() -> None:
         os.environ["SCRIVEN_CACHE"] = str(folder / "cache")
         wrong = check(chosen, folder, counts=(2, 4) if arguments.few else (2, 3, 4))
     print(f"{len(chosen)} ways to train, {wrong} differences, {time.monotonic() - begun:.0f} s")
-    return sys.exit(1 if wrong else 0)
+    sys.exit(1 if wrong else 0)
 
 
 def check(chosen: dict[str, dict[str, Any]], folder: Path, counts: tuple[int, ...]) -> int:
@@ -139,9 +161,9 @@ def check(chosen: dict[str, dict[str, Any]], folder: Path, counts: tuple[int, ..
         return whole + [job(way, f"saved by {workers}", workers, until=CUT) for way in chosen if workers < 3]
 
     for workers in (1, *counts):
-        done_by(workers, jobs(workers), folder)
+        done_by(workers, jobs(workers))
     for workers, other in ((1, 2), (2, 1)):
-        done_by(other, [job(way, f"saved by {workers}", other, resumed=True) for way in chosen], folder)
+        done_by(other, [job(way, f"saved by {workers}", other, resumed=True) for way in chosen])
     wrong = 0
     for way in chosen:
         expected = told(folder / f"{way} by 1.1.json", output=folder / f"{way} by 1")
