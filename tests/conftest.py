@@ -26,6 +26,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("SCRIVEN_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(autouse=True)
+def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings in this process take the machine to be of one speed: to measure it takes longer than they do."""
+    monkeypatch.setattr("scriven.training.start.measure_speed", lambda *_: 1e5)
+
+
 @pytest.fixture
 def book(tmp_path: Path) -> Path:
     """A text of 5,000 characters that a small model learns a little of in a few steps."""

@@ -29,6 +29,7 @@ SMALL: dict[str, Any] = {
     "reader": {"batch": 4, "length": 8},
     "training": {"workers": 1, "groups": 1, "threads": 1, "evaluations": 2, "precision": "fp32"},
     "budget": {"steps": 12},
+    "monitor": {"sample_length": 20},
 }
 LINES = {"corpus": {"documents": "lines"}}
 WINDOWS = {"reader": {"kind": "windows", "stride": 3, "loss": "last"}}
