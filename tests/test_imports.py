@@ -14,8 +14,8 @@ MAP = """
     kernels.interface kernels.library kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32 kernels.output
     kernels.scan kernels.sampler kernels.scorer kernels.text kernels
     corpus.storage corpus.sources corpus.reading corpus.tables corpus.documents corpus.division corpus.alphabet
-    corpus.header corpus.shards corpus.split corpus.material corpus.assembly corpus.parts corpus.workplace
-    corpus.build corpus.shelf corpus.store corpus
+    corpus.header corpus.shards corpus.joining corpus.split corpus.material corpus.assembly corpus.parts
+    corpus.workplace corpus.build corpus.shelf corpus.store corpus
     batches.permutation batches.batch batches.stream batches.windows batches.order batches.documents batches.readers
     batches.prefetch batches
     model.compute model.dropout model.initial model.recurrence model.cells model.language_model model.pretrained

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,12 +11,13 @@ import numpy as np
 
 from scriven.corpus.header import FORMAT, Counts, Header, PartHeader, write_header
 from scriven.corpus.material import Material, Origin, Progress, Stretch, some
-from scriven.corpus.shards import Draft, Layout, PartWriter
+from scriven.corpus.shards import Draft, Drafted, Layout, PartWriter
 from scriven.corpus.split import Split, validation_characters
 from scriven.errors import InputError
 from scriven.vocabulary import Ids, Symbols, Vocabulary
 
 NAMES = "training", "validation"
+Portion = tuple[Drafted, int]  # the next so many characters of a draft
 
 
 def assemble(work: Path, material: Material, progress: Progress) -> None:
@@ -39,12 +40,13 @@ class _Assembly:
             drafts = [
                 Draft(file, self._work / f"{name}-documents.npy") for file, name in zip(files, NAMES, strict=True)
             ]
-            training, validation = self._read(*drafts)
+            training, validation = self._lying() or self._read(*drafts)
             origin = self._material.origin()
             layout = self._layout(origin, training, validation)
+            used = {id(draft): draft for draft, _ in (training, validation)}.values()
             writers = [PartWriter(self._work, name, layout) for name in NAMES]
-            trained = writers[0].write(*training, lambda: self._wrote(drafts))
-            validated = writers[1].write(*validation, lambda: self._wrote(drafts))
+            trained = writers[0].write(*training, lambda: self._wrote(used))
+            validated = writers[1].write(*validation, lambda: self._wrote(used))
         for path in paths:
             path.unlink()
         frequencies = np.stack([writer.frequencies for writer in writers])  # (2, ids)
@@ -68,17 +70,38 @@ class _Assembly:
             frequencies=tuple(frequencies[0, : layout.known].tolist()),
         )
 
-    def _read(self, training: Draft, validation: Draft) -> tuple[tuple[Draft, int], tuple[Draft, int]]:
+    @property
+    def _shared(self) -> bool:
+        """Whether documents of the text are shared out among training and validation."""
+        return self._settings.documents != "none" and not self._material.has_held
+
+    def _lying(self) -> tuple[Portion, Portion] | None:
+        """As `_read`, of what lies on the disk already and need not be read first; none where that is not so."""
+        ends = [self._work / f"{name}-documents.npy" for name in NAMES]
+        training = None if self._shared else self._material.draft("text", ends[0])
+        if training is None:
+            return None
+        self._check(not training.length, self._tally.empty)
+        validation = self._material.draft("held", ends[1]) if self._material.has_held else None
+        if validation is None:
+            return self._cut(training)
+        self._check(not validation.length, 0, held=True)
+        return (training, training.length), (validation, validation.length)
+
+    def _cut(self, draft: Drafted) -> tuple[Portion, Portion]:
+        """Training, and at the end validation."""
+        length = validation_characters(draft.length, self._settings.validation)
+        return (draft, draft.length - length), (draft, length)
+
+    def _read(self, training: Draft, validation: Draft) -> tuple[Portion, Portion]:
         """Everything into drafts; gives the draft and the length of the training part, and of the validation part."""
         material, share = self._material, self._settings.validation
-        shared = self._settings.documents != "none" and not material.has_held
-        self._take(material.text(), Split(share, training, validation).append if shared else training.append)
+        self._take(material.text(), Split(share, training, validation).append if self._shared else training.append)
         if material.has_held:
             self._take(material.held(), validation.append, held=True)
-        if material.has_held or shared:
+        if material.has_held or self._shared:
             return (training, training.length), (validation, validation.length)
-        length = validation_characters(training.length, share)
-        return (training, training.length - length), (training, length)
+        return self._cut(training)
 
     def _take(
         self, stretches: Iterable[Stretch], append: Callable[[Symbols, Ids], None], *, held: bool = False
@@ -89,13 +112,16 @@ class _Assembly:
             append(symbols, ends)
             is_empty = is_empty and not symbols.size
             self._progress(material.position, total)
+        self._check(is_empty, self._tally.empty - empty, held=held)
+
+    def _check(self, is_empty: bool, left_out: int, *, held: bool = False) -> None:
+        """Raises InputError where there is not one character; so many empty documents were left out."""
         if is_empty:
-            names = [self._settings.validation_file] if held else material.origin().texts
-            left_out = self._tally.empty - empty
+            names = [self._settings.validation_file] if held else self._material.origin().texts
             beside = f" beside the ends of {left_out:,} empty documents" if left_out else ""
             raise InputError(f"there is not one character in {', '.join(names)}{beside}; name a file with text in it")
 
-    def _layout(self, origin: Origin, training: tuple[Draft, int], validation: tuple[Draft, int]) -> Layout:
+    def _layout(self, origin: Origin, training: Portion, validation: Portion) -> Layout:
         """The vocabulary that the training part has, or that is given, and ids for all other symbols."""
         trained = np.sort(training[0].symbols(training[1]))
         found = np.union1d(*(draft.symbols(draft.length) for draft, _ in (training, validation)))
@@ -110,10 +136,11 @@ class _Assembly:
             return Layout.of(Vocabulary.of_bytes(separator), found)
         return Layout.of(Vocabulary("character", tuple(known.tolist()), separator), found)
 
-    def _wrote(self, drafts: Sequence[Draft]) -> None:
+    def _wrote(self, drafts: Collection[Drafted]) -> None:
         taken, length = sum(draft.taken for draft in drafts), sum(draft.length for draft in drafts)
-        size = self._material.position
-        self._progress(size + size * taken // length, 2 * size)
+        read = self._material.position  # 0 where nothing was
+        size = read or length
+        self._progress(read + size * taken // length, read + size)
 
     def _counts(self, origin: Origin, layout: Layout, frequencies: Ids) -> Counts:
         """`frequencies` of all ids in the training and the validation part, (2, ids)."""

@@ -7,7 +7,7 @@ import json
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from scriven.corpus.division import divided
 from scriven.corpus.documents import cut
 from scriven.corpus.header import FORMAT
 from scriven.corpus.reading import PIECE, Tally
+from scriven.corpus.shards import Drafted
 from scriven.corpus.sources import Source, find
 from scriven.errors import UsageError
 from scriven.settings import CorpusSettings, Frozen
@@ -23,6 +24,7 @@ from scriven.vocabulary import Ids, Symbols, byte_places, byte_values, code_poin
 
 SLICE = 1 << 17  # characters made symbols at once: their buffers are kept, and stay in the processor's cache
 Progress = Callable[[int, int | None], None]  # told a material's position and size; twice both where written too
+Name = Literal["text", "held"]
 Stretch = tuple[Symbols, Ids]  # symbols (characters,), and the places in them where documents end (M,)
 
 
@@ -58,6 +60,12 @@ class Material(Protocol):
 
     def held(self) -> Iterator[Stretch]:
         """The text of its own for validation."""
+
+    def draft(self, name: Name, ends: Path) -> Drafted | None:
+        """The text, or that for validation, where it lies on the disk as ids already, to be taken from at once.
+
+        The places where documents end are then written to `ends`. None where it must be read.
+        """
 
     def origin(self) -> Origin:
         """What it is made from; known when all has been read."""
@@ -101,6 +109,9 @@ class Texts:
         alphabet = self._alphabet.symbols if self._alphabet else None
         values = [FORMAT, unicodedata.unidata_version, self.settings.model_dump(), parts, streamed, alphabet]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
+
+    def draft(self, name: Name, ends: Path) -> None:
+        """See `Material`."""
 
     def origin(self) -> Origin:
         """See `Material`."""

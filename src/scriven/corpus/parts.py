@@ -18,7 +18,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from scriven.corpus.header import Shard, check_file, read_json, write_json
-from scriven.corpus.material import Material, Origin, Progress, Stretch
+from scriven.corpus.joining import Joined, Lying, damaged
+from scriven.corpus.material import Material, Name, Origin, Progress, Stretch
 from scriven.corpus.reading import Tally
 from scriven.corpus.shards import ENDS, Bytes, Draft, npy_head, smallest
 from scriven.errors import InputError
@@ -33,12 +34,11 @@ Whole = Annotated[int, Field(ge=0, lt=1 << 62, strict=True)]
 Symbol = Annotated[int, Field(ge=0, lt=UNICODE_SIZE, strict=True)]
 
 
-class Strip(Frozen):
-    """One text as provisional ids: the symbol of each, runs of (bytes of an id, number of ids), and their file."""
+class Strip(Lying):
+    """One text as provisional ids, and the file of where its documents end."""
 
     symbols: tuple[Symbol, ...]
     runs: tuple[tuple[Literal[1, 2, 4], Whole], ...]
-    ids: Shard
     documents: Shard | None
 
 
@@ -83,9 +83,17 @@ class Parts:
         """Characters (or bytes, by the unit) of all parts."""
         return sum(strip.ids.length for file, _ in self._files for strip in (file.text, file.held))
 
+    def draft(self, name: Name, ends: Path) -> Joined:
+        """See `Material`."""
+        strips = [(getattr(file, name), folder) for file, folder in self._files]
+        if name == "text":
+            self._add_findings()
+        return Joined(strips, [_ends(strip, folder) for strip, folder in strips], ends)
+
     def text(self) -> Iterator[Stretch]:
         """See `Material`."""
-        return self._stretches(TEXT)
+        self._add_findings()
+        yield from self._stretches(TEXT)
 
     def held(self) -> Iterator[Stretch]:
         """See `Material`."""
@@ -95,10 +103,12 @@ class Parts:
         """See `Material`."""
         return self._origin
 
+    def _add_findings(self) -> None:
+        for file, _ in self._files:
+            _add(self.tally, file.findings)
+
     def _stretches(self, name: str) -> Iterator[Stretch]:
         for file, folder in self._files:
-            if name == TEXT:  # which is read first
-                _add(self.tally, file.findings)
             for symbols, ends in _read(getattr(file, name), folder):
                 self.position += symbols.size
                 yield symbols, ends
@@ -212,12 +222,12 @@ def _read(strip: Strip, folder: Path) -> Iterator[Stretch]:
         for ids in draft.take(draft.length):
             symbols = kernel.translate(ids, table, kind)
             if symbols is None:
-                raise _damaged(folder / strip.ids.file)
+                raise damaged(folder / strip.ids.file)
             upto = found + int(np.searchsorted(ends[found:], np.uint64(done + symbols.size), "right"))
             yield symbols, ends[found:upto].astype(np.int64) - done
             done, found = done + symbols.size, upto
         if hashed.digest.hexdigest() != strip.ids.sha256 or found < ends.size:
-            raise _damaged(folder / strip.ids.file)
+            raise damaged(folder / strip.ids.file)
 
 
 def _ends(strip: Strip, folder: Path) -> npt.NDArray[np.uint64]:
@@ -226,12 +236,8 @@ def _ends(strip: Strip, folder: Path) -> npt.NDArray[np.uint64]:
     path, head = folder / strip.documents.file, npy_head(ENDS, strip.documents.length)
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != strip.documents.sha256:
-            raise _damaged(path)
+            raise damaged(path)
     return np.memmap(path, ENDS, "r", len(head), (strip.documents.length,))
-
-
-def _damaged(path: Path) -> InputError:
-    return InputError(f"{path} is damaged; build the part again")
 
 
 class _Hashed:

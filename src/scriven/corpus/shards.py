@@ -45,6 +45,23 @@ class Store(Protocol):
         """Goes to a byte."""
 
 
+class Drafted(Protocol):
+    """What a part of a corpus is written from: provisional ids, and where documents end."""
+
+    taken: int  # ids so far
+    ends: Ends
+
+    @property
+    def length(self) -> int:
+        """How many ids there are."""
+
+    def symbols(self, before: int) -> Ids:
+        """The distinct symbols of the first `before` characters: those of provisional ids 0, 1, 2, ..."""
+
+    def take(self, count: int) -> Iterator[Provisional]:
+        """The next `count` ids, in blocks."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """The final ids: those of the vocabulary's C symbols, then those of the symbols that it does not know."""
@@ -187,7 +204,7 @@ class PartWriter:
         self._folder, self._name, self._layout = folder, name, layout
         self.frequencies = np.zeros(layout.symbols.size, np.int64)  # (ids,)
 
-    def write(self, draft: Draft, characters: int, progress: Progress) -> PartHeader:
+    def write(self, draft: Drafted, characters: int, progress: Progress) -> PartHeader:
         """The next characters of the draft; progress is called after each block."""
         # Symbols that come later may not fit the type; they do not occur here.
         finals = self._layout.ids(draft.symbols(draft.taken + characters))  # (provisional ids,)
