@@ -2,12 +2,14 @@
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from scriven.corpus import Corpus, build, shards
 from scriven.corpus.build import build_part, merge
+from scriven.corpus.joining import ahead
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings
 
@@ -148,3 +150,18 @@ def test_an_empty_text_is_found_when_it_is_merged(tmp_path: Path) -> None:
     folders = built_apart(tmp_path, [str(tmp_path / "a.txt")], CorpusSettings(documents="lines"), 2)
     with pytest.raises(InputError, match=r"not one character in .*a\.txt beside the ends of 2 empty documents"):
         merge(folders, tmp_path / "merged")
+
+
+def test_what_is_read_ahead_comes_in_order_with_its_error_and_can_be_left() -> None:
+    def _numbers() -> Iterator[int]:
+        yield from range(9)
+        raise OSError("the disk")
+
+    found = []
+    with pytest.raises(OSError, match="the disk"):
+        for number in ahead(_numbers()):
+            found.append(number)
+    assert found == list(range(9))
+    left = ahead(iter(range(10**9)))
+    assert next(left) == 0
+    left.close()

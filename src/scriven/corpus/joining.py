@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,7 +37,9 @@ class Lying(Frozen):
 class Joined:
     """Strips as one draft, which `scriven.corpus.shards.PartWriter` takes from; all hashes are checked meanwhile."""
 
-    def __init__(self, strips: Sequence[tuple[Lying, Path]], documents: Sequence[npt.NDArray[np.uint64]], ends: Path) -> None:
+    def __init__(
+        self, strips: Sequence[tuple[Lying, Path]], documents: Sequence[npt.NDArray[np.uint64]], ends: Path
+    ) -> None:
         """Strips, each in its folder, and where documents end in each, (M,), which is written to `ends`."""
         self.taken, self.ends = 0, Ends(ends)
         self._strips = strips
@@ -106,10 +107,10 @@ class Joined:
                 at, place = at + length, place + length * size
 
 
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
+def ahead(items: Iterator[Item]) -> Generator[Item]:
     """The same items, made by a thread while those before are used."""
     end: Any = object()
-    with closing(items), ThreadPoolExecutor(1) as pool:  # type: ignore[type-var]
+    with ThreadPoolExecutor(1) as pool:
         coming = deque(pool.submit(next, items, end) for _ in range(DEPTH))
         while (item := coming.popleft().result()) is not end:
             coming.append(pool.submit(next, items, end))
