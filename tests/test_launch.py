@@ -2,17 +2,19 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from scriven.errors import UsageError
+from scriven.errors import ScrivenError, UsageError
 from scriven.events import Stepped
 from scriven.runs import open_run
 from scriven.settings import merged, validated
@@ -219,13 +221,48 @@ def test_one_command_goes_on_from_the_newest_checkpoint_that_is_whole(book: Path
 
 
 def test_what_torchrun_starts_again_goes_on(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for count, restarts in ((2, "0"), (3, "1"), (5, "0")):  # the last one is a run of its own
+    for budget, restarts, steps in ((2, "0", 2), (5, "1", 3)):
         leads_alone(monkeypatch, TORCHELASTIC_RESTART_COUNT=restarts)
-        settings = validated(merged(CHOSEN, {"budget": {"steps": 5 if restarts == "1" else count}}))
-        names = [type(event).__name__ for event in train(Request((str(book),), settings))]
-        assert names.count("Stepped") == count
-    assert sorted(path.name for path in Path("runs").iterdir()) == ["book", "book-2"]
+        settings = validated(merged(CHOSEN, {"budget": {"steps": budget}}))
+        names = [type(event).__name__ for event in train(Request((str(book),), settings, tmp_path / "run"))]
+        assert names.count("Stepped") == steps
+
+
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_what_torchrun_starts_must_know_its_folder(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: Any
+) -> None:
+    """When started again it went on with the newest run of this text, perhaps an unrelated one."""
+    monkeypatch.chdir(tmp_path)
+    leads_alone(monkeypatch)
+    settings = validated(merged(CHOSEN, {"budget": {"steps": 1}}))
+    with pytest.raises(UsageError, match="name the run's folder with -o"):
+        list(train(Request((str(book),), settings, resume=resume)))
+
+
+def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        leads_alone(monkeypatch, WORLD_SIZE="2", MASTER_PORT=str(taken.getsockname()[1]))
+        with pytest.raises(ScrivenError, match=r"port \d+ of 127.0.0.1 is in use by another program; .* --master-port"):
+            launch.meet(launch.launched())
+
+
+def test_a_first_worker_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    leads_alone(monkeypatch, RANK="1", WORLD_SIZE="2", MASTER_PORT=str(port))
+    monkeypatch.setattr(launch, "MEET_TIMEOUT", timedelta(seconds=1))
+    with pytest.raises(ScrivenError, match=rf"process 1 of 2 cannot join the others at 127.0.0.1:{port} \(.*start all"):
+        launch.meet(launch.launched())
+
+
+@pytest.mark.parametrize("wrong", [{"RANK": "2"}, {"RANK": "first"}, {"WORLD_SIZE": "0"}, {"MASTER_PORT": "99999"}])
+def test_a_place_that_is_none_is_a_mistake_of_who_started_it(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str]
+) -> None:
+    leads_alone(monkeypatch, **{"WORLD_SIZE": "2", "MASTER_PORT": "29400"} | wrong)
+    with pytest.raises(UsageError, match="unset"):
+        launch.launched()
 
 
 def test_a_device_for_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """Workers as separate processes: what each one ends up with."""
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,12 @@ SCRIPT = """
 import os, sys
 import torch
 from scriven.errors import ScrivenError
-from scriven.training import launch
+from scriven.training import child, launch
 
 if "RANK" in os.environ:
     workers = launch.join_leader()
 else:
-    popen = launch.subprocess.Popen
-    launch.subprocess.Popen = lambda _, **more: popen([sys.executable, __file__], **more)
+    child.COMMAND = [sys.executable, __file__]
     workers = launch.start_workers(3)
 rank = workers.rank
 for count in (3, 4, 7):
@@ -51,6 +52,80 @@ except ScrivenError as error:
     print("noticed" if rank == 0 else "", flush=True)
 workers.close()
 """
+
+
+DEAF = """
+import os, sys, time
+import torch
+from scriven.errors import Interrupted
+from scriven.training import child, launch
+from scriven.training.stop import StopFlag
+
+if "RANK" in os.environ:
+    workers = launch.join_leader()
+    time.sleep(1000)  # and never answers
+child.COMMAND = [sys.executable, __file__]
+flag = StopFlag(lambda: print("noticed", flush=True))
+with flag.listening():
+    workers = launch.start_workers(2, flag)
+    print(workers.children[0].process.pid, flush=True)
+    try:
+        workers.gather(torch.zeros(1, 1000), 2)
+    except Interrupted as error:
+        workers.end()
+        workers.close()
+        print("left", flush=True)
+        sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals work otherwise there")
+def test_signals_are_noticed_while_another_worker_never_answers(tmp_path: Path) -> None:
+    """Python's own handlers would wait until torch's C++ comes back."""
+    script = tmp_path / "deaf.py"
+    script.write_text(DEAF)
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout as told:
+        other = int(told.readline())
+        time.sleep(0.5)  # it waits
+        process.terminate()
+        assert told.readline() == "noticed\n"
+        assert process.poll() is None
+        process.terminate()
+        assert told.readline() == "left\n"
+        assert process.wait(20) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(other, 0)
+
+
+DYING = """
+import sys
+from scriven.cli import main
+from scriven.training import child
+
+child.COMMAND = [sys.executable, "-c", "print('one'); import no_such_module"]
+main(sys.argv[1:])
+"""
+
+
+def test_a_worker_that_dies_at_once_ends_the_start_with_its_last_words(book: Path, tmp_path: Path) -> None:
+    """It was waited for until the meeting timed out."""
+    script = tmp_path / "dying.py"
+    script.write_text(DYING)
+    words = ["train", str(book), "--steps=1", "--model.width=16", "--reader.batch=4", "--training.workers=2"]
+    done = subprocess.run(
+        [sys.executable, str(script), *words, "-o", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "a worker could not start (worker 1: exit code 1" in done.stderr
+    assert "No module named 'no_such_module'" in done.stderr
+    assert "--training.workers 1" in done.stderr
 
 
 def test_three_workers_agree_and_the_death_of_one_is_noticed(tmp_path: Path) -> None:

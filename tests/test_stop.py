@@ -1,10 +1,12 @@
 """Being asked to stop: noticed soon wherever a command is, with nothing lost, and a second time at once."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ from typing import Any
 import pytest
 
 from conftest import Command
-from scriven.errors import Interrupted
-from scriven.events import Evaluated, Event, Finished
+from scriven.errors import InputError, Interrupted
+from scriven.events import Evaluated, Event, Finished, Sampled, Stepped
+from scriven.runs import Run, open_run, writing
 from scriven.training.request import Request
 from scriven.training.start import train
 from scriven.training.stop import StopFlag
@@ -85,6 +88,101 @@ def test_the_second_signal_is_an_error_and_the_first_is_told(monkeypatch: pytest
             os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_what_a_launcher_and_its_job_are_sent_is_one_request() -> None:
+    flag = StopFlag(once_for=0.3)
+    with flag.listening():
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.4)
+        with pytest.raises(Interrupted, match="at once"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_who_asks_late_is_told_too() -> None:
+    flag, told = StopFlag(), list[int]()
+    with flag.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        flag.then(told.append)
+    assert told == [signal.SIGTERM]
+
+
+STUCK = """
+import ctypes
+from scriven.training import stop
+
+stop.SERVED_SECONDS = 0.3
+flag = stop.StopFlag(lambda: print("noticed", flush=True))
+flag.last = lambda: print("last", flush=True)
+lock, system = ctypes.create_string_buffer(256), ctypes.CDLL(None)
+system.pthread_mutex_lock(lock)
+with flag.listening():
+    print("ready", flush=True)
+    system.pthread_mutex_lock(lock)  # for ever; no signal ends it
+"""
+
+
+def test_a_process_that_is_stuck_in_foreign_code_ends_all_the_same() -> None:
+    """Python runs no handler there: the first signal was not noticed, and no later one either."""
+    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.stdout.readline() == "noticed\n"
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "last\n"
+        assert process.wait(10) == 130
+
+
+def test_samples_are_left_within_a_character(book: Path, tmp_path: Path) -> None:
+    """Those of an evaluation may be long, and many; they were looked at only between one and the next."""
+    over: dict[str, Any] = {"budget": {"steps": 12}, "monitor": {"sample_length": 10**6, "every_steps": 6}}
+    stop, events = StopWithin(300), list[Event]()
+    for event in train(request(book, tmp_path / "run", over), stop):
+        events.append(event)
+        stop.armed |= isinstance(event, Evaluated)
+    assert isinstance(events[-1], Finished)
+    assert (events[-1].reason, events[-1].signal) == ("interrupted", signal.SIGTERM)
+    assert not [event for event in events if isinstance(event, Sampled)]
+
+
+def test_the_right_to_write_is_kept_while_something_is_written(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a second signal the disk is not waited for, and another training could have begun to write beside it."""
+    let_go, save, stops = threading.Event(), Run.save, [False]
+
+    def slowly(*arguments: Any, **more: Any) -> Any:
+        let_go.wait(20)
+        return save(*arguments, **more)
+
+    def stop() -> int:
+        if stops[0]:
+            raise Interrupted("stopped at once", signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr(Run, "save", slowly)
+    over: dict[str, Any] = {"budget": {"steps": 12}, "monitor": {"every_steps": 6, "sample_length": 0}}
+    with pytest.raises(Interrupted, match="at once"):
+        for event in train(request(book, tmp_path / "run", over), stop):
+            stops[0] = isinstance(event, Stepped) and event.step == 7  # that of step 6 is being written
+    with pytest.raises(InputError, match="in use by another training"), writing(tmp_path / "run"):
+        pass
+    let_go.set()
+    until = time.monotonic() + 20
+    while not open_run(tmp_path / "run").steps() or not free(tmp_path / "run"):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert open_run(tmp_path / "run").checkpoint("last").step == 6
+
+
+def free(path: Path) -> bool:
+    with contextlib.suppress(InputError), writing(path):
+        return True
+    return False
 
 
 # --- processes

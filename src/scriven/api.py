@@ -82,7 +82,8 @@ def train(
     with stop.listening():
         run = follow(training(request, stop), [TerminalReport()] if reports is None else reports)
     if run.interrupted:
-        raise Interrupted(f"training was stopped and saved; go on with resume='last', output={str(run.path)!r}", stop())
+        words = f"training was stopped and saved; go on with resume='last', output={str(run.path)!r}"
+        raise Interrupted(words, run.finished.signal)
     return run
 
 

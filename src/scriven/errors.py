@@ -30,6 +30,10 @@ class DivergedError(ScrivenError):
     exit_code = 4
 
 
+class LostError(ScrivenError):
+    """Another process of this training has ended, or cannot be reached."""
+
+
 class Interrupted(ScrivenError):
     """Training or another long job was told to stop and did so after a clean save."""
 

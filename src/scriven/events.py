@@ -154,6 +154,7 @@ class Finished:
     best: Loss
     seconds: float
     notes: tuple[str, ...] = ()  # plain words: overfitted, cut short, what to do next
+    signal: int = 0  # number of the signal that interrupted it, sent to any worker
 
 
 Event = Started | Stepped | Skipped | Returned | Evaluated | Sampled | Saved | Finished

@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     traceback = "--traceback" in words
     words = with_resume_value([word for word in words if word != "--traceback"])
     _accept_any_text()
+    if not traceback:  # torch writes pages of its own source's places on standard error, for what is told in a sentence
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
         _notice_termination()
         make_app(words)(words, exit_on_error=False, print_error=False, help_on_error=False)
@@ -138,10 +140,13 @@ def _one_line(error: CycloptsError) -> str:
 def _fail(message: str, code: int) -> None:
     """One sentence on standard error, and the end. Names in it may be anybody's: nothing commands the terminal."""
     from scriven.report.terminal import visible
+    from scriven.training.attendant import waiting
 
     _end_output()
     message = visible(" ".join(message.splitlines()))
     Console(stderr=True, soft_wrap=True, highlight=False).print("scriven: " + message, markup=False)
+    if waiting():  # for another process, which may never answer; the interpreter would not end before
+        os._exit(code)
     sys.exit(code)
 
 

@@ -6,14 +6,14 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from scriven import recipes
 from scriven.cli import BEGUN
 from scriven.cli.flags import Device, Json, Precision, Switch, Text, named
-from scriven.errors import InputError, Interrupted, ScrivenError, UsageError
+from scriven.errors import DivergedError, Interrupted, LostError
 from scriven.settings import (
     BudgetSettings,
     CorpusSettings,
@@ -27,6 +27,9 @@ from scriven.settings import (
     validated,
 )
 from scriven.toml import read_toml
+
+if TYPE_CHECKING:
+    from scriven.training.launch import Place
 
 
 def train(
@@ -93,23 +96,22 @@ def train(
 
     place = launched()
     if place and place.rank:  # started by torchrun, to work for the first of its processes
-        return _work(tuple(texts), place)
+        return _work(texts, place)
 
     from scriven.api import follow
     from scriven.report.terminal import JsonReport, TerminalReport
     from scriven.training.request import Request
     from scriven.training.start import train as training_events
-    from scriven.training.stop import StopFlag
+    from scriven.training.stop import LAUNCHER_SECONDS, StopFlag
 
     request = Request(texts, given, output, resume, initial, BEGUN, replay=replay)
     report = JsonReport() if as_json else TerminalReport(quiet=quiet)
-    stop = StopFlag(None if quiet else _say_stopping)
+    stop = StopFlag(None if quiet else _say_stopping, once_for=LAUNCHER_SECONDS if place else 0.0)
     with stop.listening():
         run = follow(training_events(request, stop), [report])
     if run.interrupted:
-        raise Interrupted(
-            f"stopped and saved at step {run.finished.step:,}; go on with: scriven train --resume -o {run.path}", stop()
-        )
+        words = f"stopped and saved at step {run.finished.step:,}; go on with: scriven train --resume -o {run.path}"
+        raise Interrupted(words, run.finished.signal)
 
 
 def _say_stopping() -> None:
@@ -123,16 +125,18 @@ def worker() -> None:
     _work()
 
 
-def _work(*arguments: Any) -> None:
+def _work(texts: tuple[str, ...] = (), place: Place | None = None) -> None:
     from scriven.training.start import work
+    from scriven.training.stop import LAUNCHER_SECONDS, StopFlag
 
+    stop = StopFlag(once_for=LAUNCHER_SECONDS)
     try:
-        work(*arguments)
-        os._exit(0)  # there is nothing to save here, and torch's threads sometimes abort an interpreter that ends
-    except (InputError, UsageError):
-        raise
-    except ScrivenError as error:  # the leader met it too, and tells
-        sys.exit(error.exit_code)
+        with stop.listening():
+            number = work(texts, place, stop)
+        code = 128 + number if number else 0
+    except (DivergedError, Interrupted, LostError) as error:  # the leader met it too, and tells
+        code = error.exit_code
+    os._exit(code)  # there is nothing to save here, and torch's threads sometimes abort an interpreter that ends
 
 
 def _from_file(path: Path | None) -> dict[str, dict[str, object]]:

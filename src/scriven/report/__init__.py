@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from scriven.errors import ScrivenError
+from scriven.errors import Interrupted, ScrivenError
 from scriven.events import Event, Loss
 
 
@@ -46,6 +46,8 @@ def consume(events: Iterable[Event], reports: Sequence[Report]) -> Iterator[Even
 def _works(report: Report, task: Callable[[], None]) -> bool:
     try:
         task()
+    except Interrupted:  # no report's error, but a signal that came meanwhile
+        raise
     except Exception as error:  # whatever it is, it is not worth the training
         with contextlib.suppress(Exception):
             report.close()

@@ -263,13 +263,13 @@ def run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Holds the right to write to a run folder.
+    """Holds the right to write to a run folder, which any thread may let go.
 
     Raises InputError when another process has it.
     """
     try:
         make_folder(path)
-        held = filelock.FileLock(path / ".lock", timeout=0).acquire()
+        held = filelock.FileLock(path / ".lock", timeout=0, thread_local=False).acquire()
     except filelock.Timeout:
         raise InputError(
             f"{path} is in use by another training; wait for it, or choose another folder with -o"

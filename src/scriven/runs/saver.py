@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,7 @@ class Saver:
     """Writes checkpoints of a run, one at a time, each in a thread.
 
     A process that is killed loses the one that is being written, and no other. On leaving the context the write
-    under way is waited for, but not where a second signal asked to stop at once.
+    under way is waited for, but not where a second signal asked to stop at once; see `then`.
     """
 
     def __init__(self, run: Run) -> None:
@@ -50,6 +50,23 @@ class Saver:
         if self._thread and (wait or not self._thread.is_alive()):
             self._wait()
         return [self._saved.popleft() for _ in range(len(self._saved))]  # more may come meanwhile
+
+    def then(self, task: Callable[[], None]) -> None:
+        """Has `task` called once nothing is being written any more, by a thread; now, where nothing is.
+
+        So the right to write to the run can be kept for so long.
+        """
+        writing = self._thread
+
+        def _wait() -> None:
+            if writing:
+                writing.join()
+            task()
+
+        if writing and writing.is_alive():
+            threading.Thread(target=_wait, name="scriven-after", daemon=True).start()
+        else:
+            task()
 
     def _write(
         self, weights: dict[str, Tensor], training: dict[str, Tensor], manifest: dict[str, Any], best: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ class Examiner:
         predictor: Predictor,
         stop: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Where `stop()` is not 0 on rank 0, all workers leave what they measure. It is asked again and again."""
+        """Where `stop()` is not 0 on a worker, all leave what they measure. It is asked again and again."""
         self.stop = stop
         self.settings, self.workers, self.corpus, self.predictor = settings, workers, corpus, predictor
         self.text = corpus.validation
@@ -111,41 +112,44 @@ class Examiner:
     def samples(self, step: int, length: int | None = None) -> Iterator[Sampled]:
         """What the model writes after each prompt at each temperature, beginning from the same seed every time.
 
-        So many characters as the settings say, or of another `length`. Where the training is to stop, there are fewer.
+        So many characters as the settings say, or of another `length`. Where the training is to stop, there are fewer
+        samples; it is asked at every character.
         """
         monitor, seed = self.settings.monitor, self.settings.training.seed
         vocabulary = self.corpus.vocabulary
         for prompt, temperature in product(monitor.prompts, monitor.temperatures):
-            if self.stop():
-                return
             ids = prompt_ids(prompt, vocabulary, self.corpus.settings)
-            context = self.predictor.read(self.predictor.start(), ids[:, None])
             drawing = SamplingSettings(temperature=temperature)
             count = monitor.sample_length if length is None else length
-            written, _ = self.predictor.write(context, drawing, np.random.default_rng(seed).random((count, 1)))
+            uniforms = np.random.default_rng(seed).random((count, 1))
+            try:
+                with self._leaving():
+                    context = self.predictor.read(self.predictor.start(), ids[:, None])
+                    written, _ = self.predictor.write(context, drawing, uniforms)
+            except Stopped:
+                return
             yield Sampled(step, prompt, vocabulary.decode(written[:, 0]), temperature, seed)
 
     def _measured(self, protocol: str, *, exact: bool = False) -> Loss:
         """The loss by a protocol, in as many parts as there are groups: the same bits whoever measures which.
 
-        Where `stream` must be exact it is not cut, and rank 0's alone to read: that one notices signals. Raises Stopped
-        on every worker where one has left.
+        Where `stream` must be exact it is not cut, and rank 0's alone to read. Raises Stopped on every worker where one
+        has left.
         """
         groups = self.settings.training.groups
         parts, lanes = (1, 1) if exact and protocol == "stream" else (groups, LANES)
         rows = torch.zeros(len(self.workers.own(groups)), len(fields(Loss)) + 1, dtype=torch.float64)
-        self.predictor.pause = self._leave_where_asked
         try:
-            for row, part in zip(rows, self.workers.own(groups), strict=True):
-                if part < parts:
-                    row[:-1] = torch.tensor(self._part(protocol, part, parts, lanes), dtype=torch.float64)
-        except Stopped:
-            rows[:, -1] = 1
-        finally:
-            self.predictor.pause = _go_on
-        nats, characters, size, ends, end_nats, left = self.workers.gather(rows, groups).sum(0).tolist()
-        if left:
-            raise Stopped
+            with self._leaving():
+                for row, part in zip(rows, self.workers.own(groups), strict=True):
+                    if part < parts:
+                        row[:-1] = torch.tensor(self._part(protocol, part, parts, lanes), dtype=torch.float64)
+        except Stopped as asked:
+            rows[:, -1] = asked.number
+        rows = self.workers.gather(rows, groups)
+        if number := int(rows[:, -1].max()):
+            raise Stopped(number)
+        nats, characters, size, ends, end_nats = rows[:, :-1].sum(0).tolist()
         return Loss(nats, int(characters), int(size), int(ends), end_nats)
 
     def _part(self, protocol: str, part: int, parts: int, lanes: int) -> tuple[float, ...]:
@@ -153,12 +157,18 @@ class Examiner:
         shared = {"rank": part, "size": parts, "limit_characters": self.limit, "lanes_at_most": lanes}
         return astuple(measure(protocol, self.predictor, self.text, **shared).loss)
 
+    @contextlib.contextmanager
+    def _leaving(self) -> Iterator[None]:
+        """While this lasts, what reads and writes raises Stopped where somebody asks to stop."""
+        self.predictor.pause = self._leave_where_asked
+        try:
+            yield
+        finally:
+            self.predictor.pause = _go_on
+
     def _leave_where_asked(self) -> None:
-        if self.stop():
-            self.workers.tell_to_stop()
-            raise Stopped
-        if self.workers.told_to_stop():
-            raise Stopped
+        if number := self.stop():
+            raise Stopped(number)
 
 
 def decisive(loss: Loss) -> float:

@@ -8,9 +8,9 @@ rendezvous, restarts and collectives are torch's.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -18,20 +18,23 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
 from torch.distributed.rendezvous import rendezvous
 
-from scriven.errors import UsageError
-from scriven.training.parallel import TIMEOUT, Workers
+from scriven.errors import ScrivenError, UsageError
+from scriven.training.child import Child
+from scriven.training.parallel import TIMEOUT, Workers, said
 from scriven.training.stop import leave_where_asked
 
-START_TIMEOUT = timedelta(minutes=5)
+MEET_TIMEOUT = timedelta(minutes=5)  # to reach the first worker, which waits for the others for ever
 ALONE_SECONDS = 2  # that a worker has to end by itself, and to say why, when its leader has ended
 LOCAL = "127.0.0.1"
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
+TAKEN = re.compile("EADDRINUSE|address already in use", re.IGNORECASE)
 GET_ADDRESS = 0x8915  # SIOCGIFADDR of netdevice(7)
 
 
@@ -44,6 +47,7 @@ class Place:
     local_rank: int = 0  # among those of this machine
     local_size: int = 1
     restarts: int = 0  # of all workers, before this start
+    store: Store | None = None  # where they find each other, see `meet`
 
     @property
     def machines(self) -> int:
@@ -52,40 +56,64 @@ class Place:
 
 
 def launched() -> Place | None:
-    """This process's place, where torchrun or another launcher of torch's has started it; else none."""
+    """This process's place, where torchrun or another launcher of torch's has started it; else none.
+
+    Raises UsageError when what it was told is no place.
+    """
     told = os.environ
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= told.keys():
         return None
-    rank, size = int(told["RANK"]), int(told["WORLD_SIZE"])
-    local_rank, local_size = int(told.get("LOCAL_RANK", rank)), int(told.get("LOCAL_WORLD_SIZE", size))
-    return Place(rank, size, local_rank, local_size, int(told.get("TORCHELASTIC_RESTART_COUNT", 0)))
+    rank, size = _number("RANK"), _number("WORLD_SIZE", least=1)
+    if rank >= size or not 0 < _number("MASTER_PORT") < 1 << 16:
+        raise UsageError(
+            f"RANK {rank} of WORLD_SIZE {size} at MASTER_PORT {told['MASTER_PORT']} is no place in a training; let "
+            "torchrun set them, or unset them"
+        )
+    local = _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", size, least=1)
+    return Place(rank, size, *local, _number("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def _number(name: str, default: int | None = None, *, least: int = 0) -> int:
+    """The number that a launcher has put into the environment."""
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and int(text) >= least):
+        raise UsageError(f"{name} in the environment is {text!r}, not a number from {least} on; unset it")
+    return int(text)
+
+
+def meet(place: Place | None, stop: Callable[[], int] = lambda: 0) -> Store | None:
+    """Where the workers that torchrun has started find each other; none where there are no others.
+
+    The others wait for the first one to come here, so it does that before anything else. Raises ScrivenError where it
+    cannot be reached, Interrupted where `stop()` is not 0 before that.
+    """
+    if place is None or place.size == 1:
+        return None
+    found = partial(rendezvous, "env://", timeout=MEET_TIMEOUT)
+    store: Store = _together(Workers(place.rank, place.size), lambda: next(found())[0], stop)
+    store.set_timeout(TIMEOUT)
+    return store
 
 
 def join(place: Place, stop: Callable[[], int] = lambda: 0) -> Workers:
-    """The workers that torchrun has started, as soon as all of them are here; however long the first one takes.
+    """The workers that meet in the store of this place, as soon as all are here; however long the first one takes.
 
-    Raises Interrupted on rank 0 where `stop()` is not 0 before that.
+    Raises ScrivenError where one of them is lost, Interrupted where `stop()` is not 0 before that.
     """
     workers = Workers(place.rank, place.size, place.local_rank)
-    if place.size > 1:
-        interface = LOOPBACK.get(sys.platform) if place.machines == 1 else _interface()
-        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
-        workers.store = PrefixStore(_agreed_name(store, rank, size, stop), store)
-        _enter(interface, workers.store, rank, size)
+    if place.store is not None:
+        workers.store = _together(workers, partial(_entered, place, place.store), stop)
     return workers
 
 
-def join_leader() -> Workers:
-    """The workers that `start_workers` has started, in one of them."""
+def join_leader(stop: Callable[[], int] = lambda: 0) -> Workers:
+    """The workers that `start_workers` has started, in one of them. Raises as `join` does."""
     place = launched()
     if place is None:
         raise UsageError("scriven worker is started by scriven train, which tells it what to do; start that")
     threading.Thread(target=end_with_leader, name="scriven-leader", daemon=True).start()
-    store = TCPStore(LOCAL, int(os.environ["MASTER_PORT"]), place.size, False, timeout=START_TIMEOUT)
-    store.set(f"ready-{place.rank}", "")
-    _enter(LOOPBACK.get(sys.platform), store, place.rank, place.size)
     workers = Workers(place.rank, place.size, place.local_rank)
-    workers.store = store
+    workers.store = _together(workers, partial(_entered_at, place, int(os.environ["MASTER_PORT"])), stop)
     return workers
 
 
@@ -103,31 +131,21 @@ def end_with_leader() -> None:
 def start_workers(size: int, stop: Callable[[], int] = lambda: 0) -> Workers:
     """Rank 0 of `size` workers; the others are started as subprocesses on this machine, which only they can join.
 
-    Raises Interrupted where `stop()` is not 0 before all are here.
+    Raises ScrivenError where one of them ends before all are here, Interrupted where `stop()` is not 0 before that.
     """
     if size == 1:
         return Workers()
     listener = socket.create_server((LOCAL, 0))  # torch's own would listen on every address
     port = listener.getsockname()[1]
     store = TCPStore(
-        LOCAL, port, size, True, timeout=START_TIMEOUT, wait_for_workers=False, master_listen_fd=listener.detach()
+        LOCAL, port, size, True, timeout=TIMEOUT, wait_for_workers=False, master_listen_fd=listener.detach()
     )
     address = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": LOCAL, "MASTER_PORT": str(port)}
     workers = Workers(0, size)
     try:
         for rank in range(1, size):
-            workers.children.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "scriven", "worker"],
-                    env=os.environ | address | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdin=subprocess.PIPE,  # never written to: it ends with this process, see `join_leader`
-                    stdout=subprocess.DEVNULL,
-                    process_group=0,  # Ctrl-C is for the leader, which tells the others to stop
-                )
-            )
-        workers.wait_until_ready(store, stop)
-        _enter(LOOPBACK.get(sys.platform), store, 0, size)
-        workers.store = store
+            workers.children.append(Child.start(rank, address))
+        workers.store = _together(workers, lambda: _enter(LOOPBACK.get(sys.platform), store, 0, size), stop)
     except BaseException:
         workers.end()
         workers.close()
@@ -149,7 +167,39 @@ def use_device(name: str, local_rank: int) -> None:
         torch.cuda.set_device(local_rank)
 
 
-def _agreed_name(store: Store, rank: int, size: int, stop: Callable[[], int]) -> str:
+def _together(workers: Workers, task: Callable[[], Store], stop: Callable[[], int]) -> Store:
+    """What `task()` gives, by which workers come together. Raises as `join` does."""
+    try:
+        with workers.pausing(partial(leave_where_asked, stop)):
+            return workers.wait_for(task)
+    except RuntimeError as error:
+        address, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        if workers.children:
+            raise workers.loss(error) from error
+        if TAKEN.search(str(error)):
+            raise ScrivenError(
+                f"port {port} of {address} is in use by another program; give torchrun another one, with "
+                "--rdzv-endpoint or --master-port"
+            ) from error
+        raise ScrivenError(
+            f"process {workers.rank} of {workers.size} cannot join the others at {address}:{port} ({said(error)}); "
+            "see that the first one runs and that this machine reaches it there, then start all of them again"
+        ) from error
+
+
+def _entered(place: Place, store: Store) -> Store:
+    """Joins those that meet in a store: their own part of it."""
+    interface = LOOPBACK.get(sys.platform) if place.machines == 1 else _interface()
+    return _enter(interface, PrefixStore(_agreed_name(store, place.rank, place.size), store), place.rank, place.size)
+
+
+def _entered_at(place: Place, port: int) -> Store:
+    """Joins those that meet in the store at a port of this machine."""
+    store = TCPStore(LOCAL, port, place.size, False, timeout=TIMEOUT)
+    return _enter(LOOPBACK.get(sys.platform), store, place.rank, place.size)
+
+
+def _agreed_name(store: Store, rank: int, size: int) -> str:
     """A name that only those who start together know.
 
     Torch's agent keeps one store for all its restarts, with the addresses of workers that have ended in it; they
@@ -163,7 +213,6 @@ def _agreed_name(store: Store, rank: int, size: int, stop: Callable[[], int]) ->
         return told
     missing = set(range(1, size))
     while missing:
-        leave_where_asked(stop)
         for other in missing:
             if store.check([f"here-{other}"]):
                 store.set(f"told-{store.get(f'here-{other}').decode()}", name)
@@ -172,12 +221,13 @@ def _agreed_name(store: Store, rank: int, size: int, stop: Callable[[], int]) ->
     return name
 
 
-def _enter(interface: str | None, store: Store, rank: int, size: int) -> None:
-    """Joins the group that all workers are, over a network interface (gloo's own choice where none)."""
+def _enter(interface: str | None, store: Store, rank: int, size: int) -> Store:
+    """Joins the group that all workers are, over a network interface (gloo's own choice where none); the store."""
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=size)
+    return store
 
 
 def _interface() -> str | None:

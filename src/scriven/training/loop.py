@@ -46,7 +46,7 @@ class Trainer:
     """One worker's part of a training."""
 
     def __init__(self, plan: Plan, workers: Workers, run: Run | None, stop: Callable[[], int]) -> None:
-        """`run` is where rank 0 saves; `stop()` gives the number of a signal that asks to stop, or 0."""
+        """`run` is where rank 0 saves; `stop()` gives the number of the signal that asks any worker to stop, or 0."""
         self.plan, self.story, self.workers, self.stop = plan, plan.story, workers, stop
         self.saver = Saver(run) if run else None
         self.settings, self.device = plan.settings, torch.device(plan.settings.training.device)
@@ -103,10 +103,10 @@ class Trainer:
         with self.saver or contextlib.nullcontext():
             try:
                 yield from self._steps()
-            except Stopped:
+            except Stopped as asked:
                 self._save()
                 yield from self._saved(wait=True)
-                yield self._finished("interrupted")
+                yield self._finished("interrupted", asked.number)
                 return
         yield from self._final_losses()
         yield self._finished("budget")
@@ -133,7 +133,7 @@ class Trainer:
                 yield from self._saved()
                 last = self._is_over()
                 if signal and not last:
-                    raise Stopped
+                    raise Stopped(signal)
                 if (last and not self.story) or self._due() > self.done.evaluated:
                     yield from self._evaluate()
                 elif last:  # what is done again was cut short here
@@ -275,7 +275,7 @@ class Trainer:
             for protocol, loss in self.examiner.final_losses():
                 yield Evaluated(self.best[0], self.done.progress, protocol, loss, True, self._seconds(), final=True)
 
-    def _finished(self, reason: str) -> Finished:
+    def _finished(self, reason: str, signal: int = 0) -> Finished:
         step, loss = self.best or (self.done.step, Loss(0.0, 0))
         notes = []
         if self.best and decisive(self.last_loss) > decisive(loss) + OVERFITTED_NATS:
@@ -290,7 +290,7 @@ class Trainer:
             )
         if reason == "interrupted":
             notes.append(f"It was cut short at {self.done.progress:.0%} of its budget; --resume goes on from there.")
-        return Finished(self.done.step, reason, step, loss, self._seconds(), tuple(notes))
+        return Finished(self.done.step, reason, step, loss, self._seconds(), tuple(notes), signal)
 
     # --- checkpoints
 

@@ -10,25 +10,27 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import Store  # torch.distributed does not export it to type checkers
 
-from scriven.errors import ScrivenError
-from scriven.training.stop import leave_where_asked
+from scriven.errors import LostError
+from scriven.training.attendant import LOOK_SECONDS, Attendant
+from scriven.training.child import Child
 
 # An evaluation may take hours while the others wait; a worker that dies is noticed by its closed connection, a machine
 # that is cut off by what it does not confirm, which the system tells after some minutes.
 TIMEOUT = timedelta(days=30)
 CLOSE_SECONDS = 10
-STOP_KEY, LOOK_SECONDS = "stop", 0.2
+LOST_SECONDS = 2.0  # that what a worker sent before it ended may take to be received
+STOP_KEY = "stop"
+T = TypeVar("T")
 Pieces = list[Tensor]  # arrays of one dimension that make up a row
 
 
@@ -42,9 +44,10 @@ class Workers:
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank  # the last one: among those of this machine
-        self.children: list[subprocess.Popen[bytes]] = []  # the other workers, where this process started them
+        self.children: list[Child] = []  # the other workers, where this process started them
         self.store: Store | None = None  # what all workers can look into at any time
-        self._looked = 0.0
+        self._attendant, self._pause = Attendant(), _go_on
+        self._looked, self._told, self._lost = 0.0, 0, 0.0
 
     def own(self, count: int) -> range:
         """Which of `count` things are this worker's."""
@@ -87,7 +90,8 @@ class Workers:
         if self.size == 1:
             return
         self._guarded(
-            lambda: [dist.broadcast(each, owner, async_op=True) for each, owner in zip(tensors, owners, strict=True)]
+            tensors[0].device,
+            lambda: [dist.broadcast(each, owner, async_op=True) for each, owner in zip(tensors, owners, strict=True)],
         )
 
     def broadcast(self, value: Any) -> Any:
@@ -101,48 +105,52 @@ class Workers:
         self.share([buffer], [0])
         return json.loads(buffer.numpy().tobytes())
 
-    def tell_to_stop(self) -> None:
-        """Asks all workers to leave what each of them does alone; from now on, for ever."""
+    def asked_to_stop(self, own: int) -> int:
+        """The number of the signal that asked any worker to stop, or 0; `own` is that of this one, which all learn."""
+        if self.store is None or self._told:
+            return own or self._told
+        if own:
+            self.tell_to_stop(own)
+        elif time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._looked = time.monotonic()
+            with self._failures_told():
+                self._told = int(self.store.get(STOP_KEY)) if self.store.check([STOP_KEY]) else 0
+        return own or self._told
+
+    def tell_to_stop(self, number: int) -> None:
+        """Asks all workers to stop, from now on, for ever; in any thread, once they are together."""
         if self.store is not None:
-            self.store.set(STOP_KEY, "")
+            self._told = number
+            with contextlib.suppress(RuntimeError):  # nobody is there to be told
+                self.store.set(STOP_KEY, str(number))
 
-    def told_to_stop(self) -> bool:
-        """Whether a worker has asked so; looked up now and then only."""
-        if self.store is None or time.monotonic() - self._looked < LOOK_SECONDS:
-            return False
-        self._looked = time.monotonic()
-        return self.store.check([STOP_KEY])
+    def wait_for(self, task: Callable[[], T]) -> T:
+        """What `task()` gives or raises, in another thread: in this one signals and ends of workers are noticed."""
+        return self._attendant.wait_for(task, self._look)
 
-    def wait_until_ready(self, store: Store, stop: Callable[[], int]) -> None:
-        """Waits until every worker that was started is about to join.
-
-        Raises ScrivenError when one ended before that, Interrupted where `stop()` is not 0.
-        """
-        keys = [f"ready-{rank}" for rank in range(1, self.size)]
-        while not store.check(keys):
-            leave_where_asked(stop)
-            if any(child.poll() is not None for child in self.children):
-                raise ScrivenError(f"a worker could not start ({self._ends()}); --training.workers 1 does without")
-            time.sleep(0.02)
+    @contextlib.contextmanager
+    def pausing(self, pause: Callable[[], None]) -> Iterator[None]:
+        """While this lasts, `pause` is called now and then where others are waited for; it may raise."""
+        self._pause = pause
+        try:
+            yield
+        finally:
+            self._pause = _go_on
 
     def end(self) -> None:
         """Ends the workers that were started, whatever they do."""
         for child in self.children:
-            child.kill()
+            child.process.kill()
 
     def close(self) -> None:
         """Leaves the group; on rank 0, waits for the workers that were started, and ends those that hang."""
-        if self.size > 1 and dist.is_initialized():
+        if self.size > 1 and dist.is_initialized() and not self._attendant.busy:  # else it would wait for ever
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
+        self._attendant.close()
+        end = time.monotonic() + CLOSE_SECONDS
         for child in self.children:
-            try:
-                child.wait(timeout=CLOSE_SECONDS)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-            if child.stdin:
-                child.stdin.close()
+            child.close(end - time.monotonic())
 
     def _slices_of_nodes(self, sums: dict[range, Pieces], tree: range, slices: list[range]) -> dict[range, Pieces]:
         """This worker's slice of all sums that any worker has made of the tree, from its own whole ones."""
@@ -168,29 +176,57 @@ class Workers:
         moves = [(move, piece, peer) for move, all_pieces in both for pieces, peer in all_pieces for piece in pieces]
         operations = [dist.P2POp(*move) for move in moves if move[2] != self.rank and move[1].numel()]
         if operations:
-            self._guarded(lambda: dist.batch_isend_irecv(operations))
+            self._guarded(operations[0].tensor.device, lambda: dist.batch_isend_irecv(operations))
 
-    def _guarded(self, start: Callable[[], Iterable[Any]]) -> None:
-        """Starts some communication and waits until it is done."""
+    def _guarded(self, device: torch.device, start: Callable[[], Iterable[Any]]) -> None:
+        """Starts some communication of arrays of a device and waits until it is done."""
+        with self._failures_told():
+            works = start()
+            if device.type == "cpu":
+                self.wait_for(lambda: _wait(works))
+            else:
+                _wait(works)  # the device does, in the stream of this thread
+
+    def _look(self) -> None:
+        """Raises LostError where a worker that this process started has ended, and what it sent must have come."""
+        self._pause()
+        if any(child.ended for child in self.children):
+            self._lost = self._lost or time.monotonic()
+            if self.store is None or time.monotonic() - self._lost > LOST_SECONDS:
+                raise self.loss()
+
+    @contextlib.contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        """Raises LostError where torch cannot reach another worker."""
         try:
-            for work in start():
-                work.wait()
+            yield
         except RuntimeError as error:
-            raise ScrivenError(
-                "another worker of this training has ended or cannot be reached "
-                f"({self._ends() or _said(error)}); continue from the last checkpoint with --resume"
-            ) from error
+            raise self.loss(error) from error
 
-    def _ends(self) -> str:
-        """How the workers that this process started have ended, as far as they have."""
-        codes = []
-        for child in self.children:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                codes.append(child.wait(timeout=1))
-        return ", ".join("killed, perhaps for want of memory" if code == -9 else f"exit code {code}" for code in codes)
+    def loss(self, error: RuntimeError | None = None) -> LostError:
+        """What is said of the end of another worker, where torch said so or it was seen."""
+        end = time.monotonic() + 1  # which torch may have noticed before the system tells
+        while self.children and not any(child.ended for child in self.children) and time.monotonic() < end:
+            time.sleep(0.02)
+        why = ", ".join(child.last_words() for child in self.children if child.ended) or (said(error) if error else "")
+        if self.store is None:
+            return LostError(f"a worker could not start ({why}); --training.workers 1 does without")
+        return LostError(
+            f"another worker of this training has ended or cannot be reached ({why}); continue from the last "
+            "checkpoint with --resume"
+        )
 
 
-def _said(error: RuntimeError) -> str:
+def _go_on() -> None:
+    """What is done while others are waited for, where nobody may ask to stop."""
+
+
+def _wait(works: Iterable[Any]) -> None:
+    for work in works:
+        work.wait()
+
+
+def said(error: RuntimeError) -> str:
     """The first sentence of what torch says, without the place in its source."""
     return re.sub(r"^\[[^]]*\] *", "", str(error)).splitlines()[0].partition(". ")[0]
 

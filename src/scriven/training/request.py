@@ -48,9 +48,14 @@ def absolute(settings: Settings) -> Settings:
 def decided(request: Request, place: Place | None) -> Request:
     """The request, where it leaves to us whether to go on with a run, and how many workers there are.
 
-    What torchrun starts again goes on from the last checkpoint.
+    What torchrun starts again goes on from the last checkpoint. Raises UsageError where it could not know of which run.
     """
     if place:
+        if request.output is None:
+            raise UsageError(
+                "started by torchrun, it could not tell this run from others of this text when it is started again; "
+                "name the run's folder with -o, on a disk that all machines see"
+            )
         asked = request.settings.given().get("training", {}).get("workers", place.size)
         if asked != place.size:
             raise UsageError(f"training.workers is {asked}, and {place.size} were started; drop it")

@@ -16,7 +16,7 @@ import torch
 from scriven.batches import epoch_reads
 from scriven.corpus.build import Progress, build
 from scriven.corpus.store import Corpus, is_corpus
-from scriven.errors import InputError, Interrupted, UsageError
+from scriven.errors import Interrupted, UsageError
 from scriven.events import Event, Finished, Started, Stepped
 from scriven.kernels.library import level
 from scriven.model import choose_device, choose_precision
@@ -39,9 +39,8 @@ from scriven.training.fit import (
     reader_kind,
 )
 from scriven.training.initial import initial_model, new_symbols, pretrained
-from scriven.training.launch import Place, join, join_leader, launched, start_workers, use_device
+from scriven.training.launch import Place, launched, meet
 from scriven.training.loop import Trainer
-from scriven.training.parallel import Workers
 from scriven.training.plan import Plan
 from scriven.training.request import (
     Request,
@@ -53,7 +52,8 @@ from scriven.training.request import (
     resumed_run,
     text_hash,
 )
-from scriven.training.stop import ignore_interrupts, leave_where_asked
+from scriven.training.stop import leave_where_asked
+from scriven.training.team import following, leading, stoppable
 
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
 SYMBOLS_SHOWN = 20
@@ -71,6 +71,7 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
         raise UsageError(f"process {place.rank} of {place.size} is led by the first one; let it work for that one")
     request = replaying(request, place)
     request = decided(replace(request, settings=absolute(request.settings)), place)
+    place = replace(place, store=meet(place, stop)) if place else None
     with contextlib.ExitStack() as held:
         resumed = resumed_run(request) if request.resume is not None else None
         if resumed:
@@ -88,7 +89,7 @@ def _train(
 ) -> Generator[Event]:
     """As `train`; the right to write to a resumed run's folder is held, that to a new one's is taken."""
     recovered = recover(resumed, "last" if request.resume == "auto" else request.resume) if resumed else None
-    corpus = _corpus(request, resumed, _stoppable(progress, stop))
+    corpus = _corpus(request, resumed, stoppable(progress, stop))
     if resumed and recovered:
         check_goes_on(resumed, recovered.checkpoint, corpus, finished=request.resume == "auto")
     settings, embeddings = (resumed.settings, None) if resumed else _asked(request, corpus)
@@ -123,13 +124,14 @@ def _train(
         used_seconds=time.monotonic() - request.begun,
     )
     leave_where_asked(stop)
-    with contextlib.closing(_workers(plan, place, stop)) as workers, cpu_prepared(settings.training.threads):
-        trainer = Trainer(plan, workers, run, stop)
+    with leading(plan, place, stop) as (workers, asked), cpu_prepared(settings.training.threads):
+        trainer = Trainer(plan, workers, run, asked)
         yield _started(trainer, run, facts, (*corpus.notes, *notes))
         try:
             yield from _compared(trainer.events(), origin) if plan.story else trainer.events()
-        except Interrupted:  # at once
-            workers.end()
+        except Interrupted:  # at once: what is still being written keeps the right to it
+            if trainer.saver:
+                trainer.saver.then(held.pop_all().close)
             raise
 
 
@@ -154,63 +156,16 @@ def _compared(events: Iterator[Event], origin: dict[str, Any]) -> Iterator[Event
             yield event
 
 
-def _stoppable(progress: Progress | None, stop: Callable[[], int]) -> Progress:
-    """`progress`, which ends the work that reports to it when there was a signal to stop."""
-
-    def _report(done: int, total: int | None) -> None:
-        if stop():
-            raise Interrupted("stopped while the text was read; nothing was trained yet, so just start again", stop())
-        if progress:
-            progress(done, total)
-
-    return _report
-
-
-def work(texts: tuple[str, ...] = (), place: Place | None = None) -> None:
+def work(texts: tuple[str, ...] = (), place: Place | None = None, stop: Callable[[], int] = lambda: 0) -> int:
     """Trains as one of the workers that rank 0 leads, told what to do by it.
 
     It was started by `train`, or by torchrun at this place; on another machine it reads these texts, where it does not
-    see rank 0's corpus. Raises as `train` does.
+    see rank 0's corpus. Gives the number of the signal that stopped the training, or 0. Raises as `train` does.
     """
-    ignore_interrupts()
-    with contextlib.closing(join(place) if place else join_leader()) as workers:
-        plan = Plan.from_json(workers.broadcast(None))
-        plan = _with_own_corpus(plan, workers, texts)
-        with cpu_prepared(plan.settings.training.threads):
-            for _ in Trainer(plan, workers, None, lambda: 0).events():
-                pass
-
-
-def _workers(plan: Plan, place: Place | None, stop: Callable[[], int]) -> Workers:
-    workers = join(place, stop) if place else start_workers(plan.settings.training.workers, stop)
-    workers.broadcast(plan.to_json())
-    _with_own_corpus(plan, workers, ())
-    return workers
-
-
-def _with_own_corpus(plan: Plan, workers: Workers, texts: tuple[str, ...]) -> Plan:
-    """The plan with the corpus as this worker sees it: at the same place as rank 0, else made of the texts here.
-
-    The first worker of every machine makes it, the others wait for that. Raises InputError where it is another text.
-    """
-    use_device(plan.settings.training.device, workers.local_rank)
-    everyone = torch.zeros(workers.size, 1)
-    for turn in (0, 1):
-        if (workers.local_rank > 0) == turn:
-            corpus = _seen(plan, texts)
-        workers.gather(everyone[:1], workers.size)  # nobody goes on before everyone is here
-    if text_hash(corpus) != workers.broadcast(text_hash(corpus)):
-        raise InputError(
-            f"worker {workers.rank} has another text in {corpus.name} than the first worker; give both the same, or a "
-            "corpus on a disk that all machines see"
-        )
-    return replace(plan, corpus=corpus.name)
-
-
-def _seen(plan: Plan, texts: tuple[str, ...]) -> Corpus:
-    if not texts or is_corpus([plan.corpus]):
-        return Corpus.open(plan.corpus)
-    return _corpus(Request(texts, plan.settings), None, None)
+    place = replace(place, store=meet(place, stop)) if place else None
+    with following(texts, place, stop) as (plan, workers, asked), cpu_prepared(plan.settings.training.threads):
+        *_, finished = Trainer(plan, workers, None, asked).events()
+    return finished.signal if isinstance(finished, Finished) else 0
 
 
 # --- what the request means

@@ -1,0 +1,39 @@
+"""A thread that waits for another one, which stays awake."""
+
+import threading
+
+import pytest
+
+from scriven.training.attendant import Attendant
+
+
+def nothing() -> None:
+    pass
+
+
+def test_it_gives_what_the_task_gives_and_raises_what_it_raises() -> None:
+    attendant = Attendant()
+    assert attendant.wait_for(lambda: (threading.current_thread().name, 3), nothing) == ("scriven-attendant", 3)
+    with pytest.raises(ZeroDivisionError):
+        attendant.wait_for(lambda: 1 // 0, nothing)
+    assert attendant.wait_for(lambda: 4, nothing) == 4
+    attendant.close()
+
+
+def test_who_waits_may_leave() -> None:
+    attendant, ended = Attendant(), threading.Event()
+
+    def look() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attendant.wait_for(ended.wait, look)
+    assert attendant.busy
+    ended.set()
+    attendant.close()
+
+
+def test_one_that_was_never_needed_has_no_thread() -> None:
+    before = threading.active_count()
+    Attendant().close()
+    assert threading.active_count() == before
