@@ -129,6 +129,7 @@ def test_what_a_page_says_can_be_typed_works(page: Path, folder: Path, monkeypat
         for line in text.replace("\\\n", " ").splitlines():
             _, torchrun, launched = line.partition(" -m scriven ")  # of which one process is run here
             command = "scriven " + launched if torchrun else line
+            assert not torchrun or " -o " in launched, f"{line!r} is refused: what torchrun starts needs -o"
             if language == "sh" and command.startswith("scriven "):
                 monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(WORDS.encode() * 40)))
                 run_line(command)

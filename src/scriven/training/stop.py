@@ -29,10 +29,10 @@ class Stopped(Exception):
 
 
 class StopFlag:
-    """The number of the signal that asked to stop, or 0. A second signal stops at once, a third whatever happens.
+    """The number of the signal that asked to stop, or 0. A second signal stops at once.
 
     Python calls no handler while its main thread waits in foreign code, for another process or a disk. So a thread
-    hears of signals too. It ends the process where a second one does not end the work soon.
+    hears of signals too. It ends the process where a second one does not end the work within SERVED_SECONDS.
     """
 
     def __init__(self, notice: Callable[[], None] | None = None, *, once_for: float = 0.0) -> None:
@@ -44,6 +44,7 @@ class StopFlag:
         self._once_for = once_for
         self._came: list[tuple[int, float]] = []  # all signals: number and time
         self._notices: list[Callable[[int], None]] = [lambda _: notice()] if notice else []
+        self._raised = False
         self._lock = threading.RLock()  # a handler may run within a handler
 
     def __call__(self) -> int:
@@ -84,9 +85,8 @@ class StopFlag:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._hear()
-        if self._at_once:
-            for other in SIGNALS:
-                signal.signal(other, signal.SIG_DFL)
+        if self._at_once and not self._raised:  # once, so that what is done while it ends is not interrupted
+            self._raised = True
             raise Interrupted("stopped at once; what was saved last is kept, and --resume goes on from there", number)
 
     def _watch(self, left: threading.Event) -> None:
