@@ -182,10 +182,11 @@ class Choice:
     def take(self) -> dict[str, Any]:
         """What can be told now, as a choice of OpenAI's."""
         text, self.text = self.text, ""
+        ended = self.done and self.line.pen.ended
         told = {
             "index": self.index,
             "text": text,
-            "logprobs": None if self._tokens is None else self._tokens.take(len(text)),
+            "logprobs": None if self._tokens is None else self._tokens.take(len(text), ended),
             "finish_reason": self._reason() if self.done else None,
         }
         return told if self.state is None else {**told, "state": self.state}

@@ -35,11 +35,14 @@ class Tokens:
                 top.setdefault(name, -nats)
             self._waiting.append((self._known, begin, name, -nats, top))
 
-    def take(self, characters: int) -> Logprobs:
-        """The tokens of the next so many characters of text."""
+    def take(self, characters: int, ended: bool = False) -> Logprobs:
+        """The tokens of the next so many characters of text; where a document ended with them, that of its end too.
+
+        Clients count on it: lm-eval leaves out the last token, the one that was written.
+        """
         self._told += characters
         taken = []
-        while self._waiting and self._waiting[0][0] <= self._told:
+        while self._waiting and (ended or self._waiting[0][0] <= self._told):
             taken.append(self._waiting.popleft())
         _, offsets, names, values, tops = map(list, zip(*taken, strict=True)) if taken else ([],) * 5
         return {
