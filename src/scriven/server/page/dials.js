@@ -43,7 +43,7 @@ function keep(name, value) {
 
 /** A slider with its name, its value in words and what it does; `input` is the slider itself. */
 export function dial(id, { name, min, max, step, value, shown, hint }, changed = () => {}) {
-  const output = make("output", {}, shown(value));
+  const output = make("span", { className: "value" }, shown(value));
   const input = make("input", { type: "range", id, min, max, step, value });
   const show = () => {
     output.textContent = shown(Number(input.value));
