@@ -1,16 +1,11 @@
-"""A server of tiny models of random weights, over a real socket, for tests that open its page."""
+"""Runs of tiny models of random weights that tell of a training, and the application that serves them."""
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import uvicorn
 
 from fake_run import training
 from scriven.corpus import build
@@ -18,7 +13,8 @@ from scriven.model import CharLM
 from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.runs import create_run
-from scriven.server.app import make_app
+from scriven.server.app import OPEN, STREAMED, make_app
+from scriven.server.security import Guard, policy
 from scriven.session import load
 from scriven.settings import validated
 from scriven.vocabulary import Vocabulary
@@ -54,18 +50,7 @@ def tell(run: Path, last: int) -> None:
         pass
 
 
-@contextlib.contextmanager
-def serving(runs: Mapping[str, Path]) -> Iterator[str]:
-    """The address at which these runs are served."""
+def app_of(runs: Mapping[str, Path], token: str | None = None) -> Guard:
+    """What `scriven serve` makes of these runs."""
     app = make_app({name: load(path) for name, path in runs.items()}, runs=runs)
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    while not server.started and thread.is_alive():
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
+    return Guard(app, policy("127.0.0.1", token=token, open_paths=OPEN, streamed=STREAMED))

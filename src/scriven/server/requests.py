@@ -94,6 +94,10 @@ class ScoreBody(Body):
 
     model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
     text: str = Field(max_length=LIMITS.body_bytes, description="what to score")
+    state: Annotated[str, NULLABLE] = Field("", max_length=64, description="go on from this state, not from nothing")
+    save_state: Annotated[bool, NULLABLE] = Field(
+        False, description="keep the state after the text, which goes on: where there are documents, none ends with it"
+    )
 
 
 class StateBody(Body):

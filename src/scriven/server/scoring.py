@@ -1,7 +1,8 @@
 """POST /score: how surprising a text is, of any length: in one piece, or in lines of JSON as it is read.
 
 A text comes as JSON, or as it is (`text/plain`, UTF-8). What comes as it is is scored while it still comes, in bounded
-memory; a client that asks for lines should read them meanwhile.
+memory; a client that asks for lines should read them meanwhile. One that cannot, as browsers cannot, sends a long text
+in pieces, each with the state after the one before.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import math
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from starlette.responses import Response
 from scriven.corpus.documents import cut_text
 from scriven.corpus.reading import prepared
 from scriven.inference.chunks import read_chunks
+from scriven.inference.generate import Context
 from scriven.inference.sampling import Floats, Ids
 from scriven.inference.score import Tally, tally
 from scriven.server.engine import Job
@@ -41,15 +44,50 @@ async def score(request: Request) -> Response:
     if plain:
         served = server.named(request.query_params.get("model", ""))
         pieces: Iterable[str] = _Arriving(request, _bound(served, server))
+        text = _Text(server, served, pieces, served.start)
     else:
         body = await body_of(request, ScoreBody)
-        served, pieces = server.named(body.model), [body.text]
-    costs = _costs(server, served, pieces)
+        served = server.named(body.model)
+        goes_on = bool(body.state or body.save_state)
+        text = _Text(server, served, [body.text], *server.context(served, body.state), goes_on, body.save_state)
+    costs = _costs(text)
     if LINES in request.headers.get("accept", ""):
-        lines = _lines(served, costs)
+        lines = _lines(text, costs)
         return Streamed(_ahead(await anext(lines), lines), LINES, watch=not plain)
-    whole = _whole(server, served, costs)
+    whole = _whole(text, costs)
     return answer(await (whole if plain else unless_gone(request, whole)))
+
+
+@dataclass
+class _Text:
+    """A text to score: its pieces, and the context after what was scored so far, of so many characters.
+
+    One that goes on is what stands there and no more: its last document may not have ended.
+    """
+
+    server: Server
+    served: Served
+    pieces: Iterable[str]
+    context: Context
+    characters: int = 0
+    goes_on: bool = False
+    kept: bool = False
+
+    def chunks(self) -> Iterator[Ids]:
+        """The ids, in chunks that are not empty."""
+        model = self.served.model
+        if self.goes_on:
+            return _cut(map(model.read_ids, self.pieces))
+        settings = model.settings.corpus
+        return _cut(read_chunks(model.vocabulary, cut_text(prepared(self.pieces, settings), settings)))
+
+    def told(self, total: Tally) -> dict[str, Any]:
+        """The sums, and the handle of the state after the text where it is to be kept."""
+        told = {"model": self.served.name, **_sums(total)}
+        if not self.kept:
+            return told
+        characters = self.characters + total.loss.characters
+        return {**told, "state": self.server.states.put(self.served.name, self.context, characters)}
 
 
 def _bound(served: Served, server: Server) -> float:
@@ -106,24 +144,23 @@ def _decoded(decoder: codecs.IncrementalDecoder, data: bytes, *, final: bool = F
         raise Refused(400, f"the text is not UTF-8 ({error.reason})", code="invalid_text") from None
 
 
-async def _costs(server: Server, served: Served, pieces: Iterable[str]) -> AsyncGenerator[tuple[Ids, Floats]]:
+async def _costs(text: _Text) -> AsyncGenerator[tuple[Ids, Floats]]:
     """The ids of a text, boundaries where documents end, and the nats that each costs, (T,), block by block.
 
     Raises Refused, 429, where too many texts are scored.
     """
-    settings, vocabulary = served.model.settings.corpus, served.model.vocabulary
-    chunks = _cut(read_chunks(vocabulary, cut_text(prepared(pieces, settings), settings)))
-    loop, context = asyncio.get_running_loop(), served.start
+    server, served, pieces = text.server, text.served, text.pieces
+    loop, chunks = asyncio.get_running_loop(), text.chunks()
     with server.scoring(), contextlib.closing(pieces) if isinstance(pieces, _Arriving) else contextlib.nullcontext():
         while (ids := await loop.run_in_executor(server.threads, next, chunks, None)) is not None:
             done = 0
-            async with Work(server, served, [Job(ids, context, (), 0)]) as work:
+            async with Work(server, served, [Job(ids, text.context, (), 0)]) as work:
                 while done < len(ids):
                     news = await work.news()
                     nats = np.concatenate([np.empty(0), *(each.details.nats for each in news if each.details)])
                     yield ids[done : done + len(nats)], nats
                     done += len(nats)
-                    context = next((each.context for each in news if each.context is not None), context)
+                    text.context = next((each.context for each in news if each.context is not None), text.context)
 
 
 def _cut(chunks: Iterable[Ids]) -> Iterator[Ids]:
@@ -133,16 +170,16 @@ def _cut(chunks: Iterable[Ids]) -> Iterator[Ids]:
             yield chunk[begin : begin + PIECE]
 
 
-async def _lines(served: Served, costs: AsyncGenerator[tuple[Ids, Floats]]) -> AsyncGenerator[bytes]:
+async def _lines(text: _Text, costs: AsyncGenerator[tuple[Ids, Floats]]) -> AsyncGenerator[bytes]:
     """A line for each block, and one of the sums; or one of what went wrong where that is not the first."""
-    total, boundary = Tally(), served.model.vocabulary.boundary
+    total, vocabulary = Tally(), text.served.model.vocabulary
     try:
         async with contextlib.aclosing(costs) as blocks:
             async for ids, nats in blocks:
                 offset = total.loss.characters
-                total += tally(served.model.vocabulary, ids, nats)
-                yield _line({"offset": offset, "surprisal": _rounded(nats[ids != boundary])})
-        yield _line({"model": served.name, **_sums(total)})
+                total += tally(vocabulary, ids, nats)
+                yield _line({"offset": offset, "surprisal": _rounded(nats[ids != vocabulary.boundary])})
+        yield _line(text.told(total))
     except Refused as refused:
         if not total.loss.characters:
             raise
@@ -182,17 +219,17 @@ def _line(values: dict[str, Any]) -> bytes:
     return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
-async def _whole(server: Server, served: Served, costs: AsyncGenerator[tuple[Ids, Floats]]) -> dict[str, Any]:
+async def _whole(text: _Text, costs: AsyncGenerator[tuple[Ids, Floats]]) -> dict[str, Any]:
     """The sums, and all that each symbol costs. Raises Refused, 400, for a text that is too long for that."""
-    total, parts, vocabulary = Tally(), [np.empty(0)], served.model.vocabulary
-    most = server.limits.score_characters
+    total, parts, vocabulary = Tally(), [np.empty(0)], text.served.model.vocabulary
+    most = text.server.limits.score_characters
     async with contextlib.aclosing(costs) as blocks:
         async for ids, nats in blocks:
             total += tally(vocabulary, ids, nats)
             parts.append(nats[ids != vocabulary.boundary])
             if total.loss.characters > most:
                 raise Refused(400, f"text: give {most:,} characters at most, or accept {LINES}", "text", "too_large")
-    return {"model": served.name, **_sums(total), "surprisal": _rounded(np.concatenate(parts))}
+    return {**text.told(total), "surprisal": _rounded(np.concatenate(parts))}
 
 
 def _rounded(nats: Floats) -> list[float]:

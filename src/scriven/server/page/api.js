@@ -1,6 +1,7 @@
 /** The server's HTTP interface: everything that the page knows of it. */
 
 const KEY = "scriven-token";
+const PIECE = 20_000; // characters that are scored at once
 let askForToken = async () => null;
 
 /** What the server refused, in its own words. */
@@ -113,12 +114,29 @@ export async function* story(run, signal) {
   yield* eventsOf(await call(`runs/${encodeURIComponent(run)}/events`, { signal }));
 }
 
-/** The surprisal in nats of every character (or byte) of a text, as lists that follow each other. */
-export async function* score(model, text, signal) {
-  const response = await post("score", { model, text }, { signal, headers: { Accept: "application/x-ndjson" } });
-  for await (const line of linesOf(response)) {
-    const block = JSON.parse(line);
-    if (block.error) throw new Refused(response.status, block.error.message);
-    if (block.surprisal) yield block.surprisal;
+/**
+ * The surprisal in nats of every character (or byte) of a text, as lists that follow each other. A browser reads no
+ * answer before it has sent everything: a long text goes in pieces, each with the state after the one before, if that
+ * ended within a document; `edge` is what ends these, or "".
+ */
+export async function* score(model, text, edge, signal) {
+  let state = "";
+  for (let start = 0; start < text.length; ) {
+    const end = pieceEnd(text, start + PIECE);
+    const goesOn = end < text.length && !(edge && text.startsWith(edge, end - edge.length));
+    const asked = { model, text: text.slice(start, end), ...(state ? { state } : {}), save_state: goesOn };
+    const answer = await (await post("score", asked, { signal })).json();
+    if (state) call(`states/${state}`, { method: "DELETE" }).catch(() => {}); // it would go by itself, later
+    yield answer.surprisal;
+    state = answer.state ?? "";
+    start = end;
   }
+}
+
+/** A piece ends with a line where it can, so that no document is cut in its separator. */
+function pieceEnd(text, most) {
+  if (most >= text.length) return text.length;
+  const line = text.lastIndexOf("\n", most) + 1;
+  if (line > most - PIECE / 2) return line;
+  return /[\ud800-\udbff]/.test(text[most - 1]) ? most - 1 : most;
 }

@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { DIALS, dial } from "./dials.js";
 import { byId, make, number, option, told } from "./parts.js";
 import { trickle } from "./pen.js";
+import { Reading } from "./reading.js";
 
 let app;
 let sides = [];
@@ -82,8 +83,13 @@ async function judge(prompt, signal) {
 }
 
 async function surprise(model, prompt, text, signal) {
-  const costs = [];
-  for await (const surprisal of api.score(model, prompt + text, signal)) costs.push(...surprisal);
-  const own = costs.slice([...prompt].length);
-  return own.reduce((sum, nats) => sum + nats, 0) / own.length / Math.LN2;
+  const reading = new Reading(prompt + text, await api.counting(model));
+  let before = prompt ? null : { bits: 0, characters: 0 };
+  for await (const surprisal of api.score(model, reading.text, reading.edge, signal)) {
+    for (const nats of surprisal) {
+      reading.take([nats / Math.LN2]);
+      if (!before && reading.done >= prompt.length) before = { bits: reading.bits, characters: reading.characters };
+    }
+  }
+  return (reading.bits - before.bits) / (reading.characters - before.characters);
 }

@@ -80,7 +80,7 @@ async function read(text) {
 async function follow(signal) {
   const mine = reading;
   let drawn = -Infinity;
-  for await (const surprisal of api.score(app.model, mine.text, signal)) {
+  for await (const surprisal of api.score(app.model, mine.text, mine.edge, signal)) {
     mine.take(surprisal.map((nats) => nats / Math.LN2));
     if (performance.now() - drawn < 150) continue;
     drawn = performance.now();

@@ -1,0 +1,64 @@
+"""A long text can be scored in pieces, each after the state of the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from live_server import serving
+from served_models import guarded_app, names_model, text_model
+
+TEXT = "a bad cab, a dab\nbad ace\n" * 40
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    with (
+        serving(guarded_app({"text": text_model(), "names": names_model()})) as place,
+        httpx.Client(base_url=place.url) as client,
+    ):
+        yield client
+
+
+def score(client: httpx.Client, **body: Any) -> dict[str, Any]:
+    answer = client.post("/score", json=body)
+    assert answer.status_code == 200, answer.text
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+@pytest.mark.parametrize("cuts", [[1], [17], [300, 301], [0, 999]])
+@pytest.mark.parametrize("model", ["text", "names"])
+def test_pieces_cost_what_the_whole_costs(client: httpx.Client, model: str, cuts: list[int]) -> None:
+    whole = score(client, model=model, text=TEXT)
+    state, parts, ends = "", [], 0
+    for begin, end in zip([0, *cuts], [*cuts, len(TEXT)], strict=True):
+        told = score(client, model=model, text=TEXT[begin:end], state=state, save_state=True)
+        state = told["state"]
+        parts += told["surprisal"]
+        ends += told["ends"]
+    assert np.allclose(parts, whole["surprisal"], atol=1e-4)
+    assert ends == whole["ends"]
+
+
+def test_a_text_that_does_not_go_on_keeps_no_state(client: httpx.Client) -> None:
+    assert "state" not in score(client, model="text", text="a")
+
+
+def test_lines_end_with_the_state(client: httpx.Client) -> None:
+    body = {"model": "text", "text": TEXT, "save_state": True}
+    answer = client.post("/score", json=body, headers={"accept": "application/x-ndjson"})
+    assert '"state":' in answer.text.splitlines()[-1]
+
+
+def test_an_unknown_state_is_refused(client: httpx.Client) -> None:
+    assert client.post("/score", json={"model": "text", "text": "a", "state": "other"}).status_code == 404
+
+
+def test_states_are_of_their_model(client: httpx.Client) -> None:
+    state = score(client, model="text", text="a", save_state=True)["state"]
+    assert client.post("/score", json={"model": "names", "text": "a", "state": state}).status_code == 404
