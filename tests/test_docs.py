@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from conftest import WORDS
 from scriven import recipes
@@ -67,6 +69,8 @@ def rewritten(line: str) -> list[str]:
     words = shlex.split(line, comments=True)[1:]
     words = words[: next((at for at, word in enumerate(words) if word in SHELL_SYNTAX), len(words))]
     words = shlex.split(CHECKPOINT.sub(LAST, shlex.join(words)))
+    if words[0] == "serve" and "--port" not in words:
+        return [*words, "--port", "0"]
     if words[0] != "train":
         return words
     resumes = "--resume" in words and "auto" not in words  # which begins where there is nothing to resume
@@ -114,6 +118,12 @@ def documents() -> dict[str, str]:
     }
 
 
+def serve_nobody(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+    """Stands in for serving until Ctrl-C."""
+    for each in sockets:
+        each.close()
+
+
 def run_line(line: str) -> None:
     try:
         main(rewritten(line))
@@ -123,6 +133,7 @@ def run_line(line: str) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_says_can_be_typed_works(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uvicorn.Server.run", serve_nobody)
     for language, text in blocks(page):
         if language == "python":
             exec(PYTHON_BUDGET.sub(PYTHON_SMALL, text), {})

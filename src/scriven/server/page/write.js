@@ -17,6 +17,7 @@ let future = [];
 let editing = true;
 let writing = null; // the controller of what is being written
 let place = null; // the character under the cursor, in units of the text
+let column = null; // of the screen, that moves up and down keep to
 
 export function start(theApp) {
   app = theApp;
@@ -212,8 +213,9 @@ function clicked(event) {
 /** The unit one visual line above or below the cursor. */
 function vertical(direction) {
   const box = byId("write-here").getClientRects()[0];
+  column ??= box.left + box.width / 2;
   for (let step = 1; step <= 3; step++) {
-    const found = unitAt(byId("write-text"), box.left + 1, box.top + box.height / 2 + direction * step * box.height * 1.3);
+    const found = unitAt(byId("write-text"), column, box.top + box.height / 2 + direction * step * box.height * 1.3);
     if (found !== null && found !== place) return found;
   }
   return place;
@@ -233,6 +235,7 @@ function moved(event) {
   const opens = event.key === "Enter" || event.key === " ";
   if (!opens && !(event.key in moves)) return;
   event.preventDefault();
+  if (!/^Arrow(Up|Down)$/.test(event.key)) column = null;
   if (place === null) point(firstWritten());
   else if (!opens) point(moves[event.key](textOf(story)));
   if (opens) others();
