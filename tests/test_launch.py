@@ -1,7 +1,9 @@
 """Workers that torchrun starts: the same bits, also after one of them was killed or a machine was cut off."""
 
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -129,23 +131,59 @@ def hosts() -> Iterator[tuple[str, str]]:
 
 
 def test_a_machine_that_is_cut_off_is_done_without(hosts: tuple[str, str], book: Path, tmp_path: Path) -> None:
-    output, steps, agents, logs = tmp_path / "run", 15 * EVERY, [], [tmp_path / name for name in "ab"]
-    meeting = ["--rdzv-backend=c10d", "--rdzv-endpoint=10.99.7.1:29400", "--nnodes=1:2", "--max-restarts=2"]
-    for number, (host, log) in enumerate(zip(hosts, logs, strict=True), 1):
-        conf = f"--rdzv-conf=is_host={2 - number},last_call_timeout=2,read_timeout=10"
-        here = ["ip", "netns", "exec", host, *TORCHRUN, *meeting, conf, f"--local-addr=10.99.7.{number}"]
-        agents.append(started([*here, *command(book, output, steps)], log))
+    output, steps, logs = tmp_path / "run", 15 * EVERY, [tmp_path / name for name in "ab"]
+    agents = [agent(hosts, number, logs[number - 1], command(book, output, steps)) for number in (1, 2)]
     try:
         wait_for(lambda: output.exists() and any(output.glob("checkpoints/step-*")), agents[0], logs[0])
         assert tool("-n", hosts[1], "link", "set", "cable", "down")
         said = ended(agents[0], logs[0])
         assert agents[1].wait(DEADLINE) != 0
     finally:
-        for agent in agents:
-            agent.kill()
+        for each in agents:
+            each.kill()
     assert "2 workers" in said
     assert "cannot be reached" in said
     assert "1 worker," in said
+    assert same_as_undisturbed(book, output, steps, tmp_path)
+
+
+def agent(hosts: tuple[str, str], number: int, log: Path, words: list[str]) -> subprocess.Popen[bytes]:
+    """Torchrun on machine 1 or 2, which both may train without the other."""
+    meeting = ["--rdzv-backend=c10d", "--rdzv-endpoint=10.99.7.1:29400", "--nnodes=1:2", "--max-restarts=2"]
+    conf = f"--rdzv-conf=is_host={2 - number},last_call_timeout=1,read_timeout=10"
+    here = ["ip", "netns", "exec", hosts[number - 1], *TORCHRUN, *meeting, conf, f"--local-addr=10.99.7.{number}"]
+    # Else agents keep the address of their first meeting, which a machine that joins later is never told.
+    return started([*here, *words], log, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+
+
+def asked_to_end(process: int) -> bool:
+    """Whether a process that stands still has been sent SIGTERM."""
+    told = (Path("/proc") / str(process) / "status").read_text()
+    return bool(int(told.partition("ShdPnd:")[2].split()[0], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def test_a_machine_joins_and_leaves(hosts: tuple[str, str], book: Path, tmp_path: Path) -> None:
+    """One trains, two train, one trains; the first worker stands still until the second machine is there."""
+    output, steps, logs = tmp_path / "run", 10 * EVERY, [tmp_path / name for name in "ab"]
+    words = command(book, output, steps)
+    agents = [agent(hosts, 1, logs[0], words)]
+    try:
+        wait_for(lambda: output.exists() and any(output.glob("checkpoints/step-*")), agents[0], logs[0])
+        first = worker(0, output)
+        os.kill(first, signal.SIGSTOP)
+        agents.append(agent(hosts, 2, logs[1], words))
+        wait_for(lambda: asked_to_end(first), agents[0], logs[0])
+        os.kill(first, signal.SIGCONT)
+        wait_for(lambda: "2 workers" in logs[0].read_text(), agents[0], logs[0])
+        second = wait_for(lambda: worker(1, output), agents[0], logs[0])
+        agents[1].kill()
+        os.kill(second, signal.SIGKILL)
+        said = ended(agents[0], logs[0])
+    finally:
+        for each in agents:
+            each.kill()
+            each.wait()
+    assert re.findall(r"(\d) workers?,", said) == ["1", "2", "1"]
     assert same_as_undisturbed(book, output, steps, tmp_path)
 
 
