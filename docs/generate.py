@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pkgutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from cyclopts import App
 
 from scriven.cli import COMMANDS
+from scriven.cli import main as scriven
 
 PAGE = Path(__file__).parent / "commands.md"
 HEAD = """# Commands
@@ -21,7 +23,7 @@ standard error. Exit codes: 0 success, 2 wrong usage, 3 bad input or a bad file,
 interrupted or terminated after a clean save, 1 a mistake in Scriven itself. An error is one sentence; `--traceback`
 shows where it arose.
 """
-PLAIN = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "PYTHONUTF8": "1"}
+PLAIN = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
 ASKING_FOR_COLOUR = {"FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE"}
 
 
@@ -42,19 +44,17 @@ def commands() -> Iterator[tuple[str, ...]]:
 
 def section(words: tuple[str, ...]) -> str:
     """One command: its name and its help."""
-    said = subprocess.run(
-        [sys.executable, "-m", "scriven", *words, "--help"],
-        env={name: value for name, value in os.environ.items() if name not in ASKING_FOR_COLOUR} | PLAIN,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        check=True,
-    ).stdout
-    text = "\n".join(line.rstrip() for line in said.strip().splitlines())
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        scriven([*words, "--help"])
+    text = "\n".join(line.rstrip() for line in said.getvalue().strip().splitlines())
     return f"\n## {' '.join(('scriven', *words))}\n\n```text\n{text}\n```\n"
 
 
 def main() -> None:
     """Write the page, or with --check compare it."""
+    for name in ASKING_FOR_COLOUR:
+        os.environ.pop(name, None)
+    os.environ |= PLAIN
     fresh = page()
     if "--check" not in sys.argv:
         PAGE.write_text(fresh, encoding="utf-8", newline="\n")

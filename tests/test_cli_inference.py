@@ -483,7 +483,7 @@ def test_info_of_a_damaged_checkpoint(run: str, tmp_path: Path, capsys: pytest.C
     broken = create_run(tmp_path / "run", opened.settings, opened.vocabulary, opened.origin)
     broken.save({}, {}, {"step": 7, "validation": {}}, best=7)
     main(["info", str(broken.path)])
-    assert "step 7: its manifest.json lacks" in capsys.readouterr().out
+    assert "step 7: 0 characters read, not validated" in capsys.readouterr().out
     (broken.checkpoint(7).path / "manifest.json").write_text("{")
     main(["info", str(broken.path)])
     assert "step 7: cannot read" in capsys.readouterr().out

@@ -1,12 +1,11 @@
 """Recipes from the command line: listed, shown, copied, changed, trained."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from conftest import Command
 from scriven import recipes
 from scriven.cli import main
 from scriven.runs import open_run
@@ -46,10 +45,9 @@ def test_every_recipe_trains(name: str, book: Path, tmp_path: Path) -> None:
     assert settings.budget.steps == 2  # what is said beside a recipe wins, its own budget goes
 
 
-def test_a_copied_recipe_can_be_changed(book: Path, tmp_path: Path) -> None:
+def test_a_copied_recipe_can_be_changed(book: Path, tmp_path: Path, command: Command) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text(recipes.text("torch-rnn").replace("width = 128", "width = 9").replace("epochs = 50.0", "steps = 1"))
-    command = [sys.executable, "-m", "scriven", "train", book.name, "--settings", str(mine), "-o", "run", "--quiet"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    done = command("train", str(book), "--settings", str(mine), "-o", str(tmp_path / "run"), "--quiet")
+    assert done.code == 0, done.err
     assert open_run(tmp_path / "run").settings.model.width == 9
