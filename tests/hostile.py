@@ -126,6 +126,16 @@ def sparse(name: str) -> Callable[[Path], None]:
     return _grow
 
 
+def vouched(run: Path, size: int) -> None:
+    """A training state of one array that takes so many bytes, as header and manifest say, and holds nothing."""
+    told = {"x": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
+    text = json.dumps(told).encode()
+    _write(run / TRAINING, len(text).to_bytes(8, "little") + text)
+    os.truncate(run / TRAINING, 8 + len(text) + size)
+    mark = {"bytes": 8 + len(text) + size, "sha256": "0" * 64}
+    edited(MANIFEST, lambda values: values["files"].update({"training.safetensors": mark}))(run)
+
+
 def pipe(name: str) -> Callable[[Path], None]:
     def _pipe(run: Path) -> None:
         (run / name).unlink()
@@ -192,6 +202,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "weights: a link out of the folder": linked(MODEL),
     "weights: a link to /dev/zero": linked(MODEL, "/dev/zero"),
     "training state: a sparse file of 10 GB": sparse(TRAINING),
+    "training state: 10 GB that the manifest vouches for": lambda run: vouched(run, 10_000_000_000),
     "training state: a pipe": pipe(TRAINING),
     "training state: a link to /dev/zero": linked(TRAINING, "/dev/zero"),
     "manifest: not JSON": rewritten(MANIFEST, "\x80"),

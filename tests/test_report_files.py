@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,27 @@ def test_any_sample_is_kept_as_it_is(tmp_path: Path, text: str) -> None:
     assert record["text"] == text
     written(tmp_path, [started(tmp_path, step=1)])
     assert list(read_lines(tmp_path / "samples.jsonl")) == [record]
+
+
+def test_what_is_no_plain_file_is_replaced_and_nothing_beyond_it_touched(tmp_path: Path) -> None:
+    """Links out of the run's folder, pipes, and folders, in the place of every file that is written."""
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    names = ["metrics.jsonl", "samples.jsonl", "progress.jsonl", "metrics.jsonl.new", "samples.jsonl.new"]
+    for kind, make in (("link", lambda path: path.symlink_to(outside)), ("pipe", os.mkfifo), ("folder", Path.mkdir)):
+        run = tmp_path / kind
+        run.mkdir()
+        for name in names:
+            make(run / name)
+        assert steps(written(run, training(run))) == list(range(1, 101))
+        assert outside.read_text() == "mine"
+        assert all((run / name).is_file() and not (run / name).is_symlink() for name in names[:3])
+
+
+def test_lines_made_to_do_harm_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "x": ' + "[" * 100_000 + '\n{"step": 1, "step": 2}\n{"step": 3}\n')
+    assert [record["step"] for record in read_lines(path)] == [3]
+    with path.open("ab") as file:
+        file.truncate(10_000_000_000)
+    assert [record["step"] for record in read_lines(path)] == [3]

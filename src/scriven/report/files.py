@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from scriven.events import Event, Returned, Sampled, Saved, Skipped, Started, Stepped
 from scriven.report import as_dict
+from scriven.runs.disk import own
 from scriven.runs.journal import METRICS_FILE, PROGRESS_FILE, SAMPLES_FILE, ProgressLog, read_lines
 
 # Up to this step each step has a line; later a line covers step // DETAIL steps, so that 1,000,000 steps take about
@@ -92,8 +93,8 @@ def _line(record: dict[str, Any]) -> str:
 
 def _rewound(path: Path, step: int) -> TextIO:
     """The file, open at its end, with only the lines that hold for a run that stands at `step`."""
-    kept = "".join(_line(record) for record in read_lines(path) if _holds(record, step))
-    fresh = path.with_name(path.name + ".new")
+    kept = "".join(_line(record) for record in read_lines(own(path)) if _holds(record, step))
+    fresh = own(path.with_name(path.name + ".new"))
     with _written(fresh, "w") as file:
         file.write(kept)
         file.flush()

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from scriven.errors import InputError
 from scriven.events import Event, Finished, Started
+from scriven.runs.disk import own
 from scriven.runs.folder import PLOT_FILE
 from scriven.runs.journal import METRICS_FILE, read_lines
 
@@ -62,7 +63,7 @@ def draw(run: Path) -> Path:
     _scales(axes, course)
     figure.suptitle(course.title, fontsize=12)
     path = run / PLOT_FILE
-    fresh = path.with_name(path.name + ".new")
+    fresh = own(path.with_name(path.name + ".new"))
     figure.savefig(fresh, format="png")
     return fresh.replace(path)
 

@@ -78,11 +78,14 @@ class Checkpoint:
         """
         return self._tensors(TRAINING_FILE)
 
-    def verify(self, expected: Shapes) -> None:
+    def verify(self, expected: Shapes, most: int) -> None:
         """Reads everything.
 
-        Raises InputError when anything is missing, not what was written, or not of a model of these shapes.
+        Raises InputError when anything is missing, not what was written, or not of a model of these shapes, whose
+        training state has so many bytes at `most`.
         """
+        if self.manifest["files"][TRAINING_FILE]["bytes"] > most:
+            raise InputError(f"{self.path / TRAINING_FILE} is larger than any of that model, {most:,} bytes; {OTHERS}")
         self.weights(expected)
         self.training()
 

@@ -95,6 +95,17 @@ def discard(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def own(path: Path) -> Path:
+    """The same path, to write to; a link, a pipe or a folder of that name is removed, never what a link leads to.
+
+    Raises OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            discard(path)
+    return path
+
+
 # --- reading
 
 

@@ -36,7 +36,7 @@ def examine(path: Path, *, corpus: bool = False) -> Iterator[Finding]:
     try:
         run = open_run(path)
         consistent(run.settings)
-        shapes = run.shapes()
+        expected = run.expected()
     except ScrivenError as error:
         yield Finding(f"{SETTINGS_FILE}, {VOCABULARY_FILE}", "bad", str(error))
         return
@@ -44,7 +44,7 @@ def examine(path: Path, *, corpus: bool = False) -> Iterator[Finding]:
     told = f"{model.cell} {model.layers}x{model.width}, {run.vocabulary.size:,} symbols"
     yield Finding(f"{SETTINGS_FILE}, {VOCABULARY_FILE}", "good", told)
     yield from _links(run)
-    yield from _checkpoints(run, shapes)
+    yield from _checkpoints(run, expected)
     if corpus:
         yield _tried(str(run.corpus_path), lambda: _corpus(run.corpus_path))
 
@@ -64,11 +64,16 @@ def _links(run: Run) -> Iterator[Finding]:
             yield Finding(str(path.relative_to(run.path)), "bad", "it is a symbolic link, which is not followed")
 
 
-def _checkpoints(run: Run, shapes: Shapes) -> Iterator[Finding]:
+def _checkpoints(run: Run, expected: tuple[Shapes, int]) -> Iterator[Finding]:
     """The index, every checkpoint, and what saves that were killed left."""
     yield _tried(f"{CHECKPOINTS}/{INDEX_FILE}", lambda: _index(run))
-    for step in run.steps():
-        yield _tried(f"{CHECKPOINTS}, step {step}", lambda step=step: _checkpoint(run.checkpoint(step), shapes))  # type: ignore[misc]
+    try:
+        steps = run.steps()
+    except InputError as error:
+        yield Finding(CHECKPOINTS, "bad", str(error))
+        return
+    for step in steps:
+        yield _tried(f"{CHECKPOINTS}, step {step}", lambda step=step: _checkpoint(run.checkpoint(step), expected))  # type: ignore[misc]
     left = sum(1 for _ in (run.path / CHECKPOINTS).glob(".step-*"))
     if left:
         yield Finding(CHECKPOINTS, "note", f"{left} folders that a killed save left; the next training removes them")
@@ -83,8 +88,8 @@ def _index(run: Run) -> str:
     return f"best is step {index.best}, last is step {index.last}"
 
 
-def _checkpoint(checkpoint: Checkpoint, shapes: Shapes) -> str:
-    checkpoint.verify(shapes)
+def _checkpoint(checkpoint: Checkpoint, expected: tuple[Shapes, int]) -> str:
+    checkpoint.verify(*expected)
     size = sum(file["bytes"] for file in checkpoint.manifest["files"].values())
     return f"{size:,} bytes, as they were written; all weights are finite"
 

@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,11 +19,12 @@ from scriven.corpus.storage import Place, place_of
 from scriven.corpus.store import Corpus
 from scriven.durable import make_folder
 from scriven.errors import InputError, UnreadableError, UsageError
-from scriven.model.language_model import weight_shapes
+from scriven.model.cells import CELLS
+from scriven.model.language_model import layer_widths, weight_shapes
 from scriven.runs.checkpoints import Checkpoint, folder_name, write_checkpoint
 from scriven.runs.disk import discard, is_there, listed, read_json, read_text, real_folder, remove_folder, replace_file
 from scriven.runs.manifest import Index, Measured
-from scriven.runs.tensors import Shapes
+from scriven.runs.tensors import HEADER_LIMIT, Shapes
 from scriven.settings import Settings, explain, validated
 from scriven.toml import parse_toml
 from scriven.vocabulary import Vocabulary
@@ -65,6 +67,16 @@ class Run:
             return weight_shapes(self.settings.model, vocabulary.size)
         except UsageError as error:
             raise InputError(f"{self.path / SETTINGS_FILE} is of no model that can be: {error}") from None
+
+    def expected(self) -> tuple[Shapes, int]:
+        """What a checkpoint can have: the shapes of its weights, and how many bytes of training state at most.
+
+        An optimizer keeps two values for each weight at most, averaging two more. Raises InputError as `shapes`.
+        """
+        shapes, model = self.shapes(), self.settings.model
+        widths = layer_widths(model, self.vocabulary.size)[1:]
+        states = self.settings.reader.batch * sum(widths) * max(kind.state_size for kind in CELLS.values())
+        return shapes, 4 * (4 * sum(map(prod, shapes.values())) + states) + HEADER_LIMIT
 
     def index(self) -> Index:
         """The index of checkpoints as it is on the disk now; an empty one before the first save.

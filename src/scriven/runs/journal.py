@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import math
 import os
 from bisect import bisect_right
@@ -11,24 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scriven import strictjson
 from scriven.errors import InputError
-from scriven.runs.disk import opened
+from scriven.runs.disk import is_there, opened, own
 
 METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE = "metrics.jsonl", "samples.jsonl", "progress.jsonl"
+LINE_LIMIT = 16_000_000  # bytes; a sample has up to a million characters, and each up to 12 bytes there
 WIDTH = 24  # bytes of a line of progress, padded: the longest float has 23 characters
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The events in a `.jsonl` file as dictionaries; a line that a kill cut short is left out, a missing file is empty.
 
-    Raises OSError when the file is there but cannot be read.
+    What follows a line that is longer than any is not read. Raises InputError when there is something that cannot be
+    read, or is no plain file.
     """
-    if not path.exists():
+    if not is_there(path):
         return
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        for line in file:
+    with opened(path) as (file, _), io.BufferedReader(file) as lines:  # type: ignore[type-var]
+        while 0 < len(line := lines.readline(LINE_LIMIT)) < LINE_LIMIT:
             try:
-                record = json.loads(line)
+                record = strictjson.parse(line.decode(errors="replace"))
             except ValueError:
                 continue
             if isinstance(record, dict) and isinstance(record.get("step"), int):
@@ -44,7 +47,7 @@ class ProgressLog:
 
     def __init__(self, path: Path, step: int) -> None:
         """For a run that stands at `step`."""
-        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+        self._file = os.fdopen(os.open(own(path), os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
         if path.stat().st_size > step * WIDTH:
             self._file.truncate(step * WIDTH)
 
@@ -119,10 +122,7 @@ def _times(returned: dict[str, Any]) -> int:
 
 
 def _metrics(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        yield from read_lines(path / METRICS_FILE)
-    except OSError as error:
-        raise InputError(f"cannot read {path / METRICS_FILE}: {error.strerror}; allow it, or copy the run") from None
+    return read_lines(path / METRICS_FILE)
 
 
 def _read_progress(path: Path) -> list[float]:

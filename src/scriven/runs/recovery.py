@@ -25,7 +25,7 @@ class Recovered:
 class _Found:
     """What a run's folder has, by step: what is told of it, and of what is damaged, or cannot be read now, why."""
 
-    shapes: Shapes
+    expected: tuple[Shapes, int]
     told: list[Checkpoint] = field(default_factory=list)  # the newest first
     damaged: dict[int, str] = field(default_factory=dict)
     unread: dict[int, str] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class _Found:
     def usable(self, checkpoint: Checkpoint, step: int) -> bool:
         """Whether all of that step's checkpoint can be read, and is whole; if not, why is noted."""
         try:
-            checkpoint.verify(self.shapes)
+            checkpoint.verify(*self.expected)
         except UnreadableError as error:
             self.unread[step] = str(error)
         except InputError as error:
@@ -52,7 +52,7 @@ def recover(run: Run, which: Literal["last"] | int | None = "last") -> Recovered
     found = _found(run)
     if isinstance(which, int):
         checkpoint = run.checkpoint(which)
-        checkpoint.verify(found.shapes)
+        checkpoint.verify(*found.expected)
         newest = found.told[0]
     else:
         checkpoint = newest = _newest(run, found)
@@ -71,7 +71,7 @@ def _sweep(run: Run) -> None:
 
 def _found(run: Run) -> _Found:
     """All checkpoints by what their manifests tell."""
-    found = _Found(run.shapes())
+    found = _Found(run.expected())
     for step in run.steps():
         try:
             checkpoint = run.checkpoint(step)
@@ -113,7 +113,7 @@ def _best(run: Run, checkpoint: Checkpoint, found: _Found) -> tuple[int, tuple[s
     if step == checkpoint.step:
         return step, ()
     try:
-        run.checkpoint(step).weights(found.shapes)
+        run.checkpoint(step).weights(found.expected[0])
         return step, ()
     except UnreadableError as error:
         found.unread[step] = str(error)
