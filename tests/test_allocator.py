@@ -16,6 +16,7 @@ use_huge_pages(1 << 30)
 use_huge_pages(1 << 30)
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
+libc.free(ctypes.c_void_p(libc.malloc(ctypes.c_size_t(900 << 20))))  # what is free after it may be given back
 ctypes.memset(libc.malloc(ctypes.c_size_t(64 << 20)), 1, 64 << 20)
 facts = dict(line.split(":") for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
 reserved = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())["VmData"]

@@ -9,12 +9,13 @@ import mmap
 import sys
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
+NEVER = -1
 USUAL_PAD_BYTES = 128 * 1024
 PROBE_BYTES = 16 << 20  # more than the heap has left, so that it grows, and less than what gets a mapping of its own
 
 
 def keep_buffers(threshold_bytes: int) -> None:
-    """Buffers below this size stay mapped when they are freed, larger ones are given back at once.
+    """Buffers below this size stay mapped when they are freed, however many; larger ones are given back at once.
 
     Left alone, glibc moves the border by itself: large buffers then lie among small ones, and the holes grow for as
     long as the process runs.
@@ -23,7 +24,7 @@ def keep_buffers(threshold_bytes: int) -> None:
         with contextlib.suppress(OSError, AttributeError):
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(M_MMAP_THRESHOLD, threshold_bytes)
-            mallopt(M_TRIM_THRESHOLD, threshold_bytes)
+            mallopt(M_TRIM_THRESHOLD, NEVER)
 
 
 @functools.cache  # twice would reserve twice
