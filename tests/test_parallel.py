@@ -15,19 +15,23 @@ SCRIPT = """
 import os, sys
 import torch
 from scriven.errors import ScrivenError
-from scriven.training import child, launch
+from scriven.training import child, launch, neighbours
 
+if os.environ.get("RANK", "0") in os.environ.get("ALONE", ""):
+    neighbours._where = lambda: 0  # as on a system where memory cannot be shared
 if "RANK" in os.environ:
     workers = launch.join_leader()
 else:
     child.COMMAND = [sys.executable, __file__]
     workers = launch.start_workers(3)
 rank = workers.rank
+if rank == 0:
+    print(*workers.neighbours.ranks)
 for count in (3, 4, 7):
     every = torch.arange(count * 8.0).view(count, 2, 4)
     own = workers.own(count)
     assert torch.equal(workers.gather(every[own.start : own.stop].clone(), count), every)
-for length in (1, 2, 5, 1000):  # also fewer values than workers
+for length in (1, 2, 5, 100_000, 1000, 5):  # also fewer values than workers
     rows = torch.randn(7, length, generator=torch.Generator().manual_seed(length)) * 10.0 ** torch.arange(7)[:, None]
     a, b, c, d, e, f, g = rows
     expected = (a + (b + c)) + ((d + e) + (f + g))
@@ -128,13 +132,17 @@ def test_a_worker_that_dies_at_once_ends_the_start_with_its_last_words(book: Pat
     assert "--training.workers 1" in done.stderr
 
 
-def test_three_workers_agree_and_the_death_of_one_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("alone", "neighbours"), [("", "1 2"), ("2", "1"), ("0 1 2", "")])
+def test_three_workers_agree_and_the_death_of_one_is_noticed(tmp_path: Path, alone: str, neighbours: str) -> None:
+    """By memory that they share, by memory and messages, and by messages."""
     script = tmp_path / "workers.py"
     script.write_text(SCRIPT)
     command = [sys.executable, str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    environment = os.environ | {"ALONE": alone}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["3", "agree", "noticed"]
+    shown = neighbours if sys.platform == "linux" else ""
+    assert done.stdout.split() == [*shown.split(), "3", "agree", "noticed"]
 
 
 def test_one_worker_needs_nobody() -> None:
