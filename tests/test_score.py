@@ -211,7 +211,7 @@ def test_in_int8_the_context_goes_on() -> None:
     model = native(predictor())
     ids = model.vocabulary.encode(TEXT)[:, None]
     whole, last = score.read_rows(model, ids, model.start())
-    middle = score.after(model, ids[:40], model.start())
+    middle = model.read(model.start(), ids[:40])
     rest, end = score.read_rows(model, ids[40:], middle)
     assert rest.tolist() == whole[40:].tolist()
     assert end.logits.tolist() == last.logits.tolist()

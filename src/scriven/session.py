@@ -336,9 +336,9 @@ def load(
     """The model of a run folder: its best weights, its last ones, or those of the step given.
 
     `device` and `precision` are where and in which number format to compute, as in training. On the CPU native code
-    writes in that precision, in int8 with auto. In int8 it also reads what is scored: within 0.001 nats a character of
-    fp32, and a text costs the same, to the bit, whatever is read beside it. Else torch reads: in bf16 or fp32, the
-    faster one where int8 was asked for. Without native code writing is always fp32.
+    writes in that precision, in int8 with auto. In int8 it also reads: within 0.001 nats a character of fp32, and a
+    text costs the same, to the bit, whatever is read beside it. Else torch reads: in bf16 or fp32, the faster one where
+    int8 was asked for. Without native code writing is always fp32.
     Raises InputError when the folder is not a run or is damaged, UsageError when device or precision are not there.
     """
     place = choose_device(device)

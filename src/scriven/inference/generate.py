@@ -13,6 +13,7 @@ from torch import Tensor
 from scriven import kernels
 from scriven.errors import UsageError
 from scriven.inference.sampling import Floats, Ids, draw
+from scriven.kernels import scorer
 from scriven.kernels.sampler import Sampler
 from scriven.model import CharLM, State, computing
 from scriven.model.language_model import join_rows, take_rows
@@ -138,12 +139,25 @@ class Predictor:
         return self._seen(context, recent) if self.window else context
 
     def carry(self, context: Context, ids: Ids) -> Context:
-        """As `read`, never through the window: the state is carried on."""
+        """As `read`, never through the window: the state is carried on.
+
+        Where there is a native `scorer`, a row's context is the same, to the bit, whatever rows are beside it and in
+        whatever pieces it reads.
+        """
         length = max(1, READ_AT_ONCE // ids.shape[1])
         for begin in range(0, len(ids), length):
-            logits, state = self._step(context, ids[begin : begin + length], since=-1)
-            context = Context(logits[-1].clone(), state)  # a copy, so that the rest can be freed
+            context = self._carried(context, self.vocabulary.clamp(ids[begin : begin + length]))
         return context
+
+    def _carried(self, context: Context, ids: Ids) -> Context:
+        native = self.scorer()
+        if native is None:
+            logits, state = self._step(context, ids, since=-1)
+            return Context(logits[-1].clone(), state)  # a copy, so that the rest can be freed
+        self.pause()
+        before = context.state or native.zero_state(ids.shape[1])
+        _, logits, state = scorer.read(native, context.logits, before, ids, ids, torch.get_num_threads())
+        return Context(logits, state)
 
     def _seen(self, context: Context, ids: Ids) -> Context:
         """The context of rows that see the last of ids (T, N) through the window, and nothing else."""

@@ -20,7 +20,7 @@ from scriven.errors import UsageError
 from scriven.inference.chunks import Reader, Text, blocks, chunks_of, documents_of, opened
 from scriven.inference.generate import Predictor
 from scriven.inference.sampling import Ids
-from scriven.inference.score import Tally, after, costs, foretold, priced, read_rows, summed, surprisals, tally
+from scriven.inference.score import Tally, costs, foretold, priced, read_rows, summed, surprisals, tally
 
 Protocol = Callable[[Predictor, Iterable[Ids]], Tally]
 FORMS = "stream, documents, window-LENGTH or last-LENGTH, such as window-256"
@@ -117,7 +117,7 @@ def _after_exactly(predictor: Predictor, chunks: Iterable[Ids], length: int) -> 
     vocabulary, total = predictor.vocabulary, Tally()
     for ids in blocks(chunks, max(1, READ_AHEAD // length), overlap=length):
         before, targets = sliding_window_view(ids[:-1], length).T, ids[length:]  # (L, N), (N,)
-        context = after(predictor, before, predictor.blank(len(targets)))
+        context = predictor.carry(predictor.blank(len(targets)), before)
         total += tally(vocabulary, targets, priced(costs(context.logits, targets, vocabulary), targets, vocabulary))
     return total
 

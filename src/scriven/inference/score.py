@@ -264,10 +264,3 @@ def _by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tu
         logits, context = predictor.predict(context, read[begin : begin + step])  # (t, N, V)
         parts.append(costs(logits, ids[begin : begin + step], predictor.vocabulary))
     return np.concatenate(parts), context
-
-
-def after(predictor: Predictor, ids: Ids, context: Context) -> Context:
-    """The context after reading ids (T, N), any T, whatever they cost."""
-    if predictor.scorer() is None:
-        return predictor.carry(context, ids)
-    return read_rows(predictor, ids, context)[1]

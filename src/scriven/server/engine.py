@@ -33,6 +33,8 @@ NEWS_SECONDS = 0.01  # between two tellings, but for what is done or has begun: 
 
 log = logging.getLogger(__name__)
 
+NOTHING = np.empty(0, np.int64)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -94,8 +96,6 @@ class Engine:
         self._come: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting: deque[Ticket] = deque()
-        self._reading: dict[Reading, _Place] = {}
-        self._writing: dict[Line, _Place] = {}
         self._news: list[tuple[Ticket, News]] = []
         self._next_news, self._urgent = 0.0, False
         self._rest()
@@ -103,13 +103,11 @@ class Engine:
 
     def _rest(self) -> None:
         """As at the start: nothing is read or written."""
+        self.rows = 0  # texts that are read or written now, those to be written after what is read included
+        self._reading: dict[Reading, _Place] = {}
+        self._writing: dict[Line, _Place] = {}
         self._readings = Readings(self._predictor)
         self._batches: list[_Batch] = []
-
-    @property
-    def rows(self) -> int:
-        """How many texts are read or written now."""
-        return len(self._reading) + len(self._writing)
 
     @property
     def running(self) -> bool:
@@ -172,21 +170,23 @@ class Engine:
 
     def _admit(self) -> None:
         """Give rows to those who wait, to one request after another."""
+        begun = []
         while self._waiting:
             ticket = self._waiting[0]
             number, job = ticket.waiting[0]
             if self.rows and self.rows + job.rows > self.limits.rows:
-                return
+                break
             self._waiting.popleft()
             ticket.waiting.popleft()
-            self._waited(job)
             if ticket.waiting:
                 self._waiting.append(ticket)
-            reading = Reading(job.ids, job.context, job.told)
+            self._waited(job)
+            begun.append(reading := Reading(job.ids, job.context, job.told))
             self._reading[reading] = _Place(ticket, number, None, job)
-            if len(job.ids):
-                self._readings.add(reading)
-            else:
+            self.rows += job.rows
+        self._readings.add([reading for reading in begun if len(reading.ids)])
+        for reading in begun:
+            if not len(reading.ids):
                 self._begin(reading)
 
     def _waited(self, job: Job) -> None:
@@ -208,24 +208,30 @@ class Engine:
         ticket, number, _, job = self._reading.pop(reading)
         self._news.append((ticket, News(number, None, done=True, context=reading.context)))
         self._urgent = True
+        self.rows -= job.rows - len(job.lines)
         for n, line in enumerate(job.lines):
             self._writing[line] = _Place(ticket, number, n, job)
-        lines = [line for line in job.lines if line.left]
-        for line in job.lines:
             if not line.left:
                 line.end = reading.context
-                self._wrote(line, "", np.empty(0, np.int64), None)
-        if lines:
-            self._batch(reading.context, job.likeliest is not None).add(lines, reading.context.rows([0] * len(lines)))
+                self._wrote(line, "", NOTHING, None)
+        if lines := [line for line in job.lines if line.left]:
+            batch = _Batch(self._predictor, job.likeliest is not None)
+            batch.add(lines, reading.context.rows([0] * len(lines)))
+            self._batches.append(batch)
 
-    def _batch(self, context: Context, stepwise: bool) -> _Batch:
-        for batch in self._batches:
-            if batch.stepwise == stepwise and batch.takes(context):
-                return batch
-        self._batches.append(batch := _Batch(self._predictor, stepwise))
-        return batch
+    def _merge(self) -> None:
+        """Write all lines side by side that can be."""
+        batches, self._batches = self._batches, []
+        for batch in batches:
+            hosts = (each for each in self._batches if each.stepwise == batch.stepwise)
+            host = next((each for each in hosts if batch.context is not None and each.takes(batch.context)), None)
+            if host is not None and batch.context is not None:
+                host.add(batch.lines, batch.context)
+            elif batch.lines:
+                self._batches.append(batch)
 
     def _write_on(self) -> None:
+        self._merge()
         for batch in self._batches:
             with batch.pace as most:
                 length = min(most, max(line.left for line in batch.lines))
@@ -234,7 +240,6 @@ class Engine:
                 else:
                     for line, text, ids in batch.write(length):
                         self._wrote(line, text, ids, None)
-        self._batches = [batch for batch in self._batches if batch.lines]
 
     def _step(self, batch: _Batch, length: int) -> None:
         """Write a symbol at a time, and tell what each costs."""
@@ -253,6 +258,7 @@ class Engine:
         self._news.append((place.ticket, News(place.job, place.line, text, len(ids), details, done, line.end)))
         if done:
             del self._writing[line]
+            self.rows -= 1
             self._urgent = True
 
     def _drop(self, ticket: Ticket) -> None:
@@ -262,16 +268,17 @@ class Engine:
                 self._waited(job)
             ticket.waiting.clear()
             self._waiting.remove(ticket)
-        readings = [reading for reading, place in self._reading.items() if place.ticket is ticket]
+        readings = {reading for reading, place in self._reading.items() if place.ticket is ticket}
         self._readings.drop(readings)
         for reading in readings:
-            del self._reading[reading]
+            self.rows -= self._reading.pop(reading).asked.rows
         lines = {line for line, place in self._writing.items() if place.ticket is ticket}
         for line in lines:
             del self._writing[line]
+        self.rows -= len(lines)
         for batch in self._batches:
             batch.drop(lines)
-        self._batches = [batch for batch in self._batches if batch.lines]
+        self._news = [(other, news) for other, news in self._news if other is not ticket]
 
     def _fail(self, error: Exception) -> None:
         """A mistake of ours: those who were being served hear of it, the others go on."""
@@ -280,8 +287,6 @@ class Engine:
             self._drop(ticket)
             self._news.append((ticket, News(0, None)))
         self._urgent = True
-        self._reading.clear()
-        self._writing.clear()
         self._rest()
 
     def _tell_all(self) -> None:

@@ -6,7 +6,8 @@ alone. Where torch reads, each text is read alone, in pieces cut at the same pla
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -72,72 +73,101 @@ class Readings:
     """Texts of one model that are being read: read on in turns; they may come and go in between."""
 
     def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
-        self.all: list[Reading] = []
+        """Of no texts."""
+        native = predictor.scorer() is not None and not predictor.window
+        self._turns: deque[_Group] = deque(_Group(predictor, native, stepwise) for stepwise in (False, True))
 
-    def add(self, reading: Reading) -> None:
-        """One more text."""
-        if reading.context.state is None and (native := self._predictor.scorer()) is not None:
-            reading.context = Context(reading.context.logits, native.zero_state(1), reading.context.recent)
-        self.all.append(reading)
+    def add(self, readings: Sequence[Reading]) -> None:
+        """Some more texts, each with something to read."""
+        for group in self._turns:
+            group.add([each for each in readings if each.stepwise == group.stepwise])
 
-    def drop(self, readings: Sequence[Reading]) -> None:
+    def drop(self, readings: Collection[Reading]) -> None:
         """Read these no further."""
-        self.all = [each for each in self.all if each not in readings]
+        for group in self._turns:
+            group.keep([row for row, each in enumerate(group.readings) if each not in readings])
 
     def read(self, symbols: int) -> list[Told]:
         """Read on, about so many symbols of all texts together; what became of them. Those read are gone."""
-        if not self.all:
-            return []
-        rows = self.all[: max(1, symbols // 8)]
-        rows = [each for each in rows if each.stepwise == rows[0].stepwise]
-        self.all = [each for each in self.all if each not in rows] + rows  # who waited first is next
-        if self._predictor.scorer() is None or self._predictor.window:
-            told = [self._read_alone(rows[0])]
-        elif rows[0].stepwise:
-            told = self._read_steps(rows, symbols)
-        else:
-            told = self._read_costs(rows, symbols)
-        self.all = [each for each in self.all if len(each.ids)]
+        self._turns.rotate()
+        group = next((group for group in self._turns if group.readings), None)
+        told: list[Told] = []
+        while group is not None and group.readings and symbols > 0:
+            some = group.read(symbols)
+            symbols -= sum(each.symbols for each in some)
+            told += some
         return told
 
-    def _read_costs(self, rows: list[Reading], symbols: int) -> list[Told]:
-        """Native code, and what each symbol costs."""
-        ids, context = self._cut(rows, max(1, symbols // len(rows)))
-        nats, context = read_rows(self._predictor, ids, context)
-        self._put(rows, len(ids), context)
-        return [
-            Told(each, None if each.likeliest is None else Details(ids[:, row], nats[:, row]), len(ids))
-            for row, each in enumerate(rows)
-        ]
 
-    def _read_steps(self, rows: list[Reading], symbols: int) -> list[Told]:
-        """Native code a symbol at a time, and the likeliest symbols at each."""
-        most = min(symbols, LOGITS // self._predictor.vocabulary.size) // len(rows)
-        ids, context = self._cut(rows, max(1, most))
+class _Group:
+    """Texts that are read alike: side by side where native code reads, else one after another."""
+
+    def __init__(self, predictor: Predictor, native: bool, stepwise: bool) -> None:
+        self.readings: list[Reading] = []
+        self.stepwise = stepwise
+        self._predictor = predictor
+        self._native = native
+        self._context: Context | None = None  # of the texts, a row each, where native code reads
+
+    def add(self, readings: list[Reading]) -> None:
+        self.readings += readings
+        if self._native and readings:
+            known = [] if self._context is None else [self._context]
+            self._context = side_by_side(known + [self._with_state(each.context) for each in readings])
+
+    def _with_state(self, context: Context) -> Context:
+        sampler = self._predictor.scorer()
+        return Context(context.logits, sampler.zero_state(1)) if sampler and context.state is None else context
+
+    def keep(self, rows: list[int]) -> None:
+        """Only the texts with these numbers."""
+        if len(rows) < len(self.readings):
+            self.readings = [self.readings[row] for row in rows]
+            self._context = self._context.rows(rows) if self._context is not None and rows else None
+
+    def read(self, symbols: int) -> list[Told]:
+        """Read a piece of each text, or of one; texts that are read have their context then, and are gone."""
+        if self._context is None:
+            told = [self._read_alone(self.readings[0])]
+            self.readings = self.readings[1:] + self.readings[:1]  # who waited longest is next
+        else:
+            told = self._read_rows(self._context, symbols)
+        self.keep([row for row, each in enumerate(self.readings) if len(each.ids)])
+        return told
+
+    def _read_rows(self, context: Context, symbols: int) -> list[Told]:
+        rows = self.readings
+        most = min(symbols, LOGITS // self._predictor.vocabulary.size) if self.stepwise else symbols
+        length = max(1, min(most // len(rows), *(len(each.ids) for each in rows)))
+        ids = np.stack([each.ids[:length] for each in rows], 1)  # (T, N)
+        read = self._steps if self.stepwise else self._costs
+        details, self._context = read(ids, context)
+        for row, each in enumerate(rows):
+            each.ids = each.ids[length:]
+            if not len(each.ids):
+                each.context = self._context.rows([row])
+        told = zip(rows, details, strict=True)
+        return [Told(each, None if each.likeliest is None else one, length) for each, one in told]
+
+    def _costs(self, ids: Ids, context: Context) -> tuple[list[Details], Context]:
+        """What each symbol (T, N) costs."""
+        nats, context = read_rows(self._predictor, ids, context)
+        return [Details(*columns) for columns in zip(ids.T, nats.T, strict=True)], context
+
+    def _steps(self, ids: Ids, context: Context) -> tuple[list[Details], Context]:
+        """What each symbol (T, N) costs, and the likeliest ones there: a symbol at a time."""
         logits = []
         for step in ids:  # (N,)
             logits.append(context.logits)
-            _, context = read_rows(self._predictor, step[None], context)
-        self._put(rows, len(ids), context)
+            context = self._predictor.read(context, step[None])
         values = torch.stack(logits).double().numpy()  # (T, N, V)
         return [
-            Told(each, details_of(values[:, row], ids[:, row], each.likeliest or 0, self._predictor), len(ids))
-            for row, each in enumerate(rows)
-        ]
-
-    def _cut(self, rows: list[Reading], most: int) -> tuple[Ids, Context]:
-        """The next ids (T, N) of texts, as many of each, and the context before them."""
-        length = min(most, *(len(each.ids) for each in rows), len(rows[0].ids))
-        ids = np.stack([each.ids[:length] for each in rows], 1)
-        return ids, side_by_side([each.context for each in rows])
-
-    def _put(self, rows: list[Reading], length: int, context: Context) -> None:
-        for row, each in enumerate(rows):
-            each.ids, each.context = each.ids[length:], context.rows([row])
+            details_of(values[:, row], ids[:, row], each.likeliest or 0, self._predictor)
+            for row, each in enumerate(self.readings)
+        ], context
 
     def _read_alone(self, each: Reading) -> Told:
-        """Torch, and a piece of one text. What a window sees foretells what follows, but the state what is read."""
+        """A piece of one text. What a window sees foretells what follows, but the state what is read."""
         predictor, ids = self._predictor, each.ids[:PIECE]
         told, carried = None, each.carried or each.context
         if each.likeliest is not None:

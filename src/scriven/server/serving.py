@@ -36,12 +36,9 @@ class Served:
     def __init__(self, name: str, model: Model, limits: Limits) -> None:
         self.name = name
         self.model = model
+        self.start = model.predictor.start()  # what texts begin from; made, as the packed weights are, before requests
+        model.predictor.sampler()
         self.engine = Engine(name, model.predictor, limits)
-
-    @cached_property
-    def start(self) -> Context:
-        """What texts begin from."""
-        return self.model.predictor.start()
 
 
 @dataclass
