@@ -2,7 +2,7 @@
 
 import torch
 
-from scriven.server.app import make_app
+from scriven.server.app import STREAMED, make_app
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.security import Guard, policy
 from scriven.session import Model
@@ -30,4 +30,4 @@ def names_model() -> Model:
 def guarded_app(models: dict[str, Model], limits: Limits = LIMITS, token: str | None = None) -> Guard:
     """Models behind the guard that `scriven serve` puts before them."""
     torch.set_num_threads(1)
-    return Guard(make_app(models, limits), policy("127.0.0.1", token=token, limits=limits))
+    return Guard(make_app(models, limits), policy("127.0.0.1", token=token, limits=limits, streamed=STREAMED))

@@ -195,11 +195,13 @@ class Engine:
             self.waiting_symbols -= len(job.ids)
 
     def _read_on(self) -> None:
-        for reading, details, length in self._readings.read(READ):
-            place = self._reading[reading]
+        told = self._readings.read(READ)
+        for reading, details, length in told:
             self.read += length
             if details is not None:
+                place = self._reading[reading]
                 self._news.append((place.ticket, News(place.job, None, details=details)))
+        for reading in dict.fromkeys(each.reading for each in told):
             if not len(reading.ids):
                 self._begin(reading)
 

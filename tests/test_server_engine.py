@@ -1,0 +1,238 @@
+"""The engine: what is read and written for many requests at once is what is read and written for each alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+
+from scriven.inference.generate import Context, Predictor
+from scriven.inference.score import read_rows
+from scriven.inference.writing import Line
+from scriven.kernels import library
+from scriven.server.engine import Job, News
+from scriven.server.errors import Refused
+from scriven.server.limits import LIMITS, Limits
+from scriven.server.serving import Served, Server, Work
+from scriven.session import Model
+from scriven.settings import SamplingSettings, Settings, validated
+from small_model import favour, predictor
+
+WAYS = [None, *(["fp32", "int8"] if library.level() != "off" else [])]  # torch and native code
+FEW = replace(LIMITS, rows=5, queue=40)
+
+
+def model_of(way: str | None, window: int = 0, letters: str = "\n abcde,") -> Model:
+    plain = predictor(letters, "\n" if "\n" not in letters else None)
+    settings: Settings = validated({"model": {"width": 8}})
+    return Model(Predictor(plain.model, plain.vocabulary, "fp32", window, way), settings)
+
+
+def line(model: Model, seed: int, length: int, *, keep: bool = False) -> Line:
+    settings = SamplingSettings(temperature=[0.0, 0.7, 1.5][seed % 3], top_k=seed % 4)
+    return Line(np.random.default_rng(seed), settings, length, model.pen(["ab"] if seed % 2 else []), keep)
+
+
+def job(model: Model, seed: int) -> Job:
+    """Prompts and texts of many lengths, told of in every way."""
+    ids = np.random.default_rng(seed).integers(0, model.vocabulary.size + 2, seed * 37 % 300)
+    lines = tuple(line(model, seed + n, (seed * 13 + n) % 50, keep=seed % 3 == 0) for n in range(seed % 4))
+    told = [None, 0, 2][seed % 3]
+    return Job(ids, model.predictor.start(), lines, told, [None, 3][seed % 2])
+
+
+def serve(model: Model, limits: Limits, use: Callable[[Server, Served], Any]) -> Any:
+    """What the coroutine gives that `use` makes, while the engine runs."""
+    served = Served("it", model, limits)
+    served.engine.start()
+    try:
+        return asyncio.run(use(Server({"it": served}, limits), served))
+    finally:
+        served.engine.stop()
+        assert served.engine.rows == served.engine.waiting_jobs == served.engine.waiting_symbols == 0
+
+
+async def done(server: Server, served: Served, jobs: list[Job]) -> list[News]:
+    """All that becomes of jobs."""
+    told: list[News] = []
+    ends = sum(1 + len(each.lines) for each in jobs)
+    async with Work(server, served, jobs) as work:
+        while sum(news.done for news in told) < ends:
+            told += await work.news()
+    return told
+
+
+def summary(told: list[News], number: int) -> list[Any]:
+    """What was told of one job, however it was cut into pieces."""
+    found: list[Any] = []
+    for which in (None, 0, 1, 2):
+        news = [each for each in told if each.job == number and each.line == which]
+        details = [each.details for each in news if each.details is not None]
+        found += ["".join(each.text for each in news), sum(each.symbols for each in news), len(news) > 0]
+        found += [np.concatenate([np.empty(0), *(each.ids for each in details)]).tolist()]
+        found += [np.concatenate([np.empty(0), *(each.nats for each in details)]).tolist()]
+        found += [
+            np.concatenate([np.empty(0), *(each.likeliest[1].ravel() for each in details if each.likeliest)]).tolist()
+        ]
+        found += [each.context.logits.tolist() for each in news if each.context is not None]
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("window", "letters"), [(0, "\n abcde,"), (20, "\n abcde,"), (0, " abcde,")])
+def test_what_becomes_of_a_request_does_not_depend_on_others(way: str | None, window: int, letters: str) -> None:
+    torch.set_num_threads(1)
+    model = model_of(way, window, letters)
+
+    async def together(server: Server, served: Served) -> list[list[News]]:
+        return await asyncio.gather(*(done(server, served, [job(model, seed)]) for seed in range(16)))
+
+    async def alone(server: Server, served: Served) -> list[list[News]]:
+        return [await done(server, served, [job(model, seed)]) for seed in range(16)]
+
+    for one, other in zip(serve(model, LIMITS, together), serve(model, FEW, alone), strict=True):
+        assert_alike(summary(one, 0), summary(other, 0), exact=way is not None)
+
+
+def assert_alike(one: list[Any], other: list[Any], *, exact: bool) -> None:
+    """Equal, to the bit where native code writes; as far as matrix products of one and many rows agree in torch."""
+    assert len(one) == len(other)
+    for left, right in zip(one, other, strict=True):
+        if exact or not isinstance(left, list):
+            assert left == right
+        else:
+            assert np.allclose(np.array(left), np.array(right), atol=1e-4)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_writes_what_the_library_writes(way: str | None) -> None:
+    model = model_of(way)
+    prompts = ["abc", "", "dead bad cab", "a,b " * 100]
+    jobs = [
+        Job(model.read_ids(prompt), model.predictor.start(), (line(model, seed, 90),))
+        for seed, prompt in enumerate(prompts)
+    ]
+    told = serve(model, LIMITS, lambda server, served: done(server, served, jobs))
+    for seed, prompt in enumerate(prompts):
+        asked = line(model, seed, 90)
+        expected = model.sample(
+            prompt, length=90, seed=seed, stop=["ab"] if seed % 2 else [], **asked.settings.model_dump()
+        )
+        assert "".join(news.text for news in told if news.job == seed) == expected
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_costs_and_contexts_are_those_of_reading(way: str | None) -> None:
+    model = model_of(way)
+    ids = model.read_ids("a bad cab, € " * 50)
+    start = model.predictor.start()
+    jobs = [Job(ids, start, (), told, None) for told in (None, 0, 3)]
+    told = serve(model, LIMITS, lambda server, served: done(server, served, jobs))
+    nats, after = read_rows(model.predictor, ids[:, None], start)
+    for number in (1, 2):
+        details = [news.details for news in told if news.job == number and news.details is not None]
+        assert np.allclose(np.concatenate([each.nats for each in details]), nats[:, 0], atol=1e-4)
+    best = np.concatenate([each.likeliest[1][:, 0] for each in details if each.likeliest is not None])
+    assert (best >= -nats[:, 0] - 1e-4).all()
+    for context in (news.context for news in told if news.context is not None):
+        assert np.allclose(context.logits, after.logits, atol=1e-4)
+
+
+def test_a_kept_context_is_that_after_the_text() -> None:
+    model = model_of(WAYS[-1])
+    asked = line(model, 4, 43, keep=True)
+    told = serve(
+        model,
+        LIMITS,
+        lambda server, served: done(server, served, [Job(model.read_ids("abc"), model.predictor.start(), (asked,))]),
+    )
+    text = "".join(news.text for news in told)
+    kept = next(news.context for news in told if news.line == 0 and news.context is not None)
+    expected = model.predictor.read(model.predictor.start(), model.read_ids("abc" + text)[:, None])
+    assert np.allclose(kept.logits, expected.logits, atol=1e-5)
+
+
+def test_requests_wait_for_rows_in_turns_and_too_many_are_refused() -> None:
+    model = model_of(WAYS[-1])
+
+    async def use(server: Server, served: Served) -> None:
+        long = Job(model.read_ids("a"), model.predictor.start(), (line(model, 2, 100_000),))
+        async with Work(server, served, [replace_line(model, long) for _ in range(5)]) as work:
+            await work.news()
+            many = [job(model, 7) for _ in range(20)]
+            one, other = done(server, served, many), done(server, served, many[:1])
+            waiting = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
+            await asyncio.sleep(0.05)
+            assert served.engine.waiting_jobs == 21
+            assert served.engine.rows == 5
+            with pytest.raises(Refused, match="21 texts wait already"):
+                Work(server, served, many)
+        await asyncio.gather(*waiting)
+
+    serve(model, FEW, use)
+
+
+def replace_line(model: Model, asked: Job) -> Job:
+    return replace(asked, lines=(line(model, 2, 100_000),))
+
+
+def test_what_is_cancelled_frees_its_rows() -> None:
+    model = model_of(WAYS[-1])
+
+    async def use(server: Server, served: Served) -> None:
+        reading = Job(np.zeros(1_000_000, np.int64), model.predictor.start(), (line(model, 0, 5),))
+        writing = Job(model.read_ids("a"), model.predictor.start(), (line(model, 0, 1_000_000),))
+        for each in (reading, writing):
+            async with Work(server, served, [each, *(job(model, 9) for _ in range(30))]):
+                await asyncio.sleep(0.05)
+                assert served.engine.rows
+            assert (await done(server, served, [job(model, 2)]))[-1].done
+            assert served.engine.rows == served.engine.waiting_jobs == 0
+
+    serve(model, FEW, use)
+
+
+def test_a_request_that_takes_too_long_is_given_up() -> None:
+    model = model_of(WAYS[-1])
+
+    async def use(server: Server, served: Served) -> None:
+        with pytest.raises(Refused, match=r"longer than 0\.1 s") as caught:
+            await done(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 10_000_000),))])
+        assert caught.value.status == 503
+
+    serve(model, replace(LIMITS, seconds=0.1), use)
+
+
+def test_a_mistake_ends_those_requests_alone_that_met_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = model_of(None)
+
+    async def use(server: Server, served: Served) -> list[News]:
+        with monkeypatch.context() as patched:
+            patched.setattr(model.predictor, "write", Mock(side_effect=RuntimeError("no")))
+            with pytest.raises(RuntimeError, match="no"):
+                await done(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 20),))])
+        return await done(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 20),))])
+
+    assert sum(news.symbols for news in serve(model, LIMITS, use)) == 20
+    assert "a turn of the engine failed" in caplog.text
+
+
+def test_a_document_ends_its_text() -> None:
+    plain = predictor(" abcde,", "\n")
+    favour(plain, plain.vocabulary.boundary, 0.5)
+    model = Model(plain, validated({"model": {"width": 8}, "corpus": {"documents": "lines"}}))
+    asked = Line(np.random.default_rng(1), SamplingSettings(temperature=1.0), 500, model.pen((), until_end=True))
+    start: Context = model.predictor.start()
+    told = serve(
+        model, LIMITS, lambda server, served: done(server, served, [Job(np.empty(0, np.int64), start, (asked,))])
+    )
+    assert asked.pen.ended
+    assert "\n" not in "".join(news.text for news in told)

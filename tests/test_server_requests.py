@@ -1,0 +1,93 @@
+"""Bodies of requests: what is right is taken, everything else refused in one sentence, whatever it is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scriven.server.errors import Refused
+from scriven.server.limits import LIMITS
+from scriven.server.openapi import BODIES
+from scriven.server.requests import CompletionBody, parsed
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = sorted(CompletionBody.model_fields)
+
+
+def refusal(body: bytes) -> Refused:
+    with pytest.raises(Refused) as caught:
+        parsed(CompletionBody, body)
+    assert caught.value.status == 400
+    assert json.loads(caught.value.body)["error"]["type"] == "invalid_request_error"
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("temperature", -1, "temperature -1: input should be greater than or equal to 0"),
+        ("temperature", "1", "temperature '1': input should be a valid number"),
+        ("temperature", True, "temperature True: input should be a valid number"),
+        ("max_tokens", LIMITS.max_tokens + 1, "should be less than or equal to 100000"),
+        ("max_tokens", 1.5, "max_tokens 1.5"),
+        ("n", 0, "n 0"),
+        ("top_p", 0, "top_p 0"),
+        ("prompt", {"a": 1}, "give a text, a list of texts, a list of ids, or a list of lists of ids"),
+        ("prompt", [1, "a"], "give a text"),
+        ("prompt", [[1], "a"], "give a text"),
+        ("prompt", [-1], "give a text"),
+        ("stop", "", "stop ''"),
+        ("stop", ["a"] * 17, "stop"),
+        ("logprobs", 21, "logprobs 21"),
+        ("presence_penalty", 0.5, "presence_penalty 0.5"),
+        ("logit_bias", {"5": 1.0}, "logit_bias"),
+        ("suffix", "x", "suffix 'x'"),
+        ("best_of", 2, "best_of 2: all texts are given; ask for as many with n"),
+        ("frequency", 1, "unrecognized field: frequency"),
+        ("stream_options", {"what": 1}, "unrecognized field: stream_options"),
+        ("state", "x" * 65, "state"),
+    ],
+)
+def test_what_is_wrong_is_named(field: str, value: Any, said: str) -> None:
+    refused = refusal(json.dumps({field: value}).encode())
+    assert said in str(refused)
+    assert len(str(refused)) < 300
+
+
+NO_BODIES = [b"", b"{", b"[]", b"1", b"\xff", b'{"n": NaN}', b'{"n": 1e999}', b'{"n": 1, "n": 2}', b"[" * 100_000]
+
+
+@pytest.mark.parametrize("body", NO_BODIES)
+def test_a_body_that_is_no_object_of_finite_numbers_is_refused(body: bytes) -> None:
+    refusal(body)
+
+
+def test_null_is_as_if_not_given() -> None:
+    assert parsed(CompletionBody, json.dumps(dict.fromkeys(FIELDS)).encode()) == parsed(CompletionBody, b"{}")
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4))
+def test_anything_is_taken_or_refused(values: dict[str, Any]) -> None:
+    try:
+        body = parsed(CompletionBody, json.dumps(values).encode())
+    except Refused as refused:
+        assert refused.status == 400
+    else:
+        assert 0 <= body.temperature <= LIMITS.temperature
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
+    for kind in BODIES:
+        try:
+            parsed(kind, body)
+        except Refused as refused:
+            assert refused.status == 400

@@ -1,0 +1,136 @@
+"""Tokens, scores, states, health, counters and the OpenAPI document, over a real socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from starlette.routing import Route
+
+from live_server import serving
+from scriven.server.app import make_app
+from scriven.server.limits import LIMITS
+from scriven.server.openapi import document
+from scriven.server.static import page
+from served_models import guarded_app, names_model, text_model
+
+MODELS = {"text": text_model(), "names": names_model()}
+SMALL = replace(LIMITS, score_characters=3000, body_bytes=20_000)
+LINES = {"accept": "application/x-ndjson"}
+PLAIN = {"content-type": "text/plain; charset=utf-8"}
+TEXT = "a bad cab, €\ndead " * 100
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    with serving(guarded_app(MODELS, SMALL), SMALL) as place, httpx.Client(base_url=place.url, timeout=20) as client:
+        yield client
+
+
+def post(client: httpx.Client, path: str, status: int = 200, **body: Any) -> Any:
+    answer = client.post(path, json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def test_tokens_are_symbols(client: httpx.Client) -> None:
+    told = post(client, "/tokenize", model="text", prompt="ab€", return_token_strs=True)
+    assert told["tokens"] == MODELS["text"].encode("ab€").tolist()
+    assert (told["count"], told["token_strs"]) == (3, ["a", "b", "€"])
+    assert post(client, "/detokenize", model="text", tokens=told["tokens"]) == {"prompt": "ab€"}
+    assert "is not known" in post(client, "/detokenize", 400, model="text", tokens=[1 << 31])["error"]["message"]
+
+
+@pytest.mark.parametrize(("model", "size"), [("text", 11), ("names", 5)])
+def test_what_begins_and_ends_a_text_is_one_token(client: httpx.Client, model: str, size: int) -> None:
+    told = client.get("/tokenizer_info", params={"model": model}).json()
+    assert told["vocab_size"] == MODELS[model].vocabulary.size == size
+    assert told["eos_token"] == told["bos_token"] == "\n"
+    assert len(post(client, "/tokenize", model=model, prompt=told["eos_token"])["tokens"]) == 1
+
+
+@pytest.mark.parametrize(("model", "text"), [("text", TEXT), ("names", "ab\n\nabba\nc"), ("text", "")])
+def test_a_text_costs_what_the_library_says_in_every_form(client: httpx.Client, model: str, text: str) -> None:
+    expected = MODELS[model].score(text)
+    whole = post(client, "/score", model=model, text=text)
+    assert np.allclose(whole.pop("surprisal"), expected.surprisals, atol=1e-4)
+    assert whole["nats"] == pytest.approx(expected.nats)
+    assert whole["end_nats"] == pytest.approx(expected.loss.end_nats)
+    assert (whole["characters"], whole["unseen"]) == (expected.characters, expected.unseen)
+    path, data = f"/score?model={model}", text.encode()
+    assert_near(client.post(path, content=data, headers=PLAIN).json(), whole)
+    for answer in (
+        client.post(path, content=data, headers=PLAIN | LINES),
+        client.post("/score", json={"model": model, "text": text}, headers=LINES),
+    ):
+        *blocks, sums = map(json.loads, answer.text.splitlines())
+        assert_near(sums, whole)
+        assert np.allclose([nats for block in blocks for nats in block["surprisal"]], expected.surprisals, atol=1e-4)
+        places = np.cumsum([0, *(len(block["surprisal"]) for block in blocks)])[:-1]
+        assert [block["offset"] for block in blocks] == places.tolist()
+
+
+def assert_near(told: dict[str, Any], expected: dict[str, Any]) -> None:
+    for name, value in expected.items():
+        assert told[name] == pytest.approx(value), name
+
+
+def test_only_lines_may_be_of_any_length(client: httpx.Client) -> None:
+    text = "abc, " * 20_000  # more than a body may have
+    refused = client.post("/score?model=text", content=text, headers=PLAIN)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "too_large")
+    told = client.post("/score?model=text", content=text, headers=PLAIN | LINES).text.splitlines()
+    assert json.loads(told[-1])["characters"] == 100_000
+
+
+@pytest.mark.parametrize("headers", [PLAIN, PLAIN | LINES])
+def test_a_text_that_is_not_utf_8_is_refused(client: httpx.Client, headers: dict[str, str]) -> None:
+    refused = client.post("/score?model=text", content=b"ab\xffc", headers=headers)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_text")
+
+
+def test_where_a_text_is_no_utf_8_after_a_while_a_line_says_so(client: httpx.Client) -> None:
+    told = client.post("/score?model=text", content=b"ab" * 1_000_000 + b"\xff", headers=PLAIN | LINES)
+    assert told.status_code == 200
+    assert json.loads(told.text.splitlines()[-1])["error"]["code"] == "invalid_text"
+
+
+def test_too_many_scores_are_refused() -> None:
+    limits = replace(LIMITS, scores=0)
+    with serving(guarded_app(MODELS, limits), limits) as place:
+        refused = httpx.post(f"{place.url}/score", json={"model": "text", "text": "a"}, timeout=20)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+
+
+def test_health_and_counters(client: httpx.Client) -> None:
+    assert client.get("/health/live").json() == {"status": "ok"}
+    assert client.get("/health/ready").json()["models"] == ["text", "names"]
+    before = counter(client, 'written_total{model="text"}')
+    post(client, "/v1/completions", model="text", max_tokens=7)
+    assert counter(client, 'written_total{model="text"}') == before + 7
+    assert counter(client, 'answers_total{method="GET",status="200"}') > 3
+
+
+def counter(client: httpx.Client, name: str) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return float(next(line.rpartition(" ")[2] for line in lines if line.startswith(f"scriven_{name}")))
+
+
+def test_the_document_names_every_route_and_nothing_else() -> None:
+    routes = {
+        (route.path, method.lower())
+        for route in make_app(MODELS).routes
+        if isinstance(route, Route)
+        for method in route.methods or ()
+        if method != "HEAD"
+    }
+    told = {(path, method) for path, operations in document()["paths"].items() for method in operations}
+    assert told == {(path, method) for path, method in routes if path not in page()}
+    assert document()["components"]["schemas"]["CompletionBody"]["properties"]["max_tokens"]["anyOf"][1] == {
+        "type": "null"
+    }
