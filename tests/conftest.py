@@ -17,6 +17,8 @@ from scriven.cli import main
 # start have as many as they choose.
 torch.set_num_threads(1)
 
+pytest_plugins = ["browsing"]
+
 WORDS = "the quick brown fox jumps over the lazy dog and then sits down by the river to think about it all\n"
 
 

@@ -4,110 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, expect
 
-from fake_run import evaluated, finished, sampled, started, stepped
+from at_the_page import alternatives, click_character, complete, read, write, written
 from live_server import serving
-from page_server import LETTERS, TEXT, app_of, make_run
-from scriven.report.files import FilesReport
+from page_server import LETTERS, TEXT, app_of
 from scriven.session import load
 
-VIEWS = ("write", "read", "watch", "compare")
 WORDS = {" ": "space", "\n": "new line"}  # for characters that leave no mark
 LARGEST = 150_000  # bytes of everything that the page transfers before it is used
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("runs")
-    return {
-        "left": make_run(folder / "left"),
-        "right": make_run(folder / "right", seed=2),
-        "lines": make_run(folder / "lines", documents="lines"),
-        "bytes": make_run(folder / "bytes", unit="byte"),
-    }
-
-
-@pytest.fixture(scope="module")
-def address(runs: dict[str, Path]) -> Iterator[str]:
-    with serving(app_of(runs)) as place:
-        yield place.url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    where = shutil.which("chromium")
-    assert where, "the tests of the page need the system's chromium (apt-get install chromium)"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=where, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
-    context.set_default_timeout(20_000)
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext, address: str) -> Iterator[Page]:
-    """The page, just opened. What it complains of fails the test: errors, and what its policy forbids."""
-    page, said = context.new_page(), list[str]()
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("console", lambda message: said.append(message.text) if message.type in {"error", "warning"} else None)
-    page.goto(address)
-    expect(page.locator("#model option")).to_have_count(4)
-    yield page
-    assert said == []
-
-
-def write(page: Page, prompt: str, seed: int = 7, length: int = 100) -> str:
-    """What stands on the page after the model wrote."""
-    page.fill("#write-prompt", prompt)
-    page.fill("#dial-seed", str(seed))
-    page.fill("#dial-max_tokens", str(length))
-    page.click("#write-go")
-    return written(page)
-
-
-def written(page: Page) -> str:
-    expect(page.locator("#write-go")).to_have_text("Write on")
-    return page.locator("#write-text").text_content() or ""
-
-
-def complete(address: str, **choices: Any) -> str:
-    """What a model writes for anybody who asks as the page does."""
-    answer = httpx.post(f"{address}/v1/completions", json={"seed": 7, "temperature": 0.8, "max_tokens": 100} | choices)
-    return str(answer.json()["choices"][0]["text"])
-
-
-def click_character(page: Page, before: str) -> None:
-    """Clicks the character after this beginning of the text."""
-    spot = page.evaluate(
-        """place => {
-            const walker = document.createTreeWalker(document.getElementById("write-text"), NodeFilter.SHOW_TEXT);
-            while (walker.nextNode().length <= place) place -= walker.currentNode.length;
-            walker.currentNode.parentElement.scrollIntoView({ block: "center" });
-            const range = document.createRange();
-            range.setStart(walker.currentNode, place);
-            range.setEnd(walker.currentNode, place + 1);
-            const box = range.getBoundingClientRect();
-            return [box.x + box.width / 2, box.y + box.height / 2];
-        }""",
-        len(before.encode("utf-16-le")) // 2,
-    )
-    page.mouse.click(*spot)
 
 
 # --- write
@@ -201,18 +111,12 @@ def test_a_text_can_be_cleared_and_brought_back(page: Page) -> None:
 # --- branching
 
 
-def alternatives(page: Page) -> Locator:
-    buttons = page.locator("#others button")
-    expect(buttons.first).to_be_visible()
-    return buttons
-
-
-def test_a_click_shows_what_else_could_stand_there(page: Page, runs: dict[str, Path]) -> None:
+def test_a_click_shows_what_else_could_stand_there(page: Page, served_runs: dict[str, Path]) -> None:
     text = write(page, "a tiny ")
     click_character(page, text[:40])
     buttons = alternatives(page)
     expect(page.locator("#others [aria-current]")).to_have_count(1)
-    model = load(runs["left"])
+    model = load(served_runs["left"])
     shares = {letter: math.exp(-model.score(text[:40] + letter).surprisals[-1]) for letter in LETTERS}
     best = max(shares, key=lambda letter: shares[letter])
     assert (page.locator("#others [aria-current]").text_content() or "").startswith(WORDS.get(text[40], text[40]))
@@ -277,142 +181,6 @@ def test_characters_of_two_units_are_one(page: Page) -> None:
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#write-here")).to_have_text("😀")
-
-
-# --- read
-
-
-def read(page: Page, text: str) -> None:
-    page.click("#tab-read")
-    page.fill("#read-source", text)
-    page.click("#read-go")
-    expect(page.locator("#read-edit")).to_be_visible()
-
-
-@pytest.mark.parametrize("name", ["left", "lines", "bytes"])
-def test_a_text_is_coloured_by_surprise(page: Page, runs: dict[str, Path], name: str) -> None:
-    page.select_option("#model", name)
-    text = "a tiny text.\n\nit ends 😀 é\nso"
-    read(page, text)
-    score = load(runs[name]).score(text)
-    letters = len(text.replace("\n", "") if name == "lines" else text)  # what ends a line is in none of its documents
-    expect(page.locator("#read-bits")).to_have_text(f"{score.nats / letters / math.log(2):.3f}")
-    rows = page.locator("#read-text .row")
-    expect(rows).to_have_count(4)
-    lines = text.split("\n")
-    for row, line in zip(rows.all(), lines, strict=True):
-        assert (row.text_content() or "").rstrip(" ↵").endswith(line)
-    if name == "left":
-        most = max(score.surprisals) / math.log(2)
-        expect(page.locator("#read-places .share").first).to_have_text(f"{most:.1f} bits")
-        found = "".join(page.locator("#read-places mark").all_text_contents())
-        assert {"😀": "😀", "\n": "↵", " ": "␣"}.get(*[text[int(score.surprisals.argmax())]] * 2) == found[0]
-
-
-def test_each_line_has_its_bits(page: Page, runs: dict[str, Path]) -> None:
-    read(page, "a tiny text.\nits end")
-    costs = load(runs["left"]).score("a tiny text.\nits end").surprisals / math.log(2)
-    means = [costs[:13].mean(), costs[13:].mean()]
-    assert page.locator("#read-text .cost").all_text_contents() == [f"{mean:.2f}" for mean in means]
-
-
-def test_a_place_in_the_list_is_shown_in_the_text(page: Page) -> None:
-    read(page, TEXT + "zzz" + TEXT * 10)
-    page.locator("#read-places button").first.click()
-    here = page.locator("#read-text .here")
-    expect(here).to_be_visible()
-    expect(here).to_be_in_viewport()
-    expect(page.locator("#read-note")).to_contain_text("bits")
-
-
-def test_of_a_long_text_only_what_is_in_sight_is_in_the_document(page: Page) -> None:
-    page.click("#tab-read")
-    text = "".join(f"a line of text that is the {place:06d}th\n" for place in range(9000))
-    page.evaluate("text => (document.getElementById('read-source').value = text)", text)
-    page.click("#read-go")
-    expect(page.locator("#read-edit")).to_be_visible(timeout=60_000)
-    assert page.locator("#read-text .row").count() < 60
-    page.evaluate("() => document.getElementById('read-text').scrollTo(0, 1e9)")
-    expect(page.locator("#read-text .row").last).to_contain_text("008999th")
-    assert page.locator("#read-text .row").count() < 60
-
-
-def test_a_file_can_be_dropped_or_opened(page: Page, tmp_path: Path) -> None:
-    page.click("#tab-read")
-    path = tmp_path / "letter.txt"
-    path.write_text("a letter\nthat ends", "utf-8")
-    page.set_input_files("#read-choose", path)
-    expect(page.locator("#read-text .row").last).to_contain_text("that ends")
-    page.click("#read-edit")
-    expect(page.locator("#read-source")).to_have_value("a letter\nthat ends")
-    page.evaluate(
-        """() => {
-            const data = new DataTransfer();
-            data.items.add(new File(["dropped text"], "dropped.txt"));
-            document.getElementById("read").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
-        }"""
-    )
-    expect(page.locator("#read-text .row").first).to_contain_text("dropped text")
-
-
-# --- watch
-
-
-def test_the_curves_of_a_run_are_shown(page: Page) -> None:
-    page.click("#tab-watch")
-    expect(page.locator("#watch-plot svg circle")).to_have_count(5)
-    label = page.locator("#watch-plot svg").get_attribute("aria-label") or ""
-    bits = (1.4 + 1 / 100) / math.log(2)
-    assert f"Validation: {bits:.3f} at step 100" in label
-    expect(page.locator("#watch-state")).to_have_text("Finished")
-    expect(page.locator("#watch-facts")).to_contain_text(f"{bits:.3f} bits per character")
-
-
-def test_samples_are_on_a_slider(page: Page) -> None:
-    page.click("#tab-watch")
-    expect(page.locator("#watch-step")).to_have_text("100")
-    page.focus("#watch-when")
-    page.keyboard.press("Home")
-    expect(page.locator("#watch-step")).to_have_text("20")
-    expect(page.locator("#watch-samples")).to_contain_text("It was a dark night.")
-    expect(page.locator("#watch-plot circle.here title")).to_contain_text("Step 20")
-
-
-def test_a_run_in_training_is_followed(page: Page, runs: dict[str, Path]) -> None:
-    page.click("#tab-watch")
-    page.select_option("#model", "right")
-    expect(page.locator("#watch-plot svg circle")).to_have_count(5)
-    report = FilesReport()
-    report.handle(started(runs["right"], step=100))
-    for event in (stepped(101), evaluated(120, 1.2), sampled(120, "quite new")):
-        report.handle(event)
-    expect(page.locator("#watch-state")).to_have_text("Training now")
-    expect(page.locator("#watch-plot svg circle")).to_have_count(6)
-    expect(page.locator("#watch-samples")).to_contain_text("quite new")
-    report.handle(finished(120))
-    report.close()
-    expect(page.locator("#watch-state")).to_have_text("Finished")
-
-
-# --- compare
-
-
-def test_two_models_write_side_by_side(page: Page, address: str, runs: dict[str, Path]) -> None:
-    page.click("#tab-compare")
-    page.fill("#compare-prompt", "a tiny ")
-    page.fill("#compare-seed", "3")
-    page.fill("#compare-length", "120")
-    page.click("#compare-go")
-    expect(page.locator("#compare .column .note").last).to_contain_text("Bits per character")
-    for side in ("left", "right"):
-        model = load(runs[side])
-        text = complete(address, model=side, prompt="a tiny ", max_tokens=120, seed=3)
-        expect(page.locator(f"#compare-{side}-text")).to_have_text("a tiny " + text, use_inner_text=False)
-        own = model.session()
-        own.read("a tiny ")
-        expect(page.locator(f".column:has(#compare-{side}) .note")).to_contain_text(
-            f"{own.score(text).bits_per_char:.2f} to {side}"
-        )
 
 
 # --- the whole
@@ -486,9 +254,9 @@ def test_what_goes_wrong_is_told(context: BrowserContext, address: str) -> None:
     expect(page.locator("#write-note")).to_have_text("The server does not answer.")
 
 
-def test_a_server_with_a_token_asks_for_it(context: BrowserContext, runs: dict[str, Path]) -> None:
+def test_a_server_with_a_token_asks_for_it(context: BrowserContext, served_runs: dict[str, Path]) -> None:
     page, token = context.new_page(), "a-token-of-24-characters"
-    with serving(app_of({"left": runs["left"]}, token)) as place:
+    with serving(app_of({"left": served_runs["left"]}, token)) as place:
         page.goto(place.url)
         page.fill("#gate-token", token)
         page.keyboard.press("Enter")

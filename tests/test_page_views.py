@@ -1,0 +1,143 @@
+"""Reading, watching and comparing on the page: a browser, a real server, tiny models."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from at_the_page import complete, read
+from fake_run import evaluated, finished, sampled, started, stepped
+from page_server import TEXT
+from scriven.report.files import FilesReport
+from scriven.session import load
+
+# --- read
+
+
+@pytest.mark.parametrize("name", ["left", "lines", "bytes"])
+def test_a_text_is_coloured_by_surprise(page: Page, served_runs: dict[str, Path], name: str) -> None:
+    page.select_option("#model", name)
+    text = "a tiny text.\n\nit ends 😀 é\nso"
+    read(page, text)
+    score = load(served_runs[name]).score(text)
+    letters = len(text.replace("\n", "") if name == "lines" else text)  # what ends a line is in none of its documents
+    expect(page.locator("#read-bits")).to_have_text(f"{score.nats / letters / math.log(2):.3f}")
+    rows = page.locator("#read-text .row")
+    expect(rows).to_have_count(4)
+    lines = text.split("\n")
+    for row, line in zip(rows.all(), lines, strict=True):
+        assert (row.text_content() or "").rstrip(" ↵").endswith(line)
+    if name == "left":
+        most = max(score.surprisals) / math.log(2)
+        expect(page.locator("#read-places .share").first).to_have_text(f"{most:.1f} bits")
+        found = "".join(page.locator("#read-places mark").all_text_contents())
+        assert {"😀": "😀", "\n": "↵", " ": "␣"}.get(*[text[int(score.surprisals.argmax())]] * 2) == found[0]
+
+
+def test_each_line_has_its_bits(page: Page, served_runs: dict[str, Path]) -> None:
+    read(page, "a tiny text.\nits end")
+    costs = load(served_runs["left"]).score("a tiny text.\nits end").surprisals / math.log(2)
+    means = [costs[:13].mean(), costs[13:].mean()]
+    assert page.locator("#read-text .cost").all_text_contents() == [f"{mean:.2f}" for mean in means]
+
+
+def test_a_place_in_the_list_is_shown_in_the_text(page: Page) -> None:
+    read(page, TEXT + "zzz" + TEXT * 10)
+    page.locator("#read-places button").first.click()
+    here = page.locator("#read-text .here")
+    expect(here).to_be_visible()
+    expect(here).to_be_in_viewport()
+    expect(page.locator("#read-note")).to_contain_text("bits")
+
+
+def test_of_a_long_text_only_what_is_in_sight_is_in_the_document(page: Page) -> None:
+    page.click("#tab-read")
+    text = "".join(f"a line of text that is the {place:06d}th\n" for place in range(9000))
+    page.evaluate("text => (document.getElementById('read-source').value = text)", text)
+    page.click("#read-go")
+    expect(page.locator("#read-edit")).to_be_visible(timeout=60_000)
+    assert page.locator("#read-text .row").count() < 60
+    page.evaluate("() => document.getElementById('read-text').scrollTo(0, 1e9)")
+    expect(page.locator("#read-text .row").last).to_contain_text("008999th")
+    assert page.locator("#read-text .row").count() < 60
+
+
+def test_a_file_can_be_dropped_or_opened(page: Page, tmp_path: Path) -> None:
+    page.click("#tab-read")
+    path = tmp_path / "letter.txt"
+    path.write_text("a letter\nthat ends", "utf-8")
+    page.set_input_files("#read-choose", path)
+    expect(page.locator("#read-text .row").last).to_contain_text("that ends")
+    page.click("#read-edit")
+    expect(page.locator("#read-source")).to_have_value("a letter\nthat ends")
+    page.evaluate(
+        """() => {
+            const data = new DataTransfer();
+            data.items.add(new File(["dropped text"], "dropped.txt"));
+            document.getElementById("read").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
+        }"""
+    )
+    expect(page.locator("#read-text .row").first).to_contain_text("dropped text")
+
+
+# --- watch
+
+
+def test_the_curves_of_a_run_are_shown(page: Page) -> None:
+    page.click("#tab-watch")
+    expect(page.locator("#watch-plot svg circle")).to_have_count(5)
+    label = page.locator("#watch-plot svg").get_attribute("aria-label") or ""
+    bits = (1.4 + 1 / 100) / math.log(2)
+    assert f"Validation: {bits:.3f} at step 100" in label
+    expect(page.locator("#watch-state")).to_have_text("Finished")
+    expect(page.locator("#watch-facts")).to_contain_text(f"{bits:.3f} bits per character")
+
+
+def test_samples_are_on_a_slider(page: Page) -> None:
+    page.click("#tab-watch")
+    expect(page.locator("#watch-step")).to_have_text("100")
+    page.focus("#watch-when")
+    page.keyboard.press("Home")
+    expect(page.locator("#watch-step")).to_have_text("20")
+    expect(page.locator("#watch-samples")).to_contain_text("It was a dark night.")
+    expect(page.locator("#watch-plot circle.here title")).to_contain_text("Step 20")
+
+
+def test_a_run_in_training_is_followed(page: Page, served_runs: dict[str, Path]) -> None:
+    page.click("#tab-watch")
+    page.select_option("#model", "right")
+    expect(page.locator("#watch-plot svg circle")).to_have_count(5)
+    report = FilesReport()
+    report.handle(started(served_runs["right"], step=100))
+    for event in (stepped(101), evaluated(120, 1.2), sampled(120, "quite new")):
+        report.handle(event)
+    expect(page.locator("#watch-state")).to_have_text("Training now")
+    expect(page.locator("#watch-plot svg circle")).to_have_count(6)
+    expect(page.locator("#watch-samples")).to_contain_text("quite new")
+    report.handle(finished(120))
+    report.close()
+    expect(page.locator("#watch-state")).to_have_text("Finished")
+
+
+# --- compare
+
+
+def test_two_models_write_side_by_side(page: Page, address: str, served_runs: dict[str, Path]) -> None:
+    page.click("#tab-compare")
+    page.fill("#compare-prompt", "a tiny ")
+    page.fill("#compare-seed", "3")
+    page.fill("#compare-length", "120")
+    page.click("#compare-go")
+    expect(page.locator("#compare .column .note").last).to_contain_text("Bits per character")
+    for side in ("left", "right"):
+        model = load(served_runs[side])
+        text = complete(address, model=side, prompt="a tiny ", max_tokens=120, seed=3)
+        expect(page.locator(f"#compare-{side}-text")).to_have_text("a tiny " + text, use_inner_text=False)
+        own = model.session()
+        own.read("a tiny ")
+        expect(page.locator(f".column:has(#compare-{side}) .note")).to_contain_text(
+            f"{own.score(text).bits_per_char:.2f} to {side}"
+        )
