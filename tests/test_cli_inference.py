@@ -431,6 +431,12 @@ def test_documents_of_several_lines(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.count("----------------\n") == 2
 
 
+def test_a_half_character_is_shown_as_its_bytes(run: str, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """A model of bytes may write the three bytes of one by chance, on which the command once ended."""
+    main(["sample", run, "--prompt", "a\udda9\udcff", "--length", "0"])
+    assert capsysbinary.readouterr().out == b"a\xed\xb6\xa9\xff\n"
+
+
 def test_evaluate_by_other_protocols(run: str, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for protocol, characters in (("last-3", 20), ("window-2", 19)):
         main(["evaluate", run, str(text), "--json", "--protocol", protocol])

@@ -10,7 +10,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    openmp errors durable allocator mixing strictjson settings toml events vocabulary recipes
+    openmp errors durable allocator mixing strictjson settings toml events surrogates vocabulary
+    recipes
     kernels.interface kernels.library kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32 kernels.output
     kernels.scan kernels.sampler kernels.scorer kernels.text kernels
     corpus.storage corpus.sources corpus.reading corpus.tables corpus.documents corpus.division corpus.alphabet

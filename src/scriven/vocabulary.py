@@ -28,9 +28,9 @@ import numpy.typing as npt
 from scriven import strictjson
 from scriven.errors import InputError
 from scriven.settings import Unit
+from scriven.surrogates import REPLACEMENT, SHOWN, WRITTEN
 
 UNICODE_SIZE = 0x110000  # code points: 1,114,112
-REPLACEMENT = 0xFFFD  # U+FFFD, shown where there is no character to show
 Ids = npt.NDArray[np.int64]
 Symbols = npt.NDArray[np.unsignedinteger]  # code points or bytes, in as few bytes as is quick
 
@@ -64,7 +64,7 @@ def byte_values(text: str) -> Symbols:
     try:
         data = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        data = _OTHER_SURROGATES.sub(_as_stray_bytes, text).encode("utf-8", "surrogateescape")
+        data = text.encode("utf-8", WRITTEN)  # one call for each half character
     return np.frombuffer(data, np.uint8)  # (bytes,)
 
 
@@ -170,7 +170,7 @@ class Vocabulary:
     def _decode(self, ids: Ids) -> str:
         """As `decode`, without boundaries in the ids."""
         if self.unit == "byte":
-            return _utf8(ids, self.size).decode("utf-8", _UTF8_ERRORS)
+            return _utf8(ids, self.size).decode("utf-8", SHOWN)
         return self._code_points(ids).astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def clamp(self, ids: Ids) -> Ids:
@@ -238,7 +238,7 @@ class Decoder:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._bytes = codecs.getincrementaldecoder("utf-8")(_UTF8_ERRORS)
+        self._bytes = codecs.getincrementaldecoder("utf-8")(SHOWN)
 
     def feed(self, ids: Sequence[int] | Ids) -> str:
         """The text that is whole once these ids have come; empty within a character."""
@@ -272,23 +272,3 @@ def _utf8(ids: Ids, size: int) -> bytes:
     if ids.size and not 0 <= ids.min() <= ids.max() < size:
         raise ValueError(f"ids of bytes must be in 0..{size - 1}, not {ids.min()}..{ids.max()}")
     return np.minimum(ids, 0xFF).astype(np.uint8).tobytes()
-
-
-def _as_stray_bytes(match: re.Match[str]) -> str:
-    return match[0].encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
-
-
-_OTHER_SURROGATES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # which stand for no byte
-
-
-def _surrogate_or_replacement(error: UnicodeError) -> tuple[str, int]:
-    """Error handler for UTF-8: lone surrogates as `surrogatepass` reads them, anything else U+FFFD."""
-    assert isinstance(error, UnicodeDecodeError)
-    data = error.object[error.start : error.start + 3]
-    if len(data) == 3 and data[0] == 0xED and 0xA0 <= data[1] <= 0xBF and 0x80 <= data[2] <= 0xBF:
-        return chr((data[0] & 0x0F) << 12 | (data[1] & 0x3F) << 6 | data[2] & 0x3F), error.start + 3
-    return chr(REPLACEMENT), error.end
-
-
-_UTF8_ERRORS = "scriven-surrogates"
-codecs.register_error(_UTF8_ERRORS, _surrogate_or_replacement)

@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from scriven.errors import Interrupted, ScrivenError, UsageError  # noqa: E402
+from scriven.surrogates import WRITTEN  # noqa: E402
 
 INTERRUPTED = 130
 INTERNAL = 1
@@ -86,10 +87,13 @@ def _terminated(number: int, frame: object) -> None:
 
 
 def _accept_any_text() -> None:
-    """Bytes that are not UTF-8 come and go as lone surrogates, as in corpora that keep them; whatever the locale."""
-    for stream in (sys.stdin, sys.stdout):
+    """Bytes that are not UTF-8 come and go as lone surrogates, as in corpora that keep them; whatever the locale.
+
+    A model of bytes may write other half characters too.
+    """
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, WRITTEN)):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+            stream.reconfigure(encoding="utf-8", errors=errors)
 
 
 def _told(error: BaseException) -> tuple[str, int]:

@@ -1,0 +1,32 @@
+"""Half characters (lone surrogates) in texts: what bytes they come from, and what bytes they are written as.
+
+Python knows two ways to bytes and back, each of which refuses what the other one takes: `surrogateescape`, where
+U+DC80..U+DCFF are bytes that are not UTF-8, and `surrogatepass`, where every half character takes three bytes.
+"""
+
+from __future__ import annotations
+
+import codecs
+
+REPLACEMENT = 0xFFFD  # U+FFFD, shown where there is no character to show
+WRITTEN = "scriven-written"  # for encoding: as `surrogateescape`, and what that refuses as `surrogatepass`
+SHOWN = "scriven-shown"  # for decoding: as `surrogatepass`, and what that refuses as U+FFFD
+
+
+def _written(error: UnicodeError) -> tuple[bytes, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    half = error.object[error.start]
+    way = "surrogateescape" if "\udc80" <= half <= "\udcff" else "surrogatepass"
+    return half.encode("utf-8", way), error.start + 1
+
+
+def _shown(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    data = error.object[error.start : error.start + 3]
+    if len(data) == 3 and data[0] == 0xED and 0xA0 <= data[1] <= 0xBF and 0x80 <= data[2] <= 0xBF:
+        return chr((data[0] & 0x0F) << 12 | (data[1] & 0x3F) << 6 | data[2] & 0x3F), error.start + 3
+    return chr(REPLACEMENT), error.end
+
+
+codecs.register_error(WRITTEN, _written)
+codecs.register_error(SHOWN, _shown)
