@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,30 @@ def test_many_in_a_row_lead_back_to_the_last_checkpoint(
     assert open_run(tmp_path / "run").checkpoint("last").manifest["returns"] == 1
 
 
+def test_who_resumes_from_the_checkpoint_gone_back_to_knows_it(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where training is killed before its next save; the weights there, and the best model, are as they were."""
+    whole = {e.step: e for e in run(book, tmp_path / "whole", OVER) if isinstance(e, Stepped)}
+    with monkeypatch.context() as patch:
+        spoilt(patch, {6, 7, 8}, "loss")
+        killed = train(request(book, tmp_path / "run", OVER | {"training": {"skips": 3}}))
+        for event in killed:
+            if isinstance(event, Saved) and not (tmp_path / "first").exists():
+                shutil.copytree(tmp_path / "run", tmp_path / "first")
+            if isinstance(event, Stepped) and event.step == 5 and event.learning_rate < whole[5].learning_rate:
+                shutil.copytree(tmp_path / "run", tmp_path / "left")
+                break
+        killed.close()
+    before, after = (open_run(tmp_path / name).checkpoint("last").manifest for name in ("first", "left"))
+    assert after["best"] == before["best"]
+    assert after["files"]["model.safetensors"] == before["files"]["model.safetensors"]
+    more = list(train(Request(output=tmp_path / "left", resume=4)))
+    rates = {e.step: e.learning_rate for e in more if isinstance(e, Stepped)}
+    assert rates == pytest.approx({step: whole[step].learning_rate / 2 for step in range(5, 13)})
+    assert open_run(tmp_path / "left").checkpoint("last").manifest["skipped"] == 3
+
+
 def test_before_the_first_checkpoint_training_begins_again(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +134,7 @@ def test_it_is_given_up_after_the_last_time(book: Path, tmp_path: Path, monkeypa
             events.append(event)
     assert error.value.exit_code == 4
     assert [step for _, step in kinds(events, Returned)] == [4, 4]
-    assert [step for _, step in kinds(events, Saved)] == [4]
+    assert [step for _, step in kinds(events, Saved)] == [4, 4, 4]
     assert all_finite(tmp_path / "run")
 
 

@@ -158,7 +158,10 @@ class Trainer:
             self._begin()
         self.skipped = skipped
         self._set_returns(returns)
+        if path:  # so that who resumes from there knows that training went back
+            self._save()
         yield Returned(self.done.step, left, self.optimizer.factor, str(error))
+        yield from self._saved(wait=True)
 
     def _set_returns(self, returns: int) -> None:
         self.returns, self.optimizer.factor, self.skips = returns, 0.5**returns, 0
