@@ -214,3 +214,14 @@ def test_one_run_has_one_writer(tmp_path: Path) -> None:
         pass
     with writing(tmp_path / "run"):
         pass
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    """In a folder from elsewhere it may lead to any file, which would be emptied."""
+    victim, run = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("precious")
+    run.mkdir()
+    (run / ".lock").symlink_to(victim)
+    with pytest.raises(InputError, match="cannot write to"), writing(run):
+        pass
+    assert victim.read_text() == "precious"
