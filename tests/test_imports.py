@@ -25,8 +25,8 @@ MAP = """
     runs.saver runs.doctor runs
     inference inference.sampling inference.pen inference.chunks inference.generate inference.writing inference.score
     inference.protocols inference.novelty
-    training training.stop training.optimizer training.attendant training.child training.neighbours training.parallel
-    training.launch training.alike training.plan training.average
+    training training.stop training.optimizer training.attendant training.child training.parallel training.launch
+    training.alike training.plan training.average
     training.kept training.evaluation training.initial training.fit training.gradients training.loop
     training.request training.team training.start training.verify
     session

@@ -15,23 +15,19 @@ SCRIPT = """
 import os, sys
 import torch
 from scriven.errors import ScrivenError
-from scriven.training import child, launch, neighbours
+from scriven.training import child, launch
 
-if os.environ.get("RANK", "0") in os.environ.get("ALONE", ""):
-    neighbours._where = lambda: 0  # as on a system where memory cannot be shared
 if "RANK" in os.environ:
     workers = launch.join_leader()
 else:
     child.COMMAND = [sys.executable, __file__]
     workers = launch.start_workers(3)
 rank = workers.rank
-if rank == 0:
-    print(*workers.neighbours.ranks)
 for count in (3, 4, 7):
     every = torch.arange(count * 8.0).view(count, 2, 4)
     own = workers.own(count)
     assert torch.equal(workers.gather(every[own.start : own.stop].clone(), count), every)
-for length in (1, 2, 5, 100_000, 1000, 5):  # also fewer values than workers
+for length in (1, 2, 5, 1000):  # also fewer values than workers
     rows = torch.randn(7, length, generator=torch.Generator().manual_seed(length)) * 10.0 ** torch.arange(7)[:, None]
     a, b, c, d, e, f, g = rows
     expected = (a + (b + c)) + ((d + e) + (f + g))
@@ -79,7 +75,7 @@ with flag.listening():
         workers.end()
         workers.close()
         print("left", flush=True)
-        sys.exit(error.exit_code)
+        os._exit(error.exit_code)  # as the command line does, where somebody waits still
 """
 
 
@@ -132,17 +128,13 @@ def test_a_worker_that_dies_at_once_ends_the_start_with_its_last_words(book: Pat
     assert "--training.workers 1" in done.stderr
 
 
-@pytest.mark.parametrize(("alone", "neighbours"), [("", "1 2"), ("2", "1"), ("0 1 2", "")])
-def test_three_workers_agree_and_the_death_of_one_is_noticed(tmp_path: Path, alone: str, neighbours: str) -> None:
-    """By memory that they share, by memory and messages, and by messages."""
+def test_three_workers_agree_and_the_death_of_one_is_noticed(tmp_path: Path) -> None:
     script = tmp_path / "workers.py"
     script.write_text(SCRIPT)
     command = [sys.executable, str(script)]
-    environment = os.environ | {"ALONE": alone}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
-    shown = neighbours if sys.platform == "linux" else ""
-    assert done.stdout.split() == [*shown.split(), "3", "agree", "noticed"]
+    assert done.stdout.split() == ["3", "agree", "noticed"]
 
 
 def test_one_worker_needs_nobody() -> None:

@@ -103,7 +103,6 @@ def join(place: Place, stop: Callable[[], int] = lambda: 0) -> Workers:
     workers = Workers(place.rank, place.size, place.local_rank)
     if place.store is not None:
         workers.store = _together(workers, partial(_entered, place, place.store), stop)
-        workers.meet()
     return workers
 
 
@@ -115,7 +114,6 @@ def join_leader(stop: Callable[[], int] = lambda: 0) -> Workers:
     threading.Thread(target=end_with_leader, name="scriven-leader", daemon=True).start()
     workers = Workers(place.rank, place.size, place.local_rank)
     workers.store = _together(workers, partial(_entered_at, place, int(os.environ["MASTER_PORT"])), stop)
-    workers.meet()
     return workers
 
 
@@ -148,7 +146,6 @@ def start_workers(size: int, stop: Callable[[], int] = lambda: 0) -> Workers:
         for rank in range(1, size):
             workers.children.append(Child.start(rank, address))
         workers.store = _together(workers, lambda: _enter(LOOPBACK.get(sys.platform), store, 0, size), stop)
-        workers.meet()
     except BaseException:
         workers.end()
         workers.close()

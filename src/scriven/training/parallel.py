@@ -23,7 +23,6 @@ from torch._C._distributed_c10d import Store  # torch.distributed does not expor
 from scriven.errors import LostError
 from scriven.training.attendant import LOOK_SECONDS, Attendant
 from scriven.training.child import Child
-from scriven.training.neighbours import Neighbours, Pieces
 
 # An evaluation may take hours while the others wait; a worker that dies is noticed by its closed connection, a machine
 # that is cut off by what it does not confirm, which the system tells after some minutes.
@@ -32,6 +31,7 @@ CLOSE_SECONDS = 10
 LOST_SECONDS = 2.0  # that what a worker sent before it ended may take to be received
 STOP_KEY = "stop"
 T = TypeVar("T")
+Pieces = list[Tensor]  # arrays of one dimension that make up a row
 
 
 def share(count: int, rank: int, size: int) -> range:
@@ -46,17 +46,12 @@ class Workers:
         self.rank, self.size, self.local_rank = rank, size, local_rank  # the last one: among those of this machine
         self.children: list[Child] = []  # the other workers, where this process started them
         self.store: Store | None = None  # what all workers can look into at any time
-        self.neighbours = Neighbours()
         self._attendant, self._pause = Attendant(), _go_on
         self._looked, self._told, self._lost = 0.0, 0, 0.0
 
     def own(self, count: int) -> range:
         """Which of `count` things are this worker's."""
         return share(count, self.rank, self.size)
-
-    def meet(self) -> None:
-        """Finds out, once all are here, which workers are on the same machine, to exchange by memory with these."""
-        self.neighbours.meet(self.rank, lambda row: self.gather(row, self.size))
 
     def gather(self, rows: Tensor, count: int) -> Tensor:
         """All of `count` rows (count, ...), from every worker's own ones (len(own(count)), ...)."""
@@ -93,10 +88,6 @@ class Workers:
     def share(self, tensors: list[Tensor], owners: list[int]) -> None:
         """Fills in, on every worker, the tensors that other workers own."""
         if self.size == 1:
-            return
-        if self.neighbours.everyone:
-            placed = list(zip(tensors, owners, strict=True))
-            self._exchange_parts([[each for each, owner in placed if owner == peer] for peer in range(self.size)])
             return
         self._guarded(
             tensors[0].device,
@@ -153,7 +144,6 @@ class Workers:
 
     def close(self) -> None:
         """Leaves the group; on rank 0, waits for the workers that were started, and ends those that hang."""
-        self.neighbours.close()
         if self.size > 1 and dist.is_initialized() and not self._attendant.busy:  # else it would wait for ever
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
@@ -171,36 +161,22 @@ class Workers:
             node: _cut(sums[node], mine) if node in sums else list(torch.split(first[0].new_empty(len(mine)), sizes))
             for node in owners
         }
-        others = [peer for peer in range(self.size) if peer != self.rank]
-        sent = {peer: [piece for whole in sums.values() for piece in _cut(whole, slices[peer])] for peer in others}
-        received = {
-            peer: [piece for node in owners if owners[node] == peer for piece in parts[node]] for peer in others
-        }
-        self._exchange(sent, received)
+        sent = [(_cut(whole, part), peer) for peer, part in enumerate(slices) for whole in sums.values()]
+        self._exchange(sent, [(parts[node], peer) for node, peer in owners.items()])
         return parts
 
     def _exchange_parts(self, parts: list[Pieces]) -> None:
         """Part `rank` to every other worker, and theirs from them."""
-        others = {peer: part for peer, part in enumerate(parts) if peer != self.rank}
-        self._exchange(dict.fromkeys(others, parts[self.rank]), others)
+        received = [(part, peer) for peer, part in enumerate(parts)]
+        self._exchange([(parts[self.rank], peer) for _, peer in received], received)
 
-    def _exchange(self, sent: dict[int, Pieces], received: dict[int, Pieces]) -> None:
-        """Pieces to and from all others, by rank, all at once: through memory where both are on one machine.
-
-        Faster than gloo's own collectives of the same.
-        """
-        on_device = any(piece.is_cuda for pieces in sent.values() for piece in pieces)
-        letters = {} if on_device else self.neighbours.write(sent)
-        answers = {peer: torch.empty_like(letter) for peer, letter in letters.items()}
-        incoming = received | {peer: [answer] for peer, answer in answers.items()}
-        outgoing = sent | {peer: [letter] for peer, letter in letters.items()}
-        both = ((dist.irecv, incoming), (dist.isend, outgoing))  # what is awaited is received without a copy
-        moves = [(move, piece, peer) for move, rows in both for peer in rows for piece in rows[peer]]
-        operations = [dist.P2POp(*move) for move in moves if move[1].numel()]
+    def _exchange(self, sent: list[tuple[Pieces, int]], received: list[tuple[Pieces, int]]) -> None:
+        """Pieces to and from others, by rank, all at once. Faster than gloo's own collectives of the same."""
+        both = ((dist.irecv, received), (dist.isend, sent))  # what is awaited is received without a copy
+        moves = [(move, piece, peer) for move, all_pieces in both for pieces, peer in all_pieces for piece in pieces]
+        operations = [dist.P2POp(*move) for move in moves if move[2] != self.rank and move[1].numel()]
         if operations:
             self._guarded(operations[0].tensor.device, lambda: dist.batch_isend_irecv(operations))
-        for peer, answer in answers.items():
-            self.neighbours.read(peer, answer, received[peer])
 
     def _guarded(self, device: torch.device, start: Callable[[], Iterable[Any]]) -> None:
         """Starts some communication of arrays of a device and waits until it is done."""
