@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 NAME = "scriven-attendant"  # of the thread
 LOOK_SECONDS = 0.2
+CLOSE_SECONDS = 1.0
 T = TypeVar("T")
 
 
@@ -34,7 +35,8 @@ class Attendant:
 
     def __init__(self) -> None:
         """The thread is started by the first errand."""
-        self._errands: queue.SimpleQueue[_Errand | None] | None = None
+        self._errands: queue.SimpleQueue[_Errand | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
         self.busy = False  # also after an errand that was not waited for to its end
 
     def wait_for(self, task: Callable[[], T], look: Callable[[], None]) -> T:
@@ -42,9 +44,9 @@ class Attendant:
 
         The task goes on then, and so does the thread: there must be no other errand before it has ended.
         """
-        if self._errands is None:
-            self._errands = queue.SimpleQueue()
-            threading.Thread(target=self._serve, args=(self._errands,), name=NAME, daemon=True).start()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=NAME, daemon=True)
+            self._thread.start()
         errand = _Errand(task)
         errand.ended.acquire()
         self.busy = True
@@ -57,12 +59,13 @@ class Attendant:
         return result
 
     def close(self) -> None:
-        """Lets the thread end, as soon as it has done what it does."""
-        if self._errands is not None:
+        """Lets the thread end as soon as it has done what it does, and waits for that CLOSE_SECONDS at the most."""
+        if self._thread:
             self._errands.put(None)
+            self._thread.join(CLOSE_SECONDS)
 
-    def _serve(self, errands: queue.SimpleQueue[_Errand | None]) -> None:
-        while errand := errands.get():
+    def _serve(self) -> None:
+        while errand := self._errands.get():
             try:
                 errand.result = errand.task()
             except BaseException as error:  # raised again by who waits

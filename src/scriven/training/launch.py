@@ -7,6 +7,7 @@ rendezvous, restarts and collectives are torch's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -90,7 +91,8 @@ def meet(place: Place | None, stop: Callable[[], int] = lambda: 0) -> Store | No
     if place is None or place.size == 1:
         return None
     found = partial(rendezvous, "env://", timeout=MEET_TIMEOUT)
-    store: Store = _together(Workers(place.rank, place.size), lambda: next(found())[0], stop)
+    with contextlib.closing(Workers(place.rank, place.size)) as workers:
+        store: Store = _together(workers, lambda: next(found())[0], stop)
     store.set_timeout(TIMEOUT)
     return store
 

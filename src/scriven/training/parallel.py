@@ -144,13 +144,18 @@ class Workers:
 
     def close(self) -> None:
         """Leaves the group; on rank 0, waits for the workers that were started, and ends those that hang."""
+        if self._attendant.busy:  # with some of them, whose end lets it wait no more
+            self._close_children()
+        self._attendant.close()
         if self.size > 1 and dist.is_initialized() and not self._attendant.busy:  # else it would wait for ever
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
-        self._attendant.close()
+        self._close_children()
+
+    def _close_children(self) -> None:
         end = time.monotonic() + CLOSE_SECONDS
-        for child in self.children:
-            child.close(end - time.monotonic())
+        while self.children:
+            self.children.pop().close(end - time.monotonic())
 
     def _slices_of_nodes(self, sums: dict[range, Pieces], tree: range, slices: list[range]) -> dict[range, Pieces]:
         """This worker's slice of all sums that any worker has made of the tree, from its own whole ones."""
