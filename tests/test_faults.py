@@ -14,6 +14,7 @@ import torch
 from faulty import KINDS, Faults
 from scriven.errors import InputError
 from scriven.runs import Run, Saver, create_run, open_run
+from scriven.runs.journal import LOGS
 from scriven.runs.recovery import recover
 from scriven.settings import ModelSettings, MonitorSettings, Settings
 from scriven.vocabulary import Vocabulary
@@ -34,8 +35,10 @@ def save(run: Run, step: int) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with the checkpoints of steps 1 and 2."""
+    """A run with the checkpoints of steps 1 and 2, which has written something down."""
     run = create_run(tmp_path_factory.mktemp("saved") / "run", SETTINGS, Vocabulary.of("abc"), {"corpus": "c"})
+    for name in LOGS:
+        (run.path / name).touch()
     for step in (1, 2):
         save(run, step)
     return run.path

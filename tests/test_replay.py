@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from scriven.events import Event, Finished
 from scriven.report import consume, files
 from scriven.report.files import FilesReport
 from scriven.runs import open_run
-from scriven.runs.journal import PROGRESS_FILE, WIDTH, ProgressLog, read_story
+from scriven.runs.journal import METRICS_FILE, PROGRESS_FILE, WIDTH, ProgressLog, read_story
 from scriven.settings import merged, validated
 from scriven.training.plan import Timetable
 from scriven.training.request import Request
@@ -127,6 +129,52 @@ def test_a_step_that_is_another_one_is_told(book: Path, tmp_path: Path) -> None:
     assert "Step 1 is not that of" in replayed(tmp_path / "first", tmp_path / "again")
 
 
+def test_a_replay_that_could_compare_nothing_says_so(book: Path, tmp_path: Path) -> None:
+    """It claimed that all of 0 steps were the same."""
+    trained(book, tmp_path / "first", {"steps": 6})
+    metrics = tmp_path / "first" / METRICS_FILE
+    metrics.write_text(metrics.read_text().replace("fingerprint", "mark"))
+    said = replayed(tmp_path / "first", tmp_path / "again")
+    assert "No step was compared" in said
+    assert "same bits" not in said
+
+
+def test_a_run_whose_corpus_is_gone_is_done_again_from_its_text(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a move to another machine, where the corpora of texts are kept elsewhere."""
+    with monkeypatch.context() as patch:
+        patch.setenv("SCRIVEN_CACHE", str(tmp_path / "cache"))
+        trained(book, tmp_path / "first", {"steps": 3})
+    shutil.rmtree(tmp_path / "cache")
+    assert "all are the same bits" in replayed(tmp_path / "first", tmp_path / "again")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="files of descriptors are told by Linux")
+def test_no_checkpoint_is_on_the_disk_before_the_log_of_its_steps(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a machine that lost its power between them had a run that could never be done again."""
+    log, fsync, rename = tmp_path / "first" / PROGRESS_FILE, os.fsync, os.rename
+    flushed, saved = [0], list[tuple[str, int]]()
+
+    def _fsync(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == log:
+            flushed.append(log.stat().st_size // WIDTH)
+        fsync(descriptor)
+
+    def _rename(before: Path, after: Path) -> None:
+        saved.append((Path(after).name, flushed[-1]))
+        rename(before, after)
+
+    monkeypatch.setattr(os, "fsync", _fsync)
+    monkeypatch.setattr(os, "rename", _rename)
+    trained(book, tmp_path / "first", {"steps": 4}, {"monitor": {"every_steps": 2}})
+    steps = {name: count for name, count in saved if name.startswith("step-")}
+    assert steps.keys() == {"step-00000002", "step-00000004"}
+    assert all(count >= int(name.removeprefix("step-")) for name, count in steps.items())
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -134,6 +182,8 @@ def test_a_step_that_is_another_one_is_told(book: Path, tmp_path: Path) -> None:
         (lambda path: path.write_bytes(b"nonsense" * WIDTH), "does not tell the progress of step 1;"),
         (lambda path: path.write_bytes(path.read_bytes()[:WIDTH] + bytes(2 * WIDTH)), "progress of step 2;"),
         (lambda path: path.write_text(f"{math.inf:<23}\n"), "progress of step 1;"),
+        (lambda path: path.write_bytes(b""), "has done no step"),
+        (lambda path: path.with_name(METRICS_FILE).unlink(), "does not tell when evaluations were made"),
     ],
 )
 def test_a_log_that_is_not_whole_is_refused(
@@ -159,5 +209,6 @@ def test_the_log_is_exact_and_takes_back_steps(tmp_path: Path) -> None:
         log.close()
     assert path.stat().st_size == 3 * WIDTH
     assert [json.loads(line) for line in path.read_text().splitlines()] == [*values[:2], values[0]]
+    (tmp_path / METRICS_FILE).write_text('{"event":"started","step":0}\n')
     path.write_bytes(path.read_bytes()[: 2 * WIDTH + 5])  # a crash cut the last line short
     assert read_story(tmp_path).progress == values[:2]

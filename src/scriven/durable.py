@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -14,11 +15,20 @@ def make_folder(path: Path) -> None:
         flush_folder(each.parent)
 
 
+def flush_file(path: Path) -> None:
+    """Waits until the disk has all that is in a file; nothing where there is none. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        _flush(path, os.O_RDWR)  # some systems want to be allowed to write
+
+
 def flush_folder(path: Path) -> None:
     """Waits until the disk has the folder's names, on systems that can be asked to. Raises OSError."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.name != "nt":
+        _flush(path, os.O_RDONLY)
+
+
+def _flush(path: Path, mode: int) -> None:
+    descriptor = os.open(path, mode)
     try:
         os.fsync(descriptor)
     finally:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
-from scriven.events import Event, Returned, Sampled, Saved, Skipped, Started, Stepped
+from scriven.events import Event, Returned, Sampled, Skipped, Started, Stepped
 from scriven.report import as_dict
 from scriven.runs.disk import own
 from scriven.runs.journal import METRICS_FILE, PROGRESS_FILE, SAMPLES_FILE, ProgressLog, read_lines
@@ -44,8 +44,6 @@ class FilesReport:
             self._open(self._run, event.step)
         if self._progress and isinstance(event, Stepped | Skipped):
             self._progress.write(event.step, event.schedule if isinstance(event, Stepped) else event.progress)
-        if self._progress and isinstance(event, Saved):
-            self._progress.flush()
         if isinstance(event, Stepped):
             self._gather(event)
         elif isinstance(event, Sampled):

@@ -23,6 +23,7 @@ from scriven.model.cells import CELLS
 from scriven.model.language_model import layer_widths, weight_shapes
 from scriven.runs.checkpoints import Checkpoint, folder_name, write_checkpoint
 from scriven.runs.disk import discard, is_there, listed, read_json, read_text, real_folder, remove_folder, replace_file
+from scriven.runs.journal import flush_logs
 from scriven.runs.manifest import Index, Measured
 from scriven.runs.tensors import HEADER_LIMIT, Shapes
 from scriven.settings import Settings, explain, validated
@@ -136,6 +137,7 @@ class Run:
         self, step: int, weights: dict[str, Any], training: dict[str, Any], manifest: dict[str, Any], best: int
     ) -> Checkpoint:
         before = self.index()
+        flush_logs(self.path)  # so that what is on the disk of this step is never more than what is told of it
         manifest = {"number": before.saves + 1, **manifest}
         saved = write_checkpoint(self._folder(step), weights, training, manifest)
         unread = tuple(other for other in before.unread if other != step)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from scriven import strictjson
+from scriven.durable import flush_file, flush_folder
 from scriven.errors import InputError
 from scriven.runs.disk import is_there, opened, own
 
 METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE = "metrics.jsonl", "samples.jsonl", "progress.jsonl"
+LOGS = METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE
 LINE_LIMIT = 16_000_000  # bytes; a sample has up to a million characters, and each up to 12 bytes there
 WIDTH = 24  # bytes of a line of progress, padded: the longest float has 23 characters
 
@@ -38,6 +40,13 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield record
 
 
+def flush_logs(path: Path) -> None:
+    """Waits until the disk has all that the run in this folder has written down so far. Raises OSError."""
+    for name in LOGS:
+        flush_file(path / name)
+    flush_folder(path)
+
+
 class ProgressLog:
     """`progress.jsonl`: the progress that each step's learning rate was computed from, to the last bit.
 
@@ -55,10 +64,6 @@ class ProgressLog:
         """A step's line; a killed process loses none."""
         self._file.seek((step - 1) * WIDTH)
         self._file.write(f"{progress!r:<{WIDTH - 1}}\n".encode())
-
-    def flush(self) -> None:
-        """Waits until the disk has all lines."""
-        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Lets go of the file."""
@@ -94,10 +99,14 @@ class Story:
 def read_story(path: Path) -> Story:
     """The story in a run's folder.
 
-    Raises InputError when it is not there, or not whole.
+    Raises InputError when it is not there, or not whole, or of no step.
     """
     progress = _read_progress(path / PROGRESS_FILE)
+    if not progress:
+        raise InputError(f"{path} has done no step, so that there is nothing to do again; name another run")
     records = [record for record in _metrics(path) if record["step"] <= len(progress)]
+    if not records:  # a run tells that it started
+        raise InputError(f"{path / METRICS_FILE} does not tell when evaluations were made; take it from a copy")
     validated = any(record.get("validation_characters") for record in records)
     kind = "evaluated" if validated else "saved"  # without a validation text, an evaluation does nothing but save
     evaluated = {record["step"] for record in records if record.get("event") == kind and not record.get("final")}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from scriven.corpus.build import Progress
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UsageError
 from scriven.runs import Checkpoint, Run, open_run, run_corpus
@@ -70,18 +71,21 @@ def decided(request: Request, place: Place | None) -> Request:
     return replace(request, output=path, resume=None)
 
 
-def request_of(run: Run, workers: int = 0) -> Request:
-    """A request for a training as this run's: the same text, model, reader and optimizer; another number of workers."""
+def request_of(run: Run, workers: int = 0, progress: Progress | None = None) -> Request:
+    """A request for a training as this run's: the same text, model, reader and optimizer; another number of workers.
+
+    Raises InputError where its corpus is gone and cannot be built again; `progress` is `build`'s.
+    """
     values = run.settings.model_dump()
     del values["corpus"]  # which says itself what it is
     given = {"training": {"workers": workers, "groups": max(workers, run.settings.training.groups)}} if workers else {}
     if embedding := run.origin.get("embedding"):
         given = merged(given, {"model": {"embedding": embedding}})
-    return Request((str(run.corpus_path),), validated(merged(values, given)))
+    return Request((run_corpus(run, progress).name,), validated(merged(values, given)))
 
 
-def replaying(request: Request, place: Place | None) -> Request:
-    """The request, where it is to do again what a run did: with that run's text and settings.
+def replaying(request: Request, place: Place | None, progress: Progress | None = None) -> Request:
+    """The request, where it is to do again what a run did: with that run's text and settings; `progress` is `build`'s.
 
     Raises UsageError where something else is asked for too, InputError where the run or its corpus is not there.
     """
@@ -93,8 +97,7 @@ def replaying(request: Request, place: Place | None) -> Request:
             "is shown"
         )
     run = open_run(request.replay)
-    run_corpus(run)
-    again = request_of(run, place.size if place else 0)
+    again = request_of(run, place.size if place else 0, progress)
     initial = run.origin.get("initial")
     return replace(request, texts=again.texts, settings=again.settings, initial=Path(initial) if initial else None)
 

@@ -69,7 +69,7 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     place = launched()
     if place and place.rank:
         raise UsageError(f"process {place.rank} of {place.size} is led by the first one; let it work for that one")
-    request = replaying(request, place)
+    request = replaying(request, place, stoppable(progress, stop))
     request = decided(replace(request, settings=absolute(request.settings)), place)
     place = replace(place, store=meet(place, stop)) if place else None
     with contextlib.ExitStack() as held:
@@ -149,11 +149,18 @@ def _compared(events: Iterator[Event], origin: dict[str, Any]) -> Iterator[Event
             found[event.step] = event.fingerprint
         if isinstance(event, Finished):
             other = min((step for step, mark in found.items() if mark != expected[step]), default=0)
-            alike = f"{len(found):,} steps were compared with those of {origin['replay']}: all are the same bits."
-            parted = f"Step {other:,} is not that of {origin['replay']}: another machine, version or number of groups?"
-            yield replace(event, notes=(*event.notes, parted if other else alike))
+            yield replace(event, notes=(*event.notes, _alike(len(found), other, origin["replay"])))
         else:
             yield event
+
+
+def _alike(count: int, other: int, replayed: str) -> str:
+    """A sentence on so many steps that were compared; `other` is the first that is not the same, or 0."""
+    if other:
+        return f"Step {other:,} is not that of {replayed}: another machine, version or number of groups?"
+    if not count:
+        return f"No step was compared with those of {replayed}: its metrics.jsonl has none of their fingerprints."
+    return f"{count:,} steps were compared with those of {replayed}: all are the same bits."
 
 
 def work(texts: tuple[str, ...] = (), place: Place | None = None, stop: Callable[[], int] = lambda: 0) -> int:
