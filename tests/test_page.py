@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, expect
@@ -268,3 +269,16 @@ def test_a_server_with_a_token_asks_for_it(context: BrowserContext, served_runs:
         other.goto(f"{place.url}/#token={token}")
         expect(other.locator("#model option")).to_have_count(1)
         assert token not in other.url
+
+
+@pytest.mark.parametrize("model", ["left", "bytes"])
+def test_what_is_no_character_is_not_offered(page: Page, address: str, model: str) -> None:
+    """Taken, the name of an unknown character or of half of one would stand in the text."""
+    asked = {"model": model, "prompt": "él", "max_tokens": 1, "logprobs": 20}
+    top = httpx.post(f"{address}/v1/completions", json=asked).json()["choices"][0]["logprobs"]["top_logprobs"][0]
+    expected = [text for text in list(top)[:20] if text != "<unk>" and not text.startswith("bytes:")]
+    script = "async model => (await (await import('/api.js')).likeliest(model, 'él', 20)).map(each => each.text)"
+    found = page.evaluate(script, model)
+    assert found[: len(expected)] == expected
+    assert len(found) - len(expected) in {0, 1}  # the one that was drawn is told too, however rare
+    assert len(expected) < 20

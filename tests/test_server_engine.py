@@ -16,6 +16,7 @@ from scriven.inference.generate import Context, Predictor
 from scriven.inference.score import read_rows
 from scriven.inference.writing import Line
 from scriven.kernels import library
+from scriven.server import engine
 from scriven.server.engine import Job, News
 from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS, Limits
@@ -209,6 +210,48 @@ def test_a_request_that_takes_too_long_is_given_up() -> None:
     serve(model, replace(LIMITS, seconds=0.1), use)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_text_that_is_read_slowly_holds_up_no_other(way: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading goes step by step where the likeliest symbols are asked for; the others once waited for 2,048 steps."""
+    model, now = model_of(way), [0.0]
+    monkeypatch.setattr(engine, "time", Mock(monotonic=lambda: now[0]))
+    for name in ("read", "predict"):
+        monkeypatch.setattr(model.predictor, name, slowly(getattr(model.predictor, name), now))
+
+    async def use(server: Server, served: Served) -> int:
+        ids = np.zeros(20_000, np.int64)
+        async with Work(server, served, [Job(ids, served.start, (), 2)]) as work:
+            await work.news()
+            begun = served.engine.read
+            await done(server, served, [Job(np.empty(0, np.int64), served.start, (line(model, 0, 5),))])
+            return served.engine.read - begun
+
+    assert serve(model, LIMITS, use) < 2000
+
+
+def slowly(read: Callable[..., Any], now: list[float]) -> Callable[..., Any]:
+    """Reading, each time as long as all that may be read in a turn."""
+
+    def slow(*given: Any) -> Any:
+        now[0] += engine.READ_SECONDS
+        return read(*given)
+
+    return slow
+
+
+def test_a_client_that_reads_slowly_has_no_more_time_than_others() -> None:
+    model = model_of(WAYS[-1])
+
+    async def use(server: Server, served: Served) -> None:
+        async with Work(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 1_000_000),))]) as work:
+            with pytest.raises(Refused, match=r"longer than 0\.1 s"):
+                for _ in range(50):
+                    await work.news()
+                    await asyncio.sleep(0.02)  # there is news whenever the client is ready for some
+
+    serve(model, replace(LIMITS, seconds=0.1), use)
+
+
 def test_a_mistake_ends_those_requests_alone_that_met_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -217,7 +260,7 @@ def test_a_mistake_ends_those_requests_alone_that_met_it(
     async def use(server: Server, served: Served) -> list[News]:
         with monkeypatch.context() as patched:
             patched.setattr(model.predictor, "write", Mock(side_effect=RuntimeError("no")))
-            with pytest.raises(RuntimeError, match="no"):
+            with pytest.raises(Refused, match="a mistake in the server itself"):
                 await done(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 20),))])
         return await done(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 20),))])
 

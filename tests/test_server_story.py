@@ -242,6 +242,13 @@ def test_news_come_as_events(client: TestClient, monkeypatch: pytest.MonkeyPatch
     assert set(rest) == {":", ""}
 
 
+def test_half_characters_are_told(client: TestClient, tmp_path: Path) -> None:
+    """No bytes can stand for them; the answer was a mistake of the server."""
+    sample = {"event": "sampled", "step": 1, "prompt": "", "text": "a\ud83d\udc80\udc80"}
+    (tmp_path / "empty" / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    assert client.get("/runs/empty/samples").json()[0]["text"].endswith("\udc80")
+
+
 def test_only_so_many_may_follow(client: TestClient) -> None:
     with ThreadPoolExecutor() as threads:
         answers = list(threads.map(client.get, ["/runs/book/events"] * 2))

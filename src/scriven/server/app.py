@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from scriven.server import completions, metrics, openapi, scoring, tools
-from scriven.server.errors import Refused
+from scriven.server.errors import Refused, mistake
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.serving import Served, Server
 from scriven.server.static import page, page_routes
@@ -95,7 +95,7 @@ async def _gone(request: Request, error: ClientDisconnect) -> Response:
 
 
 async def _mistake(request: Request, error: Exception) -> Response:
-    refused = Refused(500, "a mistake in the server itself; its log shows where", code="internal")
+    refused = mistake()
     return Response(refused.body, refused.status, media_type="application/json")
 
 

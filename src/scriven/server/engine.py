@@ -28,7 +28,8 @@ from scriven.server.errors import full
 from scriven.server.limits import Limits
 from scriven.server.reading import Details, Reading, Readings, details_of
 
-READ = 2048  # symbols read in a turn, of all texts together: about 10 ms
+READ = 1024  # symbols read at once, of all texts together
+READ_SECONDS = 0.01  # after which no more are read in a turn
 NEWS_SECONDS = 0.01  # between two tellings, but for what is done or has begun: each wakes the thread of the requests
 
 log = logging.getLogger(__name__)
@@ -195,13 +196,18 @@ class Engine:
             self.waiting_symbols -= len(job.ids)
 
     def _read_on(self) -> None:
+        until = time.monotonic() + READ_SECONDS
+        while self._reading and time.monotonic() < until:
+            self._read_piece()
+
+    def _read_piece(self) -> None:
         told = self._readings.read(READ)
         for reading, details, length in told:
             self.read += length
             if details is not None:
                 place = self._reading[reading]
                 self._news.append((place.ticket, News(place.job, None, details=details)))
-        for reading in dict.fromkeys(each.reading for each in told):
+        for reading, *_ in told:
             if not len(reading.ids):
                 self._begin(reading)
 
@@ -284,12 +290,13 @@ class Engine:
 
     def _fail(self, error: Exception) -> None:
         """A mistake of ours: those who were being served hear of it, the others go on."""
-        for ticket in {place.ticket for place in (*self._reading.values(), *self._writing.values())}:
+        tickets = {place.ticket for place in (*self._reading.values(), *self._writing.values())}
+        self._rest()  # at first: what was left half done might be the next mistake, which would end the thread
+        for ticket in tickets:
             ticket.error = error
             self._drop(ticket)
             self._news.append((ticket, News(0, None)))
         self._urgent = True
-        self._rest()
 
     def _tell_all(self) -> None:
         """Hand over what has become of all requests, at once; not in every turn, but where somebody waits for it."""

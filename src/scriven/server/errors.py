@@ -12,8 +12,6 @@ TYPES = {
     405: "invalid_request_error",
     408: "invalid_request_error",
     413: "invalid_request_error",
-    415: "invalid_request_error",
-    421: "invalid_request_error",
     429: "rate_limit_error",
 }
 RETRY_SECONDS = 1  # after which a client that was turned away may come again
@@ -49,6 +47,11 @@ def full(what: str) -> Refused:
 def too_large(what: str, most: float) -> Refused:
     """Something comes that has more bytes than it may."""
     return Refused(413, f"the {what} has more than {most:,} bytes; send less at once", code="body_too_large")
+
+
+def mistake() -> Refused:
+    """What we did wrong ourselves."""
+    return Refused(500, "a mistake in the server itself; its log shows where", code="internal")
 
 
 def late(seconds: float) -> Refused:

@@ -27,7 +27,7 @@ class Tokens:
         tops: list[dict[str, float] | None] = [None] * len(details.ids)
         if details.likeliest is not None:
             pairs = zip(*(each.tolist() for each in details.likeliest), strict=True)
-            tops = [dict(zip(map(self._name, ids), values, strict=True)) for ids, values in pairs]
+            tops = [self._named_top(ids, values) for ids, values in pairs]
         for symbol, nats, top in zip(details.ids.tolist(), details.nats.tolist(), tops, strict=True):
             begin, name = self._known, self._name(symbol)
             self._known += self._length(symbol, name)
@@ -51,6 +51,13 @@ class Tokens:
             "top_logprobs": tops if self._likeliest else None,
             "text_offset": offsets,
         }
+
+    def _named_top(self, ids: list[int], values: list[float]) -> dict[str, float]:
+        """The likeliest first. Of two that read alike, a byte and the boundary, the likelier one counts."""
+        top: dict[str, float] = {}
+        for symbol, value in zip(ids, values, strict=True):
+            top.setdefault(self._name(symbol), value)
+        return top
 
     def _length(self, symbol: int, name: str) -> int:
         """How many characters of text are whole with one more symbol."""

@@ -27,7 +27,6 @@ REFUSALS = {
     404: "there is no such model, state or path",
     408: "the request came too slowly",
     413: "the body is too large",
-    421: "the server does not go by this name",
     429: "too much is going on; try again after Retry-After seconds",
     503: "it took too long, or the server is not ready",
 }

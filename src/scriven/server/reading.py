@@ -19,6 +19,7 @@ from scriven.inference.sampling import Floats, Ids
 from scriven.inference.score import priced, read_rows
 
 PIECE = 256  # symbols that torch reads of one text at once
+STEPS = 32  # symbols read at once where that is done step by step, many times as slowly
 LOGITS = 1 << 20  # values kept at once where likeliest symbols are asked for: 8 MB
 
 
@@ -91,12 +92,7 @@ class Readings:
         """Read on, about so many symbols of all texts together; what became of them. Those read are gone."""
         self._turns.rotate()
         group = next((group for group in self._turns if group.readings), None)
-        told: list[Told] = []
-        while group is not None and group.readings and symbols > 0:
-            some = group.read(symbols)
-            symbols -= sum(each.symbols for each in some)
-            told += some
-        return told
+        return [] if group is None else group.read(symbols)
 
 
 class _Group:
@@ -137,8 +133,10 @@ class _Group:
 
     def _read_rows(self, context: Context, symbols: int) -> list[Told]:
         rows = self.readings
-        most = min(symbols, LOGITS // self._predictor.vocabulary.size) if self.stepwise else symbols
-        length = max(1, min(most // len(rows), *(len(each.ids) for each in rows)))
+        most = symbols // len(rows)
+        if self.stepwise:
+            most = min(most, STEPS, LOGITS // (len(rows) * self._predictor.vocabulary.size))
+        length = max(1, min(most, *(len(each.ids) for each in rows)))
         ids = np.stack([each.ids[:length] for each in rows], 1)  # (T, N)
         read = self._steps if self.stepwise else self._costs
         details, self._context = read(ids, context)
@@ -169,8 +167,12 @@ class _Group:
     def _read_alone(self, each: Reading) -> Told:
         """A piece of one text. What a window sees foretells what follows, but the state what is read."""
         predictor, ids = self._predictor, each.ids[:PIECE]
-        told, carried = None, each.carried or each.context
-        if each.likeliest is not None:
+        told: Details | None = None
+        carried = each.carried or each.context
+        if each.likeliest == 0:
+            nats, carried = read_rows(predictor, ids[:, None], carried)
+            told = Details(ids, nats[:, 0])
+        elif each.likeliest:
             logits, carried = predictor.predict(carried, ids[:, None])
             told = details_of(logits[:, 0].cpu().double().numpy(), ids, each.likeliest, predictor)
         if predictor.window or told is None:

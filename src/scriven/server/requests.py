@@ -22,7 +22,10 @@ class _Nullable:
 NULLABLE = _Nullable()
 Id = Annotated[int, Field(ge=0, lt=1 << 32)]
 Stop = Annotated[str, Field(min_length=1, max_length=LIMITS.stop_characters)]
-Prompt = str | Annotated[list[str], Field(min_length=1)] | list[Id] | Annotated[list[list[Id]], Field(min_length=1)]
+# A list is left at the first thing that is wrong in it: there may be a million, and each would be told of.
+Ids = Annotated[list[Id], Field(max_length=LIMITS.prompt_characters, fail_fast=True)]
+Texts = Annotated[list[str], Field(min_length=1, max_length=LIMITS.texts, fail_fast=True)]
+Prompt = str | Texts | Ids | Annotated[list[Ids], Field(min_length=1, max_length=LIMITS.texts, fail_fast=True)]
 Nothing = Annotated[float, Field(ge=0, le=0)]
 
 
@@ -63,7 +66,7 @@ class CompletionBody(Body):
     min_p: Annotated[float, NULLABLE] = Field(0.0, ge=0, le=1)
     n: Annotated[int, NULLABLE] = Field(1, ge=1, le=LIMITS.texts, description="texts for each prompt")
     best_of: Annotated[int, NULLABLE] = Field(1, ge=1, le=LIMITS.texts, description="no more than n: all are given")
-    stop: Annotated[Stop | Annotated[list[Stop], Field(max_length=LIMITS.stops)], NULLABLE] = Field(
+    stop: Annotated[Stop | Annotated[list[Stop], Field(max_length=LIMITS.stops, fail_fast=True)], NULLABLE] = Field(
         [], description="end before the first of these strings"
     )
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63, description="the same seed and prompt give the same text")
@@ -121,10 +124,14 @@ class DetokenizeBody(Body):
     """POST /detokenize."""
 
     model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
-    tokens: list[Id] = Field(description="ids")
+    tokens: Annotated[list[Id], Field(fail_fast=True)] = Field(description="ids")
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)
+FORMS = {  # of fields that may have several
+    "prompt": f"give a text, ids ({LIMITS.prompt_characters:,} at most), or a list of 1 to {LIMITS.texts} of these",
+    "stop": f"give a text of 1 to {LIMITS.stop_characters} characters, or a list of {LIMITS.stops} such at most",
+}
 
 
 def parsed(kind: type[AnyBody], data: bytes) -> AnyBody:
@@ -152,12 +159,11 @@ def _refused(error: ValidationError) -> Refused:
     value = repr(first["input"])
     said = f"{first['msg'][:1].lower()}{first['msg'][1:].removeprefix('alue error, ')}"
     if first["type"] == "extra_forbidden":
-        return Refused(400, f"unrecognized field: {param}", param, "unknown_field")
+        return Refused(400, f"unrecognized field: {'.'.join(place)}", param, "unknown_field")
     if first["type"] == "missing":
         return Refused(400, f"{param}: this field is required", param, "missing_field")
     if param is None:
         return Refused(400, first["msg"].removeprefix("Value error, "), None, "invalid_value")
-    if param == "prompt":
-        said = "give a text, a list of texts, a list of ids, or a list of lists of ids"
+    said = FORMS.get(param, said)
     shown = value if len(value) <= 60 else value[:57] + "..."
     return Refused(400, f"{param} {shown}: {said}", param, "invalid_value")

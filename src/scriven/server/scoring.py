@@ -53,7 +53,8 @@ async def score(request: Request) -> Response:
     costs = _costs(text)
     if LINES in request.headers.get("accept", ""):
         lines = _lines(text, costs)
-        return Streamed(_ahead(await anext(lines), lines), LINES, watch=not plain)
+        first = await (anext(lines) if plain else unless_gone(request, _first(lines)))
+        return Streamed(_ahead(first, lines), LINES, watch=not plain)
     whole = _whole(text, costs)
     return answer(await (whole if plain else unless_gone(request, whole)))
 
@@ -184,6 +185,10 @@ async def _lines(text: _Text, costs: AsyncGenerator[tuple[Ids, Floats]]) -> Asyn
         if not total.loss.characters:
             raise
         yield refused.body + b"\n"
+
+
+async def _first(lines: AsyncGenerator[bytes]) -> bytes:
+    return await anext(lines)
 
 
 async def _ahead(first: bytes, lines: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

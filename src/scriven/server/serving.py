@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from scriven.inference.generate import Context
 from scriven.inference.sampling import Ids
 from scriven.server.engine import Engine, Job, News, Ticket
-from scriven.server.errors import Refused, full, late, too_large
+from scriven.server.errors import Refused, full, late, mistake, too_large
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.requests import AnyBody, parsed
 from scriven.server.states import States
@@ -118,16 +118,16 @@ class Work:
     async def news(self) -> list[News]:
         """All that has come since the last time; waits for something.
 
-        Raises Refused, 503, where the request takes too long, and what went wrong in the engine.
+        Raises Refused: 503 where the request takes too long, 500 where the engine made a mistake.
         """
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._deadline):
                 await self._arrived.wait()
-        except TimeoutError:
-            raise late(self._seconds) from None
+        if asyncio.get_running_loop().time() >= self._deadline:  # also for who reads so slowly that we never wait
+            raise late(self._seconds)
         self._arrived.clear()
         if self._ticket.error is not None:
-            raise self._ticket.error
+            raise mistake() from self._ticket.error
         news, self._ticket.news = self._ticket.news, []
         return news
 

@@ -40,7 +40,10 @@ async def tokenize(request: Request) -> Response:
     model = server_of(request).named(body.model).model
     ids = model.read_ids(body.prompt).tolist()
     told = {"count": len(ids), "tokens": ids}
-    return answer({**told, "token_strs": [model.decode([each]) for each in ids]} if body.return_token_strs else told)
+    if not body.return_token_strs:
+        return answer(told)
+    names = {each: model.decode([each]) for each in set(ids)}
+    return answer({**told, "token_strs": [names[each] for each in ids]})
 
 
 async def detokenize(request: Request) -> Response:

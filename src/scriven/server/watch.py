@@ -14,13 +14,14 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from scriven.errors import InputError
 from scriven.runs.journal import METRICS_FILE
 from scriven.server.errors import Refused, full
 from scriven.server.limits import LIMITS, Limits
+from scriven.server.serving import answer
 from scriven.server.story import Story, in_training, last_records
 
 EVERY = 0.5  # seconds between two looks at the files of a run that is followed
@@ -47,7 +48,7 @@ class Watch:
 
     async def list(self, request: Request) -> Response:
         """GET /runs: name, whether it is in training, and the last step, of each run."""
-        return JSONResponse(await run_in_threadpool(lambda: [_summary(*run) for run in self._runs.items()]))
+        return answer(await run_in_threadpool(lambda: [_summary(*run) for run in self._runs.items()]))
 
     async def metrics(self, request: Request) -> Response:
         """GET /runs/{name}/metrics?after=STEP: the losses of later steps; of all without `after`."""
@@ -55,11 +56,11 @@ class Watch:
         told = await run_in_threadpool(_news, Story(self._folder(request)))
         for kind in ("steps", "evaluations"):
             told[kind] = [each for each in told[kind] if each["step"] > after]
-        return JSONResponse({name: told[name] for name in ("training", "facts", "steps", "evaluations")})
+        return answer({name: told[name] for name in ("training", "facts", "steps", "evaluations")})
 
     async def samples(self, request: Request) -> Response:
         """GET /runs/{name}/samples: what the model wrote in training."""
-        return JSONResponse((await run_in_threadpool(_news, Story(self._folder(request))))["samples"])
+        return answer((await run_in_threadpool(_news, Story(self._folder(request))))["samples"])
 
     async def events(self, request: Request) -> Response:
         """GET /runs/{name}/events: server-sent events of what `Story.news` tells, everything so far in the first."""

@@ -95,11 +95,14 @@ export async function* write(choices, signal) {
   }
 }
 
+const NO_TEXT = /^(<unk>|bytes:.*)$/; // names of symbols that are no character by themselves
+
 /** The likeliest characters after a text: `[{text, probability}]`, likeliest first. */
 export async function likeliest(model, prompt, count, signal) {
   const asked = { model, prompt, max_tokens: 1, temperature: 1, logprobs: count };
   const answer = await (await post("v1/completions", asked, { signal })).json();
-  const found = Object.entries(answer.choices[0].logprobs.top_logprobs[0] ?? {});
+  const told = Object.entries(answer.choices[0].logprobs.top_logprobs[0] ?? {});
+  const found = told.filter(([text]) => !NO_TEXT.test(text));
   return found.map(([text, log]) => ({ text, probability: Math.exp(log) })).sort((a, b) => b.probability - a.probability);
 }
 
