@@ -87,16 +87,16 @@ class Predictor:
         self.writing = writing
         self.pause: Callable[[], None] = lambda: None
         self._weights = model.state_dict(keep_vars=True)
+        self._changing = [each for each in self._weights.values() if not each.is_inference()]  # others have no version
         self._sampler: tuple[list[tuple[int, int]], Sampler] | None = None
 
     def sampler(self) -> Sampler | None:
         """The native code that writes, for the weights as they are now; none where torch does."""
         if self.writing is None:
             return None
-        weights = self._weights
-        version = [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in weights.values()]
+        version = [(each.data_ptr(), each._version) for each in self._changing]
         if self._sampler is None or self._sampler[0] != version:
-            made = Sampler(self.model.settings, weights, self.writing, self.vocabulary.boundary)
+            made = Sampler(self.model.settings, self._weights, self.writing, self.vocabulary.boundary)
             self._sampler = version, made
         return self._sampler[1]
 
@@ -168,18 +168,23 @@ class Predictor:
         return Context(logits[-1].clone(), context.state, recent)
 
     def write(
-        self, context: Context, settings: SamplingSettings | Sequence[SamplingSettings], uniforms: Floats
+        self,
+        context: Context,
+        settings: SamplingSettings | Sequence[SamplingSettings],
+        uniforms: Floats,
+        reuse: bool = False,
     ) -> tuple[Ids, Context]:
         """Draw as many ids a row as there are random numbers in `uniforms` (T, N); the context after reading them.
 
         The settings are those of all N rows, or one for each. A row's ids depend on its own context, settings and
         numbers, and on no other row's (in torch: as far as matrix products of one and of many rows agree, about 1e-6).
         `<unk>` is never drawn. Where texts are made of documents, a row that draws the boundary has ended one, and
-        begins another by reading it.
+        begins another by reading it. With `reuse` the context given, which nobody else may know, is void afterwards:
+        its arrays may be those of the new one.
         """
         sampler = self.sampler()
         if sampler is not None:
-            return self._write(sampler, context, settings, uniforms)
+            return self._write(sampler, context, settings, uniforms, reuse and not self.window)
         ids = np.empty(uniforms.shape, np.int64)
         for row, numbers in zip(ids, uniforms, strict=True):
             row[:] = draw(context.logits.cpu().double().numpy(), settings, numbers, [self.vocabulary.unknown])
@@ -192,9 +197,10 @@ class Predictor:
         context: Context,
         settings: SamplingSettings | Sequence[SamplingSettings],
         uniforms: Floats,
+        reuse: bool,
     ) -> tuple[Ids, Context]:
-        recent = context.recent
-        ids, logits, state = sampler.write(context.logits, context.state, settings, uniforms, self.window, recent)
+        recent, before = context.recent, (context.logits, context.state)
+        ids, logits, state = sampler.write(*before, settings, uniforms, self.window, recent, reuse)
         if not self.window or not len(ids):
             return ids, Context(logits, state, recent)
         recent = ids if recent is None else np.concatenate((recent, ids))

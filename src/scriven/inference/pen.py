@@ -37,7 +37,7 @@ class Pen:
             return "", 0
         ends = NOWHERE if self._boundary is None else np.flatnonzero(ids == self._boundary)[:1]
         inside = ids[: ends[0]] if len(ends) else ids
-        before, held = self._decoder.copy(), len(self._held)
+        before, held = self._decoder.copy() if self._stop else self._decoder, len(self._held)
         text, stop = self._take(self._decoder.feed(inside))
         if stop is not None:
             return text, _count(before, inside, stop - held)

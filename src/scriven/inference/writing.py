@@ -115,7 +115,10 @@ class Batch:
         return self.context is None or fit([self.context, context])
 
     def add(self, lines: Sequence[Line], context: Context) -> None:
-        """Lines that go on from a context of as many rows. ValueError for one that the batch does not take."""
+        """Lines that go on from a context of as many rows, which becomes the batch's own: nobody else may know it.
+
+        ValueError for one that the batch does not take.
+        """
         self.context = context if self.context is None else side_by_side([self.context, context])
         self.lines += lines
 
@@ -128,16 +131,19 @@ class Batch:
         before = self.context
         if before is None:
             return []
-        uniforms = np.stack([line.random.random(length) for line in self.lines], 1)  # (T, N)
+        uniforms = np.empty((length, len(self.lines)))  # (T, N)
+        for row, line in enumerate(self.lines):
+            uniforms[:, row] = line.random.random(length)
         settings = [line.settings for line in self.lines]
-        ids, self.context = self._predictor.write(before, settings, uniforms)
+        kept = {row: before.rows([row]) for row, line in enumerate(self.lines) if line.keep}
+        ids, self.context = self._predictor.write(before, settings, uniforms, reuse=True)
         wrote = []
         for row, (line, drawn) in enumerate(zip(self.lines, np.ascontiguousarray(ids.T), strict=True)):
             text, taken = line.take(drawn)
             wrote.append(Wrote(line, text, drawn[:taken]))
             if line.keep and line.done:
                 numbers = uniforms[:taken, row : row + 1]
-                _, line.end = self._predictor.write(before.rows([row]), line.settings, numbers)
+                _, line.end = self._predictor.write(kept[row], line.settings, numbers)
         self._keep([row for row, line in enumerate(self.lines) if not line.done])
         return wrote
 
