@@ -20,7 +20,7 @@ from scriven.server.static import page
 from served_models import guarded_app, names_model, text_model
 
 MODELS = {"text": text_model(), "names": names_model()}
-SMALL = replace(LIMITS, score_characters=3000, body_bytes=20_000)
+SMALL = replace(LIMITS, score_characters=3000, body_bytes=40_000)
 LINES = {"accept": "application/x-ndjson"}
 PLAIN = {"content-type": "text/plain; charset=utf-8"}
 TEXT = "a bad cab, €\ndead " * 100
@@ -50,8 +50,37 @@ def test_tokens_are_symbols(client: httpx.Client) -> None:
 def test_what_begins_and_ends_a_text_is_one_token(client: httpx.Client, model: str, size: int) -> None:
     told = client.get("/tokenizer_info", params={"model": model}).json()
     assert told["vocab_size"] == MODELS[model].vocabulary.size == size
-    assert told["eos_token"] == told["bos_token"] == "\n"
-    assert len(post(client, "/tokenize", model=model, prompt=told["eos_token"])["tokens"]) == 1
+    first, *more = post(client, "/tokenize", model=model, prompt=told["eos_token"])["tokens"]
+    assert [first] == post(client, "/tokenize", model=model, prompt=told["bos_token"])["tokens"]
+    assert told["bos_token"] == "\n"
+    assert bool(more) == (model == "text")  # which has no end: that it never writes all of this
+
+
+def test_long_texts_become_tokens_and_text_again(client: httpx.Client) -> None:
+    text = "a bad cab, €\ndead " * 1000
+    told = post(client, "/tokenize", model="text", prompt=text, return_token_strs=True)
+    assert told["tokens"] == MODELS["text"].read_ids(text).tolist()
+    assert "".join(told["token_strs"]) == text
+
+
+def test_ids_belong_to_a_model_that_is_named_in_any_way(client: httpx.Client) -> None:
+    """These two have two vocabularies: ids of one that are given to the other would be silently wrong."""
+    assert "name one of" in post(client, "/tokenize", 400, prompt="a")["error"]["message"]
+    for model in MODELS:
+        told = client.post("/tokenize", params={"model": model}, json={"prompt": "abc"}).json()
+        assert told["tokens"] == MODELS[model].encode("abc").tolist()
+
+
+def test_where_all_models_have_one_vocabulary_none_needs_to_be_named() -> None:
+    with (
+        serving(guarded_app({"one": text_model(), "two": text_model()})) as place,
+        httpx.Client(base_url=place.url, timeout=20) as client,
+    ):
+        ids = MODELS["text"].encode("abc").tolist()
+        assert post(client, "/tokenize", prompt="abc")["tokens"] == ids
+        assert post(client, "/detokenize", tokens=ids)["prompt"] == "abc"
+        assert client.get("/tokenizer_info").json()["vocab_size"] == MODELS["text"].vocabulary.size
+        assert "name one of" in post(client, "/score", 400, text="a")["error"]["message"]
 
 
 @pytest.mark.parametrize(("model", "text"), [("text", TEXT), ("names", "ab\n\nabba\nc"), ("text", "")])

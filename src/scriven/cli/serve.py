@@ -7,6 +7,7 @@ import socket
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import quote
 
 from cyclopts import Parameter
 
@@ -71,12 +72,17 @@ def serve(
         for name, run in zip(names, runs, strict=True)
     }
     listener = _listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    sys.stderr.write(f"serving {', '.join(models)} at http://{shown}:{listener.getsockname()[1]}\n")
+    sys.stderr.write(f"serving {', '.join(models)} at {_address(host, listener.getsockname()[1], token)}\n")
     _open_files(LIMITS.connections)
     folders = {name: Path(run) for name, run in zip(names, runs, strict=True)}
     guard = Guard(make_app(models, runs=folders), who)
     uvicorn.Server(configuration(guard, LIMITS)).run(sockets=[listener])
+
+
+def _address(host: str, port: int, token: str | None) -> str:
+    """What to open in a browser: the page takes the token from there, and no server is sent what follows a `#`."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}" + (f"/#token={quote(token, safe='')}" if token else "")
 
 
 def _named(runs: tuple[str, ...]) -> list[str]:

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,12 @@ from starlette.responses import Response
 
 from scriven.inference.sampling import Ids
 from scriven.inference.writing import Line
+from scriven.server.answers import answer, apart, long_answer, pieces
 from scriven.server.engine import Job, News
 from scriven.server.errors import Refused
 from scriven.server.logprobs import Tokens
 from scriven.server.requests import CompletionBody
-from scriven.server.serving import Served, Server, Streamed, Work, answer, body_of, known_ids, server_of, unless_gone
+from scriven.server.serving import Served, Server, Streamed, Work, body_of, known_ids, server_of, unless_gone
 from scriven.session import first_seed
 from scriven.settings import SamplingSettings
 
@@ -36,7 +37,8 @@ async def completions(request: Request) -> Response:
     work = Work(asked.server, asked.served, asked.jobs)
     if body.stream:
         return Streamed(_events(asked, work), EVENTS)
-    return answer(await unless_gone(request, _whole(asked, work)))
+    told = await unless_gone(request, _whole(asked, work))
+    return await long_answer(asked.size, lambda: told)
 
 
 async def models(request: Request) -> Response:
@@ -121,6 +123,7 @@ class Asked:
         texts, length = len(self.prompts) * body.n, sum(map(len, self.prompts))
         places = texts * body.max_tokens + (length * body.n if body.echo else 0)
         values = 0 if body.logprobs is None else places * (1 + body.logprobs)
+        self.size = max(places, values)  # of an answer in one piece, at most
         for param, name, value, most in (
             ("n", "texts", texts, min(limits.texts, limits.rows)),
             ("prompt", "characters of prompts", length, limits.prompt_characters),
@@ -158,6 +161,12 @@ class Choice:
     def news(self) -> bool:
         """Whether there is anything to tell."""
         return bool(self.text) or self.done
+
+    @property
+    def size(self) -> int:
+        """About how many characters and log-probabilities there are to tell."""
+        likeliest = self.asked.body.logprobs
+        return len(self.text) * (1 if likeliest is None else 10 * (1 + likeliest))
 
     @cached_property
     def _tokens(self) -> Tokens | None:
@@ -202,7 +211,8 @@ async def _whole(asked: Asked, work: Work) -> dict[str, Any]:
         while not all(choice.done for choice in asked.choices):
             for news in await work.news():
                 asked.take_in(news)
-    return asked.told([choice.take() for choice in asked.choices], asked.usage())
+    choices = await apart(asked.size, lambda: [choice.take() for choice in asked.choices])
+    return asked.told(choices, asked.usage())
 
 
 async def _events(asked: Asked, work: Work) -> AsyncGenerator[bytes]:
@@ -215,9 +225,9 @@ async def _events(asked: Asked, work: Work) -> AsyncGenerator[bytes]:
             while not all(choice.done for choice in asked.choices):
                 news = await work.news()
                 changed = {choice.index: choice for each in news for choice in asked.take_in(each)}
-                yield "".join(
-                    f"data: {begin}{json.dumps(choice.take())}{end}\n\n" for choice in changed.values() if choice.news
-                ).encode()
+                telling = [choice for choice in changed.values() if choice.news]
+                size = sum(choice.size for choice in telling)
+                yield await apart(size, partial(_told, f"data: {begin}", telling, f"{end}\n\n"))
                 await asyncio.sleep(EVENT_SECONDS)
     except Refused as refused:
         yield b"data: " + refused.body + b"\n\n"
@@ -225,6 +235,10 @@ async def _events(asked: Asked, work: Work) -> AsyncGenerator[bytes]:
     if usage:
         yield f"data: {json.dumps(asked.told([], asked.usage()))}\n\n".encode()
     yield b"data: [DONE]\n\n"
+
+
+def _told(begin: str, choices: list[Choice], end: str) -> bytes:
+    return "".join(part for choice in choices for part in (begin, *pieces(choice.take()), end)).encode()
 
 
 __all__ = ["completions", "model", "models"]

@@ -12,8 +12,8 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
+from scriven.server.answers import answer
 from scriven.server.requests import Body, CompletionBody, DetokenizeBody, ScoreBody, StateBody, TokenizeBody
-from scriven.server.serving import answer
 
 JSON = "application/json"
 LINES = "application/x-ndjson"
@@ -70,8 +70,8 @@ OPERATIONS = (
     Operation("get", "/v1/models", "The models served."),
     Operation("get", "/v1/models/{model}", "One of them."),
     Operation("get", "/tokenizer_info", "What is to be known of ids.", query=(MODEL,)),
-    Operation("post", "/tokenize", "The ids of a text.", TokenizeBody),
-    Operation("post", "/detokenize", "The text of ids.", DetokenizeBody),
+    Operation("post", "/tokenize", "The ids of a text.", TokenizeBody, query=(MODEL,)),
+    Operation("post", "/detokenize", "The text of ids.", DetokenizeBody, query=(MODEL,)),
     Operation("post", "/score", "How surprising a text is.", ScoreBody, (JSON, LINES), plain=True, query=(MODEL,)),
     Operation("post", "/states", "Read a text, and keep the state after it.", StateBody),
     Operation("delete", "/states/{handle}", "Keep a state no longer."),

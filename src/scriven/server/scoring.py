@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
-import json
 import math
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -27,10 +26,11 @@ from scriven.inference.chunks import read_chunks
 from scriven.inference.generate import Context
 from scriven.inference.sampling import Floats, Ids
 from scriven.inference.score import Tally, tally
+from scriven.server.answers import long_answer, pieces
 from scriven.server.engine import Job
 from scriven.server.errors import Refused
 from scriven.server.requests import ScoreBody
-from scriven.server.serving import Served, Server, Streamed, Work, answer, body_of, server_of, unless_gone
+from scriven.server.serving import Served, Server, Streamed, Work, body_of, server_of, unless_gone
 
 LINES = "application/x-ndjson"
 PIECE = 1 << 16  # bytes of a text that are scored at once
@@ -56,7 +56,8 @@ async def score(request: Request) -> Response:
         first = await (anext(lines) if plain else unless_gone(request, _first(lines)))
         return Streamed(_ahead(first, lines), LINES, watch=not plain)
     whole = _whole(text, costs)
-    return answer(await (whole if plain else unless_gone(request, whole)))
+    told = await (whole if plain else unless_gone(request, whole))
+    return await long_answer(len(told["surprisal"]), lambda: told)
 
 
 @dataclass
@@ -221,7 +222,7 @@ async def _make(lines: AsyncGenerator[bytes], made: asyncio.Queue[bytes | None])
 
 
 def _line(values: dict[str, Any]) -> bytes:
-    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
+    return "".join(pieces(values)).encode() + b"\n"
 
 
 async def _whole(text: _Text, costs: AsyncGenerator[tuple[Ids, Floats]]) -> dict[str, Any]:
@@ -237,10 +238,9 @@ async def _whole(text: _Text, costs: AsyncGenerator[tuple[Ids, Floats]]) -> dict
     return {**text.told(total), "surprisal": _rounded(np.concatenate(parts))}
 
 
-def _rounded(nats: Floats) -> list[float]:
+def _rounded(nats: Floats) -> Floats:
     """As many digits as are true, and fewer bytes."""
-    values: list[float] = nats.round(5).tolist()
-    return values
+    return nats.round(5)
 
 
 def _sums(total: Tally) -> dict[str, Any]:

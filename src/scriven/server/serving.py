@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
@@ -20,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from scriven.inference.generate import Context
 from scriven.inference.sampling import Ids
+from scriven.server.answers import apart
 from scriven.server.engine import Engine, Job, News, Ticket
 from scriven.server.errors import Refused, full, late, mistake, too_large
 from scriven.server.limits import LIMITS, Limits
@@ -89,6 +89,12 @@ class Server:
             raise Refused(404, f"model {name[:80]!r} is not served; there is {known}", "model", "model_not_found")
         return self.models[name]
 
+    def alphabet(self, name: str) -> Served:
+        """As `named`, for what depends on the vocabulary alone: the first model where all have the same one."""
+        first, *others = self.models.values()
+        alike = all(each.model.vocabulary == first.model.vocabulary for each in others)
+        return first if not name and alike else self.named(name)
+
     def context(self, served: Served, handle: str) -> tuple[Context, int]:
         """The context of a handle and how many characters it has read; that of a text's start where it is empty."""
         if not handle:
@@ -147,7 +153,8 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 async def body_of(request: Request, kind: type[AnyBody]) -> AnyBody:
     """The body of a request, checked. Raises Refused where it is not what it must be."""
-    return parsed(kind, await read_body(request, server_of(request).limits.body_bytes))
+    data = await read_body(request, server_of(request).limits.body_bytes)
+    return await apart(len(data), lambda: parsed(kind, data))
 
 
 def server_of(request: Request) -> Server:
@@ -163,11 +170,6 @@ def known_ids(model: Model, ids: list[int], param: str) -> Ids:
         message = f"{param}: id {array.max()} is not known; ids are below {model.vocabulary.ids:,}"
         raise Refused(400, message, param, "invalid_value")
     return array
-
-
-def answer(values: Any, status: int = 200) -> Response:
-    """JSON, in ASCII."""
-    return Response(json.dumps(values, separators=(",", ":")), status, media_type="application/json")
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

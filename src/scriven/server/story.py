@@ -5,10 +5,11 @@ Nothing is locked or written: a training never notices. Losses are sums of nats 
 
 from __future__ import annotations
 
+import io
 import os
 import time
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterable, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE
 Record = dict[str, Any]
 
 AT_ONCE = 32 << 20  # bytes of a file that are read at once; the files of the longest runs have about 10 million
+LINES = 200_000  # and how many lines of it: a hostile file of nothing but ends of lines would keep us busy for long
+LARGEST = 1e300  # a loss that is larger cannot be summed
 POINTS = 1200  # steps of a run that are told; of a longer one neighbours are summed
 SAMPLES = 2000  # texts that are told, the last ones
 QUIET = 120.0  # seconds without a new line after which a run is not in training any more
@@ -49,8 +52,9 @@ class Tail:
             file.seek(self._offset)
             data = file.read(AT_ONCE)
         whole = data.rfind(b"\n") + 1 or (len(data) if len(data) == AT_ONCE else 0)
-        self._offset += whole
-        return again, records(data[:whole])
+        lines = list(islice(io.BytesIO(data[:whole]), LINES))
+        self._offset += sum(map(len, lines))
+        return again, records(lines)
 
     def _moved(self, file: tuple[int, int], size: int) -> bool:
         if file == self._file and size >= self._offset:
@@ -60,10 +64,12 @@ class Tail:
         return not first
 
 
-def records(data: bytes) -> list[Record]:
+def records(lines: Iterable[bytes]) -> list[Record]:
     """The objects with a step among lines of JSON."""
     found = []
-    for line in data.splitlines():
+    for line in lines:
+        if not line.startswith(b"{"):
+            continue
         try:
             record = strictjson.parse(line.decode("utf-8", "replace"))
         except ValueError:
@@ -120,7 +126,7 @@ def last_records(path: Path) -> list[Record]:
         return []
     with opened(path) as (file, size):
         file.seek(max(0, size - TAIL))
-        return records(file.read(TAIL))
+        return records(io.BytesIO(file.read(TAIL)))
 
 
 def losses(metrics: Sequence[Record]) -> Record:
@@ -130,19 +136,26 @@ def losses(metrics: Sequence[Record]) -> Record:
     facts: Record = {}
     for record in metrics:
         if record.get("event") == "started":
-            facts = {"started": {name: record.get(name) for name in STARTED}, "finished": None}
+            facts = {"started": _plain(record, STARTED), "finished": None}
         elif record.get("event") == "finished":
-            facts["finished"] = {name: record.get(name) for name in FINISHED}
+            facts["finished"] = _plain(record, FINISHED)
     return {"steps": thinned(steps), "evaluations": evaluations, "facts": facts}
 
 
+def _plain(record: Record, names: Sequence[str]) -> Record:
+    """Some of its values; null for those that are lists or objects, which may be of any depth."""
+    values = {name: record.get(name) for name in names}
+    return {name: value if isinstance(value, str | int | float) else None for name, value in values.items()}
+
+
 def _step(record: Record) -> list[Record]:
-    rest = {"read": record.get("characters"), "seconds": record.get("seconds"), "progress": record.get("progress")}
+    told = _plain(record, ("characters", "seconds", "progress"))
+    rest = {"read": told.pop("characters"), **told}
     return [loss | rest for loss in _loss(record)]
 
 
 def _evaluation(record: Record) -> list[Record]:
-    rest = {"protocol": record.get("protocol"), "best": record.get("best"), "final": record.get("final")}
+    rest = _plain(record, ("protocol", "best", "final"))
     return [loss | rest for loss in _loss(record)]
 
 
@@ -151,6 +164,8 @@ def _loss(record: Record) -> list[Record]:
     loss = record.get("loss")
     nats, characters = (loss.get("nats"), loss.get("characters")) if isinstance(loss, dict) else (None, None)
     if not (isinstance(nats, int | float) and isinstance(characters, int) and characters > 0):
+        return []
+    if not max(abs(nats), characters) < LARGEST:
         return []
     return [{"step": record["step"], "nats": nats, "characters": characters}]
 
@@ -170,7 +185,7 @@ def _merged(steps: Sequence[Record]) -> Record:
 def written(samples: Sequence[Record]) -> list[Record]:
     """The texts that lines of `samples.jsonl` tell."""
     texts = [each for each in samples if isinstance(each.get("text"), str) and isinstance(each.get("prompt"), str)]
-    return [{name: each.get(name) for name in SAMPLED} for each in texts[-SAMPLES:]]
+    return [_plain(each, SAMPLED) for each in texts[-SAMPLES:]]
 
 
 __all__ = ["Story", "Tail", "in_training", "last_records", "losses", "thinned", "written"]

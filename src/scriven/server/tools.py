@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from scriven.server.answers import answer, long_answer
 from scriven.server.engine import Job
 from scriven.server.errors import Refused
 from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
-from scriven.server.serving import Work, answer, body_of, known_ids, server_of, unless_gone
+from scriven.server.serving import Served, Work, body_of, known_ids, server_of, unless_gone
+from scriven.session import Model
+
+NEVER = "\uffff"  # stands for no character, by Unicode's word
 
 
 async def tokenizer_info(request: Request) -> Response:
-    """What is to be known of ids: how many there are, and what begins and ends a text."""
-    served = server_of(request).named(request.query_params.get("model", ""))
+    """What is to be known of ids: how many there are, and what begins and ends a text.
+
+    A text that is not made of documents has no end, so that its `eos_token` must never be written. It still begins
+    with the token that begins a text: lm-eval stops at the one, and puts the other before a text without a context.
+    """
+    served = _alphabet(request)
     vocabulary, opening = served.model.vocabulary, served.model.predictor.opening
     edge = served.model.decode(opening) if len(opening) else None
+    endless = edge is not None and vocabulary.boundary is None
     return answer(
         {
             "model": served.name,
@@ -25,7 +35,7 @@ async def tokenizer_info(request: Request) -> Response:
             "unit": vocabulary.unit,
             "vocab_size": vocabulary.size,
             "bos_token": edge,
-            "eos_token": edge,
+            "eos_token": f"{edge}{NEVER}" if endless else edge,
             "separator": edge if vocabulary.boundary is not None else None,  # between two documents
             "pad_token": None,
             "unk_token": "<unk>",
@@ -37,20 +47,32 @@ async def tokenizer_info(request: Request) -> Response:
 async def tokenize(request: Request) -> Response:
     """The ids of a text."""
     body = await body_of(request, TokenizeBody)
-    model = server_of(request).named(body.model).model
-    ids = model.read_ids(body.prompt).tolist()
+    model = _alphabet(request, body.model).model
+    return await long_answer(len(body.prompt), lambda: _tokens(model, body))
+
+
+def _tokens(model: Model, body: TokenizeBody) -> dict[str, Any]:
+    ids = model.read_ids(body.prompt)
     told = {"count": len(ids), "tokens": ids}
     if not body.return_token_strs:
-        return answer(told)
-    names = {each: model.decode([each]) for each in set(ids)}
-    return answer({**told, "token_strs": [names[each] for each in ids]})
+        return told
+    known, places = np.unique(ids, return_inverse=True)
+    names = np.array([model.decode([each]) for each in known], np.object_)
+    return {**told, "token_strs": names[places]}
 
 
 async def detokenize(request: Request) -> Response:
     """The text of ids."""
     body = await body_of(request, DetokenizeBody)
-    model = server_of(request).named(body.model).model
-    return answer({"prompt": model.decode(known_ids(model, body.tokens, "tokens"))})
+    model = _alphabet(request, body.model).model
+    return await long_answer(
+        len(body.tokens), lambda: {"prompt": model.decode(known_ids(model, body.tokens, "tokens"))}
+    )
+
+
+def _alphabet(request: Request, name: str = "") -> Served:
+    """The model whose ids are meant; lm-eval does not name it."""
+    return server_of(request).alphabet(name or request.query_params.get("model", ""))
 
 
 async def save(request: Request) -> Response:

@@ -6,7 +6,6 @@ A run may be in training while it is served; see `scriven.server.story` for how 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +18,9 @@ from starlette.routing import Route
 
 from scriven.errors import InputError
 from scriven.runs.journal import METRICS_FILE
+from scriven.server.answers import BRIEF, answer, long_answer, pieces
 from scriven.server.errors import Refused, full
 from scriven.server.limits import LIMITS, Limits
-from scriven.server.serving import answer
 from scriven.server.story import Story, in_training, last_records
 
 EVERY = 0.5  # seconds between two looks at the files of a run that is followed
@@ -60,7 +59,8 @@ class Watch:
 
     async def samples(self, request: Request) -> Response:
         """GET /runs/{name}/samples: what the model wrote in training."""
-        return answer((await run_in_threadpool(_news, Story(self._folder(request))))["samples"])
+        story = Story(self._folder(request))
+        return await long_answer(BRIEF, lambda: _news(story)["samples"])
 
     async def events(self, request: Request) -> Response:
         """GET /runs/{name}/events: server-sent events of what `Story.news` tells, everything so far in the first."""
@@ -77,13 +77,14 @@ class Watch:
             begun = said = clock()
             while clock() - begun < self._limits.follow_seconds:
                 try:
-                    news = await run_in_threadpool(_news, story)
+                    news = await run_in_threadpool(lambda: "".join(pieces(_news(story))))
                 except Refused as refused:
                     yield f"data: {refused.body.decode()}\n\n"
                     return
-                if news or clock() - said > ALIVE:
+                new = news != "{}"
+                if new or clock() - said > ALIVE:
                     said = clock()
-                    yield f"data: {json.dumps(news, allow_nan=False)}\n\n" if news else ":\n\n"
+                    yield f"data: {news}\n\n" if new else ":\n\n"
                 await asyncio.sleep(EVERY)
 
     @contextmanager
