@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from scriven.inference.generate import Context, Predictor
 from scriven.inference.score import read_rows
-from scriven.inference.writing import Line
+from scriven.inference.writing import LIVE, Line
 from scriven.kernels import library
 from scriven.server import engine
 from scriven.server.engine import Job, News
@@ -279,3 +280,38 @@ def test_a_document_ends_its_text() -> None:
     )
     assert asked.pen.ended
     assert "\n" not in "".join(news.text for news in told)
+
+
+def test_requests_join_and_leave_between_two_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block waits to be let through: who comes in one is in the next one, who goes in one is not in the next."""
+    model = model_of(WAYS[-1])
+    blocks: list[tuple[int, int]] = []  # symbols and rows of each, as it begins
+    let, write = threading.Semaphore(0), model.predictor.write
+
+    def held(context: Context, settings: Any, uniforms: Any, reuse: bool = False) -> Any:
+        blocks.append(uniforms.shape)
+        assert let.acquire(timeout=20)
+        return write(context, settings, uniforms, reuse)
+
+    monkeypatch.setattr(model.predictor, "write", held)
+
+    async def next_block() -> int:
+        """The rows of the next block, which is let begin and no more."""
+        number = len(blocks)
+        let.release()
+        async with asyncio.timeout(20):
+            while len(blocks) == number:
+                await asyncio.sleep(0.001)
+        return blocks[number][1]
+
+    async def use(server: Server, served: Served) -> None:
+        endless = [Job(model.read_ids("a"), served.start, (line(model, 0, 10_000_000),)) for _ in range(3)]
+        async with Work(server, served, endless[:2]):
+            assert [await next_block() for _ in range(4)][1:] == [2, 2, 2]
+            async with Work(server, served, endless[2:]):
+                assert await next_block() == 3
+            assert await next_block() == 2
+        let.release(1000)
+
+    serve(model, LIMITS, use)
+    assert max(length for length, _ in blocks) <= LIVE

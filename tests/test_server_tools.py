@@ -66,9 +66,9 @@ def test_long_texts_become_tokens_and_text_again(client: httpx.Client) -> None:
 def test_ids_belong_to_a_model_that_is_named_in_any_way(client: httpx.Client) -> None:
     """These two have two vocabularies: ids of one that are given to the other would be silently wrong."""
     assert "name one of" in post(client, "/tokenize", 400, prompt="a")["error"]["message"]
-    for model in MODELS:
-        told = client.post("/tokenize", params={"model": model}, json={"prompt": "abc"}).json()
-        assert told["tokens"] == MODELS[model].encode("abc").tolist()
+    for name, model in MODELS.items():
+        told = client.post("/tokenize", params={"model": name}, json={"prompt": "abc"}).json()
+        assert told["tokens"] == model.encode("abc").tolist()
 
 
 def test_where_all_models_have_one_vocabulary_none_needs_to_be_named() -> None:

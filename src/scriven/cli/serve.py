@@ -98,6 +98,8 @@ def _named(runs: tuple[str, ...]) -> list[str]:
 
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens."""
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"--port {port}: give a number from 0, which is any that is free, to {(1 << 16) - 1}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
