@@ -48,10 +48,8 @@ def serve(
         number format of the weights that native code writes with; auto is int8, the fastest
     """
     try:
-        import uvicorn
-
         from scriven.server.app import OPEN, STREAMED, make_app
-        from scriven.server.connection import configuration
+        from scriven.server.connection import Serving, configuration
         from scriven.server.limits import LIMITS
         from scriven.server.security import Guard, policy
     except ModuleNotFoundError as error:
@@ -75,8 +73,8 @@ def serve(
     sys.stderr.write(f"serving {', '.join(models)} at {_address(host, listener.getsockname()[1], token)}\n")
     _open_files(LIMITS.connections)
     folders = {name: Path(run) for name, run in zip(names, runs, strict=True)}
-    guard = Guard(make_app(models, runs=folders), who)
-    uvicorn.Server(configuration(guard, LIMITS)).run(sockets=[listener])
+    app = make_app(models, runs=folders)
+    Serving(configuration(Guard(app, who), LIMITS), app.state.end).run(sockets=[listener])
 
 
 def _address(host: str, port: int, token: str | None) -> str:

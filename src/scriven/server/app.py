@@ -49,7 +49,7 @@ def make_app(
 ) -> Starlette:
     """The application that serves models under these names; its engines run while it does.
 
-    `runs` are the folders of runs whose training the page shows.
+    `runs` are the folders of runs whose training the page shows. `state.end()` ends all that is under way, soon.
     """
     server = Server({name: Served(name, model, limits) for name, model in models.items()}, limits)
 
@@ -65,14 +65,21 @@ def make_app(
                 engine.stop()
             server.threads.shutdown(wait=False, cancel_futures=True)
 
+    watch = Watch(runs or {}, limits)
+
+    def end() -> None:
+        watch.ending = True
+        for served in server.models.values():
+            served.engine.refuse(Refused(503, "the server is stopping; try again in a while", code="stopping"))
+
     app = Starlette(
-        routes=[*ROUTES, *Watch(runs or {}, limits).routes(), *page_routes()],
+        routes=[*ROUTES, *watch.routes(), *page_routes()],
         middleware=[Middleware(metrics.Counted, answers=server.answers), *middleware],
         lifespan=running,
         exception_handlers=HANDLERS,
     )
     app.router.redirect_slashes = False
-    app.state.server = server
+    app.state.server, app.state.end = server, end
     return app
 
 

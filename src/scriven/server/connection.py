@@ -7,11 +7,13 @@ a head, and for a client that no longer reads; and it keeps heads, trailers and 
 from __future__ import annotations
 
 import math
+import socket
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
+import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -113,6 +115,20 @@ class Connection(HttpToolsProtocol):
         """Close, once the client has read what was sent; it has its time for that too."""
         self._stalled.start()
         self.transport.close()
+
+
+class Serving(uvicorn.Server):
+    """uvicorn's server, which ends what is under way before it waits for its end."""
+
+    def __init__(self, config: Config, end: Callable[[], None]) -> None:
+        """`end` is called when it begins to stop."""
+        super().__init__(config)
+        self._at_end = end
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop."""
+        self._at_end()
+        await super().shutdown(sockets)
 
 
 def configuration(app: ASGIApp, limits: Limits) -> Config:

@@ -144,6 +144,10 @@ class Engine:
         """Do no more for a request; nothing becomes of it from the next block on."""
         self._come.put(lambda: self._drop(ticket))
 
+    def refuse(self, error: Exception) -> None:
+        """Do no more for any request; each hears of this error."""
+        self._come.put(lambda: self._fail(error, [*self._waiting]))
+
     # What follows runs in the engine's thread.
 
     def _run(self) -> None:
@@ -160,7 +164,7 @@ class Engine:
     def _take_in(self) -> bool:
         """Take in what has come, waiting for it where there is nothing to do; whether to go on."""
         while True:
-            idle = not (self._waiting or self._reading or self._writing)
+            idle = not (self._waiting or self._reading or self._writing or self._news)
             try:
                 change = self._come.get(block=idle)
             except queue.Empty:
@@ -288,11 +292,11 @@ class Engine:
             batch.drop(lines)
         self._news = [(other, news) for other, news in self._news if other is not ticket]
 
-    def _fail(self, error: Exception) -> None:
-        """A mistake of ours: those who were being served hear of it, the others go on."""
-        tickets = {place.ticket for place in (*self._reading.values(), *self._writing.values())}
+    def _fail(self, error: Exception, waiting: Sequence[Ticket] = ()) -> None:
+        """Those who were being served hear of an error, and so do these who wait; the others go on."""
+        served = {place.ticket for place in (*self._reading.values(), *self._writing.values())}
         self._rest()  # at first: what was left half done might be the next mistake, which would end the thread
-        for ticket in tickets:
+        for ticket in {*served, *waiting}:
             ticket.error = error
             self._drop(ticket)
             self._news.append((ticket, News(0, None)))

@@ -124,7 +124,7 @@ class Work:
     async def news(self) -> list[News]:
         """All that has come since the last time; waits for something.
 
-        Raises Refused: 503 where the request takes too long, 500 where the engine made a mistake.
+        Raises Refused: 503 where the request takes too long or the server stops, 500 for a mistake of the engine.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._deadline):
@@ -132,8 +132,9 @@ class Work:
         if asyncio.get_running_loop().time() >= self._deadline:  # also for who reads so slowly that we never wait
             raise late(self._seconds)
         self._arrived.clear()
-        if self._ticket.error is not None:
-            raise mistake() from self._ticket.error
+        error = self._ticket.error
+        if error is not None:
+            raise error if isinstance(error, Refused) else mistake() from error
         news, self._ticket.news = self._ticket.news, []
         return news
 

@@ -35,6 +35,7 @@ class Watch:
         self._runs = dict(runs)
         self._limits = limits
         self._followers = 0
+        self.ending = False  # the server is: nobody is told any more
 
     def routes(self) -> list[Route]:
         """What it answers."""
@@ -75,7 +76,7 @@ class Watch:
         with self._counted():
             clock = asyncio.get_running_loop().time
             begun = said = clock()
-            while clock() - begun < self._limits.follow_seconds:
+            while clock() - begun < self._limits.follow_seconds and not self.ending:
                 try:
                     news = await run_in_threadpool(lambda: "".join(pieces(_news(story))))
                 except Refused as refused:
