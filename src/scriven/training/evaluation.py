@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -82,8 +83,10 @@ class Examiner:
         for protocol in self.final_protocols:
             yield self.named(protocol), self._measured(protocol, exact=True)
 
+    @cached_property
     def final_seconds(self) -> float:
-        """About how long `final_losses` take, the same number on every worker."""
+        """About how long `final_losses` take, the same number on every worker; measured when it is first asked for."""
+        self.predictor.model.eval()
         return self._agreed(sum(map(self._protocol_seconds, self.final_protocols)))
 
     def evaluation_seconds(self) -> float:

@@ -59,12 +59,11 @@ class Trainer:
             self._resume(Checkpoint(Path(plan.resume)))
         self.seconds_before = self.done.seconds
         self.model.eval()
-        self.final_seconds = self.examiner.final_seconds()
         self.timetable = self.story or (Timetable(plan, self.done, self._reserved()) if plan.timed else None)
 
     def _reserved(self) -> float:
         """Seconds to keep free at the end of a time budget: for the last evaluation, checkpoint, plot, exact losses."""
-        final = self.final_seconds if self._final_fits() else 0.0
+        final = self.examiner.final_seconds if self._final_fits() else 0.0
         return SAVING_SECONDS + self.examiner.evaluation_seconds() + final
 
     def _begin(self) -> None:
@@ -265,7 +264,7 @@ class Trainer:
     def _final_fits(self) -> bool:
         """Whether there is time for the exact validation losses; with another budget, in relation to the training's."""
         seconds = self.settings.budget.minutes * 60 or max(FINAL_SECONDS, self._seconds())
-        return self.final_seconds <= FINAL_SHARE * seconds
+        return self.examiner.final_seconds <= FINAL_SHARE * seconds
 
     def _final_losses(self) -> Iterator[Event]:
         """The best model's exact validation losses, where there is time for them."""
