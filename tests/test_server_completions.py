@@ -166,6 +166,17 @@ def gauge(client: httpx.Client, name: str) -> float:
     return float(next(line for line in lines if line.startswith(f'scriven_{name}{{model="text"}}')).split()[-1])
 
 
+def test_characters_that_the_model_does_not_know_are_named(client: httpx.Client) -> None:
+    prompts = ["a€b☃€", "zyxwvutsr"]
+    named = ["€", "☃", *"zyxwvuts"]
+    assert ask(client, prompt=prompts)["unknown_characters"] == named
+    assert [each["unknown_characters"] for each in events(client, prompt=prompts)] != []
+    assert all(each["unknown_characters"] == named for each in events(client, prompt=prompts))
+    assert "unknown_characters" not in ask(client, prompt=PROMPT)
+    ids = MODELS["text"].encode("a€").tolist()
+    assert ask(client, prompt=ids)["unknown_characters"] == ["€"]
+
+
 def test_models_are_listed(client: httpx.Client) -> None:
     listed = client.get("/v1/models").json()
     assert [each["id"] for each in listed["data"]] == ["text", "names"]

@@ -163,3 +163,15 @@ def test_the_document_names_every_route_and_nothing_else() -> None:
     assert document()["components"]["schemas"]["CompletionBody"]["properties"]["max_tokens"]["anyOf"][1] == {
         "type": "null"
     }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/docs", 404), ("POST", "/v1/chat/completions", 404), ("GET", "/v1/completions", 405)],
+)
+def test_what_is_not_there_has_a_way_out(client: httpx.Client, method: str, path: str, status: int) -> None:
+    refused = client.request(method, path)
+    assert refused.status_code == status
+    message = refused.json()["error"]["message"]
+    assert "POST /v1/completions" in message and "/openapi.json" in message
+    assert "takes POST" in message if status == 405 else repr(path) in message

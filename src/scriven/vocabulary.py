@@ -183,9 +183,11 @@ class Vocabulary:
 
     def unknown_characters(self, text: str) -> list[str]:
         """The distinct characters of a text that are not known, in order of appearance."""
-        if self.unit == "byte":
-            return []
-        return [character for character in dict.fromkeys(text) if self._ids[ord(character)] >= self.size]
+        return self.unseen_characters(self.encode(text))
+
+    def unseen_characters(self, ids: Ids) -> list[str]:
+        """The distinct characters among ids that stand for symbols that are not known, in order of appearance."""
+        return list(self.decode(list(dict.fromkeys(ids[self.unseen(ids)].tolist()))))
 
     def byte_lengths(self, ids: Ids) -> Ids:
         """How many bytes of UTF-8 each symbol takes: 0 for the boundary, `<unk>` as U+FFFD takes."""

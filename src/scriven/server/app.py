@@ -38,6 +38,7 @@ ROUTES = (
     Route("/openapi.json", openapi.openapi, methods=["GET"]),
 )
 OPEN = ("/health/live", "/health/ready", *page())  # paths that need no token
+WAY_OUT = "models write at POST /v1/completions (they do not chat), and /openapi.json lists every path"
 STREAMED = ("/score",)  # paths that take a text of any length as text/plain
 
 
@@ -89,7 +90,11 @@ async def _refused(request: Request, error: Refused) -> Response:
 
 async def _unknown(request: Request, error: HTTPException) -> Response:
     """No such path, or not by this method."""
-    wrong = {404: f"there is no {request.url.path[:80]!r} here", 405: f"{request.method} is not for this path"}
+    takes = (error.headers or {}).get("Allow", "another method")
+    wrong = {
+        404: f"there is no {request.url.path[:80]!r} here; {WAY_OUT}",
+        405: f"{request.method} is not for this path, which takes {takes}; {WAY_OUT}",
+    }
     message = wrong.get(error.status_code, str(error.detail))
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     refused = Refused(error.status_code, message, code=code)

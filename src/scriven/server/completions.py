@@ -28,6 +28,7 @@ from scriven.settings import SamplingSettings
 
 EVENT_SECONDS = 0.02  # at least, between two events of a stream
 EVENTS = "text/event-stream; charset=utf-8"
+NAMED = 10  # characters that the model does not know, told at most
 
 
 async def completions(request: Request) -> Response:
@@ -98,7 +99,13 @@ class Asked:
     def told(self, choices: list[dict[str, Any]], usage: dict[str, int] | None) -> dict[str, Any]:
         """The object that an answer, or an event, is."""
         head = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.served.name}
-        return {**head, "choices": choices, "usage": usage}
+        unknown = {"unknown_characters": self.unknown} if self.unknown else {}
+        return {**head, **unknown, "choices": choices, "usage": usage}
+
+    @cached_property
+    def unknown(self) -> list[str]:
+        """The first characters of the prompts that the model does not know, each once."""
+        return self.served.model.vocabulary.unseen_characters(np.concatenate(self.prompts))[:NAMED]
 
     def usage(self) -> dict[str, int]:
         """How many symbols were read and written so far."""
