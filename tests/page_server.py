@@ -23,7 +23,9 @@ LETTERS = "\n abcdefghijklmnopqrstuvwxyz.😀"
 TEXT = "a tiny text.\nits lines end\n\nexcept the last 😀" * 30
 
 
-def make_run(path: Path, *, seed: int = 1, documents: str = "none", unit: str = "character") -> Path:
+def make_run(
+    path: Path, *, seed: int = 1, documents: str = "none", unit: str = "character", letters: str = LETTERS
+) -> Path:
     """The folder of a run that, as its files tell, trained to step 100."""
     settings = validated({"model": {"width": 8, "layers": 1}, "corpus": {"documents": documents, "unit": unit}})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +33,7 @@ def make_run(path: Path, *, seed: int = 1, documents: str = "none", unit: str = 
     text.write_text(TEXT, "utf-8")
     corpus = build([str(text)], settings.corpus, path.with_suffix(".corpus"))
     separator = None if documents == "none" else "\n"
-    vocabulary = Vocabulary.of_bytes(separator) if unit == "byte" else Vocabulary.of(LETTERS, separator)
+    vocabulary = Vocabulary.of_bytes(separator) if unit == "byte" else Vocabulary.of(letters, separator)
     torch.set_num_threads(1)  # threads that wait for one another are slow where the machine has other work
     torch.manual_seed(seed)
     model = CharLM(settings.model, vocabulary.size)

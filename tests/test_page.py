@@ -109,6 +109,35 @@ def test_a_text_can_be_cleared_and_brought_back(page: Page) -> None:
     assert written(page) == first
 
 
+def test_characters_that_the_model_never_saw_are_named(page: Page) -> None:
+    write(page, "a tiny €\u200b")
+    expect(page.locator("#write-note")).to_contain_text("The model has never seen “€”, U+200B.")
+    write_on = page.locator("#write-go")
+    page.click("#write-clear")
+    expect(write_on).to_have_text("Write")
+    write(page, "a tiny ")
+    assert "never seen" not in (page.locator("#write-note").text_content() or "")
+
+
+def test_a_text_can_be_copied_and_saved(context: BrowserContext, page: Page) -> None:
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    expect(page.locator("#write-copy")).to_be_disabled()
+    text = write(page, "a 😀 ")
+    page.focus("#write-clear")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#write-note")).to_have_text("Copied.")
+    assert page.evaluate("() => navigator.clipboard.readText()") == text
+    page.keyboard.press("Tab")
+    with page.expect_download() as saved:
+        page.keyboard.press("Enter")
+    assert saved.value.suggested_filename == "left.txt"
+    assert saved.value.path().read_text("utf-8") == text
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }")
+    page.click("#write-copy")
+    expect(page.locator("#write-note")).to_contain_text("save the text instead")
+
+
 # --- branching
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from at_the_page import complete, read
 from fake_run import evaluated, finished, sampled, started, stepped
-from page_server import TEXT
+from live_server import serving
+from page_server import LETTERS, TEXT, app_of, make_run
 from scriven.report.files import FilesReport
 from scriven.session import load
 
@@ -83,6 +85,85 @@ def test_a_file_can_be_dropped_or_opened(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#read-text .row").first).to_contain_text("dropped text")
 
 
+NOTHING = {"#read-bits": "–", "#read-places": "", "#read-means": "The fewer, the better the model foresaw the text."}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "letter.txt is empty."),
+        (b"%PDF-1.7\n" + bytes(range(256)) * 10, "letter.txt is not plain text."),
+        (b"a" * 70_000 + b"\0", "letter.txt is not plain text."),
+        ("schöne grüße".encode("latin-1"), "letter.txt is not plain text."),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused(page: Page, tmp_path: Path, data: bytes, said: str) -> None:
+    """What was read before stood above the refusal, as if it were about that."""
+    read(page, "a tiny text")
+    path = tmp_path / "letter.txt"
+    path.write_bytes(data)
+    page.set_input_files("#read-choose", path)
+    expect(page.locator("#read-note")).to_contain_text(said)
+    expect(page.locator("#read-text")).to_be_hidden()
+    expect(page.locator("#read-source")).to_have_value("")
+    for place, words in NOTHING.items():
+        expect(page.locator(place)).to_have_text(words)
+    path.write_bytes(b"a word and more words " * 9 + b"\xff")  # little of it is broken
+    page.set_input_files("#read-choose", path)
+    expect(page.locator("#read-note")).to_contain_text("characters.")
+
+
+def test_numbers_stay_those_that_people_can_think_of(page: Page) -> None:
+    read(page, "€ß☃")
+    expect(page.locator("#read-means")).to_have_text(
+        "Harder to foresee than a fair draw from all 1,114,112 characters that there are."
+    )
+    page.locator("#read-places button").first.click()
+    expect(page.locator("#read-note")).to_have_text(
+        re.compile(r"“.”: \d+\.\d bits, foreseen with 1 in [\d.]+ million\.")
+    )
+
+
+def test_reading_can_be_stopped_before_it_has_begun(page: Page) -> None:
+    """The page did nothing any more after that."""
+    page.click("#tab-read")
+    page.fill("#read-source", "a tiny text")
+    page.route("**/tokenizer_info*", lambda route: None)
+    page.click("#read-go")
+    page.click("#read-go")
+    page.unroute("**/tokenizer_info*")
+    page.click("#read-go")
+    expect(page.locator("#read-note")).to_have_text("11 characters.")
+
+
+def test_ends_of_lines_that_the_model_did_not_learn_are_told(
+    context: BrowserContext, page: Page, tmp_path: Path
+) -> None:
+    unix, windows = tmp_path / "unix.txt", tmp_path / "windows.txt"
+    unix.write_bytes(b"a line\nanother\n")
+    windows.write_bytes(b"a line\r\nanother\r\n")
+    assert (
+        ends_told(page, windows)
+        == "Lines of this text end in CR LF, as on Windows. The model does not know the CR: each one costs much."
+    )
+    assert ends_told(page, unix) == ""
+    learned = make_run(tmp_path / "runs" / "windows", letters=LETTERS + "\r")
+    with serving(app_of({"windows": learned})) as place:
+        other = context.new_page()
+        other.goto(place.url)
+        expect(other.locator("#model option")).to_have_count(1)
+        assert ends_told(other, windows) == ""
+        assert ends_told(other, unix).startswith("The model learned lines that end in CR LF")
+
+
+def ends_told(page: Page, path: Path) -> str:
+    page.click("#tab-read")
+    page.set_input_files("#read-choose", path)
+    expect(page.locator("#read-note")).to_have_text(re.compile(r"^\d+ characters\.$"))
+    expect(page.locator("#read-text .row").first).to_contain_text("a line")
+    return page.locator("#read-ends").text_content() or ""
+
+
 # --- watch
 
 
@@ -141,3 +222,20 @@ def test_two_models_write_side_by_side(page: Page, address: str, served_runs: di
         expect(page.locator(f".column:has(#compare-{side}) .note")).to_contain_text(
             f"{own.score(text).bits_per_char:.2f} to {side}"
         )
+
+
+def test_one_model_is_compared_at_two_temperatures(context: BrowserContext, served_runs: dict[str, Path]) -> None:
+    page = context.new_page()
+    with serving(app_of({"left": served_runs["left"]})) as place:
+        page.goto(place.url)
+        expect(page.locator("#model option")).to_have_count(1)
+        page.click("#tab-compare")
+        expect(page.locator("#compare-note")).to_contain_text("or start scriven serve with several runs")
+        page.fill("#compare-length", "120")
+        page.click("#compare-go")
+        expect(page.locator("#compare .column .note").last).to_contain_text("Bits per character")
+        written = [page.locator(f"#compare-{side}-text").text_content() for side in ("left", "right")]
+        assert written[0] != written[1]
+        expect(page.locator("#compare-note")).to_contain_text("One model is served")
+        page.fill("#compare-right-temperature", page.locator("#compare-left-temperature").input_value())
+        expect(page.locator("#compare-note")).to_contain_text("Both sides would write the same")

@@ -86,12 +86,16 @@ export async function models() {
   return answer.data.map((each) => each.id);
 }
 
-/** Pieces of text as they are written: `{text, ended}`; `choices` are the fields of a completion. */
+/**
+ * Pieces of text as they are written: `{text, ended, unknown}`, unknown being characters of the prompt that the model
+ * does not know; `choices` are the fields of a completion.
+ */
 export async function* write(choices, signal) {
   const response = await post("v1/completions", { ...choices, stream: true }, { signal });
   for await (const event of eventsOf(response)) {
     const choice = event.choices[0];
-    if (choice) yield { text: choice.text, ended: choice.finish_reason === "stop" };
+    const unknown = event.unknown_characters ?? [];
+    if (choice) yield { text: choice.text, ended: choice.finish_reason === "stop", unknown };
   }
 }
 
@@ -106,10 +110,14 @@ export async function likeliest(model, prompt, count, signal) {
   return found.map(([text, log]) => ({ text, probability: Math.exp(log) })).sort((a, b) => b.probability - a.probability);
 }
 
-/** How a model counts: `unit`, "character" or "byte", and `edge`, what stands between two of its documents, or "". */
+/**
+ * How a model counts: `unit`, "character" or "byte"; `edge`, what stands between two of its documents, or ""; and
+ * `returns`, whether it knows the character "\r".
+ */
 export async function counting(model) {
-  const answer = await (await call(`tokenizer_info?model=${encodeURIComponent(model)}`)).json();
-  return { unit: answer.unit, edge: answer.separator ?? "" };
+  const asked = [call(`tokenizer_info?model=${encodeURIComponent(model)}`), post("tokenize", { model, prompt: "\r" })];
+  const [info, read] = await Promise.all((await Promise.all(asked)).map((answer) => answer.json()));
+  return { unit: info.unit, edge: info.separator ?? "", returns: read.tokens[0] < info.vocab_size };
 }
 
 /** What happened in a run so far, and then what happens, as it does; see `scriven.server.watch`. */

@@ -10,12 +10,14 @@ let app;
 let sides = [];
 let busy = null;
 
+const DARING = 1.1; // temperature on the right, where both sides have the same model
+
 export function start(theApp) {
   app = theApp;
   sides = ["left", "right"].map(side);
   byId("compare-columns").replaceChildren(...sides.map((each) => each.element));
-  if (app.models.length > 1) sides[1].model.selectedIndex = 1;
-  else note("One model is served: compare two temperatures, or start the server with several runs.");
+  byId("compare").addEventListener("input", () => !busy && note(hint()));
+  note(hint());
   byId("compare-form").addEventListener("submit", (event) => {
     event.preventDefault();
     if (busy) busy.abort();
@@ -29,7 +31,10 @@ export function start(theApp) {
 
 function side(name) {
   const model = make("select", { id: `compare-${name}` }, ...app.models.map(option));
-  const heat = dial(`compare-${name}-temperature`, { ...DIALS.temperature, hint: "" });
+  const other = name === "right";
+  if (other && !alone()) model.selectedIndex = 1;
+  const value = other && alone() ? DARING : DIALS.temperature.value;
+  const heat = dial(`compare-${name}-temperature`, { ...DIALS.temperature, value, hint: "" });
   const text = make("div", { className: "prose story", tabIndex: 0, id: `compare-${name}-text` });
   text.setAttribute("role", "region");
   text.setAttribute("aria-label", `What the ${name} model writes`);
@@ -37,6 +42,16 @@ function side(name) {
   const picked = make("label", { className: "pick" }, make("span", {}, `Model on the ${name}`), " ", model);
   const element = make("div", { className: "column" }, make("div", { className: "head" }, picked, heat.element), text, verdict);
   return { element, model, heat: heat.input, text, verdict, written: "" };
+}
+
+const alone = () => app.models.length < 2;
+
+/** What there is to know before both write. */
+function hint() {
+  const [left, right] = sides.map((each) => `${each.heat.value} ${each.model.value}`);
+  const several = "start scriven serve with several runs";
+  if (left === right) return `Both sides would write the same: turn a temperature, or ${alone() ? several : "choose another model"}.`;
+  return alone() ? `One model is served: compare two temperatures, or ${several}.` : "";
 }
 
 function note(words) {
@@ -54,7 +69,7 @@ async function both() {
   if (!controller.signal.aborted && !failed.length) await judge(prompt, controller.signal).catch((error) => failed.push(told(error)));
   byId("compare-go").textContent = "Write both";
   busy = null;
-  note(failed[0] ?? "");
+  note(failed[0] ?? hint());
   app.say(failed[0] ?? "Both texts are written.");
 }
 

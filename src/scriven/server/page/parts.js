@@ -15,10 +15,22 @@ export const option = (name) => make("option", { value: name }, name);
 export const number = (value, decimals = 0) =>
   value.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
 
+/** A large number to two digits, in words from a million on. */
+export const about = (value) =>
+  value < 10 ? number(value, 1) : value.toLocaleString("en", { maximumSignificantDigits: 2, ...(value < 1e6 ? {} : IN_WORDS) });
+
+const IN_WORDS = { notation: "compact", compactDisplay: "long" };
+
 const NAMES = { " ": "space", "\n": "new line", "\t": "tab", "\r": "return", "\u00a0": "hard space" };
 
 /** A character as a word, where it leaves no mark of its own; else as it is. */
 export const named = (character) => NAMES[character] ?? (character === "" ? "nothing" : character);
+
+/** Characters in a sentence: as they are where they leave a mark, else by their numbers. */
+export const spelled = (characters) =>
+  characters.map((each) => (/[\p{L}\p{N}\p{P}\p{S}]/u.test(each) ? `“${each}”` : codeOf(each))).join(", ");
+
+const codeOf = (character) => `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
 
 export const isBlank = (character) => character in NAMES;
 

@@ -6,11 +6,12 @@ const SLOWEST = 220; // characters a second
 const BEHIND = 0.7; // seconds in which what waits is written, however much it is
 
 /**
- * Takes pieces `{text, ended}` from `pieces` and calls `put(text)` with what to add at each picture of the screen.
- * Resolves when all is shown to whether the text ended by itself; `signal` ends it at what is shown then.
+ * Takes pieces `{text, ended, unknown}` from `pieces` and calls `put(text)` with what to add at each picture of the screen.
+ * Resolves when all is shown to `{ended, unknown}`: whether the text ended by itself, and characters of the prompt that
+ * the model does not know; `signal` ends it at what is shown then.
  */
 export async function trickle(pieces, put, signal) {
-  const pen = { waiting: "", done: false, ended: false };
+  const pen = { waiting: "", done: false, ended: false, unknown: [] };
   const arriving = gather(pieces, pen);
   arriving.catch(() => {}); // told below, after what came before it is shown
   let then = performance.now();
@@ -21,7 +22,7 @@ export async function trickle(pieces, put, signal) {
     then = now;
   }
   await arriving;
-  return pen.ended;
+  return { ended: pen.ended, unknown: pen.unknown };
 }
 
 async function gather(pieces, pen) {
@@ -29,6 +30,7 @@ async function gather(pieces, pen) {
     for await (const piece of pieces) {
       pen.waiting += piece.text;
       pen.ended ||= piece.ended;
+      pen.unknown = piece.unknown;
     }
   } finally {
     pen.done = true;

@@ -2,12 +2,15 @@
 
 import * as api from "./api.js";
 import { unitAt } from "./caret.js";
-import { byId, frame, make, named, number, told } from "./parts.js";
+import { about, byId, frame, make, named, number, told } from "./parts.js";
 import { Reading, levelNames, levelOf } from "./reading.js";
 import { Rows } from "./rows.js";
 import { following } from "./story.js";
+import { isBinary, lineEnds } from "./texts.js";
 
 const AROUND = 22; // units of text shown on both sides of a surprising place
+const HEAD = 65_536; // bytes of a file that are looked at before all of it is opened
+const CHARACTERS = 0x110000; // that there are
 
 let app, rows;
 let reading = null;
@@ -28,6 +31,7 @@ export function start(theApp) {
   byId("read-places").addEventListener("click", (event) => picked(event.target.closest("button")));
   app.onModel(() => reading && !byId("read").hidden && read(reading.text));
   byId("read-key").replaceChildren(...levelNames.map((words, level) => make("span", { className: `s${level}` }, words)));
+  blank();
 }
 
 export function shown() {
@@ -50,30 +54,40 @@ async function open(file) {
   if (!file) return;
   note(`Opening ${file.name} …`);
   try {
-    await read(await file.text());
+    const head = await file.slice(0, HEAD).text();
+    const text = isBinary(head) ? "" : await file.text();
+    if (text && !isBinary(text)) return await read(text);
+    byId("read-source").value = "";
+    refuse(file.size ? `${file.name} is not plain text. Save it as text (UTF-8), and open that.` : `${file.name} is empty.`);
   } catch (error) {
-    note(told(error));
+    refuse(told(error));
+  } finally {
+    byId("read-choose").value = "";
   }
-  byId("read-choose").value = "";
 }
 
 // --- reading
 
 async function read(text) {
   busy?.abort();
-  if (!text) return note("There is no text to read yet.");
+  if (!text) return refuse("There is no text to read yet.");
   const controller = (busy = new AbortController());
+  let mine = null;
   try {
-    reading = new Reading(text, await api.counting(app.model));
-    if (controller.signal.aborted) return;
+    const counting = await api.counting(app.model);
+    controller.signal.throwIfAborted();
+    reading = mine = new Reading(text, counting);
     chosen = -1;
+    blank(lineEnds(text, counting));
     show(true);
     const cutting = rows.set(text);
     await follow(controller.signal);
     await cutting;
     end(controller, `${number(reading.characters)} characters.`);
   } catch (error) {
-    end(controller, told(error) || `Stopped after ${number(reading.characters)} characters.`);
+    if (busy !== controller) return; // another reading has begun meanwhile
+    if (mine) end(controller, told(error) || `Stopped after ${number(mine.characters)} characters.`);
+    else refuse(told(error));
   }
 }
 
@@ -81,6 +95,7 @@ async function follow(signal) {
   const mine = reading;
   let drawn = -Infinity;
   for await (const surprisal of api.score(app.model, mine.text, mine.edge, signal)) {
+    if (signal.aborted) throw new DOMException("stopped", "AbortError");
     mine.take(surprisal.map((nats) => nats / Math.LN2));
     if (performance.now() - drawn < 150) continue;
     drawn = performance.now();
@@ -97,6 +112,16 @@ function end(controller, words) {
   progress();
   note(words);
   app.say(`${words} ${byId("read-bits").textContent} bits per character.`);
+}
+
+/** Says why there is nothing to read; what was read before is gone. */
+function refuse(words) {
+  busy?.abort();
+  busy = reading = null;
+  blank();
+  show(false);
+  note(words);
+  app.say(words);
 }
 
 function another() {
@@ -122,14 +147,28 @@ function show(result) {
   byId("read-go").textContent = busy ? "Stop" : "Read";
 }
 
+/** Clears what was found; `ends` is what there is to say of the ends of lines. */
+function blank(ends = "") {
+  byId("read-bits").textContent = "–";
+  byId("read-means").textContent = "The fewer, the better the model foresaw the text.";
+  byId("read-ends").textContent = ends;
+  byId("read-ends").hidden = !ends;
+  byId("read-places").replaceChildren();
+}
+
 function progress() {
   const { text, done, characters, bitsPerCharacter } = reading;
   if (!characters) return;
   byId("read-bits").textContent = number(bitsPerCharacter, 3);
-  byId("read-means").textContent = `As hard to foresee as a fair draw from ${number(2 ** bitsPerCharacter, 1)} characters each time.`;
+  byId("read-means").textContent = means(2 ** bitsPerCharacter);
   if (busy) note(`${number(characters)} characters, ${Math.floor((100 * done) / text.length)} % …`);
   byId("read-places").replaceChildren(...reading.places.map(place));
   rows.show();
+}
+
+function means(choices) {
+  if (choices > CHARACTERS) return `Harder to foresee than a fair draw from all ${number(CHARACTERS)} characters that there are.`;
+  return `As hard to foresee as a fair draw from ${about(choices)} characters each time.`;
 }
 
 function place({ unit, bits }) {
@@ -197,5 +236,5 @@ function tell(unit) {
   if (unit >= reading.done) return;
   const bits = reading.bitsAt(unit);
   const character = named(reading.text.slice(unit, following(reading.text, unit)));
-  note(`“${character}”: ${number(bits, 1)} bits, foreseen with 1 in ${number(2 ** bits, bits < 3 ? 1 : 0)}.`);
+  note(`“${character}”: ${number(bits, 1)} bits, foreseen with 1 in ${about(2 ** bits)}.`);
 }

@@ -4,8 +4,9 @@ import * as api from "./api.js";
 import { unitAt } from "./caret.js";
 import { dials } from "./dials.js";
 import { openOthers } from "./others.js";
-import { anySeed, byId, make, named, number, told } from "./parts.js";
+import { anySeed, byId, make, named, number, spelled, told } from "./parts.js";
 import { trickle } from "./pen.js";
+import { copy, save } from "./taking.js";
 import { add, before, characterAt, following, preceding, retold, textOf } from "./story.js";
 
 const DEEPEST = 200; // steps that can be undone
@@ -27,6 +28,8 @@ export function start(theApp) {
   byId("write-redo").addEventListener("click", () => travel(future, past));
   byId("write-edit").addEventListener("click", edit);
   byId("write-clear").addEventListener("click", clear);
+  byId("write-copy").addEventListener("click", async () => note(await copy(textOf(current()))));
+  byId("write-save").addEventListener("click", () => save(textOf(current()), `${app.model}.txt`));
   byId("write-prompt").addEventListener("input", show);
   byId("write").addEventListener("keydown", hotkey);
   const text = byId("write-text");
@@ -62,10 +65,10 @@ async function writeFrom(next) {
   const begun = { at: performance.now(), length: textOf(story).length };
   try {
     const pieces = api.write({ ...asked, model: app.model, prompt: textOf(story) }, controller.signal);
-    const ended = await trickle(pieces, put, controller.signal);
-    finish(controller, sentence(begun, asked.seed, ended));
+    const how = await trickle(pieces, put, controller.signal);
+    finish(controller, sentence(begun, asked.seed, how));
   } catch (error) {
-    finish(controller, told(error) || sentence(begun, asked.seed, false));
+    finish(controller, told(error) || sentence(begun, asked.seed, { unknown: [] }));
   }
 }
 
@@ -91,10 +94,12 @@ function finish(controller, words) {
   note(words);
 }
 
-function sentence({ at, length }, seed, ended) {
+function sentence({ at, length }, seed, { ended, unknown }) {
   const written = [...textOf(story).slice(length)].length;
   const seconds = (performance.now() - at) / 1000;
-  return `${number(written)} characters in ${number(seconds, 1)} s, seed ${seed}.${ended ? " The text ended by itself." : " Click any to choose another."}`;
+  const next = ended ? "The text ended by itself." : "Click any to choose another.";
+  const strange = unknown.length ? ` The model has never seen ${spelled(unknown)}.` : "";
+  return `${number(written)} characters in ${number(seconds, 1)} s, seed ${seed}. ${next}${strange}`;
 }
 
 function note(words) {
@@ -159,7 +164,7 @@ function show() {
   byId("write-undo").disabled = !past.length;
   byId("write-redo").disabled = !future.length;
   byId("write-edit").disabled = editing;
-  byId("write-clear").disabled = editing && !byId("write-prompt").value;
+  for (const name of ["clear", "copy", "save"]) byId(`write-${name}`).disabled = editing && !byId("write-prompt").value;
   fit();
 }
 
