@@ -26,7 +26,11 @@ def serve(
     device: Device = "auto",
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
 ) -> None:
-    """Serve models over HTTP: an API that clients of OpenAI's completions speak.
+    """Serve models over HTTP: a page to play with, and an API that clients of OpenAI's completions speak.
+
+    Open the address that it shows in a browser for the page. For programs, docs/server.md tells more:
+    POST /v1/completions writes, POST /score tells how surprising a text is,
+    GET /v1/models names the models, GET /openapi.json lists every path.
 
     A model's name is that of its run's folder. It ends with Ctrl-C.
 
