@@ -183,7 +183,8 @@ function place({ unit, bits }) {
 }
 
 const plain = (text) => text.replaceAll(/\s/g, " ");
-const sign = (character) => (/\s/.test(character) ? (character === "\n" ? "↵" : "␣") : character);
+const SIGNS = { "\n": "↵", "\r": "␍" };
+const sign = (character) => SIGNS[character] ?? (/\s/.test(character) ? "␣" : character);
 
 function picked(button) {
   if (!button) return;
@@ -219,7 +220,7 @@ function* runs(start, end) {
 const levelAt = (unit) => (unit < reading.done ? levelOf(reading.bitsAt(unit)) : -1);
 
 function run(text, level, here) {
-  const words = text.endsWith("\n") ? text.slice(0, -1) + (level > 1 || here ? "↵" : " ") : text;
+  const words = level > 1 || here ? text.replaceAll(/[\r\n]/g, sign) : text.replaceAll("\n", " ");
   if (level < 1 && !here) return make("span", { className: level < 0 ? "ahead" : "" }, words);
   return make("span", { className: `s${level}${here ? " here" : ""}` }, words);
 }
