@@ -98,7 +98,7 @@ def test_an_error_in_the_background_is_told_at_the_next_call(
             with pytest.raises(InputError, match="No space left on device"):
                 saver.saved(wait=True)
         saver.save(weights(3), {}, manifest, best=3)
-        assert saver.saved(wait=True) == [(3, run.path / "checkpoints" / "step-00000003")]
+        assert saver.saved(wait=True) == [(3, run.path / "checkpoints" / "step-00000003", False)]
         assert saver.saved(wait=True) == []
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from scriven.errors import InputError
 from scriven.runs import Run, create_run, open_run
 from scriven.runs.doctor import examine
 from scriven.runs.folder import has_checkpoints
+from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE
 from scriven.runs.recovery import recover
 from scriven.settings import MonitorSettings
 from scriven.vocabulary import Vocabulary
@@ -119,6 +121,94 @@ def test_a_step_that_is_named_has_the_index_put_right(tmp_path: Path, content: s
     save(run, 2, 2)
     assert run.checkpoint(2).number == 4
     assert recover(run).checkpoint.step == 2
+
+
+def test_a_newest_one_that_is_damaged_is_not_written_down_as_the_last(tmp_path: Path) -> None:
+    """Only what was named was verified."""
+    run = run_of(tmp_path, 1, 2, 3)
+    damage(run, 3)
+    assert recover(run, 1).checkpoint.step == 1
+    assert (run.index().last, run.index().best) == (2, 2)
+    found = recover(run, 2)
+    assert found.checkpoint.step == 2
+    assert "step 3 is damaged" in " ".join(found.notes)
+
+
+# --- the logs of a way that training left
+
+
+def logs_of(run: Run) -> set[str]:
+    return {path.name for path in run.path.iterdir() if "logs" in path.name}
+
+
+def test_logs_are_put_back_where_nothing_was_saved_since(tmp_path: Path) -> None:
+    """Whatever the kill came upon: also in the midst of putting them back, or of setting them aside."""
+    run = run_of(tmp_path, 1, 2, 3)
+    metrics, samples = run.path / METRICS_FILE, run.path / SAMPLES_FILE
+    metrics.write_text("old")
+    samples.write_text("old too")
+    recover(run, 2)
+    assert metrics.read_text() == "old"
+    for path in (metrics, samples):
+        path.write_text("new")
+    (aside,) = (run.path / name for name in logs_of(run))
+    (aside / METRICS_FILE).replace(metrics)
+    (run.path / ".logs.tmp").mkdir()
+    recover(run)
+    assert (metrics.read_text(), samples.read_text()) == ("old", "old too")
+    recover(run, 2)
+    recover(run)
+    assert logs_of(run) == set()
+
+
+def test_logs_are_not_put_back_once_something_was_saved(tmp_path: Path) -> None:
+    """Also where the kill came before they were removed."""
+    run = run_of(tmp_path, 1, 2, 3)
+    metrics = run.path / METRICS_FILE
+    metrics.write_text("old")
+    recover(run, 1)
+    (aside,) = (run.path / name for name in logs_of(run))
+    shutil.copytree(aside, tmp_path / "kept")
+    metrics.write_text("new")
+    save(run, 2, 2)
+    assert logs_of(run) == set()
+    shutil.copytree(tmp_path / "kept", aside)
+    recover(run)
+    assert metrics.read_text() == "new"
+    assert logs_of(run) == set()
+
+
+def test_logs_that_are_no_files_are_neither_kept_nor_put_back(tmp_path: Path) -> None:
+    run, outside = run_of(tmp_path, 1, 2), tmp_path / "outside"
+    outside.mkdir()
+    (outside / METRICS_FILE).write_text("mine")
+    (run.path / METRICS_FILE).symlink_to(outside / METRICS_FILE)
+    os.mkfifo(run.path / SAMPLES_FILE)
+    recover(run, 1)
+    (aside,) = (run.path / name for name in logs_of(run))
+    assert list(aside.iterdir()) == []
+    aside.rmdir()
+    aside.symlink_to(outside)
+    recover(run)
+    assert (outside / METRICS_FILE).read_text() == "mine"
+    assert (run.path / METRICS_FILE).is_symlink()
+    assert logs_of(run) == set()
+
+
+def test_a_disk_that_is_full_is_told_before_anything_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path, 1, 2)
+    (run.path / METRICS_FILE).write_text("old")
+
+    def _full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfile", _full)
+    with pytest.raises(InputError, match="No space left"):
+        recover(run, 1)
+    assert recover(run).checkpoint.step == 2
+    assert (run.path / METRICS_FILE).read_text() == "old"
 
 
 # --- one truth

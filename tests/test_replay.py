@@ -1,5 +1,6 @@
 """What time decided is written down for every step, so that a timed training can be done again to the same bits."""
 
+import contextlib
 import json
 import math
 import os
@@ -13,11 +14,11 @@ import pytest
 import torch
 
 from scriven.errors import InputError, UsageError
-from scriven.events import Event, Finished
+from scriven.events import Event, Finished, Stepped
 from scriven.report import consume, files
 from scriven.report.files import FilesReport
 from scriven.runs import open_run
-from scriven.runs.journal import METRICS_FILE, PROGRESS_FILE, WIDTH, ProgressLog, read_story
+from scriven.runs.journal import LOGS, METRICS_FILE, PROGRESS_FILE, WIDTH, ProgressLog, read_lines, read_story
 from scriven.settings import merged, validated
 from scriven.training.plan import Timetable
 from scriven.training.request import Request
@@ -106,6 +107,59 @@ def test_what_was_cut_short_is_done_again_as_far_as_it_came(book: Path, tmp_path
     replayed(tmp_path / "first", tmp_path / "again")
     assert open_run(tmp_path / "again").checkpoint("last").step == 12
     assert same_end(tmp_path / "first", tmp_path / "again")
+
+
+def test_what_was_cut_short_without_a_validation_text_has_the_same_best_model(book: Path, tmp_path: Path) -> None:
+    """Its saves tell when evaluations were made, but that at the stop belongs to none: the replay took it for one."""
+    first, again = tmp_path / "first", tmp_path / "again"
+    over = {"corpus": {"validation": 0.0}, "training": {"averaging": "none"}, "monitor": {"every_steps": 5}}
+    trained(book, first, {"steps": 20}, over, until=12)
+    assert open_run(first).index().best == 10
+    replayed(first, again)
+    assert same_end(first, again)
+    assert read_story(again).evaluated == [5, 10]
+
+
+def test_saves_of_logs_that_do_not_tell_are_taken_for_evaluations(tmp_path: Path) -> None:
+    """As all logs that were written before saves told."""
+    (tmp_path / METRICS_FILE).write_text('{"event":"started","step":0}\n{"event":"saved","step":1,"path":"p"}\n')
+    (tmp_path / PROGRESS_FILE).write_text(f"{1.0!r:<23}\n")
+    assert read_story(tmp_path).evaluated == [1]
+
+
+def branched(run: Path, step: int, last: int) -> None:
+    """Goes on from a step, and is killed after another one, before anything was saved."""
+    report = FilesReport()
+    with contextlib.closing(train(Request((), validated({}), run, resume=step))) as events:
+        for event in events:
+            report.handle(event)
+            if isinstance(event, Stepped) and event.step == last:
+                break
+    report.close()
+
+
+def test_a_way_that_was_left_before_its_first_save_loses_nothing_of_the_run(book: Path, tmp_path: Path) -> None:
+    """Going on from a step took back the lines after it at once, though the newer checkpoints were there still."""
+    first, again = tmp_path / "first", tmp_path / "again"
+    trained(book, first, {"steps": 12}, {"monitor": {"every_steps": 4, "keep": "all"}})
+    for step in (8, 4):
+        branched(first, step, step + 2)
+        assert max(line["step"] for line in read_lines(first / METRICS_FILE)) == step + 2
+    trained(book, first, {"steps": 16}, resume="last")
+    assert "16 steps were compared" in replayed(first, again)
+    assert same_end(first, again)
+
+
+def test_a_way_that_was_saved_takes_the_place_of_the_one_before(book: Path, tmp_path: Path) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    trained(book, first, {"steps": 12}, {"monitor": {"every_steps": 4, "keep": "all"}})
+    trained(book, first, {"steps": 12}, resume=4, until=9)
+    assert {path.name for path in first.iterdir() if "jsonl" in path.name or "logs" in path.name} == {*LOGS}
+    assert open_run(first).steps() == [4, 8, 9]
+    assert max(line["step"] for line in read_lines(first / METRICS_FILE)) == 9
+    trained(book, first, {}, resume="last")
+    assert "12 steps were compared" in replayed(first, again)
+    assert same_end(first, again)
 
 
 def test_counted_budgets_and_returns_are_done_again(

@@ -142,6 +142,7 @@ class Saved:
 
     step: int
     path: str
+    evaluation: bool = True  # made by an evaluation; else where training was stopped or had gone back
 
 
 @dataclass(frozen=True)

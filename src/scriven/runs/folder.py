@@ -23,7 +23,7 @@ from scriven.model.cells import CELLS
 from scriven.model.language_model import layer_widths, weight_shapes
 from scriven.runs.checkpoints import Checkpoint, folder_name, write_checkpoint
 from scriven.runs.disk import discard, is_there, listed, read_json, read_text, real_folder, remove_folder, replace_file
-from scriven.runs.journal import flush_logs
+from scriven.runs.journal import drop_logs_aside, flush_logs
 from scriven.runs.manifest import Index, Measured
 from scriven.runs.tensors import HEADER_LIMIT, Shapes
 from scriven.settings import Settings, explain, validated
@@ -146,6 +146,7 @@ class Run:
         validation = {key: value for key, value in validation.items() if int(key) not in gone}
         saves = before.saves + 1
         self.write_index(Index(best=best, last=step, validation=validation, saves=saves, unread=unread))
+        drop_logs_aside(self.path)
         for other in gone:  # what cannot be removed now goes with the next save
             remove_folder(self._folder(other))
         return saved
@@ -201,6 +202,7 @@ def create_run(path: Path, settings: Settings, vocabulary: Vocabulary, origin: d
         make_folder(path / CHECKPOINTS)
         if not has_checkpoints(path):
             discard(path / CHECKPOINTS / INDEX_FILE)  # of others, which are gone
+            drop_logs_aside(path)
         replace_file(path / VOCABULARY_FILE, vocabulary.to_json().encode())
         replace_file(path / SETTINGS_FILE, text)
     except OSError as error:

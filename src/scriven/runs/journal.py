@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
+import re
+import shutil
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +16,8 @@ from typing import Any
 
 from scriven import strictjson
 from scriven.durable import flush_file, flush_folder
-from scriven.errors import InputError
-from scriven.runs.disk import is_there, opened, own
+from scriven.errors import InputError, UnreadableError
+from scriven.runs.disk import discard, is_there, listed, opened, own
 
 METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE = "metrics.jsonl", "samples.jsonl", "progress.jsonl"
 LOGS = METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE
@@ -45,6 +48,53 @@ def flush_logs(path: Path) -> None:
     for name in LOGS:
         flush_file(path / name)
     flush_folder(path)
+
+
+def set_logs_aside(path: Path, save: int) -> None:
+    """Keeps a copy of a run's logs until its save of that number: training goes on from before the newest checkpoint.
+
+    It takes back lines at once, and only with its first save the checkpoints that they belong to. Raises OSError.
+    """
+    drop_logs_aside(path)
+    fresh = path / ".logs.tmp"
+    discard(fresh)
+    fresh.mkdir()
+    for name in filter(lambda name: _is_plain(path / name), LOGS):
+        shutil.copyfile(path / name, fresh / name)
+        flush_file(fresh / name)
+    flush_folder(fresh)
+    fresh.rename(path / f".logs-{save}")
+    flush_folder(path)
+
+
+def put_logs_back(path: Path, saves: int) -> None:
+    """Puts back what was set aside for a save that never came, where the newest checkpoint is of save `saves`.
+
+    A kill in the midst of it loses nothing. Raises OSError; InputError when the folder cannot be read.
+    """
+    for save, aside in _aside(path).items():
+        for name in LOGS if save > saves else ():
+            if not aside.is_symlink() and _is_plain(aside / name):
+                (aside / name).replace(own(path / name))
+        flush_folder(path)
+        discard(aside)
+
+
+def drop_logs_aside(path: Path) -> None:
+    """Removes what was set aside: the save that it was kept for has come. What cannot be removed now goes later."""
+    with contextlib.suppress(UnreadableError):
+        for aside in _aside(path).values():
+            discard(aside)
+
+
+def _aside(path: Path) -> dict[int, Path]:
+    """What is set aside, by the number of the save that it is kept for."""
+    names = (re.fullmatch(r"\.logs-([0-9]{1,16})", name) for name in listed(path))
+    return {int(name[1]): path / name[0] for name in names if name}
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 class ProgressLog:
@@ -109,7 +159,8 @@ def read_story(path: Path) -> Story:
         raise InputError(f"{path / METRICS_FILE} does not tell when evaluations were made; take it from a copy")
     validated = any(record.get("validation_characters") for record in records)
     kind = "evaluated" if validated else "saved"  # without a validation text, an evaluation does nothing but save
-    evaluated = {record["step"] for record in records if record.get("event") == kind and not record.get("final")}
+    told = [record for record in records if record.get("event") == kind and not record.get("final")]
+    evaluated = {record["step"] for record in told if record.get("evaluation", True)}  # which a save need not be
     try:
         returned = [[record["step"], _times(record)] for record in records if record.get("event") == "returned"]
     except (KeyError, TypeError, ValueError):

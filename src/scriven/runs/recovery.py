@@ -8,6 +8,7 @@ from typing import Literal
 from scriven.errors import InputError, UnreadableError
 from scriven.runs.checkpoints import Checkpoint, sweep
 from scriven.runs.folder import CHECKPOINTS, Run
+from scriven.runs.journal import put_logs_back, set_logs_aside
 from scriven.runs.manifest import Index, Measured
 from scriven.runs.tensors import Shapes
 
@@ -44,8 +45,9 @@ class _Found:
 def recover(run: Run, which: Literal["last"] | int | None = "last") -> Recovered:
     """The checkpoint that was saved last, of those that are whole, or that of a step; the index is put right.
 
-    Also removes what a save that was killed left. Only the one who writes to the run may call it. What is damaged may
-    be removed by later saves; what only cannot be read now is kept, and said.
+    Also removes what a save that was killed left, and puts back logs that were cut for a way that saved nothing, or
+    sets those aside that are to be cut now. Only the one who writes to the run may call it. What is damaged may be
+    removed by later saves; what only cannot be read now is kept, and said.
     Raises InputError when no checkpoint, or not that of the step, is whole.
     """
     _sweep(run)
@@ -53,12 +55,13 @@ def recover(run: Run, which: Literal["last"] | int | None = "last") -> Recovered
     if isinstance(which, int):
         checkpoint = run.checkpoint(which)
         checkpoint.verify(*found.expected)
-        newest = found.told[0]
+        newest = _newest(run, found)
     else:
         checkpoint = newest = _newest(run, found)
-    notes = _notes(found, checkpoint.step) if checkpoint is newest else []
+    notes = _notes(found, checkpoint.step) if checkpoint == newest else []
     best, more = _best(run, checkpoint, found)
-    _put_right(run, found, newest.step, best if checkpoint is newest else _best(run, newest, found)[0])
+    _put_right(run, found, newest.step, best if checkpoint == newest else _best(run, newest, found)[0])
+    _keep_logs(run, checkpoint.step, newest)
     return Recovered(checkpoint, best, (*notes, *more))
 
 
@@ -137,7 +140,21 @@ def _put_right(run: Run, found: _Found, last: int, best: int) -> None:
         if index != before:
             run.write_index(index)
     except OSError as error:
-        raise InputError(f"cannot write to {run.path}: {error.strerror}; free some space, or allow writing") from None
+        raise _cannot_write(run, error) from None
+
+
+def _keep_logs(run: Run, step: int, newest: Checkpoint) -> None:
+    """The logs of the newest checkpoint, kept where training goes on from an earlier step: it may never save."""
+    try:
+        put_logs_back(run.path, newest.number)
+        if step < max(run.steps()):
+            set_logs_aside(run.path, run.index().saves + 1)
+    except OSError as error:
+        raise _cannot_write(run, error) from None
+
+
+def _cannot_write(run: Run, error: OSError) -> InputError:
+    return InputError(f"cannot write to {run.path}: {error.strerror}; free some space, or allow writing")
 
 
 def _index(run: Run) -> Index | None:

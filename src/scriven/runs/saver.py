@@ -26,7 +26,7 @@ class Saver:
         """Only the one who writes to the run may make one."""
         self._run = run
         self._thread: threading.Thread | None = None
-        self._saved: deque[tuple[int, Path]] = deque()  # on the disk, and not told yet
+        self._saved: deque[tuple[int, Path, bool]] = deque()  # on the disk, and not told yet
         self._error: BaseException | None = None
 
     def save(
@@ -42,8 +42,10 @@ class Saver:
         self._thread = threading.Thread(target=self._write, args=arguments, name="scriven-saver", daemon=True)
         self._thread.start()
 
-    def saved(self, *, wait: bool = False) -> list[tuple[int, Path]]:
+    def saved(self, *, wait: bool = False) -> list[tuple[int, Path, bool]]:
         """The steps and folders of checkpoints that have reached the disk since this was asked last.
+
+        And whether each was made by an evaluation, as its manifest says.
 
         With `wait`, that of the one under way too. Raises what a save has run into.
         """
@@ -76,7 +78,7 @@ class Saver:
         except BaseException as error:  # told to the training's thread
             self._error = error
         else:
-            self._saved.append((int(manifest["step"]), checkpoint.path))
+            self._saved.append((int(manifest["step"]), checkpoint.path, manifest.get("evaluation") is True))
 
     def _wait(self) -> None:
         if self._thread:

@@ -259,7 +259,7 @@ class Trainer:
                 yield from self.examiner.samples(self.done.step)
         if self.average and measured:
             self.average.note(decisive(self.last_loss), self.weights.values)
-        self._save()
+        self._save(evaluation=True)
 
     def _final_fits(self) -> bool:
         """Whether there is time for the exact validation losses; with another budget, in relation to the training's."""
@@ -298,11 +298,11 @@ class Trainer:
 
     def _saved(self, *, wait: bool = False) -> Iterator[Saved]:
         """Tells of checkpoints that have reached the disk; with `wait`, of that under way too."""
-        for step, path in self.saver.saved(wait=wait) if self.saver else ():
+        for step, path, evaluation in self.saver.saved(wait=wait) if self.saver else ():
             self.saved_at = str(path)
-            yield Saved(step, self.saved_at)
+            yield Saved(step, self.saved_at, evaluation)
 
-    def _save(self) -> None:
+    def _save(self, *, evaluation: bool = False) -> None:
         """Begins to save a checkpoint with every worker's states; never one of numbers that are not finite."""
         state = join_rows(self.teacher.states)
         arrays = {
@@ -320,6 +320,7 @@ class Trainer:
             "budget": self.settings.budget.model_dump(),
             "interval": self._interval(),
             "owed": self.owed,
+            "evaluation": evaluation,
             "skipped": self.skipped,
             "returns": self.returns,
             "validation": vars(self.last_loss if self.evaluated_at == self.done.step else Loss(0.0, 0)),
