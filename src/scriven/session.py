@@ -104,11 +104,19 @@ class Score:
 class Model:
     """A trained model, ready for use. It remembers nothing between calls: see `session` for that."""
 
-    def __init__(self, predictor: Predictor, settings: Settings, step: int = 0) -> None:
-        """Use `load` to open a run. `step` is the training step of the weights."""
+    def __init__(self, predictor: Predictor, settings: Settings, step: int = 0, run: str = "") -> None:
+        """Use `load` to open a run. `step` is the training step of the weights, `run` the folder that they are from."""
         self.predictor = predictor
         self.settings = settings
         self.step = step
+        self.run = run
+
+    def __repr__(self) -> str:
+        """The model's shape, and where it is from."""
+        model = self.settings.model
+        return ", ".join(
+            filter(None, [f"Model({model.cell} {model.layers}x{model.width}", self.run, f"step {self.step})"])
+        )
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -352,7 +360,7 @@ def load(
     window = reader_window(opened.settings.reader)
     writing = writing_precision(precision, place)
     predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format, window, writing)
-    return Model(predictor, opened.settings, checkpoint.step)
+    return Model(predictor, opened.settings, checkpoint.step, str(run))
 
 
 def scored(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> Score:

@@ -352,6 +352,9 @@ def validated(values: dict[str, Any]) -> Settings:
         raise UsageError(explain(error)) from None
 
 
+PLAINER = {"float_parsing": "give a number, such as 5 or 0.5", "int_parsing": "give a whole number"}
+
+
 def explain(error: ValidationError, prefix: str = "") -> str:
     """One sentence per wrong setting, with its dotted name and value."""
     lines = []
@@ -360,6 +363,7 @@ def explain(error: ValidationError, prefix: str = "") -> str:
         name = ".".join([*([prefix] if prefix else []), *(str(part)[:MOST_SHOWN] for part in item["loc"])])
         message = item["msg"].removeprefix("Value error, ")
         unshown = item["type"] in {"missing", "extra_forbidden"} or not item["loc"]
+        message = PLAINER.get(item["type"], message)
         shown = "" if unshown else f" {cut(repr(item['input']))}"
         if item["type"] == "extra_forbidden":
             message = "there is no such setting"

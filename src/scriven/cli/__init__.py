@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command and exits: 0 success, 2 usage, 3 bad input, 4 diverged, 130/143 interrupted or terminated."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     traceback = "--traceback" in words
-    words = with_resume_value([word for word in words if word != "--traceback"])
+    words = with_resume_value([word for word in words if word != "--traceback"]) or ["--help"]
     _accept_any_text()
     if not traceback:  # torch writes pages of its own source's places on standard error, for what is told in a sentence
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
@@ -83,7 +83,7 @@ def _notice_termination() -> None:
 
 
 def _terminated(number: int, frame: object) -> None:
-    raise Interrupted("terminated", number)
+    raise Interrupted("stopped", number)
 
 
 def _accept_any_text() -> None:
@@ -103,7 +103,7 @@ def _told(error: BaseException) -> tuple[str, int]:
     if isinstance(error, ScrivenError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", INTERRUPTED
+        return "stopped", INTERRUPTED
     if _out_of_memory(error):
         return "there is not enough memory; try a smaller --model.width or --reader.batch", ScrivenError.exit_code
     if isinstance(error, OSError):
@@ -120,7 +120,7 @@ def _out_of_memory(error: BaseException) -> bool:
 def with_resume_value(words: list[str]) -> list[str]:
     """`--resume` may stand alone: its value is then `last`."""
     result = []
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words, ""][1:], strict=True):
         result.append(
             "--resume=last" if word == "--resume" and not (after in {"last", "auto"} or after.isdecimal()) else word
         )

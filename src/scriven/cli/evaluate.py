@@ -59,6 +59,7 @@ def evaluate(
 
 
 def _of_file(model: Model, file: str, protocol: str, invalid: str | None) -> Tally:
+    from scriven.cli.line_ends import noticed
     from scriven.corpus.documents import cut
     from scriven.corpus.sources import find
     from scriven.inference import protocols
@@ -66,7 +67,7 @@ def _of_file(model: Model, file: str, protocol: str, invalid: str | None) -> Tal
 
     settings = model.settings.corpus.model_copy(update={"invalid": invalid} if invalid else {})
     chunks = read_chunks(model.vocabulary, cut(find([file]).sources, settings))
-    return protocols.protocol(protocol)(model.predictor, chunks)
+    return protocols.protocol(protocol)(model.predictor, noticed(model.vocabulary, chunks))
 
 
 def _of_validation(model: Model, run: str, protocol: str) -> Tally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULTS = SamplingSettings()
 SEPARATOR = "-" * 16  # a line of its own between two texts
+LEAVE = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
 
 
 def sample(
@@ -156,6 +158,8 @@ def _converse(model: Model, prompt: str, seed: int | None, writing: dict[str, An
     """Lines in, text out. The model has read what the screen shows, line ends included."""
     session, until_end = model.session(seed=seed), writing["until_end"]
     model.pen(until_end=until_end)  # which is refused before anything is typed, where it must be
+    if sys.stdin.isatty():
+        sys.stderr.write(f"Type a line, and the model goes on from it; {LEAVE} on a line of its own leaves.\n")
     session.read(prompt)
     while line := _next_line():
         line = line.removesuffix("\n") + ("" if until_end else "\n")

@@ -57,6 +57,7 @@ def score(
     """
     if as_json and as_tsv:
         raise UsageError("--json and --tsv are two forms of the same rows; drop one")
+    from scriven.cli.line_ends import noticed
     from scriven.corpus.documents import cut
     from scriven.corpus.reading import Tally
     from scriven.corpus.sources import find
@@ -75,7 +76,8 @@ def score(
     }
     form: Form = "json" if as_json else "tsv" if as_tsv or by != "total" else "words"
     tally = Tally()
-    pieces = foretold(model.predictor, read_chunks(model.vocabulary, cut(sources, corpus, tally)))
+    chunks = noticed(model.vocabulary, read_chunks(model.vocabulary, cut(sources, corpus, tally)))
+    pieces = foretold(model.predictor, chunks)
     if not show(forms[by](model.vocabulary, pieces), form):
         raise InputError(f"{file} is empty; there is nothing to score")
     if tally.empty:

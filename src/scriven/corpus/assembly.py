@@ -173,6 +173,8 @@ class _Assembly:
         if counts.invalid:
             became = "replaced by U+FFFD" if self._settings.invalid == "replace" else "kept as a symbol"
             yield f"{counts.invalid:,} bytes were not valid UTF-8; each was {became}"
+        if (returns := int(frequencies[layout.symbols == ord("\r")].sum())) and 2 * returns > counts.lines:
+            yield "the text has CR LF line ends, as of Windows, which the model learns; it knows texts with LF less well"
         if counts.bad_rows:
             yield f"{counts.bad_rows:,} rows had no text in the column {self._settings.column!r} and were left out"
         if origin.alphabet:
@@ -197,8 +199,8 @@ def _note_on_unknown(counts: Counts, layout: Layout, frequencies: Ids, *, alphab
     if not alphabet:
         new = [repr(chr(symbol)) for symbol in layout.unseen.tolist()]
         return (
-            f"{counts.unseen:,} characters of the validation text do not occur in the training text, and count as "
-            f"unknown: {some(new)}"
+            f"the validation text has characters ({counts.unseen:,} in all) that do not occur in the training text, and "
+            f"count as unknown: {some(new)}"
         )
     counted = zip(frequencies[layout.known :].tolist(), layout.unseen.tolist(), strict=True)
     frequent = [f"{chr(symbol)!r} {count:,}" for count, symbol in sorted(counted, key=lambda pair: -pair[0])]

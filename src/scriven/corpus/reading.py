@@ -113,6 +113,8 @@ def prepare(text: str, settings: CorpusSettings, tally: Tally | None = None) -> 
 def decoded(source: Source, settings: CorpusSettings, tally: Tally, size: int = PIECE) -> Iterator[str]:
     """As `read` of one source, before it is prepared."""
     chunks = _chunks(source, tally, size)
+    if settings.invalid == "strict" and settings.unit == "character":
+        chunks = _text_alone(chunks, source)
     return _decoded(chunks, source.name, settings.invalid, tally, source.span[0] if source.span else 0)
 
 
@@ -179,10 +181,7 @@ def _zstd() -> Any:
 def _decoded(chunks: Iterator[bytes], name: str, policy: str, tally: Tally, offset: int) -> Iterator[str]:
     """UTF-8 as text; an incomplete character at the end of a chunk waits for the next one."""
     held = b""
-    first = next(chunks, b"")
-    if policy == "strict" and not offset:
-        _refuse_binary(first, name)
-    for chunk in itertools.chain((first,), chunks, (b"",)):  # the empty one is the end
+    for chunk in itertools.chain(chunks, (b"",)):  # the empty one is the end
         data = held + chunk
         try:
             text, used = codecs.utf_8_decode(data, "strict", not chunk)
@@ -202,18 +201,39 @@ def _decoded(chunks: Iterator[bytes], name: str, policy: str, tally: Tally, offs
 _STRAY = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte that is not UTF-8
 
 
-def _refuse_binary(head: bytes, name: str) -> None:
-    """Raises InputError where the first bytes of a file show that it is not UTF-8 text."""
-    zeros = head.count(0)
-    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        kind = "UTF-32 text"
-    elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        kind = "UTF-16 text"
-    elif zeros > len(head) // 10:
-        kind = f"binary or UTF-16 ({zeros} of its first {len(head)} bytes are zero)"
-    else:
-        return
-    raise InputError(f"{name} is not UTF-8 text but {kind}; convert it, or read it with --corpus.invalid bytes")
+UNPACK = "unpack it, and name the text files in it"
+NO_TEXT = "name a file of text"
+KINDS = {  # how files begin that people take for text, what that is, and what to do
+    codecs.BOM_UTF32_LE: ("UTF-32 text", "convert it, as with iconv -f UTF-32 -t UTF-8"),
+    codecs.BOM_UTF32_BE: ("UTF-32 text", "convert it, as with iconv -f UTF-32 -t UTF-8"),
+    codecs.BOM_UTF16_LE: ("UTF-16 text", "convert it, as with iconv -f UTF-16 -t UTF-8"),
+    codecs.BOM_UTF16_BE: ("UTF-16 text", "convert it, as with iconv -f UTF-16 -t UTF-8"),
+    b"%PDF-": ("a PDF", "convert it to text, as with pdftotext"),
+    b"PK\x03\x04": ("a ZIP archive (as .docx, .odt and .epub are)", f"{UNPACK}, or save it as plain text"),
+    b"\x1f\x8b": ("compressed with gzip", "name it something.gz, and it is decompressed"),
+    b"\xd0\xcf\x11\xe0": ("an old Office file", "save it as plain text"),
+    b"Rar!": ("a RAR archive", UNPACK),
+    b"7z\xbc\xaf": ("a 7z archive", UNPACK),
+    b"\x89PNG": ("a PNG image", NO_TEXT),
+    b"\xff\xd8\xff": ("a JPEG image", NO_TEXT),
+    b"GIF8": ("a GIF image", NO_TEXT),
+}
+
+
+def _text_alone(chunks: Iterator[bytes], source: Source) -> Iterator[bytes]:
+    """The chunks of a source. Raises InputError where its beginning is not that of text, or there are zeros in it."""
+    position = source.span[0] if source.span else 0
+    for chunk in chunks:
+        kind, way_out = next((KINDS[begin] for begin in KINDS if not position and chunk.startswith(begin)), ("", ""))
+        if not kind and (zero := chunk.find(0)) >= 0:
+            kind, way_out = f"binary or UTF-16 (byte {position + zero:,} is zero)", "convert it"
+        if kind:
+            raise InputError(
+                f"{source.name} is not UTF-8 text but looks like {kind}; {way_out}; --corpus.unit byte or "
+                "--corpus.invalid bytes read it as it is"
+            )
+        position += len(chunk)
+        yield chunk
 
 
 def _recut(pieces: Iterable[str]) -> Iterator[str]:

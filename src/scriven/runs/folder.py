@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ INDEX_FILE = "index.json"
 PLOT_FILE = "loss.png"
 SETTINGS_LIMIT = 500_000  # bytes of settings.toml, most of which are the names of texts
 Which = Literal["best", "last"] | int
+RUNS_SHOWN = 8  # where one is named that is not there
 
 
 PathText = Annotated[str, Field(pattern=r"^[^\x00]*\z")]  # no system has a path with a NUL in it
@@ -238,7 +240,7 @@ def open_run(path: str | Path) -> Run:
     path = Path(path)
     if not is_there(path / SETTINGS_FILE):
         what = "is not a run folder" if path.exists() else "does not exist"
-        raise InputError(f"{path} {what}: a run folder is what scriven train makes, with a {SETTINGS_FILE} in it")
+        raise InputError(f"{path} {what}; {_instead(path)}")
     values = parse_toml(read_text(path / SETTINGS_FILE, SETTINGS_LIMIT), path / SETTINGS_FILE)
     origin = values.pop("run", {})
     try:
@@ -254,6 +256,20 @@ def open_run(path: str | Path) -> Run:
     except InputError as error:
         raise InputError(f"cannot read {path / VOCABULARY_FILE}: {error}") from None
     return Run(path, settings, vocabulary, origin)
+
+
+def _instead(path: Path) -> str:
+    """Which runs could be meant by a path that is none: those in it, or beside it, the nearest name first."""
+    for folder in (path, path.parent):
+        with contextlib.suppress(OSError):
+            names = sorted(each.name for each in folder.iterdir() if is_there(each / SETTINGS_FILE))
+            near = difflib.get_close_matches(path.name, names, RUNS_SHOWN)
+            names = [*near, *(name for name in names if name not in near)]
+            if names:
+                shown = ", ".join(str(folder / name) for name in names[:RUNS_SHOWN])
+                more = f" and {len(names) - RUNS_SHOWN:,} more" if len(names) > RUNS_SHOWN else ""
+                return f"{'did you mean ' + str(folder / near[0]) + '? ' if near else ''}there are {shown}{more}"
+    return f"a run folder is what scriven train makes, with a {SETTINGS_FILE} in it"
 
 
 def run_corpus(run: Run, progress: Progress | None = None) -> Corpus:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -142,7 +143,7 @@ def check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus, *, finished:
         name, value = next((name, value) for name, value in run.settings.budget if value)
         raise UsageError(
             f"{run.path} has used up its budget at step {done.step:,}; give a larger one to go on, as in "
-            f"--resume --{name} {2 * value:g}"
+            f"scriven train --resume -o {shlex.quote(str(run.path))} --{name} {2 * value:g}"
         )
 
 
@@ -164,10 +165,15 @@ def _name(texts: tuple[str, ...]) -> str:
 
 def free_folder(text: str) -> Path:
     """runs/NAME, or the first runs/NAME-2, -3, ... that is not there yet."""
-    name, number = _name((text,)), 1
-    while (path := RUNS / (name if number == 1 else f"{name}-{number}")).exists():
+    first, number = named_folder(text), 1
+    while (path := first if number == 1 else first.with_name(f"{first.name}-{number}")).exists():
         number += 1
     return path
+
+
+def named_folder(text: str) -> Path:
+    """runs/NAME, whether it is there or not."""
+    return RUNS / _name((text,))
 
 
 def _newest_folder(texts: tuple[str, ...]) -> Path:

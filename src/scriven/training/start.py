@@ -48,6 +48,7 @@ from scriven.training.request import (
     check_goes_on,
     decided,
     free_folder,
+    named_folder,
     replaying,
     resumed_run,
     text_hash,
@@ -57,6 +58,7 @@ from scriven.training.team import following, leading, stoppable
 
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
 SYMBOLS_SHOWN = 20
+FEW_VALIDATED = 100  # characters of validation text whose loss tells nothing
 START_SECONDS = 4.0  # from a plan to the first step, other workers' start included
 
 
@@ -105,7 +107,7 @@ def _train(
     notes = [*recovered.notes, *_other_kernels(resumed)] if resumed and recovered else []
     if not resumed:
         settings, notes = _fitted(request, settings, facts, path)
-        notes += _initial_notes(request, settings, corpus, embeddings)
+        notes += [*_text_notes(request, corpus, path), *_initial_notes(request, settings, corpus, embeddings)]
         held.enter_context(writing(path))
     computing = {"training": {"device": device.type, "precision": precision}}
     settings = validated(merged(settings.model_dump(), computing))
@@ -126,7 +128,7 @@ def _train(
     leave_where_asked(stop)
     with leading(plan, place, stop) as (workers, asked), cpu_prepared(settings.training.threads):
         trainer = Trainer(plan, workers, run, asked)
-        yield _started(trainer, run, facts, (*corpus.notes, *notes))
+        yield _started(trainer, run, facts, (*corpus.notes, *notes, *trainer.notes))
         try:
             yield from _compared(trainer.events(), origin) if plan.story else trainer.events()
         except Interrupted:  # at once: what is still being written keeps the right to it
@@ -258,6 +260,8 @@ def _fitted(request: Request, given: Settings, facts: Facts, path: Path) -> tupl
     """All settings of a new run."""
     if has_checkpoints(path):
         raise UsageError(f"{path} holds a run already; go on with it (--resume) or choose another folder with -o")
+    if not given.budget and given.budget.model_fields_set:
+        raise UsageError("a budget of 0 trains nothing; give more, such as --minutes 5")
     if not given.budget:
         raise UsageError("how long to train is not said; give --minutes, --epochs, --steps or --characters")
     if request.initial:
@@ -282,6 +286,18 @@ def _other_kernels(run: Run) -> list[str]:
     if before == level():
         return []
     return [f"Its kernels were {before} so far and are {level()} now: it goes on from there, but not to the same bits."]
+
+
+def _text_notes(request: Request, corpus: Corpus, path: Path) -> list[str]:
+    """What should be known of a new run's folder, and of its validation text."""
+    notes, held = [], corpus.validation.characters
+    if request.output is None and path != (first := named_folder(str(request.replay or request.texts[0]))):
+        notes.append(f"{first} is there already, so this run is {path}; --resume -o {first} would go on with that one.")
+    if 0 < held < FEW_VALIDATED:
+        notes.append(
+            f"The validation text is very short ({held}), so that its loss is mostly chance; which model is best is too."
+        )
+    return notes
 
 
 def _initial_notes(request: Request, settings: Settings, corpus: Corpus, embeddings: Embeddings | None) -> list[str]:
