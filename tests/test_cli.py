@@ -67,7 +67,29 @@ def test_too_little_memory_is_one_sentence(
         (["--resume", "12"], ["--resume", "12"]),
         (["--resume", "-o", "x"], ["--resume=last", "-o", "x"]),
         (["--resume", "book.txt"], ["--resume=last", "book.txt"]),
+        ([], []),
     ],
 )
 def test_resume_may_stand_alone(words: list[str], seen: list[str]) -> None:
     assert with_resume_value(words) == seen
+
+
+def test_without_a_word_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    told = capsys.readouterr()
+    assert told.out.startswith("Usage: scriven")
+    assert all(command in told.out for command in ("train", "sample", "score"))
+    assert told.err == ""
+
+
+def test_what_was_interrupted_says_that_it_stopped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scriven.session.load", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["sample", "run"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "scriven: stopped\n"

@@ -437,6 +437,30 @@ def test_a_half_character_is_shown_as_its_bytes(run: str, capsysbinary: pytest.C
     assert capsysbinary.readouterr().out == b"a\xed\xb6\xa9\xff\n"
 
 
+@pytest.mark.parametrize(("ends", "noted"), [("\n", False), ("\r\n", True)])
+def test_other_line_ends_are_noted(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], ends: str, noted: bool
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(f"a{ends}b{ends}", newline="")
+    for command in ("score", "evaluate"):
+        main([command, run, str(path)])
+        assert ("CR LF line ends, and the model was trained on LF" in capsys.readouterr().err) == noted
+
+
+def test_a_model_of_cr_lf_is_told_of_lf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = document_run(tmp_path, {"documents": "separator", "separator": "%%"}, "a\r\nb\r\n%%" * 20)
+    assert any("CR LF line ends" in note for note in Corpus.open(tmp_path / "corpus").notes)
+    for name, noted in (("other.txt", True), ("text.txt", False)):
+        (tmp_path / "other.txt").write_text("a\nb\n", newline="")
+        main(["score", run, str(tmp_path / name)])
+        assert ("LF line ends, and the model was trained on CR LF" in capsys.readouterr().err) == noted
+
+
+def test_a_model_tells_what_it_is(run: str) -> None:
+    assert repr(load(run)) == f"Model(lstm 1x8, {run}, step 1200)"
+
+
 def test_evaluate_by_other_protocols(run: str, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for protocol, characters in (("last-3", 20), ("window-2", 19)):
         main(["evaluate", run, str(text), "--json", "--protocol", protocol])

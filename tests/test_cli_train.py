@@ -104,6 +104,9 @@ def test_interrupted_saves_and_says_how_to_go_on(book: Path, folder: Path, numbe
         (["train", "--resume", "-o", "empty-folder"], 3, "is not a run folder"),
         (["sample", "empty-folder"], 3, "is not a run folder"),
         (["sample"], 2, "RUN"),
+        (["train", "book.txt", "--minutes", "0"], 2, "a budget of 0 trains nothing"),
+        (["train", "book.txt", "--minutes", "5m"], 2, "minutes '5m': give a number"),
+        (["train", "page.pdf", "--steps", "1"], 3, "page.pdf is not UTF-8 text but looks like a PDF; convert it"),
         (["nonsense"], 2, "nonsense"),
     ],
 )
@@ -111,6 +114,7 @@ def test_mistakes_get_one_sentence_and_a_code(
     book: Path, command: Command, words: list[str], code: int, told: str
 ) -> None:
     Path("empty.txt").write_text("")
+    Path("page.pdf").write_text("%PDF-1.4")
     Path("one.txt").write_text("x")
     Path("binary.bin").write_bytes(bytes(range(256)) * 20)
     Path("latin1.txt").write_bytes("caf\u00e9 au lait".encode("latin-1"))

@@ -3,7 +3,7 @@
 import pytest
 
 from scriven.settings import validated
-from scriven.training.plan import Done, Plan, Timetable, used_share
+from scriven.training.plan import Done, Plan, Timetable, affordable, used_share
 
 
 def planned(**budget: float) -> Plan:
@@ -54,3 +54,12 @@ def test_used_share_of_another_budget() -> None:
     assert used_share(planned(characters=1600), done) == pytest.approx(0.25)
     assert used_share(planned(epochs=3), done) == pytest.approx(0.25)
     assert used_share(planned(steps=4), done) == 1
+
+
+@pytest.mark.parametrize(("minutes", "seconds", "evaluations"), [(1, 0.1, 10), (1, 3, 3), (0.1, 3, 1)])
+def test_evaluations_take_a_share_of_the_time(minutes: float, seconds: float, evaluations: int) -> None:
+    assert affordable(planned(minutes=minutes), lambda: seconds) == evaluations
+
+
+def test_evaluations_are_as_many_as_asked_for_where_time_is_no_budget() -> None:
+    assert affordable(planned(steps=4), lambda: 1e9) == 10

@@ -97,6 +97,17 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
         open_run(run.path)
 
 
+def test_who_names_no_run_is_told_which_there_are(tmp_path: Path) -> None:
+    for name in ("book", "letters"):
+        path = tmp_path / name
+        path.mkdir()
+        (path / "settings.toml").touch()
+    with pytest.raises(InputError, match=r"bok does not exist; did you mean .*book\? there are .*book, .*letters$"):
+        open_run(tmp_path / "bok")
+    with pytest.raises(InputError, match=r"is not a run folder; there are .*book, .*letters$"):
+        open_run(tmp_path)
+
+
 def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:
     run = made(tmp_path)
     save(run, 1, best=1)

@@ -211,7 +211,7 @@ def test_a_file_wins_over_a_built_in_name(tmp_path: Path, monkeypatch: pytest.Mo
         ("zwölf".encode("utf-16"), "UTF-16 text"),
         ("zwölf".encode("utf-32"), "UTF-32 text"),
         ("twelve".encode("utf-16-be"), "binary or UTF-16"),
-        (b"\x7fELF" + bytes(60), r"binary or UTF-16 \(60 of its first 64 bytes are zero\)"),
+        (b"\x7fELF" + bytes(60), r"binary or UTF-16 \(byte 4 is zero\)"),
     ],
 )
 def test_what_is_not_utf8_is_refused_with_the_way_out(tmp_path: Path, data: bytes, message: str) -> None:
@@ -266,3 +266,11 @@ def test_real_files_are_read_or_refused_with_one_sentence() -> None:
             pytest.fail(f"{path.name}: {error}")
         raw = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
         assert text.encode() == raw
+
+
+def test_zeros_are_text_only_where_bytes_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(b"a" * 9 + b"\0")
+    with pytest.raises(InputError, match=r"byte 9 is zero"):
+        text_of(path, size=4)
+    assert text_of(path, settings=KEPT) == text_of(path, settings=CorpusSettings(unit="byte")) == "a" * 9 + "\0"

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,23 @@ def test_a_run_is_never_written_over(book: Path, tmp_path: Path) -> None:
         run(book, tmp_path / "run", {"budget": {"steps": 1}})
     with pytest.raises(UsageError, match="how long to train"):
         run(book, tmp_path / "other")
+
+
+def test_notes_say_what_a_newcomer_would_wonder_at(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = tmp_path / "short.txt"
+    short.write_text(book.read_text()[:500])
+    (tmp_path / "runs/short").mkdir(parents=True)
+    asked = Request((str(short),), validated(merged(SMALL, {"budget": {"steps": 2}})))
+    notes = " ".join(next(event.notes for event in train(asked) if isinstance(event, Started)))
+    assert "runs/short is there already, so this run is runs/short-2" in notes
+    assert "The validation text is very short (50)" in notes
+
+
+def test_a_start_that_takes_most_of_the_time_is_noted(book: Path, tmp_path: Path) -> None:
+    late = time.monotonic() - 3600
+    events = train(request(book, tmp_path / "run", {"budget": {"minutes": 60.5}}, begun=late))
+    started = next(events)
+    events.close()
+    assert isinstance(started, Started)
+    assert any(note.startswith("Starting took 36") for note in started.notes)

@@ -14,6 +14,7 @@ from scriven.errors import UsageError
 
 Cell = Literal["lstm", "gru", "rnn", "mingru"]
 Unit = Literal["character", "byte"]
+PLAINER = {"float_parsing": "give a number, such as 5 or 0.5", "int_parsing": "give a whole number"}
 MOST_NAMED, MOST_SHOWN = 5, 300  # wrong settings in an error, and characters of each: files may hold anything
 Optimizer = Literal["muon", "adamw", "sgd", "rmsprop"]
 
@@ -350,9 +351,6 @@ def validated(values: dict[str, Any]) -> Settings:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise UsageError(explain(error)) from None
-
-
-PLAINER = {"float_parsing": "give a number, such as 5 or 0.5", "int_parsing": "give a whole number"}
 
 
 def explain(error: ValidationError, prefix: str = "") -> str:

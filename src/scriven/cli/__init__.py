@@ -45,6 +45,7 @@ def make_app(words: Sequence[str]) -> App:
         help_format="plaintext",
         version="scriven " + _version() if "--version" in words else None,
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
     for name, (target, line) in COMMANDS.items():
         app.command(target, name=name, help=None if name in words[:1] else line)

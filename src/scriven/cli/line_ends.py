@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-
 from scriven.vocabulary import Ids, Vocabulary
 
 RETURN, FEED = ord("\r"), ord("\n")
@@ -18,14 +16,13 @@ def noticed(vocabulary: Vocabulary, chunks: Iterable[Ids]) -> Iterator[Ids]:
     A model of bytes knows all of them, whatever it was trained on: of that nothing is said.
     """
     feed, back = (int(vocabulary.encode(end)[0]) for end in "\n\r")
-    feeds = {feed} | ({vocabulary.boundary} if vocabulary.separator == "\n" else set())
     has_feed = has_return = False
     for ids in chunks:
         has_return = has_return or bool((ids == back).any())
-        has_feed = has_feed or bool(np.isin(ids, list(feeds)).any())
+        has_feed = has_feed or bool((ids == feed).any())
         yield ids
     knows_return = RETURN in vocabulary.symbols
-    knows_feed = FEED in vocabulary.symbols or vocabulary.separator == "\n"
+    knows_feed = FEED in vocabulary.symbols
     if vocabulary.unit == "byte" or has_return == knows_return or not (has_feed and knows_feed):
         return
     has, knows = ("CR LF", "LF") if has_return else ("LF", "CR LF")

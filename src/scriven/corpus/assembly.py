@@ -174,7 +174,7 @@ class _Assembly:
             became = "replaced by U+FFFD" if self._settings.invalid == "replace" else "kept as a symbol"
             yield f"{counts.invalid:,} bytes were not valid UTF-8; each was {became}"
         if (returns := int(frequencies[layout.symbols == ord("\r")].sum())) and 2 * returns > counts.lines:
-            yield "the text has CR LF line ends, as of Windows, which the model learns; it knows texts with LF less well"
+            yield "the text has CR LF line ends, as of Windows, which the model learns; it foretells LF alone badly"
         if counts.bad_rows:
             yield f"{counts.bad_rows:,} rows had no text in the column {self._settings.column!r} and were left out"
         if origin.alphabet:
@@ -198,9 +198,12 @@ class _Assembly:
 def _note_on_unknown(counts: Counts, layout: Layout, frequencies: Ids, *, alphabet: bool) -> str:
     if not alphabet:
         new = [repr(chr(symbol)) for symbol in layout.unseen.tolist()]
+        one = counts.unseen == 1
+        found, do, count = (
+            ("1 character", "does", "counts") if one else (f"{counts.unseen:,} characters", "do", "count")
+        )
         return (
-            f"the validation text has characters ({counts.unseen:,} in all) that do not occur in the training text, and "
-            f"count as unknown: {some(new)}"
+            f"{found} of the validation text {do} not occur in the training text, and {count} as unknown: {some(new)}"
         )
     counted = zip(frequencies[layout.known :].tolist(), layout.unseen.tolist(), strict=True)
     frequent = [f"{chr(symbol)!r} {count:,}" for count, symbol in sorted(counted, key=lambda pair: -pair[0])]

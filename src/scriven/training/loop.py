@@ -34,7 +34,7 @@ from scriven.training.initial import initial_model, pretrained
 from scriven.training.kept import kept, kept_states, named, not_gone_on_with
 from scriven.training.optimizer import FlatWeights, Optimizer
 from scriven.training.parallel import Workers
-from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, progress_within, used_share
+from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, affordable, progress_within, used_share
 from scriven.training.stop import Stopped
 
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
@@ -55,10 +55,11 @@ class Trainer:
         self.skips = self.skipped = self.returns = 0  # steps skipped in a row, and in all; times gone back
         self.saved_at = plan.resume  # folder of the last checkpoint, which rank 0 knows
         self._begin()
+        self.model.eval()
+        self.evaluations = affordable(plan, self.examiner.evaluation_seconds)
         if plan.resume:
             self._resume(Checkpoint(Path(plan.resume)))
         self.seconds_before = self.done.seconds
-        self.model.eval()
         self.timetable = self.story or (Timetable(plan, self.done, self._reserved()) if plan.timed else None)
 
     def _reserved(self) -> float:
@@ -179,7 +180,7 @@ class Trainer:
             return done.step // monitor.every_steps
         if monitor.every_epochs:
             return math.floor(done.epochs / monitor.every_epochs + 1e-9)
-        return math.floor(done.progress * self.settings.training.evaluations + 1e-9)
+        return math.floor(done.progress * self.evaluations + 1e-9)
 
     def _step(self, batches: Iterator[tuple[Batch, Cursor]]) -> tuple[Stepped | Skipped, int]:
         """One step of all workers, from one batch or several: what happened, and the number of the stop signal or 0."""

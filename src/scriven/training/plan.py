@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from scriven.runs.journal import Story
 from scriven.settings import Settings
 
 SAVING_SECONDS = 2.5  # kept free of a time budget for the last checkpoint and the plot
+EVALUATION_SHARE = 0.15  # of a time budget, at most, for evaluations with their samples
 LEAST_SHARE = 0.25  # of a time budget's rest that is for steps, also where a busy machine took long to start
 
 
@@ -80,6 +82,15 @@ def progress_within(plan: Plan, done: Done, characters: int, epochs: float) -> f
     after = Done(**vars(done))
     after.step, after.characters, after.epochs = done.step + 1, done.characters + characters, done.epochs + epochs
     return (used_share(plan, done) + used_share(plan, after)) / 2
+
+
+def affordable(plan: Plan, seconds: Callable[[], float]) -> int:
+    """How many evaluations, spaced evenly, there are: of a time budget, only as many as its share of time is for.
+
+    `seconds()` measures how long one takes, samples included, the same number on every worker.
+    """
+    asked, budget = plan.settings.training.evaluations, plan.settings.budget.minutes * 60
+    return min(asked, max(1, int(EVALUATION_SHARE * budget / seconds()))) if plan.timed else asked
 
 
 class Timetable:

@@ -59,6 +59,7 @@ from scriven.training.team import following, leading, stoppable
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
 SYMBOLS_SHOWN = 20
 FEW_VALIDATED = 100  # characters of validation text whose loss tells nothing
+SLOW_START = 0.25  # of the time left, which a start may take without a word
 START_SECONDS = 4.0  # from a plan to the first step, other workers' start included
 
 
@@ -128,7 +129,7 @@ def _train(
     leave_where_asked(stop)
     with leading(plan, place, stop) as (workers, asked), cpu_prepared(settings.training.threads):
         trainer = Trainer(plan, workers, run, asked)
-        yield _started(trainer, run, facts, (*corpus.notes, *notes, *trainer.notes))
+        yield _started(trainer, run, facts, (*corpus.notes, *notes, *_time_notes(trainer)))
         try:
             yield from _compared(trainer.events(), origin) if plan.story else trainer.events()
         except Interrupted:  # at once: what is still being written keeps the right to it
@@ -295,7 +296,26 @@ def _text_notes(request: Request, corpus: Corpus, path: Path) -> list[str]:
         notes.append(f"{first} is there already, so this run is {path}; --resume -o {first} would go on with that one.")
     if 0 < held < FEW_VALIDATED:
         notes.append(
-            f"The validation text is very short ({held}), so that its loss is mostly chance; which model is best is too."
+            f"The validation text is very short ({held}): its loss, and so which model is the best, is mostly chance."
+        )
+    return notes
+
+
+def _time_notes(trainer: Trainer) -> list[str]:
+    """What should be known of a time budget, once it is clear what beside the steps takes how much of it."""
+    plan, notes = trainer.plan, list[str]()
+    asked, minutes = plan.settings.training.evaluations, plan.settings.budget.minutes
+    left, used = minutes * 60 - trainer.done.seconds, plan.seconds()
+    if not plan.timed or plan.story:
+        return notes
+    if used > SLOW_START * left:
+        notes.append(
+            f"Starting took {used:.1f} of the {max(left, 0):.1f} seconds left; a larger --minutes trains more."
+        )
+    if trainer.evaluations < asked and not (plan.settings.monitor.every_steps or plan.settings.monitor.every_epochs):
+        notes.append(
+            f"Evaluations and samples would take too much of the time: there are {trainer.evaluations}, not {asked}; "
+            "a larger --minutes, a smaller --monitor.sample-length or --training.evaluation-characters has more."
         )
     return notes
 
