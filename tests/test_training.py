@@ -140,7 +140,7 @@ def test_a_run_made_by_two_workers_is_resumed_by_one(book: Path, tmp_path: Path)
 
 def test_a_finished_run_is_extended_by_a_larger_budget_only(book: Path, tmp_path: Path) -> None:
     run(book, tmp_path / "run", {"budget": {"steps": 4}})
-    with pytest.raises(UsageError, match="--resume --steps 8"):
+    with pytest.raises(UsageError, match=r"--resume -o .*run --steps 8"):
         list(train(Request(output=tmp_path / "run", resume="last")))
     more = list(train(Request(output=tmp_path / "run", resume="last", settings=validated({"budget": {"steps": 6}}))))
     assert [step for step, _ in fingerprints(more)] == [5, 6]
