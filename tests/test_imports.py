@@ -33,8 +33,8 @@ MAP = """
     report report.files report.plot report.terminal
     api
     server server.limits server.errors server.security server.connection server.requests server.reading
-    server.engine server.states server.answers server.serving server.logprobs server.completions server.scoring
-    server.tools
+    server.shares server.engine server.states server.answers server.serving server.logprobs server.completions
+    server.scoring server.tools
     server.metrics server.openapi server.story server.watch server.static server.app
     cli cli.flags cli.line_ends cli.rows cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score
     cli.serve cli.train cli.verify_resume

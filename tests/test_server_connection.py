@@ -189,6 +189,39 @@ def test_an_upgrade_is_not_made(place: Place) -> None:
     assert set(statuses(place.say(head))) <= {200, 400}
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_a_body_with_an_upgrade_is_refused_in_a_true_sentence(place: Place, framing: bytes) -> None:
+    """The parser drops such a body, and the client once read that its JSON was none."""
+    told = place.say(b"POST /echo HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n" + framing + HEAD + b'\r\n{"a":')
+    assert statuses(told) == [400]
+    assert "without the header Upgrade" in json.loads(told.partition(b"\r\n\r\n")[2])["error"]["message"]
+
+
+def test_an_upgrade_of_a_request_without_a_body_is_left_out(place: Place) -> None:
+    head = b"GET /echo HTTP/1.1\r\nUpgrade: h2c\r\nContent-Length: 0\r\nConnection: close, Upgrade\r\n" + HEAD
+    assert statuses(place.say(head + b"\r\n")) == [200]
+
+
+def test_a_streamed_body_comes_fast_enough_as_a_whole() -> None:
+    """Each piece came in time; a few such uploads once kept all others away for ever."""
+    fast = dataclasses.replace(LIMITED, body_rate=1000)
+    with serving(Guard(APP, policy("127.0.0.1", limits=fast, streamed=["/echo"])), fast) as place:
+        head = b"POST /echo HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n"
+        with place.connection() as client:
+            client.sendall(head % 100_000 + HEAD + b"\r\n")
+            begun = time.monotonic()
+            with pytest.raises(OSError):
+                while time.monotonic() < begun + 10:
+                    client.sendall(b"x")
+                    time.sleep(0.05)
+        with place.connection() as client:
+            client.sendall(head % 3000 + LAST)
+            for _ in range(6):
+                client.sendall(b"x" * 500)
+                time.sleep(0.15)
+            assert statuses(wait_for_end(client)) == [200]
+
+
 def test_a_client_that_no_longer_reads_is_cut(place: Place) -> None:
     with place.connection() as client:
         client.sendall(b"GET /flood HTTP/1.1\r\n" + HEAD + b"\r\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,8 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scriven.inference.generate import Context, Predictor
 from scriven.inference.score import read_rows
@@ -22,6 +25,7 @@ from scriven.server.engine import Job, News
 from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.serving import Served, Server, Work
+from scriven.server.shares import shares
 from scriven.session import Model
 from scriven.settings import SamplingSettings, Settings, validated
 from small_model import favour, predictor
@@ -160,15 +164,16 @@ def test_a_kept_context_is_that_after_the_text() -> None:
     assert np.allclose(kept.logits, expected.logits, atol=1e-5)
 
 
-def test_requests_wait_for_rows_in_turns_and_too_many_are_refused() -> None:
+def test_what_waits_for_rows_is_counted_and_too_much_is_refused() -> None:
     model = model_of(WAYS[-1])
 
     async def use(server: Server, served: Served) -> None:
         long = Job(model.read_ids("a"), model.predictor.start(), (line(model, 2, 100_000),))
-        async with Work(server, served, [replace_line(model, long) for _ in range(5)]) as work:
-            await work.news()
+        async with contextlib.AsyncExitStack() as works:
+            for _ in range(5):
+                await (await works.enter_async_context(Work(server, served, [replace_line(model, long)]))).news()
             many = [job(model, 7) for _ in range(20)]
-            one, other = done(server, served, many), done(server, served, many[:1])
+            one, other = done(server, served, many), done(server, served, [job(model, 7)])
             waiting = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
             await asyncio.sleep(0.05)
             assert served.engine.waiting_jobs == 21
@@ -178,6 +183,58 @@ def test_requests_wait_for_rows_in_turns_and_too_many_are_refused() -> None:
         await asyncio.gather(*waiting)
 
     serve(model, FEW, use)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("window", [0, 20])
+def test_a_request_for_much_makes_room_and_its_texts_stay_the_same(way: str | None, window: int) -> None:
+    """One request once had every row until it was done: for minutes, while others waited and were refused."""
+    torch.set_num_threads(1)
+    model = model_of(way, window)
+    start, ids = model.predictor.start(), model.read_ids("a bad cab")
+
+    def much() -> list[Job]:
+        return [
+            Job(ids[: n + 1], start, tuple(line(model, 8 * n + k, 60, keep=True) for k in range(8))) for n in (0, 4)
+        ]
+
+    async def crowded(server: Server, served: Served) -> list[News]:
+        async with Work(server, served, much()) as work:
+            told = await work.news()
+            while sum(news.done for news in told) < 2 + 16:
+                await done(server, served, [job(model, 3)])
+                told += await work.news()
+        return told
+
+    alone = serve(model, LIMITS, lambda server, served: done(server, served, much()))
+    together = serve(model, FEW, crowded)
+    for number in (0, 1):
+        assert_alike(summary(together, number), summary(alone, number), exact=way is not None)
+
+
+def test_another_request_gets_rows_at_once() -> None:
+    model = model_of(WAYS[-1])
+
+    async def use(server: Server, served: Served) -> None:
+        lines = tuple(line(model, 2, 10_000_000) for _ in range(20))
+        async with Work(server, served, [Job(model.read_ids("a"), model.predictor.start(), lines)]) as work:
+            while not any(news.symbols for news in await work.news()):
+                pass
+            assert served.engine.rows == 5
+            for seed in (7, 5, 6):
+                assert (await done(server, served, [job(model, seed)]))[-1].done
+
+    serve(model, FEW, use)
+
+
+@given(st.lists(st.integers(0, 20), max_size=12), st.integers(0, 12))
+def test_rows_are_shared_as_evenly_as_they_are_wanted(wanted: list[int], more: int) -> None:
+    rows = len(wanted) + more
+    given = shares(wanted, rows)
+    assert sum(given) == min(rows, sum(wanted))
+    assert all(got <= wants for got, wants in zip(given, wanted, strict=True))
+    least = min((got for got, wants in zip(given, wanted, strict=True) if got < wants), default=20)
+    assert max(given, default=0) <= least + 1
 
 
 def replace_line(model: Model, asked: Job) -> Job:

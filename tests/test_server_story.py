@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -249,8 +249,36 @@ def test_half_characters_are_told(client: TestClient, tmp_path: Path) -> None:
     assert client.get("/runs/empty/samples").json()[0]["text"].endswith("\udc80")
 
 
+async def ask(app: Starlette, method: str, over: asyncio.Event, statuses: list[int]) -> None:
+    """Follow a run until it is over."""
+    asked = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if asked:
+            return asked.pop()
+        await over.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if "status" in message:
+            statuses.append(message["status"])
+
+    scope = {"type": "http", "method": method, "path": "/runs/book/events", "headers": [], "query_string": b""}
+    await app(scope, receive, send)
+
+
 def test_only_so_many_may_follow(client: TestClient) -> None:
-    with ThreadPoolExecutor() as threads:
-        answers = list(threads.map(client.get, ["/runs/book/events"] * 2))
-    assert sorted(answer.status_code for answer in answers) == [200, 429]
-    assert client.get("/runs/book/events").status_code == 200  # the first one has let go
+    """Also where all of them come at once, and some only ask whether they could."""
+    app = cast(Starlette, client.app)
+
+    async def follow(*methods: str) -> list[int]:
+        over, statuses = asyncio.Event(), list[int]()
+        tasks = [asyncio.create_task(ask(app, method, over, statuses)) for method in methods]
+        while len(statuses) < len(methods):
+            await asyncio.sleep(0.001)
+        over.set()
+        await asyncio.gather(*tasks)
+        return sorted(statuses)
+
+    assert asyncio.run(follow(*["GET"] * 5)) == [200, 429, 429, 429, 429]
+    assert asyncio.run(follow("HEAD", "HEAD", "GET")) == [200, 200, 200]  # and the first one has let go

@@ -60,7 +60,7 @@ def serve(
         raise UsageError(f"{error.name} is not installed; to serve, pip install 'scriven[serve]'") from None
     from scriven.session import load
 
-    names = _named(runs)
+    names, host = _named(runs), host.strip("[]")  # of an IPv6 address, as a URL has it
     who = policy(
         host,
         token=token,

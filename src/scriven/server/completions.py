@@ -37,7 +37,7 @@ async def completions(request: Request) -> Response:
     asked = Asked(server_of(request), body)
     work = Work(asked.server, asked.served, asked.jobs)
     if body.stream:
-        return Streamed(_events(asked, work), EVENTS)
+        return Streamed(_events(asked, work), EVENTS, within=work)
     told = await unless_gone(request, _whole(asked, work))
     return await long_answer(asked.size, lambda: told)
 
@@ -223,19 +223,18 @@ async def _whole(asked: Asked, work: Work) -> dict[str, Any]:
 
 
 async def _events(asked: Asked, work: Work) -> AsyncGenerator[bytes]:
-    """The answer as events, one for each choice of which anything has come since the last ones."""
+    """The answer as events, one for each choice of which anything has come since the last ones; within the work."""
     begin = json.dumps(asked.told([], None))
     usage = asked.body.stream_options.include_usage
     begin, end = begin[: begin.index("[]") + 1], "]" + (', "usage": null}' if usage else "}")
     try:
-        async with work:
-            while not all(choice.done for choice in asked.choices):
-                news = await work.news()
-                changed = {choice.index: choice for each in news for choice in asked.take_in(each)}
-                telling = [choice for choice in changed.values() if choice.news]
-                size = sum(choice.size for choice in telling)
-                yield await apart(size, partial(_told, f"data: {begin}", telling, f"{end}\n\n"))
-                await asyncio.sleep(EVENT_SECONDS)
+        while not all(choice.done for choice in asked.choices):
+            news = await work.news()
+            changed = {choice.index: choice for each in news for choice in asked.take_in(each)}
+            telling = [choice for choice in changed.values() if choice.news]
+            size = sum(choice.size for choice in telling)
+            yield await apart(size, partial(_told, f"data: {begin}", telling, f"{end}\n\n"))
+            await asyncio.sleep(EVENT_SECONDS)
     except Refused as refused:
         yield b"data: " + refused.body + b"\n\n"
         return

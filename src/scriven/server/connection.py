@@ -51,6 +51,7 @@ class Connection(HttpToolsProtocol):
         self.limits = limits
         self._idle = Alarm(self.loop, limits.idle_seconds, self._end)
         self._stalled = Alarm(self.loop, limits.stall_seconds, self._cut)
+        self._upgrade = False  # whether a request was refused for that
         self._unused = 0  # bytes since the parser last made something of them
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -77,7 +78,15 @@ class Connection(HttpToolsProtocol):
         """A request begins."""
         self._unused = 0
         self._idle.stop()
+        if self._has_upgrade_and_body():
+            self._upgrade = True
+            raise ValueError("ends the parser: it takes the body for another protocol's")
         super().on_headers_complete()
+
+    def _has_upgrade_and_body(self) -> bool:
+        """Whether another protocol is asked for with a request that has a body: the parser would lose that."""
+        framing = {name for name, value in self.headers if name != b"content-length" or value.strip(b"0")}
+        return self.parser.should_upgrade() and not framing.isdisjoint({b"content-length", b"transfer-encoding"})
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
@@ -102,6 +111,8 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Say that this was no request, in the shape of all errors, unless an answer is under way; then end."""
+        if self._upgrade:
+            msg = "this server speaks HTTP/1.1 alone; send a body without the header Upgrade"
         if not (self.cycle and self.cycle.response_started and not self.cycle.response_complete):
             refused = Refused(400, msg, code="invalid_http")
             lines = [b"%s: %s\r\n" % line for line in raw_headers(refused)]

@@ -2,8 +2,9 @@
 
 In each turn the thread takes in what has come, reads a bounded piece of the prompts, writes a block of every text, and
 tells what there is to tell, all at once. So requests join and leave between two blocks, and a long prompt does not hold
-up the texts that are being written. A text depends on its own request alone: see `scriven.inference.writing` and
-`scriven.server.reading`.
+up the texts that are being written. Rows are shared: where requests want more than there are, none has many more than
+another that wants them too, and what has to give way is set aside, to go on later. A text depends on its own request
+alone: see `scriven.inference.writing` and `scriven.server.reading`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import threading
 import time
 from asyncio import AbstractEventLoop
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +29,7 @@ from scriven.inference.writing import LIVE, Batch, Line, Pace
 from scriven.server.errors import full
 from scriven.server.limits import Limits
 from scriven.server.reading import Details, Reading, Readings, details_of
+from scriven.server.shares import shares
 
 READ = 1024  # symbols read at once, of all texts together
 READ_SECONDS = 0.01  # after which no more are read in a turn
@@ -51,11 +54,6 @@ class Job:
     told: int | None = None
     likeliest: int | None = None
 
-    @property
-    def rows(self) -> int:
-        """How many rows it takes."""
-        return max(1, len(self.lines))
-
 
 class News(NamedTuple):
     """What became of a job: of the line with this number, or, where there is none, of what is read.
@@ -73,16 +71,31 @@ class News(NamedTuple):
     context: Context | None = None
 
 
+class _Ready(NamedTuple):
+    """A line to be written from a row of a context on, once there is room for it."""
+
+    line: Line
+    context: Context
+    row: int
+
+
 class Ticket:
     """A request's jobs, on their way; what became of them is in `news`, which `arrived` tells of."""
 
     def __init__(self, jobs: Sequence[Job], loop: AbstractEventLoop, arrived: Callable[[], None]) -> None:
         """`arrived` is called in the loop's thread."""
         self.waiting = deque(enumerate(jobs))
+        self.ready: deque[_Ready] = deque()
+        self.rows = 0  # texts of it that are read or written now
         self.news: list[News] = []
         self.error: BaseException | None = None
         self.loop = loop
         self.arrived = arrived
+
+    @property
+    def wanted(self) -> int:
+        """How many rows more it has a use for now."""
+        return len(self.waiting) + len(self.ready)
 
 
 class Engine:
@@ -96,7 +109,7 @@ class Engine:
         self._predictor = predictor
         self._come: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._waiting: deque[Ticket] = deque()
+        self._tickets: dict[Ticket, None] = {}  # not done yet, in the order in which they came
         self._news: list[tuple[Ticket, News]] = []
         self._next_news, self._urgent = 0.0, False
         self._rest()
@@ -104,7 +117,7 @@ class Engine:
 
     def _rest(self) -> None:
         """As at the start: nothing is read or written."""
-        self.rows = 0  # texts that are read or written now, those to be written after what is read included
+        self.rows = 0  # texts that are read or written now
         self._reading: dict[Reading, _Place] = {}
         self._writing: dict[Line, _Place] = {}
         self._readings = Readings(self._predictor)
@@ -138,7 +151,7 @@ class Engine:
                 raise full(f"{waiting[0]} texts wait already")
             self.waiting_jobs += jobs
             self.waiting_symbols += symbols
-        self._come.put(lambda: self._waiting.append(ticket))
+        self._come.put(lambda: self._tickets.update({ticket: None}))
 
     def cancel(self, ticket: Ticket) -> None:
         """Do no more for a request; nothing becomes of it from the next block on."""
@@ -146,7 +159,7 @@ class Engine:
 
     def refuse(self, error: Exception) -> None:
         """Do no more for any request; each hears of this error."""
-        self._come.put(lambda: self._fail(error, [*self._waiting]))
+        self._come.put(lambda: self._fail(error, [*self._tickets]))
 
     # What follows runs in the engine's thread.
 
@@ -155,6 +168,7 @@ class Engine:
             try:
                 self._admit()
                 self._read_on()
+                self._admit()  # what was read, and shall be written now
                 self._write_on()
             except Exception as error:
                 log.exception("a turn of the engine failed")
@@ -164,7 +178,7 @@ class Engine:
     def _take_in(self) -> bool:
         """Take in what has come, waiting for it where there is nothing to do; whether to go on."""
         while True:
-            idle = not (self._waiting or self._reading or self._writing or self._news)
+            idle = not (self._tickets or self._news)
             try:
                 change = self._come.get(block=idle)
             except queue.Empty:
@@ -174,25 +188,56 @@ class Engine:
             change()
 
     def _admit(self) -> None:
-        """Give rows to those who wait, to one request after another."""
+        """Give each request its share of the rows; who has more makes room, but for what is being read."""
+        tickets = list(islice(self._tickets, self.limits.rows))
+        if not any(ticket.wanted for ticket in tickets):
+            return
+        given = shares([ticket.rows + ticket.wanted for ticket in tickets], self.limits.rows)
+        for ticket, share in zip(tickets, given, strict=True):
+            self._set_aside(ticket, ticket.rows - share)
         begun = []
-        while self._waiting:
-            ticket = self._waiting[0]
-            number, job = ticket.waiting[0]
-            if self.rows and self.rows + job.rows > self.limits.rows:
-                break
-            self._waiting.popleft()
-            ticket.waiting.popleft()
-            if ticket.waiting:
-                self._waiting.append(ticket)
-            self._waited(job)
-            begun.append(reading := Reading(job.ids, job.context, job.told))
-            self._reading[reading] = _Place(ticket, number, None, job)
-            self.rows += job.rows
+        for ticket, share in zip(tickets, given, strict=True):
+            begun += self._give(ticket, min(share - ticket.rows, self.limits.rows - self.rows))
         self._readings.add([reading for reading in begun if len(reading.ids)])
         for reading in begun:
             if not len(reading.ids):
                 self._begin(reading)
+
+    def _set_aside(self, ticket: Ticket, count: int) -> None:
+        """Write so many lines of a request no further for now."""
+        for batch in self._batches:
+            lines = [line for line in batch.lines if self._writing[line].ticket is ticket][: max(0, count)]
+            if lines:
+                count -= len(lines)
+                ticket.ready.extendleft(batch.take(lines))
+                self._hold(ticket, -len(lines))
+
+    def _give(self, ticket: Ticket, rows: int) -> list[Reading]:
+        """Give a request some rows more, at first to lines of its own that can be written; what it may read now."""
+        going = [ticket.ready.popleft() for _ in range(min(rows, len(ticket.ready)))]
+        for _, group in groupby(going, lambda each: id(each.context)):
+            self._go_on(list(group))
+        begun = []
+        for _ in range(min(rows - len(going), len(ticket.waiting))):
+            number, job = ticket.waiting.popleft()
+            self._waited(job)
+            begun.append(reading := Reading(job.ids, job.context, job.told))
+            self._reading[reading] = _Place(ticket, number, None, job)
+        self._hold(ticket, len(going) + len(begun))
+        return begun
+
+    def _go_on(self, ready: list[_Ready]) -> None:
+        """Write lines from rows of one context on."""
+        batch = _Batch(self._predictor, self._writing[ready[0].line].asked.likeliest is not None)
+        batch.add([each.line for each in ready], ready[0].context.rows([each.row for each in ready]))
+        self._batches.append(batch)
+
+    def _hold(self, ticket: Ticket, rows: int) -> None:
+        """A request has so many rows more, or fewer; it is done where it has none and wants none."""
+        self.rows += rows
+        ticket.rows += rows
+        if not ticket.rows and not ticket.wanted:
+            self._tickets.pop(ticket, None)
 
     def _waited(self, job: Job) -> None:
         with self._lock:
@@ -220,16 +265,15 @@ class Engine:
         ticket, number, _, job = self._reading.pop(reading)
         self._news.append((ticket, News(number, None, done=True, context=reading.context)))
         self._urgent = True
-        self.rows -= job.rows - len(job.lines)
         for n, line in enumerate(job.lines):
             self._writing[line] = _Place(ticket, number, n, job)
-            if not line.left:
+            if line.left:
+                ticket.ready.append(_Ready(line, reading.context, 0))
+            else:
                 line.end = reading.context
+                self._hold(ticket, 1)
                 self._wrote(line, "", NOTHING, None)
-        if lines := [line for line in job.lines if line.left]:
-            batch = _Batch(self._predictor, job.likeliest is not None)
-            batch.add(lines, reading.context.rows([0] * len(lines)))
-            self._batches.append(batch)
+        self._hold(ticket, -1)
 
     def _merge(self) -> None:
         """Write all lines side by side that can be."""
@@ -270,24 +314,23 @@ class Engine:
         self._news.append((place.ticket, News(place.job, place.line, text, len(ids), details, done, line.end)))
         if done:
             del self._writing[line]
-            self.rows -= 1
+            self._hold(place.ticket, -1)
             self._urgent = True
 
     def _drop(self, ticket: Ticket) -> None:
         """Forget a request, wherever it is."""
-        if ticket.waiting:
-            for _, job in ticket.waiting:
-                self._waited(job)
-            ticket.waiting.clear()
-            self._waiting.remove(ticket)
+        for _, job in ticket.waiting:
+            self._waited(job)
+        ticket.waiting.clear()
+        ticket.ready.clear()
         readings = {reading for reading, place in self._reading.items() if place.ticket is ticket}
         self._readings.drop(readings)
         for reading in readings:
-            self.rows -= self._reading.pop(reading).asked.rows
+            del self._reading[reading]
         lines = {line for line, place in self._writing.items() if place.ticket is ticket}
         for line in lines:
             del self._writing[line]
-        self.rows -= len(lines)
+        self._hold(ticket, -ticket.rows)
         for batch in self._batches:
             batch.drop(lines)
         self._news = [(other, news) for other, news in self._news if other is not ticket]
@@ -297,7 +340,7 @@ class Engine:
         served = {place.ticket for place in (*self._reading.values(), *self._writing.values())}
         self._rest()  # at first: what was left half done might be the next mistake, which would end the thread
         for ticket in {*served, *waiting}:
-            ticket.error = error
+            ticket.error, ticket.rows = error, 0
             self._drop(ticket)
             self._news.append((ticket, News(0, None)))
         self._urgent = True
@@ -330,6 +373,16 @@ class _Batch(Batch):
         super().__init__(predictor)
         self.stepwise = stepwise
         self.pace = Pace(LIVE)
+
+    def take(self, lines: Collection[Line]) -> list[_Ready]:
+        """Write these no further here; what they go on from."""
+        if self.context is None:
+            return []
+        rows = [row for row, line in enumerate(self.lines) if line in lines]
+        context = self.context.rows(rows)
+        ready = [_Ready(self.lines[row], context, place) for place, row in enumerate(rows)]
+        self.drop(lines)
+        return ready
 
 
 def _hand_over(news: list[tuple[Ticket, News]]) -> None:

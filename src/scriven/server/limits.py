@@ -37,6 +37,7 @@ class Limits:
     follow_seconds: float = _bound(300.0, "seconds that one request follows a run; then the page asks again")
     state_seconds: float = _bound(3600.0, "seconds that a state is kept after it was last used")
     body_seconds: float = _bound(30.0, "seconds that a body may take to come in; of a streamed one, each piece of it")
+    body_rate: float = _bound(16_384, "bytes per second at least of a streamed body, after the first body_seconds")
     connections: int = _bound(4096, "connections open at the same time; then 503")
     idle_seconds: float = _bound(30.0, "seconds from the start of a connection, or from an answer, to the next request")
     stall_seconds: float = _bound(30.0, "seconds that a client may leave unread what was sent; then it is cut")

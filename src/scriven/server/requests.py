@@ -40,10 +40,11 @@ class Body(BaseModel):
         if not isinstance(values, dict):
             return values
         fields = cls.model_fields
+        unknown = next((name for name in values if name not in fields), None)  # one is told, and there may be many
         return {
             name: value
             for name, value in values.items()
-            if value is not None or name not in fields or NULLABLE not in fields[name].metadata
+            if name == unknown or (name in fields and (value is not None or NULLABLE not in fields[name].metadata))
         }
 
 

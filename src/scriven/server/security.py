@@ -179,7 +179,7 @@ class Guard:
         headers = Headers(scope=scope)
         if preflight(scope, headers):
             return await Response(status_code=204, headers=PREFLIGHT)(scope, receive, answer)
-        body = Body(receive, answer, self.policy.bound(scope), self.policy.limits.body_seconds)
+        body = Body(receive, answer, self.policy.bound(scope), self.policy.limits)
         length = headers.get("content-length", "")
         if body.bound is not None and length.isdecimal() and float(length) > body.bound:
             return await body.refuse_size()
@@ -233,10 +233,10 @@ class Body:
     receive: Receive
     answer: Answer
     bound: int | None
-    seconds: float
+    limits: Limits
     read: int = 0
     complete: bool = False
-    deadline: float = field(default=0.0, init=False)
+    waited: float = field(default=0.0, init=False)  # seconds
 
     async def __call__(self) -> Message:
         """The next part; once all is read, how the connection ends."""
@@ -259,17 +259,26 @@ class Body:
         await self.answer.refuse(Refused(413, f"a body has {self.bound:,} bytes at most", code="body_too_large"))
 
     async def _part(self) -> Message:
-        """The next part; a streamed body has its time for each part, another for all of them."""
-        now = asyncio.get_running_loop().time()
-        if self.bound is None or not self.deadline:
-            self.deadline = now + self.seconds
+        """The next part. Only what is waited for counts: we may be slow ourselves."""
+        clock, seconds = asyncio.get_running_loop().time, self.limits.body_seconds
+        earned = self.read / self.limits.body_rate if self.bound is None else 0.0
+        begun = clock()
         try:
-            async with asyncio.timeout_at(self.deadline):
+            async with asyncio.timeout(min(seconds, seconds + earned - self.waited)):
                 return await self.receive()
         except TimeoutError:
-            text = f"a body comes within {self.seconds:g} seconds"
-            await self.answer.refuse(Refused(408, text, code="body_too_slow"))
+            await self.answer.refuse(Refused(408, self._slow(), code="body_too_slow"))
             return {"type": "http.disconnect"}
+        finally:
+            self.waited += clock() - begun
+
+    def _slow(self) -> str:
+        if self.bound is not None:
+            return f"a body comes within {self.limits.body_seconds:g} seconds"
+        return (
+            f"a streamed body comes without a pause of {self.limits.body_seconds:g} seconds, "
+            f"and at {self.limits.body_rate:,} bytes a second at least"
+        )
 
     def _count(self, message: Message) -> Message:
         self.read += len(message.get("body", b""))

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -191,15 +192,30 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
 class Streamed(Response):
     """An answer in pieces, as they come; it ends where its client goes away."""
 
-    def __init__(self, pieces: AsyncGenerator[bytes], media_type: str, *, watch: bool = True) -> None:
-        """`watch` is False where the pieces are made of what still comes in: that tells of the client, too."""
+    def __init__(
+        self,
+        pieces: AsyncGenerator[bytes],
+        media_type: str,
+        *,
+        watch: bool = True,
+        within: AbstractAsyncContextManager[object] | None = None,
+    ) -> None:
+        """`watch` is False where the pieces are made of what still comes in: that tells of the client, too.
+
+        `within` is left also where the client goes before the first piece: what makes pieces has not begun then.
+        """
         super().__init__(media_type=media_type, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         self._pieces = pieces
         self._watch = watch
+        self._within = within or contextlib.nullcontext()
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
+        async with self._within:
+            await self._send_to(receive, send)
+
+    async def _send_to(self, receive: Receive, send: Send) -> None:
         if not self._watch:
             with contextlib.suppress(ClientDisconnect):
                 await self._send(send)

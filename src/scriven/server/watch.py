@@ -6,14 +6,14 @@ A run may be in training while it is served; see `scriven.server.story` for how 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from scriven.errors import InputError
@@ -21,10 +21,13 @@ from scriven.runs.journal import METRICS_FILE
 from scriven.server.answers import BRIEF, answer, long_answer, pieces
 from scriven.server.errors import Refused, full
 from scriven.server.limits import LIMITS, Limits
+from scriven.server.serving import Streamed
 from scriven.server.story import Story, in_training, last_records
 
 EVERY = 0.5  # seconds between two looks at the files of a run that is followed
 ALIVE = 15.0  # seconds after which a comment is sent where nothing is new, so that who went away is noticed
+EVENTS = "text/event-stream; charset=utf-8"
+UNKEPT = {"cache-control": "no-store"}
 
 
 class Watch:
@@ -66,30 +69,30 @@ class Watch:
     async def events(self, request: Request) -> Response:
         """GET /runs/{name}/events: server-sent events of what `Story.news` tells, everything so far in the first."""
         story = Story(self._folder(request))
+        if request.method == "HEAD":
+            return Response(media_type=EVENTS, headers=UNKEPT)
+        return Streamed(self._follow(story), EVENTS, within=self._counted())
+
+    async def _follow(self, story: Story) -> AsyncGenerator[bytes]:
+        clock = asyncio.get_running_loop().time
+        begun = said = clock()
+        while clock() - begun < self._limits.follow_seconds and not self.ending:
+            try:
+                news = await run_in_threadpool(lambda: "".join(pieces(_news(story))))
+            except Refused as refused:
+                yield b"data: " + refused.body + b"\n\n"
+                return
+            new = news != "{}"
+            if new or clock() - said > ALIVE:
+                said = clock()
+                yield f"data: {news}\n\n".encode() if new else b":\n\n"
+            await asyncio.sleep(EVERY)
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        """While a run is followed. Raises Refused, 429, where that are too many; nobody comes between."""
         if self._followers >= self._limits.followers:
             raise full(f"{self._followers} pages are watching runs already")
-        return StreamingResponse(
-            self._follow(story), media_type="text/event-stream; charset=utf-8", headers={"cache-control": "no-store"}
-        )
-
-    async def _follow(self, story: Story) -> AsyncIterator[str]:
-        with self._counted():
-            clock = asyncio.get_running_loop().time
-            begun = said = clock()
-            while clock() - begun < self._limits.follow_seconds and not self.ending:
-                try:
-                    news = await run_in_threadpool(lambda: "".join(pieces(_news(story))))
-                except Refused as refused:
-                    yield f"data: {refused.body.decode()}\n\n"
-                    return
-                new = news != "{}"
-                if new or clock() - said > ALIVE:
-                    said = clock()
-                    yield f"data: {news}\n\n" if new else ":\n\n"
-                await asyncio.sleep(EVERY)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
         self._followers += 1
         try:
             yield
