@@ -162,10 +162,10 @@ def test_going_back_to_before_the_first_evaluation_forgets_what_came_after(
     """A stop at step 3 is saved before anything was evaluated; the evaluation at step 4 cannot be saved."""
     save, seen = Trainer._save, [0]
 
-    def _save(self: Trainer) -> None:
+    def _save(self: Trainer, **more: bool) -> None:
         if self.done.step == 4 and not self.returns:
             raise DivergedError("weights that are not finite")
-        save(self)
+        save(self, **more)
 
     def stopping() -> int:
         return signal.SIGTERM * (seen[0] == 2)
