@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
@@ -24,7 +24,7 @@ from scriven.server import engine
 from scriven.server.engine import Job, News
 from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS, Limits
-from scriven.server.serving import Served, Server, Work
+from scriven.server.serving import Served, Server, Streamed, Work
 from scriven.server.shares import shares
 from scriven.session import Model
 from scriven.settings import SamplingSettings, Settings, validated
@@ -255,6 +255,29 @@ def test_what_is_cancelled_frees_its_rows() -> None:
             assert served.engine.rows == served.engine.waiting_jobs == 0
 
     serve(model, FEW, use)
+
+
+def test_a_stream_that_ends_before_its_first_piece_drops_its_work() -> None:
+    """Its client read nothing, and left: what would have made pieces never began, and once left the work behind."""
+    model = model_of(WAYS[-1])
+
+    async def use(server: Server, served: Served) -> None:
+        work = Work(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 10_000_000),))])
+        await Streamed(nothing(), "text/plain", within=work)({}, left, unread)
+
+    serve(model, LIMITS, use)
+
+
+async def nothing() -> AsyncGenerator[bytes]:
+    yield b""
+
+
+async def left() -> dict[str, Any]:
+    return {"type": "http.disconnect"}
+
+
+async def unread(message: Any) -> None:
+    await asyncio.Event().wait()
 
 
 def test_a_request_that_takes_too_long_is_given_up() -> None:
