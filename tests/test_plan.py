@@ -56,7 +56,7 @@ def test_used_share_of_another_budget() -> None:
     assert used_share(planned(steps=4), done) == 1
 
 
-@pytest.mark.parametrize(("minutes", "seconds", "evaluations"), [(1, 0.1, 10), (1, 3, 3), (0.1, 3, 1)])
+@pytest.mark.parametrize(("minutes", "seconds", "evaluations"), [(1, 0, 10), (1, 0.1, 10), (1, 3, 3), (0.1, 3, 1)])
 def test_evaluations_take_a_share_of_the_time(minutes: float, seconds: float, evaluations: int) -> None:
     assert affordable(planned(minutes=minutes), lambda: seconds) == evaluations
 

@@ -215,5 +215,5 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, change: str, suffi
 def test_a_sparse_file_of_ten_gigabytes_is_refused_at_once(tmp_path: Path) -> None:
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(10 * 10**9)
-    with pytest.raises(InputError, match=r"sparse is not UTF-8 text but binary or UTF-16"):
+    with pytest.raises(InputError, match=r"sparse is not UTF-8 text but looks like binary or UTF-16"):
         build([str(tmp_path / "sparse")], CorpusSettings(), tmp_path / "corpus")

@@ -90,7 +90,9 @@ def affordable(plan: Plan, seconds: Callable[[], float]) -> int:
     `seconds()` measures how long one takes, samples included, the same number on every worker.
     """
     asked, budget = plan.settings.training.evaluations, plan.settings.budget.minutes * 60
-    return min(asked, max(1, int(EVALUATION_SHARE * budget / seconds()))) if plan.timed else asked
+    if not plan.timed:
+        return asked
+    return min(asked, max(1, int(EVALUATION_SHARE * budget / max(seconds(), 1e-9))))
 
 
 class Timetable:
