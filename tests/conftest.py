@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import scriven  # noqa: F401 - before torch, whose threads then sleep while they wait; see scriven.openmp
 
@@ -16,6 +17,10 @@ from scriven.cli import main
 # Threads that wait for one another are slow where the machine has other work, as other tests. Processes that tests
 # start have as many as they choose.
 torch.set_num_threads(1)
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("scriven", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("scriven")
 
 pytest_plugins = ["browsing"]
 
