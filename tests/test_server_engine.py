@@ -241,6 +241,12 @@ def replace_line(model: Model, asked: Job) -> Job:
     return replace(asked, lines=(line(model, 2, 100_000),))
 
 
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
 def test_what_is_cancelled_frees_its_rows() -> None:
     model = model_of(WAYS[-1])
 
@@ -249,10 +255,9 @@ def test_what_is_cancelled_frees_its_rows() -> None:
         writing = Job(model.read_ids("a"), model.predictor.start(), (line(model, 0, 1_000_000),))
         for each in (reading, writing):
             async with Work(server, served, [each, *(job(model, 9) for _ in range(30))]):
-                await asyncio.sleep(0.05)
-                assert served.engine.rows
+                await until(lambda: served.engine.rows > 0)
             assert (await done(server, served, [job(model, 2)]))[-1].done
-            assert served.engine.rows == served.engine.waiting_jobs == 0
+            await until(lambda: served.engine.rows == served.engine.waiting_jobs == 0)
 
     serve(model, FEW, use)
 
