@@ -175,8 +175,7 @@ def test_what_waits_for_rows_is_counted_and_too_much_is_refused() -> None:
             many = [job(model, 7) for _ in range(20)]
             one, other = done(server, served, many), done(server, served, [job(model, 7)])
             waiting = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
-            await asyncio.sleep(0.05)
-            assert served.engine.waiting_jobs == 21
+            await until(lambda: served.engine.waiting_jobs == 21)
             assert served.engine.rows == 5
             with pytest.raises(Refused, match="21 texts wait already"):
                 Work(server, served, many)
