@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from scriven.errors import InputError, UsageError
-from scriven.events import Stepped
+from scriven.events import Skipped, Stepped
 from scriven.runs import open_run
 from scriven.settings import merged, validated
 from scriven.training.request import Request
@@ -82,11 +82,10 @@ def held(checkpoint: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> 
 
 
 def goes_on(path: Path) -> bool:
-    """Whether the run makes a step more. Raises nothing but one of our errors, which says why not."""
+    """Whether the run makes a step more, or skips one. Raises nothing but one of our errors, which says why not."""
     try:
-        step = next(
-            event for event in train(Request(output=path, resume="last", settings=MORE)) if isinstance(event, Stepped)
-        )
+        events = train(Request(output=path, resume="last", settings=MORE))
+        step = next(event for event in events if isinstance(event, Stepped | Skipped))
     except (InputError, UsageError) as error:
         assert str(error) and "\n" not in str(error)
         return False
