@@ -1,27 +1,16 @@
 """AdamW and the norm of a gradient at every level against torch's, in odd sizes and any number of threads."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
 
+from scriven.inference.generate import threads
 from scriven.kernels import library
 from scriven.kernels.adamw import AdamW, norm
 
 LEVELS = ("off", *library.levels())
 SIZES = (1, 3, 17, 0, 8192, 20_001)
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def gradients(seed: int) -> list[torch.Tensor]:

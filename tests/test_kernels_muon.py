@@ -1,27 +1,15 @@
 """Muon's update natively against torch in double precision: odd sizes, tall and wide, any number of threads."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 
+from scriven.inference.generate import threads
 from scriven.kernels import muon
 
 CPU = torch.device("cpu")
 native = pytest.mark.skipif(not muon.usable(torch.bfloat16, CPU), reason="needs native code for AMX")
 WAYS = [False, pytest.param(True, marks=native)]
 SHAPES = [(1, 1), (1, 33), (17, 3), (33, 33), (32, 64), (60, 70), (256, 64), (300, 129), (1100, 96), (96, 1100)]
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def even(shape: tuple[int, int], largest: float = 1.0) -> torch.Tensor:
