@@ -35,12 +35,17 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         return
     with opened(path) as (file, _), io.BufferedReader(file) as lines:  # type: ignore[type-var]
         while 0 < len(line := lines.readline(LINE_LIMIT)) < LINE_LIMIT:
-            try:
-                record = strictjson.parse(line.decode(errors="replace"))
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
+            if record := record_of(line):
                 yield record
+
+
+def record_of(line: bytes) -> dict[str, Any] | None:
+    """The event that a line of a `.jsonl` file tells; None for a line that is none: an event has a step."""
+    try:
+        record = strictjson.parse(line.decode(errors="replace"))
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 def flush_logs(path: Path) -> None:

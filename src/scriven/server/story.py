@@ -13,9 +13,8 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from scriven import strictjson
 from scriven.runs.disk import opened
-from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE
+from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, record_of
 
 Record = dict[str, Any]
 
@@ -66,17 +65,7 @@ class Tail:
 
 def records(lines: Iterable[bytes]) -> list[Record]:
     """The objects with a step among lines of JSON."""
-    found = []
-    for line in lines:
-        if not line.startswith(b"{"):
-            continue
-        try:
-            record = strictjson.parse(line.decode("utf-8", "replace"))
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            found.append(record)
-    return found
+    return [record for line in lines if line.startswith(b"{") and (record := record_of(line))]
 
 
 class Story:
