@@ -24,7 +24,7 @@ SETTINGS = [
     ModelSettings(width=257, cell="gru", layers=1),
     ModelSettings(width=40, cell="rnn", layers=3),
     ModelSettings(width=17, layers=3, residual=True, norm="rms", embedding=5),
-    ModelSettings(width=33, cell="gru", activation="relu", norm="layer"),
+    ModelSettings(width=33, cell="gru", activation="relu,tanh", norm="layer"),
     ModelSettings(width=80, cell="rnn", input="onehot"),
     ModelSettings(width=24, cell="gru", head="none"),
 ]

@@ -19,7 +19,7 @@ SHAPES: dict[str, st.SearchStrategy[object]] = {
     "cell": st.sampled_from(["lstm", "gru", "rnn", "mingru"]),
     "width": st.integers(1, 12),
     "layers": st.integers(1, 3),
-    "activation": st.sampled_from(["tanh", "relu"]),
+    "activation": st.sampled_from(["tanh", "relu", "tanh,relu"]),
     "input": st.sampled_from(["embedding", "onehot"]),
     "embedding": st.integers(0, 5),
     "freeze_embedding": st.booleans(),
@@ -196,6 +196,41 @@ def test_a_frozen_embedding_is_not_trained() -> None:
     assert model.head is not None and model.head.weight.grad is not None
 
 
+@pytest.mark.parametrize("activation", ["tanh,relu", "relu,tanh"])
+def test_each_layer_has_an_activation_of_its_own_also_where_rows_begin_afresh(activation: str) -> None:
+    """With native code for some layers alone, rows must be zeroed in all of them."""
+    ids, fresh = torch.randint(0, V, (6, 2)), torch.zeros(6, 2, dtype=torch.bool)
+    fresh[3, 1] = True
+    model = made(activation=activation).eval()
+    with torch.inference_mode():
+        logits, _ = model(ids, fresh=fresh)
+        before, _ = model(ids[:3, 1:])
+        after, _ = model(ids[3:, 1:])
+        whole, _ = model(ids[:, :1])
+    torch.testing.assert_close(logits[:, 1:], torch.cat((before, after)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits[:, :1], whole, rtol=1e-4, atol=1e-5)
+    bounded = [layer.activation for layer in model.layers if isinstance(layer, RecurrentLayer)]
+    assert bounded == [getattr(torch, name) for name in activation.split(",")]
+
+
+def test_the_embedding_and_the_output_layer_begin_as_large_as_asked() -> None:
+    uniform = made(embedding=200, embedding_initial="uniform", embedding_scale=0.05, output_scale=0.0)
+    assert uniform.embedding is not None and uniform.head is not None
+    assert 0.049 < float(uniform.embedding.weight.detach().abs().max()) <= 0.05
+    assert not any(bool(parameter.any()) for parameter in uniform.head.parameters())
+    plain, scaled = made(embedding=200), made(embedding=200, embedding_scale=0.5, output_scale=2.0)
+    for name, factor in (("embedding.weight", 0.5), ("head.weight", 2.0), ("head.bias", 2.0)):
+        assert torch.equal(scaled.state_dict()[name], factor * plain.state_dict()[name])
+
+
+def test_without_a_hidden_bias_a_gate_learns_one_bias() -> None:
+    model = made(hidden_bias=False)
+    model(torch.randint(0, V, (6, 2)))[0].sum().backward()
+    rnn = first_layer(model).rnn
+    assert rnn.bias_hh_l0.grad is None and rnn.bias_ih_l0.grad is not None
+    assert parameter_count(model.settings, V) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
 @pytest.mark.parametrize(
     "chosen",
     [
@@ -206,6 +241,9 @@ def test_a_frozen_embedding_is_not_trained() -> None:
         {"embedding": "vectors.txt"},
         {"cell": "mingru", "weight_drop": 0.1},
         {"cell": "mingru", "activation": "relu"},
+        {"cell": "mingru", "hidden_bias": False},
+        {"layers": 3, "activation": "tanh,relu"},
+        {"layers": 1, "activation": "relu,relu"},
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(chosen: dict[str, object]) -> None:

@@ -30,6 +30,8 @@ def test_only_what_was_set_counts_as_given() -> None:
         ({"model": {"cell": "transformer"}}, ["model.cell 'transformer'", "'lstm', 'gru', 'rnn' or 'mingru'"]),
         ({"model": {"widht": 3}}, ["model.widht", "no such setting"]),
         ({"budget": {"minutes": 1, "steps": 2}}, ["--minutes", "--steps"]),
+        ({"model": {"activation": "tanh;relu"}}, ["model.activation", "tanh or relu", "'tanh;relu'"]),
+        ({"model": {"activation": "x" * 5000}}, ["model.activation", "tanh or relu"]),
     ],
 )
 def test_errors_name_the_setting_and_its_value(values: dict[str, dict[str, object]], words: list[str]) -> None:
@@ -45,6 +47,20 @@ def test_the_batch_must_be_shared_out_evenly() -> None:
         consistent(validated({"reader": {"batch": 6}, "training": {"groups": 4}}))
     with pytest.raises(UsageError, match=r"training.groups \(3\) must be training.workers \(4\) or more"):
         consistent(validated({"training": {"groups": 3, "workers": 4}}))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"activation": "tanh,relu", "layers": 3},
+        {"input": "onehot", "embedding_scale": 0.5},
+        {"tied": True, "embedding_initial": "uniform"},
+        {"head": "none", "output_scale": 0.0},
+    ],
+)
+def test_what_would_do_nothing_is_refused(model: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"model\.\w+"):
+        consistent(validated({"model": model}))
 
 
 def test_settings_cannot_be_changed() -> None:

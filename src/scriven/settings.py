@@ -15,6 +15,7 @@ from scriven.errors import UsageError
 Cell = Literal["lstm", "gru", "rnn", "mingru"]
 Unit = Literal["character", "byte"]
 PLAINER = {"float_parsing": "give a number, such as 5 or 0.5", "int_parsing": "give a whole number"}
+ACTIVATIONS = ("tanh", "relu")
 MOST_NAMED, MOST_SHOWN = 5, 300  # wrong settings in an error, and characters of each: files may hold anything
 Optimizer = Literal["muon", "adamw", "sgd", "rmsprop"]
 
@@ -92,7 +93,9 @@ class ModelSettings(Frozen):
     cell: Cell = setting("lstm", "recurrent cell; the gates of a mingru see the input alone (Feng et al. 2024)")
     width: int = setting(192, "width of each recurrent layer (H)", fitted=True, ge=1, le=16384)
     layers: int = setting(2, "number of recurrent layers (L)", ge=1, le=64)
-    activation: Literal["tanh", "relu"] = setting("tanh", "what bounds a cell's candidate and its output")
+    activation: str = setting(
+        "tanh", "what bounds a cell's candidate and its output, tanh or relu; or one for each layer, as tanh,relu"
+    )
     input: Literal["embedding", "onehot"] = setting(
         "embedding", "how the first layer sees a character: by a learned embedding, or as one of V inputs"
     )
@@ -102,6 +105,10 @@ class ModelSettings(Frozen):
         "a .safetensors file, a run's folder",
     )
     freeze_embedding: bool = setting(False, "leave the embedding as it is at the start")
+    embedding_initial: Literal["normal", "uniform"] = setting("normal", "how the embedding begins")
+    embedding_scale: float = setting(
+        1.0, "standard deviation of a normal embedding at the start; largest value of a uniform one", ge=0, le=100
+    )
     tied: bool = setting(False, "let the output layer use the embedding's weights")
     head: Literal["linear", "none"] = setting(
         "linear", "output layer; with none the last layer is as wide as the vocabulary and gives the logits itself"
@@ -127,6 +134,16 @@ class ModelSettings(Frozen):
     input_scale: float = setting(
         0.0, "standard deviation of the layers' input weights at the start; 0 is torch's uniform ones", ge=0, le=100
     )
+    output_scale: float = setting(
+        1.0,
+        "factor of the output layer's weights and biases at the start, which are uniform up to 1 / sqrt(width); with 0 "
+        "all characters are equally likely",
+        ge=0,
+        le=100,
+    )
+    hidden_bias: bool = setting(
+        True, "learn a second bias beside the recurrent weights, as torch has; without it there is one, as in Keras"
+    )
     forget_bias: float = setting(1.0, "bias of the gate that keeps the memory: the lstm's forget gate", ge=-100, le=100)
     gate_bias: float = setting(0.0, "bias of the other gates (not of the candidate)", ge=-100, le=100)
 
@@ -135,6 +152,23 @@ class ModelSettings(Frozen):
     def _width(cls, value: object) -> object:
         """A number that a command line gives as a string is a width."""
         return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+    @field_validator("activation")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if not set(value.split(",")) <= set(ACTIVATIONS):
+            raise ValueError(f"model.activation: give tanh or relu, or one for each layer, as tanh,relu; not {value!r}")
+        return value
+
+    @property
+    def activations(self) -> list[str]:
+        """The activation of each layer; of another length than `layers` where the settings contradict each other."""
+        names = self.activation.split(",")
+        return names * self.layers if len(names) == 1 else names
+
+    def of_layer(self, depth: int) -> Self:
+        """The settings as the layer at `depth` needs them, with its own activation."""
+        return self.model_copy(update={"activation": self.activations[depth]})
 
 
 class TrainingSettings(Frozen):
@@ -323,18 +357,34 @@ def _check_reader(settings: Settings) -> None:
 
 
 def check_cell(model: ModelSettings) -> None:
-    """Raises UsageError for what a cell does not have."""
-    if model.cell == "mingru" and (model.activation != "tanh" or model.weight_drop):
+    """Raises UsageError for what a cell does not have, and for activations of another number of layers."""
+    if len(model.activations) != model.layers:
         raise UsageError(
-            "model.cell mingru has no recurrent weights to drop and bounds its candidate in its own way; drop "
-            "model.weight_drop and model.activation"
+            f"model.activation {cut(model.activation)} names {len(model.activations)} activations and model.layers is "
+            f"{model.layers}; give one for all layers, or one for each"
+        )
+    if model.cell == "mingru" and (set(model.activations) != {"tanh"} or model.weight_drop or not model.hidden_bias):
+        raise UsageError(
+            "model.cell mingru has no recurrent weights to drop, nor a bias beside them, and bounds its candidate in "
+            "its own way; drop model.weight_drop, model.hidden_bias and model.activation"
         )
 
 
 def _check_model(model: ModelSettings) -> None:
     check_cell(model)
-    if model.input == "onehot" and (model.embedding or model.tied or model.freeze_embedding):
-        raise UsageError("model.input onehot has no embedding; drop model.embedding, tied and freeze_embedding")
+    drawn = (model.embedding_initial, model.embedding_scale) != ("normal", 1.0)  # an embedding, unlike by default
+    if model.input == "onehot" and (model.embedding or model.tied or model.freeze_embedding or drawn):
+        raise UsageError(
+            "model.input onehot has no embedding; drop model.embedding, tied, freeze_embedding, embedding_initial and "
+            "embedding_scale"
+        )
+    if model.tied and drawn:
+        raise UsageError(
+            "model.tied lets the embedding begin as the output layer; drop model.embedding_initial and "
+            "embedding_scale, or give model.output_scale instead"
+        )
+    if model.head == "none" and model.output_scale != 1:
+        raise UsageError("model.head none has no output layer; drop model.output_scale")
     if model.residual and model.head == "none" and model.layers > 1:
         raise UsageError("model.residual adds layers of one width, and with model.head none the last has another one")
     if model.tied and (model.head == "none" or model.freeze_embedding):

@@ -220,7 +220,7 @@ class _Packer:
             symbols=self.layers[-1].cells if headless else len(self.weights["head.bias"]),
             boundary=boundary,
             cell=list(CELLS).index(settings.cell),
-            relu=settings.activation == "relu",
+            relu=sum(1 << depth for depth, name in enumerate(settings.activations) if name == "relu"),
             residual=settings.residual,
             norm=NORMS.index(settings.norm),
             precision=PRECISIONS.index(self.precision),

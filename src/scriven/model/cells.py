@@ -54,9 +54,9 @@ CELLS: dict[Cell, CellKind] = {
 
 
 def has_native_code(settings: ModelSettings, precision: str) -> bool:
-    """Whether this machine's processor has native code for the steps of such layers in that number format."""
+    """Whether this machine's processor has native code for the steps of all such layers in that number format."""
     able = recurrent.usable() if precision == "bf16" else recurrent_fp32.usable()
-    return able and settings.activation == "tanh"
+    return able and set(settings.activations) == {"tanh"}
 
 
 class RecurrentLayer(nn.Module):
@@ -67,7 +67,7 @@ class RecurrentLayer(nn.Module):
     """
 
     def __init__(self, settings: ModelSettings, inputs: int, width: int, *, onehot: bool = False) -> None:
-        """Weights are drawn as `initialise` says, from torch's global generator."""
+        """Weights are drawn as `initialise` says, from torch's global generator; settings have one activation."""
         super().__init__()
         self.settings, self.kind = settings, CELLS[settings.cell]
         self.gates, self.state_size = self.kind.gates, self.kind.state_size

@@ -29,6 +29,7 @@ def initialise(rnn: Any, settings: ModelSettings) -> None:
     gates = GATES[settings.cell]
     if rnn.weight_hh_l0 is not None:
         rnn.bias_hh_l0.zero_()
+        rnn.bias_hh_l0.requires_grad = settings.hidden_bias
         for block in rnn.weight_hh_l0.chunk(len(gates)):
             _draw_recurrent(block, settings)
     if settings.input_scale:

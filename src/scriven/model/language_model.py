@@ -40,16 +40,28 @@ class CharLM(nn.Module):
         onehot, headless = settings.input == "onehot", settings.head == "none"
         self.embedding = None if onehot else nn.Embedding(vocabulary_size, inputs)
         self.layers = nn.ModuleList(
-            RecurrentLayer(settings, before, width, onehot=onehot and depth == 0)
+            RecurrentLayer(settings.of_layer(depth), before, width, onehot=onehot and depth == 0)
             for depth, (before, width) in enumerate(pairwise((inputs, *widths)))
         )
         norm = {"none": nn.Identity, "rms": nn.RMSNorm, "layer": nn.LayerNorm}[settings.norm]
         self.norms = nn.ModuleList(norm(width) for width in widths[: len(widths) - headless])
         self.head = None if headless else nn.Linear(widths[-1], vocabulary_size)
+        self._scale_ends()
         if self.embedding is not None:
             if settings.tied and self.head is not None:
                 self.embedding.weight = self.head.weight  # as the output layer draws them: small
             self.embedding.weight.requires_grad = not settings.freeze_embedding
+
+    @torch.no_grad()
+    def _scale_ends(self) -> None:
+        """Makes the embedding and the output layer as large as the settings say that they begin."""
+        settings = self.settings
+        if self.embedding is not None and settings.embedding_initial == "uniform":
+            nn.init.uniform_(self.embedding.weight, -settings.embedding_scale, settings.embedding_scale)
+        elif self.embedding is not None:
+            self.embedding.weight.mul_(settings.embedding_scale)
+        for parameter in () if self.head is None else self.head.parameters():
+            parameter.mul_(settings.output_scale)
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +94,7 @@ class CharLM(nn.Module):
         """
         state = self.zero_state(ids.shape[1]) if state is None else state
         masks = Masks(dropout_seed, ids.device, on=self.training, variational=self.settings.variational)
-        if fresh is None or self._layers()[0].native(ids.device):
+        if fresh is None or all(layer.native(ids.device) for layer in self._layers()):
             return self._read(ids, state, masks, fresh)
         starts = [0, *(t for t in fresh.any(1).nonzero().flatten().tolist() if t), len(ids)]
         raws, ys = [], []
@@ -239,8 +251,11 @@ def weight_shapes(settings: ModelSettings, vocabulary_size: int) -> dict[str, tu
 
 
 def parameter_count(settings: ModelSettings, vocabulary_size: int) -> int:
-    """Number of the model's values, tied ones once, frozen ones too; without making the model."""
+    """Number of the model's values, tied ones once, frozen ones too; without making the model.
+
+    A second bias that is not learned stays 0 and is no value.
+    """
     shapes = weight_shapes(settings, vocabulary_size)
     if settings.tied:
         del shapes["embedding.weight"]
-    return sum(map(prod, shapes.values()))
+    return sum(prod(shape) for name, shape in shapes.items() if settings.hidden_bias or "bias_hh" not in name)

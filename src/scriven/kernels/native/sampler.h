@@ -36,8 +36,10 @@ struct Layer {
 };
 
 struct Model {
-    int64_t symbols, boundary, cell, relu, residual, norm, precision, layers;  // boundary -1: none
-    const float *embedding;                                                   // (V, K) where there is no table
+    int64_t symbols, boundary, cell;  // boundary -1: none
+    uint64_t relu;                    // bit i is set where layer i is bounded by relu, else by tanh
+    int64_t residual, norm, precision, layers;
+    const float *embedding;  // (V, K) where there is no table
     const Layer *layer;
     Matrix head;            // none where the last layer gives the logits
     const float *head_bias;

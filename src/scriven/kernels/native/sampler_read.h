@@ -69,7 +69,7 @@ void pack_rows(const Work &work, const Matrix &matrix, const float *x, int64_t s
 
 // One layer for all rows, whose input and hidden operands are packed: the state after, of this member's groups.
 template <class P, bool relu>
-void read_layer(const Model &model, const Layer &layer, Work &work, int64_t depth, const int64_t *ids) {
+void read_layer_by(const Model &model, const Layer &layer, Work &work, int64_t depth, const int64_t *ids) {
     const Matrix &hidden = layer.hidden, &input = layer.input;
     const int64_t outputs = hidden.width * block, all = hidden.groups * outputs;
     const int64_t cells = model.cell == rnn ? outputs : block;  // of a group
@@ -102,6 +102,13 @@ void read_layer(const Model &model, const Layer &layer, Work &work, int64_t dept
             }
         }
     }
+}
+
+// The same, by the layer's own activation.
+template <class P>
+void read_layer(const Model &model, const Layer &layer, Work &work, int64_t depth, const int64_t *ids) {
+    model.relu >> depth & 1 ? read_layer_by<P, true>(model, layer, work, depth, ids)
+                            : read_layer_by<P, false>(model, layer, work, depth, ids);
 }
 
 // The sum of term(x[i]) for i < count: 16 partial sums, then those one after another.
@@ -189,8 +196,8 @@ void make_logits(const Model &model, Work &work, const float *x) {
     }
 }
 
-template <class P, bool relu>
-void read_all(const Model &model, Work &work, const int64_t *ids, bool foretell) {
+template <class P>
+void read_by(const Model &model, Work &work, const int64_t *ids, bool foretell) {
     begin_documents(model, work, ids);
     const float *x = nullptr;
     for (int64_t depth = 0; depth < model.layers; depth++) {
@@ -205,17 +212,12 @@ void read_all(const Model &model, Work &work, const int64_t *ids, bool foretell)
         }
         pack_rows<P>(work, layer.hidden, work.state[2 * depth], work.stride, work.hidden, work.hidden_scale);
         work.member.wait();  // all have packed the state before, which is now written over
-        read_layer<P, relu>(model, layer, work, depth, ids);
+        read_layer<P>(model, layer, work, depth, ids);
         work.member.wait();
         x = pass_on(model, work, depth);
     }
     if (foretell) make_logits<P>(model, work, x);
     work.member.wait();
-}
-
-template <class P>
-void read_by(const Model &model, Work &work, const int64_t *ids, bool foretell) {
-    model.relu ? read_all<P, true>(model, work, ids, foretell) : read_all<P, false>(model, work, ids, foretell);
 }
 
 void read(const Model &model, Work &work, const int64_t *ids, bool foretell) {

@@ -30,7 +30,7 @@ void pack_input(const Model &model, Passage &passage, int64_t depth) {
     }
 }
 
-template <class P, bool relu>
+template <class P>
 void read_layer_of_chunk(const Model &model, Passage &passage, int64_t depth) {
     Work &step = passage.step, &chunk = passage.chunk;
     Layer layer = model.layer[depth];
@@ -49,7 +49,7 @@ void read_layer_of_chunk(const Model &model, Passage &passage, int64_t depth) {
     for (int64_t t = 0; t < passage.steps; t++, from += apart, y += step.rows * step.stride) {
         begin_documents_of(model, step, depth, passage.read + t * passage.apart);
         pack_rows<P>(step, layer.hidden, h, step.stride, step.hidden, step.hidden_scale);
-        read_layer<P, relu>(model, layer, step, depth, from);
+        read_layer<P>(model, layer, step, depth, from);
         memcpy(y, h, step.rows * step.stride * sizeof(float));
     }
     passage.x = pass_on(model, chunk, depth);
@@ -72,10 +72,10 @@ double cost(float *logits, int64_t count, int64_t id) {
     return std::log(sum) + double(largest) - double(logits[id]);
 }
 
-template <class P, bool relu>
+template <class P>
 void read_layers_by(const Model &model, Passage &passage, int64_t first, int64_t last) {
     for (int64_t depth = first; depth < last && depth < model.layers; depth++)
-        read_layer_of_chunk<P, relu>(model, passage, depth);
+        read_layer_of_chunk<P>(model, passage, depth);
     if (last <= model.layers) return;
     make_logits<P>(model, passage.chunk, passage.x);
     const int64_t rows = passage.step.rows, stride = passage.chunk.logits_stride;
@@ -84,12 +84,6 @@ void read_layers_by(const Model &model, Passage &passage, int64_t first, int64_t
         for (int64_t row = 0; row < rows; row++, before += stride)
             passage.nats[t * passage.apart + row] =
                 cost(before, model.symbols, passage.foretold[t * passage.apart + row]);
-}
-
-template <class P>
-void read_layers_by(const Model &model, Passage &passage, int64_t first, int64_t last) {
-    model.relu ? read_layers_by<P, true>(model, passage, first, last)
-               : read_layers_by<P, false>(model, passage, first, last);
 }
 
 // The layers from `first` to `last` read the chunk; the output layer, which makes the costs, comes after all of them.
