@@ -32,8 +32,8 @@ MAP = """
     session
     report report.files report.plot report.terminal
     api
-    server server.limits server.errors server.security server.connection server.requests server.reading
-    server.shares server.engine server.states server.answers server.serving server.logprobs server.completions
+    server server.limits server.answers server.errors server.security server.connection server.requests server.reading
+    server.shares server.engine server.states server.serving server.logprobs server.completions
     server.scoring server.tools
     server.metrics server.openapi server.story server.watch server.static server.app
     cli cli.flags cli.line_ends cli.rows cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score

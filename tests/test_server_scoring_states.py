@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from live_server import serving
+from scriven.server.limits import LIMITS
 from served_models import guarded_app, names_model, text_model
 
 TEXT = "a bad cab, a dab\nbad ace\n" * 40
@@ -47,6 +49,25 @@ def test_pieces_cost_what_the_whole_costs(client: httpx.Client, model: str, cuts
 
 def test_a_text_that_does_not_go_on_keeps_no_state(client: httpx.Client) -> None:
     assert "state" not in score(client, model="text", text="a")
+
+
+def test_scoring_with_completions_keeps_no_state() -> None:
+    """As lm-eval scores: many more texts than states are kept, of which one was kept on purpose."""
+    limits = replace(LIMITS, states=2)
+    with (
+        serving(guarded_app({"text": text_model()}, limits), limits) as place,
+        httpx.Client(base_url=place.url) as client,
+    ):
+        kept = client.post("/states", json={"text": "a bad "}).json()["state"]
+        for max_tokens in (0, 1):
+            body = {"prompt": ["a"] * 99, "max_tokens": max_tokens, "echo": True, "logprobs": 1}
+            told = client.post("/v1/completions", json=body).json()
+            assert not any("state" in choice for choice in told["choices"])
+        assert "scriven_states 1\n" in client.get("/metrics").text
+        assert score(client, text="cab", state=kept)["characters"] == 3
+        body = {"prompt": ["a"], "max_tokens": 0, "save_state": True}
+        asked_for = client.post("/v1/completions", json=body).json()["choices"][0]["state"]
+        assert score(client, text="cab", state=asked_for)["nats"] == score(client, text="cab", state=asked_for)["nats"]
 
 
 def test_lines_end_with_the_state(client: httpx.Client) -> None:

@@ -99,10 +99,10 @@ def test_lines_of_a_batch_have_settings_of_their_own_and_join_at_any_time() -> N
     for n, each in enumerate(settings):
         batch.add([made := line(model, n, 20, settings=each, ending=False)], model.start())
         numbers[made] = n
-        for written, text, _ in batch.write(7):
+        for written, text, *_ in batch.write(7):
             texts[numbers[written]] = texts.get(numbers[written], "") + text
     while batch.lines:
-        for written, text, _ in batch.write(7):
+        for written, text, *_ in batch.write(7):
             texts[numbers[written]] += text
     for n, each in enumerate(settings):
         assert texts[n] == alone(model, line(model, n, 20, settings=each, ending=False), 4)

@@ -94,11 +94,15 @@ def write(predictor: Predictor, context: Context, line: Line, most: int) -> Iter
 
 
 class Wrote(NamedTuple):
-    """What was written of a line: the text that is certain now, and the ids (T,) that were taken."""
+    """What was written of a line: the text that is certain now, and the ids (T,) that were taken.
+
+    Where `finite` is False the model's numbers overflowed, and the text means nothing.
+    """
 
     line: Line
     text: str
     ids: Ids
+    finite: bool = True
 
 
 class Batch:
@@ -137,10 +141,11 @@ class Batch:
         settings = [line.settings for line in self.lines]
         kept = {row: before.rows([row]) for row, line in enumerate(self.lines) if line.keep}
         ids, self.context = self._predictor.write(before, settings, uniforms, reuse=True)
+        finite = self.context.logits.isfinite().all(1).tolist()  # (N,)
         wrote = []
         for row, (line, drawn) in enumerate(zip(self.lines, np.ascontiguousarray(ids.T), strict=True)):
             text, taken = line.take(drawn)
-            wrote.append(Wrote(line, text, drawn[:taken]))
+            wrote.append(Wrote(line, text, drawn[:taken], finite[row]))
             if line.keep and line.done:
                 numbers = uniforms[:taken, row : row + 1]
                 _, line.end = self._predictor.write(kept[row], line.settings, numbers)
@@ -171,7 +176,7 @@ def write_all(predictor: Predictor, start: Context, lines: Iterable[Line], endin
             return
         with pace as length:
             pieces = batch.write(min(length, max(line.left for line in batch.lines)))
-        for line, text, _ in pieces:
+        for line, text, *_ in pieces:
             texts[line] += text
         while texts and (first := next(iter(texts))).done:
             yield first, texts.pop(first)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -17,7 +16,7 @@ from starlette.responses import Response
 
 from scriven.inference.sampling import Ids
 from scriven.inference.writing import Line
-from scriven.server.answers import answer, apart, long_answer, pieces
+from scriven.server.answers import answer, apart, json_text, long_answer, pieces
 from scriven.server.engine import Job, News
 from scriven.server.errors import Refused
 from scriven.server.logprobs import Tokens
@@ -29,6 +28,8 @@ from scriven.settings import SamplingSettings
 EVENT_SECONDS = 0.02  # at least, between two events of a stream
 EVENTS = "text/event-stream; charset=utf-8"
 NAMED = 10  # characters that the model does not know, told at most
+
+Usage = dict[str, int]
 
 
 async def completions(request: Request) -> Response:
@@ -96,18 +97,19 @@ class Asked:
             choice.take_in(news)
         return about
 
-    def told(self, choices: list[dict[str, Any]], usage: dict[str, int] | None) -> dict[str, Any]:
-        """The object that an answer, or an event, is."""
+    def told(self, choices: list[dict[str, Any]], usage: Usage | None) -> dict[str, Any]:
+        """The object that an answer, or an event, is; an empty `usage` is left out."""
         head = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.served.name}
         unknown = {"unknown_characters": self.unknown} if self.unknown else {}
-        return {**head, **unknown, "choices": choices, "usage": usage}
+        counted = {} if usage == {} else {"usage": usage}
+        return {**head, **unknown, "choices": choices, **counted}
 
     @cached_property
     def unknown(self) -> list[str]:
         """The first characters of the prompts that the model does not know, each once."""
         return self.served.model.vocabulary.unseen_characters(np.concatenate(self.prompts))[:NAMED]
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> Usage:
         """How many symbols were read and written so far."""
         prompt, written = sum(map(len, self.prompts)), sum(choice.symbols for choice in self.choices)
         return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
@@ -224,27 +226,26 @@ async def _whole(asked: Asked, work: Work) -> dict[str, Any]:
 
 async def _events(asked: Asked, work: Work) -> AsyncGenerator[bytes]:
     """The answer as events, one for each choice of which anything has come since the last ones; within the work."""
-    begin = json.dumps(asked.told([], None))
     usage = asked.body.stream_options.include_usage
-    begin, end = begin[: begin.index("[]") + 1], "]" + (', "usage": null}' if usage else "}")
     try:
         while not all(choice.done for choice in asked.choices):
             news = await work.news()
             changed = {choice.index: choice for each in news for choice in asked.take_in(each)}
             telling = [choice for choice in changed.values() if choice.news]
             size = sum(choice.size for choice in telling)
-            yield await apart(size, partial(_told, f"data: {begin}", telling, f"{end}\n\n"))
+            yield await apart(size, partial(_told, asked, telling, None if usage else {}))
             await asyncio.sleep(EVENT_SECONDS)
     except Refused as refused:
         yield b"data: " + refused.body + b"\n\n"
         return
     if usage:
-        yield f"data: {json.dumps(asked.told([], asked.usage()))}\n\n".encode()
+        yield f"data: {json_text(asked.told([], asked.usage()))}\n\n".encode()
     yield b"data: [DONE]\n\n"
 
 
-def _told(begin: str, choices: list[Choice], end: str) -> bytes:
-    return "".join(part for choice in choices for part in (begin, *pieces(choice.take()), end)).encode()
+def _told(asked: Asked, choices: list[Choice], usage: Usage | None) -> bytes:
+    events = (pieces(asked.told([choice.take()], usage)) for choice in choices)
+    return "".join(part for event in events for part in ("data: ", *event, "\n\n")).encode()
 
 
 __all__ = ["completions", "model", "models"]

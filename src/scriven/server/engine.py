@@ -25,8 +25,8 @@ import numpy as np
 
 from scriven.inference.generate import Context, Predictor
 from scriven.inference.sampling import Floats, Ids
-from scriven.inference.writing import LIVE, Batch, Line, Pace
-from scriven.server.errors import full
+from scriven.inference.writing import LIVE, Batch, Line, Pace, Wrote
+from scriven.server.errors import full, overflow
 from scriven.server.limits import Limits
 from scriven.server.reading import Details, Reading, Readings, details_of
 from scriven.server.shares import shares
@@ -112,6 +112,7 @@ class Engine:
         self._tickets: dict[Ticket, None] = {}  # not done yet, in the order in which they came
         self._news: list[tuple[Ticket, News]] = []
         self._next_news, self._urgent = 0.0, False
+        self._overflowed: set[Ticket] = set()  # requests that met numbers which are not finite
         self._rest()
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
 
@@ -163,6 +164,7 @@ class Engine:
 
     # What follows runs in the engine's thread.
 
+    @np.errstate(over="ignore", invalid="ignore")  # what is not finite is told to those who asked
     def _run(self) -> None:
         while self._take_in():
             try:
@@ -173,6 +175,7 @@ class Engine:
             except Exception as error:
                 log.exception("a turn of the engine failed")
                 self._fail(error)
+            self._refuse_overflowed()
             self._tell_all()
 
     def _take_in(self) -> bool:
@@ -255,6 +258,7 @@ class Engine:
             self.read += length
             if details is not None:
                 place = self._reading[reading]
+                self._check(place.ticket, bool(np.isfinite(details.nats).all()))
                 self._news.append((place.ticket, News(place.job, None, details=details)))
         for reading, *_ in told:
             if not len(reading.ids):
@@ -263,6 +267,7 @@ class Engine:
     def _begin(self, reading: Reading) -> None:
         """A text is read: tell so, and begin to write after it."""
         ticket, number, _, job = self._reading.pop(reading)
+        self._check(ticket, bool(reading.context.logits.isfinite().all()))
         self._news.append((ticket, News(number, None, done=True, context=reading.context)))
         self._urgent = True
         for n, line in enumerate(job.lines):
@@ -270,9 +275,9 @@ class Engine:
             if line.left:
                 ticket.ready.append(_Ready(line, reading.context, 0))
             else:
-                line.end = reading.context
+                line.end = reading.context if line.keep else None
                 self._hold(ticket, 1)
-                self._wrote(line, "", NOTHING, None)
+                self._wrote(Wrote(line, "", NOTHING), None)
         self._hold(ticket, -1)
 
     def _merge(self) -> None:
@@ -294,8 +299,8 @@ class Engine:
                 if batch.stepwise:
                     self._step(batch, length)
                 else:
-                    for line, text, ids in batch.write(length):
-                        self._wrote(line, text, ids, None)
+                    for wrote in batch.write(length):
+                        self._wrote(wrote, None)
 
     def _step(self, batch: _Batch, length: int) -> None:
         """Write a symbol at a time, and tell what each costs."""
@@ -303,12 +308,14 @@ class Engine:
             if batch.context is None:
                 return
             logits: Floats = batch.context.logits.cpu().double().numpy()  # (N, V)
-            for row, (line, text, ids) in enumerate(batch.write(1)):
-                likeliest = self._writing[line].asked.likeliest or 0
-                self._wrote(line, text, ids, details_of(logits[row : row + 1], ids, likeliest, self._predictor))
+            for row, wrote in enumerate(batch.write(1)):
+                likeliest = self._writing[wrote.line].asked.likeliest or 0
+                self._wrote(wrote, details_of(logits[row : row + 1], wrote.ids, likeliest, self._predictor))
 
-    def _wrote(self, line: Line, text: str, ids: Ids, details: Details | None) -> None:
+    def _wrote(self, wrote: Wrote, details: Details | None) -> None:
+        line, text, ids, finite = wrote
         place = self._writing[line]
+        self._check(place.ticket, finite)
         done = line.done or not line.left
         self.written += len(ids)
         self._news.append((place.ticket, News(place.job, place.line, text, len(ids), details, done, line.end)))
@@ -340,10 +347,25 @@ class Engine:
         served = {place.ticket for place in (*self._reading.values(), *self._writing.values())}
         self._rest()  # at first: what was left half done might be the next mistake, which would end the thread
         for ticket in {*served, *waiting}:
-            ticket.error, ticket.rows = error, 0
-            self._drop(ticket)
-            self._news.append((ticket, News(0, None)))
+            ticket.rows = 0
+            self._refuse(ticket, error)
+
+    def _refuse(self, ticket: Ticket, error: Exception) -> None:
+        """Do no more for a request, and tell it why."""
+        ticket.error = error
+        self._drop(ticket)
+        self._news.append((ticket, News(0, None)))
         self._urgent = True
+
+    def _check(self, ticket: Ticket, finite: bool) -> None:
+        if not finite:
+            self._overflowed.add(ticket)
+
+    def _refuse_overflowed(self) -> None:
+        """Once a turn is over: those that are refused leave everything that it goes through."""
+        for ticket in self._overflowed:
+            self._refuse(ticket, overflow())
+        self._overflowed.clear()
 
     def _tell_all(self) -> None:
         """Hand over what has become of all requests, at once; not in every turn, but where somebody waits for it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from scriven.server.answers import json_text
 
 TYPES = {
     400: "invalid_request_error",
@@ -31,7 +31,7 @@ class Refused(Exception):
         """The JSON that says so."""
         kind = TYPES.get(self.status, "server_error")
         error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
-        return json.dumps({"error": error}).encode()
+        return json_text({"error": error}).encode()
 
     @property
     def headers(self) -> dict[str, str]:
@@ -52,6 +52,16 @@ def too_large(what: str, most: float) -> Refused:
 def mistake() -> Refused:
     """What we did wrong ourselves."""
     return Refused(500, "a mistake in the server itself; its log shows where", code="internal")
+
+
+def overflow() -> Refused:
+    """The model computes numbers that are not finite."""
+    return Refused(
+        500,
+        "this model's numbers overflow: its weights are finite, but too large to compute with; "
+        "serve another checkpoint of its run, or train it again with a lower learning rate",
+        code="model_overflows",
+    )
 
 
 def late(seconds: float) -> Refused:

@@ -37,8 +37,9 @@ class Served:
     def __init__(self, name: str, model: Model, limits: Limits) -> None:
         self.name = name
         self.model = model
-        self.start = model.predictor.start()  # what texts begin from; made, as the packed weights are, before requests
-        model.predictor.sampler()
+        with np.errstate(over="ignore", invalid="ignore"):  # of weights that are too large: requests are told
+            self.start = model.predictor.start()  # what texts begin from; made, as packed weights are, before requests
+            model.predictor.sampler()
         self.engine = Engine(name, model.predictor, limits)
 
 
