@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from fake_run import evaluated, finished, sampled, started, stepped, training
 from scriven.events import Event, Loss
-from scriven.report.terminal import JsonReport, Pace, TerminalReport, duration, next_commands, percent, size, visible
+from scriven.report import visible
+from scriven.report.terminal import JsonReport, Pace, TerminalReport, duration, next_commands, percent, size
 
 ESCAPE = "\x1b"
 
@@ -183,7 +184,7 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     records = [json.loads(line) for line in captured.out.splitlines()]
     assert [record["event"] for record in records] == [type(event).__name__.lower() for event in events]
     assert records[1]["nats_per_char"] == 2.0
-    assert records[-1]["text"] == "é\u2028\ud800\n"
+    assert records[-1]["text"] == "é\u2028\ufffd\n"  # of half a character many readers refuse the whole line
 
 
 @given(st.text())

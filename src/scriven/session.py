@@ -32,7 +32,7 @@ from scriven.inference.chunks import prompt_ids, read_chunks, split_text
 from scriven.inference.generate import Context, Predictor, threads, writing_precision
 from scriven.inference.pen import Pen
 from scriven.inference.sampling import Floats, Ids
-from scriven.inference.score import Scored, foretold, surprisals, tally
+from scriven.inference.score import Scored, checked, foretold, surprisals, tally
 from scriven.inference.writing import LIVE, UNSEEN, Line, write, write_all
 from scriven.model import CharLM, choose_device, choose_precision
 from scriven.runs import load_weights, open_run
@@ -260,7 +260,7 @@ class Model:
         The text comes in pieces, as `scriven.corpus.sources.read` gives them. Where the model knows documents there is
         a boundary after each, with what the end costs.
         """
-        return foretold(self.predictor, read_chunks(self.vocabulary, cut_text(pieces, self.settings.corpus)))
+        return checked(foretold(self.predictor, read_chunks(self.vocabulary, cut_text(pieces, self.settings.corpus))))
 
     @cached_property
     def _start(self) -> Context:
@@ -300,7 +300,7 @@ class Session:
         """
         ids, predictor, before = self._model.read_ids(text), self._model.predictor, self._context
         costs = [np.empty(0)]
-        for piece in surprisals(predictor, [ids], before):
+        for piece in checked(surprisals(predictor, [ids], before)):
             costs.append(piece.nats)
             self._context = piece.context
         if predictor.window:

@@ -1,14 +1,32 @@
-"""JSON from files that anybody may have written: bounded, each key once, finite numbers only."""
+"""JSON that every reader takes: finite numbers only, whole characters only.
+
+What is read may be from anybody: it is bounded, and has each key once.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from typing import Any
 
 # What opens an array or an object, or follows a key. An index of 60,000 checkpoints has fewer, and so many of them
 # cost about 100 MB of memory; without a bound a few megabytes of text could ask for much more.
 STRUCTURE = 500_000
+
+_encode = json.JSONEncoder(allow_nan=False).encode  # made once: it costs as much as a row of a table
+# An escape in JSON text: a character as two halves, a half of one without the other, or any other escape.
+_ESCAPE = re.compile(r"\\(?:ud[89ab]..\\ud[c-f]..|(?P<half>ud[89a-f]..)|.)")
+
+
+def write(value: Any) -> str:
+    """JSON text of a value: ASCII, on one line.
+
+    Half a character (a lone surrogate) becomes U+FFFD: many readers refuse JSON that has one.
+    Raises ValueError when a number in it is not finite.
+    """
+    text = _encode(value)
+    return _ESCAPE.sub(lambda escape: r"\ufffd" if escape["half"] else escape[0], text) if r"\ud" in text else text
 
 
 def parse(text: str, structure: int = STRUCTURE) -> Any:

@@ -144,7 +144,7 @@ def _one_line(error: CycloptsError) -> str:
 
 def _fail(message: str, code: int) -> None:
     """One sentence on standard error, and the end. Names in it may be anybody's: nothing commands the terminal."""
-    from scriven.report.terminal import visible
+    from scriven.report import visible
     from scriven.training.attendant import waiting
 
     _end_output()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import threading
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from scriven.cli.flags import Json, Text, named
+from scriven.cli.rows import note, put_json, put_path, visible_line
 from scriven.errors import Interrupted, UsageError
 from scriven.settings import CorpusSettings
 
@@ -62,7 +62,7 @@ def build(
         raise UsageError(f"--part {part} needs a folder of its own; name it with -o DIR")
     with stoppable(), _bar() as progress:
         path = build_part(named(texts), corpus, output, (number, count), progress)
-    sys.stdout.write(f"{path}\n")
+    put_path(path)
 
 
 @app.command
@@ -98,7 +98,7 @@ def check(corpus: str) -> None:
 
     with stoppable():
         files, size = Corpus.open(corpus).verify()
-    sys.stdout.write(f"{corpus} is whole: {files:,} files, {size:,} bytes\n")
+    sys.stdout.write(f"{visible_line(corpus)} is whole: {files:,} files, {size:,} bytes\n")
 
 
 @app.command
@@ -117,7 +117,10 @@ def info(
     from scriven.corpus import Corpus, is_corpus
 
     facts = _facts(Corpus.open(texts[0] if is_corpus(texts) else built(named(texts), corpus)))
-    sys.stdout.write(json.dumps(facts) + "\n" if as_json else _as_words(facts))
+    if as_json:
+        put_json(facts)
+    else:
+        sys.stdout.write(_as_words(facts))
 
 
 def built(texts: Sequence[str], settings: CorpusSettings, folder: Path | None = None) -> Path:
@@ -132,9 +135,9 @@ def _tell(path: Path) -> None:
     """Prints a corpus' folder, and what the user should know of it aside."""
     from scriven.corpus import Corpus
 
-    for note in Corpus.open(path).notes:
-        sys.stderr.write(f"note: {note}\n")
-    sys.stdout.write(f"{path}\n")
+    for each in Corpus.open(path).notes:
+        note(each)
+    put_path(path)
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -231,6 +234,6 @@ def _as_words(facts: dict[str, Any]) -> str:
         ("training", _part_in_words(facts["training"], unit)),
         ("validation", _part_in_words(facts["validation"], unit)),
         ("most frequent", ", ".join(f"{symbol!r} {count / trained:.1%}" for symbol, count in frequent)),
-        *(("note", note) for note in facts["notes"]),
+        *(("note", each) for each in facts["notes"]),
     ]
-    return "".join(f"{name:14} {value}\n" for name, value in rows)
+    return "".join(f"{name:14} {visible_line(value)}\n" for name, value in rows)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from scriven.cli.flags import Json, Switch
-from scriven.cli.rows import show
+from scriven.cli.rows import put_json, visible_line
 from scriven.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ def doctor(
 
 
 def _put(finding: Finding, as_json: bool) -> None:
-    from scriven.report.terminal import visible
-
     if as_json:
-        show([dataclasses.asdict(finding)], "json")
+        put_json(dataclasses.asdict(finding))
     else:
-        sys.stdout.write(visible(f"{finding.state:6}{finding.part}: {finding.text}") + "\n")
+        sys.stdout.write(visible_line(f"{finding.state:6}{finding.part}: {finding.text}") + "\n")

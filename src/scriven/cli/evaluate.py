@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from scriven.cli.flags import Device, Invalid, Json, ReadingPrecision, RunFolder, Text, Which
-from scriven.cli.rows import show
+from scriven.cli.rows import note, show
 from scriven.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ def evaluate(
         documents for a model of documents, stream for others
     """
     from scriven.inference.protocols import parsed
+    from scriven.inference.score import check_finite
     from scriven.session import load
 
     if protocol:
@@ -52,6 +52,7 @@ def evaluate(
     protocol = protocol or ("stream" if model.vocabulary.boundary is None else "documents")
     total = _of_file(model, file, protocol, invalid) if file else _of_validation(model, run, protocol)
     text = file or f"validation text of {run}"
+    check_finite([total.loss.nats, total.loss.end_nats])
     if not total.loss.characters:
         raise InputError(f"{text} is too short for {protocol}: there is no character to foretell")
     computed = {"step": model.step, "precision": model.predictor.reading}
@@ -89,5 +90,5 @@ def corpus_of(run: str) -> Corpus:
     opened = open_run(run)
     corpus = run_corpus(opened)
     if corpus.path != opened.corpus_path:
-        sys.stderr.write(f"note: the corpus of {run} was gone, and was built again of its text as that is now\n")
+        note(f"the corpus of {run} was gone, and was built again of its text as that is now")
     return corpus

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 
+from scriven.cli.rows import note
 from scriven.vocabulary import Ids, Vocabulary
 
 RETURN, FEED = ord("\r"), ord("\n")
@@ -26,7 +26,7 @@ def noticed(vocabulary: Vocabulary, chunks: Iterable[Ids]) -> Iterator[Ids]:
     if vocabulary.unit == "byte" or has_return == knows_return or not (has_feed and knows_feed):
         return
     has, knows = ("CR LF", "LF") if has_return else ("LF", "CR LF")
-    sys.stderr.write(
-        f"note: the text has {has} line ends, and the model was trained on {knows}; convert them for a score of the "
-        "text alone\n"
+    note(
+        f"the text has {has} line ends, and the model was trained on {knows}; convert them for a score of the text "
+        "alone"
     )

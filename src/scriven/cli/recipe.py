@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from cyclopts import App
 
 from scriven import recipes
 from scriven.cli.flags import Json
+from scriven.cli.rows import put_json
 
 app = App(name="recipe", help="Show the recipes: files of settings that train as a known system did.")
 
@@ -19,7 +19,10 @@ def show_all(*, as_json: Json = False) -> None:
     width = max(map(len, recipes.names())) + 2
     for name in recipes.names():
         title = recipes.title(name)
-        sys.stdout.write(json.dumps({"name": name, "title": title}) + "\n" if as_json else f"{name:{width}}{title}\n")
+        if as_json:
+            put_json({"name": name, "title": title})
+        else:
+            sys.stdout.write(f"{name:{width}}{title}\n")
 
 
 @app.command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from scriven.cli.flags import Device, Json, RunFolder, Switch, Which
+from scriven.cli.rows import note, put_json
 from scriven.errors import UsageError
 from scriven.settings import SamplingSettings
 
@@ -119,7 +119,8 @@ def _put_json(texts: Iterable[Written], asked: dict[str, Any], known: list[bool]
     """Print each text with what gives the same text again."""
     for n, written in enumerate(texts):
         row = {**asked, "seed": asked["seed"] + n, "text": written.text, "ended": written.ended}
-        _put(json.dumps(row | ({"known": known[n]} if known else {})) + "\n")
+        put_json(row | ({"known": known[n]} if known else {}))
+        sys.stdout.flush()
 
 
 def _known(training: Part, model: Model, prompt: str, texts: Iterable[Written]) -> list[bool]:
@@ -151,7 +152,7 @@ def _note_unknown(model: Model, text: str) -> None:
     if unknown:
         shown = [f"{c if c.isprintable() else ascii(c)[1:-1]} (U+{ord(c):04X})" for c in unknown[:10]]
         more = f", and {len(unknown) - 10:,} more" if unknown[10:] else ""
-        sys.stderr.write(f"note: the model has never seen, and reads as <unk>: {', '.join(shown)}{more}\n")
+        note(f"the model has never seen, and reads as <unk>: {', '.join(shown)}{more}")
 
 
 def _converse(model: Model, prompt: str, seed: int | None, writing: dict[str, Any]) -> None:
@@ -199,6 +200,6 @@ def _put(text: str) -> None:
 
 def _visible(text: str) -> str:
     """Text that cannot command the terminal."""
-    from scriven.report.terminal import visible
+    from scriven.report import visible
 
     return "\t".join(map(visible, text.split("\t")))

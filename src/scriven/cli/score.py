@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import count
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from scriven.cli.flags import Device, Invalid, Json, ReadingPrecision, RunFolder, Text, Which
-from scriven.cli.rows import Form, Row, show
+from scriven.cli.rows import Form, Row, Verbatim, note, show
 from scriven.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def score(
     from scriven.corpus.reading import Tally
     from scriven.corpus.sources import find
     from scriven.inference.chunks import read_chunks
-    from scriven.inference.score import foretold
+    from scriven.inference.score import checked, foretold
     from scriven.session import load
 
     sources = find([file]).sources
@@ -77,12 +76,12 @@ def score(
     form: Form = "json" if as_json else "tsv" if as_tsv or by != "total" else "words"
     tally = Tally()
     chunks = noticed(model.vocabulary, read_chunks(model.vocabulary, cut(sources, corpus, tally)))
-    pieces = foretold(model.predictor, chunks)
+    pieces = checked(foretold(model.predictor, chunks))
     if not show(forms[by](model.vocabulary, pieces), form):
         raise InputError(f"{file} is empty; there is nothing to score")
     if tally.empty:
         were = "s were" if tally.empty > 1 else " was"
-        sys.stderr.write(f"note: {tally.empty:,} empty {unit}{were} left out, and not numbered\n")
+        note(f"{tally.empty:,} empty {unit}{were} left out, and not numbered")
 
 
 def _total(vocabulary: Vocabulary, pieces: Iterable[Scored], precision: str) -> Iterator[Row]:
@@ -126,4 +125,7 @@ def _characters(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit) ->
 def _shown(vocabulary: Vocabulary, symbol: int) -> str:
     if symbol == vocabulary.boundary:
         return ""
-    return f"\\x{symbol:02x}" if vocabulary.unit == "byte" and symbol > 127 else vocabulary.decode([symbol])
+    if vocabulary.unit == "byte":
+        return Verbatim(f"\\x{symbol:02x}") if symbol > 127 else chr(symbol)
+    character = vocabulary.decode([symbol])
+    return Verbatim(f"\\x{ord(character) - 0xDC00:02x}") if "\udc80" <= character <= "\udcff" else character

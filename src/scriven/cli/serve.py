@@ -12,6 +12,7 @@ from urllib.parse import quote
 from cyclopts import Parameter
 
 from scriven.cli.flags import Device, Which
+from scriven.cli.rows import visible_line
 from scriven.errors import InputError, UsageError
 
 
@@ -74,7 +75,8 @@ def serve(
         for name, run in zip(names, runs, strict=True)
     }
     listener = _listen(host, port)
-    sys.stderr.write(f"serving {', '.join(models)} at {_address(host, listener.getsockname()[1], token)}\n")
+    served = ", ".join(map(visible_line, models))
+    sys.stderr.write(f"serving {served} at {_address(host, listener.getsockname()[1], token)}\n")
     _open_files(LIMITS.connections)
     folders = {name: Path(run) for name, run in zip(names, runs, strict=True)}
     app = make_app(models, runs=folders)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +12,7 @@ from cyclopts import Parameter
 from scriven import recipes
 from scriven.cli import BEGUN
 from scriven.cli.flags import Device, Json, Precision, Switch, Text, named
+from scriven.cli.rows import note
 from scriven.errors import DivergedError, Interrupted, LostError
 from scriven.settings import (
     BudgetSettings,
@@ -151,6 +151,6 @@ def _of_recipe(name: str, texts: tuple[str, ...]) -> dict[str, dict[str, object]
 
     values = recipes.values(name)
     if "corpus" in values and is_corpus(texts):
-        sys.stderr.write(f"note: {texts[0]} was built before; what the recipe says about the text is not used\n")
+        note(f"{texts[0]} was built before; what the recipe says about the text is not used")
         del values["corpus"]
     return values

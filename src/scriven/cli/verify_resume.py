@@ -49,6 +49,7 @@ def verify_resume(
     """
     if steps < 1 or workers < 0:
         raise UsageError(f"steps must be 1 or more, and workers 0 or more; not {steps} and {workers}")
+    from scriven.report import visible
     from scriven.training.verify import verify_resume as verified
 
     verdict, settings = verified(_request(what, tuple(named(texts)), workers), steps)
@@ -56,7 +57,7 @@ def verify_resume(
     if as_json:
         show([row], "json")
     else:
-        sys.stdout.write(_words(verdict, row))
+        sys.stdout.write(visible(_words(verdict, row)))
     if not verdict.equal:
         sys.exit(DIFFERENT)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scriven.errors import InputError
 from scriven.events import Loss
 from scriven.inference.chunks import blocks, gathered
 from scriven.inference.generate import Context, Predictor
@@ -93,6 +94,25 @@ def documents(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
             alone = last
         rest = rest[alone:]
     yield from surprisals(predictor, [rest], context)
+
+
+def checked(pieces: Iterable[Scored]) -> Iterator[Scored]:
+    """The same pieces.
+
+    Raises InputError at one whose surprisals are not finite numbers.
+    """
+    for piece in pieces:
+        check_finite(piece.nats)
+        yield piece
+
+
+def check_finite(nats: npt.ArrayLike) -> None:
+    """Raises InputError when a surprisal is not a finite number: weights that are finite may be too large."""
+    if not np.isfinite(nats).all():
+        raise InputError(
+            "the model overflows: its weights are finite, but what it computes from them is not; take another "
+            "checkpoint, or train it again with a lower learning rate"
+        )
 
 
 def _whole(predictor: Predictor, start: Context, ids: Ids) -> Floats:

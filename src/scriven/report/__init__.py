@@ -9,12 +9,16 @@ import contextlib
 import dataclasses
 import math
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from scriven.errors import Interrupted, ScrivenError
 from scriven.events import Event, Loss
+
+HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # Unicode categories that show nothing, or command the terminal
+JOINERS = "\u200c\u200d"  # of these: they shape Persian, Indic scripts and emoji, and do no harm
 
 
 class Report(Protocol):
@@ -52,7 +56,7 @@ def _works(report: Report, task: Callable[[], None]) -> bool:
         with contextlib.suppress(Exception):
             report.close()
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"note: {_told(report, error)}\n")
+            sys.stderr.write(f"note: {visible(_told(report, error))}\n")
         return False
     return True
 
@@ -90,3 +94,12 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def visible(text: str) -> str:
+    """Text that is safe to print: control, format and unassigned characters, except line ends, as backslash escapes."""
+    return "".join(c if _safe(c) else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _safe(character: str) -> bool:
+    return character in "\n" + JOINERS or unicodedata.category(character) not in HIDDEN

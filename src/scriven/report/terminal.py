@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shlex
 import sys
-import unicodedata
 from collections import deque
 from datetime import timedelta
 from typing import TextIO
@@ -18,8 +16,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from scriven import strictjson
 from scriven.events import Evaluated, Event, Finished, Loss, Returned, Sampled, Skipped, Started, Stepped
-from scriven.report import as_dict
+from scriven.report import as_dict, visible
 from scriven.settings import SamplingSettings
 
 SAMPLE_LINES = 6
@@ -28,8 +27,6 @@ PLAIN_WIDTH = 100  # columns, where there is no terminal to ask
 PLAIN_SECONDS = 10.0  # at least, between two lines about steps
 LIVE_SECONDS = 0.25  # at least, between two drawings of the bar
 RECENT_SECONDS = 10.0  # over which the speed is measured
-HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # Unicode categories that show nothing, or command the terminal
-JOINERS = "\u200c\u200d"  # of these: they shape Persian, Indic scripts and emoji, and do no harm
 
 
 class JsonReport:
@@ -43,7 +40,7 @@ class JsonReport:
 
     def handle(self, event: Event) -> None:
         """Print the event, at once."""
-        print(json.dumps(as_dict(event), allow_nan=False), file=self._stream, flush=True)
+        print(strictjson.write(as_dict(event)), file=self._stream, flush=True)
 
     def close(self) -> None:
         """Nothing to do: the stream is not this report's own."""
@@ -311,12 +308,3 @@ def duration(seconds: float) -> str:
 def size(count: int) -> str:
     """Bytes as MB or GB (powers of ten)."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"
-
-
-def visible(text: str) -> str:
-    """Text that is safe to print: control, format and unassigned characters, except line ends, as backslash escapes."""
-    return "".join(c if _safe(c) else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def _safe(character: str) -> bool:
-    return character in "\n" + JOINERS or unicodedata.category(character) not in HIDDEN
