@@ -20,12 +20,15 @@ from scriven.server.answers import json_text
 from scriven.server.app import OPEN, STREAMED, make_app
 from scriven.server.security import Guard, policy
 from scriven.session import Model
-from scriven.settings import validated
+from scriven.settings import Settings, validated
 from scriven.vocabulary import Vocabulary
 from served_models import LETTERS
 from small_model import predictor_of
 
 HUGE = 3e38
+SETTINGS: Settings = validated({"model": {"width": 8}})
+HALVES, BYTES = Vocabulary.of("\n ab\ud83d\udcff\udce2"), Vocabulary.of_bytes()  # of texts with `corpus.invalid bytes`
+STRAY = "a\udcffb\udce2\ud800"  # in which the last one is known to nobody
 LINES = {"accept": "application/x-ndjson"}
 
 
@@ -36,7 +39,7 @@ def overflowing(only: str, writing: str | None) -> Model:
         for name, weights in made.model.named_parameters():
             if only in name:
                 weights.copy_(weights.sign() * HUGE)
-    return Model(Predictor(made.model, made.vocabulary, "fp32", 0, writing), validated({"model": {"width": 8}}))
+    return Model(Predictor(made.model, made.vocabulary, "fp32", 0, writing), SETTINGS)
 
 
 def overflowing_later() -> Model:
@@ -54,7 +57,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     losses = [f'{{"event":"stepped","step":{n},"loss":{{"nats":{v},"characters":1}}}}' for n, v in enumerate(VALUES)]
     (run / "metrics.jsonl").write_text("\n".join([*losses, ""]))
     (run / "samples.jsonl").write_text('{"step":1,"prompt":"\\udcff","text":"a\\ud800b","temperature":0.8}\n' * 2)
-    models = {"all": overflowing("", None), "head": overflowing("head.weight", "int8"), "later": overflowing_later()}
+    models = {"halves": Model(predictor_of(HALVES), SETTINGS), "bytes": Model(predictor_of(BYTES), SETTINGS)}
+    models |= {"all": overflowing("", None), "head": overflowing("head.weight", "int8"), "later": overflowing_later()}
     app = Guard(make_app(models, runs={"run": run}), policy("127.0.0.1", open_paths=OPEN, streamed=STREAMED))
     with serving(app) as place, httpx.Client(base_url=place.url, timeout=20) as client:
         yield client
@@ -144,6 +148,52 @@ def test_what_is_followed_is_json(client: httpx.Client) -> None:
 def test_counters_are_finite(client: httpx.Client) -> None:
     values = [line.rpartition(" ")[2] for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
     assert all(abs(float(value)) < float("inf") for value in values)
+
+
+def ask(client: httpx.Client, path: str, **body: Any) -> httpx.Response:
+    """A request in ASCII."""
+    return client.post(path, content=json.dumps(body))
+
+
+@pytest.mark.parametrize("model", ["halves", "bytes"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"max_tokens": 0, "echo": True, "logprobs": 4}),
+        ("/v1/completions", {"max_tokens": 60, "echo": True, "logprobs": 4, "seed": 1, "stop": ["\udcff\udcff"]}),
+        ("/v1/completions", {"max_tokens": 60, "echo": True, "logprobs": 4, "seed": 1, "stream": True}),
+        ("/tokenize", {"return_token_strs": True}),
+        ("/score", {"text": STRAY, "prompt": None}),
+        ("/states", {"text": STRAY, "prompt": None}),
+        ("/v1/completions", {"logit_bias": {STRAY: 1}}),
+        ("/v1/completions", {STRAY: 1}),
+        ("/v1/completions", {"model": STRAY}),
+    ],
+)
+def test_bytes_that_are_no_text_are_no_half_characters(
+    client: httpx.Client, model: str, path: str, body: dict[str, Any]
+) -> None:
+    """They come in as JSON can have them, escaped, and go out as U+FFFD, or as tokens that are called bytes."""
+    given = {"model": model, "prompt": STRAY, **body}
+    told = ask(client, path, **{name: value for name, value in given.items() if value is not None})
+    events = told.text.removeprefix("data: ").split("\n\ndata: ") if body.get("stream") else [told.text]
+    for event in events:
+        assert event.startswith("[DONE]") or strictly(event)
+
+
+def test_halves_are_called_by_their_bytes(client: httpx.Client) -> None:
+    body = {"model": "halves", "prompt": STRAY, "max_tokens": 0, "echo": True, "logprobs": 2}
+    told = ask(client, "/v1/completions", **body).json()
+    names = ["a", r"bytes:\xff", "b", r"bytes:\xe2", r"bytes:\xed\xa0\x80"]
+    assert told["choices"][0]["text"] == "a�b��"
+    assert told["choices"][0]["logprobs"]["tokens"] == names
+    assert told["choices"][0]["logprobs"]["text_offset"] == [0, 1, 2, 3, 4]
+    assert told["unknown_characters"] == names[-1:]
+    asked = {"model": "halves", "prompt": STRAY, "return_token_strs": True}
+    tokens = ask(client, "/tokenize", **asked).json()
+    assert tokens["token_strs"] == names
+    given = {"model": "halves", "tokens": tokens["tokens"]}
+    assert client.post("/detokenize", json=given).json() == {"prompt": "a�b��"}
 
 
 def test_half_characters_are_shown_as_what_is_no_character() -> None:

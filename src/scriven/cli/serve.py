@@ -90,8 +90,8 @@ def _address(host: str, port: int, token: str | None) -> str:
 
 
 def _named(runs: tuple[str, ...]) -> list[str]:
-    """The names of the models."""
-    names = [Path(run).resolve().name for run in runs]
+    """The names of the models; bytes of a folder's name that are no UTF-8 are shown as U+FFFD, as HTTP can have it."""
+    names = [os.fsencode(Path(run).resolve().name).decode("utf-8", "replace") for run in runs]
     if not names:
         raise UsageError("serve needs the folder of a run, such as runs/book; give one or several")
     twice = {name for name in names if names.count(name) > 1}

@@ -19,7 +19,7 @@ from scriven.inference.writing import Line
 from scriven.server.answers import answer, apart, json_text, long_answer, pieces
 from scriven.server.engine import Job, News
 from scriven.server.errors import Refused
-from scriven.server.logprobs import Tokens
+from scriven.server.logprobs import Tokens, character_name
 from scriven.server.requests import CompletionBody
 from scriven.server.serving import Served, Server, Streamed, Work, body_of, known_ids, server_of, unless_gone
 from scriven.session import first_seed
@@ -107,7 +107,8 @@ class Asked:
     @cached_property
     def unknown(self) -> list[str]:
         """The first characters of the prompts that the model does not know, each once."""
-        return self.served.model.vocabulary.unseen_characters(np.concatenate(self.prompts))[:NAMED]
+        unseen = self.served.model.vocabulary.unseen_characters(np.concatenate(self.prompts))
+        return [character_name(each) for each in unseen[:NAMED]]
 
     def usage(self) -> Usage:
         """How many symbols were read and written so far."""

@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 from scriven.server.reading import Details
+from scriven.surrogates import WRITTEN
 from scriven.vocabulary import Vocabulary
 
 Logprobs = dict[str, list[Any] | None]
@@ -30,7 +31,7 @@ class Tokens:
             tops = [self._named_top(ids, values) for ids, values in pairs]
         for symbol, nats, top in zip(details.ids.tolist(), details.nats.tolist(), tops, strict=True):
             begin, name = self._known, self._name(symbol)
-            self._known += self._length(symbol, name)
+            self._known += self._length(symbol)
             if top is not None:
                 top.setdefault(name, -nats)
             self._waiting.append((self._known, begin, name, -nats, top))
@@ -59,22 +60,38 @@ class Tokens:
             top.setdefault(self._name(symbol), value)
         return top
 
-    def _length(self, symbol: int, name: str) -> int:
+    def _length(self, symbol: int) -> int:
         """How many characters of text are whole with one more symbol."""
-        if self._vocabulary.unit == "byte":
+        vocabulary = self._vocabulary
+        if vocabulary.unit == "byte":
             return len(self._decoder.feed([symbol]))
-        return 1 if symbol == self._vocabulary.unknown else len(name)
+        return len(vocabulary.separator or "") if symbol == vocabulary.boundary else 1
 
     def _name(self, symbol: int) -> str:
         """A token's text: each symbol has one of its own."""
         if symbol not in self._names:
-            self._names[symbol] = self._named(symbol)
+            self._names[symbol] = token_name(self._vocabulary, symbol)
         return self._names[symbol]
 
-    def _named(self, symbol: int) -> str:
-        vocabulary = self._vocabulary
-        if symbol == vocabulary.unknown:
-            return "<unk>"
-        if vocabulary.unit == "byte" and 128 <= symbol < 256:
-            return f"bytes:\\x{symbol:02x}"
-        return vocabulary.decode([symbol])
+
+def token_name(vocabulary: Vocabulary, symbol: int) -> str:
+    """The text that a symbol is called by: its own, but `bytes:` and bytes where it is no character by itself."""
+    if symbol == vocabulary.unknown:
+        return "<unk>"
+    if vocabulary.unit == "byte" and 128 <= symbol < 256:
+        return _bytes_name(bytes([symbol]))
+    text = vocabulary.decode([symbol])
+    return character_name(text) if len(text) == 1 else text
+
+
+def character_name(character: str) -> str:
+    """A character itself; of half a one, as a byte that was not UTF-8 is read, the bytes that it is written as."""
+    half = "\ud800" <= character <= "\udfff"
+    return _bytes_name(character.encode("utf-8", WRITTEN)) if half else character
+
+
+def _bytes_name(data: bytes) -> str:
+    return "bytes:" + "".join(f"\\x{each:02x}" for each in data)
+
+
+__all__ = ["Logprobs", "Tokens", "character_name", "token_name"]

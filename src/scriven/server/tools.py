@@ -11,6 +11,7 @@ from starlette.responses import Response
 from scriven.server.answers import answer, long_answer
 from scriven.server.engine import Job
 from scriven.server.errors import Refused
+from scriven.server.logprobs import token_name
 from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
 from scriven.server.serving import Served, Work, body_of, known_ids, server_of, unless_gone
 from scriven.session import Model
@@ -57,7 +58,7 @@ def _tokens(model: Model, body: TokenizeBody) -> dict[str, Any]:
     if not body.return_token_strs:
         return told
     known, places = np.unique(ids, return_inverse=True)
-    names = np.array([model.decode([each]) for each in known], np.object_)
+    names = np.array([token_name(model.vocabulary, each) for each in known.tolist()], np.object_)
     return {**told, "token_strs": names[places]}
 
 
