@@ -1,9 +1,10 @@
 """`metrics.jsonl` and `samples.jsonl` tell one consistent story, however often a run was killed and resumed."""
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_run import PER_STEP, sampled, started, stepped, training
+from scriven.errors import InputError
 from scriven.events import Event, Stepped
 from scriven.report import files
 from scriven.report.files import FilesReport
@@ -20,9 +22,9 @@ from scriven.runs.journal import read_lines
 
 def written(run: Path, events: Iterable[Event]) -> list[dict[str, Any]]:
     report = FilesReport()
-    for event in events:
-        report.handle(event)
-    report.close()
+    with contextlib.closing(report):
+        for event in events:
+            report.handle(event)
     return list(read_lines(run / "metrics.jsonl"))
 
 
@@ -115,19 +117,37 @@ def test_any_sample_is_kept_as_it_is(tmp_path: Path, text: str) -> None:
     assert list(read_lines(tmp_path / "samples.jsonl")) == [record]
 
 
-def test_what_is_no_plain_file_is_replaced_and_nothing_beyond_it_touched(tmp_path: Path) -> None:
+KINDS: dict[str, Callable[[Path], object]] = {
+    "link": lambda path: path.symlink_to(path.parent.parent / "outside"),
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "progress.jsonl"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_plain_file_is_refused_and_nothing_beyond_it_touched(tmp_path: Path, kind: str, name: str) -> None:
     """Links out of the run's folder, pipes, and folders, in the place of every file that is written."""
-    outside = tmp_path / "outside"
+    outside, run = tmp_path / "outside", tmp_path / "run"
     outside.write_text("mine")
-    names = ["metrics.jsonl", "samples.jsonl", "progress.jsonl", "metrics.jsonl.new", "samples.jsonl.new"]
-    for kind, make in (("link", lambda path: path.symlink_to(outside)), ("pipe", os.mkfifo), ("folder", Path.mkdir)):
-        run = tmp_path / kind
-        run.mkdir()
-        for name in names:
-            make(run / name)
-        assert steps(written(run, training(run))) == list(range(1, 101))
-        assert outside.read_text() == "mine"
-        assert all((run / name).is_file() and not (run / name).is_symlink() for name in names[:3])
+    run.mkdir()
+    KINDS[kind](run / name)
+    with pytest.raises(InputError, match=rf"{name} is not a plain file"):
+        written(run, training(run, last=1))
+    assert outside.read_text() == "mine"
+    assert not (run / name).is_file() or (run / name).is_symlink()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_of_temporary_files_are_in_nobodys_way(tmp_path: Path, kind: str) -> None:
+    outside, run = tmp_path / "outside", tmp_path / "run"
+    outside.write_text("mine")
+    run.mkdir()
+    for name in (".metrics.jsonl.tmp", ".samples.jsonl.tmp"):
+        KINDS[kind](run / name)
+    assert steps(written(run, training(run, last=3))) == [1, 2, 3]
+    assert outside.read_text() == "mine"
+    assert not list(run.glob(".*"))
 
 
 def test_lines_made_to_do_harm_are_left_out(tmp_path: Path) -> None:

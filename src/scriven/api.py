@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scriven import recipes
-from scriven.errors import Interrupted
+from scriven.errors import Interrupted, UsageError
 from scriven.events import Event, Finished, Loss, Started
 from scriven.report import Report, consume
 from scriven.report.files import FilesReport
@@ -70,6 +70,8 @@ def train(
     given = settings.given() if isinstance(settings, Settings) else dict(settings or {})
     given = overlaid(recipes.values(recipe) if recipe else {}, given)
     chosen = {name: value for name, value in budget.items() if value}
+    if "" in (output, initial, replay):
+        raise UsageError("output, initial and replay must name a folder, and one of them is empty; leave it out")
     request = Request(
         texts=tuple(map(str, texts)),
         settings=validated(overlaid(given, {"budget": chosen} if chosen else {})),

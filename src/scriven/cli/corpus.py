@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from scriven.cli.flags import Json, Text, named
+from scriven.cli.flags import Json, Output, Text, named
 from scriven.cli.rows import note, put_json, put_path, visible_line
 from scriven.errors import Interrupted, UsageError
 from scriven.settings import CorpusSettings
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 app = App(name="corpus", help="Turn text into a corpus (ids on disk), and tell what is in one.")
 Flags = Annotated[CorpusSettings, Parameter(name="corpus", show_default=False)]
-Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
 DEFAULTS = CorpusSettings()
 SHOWN = 12  # most frequent characters
 SHOW_SECONDS = 0.1

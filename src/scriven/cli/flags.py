@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from scriven.errors import UsageError
 
@@ -34,6 +34,18 @@ Which = Annotated[
     Parameter(name="--checkpoint", help="weights to use: the best ones, the last ones, or those of this step"),
 ]
 Text = Annotated[str, Parameter(allow_leading_hyphen=True)]  # for - alone; see `named`
+
+
+def path_given(kind: type[Path], tokens: Sequence[Token]) -> Path:
+    """The path that a flag names. Raises UsageError when it is empty, which would mean the current folder."""
+    token = tokens[0]
+    if not token.value:
+        raise UsageError(f"{token.keyword} is empty, as a variable is that was not set; name a path, or drop the flag")
+    return kind(token.value)
+
+
+FilePath = Annotated[Path | None, Parameter(converter=path_given)]
+Output = Annotated[Path | None, Parameter(name=["--output", "-o"], converter=path_given)]
 
 
 def named(texts: Sequence[str]) -> Sequence[str]:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from scriven import recipes
 from scriven.cli import BEGUN
-from scriven.cli.flags import Device, Json, Precision, Switch, Text, named
+from scriven.cli.flags import Device, FilePath, Json, Output, Precision, Switch, Text, named
 from scriven.cli.rows import note
 from scriven.errors import DivergedError, Interrupted, LostError
 from scriven.settings import (
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 def train(
     *texts: Text,
     budget: Annotated[BudgetSettings, Parameter(name="*", show_default=False)] = BudgetSettings(),
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    output: Output = None,
     resume: Literal["last", "auto"] | int | None = None,
-    initial: Annotated[Path | None, Parameter(name="--from")] = None,
-    replay: Path | None = None,
+    initial: Annotated[FilePath, Parameter(name="--from")] = None,
+    replay: FilePath = None,
     recipe: str | None = None,
-    settings: Path | None = None,
+    settings: FilePath = None,
     device: Device | None = None,
     precision: Precision | None = None,
     keep: str | None = None,

@@ -122,8 +122,12 @@ def _texts(texts: Sequence[str], settings: CorpusSettings, part: tuple[int, int]
 
 
 def _check_free(folder: Path | None) -> None:
-    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder is None or not folder.exists():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
         raise InputError(f"{folder} exists and is not the corpus of these texts; choose another folder, or remove it")
+    if folder.samefile(Path.cwd()):  # a corpus takes the place of an empty folder
+        raise InputError(f"{folder} is the folder that you are in; name a new one, such as {folder / 'corpus'}")
 
 
 def _is_built(folder: Path, key: str) -> bool:

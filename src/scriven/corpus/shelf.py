@@ -33,6 +33,7 @@ except ImportError:  # Windows, where a file that is mapped cannot be removed an
 LIMIT = "20GB"  # where SCRIVEN_CACHE_SIZE says nothing
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 IDS = tuple(np.dtype(kind) for kind in ("<u1", "<u2", "<u4"))
+FETCHED = re.compile(r"[0-9a-f]{64}(\.npy|\.[0-9]+\.part)")  # names that we give
 Array = npt.NDArray[np.unsignedinteger]
 
 
@@ -142,7 +143,7 @@ class Shelf:
         for index, sha256 in enumerate(self._held):  # in the order of their use
             with suppress(OSError):
                 os.utime(self._folder / f"{sha256}.npy", ns=(now + index, now + index))
-        files = [path for path in self._folder.iterdir() if path.suffix in {".npy", ".part"}]
+        files = [path for path in self._folder.iterdir() if FETCHED.fullmatch(path.name)]
         sizes = {path: path.stat().st_size for path in files}
         total = sum(sizes.values()) + shard.size
         for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):

@@ -8,6 +8,7 @@ by a lock that it is dead; other machines' only after a day without a write.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import socket
 import time
@@ -21,7 +22,8 @@ from filelock import FileLock, Timeout
 from scriven.durable import flush_folder
 
 UNFINISHED = ".scriven-building-"
-LOCK = ".lock"
+LOCK, DAMAGED = ".lock", "-damaged"
+MADE = re.compile(rf"{re.escape(UNFINISHED)}[0-9a-f]{{8}}-[0-9a-f]{{32}}(\{LOCK}|{DAMAGED})?")  # names that we give
 DAY = 24 * 3600
 TRIES = 5
 
@@ -59,7 +61,7 @@ def moved(work: Path, target: Path, is_built: Callable[[Path], bool], *, replace
                 return target
             if not replace or not target.is_dir():
                 raise
-            aside = work.with_name(f"{work.name}-damaged")
+            aside = work.with_name(work.name + DAMAGED)
             with suppress(OSError):  # another builder may be doing the same
                 target.rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
@@ -79,6 +81,8 @@ def _lock_of(work: Path) -> Path:
 
 def _sweep(parent: Path) -> None:
     for path in parent.glob(UNFINISHED + "*"):
+        if not MADE.fullmatch(path.name):
+            continue
         if time.time() - _touched(path) > DAY:
             _remove(path)
         elif path.name.endswith(LOCK) and path.name.startswith(UNFINISHED + _host()):

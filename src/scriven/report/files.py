@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any, TextIO
 
 from scriven.events import Event, Returned, Sampled, Skipped, Started, Stepped
 from scriven.report import as_dict
-from scriven.runs.disk import own
+from scriven.runs.disk import own, replace_file
 from scriven.runs.journal import METRICS_FILE, PROGRESS_FILE, SAMPLES_FILE, ProgressLog, read_lines
 
 # Up to this step each step has a line; later a line covers step // DETAIL steps, so that 1,000,000 steps take about
 # DETAIL * (1 + ln(1,000,000 / DETAIL)) = 20,000 lines, equally dense at any scale of the picture.
 DETAIL = 3000
+NO_UTF8 = "backslashreplace"  # of a half character, a lone surrogate, it makes what JSON writes for it
 
 
 class FilesReport:
@@ -90,23 +90,15 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def _rewound(path: Path, step: int) -> TextIO:
-    """The file, open at its end, with only the lines that hold for a run that stands at `step`."""
+    """The file, open at its end, with only the lines that hold for a run that stands at `step`.
+
+    Each line that is written reaches the system at once: a killed process loses none.
+    """
     kept = "".join(_line(record) for record in read_lines(own(path)) if _holds(record, step))
-    fresh = own(path.with_name(path.name + ".new"))
-    with _written(fresh, "w") as file:
-        file.write(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    return _written(path, "a")
+    replace_file(path, kept.encode("utf-8", NO_UTF8))
+    return path.open("a", buffering=1, encoding="utf-8", errors=NO_UTF8, newline="\n")
 
 
 def _holds(record: dict[str, Any], step: int) -> bool:
     again = record.get("event") == "started" or step == 0  # said anew by the run that begins now
     return bool(record["step"] < step or (record["step"] == step and not again))
-
-
-def _written(path: Path, mode: str) -> TextIO:
-    # Each line reaches the system at once: a killed process loses none. A half character (a lone surrogate) has no
-    # UTF-8, and what backslashreplace makes of it is what JSON writes for it.
-    return path.open(mode, buffering=1, encoding="utf-8", errors="backslashreplace", newline="\n")  # type: ignore[return-value]

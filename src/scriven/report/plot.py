@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from scriven.errors import InputError
 from scriven.events import Event, Finished, Started
-from scriven.runs.disk import own
+from scriven.runs.disk import own, replace_file
 from scriven.runs.folder import PLOT_FILE
 from scriven.runs.journal import METRICS_FILE, read_lines
 
@@ -63,9 +64,10 @@ def draw(run: Path) -> Path:
     _scales(axes, course)
     figure.suptitle(course.title, fontsize=12)
     path = run / PLOT_FILE
-    fresh = own(path.with_name(path.name + ".new"))
-    figure.savefig(fresh, format="png")
-    return fresh.replace(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    replace_file(own(path), drawn.getvalue())
+    return path
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -161,11 +162,11 @@ def sweep(folder: Path) -> None:
     """
     for name in listed(real_folder(folder)):
         path = folder / name
-        if not name.startswith(".step-"):
+        if not re.fullmatch(rf"\.step-[0-9]{{8,16}}({UNFINISHED}|{ASIDE})", name):
             continue
         place = folder / path.stem.removeprefix(".")
         whole = not path.is_symlink() and is_there(path / MANIFEST_FILE)
         if path.suffix == ASIDE and whole and not is_there(place):
             path.rename(place)
-        elif path.suffix in (ASIDE, UNFINISHED):
+        else:
             discard(path)

@@ -96,13 +96,13 @@ def discard(path: Path) -> None:
 
 
 def own(path: Path) -> Path:
-    """The same path, to write to; a link, a pipe or a folder of that name is removed, never what a link leads to.
+    """The same path, to write a file to.
 
-    Raises OSError.
+    Raises InputError when a link, a pipe or a folder has that name, which no run makes; OSError.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
-            discard(path)
+            raise InputError(f"{path} is not a plain file, and a run writes a file of that name; move it elsewhere")
     return path
 
 

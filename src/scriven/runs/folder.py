@@ -23,8 +23,18 @@ from scriven.errors import InputError, UnreadableError, UsageError
 from scriven.model.cells import CELLS
 from scriven.model.language_model import layer_widths, weight_shapes
 from scriven.runs.checkpoints import Checkpoint, folder_name, write_checkpoint
-from scriven.runs.disk import discard, is_there, listed, read_json, read_text, real_folder, remove_folder, replace_file
-from scriven.runs.journal import drop_logs_aside, flush_logs
+from scriven.runs.disk import (
+    discard,
+    is_there,
+    listed,
+    own,
+    read_json,
+    read_text,
+    real_folder,
+    remove_folder,
+    replace_file,
+)
+from scriven.runs.journal import LOGS, drop_logs_aside, flush_logs
 from scriven.runs.manifest import Index, Measured
 from scriven.runs.tensors import HEADER_LIMIT, Shapes
 from scriven.settings import Settings, explain, validated
@@ -34,6 +44,8 @@ from scriven.vocabulary import Vocabulary
 SETTINGS_FILE, VOCABULARY_FILE, CHECKPOINTS = "settings.toml", "vocabulary.json", "checkpoints"
 INDEX_FILE = "index.json"
 PLOT_FILE = "loss.png"
+LOCK_FILE = ".lock"
+WRITTEN_FILES = SETTINGS_FILE, VOCABULARY_FILE, PLOT_FILE, *LOGS
 SETTINGS_LIMIT = 500_000  # bytes of settings.toml, most of which are the names of texts
 Which = Literal["best", "last"] | int
 RUNS_SHOWN = 8  # where one is named that is not there
@@ -297,11 +309,11 @@ def run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
 def writing(path: Path) -> Iterator[None]:
     """Holds the right to write to a run folder, which any thread may let go.
 
-    Raises InputError when another process has it.
+    Raises InputError when another process has it, or what is no file has the name of a file that runs write.
     """
     try:
         make_folder(path)
-        held = filelock.FileLock(path / ".lock", timeout=0, thread_local=False).acquire()
+        held = filelock.FileLock(path / LOCK_FILE, timeout=0, thread_local=False).acquire()
     except filelock.Timeout:
         raise InputError(
             f"{path} is in use by another training; wait for it, or choose another folder with -o"
@@ -309,4 +321,6 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}; choose another folder with -o") from error
     with held:
+        for name in WRITTEN_FILES:
+            own(path / name)
         yield

@@ -25,7 +25,7 @@ from scriven.model.compute import available_cores, cpu_prepared
 from scriven.model.language_model import parameter_count
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, create_run, open_run, run_corpus, writing
-from scriven.runs.folder import has_checkpoints
+from scriven.runs.claim import check_new_run, claimed
 from scriven.runs.journal import Story, read_fingerprints, read_story
 from scriven.runs.recovery import recover
 from scriven.settings import Settings, merged, possible, validated
@@ -79,6 +79,8 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
         resumed = resumed_run(request) if request.resume is not None else None
         if resumed:
             held.enter_context(writing(resumed.path))
+        elif request.output:
+            check_new_run(request.output)  # before its text is read, which may take long
         yield from _train(request, resumed, place, held, stop, progress)
 
 
@@ -107,9 +109,9 @@ def _train(
     facts = _facts(request, corpus, settings, device, precision, machines, measured=resumed is None)
     notes = [*recovered.notes, *_other_kernels(resumed)] if resumed and recovered else []
     if not resumed:
-        settings, notes = _fitted(request, settings, facts, path)
+        settings, notes = _fitted(request, settings, facts)
         notes += [*_text_notes(request, corpus, path), *_initial_notes(request, settings, corpus, embeddings)]
-        held.enter_context(writing(path))
+        held.enter_context(claimed(path))
     computing = {"training": {"device": device.type, "precision": precision}}
     settings = validated(merged(settings.model_dump(), computing))
     origin = resumed.origin if resumed else _origin(request, corpus, embedding)
@@ -257,10 +259,8 @@ def _facts(
     )
 
 
-def _fitted(request: Request, given: Settings, facts: Facts, path: Path) -> tuple[Settings, list[str]]:
+def _fitted(request: Request, given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     """All settings of a new run."""
-    if has_checkpoints(path):
-        raise UsageError(f"{path} holds a run already; go on with it (--resume) or choose another folder with -o")
     if not given.budget and given.budget.model_fields_set:
         raise UsageError("a budget of 0 trains nothing; give more, such as --minutes 5")
     if not given.budget:

@@ -1,0 +1,67 @@
+"""Which folders a new run may be made in: empty ones, and those of runs that saved nothing. Others are not touched."""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from scriven.errors import InputError, UsageError
+from scriven.runs.disk import is_there, listed, read_text
+from scriven.runs.folder import (
+    CHECKPOINTS,
+    LOCK_FILE,
+    SETTINGS_FILE,
+    VOCABULARY_FILE,
+    has_checkpoints,
+    open_run,
+    writing,
+)
+from scriven.vocabulary import Vocabulary
+
+BEGUN = {LOCK_FILE, CHECKPOINTS, VOCABULARY_FILE, f".{VOCABULARY_FILE}.tmp", f".{SETTINGS_FILE}.tmp"}
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Holds the right to make a new run in a folder.
+
+    Raises InputError as `check_new_run`, or when another process has the right; UsageError as `check_new_run`.
+    """
+    check_new_run(path)
+    with writing(path):
+        check_new_run(path)  # another process may have made a run there meanwhile
+        yield
+
+
+def check_new_run(path: Path) -> None:
+    """Checks that a new run would write over nothing but what a run before it left that saved nothing.
+
+    Raises UsageError when a run is there that saved something, InputError when anything else is there.
+    """
+    if is_there(path) and not path.is_dir():
+        raise InputError(f"{path} is there and is no folder; choose another name for the run's folder")
+    if (names := listed(path)) and not _is_run(path, {*names}):
+        raise InputError(
+            f"{path} is not empty and is not the folder of a run, so nothing is written to it; choose a new folder, "
+            f"such as {path / 'run'}"
+        )
+    if has_checkpoints(path):
+        raise UsageError(f"{path} holds a run already; go on with it (--resume) or choose another folder with -o")
+
+
+def _is_run(path: Path, names: set[str]) -> bool:
+    """Whether Scriven made what is in a folder: a run, or what one leaves that is killed before its settings are there.
+
+    A file of settings that a user copied from a run is not enough.
+    """
+    with contextlib.suppress(InputError):
+        if SETTINGS_FILE in names:
+            open_run(path)
+            return CHECKPOINTS not in names or stat.S_ISDIR((path / CHECKPOINTS).lstat().st_mode)
+        if LOCK_FILE in names and names <= BEGUN:
+            if VOCABULARY_FILE in names:
+                Vocabulary.from_json(read_text(path / VOCABULARY_FILE))
+            return not (path / LOCK_FILE).lstat().st_size and not listed(path / CHECKPOINTS)
+    return False
