@@ -305,10 +305,11 @@ target_delimiter: ""
 CHOICE = 'doc_to_choice: "{{choices}}"\ndoc_to_target: "{{best}}"\nmetric_list: [{metric: acc}]'
 WRITE = 'doc_to_target: "{{choices[0]}}"\ngeneration_kwargs: {until: ["d"], max_gen_toks: 30}\n'
 WRITE += "metric_list: [{metric: exact_match}]"
+ROLLING = 'doc_to_target: "{{text}}"\nmetric_list: [{metric: bits_per_byte}]'
 QUESTIONS = [
-    {"before": "a bad", "choices": [" cab", " dad", ", a"], "best": 1},
-    {"before": "cab,", "choices": [" bad", "e", " ace\n"], "best": 0},
-    {"before": "b", "choices": ["c", "a", "b"], "best": 2},
+    {"before": "a bad", "choices": [" cab", " dad", ", a"], "best": 1, "text": "a bad cab"},
+    {"before": "cab,", "choices": [" bad", "e", " ace\n"], "best": 0, "text": "\nabba\n\ncab€\n" * 9},
+    {"before": "b", "choices": ["c", "a", "b"], "best": 2, "text": "b"},
 ]
 
 
@@ -317,10 +318,20 @@ def evaluate(place: Place, name: str, folder: Path) -> dict[str, list[dict[str, 
     folder.mkdir()
     data = folder / "questions.json"
     data.write_text("\n".join(map(json.dumps, QUESTIONS)))
-    for task, kind, more in (("choice", "multiple_choice", CHOICE), ("write", "generate_until", WRITE)):
+    tasks = (("choice", "multiple_choice", CHOICE), ("write", "generate_until", WRITE))
+    for task, kind, more in (*tasks, ("rolling", "loglikelihood_rolling", ROLLING)):
         (folder / f"{task}.yaml").write_text(TASK.format(name=task, data=data, kind=kind, more=more))
     arguments = f"model={name},base_url={place.url}/v1/completions,auth_token={TOKEN},num_concurrent=2,max_retries=1"
-    words = ["--model", "local-completions", "--model_args", arguments, "--tasks", "choice,write", "--log_samples"]
+    arguments += ",max_length=200000"
+    words = [
+        "--model",
+        "local-completions",
+        "--model_args",
+        arguments,
+        "--tasks",
+        "choice,write,rolling",
+        "--log_samples",
+    ]
     words += ["--include_path", str(folder), "--output_path", str(folder / "out"), "--batch_size", "2"]
     environment = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     environment |= {"OPENAI_API_KEY": TOKEN}
@@ -351,6 +362,13 @@ def compare(model: Model, logs: dict[str, list[dict[str, Any]]], documents: bool
         before = row["doc"]["before"]
         text = model.sample(before, length=30, temperature=0.0, stop=["d"], until_end=documents)
         assert row["resps"][0][0] == text
+    for row in logs["rolling"]:
+        score = model.score(row["doc"]["text"])
+        told, size = row["bits_per_byte"]
+        if documents:  # whose ends lm-eval counts as characters, but the last one's
+            assert told == pytest.approx(-model.session(seed=0).score(row["doc"]["text"]).total_nats, abs=1e-6)
+        else:
+            assert -told / size / math.log(2) == pytest.approx(score.bits_per_byte, abs=1e-6)
 
 
 # --- schemathesis

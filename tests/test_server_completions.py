@@ -119,6 +119,24 @@ def test_log_probabilities_of_a_given_text(client: httpx.Client) -> None:
         assert list(top.values())[:3] == sorted(top.values(), reverse=True)[:3]
 
 
+def test_the_id_that_begins_a_text_is_read_as_its_beginning(client: httpx.Client) -> None:
+    begin, text = MODELS["text"].vocabulary.ids, "\na bad cab"
+    prompts = [[begin, *MODELS["text"].encode(text).tolist()], [begin]]
+    told = ask(client, prompt=prompts, max_tokens=1, seed=1, echo=True, logprobs=2)["choices"]
+    expected = ask(client, prompt=[text, ""], max_tokens=1, seed=1, echo=True, logprobs=2)["choices"]
+    for mine, other in zip(told, expected, strict=True):
+        assert mine["text"] == other["text"]
+        for name, first in (("tokens", "<bos>"), ("token_logprobs", None), ("top_logprobs", None), ("text_offset", 0)):
+            assert mine["logprobs"][name] == [first, *other["logprobs"][name]]
+    streamed = events(client, prompt=prompts[0], max_tokens=1, seed=1, echo=True, logprobs=2)
+    parts = [each["choices"][0]["logprobs"]["tokens"] for each in streamed]
+    assert [token for part in parts for token in part] == told[0]["logprobs"]["tokens"]
+    state = client.post("/states", json={"model": "text", "text": "a"}).json()["state"]
+    assert "begins a text" in refused(client, 400, prompt=prompts[0], state=state)
+    assert "is not known" in refused(client, 400, prompt=[1, begin])
+    assert "is not known" in refused(client, 400, model="names", prompt=[MODELS["names"].vocabulary.ids])
+
+
 def test_log_probabilities_of_what_is_written_are_those_of_reading_it(client: httpx.Client) -> None:
     written = ask(client, prompt=PROMPT, max_tokens=40, seed=1, logprobs=2)["choices"][0]
     read = ask(client, prompt=PROMPT + written["text"], max_tokens=0, echo=True, logprobs=2)["choices"][0]

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from starlette.requests import Request
@@ -21,7 +21,7 @@ from scriven.server.engine import Job, News
 from scriven.server.errors import Refused
 from scriven.server.logprobs import Tokens, character_name
 from scriven.server.requests import CompletionBody
-from scriven.server.serving import Served, Server, Streamed, Work, body_of, known_ids, server_of, unless_gone
+from scriven.server.serving import Served, Server, Streamed, Work, beginning, body_of, known_ids, server_of, unless_gone
 from scriven.session import first_seed
 from scriven.settings import SamplingSettings
 
@@ -59,6 +59,13 @@ def _model(server: Server, served: Served) -> dict[str, Any]:
     return {"id": served.name, "object": "model", "created": int(server.begun), "owned_by": "scriven"}
 
 
+class Prompt(NamedTuple):
+    """The ids (T,) of a prompt, and whether the id before them was given that begins a text."""
+
+    ids: Ids
+    begins: bool = False
+
+
 class Asked:
     """A request, understood: its prompts as ids, its jobs, and how its answer begins."""
 
@@ -71,20 +78,22 @@ class Asked:
         self.context, self.characters = server.context(self.served, body.state)
         self.prompts = list(self._prompts())
         self._check()
+        if body.state and any(prompt.begins for prompt in self.prompts):
+            raise Refused(400, "prompt: its first id begins a text; leave it out, or state", "prompt", "invalid_value")
 
     @cached_property
     def jobs(self) -> list[Job]:
         """What is to be done: one job a prompt."""
         body = self.body
         told = body.logprobs if body.echo else None
-        return [Job(ids, self.context, tuple(self._lines()), told, body.logprobs) for ids in self.prompts]
+        return [Job(each.ids, self.context, tuple(self._lines()), told, body.logprobs) for each in self.prompts]
 
     @cached_property
     def choices(self) -> list[Choice]:
         """The texts to come, n of the first prompt first."""
         return [
-            Choice(self, number * self.body.n + n, line, ids)
-            for number, (ids, job) in enumerate(zip(self.prompts, self.jobs, strict=True))
+            Choice(self, number * self.body.n + n, line, prompt)
+            for number, (prompt, job) in enumerate(zip(self.prompts, self.jobs, strict=True))
             for n, line in enumerate(job.lines)
         ]
 
@@ -107,30 +116,37 @@ class Asked:
     @cached_property
     def unknown(self) -> list[str]:
         """The first characters of the prompts that the model does not know, each once."""
-        unseen = self.served.model.vocabulary.unseen_characters(np.concatenate(self.prompts))
+        unseen = self.served.model.vocabulary.unseen_characters(np.concatenate([each.ids for each in self.prompts]))
         return [character_name(each) for each in unseen[:NAMED]]
 
     def usage(self) -> Usage:
         """How many symbols were read and written so far."""
-        prompt, written = sum(map(len, self.prompts)), sum(choice.symbols for choice in self.choices)
+        prompt, written = self._length(), sum(choice.symbols for choice in self.choices)
         return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
-    def _prompts(self) -> Iterator[Ids]:
+    def _prompts(self) -> Iterator[Prompt]:
         prompt = self.body.prompt
         if isinstance(prompt, str) or not prompt or isinstance(prompt[0], int):
-            yield self._ids(prompt)  # type: ignore[arg-type]
+            yield self._prompt(prompt)  # type: ignore[arg-type]
         else:
             for each in prompt:
-                yield self._ids(each)
+                yield self._prompt(each)
 
-    def _ids(self, prompt: str | list[int]) -> Ids:
+    def _prompt(self, prompt: str | list[int]) -> Prompt:
         model = self.served.model
-        return model.read_ids(prompt) if isinstance(prompt, str) else known_ids(model, prompt, "prompt")
+        if isinstance(prompt, str):
+            return Prompt(model.read_ids(prompt))
+        begins = prompt[:1] == [beginning(model.vocabulary)]
+        return Prompt(known_ids(model, prompt[begins:], "prompt"), begins)
+
+    def _length(self) -> int:
+        """How many symbols the prompts have."""
+        return sum(len(each.ids) for each in self.prompts)
 
     def _check(self) -> None:
         body, limits = self.body, self.server.limits
         stops = 1 if isinstance(body.stop, str) else len(body.stop)
-        texts, length = len(self.prompts) * body.n, sum(map(len, self.prompts))
+        texts, length = len(self.prompts) * body.n, self._length()
         places = texts * body.max_tokens + (length * body.n if body.echo else 0)
         values = 0 if body.logprobs is None else places * (1 + body.logprobs)
         self.size = max(places, values)  # of an answer in one piece, at most
@@ -161,7 +177,7 @@ class Choice:
     asked: Asked
     index: int
     line: Line
-    prompt: Ids
+    prompt: Prompt
     text: str = ""
     symbols: int = 0  # written
     done: bool = False
@@ -180,8 +196,9 @@ class Choice:
 
     @cached_property
     def _tokens(self) -> Tokens | None:
-        likeliest = self.asked.body.logprobs
-        return None if likeliest is None else Tokens(self.asked.served.model.vocabulary, likeliest)
+        body, vocabulary = self.asked.body, self.asked.served.model.vocabulary
+        begins = body.echo and self.prompt.begins
+        return None if body.logprobs is None else Tokens(vocabulary, body.logprobs, begins=begins)
 
     def take_in(self, news: News) -> None:
         """What became of it."""
@@ -189,13 +206,13 @@ class Choice:
             self._tokens.add(news.details)
         if news.line is None:
             if news.done and self.asked.body.echo:
-                self.text += self.asked.served.model.decode(self.prompt)
+                self.text += self.asked.served.model.decode(self.prompt.ids)
             return
         self.text += news.text
         self.symbols += news.symbols
         self.done = news.done
         if news.context is not None:
-            asked, symbols = self.asked, len(self.prompt) + self.symbols
+            asked, symbols = self.asked, len(self.prompt.ids) + self.symbols
             self.state = asked.server.states.put(asked.served.name, news.context, asked.characters + symbols)
 
     def take(self) -> dict[str, Any]:

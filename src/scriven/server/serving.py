@@ -27,6 +27,7 @@ from scriven.server.limits import LIMITS, Limits
 from scriven.server.requests import AnyBody, parsed
 from scriven.server.states import States
 from scriven.session import Model
+from scriven.vocabulary import Vocabulary
 
 Result = TypeVar("Result")
 
@@ -164,6 +165,14 @@ def server_of(request: Request) -> Server:
     """The server that a request came to."""
     server: Server = request.app.state.server
     return server
+
+
+def beginning(vocabulary: Vocabulary) -> int | None:
+    """The id that stands for the beginning of a text, as the first one of a prompt; it is no symbol, and never written.
+
+    None where texts are made of documents: there the boundary begins one.
+    """
+    return vocabulary.ids if vocabulary.boundary is None else None
 
 
 def known_ids(model: Model, ids: list[int], param: str) -> Ids:

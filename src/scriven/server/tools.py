@@ -13,22 +13,21 @@ from scriven.server.engine import Job
 from scriven.server.errors import Refused
 from scriven.server.logprobs import token_name
 from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
-from scriven.server.serving import Served, Work, body_of, known_ids, server_of, unless_gone
+from scriven.server.serving import Served, Work, beginning, body_of, known_ids, server_of, unless_gone
 from scriven.session import Model
 
-NEVER = "\uffff"  # stands for no character, by Unicode's word
+BEGINNING = "\uffff"  # what the id is called that begins a text: no character, by Unicode's word
 
 
 async def tokenizer_info(request: Request) -> Response:
     """What is to be known of ids: how many there are, and what begins and ends a text.
 
-    A text that is not made of documents has no end, so that its `eos_token` must never be written. It still begins
-    with the token that begins a text: lm-eval stops at the one, and puts the other before a text without a context.
+    lm-eval stops at `eos_token`, and puts the token of `bos_token` before a text without a context. A text that is not
+    made of documents has no end: there both are what is never written.
     """
     served = _alphabet(request)
-    vocabulary, opening = served.model.vocabulary, served.model.predictor.opening
-    edge = served.model.decode(opening) if len(opening) else None
-    endless = edge is not None and vocabulary.boundary is None
+    vocabulary = served.model.vocabulary
+    edge = BEGINNING if vocabulary.separator is None else vocabulary.separator
     return answer(
         {
             "model": served.name,
@@ -36,8 +35,8 @@ async def tokenizer_info(request: Request) -> Response:
             "unit": vocabulary.unit,
             "vocab_size": vocabulary.size,
             "bos_token": edge,
-            "eos_token": f"{edge}{NEVER}" if endless else edge,
-            "separator": edge if vocabulary.boundary is not None else None,  # between two documents
+            "eos_token": edge,
+            "separator": vocabulary.separator,  # between two documents
             "pad_token": None,
             "unk_token": "<unk>",
             "chat_template": None,
@@ -53,6 +52,9 @@ async def tokenize(request: Request) -> Response:
 
 
 def _tokens(model: Model, body: TokenizeBody) -> dict[str, Any]:
+    begin = beginning(model.vocabulary)
+    if body.prompt == BEGINNING and begin is not None:
+        return {"count": 1, "tokens": [begin], **({"token_strs": [BEGINNING]} if body.return_token_strs else {})}
     ids = model.read_ids(body.prompt)
     told = {"count": len(ids), "tokens": ids}
     if not body.return_token_strs:
@@ -66,9 +68,12 @@ async def detokenize(request: Request) -> Response:
     """The text of ids."""
     body = await body_of(request, DetokenizeBody)
     model = _alphabet(request, body.model).model
-    return await long_answer(
-        len(body.tokens), lambda: {"prompt": model.decode(known_ids(model, body.tokens, "tokens"))}
-    )
+    return await long_answer(len(body.tokens), lambda: {"prompt": _text(model, body.tokens)})
+
+
+def _text(model: Model, tokens: list[int]) -> str:
+    begins = tokens[:1] == [beginning(model.vocabulary)]
+    return BEGINNING * begins + model.decode(known_ids(model, tokens[begins:], "tokens"))
 
 
 def _alphabet(request: Request, name: str = "") -> Served:
