@@ -19,6 +19,7 @@ import scriven
 from scriven.cli import main
 from scriven.corpus import Corpus, build
 from scriven.model import CharLM
+from scriven.model.cells import RecurrentLayer
 from scriven.runs import create_run, open_run
 from scriven.session import Model, load
 from scriven.settings import validated
@@ -280,6 +281,30 @@ def test_evaluate_builds_a_corpus_again_that_is_gone(
     out, err = capsys.readouterr()
     assert rows(out)[0]["characters"] == len(LETTERS[1:]) * 5
     assert "was gone" in err
+
+
+def test_evaluate_reads_as_the_model_was_trained_and_says_where_that_is_the_only_way(
+    run: str, tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model of windows with relu may overflow where its memory is carried on and on: no loss is then told."""
+    opened = open_run(run)
+    windows = {"kind": "windows", "length": 8, "loss": "last"}
+    settings = validated({"model": {"width": 8, "layers": 1, "cell": "rnn", "activation": "relu"}, "reader": windows})
+    made = create_run(tmp_path / "relu", settings, opened.vocabulary, opened.origin)
+    model = CharLM(settings.model, opened.vocabulary.size)
+    for layer in model.layers:
+        assert isinstance(layer, RecurrentLayer)
+        torch.nn.init.constant_(layer.rnn.bias_ih_l0, 1.0)
+        torch.nn.init.constant_(layer.rnn.weight_hh_l0, 1.0)
+    made.save(model.state_dict(), {}, {"step": 1, "characters": 2, "validation": {}}, best=1)
+    text.write_text("a tiny text" * 20)
+    main(["evaluate", str(made.path), str(text), "--json"])
+    row = rows(capsys.readouterr().out)[0]
+    assert (row["protocol"], row["characters"]) == ("last-8", 220)
+    assert math.isfinite(row["nats"])
+    code, message = failure(capsys, "evaluate", str(made.path), str(text), "--protocol", "stream", "--json")
+    assert code == 3
+    assert "--protocol last-8" in message and "nan" not in message
 
 
 def test_evaluate_needs_a_character_to_foretell(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

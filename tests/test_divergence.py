@@ -65,6 +65,14 @@ def test_a_step_that_is_not_finite_is_skipped(
     assert all_finite(tmp_path / "run")
 
 
+def test_who_trains_with_relu_is_told_the_way_out(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoilt(monkeypatch, {1, 2}, "loss")
+    over = OVER | {"training": {"skips": 2, "returns": 0}, "model": {"activation": "tanh,relu"}}
+    with pytest.raises(DivergedError, match=r"--model\.activation tanh, or try a --training") as caught:
+        run(book, tmp_path / "run", over)
+    assert "nan" not in str(caught.value)
+
+
 def test_many_in_a_row_lead_back_to_the_last_checkpoint(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

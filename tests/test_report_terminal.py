@@ -4,13 +4,14 @@ import dataclasses
 import io
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fake_run import evaluated, finished, sampled, started, stepped, training
-from scriven.events import Event, Loss
+from scriven.events import Event, Loss, Skipped
 from scriven.report import visible
 from scriven.report.terminal import JsonReport, Pace, TerminalReport, duration, next_commands, percent, size
 
@@ -136,6 +137,18 @@ def test_the_end_gives_the_best_loss_where_nothing_was_measured_again() -> None:
     text = told([started(), evaluated(80, 1.4), finished(100, "interrupted")])
     assert "Stopped after 100 steps" in text
     assert "Best validation loss, at step 100: 1.4000 nats/char (2.0198 bits/char) (stream:" in text
+
+
+def test_documents_are_counted_as_wholes_and_no_number_is_nan() -> None:
+    lines = dataclasses.replace(evaluated(80), loss=Loss(900.0, 400, ends=10, end_nats=13.0), protocol="documents")
+    assert "2.2500 nats/char (3.2461 bits/char), 1.3000 nats/end, 91.3000 nats/document" in told([started(), lines])
+    spoilt = [Loss(0.0, 0), Loss(math.nan, 10), Loss(math.inf, 3, ends=2, end_nats=math.nan)]
+    for loss in spoilt:
+        seen = [dataclasses.replace(evaluated(80), loss=loss), dataclasses.replace(stepped(81), loss=loss)]
+        seen += [dataclasses.replace(finished(81), best=loss), Skipped(82, 0.8, math.nan, math.nan, 1, 1, 90.0)]
+        for stream in (io.StringIO(), Terminal()):
+            text = told([started(), stepped(1), *seen], stream)
+            assert not re.search(r"\b(nan|inf)\b", text), text
 
 
 def test_no_validation_is_said() -> None:

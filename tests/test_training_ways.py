@@ -149,6 +149,14 @@ def test_documents_in_a_batch_cost_what_each_costs_alone(names: Path, batch: int
     assert len(found) == text.documents == 64
 
 
+def test_a_model_of_windows_is_measured_by_windows_alone(names: Path, tmp_path: Path) -> None:
+    """Its memory was never carried further than a window: with relu it may grow beyond all numbers there."""
+    for name, loss, protocol in (("last", "last", "last-8"), ("every", "every", "window-8")):
+        events = run(names, tmp_path / name, WINDOWS, {"reader": {"loss": loss}, "model": {"activation": "relu"}})
+        assert {event.protocol for event in of(Evaluated, events)} == {protocol}
+        assert [event.final for event in of(Evaluated, events)] == [False, False, True]
+
+
 def test_accumulated_batches_make_one_step(names: Path, tmp_path: Path) -> None:
     steps = {"budget": {"steps": 3}}
     two = run(names, tmp_path / "two", WINDOWS, steps, {"training": {"accumulate": 2}})

@@ -42,6 +42,11 @@ class Loss:
         return self.nats / self.characters if self.characters else math.nan
 
     @property
+    def nats_per_document(self) -> float:
+        """Mean surprisal of a whole document, its end included, in nats; nan when no end was counted."""
+        return self.total_nats / self.ends if self.ends else math.nan
+
+    @property
     def bits_per_char(self) -> float:
         """Mean surprisal of a character in bits; nan when nothing was counted."""
         return self.nats_per_char / math.log(2)

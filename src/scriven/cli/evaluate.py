@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from scriven.cli.flags import Device, Invalid, Json, ReadingPrecision, RunFolder, Text, Which
@@ -39,24 +40,33 @@ def evaluate(
     file
         text to read, or - for standard input; the validation text of the run's own corpus where not given
     protocol
-        how the text is read and what is counted: documents, stream, window-LENGTH or last-LENGTH; where not given,
-        documents for a model of documents, stream for others
+        how the text is read and what is counted: documents, stream, window-LENGTH or last-LENGTH; where not given, as
+        the model was trained
     """
-    from scriven.inference.protocols import parsed
+    from scriven.inference.protocols import own_protocol, parsed
     from scriven.inference.score import check_finite
     from scriven.session import load
 
     if protocol:
         parsed(protocol)
     model = load(run, which=checkpoint, device=device, precision=precision)
-    protocol = protocol or ("stream" if model.vocabulary.boundary is None else "documents")
+    protocol = protocol or own_protocol(model.settings.reader)
     total = _of_file(model, file, protocol, invalid) if file else _of_validation(model, run, protocol)
     text = file or f"validation text of {run}"
-    check_finite([total.loss.nats, total.loss.end_nats])
     if not total.loss.characters:
         raise InputError(f"{text} is too short for {protocol}: there is no character to foretell")
+    if not math.isfinite(total.loss.total_nats) and protocol != own_protocol(model.settings.reader):
+        raise InputError(
+            f"by protocol {protocol} the values of {run} grow beyond all bounds and the loss is no number; give "
+            f"--protocol {own_protocol(model.settings.reader)}, as it was trained"
+        )
+    check_finite([total.loss.nats, total.loss.end_nats])
+    documents = {"nats_per_document": total.loss.nats_per_document} if total.loss.ends else {}
     computed = {"step": model.step, "precision": model.predictor.reading}
-    show([{"text": text, "protocol": protocol, **total.values(), **computed}], "json" if as_json else "words")
+    show(
+        [{"text": text, "protocol": protocol, **total.values(), **documents, **computed}],
+        "json" if as_json else "words",
+    )
 
 
 def _of_file(model: Model, file: str, protocol: str, invalid: str | None) -> Tally:

@@ -21,6 +21,7 @@ from scriven.inference.chunks import Reader, Text, blocks, chunks_of, documents_
 from scriven.inference.generate import Predictor
 from scriven.inference.sampling import Ids
 from scriven.inference.score import Tally, costs, foretold, priced, read_rows, summed, surprisals, tally
+from scriven.settings import ReaderSettings
 
 Protocol = Callable[[Predictor, Iterable[Ids]], Tally]
 FORMS = "stream, documents, window-LENGTH or last-LENGTH, such as window-256"
@@ -68,6 +69,13 @@ def parsed(name: str) -> tuple[str, int]:
     if int(found[3] or 0) > LONGEST:
         raise UsageError(f"protocol {name}: windows are at most {LONGEST:,} characters long, as for reader.length")
     return found[1] or found[2], int(found[3] or 0)
+
+
+def own_protocol(reader: ReaderSettings) -> str:
+    """The name of the protocol that reads a text as this reader does: what a model so trained knows to do."""
+    if reader.kind == "windows":
+        return f"{'last' if reader.loss == 'last' else 'window'}-{reader.length}"
+    return reader.kind
 
 
 def stream(predictor: Predictor, chunks: Iterable[Ids]) -> Tally:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from scriven.errors import Interrupted, ScrivenError
-from scriven.events import Event, Loss
+from scriven.events import Evaluated, Event, Loss
 
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # Unicode categories that show nothing, or command the terminal
 JOINERS = "\u200c\u200d"  # of these: they shape Persian, Indic scripts and emoji, and do no harm
@@ -71,7 +71,8 @@ def as_dict(event: Event) -> dict[str, Any]:
     """An event as plain values for JSON: its name under "event", its fields, and the means of its loss.
 
     The loss stays a sum ("loss": nats, characters, bytes); "nats_per_char", "bits_per_char" and, where bytes were
-    counted, "bits_per_byte" are formed from it. Numbers that JSON has no word for (nan, infinities) become None.
+    counted, "bits_per_byte" are formed from it; of an evaluation of documents "nats_per_document" too. Numbers that
+    JSON has no word for (nan, infinities) become None.
     """
     values: dict[str, Any] = {"event": type(event).__name__.lower()}
     for field in dataclasses.fields(event):
@@ -80,6 +81,8 @@ def as_dict(event: Event) -> dict[str, Any]:
         if isinstance(value, Loss):
             values |= {"nats_per_char": value.nats_per_char, "bits_per_char": value.bits_per_char}
             values |= {"bits_per_byte": value.bits_per_byte} if value.bytes else {}
+            whole = value.ends and isinstance(event, Evaluated)  # a step may have parts of documents alone
+            values |= {"nats_per_document": value.nats_per_document} if whole else {}
     finite: dict[str, Any] = _finite(values)
     return finite
 

@@ -85,9 +85,7 @@ class TerminalReport:
             case Stepped():
                 self._step(event)
             case Skipped():
-                self._say(
-                    f"step {event.step:,} skipped: loss {event.nats_per_char:g} nats/char, not finite", style="yellow"
-                )
+                self._say(f"step {event.step:,} skipped: its loss or its gradient was not finite", style="yellow")
             case Returned():
                 rate = f"{event.learning_rate_factor:g} times the learning rate"
                 self._say(f"back to step {event.step:,}, with {rate}: {event.reason}", style="yellow")
@@ -145,11 +143,11 @@ class TerminalReport:
         return Group(*lines)
 
     def _validation(self, last: Evaluated) -> Text:
-        told = f"validation {means(last.loss)} at step {last.step:,}"
+        told = f"validation {means(last.loss, whole=True)} at step {last.step:,}"
         best = next((each for each in reversed(self._evaluated) if each.best), last)
         if best is last:
             return Text(told, style="green")
-        return Text(f"{told}; best {best.loss.nats_per_char:.4f} at step {best.step:,}")
+        return Text(f"{told}; best {number(best.loss.nats_per_char)} at step {best.step:,}")
 
     def _evaluate(self, event: Evaluated) -> None:
         self._evaluated.append(event)
@@ -157,7 +155,7 @@ class TerminalReport:
             return
         best = "  best so far" if event.best else ""
         self._say(
-            f"{percent(event.progress)}  step {event.step:,}  validation {means(event.loss)}"
+            f"{percent(event.progress)}  step {event.step:,}  validation {means(event.loss, whole=True)}"
             f" ({event.protocol}, {event.loss.characters:,} characters){best}",
             style="bold" if event.best else "",
         )
@@ -190,9 +188,9 @@ class TerminalReport:
         finals = [each for each in self._evaluated if each.final]
         told = [f"Best validation loss, at step {event.best_step:,}:"]
         if finals:
-            return told + [f"  {means(each.loss)} ({protocol_words(each)})" for each in finals]
+            return told + [f"  {means(each.loss, whole=True)} ({protocol_words(each)})" for each in finals]
         protocols = [protocol_words(each) for each in self._evaluated[-1:]]
-        return [" ".join([*told, means(event.best), *(f"({words})" for words in protocols)])]
+        return [" ".join([*told, means(event.best, whole=True), *(f"({words})" for words in protocols)])]
 
 
 class Pace:
@@ -281,10 +279,24 @@ def protocol_words(event: Evaluated) -> str:
     return "; ".join([f"{name}: {how[kind]}", *rest, f"{event.loss.characters:,} characters"])
 
 
-def means(loss: Loss) -> str:
-    """A loss per character, in both units, and what the end of a document costs where there are any."""
-    told = f"{loss.nats_per_char:.4f} nats/char ({loss.bits_per_char:.4f} bits/char)"
-    return told + (f", {loss.end_nats / loss.ends:.4f} nats/end" if loss.ends else "")
+def means(loss: Loss, *, whole: bool = False) -> str:
+    """A loss per character, in both units, and of the end of a document where any was counted.
+
+    Where documents are `whole` it has the loss per document too.
+    """
+    told = []
+    if loss.characters:
+        told.append(f"{number(loss.nats_per_char)} nats/char ({number(loss.bits_per_char)} bits/char)")
+    if loss.ends:
+        told.append(f"{number(loss.end_nats / loss.ends)} nats/end")
+    if loss.ends and whole:
+        told.append(f"{number(loss.nats_per_document)} nats/document")
+    return ", ".join(told) or "not known"
+
+
+def number(value: float) -> str:
+    """A loss with four decimals, or in words where it is no number."""
+    return f"{value:.4f}" if math.isfinite(value) else "beyond all numbers"
 
 
 def percent(progress: float) -> str:

@@ -17,7 +17,7 @@ from scriven.corpus.store import Corpus
 from scriven.events import Loss, Sampled
 from scriven.inference.chunks import prompt_ids
 from scriven.inference.generate import Predictor
-from scriven.inference.protocols import LANES, lane_count, measure
+from scriven.inference.protocols import LANES, lane_count, measure, own_protocol
 from scriven.settings import SamplingSettings, Settings
 from scriven.training.parallel import Workers
 from scriven.training.stop import Stopped
@@ -44,21 +44,12 @@ class Examiner:
         self.text = corpus.validation
         limit = settings.training.evaluation_characters
         self.limit = limit if 0 < limit < self.text.characters else 0
-
-    @property
-    def protocol(self) -> str:
-        """How the validation text is read: as the training text is."""
-        reader = self.settings.reader
-        if reader.kind == "windows":
-            return f"{'last' if reader.loss == 'last' else 'window'}-{reader.length}"
-        return reader.kind
+        self.protocol = own_protocol(settings.reader)  # how the validation text is read: as the training text is
 
     @property
     def final_protocols(self) -> tuple[str, ...]:
-        """The protocols of the exact losses at the end."""
-        if self.settings.reader.kind == "documents":
-            return ("documents",)
-        return ("stream", self.protocol if self.settings.reader.kind == "windows" else "window-256")
+        """The protocols of the exact losses at the end: those by which the model learned to read."""
+        return ("stream", "window-256") if self.protocol == "stream" else (self.protocol,)
 
     def named(self, protocol: str) -> str:
         """A protocol's name, with how much of the text is read where that is not all of it."""

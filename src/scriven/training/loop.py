@@ -74,6 +74,7 @@ class Trainer:
         self.last_loss = Loss(0.0, 0)
         self.evaluated_at = -1  # the step of that loss
         self.owed = False  # an evaluation that was left
+        self.overflowed: list[str] = []  # protocols by which the best model's loss is not finite
         settings, plan = self.settings, self.plan
         embeddings = pretrained(plan.embedding) if plan.embedding else None
         self.model, _ = initial_model(settings, self.corpus.vocabulary, plan.initial, embeddings)
@@ -232,9 +233,13 @@ class Trainer:
         kept = f"the best model, of step {self.best[0]}, is kept" if self.best else "nothing was saved before it"
         rate = self.settings.training.learning_rate * self.optimizer.factor
         back = f"went back {self.returns} times, " if self.returns else ""
+        seen = f"loss {_shown(nats_per_char)}, gradient norm {_shown(norm)}"
+        way = f"try a --training.learning-rate below {rate:g}"
+        if "relu" in self.settings.model.activations:
+            way = f"relu bounds nothing: give --model.activation tanh, or {way}"
         return (
-            f"training diverged at step {self.done.step:,} (loss {nats_per_char:g}, gradient norm {norm:g}; {back}"
-            f"skipped {self.skipped:,} steps in all); {kept}; try a --training.learning-rate below {rate:g}"
+            f"training diverged at step {self.done.step:,} ({seen}; {back}skipped {self.skipped:,} steps in all); "
+            f"{kept}; {way}"
         )
 
     # --- evaluations
@@ -276,7 +281,11 @@ class Trainer:
         self.model.eval()
         with contextlib.suppress(Stopped):
             for protocol, loss in self.examiner.final_losses():
-                yield Evaluated(self.best[0], self.done.progress, protocol, loss, True, self._seconds(), final=True)
+                if math.isfinite(loss.total_nats):
+                    told = self.best[0], self.done.progress, protocol, loss, True, self._seconds()
+                    yield Evaluated(*told, final=True)
+                else:
+                    self.overflowed.append(protocol)
 
     def _finished(self, reason: str, signal: int = 0) -> Finished:
         step, loss = self.best or (self.done.step, Loss(0.0, 0))
@@ -285,6 +294,11 @@ class Trainer:
             notes.append(
                 f"It overfitted: the validation loss was lowest at step {step:,} of {self.done.step:,}; that "
                 "model is kept. More text, more dropout or a smaller budget would help."
+            )
+        if self.overflowed:
+            notes.append(
+                f"By {', '.join(self.overflowed)} the best model's values grow beyond all bounds, and its loss is no "
+                "number; --model.activation tanh bounds them."
             )
         if self.skipped:
             notes.append(
@@ -398,3 +412,8 @@ class Trainer:
         weights = Checkpoint(checkpoint.path.with_name(folder_name(step))).weights(shapes)
         self.best_values.copy_(torch.cat([weights[name].flatten() for name in self.weights.names]))
         return step, loss
+
+
+def _shown(value: float) -> str:
+    """A number in few digits, or in words."""
+    return f"{value:g}" if math.isfinite(value) else "not finite"
