@@ -144,7 +144,8 @@ def test_documents_are_counted_as_wholes_and_no_number_is_nan() -> None:
     assert "2.2500 nats/char (3.2461 bits/char), 1.3000 nats/end, 91.3000 nats/document" in told([started(), lines])
     spoilt = [Loss(0.0, 0), Loss(math.nan, 10), Loss(math.inf, 3, ends=2, end_nats=math.nan)]
     for loss in spoilt:
-        seen = [dataclasses.replace(evaluated(80), loss=loss), dataclasses.replace(stepped(81), loss=loss)]
+        seen: list[Event] = [dataclasses.replace(evaluated(80), loss=loss)]
+        seen += [dataclasses.replace(stepped(81), loss=loss)]
         seen += [dataclasses.replace(finished(81), best=loss), Skipped(82, 0.8, math.nan, math.nan, 1, 1, 90.0)]
         for stream in (io.StringIO(), Terminal()):
             text = told([started(), stepped(1), *seen], stream)
