@@ -1,5 +1,6 @@
 """What all commands have in common: output, errors in one sentence, exit codes."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from scriven.cli import main, with_resume_value
+from scriven.errors import shortage
 
 
 @pytest.fixture
@@ -38,16 +40,25 @@ def test_output_is_utf8_whatever_the_locale(text: Path) -> None:
     assert "'☃'" in done.stdout.decode("utf-8")
 
 
+MEMORY, THREADS = "not enough memory", "no more threads"
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("error", "said"),
     [
-        MemoryError(),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        (MemoryError(), MEMORY),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"), MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MEMORY),
+        (RuntimeError("std::bad_alloc"), MEMORY),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), MEMORY),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), MEMORY),
+        (RuntimeError("can't start new thread"), THREADS),
+        (RuntimeError("Resource temporarily unavailable"), THREADS),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), THREADS),
     ],
 )
-def test_too_little_memory_is_one_sentence(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_what_the_system_lacks_is_one_sentence(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def greedy(*arguments: object, **more: object) -> None:
         raise error
@@ -56,7 +67,27 @@ def test_too_little_memory_is_one_sentence(
     with pytest.raises(SystemExit) as ended:
         main(["sample", "run"])
     assert ended.value.code == 3
-    assert "not enough memory" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert said in told and "--count" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EAGAIN, "again", "pipe"), RuntimeError("recv: Resource temporarily unavailable"), ValueError()],
+)
+def test_other_errors_are_not_told_as_that(error: Exception) -> None:
+    assert shortage(error) == ""
+
+
+def test_a_sentence_needs_no_library(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where memory is out, nothing more can be imported: it once ended in rich's table of emoji."""
+    monkeypatch.setattr("scriven.session.load", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setitem(sys.modules, "scriven.report", None)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["sample", "\x1b]run"])
+    assert ended.value.code == 3
+    assert capsys.readouterr().err.startswith("scriven: there is not enough memory")
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ MAP = """
     server.shares server.engine server.states server.serving server.logprobs server.completions
     server.scoring server.tools
     server.metrics server.openapi server.story server.watch server.static server.app
-    cli cli.flags cli.rows cli.line_ends cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score
-    cli.serve cli.train cli.verify_resume
+    cli.streams cli cli.flags cli.rows cli.line_ends cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample
+    cli.score cli.serve cli.train cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

@@ -1,4 +1,15 @@
-"""One family of errors. Each says the thing, its value and the way out, in one sentence."""
+"""One family of errors. Each says the thing, its value and the way out, in one sentence.
+
+What the system lacks has no type of its own in most libraries: `shortage` knows it by its words.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Literal
+
+NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "failed to map segment")
+NO_THREADS = ("can't start new thread", "resource temporarily unavailable")  # with which Python's and C++'s begin
 
 
 class ScrivenError(Exception):
@@ -41,3 +52,16 @@ class Interrupted(ScrivenError):
         super().__init__(message)
         self.signal_number = signal_number
         self.exit_code = 128 + signal_number
+
+
+def shortage(error: BaseException) -> Literal["memory", "threads", ""]:
+    """What the system has too little of, where `error` says so, whoever raised it; "" for any other error."""
+    if isinstance(error, MemoryError):
+        return "memory"
+    if isinstance(error, OSError):
+        codes: dict[int | None, Literal["memory", "threads"]] = {errno.ENOMEM: "memory", errno.EAGAIN: "threads"}
+        return "" if error.filename else codes.get(error.errno, "")
+    if isinstance(error, RuntimeError | ImportError):
+        said = str(error).lower()
+        return "memory" if any(map(said.__contains__, NO_MEMORY)) else "threads" if said.startswith(NO_THREADS) else ""
+    return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
@@ -14,14 +13,12 @@ BEGUN = time.monotonic()  # a time budget counts the whole command
 from collections.abc import Sequence  # noqa: E402 - after the clock is started
 
 from cyclopts import App, CycloptsError  # noqa: E402
-from rich.console import Console  # noqa: E402
 
-from scriven.errors import Interrupted, ScrivenError, UsageError  # noqa: E402
-from scriven.surrogates import WRITTEN  # noqa: E402
+from scriven.cli.streams import end_output, prepare_streams  # noqa: E402
+from scriven.errors import Interrupted, ScrivenError, UsageError, shortage  # noqa: E402
 
 INTERRUPTED = 130
 INTERNAL = 1
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "DefaultCPUAllocator")  # words of torch's
 
 COMMANDS = {  # module:function, imported only when the command is called; and one line of help
     "train": ("scriven.cli.train:train", "Train a model of your text."),
@@ -34,6 +31,16 @@ COMMANDS = {  # module:function, imported only when the command is called; and o
     "recipe": ("scriven.cli.recipe:app", "Show the recipes: files of settings that train as a known system did."),
     "verify-resume": ("scriven.cli.verify_resume:verify_resume", "Prove that a training resumes exactly here."),
     "corpus": ("scriven.cli.corpus:app", "Turn text into a corpus (ids on disk), and tell what is in one."),
+}
+
+SHORTAGES = {  # by what there is too little of, as `shortage` calls it; {} is a way out
+    "memory": "there is not enough memory; {}, or raise the limit if there is one (ulimit -v)",
+    "threads": "the system starts no more threads or processes; {}, or raise the limit on them (ulimit -u)",
+}
+LESS = {  # what a command takes less with
+    "train": "try a smaller --model.width or --reader.batch, or fewer --training.workers",
+    "sample": "try a smaller --count, or close other programs",
+    "verify-resume": "try fewer --workers, or close other programs",
 }
 
 
@@ -60,21 +67,21 @@ def main(arguments: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     traceback = "--traceback" in words
     words = with_resume_value([word for word in words if word != "--traceback"]) or ["--help"]
-    _accept_any_text()
+    prepare_streams()
     if not traceback:  # torch writes pages of its own source's places on standard error, for what is told in a sentence
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
         _notice_termination()
         make_app(words)(words, exit_on_error=False, print_error=False, help_on_error=False)
         sys.stdout.flush()
-    except BrokenPipeError:
-        _end_output()
+    except BrokenPipeError:  # the reader has gone away, as `head` does, and has what it wanted
+        end_output()
     except (CycloptsError, KeyboardInterrupt) as error:
-        _fail(*_told(error))
+        _fail(*_told(error, words[0]))
     except Exception as error:
         if traceback:
             raise
-        _fail(*_told(error))
+        _fail(*_told(error, words[0]))
 
 
 def _notice_termination() -> None:
@@ -87,17 +94,7 @@ def _terminated(number: int, frame: object) -> None:
     raise Interrupted("stopped", number)
 
 
-def _accept_any_text() -> None:
-    """Bytes that are not UTF-8 come and go as lone surrogates, as in corpora that keep them; whatever the locale.
-
-    A model of bytes may write other half characters too.
-    """
-    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, WRITTEN)):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors=errors)
-
-
-def _told(error: BaseException) -> tuple[str, int]:
+def _told(error: BaseException, command: str) -> tuple[str, int]:
     """The sentence for what went wrong, and the exit code."""
     if isinstance(error, CycloptsError):
         return _one_line(error), UsageError.exit_code
@@ -105,17 +102,11 @@ def _told(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return "stopped", INTERRUPTED
-    if _out_of_memory(error):
-        return "there is not enough memory; try a smaller --model.width or --reader.batch", ScrivenError.exit_code
+    if lacking := shortage(error):
+        return SHORTAGES[lacking].format(LESS.get(command, "close other programs")), ScrivenError.exit_code
     if isinstance(error, OSError):
         return f"{error.filename or 'the system'}: {error.strerror or error}", ScrivenError.exit_code
     return f"a mistake in scriven itself ({type(error).__name__}: {error}); --traceback shows where", INTERNAL
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether it says that there is not enough memory; torch has no type for that on a CPU."""
-    said = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
-    return said or isinstance(error, MemoryError)
 
 
 def with_resume_value(words: list[str]) -> list[str]:
@@ -144,23 +135,28 @@ def _one_line(error: CycloptsError) -> str:
 
 def _fail(message: str, code: int) -> None:
     """One sentence on standard error, and the end. Names in it may be anybody's: nothing commands the terminal."""
-    from scriven.report import visible
-    from scriven.training.attendant import waiting
-
-    _end_output()
-    message = visible(" ".join(message.splitlines()))
-    Console(stderr=True, soft_wrap=True, highlight=False).print("scriven: " + message, markup=False)
-    if waiting():  # for another process, which may never answer; the interpreter would not end before
+    end_output()
+    sys.stderr.write(f"scriven: {_harmless(' '.join(message.splitlines()))}\n")
+    sys.stderr.flush()
+    if _others_are_waited_for():  # and may never answer; the interpreter would not end before
         os._exit(code)
     sys.exit(code)
 
 
-def _end_output() -> None:
-    """Writes what is left of our output; where its reader went away, as `head` does, drops it without a word."""
+def _harmless(message: str) -> str:
+    """The message, in which nothing commands a terminal; in plain ASCII where there is no memory to look closer."""
     try:
-        sys.stdout.flush()
-    except OSError:  # else the interpreter would try again at exit, and complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from scriven.report import visible
+
+        return visible(message)
+    except (ImportError, MemoryError, OSError):
+        return ascii(message)[1:-1]
+
+
+def _others_are_waited_for() -> bool:
+    """Whether this process waits for others that train with it; not where none of that was ever imported."""
+    attendant = sys.modules.get("scriven.training.attendant")
+    return attendant is not None and bool(attendant.waiting())
 
 
 def _version() -> str:

@@ -13,6 +13,7 @@ from scriven import recipes
 from scriven.cli import BEGUN
 from scriven.cli.flags import Device, FilePath, Json, Output, Precision, Switch, Text, named
 from scriven.cli.rows import note
+from scriven.cli.streams import end_output
 from scriven.errors import DivergedError, Interrupted, LostError
 from scriven.settings import (
     BudgetSettings,
@@ -109,6 +110,7 @@ def train(
     stop = StopFlag(None if quiet else _say_stopping, once_for=LAUNCHER_SECONDS if place else 0.0)
     with stop.listening():
         run = follow(training_events(request, stop), [report])
+    end_output()  # what could not be printed was said then, and says nothing of the model
     if run.interrupted:
         words = f"stopped and saved at step {run.finished.step:,}; go on with: scriven train --resume -o {run.path}"
         raise Interrupted(words, run.finished.signal)

@@ -55,7 +55,7 @@ def _works(report: Report, task: Callable[[], None]) -> bool:
     except Exception as error:  # whatever it is, it is not worth the training
         with contextlib.suppress(Exception):
             report.close()
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # there may be none
             sys.stderr.write(f"note: {visible(_told(report, error))}\n")
         return False
     return True
@@ -64,6 +64,9 @@ def _works(report: Report, task: Callable[[], None]) -> bool:
 def _told(report: Report, error: Exception) -> str:
     if isinstance(error, ScrivenError):
         return str(error)
+    if isinstance(error, OSError):
+        where = error.filename or type(report).__name__
+        return f"{where} cannot be written to ({error.strerror or error}); training goes on without it"
     return f"{type(report).__name__} stopped, training goes on: {type(error).__name__}: {error}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import shlex
@@ -55,7 +56,7 @@ class TerminalReport:
     """
 
     def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
-        stream = stream or sys.stderr
+        stream = stream or sys.stderr or io.StringIO()  # which a program without a console has not
         self._quiet = quiet
         live = stream.isatty() and os.environ.get("TERM") != "dumb"
         self._console = Console(

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from scriven.durable import flush_folder
-from scriven.errors import InputError, UnreadableError
+from scriven.errors import InputError, UnreadableError, shortage
 from scriven.runs.disk import discard, is_there, listed, read_json, real_folder, write_flushed
 from scriven.runs.manifest import FORMAT, Manifest
 from scriven.runs.tensors import Shapes, decoded, encoded, finite, read_checked, shown
@@ -118,6 +118,8 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, weights: dict[str, Te
             weights = checkpoint.weights({name: value.shape for name, value in model.state_dict().items()})
         model.load_state_dict(weights)
     except RuntimeError as error:
+        if shortage(error):
+            raise
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"the weights in {checkpoint.path} do not fit the model's settings ({reason})") from None
 

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
 from torch.distributed.rendezvous import rendezvous
 
-from scriven.errors import ScrivenError, UsageError
+from scriven.errors import ScrivenError, UsageError, shortage
 from scriven.training.child import Child
 from scriven.training.parallel import TIMEOUT, Workers, said
 from scriven.training.stop import leave_where_asked
@@ -175,6 +175,8 @@ def _together(workers: Workers, task: Callable[[], Store], stop: Callable[[], in
         with workers.pausing(partial(leave_where_asked, stop)):
             return workers.wait_for(task)
     except RuntimeError as error:
+        if shortage(error):
+            raise
         address, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
         if workers.children:
             raise workers.loss(error) from error

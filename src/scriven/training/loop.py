@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scriven.batches import Batch, Cursor, epoch_predictions, known_cursor, prefetched
 from scriven.corpus.store import Corpus
-from scriven.errors import DivergedError
+from scriven.errors import DivergedError, shortage
 from scriven.events import Evaluated, Event, Finished, Loss, Returned, Saved, Skipped, Stepped
 from scriven.inference.generate import Predictor
 from scriven.model.language_model import join_rows, take_rows
@@ -373,6 +373,8 @@ class Trainer:
         try:
             self._restore(checkpoint)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if shortage(error):
+                raise
             raise not_gone_on_with(checkpoint, str(error)) from error
 
     def _restore(self, checkpoint: Checkpoint) -> None:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import Store  # torch.distributed does not export it to type checkers
 
-from scriven.errors import LostError
+from scriven.errors import LostError, shortage
 from scriven.training.attendant import LOOK_SECONDS, Attendant
 from scriven.training.child import Child
 
@@ -206,6 +206,8 @@ class Workers:
         try:
             yield
         except RuntimeError as error:
+            if shortage(error):  # here, whatever the others do
+                raise
             raise self.loss(error) from error
 
     def loss(self, error: RuntimeError | None = None) -> LostError:
