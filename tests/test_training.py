@@ -14,7 +14,8 @@ from scriven.errors import DivergedError, InputError, UsageError
 from scriven.events import Evaluated, Event, Finished, Sampled, Saved, Started, Stepped
 from scriven.runs import open_run
 from scriven.settings import merged, validated
-from scriven.training.request import Request
+from scriven.training.plan import Done, Plan, used_share
+from scriven.training.request import Request, _larger_budget
 from scriven.training.start import train
 
 SMALL: dict[str, Any] = {
@@ -149,6 +150,30 @@ def test_a_finished_run_is_extended_by_a_larger_budget_only(book: Path, tmp_path
         list(train(Request(output=tmp_path / "run", resume="last", settings=validated({"model": {"width": 9}}))))
 
 
+@pytest.mark.parametrize(
+    ("budget", "done", "flag"),
+    [
+        ({"steps": 10}, {"step": 60}, "--steps 120"),  # 20 was proposed, which is used up too
+        ({"steps": 60}, {"step": 60}, "--steps 120"),
+        ({"characters": 5}, {"characters": 1_234_567}, "--characters 2469134"),
+        ({"epochs": 0.01}, {"epochs": 0.123456}, "--epochs 0.247"),
+        ({"epochs": 3}, {"epochs": 2.5}, "--epochs 6"),
+        ({"minutes": 0.1}, {"seconds": 12.0, "progress": 1.0}, "--minutes 0.4"),
+        ({"minutes": 5}, {"seconds": 297.5, "progress": 1.0}, "--minutes 10"),
+        ({"minutes": 500}, {"seconds": 90000.0, "progress": 1.0}, "--minutes 3000"),
+    ],
+)
+def test_the_budget_that_is_proposed_is_one_to_go_on_with(
+    budget: dict[str, float], done: dict[str, Any], flag: str
+) -> None:
+    settings = validated({"budget": budget})
+    assert _larger_budget(settings.budget, Done(**done)) == flag
+    name, value = flag.removeprefix("--").split()
+    larger = validated({"budget": {name: value}})
+    assert used_share(Plan(settings, ""), Done(**done)) >= 0.8
+    assert used_share(Plan(larger, ""), Done(**done)) <= 0.5
+
+
 def test_a_run_goes_on_with_its_own_text_only(book: Path, tmp_path: Path) -> None:
     run(book, tmp_path / "run", {"budget": {"steps": 2}})
     longer = validated({"budget": {"steps": 4}})
@@ -193,6 +218,26 @@ def test_training_goes_on_from_another_models_weights(book: Path, tmp_path: Path
     first = next(event for event in events if isinstance(event, Stepped))
     assert first.loss.nats_per_char < 2.8 < math.log(28)
     assert open_run(tmp_path / "new").settings.model == open_run(tmp_path / "old").settings.model
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"width": 8}, r"old has model\.width 16, not 8, .* leave model\.width out, or .*--model\.embedding \S+old"),
+        ({"cell": "gru", "layers": 1}, r"model\.cell lstm, not gru and model\.layers 2, not 1"),
+        ({"input": "onehot"}, r"model\.input embedding, not onehot, .* leave model\.input out$"),
+        ({"norm": "rms", "dropout": 0.3}, r"has model\.norm none, not rms, and"),
+    ],
+)
+def test_weights_of_another_shape_are_refused_by_the_settings_that_differ(
+    book: Path, tmp_path: Path, model: dict[str, Any], said: str
+) -> None:
+    """They were told as torch tells them, by the sizes of arrays."""
+    run(book, tmp_path / "old", {"budget": {"steps": 1}})
+    settings = validated({"budget": {"steps": 1}, "model": model})
+    with pytest.raises(UsageError, match=said):
+        list(train(Request((str(book),), settings, tmp_path / "new", initial=tmp_path / "old")))
+    assert not (tmp_path / "new").exists()
 
 
 def test_bytes_and_every_other_setting_of_the_model_train(book: Path, tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scriven.errors import InputError
+from scriven.errors import InputError, UsageError
 from scriven.model import CharLM
+from scriven.model.language_model import weight_shapes
 from scriven.model.pretrained import Embeddings, from_rows, place, read_embeddings
 from scriven.runs import load_weights, open_run
 from scriven.runs.folder import SETTINGS_FILE
-from scriven.settings import Settings
+from scriven.runs.tensors import Shapes
+from scriven.settings import ModelSettings, Settings
 from scriven.vocabulary import Vocabulary
 
 PER_SYMBOL = ("embedding.weight", "head.weight", "head.bias")  # arrays with one row a symbol
@@ -44,8 +46,8 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
     """Puts the best weights of `run` into `model`, row by row where a row belongs to a symbol.
 
     Symbols that the other model did not know keep the rows that `model` drew for them.
-    Raises InputError when the models are not of one shape or not of one unit, or have no output layer whose rows could
-    be told apart.
+    Raises UsageError when the models are not of one shape, InputError when they are not of one unit, or have no output
+    layer whose rows could be told apart.
     """
     other = open_run(run)
     if model.head is None and other.vocabulary != vocabulary:
@@ -55,6 +57,7 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
             f"{run} reads {other.vocabulary.unit}s and this text is read as {vocabulary.unit}s; "
             f"add --corpus.unit {other.vocabulary.unit}"
         )
+    _check_shape(model.settings, other.settings.model, run)
     theirs = {symbol: row for row, symbol in enumerate(other.vocabulary.symbols)}
     shared = [(row, theirs[symbol]) for row, symbol in enumerate(vocabulary.symbols) if symbol in theirs]
     shared.append((vocabulary.unknown, other.vocabulary.unknown))
@@ -67,6 +70,29 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
         else:
             weights[name] = _rows(weights[name], value, shared) if name in PER_SYMBOL and name in weights else value
     load_weights(model, checkpoint, weights)
+
+
+def _check_shape(mine: ModelSettings, theirs: ModelSettings, run: str) -> None:
+    """Raises UsageError, which names the settings, when the weights of one model are not of the other one's shapes."""
+    shapes = weight_shapes(theirs, 1)
+    if weight_shapes(mine, 1) == shapes:
+        return
+    differing = [name for name, value in theirs if value != getattr(mine, name)]
+    shaping = [name for name in differing if _shapes(theirs, name, getattr(mine, name)) != shapes] or differing
+    told = " and ".join(f"model.{name} {getattr(theirs, name)}, not {getattr(mine, name)}" for name in shaping)
+    alone = mine.input == theirs.input == "embedding" and not mine.tied
+    raise UsageError(
+        f"{run} has {told}, and its weights fit no other model; leave {' and '.join('model.' + n for n in shaping)} out"
+        + (f", or begin with its embedding alone: --model.embedding {run} in place of --from" if alone else "")
+    )
+
+
+def _shapes(model: ModelSettings, name: str, value: object) -> Shapes | None:
+    """The weights' shapes with another value of one setting; None where it cannot be changed alone."""
+    try:
+        return weight_shapes(model.model_copy(update={name: value}), 1)
+    except UsageError:
+        return None
 
 
 def pretrained(path: str) -> Embeddings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shlex
 import time
@@ -16,10 +17,10 @@ from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UsageError
 from scriven.runs import Checkpoint, Run, open_run, run_corpus
 from scriven.runs.folder import SETTINGS_FILE, has_checkpoints
-from scriven.settings import Settings, consistent, merged, overlaid, validated
+from scriven.settings import BudgetSettings, Settings, consistent, merged, overlaid, validated
 from scriven.training.kept import kept
 from scriven.training.launch import Place
-from scriven.training.plan import Plan, used_share
+from scriven.training.plan import Done, Plan, used_share
 
 RUNS = Path("runs")
 CHANGEABLE = {"budget", "monitor", "device", "precision", "workers", "threads", "evaluations"}
@@ -140,11 +141,20 @@ def check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus, *, finished:
     done, same = told.done, told.budget == run.settings.budget.model_dump()
     share = done.progress if same else used_share(Plan(run.settings, ""), done)
     if share >= 1 and not finished and not told.owed:
-        name, value = next((name, value) for name, value in run.settings.budget if value)
         raise UsageError(
             f"{run.path} has used up its budget at step {done.step:,}; give a larger one to go on, as in "
-            f"scriven train --resume -o {shlex.quote(str(run.path))} --{name} {2 * value:g}"
+            f"scriven train --resume -o {shlex.quote(str(run.path))} {_larger_budget(run.settings.budget, done)}"
         )
+
+
+def _larger_budget(budget: BudgetSettings, done: Done) -> str:
+    """The flag of a budget of the same kind that leaves as much to do as was asked for, or done, whichever is more."""
+    name, asked = next((name, value) for name, value in budget if value)
+    spent = {"steps": done.step, "characters": done.characters, "epochs": done.epochs, "minutes": done.seconds / 60}
+    value = 2 * max(asked, spent[name])
+    digits = 0 if name in {"steps", "characters"} else max(0, 2 - math.floor(math.log10(value)))
+    shown = f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}"
+    return f"--{name} {shown.rstrip('0').rstrip('.') if digits else shown}"
 
 
 def text_hash(corpus: Corpus) -> str:
