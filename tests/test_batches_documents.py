@@ -1,9 +1,8 @@
 """The reader of documents: each document once an epoch, whole, in order, whatever else is read beside it."""
 
 import json
-import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice, pairwise
 from typing import Any
 
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 
 from fake_text import BOUNDED, Text, next_batch
 from scriven.batches import Batch, Cursor, epoch_predictions, epoch_reads, prefetched
-from scriven.batches.documents import chunk_length
 from scriven.batches.order import documents_at
 from scriven.errors import InputError
 from scriven.settings import ReaderSettings
@@ -30,28 +28,33 @@ def reader(**values: Any) -> ReaderSettings:
     return ReaderSettings.model_validate({"kind": "documents", **values})
 
 
-def steps(text: Text, settings: ReaderSettings, cursor: Cursor = 0) -> Iterator[tuple[Batch, Cursor]]:
-    """Batches without end, each with the cursor after it."""
+def steps(text: Text, settings: ReaderSettings, cursor: Cursor = 0, epochs: int = 0) -> Iterator[tuple[Batch, Cursor]]:
+    """Batches, each with the cursor after it: without end, or until so many epochs were read."""
     while True:
-        batch, cursor = next_batch(text, settings, cursor)
+        batch, cursor = next_batch(text, settings, cursor, None, epochs)
+        if not batch.predictions:
+            return
         yield batch, cursor
 
 
-def documents_read(text: Text, settings: ReaderSettings, count: int) -> list[list[tuple[int, int]]]:
-    """What rows read and predict from one fresh start to the next, without padding, as they end; `count` or more."""
+def pairs(batch: Batch, row: int) -> list[tuple[int, int]]:
+    """What a row reads and predicts, without padding."""
+    counted = _weights(batch)[:, row] > 0
+    return list(zip(batch.ids[counted, row].tolist(), batch.targets[counted, row].tolist(), strict=True))
+
+
+def documents_read(text: Text, settings: ReaderSettings, epochs: int) -> list[tuple[tuple[int, int], ...]]:
+    """What rows read and predict from one fresh start to the next, without padding, in so many epochs."""
     rows: list[list[tuple[int, int]]] = [[] for _ in range(settings.batch)]
     ended = []
-    for batch, _ in steps(text, settings):
+    for batch, _ in steps(text, settings, 0, epochs):
         for row in range(settings.batch):
-            for place in range(len(batch.ids)):
-                if batch.fresh is not None and batch.fresh[place, row]:
-                    ended.append(rows[row])
+            for place, pair in enumerate(pairs(batch, row)):
+                if _fresh(batch)[place, row]:
+                    ended.append(tuple(rows[row]))
                     rows[row] = []
-                if batch.weights is None or batch.weights[place, row]:
-                    rows[row].append((int(batch.ids[place, row]), int(batch.targets[place, row])))
-        if len(ended) >= count + settings.batch:
-            return [document for document in ended if document]
-    raise AssertionError
+                rows[row].append(pair)
+    return [document for document in [*ended, *map(tuple, rows)] if document]
 
 
 def whole(text: Text) -> set[tuple[tuple[int, int], ...]]:
@@ -61,46 +64,50 @@ def whole(text: Text) -> set[tuple[tuple[int, int], ...]]:
     return {tuple(pairwise([BOUNDARY, *range(first, first + length), BOUNDARY])) for first, length in documents}
 
 
-@given(lengths=LENGTHS, batch=ROWS, length=CHUNK)
+@given(lengths=LENGTHS, batch=ROWS, length=CHUNK, pack=st.booleans(), seed=st.integers(0, 2**63 - 1))
 @settings(deadline=None, max_examples=60)
-@example(lengths=[1], batch=5, length=1)
-@example(lengths=[500, 1, 1, 1], batch=3, length=7)
-def test_each_row_reads_whole_documents_from_an_empty_memory(lengths: list[int], batch: int, length: int) -> None:
-    text = Text(documents=lengths)
-    read = documents_read(text, reader(batch=batch, length=length), 2 * text.documents)
-    assert {tuple(document) for document in read} <= whole(text)
-
-
-@given(lengths=LENGTHS, batch=ROWS, length=CHUNK, seed=st.integers(0, 2**63 - 1))
-@settings(deadline=None, max_examples=60)
-@example(lengths=[1], batch=5, length=1, seed=0)
-@example(lengths=[500, 1, 1, 1], batch=3, length=7, seed=0)
-def test_every_character_and_every_end_counts_once_an_epoch(
-    lengths: list[int], batch: int, length: int, seed: int
+@example(lengths=[1], batch=5, length=1, pack=True, seed=0)
+@example(lengths=[500, 1, 1, 1], batch=3, length=7, pack=True, seed=0)
+@example(lengths=[500, 1, 1, 1], batch=3, length=7, pack=False, seed=0)
+def test_an_epoch_is_each_document_once_from_its_start_to_its_end(
+    lengths: list[int], batch: int, length: int, pack: bool, seed: int
 ) -> None:
-    """Documents belong to epochs in the order in which they are taken; rows may be in different epochs."""
-    text, settings = Text(documents=lengths), reader(batch=batch, length=length, seed=seed)
-    counts = [Counter[tuple[int, int]](), Counter[tuple[int, int]]()]
-    taken, epochs = 0, [0] * batch  # documents begun; the epoch of what each row reads
-    for made, _ in steps(text, settings):
-        for row in range(batch):
-            if made.fresh is not None and made.fresh[0, row]:
-                epochs[row], taken = taken // text.documents, taken + 1
-            counted = slice(None) if made.weights is None else made.weights[:, row] > 0
-            if epochs[row] < 2:
-                pairs = zip(made.ids[counted, row].tolist(), made.targets[counted, row].tolist(), strict=True)
-                counts[epochs[row]].update(pairs)
-        if taken >= 2 * text.documents and min(epochs) >= 2:
-            break
-    expected = Counter(pair for document in whole(text) for pair in document)
-    assert counts == [expected, expected]
-    assert expected.total() == epoch_predictions(text, settings) == epoch_reads(text, settings)  # type: ignore[arg-type]
+    text, settings = Text(documents=lengths), reader(batch=batch, length=length, pack=pack, seed=seed)
+    for epochs in (1, 2):
+        read = documents_read(text, settings, epochs)
+        assert Counter(read) == Counter(dict.fromkeys(whole(text), epochs))
+        predictions = sum(map(len, read))
+        assert predictions == epochs * (text.characters + text.documents)
+    assert epoch_predictions(text, settings) == text.characters + text.documents  # type: ignore[arg-type]
+    assert epoch_reads(text, settings) == text.characters + text.documents  # type: ignore[arg-type]
 
 
-@given(lengths=LENGTHS, rows=st.integers(1, 4), workers=st.integers(1, 3), length=CHUNK)
+@given(lengths=LENGTHS, batch=ROWS, length=CHUNK, pack=st.booleans())
 @settings(deadline=None, max_examples=40)
-def test_workers_lanes_make_up_the_whole_batch(lengths: list[int], rows: int, workers: int, length: int) -> None:
-    text, settings = Text(documents=lengths), reader(batch=rows * workers, length=length)
+def test_an_end_after_some_epochs_changes_nothing_before_and_more_may_follow(
+    lengths: list[int], batch: int, length: int, pack: bool
+) -> None:
+    text, settings = Text(documents=lengths), reader(batch=batch, length=length, pack=pack)
+    ending = list(steps(text, settings, 0, 2))
+    for (made, after), (other, cursor) in zip(ending, steps(text, settings), strict=False):
+        if cursor["taken"] > 2 * text.documents:  # type: ignore[index]
+            break
+        assert after == cursor
+        assert np.array_equal(made.ids, other.ids)
+    done = ending[-1][1]
+    empty, after = next_batch(text, settings, done, None, 2)
+    assert (empty.predictions, after, empty.fresh) == (0, done, None)
+    following = [made for made, _ in steps(text, settings, done, 3)]
+    more = Counter(pair for made in following for row in range(batch) for pair in pairs(made, row))
+    assert more == Counter(pair for document in whole(text) for pair in document)
+
+
+@given(lengths=LENGTHS, rows=st.integers(1, 4), workers=st.integers(1, 3), length=CHUNK, pack=st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_workers_lanes_make_up_the_whole_batch(
+    lengths: list[int], rows: int, workers: int, length: int, pack: bool
+) -> None:
+    text, settings = Text(documents=lengths), reader(batch=rows * workers, length=length, pack=pack)
     cursor: Cursor = 0
     for made, after in islice(steps(text, settings), 8):
         shares = [range(worker * rows, (worker + 1) * rows) for worker in range(workers)]
@@ -121,10 +128,12 @@ def _fresh(batch: Batch) -> np.ndarray[Any, Any]:
     return np.zeros(batch.ids.shape, np.bool_) if batch.fresh is None else batch.fresh
 
 
-@given(lengths=LENGTHS, batch=ROWS, length=CHUNK, at=st.integers(0, 10))
+@given(lengths=LENGTHS, batch=ROWS, length=CHUNK, at=st.integers(0, 10), pack=st.booleans())
 @settings(deadline=None, max_examples=40)
-def test_what_was_saved_goes_on_with_the_same_batches(lengths: list[int], batch: int, length: int, at: int) -> None:
-    text, settings = Text(documents=lengths), reader(batch=batch, length=length)
+def test_what_was_saved_goes_on_with_the_same_batches(
+    lengths: list[int], batch: int, length: int, at: int, pack: bool
+) -> None:
+    text, settings = Text(documents=lengths), reader(batch=batch, length=length, pack=pack)
     made = list(islice(steps(text, settings), at + 6))
     cursor = json.loads(json.dumps(made[at - 1][1] if at else 0))
     again = Text(documents=lengths)  # nothing is remembered about it
@@ -137,38 +146,35 @@ def test_what_was_saved_goes_on_with_the_same_batches(lengths: list[int], batch:
 
 @given(lengths=LENGTHS, batch=ROWS, length=CHUNK)
 @settings(deadline=None, max_examples=40)
-def test_chunks_have_something_to_count_in_every_row(lengths: list[int], batch: int, length: int) -> None:
+def test_packed_chunks_are_full(lengths: list[int], batch: int, length: int) -> None:
     for made, _ in islice(steps(Text(documents=lengths), reader(batch=batch, length=length)), 10):
+        assert made.ids.shape == (length, batch)
+        assert made.weights is None
+        begins = made.ids == BOUNDARY
+        assert np.array_equal(begins, _fresh(made))  # a row begins where it reads a boundary, and nowhere else
+        assert np.array_equal(made.targets[:-1], made.ids[1:])  # an end is the next one's start
+
+
+@given(lengths=LENGTHS, batch=ROWS, length=CHUNK)
+@settings(deadline=None, max_examples=40)
+def test_without_packing_a_chunk_has_one_document_a_row_and_is_as_long_as_one_needs(
+    lengths: list[int], batch: int, length: int
+) -> None:
+    for made, _ in islice(steps(Text(documents=lengths), reader(batch=batch, length=length, pack=False)), 10):
+        weights = _weights(made)
         assert 1 <= len(made.ids) <= length
-        assert _weights(made)[0].all()
+        assert weights[0].all()
+        assert weights[-1].any()
         assert not _fresh(made)[1:].any()
-        assert (np.diff(_weights(made), axis=0) <= 0).all()  # padding is at the end
+        assert (np.diff(weights, axis=0) <= 0).all()  # padding is at the end
+        assert ((made.targets == BOUNDARY) * weights).sum(0).max() <= 1
 
 
-def test_documents_that_fit_are_not_cut_and_none_is_cut_more_often_than_that_saves() -> None:
-    assert chunk_length(np.array([7, 7, 7]), 64) == 7
-    assert chunk_length(np.array([6, 7, 7]), 64) == 7
-    assert chunk_length(np.array([10**9, 7, 7]), 64) == 7  # it is cut anyway
-    assert chunk_length(np.array([65, 65]), 64) == 33  # rather than 64 and 1
-    assert chunk_length(np.array([3] * 60 + [60]), 64) == 3
-    assert chunk_length(np.array([1]), 1) == 1
-
-
-@given(left=st.lists(st.integers(1, 40), min_size=1, max_size=12), longest=st.integers(1, 15))
-def test_the_chunk_length_is_the_best_by_its_definition(left: list[int], longest: int) -> None:
-    def gain(length: int) -> float:
-        read = sum(min(each, length) for each in left)
-        if read < 0.8 * length * len(left):
-            return -math.inf
-        chunks = [-(-each // longest) for each in left]
-        after = [-(-max(0, each - length) // longest) + 1 for each in left]
-        cut = sum((b > a) / a for a, b in zip(chunks, after, strict=True))
-        return (read - 4 * cut) / (length + 2)
-
-    candidates = sorted({-(-each // -(-each // longest)) for each in left})
-    found = chunk_length(np.array(left), longest)
-    assert found in candidates
-    assert gain(found) == pytest.approx(max(map(gain, candidates)))
+def test_whole_documents_fit_a_chunk_of_the_longest_without_packing() -> None:
+    text, settings = Text(documents=[3, 20, 1, 7, 7, 12]), reader(batch=2, length=21, pack=False)
+    made = [batch for batch, _ in steps(text, settings, 0, 1)]
+    assert len(made) == 3
+    assert all(((each.targets == BOUNDARY) & (_weights(each) > 0)).sum() == 2 for each in made)
 
 
 def order(text: Text, settings: ReaderSettings, first: int, count: int) -> Ids:
@@ -191,38 +197,15 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     assert len(set(map(tuple, orders))) == 4
 
 
-def padding(lengths: Sequence[int], batch: int, length: int, epochs: float = 1.5) -> float:
-    """The share of padding among all places of the batches of some epochs."""
-    text, settings = Text(documents=lengths), reader(batch=batch, length=length)
-    places = counted = 0
-    for made, _ in steps(text, settings):
-        places, counted = places + made.ids.size, counted + made.predictions
-        if counted > epochs * (text.characters + text.documents):
-            return 1 - counted / places
-    raise AssertionError
-
-
-LINES = np.random.default_rng(1)  # the same ones in every test, like those of real texts
-CORPORA = {
-    "names": np.clip(LINES.normal(6.1, 1.4, 12000).round(), 2, 15),
-    "poems": np.clip(LINES.lognormal(3.9, 0.7, 6000).round(), 1, 15000),
-    "paragraphs": np.clip(LINES.exponential(250, 4000).round(), 1, 6000),
-    "a tenth is long": LINES.permutation(np.concatenate([LINES.integers(2, 30, 1800), np.full(200, 2000)])),
-    "one is huge": np.concatenate([[100_000], LINES.integers(2, 30, 8000)]),
-}
-
-
-@pytest.mark.parametrize("name", CORPORA)
-@pytest.mark.parametrize("batch", [64, 256])
-def test_padding_is_a_small_share(name: str, batch: int) -> None:
-    assert padding(CORPORA[name].astype(int).tolist(), batch, 64) < 0.1
-
-
-def test_without_padding_there_are_no_weights() -> None:
-    made, _ = next(steps(Text(documents=[6] * 10), reader(batch=4, length=16)))
-    assert made.weights is None
-    assert made.ids.shape == (7, 4)
-    assert made.predictions == 28
+@pytest.mark.parametrize("pack", [True, False])
+def test_every_step_sees_the_same_mixture_of_lengths(pack: bool) -> None:
+    """Sorted by length, steps had from 2 to 40 characters for an end."""
+    lengths = np.clip(np.random.default_rng(1).lognormal(2.5, 0.7, 6000).round(), 1, 400).astype(int)
+    text, settings = Text(documents=lengths.tolist()), reader(batch=64, length=400 if not pack else 64, pack=pack)
+    ends = [float((_weights(made) * (made.targets == BOUNDARY)).sum() / made.predictions)
+            for made, _ in islice(steps(text, settings), 60)]  # fmt: skip
+    usual = text.documents / (text.characters + text.documents)
+    assert max(abs(share / usual - 1) for share in ends) < 0.35
 
 
 def test_what_is_prefetched_is_what_would_be_read() -> None:

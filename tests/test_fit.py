@@ -90,13 +90,20 @@ def lines(count: int, mean: int) -> Facts:
     return Facts(count * (mean + 1), count * mean // 9, 2, "cpu", 80_000.0, 5.0, count, count * mean)
 
 
-def test_documents_shorter_than_a_chunk_are_read_in_more_rows_as_far_as_there_are_documents() -> None:
+def test_rows_are_as_many_as_for_one_text_and_no_more_than_documents() -> None:
     given = validated({"budget": {"minutes": 1}, "corpus": {"documents": "lines"}})
-    assert [fit(given, lines(30_000, mean))[0].reader.batch for mean in (6, 31, 1000)] == [512, 128, 64]
+    assert [fit(given, lines(30_000, mean))[0].reader.batch for mean in (6, 31, 1000)] == [64, 64, 64]
     assert fit(given, lines(40, 500))[0].reader.batch <= 40
     settings, notes = fit(given, lines(1, 10**6))
     assert (settings.reader.batch, settings.training.workers) == (1, 1)
     assert "in 1 document " in notes[0]
+
+
+@pytest.mark.parametrize("over", [{"training": {"mean": "document"}}, {"reader": {"pack": False}}], ids=str)
+def test_where_a_row_has_one_document_a_step_shorter_ones_are_read_in_more_rows(over: dict[str, Any]) -> None:
+    given = validated({"budget": {"minutes": 1}, "corpus": {"documents": "lines"}, **over})
+    fitted = [fit(given, lines(30_000, mean))[0].reader for mean in (6, 31, 1000)]
+    assert [(each.batch, each.pack) for each in fitted] == [(512, False), (128, False), (64, False)]
 
 
 def test_where_threads_share_the_work_one_worker_has_all_cores() -> None:

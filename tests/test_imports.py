@@ -19,8 +19,8 @@ MAP = """
     corpus.workplace corpus.build corpus.shelf corpus.store corpus
     batches.permutation batches.batch batches.stream batches.windows batches.order batches.documents batches.readers
     batches.prefetch batches
-    model.compute model.dropout model.initial model.recurrence model.cells model.language_model model.pretrained
-    model.machine model
+    model.compute model.dropout model.initial model.recurrence model.stretches model.cells model.language_model
+    model.pretrained model.machine model
     runs.disk runs.journal runs.tensors runs.manifest runs.checkpoints runs.folder runs.claim runs.recovery
     runs.saver runs.doctor runs
     inference inference.sampling inference.pen inference.chunks inference.generate inference.writing inference.score

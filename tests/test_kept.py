@@ -174,6 +174,7 @@ CURSORS: dict[str, dict[str, Any]] = {
     "taken of text": {"taken": "1"},
     "taken below 0": {"taken": -1},
     "taken beyond 64 bits": {"taken": 1 << 80},
+    "another order": {"order": 1},
 }
 
 
@@ -181,7 +182,14 @@ CURSORS: dict[str, dict[str, Any]] = {
 def test_a_place_in_no_document_is_refused(runs: dict[str, Path], tmp_path: Path, change: str) -> None:
     with copied(runs["documents"], tmp_path / "run") as (path, checkpoint):
         told(checkpoint, lambda values: values["cursor"].update(CURSORS[change]))
-        with pytest.raises(InputError, match="cursor"):
+        with pytest.raises(InputError, match=r"cursor|order of another"):
+            next(train(Request(output=path, resume="last", settings=MORE)))
+
+
+def test_a_place_in_the_order_of_an_older_version_is_told_as_that(runs: dict[str, Path], tmp_path: Path) -> None:
+    with copied(runs["documents"], tmp_path / "run") as (path, checkpoint):
+        told(checkpoint, lambda values: values["cursor"].pop("order"))
+        with pytest.raises(InputError, match=r"order of another version of Scriven.* --from"):
             next(train(Request(output=path, resume="last", settings=MORE)))
 
 

@@ -190,8 +190,6 @@ def test_models_read_and_learn_as_they_do_in_torch(chosen: dict[str, object], mo
     torch.manual_seed(0)
     model = CharLM(ModelSettings.model_validate({"width": 24, **chosen}), V).train()
     ids, fresh = torch.randint(0, V, (12, 5)), torch.rand(12, 5) < 0.2  # unknown symbols among them
-    if model.settings.input_dropout and not model.settings.variational:
-        fresh = fresh & False  # torch draws once more for each piece of a chunk
     found: dict[bool, tuple[Tensor, ...]] = {}
     for native in (True, False):
         monkeypatch.setattr(recurrent_fp32, "usable", lambda native=native: native)

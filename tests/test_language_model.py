@@ -8,10 +8,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from scriven.errors import UsageError
+from scriven.kernels import recurrent_fp32, scan
 from scriven.model import CharLM
 from scriven.model.cells import RecurrentLayer
 from scriven.model.dropout import Masks
-from scriven.model.language_model import join_rows, parameter_count, take_rows, weight_shapes
+from scriven.model.language_model import join_rows, parameter_count, take_rows, weight_shapes, zero_rows
 from scriven.settings import ModelSettings
 
 V = 11
@@ -103,6 +104,37 @@ def test_a_fresh_row_forgets_and_the_others_do_not(cell: str) -> None:
     torch.testing.assert_close(logits[:, 0], plain[:, 0])
     torch.testing.assert_close(logits[:, 2:], model(ids[:, 2:])[0])
     torch.testing.assert_close(take_rows(state, torch.tensor([0])), take_rows(plain_state, torch.tensor([0])))
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        *({"cell": cell, "layers": 2} for cell in ("lstm", "gru", "rnn", "mingru")),
+        *({"cell": cell, "activation": "relu", "initial_scale": 0.5} for cell in ("lstm", "gru", "rnn")),
+        {"cell": "lstm", "input": "onehot"},
+    ],
+    ids=str,
+)
+def test_starts_within_a_chunk_are_those_of_one_character_after_another(
+    chosen: dict[str, object], native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kernel in (recurrent_fp32, scan) if not native else ():
+        monkeypatch.setattr(kernel, "usable", lambda: False)
+    model, ids, fresh = made(**chosen), torch.randint(0, V, (9, 4)), torch.rand(9, 4) < 0.4
+    start = [tuple(torch.randn_like(part).requires_grad_() for part in layer) for layer in model.zero_state(4)]
+    wanted = [*model.parameters(), *(part for layer in start for part in layer)]
+    found = []
+    for chunks in ([slice(0, 9)], [slice(place, place + 1) for place in range(9)]):
+        state, pieces = tuple(start), []
+        for chunk in chunks:
+            given = state if len(chunks) == 1 else zero_rows(state, fresh[chunk.start])
+            logits, state = model(ids[chunk], given, fresh if len(chunks) == 1 else None)
+            pieces.append(logits)
+        ends = [part for layer in state for part in layer]
+        loss = torch.cat(pieces).square().sum() + sum(part.square().sum() for part in ends)
+        found.append((torch.cat(pieces), *ends, *torch.autograd.grad(loss, wanted)))
+    torch.testing.assert_close(found[0], found[1], atol=2e-4, rtol=2e-4)
 
 
 def test_rows_are_taken_and_joined() -> None:

@@ -99,7 +99,8 @@ def test_ends_of_documents_are_learned_and_counted_beside_the_characters(names: 
     assert (corpus.training.documents, corpus.validation.documents) == (57, 7)
     total = sum((event.loss for event in of(Stepped, events)), start=of(Stepped, events)[0].loss.__class__(0.0, 0))
     whole = corpus.training.characters + corpus.training.documents
-    assert 2 * whole <= total.characters + total.ends <= 2 * whole + 4 * 20
+    assert (total.characters + total.ends, total.ends) == (2 * whole, 2 * 57)  # each document twice, no other
+    assert of(Stepped, events)[-1].epochs == 2.0
     final = [event for event in of(Evaluated, events) if event.final]
     assert [event.protocol for event in final] == ["documents"]
     assert (final[0].loss.characters, final[0].loss.ends) == (corpus.validation.characters, 7)
@@ -168,9 +169,10 @@ def test_accumulated_batches_make_one_step(names: Path, tmp_path: Path) -> None:
 
 
 def test_gradients_can_be_a_mean_over_documents(names: Path, tmp_path: Path) -> None:
-    whole = {"reader": {"length": 64}, "budget": {"steps": 1}}  # every document in one chunk
+    whole = {"reader": {"length": 64, "pack": False}, "budget": {"steps": 1}}  # every document in one chunk
     by_character = of(Stepped, run(names, tmp_path / "one", LINES, whole))[0]
     by_document = of(Stepped, run(names, tmp_path / "two", LINES, whole, {"training": {"mean": "document"}}))[0]
+    assert open_run(tmp_path / "two").settings.reader.pack is False
     loss = by_document.loss
     ratio = (loss.characters + loss.ends) / loss.ends
     assert by_document.gradient_norm == pytest.approx(by_character.gradient_norm * ratio, rel=1e-4)

@@ -82,6 +82,10 @@ class ReaderSettings(Frozen):
         ge=0,
         le=1,
     )
+    pack: bool = setting(
+        True,
+        "documents: begin the next one where one ends; without, a step has one piece of a document a row, and padding",
+    )
     stride: int = setting(1, "windows: characters from the start of one to the start of the next", ge=1)
     loss: Literal["every", "last"] = setting("every", "windows: count every character, or only the last one")
     seed: int = setting(1, "seed of the order in which windows and documents are read", ge=0, lt=2**63)
@@ -354,6 +358,10 @@ def _check_reader(settings: Settings) -> None:
         raise UsageError(f"reader.loss last is for windows, not for reader.kind {kind}; drop one of them")
     if settings.training.mean == "document" and not documents:
         raise UsageError("training.mean document: there are no documents; say what one is with --corpus.documents")
+    if settings.training.mean == "document" and settings.reader.pack and "pack" in settings.reader.model_fields_set:
+        raise UsageError(
+            "training.mean document needs whole documents in a step, and reader.pack cuts them; drop one of them"
+        )
 
 
 def check_cell(model: ModelSettings) -> None:

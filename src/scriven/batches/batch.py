@@ -10,10 +10,13 @@ import numpy.typing as npt
 
 from scriven.vocabulary import Ids
 
+ORDER = 2  # which document comes when; a cursor of another order would read some twice and others never
+
 
 class Places(TypedDict):
     """Where the reader of documents is."""
 
+    order: int  # ORDER
     taken: int  # documents taken so far from their endless order
     documents: list[int]  # (N,) the document that each row is in; -1 where it takes the next one
     read: list[int]  # (N,) predictions of it made before

@@ -1,58 +1,70 @@
-"""The `documents` reader: documents of any length side by side, each from its start to its end.
+"""The `documents` reader: documents of any length, one after another in each row, each from its start to its end.
 
-A row reads the boundary and the n characters of a document, and predicts the n characters and the boundary. Its state
-is carried through the document, chunk after chunk, and zeroed where it begins the next one, which is always at the
-start of a chunk. How long a chunk is, the rows decide anew for every batch: long enough to end most documents that
-can be ended, short enough to leave little padding. See docs/decisions/0008-how-documents-share-a-batch.md.
+A row reads the boundary and the n characters of a document, and predicts the n characters and the boundary. Where a
+document ends within a chunk, the row begins the next one of the order at once, with an empty state: nothing is padded.
+What is not read to its end goes on in the next chunk, its state carried. With `reader.pack` off a chunk holds one
+document a row and is as long as the longest of them needs, up to `reader.length`; the rest is padding.
+See docs/decisions/0008-how-documents-share-a-batch.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from scriven.batches.batch import Batch, Cursor, Places
+from scriven.batches.batch import ORDER, Batch, Cursor, Places
 from scriven.batches.order import documents_at
 from scriven.corpus.store import Part
 from scriven.errors import InputError
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Ids, Vocabulary
 
-STEP_COST = 2  # what a batch costs besides its characters, in characters a row
-CUT_COST = 4  # what it costs to cut a short document once more than necessary, in characters; a longer one, less
 MOST_DOCUMENTS = 1 << 53  # that a cursor may have taken
-MOST_PADDING = 0.2  # of a batch; corpora have far less on the whole
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What some rows (M,) read of one document each; of one chunk."""
+
+    rows: Ids  # (M,) the row of each
+    places: Ids  # (M,) where in the chunk it begins
+    firsts: Ids  # (M,) the document's first character
+    lengths: Ids  # (M,) its characters
+    read: Ids  # (M,) predictions made of it before; it begins here where that is 0
+    sizes: Ids  # (M,) predictions made of it here
 
 
 def next_documents(
-    text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: Cursor, lanes: range
+    text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: Cursor, lanes: range, epochs: int = 0
 ) -> tuple[Batch, Places]:
     """The batch at `cursor`, of some lanes, and the cursor after it.
 
-    Raises InputError when the text has no documents.
+    After that many `epochs`, where given, no row begins a document: those after its last one weigh nothing, so that an
+    epoch is each document exactly once. Raises InputError when the text has no documents.
     """
-    taken, documents, read = _places(text, settings, cursor)
-    firsts, lengths = text.bounds(documents)  # (N,)
-    left = lengths + 1 - read  # (N,) predictions
-    length = chunk_length(left, settings.length)  # T
-    own = np.array(lanes, np.int64)
-    rows = _rows(text, vocabulary, firsts[own], lengths[own], read[own], length)  # (T + 1, N)
-    fresh = np.zeros((length, own.size), np.bool_)
-    fresh[0] = read[own] == 0
-    counted = np.arange(length)[:, None] < left[own]  # (T, N)
+    end = document_count(text) * epochs or MOST_DOCUMENTS
+    pieces, filled, after = _chunk(text, settings, cursor, end)
+    length = max(1, int(filled.max()))  # T
+    rows = np.full((len(lanes), length + 1), vocabulary.boundary, np.int64)
+    fresh = np.zeros((length, len(lanes)), np.bool_)
+    for row, place, first, size, read, count in _values(pieces, lanes):
+        start, stop = int(read == 0), min(count, size - read) + 1  # of characters, beside a boundary
+        rows[row, place + start : place + stop] = text.read(first + read + start - 1, stop - start)
+        fresh[place, row] = read == 0
+    ids = vocabulary.clamp(np.ascontiguousarray(rows.T))  # (T + 1, N): an end is followed by a start, one boundary
+    counted = np.arange(length)[:, None] < filled[lanes.start : lanes.stop]  # (T, N)
     weights = None if counted.all() else counted.astype(np.float32)
-    ended = left <= length
-    after = Places(
-        taken=taken,
-        documents=np.where(ended, -1, documents).tolist(),
-        read=np.where(ended, 0, read + length).tolist(),
-    )
-    return Batch(rows[:-1], rows[1:], own, weights, fresh if fresh.any() else None), after
+    own = np.array(lanes, np.int64)
+    return Batch(ids[:-1], ids[1:], own, weights, fresh if fresh.any() else None), after
 
 
 def known_places(text: Part, settings: ReaderSettings, value: Any) -> Places:
     """A cursor after the start, as it was read from a file. Raises ValueError when it is none of that text."""
+    if isinstance(value, dict) and value.get("order") != ORDER:
+        raise ValueError("it reads documents in the order of another version of Scriven")
     try:
         taken, documents, read = value["taken"], np.array(value["documents"]), np.array(value["read"])
         known = type(taken) is int and 0 <= taken < MOST_DOCUMENTS and len(value) == len(Places.__annotations__)
@@ -65,7 +77,7 @@ def known_places(text: Part, settings: ReaderSettings, value: Any) -> Places:
         raise ValueError(f"its cursor is none of documents ({error!r})") from None
     if not known:
         raise ValueError("its cursor is not in the text")
-    return Places(taken=taken, documents=documents.tolist(), read=read.tolist())
+    return Places(order=ORDER, taken=taken, documents=documents.tolist(), read=read.tolist())
 
 
 def document_count(text: Part) -> int:
@@ -81,45 +93,36 @@ def document_count(text: Part) -> int:
     return text.documents
 
 
-def chunk_length(left: Ids, longest: int) -> int:
-    """How many characters T, `longest` at most, rows should read at once that have so many predictions left (N,).
+def _chunk(text: Part, settings: ReaderSettings, cursor: Cursor, end: int) -> tuple[list[Pieces], Ids, Places]:
+    """The pieces of all rows' next chunk, how far each row (N,) is filled with them, and the cursor after it.
 
-    It is what some row needs to read its document in the fewest chunks, all equally long, and of those lengths the one
-    that makes the most predictions for its cost, where cutting documents more often than necessary costs too. Lengths
-    that would leave too much padding are out of the question.
+    Rows that are free take documents in rounds, in the order of rows, as long as fewer than `end` were taken.
     """
-    chunks = -(-left // longest)  # (N,) the fewest that end each document
-    more = left.size - np.cumsum(np.bincount(np.minimum(left, longest), minlength=longest + 1))  # rows with more left
-    read = np.cumsum(more[:-1])  # (longest,) predictions that chunks of 1, 2, .. make
-    beyond = left - (chunks - 1) * longest  # (N,) a shorter chunk than that takes one more to the end
-    shares = np.bincount(beyond, 1 / chunks, longest + 1)
-    cut = shares.sum() - np.cumsum(shares)[1:]  # (longest,) documents cut once more, each as a share of its chunks
-    lengths = np.unique(-(-left // chunks))
-    read, cut = read[lengths - 1], cut[lengths - 1]
-    gains = (read - CUT_COST * cut) / (lengths + STEP_COST)
-    sparing = read >= (1 - MOST_PADDING) * lengths * left.size  # true for one at least: what the shortest row needs
-    return int(lengths[np.argmax(np.where(sparing, gains, -np.inf))])
-
-
-def _places(text: Part, settings: ReaderSettings, cursor: Cursor) -> tuple[int, Ids, Ids]:
-    """Documents taken so far, the document of each row (N,), and what was read of it (N,); none is at its end."""
-    document_count(text)
     if isinstance(cursor, int):
-        cursor = Places(taken=0, documents=[-1] * settings.batch, read=[0] * settings.batch)
-    documents, read = np.array(cursor["documents"], np.int64), np.array(cursor["read"], np.int64)
-    free = np.flatnonzero(documents < 0)
-    documents[free] = documents_at(text, settings, cursor["taken"], free.size)
-    return cursor["taken"] + free.size, documents, read
+        cursor = Places(order=ORDER, taken=0, documents=[-1] * settings.batch, read=[0] * settings.batch)
+    taken, pieces = cursor["taken"], list[Pieces]()
+    documents, read = np.array(cursor["documents"], np.int64), np.array(cursor["read"], np.int64)  # (N,)
+    filled = np.zeros_like(documents)  # (N,)
+    while True:
+        going_on = filled < settings.length if settings.pack else filled == 0
+        free = np.flatnonzero(going_on & (documents < 0))[: max(0, end - taken)]
+        documents[free] = documents_at(text, settings, taken, free.size)
+        taken += free.size
+        rows = np.flatnonzero(going_on & (documents >= 0))  # (M,)
+        if not rows.size:
+            return pieces, filled, Places(order=ORDER, taken=taken, documents=documents.tolist(), read=read.tolist())
+        firsts, lengths = text.bounds(documents[rows])  # (M,)
+        sizes = np.minimum(lengths + 1 - read[rows], settings.length - filled[rows])
+        pieces.append(Pieces(rows, filled[rows], firsts, lengths, read[rows], sizes))
+        filled[rows] += sizes
+        read[rows] += sizes
+        ended = rows[read[rows] > lengths]
+        documents[ended], read[ended] = -1, 0
 
 
-def _rows(text: Part, vocabulary: Vocabulary, firsts: Ids, lengths: Ids, read: Ids, length: int) -> Ids:
-    """What rows read and predict next, (length + 1, N): boundary, characters, boundary, from place `read` of it on.
-
-    Padding is boundaries too.
-    """
-    rows = np.full((len(firsts), length + 1), vocabulary.boundary, np.int64)
-    for row, first, size, done in zip(rows, firsts.tolist(), lengths.tolist(), read.tolist(), strict=True):
-        start = 0 if done else 1  # of characters in the row
-        stop = min(length, size - done) + 1
-        row[start:stop] = text.read(first + done + start - 1, stop - start)
-    return vocabulary.clamp(np.ascontiguousarray(rows.T))
+def _values(pieces: list[Pieces], lanes: range) -> Iterator[tuple[int, ...]]:
+    """The values of the pieces of some lanes, row by row in these."""
+    for each in pieces:
+        own = (each.rows >= lanes.start) & (each.rows < lanes.stop)
+        values = (each.rows - lanes.start, each.places, each.firsts, each.lengths, each.read, each.sizes)
+        yield from zip(*(value[own].tolist() for value in values), strict=True)

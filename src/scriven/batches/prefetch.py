@@ -16,12 +16,12 @@ AHEAD = 4  # batches; enough for now and then one that takes much longer to read
 
 
 def prefetched(
-    text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: Cursor, lanes: range
+    text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: Cursor, lanes: range, epochs: int = 0
 ) -> Generator[tuple[Batch, Cursor]]:
     """Endless (batch, cursor after it) from `cursor` on, prepared in a thread while the step before runs.
 
-    The thread holds nothing that needs saving: what it has read ahead is read again after a resume. Its errors are
-    raised where the batch is asked for.
+    `epochs` is `next_batch`'s. The thread holds nothing that needs saving: what it has read ahead is read again after a
+    resume. Its errors are raised where the batch is asked for.
     """
     ready: queue.Queue[tuple[Batch, Cursor] | Exception] = queue.Queue(maxsize=AHEAD)
     stopped = threading.Event()
@@ -36,7 +36,7 @@ def prefetched(
     def _read_ahead(cursor: Cursor) -> None:
         try:
             while not stopped.is_set():
-                batch, cursor = next_batch(text, vocabulary, settings, cursor, lanes)
+                batch, cursor = next_batch(text, vocabulary, settings, cursor, lanes, epochs)
                 _offer((batch, cursor))
         except Exception as error:
             _offer(error)

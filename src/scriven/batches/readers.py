@@ -22,15 +22,22 @@ READERS: dict[str, Callable[..., tuple[Batch, Cursor]]] = {
 
 
 def next_batch(
-    text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: Cursor, lanes: range | None = None
+    text: Part,
+    vocabulary: Vocabulary,
+    settings: ReaderSettings,
+    cursor: Cursor,
+    lanes: range | None = None,
+    epochs: int = 0,
 ) -> tuple[Batch, Cursor]:
     """The batch at `cursor` and the cursor after it; of some `lanes` only, where given.
 
-    The cursor is a plain value; 0 is the start.
+    The cursor is a plain value; 0 is the start. After that many `epochs`, where given, no document begins any more; the
+    other readers go on.
     Raises InputError when the text is too short for the reader, or has no documents and should.
     """
     lanes = range(settings.batch) if lanes is None else lanes
-    return READERS[settings.kind](text, vocabulary, settings, cursor, lanes)
+    ending = {"epochs": epochs} if settings.kind == "documents" else {}
+    return READERS[settings.kind](text, vocabulary, settings, cursor, lanes, **ending)
 
 
 def known_cursor(text: Part, settings: ReaderSettings, value: Any) -> Cursor:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from scriven.kernels import recurrent, recurrent_fp32, scan
 from scriven.model.initial import GATES, initialise
 from scriven.model.recurrence import LayerState, Step, gru_step, lstm_step, recurrence, rnn_step
+from scriven.model.stretches import Stretches
 from scriven.settings import Cell, ModelSettings
 
 
@@ -105,9 +106,9 @@ class RecurrentLayer(nn.Module):
     ) -> tuple[Tensor, LayerState]:
         """Read x (T, N, D) from `state` on; gives y (T, N, H) and the state after the last step, in fp32.
 
-        `weight_hh` (G*H, H) stands in for the layer's own recurrent weights, where given. Two things only a `native`
-        layer knows: with ids (T, N), x (V, D) has a row for each symbol; and where fresh (T, N) is true, that row's
-        state is zeroed before that step.
+        `weight_hh` (G*H, H) stands in for the layer's own recurrent weights, where given. Where fresh (T, N) is true,
+        that row's state is zeroed before that step; it may lie on the CPU. One thing only a `native` layer knows: with
+        ids (T, N), x (V, D) has a row for each symbol.
         """
         step, weight_hh = self.kind.step, self.rnn.weight_hh_l0 if weight_hh is None else weight_hh
         if step is None:
@@ -118,11 +119,11 @@ class RecurrentLayer(nn.Module):
         if self.native(x.device):
             return self._by_native(x, state, weight_hh, ids, fresh)
         if self.torchs:
-            return self._by_torch(x, state, weight_hh)
+            return self._by_torch(x, state, weight_hh, fresh)
         bias, apart = self.rnn.bias_ih_l0, step is gru_step  # whose reset gate comes between its biases
         from_input = self._from_input(x, bias if apart else bias + self.rnn.bias_hh_l0)
         bias_hh = self.rnn.bias_hh_l0 if apart else None
-        return recurrence(step, from_input, weight_hh, bias_hh, state, self.activation)
+        return recurrence(step, from_input, weight_hh, bias_hh, state, self.activation, fresh)
 
     def _by_scan(
         self, x: Tensor, state: LayerState, ids: Tensor | None, fresh: Tensor | None
@@ -155,15 +156,21 @@ class RecurrentLayer(nn.Module):
             sums, read = bias, {"x": x, "weight_x": self.rnn.weight_ih_l0}
         return recurrent.recurrent(self.settings.cell, sums, weight_hh, state, ids=ids, bias=own, fresh=fresh, **read)
 
-    def _by_torch(self, x: Tensor, state: LayerState, weight_hh: Tensor) -> tuple[Tensor, LayerState]:
-        rnn = self.rnn
-        inner = tuple(part[None].to(x.dtype) for part in state)  # (1, N, H): torch's layer dimension
+    def _by_torch(
+        self, x: Tensor, state: LayerState, weight_hh: Tensor, fresh: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
+        rnn, rows = self.rnn, x.shape[1]
         weights = (rnn.weight_ih_l0, weight_hh, rnn.bias_ih_l0, rnn.bias_hh_l0)
-        # With biases, one layer, no dropout, one direction, time first.
-        y, *after = self.kind.function(
-            x, inner if self.state_size > 1 else inner[0], weights, True, 1, 0.0, self.training, False, False
-        )
-        return y, tuple(part[0].float() for part in after)
+        stretches = None if fresh is None else Stretches.of(fresh, x.device)
+        if stretches:
+            x, state = stretches.pack(x), stretches.states_before(state)
+        inner = tuple(part[None].to(x.dtype) for part in state)  # (1, N, H): torch's layer dimension
+        packed = (stretches.sizes,) if stretches else ()
+        # With biases, one layer, no dropout, one direction; what is not packed has time first.
+        options = (True, 1, 0.0, self.training, False, *(() if packed else (False,)))
+        y, *after = self.kind.function(x, *packed, inner if self.state_size > 1 else inner[0], weights, *options)
+        state = tuple(part[0].float() for part in after)
+        return (stretches.unpack(y, rows), stretches.state_after(state)) if stretches else (y, state)
 
     def _from_input(self, x: Tensor, bias: Tensor) -> Tensor:
         """What x (..., D) adds to the sums of all gates (..., G*H), with a bias (G*H,)."""

@@ -94,16 +94,10 @@ class CharLM(nn.Module):
         """
         state = self.zero_state(ids.shape[1]) if state is None else state
         masks = Masks(dropout_seed, ids.device, on=self.training, variational=self.settings.variational)
-        if fresh is None or all(layer.native(ids.device) for layer in self._layers()):
-            return self._read(ids, state, masks, fresh)
-        starts = [0, *(t for t in fresh.any(1).nonzero().flatten().tolist() if t), len(ids)]
-        raws, ys = [], []
-        for start, end in pairwise(starts):
-            state = zero_rows(state, fresh[start].to(ids.device, non_blocking=True))
-            raw, y, state = self._read(ids[start:end], state, masks)
-            raws.append(raw)
-            ys.append(y)
-        return _joined(raws), _joined(ys), state
+        if fresh is not None and not all(layer.native(ids.device) for layer in self._layers()):
+            state = zero_rows(state, fresh[0].to(ids.device, non_blocking=True))
+            fresh = fresh if fresh[1:].any() else None  # torch's functions are faster without
+        return self._read(ids, state, masks, fresh)
 
     def logits(self, y: Tensor) -> Tensor:
         """The second part of `forward`: the logits (T, N, V), in fp32, from the y (T, N, H) of any times and rows."""
@@ -121,9 +115,7 @@ class CharLM(nn.Module):
     def _layers(self) -> list[RecurrentLayer]:
         return [layer for layer in self.layers if isinstance(layer, RecurrentLayer)]
 
-    def _read(
-        self, ids: Tensor, state: State, masks: Masks, fresh: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, State]:
+    def _read(self, ids: Tensor, state: State, masks: Masks, fresh: Tensor | None) -> tuple[Tensor, Tensor, State]:
         settings, layers, folded = self.settings, self._layers(), self._folds(ids)
         # Dropped before the output layer, where there is one: logits are not.
         shares = [settings.dropout] * (len(layers) - 1) + [settings.output_dropout if self.head is not None else 0.0]
@@ -177,10 +169,6 @@ class CharLM(nn.Module):
         if self.embedding is None:
             return masks.drop_onehot(x, ids, size, settings.input_dropout)
         return masks.drop(x, settings.input_dropout, "input")
-
-
-def _joined(pieces: list[Tensor]) -> Tensor:
-    return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
 
 def zero_rows(state: State, rows: Tensor) -> State:

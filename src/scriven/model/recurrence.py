@@ -57,23 +57,33 @@ def recurrence(
     bias_hh: Tensor | None,
     state: LayerState,
     activation: Activation = torch.tanh,
+    fresh: Tensor | None = None,
 ) -> tuple[Tensor, LayerState]:
     """All steps of a cell, from the sums from_input (T, N, G*H) on: y (T, N, H) and the state after the last one.
 
-    weight_hh (G*H, H) and bias_hh (G*H,) are as in torch's modules; no bias where it is in `from_input` already. Under
-    autocast the matrix products are made in its number format; the state keeps its own.
+    weight_hh (G*H, H) and bias_hh (G*H,) are as in torch's modules; no bias where it is in `from_input` already. Where
+    fresh (T, N) is true, that row's state is zeroed before that step. Under autocast the matrix products are made in
+    its number format; the state keeps its own.
     """
     weight_hh = _in_autocast_format(weight_hh)
-    from_input = from_input.to(state[0].dtype)
+    from_input, relu = from_input.to(state[0].dtype), activation is torch.relu
+    begun = [None] * len(from_input) if fresh is None else starts(fresh, from_input.device)
     if step is lstm_step:
         sums = from_input if bias_hh is None else from_input + bias_hh
-        y, c = LSTMRecurrence.apply(sums, weight_hh, *state, activation is torch.relu)  # type: ignore[no-untyped-call]
+        y, c = LSTMRecurrence.apply(sums, weight_hh, *state, relu, begun)  # type: ignore[no-untyped-call]
         return y, (y[-1], c)
     outputs = []
-    for sums in from_input.unbind():
+    for sums, rows in zip(from_input.unbind(), begun, strict=True):
+        state = state if rows is None else tuple(part.masked_fill(rows, 0) for part in state)
         state = step(sums, functional.linear(state[0], weight_hh, bias_hh), state, activation)
         outputs.append(state[0])
     return torch.stack(outputs), state
+
+
+def starts(fresh: Tensor, device: torch.device) -> list[Tensor | None]:
+    """Of every step, the rows (N, 1) that start afresh in fresh (T, N); None where none does."""
+    there = fresh.any(1).tolist()
+    return [rows if any_row else None for rows, any_row in zip(fresh.to(device)[..., None], there, strict=True)]
 
 
 class LSTMRecurrence(torch.autograd.Function):
@@ -84,30 +94,39 @@ class LSTMRecurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, sums: Tensor, weight: Tensor, h: Tensor, c: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
-        """From sums with both biases (T, N, 4H), weight (4H, H) and the state: y (T, N, H) and the last c (N, H)."""
+    def forward(
+        ctx: Any, sums: Tensor, weight: Tensor, h: Tensor, c: Tensor, relu: bool, begun: list[Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
+        """From sums with both biases (T, N, 4H), weight (4H, H) and the state: y (T, N, H) and the last c (N, H).
+
+        `begun` is of `starts`.
+        """
         gates, start = torch.empty_like(sums), (h, c)  # (T, N, 4H)
         hs, cs = (part.new_empty(len(sums), *part.shape) for part in start)  # (T, N, H)
         transposed = weight.T
-        for x, (gate, i_and_f, i, f, g, o), h_after, c_after in zip(sums, _by_step(gates), hs, cs, strict=True):
+        steps = zip(sums, _by_step(gates), hs, cs, begun, strict=True)
+        for x, (gate, i_and_f, i, f, g, o), h_after, c_after, rows in steps:
+            h, c = _zeroed(h, rows), _zeroed(c, rows)
             _add_product(x, h, transposed, out=gate)
             i_and_f.sigmoid_()
             o.sigmoid_()
             _bounded(g, relu, out=g)
             c = torch.mul(f, c, out=c_after).addcmul_(i, g)
             h = torch.mul(o, _bounded(c, relu), out=h_after)
-        ctx.relu = relu
+        ctx.relu, ctx.begun = relu, begun
         ctx.save_for_backward(gates, *start, hs, cs, weight)
         return hs, c.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor, dc: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, dy: Tensor, dc: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
         """The gradients of all arguments, from those of y (T, N, H) and of the last c (N, H)."""
         gates, h, c, hs, cs, weight = ctx.saved_tensors
         dsums, dh, dc = torch.empty_like(gates), torch.zeros_like(h), dc.clone()  # (T, N, 4H), (N, H), (N, H)
-        steps = list(zip(dy, _by_step(gates), _by_step(dsums), cs, [c, *cs[:-1]], strict=True))
-        for dh_t, (_, i_and_f, i, f, g, o), (dsum, di_and_df, di, df, dg, do), c_after, c_before in reversed(steps):
+        before = [_zeroed(part, rows) for part, rows in zip([c, *cs[:-1]], ctx.begun, strict=True)]
+        steps = list(zip(dy, _by_step(gates), _by_step(dsums), cs, before, ctx.begun, strict=True))
+        for dh_t, (_, i_and_f, i, f, g, o), dstep, c_after, c_before, rows in reversed(steps):
+            dsum, di_and_df, di, df, dg, do = dstep
             dh = dh + dh_t
             bounded = _bounded(c_after, ctx.relu)
             torch.mul(dh, bounded, out=do)
@@ -118,11 +137,15 @@ class LSTMRecurrence(torch.autograd.Function):
             aten.sigmoid_backward(di_and_df, i_and_f, grad_input=di_and_df)
             aten.sigmoid_backward(do, o, grad_input=do)
             _through_bound(dg, g, ctx.relu, grad_input=dg)
-            dc.mul_(f)
-            dh = dsum.to(weight.dtype) @ weight
-        h_before = torch.cat((h[None], hs[:-1]))  # (T, N, H)
+            dc = _zeroed(dc.mul_(f), rows)
+            dh = _zeroed(dsum.to(weight.dtype) @ weight, rows)
+        h_before = torch.stack([_zeroed(part, rows) for part, rows in zip([h, *hs[:-1]], ctx.begun, strict=True)])
         dweight = dsums.flatten(0, 1).to(weight.dtype).T @ h_before.flatten(0, 1).to(weight.dtype)
-        return dsums, dweight, dh.to(h.dtype), dc, None
+        return dsums, dweight, dh.to(h.dtype), dc, None, None
+
+
+def _zeroed(part: Tensor, rows: Tensor | None) -> Tensor:
+    return part if rows is None else part.masked_fill(rows, 0)
 
 
 def _by_step(gates: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -80,8 +80,8 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     - *Workers and rows.* On a CPU one worker a core, up to two; but one alone where native code shares its work among
       threads. 32 rows in all learn the most from a pass; within a time budget, 32 rows for each of the first two cores
       learn the most in the time. Rows are halved until a pass over the text is
-      8 steps, and workers with them. Cores left over become threads. Documents shorter than a chunk are read in so
-      many more rows, as far as there are documents.
+      8 steps, and workers with them. Cores left over become threads. Without `reader.pack`, documents shorter than a
+      chunk are read in so many more rows, as far as there are documents.
     - *Width* grows with the fourth root of what the reference model could read in the budget, so that the model's size
       and what it reads grow alike, and at most with the square root of the text's size.
     - *Dropout* is for texts that are read more than about eight times, 0.1 for each doubling.
@@ -90,6 +90,7 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     values: dict[str, dict[str, Any]] = {"reader": {}, "model": {}, "training": {}}
     chosen = given.given()
     values["reader"]["kind"] = reader_kind(given)
+    values["reader"]["pack"] = _packs(given)
     workers, groups, rows = _workers_and_rows(given, facts, chosen, notes)
     threads = max(1, facts.cores // workers) if rows >= FEWEST_ROWS_PER_WORKER * workers else 1
     values["reader"]["batch"] = rows
@@ -125,9 +126,16 @@ def _shown(value: Any) -> str:
 
 
 def chunk_length(settings: Settings, facts: Facts) -> float:
-    """Characters that a row has in a step: fewer than `reader.length` where documents are shorter."""
-    mean = facts.characters / facts.documents if facts.documents else settings.reader.length
-    return max(1.0, min(settings.reader.length, mean))
+    """Characters that a row has in a step: fewer than `reader.length` where it has one document, which is shorter."""
+    length = settings.reader.length
+    if not facts.documents or _packs(settings):
+        return length
+    return max(1.0, min(length, facts.characters / facts.documents))
+
+
+def _packs(settings: Settings) -> bool:
+    """Whether a row begins the next document where one ends; it does not where documents are read whole."""
+    return settings.reader.pack and settings.training.mean != "document"
 
 
 def expected_seconds(settings: Settings, facts: Facts, share: float = 1.0) -> float:

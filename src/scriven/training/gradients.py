@@ -93,7 +93,7 @@ class Teacher:
         weights = None if batch.weights is None else batch.weights[:, columns]  # (T, N)
         since = 0 if weights is None else int(weights.any(1).argmax())  # the first character that counts
         ids, targets = self._tensor(batch.ids[:, columns]), batch.targets[since:, columns]  # (T, N), (t, N)
-        fresh = None if batch.fresh is None else self._tensor(batch.fresh[:, columns])
+        fresh = None if batch.fresh is None else torch.from_numpy(batch.fresh[:, columns])  # (T, N), on the CPU
         seed = mixed_seed(self.settings.training.seed, step, int(batch.lanes[columns.start]), number)
         with computing(self.device, self.settings.training.precision):
             raw, y, state = self.model.read(ids, self.states[group], fresh, dropout_seed=seed)  # (T, N, H)
@@ -101,7 +101,7 @@ class Teacher:
         self.states[group] = detach(state)
         weighing = torch.ones_like(losses) if weights is None else self._tensor(weights[since:])  # (t, N)
         predictions = losses.numel() if weights is None else float(weights.sum())
-        found = [losses, predictions * self._penalties(raw, y)] if self.penalised else [losses]
+        found = [losses, predictions * self._penalties(raw, y, fresh)] if self.penalised else [losses]
         torch.autograd.backward(found, [weighing, *[None] * self.penalised])
         losses = losses.detach() if weights is None else losses.detach() * weighing
         ends = torch.from_numpy(targets == (-1 if self.boundary is None else self.boundary))
@@ -112,12 +112,17 @@ class Teacher:
         ended = losses[ends].sum() if count else losses.new_zeros(())
         return torch.stack([losses.sum(), ended]), [predictions, count, read]
 
-    def _penalties(self, raw: Tensor, y: Tensor) -> Tensor:
-        """AWD-LSTM's AR and TAR (Merity et al. 2017): means of squares over outputs (T, N, H)."""
+    def _penalties(self, raw: Tensor, y: Tensor, fresh: Tensor | None) -> Tensor:
+        """AWD-LSTM's AR and TAR (Merity et al. 2017): means of squares over outputs (T, N, H).
+
+        What differs because a row starts afresh there is not slow and need not be: TAR leaves it out.
+        """
         settings = self.settings.training
         penalty = settings.activation_penalty * y.float().square().mean()
         if len(raw) > 1:
-            penalty = penalty + settings.slowness_penalty * (raw[1:] - raw[:-1]).float().square().mean()
+            steps = (raw[1:] - raw[:-1]).float().square().mean(2)  # (T - 1, N)
+            going_on = torch.ones_like(steps) if fresh is None else (~fresh[1:]).to(steps)
+            penalty = penalty + settings.slowness_penalty * (steps * going_on).sum() / going_on.sum().clamp(min=1)
         return penalty
 
     def _tensor(self, array: Any) -> Tensor:

@@ -126,7 +126,8 @@ class Trainer:
         if self.owed or self._due() > self.done.evaluated:  # it was stopped at a step that an evaluation belongs to
             yield from self._evaluate()
         vocabulary, reader = self.corpus.vocabulary, self.settings.reader
-        batches = prefetched(self.corpus.training, vocabulary, reader, self.done.cursor, self.teacher.lanes)
+        lanes, epochs = self.teacher.lanes, math.ceil(self.settings.budget.epochs)
+        batches = prefetched(self.corpus.training, vocabulary, reader, self.done.cursor, lanes, epochs)
         with contextlib.closing(batches):
             while not self._is_over():
                 stepped, signal = self._step(batches)

@@ -1,0 +1,62 @@
+"""Chunks in which rows start afresh, as torch's packed sequences: one sequence for each stretch between two starts.
+
+torch's recurrent functions carry a state through all steps, and their packed sequences are the only way to begin
+anew in the middle without calling them once for each such step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scriven.model.recurrence import LayerState
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """The S stretches of a chunk (T, N), the longest first: each ends where its row starts afresh or the chunk ends."""
+
+    sizes: Tensor  # (longest,) how many stretches are at least 1, 2, .. steps long; on the CPU
+    places: Tensor  # (T * N,) which step and row, as t * N + n, each packed value is of
+    rows: Tensor  # (S,) the row of each
+    begun: Tensor  # (S,) whether it begins with an empty state
+    last: Tensor  # (N,) the stretch that is the last one of each row
+
+    @classmethod
+    def of(cls, fresh: Tensor, device: torch.device) -> Stretches:
+        """The stretches between the starts in fresh (T, N); indices are made on the CPU, then moved to the device."""
+        fresh = fresh.cpu()
+        (steps, rows), begins = fresh.shape, fresh.clone()
+        begins[0] = True
+        row, start = begins.T.nonzero(as_tuple=True)  # (S,), row by row
+        ends = torch.cat((start[1:], start[:1]))
+        ends[ends <= start] = steps  # the next stretch is of the next row
+        lengths, order = torch.sort(ends - start, descending=True, stable=True)  # (S,)
+        row, start = row[order], start[order]
+        sizes = (lengths[None] > torch.arange(int(lengths[0]))[:, None]).sum(1)  # (longest,)
+        step = torch.repeat_interleave(torch.arange(len(sizes)), sizes)  # (T * N,) within the stretch
+        number = torch.arange(step.numel()) - (sizes.cumsum(0) - sizes)[step]  # (T * N,) of the stretch
+        places = (start[number] + step) * rows + row[number]
+        last = torch.empty(rows, dtype=torch.int64)
+        ending = (start + lengths == steps).nonzero().flatten()
+        last[row[ending]] = ending
+        moved = (each.to(device, non_blocking=True) for each in (places, row, (start > 0) | fresh[0][row], last))
+        return cls(sizes, *moved)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """x (T, N, D) as packed values (T * N, D)."""
+        return x.flatten(0, 1).index_select(0, self.places)
+
+    def unpack(self, y: Tensor, rows: int) -> Tensor:
+        """The inverse of `pack`: (T, N, D)."""
+        return torch.empty_like(y).index_copy(0, self.places, y).view(-1, rows, y.shape[1])
+
+    def states_before(self, state: LayerState) -> LayerState:
+        """The state (S, H) that each stretch begins with: its row's of `state` (N, H), or zeros."""
+        return tuple(part.index_select(0, self.rows).masked_fill(self.begun[:, None], 0) for part in state)
+
+    def state_after(self, states: LayerState) -> LayerState:
+        """The state (N, H) at the end of the chunk, from those (S, H) at the ends of the stretches."""
+        return tuple(part.index_select(0, self.last) for part in states)
