@@ -470,7 +470,7 @@ def test_other_line_ends_are_noted(
     path.write_text(f"a{ends}b{ends}", newline="")
     for command in ("score", "evaluate"):
         main([command, run, str(path)])
-        assert ("CR LF line ends, and the model was trained on LF" in capsys.readouterr().err) == noted
+        assert ("CR LF line ends, as of Windows, and the model was trained on LF" in capsys.readouterr().err) == noted
 
 
 def test_a_model_of_cr_lf_is_told_of_lf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

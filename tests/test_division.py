@@ -17,7 +17,7 @@ from scriven.settings import CorpusSettings
 PLAIN = CorpusSettings()
 many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 # Letters that change with their neighbours, ends of lines, and what separators are made of.
-TRICKY = st.text("aAbΣσςİI \n\r|é天\u0301\u0308\u1100\u1161", max_size=60)
+TRICKY = st.text("aAbΣσςİI \n\r|é天’\ufeff\u0301\u0308\u1100\u1161", max_size=60)
 
 
 def stored(folder: Path, texts: list[bytes], suffix: str = ".txt") -> tuple[Source, ...]:
@@ -29,8 +29,17 @@ def stored(folder: Path, texts: list[bytes], suffix: str = ".txt") -> tuple[Sour
 
 
 def told(tally: Tally) -> tuple[object, ...]:
-    changed = tally.lowercased.to_pairs(), tally.normalized.to_pairs()
-    return tally.invalid, tally.documents, tally.empty, tally.separators, tally.position, *changed
+    changed = tally.lowercased.to_pairs(), tally.punctuation.to_pairs(), tally.normalized.to_pairs()
+    return (
+        tally.marks,
+        tally.line_ends,
+        tally.invalid,
+        tally.documents,
+        tally.empty,
+        tally.separators,
+        tally.position,
+        *changed,
+    )
 
 
 def check_same(sources: tuple[Source, ...], count: int, chosen: CorpusSettings) -> None:
@@ -58,13 +67,24 @@ def joined(pieces: list[tuple[str, bool]]) -> list[str]:
 
 
 @many
-@given(st.lists(TRICKY, min_size=1, max_size=4), st.integers(1, 5), st.booleans(), st.booleans(), st.integers(1, 9))
+@given(
+    st.lists(TRICKY, min_size=1, max_size=4),
+    st.integers(1, 5),
+    st.fixed_dictionaries(
+        {
+            "lowercase": st.booleans(),
+            "normalize": st.sampled_from(["none", "nfc"]),
+            "punctuation": st.sampled_from(["keep", "ascii"]),
+        }
+    ),
+    st.integers(1, 9),
+)
 def test_text_that_is_prepared(
-    tmp_path: Path, texts: list[str], count: int, lowercase: bool, nfc: bool, piece: int
+    tmp_path: Path, texts: list[str], count: int, values: dict[str, object], piece: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(division, "PIECE", piece)
-        chosen = CorpusSettings(lowercase=lowercase, normalize="nfc" if nfc else "none")
+        chosen = CorpusSettings.model_validate(values)
         check_same(stored(tmp_path, [text.encode() for text in texts]), count, chosen)
 
 

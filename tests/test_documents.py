@@ -30,7 +30,7 @@ def whole(text: str, chosen: CorpusSettings) -> list[str]:
     """The slow and obvious way: all documents of one text, empty ones too."""
     if chosen.documents == "files":
         return [text]
-    found = re.split("\r?\n" if chosen.documents == "lines" else re.escape(chosen.separator), text)
+    found = re.split("\r\n|\r|\n" if chosen.documents == "lines" else re.escape(chosen.separator), text)
     return found if found[-1] else found[:-1]
 
 
@@ -121,9 +121,15 @@ def test_nothing_is_no_document(text: str) -> None:
     assert list(documents_of([text] if text else [], LINES)) == []
 
 
-@pytest.mark.parametrize(("text", "found"), [("\r", ["\r"]), ("a\r\r\nb", ["a\r", "b"]), ("a\rb", ["a\rb"])])
-def test_one_carriage_return_before_a_line_feed_belongs_to_it(text: str, found: list[str]) -> None:
-    assert joined(list(documents_of([text], LINES))) == found
+@pytest.mark.parametrize(
+    ("text", "found", "empty"),
+    [("\r", [], 1), ("a\r\r\nb", ["a", "b"], 1), ("a\rb", ["a", "b"], 0), ("a\r\nb\n\rc", ["a", "b", "c"], 1)],
+)
+def test_a_line_ends_with_a_line_feed_a_carriage_return_or_both(text: str, found: list[str], empty: int) -> None:
+    for size in (1, 2, 99):
+        tally = Tally()
+        assert joined(list(documents_of(pieces_of(text, size), LINES, tally))) == found
+        assert tally.empty == empty
 
 
 def test_the_separator_is_prepared_as_the_text_is(tmp_path: Path) -> None:

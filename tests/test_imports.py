@@ -14,7 +14,8 @@ MAP = """
     recipes
     kernels.interface kernels.library kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32 kernels.output
     kernels.scan kernels.sampler kernels.scorer kernels.text kernels
-    corpus.storage corpus.sources corpus.reading corpus.tables corpus.documents corpus.division corpus.alphabet
+    corpus.storage corpus.sources corpus.guesses corpus.encodings corpus.line_ends corpus.punctuation corpus.reading
+    corpus.tables corpus.documents corpus.division corpus.alphabet
     corpus.header corpus.shards corpus.joining corpus.split corpus.material corpus.assembly corpus.parts
     corpus.workplace corpus.build corpus.shelf corpus.store corpus
     batches.permutation batches.batch batches.stream batches.windows batches.order batches.documents batches.readers
@@ -24,7 +25,7 @@ MAP = """
     runs.disk runs.journal runs.tensors runs.manifest runs.checkpoints runs.folder runs.claim runs.recovery
     runs.saver runs.doctor runs
     inference inference.sampling inference.pen inference.chunks inference.generate inference.writing inference.score
-    inference.protocols inference.novelty
+    inference.protocols inference.novelty inference.normal_forms
     training training.stop training.optimizer training.attendant training.child training.parallel training.launch
     training.alike training.plan training.average
     training.kept training.evaluation training.initial training.fit training.gradients training.loop
@@ -36,7 +37,8 @@ MAP = """
     server.shares server.engine server.states server.serving server.logprobs server.completions
     server.scoring server.tools
     server.metrics server.openapi server.story server.watch server.static server.app
-    cli.streams cli cli.flags cli.rows cli.line_ends cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample
+    cli.streams cli cli.flags cli.rows cli.line_ends cli.texts cli.corpus cli.doctor cli.evaluate cli.info cli.recipe
+    cli.sample
     cli.score cli.serve cli.train cli.verify_resume
     __main__
 """

@@ -11,8 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from scriven.corpus import Corpus, build
 from scriven.corpus.shards import Draft
-from scriven.corpus.split import Split, are_validation, validation_characters
+from scriven.corpus.split import Split, are_validation, validation_characters, validation_documents
+from scriven.errors import UsageError
+from scriven.settings import validated
 
 SHARES = st.floats(1e-6, 0.999_999)
 
@@ -86,3 +89,56 @@ def test_documents_go_to_their_parts_whatever_the_pieces(
 
 def _flat(documents: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.uint32]]]) -> list[int]:
     return [symbol for document in documents for symbol in document.tolist()]
+
+
+# --- a number instead of a share
+
+
+@given(st.integers(2, 3000), st.data())
+def test_a_number_of_documents_is_exact_and_they_are_spread(documents: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, documents - 1))
+    found = np.flatnonzero(are_validation(np.arange(documents), validation_documents(documents, count)))
+    assert found.size == count
+    assert max(np.diff(found), default=0) <= 2 * math.ceil(documents / count)
+
+
+def built(folder: Path, text: str, **corpus: object) -> Corpus:
+    (folder / "text.txt").write_text(text, "utf-8")
+    return Corpus.open(build([str(folder / "text.txt")], validated({"corpus": corpus}).corpus))
+
+
+def test_a_number_of_characters_is_at_the_end(tmp_path: Path) -> None:
+    corpus = built(tmp_path, "ab" * 2000, validation=1025)
+    assert (corpus.training.characters, corpus.validation.characters) == (2975, 1025)
+    assert built(tmp_path, "ab" * 2000, validation=1).validation.characters == 1
+
+
+@pytest.mark.parametrize("unit", ["character", "byte"])
+def test_a_number_of_documents_is_what_validates(tmp_path: Path, unit: str) -> None:
+    names = [f"nämé {number}" for number in range(97)]
+    corpus = built(tmp_path, "\n".join(names), documents="lines", validation=7, unit=unit)
+    assert (corpus.training.documents, corpus.validation.documents) == (90, 7)
+    found = []
+    for part in (corpus.training, corpus.validation):
+        firsts, lengths = part.bounds(np.arange(part.documents))
+        read = (part.read(first, length) for first, length in zip(firsts, lengths, strict=True))
+        found += [corpus.vocabulary.decode(ids) for ids in read]
+    assert sorted(found) == sorted(names)
+    corpus.verify()
+    assert sorted(path.name for path in Path(corpus.name).iterdir()) == [
+        "corpus.json",
+        "training-00000.npy",
+        "training-documents.npy",
+        "validation-00000.npy",
+        "validation-documents.npy",
+    ]
+
+
+def test_a_number_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"corpus.validation 4,000: the text has 4,000 characters, so none would be"):
+        built(tmp_path, "ab" * 2000, validation=4000)
+    with pytest.raises(UsageError, match=r"corpus.validation 3: the text has 2 documents"):
+        built(tmp_path, "a\nb", documents="lines", validation=3)
+    for senseless in (1.5, -1, -0.1, 1e300):
+        with pytest.raises(UsageError, match=r"corpus\.validation -?\d"):
+            built(tmp_path, "ab", validation=senseless)

@@ -3,7 +3,7 @@
 A text is read from its beginning as if a newline stood before it (nothing stands before it where the model knows no
 newline: then its first symbol is uniformly likely). Symbols that the model does not know are read as `<unk>`, which
 reads as the mean of all known symbols; `<unk>` is never written. Text is prepared as the run's corpus was: in lower
-case or NFC where its settings say so.
+case, plain punctuation or NFC where its settings say so. A byte order mark at its start is left out.
 
 Where the model was trained on documents (lines, files, pieces between separators) a text begins as a document does.
 What separates two documents, in a text that is read, ends one and begins the next, of which nothing before it is
@@ -25,6 +25,7 @@ import torch
 from pydantic import ValidationError
 
 from scriven.corpus.documents import cut_text
+from scriven.corpus.encodings import drop_mark
 from scriven.corpus.reading import prepare
 from scriven.errors import UsageError
 from scriven.events import Loss
@@ -133,18 +134,18 @@ class Model:
 
     def prepare(self, text: str) -> str:
         """The text as the model reads it: as the run's corpus was prepared."""
-        return prepare(text, self.settings.corpus)
+        return prepare(drop_mark(text), self.settings.corpus)
 
     def read_ids(self, text: str) -> Ids:
         """The ids (symbols,) of a text as the model reads it: prepared, a byte that was not UTF-8 as one byte.
 
         What separates two documents is one boundary.
         """
-        return prompt_ids(text, self.vocabulary, self.settings.corpus)
+        return prompt_ids(drop_mark(text), self.vocabulary, self.settings.corpus)
 
     def unknown_characters(self, text: str) -> list[str]:
         """The distinct characters of a text that the model does not know, in order of appearance."""
-        return self.vocabulary.unknown_characters("".join(split_text(text, self.settings.corpus)))
+        return self.vocabulary.unknown_characters("".join(split_text(drop_mark(text), self.settings.corpus)))
 
     def session(self, *, seed: int | None = None) -> Session:
         """A new text, to be read and written piece by piece; the same seed draws the same text.
@@ -282,8 +283,7 @@ class Session:
 
     def read(self, text: str) -> None:
         """Read a piece of text; pieces are prepared one by one."""
-        ids = self._model.read_ids(text)
-        self._context = self._model.predictor.read(self._context, ids[:, None])
+        self._context = self._model.predictor.read(self._context, self._ids(text)[:, None])
 
     def end(self) -> None:
         """End the document here: what comes next begins another one.
@@ -298,7 +298,7 @@ class Session:
 
         Where the model knows documents, their ends count where the text has what separates them.
         """
-        ids, predictor, before = self._model.read_ids(text), self._model.predictor, self._context
+        ids, predictor, before = self._ids(text), self._model.predictor, self._context
         costs = [np.empty(0)]
         for piece in checked(surprisals(predictor, [ids], before)):
             costs.append(piece.nats)
@@ -306,6 +306,12 @@ class Session:
         if predictor.window:
             self._context = predictor.read(before, ids[:, None])
         return scored(self._model.vocabulary, ids, np.concatenate(costs))
+
+    def _ids(self, text: str) -> Ids:
+        """The ids of a text that comes next; a byte order mark is left out where it is the beginning."""
+        if self._context is self._model._start:
+            return self._model.read_ids(text)
+        return prompt_ids(text, self._model.vocabulary, self._model.settings.corpus)
 
     def write(
         self,

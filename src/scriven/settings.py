@@ -6,6 +6,7 @@ is chosen by `scriven.training.fit.fit` from the text, the budget and the measur
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -41,16 +42,28 @@ class CorpusSettings(Frozen):
     )
     separator: str = setting("", "string between two documents, where --corpus.documents is separator")
     validation: float = setting(
-        0.1, "share kept for validation: of the text, at its end; of documents, spread over all of them", ge=0.0, lt=1.0
+        0.1,
+        "share kept for validation: of the text, at its end; of documents, spread over all of them. From 1 on it is a "
+        "number: of characters, or of documents",
+        ge=0.0,
+        lt=2**53,
     )
     validation_file: str = setting("", "file whose text is the validation text, instead of a share")
     alphabet: str = setting(
         "", "file of the characters to know (JSON, or one a line), instead of all that the training text has"
     )
+    encoding: str = setting(
+        "utf-8", "encoding of the text, by any of Python's names, such as cp1252, shift_jis, utf-16"
+    )
     lowercase: bool = setting(False, "turn the text to lower case")
+    punctuation: Literal["keep", "ascii"] = setting(
+        "keep", "typographic quotes, dashes, dots and spaces: keep them, or write them as a typewriter does"
+    )
     normalize: Literal["none", "nfc"] = setting("none", "Unicode normalisation of the text")
     invalid: Literal["strict", "replace", "bytes"] = setting(
-        "strict", "what to do with invalid UTF-8: stop, replace it by U+FFFD, or keep each byte as a symbol of its own"
+        "strict",
+        "what to do with bytes that are not of the encoding: stop, replace each by U+FFFD, or keep each as a "
+        "symbol of its own (in UTF-8 alone)",
     )
     column: str = setting(
         "", "column of tables (.jsonl, .ndjson, .parquet, .arrow) that has the text; each row is read as a file is"
@@ -64,6 +77,42 @@ class CorpusSettings(Frozen):
         if (self.documents == "separator") != bool(self.separator):
             raise ValueError("--corpus.documents separator and --corpus.separator STRING need each other")
         return self
+
+    @model_validator(mode="after")
+    def _encoded(self) -> Self:
+        if self.encoding != "utf-8" and self.invalid == "bytes":
+            raise ValueError(
+                f"--corpus.invalid bytes keeps bytes that are not UTF-8, and --corpus.encoding is {self.encoding}; "
+                "give --corpus.invalid replace or strict with it"
+            )
+        return self
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        """The name that Python has for the encoding; UTF-8 has one, with a byte order mark and without."""
+        try:
+            b"a".decode(value)  # which knows encodings of texts alone
+            name = codecs.lookup(value).name
+        except UnicodeError:
+            name = codecs.lookup(value).name
+        except (LookupError, ValueError):
+            name = "undefined"
+        if name in {"undefined", "idna", "punycode"}:
+            raise ValueError(
+                f"corpus.encoding {cut(repr(value))}: there is no such encoding of texts; give one that Python knows, "
+                "such as cp1252 or utf-16"
+            )
+        return name.removesuffix("-sig")
+
+    @field_validator("validation")
+    @classmethod
+    def _counted(cls, value: float) -> float:
+        if value >= 1 and not value.is_integer():
+            raise ValueError(
+                f"corpus.validation {value}: give a share below 1, or a whole number of characters or documents"
+            )
+        return value
 
 
 class ReaderSettings(Frozen):

@@ -30,7 +30,7 @@ def write(value: Any) -> str:
 
 
 def parse(text: str, structure: int = STRUCTURE) -> Any:
-    """The value of JSON text, of so many parts at most.
+    """The value of JSON text, of so many parts at most; a byte order mark at its start is left out.
 
     Raises ValueError when it is no JSON, has a key twice in one object, numbers that are not finite, or is deeper or
     larger than anything that Scriven writes.
@@ -38,7 +38,9 @@ def parse(text: str, structure: int = STRUCTURE) -> Any:
     if sum(map(text.count, "[{:")) > structure:
         raise ValueError(f"it has more than {structure:,} parts")
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_number)
+        return json.loads(
+            text.removeprefix("\ufeff"), object_pairs_hook=_object, parse_constant=_constant, parse_float=_number
+        )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

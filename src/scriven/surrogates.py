@@ -10,6 +10,7 @@ import codecs
 
 REPLACEMENT = 0xFFFD  # U+FFFD, shown where there is no character to show
 WRITTEN = "scriven-written"  # for encoding: as `surrogateescape`, and what that refuses as `surrogatepass`
+STRAYS = "scriven-strays"  # for decoding, of any encoding: each byte that is not of it as U+DC00 and its value
 SHOWN = "scriven-shown"  # for decoding: as `surrogatepass`, and what that refuses as U+FFFD
 
 
@@ -28,5 +29,11 @@ def _shown(error: UnicodeError) -> tuple[str, int]:
     return chr(REPLACEMENT), error.end
 
 
+def _strays(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
 codecs.register_error(WRITTEN, _written)
+codecs.register_error(STRAYS, _strays)
 codecs.register_error(SHOWN, _shown)

@@ -35,7 +35,7 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
     try:
         if _BASIC_STRING.sub("", text).count(".") > MOST_DOTS:
             raise ValueError(f"it has more than {MOST_DOTS} dots outside of strings")
-        return tomllib.loads(text)
+        return tomllib.loads(text.removeprefix("\ufeff"))  # a byte order mark, which editors of Windows write
     except ValueError as error:
         raise InputError(f"cannot read settings from {path}: {cut(str(error))}") from None
     except RecursionError:

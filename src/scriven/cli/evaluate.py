@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from scriven.cli.flags import Device, Invalid, Json, ReadingPrecision, RunFolder, Text, Which
+from scriven.cli.flags import Device, Encoding, Invalid, Json, Normalize, ReadingPrecision, RunFolder, Text, Which
 from scriven.cli.rows import note, show
 from scriven.errors import InputError
 
@@ -23,6 +23,8 @@ def evaluate(
     protocol: str | None = None,
     as_json: Json = False,
     invalid: Invalid = None,
+    encoding: Encoding = None,
+    normalize: Normalize = None,
     checkpoint: Which = "best",
     device: Device = "auto",
     precision: ReadingPrecision = "auto",
@@ -51,7 +53,8 @@ def evaluate(
         parsed(protocol)
     model = load(run, which=checkpoint, device=device, precision=precision)
     protocol = protocol or own_protocol(model.settings.reader)
-    total = _of_file(model, file, protocol, invalid) if file else _of_validation(model, run, protocol)
+    choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
+    total = _of_file(model, file, protocol, **choices) if file else _of_validation(model, run, protocol)
     text = file or f"validation text of {run}"
     if not total.loss.characters:
         raise InputError(f"{text} is too short for {protocol}: there is no character to foretell")
@@ -69,16 +72,11 @@ def evaluate(
     )
 
 
-def _of_file(model: Model, file: str, protocol: str, invalid: str | None) -> Tally:
-    from scriven.cli.line_ends import noticed
-    from scriven.corpus.documents import cut
-    from scriven.corpus.sources import find
+def _of_file(model: Model, file: str, protocol: str, **choices: str | None) -> Tally:
+    from scriven.cli.texts import read_file
     from scriven.inference import protocols
-    from scriven.inference.chunks import read_chunks
 
-    settings = model.settings.corpus.model_copy(update={"invalid": invalid} if invalid else {})
-    chunks = read_chunks(model.vocabulary, cut(find([file]).sources, settings))
-    return protocols.protocol(protocol)(model.predictor, noticed(model.vocabulary, chunks))
+    return protocols.protocol(protocol)(model.predictor, read_file(model, file, **choices)[0])
 
 
 def _of_validation(model: Model, run: str, protocol: str) -> Tally:

@@ -27,7 +27,17 @@ ReadingPrecision = Annotated[
 ]
 Invalid = Annotated[
     Literal["strict", "replace", "bytes"] | None,
-    Parameter(name="--corpus.invalid", help="what to do with invalid UTF-8; as the run's corpus did where not given"),
+    Parameter(
+        name="--corpus.invalid",
+        help="what to do with bytes that are not of the encoding; as the run's corpus did where not given",
+    ),
+]
+Encoding = Annotated[
+    str | None, Parameter(name="--corpus.encoding", help="encoding of the text, such as cp1252; UTF-8 where not given")
+]
+Normalize = Annotated[
+    Literal["none", "nfc"] | None,
+    Parameter(name="--corpus.normalize", help="Unicode normalisation; as the run's corpus had where not given"),
 ]
 Which = Annotated[
     Literal["best", "last"] | int,

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from scriven.cli.rows import note
 from scriven.vocabulary import Ids, Vocabulary
 
-RETURN, FEED = ord("\r"), ord("\n")
+if TYPE_CHECKING:
+    from scriven.corpus.line_ends import LineEnds
+
+KINDS = {(True, False): "LF", (False, True): "CR", (True, True): "CR LF"}  # by whether there are LF and CR
 
 
-def noticed(vocabulary: Vocabulary, chunks: Iterable[Ids]) -> Iterator[Ids]:
+def noticed(vocabulary: Vocabulary, chunks: Iterable[Ids], line_ends: LineEnds) -> Iterator[Ids]:
     """The chunks of a text, any; after the last one a note on standard error, where its line ends are of another kind.
 
-    A model of bytes knows all of them, whatever it was trained on: of that nothing is said.
+    `line_ends` are counted while the chunks are made. A model of bytes knows all of them, whatever it was trained on:
+    of that nothing is said.
     """
-    feed, back = (int(vocabulary.encode(end)[0]) for end in "\n\r")
-    has_feed = has_return = False
-    for ids in chunks:
-        has_return = has_return or bool((ids == back).any())
-        has_feed = has_feed or bool((ids == feed).any())
-        yield ids
-    knows_return = RETURN in vocabulary.symbols
-    knows_feed = FEED in vocabulary.symbols
-    if vocabulary.unit == "byte" or has_return == knows_return or not (has_feed and knows_feed):
+    yield from chunks
+    known = ord("\n") in vocabulary.symbols, ord("\r") in vocabulary.symbols
+    found = line_ends.feeds > 0, line_ends.returns > 0
+    if vocabulary.unit == "byte" or found == known or not (any(found) and any(known)):
         return
-    has, knows = ("CR LF", "LF") if has_return else ("LF", "CR LF")
     note(
-        f"the text has {has} line ends, and the model was trained on {knows}; convert them for a score of the text "
+        f"the text has {line_ends}, and the model was trained on {KINDS[known]}; convert them for a score of the text "
         "alone"
     )

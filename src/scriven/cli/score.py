@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from scriven.cli.flags import Device, Invalid, Json, ReadingPrecision, RunFolder, Text, Which
+from scriven.cli.flags import Device, Encoding, Invalid, Json, Normalize, ReadingPrecision, RunFolder, Text, Which
 from scriven.cli.rows import Form, Row, Verbatim, note, show
 from scriven.errors import InputError, UsageError
 
@@ -30,6 +30,8 @@ def score(
     as_json: Json = False,
     as_tsv: Annotated[bool, Parameter(name="--tsv", negative="")] = False,
     invalid: Invalid = None,
+    encoding: Encoding = None,
+    normalize: Normalize = None,
     checkpoint: Which = "best",
     device: Device = "auto",
     precision: ReadingPrecision = "auto",
@@ -56,26 +58,19 @@ def score(
     """
     if as_json and as_tsv:
         raise UsageError("--json and --tsv are two forms of the same rows; drop one")
-    from scriven.cli.line_ends import noticed
-    from scriven.corpus.documents import cut
-    from scriven.corpus.reading import Tally
-    from scriven.corpus.sources import find
-    from scriven.inference.chunks import read_chunks
+    from scriven.cli.texts import read_file
     from scriven.inference.score import checked, foretold
     from scriven.session import load
 
-    sources = find([file]).sources
     model = load(run, which=checkpoint, device=device, precision=precision)
-    corpus = model.settings.corpus.model_copy(update={"invalid": invalid} if invalid else {})
-    unit: Unit = "line" if corpus.documents in {"none", "lines"} else "document"
+    unit: Unit = "line" if model.settings.corpus.documents in {"none", "lines"} else "document"
     forms: dict[str, Callable[[Vocabulary, Iterable[Scored]], Iterator[Row]]] = {
         "total": partial(_total, precision=model.predictor.reading),
         "line": partial(_lines, unit=unit),
         "character": partial(_characters, unit=unit),
     }
     form: Form = "json" if as_json else "tsv" if as_tsv or by != "total" else "words"
-    tally = Tally()
-    chunks = noticed(model.vocabulary, read_chunks(model.vocabulary, cut(sources, corpus, tally)))
+    chunks, tally = read_file(model, file, invalid=invalid, encoding=encoding, normalize=normalize)
     pieces = checked(foretold(model.predictor, chunks))
     if not show(forms[by](model.vocabulary, pieces), form):
         raise InputError(f"{file} is empty; there is nothing to score")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ import numpy as np
 from scriven.corpus.header import FORMAT, Counts, Header, PartHeader, write_header
 from scriven.corpus.material import Material, Origin, Progress, Stretch, some
 from scriven.corpus.shards import Draft, Drafted, Layout, PartWriter
-from scriven.corpus.split import Split, validation_characters
+from scriven.corpus.split import Split, validation_characters, validation_documents
 from scriven.errors import InputError
 from scriven.vocabulary import Ids, Symbols, Vocabulary
 
 NAMES = "training", "validation"
+WHOLE = "whole"  # name of a draft that both are made from
 Portion = tuple[Drafted, int]  # the next so many characters of a draft
 
 
@@ -96,12 +97,33 @@ class _Assembly:
     def _read(self, training: Draft, validation: Draft) -> tuple[Portion, Portion]:
         """Everything into drafts; gives the draft and the length of the training part, and of the validation part."""
         material, share = self._material, self._settings.validation
-        self._take(material.text(), Split(share, training, validation).append if self._shared else training.append)
+        if self._shared and share >= 1:
+            self._share_out(training, validation)
+        else:
+            self._take(material.text(), Split(share, training, validation).append if self._shared else training.append)
         if material.has_held:
             self._take(material.held(), validation.append, held=True)
         if material.has_held or self._shared:
             return (training, training.length), (validation, validation.length)
         return self._cut(training)
+
+    def _share_out(self, training: Draft, validation: Draft) -> None:
+        """As `_take` of all text, where so many documents validate: which ones, their number decides."""
+        with self._whole() as whole:
+            self._take(self._material.text(), whole.append)
+            share = validation_documents(whole.ends.documents, self._settings.validation)
+            split = Split(share, training, validation)
+            for symbols, ends in whole.read_back():
+                split.append(symbols, ends)
+
+    @contextmanager
+    def _whole(self) -> Iterator[Draft]:
+        """A draft that is read back and removed."""
+        paths = [self._work / f"{WHOLE}{suffix}" for suffix in ("-draft", "-documents.npy")]
+        with paths[0].open("w+b") as file:
+            yield Draft(file, paths[1])
+        for path in paths:
+            path.unlink(missing_ok=True)
 
     def _take(
         self, stretches: Iterable[Stretch], append: Callable[[Symbols, Ids], None], *, held: bool = False
@@ -144,16 +166,17 @@ class _Assembly:
 
     def _counts(self, origin: Origin, layout: Layout, frequencies: Ids) -> Counts:
         """`frequencies` of all ids in the training and the validation part, (2, ids)."""
-        separator = layout.vocabulary.separator or ""
         both = frequencies.sum(axis=0)  # (ids,)
         return Counts(
             sources=origin.sources,
             skipped=origin.skipped,
             characters=int(both.sum()),
             bytes=int(both @ layout.lengths),
-            lines=int(both[layout.symbols == ord("\n")].sum()) + self._tally.separators * separator.count("\n"),
+            lines=self._tally.line_ends.lines,
             lowercased=self._tally.lowercased.characters if self._settings.lowercase else 0,
+            punctuation=self._tally.punctuation.characters if self._settings.punctuation == "ascii" else 0,
             normalized=self._tally.normalized.characters if self._settings.normalize == "nfc" else 0,
+            marks=self._tally.marks,
             invalid=self._tally.invalid,
             unseen=int(frequencies[1, layout.known :].sum()),
             unknown=int(both[layout.known :].sum()),
@@ -168,13 +191,20 @@ class _Assembly:
             yield origin.skipped_note
         if counts.lowercased:
             yield f"lower case replaced {counts.lowercased:,} characters"
+        if counts.punctuation:
+            yield f"plain punctuation replaced {counts.punctuation:,} typographic characters"
         if counts.normalized:
             yield f"NFC replaced {counts.normalized:,} characters"
+        if counts.marks:
+            yield _note_on_marks(counts.marks)
         if counts.invalid:
             became = "replaced by U+FFFD" if self._settings.invalid == "replace" else "kept as a symbol"
-            yield f"{counts.invalid:,} bytes were not valid UTF-8; each was {became}"
-        if (returns := int(frequencies[layout.symbols == ord("\r")].sum())) and 2 * returns > counts.lines:
-            yield "the text has CR LF line ends, as of Windows, which the model learns; it foretells LF alone badly"
+            name = "UTF-8" if self._settings.encoding == "utf-8" else self._settings.encoding
+            yield f"{counts.invalid:,} bytes were not valid {name}; each was {became}"
+        if self._settings.unit == "character" and (zeros := int(frequencies[layout.symbols == 0].sum())):
+            yield f"{zeros:,} of the characters are zeros (NUL), which texts seldom have; the model learns them"
+        if frequencies[layout.symbols == ord("\r")].any():
+            yield f"the text has {self._tally.line_ends}, which the model learns; it foretells other line ends badly"
         if counts.bad_rows:
             yield f"{counts.bad_rows:,} rows had no text in the column {self._settings.column!r} and were left out"
         if origin.alphabet:
@@ -193,6 +223,12 @@ class _Assembly:
                 "there is one document only, so none is left for validation; name a --corpus.validation-file, or say "
                 "otherwise what a document is"
             )
+
+
+def _note_on_marks(marks: int) -> str:
+    if marks == 1:
+        return "a byte order mark at the start of the text was left out"
+    return f"{marks:,} byte order marks at the start of sources were left out"
 
 
 def _note_on_unknown(counts: Counts, layout: Layout, frequencies: Ids, *, alphabet: bool) -> str:

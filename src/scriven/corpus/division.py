@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from scriven.corpus.reading import PIECE
+from scriven.corpus.reading import PIECE, changes_text, looks_around
 from scriven.corpus.sources import BINARY_TABLES, Source
 from scriven.corpus.storage import explained, opened
 from scriven.errors import UsageError
 from scriven.settings import CorpusSettings
 
-_CHARACTER = re.compile(rb"(?=[^\x80-\xbf])")
+_CHARACTER = re.compile(rb"(?=[^\x80-\xbf\n])|(?<!\r)(?=\n)")  # not within a CR LF either
 _LINE = re.compile(rb"(?<=\n)")
 # Neither lower case nor NFC looks across a line feed, or from one of these letters to the next.
 _PREPARED = re.compile(rb"(?<=\n)|(?<=[A-Za-z0-9])(?=[A-Za-z0-9])")
@@ -94,14 +94,17 @@ def _next_place(source: Source, offset: int, settings: CorpusSettings) -> int:
 def _rule(source: Source, settings: CorpusSettings) -> tuple[re.Pattern[bytes] | None, int]:
     """What ends where a source can be cut, and how many bytes that has; no pattern where it cannot be cut at all."""
     suffix, packed = source.suffixes
-    prepared = settings.lowercase or settings.normalize == "nfc"
+    prepared = changes_text(settings)
+    if settings.encoding != "utf-8":
+        return None, 0
     if packed or (source.is_table and (suffix in BINARY_TABLES)):
         return None, 0
     if (settings.column and source.is_table) or settings.documents == "lines":
         return _LINE, 1
     if settings.documents == "none":
-        return (_PREPARED, 1) if prepared else (_CHARACTER, 1)
-    if settings.documents == "separator" and not prepared and "\ufffd" not in settings.separator:
+        return (_PREPARED, 1) if looks_around(settings) else (_CHARACTER, 1)
+    is_plain = not prepared and "\ufffd" not in settings.separator and not settings.separator.endswith("\r")
+    if settings.documents == "separator" and is_plain:
         return _separator(settings.separator)
     return None, 0
 

@@ -1,7 +1,7 @@
 """Text -> documents, in bounded memory, however many and however long they are.
 
 What a document is, `corpus.documents` says: a line, a source (a file, standard input), or what is between two
-separators. What ends a document (a line feed and the carriage return before it, the separator) is in no document. The
+separators. What ends a document (the end of a line, the separator) is in no document. The
 end of a source always ends one. Documents of no characters are left out and counted.
 
 The rows of a table are as sources are: each ends a document, and where documents are files each row is one. Where there
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from scriven.corpus.line_ends import split_lines
 from scriven.corpus.reading import PIECE, Tally, prepare, read
 from scriven.corpus.sources import Source
 from scriven.corpus.tables import is_read_as_table, rows
@@ -84,10 +85,13 @@ def _cut_rows(groups: Iterable[list[str]], settings: CorpusSettings, tally: Tall
     split, _ = _splitter(settings)
     for group in groups:
         if settings.documents == "none":
-            yield "".join(f"{row}\n" for row in group), np.zeros(0, np.int64)
+            text = "".join(f"{row}\n" for row in group)
+            tally.line_ends.add(text)
+            yield text, np.zeros(0, np.int64)
             continue
         parts: list[str] = []
         for row in group:
+            tally.line_ends.add(row)
             *ended, last = split(row)
             tally.separators += len(ended)
             parts += [*ended, last] if last or settings.documents == "files" else ended
@@ -109,21 +113,26 @@ def _each(text: str, ends: Ids) -> Iterator[tuple[str, bool]]:
 
 def _parts(pieces: Iterable[str], settings: CorpusSettings) -> Iterator[list[str]]:
     """Each piece split where documents end; what may be the beginning of such an end waits for the next piece."""
-    split, longest = _splitter(settings)
+    split, separator = _splitter(settings)
+    lines = settings.documents == "lines"
     held = ""
     for piece in pieces:
-        parts = split(held + piece)
-        last = parts.pop()
-        cut = len(last) - _begun(last, longest)
+        text = held + piece
+        if lines and text.endswith("\r"):  # a line feed may come, and be of the same line end
+            parts, held = split(text[:-1]), "\r"
+            yield parts
+            continue
+        *parts, last = split(text)
+        cut = len(last) - _begun(last, separator)
         held = last[cut:]
         yield [*parts, last[:cut]]
-    yield [held]
+    yield split(held)
 
 
 def _splitter(settings: CorpusSettings) -> tuple[Callable[[str], list[str]], str]:
-    """What splits a text into documents, and the longest string that ends one."""
+    """What splits a text into documents, and the separator, if any."""
     if settings.documents == "lines":
-        return lambda text: text.replace("\r\n", "\n").split("\n"), "\r\n"
+        return split_lines, ""
     if settings.documents == "separator":
         separator = prepare(settings.separator, settings)  # as it looks in the text, which is prepared too
         return lambda text: text.split(separator), separator

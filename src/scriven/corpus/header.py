@@ -68,10 +68,12 @@ class Counts(Frozen):
     skipped: Whole  # entries of folders that were not read
     characters: Whole  # or bytes, by the unit
     bytes: Whole  # of UTF-8
-    lines: Whole  # line feeds
+    lines: Whole  # line ends: LF, CR LF or CR
     lowercased: Whole  # characters replaced by lower case
+    punctuation: Whole = 0  # characters of typographic punctuation replaced by those of ASCII
     normalized: Whole  # characters replaced by NFC
-    invalid: Whole  # bytes that were not UTF-8
+    marks: Whole = 0  # byte order marks at the start of sources, left out
+    invalid: Whole  # bytes that were not of the encoding
     unseen: Whole  # characters of the validation part that the vocabulary does not know
     unknown: Whole  # the same of both parts; the training part can have some only where an alphabet is given
     documents: Whole  # of the training and the validation part

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
@@ -19,11 +20,11 @@ from pydantic import Field
 
 from scriven.corpus.header import Shard, check_file, read_json, write_json
 from scriven.corpus.joining import Joined, Lying, damaged
+from scriven.corpus.line_ends import LineEnds
 from scriven.corpus.material import Material, Name, Origin, Progress, Stretch
 from scriven.corpus.reading import Tally
-from scriven.corpus.shards import ENDS, Bytes, Draft, npy_head, smallest
+from scriven.corpus.shards import ENDS, Bytes, Draft, npy_head, smallest, stretches
 from scriven.errors import InputError
-from scriven.kernels import text as kernel
 from scriven.settings import Frozen
 from scriven.vocabulary import UNICODE_SIZE
 
@@ -43,10 +44,13 @@ class Strip(Lying):
 
 
 class Findings(Frozen):
-    """A `Tally` as JSON; of lower case and NFC, pairs of a code point and by how much it became rarer."""
+    """A `Tally` as JSON; of what was replaced, pairs of a code point and by how much it became rarer."""
 
     position: Whole
+    marks: Whole = 0
     invalid: Whole
+    line_ends: tuple[Whole, Whole, Whole] = (0, 0, 0)
+    punctuation: tuple[tuple[Symbol, int], ...] = ()
     lowercased: tuple[tuple[Symbol, int], ...]
     normalized: tuple[tuple[Symbol, int], ...]
     documents: Whole
@@ -117,23 +121,24 @@ class Parts:
 def write_part(work: Path, material: Material, part: tuple[int, int], progress: Progress) -> None:
     """Reads a part's material into an empty folder."""
     strips = []
-    for name, stretches in ((TEXT, material.text()), (HELD, material.held())):
+    for name, coming in ((TEXT, material.text()), (HELD, material.held())):
         with (work / f"{name}.ids").open("wb") as raw:
             hashed = _Hashed(raw)
             draft = Draft(hashed, work / f"{name}-documents.npy")
-            for symbols, ends in stretches:
+            for symbols, ends in coming:
                 draft.append(symbols, ends)
                 progress(material.position, material.size)
             strips.append(_strip(draft, hashed, f"{name}.ids"))
     tally = material.tally
-    pairs = {"lowercased": tally.lowercased.to_pairs(), "normalized": tally.normalized.to_pairs()}
-    numbers = {name: getattr(tally, name) for name in Findings.model_fields if name not in pairs}
+    changes = {name: getattr(tally, name).to_pairs() for name in ("lowercased", "punctuation", "normalized")}
+    counted = changes | {"line_ends": astuple(tally.line_ends)}
+    numbers = {name: getattr(tally, name) for name in Findings.model_fields if name not in counted}
     file = PartFile(
         format=FORMAT,
         number=part[0],
         count=part[1],
         origin=material.origin(),
-        findings=Findings.model_validate({**numbers, **pairs}),
+        findings=Findings.model_validate({**numbers, **counted}),
         text=strips[0],
         held=strips[1],
     )
@@ -194,6 +199,8 @@ def _add(tally: Tally, findings: Findings) -> None:
         value = getattr(findings, name)
         if isinstance(value, int):
             setattr(tally, name, getattr(tally, name) + value)
+        elif name == "line_ends":
+            tally.line_ends += LineEnds(*value)
         else:
             getattr(tally, name).add_pairs(value)
 
@@ -212,21 +219,16 @@ def _read(strip: Strip, folder: Path) -> Iterator[Stretch]:
 
     Raises InputError where the files are not as they were written.
     """
-    table = np.array(strip.symbols, np.int32)  # (provisional ids,)
-    kind = smallest(int(table.max(initial=0)) + 1)
-    ends = _ends(strip, folder)
-    done = found = 0
+    ends, read = _ends(strip, folder), 0
     with (folder / strip.ids.file).open("rb") as raw:
         hashed = _Hashed(raw)
         draft = Draft.written(hashed, [(smallest(1 << 8 * size), count) for size, count in strip.runs])
-        for ids in draft.take(draft.length):
-            symbols = kernel.translate(ids, table, kind)
-            if symbols is None:
+        for stretch in stretches(draft.take(draft.length), np.array(strip.symbols, np.int64), ends):
+            if stretch is None:
                 raise damaged(folder / strip.ids.file)
-            upto = found + int(np.searchsorted(ends[found:], np.uint64(done + symbols.size), "right"))
-            yield symbols, ends[found:upto].astype(np.int64) - done
-            done, found = done + symbols.size, upto
-        if hashed.digest.hexdigest() != strip.ids.sha256 or found < ends.size:
+            read += stretch[1].size
+            yield stretch
+        if hashed.digest.hexdigest() != strip.ids.sha256 or read < ends.size:
             raise damaged(folder / strip.ids.file)
 
 

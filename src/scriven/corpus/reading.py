@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import bz2
-import codecs
 import gzip
 import hashlib
 import importlib
-import itertools
 import lzma
 import os
 import re
@@ -23,6 +21,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from scriven.corpus.encodings import decode, drop_marks
+from scriven.corpus.line_ends import LineEnds
+from scriven.corpus.punctuation import fold_punctuation
 from scriven.corpus.sources import Source
 from scriven.corpus.storage import EXTRA, explained, opened
 from scriven.errors import InputError
@@ -68,8 +69,11 @@ class Tally:
     """What `read` has read and changed so far, and what `scriven.corpus.documents` has found in it."""
 
     position: int = 0  # bytes of the files as they lie on the disk
-    invalid: int = 0  # bytes that were not valid UTF-8
+    marks: int = 0  # byte order marks at the start of sources, left out
+    invalid: int = 0  # bytes that were not of the encoding
+    line_ends: LineEnds = field(default_factory=LineEnds)
     lowercased: Change = field(default_factory=Change)
+    punctuation: Change = field(default_factory=Change)
     normalized: Change = field(default_factory=Change)
     streamed: Any = field(default_factory=hashlib.sha256)  # of what came from sources without a stamp
     documents: int = 0  # with characters in them
@@ -77,45 +81,65 @@ class Tally:
     separators: int = 0  # line feeds or separators that ended a document
     bad_rows: int = 0  # rows of tables that were left out
 
+    def add_mark(self) -> None:
+        """Count a byte order mark."""
+        self.marks += 1
+
+    def add_invalid(self, count: int) -> None:
+        """Count bytes that are not of the encoding."""
+        self.invalid += count
+
 
 def read(
     sources: Iterable[Source], settings: CorpusSettings, tally: Tally | None = None, size: int = PIECE
 ) -> Iterator[str]:
     """The text of the sources, one after another, in pieces of about `size` bytes, as the settings prepare it.
 
-    Line ends are kept as they are. Bytes that are not UTF-8 become U+FFFD each (`invalid` is "replace") or code points
-    U+DC80..U+DCFF ("bytes"). The text is the same whatever the size; with lower case or NFC, a piece grows until there
-    is a place where cutting changes nothing.
-    Raises InputError when a source cannot be read, is damaged, or is not UTF-8 ("strict").
+    Line ends are kept as they are; a byte order mark at the start of a source is left out. Bytes that are not of the
+    encoding become U+FFFD each (`invalid` is "replace") or code points U+DC80..U+DCFF ("bytes"). The text is the same
+    whatever the size; with lower case or NFC, a piece grows until there is a place where cutting changes nothing.
+    Raises InputError when a source cannot be read, is damaged, or is not of the encoding ("strict").
     """
     tally = Tally() if tally is None else tally
     for source in sources:
-        yield from filter(None, prepared(decoded(source, settings, tally, size), settings, tally))
+        pieces = tally.line_ends.count(decoded(source, settings, tally, size))
+        yield from filter(None, prepared(pieces, settings, tally))
 
 
 def prepared(pieces: Iterable[str], settings: CorpusSettings, tally: Tally | None = None) -> Iterator[str]:
-    """A text in pieces, any, as `prepare` makes of the whole: with lower case or NFC they are cut anew."""
-    if settings.lowercase or settings.normalize == "nfc":
-        return (prepare(piece, settings, tally) for piece in _recut(pieces))
-    return iter(pieces)
+    """The pieces of a text, any, as `prepare` makes them of the whole: with lower case or NFC they are cut anew."""
+    if not changes_text(settings):
+        return iter(pieces)
+    return (prepare(piece, settings, tally) for piece in (_recut(pieces) if looks_around(settings) else pieces))
 
 
 def prepare(text: str, settings: CorpusSettings, tally: Tally | None = None) -> str:
-    """A whole text as a corpus of these settings holds it: in lower case and in NFC, where they say so."""
+    """A whole text as a corpus of these settings holds it: in lower case, in plain punctuation, in NFC as they say."""
     tally = Tally() if tally is None else tally
     lowered = text.lower() if settings.lowercase else text
     tally.lowercased.add(text, lowered)
-    normal = unicodedata.normalize("NFC", lowered) if settings.normalize == "nfc" else lowered
-    tally.normalized.add(lowered, normal)
+    plain = fold_punctuation(lowered) if settings.punctuation == "ascii" else lowered
+    tally.punctuation.add(lowered, plain)
+    normal = unicodedata.normalize("NFC", plain) if settings.normalize == "nfc" else plain
+    tally.normalized.add(plain, normal)
     return normal
+
+
+def changes_text(settings: CorpusSettings) -> bool:
+    """Whether `prepare` changes texts."""
+    return looks_around(settings) or settings.punctuation == "ascii"
+
+
+def looks_around(settings: CorpusSettings) -> bool:
+    """Whether what `prepare` makes of a character depends on those around it."""
+    return settings.lowercase or settings.normalize == "nfc"
 
 
 def decoded(source: Source, settings: CorpusSettings, tally: Tally, size: int = PIECE) -> Iterator[str]:
     """As `read` of one source, before it is prepared."""
-    chunks = _chunks(source, tally, size)
-    if settings.invalid == "strict" and settings.unit == "character":
-        chunks = _text_alone(chunks, source)
-    return _decoded(chunks, source.name, settings.invalid, tally, source.span[0] if source.span else 0)
+    begun = source.span[0] if source.span else 0
+    pieces = decode(_chunks(source, tally, size), source.name, settings, tally.add_invalid, begun)
+    return pieces if begun else drop_marks(pieces, tally.add_mark)
 
 
 def _chunks(source: Source, tally: Tally, size: int) -> Iterator[bytes]:
@@ -176,64 +200,6 @@ def _zstd() -> Any:
         except ModuleNotFoundError:
             continue
     raise InputError(f"to read .zst files, install what they need with: {EXTRA}")
-
-
-def _decoded(chunks: Iterator[bytes], name: str, policy: str, tally: Tally, offset: int) -> Iterator[str]:
-    """UTF-8 as text; an incomplete character at the end of a chunk waits for the next one."""
-    held = b""
-    for chunk in itertools.chain(chunks, (b"",)):  # the empty one is the end
-        data = held + chunk
-        try:
-            text, used = codecs.utf_8_decode(data, "strict", not chunk)
-        except UnicodeDecodeError as error:
-            if policy == "strict":
-                raise InputError(
-                    f"{name} is not valid UTF-8 at byte {offset + error.start} (0x{data[error.start]:02x}); convert "
-                    "it, or read it with --corpus.invalid replace or --corpus.invalid bytes"
-                ) from None
-            text, used = codecs.utf_8_decode(data, "surrogateescape", not chunk)
-            tally.invalid += len(_STRAY.findall(text))
-            text = _STRAY.sub("\ufffd", text) if policy == "replace" else text
-        yield text
-        held, offset = data[used:], offset + used
-
-
-_STRAY = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte that is not UTF-8
-
-
-UNPACK = "unpack it, and name the text files in it"
-NO_TEXT = "name a file of text"
-KINDS = {  # how files begin that people take for text, what that is, and what to do
-    codecs.BOM_UTF32_LE: ("UTF-32 text", "convert it, as with iconv -f UTF-32 -t UTF-8"),
-    codecs.BOM_UTF32_BE: ("UTF-32 text", "convert it, as with iconv -f UTF-32 -t UTF-8"),
-    codecs.BOM_UTF16_LE: ("UTF-16 text", "convert it, as with iconv -f UTF-16 -t UTF-8"),
-    codecs.BOM_UTF16_BE: ("UTF-16 text", "convert it, as with iconv -f UTF-16 -t UTF-8"),
-    b"%PDF-": ("a PDF", "convert it to text, as with pdftotext"),
-    b"PK\x03\x04": ("a ZIP archive (as .docx, .odt and .epub are)", f"{UNPACK}, or save it as plain text"),
-    b"\x1f\x8b": ("compressed with gzip", "name it something.gz, and it is decompressed"),
-    b"\xd0\xcf\x11\xe0": ("an old Office file", "save it as plain text"),
-    b"Rar!": ("a RAR archive", UNPACK),
-    b"7z\xbc\xaf": ("a 7z archive", UNPACK),
-    b"\x89PNG": ("a PNG image", NO_TEXT),
-    b"\xff\xd8\xff": ("a JPEG image", NO_TEXT),
-    b"GIF8": ("a GIF image", NO_TEXT),
-}
-
-
-def _text_alone(chunks: Iterator[bytes], source: Source) -> Iterator[bytes]:
-    """The chunks of a source. Raises InputError where its beginning is not that of text, or there are zeros in it."""
-    position = source.span[0] if source.span else 0
-    for chunk in chunks:
-        kind, way_out = next((KINDS[begin] for begin in KINDS if not position and chunk.startswith(begin)), ("", ""))
-        if not kind and (zero := chunk.find(0)) >= 0:
-            kind, way_out = f"binary or UTF-16 (byte {position + zero:,} is zero)", "convert it"
-        if kind:
-            raise InputError(
-                f"{source.name} is not UTF-8 text but looks like {kind}; {way_out}; --corpus.unit byte or "
-                "--corpus.invalid bytes read it as it is"
-            )
-        position += len(chunk)
-        yield chunk
 
 
 def _recut(pieces: Iterable[str]) -> Iterator[str]:

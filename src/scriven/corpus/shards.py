@@ -150,6 +150,12 @@ class Draft:
         """The distinct symbols of the first `before` characters: those of provisional ids 0, 1, 2, ..."""
         return np.array(self._symbols[: bisect_left(self._firsts, before)], np.int64)
 
+    def read_back(self) -> Iterator[tuple[Symbols, Ids]]:
+        """All symbols, and the places where documents end in them, (M,), in blocks. Nothing can be appended then."""
+        for stretch in stretches(self.take(self.length), self.symbols(self.length), self.ends.read()):
+            assert stretch  # the ids are its own
+            yield stretch
+
     def take(self, count: int) -> Iterator[Provisional]:
         """The next `count` ids, in blocks. Nothing can be appended after that."""
         if not self.taken:
@@ -164,6 +170,25 @@ class Draft:
             if len(data) < length * dtype.itemsize:
                 raise OSError(errno.EIO, "what was written to a draft cannot be read back whole")
             yield np.frombuffer(data, dtype)
+
+
+def stretches(
+    blocks: Iterable[Provisional], table: Ids, ends: npt.NDArray[np.uint64]
+) -> Iterator[tuple[Symbols, Ids] | None]:
+    """Provisional ids as symbols, block by block, and the places in them where documents end, (M,).
+
+    `table` has the symbol of each id, (ids,); `ends` are all ends, (documents,). None for a block that has other ids.
+    """
+    symbols_of, kind = table.astype(np.int32), smallest(int(table.max(initial=0)) + 1)
+    done = found = 0
+    for ids in blocks:
+        symbols = text.translate(ids, symbols_of, kind)
+        if symbols is None:
+            yield None
+            return
+        upto = found + int(np.searchsorted(ends[found:], np.uint64(done + symbols.size), "right"))
+        yield symbols, ends[found:upto].astype(np.int64) - done
+        done, found = done + symbols.size, upto
 
 
 class Ends:
@@ -182,6 +207,12 @@ class Ends:
                 file.write(npy_head(ENDS, 0))
             file.write(ends.astype(ENDS).data)
         self.documents += ends.size
+
+    def read(self) -> npt.NDArray[np.uint64]:
+        """All ends so far, (M,), memory-mapped."""
+        if not self.documents:
+            return np.zeros(0, np.uint64)
+        return np.memmap(self._path, ENDS, "r", len(npy_head(ENDS, 0)), (self.documents,))
 
     def finish(self) -> Shard | None:
         """The file, now that all ends are in it; none where there are none."""

@@ -1,4 +1,7 @@
-"""Which part of the text is validation: its end, or documents that are spread over all of it."""
+"""Which part of the text is validation: its end, or documents that are spread over all of it.
+
+A share below 1 is a share; from 1 on it is a number of characters, or of documents.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scriven.corpus.shards import Draft
+from scriven.errors import UsageError
 from scriven.mixing import GOLDEN, Words, mixed
 from scriven.vocabulary import Ids, Symbols
 
@@ -16,12 +20,34 @@ FINEST = 10**9  # shares are taken as fractions of at most that denominator, so 
 
 
 def validation_characters(characters: int, share: float) -> int:
-    """How many characters at the end are validation: none where the share is less than one, and never all."""
+    """How many characters at the end are validation: none where the share is less than one, and never all.
+
+    Raises UsageError where so many are asked for that none is left to train on.
+    """
+    if share >= 1:
+        return _some(int(share), characters, "characters")
     wanted = round(characters * share, 6)  # 0.1 * 30 is 3, not 3.0000000000000004
     return min(math.ceil(wanted), characters - 1) if wanted >= 1 else 0
 
 
-def are_validation(numbers: Ids, share: float) -> npt.NDArray[np.bool_]:
+def validation_documents(documents: int, count: float) -> Fraction:
+    """The share of the documents that makes `count` of them validation.
+
+    Raises UsageError where none is left to train on.
+    """
+    return Fraction(_some(int(count), documents, "documents"), documents)
+
+
+def _some(count: int, among: int, unit: str) -> int:
+    if count >= among:
+        raise UsageError(
+            f"corpus.validation {count:,}: the text has {among:,} {unit}, so none would be left to train on; give "
+            "fewer, or a share such as 0.1"
+        )
+    return count
+
+
+def are_validation(numbers: Ids, share: float | Fraction) -> npt.NDArray[np.bool_]:
     """Which documents are validation, by their numbers from 0 on, (M,); both shapes are the same.
 
     Block b has documents ceil(b / share) .. ceil((b + 1) / share) - 1, and one of them is validation: the second one in
@@ -30,7 +56,9 @@ def are_validation(numbers: Ids, share: float) -> npt.NDArray[np.bool_]:
     """
     if not share:
         return np.zeros(numbers.shape, np.bool_)
-    exact = max(Fraction(share).limit_denominator(FINEST), Fraction(1, FINEST))
+    exact = share
+    if not isinstance(exact, Fraction):
+        exact = max(Fraction(share).limit_denominator(FINEST), Fraction(1, FINEST))
     blocks = numbers * exact.numerator // exact.denominator
     first = -(-blocks * exact.denominator // exact.numerator)
     size = -(-(blocks + 1) * exact.denominator // exact.numerator) - first
@@ -47,7 +75,7 @@ def _hash(numbers: Ids) -> Words:
 class Split:
     """Sends each document of a text to the draft of the part that it belongs to."""
 
-    def __init__(self, share: float, training: Draft, validation: Draft) -> None:
+    def __init__(self, share: float | Fraction, training: Draft, validation: Draft) -> None:
         self._share, self._training, self._validation = share, training, validation
         self._ended = 0  # documents
 

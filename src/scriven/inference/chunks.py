@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from scriven.corpus.line_ends import split_lines
 from scriven.corpus.reading import prepare
 from scriven.inference.sampling import Ids
 from scriven.settings import CorpusSettings
@@ -87,7 +88,7 @@ def split_text(text: str, settings: CorpusSettings) -> list[str]:
     """The documents in a text as a corpus of these settings holds it; the last is what comes after all separators."""
     text, separator = prepare(text, settings), prepare(settings.separator, settings)
     if settings.documents == "lines":
-        return text.replace("\r\n", "\n").split("\n")
+        return split_lines(text)
     return text.split(separator) if settings.documents == "separator" else [text]
 
 

@@ -21,7 +21,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from scriven.corpus.documents import cut_text
-from scriven.corpus.reading import prepared
+from scriven.corpus.encodings import drop_marks
+from scriven.corpus.reading import looks_around, prepared
 from scriven.inference.chunks import read_chunks
 from scriven.inference.generate import Context
 from scriven.inference.sampling import Floats, Ids
@@ -81,7 +82,8 @@ class _Text:
         if self.goes_on:
             return _cut(map(model.read_ids, self.pieces))
         settings = model.settings.corpus
-        return _cut(read_chunks(model.vocabulary, cut_text(prepared(self.pieces, settings), settings)))
+        pieces = prepared(drop_marks(self.pieces), settings)
+        return _cut(read_chunks(model.vocabulary, cut_text(pieces, settings)))
 
     def told(self, total: Tally) -> dict[str, Any]:
         """The sums, and the handle of the state after the text where it is to be kept."""
@@ -95,8 +97,7 @@ class _Text:
 def _bound(served: Served, server: Server) -> float:
     """How many bytes a text may have that comes as it is; to be normalised, it may have to be held as a whole."""
     settings = served.model.settings.corpus
-    changed = settings.lowercase or settings.normalize != "none"
-    return server.limits.body_bytes if changed else math.inf
+    return server.limits.body_bytes if looks_around(settings) else math.inf
 
 
 class _Arriving:
