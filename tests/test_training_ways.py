@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from scriven.batches import next_batch
+from scriven.batches import epoch_predictions, next_batch
 from scriven.corpus import Corpus, Part, build
 from scriven.errors import InputError, UsageError
 from scriven.events import Evaluated, Event, Finished, Sampled, Started, Stepped
@@ -156,6 +156,19 @@ def test_a_model_of_windows_is_measured_by_windows_alone(names: Path, tmp_path: 
         events = run(names, tmp_path / name, WINDOWS, {"reader": {"loss": loss}, "model": {"activation": "relu"}})
         assert {event.protocol for event in of(Evaluated, events)} == {protocol}
         assert [event.final for event in of(Evaluated, events)] == [False, False, True]
+
+
+@pytest.mark.parametrize("loss", ["last", "every"])
+def test_an_epoch_of_windows_is_each_window_once(names: Path, tmp_path: Path, loss: str) -> None:
+    """Its last step is smaller where the batch does not divide the number of windows, which the next one is not."""
+    epochs = {"reader": {"loss": loss, "batch": 5}, "budget": {"steps": 0, "epochs": 2.0}}
+    steps = of(Stepped, run(names, tmp_path / "run", WINDOWS, epochs))
+    reader = open_run(tmp_path / "run").settings.reader
+    windows = epoch_predictions(Corpus.open(open_run(tmp_path / "run").corpus_path).training, reader)
+    windows //= 1 if loss == "last" else 8
+    assert windows % 5 and len(steps) == 2 * math.ceil(windows / 5)
+    assert sum(step.loss.characters for step in steps) == 2 * windows * (8 if loss == "every" else 1)
+    assert (steps[-1].characters, steps[-1].epochs) == (2 * windows * 8, 2.0)
 
 
 def test_accumulated_batches_make_one_step(names: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 A window is L + 1 characters: L that are read from an empty memory, and the one after each of them to predict. Nothing
 is listed and nothing is copied ahead: what window comes when is computed, and its ids are read from the text on disk.
+An epoch is every window exactly once: the rows that its last batch has too many weigh nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from scriven.batches.permutation import permuted, seeds
 from scriven.corpus.store import Part
 from scriven.errors import InputError
 from scriven.settings import ReaderSettings
-from scriven.vocabulary import Ids, Vocabulary
+from scriven.vocabulary import Vocabulary
 
 
 def next_windows(
@@ -23,18 +24,18 @@ def next_windows(
 
     Raises InputError when a window is longer than the text.
     """
-    length = settings.length
+    length, count = settings.length, window_count(text, settings)
     numbers = np.array(lanes, np.int64)  # (N,)
-    starts = _starts(cursor * settings.batch + numbers, window_count(text, settings), settings)  # (N,)
+    epoch, batch = divmod(cursor, -(-count // settings.batch))
+    places = batch * settings.batch + numbers  # (N,) in the order of the epoch
+    starts = permuted(places % count, count, seeds(settings.seed, np.full(numbers.size, epoch))) * settings.stride
     rows = np.stack([text.read(start, length + 1) for start in starts.tolist()], axis=1)  # (L + 1, N)
     rows = vocabulary.clamp(rows)
     fresh = np.zeros((length, len(lanes)), np.bool_)
     fresh[0] = True
-    weights = None
-    if settings.loss == "last":
-        weights = np.zeros((length, len(lanes)), np.float32)
-        weights[-1] = 1
-    return Batch(rows[:-1], rows[1:], numbers, weights, fresh), cursor + 1
+    weights = np.zeros((length, len(lanes)), np.float32)
+    weights[-1 if settings.loss == "last" else 0 :, places < count] = 1
+    return Batch(rows[:-1], rows[1:], numbers, None if weights.all() else weights, fresh), cursor + 1
 
 
 def window_count(text: Part, settings: ReaderSettings) -> int:
@@ -50,9 +51,3 @@ def window_count(text: Part, settings: ReaderSettings) -> int:
             f"{text.characters}; give {shorter}a longer text"
         )
     return rest // settings.stride + 1
-
-
-def _starts(indices: Ids, count: int, settings: ReaderSettings) -> Ids:
-    """The first character of the windows (N,) with these indices in an endless series of epochs."""
-    epochs, places = np.divmod(indices, count)
-    return permuted(places, count, seeds(settings.seed, epochs)) * settings.stride

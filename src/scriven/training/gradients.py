@@ -107,7 +107,9 @@ class Teacher:
         ends = torch.from_numpy(targets == (-1 if self.boundary is None else self.boundary))
         if weights is not None:
             ends &= torch.from_numpy(weights[since:] > 0)
-        read = ids.numel() if self.settings.reader.kind == "windows" else predictions
+        read = predictions
+        if self.settings.reader.kind == "windows":  # also what comes before the last character, where that alone counts
+            read = len(ids) * (self.rows if weights is None else int(weights.any(0).sum()))
         count = float(ends.sum())
         ended = losses[ends].sum() if count else losses.new_zeros(())
         return torch.stack([losses.sum(), ended]), [predictions, count, read]
