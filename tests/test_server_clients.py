@@ -150,7 +150,7 @@ def test_openai_gets_log_probabilities_of_what_is_written(
     values = [value for part in parts for value in part.token_logprobs]
     tops = [top for part in parts for top in part.top_logprobs]
     assert [token for part in parts for token in part.tokens] == list(text)
-    assert [place for part in parts for place in part.text_offset] == list(range(40))
+    assert [place for part in parts for place in part.text_offset] == list(range(2, 42))  # after the prompt
     session = models[name].session(seed=0)
     session.read("ab")
     assert -sum(values) == pytest.approx(session.score(text).total_nats, rel=1e-4)
@@ -172,6 +172,73 @@ def test_openai_gets_the_log_probability_of_a_documents_end(client: openai.OpenA
     assert -sum(told.logprobs.token_logprobs or []) == pytest.approx(nats, rel=1e-4)
 
 
+def test_openai_may_ask_for_nothing_in_particular(client: openai.OpenAI, models: dict[str, Model]) -> None:
+    more: dict[str, Any] = {
+        "repetition_penalty": 1.0,
+        "top_k": -1,
+        "guided_regex": None,
+        "metadata": {},
+        "max_completion_tokens": 40,
+    }
+    told = client.completions.create(
+        model="text",
+        prompt=PROMPT,
+        seed=5,
+        frequency_penalty=0,
+        presence_penalty=0,
+        logit_bias={},
+        suffix="",
+        stop="",
+        best_of=1,
+        user="me",
+        extra_body={**more, "response_format": {"type": "text"}},
+    )
+    assert told.choices[0].text == models["text"].sample(PROMPT, length=40, seed=5, temperature=1.0)
+
+
+def test_openai_gets_the_likeliest_character_with_top_p_0(client: openai.OpenAI, models: dict[str, Model]) -> None:
+    told = client.completions.create(model="text", prompt=PROMPT, max_tokens=40, top_p=0)
+    assert told.choices[0].text == models["text"].sample(PROMPT, length=40, temperature=0.0)
+
+
+@pytest.mark.parametrize(("name", "n"), [("text", 1), ("text", 3), ("names", 2)])
+def test_openai_gets_the_best_of_several(client: openai.OpenAI, models: dict[str, Model], name: str, n: int) -> None:
+    """Those of the highest log probability per token, the best first."""
+    prompts, asked = ["ab", "c"], {"max_tokens": 12, "seed": 3, "temperature": 1.2}
+    told = client.completions.create(model=name, prompt=prompts, best_of=5, n=n, **asked)  # type: ignore[call-overload]
+    every = client.completions.create(model=name, prompt=prompts, n=5, logprobs=0, **asked)  # type: ignore[call-overload]
+    expected = []
+    for first in (0, 5):
+        means = {
+            choice.text: sum(choice.logprobs.token_logprobs) / len(choice.logprobs.token_logprobs)
+            for choice in every.choices[first : first + 5]
+        }
+        assert len(means) > 2
+        expected += sorted(means, key=lambda text: -means[text])[:n]
+    assert [choice.text for choice in told.choices] == expected
+    assert [choice.index for choice in told.choices] == list(range(2 * n))
+    assert told.choices[0].logprobs is None
+    assert told.usage == every.usage  # all that was written
+
+
+def test_only_texts_that_are_given_have_states(client: openai.OpenAI) -> None:
+    extra = {"save_state": True}
+    told = client.completions.create(model="text", prompt="ab", best_of=4, n=2, max_tokens=9, extra_body=extra)
+    assert len({choice.model_extra["state"] for choice in told.choices if choice.model_extra}) == 2
+
+
+@pytest.mark.parametrize("echo", [False, True])
+def test_openai_gets_offsets_from_the_beginning_of_the_prompt(client: openai.OpenAI, echo: bool) -> None:
+    told = client.completions.create(
+        model="text", prompt=["€ß ", "a"], max_tokens=5, seed=1, echo=echo, logprobs=0, n=2
+    )
+    for choice, prompt in zip(told.choices, ["€ß ", "€ß ", "a", "a"], strict=True):
+        text = choice.text if echo else prompt + choice.text
+        assert choice.logprobs is not None
+        assert choice.logprobs.text_offset == list(range(0 if echo else len(prompt), len(text)))
+        assert [text[place] for place in choice.logprobs.text_offset] == choice.logprobs.tokens
+
+
 def test_openai_goes_on_from_a_state(client: openai.OpenAI, models: dict[str, Model]) -> None:
     first = client.completions.create(
         model="text", prompt=PROMPT, max_tokens=20, seed=1, extra_body={"save_state": True}
@@ -187,13 +254,16 @@ def test_openai_goes_on_from_a_state(client: openai.OpenAI, models: dict[str, Mo
     [
         ({"temperature": -1}, "temperature"),
         ({"temperature": 1e9}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -1}, "top_p"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"best_of": 129}, "best_of"),
+        ({"extra_body": {"repetition_penalty": 1.2}}, "repetition_penalty"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": 10**9}, "max_tokens"),
         ({"n": 0}, "n"),
         ({"n": 10**6}, "n"),
         ({"logprobs": 21}, "logprobs"),
-        ({"stop": [""]}, "stop"),
         ({"stop": ["x"] * 100}, "stop"),
         ({"prompt": [0, 2**31]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),

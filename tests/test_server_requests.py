@@ -21,7 +21,10 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = sorted(CompletionBody.model_fields)
+FIELDS = sorted({*CompletionBody.model_fields, *CompletionBody.unoffered})
+DEEP: list[Any] = []
+for _ in range(400):
+    DEEP = [DEEP]
 
 
 def refusal(body: bytes) -> Refused:
@@ -41,18 +44,28 @@ def refusal(body: bytes) -> Refused:
         ("max_tokens", LIMITS.max_tokens + 1, "should be less than or equal to 100000"),
         ("max_tokens", 1.5, "max_tokens 1.5"),
         ("n", 0, "n 0"),
-        ("top_p", 0, "top_p 0"),
+        ("top_p", -0.1, "top_p -0.1"),
+        ("top_k", -2, "top_k -2"),
         ("prompt", {"a": 1}, "give a text, ids (200,000 at most), or a list of 1 to 128 of these"),
         ("prompt", [1, "a"], "give a text"),
         ("prompt", [[1], "a"], "give a text"),
         ("prompt", [-1], "give a text"),
-        ("stop", "", "stop ''"),
         ("stop", ["a"] * 17, "or a list of 16 such at most"),
         ("logprobs", 21, "logprobs 21"),
-        ("presence_penalty", 0.5, "presence_penalty 0.5"),
-        ("logit_bias", {"5": 1.0}, "logit_bias"),
-        ("suffix", "x", "suffix 'x'"),
-        ("best_of", 2, "best_of 2: all texts are given; ask for as many with n"),
+        ("presence_penalty", 0.5, "presence_penalty 0.5: not offered by these models; leave it out, or give 0"),
+        ("frequency_penalty", 0.5, "frequency_penalty 0.5: not offered by these models; leave it out, or give 0"),
+        ("frequency_penalty", False, "frequency_penalty false: not offered by these models"),
+        ("repetition_penalty", 1.1, "repetition_penalty 1.1: not offered by these models; leave it out, or give 1"),
+        ("repetition_penalty", True, "repetition_penalty true: not offered"),
+        ("logit_bias", {"5": 1.0}, "logit_bias: not offered by these models; leave it out, or give {}"),
+        ("logit_bias", {"5": DEEP}, "logit_bias: not offered"),
+        ("suffix", "x", 'suffix "x": not offered by these models; leave it out, or give ""'),
+        ("suffix", "x" * 999, 'x"...: not offered by these models'),
+        ("guided_regex", "a+", 'guided_regex "a+": not offered by these models'),
+        ("guided_json", {}, "guided_json: not offered by these models; leave it out"),
+        ("response_format", {"type": "json_object"}, 'leave it out, or give {"type":"text"}'),
+        ("metadata", "x", "metadata 'x'"),
+        ("max_completion_tokens", -1, "max_completion_tokens -1"),
         ("frequency", 1, "unrecognized field: frequency"),
         ("stream_options", {"what": 1}, "unrecognized field: stream_options.what"),
         ("state", "x" * 65, "state"),
@@ -87,6 +100,58 @@ NO_BODIES = [b"", b"{", b"[]", b"1", b"\xff", b'{"n": NaN}', b'{"n": 1e999}', b'
 @pytest.mark.parametrize("body", NO_BODIES)
 def test_a_body_that_is_no_object_of_finite_numbers_is_refused(body: bytes) -> None:
     refusal(body)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((name, value) for name, values in CompletionBody.unoffered.items() for value in values),
+        ("frequency_penalty", 0.0),
+        ("presence_penalty", -0.0),
+        ("repetition_penalty", 1.0),
+        ("user", "me"),
+        ("metadata", {}),
+        ("metadata", {"run": "5"}),
+        ("n", 1),
+        ("best_of", 1),
+        ("echo", False),
+        ("stream_options", {"continuous_usage_stats": False}),
+    ],
+)
+def test_what_asks_for_nothing_is_taken(field: str, value: Any) -> None:
+    """As many clients send it with every request."""
+    taken = parsed(CompletionBody, json.dumps({field: value}).encode()).model_dump()
+    neutral = parsed(CompletionBody, b"{}").model_dump()
+    assert taken | {field: None} == neutral | {field: None}
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "expected"),
+    [
+        ({"stop": ""}, "stops", []),
+        ({"stop": ["", "a"]}, "stops", ["a"]),
+        ({"stop": "a"}, "stops", ["a"]),
+        ({"max_completion_tokens": 7}, "length", 7),
+        ({"max_completion_tokens": 7, "max_tokens": 7}, "length", 7),
+        ({"max_completion_tokens": None, "max_tokens": 5}, "length", 5),
+        ({}, "length", 16),
+        ({"n": 3, "best_of": 1}, "texts", 3),
+        ({"n": 3, "best_of": 5}, "texts", 5),
+    ],
+)
+def test_what_may_be_said_in_several_ways(values: dict[str, Any], name: str, expected: Any) -> None:
+    assert getattr(parsed(CompletionBody, json.dumps(values).encode()), name) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"max_completion_tokens": 7, "max_tokens": 8}, "are two names of one thing"),
+        ({"best_of": 2, "stream": True}, "leave out stream"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(values: dict[str, Any], said: str) -> None:
+    assert said in str(refusal(json.dumps(values).encode()))
 
 
 def test_null_is_as_if_not_given() -> None:

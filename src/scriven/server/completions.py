@@ -14,6 +14,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from scriven.inference.generate import Context
 from scriven.inference.sampling import Ids
 from scriven.inference.writing import Line
 from scriven.server.answers import answer, apart, json_text, long_answer, pieces
@@ -86,25 +87,37 @@ class Asked:
         """What is to be done: one job a prompt."""
         body = self.body
         told = body.logprobs if body.echo else None
-        return [Job(each.ids, self.context, tuple(self._lines()), told, body.logprobs) for each in self.prompts]
+        likeliest = 0 if body.logprobs is None and body.texts > body.n else body.logprobs
+        return [Job(each.ids, self.context, tuple(self._lines()), told, likeliest) for each in self.prompts]
 
     @cached_property
     def choices(self) -> list[Choice]:
-        """The texts to come, n of the first prompt first."""
+        """The texts to come, those of the first prompt first."""
         return [
-            Choice(self, number * self.body.n + n, line, prompt)
+            Choice(self, number * self.body.texts + n, line, prompt)
             for number, (prompt, job) in enumerate(zip(self.prompts, self.jobs, strict=True))
             for n, line in enumerate(job.lines)
         ]
 
     def take_in(self, news: News) -> list[Choice]:
         """Take in what has come; the choices that it is about: all of a prompt's where it is about the prompt."""
-        first = news.job * self.body.n
-        last = first + self.body.n
+        first = news.job * self.body.texts
+        last = first + self.body.texts
         about = self.choices[first:last] if news.line is None else [self.choices[first + news.line]]
         for choice in about:
             choice.take_in(news)
         return about
+
+    def best(self) -> list[Choice]:
+        """The n texts of each prompt that are given: of more, the likeliest ones a symbol, the likeliest first."""
+        texts, chosen = self.body.texts, self.choices
+        if texts > self.body.n:
+            groups = [self.choices[first : first + texts] for first in range(0, len(self.choices), texts)]
+            ranked = [sorted(group, key=lambda choice: choice.mean_nats) for group in groups]
+            chosen = [choice for group in ranked for choice in group[: self.body.n]]
+        for index, choice in enumerate(chosen):
+            choice.index = index
+        return chosen
 
     def told(self, choices: list[dict[str, Any]], usage: Usage | None) -> dict[str, Any]:
         """The object that an answer, or an event, is; an empty `usage` is left out."""
@@ -145,29 +158,28 @@ class Asked:
 
     def _check(self) -> None:
         body, limits = self.body, self.server.limits
-        stops = 1 if isinstance(body.stop, str) else len(body.stop)
-        texts, length = len(self.prompts) * body.n, self._length()
-        places = texts * body.max_tokens + (length * body.n if body.echo else 0)
+        texts, length = len(self.prompts) * body.texts, self._length()
+        places = texts * body.length + (length * body.texts if body.echo else 0)
         values = 0 if body.logprobs is None else places * (1 + body.logprobs)
         self.size = max(places, values)  # of an answer in one piece, at most
         for param, name, value, most in (
-            ("n", "texts", texts, min(limits.texts, limits.rows)),
+            ("n" if body.texts == body.n else "best_of", "texts", texts, min(limits.texts, limits.rows)),
             ("prompt", "characters of prompts", length, limits.prompt_characters),
             ("logprobs", "log-probabilities", values, limits.logprobs_values),
-            ("stop", "strings to stop at", stops, limits.stops),
+            ("stop", "strings to stop at", len(body.stops), limits.stops),
         ):
             if value > most:
                 raise Refused(400, f"{param}: {value:,} {name}; ask for {most:,} at most", param, "too_large")
 
     def _lines(self) -> Iterator[Line]:
         body, model = self.body, self.served.model
-        choices = SamplingSettings(temperature=body.temperature, top_k=body.top_k, top_p=body.top_p, min_p=body.min_p)
-        stop = [body.stop] if isinstance(body.stop, str) else body.stop
+        top_k, top_p = (max(0, body.top_k), body.top_p) if body.top_p else (1, 1.0)
+        choices = SamplingSettings(temperature=body.temperature, top_k=top_k, top_p=top_p, min_p=body.min_p)
         until_end = model.vocabulary.boundary is not None and not body.ignore_eos
         seed = first_seed(None) if body.seed is None else body.seed
-        for n in range(body.n):
+        for n in range(body.texts):
             random = np.random.default_rng((seed + n) % (1 << 64))  # OpenAI's seeds may be below 0
-            yield Line(random, choices, body.max_tokens, model.pen(stop, until_end), body.save_state)
+            yield Line(random, choices, body.length, model.pen(body.stops, until_end), body.save_state)
 
 
 @dataclass
@@ -180,8 +192,9 @@ class Choice:
     prompt: Prompt
     text: str = ""
     symbols: int = 0  # written
+    nats: float = 0.0  # that they cost, where that is known
     done: bool = False
-    state: str | None = None
+    after: Context | None = None  # all of it, where that is kept
 
     @property
     def news(self) -> bool:
@@ -194,11 +207,18 @@ class Choice:
         likeliest = self.asked.body.logprobs
         return len(self.text) * (1 if likeliest is None else 10 * (1 + likeliest))
 
+    @property
+    def mean_nats(self) -> float:
+        """What a symbol of it costs."""
+        return self.nats / max(1, self.symbols)
+
     @cached_property
     def _tokens(self) -> Tokens | None:
         body, vocabulary = self.asked.body, self.asked.served.model.vocabulary
-        begins = body.echo and self.prompt.begins
-        return None if body.logprobs is None else Tokens(vocabulary, body.logprobs, begins=begins)
+        if body.logprobs is None:
+            return None
+        offset = 0 if body.echo else len(vocabulary.decode(self.prompt.ids))
+        return Tokens(vocabulary, body.logprobs, offset, begins=body.echo and self.prompt.begins)
 
     def take_in(self, news: News) -> None:
         """What became of it."""
@@ -210,22 +230,26 @@ class Choice:
             return
         self.text += news.text
         self.symbols += news.symbols
-        self.done = news.done
-        if news.context is not None:
-            asked, symbols = self.asked, len(self.prompt.ids) + self.symbols
-            self.state = asked.server.states.put(asked.served.name, news.context, asked.characters + symbols)
+        self.nats += 0.0 if news.details is None else float(news.details.nats.sum())
+        self.done, self.after = news.done, news.context
+
+    def keep(self) -> dict[str, str]:
+        """Keep the state after it, where that is wanted and it is done: its handle."""
+        if self.after is None:
+            return {}
+        asked, symbols = self.asked, len(self.prompt.ids) + self.symbols
+        return {"state": asked.server.states.put(asked.served.name, self.after, asked.characters + symbols)}
 
     def take(self) -> dict[str, Any]:
         """What can be told now, as a choice of OpenAI's."""
         text, self.text = self.text, ""
         ended = self.done and self.line.pen.ended
-        told = {
+        return {
             "index": self.index,
             "text": text,
             "logprobs": None if self._tokens is None else self._tokens.take(len(text), ended),
             "finish_reason": self._reason() if self.done else None,
         }
-        return told if self.state is None else {**told, "state": self.state}
 
     def _reason(self) -> str:
         pen = self.line.pen
@@ -238,8 +262,10 @@ async def _whole(asked: Asked, work: Work) -> dict[str, Any]:
         while not all(choice.done for choice in asked.choices):
             for news in await work.news():
                 asked.take_in(news)
-    choices = await apart(asked.size, lambda: [choice.take() for choice in asked.choices])
-    return asked.told(choices, asked.usage())
+    best = asked.best()
+    states = [choice.keep() for choice in best]
+    choices = await apart(asked.size, lambda: [choice.take() for choice in best])
+    return asked.told([{**choice, **state} for choice, state in zip(choices, states, strict=True)], asked.usage())
 
 
 async def _events(asked: Asked, work: Work) -> AsyncGenerator[bytes]:
@@ -250,8 +276,8 @@ async def _events(asked: Asked, work: Work) -> AsyncGenerator[bytes]:
             news = await work.news()
             changed = {choice.index: choice for each in news for choice in asked.take_in(each)}
             telling = [choice for choice in changed.values() if choice.news]
-            size = sum(choice.size for choice in telling)
-            yield await apart(size, partial(_told, asked, telling, None if usage else {}))
+            size, states = sum(choice.size for choice in telling), [choice.keep() for choice in telling]
+            yield await apart(size, partial(_told, asked, telling, states, None if usage else {}))
             await asyncio.sleep(EVENT_SECONDS)
     except Refused as refused:
         yield b"data: " + refused.body + b"\n\n"
@@ -261,8 +287,9 @@ async def _events(asked: Asked, work: Work) -> AsyncGenerator[bytes]:
     yield b"data: [DONE]\n\n"
 
 
-def _told(asked: Asked, choices: list[Choice], usage: Usage | None) -> bytes:
-    events = (pieces(asked.told([choice.take()], usage)) for choice in choices)
+def _told(asked: Asked, choices: list[Choice], states: list[dict[str, str]], usage: Usage | None) -> bytes:
+    told = ({**choice.take(), **state} for choice, state in zip(choices, states, strict=True))
+    events = (pieces(asked.told([each], usage)) for each in told)
     return "".join(part for event in events for part in ("data: ", *event, "\n\n")).encode()
 
 

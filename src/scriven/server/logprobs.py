@@ -15,13 +15,16 @@ Logprobs = dict[str, list[Any] | None]
 class Tokens:
     """The tokens of one text, in the order of the text, with what was told of each."""
 
-    def __init__(self, vocabulary: Vocabulary, likeliest: int, *, begins: bool = False) -> None:
-        """`begins`: the first token is the one that begins a text, of which nothing foretells it."""
+    def __init__(self, vocabulary: Vocabulary, likeliest: int, offset: int = 0, *, begins: bool = False) -> None:
+        """They begin after `offset` characters of a prompt that is not told.
+
+        `begins`: the first token is the one that begins a text, which nothing foretells.
+        """
         self._vocabulary = vocabulary
         self._likeliest = likeliest
         self._decoder = vocabulary.decoder()
         self._names: dict[int, str] = {}
-        self._told = self._known = 0  # characters of text: told, and that the tokens so far make
+        self._told = self._known = offset  # characters of text: told, and that the tokens so far make
         self._waiting: deque[tuple[int, int, str, float | None, dict[str, float] | None]] = deque()
         if begins:
             self._waiting.append((0, 0, "<bos>", None, None))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema
@@ -10,6 +11,7 @@ from pydantic_core import CoreSchema
 from scriven import strictjson
 from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS
+from scriven.server.unoffered import COMPLETIONS, add_unoffered, check_offered
 
 
 class _Nullable:
@@ -21,26 +23,28 @@ class _Nullable:
 
 NULLABLE = _Nullable()
 Id = Annotated[int, Field(ge=0, lt=1 << 32)]
-Stop = Annotated[str, Field(min_length=1, max_length=LIMITS.stop_characters)]
+Stop = Annotated[str, Field(max_length=LIMITS.stop_characters)]
 # A list is left at the first thing that is wrong in it: there may be a million, and each would be told of.
 Ids = Annotated[list[Id], Field(max_length=LIMITS.prompt_characters, fail_fast=True)]
 Texts = Annotated[list[str], Field(min_length=1, max_length=LIMITS.texts, fail_fast=True)]
 Prompt = str | Texts | Ids | Annotated[list[Ids], Field(min_length=1, max_length=LIMITS.texts, fail_fast=True)]
-Nothing = Annotated[float, Field(ge=0, le=0)]
 
 
 class Body(BaseModel):
     """An object whose fields are known, of the right types, finite and within bounds; frozen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    unoffered: ClassVar[Mapping[str, Sequence[Any]]] = {}  # fields that others have, and values that ask for nothing
 
     @model_validator(mode="before")
     @classmethod
     def _drop_nulls(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        fields = cls.model_fields
-        unknown = next((name for name in values if name not in fields), None)  # one is told, and there may be many
+        check_offered(values, cls.unoffered)
+        fields, unoffered = cls.model_fields, cls.unoffered
+        known = fields.keys() | unoffered.keys()
+        unknown = next((name for name in values if name not in known), None)  # one is told, and there may be many
         return {
             name: value
             for name, value in values.items()
@@ -53,6 +57,7 @@ class StreamOptions(Body):
 
     include_usage: Annotated[bool, NULLABLE, Field(description="one more event at the end, with `usage`")] = False
     include_obfuscation: Annotated[bool, NULLABLE, Field(description="taken, and without effect")] = False
+    unoffered = {"continuous_usage_stats": (False,)}
 
 
 class CompletionBody(Body):
@@ -61,12 +66,15 @@ class CompletionBody(Body):
     model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
     prompt: Annotated[Prompt, NULLABLE] = Field("", description="what to go on from: text, texts, ids, lists of ids")
     max_tokens: Annotated[int, NULLABLE] = Field(16, ge=0, le=LIMITS.max_tokens, description="characters to write")
+    max_completion_tokens: int | None = Field(None, ge=0, le=LIMITS.max_tokens, description="another name of it")
     temperature: Annotated[float, NULLABLE] = Field(1.0, ge=0, le=LIMITS.temperature)
-    top_p: Annotated[float, NULLABLE] = Field(1.0, gt=0, le=1)
-    top_k: Annotated[int, NULLABLE] = Field(0, ge=0, lt=1 << 31, description="0 is no limit")
+    top_p: Annotated[float, NULLABLE] = Field(1.0, ge=0, le=1, description="0 leaves the likeliest character alone")
+    top_k: Annotated[int, NULLABLE] = Field(0, ge=-1, lt=1 << 31, description="0 and -1 are no limit")
     min_p: Annotated[float, NULLABLE] = Field(0.0, ge=0, le=1)
     n: Annotated[int, NULLABLE] = Field(1, ge=1, le=LIMITS.texts, description="texts for each prompt")
-    best_of: Annotated[int, NULLABLE] = Field(1, ge=1, le=LIMITS.texts, description="no more than n: all are given")
+    best_of: Annotated[int, NULLABLE] = Field(
+        1, ge=1, le=LIMITS.texts, description="write so many, and give the n likeliest ones a character"
+    )
     stop: Annotated[Stop | Annotated[list[Stop], Field(max_length=LIMITS.stops, fail_fast=True)], NULLABLE] = Field(
         [], description="end before the first of these strings"
     )
@@ -81,15 +89,41 @@ class CompletionBody(Body):
     state: Annotated[str, NULLABLE] = Field("", max_length=64, description="go on from this state, not from nothing")
     save_state: Annotated[bool, NULLABLE] = Field(False, description="keep the state after each text")
     user: Annotated[str, NULLABLE] = Field("", description="taken, and without effect")
-    suffix: Annotated[Literal[""], NULLABLE] = Field("", description="not supported")
-    presence_penalty: Annotated[Nothing, NULLABLE] = Field(0.0, description="not supported")
-    frequency_penalty: Annotated[Nothing, NULLABLE] = Field(0.0, description="not supported")
-    logit_bias: Annotated[dict[str, float], NULLABLE] = Field({}, max_length=0, description="not supported")
+    metadata: Annotated[dict[str, Any], NULLABLE] = Field({}, description="taken, and without effect")
+    request_id: Annotated[str, NULLABLE] = Field("", description="taken, and without effect")
+    prompt_cache_key: Annotated[str, NULLABLE] = Field("", description="taken, and without effect")
+    safety_identifier: Annotated[str, NULLABLE] = Field("", description="taken, and without effect")
+    add_special_tokens: Annotated[bool, NULLABLE] = Field(True, description="taken; there are none to add")
+    unoffered = COMPLETIONS
+    model_config = ConfigDict(json_schema_extra=lambda schema: add_unoffered(schema, COMPLETIONS))
+
+    @property
+    def length(self) -> int:
+        """How many symbols to write of each text at most."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def texts(self) -> int:
+        """How many texts to write for each prompt."""
+        return max(self.n, self.best_of)
+
+    @property
+    def stops(self) -> list[str]:
+        """The strings to stop at; an empty one stops nothing."""
+        return [each for each in ([self.stop] if isinstance(self.stop, str) else self.stop) if each]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.best_of > self.n:
-            raise ValueError(f"best_of {self.best_of}: all texts are given; ask for as many with n")
+        if self.stream and self.best_of > self.n:
+            raise ValueError(
+                f"best_of {self.best_of}: which texts are best is known once all are written; leave out stream, "
+                "or ask for all of them with n"
+            )
+        if "max_tokens" in self.model_fields_set and self.length != self.max_tokens:
+            raise ValueError(
+                f"max_tokens {self.max_tokens} and max_completion_tokens {self.length} are two names of one thing; "
+                "give one of them"
+            )
         return self
 
 
@@ -131,7 +165,7 @@ class DetokenizeBody(Body):
 AnyBody = TypeVar("AnyBody", bound=Body)
 FORMS = {  # of fields that may have several
     "prompt": f"give a text, ids ({LIMITS.prompt_characters:,} at most), or a list of 1 to {LIMITS.texts} of these",
-    "stop": f"give a text of 1 to {LIMITS.stop_characters} characters, or a list of {LIMITS.stops} such at most",
+    "stop": f"give a text of {LIMITS.stop_characters} characters at most, or a list of {LIMITS.stops} such at most",
 }
 
 
