@@ -20,6 +20,7 @@ from scriven.events import Evaluated, Event, Finished, Sampled, Started, Stepped
 from scriven.model import CharLM
 from scriven.runs import open_run
 from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, merged, validated
+from scriven.training.gradients import slowness
 from scriven.training.request import Request
 from scriven.training.start import train
 from scriven.vocabulary import Vocabulary
@@ -106,6 +107,21 @@ def test_ends_of_documents_are_learned_and_counted_beside_the_characters(names: 
     assert (final[0].loss.characters, final[0].loss.ends) == (corpus.validation.characters, 7)
     assert 0 < final[0].loss.end_nats < 7 * math.log(50)
     assert of(Finished, events)
+
+
+def total(events: list[Event]) -> tuple[int, int]:
+    """Characters, and ends of documents, that all steps learned from."""
+    losses = [event.loss for event in of(Stepped, events)]
+    return sum(loss.characters for loss in losses), sum(loss.ends for loss in losses)
+
+
+def test_epochs_read_each_document_once_also_where_steps_have_several_batches(names: Path, tmp_path: Path) -> None:
+    several = {"training": {"accumulate": 3, "activation_penalty": 1.0}}
+    events = run(names, tmp_path / "run", LINES, several, {"budget": {"steps": 0, "epochs": 1.0}})
+    training = Corpus.open(open_run(tmp_path / "run").corpus_path).training
+    assert total(events) == (training.characters, training.documents)
+    more = list(train(Request(output=tmp_path / "run", resume="last", settings=validated({"budget": {"epochs": 3.0}}))))
+    assert total(more) == (2 * training.characters, 2 * training.documents)
 
 
 def costs_alone(model: CharLM, text: Part, vocabulary: Vocabulary) -> dict[tuple[int, ...], float]:
@@ -211,6 +227,16 @@ def test_an_evaluation_each_epoch(names: Path, tmp_path: Path) -> None:
     at = [epochs[event.step] for event in of(Evaluated, events) if not event.final]
     assert len(at) == 3
     assert all(number <= reached < number + 0.2 for number, reached in enumerate(at, 1))
+
+
+def test_slowness_is_measured_within_documents_alone() -> None:
+    raw, fresh = torch.randn(5, 3, 4), torch.zeros(5, 3, dtype=torch.bool)
+    fresh[0, 1] = fresh[2, 0] = fresh[4, 2] = True
+    within = [(raw[t, n] - raw[t - 1, n]).square() for t in range(1, 5) for n in range(3) if not fresh[t, n]]
+    assert len(within) == 10
+    torch.testing.assert_close(slowness(raw, fresh), torch.stack(within).mean())
+    torch.testing.assert_close(slowness(raw, None), (raw[1:] - raw[:-1]).square().mean())
+    assert slowness(raw, torch.ones(5, 3, dtype=torch.bool)) == slowness(raw[:1], None) == 0
 
 
 def test_penalties_on_outputs_make_them_smaller_and_slower(names: Path, tmp_path: Path) -> None:

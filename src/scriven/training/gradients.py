@@ -115,20 +115,23 @@ class Teacher:
         return torch.stack([losses.sum(), ended]), [predictions, count, read]
 
     def _penalties(self, raw: Tensor, y: Tensor, fresh: Tensor | None) -> Tensor:
-        """AWD-LSTM's AR and TAR (Merity et al. 2017): means of squares over outputs (T, N, H).
-
-        What differs because a row starts afresh there is not slow and need not be: TAR leaves it out.
-        """
+        """AWD-LSTM's AR and TAR (Merity et al. 2017), of outputs (T, N, H)."""
         settings = self.settings.training
         penalty = settings.activation_penalty * y.float().square().mean()
-        if len(raw) > 1:
-            steps = (raw[1:] - raw[:-1]).float().square().mean(2)  # (T - 1, N)
-            going_on = torch.ones_like(steps) if fresh is None else (~fresh[1:]).to(steps)
-            penalty = penalty + settings.slowness_penalty * (steps * going_on).sum() / going_on.sum().clamp(min=1)
-        return penalty
+        return penalty + settings.slowness_penalty * slowness(raw, fresh)
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def slowness(raw: Tensor, fresh: Tensor | None) -> Tensor:
+    """The mean square of how much outputs (T, N, H) change from one character to the next of the same document.
+
+    No document goes on where fresh (T, N) is true.
+    """
+    changes = (raw[1:] - raw[:-1]).float().square().mean(2)  # (T - 1, N)
+    going_on = torch.ones_like(changes) if fresh is None else (~fresh[1:]).to(changes)
+    return (changes * going_on).sum() / going_on.sum().clamp(min=1)
 
 
 def as_loss(sums: dict[str, float]) -> Loss:
