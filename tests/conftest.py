@@ -39,6 +39,12 @@ def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scriven.training.start.measure_speed", lambda *_: 1e5)
 
 
+@pytest.fixture(autouse=True)
+def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings in this process save when they evaluate, however long they take; a test of the clock sets its own."""
+    monkeypatch.setattr("scriven.training.save_clock.SaveClock.is_due", lambda _: False)
+
+
 @pytest.fixture
 def book(tmp_path: Path) -> Path:
     """A text of 5,000 characters that a small model learns a little of in a few steps."""

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,24 @@ def test_an_error_in_the_background_is_told_at_the_next_call(
         saver.save(weights(3), {}, manifest, best=3)
         assert saver.saved(wait=True) == [(3, run.path / "checkpoints" / "step-00000003", False)]
         assert saver.saved(wait=True) == []
+
+
+def test_without_a_thread_training_waits_for_the_disk(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system may have no more threads for the user."""
+    path = tmp_path / "run"
+    shutil.copytree(saved, path)
+    run = open_run(path)
+
+    def _start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", _start)
+    with Saver(run) as saver:
+        saver.save(weights(3), {"state": torch.ones(2)}, {"step": 3, "validation": {}}, best=3)
+        assert [step for step, _, _ in saver.saved()] == [3]
+        assert saver.newest == str(run.checkpoint(3).path)
 
 
 def test_what_is_saved_is_what_was_there_when_it_was_asked_for(saved: Path, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ class Saved:
 
     step: int
     path: str
-    evaluation: bool = True  # made by an evaluation; else where training was stopped or had gone back
+    evaluation: bool = True  # made by an evaluation; else by the clock, or where training was stopped or had gone back
 
 
 @dataclass(frozen=True)

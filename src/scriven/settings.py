@@ -296,7 +296,17 @@ class MonitorSettings(Frozen):
         (0.8,), "temperatures of the samples, each with every prompt; 0 always takes the likeliest", min_length=1
     )
     sample_length: int = setting(240, "characters of a sample", ge=0, le=1_000_000)
-    keep: str = setting("best", "checkpoints to keep: all; best, with the last; or the N last, with the best")
+    save_minutes: float = setting(
+        2.0,
+        "save every so many minutes too, for the first time after half a minute, at 1 % of the time at most; 0 saves "
+        "with evaluations only",
+        ge=0,
+    )
+    keep: str = setting(
+        "best",
+        "checkpoints to keep: all; best, with the last; or the N last, with the best. What was saved by the clock "
+        "(save_minutes) counts for none of them, and is kept until the next save",
+    )
 
     @field_validator("keep")
     @classmethod

@@ -74,7 +74,7 @@ class FilesReport:
             self._flush()
 
     def _flush(self) -> None:
-        """Also before every other event, so that no line covers steps on both sides of a checkpoint."""
+        """Also before every other event, so that no line covers steps on both sides of an evaluation."""
         if self._pending:
             _append(self._metrics, self._pending)
         self._pending, self._steps = None, 0

@@ -172,14 +172,16 @@ class Run:
     def _let_go(self, best: int, last: int) -> set[int]:
         """The steps whose checkpoints go, when that is the best one and the last; none where that cannot be told now.
 
-        With each that stays, that one stays which was the best then, without which it could not be gone on with.
+        Of those that were saved by the clock, only the last one ever stays. With each that stays, that one stays which
+        was the best then, without which it could not be gone on with.
         """
         keep = self.settings.monitor.keep
         with contextlib.suppress(UnreadableError):
             there = self.steps()
             steps = [step for step in there if step <= last]
             count = len(steps) if keep == "all" else 1 if keep == "best" else int(keep)
-            kept = {best, last, *steps[-count:]}
+            lasting = steps if count == 1 else [step for step in steps if not self._saved_by_clock(step)]
+            kept = {best, last, *lasting[-count:]}
             return {*there} - kept - ({self._best_at(each) for each in kept} if count > 1 else set())
         return set()
 
@@ -195,6 +197,12 @@ class Run:
         except InputError:
             return None
         return best and int(best["step"])
+
+    def _saved_by_clock(self, step: int) -> bool:
+        """Whether the checkpoint of a step says that the clock saved it."""
+        with contextlib.suppress(InputError):
+            return Checkpoint(self._folder(step)).manifest.get("clock") is True
+        return False
 
     def _folder(self, step: int) -> Path:
         return self.path / CHECKPOINTS / folder_name(step)

@@ -60,6 +60,7 @@ class Manifest(Told):
     files: Files
     validation: Measured
     best: Best | None = None  # when it was saved
+    clock: bool = False  # whether it was saved by the clock, and not since something was reached
 
 
 class Index(Told):

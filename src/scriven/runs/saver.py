@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,12 +23,13 @@ class Saver:
     under way is waited for, but not where a second signal asked to stop at once; see `then`.
     """
 
-    def __init__(self, run: Run) -> None:
-        """Only the one who writes to the run may make one."""
-        self._run = run
+    def __init__(self, run: Run, newest: str = "") -> None:
+        """Only the one who writes to the run may make one; `newest` is the folder of its newest checkpoint so far."""
+        self.run, self._newest = run, newest
         self._thread: threading.Thread | None = None
         self._saved: deque[tuple[int, Path, bool]] = deque()  # on the disk, and not told yet
         self._error: BaseException | None = None
+        self.processor_seconds = 0.0  # that the last write took, beside the training's thread
 
     def save(
         self, weights: Mapping[str, Tensor], training: Mapping[str, Tensor], manifest: Mapping[str, Any], *, best: int
@@ -40,7 +42,23 @@ class Saver:
         arguments = (_copied(weights), _copied(training), dict(manifest), best)
         # A daemon, so that a process can end at once: what it leaves then is no checkpoint, and swept.
         self._thread = threading.Thread(target=self._write, args=arguments, name="scriven-saver", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system has no thread for it: training waits for the disk
+            self._thread = None
+            self._write(*arguments)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written: to save another one now would wait for that."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def newest(self) -> str:
+        """The folder of the newest checkpoint, once nothing is being written any more; "" where there is none."""
+        if self._thread:
+            self._thread.join()
+        return self._newest
 
     def saved(self, *, wait: bool = False) -> list[tuple[int, Path, bool]]:
         """The steps and folders of checkpoints that have reached the disk since this was asked last.
@@ -73,12 +91,15 @@ class Saver:
     def _write(
         self, weights: dict[str, Tensor], training: dict[str, Tensor], manifest: dict[str, Any], best: int
     ) -> None:
+        begun = time.thread_time()
         try:
-            checkpoint = self._run.save(weights, training, manifest, best=best)
+            checkpoint = self.run.save(weights, training, manifest, best=best)
         except BaseException as error:  # told to the training's thread
             self._error = error
         else:
+            self._newest = str(checkpoint.path)
             self._saved.append((int(manifest["step"]), checkpoint.path, manifest.get("evaluation") is True))
+        self.processor_seconds = time.thread_time() - begun
 
     def _wait(self) -> None:
         if self._thread:

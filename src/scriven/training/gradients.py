@@ -15,13 +15,13 @@ from torch import Tensor
 from scriven.batches import Batch, Cursor
 from scriven.events import Loss
 from scriven.model import CharLM, State, computing
-from scriven.model.language_model import detach
+from scriven.model.language_model import detach, join_rows, take_rows
 from scriven.settings import Settings
 from scriven.training.optimizer import FlatWeights
 from scriven.training.parallel import Workers
 
 # The sums of a step over all its groups, and what rank 0 says to all workers with them.
-NATS, COUNTS, TOLD = ("nats", "end_nats"), ("predictions", "ends", "read"), ("progress", "signal")
+NATS, COUNTS, TOLD = ("nats", "end_nats"), ("predictions", "ends", "read"), ("progress", "signal", "save")
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,26 @@ class Teacher:
         rows = [gradients] if self.message is None else [self.weights.views(row) for row in self.message]
         self.workers.add_up([[part.view(-1) for part in row] for row in rows], self.settings.training.groups)
         return Taught(rows[0], sums, cursor, waited)
+
+    def gather_states(self) -> dict[str, Tensor]:
+        """The recurrent states of all lanes (N, H), of every worker, by the names that a checkpoint gives them."""
+        return {
+            f"state.{depth}.{part}": self._gather(array)
+            for depth, layer in enumerate(join_rows(self.states))
+            for part, array in enumerate(layer)
+        }
+
+    def take_states(self, whole: State) -> None:
+        """Goes on from the recurrent states of all lanes (N, H), of which this worker takes its own."""
+        self.states = [
+            tuple(tuple(part.to(self.device) for part in layer) for layer in take_rows(whole, rows))
+            for rows in torch.split(torch.tensor(self.lanes), self.rows)
+        ]
+
+    def _gather(self, array: Tensor) -> Tensor:
+        """All lanes' rows (N, H), from this worker's; by groups, which is how lanes are shared out."""
+        groups = array.view(-1, self.rows, array.shape[1])  # (g, N / G, H)
+        return self.workers.gather(groups, self.settings.training.groups).flatten(0, 1)
 
     def _sums(self, own: Tensor, told: Sequence[float]) -> dict[str, float]:
         """The sums (G, NATS + COUNTS) of this worker's groups, added to all others', and what rank 0 told."""

@@ -34,6 +34,8 @@ class Kept(Told):
     owed: bool = False  # an evaluation that was left
     skipped: Count = 0
     returns: Count = 0
+    clock: bool = False  # as in `Manifest`
+    went_back: bool = False  # since the last evaluation
     validation: Measured  # at this step
     last_validation: Measured
     best: Best | None

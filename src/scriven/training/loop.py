@@ -9,19 +9,18 @@ from __future__ import annotations
 import contextlib
 import math
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from scriven.batches import Batch, Cursor, epoch_predictions, known_cursor, prefetched
 from scriven.corpus.store import Corpus
 from scriven.errors import DivergedError, shortage
 from scriven.events import Evaluated, Event, Finished, Loss, Returned, Saved, Skipped, Stepped
 from scriven.inference.generate import Predictor
-from scriven.model.language_model import join_rows, take_rows
 from scriven.runs import Checkpoint, Run, Saver, load_weights
 from scriven.runs.checkpoints import folder_name
 from scriven.runs.manifest import Best
@@ -33,8 +32,10 @@ from scriven.training.gradients import Teacher, as_loss
 from scriven.training.initial import initial_model, pretrained
 from scriven.training.kept import kept, kept_states, named, not_gone_on_with
 from scriven.training.optimizer import FlatWeights, Optimizer
+from scriven.training.outcome import divergence_words, kept_words
 from scriven.training.parallel import Workers
 from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, affordable, progress_within, used_share
+from scriven.training.save_clock import SaveClock
 from scriven.training.stop import Stopped
 
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
@@ -48,12 +49,11 @@ class Trainer:
     def __init__(self, plan: Plan, workers: Workers, run: Run | None, stop: Callable[[], int]) -> None:
         """`run` is where rank 0 saves; `stop()` gives the number of the signal that asks any worker to stop, or 0."""
         self.plan, self.story, self.workers, self.stop = plan, plan.story, workers, stop
-        self.saver = Saver(run) if run else None
+        self.saver = Saver(run, plan.resume) if run else None
         self.settings, self.device = plan.settings, torch.device(plan.settings.training.device)
         self.corpus = Corpus.open(plan.corpus)
         self.epoch = epoch_predictions(self.corpus.training, self.settings.reader)
         self.skips = self.skipped = self.returns = 0  # steps skipped in a row, and in all; times gone back
-        self.saved_at = plan.resume  # folder of the last checkpoint, which rank 0 knows
         self._begin()
         self.model.eval()
         self.evaluations = affordable(plan, self.examiner.evaluation_seconds)
@@ -61,6 +61,7 @@ class Trainer:
             self._resume(Checkpoint(Path(plan.resume)))
         self.seconds_before = self.done.seconds
         self.timetable = self.story or (Timetable(plan, self.done, self._reserved()) if plan.timed else None)
+        self.clock = SaveClock(self.settings.monitor.save_minutes)
 
     def _reserved(self) -> float:
         """Seconds to keep free at the end of a time budget: for the last evaluation, checkpoint, plot, exact losses."""
@@ -74,6 +75,7 @@ class Trainer:
         self.last_loss = Loss(0.0, 0)
         self.evaluated_at = -1  # the step of that loss
         self.owed = False  # an evaluation that was left
+        self.went_back = False  # since the last evaluation
         self.overflowed: list[str] = []  # protocols by which the best model's loss is not finite
         settings, plan = self.settings, self.plan
         embeddings = pretrained(plan.embedding) if plan.embedding else None
@@ -130,7 +132,7 @@ class Trainer:
         batches = prefetched(self.corpus.training, vocabulary, reader, self.done.cursor, lanes, epochs)
         with contextlib.closing(batches):
             while not self._is_over():
-                stepped, signal = self._step(batches)
+                stepped, signal, save = self._step(batches)
                 yield stepped
                 yield from self._saved()
                 last = self._is_over()
@@ -140,6 +142,8 @@ class Trainer:
                     yield from self._evaluate()
                 elif last:  # what is done again was cut short here
                     self._save()
+                elif save and not self.skips:  # of which nothing would be known after a resume
+                    self._save(clock=True)
 
     def _is_over(self) -> bool:
         return self.done.step >= self.story.steps if self.story else self.done.progress >= 1
@@ -147,23 +151,33 @@ class Trainer:
     def _go_back(self, error: DivergedError) -> Iterator[Event]:
         """Back to the last checkpoint, or to the start where there is none, with half the learning rate.
 
-        Every worker does, since all have seen the same sums. Raises the error after the last time.
+        If that was in vain since the last evaluation, back to the best model: what the clock saved last may diverge
+        whatever the rate. Every worker does, since all have seen the same sums. Raises the error after the last time.
         """
         returns, skipped, left = self.returns + 1, self.skipped, self.done.step
         if self.story or returns > self.settings.training.returns:
             raise error
         yield from self._saved(wait=True)
-        path = self.workers.broadcast(self.saved_at)
+        path, saved = self.workers.broadcast([self._way_back(), bool(self.saver and self.saver.newest)])
         if path:
             self._resume(Checkpoint(Path(path)))
         else:
             self._begin()
-        self.skipped = skipped
+        self.skipped, self.went_back = skipped, True
         self._set_returns(returns)
-        if path:  # so that who resumes from there knows that training went back
-            self._save()
+        if saved:  # so that who resumes from there knows that training went back
+            self._save(clock=not path or kept(Checkpoint(Path(path))).clock)
         yield Returned(self.done.step, left, self.optimizer.factor, str(error))
         yield from self._saved(wait=True)
+
+    def _way_back(self) -> str:
+        """The folder of the checkpoint to go back to, which rank 0 knows; "" for the start."""
+        if not (self.saver and self.saver.newest):
+            return ""
+        if not self.went_back:
+            return self.saver.newest
+        best = self.saver.run.checkpoint("best")
+        return str(best.path) if best.manifest.get("best") else ""
 
     def _set_returns(self, returns: int) -> None:
         self.returns, self.optimizer.factor, self.skips = returns, 0.5**returns, 0
@@ -184,8 +198,11 @@ class Trainer:
             return math.floor(done.epochs / monitor.every_epochs + 1e-9)
         return math.floor(done.progress * self.evaluations + 1e-9)
 
-    def _step(self, batches: Iterator[tuple[Batch, Cursor]]) -> tuple[Stepped | Skipped, int]:
-        """One step of all workers, from one batch or several: what happened, and the number of the stop signal or 0."""
+    def _step(self, batches: Iterator[tuple[Batch, Cursor]]) -> tuple[Stepped | Skipped, int, bool]:
+        """One step of all workers, from one batch or several.
+
+        Gives what happened, the number of the stop signal or 0, and whether a save is due by the clock.
+        """
         if self.story and self.returns != self.story.returns(self.done.step):
             self._set_returns(self.story.returns(self.done.step))
         states = [*self.teacher.states]
@@ -198,30 +215,31 @@ class Trainer:
             rate, norm = self.optimizer.step(taught.gradients, divisor, progress, self.done.epochs)
         self._advance(sums, taught.cursor)
         self.done.progress = progress if self.plan.timed else used_share(self.plan, self.done)
-        loss, done, signal = as_loss(sums), self.done, int(sums["signal"])
+        loss, done, word = as_loss(sums), self.done, (int(sums["signal"]), bool(sums["save"]))
         if not math.isfinite(norm):
             self.teacher.states = states  # those after it are not finite either, it may be
-            return self._skip(loss, norm), signal
+            return self._skip(loss, norm), *word
         self.skips = 0
         if self.average:
             self.average.add(self.weights.values)
         mark = f"{zlib.crc32(struct.pack('dd', sums['nats'], norm)):08x}"
         told = done.step, done.progress, loss, rate, norm, done.characters, self._seconds(), mark, taught.waited
-        return Stepped(*told, done.epochs, progress), signal
+        return Stepped(*told, done.epochs, progress), *word
 
     def _skip(self, loss: Loss, norm: float) -> Skipped:
         """A step that changed nothing. Raises DivergedError where there were too many in a row."""
         self.skips, self.skipped = self.skips + 1, self.skipped + 1
         if self.skips >= self.settings.training.skips:
-            raise DivergedError(self._divergence(loss.nats_per_char, norm))
+            raise self._divergence(loss.nats_per_char, norm)
         done = self.done
         told = done.step, done.progress, loss.nats_per_char, norm, self.skips, self.skipped
         return Skipped(*told, self._seconds())
 
-    def _word(self) -> tuple[float, float]:
-        """What rank 0 tells all workers in every step: progress where it is not counted, and the stop signal."""
+    def _word(self) -> tuple[float, float, float]:
+        """What rank 0 tells all workers in every step, its TOLD: progress where it is not counted, and what is due."""
         progress = self.timetable.progress_of(self.done.step + 1) if self.timetable else 0.0
-        return progress, self.stop() or int(self.done.step + 1 == self.plan.until)
+        save = self.saver is not None and self.clock.is_due() and not self.saver.busy
+        return progress, self.stop() or int(self.done.step + 1 == self.plan.until), save
 
     def _advance(self, sums: dict[str, float], cursor: Cursor) -> None:
         done = self.done
@@ -230,18 +248,11 @@ class Trainer:
         done.predictions += int(sums["predictions"])
         done.epochs = done.predictions / self.epoch
 
-    def _divergence(self, nats_per_char: float, norm: float) -> str:
-        kept = f"the best model, of step {self.best[0]}, is kept" if self.best else "nothing was saved before it"
-        rate = self.settings.training.learning_rate * self.optimizer.factor
-        back = f"went back {self.returns} times, " if self.returns else ""
-        seen = f"loss {_shown(nats_per_char)}, gradient norm {_shown(norm)}"
-        way = f"try a --training.learning-rate below {rate:g}"
-        if "relu" in self.settings.model.activations:
-            way = f"relu bounds nothing: give --model.activation tanh, or {way}"
-        return (
-            f"training diverged at step {self.done.step:,} ({seen}; {back}skipped {self.skipped:,} steps in all); "
-            f"{kept}; {way}"
-        )
+    def _divergence(self, nats: float, norm: float) -> DivergedError:
+        kept = kept_words(self.best[0] if self.best else None, self.saver.newest if self.saver else "")
+        counts, factor = {"returns": self.returns, "skipped": self.skipped}, self.optimizer.factor
+        words = divergence_words(self.settings, self.done, nats=nats, norm=norm, factor=factor, kept=kept, **counts)
+        return DivergedError(words)
 
     # --- evaluations
 
@@ -251,11 +262,11 @@ class Trainer:
         self.owed = True
         with self._weights_to_use():
             best, measured = True, self.examiner.loss()
-            self.owed, self.done.evaluated = False, self._due()
+            self.owed, self.went_back, self.done.evaluated = False, False, self._due()
             if measured:
                 protocol, loss = measured
                 if not math.isfinite(loss.total_nats):
-                    raise DivergedError(self._divergence(loss.nats_per_char, math.inf))
+                    raise self._divergence(loss.nats_per_char, math.inf)
                 best = self.best is None or decisive(loss) < decisive(self.best[1])
                 self.last_loss, self.evaluated_at = loss, self.done.step
                 yield Evaluated(self.done.step, self.done.progress, protocol, loss, best, self._seconds())
@@ -315,20 +326,15 @@ class Trainer:
     def _saved(self, *, wait: bool = False) -> Iterator[Saved]:
         """Tells of checkpoints that have reached the disk; with `wait`, of that under way too."""
         for step, path, evaluation in self.saver.saved(wait=wait) if self.saver else ():
-            self.saved_at = str(path)
-            yield Saved(step, self.saved_at, evaluation)
+            yield Saved(step, str(path), evaluation)
 
-    def _save(self, *, evaluation: bool = False) -> None:
+    def _save(self, *, evaluation: bool = False, clock: bool = False) -> None:
         """Begins to save a checkpoint with every worker's states; never one of numbers that are not finite."""
-        state = join_rows(self.teacher.states)
-        arrays = {
-            f"state.{depth}.{part}": self._gathered(array)  # (N, H)
-            for depth, layer in enumerate(state)
-            for part, array in enumerate(layer)
-        }
+        begun = time.monotonic()
+        arrays = self.teacher.gather_states()
         arrays |= {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
         if not all(map(finite, (self.weights.values, *arrays.values()))):
-            raise DivergedError(self._divergence(math.inf, math.inf))
+            raise self._divergence(math.inf, math.inf)
         if self.saver is None:
             return
         self.done.seconds = self._seconds()
@@ -337,6 +343,8 @@ class Trainer:
             "interval": self._interval(),
             "owed": self.owed,
             "evaluation": evaluation,
+            "clock": clock,
+            "went_back": self.went_back,
             "skipped": self.skipped,
             "returns": self.returns,
             "validation": vars(self.last_loss if self.evaluated_at == self.done.step else Loss(0.0, 0)),
@@ -350,11 +358,7 @@ class Trainer:
         best = self.best[0] if self.best else self.done.step
         with self._weights_to_use():
             self.saver.save(self.model.state_dict(), arrays, manifest, best=best)
-
-    def _gathered(self, array: Tensor) -> Tensor:
-        """All lanes' rows (N, H), from this worker's; by groups, which is how lanes are shared out."""
-        groups = array.view(-1, self.teacher.rows, array.shape[1])  # (g, N / G, H)
-        return self.workers.gather(groups, self.settings.training.groups).flatten(0, 1)
+        self.clock.restart(time.monotonic() - begun + self.saver.processor_seconds)
 
     @contextlib.contextmanager
     def _weights_to_use(self) -> Iterator[None]:
@@ -389,11 +393,7 @@ class Trainer:
         if bool(raw) == (mean is None) or told.returns > training.returns:
             raise ValueError("it is of other settings")
         self.optimizer.restore(named(arrays, "optimizer."))
-        whole, own = kept_states(arrays, self.model, self.settings.reader.batch), torch.tensor(self.teacher.lanes)
-        self.teacher.states = [
-            tuple(tuple(part.to(self.device) for part in layer) for layer in take_rows(whole, rows))
-            for rows in torch.split(own, self.teacher.rows)
-        ]
+        self.teacher.take_states(kept_states(arrays, self.model, self.settings.reader.batch))
         self.done = told.done
         self.done.cursor = known_cursor(self.corpus.training, self.settings.reader, told.cursor)
         if told.budget != self.settings.budget.model_dump():
@@ -401,7 +401,7 @@ class Trainer:
             self.done.evaluated = self._due()
         if told.interval != self._interval():
             self.done.evaluated = self._due()
-        self.owed, self.skipped = told.owed, told.skipped
+        self.owed, self.skipped, self.went_back = told.owed, told.skipped, told.went_back
         self._set_returns(told.returns)
         self.last_loss = Loss(**vars(told.last_validation))
         self.evaluated_at = told.step if told.validation == told.last_validation else -1
@@ -415,8 +415,3 @@ class Trainer:
         weights = Checkpoint(checkpoint.path.with_name(folder_name(step))).weights(shapes)
         self.best_values.copy_(torch.cat([weights[name].flatten() for name in self.weights.names]))
         return step, loss
-
-
-def _shown(value: float) -> str:
-    """A number in few digits, or in words."""
-    return f"{value:g}" if math.isfinite(value) else "not finite"
