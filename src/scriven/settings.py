@@ -238,6 +238,12 @@ class TrainingSettings(Frozen):
     beta2: float = setting(
         0.99, "decay of the mean of squared gradients: adamw's beta2, rmsprop's alpha", fitted=True, ge=0, lt=1
     )
+    epsilon: float = setting(
+        1e-8, "adamw, rmsprop: added to the root of the mean of squared gradients, which divides steps", gt=0, le=1
+    )
+    early_epsilon: bool = setting(
+        False, "adamw: add epsilon before that mean is corrected for the first steps, as Keras and Torch 7 do"
+    )
     weight_decay: float = setting(0.1, "decoupled weight decay of the recurrent matrices", fitted=True, ge=0, le=100)
     clip: float = setting(
         1.0, "largest gradient norm, per character; larger gradients are scaled down to it; 0 is no limit", ge=0

@@ -18,7 +18,7 @@ from torch.optim.adamw import adamw as torchs_adamw
 from scriven.kernels import library
 from scriven.kernels.library import address as _address
 
-BETA1, EPSILON = 0.9, 1e-8
+BETA1, EPSILON = 0.9, 1e-8  # the second where no other one is given
 
 
 def norm(gradients: Sequence[Tensor], level: str | None = None) -> float:
@@ -37,9 +37,13 @@ def norm(gradients: Sequence[Tensor], level: str | None = None) -> float:
 class AdamW:
     """AdamW (Loshchilov & Hutter 2019) without its decay, of weights (P,) in fp32."""
 
-    def __init__(self, values: Tensor, beta2: float) -> None:
-        """Changes `values` at every step."""
-        self.values, self.beta2 = values, beta2
+    def __init__(self, values: Tensor, beta2: float, epsilon: float = EPSILON, *, early: bool = False) -> None:
+        """Changes `values` at every step.
+
+        With `early`, epsilon is added to the root of the mean of squares before that is corrected for the first steps:
+        Kingma & Ba's (2014) own shorter form, which makes it larger at first.
+        """
+        self.values, self.beta2, self._epsilon, self._early = values, beta2, epsilon, early
         self.mean, self.square = torch.zeros_like(values), torch.zeros_like(values)
         self.steps = values.new_zeros(())
 
@@ -52,11 +56,11 @@ class AdamW:
         if sum(gradient.numel() for gradient in gradients) != len(self.values):
             raise ValueError(f"gradients of another size than the {len(self.values)} weights")
         self.steps += 1
-        steps = float(self.steps)
+        steps, epsilon = float(self.steps), self._epsilon_at(float(self.steps))
         _function("scriven_adamw")(
             *(number, library.threads(), *_arrays(gradients)),
             *map(_address, (self.values, self.mean, self.square)),
-            *(scale, BETA1, self.beta2, rate / (1 - BETA1**steps), 1 / math.sqrt(1 - self.beta2**steps), EPSILON),
+            *(scale, BETA1, self.beta2, rate / (1 - BETA1**steps), 1 / math.sqrt(1 - self.beta2**steps), epsilon),
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -67,6 +71,10 @@ class AdamW:
         """Puts back what `state` gave."""
         for name, tensor in self.state().items():
             tensor.copy_(tensors[name])
+
+    def _epsilon_at(self, step: float) -> float:
+        """What is added to the corrected root in the step of this number, from 1 on."""
+        return self._epsilon / (math.sqrt(1 - self.beta2**step) if self._early else 1)
 
     def _by_torch(self, gradient: Tensor, rate: float) -> None:
         arrays = [self.values], [gradient], [self.mean], [self.square]
@@ -80,7 +88,7 @@ class AdamW:
             beta1=BETA1,
             beta2=self.beta2,
             weight_decay=0.0,
-            eps=EPSILON,
+            eps=self._epsilon_at(float(self.steps) + 1),
         )
 
 

@@ -126,7 +126,7 @@ class Torchs:
             self.rule = torch.optim.SGD([self.part], momentum=settings.momentum)
             self.shapes = {"momentum_buffer": values.shape} if settings.momentum else {}
         else:
-            self.rule = torch.optim.RMSprop([self.part], alpha=settings.beta2)
+            self.rule = torch.optim.RMSprop([self.part], alpha=settings.beta2, eps=settings.epsilon)
             self.shapes = {"step": (), "square_avg": values.shape}
 
     def step(self, gradients: list[Tensor], scale: float, rate: float) -> None:
@@ -178,7 +178,12 @@ class Optimizer:
         self.owners = assign_owners(weights.matrix_shapes, workers)
         self.muon = Muon(weights, settings.momentum, dtype, rank, share) if settings.optimizer == "muon" else None
         rest = weights.values[: weights.first_matrix] if self.muon else weights.values
-        self.rest = AdamW(rest, settings.beta2) if settings.optimizer in ("muon", "adamw") else Torchs(rest, settings)
+        adamw = settings.optimizer in ("muon", "adamw")
+        self.rest = (
+            AdamW(rest, settings.beta2, settings.epsilon, early=settings.early_epsilon)
+            if adamw
+            else Torchs(rest, settings)
+        )
 
     def step(
         self, gradients: list[Tensor], divisor: float, progress: float, epochs: float = 0.0
