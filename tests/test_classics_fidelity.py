@@ -204,6 +204,7 @@ class Scene:
         self.path = build([str(file)], self.settings.corpus, folder / "corpus")
         self.corpus = Corpus.open(self.path)
         self.size = self.corpus.vocabulary.size  # V
+        self.boundary = self.corpus.vocabulary.boundary or 0
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The ids and targets of one step after another."""
@@ -338,7 +339,7 @@ def test_stateful_tbptt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(texts) == 6 and texts <= set(lines)
 
     def _losses() -> Iterator[Callable[[Weights], tuple[Tensor, Tensor]]]:
-        end = torch.full((6, 1), scene.corpus.vocabulary.boundary)
+        end = torch.full((6, 1), scene.boundary)
         whole = torch.cat((order, end), 1)  # (6, 13)
         for first in (0, 3):
             state = [zeros(3, width)]  # reset
@@ -369,7 +370,7 @@ def test_theano_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     size, width = scene.size, 9
     head = {"W": torch.zeros(width, size), "b": torch.zeros(size)}
     begin = joined(lstm0=normal_lstm(size, width, 0.005, forget=0.0), dense=head)
-    boundary = scene.corpus.vocabulary.boundary
+    boundary = torch.tensor(scene.boundary)
 
     def _losses() -> Iterator[Callable[[Weights], tuple[Tensor, Tensor]]]:
         for ids, targets in scene.batches():
@@ -396,7 +397,7 @@ def rows_of(scene: Scene, rows: int, length: int) -> Iterator[tuple[Tensor, Tens
     training = scene.corpus.training
     text = torch.from_numpy(training.read(0, training.characters).astype(np.int64))
     x, y = (each.view(rows, -1).T for each in (text, text.roll(-1)))
-    return zip(x.split(length), y.split(length), strict=True)
+    return zip(torch.split(x, length), torch.split(y, length), strict=True)
 
 
 def test_char_rnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
