@@ -33,9 +33,10 @@ MAP = """
     session
     report report.files report.plot report.terminal
     api
-    server server.limits server.answers server.errors server.security server.connection server.unoffered server.requests
+    server server.histogram server.limits server.answers server.errors server.security server.connection
+    server.unoffered server.requests
     server.reading server.shares server.engine server.states server.serving server.logprobs server.completions
-    server.scoring server.tools
+    server.scoring server.tools server.renewal
     server.metrics server.openapi server.story server.watch server.static server.app
     cli.streams cli cli.flags cli.rows cli.line_ends cli.texts cli.corpus cli.doctor cli.evaluate cli.info cli.recipe
     cli.sample

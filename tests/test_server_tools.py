@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,6 +16,7 @@ from starlette.routing import Route
 
 from live_server import serving
 from scriven.server.app import make_app
+from scriven.server.histogram import BOUNDS
 from scriven.server.limits import LIMITS
 from scriven.server.openapi import document
 from scriven.server.static import page
@@ -155,6 +158,49 @@ def test_health_and_counters(client: httpx.Client) -> None:
 def counter(client: httpx.Client, name: str) -> float:
     lines = client.get("/metrics").text.splitlines()
     return float(next(line.rpartition(" ")[2] for line in lines if line.startswith(f"scriven_{name}")))
+
+
+def test_counters_are_openmetrics_where_that_is_accepted(client: httpx.Client) -> None:
+    """By the rules of its text format, which Prometheus refuses all of where one is broken."""
+    post(client, "/v1/completions", model="names", prompt="ab", max_tokens=2, ignore_eos=True)
+    accept = {"accept": "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3"}
+    told = client.get("/metrics", headers=accept)
+    assert told.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    *lines, end, rest = told.text.split("\n")
+    assert (end, rest) == ("# EOF", "")
+    kinds: dict[str, str] = {}
+    values: dict[str, float] = {}
+    for line in lines:
+        if line.startswith("# TYPE "):
+            *_, name, kind = line.split(" ")
+            assert name not in kinds
+            kinds[name] = kind
+        elif line.startswith("# HELP "):
+            assert re.fullmatch(r"# HELP scriven_[a-z_]+ [A-Z][^\n]+\.", line)
+        else:  # within the family whose type was told last
+            found = re.fullmatch(r'([a-z_]+)(\{[a-z]+="[^"]*"(?:,[a-z]+="[^"]*")*\})? (\d[-\de.]*)', line)
+            assert found and line not in values
+            suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}[kind]
+            assert found[1] in {name + suffix for suffix in suffixes}
+            values[found[1] + (found[2] or "")] = float(found[3])
+    assert set(kinds.values()) == {"counter", "gauge", "histogram"}
+    assert not any(name.endswith("_total") for name in kinds)
+    for name, labels in (("request_seconds", 'path="/v1/completions"'), ("first_token_seconds", 'model="names"')):
+        buckets = [value for each, value in values.items() if each.startswith(f"scriven_{name}_bucket{{{labels}")]
+        bounds = re.findall(rf'scriven_{name}_bucket{{{labels},le="([^"]+)"}}', told.text)
+        assert [float(each) for each in bounds] == [*BOUNDS, math.inf]
+        assert all(re.fullmatch(r"\d+\.\d+|\+Inf", each) for each in bounds)
+        assert buckets == sorted(buckets)
+        assert buckets[-1] == values[f"scriven_{name}_count{{{labels}}}"] > 0
+        assert values[f"scriven_{name}_sum{{{labels}}}"] > 0
+    assert values['scriven_step{model="text"}'] == 3
+
+
+def test_counters_are_prometheus_else(client: httpx.Client) -> None:
+    told = client.get("/metrics")
+    assert told.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "\n# TYPE scriven_answers_total counter\nscriven_answers_total{" in told.text
+    assert "# EOF" not in told.text
 
 
 def test_the_document_names_every_route_and_nothing_else() -> None:

@@ -33,7 +33,8 @@ def serve(
     POST /v1/completions writes, POST /score tells how surprising a text is,
     GET /v1/models names the models, GET /openapi.json lists every path.
 
-    A model's name is that of its run's folder. It ends with Ctrl-C.
+    A model's name is that of its run's folder. While its training goes on, newer best checkpoints are taken up, or
+    newer last ones with --checkpoint last; one that is named by its step stays. It ends with Ctrl-C.
 
     Parameters
     ----------
@@ -56,11 +57,10 @@ def serve(
         from scriven.server.app import OPEN, STREAMED, make_app
         from scriven.server.connection import Serving, configuration
         from scriven.server.limits import LIMITS
+        from scriven.server.renewal import Source
         from scriven.server.security import Guard, policy
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed; to serve, pip install 'scriven[serve]'") from None
-    from scriven.session import load
-
     names, host = _named(runs), host.strip("[]")  # of an IPv6 address, as a URL has it
     who = policy(
         host,
@@ -70,16 +70,14 @@ def serve(
         open_paths=OPEN,
         streamed=STREAMED,
     )
-    models = {
-        name: load(run, which=checkpoint, device=device, precision=precision)
-        for name, run in zip(names, runs, strict=True)
-    }
+    sources = {name: Source(run, checkpoint, device, precision) for name, run in zip(names, runs, strict=True)}
+    models = {name: source.open() for name, source in sources.items()}
     listener = _listen(host, port)
     served = ", ".join(map(visible_line, models))
     sys.stderr.write(f"serving {served} at {_address(host, listener.getsockname()[1], token)}\n")
     _open_files(LIMITS.connections)
     folders = {name: Path(run) for name, run in zip(names, runs, strict=True)}
-    app = make_app(models, runs=folders)
+    app = make_app(models, runs=folders, sources=sources, tell=lambda line: sys.stderr.write(f"{visible_line(line)}\n"))
     Serving(configuration(Guard(app, who), LIMITS), app.state.end).run(sockets=[listener])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,13 @@ from starlette.routing import Route
 from scriven.server import completions, metrics, openapi, scoring, tools
 from scriven.server.errors import Refused, mistake
 from scriven.server.limits import LIMITS, Limits
+from scriven.server.renewal import Source, renew
 from scriven.server.serving import Served, Server
 from scriven.server.static import page, page_routes
 from scriven.server.watch import Watch
 from scriven.session import Model
+
+log = logging.getLogger(__name__)
 
 ROUTES = (
     Route("/v1/completions", completions.completions, methods=["POST"]),
@@ -47,35 +52,41 @@ def make_app(
     limits: Limits = LIMITS,
     middleware: Sequence[Middleware] = (),
     runs: Mapping[str, Path] | None = None,
+    sources: Mapping[str, Source] | None = None,
+    tell: Callable[[str], object] = log.warning,
 ) -> Starlette:
     """The application that serves models under these names; its engines run while it does.
 
-    `runs` are the folders of runs whose training the page shows. `state.end()` ends all that is under way, soon.
+    `runs` are the folders of runs whose training the page shows. `sources` are where models are from whose newer
+    checkpoints are taken up, of which `tell` is given a line. `state.end()` ends all that is under way, soon.
     """
     server = Server({name: Served(name, model, limits) for name, model in models.items()}, limits)
 
     @contextlib.asynccontextmanager
     async def running(app: Starlette) -> AsyncIterator[None]:
-        engines = [served.engine for served in server.models.values()]
-        for engine in engines:
-            engine.start()
+        for served in server.models.values():
+            served.engine.start()
+        renewal = asyncio.create_task(renew(server, sources, tell)) if sources else None
         try:
             yield
         finally:
-            for engine in engines:
-                engine.stop()
+            if renewal is not None:
+                renewal.cancel()
+                await asyncio.gather(renewal, return_exceptions=True)
+            for served in (*server.models.values(), *server.retired):
+                served.engine.stop()
             server.threads.shutdown(wait=False, cancel_futures=True)
 
     watch = Watch(runs or {}, limits)
 
     def end() -> None:
         watch.ending = True
-        for served in server.models.values():
+        for served in (*server.models.values(), *server.retired):
             served.engine.refuse(Refused(503, "the server is stopping; try again in a while", code="stopping"))
 
     app = Starlette(
         routes=[*ROUTES, *watch.routes(), *page_routes()],
-        middleware=[Middleware(metrics.Counted, answers=server.answers), *middleware],
+        middleware=[Middleware(metrics.Counted, server=server), *middleware],
         lifespan=running,
         exception_handlers=HANDLERS,
     )

@@ -47,17 +47,24 @@ async def completions(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """The models served."""
     server = server_of(request)
-    return answer({"object": "list", "data": [_model(server, served) for served in server.models.values()]})
+    return answer({"object": "list", "data": [_model(served) for served in server.models.values()]})
 
 
 async def model(request: Request) -> Response:
     """One of them."""
     server = server_of(request)
-    return answer(_model(server, server.named(request.path_params["model"])))
+    return answer(_model(server.named(request.path_params["model"])))
 
 
-def _model(server: Server, served: Served) -> dict[str, Any]:
-    return {"id": served.name, "object": "model", "created": int(server.begun), "owned_by": "scriven"}
+def _model(served: Served) -> dict[str, Any]:
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": int(served.since),
+        "owned_by": "scriven",
+        "step": served.model.step,
+        "system_fingerprint": served.fingerprint,
+    }
 
 
 class Prompt(NamedTuple):
@@ -76,6 +83,7 @@ class Asked:
         self.served = server.named(body.model)
         self.id = "cmpl-" + secrets.token_hex(12)
         self.created = int(time.time())
+        self._begun: float | None = time.monotonic()  # None once a symbol was written
         self.context, self.characters = server.context(self.served, body.state)
         self.prompts = list(self._prompts())
         self._check()
@@ -101,6 +109,9 @@ class Asked:
 
     def take_in(self, news: News) -> list[Choice]:
         """Take in what has come; the choices that it is about: all of a prompt's where it is about the prompt."""
+        if news.line is not None and news.symbols and self._begun is not None:
+            self.server.first.add(self.served.name, time.monotonic() - self._begun)
+            self._begun = None
         first = news.job * self.body.texts
         last = first + self.body.texts
         about = self.choices[first:last] if news.line is None else [self.choices[first + news.line]]
@@ -122,6 +133,7 @@ class Asked:
     def told(self, choices: list[dict[str, Any]], usage: Usage | None) -> dict[str, Any]:
         """The object that an answer, or an event, is; an empty `usage` is left out."""
         head = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.served.name}
+        head["system_fingerprint"] = self.served.fingerprint
         unknown = {"unknown_characters": self.unknown} if self.unknown else {}
         counted = {} if usage == {} else {"usage": usage}
         return {**head, **unknown, "choices": choices, **counted}
@@ -238,7 +250,7 @@ class Choice:
         if self.after is None:
             return {}
         asked, symbols = self.asked, len(self.prompt.ids) + self.symbols
-        return {"state": asked.server.states.put(asked.served.name, self.after, asked.characters + symbols)}
+        return {"state": asked.server.states.put(asked.served.key, self.after, asked.characters + symbols)}
 
     def take(self) -> dict[str, Any]:
         """What can be told now, as a choice of OpenAI's."""

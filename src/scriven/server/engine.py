@@ -26,7 +26,7 @@ import numpy as np
 from scriven.inference.generate import Context, Predictor
 from scriven.inference.sampling import Floats, Ids
 from scriven.inference.writing import LIVE, Batch, Line, Pace, Wrote
-from scriven.server.errors import full, overflow
+from scriven.server.errors import Refused, full, overflow
 from scriven.server.limits import Limits
 from scriven.server.reading import Details, Reading, Readings, details_of
 from scriven.server.shares import shares
@@ -113,6 +113,7 @@ class Engine:
         self._news: list[tuple[Ticket, News]] = []
         self._next_news, self._urgent = 0.0, False
         self._overflowed: set[Ticket] = set()  # requests that met numbers which are not finite
+        self._retired = self._ending = False  # whether requests are refused, and whether the last ones have come
         self._rest()
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
 
@@ -138,13 +139,21 @@ class Engine:
         self._come.put(None)
         self._thread.join()
 
+    def retire(self) -> None:
+        """Serve the requests that have come, and end."""
+        with self._lock:
+            self._retired = True
+            self._come.put(self._end)
+
     def submit(self, ticket: Ticket) -> None:
         """Serve a request.
 
-        Raises Refused, 429, where too much waits.
+        Raises Refused: 429 where too much waits, 503 where the engine is retired.
         """
         jobs, symbols = len(ticket.waiting), sum(len(job.ids) for _, job in ticket.waiting)
         with self._lock:
+            if self._retired:
+                raise Refused(503, "a newer checkpoint of this model was just taken up; ask again", code="replaced")
             waiting = self.waiting_jobs, self.waiting_symbols
             if any(waiting) and (
                 waiting[0] + jobs > self.limits.queue or waiting[1] + symbols > self.limits.queue_characters
@@ -152,7 +161,7 @@ class Engine:
                 raise full(f"{waiting[0]} texts wait already")
             self.waiting_jobs += jobs
             self.waiting_symbols += symbols
-        self._come.put(lambda: self._tickets.update({ticket: None}))
+            self._come.put(lambda: self._tickets.update({ticket: None}))
 
     def cancel(self, ticket: Ticket) -> None:
         """Do no more for a request; nothing becomes of it from the next block on."""
@@ -182,6 +191,8 @@ class Engine:
         """Take in what has come, waiting for it where there is nothing to do; whether to go on."""
         while True:
             idle = not (self._tickets or self._news)
+            if idle and self._ending:
+                return False
             try:
                 change = self._come.get(block=idle)
             except queue.Empty:
@@ -189,6 +200,9 @@ class Engine:
             if change is None:
                 return False
             change()
+
+    def _end(self) -> None:
+        self._ending = True
 
     def _admit(self) -> None:
         """Give each request its share of the rows; who has more makes room, but for what is being read."""

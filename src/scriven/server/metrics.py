@@ -1,28 +1,33 @@
-"""GET /metrics: what the server does, in the text format of Prometheus (version 0.0.4)."""
+"""GET /metrics: what the server does, in the format of OpenMetrics (1.0.0) where that is accepted, else Prometheus'.
+
+They differ in how a counter is named where its type is told, and in the line that ends everything.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from scriven.server.histogram import Histogram
 from scriven.server.serving import Server, server_of
 
-TEXT = "text/plain; version=0.0.4; charset=utf-8"
-Labels = tuple[tuple[str, str], ...]
-Samples = list[tuple[Labels, float]]
+OPENMETRICS = "application/openmetrics-text"
+TYPES = {True: f"{OPENMETRICS}; version=1.0.0; charset=utf-8", False: "text/plain; version=0.0.4; charset=utf-8"}
+Sample = tuple[str, dict[str, str], float]  # what its name ends with, its labels, its value
 
 
 class Counted:
-    """ASGI middleware that counts answers by method and status."""
+    """ASGI middleware that counts answers by method and status, and how long they take by path."""
 
-    def __init__(self, app: ASGIApp, answers: Counter[tuple[str, int]]) -> None:
-        """`answers` is added to."""
+    def __init__(self, app: ASGIApp, server: Server) -> None:
+        """What is counted is added to the server's `answers` and `seconds`."""
         self._app = app
-        self._answers = answers
+        self._server = server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass it on."""
@@ -31,10 +36,15 @@ class Counted:
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._answers[_method(scope), message["status"]] += 1
+                self._server.answers[_method(scope), message["status"]] += 1
             await send(message)
 
-        await self._app(scope, receive, counted)
+        begun = time.monotonic()
+        try:
+            await self._app(scope, receive, counted)
+        finally:
+            route = scope.get("route")  # clients may invent paths; they are not counted apart
+            self._server.seconds.add(getattr(route, "path", "other"), time.monotonic() - begun)
 
 
 def _method(scope: Scope) -> str:
@@ -44,33 +54,71 @@ def _method(scope: Scope) -> str:
 
 
 async def metrics(request: Request) -> Response:
-    """Counters and gauges."""
-    families = _families(server_of(request))
-    lines = (line for name, kind, means, samples in families for line in _lines(name, kind, means, samples))
-    return Response("".join(lines), media_type=TEXT)
+    """Counters, gauges and histograms."""
+    openmetrics = OPENMETRICS in request.headers.get("accept", "").lower()
+    lines = [line for family in _families(server_of(request)) for line in family.lines(openmetrics)]
+    end = "# EOF\n" if openmetrics else ""
+    return Response("".join(lines) + end, media_type=TYPES[openmetrics], headers={"vary": "Accept"})
 
 
-def _families(server: Server) -> Iterator[tuple[str, str, str, Samples]]:
-    engines = [((("model", name),), served.engine) for name, served in server.models.items()]
-    answers: Samples = [
-        ((("method", method), ("status", str(status))), count) for (method, status), count in server.answers.items()
+@dataclass(frozen=True)
+class _Family:
+    """Values of one kind and meaning."""
+
+    name: str
+    kind: str
+    means: str
+    samples: list[Sample]
+
+    def lines(self, openmetrics: bool) -> Iterator[str]:
+        """What tells of them."""
+        name = f"scriven_{self.name}"
+        known = name if openmetrics or self.kind != "counter" else f"{name}_total"
+        yield f"# HELP {known} {self.means}\n# TYPE {known} {self.kind}\n"
+        for suffix, labels, value in self.samples:
+            shown = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+            yield f"{name}{suffix}{{{shown}}} {value}\n" if shown else f"{name}{suffix} {value}\n"
+
+
+def _families(server: Server) -> Iterator[_Family]:
+    engines = {name: server.engines(name) for name in server.models}
+
+    def each(suffix: str, values: dict[str, float]) -> list[Sample]:
+        return [(suffix, {"model": name}, value) for name, value in values.items()]
+
+    written = {name: server.written[name] + sum(each.written for each in those) for name, those in engines.items()}
+    read = {name: server.read[name] + sum(each.read for each in those) for name, those in engines.items()}
+    rows = {name: sum(each.rows for each in those) for name, those in engines.items()}
+    waiting = {name: sum(each.waiting_jobs for each in those) for name, those in engines.items()}
+    steps = {name: served.model.step for name, served in server.models.items()}
+    answers: list[Sample] = [
+        ("_total", {"method": method, "status": str(status)}, count)
+        for (method, status), count in server.answers.items()
     ]
-    yield "answers_total", "counter", "answers begun", answers
-    yield "written_total", "counter", "symbols written", [(labels, engine.written) for labels, engine in engines]
-    yield "read_total", "counter", "symbols read", [(labels, engine.read) for labels, engine in engines]
-    yield "rows", "gauge", "texts read or written now", [(labels, engine.rows) for labels, engine in engines]
-    yield "waiting", "gauge", "texts that wait for a row", [(labels, engine.waiting_jobs) for labels, engine in engines]
-    yield "scoring", "gauge", "texts scored now", [((), server.scores)]
-    yield "states", "gauge", "states kept", [((), len(server.states))]
-    yield "state_bytes", "gauge", "bytes of the states kept", [((), server.states.bytes)]
-    yield "start_time_seconds", "gauge", "when the server began, in seconds since 1970", [((), server.begun)]
+    yield _Family("answers", "counter", "Answers begun.", answers)
+    yield _Family("written", "counter", "Symbols written.", each("_total", {**written}))
+    yield _Family("read", "counter", "Symbols read.", each("_total", {**read}))
+    yield _Family("rows", "gauge", "Texts read or written now.", each("", {**rows}))
+    yield _Family("waiting", "gauge", "Texts that wait for a row.", each("", {**waiting}))
+    yield _Family("step", "gauge", "Training step of the checkpoint served.", each("", {**steps}))
+    yield _Family("scoring", "gauge", "Texts scored now.", [("", {}, server.scores)])
+    yield _Family("states", "gauge", "States kept.", [("", {}, len(server.states))])
+    yield _Family("state_bytes", "gauge", "Bytes of the states kept.", [("", {}, server.states.bytes)])
+    yield _Family("start_time_seconds", "gauge", "When the server began, since 1970.", [("", {}, server.begun)])
+    yield _histogram("request_seconds", "From a request to the end of its answer.", "path", server.seconds)
+    yield _histogram("first_token_seconds", "From a request to its first symbol.", "model", server.first)
 
 
-def _lines(name: str, kind: str, means: str, samples: Samples) -> Iterator[str]:
-    yield f"# HELP scriven_{name} {means}\n# TYPE scriven_{name} {kind}\n"
-    for labels, value in samples:
-        shown = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
-        yield f"scriven_{name}{{{shown}}} {value}\n" if shown else f"scriven_{name} {value}\n"
+def _histogram(name: str, means: str, label: str, histogram: Histogram) -> _Family:
+    samples: list[Sample] = []
+    for value, counts, total in histogram:
+        labels = {label: value}
+        samples += [
+            ("_bucket", {**labels, "le": "+Inf" if bound == float("inf") else str(bound)}, count)
+            for bound, count in counts
+        ]
+        samples += [("_count", labels, counts[-1][1]), ("_sum", labels, total)]
+    return _Family(name, "histogram", means, samples)
 
 
 def _escaped(text: str) -> str:

@@ -87,11 +87,11 @@ class _Text:
 
     def told(self, total: Tally) -> dict[str, Any]:
         """The sums, and the handle of the state after the text where it is to be kept."""
-        told = {"model": self.served.name, **_sums(total)}
+        told = {"model": self.served.name, "system_fingerprint": self.served.fingerprint, **_sums(total)}
         if not self.kept:
             return told
         characters = self.characters + total.loss.characters
-        return {**told, "state": self.server.states.put(self.served.name, self.context, characters)}
+        return {**told, "state": self.server.states.put(self.served.key, self.context, characters)}
 
 
 def _bound(served: Served, server: Server) -> float:
@@ -154,7 +154,11 @@ async def _costs(text: _Text) -> AsyncGenerator[tuple[Ids, Floats]]:
     """
     server, served, pieces = text.server, text.served, text.pieces
     loop, chunks = asyncio.get_running_loop(), text.chunks()
-    with server.scoring(), contextlib.closing(pieces) if isinstance(pieces, _Arriving) else contextlib.nullcontext():
+    with (
+        server.scoring(),
+        served.held(),
+        contextlib.closing(pieces) if isinstance(pieces, _Arriving) else contextlib.nullcontext(),
+    ):
         while (ids := await loop.run_in_executor(server.threads, next, chunks, None)) is not None:
             done = 0
             async with Work(server, served, [Job(ids, text.context, (), 0)]) as work:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
@@ -11,9 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -23,6 +26,7 @@ from scriven.inference.sampling import Ids
 from scriven.server.answers import apart
 from scriven.server.engine import Engine, Job, News, Ticket
 from scriven.server.errors import Refused, full, late, mistake, too_large
+from scriven.server.histogram import Histogram
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.requests import AnyBody, parsed
 from scriven.server.states import States
@@ -32,16 +36,52 @@ from scriven.vocabulary import Vocabulary
 Result = TypeVar("Result")
 
 
+def fingerprint(model: Model) -> str:
+    """What tells a model from others: made of its weights, symbols and settings, and of how it computes."""
+    predictor, digest = model.predictor, hashlib.sha256()
+    settings = model.settings.model_dump_json(include={"model", "corpus", "reader"})
+    for part in (version("scriven"), settings, predictor.vocabulary.to_json(), predictor.precision, predictor.writing):
+        digest.update(f"{part}\0".encode("utf-8", "surrogatepass"))
+    for name, weights in sorted(predictor.model.state_dict().items()):
+        digest.update(f"{name} {tuple(weights.shape)} {weights.dtype}\0".encode())
+        digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return f"fp_{digest.hexdigest()[:16]}"
+
+
 class Served:
-    """A model that is served, and the engine that owns it."""
+    """A checkpoint of a model that is served, and the engine that owns it."""
 
     def __init__(self, name: str, model: Model, limits: Limits) -> None:
         self.name = name
         self.model = model
+        self.since = time.time()
+        self.fingerprint = fingerprint(model)
+        self.key = f"{self.fingerprint} {name}"  # whose states are whose
+        self._holders = 0  # requests that may come to the engine again
+        self._retired = False
         with np.errstate(over="ignore", invalid="ignore"):  # of weights that are too large: requests are told
             self.start = model.predictor.start()  # what texts begin from; made, as packed weights are, before requests
             model.predictor.sampler()
         self.engine = Engine(name, model.predictor, limits)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """While a request may come to the engine again and again."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._end()
+
+    def retire(self) -> None:
+        """Serve the requests that are under way, and no others."""
+        self._retired = True
+        self._end()
+
+    def _end(self) -> None:
+        if self._retired and not self._holders:
+            self.engine.retire()
 
 
 @dataclass
@@ -53,6 +93,11 @@ class Server:
     begun: float = field(default_factory=time.time)
     scores: int = 0  # texts that are scored now
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)  # begun, by method and status
+    seconds: Histogram = field(default_factory=Histogram)  # of answers, by path
+    first: Histogram = field(default_factory=Histogram)  # to the first symbol, by model
+    retired: list[Served] = field(default_factory=list)  # checkpoints that still serve what came before the next one
+    written: Counter[str] = field(default_factory=Counter)  # symbols by model, of engines that have ended
+    read: Counter[str] = field(default_factory=Counter)
 
     @cached_property
     def states(self) -> States:
@@ -102,8 +147,27 @@ class Server:
         """The context of a handle and how many characters it has read; that of a text's start where it is empty."""
         if not handle:
             return served.start, 0
-        saved = self.states.get(served.name, handle)
+        saved = self.states.get(served.key, handle)
         return saved.context, saved.characters
+
+    def engines(self, name: str) -> list[Engine]:
+        """The engines of a model: that of what is served now, and those of earlier checkpoints that are still busy."""
+        return [each.engine for each in (self.models[name], *self.retired) if each.name == name]
+
+    def take_up(self, served: Served) -> None:
+        """Serve this one from now on. Requests that are under way keep the one before; states kept of it are gone."""
+        before, self.models[served.name] = self.models[served.name], served
+        served.engine.start()
+        self.retired.append(before)
+        self.states.forget(before.key)
+        before.retire()
+
+    def let_go(self) -> None:
+        """Forget earlier checkpoints that nobody uses any more."""
+        for each in [each for each in self.retired if not each.engine.running]:
+            self.retired.remove(each)
+            self.written[each.name] += each.engine.written
+            self.read[each.name] += each.engine.read
 
 
 class Work:

@@ -14,7 +14,7 @@ from scriven.server.limits import Limits
 
 
 class Saved(NamedTuple):
-    """A context of one row, of which model, after how many characters, and until when it is kept."""
+    """A context of one row, of which model's checkpoint, after how many characters, and until when it is kept."""
 
     model: str
     context: Context
@@ -56,7 +56,11 @@ class States:
         saved = self._kept.get(handle)
         if saved is None or saved.model != model:
             raise Refused(
-                404, f"state {handle!r} is not kept here (any more); read the text again", "state", "no_state"
+                404,
+                f"state {handle!r} is not kept here (any more), or is of an earlier checkpoint of the model; "
+                "read the text again",
+                "state",
+                "no_state",
             )
         saved = saved._replace(until=self._clock() + self._limits.state_seconds)
         self._kept[handle] = saved
@@ -70,6 +74,11 @@ class States:
             return False
         self._drop(handle)
         return True
+
+    def forget(self, model: str) -> None:
+        """Keep no more of this model's."""
+        for handle in [handle for handle, saved in self._kept.items() if saved.model == model]:
+            self._drop(handle)
 
     def _expire(self) -> None:
         now = self._clock()

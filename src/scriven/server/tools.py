@@ -93,7 +93,7 @@ async def save(request: Request) -> Response:
         raise Refused(400, f"text: {len(ids):,} characters; give {most:,} at most", "text", "too_large")
     after = await unless_gone(request, _read(Work(server, served, [Job(ids, context)])))
     characters += len(ids)
-    handle = server.states.put(served.name, after, characters)
+    handle = server.states.put(served.key, after, characters)
     return answer({"state": handle, "characters": characters, "expires_in": server.limits.state_seconds})
 
 

@@ -1,0 +1,102 @@
+"""Newer checkpoints of the runs that are served, taken up while a training goes on, between requests.
+
+Each is opened and packed beside the one that is served. Then requests that come get the new one, and those under way
+keep theirs to the end. What is damaged, or of other symbols, is not taken up: its run is served as before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+from scriven.errors import ScrivenError, shortage
+from scriven.runs import open_run
+from scriven.runs.folder import Which
+from scriven.server.serving import Served, Server
+from scriven.session import Model, load
+
+EVERY = 5.0  # seconds between two looks at the runs
+
+log = logging.getLogger(__name__)
+
+Stamp = tuple[int, int, int]
+
+
+class Source:
+    """A run that is served: which of its checkpoints, and how it is opened."""
+
+    def __init__(
+        self,
+        run: str | Path,
+        which: Which = "best",
+        device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+        precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
+    ) -> None:
+        """As `scriven.session.load`."""
+        self.run = run
+        self._which = which
+        self._device, self._precision = device, precision
+        self._stamp: Stamp | None = None  # of the checkpoint that was opened last
+
+    def open(self) -> Model:
+        """The model of the checkpoint as it is now. Raises InputError and UsageError as `load`."""
+        self._stamp = self._now()
+        return load(self.run, which=self._which, device=self._device, precision=self._precision)
+
+    def changed(self) -> bool:
+        """Whether there is another checkpoint than the one opened last; one that was asked for by its step stays."""
+        return self._which in ("best", "last") and self._now() not in (None, self._stamp)
+
+    def _now(self) -> Stamp | None:
+        """The checkpoint's step, and which file tells of it; none where there is none that can be read now."""
+        try:
+            checkpoint = open_run(self.run).checkpoint(self._which)
+            told = (checkpoint.path / "manifest.json").stat()
+            return checkpoint.step, told.st_ino, told.st_mtime_ns
+        except (ScrivenError, OSError):
+            return None
+
+
+async def renew(server: Server, sources: Mapping[str, Source], tell: Callable[[str], object]) -> None:
+    """Take up what is newer, again and again; `tell` is given a line about each."""
+    loop, threads = asyncio.get_running_loop(), ThreadPoolExecutor(1, "renewal")
+    try:
+        while True:
+            await asyncio.sleep(EVERY)
+            server.let_go()
+            for name, source in sources.items():
+                before = server.models[name]
+                served, said = await loop.run_in_executor(threads, _newer, before, source, server)
+                if served is not None:
+                    server.take_up(served)
+                if said:
+                    tell(f"{name}: {said}")
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _newer(before: Served, source: Source, server: Server) -> tuple[Served | None, str]:
+    """What is to be served in place of `before`, if anything, and what to say."""
+    still = f"still serving step {before.model.step:,}"
+    try:
+        if not source.changed():
+            return None, ""
+        served = Served(before.name, source.open(), server.limits)
+    except Exception as error:
+        if not (isinstance(error, ScrivenError | OSError) or shortage(error)):
+            log.exception("a newer checkpoint could not be opened")
+        return None, f"{still}, since the newer checkpoint cannot be opened: {error}"
+    if served.model.vocabulary != before.model.vocabulary:
+        return None, f"{still}, since the run knows other characters now; restart the server to serve it"
+    if not served.start.logits.isfinite().all():
+        return None, f"{still}, since the numbers of step {served.model.step:,} overflow"
+    if served.fingerprint == before.fingerprint:
+        return None, ""
+    return served, f"serving step {served.model.step:,} ({served.fingerprint}) now, {before.model.step:,} before"
+
+
+__all__ = ["Source", "renew"]

@@ -1,0 +1,178 @@
+"""A server takes up newer checkpoints of the runs that it serves, between requests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from live_server import serving
+from page_server import make_run
+from scriven.runs import open_run
+from scriven.runs.folder import Which
+from scriven.server import renewal
+from scriven.server.app import make_app
+from scriven.server.renewal import Source
+from scriven.session import Model, load
+
+SECONDS = 20
+PROMPT = "a tiny "
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "book")
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "book"))
+
+
+def save(run: Path, step: int, *, best: int, scale: float = -1.0) -> None:
+    """Saves a checkpoint as a training that goes on does; its weights are the last ones times `scale`."""
+    opened = open_run(run)
+    weights = {name: scale * each for name, each in opened.checkpoint("last").weights().items()}
+    manifest = {"step": step, "characters": 1, "validation": {"nats": 1.0, "characters": 1, "bytes": 1}}
+    opened.save(weights, {}, manifest, best=best)
+
+
+class Client(httpx.Client):
+    """A client, and what the server told on standard error."""
+
+    said: list[str]
+
+    def model(self) -> dict[str, Any]:
+        told: dict[str, Any] = self.get("/v1/models/book").json()
+        return told
+
+    def write(self, **more: Any) -> Any:
+        return self.post("/v1/completions", json={"prompt": PROMPT, "seed": 1, "max_tokens": 30, **more}).json()
+
+
+@contextmanager
+def served(run: Path, which: Which = "best") -> Iterator[Client]:
+    said: list[str] = []
+    source = Source(run, which, "cpu", "fp32")
+    app = make_app({"book": source.open()}, sources={"book": source}, tell=said.append)
+    with serving(app) as place, Client(base_url=place.url, timeout=SECONDS) as client:
+        client.said = said
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setattr(renewal, "EVERY", 0.02)
+
+
+def until(condition: Callable[[], object]) -> None:
+    for _ in range(int(SECONDS / 0.02)):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came")
+
+
+def text_of(model: Model) -> str:
+    return model.sample(PROMPT, length=30, seed=1, temperature=1.0)
+
+
+def test_a_newer_best_checkpoint_is_taken_up_and_told_of(run: Path) -> None:
+    with served(run) as client:
+        before = client.model()
+        assert (before["step"], client.write()["system_fingerprint"]) == (100, before["system_fingerprint"])
+        save(run, 200, best=200)
+        until(lambda: client.model()["step"] == 200)
+        after, told = client.model(), client.write()
+        assert after["system_fingerprint"] != before["system_fingerprint"]
+        assert told["system_fingerprint"] == after["system_fingerprint"]
+        assert told["choices"][0]["text"] == text_of(load(run, device="cpu", precision="fp32"))
+        (line,) = client.said
+        assert line == f"book: serving step 200 ({after['system_fingerprint']}) now, 100 before"
+        save(run, 300, best=200)  # which is not the best: nothing changes
+        time.sleep(0.2)
+        assert (client.model(), client.said) == (after, [line])
+
+
+def test_a_request_that_is_under_way_keeps_its_model(run: Path) -> None:
+    expected = load(run, device="cpu", precision="fp32").sample(PROMPT, length=9000, seed=1, temperature=1.0)
+    body = {"prompt": PROMPT, "seed": 1, "max_tokens": 9000, "stream": True, "save_state": True, "logprobs": 0}
+    with served(run) as client:
+        fingerprint = client.model()["system_fingerprint"]
+        with client.stream("POST", "/v1/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            events = [next(lines)]
+            save(run, 200, best=200)
+            until(lambda: client.model()["step"] == 200)
+            events += lines
+        told = [json.loads(line.removeprefix("data: ")) for line in events if line.startswith("data: {")]
+        assert {each["system_fingerprint"] for each in told} == {fingerprint}
+        assert "".join(each["choices"][0]["text"] for each in told) == expected
+        state = told[-1]["choices"][0]["state"]
+        refused = client.post("/v1/completions", json={"state": state})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "no_state")
+        assert "earlier checkpoint" in refused.json()["error"]["message"]
+        until(lambda: len(client._transport._pool.connections) < 9)  # type: ignore[attr-defined]
+
+
+def test_states_of_an_earlier_checkpoint_are_gone(run: Path) -> None:
+    with served(run) as client:
+        state = client.post("/states", json={"text": PROMPT}).json()["state"]
+        assert "choices" in client.write(state=state)
+        save(run, 200, best=200)
+        until(lambda: client.model()["step"] == 200)
+        assert "earlier checkpoint" in client.write(state=state)["error"]["message"]
+        assert "scriven_states 0\n" in client.get("/metrics").text
+
+
+def test_counters_go_on_when_the_checkpoint_changes(run: Path) -> None:
+    def written() -> float:
+        lines = client.get("/metrics").text.splitlines()
+        return float(next(line.split()[-1] for line in lines if line.startswith("scriven_written_total")))
+
+    with served(run) as client:
+        client.write()
+        assert written() == 30
+        save(run, 200, best=200)
+        until(lambda: client.model()["step"] == 200)
+        client.write()
+        assert written() == 60
+
+
+@pytest.mark.parametrize(("which", "step"), [("last", 200), (100, 100)])
+def test_the_last_one_is_followed_where_that_is_asked_for_and_a_step_stays(run: Path, which: Which, step: int) -> None:
+    with served(run, which) as client:
+        save(run, 200, best=100)
+        until(lambda: client.model()["step"] == step)
+        time.sleep(0.1)
+        assert client.model()["step"] == step
+
+
+@pytest.mark.parametrize("harm", ["damaged", "symbols", "overflow"])
+def test_what_cannot_be_served_is_not_taken_up(run: Path, harm: str) -> None:
+    with served(run) as client:
+        before = client.model()
+        if harm == "symbols":
+            vocabulary = run / "vocabulary.json"
+            vocabulary.write_text(vocabulary.read_text().replace('"a"', '"A"'))
+        if harm == "damaged":
+            save(run, 200, best=100)
+            (run / "checkpoints" / "step-00000200" / "model.safetensors").write_bytes(b"no model")
+            index = run / "checkpoints" / "index.json"
+            index.write_text(index.read_text().replace('"best": 100', '"best": 200'))
+        else:
+            save(run, 200, best=200, scale=1e38 if harm == "overflow" else -1.0)
+        until(lambda: client.said)
+        assert client.said[0].startswith("book: still serving step 100, since ")
+        time.sleep(0.1)
+        assert (client.model(), len(client.said)) == (before, 1)
+        assert client.write()["choices"][0]["text"]
