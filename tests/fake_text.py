@@ -30,6 +30,10 @@ class Text:
         assert 0 <= start <= start + length <= self.characters
         return np.arange(start, start + length, dtype=np.int64)
 
+    def read_all(self, starts: Sequence[int], lengths: Sequence[int]) -> Ids:
+        pieces = [self.read(start, length) for start, length in zip(starts, lengths, strict=True)]
+        return np.concatenate([np.zeros(0, np.int64), *pieces])
+
     def bounds(self, numbers: Ids) -> tuple[Ids, Ids]:
         assert not numbers.size or 0 <= numbers.min() <= numbers.max() < self.documents
         return self._firsts[numbers], self._lengths[numbers]

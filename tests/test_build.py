@@ -351,14 +351,15 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path, cache: Path) -> None:
 
 
 def test_what_dead_builders_left_is_removed_after_a_day(book: Path, cache: Path) -> None:
-    for name, age in (("old", 100_000), ("young", 0)):
-        folder = cache / "corpora" / f".scriven-building-{name}"
+    old, young = (f".scriven-building-{digit * 8}-{digit * 32}" for digit in "01")
+    for name, age in ((old, 100_000), (young, 0)):
+        folder = cache / "corpora" / name
         folder.mkdir(parents=True)
         (folder / "training-00000.npy").touch()
         for path in (folder / "training-00000.npy", folder):
             os.utime(path, (time.time() - age, time.time() - age))
     path = build([str(book)], CorpusSettings())
-    assert {entry.name for entry in (cache / "corpora").iterdir()} == {path.name, ".scriven-building-young"}
+    assert {entry.name for entry in (cache / "corpora").iterdir()} == {path.name, young}
 
 
 def test_two_builders_do_not_disturb_each_other(book: Path, cache: Path) -> None:

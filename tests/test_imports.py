@@ -16,7 +16,8 @@ MAP = """
     kernels.scan kernels.sampler kernels.scorer kernels.text kernels
     corpus.storage corpus.sources corpus.guesses corpus.encodings corpus.line_ends corpus.punctuation corpus.reading
     corpus.tables corpus.documents corpus.division corpus.alphabet
-    corpus.header corpus.shards corpus.joining corpus.split corpus.material corpus.assembly corpus.parts
+    corpus.header corpus.shards corpus.numbers corpus.joining corpus.split corpus.material corpus.assembly
+    corpus.parts
     corpus.workplace corpus.build corpus.shelf corpus.store corpus
     batches.permutation batches.batch batches.stream batches.windows batches.order batches.documents batches.readers
     batches.prefetch batches

@@ -162,13 +162,13 @@ def test_what_another_process_has_in_use_stays_and_is_said_where_there_is_no_roo
     url = upload(local, f"{memory}/corpus")
     one, two = Corpus.open(url).header.training.shards[:2]
     other, ours = Shelf(cache, one.size), Shelf(cache, one.size)  # their locks are as two processes' are
-    values = other.array(f"{url}/{one.file}", one)
+    values = other.numbers(f"{url}/{one.file}", one).read(0, one.length)
     with pytest.raises(InputError, match=r"may have 628 bytes, and 1,256 are needed at once; set SCRIVEN_CACHE_SIZE"):
-        ours.array(f"{url}/{two.file}", two)
+        ours.numbers(f"{url}/{two.file}", two)
     assert [path.stem for path in cache.glob("*.npy")] == [one.sha256]
-    assert ours.array(f"{url}/{one.file}", one).tolist() == values.tolist()
+    assert ours.numbers(f"{url}/{one.file}", one).read(0, one.length).tolist() == values.tolist()
     with pytest.raises(InputError, match="SCRIVEN_CACHE_SIZE"):
-        Shelf(cache, 10).array(f"{url}/{two.file}", two)
+        Shelf(cache, 10).numbers(f"{url}/{two.file}", two)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "long"])
@@ -277,4 +277,4 @@ def test_a_size_that_is_none_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -
 def test_a_shard_whose_size_is_impossible_is_not_fetched(cache: Path) -> None:
     shard = Shard(file="training-00000.npy", length=10**15, size=128, sha256="0" * 64)
     with pytest.raises(InputError, match="cannot hold 1,000,000,000,000,000 numbers in 128 bytes"):
-        Shelf(cache, 1000).array("memory://nothing", shard)
+        Shelf(cache, 1000).numbers("memory://nothing", shard)

@@ -50,9 +50,13 @@ def next_documents(
     length = max(1, int(filled.max()))  # T
     rows = np.full((len(lanes), length + 1), vocabulary.boundary, np.int64)
     fresh = np.zeros((length, len(lanes)), np.bool_)
-    for row, place, first, size, read, count in _values(pieces, lanes):
-        start, stop = int(read == 0), min(count, size - read) + 1  # of characters, beside a boundary
-        rows[row, place + start : place + stop] = text.read(first + read + start - 1, stop - start)
+    taken = list(_values(pieces, lanes))
+    spans = [(int(read == 0), min(count, size - read) + 1) for _, _, _, size, read, count in taken]  # beside a boundary
+    starts = [first + read + begin - 1 for (_, _, first, _, read, _), (begin, _) in zip(taken, spans, strict=True)]
+    characters, at = text.read_all(starts, [end - begin for begin, end in spans]), 0
+    for (row, place, _, _, read, _), (begin, end) in zip(taken, spans, strict=True):
+        rows[row, place + begin : place + end] = characters[at : at + end - begin]
+        at += end - begin
         fresh[place, row] = read == 0
     ids = vocabulary.clamp(np.ascontiguousarray(rows.T))  # (T + 1, N): an end is followed by a start, one boundary
     counted = np.arange(length)[:, None] < filled[lanes.start : lanes.stop]  # (T, N)

@@ -9,6 +9,8 @@ too, and a model that never sees one in training is poor at it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -31,8 +33,9 @@ def next_stream(
     """
     size, length = ring_size(text), settings.length
     starts = [(lane * size // settings.batch + cursor * length) % size for lane in lanes]
-    rows = np.stack([_read_ring(text, start, length + 1) for start in starts], axis=1)  # (T + 1, N)
-    rows = vocabulary.clamp(rows)
+    stretches = [stretch for start in starts for stretch in _around(size, start, length + 1)]
+    ids = text.read_all(*zip(*stretches, strict=True)).reshape(len(lanes), length + 1)
+    rows = vocabulary.clamp(np.ascontiguousarray(ids.T))  # (T + 1, N)
     numbers = np.array(lanes, np.int64)  # (N,)
     fresh = np.zeros((length, len(lanes)), np.bool_)
     fresh[0] = chances(numbers, cursor) < settings.restart
@@ -57,13 +60,9 @@ def chances(lanes: Ids, cursor: int) -> npt.NDArray[np.float64]:
     return (mixed(words) >> np.uint64(11)).astype(np.float64) / 2**53
 
 
-def _read_ring(text: Part, start: int, length: int) -> Ids:
-    """`length` ids from `start` on, the text beginning again where it ends."""
-    if start + length <= text.characters:
-        return text.read(start, length)
-    pieces = [text.read(start, text.characters - start)]
-    missing = length - len(pieces[0])
-    while missing:
-        pieces.append(text.read(0, min(missing, text.characters)))
-        missing -= len(pieces[-1])
-    return np.concatenate(pieces)
+def _around(size: int, start: int, length: int) -> Iterator[tuple[int, int]]:
+    """Starts and lengths of what `length` characters from `start` on are, a text of that size beginning again."""
+    while length:
+        taken = min(length, size - start)
+        yield start, taken
+        start, length = 0, length - taken

@@ -29,8 +29,8 @@ def next_windows(
     epoch, batch = divmod(cursor, -(-count // settings.batch))
     places = batch * settings.batch + numbers  # (N,) in the order of the epoch
     starts = permuted(places % count, count, seeds(settings.seed, np.full(numbers.size, epoch))) * settings.stride
-    rows = np.stack([text.read(start, length + 1) for start in starts.tolist()], axis=1)  # (L + 1, N)
-    rows = vocabulary.clamp(rows)
+    ids = text.read_all(starts.tolist(), [length + 1] * len(lanes)).reshape(len(lanes), length + 1)
+    rows = vocabulary.clamp(np.ascontiguousarray(ids.T))  # (L + 1, N)
     fresh = np.zeros((length, len(lanes)), np.bool_)
     fresh[0] = True
     weights = np.zeros((length, len(lanes)), np.float32)

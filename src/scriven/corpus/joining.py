@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from scriven.corpus.header import Shard
+from scriven.corpus.numbers import Numbers
 from scriven.corpus.shards import BLOCK, Ends, Provisional, smallest
 from scriven.errors import InputError
 from scriven.kernels import text as kernel
@@ -37,10 +37,8 @@ class Lying(Frozen):
 class Joined:
     """Strips as one draft, which `scriven.corpus.shards.PartWriter` takes from; all hashes are checked meanwhile."""
 
-    def __init__(
-        self, strips: Sequence[tuple[Lying, Path]], documents: Sequence[npt.NDArray[np.uint64]], ends: Path
-    ) -> None:
-        """Strips, each in its folder, and where documents end in each, (M,), which is written to `ends`."""
+    def __init__(self, strips: Sequence[tuple[Lying, Path]], documents: Sequence[Numbers | None], ends: Path) -> None:
+        """Strips, each in its folder, and where documents end in each, which is written to `ends`."""
         self.taken, self.ends = 0, Ends(ends)
         self._strips = strips
         self._starts = [0, *accumulate(strip.ids.length for strip, _ in strips)]  # in characters
@@ -50,8 +48,10 @@ class Joined:
             for symbol in strip.symbols:
                 self._ids.setdefault(symbol, len(self._ids))
         for start, inside in zip(self._starts, documents, strict=False):
-            for first in range(0, inside.size, ENDS_AT_ONCE):
-                self.ends.append(inside[first : first + ENDS_AT_ONCE].astype(np.int64) + start)
+            if inside:
+                for first in range(0, inside.size, ENDS_AT_ONCE):
+                    last = min(first + ENDS_AT_ONCE, inside.size)
+                    self.ends.append(inside.read(first, last).astype(np.int64) + start)
 
     @property
     def length(self) -> int:

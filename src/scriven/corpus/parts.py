@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import IO, Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from scriven.corpus.header import Shard, check_file, read_json, write_json
 from scriven.corpus.joining import Joined, Lying, damaged
 from scriven.corpus.line_ends import LineEnds
 from scriven.corpus.material import Material, Name, Origin, Progress, Stretch
+from scriven.corpus.numbers import Numbers
 from scriven.corpus.reading import Tally
-from scriven.corpus.shards import ENDS, Bytes, Draft, npy_head, smallest, stretches
+from scriven.corpus.shards import Bytes, Draft, Ends, smallest, stretches
 from scriven.errors import InputError
 from scriven.settings import Frozen
 from scriven.vocabulary import UNICODE_SIZE
@@ -219,7 +219,7 @@ def _read(strip: Strip, folder: Path) -> Iterator[Stretch]:
 
     Raises InputError where the files are not as they were written.
     """
-    ends, read = _ends(strip, folder), 0
+    ends, read = _ends(strip, folder) or Ends(Path()), 0
     with (folder / strip.ids.file).open("rb") as raw:
         hashed = _Hashed(raw)
         draft = Draft.written(hashed, [(smallest(1 << 8 * size), count) for size, count in strip.runs])
@@ -232,14 +232,15 @@ def _read(strip: Strip, folder: Path) -> Iterator[Stretch]:
             raise damaged(folder / strip.ids.file)
 
 
-def _ends(strip: Strip, folder: Path) -> npt.NDArray[np.uint64]:
+def _ends(strip: Strip, folder: Path) -> Numbers | None:
+    """Where the documents of a strip end; none where it has no documents."""
     if strip.documents is None:
-        return np.zeros(0, np.uint64)
-    path, head = folder / strip.documents.file, npy_head(ENDS, strip.documents.length)
+        return None
+    path = folder / strip.documents.file
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != strip.documents.sha256:
             raise damaged(path)
-    return np.memmap(path, ENDS, "r", len(head), (strip.documents.length,))
+    return Numbers(path, strip.documents)
 
 
 class _Hashed:

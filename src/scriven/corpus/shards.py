@@ -45,6 +45,17 @@ class Store(Protocol):
         """Goes to a byte."""
 
 
+class RisingPlaces(Protocol):
+    """Places in a text, rising, that may be too many for the memory."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    def read(self, start: int, stop: int, /) -> npt.NDArray[np.unsignedinteger]:
+        """Those from number `start` up to `stop`, (stop - start,)."""
+
+
 class Drafted(Protocol):
     """What a part of a corpus is written from: provisional ids, and where documents end."""
 
@@ -152,7 +163,7 @@ class Draft:
 
     def read_back(self) -> Iterator[tuple[Symbols, Ids]]:
         """All symbols, and the places where documents end in them, (M,), in blocks. Nothing can be appended then."""
-        for stretch in stretches(self.take(self.length), self.symbols(self.length), self.ends.read()):
+        for stretch in stretches(self.take(self.length), self.symbols(self.length), self.ends):
             assert stretch  # the ids are its own
             yield stretch
 
@@ -172,12 +183,10 @@ class Draft:
             yield np.frombuffer(data, dtype)
 
 
-def stretches(
-    blocks: Iterable[Provisional], table: Ids, ends: npt.NDArray[np.uint64]
-) -> Iterator[tuple[Symbols, Ids] | None]:
+def stretches(blocks: Iterable[Provisional], table: Ids, ends: RisingPlaces) -> Iterator[tuple[Symbols, Ids] | None]:
     """Provisional ids as symbols, block by block, and the places in them where documents end, (M,).
 
-    `table` has the symbol of each id, (ids,); `ends` are all ends, (documents,). None for a block that has other ids.
+    `table` has the symbol of each id, (ids,); `ends` are all ends. None for a block that has other ids.
     """
     symbols_of, kind = table.astype(np.int32), smallest(int(table.max(initial=0)) + 1)
     done = found = 0
@@ -186,9 +195,10 @@ def stretches(
         if symbols is None:
             yield None
             return
-        upto = found + int(np.searchsorted(ends[found:], np.uint64(done + symbols.size), "right"))
-        yield symbols, ends[found:upto].astype(np.int64) - done
-        done, found = done + symbols.size, upto
+        near = ends.read(found, min(ends.size, found + symbols.size)).astype(np.int64) - done  # each has a character
+        inside = near[: int(np.searchsorted(near, symbols.size, "right"))]
+        yield symbols, inside
+        done, found = done + symbols.size, found + inside.size
 
 
 class Ends:
@@ -208,11 +218,18 @@ class Ends:
             file.write(ends.astype(ENDS).data)
         self.documents += ends.size
 
-    def read(self) -> npt.NDArray[np.uint64]:
-        """All ends so far, (M,), memory-mapped."""
-        if not self.documents:
-            return np.zeros(0, np.uint64)
-        return np.memmap(self._path, ENDS, "r", len(npy_head(ENDS, 0)), (self.documents,))
+    @property
+    def size(self) -> int:
+        """How many there are so far."""
+        return self.documents
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.unsignedinteger]:
+        """Some of the ends so far, (stop - start,)."""
+        if start == stop:
+            return np.zeros(0, ENDS)
+        with self._path.open("rb") as file:
+            file.seek(len(npy_head(ENDS, 0)) + start * ENDS.itemsize)
+            return np.frombuffer(file.read((stop - start) * ENDS.itemsize), ENDS)
 
     def finish(self) -> Shard | None:
         """The file, now that all ends are in it; none where there are none."""

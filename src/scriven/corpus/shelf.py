@@ -1,7 +1,7 @@
-"""Arrays of a corpus, memory-mapped: from its own folder, or from a local cache of bounded size where it is elsewhere.
+"""Files of a corpus that lies elsewhere, in a local cache of bounded size.
 
 A cached shard is named by its SHA-256, which is checked when it is fetched, so corpora share what they have in common.
-When there is no room, those go first that were not mapped for longest; what a process has mapped is locked, and stays.
+When there is no room, those go first that were not used for longest; what a process has in use is locked, and stays.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import IO, overload
 
 import numpy as np
-import numpy.typing as npt
 from filelock import FileLock
 
 from scriven.corpus.header import AGAIN, Shard
-from scriven.corpus.shards import ENDS, npy_head
+from scriven.corpus.numbers import Array, Numbers, layout_of
 from scriven.corpus.storage import BLOCK, Place, explained, opened, within
 from scriven.errors import InputError, UsageError
 
@@ -32,34 +31,7 @@ except ImportError:  # Windows, where a file that is mapped cannot be removed an
 
 LIMIT = "20GB"  # where SCRIVEN_CACHE_SIZE says nothing
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-IDS = tuple(np.dtype(kind) for kind in ("<u1", "<u2", "<u4"))
 FETCHED = re.compile(r"[0-9a-f]{64}(\.npy|\.[0-9]+\.part)")  # names that we give
-Array = npt.NDArray[np.unsignedinteger]
-
-
-def layout_of(shard: Shard, path: Place) -> tuple[np.dtype[np.unsignedinteger], bytes]:
-    """The type of the numbers in a shard's file, and how the file begins; both follow from its length and size.
-
-    Raises InputError where no file of numbers has that length and size.
-    """
-    for kind in (ENDS,) if shard.file.endswith("-documents.npy") else IDS:
-        head = npy_head(kind, shard.length)
-        if len(head) + shard.length * kind.itemsize == shard.size:
-            return kind, head
-    raise InputError(f"{path} cannot hold {shard.length:,} numbers in {shard.size:,} bytes; {AGAIN}")
-
-
-def mapped(path: Path, shard: Shard) -> Array:
-    """The numbers in a file, (length,). What the file says of itself is compared, and never obeyed.
-
-    Raises InputError where the file is not that of the shard.
-    """
-    kind, head = layout_of(shard, path)
-    with explained(str(path)), path.open("rb") as file:
-        if file.read(len(head)) != head or os.fstat(file.fileno()).st_size != shard.size:
-            raise InputError(f"{path} does not hold {shard.length:,} numbers as it should; {AGAIN}")
-        values = np.memmap(file, kind, "r", len(head), (shard.length,))
-    return np.asarray(values)  # slicing a plain array is several times as fast as slicing a memmap
 
 
 def cache_limit() -> int:
@@ -79,22 +51,22 @@ class Shelf:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder, self._limit = folder, limit
-        self._held: OrderedDict[str, tuple[IO[bytes], Array]] = OrderedDict()  # the last one used at the end
+        self._held: OrderedDict[str, tuple[IO[bytes], Numbers]] = OrderedDict()  # the last one used at the end
         self._pinned: set[str] = set()
 
-    def array(self, url: str, shard: Shard, *, pinned: bool = False) -> Array:
-        """The numbers of the shard at a URL, (length,), valid until another one is asked for; pinned, for ever.
+    def numbers(self, url: str, shard: Shard, *, pinned: bool = False) -> Numbers:
+        """The numbers of the shard at a URL, valid until another one is asked for; pinned, for ever.
 
         Raises InputError where it cannot be fetched, is not what it should be, or there is no room for it.
         """
         if shard.sha256 not in self._held:
-            self._held[shard.sha256] = self._mapped(url, shard)
+            self._held[shard.sha256] = self._fetched(url, shard)
         self._held.move_to_end(shard.sha256)
         if pinned:
             self._pinned.add(shard.sha256)
         return self._held[shard.sha256][1]
 
-    def _mapped(self, url: str, shard: Shard) -> tuple[IO[bytes], Array]:
+    def _fetched(self, url: str, shard: Shard) -> tuple[IO[bytes], Numbers]:
         path = self._folder / f"{shard.sha256}.npy"
         self._folder.mkdir(parents=True, exist_ok=True)
         while True:
@@ -103,7 +75,7 @@ class Shelf:
                 _lock(file, wait=True)
                 if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):  # not removed meanwhile
                     os.utime(path)
-                    return file, mapped(path, shard)
+                    return file, Numbers(path, shard)
                 file.close()
             with FileLock(self._folder / f"{shard.sha256}.lock"):
                 if not path.exists():
@@ -159,7 +131,7 @@ class Shelf:
             )
 
 
-class Fetched(Sequence[Array]):
+class Fetched(Sequence[Numbers]):
     """Shards elsewhere, each fetched when it is asked for."""
 
     def __init__(self, shelf: Shelf, folder: str, shards: Sequence[Shard]) -> None:
@@ -169,16 +141,16 @@ class Fetched(Sequence[Array]):
         return len(self._shards)
 
     @overload
-    def __getitem__(self, index: int) -> Array: ...
+    def __getitem__(self, index: int) -> Numbers: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Array]: ...
+    def __getitem__(self, index: slice) -> list[Numbers]: ...
 
-    def __getitem__(self, index: int | slice) -> Array | list[Array]:
+    def __getitem__(self, index: int | slice) -> Numbers | list[Numbers]:
         if isinstance(index, slice):
             raise TypeError("one shard at a time is fetched")
         shard = self._shards[index]
-        return self._shelf.array(str(within(self._folder, shard.file)), shard)
+        return self._shelf.numbers(str(within(self._folder, shard.file)), shard)
 
 
 def checked_blocks(folder: Place, shard: Shard) -> Iterator[Array]:

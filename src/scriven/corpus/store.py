@@ -1,4 +1,4 @@
-"""The corpus on disk, memory-mapped: any stretch of ids in microseconds, whatever the size of the text."""
+"""The corpus on disk: any stretch of ids in microseconds, whatever the size of the text."""
 
 from __future__ import annotations
 
@@ -13,64 +13,79 @@ import numpy as np
 
 from scriven.corpus.build import cache_folder
 from scriven.corpus.header import AGAIN, NAME, Counts, Header, PartHeader, read_header
-from scriven.corpus.shelf import Array, Fetched, Shelf, cache_limit, checked_blocks, mapped
+from scriven.corpus.numbers import Array, Numbers
+from scriven.corpus.shelf import Fetched, Shelf, cache_limit, checked_blocks
 from scriven.corpus.storage import Place, explained, file_system, place_of, within
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import Ids, Vocabulary
 
 MANY = 1 << 20  # documents looked at once
-NO_ENDS = np.zeros(0, np.uint64)
+MEANINGLESS = "numbers in it stand for no character"
 
 
 class Part:
     """The training or the validation part of a corpus."""
 
-    def __init__(self, folder: Place, header: PartHeader, shelf: Shelf, table: Ids | None = None) -> None:
+    def __init__(self, folder: Place, header: PartHeader, shelf: Shelf, known: int, table: Ids | None = None) -> None:
+        """`known` is how many ids its shards can have, and `table` (known,) what they are; none where the same."""
         self.characters = header.characters  # or bytes, by the unit
         self.bytes = header.bytes  # of UTF-8
         self._folder = folder
         self._starts = [0, *itertools.accumulate(shard.length for shard in header.shards)]
-        self._shards: Sequence[Array]
-        self._ends: Array = NO_ENDS
+        self._files = [shard.file for shard in header.shards]
+        self._shards: Sequence[Numbers]
+        self._ends: Numbers | None = None
         if isinstance(folder, Path):
-            self._shards = [mapped(folder / shard.file, shard) for shard in header.shards]
+            self._shards = [Numbers(folder / shard.file, shard) for shard in header.shards]
             if header.documents:
-                self._ends = mapped(folder / header.documents.file, header.documents)
+                self._ends = Numbers(folder / header.documents.file, header.documents)
         else:
             self._shards = Fetched(shelf, folder, header.shards)
             if header.documents:
                 url = str(within(folder, header.documents.file))
-                self._ends = shelf.array(url, header.documents, pinned=True)
-        self._table = table  # ids in the shards -> ids; none where they are the same
+                self._ends = shelf.numbers(url, header.documents, pinned=True)
+        self._known, self._table = known, table
 
     def read(self, start: int, length: int) -> Ids:
-        """`length` ids from `start` on; an unseen symbol is V + its code point.
+        """`length` ids from `start` on. Raises as `read_all`."""
+        return self.read_all([start], [length])
 
-        Raises ValueError when they are not all within the part.
+    def read_all(self, starts: Sequence[int], lengths: Sequence[int]) -> Ids:
+        """The ids of many stretches one after another, (sum of lengths,); an unseen symbol is V + its code point.
+
+        Raises ValueError when they are not all within the part, InputError when a shard cannot be read, or has ids
+        that stand for nothing.
         """
-        end = start + length
-        if not 0 <= start <= end <= self.characters:
-            raise ValueError(f"characters {start}..{end} are not all in this part, which has {self.characters}")
-        ids = np.empty(length, np.int64)  # (length,)
-        index = bisect_right(self._starts, start) - 1
-        place = start
-        while place < end:
-            first = self._starts[index]
-            stop = min(end, self._starts[index + 1])
-            ids[place - start : stop - start] = self._shards[index][place - first : stop - first]
-            place, index = stop, index + 1
-        if self._table is None:
-            return ids
-        try:
-            return self._table[ids]
-        except IndexError:
-            raise self._damaged("numbers in it stand for no character") from None
+        pieces = list[Array]()
+        for start, length in zip(starts, lengths, strict=True):
+            place, end = start, start + length
+            if not 0 <= start <= end <= self.characters:
+                raise ValueError(f"characters {start}..{end} are not all in this part, which has {self.characters}")
+            index = bisect_right(self._starts, start) - 1
+            while place < end:
+                first, stop = self._starts[index], min(end, self._starts[index + 1])
+                pieces.append(self._shards[index].read(place - first, stop - first))
+                place, index = stop, index + 1
+        ids = np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
+        if ids.max(initial=0) >= self._known:
+            raise self._meaningless(starts, lengths)
+        return ids.astype(np.int64) if self._table is None else self._table[ids]
+
+    def _meaningless(self, starts: Sequence[int], lengths: Sequence[int]) -> InputError:
+        """The error that names the first of the shards below some stretches with an id that stands for nothing."""
+        for start, length in zip(starts, lengths, strict=True):
+            for index in range(bisect_right(self._starts, start) - 1, len(self._files)):
+                first, last = self._starts[index], self._starts[index + 1]
+                place, stop = max(start, first) - first, min(start + length, last) - first
+                if place < stop and self._shards[index].read(place, stop).max() >= self._known:
+                    return damaged_file(self._folder, self._files[index], MEANINGLESS)
+        return self._damaged(MEANINGLESS)
 
     @property
     def documents(self) -> int:
         """How many documents the part is made of; 0 where its corpus has no documents."""
-        return self._ends.size
+        return 0 if self._ends is None else self._ends.size
 
     def bounds(self, numbers: Ids) -> tuple[Ids, Ids]:
         """Of documents, by their numbers (M,): first character and length of each, both (M,).
@@ -79,9 +94,12 @@ class Part:
         """
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < self.documents:
             raise IndexError(f"documents {numbers.min()}..{numbers.max()} are not all in 0..{self.documents - 1}")
-        ends = self._ends[numbers].astype(np.int64)  # (M,)
-        firsts = np.where(numbers > 0, self._ends[numbers - 1].astype(np.int64), 0)  # (M,)
-        if numbers.size and not (firsts.min() >= 0 and (firsts < ends).all() and ends.max() <= self.characters):
+        if self._ends is None or not numbers.size:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        places = np.stack([numbers - 1, numbers], axis=1)  # (M, 2) of the end of the one before, and of its own
+        found = self._ends.at(np.maximum(places, 0).ravel()).astype(np.int64).reshape(-1, 2)
+        firsts, ends = np.where(numbers > 0, found[:, 0], 0), found[:, 1]  # (M,)
+        if not (firsts.min() >= 0 and (firsts < ends).all() and ends.max() <= self.characters):
             raise self._damaged("documents overlap, or are outside of the text")
         return firsts, ends - firsts
 
@@ -117,9 +135,12 @@ class Corpus:
         if len(header.frequencies) != len(self.vocabulary.symbols):
             raise self._damaged_file(NAME, "symbols and frequencies are not as many")
         table, shelf = self._table(), Shelf(cache_folder() / "shards", cache_limit())
+        known = len(self.vocabulary.symbols)
+        every = known + len(header.unseen)
         # Without an alphabet the training part has no unseen symbols, and is read faster without a table.
-        self.training = Part(folder, header.training, shelf, table if header.settings.alphabet else None)
-        self.validation = Part(folder, header.validation, shelf, table)
+        given = bool(header.settings.alphabet)
+        self.training = Part(folder, header.training, shelf, every if given else known, table if given else None)
+        self.validation = Part(folder, header.validation, shelf, every, table)
 
     @classmethod
     def open(cls, folder: Path | str) -> Corpus:
@@ -164,7 +185,7 @@ class Corpus:
         for part in (self.header.training, self.header.validation):
             for shard in part.shards:
                 if max((int(block.max()) for block in checked_blocks(self.path, shard)), default=0) >= known:
-                    raise self._damaged_file(shard.file, "numbers in it stand for no character")
+                    raise self._damaged_file(shard.file, MEANINGLESS)
             if part.documents:
                 last = 0
                 for block in checked_blocks(self.path, part.documents):
@@ -177,12 +198,17 @@ class Corpus:
         return len(files), sum(shard.size for shard in files)
 
     def _damaged_file(self, file: str, why: str) -> InputError:
-        return InputError(f"{within(self.path, file)} is damaged: {why}; {AGAIN}")
+        return damaged_file(self.path, file, why)
 
     def _table(self) -> Ids | None:
         known = np.arange(len(self.vocabulary.symbols))
         unseen = np.array(self.header.unseen, np.int64) + self.vocabulary.size
         return np.concatenate([known, unseen]) if unseen.size else None
+
+
+def damaged_file(folder: Place, file: str, why: str) -> InputError:
+    """The error for a file of a corpus that is not what was written."""
+    return InputError(f"{within(folder, file)} is damaged: {why}; {AGAIN}")
 
 
 def is_corpus(texts: Sequence[str]) -> bool:

@@ -1,0 +1,107 @@
+"""The numbers in a file of a corpus, read as they are asked for.
+
+Files are not memory-mapped: where one is cut short while it is mapped, or its disk fails, the system ends the process
+without a word. Here that is an error like any other.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import weakref
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from scriven.corpus.header import AGAIN, Shard
+from scriven.corpus.shards import ENDS, npy_head
+from scriven.corpus.storage import Place, explained
+from scriven.errors import InputError
+
+KEPT_BYTES = 1 << 26  # files up to this size are read once and kept in memory, which is faster for small stretches
+IDS = tuple(np.dtype(kind) for kind in ("<u1", "<u2", "<u4"))
+Array = npt.NDArray[np.unsignedinteger]
+
+
+def layout_of(shard: Shard, path: Place) -> tuple[np.dtype[np.unsignedinteger], bytes]:
+    """The type of the numbers in a shard's file, and how the file begins; both follow from its length and size.
+
+    Raises InputError where no file of numbers has that length and size.
+    """
+    for kind in (ENDS,) if shard.file.endswith("-documents.npy") else IDS:
+        head = npy_head(kind, shard.length)
+        if len(head) + shard.length * kind.itemsize == shard.size:
+            return kind, head
+    raise InputError(f"{path} cannot hold {shard.length:,} numbers in {shard.size:,} bytes; {AGAIN}")
+
+
+class Numbers:
+    """The numbers in a shard's file, `size` of them; the file stays open as long as this value lives."""
+
+    def __init__(self, path: Path, shard: Shard) -> None:
+        """What the file says of itself is compared, and never obeyed.
+
+        Raises InputError where the file cannot be opened or is not that of the shard.
+        """
+        self.path, self.size = path, shard.length
+        self._kind, head = layout_of(shard, path)
+        self._first, self._bytes = len(head), shard.size
+        self._kept: Array | None = None
+        with explained(str(path)):
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            weakref.finalize(self, os.close, self._descriptor)
+            same = os.fstat(self._descriptor).st_size == shard.size and _read_at(self._descriptor, len(head), 0) == head
+        if not same:
+            raise InputError(f"{path} does not hold {shard.length:,} numbers as it should; {AGAIN}")
+
+    def read(self, start: int, stop: int) -> Array:
+        """The numbers from place `start` up to `stop`, (stop - start,), which cannot be changed.
+
+        Raises InputError where the file has become shorter, or its disk fails.
+        """
+        if self._kept is None and self._bytes <= KEPT_BYTES:
+            self._kept = self._numbers(0, self.size)
+        return self._numbers(start, stop) if self._kept is None else self._kept[start:stop]
+
+    def at(self, places: npt.NDArray[np.int64]) -> Array:
+        """The numbers at some places (M,). Raises InputError as `read`."""
+        if not places.size or self._bytes <= KEPT_BYTES:
+            return self.read(0, self.size)[places] if places.size else np.zeros(0, self._kind)
+        first, last = int(places.min()), int(places.max()) + 1
+        if last - first <= 2 * places.size:
+            return self.read(first, last)[places - first]
+        return np.concatenate([self.read(place, place + 1) for place in places.tolist()])
+
+    def _numbers(self, start: int, stop: int) -> Array:
+        wanted = (stop - start) * self._kind.itemsize
+        with explained(str(self.path)):
+            data = _read_at(self._descriptor, wanted, self._first + start * self._kind.itemsize)
+        if len(data) < wanted:
+            raise InputError(f"{self.path} became shorter while it was in use; {AGAIN}, then go on with --resume")
+        return np.frombuffer(data, self._kind)
+
+
+def _read_at(descriptor: int, size: int, place: int) -> bytes:
+    """Bytes of a file; fewer where it ends. Several threads may read. Raises OSError."""
+    pieces = list[bytes]()
+    while size and (piece := _pread(descriptor, size, place)):  # some systems give less than is there
+        pieces.append(piece)
+        size, place = size - len(piece), place + len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+if hasattr(os, "pread"):
+    _pread = os.pread
+else:  # Windows
+    _turn = threading.Lock()
+
+    def _pread(descriptor: int, size: int, place: int) -> bytes:
+        with _turn:
+            if os.lseek(descriptor, place, os.SEEK_SET) != place:
+                raise OSError(errno.EIO, "cannot go to a place in a file")
+            return os.read(descriptor, size)
+
+
+__all__ = ["Array", "Numbers", "layout_of"]
