@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from scriven.cli import main, with_resume_value
+from scriven.cli import main
+from scriven.cli.arguments import with_resume_value
 from scriven.errors import shortage
 
 

@@ -143,7 +143,7 @@ def test_interactive_remembers_what_the_screen_shows(
         (["--seed", "-1"], "seed -1"),
         (["--stop", ""], "stop"),
         (["--temperature", "-1"], "temperature"),
-        (["--top-p", "0"], "top_p"),
+        (["--top-p", "0"], "--top-p"),
         (["--top-q", "0"], "--top-q"),
         (["--until-end"], "ends by itself"),
         (["--until-end", "--count", "2"], "ends by itself"),

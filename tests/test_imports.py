@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    openmp errors durable allocator mixing strictjson settings toml events surrogates vocabulary
+    openmp errors suggestions durable allocator mixing strictjson settings toml events surrogates vocabulary
     recipes
     kernels.interface kernels.library kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32 kernels.output
     kernels.scan kernels.sampler kernels.scorer kernels.text kernels
@@ -39,9 +39,8 @@ MAP = """
     server.reading server.shares server.engine server.states server.serving server.logprobs server.completions
     server.scoring server.tools server.renewal
     server.metrics server.openapi server.story server.watch server.static server.app
-    cli.streams cli cli.flags cli.rows cli.line_ends cli.texts cli.corpus cli.doctor cli.evaluate cli.info cli.recipe
-    cli.sample
-    cli.score cli.serve cli.train cli.verify_resume
+    cli.streams cli.arguments cli.mistakes cli cli.flags cli.rows cli.line_ends cli.texts cli.corpus cli.doctor
+    cli.evaluate cli.info cli.recipe cli.sample cli.score cli.serve cli.train cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

@@ -26,7 +26,7 @@ def test_only_what_was_set_counts_as_given() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"model": {"width": 0}}, ["model.width 0", "greater than or equal to 1"]),
+        ({"model": {"width": 0}}, ["model.width 0", "give 1 or more"]),
         ({"model": {"cell": "transformer"}}, ["model.cell 'transformer'", "'lstm', 'gru', 'rnn' or 'mingru'"]),
         ({"model": {"widht": 3}}, ["model.widht", "no such setting"]),
         ({"budget": {"minutes": 1, "steps": 2}}, ["--minutes", "--steps"]),

@@ -15,7 +15,15 @@ from scriven.errors import UsageError
 
 Cell = Literal["lstm", "gru", "rnn", "mingru"]
 Unit = Literal["character", "byte"]
-PLAINER = {"float_parsing": "give a number, such as 5 or 0.5", "int_parsing": "give a whole number"}
+PLAINER = {
+    "float_parsing": "give a number, such as 5 or 0.5",
+    "int_parsing": "give a whole number",
+    "literal_error": "give {expected}",
+    "greater_than": "give more than {gt}",
+    "greater_than_equal": "give {ge} or more",
+    "less_than": "give less than {lt}",
+    "less_than_equal": "give {le} or less",
+}
 ACTIVATIONS = ("tanh", "relu")
 MOST_NAMED, MOST_SHOWN = 5, 300  # wrong settings in an error, and characters of each: files may hold anything
 Optimizer = Literal["muon", "adamw", "sgd", "rmsprop"]
@@ -40,7 +48,11 @@ class CorpusSettings(Frozen):
     documents: Literal["none", "lines", "files", "separator"] = setting(
         "none", "what a document is: a text of its own that begins with an empty memory and whose end is learned too"
     )
-    separator: str = setting("", "string between two documents, where --corpus.documents is separator")
+    separator: str = setting(
+        "",
+        r"string between two documents, where corpus.documents is separator; as a flag with \n, \t, \r and \\ for "
+        "a line feed, a tab, a carriage return and a backslash",
+    )
     validation: float = setting(
         0.1,
         "share kept for validation: of the text, at its end; of documents, spread over all of them. From 1 on it is a "
@@ -476,15 +488,17 @@ def validated(values: dict[str, Any]) -> Settings:
         raise UsageError(explain(error)) from None
 
 
-def explain(error: ValidationError, prefix: str = "") -> str:
-    """One sentence per wrong setting, with its dotted name and value."""
+def explain(error: ValidationError, prefix: str = "", *, flags: bool = False) -> str:
+    """One sentence per wrong setting, with its dotted name (or its flag) and value."""
     lines = []
     errors = error.errors(include_url=False)
     for item in errors[:MOST_NAMED]:
         name = ".".join([*([prefix] if prefix else []), *(str(part)[:MOST_SHOWN] for part in item["loc"])])
+        name = f"--{name.replace('_', '-')}" if flags and name else name
         message = item["msg"].removeprefix("Value error, ")
         unshown = item["type"] in {"missing", "extra_forbidden"} or not item["loc"]
-        message = PLAINER.get(item["type"], message)
+        if item["type"] in PLAINER:
+            message = PLAINER[item["type"]].format(**item.get("ctx", {}))
         shown = "" if unshown else f" {cut(repr(item['input']))}"
         if item["type"] == "extra_forbidden":
             message = "there is no such setting"

@@ -14,6 +14,8 @@ from collections.abc import Sequence  # noqa: E402 - after the clock is started
 
 from cyclopts import App, CycloptsError  # noqa: E402
 
+from scriven.cli.arguments import join_values, split_at_end, with_resume_value  # noqa: E402
+from scriven.cli.mistakes import UnknownOption, explain_usage  # noqa: E402
 from scriven.cli.streams import end_output, prepare_streams  # noqa: E402
 from scriven.errors import Interrupted, ScrivenError, UsageError, shortage  # noqa: E402
 
@@ -64,19 +66,22 @@ def make_app(words: Sequence[str]) -> App:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command and exits: 0 success, 2 usage, 3 bad input, 4 diverged, 130/143 interrupted or terminated."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    traceback = "--traceback" in words
-    words = with_resume_value([word for word in words if word != "--traceback"]) or ["--help"]
+    options, rest = split_at_end(sys.argv[1:] if arguments is None else arguments)
+    traceback = "--traceback" in options
+    words = with_resume_value([*(word for word in options if word != "--traceback"), *rest]) or ["--help"]
     prepare_streams()
     if not traceback:  # torch writes pages of its own source's places on standard error, for what is told in a sentence
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
         _notice_termination()
-        make_app(words)(words, exit_on_error=False, print_error=False, help_on_error=False)
+        app = make_app(words)
+        app(join_values(app, words), exit_on_error=False, print_error=False, help_on_error=False)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has gone away, as `head` does, and has what it wanted
         end_output()
-    except (CycloptsError, KeyboardInterrupt) as error:
+    except (CycloptsError, UnknownOption) as error:
+        _fail(explain_usage(error, app, words), UsageError.exit_code)
+    except KeyboardInterrupt as error:
         _fail(*_told(error, words[0]))
     except Exception as error:
         if traceback:
@@ -96,8 +101,6 @@ def _terminated(number: int, frame: object) -> None:
 
 def _told(error: BaseException, command: str) -> tuple[str, int]:
     """The sentence for what went wrong, and the exit code."""
-    if isinstance(error, CycloptsError):
-        return _one_line(error), UsageError.exit_code
     if isinstance(error, ScrivenError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
@@ -107,30 +110,6 @@ def _told(error: BaseException, command: str) -> tuple[str, int]:
     if isinstance(error, OSError):
         return f"{error.filename or 'the system'}: {error.strerror or error}", ScrivenError.exit_code
     return f"a mistake in scriven itself ({type(error).__name__}: {error}); --traceback shows where", INTERNAL
-
-
-def with_resume_value(words: list[str]) -> list[str]:
-    """`--resume` may stand alone: its value is then `last`."""
-    result = []
-    for word, after in zip(words, [*words, ""][1:], strict=True):
-        result.append(
-            "--resume=last" if word == "--resume" and not (after in {"last", "auto"} or after.isdecimal()) else word
-        )
-    return result
-
-
-def _one_line(error: CycloptsError) -> str:
-    """What cyclopts has to say, without boxes, in the words of our settings where they refuse a value."""
-    from pydantic import ValidationError
-
-    from scriven.settings import explain
-
-    cause = error.__cause__ or error.__context__
-    if isinstance(cause, ValidationError):
-        argument = getattr(error, "argument", None)
-        prefix = argument.name.lstrip("-") if argument is not None and argument.name.startswith("--") else ""
-        return explain(cause, prefix if prefix != "*" else "")
-    return " ".join(str(error).split())
 
 
 def _fail(message: str, code: int) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from scriven.cli.flags import Json, Output, Text, named
+from scriven.cli.flags import Json, Output, Text, named, separated
 from scriven.cli.rows import note, put_json, put_path, visible_line
 from scriven.errors import Interrupted, UsageError
 from scriven.settings import CorpusSettings
@@ -51,6 +51,7 @@ def build(
         build part i of n only, as 3/8, on any machine that sees the same files; `scriven corpus merge` makes the
         corpus of all of them
     """
+    corpus = separated(corpus)
     if part is None:
         _tell(built(named(texts), corpus, output))
         return
@@ -115,7 +116,7 @@ def info(
     """
     from scriven.corpus import Corpus, is_corpus
 
-    facts = _facts(Corpus.open(texts[0] if is_corpus(texts) else built(named(texts), corpus)))
+    facts = _facts(Corpus.open(texts[0] if is_corpus(texts) else built(named(texts), separated(corpus))))
     if as_json:
         put_json(facts)
     else:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter, Token
 
+from scriven.cli.mistakes import UnknownOption
 from scriven.errors import UsageError
+from scriven.settings import CorpusSettings
 
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+
+
+def _whole(kind: object, tokens: Sequence[Token]) -> int:
+    """The number that a value is; 10.5 is none, which cyclopts would round."""
+    return int(tokens[0].value)
+
+
+def _which(kind: object, tokens: Sequence[Token]) -> str | int:
+    """The name of a checkpoint, or its step."""
+    value = tokens[0].value
+    return value if value in {"best", "last"} else int(value)
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
 Switch = Annotated[bool, Parameter(negative="")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON, one object a line")]
 RunFolder = Annotated[str, Parameter(help="folder of the run")]
@@ -41,7 +59,11 @@ Normalize = Annotated[
 ]
 Which = Annotated[
     Literal["best", "last"] | int,
-    Parameter(name="--checkpoint", help="weights to use: the best ones, the last ones, or those of this step"),
+    Parameter(
+        name="--checkpoint",
+        converter=_which,
+        help="weights to use: the best ones, the last ones, or those of this step",
+    ),
 ]
 Text = Annotated[str, Parameter(allow_leading_hyphen=True)]  # for - alone; see `named`
 
@@ -61,9 +83,35 @@ Output = Annotated[Path | None, Parameter(name=["--output", "-o"], converter=pat
 def named(texts: Sequence[str]) -> Sequence[str]:
     """The texts as they are.
 
-    Raises UsageError when one is a flag that does not exist.
+    Raises UnknownOption when one is a flag that does not exist.
     """
     for text in texts:
         if text.startswith("-") and text != "-" and not Path(text).exists():
-            raise UsageError(f"there is no option {text}; --help shows them all")
+            raise UnknownOption(text)
     return texts
+
+
+def unescaped(flag: str, text: str) -> str:
+    r"""The value of a flag, with the characters that `\n`, `\t`, `\r` and `\\` in it stand for.
+
+    Raises UsageError at another backslash.
+    """
+
+    def _character(escape: re.Match[str]) -> str:
+        if escape[1] not in ESCAPES:
+            raise UsageError(
+                rf"{flag} {text}: \n, \t, \r and \\ stand for characters, not {escape[0]}; write \\ for a backslash"
+            )
+        return ESCAPES[escape[1]]
+
+    return re.sub(r"\\(.?)", _character, text, flags=re.DOTALL)
+
+
+def separated(corpus: CorpusSettings) -> CorpusSettings:
+    """Settings that flags gave, with the separator that its escapes stand for.
+
+    Raises UsageError as `unescaped` does.
+    """
+    if not corpus.separator:
+        return corpus
+    return corpus.model_copy(update={"separator": unescaped("--corpus.separator", corpus.separator)})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from scriven.cli.flags import Device, Json, RunFolder, Switch, Which
+from scriven.cli.flags import Device, Json, RunFolder, Switch, Which, Whole, unescaped
 from scriven.cli.rows import note, put_json
 from scriven.errors import UsageError
 from scriven.settings import SamplingSettings
@@ -29,11 +29,12 @@ def sample(
     /,
     *,
     prompt: str = "",
-    length: int = 500,
+    prompt_file: str | None = None,
+    length: Whole = 500,
     sampling: Annotated[SamplingSettings, Parameter(name="*", show_default=False)] = DEFAULTS,
     greedy: Switch = False,
-    seed: int | None = None,
-    count: int = 1,
+    seed: Whole | None = None,
+    count: Whole = 1,
     stop: Annotated[list[str] | None, Parameter(negative="")] = None,
     until_end: Switch = False,
     novelty: Switch = False,
@@ -50,7 +51,10 @@ def sample(
     Parameters
     ----------
     prompt
-        text to go on from; any text, of any length
+        text to go on from; any text, of any length; - reads it from standard input, all of it as it is (printf, unlike
+        echo, puts no line end after it)
+    prompt_file
+        file that has the text to go on from, all of it as it is; also .gz, .xz, .bz2, .zst
     length
         characters to write (bytes, where the model's unit is the byte)
     sampling
@@ -62,7 +66,8 @@ def sample(
     count
         how many texts to write, side by side; text n is the one of seed + n
     stop
-        end before this string where the model writes it; may be given several times
+        end before this string where the model writes it; may be given several times; \\n is a line feed, \\t a tab,
+        \\r a carriage return, \\\\ a backslash
     until_end
         end each text where its document ends (a name, where the model was trained on a list of names), at --length at
         the latest; else a model of documents goes on with further ones
@@ -76,14 +81,20 @@ def sample(
         same text within one precision. Where torch writes (on a GPU, or without native code) it is always fp32
     """
     _check(sampling, greedy, count, interactive, as_json)
+    if prompt and prompt_file is not None:
+        raise UsageError("--prompt and --prompt-file both say what to go on from; drop one")
+    if interactive and (prompt == "-" or prompt_file == "-"):
+        raise UsageError("--interactive reads lines from standard input; give the prompt itself, or --prompt-file FILE")
     if novelty and (interactive or not until_end):
         raise UsageError("--novelty compares whole documents; give --until-end with it, and not --interactive")
     from scriven.cli.evaluate import corpus_of
     from scriven.session import first_seed, load
 
-    writing = {"length": length, "stop": stop or [], "until_end": until_end, **sampling.model_dump()}
+    stops = [unescaped("--stop", each) for each in stop or []]
+    writing = {"length": length, "stop": stops, "until_end": until_end, **sampling.model_dump()}
     writing |= {"temperature": 0.0} if greedy else {}
     model = load(run, which=checkpoint, device=device, precision=precision)
+    prompt = _prompt(model, prompt, prompt_file)
     _note_unknown(model, prompt)
     if interactive:
         _converse(model, prompt, seed, writing)
@@ -107,6 +118,20 @@ def sample(
         if known:
             share = 100 * sum(known) / count
             sys.stderr.write(f"{sum(known):,} of {count:,} ({share:.1f} %) are documents of the training text\n")
+
+
+def _prompt(model: Model, prompt: str, file: str | None) -> str:
+    """The text to go on from: of a file where one is named, of standard input where the prompt is `-`."""
+    from scriven.corpus.reading import Tally, decoded
+    from scriven.corpus.sources import find
+
+    if file is None and prompt != "-":
+        return prompt
+    sources = find([file or "-"]).sources
+    if len(sources) > 1:
+        raise UsageError(f"--prompt-file {file}: these are {len(sources):,} files; name one")
+    as_utf8 = model.settings.corpus.model_copy(update={"encoding": "utf-8"})
+    return "".join(decoded(sources[0], as_utf8, Tally()))
 
 
 def _show_all(texts: Iterable[Written], prompt: str, *, one_line: bool) -> None:

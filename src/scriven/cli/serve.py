@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from cyclopts import Parameter
 
-from scriven.cli.flags import Device, Which
+from scriven.cli.flags import Device, Which, Whole
 from scriven.cli.rows import visible_line
 from scriven.errors import InputError, UsageError
 
@@ -19,7 +19,7 @@ from scriven.errors import InputError, UsageError
 def serve(
     *runs: str,
     host: str = "127.0.0.1",
-    port: int = 8000,
+    port: Whole = 8000,
     token: Annotated[str | None, Parameter(env_var="SCRIVEN_TOKEN")] = None,
     allow_host: Annotated[list[str] | None, Parameter(negative="")] = None,
     allow_origin: Annotated[list[str] | None, Parameter(negative="")] = None,

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from scriven import recipes
 from scriven.cli import BEGUN
-from scriven.cli.flags import Device, FilePath, Json, Output, Precision, Switch, Text, named
+from scriven.cli.flags import Device, FilePath, Json, Output, Precision, Switch, Text, named, separated
 from scriven.cli.rows import note
 from scriven.cli.streams import end_output
 from scriven.errors import DivergedError, Interrupted, LostError
@@ -85,7 +85,7 @@ def train(
     """
     texts = tuple(named(texts))
     flags = Settings(
-        budget=budget, corpus=corpus, reader=reader, model=model, training=training, monitor=monitor
+        budget=budget, corpus=separated(corpus), reader=reader, model=model, training=training, monitor=monitor
     ).given()
     short = {"device": device, "precision": precision}
     flags = merged(flags, {"training": {name: value for name, value in short.items() if value}})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from scriven import recipes
-from scriven.cli.flags import Json, Text, named
+from scriven.cli.flags import Json, Text, Whole, named
 from scriven.cli.rows import Row, show
 from scriven.errors import UsageError
 from scriven.settings import validated
@@ -26,8 +26,8 @@ def verify_resume(
     what: Annotated[str, Parameter(allow_leading_hyphen=False)],
     /,
     *texts: Text,
-    steps: int = 10,
-    workers: int = 0,
+    steps: Whole = 10,
+    workers: Whole = 0,
     as_json: Json = False,
 ) -> None:
     """Prove on this machine that k + k steps, with a stop and a resume between them, equal 2k steps, bit for bit.
@@ -47,8 +47,9 @@ def verify_resume(
     workers
         processes that share the batch; as many as the run had, or would have, where not given
     """
-    if steps < 1 or workers < 0:
-        raise UsageError(f"steps must be 1 or more, and workers 0 or more; not {steps} and {workers}")
+    for flag, value, least in (("--steps", steps, 1), ("--workers", workers, 0)):
+        if value < least:
+            raise UsageError(f"{flag} {value}: give {least} or more")
     from scriven.report import visible
     from scriven.training.verify import verify_resume as verified
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from scriven.corpus.storage import Place, Stamp, explained, is_url, listed, name_in
 from scriven.errors import InputError, UsageError
+from scriven.suggestions import close_paths, did_you_mean
 
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
 LINE_TABLES = (".jsonl", ".ndjson")  # a JSON object a line; may be compressed
@@ -99,7 +100,8 @@ def _find(text: str, column: str) -> Found:
         matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 (any folder)
         found = _joined(_found(Path(match), column) for match in matches)
     if not found.sources:
-        raise InputError(f"there is no file, folder or built-in corpus {text!r}; built in are {', '.join(BUILT_IN)}")
+        meant = did_you_mean(close_paths(text)) or f"; built in are {', '.join(BUILT_IN)}"
+        raise InputError(f"there is no file, folder or built-in corpus {text!r}{meant}")
     return found
 
 

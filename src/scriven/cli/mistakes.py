@@ -1,0 +1,189 @@
+"""Mistakes on the command line: one sentence each, with what was probably meant."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Literal, Union, get_args, get_origin
+
+from scriven.cli.arguments import collection_of, split_at_end
+from scriven.errors import UsageError
+from scriven.suggestions import close_names, close_paths, did_you_mean, listed
+
+if TYPE_CHECKING:
+    from cyclopts import App, CycloptsError
+    from cyclopts.argument import Argument, ArgumentCollection
+    from pydantic import ValidationError
+
+SUGGESTED = 3  # names at most
+BEGINNING = 3  # letters from which the beginning of a name stands for it
+
+# What other programs for the same call our options, without dashes; and our commands.
+OPTIONS_ELSEWHERE = {
+    "batch-size": "--reader.batch",
+    "block-size": "--reader.length",
+    "gpu": "--device",
+    "hidden-size": "--model.width",
+    "iterations": "--steps",
+    "lr": "--training.learning-rate",
+    "max-length": "--length",
+    "max-tokens": "--length",
+    "n": "--length",
+    "num-layers": "--model.layers",
+    "out-dir": "--output",
+    "out": "--output",
+    "primetext": "--prompt",
+    "rnn-size": "--model.width",
+    "seq-len": "--reader.length",
+    "seq-length": "--reader.length",
+    "separator": "--corpus.separator",
+    "start": "--prompt",
+    "t": "--temperature",
+    "text": "--prompt",
+    "units": "--model.width",
+    "val": "--corpus.validation",
+}
+COMMANDS_ELSEWHERE = {
+    "check": "doctor",
+    "complete": "sample",
+    "continue": "train --resume",
+    "fit": "train",
+    "generate": "sample",
+    "help": "--help",
+    "learn": "train",
+    "list": "info",
+    "recipes": "recipe list",
+    "resume": "train --resume",
+    "run": "train",
+    "test": "evaluate",
+    "verify": "verify-resume",
+    "version": "--version",
+    "write": "sample",
+}
+NUMBERS: dict[object, str] = {int: "a whole number", float: "a number"}
+
+
+class UnknownOption(UsageError):
+    """A word that begins with a dash and is neither an option nor a file."""
+
+
+def explain_usage(error: CycloptsError | UnknownOption, app: App, words: Sequence[str]) -> str:
+    """What is wrong with the words of a command line, in one sentence."""
+    from pydantic import ValidationError
+
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, UnknownOption):
+        return _unknown_option(str(error), app, words)
+    if isinstance(cause, ValidationError):
+        return _refused_setting(cause, error)
+    return _refused_word(error, app, words)
+
+
+def _refused_setting(cause: ValidationError, error: CycloptsError) -> str:
+    from scriven.settings import explain
+
+    argument = error.argument
+    prefix = argument.name.lstrip("-") if argument is not None and argument.name.startswith("--") else ""
+    return explain(cause, prefix if prefix != "*" else "", flags=True)
+
+
+def _refused_word(error: CycloptsError, app: App, words: Sequence[str]) -> str:
+    import cyclopts
+
+    told = " ".join(str(error).split())
+    match error:
+        case cyclopts.UnknownOptionError(token=token):
+            told = _unknown_option(token.keyword or token.value, app, words)
+        case cyclopts.UnknownCommandError():
+            told = _unknown_command(app, words)
+        case cyclopts.MissingArgumentError(argument=argument) if argument is not None:
+            told = _missing(argument, error.keyword, app, words)
+        case cyclopts.UnusedCliTokensError(unused_tokens=unused):
+            told = _unused(unused or [], app, words)
+        case cyclopts.RepeatArgumentError(token=token):
+            told = f"{token.keyword} is given twice; give it once"
+        case cyclopts.CoercionError(token=token, argument=argument) if token is not None and argument is not None:
+            told = _refused_value(token.keyword or argument.name, token.value, argument.hint)
+    return told
+
+
+def _refused_value(name: str, value: str, kind: object) -> str:
+    """What an option takes instead of a value, by the type of its parameter."""
+    if kind is bool:
+        return f"{name} takes no value; drop {value}"
+    kinds = [each for each in get_args(kind) if each is not type(None)] if _is_union(kind) else [kind]
+    words = [word for each in kinds if get_origin(each) is Literal for word in get_args(each)]
+    words += [NUMBERS[each] for each in kinds if each in NUMBERS]
+    close = did_you_mean(close_names(value, words)) if words else ""
+    return f"{name} {value}: give {listed(words)}{close}" if words else f"{name} {value} is not what it takes"
+
+
+def _is_union(kind: object) -> bool:
+    return get_origin(kind) in {Union, UnionType}
+
+
+def command_of(app: App, words: Sequence[str]) -> str:
+    """The command that the words name, as it is typed."""
+    return " ".join(["scriven", *app.parse_commands(words)[0]])
+
+
+def _unknown_option(word: str, app: App, words: Sequence[str]) -> str:
+    if word in split_at_end(words)[1]:
+        return f"there is no file {word}{did_you_mean(close_paths(word))}"
+    close = close_options(word, collection_of(app, words))
+    ending = did_you_mean(close) or f"; {command_of(app, words)} --help shows them all"
+    return f"there is no option {word.partition('=')[0]}{ending}"
+
+
+def close_options(word: str, arguments: ArgumentCollection) -> list[str]:
+    """The options that a word which is none may have meant: named alike, or by the last part of their names."""
+    bare = word.lstrip("-").partition("=")[0].replace("_", "-").lower()
+    names = [name for argument in arguments if argument.parse for name in argument.names if name.startswith("--")]
+    lasts = {name: name.lstrip("-").rpartition(".")[2] for name in names}
+    known = OPTIONS_ELSEWHERE.get(bare)
+    same = [name for name, last in lasts.items() if last == bare]
+    begun = [name for name, last in lasts.items() if len(bare) >= BEGINNING and last.startswith(bare)]
+    alike = close_names(bare, [*(name.lstrip("-") for name in names), *lasts.values()])
+    like = [name for each in alike for name in names if each in (name.lstrip("-"), lasts[name])]
+    found = [known] if known in names else same or begun or like
+    return found[:SUGGESTED]
+
+
+def _unknown_command(app: App, words: Sequence[str]) -> str:
+    named, apps, (word, *_) = app.parse_commands(words)
+    where = " ".join(["scriven", *named])
+    commands = sorted(name for name in apps[-1] if not name.startswith("-") and apps[-1][name].show)
+    if word.startswith("-"):
+        return f"a command comes first, and {word} after it; commands are {', '.join(commands)}"
+    if not named and Path(word).exists():
+        command = "sample" if (Path(word) / "settings.toml").exists() else "train"
+        budget = " --minutes 5" if command == "train" else ""
+        return f"there is no command {word}; did you mean {where} {command} {shlex.quote(word)}{budget}?"
+    elsewhere = [] if named or word not in COMMANDS_ELSEWHERE else [COMMANDS_ELSEWHERE[word]]
+    close = [f"{where} {name}" for name in elsewhere or close_names(word, commands)]
+    return f"there is no command {word}{did_you_mean(close) or '; commands are ' + ', '.join(commands)}"
+
+
+def _missing(argument: Argument, keyword: str | None, app: App, words: Sequence[str]) -> str:
+    if keyword is not None or argument.name.startswith("-"):
+        name = keyword or argument.name
+        return f"{name} needs a value; give one after it"
+    command, what = command_of(app, words), argument.parameter.help
+    return f"{command} needs {argument.name}" + (f", the {what}" if what else f"; {command} --help tells more")
+
+
+def _unused(unused: Iterable[str], app: App, words: Sequence[str]) -> str:
+    """Words that no argument takes."""
+    arguments = collection_of(app, words)
+    takes = [argument.name for argument in arguments if argument.field_info.is_positional]
+    rest = " ".join(unused)
+    prompt = (
+        f"; a text to go on from is given as --prompt {shlex.quote(rest)}" if "--prompt" in _names(arguments) else ""
+    )
+    return f"{command_of(app, words)} takes {' and '.join(takes) or 'options'} alone, not {rest} too{prompt}"
+
+
+def _names(arguments: ArgumentCollection) -> set[str]:
+    return {name for argument in arguments for name in argument.names}

@@ -1,0 +1,41 @@
+"""Finds what a mistyped name may have meant."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+LIKENESS = 0.7  # of difflib, from which two names are taken for one
+ENTRIES_READ = 10_000  # of a folder
+
+
+def close_names(name: str, names: Iterable[str], count: int = 1) -> list[str]:
+    """The names that are most like a name, whatever their case; at most `count`, the most alike first."""
+    by_lower: dict[str, str] = {}
+    for each in names:
+        by_lower.setdefault(each.lower(), each)
+    return [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower, count, LIKENESS)]
+
+
+def close_paths(path: str) -> list[str]:
+    """The path whose last name is most like that of a path that does not exist, if any: in the same folder."""
+    folder, name = os.path.split(path)
+    try:
+        with os.scandir(folder or ".") as entries:
+            found = close_names(name, (entry.name for entry in islice(entries, ENTRIES_READ)))
+    except (OSError, ValueError):
+        return []
+    return [str(Path(folder) / each) for each in found]
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """The question that ends a sentence: `; did you mean A or B?`, or nothing where there are no names."""
+    return f"; did you mean {listed(names)}?" if names else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names as a sentence has them: `A, B or C`."""
+    return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
