@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +175,16 @@ class Corpus:
     def notes(self) -> tuple[str, ...]:
         """What the user should know about how the text was read, a sentence each."""
         return self.header.notes
+
+    def compared(self) -> Iterator[None]:
+        """Compares all files with their hashes, block by block; those that lie elsewhere are when they are fetched.
+
+        Raises InputError naming the first file whose content is not what was written.
+        """
+        if isinstance(self.path, Path):
+            for shard in self.header.training.files + self.header.validation.files:
+                for _ in checked_blocks(self.path, shard):
+                    yield
 
     def verify(self) -> tuple[int, int]:
         """Reads everything, and gives how many files that are, and their bytes.

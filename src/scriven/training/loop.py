@@ -27,6 +27,7 @@ from scriven.runs.manifest import Best
 from scriven.runs.tensors import finite
 from scriven.settings import reader_window
 from scriven.training.average import Average
+from scriven.training.corpus_check import CorpusCheck
 from scriven.training.evaluation import Examiner, decisive
 from scriven.training.gradients import Teacher, as_loss
 from scriven.training.initial import initial_model, pretrained
@@ -52,6 +53,7 @@ class Trainer:
         self.saver = Saver(run, plan.resume) if run else None
         self.settings, self.device = plan.settings, torch.device(plan.settings.training.device)
         self.corpus = Corpus.open(plan.corpus)
+        self.check = CorpusCheck(self.corpus) if workers.local_rank == 0 else None  # one of each machine
         self.epoch = epoch_predictions(self.corpus.training, self.settings.reader)
         self.skips = self.skipped = self.returns = 0  # steps skipped in a row, and in all; times gone back
         self._begin()
@@ -103,7 +105,7 @@ class Trainer:
 
         Raises DivergedError when losses or gradients were not finite again and again; what was saved is kept.
         """
-        with self.saver or contextlib.nullcontext():
+        with self.saver or contextlib.nullcontext(), self.check or contextlib.nullcontext():
             try:
                 yield from self._steps()
             except Stopped as asked:
@@ -135,6 +137,7 @@ class Trainer:
                 stepped, signal, save = self._step(batches)
                 yield stepped
                 yield from self._saved()
+                self._look_at_corpus()
                 last = self._is_over()
                 if signal and not last:
                     raise Stopped(signal)
@@ -328,9 +331,18 @@ class Trainer:
         for step, path, evaluation in self.saver.saved(wait=wait) if self.saver else ():
             yield Saved(step, str(path), evaluation)
 
+    def _look_at_corpus(self, *, wait: bool = False) -> None:
+        """Raises InputError when the corpus was found to be damaged; see `CorpusCheck.tell`."""
+        if self.check:
+            self.check.tell(wait=wait)
+
     def _save(self, *, evaluation: bool = False, clock: bool = False) -> None:
-        """Begins to save a checkpoint with every worker's states; never one of numbers that are not finite."""
+        """Begins to save a checkpoint with every worker's states; never one of numbers that are not finite.
+
+        Nor one of a text that was found to be damaged: it raises InputError then.
+        """
         begun = time.monotonic()
+        self._look_at_corpus(wait=self.done.epochs >= 1)
         arrays = self.teacher.gather_states()
         arrays |= {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
         if not all(map(finite, (self.weights.values, *arrays.values()))):
