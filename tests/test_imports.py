@@ -38,7 +38,7 @@ MAP = """
     server.unoffered server.requests
     server.reading server.shares server.engine server.states server.serving server.logprobs server.completions
     server.scoring server.tools server.renewal
-    server.metrics server.openapi server.story server.watch server.static server.app
+    server.schemas server.openapi server.metrics server.story server.watch server.static server.app
     cli.streams cli.arguments cli.mistakes cli cli.flags cli.rows cli.line_ends cli.texts cli.corpus cli.doctor
     cli.evaluate cli.info cli.recipe cli.sample cli.score cli.serve cli.train cli.verify_resume
     __main__

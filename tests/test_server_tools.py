@@ -15,15 +15,19 @@ import pytest
 from starlette.routing import Route
 
 from live_server import serving
-from scriven.server.app import make_app
+from page_server import make_run
+from scriven.server.app import OPEN, STREAMED, make_app
 from scriven.server.histogram import BOUNDS
 from scriven.server.limits import LIMITS
-from scriven.server.openapi import document
+from scriven.server.openapi import OPERATIONS, document
+from scriven.server.schemas import CompletionReply, DeletedReply, ErrorReply
+from scriven.server.security import Guard, policy
 from scriven.server.static import page
 from served_models import guarded_app, names_model, text_model
 
 MODELS = {"text": text_model(), "names": names_model()}
 SMALL = replace(LIMITS, score_characters=3000, body_bytes=40_000)
+GETS = [each.path for each in OPERATIONS if each.method == "get" and each.reply is not None]
 LINES = {"accept": "application/x-ndjson"}
 PLAIN = {"content-type": "text/plain; charset=utf-8"}
 TEXT = "a bad cab, €\ndead " * 100
@@ -32,6 +36,15 @@ TEXT = "a bad cab, €\ndead " * 100
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
     with serving(guarded_app(MODELS, SMALL), SMALL) as place, httpx.Client(base_url=place.url, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of a server that shows a run, too."""
+    run = make_run(tmp_path_factory.mktemp("runs") / "run")
+    app = Guard(make_app(MODELS, runs={"run": run}), policy("127.0.0.1", open_paths=OPEN, streamed=STREAMED))
+    with serving(app) as place, httpx.Client(base_url=place.url, timeout=20) as client:
         yield client
 
 
@@ -216,6 +229,45 @@ def test_the_document_names_every_route_and_nothing_else() -> None:
     assert document()["components"]["schemas"]["CompletionBody"]["properties"]["max_tokens"]["anyOf"][1] == {
         "type": "null"
     }
+
+
+ANSWERS: list[tuple[str, str, dict[str, Any]]] = [
+    ("/v1/completions", "/v1/completions", {"model": "text", "prompt": "a€b", "save_state": True, "max_tokens": 3}),
+    ("/v1/completions", "/v1/completions", {"model": "names", "prompt": "ab", "logprobs": 2, "echo": True}),
+    ("/v1/completions", "/v1/completions", {"model": "text", "prompt": [MODELS["text"].vocabulary.ids], "logprobs": 0}),
+    ("/tokenize", "/tokenize", {"model": "text", "prompt": "ab", "return_token_strs": True}),
+    ("/detokenize", "/detokenize", {"model": "text", "tokens": [1]}),
+    ("/score", "/score", {"model": "names", "text": "ab\nc", "save_state": True}),
+    ("/score", "/score", {"model": "text", "text": ""}),
+    ("/tokenizer_info", "/tokenizer_info?model=text", {}),
+    ("/tokenizer_info", "/tokenizer_info?model=names", {}),
+    ("/states", "/states", {"model": "text", "text": "ab"}),
+    *((path, path.format(model="text", name="run"), {}) for path in GETS if path != "/tokenizer_info"),
+]
+
+
+@pytest.mark.parametrize(("told", "path", "body"), ANSWERS)
+def test_answers_are_as_the_document_tells(told: str, path: str, body: dict[str, Any], runs: httpx.Client) -> None:
+    answer = runs.post(path, json=body) if body else runs.get(path)
+    assert answer.status_code == 200, answer.text
+    operation = next(each for each in OPERATIONS if each.path == told and each.method == ("post" if body else "get"))
+    assert operation.reply is not None
+    operation.reply.model_validate_json(answer.text)
+
+
+def test_events_refusals_and_ends_are_as_the_document_tells(client: httpx.Client) -> None:
+    body = {"model": "text", "prompt": "ab", "max_tokens": 9, "stream": True, "logprobs": 1, "save_state": True}
+    lines = client.post("/v1/completions", json=body).text.split("\n\n")
+    for line in lines[:-2]:
+        CompletionReply.model_validate_json(line.removeprefix("data: "))
+    ErrorReply.model_validate_json(client.post("/v1/completions", json={"model": "other"}).text)
+    state = post(client, "/states", model="text", text="ab")["state"]
+    DeletedReply.model_validate_json(client.delete(f"/states/{state}").text)
+
+
+def test_every_answer_in_json_is_held_against_its_schema() -> None:
+    held = {told for told, _, _ in ANSWERS} | {"/states/{handle}"}
+    assert held == {each.path for each in OPERATIONS if each.reply is not None}
 
 
 @pytest.mark.parametrize(
