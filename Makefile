@@ -5,7 +5,7 @@ ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 endif
 
-.PHONY: demo test sanitize processors wheel lint docs lock clean
+.PHONY: demo test thorough sanitize processors wheel lint docs lock clean
 
 demo: .venv/.demo
 	$(BIN)/scriven train shakespeare --minutes 1
@@ -17,6 +17,22 @@ ALL_CORES := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: .venv/.dev lint
 	$(BIN)/python -m pytest $(ALL_CORES)
+
+# What takes longer than a change should wait for: all tests at every level of kernels that this processor has, others'
+# draws of those that draw numbers, every case of kernels at every level, and the programs that look for what is rare.
+LEVELS = $(shell $(BIN)/python -c "from scriven.kernels import library as l; print('off', *l.levels()[:-1])")
+DRAWING := tests/test_kernels_*.py tests/test_cells.py tests/test_recurrence.py tests/test_language_model.py \
+	tests/test_optimizer.py tests/test_dropout.py tests/test_generate.py tests/test_writing.py tests/test_score.py \
+	tests/test_protocols.py tests/test_average.py tests/test_sampling.py
+
+thorough: test
+	set -e; for level in $(LEVELS); do \
+		echo "SCRIVEN_KERNELS=$$level"; SCRIVEN_KERNELS=$$level $(BIN)/python -m pytest $(ALL_CORES); done
+	set -e; for seed in 1 2 3 4 5; do \
+		$(BIN)/python -m pytest $(ALL_CORES) --all-levels --shift-seeds $$seed --hypothesis-seed $$seed $(DRAWING); done
+	$(BIN)/python benchmarks/exactness.py
+	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python benchmarks/refusals.py
 
 # The tests of the native kernels, in a copy of the package that stops at undefined behaviour; needs g++. Those of the
 # library build others, of their own.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -12,7 +13,9 @@ import scriven  # noqa: F401 - before torch, whose threads then sleep while they
 # isort: split
 import torch
 
+import fork_server
 from scriven.cli import main
+from scriven.kernels import library
 
 # Threads that wait for one another are slow where the machine has other work, as other tests. Processes that tests
 # start have as many as they choose.
@@ -23,6 +26,56 @@ settings.register_profile("scriven", deadline=None, suppress_health_check=[Healt
 settings.load_profile("scriven")
 
 pytest_plugins = ["browsing"]
+
+
+LOWER_CASES = 3  # of a test, that are tried at each level of kernels below the highest one
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `make thorough` asks for beyond `make test`."""
+    parser.addoption("--shift-seeds", type=int, default=0, help="add this to the seeds that tests set")
+    parser.addoption("--all-levels", action="store_true", help="try every case at every level of kernels")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out most cases of tests with a `level`, except at the highest one.
+
+    Levels share their text and differ in instructions: three cases of each (first, middle, last) tell them apart.
+    """
+    cases: dict[tuple[str, str], list[pytest.Item]] = {}
+    for item in items if not config.getoption("--all-levels") else ():
+        level = getattr(item, "callspec", None) and item.callspec.params.get("level")  # type: ignore[attr-defined]
+        if level in ("off", *library.levels()[:-1]):
+            cases.setdefault((item.nodeid.partition("[")[0], level), []).append(item)
+    left_out = {id(item) for group in cases.values() for item in group} - {
+        id(item) for group in cases.values() for item in _spread(group)
+    }
+    config.hook.pytest_deselected(items=[item for item in items if id(item) in left_out])
+    items[:] = [item for item in items if id(item) not in left_out]
+
+
+def _spread(group: list[pytest.Item]) -> list[pytest.Item]:
+    """The first, the last, and some between."""
+    step = (len(group) - 1) / (LOWER_CASES - 1)
+    return [group[round(step * number)] for number in range(LOWER_CASES)] if len(group) > LOWER_CASES else group
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Shifts the seeds of torch and numpy: what holds for one draw must hold for all.
+
+    Hypothesis has an option of its own, --hypothesis-seed.
+    """
+    shift = config.getoption("--shift-seeds")
+    if not shift:
+        return
+    manual_seed, default_rng = torch.manual_seed, np.random.default_rng
+
+    def shifted(seed: object = None) -> np.random.Generator:
+        return default_rng(seed + shift if isinstance(seed, int) else seed)  # type: ignore[arg-type]
+
+    torch.manual_seed = lambda seed: manual_seed(seed + shift)
+    np.random.default_rng = shifted
+
 
 WORDS = "the quick brown fox jumps over the lazy dog and then sits down by the river to think about it all\n"
 
@@ -43,6 +96,12 @@ def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in this process save when they evaluate, however long they take; a test of the clock sets its own."""
     monkeypatch.setattr("scriven.training.save_clock.SaveClock.is_due", lambda _: False)
+
+
+@pytest.fixture(autouse=True)
+def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of `python -m scriven` begin where torch is imported already."""
+    fork_server.install(monkeypatch)
 
 
 @pytest.fixture

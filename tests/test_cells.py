@@ -16,6 +16,12 @@ def made(cell: Cell, inputs: int = 5, width: int = 7, *, onehot: bool = False, *
     return RecurrentLayer(ModelSettings.model_validate({"cell": cell, **chosen}), inputs, width, onehot=onehot)
 
 
+def assert_near(found: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
+    """Equal but for rounding, which grows with the largest values where relu lets them grow."""
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() <= 1e-4 * other.norm()
+
+
 def read(layer: RecurrentLayer, x: torch.Tensor, state: LayerState) -> tuple[torch.Tensor, LayerState]:
     """The slow, obvious way: one character at a time."""
     pieces = []
@@ -33,7 +39,8 @@ def test_many_steps_at_once_equal_single_steps(cell: Cell, onehot: bool, activat
     layer = made(cell, onehot=onehot, activation=activation)
     x = layer.columns[torch.randint(0, 5, (20, 3))].detach() if onehot else torch.randn(20, 3, 5)
     state = tuple(torch.rand(3, 7) for _ in range(layer.state_size))
-    torch.testing.assert_close(layer(x, state), read(layer, x, state))
+    (y, after), (single, after_single) = layer(x, state), read(layer, x, state)
+    assert_near((y, *after), (single, *after_single))
 
 
 @pytest.mark.parametrize("cell", ALL)
@@ -114,7 +121,7 @@ def test_an_rnn_of_rectifiers_is_torchs() -> None:
     layer, x = made("rnn", activation="relu"), torch.randn(11, 3, 5)
     torchs = torch.nn.RNN(5, 7, nonlinearity="relu")
     torchs.load_state_dict(layer.rnn.state_dict())
-    torch.testing.assert_close(layer(x, layer.zero_state(3))[0], torchs(x)[0])
+    assert_near((layer(x, layer.zero_state(3))[0],), (torchs(x)[0],))
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
@@ -125,7 +132,7 @@ def test_other_recurrent_weights_stand_in_and_get_the_gradient(cell: Cell, activ
     y, _ = layer(x, layer.zero_state(2), other)
     y.sum().backward()
     layer.rnn.weight_hh_l0.data.copy_(other)
-    torch.testing.assert_close(y, layer(x, layer.zero_state(2))[0])
+    assert_near((y,), (layer(x, layer.zero_state(2))[0],))
     assert other.grad is not None and layer.rnn.weight_hh_l0.grad is None
 
 
@@ -140,4 +147,5 @@ def test_in_bf16_the_state_stays_fp32_and_nearly_the_same(cell: Cell, onehot: bo
     assert y.dtype == torch.float32 and all(part.dtype == torch.float32 for part in state)
     weight = layer.rnn.bias_ih_l0 if cell == "mingru" else layer.rnn.weight_hh_l0
     assert weight.grad.isfinite().all()
-    torch.testing.assert_close(y, layer(x, layer.zero_state(3))[0], atol=0.1, rtol=0.1)
+    exact = layer(x, layer.zero_state(3))[0]
+    assert (y - exact).norm() <= 0.05 * exact.norm()  # a bf16 has 8 bits; relu lets what it lacks add up

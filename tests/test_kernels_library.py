@@ -105,22 +105,40 @@ def test_without_a_library_a_function_cannot_be_declared(monkeypatch: pytest.Mon
 # What the processor can do
 
 
-@needs_library
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the processor is looked up in Linux' list")
-def test_features_are_those_that_the_system_lists() -> None:
+LISTED = {  # by Linux, of each feature
+    "avx2": {"avx2", "fma"},
+    "avx_vnni": {"avx_vnni"},
+    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+    "avx512_vnni": {"avx512_vnni"},
+    "avx512_bf16": {"avx512_bf16"},
+    "amx": {"amx_tile", "amx_bf16", "amx_int8"},
+}
+REQUEST_TILES = (158, 0x1023, 18)  # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
+needs_list = pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the processor is looked up in Linux' list")
+
+
+def features_listed() -> frozenset[str]:
     flags = set(Path("/proc/cpuinfo").read_text("utf-8").split("\n\n", 1)[0].split())
-    listed = {
-        "avx2": {"avx2", "fma"},
-        "avx_vnni": {"avx_vnni"},
-        "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
-        "avx512_vnni": {"avx512_vnni"},
-        "avx512_bf16": {"avx512_bf16"},
-        "amx": {"amx_tile", "amx_bf16", "amx_int8"},
-    }
+    return frozenset(name for name, needed in LISTED.items() if needed <= flags)
+
+
+@needs_library
+@needs_list
+def test_features_are_those_that_the_system_lists() -> None:
     found = library.find("").features
-    assert found <= {name for name, needed in listed.items() if needed <= flags}
-    missing = {name for name, needed in listed.items() if needed <= flags} - found
+    assert found <= features_listed()
+    missing = features_listed() - found
     assert not missing or "did not know" in library.find("").why or missing == {"amx"}  # the system may refuse tiles
+
+
+@needs_compiler
+@needs_list
+def test_no_level_of_this_processor_is_skipped() -> None:
+    """Kernels' tests skip levels that are not there: this one fails where the processor has them all the same."""
+    here, found = features_listed(), library.find("")
+    if "amx" in here and ctypes.CDLL(None).syscall(*REQUEST_TILES):
+        here -= {"amx"}  # the system refuses tiles
+    assert found.level == library._highest(here), found.why
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,7 @@ def test_without_a_newline_the_first_character_costs_a_uniform_choice() -> None:
     assert unseen.unseen == 1
 
 
-@pytest.mark.parametrize("at_once", [1, 90, 4096])
-@pytest.mark.parametrize("length", [1, 5, 16, 1000])
+@pytest.mark.parametrize(("length", "at_once"), [(1, 90), (5, 1), (16, 90), (16, 4096), (1000, 1), (1000, 4096)])
 def test_windows_are_independent_and_given_one_character(
     length: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,8 +65,7 @@ def test_one_lane_is_the_stream(letters: str) -> None:
     assert_same(protocols.lanes(model, Shelf(ids), [0], 1), protocols.stream(model, [ids]))
 
 
-@pytest.mark.parametrize("at_once", [1, 60, 4096])
-@pytest.mark.parametrize("warm_up", [0, 3, 1000])
+@pytest.mark.parametrize(("warm_up", "at_once"), [(0, 60), (3, 1), (3, 4096), (1000, 60), (1000, 4096)])
 def test_lanes_warm_up_and_count_each_character_once(
     warm_up: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,8 +97,7 @@ def test_more_lanes_than_characters() -> None:
     assert_same(protocols.lanes(model, shelf, range(9), 9), protocols.stream(model, [shelf.ids]))
 
 
-@pytest.mark.parametrize("ahead", [1, 90, 1 << 14])
-@pytest.mark.parametrize("length", [1, 2, 7, 40, 1000])
+@pytest.mark.parametrize(("length", "ahead"), [(1, 90), (2, 1), (7, 90), (40, 1), (40, 1 << 14), (1000, 90)])
 def test_last_foretells_each_character_after_exactly_so_many(
     length: int, ahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,8 +155,9 @@ def shares(name: str, model: Predictor, shelf: Shelf, size: int, **options: int)
     return [protocols.measure(name, model, shelf, rank=rank, size=size, **options) for rank in range(size)]
 
 
-@pytest.mark.parametrize("characters", [0, 1, 2, 9, 250, len(TEXT)])
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("size", "characters"), [(1, 250), (2, 0), (2, 1), (2, 2), (5, 9), (5, 250), (2, len(TEXT)), (5, len(TEXT))]
+)
 @pytest.mark.parametrize("name", ["stream", "window-256", "window-7", "window-1", "last-7", "last-300"])
 def test_workers_count_each_character_once(name: str, size: int, characters: int) -> None:
     model = predictor()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -150,7 +149,6 @@ def test_hostile_files_of_a_run_do_no_harm(
 ) -> None:
     path = folders["bad"] / name
     FILES[kind](path)
-    begun = time.monotonic()
     try:
         for what in ("metrics", "samples"):
             told = client.get(f"/runs/bad/{what}")
@@ -160,4 +158,3 @@ def test_hostile_files_of_a_run_do_no_harm(
         assert client.get("/runs/good/metrics").status_code == 200
     finally:
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-    assert time.monotonic() - begun < 2 * SECONDS
