@@ -78,7 +78,9 @@ class CorpusSettings(Frozen):
         "symbol of its own (in UTF-8 alone)",
     )
     column: str = setting(
-        "", "column of tables (.jsonl, .ndjson, .parquet, .arrow) that has the text; each row is read as a file is"
+        "",
+        "column of tables (.jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow) that has the text, in JSON also a "
+        "path such as messages.text; each row is read as a file is",
     )
     bad_rows: Literal["stop", "skip"] = setting(
         "stop", "what to do with rows that have no text in the column: stop, or leave them out and count them"

@@ -30,8 +30,10 @@ def read_file(model: Model, file: str, **choices: str | None) -> tuple[Iterator[
     values: dict[str, Any] = {**model.settings.corpus.model_dump(), "encoding": "utf-8", **chosen}
     if values["encoding"] != "utf-8" and "invalid" not in chosen:
         values["invalid"] = "strict"
-    settings, tally = validated({"corpus": values}).corpus, Tally()
-    chunks = read_chunks(model.vocabulary, cut(find([file]).sources, settings, tally))
+    sources, tally = find([file]).sources, Tally()
+    if not all(source.is_table for source in sources):  # the text that was trained on was one, others need not be
+        values["column"] = ""
+    chunks = read_chunks(model.vocabulary, cut(sources, validated({"corpus": values}).corpus, tally))
     chunks = noticed(model.vocabulary, _marks_noticed(chunks, tally), tally.line_ends)
     return _forms_noticed(model.vocabulary, chunks), tally
 

@@ -189,6 +189,8 @@ class _Assembly:
         """What the user should know, a sentence each; `frequencies` of all ids in both parts together, (ids,)."""
         if origin.skipped_note:
             yield origin.skipped_note
+        if self._tally.structure:
+            yield self._tally.structure
         if counts.lowercased:
             yield f"lower case replaced {counts.lowercased:,} characters"
         if counts.punctuation:

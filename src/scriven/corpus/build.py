@@ -27,16 +27,22 @@ KEPT_BYTES = 2 * PIECE  # smaller buffers than that, a piece read among them, ar
 
 
 def build(
-    texts: Sequence[str], settings: CorpusSettings, folder: Path | None = None, progress: Progress | None = None
+    texts: Sequence[str],
+    settings: CorpusSettings,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    strict: bool = True,
 ) -> Path:
     """The folder of the corpus that these texts make (see `scriven.corpus.sources`); built unless it is there already.
 
     Without `folder` it is kept in the user's cache, by the path, size and time of change of each file and the settings.
     `progress(done, total)` is told bytes of the files, each counted twice: read, then written; the total is none while
     it is not known.
-    Raises InputError when a text cannot be read or the corpus cannot be written, UsageError when no text is named.
+    Raises InputError when a text cannot be read or the corpus cannot be written, UsageError when no text is named or,
+    if `strict`, a setting would do nothing for the texts.
     """
-    material = _texts(texts, settings)
+    material = _texts(texts, settings, strict=strict)
     target = folder or cache_folder() / "corpora" / material.key()
     if material.size is not None and _is_built(target, material.key()):
         return target
@@ -114,11 +120,13 @@ def _silent(done: int, total: int | None) -> None:
     pass
 
 
-def _texts(texts: Sequence[str], settings: CorpusSettings, part: tuple[int, int] | None = None) -> Texts:
+def _texts(
+    texts: Sequence[str], settings: CorpusSettings, part: tuple[int, int] | None = None, *, strict: bool = True
+) -> Texts:
     keep_buffers(KEPT_BYTES)
     if not texts:
         raise UsageError("no text is named; name a file, a folder, - for standard input, python or shakespeare")
-    return Texts(texts, settings, part)
+    return Texts(texts, settings, part, strict=strict)
 
 
 def _check_free(folder: Path | None) -> None:

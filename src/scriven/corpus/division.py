@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import accumulate
 
 from scriven.corpus.reading import PIECE, changes_text, looks_around
-from scriven.corpus.sources import BINARY_TABLES, Source
+from scriven.corpus.sources import BINARY_TABLES, LINE_TABLES, Source
 from scriven.corpus.storage import explained, opened
 from scriven.errors import UsageError
 from scriven.settings import CorpusSettings
@@ -95,11 +95,11 @@ def _rule(source: Source, settings: CorpusSettings) -> tuple[re.Pattern[bytes] |
     """What ends where a source can be cut, and how many bytes that has; no pattern where it cannot be cut at all."""
     suffix, packed = source.suffixes
     prepared = changes_text(settings)
-    if settings.encoding != "utf-8":
+    is_whole = packed or source.is_zipped or suffix in BINARY_TABLES or settings.encoding != "utf-8"
+    has_rows = bool(settings.column) and source.is_table
+    if is_whole or (has_rows and suffix not in LINE_TABLES):
         return None, 0
-    if packed or (source.is_table and (suffix in BINARY_TABLES)):
-        return None, 0
-    if (settings.column and source.is_table) or settings.documents == "lines":
+    if has_rows or settings.documents == "lines":
         return _LINE, 1
     if settings.documents == "none":
         return (_PREPARED, 1) if looks_around(settings) else (_CHARACTER, 1)

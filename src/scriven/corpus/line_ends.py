@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from scriven.errors import InputError
+
 LINE_END = re.compile("\r\n|\r|\n")
 OF = {"CR LF": "as of Windows", "CR": "as of old Macs"}
 
@@ -60,3 +62,24 @@ class LineEnds:
 def split_lines(text: str) -> list[str]:
     """What is before, between and after the line ends of a text."""
     return (text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text).split("\n")
+
+
+def lines_of(pieces: Iterable[str], longest: int, name: str, kind: str) -> Iterator[str]:
+    """The lines of a text in pieces, each with its end; the last one may have none.
+
+    Raises InputError where one has over `longest` characters, which files of this kind do not have.
+    """
+    held, length, number = list[str](), 0, 1  # what has no end yet, with how many characters
+    returned = False  # whether a carriage return waits, which a line feed may follow
+    for piece in pieces:
+        text, begin = "\r" * returned + piece, 0
+        returned = text.endswith("\r")
+        for match in LINE_END.finditer(text, 0, len(text) - returned):
+            yield "".join([*held, text[begin : match.end()]])
+            held, length, begin, number = [], 0, match.end(), number + 1
+        held.append(text[begin : len(text) - returned])
+        length += len(held[-1])
+        if length > longest:
+            raise InputError(f"{name}, line {number:,} has over {longest:,} characters; is it {kind}?")
+    if returned or length:
+        yield "".join([*held, "\r" * returned])

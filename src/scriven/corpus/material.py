@@ -18,6 +18,7 @@ from scriven.corpus.header import FORMAT
 from scriven.corpus.reading import PIECE, Tally
 from scriven.corpus.shards import Drafted
 from scriven.corpus.sources import Source, find
+from scriven.corpus.useful import check_useful
 from scriven.errors import UsageError
 from scriven.settings import CorpusSettings, Frozen
 from scriven.vocabulary import Ids, Symbols, byte_places, byte_values, code_points
@@ -74,10 +75,20 @@ class Material(Protocol):
 class Texts:
     """Texts as users name them, all of them or one part of several."""
 
-    def __init__(self, texts: Sequence[str], settings: CorpusSettings, part: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        texts: Sequence[str],
+        settings: CorpusSettings,
+        part: tuple[int, int] | None = None,
+        *,
+        strict: bool = True,
+    ) -> None:
+        """`strict` refuses settings that would do nothing for these texts, with UsageError."""
         self.texts, self.settings, self.tally = tuple(texts), settings, Tally()
         held = [settings.validation_file] if settings.validation_file else []
         self._found = find(texts, settings.column), find(held, settings.column)
+        if strict:
+            check_useful(settings, self._found[0].sources)
         self._alphabet = _alphabet(settings)
         all_of_it = [found.sources for found in self._found]
         self._taken = divided(all_of_it, *part, settings) if part else all_of_it
@@ -122,9 +133,17 @@ class Texts:
             settings=self.settings,
             sources=sum(len(found.sources) for found in self._found),
             skipped=len(skipped),
-            skipped_note=f"skipped in folders, as not text by their names: {some(skipped)}" if skipped else "",
+            skipped_note="; ".join(self._skipped_words()),
             alphabet=self._alphabet,
         )
+
+    def _skipped_words(self) -> Iterator[str]:
+        links = [name for found in self._found for name in found.links]
+        others = [name for found in self._found for name in found.skipped if name not in found.links]
+        if others:
+            yield f"skipped in folders, as not text by their names: {some(others)}"
+        if links:
+            yield f"links to folders are followed where they are named themselves, and were skipped: {some(links)}"
 
     def _stretches(self, sources: Sequence[Source]) -> Iterator[Stretch]:
         for text, ends in cut(sources, self.settings, self.tally, PIECE):

@@ -57,6 +57,7 @@ class Findings(Frozen):
     empty: Whole
     separators: Whole
     bad_rows: Whole
+    structure: str = ""
 
 
 class PartFile(Frozen):
@@ -197,7 +198,9 @@ def _check_complete(files: Sequence[tuple[PartFile, Path]]) -> None:
 def _add(tally: Tally, findings: Findings) -> None:
     for name in Findings.model_fields:
         value = getattr(findings, name)
-        if isinstance(value, int):
+        if name == "structure":
+            tally.note_structure(value)
+        elif isinstance(value, int):
             setattr(tally, name, getattr(tally, name) + value)
         elif name == "line_ends":
             tally.line_ends += LineEnds(*value)

@@ -26,6 +26,8 @@ from scriven.corpus.line_ends import LineEnds
 from scriven.corpus.punctuation import fold_punctuation
 from scriven.corpus.sources import Source
 from scriven.corpus.storage import EXTRA, explained, opened
+from scriven.corpus.structure import noted
+from scriven.corpus.zipped import zipped_text
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import UNICODE_SIZE, Ids, code_points
@@ -40,6 +42,11 @@ class Change:
     def _lost(self) -> Ids:
         return np.zeros(UNICODE_SIZE, np.int64)
 
+    @property
+    def _is_counted(self) -> bool:
+        """Whether there is anything; else no memory is taken for it."""
+        return "_lost" in self.__dict__
+
     def add(self, before: str, after: str) -> None:
         """Count one piece of text."""
         if before == after:
@@ -51,10 +58,12 @@ class Change:
     @property
     def characters(self) -> int:
         """How many characters of the original are not in the result."""
-        return int(np.maximum(self._lost, 0).sum())
+        return int(np.maximum(self._lost, 0).sum()) if self._is_counted else 0
 
     def to_pairs(self) -> tuple[tuple[int, int], ...]:
         """All that was counted: code points, and by how much each became rarer."""
+        if not self._is_counted:
+            return ()
         found = np.flatnonzero(self._lost)
         return tuple(zip(found.tolist(), self._lost[found].tolist(), strict=True))
 
@@ -80,10 +89,19 @@ class Tally:
     empty: int = 0  # documents without any
     separators: int = 0  # line feeds or separators that ended a document
     bad_rows: int = 0  # rows of tables that were left out
+    structure: str = ""  # a note on a source that is read as it is, though it has structure
 
     def add_mark(self) -> None:
         """Count a byte order mark."""
         self.marks += 1
+
+    def add_bytes(self, count: int) -> None:
+        """Count bytes of a file that was read at once."""
+        self.position += count
+
+    def note_structure(self, note: str) -> None:
+        """Keep the first note on what is read as it is though it has structure."""
+        self.structure = self.structure or note
 
     def add_invalid(self, count: int) -> None:
         """Count bytes that are not of the encoding."""
@@ -102,7 +120,10 @@ def read(
     """
     tally = Tally() if tally is None else tally
     for source in sources:
-        pieces = tally.line_ends.count(decoded(source, settings, tally, size))
+        pieces = decoded(source, settings, tally, size)
+        if not (source.is_zipped or _begins_inside(source)):
+            pieces = noted(pieces, source, tally.note_structure)
+        pieces = tally.line_ends.count(pieces)
         yield from filter(None, prepared(pieces, settings, tally))
 
 
@@ -137,9 +158,16 @@ def looks_around(settings: CorpusSettings) -> bool:
 
 def decoded(source: Source, settings: CorpusSettings, tally: Tally, size: int = PIECE) -> Iterator[str]:
     """As `read` of one source, before it is prepared."""
+    if source.is_zipped:
+        return zipped_text(source, tally.add_bytes)
     begun = source.span[0] if source.span else 0
     pieces = decode(_chunks(source, tally, size), source.name, settings, tally.add_invalid, begun)
-    return pieces if begun else drop_marks(pieces, tally.add_mark)
+    return pieces if _begins_inside(source) else drop_marks(pieces, tally.add_mark)
+
+
+def _begins_inside(source: Source) -> bool:
+    """Whether only a later part of a source is read."""
+    return source.span is not None and source.span[0] > 0
 
 
 def _chunks(source: Source, tally: Tally, size: int) -> Iterator[bytes]:

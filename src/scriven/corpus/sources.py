@@ -6,8 +6,8 @@ input); a built-in corpus, `python` or `shakespeare`, unless a file or folder of
 .gz, .xz, .bz2 or .zst are decompressed.
 
 A file named itself is always read. Of a folder, those files are read whose names have no suffix or one of
-`TEXT_SUFFIXES` (before that of compression), or, where a column is named, those that are tables; hidden entries, links
-to folders and all others are skipped, and named.
+`TEXT_SUFFIXES` (before that of compression) or `ZIPPED`, or, where a column is named, those that are tables; hidden
+entries, links to folders and all others are skipped, and named. A link to a folder that is named itself is followed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import stat
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,8 +28,12 @@ from scriven.errors import InputError, UsageError
 from scriven.suggestions import close_paths, did_you_mean
 
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
-LINE_TABLES = (".jsonl", ".ndjson")  # a JSON object a line; may be compressed
+LINE_TABLES = (".jsonl", ".ndjson")  # a JSON object a line; may be compressed, as the next ones
+RECORD_TABLES = (".json", ".ipynb")  # a list of JSON objects, or an object that has such a list
+DELIMITED_TABLES = (".csv", ".tsv")
 BINARY_TABLES = (".parquet", ".arrow")
+TABLES = (*LINE_TABLES, *RECORD_TABLES, *DELIMITED_TABLES, *BINARY_TABLES)
+ZIPPED = (".docx", ".epub")  # text, as XML in a ZIP archive
 TEXT_SUFFIXES = (
     "txt text md markdown rst adoc org tex bib log csv tsv json jsonl ndjson xml html htm xhtml css svg srt vtt po "
     "yaml yml toml ini cfg conf properties sql sh bash zsh fish bat ps1 "
@@ -65,15 +69,24 @@ class Source:
     def is_table(self) -> bool:
         """Whether it has rows and columns; whether these are read depends on `corpus.column`."""
         suffix, packed = self.suffixes
-        return suffix in LINE_TABLES or (suffix in BINARY_TABLES and not packed)
+        return suffix in TABLES and not (packed and suffix in BINARY_TABLES)
+
+    @property
+    def is_zipped(self) -> bool:
+        """Whether its text is XML in a ZIP archive."""
+        return self.suffixes[0] in ZIPPED and not self.suffixes[1]
 
 
 @dataclass(frozen=True)
 class Found:
-    """What texts named stand for: the sources to read, in order, and the names of what was skipped in folders."""
+    """What texts named stand for: the sources to read, in order, and the names of what was skipped in folders.
+
+    `links` are those of the skipped that are links to folders.
+    """
 
     sources: tuple[Source, ...]
     skipped: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
 
 
 def find(texts: Sequence[str], column: str = "") -> Found:
@@ -110,6 +123,7 @@ def _joined(found: Iterable[Found]) -> Found:
     return Found(
         tuple(source for part in parts for source in part.sources),
         tuple(name for part in parts for name in part.skipped),
+        tuple(name for part in parts for name in part.links),
     )
 
 
@@ -120,9 +134,9 @@ def _found(path: Path, column: str) -> Found:
     if (path / DATASET).is_file() or (path / DATASETS).is_file():
         return _dataset(path, column)
     entries = list(_walk(path, lambda folder: not folder.name.startswith(".")))
-    return _chosen(
-        [_source(entry) if entry.is_file() else Source(_shown(entry)) for entry in entries], _shown(path), column
-    )
+    sources = [_source(entry) if entry.is_file() else Source(_shown(entry)) for entry in entries]
+    links = tuple(_shown(entry) for entry in entries if entry.is_symlink() and entry.is_dir())
+    return replace(_chosen(sources, _shown(path), column), links=links)
 
 
 def _elsewhere(url: str, column: str) -> Found:
@@ -136,7 +150,7 @@ def _chosen(entries: Sequence[Source], folder: str, column: str) -> Found:
     taken = [source for source in entries if source.path and _is_wanted(source, column)]
     skipped = tuple(source.name for source in entries if not (source.path and _is_wanted(source, column)))
     if not taken:
-        what = f"table (.jsonl, .ndjson, .parquet, .arrow) with the column {column!r}" if column else "text"
+        what = f"table ({', '.join(TABLES)}) with the column {column!r}" if column else "text"
         raise InputError(
             f"the folder {folder} has no {what} in it ({len(skipped)} entries skipped, not that by their names); "
             "name the files themselves to read them"
@@ -148,7 +162,8 @@ def _is_wanted(source: Source, column: str) -> bool:
     suffix, _ = source.suffixes
     if source.path is None or name_in(source.path).startswith("."):
         return False
-    return source.is_table if column else not suffix or suffix.removeprefix(".") in TEXT_SUFFIXES.split()
+    is_text = not suffix or source.is_zipped or suffix.removeprefix(".") in TEXT_SUFFIXES.split()
+    return source.is_table if column else is_text
 
 
 def _walk(folder: Path, enter: Callable[[Path], bool]) -> Iterator[Path]:

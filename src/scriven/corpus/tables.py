@@ -1,4 +1,4 @@
-"""Rows of tables as texts: the column `corpus.column` of JSON lines, Parquet and Arrow files, in bounded memory."""
+"""Rows of tables as texts: the column `corpus.column` of JSON, CSV, TSV, Parquet and Arrow files, in bounded memory."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ import json
 from collections.abc import Iterator
 from typing import IO, Any
 
+from scriven.corpus import row_values
+from scriven.corpus.delimited import delimited_rows
+from scriven.corpus.json_records import records
+from scriven.corpus.line_ends import lines_of
 from scriven.corpus.reading import PIECE, Tally, decoded, prepare
-from scriven.corpus.sources import BINARY_TABLES, Source
+from scriven.corpus.row_values import Bad, short, values_at
+from scriven.corpus.sources import BINARY_TABLES, DELIMITED_TABLES, RECORD_TABLES, Source
 from scriven.corpus.storage import EXTRA, explained, opened
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
 
-LONGEST = 1 << 26  # characters of a line: a file without line feeds is not read into memory whole
 ROWS = 1 << 10  # of a binary table, taken at once
 _LONE = "a character that is half of one (a lone surrogate) in the column"
 
 
 def is_read_as_table(source: Source, settings: CorpusSettings) -> bool:
-    """Whether rows of a source are read, and not its text.
+    """Whether rows of a source are read, and not its text; standard input is read as JSON lines are.
 
     Raises InputError where a table that has no text of its own lacks a column.
     """
     if not settings.column and source.is_table and source.suffixes[0] in BINARY_TABLES:
         raise InputError(f"{source.name} is a table; say which column has the text with --corpus.column NAME")
-    return bool(settings.column) and source.is_table
+    return bool(settings.column) and (source.is_table or source.path is None)
 
 
 def rows(source: Source, settings: CorpusSettings, tally: Tally, size: int = PIECE) -> Iterator[list[str]]:
@@ -33,10 +37,9 @@ def rows(source: Source, settings: CorpusSettings, tally: Tally, size: int = PIE
     `tally` counts bad rows, which are left out: what is not JSON, has no text in the column, or half a character there.
     Raises InputError for a bad row unless the settings say to skip it; for a damaged file, and one without the column.
     """
-    kind = _binary if source.suffixes[0] in BINARY_TABLES else _lines
     group: list[str] = []
     length = 0
-    for number, value in kind(source, settings, tally, size):
+    for number, value in _values_of(source, settings, tally, size):
         text = _checked(value, settings, tally)
         if text is None:
             _bad(source, number, value, settings, tally)
@@ -49,13 +52,22 @@ def rows(source: Source, settings: CorpusSettings, tally: Tally, size: int = PIE
     yield group
 
 
-class _Bad(str):
-    """What is wrong with a row that has no value."""
+def _values_of(source: Source, settings: CorpusSettings, tally: Tally, size: int) -> Iterator[tuple[int, object]]:
+    """Number and value of each row of a table; the number is that of a line, where it has lines."""
+    suffix, name = source.suffixes[0], source.name
+    if suffix in BINARY_TABLES:
+        return _binary(source, settings, tally)
+    pieces = decoded(source, settings, tally, size)
+    if suffix in RECORD_TABLES:
+        return records(pieces, name, settings.column)
+    if suffix in DELIMITED_TABLES:
+        return delimited_rows(pieces, name, suffix, settings.column)
+    return _json_lines(lines_of(pieces, row_values.LONGEST, name, "JSON lines"), settings.column)
 
 
 def _checked(value: object, settings: CorpusSettings, tally: Tally) -> str | None:
     """The text of a row; none where it is not text."""
-    if not isinstance(value, str) or isinstance(value, _Bad):
+    if not isinstance(value, str) or isinstance(value, Bad):
         return None
     if settings.invalid == "bytes" or value.isascii():
         return value
@@ -74,11 +86,13 @@ def _bad(source: Source, number: int, value: object, settings: CorpusSettings, t
     tally.bad_rows += 1
     if settings.bad_rows == "skip":
         return
-    unit = "row" if source.suffixes[0] in BINARY_TABLES else "line"
-    if isinstance(value, _Bad):
+    unit = {**dict.fromkeys(BINARY_TABLES, "row"), **dict.fromkeys(RECORD_TABLES, "record")}.get(
+        source.suffixes[0], "line"
+    )
+    if isinstance(value, Bad):
         why = str(value)
     else:
-        why = f"has {_LONE if isinstance(value, str) else 'no text but ' + _short(value) + ' in the column'}"
+        why = f"has {_LONE if isinstance(value, str) else 'no text but ' + short(value) + ' in the column'}"
         why += f" {settings.column!r}"
     raise InputError(
         f"{source.name}, {unit} {number:,}: it {why}; mend it, name another --corpus.column, or leave such rows out "
@@ -86,38 +100,20 @@ def _bad(source: Source, number: int, value: object, settings: CorpusSettings, t
     )
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) < 40 else text[:37] + "..."
+def _json_lines(lines: Iterator[str], column: str) -> Iterator[tuple[int, object]]:
+    """Number and values of each line of JSON lines; empty lines have none. Numbers count from the start of the span."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            yield number, Bad(f"is not JSON ({short(line.rstrip())})")
+        else:
+            yield from ((number, value) for value in values_at(row, column))
 
 
-def _lines(source: Source, settings: CorpusSettings, tally: Tally, size: int) -> Iterator[tuple[int, object]]:
-    """Number and value of each line of JSON lines; empty lines are none. Numbers count from the start of the span."""
-    held, number = "", 0
-    for piece in decoded(source, settings, tally, size):
-        *lines, held = (held + piece).split("\n")
-        if len(held) > LONGEST:
-            raise InputError(f"{source.name}, line {number + 1:,} has over {LONGEST:,} characters; is it JSON lines?")
-        for line in lines:
-            number += 1
-            if line.strip():
-                yield number, _value(line, settings.column)
-    if held.strip():
-        yield number + 1, _value(held, settings.column)
-
-
-def _value(line: str, column: str) -> object:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return _Bad(f"is not JSON ({_short(line)})")
-    if not isinstance(row, dict) or column not in row:
-        names = ", ".join(map(str, list(row)[:8])) if isinstance(row, dict) else _short(row)
-        return _Bad(f"has no column {column!r}, but {names or 'nothing'}")
-    return row[column]
-
-
-def _binary(source: Source, settings: CorpusSettings, tally: Tally, size: int) -> Iterator[tuple[int, object]]:
+def _binary(source: Source, settings: CorpusSettings, tally: Tally) -> Iterator[tuple[int, object]]:
     """Number and value of each row of a Parquet or Arrow file; rows are taken in small groups."""
     _check_pyarrow(source)
     begun, number = tally.position, 0

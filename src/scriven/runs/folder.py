@@ -303,7 +303,7 @@ def run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
     if not texts or "-" in texts:
         raise InputError(f"the corpus of {run.path} is gone, and its text came from standard input; name a text")
     try:
-        corpus = Corpus.open(build(texts, run.settings.corpus, progress=progress))
+        corpus = Corpus.open(build(texts, run.settings.corpus, progress=progress, strict=False))
     except InputError as error:
         raise InputError(f"the corpus of {run.path} is gone and cannot be built again: {error}") from None
     if corpus.vocabulary != run.vocabulary:

@@ -1,0 +1,269 @@
+"""The text of .docx and .epub files: XML in a ZIP archive, read piece by piece, in bounded memory.
+
+A paragraph is a line. Of a .docx that is the body of the document, without notes, headers and what was deleted; of an
+.epub all chapters in the order in which it is read (its spine). Nothing in such a file is run, fetched or believed: no
+entity may be declared in its XML, and sizes are bounded.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import struct
+from collections.abc import Callable, Iterator
+from html.entities import html5
+from typing import IO, ClassVar
+from urllib.parse import unquote
+from xml.parsers import expat
+from zipfile import ZipFile
+
+from scriven.corpus.sources import Source
+from scriven.corpus.storage import explained, opened
+from scriven.errors import InputError
+
+PIECE = 1 << 16  # bytes of XML read at once
+MOST_XML = 1 << 30  # bytes of XML in one file: a large book has 10 MB
+MOST_ENTRIES = 1 << 25  # bytes that the list of what is in the archive takes
+LONGEST_PARAGRAPH = 1 << 26  # characters
+_END, _END_SIZE = b"PK\x05\x06", 22  # how the archive's end begins, and its size without a comment
+_SPACES = re.compile("[ \t\n\r\f]+")
+
+
+def zipped_text(source: Source, count_bytes: Callable[[int], None]) -> Iterator[str]:
+    """The text of a .docx or .epub file, by its name, in pieces; `count_bytes` is told of the file's bytes at the end.
+
+    Raises InputError where it is damaged, too large, or not what its name says.
+    """
+    assert source.path is not None  # standard input has no suffix
+    kind = _docx if source.suffixes[0] == ".docx" else _epub
+    with explained(source.name, Exception, remote=isinstance(source.path, str)), opened(source.path) as file:
+        _check_entries(file, source.name)
+        with ZipFile(file) as archive:
+            yield from kind(_Archive(archive, source.name))
+        count_bytes(file.seek(0, 2))
+
+
+def _check_entries(file: IO[bytes], name: str) -> None:
+    """Raises InputError where the list of what is in an archive would take much memory: it is read as a whole."""
+    size = file.seek(0, 2)
+    file.seek(max(0, size - _END_SIZE - (1 << 16)))
+    tail = file.read()
+    place = tail.rfind(_END)
+    if place >= 0 and len(tail) - place >= _END_SIZE:
+        (listed,) = struct.unpack_from("<L", tail, place + 12)
+        if listed > MOST_ENTRIES:
+            raise InputError(f"{name} has too much in it for a text; save it as plain text")
+    file.seek(0)
+
+
+class _Archive:
+    """The XML files in a ZIP archive, of which only so much is read."""
+
+    def __init__(self, archive: ZipFile, name: str) -> None:
+        self.name = name
+        self._archive, self._left = archive, MOST_XML
+        self._names = frozenset(archive.namelist())
+
+    def parse(self, file: str, handler: _Handler) -> Iterator[str]:
+        """Gives a file to a handler; the texts that it makes of it."""
+        if file not in self._names:
+            raise InputError(f"{self.name} is damaged or not what its name says ({file} is not in it)")
+        with self._archive.open(file) as stream:
+            while data := stream.read(PIECE):
+                self._left -= len(data)
+                if self._left < 0:
+                    raise InputError(f"{self.name} has over {MOST_XML:,} bytes of XML in it; save it as plain text")
+                yield handler.feed(data, self.name)
+        yield handler.feed(b"", self.name)
+
+
+class _Refused(ValueError):
+    """What is in XML and is not read."""
+
+
+class _Handler:
+    """Takes what an XML parser finds, and makes text of it. Tags come without the names of their spaces."""
+
+    def __init__(self) -> None:
+        self._made: list[str] = []
+        self._parser = expat.ParserCreate(namespace_separator=" ")
+        self._parser.buffer_text = True
+        self._parser.StartElementHandler = lambda tag, attributes: self.start(tag.rpartition(" ")[2], attributes)
+        self._parser.EndElementHandler = lambda tag: self.end(tag.rpartition(" ")[2])
+        self._parser.CharacterDataHandler = self.data
+        self._parser.EntityDeclHandler = self._refuse  # entities of entities of entities fill any memory
+        self._parser.UseForeignDTD(True)  # so that &nbsp; and the like are skipped, and given to the next one
+        self._parser.SkippedEntityHandler = self._skipped
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        """An element begins."""
+
+    def end(self, tag: str) -> None:
+        """An element ends."""
+
+    def data(self, text: str) -> None:
+        """Text in an element."""
+
+    def feed(self, data: bytes, name: str) -> str:
+        """Goes on with bytes, the empty ones last; the text that was made of them."""
+        try:
+            self._parser.Parse(data, not data)
+        except (expat.ExpatError, _Refused) as error:
+            raise InputError(f"{name} cannot be read: in its XML, {error}; save it anew, or as plain text") from None
+        if self.held > LONGEST_PARAGRAPH:
+            raise InputError(f"{name} has a paragraph of over {LONGEST_PARAGRAPH:,} characters; save it as plain text")
+        text, self._made = "".join(self._made), []
+        return text
+
+    @property
+    def held(self) -> int:
+        """How many characters wait for the end of a paragraph."""
+        return 0
+
+    def _refuse(self, *declared: object) -> None:
+        raise _Refused("entities are declared, which texts do not need")
+
+    def _skipped(self, entity: str, is_parameter: bool) -> None:
+        if not is_parameter:
+            self.data(html5.get(f"{entity};", f"&{entity};"))
+
+
+# --- .docx
+
+
+class _Word(_Handler):
+    """The text of a word processor's document."""
+
+    HIDDEN: ClassVar = frozenset({"del", "moveFrom", "Fallback"})  # Fallback is a second version of what stands before
+    SIGNS: ClassVar = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "\u2011", "softHyphen": "\u00ad"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._paragraphs: list[list[str]] = []  # those that have begun: a box of text stands within another one
+        self._hidden = self._runs = self._texts = 0  # elements that have begun
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        self._hidden += tag in self.HIDDEN
+        if self._hidden:
+            return
+        self._runs += tag == "r"
+        self._texts += tag == "t"
+        if tag == "p":
+            self._paragraphs.append([])
+        elif tag in self.SIGNS and self._runs:  # elsewhere a tab is a setting
+            self._put(self.SIGNS[tag])
+
+    def end(self, tag: str) -> None:
+        if self._hidden:
+            self._hidden -= tag in self.HIDDEN
+            return
+        self._runs -= tag == "r"
+        self._texts -= tag == "t"
+        if tag == "p" and self._paragraphs:
+            self._made.append("".join([*self._paragraphs.pop(), "\n"]))
+
+    def data(self, text: str) -> None:
+        if self._texts and not self._hidden:
+            self._put(text)
+
+    def _put(self, text: str) -> None:
+        if self._paragraphs:
+            self._paragraphs[-1].append(text)
+
+    @property
+    def held(self) -> int:
+        return sum(len(text) for paragraph in self._paragraphs for text in paragraph)
+
+
+def _docx(archive: _Archive) -> Iterator[str]:
+    found = _Elements()
+    for _ in archive.parse("_rels/.rels", found):
+        pass
+    targets = [
+        each["Target"]
+        for tag, each in found.elements
+        if tag == "Relationship" and each.get("Type", "").endswith("/officeDocument") and "Target" in each
+    ]
+    yield from archive.parse(posixpath.normpath(targets[0].lstrip("/")) if targets else "word/document.xml", _Word())
+
+
+# --- .epub
+
+
+class _Elements(_Handler):
+    """All elements of a small file, with their attributes."""
+
+    MOST: ClassVar = 1 << 17
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        if len(self.elements) >= self.MOST:
+            raise _Refused(f"a list has over {self.MOST:,} entries")
+        self.elements.append((tag, attributes))
+
+
+class _Chapter(_Handler):
+    """The text of a page of XHTML."""
+
+    HIDDEN: ClassVar = frozenset({"head", "script", "style", "template"})
+    BLOCKS: ClassVar = frozenset(
+        {"address", "article", "aside", "blockquote", "body", "br", "caption", "center", "dd", "div", "dl", "dt"}
+        | {"figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main"}
+        | {"nav", "ol", "p", "pre", "section", "table", "title", "tr", "ul"}
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun: list[str] = []  # the text of the paragraph
+        self._hidden = self._kept = 0  # elements that have begun: hidden ones, and those whose white space counts
+        self._length = 0
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        self._hidden += tag in self.HIDDEN
+        if tag in self.BLOCKS:
+            self._finish()
+        self._kept += tag == "pre"
+
+    def end(self, tag: str) -> None:
+        if tag in self.BLOCKS:
+            self._finish()
+        elif tag in {"td", "th"}:
+            self.data(" ")
+        self._hidden -= tag in self.HIDDEN
+        self._kept -= tag == "pre"
+
+    def data(self, text: str) -> None:
+        if not self._hidden:
+            self._begun.append(text)
+            self._length += len(text)
+
+    def _finish(self) -> None:
+        text = "".join(self._begun)
+        text = text.strip("\n") if self._kept else _SPACES.sub(" ", text).strip(" ")
+        self._begun, self._length = [], 0
+        if text:
+            self._made.append(text + "\n")
+
+    @property
+    def held(self) -> int:
+        return self._length
+
+
+def _epub(archive: _Archive) -> Iterator[str]:
+    container, package = _Elements(), _Elements()
+    for _ in archive.parse("META-INF/container.xml", container):
+        pass
+    roots = [each["full-path"] for tag, each in container.elements if tag == "rootfile" and "full-path" in each]
+    if not roots:
+        raise InputError(f"{archive.name} is damaged: it does not say where its chapters are; save it anew")
+    for _ in archive.parse(roots[0], package):
+        pass
+    items = {each.get("id"): each for tag, each in package.elements if tag == "item"}
+    for tag, each in package.elements:
+        item = items.get(each.get("idref")) if tag == "itemref" else None
+        if item and "html" in item.get("media-type", ""):
+            place = posixpath.join(posixpath.dirname(roots[0]), unquote(item.get("href", "")))
+            yield from archive.parse(posixpath.normpath(place), _Chapter())

@@ -1,0 +1,196 @@
+"""The text of .docx and .epub files is read in order, in bounded memory; nothing in them is fetched or believed."""
+
+import random
+import zipfile
+from html import escape
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scriven.corpus import Corpus, build, zipped
+from scriven.corpus.division import divided
+from scriven.corpus.reading import Tally, read
+from scriven.corpus.sources import find
+from scriven.errors import InputError
+from scriven.settings import CorpusSettings
+
+WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
+RELS = (
+    '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships"><Relationship Id="r1" '
+    'Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument" Target="{}"/>'
+    "</Relationships>"
+)
+CONTAINER = (
+    '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
+    '<rootfile full-path="OEBPS/book.opf"/></rootfiles></container>'
+)
+WORDS = st.text("ab é<&>天\u00a0", max_size=9)
+
+
+def packed(path: Path, files: dict[str, str | bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def docx(path: Path, body: str, head: str = "") -> Path:
+    document = f'<?xml version="1.0"?>{head}<w:document xmlns:w="{WORD}"><w:body>{body}</w:body></w:document>'
+    return packed(path, {"_rels/.rels": RELS.format("word/document.xml"), "word/document.xml": document})
+
+
+def paragraph(text: str) -> str:
+    return f'<w:p><w:r><w:t xml:space="preserve">{escape(text)}</w:t></w:r></w:p>'
+
+
+def epub(path: Path, chapters: list[str], head: str = "<!DOCTYPE html>") -> Path:
+    """A book whose spine is in the other order than its list of files."""
+    names = [f"chapter {number}.xhtml" for number in range(len(chapters))]
+    items = "".join(
+        f'<item id="c{n}" href="{name.replace(" ", "%20")}" media-type="application/xhtml+xml"/>'
+        for n, name in reversed(list(enumerate(names)))
+    )
+    spine = "".join(f'<itemref idref="c{n}"/>' for n in range(len(names)))
+    package = (
+        f'<package xmlns="http://www.idpf.org/2007/opf"><manifest><item id="p" href="a.png" media-type="image/png"/>'
+        f'{items}</manifest><spine><itemref idref="p"/>{spine}</spine></package>'
+    )
+    page = '<html xmlns="http://www.w3.org/1999/xhtml"><head><title>not this</title></head><body>{}</body></html>'
+    pages = {f"OEBPS/{name}": head + page.format(text) for name, text in zip(names, chapters, strict=True)}
+    return packed(path, {"META-INF/container.xml": CONTAINER, "OEBPS/book.opf": package, **pages})
+
+
+def text_of(path: Path, tally: Tally | None = None) -> str:
+    return "".join(read(find([str(path)]).sources, CorpusSettings(), tally))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(st.lists(WORDS, max_size=5), st.integers(1, 40))
+def test_the_paragraphs_of_a_docx_are_lines_whatever_the_pieces(tmp_path: Path, texts: list[str], size: int) -> None:
+    path = docx(tmp_path / "a.docx", "".join(map(paragraph, texts)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zipped, "PIECE", size)
+        tally = Tally()
+        assert text_of(path, tally) == "".join(f"{text}\n" for text in texts)
+    assert tally.position == path.stat().st_size
+    assert tally.line_ends.lines == len(texts)
+
+
+def test_what_a_docx_shows_is_read_and_nothing_else(tmp_path: Path) -> None:
+    body = (
+        '<w:p><w:pPr><w:tabs><w:tab w:val="left"/></w:tabs></w:pPr>'
+        "<w:r><w:t>one</w:t><w:tab/><w:t>two</w:t><w:br/><w:t>three</w:t></w:r>"
+        "<w:del><w:r><w:delText>deleted</w:delText><w:t>too</w:t></w:r></w:del>"
+        "<w:r><w:instrText>PAGE</w:instrText></w:r><w:hyperlink><w:r><w:t>!</w:t></w:r></w:hyperlink></w:p>"
+        "<w:p/>"
+        "<w:tbl><w:tr><w:tc><w:p><w:r><w:t>cell</w:t></w:r></w:p></w:tc></w:tr></w:tbl>"
+        '<w:p><w:r><mc:AlternateContent xmlns:mc="m"><mc:Choice>'
+        "<w:txbxContent><w:p><w:r><w:t>box</w:t></w:r></w:p></w:txbxContent></mc:Choice>"
+        "<mc:Fallback><w:p><w:r><w:t>box again</w:t></w:r></w:p></mc:Fallback></mc:AlternateContent>"
+        "<w:t>after</w:t></w:r></w:p>"
+    )
+    assert text_of(docx(tmp_path / "a.docx", body)) == "one\ttwo\nthree!\n\ncell\nbox\nafter\n"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(st.lists(st.lists(WORDS, max_size=4), max_size=3), st.integers(1, 40))
+def test_the_chapters_of_an_epub_are_read_in_the_order_of_its_spine(
+    tmp_path: Path, chapters: list[list[str]], size: int
+) -> None:
+    path = epub(tmp_path / "a.epub", ["".join(f"<p>{escape(text)}</p>\n" for text in texts) for texts in chapters])
+    lines = [" ".join(text.split(" ")).strip(" ") for texts in chapters for text in texts]
+    expected = "".join(f"{' '.join(filter(None, line.split(' ')))}\n" for line in lines if line)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zipped, "PIECE", size)
+        assert text_of(path) == expected
+
+
+def test_what_a_page_of_an_epub_shows_is_read(tmp_path: Path) -> None:
+    page = (
+        "<h1>A  title</h1><p>It&nbsp;is&hellip; <i>so</i>,<br/>and\n  so.</p><script>no()</script>"
+        "<ul><li>one</li><li>two</li></ul><pre>  kept\n    so</pre><table><tr><td>a</td><td>b</td></tr></table>end"
+    )
+    assert text_of(epub(tmp_path / "a.epub", [page])) == (
+        "A title\nIt\u00a0is… so,\nand so.\none\ntwo\n  kept\n    so\na b\nend\n"
+    )
+
+
+def test_they_are_texts_as_others_are(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    docx(tmp_path / "in" / "b.docx", paragraph("“Two”"))
+    epub(tmp_path / "in" / "a.epub", ["<p>One</p>"])
+    corpus = Corpus.open(build([str(tmp_path / "in")], CorpusSettings(documents="files", validation=0)))
+    assert (corpus.counts.documents, corpus.counts.sources, corpus.counts.lines) == (2, 2, 2)
+    plain = CorpusSettings(lowercase=True, punctuation="ascii")
+    assert "".join(read(find([str(tmp_path / "in")]).sources, plain)) == 'one\n"two"\n'
+    parts = [divided([find([str(tmp_path / "in")]).sources], n, 3, CorpusSettings())[0] for n in (1, 2, 3)]
+    assert "".join(text for part in parts for text in read(part, CorpusSettings())) == "One\n“Two”\n"
+
+
+# --- hostile and damaged
+
+
+def refused(path: Path, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        text_of(path)
+
+
+LAUGHS = "<!DOCTYPE a [<!ENTITY a0 'ha'>{}]>".format(
+    "".join("<!ENTITY a{} '{}'>".format(n, f"&a{n - 1};" * 10) for n in range(1, 10))
+)
+OUTSIDE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
+
+
+@pytest.mark.parametrize("head", [LAUGHS, OUTSIDE])
+def test_entities_are_neither_declared_nor_fetched(tmp_path: Path, head: str) -> None:
+    refused(
+        docx(tmp_path / "a.docx", "<w:p><w:r><w:t>&a9;&x;</w:t></w:r></w:p>", head), "a.docx.*entities are declared"
+    )
+    refused(epub(tmp_path / "a.epub", ["<p>&a9;&x;</p>"], head), "a.epub.*entities are declared")
+
+
+def test_a_document_type_elsewhere_is_not_fetched(tmp_path: Path) -> None:
+    head = '<!DOCTYPE html SYSTEM "file:///etc/passwd">'
+    assert text_of(epub(tmp_path / "a.epub", ["<p>a&amp;b&unknown;</p>"], head)) == "a&b&unknown;\n"
+
+
+def test_a_bomb_is_refused_by_what_it_unpacks_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipped, "MOST_XML", 1 << 18)
+    bomb = docx(tmp_path / "a.docx", paragraph("words ") * 10_000)
+    assert bomb.stat().st_size < 10_000
+    refused(bomb, r"a\.docx has over 262,144 bytes of XML in it")
+    monkeypatch.setattr(zipped, "MOST_XML", 1 << 30)
+    monkeypatch.setattr(zipped, "LONGEST_PARAGRAPH", 1 << 18)
+    refused(docx(tmp_path / "a.docx", paragraph("words " * 100_000)), "a paragraph of over 262,144 characters")
+    refused(epub(tmp_path / "a.epub", ["words " * 100_000]), "a paragraph of over 262,144 characters")
+    monkeypatch.setattr(zipped, "MOST_ENTRIES", 100)
+    refused(bomb, r"a\.docx has too much in it")
+
+
+def test_what_is_missing_or_not_so_is_named(tmp_path: Path) -> None:
+    refused(packed(tmp_path / "a.docx", {"a.txt": "words"}), r"a\.docx is damaged .*\(_rels/\.rels is not in it\)")
+    refused(packed(tmp_path / "a.epub", {"a.txt": "words"}), r"a\.epub is damaged .*container\.xml is not in it")
+    refused(docx(tmp_path / "a.docx", "<w:p>"), r"a\.docx cannot be read: in its XML, mismatched tag")
+    (tmp_path / "a.docx").write_text("plain words")
+    refused(tmp_path / "a.docx", r"a\.docx is damaged and cannot be read \(File is not a zip file\)")
+    missing = packed(tmp_path / "b.docx", {"_rels/.rels": RELS.format("../../etc/passwd")})
+    refused(missing, r"etc/passwd is not in it")
+    (tmp_path / "words").write_bytes(docx(tmp_path / "c.docx", paragraph("a")).read_bytes())
+    refused(tmp_path / "words", r"looks like a ZIP archive; .*\.docx and \.epub are read as they are")
+
+
+@pytest.mark.parametrize("kind", ["docx", "epub"])
+def test_damage_is_told_in_one_sentence(tmp_path: Path, kind: str) -> None:
+    made = {"docx": lambda path: docx(path, paragraph("some words") * 9), "epub": lambda path: epub(path, ["<p>a</p>"])}
+    path = made[kind](tmp_path / f"a.{kind}")
+    data, chance = path.read_bytes(), random.Random(1)
+    for _ in range(80):
+        place = chance.randrange(len(data))
+        cut = data[: chance.choice([len(data), place])]
+        path.write_bytes(cut[:place] + bytes([chance.randrange(256)]) + cut[place + 1 :])
+        try:
+            text_of(path)
+        except InputError as error:
+            assert f"a.{kind}" in str(error)
