@@ -24,7 +24,7 @@ MAP = """
     batches.prefetch batches
     model.compute model.dropout model.initial model.recurrence model.stretches model.cells model.language_model
     model.pretrained model.machine model
-    runs.disk runs.journal runs.tensors runs.manifest runs.checkpoints runs.folder runs.claim runs.recovery
+    runs.disk runs.journal runs.tensors runs.manifest runs.seals runs.checkpoints runs.folder runs.claim runs.recovery
     runs.saver runs.doctor runs
     inference inference.sampling inference.pen inference.chunks inference.generate inference.writing inference.score
     inference.protocols inference.novelty inference.normal_forms

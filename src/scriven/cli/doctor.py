@@ -26,6 +26,7 @@ def doctor(
 ) -> None:
     """Look whether a run is whole: settings, vocabulary, index, and every checkpoint's sizes, hashes, shapes, numbers.
 
+    Each model is run once, to see whether it overflows though its weights are finite.
     Nothing is changed and no code of the folder is run, so that it is safe to look at what came from others.
     Ends with 3 where anything is wrong. Damage of one checkpoint leaves the others usable: --checkpoint and --resume
     take their steps, and --resume alone goes on from the newest that is whole.

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from scriven.durable import flush_folder
 from scriven.errors import InputError, UnreadableError, shortage
 from scriven.runs.disk import discard, is_there, listed, read_json, real_folder, write_flushed
 from scriven.runs.manifest import FORMAT, Manifest
+from scriven.runs.seals import Seals
 from scriven.runs.tensors import Shapes, decoded, encoded, finite, read_checked, shown
 from scriven.settings import explain
 
@@ -31,6 +32,7 @@ class Checkpoint:
     """A checkpoint's folder. Nothing is read before it is asked for, and what is read is checked first."""
 
     path: Path
+    seals: Seals | None = field(default=None, compare=False)  # of the run; none where they are not compared
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -51,8 +53,24 @@ class Checkpoint:
             raise InputError(f"{path} is damaged: {explain(error)}; {OTHERS}") from None
         if self.path.name != folder_name(manifest["step"]):
             raise InputError(f"{self.path} says that it is of step {manifest['step']}; {OTHERS}")
+        self._compare_seals(manifest.get("run"))
         values: dict[str, Any] = manifest
         return values
+
+    def _compare_seals(self, saved: dict[str, str] | None) -> None:
+        """Raises InputError when the run's vocabulary or settings are not those that the checkpoint was saved with."""
+        if self.seals is None or saved is None:
+            return
+        same = {
+            "vocabulary.json": saved["vocabulary"] == self.seals.vocabulary,
+            "settings.toml": saved["settings"] in self.seals.settings,
+        }
+        for name, whole in same.items():
+            if not whole:
+                raise InputError(
+                    f"{self.path.parents[1] / name} is not what it was when {self.path.name} was saved; take it from a "
+                    "copy of the run (what may change in a run is changed by flags beside --resume)"
+                )
 
     @property
     def step(self) -> int:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from scriven.corpus.header import NAME as CORPUS_FILE
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, ScrivenError
-from scriven.runs.checkpoints import Checkpoint
+from scriven.model import CharLM
+from scriven.runs.checkpoints import Checkpoint, load_weights
 from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, VOCABULARY_FILE, Run, open_run
-from scriven.runs.tensors import Shapes
+from scriven.runs.tensors import Shapes, finite
 from scriven.settings import consistent
+
+SYMBOLS_READ = 256  # at most, when a model is run to see whether it overflows
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def _checkpoints(run: Run, expected: tuple[Shapes, int]) -> Iterator[Finding]:
         yield Finding(CHECKPOINTS, "bad", str(error))
         return
     for step in steps:
-        yield _tried(f"{CHECKPOINTS}, step {step}", lambda step=step: _checkpoint(run.checkpoint(step), expected))  # type: ignore[misc]
+        yield _tried(f"{CHECKPOINTS}, step {step}", partial(_checkpoint, run, step, expected))
     left = sum(1 for _ in (run.path / CHECKPOINTS).glob(".step-*"))
     if left:
         yield Finding(CHECKPOINTS, "note", f"{left} folders that a killed save left; the next training removes them")
@@ -88,10 +94,27 @@ def _index(run: Run) -> str:
     return f"best is step {index.best}, last is step {index.last}"
 
 
-def _checkpoint(checkpoint: Checkpoint, expected: tuple[Shapes, int]) -> str:
+def _checkpoint(run: Run, step: int, expected: tuple[Shapes, int]) -> str:
+    checkpoint = run.checkpoint(step)
     checkpoint.verify(*expected)
+    _run_once(run, checkpoint, expected[0])
     size = sum(file["bytes"] for file in checkpoint.manifest["files"].values())
-    return f"{size:,} bytes, as they were written; all weights are finite"
+    return f"{size:,} bytes, as they were written; all weights are finite, and so is what the model computes"
+
+
+def _run_once(run: Run, checkpoint: Checkpoint, shapes: Shapes) -> None:
+    """Raises InputError when the model computes what is no finite number from its own symbols, each read once."""
+    with torch.random.fork_rng(devices=[]):
+        model = CharLM(run.settings.model, run.vocabulary.size).eval()
+    load_weights(model, checkpoint, checkpoint.weights(shapes))
+    ids = torch.arange(min(run.vocabulary.size, SYMBOLS_READ))[:, None]  # (T, 1)
+    with torch.no_grad():
+        logits, _ = model(ids)  # (T, 1, V)
+    if not finite(logits.log_softmax(-1)):
+        raise InputError(
+            f"the model in {checkpoint.path} overflows: its weights are finite, and what it computes from them is not; "
+            "use another checkpoint, or train again with a smaller learning rate"
+        )
 
 
 def _corpus(path: Path | str) -> str:

@@ -7,6 +7,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,7 +36,8 @@ from scriven.runs.disk import (
     replace_file,
 )
 from scriven.runs.journal import LOGS, drop_logs_aside, flush_logs
-from scriven.runs.manifest import Index, Measured
+from scriven.runs.manifest import SHA256, Index, Measured
+from scriven.runs.seals import Seals, extended, settings_seal, vocabulary_seal
 from scriven.runs.tensors import HEADER_LIMIT, Shapes
 from scriven.settings import Settings, explain, validated
 from scriven.toml import parse_toml
@@ -62,11 +64,17 @@ class Run:
     settings: Settings
     vocabulary: Vocabulary
     origin: dict[str, Any]  # the run table of settings.toml: texts, corpus, version
+    setting_seals: tuple[str, ...] = ()  # of its settings, and of those that it had before it was extended
 
     @property
     def corpus_path(self) -> Place:
         """The folder, or URL, of the corpus that the run was trained on."""
         return place_of(self.origin["corpus"])
+
+    @cached_property
+    def seals(self) -> Seals:
+        """What its checkpoints may say of its settings and vocabulary."""
+        return Seals(vocabulary_seal(self.vocabulary), self.setting_seals)
 
     def shapes(self) -> Shapes:
         """The names and shapes of the model's weights.
@@ -127,7 +135,7 @@ class Run:
                     else "nothing was saved before it ended"
                 )
             )
-        return Checkpoint(self._folder(step))
+        return Checkpoint(self._folder(step), self.seals)
 
     def save(
         self, weights: dict[str, Any], training: dict[str, Any], manifest: dict[str, Any], *, best: int
@@ -152,7 +160,8 @@ class Run:
     ) -> Checkpoint:
         before = self.index()
         flush_logs(self.path)  # so that what is on the disk of this step is never more than what is told of it
-        manifest = {"number": before.saves + 1, **manifest}
+        beside = {"vocabulary": self.seals.vocabulary, "settings": self.setting_seals[-1]}
+        manifest = {"number": before.saves + 1, "run": beside, **manifest}
         saved = write_checkpoint(self._folder(step), weights, training, manifest)
         unread = tuple(other for other in before.unread if other != step)
         gone = self._let_go(best, step) - {*unread}
@@ -208,13 +217,16 @@ class Run:
         return self.path / CHECKPOINTS / folder_name(step)
 
 
-def create_run(path: Path, settings: Settings, vocabulary: Vocabulary, origin: dict[str, Any]) -> Run:
-    """A new run folder, or the same one with new settings where a run is extended.
+def create_run(
+    path: Path, settings: Settings, vocabulary: Vocabulary, origin: dict[str, Any], seals: tuple[str, ...] = ()
+) -> Run:
+    """A new run folder, or the same one with new settings where a run is extended, which had these `seals` before.
 
     Raises InputError when it cannot be written, UsageError when too many texts are named to write them down.
     """
-    run = Run(path, settings, vocabulary, origin)
-    text = tomli_w.dumps(settings.model_dump() | {"run": origin}).encode()
+    values = parse_toml(tomli_w.dumps(settings.model_dump()), path / SETTINGS_FILE)  # as they will be read
+    run = Run(path, settings, vocabulary, origin, extended(seals, settings_seal(values, origin)))
+    text = tomli_w.dumps(values | {"run": {"seals": run.setting_seals, **origin}}).encode()
     if len(text) > SETTINGS_LIMIT:
         raise UsageError(
             f"the names of {len(origin.get('texts', ())):,} texts take {len(text):,} bytes of settings, and at most "
@@ -243,7 +255,8 @@ def has_checkpoints(path: Path) -> bool:
 class Origin(BaseModel):
     """What the run table of settings.toml may hold."""
 
-    corpus: PathText  # written last, so that a file that was cut short lacks it
+    corpus: PathText  # written late, so that a file that was cut short lacks it
+    seals: tuple[Annotated[str, Field(pattern=SHA256)], ...] = ()
     texts: tuple[PathText, ...] = ()
     text: str = ""
     kernels: str = ""
@@ -268,14 +281,16 @@ def open_run(path: str | Path) -> Run:
     except UsageError as error:
         raise InputError(f"{path / SETTINGS_FILE} does not fit this version of scriven: {error}") from None
     try:
-        Origin.model_validate(origin)
+        known = Origin.model_validate(origin).seals
     except ValidationError as error:
         raise InputError(f"{path / SETTINGS_FILE} is damaged: {explain(error, 'run')}") from None
     try:
         vocabulary = Vocabulary.from_json(read_text(path / VOCABULARY_FILE))
     except InputError as error:
         raise InputError(f"cannot read {path / VOCABULARY_FILE}: {error}") from None
-    return Run(path, settings, vocabulary, origin)
+    origin.pop("seals", None)
+    seal = settings_seal(values, origin)
+    return Run(path, settings, vocabulary, origin, known if seal in known[-1:] else (seal,))
 
 
 def _instead(path: Path) -> str:

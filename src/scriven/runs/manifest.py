@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMAT = 1
+SHA256 = "^[0-9a-f]{64}$"
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]  # so that it is whole as a float too
 
 
@@ -39,7 +40,14 @@ class Mark(Told):
     """What a file was when it was written."""
 
     bytes: Count
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: str = Field(pattern=SHA256)
+
+
+class Beside(Told):
+    """Hashes of what lay beside the checkpoints when one was saved; see `scriven.runs.seals`."""
+
+    vocabulary: str = Field(pattern=SHA256)
+    settings: str = Field(pattern=SHA256)
 
 
 class Files(Told):
@@ -60,6 +68,7 @@ class Manifest(Told):
     files: Files
     validation: Measured
     best: Best | None = None  # when it was saved
+    run: Beside | None = None  # none in those of earlier versions
     clock: bool = False  # whether it was saved by the clock, and not since something was reached
 
 

@@ -116,7 +116,7 @@ def _train(
     settings = validated(merged(settings.model_dump(), computing))
     origin = resumed.origin if resumed else _origin(request, corpus, embedding)
     origin = origin | {"corpus": corpus.name, "kernels": level()}
-    run = create_run(path, settings, corpus.vocabulary, origin)
+    run = create_run(path, settings, corpus.vocabulary, origin, resumed.setting_seals if resumed else ())
     plan = Plan(
         settings,
         corpus.name,
