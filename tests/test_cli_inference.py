@@ -174,7 +174,7 @@ def test_score_totals(run: str, model: Model, text: Path, capsys: pytest.Capture
     assert row["bits_per_char"] == pytest.approx(expected.bits_per_char)
     assert row["bits_per_byte"] == pytest.approx(expected.bits_per_byte)
     main(["score", run, str(text), "--tsv"])
-    assert table(capsys.readouterr().out)[0].keys() == row.keys()
+    assert {"file", *table(capsys.readouterr().out)[0]} == row.keys()
     main(["score", run, str(text)])
     assert f"bits/char         {expected.bits_per_char:.4f}" in capsys.readouterr().out
 
@@ -395,19 +395,20 @@ def test_score_of_lines_counts_their_ends(names: str, tmp_path: Path, capsys: py
     main(["score", names, str(path), "--json"])
     out, err = capsys.readouterr()
     (total,) = rows(out)
-    assert err == "note: 1 empty line was left out, and not numbered\n"
+    assert err == "note: 1 empty line was not read\n"
     assert (total["characters"], total["ends"], total["unseen"], total["bytes"]) == (9, 3, 1, 10)
     main(["score", names, str(path), "--by", "line", "--json"])
     lines = rows(capsys.readouterr().out)
-    assert [line["line"] for line in lines] == [1, 2, 3]
-    for line, name in zip(lines, ("anna", "bö", "eve"), strict=True):
+    assert [(line["line"], line["text"]) for line in lines] == [(1, "anna"), (2, ""), (3, "bö"), (4, "eve")]
+    assert (lines[1]["characters"], lines[1]["total_nats"], lines[1]["nats_per_char"]) == (0, 0, None)
+    for line, name in zip([lines[0], *lines[2:]], ("anna", "bö", "eve"), strict=True):
         expected = model.score(name)
         assert line["nats"] == pytest.approx(expected.nats, rel=1e-5)
         assert line["total_nats"] == pytest.approx(expected.total_nats, rel=1e-5)
     for key in ("characters", "ends", "nats", "end_nats", "total_nats"):
         assert sum(line[key] for line in lines) == pytest.approx(total[key], rel=1e-5)
     main(["score", names, str(path), "--by", "line"])
-    assert [line["line"] for line in table(capsys.readouterr().out)] == ["1", "2", "3"]
+    assert [line["line"] for line in table(capsys.readouterr().out)] == ["1", "2", "3", "4"]
 
 
 def test_score_by_character_shows_where_documents_end(

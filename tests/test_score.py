@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scriven import kernels
 from scriven.events import Loss
 from scriven.inference import generate as generation
+from scriven.inference import lines as score_lines
 from scriven.inference import score
 from scriven.inference.generate import Predictor
 from scriven.inference.protocols import stream
@@ -23,7 +24,7 @@ from small_model import DOCUMENTS, TEXT, assert_same, cut, predictor, predictor_
 
 
 def lines(model: Predictor, pieces: Iterable[score.Scored]) -> list[score.Tally]:
-    return [line for some in score.lines(model.vocabulary, pieces) for line in some]
+    return [line for some in score_lines.lines(model.vocabulary, pieces) for line in some.sums]
 
 
 @settings(max_examples=25, deadline=None)

@@ -73,10 +73,13 @@ def evaluate(
 
 
 def _of_file(model: Model, file: str, protocol: str, **choices: str | None) -> Tally:
-    from scriven.cli.texts import read_file
+    from scriven.cli.texts import read_sources
+    from scriven.corpus.reading import Tally as Counts
+    from scriven.corpus.sources import find
     from scriven.inference import protocols
 
-    return protocols.protocol(protocol)(model.predictor, read_file(model, file, **choices)[0])
+    chunks = read_sources(model, find([file]).sources, Counts(), choices)
+    return protocols.protocol(protocol)(model.predictor, chunks)
 
 
 def _of_validation(model: Model, run: str, protocol: str) -> Tally:

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 KINDS = {(True, False): "LF", (False, True): "CR", (True, True): "CR LF"}  # by whether there are LF and CR
 
 
-def noticed(vocabulary: Vocabulary, chunks: Iterable[Ids], line_ends: LineEnds) -> Iterator[Ids]:
+def noticed(vocabulary: Vocabulary, chunks: Iterable[Ids], line_ends: LineEnds, about: str = "") -> Iterator[Ids]:
     """The chunks of a text, any; after the last one a note on standard error, where its line ends are of another kind.
 
-    `line_ends` are counted while the chunks are made. A model of bytes knows all of them, whatever it was trained on:
-    of that nothing is said.
+    `line_ends` are counted while the chunks are made, `about` begins the note. A model of bytes knows all line ends,
+    whatever it was trained on: of that nothing is said.
     """
     yield from chunks
     known = ord("\n") in vocabulary.symbols, ord("\r") in vocabulary.symbols
@@ -26,6 +26,6 @@ def noticed(vocabulary: Vocabulary, chunks: Iterable[Ids], line_ends: LineEnds) 
     if vocabulary.unit == "byte" or found == known or not (any(found) and any(known)):
         return
     note(
-        f"the text has {line_ends}, and the model was trained on {KINDS[known]}; convert them for a score of the text "
-        "alone"
+        f"{about}the text has {line_ends}, and the model was trained on {KINDS[known]}; convert them for a score of "
+        "the text alone"
     )

@@ -1,8 +1,8 @@
-"""A file that a model is to read, as ids; after the last one, notes on standard error on what should be known of it."""
+"""A text that a model is to read, as ids; after the last one, notes on standard error on what should be known of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scriven.cli.line_ends import noticed
@@ -11,18 +11,19 @@ from scriven.vocabulary import Ids, Vocabulary
 
 if TYPE_CHECKING:
     from scriven.corpus.reading import Tally
+    from scriven.corpus.sources import Source
     from scriven.session import Model
 
 
-def read_file(model: Model, file: str, **choices: str | None) -> tuple[Iterator[Ids], Tally]:
-    """The ids of a file, in chunks, and what is counted while they are read.
+def read_sources(
+    model: Model, sources: Sequence[Source], tally: Tally, choices: Mapping[str, str | None], name: str = ""
+) -> Iterator[Ids]:
+    """The ids of the text of sources, in chunks; `tally` counts while they are read, and `name` begins the notes.
 
     `choices` are settings of the corpus, as in `CorpusSettings`. What is none is as in the run's corpus, but for the
     encoding, which is UTF-8: the text that was trained on may have had another one.
     """
     from scriven.corpus.documents import cut
-    from scriven.corpus.reading import Tally
-    from scriven.corpus.sources import find
     from scriven.inference.chunks import read_chunks
     from scriven.settings import validated
 
@@ -30,21 +31,21 @@ def read_file(model: Model, file: str, **choices: str | None) -> tuple[Iterator[
     values: dict[str, Any] = {**model.settings.corpus.model_dump(), "encoding": "utf-8", **chosen}
     if values["encoding"] != "utf-8" and "invalid" not in chosen:
         values["invalid"] = "strict"
-    sources, tally = find([file]).sources, Tally()
     if not all(source.is_table for source in sources):  # the text that was trained on was one, others need not be
         values["column"] = ""
-    chunks = read_chunks(model.vocabulary, cut(sources, validated({"corpus": values}).corpus, tally))
-    chunks = noticed(model.vocabulary, _marks_noticed(chunks, tally), tally.line_ends)
-    return _forms_noticed(model.vocabulary, chunks), tally
+    settings, about = validated({"corpus": values}).corpus, f"{name}: " if name else ""
+    chunks = read_chunks(model.vocabulary, cut(sources, settings, tally))
+    chunks = noticed(model.vocabulary, _marks_noticed(chunks, tally, about), tally.line_ends, about)
+    return _forms_noticed(model.vocabulary, chunks, about)
 
 
-def _marks_noticed(chunks: Iterable[Ids], tally: Tally) -> Iterator[Ids]:
+def _marks_noticed(chunks: Iterable[Ids], tally: Tally, about: str) -> Iterator[Ids]:
     yield from chunks
     if tally.marks:
-        note("a byte order mark at the start of the text was left out")
+        note(f"{about}a byte order mark at the start of the text was left out")
 
 
-def _forms_noticed(vocabulary: Vocabulary, chunks: Iterable[Ids]) -> Iterator[Ids]:
+def _forms_noticed(vocabulary: Vocabulary, chunks: Iterable[Ids], about: str) -> Iterator[Ids]:
     from scriven.inference.normal_forms import WAYS_OUT, other_form
 
     unseen = dict[str, None]()
@@ -53,4 +54,4 @@ def _forms_noticed(vocabulary: Vocabulary, chunks: Iterable[Ids]) -> Iterator[Id
         yield ids
     if form := other_form(vocabulary, unseen):
         flag = "read it with --corpus.normalize nfc" if form == "NFC" else "convert it, as with uconv -x nfd"
-        note(f"{WAYS_OUT[form]}; {flag}")
+        note(f"{about}{WAYS_OUT[form]}; {flag}")

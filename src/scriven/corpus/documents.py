@@ -70,14 +70,13 @@ def cut_text(pieces: Iterable[str], settings: CorpusSettings, tally: Tally | Non
         unended = int(lengths[-1])
         kept = ends[lengths[:-1] > 0]
         tally.separators += ends.size
-        tally.documents += kept.size
-        tally.empty += ends.size - kept.size
+        tally.add_documents(lengths[:-1])
         yield "".join(parts), kept
     if settings.documents != "none" and unended:
-        tally.documents += 1
+        tally.add_documents(np.full(1, unended))
         yield "", np.zeros(1, np.int64)
     elif settings.documents == "files":
-        tally.empty += 1
+        tally.add_documents(np.zeros(1, np.int64))
 
 
 def _cut_rows(groups: Iterable[list[str]], settings: CorpusSettings, tally: Tally) -> Iterator[tuple[str, Ids]]:
@@ -97,8 +96,7 @@ def _cut_rows(groups: Iterable[list[str]], settings: CorpusSettings, tally: Tall
             parts += [*ended, last] if last or settings.documents == "files" else ended
         lengths = np.fromiter(map(len, parts), np.int64, len(parts))  # (M,)
         kept = lengths.cumsum()[lengths > 0]
-        tally.documents += kept.size
-        tally.empty += lengths.size - kept.size
+        tally.add_documents(lengths)
         yield "".join(parts), kept
 
 

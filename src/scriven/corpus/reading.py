@@ -12,6 +12,7 @@ import re
 import sys
 import unicodedata
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -88,8 +89,17 @@ class Tally:
     documents: int = 0  # with characters in them
     empty: int = 0  # documents without any
     separators: int = 0  # line feeds or separators that ended a document
+    empty_places: deque[int] | None = None  # where wanted: the place of each empty one among all documents, from 0 on
     bad_rows: int = 0  # rows of tables that were left out
     structure: str = ""  # a note on a source that is read as it is, though it has structure
+
+    def add_documents(self, lengths: Ids) -> None:
+        """Count documents of these lengths (M,)."""
+        empty = np.flatnonzero(lengths == 0)
+        if self.empty_places is not None:
+            self.empty_places.extend((empty + self.documents + self.empty).tolist())
+        self.documents += lengths.size - empty.size
+        self.empty += empty.size
 
     def add_mark(self) -> None:
         """Count a byte order mark."""

@@ -201,40 +201,13 @@ def summed(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Tally:
     return sum((tally(vocabulary, piece.ids, piece.nats) for piece in pieces), Tally())
 
 
-def lines(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Tallies]:
-    """The sums over each line of a text, its line feed included; over each document where it is made of documents.
-
-    Those that end in one piece come together. The last one may have no end.
-    """
-    end = vocabulary.encode("\n")[0] if vocabulary.boundary is None else vocabulary.boundary
-    begun = Tallies.of(Tally())  # the line that has not ended
-    for piece in pieces:
-        counted = _counted(vocabulary, piece.ids, piece.nats)
-        cuts = np.flatnonzero(piece.ids == end) + 1  # (M,)
-        rest = 0
-        if cuts.size:
-            rest = int(cuts[-1])
-            yield Tallies(*(_sums(each, cuts, first) for each, first in zip(counted, begun.arrays, strict=True)))
-            begun = Tallies.of(Tally())
-        begun = Tallies(*(first + each[rest:].sum() for each, first in zip(counted, begun.arrays, strict=True)))
-    if begun.characters.any():
-        yield begun
-
-
-def _sums(values: npt.NDArray[Any], cuts: Ids, first: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The sums (M,) of values (T,) up to each of the cuts (M,), from the one before on; `first` (1,) is added there."""
-    sums: npt.NDArray[Any] = np.add.reduceat(values[: cuts[-1]], np.concatenate(([0], cuts[:-1])))
-    sums[:1] += first
-    return sums
-
-
 def tally(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> Tally:
     """The sums over ids and their nats, both (T,); boundaries are ends, not characters."""
-    *loss, unseen = (each.sum().item() for each in _counted(vocabulary, ids, nats))
+    *loss, unseen = (each.sum().item() for each in counts_of(vocabulary, ids, nats))
     return Tally(Loss(*loss), unseen)
 
 
-def _counted(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> tuple[npt.NDArray[Any], ...]:
+def counts_of(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> tuple[npt.NDArray[Any], ...]:
     """What each of ids (T,), with its nats (T,), adds to the sums of `Tallies`."""
     ends = ids == vocabulary.boundary
     sizes, unseen = vocabulary.byte_lengths(ids), vocabulary.unseen(ids)

@@ -1,0 +1,109 @@
+"""The lines of a text that is scored: what each costs, and its text, in constant memory whatever their lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from scriven.inference.score import Scored, Tallies, Tally, counts_of
+from scriven.vocabulary import Ids, Vocabulary
+
+SHOWN = 1 << 20  # symbols of a line that are given as text
+
+
+class Lines(NamedTuple):
+    """Lines one after another: their sums, and the text of each without its line end; of a long line its beginning."""
+
+    sums: Tallies
+    texts: list[str]
+
+
+def lines(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Lines]:
+    """The lines of a text; its documents where it is made of documents.
+
+    A line feed, a carriage return or both end a line, and are counted in it. The last line may have no end. Lines that
+    end in one piece come together.
+    """
+    begun = _Begun(vocabulary)
+    for piece in filter(lambda each: each.ids.size, pieces):
+        if begun.returned and int(piece.ids[0]) != begun.feed:
+            yield begun.take()
+        ends = begun.ends(piece.ids) + 1  # (M,)
+        counted = counts_of(vocabulary, piece.ids, piece.nats)
+        rest = int(ends[-1]) if ends.size else 0
+        if rest:
+            firsts = begun.sums.arrays
+            sums = Tallies(*(_sums(each, ends, first) for each, first in zip(counted, firsts, strict=True)))
+            yield Lines(sums, begun.texts(piece.ids[:rest], ends))
+            begun.clear()
+        begun.add(piece.ids[rest:], [each[rest:] for each in counted])
+    if begun.sums.characters.any():
+        yield begun.take()
+
+
+class _Begun:
+    """The line that has not ended: its sums, and the beginning of its ids."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.feed, self.carriage = (int(vocabulary.encode(end)[0]) for end in "\n\r")
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin another line."""
+        self.sums = Tallies.of(Tally())
+        self.ids = np.empty(0, np.int64)
+        self.returned = False  # whether it has a carriage return at its end, which a line feed may follow
+
+    def add(self, ids: Ids, counted: Iterable[npt.NDArray[Any]]) -> None:
+        """Go on with ids (T,) and their counts."""
+        sums = zip(counted, self.sums.arrays, strict=True)
+        self.sums = Tallies(*(first + each.sum() for each, first in sums))
+        self.ids = np.concatenate((self.ids, ids[: SHOWN - self.ids.size]))
+        self.returned = self.vocabulary.boundary is None and ids.size > 0 and int(ids[-1]) == self.carriage
+
+    def take(self) -> Lines:
+        """The line as it is; another one begins."""
+        line = Lines(self.sums, [_without_end(self.vocabulary.decode(self.ids))])
+        self.clear()
+        return line
+
+    def ends(self, ids: Ids) -> Ids:
+        """The places (M,) of the symbols that end lines; a carriage return at the very end waits for what follows."""
+        if self.vocabulary.boundary is not None:
+            return np.flatnonzero(ids == self.vocabulary.boundary)
+        after = np.append(ids[1:], self.feed)  # (T,)
+        return np.flatnonzero((ids == self.feed) | ((ids == self.carriage) & (after != self.feed)))
+
+    def texts(self, ids: Ids, ends: Ids) -> list[str]:
+        """The texts of the lines that end in ids (T,), the last of which is the last line's end."""
+        first, vocabulary = int(ends[0]), self.vocabulary
+        begun = np.concatenate((self.ids, ids[:first]))[:SHOWN]
+        texts = [vocabulary.decode(begun[begun != vocabulary.boundary]), *self._whole(ids[first:], ends - first)]
+        return list(map(_without_end, texts))
+
+    def _whole(self, ids: Ids, ends: Ids) -> Iterator[str]:
+        """The texts of whole lines, which end at `ends[1:]`."""
+        if self.vocabulary.boundary is not None:
+            ids, ends = ids[ids != self.vocabulary.boundary], ends - np.arange(ends.size)
+        if self.vocabulary.unit == "byte":
+            yield from (self.vocabulary.decode(part[:SHOWN]) for part in np.split(ids, ends[1:])[:-1])
+            return
+        text, begin = self.vocabulary.decode(ids), 0
+        for end in ends[1:].tolist():
+            yield text[begin : min(end, begin + SHOWN)]
+            begin = end
+
+
+def _without_end(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _sums(values: npt.NDArray[Any], ends: Ids, first: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The sums (M,) of values (T,) up to each of the ends (M,), from the one before on; `first` (1,) is added there."""
+    sums: npt.NDArray[Any] = np.add.reduceat(values[: ends[-1]], np.concatenate(([0], ends[:-1])))
+    sums[:1] += first
+    return sums

@@ -1,0 +1,177 @@
+"""`scriven score`: a row for every line of a file, with its number there and its text; several files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import Command, Done
+from scriven.corpus.line_ends import LINE_END
+from scriven.inference.lines import lines
+from scriven.inference.score import Scored
+from scriven.model import CharLM
+from scriven.runs import create_run
+from scriven.settings import validated
+from scriven.vocabulary import Vocabulary
+from small_model import predictor
+
+LETTERS = "\n abcdefg"
+ENDS = ["\n", "\r\n", "\r"]
+
+
+def make_run(folder: Path, corpus: dict[str, Any], vocabulary: Vocabulary) -> str:
+    kind = {"reader": {"kind": "documents"}} if vocabulary.separator is not None else {}
+    settings = validated({"model": {"width": 8, "layers": 1}, "corpus": corpus, **kind})
+    torch.manual_seed(1)
+    run = create_run(folder, settings, vocabulary, {"texts": [], "corpus": ""})
+    run.save(CharLM(settings.model, vocabulary.size).state_dict(), {}, {"step": 1, "validation": {}}, best=1)
+    return str(run.path)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A run of one text, one of lines, one of bytes, one of lines of bytes, one of pieces between separators."""
+    folder = tmp_path_factory.mktemp("runs")
+    of_lines, pieces = {"documents": "lines"}, {"documents": "separator", "separator": "%%"}
+    return {
+        "text": make_run(folder / "text", {}, Vocabulary.of(LETTERS)),
+        "lines": make_run(folder / "lines", of_lines, Vocabulary.of(LETTERS, "\n")),
+        "bytes": make_run(folder / "bytes", {"unit": "byte"}, Vocabulary.of_bytes()),
+        "lines of bytes": make_run(folder / "both", {"unit": "byte", **of_lines}, Vocabulary.of_bytes("\n")),
+        "pieces": make_run(folder / "pieces", pieces, Vocabulary.of(LETTERS, "%%")),
+    }
+
+
+def rows(done: Done) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
+LINES = ["", "ab", "", "", "é\tg", "a\\b", "", "bad cab", ""]
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("kind", ["text", "lines", "bytes", "lines of bytes"])
+@pytest.mark.parametrize("ended", [True, False])
+def test_every_line_of_the_file_has_a_row(
+    kind: str, end: str, ended: bool, runs: dict[str, str], tmp_path: Path, command: Command
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(end.join(LINES) + (end if ended else "last"), "utf-8", newline="")
+    expected = LINES if ended else [*LINES[:-1], "last"]
+    found = rows(command("score", runs[kind], str(path), "--by", "line", "--json"))
+    assert [(row["line"], row["text"]) for row in found] == list(enumerate(expected, 1))
+    (total,) = rows(command("score", runs[kind], str(path), "--json"))
+    for name in ("characters", "bytes", "unseen", "nats", *(["ends", "total_nats"] if "lines" in kind else [])):
+        assert sum(row[name] for row in found) == pytest.approx(total[name], rel=1e-6)
+    assert all((row["nats_per_char"] is None) == (row["characters"] == 0) for row in found)
+
+
+def test_rows_stand_beside_their_lines(runs: dict[str, str], tmp_path: Path, command: Command) -> None:
+    """As `paste FILE <(scriven score RUN FILE --by line | tail -n +2)` puts them; a table's text is escaped."""
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(LINES) + "\n", "utf-8")
+    for kind in ("text", "lines"):
+        head, *below = command("score", runs[kind], str(path), "--by", "line").out.splitlines()
+        names = head.split("\t")
+        assert (names[0], names[-1]) == ("line", "text")
+        assert len(below) == len(path.read_text("utf-8").splitlines())
+        for number, (line, row) in enumerate(zip(LINES, below, strict=True), 1):
+            cells = dict(zip(names, row.split("\t"), strict=True))
+            assert (cells["line"], cells["text"]) == (str(number), line.replace("\\", r"\\").replace("\t", r"\t"))
+            assert (cells["bits_per_char"] == "") == (cells["characters"] == "0")
+
+
+def test_lines_without_a_character_have_rows_too(runs: dict[str, str], tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "empty.txt"
+    path.write_text("\n\n\n")
+    for kind in ("text", "lines"):
+        assert [row["line"] for row in rows(command("score", runs[kind], str(path), "--by", "line", "--json"))] == [
+            1,
+            2,
+            3,
+        ]
+    assert "is empty" in command("score", runs["lines"], str(path)).err
+
+
+def test_documents_are_numbered_as_they_stand(runs: dict[str, str], tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "pieces.txt"
+    path.write_text("%%ab%%%%c\nd%%")
+    done = command("score", runs["pieces"], str(path), "--by", "line", "--json")
+    assert [(row["document"], row["text"]) for row in rows(done)] == [(1, ""), (2, "ab"), (3, ""), (4, "c\nd")]
+    assert done.err == "note: 2 empty documents were not read; their rows are without surprisal\n"
+    done = command("score", runs["pieces"], str(path), "--by", "character", "--json")
+    assert [(row["document"], row["position"]) for row in rows(done)] == [
+        (2, 1),
+        (2, 2),
+        (2, 3),
+        *((4, n) for n in range(1, 5)),
+    ]
+
+
+@pytest.mark.parametrize("by", ["total", "line", "character"])
+def test_several_files_are_read_each_from_its_beginning(
+    by: str, runs: dict[str, str], tmp_path: Path, command: Command
+) -> None:
+    names = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
+    for name, text in zip(names, ("ab\n\ncd", "bad\r\ncab\r\n"), strict=True):
+        Path(name).write_text(text, newline="")
+    for run in (runs["lines"], runs["text"]):
+        both = rows(command("score", run, *names, "--by", by, "--json"))
+        alone = [rows(command("score", run, name, "--by", by, "--json")) for name in names]
+        assert both == [*alone[0], *alone[1]]
+        assert {row["file"] for row in alone[1]} == {names[1]}
+    done = command("score", runs["text"], *names, "--by", by, "--tsv")
+    head, *below = done.out.splitlines()
+    assert head.split("\t")[0] == "file"
+    assert [row.split("\t")[0] for row in below] == [row["file"] for row in both]
+    assert f"note: {names[1]}: the text has CR LF line ends" in done.err
+
+
+def test_files_are_told_apart_in_words(runs: dict[str, str], tmp_path: Path, command: Command) -> None:
+    for name in ("a.txt", "b.txt", "empty.txt"):
+        (tmp_path / name).write_text("" if name == "empty.txt" else "ab\n")
+    done = command("score", runs["text"], str(tmp_path))
+    first, second = done.out.split("\n\n")
+    assert [block.splitlines()[0].split() for block in (first, second)] == [
+        ["file", str(tmp_path / name)] for name in ("a.txt", "b.txt")
+    ]
+    assert done.code == 3 and "empty.txt is empty; there is nothing to score" in done.err
+    assert "file" not in command("score", runs["text"], str(tmp_path / "a.txt")).out
+
+
+def test_a_file_is_needed(runs: dict[str, str], command: Command) -> None:
+    assert command("score", runs["text"]).code == 2
+
+
+def test_of_a_long_line_its_beginning_is_shown(
+    runs: dict[str, str], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scriven.inference.lines.SHOWN", 5)
+    path = tmp_path / "long.txt"
+    path.write_text("abcdefg\nab\nabcdefgabc\n")
+    for kind in ("text", "lines", "bytes"):
+        done = command("score", runs[kind], str(path), "--by", "line", "--json")
+        assert [row["text"] for row in rows(done)] == ["abcde", "ab", "abcde"]
+        assert "note: the text of 2 lines is shown up to its 5 first characters\n" in done.err
+
+
+@given(st.text("ab\r\n", max_size=12), st.lists(st.integers(1, 4), max_size=6), st.sampled_from(["character", "byte"]))
+def test_lines_are_the_same_in_any_pieces(text: str, sizes: list[int], unit: str) -> None:
+    """As the corpus knows them: a line feed, a carriage return or both end one."""
+    vocabulary = Vocabulary.of("\nab") if unit == "character" else Vocabulary.of_bytes()
+    ids, context = vocabulary.encode(text), predictor().start()
+    parts = np.split(ids, np.minimum(np.cumsum(sizes), len(ids)) if sizes else [])
+    pieces = [Scored(part, np.ones(len(part)), context) for part in parts]
+    found = list(lines(vocabulary, pieces))
+    *ended, last = LINE_END.split(text)
+    assert [each for some in found for each in some.texts] == [*ended, *([last] if last else [])]
+    whole = [len(match[0]) for match in LINE_END.finditer(text)]
+    lengths = [len(line) + end for line, end in zip(ended, whole, strict=True)] + ([len(last)] if last else [])
+    assert [each.loss.characters for some in found for each in some.sums] == lengths
