@@ -29,8 +29,9 @@ MAP = """
     inference inference.sampling inference.pen inference.chunks inference.generate inference.writing inference.score
     inference.lines inference.protocols inference.novelty inference.normal_forms
     training training.stop training.optimizer training.attendant training.child training.parallel training.launch
-    training.alike training.plan training.save_clock training.outcome training.average training.corpus_check
-    training.kept training.evaluation training.initial training.fit training.gradients training.loop
+    training.alike training.plan training.save_clock training.losses training.outcome training.average
+    training.corpus_check training.kept training.evaluation training.initial training.fit training.gradients
+    training.loop
     training.request training.team training.start training.verify
     session
     report report.files report.plot report.terminal

@@ -306,7 +306,7 @@ def test_notes_say_what_a_newcomer_would_wonder_at(book: Path, tmp_path: Path, m
     asked = Request((str(short),), validated(merged(SMALL, {"budget": {"steps": 2}})))
     notes = " ".join(next(event.notes for event in train(asked) if isinstance(event, Started)))
     assert "runs/short is there already, so this run is runs/short-2" in notes
-    assert "The validation text is very short (50)" in notes
+    assert "The validation text is short, 50 characters" in notes and "the last model is kept" in notes
 
 
 def test_a_start_that_takes_most_of_the_time_is_noted(book: Path, tmp_path: Path) -> None:

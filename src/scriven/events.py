@@ -125,7 +125,7 @@ class Evaluated:
     progress: float
     protocol: str
     loss: Loss
-    best: bool  # lowest so far
+    best: bool  # whether the model is the one to keep, of those so far: as monitor.choose says, mostly the best
     seconds: float
     final: bool = False  # of the best model, after training
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from scriven.errors import UsageError
 
 Cell = Literal["lstm", "gru", "rnn", "mingru"]
+Choice = Literal["best", "smoothed", "last"]
 Unit = Literal["character", "byte"]
 PLAINER = {
     "float_parsing": "give a number, such as 5 or 0.5",
@@ -316,6 +317,12 @@ class MonitorSettings(Frozen):
         (0.8,), "temperatures of the samples, each with every prompt; 0 always takes the likeliest", min_length=1
     )
     sample_length: int = setting(240, "characters of a sample", ge=0, le=1_000_000)
+    choose: Choice = setting(
+        "best",
+        "the model to keep: best, by the validation loss of each; smoothed, by the mean of that and the two before; or "
+        "the last one",
+        fitted=True,
+    )
     save_minutes: float = setting(
         2.0,
         "save every so many minutes too, for the first time after half a minute, at 1 % of the time at most; 0 saves "

@@ -154,12 +154,17 @@ class TerminalReport:
         self._evaluated.append(event)
         if event.final:
             return
-        best = "  best so far" if event.best else ""
+        best = ("  best so far" if self._is_lowest(event.loss) else "  kept") if event.best else ""
         self._say(
             f"{percent(event.progress)}  step {event.step:,}  validation {means(event.loss, whole=True)}"
             f" ({event.protocol}, {event.loss.characters:,} characters){best}",
             style="bold" if event.best else "",
         )
+
+    def _is_lowest(self, loss: Loss) -> bool:
+        """Whether none of the losses told so far is lower."""
+        others = (each.loss for each in self._evaluated if not each.final and each.loss.characters)
+        return all(loss.total_nats / loss.characters <= other.total_nats / other.characters for other in others)
 
     def _sample(self, event: Sampled) -> None:
         if event.temperature != DEFAULT_TEMPERATURE:
@@ -187,7 +192,8 @@ class TerminalReport:
         if not event.best.characters:
             return ["Nothing was validated: the last model is kept."]
         finals = [each for each in self._evaluated if each.final]
-        told = [f"Best validation loss, at step {event.best_step:,}:"]
+        what = "Best validation loss" if self._is_lowest(event.best) else "Validation loss of the model that is kept"
+        told = [f"{what}, at step {event.best_step:,}:"]
         if finals:
             return told + [f"  {means(each.loss, whole=True)} ({protocol_words(each)})" for each in finals]
         protocols = [protocol_words(each) for each in self._evaluated[-1:]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
@@ -163,11 +162,6 @@ class Examiner:
     def _leave_where_asked(self) -> None:
         if number := self.stop():
             raise Stopped(number)
-
-
-def decisive(loss: Loss) -> float:
-    """What the best model has least of: nats per character, the ends of documents included."""
-    return loss.total_nats / loss.characters if loss.characters else math.nan
 
 
 def _go_on() -> None:

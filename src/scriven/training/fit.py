@@ -12,6 +12,7 @@ import torch
 from scriven.model import CharLM, computing
 from scriven.model.compute import cpu_prepared
 from scriven.settings import Cell, ModelSettings, Settings, consistent, merged, validated
+from scriven.training.optimizer import LEARNING_RATES
 
 REFERENCE = ModelSettings()  # the model whose speed is measured
 REFERENCE_ROWS, REFERENCE_LENGTH, REFERENCE_VOCABULARY = 32, 64, 100
@@ -30,6 +31,7 @@ PASSES_WITHOUT_DROPOUT, DROPOUT_A_DOUBLING, MOST_DROPOUT = 8.0, 0.1, 0.5
 EVALUATION_SHARE = 0.03  # of the time
 EVALUATION_SPEEDUP = 3.0  # reading is so much faster than training
 EVALUATIONS, FEWEST_EVALUATIONS, MOST_EVALUATIONS = 10, 4, 40
+MANY_VALIDATED, FEW_VALIDATED = 2000, 200  # characters: of fewer, a loss is partly chance, and mostly
 LEAST_EVALUATED = 120_000  # characters; fewer tell too little
 
 
@@ -84,10 +86,12 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
       chunk are read in so many more rows, as far as there are documents.
     - *Width* grows with the fourth root of what the reference model could read in the budget, so that the model's size
       and what it reads grow alike, and at most with the square root of the text's size.
+    - *The model that is kept* is chosen by validation losses that are read from enough characters: by one loss, by
+      the mean of three, or not at all.
     - *Dropout* is for texts that are read more than about eight times, 0.1 for each doubling.
     """
     notes: list[str] = []
-    values: dict[str, dict[str, Any]] = {"reader": {}, "model": {}, "training": {}}
+    values: dict[str, dict[str, Any]] = {"reader": {}, "model": {}, "training": {}, "monitor": {}}
     chosen = given.given()
     values["reader"]["kind"] = reader_kind(given)
     values["reader"]["pack"] = _packs(given)
@@ -99,6 +103,7 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     values["model"] |= _model(given, facts, readable, chosen)
     values["training"] |= _training(given)
     values["training"] |= _evaluations(given, facts, workers, readable, notes)
+    values["monitor"] |= _choice(given, facts, notes)
     return consistent(validated(merged(values, chosen))), notes
 
 
@@ -229,10 +234,27 @@ def _cost(width: int, layers: int) -> float:
 
 def _training(given: Settings) -> dict[str, Any]:
     """Learning rate, weight decay and the decay of squares of the optimizer chosen."""
-    rates = {"muon": 0.04, "adamw": 0.004, "sgd": 1.0, "rmsprop": 0.002}
     optimizer = given.training.optimizer
     decay = 0.1 if optimizer == "muon" else 0.0
-    return {"learning_rate": rates[optimizer], "weight_decay": decay, "beta2": 0.95 if optimizer == "rmsprop" else 0.99}
+    return {
+        "learning_rate": LEARNING_RATES[optimizer],
+        "weight_decay": decay,
+        "beta2": 0.95 if optimizer == "rmsprop" else 0.99,
+    }
+
+
+def _choice(given: Settings, facts: Facts, notes: list[str]) -> dict[str, Any]:
+    """By what the model that is kept is chosen."""
+    read = min(facts.validation_characters, given.training.evaluation_characters or facts.validation_characters)
+    if read >= MANY_VALIDATED or not read or "choose" in given.monitor.model_fields_set:
+        return {"choose": "best"}
+    choice = "last" if read < FEW_VALIDATED else "smoothed"
+    how = {"last": "the last model is kept", "smoothed": "the model to keep is chosen by the mean of three losses"}
+    notes.append(
+        f"The validation text is short, {_counted(read, 'character')}, and its loss partly chance: {how[choice]}; a "
+        "larger --corpus.validation tells more, --monitor.choose best takes the lowest loss all the same."
+    )
+    return {"choose": choice}
 
 
 def _asked(given: Settings, facts: Facts, trained: float) -> float:

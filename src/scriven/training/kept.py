@@ -13,6 +13,7 @@ from scriven.runs import Checkpoint
 from scriven.runs.manifest import Best, Count, Measured, Told
 from scriven.runs.tensors import check_arrays
 from scriven.settings import explain
+from scriven.training.losses import Losses
 from scriven.training.plan import Done
 
 Amount = Annotated[float, Field(ge=0, le=1e15)]
@@ -39,6 +40,7 @@ class Kept(Told):
     validation: Measured  # at this step
     last_validation: Measured
     best: Best | None
+    losses: Losses | None = None  # which were not saved before there was anything to choose by
 
     @property
     def done(self) -> Done:

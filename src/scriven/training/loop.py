@@ -28,20 +28,30 @@ from scriven.runs.tensors import finite
 from scriven.settings import reader_window
 from scriven.training.average import Average
 from scriven.training.corpus_check import CorpusCheck
-from scriven.training.evaluation import Examiner, decisive
+from scriven.training.evaluation import Examiner
 from scriven.training.gradients import Teacher, as_loss
 from scriven.training.initial import initial_model, pretrained
 from scriven.training.kept import kept, kept_states, named, not_gone_on_with
+from scriven.training.losses import Losses, decisive
 from scriven.training.optimizer import FlatWeights, Optimizer
-from scriven.training.outcome import divergence_words, kept_words
+from scriven.training.outcome import divergence_words, kept_words, learning_words
 from scriven.training.parallel import Workers
-from scriven.training.plan import SAVING_SECONDS, Done, Plan, Timetable, affordable, progress_within, used_share
+from scriven.training.plan import (
+    SAVING_SECONDS,
+    Done,
+    Plan,
+    Timetable,
+    affordable,
+    evaluations_due,
+    interval,
+    progress_within,
+    used_share,
+)
 from scriven.training.save_clock import SaveClock
 from scriven.training.stop import Stopped
 
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
 FINAL_SECONDS = 120.0  # with other budgets, the time of which that share may be used however short the training was
-OVERFITTED_NATS = 0.01
 
 
 class Trainer:
@@ -74,7 +84,7 @@ class Trainer:
         """Everything as it is before the first step."""
         self.done = Done()
         self.best: tuple[int, Loss] | None = None  # step and loss
-        self.last_loss = Loss(0.0, 0)
+        self.losses, self.last_loss = Losses(), Loss(0.0, 0)
         self.evaluated_at = -1  # the step of that loss
         self.owed = False  # an evaluation that was left
         self.went_back = False  # since the last evaluation
@@ -185,21 +195,11 @@ class Trainer:
     def _set_returns(self, returns: int) -> None:
         self.returns, self.optimizer.factor, self.skips = returns, 0.5**returns, 0
 
-    def _interval(self) -> list[float]:
-        """What decides when evaluations are due."""
-        monitor = self.settings.monitor
-        return [monitor.every_steps, monitor.every_epochs, self.settings.training.evaluations]
-
     def _due(self) -> int:
         """How many evaluations should have been made by now."""
         if self.story:
             return self.story.due(self.done.step)
-        monitor, done = self.settings.monitor, self.done
-        if monitor.every_steps:
-            return done.step // monitor.every_steps
-        if monitor.every_epochs:
-            return math.floor(done.epochs / monitor.every_epochs + 1e-9)
-        return math.floor(done.progress * self.evaluations + 1e-9)
+        return evaluations_due(self.settings.monitor, self.done, self.evaluations)
 
     def _step(self, batches: Iterator[tuple[Batch, Cursor]]) -> tuple[Stepped | Skipped, int, bool]:
         """One step of all workers, from one batch or several.
@@ -223,6 +223,7 @@ class Trainer:
             self.teacher.states = states  # those after it are not finite either, it may be
             return self._skip(loss, norm), *word
         self.skips = 0
+        self.losses.note_step(loss)
         if self.average:
             self.average.add(self.weights.values)
         mark = f"{zlib.crc32(struct.pack('dd', sums['nats'], norm)):08x}"
@@ -270,7 +271,7 @@ class Trainer:
                 protocol, loss = measured
                 if not math.isfinite(loss.total_nats):
                     raise self._divergence(loss.nats_per_char, math.inf)
-                best = self.best is None or decisive(loss) < decisive(self.best[1])
+                best = self.losses.note_evaluation(loss, self.settings.monitor.choose)
                 self.last_loss, self.evaluated_at = loss, self.done.step
                 yield Evaluated(self.done.step, self.done.progress, protocol, loss, best, self._seconds())
             if best:
@@ -304,12 +305,7 @@ class Trainer:
 
     def _finished(self, reason: str, signal: int = 0) -> Finished:
         step, loss = self.best or (self.done.step, Loss(0.0, 0))
-        notes = []
-        if self.best and decisive(self.last_loss) > decisive(loss) + OVERFITTED_NATS:
-            notes.append(
-                f"It overfitted: the validation loss was lowest at step {step:,} of {self.done.step:,}; that "
-                "model is kept. More text, more dropout or a smaller budget would help."
-            )
+        notes = learning_words(self.settings, self.losses, self.done, kept=step, factor=self.optimizer.factor)
         if self.overflowed:
             notes.append(
                 f"By {', '.join(self.overflowed)} the best model's values grow beyond all bounds, and its loss is no "
@@ -352,7 +348,7 @@ class Trainer:
         self.done.seconds = self._seconds()
         manifest = vars(self.done) | {
             "budget": self.settings.budget.model_dump(),
-            "interval": self._interval(),
+            "interval": interval(self.settings),
             "owed": self.owed,
             "evaluation": evaluation,
             "clock": clock,
@@ -361,6 +357,7 @@ class Trainer:
             "returns": self.returns,
             "validation": vars(self.last_loss if self.evaluated_at == self.done.step else Loss(0.0, 0)),
             "last_validation": vars(self.last_loss),
+            "losses": self.losses.model_dump(),
             "best": self.best and {"step": self.best[0], "loss": vars(self.best[1])},
         }
         if self.average:
@@ -411,13 +408,17 @@ class Trainer:
         if told.budget != self.settings.budget.model_dump():
             self.done.progress = used_share(self.plan, self.done)
             self.done.evaluated = self._due()
-        if told.interval != self._interval():
+        if told.interval != interval(self.settings):
             self.done.evaluated = self._due()
         self.owed, self.skipped, self.went_back = told.owed, told.skipped, told.went_back
         self._set_returns(told.returns)
         self.last_loss = Loss(**vars(told.last_validation))
         self.evaluated_at = told.step if told.validation == told.last_validation else -1
         self.best = self._restored_best(checkpoint, told.best) if told.best else None
+        chosen_by = decisive(self.best[1]) if self.best and self.best[1].characters else None
+        self.losses = told.losses or Losses(chosen_by=chosen_by)
+        if self.best and told.best and self.best[0] != told.best.step:  # which is damaged, and chosen for that
+            self.losses.chosen_by = chosen_by
 
     def _restored_best(self, checkpoint: Checkpoint, best: Best) -> tuple[int, Loss]:
         """Puts back the best model; that of the plan, where its own was found to be damaged before."""

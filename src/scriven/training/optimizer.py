@@ -36,6 +36,9 @@ def learning_rate_factor(settings: TrainingSettings, progress: float, epochs: fl
     return float(settings.decay ** math.floor(decays + 1e-9))
 
 
+LEARNING_RATES = {"muon": 0.04, "adamw": 0.004, "sgd": 1.0, "rmsprop": 0.002}  # at which most texts are learned
+
+
 class FlatWeights:
     """A model's weights as views of one flat array (P,), the matrices of its recurrent layers last."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 
 from scriven.batches import Cursor
 from scriven.runs.journal import Story
-from scriven.settings import Settings
+from scriven.settings import MonitorSettings, Settings
 
 SAVING_SECONDS = 2.5  # kept free of a time budget for the last checkpoint and the plot
 EVALUATION_SHARE = 0.15  # of a time budget, at most, for evaluations with their samples
@@ -93,6 +94,20 @@ def affordable(plan: Plan, seconds: Callable[[], float]) -> int:
     if not plan.timed:
         return asked
     return min(asked, max(1, int(EVALUATION_SHARE * budget / max(seconds(), 1e-9))))
+
+
+def interval(settings: Settings) -> list[float]:
+    """What decides when evaluations are due, to be compared with what decided it before."""
+    return [settings.monitor.every_steps, settings.monitor.every_epochs, settings.training.evaluations]
+
+
+def evaluations_due(monitor: MonitorSettings, done: Done, evenly: int) -> int:
+    """How many evaluations should have been made when that much is done; `evenly` spaced where no interval is given."""
+    if monitor.every_steps:
+        return done.step // monitor.every_steps
+    if monitor.every_epochs:
+        return math.floor(done.epochs / monitor.every_epochs + 1e-9)
+    return math.floor(done.progress * evenly + 1e-9)
 
 
 class Timetable:

@@ -58,7 +58,6 @@ from scriven.training.team import following, leading, stoppable
 
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
 SYMBOLS_SHOWN = 20
-FEW_VALIDATED = 100  # characters of validation text whose loss tells nothing
 SLOW_START = 0.25  # of the time left, which a start may take without a word
 START_SECONDS = 4.0  # from a plan to the first step, other workers' start included
 
@@ -110,7 +109,7 @@ def _train(
     notes = [*recovered.notes, *_other_kernels(resumed)] if resumed and recovered else []
     if not resumed:
         settings, notes = _fitted(request, settings, facts)
-        notes += [*_text_notes(request, corpus, path), *_initial_notes(request, settings, corpus, embeddings)]
+        notes += [*_folder_notes(request, path), *_initial_notes(request, settings, corpus, embeddings)]
         held.enter_context(claimed(path))
     computing = {"training": {"device": device.type, "precision": precision}}
     settings = validated(merged(settings.model_dump(), computing))
@@ -289,15 +288,11 @@ def _other_kernels(run: Run) -> list[str]:
     return [f"Its kernels were {before} so far and are {level()} now: it goes on from there, but not to the same bits."]
 
 
-def _text_notes(request: Request, corpus: Corpus, path: Path) -> list[str]:
-    """What should be known of a new run's folder, and of its validation text."""
-    notes, held = [], corpus.validation.characters
+def _folder_notes(request: Request, path: Path) -> list[str]:
+    """What should be known of a new run's folder."""
+    notes = []
     if request.output is None and path != (first := named_folder(str(request.replay or request.texts[0]))):
         notes.append(f"{first} is there already, so this run is {path}; --resume -o {first} would go on with that one.")
-    if 0 < held < FEW_VALIDATED:
-        notes.append(
-            f"The validation text is very short ({held}): its loss, and so which model is the best, is mostly chance."
-        )
     return notes
 
 
