@@ -17,8 +17,8 @@ MAP = """
     corpus.storage corpus.sources corpus.guesses corpus.encodings corpus.line_ends corpus.punctuation corpus.row_values
     corpus.structure corpus.zipped corpus.reading corpus.delimited corpus.json_records corpus.tables corpus.documents
     corpus.division corpus.alphabet
-    corpus.header corpus.shards corpus.numbers corpus.joining corpus.split corpus.useful corpus.material corpus.assembly
-    corpus.parts
+    corpus.header corpus.shards corpus.numbers corpus.joining corpus.split corpus.duplicates corpus.useful
+    corpus.material corpus.assembly corpus.parts
     corpus.workplace corpus.build corpus.shelf corpus.store corpus
     batches.permutation batches.batch batches.stream batches.windows batches.order batches.documents batches.readers
     batches.prefetch batches

@@ -62,6 +62,9 @@ class CorpusSettings(Frozen):
         lt=2**53,
     )
     validation_file: str = setting("", "file whose text is the validation text, instead of a share")
+    duplicates: Literal["keep", "drop"] = setting(
+        "keep", "validation documents that the training text has too, word for word: keep them, or drop them"
+    )
     alphabet: str = setting(
         "", "file of the characters to know (JSON, or one a line), instead of all that the training text has"
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scriven.corpus.line_ends import split_lines
 from scriven.errors import InputError
 
 _SPECIAL = re.compile(r"<.+>")
@@ -84,7 +85,6 @@ def _in_json(text: str, path: Path) -> list[Any] | None:
 
 def _in_lines(text: str) -> Iterator[str]:
     """The entries of plain text, empty lines left out."""
-    for line in text.split("\n"):
-        entry = line.removesuffix("\r")
+    for entry in split_lines(text):
         if entry:
             yield entry.encode("ascii").decode("unicode_escape") if _ESCAPE.fullmatch(entry) else entry

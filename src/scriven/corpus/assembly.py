@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from scriven.corpus.duplicates import Hashed, are_duplicates, copy_others
 from scriven.corpus.header import FORMAT, Counts, Header, PartHeader, write_header
 from scriven.corpus.material import Material, Origin, Progress, Stretch, some
 from scriven.corpus.shards import Draft, Drafted, Layout, PartWriter
-from scriven.corpus.split import Split, validation_characters, validation_documents
+from scriven.corpus.split import Growing, Split, validation_characters, validation_documents
 from scriven.errors import InputError
 from scriven.vocabulary import Ids, Symbols, Vocabulary
 
 NAMES = "training", "validation"
-WHOLE = "whole"  # name of a draft that both are made from
 Portion = tuple[Drafted, int]  # the next so many characters of a draft
 
 
@@ -33,6 +33,7 @@ class _Assembly:
     def __init__(self, work: Path, material: Material, progress: Progress) -> None:
         self._work, self._material, self._progress = work, material, progress
         self._settings, self._tally = material.settings, material.tally
+        self._validated = self._duplicates = 0  # documents of validation, and those that training has too
 
     def write(self) -> None:
         paths = [self._work / f"{name}-draft" for name in NAMES]  # names whose age shows that we live
@@ -79,7 +80,8 @@ class _Assembly:
     def _lying(self) -> tuple[Portion, Portion] | None:
         """As `_read`, of what lies on the disk already and need not be read first; none where that is not so."""
         ends = [self._work / f"{name}-documents.npy" for name in NAMES]
-        training = None if self._shared else self._material.draft("text", ends[0])
+        has_documents = self._settings.documents != "none"  # which are shared out, or compared
+        training = None if has_documents else self._material.draft("text", ends[0])
         if training is None:
             return None
         self._check(not training.length, self._tally.empty)
@@ -96,20 +98,47 @@ class _Assembly:
 
     def _read(self, training: Draft, validation: Draft) -> tuple[Portion, Portion]:
         """Everything into drafts; gives the draft and the length of the training part, and of the validation part."""
-        material, share = self._material, self._settings.validation
-        if self._shared and share >= 1:
-            self._share_out(training, validation)
+        has_held = self._material.has_held
+        if self._settings.documents != "none" and (has_held or self._settings.validation):
+            self._read_apart(training, validation)
+        elif has_held:
+            self._read_held(training, validation)
         else:
-            self._take(material.text(), Split(share, training, validation).append if self._shared else training.append)
-        if material.has_held:
-            self._take(material.held(), validation.append, held=True)
-        if material.has_held or self._shared:
-            return (training, training.length), (validation, validation.length)
-        return self._cut(training)
+            self._take(self._material.text(), training.append)
+            if not self._shared:
+                return self._cut(training)
+        return (training, training.length), (validation, validation.length)
 
-    def _share_out(self, training: Draft, validation: Draft) -> None:
+    def _read_held(self, training: Growing, validation: Growing) -> None:
+        """Everything, where there is text of its own for validation."""
+        self._take(self._material.text(), training.append)
+        self._take(self._material.held(), validation.append, held=True)
+
+    def _read_apart(self, training: Draft, validation: Draft) -> None:
+        """Everything, as documents; those of validation that training has too are counted, and dropped if wanted."""
+        with ExitStack() as stack:
+            drops = self._settings.duplicates == "drop"
+            first = stack.enter_context(self._passing("first")) if drops else validation
+            drafts = training, first
+            hashed = [
+                stack.enter_context(Hashed(draft, self._work / f"{name}-hashes"))
+                for draft, name in zip(drafts, NAMES, strict=True)
+            ]
+            if self._material.has_held:
+                self._read_held(*hashed)
+            elif self._settings.validation >= 1:
+                self._share_out(*hashed)
+            else:
+                self._take(self._material.text(), Split(self._settings.validation, *hashed).append)
+            flags = are_duplicates(hashed[1], hashed[0])
+            self._validated = hashed[1].documents
+            self._duplicates = (
+                copy_others(first, flags, validation) if drops else sum(int(some.sum()) for some in flags)
+            )
+
+    def _share_out(self, training: Growing, validation: Growing) -> None:
         """As `_take` of all text, where so many documents validate: which ones, their number decides."""
-        with self._whole() as whole:
+        with self._passing("whole") as whole:
             self._take(self._material.text(), whole.append)
             share = validation_documents(whole.ends.documents, self._settings.validation)
             split = Split(share, training, validation)
@@ -117,13 +146,15 @@ class _Assembly:
                 split.append(symbols, ends)
 
     @contextmanager
-    def _whole(self) -> Iterator[Draft]:
+    def _passing(self, name: str) -> Iterator[Draft]:
         """A draft that is read back and removed."""
-        paths = [self._work / f"{WHOLE}{suffix}" for suffix in ("-draft", "-documents.npy")]
-        with paths[0].open("w+b") as file:
-            yield Draft(file, paths[1])
-        for path in paths:
-            path.unlink(missing_ok=True)
+        paths = [self._work / f"{name}{suffix}" for suffix in ("-draft", "-documents.npy")]
+        try:
+            with paths[0].open("w+b") as file:
+                yield Draft(file, paths[1])
+        finally:
+            for path in paths:
+                path.unlink(missing_ok=True)
 
     def _take(
         self, stretches: Iterable[Stretch], append: Callable[[Symbols, Ids], None], *, held: bool = False
@@ -180,7 +211,8 @@ class _Assembly:
             invalid=self._tally.invalid,
             unseen=int(frequencies[1, layout.known :].sum()),
             unknown=int(both[layout.known :].sum()),
-            documents=self._tally.documents,
+            documents=self._tally.documents - (self._duplicates if self._settings.duplicates == "drop" else 0),
+            duplicates=self._duplicates,
             empty=self._tally.empty,
             bad_rows=self._tally.bad_rows,
         )
@@ -215,9 +247,21 @@ class _Assembly:
         if counts.unknown:
             yield _note_on_unknown(counts, layout, frequencies, alphabet=bool(origin.alphabet))
 
+    def _note_on_duplicates(self) -> str:
+        count = f"{self._duplicates:,} of {self._validated:,} validation documents"
+        if self._settings.duplicates == "keep":
+            return (
+                f"{count} are in the training text too, word for word, so that the validation loss is too low; leave "
+                "them out of validation with --corpus.duplicates drop"
+            )
+        none = "; none is left, so name a --corpus.validation-file" if self._duplicates == self._validated else ""
+        return f"{count} were left out, as the training text has them too{none}"
+
     def _notes_on_documents(self, counts: Counts) -> Iterator[str]:
         if counts.empty:
             yield f"{counts.empty:,} documents without a character were left out"
+        if counts.duplicates:
+            yield self._note_on_duplicates()
         if self._settings.documents == "separator" and not self._tally.separators:
             yield f"the separator {self._settings.separator!r} does not occur; each file is one document"
         if counts.documents == 1 and self._settings.validation:

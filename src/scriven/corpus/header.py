@@ -77,6 +77,7 @@ class Counts(Frozen):
     unseen: Whole  # characters of the validation part that the vocabulary does not know
     unknown: Whole  # the same of both parts; the training part can have some only where an alphabet is given
     documents: Whole  # of the training and the validation part
+    duplicates: Whole = 0  # documents of the validation part that the training part has too, left out where wanted
     empty: Whole  # documents without a character, left out
     bad_rows: Whole = 0  # rows of tables without text in the column, left out
 

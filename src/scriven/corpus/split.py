@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from scriven.corpus.shards import Draft
 from scriven.errors import UsageError
 from scriven.mixing import GOLDEN, Words, mixed
 from scriven.vocabulary import Ids, Symbols
@@ -72,10 +72,26 @@ def _hash(numbers: Ids) -> Words:
     return bits ^ (bits >> np.uint64(31))
 
 
+def pick(symbols: Symbols, ends: Ids, chosen: npt.NDArray[np.bool_]) -> tuple[Symbols, Ids]:
+    """Of symbols (characters,), with the places where documents end, (M,), those of the documents chosen, (M + 1,).
+
+    The last one chosen or not is what comes after the last end.
+    """
+    lengths = np.diff(ends, prepend=0, append=symbols.size)  # (M + 1,)
+    return symbols[np.repeat(chosen, lengths)], np.cumsum(lengths * chosen)[:-1][chosen[:-1]]
+
+
+class Growing(Protocol):
+    """What documents are appended to."""
+
+    def append(self, symbols: Symbols, ends: Ids, /) -> None:
+        """Symbols that come next, (characters,), and the places in them where documents end, (M,)."""
+
+
 class Split:
     """Sends each document of a text to the draft of the part that it belongs to."""
 
-    def __init__(self, share: float | Fraction, training: Draft, validation: Draft) -> None:
+    def __init__(self, share: float | Fraction, training: Growing, validation: Growing) -> None:
         self._share, self._training, self._validation = share, training, validation
         self._ended = 0  # documents
 
@@ -83,8 +99,6 @@ class Split:
         """Symbols that come next, (characters,), and the places in them where documents end, (M,)."""
         numbers = np.arange(self._ended, self._ended + ends.size + 1)  # (M + 1,), the last one not ended
         chosen = are_validation(numbers, self._share)
-        lengths = np.diff(ends, prepend=0, append=symbols.size)  # (M + 1,)
-        held = np.repeat(chosen, lengths)  # (characters,)
-        for draft, mine, documents in ((self._training, ~held, ~chosen), (self._validation, held, chosen)):
-            draft.append(symbols[mine], np.cumsum(lengths * documents)[:-1][documents[:-1]])
+        self._training.append(*pick(symbols, ends, ~chosen))
+        self._validation.append(*pick(symbols, ends, chosen))
         self._ended += ends.size

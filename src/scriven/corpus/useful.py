@@ -17,6 +17,13 @@ def check_useful(settings: CorpusSettings, sources: Sequence[Source]) -> None:
             f"corpus.validation {settings.validation:,.0f} would do nothing, as corpus.validation_file has the text "
             "for validation; drop one of them"
         )
+    if settings.duplicates == "drop" and (
+        settings.documents == "none" or not (settings.validation or settings.validation_file)
+    ):
+        raise UsageError(
+            "corpus.duplicates drop would do nothing, as it is about documents that validate; say what a document is "
+            "with --corpus.documents, or drop it"
+        )
     has_bytes = [not source.is_zipped and source.suffixes[0] not in BINARY_TABLES for source in sources]
     if settings.encoding != "utf-8" and not any(has_bytes):
         raise UsageError(
