@@ -1,12 +1,16 @@
 """Standard streams that are closed, full, or without a reader: the exit code says what happened to the work."""
 
+import io
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from conftest import Command
+from scriven.cli.streams import StandardFile
 from scriven.report import consume
 from scriven.report.terminal import JsonReport, TerminalReport
 
@@ -50,6 +54,23 @@ def test_a_file_never_takes_the_place_of_a_stream_that_is_closed(tmp_path: Path)
         "end_output()\n"
     )
     assert shell(str(program), "<&- >&- 2>&-").returncode == 0
+
+
+def test_a_stream_that_would_not_wait_is_waited_for() -> None:
+    """It is another program's doing, as of a parent that shares its terminal; output was lost."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    text, read = b"x" * 1_000_000, list[bytes]()
+    with os.fdopen(reading, "rb") as pipe:
+        reader = threading.Thread(target=lambda: read.append(pipe.read()))
+        with StandardFile(writing) as file:
+            assert (file.write(text) or 0) < len(text)  # the pipe is full now
+            reader.start()
+            with io.BufferedWriter(file) as stream:
+                stream.write(text)
+        os.close(writing)
+        reader.join()
+    assert len(read[0]) > len(text)
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")

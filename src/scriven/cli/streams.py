@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import sys
 from typing import Any, TextIO
 
@@ -23,9 +24,14 @@ class StandardFile(io.FileIO):
         super().__init__(number, "r" if number == 0 else "w", closefd=False)
 
     def write(self, data: Any, /) -> int:
-        """Writes to the stream, or drops what standard error does not take."""
+        """Writes to the stream, or drops what standard error does not take.
+
+        Where another program made a pipe or terminal non-blocking for all that share it, it waits as if it had not.
+        """
         try:
-            return super().write(data)
+            while (count := super().write(data)) is None:
+                select.select([], [self], [])
+            return count
         except OSError as error:
             if self.fileno() == 2:
                 return len(data)
