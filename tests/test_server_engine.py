@@ -337,16 +337,21 @@ def test_a_client_that_reads_slowly_has_no_more_time_than_others() -> None:
     serve(model, replace(LIMITS, seconds=0.1), use)
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [(RuntimeError("no"), 500, "a mistake in the server itself"), (MemoryError(), 503, "not enough memory")],
+)
 def test_a_mistake_ends_those_requests_alone_that_met_it(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: Exception, status: int, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = model_of(None)
 
     async def use(server: Server, served: Served) -> list[News]:
         with monkeypatch.context() as patched:
-            patched.setattr(model.predictor, "write", Mock(side_effect=RuntimeError("no")))
-            with pytest.raises(Refused, match="a mistake in the server itself"):
+            patched.setattr(model.predictor, "write", Mock(side_effect=error))
+            with pytest.raises(Refused, match=said) as refused:
                 await done(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 20),))])
+        assert refused.value.status == status
         return await done(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 20),))])
 
     assert sum(news.symbols for news in serve(model, LIMITS, use)) == 20

@@ -118,8 +118,8 @@ async def _gone(request: Request, error: ClientDisconnect) -> Response:
 
 
 async def _mistake(request: Request, error: Exception) -> Response:
-    refused = mistake()
-    return Response(refused.body, refused.status, media_type="application/json")
+    refused = mistake(error)
+    return Response(refused.body, refused.status, refused.headers, "application/json")
 
 
 HANDLERS: dict[Any, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scriven.errors import shortage
 from scriven.server.answers import json_text
 
 TYPES = {
@@ -49,8 +50,10 @@ def too_large(what: str, most: float) -> Refused:
     return Refused(413, f"the {what} has more than {most:,} bytes; send less at once", code="body_too_large")
 
 
-def mistake() -> Refused:
-    """What we did wrong ourselves."""
+def mistake(error: BaseException) -> Refused:
+    """What we did wrong ourselves; where the system lacked something, that."""
+    if lacking := shortage(error):
+        return Refused(503, f"this machine has not enough {lacking} for this now; ask for less, or later", code=lacking)
     return Refused(500, "a mistake in the server itself; its log shows where", code="internal")
 
 

@@ -191,7 +191,8 @@ class Work:
     async def news(self) -> list[News]:
         """All that has come since the last time; waits for something.
 
-        Raises Refused: 503 where the request takes too long or the server stops, 500 for a mistake of the engine.
+        Raises Refused: 503 where the request takes too long, the server stops or memory is out, 500 for a mistake of
+        the engine.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._deadline):
@@ -201,7 +202,7 @@ class Work:
         self._arrived.clear()
         error = self._ticket.error
         if error is not None:
-            raise error if isinstance(error, Refused) else mistake() from error
+            raise error if isinstance(error, Refused) else mistake(error) from error
         news, self._ticket.news = self._ticket.news, []
         return news
 
