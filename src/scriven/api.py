@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scriven import recipes
+from scriven.arguments import check_path, check_step, python_words
 from scriven.errors import Interrupted, UsageError
 from scriven.events import Event, Finished, Loss, Started
 from scriven.report import Report, consume
@@ -66,27 +67,44 @@ def train(
     progress that is shown.
     Raises UsageError, InputError or DivergedError; on Ctrl-C it saves and raises Interrupted.
     """
+    _check(texts, settings, reports)
+    if resume is not None:
+        check_step("resume", resume, ["last", "auto"])
     budget = {"minutes": minutes, "epochs": epochs, "steps": steps, "characters": characters}
     given = settings.given() if isinstance(settings, Settings) else dict(settings or {})
     given = overlaid(recipes.values(recipe) if recipe else {}, given)
     chosen = {name: value for name, value in budget.items() if value}
-    if "" in (output, initial, replay):
-        raise UsageError("output, initial and replay must name a folder, and one of them is empty; leave it out")
-    request = Request(
-        texts=tuple(map(str, texts)),
-        settings=validated(overlaid(given, {"budget": chosen} if chosen else {})),
-        output=None if output is None else Path(output),
-        resume=resume,
-        initial=None if initial is None else Path(initial),
-        replay=None if replay is None else Path(replay),
-    )
     stop = StopFlag()
-    with stop.listening():
+    with python_words(), stop.listening():
+        request = Request(
+            texts=tuple(map(str, texts)),
+            settings=validated(overlaid(given, {"budget": chosen} if chosen else {})),
+            output=check_path("output", output),
+            resume=resume,
+            initial=check_path("initial", initial),
+            replay=check_path("replay", replay),
+        )
         run = follow(training(request, stop), [TerminalReport()] if reports is None else reports)
     if run.interrupted:
         words = f"training was stopped and saved; go on with resume='last', output={str(run.path)!r}"
         raise Interrupted(words, run.finished.signal)
     return run
+
+
+def _check(texts: Sequence[object], settings: object, reports: object) -> None:
+    """Raises UsageError where an argument is of a type that cannot be meant."""
+    for text in texts:
+        if isinstance(text, list | tuple):
+            raise UsageError("texts are given one by one; write scriven.train(*texts) where they are a list")
+        if text is None or not check_path("a text", text):
+            raise UsageError("a text is None; give the name of a file or folder")
+    if not (settings is None or isinstance(settings, Settings | Mapping)):
+        raise UsageError(
+            f"settings {settings!r}: give a dictionary, such as {{'model': {{'width': 256}}}}, which tomllib.load "
+            "makes of a file"
+        )
+    if not (reports is None or isinstance(reports, Sequence)):
+        raise UsageError(f"reports is {type(reports).__name__}; give a list of reports, empty to show nothing")
 
 
 def follow(events: Iterable[Event], reports: Sequence[Report]) -> TrainedRun:

@@ -18,12 +18,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 
+from scriven.arguments import (
+    check_choice,
+    check_path,
+    check_pieces,
+    check_stops,
+    check_text,
+    check_whole,
+)
 from scriven.corpus.documents import cut_text
 from scriven.corpus.encodings import drop_mark
 from scriven.corpus.reading import prepare
@@ -40,6 +48,9 @@ from scriven.runs import load_weights, open_run
 from scriven.runs.folder import Which
 from scriven.settings import SamplingSettings, Settings, explain, reader_window
 from scriven.vocabulary import Vocabulary
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 
 class Choices(TypedDict, total=False):
@@ -126,7 +137,7 @@ class Model:
 
     def encode(self, text: str) -> Ids:
         """The ids (symbols,) of a text, int64; those from `vocabulary.size` on are symbols that are not known."""
-        return self.vocabulary.encode(text)
+        return self.vocabulary.encode(check_text("text", text))
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """The text of ids; `decode(encode(text))` is `text`."""
@@ -134,18 +145,19 @@ class Model:
 
     def prepare(self, text: str) -> str:
         """The text as the model reads it: as the run's corpus was prepared."""
-        return prepare(drop_mark(text), self.settings.corpus)
+        return prepare(drop_mark(check_text("text", text)), self.settings.corpus)
 
     def read_ids(self, text: str) -> Ids:
         """The ids (symbols,) of a text as the model reads it: prepared, a byte that was not UTF-8 as one byte.
 
         What separates two documents is one boundary.
         """
-        return prompt_ids(drop_mark(text), self.vocabulary, self.settings.corpus)
+        return prompt_ids(drop_mark(check_text("text", text)), self.vocabulary, self.settings.corpus)
 
     def unknown_characters(self, text: str) -> list[str]:
         """The distinct characters of a text that the model does not know, in order of appearance."""
-        return self.vocabulary.unknown_characters("".join(split_text(drop_mark(text), self.settings.corpus)))
+        text = drop_mark(check_text("text", text))
+        return self.vocabulary.unknown_characters("".join(split_text(text, self.settings.corpus)))
 
     def session(self, *, seed: int | None = None) -> Session:
         """A new text, to be read and written piece by piece; the same seed draws the same text.
@@ -173,6 +185,7 @@ class Model:
         The same `seed` gives the same text; without one, every call is different.
         Raises UsageError for values out of range, and where documents are to end that the model does not know.
         """
+        check_text("prompt", prompt)
         session = self.session(seed=seed)
         pieces = session.write(length, stop=stop, until_end=until_end, piece=piece, **choices)
         session.read(prompt)
@@ -222,6 +235,8 @@ class Model:
         **choices: Unpack[Choices],
     ) -> Iterator[Written]:
         """As `samples`, with whether each text ended by itself."""
+        check_text("prompt", prompt)
+        count = check_whole("count", count, 0, "0 or more texts to write")
         settings, first = sampling_settings(length, stop, choices), first_seed(seed)
         self.pen(stop, until_end)  # which is refused now where it must be
         lines = (
@@ -261,7 +276,8 @@ class Model:
         The text comes in pieces, as `scriven.corpus.sources.read` gives them. Where the model knows documents there is
         a boundary after each, with what the end costs.
         """
-        return checked(foretold(self.predictor, read_chunks(self.vocabulary, cut_text(pieces, self.settings.corpus))))
+        cut = cut_text(check_pieces("pieces", pieces), self.settings.corpus)
+        return checked(foretold(self.predictor, read_chunks(self.vocabulary, cut)))
 
     @cached_property
     def _start(self) -> Context:
@@ -311,7 +327,7 @@ class Session:
         """The ids of a text that comes next; a byte order mark is left out where it is the beginning."""
         if self._context is self._model._start:
             return self._model.read_ids(text)
-        return prompt_ids(text, self._model.vocabulary, self._model.settings.corpus)
+        return prompt_ids(check_text("text", text), self._model.vocabulary, self._model.settings.corpus)
 
     def write(
         self,
@@ -328,8 +344,7 @@ class Session:
         the end of a document, after which another one begins.
         Raises UsageError for values out of range, and where documents are to end that the model does not know.
         """
-        if piece < 1:
-            raise UsageError(f"piece {piece}: give 1 or more symbols to write at once")
+        check_whole("piece", piece, 1, "1 or more symbols to write at once")
         settings = sampling_settings(length, stop, choices)
         return self._write(Line(self._random, settings, length, self._model.pen(stop, until_end)), piece)
 
@@ -344,8 +359,8 @@ def load(
     run: str | Path,
     *,
     which: Which = "best",
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
 ) -> Model:
     """The model of a run folder: its best weights, its last ones, or those of the step given.
 
@@ -355,8 +370,13 @@ def load(
     int8 was asked for. Without native code writing is always fp32.
     Raises InputError when the folder is not a run or is damaged, UsageError when device or precision are not there.
     """
+    check_choice("device", device, get_args(Device))
+    check_choice("precision", precision, get_args(Precision))
+    path = check_path("run", run)
+    if path is None:
+        raise UsageError("run is None; give the folder of a run, a str or a Path")
     place = choose_device(device)
-    opened = open_run(run)
+    opened = open_run(path)
     checkpoint = opened.checkpoint(which)
     weights = checkpoint.weights(opened.shapes())
     with threads(1), torch.random.fork_rng(devices=[]):  # the model draws weights, which the checkpoint's replace
@@ -380,10 +400,8 @@ def sampling_settings(length: int, stop: Sequence[str], choices: Choices) -> Sam
 
     Raises UsageError naming what is out of range.
     """
-    if length < 0:
-        raise UsageError(f"length {length}: give 0 or more characters to write")
-    if isinstance(stop, str) or "" in stop:
-        raise UsageError(f"stop {stop!r}: give a list of strings, none of them empty")
+    check_whole("length", length, 0, "0 or more characters to write")
+    check_stops(stop)
     try:
         return SamplingSettings(**choices)
     except ValidationError as error:
@@ -395,6 +413,4 @@ def first_seed(seed: int | None) -> int:
 
     Raises UsageError when it is negative.
     """
-    if seed is not None and seed < 0:
-        raise UsageError(f"seed {seed}: give 0 or a positive number")
-    return secrets.randbits(32) if seed is None else seed
+    return secrets.randbits(32) if seed is None else check_whole("seed", seed, 0, "0 or a positive number")

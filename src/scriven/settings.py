@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from scriven.errors import UsageError
+from scriven.suggestions import close_dotted, did_you_mean
 
 Cell = Literal["lstm", "gru", "rnn", "mingru"]
 Choice = Literal["best", "smoothed", "last"]
@@ -19,6 +20,7 @@ Unit = Literal["character", "byte"]
 PLAINER = {
     "float_parsing": "give a number, such as 5 or 0.5",
     "int_parsing": "give a whole number",
+    "int_from_float": "give a whole number",
     "literal_error": "give {expected}",
     "greater_than": "give more than {gt}",
     "greater_than_equal": "give {ge} or more",
@@ -510,13 +512,26 @@ def explain(error: ValidationError, prefix: str = "", *, flags: bool = False) ->
         message = item["msg"].removeprefix("Value error, ")
         unshown = item["type"] in {"missing", "extra_forbidden"} or not item["loc"]
         if item["type"] in PLAINER:
-            message = PLAINER[item["type"]].format(**item.get("ctx", {}))
+            message = PLAINER[item["type"]].format(**{key: _plain(each) for key, each in item.get("ctx", {}).items()})
         shown = "" if unshown else f" {cut(repr(item['input']))}"
         if item["type"] == "extra_forbidden":
-            message = "there is no such setting"
+            message = "there is no such setting" + did_you_mean(_close_settings(error.title, item["loc"]))
         lines.append(f"{name}{shown}: {message}" if name and item["type"] != "value_error" else message)
     more = [f"and {len(errors) - MOST_NAMED:,} more"] if len(errors) > MOST_NAMED else []
     return "; ".join([*map(cut, lines), *more])
+
+
+def _plain(value: object) -> object:
+    """A bound of a setting, as a person writes it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _close_settings(title: str, place: tuple[int | str, ...]) -> list[str]:
+    """The settings that a name may have meant which the class of that title does not have."""
+    names = [f"{section}.{name}" for section, values in Settings() for name in type(values).model_fields]
+    if title != Settings.__name__:
+        names = [name for each in Frozen.__subclasses__() if each.__name__ == title for name in each.model_fields]
+    return close_dotted(".".join(map(str, place))[:MOST_SHOWN], names)
 
 
 def cut(text: str) -> str:

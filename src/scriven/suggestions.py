@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 LIKENESS = 0.7  # of difflib, from which two names are taken for one
+BEGINNING = 3  # letters from which the beginning of a name stands for it
 ENTRIES_READ = 10_000  # of a folder
 
 
@@ -18,6 +19,19 @@ def close_names(name: str, names: Iterable[str], count: int = 1) -> list[str]:
     for each in names:
         by_lower.setdefault(each.lower(), each)
     return [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower, count, LIKENESS)]
+
+
+def close_dotted(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """The dotted names that a name which is none may have meant, at most `count`.
+
+    These are the ones whose last part it is; else whose last part it begins; else the most alike.
+    """
+    lasts = {each: each.rpartition(".")[2] for each in names}
+    last = name.rpartition(".")[2]
+    same = [each for each in lasts if lasts[each] == last]
+    begun = [each for each in lasts if len(last) >= BEGINNING and lasts[each].startswith(last)]
+    alike = close_names(name, [*lasts]) or close_names(last, lasts.values())
+    return (same or begun or [each for each in lasts if {each, lasts[each]} & set(alike)])[:count]
 
 
 def close_paths(path: str) -> list[str]:

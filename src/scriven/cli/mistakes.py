@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Union, get_args, get_origin
 
 from scriven.cli.arguments import collection_of, split_at_end
 from scriven.errors import UsageError
-from scriven.suggestions import close_names, close_paths, did_you_mean, listed
+from scriven.suggestions import close_dotted, close_names, close_paths, did_you_mean, listed
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 SUGGESTED = 3  # names at most
-BEGINNING = 3  # letters from which the beginning of a name stands for it
 
 # What other programs for the same call our options, without dashes; and our commands.
 OPTIONS_ELSEWHERE = {
@@ -141,14 +140,11 @@ def close_options(word: str, arguments: ArgumentCollection) -> list[str]:
     """The options that a word which is none may have meant: named alike, or by the last part of their names."""
     bare = word.lstrip("-").partition("=")[0].replace("_", "-").lower()
     names = [name for argument in arguments if argument.parse for name in argument.names if name.startswith("--")]
-    lasts = {name: name.lstrip("-").rpartition(".")[2] for name in names}
     known = OPTIONS_ELSEWHERE.get(bare)
-    same = [name for name, last in lasts.items() if last == bare]
-    begun = [name for name, last in lasts.items() if len(bare) >= BEGINNING and last.startswith(bare)]
-    alike = close_names(bare, [*(name.lstrip("-") for name in names), *lasts.values()])
-    like = [name for each in alike for name in names if each in (name.lstrip("-"), lasts[name])]
-    found = [known] if known in names else same or begun or like
-    return found[:SUGGESTED]
+    if known in names:
+        return [known]
+    by_bare = {name.lstrip("-"): name for name in names}
+    return [by_bare[each] for each in close_dotted(bare, by_bare, SUGGESTED)]
 
 
 def _unknown_command(app: App, words: Sequence[str]) -> str:

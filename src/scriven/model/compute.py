@@ -23,7 +23,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there[name]:
-        raise UsageError(f"device {name} is not available on this machine; use --device auto or cpu")
+        raise UsageError(f"device {name} is not available on this machine; give auto or cpu")
     return torch.device(name)
 
 

@@ -16,6 +16,7 @@ import filelock
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError
 
+from scriven.arguments import check_step
 from scriven.corpus.build import Progress, build
 from scriven.corpus.storage import Place, place_of
 from scriven.corpus.store import Corpus
@@ -122,8 +123,9 @@ class Run:
     def checkpoint(self, which: Which) -> Checkpoint:
         """The best or the last checkpoint, or that of a step.
 
-        Raises InputError when there is none.
+        Raises InputError when there is none, UsageError when it is called by another word.
         """
+        check_step("which", which, ["best", "last"])
         step = which if isinstance(which, int) else getattr(self.index(), which)
         there = self.steps()
         if step is None or step not in there:
