@@ -21,6 +21,7 @@ from scriven.runs.folder import Which
 from scriven.server import renewal
 from scriven.server.app import make_app
 from scriven.server.renewal import Source
+from scriven.server.serving import fingerprint
 from scriven.session import Model, load
 
 SECONDS = 20
@@ -84,6 +85,19 @@ def until(condition: Callable[[], object]) -> None:
 
 def text_of(model: Model) -> str:
     return model.sample(PROMPT, length=30, seed=1, temperature=1.0)
+
+
+def test_a_fingerprint_is_that_of_the_weights_and_of_how_they_are_used(run: Path) -> None:
+    one = fingerprint(load(run, device="cpu", precision="fp32"))
+    assert one == fingerprint(load(run, device="cpu", precision="fp32"))
+    save(run, 200, best=200, scale=1.0)
+    assert one == fingerprint(load(run, device="cpu", precision="fp32"))
+    save(run, 300, best=300, scale=1.001)
+    assert one != fingerprint(load(run, device="cpu", precision="fp32"))
+    model = load(run, device="cpu", precision="fp32")
+    before = fingerprint(model)
+    model.predictor.precision = "bf16"
+    assert before != fingerprint(model)
 
 
 def test_a_newer_best_checkpoint_is_taken_up_and_told_of(run: Path) -> None:

@@ -44,7 +44,7 @@ def fingerprint(model: Model) -> str:
         digest.update(f"{part}\0".encode("utf-8", "surrogatepass"))
     for name, weights in sorted(predictor.model.state_dict().items()):
         digest.update(f"{name} {tuple(weights.shape)} {weights.dtype}\0".encode())
-        digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(weights.detach().cpu().flatten().view(torch.uint8).numpy())
     return f"fp_{digest.hexdigest()[:16]}"
 
 
