@@ -28,7 +28,7 @@ def test_all_ways_to_write_an_alphabet_are_the_same(tmp_path: Path, symbols: set
     assert symbols_in(json.dumps(dict.fromkeys(symbols, 7)), tmp_path) == expected
     assert symbols_in(json.dumps({"symbols": list(symbols), "other": 1}), tmp_path) == expected
     escaped = [f"\\U{ord(symbol):08x}" for symbol in symbols]
-    for end in ("\n", "\r\n"):
+    for end in ("\n", "\r\n", "\r"):
         assert symbols_in(end.join(escaped), tmp_path) == expected
 
 

@@ -101,6 +101,20 @@ def test_accents_in_the_other_form_are_named_with_what_to_do(run: str, tmp_path:
     assert "apart (NFD); convert it, as with uconv -x nfd" in command("score", apart, str(path)).err
 
 
+def test_a_prompt_is_told_of_marks_and_of_the_other_form(run: str, tmp_path: Path, command: Command) -> None:
+    told = command("sample", run, "--prompt", "\ufeffcafe\u0301", "--length", "0")
+    assert told.out == "cafe\u0301\n"
+    assert "note: a byte order mark at the start of the prompt was left out\n" in told.err
+    assert (
+        "note: the prompt has letters and accents apart (NFD), and the model knows them as one (NFC); give it in NFC"
+        in (told.err)
+    )
+    (tmp_path / "prompt.txt").write_text("caf\u00e9", "utf-8-sig")
+    told = command("sample", run, "--prompt-file", str(tmp_path / "prompt.txt"), "--length", "0")
+    assert told.out == "caf\u00e9\n"
+    assert told.err == "note: a byte order mark at the start of the prompt was left out\n"
+
+
 def test_prompts_and_texts_are_folded_as_the_corpus_was(tmp_path: Path) -> None:
     model = load(made(tmp_path / "plain", "\n abcdit's\"-", punctuation="ascii"))
     assert model.unknown_characters("“it’s” — a\u00a0b") == []

@@ -120,7 +120,7 @@ def test_a_body_that_is_no_object_of_finite_numbers_is_refused(body: bytes) -> N
 )
 def test_what_asks_for_nothing_is_taken(field: str, value: Any) -> None:
     """As many clients send it with every request."""
-    taken = parsed(CompletionBody, json.dumps({field: value}).encode()).model_dump()
+    taken = parsed(CompletionBody, json.dumps({field: value}).encode("utf-8-sig")).model_dump()  # the mark is no part
     neutral = parsed(CompletionBody, b"{}").model_dump()
     assert taken | {field: None} == neutral | {field: None}
 

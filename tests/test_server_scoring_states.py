@@ -47,6 +47,15 @@ def test_pieces_cost_what_the_whole_costs(client: httpx.Client, model: str, cuts
     assert ends == whole["ends"]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_text_or_of_a_body(client: httpx.Client) -> None:
+    plain = score(client, model="text", text="a bad cab")
+    marked = score(client, model="text", text="\ufeffa bad cab")
+    assert marked["surprisal"] == plain["surprisal"]
+    headers = {"content-type": "text/plain"}
+    sent = client.post("/score?model=text", content="a bad cab".encode("utf-8-sig"), headers=headers).json()
+    assert sent["surprisal"] == plain["surprisal"]
+
+
 def test_a_text_that_does_not_go_on_keeps_no_state(client: httpx.Client) -> None:
     assert "state" not in score(client, model="text", text="a")
 

@@ -16,6 +16,8 @@ def test_settings_survive_toml(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     path.write_text(to_toml(settings), encoding="utf-8")
     assert validated(read_toml(path)) == settings
+    path.write_text(to_toml(settings), encoding="utf-8-sig")  # as editors of Windows do
+    assert validated(read_toml(path)) == settings
 
 
 def test_only_what_was_set_counts_as_given() -> None:

@@ -17,6 +17,7 @@ from scriven.settings import SamplingSettings
 
 if TYPE_CHECKING:
     from scriven.corpus import Part
+    from scriven.corpus.reading import Tally
     from scriven.session import Model, Written
 
 DEFAULTS = SamplingSettings()
@@ -121,17 +122,29 @@ def sample(
 
 
 def _prompt(model: Model, prompt: str, file: str | None) -> str:
-    """The text to go on from: of a file where one is named, of standard input where the prompt is `-`."""
+    """The text to go on from: of a file where one is named, of standard input where the prompt is `-`.
+
+    A byte order mark at its start is left out, which is said.
+    """
+    from scriven.corpus.encodings import drop_marks
     from scriven.corpus.reading import Tally, decoded
     from scriven.corpus.sources import find
 
+    tally = Tally()
     if file is None and prompt != "-":
-        return prompt
+        return _noted_marks("".join(drop_marks([prompt], tally.add_mark)), tally)
     sources = find([file or "-"]).sources
     if len(sources) > 1:
         raise UsageError(f"--prompt-file {file}: these are {len(sources):,} files; name one")
     as_utf8 = model.settings.corpus.model_copy(update={"encoding": "utf-8"})
-    return "".join(decoded(sources[0], as_utf8, Tally()))
+    return _noted_marks("".join(decoded(sources[0], as_utf8, tally)), tally)
+
+
+def _noted_marks(prompt: str, tally: Tally) -> str:
+    """The prompt, with a note where a byte order mark was left out of it."""
+    if tally.marks:
+        note("a byte order mark at the start of the prompt was left out")
+    return prompt
 
 
 def _show_all(texts: Iterable[Written], prompt: str, *, one_line: bool) -> None:
@@ -178,6 +191,10 @@ def _note_unknown(model: Model, text: str) -> None:
         shown = [f"{c if c.isprintable() else ascii(c)[1:-1]} (U+{ord(c):04X})" for c in unknown[:10]]
         more = f", and {len(unknown) - 10:,} more" if unknown[10:] else ""
         note(f"the model has never seen, and reads as <unk>: {', '.join(shown)}{more}")
+        from scriven.inference.normal_forms import describe_form, other_form
+
+        if form := other_form(model.vocabulary, unknown):
+            note(f"the prompt {describe_form(form)}; give it in {form}")
 
 
 def _converse(model: Model, prompt: str, seed: int | None, writing: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ def _marks_noticed(chunks: Iterable[Ids], tally: Tally, about: str) -> Iterator[
 
 
 def _forms_noticed(vocabulary: Vocabulary, chunks: Iterable[Ids], about: str) -> Iterator[Ids]:
-    from scriven.inference.normal_forms import WAYS_OUT, other_form
+    from scriven.inference.normal_forms import describe_form, other_form
 
     unseen = dict[str, None]()
     for ids in chunks:
@@ -54,4 +54,4 @@ def _forms_noticed(vocabulary: Vocabulary, chunks: Iterable[Ids], about: str) ->
         yield ids
     if form := other_form(vocabulary, unseen):
         flag = "read it with --corpus.normalize nfc" if form == "NFC" else "convert it, as with uconv -x nfd"
-        note(f"{about}{WAYS_OUT[form]}; {flag}")
+        note(f"{about}the text {describe_form(form)}; {flag}")

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 
 from scriven.vocabulary import Vocabulary
 
-WAYS_OUT = {
-    "NFC": "the text has letters and accents apart (NFD), and the model knows them as one (NFC)",
-    "NFD": "the text has letters with their accents as one (NFC), and the model knows them apart (NFD)",
-}
+
+def describe_form(form: str) -> str:
+    """Words for what a text is like that a model would know in this form, "NFC" or "NFD"."""
+    if form == "NFC":
+        return "has letters and accents apart (NFD), and the model knows them as one (NFC)"
+    return "has letters with their accents as one (NFC), and the model knows them apart (NFD)"
 
 
 def other_form(vocabulary: Vocabulary, unseen: Iterable[str]) -> str:
