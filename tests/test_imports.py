@@ -14,9 +14,9 @@ MAP = """
     recipes
     kernels.interface kernels.library kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32 kernels.output
     kernels.scan kernels.sampler kernels.scorer kernels.text kernels
-    corpus.storage corpus.sources corpus.guesses corpus.encodings corpus.line_ends corpus.punctuation corpus.row_values
-    corpus.structure corpus.zipped corpus.reading corpus.delimited corpus.json_records corpus.tables corpus.documents
-    corpus.division corpus.alphabet
+    corpus.storage corpus.sources corpus.stamps corpus.guesses corpus.encodings corpus.line_ends corpus.punctuation
+    corpus.row_values corpus.structure corpus.zipped corpus.reading corpus.delimited corpus.json_records
+    corpus.tables corpus.documents corpus.division corpus.alphabet
     corpus.header corpus.shards corpus.numbers corpus.joining corpus.split corpus.duplicates corpus.useful
     corpus.material corpus.assembly corpus.parts
     corpus.workplace corpus.build corpus.shelf corpus.store corpus

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import platformdirs
@@ -19,10 +22,13 @@ from scriven.corpus.header import read_header
 from scriven.corpus.material import Material, Progress, Texts
 from scriven.corpus.parts import Parts, read_part, write_part
 from scriven.corpus.reading import PIECE
+from scriven.corpus.stamps import Notes, changed, content_of, hashed
+from scriven.corpus.storage import explained
 from scriven.corpus.workplace import moved, unfinished
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings
 
+OTHER = "is not the corpus of these texts as they are now; choose another folder, or remove it"
 KEPT_BYTES = 2 * PIECE  # smaller buffers than that, a piece read among them, are kept; see `keep_buffers`
 
 
@@ -36,24 +42,34 @@ def build(
 ) -> Path:
     """The folder of the corpus that these texts make (see `scriven.corpus.sources`); built unless it is there already.
 
-    Without `folder` it is kept in the user's cache, by the path, size and time of change of each file and the settings.
+    Without `folder` it is kept in the user's cache, by the path and content of each file and the settings; where
+    neither size nor times nor place of a file have changed, its content is not read again.
     `progress(done, total)` is told bytes of the files, each counted twice: read, then written; the total is none while
     it is not known.
     Raises InputError when a text cannot be read or the corpus cannot be written, UsageError when no text is named or,
     if `strict`, a setting would do nothing for the texts.
     """
     material = _texts(texts, settings, strict=strict)
-    target = folder or cache_folder() / "corpora" / material.key()
-    if material.size is not None and _is_built(target, material.key()):
-        return target
-    _check_free(folder)
+    if folder:
+        return _in_folder(folder, material, lambda work: assemble(work, material, progress or _silent), _corpus_hash)
+    if found := _kept(material, progress or _silent):
+        return found
+    corpora = cache_folder() / "corpora"
+    with _explained(corpora, material), unfinished(corpora) as work:
+        content = _hashed_beside(material, lambda: assemble(work, material, progress or _silent))
+        name = material.key() if material.size is None else _name(material, content)
+        _check_unchanged(material)
+        made = moved(work, corpora / name, _is_whole, replace=True)
+    _notes().put(name, material.stamps())
+    return made
 
-    def _write(work: Path) -> str:
-        assemble(work, material, progress or _silent)
-        return material.key()
 
-    place = (lambda key: folder) if folder else target.with_name
-    return _made(target.parent, material, _write, place, _is_built, replace=folder is None)
+def current(texts: Sequence[str], settings: CorpusSettings, progress: Progress | None = None) -> Path | None:
+    """The corpus in the user's cache of these texts as they are now; none where it would have to be built.
+
+    Raises InputError as `build` does.
+    """
+    return _kept(_texts(texts, settings, strict=False), progress or _silent)
 
 
 def build_part(
@@ -71,22 +87,13 @@ def build_part(
     if not 1 <= number <= count:
         raise UsageError(f"there is no part {number}/{count}; the parts of {count} are 1/{count} to {count}/{count}")
     material = _texts(texts, settings, part)
-    key = material.key()
 
-    def _is_there(target: Path, key: str) -> bool:
-        with suppress(InputError):
-            file = read_part(target)
-            return (file.number, file.count, file.origin.key) == (number, count, key)
-        return False
+    def _hash(target: Path, settings: CorpusSettings) -> str:
+        file = read_part(target)
+        values = file.model_dump(mode="json") | {"origin": None}
+        return hashed(values) if (file.number, file.count, file.origin.settings) == (*part, settings) else ""
 
-    def _write(work: Path) -> str:
-        write_part(work, material, part, progress or _silent)
-        return key
-
-    if _is_there(folder, key):
-        return folder
-    _check_free(folder)
-    return _made(folder.parent, material, _write, lambda key: folder, _is_there, replace=False)
+    return _in_folder(folder, material, lambda work: write_part(work, material, part, progress or _silent), _hash)
 
 
 def merge(folders: Sequence[Path], folder: Path, progress: Progress | None = None) -> Path:
@@ -99,16 +106,7 @@ def merge(folders: Sequence[Path], folder: Path, progress: Progress | None = Non
     if not folders:
         raise UsageError("no part is named; name the folders that scriven corpus build --part made")
     material = Parts(folders)
-    key = material.origin().key
-    if _is_built(folder, key):
-        return folder
-    _check_free(folder)
-
-    def _write(work: Path) -> str:
-        assemble(work, material, progress or _silent)
-        return key
-
-    return _made(folder.parent, material, _write, lambda key: folder, _is_built, replace=False)
+    return _in_folder(folder, material, lambda work: assemble(work, material, progress or _silent), _corpus_hash)
 
 
 def cache_folder() -> Path:
@@ -129,34 +127,118 @@ def _texts(
     return Texts(texts, settings, part, strict=strict)
 
 
-def _check_free(folder: Path | None) -> None:
-    if folder is None or not folder.exists():
+def _check_free(folder: Path) -> None:
+    if not folder.exists():
         return
     if not folder.is_dir() or any(folder.iterdir()):
-        raise InputError(f"{folder} exists and is not the corpus of these texts; choose another folder, or remove it")
+        raise InputError(f"{folder} exists and {OTHER}")
     if folder.samefile(Path.cwd()):  # a corpus takes the place of an empty folder
         raise InputError(f"{folder} is the folder that you are in; name a new one, such as {folder / 'corpus'}")
 
 
-def _is_built(folder: Path, key: str) -> bool:
+def _is_whole(folder: Path) -> bool:
     with suppress(InputError):
-        return read_header(folder).key == key
+        read_header(folder)
+        return True
     return False
 
 
-def _made(
-    parent: Path,
-    material: Material,
-    write: Callable[[Path], str],
-    place: Callable[[str], Path],
-    is_built: Callable[[Path, str], bool],
-    *,
-    replace: bool,
+def _corpus_hash(folder: Path, settings: CorpusSettings) -> str:
+    """A hash of what a corpus says of itself, but for times and names of files; empty where it is of other settings.
+
+    Raises InputError where there is none.
+    """
+    header = read_header(folder)
+    return hashed(header.model_dump(mode="json") | {"key": "", "texts": []}) if header.settings == settings else ""
+
+
+def _notes() -> Notes:
+    """Of corpora in the cache, and of those in folders that users chose: the stamps of what they were made of."""
+    return Notes(cache_folder() / "stamps")
+
+
+def _name(material: Texts, content: str) -> str:
+    """The name of a corpus in the cache."""
+    return f"{material.timeless_key()}-{content}"
+
+
+def _kept(material: Texts, progress: Progress) -> Path | None:
+    """The corpus in the cache of texts as they are now; none where there is none."""
+    if material.size is None:
+        return None
+    folders = sorted((cache_folder() / "corpora").glob(f"{material.timeless_key()}-*"))
+    there = {folder.name: folder for folder in folders if _is_whole(folder)}
+    stamps, notes = material.stamps(), _notes()
+    if same := [folder for name, folder in there.items() if notes.get(name) == stamps]:
+        return same[0]
+    if not there:
+        return None
+    name = _name(material, content_of(material.sources, partial(_read, progress, 2 * material.size)))
+    if name in there:
+        notes.put(name, stamps)
+    return there.get(name)
+
+
+def _read(progress: Progress, total: int, done: int) -> None:
+    progress(min(done, total), total)
+
+
+def _hashed_beside(material: Texts, task: Callable[[], None]) -> str:
+    """Does a task; gives the hash of the sources' content, read by a thread meanwhile."""
+    left = threading.Event()
+
+    def _look(done: int) -> None:
+        if left.is_set():
+            raise InputError("the corpus is not built any more")
+
+    with ThreadPoolExecutor(1) as pool:
+        hashing = pool.submit(content_of, material.sources, _look)
+        try:
+            task()
+        except BaseException:
+            left.set()
+            raise
+        return hashing.result()
+
+
+def _check_unchanged(material: Texts) -> None:
+    """Raises InputError where a file is not the one any more that was found; one that has only grown still is."""
+    for source in material.sources:
+        if isinstance(source.path, Path) and source.stamp:
+            with explained(source.name):
+                now = source.path.stat()
+            if now.st_size <= source.stamp[0] and (now.st_ctime_ns, now.st_ino) != source.identity:
+                raise changed(source)
+
+
+def _in_folder(
+    folder: Path,
+    material: Texts | Parts,
+    write: Callable[[Path], None],
+    hash_of: Callable[[Path, CorpusSettings], str],
 ) -> Path:
-    """Writes into a folder of its own and puts it in its place, by the key that writing gives."""
-    with _explained(parent, material), unfinished(parent) as work:
-        key = write(work)
-        return moved(work, place(key), lambda target: is_built(target, key), replace=replace)
+    """What `write` makes, in a folder that a user chose; it may be there already, where its sources are unchanged.
+
+    Where they may have changed it is made once more, beside it, and compared by `hash_of`, which is empty or raises
+    InputError for what is something else.
+    """
+    stamps, name, there = material.stamps(), hashed(str(folder.absolute())), ""
+    with suppress(InputError):
+        there = hash_of(folder, material.settings)
+    if there and _notes().get(name) == f"{there} {stamps}":
+        return folder
+    if not there:
+        _check_free(folder)
+    with _explained(folder.parent, material), unfinished(folder.parent) as work:
+        write(work)
+        made = hash_of(work, material.settings)
+        if there and made != there:
+            raise InputError(f"{folder} exists and {OTHER}")
+        if not there:
+            moved(work, folder, lambda target: hash_of(target, material.settings) == made, replace=False)
+    if stamps:
+        _notes().put(name, f"{made} {stamps}")
+    return folder
 
 
 @contextmanager
@@ -176,4 +258,4 @@ def _explained(folder: Path, material: Material) -> Iterator[None]:
         ) from None
 
 
-__all__ = ["Progress", "build", "build_part", "cache_folder", "merge"]
+__all__ = ["Progress", "build", "build_part", "cache_folder", "current", "merge"]

@@ -18,6 +18,7 @@ from scriven.corpus.header import FORMAT
 from scriven.corpus.reading import PIECE, Tally
 from scriven.corpus.shards import Drafted
 from scriven.corpus.sources import Source, find
+from scriven.corpus.stamps import stamps_of
 from scriven.corpus.useful import check_useful
 from scriven.errors import UsageError
 from scriven.settings import CorpusSettings, Frozen
@@ -71,6 +72,9 @@ class Material(Protocol):
     def origin(self) -> Origin:
         """What it is made from; known when all has been read."""
 
+    def stamps(self) -> str:
+        """A hash that changes with what it is made from; empty where that is known only once it is read."""
+
 
 class Texts:
     """Texts as users name them, all of them or one part of several."""
@@ -113,9 +117,25 @@ class Texts:
         """See `Material`."""
         return self._stretches(self._taken[1])
 
+    @property
+    def sources(self) -> list[Source]:
+        """All sources, also where one part of several is taken."""
+        return [source for found in self._found for source in found.sources]
+
     def key(self) -> str:
         """What the corpus depends on, as a short hash; of standard input and pipes, what was read of them so far."""
-        parts = [[(str(source.path), source.stamp) for source in found.sources] for found in self._found]
+        return self._key(lambda source: source.stamp)
+
+    def timeless_key(self) -> str:
+        """As `key`, without the times of files: the same for all contents of their sizes."""
+        return self._key(lambda source: source.stamp and source.stamp[: 1 if isinstance(source.path, Path) else 2])
+
+    def stamps(self) -> str:
+        """See `Material`."""
+        return "" if self.size is None else stamps_of(self.sources)
+
+    def _key(self, stamp: Callable[[Source], Sequence[int] | None]) -> str:
+        parts = [[(str(source.path), stamp(source)) for source in found.sources] for found in self._found]
         streamed = self.tally.streamed.hexdigest()
         alphabet = self._alphabet.symbols if self._alphabet else None
         values = [FORMAT, unicodedata.unidata_version, self.settings.model_dump(), parts, streamed, alphabet]

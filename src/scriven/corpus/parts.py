@@ -24,6 +24,7 @@ from scriven.corpus.material import Material, Name, Origin, Progress, Stretch
 from scriven.corpus.numbers import Numbers
 from scriven.corpus.reading import Tally
 from scriven.corpus.shards import Bytes, Draft, Ends, smallest, stretches
+from scriven.corpus.stamps import hashed
 from scriven.errors import InputError
 from scriven.settings import Frozen
 from scriven.vocabulary import UNICODE_SIZE
@@ -107,6 +108,10 @@ class Parts:
     def origin(self) -> Origin:
         """See `Material`."""
         return self._origin
+
+    def stamps(self) -> str:
+        """See `Material`."""
+        return hashed([file.model_dump(mode="json") for file, _ in self._files])
 
     def _add_findings(self) -> None:
         for file, _ in self._files:

@@ -26,6 +26,7 @@ from scriven.corpus.encodings import decode, drop_marks
 from scriven.corpus.line_ends import LineEnds
 from scriven.corpus.punctuation import fold_punctuation
 from scriven.corpus.sources import Source
+from scriven.corpus.stamps import changed
 from scriven.corpus.storage import EXTRA, explained, opened
 from scriven.corpus.structure import noted
 from scriven.corpus.zipped import zipped_text
@@ -202,7 +203,7 @@ def _chunks(source: Source, tally: Tally, size: int) -> Iterator[bytes]:
                 tally.position = begun + raw.tell() - first
             yield chunk
         if (end and left) or (isinstance(source.path, Path) and _changed(source, os.fstat(raw.fileno()))):
-            raise InputError(f"{source.name} changed while it was read; start again when nothing writes to it any more")
+            raise changed(source)
 
 
 def _changed(source: Source, now: os.stat_result) -> bool:

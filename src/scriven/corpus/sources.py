@@ -18,7 +18,7 @@ import os
 import stat
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -50,13 +50,15 @@ class Source:
     """One thing to read: its place (none for standard input), and its size in bytes and time of change in nanoseconds.
 
     The stamp is none for standard input and pipes, whose content is known only once it is read; of a URL, the second
-    number is of the version that the server tells. `span` is which bytes of it to read; none for all.
+    number is of the version that the server tells. `span` is which bytes of it to read; none for all. `identity` is, of
+    a plain file, the time in nanoseconds when anything about it changed, and its number on the disk.
     """
 
     name: str
     path: Place | None = None
     stamp: Stamp | None = None
     span: tuple[int, int] | None = None
+    identity: tuple[int, int] | None = field(default=None, compare=False)
 
     @property
     def suffixes(self) -> tuple[str, str]:
@@ -177,8 +179,13 @@ def _walk(folder: Path, enter: Callable[[Path], bool]) -> Iterator[Path]:
 
 def _source(path: Path) -> Source:
     status = path.stat()
-    stamp = (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
-    return Source(_shown(path), Path(os.path.abspath(path)), stamp)  # noqa: PTH100 (resolve would follow links)
+    plain = stat.S_ISREG(status.st_mode)
+    return Source(
+        _shown(path),
+        Path(os.path.abspath(path)),  # noqa: PTH100 (resolve would follow links)
+        (status.st_size, status.st_mtime_ns) if plain else None,
+        identity=(status.st_ctime_ns, status.st_ino) if plain else None,
+    )
 
 
 def _dataset(path: Path, column: str) -> Found:
