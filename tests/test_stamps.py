@@ -11,7 +11,7 @@ import pytest
 from conftest import Command
 from scriven.corpus import Corpus, build
 from scriven.corpus.assembly import assemble
-from scriven.corpus.build import build_part, current, merge
+from scriven.corpus.build import build_part, is_made_of, merge
 from scriven.corpus.material import Progress, Texts
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
@@ -100,14 +100,17 @@ def test_a_text_that_was_put_back_has_its_corpus_again(book: Path, built: list[s
     assert len(built) == 2
 
 
-def test_only_what_needs_no_building_is_current(book: Path, built: list[str]) -> None:
-    assert current([str(book)], CorpusSettings()) is None
-    folder = build([str(book)], CorpusSettings())
-    assert current([str(book)], CorpusSettings()) == folder
+def test_it_can_be_told_what_a_corpus_was_made_of(book: Path, tmp_path: Path, built: list[str]) -> None:
+    texts, folder = [str(book)], build([str(book)], CorpusSettings())
+    assert is_made_of(folder, texts, CorpusSettings()) is True
     copied_back(book)
-    assert current([str(book)], CorpusSettings()) == folder
+    assert is_made_of(folder, texts, CorpusSettings()) is True
+    assert is_made_of(tmp_path, texts, CorpusSettings()) is None
     other(book)
-    assert current([str(book)], CorpusSettings()) is None
+    assert is_made_of(folder, texts, CorpusSettings()) is False
+    book.unlink()
+    with pytest.raises(InputError, match=r"book\.txt"):
+        is_made_of(folder, texts, CorpusSettings())
     assert len(built) == 1
 
 

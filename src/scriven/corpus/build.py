@@ -64,12 +64,23 @@ def build(
     return made
 
 
-def current(texts: Sequence[str], settings: CorpusSettings, progress: Progress | None = None) -> Path | None:
-    """The corpus in the user's cache of these texts as they are now; none where it would have to be built.
+def is_made_of(
+    folder: Path, texts: Sequence[str], settings: CorpusSettings, progress: Progress | None = None
+) -> bool | None:
+    """Whether a corpus in the user's cache was made of these texts as they are now; None where that cannot be told.
 
-    Raises InputError as `build` does.
+    They are read where they may have changed, and nothing is built. Raises InputError where they cannot be read.
     """
-    return _kept(_texts(texts, settings, strict=False), progress or _silent)
+    material, content = _texts(texts, settings, strict=False), folder.name.partition("-")[2]
+    if folder.parent != cache_folder() / "corpora" or material.size is None or not content:
+        return None
+    stamps, notes = material.stamps(), _notes()
+    if notes.get(folder.name) == stamps:
+        return True
+    if content_of(material.sources, partial(_read, progress or _silent, 2 * material.size)) != content:
+        return False
+    notes.put(folder.name, stamps)
+    return True
 
 
 def build_part(
@@ -222,20 +233,24 @@ def _in_folder(
     Where they may have changed it is made once more, beside it, and compared by `hash_of`, which is empty or raises
     InputError for what is something else.
     """
-    stamps, name, there = material.stamps(), hashed(str(folder.absolute())), ""
-    with suppress(InputError):
-        there = hash_of(folder, material.settings)
+
+    def _found(place: Path) -> str:
+        with suppress(InputError):
+            return hash_of(place, material.settings)
+        return ""
+
+    stamps, name, there = material.stamps(), hashed(str(folder.absolute())), _found(folder)
     if there and _notes().get(name) == f"{there} {stamps}":
         return folder
     if not there:
         _check_free(folder)
     with _explained(folder.parent, material), unfinished(folder.parent) as work:
         write(work)
-        made = hash_of(work, material.settings)
+        made = _found(work)
         if there and made != there:
             raise InputError(f"{folder} exists and {OTHER}")
         if not there:
-            moved(work, folder, lambda target: hash_of(target, material.settings) == made, replace=False)
+            moved(work, folder, lambda target: _found(target) == made, replace=False)
     if stamps:
         _notes().put(name, f"{made} {stamps}")
     return folder
@@ -258,4 +273,4 @@ def _explained(folder: Path, material: Material) -> Iterator[None]:
         ) from None
 
 
-__all__ = ["Progress", "build", "build_part", "cache_folder", "current", "merge"]
+__all__ = ["Progress", "build", "build_part", "cache_folder", "is_made_of", "merge"]

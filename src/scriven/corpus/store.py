@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -155,6 +156,12 @@ class Corpus:
     def name(self) -> str:
         """Where it lies, as an absolute path or a URL; `open` takes it."""
         return str(self.path.resolve()) if isinstance(self.path, Path) else self.path
+
+    @property
+    def text_hash(self) -> str:
+        """A hash of the text as ids, from the hashes that the corpus was built with."""
+        files = [file.sha256 for part in (self.header.training, self.header.validation) for file in part.files]
+        return hashlib.sha256(json.dumps([self.header.vocabulary, files]).encode()).hexdigest()
 
     @property
     def settings(self) -> CorpusSettings:

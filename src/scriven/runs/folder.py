@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 from scriven.arguments import check_step
 from scriven.corpus.build import Progress, build
 from scriven.corpus.storage import Place, place_of
-from scriven.corpus.store import Corpus
+from scriven.corpus.store import Corpus, is_corpus
 from scriven.durable import make_folder
 from scriven.errors import InputError, UnreadableError, UsageError
 from scriven.model.cells import CELLS
@@ -314,18 +315,27 @@ def run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
 
     Raises InputError when the texts are gone too, or are other ones now.
     """
+    text = run.origin.get("text")
     with contextlib.suppress(InputError):  # gone, damaged, or of an earlier format
-        return Corpus.open(run.corpus_path)
+        corpus = Corpus.open(run.corpus_path)
+        if text in (None, corpus.text_hash):
+            return corpus
     texts = run.origin.get("texts", [])
     if not texts or "-" in texts:
         raise InputError(f"the corpus of {run.path} is gone, and its text came from standard input; name a text")
     try:
-        corpus = Corpus.open(build(texts, run.settings.corpus, progress=progress, strict=False))
+        if is_corpus(texts):
+            corpus = Corpus.open(texts[0])
+        else:
+            corpus = Corpus.open(build(texts, run.settings.corpus, progress=progress, strict=False))
     except InputError as error:
         raise InputError(f"the corpus of {run.path} is gone and cannot be built again: {error}") from None
-    if corpus.vocabulary != run.vocabulary:
+    same_symbols = corpus.vocabulary == run.vocabulary
+    if not same_symbols or text not in (None, corpus.text_hash):
+        what = "another text" if same_symbols else "other characters"
         raise InputError(
-            f"the corpus of {run.path} is gone, and {', '.join(texts)} has other characters now; name another text"
+            f"the corpus of {run.path} is gone, and {', '.join(texts)} has {what} now; put the old one back, or train "
+            f"on the new one with: scriven train {shlex.join(texts)} --from {shlex.quote(str(run.path))}"
         )
     return corpus
 

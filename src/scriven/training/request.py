@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 import shlex
@@ -157,12 +155,15 @@ def _larger_budget(budget: BudgetSettings, done: Done) -> str:
     return f"--{name} {shown.rstrip('0').rstrip('.') if digits else shown}"
 
 
+def named_texts(request: Request) -> list[str]:
+    """The texts as a run's settings keep them: files and folders by their whole paths."""
+    known = [str(Path(text).resolve()) if Path(text).exists() else text for text in request.texts]
+    return [text.encode("utf-8", "replace").decode() for text in known]  # a file's name may hold anything
+
+
 def text_hash(corpus: Corpus) -> str:
-    """A hash of the text as ids, from the hashes that the corpus was built with."""
-    header = corpus.header
-    parts = (header.training, header.validation)
-    files = [file.sha256 for part in parts for file in part.files]
-    return hashlib.sha256(json.dumps([header.vocabulary, files]).encode()).hexdigest()
+    """A hash of the text as ids; see `Corpus.text_hash`."""
+    return corpus.text_hash
 
 
 def _name(texts: tuple[str, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
@@ -14,9 +15,9 @@ from typing import Any
 import torch
 
 from scriven.batches import epoch_reads
-from scriven.corpus.build import Progress, build
+from scriven.corpus.build import Progress, build, is_made_of
 from scriven.corpus.store import Corpus, is_corpus
-from scriven.errors import Interrupted, UsageError
+from scriven.errors import InputError, Interrupted, UsageError
 from scriven.events import Event, Finished, Started, Stepped
 from scriven.kernels.library import level
 from scriven.model import choose_device, choose_precision
@@ -49,6 +50,7 @@ from scriven.training.request import (
     decided,
     free_folder,
     named_folder,
+    named_texts,
     replaying,
     resumed_run,
     text_hash,
@@ -107,6 +109,7 @@ def _train(
     machines = place.machines if place else 1
     facts = _facts(request, corpus, settings, device, precision, machines, measured=resumed is None)
     notes = [*recovered.notes, *_other_kernels(resumed)] if resumed and recovered else []
+    notes += _other_text(resumed, stoppable(progress, stop)) if resumed else []
     if not resumed:
         settings, notes = _fitted(request, settings, facts)
         notes += [*_folder_notes(request, path), *_initial_notes(request, settings, corpus, embeddings)]
@@ -183,8 +186,8 @@ def work(texts: tuple[str, ...] = (), place: Place | None = None, stop: Callable
 
 
 def _corpus(request: Request, resumed: Run | None, progress: Progress | None) -> Corpus:
-    """The corpus of the texts: one built before, one in the cache, or built now."""
-    if resumed and not request.texts:
+    """The corpus of the texts: one built before, one in the cache, or built now; of a resumed run, its own."""
+    if resumed and (not request.texts or named_texts(request) == resumed.origin.get("texts")):
         return run_corpus(resumed, progress)
     if not request.texts:
         raise UsageError("no text to train on; name a file, a folder, - for standard input, python or shakespeare")
@@ -273,9 +276,7 @@ def _fitted(request: Request, given: Settings, facts: Facts) -> tuple[Settings, 
 
 def _origin(request: Request, corpus: Corpus, embedding: str) -> dict[str, Any]:
     """Where a run comes from: the run table of its settings.toml."""
-    known = [str(Path(text).resolve()) if Path(text).exists() else text for text in request.texts]
-    known = [text.encode("utf-8", "replace").decode() for text in known]  # a file's name may hold anything
-    origin = {"texts": known, "text": text_hash(corpus), "scriven": version("scriven")}
+    origin = {"texts": named_texts(request), "text": text_hash(corpus), "scriven": version("scriven")}
     started = {"initial": request.initial or "", "embedding": embedding, "replay": request.replay or ""}
     return origin | {name: str(Path(path).resolve()) for name, path in started.items() if path}
 
@@ -286,6 +287,21 @@ def _other_kernels(run: Run) -> list[str]:
     if before == level():
         return []
     return [f"Its kernels were {before} so far and are {level()} now: it goes on from there, but not to the same bits."]
+
+
+def _other_text(run: Run, progress: Progress) -> list[str]:
+    """A sentence, where the text of a resumed run is another one by now than its corpus was made of."""
+    texts, place = run.origin.get("texts", []), run.corpus_path
+    with contextlib.suppress(InputError):  # it need not be there any more
+        if not texts or is_corpus(texts) or not isinstance(place, Path):
+            return []
+        if is_made_of(place, texts, run.settings.corpus, progress) is False:
+            command = shlex.join(["scriven", "train", *texts, "--from", str(run.path)])
+            return [
+                f"{', '.join(texts)} has changed since this run began, which goes on with the text as it was; to train "
+                f"its model on the new one: {command}"
+            ]
+    return []
 
 
 def _folder_notes(request: Request, path: Path) -> list[str]:

@@ -1,0 +1,100 @@
+"""A run that is resumed goes on with the text that it was made of, and says where that has changed since."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scriven.corpus import build
+from scriven.errors import InputError
+from scriven.events import Started, Stepped
+from scriven.runs import open_run
+from scriven.settings import (
+    BudgetSettings,
+    CorpusSettings,
+    ModelSettings,
+    MonitorSettings,
+    ReaderSettings,
+    Settings,
+    TrainingSettings,
+)
+from scriven.training.request import Request
+from scriven.training.start import train
+
+SMALL = Settings(
+    budget=BudgetSettings(steps=3),
+    model=ModelSettings(width=8, layers=1),
+    reader=ReaderSettings(batch=2, length=8),
+    training=TrainingSettings(workers=1, threads=1, precision="fp32"),
+    monitor=MonitorSettings(sample_length=0),
+)
+MORE = Settings(budget=BudgetSettings(steps=5))
+
+
+@pytest.fixture
+def run(book: Path, tmp_path: Path) -> Path:
+    list(train(Request((str(book),), SMALL, tmp_path / "run")))
+    return tmp_path / "run"
+
+
+def resumed(run: Path, *texts: str) -> tuple[str, list[str]]:
+    """What is noted when a run goes on, and the fingerprints of its steps."""
+    events = list(train(Request(texts, MORE, run, resume="last")))
+    (started,) = (event for event in events if isinstance(event, Started))
+    return " ".join(started.notes), [event.fingerprint for event in events if isinstance(event, Stepped)]
+
+
+@pytest.mark.parametrize(
+    "change", [str.upper, lambda text: text + "more\n", lambda text: text.replace("quick", "quiet")]
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_a_changed_text_is_told_and_the_old_one_gone_on_with(
+    run: Path, book: Path, tmp_path: Path, change: Callable[[str], str], named: bool
+) -> None:
+    shutil.copytree(run, tmp_path / "undisturbed")
+    _, expected = resumed(tmp_path / "undisturbed")
+    book.write_text(change(book.read_text()))
+    note, found = resumed(run, *([str(book)] if named else []))
+    assert found == expected
+    assert f"{book} has changed since this run began, which goes on with the text as it was" in note
+    assert f"scriven train {book} --from {run}" in note
+
+
+def test_what_has_not_changed_is_not_told(run: Path, book: Path) -> None:
+    shutil.copy(book, book.with_name("copy"))
+    book.with_name("copy").replace(book)
+    assert "changed" not in resumed(run, str(book))[0]
+
+
+def test_a_text_that_is_gone_is_no_hindrance(run: Path, book: Path) -> None:
+    book.unlink()
+    assert "changed" not in resumed(run)[0]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_without_the_corpus_a_changed_text_is_refused(run: Path, book: Path, named: bool) -> None:
+    whole = book.read_text()
+    shutil.rmtree(open_run(run).corpus_path)
+    book.write_text(whole.replace("quick", "quikc"))
+    with pytest.raises(InputError, match=r"corpus of .* is gone, and .*book\.txt has another text now; put the old"):
+        resumed(run, *([str(book)] if named else []))
+    book.write_text(whole)
+    assert "changed" not in resumed(run, *([str(book)] if named else []))[0]
+
+
+def test_another_text_is_refused_as_before(run: Path, book: Path) -> None:
+    other = book.with_name("other.txt")
+    other.write_text(book.read_text().replace("quick", "quiet"))
+    with pytest.raises(InputError, match="the text is not the one that"):
+        resumed(run, str(other))
+
+
+def test_a_corpus_that_was_built_anew_in_its_place_is_refused(book: Path, tmp_path: Path) -> None:
+    folder = build([str(book)], CorpusSettings(), tmp_path / "corpus")
+    list(train(Request((str(folder),), SMALL, tmp_path / "run")))
+    shutil.rmtree(folder)
+    book.write_text(book.read_text().replace("quick", "quiet"))
+    build([str(book)], CorpusSettings(), folder)
+    with pytest.raises(InputError, match=r"corpus has other characters now; put the old one back"):
+        resumed(tmp_path / "run")
