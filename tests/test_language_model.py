@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from scriven.errors import UsageError
 from scriven.kernels import recurrent_fp32, scan
-from scriven.model import CharLM
+from scriven.model import CharLM, cells
 from scriven.model.cells import RecurrentLayer
 from scriven.model.dropout import Masks
 from scriven.model.language_model import join_rows, parameter_count, take_rows, weight_shapes, zero_rows
@@ -106,7 +106,7 @@ def test_a_fresh_row_forgets_and_the_others_do_not(cell: str) -> None:
     torch.testing.assert_close(take_rows(state, torch.tensor([0])), take_rows(plain_state, torch.tensor([0])))
 
 
-@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("way", ["native", "loop", "packed"])
 @pytest.mark.parametrize(
     "chosen",
     [
@@ -117,10 +117,11 @@ def test_a_fresh_row_forgets_and_the_others_do_not(cell: str) -> None:
     ids=str,
 )
 def test_starts_within_a_chunk_are_those_of_one_character_after_another(
-    chosen: dict[str, object], native: bool, monkeypatch: pytest.MonkeyPatch
+    chosen: dict[str, object], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kernel in (recurrent_fp32, scan) if not native else ():
+    for kernel in (recurrent_fp32, scan) if way != "native" else ():
         monkeypatch.setattr(kernel, "usable", lambda: False)
+    monkeypatch.setattr(cells, "packs", lambda device: way == "packed")  # as on a GPU
     model, ids, fresh = made(**chosen), torch.randint(0, V, (9, 4)), torch.rand(9, 4) < 0.4
     start = [tuple(torch.randn_like(part).requires_grad_() for part in layer) for layer in model.zero_state(4)]
     wanted = [*model.parameters(), *(part for layer in start for part in layer)]

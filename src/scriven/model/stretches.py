@@ -1,7 +1,7 @@
 """Chunks in which rows start afresh, as torch's packed sequences: one sequence for each stretch between two starts.
 
-torch's recurrent functions carry a state through all steps, and their packed sequences are the only way to begin
-anew in the middle without calling them once for each such step.
+The fast recurrent functions of GPUs carry a state through all steps, and packed sequences are the only way to make
+them begin anew in the middle without calling them once for each such step.
 """
 
 from __future__ import annotations
