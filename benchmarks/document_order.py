@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import shlex
@@ -73,7 +74,7 @@ def result(run: Path) -> dict[str, Any]:
     return {
         "best": min(map(nats, course)),
         "last": nats(course[-1]),
-        "swing": max(abs(after - before) for before, after in itertools.pairwise(ends)),
+        "swing": max((abs(after - before) for before, after in itertools.pairwise(ends)), default=math.nan),
         "steps": last["step"],
         "predictions": last["characters"],
         "predictions_per_second": (last["characters"] - first["characters"]) / (last["seconds"] - first["seconds"]),
