@@ -172,13 +172,14 @@ def test_the_last_one_is_followed_where_that_is_asked_for_and_a_step_stays(run: 
 
 
 @pytest.mark.parametrize("harm", ["damaged", "symbols", "overflow"])
-def test_what_cannot_be_served_is_not_taken_up(run: Path, harm: str) -> None:
+def test_what_cannot_be_served_is_not_taken_up(run: Path, tmp_path: Path, harm: str) -> None:
     with served(run) as client:
         before = client.model()
         if harm == "symbols":
-            vocabulary = run / "vocabulary.json"
-            vocabulary.write_text(vocabulary.read_text().replace('"a"', '"A"'))
-        if harm == "damaged":
+            other = make_run(tmp_path / "other" / "book", letters="\n abc")
+            shutil.rmtree(run)
+            other.rename(run)
+        elif harm == "damaged":
             save(run, 200, best=100)
             (run / "checkpoints" / "step-00000200" / "model.safetensors").write_bytes(b"no model")
             index = run / "checkpoints" / "index.json"
