@@ -1,13 +1,98 @@
-"""The number of workers changes nothing: a small part of what benchmarks/exactness.py compares."""
+"""Neither the number of workers nor the cores given change a bit: a part of what benchmarks/exactness.py compares."""
 
+import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scriven.events import Evaluated, Stepped
+from scriven.kernels import library
+from scriven.model.compute import torch_threads
+from scriven.settings import merged, validated
+from scriven.training import start
+from scriven.training.initial import initial_model
+from scriven.training.parallel import Workers
+from scriven.training.request import Request
+from scriven.training.verify import given_cores
+from scriven.vocabulary import Vocabulary
 
 PROGRAM = Path(__file__).parents[1] / "benchmarks" / "exactness.py"
+LEVELS = ("off", *library.levels())
+# Gradients of weights are sums over 1,024 characters, which torch splits over its threads.
+SETTINGS: dict[str, Any] = {
+    "budget": {"steps": 2},
+    "model": {"width": 64, "layers": 1, "dropout": 0.1},
+    "reader": {"batch": 32, "length": 64},
+    "training": {"workers": 1, "groups": 2, "threads": 2},
+    "monitor": {"every_steps": 1, "sample_length": 0},
+}
+PRECISIONS = {"lstm": "fp32", "mingru": "bf16"}
+WAYS = [*itertools.product(LEVELS, ["lstm"]), *itertools.product(sorted({LEVELS[0], LEVELS[-1]}), ["mingru"])]
 
 
 def test_one_two_and_four_workers_end_with_the_same_bits() -> None:
     done = subprocess.run([sys.executable, PROGRAM, "--few"], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 ways to train, 0 differences" in done.stdout
+
+
+def trained(text: Path, output: Path, cell: str) -> list[Any]:
+    """The fingerprints of all steps and the losses of all evaluations."""
+    settings = merged(SETTINGS, {"model": {"cell": cell}, "training": {"precision": PRECISIONS[cell]}})
+    told: list[Any] = []
+    for event in start.train(Request((str(text),), validated(settings), output)):
+        if isinstance(event, Stepped):
+            told.append(event.fingerprint)
+        elif isinstance(event, Evaluated) and not event.final:
+            told.append(event.loss.total_nats)
+    return told
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system gives no program fewer cores")
+@pytest.mark.parametrize(("level", "cell"), WAYS)
+def test_the_cores_given_change_no_bit(
+    level: str, cell: str, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_native", lambda: library.find(level))
+    monkeypatch.setattr("scriven.model.machine.bf16_speedup", lambda cell: 1.0)
+    with given_cores(2):
+        expected = trained(book, tmp_path / "two", cell)
+    with given_cores(1):
+        found = trained(book, tmp_path / "one", cell)
+    assert len(expected) == 4 and found == expected
+
+
+def test_weights_begin_the_same_whatever_the_number_of_threads() -> None:
+    """Those of orthogonal matrices did not: they are a QR decomposition's."""
+    settings, models = validated({"model": {"width": 96, "embedding": 8}}), []
+    for count in (1, 2, 3):
+        with torch_threads(count):
+            models.append(initial_model(settings, Vocabulary.of("abc"))[0])
+    for model in models[1:]:
+        assert all(map(torch.equal, models[0].parameters(), model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("workers", "groups", "threads", "cores", "native"),
+    [
+        (1, 1, 2, 2, 2),
+        (1, 2, 1, 2, 2),
+        (2, 2, 1, 2, 1),
+        (1, 1, 1, 8, 1),
+        (1, 4, 2, 16, 8),
+        (4, 4, 4, 2, 1),
+        (1, 1, 8, 2, 2),
+    ],
+)
+def test_native_code_takes_the_cores_there_are_and_torch_the_threads_of_the_run(
+    workers: int, groups: int, threads: int, cores: int, native: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "available_cores", lambda: cores)
+    values = {"training": {"groups": groups, "threads": threads}, "reader": {"batch": 8}}
+    with start._cpu_prepared(validated(values), Workers(0, workers), None):
+        assert (torch.get_num_threads(), library.threads()) == (threads, native)

@@ -33,6 +33,22 @@ def test_a_small_text_gets_a_smaller_model_than_a_large_one_that_is_read_as_ofte
     assert fitted(1, characters=50_000).model.width <= fitted(20, characters=1_000_000).model.width
 
 
+@pytest.mark.parametrize(("workers", "machines"), [(1, 1), (2, 1), (4, 1), (2, 2), (4, 4)])
+def test_threads_do_not_depend_on_how_many_workers_there_are(workers: int, machines: int) -> None:
+    """They decide the last bits; they were the cores of all machines over workers."""
+    given = {"training": {"workers": workers, "groups": 4}, "reader": {"batch": 64}, "budget": {"minutes": 5.0}}
+    settings, _ = fit(validated(given), replace(facts(cores=8 * machines), own_cores=8))
+    assert settings.training.threads == 2
+
+
+def test_one_machine_alone_uses_all_its_cores() -> None:
+    for cores, shared in ((1, False), (2, False), (2, True), (8, False), (8, True)):
+        settings, _ = fit(
+            validated({"budget": {"minutes": 5.0}}), replace(facts(cores=cores), own_cores=cores, shared=shared)
+        )
+        assert settings.training.workers * settings.training.threads == cores
+
+
 @given(
     characters=st.integers(2, 10**12),
     minutes=st.floats(0.1, 10_000),

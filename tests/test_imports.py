@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    openmp errors suggestions arguments durable allocator mixing strictjson settings toml events surrogates vocabulary
+    errors openmp suggestions arguments durable allocator mixing strictjson settings toml events surrogates vocabulary
     recipes
     kernels.interface kernels.library kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32 kernels.output
     kernels.scan kernels.sampler kernels.scorer kernels.text kernels

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from scriven.inference.generate import threads
 from scriven.kernels import library
 from scriven.kernels.adamw import AdamW, norm
+from scriven.kernels.library import native_threads
 
 LEVELS = ("off", *library.levels())
 SIZES = (1, 3, 17, 0, 8192, 20_001)
@@ -47,7 +47,7 @@ def test_levels_and_threads_give_the_same_bits() -> None:
         for number in (1, 3):
             torch.manual_seed(0)
             rule = AdamW(torch.randn(sum(SIZES)), 0.99)
-            with threads(number):
+            with native_threads(number):
                 for seed in range(3):
                     rule.step(gradients(seed), norm(gradients(seed), level), 0.01, level)
             results.append(torch.stack([rule.values, rule.mean, rule.square]))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from scriven.inference.generate import threads
 from scriven.kernels import muon
+from scriven.kernels.library import native_threads
 
 CPU = torch.device("cpu")
 native = pytest.mark.skipif(not muon.usable(torch.bfloat16, CPU), reason="needs native code for AMX")
@@ -81,7 +81,7 @@ def test_threads_and_owners_give_the_same_bits(shape: tuple[int, int], count: in
     results = []
     for number in (1, 2, 3, 5):
         momenta = [each.clone() for each in before]
-        with threads(number):
+        with native_threads(number):
             updates = updated(list(gradients), momenta, native=True, momentum=0.9)
         results.append(torch.stack([*updates, *momenta]))
     alone = [each.clone() for each in before]

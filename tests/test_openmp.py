@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from scriven.openmp import WAITING
+from scriven.errors import UsageError
+from scriven.openmp import WAITING, allow_threads
 
 
 def settled(program: str, **environment: str) -> list[str]:
@@ -34,3 +35,21 @@ def test_nothing_is_changed_where_torch_is_there_already() -> None:
 
 def test_what_the_user_says_stays() -> None:
     assert settled("import scriven", OMP_WAIT_POLICY="ACTIVE") == ["ACTIVE", WAITING["GOMP_SPINCOUNT"]]
+
+
+def test_torch_gets_the_threads_that_it_asks_for() -> None:
+    """Where it got fewer, as these allow, oneDNN left parts of products out: the loss of bf16 was NaN."""
+    names = ["OMP_DYNAMIC", "OMP_MAX_ACTIVE_LEVELS", "OMP_NUM_THREADS"]
+    code = f"import os, scriven; print([os.environ.get(name) for name in {names}])"
+    wrong = {"OMP_DYNAMIC": "true", "OMP_MAX_ACTIVE_LEVELS": "0", "OMP_NUM_THREADS": "3", "OMP_THREAD_LIMIT": "1"}
+    shown = subprocess.check_output([sys.executable, "-c", code], env=os.environ | wrong, text=True, timeout=60)
+    assert shown.strip() == str([None, None, "1"])
+
+
+def test_a_limit_of_threads_below_those_of_a_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
+    allow_threads(1)
+    with pytest.raises(UsageError, match=r"training\.threads is 2, and OMP_THREAD_LIMIT in the environment allows 1"):
+        allow_threads(2)
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "many")  # which OpenMP passes over
+    allow_threads(2)

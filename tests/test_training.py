@@ -108,6 +108,10 @@ def test_a_resumed_run_says_that_other_kernels_go_on(
     more = validated({"budget": {"steps": 2}})
     assert not any("kernels" in note for note in notes("avx2", settings=more))
     assert any("avx2 so far and are off now" in note for note in notes("off", settings=more))
+    threads = open_run(tmp_path / "run").settings.training.threads
+    other = validated({"budget": {"steps": 2}, "training": {"threads": threads + 1}})
+    told = f"Its threads were {threads} so far and are {threads + 1} now"
+    assert any(told in note for note in notes("avx2", settings=other))
 
 
 def test_training_leaves_the_process_as_it_was(book: Path, tmp_path: Path) -> None:

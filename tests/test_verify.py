@@ -1,11 +1,13 @@
 """The proof that a resume is exact: it says so where it is, and finds what is not."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from scriven.model.compute import available_cores
 from scriven.runs import open_run
 from scriven.settings import merged, validated
 from scriven.training.average import Average
@@ -41,6 +43,7 @@ def test_what_resumes_exactly_is_found_to(book: Path, over: dict[str, Any]) -> N
     assert (verdict.steps, settings.budget.steps) == (6, 6)
     assert verdict.evaluations >= 4
     assert verdict.arrays > 10
+    assert verdict.cores == (available_cores(), 1 if hasattr(os, "sched_setaffinity") else available_cores())
 
 
 def test_an_optimizer_that_forgets_is_found(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:

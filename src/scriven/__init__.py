@@ -33,7 +33,7 @@ __all__ = [
     "train",
 ]
 
-openmp.wait_asleep()
+openmp.settle_environment()
 
 _HOMES = {
     "Model": "scriven.session",

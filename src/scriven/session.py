@@ -38,12 +38,13 @@ from scriven.corpus.reading import prepare
 from scriven.errors import UsageError
 from scriven.events import Loss
 from scriven.inference.chunks import prompt_ids, read_chunks, split_text
-from scriven.inference.generate import Context, Predictor, threads, writing_precision
+from scriven.inference.generate import Context, Predictor, writing_precision
 from scriven.inference.pen import Pen
 from scriven.inference.sampling import Floats, Ids
 from scriven.inference.score import Scored, checked, foretold, surprisals, tally
 from scriven.inference.writing import LIVE, UNSEEN, Line, write, write_all
 from scriven.model import CharLM, choose_device, choose_precision
+from scriven.model.compute import single_threaded
 from scriven.runs import load_weights, open_run
 from scriven.runs.folder import Which
 from scriven.settings import SamplingSettings, Settings, explain, reader_window
@@ -379,8 +380,8 @@ def load(
     opened = open_run(path)
     checkpoint = opened.checkpoint(which)
     weights = checkpoint.weights(opened.shapes())
-    with threads(1), torch.random.fork_rng(devices=[]):  # the model draws weights, which the checkpoint's replace
-        model = CharLM(opened.settings.model, opened.vocabulary.size)
+    with single_threaded(), torch.random.fork_rng(devices=[]):
+        model = CharLM(opened.settings.model, opened.vocabulary.size)  # draws weights, which the checkpoint's replace
         number_format = choose_precision(precision.replace("int8", "auto"), place, opened.settings.model.cell)
     load_weights(model, checkpoint, weights)
     window = reader_window(opened.settings.reader)

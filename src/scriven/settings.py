@@ -305,7 +305,14 @@ class TrainingSettings(Frozen):
     groups: int = setting(
         1, "groups that the batch is cut into; gradients are summed over groups in a fixed order", fitted=True, ge=1
     )
-    threads: int = setting(1, "threads of each worker on a CPU", fitted=True, ge=1, le=1024)
+    threads: int = setting(
+        1,
+        "threads that torch splits each product over on a CPU: they decide the last bits, so a run keeps them, "
+        "however many workers or cores it has later",
+        fitted=True,
+        ge=1,
+        le=1024,
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "number format of matrix products; auto is bf16 where the processor is fast at it"

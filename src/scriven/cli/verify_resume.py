@@ -32,8 +32,9 @@ def verify_resume(
 ) -> None:
     """Prove on this machine that k + k steps, with a stop and a resume between them, equal 2k steps, bit for bit.
 
-    Both are trained in a temporary folder, with the model, reader, optimizer and number of processes of a run or a
-    recipe; compared are the fingerprint of every step, validation losses, weights, optimizer and recurrent state.
+    The second k steps have one core, where the system allows that: neither a stop nor the cores that are given may
+    change anything. Both are trained in a temporary folder, with the model, reader, optimizer and number of processes
+    of a run or a recipe; compared are the fingerprint of every step, validation losses, weights, optimizer and recurrent state.
     Exit code 0 says that all are the same, 1 that something differs.
 
     Parameters
@@ -88,6 +89,7 @@ def _row(verdict: Verdict, settings: Settings, steps: int) -> Row:
         "workers": training.workers,
         "groups": training.groups,
         "threads": training.threads,
+        "cores": list(verdict.cores),
         "device": training.device,
         "precision": training.precision,
         "steps_compared": verdict.steps,
@@ -99,6 +101,7 @@ def _row(verdict: Verdict, settings: Settings, steps: int) -> Row:
 
 def _words(verdict: Verdict, row: Row) -> str:
     how = "{model}, {reader}, {optimizer}, {precision} on {device}, workers: {workers}".format(**row)
+    how += f", cores: {' and then '.join(map(str, dict.fromkeys(verdict.cores)))}"
     if not verdict.equal:
         found = "".join(f"  {difference}\n" for difference in verdict.differences)
         return f"NOT the same: {row['steps']} steps are not {verdict.steps} steps ({how}).\n{found}"

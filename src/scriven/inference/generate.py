@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,10 @@ from torch import Tensor
 from scriven import kernels
 from scriven.errors import UsageError
 from scriven.inference.sampling import Floats, Ids, draw
-from scriven.kernels import scorer
+from scriven.kernels import library, scorer
 from scriven.kernels.sampler import Sampler
 from scriven.model import CharLM, State, computing
+from scriven.model.compute import single_threaded
 from scriven.model.language_model import join_rows, take_rows
 from scriven.settings import SamplingSettings
 from scriven.vocabulary import Vocabulary
@@ -156,7 +157,7 @@ class Predictor:
             return Context(logits[-1].clone(), state)  # a copy, so that the rest can be freed
         self.pause()
         before = context.state or native.zero_state(ids.shape[1])
-        _, logits, state = scorer.read(native, context.logits, before, ids, ids, torch.get_num_threads())
+        _, logits, state = scorer.read(native, context.logits, before, ids, ids, library.threads())
         return Context(logits, state)
 
     def _seen(self, context: Context, ids: Ids) -> Context:
@@ -221,7 +222,7 @@ class Predictor:
         self.pause()
         # A single step takes as long as reading the weights, which autocast would convert each time.
         precision = self.precision if len(ids) > 1 else "fp32"
-        with computing(self.model.device, precision), threads(1 if ids.shape[1] == 1 else torch.get_num_threads()):
+        with computing(self.model.device, precision), single_threaded() if ids.shape[1] == 1 else nullcontext():
             known = torch.from_numpy(self.vocabulary.clamp(ids)).to(self.model.device)
             _, y, state = self.model.read(known, context.state, self._fresh(ids))  # (T, N, H)
             return self.model.logits(y[since:]), state
@@ -230,21 +231,6 @@ class Predictor:
         """Where a document begins in ids (T, N), on the CPU; None where none does."""
         begins = ids == self.vocabulary.boundary
         return torch.from_numpy(begins) if begins.any() else None
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Compute with this many threads.
-
-    Where the work is small, threads mostly wait for one another: on two idle cores two of them write one text 1.4 times
-    as fast as one does, but 30 times as slowly where another program keeps a core busy.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def writing_precision(asked: str, device: torch.device) -> str | None:

@@ -24,7 +24,7 @@ from scriven.events import Loss
 from scriven.inference.chunks import blocks, gathered
 from scriven.inference.generate import Context, Predictor
 from scriven.inference.sampling import Floats, Ids
-from scriven.kernels import scorer
+from scriven.kernels import library, scorer
 from scriven.vocabulary import Vocabulary
 
 GATHERED = 1 << 20  # characters of documents that are read side by side; a longer document is read alone
@@ -243,7 +243,7 @@ def read_rows(predictor: Predictor, ids: Ids, context: Context, read: Ids | None
             context.state or native.zero_state(ids.shape[1]),
             vocabulary.clamp(read),
             vocabulary.clamp(ids),
-            torch.get_num_threads(),
+            library.threads(),
         )
         context = Context(logits, state)
     return priced(nats, ids, vocabulary), context

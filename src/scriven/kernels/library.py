@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -161,11 +163,35 @@ def _check(status: Any, function: Any, arguments: tuple[Any, ...]) -> Any:
     return status
 
 
+class _Threads(threading.local):
+    """The number of threads that `native_threads` set in the calling thread, or none."""
+
+    count: int | None = None
+
+
+_threads = _Threads()
+
+
 def threads() -> int:
-    """How many threads native code may use: as many as torch does."""
+    """The number of threads that native code uses: the one that `native_threads` set, else as many as torch uses.
+
+    It changes no bit of what native code computes. The number of torch's threads changes what torch computes.
+    """
+    if _threads.count is not None:
+        return _threads.count
     from torch import get_num_threads  # noqa: PLC0415 - kernels without torch start without it
 
     return get_num_threads()
+
+
+@contextmanager
+def native_threads(count: int) -> Iterator[None]:
+    """While this lasts, native code that the calling thread calls uses this number of threads, whatever torch uses."""
+    before, _threads.count = _threads.count, count
+    try:
+        yield
+    finally:
+        _threads.count = before
 
 
 def address(array: Any) -> int | None:

@@ -42,7 +42,7 @@ def recurrent(
     """All steps of a cell: y (T, N, H), and the state (N, H) after the last one, in fp32.
 
     Arguments as in `scriven.kernels.recurrent.recurrent`. `level` is one of `library.levels()`, the highest where not
-    given. Results are the same bits for any number of torch's threads.
+    given. Results are the same bits for any number of threads.
 
     ValueError for arrays whose shapes do not fit together, RuntimeError for ids that have no row.
     """

@@ -193,7 +193,7 @@ class Sampler:
         another program keeps one of two cores busy; in smaller models they gain less, and lose more where it is busy.
         """
         useful = -(-rows // SHARE) if rows > SHARE else self._caches
-        return min(torch.get_num_threads(), useful)
+        return min(library.threads(), useful)
 
 
 class _Packer:

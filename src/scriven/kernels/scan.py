@@ -2,7 +2,7 @@
 
 Nothing is multiplied with the state, so that all products are made before, for all steps at once; a step is a few
 operations on every cell. Native code does it in fp32 on any processor, in one pass over the arrays; cells do not meet,
-so torch's threads share them.
+so threads share them.
 """
 
 from __future__ import annotations
@@ -97,13 +97,13 @@ class Scan(torch.autograd.Function):
 
 
 def _by_cells(name: str, shape: tuple[int, ...], kind: torch.dtype, arrays: object, *addresses: int | None) -> None:
-    """Call the function for all cells of the arrays, shared among torch's threads. Shape: level, T, N, H."""
+    """Call the function for all cells of the arrays, shared among threads. Shape: level, T, N, H."""
     function = _function(name)
 
     def _share(begin: int, end: int) -> None:
         function(*shape, begin, end, kind == torch.bfloat16, *addresses)
 
-    library.share(_share, shape[-1], CELLS, torch.get_num_threads(), arrays)
+    library.share(_share, shape[-1], CELLS, library.threads(), arrays)
 
 
 TYPES = {

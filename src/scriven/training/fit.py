@@ -41,13 +41,19 @@ class Facts:
 
     characters: int  # that an epoch reads: of the training text, the ends of its documents, of all its windows
     validation_characters: int
-    cores: int
+    cores: int  # of all machines
     device: str
     speed: float  # characters/s of one worker training the reference model; see `measure_speed`
     overhead_seconds: float = 0.0  # of a time budget that are gone when training begins
     documents: int = 0  # of the training text
     text_characters: int = 0  # of the training text itself; as many as an epoch reads where 0
+    own_cores: int = 0  # of the machine that the first worker is on; all of them where 0
     shared: bool = False  # whether native code shares the work of one worker among all cores; so `speed` was measured
+
+    @property
+    def machine_cores(self) -> int:
+        """Cores of the first worker's machine: the same number, however many machines take part."""
+        return self.own_cores or self.cores
 
 
 def measure_speed(device: torch.device, precision: str, cell: Cell, threads: int = 1) -> float:
@@ -82,8 +88,10 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     - *Workers and rows.* On a CPU one worker a core, up to two; but one alone where native code shares its work among
       threads. 32 rows in all learn the most from a pass; within a time budget, 32 rows for each of the first two cores
       learn the most in the time. Rows are halved until a pass over the text is
-      8 steps, and workers with them. Cores left over become threads. Without `reader.pack`, documents shorter than a
-      chunk are read in so many more rows, as far as there are documents.
+      8 steps, and workers with them. Without `reader.pack`, documents shorter than a chunk are read in so many more
+      rows, as far as there are documents.
+    - *Threads* decide the last bits of torch's products. So they are one machine's cores over groups, which do not
+      depend on how many workers or machines there are.
     - *Width* grows with the fourth root of what the reference model could read in the budget, so that the model's size
       and what it reads grow alike, and at most with the square root of the text's size.
     - *The model that is kept* is chosen by validation losses that are read from enough characters: by one loss, by
@@ -96,7 +104,7 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     values["reader"]["kind"] = reader_kind(given)
     values["reader"]["pack"] = _packs(given)
     workers, groups, rows = _workers_and_rows(given, facts, chosen, notes)
-    threads = max(1, facts.cores // workers) if rows >= FEWEST_ROWS_PER_WORKER * workers else 1
+    threads = max(1, facts.machine_cores // groups) if rows >= FEWEST_ROWS_PER_WORKER * groups else 1
     values["reader"]["batch"] = rows
     values["training"] |= {"workers": workers, "groups": groups, "threads": threads}
     readable = _readable(given, facts, workers, rows, chunk_length(given, facts))

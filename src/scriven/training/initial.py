@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scriven.errors import InputError, UsageError
 from scriven.model import CharLM
+from scriven.model.compute import single_threaded
 from scriven.model.language_model import weight_shapes
 from scriven.model.pretrained import Embeddings, from_rows, place, read_embeddings
 from scriven.runs import load_weights, open_run
@@ -26,10 +27,11 @@ def initial_model(
 ) -> tuple[CharLM, list[int]]:
     """The model, drawn from the seed; with the weights of `run` and with `embeddings`, where there are any.
 
+    It is drawn in one thread: the last bits of orthogonal matrices depend on how many torch uses.
     Also gives the symbols that the embeddings lack.
     Raises InputError or UsageError as `transplant` and `place` do.
     """
-    with torch.random.fork_rng(devices=[]):
+    with single_threaded(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
         model = CharLM(settings.model, vocabulary.size)
     if run:

@@ -42,6 +42,7 @@ from scriven.training.fit import (
 from scriven.training.initial import initial_model, new_symbols, pretrained
 from scriven.training.launch import Place, launched, meet
 from scriven.training.loop import Trainer
+from scriven.training.parallel import Workers
 from scriven.training.plan import Plan
 from scriven.training.request import (
     Request,
@@ -108,7 +109,7 @@ def _train(
     path = resumed.path if resumed else request.output or free_folder(str(request.replay or request.texts[0]))
     machines = place.machines if place else 1
     facts = _facts(request, corpus, settings, device, precision, machines, measured=resumed is None)
-    notes = [*recovered.notes, *_other_kernels(resumed)] if resumed and recovered else []
+    notes = [*recovered.notes, *_other_bits(resumed)] if resumed and recovered else []
     notes += _other_text(resumed, stoppable(progress, stop)) if resumed else []
     if not resumed:
         settings, notes = _fitted(request, settings, facts)
@@ -131,7 +132,7 @@ def _train(
         used_seconds=time.monotonic() - request.begun,
     )
     leave_where_asked(stop)
-    with leading(plan, place, stop) as (workers, asked), cpu_prepared(settings.training.threads):
+    with leading(plan, place, stop) as (workers, asked), _cpu_prepared(settings, workers, place):
         trainer = Trainer(plan, workers, run, asked)
         yield _started(trainer, run, facts, (*corpus.notes, *notes, *_time_notes(trainer)))
         try:
@@ -177,9 +178,20 @@ def work(texts: tuple[str, ...] = (), place: Place | None = None, stop: Callable
     see rank 0's corpus. Gives the number of the signal that stopped the training, or 0. Raises as `train` does.
     """
     place = replace(place, store=meet(place, stop)) if place else None
-    with following(texts, place, stop) as (plan, workers, asked), cpu_prepared(plan.settings.training.threads):
+    with following(texts, place, stop) as (plan, workers, asked), _cpu_prepared(plan.settings, workers, place):
         *_, finished = Trainer(plan, workers, None, asked).events()
     return finished.signal if isinstance(finished, Finished) else 0
+
+
+def _cpu_prepared(settings: Settings, workers: Workers, place: Place | None) -> contextlib.AbstractContextManager[None]:
+    """The context in which a worker trains: torch's threads are the run's, native code takes the cores there are.
+
+    A worker has native code use as many threads as all of its groups together, but no more than its share of this
+    machine's cores.
+    """
+    training, here = settings.training, place.local_size if place else workers.size
+    groups = -(-training.groups // workers.size)
+    return cpu_prepared(training.threads, max(1, min(training.threads * groups, available_cores() // here)))
 
 
 # --- what the request means
@@ -257,6 +269,7 @@ def _facts(
         time.monotonic() - request.begun + START_SECONDS,
         documents=text.documents,
         text_characters=text.characters,
+        own_cores=cores,
         shared=shared,
     )
 
@@ -281,12 +294,18 @@ def _origin(request: Request, corpus: Corpus, embedding: str) -> dict[str, Any]:
     return origin | {name: str(Path(path).resolve()) for name, path in started.items() if path}
 
 
-def _other_kernels(run: Run) -> list[str]:
-    """A sentence, where other native kernels made the run so far than would now."""
-    before = run.origin.get("kernels", level())
-    if before == level():
-        return []
-    return [f"Its kernels were {before} so far and are {level()} now: it goes on from there, but not to the same bits."]
+def _other_bits(run: Run) -> list[str]:
+    """A sentence for everything that will compute other bits than what made the run so far."""
+    training, before = run.settings.training, open_run(run.path).settings.training
+    changes = {
+        "Its kernels were": (run.origin.get("kernels", level()), level()),
+        "Its threads were": (before.threads, training.threads),
+    }
+    return [
+        f"{words} {old} so far and are {new} now: it goes on from there, but not to the same bits."
+        for words, (old, new) in changes.items()
+        if old != new
+    ]
 
 
 def _other_text(run: Run, progress: Progress) -> list[str]:

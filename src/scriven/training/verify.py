@@ -1,7 +1,9 @@
-"""Proves on this machine that a training resumes exactly: k + k steps end with the same bits as 2k steps."""
+"""Proves on this machine that a training resumes exactly, on fewer cores too: k + k steps have the bits of 2k steps."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scriven.events import Evaluated, Stepped
+from scriven.model.compute import available_cores, torch_threads
 from scriven.runs import open_run
 from scriven.settings import Settings, overlaid, validated
 from scriven.training.request import Request
@@ -38,6 +41,7 @@ class Verdict:
     evaluations: int
     arrays: int
     differences: list[str]  # the first step, the first evaluation and all arrays that differ
+    cores: tuple[int, ...] = ()  # that the whole training had, and the second half of the one that was stopped
 
     @property
     def equal(self) -> bool:
@@ -48,6 +52,7 @@ class Verdict:
 def verify_resume(request: Request, steps: int) -> tuple[Verdict, Settings]:
     """Trains 2 `steps` steps, and the same again with a stop and a resume in the middle; compares all that they left.
 
+    The second half has one core, where the system lets a program have fewer: cores change no bit either.
     The request's budget, output and samples do not count; its runs are removed afterwards. Also gives the settings,
     all resolved. Raises as `train` does.
     """
@@ -56,8 +61,29 @@ def verify_resume(request: Request, steps: int) -> tuple[Verdict, Settings]:
         expected, found = Trail(), Trail()
         follow(whole, expected)
         follow(replace(cut, until=steps), found)
-        follow(Request(output=cut.output, resume="last"), found)
-        return compared(expected, found), open_run(Path(folder, "whole")).settings
+        with given_cores(1) as cores:
+            follow(Request(output=cut.output, resume="last"), found)
+        verdict = replace(compared(expected, found), cores=(available_cores(), cores))
+        return verdict, open_run(Path(folder, "whole")).settings
+
+
+@contextlib.contextmanager
+def given_cores(count: int) -> Iterator[int]:
+    """While this lasts, the calling thread and what it starts have `count` cores at the most; gives how many they have.
+
+    Torch begins with as many threads, as a process that is started on them. Where the system gives no program fewer
+    cores (macOS, Windows), all stay.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield available_cores()
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        with torch_threads(available_cores()):
+            yield available_cores()
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def for_trial(request: Request, steps: int) -> Request:
