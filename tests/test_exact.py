@@ -59,7 +59,7 @@ def test_the_cores_given_change_no_bit(
     level: str, cell: str, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "_native", lambda: library.find(level))
-    monkeypatch.setattr("scriven.model.machine.bf16_speedup", lambda cell: 1.0)
+    monkeypatch.setattr("scriven.model.machine.bf16_speedup", lambda cell, **_: 1.0)
     with given_cores(2):
         expected = trained(book, tmp_path / "two", cell)
     with given_cores(1):

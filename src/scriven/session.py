@@ -382,7 +382,8 @@ def load(
     weights = checkpoint.weights(opened.shapes())
     with single_threaded(), torch.random.fork_rng(devices=[]):
         model = CharLM(opened.settings.model, opened.vocabulary.size)  # draws weights, which the checkpoint's replace
-        number_format = choose_precision(precision.replace("int8", "auto"), place, opened.settings.model.cell)
+        asked, cell = precision.replace("int8", "auto"), opened.settings.model.cell
+        number_format = choose_precision(asked, place, cell, again=False)
     load_weights(model, checkpoint, weights)
     window = reader_window(opened.settings.reader)
     writing = writing_precision(precision, place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from datetime import date
 from importlib import metadata
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,9 +124,15 @@ def _why_device(device: torch.device) -> str:
 
 
 def _why_precision(device: torch.device) -> str:
-    from scriven.model.machine import bf16_speedup
+    from scriven.model.machine import WORTH, measurements, median_speedup
 
     if device.type == "cuda":
         return "the GPU says whether it computes in bf16"
-    speedup = bf16_speedup()
-    return f"an LSTM learns {speedup:.1f} times as fast in bf16 as in fp32" if speedup else "bf16 does not work here"
+    found = measurements("lstm")
+    days = [date.fromtimestamp(each.at).isoformat() for each in found]
+    when = f"on {days[-1]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
+    how = f"{len(found)} measurement{'s' * (len(found) > 1)} {when}"
+    speedup = median_speedup(found)
+    if not speedup:
+        return f"bf16 does not work here ({how})"
+    return f"an LSTM learns {speedup:.1f} times as fast in bf16 as in fp32 ({how}; from {WORTH} on bf16 is chosen)"

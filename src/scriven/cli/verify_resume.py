@@ -34,7 +34,8 @@ def verify_resume(
 
     The second k steps have one core, where the system allows that: neither a stop nor the cores that are given may
     change anything. Both are trained in a temporary folder, with the model, reader, optimizer and number of processes
-    of a run or a recipe; compared are the fingerprint of every step, validation losses, weights, optimizer and recurrent state.
+    of a run or a recipe; compared are the fingerprint of every step, validation losses, weights, optimizer and
+    recurrent state.
     Exit code 0 says that all are the same, 1 that something differs.
 
     Parameters

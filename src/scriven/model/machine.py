@@ -1,15 +1,20 @@
-"""What this machine is best used for: measured once with the layers as they run here, and kept in the cache folder."""
+"""What this machine is best used for: measured with the layers as they run here, and kept in the cache folder."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import json
+import math
 import os
 import platform
+import statistics
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -17,45 +22,92 @@ from scriven.corpus.build import cache_folder
 from scriven.errors import UsageError
 from scriven.kernels import library, recurrent, recurrent_fp32, scan
 from scriven.model.cells import RecurrentLayer
-from scriven.model.compute import available_cores, computing
+from scriven.model.compute import available_cores, computing, torch_threads
 from scriven.settings import Cell, ModelSettings
 
-WIDTH, ROWS, LENGTH = 256, 32, 16  # of what is measured
-TURNS = 6
+WIDTH, ROWS, LENGTH = 256, 32, 64  # of what is measured: as training reads it where nothing is given
+ROUNDS, FEWEST_ROUNDS, ROUNDS_SECONDS = 6, 2, 0.5
+ENOUGH = 5  # measurements, after which a start measures again only when the newest is old
+APART_SECONDS, OLD_SECONDS = 60.0, 7 * 86_400.0
+KEPT = 9  # measurements, the newest
 WORTH = 1.15  # times faster that bf16 must be to be chosen: it is less exact, and measurements differ by a tenth
 FILE = "machine.json"
 CELLS: tuple[Cell, ...] = get_args(Cell)
 
 
-def choose_precision(name: str, device: torch.device, cell: Cell = "lstm", native: bool = False) -> str:
+@dataclass(frozen=True)
+class Measurement:
+    """How long a layer took to learn from a chunk, each number format at its best of several rounds."""
+
+    at: float  # seconds since 1970
+    fp32: float  # seconds
+    bf16: float  # seconds; 0 where bf16 does not work
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster bf16 was; 0 where it does not work."""
+        return self.fp32 / self.bf16 if self.bf16 else 0.0
+
+
+def choose_precision(
+    name: str, device: torch.device, cell: Cell = "lstm", native: bool = False, *, again: bool = True
+) -> str:
     """`fp32` or `bf16` for a `training.precision` setting; `auto` measures the CPU with such a cell.
 
     Where there is `native` code in bf16, nothing is measured: there is for processors on which it is several times
-    faster.
+    faster. `again` is as in `measurements`.
 
     Raises UsageError when bf16 is asked for and does not work.
     """
-    if name == "bf16" and device.type == "cpu" and not bf16_speedup(cell):
+    if name == "bf16" and device.type == "cpu" and not bf16_speedup(cell, again=False):
         raise UsageError("bf16 does not work on this processor; use fp32")
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if device.type == "cpu" and (native or bf16_speedup(cell) > WORTH) else "fp32"
+    return "bf16" if device.type == "cpu" and (native or bf16_speedup(cell, again=again) > WORTH) else "fp32"
+
+
+def bf16_speedup(cell: Cell = "lstm", *, again: bool = True) -> float:
+    """How many times faster a layer learns in bf16 than in fp32 on this CPU, each on its best path; 0 where bf16 fails.
+
+    `again` is as in `measurements`.
+    """
+    return median_speedup(measurements(cell, again))
+
+
+def median_speedup(found: Sequence[Measurement]) -> float:
+    """The median speedup of the quicker half of some measurements; 0 where the last one says that bf16 fails.
+
+    The slower half was made beside other programs, it may be, which slow one number format down more than the other.
+    """
+    if not found[-1].bf16:
+        return 0.0
+    working = sorted((each for each in found if each.bf16), key=lambda each: each.fp32 + each.bf16)
+    return statistics.median(each.speedup for each in working[: (len(working) + 1) // 2])
 
 
 @functools.cache
-def bf16_speedup(cell: Cell = "lstm") -> float:
-    """How many times faster a layer learns in bf16 than in fp32 on this CPU, each on its best path; 0 where bf16 fails.
+def measurements(cell: Cell, again: bool = True) -> tuple[Measurement, ...]:
+    """What was measured of a cell on this processor, with these versions and kernels: the newest last, at least one.
 
-    Measured in about 0.2 s where nothing in the cache folder says so for this processor, these versions and kernels.
+    It is measured now, in about 0.5 s, where nothing is known. With `again`, also where little is known or the newest
+    is old, unless that is of this very minute: so a start beside other programs does not decide for ever.
     """
     path, key = cache_folder() / FILE, f"{_machine()}, {cell}"
-    known = _read(path)
-    if key not in known:
-        known[key] = _measured(cell)
-        _write(path, known)
-    return known[key]
+    known = _read(path).get(key, [])
+    if not known or (again and _is_due(known, time.time())):
+        known = [*known, _measured(cell)][-KEPT:]
+        _write(path, _read(path) | {key: known})
+    return tuple(known)
+
+
+def _is_due(known: Sequence[Measurement], now: float) -> bool:
+    """Whether to measure again, now (seconds since 1970)."""
+    age = now - known[-1].at
+    if age < 0:  # a clock was set
+        return True
+    return age > OLD_SECONDS or (len(known) < ENOUGH and age > APART_SECONDS)
 
 
 def training_path(cell: Cell) -> str:
@@ -66,8 +118,8 @@ def training_path(cell: Cell) -> str:
     return f"{precision}, by {'native code' if native else 'torch'}"
 
 
-def _measured(cell: Cell) -> float:
-    """Both number formats in turns, each at its best, since other programs disturb a single measurement.
+def _measured(cell: Cell) -> Measurement:
+    """Both number formats in turns on all cores, each at its best, since other programs disturb a single round.
 
     oneDNN refuses bf16 on some processors, and emulates it slowly on others.
     """
@@ -75,14 +127,18 @@ def _measured(cell: Cell) -> float:
         layer = RecurrentLayer(ModelSettings(cell=cell, width=WIDTH), WIDTH, WIDTH)
     x = torch.zeros(LENGTH, ROWS, WIDTH)
     seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
-    for _ in range(TURNS):
-        for precision, measured in seconds.items():
-            try:
-                with computing(torch.device("cpu"), precision), torch.enable_grad():
-                    measured.append(_seconds(layer, x))
-            except RuntimeError:
-                return 0.0
-    return min(seconds["fp32"]) / min(seconds["bf16"])
+    begun, cores, cpu = time.monotonic(), available_cores(), torch.device("cpu")
+    with torch_threads(cores), library.native_threads(cores), torch.enable_grad():
+        for number in range(ROUNDS):
+            if number >= FEWEST_ROUNDS and time.monotonic() - begun > ROUNDS_SECONDS:
+                break
+            for precision, measured in seconds.items():
+                try:
+                    with computing(cpu, precision):
+                        measured.append(_seconds(layer, x))
+                except RuntimeError:
+                    return Measurement(time.time(), min(seconds["fp32"], default=0.0), 0.0)
+    return Measurement(time.time(), min(seconds["fp32"]), min(seconds["bf16"]))
 
 
 def _seconds(layer: RecurrentLayer, x: torch.Tensor) -> float:
@@ -100,24 +156,33 @@ def _machine() -> str:
         processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
     limits = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.endswith(("_ISA", "_CAPABILITY"))]
     kernels = f"kernels {library.level()} {' '.join(sorted(library.features()))}"
-    torchs = f"torch {torch.__version__} {' '.join(limits)} in {torch.get_num_threads()} threads"
-    return f"{processor}, {available_cores()} cores, {torchs}, {kernels}"
+    versions = f"scriven {version('scriven')}, torch {torch.__version__} {' '.join(limits)}"
+    return f"{processor}, {available_cores()} cores, {versions}, {kernels}"
 
 
-def _read(path: Path) -> dict[str, float]:
+def _read(path: Path) -> dict[str, list[Measurement]]:
     """What is known; nothing where the file is not there, or is not what `_write` writes."""
     try:
         known = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        found = {key: [_measurement(each) for each in rows] for key, rows in known.items() if isinstance(rows, list)}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
-    found = known.items() if isinstance(known, dict) else ()
-    return {key: float(value) for key, value in found if isinstance(value, int | float)}
+    return {key: rows for key, rows in found.items() if rows}
 
 
-def _write(path: Path, known: dict[str, float]) -> None:
+def _measurement(values: dict[str, Any]) -> Measurement:
+    """What a file says of one measurement. Raises ValueError, TypeError or KeyError where it says nothing."""
+    at, fp32, bf16 = (float(values[name]) for name in ("at", "fp32", "bf16"))
+    if not (math.isfinite(at) and 0 <= fp32 < math.inf and 0 <= bf16 < math.inf):
+        raise ValueError(f"{values} is no measurement")
+    return Measurement(at, fp32, bf16)
+
+
+def _write(path: Path, known: dict[str, list[Measurement]]) -> None:
     """Keep what is known, as a whole file or not at all; a cache that cannot be written is none."""
+    values = {key: [asdict(each) for each in rows] for key, rows in known.items()}
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
+        temporary.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
         temporary.replace(path)
