@@ -25,11 +25,12 @@ from scriven.training.request import Request
 from scriven.training.start import train
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-SMALL = ["--model.width=16", "--reader.batch=4", "--reader.length=16", "--training.threads=1", "--training.groups=2"]
+# The precision is given, since the one that is measured may be another one in each of two runs that are compared.
+SMALL = ["--model.width=16", "--reader.batch=4", "--reader.length=16", "--training.groups=2", "--precision=fp32"]
 CHOSEN: dict[str, Any] = {
     "model": {"width": 16},
     "reader": {"batch": 4, "length": 16},
-    "training": {"threads": 1, "groups": 2, "workers": 1},
+    "training": {"groups": 2, "workers": 1, "precision": "fp32"},
 }
 EVERY = 40  # steps from a checkpoint to the next
 DEADLINE = 100  # seconds
