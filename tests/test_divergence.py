@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from scriven.errors import DivergedError
-from scriven.events import Event, Finished, Returned, Saved, Skipped, Stepped
+from scriven.events import Evaluated, Event, Finished, Loss, Returned, Saved, Skipped, Stepped
 from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.runs import open_run
@@ -71,6 +71,17 @@ def test_who_trains_with_relu_is_told_the_way_out(book: Path, tmp_path: Path, mo
     with pytest.raises(DivergedError, match=r"--model\.activation tanh, or try a --training") as caught:
         run(book, tmp_path / "run", over)
     assert "nan" not in str(caught.value)
+
+
+def test_a_last_loss_that_is_no_number_is_said_in_words(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [("stream", Loss(math.nan, 10)), ("window-256", Loss(20.0, 10))]
+    monkeypatch.setattr("scriven.training.evaluation.Examiner.final_losses", lambda _: iter(losses))
+    events = run(book, tmp_path / "run", OVER)
+    assert [event.protocol for event in events if isinstance(event, Evaluated) and event.final] == ["window-256"]
+    assert isinstance(events[-1], Finished)
+    assert any(note.startswith("By stream the best model's values grow beyond all bounds") for note in events[-1].notes)
 
 
 def test_many_in_a_row_lead_back_to_the_last_checkpoint(

@@ -65,6 +65,14 @@ def test_what_would_do_nothing_is_refused(model: dict[str, object]) -> None:
         consistent(validated({"model": model}))
 
 
+def test_one_activation_is_that_of_all_layers_as_in_files_of_earlier_versions(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text('[model]\nactivation = "relu"\nlayers = 3\n', encoding="utf-8")
+    assert validated(read_toml(path)).model.activations == ["relu", "relu", "relu"]
+    each = validated({"model": {"activation": "tanh,relu"}}).model
+    assert [each.of_layer(depth).activation for depth in range(2)] == each.activations == ["tanh", "relu"]
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         ModelSettings().width = 3
