@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,14 @@ HOSTILE = "x\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
 LETTERS = "\n abcdefgh"
 
 
-def make_run(folder: Path, corpus: Path, vocabulary: Vocabulary, size: float = 0.1) -> str:
-    """A run of random weights, its head's all of one size."""
+def make_run(folder: Path, corpus: Path, vocabulary: Vocabulary, *, overflows: bool = False) -> str:
+    """A run of random weights; or of finite ones whose logits are infinite, whatever computes them."""
     torch.manual_seed(1)
     settings = validated({"model": {"width": 8, "layers": 1}, "corpus": {"invalid": "bytes"}})
     weights = CharLM(settings.model, vocabulary.size).state_dict()
-    weights["head.weight"] = weights["head.weight"].sign() * size
+    if overflows:
+        weights["layers.0.rnn.bias_ih_l0"][:] = 50  # all hidden values are 0.76 or more
+        weights["head.weight"][::2], weights["head.weight"][1::2] = 3e38, -3e38
     run = create_run(folder, settings, vocabulary, {"texts": [HOSTILE], "corpus": str(corpus), HOSTILE: HOSTILE})
     validation = {"nats": 20.0, "characters": 10, "bytes": 10}
     run.save(weights, {}, {"step": 1, "characters": 34, "validation": validation}, best=1)
@@ -61,7 +64,7 @@ def run(text: Path, corpus: Path) -> str:
 
 @pytest.fixture(scope="module")
 def overflowing(text: Path, corpus: Path) -> str:
-    return make_run(text.parent / "large", corpus, Vocabulary.of(LETTERS), size=3e38)
+    return make_run(text.parent / "large", corpus, Vocabulary.of(LETTERS), overflows=True)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +119,16 @@ def test_a_model_that_overflows_is_one_sentence(words: str, overflowing: str, te
 
 def test_a_model_that_overflows_is_the_same_error_in_python(overflowing: str) -> None:
     model = scriven.load(overflowing)
-    for score in (model.score, model.session().score):
+    calls: list[Callable[[], object]] = [
+        lambda: model.score("abc"),
+        lambda: model.session().score("abc"),
+        model.sample,
+        lambda: list(model.stream()),
+        lambda: list(model.samples(2)),
+    ]
+    for call in calls:
         with pytest.raises(scriven.InputError, match="the model overflows"):
-            score("abc")
+            call()
 
 
 def test_half_characters_are_not_in_json(text: Path, corpus: Path, tmp_path: Path, command: Command) -> None:

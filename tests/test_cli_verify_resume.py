@@ -53,5 +53,5 @@ def test_what_cannot_be_meant_is_said(trained: str, book: Path, capsys: pytest.C
     assert run("verify-resume", str(book.parent / "nothing")) == 3
     said = capsys.readouterr().err
     assert "a run has its own text" in said
-    assert "steps must be 1 or more" in said
+    assert "--steps 0: give 1 or more" in said
     assert "does not exist" in said

@@ -41,7 +41,7 @@ from scriven.inference.chunks import prompt_ids, read_chunks, split_text
 from scriven.inference.generate import Context, Predictor, writing_precision
 from scriven.inference.pen import Pen
 from scriven.inference.sampling import Floats, Ids
-from scriven.inference.score import Scored, checked, foretold, surprisals, tally
+from scriven.inference.score import Scored, check_finite, checked, foretold, surprisals, tally
 from scriven.inference.writing import LIVE, UNSEEN, Line, write, write_all
 from scriven.model import CharLM, choose_device, choose_precision
 from scriven.model.compute import single_threaded
@@ -282,7 +282,9 @@ class Model:
 
     @cached_property
     def _start(self) -> Context:
-        return self.predictor.start()
+        start = self.predictor.start()
+        check_finite(start.logits.float().cpu().numpy())
+        return start
 
 
 class Session:
