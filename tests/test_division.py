@@ -133,6 +133,25 @@ def test_rows_of_tables_stay_whole(tmp_path: Path, documents: str) -> None:
         assert joined(found) == joined(documents_of(sources, chosen))
 
 
+@pytest.mark.parametrize(
+    ("suffix", "encoding", "text"),
+    [
+        (".csv", "utf-8", "id,text\n" + '1,"a row\nof a table"\n' * 30),
+        (".json", "utf-8", '[{"text": "one\\n"},\n' + '{"text": "row"},\n' * 30 + '{"text": ""}]'),
+        (".txt", "utf-16", "zwölf 天\n" * 30),
+        (".txt", "shift_jis", "吾輩は猫である\n" * 30),
+    ],
+)
+def test_what_cannot_be_cut_inside_stays_whole(tmp_path: Path, suffix: str, encoding: str, text: str) -> None:
+    column = "" if suffix == ".txt" else "text"
+    chosen = CorpusSettings.model_validate({"documents": "lines", "column": column, "encoding": encoding})
+    sources = stored(tmp_path, [text.encode(encoding)] * 3, suffix)
+    for count in (2, 5):
+        parts = [divided([sources], number, count, chosen)[0] for number in range(1, count + 1)]
+        found = [piece for part in parts for piece in documents_of(part, chosen)]
+        assert joined(found) == joined(documents_of(sources, chosen)) != []
+
+
 def documents_of(sources: tuple[Source, ...], chosen: CorpusSettings) -> list[tuple[str, bool]]:
     return list(documents(sources, chosen))
 

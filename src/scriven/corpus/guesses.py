@@ -21,7 +21,8 @@ def likeliest(data: bytes, place: int) -> list[str]:
     letters = sum(byte > 32 for byte in sample)
     many = high > MOSTLY * letters
     order = (*OTHERS, *WESTERN) if many else (*WESTERN, *OTHERS)
-    found = [name for name in sorted(order, key=lambda name: -_plausible(sample, name)) if _plausible(sample, name)]
+    shares = {name: _plausible(sample, name) for name in order}
+    found = [name for name in sorted(order, key=lambda name: -shares[name]) if shares[name]]
     detected = _detected(sample)
     # Of few letters beyond ASCII a detector knows little, and texts that have those are mostly Western.
     both = [*detected, *found] if many else [*found[:1], *detected, *found[1:]]
