@@ -97,6 +97,7 @@ def test_a_sentence_needs_no_library(monkeypatch: pytest.MonkeyPatch, capsys: py
         (["--resume"], ["--resume=last"]),
         (["--resume", "last", "-o", "x"], ["--resume", "last", "-o", "x"]),
         (["--resume", "12"], ["--resume", "12"]),
+        (["--resume", "epoch:17", "-o", "x"], ["--resume", "epoch:17", "-o", "x"]),
         (["--resume", "-o", "x"], ["--resume=last", "-o", "x"]),
         (["--resume", "book.txt"], ["--resume=last", "book.txt"]),
         ([], []),

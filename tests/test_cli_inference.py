@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -521,6 +522,28 @@ def test_another_checkpoint_can_be_used(
     assert "steps 1, 2" in message
 
 
+def test_a_checkpoint_is_named_by_its_epoch(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened = open_run(run)
+    other = create_run(tmp_path / "run", opened.settings.model_copy(), opened.vocabulary, opened.origin)
+    other = replace(other, settings=validated({"monitor": {"keep": "all"}}))
+    model = CharLM(opened.settings.model, opened.vocabulary.size)
+    for step, epochs in ((10, 0.5), (20, 1 - 1e-12), (30, 1.5), (40, 17.001)):
+        torch.nn.init.uniform_(model.head.weight, -step, step)  # type: ignore[union-attr]
+        told = {"step": step, "epochs": epochs, "characters": 9, "validation": {"nats": 20.0, "characters": 10}}
+        other.save(model.state_dict(), {}, told, best=10)
+    written = {}
+    for which in ("10", "20", "40", "epoch:0", "epoch:1", "epoch:17"):
+        main(["sample", str(other.path), "--seed", "1", "--checkpoint", which])
+        written[which] = capsys.readouterr().out
+    assert [written[f"epoch:{epoch}"] for epoch in (0, 1, 17)] == [written[step] for step in ("10", "20", "40")]
+    assert len(set(written.values())) == 3
+    code, message = failure(capsys, "sample", str(other.path), "--checkpoint", "epoch:2")
+    assert code == 3
+    assert "no checkpoint of epoch 2; it has those of epochs 0, 1, 17" in message
+    main(["info", str(other.path)])
+    assert "step 40 (epoch 17.00): 9 characters read, validation loss 2.0000 nats/char" in capsys.readouterr().out
+
+
 # --- info
 
 
@@ -529,7 +552,7 @@ def test_info_tells_about_a_run(run: str, capsys: pytest.CaptureFixture[str]) ->
     row = rows(capsys.readouterr().out)[0]
     assert (row["model"], row["symbols"], row["best_step"]) == ("lstm 1x8", len(LETTERS) + 1, 1200)
     assert row["parameters"] == sum(weight.numel() for weight in open_run(run).checkpoint("best").weights().values())
-    assert row["checkpoints"] == [{"step": 1200, "characters": 34567, "validation_nats_per_char": 2.0}]
+    assert row["checkpoints"] == [{"step": 1200, "epochs": None, "characters": 34567, "validation_nats_per_char": 2.0}]
     main(["info", run])
     assert "step 1,200: 34,567 characters read, validation loss 2.0000 nats/char" in capsys.readouterr().out
 

@@ -33,7 +33,7 @@ SHELL_SYNTAX = {"|", ">", ">>", "<", "&&", ";"}
 # What stands in place of what is written: any budget, and additions to every new training that does not give them.
 BUDGET = re.compile(r"--(?:minutes|epochs|steps|characters)[ =]\S+")
 STEPS, MORE_STEPS = "--steps 4", "--steps 8"  # of a new run, of a resumed one
-CHECKPOINT = re.compile(r"(--(?:resume|checkpoint))[ =]\d+")
+CHECKPOINT = re.compile(r"(--(?:resume|checkpoint))[ =](?:epoch:)?\d+")
 LAST = r"\1 4"  # the only checkpoint of a new run
 SMALL = {
     "--model.width": "16",
@@ -197,5 +197,6 @@ def test_budgets_are_cut_and_what_is_given_stays() -> None:
     begun = rewritten("scriven train book.txt --epochs 1 --resume auto -o runs/book")
     assert (begun[begun.index("--steps") + 1], begun[begun.index("--model.width") + 1]) == ("4", "16")
     assert rewritten("scriven train --resume 3030") == ["train", "--resume", "4", "--steps", "8"]
+    assert rewritten("scriven sample runs/book --checkpoint epoch:17")[2:] == ["--checkpoint", "4"]
     assert rewritten("scriven sample runs/book --checkpoint=30") == ["sample", "runs/book", "--checkpoint", "4"]
     assert rewritten('scriven sample runs/book --stop "\\n"') == ["sample", "runs/book", "--stop", "\\n"]

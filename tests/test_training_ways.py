@@ -229,6 +229,16 @@ def test_an_evaluation_each_epoch(names: Path, tmp_path: Path) -> None:
     assert all(number <= reached < number + 0.2 for number, reached in enumerate(at, 1))
 
 
+def test_training_goes_on_from_an_epoch(names: Path, tmp_path: Path) -> None:
+    monitor = {"every_epochs": 1.0, "keep": "all"}
+    events = run(names, tmp_path / "run", {"monitor": monitor, "budget": {"steps": 0, "epochs": 3.0}})
+    step = next(event.step for event in of(Stepped, events) if event.epochs >= 2)
+    with pytest.raises(InputError, match="no checkpoint of epoch 9; it has those of epochs 1, 2, 3"):
+        list(train(Request(output=tmp_path / "run", resume="epoch:9")))
+    again = list(train(Request(output=tmp_path / "run", resume="epoch:2")))
+    assert fingerprints(again) == fingerprints(events)[step:]
+
+
 def test_slowness_is_measured_within_documents_alone() -> None:
     raw, fresh = torch.randn(5, 3, 4), torch.zeros(5, 3, dtype=torch.bool)
     fresh[0, 1] = fresh[2, 0] = fresh[4, 2] = True

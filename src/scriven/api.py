@@ -51,7 +51,7 @@ def train(
     steps: int = 0,
     characters: int = 0,
     output: str | Path | None = None,
-    resume: Literal["last"] | int | None = None,
+    resume: Literal["last", "auto"] | int | str | None = None,
     initial: str | Path | None = None,
     replay: str | Path | None = None,
     recipe: str | None = None,

@@ -14,6 +14,7 @@ from scriven.suggestions import close_names, did_you_mean
 
 PARAMETERS = {"from": "initial", "resume": "resume='last'", "checkpoint": "which"}  # by their flags
 COMMANDS_IN_TEXT = re.compile(r"scriven [a-z]")
+EPOCH = re.compile(r"epoch:(\d{1,9})", re.ASCII)  # names the checkpoint of an epoch
 FLAGS_IN_TEXT = re.compile(r"(?<![\w-])(?:--([a-z][a-z-]*(?:\.[a-z-]+)?)(?: (\d[\d.]*\d|\d))?|-o\b)")
 
 
@@ -89,9 +90,15 @@ def check_choice(name: str, value: object, choices: Sequence[str], besides: str 
 
 
 def check_step(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raises UsageError when a value is neither one of the words that there are nor a step."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        check_choice(name, value, choices, "the number of a step")
+    """Raises UsageError when a value is neither one of the words that there are, nor a step, nor an epoch."""
+    if epoch_of(value) is None and (not isinstance(value, int) or isinstance(value, bool)):
+        check_choice(name, value, choices, "the number of a step, or of an epoch as 'epoch:17'")
+
+
+def epoch_of(value: object) -> int | None:
+    """The number in the name of an epoch, such as epoch:17; None for what is no such name."""
+    named = EPOCH.fullmatch(value) if isinstance(value, str) else None
+    return int(named[1]) if named else None
 
 
 @contextmanager

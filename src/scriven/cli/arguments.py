@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from scriven.arguments import epoch_of
 from scriven.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,9 +27,14 @@ def with_resume_value(words: Sequence[str]) -> list[str]:
     """The words; `--resume` may stand alone: its value is then `last`."""
     options, rest = split_at_end(words)
     return [
-        "--resume=last" if word == "--resume" and not (after in {"last", "auto"} or after.isdecimal()) else word
+        "--resume=last" if word == "--resume" and not _goes_on_from(after) else word
         for word, after in pairwise([*options, ""])
     ] + rest
+
+
+def _goes_on_from(word: str) -> bool:
+    """Whether a word after `--resume` is its value."""
+    return word in {"last", "auto"} or word.isdecimal() or epoch_of(word) is not None
 
 
 def join_values(app: App, words: Sequence[str]) -> list[str]:

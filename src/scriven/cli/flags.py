@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter, Token
 
+from scriven.arguments import epoch_of
 from scriven.cli.mistakes import UnknownOption
 from scriven.errors import UsageError
 from scriven.settings import CorpusSettings
@@ -22,9 +23,15 @@ def _whole(kind: object, tokens: Sequence[Token]) -> int:
 
 
 def _which(kind: object, tokens: Sequence[Token]) -> str | int:
-    """The name of a checkpoint, or its step."""
+    """The name of a checkpoint, its epoch as epoch:17, or its step."""
     value = tokens[0].value
-    return value if value in {"best", "last"} else int(value)
+    return value if value in {"best", "last"} or epoch_of(value) is not None else int(value)
+
+
+def resumed_from(kind: object, tokens: Sequence[Token]) -> str | int:
+    """What --resume goes on from: last, auto, an epoch as epoch:17, or a step."""
+    value = tokens[0].value
+    return value if value in {"last", "auto"} or epoch_of(value) is not None else int(value)
 
 
 Whole = Annotated[int, Parameter(converter=_whole)]
@@ -58,11 +65,11 @@ Normalize = Annotated[
     Parameter(name="--corpus.normalize", help="Unicode normalisation; as the run's corpus had where not given"),
 ]
 Which = Annotated[
-    Literal["best", "last"] | int,
+    Literal["best", "last"] | int | str,
     Parameter(
         name="--checkpoint",
         converter=_which,
-        help="weights to use: the best ones, the last ones, or those of this step",
+        help="weights to use: the best ones, the last ones, those of this step, or of this epoch, as epoch:17",
     ),
 ]
 Text = Annotated[str, Parameter(allow_leading_hyphen=True)]  # for - alone; see `named`

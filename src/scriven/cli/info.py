@@ -65,12 +65,14 @@ def _run(path: str) -> Row:
 
 def _checkpoint(run: Run, step: int) -> Row:
     try:
-        manifest = run.checkpoint(step).manifest
+        checkpoint = run.checkpoint(step)
+        manifest = checkpoint.manifest
     except InputError as error:
         return {"step": step, "damaged": str(error)}
     loss, read = Loss(**{"nats": 0.0, "characters": 0} | manifest["validation"]), manifest.get("characters")
     return {
         "step": step,
+        "epochs": checkpoint.epochs,
         "characters": read if isinstance(read, int) else 0,
         "validation_nats_per_char": loss.nats_per_char if loss.characters else None,
     }
@@ -81,7 +83,9 @@ def _in_words(checkpoint: Row) -> str:
         return f"step {checkpoint['step']:,}: {checkpoint['damaged']}"
     loss = checkpoint["validation_nats_per_char"]
     told = "not validated" if loss is None else f"validation loss {loss:.4f} nats/char"
-    return f"step {checkpoint['step']:,}: {checkpoint['characters']:,} characters read, {told}"
+    epochs = checkpoint["epochs"]
+    step = f"step {checkpoint['step']:,}" + ("" if epochs is None else f" (epoch {epochs:.2f})")
+    return f"{step}: {checkpoint['characters']:,} characters read, {told}"
 
 
 def _machine() -> Row:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from scriven import recipes
 from scriven.cli import BEGUN
-from scriven.cli.flags import Device, FilePath, Json, Output, Precision, Switch, Text, named, separated
+from scriven.cli.flags import Device, FilePath, Json, Output, Precision, Switch, Text, named, resumed_from, separated
 from scriven.cli.rows import note
 from scriven.cli.streams import end_output
 from scriven.errors import DivergedError, Interrupted, LostError
@@ -37,7 +37,7 @@ def train(
     *texts: Text,
     budget: Annotated[BudgetSettings, Parameter(name="*", show_default=False)] = BudgetSettings(),
     output: Output = None,
-    resume: Literal["last", "auto"] | int | None = None,
+    resume: Annotated[Literal["last", "auto"] | int | str | None, Parameter(converter=resumed_from)] = None,
     initial: Annotated[FilePath, Parameter(name="--from")] = None,
     replay: FilePath = None,
     recipe: str | None = None,
@@ -67,8 +67,9 @@ def train(
     output
         the run's folder; runs/NAME, by the first text, where not given
     resume
-        go on with a run, from its last checkpoint or the step given; a larger budget extends it. With auto, begin
-        where there is no checkpoint yet: one command for the first start and for every later one
+        go on with a run, from its last checkpoint, or that of the step or the epoch (as epoch:17) given; a larger
+        budget extends it. With auto, begin where there is no checkpoint yet: one command for the first start and for
+        every later one
     initial
         start from the best weights of this run; characters that it did not know get new rows
     replay

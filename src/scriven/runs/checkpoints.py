@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,7 @@ from scriven.settings import explain
 
 MODEL_FILE, TRAINING_FILE, MANIFEST_FILE = "model.safetensors", "training.safetensors", "manifest.json"
 UNFINISHED, ASIDE = ".tmp", ".old"  # how names end while a save is under way
+EPOCHS_LIMIT = 1e15  # more are no number that a training told
 OTHERS = "use another checkpoint of this run (scriven info lists them, --checkpoint and --resume take their steps)"
 
 
@@ -82,6 +84,14 @@ class Checkpoint:
         """How many checkpoints of this run were saved up to this one: the newest has the largest number."""
         return int(self.manifest.get("number", 0))
 
+    @property
+    def epochs(self) -> float | None:
+        """Passes over the training text when it was saved; None where it does not tell."""
+        value = self.manifest.get("epochs")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < EPOCHS_LIMIT:
+            return None
+        return float(value)
+
     def weights(self, expected: Shapes | None = None) -> dict[str, Tensor]:
         """The model's parameters by name, on the CPU; they are finite.
 
@@ -124,6 +134,11 @@ class Checkpoint:
 def folder_name(step: int) -> str:
     """The name of the folder of a step's checkpoint."""
     return f"step-{step:08d}"
+
+
+def whole_epochs(epochs: float) -> int:
+    """How many whole passes over the text there were; sums of parts of them may be a little below."""
+    return math.floor(epochs + 1e-9)
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, weights: dict[str, Tensor] | None = None) -> None:

@@ -17,7 +17,7 @@ import filelock
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError
 
-from scriven.arguments import check_step
+from scriven.arguments import check_step, epoch_of
 from scriven.corpus.build import Progress, build
 from scriven.corpus.storage import Place, place_of
 from scriven.corpus.store import Corpus, is_corpus
@@ -25,7 +25,7 @@ from scriven.durable import make_folder
 from scriven.errors import InputError, UnreadableError, UsageError
 from scriven.model.cells import CELLS
 from scriven.model.language_model import layer_widths, weight_shapes
-from scriven.runs.checkpoints import Checkpoint, folder_name, write_checkpoint
+from scriven.runs.checkpoints import Checkpoint, folder_name, whole_epochs, write_checkpoint
 from scriven.runs.disk import (
     discard,
     is_there,
@@ -51,7 +51,7 @@ PLOT_FILE = "loss.png"
 LOCK_FILE = ".lock"
 WRITTEN_FILES = SETTINGS_FILE, VOCABULARY_FILE, PLOT_FILE, *LOGS
 SETTINGS_LIMIT = 500_000  # bytes of settings.toml, most of which are the names of texts
-Which = Literal["best", "last"] | int
+Which = Literal["best", "last"] | int | str  # best, last, a step, or an epoch as epoch:17
 RUNS_SHOWN = 8  # where one is named that is not there
 
 
@@ -122,11 +122,13 @@ class Run:
         return sorted(int(name[1]) for name in names if name and folder_name(int(name[1])) == name[0])
 
     def checkpoint(self, which: Which) -> Checkpoint:
-        """The best or the last checkpoint, or that of a step.
+        """The best or the last checkpoint, that of a step, or the first one of an epoch.
 
         Raises InputError when there is none, UsageError when it is called by another word.
         """
         check_step("which", which, ["best", "last"])
+        if (epoch := epoch_of(which)) is not None:
+            return self._checkpoint_of_epoch(epoch)
         step = which if isinstance(which, int) else getattr(self.index(), which)
         there = self.steps()
         if step is None or step not in there:
@@ -139,6 +141,26 @@ class Run:
                 )
             )
         return Checkpoint(self._folder(step), self.seals)
+
+    def _checkpoint_of_epoch(self, epoch: int) -> Checkpoint:
+        """The first checkpoint that had read the text that many times, and not once more.
+
+        One that is damaged is passed over. Raises InputError when there is none.
+        """
+        found = list[int]()
+        for step in self.steps():
+            with contextlib.suppress(InputError):
+                checkpoint = Checkpoint(self._folder(step), self.seals)
+                if checkpoint.epochs is not None:
+                    found.append(whole_epochs(checkpoint.epochs))
+                    if found[-1] == epoch:
+                        return checkpoint
+        there = ", ".join(map(str, dict.fromkeys(found)))
+        raise InputError(
+            f"{self.path} has no checkpoint of epoch {epoch}; "
+            + (f"it has those of epochs {there}" if there else "it has none that tells its epoch")
+            + " (--keep all keeps those of every evaluation, and --monitor.every-epochs 1 evaluates after each epoch)"
+        )
 
     def save(
         self, weights: dict[str, Any], training: dict[str, Any], manifest: dict[str, Any], *, best: int

@@ -42,17 +42,17 @@ class _Found:
         return step not in self.unread and step not in self.damaged
 
 
-def recover(run: Run, which: Literal["last"] | int | None = "last") -> Recovered:
-    """The checkpoint that was saved last, of those that are whole, or that of a step; the index is put right.
+def recover(run: Run, which: Literal["last"] | int | str | None = "last") -> Recovered:
+    """The checkpoint that was saved last, of those that are whole, or that of a step or an epoch; puts the index right.
 
     Also removes what a save that was killed left, and puts back logs that were cut for a way that saved nothing, or
     sets those aside that are to be cut now. Only the one who writes to the run may call it. What is damaged may be
     removed by later saves; what only cannot be read now is kept, and said.
-    Raises InputError when no checkpoint, or not that of the step, is whole.
+    Raises InputError when no checkpoint, or not that of the step or epoch, is whole.
     """
     _sweep(run)
     found = _found(run)
-    if isinstance(which, int):
+    if which is not None and which != "last":
         checkpoint = run.checkpoint(which)
         checkpoint.verify(*found.expected)
         newest = _newest(run, found)

@@ -22,7 +22,7 @@ from scriven.training.plan import Done, Plan, used_share
 
 RUNS = Path("runs")
 CHANGEABLE = {"budget", "monitor", "device", "precision", "workers", "threads", "evaluations"}
-Resume = Literal["last", "auto"] | int
+Resume = Literal["last", "auto"] | int | str  # last, auto, a step, or an epoch as epoch:17
 
 
 @dataclass(frozen=True)
