@@ -1,10 +1,14 @@
-"""Whether the number of workers changes anything: the same bits from 1, 2, 3 and 4 workers, and across a resume.
+"""Whether workers or cores change anything: the same bits from 1, 2, 3 and 4 workers on one core or all, and resumed.
 
 Trains tiny models of every cell with every reader, optimizer and number format: by one process; by 2, 3 and 4 that are
 told of one another as torchrun tells it, and share 4 groups; saved by one and resumed by two, and the other way round.
 Compared with the one process are the fingerprint and the loss of every step, all validation losses, weights, optimizer,
-recurrent state and averages. Prints what differs; exit code 1 where anything does. With --few, a small part of it, for
-tests. Processes are forked from one that has imported everything; Linux and macOS.
+recurrent state and averages. The one process has all cores that this program is given, and so have 3 and 4; 2 have one
+core, and so has what one of them resumes. In the `long` way torch splits sums over many characters over two threads.
+
+Prints what differs; exit code 1 where anything does. With --few, a small part of it, for tests; with --levels, all of
+it by the kernels of every level that the processor has, and by torch alone. Processes are forked from one that has
+imported everything; Linux and macOS.
 """
 
 from __future__ import annotations
@@ -26,12 +30,14 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a fork has no other threads
 from common import arguments_parser
 
 from scriven.events import Loss
+from scriven.kernels import library
+from scriven.model.compute import available_cores
 from scriven.settings import merged, validated
 from scriven.training import start
 from scriven.training.launch import LOCAL, TCPStore, launched
 from scriven.training.request import Request
 from scriven.training.start import work as led
-from scriven.training.verify import Trail, compared, follow, last_arrays
+from scriven.training.verify import Trail, compared, follow, given_cores, last_arrays
 
 start.measure_speed = lambda *_: 1e5  # nothing is fitted to it, and it takes longer than all else in a start
 
@@ -42,6 +48,7 @@ READERS: dict[str, dict[str, Any]] = {
     "documents": {"corpus": {"documents": "lines"}},
     "windows": {"reader": {"kind": "windows"}},
 }
+LONG = {"reader": {"batch": 64, "length": 64}, "model": {"width": 32, "layers": 1}, "training": {"threads": 2}}
 SMALL: dict[str, Any] = {
     "budget": {"steps": STEPS},
     "model": {"width": 24, "dropout": 0.1},
@@ -59,13 +66,14 @@ def ways(few: bool) -> dict[str, dict[str, Any]]:
     if few:
         names = [("stream", "lstm", "muon", "bf16"), ("documents", "gru", "adamw", "fp32")]
         names += [("windows", "mingru", "muon", "fp32"), ("stream", "rnn", "adamw", "bf16")]
-    return {
+    found = {
         " ".join(name): merged(
             merged(SMALL, READERS[name[0]]),
             {"model": {"cell": name[1]}, "training": {"optimizer": name[2], "precision": name[3]}},
         )
         for name in names
     }
+    return found | {"long": merged(merged(SMALL, LONG), {"training": {"precision": "fp32"}})}
 
 
 def work(jobs: list[Job]) -> None:
@@ -100,11 +108,15 @@ def told(*trails: Path, output: Path) -> Trail:
 
 
 def done_by(workers: int, jobs: list[Job]) -> None:
-    """Has the jobs done by so many processes; this one keeps the store where they meet, as torchrun's agent does."""
+    """Has the jobs done by so many processes, two of them on one core.
+
+    This one keeps the store where they meet, as torchrun's agent does.
+    """
     listener = socket.create_server((LOCAL, 0))
     port = listener.getsockname()[1]
     told = {"WORLD_SIZE": workers, "MASTER_ADDR": LOCAL, "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
-    children = [forked(jobs, told | {"RANK": rank} if workers > 1 else {}) for rank in range(workers)]
+    cores = 1 if workers == 2 else None
+    children = [forked(jobs, told | {"RANK": rank} if workers > 1 else {}, cores) for rank in range(workers)]
     store = TCPStore(LOCAL, port, None, True, wait_for_workers=False, master_listen_fd=listener.detach())
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     del store
@@ -112,14 +124,15 @@ def done_by(workers: int, jobs: list[Job]) -> None:
         sys.exit(f"of {workers} workers, these ended with other codes than 0: {codes}")
 
 
-def forked(jobs: list[Job], told: dict[str, Any]) -> int:
-    """The number of a process that does the jobs, told of its place by the environment."""
+def forked(jobs: list[Job], told: dict[str, Any], cores: int | None) -> int:
+    """The number of a process that does the jobs on so many cores, told of its place by the environment."""
     if child := os.fork():
         return child
     os.environ |= {name: str(value) for name, value in told.items()}
     code = 1
     try:
-        work(jobs)
+        with given_cores(cores or available_cores()):
+            work(jobs)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -131,15 +144,28 @@ def main() -> None:
     """Runs everything and tells."""
     parser = arguments_parser(__doc__)
     parser.add_argument("--few", action="store_true", help="only a part, in well under a minute")
+    parser.add_argument("--levels", action="store_true", help="by the kernels of every level, and by torch alone")
     arguments = parser.parse_args()
     begun, chosen = time.monotonic(), ways(arguments.few)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "text.txt").write_text(WORDS * 60)
         os.environ["SCRIVEN_CACHE"] = str(folder / "cache")
-        wrong = check(chosen, folder, counts=(2, 4) if arguments.few else (2, 3, 4))
+        wrong = 0
+        for level in levels() if arguments.levels else [os.environ.get(library.VARIABLE, "")]:
+            os.environ[library.VARIABLE] = level  # read by every process that is forked
+            (folder / (level or "own")).mkdir()
+            found = check(chosen, folder / (level or "own"), counts=(2, 4) if arguments.few else (2, 3, 4))
+            print(f"{level or 'this level'}: {found} differences")
+            wrong += found
     print(f"{len(chosen)} ways to train, {wrong} differences, {time.monotonic() - begun:.0f} s")
     sys.exit(1 if wrong else 0)
+
+
+def levels() -> list[str]:
+    """All levels of kernels that run here, and `off`; without asking for this process's own, which forks would keep."""
+    highest = library.find("").level
+    return ["off", *library.LEVELS[: library.LEVELS.index(highest) + 1]] if highest != "off" else ["off"]
 
 
 def check(chosen: dict[str, dict[str, Any]], folder: Path, counts: tuple[int, ...]) -> int:
@@ -149,7 +175,7 @@ def check(chosen: dict[str, dict[str, Any]], folder: Path, counts: tuple[int, ..
         output = folder / f"{way} {kind}"
         return {
             "settings": chosen[way],
-            "text": str(folder / "text.txt"),
+            "text": str(folder.parent / "text.txt"),
             "output": str(output),
             "until": until,
             "resumed": resumed,

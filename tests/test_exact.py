@@ -21,6 +21,8 @@ from scriven.training.request import Request
 from scriven.training.verify import given_cores
 from scriven.vocabulary import Vocabulary
 
+TESTS = Path(__file__).parent
+SOURCE = TESTS.parent / "src"
 PROGRAM = Path(__file__).parents[1] / "benchmarks" / "exactness.py"
 LEVELS = ("off", *library.levels())
 # Gradients of weights are sums over 1,024 characters, which torch splits over its threads.
@@ -38,12 +40,12 @@ WAYS = [*itertools.product(LEVELS, ["lstm"]), *itertools.product(sorted({LEVELS[
 def test_one_two_and_four_workers_end_with_the_same_bits() -> None:
     done = subprocess.run([sys.executable, PROGRAM, "--few"], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 ways to train, 0 differences" in done.stdout
+    assert "5 ways to train, 0 differences" in done.stdout
 
 
-def trained(text: Path, output: Path, cell: str) -> list[Any]:
+def trained(text: Path, output: Path, cell: str, precision: str = "") -> list[Any]:
     """The fingerprints of all steps and the losses of all evaluations."""
-    settings = merged(SETTINGS, {"model": {"cell": cell}, "training": {"precision": PRECISIONS[cell]}})
+    settings = merged(SETTINGS, {"model": {"cell": cell}, "training": {"precision": precision or PRECISIONS[cell]}})
     told: list[Any] = []
     for event in start.train(Request((str(text),), validated(settings), output)):
         if isinstance(event, Stepped):
@@ -65,6 +67,36 @@ def test_the_cores_given_change_no_bit(
     with given_cores(1):
         found = trained(book, tmp_path / "one", cell)
     assert len(expected) == 4 and found == expected
+
+
+ONE_CORE = "import os; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])"
+PROCESS = """
+import sys
+from pathlib import Path
+import scriven
+from test_exact import start, trained
+start.measure_speed = lambda *_: 1e5
+print(trained(Path(sys.argv[1]), Path(sys.argv[2]), "lstm", "bf16"))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system gives no program fewer cores")
+def test_the_environment_of_openmp_changes_no_bit(book: Path, tmp_path: Path) -> None:
+    """With OMP_DYNAMIC torch got fewer threads than it asked for, and every loss was NaN."""
+    environments = ({"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "3", "OMP_DYNAMIC": "TRUE", "MKL_DYNAMIC": "TRUE"})
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program + PROCESS, book, tmp_path / f"run-{len(program)}"],
+            env=os.environ
+            | {"SCRIVEN_KERNELS": "off", "PYTHONPATH": os.pathsep.join([str(SOURCE), str(TESTS)])}
+            | more,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for program, more in zip((ONE_CORE, ""), environments, strict=True)
+    ]
+    one, all_cores = (process.communicate(timeout=100)[0] for process in started)
+    assert one == all_cores and one.count(",") == 3
 
 
 def test_weights_begin_the_same_whatever_the_number_of_threads() -> None:
