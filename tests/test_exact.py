@@ -87,9 +87,7 @@ def test_the_environment_of_openmp_changes_no_bit(book: Path, tmp_path: Path) ->
     started = [
         subprocess.Popen(
             [sys.executable, "-c", program + PROCESS, book, tmp_path / f"run-{len(program)}"],
-            env=os.environ
-            | {"SCRIVEN_KERNELS": "off", "PYTHONPATH": os.pathsep.join([str(SOURCE), str(TESTS)])}
-            | more,
+            env=os.environ | {"SCRIVEN_KERNELS": "off", "PYTHONPATH": f"{SOURCE}{os.pathsep}{TESTS}"} | more,
             stdout=subprocess.PIPE,
             text=True,
         )
