@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import inspect
 import json
 import re
 import socket
@@ -9,12 +10,16 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from live_server import Place, everything, serving
+from scriven.server.connection import Connection
 from scriven.server.limits import LIMITS
 from scriven.server.security import Guard, policy
 
@@ -255,3 +260,33 @@ def test_clients_that_vanish_leave_nothing(place: Place) -> None:
     while APP.state.ended < 20 and time.monotonic() < until:
         time.sleep(0.05)
     assert APP.state.ended >= 18  # some may have been one too many
+
+
+def test_a_head_that_comes_at_once_is_bounded_too(place: Place) -> None:
+    """It had ended before its size was looked at."""
+    large = b"GET /echo HTTP/1.1\r\nX: " + b"x" * LIMITED.head_bytes + b"\r\n" + LAST
+    assert statuses(place.say(large)) == [400]
+
+
+@pytest.mark.parametrize(
+    "line", [b"1.1\r\nTransfer-Encoding: gzip, chunked", b"1.0\r\nTransfer-Encoding: chunked"], ids=str
+)
+def test_a_body_in_a_coding_that_is_not_known_is_refused(place: Place, line: bytes) -> None:
+    told = place.say(b"POST /echo HTTP/" + line + b"\r\n" + LAST + b"1\r\nx\r\n0\r\n\r\n")
+    assert statuses(told) == [400]
+    assert b"no other coding is known" in told
+
+
+def test_what_is_built_on_of_uvicorn_is_there() -> None:
+    """Names that uvicorn may change in any version: then this says so first."""
+    own = {name for name, value in vars(Connection).items() if callable(value) and not name.startswith("_")}
+    assert own - {"send_400_response"} <= set(dir(HttpToolsProtocol))
+    source = inspect.getsource(httptools_impl)
+    for name in ("headers", "url", "parser", "cycle", "connections", "transport", "app"):
+        assert f"self.{name}" in source
+    assert {"response_started", "response_complete"} <= set(
+        re.findall(r"self\.(\w+)", inspect.getsource(RequestResponseCycle))
+    )
+    assert STATUS_LINE[400].startswith(b"HTTP/1.1 400")
+    assert inspect.iscoroutinefunction(uvicorn.Server.shutdown)
+    assert callable(HttpToolsProtocol.send_400_response)

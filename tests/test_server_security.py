@@ -385,3 +385,35 @@ def test_what_is_no_request_for_an_answer_ends() -> None:
 
     asyncio.run(guarded()({"type": "websocket", "headers": []}, receive, send))
     assert told == [{"type": "websocket.close"}]
+
+
+def test_the_bodies_of_all_requests_together_are_bounded() -> None:
+    """Each within its own bound: 150 of 4 MB took 590 MB."""
+    limits = dataclasses.replace(SMALL, all_body_bytes=150, body_seconds=20)
+    guard, gate, answers = guarded(limits=limits), asyncio.Event(), list[Message]()
+
+    async def request(last: bytes) -> None:
+        parts = [b"x" * 80, last]
+
+        async def receive() -> Message:
+            if len(parts) == 1:
+                await gate.wait()
+            return {"type": "http.request", "body": parts.pop(0), "more_body": parts != []}
+
+        async def send(message: Message) -> None:
+            answers.append(message)
+
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/echo", "query_string": b""}
+        scope |= {"headers": [(b"host", b"localhost:8000")], "server": ("127.0.0.1", 8000), "http_version": "1.1"}
+        await guard(scope, receive, send)
+
+    async def run() -> list[int]:
+        first = asyncio.create_task(request(b"y"))
+        await asyncio.sleep(0)
+        await request(b"y")
+        gate.set()
+        await first
+        await request(b"y")  # there is room again
+        return [message["status"] for message in answers if message["type"] == "http.response.start"]
+
+    assert asyncio.run(run()) == [503, 200, 200]

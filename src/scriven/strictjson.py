@@ -14,18 +14,20 @@ from typing import Any
 # cost about 100 MB of memory; without a bound a few megabytes of text could ask for much more.
 STRUCTURE = 500_000
 
-_encode = json.JSONEncoder(allow_nan=False).encode  # made once: it costs as much as a row of a table
+# Made once: an encoder costs as much as a row of a table.
+_encode = json.JSONEncoder(allow_nan=False).encode
+_encode_compact = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 # An escape in JSON text: a character as two halves, a half of one without the other, or any other escape.
 _ESCAPE = re.compile(r"\\(?:ud[89ab]..\\ud[c-f]..|(?P<half>ud[89a-f]..)|.)")
 
 
-def write(value: Any) -> str:
-    """JSON text of a value: ASCII, on one line.
+def write(value: Any, *, compact: bool = False) -> str:
+    """JSON text of a value: ASCII, on one line; without spaces where it is to be `compact`.
 
     Half a character (a lone surrogate) becomes U+FFFD: many readers refuse JSON that has one.
     Raises ValueError when a number in it is not finite.
     """
-    text = _encode(value)
+    text = (_encode_compact if compact else _encode)(value)
     return _ESCAPE.sub(lambda escape: r"\ufffd" if escape["half"] else escape[0], text) if r"\ud" in text else text
 
 

@@ -107,11 +107,26 @@ class Asked:
             for n, line in enumerate(job.lines)
         ]
 
-    def take_in(self, news: News) -> list[Choice]:
-        """Take in what has come; the choices that it is about: all of a prompt's where it is about the prompt."""
-        if news.line is not None and news.symbols and self._begun is not None:
+    def note_first(self, news: list[News]) -> None:
+        """Count how long the first symbol took, once."""
+        if self._begun is not None and any(each.line is not None and each.symbols for each in news):
             self.server.first.add(self.served.name, time.monotonic() - self._begun)
             self._begun = None
+
+    async def take_in_all(self, news: list[News]) -> list[Choice]:
+        """Take in what has come, in another thread where that is much; the choices that it is about, each once."""
+        self.note_first(news)
+        symbols = sum(len(self.prompts[each.job].ids) if each.line is None else each.symbols for each in news)
+        found = await apart(self.weight(symbols), lambda: [choice for each in news for choice in self.take_in(each)])
+        return list({id(choice): choice for choice in found}.values())
+
+    def weight(self, symbols: int) -> int:
+        """About how many characters and log-probabilities there are to tell of that many symbols."""
+        likeliest = self.body.logprobs
+        return symbols * (1 if likeliest is None else 10 * (1 + likeliest))
+
+    def take_in(self, news: News) -> list[Choice]:
+        """Take in what has come; the choices that it is about: all of a prompt's where it is about the prompt."""
         first = news.job * self.body.texts
         last = first + self.body.texts
         about = self.choices[first:last] if news.line is None else [self.choices[first + news.line]]
@@ -214,12 +229,6 @@ class Choice:
         return bool(self.text) or self.done
 
     @property
-    def size(self) -> int:
-        """About how many characters and log-probabilities there are to tell."""
-        likeliest = self.asked.body.logprobs
-        return len(self.text) * (1 if likeliest is None else 10 * (1 + likeliest))
-
-    @property
     def mean_nats(self) -> float:
         """What a symbol of it costs."""
         return self.nats / max(1, self.symbols)
@@ -272,8 +281,7 @@ async def _whole(asked: Asked, work: Work) -> dict[str, Any]:
     """The answer in one piece."""
     async with work:
         while not all(choice.done for choice in asked.choices):
-            for news in await work.news():
-                asked.take_in(news)
+            await asked.take_in_all(await work.news())
     best = asked.best()
     states = [choice.keep() for choice in best]
     choices = await apart(asked.size, lambda: [choice.take() for choice in best])
@@ -285,10 +293,9 @@ async def _events(asked: Asked, work: Work) -> AsyncGenerator[bytes]:
     usage = asked.body.stream_options.include_usage
     try:
         while not all(choice.done for choice in asked.choices):
-            news = await work.news()
-            changed = {choice.index: choice for each in news for choice in asked.take_in(each)}
-            telling = [choice for choice in changed.values() if choice.news]
-            size, states = sum(choice.size for choice in telling), [choice.keep() for choice in telling]
+            telling = [choice for choice in await asked.take_in_all(await work.news()) if choice.news]
+            size = asked.weight(sum(len(choice.text) for choice in telling))
+            states = [choice.keep() for choice in telling]
             yield await apart(size, partial(_told, asked, telling, states, None if usage else {}))
             await asyncio.sleep(EVENT_SECONDS)
     except Refused as refused:

@@ -22,6 +22,8 @@ from scriven.server.errors import Refused
 from scriven.server.limits import Limits
 from scriven.server.security import HEADERS
 
+SEPARATORS = len(": \r\n")  # bytes of a head's line beside its name and its value
+
 
 class Alarm:
     """Something to be done once a while has passed, unless it is stopped before."""
@@ -51,7 +53,7 @@ class Connection(HttpToolsProtocol):
         self.limits = limits
         self._idle = Alarm(self.loop, limits.idle_seconds, self._end)
         self._stalled = Alarm(self.loop, limits.stall_seconds, self._cut)
-        self._upgrade = False  # whether a request was refused for that
+        self._refusal = ""  # why the parser was ended, where we ended it
         self._unused = 0  # bytes since the parser last made something of them
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -72,16 +74,31 @@ class Connection(HttpToolsProtocol):
         self._unused += len(data)
         super().data_received(data)
         if self._unused > self.limits.head_bytes and not self.transport.is_closing():
-            self.send_400_response(f"the head of a request has {self.limits.head_bytes:,} bytes at most")
+            self.send_400_response(self._head_too_large())
 
     def on_headers_complete(self) -> None:
         """A request begins."""
         self._unused = 0
         self._idle.stop()
-        if self._has_upgrade_and_body():
-            self._upgrade = True
-            raise ValueError("ends the parser: it takes the body for another protocol's")
+        self._refusal = self._refusal_of_head()
+        if self._refusal:
+            raise ValueError("ends the parser")
         super().on_headers_complete()
+
+    def _refusal_of_head(self) -> str:
+        """Why a request with this head is refused; empty where it is not."""
+        size = len(self.url) + sum(len(name) + len(value) + SEPARATORS for name, value in self.headers)
+        if size > self.limits.head_bytes:  # which may have come at once, with its end
+            return self._head_too_large()
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and (codings != [b"chunked"] or self.parser.get_http_version() != "1.1"):
+            return "a body is sent as it is or, in HTTP/1.1, with Transfer-Encoding: chunked; no other coding is known"
+        if self._has_upgrade_and_body():
+            return "this server speaks HTTP/1.1 alone; send a body without the header Upgrade"
+        return ""
+
+    def _head_too_large(self) -> str:
+        return f"the head of a request has {self.limits.head_bytes:,} bytes at most"
 
     def _has_upgrade_and_body(self) -> bool:
         """Whether another protocol is asked for with a request that has a body: the parser would lose that."""
@@ -111,8 +128,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Say that this was no request, in the shape of all errors, unless an answer is under way; then end."""
-        if self._upgrade:
-            msg = "this server speaks HTTP/1.1 alone; send a body without the header Upgrade"
+        msg = self._refusal or msg
         if not (self.cycle and self.cycle.response_started and not self.cycle.response_complete):
             refused = Refused(400, msg, code="invalid_http")
             lines = [b"%s: %s\r\n" % line for line in raw_headers(refused)]

@@ -15,6 +15,7 @@ class Limits:
     """What a server takes on. A request that asks for more is refused, and told which bound it met."""
 
     body_bytes: int = _bound(4 << 20, "bytes of a request's body; a text to score as plain text has no bound")
+    all_body_bytes: int = _bound(64 << 20, "bytes of the bodies of all requests at the same time; then 503")
     prompt_characters: int = _bound(200_000, "characters of all prompts of a request, or of a text kept as a state")
     score_characters: int = _bound(1_000_000, "characters of a text to score whose answer comes in one piece")
     texts: int = _bound(128, "texts that a request may ask for: prompts times n")

@@ -103,7 +103,7 @@ OPERATIONS = (
     Operation("get", "/runs/{name}/samples", "What a training wrote.", schemas.SamplesReply),
     Operation("get", "/runs/{name}/events", "What a training tells, as it tells it.", others=(EVENTS,)),
     Operation("get", "/health/live", "Whether the process answers.", schemas.LiveReply),
-    Operation("get", "/health/ready", "Whether requests are served.", schemas.ReadyReply),
+    Operation("get", "/health/ready", "Whether requests are served.", schemas.LiveReply),
     Operation("get", "/metrics", "Counters, for Prometheus.", others=(PLAIN, OPENMETRICS)),
     Operation("get", "/openapi.json", "This document.", schemas.DocumentReply),
 )

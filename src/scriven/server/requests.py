@@ -13,6 +13,9 @@ from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS
 from scriven.server.unoffered import COMPLETIONS, add_unoffered, check_offered
 
+# Parts of a body, of which those that can be meant have some hundred: reading a million keeps everybody waiting.
+STRUCTURE = 10_000
+
 
 class _Nullable:
     """Marks a field whose `null` means that it is not given."""
@@ -175,7 +178,7 @@ def parsed(kind: type[AnyBody], data: bytes) -> AnyBody:
     Raises Refused, 400, naming the field and its value, where it is not what it must be.
     """
     try:
-        values = strictjson.parse(data.decode("utf-8"))
+        values = strictjson.parse(data.decode("utf-8"), STRUCTURE)
     except ValueError as error:  # UnicodeDecodeError is one
         raise Refused(400, f"the body is not JSON that can be read: {error}", code="invalid_json") from None
     if not isinstance(values, dict):

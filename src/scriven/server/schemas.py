@@ -207,12 +207,6 @@ class LiveReply(Reply):
     status: Literal["ok"]
 
 
-class ReadyReply(LiveReply):
-    """Requests are served."""
-
-    models: list[str] = []
-
-
 class DocumentReply(RootModel[dict[str, Any]]):
     """A document as OpenAPI 3.1 has it."""
 
@@ -240,7 +234,6 @@ REPLIES = (
     LiveReply,
     ModelEntryReply,
     ModelListReply,
-    ReadyReply,
     RunMetricsReply,
     RunsReply,
     SamplesReply,

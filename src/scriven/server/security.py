@@ -68,6 +68,7 @@ class Policy:
         headers = Headers(scope=scope)
         self._check_host(headers, scope.get("server"))
         self._check_origin(headers)
+        self._check_site(scope, headers)
         if self.token is not None and scope["path"] not in self.open_paths and not preflight(scope, headers):
             self._check_token(self.token, headers.getlist("authorization"))
 
@@ -95,6 +96,21 @@ class Policy:
             raise Refused(
                 403,
                 f"pages of {given[0][:80]!a} may not ask; start the server with --allow-origin",
+                code="origin_not_allowed",
+            )
+
+    def _check_site(self, scope: Scope, headers: Headers) -> None:
+        """Browsers say where a request comes from also where it has no Origin, as a GET of an image or an event source.
+
+        A link to the page may be followed from anywhere; nothing else may be asked for by a page of another site.
+        """
+        elsewhere = not {*headers.getlist("sec-fetch-site")} <= {"same-origin", "none"}
+        link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+        followed = link and scope["method"] == "GET" and scope["path"] in self.open_paths
+        if elsewhere and not followed and headers.get("origin") not in self.origins:
+            raise Refused(
+                403,
+                "pages of other sites may not ask; start the server with --allow-origin",
                 code="origin_not_allowed",
             )
 
@@ -161,6 +177,7 @@ class Guard:
         """`app` sees only what `policy` lets through."""
         self.app = app
         self.policy = policy
+        self._held = [0]  # bytes of the bodies of requests under way, all together
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the application's start and end."""
@@ -179,7 +196,7 @@ class Guard:
         headers = Headers(scope=scope)
         if preflight(scope, headers):
             return await Response(status_code=204, headers=PREFLIGHT)(scope, receive, answer)
-        body = Body(receive, answer, self.policy.bound(scope), self.policy.limits)
+        body = Body(receive, answer, self.policy.bound(scope), self.policy.limits, self._held)
         length = headers.get("content-length", "")
         if body.bound is not None and length.isdecimal() and float(length) > body.bound:
             return await body.refuse_size()
@@ -188,6 +205,8 @@ class Guard:
         except Exception as error:  # what an application says of a request that has ended already
             if not (answer.over or isinstance(error, ClientDisconnect)):
                 raise
+        finally:
+            body.release()
 
 
 @dataclass
@@ -234,6 +253,7 @@ class Body:
     answer: Answer
     bound: int | None
     limits: Limits
+    all_held: list[int]  # one number, which all bodies share
     read: int = 0
     complete: bool = False
     waited: float = field(default=0.0, init=False)  # seconds
@@ -244,10 +264,27 @@ class Body:
             return await self.receive()
         if not self.answer.over:
             message = self._count(await self._part())
-            if self.bound is None or self.read <= self.bound:
+            if self.bound is None:
                 return message
-            await self.refuse_size()
+            if self.read > self.bound:
+                await self.refuse_size()
+            elif self.all_held[0] > self.limits.all_body_bytes:
+                await self.refuse_crowd()
+            else:
+                return message
         return {"type": "http.disconnect"}
+
+    def release(self) -> None:
+        """Count what was held no more, once the request is over."""
+        if self.bound is not None:
+            self.all_held[0] -= self.read
+            self.read = 0
+
+    async def refuse_crowd(self) -> None:
+        """Answer that there is no room for this body beside the others."""
+        self.release()
+        words = f"bodies of {self.limits.all_body_bytes:,} bytes are taken at the same time; try again in a moment"
+        await self.answer.refuse(Refused(503, words, code="too_many_bytes"))
 
     async def refuse_size(self) -> None:
         """Answer that the body is too large, once the client listens: what it still sends is read, within bounds."""
@@ -281,7 +318,10 @@ class Body:
         )
 
     def _count(self, message: Message) -> Message:
-        self.read += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        self.read += size
+        if self.bound is not None:
+            self.all_held[0] += size
         self.complete = not message.get("more_body", False)
         return message
 

@@ -81,6 +81,10 @@ class Story:
         self._metrics, self._samples = Tail(self._run / METRICS_FILE), Tail(self._run / SAMPLES_FILE)
         self._told = False
 
+    def without_place(self, words: str) -> str:
+        """A sentence about the run's files, without where on this machine they are."""
+        return words.replace(f"{self._run.parent}{os.sep}", "")
+
     def news(self) -> Record | None:
         """What is new since the last call, None where nothing is; the first call tells everything.
 

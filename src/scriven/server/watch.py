@@ -119,7 +119,8 @@ def _news(story: Story) -> dict[str, Any]:
     try:
         return story.news() or {}
     except (InputError, OSError) as error:
-        raise Refused(404, str(error), "name", "unreadable") from None
+        words = story.without_place(str(error))
+        raise Refused(404, words, "name", "unreadable") from None
 
 
 def _step(text: str) -> int:

@@ -1,0 +1,64 @@
+"""Work for one request never holds up the loop that answers all others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from live_server import serving
+from scriven.server import answers, completions
+from scriven.server.answers import BRIEF, MAKERS, apart, pieces
+from scriven.server.logprobs import Tokens
+from served_models import guarded_app, text_model
+
+
+def test_what_is_not_brief_is_made_in_another_thread() -> None:
+    async def here(size: int) -> bool:
+        return await apart(size, threading.get_ident) == threading.get_ident()
+
+    assert asyncio.run(here(BRIEF - 1))
+    assert not asyncio.run(here(BRIEF))
+
+
+def test_no_piece_is_long() -> None:
+    """A thread holds the interpreter's lock while it makes one piece."""
+    values = {"tokens": ["x"] * 100_000, "nats": np.zeros(100_000), "rows": [{"a": [1.5] * 5000}] * 3}
+    assert max(map(len, pieces(values))) <= 12 * answers.PIECE
+
+
+def test_log_probabilities_of_streams_are_made_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of 64 streams held up every other request for up to 1.6 s."""
+    made, prefix = list[tuple[int, bool]](), str(MAKERS._thread_name_prefix)
+    add, tell = Tokens.add, completions._told
+
+    def adding(self: Tokens, details: Any) -> None:
+        made.append((len(details.ids), threading.current_thread().name.startswith(prefix)))
+        add(self, details)
+
+    def telling(asked: Any, choices: Any, *more: Any) -> bytes:
+        symbols = sum(len(choice.text) for choice in choices)
+        made.append((symbols, threading.current_thread().name.startswith(prefix)))
+        return tell(asked, choices, *more)
+
+    monkeypatch.setattr(Tokens, "add", adding)
+    monkeypatch.setattr(completions, "_told", telling)
+    body = {"prompt": "the", "max_tokens": 200, "logprobs": 20, "stream": True}
+    with serving(guarded_app({"text": text_model()})) as place:
+        told = httpx.post(f"{place.url}/v1/completions", json=body, timeout=60).text
+    events = [json.loads(line.removeprefix("data: ")) for line in told.split("\n\n")[:-2]]
+    assert sum(len(event["choices"][0]["logprobs"]["tokens"]) for event in events) == 200
+    assert {apart for symbols, apart in made if symbols * 210 >= BRIEF} == {True}
+
+
+def test_a_body_of_many_parts_is_refused_before_they_are_made() -> None:
+    body = b'{"prompt": "a", "metadata": {"x": [' + b",".join([b"{}"] * 200_000) + b"]}}"
+    with serving(guarded_app({"text": text_model()})) as place:
+        answer = httpx.post(f"{place.url}/v1/completions", content=body, timeout=60)
+    assert answer.status_code == 400
+    assert "more than 10,000 parts" in answer.text
