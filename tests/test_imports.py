@@ -10,8 +10,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    errors openmp suggestions arguments durable allocator mixing strictjson settings toml events surrogates vocabulary
-    recipes
+    errors openmp suggestions arguments durable allocator mixing sizes strictjson settings toml events surrogates
+    vocabulary recipes
     kernels.interface kernels.library kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32 kernels.output
     kernels.scan kernels.sampler kernels.scorer kernels.text kernels
     corpus.storage corpus.sources corpus.stamps corpus.guesses corpus.encodings corpus.line_ends corpus.punctuation
@@ -21,7 +21,7 @@ MAP = """
     corpus.material corpus.assembly corpus.parts
     corpus.workplace corpus.build corpus.shelf corpus.store corpus
     batches.permutation batches.batch batches.stream batches.windows batches.order batches.documents batches.readers
-    batches.prefetch batches
+    batches.epoch batches.prefetch batches
     model.compute model.dropout model.initial model.recurrence model.stretches model.cells model.language_model
     model.pretrained model.machine model
     runs.disk runs.journal runs.tensors runs.manifest runs.seals runs.checkpoints runs.folder runs.claim runs.recovery
@@ -41,8 +41,8 @@ MAP = """
     server.reading server.shares server.engine server.states server.serving server.logprobs server.completions
     server.scoring server.tools server.renewal
     server.schemas server.openapi server.metrics server.story server.watch server.static server.app
-    cli.streams cli.arguments cli.mistakes cli cli.flags cli.rows cli.line_ends cli.texts cli.corpus cli.doctor
-    cli.evaluate cli.info cli.recipe cli.sample cli.score cli.serve cli.train cli.verify_resume
+    cli.streams cli.arguments cli.mistakes cli cli.flags cli.rows cli.batch_rows cli.line_ends cli.texts cli.corpus
+    cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score cli.serve cli.train cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from fake_run import evaluated, finished, sampled, started, stepped, training
 from scriven.events import Event, Loss, Skipped
 from scriven.report import visible
-from scriven.report.terminal import JsonReport, Pace, TerminalReport, duration, next_commands, percent, size
+from scriven.report.terminal import JsonReport, Pace, TerminalReport, duration, next_commands, percent
+from scriven.sizes import size
 
 ESCAPE = "\x1b"
 

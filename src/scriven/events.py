@@ -75,6 +75,7 @@ class Started:
     step: int  # steps done before (resumed runs)
     progress: float  # 0..1 done before
     notes: tuple[str, ...] = ()  # sentences that the user should read: what was fitted, counted, shortened
+    epoch_steps: float = 0.0  # steps of one pass over the training text; 0 where that is not known
 
 
 @dataclass(frozen=True)

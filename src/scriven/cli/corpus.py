@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from scriven.cli.flags import Json, Output, Text, named, separated
+from scriven.cli.batch_rows import chosen_reader, epoch_facts, shown_facts, shown_in_words
+from scriven.cli.flags import Json, Output, Text, Whole, named, separated
 from scriven.cli.rows import note, put_json, put_path, visible_line
 from scriven.errors import Interrupted, UsageError
-from scriven.settings import CorpusSettings
+from scriven.settings import CorpusSettings, ReaderSettings, Settings
 
 if TYPE_CHECKING:
     from scriven.corpus import Corpus, Part
@@ -104,19 +105,31 @@ def check(corpus: str) -> None:
 @app.command
 def info(
     *texts: Text,
+    show: Whole = 0,
     as_json: Json = False,
     corpus: Flags = DEFAULTS,
+    reader: Annotated[ReaderSettings, Parameter(name="reader", show_default=False)] = ReaderSettings(),
 ) -> None:
     """Tell what is in a corpus: its vocabulary, counts, split and most frequent characters.
+
+    With flags of the reader, such as --reader.kind windows, or with --show, it tells what an epoch of it is too.
 
     Parameters
     ----------
     texts
         the folder or URL of a corpus, or texts as `scriven corpus build` takes them
+    show
+        show so many characters from the start of the training text, their ids and the text of these ids, and one batch
+        as it is read
     """
     from scriven.corpus import Corpus, is_corpus
 
-    facts = _facts(Corpus.open(texts[0] if is_corpus(texts) else built(named(texts), separated(corpus))))
+    opened = Corpus.open(texts[0] if is_corpus(texts) else built(named(texts), separated(corpus)))
+    facts = _facts(opened)
+    if show or reader.model_fields_set:
+        settings = Settings(reader=chosen_reader(opened, reader))
+        facts["epoch"] = epoch_facts(opened, settings)
+        facts |= {"shown": shown_facts(opened, settings.reader, show)} if show else {}
     if as_json:
         put_json(facts)
     else:
@@ -235,5 +248,7 @@ def _as_words(facts: dict[str, Any]) -> str:
         ("validation", _part_in_words(facts["validation"], unit)),
         ("most frequent", ", ".join(f"{symbol!r} {count / trained:.1%}" for symbol, count in frequent)),
         *(("note", each) for each in facts["notes"]),
+        *([("an epoch", facts["epoch"]["words"])] if "epoch" in facts else []),
+        *(shown_in_words(facts["shown"], unit) if "shown" in facts else []),
     ]
     return "".join(f"{name:14} {visible_line(value)}\n" for name, value in rows)

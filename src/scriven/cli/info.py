@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from datetime import date
 from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -24,6 +27,7 @@ def info(
     run: Annotated[str | None, Parameter(help="folder of the run")] = None,
     /,
     *,
+    layers: Switch = False,
     machine: Switch = False,
     as_json: Json = False,
 ) -> None:
@@ -31,6 +35,8 @@ def info(
 
     Parameters
     ----------
+    layers
+        tell how many parameters each layer has
     machine
         tell which device and number format are used on this machine where none is asked for
     """
@@ -38,13 +44,17 @@ def info(
         raise UsageError(f"--machine tells about this machine, not about {run}; drop one of the two")
     if not run and not machine:
         raise UsageError("name the folder of a run, or give --machine")
-    row = _run(run) if run else _machine()
-    if not as_json and "checkpoints" in row:
+    if layers and not run:
+        raise UsageError("--layers tells about a run's model; name the folder of a run")
+    row = _run(run, layers) if run else _machine()
+    if not as_json and run:
         row["checkpoints"] = [_in_words(checkpoint) for checkpoint in row["checkpoints"]]
+        row |= {"epoch": row["epoch"]["words"]} if "epoch" in row else {}
+        row |= {"layers": [_layer_in_words(layer) for layer in row["layers"]]} if layers else {}
     show([row], "json" if as_json else "words")
 
 
-def _run(path: str) -> Row:
+def _run(path: str, layers: bool) -> Row:
     from scriven.model.language_model import parameter_count
     from scriven.runs import open_run
 
@@ -54,13 +64,47 @@ def _run(path: str) -> Row:
         "run": str(run.path),
         "model": f"{model.cell} {model.layers}x{model.width}",
         "parameters": parameter_count(model, run.vocabulary.size),
+        **({"layers": _layers(run)} if layers else {}),
         "unit": run.vocabulary.unit,
         "symbols": run.vocabulary.size,
         **run.origin,
+        **_epoch(run),
         "best_step": index.best,
         "last_step": index.last,
         "checkpoints": [_checkpoint(run, step) for step in run.steps()],
     }
+
+
+def _layers(run: Run) -> list[Row]:
+    """Each part of the model, the one that reads first, with the numbers of its inputs, outputs and parameters."""
+    from scriven.model.language_model import layer_widths, parameters_by_layer
+
+    model, symbols = run.settings.model, run.vocabulary.size
+    widths = layer_widths(model, symbols)
+    sides = {f"layer {depth}": (before, width) for depth, (before, width) in enumerate(pairwise(widths), 1)}
+    sides |= {f"norm {depth}": (width, width) for depth, width in enumerate(widths[1:], 1)}
+    sides |= {"embedding": (symbols, widths[0]), "head": (widths[-1], symbols)}
+    return [
+        {"layer": name, "inputs": sides[name][0], "outputs": sides[name][1], "parameters": count}
+        for name, count in parameters_by_layer(model, symbols).items()
+    ]
+
+
+def _layer_in_words(layer: Row) -> str:
+    return f"{layer['layer']}: {layer['inputs']:,} to {layer['outputs']:,}, {layer['parameters']:,} parameters"
+
+
+def _epoch(run: Run) -> Row:
+    """What an epoch of the run's training text is, where its corpus is still on this machine."""
+    from scriven.cli.batch_rows import epoch_facts
+    from scriven.corpus import Corpus
+
+    with contextlib.suppress(InputError):
+        if isinstance(run.corpus_path, Path):
+            corpus = Corpus.open(run.corpus_path)
+            if run.origin.get("text") in {None, corpus.text_hash}:
+                return {"epoch": epoch_facts(corpus, run.settings)}
+    return {}
 
 
 def _checkpoint(run: Run, step: int) -> Row:

@@ -243,7 +243,15 @@ def parameter_count(settings: ModelSettings, vocabulary_size: int) -> int:
 
     A second bias that is not learned stays 0 and is no value.
     """
-    shapes = weight_shapes(settings, vocabulary_size)
-    if settings.tied:
-        del shapes["embedding.weight"]
-    return sum(prod(shape) for name, shape in shapes.items() if settings.hidden_bias or "bias_hh" not in name)
+    return sum(parameters_by_layer(settings, vocabulary_size).values())
+
+
+def parameters_by_layer(settings: ModelSettings, vocabulary_size: int) -> dict[str, int]:
+    """The same of each part of the model by its name, such as `layer 1`; a tied embedding has none of its own."""
+    counts: dict[str, int] = {}
+    for name, shape in weight_shapes(settings, vocabulary_size).items():
+        part, depth, *_ = name.split(".")
+        label = f"{part.removesuffix('s')} {int(depth) + 1}" if part in {"layers", "norms"} else part
+        own = not (settings.tied and part == "embedding") and (settings.hidden_bias or "bias_hh" not in name)
+        counts[label] = counts.get(label, 0) + own * prod(shape)
+    return counts

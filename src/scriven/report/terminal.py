@@ -18,9 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from scriven import strictjson
+from scriven.batches.epoch import describe_steps
 from scriven.events import Evaluated, Event, Finished, Loss, Returned, Sampled, Skipped, Started, Stepped
 from scriven.report import as_dict, visible
 from scriven.settings import SamplingSettings
+from scriven.sizes import size
 
 SAMPLE_LINES = 6
 DEFAULT_TEMPERATURE = SamplingSettings().temperature  # which need not be told
@@ -256,6 +258,7 @@ def introduction(event: Started) -> list[str]:
         f"Training {event.name} ({event.parameters:,} parameters) on {event.training_characters:,} characters;"
         f" {event.validation_characters:,} more for validation.",
         f"{event.device}, {event.precision}, {workers}, {event.characters_per_step:,} characters a step"
+        + (f", {describe_steps(event.epoch_steps)} an epoch" if event.epoch_steps else "")
         + (f"; {', '.join(cost)}." if cost else "."),
         f"Run folder: {event.run}",
     ]
@@ -322,8 +325,3 @@ def duration(seconds: float) -> str:
     if hours < 48:
         return f"{hours} h {minutes} min"
     return f"{hours // 24} d {hours % 24} h"
-
-
-def size(count: int) -> str:
-    """Bytes as MB or GB (powers of ten)."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"

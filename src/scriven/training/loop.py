@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from scriven.batches import Batch, Cursor, epoch_predictions, known_cursor, prefetched
+from scriven.batches import Batch, Cursor, known_cursor, prefetched
+from scriven.batches.epoch import count_epoch
 from scriven.corpus.store import Corpus
 from scriven.errors import DivergedError, shortage
 from scriven.events import Evaluated, Event, Finished, Loss, Returned, Saved, Skipped, Stepped
@@ -64,7 +65,8 @@ class Trainer:
         self.settings, self.device = plan.settings, torch.device(plan.settings.training.device)
         self.corpus = Corpus.open(plan.corpus)
         self.check = CorpusCheck(self.corpus) if workers.local_rank == 0 else None  # one of each machine
-        self.epoch = epoch_predictions(self.corpus.training, self.settings.reader)
+        accumulate = self.settings.training.accumulate
+        self.counts = count_epoch(self.corpus.training, self.corpus.vocabulary, self.settings.reader, accumulate)
         self.skips = self.skipped = self.returns = 0  # steps skipped in a row, and in all; times gone back
         self._begin()
         self.model.eval()
@@ -212,7 +214,7 @@ class Trainer:
         taught = self.teacher.teach(batches, self.done.step, self._word)
         sums, rate, norm = taught.sums, math.nan, math.nan
         divisor = sums["predictions"] if self.settings.training.mean == "character" else max(1.0, sums["ends"])
-        within = progress_within(self.plan, self.done, int(sums["read"]), sums["predictions"] / self.epoch)
+        within = progress_within(self.plan, self.done, int(sums["read"]), sums["predictions"] / self.counts.predictions)
         progress = sums["progress"] if self.timetable else within
         if math.isfinite(sums["nats"]):
             rate, norm = self.optimizer.step(taught.gradients, divisor, progress, self.done.epochs)
@@ -250,7 +252,7 @@ class Trainer:
         done.step, done.cursor = done.step + 1, cursor
         done.characters += int(sums["read"])
         done.predictions += int(sums["predictions"])
-        done.epochs = done.predictions / self.epoch
+        done.epochs = done.predictions / self.counts.predictions
 
     def _divergence(self, nats: float, norm: float) -> DivergedError:
         kept = kept_words(self.best[0] if self.best else None, self.saver.newest if self.saver else "")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from scriven.batches import epoch_reads
+from scriven.batches.epoch import describe_epoch
 from scriven.corpus.build import Progress, build, is_made_of
 from scriven.corpus.store import Corpus, is_corpus
 from scriven.errors import InputError, Interrupted, UsageError
@@ -134,7 +135,7 @@ def _train(
     leave_where_asked(stop)
     with leading(plan, place, stop) as (workers, asked), _cpu_prepared(settings, workers, place):
         trainer = Trainer(plan, workers, run, asked)
-        yield _started(trainer, run, facts, (*corpus.notes, *notes, *_time_notes(trainer)))
+        yield _started(trainer, run, facts, (*corpus.notes, *notes, *_epoch_notes(trainer), *_time_notes(trainer)))
         try:
             yield from _compared(trainer.events(), origin) if plan.story else trainer.events()
         except Interrupted:  # at once: what is still being written keeps the right to it
@@ -331,6 +332,13 @@ def _folder_notes(request: Request, path: Path) -> list[str]:
     return notes
 
 
+def _epoch_notes(trainer: Trainer) -> list[str]:
+    """Of windows, what an epoch is in the numbers of those who make arrays of it."""
+    if trainer.settings.reader.kind != "windows" or trainer.done.step:
+        return []
+    return [f"An epoch is {describe_epoch(trainer.counts)}."]
+
+
 def _time_notes(trainer: Trainer) -> list[str]:
     """What should be known of a time budget, once it is clear what beside the steps takes how much of it."""
     plan, notes = trainer.plan, list[str]()
@@ -403,6 +411,7 @@ def _started(trainer: Trainer, run: Run, facts: Facts, notes: tuple[str, ...]) -
         step=trainer.done.step,
         progress=trainer.done.progress,
         notes=notes,
+        epoch_steps=trainer.counts.steps,
     )
 
 
