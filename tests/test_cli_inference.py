@@ -86,6 +86,26 @@ def test_sample_prints_the_prompt_and_what_follows(run: str, model: Model, capsy
     assert err == ""
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_sample_on_a_terminal_has_the_prompt_in_bold(run: str, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = model.sample("the \x1b", length=9, seed=5)
+    for variables, shown in (
+        ({"TERM": "xterm"}, "\x1b[1mthe \\x1b\x1b[22m"),
+        ({"TERM": "dumb"}, "the \\x1b"),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, "the \\x1b"),
+    ):
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("sys.stdout", stream := Terminal())
+        main(["sample", run, "--prompt", "the \x1b", "--length", "9", "--seed", "5"])
+        assert stream.getvalue().startswith(shown + written)
+
+
 def test_sample_names_characters_never_seen(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["sample", run, "--prompt", "Ah, é\x1b", "--length", "3"])
     out, err = capsys.readouterr()

@@ -140,6 +140,7 @@ class Sampled:
     text: str
     temperature: float
     seed: int
+    went_on: str = ""  # how the text really went on, where the prompt is a place of it
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ PLAINER = {
 }
 ACTIVATIONS = ("tanh", "relu")
 MOST_NAMED, MOST_SHOWN = 5, 300  # wrong settings in an error, and characters of each: files may hold anything
+TEXT_PLACE = "@text"  # a prompt that stands for a place of the training text
 Optimizer = Literal["muon", "adamw", "sgd", "rmsprop"]
 
 
@@ -324,7 +325,12 @@ class MonitorSettings(Frozen):
 
     every_steps: int = setting(0, "evaluate every so many steps; 0 is as training.evaluations says", ge=0)
     every_epochs: float = setting(0.0, "evaluate every so many epochs; 0 is as training.evaluations says", ge=0)
-    prompts: tuple[str, ...] = setting(("",), "texts that the samples go on from, at every evaluation", min_length=1)
+    prompts: tuple[str, ...] = setting(
+        ("",),
+        "texts that the samples go on from, at every evaluation; @text is a place of the training text, each time "
+        "another one, and how it really went on is shown beside",
+        min_length=1,
+    )
     temperatures: tuple[Annotated[float, Field(ge=0)], ...] = setting(
         (0.8,), "temperatures of the samples, each with every prompt; 0 always takes the likeliest", min_length=1
     )

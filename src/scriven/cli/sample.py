@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -150,7 +149,8 @@ def _noted_marks(prompt: str, tally: Tally) -> str:
 def _show_all(texts: Iterable[Written], prompt: str, *, one_line: bool) -> None:
     """Print several texts: one a line where each is of one line, else with a line between two of them."""
     for n, written in enumerate(texts):
-        _show(("" if one_line or n == 0 else SEPARATOR + "\n") + prompt, iter([written.text]))
+        _put("" if one_line or n == 0 else SEPARATOR + "\n")
+        _show(prompt, iter([written.text]))
 
 
 def _put_json(texts: Iterable[Written], asked: dict[str, Any], known: list[bool] | None) -> None:
@@ -225,14 +225,26 @@ def _next_line() -> str:
 def _show(prompt: str, pieces: Iterator[str]) -> bool:
     """Print a text as it comes, and a line end where it has none; whether it had one."""
     safe = _visible if sys.stdout.isatty() else str
-    last = ""
-    for piece in chain([prompt], pieces):
+    last = prompt
+    _put(_emphasized(safe(prompt)) if prompt and _colours() else safe(prompt))
+    for piece in pieces:
         _put(safe(piece))
         last = piece or last
     ended = last.endswith("\n")
     if not ended:
         _put("\n")
     return ended
+
+
+def _colours() -> bool:
+    """Whether standard output is a terminal that shows text in several ways, and nobody asked it not to."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or os.name == "nt"
+    return sys.stdout.isatty() and not plain
+
+
+def _emphasized(text: str) -> str:
+    """Text in bold, as what was given is beside what was written."""
+    return f"\x1b[1m{text}\x1b[22m"
 
 
 def _put(text: str) -> None:

@@ -75,6 +75,7 @@ class TerminalReport:
         self._started: Started | None = None
         self._pace = Pace()
         self._evaluated: list[Evaluated] = []
+        self._place = (0, "", "")  # step, prompt and continuation of the last sample
         self._shown = -math.inf  # seconds of the last Stepped that was shown
 
     def handle(self, event: Event) -> None:
@@ -169,9 +170,24 @@ class TerminalReport:
         return all(loss.total_nats / loss.characters <= other.total_nats / other.characters for other in others)
 
     def _sample(self, event: Sampled) -> None:
+        place = event.step, event.prompt, event.went_on
+        if event.went_on and place != self._place:
+            self._say("  the text itself:", style="dim")
+            self._passage(event.prompt, event.went_on)
+            self._say("  the model:", style="dim")
+        self._place = place
         if event.temperature != DEFAULT_TEMPERATURE:
             self._say(f"  temperature {event.temperature:g}:", style="dim")
-        text = Text(visible((event.prompt + event.text).expandtabs(4).strip("\n")), style="dim")
+        self._passage(event.prompt, event.text)
+
+    def _passage(self, given: str, after: str) -> None:
+        """Shows what was given and what came after it: on a terminal with colours, the first is bold, the other dim."""
+        whole = (given + after).expandtabs(4)
+        begin = len(whole) - len(whole.lstrip("\n"))
+        end = max(begin, len(given.expandtabs(4)))
+        styles = ("", "") if self._console.no_color else ("bold", "dim")
+        text = Text.assemble((visible(whole[begin:end]), styles[0]), (visible(whole[end:]), styles[1]))
+        text.rstrip()
         lines = text.wrap(self._console, self._console.width - 4)[:SAMPLE_LINES]
         for line in lines:
             line.rstrip()

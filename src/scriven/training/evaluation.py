@@ -16,13 +16,15 @@ from scriven.corpus.store import Corpus
 from scriven.events import Loss, Sampled
 from scriven.inference.chunks import prompt_ids
 from scriven.inference.generate import Predictor
+from scriven.inference.passages import Passage, random_passage
 from scriven.inference.protocols import LANES, lane_count, measure, own_protocol
-from scriven.settings import SamplingSettings, Settings
+from scriven.settings import TEXT_PLACE, SamplingSettings, Settings, reader_window
 from scriven.training.parallel import Workers
 from scriven.training.stop import Stopped
 
 TIMED_CHARACTERS = 8192  # read to learn how fast a protocol is
 TIMED_SAMPLE = 10  # characters written to learn how long a sample takes
+PASSAGE_CHARACTERS, LONGEST_PASSAGE = 40, 400  # of the text that are given as a prompt: as a window has, or 40
 SLOWER = 1.3  # than measured, to be on the safe side
 
 
@@ -109,11 +111,11 @@ class Examiner:
         samples; it is asked at every character.
         """
         monitor, seed = self.settings.monitor, self.settings.training.seed
-        vocabulary = self.corpus.vocabulary
-        for prompt, temperature in product(monitor.prompts, monitor.temperatures):
-            ids = prompt_ids(prompt, vocabulary, self.corpus.settings)
+        vocabulary, count = self.corpus.vocabulary, monitor.sample_length if length is None else length
+        prompts = [self._passage(prompt, [seed, step, n], count) for n, prompt in enumerate(monitor.prompts)]
+        for (prompt, passage), temperature in product(prompts, monitor.temperatures):
+            ids = passage.given
             drawing = SamplingSettings(temperature=temperature)
-            count = monitor.sample_length if length is None else length
             uniforms = np.random.default_rng(seed).random((count, 1))
             try:
                 with self._leaving():
@@ -121,7 +123,17 @@ class Examiner:
                     written, _ = self.predictor.write(context, drawing, uniforms)
             except Stopped:
                 return
-            yield Sampled(step, prompt, vocabulary.decode(written[:, 0]), temperature, seed)
+            went_on = vocabulary.decode(passage.after)
+            yield Sampled(step, prompt, vocabulary.decode(written[:, 0]), temperature, seed, went_on)
+
+    def _passage(self, prompt: str, seed: list[int], after: int) -> tuple[str, Passage]:
+        """A prompt as it is shown, and its ids; `@text` is a place of the training text that the seed decides."""
+        corpus = self.corpus
+        if prompt != TEXT_PLACE:
+            return prompt, Passage(prompt_ids(prompt, corpus.vocabulary, corpus.settings), np.empty(0, np.int64))
+        given = reader_window(self.settings.reader) or PASSAGE_CHARACTERS
+        passage = random_passage(corpus.training, seed, min(given, LONGEST_PASSAGE), after)
+        return corpus.vocabulary.decode(passage.given), passage
 
     def _measured(self, protocol: str, *, exact: bool = False) -> Loss:
         """The loss by a protocol, in as many parts as there are groups: the same bits whoever measures which.
