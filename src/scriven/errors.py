@@ -8,7 +8,14 @@ from __future__ import annotations
 import errno
 from typing import Literal
 
-NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "failed to map segment")
+NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "allocate memory",
+    "can't allocate",
+    "bad_alloc",
+    "failed to map segment",
+)
 NO_THREADS = ("can't start new thread", "resource temporarily unavailable")  # with which Python's and C++'s begin
 
 

@@ -66,13 +66,14 @@ def make_app(words: Sequence[str]) -> App:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command and exits: 0 success, 2 usage, 3 bad input, 4 diverged, 130/143 interrupted or terminated."""
-    options, rest = split_at_end(sys.argv[1:] if arguments is None else arguments)
-    traceback = "--traceback" in options
-    words = with_resume_value([*(word for word in options if word != "--traceback"), *rest]) or ["--help"]
-    prepare_streams()
-    if not traceback:  # torch writes pages of its own source's places on standard error, for what is told in a sentence
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    traceback, words, app = False, [""], None
     try:
+        options, rest = split_at_end(sys.argv[1:] if arguments is None else arguments)
+        traceback = "--traceback" in options
+        words = with_resume_value([*(word for word in options if word != "--traceback"), *rest]) or ["--help"]
+        prepare_streams()
+        if not traceback:  # torch writes pages of its own source's places, for what is told in a sentence
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
         _notice_termination()
         app = make_app(words)
         app(join_values(app, words), exit_on_error=False, print_error=False, help_on_error=False)
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader has gone away, as `head` does, and has what it wanted
         end_output()
     except (CycloptsError, UnknownOption) as error:
-        _fail(explain_usage(error, app, words), UsageError.exit_code)
+        _fail(explain_usage(error, app or make_app(words), words), UsageError.exit_code)
     except KeyboardInterrupt as error:
         _fail(*_told(error, words[0]))
     except Exception as error:
