@@ -103,8 +103,9 @@ def test_a_validation_file_is_compared_too_and_parts_give_the_same(
     held = str(tmp_path / "held.txt")
     assert built(tmp_path, NAMES, validation_file=held).counts.duplicates == 2
     for policy in ("keep", "drop"):
-        corpus = built(tmp_path, NAMES, validation_file=held, duplicates=policy)
-        texts, chosen = [str(tmp_path / "names.txt")], corpus.settings
+        texts = [str(tmp_path / "names.txt")]
+        chosen = built(tmp_path, NAMES, validation_file=held, duplicates=policy).settings
+        corpus = Corpus.open(build(texts, chosen, tmp_path / f"{policy}-whole"))  # whose key is of the file of now
         parts = [build_part(texts, chosen, tmp_path / f"{policy}-{n}", (n, 3)) for n in (1, 2, 3)]
         merged = merge(parts, tmp_path / policy)
         for path in Path(corpus.name).iterdir():
