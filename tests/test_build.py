@@ -199,7 +199,7 @@ def test_files_are_documents_and_empty_ones_are_left_out(tmp_path: Path) -> None
     corpus = Corpus.open(build([str(tmp_path)], CorpusSettings(documents="files", validation=0.4)))
     assert both(corpus) == (["one\n", "4"], ["three\r\n\n"])
     assert (corpus.counts.documents, corpus.counts.empty, corpus.counts.lines) == (3, 1, 3)
-    assert "1 documents without a character were left out" in corpus.notes
+    assert "1 empty document was left out" in corpus.notes
 
 
 def test_a_separator_and_the_end_of_a_file_end_documents(tmp_path: Path) -> None:
@@ -338,8 +338,22 @@ def test_a_folder_can_be_chosen_but_nothing_in_it_is_overwritten(book: Path, tmp
         assert build([str(book)], CorpusSettings(), folder) == folder  # the same corpus is found
         with pytest.raises(InputError, match="is not the corpus of these texts"):
             build([str(book)], CorpusSettings(lowercase=True), folder)
-    with pytest.raises(InputError, match="is not the corpus of these texts"):
+    with pytest.raises(InputError, match="is there and is no folder; choose another name"):
         build([str(book)], CorpusSettings(), book)
+    with pytest.raises(InputError, match="is not empty and is not a corpus, so nothing is written to it; choose a new"):
+        build([str(book)], CorpusSettings(), tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["whole", ".", "book.txt"])
+def test_nobody_is_told_to_remove_what_is_there(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """It may be the text itself, or the folder of everything."""
+    monkeypatch.chdir(tmp_path)
+    build([str(book)], CorpusSettings(), Path("whole"))
+    with pytest.raises(InputError, match="choose") as refused:
+        build([str(book)], CorpusSettings(lowercase=True), Path(folder))
+    assert "remove" not in str(refused.value)
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path, cache: Path) -> None:

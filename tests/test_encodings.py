@@ -89,7 +89,7 @@ def test_where_another_encoding_fails_the_byte_is_named_and_can_be_replaced(tmp_
     (tmp_path / "a.txt").write_bytes(data)
     corpus = Corpus.open(build([str(tmp_path / "a.txt")], chosen(encoding="Shift-JIS", invalid="replace")))
     assert corpus.counts.invalid == 1
-    assert "1 bytes were not valid shift_jis; each was replaced by U+FFFD" in corpus.notes
+    assert "1 byte was not valid shift_jis; each was replaced by U+FFFD" in corpus.notes
 
 
 @pytest.mark.parametrize("name", ["rot13", "hex", "nothing", "a\0b", "", "undefined", "punycode"])

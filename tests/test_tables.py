@@ -141,7 +141,7 @@ def test_a_bad_row_is_named_or_left_out_and_counted(tmp_path: Path, line: str, m
     corpus = Corpus.open(build([str(path)], chosen(bad_rows="skip"), tmp_path / "corpus"))
     assert corpus.counts.bad_rows == 1
     assert corpus.counts.documents == 2
-    assert "1 rows had no text in the column 'text' and were left out" in corpus.notes
+    assert "1 row was left out, as it has no text in the column 'text'" in corpus.notes
 
 
 def test_halves_of_characters_are_replaced_where_invalid_text_is(tmp_path: Path) -> None:

@@ -224,11 +224,13 @@ def _part_facts(part: Part) -> dict[str, int]:
 
 
 def _part_in_words(facts: dict[str, int], unit: str) -> str:
-    words = f"{facts['characters']:,} {unit}s"
+    from scriven.corpus.material import amount
+
+    words = amount(facts["characters"], unit, f"{unit}s")
     if not facts["documents"]:
         return words
     lengths = f"{facts['shortest']:,} to {facts['longest']:,} {unit}s, half of them up to {facts['median']:,}"
-    return f"{words} in {facts['documents']:,} documents of {lengths}"
+    return f"{words} in {amount(facts['documents'], 'document', 'documents')} of {lengths}"
 
 
 def _symbol(symbol: int, unit: str) -> str:
@@ -236,13 +238,20 @@ def _symbol(symbol: int, unit: str) -> str:
 
 
 def _as_words(facts: dict[str, Any]) -> str:
+    from scriven.corpus.material import amount
+
     counts, unit, trained = facts["counts"], facts["settings"]["unit"], facts["training"]["characters"]
     frequent = list(facts["symbols"].items())[:SHOWN]
     ends = "one at the end of a document, " if facts["training"]["documents"] else ""
+    read = (
+        amount(counts["sources"], "source", "sources"),
+        amount(counts["lines"], "line", "lines"),
+        amount(counts["bytes"], "byte of UTF-8", "bytes of UTF-8"),
+    )
     rows = [
         ("folder", facts["path"]),
         ("texts", ", ".join(facts["texts"])),
-        ("read", f"{counts['sources']:,} sources, {counts['lines']:,} lines, {counts['bytes']:,} bytes of UTF-8"),
+        ("read", ", ".join(read)),
         ("vocabulary", f"{facts['vocabulary']:,} ({unit}s, {ends}and one that stands for all unknown ones)"),
         ("training", _part_in_words(facts["training"], unit)),
         ("validation", _part_in_words(facts["validation"], unit)),

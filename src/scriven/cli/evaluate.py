@@ -34,7 +34,7 @@ def evaluate(
     stream reads the whole text once, in order, remembering all before, and counts every character once.
     documents reads each document (line, file, piece) alone; what their ends cost is shown beside the characters' cost.
     window-L, as window-256, reads windows of L characters, remembering nothing between them, each given one character:
-    comparable with transformers of that context. last-L foretells each character after exactly the L before it.
+    comparable with transformers of that context. last-L predicts each character from exactly the L before it.
     Where the model's unit is the byte, bytes are counted as characters.
 
     Parameters
@@ -57,7 +57,7 @@ def evaluate(
     total = _of_file(model, file, protocol, **choices) if file else _of_validation(model, run, protocol)
     text = file or f"validation text of {run}"
     if not total.loss.characters:
-        raise InputError(f"{text} is too short for {protocol}: there is no character to foretell")
+        raise InputError(f"{text} is too short for {protocol}: there is no character to predict")
     if not math.isfinite(total.loss.total_nats) and protocol != own_protocol(model.settings.reader):
         raise InputError(
             f"by protocol {protocol} the values of {run} grow beyond all bounds and the loss is no number; give "

@@ -54,7 +54,7 @@ def score(
     """How surprising a text is to a trained model, read once from its beginning; of any length.
 
     Every character counts once. One that the model has never seen costs what <unk> costs and a choice among all
-    characters that it does not know. The first character is foretold as if it followed a line end. Where the model's
+    characters that it does not know. The first character is predicted as if it followed a line end. Where the model's
     unit is the byte, bytes are counted as characters.
 
     A model of documents (lines, files, pieces between separators) reads each alone, from its start. What their ends

@@ -11,7 +11,7 @@ import numpy as np
 
 from scriven.corpus.duplicates import Hashed, are_duplicates, copy_others
 from scriven.corpus.header import FORMAT, Counts, Header, PartHeader, write_header
-from scriven.corpus.material import Material, Origin, Progress, Stretch, some
+from scriven.corpus.material import Material, Origin, Progress, Stretch, amount, some
 from scriven.corpus.shards import Draft, Drafted, Layout, PartWriter
 from scriven.corpus.split import Growing, Split, validation_characters, validation_documents
 from scriven.errors import InputError
@@ -170,7 +170,8 @@ class _Assembly:
     def _check(self, is_empty: bool, left_out: int, *, held: bool = False) -> None:
         """Raises InputError where there is not one character; so many empty documents were left out."""
         if is_empty:
-            names = [self._settings.validation_file] if held else self._material.origin().texts
+            named = [self._settings.validation_file] if held else self._material.origin().texts
+            names = ["standard input" if name == "-" else name for name in named]
             beside = f" beside the ends of {left_out:,} empty documents" if left_out else ""
             raise InputError(f"there is not one character in {', '.join(names)}{beside}; name a file with text in it")
 
@@ -234,13 +235,14 @@ class _Assembly:
         if counts.invalid:
             became = "replaced by U+FFFD" if self._settings.invalid == "replace" else "kept as a symbol"
             name = "UTF-8" if self._settings.encoding == "utf-8" else self._settings.encoding
-            yield f"{counts.invalid:,} bytes were not valid {name}; each was {became}"
+            yield f"{amount(counts.invalid, 'byte was', 'bytes were')} not valid {name}; each was {became}"
         if self._settings.unit == "character" and (zeros := int(frequencies[layout.symbols == 0].sum())):
             yield f"{zeros:,} of the characters are zeros (NUL), which texts seldom have; the model learns them"
         if frequencies[layout.symbols == ord("\r")].any():
-            yield f"the text has {self._tally.line_ends}, which the model learns; it foretells other line ends badly"
+            yield f"the text has {self._tally.line_ends}, which the model learns; it predicts other line ends badly"
         if counts.bad_rows:
-            yield f"{counts.bad_rows:,} rows had no text in the column {self._settings.column!r} and were left out"
+            left_out = amount(counts.bad_rows, "row was left out, as it has", "rows were left out, as they have")
+            yield f"{left_out} no text in the column {self._settings.column!r}"
         if origin.alphabet:
             yield from origin.alphabet.notes()
         yield from self._notes_on_documents(counts)
@@ -259,7 +261,7 @@ class _Assembly:
 
     def _notes_on_documents(self, counts: Counts) -> Iterator[str]:
         if counts.empty:
-            yield f"{counts.empty:,} documents without a character were left out"
+            yield f"{amount(counts.empty, 'empty document was', 'empty documents were')} left out"
         if counts.duplicates:
             yield self._note_on_duplicates()
         if self._settings.documents == "separator" and not self._tally.separators:

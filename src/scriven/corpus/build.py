@@ -18,8 +18,9 @@ import platformdirs
 
 from scriven.allocator import keep_buffers
 from scriven.corpus.assembly import assemble
-from scriven.corpus.header import read_header
+from scriven.corpus.header import NAME, read_header
 from scriven.corpus.material import Material, Progress, Texts
+from scriven.corpus.parts import NAME as PART_NAME
 from scriven.corpus.parts import Parts, read_part, write_part
 from scriven.corpus.reading import PIECE
 from scriven.corpus.stamps import Notes, changed, content_of, hashed
@@ -28,7 +29,7 @@ from scriven.corpus.workplace import moved, unfinished
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings
 
-OTHER = "is not the corpus of these texts as they are now; choose another folder, or remove it"
+OTHER = "exists and is not the corpus of these texts as they are now; choose another folder"
 KEPT_BYTES = 2 * PIECE  # smaller buffers than that, a piece read among them, are kept; see `keep_buffers`
 
 
@@ -141,8 +142,15 @@ def _texts(
 def _check_free(folder: Path) -> None:
     if not folder.exists():
         return
-    if not folder.is_dir() or any(folder.iterdir()):
-        raise InputError(f"{folder} exists and {OTHER}")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is there and is no folder; choose another name for the corpus")
+    if (folder / NAME).exists() or (folder / PART_NAME).exists():
+        raise InputError(f"{folder} {OTHER}")
+    if any(folder.iterdir()):
+        raise InputError(
+            f"{folder} is not empty and is not a corpus, so nothing is written to it; choose a new folder, such as "
+            f"{folder / 'corpus'}"
+        )
     if folder.samefile(Path.cwd()):  # a corpus takes the place of an empty folder
         raise InputError(f"{folder} is the folder that you are in; name a new one, such as {folder / 'corpus'}")
 
@@ -248,7 +256,7 @@ def _in_folder(
         write(work)
         made = _found(work)
         if there and made != there:
-            raise InputError(f"{folder} exists and {OTHER}")
+            raise InputError(f"{folder} {OTHER}")
         if not there:
             moved(work, folder, lambda target: _found(target) == made, replace=False)
     if stamps:

@@ -180,6 +180,11 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + more
 
 
+def amount(count: int, one: str, many: str) -> str:
+    """A count with what is counted, in words for one and for any other number."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def _size(source: Source) -> int | None:
     if source.span:
         return source.span[1] - source.span[0]

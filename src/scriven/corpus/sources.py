@@ -156,6 +156,8 @@ def _chosen(entries: Sequence[Source], folder: str, column: str) -> Found:
         raise InputError(
             f"the folder {folder} has no {what} in it ({len(skipped)} entries skipped, not that by their names); "
             "name the files themselves to read them"
+            if skipped
+            else f"the folder {folder} is empty; name one with {what} in it"
         )
     return Found(tuple(taken), skipped)
 
