@@ -6,14 +6,15 @@ Losses are sums of nats beside the number of characters summed over; means are f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Loss:
     """A sum of surprisals: `nats` over `characters`, and over `bytes` of UTF-8 text where that is known (else 0).
 
-    What the ends of documents cost stands beside the characters' cost: `end_nats` over that many `ends`.
+    What the ends of documents cost stands beside the characters' cost: `end_nats` over that many `ends`. Of `judged`
+    characters it is known whether they were the likeliest ones, and `right` of them were.
     """
 
     nats: float
@@ -21,6 +22,8 @@ class Loss:
     bytes: int = 0
     ends: int = 0
     end_nats: float = 0.0
+    right: int = field(default=0, compare=False)  # where it is counted; native code that scores does not
+    judged: int = field(default=0, compare=False)
 
     def __add__(self, other: Loss) -> Loss:
         return Loss(
@@ -29,7 +32,14 @@ class Loss:
             self.bytes + other.bytes,
             self.ends + other.ends,
             self.end_nats + other.end_nats,
+            self.right + other.right,
+            self.judged + other.judged,
         )
+
+    @property
+    def accuracy(self) -> float:
+        """Share (0..1) of characters that were the likeliest ones by the model; nan where that was not counted."""
+        return self.right / self.judged if self.judged else math.nan
 
     @property
     def total_nats(self) -> float:

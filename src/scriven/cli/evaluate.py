@@ -5,9 +5,20 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from scriven.cli.flags import Device, Encoding, Invalid, Json, Normalize, ReadingPrecision, RunFolder, Text, Which
+from scriven.cli.flags import (
+    Device,
+    Encoding,
+    Invalid,
+    Json,
+    Normalize,
+    ReadingPrecision,
+    RunFolder,
+    Switch,
+    Text,
+    Which,
+)
 from scriven.cli.rows import note, show
-from scriven.errors import InputError
+from scriven.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from scriven.corpus import Corpus
@@ -21,6 +32,7 @@ def evaluate(
     /,
     *,
     protocol: str | None = None,
+    accuracy: Switch = False,
     as_json: Json = False,
     invalid: Invalid = None,
     encoding: Encoding = None,
@@ -44,6 +56,8 @@ def evaluate(
     protocol
         how the text is read and what is counted: documents, stream, window-LENGTH or last-LENGTH; where not given, as
         the model was trained
+    accuracy
+        count too which characters were the likeliest ones by the model; read by torch, in bf16 or fp32, which is slower
     """
     from scriven.inference.protocols import own_protocol, parsed
     from scriven.inference.score import check_finite
@@ -51,7 +65,11 @@ def evaluate(
 
     if protocol:
         parsed(protocol)
+    if accuracy and precision == "int8":
+        raise UsageError("--accuracy is counted by torch, which has no int8; give --precision bf16 or fp32, or neither")
     model = load(run, which=checkpoint, device=device, precision=precision)
+    if accuracy:
+        model.predictor = model.predictor.by_torch()
     protocol = protocol or own_protocol(model.settings.reader)
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
     total = _of_file(model, file, protocol, **choices) if file else _of_validation(model, run, protocol)
@@ -65,9 +83,10 @@ def evaluate(
         )
     check_finite([total.loss.nats, total.loss.end_nats])
     documents = {"nats_per_document": total.loss.nats_per_document} if total.loss.ends else {}
+    judged = {"accuracy": total.loss.accuracy} if total.loss.judged else {}
     computed = {"step": model.step, "precision": model.predictor.reading}
     show(
-        [{"text": text, "protocol": protocol, **total.values(), **documents, **computed}],
+        [{"text": text, "protocol": protocol, **total.values(), **documents, **judged, **computed}],
         "json" if as_json else "words",
     )
 

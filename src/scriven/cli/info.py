@@ -119,6 +119,7 @@ def _checkpoint(run: Run, step: int) -> Row:
         "epochs": checkpoint.epochs,
         "characters": read if isinstance(read, int) else 0,
         "validation_nats_per_char": loss.nats_per_char if loss.characters else None,
+        **({"validation_accuracy": loss.accuracy} if loss.judged else {}),
     }
 
 
@@ -127,6 +128,7 @@ def _in_words(checkpoint: Row) -> str:
         return f"step {checkpoint['step']:,}: {checkpoint['damaged']}"
     loss = checkpoint["validation_nats_per_char"]
     told = "not validated" if loss is None else f"validation loss {loss:.4f} nats/char"
+    told += f", {100 * accuracy:.1f} % right" if (accuracy := checkpoint.get("validation_accuracy")) is not None else ""
     epochs = checkpoint["epochs"]
     step = f"step {checkpoint['step']:,}" + ("" if epochs is None else f" (epoch {epochs:.2f})")
     return f"{step}: {checkpoint['characters']:,} characters read, {told}"

@@ -91,6 +91,10 @@ class Predictor:
         self._changing = [each for each in self._weights.values() if not each.is_inference()]  # others have no version
         self._sampler: tuple[list[tuple[int, int]], Sampler] | None = None
 
+    def by_torch(self) -> Predictor:
+        """The same model, which torch reads with and writes with."""
+        return Predictor(self.model, self.vocabulary, self.precision, self.window)
+
     def sampler(self) -> Sampler | None:
         """The native code that writes, for the weights as they are now; none where torch does."""
         if self.writing is None:

@@ -20,7 +20,7 @@ from scriven.errors import UsageError
 from scriven.inference.chunks import Reader, Text, blocks, chunks_of, documents_of, opened
 from scriven.inference.generate import Predictor
 from scriven.inference.sampling import Ids
-from scriven.inference.score import Tally, costs, foretold, priced, read_rows, summed, surprisals, tally
+from scriven.inference.score import Tally, costs, foretold, likeliest, priced, read_judged, summed, surprisals, tally
 from scriven.settings import ReaderSettings
 
 Protocol = Callable[[Predictor, Iterable[Ids]], Tally]
@@ -106,8 +106,8 @@ def windows(predictor: Predictor, chunks: Iterable[Ids], length: int) -> Tally:
         counted = index < len(ids)
         counted[0] = False
         rows = ids[np.minimum(index, len(ids) - 1)]
-        nats, _ = read_rows(predictor, rows, predictor.blank(rows.shape[1]))
-        total += tally(predictor.vocabulary, rows[counted], nats[counted])
+        nats, right, _ = read_judged(predictor, rows, predictor.blank(rows.shape[1]))
+        total += tally(predictor.vocabulary, rows[counted], nats[counted], None if right is None else right[counted])
     return total
 
 
@@ -126,7 +126,9 @@ def _after_exactly(predictor: Predictor, chunks: Iterable[Ids], length: int) -> 
     for ids in blocks(chunks, max(1, READ_AHEAD // length), overlap=length):
         before, targets = sliding_window_view(ids[:-1], length).T, ids[length:]  # (L, N), (N,)
         context = predictor.carry(predictor.blank(len(targets)), before)
-        total += tally(vocabulary, targets, priced(costs(context.logits, targets, vocabulary), targets, vocabulary))
+        nats = priced(costs(context.logits, targets, vocabulary), targets, vocabulary)
+        right = None if predictor.scorer() else likeliest(context.logits, targets)
+        total += tally(vocabulary, targets, nats, right)
     return total
 
 
@@ -156,10 +158,10 @@ def lanes(predictor: Predictor, reader: Reader, numbers: Sequence[int], count: i
         for row, (start, stop) in enumerate(zip(begin + offset, np.minimum(begin + offset + step, end), strict=True)):
             text = _read(reader, opening, int(start), int(stop))
             ids[: len(text), row] = text
-        nats, context = read_rows(predictor, ids, context)
+        nats, right, context = read_judged(predictor, ids, context)
         position = begin + offset + np.arange(step)[:, None]  # (T, N)
         counted = (position >= first) & (position < end)
-        total += tally(predictor.vocabulary, ids[counted], nats[counted])
+        total += tally(predictor.vocabulary, ids[counted], nats[counted], None if right is None else right[counted])
     return total
 
 

@@ -27,6 +27,7 @@ from scriven.inference.sampling import Floats, Ids
 from scriven.kernels import library, scorer
 from scriven.vocabulary import Vocabulary
 
+Bools = npt.NDArray[np.bool_]
 GATHERED = 1 << 20  # characters of documents that are read side by side; a longer document is read alone
 ROWS = 512  # documents read side by side
 
@@ -51,11 +52,15 @@ class Tally:
 
 @dataclass(frozen=True)
 class Scored:
-    """Ids (T,), boundaries among them, the nats (T,) that each cost in its context, and the context after them."""
+    """Ids (T,), boundaries among them, the nats (T,) that each cost in its context, and the context after them.
+
+    `right` (T,) is whether each was the likeliest one; None where that is not known.
+    """
 
     ids: Ids
     nats: Floats
     context: Context
+    right: Bools | None = None
 
 
 def foretold(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
@@ -68,8 +73,8 @@ def foretold(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
 def surprisals(predictor: Predictor, chunks: Iterable[Ids], context: Context) -> Iterator[Scored]:
     """The surprisal of every id of one text, given in chunks of any length, read from `context` (of one row) on."""
     for ids in blocks(chunks, predictor.chunk_length(1)):
-        nats, context = read_rows(predictor, ids[:, None], context)
-        yield Scored(ids, nats[:, 0], context)
+        nats, right, context = read_judged(predictor, ids[:, None], context)
+        yield Scored(ids, nats[:, 0], context, None if right is None else right[:, 0])
 
 
 def documents(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
@@ -90,7 +95,8 @@ def documents(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
             context = scored.context
         if ends.size:
             context, last = start, int(ends[-1])
-            yield Scored(rest[alone:last], _whole(predictor, start, rest[alone:last]), start)
+            nats, right = _whole(predictor, start, rest[alone:last])
+            yield Scored(rest[alone:last], nats, start, right)
             alone = last
         rest = rest[alone:]
     yield from surprisals(predictor, [rest], context)
@@ -115,20 +121,27 @@ def check_finite(nats: npt.ArrayLike) -> None:
         )
 
 
-def _whole(predictor: Predictor, start: Context, ids: Ids) -> Floats:
-    """The nats (T,) of ids that are whole documents, each with its boundary; similar lengths are read together."""
+def _whole(predictor: Predictor, start: Context, ids: Ids) -> tuple[Floats, Bools | None]:
+    """The nats (T,) of ids that are whole documents, each with its boundary, and which of them were right.
+
+    Documents of similar lengths are read together.
+    """
     ends = np.flatnonzero(ids == predictor.vocabulary.boundary) + 1  # (M,)
     lengths = np.diff(ends, prepend=0)
     order = np.argsort(-lengths, kind="stable")
-    nats = np.empty(len(ids))
+    scored = Scored(ids, np.empty(len(ids)), start, None if predictor.scorer() else np.zeros(len(ids), np.bool_))
     for begin in range(0, len(order), ROWS):
         rows = order[begin : begin + ROWS]
-        _score_rows(predictor, start, ids, nats, ends[rows] - lengths[rows], lengths[rows])
-    return nats
+        _score_rows(predictor, scored, ends[rows] - lengths[rows], lengths[rows])
+    return scored.nats, scored.right
 
 
-def _score_rows(predictor: Predictor, start: Context, ids: Ids, nats: Floats, firsts: Ids, lengths: Ids) -> None:
-    """Puts the nats of documents, the longest first, where they belong; rows that have ended are left out."""
+def _score_rows(predictor: Predictor, scored: Scored, firsts: Ids, lengths: Ids) -> None:
+    """Puts the nats of documents, the longest first, where they belong; rows that have ended are left out.
+
+    All begin in the context of `scored`, which is that before every document.
+    """
+    ids, start = scored.ids, scored.context
     context, begin = start.rows([0] * len(firsts)), 0
     while begin < lengths[0]:
         rows = int((lengths > begin).sum())
@@ -139,9 +152,11 @@ def _score_rows(predictor: Predictor, start: Context, ids: Ids, nats: Floats, fi
         index = np.minimum(firsts[:rows] + place, len(ids) - 1)  # (T, N)
         # No boundary need be read at a document's end: padding after it is read from no matter what memory.
         read = np.where(place < lengths[:rows] - 1, ids[index], 0)
-        costs, context = read_rows(predictor, ids[index], context, read)
+        costs, right, context = read_judged(predictor, ids[index], context, read)
         inside = place < lengths[:rows]
-        nats[index[inside]] = costs[inside]
+        scored.nats[index[inside]] = costs[inside]
+        if scored.right is not None and right is not None:
+            scored.right[index[inside]] = right[inside]
         begin += length
 
 
@@ -198,13 +213,17 @@ def _mean(sums: Floats, counts: Ids) -> Floats:
 
 def summed(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Tally:
     """The sum over all pieces."""
-    return sum((tally(vocabulary, piece.ids, piece.nats) for piece in pieces), Tally())
+    return sum((tally(vocabulary, piece.ids, piece.nats, piece.right) for piece in pieces), Tally())
 
 
-def tally(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> Tally:
-    """The sums over ids and their nats, both (T,); boundaries are ends, not characters."""
+def tally(vocabulary: Vocabulary, ids: Ids, nats: Floats, right: Bools | None = None) -> Tally:
+    """The sums over ids and their nats, both (T,), and which were `right` (T,), where known.
+
+    Boundaries are ends, not characters.
+    """
     *loss, unseen = (each.sum().item() for each in counts_of(vocabulary, ids, nats))
-    return Tally(Loss(*loss), unseen)
+    judged = (0, 0) if right is None else (int(right[ids != vocabulary.boundary].sum()), loss[1])
+    return Tally(Loss(*loss, *judged), unseen)
 
 
 def counts_of(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> tuple[npt.NDArray[Any], ...]:
@@ -222,6 +241,12 @@ def costs(logits: Tensor, ids: Ids, vocabulary: Vocabulary) -> Floats:
     return nats.cpu().double().numpy().reshape(ids.shape)
 
 
+def likeliest(logits: Tensor, ids: Ids) -> Bools:
+    """Whether each of ids (...), that logits (..., V) foretold, is the likeliest one; an unseen symbol never is."""
+    found: Bools = logits.argmax(-1).cpu().numpy() == ids
+    return found
+
+
 def priced(nats: Floats, ids: Ids, vocabulary: Vocabulary) -> Floats:
     """The nats (...) that `costs` gave, with what unseen symbols among the ids (...) cost above `<unk>`."""
     return nats + vocabulary.unseen_nats * vocabulary.unseen(ids)
@@ -233,9 +258,18 @@ def read_rows(predictor: Predictor, ids: Ids, context: Context, read: Ids | None
     What the model reads is `read` (T, N), where it is given, instead. Where the predictor has a native scorer, a row's
     numbers are the same, to the bit, whatever rows are beside it and in whatever pieces it comes.
     """
+    nats, _, context = read_judged(predictor, ids, context, read)
+    return nats, context
+
+
+def read_judged(
+    predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None
+) -> tuple[Floats, Bools | None, Context]:
+    """As `read_rows`, with whether each id was the likeliest one (T, N); None where native code reads."""
     read, vocabulary, native = ids if read is None else read, predictor.vocabulary, predictor.scorer()
+    right: Bools | None = None
     if native is None:
-        nats, context = _by_torch(predictor, ids, context, read)
+        nats, right, context = _by_torch(predictor, ids, context, read)
     else:
         nats, logits, state = scorer.read(
             native,
@@ -246,14 +280,15 @@ def read_rows(predictor: Predictor, ids: Ids, context: Context, read: Ids | None
             library.threads(),
         )
         context = Context(logits, state)
-    return priced(nats, ids, vocabulary), context
+    return priced(nats, ids, vocabulary), right, context
 
 
-def _by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tuple[Floats, Context]:
-    """As `read_rows`, but that unseen symbols cost what `<unk>` costs."""
+def _by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tuple[Floats, Bools, Context]:
+    """As `read_judged`, but that unseen symbols cost what `<unk>` costs."""
     step = predictor.chunk_length(ids.shape[1])
-    parts = [np.empty((0, ids.shape[1]))]
+    parts, right = [np.empty((0, ids.shape[1]))], np.zeros(ids.shape, np.bool_)
     for begin in range(0, len(ids), step):
         logits, context = predictor.predict(context, read[begin : begin + step])  # (t, N, V)
         parts.append(costs(logits, ids[begin : begin + step], predictor.vocabulary))
-    return np.concatenate(parts), context
+        right[begin : begin + step] = likeliest(logits, ids[begin : begin + step])
+    return np.concatenate(parts), right, context

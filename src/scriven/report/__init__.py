@@ -84,6 +84,7 @@ def as_dict(event: Event) -> dict[str, Any]:
         if isinstance(value, Loss):
             values |= {"nats_per_char": value.nats_per_char, "bits_per_char": value.bits_per_char}
             values |= {"bits_per_byte": value.bits_per_byte} if value.bytes else {}
+            values |= {"accuracy": value.accuracy} if value.judged else {}
             whole = value.ends and isinstance(event, Evaluated)  # a step may have parts of documents alone
             values |= {"nats_per_document": value.nats_per_document} if whole else {}
     finite: dict[str, Any] = _finite(values)
@@ -91,9 +92,9 @@ def as_dict(event: Event) -> dict[str, Any]:
 
 
 def _sums(loss: Loss) -> dict[str, Any]:
-    """A loss's sums; those of documents' ends only where there are any."""
-    values = dataclasses.asdict(loss)
-    return values if loss.ends else {name: value for name, value in values.items() if "end" not in name}
+    """A loss's sums; those of documents' ends, and of what was right, only where there are any."""
+    unused = (set() if loss.ends else {"ends", "end_nats"}) | (set() if loss.judged else {"right", "judged"})
+    return {name: value for name, value in dataclasses.asdict(loss).items() if name not in unused}
 
 
 def _finite(value: Any) -> Any:

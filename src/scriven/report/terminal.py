@@ -308,7 +308,8 @@ def protocol_words(event: Evaluated) -> str:
 def means(loss: Loss, *, whole: bool = False) -> str:
     """A loss per character, in both units, and of the end of a document where any was counted.
 
-    Where documents are `whole` it has the loss per document too.
+    Where documents are `whole` it has the loss per document too; and the share of characters that the model gave the
+    highest probability, where they were counted.
     """
     told = []
     if loss.characters:
@@ -317,6 +318,8 @@ def means(loss: Loss, *, whole: bool = False) -> str:
         told.append(f"{number(loss.end_nats / loss.ends)} nats/end")
     if loss.ends and whole:
         told.append(f"{number(loss.nats_per_document)} nats/document")
+    if loss.judged:
+        told.append(f"{100 * loss.accuracy:.1f} % right")
     return ", ".join(told) or "not known"
 
 

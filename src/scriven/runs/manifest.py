@@ -27,6 +27,8 @@ class Measured(Told):
     bytes: Count = 0
     ends: Count = 0
     end_nats: float = 0.0
+    right: Count = 0
+    judged: Count = 0
 
 
 class Best(Told):

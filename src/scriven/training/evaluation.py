@@ -154,8 +154,8 @@ class Examiner:
         rows = self.workers.gather(rows, groups)
         if number := int(rows[:, -1].max()):
             raise Stopped(number)
-        nats, characters, size, ends, end_nats = rows[:, :-1].sum(0).tolist()
-        return Loss(nats, int(characters), int(size), int(ends), end_nats)
+        nats, characters, size, ends, end_nats, *judged = rows[:, :-1].sum(0).tolist()
+        return Loss(nats, int(characters), int(size), int(ends), end_nats, *map(int, judged))
 
     def _part(self, protocol: str, part: int, parts: int, lanes: int) -> tuple[float, ...]:
         """The values of the loss of one part of the text."""
