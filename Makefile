@@ -5,7 +5,7 @@ ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 endif
 
-.PHONY: demo test thorough sanitize processors wheel lint docs lock clean
+.PHONY: demo test thorough fuzz sanitize processors wheel lint docs lock clean
 
 demo: .venv/.demo
 	$(BIN)/scriven train shakespeare --minutes 1
@@ -33,6 +33,14 @@ thorough: test
 	$(BIN)/python benchmarks/exactness.py
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/refusals.py
+
+# Searches in every reader of files from elsewhere for inputs that it does not withstand, from those in tests/fuzz_inputs
+# on: `make fuzz SECONDS=300` takes five minutes a reader, `make fuzz RUNS=500` seconds, and does the same each time.
+# Needs atheris, of which there are wheels for Linux on x86-64.
+RUNS := 500
+fuzz: .venv/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt 'atheris>=3.0'
+	$(BIN)/python benchmarks/fuzz.py $(if $(SECONDS),--seconds $(SECONDS),--runs $(RUNS))
 
 # The tests of the native kernels, in a copy of the package that stops at undefined behaviour; needs g++. Those of the
 # library build others, of their own.

@@ -262,6 +262,10 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "settings: a number that is infinite": replaced("settings.toml", "learning_rate = 0.04", "learning_rate = inf"),
     "settings: nested deeply": rewritten("settings.toml", "a = " + "[" * DEEP),
     "settings: a key of 100,000 parts": rewritten("settings.toml", "a." * DEEP + "a = 1"),
+    "settings: a width of 4,000 hexadecimal digits": replaced("settings.toml", "width = 24", "width = 0x" + "f" * 4000),
+    "settings: a number of 4,000 digits that is not used": replaced(
+        "settings.toml", "[run]", "[run]\na = 0x" + "f" * 4000
+    ),
     "settings: 40,000 names that are none": rewritten("settings.toml", "\n".join(f"a{n} = 1" for n in range(40_000))),
     "settings: a path with a zero in it": replaced("settings.toml", 'corpus = "c"', 'corpus = "c\\u0000"'),
     "settings: a run that is a number": lambda run: _write(

@@ -81,6 +81,14 @@ def test_any_bytes_are_the_same_text_or_the_same_error_whatever_the_pieces(
     assert count != "refused" or encoding == "utf-16"  # which needs a byte order mark
 
 
+def test_an_escape_that_does_not_end_is_the_same_whatever_the_pieces() -> None:
+    data = b"a\x1b$(Q)_\x1b(" + b"\xff" * 8 + b"b\n"  # Python's decoders keep 8 bytes of an escape at most
+    whole = decoded(data, 99, encoding="iso2022_jp_2004", invalid="replace")
+    assert whole.startswith("a") and whole.endswith("\ufffd" * 8)
+    for size in range(1, 20):
+        assert decoded(data, size, encoding="iso2022_jp_2004", invalid="replace") == whole
+
+
 def test_where_another_encoding_fails_the_byte_is_named_and_can_be_replaced(tmp_path: Path) -> None:
     data = "吾輩".encode("shift_jis") + b"\xff" + "猫".encode("shift_jis")
     for size in (1, 3, 99):

@@ -147,7 +147,16 @@ def test_how_many_threads_a_process_begins_with_changes_no_choice(starts: Starts
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[1]", '{"a": "b"}', "\x00", '{"KEY": 1.3}', '{"KEY": [{}]}', '{"KEY": [{"at": 0, "fp32": -1, "bf16": 1}]}'],
+    [
+        "",
+        "[1]",
+        '{"KEY": [{"at": 1' + "0" * 400 + ', "fp32": 1, "bf16": 1}]}',
+        '{"a": "b"}',
+        "\x00",
+        '{"KEY": 1.3}',
+        '{"KEY": [{}]}',
+        '{"KEY": [{"at": 0, "fp32": -1, "bf16": 1}]}',
+    ],
 )
 def test_a_damaged_cache_is_none(cache: Path, content: str, starts: Starts) -> None:
     cache.write_text(content.replace("KEY", f"{machine._machine()}, gru"))

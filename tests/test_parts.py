@@ -130,7 +130,9 @@ def test_damage_to_a_part_is_found(tmp_path: Path, texts: list[str]) -> None:
                 merge(folders, tmp_path / "merged")
         path.write_bytes(data)
     values = json.loads((folders[0] / "part.json").read_text())
-    for change in ({"number": "1"}, {"text": {**values["text"], "symbols": [5, 5]}}, {"format": 9}):
+    large = {**values["findings"], "lowercased": [[65, 10**30]]}
+    symbols = {**values["text"], "symbols": [5, 5]}
+    for change in ({"number": "1"}, {"text": symbols}, {"findings": large}, {"format": 9}):
         (folders[0] / "part.json").write_text(json.dumps({**values, **change}))
         with pytest.raises(InputError, match=r"part\.json is (damaged|of format 9)"):
             merge(folders, tmp_path / "merged")

@@ -97,6 +97,8 @@ def test_a_byte_that_is_not_utf_8_is_the_symbol_that_it_is_in_a_text(tmp_path: P
         ("2 2\na 1 2\nb 1 nan\n", "line 3 .* 2 finite numbers"),
         ("a 1 2\nb 1e300 2\n", "line 2 .* 2 finite numbers"),
         ("3 2\na 1 2\n", "3 rows and has 1"),
+        (f"1 {'9' * 30}\na 1 2\n", "line 2 .* 1 finite numbers"),
+        (f"{'9' * 5000} 2\na 1 2\n", "line 2 .* 1 finite numbers"),
         ("the 1 2\nof 1 2\n", "no embedding of a single character among 2"),
     ],
 )
@@ -130,6 +132,8 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
         ({"a": torch.zeros(2, 3)}, {"symbols": "a, b"}, "symbols"),
         ({"a": torch.zeros(2, 3)}, {"symbols": "[1, 2]"}, "symbols"),
         ({"a": torch.zeros(2, 3)}, {"symbols": '["a"]'}, "1 symbols for 2 rows"),
+        ({"a": torch.zeros(2, 3)}, {"symbols": "[" * 2000}, "symbols"),
+        ({"a": torch.zeros(2, 3, dtype=torch.complex64)}, {"symbols": '["a", "b"]'}, "embeddings are floating-point"),
         ({"a": torch.zeros(2)}, {"symbols": '["a", "b"]'}, "one array"),
         ({"a": torch.zeros(2, 3), "b": torch.zeros(1)}, {"symbols": '["a", "b"]'}, "one array"),
         ({"a": torch.full((2, 3), torch.inf)}, {"symbols": '["a", "b"]'}, "finite"),

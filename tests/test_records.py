@@ -215,6 +215,8 @@ def test_what_has_no_text_is_said_with_what_there_is(text: str, value: object) -
         ('[{"text" "a"}]', "is not JSON at character 9: Expecting ':' delimiter"),
         ("[" * 100_000, "is not JSON at character 1: it is nested too deeply"),
         ('{"text": ', "is not JSON at character 9: it ends too soon"),
+        ('{["a"]: 1}', "is not JSON at character 1: a name in quotes is missing"),
+        ('[{"text": ' + "1" * 5000 + "}]", "is not JSON at character 1: a number is too long"),
     ],
 )
 def test_what_is_no_json_is_named_by_its_place(text: str, message: str) -> None:

@@ -208,7 +208,10 @@ def test_without_a_column_json_lines_are_text(tmp_path: Path) -> None:
     assert read(path, CorpusSettings()) == [path.read_text()]
 
 
-@pytest.mark.parametrize("names", [["../other.arrow"], ["/etc/passwd"], [], "abc", [{"filename": 3}], None])
+NO_NAMES = [["../other.arrow"], ["/etc/passwd"], [".."], [""], ["a\0"], ["a\ud800"], [], "abc", [{"filename": 3}], None]
+
+
+@pytest.mark.parametrize("names", NO_NAMES)
 def test_a_data_set_names_only_what_is_in_it(tmp_path: Path, names: Any) -> None:
     files = [{"filename": name} if isinstance(name, str) else name for name in names] if names else names
     (tmp_path / "state.json").write_text(json.dumps({"_data_files": files}))

@@ -1,6 +1,7 @@
 """The text of .docx and .epub files is read in order, in bounded memory; nothing in them is fetched or believed."""
 
 import random
+import struct
 import zipfile
 from html import escape
 from pathlib import Path
@@ -167,6 +168,49 @@ def test_a_bomb_is_refused_by_what_it_unpacks_to(tmp_path: Path, monkeypatch: py
     refused(epub(tmp_path / "a.epub", ["words " * 100_000]), "a paragraph of over 262,144 characters")
     monkeypatch.setattr(zipped, "MOST_ENTRIES", 100)
     refused(bomb, r"a\.docx has too much in it")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_is_unpacked_as_a_whole_is_not_unpacked(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "a.docx"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("_rels/.rels", RELS.format("word/document.xml"))
+        archive.writestr("word/document.xml", bytes(10_000), method)
+    refused(path, r"a\.docx is packed in a way that no such file is")
+
+
+def test_the_end_of_an_archive_that_tells_its_size_twice_is_read_as_a_whole(tmp_path: Path) -> None:
+    path = docx(tmp_path / "a.docx", paragraph("words"))
+    data = path.read_bytes()
+    large = struct.pack("<4sQHHLLQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 2, 2, 1 << 40, 0)
+    place = struct.pack("<4sLQL", b"PK\6\7", 0, len(data) - 22, 1)
+    path.write_bytes(data[:-22] + large + place + data[-22:])
+    refused(path, r"a\.docx has too much in it")
+    hidden = bytearray(data[-22:])
+    hidden[12:20] = struct.pack("<L", 1 << 30) + b"PK\5\6"  # which is not where the end begins
+    path.write_bytes(data[:-22] + hidden)
+    refused(path, r"a\.docx has too much in it")
+
+
+def test_xml_that_is_held_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = "<w:p>" * 2000 + "</w:p>" * 2000
+    refused(docx(tmp_path / "a.docx", deep), "over 1,000 elements stand within each other")
+    monkeypatch.setattr(zipped, "LONGEST_TAG", 1 << 18)
+    long = "<w:p>" + "x" * (1 << 18) + "</w:p>" + "<!-- short -->" * 20_000
+    assert text_of(docx(tmp_path / "a.docx", long + paragraph("a"))) == "\na\n"
+    for endless in ("<!-- {} -->", '<w:p a="{}"/>'):
+        refused(docx(tmp_path / "a.docx", endless.format("x" * 400_000)), "over 262,144 bytes that is no text")
+    monkeypatch.setattr(zipped._Elements, "LONGEST", 1000)
+    many: dict[str, str | bytes] = {"META-INF/container.xml": "<a>" + '<b c="words"/>' * 200 + "</a>"}
+    refused(packed(tmp_path / "a.epub", many), "a list has over .* or 1,000 characters")
+
+
+def test_what_waits_for_the_end_of_a_paragraph_is_counted_once() -> None:
+    word = zipped._Word()
+    made = word.feed(b"<d><p><r><t>abc</t><tab/><p><r><t>de</t></r><del><t>no</t></del>", "a.docx")
+    assert (made, word.held) == ("", 6)
+    assert (word.feed(b"</p>", "a.docx"), word.held) == ("de\n", 4)
+    assert (word.feed(b"</r></p></d>", "a.docx"), word.held) == ("abc\t\n", 0)
 
 
 def test_what_is_missing_or_not_so_is_named(tmp_path: Path) -> None:

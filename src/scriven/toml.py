@@ -13,6 +13,8 @@ from scriven.errors import InputError
 from scriven.settings import Settings, cut
 
 MOST_DOTS = 1000  # of numbers and of keys like a.b.c: tomllib takes a time quadratic in a key's length
+LONGEST_NUMBER = 1000  # digits: Python shows none of over 4,300, and reads longer ones where they are hexadecimal
+_LONG_NUMBER = re.compile(rf"0[xob][0-9a-fA-F_]{{{LONGEST_NUMBER}}}")
 _BASIC_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*+"?')  # or the rest of the line where it has no end
 
 
@@ -33,8 +35,11 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
     Raises InputError when it is not TOML.
     """
     try:
-        if _BASIC_STRING.sub("", text).count(".") > MOST_DOTS:
+        rest = _BASIC_STRING.sub("", text)
+        if rest.count(".") > MOST_DOTS:
             raise ValueError(f"it has more than {MOST_DOTS} dots outside of strings")
+        if _LONG_NUMBER.search(rest):
+            raise ValueError(f"it has a number of over {LONGEST_NUMBER} digits")
         return tomllib.loads(text.removeprefix("\ufeff"))  # a byte order mark, which editors of Windows write
     except ValueError as error:
         raise InputError(f"cannot read settings from {path}: {cut(str(error))}") from None

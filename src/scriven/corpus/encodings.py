@@ -17,6 +17,8 @@ from scriven.surrogates import STRAYS
 MARK = "\ufeff"  # the byte order mark: it says how a text is encoded, and is none of it
 FEW_ZEROS, ZERO_SHARE, SHORT_ZERO_SHARE = 8, 1 / 1000, 1 / 100
 _STRAY = re.compile("[\udc00-\udcff]")  # what the error handlers make of a byte that is not of the encoding
+ESCAPED = "iso2022"  # how the names of encodings begin that have escape sequences
+ESCAPE_BYTES = 16  # of the longest escape sequence
 HAVE_ZEROS = ("utf-16", "utf-32")  # encodings of which zeros are parts of characters
 
 UNPACK = "unpack it, and name the text files in it"
@@ -108,21 +110,43 @@ def _decode_other(
     """As `_decode_utf8`, of another encoding."""
     errors = "strict" if settings.invalid == "strict" else STRAYS
     decoder = codecs.getincrementaldecoder(settings.encoding)(errors)
+    has_escapes, held = settings.encoding.startswith(ESCAPED), b""
     for chunk in itertools.chain(chunks, (b"",)):
-        offset += len(chunk)
+        data = held + chunk
         try:
-            text = decoder.decode(chunk, not chunk)
+            if has_escapes and chunk:
+                text, held = _decode_piece(decoder, data)
+            else:
+                text, held = decoder.decode(data, not chunk), b""
         except UnicodeDecodeError as error:
-            raise _not_of_the_encoding(name, settings.encoding, offset - len(error.object), error) from None
+            begun = offset + len(data) - len(error.object)
+            raise _not_of_the_encoding(name, settings.encoding, begun, error) from None
         except UnicodeError:  # UTF-16 and UTF-32 that do not say the order of their bytes
             raise InputError(
                 f"{name} does not begin with a byte order mark, as {settings.encoding} must; say the order of its "
                 f"bytes with --corpus.encoding {settings.encoding}-le or {settings.encoding}-be"
             ) from None
+        offset += len(data) - len(held)
         if errors == STRAYS and (strays := len(_STRAY.findall(text))):
             count_invalid(strays)
             text = _STRAY.sub("\ufffd", text)
         yield text
+
+
+def _decode_piece(decoder: codecs.IncrementalDecoder, data: bytes) -> tuple[str, bytes]:
+    """The text of bytes that go on, and those at their end that must come again, with what follows them.
+
+    They are within an escape sequence, of which Python's decoders keep 8 bytes at most.
+    """
+    before, least = decoder.getstate(), max(0, len(data) - ESCAPE_BYTES)
+    for length in range(len(data), least, -1):
+        try:
+            return decoder.decode(data[:length]), data[length:]
+        except UnicodeDecodeError:
+            raise
+        except UnicodeError:  # too much of an escape sequence is there, and no end of it
+            decoder.setstate(before)
+    return decoder.decode(data[:least]), data[least:]
 
 
 def _not_of_the_encoding(name: str, encoding: str, before: int, error: UnicodeDecodeError) -> InputError:

@@ -53,16 +53,16 @@ def _object(text: _Text, column: str) -> Iterator[object]:
     names, is_found, ways = list[str](), False, dict(paths(column))
     text.take("{")
     while text.peek() != "}":
-        field = text.value()
+        field = text.name()
         text.take(":")
         if field == column:
             is_found = True
             yield joined(text.value())
         elif field in ways:
             is_found = True
-            yield from _values(text, ways[str(field)])
+            yield from _values(text, ways[field])
         else:
-            names += paths_in(str(field), text.value())
+            names += paths_in(field, text.value())
         if text.peek() != "}":
             text.take(",")
     text.take("}")
@@ -94,6 +94,12 @@ class _Text:
             raise self._no_json(f"{character!r} is missing", self._at)
         self._at += 1
 
+    def name(self) -> str:
+        """Takes the name of a field."""
+        if self.peek() != '"':
+            raise self._no_json("a name in quotes is missing", self._at)
+        return str(self.value())
+
     def value(self) -> object:
         """Takes the next value."""
         if not self.peek():
@@ -108,6 +114,8 @@ class _Text:
                 place = error.pos - self._at  # what is held before is dropped when more is read
                 if not (is_cut and self._more()):
                     raise self._no_json(error.msg, self._at + place) from None
+            except ValueError:  # which other numbers do not raise
+                raise self._no_json("a number is too long", self._at) from None
             else:
                 length = end - self._at
                 if end + _NUMBER <= len(self._held) or not self._more():

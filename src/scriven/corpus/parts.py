@@ -33,6 +33,7 @@ FORMAT = 1
 NAME = "part.json"
 TEXT, HELD = "text", "held"
 Whole = Annotated[int, Field(ge=0, lt=1 << 62, strict=True)]
+Lost = Annotated[int, Field(gt=-(1 << 53), lt=1 << 53, strict=True)]  # of many parts they are summed as int64
 Symbol = Annotated[int, Field(ge=0, lt=UNICODE_SIZE, strict=True)]
 
 
@@ -51,9 +52,9 @@ class Findings(Frozen):
     marks: Whole = 0
     invalid: Whole
     line_ends: tuple[Whole, Whole, Whole] = (0, 0, 0)
-    punctuation: tuple[tuple[Symbol, int], ...] = ()
-    lowercased: tuple[tuple[Symbol, int], ...]
-    normalized: tuple[tuple[Symbol, int], ...]
+    punctuation: tuple[tuple[Symbol, Lost], ...] = ()
+    lowercased: tuple[tuple[Symbol, Lost], ...]
+    normalized: tuple[tuple[Symbol, Lost], ...]
     documents: Whole
     empty: Whole
     separators: Whole

@@ -215,11 +215,17 @@ def _listed_in(path: Path, names: Callable[[Any], list[str]]) -> list[str]:
         text = path.read_bytes()
     try:
         found = names(json.loads(text))
-        if not all(name == PurePosixPath(name).name for name in found) or not found:
+        if not found or not all(map(_is_file_name, found)):
             raise ValueError("it names nothing, or what is not in its folder")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{_shown(path)} is damaged ({error}); save the data set again") from None
     return found
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a file in a folder can have that name. Raises ValueError where no system can, TypeError for no text."""
+    os.fsencode(name)
+    return name == PurePosixPath(name).name and name not in {"", ".."} and "\0" not in name
 
 
 def _shown(path: Path) -> str:

@@ -15,7 +15,7 @@ from html.entities import html5
 from typing import IO, ClassVar
 from urllib.parse import unquote
 from xml.parsers import expat
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 from scriven.corpus.sources import Source
 from scriven.corpus.storage import explained, opened
@@ -25,7 +25,11 @@ PIECE = 1 << 16  # bytes of XML read at once
 MOST_XML = 1 << 30  # bytes of XML in one file: a large book has 10 MB
 MOST_ENTRIES = 1 << 25  # bytes that the list of what is in the archive takes
 LONGEST_PARAGRAPH = 1 << 26  # characters
+LONGEST_TAG = 1 << 24  # bytes; also of a comment, and of all else that the parser holds until it ends
+DEEPEST = 1000  # elements within elements
 _END, _END_SIZE = b"PK\x05\x06", 22  # how the archive's end begins, and its size without a comment
+_LARGE_END, _LARGE_SIZE = b"PK\x06\x06", 56  # the same of an archive that may be large
+_LARGE_PLACE, _LARGE_PLACE_SIZE = b"PK\x06\x07", 20  # what stands between the two
 _SPACES = re.compile("[ \t\n\r\f]+")
 
 
@@ -46,14 +50,20 @@ def zipped_text(source: Source, count_bytes: Callable[[int], None]) -> Iterator[
 def _check_entries(file: IO[bytes], name: str) -> None:
     """Raises InputError where the list of what is in an archive would take much memory: it is read as a whole."""
     size = file.seek(0, 2)
-    file.seek(max(0, size - _END_SIZE - (1 << 16)))
-    tail = file.read()
-    place = tail.rfind(_END)
-    if place >= 0 and len(tail) - place >= _END_SIZE:
-        (listed,) = struct.unpack_from("<L", tail, place + 12)
-        if listed > MOST_ENTRIES:
-            raise InputError(f"{name} has too much in it for a text; save it as plain text")
+    file.seek(max(0, size - _LARGE_SIZE - _LARGE_PLACE_SIZE - _END_SIZE - (1 << 16)))
+    if max(_listed_bytes(file.read()), default=0) > MOST_ENTRIES:
+        raise InputError(f"{name} has too much in it for a text; save it as plain text")
     file.seek(0)
+
+
+def _listed_bytes(tail: bytes) -> Iterator[int]:
+    """How many bytes the list takes, wherever the end of an archive says so; zipfile chooses among these places."""
+    for end in (len(tail) - _END_SIZE, tail.rfind(_END)):
+        if end >= 0 and tail.startswith(_END, end) and end + _END_SIZE <= len(tail):
+            yield struct.unpack_from("<L", tail, end + 12)[0]
+            large = tail.rfind(_LARGE_END, 0, end)
+            if tail.startswith(_LARGE_PLACE, end - _LARGE_PLACE_SIZE) and 0 <= large <= end - _LARGE_SIZE:
+                yield struct.unpack_from("<Q", tail, large + 40)[0]
 
 
 class _Archive:
@@ -68,6 +78,8 @@ class _Archive:
         """Gives a file to a handler; the texts that it makes of it."""
         if file not in self._names:
             raise InputError(f"{self.name} is damaged or not what its name says ({file} is not in it)")
+        if self._archive.getinfo(file).compress_type not in {ZIP_STORED, ZIP_DEFLATED}:  # others unpack it as a whole
+            raise InputError(f"{self.name} is packed in a way that no such file is; save it anew, or as plain text")
         with self._archive.open(file) as stream:
             while data := stream.read(PIECE):
                 self._left -= len(data)
@@ -86,10 +98,11 @@ class _Handler:
 
     def __init__(self) -> None:
         self._made: list[str] = []
+        self._depth = self._fed = 0  # elements that have begun, and bytes that were given to the parser
         self._parser = expat.ParserCreate(namespace_separator=" ")
         self._parser.buffer_text = True
-        self._parser.StartElementHandler = lambda tag, attributes: self.start(tag.rpartition(" ")[2], attributes)
-        self._parser.EndElementHandler = lambda tag: self.end(tag.rpartition(" ")[2])
+        self._parser.StartElementHandler = self._begin_element
+        self._parser.EndElementHandler = self._end_element
         self._parser.CharacterDataHandler = self.data
         self._parser.EntityDeclHandler = self._refuse  # entities of entities of entities fill any memory
         self._parser.UseForeignDTD(True)  # so that &nbsp; and the like are skipped, and given to the next one
@@ -108,6 +121,9 @@ class _Handler:
         """Goes on with bytes, the empty ones last; the text that was made of them."""
         try:
             self._parser.Parse(data, not data)
+            self._fed += len(data)
+            if self._fed - max(0, self._parser.CurrentByteIndex) > LONGEST_TAG:
+                raise _Refused(f"something has over {LONGEST_TAG:,} bytes that is no text")
         except (expat.ExpatError, _Refused) as error:
             raise InputError(f"{name} cannot be read: in its XML, {error}; save it anew, or as plain text") from None
         if self.held > LONGEST_PARAGRAPH:
@@ -119,6 +135,16 @@ class _Handler:
     def held(self) -> int:
         """How many characters wait for the end of a paragraph."""
         return 0
+
+    def _begin_element(self, tag: str, attributes: dict[str, str]) -> None:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise _Refused(f"over {DEEPEST:,} elements stand within each other")
+        self.start(tag.rpartition(" ")[2], attributes)
+
+    def _end_element(self, tag: str) -> None:
+        self._depth -= 1
+        self.end(tag.rpartition(" ")[2])
 
     def _refuse(self, *declared: object) -> None:
         raise _Refused("entities are declared, which texts do not need")
@@ -141,6 +167,7 @@ class _Word(_Handler):
         super().__init__()
         self._paragraphs: list[list[str]] = []  # those that have begun: a box of text stands within another one
         self._hidden = self._runs = self._texts = 0  # elements that have begun
+        self._length = 0  # characters of the paragraphs
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         self._hidden += tag in self.HIDDEN
@@ -160,7 +187,9 @@ class _Word(_Handler):
         self._runs -= tag == "r"
         self._texts -= tag == "t"
         if tag == "p" and self._paragraphs:
-            self._made.append("".join([*self._paragraphs.pop(), "\n"]))
+            text = "".join(self._paragraphs.pop())
+            self._length -= len(text)
+            self._made.append(f"{text}\n")
 
     def data(self, text: str) -> None:
         if self._texts and not self._hidden:
@@ -169,10 +198,11 @@ class _Word(_Handler):
     def _put(self, text: str) -> None:
         if self._paragraphs:
             self._paragraphs[-1].append(text)
+            self._length += len(text)
 
     @property
     def held(self) -> int:
-        return sum(len(text) for paragraph in self._paragraphs for text in paragraph)
+        return self._length
 
 
 def _docx(archive: _Archive) -> Iterator[str]:
@@ -194,14 +224,17 @@ class _Elements(_Handler):
     """All elements of a small file, with their attributes."""
 
     MOST: ClassVar = 1 << 17
+    LONGEST: ClassVar = 1 << 24  # characters of all attributes
 
     def __init__(self) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str]]] = []
+        self._length = 0
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
-        if len(self.elements) >= self.MOST:
-            raise _Refused(f"a list has over {self.MOST:,} entries")
+        self._length += sum(map(len, attributes)) + sum(map(len, attributes.values()))
+        if len(self.elements) >= self.MOST or self._length > self.LONGEST:
+            raise _Refused(f"a list has over {self.MOST:,} entries, or {self.LONGEST:,} characters")
         self.elements.append((tag, attributes))
 
 

@@ -165,7 +165,7 @@ def _read(path: Path) -> dict[str, list[Measurement]]:
     try:
         known = json.loads(path.read_text("utf-8"))
         found = {key: [_measurement(each) for each in rows] for key, rows in known.items() if isinstance(rows, list)}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return {}
     return {key: rows for key, rows in found.items() if rows}
 

@@ -25,6 +25,7 @@ from scriven.vocabulary import Vocabulary
 ESCAPE = re.compile(r"\\([abfnrtv\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5}|U0010[0-9a-fA-F]{4})")
 SAFETENSORS = ".safetensors"
 BYTES_AS_CHARACTERS = 128  # bytes below this are the same symbols as characters
+COUNT_DIGITS = 18  # of a number of rows or columns: larger ones fit no memory, nor a machine's whole numbers
 LINE_SHOWN = 40  # characters of a line that is wrong
 
 
@@ -146,7 +147,7 @@ def _head(path: str, file: TextIO) -> tuple[int | None, int]:
     """How many rows the first line says that there are, if it does, and the width D; `file` is at the rows then."""
     first = file.readline()
     fields = first.split()
-    if len(fields) == 2 and all(field.isascii() and field.isdigit() for field in fields):
+    if len(fields) == 2 and all(map(_is_count, fields)):
         count, width = map(int, fields)
     else:
         while first and not first.strip():
@@ -182,6 +183,10 @@ def _shown(text: str) -> str:
     return repr(text[:LINE_SHOWN]) + (" ..." if len(text) > LINE_SHOWN else "")
 
 
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= COUNT_DIGITS
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -204,10 +209,13 @@ def _numbers(texts: list[str]) -> Tensor:
 def _read_safetensors(path: str) -> tuple[dict[int, Tensor], int]:
     """The vector (D,) of each code point in a safetensors file, and how many entries were skipped."""
     with _opened_safetensors(path) as file:
-        values = file.get_tensor(_array_name(path, file)).float()  # (S, D)
+        values = file.get_tensor(_array_name(path, file))  # (S, D)
+        if not values.is_floating_point():
+            raise InputError(f"{path} has an array of {values.dtype}, and embeddings are floating-point numbers")
+        values = values.float()
         try:
             symbols = json.loads((file.metadata() or {})["symbols"])
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, RecursionError):
             symbols = None
     if not (isinstance(symbols, list) and all(isinstance(symbol, str) for symbol in symbols)):
         raise InputError(f'{path} does not say whose embeddings it has; its metadata needs "symbols", a JSON list')
