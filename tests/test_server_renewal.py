@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from scriven.runs import open_run
 from scriven.runs.folder import Which
 from scriven.server import renewal
 from scriven.server.app import make_app
+from scriven.server.engine import Engine
 from scriven.server.renewal import Source
 from scriven.server.serving import fingerprint
 from scriven.session import Model, load
@@ -50,6 +52,12 @@ class Client(httpx.Client):
     """A client, and what the server told on standard error."""
 
     said: list[str]
+    fails = False  # whether what it is told cannot be written
+
+    def tell(self, line: str) -> None:
+        if self.fails:
+            raise OSError("No space left on device")
+        self.said.append(line)
 
     def model(self) -> dict[str, Any]:
         told: dict[str, Any] = self.get("/v1/models/book").json()
@@ -61,12 +69,12 @@ class Client(httpx.Client):
 
 @contextmanager
 def served(run: Path, which: Which = "best") -> Iterator[Client]:
-    said: list[str] = []
     source = Source(run, which, "cpu", "fp32")
-    app = make_app({"book": source.open()}, sources={"book": source}, tell=said.append)
-    with serving(app) as place, Client(base_url=place.url, timeout=SECONDS) as client:
-        client.said = said
-        yield client
+    with Client(timeout=SECONDS) as client:
+        app = make_app({"book": source.open()}, sources={"book": source}, tell=client.tell)
+        with serving(app) as place:
+            client.said, client.base_url = [], httpx.URL(place.url)
+            yield client
 
 
 @pytest.fixture(autouse=True)
@@ -117,9 +125,17 @@ def test_a_newer_best_checkpoint_is_taken_up_and_told_of(run: Path) -> None:
         assert (client.model(), client.said) == (after, [line])
 
 
-def test_a_request_that_is_under_way_keeps_its_model(run: Path) -> None:
-    expected = load(run, device="cpu", precision="fp32").sample(PROMPT, length=9000, seed=1, temperature=1.0)
-    body = {"prompt": PROMPT, "seed": 1, "max_tokens": 9000, "stream": True, "save_state": True, "logprobs": 0}
+def test_a_request_that_is_under_way_keeps_its_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = load(run, device="cpu", precision="fp32").sample(PROMPT, length=900, seed=1, temperature=1.0)
+    body = {"prompt": PROMPT, "seed": 1, "max_tokens": 900, "stream": True, "save_state": True, "logprobs": 0}
+    is_taken_up, write_on = threading.Event(), Engine._write_on
+
+    def _write_on(self: Engine) -> None:
+        if self.written:  # the first of many blocks is told of before that
+            is_taken_up.wait(SECONDS)
+        write_on(self)
+
+    monkeypatch.setattr(Engine, "_write_on", _write_on)
     with served(run) as client:
         fingerprint = client.model()["system_fingerprint"]
         with client.stream("POST", "/v1/completions", json=body) as answer:
@@ -127,6 +143,7 @@ def test_a_request_that_is_under_way_keeps_its_model(run: Path) -> None:
             events = [next(lines)]
             save(run, 200, best=200)
             until(lambda: client.model()["step"] == 200)
+            is_taken_up.set()
             events += lines
         told = [json.loads(line.removeprefix("data: ")) for line in events if line.startswith("data: {")]
         assert {each["system_fingerprint"] for each in told} == {fingerprint}
@@ -136,6 +153,29 @@ def test_a_request_that_is_under_way_keeps_its_model(run: Path) -> None:
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "no_state")
         assert "earlier checkpoint" in refused.json()["error"]["message"]
         until(lambda: len(client._transport._pool.connections) < 9)  # type: ignore[attr-defined]
+
+
+def test_one_that_cannot_be_taken_up_does_not_keep_back_the_next(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where no thread can be started for it, nor where its line cannot be written."""
+    start, failed = Engine.start, threading.Event()
+
+    def _start(self: Engine) -> None:
+        monkeypatch.setattr(Engine, "start", start)
+        failed.set()
+        raise RuntimeError("can't start new thread")
+
+    with served(run) as client:
+        assert client.model()["step"] == 100  # the engine that it begins with is started
+        monkeypatch.setattr(Engine, "start", _start)
+        save(run, 200, best=200)
+        until(failed.is_set)
+        assert (client.model()["step"], client.said) == (100, [])
+        assert client.write()["choices"][0]["text"]
+        client.fails = True
+        save(run, 300, best=300, scale=0.9)
+        until(lambda: client.model()["step"] == 300)
+        save(run, 400, best=400, scale=0.9)
+        until(lambda: client.model()["step"] == 400)
 
 
 def test_states_of_an_earlier_checkpoint_are_gone(run: Path) -> None:

@@ -69,12 +69,14 @@ async def renew(server: Server, sources: Mapping[str, Source], tell: Callable[[s
             await asyncio.sleep(EVERY)
             server.let_go()
             for name, source in sources.items():
-                before = server.models[name]
-                served, said = await loop.run_in_executor(threads, _newer, before, source, server)
-                if served is not None:
-                    server.take_up(served)
-                if said:
-                    tell(f"{name}: {said}")
+                try:
+                    served, said = await loop.run_in_executor(threads, _newer, server.models[name], source, server)
+                    if served is not None:
+                        server.take_up(served)
+                    if said:
+                        tell(f"{name}: {said}")
+                except Exception:  # no thread can be started, or nobody takes the line: later ones are taken up still
+                    log.exception("a newer checkpoint of %s could not be taken up, or told of", name)
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 

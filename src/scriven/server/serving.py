@@ -155,9 +155,12 @@ class Server:
         return [each.engine for each in (self.models[name], *self.retired) if each.name == name]
 
     def take_up(self, served: Served) -> None:
-        """Serve this one from now on. Requests that are under way keep the one before; states kept of it are gone."""
-        before, self.models[served.name] = self.models[served.name], served
+        """Serve this one from now on. Requests that are under way keep the one before; states kept of it are gone.
+
+        Raises RuntimeError, and changes nothing, where the system starts no thread for it.
+        """
         served.engine.start()
+        before, self.models[served.name] = self.models[served.name], served
         self.retired.append(before)
         self.states.forget(before.key)
         before.retire()
