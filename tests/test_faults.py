@@ -119,6 +119,10 @@ def test_without_a_thread_training_waits_for_the_disk(
         saver.save(weights(3), {"state": torch.ones(2)}, {"step": 3, "validation": {}}, best=3)
         assert [step for step, _, _ in saver.saved()] == [3]
         assert saver.newest == str(run.checkpoint(3).path)
+        with monkeypatch.context() as patch, Faults(0).injected(patch):
+            saver.save(weights(4), {}, {"step": 4, "validation": {}}, best=4)
+        with pytest.raises(InputError, match="No space left on device"):
+            saver.saved(wait=True)
 
 
 def test_what_is_saved_is_what_was_there_when_it_was_asked_for(saved: Path, tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def sweep(folder: Path) -> None:
     """
     for name in listed(real_folder(folder)):
         path = folder / name
-        if not re.fullmatch(rf"\.step-[0-9]{{8,16}}({UNFINISHED}|{ASIDE})", name):
+        if not re.fullmatch(rf"\.step-[0-9]{{8,16}}({re.escape(UNFINISHED)}|{re.escape(ASIDE)})", name):
             continue
         place = folder / path.stem.removeprefix(".")
         whole = not path.is_symlink() and is_there(path / MANIFEST_FILE)

@@ -67,7 +67,7 @@ class Saver:
 
         With `wait`, that of the one under way too. Raises what a save has run into.
         """
-        if self._thread and (wait or not self._thread.is_alive()):
+        if wait or not self.busy:  # also without a thread: the write may have failed in training's own
             self._wait()
         return [self._saved.popleft() for _ in range(len(self._saved))]  # more may come meanwhile
 
