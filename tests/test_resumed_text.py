@@ -1,11 +1,13 @@
 """A run that is resumed goes on with the text that it was made of, and says where that has changed since."""
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from conftest import Command
 from scriven.corpus import build
 from scriven.errors import InputError
 from scriven.events import Started, Stepped
@@ -57,8 +59,21 @@ def test_a_changed_text_is_told_and_the_old_one_gone_on_with(
     book.write_text(change(book.read_text()))
     note, found = resumed(run, *([str(book)] if named else []))
     assert found == expected
-    assert f"{book} has changed since this run began, which goes on with the text as it was" in note
-    assert f"scriven train {book} --from {run}" in note
+    assert f"{book} has changed since this run began; training goes on with the text as it was. " in note
+    assert note.endswith(f"To train this model on the new text: scriven train {book} --from {run} --steps 5")
+
+
+def test_what_is_proposed_for_a_changed_text_works(book: Path, tmp_path: Path, command: Command) -> None:
+    """It reads the text alike, and says for how long to train."""
+    alike = CorpusSettings(documents="separator", separator="\n", lowercase=True)
+    list(train(Request((str(book),), SMALL.model_copy(update={"corpus": alike}), tmp_path / "run")))
+    book.write_text(book.read_text() + "MORE\n")
+    note, _ = resumed(tmp_path / "run")
+    proposed = shlex.split(note.rpartition("new text: ")[2])
+    small = ("--training.workers", "1", "--monitor.sample-length", "0")
+    assert command(*proposed[1:], "-o", str(tmp_path / "new"), *small).code == 0
+    new = open_run(tmp_path / "new").settings
+    assert (new.corpus, new.budget.steps) == (alike, 5)
 
 
 def test_what_has_not_changed_is_not_told(run: Path, book: Path) -> None:

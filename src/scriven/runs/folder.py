@@ -41,7 +41,7 @@ from scriven.runs.journal import LOGS, drop_logs_aside, flush_logs
 from scriven.runs.manifest import SHA256, Index, Measured
 from scriven.runs.seals import Seals, extended, settings_seal, vocabulary_seal
 from scriven.runs.tensors import HEADER_LIMIT, Shapes
-from scriven.settings import Settings, explain, validated
+from scriven.settings import CorpusSettings, Settings, explain, validated
 from scriven.toml import parse_toml
 from scriven.vocabulary import Vocabulary
 
@@ -357,9 +357,20 @@ def run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
         what = "another text" if same_symbols else "other characters"
         raise InputError(
             f"the corpus of {run.path} is gone, and {', '.join(texts)} has {what} now; put the old one back, or train "
-            f"on the new one with: scriven train {shlex.join(texts)} --from {shlex.quote(str(run.path))}"
+            f"on the new one with: {retraining_command(run)}"
         )
     return corpus
+
+
+def retraining_command(run: Run) -> str:
+    """Returns the command that trains a run's model on its texts as they are now, read alike, for the same budget."""
+    words = [*run.origin.get("texts", []), "--from", str(run.path)]
+    for name, value in run.settings.corpus:
+        if value != getattr(CorpusSettings(), name):
+            words += [f"--corpus.{name.replace('_', '-')}", *([] if value is True else [f"{value}"])]
+    for name, value in run.settings.budget:
+        words += [f"--{name}", f"{value:.15g}"] if value else []
+    return shlex.join(["scriven", "train", *words])
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shlex
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
@@ -28,6 +27,7 @@ from scriven.model.language_model import parameter_count
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, create_run, open_run, run_corpus, writing
 from scriven.runs.claim import check_new_run, claimed
+from scriven.runs.folder import retraining_command
 from scriven.runs.journal import Story, read_fingerprints, read_story
 from scriven.runs.recovery import recover
 from scriven.settings import Settings, merged, possible, validated
@@ -316,10 +316,9 @@ def _other_text(run: Run, progress: Progress) -> list[str]:
         if not texts or is_corpus(texts) or not isinstance(place, Path):
             return []
         if is_made_of(place, texts, run.settings.corpus, progress) is False:
-            command = shlex.join(["scriven", "train", *texts, "--from", str(run.path)])
             return [
-                f"{', '.join(texts)} has changed since this run began, which goes on with the text as it was; to train "
-                f"its model on the new one: {command}"
+                f"{', '.join(texts)} has changed since this run began; training goes on with the text as it was. To "
+                f"train this model on the new text: {retraining_command(run)}"
             ]
     return []
 
