@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 OTHERS = ("executable", "preexec_fn", "pass_fds", "shell", "start_new_session")  # left to a new interpreter
 ADOPT = 36  # PR_SET_CHILD_SUBREAPER of prctl(2): orphans below become children of this process
 MESSAGE_BYTES = 1 << 20
+ONE_AT_A_TIME = threading.Lock()  # else threads that start processes took one another's for theirs
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
@@ -123,10 +125,11 @@ def _server() -> tuple[socket.socket, subprocess.Popen[bytes]]:
 
 def _forked(request: dict[str, Any], streams: list[int]) -> int:
     """The number of a new child of this process with these standard streams."""
-    (server, _), system = _server(), ctypes.CDLL(None)
-    system.prctl(ADOPT, 1, 0, 0, 0)
-    try:
-        socket.send_fds(server, [json.dumps(request).encode()], streams)
-        return int(server.recv(20))
-    finally:
-        system.prctl(ADOPT, 0, 0, 0, 0)
+    with ONE_AT_A_TIME:
+        (server, _), system = _server(), ctypes.CDLL(None)
+        system.prctl(ADOPT, 1, 0, 0, 0)
+        try:
+            socket.send_fds(server, [json.dumps(request).encode()], streams)
+            return int(server.recv(20))
+        finally:
+            system.prctl(ADOPT, 0, 0, 0, 0)

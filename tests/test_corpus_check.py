@@ -45,6 +45,20 @@ def change(path: Path, place: int = 200) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+@pytest.fixture
+def checked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training begins once the check has ended: which of the two is faster depends on what else the machine does."""
+    enter = CorpusCheck.__enter__
+
+    def _enter(self: CorpusCheck) -> CorpusCheck:
+        entered = enter(self)
+        self._thread.join()
+        return entered
+
+    monkeypatch.setattr(CorpusCheck, "__enter__", _enter)
+
+
+@pytest.mark.usefixtures("checked_first")
 @pytest.mark.parametrize("name", ["training-00000.npy", "validation-00000.npy"])
 def test_other_bytes_of_the_same_size_end_a_training(corpus: Path, tmp_path: Path, name: str) -> None:
     change(corpus / name)
@@ -56,6 +70,7 @@ def test_other_bytes_of_the_same_size_end_a_training(corpus: Path, tmp_path: Pat
     assert open_run(tmp_path / "run").steps() == []
 
 
+@pytest.mark.usefixtures("checked_first")
 def test_what_was_saved_before_is_kept_and_gone_on_with(corpus: Path, tmp_path: Path) -> None:
     path = corpus / "training-00000.npy"
     whole = path.read_bytes()
@@ -73,8 +88,9 @@ def test_what_was_saved_before_is_kept_and_gone_on_with(corpus: Path, tmp_path: 
 
 def test_a_whole_corpus_is_compared_and_nothing_is_told(corpus: Path) -> None:
     with CorpusCheck(Corpus.open(corpus)) as check:
+        check._thread.join(60)
         check.tell(wait=True)
-    assert not any(thread.name == "scriven-corpus" for thread in threading.enumerate())
+    assert not check._thread.is_alive()
 
 
 def test_a_check_that_takes_long_is_waited_for_once_and_left(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
