@@ -65,6 +65,7 @@ def test_the_pieces_do_not_matter(data: st.DataObject, encoding: str, size: int)
 
 @given(st.binary(max_size=40), st.sampled_from([*ENCODINGS, "utf-8"]), st.integers(1, 9))
 @example(b"\xd8\xd8", "utf-16-le", 1)
+@example(b"\0" * 15 + b"\xd8\0\0", "utf-16", 1)
 def test_any_bytes_are_the_same_text_or_the_same_error_whatever_the_pieces(
     data: bytes, encoding: str, size: int
 ) -> None:
@@ -129,6 +130,21 @@ def test_the_likeliest_encodings_are_named(
     assert len(names) <= 3
     with pytest.raises(InputError, match=r"it is likeliest \S+.* read it with --corpus.encoding \S+, or with"):
         decoded(data, 1000)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("end", [b"\xc3", b"caf\xe9"])
+def test_a_text_that_fails_at_its_end_is_judged_by_what_came_before(end: bytes, size: int) -> None:
+    with pytest.raises(InputError, match="that the text's end cuts off; it is likeliest cp1252 or") as refused:
+        decoded(b"hello world\n" * 30 + end, size)
+    assert f"at byte {359 + len(end)} (" in str(refused.value)
+
+
+@pytest.mark.parametrize("data", [b"\xffx", b"\x92", b"a \xe9"])
+def test_a_byte_or_two_are_not_taken_for_what_nobody_writes(data: bytes) -> None:
+    names = likeliest(data, 0)
+    assert names[0] == "cp1252"
+    assert all(b"abc".decode(name) == "abc" for name in names)
 
 
 def _hide(monkeypatch: pytest.MonkeyPatch, module: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from scriven.corpus.guesses import likeliest
+from scriven.corpus.guesses import LOOKED_AT, likeliest
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
 from scriven.surrogates import STRAYS
@@ -19,6 +19,10 @@ FEW_ZEROS, ZERO_SHARE, SHORT_ZERO_SHARE = 8, 1 / 1000, 1 / 100
 _STRAY = re.compile("[\udc00-\udcff]")  # what the error handlers make of a byte that is not of the encoding
 ESCAPED = "iso2022"  # how the names of encodings begin that have escape sequences
 ESCAPE_BYTES = 16  # of the longest escape sequence
+BYTE_ORDERS = {  # by encodings that need one of these at the beginning
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+}
 HAVE_ZEROS = ("utf-16", "utf-32")  # encodings of which zeros are parts of characters
 
 UNPACK = "unpack it, and name the text files in it"
@@ -89,19 +93,20 @@ def _decode_utf8(
     chunks: Iterable[bytes], name: str, invalid: str, count_invalid: Callable[[int], None], offset: int
 ) -> Iterator[str]:
     """UTF-8 as text; an incomplete character at the end of a chunk waits for the next one."""
-    held = b""
+    held = seen = b""
     for chunk in itertools.chain(chunks, (b"",)):  # the empty one is the end
         data = held + chunk
         try:
             text, used = codecs.utf_8_decode(data, "strict", not chunk)
         except UnicodeDecodeError as error:
             if invalid == "strict":
-                raise _not_of_the_encoding(name, "utf-8", offset, error) from None
+                raise _not_of_the_encoding(name, "utf-8", offset, error, seen) from None
             text, used = codecs.utf_8_decode(data, "surrogateescape", not chunk)
             count_invalid(len(_STRAY.findall(text)))
             text = _STRAY.sub("\ufffd", text) if invalid == "replace" else text
         yield text
         held, offset = data[used:], offset + used
+        seen = (seen + data[max(0, used - LOOKED_AT) : used])[-LOOKED_AT:]
 
 
 def _decode_other(
@@ -111,21 +116,22 @@ def _decode_other(
     errors = "strict" if settings.invalid == "strict" else STRAYS
     decoder = codecs.getincrementaldecoder(settings.encoding)(errors)
     has_escapes, held = settings.encoding.startswith(ESCAPED), b""
+    start, marks = b"", BYTE_ORDERS.get(settings.encoding, ())
     for chunk in itertools.chain(chunks, (b"",)):
         data = held + chunk
+        start += chunk[: 4 - len(start)]
         try:
             if has_escapes and chunk:
                 text, held = _decode_piece(decoder, data)
             else:
                 text, held = decoder.decode(data, not chunk), b""
         except UnicodeDecodeError as error:
+            if marks and not start.startswith(marks):
+                raise _no_byte_order(name, settings.encoding) from None
             begun = offset + len(data) - len(error.object)
             raise _not_of_the_encoding(name, settings.encoding, begun, error) from None
         except UnicodeError:  # UTF-16 and UTF-32 that do not say the order of their bytes
-            raise InputError(
-                f"{name} does not begin with a byte order mark, as {settings.encoding} must; say the order of its "
-                f"bytes with --corpus.encoding {settings.encoding}-le or {settings.encoding}-be"
-            ) from None
+            raise _no_byte_order(name, settings.encoding) from None
         offset += len(data) - len(held)
         if errors == STRAYS and (strays := len(_STRAY.findall(text))):
             count_invalid(strays)
@@ -149,13 +155,23 @@ def _decode_piece(decoder: codecs.IncrementalDecoder, data: bytes) -> tuple[str,
     return decoder.decode(data[:least]), data[least:]
 
 
-def _not_of_the_encoding(name: str, encoding: str, before: int, error: UnicodeDecodeError) -> InputError:
-    """`before` is how many bytes of the source come before those of the error."""
-    likely = [each for each in likeliest(error.object, error.start) if each != encoding]
+def _no_byte_order(name: str, encoding: str) -> InputError:
+    return InputError(
+        f"{name} does not begin with a byte order mark, as {encoding} must; say the order of its bytes with "
+        f"--corpus.encoding {encoding}-le or {encoding}-be"
+    )
+
+
+def _not_of_the_encoding(
+    name: str, encoding: str, before: int, error: UnicodeDecodeError, seen: bytes = b""
+) -> InputError:
+    """`before` is how many bytes of the source come before those of the error, and `seen` are the last of them."""
+    likely = [each for each in likeliest(seen + error.object, len(seen) + error.start) if each != encoding]
     kept = "replace or --corpus.invalid bytes" if encoding == "utf-8" else "replace"
     guess = f"it is likeliest {' or '.join(likely)}; read it with --corpus.encoding {likely[0]}" if likely else ""
     way_out = guess or "read it with the --corpus.encoding that it has"
-    where = f"at byte {before + error.start} (0x{error.object[error.start]:02x})"
+    is_cut = ", within a character that the text's end cuts off" if error.reason == "unexpected end of data" else ""
+    where = f"at byte {before + error.start} (0x{error.object[error.start]:02x}){is_cut}"
     return InputError(f"{name} is not valid {_shown(encoding)} {where}; {way_out}, or with --corpus.invalid {kept}")
 
 

@@ -10,6 +10,7 @@ LOOKED_AT = 1 << 15  # bytes before and after the first one that is wrong
 MOST_GUESSES = 3
 WESTERN = ("cp1252", "iso8859-1")
 OTHERS = ("shift_jis", "gb18030", "big5", "euc_kr", "euc_jp", "cp1251", "koi8-r")
+FEWEST = 4  # bytes above 127 that tell of other letters than Latin ones
 MOSTLY = 0.4  # a share of bytes above 127 that texts in Latin letters do not have
 _USUAL = set("‘’‚“”„–—…•€£©®°§«»¿¡ª№·、。「」『』！？（）：；，　ー～½¼´")
 
@@ -19,7 +20,7 @@ def likeliest(data: bytes, place: int) -> list[str]:
     sample = data[max(0, place - LOOKED_AT) : place + LOOKED_AT]
     high = sum(byte > 127 for byte in sample)
     letters = sum(byte > 32 for byte in sample)
-    many = high > MOSTLY * letters
+    many = high >= FEWEST and high > MOSTLY * letters
     order = (*OTHERS, *WESTERN) if many else (*WESTERN, *OTHERS)
     shares = {name: _plausible(sample, name) for name in order}
     found = [name for name in sorted(order, key=lambda name: -shares[name]) if shares[name]]
@@ -47,4 +48,9 @@ def _detected(data: bytes) -> Sequence[str]:
     except ImportError:
         return []
     found = [codecs.lookup(match.encoding).name for match in from_bytes(data)]
-    return [name for name in found if not name.startswith("utf")]
+    return [name for name in found if not name.startswith("utf") and _has_ascii(name)]
+
+
+def _has_ascii(encoding: str) -> bool:
+    """Whether ASCII is the same in an encoding; in those of mainframes it is not, and no text is in one by chance."""
+    return b"Az09 .,".decode(encoding, "replace") == "Az09 .,"
