@@ -109,9 +109,9 @@ def test_numbers_of_other_libraries_are_numbers(model: Model) -> None:
         ({"which": None}, "which None: give"),
         ({"which": True}, "which True: give"),
         ({"which": 1.0}, "which 1.0: give"),
-        ({"device": "gpu"}, "device 'gpu': give 'auto', 'cpu', 'cuda', 'mps'"),
+        ({"device": "gpu"}, "device 'gpu': give 'auto', 'cpu', 'cuda' or 'mps'"),
         ({"device": None}, "device None: give"),
-        ({"precision": "fp16"}, "precision 'fp16': give 'auto', 'fp32', 'bf16', 'int8'; did you mean 'bf16'?"),
+        ({"precision": "fp16"}, "precision 'fp16': give 'auto', 'fp32', 'bf16' or 'int8'; did you mean 'bf16'?"),
     ],
 )
 def test_what_cannot_be_loaded_is_told(model: Model, values: dict[str, Any], way: str) -> None:
@@ -143,6 +143,9 @@ def test_what_cannot_be_loaded_is_told(model: Model, values: dict[str, Any], way
             "there is no such setting; did you mean model.width?",
         ),
         (["{book}"], {"steps": 1, "settings": {"width": 5}}, "did you mean model.width?"),
+        (["{book}"], {"steps": 1, "settings": {"modle": {"width": 5}}}, "did you mean model?"),
+        (["{book}"], {"steps": 1, "recipe": "char_rnn"}, "is for settings; did you mean char-rnn?"),
+        (["{book}"], {"steps": 1, "recipe": ""}, "there is no recipe ''"),
         (["{book}"], {"steps": 1, "settings": {"model": {"cell": "lstn"}}}, "give 'lstm', 'gru'"),
         (["{book}"], {"steps": 1, "reports": 5}, "reports is int; give a list of reports"),
         (

@@ -194,12 +194,25 @@ def test_a_prompt_is_read_as_it_is(
         (["--prompt", "-", "--interactive"], "--prompt-file"),
         (["--prompt-file", "python"], "name one"),
         (["--prompt-file", "gone.txt"], "there is no file"),
+        (["--prompt-file", ""], "--prompt-file is empty"),
+        (["--corpus.encoding", "cp1252"], "for a prompt that is read"),
+        (["--prompt", "a", "--corpus.invalid", "replace"], "for a prompt that is read"),
     ],
 )
 def test_a_prompt_that_cannot_be_read(run: str, words: list[str], told: str, command: Command) -> None:
     done = command("sample", run, *words)
     assert (done.code, done.out) == (3 if "gone.txt" in words else 2, "")
     assert told in done.err
+
+
+def test_a_prompt_of_another_encoding_is_read_as_the_error_says(run: str, tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_bytes("aé bad cab".encode("cp1252"))
+    words = ["sample", run, "--json", "--length", "1", "--seed", "1", "--prompt-file", str(path)]
+    refused = command(*words)
+    assert (refused.code, "read it with --corpus.encoding cp1252" in refused.err) == (3, True), refused.err
+    assert json.loads(command(*words, "--corpus.encoding", "cp1252").out)["prompt"] == "aé bad cab"
+    assert json.loads(command(*words, "--corpus.invalid", "replace").out)["prompt"] == "a\ufffd bad cab"
 
 
 MISTAKES = {  # what somebody who is new here types, and what the answer must have in it
@@ -219,6 +232,10 @@ MISTAKES = {  # what somebody who is new here types, and what the answer must ha
     "train x --quiet=maybe --steps 1": "--quiet takes no value; drop maybe",
     "train boook.txt --minutes 1": "did you mean book.txt?",
     "train -- --minuts": "there is no file --minuts",
+    "train x --hlep": "there is no option --hlep; did you mean --help?",
+    "train book.txt --recipe awd_lstm": "did you mean awd-lstm?",
+    "train book.txt --recipe= --steps 1": "there is no recipe ''",
+    "train x --settings bok.txt --steps 1": "there is no file bok.txt to read settings from; did you mean book.txt?",
     "train x --separator --- --minutes 1": "did you mean --corpus.separator?",
     "sample x --temp 1": "did you mean --temperature?",
     "sample x --tempreature=0.3": "there is no option --tempreature; did you mean --temperature?",
@@ -248,7 +265,7 @@ MISTAKES = {  # what somebody who is new here types, and what the answer must ha
     "book": "did you mean scriven sample book?",
     "verify-resume x --steps 0": "--steps 0: give 1 or more",
 }
-FILES_MISSING = {"sample bok", "train boook.txt --minutes 1"}
+FILES_MISSING = {"sample bok", "train boook.txt --minutes 1", "train x --settings bok.txt --steps 1"}
 
 
 @pytest.mark.parametrize(("words", "told"), MISTAKES.items())

@@ -72,7 +72,8 @@ def train(
         check_step("resume", resume, ["last", "auto"])
     budget = {"minutes": minutes, "epochs": epochs, "steps": steps, "characters": characters}
     given = settings.given() if isinstance(settings, Settings) else dict(settings or {})
-    given = overlaid(recipes.values(recipe) if recipe else {}, given)
+    with python_words():
+        given = overlaid({} if recipe is None else recipes.values(recipe), given)
     chosen = {name: value for name, value in budget.items() if value}
     stop = StopFlag()
     with python_words(), stop.listening():

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scriven.errors import InputError, UsageError
-from scriven.suggestions import close_names, did_you_mean
+from scriven.suggestions import close_names, did_you_mean, listed
 
 PARAMETERS = {"from": "initial", "resume": "resume='last'", "checkpoint": "which"}  # by their flags
 COMMANDS_IN_TEXT = re.compile(r"scriven [a-z]")
@@ -84,9 +84,9 @@ def check_choice(name: str, value: object, choices: Sequence[str], besides: str 
     """Raises UsageError when a value is none of the words that there are; `besides` says what else may stand there."""
     if isinstance(value, str) and value in choices:
         return
-    listed = ", ".join(map(repr, choices)) + (f" or {besides}" if besides else "")
     close = [repr(each) for each in close_names(value, choices)] if isinstance(value, str) else []
-    raise UsageError(f"{name} {value!r}: give {listed}{did_you_mean(close)}")
+    given = listed([*map(repr, choices), *filter(None, [besides])])
+    raise UsageError(f"{name} {value!r}: give {given}{did_you_mean(close)}")
 
 
 def check_step(name: str, value: object, choices: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from scriven.errors import UsageError
-from scriven.suggestions import close_dotted, did_you_mean
+from scriven.suggestions import close_dotted, close_names, did_you_mean
 
 Cell = Literal["lstm", "gru", "rnn", "mingru"]
 Choice = Literal["best", "smoothed", "last"]
@@ -544,7 +544,8 @@ def _close_settings(title: str, place: tuple[int | str, ...]) -> list[str]:
     names = [f"{section}.{name}" for section, values in Settings() for name in type(values).model_fields]
     if title != Settings.__name__:
         names = [name for each in Frozen.__subclasses__() if each.__name__ == title for name in each.model_fields]
-    return close_dotted(".".join(map(str, place))[:MOST_SHOWN], names)
+    name = ".".join(map(str, place))[:MOST_SHOWN]
+    return close_dotted(name, names) or close_names(name, Settings.model_fields if title == Settings.__name__ else ())
 
 
 def cut(text: str) -> str:

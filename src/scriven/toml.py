@@ -11,6 +11,7 @@ import tomli_w
 
 from scriven.errors import InputError
 from scriven.settings import Settings, cut
+from scriven.suggestions import close_paths, did_you_mean
 
 MOST_DOTS = 1000  # of numbers and of keys like a.b.c: tomllib takes a time quadratic in a key's length
 LONGEST_NUMBER = 1000  # digits: Python shows none of over 4,300, and reads longer ones where they are hexadecimal
@@ -25,8 +26,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         return parse_toml(path.read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read settings from {path}: {error}") from None
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no file {path} to read settings from{did_you_mean(close_paths(str(path)))}"
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot read settings from {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read settings from {path}, which is not UTF-8 at byte {error.start}") from None
 
 
 def parse_toml(text: str, path: Path) -> dict[str, Any]:

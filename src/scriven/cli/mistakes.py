@@ -143,7 +143,7 @@ def close_options(word: str, arguments: ArgumentCollection) -> list[str]:
     known = OPTIONS_ELSEWHERE.get(bare)
     if known in names:
         return [known]
-    by_bare = {name.lstrip("-"): name for name in names}
+    by_bare = {name.lstrip("-"): name for name in [*names, "--help"]}
     return [by_bare[each] for each in close_dotted(bare, by_bare, SUGGESTED)]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from scriven.cli.flags import Device, Json, RunFolder, Switch, Which, Whole, unescaped
+from scriven.cli.flags import Device, Encoding, Invalid, Json, RunFolder, Switch, Which, Whole, unescaped
 from scriven.cli.rows import note, put_json
 from scriven.errors import UsageError
 from scriven.settings import SamplingSettings
@@ -40,6 +40,8 @@ def sample(
     novelty: Switch = False,
     interactive: Switch = False,
     as_json: Json = False,
+    invalid: Invalid = None,
+    encoding: Encoding = None,
     checkpoint: Which = "best",
     device: Device = "auto",
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
@@ -81,8 +83,19 @@ def sample(
         same text within one precision. Where torch writes (on a GPU, or without native code) it is always fp32
     """
     _check(sampling, greedy, count, interactive, as_json)
+    for flag, value in (("--length", length), ("--seed", seed or 0)):
+        if value < 0:
+            raise UsageError(f"{flag} {value}: give 0 or more")
     if prompt and prompt_file is not None:
         raise UsageError("--prompt and --prompt-file both say what to go on from; drop one")
+    if prompt_file == "":
+        raise UsageError("--prompt-file is empty, as a variable is that was not set; name a file, or drop the flag")
+    choices = {"invalid": invalid, "encoding": encoding}
+    if any(choices.values()) and prompt_file is None and prompt != "-":
+        raise UsageError(
+            "--corpus.encoding and --corpus.invalid are for a prompt that is read; give it with --prompt-file FILE, or "
+            "drop them"
+        )
     if interactive and (prompt == "-" or prompt_file == "-"):
         raise UsageError("--interactive reads lines from standard input; give the prompt itself, or --prompt-file FILE")
     if novelty and (interactive or not until_end):
@@ -91,10 +104,17 @@ def sample(
     from scriven.session import first_seed, load
 
     stops = [unescaped("--stop", each) for each in stop or []]
+    if not all(stops):
+        raise UsageError("--stop is empty; give the text to end before, or drop the flag")
     writing = {"length": length, "stop": stops, "until_end": until_end, **sampling.model_dump()}
     writing |= {"temperature": 0.0} if greedy else {}
     model = load(run, which=checkpoint, device=device, precision=precision)
-    prompt = _prompt(model, prompt, prompt_file)
+    if until_end and model.vocabulary.boundary is None:
+        raise UsageError(
+            "--until-end: no text of this model ends by itself; give a --length instead, or train one with "
+            "--corpus.documents"
+        )
+    prompt = _prompt(model, prompt, prompt_file, choices)
     _note_unknown(model, prompt)
     if interactive:
         _converse(model, prompt, seed, writing)
@@ -120,11 +140,12 @@ def sample(
             sys.stderr.write(f"{sum(known):,} of {count:,} ({share:.1f} %) are documents of the training text\n")
 
 
-def _prompt(model: Model, prompt: str, file: str | None) -> str:
+def _prompt(model: Model, prompt: str, file: str | None, choices: Mapping[str, str | None]) -> str:
     """The text to go on from: of a file where one is named, of standard input where the prompt is `-`.
 
-    A byte order mark at its start is left out, which is said.
+    `choices` say how it is read. A byte order mark at its start is left out, which is said.
     """
+    from scriven.cli.texts import reading_settings
     from scriven.corpus.encodings import drop_marks
     from scriven.corpus.reading import Tally, decoded
     from scriven.corpus.sources import find
@@ -132,11 +153,10 @@ def _prompt(model: Model, prompt: str, file: str | None) -> str:
     tally = Tally()
     if file is None and prompt != "-":
         return _noted_marks("".join(drop_marks([prompt], tally.add_mark)), tally)
-    sources = find([file or "-"]).sources
+    sources = find(["-" if file is None else file]).sources
     if len(sources) > 1:
         raise UsageError(f"--prompt-file {file}: these are {len(sources):,} files; name one")
-    as_utf8 = model.settings.corpus.model_copy(update={"encoding": "utf-8"})
-    return _noted_marks("".join(decoded(sources[0], as_utf8, tally)), tally)
+    return _noted_marks("".join(decoded(sources[0], reading_settings(model, choices), tally)), tally)
 
 
 def _noted_marks(prompt: str, tally: Tally) -> str:

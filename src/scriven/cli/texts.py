@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from scriven.corpus.reading import Tally
     from scriven.corpus.sources import Source
     from scriven.session import Model
+    from scriven.settings import CorpusSettings
 
 
 def read_sources(
@@ -20,23 +21,32 @@ def read_sources(
 ) -> Iterator[Ids]:
     """The ids of the text of sources, in chunks; `tally` counts while they are read, and `name` begins the notes.
 
-    `choices` are settings of the corpus, as in `CorpusSettings`. What is none is as in the run's corpus, but for the
-    encoding, which is UTF-8: the text that was trained on may have had another one.
+    `choices` are as in `reading_settings`.
     """
     from scriven.corpus.documents import cut
     from scriven.inference.chunks import read_chunks
+
+    settings, about = reading_settings(model, choices), f"{name}: " if name else ""
+    if not all(source.is_table for source in sources):  # the text that was trained on was one, others need not be
+        settings = settings.model_copy(update={"column": ""})
+    chunks = read_chunks(model.vocabulary, cut(sources, settings, tally))
+    chunks = noticed(model.vocabulary, _marks_noticed(chunks, tally, about), tally.line_ends, about)
+    return _forms_noticed(model.vocabulary, chunks, about)
+
+
+def reading_settings(model: Model, choices: Mapping[str, str | None]) -> CorpusSettings:
+    """How a model reads a text, with choices of the user, by their names in `CorpusSettings`.
+
+    What is None is as in the run's corpus, but for the encoding, which is UTF-8: the text that was trained on may have
+    had another one. Raises UsageError where a choice cannot be.
+    """
     from scriven.settings import validated
 
     chosen = {name: value for name, value in choices.items() if value}
     values: dict[str, Any] = {**model.settings.corpus.model_dump(), "encoding": "utf-8", **chosen}
     if values["encoding"] != "utf-8" and "invalid" not in chosen:
         values["invalid"] = "strict"
-    if not all(source.is_table for source in sources):  # the text that was trained on was one, others need not be
-        values["column"] = ""
-    settings, about = validated({"corpus": values}).corpus, f"{name}: " if name else ""
-    chunks = read_chunks(model.vocabulary, cut(sources, settings, tally))
-    chunks = noticed(model.vocabulary, _marks_noticed(chunks, tally, about), tally.line_ends, about)
-    return _forms_noticed(model.vocabulary, chunks, about)
+    return validated({"corpus": values}).corpus
 
 
 def _marks_noticed(chunks: Iterable[Ids], tally: Tally, about: str) -> Iterator[Ids]:

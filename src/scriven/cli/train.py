@@ -91,7 +91,7 @@ def train(
     short = {"device": device, "precision": precision}
     flags = merged(flags, {"training": {name: value for name, value in short.items() if value}})
     flags = merged(flags, {"monitor": {"keep": keep}} if keep else {})
-    base = overlaid(_of_recipe(recipe, texts) if recipe else {}, _from_file(settings))
+    base = overlaid({} if recipe is None else _of_recipe(recipe, texts), _from_file(settings))
     given = validated(overlaid(base, {name: values for name, values in flags.items() if values}))
 
     from scriven.training.launch import launched

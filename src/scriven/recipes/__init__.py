@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any
 
 from scriven.errors import UsageError
+from scriven.suggestions import close_names, did_you_mean
 
 
 def names() -> list[str]:
@@ -22,6 +23,7 @@ def text(name: str) -> str:
     if name not in names():
         raise UsageError(
             f"there is no recipe {name!r}; there are {', '.join(names())}; a file of your own is for --settings"
+            f"{did_you_mean(close_names(name.replace('_', '-'), names()))}"
         )
     return str((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
 
