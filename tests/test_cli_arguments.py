@@ -27,7 +27,13 @@ from scriven.suggestions import close_names, close_paths, did_you_mean
 from scriven.vocabulary import Vocabulary
 
 DASHED = ["---", "-", "- Yes", "-7+8=", "-1", "-x", "--x=y", "--no such"]
-LIMITED = {"--monitor.keep", "--model.activation", "--corpus.encoding"}  # take text, but few
+LIMITED = {
+    "--monitor.keep",
+    "--model.activation",
+    "--corpus.encoding",
+    "--checkpoint",
+    "--resume",
+}  # take text, but few
 
 
 @pytest.fixture(scope="module")
