@@ -83,37 +83,19 @@ def sample(
         same text within one precision. Where torch writes (on a GPU, or without native code) it is always fp32
     """
     _check(sampling, greedy, count, interactive, as_json)
-    for flag, value in (("--length", length), ("--seed", seed or 0)):
-        if value < 0:
-            raise UsageError(f"{flag} {value}: give 0 or more")
-    if prompt and prompt_file is not None:
-        raise UsageError("--prompt and --prompt-file both say what to go on from; drop one")
-    if prompt_file == "":
-        raise UsageError("--prompt-file is empty, as a variable is that was not set; name a file, or drop the flag")
+    _check_numbers(length, seed)
     choices = {"invalid": invalid, "encoding": encoding}
-    if any(choices.values()) and prompt_file is None and prompt != "-":
-        raise UsageError(
-            "--corpus.encoding and --corpus.invalid are for a prompt that is read; give it with --prompt-file FILE, or "
-            "drop them"
-        )
-    if interactive and (prompt == "-" or prompt_file == "-"):
-        raise UsageError("--interactive reads lines from standard input; give the prompt itself, or --prompt-file FILE")
+    _check_prompt(prompt, prompt_file, choices, interactive=interactive)
     if novelty and (interactive or not until_end):
         raise UsageError("--novelty compares whole documents; give --until-end with it, and not --interactive")
     from scriven.cli.evaluate import corpus_of
     from scriven.session import first_seed, load
 
-    stops = [unescaped("--stop", each) for each in stop or []]
-    if not all(stops):
-        raise UsageError("--stop is empty; give the text to end before, or drop the flag")
+    stops = _stops(stop or [])
     writing = {"length": length, "stop": stops, "until_end": until_end, **sampling.model_dump()}
     writing |= {"temperature": 0.0} if greedy else {}
     model = load(run, which=checkpoint, device=device, precision=precision)
-    if until_end and model.vocabulary.boundary is None:
-        raise UsageError(
-            "--until-end: no text of this model ends by itself; give a --length instead, or train one with "
-            "--corpus.documents"
-        )
+    _check_end(model, until_end)
     prompt = _prompt(model, prompt, prompt_file, choices)
     _note_unknown(model, prompt)
     if interactive:
@@ -202,6 +184,44 @@ def _check(sampling: SamplingSettings, greedy: bool, count: int, interactive: bo
         raise UsageError(f"--count {count}: without chance all texts are the same; drop it, or raise --temperature")
     if interactive and (count > 1 or as_json):
         raise UsageError(f"--interactive writes one text to read; drop {'--json' if as_json else '--count'}")
+
+
+def _check_numbers(length: int, seed: int | None) -> None:
+    """Raises UsageError where one is below 0."""
+    for flag, value in (("--length", length), ("--seed", seed or 0)):
+        if value < 0:
+            raise UsageError(f"{flag} {value}: give 0 or more")
+
+
+def _check_prompt(prompt: str, file: str | None, choices: Mapping[str, str | None], *, interactive: bool) -> None:
+    """Raises UsageError where flags contradict each other, or say nothing of the prompt that there is."""
+    if prompt and file is not None:
+        raise UsageError("--prompt and --prompt-file both say what to go on from; drop one")
+    if file == "":
+        raise UsageError("--prompt-file is empty, as a variable is that was not set; name a file, or drop the flag")
+    if any(choices.values()) and file is None and prompt != "-":
+        raise UsageError(
+            "--corpus.encoding and --corpus.invalid are for a prompt that is read; give it with --prompt-file FILE, or "
+            "drop them"
+        )
+    if interactive and (prompt == "-" or file == "-"):
+        raise UsageError("--interactive reads lines from standard input; give the prompt itself, or --prompt-file FILE")
+
+
+def _check_end(model: Model, until_end: bool) -> None:
+    """Raises UsageError where texts are to end by themselves that never do."""
+    if until_end and model.vocabulary.boundary is None:
+        raise UsageError(
+            "--until-end: no text of this model ends by itself; give a --length instead, or train one with "
+            "--corpus.documents"
+        )
+
+
+def _stops(stop: list[str]) -> list[str]:
+    """The stop strings that the flags give. Raises UsageError when one is empty."""
+    if not all(stop):
+        raise UsageError("--stop is empty; give the text to end before, or drop the flag")
+    return [unescaped("--stop", each) for each in stop]
 
 
 def _note_unknown(model: Model, text: str) -> None:
