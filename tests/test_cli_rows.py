@@ -18,7 +18,7 @@ from scriven import strictjson
 from scriven.cli.rows import Verbatim, show
 from scriven.corpus import build
 from scriven.model import CharLM
-from scriven.runs import create_run
+from scriven.runs import create_run, open_run
 from scriven.settings import validated
 from scriven.vocabulary import Vocabulary
 
@@ -115,6 +115,18 @@ def test_a_model_that_overflows_is_one_sentence(words: str, overflowing: str, te
         done = command(*(word.format(run=overflowing, text=text) for word in words.split()), *form)
         assert (done.code, done.out) == (3, "")
         assert "scriven: the model overflows" in done.err
+
+
+def test_weights_whose_sum_overflows_are_the_same_sentence(
+    corpus: Path, text: Path, tmp_path: Path, command: Command
+) -> None:
+    """Not also a warning of NumPy's, which shows a line of our code: it is an error in tests."""
+    run = open_run(make_run(tmp_path / "run", corpus, Vocabulary.of(LETTERS)))
+    weights = {name: torch.full_like(each, 3e38) for name, each in run.checkpoint("best").weights().items()}
+    run.save(weights, {}, {"step": 2, "validation": {}}, best=2)
+    for words in (("score", str(run.path), str(text)), ("sample", str(run.path))):
+        done = command(*words)
+        assert (done.code, done.out, done.err.count("scriven: the model overflows")) == (3, "", 1)
 
 
 def test_a_model_that_overflows_is_the_same_error_in_python(overflowing: str) -> None:

@@ -199,6 +199,7 @@ class Sampler:
 class _Packer:
     """Packs the weights of a model, and keeps the arrays that the structures point to."""
 
+    @np.errstate(over="ignore", invalid="ignore")  # of weights that are too large: what is computed is looked at
     def __init__(self, settings: ModelSettings, weights: Mapping[str, Floats], precision: str) -> None:
         self.settings, self.weights, self.precision = settings, weights, precision
         self.gates = CELLS[settings.cell]
