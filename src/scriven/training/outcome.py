@@ -58,15 +58,15 @@ def learning_words(settings: Settings, losses: Losses, done: Done, *, kept: int,
     first, recent, lowest = losses.first, losses.recent, losses.lowest
     if first is None or recent is None or lowest is None:
         return []
-    rate = settings.training.learning_rate * factor
+    rate, usual = settings.training.learning_rate * factor, LEARNING_RATES[settings.training.optimizer]
     unit = "nats/char" if settings.corpus.documents == "none" else "nats/char, ends included,"
-    lower = f"The learning rate, {rate:g}, is too high; try --training.learning-rate {rate * LOWER_RATE:g}."
+    lower = f"The learning rate, {rate:g}, is too high; try --training.learning-rate {min(rate * LOWER_RATE, usual):g}."
     if losses.steps >= FEWEST_STEPS and recent > WORSE_THAN_FIRST * first:
         return [
             f"It did not learn: the training loss was {first:.2f} {unit} at the start and is {recent:.2f} now. {lower}"
         ]
     hardly = losses.steps >= FEWEST_STEPS and done.epochs >= 1 and recent > HARDLY_LEARNED * first
-    if hardly and rate > UNUSUAL_RATE * LEARNING_RATES[settings.training.optimizer]:
+    if hardly and rate > UNUSUAL_RATE * usual:
         return [f"It hardly learned: the training loss was {first:.2f} {unit} and is {recent:.2f} now. {lower}"]
     if lowest < HARDLY_LEARNED * first and recent - lowest > UNLEARNED_SHARE * (first - lowest):
         return [
