@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +84,7 @@ class Recorder:
     def __init__(self, folder: Path) -> None:
         self.folder, self.changes, self.folders = folder, list[Change](), set[int]()
         self._numbers: dict[int, int] = {}  # of the system's inodes
-        self._count, self._seen = ROOT, Disk()
+        self._count, self._seen, self._one_at_a_time = ROOT, Disk(), threading.Lock()
         self._notice()
         self.begin, self.changes = self._seen.copy(), []
 
@@ -108,7 +109,11 @@ class Recorder:
         return _call
 
     def _notice(self) -> None:
-        """Notes how the folder differs from what was seen of it last."""
+        """Notes how the folder differs from what was seen of it last; training and the thread that saves both do."""
+        with self._one_at_a_time:
+            self._compare()
+
+    def _compare(self) -> None:
         now = Disk()
         self._look(self.folder, ROOT, now)
         for number, data in now.files.items():
