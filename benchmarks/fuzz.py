@@ -38,7 +38,8 @@ MEMORY = Path("/dev/shm")  # where files are in memory: each input is written to
 LONGEST_INPUT = 8192  # bytes
 LONGEST_SECONDS = 10
 MOST_MEMORY_MB = 3000
-KEPT_BYTES = 8000  # of inputs that `--keep` adds for one reader; the smallest ones
+KEPT = 12  # inputs that `--keep` adds for one reader at most, the smallest ones
+KEPT_BYTES = 1000  # and of each
 INSTRUMENTED = ["scriven", "fuzz_targets", "tomllib", "zipfile", "csv", "codecs"]
 
 
@@ -138,13 +139,11 @@ def outcome(search: Search, status: int, output: Path) -> dict[str, Any]:
 
 def keep(search: Search) -> None:
     """Adds the smallest of the inputs that were found to those that are kept."""
-    folder, size = INPUTS / search.name, 0
+    folder = INPUTS / search.name
     folder.mkdir(parents=True, exist_ok=True)
     found = [path for path in (search.folder / "found").iterdir() if not path.name.startswith("deep-")]
-    for path in sorted(found, key=lambda path: (path.stat().st_size, path.name)):
-        size += path.stat().st_size
-        if size > KEPT_BYTES:
-            break
+    small = [path for path in found if path.stat().st_size <= KEPT_BYTES]
+    for path in sorted(small, key=lambda path: (path.stat().st_size, path.name))[:KEPT]:
         shutil.copyfile(path, folder / path.name[:12])
 
 

@@ -88,6 +88,11 @@ def test_an_escape_that_does_not_end_is_the_same_whatever_the_pieces() -> None:
     assert whole.startswith("a") and whole.endswith("\ufffd" * 8)
     for size in range(1, 20):
         assert decoded(data, size, encoding="iso2022_jp_2004", invalid="replace") == whole
+    dense = b"\x1b$" * 20 + b"a" * 20
+    whole = decoded(dense, 99, encoding="iso2022_jp", invalid="replace")
+    assert {decoded(dense, size, encoding="iso2022_jp", invalid="replace") for size in range(1, 40)} == {whole}
+    with pytest.raises(InputError, match="text has nothing but escape sequences at byte 0"):
+        decoded(b"\x1b$" * 40_000, 9999, encoding="iso2022_jp", invalid="replace")
 
 
 def test_where_another_encoding_fails_the_byte_is_named_and_can_be_replaced(tmp_path: Path) -> None:

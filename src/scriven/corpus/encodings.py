@@ -19,6 +19,7 @@ FEW_ZEROS, ZERO_SHARE, SHORT_ZERO_SHARE = 8, 1 / 1000, 1 / 100
 _STRAY = re.compile("[\udc00-\udcff]")  # what the error handlers make of a byte that is not of the encoding
 ESCAPED = "iso2022"  # how the names of encodings begin that have escape sequences
 ESCAPE_BYTES = 16  # of the longest escape sequence
+MOST_ESCAPES = 1 << 16  # bytes of nothing but escape sequences
 BYTE_ORDERS = {  # by encodings that need one of these at the beginning
     "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
     "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
@@ -120,39 +121,33 @@ def _decode_other(
     for chunk in itertools.chain(chunks, (b"",)):
         data = held + chunk
         start += chunk[: 4 - len(start)]
+        cut = _safe_cut(data) if has_escapes and chunk else len(data)
+        held = data[cut:]
+        if len(held) > MOST_ESCAPES:
+            raise InputError(
+                f"{name} has nothing but escape sequences at byte {offset + cut:,}; is it {settings.encoding}?"
+            )
         try:
-            if has_escapes and chunk:
-                text, held = _decode_piece(decoder, data)
-            else:
-                text, held = decoder.decode(data, not chunk), b""
+            text = decoder.decode(data[:cut], not chunk)
         except UnicodeDecodeError as error:
             if marks and not start.startswith(marks):
                 raise _no_byte_order(name, settings.encoding) from None
-            begun = offset + len(data) - len(error.object)
-            raise _not_of_the_encoding(name, settings.encoding, begun, error) from None
+            raise _not_of_the_encoding(name, settings.encoding, offset + cut - len(error.object), error) from None
         except UnicodeError:  # UTF-16 and UTF-32 that do not say the order of their bytes
             raise _no_byte_order(name, settings.encoding) from None
-        offset += len(data) - len(held)
+        offset += cut
         if errors == STRAYS and (strays := len(_STRAY.findall(text))):
             count_invalid(strays)
             text = _STRAY.sub("\ufffd", text)
         yield text
 
 
-def _decode_piece(decoder: codecs.IncrementalDecoder, data: bytes) -> tuple[str, bytes]:
-    """The text of bytes that go on, and those at their end that must come again, with what follows them.
-
-    They are within an escape sequence, of which Python's decoders keep 8 bytes at most.
-    """
-    before, least = decoder.getstate(), max(0, len(data) - ESCAPE_BYTES)
-    for length in range(len(data), least, -1):
-        try:
-            return decoder.decode(data[:length]), data[length:]
-        except UnicodeDecodeError:
-            raise
-        except UnicodeError:  # too much of an escape sequence is there, and no end of it
-            decoder.setstate(before)
-    return decoder.decode(data[:least]), data[least:]
+def _safe_cut(data: bytes) -> int:
+    """The last place in bytes that no escape sequence can reach over; Python's decoders keep 8 bytes of one at most."""
+    place = len(data)
+    while (begun := data.rfind(b"\x1b", max(0, place - ESCAPE_BYTES), place)) >= 0:
+        place = begun
+    return place
 
 
 def _no_byte_order(name: str, encoding: str) -> InputError:
