@@ -166,15 +166,17 @@ def test_threads_share_weights_and_change_nothing(
 ) -> None:
     """Of few rows, where the weights do not fit in one core's cache; documents end and begin meanwhile."""
     sampler = packed(made(settings), precision, boundary=21)
+    ended = False
     for rows, window in ((1, 0), (16, 0), (2, 3)):
         texts = []
         for threads in (1, 2, 3):
             monkeypatch.setattr(sampler, "_threads", {rows: threads}.get)
             start = torch.zeros(rows, 23), sampler.zero_state(rows), SamplingSettings()
             texts.append(sampler.write(*start, numbers(60, rows), window))
-        assert (texts[0][0] == 21).any()
+        ended |= bool((texts[0][0] == 21).any())
         assert_equal(texts[0], texts[1])
         assert_equal(texts[0], texts[2])
+    assert ended  # in one of 1,140 draws, each of which may be the boundary
 
 
 def test_as_many_threads_as_have_room_for_the_weights_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
