@@ -268,7 +268,11 @@ def test_a_path_reaches_into_json_lines_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("a.txt", {"column": "text"}, r"corpus.column text would do nothing for .*a.txt, which has no columns"),
+        (
+            "a.txt",
+            {"column": "text"},
+            r"corpus.column text would do nothing for .*a.txt, which is no table by its name",
+        ),
         ("a.txt", {"bad_rows": "skip"}, "corpus.bad_rows skip would do nothing, as no column is named"),
         ("a.docx", {"encoding": "cp1252"}, "corpus.encoding cp1252 would do nothing, as .*a.docx says itself"),
         ("a.txt", {"validation_file": "a.txt", "validation": 5}, "corpus.validation 5 would do nothing, as corpus.val"),

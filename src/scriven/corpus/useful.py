@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from scriven.corpus.sources import BINARY_TABLES, TABLES, Source
 from scriven.errors import UsageError
 from scriven.settings import CorpusSettings
+from scriven.suggestions import listed
 
 
 def check_useful(settings: CorpusSettings, sources: Sequence[Source]) -> None:
@@ -41,6 +42,6 @@ def _check_column(settings: CorpusSettings, sources: Sequence[Source]) -> None:
     without = [source.name for source in sources if not source.is_table and source.path is not None]
     if settings.column and without:
         raise UsageError(
-            f"corpus.column {settings.column} would do nothing for {without[0]}, which has no columns by its name; "
-            f"drop it, or name tables alone ({', '.join(TABLES)}, each by what it ends in)"
+            f"corpus.column {settings.column} would do nothing for {without[0]}, which is no table by its name; "
+            f"drop it, or name only tables: files that end in {listed(TABLES)}"
         )
