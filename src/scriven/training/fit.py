@@ -12,6 +12,7 @@ import torch
 from scriven.model import CharLM, computing
 from scriven.model.compute import cpu_prepared
 from scriven.settings import Cell, ModelSettings, Settings, consistent, merged, validated
+from scriven.training.losses import FEW_VALIDATED, MANY_VALIDATED
 from scriven.training.optimizer import LEARNING_RATES
 
 REFERENCE = ModelSettings()  # the model whose speed is measured
@@ -31,7 +32,6 @@ PASSES_WITHOUT_DROPOUT, DROPOUT_A_DOUBLING, MOST_DROPOUT = 8.0, 0.1, 0.5
 EVALUATION_SHARE = 0.03  # of the time
 EVALUATION_SPEEDUP = 3.0  # reading is so much faster than training
 EVALUATIONS, FEWEST_EVALUATIONS, MOST_EVALUATIONS = 10, 4, 40
-MANY_VALIDATED, FEW_VALIDATED = 2000, 200  # characters: of fewer, a loss is partly chance, and mostly
 LEAST_EVALUATED = 120_000  # characters; fewer tell too little
 
 

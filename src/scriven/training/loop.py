@@ -307,7 +307,8 @@ class Trainer:
 
     def _finished(self, reason: str, signal: int = 0) -> Finished:
         step, loss = self.best or (self.done.step, Loss(0.0, 0))
-        notes = learning_words(self.settings, self.losses, self.done, kept=step, factor=self.optimizer.factor)
+        validated, factor = loss.characters, self.optimizer.factor
+        notes = learning_words(self.settings, self.losses, self.done, kept=step, validated=validated, factor=factor)
         if self.overflowed:
             notes.append(
                 f"By {', '.join(self.overflowed)} the best model's values grow beyond all bounds, and its loss is no "

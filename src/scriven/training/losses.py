@@ -15,6 +15,7 @@ WINDOWS = {"best": 1, "smoothed": 3}  # evaluations that a model is chosen by, u
 SMOOTHED_STEPS = 20  # steps whose losses together are the training loss of now
 REMEMBERED = 10  # evaluations
 MOST = 1e15
+MANY_VALIDATED, FEW_VALIDATED = 2000, 200  # characters: of fewer, a validation loss is partly chance, and mostly
 NOISE_OF_SECOND_DIFFERENCES = 1.65  # their median size is so many standard deviations of the noise in each value
 
 Nats = Annotated[float, Field(ge=0, le=MOST)]  # per character, the ends of documents included

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from scriven.settings import Settings
-from scriven.training.losses import Losses
+from scriven.training.losses import FEW_VALIDATED, Losses
 from scriven.training.optimizer import LEARNING_RATES
 from scriven.training.plan import Done
 
@@ -45,15 +45,17 @@ def kept_words(best: int | None, newest: str) -> str:
     return "nothing was saved before it"
 
 
-def learning_words(settings: Settings, losses: Losses, done: Done, *, kept: int, factor: float) -> list[str]:
+def learning_words(
+    settings: Settings, losses: Losses, done: Done, *, kept: int, validated: int, factor: float
+) -> list[str]:
     """A sentence on what went wrong with learning, at most one; `kept` is the step of the model that is kept.
 
-    `factor` is that of the learning rates in the end.
+    An evaluation has `validated` characters, and `factor` is that of the learning rates in the end.
 
     A learning rate is called too high where the training loss ends above that of the first step, or more than half of
     what it had fallen is lost again; or where the loss has hardly fallen and the rate is far above a usual one. A model
     is called overfitted where, after two passes over the text, the training loss is more than 5 % below the last
-    validation loss, and that has risen from its lowest by more than its noise.
+    validation loss, and that has risen from its lowest by more than its noise; of a few characters it is chance alone.
     """
     first, recent, lowest = losses.first, losses.recent, losses.lowest
     if first is None or recent is None or lowest is None:
@@ -72,7 +74,7 @@ def learning_words(settings: Settings, losses: Losses, done: Done, *, kept: int,
         return [
             f"It lost what it had learned: the training loss was {lowest:.2f} {unit} and is {recent:.2f} now. {lower}"
         ]
-    if _overfitted(losses, recent, done.epochs):
+    if validated >= FEW_VALIDATED and _overfitted(losses, recent, done.epochs):
         model = "The last model is kept all the same" if kept == done.step else f"The model of step {kept:,} is kept"
         return [
             f"It overfitted: the validation loss rose from {losses.lowest_validated:.2f} to {losses.validated[-1]:.2f} "
