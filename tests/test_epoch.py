@@ -147,5 +147,5 @@ def test_a_corpus_shows_characters_ids_and_a_batch(tmp_path: Path, command: Comm
     rows = facts["shown"]["batch"]["rows"]
     assert len(rows) == 5
     for row in rows:
-        assert row["reads"][1:] == row["foretells"][:-1]
+        assert row["reads"][1:] == row["predicts"][:-1]
         assert (row["counts"], row["fresh"][0]) == (10, 0)

@@ -50,11 +50,11 @@ def shown_facts(corpus: Corpus, reader: ReaderSettings, count: int) -> dict[str,
 
 
 def _batch_rows(batch: Batch, vocabulary: Vocabulary) -> list[dict[str, Any]]:
-    """Each row of a batch: what it reads, what it foretells, how many of these count, and where it begins afresh."""
+    """Each row of a batch: what it reads, what it predicts, how many of these count, and where it begins afresh."""
     return [
         {
             "reads": vocabulary.decode(batch.ids[:, row]),
-            "foretells": vocabulary.decode(batch.targets[:, row]),
+            "predicts": vocabulary.decode(batch.targets[:, row]),
             "counts": len(batch.ids) if batch.weights is None else int(batch.weights[:, row].sum()),
             "fresh": [] if batch.fresh is None else batch.fresh[:, row].nonzero()[0].tolist(),
         }
@@ -74,7 +74,7 @@ def shown_in_words(facts: dict[str, Any], unit: str) -> list[Row]:
     for number, row in enumerate(rows[:ROWS_SHOWN]):
         shown.append((f"row {number} reads", _cut(row["reads"])))
         counted = "" if row["counts"] == length else f" (of these {row['counts']:,} count)"
-        shown.append(("  foretells", _cut(row["foretells"]) + counted))
+        shown.append(("  predicts", _cut(row["predicts"]) + counted))
         if row["fresh"]:
             shown.append(("  memory empty", "before " + ", ".join(f"{place:,}" for place in row["fresh"])))
     return shown

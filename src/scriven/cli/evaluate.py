@@ -63,6 +63,8 @@ def evaluate(
     from scriven.inference.score import check_finite
     from scriven.session import load
 
+    choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
+    _check_file(file, choices)
     if protocol:
         parsed(protocol)
     if accuracy and precision == "int8":
@@ -71,7 +73,6 @@ def evaluate(
     if accuracy:
         model.predictor = model.predictor.by_torch()
     protocol = protocol or own_protocol(model.settings.reader)
-    choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
     total = _of_file(model, file, protocol, **choices) if file else _of_validation(model, run, protocol)
     text = file or f"validation text of {run}"
     if not total.loss.characters:
@@ -89,6 +90,15 @@ def evaluate(
         [{"text": text, "protocol": protocol, **total.values(), **documents, **judged, **computed}],
         "json" if as_json else "words",
     )
+
+
+def _check_file(file: str | None, choices: dict[str, str | None]) -> None:
+    """Raises UsageError where the file is not named, or flags say how to read it and there is none."""
+    if file == "":
+        raise UsageError("the file is named '', as by a variable that was not set; name it, or leave it out")
+    given = [f"--corpus.{name}" for name, value in choices.items() if value]
+    if given and file is None:
+        raise UsageError(f"{', '.join(given)}: a text is needed that is read so; name its FILE, or drop the flag")
 
 
 def _of_file(model: Model, file: str, protocol: str, **choices: str | None) -> Tally:

@@ -154,7 +154,8 @@ def _chosen(entries: Sequence[Source], folder: str, column: str) -> Found:
     if not taken:
         what = f"table ({', '.join(TABLES)}) with the column {column!r}" if column else "text"
         raise InputError(
-            f"the folder {folder} has no {what} in it ({len(skipped)} entries skipped, not that by their names); "
+            f"the folder {folder} has no {what} in it (skipped, not that by name: {', '.join(skipped[:3])}"
+            f"{', ...' if len(skipped) > 3 else ''}); "
             "name the files themselves to read them"
             if skipped
             else f"the folder {folder} is empty; name one with {what} in it"
