@@ -343,8 +343,8 @@ class MonitorSettings(Frozen):
     )
     save_minutes: float = setting(
         2.0,
-        "save every so many minutes too, for the first time after half a minute, at 1 % of the time at most; 0 saves "
-        "with evaluations only",
+        "minutes between two saves by the clock, beside those of evaluations; the first comes within half a minute, "
+        "and saving takes at most 1 % of the time; 0 saves with evaluations only",
         ge=0,
     )
     keep: str = setting(

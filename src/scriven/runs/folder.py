@@ -206,8 +206,8 @@ class Run:
     def _let_go(self, best: int, last: int) -> set[int]:
         """The steps whose checkpoints go, when that is the best one and the last; none where that cannot be told now.
 
-        Of those that were saved by the clock, only the last one ever stays. With each that stays, that one stays which
-        was the best then, without which it could not be gone on with.
+        Of those that were saved by the clock, only the last one ever stays. Each that stays keeps the one that was the
+        best when it was saved: resuming needs it.
         """
         keep = self.settings.monitor.keep
         with contextlib.suppress(UnreadableError):

@@ -25,6 +25,6 @@ class Histogram:
         self._sums[label] = self._sums.get(label, 0.0) + seconds
 
     def __iter__(self) -> Iterator[tuple[str, list[tuple[float, int]], float]]:
-        """Each label, how many took at most so many seconds, the last bound being infinite, and their sum."""
+        """Yields each label, its counts of durations up to each bound (the last one is infinite), and their sum."""
         for label, counts in self._counts.items():
             yield label, list(zip((*BOUNDS, math.inf), accumulate(counts), strict=True)), self._sums[label]

@@ -15,6 +15,7 @@ from typing import Literal
 
 from scriven.errors import ScrivenError, shortage
 from scriven.runs import open_run
+from scriven.runs.checkpoints import MANIFEST_FILE
 from scriven.runs.folder import Which
 from scriven.server.serving import Served, Server
 from scriven.session import Model, load
@@ -52,11 +53,11 @@ class Source:
         return self._which in ("best", "last") and self._now() not in (None, self._stamp)
 
     def _now(self) -> Stamp | None:
-        """The checkpoint's step, and which file tells of it; none where there is none that can be read now."""
+        """Returns the checkpoint's step and which file its manifest is; None while no checkpoint can be read."""
         try:
             checkpoint = open_run(self.run).checkpoint(self._which)
-            told = (checkpoint.path / "manifest.json").stat()
-            return checkpoint.step, told.st_ino, told.st_mtime_ns
+            manifest = (checkpoint.path / MANIFEST_FILE).stat()
+            return checkpoint.step, manifest.st_ino, manifest.st_mtime_ns
         except (ScrivenError, OSError):
             return None
 
@@ -75,8 +76,8 @@ async def renew(server: Server, sources: Mapping[str, Source], tell: Callable[[s
                         server.take_up(served)
                     if said:
                         tell(f"{name}: {said}")
-                except Exception:  # no thread can be started, or nobody takes the line: later ones are taken up still
-                    log.exception("a newer checkpoint of %s could not be taken up, or told of", name)
+                except Exception:  # no thread can be started, or standard error is closed: the next one is tried
+                    log.exception("a newer checkpoint of %s could not be taken up", name)
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 

@@ -76,7 +76,10 @@ class CompletionBody(Body):
     min_p: Annotated[float, NULLABLE] = Field(0.0, ge=0, le=1)
     n: Annotated[int, NULLABLE] = Field(1, ge=1, le=LIMITS.texts, description="texts for each prompt")
     best_of: Annotated[int, NULLABLE] = Field(
-        1, ge=1, le=LIMITS.texts, description="write so many, and give the n likeliest ones a character"
+        1,
+        ge=1,
+        le=LIMITS.texts,
+        description="how many texts to write; the n with the highest log-probability a token are given",
     )
     stop: Annotated[Stop | Annotated[list[Stop], Field(max_length=LIMITS.stops, fail_fast=True)], NULLABLE] = Field(
         [], description="end before the first of these strings"

@@ -14,7 +14,7 @@ from scriven.server.limits import Limits
 
 
 class Saved(NamedTuple):
-    """A context of one row, of which model's checkpoint, after how many characters, and until when it is kept."""
+    """A context of one row, the checkpoint that it is of, how many characters it has read, and when it expires."""
 
     model: str
     context: Context

@@ -47,8 +47,8 @@ class CorpusCheck:
                     return
         except Exception as error:  # raised where training asks
             self._error = InputError(
-                f"{error} (remove {self._corpus.name} first); what was saved before is kept, and --resume goes on from "
-                "it"
+                f"{error} (remove {self._corpus.name} first); checkpoints that were saved before are kept, and "
+                "--resume goes on from the last one"
             )
 
     def __enter__(self) -> Self:

@@ -88,7 +88,7 @@ class Teacher:
         }
 
     def take_states(self, whole: State) -> None:
-        """Goes on from the recurrent states of all lanes (N, H), of which this worker takes its own."""
+        """Takes this worker's rows of the recurrent states of all lanes (N, H)."""
         self.states = [
             tuple(tuple(part.to(self.device) for part in layer) for layer in take_rows(whole, rows))
             for rows in torch.split(torch.tensor(self.lanes), self.rows)

@@ -157,7 +157,7 @@ class Trainer:
                     yield from self._evaluate()
                 elif last:  # what is done again was cut short here
                     self._save()
-                elif save and not self.skips:  # of which nothing would be known after a resume
+                elif save and not self.skips:  # a checkpoint does not say how many steps in a row were skipped
                     self._save(clock=True)
 
     def _is_over(self) -> bool:

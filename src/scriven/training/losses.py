@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from scriven.events import Loss
 from scriven.settings import Choice
 
-WINDOWS = {"best": 1, "smoothed": 3}  # evaluations that a model is chosen by, until it and before it
+WINDOWS = {"best": 1, "smoothed": 3}  # how many evaluations, the newest included, a model is chosen by
 SMOOTHED_STEPS = 20  # steps whose losses together are the training loss of now
 REMEMBERED = 10  # evaluations
 MOST = 1e15
 MANY_VALIDATED, FEW_VALIDATED = 2000, 200  # characters: of fewer, a validation loss is partly chance, and mostly
-NOISE_OF_SECOND_DIFFERENCES = 1.65  # their median size is so many standard deviations of the noise in each value
+NOISE_OF_SECOND_DIFFERENCES = 1.65  # their median size over the standard deviation of the noise in each value
 
 Nats = Annotated[float, Field(ge=0, le=MOST)]  # per character, the ends of documents included
 

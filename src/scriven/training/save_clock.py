@@ -22,5 +22,5 @@ class SaveClock:
         return self._interval > 0 and self._now() >= self._due
 
     def restart(self, cost_seconds: float) -> None:
-        """Counts from now on, after a save of whatever kind that took so much of the processor's time."""
+        """Counts from now on, after a save of any kind that took `cost_seconds` of the processor's time."""
         self._due = self._now() + max(self._interval, cost_seconds / MOST_SHARE)
