@@ -87,7 +87,7 @@ def test_a_long_list_is_left_at_the_first_mistake(kind: type[Body], field: str, 
     count = 200_001
     tracemalloc.start()
     try:
-        with pytest.raises(Refused, match=field):
+        with pytest.raises(Refused, match="more than 10,000 parts" if item.startswith("[") else field):
             parsed(kind, f'{{"{field}": [{",".join([item] * count)}]}}'.encode())
         assert tracemalloc.get_traced_memory()[1] < 200 * count
     finally:
