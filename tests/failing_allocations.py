@@ -1,8 +1,8 @@
-"""Runs a command in which the n-th allocation of Python's fails, for many n; prints what each ended with, as JSON.
+"""Runs commands in which the n-th allocation of Python's fails, for many n; prints what each ended with, as JSON.
 
-    python failing_allocations.py TIMES WORD...
+    python failing_allocations.py TIMES COMMAND...
 
-Processes are forked from one that has imported what the command needs.
+Processes are forked from one that has imported what the commands need.
 """
 
 import _testcapi  # type: ignore[import-not-found]
@@ -45,4 +45,4 @@ def ended(number: int, words: list[str]) -> tuple[int, str]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     numbers = np.geomspace(FIRST, LAST, int(sys.argv[1])).astype(int).tolist()
-    print(json.dumps([[number, *ended(number, sys.argv[2:])] for number in numbers]))
+    print(json.dumps([[words, number, *ended(number, words.split())] for words in sys.argv[2:] for number in numbers]))
