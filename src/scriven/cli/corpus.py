@@ -119,8 +119,8 @@ def info(
     texts
         the folder or URL of a corpus, or texts as `scriven corpus build` takes them
     show
-        show so many characters from the start of the training text, their ids and the text of these ids, and one batch
-        as it is read
+        show this number of characters from the start of the training text, their ids and the text of these ids, and
+        one batch as it is read
     """
     from scriven.corpus import Corpus, is_corpus
 

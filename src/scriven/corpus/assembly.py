@@ -137,7 +137,7 @@ class _Assembly:
             )
 
     def _share_out(self, training: Growing, validation: Growing) -> None:
-        """As `_take` of all text, where so many documents validate: which ones, their number decides."""
+        """As `_take` of all text, where a number of documents validates; which ones depends on how many there are."""
         with self._passing("whole") as whole:
             self._take(self._material.text(), whole.append)
             share = validation_documents(whole.ends.documents, self._settings.validation)

@@ -182,7 +182,7 @@ def _name(material: Texts, content: str) -> str:
 
 
 def _kept(material: Texts, progress: Progress) -> Path | None:
-    """The corpus in the cache of texts as they are now; none where there is none."""
+    """The corpus of the texts as they are now, if the cache has it."""
     if material.size is None:
         return None
     folders = sorted((cache_folder() / "corpora").glob(f"{material.timeless_key()}-*"))

@@ -1,7 +1,7 @@
 """Validation documents that the training text has too, word for word: found by hashes, in bounded memory.
 
 A document's hash has 8 bytes; two documents have the same one by chance once in 10^19 pairs. Those of validation are
-compared with all of training, so many at a time.
+compared with all of training, HASHES_AT_ONCE at a time.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _all_powers(base: int, count: int) -> Words:
 
 
 def _powers(base: int, count: int) -> Words:
-    """The powers of a number modulo 2^64 from 0 on, at least so many and one, (more than count,)."""
+    """The powers 0, 1, ... of a number modulo 2^64, at least count + 1 of them."""
     return _all_powers(base, 1 << max(17, count.bit_length()))
 
 

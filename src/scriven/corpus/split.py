@@ -22,7 +22,7 @@ FINEST = 10**9  # shares are taken as fractions of at most that denominator, so 
 def validation_characters(characters: int, share: float) -> int:
     """How many characters at the end are validation: none where the share is less than one, and never all.
 
-    Raises UsageError where so many are asked for that none is left to train on.
+    Raises UsageError when none would be left to train on.
     """
     if share >= 1:
         return _some(int(share), characters, "characters")

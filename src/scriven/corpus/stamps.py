@@ -67,7 +67,7 @@ class Notes:
         self._folder = folder
 
     def get(self, name: str) -> str:
-        """The note of that name; empty where there is none."""
+        """The note of that name, or an empty string."""
         with contextlib.suppress(OSError, ValueError):
             return (self._folder / name).read_text("ascii")
         return ""
