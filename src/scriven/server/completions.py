@@ -175,9 +175,16 @@ class Asked:
     def _prompt(self, prompt: str | list[int]) -> Prompt:
         model = self.served.model
         if isinstance(prompt, str):
+            self._check_length(len(prompt))  # before it is made ids, which takes a while
             return Prompt(model.read_ids(prompt))
         begins = prompt[:1] == [beginning(model.vocabulary)]
         return Prompt(known_ids(model, prompt[begins:], "prompt"), begins)
+
+    def _check_length(self, characters: int) -> None:
+        most = self.server.limits.prompt_characters
+        if characters > most:
+            words = f"prompt: {characters:,} characters of prompts; ask for {most:,} at most"
+            raise Refused(400, words, "prompt", "too_large")
 
     def _length(self) -> int:
         """How many symbols the prompts have."""
@@ -189,9 +196,9 @@ class Asked:
         places = texts * body.length + (length * body.texts if body.echo else 0)
         values = 0 if body.logprobs is None else places * (1 + body.logprobs)
         self.size = max(places, values)  # of an answer in one piece, at most
+        self._check_length(length)
         for param, name, value, most in (
             ("n" if body.texts == body.n else "best_of", "texts", texts, min(limits.texts, limits.rows)),
-            ("prompt", "characters of prompts", length, limits.prompt_characters),
             ("logprobs", "log-probabilities", values, limits.logprobs_values),
             ("stop", "strings to stop at", len(body.stops), limits.stops),
         ):

@@ -181,6 +181,8 @@ def parsed(kind: type[AnyBody], data: bytes) -> AnyBody:
     Raises Refused, 400, naming the field and its value, where it is not what it must be.
     """
     try:
+        if data.count(b",") > LIMITS.score_characters:  # of a text there may be that many, of ids fewer
+            raise ValueError(f"it has more than {LIMITS.score_characters:,} commas")
         values = strictjson.parse(data.decode("utf-8"), STRUCTURE)
     except ValueError as error:  # UnicodeDecodeError is one
         raise Refused(400, f"the body is not JSON that can be read: {error}", code="invalid_json") from None
@@ -197,7 +199,8 @@ def _refused(error: ValidationError) -> Refused:
     first = error.errors(include_url=False, include_context=False)[0]
     place = [str(each) for each in first["loc"]]
     param = place[0] if place else None
-    value = repr(first["input"])
+    given = first["input"]
+    value = repr(given[:60] if isinstance(given, str | list) else given)  # of a million, no more is shown
     said = f"{first['msg'][:1].lower()}{first['msg'][1:].removeprefix('alue error, ')}"
     if first["type"] == "extra_forbidden":
         return Refused(400, f"unrecognized field: {'.'.join(place)}", param, "unknown_field")
