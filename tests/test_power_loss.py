@@ -14,7 +14,7 @@ from scriven.corpus.store import Corpus
 from scriven.errors import InputError
 from scriven.report.files import FilesReport
 from scriven.runs import create_run, open_run
-from scriven.runs.journal import read_story
+from scriven.runs.journal import PROGRESS_FILE, ProgressLog, read_story
 from scriven.runs.recovery import recover
 from scriven.settings import CorpusSettings, ModelSettings
 from scriven.training.request import Request
@@ -94,7 +94,8 @@ def test_a_log_has_every_line_up_to_the_checkpoint(book: Path, tmp_path: Path, m
             assert not done  # nothing had been saved
             return
         assert step == 4 or not done
-        assert read_story(path).steps >= step
+        ProgressLog(path / PROGRESS_FILE, step).close()  # as going on does: of later steps any line may be lost
+        assert read_story(path).steps == step
 
     survives(path, work, check, most)
 
@@ -132,7 +133,7 @@ def test_a_corpus_is_whole_or_not_there(
 
     def check(folder: Path, done: bool) -> None:
         whole = [path.parent for path in folder.rglob("corpus.json") if not path.parent.name.startswith(".")]
-        assert whole or not done
+        assert whole or cached or not done  # the cache may be lost as a whole
         if whole and not cached:
             Corpus.open(whole[0]).verify()
         Corpus.open(work()).verify()
