@@ -282,13 +282,12 @@ def _note_on_marks(marks: int) -> str:
 def _note_on_unknown(counts: Counts, layout: Layout, frequencies: Ids, *, alphabet: bool) -> str:
     if not alphabet:
         new = [repr(chr(symbol)) for symbol in layout.unseen.tolist()]
-        one = counts.unseen == 1
-        found, do, count = (
-            ("1 character", "does", "counts") if one else (f"{counts.unseen:,} characters", "do", "count")
+        found = amount(
+            counts.unseen,
+            "character of the validation text does not occur in the training text, and counts",
+            "characters of the validation text do not occur in the training text, and count",
         )
-        return (
-            f"{found} of the validation text {do} not occur in the training text, and {count} as unknown: {some(new)}"
-        )
+        return f"{found} as unknown: {some(new)}"
     counted = zip(frequencies[layout.known :].tolist(), layout.unseen.tolist(), strict=True)
     frequent = [f"{chr(symbol)!r} {count:,}" for count, symbol in sorted(counted, key=lambda pair: -pair[0])]
     return (
