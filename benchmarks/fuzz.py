@@ -5,9 +5,9 @@
 
 Each reader of tests/fuzz_targets.py is given the inputs kept in tests/fuzz_inputs, and then changed ones by atheris,
 which keeps those that reach new code. An input that raises an error which is none of Scriven's, contradicts itself,
-takes over ten seconds or 3 GB is a finding: it is written to `--output`, and the search in that reader ends. Exits
-with 1 where there is one. `--keep` adds inputs that reach code which those kept do not; `--runs` with the same seed
-does the same each time.
+takes over ten seconds or 3 GB is a finding: it is written to `--output`, and the search in that reader ends. A search
+that does not end is ended, and named. Exits with 1 where there is any of these. `--keep` adds inputs that reach code
+which those kept do not; `--runs` with the same seed does the same each time.
 
 It needs the package atheris (the extra "fuzz"), which there is for Linux on x86-64.
 """
@@ -20,6 +20,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -38,6 +39,11 @@ MEMORY = Path("/dev/shm")  # where files are in memory: each input is written to
 LONGEST_INPUT = 8192  # bytes
 LONGEST_SECONDS = 10
 MOST_MEMORY_MB = 3000
+# After its statistics a search runs the destructors of all libraries, and no other thread may run Python. One of Arrow
+# waits there for a thread that may wait for Python, for ever: a search that has its statistics is done, and is ended.
+EXIT_SECONDS = 3
+LAST_STATISTIC = "stat::peak_rss_mb"
+RUNS_SECONDS = 600  # for a search of a number of runs, then it is ended
 KEPT = 12  # inputs that `--keep` adds for one reader at most, the smallest ones
 KEPT_BYTES = 1000  # and of each
 INSTRUMENTED = ["scriven", "fuzz_targets", "tomllib", "zipfile", "csv", "codecs"]
@@ -108,9 +114,33 @@ def _search(name: str, target: Any, folder: Path, limits: list[str]) -> None:
     atheris.Fuzz()  # which ends the process
 
 
+def ended_search(running: dict[int, Search], longest_seconds: float) -> tuple[Search, int]:
+    """The first of the searches to end, and its status: -SIGKILL where it was ended after so long."""
+    counted: dict[int, float] = {}  # since when a search has had its statistics
+    while True:
+        for search in running.values():
+            process, status = os.waitpid(search.process, os.WNOHANG)
+            if process:
+                return search, os.waitstatus_to_exitcode(status)
+            now = time.perf_counter()
+            if LAST_STATISTIC in _log(search):
+                counted.setdefault(search.process, now)
+            done = now - counted.get(search.process, now) > EXIT_SECONDS
+            if done or now - search.begun > longest_seconds:
+                os.kill(search.process, signal.SIGKILL)
+                _, status = os.waitpid(search.process, 0)
+                return search, 0 if done else os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+
+
+def _log(search: Search) -> str:
+    path = search.folder / "log"
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
 def outcome(search: Search, status: int, output: Path) -> dict[str, Any]:
     """What a search came to; its findings are copied to `output`."""
-    log = (search.folder / "log").read_text(errors="replace")
+    log = _log(search)
     covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", log) or [(0, 0, 0)]
     executed = re.search(r"stat::number_of_executed_units:\s*(\d+)", log)
     peak = re.search(r"stat::peak_rss_mb:\s*(\d+)", log)
@@ -151,15 +181,16 @@ def all_searched(targets: dict[str, Any], options: Any, scratch: Path) -> list[d
     """What the searches in all these readers came to, some at a time."""
     limits = [f"-seed={options.seed}"]
     limits.append(f"-max_total_time={options.seconds}" if options.seconds else f"-runs={options.runs}")
+    longest_seconds = 2 * options.seconds + RUNS_SECONDS
     waiting, running, found = list(targets.items()), dict[int, Search](), list[dict[str, Any]]()
     while waiting or running:
         while waiting and len(running) < options.jobs:
             name, target = waiting.pop(0)
             search = started(name, target, scratch / name, limits)
             running[search.process] = search
-        process, status = os.wait()
-        search = running.pop(process)
-        found.append(outcome(search, os.waitstatus_to_exitcode(status), options.output))
+        search, status = ended_search(running, longest_seconds)
+        del running[search.process]
+        found.append(outcome(search, status, options.output))
         if options.keep:
             keep(search)
     return found
