@@ -84,12 +84,14 @@ docs: .venv/.dev
 	$(BIN)/python docs/generate.py
 
 # The versions that everything was tested with: constraints.txt by name, requirements/ with the SHA-256 of each file.
-# torch is only constrained, so that pip may take a CPU build of it.
+# torch is only constrained, so that pip may take a CPU build of it. What `make fuzz` and `make lock` install for
+# themselves is left out.
 LOCK = $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-options --no-emit-index-url \
 	--no-emit-find-links --unsafe-package torch --constraint constraints.txt --extra plot --extra data --extra serve
 
 lock: .venv/.dev
-	$(BIN)/python -m pip freeze --exclude-editable | sed "s/+cpu//" | grep -v "^scriven\b" > constraints.txt.new
+	$(BIN)/python -m pip freeze --exclude-editable | sed "s/+cpu//" | \
+		grep -vE "^(scriven|atheris|pip-tools|build|pyproject_hooks)[ =]" > constraints.txt.new
 	mv constraints.txt.new constraints.txt
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(LOCK) -o requirements/demo.txt pyproject.toml requirements/build.in

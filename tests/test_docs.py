@@ -158,6 +158,18 @@ def test_targets_and_extras_that_a_page_names_exist(page: Path) -> None:
             assert {extra for names in re.findall(r"\[([\w,]+)\]", line) for extra in names.split(",")} <= extras, line
 
 
+def test_what_a_target_installs_for_itself_is_not_locked() -> None:
+    """Neither by name, nor by what comes with it: all of it may be in the environment whose versions are locked."""
+    makefile = (ROOT / "Makefile").read_text("utf-8").replace("\\\n", " ")
+    itself = re.findall(r"pip install --quiet (?:-c \S+ )?'?([a-z][\w-]+)", makefile)
+    (kept,) = re.findall(r"pip freeze --exclude-editable \| (.*) > constraints", makefile)
+    versions = [f"{name}==1.0\n" for name in [*itself, "build", "pyproject_hooks", "builder", "torch"]]
+    words = ["sh", "-c", kept]
+    done = subprocess.run(words, input="".join(versions), capture_output=True, text=True, timeout=60, check=True)
+    assert {"atheris", "pip-tools"} <= {*itself}
+    assert done.stdout.splitlines() == ["builder==1.0", "torch==1.0"]
+
+
 @pytest.mark.parametrize("page", [*PAGES, *(ROOT / "docs" / "decisions").glob("*.md")], ids=lambda page: page.name)
 def test_files_that_a_page_links_to_exist(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8"))

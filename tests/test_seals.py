@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import Command
 from scriven.errors import InputError
 from scriven.model.language_model import weight_shapes
 from scriven.runs import Run, create_run, open_run
+from scriven.runs.disk import remove_folder
 from scriven.runs.doctor import examine
 from scriven.runs.recovery import recover
 from scriven.runs.seals import SEALS_KEPT, extended, vocabulary_seal
@@ -21,10 +23,10 @@ SETTINGS = Settings(
 PLAYS = Vocabulary.of("\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
-def save(run: Run, step: int, value: float = 0.5) -> None:
+def save(run: Run, step: int, value: float = 0.5, **told: float) -> None:
     shapes = weight_shapes(run.settings.model, run.vocabulary.size)
     weights = {name: torch.full(shape, value) for name, shape in shapes.items()}
-    run.save(weights, {"state": torch.ones(1)}, {"step": step, "validation": {}}, best=step)
+    run.save(weights, {"state": torch.ones(1)}, {"step": step, "validation": {}, **told}, best=step)
 
 
 @pytest.fixture
@@ -137,6 +139,28 @@ def test_a_checkpoint_of_an_earlier_version_is_opened(run: Run) -> None:
     (run.path / "settings.toml").write_text(text[:begin] + text[end:])
     assert refusal(run.path) == ""
     assert {finding.state for finding in examine(run.path)} == {"good"}
+
+
+def test_the_doctor_says_what_is_bad_once(run: Run, tmp_path: Path, command: Command) -> None:
+    nothing = command("doctor", str(tmp_path / "none"))
+    assert (nothing.code, nothing.out, nothing.err.count("does not exist; ")) == (3, "", 1)
+    assert command("doctor", str(tmp_path)).err.count("is not a run folder; ") == 1
+    (run.path / "checkpoints" / "step-00000001" / "manifest.json").write_text("{")
+    bad = command("doctor", str(run.path))
+    assert bad.code == 3
+    assert (bad.out + bad.err).count("manifest.json: ") == 1
+    assert bad.err.endswith(f"{run.path} is not whole; what is bad, as said above: checkpoints, step 1\n")
+
+
+def test_the_checkpoints_that_a_run_has_are_named_as_one_or_as_several(run: Run) -> None:
+    save(run, 2, epochs=0.5)
+    with pytest.raises(InputError, match="no checkpoint of epoch 1; it has that of epoch 0 "):
+        run.checkpoint("epoch:1")
+    with pytest.raises(InputError, match=r"no checkpoint 7; it has those of steps 1, 2$"):
+        run.checkpoint(7)
+    remove_folder(run.path / "checkpoints" / "step-00000002")
+    with pytest.raises(InputError, match=r"no checkpoint 7; it has that of step 1$"):
+        run.checkpoint(7)
 
 
 def test_the_doctor_runs_the_model_and_says_that_it_overflows(run: Run) -> None:

@@ -16,6 +16,8 @@ from scriven.errors import InputError
 if TYPE_CHECKING:
     from scriven.runs.doctor import Finding
 
+PARTS_NAMED = 3  # at most, of those that are bad
+
 
 def doctor(
     folder: Annotated[str, Parameter(help="folder of a run, or of a corpus")],
@@ -36,16 +38,18 @@ def doctor(
     corpus
         read the corpus that the run was trained on too, all of it
     """
-    from scriven.runs.doctor import examine
+    from scriven.runs.doctor import check_is_run_or_corpus, examine
 
+    check_is_run_or_corpus(Path(folder))
     bad: list[Finding] = []
     for finding in examine(Path(folder), corpus=corpus):
         _put(finding, as_json)
         if finding.state == "bad":
             bad.append(finding)
     if bad:
-        more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise InputError(f"{folder} is not whole: {bad[0].part}: {bad[0].text}{more}")
+        more = f" and {len(bad) - PARTS_NAMED:,} more" if len(bad) > PARTS_NAMED else ""
+        parts = "; ".join(finding.part for finding in bad[:PARTS_NAMED])
+        raise InputError(f"{folder} is not whole; what is bad, as said above: {parts}{more}")
 
 
 def _put(finding: Finding, as_json: bool) -> None:

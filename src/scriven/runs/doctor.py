@@ -15,6 +15,7 @@ from scriven.corpus.store import Corpus
 from scriven.errors import InputError, ScrivenError
 from scriven.model import CharLM
 from scriven.runs.checkpoints import Checkpoint, load_weights
+from scriven.runs.disk import is_there
 from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, VOCABULARY_FILE, Run, open_run
 from scriven.runs.tensors import Shapes, finite
 from scriven.settings import consistent
@@ -29,6 +30,12 @@ class Finding:
     part: str  # file or folder
     state: Literal["good", "note", "bad"]
     text: str
+
+
+def check_is_run_or_corpus(path: Path) -> None:
+    """Raises InputError, which names runs that may be meant, where there is nothing to examine."""
+    if not is_there(path / CORPUS_FILE) and not is_there(path / SETTINGS_FILE):
+        open_run(path)
 
 
 def examine(path: Path, *, corpus: bool = False) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -134,11 +134,7 @@ class Run:
         if step is None or step not in there:
             raise InputError(
                 f"{self.path} has no checkpoint {which}; "
-                + (
-                    f"it has those of steps {', '.join(map(str, there))}"
-                    if there
-                    else "nothing was saved before it ended"
-                )
+                + (_has_those("step", there) if there else "nothing was saved before it ended")
             )
         return Checkpoint(self._folder(step), self.seals)
 
@@ -155,10 +151,10 @@ class Run:
                     found.append(whole_epochs(checkpoint.epochs))
                     if found[-1] == epoch:
                         return checkpoint
-        there = ", ".join(map(str, dict.fromkeys(found)))
+        there = list(dict.fromkeys(found))
         raise InputError(
             f"{self.path} has no checkpoint of epoch {epoch}; "
-            + (f"it has those of epochs {there}" if there else "it has none that tells its epoch")
+            + (_has_those("epoch", there) if there else "it has none that tells its epoch")
             + " (--keep all keeps those of every evaluation, and --monitor.every-epochs 1 evaluates after each epoch)"
         )
 
@@ -316,6 +312,13 @@ def open_run(path: str | Path) -> Run:
     origin.pop("seals", None)
     seal = settings_seal(values, origin)
     return Run(path, settings, vocabulary, origin, known if seal in known[-1:] else (seal,))
+
+
+def _has_those(what: str, numbers: Sequence[int]) -> str:
+    """Says which checkpoints a run has, by what they are numbered by."""
+    if len(numbers) == 1:
+        return f"it has that of {what} {numbers[0]}"
+    return f"it has those of {what}s {', '.join(map(str, numbers))}"
 
 
 def _instead(path: Path) -> str:
