@@ -60,6 +60,9 @@ def test_a_byte_order_mark_is_no_part_of_a_text_that_is_read(run: str, tmp_path:
     assert plain.out == marked.out
     assert "mark" not in plain.err
     assert "note: a byte order mark at the start of the text was left out\n" in marked.err
+    (tmp_path / "marked too.txt").write_text("a bad cab\n", encoding="utf-8-sig")
+    told = command("evaluate", run, str(tmp_path)).err
+    assert "note: 2 byte order marks at the start of sources were left out\n" in told
 
 
 def test_a_byte_order_mark_is_no_part_of_a_prompt(run: str) -> None:

@@ -13,23 +13,15 @@ from scriven.runs import open_run
 from scriven.settings import (
     BudgetSettings,
     CorpusSettings,
-    ModelSettings,
-    MonitorSettings,
     ReaderSettings,
     Settings,
-    TrainingSettings,
 )
 from scriven.training.corpus_check import CorpusCheck
 from scriven.training.request import Request
 from scriven.training.start import train
+from small_settings import SMALL
 
-SMALL = Settings(
-    budget=BudgetSettings(epochs=2),
-    model=ModelSettings(width=8, layers=1),
-    reader=ReaderSettings(batch=30, length=50),
-    training=TrainingSettings(workers=1, threads=1, precision="fp32"),
-    monitor=MonitorSettings(sample_length=0),
-)
+LONG = SMALL.model_copy(update={"budget": BudgetSettings(epochs=2), "reader": ReaderSettings(batch=30, length=50)})
 
 
 @pytest.fixture
@@ -64,7 +56,7 @@ def test_other_bytes_of_the_same_size_end_a_training(corpus: Path, tmp_path: Pat
     change(corpus / name)
     saved = []
     with pytest.raises(InputError, match=rf"{name} is damaged; build the corpus again \(remove .*corpus first\)"):
-        for event in train(Request((str(corpus),), SMALL, tmp_path / "run")):
+        for event in train(Request((str(corpus),), LONG, tmp_path / "run")):
             saved += [event] if isinstance(event, Saved) else []
     assert saved == []
     assert open_run(tmp_path / "run").steps() == []
@@ -74,7 +66,7 @@ def test_other_bytes_of_the_same_size_end_a_training(corpus: Path, tmp_path: Pat
 def test_what_was_saved_before_is_kept_and_gone_on_with(corpus: Path, tmp_path: Path) -> None:
     path = corpus / "training-00000.npy"
     whole = path.read_bytes()
-    list(train(Request((str(corpus),), SMALL, tmp_path / "run")))
+    list(train(Request((str(corpus),), LONG, tmp_path / "run")))
     before = open_run(tmp_path / "run").steps()
     change(path)
     more = Settings(budget=BudgetSettings(epochs=3))

@@ -12,16 +12,10 @@ from scriven.corpus import Corpus, build, numbers
 from scriven.corpus.header import Shard
 from scriven.corpus.numbers import Numbers
 from scriven.errors import InputError
-from scriven.settings import BudgetSettings, CorpusSettings, ModelSettings, ReaderSettings, Settings, TrainingSettings
+from scriven.settings import CorpusSettings, Settings
 from scriven.training.request import Request
 from scriven.training.start import train
-
-SMALL = Settings(
-    budget=BudgetSettings(steps=8),
-    model=ModelSettings(width=8, layers=1),
-    reader=ReaderSettings(batch=2, length=8),
-    training=TrainingSettings(workers=1, threads=1, precision="fp32"),
-)
+from small_settings import SMALL
 
 
 @pytest.fixture(params=["kept", "read again"])

@@ -212,6 +212,10 @@ def test_what_has_no_text_is_said_with_what_there_is(text: str, value: object) -
     [
         ('[{"text": "a"}, {"text": "b"', r"is not JSON at character \d+: "),
         ('[{"text": "a"} {"text": "b"}]', "is not JSON at character 15: ',' is missing"),
+        ('[{"text": "a"}, ]', "is not JSON at character 16: nothing stands between ',' and ']'"),
+        ('{"a": [], "text": "b",}', "is not JSON at character 22: nothing stands between ',' and '}'"),
+        ('{"text": [{"text": "a"},]}', "is not JSON at character"),
+        ("[,]", "is not JSON at character 1: "),
         ('[{"text" "a"}]', "is not JSON at character 9: Expecting ':' delimiter"),
         ("[" * 100_000, "is not JSON at character 1: it is nested too deeply"),
         ('{"text": ', "is not JSON at character 9: it ends too soon"),

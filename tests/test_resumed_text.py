@@ -15,22 +15,12 @@ from scriven.runs import open_run
 from scriven.settings import (
     BudgetSettings,
     CorpusSettings,
-    ModelSettings,
-    MonitorSettings,
-    ReaderSettings,
     Settings,
-    TrainingSettings,
 )
 from scriven.training.request import Request
 from scriven.training.start import train
+from small_settings import SMALL
 
-SMALL = Settings(
-    budget=BudgetSettings(steps=3),
-    model=ModelSettings(width=8, layers=1),
-    reader=ReaderSettings(batch=2, length=8),
-    training=TrainingSettings(workers=1, threads=1, precision="fp32"),
-    monitor=MonitorSettings(sample_length=0),
-)
 MORE = Settings(budget=BudgetSettings(steps=5))
 
 

@@ -143,8 +143,10 @@ def _prompt(model: Model, prompt: str, file: str | None, choices: Mapping[str, s
 
 def _noted_marks(prompt: str, tally: Tally) -> str:
     """The prompt, with a note where a byte order mark was left out of it."""
+    from scriven.corpus.encodings import describe_marks
+
     if tally.marks:
-        note("a byte order mark at the start of the prompt was left out")
+        note(describe_marks(tally.marks, "the prompt"))
     return prompt
 
 

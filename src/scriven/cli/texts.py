@@ -50,9 +50,11 @@ def reading_settings(model: Model, choices: Mapping[str, str | None]) -> CorpusS
 
 
 def _marks_noticed(chunks: Iterable[Ids], tally: Tally, about: str) -> Iterator[Ids]:
+    from scriven.corpus.encodings import describe_marks
+
     yield from chunks
     if tally.marks:
-        note(f"{about}a byte order mark at the start of the text was left out")
+        note(about + describe_marks(tally.marks))
 
 
 def _forms_noticed(vocabulary: Vocabulary, chunks: Iterable[Ids], about: str) -> Iterator[Ids]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from scriven.corpus.duplicates import Hashed, are_duplicates, copy_others
+from scriven.corpus.encodings import describe_marks
 from scriven.corpus.header import FORMAT, Counts, Header, PartHeader, write_header
 from scriven.corpus.material import Material, Origin, Progress, Stretch, amount, some
 from scriven.corpus.shards import Draft, Drafted, Layout, PartWriter
@@ -231,7 +232,7 @@ class _Assembly:
         if counts.normalized:
             yield f"NFC replaced {counts.normalized:,} characters"
         if counts.marks:
-            yield _note_on_marks(counts.marks)
+            yield describe_marks(counts.marks)
         if counts.invalid:
             became = "replaced by U+FFFD" if self._settings.invalid == "replace" else "kept as a symbol"
             name = "UTF-8" if self._settings.encoding == "utf-8" else self._settings.encoding
@@ -271,12 +272,6 @@ class _Assembly:
                 "there is one document only, so none is left for validation; name a --corpus.validation-file, or say "
                 "otherwise what a document is"
             )
-
-
-def _note_on_marks(marks: int) -> str:
-    if marks == 1:
-        return "a byte order mark at the start of the text was left out"
-    return f"{marks:,} byte order marks at the start of sources were left out"
 
 
 def _note_on_unknown(counts: Counts, layout: Layout, frequencies: Ids, *, alphabet: bool) -> str:

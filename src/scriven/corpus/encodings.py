@@ -90,6 +90,13 @@ def drop_marks(pieces: Iterable[str], count_mark: Callable[[], None] = lambda: N
         is_start = is_start and not piece
 
 
+def describe_marks(count: int, text: str = "the text") -> str:
+    """Says that byte order marks were left out; `text` is what one was at the start of."""
+    if count == 1:
+        return f"a byte order mark at the start of {text} was left out"
+    return f"{count:,} byte order marks at the start of sources were left out"
+
+
 def _decode_utf8(
     chunks: Iterable[bytes], name: str, invalid: str, count_invalid: Callable[[int], None], offset: int
 ) -> Iterator[str]:

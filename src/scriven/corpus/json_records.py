@@ -42,17 +42,18 @@ def _values(text: _Text, column: str) -> Iterator[object]:
 
 def _list(text: _Text, column: str) -> Iterator[object]:
     text.take("[")
-    while text.peek() != "]":
+    is_more = text.peek() != "]"
+    while is_more:
         yield from values_at(text.value(), column)
-        if text.peek() != "]":
-            text.take(",")
+        is_more = text.goes_on("]")
     text.take("]")
 
 
 def _object(text: _Text, column: str) -> Iterator[object]:
     names, is_found, ways = list[str](), False, dict(paths(column))
     text.take("{")
-    while text.peek() != "}":
+    is_more = text.peek() != "}"
+    while is_more:
         field = text.name()
         text.take(":")
         if field == column:
@@ -63,8 +64,7 @@ def _object(text: _Text, column: str) -> Iterator[object]:
             yield from _values(text, ways[field])
         else:
             names += paths_in(field, text.value())
-        if text.peek() != "}":
-            text.take(",")
+        is_more = text.goes_on("}")
     text.take("}")
     if not is_found:
         yield no_column(column, names)
@@ -93,6 +93,18 @@ class _Text:
         if self.peek() != character:
             raise self._no_json(f"{character!r} is missing", self._at)
         self._at += 1
+
+    def goes_on(self, end: str) -> bool:
+        """Whether another member comes before the end of a list or an object; takes the comma before it.
+
+        Raises InputError for a comma that nothing follows.
+        """
+        if self.peek() == end:
+            return False
+        self.take(",")
+        if self.peek() == end:
+            raise self._no_json(f"nothing stands between ',' and {end!r}", self._at)
+        return True
 
     def name(self) -> str:
         """Takes the name of a field."""
