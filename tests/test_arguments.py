@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import scriven
 from scriven.arguments import check_path, in_python
@@ -73,6 +74,10 @@ def test_what_is_no_text_is_refused(model: Model, way: str, text: Any) -> None:
         ({"stop": None}, "stop None: give a list of strings"),
         ({"stop": b"x"}, "stop b'x': give a list of strings"),
         ({"stop": [5]}, "stop [5]: give a list of strings"),
+        ({"stop": {"a": 1}}, "stop {'a': 1}: give a list of strings"),
+        ({"stop": np.array("a")}, "give a list of strings"),
+        ({"until_end": "no"}, "until_end 'no': give True or False"),
+        ({"until_end": None}, "until_end None: give True or False"),
         ({"temperature": None}, "temperature None"),
         ({"temperature": "hot"}, "temperature 'hot': give a number"),
         ({"temperature": -1}, "temperature -1: give 0 or more"),
@@ -87,13 +92,50 @@ def test_choices_of_another_type_are_named(model: Model, values: dict[str, Any],
     assert way in told(model.samples, 2, **values)
 
 
+@pytest.mark.parametrize(
+    ("ids", "way"),
+    [
+        ("abc", "ids 'abc': give a list of whole numbers, as encode makes of a text"),
+        (None, "ids None: give a list"),
+        (b"x", "ids b'x': give a list"),
+        (5, "ids 5: give a list"),
+        ([1.0], "ids [1.0]: give a list"),
+        ([True], "ids [True]: give a list"),
+        (["a"], "ids ['a']: give a list"),
+        ([[1, 2]], "ids [[1, 2]]: give a list"),
+        ([[1], [2, 3]], "ids [[1], [2, 3]]: give a list"),
+        ([10**30], "give a list of whole numbers"),
+        (iter([1]), "give a list of whole numbers"),
+        (torch.ones(2, requires_grad=True), "give a list of whole numbers"),
+        ([0, -1], "ids have -1 in them: give numbers from 0 to 1114117, as encode makes of a text"),
+        (np.array([9_999_999], np.uint64), "ids have 9999999 in them: give numbers from 0"),
+    ],
+)
+def test_what_is_no_list_of_ids_is_refused(model: Model, ids: Any, way: str) -> None:
+    assert way in told(model.decode, ids)
+
+
+def test_ids_of_other_libraries_are_ids(model: Model) -> None:
+    for ids in ([2, 3], (2, 3), np.array([2, 3], np.uint8), torch.tensor([2, 3]), range(2, 4)):
+        assert model.decode(ids) == "ab"  # type: ignore[arg-type]
+    assert model.decode([]) == ""
+
+
+def test_the_vocabulary_of_a_model_says_what_it_cannot_encode(model: Model) -> None:
+    assert "read_text('utf-8')" in told(model.vocabulary.encode, Path("book.txt"))
+    assert "is None" in told(model.vocabulary.unknown_characters, None)
+    assert "give a list of strings" in told(model.pen, "abc")
+
+
 def test_numbers_of_other_libraries_are_numbers(model: Model) -> None:
-    numbers: dict[str, Any] = {"length": np.int64(4), "seed": np.uint8(1)}
+    numbers: dict[str, Any] = {"length": np.int64(4), "seed": np.uint8(1), "until_end": np.bool_(False)}
+    assert len(model.sample(length=torch.tensor(4))) == 4  # type: ignore[arg-type]
     assert model.sample(**numbers) == model.sample(length=4, seed=1)
     assert "count 1.5: give a whole number" in told(model.samples, 1.5)
     assert "count -1: give 0 or more" in told(model.samples, -1)
     assert "piece 0: give 1 or more" in told(model.stream, piece=0)
     assert "give an iterable of texts" in told(model.surprisals, "abc")
+    assert "give an iterable of texts" in told(model.surprisals, np.array("abc"))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +189,11 @@ def test_what_cannot_be_loaded_is_told(model: Model, values: dict[str, Any], way
         (["{book}"], {"steps": 1, "recipe": "char_rnn"}, "is for settings; did you mean char-rnn?"),
         (["{book}"], {"steps": 1, "recipe": ""}, "there is no recipe ''"),
         (["{book}"], {"steps": 1, "settings": {"model": {"cell": "lstn"}}}, "give 'lstm', 'gru'"),
+        (["{book}"], {"steps": 1, "recipe": 5}, "recipe 5: give 'awd-lstm', "),
+        (["{book}"], {"steps": True}, "steps True: give a number"),
         (["{book}"], {"steps": 1, "reports": 5}, "reports is int; give a list of reports"),
+        (["{book}"], {"steps": 1, "reports": "abc"}, "reports is str; give a list of reports"),
+        (["{book}"], {"steps": 1, "reports": [5]}, "reports have 5 in them: give objects that have handle(event)"),
         (
             ["{book}"],
             {"steps": 1, "resume": "last", "initial": "x"},

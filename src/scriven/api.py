@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scriven import recipes
-from scriven.arguments import check_path, check_step, python_words
+from scriven.arguments import check_choice, check_path, check_step, python_words
 from scriven.errors import Interrupted, UsageError
 from scriven.events import Event, Finished, Loss, Started
 from scriven.report import Report, consume
@@ -68,9 +68,14 @@ def train(
     Raises UsageError, InputError or DivergedError; on Ctrl-C it saves and raises Interrupted.
     """
     _check(texts, settings, reports)
+    if not (recipe is None or isinstance(recipe, str)):
+        check_choice("recipe", recipe, recipes.names())
     if resume is not None:
         check_step("resume", resume, ["last", "auto"])
     budget = {"minutes": minutes, "epochs": epochs, "steps": steps, "characters": characters}
+    for name, value in budget.items():
+        if isinstance(value, bool):
+            raise UsageError(f"{name} {value}: give a number")
     given = settings.given() if isinstance(settings, Settings) else dict(settings or {})
     with python_words():
         given = overlaid({} if recipe is None else recipes.values(recipe), given)
@@ -104,8 +109,11 @@ def _check(texts: Sequence[object], settings: object, reports: object) -> None:
             f"settings {settings!r}: give a dictionary, such as {{'model': {{'width': 256}}}}, which tomllib.load "
             "makes of a file"
         )
-    if not (reports is None or isinstance(reports, Sequence)):
+    if not (reports is None or (isinstance(reports, Sequence) and not isinstance(reports, str | bytes))):
         raise UsageError(f"reports is {type(reports).__name__}; give a list of reports, empty to show nothing")
+    for report in reports or ():
+        if not all(callable(getattr(report, name, None)) for name in ("handle", "close")):
+            raise UsageError(f"reports have {report!r} in them: give objects that have handle(event) and close()")
 
 
 def follow(events: Iterable[Event], reports: Sequence[Report]) -> TrainedRun:

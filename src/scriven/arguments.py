@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,20 +37,38 @@ def check_text(name: str, value: object) -> str:
 
 def check_pieces(name: str, pieces: Iterable[str]) -> Iterator[str]:
     """Yields the pieces of one text. Raises UsageError at one that is no text."""
-    if isinstance(pieces, str) or not isinstance(pieces, Iterable):
+    if isinstance(pieces, str) or not _can_be_read(pieces):
         raise UsageError(f"{name} is {_kind(pieces)}; give an iterable of texts, such as a list of one")
     return (check_text(f"a piece of {name}", piece) for piece in pieces)
 
 
 def check_stops(stop: object) -> Sequence[str]:
     """Returns the stop strings. Raises UsageError when one is empty, or they are no list of strings."""
-    if isinstance(stop, str | bytes) or not isinstance(stop, Collection) or not all(map(_is_filled, stop)):
-        raise UsageError(f"stop {stop!r}: give a list of strings, none of them empty")
-    return list(stop)
+    if isinstance(stop, Collection) and not isinstance(stop, str | bytes | Mapping) and _can_be_read(stop):
+        strings = list(stop)
+        if all(map(_is_filled, strings)):
+            return strings
+    raise UsageError(f"stop {stop!r}: give a list of strings, none of them empty")
+
+
+def _can_be_read(values: object) -> bool:
+    """Whether values can be taken one by one: an array of no dimensions is an Iterable and has none."""
+    try:
+        iter(values)  # type: ignore[call-overload]
+    except TypeError:
+        return False
+    return True
 
 
 def _is_filled(value: object) -> bool:
     return isinstance(value, str) and value != ""
+
+
+def check_switch(name: str, value: object) -> bool:
+    """Returns a truth value, also one of another library. Raises UsageError when it is something else."""
+    if isinstance(value, bool) or type(value).__name__ in {"bool", "bool_"}:
+        return bool(value)
+    raise UsageError(f"{name} {value!r}: give True or False")
 
 
 def check_whole(name: str, value: object, least: int, what: str) -> int:

@@ -29,6 +29,7 @@ from scriven.arguments import (
     check_path,
     check_pieces,
     check_stops,
+    check_switch,
     check_text,
     check_whole,
 )
@@ -48,7 +49,7 @@ from scriven.model.compute import single_threaded
 from scriven.runs import load_weights, open_run
 from scriven.runs.folder import Which
 from scriven.settings import SamplingSettings, Settings, explain, reader_window
-from scriven.vocabulary import Vocabulary
+from scriven.vocabulary import Vocabulary, check_ids
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "int8"]
@@ -138,11 +139,14 @@ class Model:
 
     def encode(self, text: str) -> Ids:
         """The ids (symbols,) of a text, int64; those from `vocabulary.size` on are symbols that are not known."""
-        return self.vocabulary.encode(check_text("text", text))
+        return self.vocabulary.encode(text)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
-        """The text of ids; `decode(encode(text))` is `text`."""
-        return self.vocabulary.decode(ids)
+        """The text of ids (symbols,); `decode(encode(text))` is `text`.
+
+        Raises UsageError for what is no list of ids that the vocabulary has.
+        """
+        return self.vocabulary.decode(check_ids("ids", ids, self.vocabulary.ids))
 
     def prepare(self, text: str) -> str:
         """The text as the model reads it: as the run's corpus was prepared."""
@@ -238,7 +242,7 @@ class Model:
         """As `samples`, with whether each text ended by itself."""
         check_text("prompt", prompt)
         count = check_whole("count", count, 0, "0 or more texts to write")
-        settings, first = sampling_settings(length, stop, choices), first_seed(seed)
+        length, settings, first = check_length(length), sampling_settings(choices), first_seed(seed)
         self.pen(stop, until_end)  # which is refused now where it must be
         lines = (
             Line(np.random.default_rng(first + n), settings, length, self.pen(stop, until_end)) for n in range(count)
@@ -253,8 +257,10 @@ class Model:
     def pen(self, stop: Sequence[str] = (), until_end: bool = False) -> Pen:
         """What turns the ids of one text that is written into text.
 
-        Raises UsageError where documents are to end that the model does not know.
+        Raises UsageError where documents are to end that the model does not know, and for values of other types.
         """
+        check_switch("until_end", until_end)
+        stop = check_stops(stop)
         if until_end and self.vocabulary.boundary is None:
             raise UsageError(
                 "until_end: no text of this model ends by itself; train one with corpus.documents, or give a length"
@@ -347,8 +353,8 @@ class Session:
         the end of a document, after which another one begins.
         Raises UsageError for values out of range, and where documents are to end that the model does not know.
         """
-        check_whole("piece", piece, 1, "1 or more symbols to write at once")
-        settings = sampling_settings(length, stop, choices)
+        piece = check_whole("piece", piece, 1, "1 or more symbols to write at once")
+        length, settings = check_length(length), sampling_settings(choices)
         return self._write(Line(self._random, settings, length, self._model.pen(stop, until_end)), piece)
 
     def _write(self, line: Line, piece: int) -> Iterator[str]:
@@ -399,13 +405,16 @@ def scored(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> Score:
     return Score(total.loss, total.unseen, nats[ids != vocabulary.boundary])
 
 
-def sampling_settings(length: int, stop: Sequence[str], choices: Choices) -> SamplingSettings:
+def check_length(length: object) -> int:
+    """Returns a number of characters to write. Raises UsageError when it is none."""
+    return check_whole("length", length, 0, "0 or more characters to write")
+
+
+def sampling_settings(choices: Choices) -> SamplingSettings:
     """The settings of what the user chose.
 
     Raises UsageError naming what is out of range.
     """
-    check_whole("length", length, 0, "0 or more characters to write")
-    check_stops(stop)
     try:
         return SamplingSettings(**choices)
     except ValidationError as error:

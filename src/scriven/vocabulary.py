@@ -17,6 +17,7 @@ import codecs
 import json
 import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from scriven import strictjson
-from scriven.errors import InputError
+from scriven.arguments import check_text
+from scriven.errors import InputError, UsageError
 from scriven.settings import Unit
 from scriven.surrogates import REPLACEMENT, SHOWN, WRITTEN
 
@@ -143,7 +145,11 @@ class Vocabulary:
         return np.array([*self.symbols, *[REPLACEMENT] * (self.size - len(self.symbols))], np.int64)  # (V,)
 
     def encode(self, text: str) -> Ids:
-        """The ids of a text: one a character, or one a byte of its UTF-8 (lone surrogates as three bytes)."""
+        """The ids of a text: one a character, or one a byte of its UTF-8 (lone surrogates as three bytes).
+
+        Raises UsageError for what is no str.
+        """
+        text = check_text("text", text)
         if self.unit == "byte":
             return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int64)
         return self._ids.take(code_points(text)).astype(np.int64)
@@ -267,6 +273,20 @@ class Decoder:
         result = Decoder(self._vocabulary)
         result._bytes.setstate(self._bytes.getstate())
         return result
+
+
+def check_ids(name: str, ids: object, count: int) -> Ids:
+    """Returns ids (T,), int64. Raises UsageError when they are no list of whole numbers from 0 to `count` - 1."""
+    try:
+        array = np.asarray(ids)
+    except (ValueError, TypeError, RuntimeError):  # lists of several lengths, and tensors that numpy cannot read
+        array = np.empty((), object)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise UsageError(f"{name} {reprlib.repr(ids)}: give a list of whole numbers, as encode makes of a text")
+    if array.size and not 0 <= array.min() <= array.max() < count:
+        wrong = array.max() if array.min() >= 0 else array.min()
+        raise UsageError(f"{name} have {wrong} in them: give numbers from 0 to {count - 1}, as encode makes of a text")
+    return array.astype(np.int64)
 
 
 def _utf8(ids: Ids, size: int) -> bytes:
