@@ -2,12 +2,15 @@
 
 import asyncio
 import dataclasses
+import gc
 import inspect
 import json
 import re
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import uvicorn
@@ -19,7 +22,7 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from live_server import Place, everything, serving
-from scriven.server.connection import Connection
+from scriven.server.connection import SWITCH_SECONDS, Connection, Serving, configuration
 from scriven.server.limits import LIMITS
 from scriven.server.security import Guard, policy
 
@@ -290,3 +293,21 @@ def test_what_is_built_on_of_uvicorn_is_there() -> None:
     assert STATUS_LINE[400].startswith(b"HTTP/1.1 400")
     assert inspect.iscoroutinefunction(uvicorn.Server.shutdown)
     assert callable(HttpToolsProtocol.send_400_response)
+
+
+def test_no_other_thread_keeps_the_lock_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look at all that torch has made at its import takes 100 ms, in which nobody was answered.
+
+    Nor does the loop wait 5 ms for each other thread that computes.
+    """
+    done = list[Any]()
+
+    async def start(*_: object) -> None:
+        done.append("start")
+
+    monkeypatch.setattr(uvicorn.Server, "startup", start)
+    monkeypatch.setattr(gc, "collect", lambda: done.append("collect"))
+    monkeypatch.setattr(gc, "freeze", lambda: done.append("freeze"))
+    monkeypatch.setattr(sys, "setswitchinterval", done.append)
+    asyncio.run(Serving(configuration(APP, LIMITED), lambda: None).startup())
+    assert done == [SWITCH_SECONDS, "collect", "freeze", "start"]

@@ -24,6 +24,7 @@ from scriven.server import engine
 from scriven.server.engine import Job, News
 from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS, Limits
+from scriven.server.reading import details_of
 from scriven.server.serving import Served, Server, Streamed, Work
 from scriven.server.shares import shares
 from scriven.session import Model
@@ -38,6 +39,19 @@ def model_of(way: str | None, window: int = 0, letters: str = "\n abcde,") -> Mo
     plain = predictor(letters, "\n" if "\n" not in letters else None)
     settings: Settings = validated({"model": {"width": 8}})
     return Model(Predictor(plain.model, plain.vocabulary, "fp32", window, way), settings)
+
+
+@pytest.mark.parametrize("symbols", [2, 9, 75])
+def test_costs_of_texts_side_by_side_are_those_of_each_alone(symbols: int) -> None:
+    random = np.random.default_rng(symbols)
+    with_symbols = predictor("".join(map(chr, range(97, 96 + symbols))))
+    logits, ids = random.normal(0, 9, (65, with_symbols.vocabulary.size)), random.integers(0, symbols, 65)
+    together = details_of(logits, ids, 20, with_symbols)
+    for row in range(65):
+        alone, one = details_of(logits[row : row + 1], ids[row : row + 1], 3, with_symbols), together.row(row, 3)
+        assert alone.likeliest and one.likeliest and together.row(row, 0).likeliest is None
+        assert np.array_equal(alone.nats, one.nats) and np.array_equal(alone.ids, one.ids)
+        assert all(map(np.array_equal, alone.likeliest, one.likeliest))
 
 
 def line(model: Model, seed: int, length: int, *, keep: bool = False) -> Line:

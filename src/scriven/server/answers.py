@@ -7,9 +7,11 @@ short, a few milliseconds.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from starlette.responses import Response
@@ -17,9 +19,8 @@ from starlette.responses import Response
 from scriven import strictjson
 
 PIECE = 2048  # values of a list that are made JSON of at once
-# Characters or values, below which nobody waits for what is made of them: some tenths of a millisecond, as 64 streams
-# may come to it in one turn of the loop.
-BRIEF = 1 << 10
+BRIEF = 1 << 10  # characters or values that the loop makes answers of in one turn: about a millisecond
+LEAST = BRIEF // 4  # what the shortest answer counts as: sending it takes time too
 # Each thread more may keep the loop from the interpreter's lock for a few milliseconds; the second one lets short
 # answers pass long ones.
 MAKERS = ThreadPoolExecutor(2, "answers")
@@ -38,8 +39,51 @@ async def long_answer(size: int, make: Callable[[], Any]) -> Response:
 
 
 async def apart(size: int, make: Callable[[], Result]) -> Result:
-    """What `make` gives; where the `size` of what it is made of is not brief, another thread calls it."""
-    return make() if size < BRIEF else await asyncio.get_running_loop().run_in_executor(MAKERS, make)
+    """What `make` gives; where the `size` of what it is made of is not brief, another thread calls it.
+
+    What is brief shares the turns of the loop with what else is: 64 streams that have news at once take their turns.
+    """
+    loop = asyncio.get_running_loop()
+    if size >= BRIEF:
+        return await loop.run_in_executor(MAKERS, make)
+    if loop not in _TURNS:
+        _TURNS[loop] = Turns()
+    await _TURNS[loop].take(max(size, LEAST))
+    return make()
+
+
+class Turns:
+    """The turns of a loop, in each of which only `BRIEF` values are made answers of; who asked first is first."""
+
+    def __init__(self) -> None:
+        """Of the loop that runs; nobody waits."""
+        self._left = BRIEF  # values of this turn
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, size: int) -> None:
+        """Wait for a turn that has room for so many values."""
+        loop = asyncio.get_running_loop()
+        if self._left == BRIEF:
+            loop.call_soon(self._begin_turn)
+        if self._left >= size and not self._waiting:
+            self._left -= size
+            return
+        turn = loop.create_future()
+        self._waiting.append((size, turn))
+        await turn
+
+    def _begin_turn(self) -> None:
+        self._left = BRIEF
+        while self._waiting and self._waiting[0][0] <= self._left:
+            size, turn = self._waiting.popleft()
+            if not turn.done():  # as it is where nobody wants it any more
+                self._left -= size
+                turn.set_result(None)
+        if self._left < BRIEF:
+            asyncio.get_running_loop().call_soon(self._begin_turn)
+
+
+_TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary()
 
 
 def pieces(values: Any) -> Iterator[str]:

@@ -6,8 +6,10 @@ a head, and for a client that no longer reads; and it keeps heads, trailers and 
 
 from __future__ import annotations
 
+import gc
 import math
 import socket
+import sys
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +24,7 @@ from scriven.server.errors import Refused
 from scriven.server.limits import Limits
 from scriven.server.security import HEADERS
 
+SWITCH_SECONDS = 0.0005  # after which a thread gives up the interpreter's lock to another: 5 ms by default, of each one
 SEPARATORS = len(": \r\n")  # bytes of a head's line beside its name and its value
 
 
@@ -151,6 +154,16 @@ class Serving(uvicorn.Server):
         """`end` is called when it begins to stop."""
         super().__init__(config)
         self._at_end = end
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin. What was made so far stays, so the garbage collector need not look at it again.
+
+        It holds the lock of the interpreter for 100 ms where it looks at all that torch has made at its import.
+        """
+        sys.setswitchinterval(SWITCH_SECONDS)
+        gc.collect()
+        gc.freeze()
+        await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop."""

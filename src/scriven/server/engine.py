@@ -322,9 +322,12 @@ class Engine:
             if batch.context is None:
                 return
             logits: Floats = batch.context.logits.cpu().double().numpy()  # (N, V)
-            for row, wrote in enumerate(batch.write(1)):
-                likeliest = self._writing[wrote.line].asked.likeliest or 0
-                self._wrote(wrote, details_of(logits[row : row + 1], wrote.ids, likeliest, self._predictor))
+            wrote = batch.write(1)
+            asked = [self._writing[each.line].asked.likeliest or 0 for each in wrote]
+            ids = np.concatenate([each.ids for each in wrote])  # (N,), one of each line
+            details = details_of(logits, ids, max(asked), self._predictor)
+            for row, (each, likeliest) in enumerate(zip(wrote, asked, strict=True)):
+                self._wrote(each, details.row(row, likeliest))
 
     def _wrote(self, wrote: Wrote, details: Details | None) -> None:
         line, text, ids, finite = wrote

@@ -30,6 +30,14 @@ class Details(NamedTuple):
     nats: Floats  # (T,)
     likeliest: tuple[Ids, Floats] | None = None
 
+    def row(self, number: int, likeliest: int) -> Details:
+        """What the symbol with this number costs, and the `likeliest` so many symbols there, of those that are here."""
+        one, top = slice(number, number + 1), None
+        if likeliest and self.likeliest is not None:
+            ids, values = self.likeliest
+            top = ids[one, :likeliest], values[one, :likeliest]
+        return Details(self.ids[one], self.nats[one], top)
+
 
 def details_of(logits: Floats, ids: Ids, likeliest: int, predictor: Predictor) -> Details:
     """Of ids (T,) that logits (T, V) foretold: their costs and the `likeliest` so many symbols, the likeliest first."""
