@@ -10,7 +10,9 @@ import torch
 from scriven.model.compute import available_cores
 from scriven.runs import open_run
 from scriven.settings import merged, validated
+from scriven.training import start
 from scriven.training.average import Average
+from scriven.training.loop import Trainer
 from scriven.training.optimizer import Optimizer
 from scriven.training.request import Request, request_of
 from scriven.training.start import train
@@ -59,6 +61,35 @@ def test_an_average_that_is_lost_is_found(book: Path, monkeypatch: pytest.Monkey
     hot = {"training": {"averaging": "nonmonotonic", "learning_rate": 1.0}}  # so that the loss rises soon
     verdict, _ = verify_resume(request(book, hot), 6)
     assert any("average." in difference for difference in verdict.differences), verdict
+
+
+@pytest.mark.parametrize("there_is_time", [[True, False], [False, True], [True, True]])
+def test_exact_losses_that_only_one_training_had_time_for_are_no_difference(
+    book: Path, monkeypatch: pytest.MonkeyPatch, there_is_time: list[bool]
+) -> None:
+    times = iter(there_is_time)  # asked at the end of the whole training, and of the resumed one
+    monkeypatch.setattr(Trainer, "_final_fits", lambda self: next(times))
+    verdict, _ = verify_resume(request(book), 2)
+    assert verdict.equal, verdict.differences
+    assert verdict.evaluations == 4 + (2 if all(there_is_time) else 0)
+
+
+def test_both_trainings_have_the_precision_that_was_measured_once(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = iter(["fp32", "bf16"])
+
+    def choose(asked: str, *_: object) -> str:
+        return next(measured) if asked == "auto" else asked
+
+    monkeypatch.setattr(start, "choose_precision", choose)
+    verdict, settings = verify_resume(request(book), 2)
+    assert verdict.equal, verdict.differences
+    assert settings.training.precision == "fp32"
+
+
+def test_exact_losses_that_differ_are_found() -> None:
+    one, other = (Trail(final={(1, "stream at the end"): nats}) for nats in (1.5, 1.25))
+    assert compared(one, other).differences == ["evaluation (1, 'stream at the end'): 1.5 nats became 1.25"]
+    assert compared(one, Trail()).equal
 
 
 def test_a_run_is_tried_as_it_was_trained(book: Path, tmp_path: Path) -> None:
