@@ -22,12 +22,14 @@ from scriven.runs.folder import Which
 from scriven.server import renewal
 from scriven.server.app import make_app
 from scriven.server.engine import Engine
+from scriven.server.limits import LIMITS
 from scriven.server.renewal import Source
-from scriven.server.serving import fingerprint
+from scriven.server.serving import Served, Server, fingerprint
 from scriven.session import Model, load
 
 SECONDS = 20
 PROMPT = "a tiny "
+AGAIN = "it is tried again"
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,11 @@ def save(run: Path, step: int, *, best: int, scale: float = -1.0) -> None:
     weights = {name: scale * each for name, each in opened.checkpoint("last").weights().items()}
     manifest = {"step": step, "characters": 1, "validation": {"nats": 1.0, "characters": 1, "bytes": 1}}
     opened.save(weights, {}, manifest, best=best)
+
+
+def open_scaled(run: Path) -> Model:
+    save(run, 200, best=100)
+    return load(run, which=200, device="cpu", precision="fp32")
 
 
 class Client(httpx.Client):
@@ -148,10 +155,8 @@ def test_a_request_that_is_under_way_keeps_its_model(run: Path, monkeypatch: pyt
         told = [json.loads(line.removeprefix("data: ")) for line in events if line.startswith("data: {")]
         assert {each["system_fingerprint"] for each in told} == {fingerprint}
         assert "".join(each["choices"][0]["text"] for each in told) == expected
-        state = told[-1]["choices"][0]["state"]
-        refused = client.post("/v1/completions", json={"state": state})
-        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "no_state")
-        assert "earlier checkpoint" in refused.json()["error"]["message"]
+        assert told[-1]["choices"][0]["state"] is None  # nothing could go on from it
+        assert "scriven_states 0\n" in client.get("/metrics").text
         until(lambda: len(client._transport._pool.connections) < 9)  # type: ignore[attr-defined]
 
 
@@ -169,8 +174,8 @@ def test_one_that_cannot_be_taken_up_does_not_keep_back_the_next(run: Path, monk
         monkeypatch.setattr(Engine, "start", _start)
         save(run, 200, best=200)
         until(failed.is_set)
-        assert (client.model()["step"], client.said) == (100, [])
         assert client.write()["choices"][0]["text"]
+        until(lambda: client.model()["step"] == 200)  # which is tried again
         client.fails = True
         save(run, 300, best=300, scale=0.9)
         until(lambda: client.model()["step"] == 300)
@@ -186,6 +191,47 @@ def test_states_of_an_earlier_checkpoint_are_gone(run: Path) -> None:
         until(lambda: client.model()["step"] == 200)
         assert "earlier checkpoint" in client.write(state=state)["error"]["message"]
         assert "scriven_states 0\n" in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(("path", "code"), [("/score", 200), ("/states", 503)])
+def test_no_state_is_kept_of_a_checkpoint_that_is_replaced_meanwhile(
+    run: Path, monkeypatch: pytest.MonkeyPatch, path: str, code: int
+) -> None:
+    with served(run) as client:
+        put = Server.keep
+
+        def keep(server: Server, served: Served, *state: Any) -> str | None:  # as if it had been replaced just before
+            server.models["book"] = replaced
+            return put(server, served, *state)
+
+        replaced = Served("book", open_scaled(run), LIMITS)
+        monkeypatch.setattr(Server, "keep", keep)
+        body = {"text": PROMPT, **({"save_state": True} if path == "/score" else {})}
+        answer = client.post(path, json=body)
+        assert answer.status_code == code
+        told = answer.json()
+        assert told["state"] is None if code == 200 else told["error"]["code"] == "replaced"
+        assert "scriven_states 0\n" in client.get("/metrics").text
+
+
+def test_a_checkpoint_for_which_memory_is_short_is_tried_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = []
+
+    def _load(*given: Any, **named: Any) -> Model:
+        times.append(given)
+        if len(times) < 4:
+            raise MemoryError
+        return load(*given, **named)
+
+    with served(run) as client:
+        monkeypatch.setattr(renewal, "load", _load)
+        save(run, 200, best=200)
+        until(lambda: client.model()["step"] == 200)
+        until(lambda: len(client.said) == 2)
+        short, taken_up = client.said
+    assert short == "book: still serving step 100, since there is not enough memory for the newer checkpoint; " + AGAIN
+    assert taken_up.startswith("book: serving step 200 ")
+    assert len(times) == 4
 
 
 def test_counters_go_on_when_the_checkpoint_changes(run: Path) -> None:

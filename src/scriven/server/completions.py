@@ -261,12 +261,12 @@ class Choice:
         self.nats += 0.0 if news.details is None else float(news.details.nats.sum())
         self.done, self.after = news.done, news.context
 
-    def keep(self) -> dict[str, str]:
-        """Keep the state after it, where that is wanted and it is done: its handle."""
+    def keep(self) -> dict[str, str | None]:
+        """Keep the state after it, where that is wanted and it is done: its handle, None where it cannot be used."""
         if self.after is None:
             return {}
         asked, symbols = self.asked, len(self.prompt.ids) + self.symbols
-        return {"state": asked.server.states.put(asked.served.key, self.after, asked.characters + symbols)}
+        return {"state": asked.server.keep(asked.served, self.after, asked.characters + symbols)}
 
     def take(self) -> dict[str, Any]:
         """What can be told now, as a choice of OpenAI's."""
@@ -313,7 +313,7 @@ async def _events(asked: Asked, work: Work) -> AsyncGenerator[bytes]:
     yield b"data: [DONE]\n\n"
 
 
-def _told(asked: Asked, choices: list[Choice], states: list[dict[str, str]], usage: Usage | None) -> bytes:
+def _told(asked: Asked, choices: list[Choice], states: list[dict[str, str | None]], usage: Usage | None) -> bytes:
     told = ({**choice.take(), **state} for choice, state in zip(choices, states, strict=True))
     events = (pieces(asked.told([each], usage)) for each in told)
     return "".join(part for event in events for part in ("data: ", *event, "\n\n")).encode()

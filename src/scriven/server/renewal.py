@@ -48,6 +48,10 @@ class Source:
         self._stamp = self._now()
         return load(self.run, which=self._which, device=self._device, precision=self._precision)
 
+    def open_later(self) -> None:
+        """Take the checkpoint that was opened last for another one, so that it is opened again."""
+        self._stamp = None
+
     def changed(self) -> bool:
         """Whether there is another checkpoint than the one opened last; one that was asked for by its step stays."""
         return self._which in ("best", "last") and self._now() not in (None, self._stamp)
@@ -65,6 +69,7 @@ class Source:
 async def renew(server: Server, sources: Mapping[str, Source], tell: Callable[[str], object]) -> None:
     """Take up what is newer, again and again; `tell` is given a line about each."""
     loop, threads = asyncio.get_running_loop(), ThreadPoolExecutor(1, "renewal")
+    last = dict[str, str]()  # what was said of each, so that nothing is said at every look
     try:
         while True:
             await asyncio.sleep(EVERY)
@@ -74,12 +79,25 @@ async def renew(server: Server, sources: Mapping[str, Source], tell: Callable[[s
                     served, said = await loop.run_in_executor(threads, _newer, server.models[name], source, server)
                     if served is not None:
                         server.take_up(served)
-                    if said:
+                    if said and said != last.get(name):
+                        last[name] = said
                         tell(f"{name}: {said}")
-                except Exception:  # no thread can be started, or standard error is closed: the next one is tried
+                except Exception as error:  # no thread can be started, or standard error is closed: the next is tried
+                    if shortage(error):
+                        source.open_later()
                     log.exception("a newer checkpoint of %s could not be taken up", name)
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _reason(error: Exception, source: Source) -> str:
+    """Why a newer checkpoint could not be opened, which is tried again where the system lacked something."""
+    if lacking := shortage(error):
+        source.open_later()
+        return f"there is not enough {lacking} for the newer checkpoint; it is tried again"
+    if not isinstance(error, ScrivenError | OSError):
+        log.exception("a newer checkpoint could not be opened", exc_info=error)
+    return f"the newer checkpoint cannot be opened: {error}"
 
 
 def _newer(before: Served, source: Source, server: Server) -> tuple[Served | None, str]:
@@ -90,9 +108,7 @@ def _newer(before: Served, source: Source, server: Server) -> tuple[Served | Non
             return None, ""
         served = Served(before.name, source.open(), server.limits)
     except Exception as error:
-        if not (isinstance(error, ScrivenError | OSError) or shortage(error)):
-            log.exception("a newer checkpoint could not be opened")
-        return None, f"{still}, since the newer checkpoint cannot be opened: {error}"
+        return None, f"{still}, since {_reason(error, source)}"
     if served.model.vocabulary != before.model.vocabulary:
         return None, f"{still}, since the run knows other characters now; restart the server to serve it"
     if not served.start.logits.isfinite().all():

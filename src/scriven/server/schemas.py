@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+STATE = "handle of the state after the text, there where it was asked for; null where a newer checkpoint was taken up"
 Value = str | float | bool | None  # of a run's files, which may say anything there
 
 
@@ -42,7 +43,7 @@ class CompletionChoiceReply(Reply):
     text: str
     logprobs: LogprobsReply | None
     finish_reason: Literal["stop", "length"] | None = Field(description="null in events before the last")
-    state: str = Field("", description="handle of the state after the text; there where it was asked for")
+    state: str | None = Field("", description=STATE)
 
 
 class CompletionReply(Reply):
@@ -118,7 +119,7 @@ class ScoreReply(Reply):
     end_nats: float
     bits_per_char: float | None
     bits_per_byte: float | None
-    state: str = Field("", description="handle of the state after the text; there where it was asked for")
+    state: str | None = Field("", description=STATE)
     surprisal: list[float] = Field(description="nats of each symbol")
 
 

@@ -86,12 +86,12 @@ class _Text:
         return _cut(read_chunks(model.vocabulary, cut_text(pieces, settings)))
 
     def told(self, total: Tally) -> dict[str, Any]:
-        """The sums, and the handle of the state after the text where it is to be kept."""
+        """The sums, and the handle of the state after the text where it is to be kept; None where it cannot be used."""
         told = {"model": self.served.name, "system_fingerprint": self.served.fingerprint, **_sums(total)}
         if not self.kept:
             return told
         characters = self.characters + total.loss.characters
-        return {**told, "state": self.server.states.put(self.served.key, self.context, characters)}
+        return {**told, "state": self.server.keep(self.served, self.context, characters)}
 
 
 def _bound(served: Served, server: Server) -> float:

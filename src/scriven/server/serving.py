@@ -150,6 +150,15 @@ class Server:
         saved = self.states.get(served.key, handle)
         return saved.context, saved.characters
 
+    def keep(self, served: Served, context: Context, characters: int) -> str | None:
+        """Keep a context that has read so many characters; its handle.
+
+        None where a newer checkpoint was taken up meanwhile: nothing can go on from it any more.
+        """
+        if self.models[served.name].key != served.key:
+            return None
+        return self.states.put(served.key, context, characters)
+
     def engines(self, name: str) -> list[Engine]:
         """The engines of a model: that of what is served now, and those of earlier checkpoints that are still busy."""
         return [each.engine for each in (self.models[name], *self.retired) if each.name == name]

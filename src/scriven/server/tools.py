@@ -93,7 +93,9 @@ async def save(request: Request) -> Response:
         raise Refused(400, f"text: {len(ids):,} characters; give {most:,} at most", "text", "too_large")
     after = await unless_gone(request, _read(Work(server, served, [Job(ids, context)])))
     characters += len(ids)
-    handle = server.states.put(served.key, after, characters)
+    handle = server.keep(served, after, characters)
+    if handle is None:
+        raise Refused(503, "a newer checkpoint was taken up while the text was read; send it again", code="replaced")
     return answer({"state": handle, "characters": characters, "expires_in": server.limits.state_seconds})
 
 

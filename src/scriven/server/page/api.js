@@ -139,6 +139,7 @@ export async function* score(model, text, edge, signal) {
     const answer = await (await post("score", asked, { signal })).json();
     if (state) call(`states/${state}`, { method: "DELETE" }).catch(() => {}); // it would go by itself, later
     yield answer.surprisal;
+    if (goesOn && !answer.state) throw new Error("The server took up a newer checkpoint meanwhile; score the text again.");
     state = answer.state ?? "";
     start = end;
   }
