@@ -7,14 +7,19 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 
+from scriven.errors import InputError
 from scriven.inference import writing
 from scriven.inference.generate import Predictor
 from scriven.inference.pen import Pen
 from scriven.inference.sampling import draw
 from scriven.inference.writing import Batch, Line, Pace, write, write_all
 from scriven.kernels import library
-from scriven.settings import SamplingSettings
+from scriven.model import CharLM
+from scriven.model.cells import RecurrentLayer
+from scriven.settings import ModelSettings, SamplingSettings
+from scriven.vocabulary import Vocabulary
 from small_model import favour, predictor
 
 HOT = SamplingSettings(temperature=1.5)
@@ -55,6 +60,24 @@ def test_a_text_does_not_depend_on_the_lengths_of_blocks(way: str | None, most: 
         assert alone(model, one, most) == slow(model, other)
         assert one.random.bit_generator.state == other.random.bit_generator.state
         assert (one.left, one.pen.ended) == (other.left, other.pen.ended)
+
+
+@pytest.mark.parametrize("way", WAYS[:2])  # not int8, in which a state's values are bounded
+def test_a_model_that_overflows_late_in_a_text_says_so(way: str | None) -> None:
+    """Its state grows threefold at every symbol; what it foretells at first is finite."""
+    model = CharLM(ModelSettings(width=8, layers=1, cell="rnn", activation="relu"), 8).eval()
+    for layer in model.layers:
+        assert isinstance(layer, RecurrentLayer)
+        torch.nn.init.constant_(layer.rnn.bias_ih_l0, 1.0)
+        torch.nn.init.constant_(layer.rnn.weight_hh_l0, 3 / 8)
+    grows = Predictor(model, Vocabulary.of("\n abcde"), "fp32", writing=way)
+    pieces = write(grows, grows.start(), line(grows, 1, 400, ending=False), 16)
+    assert next(pieces)[0]
+    with pytest.raises(InputError, match="the model overflows"):
+        list(pieces)
+    lines = [line(grows, seed, 400, ending=False) for seed in range(3)]
+    with pytest.raises(InputError, match="the model overflows"):
+        list(write_all(grows, grows.start(), lines, False))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -60,7 +60,8 @@ def likeliest(logits: Floats) -> Ids:
 
 def weigh(logits: Floats, temperature: float) -> Floats:
     """Weights (N, V) of logits (N, V) at a temperature above 0: exp(logit / temperature), the largest being 1."""
-    with np.errstate(over="ignore"):  # at a tiny temperature the unlikely symbols' exponents may reach -inf: weight 0
+    # At a tiny temperature the unlikely symbols' exponents may reach -inf: weight 0. What is no number is told later.
+    with np.errstate(over="ignore", invalid="ignore"):
         weights: Floats = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
     return weights
 

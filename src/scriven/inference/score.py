@@ -115,10 +115,15 @@ def checked(pieces: Iterable[Scored]) -> Iterator[Scored]:
 def check_finite(nats: npt.ArrayLike) -> None:
     """Raises InputError when a surprisal is not a finite number: weights that are finite may be too large."""
     if not np.isfinite(nats).all():
-        raise InputError(
-            "the model overflows: its weights are finite, but what it computes from them is not; take another "
-            "checkpoint, or train it again with a lower learning rate"
-        )
+        raise overflow()
+
+
+def overflow() -> InputError:
+    """Says that the model computes numbers that are not finite."""
+    return InputError(
+        "the model overflows: its weights are finite, but what it computes from them is not; take another "
+        "checkpoint, or train it again with a lower learning rate"
+    )
 
 
 def _whole(predictor: Predictor, start: Context, ids: Ids) -> tuple[Floats, Bools | None]:

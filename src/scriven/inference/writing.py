@@ -17,6 +17,7 @@ import numpy as np
 from scriven.inference.generate import Context, Predictor, fit, side_by_side
 from scriven.inference.pen import Pen
 from scriven.inference.sampling import Ids
+from scriven.inference.score import overflow
 from scriven.settings import SamplingSettings
 
 FIRST = 8  # symbols in a text's first block: that what is read as it comes begins at once
@@ -73,9 +74,10 @@ def write(predictor: Predictor, context: Context, line: Line, most: int) -> Iter
     """The pieces of a text after a context of one row, each with the context after all that was drawn for it.
 
     Blocks have at most so many symbols. Nothing is drawn beyond the end: the line's generator is then where it would
-    be if each symbol had been drawn by itself.
+    be if each symbol had been drawn by itself. Raises InputError once the model's numbers are not finite.
     """
     pace = Pace(most)
+    _check(context)
     while line.left and not line.done:
         before = line.random.bit_generator.state
         try:
@@ -85,12 +87,19 @@ def write(predictor: Predictor, context: Context, line: Line, most: int) -> Iter
         except BaseException:  # an interrupt: as if the block had never begun
             line.random.bit_generator.state = before
             raise
+        _check(after)
         text, taken = line.take(ids[:, 0])
         if taken < len(ids):
             line.random.bit_generator.state = before
             _, after = predictor.write(context, line.settings, line.random.random((taken, 1)))
         context = after
         yield text, context
+
+
+def _check(context: Context) -> None:
+    """Raises InputError when what a context foretells is not finite: a model may overflow late in a text."""
+    if not context.logits.isfinite().all():
+        raise overflow()
 
 
 class Wrote(NamedTuple):
@@ -164,7 +173,10 @@ def write_all(predictor: Predictor, start: Context, lines: Iterable[Line], endin
 
     A line that is done makes room for the next one; through a window, once all are done: lines that have seen unequally
     much of it cannot go side by side. `ending`: they may end before their lengths do.
+
+    Raises InputError once the model's numbers are not finite.
     """
+    _check(start)
     coming, batch, pace = iter(lines), Batch(predictor), Pace(ENDING if ending else UNSEEN)
     texts: dict[Line, str] = {}  # in the order of the lines
     while True:
@@ -176,7 +188,9 @@ def write_all(predictor: Predictor, start: Context, lines: Iterable[Line], endin
             return
         with pace as length:
             pieces = batch.write(min(length, max(line.left for line in batch.lines)))
-        for line, text, *_ in pieces:
+        for line, text, _, is_finite in pieces:
+            if not is_finite:
+                raise overflow()
             texts[line] += text
         while texts and (first := next(iter(texts))).done:
             yield first, texts.pop(first)
