@@ -17,8 +17,7 @@ import fork_server
 from scriven.cli import main
 from scriven.kernels import library
 
-# Threads that wait for one another are slow where the machine has other work, as other tests. Processes that tests
-# start have as many as they choose.
+# Threads that wait for one another are slow where the machine has other work, as other tests.
 torch.set_num_threads(1)
 
 # How long an example takes says how busy the machine is.
@@ -87,9 +86,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(autouse=True)
-def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings in this process take the machine to be of one speed: to measure it takes longer than they do."""
-    monkeypatch.setattr("scriven.training.start.measure_speed", lambda *_: 1e5)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings take the machine to be of one speed and one core, in this process and in those that are forked.
+
+    A file whose tests are about threads has a fixture of this name that does nothing.
+    """
+    fork_server.take_one_core(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -37,6 +37,12 @@ PRECISIONS = {"lstm": "fp32", "mingru": "bf16"}
 WAYS = [*itertools.product(LEVELS, ["lstm"]), *itertools.product(sorted({LEVELS[0], LEVELS[-1]}), ["mingru"])]
 
 
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings take the cores they are given; that of conftest.py does not stand in."""
+    monkeypatch.setattr(start, "measure_speed", lambda *_: 1e5)
+
+
 def test_one_two_and_four_workers_end_with_the_same_bits() -> None:
     done = subprocess.run([sys.executable, PROGRAM, "--few"], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -68,14 +68,17 @@ def ended(process: subprocess.Popen[bytes], log: Path) -> str:
     return log.read_text()
 
 
-def worker(rank: int, output: Path) -> int:
-    """The number of the process that is this worker of the run, or 0."""
+def worker(rank: int, agent: subprocess.Popen[bytes]) -> int:
+    """The number of the process that is this worker of those that torchrun has started, or 0."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            told, words = ((folder / name).read_bytes().split(b"\0") for name in ("environ", "cmdline"))
+            told, status = (folder / "environ").read_bytes().split(b"\0"), (folder / "stat").read_text()
         except OSError:
             continue
-        if f"RANK={rank}".encode() in told and str(output).encode() in words and b"TORCHELASTIC_RUN_ID" not in words:
+        name = status[status.index("(") + 1 : status.rindex(")")]  # which a fork has, its environment being another's
+        state, parent = status.rpartition(")")[2].split()[:2]
+        ranked = name == f"rank-{rank}" or f"RANK={rank}".encode() in told
+        if ranked and state != "Z" and int(parent) == agent.pid:
             return int(folder.name)
     return 0
 
@@ -99,7 +102,7 @@ def test_a_worker_that_is_killed_is_started_again_and_nothing_else_changes(book:
     words = [*TORCHRUN, "--standalone", "--nproc-per-node=2", "--max-restarts=2", *command(book, output, steps)]
     process = started(words, log)
     wait_for(lambda: output.exists() and any(output.glob("checkpoints/step-*")), process, log)
-    os.kill(wait_for(lambda: worker(1, output), process, log), 9)
+    os.kill(wait_for(lambda: worker(1, process), process, log), 9)
     said = ended(process, log)
     assert said.count("2 workers") == 2, said  # it has started twice
     assert "another worker of this training has ended" in said
@@ -132,7 +135,7 @@ def hosts() -> Iterator[tuple[str, str]]:
 
 
 def test_a_machine_that_is_cut_off_is_done_without(hosts: tuple[str, str], book: Path, tmp_path: Path) -> None:
-    output, steps, logs = tmp_path / "run", 15 * EVERY, [tmp_path / name for name in "ab"]
+    output, steps, logs = tmp_path / "run", 7 * EVERY, [tmp_path / name for name in "ab"]
     agents = [agent(hosts, number, logs[number - 1], command(book, output, steps)) for number in (1, 2)]
     try:
         wait_for(lambda: output.exists() and any(output.glob("checkpoints/step-*")), agents[0], logs[0])
@@ -165,18 +168,18 @@ def asked_to_end(process: int) -> bool:
 
 def test_a_machine_joins_and_leaves(hosts: tuple[str, str], book: Path, tmp_path: Path) -> None:
     """One trains, two train, one trains; the first worker stands still until the second machine is there."""
-    output, steps, logs = tmp_path / "run", 10 * EVERY, [tmp_path / name for name in "ab"]
+    output, steps, logs = tmp_path / "run", 6 * EVERY, [tmp_path / name for name in "ab"]
     words = command(book, output, steps)
     agents = [agent(hosts, 1, logs[0], words)]
     try:
         wait_for(lambda: output.exists() and any(output.glob("checkpoints/step-*")), agents[0], logs[0])
-        first = worker(0, output)
+        first = worker(0, agents[0])
         os.kill(first, signal.SIGSTOP)
         agents.append(agent(hosts, 2, logs[1], words))
         wait_for(lambda: asked_to_end(first), agents[0], logs[0])
         os.kill(first, signal.SIGCONT)
         wait_for(lambda: "2 workers" in logs[0].read_text(), agents[0], logs[0])
-        second = wait_for(lambda: worker(1, output), agents[0], logs[0])
+        second = wait_for(lambda: worker(1, agents[1]), agents[0], logs[0])
         agents[1].kill()
         os.kill(second, signal.SIGKILL)
         said = ended(agents[0], logs[0])
