@@ -1,9 +1,10 @@
 """How long GET /health/live waits while a server works: 64 streams with log-probabilities, and large bodies beside.
 
-    python benchmarks/liveness.py RUN [--seconds 20] [--streams 64]
+    python benchmarks/liveness.py RUN [--seconds 20] [--streams 64] [--nice 0] [--no-work]
 
-The server is a process of its own; the streams and the questions come from this one, by asyncio. Prints the median and
-the largest wait in milliseconds.
+The server, the streams and the questions are a process each. Prints the median, the 99th percentile and the largest
+wait in milliseconds, and, on Linux, those without what the server's loop and who asks waited for a core.
+`--nice 15` lets the streams and bodies give way to the server where cores are few; `--no-work` leaves them out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 from common import arguments_parser
@@ -22,6 +24,8 @@ from common import arguments_parser
 BODIES = {
     "objects": b'{"prompt": [' + b",".join([b"{}"] * 200_000) + b"]}",
     "ids": b'{"prompt": [' + b",".join([b"1"] * 1_900_000) + b"]}",
+    "numbers": b'{"prompt": [' + b",".join([b"1.5"] * 999_999) + b"]}",
+    "unknown": b'{"prompt": [' + b",".join([b"4294967295"] * 200_000) + b"]}",  # as many as may be, and none is known
     "text": b'{"prompt": "' + b"x" * 4_000_000 + b'"}',
 }
 
@@ -42,16 +46,23 @@ async def send(client: httpx.AsyncClient, until: float) -> None:
             await client.post("/v1/completions", content=body)
 
 
-def ask(url: str, until: float) -> list[float]:
-    """Waits for /health/live, in seconds."""
+def ask(url: str, until: float, server: int) -> list[tuple[float, float]]:
+    """Waits for /health/live, in seconds: all, and without those for a core."""
     waits = []
     with httpx.Client(base_url=url, timeout=60) as client:
         while time.monotonic() < until:
-            begun = time.monotonic()
+            begun, queued = time.monotonic(), queued_seconds(server)
             client.get("/health/live").raise_for_status()
-            waits.append(time.monotonic() - begun)
+            wait = time.monotonic() - begun
+            waits.append((wait, max(0.0, wait - (queued_seconds(server) - queued))))
             time.sleep(0.01)
     return waits
+
+
+def queued_seconds(server: int) -> float:
+    """How long the first thread of the server, its loop, and that of this process have waited for a core so far."""
+    paths = [Path(f"/proc/{process}/task/{process}/schedstat") for process in (server, os.getpid())]
+    return sum(int(path.read_text().split()[1]) for path in paths if path.exists()) / 1e9
 
 
 async def work(url: str, streams: int, until: float) -> None:
@@ -67,6 +78,8 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--nice", type=int, default=0)
+    parser.add_argument("--no-work", action="store_true")
     given = parser.parse_args()
     command = [sys.executable, "-m", "scriven", "serve", given.run, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
@@ -75,14 +88,18 @@ def main() -> None:
         until = time.monotonic() + given.seconds
         child = os.fork()
         if not child:
-            asyncio.run(work(url, given.streams, until))
+            os.nice(given.nice)
+            if not given.no_work:
+                asyncio.run(work(url, given.streams, until))
             os._exit(0)
-        waits = ask(url, until)
+        waits = ask(url, until, server.pid)
         os.waitpid(child, 0)
         server.terminate()
-    print(
-        f"{len(waits)} questions: median {1000 * statistics.median(waits):.1f} ms, largest {1000 * max(waits):.0f} ms"
-    )
+    print(f"{len(waits)} questions")
+    for name, values in zip(("in all", "without waits for a core"), zip(*waits, strict=True), strict=True):
+        *_, late = statistics.quantiles(values, n=100)
+        parts = (statistics.median(values), late, max(values))
+        print(f"{name}: median, 99th percentile, largest:", ", ".join(f"{1000 * part:.1f}" for part in parts), "ms")
 
 
 if __name__ == "__main__":

@@ -31,20 +31,45 @@ def write(value: Any, *, compact: bool = False) -> str:
     return _ESCAPE.sub(lambda escape: r"\ufffd" if escape["half"] else escape[0], text) if r"\ud" in text else text
 
 
-def parse(text: str, structure: int = STRUCTURE) -> Any:
+def parse(text: str, structure: int = STRUCTURE, values: int | None = None) -> Any:
     """The value of JSON text, of so many parts at most; a byte order mark at its start is left out.
 
+    With `values`, it has so many texts, numbers and others at most in its arrays and objects, and other threads of
+    Python run while it is read: a call of Python reads each number, between which they have their turns.
     Raises ValueError when it is no JSON, has a key twice in one object, numbers that are not finite, or is deeper or
     larger than anything that Scriven writes.
     """
-    if sum(map(text.count, "[{:")) > structure:
-        raise ValueError(f"it has more than {structure:,} parts")
+    _check_size(text, structure, values)
     try:
         return json.loads(
-            text.removeprefix("\ufeff"), object_pairs_hook=_object, parse_constant=_constant, parse_float=_number
+            text.removeprefix("\ufeff"),
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_float=_number,
+            parse_int=None if values is None else _integer,
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _check_size(text: str, structure: int, values: int | None) -> None:
+    """Raise ValueError where JSON text has too many parts or values, which is known before it is read."""
+    parts, commas = _counts(text)
+    if parts <= structure and (values is None or commas < values):
+        return
+    # In JSON a quote that begins or ends a text follows no backslash, but for a text that ends with one.
+    if values is not None and text.count('"') - text.count(r"\"") > 2 * structure:
+        raise ValueError(f"it has more than {structure:,} texts")
+    parts, commas = _counts("".join(text.replace(r"\\", "").replace(r"\"", "").split('"')[::2]))  # outside of texts
+    if parts > structure:
+        raise ValueError(f"it has more than {structure:,} parts")
+    if values is not None and commas >= values:
+        raise ValueError(f"it has more than {values:,} values")
+
+
+def _counts(text: str) -> tuple[int, int]:
+    """How often arrays and objects begin or keys end, and how many commas there are."""
+    return sum(map(text.count, "[{:")), text.count(",")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -58,6 +83,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(name: str) -> Any:
     raise ValueError(f"it has the number {name}")
+
+
+def _integer(text: str) -> int:
+    return int(text)
 
 
 def _number(text: str) -> float:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from scriven.inference.generate import Context
 from scriven.inference.sampling import Ids
 from scriven.inference.writing import Line
-from scriven.server.answers import answer, apart, json_text, long_answer, pieces
+from scriven.server.answers import LEAST, answer, apart, json_text, long_answer, pieces
 from scriven.server.engine import Job, News
 from scriven.server.errors import Refused
 from scriven.server.logprobs import Tokens, character_name
@@ -36,7 +36,10 @@ Usage = dict[str, int]
 async def completions(request: Request) -> Response:
     """Write texts."""
     body = await body_of(request, CompletionBody)
-    asked = Asked(server_of(request), body)
+    server = server_of(request)
+    served = server.named(body.model)
+    context, read = server.context(served, body.state)
+    asked = await apart(_size(body), lambda: Asked(server, served, body, context, read))
     work = Work(asked.server, asked.served, asked.jobs)
     if body.stream:
         return Streamed(_events(asked, work), EVENTS, within=work)
@@ -67,6 +70,12 @@ def _model(served: Served) -> dict[str, Any]:
     }
 
 
+def _size(body: CompletionBody) -> int:
+    """About how much there is to understand of a request: characters, ids, and texts to write."""
+    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    return sum(1 if isinstance(each, int) else len(each) + LEAST * body.texts for each in prompts)
+
+
 class Prompt(NamedTuple):
     """The ids (T,) of a prompt, and whether the id before them was given that begins a text."""
 
@@ -77,14 +86,16 @@ class Prompt(NamedTuple):
 class Asked:
     """A request, understood: its prompts as ids, its jobs, and how its answer begins."""
 
-    def __init__(self, server: Server, body: CompletionBody) -> None:
-        """Raises Refused where something in it cannot be done."""
-        self.server, self.body = server, body
-        self.served = server.named(body.model)
+    def __init__(self, server: Server, served: Served, body: CompletionBody, context: Context, read: int) -> None:
+        """It goes on from a context that has `read` so many characters.
+
+        Raises Refused where something in it cannot be done.
+        """
+        self.server, self.served, self.body = server, served, body
+        self.context, self.characters = context, read
         self.id = "cmpl-" + secrets.token_hex(12)
         self.created = int(time.time())
         self._begun: float | None = time.monotonic()  # None once a symbol was written
-        self.context, self.characters = server.context(self.served, body.state)
         self.prompts = list(self._prompts())
         self._check()
         if body.state and any(prompt.begins for prompt in self.prompts):

@@ -15,8 +15,12 @@ class Limits:
     """What a server takes on. A request that asks for more is refused, and told which bound it met."""
 
     body_bytes: int = _bound(4 << 20, "bytes of a request's body; a text to score as plain text has no bound")
+    body_parts: int = _bound(10_000, "arrays, objects and keys of a JSON body; one that can be meant has some hundred")
+    body_values: int = _bound(210_000, "values in the arrays and objects of a JSON body, before it is read")
     all_body_bytes: int = _bound(64 << 20, "bytes of the bodies of all requests at the same time; then 503")
-    prompt_characters: int = _bound(200_000, "characters of all prompts of a request, or of a text kept as a state")
+    prompt_characters: int = _bound(
+        200_000, "characters of all prompts of a request, of a text kept as a state, or ids to make text of"
+    )
     score_characters: int = _bound(1_000_000, "characters of a text to score whose answer comes in one piece")
     texts: int = _bound(128, "texts that a request may ask for: prompts times n")
     max_tokens: int = _bound(100_000, "characters to write of each text")

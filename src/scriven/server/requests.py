@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import CoreSchema
 
 from scriven import strictjson
@@ -13,8 +21,7 @@ from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS
 from scriven.server.unoffered import COMPLETIONS, add_unoffered, check_offered
 
-# Parts of a body, of which those that can be meant have some hundred: reading a million keeps everybody waiting.
-STRUCTURE = 10_000
+PIECE = 8192  # ids that are checked at once, while no other thread of Python runs
 
 
 class _Nullable:
@@ -24,11 +31,18 @@ class _Nullable:
         return {"anyOf": [handler(core), {"type": "null"}]}
 
 
+def _in_pieces(ids: Any, check: Callable[[Any], Any]) -> Any:
+    """Ids, checked a piece at a time: other threads of Python run in between."""
+    if not isinstance(ids, list) or not PIECE < len(ids) <= LIMITS.prompt_characters:
+        return check(ids[: LIMITS.prompt_characters + 1] if isinstance(ids, list) else ids)
+    return [each for begin in range(0, len(ids), PIECE) for each in check(ids[begin : begin + PIECE])]
+
+
 NULLABLE = _Nullable()
 Id = Annotated[int, Field(ge=0, lt=1 << 32)]
 Stop = Annotated[str, Field(max_length=LIMITS.stop_characters)]
 # A list is left at the first thing that is wrong in it: there may be a million, and each would be told of.
-Ids = Annotated[list[Id], Field(max_length=LIMITS.prompt_characters, fail_fast=True)]
+Ids = Annotated[list[Id], Field(max_length=LIMITS.prompt_characters, fail_fast=True), WrapValidator(_in_pieces)]
 Texts = Annotated[list[str], Field(min_length=1, max_length=LIMITS.texts, fail_fast=True)]
 Prompt = str | Texts | Ids | Annotated[list[Ids], Field(min_length=1, max_length=LIMITS.texts, fail_fast=True)]
 
@@ -165,7 +179,7 @@ class DetokenizeBody(Body):
     """POST /detokenize."""
 
     model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
-    tokens: Annotated[list[Id], Field(fail_fast=True)] = Field(description="ids")
+    tokens: Ids = Field(description="ids")
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)
@@ -181,9 +195,7 @@ def parsed(kind: type[AnyBody], data: bytes) -> AnyBody:
     Raises Refused, 400, naming the field and its value, where it is not what it must be.
     """
     try:
-        if data.count(b",") > LIMITS.score_characters:  # of a text there may be that many, of ids fewer
-            raise ValueError(f"it has more than {LIMITS.score_characters:,} commas")
-        values = strictjson.parse(data.decode("utf-8"), STRUCTURE)
+        values = strictjson.parse(data.decode("utf-8"), LIMITS.body_parts, LIMITS.body_values)
     except ValueError as error:  # UnicodeDecodeError is one
         raise Refused(400, f"the body is not JSON that can be read: {error}", code="invalid_json") from None
     if not isinstance(values, dict):

@@ -8,7 +8,8 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from scriven.server.answers import answer, long_answer
+from scriven.inference.sampling import Ids
+from scriven.server.answers import answer, apart, long_answer
 from scriven.server.engine import Job
 from scriven.server.errors import Refused
 from scriven.server.logprobs import token_name
@@ -87,16 +88,21 @@ async def save(request: Request) -> Response:
     server = server_of(request)
     served = server.named(body.model)
     context, characters = server.context(served, body.state)
-    ids = served.model.read_ids(body.text)
-    if len(ids) > server.limits.prompt_characters:
-        most = server.limits.prompt_characters
-        raise Refused(400, f"text: {len(ids):,} characters; give {most:,} at most", "text", "too_large")
+    ids = await apart(len(body.text), lambda: _prompt_of(served.model, body.text, server.limits.prompt_characters))
     after = await unless_gone(request, _read(Work(server, served, [Job(ids, context)])))
     characters += len(ids)
     handle = server.keep(served, after, characters)
     if handle is None:
         raise Refused(503, "a newer checkpoint was taken up while the text was read; send it again", code="replaced")
     return answer({"state": handle, "characters": characters, "expires_in": server.limits.state_seconds})
+
+
+def _prompt_of(model: Model, text: str, most: int) -> Ids:
+    """The ids of a text. Raises Refused where there are more than `most`."""
+    ids = model.read_ids(text)
+    if len(ids) > most:
+        raise Refused(400, f"text: {len(ids):,} characters; give {most:,} at most", "text", "too_large")
+    return ids
 
 
 async def _read(work: Work) -> Any:
