@@ -122,13 +122,24 @@ def read_header(folder: Place) -> Header:
     another size.
     """
     path = within(folder, NAME)
-    if isinstance(path, Path) and not os.path.lexists(path):
+    if isinstance(path, Path) and not _is_there(path):
         raise InputError(f"{folder} is not a corpus; make one with: scriven corpus build TEXT -o DIR")
     header = read_json(path, Header, FORMAT, AGAIN)
     if isinstance(folder, Path):
         for shard in header.training.files + header.validation.files:
             check_file(folder, shard, AGAIN)
     return header
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a file, of any kind. Raises InputError where that cannot be told."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; allow it, or try again") from None
+    return True
 
 
 def write_json(path: Path, values: Frozen) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -25,6 +26,7 @@ from scriven.settings import explain
 
 MODEL_FILE, TRAINING_FILE, MANIFEST_FILE = "model.safetensors", "training.safetensors", "manifest.json"
 UNFINISHED, ASIDE = ".tmp", ".old"  # how names end while a save is under way
+UNREAD = ".unread"  # how that of a checkpoint ends which could not be read when its step was saved again
 EPOCHS_LIMIT = 1e15  # more are no number that a training told
 OTHERS = "use another checkpoint of this run (scriven info lists them, --checkpoint and --resume take their steps)"
 
@@ -158,10 +160,16 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, weights: dict[str, Te
 
 
 def write_checkpoint(
-    folder: Path, weights: dict[str, Tensor], training: dict[str, Tensor], manifest: dict[str, Any]
+    folder: Path,
+    weights: dict[str, Tensor],
+    training: dict[str, Tensor],
+    manifest: dict[str, Any],
+    *,
+    keep_old: bool = False,
 ) -> Checkpoint:
     """Writes a checkpoint at `folder`: into a temporary folder, flushed to the disk, then renamed into place.
 
+    One that is there already is removed; with `keep_old` it stays, as NAME.unread.
     Nothing else may write in the folder above. Raises OSError when the disk is full or may not be written to,
     InputError for a manifest that could not be read again; what was there before is untouched.
     """
@@ -177,7 +185,7 @@ def write_checkpoint(
         write_flushed(temporary / MANIFEST_FILE, json.dumps(manifest, indent=1, allow_nan=False).encode())
         flush_folder(temporary)
         if is_there(folder):  # the same step saved again, after a resume from before it
-            folder.rename(old)
+            folder.rename(_free_name(folder) if keep_old else old)
         temporary.rename(folder)
         flush_folder(folder.parent)
         discard(old)
@@ -188,6 +196,12 @@ def write_checkpoint(
     except ValidationError as error:
         raise InputError(f"{folder} cannot be saved so that it could be read again: {explain(error)}") from None
     return Checkpoint(folder)
+
+
+def _free_name(folder: Path) -> Path:
+    """The name for a checkpoint that could not be read when its step was reached again."""
+    names = (folder.with_name(f"{folder.name}{UNREAD}{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([folder.with_name(folder.name + UNREAD)], names) if not is_there(path))
 
 
 def sweep(folder: Path) -> None:

@@ -183,7 +183,7 @@ class Run:
         flush_logs(self.path)  # so that what is on the disk of this step is never more than what is told of it
         beside = {"vocabulary": self.seals.vocabulary, "settings": self.setting_seals[-1]}
         manifest = {"number": before.saves + 1, "run": beside, **manifest}
-        saved = write_checkpoint(self._folder(step), weights, training, manifest)
+        saved = write_checkpoint(self._folder(step), weights, training, manifest, keep_old=step in before.unread)
         unread = tuple(other for other in before.unread if other != step)
         gone = self._let_go(best, step) - {*unread}
         validation = before.validation | {str(step): Measured.model_validate(manifest["validation"])}
