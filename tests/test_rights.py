@@ -78,6 +78,8 @@ CASES = {
     "a checkpoint": ("{run}/checkpoints/step-00000003", 0o000, "sample {run} --checkpoint 3"),
     "weights": ("{run}/checkpoints/step-00000003/model.safetensors", 0o000, "sample {run} --checkpoint 3"),
     "an index": ("{run}/checkpoints/index.json", 0o000, "sample {run}"),
+    "a log": ("{run}/metrics.jsonl", 0o000, "train --resume --steps 9 -o {run}"),
+    "a log not to be written to": ("{run}/metrics.jsonl", 0o400, "train --resume --steps 9 -o {run}"),
     "a corpus": ("{corpus}", 0o000, "train {corpus} --steps 1 -o new"),
     "a corpus to check": ("{corpus}", 0o000, "corpus check {corpus}"),
     "a shard": ("{corpus}/training-00000.npy", 0o000, "train {corpus} --steps 1 -o new"),
@@ -96,6 +98,7 @@ def test_what_may_not_be_read_or_written_is_named(
     (place / "mine.toml").write_text("[model]\nwidth = 8\n")
     (place / "folder").mkdir()
     (place / "cache").mkdir()
+    (place / "run" / "metrics.jsonl").touch()
     monkeypatch.setenv("SCRIVEN_CACHE", str(place / "cache"))
     before = contents(place)
     what, mode, words = CASES[case]

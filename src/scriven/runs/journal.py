@@ -55,6 +55,13 @@ def flush_logs(path: Path) -> None:
     flush_folder(path)
 
 
+def check_logs(path: Path) -> None:
+    """Raises OSError where a log of the run may not be read and written: its first save would end it otherwise."""
+    for name in filter(lambda name: _is_plain(path / name), LOGS):
+        with (path / name).open("r+b"):
+            pass
+
+
 def set_logs_aside(path: Path, save: int) -> None:
     """Keeps a copy of a run's logs until its save of that number: training goes on from before the newest checkpoint.
 

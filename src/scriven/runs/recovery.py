@@ -8,7 +8,7 @@ from typing import Literal
 from scriven.errors import InputError, UnreadableError
 from scriven.runs.checkpoints import Checkpoint, sweep
 from scriven.runs.folder import CHECKPOINTS, Run
-from scriven.runs.journal import put_logs_back, set_logs_aside
+from scriven.runs.journal import check_logs, put_logs_back, set_logs_aside
 from scriven.runs.manifest import Index, Measured
 from scriven.runs.tensors import Shapes
 
@@ -146,6 +146,7 @@ def _put_right(run: Run, found: _Found, last: int, best: int) -> None:
 def _keep_logs(run: Run, step: int, newest: Checkpoint) -> None:
     """The logs of the newest checkpoint, kept where training goes on from an earlier step: it may never save."""
     try:
+        check_logs(run.path)
         put_logs_back(run.path, newest.number)
         if step < max(run.steps()):
             set_logs_aside(run.path, run.index().saves + 1)
@@ -154,7 +155,9 @@ def _keep_logs(run: Run, step: int, newest: Checkpoint) -> None:
 
 
 def _cannot_write(run: Run, error: OSError) -> InputError:
-    return InputError(f"cannot write to {run.path}: {error.strerror}; free some space, or allow writing")
+    return InputError(
+        f"cannot write to {error.filename or run.path}: {error.strerror}; free some space, or allow writing"
+    )
 
 
 def _index(run: Run) -> Index | None:
