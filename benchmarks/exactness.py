@@ -22,6 +22,7 @@ import tempfile
 import time
 import traceback
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from scriven.training.request import Request
 from scriven.training.start import work as led
 from scriven.training.verify import Trail, compared, follow, given_cores, last_arrays
 
+# Torch imports it in the first backward pass, and it takes half a second, in every process that is forked.
+import_module("torch.fx.experimental.symbolic_shapes")
 start.measure_speed = lambda *_: 1e5  # nothing is fitted to it, and it takes longer than all else in a start
 
 STEPS, CUT = 12, 5

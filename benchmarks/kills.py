@@ -22,6 +22,7 @@ import time
 import traceback
 from argparse import Namespace
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ from scriven.settings import validated
 from scriven.training import start
 from scriven.training.start import Request, train
 
+# Torch imports it in the first backward pass, and it takes half a second, in every process that is forked.
+import_module("torch.fx.experimental.symbolic_shapes")
 start.measure_speed = lambda *_: 1e5  # nothing is fitted to it, and it takes longer than all else in a start
 
 WORDS = "the quick brown fox jumps over the lazy dog and then sits down by the river to think about it all\n"

@@ -16,6 +16,10 @@ import torch
 import fork_server
 from scriven.cli import main
 from scriven.kernels import library
+from scriven.report import plot
+from scriven.runs.disk import own, replace_file
+from scriven.runs.folder import PLOT_FILE
+from scriven.runs.journal import METRICS_FILE
 
 # Threads that wait for one another are slow where the machine has other work, as other tests.
 torch.set_num_threads(1)
@@ -92,6 +96,17 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     A file whose tests are about threads has a fixture of this name that does nothing.
     """
     fork_server.take_one_core(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def plain_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a training's losses, no picture is drawn in this process, which takes longer than the training."""
+
+    def draw(run: Path) -> None:
+        plot.Course.read(run / METRICS_FILE)
+        replace_file(own(run / PLOT_FILE), b"\x89PNG")
+
+    monkeypatch.setattr(plot, "draw", draw)
 
 
 @pytest.fixture(autouse=True)

@@ -81,7 +81,9 @@ import sys
 from pathlib import Path
 import scriven
 from test_exact import start, trained
+from scriven.model import machine
 start.measure_speed = lambda *_: 1e5
+machine.bf16_speedup = lambda *_, **__: 1.0
 print(trained(Path(sys.argv[1]), Path(sys.argv[2]), "lstm", "bf16"))
 """
 

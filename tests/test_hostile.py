@@ -5,13 +5,13 @@ import json
 import resource
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fork_server import PYTHON
 from hostile import FILES, HOSTILE, copied, good_run, truncated, truncations
 from scriven.errors import InputError
 from scriven.runs import open_run
@@ -117,7 +117,7 @@ for run in sys.argv[1:]:
             code = end.code
     print(json.dumps([code, said.getvalue(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
 """
-    words = [sys.executable, "-c", program, *map(str, runs)]
+    words = [*PYTHON, "-c", program, *map(str, runs)]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -3,19 +3,21 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from fork_server import PYTHON
+
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # as the program gives itself
 PROGRAM = Path(__file__).parents[1] / "benchmarks" / "kills.py"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_a_training_survives_twenty_kills(tmp_path: Path) -> None:
     """At random instants, most of them near a save; then every step equals that of a training nobody disturbed."""
-    words = [sys.executable, str(PROGRAM), "--kills", "20", "--output", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+    words = [*PYTHON, str(PROGRAM), "--kills", "20", "--output", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False, env=ONE_THREAD)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "kills.json").read_text())["results"]
     assert len(found["kills"]) == 20

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from fork_server import PYTHON
 from scriven.errors import ScrivenError, UsageError
 from scriven.events import Stepped
 from scriven.runs import open_run
@@ -194,8 +195,8 @@ def test_a_machine_joins_and_leaves(hosts: tuple[str, str], book: Path, tmp_path
 def test_a_worker_ends_with_its_leader_whatever_it_waits_for() -> None:
     """A wait of gloo's for what a killed leader owed was seen to last for ever."""
     code = "import scriven.training.launch as launch; print(flush=True); launch.end_with_leader()"
-    leader = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {code!r}], stdin=subprocess.PIPE).wait()"
-    process = subprocess.Popen([sys.executable, "-c", leader], stdout=subprocess.PIPE)
+    leader = f"import subprocess; subprocess.Popen([*{PYTHON!r}, '-c', {code!r}], stdin=subprocess.PIPE).wait()"
+    process = subprocess.Popen([*PYTHON, "-c", leader], stdout=subprocess.PIPE)
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.read(1) == b"\n"  # the worker is there

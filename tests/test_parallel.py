@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from fork_server import PYTHON
 from scriven.training.parallel import Workers, share
 
 SCRIPT = """
@@ -20,7 +20,7 @@ from scriven.training import child, launch
 if "RANK" in os.environ:
     workers = launch.join_leader()
 else:
-    child.COMMAND = [sys.executable, __file__]
+    child.COMMAND = [sys.executable, "-X", "forked", __file__]
     workers = launch.start_workers(3)
 rank = workers.rank
 for count in (3, 4, 7):
@@ -68,7 +68,7 @@ if "RANK" in os.environ:
     workers.gather(torch.ones(1), 2)
     workers.close()
     os._exit(0)
-child.COMMAND = [sys.executable, __file__]
+child.COMMAND = [sys.executable, "-X", "forked", __file__]
 os.environ["DEAF"] = "1"
 flag = StopFlag(lambda: print("noticed", flush=True))
 with flag.listening():
@@ -94,7 +94,7 @@ def test_signals_are_noticed_while_another_worker_never_answers(tmp_path: Path) 
     """Python's own handlers would wait until torch's C++ comes back. Afterwards, as in a notebook, others can start."""
     script = tmp_path / "deaf.py"
     script.write_text(DEAF)
-    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*PYTHON, str(script)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process.stdout as told:
         other = int(told.readline())
@@ -126,7 +126,7 @@ def test_a_worker_that_dies_at_once_ends_the_start_with_its_last_words(book: Pat
     script.write_text(DYING)
     words = ["train", str(book), "--steps=1", "--model.width=16", "--reader.batch=4", "--training.workers=2"]
     done = subprocess.run(
-        [sys.executable, str(script), *words, "-o", str(tmp_path / "run")],
+        [*PYTHON, str(script), *words, "-o", str(tmp_path / "run")],
         capture_output=True,
         text=True,
         timeout=60,
@@ -142,7 +142,7 @@ def test_a_worker_that_dies_at_once_ends_the_start_with_its_last_words(book: Pat
 def test_three_workers_agree_and_the_death_of_one_is_noticed(tmp_path: Path) -> None:
     script = tmp_path / "workers.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, str(script)]
+    command = [*PYTHON, str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["3", "agree", "noticed"]

@@ -13,6 +13,11 @@ from scriven.report.files import FilesReport
 from scriven.report.plot import Course, PlotReport, draw
 
 
+@pytest.fixture(autouse=True)
+def plain_picture() -> None:
+    """Here pictures are drawn; what stands in for them elsewhere is in conftest.py."""
+
+
 def write(run: Path, events: list[Event]) -> Path:
     report = FilesReport()
     for event in events:

@@ -14,6 +14,7 @@ from typing import Any
 import openai
 import pytest
 
+from fork_server import PYTHON
 from live_server import Place, serving
 from scriven.server.limits import LIMITS
 from scriven.session import Model
@@ -407,7 +408,7 @@ def evaluate(places: dict[str, Place], folder: Path) -> dict[str, dict[str, list
     environment = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     environment |= {"OPENAI_API_KEY": TOKEN}
     given = json.dumps([str(folder), TOKEN, {name: place.url for name, place in places.items()}])
-    done = _run([sys.executable, "-c", EVALUATION, given], env={**os.environ, **environment})
+    done = _run([*PYTHON, "-c", EVALUATION, given], env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in places}
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from conftest import Command
+from fork_server import PYTHON
 from scriven.errors import InputError, Interrupted
 from scriven.events import Evaluated, Event, Finished, Sampled, Stepped
 from scriven.runs import Run, open_run, writing
@@ -125,7 +126,7 @@ with flag.listening():
 
 def test_a_process_that_is_stuck_in_foreign_code_ends_all_the_same() -> None:
     """Python runs no handler there: the first signal was not noticed, and no later one either."""
-    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*PYTHON, "-c", STUCK], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
         process.terminate()

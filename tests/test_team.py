@@ -4,11 +4,11 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from fork_server import PYTHON
 from scriven.runs import open_run
 
 SMALL = ["--model.width=16", "--reader.batch=4", "--reader.length=16", "--training.threads=1", "--training.groups=2"]
@@ -30,7 +30,7 @@ def two(words: list[str], *, second: list[str]) -> list[subprocess.Popen[str]]:
     told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
         subprocess.Popen(
-            [sys.executable, *start, "train", *words],
+            [*PYTHON, *start, "train", *words],
             env=os.environ | told | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
