@@ -1,5 +1,6 @@
 """A small text, a corpus cache of each test's own, and one thread unless a test is about threads."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,9 @@ from scriven.report import plot
 from scriven.runs.disk import own, replace_file
 from scriven.runs.folder import PLOT_FILE
 from scriven.runs.journal import METRICS_FILE
+
+# A shell gives programs that it starts in the background an interrupt that is ignored; those that tests interrupt obey.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Threads that wait for one another are slow where the machine has other work, as other tests.
 torch.set_num_threads(1)
