@@ -227,9 +227,12 @@ def _connection() -> socket.socket:
     with there:
         process = subprocess.Popen(begin, stdin=there.fileno(), env=environment)
 
+    owner = os.getpid()
+
     def end() -> None:
-        here.close()
-        process.wait()
+        if os.getpid() == owner:  # and not a fork of this process
+            here.shutdown(socket.SHUT_RDWR)
+            process.wait()
 
     atexit.register(end)
     return here
