@@ -33,6 +33,7 @@ from small_model import favour, predictor
 
 WAYS = [None, *(["fp32", "int8"] if library.level() != "off" else [])]  # torch and native code
 FEW = replace(LIMITS, rows=5, queue=40)
+DEADLINE = 60.0  # seconds
 
 
 def model_of(way: str | None, window: int = 0, letters: str = "\n abcde,") -> Model:
@@ -314,28 +315,54 @@ def test_a_text_that_is_read_slowly_holds_up_no_other(way: str | None, monkeypat
     """Reading goes step by step where the likeliest symbols are asked for; the others once waited for 2,048 steps."""
     model, now = model_of(way), [0.0]
     monkeypatch.setattr(engine, "time", Mock(monotonic=lambda: now[0]))
-    for name in ("read", "predict"):
-        monkeypatch.setattr(model.predictor, name, slowly(getattr(model.predictor, name), now))
 
     async def use(server: Server, served: Served) -> int:
-        ids = np.zeros(20_000, np.int64)
-        async with Work(server, served, [Job(ids, served.start, (), 2)]) as work:
-            await work.news()
-            begun = served.engine.read
-            await done(server, served, [Job(np.empty(0, np.int64), served.start, (line(model, 0, 5),))])
-            return served.engine.read - begun
+        reads = SlowReads(served.engine, now)
+        for name in ("read", "predict"):
+            monkeypatch.setattr(model.predictor, name, reads.slow(getattr(model.predictor, name)))
+        with contextlib.ExitStack() as ends:
+            ends.callback(reads.allow, 1 << 30)  # also where the other text is never done: the engine must end
+            async with Work(server, served, [Job(np.zeros(20_000, np.int64), served.start, (), 2)]) as work:
+                await work.news()
+                begun = served.engine.read
+                other = Job(np.empty(0, np.int64), served.start, (line(model, 0, 5),))
+                answer = asyncio.ensure_future(done(server, served, [other]))
+                await asyncio.sleep(0)  # the engine has been asked for it
+                reads.allow(begun + 1000)
+                await answer
+                return served.engine.read - begun
 
-    assert serve(model, LIMITS, use) < 2000
+    assert serve(model, replace(LIMITS, seconds=DEADLINE), use) < 2000
 
 
-def slowly(read: Callable[..., Any], now: list[float]) -> Callable[..., Any]:
-    """Reading, each time as long as all that may be read in a turn."""
+class SlowReads:
+    """Reading, each time as long as all that may be read in a turn, and no further than is allowed.
 
-    def slow(*given: Any) -> Any:
-        now[0] += engine.READ_SECONDS
-        return read(*given)
+    The engine reads on while the requests' thread waits for the processor: how far would be chance.
+    """
 
-    return slow
+    def __init__(self, reader: engine.Engine, now: list[float]) -> None:
+        """At first the engine may read one piece; `now` is the time that it goes by."""
+        self._reader, self._now = reader, now
+        self._most = 1
+        self._changed = threading.Condition()
+
+    def allow(self, symbols: int) -> None:
+        """Lets the engine read on until it has read this many symbols since its start."""
+        with self._changed:
+            self._most = symbols
+            self._changed.notify_all()
+
+    def slow(self, read: Callable[..., Any]) -> Callable[..., Any]:
+        """This way to read, made slow."""
+
+        def slow(*given: Any) -> Any:
+            with self._changed:
+                self._changed.wait_for(lambda: self._reader.read < self._most)
+            self._now[0] += engine.READ_SECONDS
+            return read(*given)
+
+        return slow
 
 
 def test_a_client_that_reads_slowly_has_no_more_time_than_others() -> None:
