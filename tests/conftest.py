@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-import scriven  # noqa: F401 - before torch, whose threads then sleep while they wait; see scriven.openmp
+import scriven  # noqa: F401 - before torch, whose threads then sleep while they wait; see scriven.runtime
 
 # isort: split
 import torch
@@ -18,9 +18,9 @@ import fork_server
 from scriven.cli import main
 from scriven.kernels import library
 from scriven.report import plot
-from scriven.runs.disk import own, replace_file
 from scriven.runs.folder import PLOT_FILE
 from scriven.runs.journal import METRICS_FILE
+from scriven.safe_files import own, replace_file
 
 # A shell gives programs that it starts in the background an interrupt that is ignored; those that tests interrupt obey.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hostile import good_run
-from scriven import strictjson
+from scriven import strict_json
 from scriven.cli.flags import unescaped
 from scriven.corpus.alphabet import read_alphabet
 from scriven.corpus.build import build, build_part, merge
@@ -37,7 +37,7 @@ from scriven.runs.tensors import decoded, finite, read_checked
 from scriven.server import requests, story
 from scriven.server.errors import Refused
 from scriven.settings import CorpusSettings, validated
-from scriven.toml import read_toml
+from scriven.settings_toml import read_toml
 from scriven.training.kept import kept
 from scriven.vocabulary import Vocabulary
 
@@ -159,7 +159,7 @@ def logs(data: bytes, folder: Path) -> None:
     run = run_with(folder, metrics_jsonl=data, samples_jsonl=data, progress_jsonl=progress)
     told = attempted(story.Story(run).news)
     if not refused(told):
-        strictjson.write(told)
+        strict_json.write(told)
     attempted(lambda: read_story(run))
     attempted(lambda: read_fingerprints(run))
 
@@ -436,17 +436,17 @@ def alphabet(data: bytes, folder: Path) -> None:
 
 
 @target
-def strict_json(data: bytes, folder: Path) -> None:
+def json_text(data: bytes, folder: Path) -> None:
     """What is read of JSON text is read again of what is written of it."""
     text = data.decode("utf-8", "surrogatepass") if not _undecodable(data) else data.decode("latin-1")
     try:
-        value = strictjson.parse(text)
+        value = strict_json.parse(text)
     except ValueError:
         return
-    written = strictjson.write(value)
+    written = strict_json.write(value)
     assert written.isascii()
     if not re.search("[\ud800-\udfff]", repr(value)) and "\\ud" not in repr(value):
-        assert strictjson.parse(written) == value
+        assert strict_json.parse(written) == value
 
 
 def _undecodable(data: bytes) -> bool:
@@ -473,7 +473,7 @@ def request_body(data: bytes, folder: Path) -> None:
         requests.parsed(BODIES[kind], rest)
     except Refused as error:
         assert str(error)
-        strictjson.write(str(error))
+        strict_json.write(str(error))
 
 
 @target

@@ -10,7 +10,7 @@ PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PROGRAM = """
 import ctypes
 from pathlib import Path
-from scriven.allocator import keep_buffers, use_huge_pages
+from scriven.runtime import keep_buffers, use_huge_pages
 keep_buffers(1 << 30)
 use_huge_pages(1 << 30)
 use_huge_pages(1 << 30)

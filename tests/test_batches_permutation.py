@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scriven.batches.permutation import permuted, seeds
+from scriven.counter_rng import permuted, seeds
 from scriven.vocabulary import Ids
 
 

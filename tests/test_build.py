@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scriven.corpus import Corpus, Part, build, material, shards
-from scriven.corpus.build import cache_folder
 from scriven.corpus.split import are_validation
 from scriven.errors import InputError, UsageError
+from scriven.runtime import cache_folder
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import Vocabulary
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import scriven
 from conftest import Command
-from scriven import strictjson
+from scriven import strict_json
 from scriven.cli.rows import Verbatim, show
 from scriven.corpus import build
 from scriven.model import CharLM
@@ -160,7 +160,7 @@ def test_half_characters_are_not_in_json(text: Path, corpus: Path, tmp_path: Pat
 @given(st.text(st.characters(exclude_categories=())))
 @example("\\udc80 \\ \ud83d\ud83d\ude00\udc80\ud800")
 def test_json_has_whole_characters_only(text: str) -> None:
-    written = strictjson.write({text: [text, 1.5, None]})
+    written = strict_json.write({text: [text, 1.5, None]})
     assert written.isascii() and "\n" not in written
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     ((name, values),) = json.loads(written).items()
@@ -170,7 +170,7 @@ def test_json_has_whole_characters_only(text: str) -> None:
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_json_has_finite_numbers_only(number: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        strictjson.write({"a": [number]})
+        strict_json.write({"a": [number]})
 
 
 @pytest.mark.parametrize("path", [*sorted((SOURCE / "cli").glob("*.py")), SOURCE / "report" / "terminal.py"])

@@ -10,37 +10,43 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    errors openmp suggestions arguments durable allocator mixing sizes strictjson settings toml events surrogates
-    vocabulary recipes
-    kernels.interface kernels.library kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32 kernels.output
-    kernels.scan kernels.sampler kernels.scorer kernels.text kernels
-    corpus.storage corpus.sources corpus.stamps corpus.guesses corpus.encodings corpus.line_ends corpus.punctuation
-    corpus.row_values corpus.structure corpus.zipped corpus.reading corpus.delimited corpus.json_records
-    corpus.tables corpus.documents corpus.division corpus.alphabet
-    corpus.header corpus.shards corpus.numbers corpus.joining corpus.split corpus.duplicates corpus.useful
-    corpus.material corpus.assembly corpus.parts
-    corpus.workplace corpus.build corpus.shelf corpus.store corpus
-    batches.permutation batches.batch batches.stream batches.windows batches.order batches.documents batches.readers
-    batches.epoch batches.prefetch batches
+    errors suggestions settings
+    corpus.storage corpus.sources corpus.stamps
+    arguments strict_json surrogates vocabulary
+    corpus.guesses corpus.encodings corpus.line_ends corpus.punctuation corpus.row_values corpus.structure
+    corpus.zipped corpus.reading corpus.header corpus.delimited corpus.json_records corpus.tables corpus.documents
+    corpus.division corpus.alphabet
+    kernels.interface kernels.library kernels.text
+    corpus.shards corpus.useful corpus.material
+    counter_rng
+    corpus.split corpus.duplicates corpus.assembly corpus.numbers corpus.joining corpus.parts
+    safe_files
+    corpus.workplace
+    runtime sizes settings_toml events
+    recipes
+    signals
+    kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32 kernels.output kernels.scan kernels.sampler
+    kernels.scorer kernels
+    corpus.build corpus.shelf corpus.store corpus
+    batches.batch batches.stream batches.windows batches.order batches.documents batches.readers batches.epoch
+    batches.prefetch batches
     model.compute model.dropout model.initial model.recurrence model.stretches model.cells model.language_model
     model.pretrained model.machine model
-    runs.disk runs.journal runs.tensors runs.manifest runs.seals runs.checkpoints runs.folder runs.claim runs.recovery
+    runs.journal runs.tensors runs.manifest runs.seals runs.checkpoints runs.folder runs.claim runs.recovery
     runs.saver runs.doctor runs
     inference inference.sampling inference.pen inference.chunks inference.passages inference.generate inference.score
     inference.writing inference.lines inference.protocols inference.novelty inference.normal_forms
-    training training.stop training.optimizer training.attendant training.child training.parallel training.launch
-    training.alike training.plan training.save_clock training.losses training.outcome training.average
-    training.corpus_check training.kept training.evaluation training.initial training.fit training.gradients
-    training.loop
-    training.request training.team training.start training.verify
+    training training.optimizer training.attendant training.child training.parallel training.launch training.alike
+    training.plan training.save_clock training.losses training.outcome training.average training.corpus_check
+    training.kept training.evaluation training.initial training.fit training.gradients training.loop training.request
+    training.team training.start training.verify
     session
     report report.files report.plot report.terminal
     api
     server server.histogram server.limits server.answers server.errors server.security server.connection
-    server.unoffered server.requests
-    server.reading server.shares server.engine server.states server.serving server.logprobs server.completions
-    server.scoring server.tools server.renewal
-    server.schemas server.openapi server.metrics server.story server.watch server.static server.app
+    server.unoffered server.requests server.reading server.shares server.engine server.states server.serving
+    server.logprobs server.completions server.scoring server.tools server.renewal server.schemas server.openapi
+    server.metrics server.story server.watch server.static server.app
     cli.streams cli.arguments cli.mistakes cli cli.flags cli.rows cli.batch_rows cli.line_ends cli.texts cli.corpus
     cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score cli.serve cli.train cli.verify_resume
     __main__

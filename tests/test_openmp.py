@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from scriven.errors import UsageError
-from scriven.openmp import WAITING, allow_threads
+from scriven.runtime import WAITING, allow_threads
 
 
 def settled(program: str, **environment: str) -> list[str]:

@@ -59,7 +59,7 @@ import os, sys, time
 import torch
 from scriven.errors import Interrupted
 from scriven.training import child, launch
-from scriven.training.stop import StopFlag
+from scriven.signals import StopFlag
 
 if "RANK" in os.environ:
     workers = launch.join_leader()

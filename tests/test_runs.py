@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from scriven import safe_files
 from scriven.corpus import Corpus, build
 from scriven.errors import InputError
-from scriven.runs import Run, checkpoints, create_run, disk, load_weights, open_run, run_corpus, writing
+from scriven.runs import Run, checkpoints, create_run, load_weights, open_run, run_corpus, writing
 from scriven.settings import ModelSettings, Settings
 from scriven.vocabulary import Vocabulary
 
@@ -177,7 +178,7 @@ def test_a_disk_that_is_full_leaves_the_settings_as_they_were(
             raise OSError(28, "No space left on device")
         path.write_bytes(data)
 
-    monkeypatch.setattr(disk, "write_flushed", half)
+    monkeypatch.setattr(safe_files, "write_flushed", half)
     with pytest.raises(InputError, match="No space left on device"):
         made(tmp_path)
     assert open_run(run.path) == run

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from scriven import strictjson
+from scriven import strict_json
 from scriven.server import requests
 from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS
@@ -108,13 +108,13 @@ def test_parts_and_values_are_counted_outside_of_texts_alone(value: Any) -> None
     bare = re.sub(r'"(?:[^"\\]|\\.)*"', "", text)
     parts, commas = sum(map(bare.count, "[{:")), bare.count(",")
     strings = text.count('"')
-    assert strictjson.parse(text, parts + strings, commas + 1) == value
+    assert strict_json.parse(text, parts + strings, commas + 1) == value
     if commas:
         with pytest.raises(ValueError, match=f"more than {commas:,} values"):
-            strictjson.parse(text, parts + strings, commas)
+            strict_json.parse(text, parts + strings, commas)
     if parts:
         with pytest.raises(ValueError, match=f"more than {parts - 1:,} parts"):
-            strictjson.parse(text, parts - 1)
+            strict_json.parse(text, parts - 1)
 
 
 @pytest.mark.parametrize("text", ["," * 300_000, "[{:" * 30_000, '\\"' * 100_000 + "," * 300_000])
@@ -150,7 +150,7 @@ def test_a_long_list_is_read_and_checked_in_pieces(monkeypatch: pytest.MonkeyPat
         pieces.append(len(piece))
         return piece
 
-    monkeypatch.setattr(strictjson, "_integer", integer)
+    monkeypatch.setattr(strict_json, "_integer", integer)
     assert parsed(DetokenizeBody, json.dumps({"tokens": ids}).encode()).tokens == ids
     assert len(read) == len(ids)
     assert requests._in_pieces(ids, check) == ids

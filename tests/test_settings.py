@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from scriven.errors import InputError, UsageError
 from scriven.settings import ModelSettings, Settings, consistent, merged, validated
-from scriven.toml import read_toml, to_toml
+from scriven.settings_toml import read_toml, to_toml
 
 
 def test_settings_survive_toml(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from fork_server import PYTHON
 from scriven.errors import InputError, Interrupted
 from scriven.events import Evaluated, Event, Finished, Sampled, Stepped
 from scriven.runs import Run, open_run, writing
+from scriven.signals import StopFlag
 from scriven.training.request import Request
 from scriven.training.start import train
-from scriven.training.stop import StopFlag
 from test_training import evaluations, fingerprints, request, run, same
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals work otherwise there")
@@ -111,7 +111,7 @@ def test_who_asks_late_is_told_too() -> None:
 
 STUCK = """
 import ctypes
-from scriven.training import stop
+from scriven import signals as stop
 
 stop.SERVED_SECONDS = 0.3
 flag = stop.StopFlag(lambda: print("noticed", flush=True))

@@ -10,7 +10,7 @@ The names below are imported when they are first used, so that `import scriven` 
 
 from typing import TYPE_CHECKING
 
-from scriven import openmp
+from scriven import runtime
 from scriven.errors import DivergedError, InputError, Interrupted, ScrivenError, UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ __all__ = [
     "train",
 ]
 
-openmp.settle_environment()
+runtime.settle_environment()
 
 _HOMES = {
     "Model": "scriven.session",

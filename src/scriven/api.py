@@ -17,9 +17,9 @@ from scriven.report.plot import PlotReport
 from scriven.report.terminal import TerminalReport
 from scriven.session import Model, load
 from scriven.settings import Settings, overlaid, validated
+from scriven.signals import StopFlag
 from scriven.training.request import Request
 from scriven.training.start import train as training
-from scriven.training.stop import StopFlag
 
 
 @dataclass(frozen=True)

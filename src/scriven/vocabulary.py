@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scriven import strictjson
+from scriven import strict_json
 from scriven.arguments import check_text
 from scriven.errors import InputError, UsageError
 from scriven.settings import Unit
@@ -217,7 +217,7 @@ class Vocabulary:
         Raises InputError when the text is not that.
         """
         try:
-            values = strictjson.parse(text)
+            values = strict_json.parse(text)
             separator = values.get("separator")
             if not (separator is None or isinstance(separator, str)):
                 raise ValueError(f"separator {separator!r} is not a string")

@@ -10,8 +10,8 @@ import functools
 
 import numpy as np
 
-from scriven.batches.permutation import permuted, seeds
 from scriven.corpus.store import Part
+from scriven.counter_rng import permuted, seeds
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Ids
 

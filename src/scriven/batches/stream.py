@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from scriven.batches.batch import Batch
 from scriven.corpus.store import Part
+from scriven.counter_rng import GOLDEN, mixed
 from scriven.errors import InputError
-from scriven.mixing import GOLDEN, mixed
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Ids, Vocabulary
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from scriven.batches.batch import Batch
-from scriven.batches.permutation import permuted, seeds
 from scriven.corpus.store import Part
+from scriven.counter_rng import permuted, seeds
 from scriven.errors import InputError
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Vocabulary

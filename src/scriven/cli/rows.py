@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from scriven import strictjson
+from scriven import strict_json
 
 Row = dict[str, Any]
 Form = Literal["words", "json", "tsv"]
@@ -37,7 +37,7 @@ def show(rows: Iterable[Row], form: Form) -> int:
 
 def put_json(row: Row) -> None:
     """Prints a row as a line of JSON."""
-    sys.stdout.write(strictjson.write(row) + "\n")
+    sys.stdout.write(strict_json.write(row) + "\n")
 
 
 def put_path(path: object) -> None:

@@ -27,7 +27,7 @@ from scriven.settings import (
     overlaid,
     validated,
 )
-from scriven.toml import read_toml
+from scriven.settings_toml import read_toml
 
 if TYPE_CHECKING:
     from scriven.training.launch import Place
@@ -102,9 +102,9 @@ def train(
 
     from scriven.api import follow
     from scriven.report.terminal import JsonReport, TerminalReport
+    from scriven.signals import LAUNCHER_SECONDS, StopFlag
     from scriven.training.request import Request
     from scriven.training.start import train as training_events
-    from scriven.training.stop import LAUNCHER_SECONDS, StopFlag
 
     request = Request(texts, given, output, resume, initial, BEGUN, replay=replay)
     report = JsonReport() if as_json else TerminalReport(quiet=quiet)
@@ -129,8 +129,8 @@ def worker() -> None:
 
 
 def _work(texts: tuple[str, ...] = (), place: Place | None = None) -> None:
+    from scriven.signals import LAUNCHER_SECONDS, StopFlag
     from scriven.training.start import work
-    from scriven.training.stop import LAUNCHER_SECONDS, StopFlag
 
     stop = StopFlag(once_for=LAUNCHER_SECONDS)
     try:

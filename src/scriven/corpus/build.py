@@ -6,7 +6,6 @@ Many builders can share the work: each builds a part, and `merge` makes of all p
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +13,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-import platformdirs
-
-from scriven.allocator import keep_buffers
 from scriven.corpus.assembly import assemble
 from scriven.corpus.header import NAME, read_header
 from scriven.corpus.material import Material, Progress, Texts
@@ -27,6 +23,7 @@ from scriven.corpus.stamps import Notes, changed, content_of, hashed
 from scriven.corpus.storage import explained
 from scriven.corpus.workplace import moved, unfinished
 from scriven.errors import InputError, UsageError
+from scriven.runtime import cache_folder, keep_buffers
 from scriven.settings import CorpusSettings
 
 OTHER = "exists and is not the corpus of these texts as they are now; choose another folder"
@@ -119,11 +116,6 @@ def merge(folders: Sequence[Path], folder: Path, progress: Progress | None = Non
         raise UsageError("no part is named; name the folders that scriven corpus build --part made")
     material = Parts(folders)
     return _in_folder(folder, material, lambda work: assemble(work, material, progress or _silent), _corpus_hash)
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept: the environment variable SCRIVEN_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("SCRIVEN_CACHE") or platformdirs.user_cache_path("scriven", appauthor=False)).absolute()
 
 
 def _silent(done: int, total: int | None) -> None:

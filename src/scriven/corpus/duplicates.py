@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from scriven.corpus.shards import Draft
 from scriven.corpus.split import pick
-from scriven.mixing import Words, mixed
+from scriven.counter_rng import Words, mixed
 from scriven.vocabulary import Ids, Symbols
 
 HASHES_AT_ONCE = 1 << 22

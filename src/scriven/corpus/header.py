@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from scriven import strictjson
+from scriven import strict_json
 from scriven.corpus.storage import Place, explained, opened, within
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings, Frozen
@@ -163,7 +163,7 @@ def read_json(path: Place, kind: type[Value], number: int, way_out: str) -> Valu
     try:
         if len(data) > LARGEST:
             raise ValueError("it is too long")
-        values = strictjson.parse(data.decode("utf-8"), STRUCTURE)
+        values = strict_json.parse(data.decode("utf-8"), STRUCTURE)
         if values["format"] != number:
             raise InputError(f"{path} is of format {values['format']!r}, not {number}; {way_out}")
         return kind.model_validate(values)

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from scriven.counter_rng import GOLDEN, Words, mixed
 from scriven.errors import UsageError
-from scriven.mixing import GOLDEN, Words, mixed
 from scriven.vocabulary import Ids, Symbols
 
 FINEST = 10**9  # shares are taken as fractions of at most that denominator, so that no rounding moves a document

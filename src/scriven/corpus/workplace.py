@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from scriven.durable import flush_folder
+from scriven.safe_files import flush_folder
 
 UNFINISHED = ".scriven-building-"
 LOCK, DAMAGED = ".lock", "-damaged"

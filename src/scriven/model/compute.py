@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import torch
 
-from scriven import openmp
-from scriven.allocator import keep_buffers, use_huge_pages
+from scriven import runtime
 from scriven.errors import UsageError
 from scriven.kernels.library import native_threads
+from scriven.runtime import keep_buffers, use_huge_pages
 
 ALLOCATOR_THRESHOLD_BYTES = 1 << 30
 
@@ -39,7 +39,7 @@ def computing(device: torch.device, precision: str) -> contextlib.AbstractContex
 def available_cores() -> int:
     """Cores that this process may use: no more than the threads that OpenMP may have."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, openmp.thread_limit())
+    return min(cores, runtime.thread_limit())
 
 
 @contextlib.contextmanager
@@ -80,7 +80,7 @@ def cpu_prepared(threads: int, native: int | None = None) -> Iterator[None]:
     """
     keep_buffers(ALLOCATOR_THRESHOLD_BYTES)
     use_huge_pages(ALLOCATOR_THRESHOLD_BYTES)
-    openmp.allow_threads(threads)
+    runtime.allow_threads(threads)
     with torch_threads(threads), native_threads(threads if native is None else native):
         torch.set_flush_denormal(True)
         try:

@@ -18,11 +18,11 @@ from typing import Any, get_args
 
 import torch
 
-from scriven.corpus.build import cache_folder
 from scriven.errors import UsageError
 from scriven.kernels import library, recurrent, recurrent_fp32, scan
 from scriven.model.cells import RecurrentLayer
 from scriven.model.compute import available_cores, computing, torch_threads
+from scriven.runtime import cache_folder
 from scriven.settings import Cell, ModelSettings
 
 WIDTH, ROWS, LENGTH = 256, 32, 64  # of what is measured: as training reads it where nothing is given

@@ -9,8 +9,8 @@ from typing import Any, TextIO
 
 from scriven.events import Event, Returned, Sampled, Skipped, Started, Stepped
 from scriven.report import as_dict
-from scriven.runs.disk import own, replace_file
 from scriven.runs.journal import METRICS_FILE, PROGRESS_FILE, SAMPLES_FILE, ProgressLog, read_lines
+from scriven.safe_files import own, replace_file
 
 # Up to this step each step has a line; later a line covers step // DETAIL steps, so that 1,000,000 steps take about
 # DETAIL * (1 + ln(1,000,000 / DETAIL)) = 20,000 lines, equally dense at any scale of the picture.

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from scriven.errors import InputError
 from scriven.events import Event, Finished, Started
-from scriven.runs.disk import own, replace_file
 from scriven.runs.folder import PLOT_FILE
 from scriven.runs.journal import METRICS_FILE, read_lines
+from scriven.safe_files import own, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

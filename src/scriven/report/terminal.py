@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from scriven import strictjson
+from scriven import strict_json
 from scriven.batches.epoch import describe_steps
 from scriven.events import Evaluated, Event, Finished, Loss, Returned, Sampled, Skipped, Started, Stepped
 from scriven.report import as_dict, visible
@@ -43,7 +43,7 @@ class JsonReport:
 
     def handle(self, event: Event) -> None:
         """Print the event, at once."""
-        print(strictjson.write(as_dict(event)), file=self._stream, flush=True)
+        print(strict_json.write(as_dict(event)), file=self._stream, flush=True)
 
     def close(self) -> None:
         """Nothing to do: the stream is not this report's own."""

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scriven.errors import InputError, UsageError
-from scriven.runs.disk import is_there, listed, read_text
 from scriven.runs.folder import (
     CHECKPOINTS,
     LOCK_FILE,
@@ -18,6 +17,7 @@ from scriven.runs.folder import (
     open_run,
     writing,
 )
+from scriven.safe_files import is_there, listed, read_text
 from scriven.vocabulary import Vocabulary
 
 BEGUN = {LOCK_FILE, CHECKPOINTS, VOCABULARY_FILE, f".{VOCABULARY_FILE}.tmp", f".{SETTINGS_FILE}.tmp"}

@@ -15,9 +15,9 @@ from scriven.corpus.store import Corpus
 from scriven.errors import InputError, ScrivenError
 from scriven.model import CharLM
 from scriven.runs.checkpoints import Checkpoint, load_weights
-from scriven.runs.disk import is_there
 from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, VOCABULARY_FILE, Run, open_run
 from scriven.runs.tensors import Shapes, finite
+from scriven.safe_files import is_there
 from scriven.settings import consistent
 
 SYMBOLS_READ = 256  # at most, when a model is run to see whether it overflows

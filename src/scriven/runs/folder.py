@@ -21,15 +21,19 @@ from scriven.arguments import check_step, epoch_of
 from scriven.corpus.build import Progress, build
 from scriven.corpus.storage import Place, place_of
 from scriven.corpus.store import Corpus, is_corpus
-from scriven.durable import make_folder
 from scriven.errors import InputError, UnreadableError, UsageError
 from scriven.model.cells import CELLS
 from scriven.model.language_model import layer_widths, weight_shapes
 from scriven.runs.checkpoints import Checkpoint, folder_name, whole_epochs, write_checkpoint
-from scriven.runs.disk import (
+from scriven.runs.journal import LOGS, drop_logs_aside, flush_logs
+from scriven.runs.manifest import SHA256, Index, Measured
+from scriven.runs.seals import Seals, extended, settings_seal, vocabulary_seal
+from scriven.runs.tensors import HEADER_LIMIT, Shapes
+from scriven.safe_files import (
     discard,
     is_there,
     listed,
+    make_folder,
     own,
     read_json,
     read_text,
@@ -37,12 +41,8 @@ from scriven.runs.disk import (
     remove_folder,
     replace_file,
 )
-from scriven.runs.journal import LOGS, drop_logs_aside, flush_logs
-from scriven.runs.manifest import SHA256, Index, Measured
-from scriven.runs.seals import Seals, extended, settings_seal, vocabulary_seal
-from scriven.runs.tensors import HEADER_LIMIT, Shapes
 from scriven.settings import CorpusSettings, Settings, explain, validated
-from scriven.toml import parse_toml
+from scriven.settings_toml import parse_toml
 from scriven.vocabulary import Vocabulary
 
 SETTINGS_FILE, VOCABULARY_FILE, CHECKPOINTS = "settings.toml", "vocabulary.json", "checkpoints"

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scriven import strictjson
-from scriven.durable import flush_file, flush_folder
+from scriven import strict_json
 from scriven.errors import InputError, UnreadableError
-from scriven.runs.disk import discard, is_there, listed, opened, own
+from scriven.safe_files import discard, flush_file, flush_folder, is_there, listed, opened, own
 
 METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE = "metrics.jsonl", "samples.jsonl", "progress.jsonl"
 LOGS = METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE
@@ -42,7 +41,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 def record_of(line: bytes) -> dict[str, Any] | None:
     """The event that a line of a `.jsonl` file tells; None for a line that is none: an event has a step."""
     try:
-        record = strictjson.parse(line.decode(errors="replace"))
+        record = strict_json.parse(line.decode(errors="replace"))
     except ValueError:
         return None
     return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None

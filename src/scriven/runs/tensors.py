@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from scriven import strictjson
+from scriven import strict_json
 from scriven.errors import InputError, UnreadableError
-from scriven.runs.disk import BUFFER, opened
+from scriven.safe_files import BUFFER, opened
 
 HEADER_LIMIT = 4_000_000  # bytes; an array takes about 100
 TYPES = {
@@ -71,7 +71,7 @@ def layout(path: Path, file: BinaryIO, size: int) -> dict[str, Array]:
     if not 2 <= length <= min(size - 8, HEADER_LIMIT):
         raise _damaged(path, f"its header would have {length:,} bytes" if size > 8 else "it has no header")
     try:
-        values = strictjson.parse(file.read(length).decode())
+        values = strict_json.parse(file.read(length).decode())
         arrays = {name: _array(entry) for name, entry in values.items() if name != "__metadata__"}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _damaged(path, f"its header cannot be read ({error})") from None

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from starlette.responses import Response
 
-from scriven import strictjson
+from scriven import strict_json
 
 PIECE = 2048  # values of a list that are made JSON of at once
 BRIEF = 1 << 10  # characters or values that the loop makes answers of in one turn: about a millisecond
@@ -113,7 +113,7 @@ def json_text(values: Any) -> str:
 
     Raises ValueError for a number that is not finite.
     """
-    return strictjson.write(values, compact=True)
+    return strict_json.write(values, compact=True)
 
 
 def _response(text: str, status: int) -> Response:

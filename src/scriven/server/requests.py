@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from scriven import strictjson
+from scriven import strict_json
 from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS
 from scriven.server.unoffered import COMPLETIONS, add_unoffered, check_offered
@@ -195,7 +195,7 @@ def parsed(kind: type[AnyBody], data: bytes) -> AnyBody:
     Raises Refused, 400, naming the field and its value, where it is not what it must be.
     """
     try:
-        values = strictjson.parse(data.decode("utf-8"), LIMITS.body_parts, LIMITS.body_values)
+        values = strict_json.parse(data.decode("utf-8"), LIMITS.body_parts, LIMITS.body_values)
     except ValueError as error:  # UnicodeDecodeError is one
         raise Refused(400, f"the body is not JSON that can be read: {error}", code="invalid_json") from None
     if not isinstance(values, dict):

@@ -13,8 +13,8 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from scriven.runs.disk import opened
 from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, record_of
+from scriven.safe_files import opened
 
 Record = dict[str, Any]
 

@@ -19,8 +19,8 @@ from scriven.inference.generate import Predictor
 from scriven.inference.passages import Passage, random_passage
 from scriven.inference.protocols import LANES, lane_count, measure, own_protocol
 from scriven.settings import TEXT_PLACE, SamplingSettings, Settings, reader_window
+from scriven.signals import Stopped
 from scriven.training.parallel import Workers
-from scriven.training.stop import Stopped
 
 TIMED_CHARACTERS = 8192  # read to learn how fast a protocol is
 TIMED_SAMPLE = 10  # characters written to learn how long a sample takes

@@ -27,9 +27,9 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.dis
 from torch.distributed.rendezvous import rendezvous
 
 from scriven.errors import ScrivenError, UsageError, shortage
+from scriven.signals import leave_where_asked
 from scriven.training.child import Child
 from scriven.training.parallel import TIMEOUT, Workers, said
-from scriven.training.stop import leave_where_asked
 
 MEET_TIMEOUT = timedelta(minutes=5)  # to reach the first worker, which waits for the others for ever
 ALONE_SECONDS = 2  # that a worker has to end by itself, and to say why, when its leader has ended

@@ -27,6 +27,7 @@ from scriven.runs.checkpoints import folder_name
 from scriven.runs.manifest import Best
 from scriven.runs.tensors import finite
 from scriven.settings import reader_window
+from scriven.signals import Stopped
 from scriven.training.average import Average
 from scriven.training.corpus_check import CorpusCheck
 from scriven.training.evaluation import Examiner
@@ -49,7 +50,6 @@ from scriven.training.plan import (
     used_share,
 )
 from scriven.training.save_clock import SaveClock
-from scriven.training.stop import Stopped
 
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
 FINAL_SECONDS = 120.0  # with other budgets, the time of which that share may be used however short the training was

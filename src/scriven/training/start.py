@@ -31,6 +31,7 @@ from scriven.runs.folder import retraining_command
 from scriven.runs.journal import Story, read_fingerprints, read_story
 from scriven.runs.recovery import recover
 from scriven.settings import Settings, merged, possible, validated
+from scriven.signals import leave_where_asked
 from scriven.training.fit import (
     Facts,
     chunk_length,
@@ -57,7 +58,6 @@ from scriven.training.request import (
     resumed_run,
     text_hash,
 )
-from scriven.training.stop import leave_where_asked
 from scriven.training.team import following, leading, stoppable
 
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers

@@ -12,12 +12,12 @@ import torch
 from scriven.corpus.build import Progress, build
 from scriven.corpus.store import Corpus, is_corpus
 from scriven.errors import InputError, Interrupted
+from scriven.signals import StopFlag, leave_where_asked
 from scriven.training.alike import check_alike
 from scriven.training.launch import Place, join, join_leader, start_workers, use_device
 from scriven.training.parallel import Workers
 from scriven.training.plan import Plan
 from scriven.training.request import text_hash
-from scriven.training.stop import StopFlag, leave_where_asked
 
 Stop = Callable[[], int]  # the number of a signal that asks to stop, or 0
 

@@ -1,17 +1,22 @@
-"""Seeded permutations of any size that need no list: the i-th element of a shuffled range, for many i at once.
-
-An alternating Feistel network permutes the numbers of b bits, where 2^b is the first power of two that is not below
-the size: each round adds, bit by bit, a hash of one half of the bits to the other half, which can be undone. Numbers
-that land outside the range are sent through again until they are inside (cycle walking: Black and Rogaway, "Ciphers
-with Arbitrary Finite Domains", 2002).
-"""
+"""Numbers that look random and depend on nothing but the number they are made from: splitmix64's mixer."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from scriven.mixing import GOLDEN, Words, mixed
 from scriven.vocabulary import Ids
+
+Words = npt.NDArray[np.uint64]
+GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio: its multiples are spread evenly
+
+
+def mixed(words: Words) -> Words:
+    """64 bits for each word, a function of it alone; the high ones best (Steele, Lea and Flood 2014)."""
+    for factor, shift in ((0xBF58476D1CE4E5B9, 30), (0x94D049BB133111EB, 27)):
+        words = (words ^ (words >> np.uint64(shift))) * np.uint64(factor)
+    return words
+
 
 ROUNDS = 6  # with 4 some orders of small ranges are far more frequent than others
 FEWEST_BITS = 6  # with fewer bits too; only tiny ranges are walked longer for it

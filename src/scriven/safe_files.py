@@ -13,9 +13,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from scriven import strictjson
-from scriven.durable import flush_folder
+from scriven import strict_json
 from scriven.errors import InputError, UnreadableError
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it where they are missing, each on the disk under its name. Raises OSError."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        flush_folder(each.parent)
+
+
+def flush_file(path: Path) -> None:
+    """Waits until the disk has all that is in a file; nothing where there is none. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        _flush(path, os.O_RDWR)  # some systems want to be allowed to write
+
+
+def flush_folder(path: Path) -> None:
+    """Waits until the disk has the folder's names, on systems that can be asked to. Raises OSError."""
+    if os.name != "nt":
+        _flush(path, os.O_RDONLY)
+
+
+def _flush(path: Path, mode: int) -> None:
+    descriptor = os.open(path, mode)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
 
 TEXT_LIMIT = 9_000_000  # bytes of a text or JSON file; a vocabulary of all of Unicode has 8.9 million
 BUFFER = memoryview | bytes
@@ -174,11 +202,11 @@ def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
 def read_json(path: Path) -> Any:
     """The value of a JSON file.
 
-    Raises InputError when it cannot be read or is not JSON; see `scriven.strictjson`.
+    Raises InputError when it cannot be read or is not JSON; see `scriven.strict_json`.
     """
     text = read_text(path)
     try:
-        return strictjson.parse(text)
+        return strict_json.parse(text)
     except ValueError as error:
         raise InputError(f"cannot read {path}: {error}") from None
 
