@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fake_text import BOUNDED, Text, next_batch
 from scriven.batches import Batch, Cursor, epoch_predictions, epoch_reads, prefetched
-from scriven.batches.order import documents_at
+from scriven.batches.documents import documents_at
 from scriven.errors import InputError
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Ids

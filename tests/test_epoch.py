@@ -10,7 +10,7 @@ import pytest
 from conftest import Command
 from scriven import recipes
 from scriven.batches import next_batch
-from scriven.batches.epoch import EpochCounts, count_epoch, describe_epoch, describe_steps
+from scriven.batches.readers import EpochCounts, count_epoch, describe_epoch, describe_steps
 from scriven.corpus import Corpus, Part, build
 from scriven.events import Started
 from scriven.model.language_model import parameter_count, parameters_by_layer

@@ -10,26 +10,17 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    errors suggestions settings
-    corpus.storage corpus.sources corpus.stamps
-    arguments strict_json surrogates vocabulary
-    corpus.guesses corpus.encodings corpus.line_ends corpus.punctuation corpus.row_values corpus.structure
-    corpus.zipped corpus.reading corpus.header corpus.delimited corpus.json_records corpus.tables corpus.documents
-    corpus.division corpus.alphabet
-    kernels.interface kernels.library kernels.text
-    corpus.shards corpus.useful corpus.material
-    counter_rng
-    corpus.split corpus.duplicates corpus.assembly corpus.numbers corpus.joining corpus.parts
-    safe_files
-    corpus.workplace
-    runtime sizes settings_toml events
+    errors runtime suggestions arguments sizes strict_json settings settings_toml events surrogates vocabulary
     recipes
-    signals
-    kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32 kernels.output kernels.scan kernels.sampler
-    kernels.scorer kernels
+    counter_rng safe_files signals
+    kernels.interface kernels.library kernels.text kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32
+    kernels.output kernels.scan kernels.sampler kernels.scorer kernels
+    corpus.storage corpus.sources corpus.stamps corpus.guesses corpus.encodings corpus.line_ends corpus.punctuation
+    corpus.row_values corpus.structure corpus.zipped corpus.reading corpus.header corpus.delimited corpus.json_records
+    corpus.tables corpus.documents corpus.division corpus.alphabet corpus.shards corpus.useful corpus.material
+    corpus.split corpus.duplicates corpus.assembly corpus.numbers corpus.joining corpus.parts corpus.workplace
     corpus.build corpus.shelf corpus.store corpus
-    batches.batch batches.stream batches.windows batches.order batches.documents batches.readers batches.epoch
-    batches.prefetch batches
+    batches.batch batches.stream batches.windows batches.documents batches.readers batches
     model.compute model.dropout model.initial model.recurrence model.stretches model.cells model.language_model
     model.pretrained model.machine model
     runs.journal runs.tensors runs.manifest runs.seals runs.checkpoints runs.folder runs.claim runs.recovery

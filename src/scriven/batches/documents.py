@@ -9,6 +9,7 @@ See docs/decisions/0008-how-documents-share-a-batch.md.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,31 @@ from typing import Any
 import numpy as np
 
 from scriven.batches.batch import ORDER, Batch, Cursor, Places
-from scriven.batches.order import documents_at
 from scriven.corpus.store import Part
+from scriven.counter_rng import permuted, seeds
 from scriven.errors import InputError
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Ids, Vocabulary
+
+BLOCK = 4096  # positions of the order that are worked out together: a few cost as much as many
+
+
+def documents_at(text: Part, settings: ReaderSettings, first: int, count: int) -> Ids:
+    """The numbers of the documents (count,) from that position of the order on; the text has one at least."""
+    pieces = [np.empty(0, np.int64)]
+    while count:
+        number, place = divmod(first, BLOCK)
+        piece = _block(text.documents, settings.seed, number)[place : place + count]
+        pieces.append(piece)
+        first, count = first + piece.size, count - piece.size
+    return np.concatenate(pieces)
+
+
+@functools.lru_cache(maxsize=4)  # one is read for many batches
+def _block(documents: int, seed: int, number: int) -> Ids:
+    epochs, places = np.divmod(np.arange(number * BLOCK, (number + 1) * BLOCK), documents)
+    return permuted(places, documents, seeds(seed, epochs))
+
 
 MOST_DOCUMENTS = 1 << 53  # that a cursor may have taken
 

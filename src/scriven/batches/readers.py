@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import queue
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 from scriven.batches.batch import Batch, Cursor
@@ -11,6 +15,7 @@ from scriven.batches.stream import next_stream, ring_size
 from scriven.batches.windows import next_windows, window_count
 from scriven.corpus.store import Part
 from scriven.settings import ReaderSettings
+from scriven.sizes import size
 from scriven.vocabulary import Vocabulary
 
 MOST_BATCHES = 1 << 40  # that a cursor may count; numbers made of it have 64 bits
@@ -69,3 +74,111 @@ def epoch_reads(text: Part, settings: ReaderSettings) -> int:
     if settings.kind == "windows":
         return window_count(text, settings) * settings.length
     return epoch_predictions(text, settings)
+
+
+AHEAD = 4  # batches; enough for now and then one that takes much longer to read than the others
+
+
+def prefetched(
+    text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: Cursor, lanes: range, epochs: int = 0
+) -> Generator[tuple[Batch, Cursor]]:
+    """Endless (batch, cursor after it) from `cursor` on, prepared in a thread while the step before runs.
+
+    `epochs` is `next_batch`'s. The thread holds nothing that needs saving: what it has read ahead is read again after a
+    resume. Its errors are raised where the batch is asked for.
+    """
+    ready: queue.Queue[tuple[Batch, Cursor] | Exception] = queue.Queue(maxsize=AHEAD)
+    stopped = threading.Event()
+
+    def _offer(item: tuple[Batch, Cursor] | Exception) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def _read_ahead(cursor: Cursor) -> None:
+        try:
+            while not stopped.is_set():
+                batch, cursor = next_batch(text, vocabulary, settings, cursor, lanes, epochs)
+                _offer((batch, cursor))
+        except Exception as error:
+            _offer(error)
+
+    thread = threading.Thread(target=_read_ahead, args=(cursor,), name="scriven-batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class EpochCounts:
+    """One pass over a text. Of the arrays, every value is a boolean of one byte."""
+
+    predictions: int  # that count
+    windows: int  # 0 for other readers
+    window_length: int
+    documents: int  # 0 for other readers
+    steps: float  # of the optimizer; 0 where it cannot be told without reading the text
+    input_bytes: int  # of the one-hot arrays of all windows' characters: (windows, T, known characters)
+    target_bytes: int  # of those of the characters to foretell
+
+
+def count_epoch(text: Part, vocabulary: Vocabulary, reader: ReaderSettings, accumulate: int = 1) -> EpochCounts:
+    """The counts of one pass over a text by a reader, when that many batches make a step.
+
+    Raises InputError as `next_batch` does.
+    """
+    predictions = epoch_predictions(text, reader)
+    windows = window_count(text, reader) if reader.kind == "windows" else 0
+    documents = document_count(text) if reader.kind == "documents" else 0
+    known, targets = len(vocabulary.symbols), predictions if windows else 0
+    return EpochCounts(
+        predictions,
+        windows,
+        reader.length,
+        documents,
+        _batches(text, reader, predictions, windows) / accumulate,
+        windows * reader.length * known,
+        targets * known,
+    )
+
+
+def _batches(text: Part, reader: ReaderSettings, predictions: int, windows: int) -> float:
+    """How many batches an epoch is; 0 where documents are cut that do not share a row."""
+    if windows:
+        return math.ceil(windows / reader.batch)
+    if reader.kind == "stream" or reader.pack:
+        return predictions / (reader.batch * reader.length)
+    longest = text.document_lengths()[2]
+    return text.documents / reader.batch if longest < reader.length else 0.0
+
+
+def describe_epoch(counts: EpochCounts) -> str:
+    """The counts in one sentence, without its beginning and its full stop."""
+    if counts.windows:
+        what = f"{counts.windows:,} windows of {counts.window_length:,}"
+    elif counts.documents:
+        what = f"{counts.documents:,} documents"
+    else:
+        what = f"{counts.predictions:,} predictions"
+    return what + (f" in {describe_steps(counts.steps)}" if counts.steps else "") + _describe_arrays(counts)
+
+
+def describe_steps(steps: float) -> str:
+    """A number of steps, which need not be whole."""
+    whole = steps == round(steps) or steps >= 100
+    return f"{steps:,.0f} step{'s' * (steps != 1)}" if whole else f"{steps:,.2f} steps"
+
+
+def _describe_arrays(counts: EpochCounts) -> str:
+    if not counts.windows:
+        return ""
+    return f"; as one-hot arrays that would be {size(counts.input_bytes)}, and {size(counts.target_bytes)} to foretell"

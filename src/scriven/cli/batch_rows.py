@@ -28,7 +28,7 @@ def chosen_reader(corpus: Corpus, reader: ReaderSettings) -> ReaderSettings:
 
 def epoch_facts(corpus: Corpus, settings: Settings) -> dict[str, Any]:
     """What an epoch of the training text is, as values for JSON, with a sentence of them."""
-    from scriven.batches.epoch import count_epoch, describe_epoch
+    from scriven.batches.readers import count_epoch, describe_epoch
 
     counts = count_epoch(corpus.training, corpus.vocabulary, settings.reader, settings.training.accumulate)
     return {"words": describe_epoch(counts), **vars(counts)}

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scriven import strict_json
-from scriven.batches.epoch import describe_steps
+from scriven.batches.readers import describe_steps
 from scriven.events import Evaluated, Event, Finished, Loss, Returned, Sampled, Skipped, Started, Stepped
 from scriven.report import as_dict, visible
 from scriven.settings import SamplingSettings

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from scriven.batches import Batch, Cursor, known_cursor, prefetched
-from scriven.batches.epoch import count_epoch
+from scriven.batches.readers import count_epoch
 from scriven.corpus.store import Corpus
 from scriven.errors import DivergedError, shortage
 from scriven.events import Evaluated, Event, Finished, Loss, Returned, Saved, Skipped, Stepped

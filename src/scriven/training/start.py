@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from scriven.batches import epoch_reads
-from scriven.batches.epoch import describe_epoch
+from scriven.batches.readers import describe_epoch
 from scriven.corpus.build import Progress, build, is_made_of
 from scriven.corpus.store import Corpus, is_corpus
 from scriven.errors import InputError, Interrupted, UsageError
