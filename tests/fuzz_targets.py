@@ -21,7 +21,7 @@ from typing import Any
 
 from hostile import good_run
 from scriven import strict_json
-from scriven.cli.flags import unescaped
+from scriven.cli.common import unescaped
 from scriven.corpus.alphabet import read_alphabet
 from scriven.corpus.build import build, build_part, merge
 from scriven.corpus.documents import cut

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scriven.cli import main
-from scriven.cli.arguments import with_resume_value
+from scriven.cli.mistakes import with_resume_value
 from scriven.errors import shortage
 
 

@@ -16,8 +16,8 @@ from cyclopts.argument import Argument
 
 from conftest import Command
 from scriven.cli import COMMANDS, make_app
-from scriven.cli.arguments import collection_of, join_values, takes_value
-from scriven.cli.flags import unescaped
+from scriven.cli.common import unescaped
+from scriven.cli.mistakes import collection_of, join_values, takes_value
 from scriven.errors import UsageError
 from scriven.model import CharLM
 from scriven.runs import create_run

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import scriven
 from conftest import Command
 from scriven import strict_json
-from scriven.cli.rows import Verbatim, show
+from scriven.cli.common import Verbatim, show
 from scriven.corpus import build
 from scriven.model import CharLM
 from scriven.runs import create_run, open_run

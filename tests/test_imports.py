@@ -38,8 +38,8 @@ MAP = """
     server.unoffered server.requests server.reading server.shares server.engine server.states server.serving
     server.logprobs server.completions server.scoring server.tools server.renewal server.schemas server.openapi
     server.metrics server.story server.watch server.static server.app
-    cli.streams cli.arguments cli.mistakes cli cli.flags cli.rows cli.batch_rows cli.line_ends cli.texts cli.corpus
-    cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score cli.serve cli.train cli.verify_resume
+    cli.streams cli.mistakes cli cli.common cli.texts cli.corpus cli.doctor cli.evaluate cli.info cli.recipe
+    cli.sample cli.score cli.serve cli.train cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

@@ -14,8 +14,7 @@ from collections.abc import Sequence  # noqa: E402 - after the clock is started
 
 from cyclopts import App, CycloptsError  # noqa: E402
 
-from scriven.cli.arguments import join_values, split_at_end, with_resume_value  # noqa: E402
-from scriven.cli.mistakes import UnknownOption, explain_usage  # noqa: E402
+from scriven.cli.mistakes import UnknownOption, explain_usage, join_values, split_at_end, with_resume_value  # noqa: E402  # noqa: E402
 from scriven.cli.streams import end_output, prepare_streams  # noqa: E402
 from scriven.errors import Interrupted, ScrivenError, UsageError, shortage  # noqa: E402
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from scriven.cli.flags import Json, Switch
-from scriven.cli.rows import put_json, visible_line
+from scriven.cli.common import Json, Switch, put_json, visible_line
 from scriven.errors import InputError
 
 if TYPE_CHECKING:

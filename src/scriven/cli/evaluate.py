@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from scriven.cli.flags import (
+from scriven.cli.common import (
     Device,
     Encoding,
     Invalid,
@@ -16,8 +16,9 @@ from scriven.cli.flags import (
     Switch,
     Text,
     Which,
+    note,
+    show,
 )
-from scriven.cli.rows import note, show
 from scriven.errors import InputError, UsageError
 
 if TYPE_CHECKING:

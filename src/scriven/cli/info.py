@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from scriven.cli.flags import Json, Switch
-from scriven.cli.rows import Row, show
+from scriven.cli.common import Json, Row, Switch, show
 from scriven.errors import InputError, UsageError
 from scriven.events import Loss
 
@@ -96,7 +95,7 @@ def _layer_in_words(layer: Row) -> str:
 
 def _epoch(run: Run) -> Row:
     """What an epoch of the run's training text is, where its corpus is still on this machine."""
-    from scriven.cli.batch_rows import epoch_facts
+    from scriven.cli.corpus import epoch_facts
     from scriven.corpus import Corpus
 
     with contextlib.suppress(InputError):

@@ -7,8 +7,7 @@ import sys
 from cyclopts import App
 
 from scriven import recipes
-from scriven.cli.flags import Json
-from scriven.cli.rows import put_json
+from scriven.cli.common import Json, put_json
 
 app = App(name="recipe", help="Show the recipes: files of settings that train as a known system did.")
 

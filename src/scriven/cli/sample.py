@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from scriven.cli.flags import Device, Encoding, Invalid, Json, RunFolder, Switch, Which, Whole, unescaped
-from scriven.cli.rows import note, put_json
+from scriven.cli.common import (
+    Device,
+    Encoding,
+    Invalid,
+    Json,
+    RunFolder,
+    Switch,
+    Which,
+    Whole,
+    note,
+    put_json,
+    unescaped,
+)
 from scriven.errors import UsageError
 from scriven.settings import SamplingSettings
 

@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from scriven.cli.flags import (
+from scriven.cli.common import (
     Device,
     Encoding,
     Invalid,
     Json,
     Normalize,
     ReadingPrecision,
+    Row,
     RunFolder,
     Text,
+    Verbatim,
     Which,
     named,
+    note,
+    show,
 )
-from scriven.cli.rows import Row, Verbatim, note, show
 from scriven.errors import InputError, UsageError
 from scriven.events import Loss
 

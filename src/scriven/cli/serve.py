@@ -11,8 +11,7 @@ from urllib.parse import quote
 
 from cyclopts import Parameter
 
-from scriven.cli.flags import Device, Which, Whole
-from scriven.cli.rows import visible_line
+from scriven.cli.common import Device, Which, Whole, visible_line
 from scriven.errors import InputError, UsageError
 
 

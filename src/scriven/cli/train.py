@@ -11,8 +11,19 @@ from cyclopts import Parameter
 
 from scriven import recipes
 from scriven.cli import BEGUN
-from scriven.cli.flags import Device, FilePath, Json, Output, Precision, Switch, Text, named, resumed_from, separated
-from scriven.cli.rows import note
+from scriven.cli.common import (
+    Device,
+    FilePath,
+    Json,
+    Output,
+    Precision,
+    Switch,
+    Text,
+    named,
+    note,
+    resumed_from,
+    separated,
+)
 from scriven.cli.streams import end_output
 from scriven.errors import DivergedError, Interrupted, LostError
 from scriven.settings import (

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from scriven import recipes
-from scriven.cli.flags import Json, Text, Whole, named
-from scriven.cli.rows import Row, show
+from scriven.cli.common import Json, Row, Text, Whole, named, show
 from scriven.errors import UsageError
 from scriven.settings import validated
 
