@@ -38,7 +38,7 @@ def memory(name: str) -> float:
 def step(name: str) -> dict[str, float]:
     """Bytes -> ids, without reading them from a disk and without writing ids to one."""
     from scriven.corpus.build import SLICE
-    from scriven.corpus.reading import PIECE
+    from scriven.corpus.decoding import PIECE
     from scriven.corpus.shards import Draft
     from scriven.vocabulary import code_points
 

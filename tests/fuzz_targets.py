@@ -22,11 +22,11 @@ from typing import Any
 from hostile import good_run
 from scriven import strict_json
 from scriven.cli.common import unescaped
-from scriven.corpus.alphabet import read_alphabet
 from scriven.corpus.build import build, build_part, merge
+from scriven.corpus.decoding import Tally
 from scriven.corpus.documents import cut
+from scriven.corpus.inputs import read_alphabet
 from scriven.corpus.parts import Parts
-from scriven.corpus.reading import Tally
 from scriven.corpus.sources import Source, find
 from scriven.corpus.store import Corpus
 from scriven.errors import ScrivenError

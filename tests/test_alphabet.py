@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus.alphabet import read_alphabet
+from scriven.corpus.inputs import read_alphabet
 from scriven.errors import InputError
 from scriven.vocabulary import Vocabulary
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, Part, build, material, shards
+from scriven.corpus import Corpus, Part, build, inputs, shards
 from scriven.corpus.split import are_validation
 from scriven.errors import InputError, UsageError
 from scriven.runtime import cache_folder
@@ -68,7 +68,7 @@ def test_any_text_comes_back_whole_whatever_the_pieces(
     tmp_path: Path, text: str, share: float, piece: int, block: int, shard: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(material, "PIECE", piece)
+        patch.setattr(inputs, "PIECE", piece)
         patch.setattr(shards, "BLOCK", block)
         patch.setattr(shards, "SHARD", shard)
         corpus = opened(text, tmp_path, validation=share)
@@ -172,7 +172,7 @@ LINED = st.text("ab\r\n天é\0", min_size=1).filter(lambda text: re.sub(LINE_END
 @given(LINED, st.sampled_from([0.0, 0.3, 0.9]), st.integers(1, 7), st.sampled_from(["character", "byte"]))
 def test_documents_are_split_whatever_the_pieces(tmp_path: Path, text: str, share: float, size: int, unit: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(material, "PIECE", size)
+        patch.setattr(inputs, "PIECE", size)
         patch.setattr(shards, "BLOCK", size)
         patch.setattr(shards, "SHARD", size)
         corpus = opened(text, tmp_path, validation=share, documents="lines", unit=unit)

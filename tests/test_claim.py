@@ -11,8 +11,8 @@ import pytest
 import scriven
 from conftest import Command
 from scriven.corpus.header import Shard
-from scriven.corpus.shelf import Shelf
-from scriven.corpus.workplace import unfinished
+from scriven.corpus.shard_cache import Shelf
+from scriven.corpus.staging import unfinished
 from scriven.errors import InputError, ScrivenError, UsageError
 from scriven.report.plot import draw
 from scriven.runs import Run, checkpoints, create_run, writing

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from scriven.corpus.decoding import Tally
 from scriven.corpus.documents import cut, cut_text, documents, documents_of
-from scriven.corpus.reading import Tally
 from scriven.corpus.sources import find
 from scriven.settings import CorpusSettings
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, Part, build, duplicates, material, shards
+from scriven.corpus import Corpus, Part, build, inputs, shards, split
 from scriven.corpus.build import build_part, merge
-from scriven.corpus.duplicates import Hashed, are_duplicates, copy_others
 from scriven.corpus.shards import Draft
+from scriven.corpus.split import Hashed, are_duplicates, copy_others
 from scriven.errors import UsageError
 from scriven.settings import validated
 from scriven.vocabulary import code_points
@@ -40,7 +40,7 @@ def test_documents_are_compared_whole_whatever_the_pieces(
     for path in tmp_path.iterdir():
         path.unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "HASHES_AT_ONCE", at_once)
+        patch.setattr(split, "HASHES_AT_ONCE", at_once)
         patch.setattr(shards, "BLOCK", other)
         rest = Draft(io.BytesIO(), tmp_path / "c-documents.npy")
         with hashed(tmp_path, "a", training, one) as known, hashed(tmp_path, "b", validation, other) as held:
@@ -98,7 +98,7 @@ def test_they_are_counted_and_said_and_can_be_left_out(tmp_path: Path, chosen: d
 def test_a_validation_file_is_compared_too_and_parts_give_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(material, "PIECE", 5)
+    monkeypatch.setattr(inputs, "PIECE", 5)
     (tmp_path / "held.txt").write_text("name 3\nsomeone\nname 7", "utf-8")
     held = str(tmp_path / "held.txt")
     assert built(tmp_path, NAMES, validation_file=held).counts.duplicates == 2

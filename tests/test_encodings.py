@@ -12,11 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from scriven.corpus import Corpus, build
-from scriven.corpus.encodings import decode
-from scriven.corpus.guesses import likeliest
+from scriven.corpus.decoding import Tally, fold_punctuation, read
+from scriven.corpus.encodings import decode, likeliest
 from scriven.corpus.line_ends import LineEnds, split_lines
-from scriven.corpus.punctuation import fold_punctuation
-from scriven.corpus.reading import Tally, read
 from scriven.corpus.sources import find
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings, validated

@@ -15,11 +15,10 @@ MAP = """
     counter_rng safe_files signals
     kernels.interface kernels.library kernels.text kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32
     kernels.output kernels.scan kernels.sampler kernels.scorer kernels
-    corpus.storage corpus.sources corpus.stamps corpus.guesses corpus.encodings corpus.line_ends corpus.punctuation
-    corpus.row_values corpus.structure corpus.zipped corpus.reading corpus.header corpus.delimited corpus.json_records
-    corpus.tables corpus.documents corpus.division corpus.alphabet corpus.shards corpus.useful corpus.material
-    corpus.split corpus.duplicates corpus.assembly corpus.numbers corpus.joining corpus.parts corpus.workplace
-    corpus.build corpus.shelf corpus.store corpus
+    corpus.filesystem corpus.sources corpus.encodings corpus.line_ends corpus.structure corpus.zipped corpus.decoding
+    corpus.header corpus.json_records corpus.tables corpus.documents corpus.partition corpus.shards corpus.inputs
+    corpus.split corpus.writer corpus.numbers corpus.parts corpus.staging corpus.build corpus.shard_cache corpus.store
+    corpus
     batches.batch batches.stream batches.windows batches.documents batches.readers batches
     model.compute model.dropout model.initial model.recurrence model.stretches model.cells model.language_model
     model.pretrained model.machine model

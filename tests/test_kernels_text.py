@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import build, material, shards
+from scriven.corpus import build, inputs, shards
 from scriven.errors import InputError
 from scriven.kernels import text
 from scriven.settings import CorpusSettings
@@ -155,6 +155,6 @@ def test_corpora_are_the_same_to_the_byte(
         values = {**values, "alphabet": str(folder / "alphabet.json")}
     numpy = _built(folder / "text.txt", folder / "numpy", values, native=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(material, "SLICE", size)
+        patch.setattr(inputs, "SLICE", size)
         patch.setattr(shards, "BLOCK", size)
         assert _built(folder / "text.txt", folder / "native", values, native=True) == numpy

@@ -9,7 +9,7 @@ import pytest
 
 from scriven.corpus import Corpus, build, shards
 from scriven.corpus.build import build_part, merge
-from scriven.corpus.joining import ahead
+from scriven.corpus.parts import ahead
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rights import file_modes_hold
-from scriven.corpus.reading import Tally, prepare, read
+from scriven.corpus.decoding import Tally, prepare, read
 from scriven.corpus.sources import COMPRESSED, find
 from scriven.errors import InputError, ScrivenError, UsageError
 from scriven.settings import CorpusSettings

@@ -10,9 +10,9 @@ import pytest
 
 from conftest import Command
 from scriven.corpus import Corpus, build
-from scriven.corpus.assembly import assemble
 from scriven.corpus.build import build_part, is_made_of, merge
-from scriven.corpus.material import Progress, Texts
+from scriven.corpus.inputs import Progress, Texts
+from scriven.corpus.writer import assemble
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
 

@@ -13,10 +13,10 @@ import pytest
 
 from scriven.corpus import Corpus, build, is_corpus, shards
 from scriven.corpus.build import build_part, merge
+from scriven.corpus.filesystem import name_in, place_of
 from scriven.corpus.header import Shard
-from scriven.corpus.shelf import Shelf, cache_limit
+from scriven.corpus.shard_cache import Shelf, cache_limit
 from scriven.corpus.sources import find
-from scriven.corpus.storage import name_in, place_of
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings
 

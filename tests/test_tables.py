@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, build, row_values
+from scriven.corpus import Corpus, build, structure
+from scriven.corpus.decoding import Tally
 from scriven.corpus.documents import documents
-from scriven.corpus.reading import Tally
 from scriven.corpus.sources import find
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
@@ -186,7 +186,7 @@ def test_damaged_tables_are_refused_in_one_sentence(tmp_path: Path, write: Any) 
 
 
 def test_a_line_without_an_end_is_not_read_into_memory_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_values, "LONGEST", 1000)
+    monkeypatch.setattr(structure, "LONGEST", 1000)
     (tmp_path / "table.jsonl").write_text('{"text": "' + "a" * 5000)
     with pytest.raises(InputError, match=r"line 1 has over 1,000 characters; is it JSON lines\?"):
         read(tmp_path / "table.jsonl", chosen(), size=100)

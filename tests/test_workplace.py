@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from scriven.corpus import Corpus, build
-from scriven.corpus.reading import read
+from scriven.corpus.decoding import read
 from scriven.corpus.sources import find
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings

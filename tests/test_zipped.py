@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scriven.corpus import Corpus, build, zipped
-from scriven.corpus.division import divided
-from scriven.corpus.reading import Tally, read
+from scriven.corpus.decoding import Tally, read
+from scriven.corpus.partition import divided
 from scriven.corpus.sources import find
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings

@@ -33,9 +33,9 @@ from scriven.arguments import (
     check_text,
     check_whole,
 )
+from scriven.corpus.decoding import prepare
 from scriven.corpus.documents import cut_text
 from scriven.corpus.encodings import drop_mark
-from scriven.corpus.reading import prepare
 from scriven.errors import UsageError
 from scriven.events import Loss
 from scriven.inference.chunks import prompt_ids, read_chunks, split_text

@@ -300,7 +300,7 @@ def _part_facts(part: Part) -> dict[str, int]:
 
 
 def _part_in_words(facts: dict[str, int], unit: str) -> str:
-    from scriven.corpus.material import amount
+    from scriven.corpus.inputs import amount
 
     words = amount(facts["characters"], unit, f"{unit}s")
     if not facts["documents"]:
@@ -314,7 +314,7 @@ def _symbol(symbol: int, unit: str) -> str:
 
 
 def _as_words(facts: dict[str, Any]) -> str:
-    from scriven.corpus.material import amount
+    from scriven.corpus.inputs import amount
 
     counts, unit, trained = facts["counts"], facts["settings"]["unit"], facts["training"]["characters"]
     frequent = list(facts["symbols"].items())[:SHOWN]

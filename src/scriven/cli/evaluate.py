@@ -104,7 +104,7 @@ def _check_file(file: str | None, choices: dict[str, str | None]) -> None:
 
 def _of_file(model: Model, file: str, protocol: str, **choices: str | None) -> Tally:
     from scriven.cli.texts import read_sources
-    from scriven.corpus.reading import Tally as Counts
+    from scriven.corpus.decoding import Tally as Counts
     from scriven.corpus.sources import find
     from scriven.inference import protocols
 

@@ -27,7 +27,7 @@ from scriven.settings import SamplingSettings
 
 if TYPE_CHECKING:
     from scriven.corpus import Part
-    from scriven.corpus.reading import Tally
+    from scriven.corpus.decoding import Tally
     from scriven.session import Model, Written
 
 DEFAULTS = SamplingSettings()
@@ -139,8 +139,8 @@ def _prompt(model: Model, prompt: str, file: str | None, choices: Mapping[str, s
     `choices` say how it is read. A byte order mark at its start is left out, which is said.
     """
     from scriven.cli.texts import reading_settings
+    from scriven.corpus.decoding import Tally, decoded
     from scriven.corpus.encodings import drop_marks
-    from scriven.corpus.reading import Tally, decoded
     from scriven.corpus.sources import find
 
     tally = Tally()

@@ -29,7 +29,7 @@ from scriven.errors import InputError, UsageError
 from scriven.events import Loss
 
 if TYPE_CHECKING:
-    from scriven.corpus.reading import Tally as Counts
+    from scriven.corpus.decoding import Tally as Counts
     from scriven.corpus.sources import Source
     from scriven.inference.score import Scored
     from scriven.session import Model
@@ -108,7 +108,7 @@ def score(
 def _rows_of(model: Model, source: Source, by: By, choices: dict[str, str | None], name: str) -> Iterator[Row]:
     """The rows about one text; after the last one notes on it, which begin with a name where one is given."""
     from scriven.cli.texts import read_sources
-    from scriven.corpus.reading import Tally as Counts
+    from scriven.corpus.decoding import Tally as Counts
     from scriven.inference.score import checked, foretold
 
     counts = Counts(empty_places=deque())

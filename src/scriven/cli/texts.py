@@ -11,7 +11,7 @@ from scriven.vocabulary import Ids, Vocabulary
 if TYPE_CHECKING:
     from scriven.corpus.line_ends import LineEnds
 if TYPE_CHECKING:
-    from scriven.corpus.reading import Tally
+    from scriven.corpus.decoding import Tally
     from scriven.corpus.sources import Source
     from scriven.session import Model
     from scriven.settings import CorpusSettings

@@ -13,15 +13,15 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from scriven.corpus.assembly import assemble
+from scriven.corpus.decoding import PIECE
+from scriven.corpus.filesystem import explained
 from scriven.corpus.header import NAME, read_header
-from scriven.corpus.material import Material, Progress, Texts
+from scriven.corpus.inputs import Material, Progress, Texts
 from scriven.corpus.parts import NAME as PART_NAME
 from scriven.corpus.parts import Parts, read_part, write_part
-from scriven.corpus.reading import PIECE
-from scriven.corpus.stamps import Notes, changed, content_of, hashed
-from scriven.corpus.storage import explained
-from scriven.corpus.workplace import moved, unfinished
+from scriven.corpus.sources import Notes, changed, content_of, hashed
+from scriven.corpus.staging import moved, unfinished
+from scriven.corpus.writer import assemble
 from scriven.errors import InputError, UsageError
 from scriven.runtime import cache_folder, keep_buffers
 from scriven.settings import CorpusSettings

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from scriven.corpus.decoding import PIECE, Tally, prepare, read
 from scriven.corpus.line_ends import split_lines
-from scriven.corpus.reading import PIECE, Tally, prepare, read
 from scriven.corpus.sources import Source
 from scriven.corpus.tables import is_read_as_table, rows
 from scriven.settings import CorpusSettings

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import Field, model_validator
 
 from scriven import strict_json
-from scriven.corpus.storage import Place, explained, opened, within
+from scriven.corpus.filesystem import Place, explained, opened, within
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings, Frozen
 from scriven.vocabulary import UNICODE_SIZE, readable_json

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 
-from scriven.corpus import row_values
-from scriven.corpus.row_values import Bad, joined, no_column, paths, paths_in, short, values_at
+from scriven.corpus import structure
+from scriven.corpus.structure import Bad, joined, no_column, paths, paths_in, short, values_at
 from scriven.errors import InputError
 
 _SPACE = " \t\n\r"
@@ -137,9 +137,9 @@ class _Text:
     def _more(self) -> bool:
         """Reads on, twice as much as is held, so that a long value is not looked at too often; false at the end."""
         self._before, self._held, self._at = self._before + self._at, self._held[self._at :], 0
-        if len(self._held) > row_values.LONGEST:
+        if len(self._held) > structure.LONGEST:
             raise InputError(
-                f"{self._name}: at character {self._before:,} a value begins that has over {row_values.LONGEST:,} "
+                f"{self._name}: at character {self._before:,} a value begins that has over {structure.LONGEST:,} "
                 "characters; name the list in it with --corpus.column LIST.FIELD, or convert it to JSON lines, as with "
                 "jq -c"
             )

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from scriven.corpus.filesystem import Place, explained
 from scriven.corpus.header import AGAIN, Shard
 from scriven.corpus.shards import ENDS, npy_head
-from scriven.corpus.storage import Place, explained
 from scriven.errors import InputError
 
 KEPT_BYTES = 1 << 26  # files up to this size are read once and kept in memory, which is faster for small stretches

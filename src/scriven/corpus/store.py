@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from scriven.corpus.filesystem import Place, explained, file_system, place_of, within
 from scriven.corpus.header import AGAIN, NAME, Counts, Header, PartHeader, read_header
 from scriven.corpus.numbers import Array, Numbers
-from scriven.corpus.shelf import Fetched, Shelf, cache_limit, checked_blocks
-from scriven.corpus.storage import Place, explained, file_system, place_of, within
+from scriven.corpus.shard_cache import Fetched, Shelf, cache_limit, checked_blocks
 from scriven.errors import InputError
 from scriven.runtime import cache_folder
 from scriven.settings import CorpusSettings

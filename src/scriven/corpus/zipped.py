@@ -17,8 +17,8 @@ from urllib.parse import unquote
 from xml.parsers import expat
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
+from scriven.corpus.filesystem import explained, opened
 from scriven.corpus.sources import Source
-from scriven.corpus.storage import explained, opened
 from scriven.errors import InputError
 
 PIECE = 1 << 16  # bytes of XML read at once

@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from scriven.corpus.decoding import prepare
 from scriven.corpus.line_ends import split_lines
-from scriven.corpus.reading import prepare
 from scriven.inference.sampling import Ids
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import Vocabulary, byte_places

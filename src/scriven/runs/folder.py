@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from scriven.arguments import check_step, epoch_of
 from scriven.corpus.build import Progress, build
-from scriven.corpus.storage import Place, place_of
+from scriven.corpus.filesystem import Place, place_of
 from scriven.corpus.store import Corpus, is_corpus
 from scriven.errors import InputError, UnreadableError, UsageError
 from scriven.model.cells import CELLS

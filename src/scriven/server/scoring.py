@@ -20,9 +20,9 @@ import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from scriven.corpus.decoding import looks_around, prepared
 from scriven.corpus.documents import cut_text
 from scriven.corpus.encodings import drop_marks
-from scriven.corpus.reading import looks_around, prepared
 from scriven.inference.chunks import read_chunks
 from scriven.inference.generate import Context
 from scriven.inference.sampling import Floats, Ids

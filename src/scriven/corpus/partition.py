@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from scriven.corpus.reading import PIECE, changes_text, looks_around
+from scriven.corpus.decoding import PIECE, changes_text, looks_around
+from scriven.corpus.filesystem import explained, opened
 from scriven.corpus.sources import BINARY_TABLES, LINE_TABLES, Source
-from scriven.corpus.storage import explained, opened
 from scriven.errors import UsageError
 from scriven.settings import CorpusSettings
 

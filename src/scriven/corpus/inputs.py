@@ -4,25 +4,135 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from scriven.corpus.alphabet import Alphabet, read_alphabet
-from scriven.corpus.division import divided
+from scriven.corpus.decoding import PIECE, Tally
 from scriven.corpus.documents import cut
 from scriven.corpus.header import FORMAT
-from scriven.corpus.reading import PIECE, Tally
+from scriven.corpus.line_ends import split_lines
+from scriven.corpus.partition import divided
 from scriven.corpus.shards import Drafted
-from scriven.corpus.sources import Source, find
-from scriven.corpus.stamps import stamps_of
-from scriven.corpus.useful import check_useful
-from scriven.errors import UsageError
+from scriven.corpus.sources import BINARY_TABLES, TABLES, Source, find, stamps_of
+from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings, Frozen
+from scriven.suggestions import listed
 from scriven.vocabulary import Ids, Symbols, byte_places, byte_values, code_points
+
+
+def check_useful(settings: CorpusSettings, sources: Sequence[Source]) -> None:
+    """Raises UsageError where a setting would do nothing for the sources."""
+    _check_column(settings, sources)
+    if settings.validation_file and settings.validation >= 1:
+        raise UsageError(
+            f"corpus.validation {settings.validation:,.0f} would do nothing, as corpus.validation_file has the text "
+            "for validation; drop one of them"
+        )
+    if settings.duplicates == "drop" and (
+        settings.documents == "none" or not (settings.validation or settings.validation_file)
+    ):
+        raise UsageError(
+            "corpus.duplicates drop would do nothing, as it is about documents that validate; say what a document is "
+            "with --corpus.documents, or drop it"
+        )
+    has_bytes = [not source.is_zipped and source.suffixes[0] not in BINARY_TABLES for source in sources]
+    if settings.encoding != "utf-8" and not any(has_bytes):
+        raise UsageError(
+            f"corpus.encoding {settings.encoding} would do nothing, as {sources[0].name} says itself how its text is "
+            "encoded; drop it"
+        )
+
+
+def _check_column(settings: CorpusSettings, sources: Sequence[Source]) -> None:
+    if settings.bad_rows == "skip" and not settings.column:
+        raise UsageError(
+            "corpus.bad_rows skip would do nothing, as no column is named, and so no rows are read; name it with "
+            "--corpus.column, or drop it"
+        )
+    without = [source.name for source in sources if not source.is_table and source.path is not None]
+    if settings.column and without:
+        raise UsageError(
+            f"corpus.column {settings.column} would do nothing for {without[0]}, which is no table by its name; "
+            f"drop it, or name only tables: files that end in {listed(TABLES)}"
+        )
+
+
+_SPECIAL = re.compile(r"<.+>")
+_ESCAPE = re.compile(r"\\([nrt\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U00(0[0-9a-fA-F]|10)[0-9a-fA-F]{4})")
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """Code points, strictly rising, and what else the file had in it."""
+
+    symbols: tuple[int, ...]
+    special: tuple[str, ...] = ()  # names in angle brackets, left out
+    repeated: int = 0  # entries that were there before
+
+    def notes(self) -> Iterator[str]:
+        """What the user should know, a sentence each."""
+        if self.special:
+            yield f"left out of the alphabet, as names and not characters: {', '.join(self.special)}"
+        if self.repeated:
+            yield f"the alphabet repeats {self.repeated:,} of its characters"
+
+
+def read_alphabet(path: Path) -> Alphabet:
+    """The alphabet in a file.
+
+    Raises InputError when it cannot be read, names something that is not one character, or has none.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"cannot read the alphabet {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"the alphabet {path} is not UTF-8 at byte {error.start}; convert it") from None
+    entries = _in_json(text, path)
+    return _alphabet_of(_in_lines(text) if entries is None else entries, path)
+
+
+def _alphabet_of(entries: Iterable[Any], path: Path) -> Alphabet:
+    symbols, special, count = set[int](), list[str](), 0
+    for entry in entries:
+        if isinstance(entry, str) and len(entry) == 1:
+            symbols.add(ord(entry))
+            count += 1
+        elif isinstance(entry, str) and _SPECIAL.fullmatch(entry):
+            special.append(entry)
+        else:
+            raise InputError(f"the alphabet {path} has {entry!r} in it, which is not one character; remove it")
+    if not symbols:
+        raise InputError(f"the alphabet {path} has no character in it; write one a line, or a JSON list of them")
+    return Alphabet(tuple(sorted(symbols)), tuple(special), count - len(symbols))
+
+
+def _in_json(text: str, path: Path) -> list[Any] | None:
+    """The entries of a JSON list or object; none where the text is not that."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if path.suffix.lower() == ".json":
+            raise InputError(f"the alphabet {path} is not JSON ({error}); mend it, or give it another suffix") from None
+        return None
+    if isinstance(values, dict):
+        symbols = values.get("symbols")
+        return symbols if isinstance(symbols, list) else list(values)
+    return values if isinstance(values, list) else None
+
+
+def _in_lines(text: str) -> Iterator[str]:
+    """The entries of plain text, empty lines left out."""
+    for entry in split_lines(text):
+        if entry:
+            yield entry.encode("ascii").decode("unicode_escape") if _ESCAPE.fullmatch(entry) else entry
+
 
 SLICE = 1 << 17  # characters made symbols at once: their buffers are kept, and stay in the processor's cache
 Progress = Callable[[int, int | None], None]  # told a material's position and size; twice both where written too

@@ -9,12 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from scriven.corpus.duplicates import Hashed, are_duplicates, copy_others
 from scriven.corpus.encodings import describe_marks
 from scriven.corpus.header import FORMAT, Counts, Header, PartHeader, write_header
-from scriven.corpus.material import Material, Origin, Progress, Stretch, amount, some
+from scriven.corpus.inputs import Material, Origin, Progress, Stretch, amount, some
 from scriven.corpus.shards import Draft, Drafted, Layout, PartWriter
-from scriven.corpus.split import Growing, Split, validation_characters, validation_documents
+from scriven.corpus.split import (
+    Growing,
+    Hashed,
+    Split,
+    are_duplicates,
+    copy_others,
+    validation_characters,
+    validation_documents,
+)
 from scriven.errors import InputError
 from scriven.vocabulary import Ids, Symbols, Vocabulary
 

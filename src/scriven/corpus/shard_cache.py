@@ -19,9 +19,9 @@ from typing import IO, overload
 import numpy as np
 from filelock import FileLock
 
+from scriven.corpus.filesystem import BLOCK, Place, explained, opened, within
 from scriven.corpus.header import AGAIN, Shard
 from scriven.corpus.numbers import Array, Numbers, layout_of
-from scriven.corpus.storage import BLOCK, Place, explained, opened, within
 from scriven.errors import InputError, UsageError
 
 try:
