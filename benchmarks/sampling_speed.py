@@ -21,7 +21,7 @@ import common
 import numpy as np
 import torch
 
-from scriven.inference.generate import Predictor
+from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import Ids
 from scriven.kernels import library
 from scriven.kernels.sampler import PRECISIONS, Sampler

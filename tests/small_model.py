@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from scriven.inference.generate import Predictor
+from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import Ids
-from scriven.inference.score import Tally
+from scriven.inference.surprisal import Tally
 from scriven.model import CharLM
 from scriven.settings import ModelSettings
 from scriven.vocabulary import Vocabulary

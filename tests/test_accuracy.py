@@ -14,7 +14,7 @@ import torch
 from conftest import Command
 from scriven.events import Evaluated, Loss
 from scriven.inference import protocols
-from scriven.inference.generate import Predictor
+from scriven.inference.predictor import Predictor
 from scriven.report import as_dict
 from scriven.report.terminal import means
 from scriven.runs import open_run

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from conftest import Command, Done
 from scriven.corpus.line_ends import LINE_END
 from scriven.inference.lines import lines
-from scriven.inference.score import Scored
+from scriven.inference.surprisal import Scored
 from scriven.model import CharLM
 from scriven.runs import create_run
 from scriven.settings import validated

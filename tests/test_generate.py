@@ -8,8 +8,8 @@ import torch
 
 from scriven import kernels
 from scriven.errors import UsageError
-from scriven.inference import generate as generation
-from scriven.inference.generate import Predictor
+from scriven.inference import predictor as generation
+from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import Floats, Ids
 from scriven.kernels import library
 from scriven.kernels.sampler import PRECISIONS

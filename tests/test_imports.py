@@ -24,8 +24,8 @@ MAP = """
     model.pretrained model.machine model
     runs.journal runs.tensors runs.manifest runs.seals runs.checkpoints runs.folder runs.claim runs.recovery
     runs.saver runs.doctor runs
-    inference inference.sampling inference.pen inference.chunks inference.passages inference.generate inference.score
-    inference.writing inference.lines inference.protocols inference.novelty inference.normal_forms
+    inference inference.sampling inference.detokenizer inference.chunks inference.predictor inference.surprisal
+    inference.generation inference.lines inference.protocols
     training training.optimizer training.attendant training.child training.parallel training.launch training.alike
     training.plan training.save_clock training.losses training.outcome training.average training.corpus_check
     training.kept training.evaluation training.initial training.fit training.gradients training.loop training.request

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scriven.inference import novelty
+from scriven.inference import surprisal
 from scriven.vocabulary import Vocabulary
 from small_model import Shelf
 
@@ -19,10 +19,10 @@ NAMES = st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=12
 def test_known_samples_are_those_among_the_documents(documents: list[str], samples: list[str], at_once: int) -> None:
     shelf = Shelf(*map(LETTERS.encode, documents))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(novelty, "DOCUMENTS_AT_ONCE", at_once)
-        found = novelty.known(shelf, [LETTERS.encode(sample) for sample in samples])
+        patch.setattr(surprisal, "DOCUMENTS_AT_ONCE", at_once)
+        found = surprisal.known(shelf, [LETTERS.encode(sample) for sample in samples])
     assert found == [sample in documents for sample in samples]
 
 
 def test_a_text_without_documents_knows_nothing() -> None:
-    assert novelty.known(Shelf(), [np.arange(3)]) == [False]
+    assert surprisal.known(Shelf(), [np.arange(3)]) == [False]

@@ -10,7 +10,7 @@ import pytest
 
 from scriven.corpus import Corpus, build
 from scriven.events import Sampled
-from scriven.inference.passages import random_passage
+from scriven.inference.chunks import random_passage
 from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.report.terminal import TerminalReport

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scriven.inference.pen import Pen
+from scriven.inference.detokenizer import Pen
 from scriven.inference.sampling import Ids
 from scriven.vocabulary import Vocabulary
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from scriven.errors import UsageError
-from scriven.inference import generate as generation
+from scriven.inference import predictor as generation
 from scriven.inference import protocols
 from scriven.inference.chunks import documents_of
-from scriven.inference.generate import Predictor
-from scriven.inference.score import Tally
+from scriven.inference.predictor import Predictor
+from scriven.inference.surprisal import Tally
 from small_model import DOCUMENTS, TEXT, Shelf, assert_same, cut, predictor, slow_nats
 
 

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 
 from scriven import kernels
 from scriven.events import Loss
-from scriven.inference import generate as generation
 from scriven.inference import lines as score_lines
-from scriven.inference import score
-from scriven.inference.generate import Predictor
+from scriven.inference import predictor as generation
+from scriven.inference import surprisal
+from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import stream
 from scriven.inference.sampling import Floats, Ids
 from scriven.vocabulary import Vocabulary
 from small_model import DOCUMENTS, TEXT, assert_same, cut, predictor, predictor_of, slow_nats
 
 
-def lines(model: Predictor, pieces: Iterable[score.Scored]) -> list[score.Tally]:
+def lines(model: Predictor, pieces: Iterable[surprisal.Scored]) -> list[surprisal.Tally]:
     return [line for some in score_lines.lines(model.vocabulary, pieces) for line in some.sums]
 
 
@@ -34,7 +34,7 @@ def test_surprisals_are_those_of_single_steps_for_every_chunk_length(lengths: li
     ids = model.vocabulary.encode(TEXT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "READ_AT_ONCE", at_once)
-        pieces = list(score.surprisals(model, cut(ids, lengths), model.start()))
+        pieces = list(surprisal.surprisals(model, cut(ids, lengths), model.start()))
     assert np.concatenate([piece.ids for piece in pieces]).tolist() == ids.tolist()
     nats = np.concatenate([piece.nats for piece in pieces])
     expected = slow_nats(model, ids.tolist(), model.opening.tolist())
@@ -46,11 +46,11 @@ def test_lines_are_cut_after_their_line_feeds(at_once: int, monkeypatch: pytest.
     monkeypatch.setattr(generation, "READ_AT_ONCE", at_once)
     model, text = predictor("abc"), "ab\n\n€c\n\n"  # the line feed itself is unseen here
     ids = model.vocabulary.encode(text)
-    totals = lines(model, score.surprisals(model, [ids], model.start()))
+    totals = lines(model, surprisal.surprisals(model, [ids], model.start()))
     assert [total.loss.characters for total in totals] == [3, 1, 3, 1]
     assert [total.loss.bytes for total in totals] == [3, 1, 5, 1]
     assert [total.unseen for total in totals] == [1, 1, 2, 1]
-    assert_same(sum(totals, score.Tally()), stream(model, [ids]))
+    assert_same(sum(totals, surprisal.Tally()), stream(model, [ids]))
 
 
 # --- documents
@@ -87,9 +87,9 @@ def test_documents_side_by_side_cost_what_each_costs_alone(
     ids = bounded(model, ["a", *documents])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "READ_AT_ONCE", at_once)
-        patch.setattr(score, "GATHERED", gathered)
-        patch.setattr(score, "ROWS", rows)
-        pieces = list(score.documents(model, cut(ids, lengths)))
+        patch.setattr(surprisal, "GATHERED", gathered)
+        patch.setattr(surprisal, "ROWS", rows)
+        pieces = list(surprisal.documents(model, cut(ids, lengths)))
     assert np.concatenate([piece.ids for piece in pieces]).tolist() == ids.tolist()
     nats = np.concatenate([piece.nats for piece in pieces])
     np.testing.assert_allclose(nats, alone(model, ["a", *documents]), rtol=1e-4, atol=1e-5)
@@ -98,7 +98,7 @@ def test_documents_side_by_side_cost_what_each_costs_alone(
 def test_a_stream_forgets_at_every_boundary() -> None:
     model = documents_model()
     ids = bounded(model, DOCUMENTS)
-    pieces = list(score.surprisals(model, cut(ids, [3, 1]), model.start()))
+    pieces = list(surprisal.surprisals(model, cut(ids, [3, 1]), model.start()))
     np.testing.assert_allclose(
         np.concatenate([piece.nats for piece in pieces]), alone(model, DOCUMENTS), rtol=1e-4, atol=1e-5
     )
@@ -107,14 +107,14 @@ def test_a_stream_forgets_at_every_boundary() -> None:
 def test_a_document_that_has_not_ended_is_scored_as_far_as_it_goes() -> None:
     model = documents_model()
     ids = np.concatenate((bounded(model, ["ab", "c"]), model.vocabulary.encode("ab")))
-    (whole, begun) = score.documents(model, [ids])
+    (whole, begun) = surprisal.documents(model, [ids])
     assert (len(whole.ids), len(begun.ids)) == (5, 2)
     np.testing.assert_allclose(begun.nats, whole.nats[:2], rtol=1e-5)
 
 
 def test_ends_are_counted_beside_the_characters() -> None:
     model = documents_model()
-    total = score.summed(model.vocabulary, score.documents(model, [bounded(model, DOCUMENTS)]))
+    total = surprisal.summed(model.vocabulary, surprisal.documents(model, [bounded(model, DOCUMENTS)]))
     costs = alone(model, DOCUMENTS)
     ends = [place - 1 for place in accumulate(len(text) + 1 for text in DOCUMENTS)]
     assert (total.loss.ends, total.loss.characters) == (len(DOCUMENTS), len("".join(DOCUMENTS)))
@@ -123,7 +123,7 @@ def test_ends_are_counted_beside_the_characters() -> None:
     assert total.loss.total_nats == pytest.approx(sum(costs), rel=1e-5)
     assert total.loss.nats_per_char == pytest.approx(total.loss.nats / total.loss.characters)
     assert total.values()["total_nats"] == total.loss.total_nats
-    assert "ends" not in score.Tally(Loss(1.0, 1)).values()
+    assert "ends" not in surprisal.Tally(Loss(1.0, 1)).values()
 
 
 def test_probabilities_of_all_documents_of_up_to_two_characters_and_of_longer_ones_sum_to_one() -> None:
@@ -134,11 +134,11 @@ def test_probabilities_of_all_documents_of_up_to_two_characters_and_of_longer_on
     share = 0.0
     for text in short:
         copies = (0x110000 - model.vocabulary.size) ** text.count("€")  # as likely as every other unseen character
-        (total,) = lines(model, score.surprisals(model, [bounded(model, [text])], first))
+        (total,) = lines(model, surprisal.surprisals(model, [bounded(model, [text])], first))
         share += copies * math.exp(-total.loss.total_nats)
     longer = sum(
         (0x110000 - model.vocabulary.size) ** text.count("€")
-        * math.exp(-score.summed(model.vocabulary, score.surprisals(model, [ids], first)).loss.nats)
+        * math.exp(-surprisal.summed(model.vocabulary, surprisal.surprisals(model, [ids], first)).loss.nats)
         for text in (a + b + c for a in symbols for b in symbols for c in symbols)
         for ids in [model.vocabulary.encode(text)]
     )
@@ -148,15 +148,15 @@ def test_probabilities_of_all_documents_of_up_to_two_characters_and_of_longer_on
 def test_each_document_is_a_line_of_its_own() -> None:
     model = documents_model()
     texts = ["ab\n", "c", "€\nb"]  # a line feed is an unseen character here
-    rows = lines(model, score.documents(model, [bounded(model, texts)]))
+    rows = lines(model, surprisal.documents(model, [bounded(model, texts)]))
     assert [(row.loss.characters, row.loss.ends, row.unseen) for row in rows] == [(3, 1, 1), (1, 1, 0), (3, 1, 2)]
-    assert_same(sum(rows, score.Tally()), stream(model, [bounded(model, texts)]))
+    assert_same(sum(rows, surprisal.Tally()), stream(model, [bounded(model, texts)]))
 
 
 def test_documents_of_bytes() -> None:
     model = predictor_of(Vocabulary.of_bytes("\n"))
     texts = ["é", "ab", "日本語 " * 9]
-    rows = lines(model, score.documents(model, [bounded(model, texts)]))
+    rows = lines(model, surprisal.documents(model, [bounded(model, texts)]))
     assert [(row.loss.characters, row.loss.bytes, row.loss.ends) for row in rows] == [(2, 2, 1), (2, 2, 1), (90, 90, 1)]
     assert sum(row.loss.total_nats for row in rows) == pytest.approx(sum(alone(model, texts)), rel=1e-5)
 
@@ -164,7 +164,7 @@ def test_documents_of_bytes() -> None:
 def test_foretold_reads_texts_as_the_vocabulary_has_them() -> None:
     model, plain = documents_model(), predictor()
     for each, ids in ((model, bounded(model, DOCUMENTS)), (plain, plain.vocabulary.encode(TEXT))):
-        assert_same(score.summed(each.vocabulary, score.foretold(each, [ids])), stream(each, [ids]))
+        assert_same(surprisal.summed(each.vocabulary, surprisal.foretold(each, [ids])), stream(each, [ids]))
 
 
 # --- in native code
@@ -177,7 +177,7 @@ def native(model: Predictor) -> Predictor:
     return Predictor(model.model, model.vocabulary, "fp32", writing="int8")
 
 
-def joined(pieces: Iterable[score.Scored]) -> Floats:
+def joined(pieces: Iterable[surprisal.Scored]) -> Floats:
     return np.concatenate([piece.nats for piece in pieces])
 
 
@@ -186,23 +186,23 @@ def test_in_int8_what_a_document_costs_depends_on_nothing_else(monkeypatch: pyte
     model, plain = native(documents_model()), documents_model()
     ids = bounded(model, DOCUMENTS)
     assert (model.reading, plain.reading) == ("int8", "fp32")
-    whole = joined(score.documents(model, [ids]))
-    np.testing.assert_allclose(whole, joined(score.documents(plain, [ids])), atol=0.3)
-    each = [joined(score.documents(model, [bounded(model, [text])])) for text in DOCUMENTS]
+    whole = joined(surprisal.documents(model, [ids]))
+    np.testing.assert_allclose(whole, joined(surprisal.documents(plain, [ids])), atol=0.3)
+    each = [joined(surprisal.documents(model, [bounded(model, [text])])) for text in DOCUMENTS]
     assert np.concatenate(each).tolist() == whole.tolist()
-    monkeypatch.setattr(score, "GATHERED", 9)
-    monkeypatch.setattr(score, "ROWS", 2)
+    monkeypatch.setattr(surprisal, "GATHERED", 9)
+    monkeypatch.setattr(surprisal, "ROWS", 2)
     monkeypatch.setattr(generation, "READ_AT_ONCE", 5)
-    assert joined(score.documents(model, cut(ids, [3, 20, 1]))).tolist() == whole.tolist()
+    assert joined(surprisal.documents(model, cut(ids, [3, 20, 1]))).tolist() == whole.tolist()
 
 
 @needs_native
 def test_in_int8_pieces_change_nothing_and_it_costs_about_as_much_as_in_fp32() -> None:
     model, plain = native(predictor()), predictor()
     ids = model.vocabulary.encode(TEXT)
-    whole = joined(score.surprisals(model, [ids], model.start()))
-    assert joined(score.surprisals(model, cut(ids, [7, 1, 100]), model.start())).tolist() == whole.tolist()
-    exact = joined(score.surprisals(plain, [ids], plain.start()))
+    whole = joined(surprisal.surprisals(model, [ids], model.start()))
+    assert joined(surprisal.surprisals(model, cut(ids, [7, 1, 100]), model.start())).tolist() == whole.tolist()
+    exact = joined(surprisal.surprisals(plain, [ids], plain.start()))
     assert abs(whole.mean() - exact.mean()) < 0.01
     assert whole[model.vocabulary.unseen(ids)].min() > model.vocabulary.unseen_nats
 
@@ -211,8 +211,8 @@ def test_in_int8_pieces_change_nothing_and_it_costs_about_as_much_as_in_fp32() -
 def test_in_int8_the_context_goes_on() -> None:
     model = native(predictor())
     ids = model.vocabulary.encode(TEXT)[:, None]
-    whole, last = score.read_rows(model, ids, model.start())
+    whole, last = surprisal.read_rows(model, ids, model.start())
     middle = model.read(model.start(), ids[:40])
-    rest, end = score.read_rows(model, ids[40:], middle)
+    rest, end = surprisal.read_rows(model, ids[40:], middle)
     assert rest.tolist() == whole[40:].tolist()
     assert end.logits.tolist() == last.logits.tolist()

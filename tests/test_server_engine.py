@@ -16,9 +16,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scriven.inference.generate import Context, Predictor
-from scriven.inference.score import read_rows
-from scriven.inference.writing import LIVE, Line
+from scriven.inference.generation import LIVE, Line
+from scriven.inference.predictor import Context, Predictor
+from scriven.inference.surprisal import read_rows
 from scriven.kernels import library
 from scriven.server import engine
 from scriven.server.engine import Job, News

@@ -14,7 +14,7 @@ import torch
 
 import scriven.server
 from live_server import serving
-from scriven.inference.generate import Predictor
+from scriven.inference.predictor import Predictor
 from scriven.kernels import library
 from scriven.server import scoring
 from scriven.server.answers import json_text

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scriven.inference.generate import Context
+from scriven.inference.predictor import Context
 from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS
 from scriven.server.states import States

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scriven.errors import InputError, UsageError
-from scriven.inference import writing
+from scriven.inference import generation
 from scriven.inference.chunks import split_text
 from scriven.model import CharLM
 from scriven.runs import create_run
@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_text(model: Model) -> None:
 
 
 def test_samples_are_those_of_following_seeds(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "ROWS", 2)
+    monkeypatch.setattr(generation, "ROWS", 2)
     texts = list(model.samples(5, "a", length=40, seed=7, stop=["b"]))
     assert texts == [model.sample("a", length=40, seed=7 + n, stop=["b"]) for n in range(5)]
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from scriven.errors import InputError
-from scriven.inference import writing
-from scriven.inference.generate import Predictor
-from scriven.inference.pen import Pen
+from scriven.inference import generation
+from scriven.inference.detokenizer import Pen
+from scriven.inference.generation import Batch, Line, Pace, write, write_all
+from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import draw
-from scriven.inference.writing import Batch, Line, Pace, write, write_all
 from scriven.kernels import library
 from scriven.model import CharLM
 from scriven.model.cells import RecurrentLayer
@@ -92,7 +92,7 @@ def test_the_context_is_that_of_all_that_was_drawn(way: str | None) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_texts_side_by_side_are_those_written_alone(way: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "ROWS", 5)
+    monkeypatch.setattr(generation, "ROWS", 5)
     model = model_of(way)
     lengths = [0, 1, 40, 7, 90, 30, 2, 60, 0, 11, 90, 3]
     lines = [line(model, seed, length) for seed, length in enumerate(lengths)]
@@ -155,7 +155,7 @@ def test_lines_join_only_those_that_they_fit(
     way: str | None, letters: str, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once, the sixth text began beside some that had seen more of the window, or had a state where it had none."""
-    monkeypatch.setattr(writing, "ROWS", 5)
+    monkeypatch.setattr(generation, "ROWS", 5)
     plain = predictor(letters)
     model = Predictor(plain.model, plain.vocabulary, "fp32", window, way)
 

@@ -39,11 +39,11 @@ from scriven.corpus.encodings import drop_mark
 from scriven.errors import UsageError
 from scriven.events import Loss
 from scriven.inference.chunks import prompt_ids, read_chunks, split_text
-from scriven.inference.generate import Context, Predictor, writing_precision
-from scriven.inference.pen import Pen
+from scriven.inference.detokenizer import Pen
+from scriven.inference.generation import LIVE, UNSEEN, Line, write, write_all
+from scriven.inference.predictor import Context, Predictor, writing_precision
 from scriven.inference.sampling import Floats, Ids
-from scriven.inference.score import Scored, check_finite, checked, foretold, surprisals, tally
-from scriven.inference.writing import LIVE, UNSEEN, Line, write, write_all
+from scriven.inference.surprisal import Scored, check_finite, checked, foretold, surprisals, tally
 from scriven.model import CharLM, choose_device, choose_precision
 from scriven.model.compute import single_threaded
 from scriven.runs import load_weights, open_run

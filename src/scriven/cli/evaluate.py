@@ -23,7 +23,7 @@ from scriven.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from scriven.corpus import Corpus
-    from scriven.inference.score import Tally
+    from scriven.inference.surprisal import Tally
     from scriven.session import Model
 
 
@@ -61,7 +61,7 @@ def evaluate(
         count too which characters were the likeliest ones by the model; read by torch, in bf16 or fp32, which is slower
     """
     from scriven.inference.protocols import own_protocol, parsed
-    from scriven.inference.score import check_finite
+    from scriven.inference.surprisal import check_finite
     from scriven.session import load
 
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}

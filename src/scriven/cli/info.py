@@ -137,7 +137,7 @@ def _machine() -> Row:
     import torch
 
     from scriven import kernels
-    from scriven.inference.generate import writing_precision
+    from scriven.inference.predictor import writing_precision
     from scriven.model import choose_device, choose_precision
     from scriven.model.compute import available_cores
     from scriven.model.machine import CELLS, training_path

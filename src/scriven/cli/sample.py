@@ -112,7 +112,7 @@ def sample(
     if interactive:
         _converse(model, prompt, seed, writing)
     elif count == 1 and not (as_json or novelty):
-        from scriven.inference.writing import LIVE, UNSEEN
+        from scriven.inference.generation import LIVE, UNSEEN
 
         piece = LIVE if sys.stdout.isatty() else UNSEEN
         _show(prompt, model.stream(prompt, seed=seed, piece=piece, **writing))
@@ -179,7 +179,7 @@ def _put_json(texts: Iterable[Written], asked: dict[str, Any], known: list[bool]
 def _known(training: Part, model: Model, prompt: str, texts: Iterable[Written]) -> list[bool]:
     """For each text, with its prompt, whether it is a document of the training text; one that did not end is none."""
     from scriven.inference.chunks import split_text
-    from scriven.inference.novelty import known
+    from scriven.inference.surprisal import known
 
     begun = split_text(prompt, model.settings.corpus)[-1]
     found = known(training, [model.vocabulary.encode_read(begun + each.text) for each in texts])
@@ -244,7 +244,7 @@ def _note_unknown(model: Model, text: str) -> None:
         shown = [f"{c if c.isprintable() else ascii(c)[1:-1]} (U+{ord(c):04X})" for c in unknown[:10]]
         more = f", and {len(unknown) - 10:,} more" if unknown[10:] else ""
         note(f"the model has never seen, and reads as <unk>: {', '.join(shown)}{more}")
-        from scriven.inference.normal_forms import describe_form, other_form
+        from scriven.inference.surprisal import describe_form, other_form
 
         if form := other_form(model.vocabulary, unknown):
             note(f"the prompt {describe_form(form)}; give it in {form}")

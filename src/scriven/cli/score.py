@@ -31,7 +31,7 @@ from scriven.events import Loss
 if TYPE_CHECKING:
     from scriven.corpus.decoding import Tally as Counts
     from scriven.corpus.sources import Source
-    from scriven.inference.score import Scored
+    from scriven.inference.surprisal import Scored
     from scriven.session import Model
     from scriven.vocabulary import Vocabulary
 
@@ -109,7 +109,7 @@ def _rows_of(model: Model, source: Source, by: By, choices: dict[str, str | None
     """The rows about one text; after the last one notes on it, which begin with a name where one is given."""
     from scriven.cli.texts import read_sources
     from scriven.corpus.decoding import Tally as Counts
-    from scriven.inference.score import checked, foretold
+    from scriven.inference.surprisal import checked, foretold
 
     counts = Counts(empty_places=deque())
     pieces = checked(foretold(model.predictor, read_sources(model, [source], counts, choices, name)))
@@ -147,7 +147,7 @@ class _Numbers:
 
 
 def _total(vocabulary: Vocabulary, pieces: Iterable[Scored], precision: str) -> Iterator[Row]:
-    from scriven.inference.score import summed
+    from scriven.inference.surprisal import summed
 
     total = summed(vocabulary, pieces)
     if total.loss.characters:
@@ -157,7 +157,7 @@ def _total(vocabulary: Vocabulary, pieces: Iterable[Scored], precision: str) -> 
 def _lines(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit, numbers: _Numbers) -> Iterator[Row]:
     from scriven.inference.lines import SHOWN as LONGEST
     from scriven.inference.lines import lines
-    from scriven.inference.score import Tally
+    from scriven.inference.surprisal import Tally
 
     one = Tally(Loss(1.0, 1, 1, int(vocabulary.boundary is not None))).values()
     nothing = {name: None if "_per_" in name else 0 * value for name, value in one.items()}

@@ -79,7 +79,7 @@ def _marks_noticed(chunks: Iterable[Ids], tally: Tally, about: str) -> Iterator[
 
 
 def _forms_noticed(vocabulary: Vocabulary, chunks: Iterable[Ids], about: str) -> Iterator[Ids]:
-    from scriven.inference.normal_forms import describe_form, other_form
+    from scriven.inference.surprisal import describe_form, other_form
 
     unseen = dict[str, None]()
     for ids in chunks:

@@ -5,7 +5,8 @@ Where texts are made of documents, the ids of each document are followed by the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
@@ -16,6 +17,34 @@ from scriven.corpus.line_ends import split_lines
 from scriven.inference.sampling import Ids
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import Vocabulary, byte_places
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of a text, as ids: what is given (G,), and what comes after that (M,)."""
+
+    given: Ids
+    after: Ids
+
+
+def random_passage(text: Text, seed: Sequence[int], given: int, after: int) -> Passage:
+    """A piece of the text at a place that looks random and depends on the numbers of `seed` alone.
+
+    Up to `given` characters, but no more than half of the text, and up to `after` that follow them. Where the text is
+    made of documents, it is the beginning of one of them.
+    """
+    random = np.random.default_rng(seed)
+    if text.documents:
+        firsts, lengths = text.bounds(random.integers(text.documents, size=1))
+        first, characters = int(firsts[0]), int(lengths[0])
+        given = min(given, characters // 2)
+    else:
+        given = min(given, text.characters // 2)
+        first = int(random.integers(text.characters - given + 1))
+        characters = text.characters - first
+    ids = text.read(first, min(characters, given + after))
+    return Passage(ids[:given], ids[given:])
+
 
 CHUNK = 1 << 20  # ids read from the disk at once
 DOCUMENTS_AT_ONCE = 1 << 14  # whose places are looked up at once

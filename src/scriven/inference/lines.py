@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from scriven.inference.score import Scored, Tallies, Tally, counts_of
+from scriven.inference.surprisal import Scored, Tallies, Tally, counts_of
 from scriven.vocabulary import Ids, Vocabulary
 
 SHOWN = 1 << 20  # symbols of a line that are given as text

@@ -18,9 +18,19 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from scriven.errors import UsageError
 from scriven.inference.chunks import Reader, Text, blocks, chunks_of, documents_of, opened
-from scriven.inference.generate import Predictor
+from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import Ids
-from scriven.inference.score import Tally, costs, foretold, likeliest, priced, read_judged, summed, surprisals, tally
+from scriven.inference.surprisal import (
+    Tally,
+    costs,
+    foretold,
+    likeliest,
+    priced,
+    read_judged,
+    summed,
+    surprisals,
+    tally,
+)
 from scriven.settings import ReaderSettings
 
 Protocol = Callable[[Predictor, Iterable[Ids]], Tally]

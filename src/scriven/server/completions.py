@@ -14,9 +14,9 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from scriven.inference.generate import Context
+from scriven.inference.generation import Line
+from scriven.inference.predictor import Context
 from scriven.inference.sampling import Ids
-from scriven.inference.writing import Line
 from scriven.server.answers import LEAST, answer, apart, json_text, long_answer, pieces
 from scriven.server.engine import Job, News
 from scriven.server.errors import Refused

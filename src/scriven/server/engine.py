@@ -4,7 +4,7 @@ In each turn the thread takes in what has come, reads a bounded piece of the pro
 tells what there is to tell, all at once. So requests join and leave between two blocks, and a long prompt does not hold
 up the texts that are being written. Rows are shared: where requests want more than there are, none has many more than
 another that wants them too, and what has to give way is set aside, to go on later. A text depends on its own request
-alone: see `scriven.inference.writing` and `scriven.server.reading`.
+alone: see `scriven.inference.generation` and `scriven.server.reading`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scriven.inference.generate import Context, Predictor
+from scriven.inference.generation import LIVE, Batch, Line, Pace, Wrote
+from scriven.inference.predictor import Context, Predictor
 from scriven.inference.sampling import Floats, Ids
-from scriven.inference.writing import LIVE, Batch, Line, Pace, Wrote
 from scriven.server.errors import Refused, full, overflow
 from scriven.server.limits import Limits
 from scriven.server.reading import Details, Reading, Readings, details_of

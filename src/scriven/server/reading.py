@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from scriven.inference.generate import Context, Predictor, side_by_side
+from scriven.inference.predictor import Context, Predictor, side_by_side
 from scriven.inference.sampling import Floats, Ids
-from scriven.inference.score import priced, read_rows
+from scriven.inference.surprisal import priced, read_rows
 
 PIECE = 256  # symbols that torch reads of one text at once
 STEPS = 32  # symbols read at once where that is done step by step, many times as slowly

@@ -24,9 +24,9 @@ from scriven.corpus.decoding import looks_around, prepared
 from scriven.corpus.documents import cut_text
 from scriven.corpus.encodings import drop_marks
 from scriven.inference.chunks import read_chunks
-from scriven.inference.generate import Context
+from scriven.inference.predictor import Context
 from scriven.inference.sampling import Floats, Ids
-from scriven.inference.score import Tally, tally
+from scriven.inference.surprisal import Tally, tally
 from scriven.server.answers import long_answer, pieces
 from scriven.server.engine import Job
 from scriven.server.errors import Refused

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from scriven.inference.generate import Context
+from scriven.inference.predictor import Context
 from scriven.inference.sampling import Ids
 from scriven.server.answers import apart
 from scriven.server.engine import Engine, Job, News, Ticket

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
-from scriven.inference.generate import Context
+from scriven.inference.predictor import Context
 from scriven.server.errors import Refused
 from scriven.server.limits import Limits
 

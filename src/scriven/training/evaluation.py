@@ -14,9 +14,8 @@ import torch
 
 from scriven.corpus.store import Corpus
 from scriven.events import Loss, Sampled
-from scriven.inference.chunks import prompt_ids
-from scriven.inference.generate import Predictor
-from scriven.inference.passages import Passage, random_passage
+from scriven.inference.chunks import Passage, prompt_ids, random_passage
+from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import LANES, lane_count, measure, own_protocol
 from scriven.settings import TEXT_PLACE, SamplingSettings, Settings, reader_window
 from scriven.signals import Stopped

@@ -21,7 +21,7 @@ from scriven.batches.readers import count_epoch
 from scriven.corpus.store import Corpus
 from scriven.errors import DivergedError, shortage
 from scriven.events import Evaluated, Event, Finished, Loss, Returned, Saved, Skipped, Stepped
-from scriven.inference.generate import Predictor
+from scriven.inference.predictor import Predictor
 from scriven.runs import Checkpoint, Run, Saver, load_weights
 from scriven.runs.checkpoints import folder_name
 from scriven.runs.manifest import Best

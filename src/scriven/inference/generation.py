@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scriven.inference.generate import Context, Predictor, fit, side_by_side
-from scriven.inference.pen import Pen
+from scriven.inference.detokenizer import Pen
+from scriven.inference.predictor import Context, Predictor, fit, side_by_side
 from scriven.inference.sampling import Ids
-from scriven.inference.score import overflow
+from scriven.inference.surprisal import overflow
 from scriven.settings import SamplingSettings
 
 FIRST = 8  # symbols in a text's first block: that what is read as it comes begins at once

@@ -9,7 +9,8 @@ boundary, whose cost is that of the document's end; it is counted beside the cha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +22,8 @@ from torch.nn import functional
 
 from scriven.errors import InputError
 from scriven.events import Loss
-from scriven.inference.chunks import blocks, gathered
-from scriven.inference.generate import Context, Predictor
+from scriven.inference.chunks import DOCUMENTS_AT_ONCE, Text, blocks, gathered
+from scriven.inference.predictor import Context, Predictor
 from scriven.inference.sampling import Floats, Ids
 from scriven.kernels import library, scorer
 from scriven.vocabulary import Vocabulary
@@ -297,3 +298,45 @@ def _by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tu
         parts.append(costs(logits, ids[begin : begin + step], predictor.vocabulary))
         right[begin : begin + step] = likeliest(logits, ids[begin : begin + step])
     return np.concatenate(parts), right, context
+
+
+def known(text: Text, samples: Sequence[Ids]) -> list[bool]:
+    """For each sample, ids (T,) of any length, whether it is exactly one of the documents of a text.
+
+    Reads once, in bounded memory, those documents that are as long as one of the samples.
+    """
+    wanted = {sample.tobytes() for sample in samples}
+    sizes = np.unique([len(sample) for sample in samples])
+    found = wanted.intersection(document.tobytes() for document in _of_length(text, sizes))
+    return [sample.tobytes() in found for sample in samples]
+
+
+def _of_length(text: Text, sizes: Ids) -> Iterator[Ids]:
+    """The documents that have one of these lengths."""
+    for number in range(0, text.documents, DOCUMENTS_AT_ONCE):
+        firsts, lengths = text.bounds(np.arange(number, min(number + DOCUMENTS_AT_ONCE, text.documents)))
+        fitting = np.isin(lengths, sizes)
+        for first, length in zip(firsts[fitting].tolist(), lengths[fitting].tolist(), strict=True):
+            yield text.read(first, length)
+
+
+def describe_form(form: str) -> str:
+    """Words for what a text is like that a model would know in this form, "NFC" or "NFD"."""
+    if form == "NFC":
+        return "has letters and accents apart (NFD), and the model knows them as one (NFC)"
+    return "has letters with their accents as one (NFC), and the model knows them apart (NFD)"
+
+
+def other_form(vocabulary: Vocabulary, unseen: Iterable[str]) -> str:
+    """The form, "NFC" or "NFD", in which the model would know one of the unseen characters; empty where it is none."""
+    if vocabulary.unit == "byte":
+        return ""
+    known = set(map(chr, vocabulary.symbols))
+    marks = {mark for character in known for mark in unicodedata.normalize("NFD", character)[1:]}
+    for character in unseen:
+        apart = unicodedata.normalize("NFD", character)
+        if character in marks:
+            return "NFC"
+        if len(apart) > 1 and known.issuperset(apart):
+            return "NFD"
+    return ""
