@@ -31,7 +31,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a fork has no other threads
 from common import arguments_parser
 
 from scriven.events import Loss
-from scriven.kernels import library
+from scriven.kernels import native_library
 from scriven.model.compute import available_cores
 from scriven.settings import merged, validated
 from scriven.training import start
@@ -155,8 +155,8 @@ def main() -> None:
         (folder / "text.txt").write_text(WORDS * 60)
         os.environ["SCRIVEN_CACHE"] = str(folder / "cache")
         wrong = 0
-        for level in levels() if arguments.levels else [os.environ.get(library.VARIABLE, "")]:
-            os.environ[library.VARIABLE] = level  # read by every process that is forked
+        for level in levels() if arguments.levels else [os.environ.get(native_library.VARIABLE, "")]:
+            os.environ[native_library.VARIABLE] = level  # read by every process that is forked
             (folder / (level or "own")).mkdir()
             found = check(chosen, folder / (level or "own"), counts=(2, 4) if arguments.few else (2, 3, 4))
             print(f"{level or 'this level'}: {found} differences")
@@ -167,8 +167,8 @@ def main() -> None:
 
 def levels() -> list[str]:
     """All levels of kernels that run here, and `off`; without asking for this process's own, which forks would keep."""
-    highest = library.find("").level
-    return ["off", *library.LEVELS[: library.LEVELS.index(highest) + 1]] if highest != "off" else ["off"]
+    highest = native_library.find("").level
+    return ["off", *native_library.LEVELS[: native_library.LEVELS.index(highest) + 1]] if highest != "off" else ["off"]
 
 
 def check(chosen: dict[str, dict[str, Any]], folder: Path, counts: tuple[int, ...]) -> int:

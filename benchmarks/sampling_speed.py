@@ -23,7 +23,7 @@ import torch
 
 from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import Ids
-from scriven.kernels import library
+from scriven.kernels import native_library
 from scriven.kernels.sampler import PRECISIONS, Sampler
 from scriven.model import CharLM
 from scriven.session import Choices, Model
@@ -49,8 +49,8 @@ def main() -> None:
     parser.add_argument("--characters", type=int, default=64_000, help="of the text, at most")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"level {library.level()}: {library.why()}\n")
-    results: dict[str, Any] = {"level": library.level(), "speed": speeds(arguments)}
+    print(f"level {native_library.level()}: {native_library.why()}\n")
+    results: dict[str, Any] = {"level": native_library.level(), "speed": speeds(arguments)}
     if arguments.run:
         results["nats"] = nats_of_run(arguments)
     common.save(arguments, "sampling_speed", results)
@@ -82,7 +82,7 @@ def ways(width: int, streams: int) -> dict[str, Callable[[int], object]]:
     with torch.no_grad():
         model.get_parameter("head.weight").mul_(8)  # a trained model is not as undecided as a new one
     result = {"torch": by_session(Predictor(model, vocabulary, "fp32"), streams)}
-    if library.level() == "off":
+    if native_library.level() == "off":
         return result
     for precision in PRECISIONS:
         result[precision] = by_session(Predictor(model, vocabulary, "fp32", writing=precision), streams)

@@ -16,7 +16,7 @@ import torch
 
 import fork_server
 from scriven.cli import main
-from scriven.kernels import library
+from scriven.kernels import native_library
 from scriven.report import plot
 from scriven.runs.folder import PLOT_FILE
 from scriven.runs.journal import METRICS_FILE
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     cases: dict[tuple[str, str], list[pytest.Item]] = {}
     for item in items if not config.getoption("--thorough") else ():
         level = getattr(item, "callspec", None) and item.callspec.params.get("level")  # type: ignore[attr-defined]
-        if level in ("off", *library.levels()[:-1]):
+        if level in ("off", *native_library.levels()[:-1]):
             cases.setdefault((item.nodeid.partition("[")[0], level), []).append(item)
     left_out = {id(item) for group in cases.values() for item in group} - {
         id(item) for group in cases.values() for item in _spread(group)

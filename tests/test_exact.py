@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from scriven.events import Evaluated, Stepped
-from scriven.kernels import library
+from scriven.kernels import native_library
 from scriven.model.compute import torch_threads
 from scriven.settings import merged, validated
 from scriven.training import start
@@ -24,7 +24,7 @@ from scriven.vocabulary import Vocabulary
 TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src"
 PROGRAM = Path(__file__).parents[1] / "benchmarks" / "exactness.py"
-LEVELS = ("off", *library.levels())
+LEVELS = ("off", *native_library.levels())
 # Gradients of weights are sums over 1,024 characters, which torch splits over its threads.
 SETTINGS: dict[str, Any] = {
     "budget": {"steps": 2},
@@ -66,7 +66,7 @@ def trained(text: Path, output: Path, cell: str, precision: str = "") -> list[An
 def test_the_cores_given_change_no_bit(
     level: str, cell: str, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library, "_native", lambda: library.find(level))
+    monkeypatch.setattr(native_library, "_native", lambda: native_library.find(level))
     monkeypatch.setattr("scriven.model.machine.bf16_speedup", lambda cell, **_: 1.0)
     with given_cores(2):
         expected = trained(book, tmp_path / "two", cell)
@@ -133,4 +133,4 @@ def test_native_code_takes_the_cores_there_are_and_torch_the_threads_of_the_run(
     monkeypatch.setattr(start, "available_cores", lambda: cores)
     values = {"training": {"groups": groups, "threads": threads}, "reader": {"batch": 8}}
     with start._cpu_prepared(validated(values), Workers(0, workers), None):
-        assert (torch.get_num_threads(), library.threads()) == (threads, native)
+        assert (torch.get_num_threads(), native_library.threads()) == (threads, native)

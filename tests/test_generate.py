@@ -11,7 +11,7 @@ from scriven.errors import UsageError
 from scriven.inference import predictor as generation
 from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import Floats, Ids
-from scriven.kernels import library
+from scriven.kernels import native_library
 from scriven.kernels.sampler import PRECISIONS
 from scriven.model import CharLM
 from scriven.settings import Cell, ModelSettings, SamplingSettings
@@ -190,7 +190,7 @@ def test_through_a_window_a_model_sees_the_last_characters_and_nothing_else() ->
 
 # --- native writing
 
-with_kernels = pytest.mark.skipif(library.level() == "off", reason=library.why())
+with_kernels = pytest.mark.skipif(native_library.level() == "off", reason=native_library.why())
 
 
 def native(precision: str, cell: Cell = "lstm") -> Predictor:

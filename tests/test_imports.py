@@ -13,8 +13,8 @@ MAP = """
     errors runtime suggestions arguments sizes strict_json settings settings_toml events surrogates vocabulary
     recipes
     counter_rng safe_files signals
-    kernels.interface kernels.library kernels.text kernels.adamw kernels.muon kernels.recurrent kernels.recurrent_fp32
-    kernels.output kernels.scan kernels.sampler kernels.scorer kernels
+    kernels.interface kernels.native_library kernels.encode kernels.adamw kernels.muon kernels.recurrent
+    kernels.recurrent_fp32 kernels.cross_entropy kernels.scan kernels.sampler kernels
     corpus.filesystem corpus.sources corpus.encodings corpus.line_ends corpus.structure corpus.zipped corpus.decoding
     corpus.header corpus.json_records corpus.tables corpus.documents corpus.partition corpus.shards corpus.inputs
     corpus.split corpus.writer corpus.numbers corpus.parts corpus.staging corpus.build corpus.shard_cache corpus.store

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from scriven.kernels import library
+from scriven.kernels import native_library
 from scriven.kernels.adamw import AdamW, norm
-from scriven.kernels.library import native_threads
+from scriven.kernels.native_library import native_threads
 
-LEVELS = ("off", *library.levels())
+LEVELS = ("off", *native_library.levels())
 SIZES = (1, 3, 17, 0, 8192, 20_001)
 
 
@@ -43,7 +43,7 @@ def test_steps_are_those_of_torchs_adamw(level: str) -> None:
 
 def test_levels_and_threads_give_the_same_bits() -> None:
     results = []
-    for level in library.levels():
+    for level in native_library.levels():
         for number in (1, 3):
             torch.manual_seed(0)
             rule = AdamW(torch.randn(sum(SIZES)), 0.99)
@@ -54,7 +54,7 @@ def test_levels_and_threads_give_the_same_bits() -> None:
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-@pytest.mark.skipif(library.level() == "off", reason="needs the native library")
+@pytest.mark.skipif(native_library.level() == "off", reason="needs the native library")
 def test_gradients_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="another size"):
         AdamW(torch.zeros(5), 0.99).step([torch.zeros(4)], 1.0, 0.1)

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from scriven.errors import UsageError
-from scriven.kernels import library
+from scriven.kernels import native_library
 
 ROOT = Path(__file__).parents[1]
-NATIVE = library.FOLDER / "native"
+NATIVE = native_library.FOLDER / "native"
 
 
 def _hatch_build() -> ModuleType:
@@ -32,7 +32,7 @@ hatch_build = _hatch_build()
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler here"
 )
-needs_library = pytest.mark.skipif(library.find("").library is None, reason=library.find("").why)
+needs_library = pytest.mark.skipif(native_library.find("").library is None, reason=native_library.find("").why)
 needs_scripts = pytest.mark.skipif(os.name == "nt", reason="the fake compiler is a shell script")
 
 
@@ -67,39 +67,39 @@ def script(path: Path, body: str) -> str:
 
 
 @needs_library
-@pytest.mark.parametrize("asked", library.LEVELS)
+@pytest.mark.parametrize("asked", native_library.LEVELS)
 def test_the_environment_names_the_highest_level_to_use(asked: str) -> None:
-    most = library.find("")
-    found = library.find(asked)
-    assert library.LEVELS.index(found.level) == min(map(library.LEVELS.index, (asked, most.level)))
+    most = native_library.find("")
+    found = native_library.find(asked)
+    assert native_library.LEVELS.index(found.level) == min(map(native_library.LEVELS.index, (asked, most.level)))
     assert (f"SCRIVEN_KERNELS={asked}" in found.why) == (found.level != most.level)
     assert found.features == most.features
 
 
 def test_off_loads_nothing() -> None:
-    found = library.find("off")
+    found = native_library.find("off")
     assert found.library is None and found.level == "off" and "SCRIVEN_KERNELS=off" in found.why
 
 
 @pytest.mark.parametrize("asked", ["avx", "AMX", "on", " "])
 def test_a_level_that_does_not_exist_is_refused_with_the_choices(asked: str) -> None:
     with pytest.raises(UsageError, match="it can be off, portable, avx2, avx512 or amx"):
-        library.find(asked)
+        native_library.find(asked)
 
 
 @pytest.mark.parametrize(("asked", "told"), [("off", "off ()"), ("portable", "portable ('portable',)")])
 @needs_library
 def test_the_environment_is_read(asked: str, told: str) -> None:
-    code = "from scriven.kernels import library as l; print(l.level(), l.levels())"
+    code = "from scriven.kernels import native_library as l; print(l.level(), l.levels())"
     environment = {**os.environ, "SCRIVEN_KERNELS": asked}
     assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == told
 
 
 def test_without_a_library_a_function_cannot_be_declared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "_native", lambda: library.find("off"))
-    assert library.library() is None and library.levels() == ()
+    monkeypatch.setattr(native_library, "_native", lambda: native_library.find("off"))
+    assert native_library.library() is None and native_library.levels() == ()
     with pytest.raises(RuntimeError, match="scriven_interface needs the native library"):
-        library.declare("scriven_interface", [])
+        native_library.declare("scriven_interface", [])
 
 
 # What the processor can do
@@ -125,20 +125,22 @@ def features_listed() -> frozenset[str]:
 @needs_library
 @needs_list
 def test_features_are_those_that_the_system_lists() -> None:
-    found = library.find("").features
+    found = native_library.find("").features
     assert found <= features_listed()
     missing = features_listed() - found
-    assert not missing or "did not know" in library.find("").why or missing == {"amx"}  # the system may refuse tiles
+    assert (
+        not missing or "did not know" in native_library.find("").why or missing == {"amx"}
+    )  # the system may refuse tiles
 
 
 @needs_compiler
 @needs_list
 def test_no_level_of_this_processor_is_skipped() -> None:
     """Kernels' tests skip levels that are not there: this one fails where the processor has them all the same."""
-    here, found = features_listed(), library.find("")
+    here, found = features_listed(), native_library.find("")
     if "amx" in here and ctypes.CDLL(None).syscall(*REQUEST_TILES):
         here -= {"amx"}  # the system refuses tiles
-    assert found.level == library._highest(here), found.why
+    assert found.level == native_library._highest(here), found.why
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_no_level_of_this_processor_is_skipped() -> None:
     ],
 )
 def test_a_level_has_all_that_it_needs_and_the_levels_below_it(features: str, level: str) -> None:
-    assert library._highest(frozenset(features.split())) == level
+    assert native_library._highest(frozenset(features.split())) == level
 
 
 # What is in the library
@@ -177,7 +179,7 @@ SCRIVEN_API int64_t {name}() {{ return 0; }}
     build(root, source("plain"), "some_plain.cpp")
     build(root, source("wide"), "some_avx2.cpp")
     told = build(root, source("wider"), "some_amx.cpp")
-    loaded = library.find("", kernels(root)).library
+    loaded = native_library.find("", kernels(root)).library
     assert loaded and loaded["plain"]() == 0
     assert ("avx2" in told) == hasattr(loaded, "wide") and (not hasattr(loaded, "wide") or loaded["wide"]() == 256)
     assert ("amx" in told) == hasattr(loaded, "wider")
@@ -196,21 +198,21 @@ __attribute__((noinline)) inline int64_t instructions(int64_t number) { return n
     for name in ("a_amx", "b_avx2", "z_portable", "zz"):
         text = f"SCRIVEN_API int64_t from_{name}(int64_t number) {{ return instructions(number); }}"
         build(root, inline + text, f"{name}.cpp")
-    loaded = library.find("", kernels(root)).library
+    loaded = native_library.find("", kernels(root)).library
     assert loaded and loaded.from_zz(1) == loaded.from_z_portable(1) == 1
 
 
 @needs_compiler
 def test_a_status_becomes_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(root, "SCRIVEN_API int64_t scriven_status(int64_t status) { return status; }")
-    monkeypatch.setattr(library, "_native", lambda: library.find("", kernels(root)))
-    function = library.declare("scriven_status", [ctypes.c_int64])
+    monkeypatch.setattr(native_library, "_native", lambda: native_library.find("", kernels(root)))
+    function = native_library.declare("scriven_status", [ctypes.c_int64])
     assert function(0) == 0
     with pytest.raises(RuntimeError, match="scriven_status failed: not enough memory"):
         function(2)
-    assert library.declare("scriven_status", [ctypes.c_int64], ctypes.c_int64)(2) == 2
+    assert native_library.declare("scriven_status", [ctypes.c_int64], ctypes.c_int64)(2) == 2
     with pytest.raises(RuntimeError, match="has no scriven_nothing"):
-        library.declare("scriven_nothing", [])
+        native_library.declare("scriven_nothing", [])
 
 
 @needs_compiler
@@ -223,7 +225,7 @@ SCRIVEN_API void round_trip(const float *from, float *to, uint16_t *bits, int64_
 }
 """,
     )
-    loaded = library.find("", kernels(root)).library
+    loaded = native_library.find("", kernels(root)).library
     assert loaded
     loaded.round_trip.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64]
     random = torch.randint(-(2**31), 2**31, (100_000,), dtype=torch.int32).view(torch.float32)
@@ -257,7 +259,7 @@ SCRIVEN_API int64_t scriven_halves(float *number) {
 }
 """,
     )
-    loaded = library.find("", kernels(root)).library
+    loaded = native_library.find("", kernels(root)).library
     assert loaded
     number = (ctypes.c_float * 5)(1.2e-38)  # the smallest normal numbers: half of it is not one
     loaded["scriven_halves"](number)
@@ -268,7 +270,7 @@ SCRIVEN_API int64_t scriven_halves(float *number) {
 
 
 def _told(root: Path) -> str:
-    found = library.find("", kernels(root))
+    found = native_library.find("", kernels(root))
     assert found.library is None and found.level == "off"
     return found.why
 
@@ -302,9 +304,9 @@ def test_instructions_that_the_compiler_does_not_know_are_left_out(root: Path, m
     monkeypatch.setenv("CXX", script(root / "old", f'case "$*" in *-mavx*) exit 1; esac\nexec {real} "$@"'))
     told = build(root, "#error not for this compiler", "some_avx512.cpp")
     assert told.endswith(" for portable")
-    found = library.find("", kernels(root))
+    found = native_library.find("", kernels(root))
     assert found.level == "portable" and not found.features
-    best = library.find("").level
+    best = native_library.find("").level
     assert best == "off" or ("did not know" in found.why) == (best != "portable")
 
 
@@ -343,7 +345,7 @@ def test_only_what_changed_is_compiled_again(root: Path) -> None:
 )
 def test_a_library_of_another_interface_is_refused(root: Path, name: str, change: Callable[[str], str]) -> None:
     build(root, "SCRIVEN_API int64_t scriven_some(int64_t number) { return number != 0; }")
-    assert library.find("", kernels(root)).library
+    assert native_library.find("", kernels(root)).library
     source = kernels(root) / "native" / name
     assert change(source.read_text()) != source.read_text()
     source.write_text(change(source.read_text()))
@@ -357,7 +359,7 @@ def test_other_work_behind_the_same_interface_is_taken(root: Path) -> None:
     source.write_text(
         source.read_text().replace("return number", "return -number").replace("(int64_t", "(\n    int64_t")
     )
-    assert library.find("", kernels(root)).library
+    assert native_library.find("", kernels(root)).library
 
 
 @needs_compiler
@@ -366,7 +368,7 @@ def test_an_installed_library_is_compared_with_what_its_build_wrote_down(root: P
     shutil.rmtree(kernels(root) / "native")  # as in a wheel
     record = kernels(root) / hatch_build.RECORD
     number = int(record.read_text())
-    assert library.find("", kernels(root)).library
+    assert native_library.find("", kernels(root)).library
     for other in (str(number + 1), "no number", ""):
         record.write_text(other)
         assert "another version; install scriven again" in _told(root)
@@ -391,7 +393,7 @@ def test_a_wheel_with_a_library_is_for_one_kind_of_machine(root: Path) -> None:
     names = [f"/src/scriven/kernels/{name}" for name in made]
     assert data["artifacts"] == names and data["pure_python"] is False
     assert str(data["tag"]).startswith("py3-none-") and "manylinux" not in str(data["tag"])
-    assert library.find("", kernels(root)).library
+    assert native_library.find("", kernels(root)).library
 
 
 @needs_scripts

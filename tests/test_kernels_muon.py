@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scriven.kernels import muon
-from scriven.kernels.library import native_threads
+from scriven.kernels.native_library import native_threads
 
 CPU = torch.device("cpu")
 native = pytest.mark.skipif(not muon.usable(torch.bfloat16, CPU), reason="needs native code for AMX")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scriven.kernels import output
+from scriven.kernels import cross_entropy
 
-pytestmark = pytest.mark.skipif(not output.usable(), reason="needs a processor with AMX, and the native library")
+pytestmark = pytest.mark.skipif(not cross_entropy.usable(), reason="needs a processor with AMX, and the native library")
 # Rows, inputs, symbols; the last ones take several chunks of symbols.
 SIZES = [(1, 1, 1), (1, 1, 2), (3, 17, 31), (33, 40, 33), (70, 256, 66), (40, 2100, 130), (33, 257, 2500)]
 ROUNDING = 0.01  # of a whole array's size: products of bf16 values differ by that from those of fp32
@@ -35,7 +35,7 @@ class Task:
         return functional.cross_entropy(logits, self.targets, reduction="none")
 
     def native(self) -> Tensor:
-        return output.losses(self.y, self.weight, self.bias, self.targets)
+        return cross_entropy.losses(self.y, self.weight, self.bias, self.targets)
 
     def gradients(self, losses: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(losses, self.arguments, self.dlosses)

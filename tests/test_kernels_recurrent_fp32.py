@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scriven.kernels import library, recurrent_fp32
+from scriven.kernels import native_library, recurrent_fp32
 from scriven.model import CharLM
 from scriven.model.recurrence import LayerState
 from scriven.settings import ModelSettings
 from test_kernels_recurrent import STEPS, V
 from test_kernels_recurrent import Task as InBf16
 
-pytestmark = pytest.mark.skipif(not library.levels(), reason="there is no native library")
+pytestmark = pytest.mark.skipif(not native_library.levels(), reason="there is no native library")
 SHAPES = [(1, 1, 1), (1, 3, 17), (5, 3, 17), (4, 33, 257), (5, 1, 32), (9, 70, 40), (20, 32, 64), (3, 100, 64)]
-LEVELS = [level for level in library.levels() if level != "amx"]  # which has no code of its own here
+LEVELS = [level for level in native_library.levels() if level != "amx"]  # which has no code of its own here
 ROUNDING = 1.5e-5  # of a whole array's size
 
 

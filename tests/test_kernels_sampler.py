@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scriven.inference import sampling
-from scriven.kernels import library
+from scriven.kernels import native_library
 from scriven.kernels import sampler as native
 from scriven.kernels.sampler import PRECISIONS, Sampler, State
 from scriven.model import CharLM
 from scriven.settings import ModelSettings, SamplingSettings
 
-pytestmark = pytest.mark.skipif(library.level() == "off", reason=library.why())
-LEVELS = library.levels()
+pytestmark = pytest.mark.skipif(native_library.level() == "off", reason=native_library.why())
+LEVELS = native_library.levels()
 FILTERED = SamplingSettings(top_k=12, top_p=0.9, min_p=0.02)
 GREEDY = SamplingSettings(temperature=0)
 Text = tuple[native.Ids, Tensor, State]
@@ -125,7 +125,7 @@ def test_all_levels_give_the_same_bits(
     settings: ModelSettings, precision: str, vnni: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not vnni:
-        monkeypatch.setattr(library, "features", frozenset)
+        monkeypatch.setattr(native_library, "features", frozenset)
     model, uniforms = made(settings), numbers(12, 5)
     levels = LEVELS if precision == "int8" else LEVELS[1:]  # a processor without fused multiply-add rounds otherwise
     texts = [written(packed(model, precision, level), 23, uniforms) for level in levels]
@@ -190,7 +190,7 @@ def test_as_many_threads_as_have_room_for_the_weights_share_them(monkeypatch: py
         return 0
 
     monkeypatch.setattr(native, "CACHE", 48 * 1024)
-    monkeypatch.setattr(library, "declare", lambda *_: call)
+    monkeypatch.setattr(native_library, "declare", lambda *_: call)
     torch.set_num_threads(3)
     written(packed(model, "int8"), 23, numbers(1, 16))
     written(packed(model, "fp32"), 23, numbers(1, 16))

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scriven.kernels import library
+from scriven.kernels import native_library
 from scriven.kernels.scan import scan
 from scriven.model import CharLM, computing
 from scriven.settings import ModelSettings
 
-LEVELS = ["off", *library.levels()]
+LEVELS = ["off", *native_library.levels()]
 SHAPES = [(1, 1, 1), (1, 3, 17), (5, 3, 17), (7, 33, 257), (5, 1, 32), (9, 70, 40), (20, 32, 64), (3, 5, 100)]
 V = 11
 TIGHT = {torch.float32: 1e-5, torch.bfloat16: 0.01}  # relative; half of bf16's last digit is 0.004
@@ -88,7 +88,7 @@ def test_all_levels_and_numbers_of_threads_give_the_same_bits(kind: torch.dtype,
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            for level in library.levels():
+            for level in native_library.levels():
                 y = task.fast(level)
                 found.append((y, *task.gradients(y)))
     finally:
@@ -126,7 +126,7 @@ def test_what_is_no_number_is_not_hidden(place: int, level: str) -> None:
     assert y[:, 1, 0].isnan().all() and y[:, 0].isfinite().all() and y[:, 1, 1:].isfinite().all()
 
 
-@pytest.mark.parametrize("level", library.levels())
+@pytest.mark.parametrize("level", native_library.levels())
 def test_arrays_need_not_be_contiguous(level: str) -> None:
     task = Task((5, 4, 6))
     whole = task.fast(level)
@@ -134,7 +134,7 @@ def test_arrays_need_not_be_contiguous(level: str) -> None:
     assert torch.equal(strided, whole)
 
 
-@pytest.mark.skipif(not library.levels(), reason="needs the native library")
+@pytest.mark.skipif(not native_library.levels(), reason="needs the native library")
 def test_arguments_that_do_not_fit_are_refused() -> None:
     task = Task((3, 2, 5), folded=True)
     assert task.ids is not None
@@ -155,8 +155,8 @@ def test_models_read_and_learn_as_with_torch(
     model = CharLM(ModelSettings.model_validate(settings), V).train()
     ids, fresh = torch.randint(0, V, (12, 5)), torch.rand(12, 5) < 0.2  # unknown symbols among them
     found = []
-    for level in (library.level(), "off"):
-        monkeypatch.setattr(library, "level", lambda level=level: level)
+    for level in (native_library.level(), "off"):
+        monkeypatch.setattr(native_library, "level", lambda level=level: level)
         with computing(torch.device("cpu"), precision):
             logits, state = model(ids, None, fresh, dropout_seed=3)
         loss = functional.cross_entropy(logits.flatten(0, 1), ids.flatten())

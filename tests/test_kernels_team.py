@@ -14,7 +14,7 @@ import threading
 
 import pytest
 
-from scriven.kernels import library
+from scriven.kernels import native_library
 from test_kernels_library import NATIVE, build, kernels, needs_compiler
 
 pytestmark = needs_compiler
@@ -58,7 +58,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     for name in ("common.h", "cpu.cpp", "team.h", "team.cpp"):
         shutil.copy(NATIVE / name, kernels(root) / "native")
     build(root, SOURCE)
-    loaded = library.find("", kernels(root)).library
+    loaded = native_library.find("", kernels(root)).library
     assert loaded
     loaded.rounds_of.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2
     return loaded

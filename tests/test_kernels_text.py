@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from scriven.corpus import build, inputs, shards
 from scriven.errors import InputError
-from scriven.kernels import text
+from scriven.kernels import encode
 from scriven.settings import CorpusSettings
 
 PATHS = [
-    pytest.param(True, id="native", marks=pytest.mark.skipif(not text.usable(), reason="there is no native library")),
+    pytest.param(True, id="native", marks=pytest.mark.skipif(not encode.usable(), reason="there is no native library")),
     pytest.param(False, id="numpy"),
 ]
 KINDS = [np.dtype(name) for name in ("<u1", "<u2", "<u4")]
@@ -28,7 +28,7 @@ NUMBERS = st.lists(st.integers(0, 40), max_size=70)
 def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test runs with native code and without."""
     yes = request.param
-    monkeypatch.setattr(text, "usable", lambda: yes)
+    monkeypatch.setattr(encode, "usable", lambda: yes)
 
 
 Test = Callable[..., None]
@@ -46,7 +46,7 @@ def test_ids_are_those_of_the_table(
 ) -> None:
     counts = np.full(len(ids), 7)
     table = np.array(ids, np.int32)
-    found = text.translate(np.array(numbers, symbol_kind), table, kind, counts)
+    found = encode.translate(np.array(numbers, symbol_kind), table, kind, counts)
     if any(number >= len(ids) or ids[number] < 0 for number in numbers):
         assert found is None
         assert (counts == 7).all()
@@ -65,8 +65,8 @@ def test_new_symbols_get_ids_as_they_come(numbers: list[int], old: set[int], kin
     table = np.full(41, -1, np.int32)
     table[sorted(old)] = range(len(old))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text, "BLOCK", block)
-        places = text.learn(np.array(numbers, kind), table, len(old))
+        patch.setattr(encode, "BLOCK", block)
+        places = encode.learn(np.array(numbers, kind), table, len(old))
     new = [number for number in dict.fromkeys(numbers) if number not in old]
     assert places.tolist() == [numbers.index(number) for number in new]
     assert table[new].tolist() == list(range(len(old), len(old) + len(new)))
@@ -79,7 +79,7 @@ def test_new_symbols_get_ids_as_they_come(numbers: list[int], old: set[int], kin
 def test_long_texts_and_slices_of_them(kind: np.dtype[np.unsignedinteger], size: int) -> None:
     every_other = np.random.default_rng(size).integers(0, 256, 2 * size).astype(kind)[::2]
     table, counts = np.arange(256, dtype=np.int32)[::-1].copy(), np.zeros(256, np.int64)
-    found = text.translate(every_other, table, KINDS[0], counts)
+    found = encode.translate(every_other, table, KINDS[0], counts)
     assert found is not None
     assert np.array_equal(found, 255 - every_other.astype(np.int64))
     assert np.array_equal(counts, np.bincount(every_other, minlength=256))
@@ -99,9 +99,9 @@ def test_arrays_that_native_code_would_misread_are_refused() -> None:
     ]
     for given_symbols, given_table, *counts in refused:
         with pytest.raises(ValueError, match="must be"):
-            text.translate(given_symbols, given_table, KINDS[0], *counts)
+            encode.translate(given_symbols, given_table, KINDS[0], *counts)
     with pytest.raises(IndexError, match="the symbol 4 is beyond a table of 4"):
-        text.learn(np.array([4], np.uint32), table, 0)
+        encode.learn(np.array([4], np.uint32), table, 0)
 
 
 DATA = st.one_of(
@@ -132,7 +132,7 @@ def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
 def _built(source: Path, target: Path, values: dict[str, Any], *, native: bool) -> object:
     """All files of the corpus, or why there is none."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text, "usable", lambda: native)
+        patch.setattr(encode, "usable", lambda: native)
         patch.setattr(os, "fsync", lambda descriptor: None)  # most of the time that a small corpus takes
         try:
             return dict(_files(build([str(source)], CorpusSettings.model_validate(values), target)))
@@ -140,7 +140,7 @@ def _built(source: Path, target: Path, values: dict[str, Any], *, native: bool) 
             return str(error)
 
 
-@pytest.mark.skipif(not text.usable(), reason="there is no native library to compare with")
+@pytest.mark.skipif(not encode.usable(), reason="there is no native library to compare with")
 @examples(60)
 @given(DATA, CORPORA, st.integers(1, 9), st.none() | st.just('["a", "天", "\\ud800"]'))
 def test_corpora_are_the_same_to_the_byte(

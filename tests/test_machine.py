@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scriven.errors import UsageError
-from scriven.kernels import library, recurrent, recurrent_fp32, scan
+from scriven.kernels import native_library, recurrent, recurrent_fp32, scan
 from scriven.model import machine
 from scriven.model.cells import in_bf16
 from scriven.model.compute import torch_threads
@@ -100,7 +100,7 @@ def test_a_measurement_is_of_a_whole_chunk_on_all_cores_in_turns(monkeypatch: py
     busy = iter([9.0, 9.0, 0.2, 0.1, 0.3, 7.0, 0.4, 0.15])
 
     def seconds(layer: Any, x: torch.Tensor) -> float:
-        seen.append((x.shape[0], torch.get_num_threads(), library.threads(), in_bf16()))
+        seen.append((x.shape[0], torch.get_num_threads(), native_library.threads(), in_bf16()))
         return next(busy)
 
     monkeypatch.setattr(machine, "_seconds", seconds)
@@ -130,7 +130,7 @@ def test_bf16_that_fails_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_kernels_are_measured_anew(starts: Starts, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     starts.begin(*QUIET)
-    monkeypatch.setattr(library, "level", lambda: "another")
+    monkeypatch.setattr(native_library, "level", lambda: "another")
     starts.begin(*QUIET)
     monkeypatch.setattr(machine, "version", lambda name: "0.0.1")
     starts.begin(*QUIET)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from scriven.inference.generation import LIVE, Line
 from scriven.inference.predictor import Context, Predictor
 from scriven.inference.surprisal import read_rows
-from scriven.kernels import library
+from scriven.kernels import native_library
 from scriven.server import engine
 from scriven.server.engine import Job, News
 from scriven.server.errors import Refused
@@ -31,7 +31,7 @@ from scriven.session import Model
 from scriven.settings import SamplingSettings, Settings, validated
 from small_model import favour, predictor
 
-WAYS = [None, *(["fp32", "int8"] if library.level() != "off" else [])]  # torch and native code
+WAYS = [None, *(["fp32", "int8"] if native_library.level() != "off" else [])]  # torch and native code
 FEW = replace(LIMITS, rows=5, queue=40)
 DEADLINE = 60.0  # seconds
 

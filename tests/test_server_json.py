@@ -15,7 +15,7 @@ import torch
 import scriven.server
 from live_server import serving
 from scriven.inference.predictor import Predictor
-from scriven.kernels import library
+from scriven.kernels import native_library
 from scriven.server import scoring
 from scriven.server.answers import json_text
 from scriven.server.app import OPEN, STREAMED, make_app
@@ -30,7 +30,7 @@ HUGE = 3e38
 SETTINGS: Settings = validated({"model": {"width": 8}})
 HALVES, BYTES = Vocabulary.of("\n ab\ud83d\udcff\udce2"), Vocabulary.of_bytes()  # of texts with `corpus.invalid bytes`
 STRAY = "a\udcffb\udce2\ud800"  # in which the last one is known to nobody
-NATIVE = library.level() != "off"
+NATIVE = native_library.level() != "off"
 OVERFLOWING = ["all", "later", *(["head"] if NATIVE else [])]
 LINES = {"accept": "application/x-ndjson"}
 

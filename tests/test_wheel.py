@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import WORDS
-from scriven.kernels import library
+from scriven.kernels import native_library
 from scriven.kernels.interface import RECORD
 
 pytest.importorskip("hatchling", reason="building a wheel without a network needs hatchling")
@@ -20,7 +20,7 @@ PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 PROGRAM = """
 import json, sys
 import scriven
-from scriven.kernels import library
+from scriven.kernels import native_library as library
 small = {"model": {"width": 16}, "reader": {"batch": 4, "length": 16}, "training": {"workers": 1, "threads": 1}}
 run = scriven.train("book.txt", output=sys.argv[1], steps=3, settings=small, reports=[])
 text = run.load().sample("the ", length=20, seed=1)
@@ -48,7 +48,7 @@ def told(installed: Path, folder: Path, kernels: str = "") -> tuple[str, str, st
     folder.mkdir(exist_ok=True)
     (folder / "book.txt").write_text(WORDS * 40, "utf-8")
     command, given = [sys.executable, "-c", PROGRAM, kernels or "all"], os.environ | {"PYTHONPATH": str(installed)}
-    given |= {library.VARIABLE: kernels, "SCRIVEN_CACHE": str(folder / "cache")}
+    given |= {native_library.VARIABLE: kernels, "SCRIVEN_CACHE": str(folder / "cache")}
     file, level, why, text = json.loads(subprocess.check_output(command, cwd=folder, env=given, text=True))
     assert Path(file).is_relative_to(installed)
     return level, why, text
@@ -65,32 +65,32 @@ def test_a_wheel_holds_the_package_and_nothing_that_it_was_made_from(wheel: Path
         path.relative_to(ROOT / "src").as_posix() for path in package.rglob("*.py")
     }
     made = {str(path) for path in inside if path.suffix != ".py"}
-    there = {library.FILE, RECORD} if (library.FOLDER / library.FILE).exists() else set()
-    assert made == there | {library.REPORT}
+    there = {native_library.FILE, RECORD} if (native_library.FOLDER / native_library.FILE).exists() else set()
+    assert made == there | {native_library.REPORT}
     assert wheel.name.endswith("-none-any.whl") != bool(there)
 
 
 @pytest.mark.parametrize("kernels", ["off", ""])
 def test_an_installed_wheel_trains_and_writes(kernels: str, installed: Path, tmp_path: Path) -> None:
     level, why, text = told(installed, tmp_path, kernels)
-    assert (level, why) == (library.find(kernels).level, library.find(kernels).why)
+    assert (level, why) == (native_library.find(kernels).level, native_library.find(kernels).why)
     assert len(text) == 20
 
 
 @pytest.mark.parametrize("kernels", ["portable", "avx2", "avx512", "amx"])
 def test_an_installed_library_has_the_levels_that_it_has_here(kernels: str, installed: Path) -> None:
-    found, expected = library.find(kernels, installed / "scriven" / "kernels"), library.find(kernels)
+    found, expected = native_library.find(kernels, installed / "scriven" / "kernels"), native_library.find(kernels)
     assert (found.level, found.why) == (expected.level, expected.why)
 
 
-@pytest.mark.skipif(library.find("").library is None, reason=library.find("").why)
+@pytest.mark.skipif(native_library.find("").library is None, reason=native_library.find("").why)
 def test_an_installed_library_of_another_version_is_refused(installed: Path, tmp_path: Path) -> None:
     record = installed / "scriven" / "kernels" / RECORD
     number = record.read_text("utf-8")
     try:
         record.write_text("1", "utf-8")
-        found = library.find("", record.parent)
+        found = native_library.find("", record.parent)
     finally:
         record.write_text(number, "utf-8")
     assert found.library is None and "install scriven again" in found.why
-    assert library.find("", record.parent).library
+    assert native_library.find("", record.parent).library

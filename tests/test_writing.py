@@ -15,7 +15,7 @@ from scriven.inference.detokenizer import Pen
 from scriven.inference.generation import Batch, Line, Pace, write, write_all
 from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import draw
-from scriven.kernels import library
+from scriven.kernels import native_library
 from scriven.model import CharLM
 from scriven.model.cells import RecurrentLayer
 from scriven.settings import ModelSettings, SamplingSettings
@@ -23,7 +23,7 @@ from scriven.vocabulary import Vocabulary
 from small_model import favour, predictor
 
 HOT = SamplingSettings(temperature=1.5)
-WAYS = [None, *(["fp32", "int8"] if library.level() != "off" else [])]  # torch and native code
+WAYS = [None, *(["fp32", "int8"] if native_library.level() != "off" else [])]  # torch and native code
 
 
 def model_of(way: str | None) -> Predictor:

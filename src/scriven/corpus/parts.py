@@ -29,7 +29,7 @@ from scriven.corpus.numbers import Numbers
 from scriven.corpus.shards import BLOCK, Bytes, Draft, Ends, Provisional, smallest, stretches
 from scriven.corpus.sources import hashed
 from scriven.errors import InputError
-from scriven.kernels import text as kernel
+from scriven.kernels import encode as kernel
 from scriven.settings import Frozen
 from scriven.vocabulary import UNICODE_SIZE, Ids
 

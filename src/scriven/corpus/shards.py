@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scriven.corpus.header import PartHeader, Shard
-from scriven.kernels import text
+from scriven.kernels import encode
 from scriven.vocabulary import UNICODE_SIZE, Ids, Symbols, Vocabulary, utf8_lengths
 
 SHARD = 1 << 31  # characters in a shard: few enough files for a terabyte
@@ -150,10 +150,10 @@ class Draft:
 
     def _translated(self, symbols: Symbols) -> Provisional | None:
         """The ids of symbols; none where one is new."""
-        return text.translate(symbols, self._ids, smallest(len(self._symbols)))
+        return encode.translate(symbols, self._ids, smallest(len(self._symbols)))
 
     def _learn(self, symbols: Symbols) -> None:
-        places = text.learn(symbols, self._ids, len(self._symbols))
+        places = encode.learn(symbols, self._ids, len(self._symbols))
         self._symbols += symbols[places].tolist()
         self._firsts += (self.length + places).tolist()
 
@@ -191,7 +191,7 @@ def stretches(blocks: Iterable[Provisional], table: Ids, ends: RisingPlaces) -> 
     symbols_of, kind = table.astype(np.int32), smallest(int(table.max(initial=0)) + 1)
     done = found = 0
     for ids in blocks:
-        symbols = text.translate(ids, symbols_of, kind)
+        symbols = encode.translate(ids, symbols_of, kind)
         if symbols is None:
             yield None
             return
@@ -270,14 +270,14 @@ class PartWriter:
 
 def _final(
     blocks: Iterator[Provisional],
-    table: text.Table,
+    table: encode.Table,
     kind: np.dtype[np.unsignedinteger],
     counts: Ids,
     progress: Progress,
 ) -> Iterator[Provisional]:
     """The ids that a table gives for provisional ones, which are counted; progress is called after each block."""
     for block in blocks:
-        ids = text.translate(block, table, kind, counts)
+        ids = encode.translate(block, table, kind, counts)
         assert ids is not None  # the table has all that are in the draft
         yield ids
         progress()

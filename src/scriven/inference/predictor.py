@@ -13,7 +13,7 @@ from torch import Tensor
 from scriven import kernels
 from scriven.errors import UsageError
 from scriven.inference.sampling import Floats, Ids, draw
-from scriven.kernels import library, scorer
+from scriven.kernels import native_library, sampler
 from scriven.kernels.sampler import Sampler
 from scriven.model import CharLM, State, computing
 from scriven.model.compute import single_threaded
@@ -161,7 +161,7 @@ class Predictor:
             return Context(logits[-1].clone(), state)  # a copy, so that the rest can be freed
         self.pause()
         before = context.state or native.zero_state(ids.shape[1])
-        _, logits, state = scorer.read(native, context.logits, before, ids, ids, library.threads())
+        _, logits, state = sampler.read(native, context.logits, before, ids, ids, native_library.threads())
         return Context(logits, state)
 
     def _seen(self, context: Context, ids: Ids) -> Context:

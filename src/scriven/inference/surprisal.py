@@ -25,7 +25,7 @@ from scriven.events import Loss
 from scriven.inference.chunks import DOCUMENTS_AT_ONCE, Text, blocks, gathered
 from scriven.inference.predictor import Context, Predictor
 from scriven.inference.sampling import Floats, Ids
-from scriven.kernels import library, scorer
+from scriven.kernels import native_library, sampler
 from scriven.vocabulary import Vocabulary
 
 Bools = npt.NDArray[np.bool_]
@@ -277,13 +277,13 @@ def read_judged(
     if native is None:
         nats, right, context = _by_torch(predictor, ids, context, read)
     else:
-        nats, logits, state = scorer.read(
+        nats, logits, state = sampler.read(
             native,
             context.logits,
             context.state or native.zero_state(ids.shape[1]),
             vocabulary.clamp(read),
             vocabulary.clamp(ids),
-            library.threads(),
+            native_library.threads(),
         )
         context = Context(logits, state)
     return priced(nats, ids, vocabulary), right, context

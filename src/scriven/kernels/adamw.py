@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw as torchs_adamw
 
-from scriven.kernels import library
-from scriven.kernels.library import address as _address
+from scriven.kernels import native_library
+from scriven.kernels.native_library import address as _address
 
 BETA1, EPSILON = 0.9, 1e-8  # the second where no other one is given
 
@@ -30,7 +30,7 @@ def norm(gradients: Sequence[Tensor], level: str | None = None) -> float:
     if number < 0:
         return float(torch.nn.utils.get_total_norm(gradients))
     total = c_double()
-    _function("scriven_squares")(number, library.threads(), *_arrays(gradients), byref(total))
+    _function("scriven_squares")(number, native_library.threads(), *_arrays(gradients), byref(total))
     return math.sqrt(total.value) if math.isfinite(total.value) else math.nan
 
 
@@ -58,7 +58,7 @@ class AdamW:
         self.steps += 1
         steps, epsilon = float(self.steps), self._epsilon_at(float(self.steps))
         _function("scriven_adamw")(
-            *(number, library.threads(), *_arrays(gradients)),
+            *(number, native_library.threads(), *_arrays(gradients)),
             *map(_address, (self.values, self.mean, self.square)),
             *(scale, BETA1, self.beta2, rate / (1 - BETA1**steps), 1 / math.sqrt(1 - self.beta2**steps), epsilon),
         )
@@ -94,9 +94,9 @@ class AdamW:
 
 def _level(gradients: Sequence[Tensor], level: str | None) -> int:
     """The number of the level to use, -1 for torch."""
-    level = library.level() if level is None else level
+    level = native_library.level() if level is None else level
     native = level != "off" and all(each.device.type == "cpu" and each.dtype == torch.float32 for each in gradients)
-    return library.LEVELS.index(level) if native else -1
+    return native_library.LEVELS.index(level) if native else -1
 
 
 def _arrays(gradients: Sequence[Tensor]) -> tuple[int, Any, Any]:
@@ -116,4 +116,4 @@ TYPES: dict[str, list[Any]] = {
 
 @cache
 def _function(name: str) -> Callable[..., int]:
-    return library.declare(name, TYPES[name])
+    return native_library.declare(name, TYPES[name])

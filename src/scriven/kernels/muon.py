@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scriven.kernels import library
+from scriven.kernels import native_library
 
 # The quintic iteration of Jordan et al. 2024 (Muon): its fixed points are not 1, but it gets near 1 in few steps.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -55,7 +55,7 @@ def _polynomial(gram: Tensor) -> Tensor:
 
 def usable(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether there is native code for arrays there, whose updates are of this type."""
-    return library.level() == "amx" and dtype == torch.bfloat16 and device.type == "cpu"
+    return native_library.level() == "amx" and dtype == torch.bfloat16 and device.type == "cpu"
 
 
 def update(
@@ -115,7 +115,7 @@ def _update_natively(
 ) -> None:
     shape = gradients[0].shape
     _function("scriven_muon_update")(
-        *(library.threads(), len(gradients), *shape, len(NEWTON_SCHULZ_STEPS)),
+        *(native_library.threads(), len(gradients), *shape, len(NEWTON_SCHULZ_STEPS)),
         (c_int64 * len(NEWTON_SCHULZ_STEPS))(*NEWTON_SCHULZ_STEPS),
         *(scale, momentum, EPSILON, *NEWTON_SCHULZ),
         *(_addresses(gradients, shape), _addresses(momenta, shape), _addresses(updates, shape, torch.bfloat16)),
@@ -125,7 +125,7 @@ def _update_natively(
 def _apply_natively(updates: Sequence[Tensor], matrices: Sequence[Tensor], keep: float, rate: float) -> None:
     shape, rate = matrices[0].shape, rate * _rate(matrices[0])
     arrays = _addresses(updates, shape, torch.bfloat16), _addresses(matrices, shape)
-    _function("scriven_muon_apply")(library.threads(), len(matrices), shape.numel(), keep, rate, *arrays)
+    _function("scriven_muon_apply")(native_library.threads(), len(matrices), shape.numel(), keep, rate, *arrays)
 
 
 def _addresses(arrays: Sequence[Tensor | None], shape: torch.Size, dtype: torch.dtype = torch.float32) -> Any:
@@ -133,7 +133,7 @@ def _addresses(arrays: Sequence[Tensor | None], shape: torch.Size, dtype: torch.
     for array in arrays:
         if array is not None and not (array.shape == shape and array.dtype == dtype and array.is_contiguous()):
             raise ValueError(f"an array of {array.dtype} {tuple(array.shape)} for {dtype} {tuple(shape)}")
-    return (c_void_p * len(arrays))(*map(library.address, arrays))
+    return (c_void_p * len(arrays))(*map(native_library.address, arrays))
 
 
 TYPES: dict[str, list[Any]] = {
@@ -144,4 +144,4 @@ TYPES: dict[str, list[Any]] = {
 
 @cache
 def _function(name: str) -> Callable[..., int]:
-    return library.declare(name, TYPES[name])
+    return native_library.declare(name, TYPES[name])

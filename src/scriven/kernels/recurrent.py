@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from scriven.kernels import library
-from scriven.kernels.library import address as _address
+from scriven.kernels import native_library
+from scriven.kernels.native_library import address as _address
 
 GROUP = 32  # cells that the native code works on together
 
@@ -40,7 +40,7 @@ CELLS = {"rnn": Cell(0, 1, 1), "gru": Cell(1, 3, 5, True), "lstm": Cell(2, 4, 6,
 
 def usable() -> bool:
     """Whether there is native code for this processor, and SCRIVEN_KERNELS lets it run."""
-    return library.level() == "amx"
+    return native_library.level() == "amx"
 
 
 def projection(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class Recurrence(torch.autograd.Function):
         kept = sums.new_empty(steps * -(-cells // GROUP) * rows * cell.kept * GROUP) if keep else None
         after = [torch.empty_like(part) for part in state_before]
         _function("scriven_recurrent_forward")(
-            *(library.threads(), cell.number, steps, rows, cells, 0 if x is None else x.shape[2]),
+            *(native_library.threads(), cell.number, steps, rows, cells, 0 if x is None else x.shape[2]),
             *(_address(sums), _address(ids), 0 if ids is None else len(sums), _address(x), _address(weight_x)),
             *(_address(weight), _address(bias), *addresses_of_state(state_before)),
             *(_address(fresh), _address(hs[1:]), _address(kept), *addresses_of_state(after)),
@@ -125,7 +125,7 @@ class Recurrence(torch.autograd.Function):
         dhidden = torch.empty_like(dsums) if cell.apart else dsums
         dstate = [torch.empty_like(part) for part in dafter]
         _function("scriven_recurrent_backward")(
-            *(library.threads(), cell.number, steps, rows, cells),
+            *(native_library.threads(), cell.number, steps, rows, cells),
             *(_address(weight), _address(fresh), _address(kept), _address(dy), *addresses_of_state(dafter)),
             *(_address(dsums), _address(dhidden) if cell.apart else None, *addresses_of_state(dstate)),
         )
@@ -149,7 +149,7 @@ class Projection(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         y = x.new_empty(*x.shape[:-1], len(weight))
         sizes, arrays = (y.shape[:-1].numel(), *reversed(weight.shape)), map(_address, (x, weight, bias, y))
-        _function("scriven_projection")(library.threads(), *sizes, *arrays)
+        _function("scriven_projection")(native_library.threads(), *sizes, *arrays)
         return y
 
     @staticmethod
@@ -171,7 +171,9 @@ def _input_gradient(weight: Tensor, dy: Tensor) -> Tensor:
     """dy (..., G) @ weight (G, D) -> (..., D) in bf16."""
     dx = dy.new_empty(*dy.shape[:-1], weight.shape[1])
     arrays = _address(dy), _address(weight), _address(dx)
-    _function("scriven_input_gradient")(library.threads(), dy.shape[:-1].numel(), *reversed(weight.shape), *arrays)
+    _function("scriven_input_gradient")(
+        native_library.threads(), dy.shape[:-1].numel(), *reversed(weight.shape), *arrays
+    )
     return dx
 
 
@@ -180,7 +182,7 @@ def weight_gradient(x: Tensor, dy: Tensor, skip: Tensor | None, sums: Tensor | N
     gradient = torch.empty(dy.shape[-1], x.shape[-1])
     function = _function("scriven_weight_gradient")
     arrays = (_address(x), _address(dy), _address(skip), _address(gradient), _address(sums))
-    function(library.threads(), dy.shape[:-1].numel(), x.shape[-1], dy.shape[-1], *arrays)
+    function(native_library.threads(), dy.shape[:-1].numel(), x.shape[-1], dy.shape[-1], *arrays)
     return gradient
 
 
@@ -188,7 +190,7 @@ def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
     """The gradient (V, G) of a table of which ids (T, N) were looked up, from theirs (T, N, G)."""
     gradient, width = torch.zeros(symbols, dy.shape[-1]), dy.shape[-1]
     arrays = _address(ids), _address(dy), _address(gradient)
-    _function("scriven_add_rows")(library.threads(), ids.numel(), width, symbols, *arrays)
+    _function("scriven_add_rows")(native_library.threads(), ids.numel(), width, symbols, *arrays)
     return gradient
 
 
@@ -243,7 +245,7 @@ TYPES = {
 
 @cache
 def _function(name: str) -> Callable[..., int]:
-    return library.declare(name, TYPES[name])
+    return native_library.declare(name, TYPES[name])
 
 
 def _bf16(*arrays: Tensor) -> tuple[Tensor, ...]:

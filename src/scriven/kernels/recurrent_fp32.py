@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from scriven.kernels import library
-from scriven.kernels.library import address as _address
+from scriven.kernels import native_library
+from scriven.kernels.native_library import address as _address
 from scriven.kernels.recurrent import CELLS, addresses_of_state, check_arrays, fp32
 
 GROUP = 32  # cells that native code keeps values for together: a multiple of what it works on
@@ -25,7 +25,7 @@ GROUP = 32  # cells that native code keeps values for together: a multiple of wh
 
 def usable() -> bool:
     """Whether there is native code for this processor that is faster than torch, and SCRIVEN_KERNELS lets it run."""
-    return library.level() in ("avx2", "avx512", "amx")
+    return native_library.level() in ("avx2", "avx512", "amx")
 
 
 def recurrent(
@@ -46,7 +46,10 @@ def recurrent(
 
     ValueError for arrays whose shapes do not fit together, RuntimeError for ids that have no row.
     """
-    number, keep = library.LEVELS.index(library.level() if level is None else level), torch.is_grad_enabled()
+    number, keep = (
+        native_library.LEVELS.index(native_library.level() if level is None else level),
+        torch.is_grad_enabled(),
+    )
     y, *after = Recurrence.apply(number, cell, keep, from_input, ids, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
     return y, tuple(after)
 
@@ -79,7 +82,7 @@ class Recurrence(torch.autograd.Function):
         hs[0] = before[0]
         kept = sums.new_empty(steps * -(-cells // GROUP) * rows * cell.kept * GROUP) if keep else None
         after = [torch.empty_like(part) for part in before]
-        shape = (level, library.threads(), cell.number, steps, rows, cells)
+        shape = (level, native_library.threads(), cell.number, steps, rows, cells)
         _function("scriven_steps_forward")(
             *(*shape, _address(sums), _address(ids), 0 if ids is None else len(sums), _address(weight), _address(bias)),
             *(
@@ -118,7 +121,7 @@ class Recurrence(torch.autograd.Function):
 def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
     """The gradient (V, G) of a table of which ids (T, N) were looked up, from theirs (T, N, G)."""
     gradient = torch.zeros(symbols, dy.shape[-1])
-    shape = library.threads(), ids.numel(), dy.shape[-1]
+    shape = native_library.threads(), ids.numel(), dy.shape[-1]
     _function("scriven_steps_add_rows")(*shape, _address(ids), _address(dy), _address(gradient))
     return gradient
 
@@ -132,4 +135,4 @@ TYPES = {
 
 @cache
 def _function(name: str) -> Callable[..., int]:
-    return library.declare(name, TYPES[name])
+    return native_library.declare(name, TYPES[name])

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scriven.kernels import library
+from scriven.kernels import native_library
 from scriven.settings import ModelSettings, SamplingSettings
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -94,16 +94,16 @@ class Sampler:
         `level` is one of `library.levels()`, the highest one where not given. Later changes of the weights change
         nothing here. RuntimeError where there is no library.
         """
-        self._level = library.LEVELS.index(library.level() if level is None else level)
-        self._vnni = "avx_vnni" in library.features()
-        self._write = library.declare("scriven_sampler_write", ARGUMENTS)
+        self._level = native_library.LEVELS.index(native_library.level() if level is None else level)
+        self._vnni = "avx_vnni" in native_library.features()
+        self._write = native_library.declare("scriven_sampler_write", ARGUMENTS)
         arrays = {name: weight.detach().cpu().float().numpy() for name, weight in weights.items()}
         self._packer = _Packer(settings, arrays, precision)  # which keeps the packed arrays alive
         self._model = self._packer.model(-1 if boundary is None else boundary)
         self._symbols = int(self._model.symbols)
         self.widths = [layer.cells for layer in self._packer.layers]
         self.state_size = 2 if settings.cell == "lstm" else 1
-        cache = library.declare("scriven_cache", [], ctypes.c_int64)() or CACHE
+        cache = native_library.declare("scriven_cache", [], ctypes.c_int64)() or CACHE
         self._caches = -(-self._packer.bytes // cache)  # how many cores' caches it takes to hold the weights
 
     @property
@@ -193,7 +193,7 @@ class Sampler:
         another program keeps one of two cores busy; in smaller models they gain less, and lose more where it is busy.
         """
         useful = -(-rows // SHARE) if rows > SHARE else self._caches
-        return min(library.threads(), useful)
+        return min(native_library.threads(), useful)
 
 
 class _Packer:
@@ -346,3 +346,33 @@ def _each(settings: SamplingSettings | Sequence[SamplingSettings], rows: int) ->
 def _drawing(settings: SamplingSettings) -> tuple[float, ...]:
     """As `Drawing` in native/sampler.h."""
     return settings.temperature, settings.top_k, settings.top_p, settings.min_p
+
+
+SCORER_ARGUMENTS = [*[ctypes.c_int64] * 2, ctypes.c_void_p, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 5]
+
+
+def read(
+    model: Sampler, logits: Tensor, state: State, ids: Ids, targets: Ids, threads: int = 1
+) -> tuple[npt.NDArray[np.float64], Tensor, State]:
+    """Read ids (T, N); gives the nats (T, N) that targets (T, N) cost, and the logits and the state after the last id.
+
+    The logits (N, V) and the state before foretell the first targets; what is read the next ones. A state has a tuple
+    of arrays (N, H) for each layer. Arguments stay as they are. ValueError for arrays of shapes that do not fit,
+    RuntimeError for ids that the model does not have.
+    """
+    if ids.shape != targets.shape or ids.shape[1:] != (len(logits),):
+        raise ValueError(f"ids {ids.shape} and targets {targets.shape} of {len(logits)} rows; give them all one shape")
+    ids, targets = (np.ascontiguousarray(each, np.int64) for each in (ids, targets))
+    nats, (logits, after, addresses) = np.empty(ids.shape), model.copies(logits, state)
+    if ids.size:
+        native_library.declare("scriven_scorer_read", SCORER_ARGUMENTS)(
+            *model.packed,
+            threads,
+            *reversed(ids.shape),
+            ids.ctypes.data,
+            targets.ctypes.data,
+            addresses,
+            logits.data_ptr(),
+            nats.ctypes.data,
+        )
+    return nats, logits, after

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from scriven.kernels import library
-from scriven.kernels.library import address as _address
+from scriven.kernels import native_library
+from scriven.kernels.native_library import address as _address
 
 CELLS = 64  # that a thread takes at least
 
 
 def usable() -> bool:
     """Whether there is native code for this processor, and SCRIVEN_KERNELS lets it run."""
-    return library.level() != "off"
+    return native_library.level() != "off"
 
 
 def scan(
@@ -39,10 +39,10 @@ def scan(
 
     RuntimeError for ids that have no row in sums.
     """
-    level = library.level() if level is None else level
+    level = native_library.level() if level is None else level
     native = level != "off" and sums.device.type == "cpu" and sums.dtype in (torch.float32, torch.bfloat16)
     if native and h.dtype == torch.float32:
-        y: Tensor = Scan.apply(library.LEVELS.index(level), sums, ids, fresh, h)  # type: ignore[no-untyped-call]
+        y: Tensor = Scan.apply(native_library.LEVELS.index(level), sums, ids, fresh, h)  # type: ignore[no-untyped-call]
         return y
     sums = sums.to(h.dtype)
     return _by_torch(sums if ids is None else sums[ids], h, fresh)
@@ -103,7 +103,7 @@ def _by_cells(name: str, shape: tuple[int, ...], kind: torch.dtype, arrays: obje
     def _share(begin: int, end: int) -> None:
         function(*shape, begin, end, kind == torch.bfloat16, *addresses)
 
-    library.share(_share, shape[-1], CELLS, library.threads(), arrays)
+    native_library.share(_share, shape[-1], CELLS, native_library.threads(), arrays)
 
 
 TYPES = {
@@ -114,4 +114,4 @@ TYPES = {
 
 @cache
 def _function(name: str) -> Callable[..., int]:
-    return library.declare(name, TYPES[name])
+    return native_library.declare(name, TYPES[name])

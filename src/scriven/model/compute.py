@@ -10,7 +10,7 @@ import torch
 
 from scriven import runtime
 from scriven.errors import UsageError
-from scriven.kernels.library import native_threads
+from scriven.kernels.native_library import native_threads
 from scriven.runtime import keep_buffers, use_huge_pages
 
 ALLOCATOR_THRESHOLD_BYTES = 1 << 30

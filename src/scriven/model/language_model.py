@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scriven.errors import UsageError
-from scriven.kernels import output
+from scriven.kernels import cross_entropy
 from scriven.model.cells import CELLS, RecurrentLayer, in_bf16
 from scriven.model.dropout import Masks
 from scriven.model.recurrence import LayerState
@@ -106,9 +106,9 @@ class CharLM(nn.Module):
 
     def losses(self, y: Tensor, targets: Tensor) -> Tensor:
         """The losses in nats (T, N), in fp32, of foretelling targets (T, N) from y (T, N, H)."""
-        if self.head is not None and y.device.type == "cpu" and in_bf16() and output.usable():
+        if self.head is not None and y.device.type == "cpu" and in_bf16() and cross_entropy.usable():
             rows, normed = targets.flatten(), self._normed(-1, y).flatten(0, 1)  # (T * N,), (T * N, H)
-            return output.losses(normed, self.head.weight, self.head.bias, rows).view(targets.shape)
+            return cross_entropy.losses(normed, self.head.weight, self.head.bias, rows).view(targets.shape)
         logits = self.logits(y).flatten(0, 1)  # (T * N, V)
         return functional.cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape)
 

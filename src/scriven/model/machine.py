@@ -19,7 +19,7 @@ from typing import Any, get_args
 import torch
 
 from scriven.errors import UsageError
-from scriven.kernels import library, recurrent, recurrent_fp32, scan
+from scriven.kernels import native_library, recurrent, recurrent_fp32, scan
 from scriven.model.cells import RecurrentLayer
 from scriven.model.compute import available_cores, computing, torch_threads
 from scriven.runtime import cache_folder
@@ -128,7 +128,7 @@ def _measured(cell: Cell) -> Measurement:
     x = torch.zeros(LENGTH, ROWS, WIDTH)
     seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
     begun, cores, cpu = time.monotonic(), available_cores(), torch.device("cpu")
-    with torch_threads(cores), library.native_threads(cores), torch.enable_grad():
+    with torch_threads(cores), native_library.native_threads(cores), torch.enable_grad():
         for number in range(ROUNDS):
             if number >= FEWEST_ROUNDS and time.monotonic() - begun > ROUNDS_SECONDS:
                 break
@@ -155,7 +155,7 @@ def _machine() -> str:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
     limits = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.endswith(("_ISA", "_CAPABILITY"))]
-    kernels = f"kernels {library.level()} {' '.join(sorted(library.features()))}"
+    kernels = f"kernels {native_library.level()} {' '.join(sorted(native_library.features()))}"
     versions = f"scriven {version('scriven')}, torch {torch.__version__} {' '.join(limits)}"
     return f"{processor}, {available_cores()} cores, {versions}, {kernels}"
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import torch
 
 from scriven.errors import InputError
-from scriven.kernels.library import LEVELS, VARIABLE, level
+from scriven.kernels.native_library import LEVELS, VARIABLE, level
 from scriven.training.parallel import Workers
 
 Means = dict[str, str]

@@ -19,7 +19,7 @@ from scriven.corpus.build import Progress, build, is_made_of
 from scriven.corpus.store import Corpus, is_corpus
 from scriven.errors import InputError, Interrupted, UsageError
 from scriven.events import Event, Finished, Started, Stepped
-from scriven.kernels.library import level
+from scriven.kernels.native_library import level
 from scriven.model import choose_device, choose_precision
 from scriven.model.cells import has_native_code
 from scriven.model.compute import available_cores, cpu_prepared

@@ -1,4 +1,4 @@
-// Symbols -> ids by a table, for text that is read: see kernels/text.py. Portable: what it costs is a small part of
+// Symbols -> ids by a table, for text that is read: see kernels/encode.py. Portable: what it costs is a small part of
 // decoding, hashing and writing, so it has no code for single processors.
 #include "common.h"
 

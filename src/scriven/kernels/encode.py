@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scriven.kernels import library
+from scriven.kernels import native_library
 
 BLOCK = 1 << 14  # symbols that numpy learns from at once: nearly all that are new come in the first block
 
@@ -26,7 +26,7 @@ Ints = npt.NDArray[np.int64]
 
 def usable() -> bool:
     """Whether there is native code here, and SCRIVEN_KERNELS lets it run."""
-    return library.library() is not None and sys.byteorder == "little"  # as ids lie on the disk
+    return native_library.library() is not None and sys.byteorder == "little"  # as ids lie on the disk
 
 
 def translate(
@@ -131,10 +131,10 @@ def _check(symbols: Symbols, table: Table, counts: Ints | None = None) -> None:
 @cache
 def _native_translate() -> Callable[..., Any]:
     arguments = [c_int64, c_int64, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p]
-    return library.declare("scriven_text_translate", arguments, c_int64)
+    return native_library.declare("scriven_text_translate", arguments, c_int64)
 
 
 @cache
 def _native_learn() -> Callable[..., Any]:
     arguments = [c_int64, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_void_p]
-    return library.declare("scriven_text_learn", arguments, c_int64)
+    return native_library.declare("scriven_text_learn", arguments, c_int64)

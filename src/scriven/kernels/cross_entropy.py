@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from scriven.kernels import library, recurrent
-from scriven.kernels.library import address as _address
+from scriven.kernels import native_library, recurrent
+from scriven.kernels.native_library import address as _address
 
 GROUP = 32  # columns that the native code works on together
 
@@ -49,7 +49,7 @@ class Losses(torch.autograd.Function):
         kept = y.new_empty(rows, -(-symbols // GROUP) * GROUP) if keep else None
         factors = torch.empty(rows, _function("scriven_output_chunks")(inputs, symbols))
         arrays = map(_address, (y, weight, bias, targets, found, kept, factors))
-        _function("scriven_output_forward")(library.threads(), rows, inputs, symbols, *arrays)
+        _function("scriven_output_forward")(native_library.threads(), rows, inputs, symbols, *arrays)
         ctx.biased, ctx.spent = bias is not None, False
         ctx.save_for_backward(y, weight, targets, kept, factors)
         return found
@@ -64,7 +64,7 @@ class Losses(torch.autograd.Function):
         ctx.spent = True
         symbols, dy, dlosses = len(weight), torch.empty_like(y), dlosses.float().contiguous()
         arrays = map(_address, (weight, targets, factors, dlosses, kept, dy))
-        _function("scriven_output_backward")(library.threads(), *y.shape, symbols, *arrays)
+        _function("scriven_output_backward")(native_library.threads(), *y.shape, symbols, *arrays)
         dbias = torch.zeros(kept.shape[1])
         dweight = recurrent.weight_gradient(y, kept, None, dbias)[:symbols]
         return dy, dweight, dbias[:symbols] if ctx.biased else None, None, None
@@ -86,4 +86,4 @@ TYPES: dict[str, tuple[list[Any], Any]] = {
 
 @cache
 def _function(name: str) -> Callable[..., int]:
-    return library.declare(name, *TYPES[name])
+    return native_library.declare(name, *TYPES[name])
