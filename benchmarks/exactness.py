@@ -32,7 +32,7 @@ from common import arguments_parser
 
 from scriven.events import Loss
 from scriven.kernels import native_library
-from scriven.model.compute import available_cores
+from scriven.model.device import available_cores
 from scriven.settings import merged, validated
 from scriven.training import start
 from scriven.training.launch import LOCAL, TCPStore, launched

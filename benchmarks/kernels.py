@@ -21,7 +21,7 @@ from torch import Tensor
 from scriven.kernels import recurrent
 from scriven.model import CharLM, computing
 from scriven.model.cells import CELLS, RecurrentLayer
-from scriven.model.compute import cpu_prepared
+from scriven.model.device import cpu_prepared
 from scriven.settings import ModelSettings, TrainingSettings
 from scriven.training.optimizer import FlatWeights, Optimizer
 

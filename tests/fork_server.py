@@ -30,7 +30,7 @@ from typing import Any
 
 import pytest
 
-from scriven.model.compute import cpu_prepared
+from scriven.model.device import cpu_prepared
 
 PYTHON = [sys.executable, "-X", "forked"]  # then `-c CODE`, or a script; an interpreter takes any -X
 MODULES = ("scriven", "torch.distributed.run")  # started so with `python -m` alone

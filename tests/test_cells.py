@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scriven.model.cells import CELLS, RecurrentLayer
-from scriven.model.recurrence import LayerState
+from scriven.model.reference_cells import LayerState
 from scriven.settings import Cell, ModelSettings
 
 TORCHS: list[Cell] = ["lstm", "gru", "rnn"]

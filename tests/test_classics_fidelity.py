@@ -307,16 +307,16 @@ def test_english_major(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def recorded_masks(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """What the recipe's steps drop, in the order in which it was drawn: the original is given the same."""
-    from scriven.model import dropout
+    from scriven.model import cells
 
     masks: list[Tensor] = []
-    draw = dropout.mask
+    draw = cells.mask
 
     def _mask(*arguments: Any) -> Tensor:
         masks.append(draw(*arguments))
         return masks[-1]
 
-    monkeypatch.setattr(dropout, "mask", _mask)
+    monkeypatch.setattr(cells, "mask", _mask)
     return masks
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scriven.model.dropout import Masks, drop
+from scriven.model.cells import Masks, drop
 
 ONES = torch.ones(40, 30, 50)
 

@@ -12,7 +12,7 @@ import torch
 
 from scriven.events import Evaluated, Stepped
 from scriven.kernels import native_library
-from scriven.model.compute import torch_threads
+from scriven.model.device import torch_threads
 from scriven.settings import merged, validated
 from scriven.training import start
 from scriven.training.initial import initial_model
@@ -67,7 +67,7 @@ def test_the_cores_given_change_no_bit(
     level: str, cell: str, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native_library, "_native", lambda: native_library.find(level))
-    monkeypatch.setattr("scriven.model.machine.bf16_speedup", lambda cell, **_: 1.0)
+    monkeypatch.setattr("scriven.model.backends.bf16_speedup", lambda cell, **_: 1.0)
     with given_cores(2):
         expected = trained(book, tmp_path / "two", cell)
     with given_cores(1):
@@ -81,7 +81,7 @@ import sys
 from pathlib import Path
 import scriven
 from test_exact import start, trained
-from scriven.model import machine
+from scriven.model import backends as machine
 start.measure_speed = lambda *_: 1e5
 machine.bf16_speedup = lambda *_, **__: 1.0
 print(trained(Path(sys.argv[1]), Path(sys.argv[2]), "lstm", "bf16"))

@@ -20,8 +20,8 @@ MAP = """
     corpus.split corpus.writer corpus.numbers corpus.parts corpus.staging corpus.build corpus.shard_cache corpus.store
     corpus
     batches.batch batches.stream batches.windows batches.documents batches.readers batches
-    model.compute model.dropout model.initial model.recurrence model.stretches model.cells model.language_model
-    model.pretrained model.machine model
+    model.device model.reference_cells model.stretches model.cells model.language_model model.pretrained
+    model.backends model
     runs.journal runs.tensors runs.manifest runs.seals runs.checkpoints runs.folder runs.claim runs.recovery
     runs.saver runs.doctor runs
     inference inference.sampling inference.detokenizer inference.chunks inference.predictor inference.surprisal

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from scriven.model.cells import RecurrentLayer
-from scriven.model.initial import GATES
+from scriven.model.cells import GATES, RecurrentLayer
 from scriven.settings import Cell, ModelSettings
 
 

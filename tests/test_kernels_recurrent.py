@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from scriven.kernels import recurrent
 from scriven.model import CharLM, computing
-from scriven.model.recurrence import LayerState, gru_step, lstm_step, rnn_step
+from scriven.model.reference_cells import LayerState, gru_step, lstm_step, rnn_step
 from scriven.settings import ModelSettings
 
 pytestmark = pytest.mark.skipif(not recurrent.usable(), reason="needs a processor with AMX, and the native library")

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from scriven.kernels import native_library, recurrent_fp32
 from scriven.model import CharLM
-from scriven.model.recurrence import LayerState
+from scriven.model.reference_cells import LayerState
 from scriven.settings import ModelSettings
 from test_kernels_recurrent import STEPS, V
 from test_kernels_recurrent import Task as InBf16

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from scriven.errors import UsageError
 from scriven.kernels import recurrent_fp32, scan
 from scriven.model import CharLM, cells
-from scriven.model.cells import RecurrentLayer
-from scriven.model.dropout import Masks
+from scriven.model.cells import Masks, RecurrentLayer
 from scriven.model.language_model import join_rows, parameter_count, take_rows, weight_shapes, zero_rows
 from scriven.settings import ModelSettings
 

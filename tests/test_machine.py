@@ -9,10 +9,10 @@ import torch
 
 from scriven.errors import UsageError
 from scriven.kernels import native_library, recurrent, recurrent_fp32, scan
-from scriven.model import machine
+from scriven.model import backends
+from scriven.model.backends import Measurement
 from scriven.model.cells import in_bf16
-from scriven.model.compute import torch_threads
-from scriven.model.machine import Measurement
+from scriven.model.device import torch_threads
 from scriven.settings import Cell
 from scriven.training.fit import REFERENCE_LENGTH
 
@@ -23,8 +23,8 @@ CPU = torch.device("cpu")
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder, and nothing remembered."""
     monkeypatch.setenv("SCRIVEN_CACHE", str(tmp_path))
-    machine.measurements.cache_clear()
-    return tmp_path / machine.FILE
+    backends.measurements.cache_clear()
+    return tmp_path / backends.FILE
 
 
 class Starts:
@@ -33,7 +33,7 @@ class Starts:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.seconds, self.measured = 1e9, (0.2, 0.1), 0
         monkeypatch.setattr("time.time", lambda: self.now)
-        monkeypatch.setattr(machine, "_measured", self._measured)
+        monkeypatch.setattr(backends, "_measured", self._measured)
 
     def _measured(self, cell: Cell) -> Measurement:
         self.measured += 1
@@ -42,8 +42,8 @@ class Starts:
     def begin(self, fp32: float, bf16: float, after: float = 3600.0, *, again: bool = True) -> str:
         """The precision that a start chooses, `after` seconds after the one before, where steps take these times."""
         self.now, self.seconds = self.now + after, (fp32, bf16)
-        machine.measurements.cache_clear()
-        return machine.choose_precision("auto", CPU, "gru", again=again)
+        backends.measurements.cache_clear()
+        return backends.choose_precision("auto", CPU, "gru", again=again)
 
 
 @pytest.fixture
@@ -62,18 +62,18 @@ def test_a_busy_moment_does_not_stick(starts: Starts) -> None:
 
 def test_a_busy_moment_later_changes_nothing(starts: Starts) -> None:
     assert [starts.begin(*each) for each in (QUIET, QUIET, BUSY, BUSY, QUIET)] == ["bf16"] * 5
-    assert [starts.begin(*BUSY, after=machine.OLD_SECONDS * 2) for _ in range(3)] == ["bf16"] * 3
+    assert [starts.begin(*BUSY, after=backends.OLD_SECONDS * 2) for _ in range(3)] == ["bf16"] * 3
 
 
 def test_a_processor_that_changed_is_believed_in_the_end(starts: Starts) -> None:
     for _ in range(5):
         starts.begin(*QUIET)
-    assert [starts.begin(0.1, 0.1, after=machine.OLD_SECONDS * 2) for _ in range(machine.KEPT)][-1] == "fp32"
+    assert [starts.begin(0.1, 0.1, after=backends.OLD_SECONDS * 2) for _ in range(backends.KEPT)][-1] == "fp32"
 
 
 def test_it_is_measured_again_where_little_is_known_or_it_is_old(starts: Starts) -> None:
     counts = []
-    for after in [0, 5, *[61] * 6, machine.OLD_SECONDS - 200, 300, 1, -machine.OLD_SECONDS]:
+    for after in [0, 5, *[61] * 6, backends.OLD_SECONDS - 200, 300, 1, -backends.OLD_SECONDS]:
         starts.begin(*QUIET, after=after)
         counts.append(starts.measured)
     # At once, not within a minute, until there are enough, when the newest is old, when the clock was set back.
@@ -84,15 +84,15 @@ def test_what_only_opens_a_model_does_not_wait_for_more_evidence(starts: Starts)
     starts.begin(*QUIET, again=False)
     starts.begin(*QUIET, again=False)
     assert starts.measured == 1
-    machine.choose_precision("bf16", CPU, "gru")
+    backends.choose_precision("bf16", CPU, "gru")
     assert starts.measured == 1
 
 
 def test_only_the_newest_measurements_are_kept(starts: Starts, cache: Path) -> None:
-    for _ in range(machine.KEPT + 3):
-        starts.begin(*QUIET, after=machine.OLD_SECONDS * 2)
+    for _ in range(backends.KEPT + 3):
+        starts.begin(*QUIET, after=backends.OLD_SECONDS * 2)
     (kept,) = json.loads(cache.read_text()).values()
-    assert len(kept) == machine.KEPT and kept[-1] == {"at": starts.now, "fp32": 0.13, "bf16": 0.1}
+    assert len(kept) == backends.KEPT and kept[-1] == {"at": starts.now, "fp32": 0.13, "bf16": 0.1}
 
 
 def test_a_measurement_is_of_a_whole_chunk_on_all_cores_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,17 +103,17 @@ def test_a_measurement_is_of_a_whole_chunk_on_all_cores_in_turns(monkeypatch: py
         seen.append((x.shape[0], torch.get_num_threads(), native_library.threads(), in_bf16()))
         return next(busy)
 
-    monkeypatch.setattr(machine, "_seconds", seconds)
-    monkeypatch.setattr(machine, "available_cores", lambda: 3)
-    monkeypatch.setattr(machine, "ROUNDS", 4)
-    monkeypatch.setattr(machine, "ROUNDS_SECONDS", 1e9)
-    (found,) = machine.measurements("gru")
+    monkeypatch.setattr(backends, "_seconds", seconds)
+    monkeypatch.setattr(backends, "available_cores", lambda: 3)
+    monkeypatch.setattr(backends, "ROUNDS", 4)
+    monkeypatch.setattr(backends, "ROUNDS_SECONDS", 1e9)
+    (found,) = backends.measurements("gru")
     assert (found.fp32, found.bf16) == (0.2, 0.1)
     assert seen == [(REFERENCE_LENGTH, 3, 3, False), (REFERENCE_LENGTH, 3, 3, True)] * 4
 
 
 def test_a_real_measurement_is_kept(cache: Path) -> None:
-    speedup = machine.bf16_speedup("gru")
+    speedup = backends.bf16_speedup("gru")
     ((found,),) = json.loads(cache.read_text()).values()
     assert speedup == pytest.approx(found["fp32"] / found["bf16"] if found["bf16"] else 0.0)
 
@@ -124,15 +124,15 @@ def test_bf16_that_fails_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
             raise RuntimeError("could not create a primitive descriptor")
         return 0.1
 
-    monkeypatch.setattr(machine, "_seconds", seconds)
-    assert machine.bf16_speedup("gru") == 0.0 and machine.choose_precision("auto", CPU, "gru") == "fp32"
+    monkeypatch.setattr(backends, "_seconds", seconds)
+    assert backends.bf16_speedup("gru") == 0.0 and backends.choose_precision("auto", CPU, "gru") == "fp32"
 
 
 def test_other_kernels_are_measured_anew(starts: Starts, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     starts.begin(*QUIET)
     monkeypatch.setattr(native_library, "level", lambda: "another")
     starts.begin(*QUIET)
-    monkeypatch.setattr(machine, "version", lambda name: "0.0.1")
+    monkeypatch.setattr(backends, "version", lambda name: "0.0.1")
     starts.begin(*QUIET)
     assert [len(rows) for rows in json.loads(cache.read_text()).values()] == [1, 1, 1]
 
@@ -159,7 +159,7 @@ def test_how_many_threads_a_process_begins_with_changes_no_choice(starts: Starts
     ],
 )
 def test_a_damaged_cache_is_none(cache: Path, content: str, starts: Starts) -> None:
-    cache.write_text(content.replace("KEY", f"{machine._machine()}, gru"))
+    cache.write_text(content.replace("KEY", f"{backends._machine()}, gru"))
     assert starts.begin(*QUIET) == "bf16" and starts.measured == 1
 
 
@@ -167,25 +167,25 @@ def test_a_damaged_cache_is_none(cache: Path, content: str, starts: Starts) -> N
     ("speedup", "native", "chosen"), [(3.0, False, "bf16"), (1.0, False, "fp32"), (0.0, True, "bf16")]
 )
 def test_auto_takes_what_is_faster(speedup: float, native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_measured", lambda cell: Measurement(0.0, speedup, float(speedup > 0)))
-    assert machine.choose_precision("auto", CPU, "lstm", native) == chosen
-    assert machine.choose_precision("fp32", CPU, "lstm", native) == "fp32"
+    monkeypatch.setattr(backends, "_measured", lambda cell: Measurement(0.0, speedup, float(speedup > 0)))
+    assert backends.choose_precision("auto", CPU, "lstm", native) == chosen
+    assert backends.choose_precision("fp32", CPU, "lstm", native) == "fp32"
 
 
 def test_bf16_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_measured", lambda cell: Measurement(0.0, 0.1, 0.0))
+    monkeypatch.setattr(backends, "_measured", lambda cell: Measurement(0.0, 0.1, 0.0))
     with pytest.raises(UsageError, match="use fp32"):
-        machine.choose_precision("bf16", CPU)
+        backends.choose_precision("bf16", CPU)
 
 
-@pytest.mark.parametrize("cell", machine.CELLS)
+@pytest.mark.parametrize("cell", backends.CELLS)
 @pytest.mark.parametrize(
     ("amx", "fp32", "speedup"), [(True, True, 3.0), (False, True, 1.0), (False, False, 1.0), (False, False, 2.0)]
 )
 def test_the_path_is_told(cell: Cell, amx: bool, fp32: bool, speedup: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_measured", lambda cell: Measurement(0.0, speedup, float(speedup > 0)))
+    monkeypatch.setattr(backends, "_measured", lambda cell: Measurement(0.0, speedup, float(speedup > 0)))
     monkeypatch.setattr(recurrent, "usable", lambda: amx)
     monkeypatch.setattr(recurrent_fp32, "usable", lambda: fp32)
     monkeypatch.setattr(scan, "usable", lambda: fp32)
     number = "bf16" if speedup > 1 else "fp32"
-    assert machine.training_path(cell) == f"{number}, by {'native code' if fp32 else 'torch'}"
+    assert backends.training_path(cell) == f"{number}, by {'native code' if fp32 else 'torch'}"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scriven.model.recurrence import gru_step, lstm_step, recurrence, rnn_step
+from scriven.model.reference_cells import gru_step, lstm_step, recurrence, rnn_step
 
 T, N, H = 7, 3, 4
 

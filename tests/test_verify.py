@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from scriven.model.compute import available_cores
+from scriven.model.device import available_cores
 from scriven.runs import open_run
 from scriven.settings import merged, validated
 from scriven.training import start

@@ -45,7 +45,7 @@ from scriven.inference.predictor import Context, Predictor, writing_precision
 from scriven.inference.sampling import Floats, Ids
 from scriven.inference.surprisal import Scored, check_finite, checked, foretold, surprisals, tally
 from scriven.model import CharLM, choose_device, choose_precision
-from scriven.model.compute import single_threaded
+from scriven.model.device import single_threaded
 from scriven.runs import load_weights, open_run
 from scriven.runs.folder import Which
 from scriven.settings import SamplingSettings, Settings, explain, reader_window

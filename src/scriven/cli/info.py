@@ -139,8 +139,8 @@ def _machine() -> Row:
     from scriven import kernels
     from scriven.inference.predictor import writing_precision
     from scriven.model import choose_device, choose_precision
-    from scriven.model.compute import available_cores
-    from scriven.model.machine import CELLS, training_path
+    from scriven.model.backends import CELLS, training_path
+    from scriven.model.device import available_cores
 
     device = choose_device("auto")
     precision, writing = choose_precision("auto", device), writing_precision("auto", device)
@@ -173,7 +173,7 @@ def _why_device(device: torch.device) -> str:
 
 
 def _why_precision(device: torch.device) -> str:
-    from scriven.model.machine import WORTH, measurements, median_speedup
+    from scriven.model.backends import WORTH, measurements, median_speedup
 
     if device.type == "cuda":
         return "the GPU says whether it computes in bf16"

@@ -16,7 +16,7 @@ from scriven.inference.sampling import Floats, Ids, draw
 from scriven.kernels import native_library, sampler
 from scriven.kernels.sampler import Sampler
 from scriven.model import CharLM, State, computing
-from scriven.model.compute import single_threaded
+from scriven.model.device import single_threaded
 from scriven.model.language_model import join_rows, take_rows
 from scriven.settings import SamplingSettings
 from scriven.vocabulary import Vocabulary

@@ -11,9 +11,8 @@ from torch.nn import functional
 
 from scriven.errors import UsageError
 from scriven.kernels import cross_entropy
-from scriven.model.cells import CELLS, RecurrentLayer, in_bf16
-from scriven.model.dropout import Masks
-from scriven.model.recurrence import LayerState
+from scriven.model.cells import CELLS, Masks, RecurrentLayer, in_bf16
+from scriven.model.reference_cells import LayerState
 from scriven.settings import ModelSettings, check_cell
 
 State = tuple[LayerState, ...]  # one entry a layer, each a tuple of arrays (N, H)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from scriven.model import CharLM, computing
-from scriven.model.compute import cpu_prepared
+from scriven.model.device import cpu_prepared
 from scriven.settings import Cell, ModelSettings, Settings, consistent, merged, validated
 from scriven.training.losses import FEW_VALIDATED, MANY_VALIDATED
 from scriven.training.optimizer import LEARNING_RATES

@@ -22,7 +22,7 @@ from scriven.events import Event, Finished, Started, Stepped
 from scriven.kernels.native_library import level
 from scriven.model import choose_device, choose_precision
 from scriven.model.cells import has_native_code
-from scriven.model.compute import available_cores, cpu_prepared
+from scriven.model.device import available_cores, cpu_prepared
 from scriven.model.language_model import parameter_count
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, create_run, open_run, run_corpus, writing

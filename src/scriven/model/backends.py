@@ -21,7 +21,7 @@ import torch
 from scriven.errors import UsageError
 from scriven.kernels import native_library, recurrent, recurrent_fp32, scan
 from scriven.model.cells import RecurrentLayer
-from scriven.model.compute import available_cores, computing, torch_threads
+from scriven.model.device import available_cores, computing, torch_threads
 from scriven.runtime import cache_folder
 from scriven.settings import Cell, ModelSettings
 
