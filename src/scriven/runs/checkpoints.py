@@ -17,8 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from scriven.errors import InputError, UnreadableError, shortage
-from scriven.runs.manifest import FORMAT, Manifest
-from scriven.runs.seals import Seals
+from scriven.runs.manifest import FORMAT, Manifest, Seals
 from scriven.runs.tensors import Shapes, decoded, encoded, finite, read_checked, shown
 from scriven.safe_files import discard, flush_folder, is_there, listed, read_json, real_folder, write_flushed
 from scriven.settings import explain

@@ -26,8 +26,7 @@ from scriven.model.cells import CELLS
 from scriven.model.language_model import layer_widths, weight_shapes
 from scriven.runs.checkpoints import Checkpoint, folder_name, whole_epochs, write_checkpoint
 from scriven.runs.journal import LOGS, drop_logs_aside, flush_logs
-from scriven.runs.manifest import SHA256, Index, Measured
-from scriven.runs.seals import Seals, extended, settings_seal, vocabulary_seal
+from scriven.runs.manifest import SHA256, Index, Measured, Seals, extended, settings_seal, vocabulary_seal
 from scriven.runs.tensors import HEADER_LIMIT, Shapes
 from scriven.safe_files import (
     discard,

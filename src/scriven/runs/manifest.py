@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from scriven.vocabulary import Vocabulary
 
 FORMAT = 1
 SHA256 = "^[0-9a-f]{64}$"
@@ -46,7 +52,7 @@ class Mark(Told):
 
 
 class Beside(Told):
-    """Hashes of what lay beside the checkpoints when one was saved; see `scriven.runs.seals`."""
+    """Hashes of what lay beside the checkpoints when one was saved; see `scriven.runs.manifest`."""
 
     vocabulary: str = Field(pattern=SHA256)
     settings: str = Field(pattern=SHA256)
@@ -88,3 +94,33 @@ class Index(Told):
     validation: dict[Annotated[str, Field(pattern="^[0-9]{1,16}$")], Measured]
     saves: Count = 0
     unread: tuple[Count, ...] = Field(default=(), strict=False)
+
+
+SEALS_KEPT = 200  # hashes of settings that a run had before it was extended; each takes 68 bytes of settings.toml
+
+
+@dataclass(frozen=True)
+class Seals:
+    """What a checkpoint of a run may say of the files beside it: its vocabulary's hash, and one of the settings'."""
+
+    vocabulary: str
+    settings: tuple[str, ...]  # the last one is that of the settings now
+
+
+def vocabulary_seal(vocabulary: Vocabulary) -> str:
+    """A hash of what a vocabulary means, however it is written."""
+    return _hashed([vocabulary.unit, vocabulary.symbols, vocabulary.separator])
+
+
+def settings_seal(values: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
+    """A hash of the values in settings.toml and of its run table, which has the seals beside `origin`."""
+    return _hashed([values, origin])
+
+
+def extended(before: Sequence[str], now: str) -> tuple[str, ...]:
+    """The seals of settings that take the place of others, whose checkpoints are still there."""
+    return (*(seal for seal in before if seal != now), now)[-SEALS_KEPT:]
+
+
+def _hashed(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
