@@ -30,12 +30,12 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a fork has no other threads
 
 from common import arguments_parser
 
+from scriven.distributed.launch import LOCAL, TCPStore, launched
 from scriven.events import Loss
 from scriven.kernels import native_library
 from scriven.model.device import available_cores
 from scriven.settings import merged, validated
 from scriven.training import start
-from scriven.training.launch import LOCAL, TCPStore, launched
 from scriven.training.request import Request
 from scriven.training.start import work as led
 from scriven.training.verify import Trail, compared, follow, given_cores, last_arrays

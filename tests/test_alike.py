@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from scriven.training.alike import MEANS_BYTES, difference, own_means
+from scriven.distributed.rendezvous import MEANS_BYTES, difference, own_means
 
 
 def workers(*changes: dict[str, Any]) -> list[dict[str, str]]:

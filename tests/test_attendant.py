@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from scriven.training.attendant import Attendant
+from scriven.distributed.interruptible import Attendant
 
 
 def nothing() -> None:

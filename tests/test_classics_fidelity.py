@@ -22,11 +22,11 @@ from torch.nn import functional
 from scriven import recipes
 from scriven.batches import next_batch
 from scriven.corpus import Corpus, build
+from scriven.distributed.collectives import Workers
 from scriven.events import Stepped
 from scriven.model import CharLM
 from scriven.settings import Settings, consistent, merged, validated
 from scriven.training.loop import Trainer
-from scriven.training.parallel import Workers
 from scriven.training.plan import Plan
 
 STEPS = 5

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from scriven.distributed.collectives import Workers
 from scriven.events import Evaluated, Stepped
 from scriven.kernels import native_library
 from scriven.model.device import torch_threads
 from scriven.settings import merged, validated
 from scriven.training import start
 from scriven.training.initial import initial_model
-from scriven.training.parallel import Workers
 from scriven.training.request import Request
 from scriven.training.verify import given_cores
 from scriven.vocabulary import Vocabulary

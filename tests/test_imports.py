@@ -26,10 +26,11 @@ MAP = """
     runs.doctor runs
     inference inference.sampling inference.detokenizer inference.chunks inference.predictor inference.surprisal
     inference.generation inference.lines inference.protocols
-    training training.optimizer training.attendant training.child training.parallel training.launch training.alike
-    training.plan training.save_clock training.losses training.outcome training.average training.corpus_check
-    training.kept training.evaluation training.initial training.fit training.gradients training.loop training.request
-    training.team training.start training.verify
+    distributed.interruptible distributed.worker_process distributed.collectives distributed.launch
+    training.plan training.losses training.kept training.request
+    distributed.rendezvous distributed
+    training training.optimizer training.save_clock training.outcome training.average training.corpus_check
+    training.evaluation training.initial training.fit training.gradients training.loop training.start training.verify
     session
     report report.files report.plot report.terminal
     api

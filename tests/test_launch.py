@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from fork_server import PYTHON
+from scriven.distributed import launch
 from scriven.errors import ScrivenError, UsageError
 from scriven.events import Stepped
 from scriven.runs import open_run
 from scriven.settings import merged, validated
-from scriven.training import launch
 from scriven.training.request import Request
 from scriven.training.start import train
 
@@ -194,7 +194,7 @@ def test_a_machine_joins_and_leaves(hosts: tuple[str, str], book: Path, tmp_path
 
 def test_a_worker_ends_with_its_leader_whatever_it_waits_for() -> None:
     """A wait of gloo's for what a killed leader owed was seen to last for ever."""
-    code = "import scriven.training.launch as launch; print(flush=True); launch.end_with_leader()"
+    code = "import scriven.distributed.launch as launch; print(flush=True); launch.end_with_leader()"
     leader = f"import subprocess; subprocess.Popen([*{PYTHON!r}, '-c', {code!r}], stdin=subprocess.PIPE).wait()"
     process = subprocess.Popen([*PYTHON, "-c", leader], stdout=subprocess.PIPE)
     assert process.stdout is not None

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from fork_server import PYTHON
-from scriven.training.parallel import Workers, share
+from scriven.distributed.collectives import Workers, share
 
 SCRIPT = """
 import os, sys
 import torch
 from scriven.errors import ScrivenError
-from scriven.training import child, launch
+from scriven.distributed import launch
+from scriven.distributed import worker_process as child
 
 if "RANK" in os.environ:
     workers = launch.join_leader()
@@ -58,7 +59,8 @@ DEAF = """
 import os, sys, time
 import torch
 from scriven.errors import Interrupted
-from scriven.training import child, launch
+from scriven.distributed import launch
+from scriven.distributed import worker_process as child
 from scriven.signals import StopFlag
 
 if "RANK" in os.environ:
@@ -113,7 +115,7 @@ def test_signals_are_noticed_while_another_worker_never_answers(tmp_path: Path) 
 DYING = """
 import sys
 from scriven.cli import main
-from scriven.training import child
+from scriven.distributed import worker_process as child
 
 child.COMMAND = [sys.executable, "-c", "print('one'); import no_such_module"]
 main(sys.argv[1:])

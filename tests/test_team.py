@@ -15,7 +15,7 @@ SMALL = ["--model.width=16", "--reader.batch=4", "--reader.length=16", "--traini
 OTHER = """
 import sys
 from scriven.cli import main
-from scriven.training import alike
+from scriven.distributed import rendezvous as alike
 
 own = alike.own_means
 alike.own_means = lambda: own() | {"host": "far-away", "torch": "2.10.0"}

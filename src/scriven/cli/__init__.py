@@ -134,7 +134,7 @@ def _harmless(message: str) -> str:
 
 def _others_are_waited_for() -> bool:
     """Whether this process waits for others that train with it; not where none of that was ever imported."""
-    attendant = sys.modules.get("scriven.training.attendant")
+    attendant = sys.modules.get("scriven.distributed.interruptible")
     return attendant is not None and bool(attendant.waiting())
 
 

@@ -41,7 +41,7 @@ from scriven.settings import (
 from scriven.settings_toml import read_toml
 
 if TYPE_CHECKING:
-    from scriven.training.launch import Place
+    from scriven.distributed.launch import Place
 
 
 def train(
@@ -105,7 +105,7 @@ def train(
     base = overlaid({} if recipe is None else _of_recipe(recipe, texts), _from_file(settings))
     given = validated(overlaid(base, {name: values for name, values in flags.items() if values}))
 
-    from scriven.training.launch import launched
+    from scriven.distributed.launch import launched
 
     place = launched()
     if place and place.rank:  # started by torchrun, to work for the first of its processes

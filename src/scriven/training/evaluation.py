@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from scriven.corpus.store import Corpus
+from scriven.distributed.collectives import Workers
 from scriven.events import Loss, Sampled
 from scriven.inference.chunks import Passage, prompt_ids, random_passage
 from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import LANES, lane_count, measure, own_protocol
 from scriven.settings import TEXT_PLACE, SamplingSettings, Settings, reader_window
 from scriven.signals import Stopped
-from scriven.training.parallel import Workers
 
 TIMED_CHARACTERS = 8192  # read to learn how fast a protocol is
 TIMED_SAMPLE = 10  # characters written to learn how long a sample takes

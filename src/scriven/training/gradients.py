@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from scriven.batches import Batch, Cursor
+from scriven.distributed.collectives import Workers
 from scriven.events import Loss
 from scriven.model import CharLM, State, computing
 from scriven.model.language_model import detach, join_rows, take_rows
 from scriven.settings import Settings
 from scriven.training.optimizer import FlatWeights
-from scriven.training.parallel import Workers
 
 # The sums of a step over all its groups, and what rank 0 says to all workers with them.
 NATS, COUNTS, TOLD = ("nats", "end_nats"), ("predictions", "ends", "read"), ("progress", "signal", "save")

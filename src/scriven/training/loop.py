@@ -19,6 +19,7 @@ import torch
 from scriven.batches import Batch, Cursor, known_cursor, prefetched
 from scriven.batches.readers import count_epoch
 from scriven.corpus.store import Corpus
+from scriven.distributed.collectives import Workers
 from scriven.errors import DivergedError, shortage
 from scriven.events import Evaluated, Event, Finished, Loss, Returned, Saved, Skipped, Stepped
 from scriven.inference.predictor import Predictor
@@ -37,7 +38,6 @@ from scriven.training.kept import kept, kept_states, named, not_gone_on_with
 from scriven.training.losses import Losses, decisive
 from scriven.training.optimizer import FlatWeights, Optimizer
 from scriven.training.outcome import divergence_words, kept_words, learning_words
-from scriven.training.parallel import Workers
 from scriven.training.plan import (
     SAVING_SECONDS,
     Done,

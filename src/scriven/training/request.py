@@ -12,12 +12,12 @@ from typing import Literal
 
 from scriven.corpus.build import Progress
 from scriven.corpus.store import Corpus
+from scriven.distributed.launch import Place
 from scriven.errors import InputError, UsageError
 from scriven.runs import Checkpoint, Run, open_run, run_corpus
 from scriven.runs.folder import SETTINGS_FILE, has_checkpoints
 from scriven.settings import BudgetSettings, Settings, consistent, merged, overlaid, validated
 from scriven.training.kept import kept
-from scriven.training.launch import Place
 from scriven.training.plan import Done, Plan, used_share
 
 RUNS = Path("runs")

@@ -17,6 +17,9 @@ from scriven.batches import epoch_reads
 from scriven.batches.readers import describe_epoch
 from scriven.corpus.build import Progress, build, is_made_of
 from scriven.corpus.store import Corpus, is_corpus
+from scriven.distributed.collectives import Workers
+from scriven.distributed.launch import Place, launched, meet
+from scriven.distributed.rendezvous import following, leading, stoppable
 from scriven.errors import InputError, Interrupted, UsageError
 from scriven.events import Event, Finished, Started, Stepped
 from scriven.kernels.native_library import level
@@ -42,9 +45,7 @@ from scriven.training.fit import (
     reader_kind,
 )
 from scriven.training.initial import initial_model, new_symbols, pretrained
-from scriven.training.launch import Place, launched, meet
 from scriven.training.loop import Trainer
-from scriven.training.parallel import Workers
 from scriven.training.plan import Plan
 from scriven.training.request import (
     Request,
@@ -58,7 +59,6 @@ from scriven.training.request import (
     resumed_run,
     text_hash,
 )
-from scriven.training.team import following, leading, stoppable
 
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
 SYMBOLS_SHOWN = 20

@@ -26,10 +26,10 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
 from torch.distributed.rendezvous import rendezvous
 
+from scriven.distributed.collectives import TIMEOUT, Workers, said
+from scriven.distributed.worker_process import Child
 from scriven.errors import ScrivenError, UsageError, shortage
 from scriven.signals import leave_where_asked
-from scriven.training.child import Child
-from scriven.training.parallel import TIMEOUT, Workers, said
 
 MEET_TIMEOUT = timedelta(minutes=5)  # to reach the first worker, which waits for the others for ever
 ALONE_SECONDS = 2  # that a worker has to end by itself, and to say why, when its leader has ended

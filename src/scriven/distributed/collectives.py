@@ -20,9 +20,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import Store  # torch.distributed does not export it to type checkers
 
+from scriven.distributed.interruptible import LOOK_SECONDS, Attendant
+from scriven.distributed.worker_process import Child
 from scriven.errors import LostError, shortage
-from scriven.training.attendant import LOOK_SECONDS, Attendant
-from scriven.training.child import Child
 
 # An evaluation may take hours while the others wait; a worker that dies is noticed by its closed connection, a machine
 # that is cut off by what it does not confirm, which the system tells after some minutes.
