@@ -34,8 +34,8 @@ from scriven.model import pretrained
 from scriven.runs import Checkpoint, Run, open_run
 from scriven.runs.journal import read_fingerprints, read_story
 from scriven.runs.tensors import decoded, finite, read_checked
-from scriven.server import requests, story
-from scriven.server.errors import Refused
+from scriven.server import requests, run_monitor
+from scriven.server.responses import Refused
 from scriven.settings import CorpusSettings, validated
 from scriven.settings_toml import read_toml
 from scriven.training.kept import kept
@@ -157,7 +157,7 @@ def logs(data: bytes, folder: Path) -> None:
     """metrics.jsonl and samples.jsonl, as the server tells of them and as a replay reads them."""
     progress = b"".join(f"{step / 8:<23}\n".encode() for step in range(8))
     run = run_with(folder, metrics_jsonl=data, samples_jsonl=data, progress_jsonl=progress)
-    told = attempted(story.Story(run).news)
+    told = attempted(run_monitor.Story(run).news)
     if not refused(told):
         strict_json.write(told)
     attempted(lambda: read_story(run))

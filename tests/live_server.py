@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp
 
-from scriven.server.connection import configuration
+from scriven.server.http_limits import configuration
 from scriven.server.limits import LIMITS, Limits
 
 SECONDS = 20  # after which a test that waits for an answer has failed

@@ -34,10 +34,9 @@ MAP = """
     session
     report report.files report.plot report.terminal
     api
-    server server.histogram server.limits server.answers server.errors server.security server.connection
-    server.unoffered server.requests server.reading server.shares server.engine server.states server.serving
-    server.logprobs server.completions server.scoring server.tools server.renewal server.schemas server.openapi
-    server.metrics server.story server.watch server.static server.app
+    server server.limits server.responses server.security server.http_limits server.requests server.prefill
+    server.jobs server.engine server.saved_states server.shared server.completions server.scoring
+    server.utility_routes server.renewal server.schemas server.openapi server.metrics server.run_monitor server.app
     cli.streams cli.mistakes cli cli.common cli.texts cli.corpus cli.doctor cli.evaluate cli.info cli.recipe
     cli.sample cli.score cli.serve cli.train cli.verify_resume
     __main__

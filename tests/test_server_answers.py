@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from live_server import serving
-from scriven.server import answers, completions
-from scriven.server.answers import BRIEF, LEAST, MAKERS, apart, pieces
-from scriven.server.logprobs import Tokens
+from scriven.server import completions, responses
+from scriven.server.completions import Tokens
+from scriven.server.responses import BRIEF, LEAST, MAKERS, apart, pieces
 from served_models import guarded_app, text_model
 
 
@@ -60,7 +60,7 @@ def test_what_is_brief_shares_the_turns_of_the_loop() -> None:
 def test_no_piece_is_long() -> None:
     """A thread holds the interpreter's lock while it makes one piece."""
     values = {"tokens": ["x"] * 100_000, "nats": np.zeros(100_000), "rows": [{"a": [1.5] * 5000}] * 3}
-    assert max(map(len, pieces(values))) <= 12 * answers.PIECE
+    assert max(map(len, pieces(values))) <= 12 * responses.PIECE
 
 
 def test_log_probabilities_of_streams_are_made_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from live_server import Place, everything, serving
-from scriven.server.connection import SWITCH_SECONDS, Connection, Serving, configuration
+from scriven.server.http_limits import SWITCH_SECONDS, Connection, Serving, configuration
 from scriven.server.limits import LIMITS
 from scriven.server.security import Guard, policy
 

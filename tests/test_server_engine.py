@@ -21,12 +21,11 @@ from scriven.inference.predictor import Context, Predictor
 from scriven.inference.surprisal import read_rows
 from scriven.kernels import native_library
 from scriven.server import engine
-from scriven.server.engine import Job, News
-from scriven.server.errors import Refused
+from scriven.server.jobs import Job, News, shares
 from scriven.server.limits import LIMITS, Limits
-from scriven.server.reading import details_of
-from scriven.server.serving import Served, Server, Streamed, Work
-from scriven.server.shares import shares
+from scriven.server.prefill import details_of
+from scriven.server.responses import Refused
+from scriven.server.shared import Served, Server, Streamed, Work
 from scriven.session import Model
 from scriven.settings import SamplingSettings, Settings, validated
 from small_model import favour, predictor

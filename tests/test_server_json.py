@@ -17,8 +17,8 @@ from live_server import serving
 from scriven.inference.predictor import Predictor
 from scriven.kernels import native_library
 from scriven.server import scoring
-from scriven.server.answers import json_text
 from scriven.server.app import OPEN, STREAMED, make_app
+from scriven.server.responses import json_text
 from scriven.server.security import Guard, policy
 from scriven.session import Model
 from scriven.settings import Settings, validated

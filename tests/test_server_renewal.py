@@ -24,7 +24,7 @@ from scriven.server.app import make_app
 from scriven.server.engine import Engine
 from scriven.server.limits import LIMITS
 from scriven.server.renewal import Source
-from scriven.server.serving import Served, Server, fingerprint
+from scriven.server.shared import Served, Server, fingerprint
 from scriven.session import Model, load
 
 SECONDS = 20

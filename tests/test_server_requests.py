@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from scriven import strict_json
 from scriven.server import requests
-from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS
 from scriven.server.openapi import BODIES
 from scriven.server.requests import Body, CompletionBody, DetokenizeBody, TokenizeBody, parsed
+from scriven.server.responses import Refused
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from scriven.inference.predictor import Context
-from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS
-from scriven.server.states import States
+from scriven.server.responses import Refused
+from scriven.server.saved_states import States
 
 CONTEXT = Context(torch.zeros(1, 10), ((torch.zeros(1, 5), torch.zeros(1, 5)),))
 BYTES = 80

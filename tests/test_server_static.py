@@ -8,7 +8,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from scriven.server.static import FOLDER, KINDS, page, page_routes
+from scriven.server.app import FOLDER, KINDS, page, page_routes
 
 LARGEST = 150_000  # bytes of the whole page, before it is compressed
 

@@ -22,10 +22,10 @@ from fake_run import evaluated, finished, sampled, started, stepped, training
 from scriven.errors import InputError
 from scriven.events import Event
 from scriven.report.files import FilesReport
-from scriven.server import watch
-from scriven.server.errors import Refused
+from scriven.server import run_monitor
 from scriven.server.limits import Limits
-from scriven.server.story import POINTS, QUIET, Story, thinned
+from scriven.server.responses import Refused
+from scriven.server.run_monitor import POINTS, QUIET, Story, thinned
 
 
 @pytest.fixture
@@ -187,12 +187,12 @@ async def _refused(request: Request, error: Refused) -> Response:
 
 @pytest.fixture
 def client(tmp_path: Path, report: FilesReport, monkeypatch: pytest.MonkeyPatch) -> TestClient:
-    monkeypatch.setattr(watch, "EVERY", 0.01)
+    monkeypatch.setattr(run_monitor, "EVERY", 0.01)
     say(report, *training(tmp_path / "book"))
     runs = {"book": tmp_path / "book", "empty": tmp_path / "empty"}
     handlers: Any = {Refused: _refused}
     limits = Limits(followers=1, follow_seconds=0.5)
-    return TestClient(Starlette(routes=watch.Watch(runs, limits).routes(), exception_handlers=handlers))
+    return TestClient(Starlette(routes=run_monitor.Watch(runs, limits).routes(), exception_handlers=handlers))
 
 
 @pytest.fixture(autouse=True)
@@ -236,7 +236,7 @@ def test_what_cannot_be_read_is_refused(client: TestClient, tmp_path: Path) -> N
 
 
 def test_news_come_as_events(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "ALIVE", 0.1)
+    monkeypatch.setattr(run_monitor, "ALIVE", 0.1)
     answer = client.get("/runs/book/events")
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     first, *rest = answer.text.split("\n\n")

@@ -16,13 +16,12 @@ from starlette.routing import Route
 
 from live_server import serving
 from page_server import make_run
-from scriven.server.app import OPEN, STREAMED, make_app
-from scriven.server.histogram import BOUNDS
+from scriven.server.app import OPEN, STREAMED, make_app, page
 from scriven.server.limits import LIMITS
 from scriven.server.openapi import OPERATIONS, document
 from scriven.server.schemas import CompletionReply, DeletedReply, ErrorReply
 from scriven.server.security import Guard, policy
-from scriven.server.static import page
+from scriven.server.shared import BOUNDS
 from served_models import guarded_app, names_model, text_model
 
 MODELS = {"text": text_model(), "names": names_model()}

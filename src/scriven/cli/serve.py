@@ -54,7 +54,7 @@ def serve(
     """
     try:
         from scriven.server.app import OPEN, STREAMED, make_app
-        from scriven.server.connection import Serving, configuration
+        from scriven.server.http_limits import Serving, configuration
         from scriven.server.limits import LIMITS
         from scriven.server.renewal import Source
         from scriven.server.security import Guard, policy

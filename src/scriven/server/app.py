@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +20,60 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scriven.server import completions, metrics, openapi, scoring, tools
-from scriven.server.errors import Refused, mistake
+from scriven.server import completions, metrics, openapi, scoring, utility_routes
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.renewal import Source, renew
-from scriven.server.serving import Served, Server
-from scriven.server.static import page, page_routes
-from scriven.server.watch import Watch
+from scriven.server.responses import Refused, mistake
+from scriven.server.run_monitor import Watch
+from scriven.server.shared import Served, Server
 from scriven.session import Model
+
+FOLDER = Path(__file__).parent / "page"
+INDEX = "index.html"
+KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True)
+class File:
+    """One file: what it is, as it is and compressed, and a tag that changes with it."""
+
+    kind: str
+    data: bytes
+    packed: bytes
+    tag: str
+
+    async def get(self, request: Request) -> Response:
+        """The file; 304 where the browser has this one."""
+        headers = {"cache-control": "no-cache", "etag": self.tag, "vary": "Accept-Encoding"}
+        if self.tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        if "gzip" not in request.headers.get("accept-encoding", ""):
+            return Response(self.data, media_type=self.kind, headers=headers)
+        return Response(self.packed, media_type=self.kind, headers=headers | {"content-encoding": "gzip"})
+
+
+@cache
+def page() -> dict[str, File]:
+    """The files by their paths."""
+    files = {f"/{path.name}": _file(path) for path in sorted(FOLDER.iterdir()) if path.suffix in KINDS}
+    return {"/": files.pop(f"/{INDEX}"), **files}
+
+
+def _file(path: Path) -> File:
+    data = path.read_bytes()
+    tag = f'"{hashlib.sha256(data).hexdigest()[:20]}"'
+    return File(KINDS[path.suffix], data, gzip.compress(data, mtime=0), tag)
+
+
+def page_routes() -> list[Route]:
+    """A route for each file, and none for anything else."""
+    return [Route(path, file.get, methods=["GET"], include_in_schema=False) for path, file in page().items()]
+
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +81,14 @@ ROUTES = (
     Route("/v1/completions", completions.completions, methods=["POST"]),
     Route("/v1/models", completions.models, methods=["GET"]),
     Route("/v1/models/{model}", completions.model, methods=["GET"]),
-    Route("/tokenizer_info", tools.tokenizer_info, methods=["GET"]),
-    Route("/tokenize", tools.tokenize, methods=["POST"]),
-    Route("/detokenize", tools.detokenize, methods=["POST"]),
+    Route("/tokenizer_info", utility_routes.tokenizer_info, methods=["GET"]),
+    Route("/tokenize", utility_routes.tokenize, methods=["POST"]),
+    Route("/detokenize", utility_routes.detokenize, methods=["POST"]),
     Route("/score", scoring.score, methods=["POST"]),
-    Route("/states", tools.save, methods=["POST"]),
-    Route("/states/{handle}", tools.forget, methods=["DELETE"]),
-    Route("/health/live", tools.live, methods=["GET"]),
-    Route("/health/ready", tools.ready, methods=["GET"]),
+    Route("/states", utility_routes.save, methods=["POST"]),
+    Route("/states/{handle}", utility_routes.forget, methods=["DELETE"]),
+    Route("/health/live", utility_routes.live, methods=["GET"]),
+    Route("/health/ready", utility_routes.ready, methods=["GET"]),
     Route("/metrics", metrics.metrics, methods=["GET"]),
     Route("/openapi.json", openapi.openapi, methods=["GET"]),
 )

@@ -4,7 +4,7 @@ In each turn the thread takes in what has come, reads a bounded piece of the pro
 tells what there is to tell, all at once. So requests join and leave between two blocks, and a long prompt does not hold
 up the texts that are being written. Rows are shared: where requests want more than there are, none has many more than
 another that wants them too, and what has to give way is set aside, to go on later. A text depends on its own request
-alone: see `scriven.inference.generation` and `scriven.server.reading`.
+alone: see `scriven.inference.generation` and `scriven.server.prefill`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,18 @@ import logging
 import queue
 import threading
 import time
-from asyncio import AbstractEventLoop
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import NamedTuple
 
 import numpy as np
 
 from scriven.inference.generation import LIVE, Batch, Line, Pace, Wrote
-from scriven.inference.predictor import Context, Predictor
-from scriven.inference.sampling import Floats, Ids
-from scriven.server.errors import Refused, full, overflow
+from scriven.inference.predictor import Predictor
+from scriven.inference.sampling import Floats
+from scriven.server.jobs import Job, News, Ticket, _Place, _Ready, shares
 from scriven.server.limits import Limits
-from scriven.server.reading import Details, Reading, Readings, details_of
-from scriven.server.shares import shares
+from scriven.server.prefill import Details, Reading, Readings, details_of
+from scriven.server.responses import Refused, full, overflow
 
 READ = 1024  # symbols read at once, of all texts together
 READ_SECONDS = 0.01  # after which no more are read in a turn
@@ -38,64 +34,6 @@ NEWS_SECONDS = 0.01  # between two tellings, but for what is done or has begun: 
 log = logging.getLogger(__name__)
 
 NOTHING = np.empty(0, np.int64)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A text to read, and texts to write after it, all from the same context on.
-
-    `told` and `likeliest` say what is told of symbols that are read and written: None nothing, 0 their costs, or how
-    many of the likeliest symbols there, too.
-    """
-
-    ids: Ids
-    context: Context
-    lines: tuple[Line, ...] = ()
-    told: int | None = None
-    likeliest: int | None = None
-
-
-class News(NamedTuple):
-    """What became of a job: of the line with this number, or, where there is none, of what is read.
-
-    The text that is certain now and how many symbols were taken; what is told of them; the context where something is
-    done: the text read, or a line of which it is wanted.
-    """
-
-    job: int
-    line: int | None
-    text: str = ""
-    symbols: int = 0
-    details: Details | None = None
-    done: bool = False
-    context: Context | None = None
-
-
-class _Ready(NamedTuple):
-    """A line to be written from a row of a context on, once there is room for it."""
-
-    line: Line
-    context: Context
-    row: int
-
-
-class Ticket:
-    """A request's jobs, on their way; what became of them is in `news`, which `arrived` tells of."""
-
-    def __init__(self, jobs: Sequence[Job], loop: AbstractEventLoop, arrived: Callable[[], None]) -> None:
-        """`arrived` is called in the loop's thread."""
-        self.waiting = deque(enumerate(jobs))
-        self.ready: deque[_Ready] = deque()
-        self.rows = 0  # texts of it that are read or written now
-        self.news: list[News] = []
-        self.error: BaseException | None = None
-        self.loop = loop
-        self.arrived = arrived
-
-    @property
-    def wanted(self) -> int:
-        """How many rows more it has a use for now."""
-        return len(self.waiting) + len(self.ready)
 
 
 class Engine:
@@ -394,15 +332,6 @@ class Engine:
         loop = news[0][0].loop  # there is one
         with contextlib.suppress(RuntimeError):  # it is closed already: nobody listens any more
             loop.call_soon_threadsafe(_hand_over, news)
-
-
-class _Place(NamedTuple):
-    """Whose a reading or a line is."""
-
-    ticket: Ticket
-    job: int
-    line: int | None
-    asked: Job
 
 
 class _Batch(Batch):

@@ -13,9 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scriven.server.histogram import Histogram
 from scriven.server.openapi import OPENMETRICS
-from scriven.server.serving import Server, server_of
+from scriven.server.shared import Histogram, Server, server_of
 
 TYPES = {True: f"{OPENMETRICS}; version=1.0.0; charset=utf-8", False: "text/plain; version=0.0.4; charset=utf-8"}
 Sample = tuple[str, dict[str, str], float]  # what its name ends with, its labels, its value

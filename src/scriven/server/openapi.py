@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.server import schemas
-from scriven.server.answers import answer
 from scriven.server.requests import Body, CompletionBody, DetokenizeBody, ScoreBody, StateBody, TokenizeBody
+from scriven.server.responses import answer
 
 JSON = "application/json"
 LINES = "application/x-ndjson"

@@ -17,7 +17,7 @@ from scriven.errors import ScrivenError, shortage
 from scriven.runs import open_run
 from scriven.runs.checkpoints import MANIFEST_FILE
 from scriven.runs.folder import Which
-from scriven.server.serving import Served, Server
+from scriven.server.shared import Served, Server
 from scriven.session import Model, load
 
 EVERY = 5.0  # seconds between two looks at the runs

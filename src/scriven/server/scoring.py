@@ -27,11 +27,10 @@ from scriven.inference.chunks import read_chunks
 from scriven.inference.predictor import Context
 from scriven.inference.sampling import Floats, Ids
 from scriven.inference.surprisal import Tally, tally
-from scriven.server.answers import long_answer, pieces
-from scriven.server.engine import Job
-from scriven.server.errors import Refused
+from scriven.server.jobs import Job
 from scriven.server.requests import ScoreBody
-from scriven.server.serving import Served, Server, Streamed, Work, body_of, server_of, unless_gone
+from scriven.server.responses import Refused, long_answer, pieces
+from scriven.server.shared import Served, Server, Streamed, Work, body_of, server_of, unless_gone
 
 LINES = "application/x-ndjson"
 PIECE = 1 << 16  # bytes of a text that are scored at once

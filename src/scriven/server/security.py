@@ -21,8 +21,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scriven.errors import UsageError
-from scriven.server.errors import Refused
 from scriven.server.limits import LIMITS, Limits
+from scriven.server.responses import Refused
 
 HERE = ("localhost", "127.0.0.1", "[::1]")  # names of this machine that no name server decides
 EVERY_ADDRESS = ("0.0.0.0", "::")

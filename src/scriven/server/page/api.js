@@ -120,7 +120,7 @@ export async function counting(model) {
   return { unit: info.unit, edge: info.separator ?? "", returns: read.tokens[0] < info.vocab_size };
 }
 
-/** What happened in a run so far, and then what happens, as it does; see `scriven.server.watch`. */
+/** What happened in a run so far, and then what happens, as it does; see `scriven.server.run_monitor`. */
 export async function* story(run, signal) {
   yield* eventsOf(await call(`runs/${encodeURIComponent(run)}/events`, { signal }));
 }

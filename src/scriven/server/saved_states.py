@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from scriven.inference.predictor import Context
-from scriven.server.errors import Refused
 from scriven.server.limits import Limits
+from scriven.server.responses import Refused
 
 
 class Saved(NamedTuple):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,15 +26,37 @@ from starlette.types import Receive, Scope, Send
 
 from scriven.inference.predictor import Context
 from scriven.inference.sampling import Ids
-from scriven.server.answers import apart
-from scriven.server.engine import Engine, Job, News, Ticket
-from scriven.server.errors import Refused, full, late, mistake, too_large
-from scriven.server.histogram import Histogram
+from scriven.server.engine import Engine
+from scriven.server.jobs import Job, News, Ticket
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.requests import AnyBody, parsed
-from scriven.server.states import States
+from scriven.server.responses import Refused, apart, full, late, mistake, too_large
+from scriven.server.saved_states import States
 from scriven.session import Model
 from scriven.vocabulary import Vocabulary
+
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)  # seconds
+
+
+class Histogram:
+    """Durations in seconds, counted apart by a label."""
+
+    def __init__(self) -> None:
+        """Of nothing yet."""
+        self._counts: dict[str, list[int]] = {}
+        self._sums: dict[str, float] = {}
+
+    def add(self, label: str, seconds: float) -> None:
+        """Count one more."""
+        counts = self._counts.setdefault(label, [0] * (len(BOUNDS) + 1))
+        counts[bisect_left(BOUNDS, seconds)] += 1
+        self._sums[label] = self._sums.get(label, 0.0) + seconds
+
+    def __iter__(self) -> Iterator[tuple[str, list[tuple[float, int]], float]]:
+        """Yields each label, its counts of durations up to each bound (the last one is infinite), and their sum."""
+        for label, counts in self._counts.items():
+            yield label, list(zip((*BOUNDS, math.inf), accumulate(counts), strict=True)), self._sums[label]
+
 
 Result = TypeVar("Result")
 

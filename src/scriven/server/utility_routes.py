@@ -9,12 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.inference.sampling import Ids
-from scriven.server.answers import answer, apart, long_answer
-from scriven.server.engine import Job
-from scriven.server.errors import Refused
-from scriven.server.logprobs import token_name
+from scriven.server.completions import token_name
+from scriven.server.jobs import Job
 from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
-from scriven.server.serving import Served, Work, beginning, body_of, known_ids, server_of, unless_gone
+from scriven.server.responses import Refused, answer, apart, long_answer
+from scriven.server.shared import Served, Work, beginning, body_of, known_ids, server_of, unless_gone
 from scriven.session import Model
 
 BEGINNING = "\uffff"  # what the id is called that begins a text: no character, by Unicode's word

@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from scriven.server.errors import Refused
 from scriven.server.limits import Limits
+from scriven.server.responses import Refused
 from scriven.server.security import HEADERS
 
 SWITCH_SECONDS = 0.0005  # after which a thread gives up the interpreter's lock to another: 5 ms by default, of each one
