@@ -116,7 +116,7 @@ def plain_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in this process save when they evaluate, however long they take; a test of the clock sets its own."""
-    monkeypatch.setattr("scriven.training.save_clock.SaveClock.is_due", lambda _: False)
+    monkeypatch.setattr("scriven.training.budget.SaveClock.is_due", lambda _: False)
 
 
 @pytest.fixture(autouse=True)

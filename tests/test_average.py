@@ -2,7 +2,7 @@
 
 import torch
 
-from scriven.training.average import Average
+from scriven.training.optimizer import Average
 
 
 def test_the_mean_begins_when_no_loss_was_better_for_a_while() -> None:

@@ -26,8 +26,8 @@ from scriven.distributed.collectives import Workers
 from scriven.events import Stepped
 from scriven.model import CharLM
 from scriven.settings import Settings, consistent, merged, validated
+from scriven.training.budget import Plan
 from scriven.training.loop import Trainer
-from scriven.training.plan import Plan
 
 STEPS = 5
 WORDS = "the quick brown fox jumps over the lazy dog and runs away from all the hounds of the old king. "

@@ -16,9 +16,9 @@ from scriven.kernels import native_library
 from scriven.model.device import torch_threads
 from scriven.settings import merged, validated
 from scriven.training import start
-from scriven.training.initial import initial_model
 from scriven.training.request import Request
 from scriven.training.verify import given_cores
+from scriven.training.warm_start import initial_model
 from scriven.vocabulary import Vocabulary
 
 TESTS = Path(__file__).parent

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scriven.settings import Optimizer, Settings, merged, validated
-from scriven.training.fit import Facts, expected_seconds, fit, measure_speed
+from scriven.training.auto_settings import Facts, expected_seconds, fit, measure_speed
 
 
 def facts(characters: int = 1_000_000, cores: int = 2, speed: float = 80_000.0) -> Facts:

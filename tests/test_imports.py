@@ -27,10 +27,10 @@ MAP = """
     inference inference.sampling inference.detokenizer inference.chunks inference.predictor inference.surprisal
     inference.generation inference.lines inference.protocols
     distributed.interruptible distributed.worker_process distributed.collectives distributed.launch
-    training.plan training.losses training.kept training.request
+    training.budget training.optimizer training.gradients training.kept training.request
     distributed.rendezvous distributed
-    training training.optimizer training.save_clock training.outcome training.average training.corpus_check
-    training.evaluation training.initial training.fit training.gradients training.loop training.start training.verify
+    training training.outcome training.corpus_check training.evaluation training.warm_start training.auto_settings
+    training.loop training.start training.verify
     session
     report report.files report.plot report.terminal
     api

@@ -10,9 +10,9 @@ import pytest
 from scriven.events import Evaluated, Finished, Loss, Started
 from scriven.runs import open_run
 from scriven.settings import Choice, validated
-from scriven.training.losses import Losses
+from scriven.training.budget import Done
+from scriven.training.gradients import Losses
 from scriven.training.outcome import learning_words
-from scriven.training.plan import Done
 from scriven.training.request import Request
 from scriven.training.start import train
 from test_training import cut, evaluations, request, run

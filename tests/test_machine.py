@@ -14,7 +14,7 @@ from scriven.model.backends import Measurement
 from scriven.model.cells import in_bf16
 from scriven.model.device import torch_threads
 from scriven.settings import Cell
-from scriven.training.fit import REFERENCE_LENGTH
+from scriven.training.auto_settings import REFERENCE_LENGTH
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from scriven.settings import validated
-from scriven.training.plan import Done, Plan, Timetable, affordable, used_share
+from scriven.training.budget import Done, Plan, Timetable, affordable, used_share
 
 
 def planned(**budget: float) -> Plan:
@@ -12,7 +12,7 @@ def planned(**budget: float) -> Plan:
 
 def test_time_becomes_progress_and_leaves_what_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("scriven.training.plan.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("scriven.training.budget.time.monotonic", lambda: now[0])
     plan = planned(minutes=1)
     now[0] += 10  # making ready
     timetable = Timetable(plan, Done(), reserved=5)
@@ -25,7 +25,7 @@ def test_time_becomes_progress_and_leaves_what_is_reserved(monkeypatch: pytest.M
 
 def test_a_resumed_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("scriven.training.plan.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("scriven.training.budget.time.monotonic", lambda: now[0])
     timetable = Timetable(planned(minutes=1), Done(progress=0.4, seconds=24), reserved=6)
     assert timetable.progress_of(1) == pytest.approx(0.4)
     now[0] += 15
@@ -34,7 +34,7 @@ def test_a_resumed_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_slow_start_leaves_time_for_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("scriven.training.plan.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("scriven.training.budget.time.monotonic", lambda: now[0])
     plan = planned(minutes=1)
     now[0] += 59
     timetable = Timetable(plan, Done(), reserved=5)

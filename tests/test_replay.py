@@ -20,7 +20,7 @@ from scriven.report.files import FilesReport
 from scriven.runs import open_run
 from scriven.runs.journal import LOGS, METRICS_FILE, PROGRESS_FILE, WIDTH, ProgressLog, read_lines, read_story
 from scriven.settings import merged, validated
-from scriven.training.plan import Timetable
+from scriven.training.budget import Timetable
 from scriven.training.request import Request
 from scriven.training.start import train
 from test_divergence import spoilt

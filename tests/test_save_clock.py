@@ -12,8 +12,8 @@ from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.runs import Saver, open_run
 from scriven.runs.journal import read_story
+from scriven.training.budget import FIRST_SECONDS, SaveClock
 from scriven.training.request import Request
-from scriven.training.save_clock import FIRST_SECONDS, SaveClock
 from scriven.training.start import train
 from test_divergence import kinds, spoilt
 from test_recovery import run_of

@@ -14,7 +14,7 @@ from scriven.errors import DivergedError, InputError, UsageError
 from scriven.events import Evaluated, Event, Finished, Sampled, Saved, Started, Stepped
 from scriven.runs import open_run
 from scriven.settings import merged, validated
-from scriven.training.plan import Done, Plan, used_share
+from scriven.training.budget import Done, Plan, used_share
 from scriven.training.request import Request, _larger_budget
 from scriven.training.start import train
 

@@ -11,9 +11,8 @@ from scriven.model.device import available_cores
 from scriven.runs import open_run
 from scriven.settings import merged, validated
 from scriven.training import start
-from scriven.training.average import Average
 from scriven.training.loop import Trainer
-from scriven.training.optimizer import Optimizer
+from scriven.training.optimizer import Average, Optimizer
 from scriven.training.request import Request, request_of
 from scriven.training.start import train
 from scriven.training.verify import Trail, compared, verify_resume

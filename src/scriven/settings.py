@@ -1,7 +1,7 @@
 """Frozen, validated settings. One definition each: the same fields are flags, TOML keys and Python arguments.
 
 A field marked "fitted" has a value here only so that the class is complete: what the user does not set
-is chosen by `scriven.training.fit.fit` from the text, the budget and the measured speed of the machine.
+is chosen by `scriven.training.auto_settings.fit` from the text, the budget and the measured speed of the machine.
 """
 
 from __future__ import annotations

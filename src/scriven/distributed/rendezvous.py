@@ -19,7 +19,7 @@ from scriven.distributed.launch import Place, join, join_leader, start_workers, 
 from scriven.errors import InputError, Interrupted
 from scriven.kernels.native_library import LEVELS, VARIABLE, level
 from scriven.signals import StopFlag, leave_where_asked
-from scriven.training.plan import Plan
+from scriven.training.budget import Plan
 from scriven.training.request import text_hash
 
 Means = dict[str, str]

@@ -13,8 +13,8 @@ from scriven.runs import Checkpoint
 from scriven.runs.manifest import Best, Count, Measured, Told
 from scriven.runs.tensors import check_arrays
 from scriven.settings import explain
-from scriven.training.losses import Losses
-from scriven.training.plan import Done
+from scriven.training.budget import Done
+from scriven.training.gradients import Losses
 
 Amount = Annotated[float, Field(ge=0, le=1e15)]
 

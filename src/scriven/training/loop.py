@@ -29,19 +29,11 @@ from scriven.runs.manifest import Best
 from scriven.runs.tensors import finite
 from scriven.settings import reader_window
 from scriven.signals import Stopped
-from scriven.training.average import Average
-from scriven.training.corpus_check import CorpusCheck
-from scriven.training.evaluation import Examiner
-from scriven.training.gradients import Teacher, as_loss
-from scriven.training.initial import initial_model, pretrained
-from scriven.training.kept import kept, kept_states, named, not_gone_on_with
-from scriven.training.losses import Losses, decisive
-from scriven.training.optimizer import FlatWeights, Optimizer
-from scriven.training.outcome import divergence_words, kept_words, learning_words
-from scriven.training.plan import (
+from scriven.training.budget import (
     SAVING_SECONDS,
     Done,
     Plan,
+    SaveClock,
     Timetable,
     affordable,
     evaluations_due,
@@ -49,7 +41,13 @@ from scriven.training.plan import (
     progress_within,
     used_share,
 )
-from scriven.training.save_clock import SaveClock
+from scriven.training.corpus_check import CorpusCheck
+from scriven.training.evaluation import Examiner
+from scriven.training.gradients import Losses, Teacher, as_loss, decisive
+from scriven.training.kept import kept, kept_states, named, not_gone_on_with
+from scriven.training.optimizer import Average, FlatWeights, Optimizer
+from scriven.training.outcome import divergence_words, kept_words, learning_words
+from scriven.training.warm_start import initial_model, pretrained
 
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
 FINAL_SECONDS = 120.0  # with other budgets, the time of which that share may be used however short the training was

@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 
 from scriven.settings import Settings
-from scriven.training.losses import FEW_VALIDATED, Losses
+from scriven.training.budget import Done
+from scriven.training.gradients import FEW_VALIDATED, Losses
 from scriven.training.optimizer import LEARNING_RATES
-from scriven.training.plan import Done
 
 FEWEST_STEPS = 20  # after which a training loss says something of the learning rate
 WORSE_THAN_FIRST = 1.05  # times the first step's loss, which a training that learns never comes to

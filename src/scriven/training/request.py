@@ -17,8 +17,8 @@ from scriven.errors import InputError, UsageError
 from scriven.runs import Checkpoint, Run, open_run, run_corpus
 from scriven.runs.folder import SETTINGS_FILE, has_checkpoints
 from scriven.settings import BudgetSettings, Settings, consistent, merged, overlaid, validated
+from scriven.training.budget import Done, Plan, used_share
 from scriven.training.kept import kept
-from scriven.training.plan import Done, Plan, used_share
 
 RUNS = Path("runs")
 CHANGEABLE = {"budget", "monitor", "device", "precision", "workers", "threads", "evaluations"}

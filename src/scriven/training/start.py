@@ -35,7 +35,7 @@ from scriven.runs.journal import Story, read_fingerprints, read_story
 from scriven.runs.recovery import recover
 from scriven.settings import Settings, merged, possible, validated
 from scriven.signals import leave_where_asked
-from scriven.training.fit import (
+from scriven.training.auto_settings import (
     Facts,
     chunk_length,
     expected_seconds,
@@ -44,9 +44,8 @@ from scriven.training.fit import (
     measure_speed,
     reader_kind,
 )
-from scriven.training.initial import initial_model, new_symbols, pretrained
+from scriven.training.budget import Plan
 from scriven.training.loop import Trainer
-from scriven.training.plan import Plan
 from scriven.training.request import (
     Request,
     absolute,
@@ -59,6 +58,7 @@ from scriven.training.request import (
     resumed_run,
     text_hash,
 )
+from scriven.training.warm_start import initial_model, new_symbols, pretrained
 
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
 SYMBOLS_SHOWN = 20

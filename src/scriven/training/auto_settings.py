@@ -12,7 +12,7 @@ import torch
 from scriven.model import CharLM, computing
 from scriven.model.device import cpu_prepared
 from scriven.settings import Cell, ModelSettings, Settings, consistent, merged, validated
-from scriven.training.losses import FEW_VALIDATED, MANY_VALIDATED
+from scriven.training.gradients import FEW_VALIDATED, MANY_VALIDATED
 from scriven.training.optimizer import LEARNING_RATES
 
 REFERENCE = ModelSettings()  # the model whose speed is measured
