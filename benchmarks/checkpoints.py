@@ -20,7 +20,7 @@ from common import MB, arguments_parser, save, table
 
 from scriven.events import Saved, Stepped
 from scriven.runs import Saver
-from scriven.settings import validated
+from scriven.settings import validate
 from scriven.training.loop import Trainer
 from scriven.training.start import Request, train
 
@@ -65,7 +65,7 @@ def main() -> None:
         os.environ["SCRIVEN_CACHE"] = str(Path(place) / "cache")
         text = Path(place) / "text.txt"
         text.write_text(WORDS * 5000, encoding="utf-8")
-        for event in train(Request((str(text),), validated(settings), Path(place) / "run")):
+        for event in train(Request((str(text),), validate(settings), Path(place) / "run")):
             if isinstance(event, Stepped):
                 ends[event.step] = time.perf_counter()
             elif isinstance(event, Saved):

@@ -30,15 +30,15 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a fork has no other threads
 
 from common import arguments_parser
 
-from scriven.distributed.launch import LOCAL, TCPStore, launched
+from scriven.distributed.launch import LOCAL, TCPStore, torchrun_process
 from scriven.events import Loss
 from scriven.kernels import native_library
 from scriven.model.device import available_cores
-from scriven.settings import merged, validated
+from scriven.settings import merge_settings, validate
 from scriven.training import start
 from scriven.training.request import Request
 from scriven.training.start import work as led
-from scriven.training.verify import Trail, compared, follow, given_cores, last_arrays
+from scriven.training.verify import Trail, compare_trails, follow, last_arrays, use_cores
 
 # Torch imports it in the first backward pass, and it takes half a second, in every process that is forked.
 import_module("torch.fx.experimental.symbolic_shapes")
@@ -70,18 +70,18 @@ def ways(few: bool) -> dict[str, dict[str, Any]]:
         names = [("stream", "lstm", "muon", "bf16"), ("documents", "gru", "adamw", "fp32")]
         names += [("windows", "mingru", "muon", "fp32"), ("stream", "rnn", "adamw", "bf16")]
     found = {
-        " ".join(name): merged(
-            merged(SMALL, READERS[name[0]]),
+        " ".join(name): merge_settings(
+            merge_settings(SMALL, READERS[name[0]]),
             {"model": {"cell": name[1]}, "training": {"optimizer": name[2], "precision": name[3]}},
         )
         for name in names
     }
-    return found | {"long": merged(merged(SMALL, LONG), {"training": {"precision": "fp32"}})}
+    return found | {"long": merge_settings(merge_settings(SMALL, LONG), {"training": {"precision": "fp32"}})}
 
 
 def work(jobs: list[Job]) -> None:
     """Does the jobs as one of several workers, or alone; the first one writes what every job has left."""
-    place = launched()
+    place = torchrun_process()
     for job in jobs:
         if place and place.rank:
             led((job["text"],), place)
@@ -91,7 +91,7 @@ def work(jobs: list[Job]) -> None:
         settings = {"budget": {"steps": STEPS}} if resume else job["settings"]
         alone = {} if place else {"training": {"workers": 1}}
         texts = () if resume else (job["text"],)
-        request = Request(texts, validated(merged(settings, alone)), Path(job["output"]), resume)
+        request = Request(texts, validate(merge_settings(settings, alone)), Path(job["output"]), resume)
         follow(replace(request, until=job["until"]), trail)
         steps = {step: [mark, vars(loss), *more] for step, (mark, loss, *more) in trail.steps.items()}
         evaluations = [[*key, nats] for key, nats in trail.evaluations.items()]
@@ -134,7 +134,7 @@ def forked(jobs: list[Job], told: dict[str, Any], cores: int | None) -> int:
     os.environ |= {name: str(value) for name, value in told.items()}
     code = 1
     try:
-        with given_cores(cores or available_cores()):
+        with use_cores(cores or available_cores()):
             work(jobs)
         code = 0
     except BaseException:
@@ -200,7 +200,7 @@ def check(chosen: dict[str, dict[str, Any]], folder: Path, counts: tuple[int, ..
         found |= {f"saved by {n}": [f"saved by {n}.{n}", f"saved by {n}.{m}-resumed"] for n, m in ((1, 2), (2, 1))}
         for kind, parts in found.items():
             trail = told(*(folder / f"{way} {part}.json" for part in parts), output=folder / f"{way} {kind}")
-            differences = compared(expected, trail).differences
+            differences = compare_trails(expected, trail).differences
             wrong += len(differences)
             for difference in differences:
                 print(f"{way}, {kind}: {difference}")

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from scriven.kernels import recurrent
-from scriven.model import CharLM, computing
+from scriven.model import CharLM, autocast_context
 from scriven.model.cells import CELLS, RecurrentLayer
-from scriven.model.device import cpu_prepared
+from scriven.model.device import tune_cpu
 from scriven.settings import ModelSettings, TrainingSettings
 from scriven.training.optimizer import FlatWeights, Optimizer
 
@@ -64,7 +64,7 @@ def pass_seconds(forward: Callable[[], Tensor]) -> float:
     """One forward and backward pass."""
     clock = clock_of_threads()
     start = clock()
-    with computing(torch.device("cpu"), "bf16"):
+    with autocast_context(torch.device("cpu"), "bf16"):
         y = forward()
     y.backward(torch.ones_like(y))
     return clock() - start
@@ -90,7 +90,7 @@ def muons_share(shape: tuple[int, int, int], times: int) -> dict[str, float]:
     optimizer.muon.step = timed  # type: ignore[assignment, method-assign]
     for _ in range(times + 2):
         start = clock()
-        with computing(torch.device("cpu"), "bf16"):
+        with autocast_context(torch.device("cpu"), "bf16"):
             losses = model.losses(model.read(ids[:-1])[1], ids[1:])
         losses.backward(torch.ones_like(losses))
         optimizer.step(weights.take_gradients(), losses.numel(), 0.5)
@@ -112,7 +112,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not recurrent.usable():
         parser.exit(1, "there is no native code for this processor; scriven info --machine says why\n")
-    with cpu_prepared(arguments.threads):
+    with tune_cpu(arguments.threads):
         results = [
             {"cell": cell, "H": shape[0], "N": shape[1], "T": shape[2], **measured(cell, shape, arguments.times)}
             for cell in arguments.cells

@@ -38,7 +38,7 @@ from scriven.runs import open_run
 from scriven.runs.folder import has_checkpoints
 from scriven.runs.journal import METRICS_FILE, read_lines
 from scriven.runs.recovery import recover
-from scriven.settings import validated
+from scriven.settings import validate
 from scriven.training import start
 from scriven.training.start import Request, train
 
@@ -85,7 +85,7 @@ def forked(folder: Path, arguments: Namespace, last_step: int = 0) -> tuple[int,
     try:
         resume = "last" if has_checkpoints(folder / "run") else None
         asked = {} if resume else settings(arguments)
-        request = Request((str(folder / "text.txt"),), validated(asked), folder / "run", resume)
+        request = Request((str(folder / "text.txt"),), validate(asked), folder / "run", resume)
         steps = [0]
         for event in consume(train(request, lambda: signal.SIGTERM * (0 < last_step <= steps[0])), [FilesReport()]):
             if isinstance(event, Stepped):

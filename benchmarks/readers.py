@@ -100,10 +100,10 @@ def measure(corpus: Any, kind: str, batch: int, length: int, arguments: argparse
 
 def waited(corpus: Any, settings: Any, arguments: argparse.Namespace) -> tuple[float, float]:
     """The share of a step's time that training waits for its batch, and the seconds of a step."""
-    from scriven.batches import prefetched
+    from scriven.batches import prefetch
 
     step = training_step(corpus.vocabulary.size, arguments.width)
-    batches = prefetched(corpus.training, corpus.vocabulary, settings, 0, range(settings.batch))
+    batches = prefetch(corpus.training, corpus.vocabulary, settings, 0, range(settings.batch))
     waiting = 0.0
     with contextlib.closing(batches):
         for number in range(common.WARMUP_STEPS + arguments.steps):

@@ -20,7 +20,7 @@ from scriven.kernels import native_library
 from scriven.report import plot
 from scriven.runs.folder import PLOT_FILE
 from scriven.runs.journal import METRICS_FILE
-from scriven.safe_files import own, replace_file
+from scriven.safe_files import ensure_regular, replace_file
 
 # A shell gives programs that it starts in the background an interrupt that is ignored; those that tests interrupt obey.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -107,8 +107,8 @@ def plain_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a training's losses, no picture is drawn in this process, which takes longer than the training."""
 
     def draw(run: Path) -> None:
-        plot.Course.read(run / METRICS_FILE)
-        replace_file(own(run / PLOT_FILE), b"\x89PNG")
+        plot.LossCurve.read(run / METRICS_FILE)
+        replace_file(ensure_regular(run / PLOT_FILE), b"\x89PNG")
 
     monkeypatch.setattr(plot, "draw", draw)
 

@@ -30,7 +30,7 @@ from typing import Any
 
 import pytest
 
-from scriven.model.device import cpu_prepared
+from scriven.model.device import tune_cpu
 
 PYTHON = [sys.executable, "-X", "forked"]  # then `-c CODE`, or a script; an interpreter takes any -X
 MODULES = ("scriven", "torch.distributed.run")  # started so with `python -m` alone
@@ -96,7 +96,7 @@ def take_one_core(patch: pytest.MonkeyPatch) -> None:
     Their number changes no bit, as test_exact.py shows.
     """
     patch.setattr("scriven.training.start.measure_speed", lambda *_: 1e5)
-    patch.setattr("scriven.training.start.cpu_prepared", lambda threads, native: cpu_prepared(threads, 1))
+    patch.setattr("scriven.training.start.tune_cpu", lambda threads, native: tune_cpu(threads, 1))
 
 
 def _program(words: list[str]) -> dict[str, Any] | None:

@@ -21,29 +21,29 @@ from typing import Any
 
 from hostile import good_run
 from scriven import strict_json
-from scriven.cli.common import unescaped
+from scriven.cli.common import unescape
 from scriven.corpus.build import build, build_part, merge
-from scriven.corpus.decoding import Tally
-from scriven.corpus.documents import cut
+from scriven.corpus.decoding import ReadCounts
+from scriven.corpus.documents import split_documents
 from scriven.corpus.inputs import read_alphabet
 from scriven.corpus.parts import Parts
-from scriven.corpus.sources import Source, find
+from scriven.corpus.sources import TextSource, find
 from scriven.corpus.store import Corpus
 from scriven.errors import ScrivenError
 from scriven.model import pretrained
 from scriven.runs import Checkpoint, Run, open_run
-from scriven.runs.journal import read_fingerprints, read_story
-from scriven.runs.tensors import decoded, finite, read_checked
+from scriven.runs.journal import read_fingerprints, read_replay_log
+from scriven.runs.tensors import decode, finite, read_checked
 from scriven.server import requests, run_monitor
-from scriven.server.responses import Refused
-from scriven.settings import CorpusSettings, validated
+from scriven.server.responses import ApiError
+from scriven.settings import CorpusSettings, validate
 from scriven.settings_toml import read_toml
-from scriven.training.kept import kept
+from scriven.training.kept import load_state
 from scriven.vocabulary import Vocabulary
 
 Target = Callable[[bytes, Path], None]
 TARGETS: dict[str, Target] = {}
-REFUSALS = (ScrivenError, Refused)
+REFUSALS = (ScrivenError, ApiError)
 WHOLE = 1 << 20  # bytes read at once, of an input that has fewer
 
 
@@ -104,9 +104,9 @@ def settings(data: bytes, folder: Path) -> None:
     run = run_with(folder, settings_toml=data)
     opened = attempted(lambda: open_run(run))
     if isinstance(opened, Run):
-        attempted(opened.expected)
+        attempted(opened.expected_contents)
         assert isinstance(opened.corpus_path, Path | str)
-    attempted(lambda: validated(read_toml(run / "settings.toml")))
+    attempted(lambda: validate(read_toml(run / "settings.toml")))
 
 
 @target
@@ -124,7 +124,7 @@ def manifest(data: bytes, folder: Path) -> None:
     run = run_with(folder, **{MANIFEST: data})
     checkpoint = Checkpoint(run / MANIFEST.rpartition("/")[0], open_run(run).seals)
     if not refused(attempted(lambda: checkpoint.manifest)):
-        attempted(lambda: kept(checkpoint))
+        attempted(lambda: load_state(checkpoint))
         attempted(checkpoint.weights)
         assert checkpoint.step == 3
 
@@ -147,7 +147,7 @@ def weights(data: bytes, folder: Path) -> None:
     path.write_bytes(rest)
     read = attempted(lambda: read_checked(path))
     if isinstance(read, bytes):
-        arrays = attempted(lambda: decoded(path, read))
+        arrays = attempted(lambda: decode(path, read))
         if isinstance(arrays, dict):
             [finite(values) for values in arrays.values()]
 
@@ -157,10 +157,10 @@ def logs(data: bytes, folder: Path) -> None:
     """metrics.jsonl and samples.jsonl, as the server tells of them and as a replay reads them."""
     progress = b"".join(f"{step / 8:<23}\n".encode() for step in range(8))
     run = run_with(folder, metrics_jsonl=data, samples_jsonl=data, progress_jsonl=progress)
-    told = attempted(run_monitor.Story(run).news)
+    told = attempted(run_monitor.RunHistory(run).news)
     if not refused(told):
         strict_json.write(told)
-    attempted(lambda: read_story(run))
+    attempted(lambda: read_replay_log(run))
     attempted(lambda: read_fingerprints(run))
 
 
@@ -168,7 +168,7 @@ def logs(data: bytes, folder: Path) -> None:
 def progress(data: bytes, folder: Path) -> None:
     metrics = b'{"event": "started", "step": 0}\n{"event": "saved", "step": 1}\n'
     run = run_with(folder, progress_jsonl=data, metrics_jsonl=metrics)
-    found = attempted(lambda: read_story(run))
+    found = attempted(lambda: read_replay_log(run))
     if not refused(found):
         assert all(0 <= found.progress_of(step) <= 1 for step in range(1, found.steps + 1))
 
@@ -278,24 +278,24 @@ def text_settings(encoding: int, invalid: int, documents: int, prepared: int) ->
     return CorpusSettings.model_validate(values)
 
 
-def source_of(folder: Path, name: str, data: bytes) -> Source:
+def source_of(folder: Path, name: str, data: bytes) -> TextSource:
     path = folder / name
     path.write_bytes(data)
     (source,) = find([str(path)]).sources
     return source
 
 
-def all_text(source: Source, chosen_settings: CorpusSettings, size: int) -> tuple[str, list[int], int, int]:
+def all_text(source: TextSource, chosen_settings: CorpusSettings, size: int) -> tuple[str, list[int], int, int]:
     """The text of a source, read in pieces of this many bytes, where documents end in it, and what was counted."""
-    tally, text, ends, length = Tally(), list[str](), list[int](), 0
-    for piece, places in cut([source], chosen_settings, tally, size):
+    tally, text, ends, length = ReadCounts(), list[str](), list[int](), 0
+    for piece, places in split_documents([source], chosen_settings, tally, size):
         ends += (places + length).tolist()
         text.append(piece)
         length += len(piece)
     return "".join(text), ends, tally.invalid, tally.bad_rows
 
 
-def read_alike(source: Source, chosen_settings: CorpusSettings, size: int) -> Any:
+def read_alike(source: TextSource, chosen_settings: CorpusSettings, size: int) -> Any:
     """What is read of a source, which must be the same in pieces of any size."""
     whole = attempted(lambda: all_text(source, chosen_settings, WHOLE))
     pieces = attempted(lambda: all_text(source, chosen_settings, size))
@@ -470,8 +470,8 @@ BODIES = (
 def request_body(data: bytes, folder: Path) -> None:
     (kind,), rest = chosen(data, len(BODIES))
     try:
-        requests.parsed(BODIES[kind], rest)
-    except Refused as error:
+        requests.parse_body(BODIES[kind], rest)
+    except ApiError as error:
         assert str(error)
         strict_json.write(str(error))
 
@@ -480,8 +480,8 @@ def request_body(data: bytes, folder: Path) -> None:
 def escapes(data: bytes, folder: Path) -> None:
     """The escapes in the value of a flag."""
     text = data.decode("utf-8", "surrogateescape")
-    attempted(lambda: unescaped("--stop", text))
-    assert unescaped("--stop", text.replace("\\", "\\\\")) == text
+    attempted(lambda: unescape("--stop", text))
+    assert unescape("--stop", text.replace("\\", "\\\\")) == text
 
 
 # --- inputs that are made

@@ -16,7 +16,7 @@ from scriven.runs import create_run
 from scriven.server.app import OPEN, STREAMED, make_app
 from scriven.server.security import Guard, policy
 from scriven.session import load
-from scriven.settings import validated
+from scriven.settings import validate
 from scriven.vocabulary import Vocabulary
 
 LETTERS = "\n abcdefghijklmnopqrstuvwxyz.😀"
@@ -27,7 +27,7 @@ def make_run(
     path: Path, *, seed: int = 1, documents: str = "none", unit: str = "character", letters: str = LETTERS
 ) -> Path:
     """The folder of a run that, as its files tell, trained to step 100."""
-    settings = validated({"model": {"width": 8, "layers": 1}, "corpus": {"documents": documents, "unit": unit}})
+    settings = validate({"model": {"width": 8, "layers": 1}, "corpus": {"documents": documents, "unit": unit}})
     path.parent.mkdir(parents=True, exist_ok=True)
     text = path.with_suffix(".txt")
     text.write_text(TEXT, "utf-8")

@@ -84,9 +84,9 @@ class Recorder:
     def __init__(self, folder: Path) -> None:
         self.folder, self.changes, self.folders = folder, list[Change](), set[int]()
         self._numbers: dict[int, int] = {}  # of the system's inodes
-        self._count, self._seen, self._one_at_a_time = ROOT, Disk(), threading.Lock()
+        self._count, self._read_window, self._one_at_a_time = ROOT, Disk(), threading.Lock()
         self._notice()
-        self.begin, self.changes = self._seen.copy(), []
+        self.begin, self.changes = self._read_window.copy(), []
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -117,18 +117,18 @@ class Recorder:
         now = Disk()
         self._look(self.folder, ROOT, now)
         for number, data in now.files.items():
-            before = self._seen.files.get(number, b"")
+            before = self._read_window.files.get(number, b"")
             if data != before:
                 grown = data.startswith(before)
                 at = len(before) if grown else 0
                 self.changes.append(Change(number, at=at, data=data[at:], emptied=not grown))
         for number, names in now.folders.items():
-            before_names = self._seen.folders.get(number, {})
+            before_names = self._read_window.folders.get(number, {})
             gone = [(name, None) for name in before_names if name not in names]
             come = [(name, of) for name, of in names.items() if before_names.get(name) != of]
             if gone or come:  # a rename within a folder is one change of it
                 self.changes.append(Change(number, names=(*gone, *come)))
-        self._seen = now
+        self._read_window = now
 
     def _look(self, path: Path, number: int, now: Disk) -> None:
         self._numbers[path.stat().st_ino] = number
@@ -137,7 +137,9 @@ class Recorder:
         for each in sorted(path.iterdir()):
             inode, folder = each.lstat().st_ino, each.is_dir()
             of = self._numbers.get(inode)
-            if of is None or of not in (self._seen.folders if folder else self._seen.files):  # or of what was removed
+            if of is None or of not in (
+                self._read_window.folders if folder else self._read_window.files
+            ):  # or of what was removed
                 self._count += 1
                 of = self._numbers[inode] = self._count
             now.folders[number][each.name] = of

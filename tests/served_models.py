@@ -6,7 +6,7 @@ from scriven.server.app import STREAMED, make_app
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.security import Guard, policy
 from scriven.session import Model
-from scriven.settings import Settings, validated
+from scriven.settings import Settings, validate
 from scriven.vocabulary import Vocabulary
 from small_model import favour, predictor_of
 
@@ -15,13 +15,13 @@ LETTERS = "\n abcde,.ß"
 
 def text_model() -> Model:
     """A model of a text."""
-    settings: Settings = validated({"model": {"width": 8}})
+    settings: Settings = validate({"model": {"width": 8}})
     return Model(predictor_of(Vocabulary.of(LETTERS)), settings, step=3)
 
 
 def names_model() -> Model:
     """A model of documents, which end soon."""
-    settings: Settings = validated({"model": {"width": 8}, "corpus": {"documents": "lines"}})
+    settings: Settings = validate({"model": {"width": 8}, "corpus": {"documents": "lines"}})
     predictor = predictor_of(Vocabulary.of("abc", "\n"))
     favour(predictor, predictor.vocabulary.boundary, 0.5)
     return Model(predictor, settings, step=3)

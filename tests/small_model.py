@@ -11,7 +11,7 @@ import torch
 
 from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import Ids
-from scriven.inference.surprisal import Tally
+from scriven.inference.surprisal import SurprisalSum
 from scriven.model import CharLM
 from scriven.settings import ModelSettings
 from scriven.vocabulary import Vocabulary
@@ -80,12 +80,12 @@ class Shelf:
         return firsts, self.ends[numbers] - firsts
 
 
-def assert_same(left: Tally, right: Tally) -> None:
+def assert_same(left: SurprisalSum, right: SurprisalSum) -> None:
     """Equal as far as products of matrices of several shapes are."""
     assert left.loss.nats == pytest.approx(right.loss.nats, rel=1e-5)
     assert left.loss.end_nats == pytest.approx(right.loss.end_nats, rel=1e-5)
     assert _counts(left) == _counts(right)
 
 
-def _counts(total: Tally) -> tuple[int, ...]:
+def _counts(total: SurprisalSum) -> tuple[int, ...]:
     return total.loss.characters, total.loss.bytes, total.loss.ends, total.unseen

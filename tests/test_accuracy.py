@@ -18,7 +18,7 @@ from scriven.inference.predictor import Predictor
 from scriven.report import as_dict
 from scriven.report.terminal import means
 from scriven.runs import open_run
-from scriven.settings import validated
+from scriven.settings import validate
 from scriven.training.request import Request
 from scriven.training.start import train
 from small_model import DOCUMENTS, TEXT, Shelf, predictor
@@ -91,7 +91,7 @@ def test_means_tell_what_is_right_where_it_was_counted() -> None:
 def test_evaluations_count_what_is_right_and_keep_it(book: Path, tmp_path: Path, command: Command) -> None:
     settings = {"model": {"width": 16, "layers": 1}, "budget": {"steps": 20}, "monitor": {"sample_length": 1}}
     grouped = {"training": {"workers": 1, "groups": 2, "precision": "fp32"}}
-    events = list(train(Request((str(book),), validated(settings | grouped), tmp_path / "run")))
+    events = list(train(Request((str(book),), validate(settings | grouped), tmp_path / "run")))
     losses = [event.loss for event in events if isinstance(event, Evaluated)]
     assert all(0 < loss.right < loss.judged == loss.characters for loss in losses)
     run = open_run(tmp_path / "run")

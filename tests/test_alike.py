@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from scriven.distributed.rendezvous import MEANS_BYTES, difference, own_means
+from scriven.distributed.rendezvous import MEANS_BYTES, describe_difference, environment
 
 
 def workers(*changes: dict[str, Any]) -> list[dict[str, str]]:
@@ -13,8 +13,8 @@ def workers(*changes: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def test_those_of_one_kind_may_work_together_wherever_they_are() -> None:
-    assert difference(workers({}, {}, {})) == ""
-    assert difference([own_means(), own_means() | {"host": "elsewhere"}]) == ""
+    assert describe_difference(workers({}, {}, {})) == ""
+    assert describe_difference([environment(), environment() | {"host": "elsewhere"}]) == ""
 
 
 @pytest.mark.parametrize(
@@ -27,18 +27,18 @@ def test_those_of_one_kind_may_work_together_wherever_they_are() -> None:
     ],
 )
 def test_what_differs_is_named_and_where_and_the_way_out(change: dict[str, str], told: str) -> None:
-    said = difference(workers({}, change, {}))
+    said = describe_difference(workers({}, change, {}))
     assert told in said
     assert "worker 0 on node0 has" in said
     assert "worker 2" not in said
 
 
 def test_of_many_only_some_are_named() -> None:
-    said = difference(workers({}, *[{"kernels": "avx512"}] * 9))
+    said = describe_difference(workers({}, *[{"kernels": "avx512"}] * 9))
     assert "worker 3 on node3 has kernels avx512 and 6 more; set" in said
     assert "worker 4" not in said
 
 
 def test_a_long_name_leaves_room_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "n" * 1000)
-    assert len(str(own_means())) < MEANS_BYTES
+    assert len(str(environment())) < MEANS_BYTES

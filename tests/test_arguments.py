@@ -17,7 +17,7 @@ from scriven.arguments import check_path, in_python
 from scriven.model import CharLM
 from scriven.runs import create_run
 from scriven.session import Model
-from scriven.settings import validated
+from scriven.settings import validate
 from scriven.vocabulary import Vocabulary
 
 FLAG = re.compile(r"(?<![\w-])--?[a-z]")
@@ -26,7 +26,7 @@ FLAG = re.compile(r"(?<![\w-])--?[a-z]")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("runs") / "book"
-    settings, vocabulary = validated({"model": {"width": 8, "layers": 1}}), Vocabulary.of("\n abc")
+    settings, vocabulary = validate({"model": {"width": 8, "layers": 1}}), Vocabulary.of("\n abc")
     made = create_run(folder, settings, vocabulary, {"texts": [], "corpus": ""})
     made.save(CharLM(settings.model, vocabulary.size).state_dict(), {}, {"step": 1, "validation": {}}, best=1)
     return scriven.load(folder)

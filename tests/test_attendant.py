@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from scriven.distributed.interruptible import Attendant
+from scriven.distributed.interruptible import InterruptibleCaller
 
 
 def nothing() -> None:
@@ -12,7 +12,7 @@ def nothing() -> None:
 
 
 def test_it_gives_what_the_task_gives_and_raises_what_it_raises() -> None:
-    attendant = Attendant()
+    attendant = InterruptibleCaller()
     assert attendant.wait_for(lambda: (threading.current_thread().name, 3), nothing) == ("scriven-attendant", 3)
     with pytest.raises(ZeroDivisionError):
         attendant.wait_for(lambda: 1 // 0, nothing)
@@ -21,7 +21,7 @@ def test_it_gives_what_the_task_gives_and_raises_what_it_raises() -> None:
 
 
 def test_who_waits_may_leave() -> None:
-    attendant, ended = Attendant(), threading.Event()
+    attendant, ended = InterruptibleCaller(), threading.Event()
 
     def look() -> None:
         raise KeyboardInterrupt
@@ -35,5 +35,5 @@ def test_who_waits_may_leave() -> None:
 
 def test_one_that_was_never_needed_has_no_thread() -> None:
     before = threading.active_count()
-    Attendant().close()
+    InterruptibleCaller().close()
     assert threading.active_count() == before

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fake_text import VOCABULARY, Text, next_batch, some_batches
 from scriven import batches
-from scriven.batches import epoch_predictions, epoch_reads, prefetched
+from scriven.batches import epoch_predictions, epoch_reads, prefetch
 from scriven.errors import InputError
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Vocabulary
@@ -65,7 +65,7 @@ def test_some_chunks_begin_with_an_empty_memory_whoever_reads_them() -> None:
 @pytest.mark.parametrize("kind", ["stream", "windows"])
 def test_what_is_prefetched_is_what_would_be_read(kind: str) -> None:
     text, reader = Text(90), ReaderSettings.model_validate({"kind": kind, "batch": 2, "length": 7})
-    made = prefetched(text, VOCABULARY, reader, 5, range(2))  # type: ignore[arg-type]
+    made = prefetch(text, VOCABULARY, reader, 5, range(2))  # type: ignore[arg-type]
     for cursor in range(5, 12):
         batch, after = next(made)
         expected, _ = next_batch(text, reader, cursor)
@@ -75,7 +75,7 @@ def test_what_is_prefetched_is_what_would_be_read(kind: str) -> None:
 
 
 def test_errors_of_the_thread_are_raised_where_the_batch_is_asked_for() -> None:
-    made = prefetched(Text(1), VOCABULARY, ReaderSettings(batch=1), 0, range(1))  # type: ignore[arg-type]
+    made = prefetch(Text(1), VOCABULARY, ReaderSettings(batch=1), 0, range(1))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="2 at least"):
         next(made)
 

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fake_text import BOUNDED, Text, next_batch
-from scriven.batches import Batch, Cursor, epoch_predictions, epoch_reads, prefetched
-from scriven.batches.documents import documents_at
+from scriven.batches import Batch, Cursor, epoch_predictions, epoch_reads, prefetch
+from scriven.batches.documents import locate_documents
 from scriven.errors import InputError
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Ids
@@ -178,7 +178,7 @@ def test_whole_documents_fit_a_chunk_of_the_longest_without_packing() -> None:
 
 
 def order(text: Text, settings: ReaderSettings, first: int, count: int) -> Ids:
-    return documents_at(text, settings, first, count)  # type: ignore[arg-type]
+    return locate_documents(text, settings, first, count)  # type: ignore[arg-type]
 
 
 @given(count=st.integers(1, 400), batch=st.integers(1, 4), first=st.integers(0, 1000), seed=st.integers(0, 2**63 - 1))
@@ -210,7 +210,7 @@ def test_every_step_sees_the_same_mixture_of_lengths(pack: bool) -> None:
 
 def test_what_is_prefetched_is_what_would_be_read() -> None:
     text, settings = Text(documents=[3, 20, 1, 7, 7]), reader(batch=2, length=4)
-    made = prefetched(text, BOUNDED, settings, 0, range(2))  # type: ignore[arg-type]
+    made = prefetch(text, BOUNDED, settings, 0, range(2))  # type: ignore[arg-type]
     for (batch, cursor), (expected, after) in zip(islice(made, 20), steps(text, settings), strict=False):
         assert np.array_equal(batch.ids, expected.ids)
         assert cursor == after

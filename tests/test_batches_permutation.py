@@ -4,12 +4,12 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scriven.counter_rng import permuted, seeds
+from scriven.counter_rng import permute, seeds
 from scriven.vocabulary import Ids
 
 
 def shuffled(size: int, seed: int, number: int = 0) -> Ids:
-    return permuted(np.arange(size), size, seeds(seed, np.array([number])))
+    return permute(np.arange(size), size, seeds(seed, np.array([number])))
 
 
 @given(size=st.integers(0, 3000), seed=st.integers(0, 2**63 - 1), number=st.integers(0, 2**40))
@@ -23,14 +23,14 @@ def test_every_number_comes_once(size: int, seed: int, number: int) -> None:
 
 @given(places=st.lists(st.integers(0, 10**15 - 1), max_size=20), seed=st.integers(0, 2**63 - 1))
 def test_huge_ranges_are_permuted_as_well(places: list[int], seed: int) -> None:
-    found = permuted(np.array(places, np.int64), 10**15, seeds(seed, np.array([1])))
+    found = permute(np.array(places, np.int64), 10**15, seeds(seed, np.array([1])))
     assert ((found >= 0) & (found < 10**15)).all()
     assert len(set(found.tolist())) == len(set(places))
 
 
 def test_places_of_several_ranges_are_each_in_their_own() -> None:
     numbers = np.array([0, 1, 0, 2])
-    together = permuted(np.array([3, 3, 4, 5]), 10, seeds(7, numbers))
+    together = permute(np.array([3, 3, 4, 5]), 10, seeds(7, numbers))
     assert together.tolist() == [shuffled(10, 7, n)[p] for n, p in zip(numbers.tolist(), [3, 3, 4, 5], strict=True)]
 
 
@@ -43,7 +43,7 @@ def test_all_places_are_about_equally_likely() -> None:
     count, size = 5_000, 100
     keys = seeds(7, np.arange(count))
     for place in (0, 1, 50, 99):
-        found = np.bincount(permuted(np.full(count, place), size, keys), minlength=size)
+        found = np.bincount(permute(np.full(count, place), size, keys), minlength=size)
         # Chi-squared of 99 degrees of freedom is above 180 once in a million; the numbers are always the same.
         assert ((found - count / size) ** 2 / (count / size)).sum() < 180
 

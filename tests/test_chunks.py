@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scriven.corpus.documents import cut_text
+from scriven.corpus.documents import split_document_text
 from scriven.inference import chunks
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import Vocabulary
@@ -27,14 +27,14 @@ def test_blocks_hold_the_text_in_order(lengths: list[int], length: int, overlap:
 
 @given(lengths=LENGTHS, length=st.integers(1, 50))
 def test_gathered_chunks_are_long_enough(lengths: list[int], length: int) -> None:
-    made = list(chunks.gathered(cut(np.arange(40), lengths), length))
+    made = list(chunks.gather_chunks(cut(np.arange(40), lengths), length))
     assert np.concatenate(made).tolist() == list(range(40))
     assert all(len(chunk) >= length for chunk in made[:-1])
 
 
 @given(lengths=LENGTHS, length=st.integers(0, 50))
 def test_an_opened_text_is_still_whole(lengths: list[int], length: int) -> None:
-    head, text = chunks.opened(cut(np.arange(40), lengths), length)
+    head, text = chunks.open_chunks(cut(np.arange(40), lengths), length)
     assert head.tolist() == list(range(min(40, length)))
     assert np.concatenate(list(text)).tolist() == list(range(40))
 
@@ -63,7 +63,7 @@ def test_documents_of_a_corpus_end_with_the_boundary(chunk: int, at_once: int, m
 def test_text_that_is_read_has_boundaries_where_documents_end(unit: str, text: str, lengths: list[int]) -> None:
     vocabulary = Vocabulary.of_bytes("\n") if unit == "byte" else Vocabulary.of("ab", "\n")
     pieces = [text[: sum(lengths)], text[sum(lengths) :]]
-    read = chunks.read_chunks(vocabulary, cut_text(pieces, CorpusSettings(documents="lines")))
+    read = chunks.read_chunks(vocabulary, split_document_text(pieces, CorpusSettings(documents="lines")))
     ids = np.concatenate([np.empty(0, np.int64), *read])
     lines = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line]
     found = np.split(ids, np.flatnonzero(ids == vocabulary.boundary) + 1)[:-1]
@@ -72,5 +72,5 @@ def test_text_that_is_read_has_boundaries_where_documents_end(unit: str, text: s
 
 def test_text_without_documents_is_read_as_it_is() -> None:
     vocabulary = Vocabulary.of("ab\n")
-    read = chunks.read_chunks(vocabulary, cut_text(["ab\n", "b"], CorpusSettings()))
+    read = chunks.read_chunks(vocabulary, split_document_text(["ab\n", "b"], CorpusSettings()))
     assert np.concatenate(list(read)).tolist() == vocabulary.encode("ab\nb").tolist()

@@ -11,12 +11,12 @@ import pytest
 import scriven
 from conftest import Command
 from scriven.corpus.header import Shard
-from scriven.corpus.shard_cache import Shelf
-from scriven.corpus.staging import unfinished
+from scriven.corpus.shard_cache import ShardCache
+from scriven.corpus.staging import staging_folder
 from scriven.errors import InputError, ScrivenError, UsageError
 from scriven.report.plot import draw
 from scriven.runs import Run, checkpoints, create_run, writing
-from scriven.runs.claim import check_new_run, claimed
+from scriven.runs.claim import check_new_run, hold_claim
 from scriven.runs.folder import WRITTEN_FILES
 from scriven.settings import Settings
 from scriven.vocabulary import Vocabulary
@@ -34,7 +34,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 def refused(path: Path) -> str:
     before = contents(path)
-    with pytest.raises(InputError) as error, claimed(path):
+    with pytest.raises(InputError) as error, hold_claim(path):
         pass
     assert contents(path) == before
     return str(error.value)
@@ -78,11 +78,11 @@ def test_an_empty_folder_is_taken_and_so_is_what_a_run_left_that_saved_nothing(t
     run = tmp_path / "run"
     run.mkdir()
     for _ in range(2):
-        with claimed(run):
+        with hold_claim(run):
             made(run)
             (run / "metrics.jsonl").touch()
     (run / "my notes.txt").write_text("mine")
-    with claimed(run):
+    with hold_claim(run):
         pass
     (run / "checkpoints" / "step-00000001").mkdir()
     with pytest.raises(UsageError, match="holds a run already"):
@@ -105,7 +105,7 @@ def test_what_a_start_leaves_that_is_killed_is_a_run_of_ours(tmp_path: Path, sta
     ]
     for make in making[: stage + 1]:
         make()
-    with claimed(run):
+    with hold_claim(run):
         made(run)
 
 
@@ -173,7 +173,7 @@ def test_only_what_builders_named_themselves_is_swept(tmp_path: Path) -> None:
     for path in mine:
         path.touch()
         os.utime(path, (0, 0))
-    with unfinished(tmp_path):
+    with staging_folder(tmp_path):
         pass
     assert all(path.exists() for path in mine)
 
@@ -182,7 +182,7 @@ def test_a_cache_makes_room_by_what_it_fetched_alone(tmp_path: Path) -> None:
     """SCRIVEN_CACHE may name a folder in which a user keeps a folder `shards` too."""
     (tmp_path / "pixels.npy").write_bytes(bytes(1000))
     (tmp_path / ("a" * 64 + ".npy")).write_bytes(bytes(1000))
-    shelf = Shelf(tmp_path, 600)
+    shelf = ShardCache(tmp_path, 600)
     shelf._make_room(Shard(file="training-00000.npy", length=1, size=500, sha256="b" * 64))
     assert [path.name for path in tmp_path.glob("*.npy")] == ["pixels.npy"]
 

@@ -22,11 +22,11 @@ from torch.nn import functional
 from scriven import recipes
 from scriven.batches import next_batch
 from scriven.corpus import Corpus, build
-from scriven.distributed.collectives import Workers
+from scriven.distributed.collectives import ProcessGroup
 from scriven.events import Stepped
 from scriven.model import CharLM
-from scriven.settings import Settings, consistent, merged, validated
-from scriven.training.budget import Plan
+from scriven.settings import Settings, check_complete, merge_settings, validate
+from scriven.training.budget import WorkerJob
 from scriven.training.loop import Trainer
 
 STEPS = 5
@@ -197,8 +197,8 @@ class Scene:
             "training": {"precision": "fp32", "device": "cpu"},
             "monitor": {"every_epochs": 0.0, "every_steps": 0, "sample_length": 0, "prompts": [""]},
         }
-        values = merged(merged(recipes.values(recipe), small), over)
-        self.settings: Settings = consistent(validated(values))
+        values = merge_settings(merge_settings(recipes.values(recipe), small), over)
+        self.settings: Settings = check_complete(validate(values))
         file = folder / "text.txt"
         file.write_text(text, encoding="utf-8")
         self.path = build([str(file)], self.settings.corpus, folder / "corpus")
@@ -220,8 +220,8 @@ class Scene:
         for name, value in ours(begin).items():
             assert state[name].shape == value.shape, name
             state[name].copy_(value)
-        monkeypatch.setattr("scriven.training.loop.initial_model", lambda *_: (model, []))
-        trainer = Trainer(Plan(self.settings, str(self.path)), Workers(), None, lambda: 0)
+        monkeypatch.setattr("scriven.training.loop.warm_started_model", lambda *_: (model, []))
+        trainer = Trainer(WorkerJob(self.settings, str(self.path)), ProcessGroup(), None, lambda: 0)
         events = [event for event in trainer.events() if isinstance(event, Stepped)]
         assert len(events) == STEPS
         means = [each.loss.total_nats / (each.loss.characters + each.loss.ends) for each in events]
@@ -405,7 +405,7 @@ def test_char_rnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a_character = {"clip_value": 5.0 / 5, "epsilon": 1e-8 / 5}  # of the sum over chunks of 50, the recipe's are a 50th
     over = {"model": {"width": 9}, "reader": {"batch": 3, "length": 5}, "training": a_character}
     scene = Scene("char-rnn", WORDS[:90], over, tmp_path)  # six chunks
-    given = validated(recipes.values("char-rnn")).training
+    given = validate(recipes.values("char-rnn")).training
     assert (50 * given.clip_value, 50 * given.epsilon) == pytest.approx((5.0, 1e-8))
     size, width = scene.size, 9
     layers = {f"lstm{n}": torch_lstm(inputs, width, 0.08, forget=1.0) for n, inputs in enumerate((size, width))}

@@ -16,13 +16,13 @@ from cyclopts.argument import Argument
 
 from conftest import Command
 from scriven.cli import COMMANDS, make_app
-from scriven.cli.common import unescaped
+from scriven.cli.common import unescape
 from scriven.cli.mistakes import collection_of, join_values, takes_value
 from scriven.errors import UsageError
 from scriven.model import CharLM
 from scriven.runs import create_run
 from scriven.session import load
-from scriven.settings import validated
+from scriven.settings import validate
 from scriven.suggestions import close_names, close_paths, did_you_mean
 from scriven.vocabulary import Vocabulary
 
@@ -39,7 +39,7 @@ LIMITED = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("runs") / "book"
-    settings, vocabulary = validated({"model": {"width": 8, "layers": 1}}), Vocabulary.of("\n -abc")
+    settings, vocabulary = validate({"model": {"width": 8, "layers": 1}}), Vocabulary.of("\n -abc")
     made = create_run(folder, settings, vocabulary, {"texts": [], "corpus": ""})
     made.save(CharLM(settings.model, vocabulary.size).state_dict(), {}, {"step": 1, "validation": {}}, best=1)
     return str(folder)
@@ -156,13 +156,13 @@ def test_a_file_may_be_named_like_an_option(tmp_path: Path, monkeypatch: pytest.
     [(r"\n", "\n"), (r"a\tb\r", "a\tb\r"), (r"\\n", r"\n"), (r"\\\n", "\\\n"), ("a\nb-", "a\nb-"), ("", "")],
 )
 def test_escapes_stand_for_characters(written: str, meant: str) -> None:
-    assert unescaped("--stop", written) == meant
+    assert unescape("--stop", written) == meant
 
 
 @pytest.mark.parametrize("written", [r"\d", "\\", r"a\\\x", "\\\n"])
 def test_an_escape_that_stands_for_nothing(written: str) -> None:
     with pytest.raises(UsageError, match=r"^--stop "):
-        unescaped("--stop", written)
+        unescape("--stop", written)
 
 
 def test_texts_stop_at_what_an_escape_stands_for(run: str, command: Command) -> None:

@@ -23,7 +23,7 @@ from scriven.model import CharLM
 from scriven.model.cells import RecurrentLayer
 from scriven.runs import create_run, open_run
 from scriven.session import Model, load
-from scriven.settings import validated
+from scriven.settings import validate
 from scriven.vocabulary import Vocabulary
 
 LETTERS = "\n abcdefghijklmnopqrstuvwxyz."
@@ -34,7 +34,7 @@ TEXT = "a tiny text.\nits lines end\n\nexcept the last" * 30
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("runs")
     (folder / "text.txt").write_text(TEXT, "utf-8")
-    settings, vocabulary = validated({"model": {"width": 8, "layers": 1}}), Vocabulary.of(LETTERS)
+    settings, vocabulary = validate({"model": {"width": 8, "layers": 1}}), Vocabulary.of(LETTERS)
     corpus = build([str(folder / "text.txt")], settings.corpus, folder / "corpus")
     torch.manual_seed(1)
     weights = CharLM(settings.model, vocabulary.size).state_dict()
@@ -310,7 +310,7 @@ def test_evaluate_reads_as_the_model_was_trained_and_says_where_that_is_the_only
     """A model of windows with relu may overflow where its memory is carried on and on: no loss is then told."""
     opened = open_run(run)
     windows = {"kind": "windows", "length": 8, "loss": "last"}
-    settings = validated({"model": {"width": 8, "layers": 1, "cell": "rnn", "activation": "relu"}, "reader": windows})
+    settings = validate({"model": {"width": 8, "layers": 1, "cell": "rnn", "activation": "relu"}, "reader": windows})
     made = create_run(tmp_path / "relu", settings, opened.vocabulary, opened.origin)
     model = CharLM(settings.model, opened.vocabulary.size)
     for layer in model.layers:
@@ -343,7 +343,7 @@ NAMES = "anna\nbob\r\n\ncarol\ndan\neve\nfay\nab\nba\na\nb\nc\n"
 def document_run(folder: Path, corpus: dict[str, Any], text: str) -> str:
     """A run of documents with weights that end them often."""
     (folder / "text.txt").write_bytes(text.encode())
-    settings = validated({"model": {"width": 8, "layers": 1}, "corpus": corpus, "reader": {"kind": "documents"}})
+    settings = validate({"model": {"width": 8, "layers": 1}, "corpus": corpus, "reader": {"kind": "documents"}})
     made = Corpus.open(build([str(folder / "text.txt")], settings.corpus, folder / "corpus"))
     torch.manual_seed(1)
     weights = CharLM(settings.model, made.vocabulary.size).state_dict()
@@ -546,7 +546,7 @@ def test_another_checkpoint_can_be_used(
 def test_a_checkpoint_is_named_by_its_epoch(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opened = open_run(run)
     other = create_run(tmp_path / "run", opened.settings.model_copy(), opened.vocabulary, opened.origin)
-    other = replace(other, settings=validated({"monitor": {"keep": "all"}}))
+    other = replace(other, settings=validate({"monitor": {"keep": "all"}}))
     model = CharLM(opened.settings.model, opened.vocabulary.size)
     for step, epochs in ((10, 0.5), (20, 1 - 1e-12), (30, 1.5), (40, 17.001)):
         torch.nn.init.uniform_(model.head.weight, -step, step)  # type: ignore[union-attr]

@@ -19,7 +19,7 @@ from scriven.cli.common import Verbatim, show
 from scriven.corpus import build
 from scriven.model import CharLM
 from scriven.runs import create_run, open_run
-from scriven.settings import validated
+from scriven.settings import validate
 from scriven.vocabulary import Vocabulary
 
 SOURCE = Path(__file__).parents[1] / "src" / "scriven"
@@ -30,7 +30,7 @@ LETTERS = "\n abcdefgh"
 def make_run(folder: Path, corpus: Path, vocabulary: Vocabulary, *, overflows: bool = False) -> str:
     """A run of random weights; or of finite ones whose logits are infinite, whatever computes them."""
     torch.manual_seed(1)
-    settings = validated({"model": {"width": 8, "layers": 1}, "corpus": {"invalid": "bytes"}})
+    settings = validate({"model": {"width": 8, "layers": 1}, "corpus": {"invalid": "bytes"}})
     weights = CharLM(settings.model, vocabulary.size).state_dict()
     if overflows:
         weights["layers.0.rnn.bias_ih_l0"][:] = 50  # all hidden values are 0.76 or more
@@ -53,7 +53,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(text: Path) -> Path:
-    settings = validated({"corpus": {"invalid": "bytes"}}).corpus
+    settings = validate({"corpus": {"invalid": "bytes"}}).corpus
     return build([str(text)], settings, text.parent / "corpus")
 
 

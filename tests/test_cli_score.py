@@ -18,7 +18,7 @@ from scriven.inference.lines import lines
 from scriven.inference.surprisal import Scored
 from scriven.model import CharLM
 from scriven.runs import create_run
-from scriven.settings import validated
+from scriven.settings import validate
 from scriven.vocabulary import Vocabulary
 from small_model import predictor
 
@@ -28,7 +28,7 @@ ENDS = ["\n", "\r\n", "\r"]
 
 def make_run(folder: Path, corpus: dict[str, Any], vocabulary: Vocabulary) -> str:
     kind = {"reader": {"kind": "documents"}} if vocabulary.separator is not None else {}
-    settings = validated({"model": {"width": 8, "layers": 1}, "corpus": corpus, **kind})
+    settings = validate({"model": {"width": 8, "layers": 1}, "corpus": corpus, **kind})
     torch.manual_seed(1)
     run = create_run(folder, settings, vocabulary, {"texts": [], "corpus": ""})
     run.save(CharLM(settings.model, vocabulary.size).state_dict(), {}, {"step": 1, "validation": {}}, best=1)

@@ -12,13 +12,13 @@ from conftest import Command
 from scriven.model import CharLM
 from scriven.runs import create_run
 from scriven.session import load
-from scriven.settings import validated
+from scriven.settings import validate
 from scriven.vocabulary import Vocabulary
 
 
 def made(folder: Path, symbols: str, **corpus: object) -> str:
     """A run of random weights that knows these characters."""
-    settings, vocabulary = validated({"model": {"width": 8, "layers": 1}, "corpus": corpus}), Vocabulary.of(symbols)
+    settings, vocabulary = validate({"model": {"width": 8, "layers": 1}, "corpus": corpus}), Vocabulary.of(symbols)
     torch.manual_seed(1)
     weights = CharLM(settings.model, vocabulary.size).state_dict()
     run = create_run(folder, settings, vocabulary, {"texts": ["text.txt"], "corpus": "corpus"})

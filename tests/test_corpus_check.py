@@ -89,7 +89,7 @@ def test_a_check_that_takes_long_is_waited_for_once_and_left(corpus: Path, monke
     monkeypatch.setattr("scriven.training.corpus_check.WAIT_SECONDS", 0.01)
     going_on = threading.Event()
     opened = Corpus.open(corpus)
-    monkeypatch.setattr(opened, "compared", lambda: iter(lambda: going_on.wait(5), False))
+    monkeypatch.setattr(opened, "compare_hashes", lambda: iter(lambda: going_on.wait(5), False))
     with CorpusCheck(opened) as check:
         for _ in range(3):
             check.tell(wait=True)

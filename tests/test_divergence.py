@@ -15,7 +15,7 @@ from scriven.events import Evaluated, Event, Finished, Loss, Returned, Saved, Sk
 from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.runs import open_run
-from scriven.training.gradients import Taught, Teacher
+from scriven.training.gradients import GradientStep, StepGradients
 from scriven.training.loop import Trainer
 from scriven.training.request import Request
 from scriven.training.start import train
@@ -26,9 +26,9 @@ OVER: dict[str, Any] = {"budget": {"steps": 12}, "monitor": {"every_steps": 4, "
 
 def spoilt(patch: pytest.MonkeyPatch, calls: set[int], what: str) -> None:
     """Makes these steps, counted as they are done, give a loss or gradient that is not finite."""
-    teach, done = Teacher.teach, [0]
+    teach, done = GradientStep.compute, [0]
 
-    def _teach(self: Teacher, *arguments: Any) -> Taught:
+    def _teach(self: GradientStep, *arguments: Any) -> StepGradients:
         taught = teach(self, *arguments)
         done[0] += 1
         if done[0] in calls:
@@ -38,7 +38,7 @@ def spoilt(patch: pytest.MonkeyPatch, calls: set[int], what: str) -> None:
             taught.gradients[0].view(-1)[3] = math.inf
         return taught
 
-    patch.setattr(Teacher, "teach", _teach)
+    patch.setattr(GradientStep, "compute", _teach)
 
 
 def kinds(events: list[Event], *wanted: type) -> list[tuple[str, int]]:
@@ -77,7 +77,7 @@ def test_a_last_loss_that_is_no_number_is_said_in_words(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = [("stream", Loss(math.nan, 10)), ("window-256", Loss(20.0, 10))]
-    monkeypatch.setattr("scriven.training.evaluation.Examiner.final_losses", lambda _: iter(losses))
+    monkeypatch.setattr("scriven.training.evaluation.Evaluator.final_losses", lambda _: iter(losses))
     events = run(book, tmp_path / "run", OVER)
     assert [event.protocol for event in events if isinstance(event, Evaluated) and event.final] == ["window-256"]
     assert isinstance(events[-1], Finished)

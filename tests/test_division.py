@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scriven.corpus import partition
-from scriven.corpus.decoding import Tally, read
+from scriven.corpus.decoding import ReadCounts, read_text
 from scriven.corpus.documents import documents
-from scriven.corpus.partition import divided
-from scriven.corpus.sources import Source, find
+from scriven.corpus.partition import partition_sources
+from scriven.corpus.sources import TextSource, find
 from scriven.errors import UsageError
 from scriven.settings import CorpusSettings
 
@@ -20,7 +20,7 @@ many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_sc
 TRICKY = st.text("aAbΣσςİI \n\r|é天’\ufeff\u0301\u0308\u1100\u1161", max_size=60)
 
 
-def stored(folder: Path, texts: list[bytes], suffix: str = ".txt") -> tuple[Source, ...]:
+def stored(folder: Path, texts: list[bytes], suffix: str = ".txt") -> tuple[TextSource, ...]:
     for path in folder.glob("[0-9]*"):
         path.unlink()
     for index, data in enumerate(texts):
@@ -28,7 +28,7 @@ def stored(folder: Path, texts: list[bytes], suffix: str = ".txt") -> tuple[Sour
     return tuple(source for index in range(len(texts)) for source in find([str(folder / f"{index}{suffix}")]).sources)
 
 
-def told(tally: Tally) -> tuple[object, ...]:
+def told(tally: ReadCounts) -> tuple[object, ...]:
     changed = tally.lowercased.to_pairs(), tally.punctuation.to_pairs(), tally.normalized.to_pairs()
     return (
         tally.marks,
@@ -42,13 +42,13 @@ def told(tally: Tally) -> tuple[object, ...]:
     )
 
 
-def check_same(sources: tuple[Source, ...], count: int, chosen: CorpusSettings) -> None:
+def check_same(sources: tuple[TextSource, ...], count: int, chosen: CorpusSettings) -> None:
     """Reading all parts is reading the whole: the text, the documents, and all that is counted."""
-    parts = [divided([sources], number, count, chosen)[0] for number in range(1, count + 1)]
-    whole, apart = Tally(), Tally()
+    parts = [partition_sources([sources], number, count, chosen)[0] for number in range(1, count + 1)]
+    whole, apart = ReadCounts(), ReadCounts()
     if chosen.documents == "none":
-        expected = "".join(read(sources, chosen, whole))
-        assert "".join(text for part in parts for text in read(part, chosen, apart)) == expected
+        expected = "".join(read_text(sources, chosen, whole))
+        assert "".join(text for part in parts for text in read_text(part, chosen, apart)) == expected
     else:
         pieces = list(documents(sources, chosen, whole))
         found = [piece for part in parts for piece in documents(part, chosen, apart)]
@@ -128,7 +128,7 @@ def test_rows_of_tables_stay_whole(tmp_path: Path, documents: str) -> None:
     chosen = CorpusSettings.model_validate({"documents": documents, "column": "text"})
     sources = stored(tmp_path, [rows, rows[:-1], b""], ".jsonl")
     for count in (2, 7, 40):
-        parts = [divided([sources], number, count, chosen)[0] for number in range(1, count + 1)]
+        parts = [partition_sources([sources], number, count, chosen)[0] for number in range(1, count + 1)]
         found = [piece for part in parts for piece in documents_of(part, chosen)]
         assert joined(found) == joined(documents_of(sources, chosen))
 
@@ -147,23 +147,25 @@ def test_what_cannot_be_cut_inside_stays_whole(tmp_path: Path, suffix: str, enco
     chosen = CorpusSettings.model_validate({"documents": "lines", "column": column, "encoding": encoding})
     sources = stored(tmp_path, [text.encode(encoding)] * 3, suffix)
     for count in (2, 5):
-        parts = [divided([sources], number, count, chosen)[0] for number in range(1, count + 1)]
+        parts = [partition_sources([sources], number, count, chosen)[0] for number in range(1, count + 1)]
         found = [piece for part in parts for piece in documents_of(part, chosen)]
         assert joined(found) == joined(documents_of(sources, chosen)) != []
 
 
-def documents_of(sources: tuple[Source, ...], chosen: CorpusSettings) -> list[tuple[str, bool]]:
+def documents_of(sources: tuple[TextSource, ...], chosen: CorpusSettings) -> list[tuple[str, bool]]:
     return list(documents(sources, chosen))
 
 
 def test_parts_are_of_about_one_size_and_plain_files_are_cut_inside(tmp_path: Path) -> None:
     sources = stored(tmp_path, ["ä ".encode() * 10_000, b"b" * 5_000])
-    sizes = [sum(span(source) for source in divided([sources], number, 7, PLAIN)[0]) for number in range(1, 8)]
+    sizes = [
+        sum(span(source) for source in partition_sources([sources], number, 7, PLAIN)[0]) for number in range(1, 8)
+    ]
     assert sum(sizes) == 35_000
     assert max(sizes) - min(sizes) < 10
 
 
-def span(source: Source) -> int:
+def span(source: TextSource) -> int:
     assert source.stamp
     return source.span[1] - source.span[0] if source.span else source.stamp[0]
 
@@ -174,16 +176,19 @@ def span(source: Source) -> int:
 )
 def test_what_cannot_be_cut_stays_whole(tmp_path: Path, suffix: str, chosen: CorpusSettings) -> None:
     sources = stored(tmp_path, [b"a\n" * 50] * 3, suffix)
-    parts = [divided([sources], number, 5, chosen)[0] for number in range(1, 6)]
+    parts = [partition_sources([sources], number, 5, chosen)[0] for number in range(1, 6)]
     assert [source for part in parts for source in part] == list(sources)
 
 
 def test_text_to_train_on_and_to_validate_on_are_divided_together(tmp_path: Path) -> None:
     sources = stored(tmp_path, [b"a" * 100, b"b" * 20])
-    parts = [divided([sources[:1], sources[1:]], number, 2, PLAIN) for number in (1, 2)]
-    assert [["".join(read(group, PLAIN)) for group in part] for part in parts] == [["a" * 60, ""], ["a" * 40, "b" * 20]]
+    parts = [partition_sources([sources[:1], sources[1:]], number, 2, PLAIN) for number in (1, 2)]
+    assert [["".join(read_text(group, PLAIN)) for group in part] for part in parts] == [
+        ["a" * 60, ""],
+        ["a" * 40, "b" * 20],
+    ]
 
 
 def test_what_has_no_known_size_cannot_be_divided() -> None:
     with pytest.raises(UsageError, match="standard input cannot be read in parts"):
-        divided([find(["-"]).sources], 1, 2, PLAIN)
+        partition_sources([find(["-"]).sources], 1, 2, PLAIN)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus.decoding import Tally
-from scriven.corpus.documents import cut, cut_text, documents, documents_of
+from scriven.corpus.decoding import ReadCounts
+from scriven.corpus.documents import documents, documents_of, split_document_text, split_documents
 from scriven.corpus.sources import find
 from scriven.settings import CorpusSettings
 
@@ -58,7 +58,7 @@ def pieces_of(text: str, size: int) -> list[str]:
 @example("aaaab", 2, by("aab"))
 @example("a\r", 1, LINES)
 def test_the_pieces_do_not_matter(text: str, size: int, chosen: CorpusSettings) -> None:
-    tally, expected = Tally(), whole(text, chosen)
+    tally, expected = ReadCounts(), whole(text, chosen)
     found = joined(list(documents_of(pieces_of(text, size), chosen, tally)))
     assert found == [document for document in expected if document]
     assert (tally.documents, tally.empty) == (len(found), len(expected) - len(found))
@@ -68,7 +68,7 @@ def test_the_pieces_do_not_matter(text: str, size: int, chosen: CorpusSettings) 
 @given(TEXT, st.integers(1, 9), st.sampled_from([LINES, by("ab")]))
 def test_places_are_those_of_the_pieces(text: str, size: int, chosen: CorpusSettings) -> None:
     characters, ends = 0, []
-    for piece, places in cut_text(pieces_of(text, size), chosen):
+    for piece, places in split_document_text(pieces_of(text, size), chosen):
         ends += (characters + places).tolist()
         characters += len(piece)
     lengths = [len(document) for document in whole(text, chosen) if document]
@@ -83,14 +83,14 @@ def test_the_end_of_a_source_ends_a_document(
     for number, text in enumerate(texts):
         (tmp_path / f"{number}.txt").write_bytes(text.encode())
     sources = find([str(tmp_path / f"{number}.txt") for number in range(len(texts))]).sources
-    tally, expected = Tally(), [document for text in texts for document in whole(text, chosen)]
+    tally, expected = ReadCounts(), [document for text in texts for document in whole(text, chosen)]
     kept = chosen.model_copy(update={"invalid": "bytes"})
     assert joined(list(documents(sources, kept, tally, size))) == [document for document in expected if document]
     assert tally.empty == expected.count("")
 
 
 def test_without_documents_nothing_ends() -> None:
-    tally = Tally()
+    tally = ReadCounts()
     assert list(documents_of(["a\n", "b"], NONE, tally)) == [("a\n", False), ("b", False)]
     assert (tally.documents, tally.empty, tally.separators) == (0, 0, 0)
 
@@ -104,14 +104,14 @@ def test_a_long_document_comes_in_pieces() -> None:
 def test_a_separator_can_be_longer_than_the_pieces() -> None:
     separator = "-=" * 500 + "!"
     text = f"{separator}one{separator}{separator[:-1]}two{separator[:700]}"
-    tally = Tally()
+    tally = ReadCounts()
     found = joined(list(documents_of(pieces_of(text, 7), by(separator), tally)))
     assert found == ["one", f"{separator[:-1]}two{separator[:700]}"]
     assert (tally.separators, tally.empty) == (2, 1)
 
 
 def test_a_million_empty_lines_are_left_out_and_counted() -> None:
-    tally = Tally()
+    tally = ReadCounts()
     assert list(documents_of(["\n" * 1000] * 1000, LINES, tally)) == []
     assert (tally.empty, tally.documents) == (1_000_000, 0)
 
@@ -127,7 +127,7 @@ def test_nothing_is_no_document(text: str) -> None:
 )
 def test_a_line_ends_with_a_line_feed_a_carriage_return_or_both(text: str, found: list[str], empty: int) -> None:
     for size in (1, 2, 99):
-        tally = Tally()
+        tally = ReadCounts()
         assert joined(list(documents_of(pieces_of(text, size), LINES, tally))) == found
         assert tally.empty == empty
 
@@ -141,7 +141,7 @@ def test_the_separator_is_prepared_as_the_text_is(tmp_path: Path) -> None:
 
 def test_standard_input_is_one_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo")))
-    assert [(text, ends.tolist()) for text, ends in cut(find(["-"]).sources, FILES)] == [
+    assert [(text, ends.tolist()) for text, ends in split_documents(find(["-"]).sources, FILES)] == [
         ("one\ntwo", []),
         ("", []),
         ("", [0]),

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from scriven.corpus import Corpus, Part, build, inputs, shards, split
 from scriven.corpus.build import build_part, merge
 from scriven.corpus.shards import Draft
-from scriven.corpus.split import Hashed, are_duplicates, copy_others
+from scriven.corpus.split import HashedDraft, are_duplicates, copy_others
 from scriven.errors import UsageError
-from scriven.settings import validated
+from scriven.settings import validate
 from scriven.vocabulary import code_points
 
 DOCUMENTS = st.lists(st.text("ab😀", min_size=1, max_size=4), max_size=12)
 
 
-def hashed(folder: Path, name: str, documents: Sequence[str], piece: int) -> Hashed:
+def hashed(folder: Path, name: str, documents: Sequence[str], piece: int) -> HashedDraft:
     """Documents appended in pieces of so many characters."""
-    made = Hashed(Draft(io.BytesIO(), folder / f"{name}-documents.npy"), folder / f"{name}-hashes")
+    made = HashedDraft(Draft(io.BytesIO(), folder / f"{name}-documents.npy"), folder / f"{name}-hashes")
     text, ends = "".join(documents), np.cumsum([len(each) for each in documents]).astype(np.int64)
     for start in range(0, len(text), piece):
         stop = start + piece
@@ -64,7 +64,7 @@ NAMES = [f"name {number % 60}" for number in range(100)]  # 40 are there twice
 
 def built(folder: Path, names: Sequence[str], **corpus: Any) -> Corpus:
     (folder / "names.txt").write_text("\n".join(names), "utf-8")
-    chosen = validated({"corpus": {"documents": "lines", **corpus}}).corpus
+    chosen = validate({"corpus": {"documents": "lines", **corpus}}).corpus
     return Corpus.open(build([str(folder / "names.txt")], chosen))
 
 

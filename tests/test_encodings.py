@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from scriven.corpus import Corpus, build
-from scriven.corpus.decoding import Tally, fold_punctuation, read
+from scriven.corpus.decoding import ReadCounts, fold_punctuation, read_text
 from scriven.corpus.encodings import decode, likeliest
 from scriven.corpus.line_ends import LineEnds, split_lines
 from scriven.corpus.sources import find
 from scriven.errors import InputError, UsageError
-from scriven.settings import CorpusSettings, validated
+from scriven.settings import CorpusSettings, validate
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 ENCODINGS = {  # with characters that each has
@@ -39,7 +39,7 @@ JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れた�
 
 
 def chosen(**values: Any) -> CorpusSettings:
-    return validated({"corpus": values}).corpus
+    return validate({"corpus": values}).corpus
 
 
 def pieces_of(data: bytes, size: int) -> list[bytes]:
@@ -52,7 +52,7 @@ def decoded(data: bytes, size: int, counts: list[int] | None = None, **values: A
 
 
 def text_of(path: Path, **values: Any) -> str:
-    return "".join(read(find([str(path)]).sources, chosen(**values)))
+    return "".join(read_text(find([str(path)]).sources, chosen(**values)))
 
 
 @given(st.data(), st.sampled_from(list(ENCODINGS)), st.integers(1, 9))
@@ -233,8 +233,8 @@ def test_what_is_packed_is_told_how_to_be_unpacked_and_not_to_be_read_as_bytes(t
 def test_one_mark_at_the_start_is_left_out_and_counted(tmp_path: Path, text: str, size: int, unit: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode())
-    tally = Tally()
-    found = "".join(read(find([str(path)]).sources, chosen(unit=unit), tally, size))
+    tally = ReadCounts()
+    found = "".join(read_text(find([str(path)]).sources, chosen(unit=unit), tally, size))
     assert found == text.removeprefix("\ufeff")
     assert tally.marks == text.startswith("\ufeff")
 
@@ -258,7 +258,7 @@ def test_each_source_loses_its_mark_and_it_is_said(tmp_path: Path) -> None:
 def test_the_first_name_of_a_list_with_a_mark_is_a_name() -> None:
     text = text_of(CASES / "02-bom" / "bom_names.txt")
     assert not text.startswith("\ufeff")
-    rows = "".join(read(find([str(CASES / "04-cp1252" / "quotes.txt")]).sources, chosen(encoding="cp1252")))
+    rows = "".join(read_text(find([str(CASES / "04-cp1252" / "quotes.txt")]).sources, chosen(encoding="cp1252")))
     assert "It’s café time —" in rows
 
 

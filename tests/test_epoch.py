@@ -14,7 +14,7 @@ from scriven.batches.readers import EpochCounts, count_epoch, describe_epoch, de
 from scriven.corpus import Corpus, Part, build
 from scriven.events import Started
 from scriven.model.language_model import parameter_count, parameters_by_layer
-from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, merged, validated
+from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, merge_settings, validate
 from scriven.training.request import Request
 from scriven.training.start import train
 from scriven.vocabulary import Vocabulary
@@ -106,7 +106,7 @@ def test_parameters_of_keras_example_are_those_of_its_summary() -> None:
 
 def test_a_training_and_its_run_tell_what_an_epoch_is(book: Path, tmp_path: Path, command: Command) -> None:
     asked = {"reader": vars(KERAS), "model": {"width": 8, "layers": 1}, "budget": {"steps": 1}}
-    settings = validated(merged(asked, {"training": {"workers": 1}, "monitor": {"sample_length": 1}}))
+    settings = validate(merge_settings(asked, {"training": {"workers": 1}, "monitor": {"sample_length": 1}}))
     started = next(train(Request((str(book),), settings, tmp_path / "run")))
     assert isinstance(started, Started)
     assert started.epoch_steps == 12

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from scriven.distributed.collectives import Workers
+from scriven.distributed.collectives import ProcessGroup
 from scriven.events import Evaluated, Stepped
 from scriven.kernels import native_library
 from scriven.model.device import torch_threads
-from scriven.settings import merged, validated
+from scriven.settings import merge_settings, validate
 from scriven.training import start
 from scriven.training.request import Request
-from scriven.training.verify import given_cores
-from scriven.training.warm_start import initial_model
+from scriven.training.verify import use_cores
+from scriven.training.warm_start import warm_started_model
 from scriven.vocabulary import Vocabulary
 
 TESTS = Path(__file__).parent
@@ -51,9 +51,11 @@ def test_one_two_and_four_workers_end_with_the_same_bits() -> None:
 
 def trained(text: Path, output: Path, cell: str, precision: str = "") -> list[Any]:
     """The fingerprints of all steps and the losses of all evaluations."""
-    settings = merged(SETTINGS, {"model": {"cell": cell}, "training": {"precision": precision or PRECISIONS[cell]}})
+    settings = merge_settings(
+        SETTINGS, {"model": {"cell": cell}, "training": {"precision": precision or PRECISIONS[cell]}}
+    )
     told: list[Any] = []
-    for event in start.train(Request((str(text),), validated(settings), output)):
+    for event in start.train(Request((str(text),), validate(settings), output)):
         if isinstance(event, Stepped):
             told.append(event.fingerprint)
         elif isinstance(event, Evaluated) and not event.final:
@@ -68,9 +70,9 @@ def test_the_cores_given_change_no_bit(
 ) -> None:
     monkeypatch.setattr(native_library, "_native", lambda: native_library.find(level))
     monkeypatch.setattr("scriven.model.backends.bf16_speedup", lambda cell, **_: 1.0)
-    with given_cores(2):
+    with use_cores(2):
         expected = trained(book, tmp_path / "two", cell)
-    with given_cores(1):
+    with use_cores(1):
         found = trained(book, tmp_path / "one", cell)
     assert len(expected) == 4 and found == expected
 
@@ -107,10 +109,10 @@ def test_the_environment_of_openmp_changes_no_bit(book: Path, tmp_path: Path) ->
 
 def test_weights_begin_the_same_whatever_the_number_of_threads() -> None:
     """Those of orthogonal matrices did not: they are a QR decomposition's."""
-    settings, models = validated({"model": {"width": 96, "embedding": 8}}), []
+    settings, models = validate({"model": {"width": 96, "embedding": 8}}), []
     for count in (1, 2, 3):
         with torch_threads(count):
-            models.append(initial_model(settings, Vocabulary.of("abc"))[0])
+            models.append(warm_started_model(settings, Vocabulary.of("abc"))[0])
     for model in models[1:]:
         assert all(map(torch.equal, models[0].parameters(), model.parameters()))
 
@@ -132,5 +134,5 @@ def test_native_code_takes_the_cores_there_are_and_torch_the_threads_of_the_run(
 ) -> None:
     monkeypatch.setattr(start, "available_cores", lambda: cores)
     values = {"training": {"groups": groups, "threads": threads}, "reader": {"batch": 8}}
-    with start._cpu_prepared(validated(values), Workers(0, workers), None):
+    with start._cpu_prepared(validate(values), ProcessGroup(0, workers), None):
         assert (torch.get_num_threads(), native_library.threads()) == (threads, native)

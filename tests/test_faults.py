@@ -97,10 +97,10 @@ def test_an_error_in_the_background_is_told_at_the_next_call(
         with monkeypatch.context() as patch, Faults(0).injected(patch):
             saver.save(weights(3), {}, manifest, best=3)
             with pytest.raises(InputError, match="No space left on device"):
-                saver.saved(wait=True)
+                saver.take_saved(wait=True)
         saver.save(weights(3), {}, manifest, best=3)
-        assert saver.saved(wait=True) == [(3, run.path / "checkpoints" / "step-00000003", False)]
-        assert saver.saved(wait=True) == []
+        assert saver.take_saved(wait=True) == [(3, run.path / "checkpoints" / "step-00000003", False)]
+        assert saver.take_saved(wait=True) == []
 
 
 def test_without_a_thread_training_waits_for_the_disk(
@@ -117,12 +117,12 @@ def test_without_a_thread_training_waits_for_the_disk(
     monkeypatch.setattr(threading.Thread, "start", _start)
     with Saver(run) as saver:
         saver.save(weights(3), {"state": torch.ones(2)}, {"step": 3, "validation": {}}, best=3)
-        assert [step for step, _, _ in saver.saved()] == [3]
+        assert [step for step, _, _ in saver.take_saved()] == [3]
         assert saver.newest == str(run.checkpoint(3).path)
         with monkeypatch.context() as patch, Faults(0).injected(patch):
             saver.save(weights(4), {}, {"step": 4, "validation": {}}, best=4)
         with pytest.raises(InputError, match="No space left on device"):
-            saver.saved(wait=True)
+            saver.take_saved(wait=True)
 
 
 def test_what_is_saved_is_what_was_there_when_it_was_asked_for(saved: Path, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_what_is_saved_is_what_was_there_when_it_was_asked_for(saved: Path, tmp_
         saver.save(changing, {}, {"step": 3, "validation": {}}, best=3)
         for value in changing.values():
             value.zero_()
-        saver.saved(wait=True)
+        saver.take_saved(wait=True)
     assert float(run.checkpoint(3).weights()["head.bias"][0]) == 3
 
 

@@ -8,16 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scriven.settings import Optimizer, Settings, merged, validated
-from scriven.training.auto_settings import Facts, expected_seconds, fit, measure_speed
+from scriven.settings import Optimizer, Settings, merge_settings, validate
+from scriven.training.auto_settings import Workload, choose_settings, expected_seconds, measure_speed
 
 
-def facts(characters: int = 1_000_000, cores: int = 2, speed: float = 80_000.0) -> Facts:
-    return Facts(characters, characters // 9, cores, "cpu", speed, 5.0)
+def facts(characters: int = 1_000_000, cores: int = 2, speed: float = 80_000.0) -> Workload:
+    return Workload(characters, characters // 9, cores, "cpu", speed, 5.0)
 
 
 def fitted(minutes: float, over: dict[str, Any] | None = None, **more: Any) -> Settings:
-    return fit(validated(merged({"budget": {"minutes": minutes}}, over or {})), facts(**more))[0]
+    return choose_settings(validate(merge_settings({"budget": {"minutes": minutes}}, over or {})), facts(**more))[0]
 
 
 def test_one_minute_and_an_hour_do_not_train_the_same_model() -> None:
@@ -37,14 +37,14 @@ def test_a_small_text_gets_a_smaller_model_than_a_large_one_that_is_read_as_ofte
 def test_threads_do_not_depend_on_how_many_workers_there_are(workers: int, machines: int) -> None:
     """They decide the last bits; they were the cores of all machines over workers."""
     given = {"training": {"workers": workers, "groups": 4}, "reader": {"batch": 64}, "budget": {"minutes": 5.0}}
-    settings, _ = fit(validated(given), replace(facts(cores=8 * machines), own_cores=8))
+    settings, _ = choose_settings(validate(given), replace(facts(cores=8 * machines), own_cores=8))
     assert settings.training.threads == 2
 
 
 def test_one_machine_alone_uses_all_its_cores() -> None:
     for cores, shared in ((1, False), (2, False), (2, True), (8, False), (8, True)):
-        settings, _ = fit(
-            validated({"budget": {"minutes": 5.0}}), replace(facts(cores=cores), own_cores=cores, shared=shared)
+        settings, _ = choose_settings(
+            validate({"budget": {"minutes": 5.0}}), replace(facts(cores=cores), own_cores=cores, shared=shared)
         )
         assert settings.training.workers * settings.training.threads == cores
 
@@ -76,14 +76,14 @@ def test_what_is_given_wins_and_everything_fits_together(
 
 
 def test_a_tiny_text_is_read_in_fewer_rows_and_it_is_said() -> None:
-    settings, notes = fit(validated({"budget": {"minutes": 1}}), facts(characters=900))
+    settings, notes = choose_settings(validate({"budget": {"minutes": 1}}), facts(characters=900))
     assert settings.reader.batch == 1
     assert settings.training.workers == 1
     assert "900 characters" in notes[0]
 
 
 def test_a_huge_validation_text_is_read_in_part_and_it_is_said() -> None:
-    settings, notes = fit(validated({"budget": {"minutes": 2}}), facts(characters=8 * 10**9))
+    settings, notes = choose_settings(validate({"budget": {"minutes": 2}}), facts(characters=8 * 10**9))
     assert 10_000 <= settings.training.evaluation_characters < 10**7
     assert any("validation characters" in note for note in notes)
     assert fitted(2).training.evaluation_characters == 0
@@ -97,44 +97,44 @@ def test_each_optimizer_has_a_learning_rate_of_its_own() -> None:
 
 @pytest.mark.parametrize("budget", [{"steps": 100}, {"epochs": 2.0}, {"characters": 10**6}])
 def test_other_budgets_are_fitted_too(budget: dict[str, Any]) -> None:
-    settings, _ = fit(validated({"budget": budget}), facts())
+    settings, _ = choose_settings(validate({"budget": budget}), facts())
     assert settings.training.evaluation_characters == 0
     assert expected_seconds(settings, facts()) > expected_seconds(settings, facts(), 0.5) > 5.0
 
 
-def lines(count: int, mean: int) -> Facts:
-    return Facts(count * (mean + 1), count * mean // 9, 2, "cpu", 80_000.0, 5.0, count, count * mean)
+def lines(count: int, mean: int) -> Workload:
+    return Workload(count * (mean + 1), count * mean // 9, 2, "cpu", 80_000.0, 5.0, count, count * mean)
 
 
 def test_rows_are_as_many_as_for_one_text_and_no_more_than_documents() -> None:
-    given = validated({"budget": {"minutes": 1}, "corpus": {"documents": "lines"}})
-    assert [fit(given, lines(30_000, mean))[0].reader.batch for mean in (6, 31, 1000)] == [64, 64, 64]
-    assert fit(given, lines(40, 500))[0].reader.batch <= 40
-    settings, notes = fit(given, lines(1, 10**6))
+    given = validate({"budget": {"minutes": 1}, "corpus": {"documents": "lines"}})
+    assert [choose_settings(given, lines(30_000, mean))[0].reader.batch for mean in (6, 31, 1000)] == [64, 64, 64]
+    assert choose_settings(given, lines(40, 500))[0].reader.batch <= 40
+    settings, notes = choose_settings(given, lines(1, 10**6))
     assert (settings.reader.batch, settings.training.workers) == (1, 1)
     assert "in 1 document " in notes[0]
 
 
 @pytest.mark.parametrize("over", [{"training": {"mean": "document"}}, {"reader": {"pack": False}}], ids=str)
 def test_where_a_row_has_one_document_a_step_shorter_ones_are_read_in_more_rows(over: dict[str, Any]) -> None:
-    given = validated({"budget": {"minutes": 1}, "corpus": {"documents": "lines"}, **over})
-    fitted = [fit(given, lines(30_000, mean))[0].reader for mean in (6, 31, 1000)]
+    given = validate({"budget": {"minutes": 1}, "corpus": {"documents": "lines"}, **over})
+    fitted = [choose_settings(given, lines(30_000, mean))[0].reader for mean in (6, 31, 1000)]
     assert [(each.batch, each.pack) for each in fitted] == [(512, False), (128, False), (64, False)]
 
 
 def test_where_threads_share_the_work_one_worker_has_all_cores() -> None:
-    given, four = validated({"budget": {"minutes": 1}}), facts(cores=4)
-    alone = fit(given, replace(four, shared=True))[0]
+    given, four = validate({"budget": {"minutes": 1}}), facts(cores=4)
+    alone = choose_settings(given, replace(four, shared=True))[0]
     assert (alone.training.workers, alone.training.groups, alone.training.threads) == (1, 1, 4)
-    several = fit(given, four)[0]
+    several = choose_settings(given, four)[0]
     assert (several.training.workers, several.training.groups, several.training.threads) == (2, 2, 2)
     assert alone.reader.batch == several.reader.batch == 64
 
 
 def test_the_reader_is_that_of_the_text() -> None:
     assert fitted(1).reader.kind == "stream"
-    given = validated({"budget": {"minutes": 1}, "corpus": {"documents": "files"}})
-    assert fit(given, lines(300, 900))[0].reader.kind == "documents"
+    given = validate({"budget": {"minutes": 1}, "corpus": {"documents": "files"}})
+    assert choose_settings(given, lines(300, 900))[0].reader.kind == "documents"
     assert fitted(1, {"reader": {"kind": "windows"}}).reader.kind == "windows"
 
 

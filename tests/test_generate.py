@@ -31,7 +31,7 @@ def written(
     model: Predictor, seeds: list[int], length: int = 60, settings: SamplingSettings | None = None
 ) -> list[list[int]]:
     context = model.start().rows([0] * len(seeds))
-    ids, _ = model.write(context, settings or SamplingSettings(), uniforms(seeds, length))
+    ids, _ = model.generate(context, settings or SamplingSettings(), uniforms(seeds, length))
     return ids.T.tolist()  # type: ignore[no-any-return]
 
 
@@ -91,8 +91,8 @@ def test_a_context_can_be_continued_many_times() -> None:
     model = predictor()
     context = model.read(model.start(), text_ids(9)[:, :1])
     before = context.logits.clone()
-    first, _ = model.write(context, SamplingSettings(), uniforms([1], 20))
-    again, _ = model.write(context, SamplingSettings(), uniforms([1], 20))
+    first, _ = model.generate(context, SamplingSettings(), uniforms([1], 20))
+    again, _ = model.generate(context, SamplingSettings(), uniforms([1], 20))
     assert first.tolist() == again.tolist()
     assert torch.equal(context.logits, before)
 
@@ -123,9 +123,9 @@ def test_contexts_go_side_by_side() -> None:
     contexts = [model.read(model.start(), text_ids(length)[:, :1]) for length in (3, 9)]
     both = generation.side_by_side([contexts[0].rows([0, 0]), contexts[1]])
     numbers = uniforms([1, 2, 3], 20)
-    ids, _ = model.write(both, SamplingSettings(), numbers)
+    ids, _ = model.generate(both, SamplingSettings(), numbers)
     for row, context in enumerate((contexts[0], contexts[0], contexts[1])):
-        alone, _ = model.write(context, SamplingSettings(), numbers[:, row : row + 1])
+        alone, _ = model.generate(context, SamplingSettings(), numbers[:, row : row + 1])
         assert ids[:, row].tolist() == alone[:, 0].tolist()
     with pytest.raises(ValueError, match="side by side"):
         generation.side_by_side([model.blank(), contexts[0]])
@@ -171,7 +171,7 @@ def test_a_row_that_draws_the_boundary_begins_another_document() -> None:
     for seed, row in zip((1, 2), ids, strict=True):
         ends = [place for place, id in enumerate(row) if id == boundary]
         assert ends
-        rest, _ = model.write(model.start(), SamplingSettings(), uniforms([seed], 60)[ends[0] + 1 :])
+        rest, _ = model.generate(model.start(), SamplingSettings(), uniforms([seed], 60)[ends[0] + 1 :])
         assert rest[:, 0].tolist() == row[ends[0] + 1 :]
 
 
@@ -210,8 +210,8 @@ def test_native_code_writes_the_same_text(cell: Cell) -> None:
 def test_after_native_writing_the_context_is_that_of_reading(precision: str, length: int) -> None:
     model = native(precision)
     context, numbers = model.start(), uniforms([3], length + 40)
-    ids, after = model.write(context, SamplingSettings(), numbers[:length])
-    going_on, _ = model.write(after, SamplingSettings(), numbers[length:])
+    ids, after = model.generate(context, SamplingSettings(), numbers[:length])
+    going_on, _ = model.generate(after, SamplingSettings(), numbers[length:])
     assert [*ids[:, 0].tolist(), *going_on[:, 0].tolist()] == written(model, [3], length + 40)[0]
     read = model.read(context, ids)
     torch.testing.assert_close(
@@ -248,8 +248,8 @@ def test_through_a_window_native_code_writes_as_torch_does(cell: Cell, length: i
     plain = predictor(cell)
     slow, fast = (Predictor(plain.model, plain.vocabulary, "fp32", 5, writing) for writing in (None, "fp32"))
     context, numbers = slow.read(slow.start().rows([0, 0]), text_ids(2)), uniforms([1, 2], length)
-    ids, expected = slow.write(context, SamplingSettings(), numbers)
-    found, after = fast.write(context, SamplingSettings(), numbers)
+    ids, expected = slow.generate(context, SamplingSettings(), numbers)
+    found, after = fast.generate(context, SamplingSettings(), numbers)
     assert found.tolist() == ids.tolist()
     assert after.recent is not None and expected.recent is not None
     assert after.recent.tolist() == expected.recent.tolist()
@@ -263,8 +263,8 @@ def test_through_a_window_unseen_symbols_are_seen_as_unknown() -> None:
     slow, fast = (Predictor(plain.model, plain.vocabulary, "fp32", 5, writing) for writing in (None, "fp32"))
     unseen, numbers = plain.vocabulary.encode("a\U0010ffffb")[:, None], uniforms([1], 9)
     assert plain.vocabulary.unseen(unseen).any()
-    found, _ = fast.write(fast.read(fast.start(), unseen), SamplingSettings(), numbers)
-    assert found.tolist() == slow.write(slow.read(slow.start(), unseen), SamplingSettings(), numbers)[0].tolist()
+    found, _ = fast.generate(fast.read(fast.start(), unseen), SamplingSettings(), numbers)
+    assert found.tolist() == slow.generate(slow.read(slow.start(), unseen), SamplingSettings(), numbers)[0].tolist()
 
 
 def test_without_native_code_torch_writes(monkeypatch: pytest.MonkeyPatch) -> None:

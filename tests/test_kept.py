@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from scriven.errors import InputError, UsageError
 from scriven.events import Skipped, Stepped
 from scriven.runs import open_run
-from scriven.settings import merged, validated
+from scriven.settings import merge_settings, validate
 from scriven.training.request import Request
 from scriven.training.start import train
 from test_training import run
@@ -34,7 +34,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "windows": {"reader": {"kind": "windows"}, "training": {"optimizer": "sgd", "momentum": 0.5}},
 }
-MORE = validated({"budget": {"steps": 9}})
+MORE = validate({"budget": {"steps": 9}})
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     book = folder / "book.txt"
     book.write_text("the quick brown fox jumps over the lazy dog\n" * 60)
     for kind, over in KINDS.items():
-        run(book, folder / kind, merged(over, {"budget": {"steps": 8}, "monitor": {"sample_length": 0}}))
+        run(book, folder / kind, merge_settings(over, {"budget": {"steps": 8}, "monitor": {"sample_length": 0}}))
     assert "average.mean" in open_run(folder / "stream").checkpoint("last").training()
     return {kind: folder / kind for kind in KINDS}
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from scriven.kernels import native_library
 from scriven.kernels.scan import scan
-from scriven.model import CharLM, computing
+from scriven.model import CharLM, autocast_context
 from scriven.settings import ModelSettings
 
 LEVELS = ["off", *native_library.levels()]
@@ -157,7 +157,7 @@ def test_models_read_and_learn_as_with_torch(
     found = []
     for level in (native_library.level(), "off"):
         monkeypatch.setattr(native_library, "level", lambda level=level: level)
-        with computing(torch.device("cpu"), precision):
+        with autocast_context(torch.device("cpu"), precision):
             logits, state = model(ids, None, fresh, dropout_seed=3)
         loss = functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
         found.append((logits, state[0][0], state[1][0], *torch.autograd.grad(loss, list(model.parameters()))))

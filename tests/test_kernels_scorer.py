@@ -46,7 +46,7 @@ def text(steps: int, rows: int, symbols: int = 23) -> Ids:
 def read(model: Sampler, ids: Ids, threads: int = 1, before: Reading | None = None) -> Reading:
     rows = ids.shape[1]
     _, logits, state = before or (None, torch.zeros(rows, model.symbols), model.zero_state(rows))
-    return sampler.read(model, logits, state, ids, ids, threads)
+    return sampler.score(model, logits, state, ids, ids, threads)
 
 
 @torch.no_grad()
@@ -121,7 +121,7 @@ def test_more_symbols_than_fit_beside_one_another() -> None:
 def test_what_is_read_may_be_other_than_what_is_foretold() -> None:
     model, ids = packed(made(SETTINGS[0]), "int8"), text(5, 2)
     logits, state = torch.zeros(2, 23), model.zero_state(2)
-    nats, after, _ = sampler.read(model, logits, state, ids, np.zeros_like(ids))
+    nats, after, _ = sampler.score(model, logits, state, ids, np.zeros_like(ids))
     _, expected, _ = read(model, ids)
     assert torch.equal(after, expected)
     assert nats[0].tolist() == pytest.approx([np.log(23)] * 2)
@@ -145,6 +145,6 @@ def test_ids_that_there_are_not(wrong: int) -> None:
 def test_shapes_that_do_not_fit() -> None:
     model = packed(made(SETTINGS[0]), "int8")
     with pytest.raises(ValueError, match="one shape"):
-        sampler.read(model, torch.zeros(2, 23), model.zero_state(2), text(3, 2), text(2, 2))
+        sampler.score(model, torch.zeros(2, 23), model.zero_state(2), text(3, 2), text(2, 2))
     with pytest.raises(ValueError, match="belongs"):
-        sampler.read(model, torch.zeros(2, 23), model.zero_state(3), text(3, 2), text(3, 2))
+        sampler.score(model, torch.zeros(2, 23), model.zero_state(3), text(3, 2), text(3, 2))

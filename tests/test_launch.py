@@ -21,7 +21,7 @@ from scriven.distributed import launch
 from scriven.errors import ScrivenError, UsageError
 from scriven.events import Stepped
 from scriven.runs import open_run
-from scriven.settings import merged, validated
+from scriven.settings import merge_settings, validate
 from scriven.training.request import Request
 from scriven.training.start import train
 
@@ -87,7 +87,7 @@ def worker(rank: int, agent: subprocess.Popen[bytes]) -> int:
 def same_as_undisturbed(book: Path, output: Path, steps: int, tmp_path: Path) -> bool:
     """Whether a run ended as one of a single process that nothing happened to."""
     monitor = {"every_steps": EVERY, "sample_length": 0}
-    settings = validated(merged(CHOSEN, {"budget": {"steps": steps}, "monitor": monitor}))
+    settings = validate(merge_settings(CHOSEN, {"budget": {"steps": steps}, "monitor": monitor}))
     list(train(Request((str(book),), settings, tmp_path / "undisturbed")))
     runs = [open_run(path).checkpoint("last") for path in (output, tmp_path / "undisturbed")]
     return all(
@@ -208,17 +208,17 @@ def test_a_worker_ends_with_its_leader_whatever_it_waits_for() -> None:
 def test_a_process_that_nobody_launched_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    assert launch.launched() is None
+    assert launch.torchrun_process() is None
     with pytest.raises(UsageError, match="is started by scriven train"):
-        launch.join_leader()
+        launch.join_spawning_leader()
 
 
 def test_what_torchrun_tells_is_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"RANK": 9, "WORLD_SIZE": 16, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 8, "TORCHELASTIC_RESTART_COUNT": 2}
     for name, value in ({"MASTER_ADDR": "node-1", "MASTER_PORT": 29400} | told).items():
         monkeypatch.setenv(name, str(value))
-    place = launch.launched()
-    assert place == launch.Place(9, 16, 1, 8, 2)
+    place = launch.torchrun_process()
+    assert place == launch.ProcessInfo(9, 16, 1, 8, 2)
     assert place and place.machines == 2
 
 
@@ -231,14 +231,14 @@ def leads_alone(monkeypatch: pytest.MonkeyPatch, **more: str) -> None:
 
 def test_the_number_of_workers_is_what_was_started(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leads_alone(monkeypatch)
-    settings = validated({"training": {"workers": 2}, "budget": {"steps": 1}})
+    settings = validate({"training": {"workers": 2}, "budget": {"steps": 1}})
     with pytest.raises(UsageError, match=r"training.workers is 2, and 1 were started"):
         list(train(Request((str(book),), settings, tmp_path / "run")))
 
 
 def test_one_command_begins_goes_on_and_finds_that_it_has_ended(book: Path, tmp_path: Path) -> None:
     def steps(budget: int) -> list[str]:
-        settings = validated(merged(CHOSEN, {"budget": {"steps": budget}}))
+        settings = validate(merge_settings(CHOSEN, {"budget": {"steps": budget}}))
         events = train(Request((str(book),), settings, tmp_path / "run", resume="auto"))
         return [type(event).__name__ for event in events]
 
@@ -252,7 +252,7 @@ def test_one_command_begins_goes_on_and_finds_that_it_has_ended(book: Path, tmp_
 def test_one_command_goes_on_from_the_newest_checkpoint_that_is_whole(book: Path, tmp_path: Path) -> None:
     def steps(budget: int) -> list[Any]:
         monitor = {"every_steps": 2, "sample_length": 0, "keep": "all"}
-        settings = validated(merged(CHOSEN, {"budget": {"steps": budget}, "monitor": monitor}))
+        settings = validate(merge_settings(CHOSEN, {"budget": {"steps": budget}, "monitor": monitor}))
         return list(train(Request((str(book),), settings, tmp_path / "run", resume="auto")))
 
     steps(4)
@@ -266,7 +266,7 @@ def test_one_command_goes_on_from_the_newest_checkpoint_that_is_whole(book: Path
 def test_what_torchrun_starts_again_goes_on(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for budget, restarts, steps in ((2, "0", 2), (5, "1", 3)):
         leads_alone(monkeypatch, TORCHELASTIC_RESTART_COUNT=restarts)
-        settings = validated(merged(CHOSEN, {"budget": {"steps": budget}}))
+        settings = validate(merge_settings(CHOSEN, {"budget": {"steps": budget}}))
         names = [type(event).__name__ for event in train(Request((str(book),), settings, tmp_path / "run"))]
         assert names.count("Stepped") == steps
 
@@ -278,7 +278,7 @@ def test_what_torchrun_starts_must_know_its_folder(
     """When started again it went on with the newest run of this text, perhaps an unrelated one."""
     monkeypatch.chdir(tmp_path)
     leads_alone(monkeypatch)
-    settings = validated(merged(CHOSEN, {"budget": {"steps": 1}}))
+    settings = validate(merge_settings(CHOSEN, {"budget": {"steps": 1}}))
     with pytest.raises(UsageError, match="name the run's folder with -o"):
         list(train(Request((str(book),), settings, resume=resume)))
 
@@ -287,7 +287,7 @@ def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         leads_alone(monkeypatch, WORLD_SIZE="2", MASTER_PORT=str(taken.getsockname()[1]))
         with pytest.raises(ScrivenError, match=r"port \d+ of 127.0.0.1 is in use by another program; .* --master-port"):
-            launch.meet(launch.launched())
+            launch.connect_store(launch.torchrun_process())
 
 
 def test_a_first_worker_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +296,7 @@ def test_a_first_worker_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatc
     leads_alone(monkeypatch, RANK="1", WORLD_SIZE="2", MASTER_PORT=str(port))
     monkeypatch.setattr(launch, "MEET_TIMEOUT", timedelta(seconds=1))
     with pytest.raises(ScrivenError, match=rf"process 1 of 2 cannot join the others at 127.0.0.1:{port} \(.*start all"):
-        launch.meet(launch.launched())
+        launch.connect_store(launch.torchrun_process())
 
 
 @pytest.mark.parametrize("wrong", [{"RANK": "2"}, {"RANK": "first"}, {"WORLD_SIZE": "0"}, {"MASTER_PORT": "99999"}])
@@ -305,7 +305,7 @@ def test_a_place_that_is_none_is_a_mistake_of_who_started_it(
 ) -> None:
     leads_alone(monkeypatch, **{"WORLD_SIZE": "2", "MASTER_PORT": "29400"} | wrong)
     with pytest.raises(UsageError, match="unset"):
-        launch.launched()
+        launch.torchrun_process()
 
 
 def test_a_device_for_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:

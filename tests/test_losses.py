@@ -9,9 +9,9 @@ import pytest
 
 from scriven.events import Evaluated, Finished, Loss, Started
 from scriven.runs import open_run
-from scriven.settings import Choice, validated
+from scriven.settings import Choice, validate
 from scriven.training.budget import Done
-from scriven.training.gradients import Losses
+from scriven.training.gradients import LossHistory
 from scriven.training.outcome import learning_words
 from scriven.training.request import Request
 from scriven.training.start import train
@@ -26,12 +26,12 @@ def loss(nats_per_char: float, characters: int = 100) -> Loss:
 
 def chosen(choice: Choice, *values: float) -> list[bool]:
     """Of evaluations with these losses, which had the model to keep when they were made."""
-    losses = Losses()
+    losses = LossHistory()
     return [losses.note_evaluation(loss(value), choice) for value in values]
 
 
-def trained(steps: list[float], validated: list[float]) -> Losses:
-    losses = Losses()
+def trained(steps: list[float], validated: list[float]) -> LossHistory:
+    losses = LossHistory()
     for value in steps:
         losses.note_step(loss(value))
     for value in validated:
@@ -57,10 +57,10 @@ def test_a_smoothed_loss_is_the_mean_of_three() -> None:
 
 def test_smoothing_goes_on_where_a_checkpoint_was_made() -> None:
     values = [3.0, 2.5, 2.4, 2.6, 2.2, 2.1, 2.9]
-    whole, first = Losses(), Losses()
+    whole, first = LossHistory(), LossHistory()
     expected = [whole.note_evaluation(loss(value), "smoothed") for value in values]
     found = [first.note_evaluation(loss(value), "smoothed") for value in values[:4]]
-    rest = Losses.model_validate_json(first.model_dump_json())
+    rest = LossHistory.model_validate_json(first.model_dump_json())
     assert found + [rest.note_evaluation(loss(value), "smoothed") for value in values[4:]] == expected
     assert rest == whole
 
@@ -84,7 +84,7 @@ def test_of_eleven_names_the_last_model_is_kept(tmp_path: Path) -> None:
     text = tmp_path / "eleven.txt"
     text.write_text(ELEVEN)
     over: dict[str, Any] = {"budget": {"steps": 30}, "corpus": {"documents": "lines"}, "model": {"width": 8}}
-    settings = validated(over | {"training": {"workers": 1, "threads": 1}, "monitor": {"sample_length": 0}})
+    settings = validate(over | {"training": {"workers": 1, "threads": 1}, "monitor": {"sample_length": 0}})
     *_, finished = train(Request((str(text),), settings, tmp_path / "run"))
     assert isinstance(finished, Finished) and finished.best_step == 30
     assert open_run(tmp_path / "run").index().best == 30
@@ -110,7 +110,7 @@ def test_a_run_of_an_earlier_version_goes_on_from_its_best(book: Path, tmp_path:
     values = json.loads(path.read_text())
     del values["losses"]
     path.write_text(json.dumps(values))
-    more = validated({"budget": {"steps": 5}})
+    more = validate({"budget": {"steps": 5}})
     *_, finished = train(Request(output=tmp_path / "run", resume="last", settings=more))
     assert isinstance(finished, Finished) and finished.best_step in {4, 5}
 
@@ -142,7 +142,7 @@ def test_what_is_said_is_true(
     steps: list[float], evaluated: list[float], epochs: float, rate: float, said: str
 ) -> None:
     """It called overfitted what had read a text 1.3 times, and what had a learning rate of 100."""
-    settings = validated({"training": {"learning_rate": rate}})
+    settings = validate({"training": {"learning_rate": rate}})
     losses, done = trained(steps, evaluated), Done(step=100, epochs=epochs)
     words = learning_words(settings, losses, done, kept=50, validated=200, factor=1.0)
     if said:

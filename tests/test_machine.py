@@ -11,7 +11,7 @@ from scriven.errors import UsageError
 from scriven.kernels import native_library, recurrent, recurrent_fp32, scan
 from scriven.model import backends
 from scriven.model.backends import Measurement
-from scriven.model.cells import in_bf16
+from scriven.model.cells import autocasts_to_bf16
 from scriven.model.device import torch_threads
 from scriven.settings import Cell
 from scriven.training.auto_settings import REFERENCE_LENGTH
@@ -33,7 +33,7 @@ class Starts:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.seconds, self.measured = 1e9, (0.2, 0.1), 0
         monkeypatch.setattr("time.time", lambda: self.now)
-        monkeypatch.setattr(backends, "_measured", self._measured)
+        monkeypatch.setattr(backends, "_measure", self._measured)
 
     def _measured(self, cell: Cell) -> Measurement:
         self.measured += 1
@@ -100,7 +100,7 @@ def test_a_measurement_is_of_a_whole_chunk_on_all_cores_in_turns(monkeypatch: py
     busy = iter([9.0, 9.0, 0.2, 0.1, 0.3, 7.0, 0.4, 0.15])
 
     def seconds(layer: Any, x: torch.Tensor) -> float:
-        seen.append((x.shape[0], torch.get_num_threads(), native_library.threads(), in_bf16()))
+        seen.append((x.shape[0], torch.get_num_threads(), native_library.threads(), autocasts_to_bf16()))
         return next(busy)
 
     monkeypatch.setattr(backends, "_seconds", seconds)
@@ -120,7 +120,7 @@ def test_a_real_measurement_is_kept(cache: Path) -> None:
 
 def test_bf16_that_fails_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     def seconds(layer: Any, x: torch.Tensor) -> float:
-        if in_bf16():
+        if autocasts_to_bf16():
             raise RuntimeError("could not create a primitive descriptor")
         return 0.1
 
@@ -167,13 +167,13 @@ def test_a_damaged_cache_is_none(cache: Path, content: str, starts: Starts) -> N
     ("speedup", "native", "chosen"), [(3.0, False, "bf16"), (1.0, False, "fp32"), (0.0, True, "bf16")]
 )
 def test_auto_takes_what_is_faster(speedup: float, native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_measured", lambda cell: Measurement(0.0, speedup, float(speedup > 0)))
+    monkeypatch.setattr(backends, "_measure", lambda cell: Measurement(0.0, speedup, float(speedup > 0)))
     assert backends.choose_precision("auto", CPU, "lstm", native) == chosen
     assert backends.choose_precision("fp32", CPU, "lstm", native) == "fp32"
 
 
 def test_bf16_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_measured", lambda cell: Measurement(0.0, 0.1, 0.0))
+    monkeypatch.setattr(backends, "_measure", lambda cell: Measurement(0.0, 0.1, 0.0))
     with pytest.raises(UsageError, match="use fp32"):
         backends.choose_precision("bf16", CPU)
 
@@ -183,7 +183,7 @@ def test_bf16_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     ("amx", "fp32", "speedup"), [(True, True, 3.0), (False, True, 1.0), (False, False, 1.0), (False, False, 2.0)]
 )
 def test_the_path_is_told(cell: Cell, amx: bool, fp32: bool, speedup: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_measured", lambda cell: Measurement(0.0, speedup, float(speedup > 0)))
+    monkeypatch.setattr(backends, "_measure", lambda cell: Measurement(0.0, speedup, float(speedup > 0)))
     monkeypatch.setattr(recurrent, "usable", lambda: amx)
     monkeypatch.setattr(recurrent_fp32, "usable", lambda: fp32)
     monkeypatch.setattr(scan, "usable", lambda: fp32)

@@ -20,9 +20,9 @@ def test_known_samples_are_those_among_the_documents(documents: list[str], sampl
     shelf = Shelf(*map(LETTERS.encode, documents))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(surprisal, "DOCUMENTS_AT_ONCE", at_once)
-        found = surprisal.known(shelf, [LETTERS.encode(sample) for sample in samples])
+        found = surprisal.find_known(shelf, [LETTERS.encode(sample) for sample in samples])
     assert found == [sample in documents for sample in samples]
 
 
 def test_a_text_without_documents_knows_nothing() -> None:
-    assert surprisal.known(Shelf(), [np.arange(3)]) == [False]
+    assert surprisal.find_known(Shelf(), [np.arange(3)]) == [False]

@@ -80,7 +80,7 @@ def test_a_text_that_is_cut_short_ends_a_training_with_one_sentence(
     tmp_path: Path, book: Path, monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
     monkeypatch.setattr(numbers, "KEPT_BYTES", 0)
-    settings = Settings.model_validate(SMALL.given() | {"reader": {"kind": reader, "batch": 2, "length": 8}})
+    settings = Settings.model_validate(SMALL.explicit() | {"reader": {"kind": reader, "batch": 2, "length": 8}})
     chosen = CorpusSettings(documents="lines" if reader == "documents" else "none")
     corpus = build([str(book)], chosen, tmp_path / "corpus")
     events = train(Request((str(corpus),), settings, tmp_path / "run"))

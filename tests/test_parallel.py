@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fork_server import PYTHON
-from scriven.distributed.collectives import Workers, share
+from scriven.distributed.collectives import ProcessGroup, partition
 
 SCRIPT = """
 import os, sys
@@ -151,19 +151,19 @@ def test_three_workers_agree_and_the_death_of_one_is_noticed(tmp_path: Path) -> 
 
 
 def test_one_worker_needs_nobody() -> None:
-    workers, rows = Workers(), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    assert workers.gather(rows, 2) is rows
-    workers.add_up([list(row.split(1)) for row in rows], 2)
+    workers, rows = ProcessGroup(), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert workers.all_gather(rows, 2) is rows
+    workers.tree_all_reduce([list(row.split(1)) for row in rows], 2)
     assert rows[0].tolist() == [4.0, 6.0]
     assert workers.broadcast({"a": 1}) == {"a": 1}
     tensors = [torch.ones(2)]
-    workers.share(tensors, [0])
+    workers.broadcast_owned(tensors, [0])
     assert tensors[0].tolist() == [1, 1]
     workers.close()
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (4, 2), (7, 3), (256, 255)])
 def test_everything_is_someones_and_nobody_has_much_more(count: int, size: int) -> None:
-    shares = [share(count, rank, size) for rank in range(size)]
+    shares = [partition(count, rank, size) for rank in range(size)]
     assert [thing for part in shares for thing in part] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -14,7 +14,7 @@ from scriven.inference.chunks import random_passage
 from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.report.terminal import TerminalReport
-from scriven.settings import CorpusSettings, merged, validated
+from scriven.settings import CorpusSettings, merge_settings, validate
 from scriven.training.request import Request
 from scriven.training.start import train
 
@@ -68,7 +68,7 @@ def samples(request: Request) -> list[Sampled]:
 @pytest.mark.parametrize(("reader", "given"), [({}, 40), ({"kind": "windows", "length": 12}, 12)])
 def test_samples_go_on_from_places_of_the_text(tmp_path: Path, reader: dict[str, object], given: int) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
-    settings = validated(merged(SMALL, {"reader": reader | {"batch": 4}, "monitor": MONITOR}))
+    settings = validate(merge_settings(SMALL, {"reader": reader | {"batch": 4}, "monitor": MONITOR}))
     told = samples(Request((str(tmp_path / "text.txt"),), settings, tmp_path / "run"))
     assert [each.step for each in told] == [2] * 4 + [4] * 4
     first, again, fixed = told[0], told[1], told[2]

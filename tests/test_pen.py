@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scriven.inference.detokenizer import Pen
+from scriven.inference.detokenizer import StreamDecoder
 from scriven.inference.sampling import Ids
 from scriven.vocabulary import Vocabulary
 
@@ -26,7 +26,7 @@ def first_end(text: str, stop: list[str]) -> tuple[int, int] | None:
 @given(st.text("abc", max_size=20), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3), LENGTHS)
 def test_what_may_begin_a_stop_string_is_held_back(text: str, stop: list[str], lengths: list[int]) -> None:
     vocabulary = Vocabulary.of("abc")
-    pen, shown, fed = Pen(vocabulary, stop), "", 0
+    pen, shown, fed = StreamDecoder(vocabulary, stop), "", 0
     for block in blocks(vocabulary.encode(text), lengths):
         more, taken = pen.feed(block)
         shown, fed = shown + more, fed + taken
@@ -48,7 +48,7 @@ def separated(text: str) -> Ids:
 
 @given(st.text("ab\n", max_size=12), st.lists(st.text("ab\n", min_size=1, max_size=3), max_size=2), LENGTHS)
 def test_a_pen_is_done_where_a_document_ends(text: str, stop: list[str], lengths: list[int]) -> None:
-    ending, before, fed, shown = Pen(LETTERS, stop, until_end=True), text.partition("\n")[0], 0, ""
+    ending, before, fed, shown = StreamDecoder(LETTERS, stop, until_end=True), text.partition("\n")[0], 0, ""
     for block in blocks(separated(text), lengths):
         more, taken = ending.feed(block)
         shown, fed = shown + more, fed + taken
@@ -60,11 +60,11 @@ def test_a_pen_is_done_where_a_document_ends(text: str, stop: list[str], lengths
 
 def test_stop_strings_of_bytes_end_within_no_character() -> None:
     vocabulary = Vocabulary.of_bytes("|")
-    pen = Pen(vocabulary, ["é!", "|"])
+    pen = StreamDecoder(vocabulary, ["é!", "|"])
     ids = np.array([*"aé".encode(), *"é!".encode(), 0])
     assert pen.feed(ids[:2]) == ("a", 2)
     assert pen.feed(ids[2:4]) == ("", 2)
     assert pen.feed(ids[4:]) == ("é", 2)
     assert pen.done
-    pen = Pen(vocabulary, ["|"])
+    pen = StreamDecoder(vocabulary, ["|"])
     assert pen.feed(np.array([97, 0xC3, vocabulary.boundary, 98])) == ("a\ufffd", 3)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from scriven.settings import validated
-from scriven.training.budget import Done, Plan, Timetable, affordable, used_share
+from scriven.settings import validate
+from scriven.training.budget import Done, TimeBudget, WorkerJob, budget_fraction, evaluation_count
 
 
-def planned(**budget: float) -> Plan:
-    return Plan(validated({"budget": budget, "reader": {"batch": 8, "length": 10}}), "corpus", made_at=0.0)
+def planned(**budget: float) -> WorkerJob:
+    return WorkerJob(validate({"budget": budget, "reader": {"batch": 8, "length": 10}}), "corpus", made_at=0.0)
 
 
 def test_time_becomes_progress_and_leaves_what_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,7 +15,7 @@ def test_time_becomes_progress_and_leaves_what_is_reserved(monkeypatch: pytest.M
     monkeypatch.setattr("scriven.training.budget.time.monotonic", lambda: now[0])
     plan = planned(minutes=1)
     now[0] += 10  # making ready
-    timetable = Timetable(plan, Done(), reserved=5)
+    timetable = TimeBudget(plan, Done(), reserved=5)
     assert timetable.progress_of(1) == 0
     now[0] += 22.5
     assert timetable.progress_of(1) == pytest.approx(0.5)
@@ -26,7 +26,7 @@ def test_time_becomes_progress_and_leaves_what_is_reserved(monkeypatch: pytest.M
 def test_a_resumed_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("scriven.training.budget.time.monotonic", lambda: now[0])
-    timetable = Timetable(planned(minutes=1), Done(progress=0.4, seconds=24), reserved=6)
+    timetable = TimeBudget(planned(minutes=1), Done(progress=0.4, seconds=24), reserved=6)
     assert timetable.progress_of(1) == pytest.approx(0.4)
     now[0] += 15
     assert timetable.progress_of(1) == pytest.approx(0.7)
@@ -37,29 +37,29 @@ def test_a_slow_start_leaves_time_for_steps(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("scriven.training.budget.time.monotonic", lambda: now[0])
     plan = planned(minutes=1)
     now[0] += 59
-    timetable = Timetable(plan, Done(), reserved=5)
+    timetable = TimeBudget(plan, Done(), reserved=5)
     now[0] += 7.5
     assert timetable.progress_of(1) == pytest.approx(0.5)
 
 
 def test_plans_are_plain_data() -> None:
     plan = planned(minutes=1)
-    assert Plan.from_json(plan.to_json()).settings == plan.settings
+    assert WorkerJob.from_json(plan.to_json()).settings == plan.settings
 
 
 def test_used_share_of_another_budget() -> None:
     done = Done(step=5, seconds=30, characters=400, predictions=100, epochs=0.75)
-    assert used_share(planned(minutes=2), done) == pytest.approx(0.25)
-    assert used_share(planned(steps=10), done) == pytest.approx(0.5)
-    assert used_share(planned(characters=1600), done) == pytest.approx(0.25)
-    assert used_share(planned(epochs=3), done) == pytest.approx(0.25)
-    assert used_share(planned(steps=4), done) == 1
+    assert budget_fraction(planned(minutes=2), done) == pytest.approx(0.25)
+    assert budget_fraction(planned(steps=10), done) == pytest.approx(0.5)
+    assert budget_fraction(planned(characters=1600), done) == pytest.approx(0.25)
+    assert budget_fraction(planned(epochs=3), done) == pytest.approx(0.25)
+    assert budget_fraction(planned(steps=4), done) == 1
 
 
 @pytest.mark.parametrize(("minutes", "seconds", "evaluations"), [(1, 0, 10), (1, 0.1, 10), (1, 3, 3), (0.1, 3, 1)])
 def test_evaluations_take_a_share_of_the_time(minutes: float, seconds: float, evaluations: int) -> None:
-    assert affordable(planned(minutes=minutes), lambda: seconds) == evaluations
+    assert evaluation_count(planned(minutes=minutes), lambda: seconds) == evaluations
 
 
 def test_evaluations_are_as_many_as_asked_for_where_time_is_no_budget() -> None:
-    assert affordable(planned(steps=4), lambda: 1e9) == 10
+    assert evaluation_count(planned(steps=4), lambda: 1e9) == 10

@@ -14,7 +14,7 @@ from scriven.corpus.store import Corpus
 from scriven.errors import InputError
 from scriven.report.files import FilesReport
 from scriven.runs import create_run, open_run
-from scriven.runs.journal import PROGRESS_FILE, ProgressLog, read_story
+from scriven.runs.journal import PROGRESS_FILE, ProgressLog, read_replay_log
 from scriven.runs.recovery import recover
 from scriven.settings import CorpusSettings, ModelSettings
 from scriven.training.request import Request
@@ -95,7 +95,7 @@ def test_a_log_has_every_line_up_to_the_checkpoint(book: Path, tmp_path: Path, m
             return
         assert step == 4 or not done
         ProgressLog(path / PROGRESS_FILE, step).close()  # as going on does: of later steps any line may be lost
-        assert read_story(path).steps == step
+        assert read_replay_log(path).steps == step
 
     survives(path, work, check, most)
 

@@ -13,7 +13,7 @@ from scriven.inference import predictor as generation
 from scriven.inference import protocols
 from scriven.inference.chunks import documents_of
 from scriven.inference.predictor import Predictor
-from scriven.inference.surprisal import Tally
+from scriven.inference.surprisal import SurprisalSum
 from small_model import DOCUMENTS, TEXT, Shelf, assert_same, cut, predictor, slow_nats
 
 
@@ -55,7 +55,7 @@ def test_windows_are_independent_and_given_one_character(
 
 def test_a_text_of_one_character_has_no_window() -> None:
     model = predictor()
-    assert protocols.windows(model, [model.vocabulary.encode("a")], 256) == Tally()
+    assert protocols.windows(model, [model.vocabulary.encode("a")], 256) == SurprisalSum()
 
 
 @pytest.mark.parametrize("letters", ["\n abcde,", "ab"])
@@ -151,7 +151,7 @@ def test_documents_need_a_model_of_documents() -> None:
 # --- shared out among workers
 
 
-def shares(name: str, model: Predictor, shelf: Shelf, size: int, **options: int) -> list[Tally]:
+def shares(name: str, model: Predictor, shelf: Shelf, size: int, **options: int) -> list[SurprisalSum]:
     return [protocols.measure(name, model, shelf, rank=rank, size=size, **options) for rank in range(size)]
 
 
@@ -164,14 +164,14 @@ def test_workers_count_each_character_once(name: str, size: int, characters: int
     shelf = Shelf(model.vocabulary.encode(TEXT))
     whole = protocols.protocol(name)(model, [shelf.ids[: characters or None]])
     parts = shares(name, model, shelf, size, limit_characters=characters)
-    assert_same(sum(parts, Tally()), whole)
+    assert_same(sum(parts, SurprisalSum()), whole)
     if name in {"window-7", "last-7"} and characters == len(TEXT):
         assert max(part.loss.characters for part in parts) < len(TEXT) / size + 8
 
 
 @pytest.mark.parametrize("name", ["stream", "window-256", "window-1", "last-7"])
 def test_nothing_measures_nothing(name: str) -> None:
-    assert protocols.measure(name, predictor(), Shelf(np.empty(0, np.int64))) == Tally()
+    assert protocols.measure(name, predictor(), Shelf(np.empty(0, np.int64))) == SurprisalSum()
 
 
 def test_a_stream_is_estimated_in_lanes_and_exact_in_one() -> None:
@@ -180,7 +180,7 @@ def test_a_stream_is_estimated_in_lanes_and_exact_in_one() -> None:
     exact = protocols.stream(model, [shelf.ids])
     assert_same(protocols.measure("stream", model, shelf, lanes_at_most=1), exact)
     assert protocols.lane_count(len(shelf.ids)) == 3
-    assert_same(sum(shares("stream", model, shelf, 2), Tally()), protocols.lanes(model, shelf, range(3), 3))
+    assert_same(sum(shares("stream", model, shelf, 2), SurprisalSum()), protocols.lanes(model, shelf, range(3), 3))
 
 
 @pytest.mark.parametrize(("characters", "count"), [(0, 1), (1023, 1), (2048, 2), (1 << 30, 64)])
@@ -199,7 +199,7 @@ def test_workers_count_each_document_once(name: str, size: int) -> None:
     shelf, boundary = document_shelf(model), int(model.opening[0])
     whole = protocols.protocol(name)(model, documents_of(shelf, boundary))
     assert whole.loss.ends == len(DOCUMENTS)
-    assert_same(sum(shares(name, model, shelf, size), Tally()), whole)
+    assert_same(sum(shares(name, model, shelf, size), SurprisalSum()), whole)
 
 
 @pytest.mark.parametrize("limit", [1, 9, 10, 11, 0, 10**6])
@@ -209,7 +209,7 @@ def test_a_document_that_the_limit_cuts_counts_as_far_as_it_goes_without_its_end
         cut += [document[:left]] if left else []
         left = max(0, left - len(document))
     expected = protocols.measure("documents", model, document_shelf(model, cut)).loss
-    found = sum(shares("documents", model, document_shelf(model), 2, limit_characters=limit), Tally()).loss
+    found = sum(shares("documents", model, document_shelf(model), 2, limit_characters=limit), SurprisalSum()).loss
     assert found.characters == expected.characters
     assert found.nats == pytest.approx(expected.nats, rel=1e-5)
     assert found.ends == sum(mine == whole for mine, whole in zip(cut, DOCUMENTS, strict=False))

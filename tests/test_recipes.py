@@ -5,12 +5,12 @@ import pytest
 from scriven import recipes
 from scriven.errors import UsageError
 from scriven.model.language_model import parameter_count
-from scriven.settings import consistent, validated
+from scriven.settings import check_complete, validate
 
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_a_recipe_is_a_valid_file_of_settings_with_a_budget(name: str) -> None:
-    settings = consistent(validated(recipes.values(name)))
+    settings = check_complete(validate(recipes.values(name)))
     assert settings.budget
     assert recipes.title(name)
     assert recipes.text(name).startswith("# ")
@@ -18,7 +18,7 @@ def test_a_recipe_is_a_valid_file_of_settings_with_a_budget(name: str) -> None:
 
 def test_the_english_major_has_as_many_parameters_as_in_the_article() -> None:
     """62,000 for 62 characters; here `<unk>` is a symbol too, read by four gates of 62 and with four of its own."""
-    settings = validated(recipes.values("english-major"))
+    settings = validate(recipes.values("english-major"))
     assert (settings.model.activations, settings.budget.epochs) == (["tanh", "relu"], 256)
     assert parameter_count(settings.model, 62) == 2 * 4 * 62 * (62 + 62 + 1) == 62_000
     assert parameter_count(settings.model, 63) == 62_000 + 4 * 62 + 4 * (62 + 62 + 1 + 63)

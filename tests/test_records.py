@@ -16,7 +16,7 @@ from scriven.corpus.line_ends import LINE_END, lines_of
 from scriven.corpus.structure import Bad
 from scriven.corpus.tables import delimited_rows
 from scriven.errors import InputError, UsageError
-from scriven.settings import validated
+from scriven.settings import validate
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 FIELD = st.text('ab,;\t\r\n"|é ', max_size=8)
@@ -38,7 +38,7 @@ def from_json(text: str, size: int = 7, column: str = "text") -> list[object]:
 
 def corpus_of(path: Path, data: str | bytes, **values: Any) -> Corpus:
     path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return Corpus.open(build([str(path)], validated({"corpus": {"validation": 0, **values}}).corpus))
+    return Corpus.open(build([str(path)], validate({"corpus": {"validation": 0, **values}}).corpus))
 
 
 def text_of(corpus: Corpus) -> str:
@@ -140,7 +140,7 @@ def test_a_column_of_csv_is_what_is_trained_on(tmp_path: Path) -> None:
 @pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not here")
 @pytest.mark.parametrize("case", ["01-column-csv/posts.csv", "01-column-csv/lines.json", "02-bom/bom.jsonl"])
 def test_the_shared_tables_are_read(case: str) -> None:
-    corpus = Corpus.open(build([str(CASES / case)], validated({"corpus": {"column": "text", "validation": 0}}).corpus))
+    corpus = Corpus.open(build([str(CASES / case)], validate({"corpus": {"column": "text", "validation": 0}}).corpus))
     assert text_of(corpus).startswith("This is line 0 of a small text.\nThis is line 1 of a small text.\n")
 
 
@@ -292,11 +292,11 @@ def test_a_setting_that_would_do_nothing_is_refused(
 
 def test_a_run_that_was_trained_with_such_a_setting_finds_its_corpus_again(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("words\n")
-    chosen = validated({"corpus": {"column": "text"}}).corpus
+    chosen = validate({"corpus": {"column": "text"}}).corpus
     assert Corpus.open(build([str(tmp_path / "a.txt")], chosen, strict=False)).counts.characters == 6
 
 
 def test_standard_input_has_columns_as_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO('\ufeff{"text": "one"}\n{"text": "two"}'.encode())))
-    corpus = Corpus.open(build(["-"], validated({"corpus": {"column": "text", "validation": 0}}).corpus))
+    corpus = Corpus.open(build(["-"], validate({"corpus": {"column": "text", "validation": 0}}).corpus))
     assert text_of(corpus) == "one\ntwo\n"

@@ -18,9 +18,9 @@ from scriven.events import Event, Finished, Stepped
 from scriven.report import consume, files
 from scriven.report.files import FilesReport
 from scriven.runs import open_run
-from scriven.runs.journal import LOGS, METRICS_FILE, PROGRESS_FILE, WIDTH, ProgressLog, read_lines, read_story
-from scriven.settings import merged, validated
-from scriven.training.budget import Timetable
+from scriven.runs.journal import LOGS, METRICS_FILE, PROGRESS_FILE, WIDTH, ProgressLog, read_lines, read_replay_log
+from scriven.settings import merge_settings, validate
+from scriven.training.budget import TimeBudget
 from scriven.training.request import Request
 from scriven.training.start import train
 from test_divergence import spoilt
@@ -39,11 +39,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time that goes by chance, about 50 steps from start to end; and logs as thin as those of long trainings."""
     chance = random.Random(1)
 
-    def _goes_on(self: Timetable, step: int) -> float:
+    def _goes_on(self: TimeBudget, step: int) -> float:
         self._from = min(1.0, self._from + chance.random() / 25)
         return self._from
 
-    monkeypatch.setattr(Timetable, "progress_of", _goes_on)
+    monkeypatch.setattr(TimeBudget, "progress_of", _goes_on)
     monkeypatch.setattr(files, "DETAIL", 20)
 
 
@@ -58,8 +58,8 @@ def trained(
     book: Path, output: Path, budget: dict[str, float], over: dict[str, Any] | None = None, **more: Any
 ) -> None:
     texts = () if "resume" in more else (str(book),)
-    given = {} if "resume" in more else merged(SMALL, over or {})
-    followed(Request(texts, validated(merged(given, {"budget": budget})), output, **more))
+    given = {} if "resume" in more else merge_settings(SMALL, over or {})
+    followed(Request(texts, validate(merge_settings(given, {"budget": budget})), output, **more))
 
 
 def replayed(run: Path, output: Path) -> str:
@@ -84,13 +84,13 @@ def test_a_timed_training_is_done_again(book: Path, tmp_path: Path) -> None:
     trained(book, first, BUDGET, until=30)
     trained(book, first, {}, resume="last")
     trained(book, first, {"minutes": 20}, resume="last")
-    story = read_story(first)
+    story = read_replay_log(first)
     assert story.progress.count(1.0) == 2  # at the ends of the first budget and of the second
     lines = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
     assert sum(line["event"] == "stepped" for line in lines) < story.steps  # these alone would not do
     assert "steps were compared with those of" in replayed(first, again)
     assert same_end(first, again)
-    assert read_story(again) == story
+    assert read_replay_log(again) == story
 
 
 def test_a_replay_that_was_stopped_goes_on(book: Path, tmp_path: Path) -> None:
@@ -117,20 +117,20 @@ def test_what_was_cut_short_without_a_validation_text_has_the_same_best_model(bo
     assert open_run(first).index().best == 10
     replayed(first, again)
     assert same_end(first, again)
-    assert read_story(again).evaluated == [5, 10]
+    assert read_replay_log(again).evaluated == [5, 10]
 
 
 def test_saves_of_logs_that_do_not_tell_are_taken_for_evaluations(tmp_path: Path) -> None:
     """As all logs that were written before saves told."""
     (tmp_path / METRICS_FILE).write_text('{"event":"started","step":0}\n{"event":"saved","step":1,"path":"p"}\n')
     (tmp_path / PROGRESS_FILE).write_text(f"{1.0!r:<23}\n")
-    assert read_story(tmp_path).evaluated == [1]
+    assert read_replay_log(tmp_path).evaluated == [1]
 
 
 def branched(run: Path, step: int, last: int) -> None:
     """Goes on from a step, and is killed after another one, before anything was saved."""
     report = FilesReport()
-    with contextlib.closing(train(Request((), validated({}), run, resume=step))) as events:
+    with contextlib.closing(train(Request((), validate({}), run, resume=step))) as events:
         for event in events:
             report.handle(event)
             if isinstance(event, Stepped) and event.step == last:
@@ -171,7 +171,7 @@ def test_counted_budgets_and_returns_are_done_again(
         spoilt(patch, {6, 7}, "loss")  # after which it goes back to step 4
         trained(book, first, {"steps": 12}, over)
     trained(book, first, {"steps": 20}, resume="last")
-    assert read_story(first).returned == [[4, 1]]
+    assert read_replay_log(first).returned == [[4, 1]]
     assert "all are the same bits" in replayed(first, again)
     assert same_end(first, again)
 
@@ -265,4 +265,4 @@ def test_the_log_is_exact_and_takes_back_steps(tmp_path: Path) -> None:
     assert [json.loads(line) for line in path.read_text().splitlines()] == [*values[:2], values[0]]
     (tmp_path / METRICS_FILE).write_text('{"event":"started","step":0}\n')
     path.write_bytes(path.read_bytes()[: 2 * WIDTH + 5])  # a crash cut the last line short
-    assert read_story(tmp_path).progress == values[:2]
+    assert read_replay_log(tmp_path).progress == values[:2]

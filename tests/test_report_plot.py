@@ -10,7 +10,7 @@ from fake_run import PER_STEP, evaluated, stepped, training
 from scriven.errors import InputError
 from scriven.events import Event
 from scriven.report.files import FilesReport
-from scriven.report.plot import Course, PlotReport, draw
+from scriven.report.plot import LossCurve, PlotReport, draw
 
 
 @pytest.fixture(autouse=True)
@@ -76,24 +76,24 @@ def test_a_run_that_did_nothing_has_no_picture(tmp_path: Path) -> None:
 
 
 def test_the_course_is_that_of_the_events(tmp_path: Path, events: list[Event]) -> None:
-    course = Course.read(write(tmp_path, [*events, evaluated(100, 9.0, final=True)]))
+    course = LossCurve.read(write(tmp_path, [*events, evaluated(100, 9.0, final=True)]))
     assert course.steps == list(range(1, 101))
     np.testing.assert_allclose(course.raw, [1 + 1 / step for step in course.steps])
-    at, loss = course.validated()
+    at, loss = course.validation_points()
     np.testing.assert_allclose(at, [step * PER_STEP for step in (20, 40, 60, 80, 100)])
     np.testing.assert_allclose(loss, [1.4 + 1 / step for step in (20, 40, 60, 80, 100)])
 
 
 def test_the_smooth_line_is_a_sum_over_a_sum(tmp_path: Path) -> None:
-    course = Course.read(write(tmp_path, [*training(tmp_path, last=300)]))
+    course = LossCurve.read(write(tmp_path, [*training(tmp_path, last=300)]))
     nats, counts = np.array(course.nats), np.array(course.counts)
     slow = [
         nats[max(at - 3, 0) : at + 4].sum() / counts[max(at - 3, 0) : at + 4].sum()  # 2 % of 300, three on each side
         for at in range(300)
     ]
-    np.testing.assert_allclose(course.smoothed(), slow)
+    np.testing.assert_allclose(course.smooth(), slow)
 
 
 def test_one_step_is_its_own_smooth_line(tmp_path: Path, events: list[Event]) -> None:
-    course = Course.read(write(tmp_path, [events[0], stepped(1)]))
-    np.testing.assert_allclose(course.smoothed(), course.raw)
+    course = LossCurve.read(write(tmp_path, [events[0], stepped(1)]))
+    np.testing.assert_allclose(course.smooth(), course.raw)

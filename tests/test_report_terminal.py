@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fake_run import evaluated, finished, sampled, started, stepped, training
 from scriven.events import Event, Loss, Skipped
 from scriven.report import visible
-from scriven.report.terminal import JsonReport, Pace, TerminalReport, duration, next_commands, percent
+from scriven.report.terminal import JsonReport, TerminalReport, Throughput, duration, next_commands, percent
 from scriven.sizes import size
 
 ESCAPE = "\x1b"
@@ -167,7 +167,7 @@ def test_the_next_commands_are_ready_to_paste() -> None:
 
 
 def test_speed_and_time_left_come_from_the_events_clocks() -> None:
-    pace = Pace()
+    pace = Throughput()
     pace.note(started())
     assert pace.left == 300
     assert math.isnan(pace.speed)
@@ -181,7 +181,7 @@ def test_speed_and_time_left_come_from_the_events_clocks() -> None:
 
 
 def test_the_loss_shown_is_of_all_recent_characters() -> None:
-    pace = Pace()
+    pace = Throughput()
     for step, loss in ((1, Loss(10.0, 10)), (2, Loss(90.0, 30))):
         pace.note(dataclasses.replace(stepped(step), loss=loss))
     assert pace.loss == Loss(100.0, 40)

@@ -11,7 +11,7 @@ from scriven.events import Evaluated, Event, Returned, Saved, Skipped, Stepped
 from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.runs import Saver, open_run
-from scriven.runs.journal import read_story
+from scriven.runs.journal import read_replay_log
 from scriven.training.budget import FIRST_SECONDS, SaveClock
 from scriven.training.request import Request
 from scriven.training.start import train
@@ -145,7 +145,7 @@ def test_a_replay_takes_no_save_of_the_clock_for_an_evaluation(
     over = STEPS | {"corpus": {"validation": 0.0}}
     list(consume(train(request(book, first, over, until=10)), [FilesReport()]))
     assert open_run(first).index().best == 6
-    assert read_story(first).evaluated == [6]
+    assert read_replay_log(first).evaluated == [6]
     assert "all are the same bits" in replayed(first, again)
     assert same_end(first, again)
 

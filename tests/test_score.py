@@ -23,7 +23,7 @@ from scriven.vocabulary import Vocabulary
 from small_model import DOCUMENTS, TEXT, assert_same, cut, predictor, predictor_of, slow_nats
 
 
-def lines(model: Predictor, pieces: Iterable[surprisal.Scored]) -> list[surprisal.Tally]:
+def lines(model: Predictor, pieces: Iterable[surprisal.Scored]) -> list[surprisal.SurprisalSum]:
     return [line for some in score_lines.lines(model.vocabulary, pieces) for line in some.sums]
 
 
@@ -50,7 +50,7 @@ def test_lines_are_cut_after_their_line_feeds(at_once: int, monkeypatch: pytest.
     assert [total.loss.characters for total in totals] == [3, 1, 3, 1]
     assert [total.loss.bytes for total in totals] == [3, 1, 5, 1]
     assert [total.unseen for total in totals] == [1, 1, 2, 1]
-    assert_same(sum(totals, surprisal.Tally()), stream(model, [ids]))
+    assert_same(sum(totals, surprisal.SurprisalSum()), stream(model, [ids]))
 
 
 # --- documents
@@ -114,7 +114,7 @@ def test_a_document_that_has_not_ended_is_scored_as_far_as_it_goes() -> None:
 
 def test_ends_are_counted_beside_the_characters() -> None:
     model = documents_model()
-    total = surprisal.summed(model.vocabulary, surprisal.documents(model, [bounded(model, DOCUMENTS)]))
+    total = surprisal.sum_pieces(model.vocabulary, surprisal.documents(model, [bounded(model, DOCUMENTS)]))
     costs = alone(model, DOCUMENTS)
     ends = [place - 1 for place in accumulate(len(text) + 1 for text in DOCUMENTS)]
     assert (total.loss.ends, total.loss.characters) == (len(DOCUMENTS), len("".join(DOCUMENTS)))
@@ -123,7 +123,7 @@ def test_ends_are_counted_beside_the_characters() -> None:
     assert total.loss.total_nats == pytest.approx(sum(costs), rel=1e-5)
     assert total.loss.nats_per_char == pytest.approx(total.loss.nats / total.loss.characters)
     assert total.values()["total_nats"] == total.loss.total_nats
-    assert "ends" not in surprisal.Tally(Loss(1.0, 1)).values()
+    assert "ends" not in surprisal.SurprisalSum(Loss(1.0, 1)).values()
 
 
 def test_probabilities_of_all_documents_of_up_to_two_characters_and_of_longer_ones_sum_to_one() -> None:
@@ -138,7 +138,7 @@ def test_probabilities_of_all_documents_of_up_to_two_characters_and_of_longer_on
         share += copies * math.exp(-total.loss.total_nats)
     longer = sum(
         (0x110000 - model.vocabulary.size) ** text.count("€")
-        * math.exp(-surprisal.summed(model.vocabulary, surprisal.surprisals(model, [ids], first)).loss.nats)
+        * math.exp(-surprisal.sum_pieces(model.vocabulary, surprisal.surprisals(model, [ids], first)).loss.nats)
         for text in (a + b + c for a in symbols for b in symbols for c in symbols)
         for ids in [model.vocabulary.encode(text)]
     )
@@ -150,7 +150,7 @@ def test_each_document_is_a_line_of_its_own() -> None:
     texts = ["ab\n", "c", "€\nb"]  # a line feed is an unseen character here
     rows = lines(model, surprisal.documents(model, [bounded(model, texts)]))
     assert [(row.loss.characters, row.loss.ends, row.unseen) for row in rows] == [(3, 1, 1), (1, 1, 0), (3, 1, 2)]
-    assert_same(sum(rows, surprisal.Tally()), stream(model, [bounded(model, texts)]))
+    assert_same(sum(rows, surprisal.SurprisalSum()), stream(model, [bounded(model, texts)]))
 
 
 def test_documents_of_bytes() -> None:
@@ -164,7 +164,9 @@ def test_documents_of_bytes() -> None:
 def test_foretold_reads_texts_as_the_vocabulary_has_them() -> None:
     model, plain = documents_model(), predictor()
     for each, ids in ((model, bounded(model, DOCUMENTS)), (plain, plain.vocabulary.encode(TEXT))):
-        assert_same(surprisal.summed(each.vocabulary, surprisal.foretold(each, [ids])), stream(each, [ids]))
+        assert_same(
+            surprisal.sum_pieces(each.vocabulary, surprisal.surprisals_of_text(each, [ids])), stream(each, [ids])
+        )
 
 
 # --- in native code

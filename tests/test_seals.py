@@ -11,7 +11,7 @@ from scriven.errors import InputError
 from scriven.model.language_model import weight_shapes
 from scriven.runs import Run, create_run, open_run
 from scriven.runs.doctor import examine
-from scriven.runs.manifest import SEALS_KEPT, extended, vocabulary_seal
+from scriven.runs.manifest import SEALS_KEPT, extend_seals, vocabulary_seal
 from scriven.runs.recovery import recover
 from scriven.safe_files import remove_folder
 from scriven.settings import BudgetSettings, ModelSettings, MonitorSettings, Settings
@@ -125,8 +125,8 @@ def test_settings_that_stay_the_same_need_no_seal_more(run: Run) -> None:
     before = (run.path / "settings.toml").read_bytes()
     create_run(run.path, SETTINGS, PLAYS, run.origin, open_run(run.path).setting_seals)
     assert (run.path / "settings.toml").read_bytes() == before
-    assert extended(("a", "b"), "a") == ("b", "a")
-    assert len(extended([str(number) for number in range(999)], "now")) == SEALS_KEPT
+    assert extend_seals(("a", "b"), "a") == ("b", "a")
+    assert len(extend_seals([str(number) for number in range(999)], "now")) == SEALS_KEPT
 
 
 def test_a_checkpoint_of_an_earlier_version_is_opened(run: Run) -> None:

@@ -15,13 +15,13 @@ import pytest
 from live_server import serving
 from scriven.server import completions, responses
 from scriven.server.completions import Tokens
-from scriven.server.responses import BRIEF, LEAST, MAKERS, apart, pieces
+from scriven.server.responses import BRIEF, LEAST, MAKERS, pieces, run_apart
 from served_models import guarded_app, text_model
 
 
 def test_what_is_not_brief_is_made_in_another_thread() -> None:
     async def here(size: int) -> bool:
-        return await apart(size, threading.get_ident) == threading.get_ident()
+        return await run_apart(size, threading.get_ident) == threading.get_ident()
 
     assert asyncio.run(here(BRIEF - 1))
     assert not asyncio.run(here(BRIEF))
@@ -32,7 +32,7 @@ def test_what_is_brief_shares_the_turns_of_the_loop() -> None:
     made, turns = list[tuple[int, int, int]](), 0
 
     async def tell(number: int, size: int) -> None:
-        await apart(size, lambda: made.append((turns, number, max(size, LEAST))))
+        await run_apart(size, lambda: made.append((turns, number, max(size, LEAST))))
 
     async def count() -> None:
         nonlocal turns
@@ -66,7 +66,7 @@ def test_no_piece_is_long() -> None:
 def test_log_probabilities_of_streams_are_made_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of 64 streams held up every other request for up to 1.6 s."""
     made, prefix = list[tuple[int, bool]](), str(MAKERS._thread_name_prefix)
-    add, tell = Tokens.add, completions._told
+    add, tell = Tokens.add, completions._response_json
 
     def adding(self: Tokens, details: Any) -> None:
         made.append((len(details.ids), threading.current_thread().name.startswith(prefix)))
@@ -78,7 +78,7 @@ def test_log_probabilities_of_streams_are_made_apart(monkeypatch: pytest.MonkeyP
         return tell(asked, choices, *more)
 
     monkeypatch.setattr(Tokens, "add", adding)
-    monkeypatch.setattr(completions, "_told", telling)
+    monkeypatch.setattr(completions, "_response_json", telling)
     body = {"prompt": "the", "max_tokens": 200, "logprobs": 20, "stream": True}
     with serving(guarded_app({"text": text_model()})) as place:
         told = httpx.post(f"{place.url}/v1/completions", json=body, timeout=60).text

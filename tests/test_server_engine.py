@@ -16,18 +16,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scriven.inference.generation import LIVE, Line
+from scriven.inference.generation import LIVE, Generation
 from scriven.inference.predictor import Context, Predictor
 from scriven.inference.surprisal import read_rows
 from scriven.kernels import native_library
 from scriven.server import engine
-from scriven.server.jobs import Job, News, shares
+from scriven.server.jobs import Job, JobUpdate, fair_shares
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.prefill import details_of
-from scriven.server.responses import Refused
-from scriven.server.shared import Served, Server, Streamed, Work
+from scriven.server.responses import ApiError
+from scriven.server.shared import DisconnectAwareResponse, RequestHandle, ServedModel, ServerState
 from scriven.session import Model
-from scriven.settings import SamplingSettings, Settings, validated
+from scriven.settings import SamplingSettings, Settings, validate
 from small_model import favour, predictor
 
 WAYS = [None, *(["fp32", "int8"] if native_library.level() != "off" else [])]  # torch and native code
@@ -37,7 +37,7 @@ DEADLINE = 60.0  # seconds
 
 def model_of(way: str | None, window: int = 0, letters: str = "\n abcde,") -> Model:
     plain = predictor(letters, "\n" if "\n" not in letters else None)
-    settings: Settings = validated({"model": {"width": 8}})
+    settings: Settings = validate({"model": {"width": 8}})
     return Model(Predictor(plain.model, plain.vocabulary, "fp32", window, way), settings)
 
 
@@ -54,9 +54,9 @@ def test_costs_of_texts_side_by_side_are_those_of_each_alone(symbols: int) -> No
         assert all(map(np.array_equal, alone.likeliest, one.likeliest))
 
 
-def line(model: Model, seed: int, length: int, *, keep: bool = False) -> Line:
+def line(model: Model, seed: int, length: int, *, keep: bool = False) -> Generation:
     settings = SamplingSettings(temperature=[0.0, 0.7, 1.5][seed % 3], top_k=seed % 4)
-    return Line(np.random.default_rng(seed), settings, length, model.pen(["ab"] if seed % 2 else []), keep)
+    return Generation(np.random.default_rng(seed), settings, length, model.pen(["ab"] if seed % 2 else []), keep)
 
 
 def job(model: Model, seed: int) -> Job:
@@ -67,28 +67,28 @@ def job(model: Model, seed: int) -> Job:
     return Job(ids, model.predictor.start(), lines, told, [None, 3][seed % 2])
 
 
-def serve(model: Model, limits: Limits, use: Callable[[Server, Served], Any]) -> Any:
+def serve(model: Model, limits: Limits, use: Callable[[ServerState, ServedModel], Any]) -> Any:
     """What the coroutine gives that `use` makes, while the engine runs."""
-    served = Served("it", model, limits)
+    served = ServedModel("it", model, limits)
     served.engine.start()
     try:
-        return asyncio.run(use(Server({"it": served}, limits), served))
+        return asyncio.run(use(ServerState({"it": served}, limits), served))
     finally:
         served.engine.stop()
         assert served.engine.rows == served.engine.waiting_jobs == served.engine.waiting_symbols == 0
 
 
-async def done(server: Server, served: Served, jobs: list[Job]) -> list[News]:
+async def done(server: ServerState, served: ServedModel, jobs: list[Job]) -> list[JobUpdate]:
     """All that becomes of jobs."""
-    told: list[News] = []
+    told: list[JobUpdate] = []
     ends = sum(1 + len(each.lines) for each in jobs)
-    async with Work(server, served, jobs) as work:
+    async with RequestHandle(server, served, jobs) as work:
         while sum(news.done for news in told) < ends:
             told += await work.news()
     return told
 
 
-def summary(told: list[News], number: int) -> list[Any]:
+def summary(told: list[JobUpdate], number: int) -> list[Any]:
     """What was told of one job, however it was cut into pieces."""
     found: list[Any] = []
     for which in (None, 0, 1, 2):
@@ -110,10 +110,10 @@ def test_what_becomes_of_a_request_does_not_depend_on_others(way: str | None, wi
     torch.set_num_threads(1)
     model = model_of(way, window, letters)
 
-    async def together(server: Server, served: Served) -> list[list[News]]:
+    async def together(server: ServerState, served: ServedModel) -> list[list[JobUpdate]]:
         return await asyncio.gather(*(done(server, served, [job(model, seed)]) for seed in range(16)))
 
-    async def alone(server: Server, served: Served) -> list[list[News]]:
+    async def alone(server: ServerState, served: ServedModel) -> list[list[JobUpdate]]:
         return [await done(server, served, [job(model, seed)]) for seed in range(16)]
 
     for one, other in zip(serve(model, LIMITS, together), serve(model, FEW, alone), strict=True):
@@ -181,18 +181,20 @@ def test_a_kept_context_is_that_after_the_text() -> None:
 def test_what_waits_for_rows_is_counted_and_too_much_is_refused() -> None:
     model = model_of(WAYS[-1])
 
-    async def use(server: Server, served: Served) -> None:
+    async def use(server: ServerState, served: ServedModel) -> None:
         long = Job(model.read_ids("a"), model.predictor.start(), (line(model, 2, 100_000),))
         async with contextlib.AsyncExitStack() as works:
             for _ in range(5):
-                await (await works.enter_async_context(Work(server, served, [replace_line(model, long)]))).news()
+                await (
+                    await works.enter_async_context(RequestHandle(server, served, [replace_line(model, long)]))
+                ).news()
             many = [job(model, 7) for _ in range(20)]
             one, other = done(server, served, many), done(server, served, [job(model, 7)])
             waiting = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
             await until(lambda: served.engine.waiting_jobs == 21)
             assert served.engine.rows == 5
-            with pytest.raises(Refused, match="21 texts wait already"):
-                Work(server, served, many)
+            with pytest.raises(ApiError, match="21 texts wait already"):
+                RequestHandle(server, served, many)
         await asyncio.gather(*waiting)
 
     serve(model, FEW, use)
@@ -211,8 +213,8 @@ def test_a_request_for_much_makes_room_and_its_texts_stay_the_same(way: str | No
             Job(ids[: n + 1], start, tuple(line(model, 8 * n + k, 60, keep=True) for k in range(8))) for n in (0, 4)
         ]
 
-    async def crowded(server: Server, served: Served) -> list[News]:
-        async with Work(server, served, much()) as work:
+    async def crowded(server: ServerState, served: ServedModel) -> list[JobUpdate]:
+        async with RequestHandle(server, served, much()) as work:
             told = await work.news()
             while sum(news.done for news in told) < 2 + 16:
                 await done(server, served, [job(model, 3)])
@@ -228,9 +230,9 @@ def test_a_request_for_much_makes_room_and_its_texts_stay_the_same(way: str | No
 def test_another_request_gets_rows_at_once() -> None:
     model = model_of(WAYS[-1])
 
-    async def use(server: Server, served: Served) -> None:
+    async def use(server: ServerState, served: ServedModel) -> None:
         lines = tuple(line(model, 2, 10_000_000) for _ in range(20))
-        async with Work(server, served, [Job(model.read_ids("a"), model.predictor.start(), lines)]) as work:
+        async with RequestHandle(server, served, [Job(model.read_ids("a"), model.predictor.start(), lines)]) as work:
             while not any(news.symbols for news in await work.news()):
                 pass
             assert served.engine.rows == 5
@@ -243,7 +245,7 @@ def test_another_request_gets_rows_at_once() -> None:
 @given(st.lists(st.integers(0, 20), max_size=12), st.integers(0, 12))
 def test_rows_are_shared_as_evenly_as_they_are_wanted(wanted: list[int], more: int) -> None:
     rows = len(wanted) + more
-    given = shares(wanted, rows)
+    given = fair_shares(wanted, rows)
     assert sum(given) == min(rows, sum(wanted))
     assert all(got <= wants for got, wants in zip(given, wanted, strict=True))
     least = min((got for got, wants in zip(given, wanted, strict=True) if got < wants), default=20)
@@ -263,11 +265,11 @@ async def until(true: Callable[[], bool]) -> None:
 def test_what_is_cancelled_frees_its_rows() -> None:
     model = model_of(WAYS[-1])
 
-    async def use(server: Server, served: Served) -> None:
+    async def use(server: ServerState, served: ServedModel) -> None:
         reading = Job(np.zeros(1_000_000, np.int64), model.predictor.start(), (line(model, 0, 5),))
         writing = Job(model.read_ids("a"), model.predictor.start(), (line(model, 0, 1_000_000),))
         for each in (reading, writing):
-            async with Work(server, served, [each, *(job(model, 9) for _ in range(30))]):
+            async with RequestHandle(server, served, [each, *(job(model, 9) for _ in range(30))]):
                 await until(lambda: served.engine.rows > 0)
             assert (await done(server, served, [job(model, 2)]))[-1].done
             await until(lambda: served.engine.rows == served.engine.waiting_jobs == 0)
@@ -279,9 +281,9 @@ def test_a_stream_that_ends_before_its_first_piece_drops_its_work() -> None:
     """Its client read nothing, and left: what would have made pieces never began, and once left the work behind."""
     model = model_of(WAYS[-1])
 
-    async def use(server: Server, served: Served) -> None:
-        work = Work(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 10_000_000),))])
-        await Streamed(nothing(), "text/plain", within=work)({}, left, unread)
+    async def use(server: ServerState, served: ServedModel) -> None:
+        work = RequestHandle(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 10_000_000),))])
+        await DisconnectAwareResponse(nothing(), "text/plain", within=work)({}, left, unread)
 
     serve(model, LIMITS, use)
 
@@ -301,8 +303,8 @@ async def unread(message: Any) -> None:
 def test_a_request_that_takes_too_long_is_given_up() -> None:
     model = model_of(WAYS[-1])
 
-    async def use(server: Server, served: Served) -> None:
-        with pytest.raises(Refused, match=r"longer than 0\.1 s") as caught:
+    async def use(server: ServerState, served: ServedModel) -> None:
+        with pytest.raises(ApiError, match=r"longer than 0\.1 s") as caught:
             await done(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 10_000_000),))])
         assert caught.value.status == 503
 
@@ -315,13 +317,13 @@ def test_a_text_that_is_read_slowly_holds_up_no_other(way: str | None, monkeypat
     model, now = model_of(way), [0.0]
     monkeypatch.setattr(engine, "time", Mock(monotonic=lambda: now[0]))
 
-    async def use(server: Server, served: Served) -> int:
+    async def use(server: ServerState, served: ServedModel) -> int:
         reads = SlowReads(served.engine, now)
         for name in ("read", "predict"):
             monkeypatch.setattr(model.predictor, name, reads.slow(getattr(model.predictor, name)))
         with contextlib.ExitStack() as ends:
             ends.callback(reads.allow, 1 << 30)  # also where the other text is never done: the engine must end
-            async with Work(server, served, [Job(np.zeros(20_000, np.int64), served.start, (), 2)]) as work:
+            async with RequestHandle(server, served, [Job(np.zeros(20_000, np.int64), served.start, (), 2)]) as work:
                 await work.news()
                 begun = served.engine.read
                 other = Job(np.empty(0, np.int64), served.start, (line(model, 0, 5),))
@@ -367,9 +369,11 @@ class SlowReads:
 def test_a_client_that_reads_slowly_has_no_more_time_than_others() -> None:
     model = model_of(WAYS[-1])
 
-    async def use(server: Server, served: Served) -> None:
-        async with Work(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 1_000_000),))]) as work:
-            with pytest.raises(Refused, match=r"longer than 0\.1 s"):
+    async def use(server: ServerState, served: ServedModel) -> None:
+        async with RequestHandle(
+            server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 1_000_000),))]
+        ) as work:
+            with pytest.raises(ApiError, match=r"longer than 0\.1 s"):
                 for _ in range(50):
                     await work.news()
                     await asyncio.sleep(0.02)  # there is news whenever the client is ready for some
@@ -386,10 +390,10 @@ def test_a_mistake_ends_those_requests_alone_that_met_it(
 ) -> None:
     model = model_of(None)
 
-    async def use(server: Server, served: Served) -> list[News]:
+    async def use(server: ServerState, served: ServedModel) -> list[JobUpdate]:
         with monkeypatch.context() as patched:
-            patched.setattr(model.predictor, "write", Mock(side_effect=error))
-            with pytest.raises(Refused, match=said) as refused:
+            patched.setattr(model.predictor, "generate", Mock(side_effect=error))
+            with pytest.raises(ApiError, match=said) as refused:
                 await done(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 20),))])
         assert refused.value.status == status
         return await done(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 20),))])
@@ -401,8 +405,8 @@ def test_a_mistake_ends_those_requests_alone_that_met_it(
 def test_a_document_ends_its_text() -> None:
     plain = predictor(" abcde,", "\n")
     favour(plain, plain.vocabulary.boundary, 0.5)
-    model = Model(plain, validated({"model": {"width": 8}, "corpus": {"documents": "lines"}}))
-    asked = Line(np.random.default_rng(1), SamplingSettings(temperature=1.0), 500, model.pen((), until_end=True))
+    model = Model(plain, validate({"model": {"width": 8}, "corpus": {"documents": "lines"}}))
+    asked = Generation(np.random.default_rng(1), SamplingSettings(temperature=1.0), 500, model.pen((), until_end=True))
     start: Context = model.predictor.start()
     told = serve(
         model, LIMITS, lambda server, served: done(server, served, [Job(np.empty(0, np.int64), start, (asked,))])
@@ -415,14 +419,14 @@ def test_requests_join_and_leave_between_two_blocks(monkeypatch: pytest.MonkeyPa
     """Each block waits to be let through: who comes in one is in the next one, who goes in one is not in the next."""
     model = model_of(WAYS[-1])
     blocks: list[tuple[int, int]] = []  # symbols and rows of each, as it begins
-    let, write = threading.Semaphore(0), model.predictor.write
+    let, write = threading.Semaphore(0), model.predictor.generate
 
     def held(context: Context, settings: Any, uniforms: Any, reuse: bool = False) -> Any:
         blocks.append(uniforms.shape)
         assert let.acquire(timeout=20)
         return write(context, settings, uniforms, reuse)
 
-    monkeypatch.setattr(model.predictor, "write", held)
+    monkeypatch.setattr(model.predictor, "generate", held)
 
     async def next_block() -> int:
         """The rows of the next block, which is let begin and no more."""
@@ -433,11 +437,11 @@ def test_requests_join_and_leave_between_two_blocks(monkeypatch: pytest.MonkeyPa
                 await asyncio.sleep(0.001)
         return blocks[number][1]
 
-    async def use(server: Server, served: Served) -> None:
+    async def use(server: ServerState, served: ServedModel) -> None:
         endless = [Job(model.read_ids("a"), served.start, (line(model, 0, 10_000_000),)) for _ in range(3)]
-        async with Work(server, served, endless[:2]):
+        async with RequestHandle(server, served, endless[:2]):
             assert [await next_block() for _ in range(4)][1:] == [2, 2, 2]
-            async with Work(server, served, endless[2:]):
+            async with RequestHandle(server, served, endless[2:]):
                 assert await next_block() == 3
             assert await next_block() == 2
         let.release(1000)

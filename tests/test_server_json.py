@@ -21,13 +21,13 @@ from scriven.server.app import OPEN, STREAMED, make_app
 from scriven.server.responses import json_text
 from scriven.server.security import Guard, policy
 from scriven.session import Model
-from scriven.settings import Settings, validated
+from scriven.settings import Settings, validate
 from scriven.vocabulary import Vocabulary
 from served_models import LETTERS
 from small_model import predictor_of
 
 HUGE = 3e38
-SETTINGS: Settings = validated({"model": {"width": 8}})
+SETTINGS: Settings = validate({"model": {"width": 8}})
 HALVES, BYTES = Vocabulary.of("\n ab\ud83d\udcff\udce2"), Vocabulary.of_bytes()  # of texts with `corpus.invalid bytes`
 STRAY = "a\udcffb\udce2\ud800"  # in which the last one is known to nobody
 NATIVE = native_library.level() != "off"

@@ -23,8 +23,8 @@ from scriven.server import renewal
 from scriven.server.app import make_app
 from scriven.server.engine import Engine
 from scriven.server.limits import LIMITS
-from scriven.server.renewal import Source
-from scriven.server.shared import Served, Server, fingerprint
+from scriven.server.renewal import ServedCheckpoint
+from scriven.server.shared import ServedModel, ServerState, fingerprint
 from scriven.session import Model, load
 
 SECONDS = 20
@@ -76,7 +76,7 @@ class Client(httpx.Client):
 
 @contextmanager
 def served(run: Path, which: Which = "best") -> Iterator[Client]:
-    source = Source(run, which, "cpu", "fp32")
+    source = ServedCheckpoint(run, which, "cpu", "fp32")
     with Client(timeout=SECONDS) as client:
         app = make_app({"book": source.open()}, sources={"book": source}, tell=client.tell)
         with serving(app) as place:
@@ -198,14 +198,16 @@ def test_no_state_is_kept_of_a_checkpoint_that_is_replaced_meanwhile(
     run: Path, monkeypatch: pytest.MonkeyPatch, path: str, code: int
 ) -> None:
     with served(run) as client:
-        put = Server.keep
+        put = ServerState.keep
 
-        def keep(server: Server, served: Served, *state: Any) -> str | None:  # as if it had been replaced just before
+        def keep(
+            server: ServerState, served: ServedModel, *state: Any
+        ) -> str | None:  # as if it had been replaced just before
             server.models["book"] = replaced
             return put(server, served, *state)
 
-        replaced = Served("book", open_scaled(run), LIMITS)
-        monkeypatch.setattr(Server, "keep", keep)
+        replaced = ServedModel("book", open_scaled(run), LIMITS)
+        monkeypatch.setattr(ServerState, "keep", keep)
         body = {"text": PROMPT, **({"save_state": True} if path == "/score" else {})}
         answer = client.post(path, json=body)
         assert answer.status_code == code

@@ -16,8 +16,8 @@ from scriven import strict_json
 from scriven.server import requests
 from scriven.server.limits import LIMITS
 from scriven.server.openapi import BODIES
-from scriven.server.requests import Body, CompletionBody, DetokenizeBody, TokenizeBody, parsed
-from scriven.server.responses import Refused
+from scriven.server.requests import CompletionBody, DetokenizeBody, RequestBody, TokenizeBody, parse_body
+from scriven.server.responses import ApiError
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -30,9 +30,9 @@ for _ in range(400):
     DEEP = [DEEP]
 
 
-def refusal(body: bytes) -> Refused:
-    with pytest.raises(Refused) as caught:
-        parsed(CompletionBody, body)
+def refusal(body: bytes) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        parse_body(CompletionBody, body)
     assert caught.value.status == 400
     assert json.loads(caught.value.body)["error"]["type"] == "invalid_request_error"
     return caught.value
@@ -85,13 +85,13 @@ def test_what_is_wrong_is_named(field: str, value: Any, said: str) -> None:
     [(CompletionBody, "prompt", each) for each in ("0.5", "1", '""', "[]", "[0.5]", "null")]
     + [(CompletionBody, "stop", '""'), (DetokenizeBody, "tokens", "0.5")],
 )
-def test_a_long_list_is_left_at_the_first_mistake(kind: type[Body], field: str, item: str) -> None:
+def test_a_long_list_is_left_at_the_first_mistake(kind: type[RequestBody], field: str, item: str) -> None:
     """A body within its bound once took 24 s and 2.8 GB to be refused: each of its items had an error of its own."""
     count = 200_001
     tracemalloc.start()
     try:
-        with pytest.raises(Refused, match="more than 10,000 parts" if item.startswith("[") else field):
-            parsed(kind, f'{{"{field}": [{",".join([item] * count)}]}}'.encode())
+        with pytest.raises(ApiError, match="more than 10,000 parts" if item.startswith("[") else field):
+            parse_body(kind, f'{{"{field}": [{",".join([item] * count)}]}}'.encode())
         assert tracemalloc.get_traced_memory()[1] < 200 * count
     finally:
         tracemalloc.stop()
@@ -119,14 +119,14 @@ def test_parts_and_values_are_counted_outside_of_texts_alone(value: Any) -> None
 
 @pytest.mark.parametrize("text", ["," * 300_000, "[{:" * 30_000, '\\"' * 100_000 + "," * 300_000])
 def test_what_stands_in_a_text_is_no_part_of_a_body(text: str) -> None:
-    assert parsed(TokenizeBody, json.dumps({"prompt": text}).encode()).prompt == text
+    assert parse_body(TokenizeBody, json.dumps({"prompt": text}).encode()).prompt == text
 
 
 @pytest.mark.parametrize("count", [1, 128])
 def test_as_many_ids_as_may_be_read_are_taken_and_one_more_is_not(count: int) -> None:
     row = list(range(LIMITS.prompt_characters))
     prompt: list[Any] = row if count == 1 else [row[start::count] for start in range(count)]
-    assert parsed(CompletionBody, json.dumps({"prompt": prompt}).encode()).prompt == prompt
+    assert parse_body(CompletionBody, json.dumps({"prompt": prompt}).encode()).prompt == prompt
 
 
 def test_more_ids_than_may_be_read_are_refused() -> None:
@@ -134,8 +134,8 @@ def test_more_ids_than_may_be_read_are_refused() -> None:
     refused = refusal(json.dumps({"prompt": [*row, 0]}).encode())
     assert "prompt [0, 1, 2" in str(refused) and "ids (200,000 at most)" in str(refused)
     assert "more than 210,000 values" in str(refusal(json.dumps({"prompt": row * 5}).encode()))
-    with pytest.raises(Refused, match="at most 200000 items"):
-        parsed(DetokenizeBody, json.dumps({"tokens": [*row, 0]}).encode())
+    with pytest.raises(ApiError, match="at most 200000 items"):
+        parse_body(DetokenizeBody, json.dumps({"tokens": [*row, 0]}).encode())
 
 
 def test_a_long_list_is_read_and_checked_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_a_long_list_is_read_and_checked_in_pieces(monkeypatch: pytest.MonkeyPat
         return piece
 
     monkeypatch.setattr(strict_json, "_integer", integer)
-    assert parsed(DetokenizeBody, json.dumps({"tokens": ids}).encode()).tokens == ids
+    assert parse_body(DetokenizeBody, json.dumps({"tokens": ids}).encode()).tokens == ids
     assert len(read) == len(ids)
     assert requests._in_pieces(ids, check) == ids
     assert pieces == [requests.PIECE] * 3 + [5]
@@ -183,8 +183,10 @@ def test_a_body_that_is_no_object_of_finite_numbers_is_refused(body: bytes) -> N
 )
 def test_what_asks_for_nothing_is_taken(field: str, value: Any) -> None:
     """As many clients send it with every request."""
-    taken = parsed(CompletionBody, json.dumps({field: value}).encode("utf-8-sig")).model_dump()  # the mark is no part
-    neutral = parsed(CompletionBody, b"{}").model_dump()
+    taken = parse_body(
+        CompletionBody, json.dumps({field: value}).encode("utf-8-sig")
+    ).model_dump()  # the mark is no part
+    neutral = parse_body(CompletionBody, b"{}").model_dump()
     assert taken | {field: None} == neutral | {field: None}
 
 
@@ -203,7 +205,7 @@ def test_what_asks_for_nothing_is_taken(field: str, value: Any) -> None:
     ],
 )
 def test_what_may_be_said_in_several_ways(values: dict[str, Any], name: str, expected: Any) -> None:
-    assert getattr(parsed(CompletionBody, json.dumps(values).encode()), name) == expected
+    assert getattr(parse_body(CompletionBody, json.dumps(values).encode()), name) == expected
 
 
 @pytest.mark.parametrize(
@@ -218,14 +220,14 @@ def test_what_does_not_go_together_is_refused(values: dict[str, Any], said: str)
 
 
 def test_null_is_as_if_not_given() -> None:
-    assert parsed(CompletionBody, json.dumps(dict.fromkeys(FIELDS)).encode()) == parsed(CompletionBody, b"{}")
+    assert parse_body(CompletionBody, json.dumps(dict.fromkeys(FIELDS)).encode()) == parse_body(CompletionBody, b"{}")
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4))
 def test_anything_is_taken_or_refused(values: dict[str, Any]) -> None:
     try:
-        body = parsed(CompletionBody, json.dumps(values).encode())
-    except Refused as refused:
+        body = parse_body(CompletionBody, json.dumps(values).encode())
+    except ApiError as refused:
         assert refused.status == 400
     else:
         assert 0 <= body.temperature <= LIMITS.temperature
@@ -235,16 +237,16 @@ def test_anything_is_taken_or_refused(values: dict[str, Any]) -> None:
 def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
     for kind in BODIES:
         try:
-            parsed(kind, body)
-        except Refused as refused:
+            parse_body(kind, body)
+        except ApiError as refused:
             assert refused.status == 400
 
 
 def test_of_unknown_fields_one_is_told() -> None:
     """Each of 300,000 once became an error, for which everybody waited two seconds."""
     many = {f"field{number}": None for number in range(1000)}
-    with pytest.raises(Refused, match=r"^unrecognized field: field0$"):
-        parsed(CompletionBody, json.dumps(many).encode())
+    with pytest.raises(ApiError, match=r"^unrecognized field: field0$"):
+        parse_body(CompletionBody, json.dumps(many).encode())
     with pytest.raises(ValidationError) as caught:
         CompletionBody.model_validate({**many, "stream_options": many})
     assert caught.value.error_count() == 2

@@ -7,8 +7,8 @@ import torch
 
 from scriven.inference.predictor import Context
 from scriven.server.limits import LIMITS
-from scriven.server.responses import Refused
-from scriven.server.saved_states import States
+from scriven.server.responses import ApiError
+from scriven.server.saved_states import SavedStates
 
 CONTEXT = Context(torch.zeros(1, 10), ((torch.zeros(1, 5), torch.zeros(1, 5)),))
 BYTES = 80
@@ -23,15 +23,15 @@ class Clock:
         return self.now
 
 
-def refused(states: States, handle: str, model: str = "a") -> bool:
-    with pytest.raises(Refused, match="is not kept here") as caught:
+def refused(states: SavedStates, handle: str, model: str = "a") -> bool:
+    with pytest.raises(ApiError, match="is not kept here") as caught:
         states.get(model, handle)
     return caught.value.status == 404
 
 
 def test_a_handle_stands_for_its_context_in_its_model_alone() -> None:
-    states = States(LIMITS)
-    handle = states.put("a", CONTEXT, 7)
+    states = SavedStates(LIMITS)
+    handle = states.add("a", CONTEXT, 7)
     assert states.get("a", handle).context is CONTEXT
     assert states.get("a", handle).characters == 7
     assert refused(states, handle, "b")
@@ -43,8 +43,8 @@ def test_a_handle_stands_for_its_context_in_its_model_alone() -> None:
 
 def test_states_expire_some_time_after_they_were_last_used() -> None:
     clock = Clock()
-    states = States(replace(LIMITS, state_seconds=10), clock)
-    one, other = states.put("a", CONTEXT, 0), states.put("a", CONTEXT, 0)
+    states = SavedStates(replace(LIMITS, state_seconds=10), clock)
+    one, other = states.add("a", CONTEXT, 0), states.add("a", CONTEXT, 0)
     clock.now = 9
     states.get("a", one)
     clock.now = 11
@@ -57,10 +57,10 @@ def test_states_expire_some_time_after_they_were_last_used() -> None:
 
 @pytest.mark.parametrize("limits", [replace(LIMITS, states=3), replace(LIMITS, state_bytes=3 * BYTES)])
 def test_the_one_not_used_for_longest_goes_first(limits: object) -> None:
-    states = States(limits)  # type: ignore[arg-type]
-    handles = [states.put("a", CONTEXT, 0) for _ in range(3)]
+    states = SavedStates(limits)  # type: ignore[arg-type]
+    handles = [states.add("a", CONTEXT, 0) for _ in range(3)]
     states.get("a", handles[0])
-    states.put("a", CONTEXT, 0)
+    states.add("a", CONTEXT, 0)
     assert len(states) == 3
     assert states.bytes == 3 * BYTES
     assert refused(states, handles[1])

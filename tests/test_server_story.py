@@ -24,8 +24,8 @@ from scriven.events import Event
 from scriven.report.files import FilesReport
 from scriven.server import run_monitor
 from scriven.server.limits import Limits
-from scriven.server.responses import Refused
-from scriven.server.run_monitor import POINTS, QUIET, Story, thinned
+from scriven.server.responses import ApiError
+from scriven.server.run_monitor import POINTS, QUIET, RunHistory, thin_out
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def steps(news: dict[str, Any] | None) -> list[int]:
 
 def test_the_first_news_are_the_whole_story(tmp_path: Path, report: FilesReport) -> None:
     say(report, *training(tmp_path))
-    news = Story(tmp_path).news()
+    news = RunHistory(tmp_path).news()
     assert news is not None
     assert news["again"] and not news["training"]
     assert steps(news) == list(range(1, 101))
@@ -59,7 +59,7 @@ def test_the_first_news_are_the_whole_story(tmp_path: Path, report: FilesReport)
 
 def test_later_news_are_what_was_added(tmp_path: Path, report: FilesReport) -> None:
     say(report, started(tmp_path), stepped(1))
-    story = Story(tmp_path)
+    story = RunHistory(tmp_path)
     assert steps(story.news()) == [1]
     assert story.news() is None
     say(report, stepped(2), evaluated(2), sampled(2))
@@ -75,7 +75,7 @@ def test_later_news_are_what_was_added(tmp_path: Path, report: FilesReport) -> N
 
 def test_a_run_that_goes_back_is_told_again(tmp_path: Path, report: FilesReport) -> None:
     say(report, started(tmp_path), *map(stepped, range(1, 6)))
-    story = Story(tmp_path)
+    story = RunHistory(tmp_path)
     assert steps(story.news()) == [1, 2, 3, 4, 5]
     say(report, started(tmp_path, step=3), stepped(4))
     news = story.news()
@@ -87,7 +87,7 @@ def test_a_run_that_goes_back_is_told_again(tmp_path: Path, report: FilesReport)
 def test_a_line_is_read_once_it_is_whole(tmp_path: Path, report: FilesReport) -> None:
     say(report, started(tmp_path), stepped(1))
     path = tmp_path / "metrics.jsonl"
-    story = Story(tmp_path)
+    story = RunHistory(tmp_path)
     story.news()
     line = json.dumps({"event": "stepped", "step": 2, "loss": {"nats": 3.0, "characters": 2}})
     with path.open("a") as file:
@@ -118,7 +118,7 @@ def test_lines_that_tell_nothing_are_left_out(tmp_path: Path, line: bytes, repor
     say(report, started(tmp_path), stepped(1))
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(line + b"\n")
-    news = Story(tmp_path).news()
+    news = RunHistory(tmp_path).news()
     assert news is not None
     assert steps(news) == [1]
     assert news["evaluations"] == []
@@ -130,11 +130,11 @@ def test_any_bytes_are_told_as_json(tmp_path_factory: pytest.TempPathFactory, da
     folder = tmp_path_factory.mktemp("run")
     for name in ("metrics.jsonl", "samples.jsonl"):
         (folder / name).write_bytes(data)
-    json.dumps(Story(folder).news(), allow_nan=False)
+    json.dumps(RunHistory(folder).news(), allow_nan=False)
 
 
 def test_a_run_without_files_tells_nothing_yet(tmp_path: Path, report: FilesReport) -> None:
-    story = Story(tmp_path)
+    story = RunHistory(tmp_path)
     news = story.news()
     assert news is not None
     assert not news["steps"] and not news["training"]
@@ -144,7 +144,7 @@ def test_a_run_without_files_tells_nothing_yet(tmp_path: Path, report: FilesRepo
 
 def test_a_run_that_wrote_nothing_for_long_is_not_in_training(tmp_path: Path, report: FilesReport) -> None:
     say(report, started(tmp_path), stepped(1))
-    story = Story(tmp_path)
+    story = RunHistory(tmp_path)
     news = story.news()
     assert news is not None
     assert news["training"]
@@ -158,13 +158,13 @@ def test_a_run_that_wrote_nothing_for_long_is_not_in_training(tmp_path: Path, re
 def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").symlink_to("/etc/hostname")
     with pytest.raises(InputError, match="symbolic link"):
-        Story(tmp_path).news()
+        RunHistory(tmp_path).news()
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(1, 100)), max_size=60), st.integers(1, 20))
 def test_thinning_keeps_the_sums_and_the_last_step(losses: list[tuple[float, int]], points: int) -> None:
     told = [{"step": step, "nats": nats, "characters": count} for step, (nats, count) in enumerate(losses)]
-    thin = thinned(told, points)
+    thin = thin_out(told, points)
     assert len(thin) <= points
     assert sum(each["characters"] for each in thin) == sum(each["characters"] for each in told)
     assert sum(each["nats"] for each in thin) == pytest.approx(sum(each["nats"] for each in told))
@@ -173,7 +173,7 @@ def test_thinning_keeps_the_sums_and_the_last_step(losses: list[tuple[float, int
 
 def test_long_runs_are_thinned(tmp_path: Path, report: FilesReport) -> None:
     say(report, *training(tmp_path, last=3 * POINTS, every=10**6))
-    news = Story(tmp_path).news()
+    news = RunHistory(tmp_path).news()
     assert news is not None
     assert len(news["steps"]) == POINTS
 
@@ -181,7 +181,7 @@ def test_long_runs_are_thinned(tmp_path: Path, report: FilesReport) -> None:
 # --- over HTTP
 
 
-async def _refused(request: Request, error: Refused) -> Response:
+async def _refused(request: Request, error: ApiError) -> Response:
     return Response(error.body, error.status, error.headers)
 
 
@@ -190,9 +190,9 @@ def client(tmp_path: Path, report: FilesReport, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(run_monitor, "EVERY", 0.01)
     say(report, *training(tmp_path / "book"))
     runs = {"book": tmp_path / "book", "empty": tmp_path / "empty"}
-    handlers: Any = {Refused: _refused}
+    handlers: Any = {ApiError: _refused}
     limits = Limits(followers=1, follow_seconds=0.5)
-    return TestClient(Starlette(routes=run_monitor.Watch(runs, limits).routes(), exception_handlers=handlers))
+    return TestClient(Starlette(routes=run_monitor.RunMonitor(runs, limits).routes(), exception_handlers=handlers))
 
 
 @pytest.fixture(autouse=True)

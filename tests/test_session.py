@@ -19,7 +19,7 @@ from scriven.inference.chunks import split_text
 from scriven.model import CharLM
 from scriven.runs import create_run
 from scriven.session import Choices, Model, Written, load
-from scriven.settings import SamplingSettings, Settings, validated
+from scriven.settings import SamplingSettings, Settings, validate
 from scriven.vocabulary import Vocabulary
 from small_model import favour
 
@@ -28,7 +28,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=30)  # lone su
 
 
 def make_run(path: Path, vocabulary: Vocabulary, corpus: dict[str, Any] | None = None) -> Path:
-    settings: Settings = validated({"model": {"width": 16}, "corpus": corpus or {}})
+    settings: Settings = validate({"model": {"width": 16}, "corpus": corpus or {}})
     torch.manual_seed(1)
     weights = CharLM(settings.model, vocabulary.size).state_dict()
     run = create_run(path, settings, vocabulary, {"corpus": "none"})
@@ -233,7 +233,7 @@ def test_weights_that_do_not_fit_the_vocabulary(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
-    vocabulary, settings = Vocabulary.of("abc"), validated({"model": {"width": 4}})
+    vocabulary, settings = Vocabulary.of("abc"), validate({"model": {"width": 4}})
     weights = CharLM(settings.model, vocabulary.size).state_dict()
     weights["head.bias"][0] = math.nan
     create_run(tmp_path, settings, vocabulary, {"corpus": "c"}).save(weights, {}, {"step": 1, "validation": {}}, best=1)

@@ -7,22 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scriven.errors import InputError, UsageError
-from scriven.settings import ModelSettings, Settings, consistent, merged, validated
+from scriven.settings import ModelSettings, Settings, check_complete, merge_settings, validate
 from scriven.settings_toml import read_toml, to_toml
 
 
 def test_settings_survive_toml(tmp_path: Path) -> None:
-    settings = validated({"model": {"width": 77, "norm": "rms"}, "budget": {"minutes": 2.5}})
+    settings = validate({"model": {"width": 77, "norm": "rms"}, "budget": {"minutes": 2.5}})
     path = tmp_path / "settings.toml"
     path.write_text(to_toml(settings), encoding="utf-8")
-    assert validated(read_toml(path)) == settings
+    assert validate(read_toml(path)) == settings
     path.write_text(to_toml(settings), encoding="utf-8-sig")  # as editors of Windows do
-    assert validated(read_toml(path)) == settings
+    assert validate(read_toml(path)) == settings
 
 
 def test_only_what_was_set_counts_as_given() -> None:
-    assert validated({"model": {"width": 192}}).given() == {"model": {"width": 192}}
-    assert Settings(model=ModelSettings(layers=3)).given() == {"model": {"layers": 3}}
+    assert validate({"model": {"width": 192}}).explicit() == {"model": {"width": 192}}
+    assert Settings(model=ModelSettings(layers=3)).explicit() == {"model": {"layers": 3}}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_only_what_was_set_counts_as_given() -> None:
 )
 def test_errors_name_the_setting_and_its_value(values: dict[str, dict[str, object]], words: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
-        validated(values)
+        validate(values)
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -46,9 +46,9 @@ def test_errors_name_the_setting_and_its_value(values: dict[str, dict[str, objec
 
 def test_the_batch_must_be_shared_out_evenly() -> None:
     with pytest.raises(UsageError, match=r"reader.batch \(6\) must be a multiple of training.groups \(4\)"):
-        consistent(validated({"reader": {"batch": 6}, "training": {"groups": 4}}))
+        check_complete(validate({"reader": {"batch": 6}, "training": {"groups": 4}}))
     with pytest.raises(UsageError, match=r"training.groups \(3\) must be training.workers \(4\) or more"):
-        consistent(validated({"training": {"groups": 3, "workers": 4}}))
+        check_complete(validate({"training": {"groups": 3, "workers": 4}}))
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_the_batch_must_be_shared_out_evenly() -> None:
 )
 def test_what_would_do_nothing_is_refused(model: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=r"model\.\w+"):
-        consistent(validated({"model": model}))
+        check_complete(validate({"model": model}))
 
 
 def test_one_activation_is_that_of_all_layers_as_in_files_of_earlier_versions(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     path.write_text('[model]\nactivation = "relu"\nlayers = 3\n', encoding="utf-8")
-    assert validated(read_toml(path)).model.activations == ["relu", "relu", "relu"]
-    each = validated({"model": {"activation": "tanh,relu"}}).model
+    assert validate(read_toml(path)).model.activations == ["relu", "relu", "relu"]
+    each = validate({"model": {"activation": "tanh,relu"}}).model
     assert [each.of_layer(depth).activation for depth in range(2)] == each.activations == ["tanh", "relu"]
 
 
@@ -84,7 +84,7 @@ tables = st.dictionaries(st.sampled_from("abc"), nested)
 
 @given(base=tables, over=tables)
 def test_merging_keeps_everything_and_the_second_wins(base: dict[str, object], over: dict[str, object]) -> None:
-    result = merged(base, over)
+    result = merge_settings(base, over)
     assert set(result) == set(base) | set(over)
     for key, value in over.items():
         if not isinstance(value, dict) or not isinstance(base.get(key), dict):

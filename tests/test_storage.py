@@ -15,7 +15,7 @@ from scriven.corpus import Corpus, build, is_corpus, shards
 from scriven.corpus.build import build_part, merge
 from scriven.corpus.filesystem import name_in, place_of
 from scriven.corpus.header import Shard
-from scriven.corpus.shard_cache import Shelf, cache_limit
+from scriven.corpus.shard_cache import ShardCache, cache_limit
 from scriven.corpus.sources import find
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings
@@ -161,14 +161,14 @@ def test_what_another_process_has_in_use_stays_and_is_said_where_there_is_no_roo
     local = build([str(tmp_path / "book.txt")], CorpusSettings(), tmp_path / "corpus")
     url = upload(local, f"{memory}/corpus")
     one, two = Corpus.open(url).header.training.shards[:2]
-    other, ours = Shelf(cache, one.size), Shelf(cache, one.size)  # their locks are as two processes' are
+    other, ours = ShardCache(cache, one.size), ShardCache(cache, one.size)  # their locks are as two processes' are
     values = other.numbers(f"{url}/{one.file}", one).read(0, one.length)
     with pytest.raises(InputError, match=r"may have 628 bytes, and 1,256 are needed at once; set SCRIVEN_CACHE_SIZE"):
         ours.numbers(f"{url}/{two.file}", two)
     assert [path.stem for path in cache.glob("*.npy")] == [one.sha256]
     assert ours.numbers(f"{url}/{one.file}", one).read(0, one.length).tolist() == values.tolist()
     with pytest.raises(InputError, match="SCRIVEN_CACHE_SIZE"):
-        Shelf(cache, 10).numbers(f"{url}/{two.file}", two)
+        ShardCache(cache, 10).numbers(f"{url}/{two.file}", two)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "long"])
@@ -277,4 +277,4 @@ def test_a_size_that_is_none_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -
 def test_a_shard_whose_size_is_impossible_is_not_fetched(cache: Path) -> None:
     shard = Shard(file="training-00000.npy", length=10**15, size=128, sha256="0" * 64)
     with pytest.raises(InputError, match="cannot hold 1,000,000,000,000,000 numbers in 128 bytes"):
-        Shelf(cache, 1000).numbers("memory://nothing", shard)
+        ShardCache(cache, 1000).numbers("memory://nothing", shard)

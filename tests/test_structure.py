@@ -9,7 +9,7 @@ import pytest
 
 from scriven.corpus import Corpus, build
 from scriven.corpus.build import build_part, merge
-from scriven.corpus.sources import Source
+from scriven.corpus.sources import TextSource
 from scriven.corpus.structure import structure_note
 from scriven.settings import CorpusSettings
 
@@ -47,7 +47,7 @@ MAIL = "From a@b.c Mon Jan  1 00:00:00 2024\nReturn-Path: <a@b.c>\nFrom: A\nSubj
     ],
 )
 def test_structure_is_named_with_the_flag_that_reads_it(name: str, text: str, told: str) -> None:
-    note = structure_note(Source(name, Path(name)), text)
+    note = structure_note(TextSource(name, Path(name)), text)
     if told:
         assert re.match(f"{name} {told}", note), note
     else:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scriven.corpus import Corpus, build, structure
-from scriven.corpus.decoding import Tally
+from scriven.corpus.decoding import ReadCounts
 from scriven.corpus.documents import documents
 from scriven.corpus.sources import find
 from scriven.errors import InputError
@@ -75,7 +75,7 @@ def as_dataset(rows: list[Any], path: Path) -> Path:
 FORMATS = [as_jsonl, as_gzipped_jsonl, as_parquet, as_arrow_stream, as_feather, as_dataset]
 
 
-def read(path: Path, settings: CorpusSettings, tally: Tally | None = None, size: int = 1 << 20) -> list[str]:
+def read(path: Path, settings: CorpusSettings, tally: ReadCounts | None = None, size: int = 1 << 20) -> list[str]:
     made, text = [], ""
     for piece, ended in documents(find([str(path)], settings.column).sources, settings, tally, size):
         text += piece
@@ -89,7 +89,7 @@ def read(path: Path, settings: CorpusSettings, tally: Tally | None = None, size:
 def test_each_row_is_a_document_whatever_the_format(tmp_path: Path, write: Any) -> None:
     path = write(ROWS, tmp_path / "table.jsonl")
     for size in (1, 7, 1 << 20):
-        tally = Tally()
+        tally = ReadCounts()
         assert read(path, chosen(), tally, size) == [row for row in ROWS if row]
         assert (tally.documents, tally.empty, tally.bad_rows) == (4, 1, 0)
         sources = find([str(path)], "text").sources
@@ -102,7 +102,7 @@ def test_without_documents_a_line_feed_follows_each_row_and_with_lines_each_row_
 ) -> None:
     path = write(ROWS, tmp_path / "table.jsonl")
     assert read(path, chosen(documents="none")) == ["".join(f"{row}\n" for row in ROWS)]
-    tally = Tally()
+    tally = ReadCounts()
     assert read(path, chosen(documents="lines"), tally) == ["one", "two", "lines", "天地 é", "five"]
     assert (tally.documents, tally.separators) == (5, 2)
     assert read(path, chosen(documents="separator", separator="i")) == ["one", "two\nl", "nes", "天地 é\r\n", "f", "ve"]
@@ -147,7 +147,7 @@ def test_a_bad_row_is_named_or_left_out_and_counted(tmp_path: Path, line: str, m
 def test_halves_of_characters_are_replaced_where_invalid_text_is(tmp_path: Path) -> None:
     path = tmp_path / "table.jsonl"
     path.write_text('{"text": "a\\ud800b\\udc80"}\n{"text": "\\ud83d\\ude00"}\n')
-    tally = Tally()
+    tally = ReadCounts()
     assert read(path, chosen(invalid="replace"), tally) == ["a\ufffdb\ufffd", "😀"]
     assert tally.invalid == 2
 

@@ -13,8 +13,8 @@ import torch
 from scriven.errors import DivergedError, InputError, UsageError
 from scriven.events import Evaluated, Event, Finished, Sampled, Saved, Started, Stepped
 from scriven.runs import open_run
-from scriven.settings import merged, validated
-from scriven.training.budget import Done, Plan, used_share
+from scriven.settings import merge_settings, validate
+from scriven.training.budget import Done, WorkerJob, budget_fraction
 from scriven.training.request import Request, _larger_budget
 from scriven.training.start import train
 
@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
 
 def request(texts: list[Path] | Path, output: Path, over: dict[str, Any] | None = None, **more: Any) -> Request:
     texts = [texts] if isinstance(texts, Path) else texts
-    return Request(tuple(map(str, texts)), validated(merged(SMALL, over or {})), output, **more)
+    return Request(tuple(map(str, texts)), validate(merge_settings(SMALL, over or {})), output, **more)
 
 
 def run(*arguments: Any, stop: Any = lambda: 0, **more: Any) -> list[Event]:
@@ -105,11 +105,11 @@ def test_a_resumed_run_says_that_other_kernels_go_on(
 
     monkeypatch.setattr("scriven.training.start.level", lambda: "avx2")
     run(book, tmp_path / "run", {"budget": {"steps": 1}})
-    more = validated({"budget": {"steps": 2}})
+    more = validate({"budget": {"steps": 2}})
     assert not any("kernels" in note for note in notes("avx2", settings=more))
     assert any("avx2 so far and are off now" in note for note in notes("off", settings=more))
     threads = open_run(tmp_path / "run").settings.training.threads
-    other = validated({"budget": {"steps": 2}, "training": {"threads": threads + 1}})
+    other = validate({"budget": {"steps": 2}, "training": {"threads": threads + 1}})
     told = f"Its threads were {threads} so far and are {threads + 1} now"
     assert any(told in note for note in notes("avx2", settings=other))
 
@@ -125,7 +125,7 @@ def test_training_leaves_the_process_as_it_was(book: Path, tmp_path: Path) -> No
 def test_the_number_of_workers_changes_nothing(book: Path, tmp_path: Path) -> None:
     chosen = {"budget": {"steps": 6}, "training": {"groups": 2}}
     one = run(book, tmp_path / "one", chosen)
-    two = run(book, tmp_path / "two", merged(chosen, {"training": {"workers": 2}}))
+    two = run(book, tmp_path / "two", merge_settings(chosen, {"training": {"workers": 2}}))
     assert fingerprints(one) == fingerprints(two)
     assert same(tmp_path / "one", tmp_path / "two")
     losses = [[e.loss for e in events if isinstance(e, Evaluated)] for events in (one, two)]
@@ -137,8 +137,8 @@ def test_the_number_of_workers_changes_nothing(book: Path, tmp_path: Path) -> No
 def test_a_run_made_by_two_workers_is_resumed_by_one(book: Path, tmp_path: Path) -> None:
     chosen = {"budget": {"steps": 8}, "training": {"groups": 2}}
     whole = run(book, tmp_path / "whole", chosen)
-    first = cut(book, tmp_path / "cut", merged(chosen, {"training": {"workers": 2}}), step=3)
-    fewer = validated({"training": {"workers": 1}})
+    first = cut(book, tmp_path / "cut", merge_settings(chosen, {"training": {"workers": 2}}), step=3)
+    fewer = validate({"training": {"workers": 1}})
     rest = list(train(Request(output=tmp_path / "cut", resume="last", settings=fewer)))
     assert fingerprints(first) + fingerprints(rest) == fingerprints(whole)
 
@@ -147,11 +147,11 @@ def test_a_finished_run_is_extended_by_a_larger_budget_only(book: Path, tmp_path
     run(book, tmp_path / "run", {"budget": {"steps": 4}})
     with pytest.raises(UsageError, match=r"--resume -o .*run --steps 8"):
         list(train(Request(output=tmp_path / "run", resume="last")))
-    more = list(train(Request(output=tmp_path / "run", resume="last", settings=validated({"budget": {"steps": 6}}))))
+    more = list(train(Request(output=tmp_path / "run", resume="last", settings=validate({"budget": {"steps": 6}}))))
     assert [step for step, _ in fingerprints(more)] == [5, 6]
     assert open_run(tmp_path / "run").settings.budget.steps == 6
     with pytest.raises(UsageError, match=r"model\.width"):
-        list(train(Request(output=tmp_path / "run", resume="last", settings=validated({"model": {"width": 9}}))))
+        list(train(Request(output=tmp_path / "run", resume="last", settings=validate({"model": {"width": 9}}))))
 
 
 @pytest.mark.parametrize(
@@ -170,17 +170,17 @@ def test_a_finished_run_is_extended_by_a_larger_budget_only(book: Path, tmp_path
 def test_the_budget_that_is_proposed_is_one_to_go_on_with(
     budget: dict[str, float], done: dict[str, Any], flag: str
 ) -> None:
-    settings = validated({"budget": budget})
+    settings = validate({"budget": budget})
     assert _larger_budget(settings.budget, Done(**done)) == flag
     name, value = flag.removeprefix("--").split()
-    larger = validated({"budget": {name: value}})
-    assert used_share(Plan(settings, ""), Done(**done)) >= 0.8
-    assert used_share(Plan(larger, ""), Done(**done)) <= 0.5
+    larger = validate({"budget": {name: value}})
+    assert budget_fraction(WorkerJob(settings, ""), Done(**done)) >= 0.8
+    assert budget_fraction(WorkerJob(larger, ""), Done(**done)) <= 0.5
 
 
 def test_a_run_goes_on_with_its_own_text_only(book: Path, tmp_path: Path) -> None:
     run(book, tmp_path / "run", {"budget": {"steps": 2}})
-    longer = validated({"budget": {"steps": 4}})
+    longer = validate({"budget": {"steps": 4}})
     other = tmp_path / "other.txt"
     other.write_text(book.read_text()[::-1])  # the same alphabet
     with pytest.raises(InputError, match="is not the one"):
@@ -192,7 +192,7 @@ def test_a_run_goes_on_with_its_own_text_only(book: Path, tmp_path: Path) -> Non
 def test_a_large_validation_text_is_read_in_part_and_it_is_said(tmp_path: Path) -> None:
     text = tmp_path / "large.txt"
     text.write_text("0123456789abcdef" * 100_000)
-    settings = validated({"model": {"width": 4}, "budget": {"steps": 1}, "training": {"workers": 1}})
+    settings = validate({"model": {"width": 4}, "budget": {"steps": 1}, "training": {"workers": 1}})
     events = list(train(Request((str(text),), settings, tmp_path / "run")))
     assert isinstance(events[0], Started) and any("validation characters" in note for note in events[0].notes)
     losses = [event for event in events if isinstance(event, Evaluated)]
@@ -203,11 +203,11 @@ def test_a_large_validation_text_is_read_in_part_and_it_is_said(tmp_path: Path) 
 def test_a_step_that_is_kept_can_be_resumed_from(book: Path, tmp_path: Path) -> None:
     events = run(book, tmp_path / "run", {"budget": {"steps": 8}})
     step = open_run(tmp_path / "run").steps()[-1]
-    longer = validated({"budget": {"steps": step + 1}})
+    longer = validate({"budget": {"steps": step + 1}})
     more = list(train(Request(output=tmp_path / "run", resume=step, settings=longer)))
     assert [s for s, _ in fingerprints(more)] == [step + 1]
     with pytest.raises(InputError, match="no checkpoint 777"):
-        list(train(Request(output=tmp_path / "run", resume=777, settings=validated({"budget": {"steps": 99}}))))
+        list(train(Request(output=tmp_path / "run", resume=777, settings=validate({"budget": {"steps": 99}}))))
     assert isinstance(events[-1], Finished)
 
 
@@ -215,7 +215,7 @@ def test_training_goes_on_from_another_models_weights(book: Path, tmp_path: Path
     run(book, tmp_path / "old", {"budget": {"steps": 100}})
     other = tmp_path / "other.txt"
     other.write_text(book.read_text().replace("fox", "f\u00f6x"), encoding="utf-8")
-    settings = validated({k: v for k, v in SMALL.items() if k != "model"} | {"budget": {"steps": 3}})
+    settings = validate({k: v for k, v in SMALL.items() if k != "model"} | {"budget": {"steps": 3}})
     events = list(train(Request((str(other),), settings, tmp_path / "new", initial=tmp_path / "old")))
     started = events[0]
     assert isinstance(started, Started) and any("\u00f6" in note for note in started.notes)
@@ -238,7 +238,7 @@ def test_weights_of_another_shape_are_refused_by_the_settings_that_differ(
 ) -> None:
     """They were told as torch tells them, by the sizes of arrays."""
     run(book, tmp_path / "old", {"budget": {"steps": 1}})
-    settings = validated({"budget": {"steps": 1}, "model": model})
+    settings = validate({"budget": {"steps": 1}, "model": model})
     with pytest.raises(UsageError, match=said):
         list(train(Request((str(book),), settings, tmp_path / "new", initial=tmp_path / "old")))
     assert not (tmp_path / "new").exists()
@@ -255,7 +255,7 @@ def test_bytes_and_every_other_setting_of_the_model_train(book: Path, tmp_path: 
 def test_a_tiny_text_trains_with_settings_fitted_to_it(tmp_path: Path, text: str) -> None:
     path = tmp_path / "tiny.txt"
     path.write_text(text)
-    settings = validated({"budget": {"steps": 3}, "model": {"width": 8}})
+    settings = validate({"budget": {"steps": 3}, "model": {"width": 8}})
     events = list(train(Request((str(path),), settings, tmp_path / "run")))
     started = events[0]
     assert isinstance(started, Started) and any("small" in note for note in started.notes)
@@ -307,7 +307,7 @@ def test_notes_say_what_a_newcomer_would_wonder_at(book: Path, tmp_path: Path, m
     short = tmp_path / "short.txt"
     short.write_text(book.read_text()[:500])
     (tmp_path / "runs/short").mkdir(parents=True)
-    asked = Request((str(short),), validated(merged(SMALL, {"budget": {"steps": 2}})))
+    asked = Request((str(short),), validate(merge_settings(SMALL, {"budget": {"steps": 2}})))
     notes = " ".join(next(event.notes for event in train(asked) if isinstance(event, Started)))
     assert "runs/short is there already, so this run is runs/short-2" in notes
     assert "The validation text is short, 50 characters" in notes and "the last model is kept" in notes

@@ -19,7 +19,7 @@ from scriven.errors import InputError, UsageError
 from scriven.events import Evaluated, Event, Finished, Sampled, Started, Stepped
 from scriven.model import CharLM
 from scriven.runs import open_run
-from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, merged, validated
+from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, merge_settings, validate
 from scriven.training.gradients import slowness
 from scriven.training.request import Request
 from scriven.training.start import train
@@ -48,8 +48,8 @@ def names(tmp_path: Path) -> Path:
 def run(text: Path, output: Path, *over: dict[str, Any], stop: Any = lambda: 0, **more: Any) -> list[Event]:
     values = SMALL
     for each in over:
-        values = merged(values, each)
-    return list(train(Request((str(text),), validated(values), output, **more), stop))
+        values = merge_settings(values, each)
+    return list(train(Request((str(text),), validate(values), output, **more), stop))
 
 
 def of(kind: type[Any], events: list[Event]) -> list[Any]:
@@ -120,7 +120,7 @@ def test_epochs_read_each_document_once_also_where_steps_have_several_batches(na
     events = run(names, tmp_path / "run", LINES, several, {"budget": {"steps": 0, "epochs": 1.0}})
     training = Corpus.open(open_run(tmp_path / "run").corpus_path).training
     assert total(events) == (training.characters, training.documents)
-    more = list(train(Request(output=tmp_path / "run", resume="last", settings=validated({"budget": {"epochs": 3.0}}))))
+    more = list(train(Request(output=tmp_path / "run", resume="last", settings=validate({"budget": {"epochs": 3.0}}))))
     assert total(more) == (2 * training.characters, 2 * training.documents)
 
 
@@ -215,7 +215,7 @@ def test_samples_and_checkpoints_come_as_often_as_asked(names: Path, tmp_path: P
     assert samples == [("an", 0.0), ("an", 1.0), ("Xy", 0.0), ("Xy", 1.0)]
     opened = open_run(tmp_path / "run")
     assert opened.steps() == [2, 4, 6]
-    longer = validated({"budget": {"steps": 5}, "monitor": {"keep": "2"}})
+    longer = validate({"budget": {"steps": 5}, "monitor": {"keep": "2"}})
     again = list(train(Request(output=tmp_path / "run", resume=4, settings=longer)))
     assert fingerprints(again) == fingerprints(events)[4:5]
     assert opened.steps() == [4, 5] or opened.index().best in opened.steps()
@@ -337,7 +337,7 @@ def test_one_hot_models_go_on_from_one_another_symbol_by_symbol(names: Path, tmp
 
 def test_workers_can_be_given_without_groups(names: Path, tmp_path: Path) -> None:
     """Settings that are fitted later were once checked before: every new run with --training.workers 2 was refused."""
-    asked = validated({"training": {"workers": 2}, "model": {"width": 8, "tied": True}, "budget": {"steps": 1}})
+    asked = validate({"training": {"workers": 2}, "model": {"width": 8, "tied": True}, "budget": {"steps": 1}})
     events = list(train(Request((str(names),), asked, tmp_path / "run")))
     assert of(Started, events)[0].workers == 2
     settings = open_run(tmp_path / "run").settings
@@ -351,14 +351,14 @@ def test_every_checkpoint_that_is_kept_can_be_gone_on_with(names: Path, tmp_path
     steps = open_run(tmp_path / "run").steps()
     assert {10, 11, 12} <= set(steps) and len(steps) < 12
     for step in (10, 11):
-        longer = validated({"budget": {"steps": 12}, "monitor": {"keep": "all"}})
+        longer = validate({"budget": {"steps": 12}, "monitor": {"keep": "all"}})
         again = list(train(Request(output=tmp_path / "run", resume=step, settings=longer)))
         assert fingerprints(again) == fingerprints(events)[step:]
 
 
 def test_evaluations_go_on_after_their_interval_was_changed(names: Path, tmp_path: Path) -> None:
     run(names, tmp_path / "run", {"monitor": {"every_steps": 1}, "budget": {"steps": 6}})
-    other = validated({"budget": {"steps": 12}, "monitor": {"every_steps": 3}})
+    other = validate({"budget": {"steps": 12}, "monitor": {"every_steps": 3}})
     events = list(train(Request(output=tmp_path / "run", resume="last", settings=other)))
     assert [event.step for event in of(Evaluated, events) if not event.final] == [9, 12]
 
@@ -377,7 +377,7 @@ def test_a_run_remembers_where_its_embeddings_came_from(names: Path, tmp_path: P
     chosen = {"model": {"embedding": str(vectors), "freeze_embedding": True}}
     run(names, tmp_path / "run", chosen)
     assert open_run(tmp_path / "run").origin["embedding"] == str(vectors)
-    more = validated(merged(chosen, {"budget": {"steps": 14}}))
+    more = validate(merge_settings(chosen, {"budget": {"steps": 14}}))
     assert of(Stepped, list(train(Request((), more, tmp_path / "run", resume="last"))))
     frozen = run(names, tmp_path / "other", {"model": {"freeze_embedding": True}})
     assert any("by chance" in note for note in of(Started, frozen)[0].notes)

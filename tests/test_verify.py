@@ -9,13 +9,13 @@ import torch
 
 from scriven.model.device import available_cores
 from scriven.runs import open_run
-from scriven.settings import merged, validated
+from scriven.settings import merge_settings, validate
 from scriven.training import start
 from scriven.training.loop import Trainer
 from scriven.training.optimizer import Average, Optimizer
-from scriven.training.request import Request, request_of
+from scriven.training.request import Request, request_from_run
 from scriven.training.start import train
-from scriven.training.verify import Trail, compared, verify_resume
+from scriven.training.verify import Trail, compare_trails, verify_resume
 
 SMALL: dict[str, Any] = {
     "model": {"width": 8, "dropout": 0.1},
@@ -32,7 +32,7 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def request(book: Path, over: dict[str, Any] | None = None) -> Request:
-    return Request((str(book),), validated(merged(SMALL, over or {})))
+    return Request((str(book),), validate(merge_settings(SMALL, over or {})))
 
 
 @pytest.mark.parametrize(
@@ -93,33 +93,33 @@ def test_both_trainings_have_the_precision_that_was_measured_once(book: Path, mo
 
 def test_exact_losses_that_differ_are_found() -> None:
     one, other = (Trail(final={(1, "stream at the end"): nats}) for nats in (1.5, 1.25))
-    assert compared(one, other).differences == ["evaluation (1, 'stream at the end'): 1.5 nats became 1.25"]
-    assert compared(one, Trail()).equal
+    assert compare_trails(one, other).differences == ["evaluation (1, 'stream at the end'): 1.5 nats became 1.25"]
+    assert compare_trails(one, Trail()).equal
 
 
 def test_a_run_is_tried_as_it_was_trained(book: Path, tmp_path: Path) -> None:
-    settings = validated(merged(SMALL, {"budget": {"minutes": 0.01}, "corpus": {"lowercase": True}}))
+    settings = validate(merge_settings(SMALL, {"budget": {"minutes": 0.01}, "corpus": {"lowercase": True}}))
     list(train(Request((str(book),), settings, tmp_path / "run")))
     before = sorted(tmp_path.rglob("*"))
-    verdict, tried = verify_resume(request_of(open_run(tmp_path / "run")), 2)
+    verdict, tried = verify_resume(request_from_run(open_run(tmp_path / "run")), 2)
     assert verdict.equal
     assert tried.model == open_run(tmp_path / "run").settings.model
     assert tried.corpus.lowercase
     assert sorted(tmp_path.rglob("*")) == before
-    assert request_of(open_run(tmp_path / "run"), 3).settings.training.groups == 3
+    assert request_from_run(open_run(tmp_path / "run"), 3).settings.training.groups == 3
 
 
 def test_trails_part_where_they_do() -> None:
     one = Trail({1: ("a",), 2: ("b",)}, {(2, "stream"): 1.5}, {"x": torch.ones(2), "y": torch.zeros(1)})
-    assert compared(one, one).equal
+    assert compare_trails(one, one).equal
     other = Trail({1: ("a",)}, {(2, "stream"): 1.25}, {"x": torch.tensor([1.0, 1.5]), "y": torch.tensor([-0.0])})
-    assert compared(one, other).differences == [
+    assert compare_trails(one, other).differences == [
         "step 2: ('b',) became None",
         "evaluation (2, 'stream'): 1.5 nats became 1.25",
         "x differs by up to 0.5",
         "y differs by up to 0",
     ]
-    assert compared(one, Trail(one.steps, one.evaluations)).differences == [
+    assert compare_trails(one, Trail(one.steps, one.evaluations)).differences == [
         "x differs by up to 0",
         "y differs by up to 0",
     ]

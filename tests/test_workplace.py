@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from scriven.corpus import Corpus, build
-from scriven.corpus.decoding import read
+from scriven.corpus.decoding import read_text
 from scriven.corpus.sources import find
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
@@ -143,7 +143,7 @@ def test_a_full_disk_is_said_and_nothing_is_left_on_it(book: Path, small_disk: P
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here that can be opened and not read")
 def test_a_file_that_cannot_be_read_is_named() -> None:
     with pytest.raises(InputError, match="cannot read /proc/self/mem: Input/output error"):
-        list(read(find(["/proc/self/mem"]).sources, CorpusSettings()))
+        list(read_text(find(["/proc/self/mem"]).sources, CorpusSettings()))
 
 
 def failing_at(place: int, function: Callable[..., None], code: int) -> Callable[..., None]:
@@ -191,7 +191,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, change: str, suffi
     path = tmp_path / f"book{suffix}"
     data = random.Random(1).randbytes(4000).hex().encode()
     path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
-    pieces = read(find([str(path)]).sources, CorpusSettings(), size=64)
+    pieces = read_text(find([str(path)]).sources, CorpusSettings(), size=64)
     first = next(pieces)
     size = path.stat().st_size
     if change == "grows":

@@ -11,8 +11,8 @@ import torch
 
 from scriven.errors import InputError
 from scriven.inference import generation
-from scriven.inference.detokenizer import Pen
-from scriven.inference.generation import Batch, Line, Pace, write, write_all
+from scriven.inference.detokenizer import StreamDecoder
+from scriven.inference.generation import BlockLength, Generation, GenerationBatch, generate, generate_many
 from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import draw
 from scriven.kernels import native_library
@@ -32,20 +32,22 @@ def model_of(way: str | None) -> Predictor:
     return Predictor(plain.model, plain.vocabulary, "fp32", writing=way)
 
 
-def line(model: Predictor, seed: int, length: int, *, settings: SamplingSettings = HOT, ending: bool = True) -> Line:
-    pen = Pen(model.vocabulary, ["ab", "d"] if ending else [], until_end=ending)
-    return Line(np.random.default_rng(seed), settings, length, pen)
+def line(
+    model: Predictor, seed: int, length: int, *, settings: SamplingSettings = HOT, ending: bool = True
+) -> Generation:
+    pen = StreamDecoder(model.vocabulary, ["ab", "d"] if ending else [], until_end=ending)
+    return Generation(np.random.default_rng(seed), settings, length, pen)
 
 
-def alone(model: Predictor, asked: Line, most: int) -> str:
-    return "".join(text for text, _ in write(model, model.start(), asked, most))
+def alone(model: Predictor, asked: Generation, most: int) -> str:
+    return "".join(text for text, _ in generate(model, model.start(), asked, most))
 
 
-def slow(model: Predictor, asked: Line) -> str:
+def slow(model: Predictor, asked: Generation) -> str:
     """A symbol at a time."""
     context, text = model.start(), ""
     while asked.left and not asked.done:
-        ids, context = model.write(context, asked.settings, asked.random.random((1, 1)))
+        ids, context = model.generate(context, asked.settings, asked.random.random((1, 1)))
         text += asked.take(ids[0])[0]
     return text
 
@@ -71,22 +73,22 @@ def test_a_model_that_overflows_late_in_a_text_says_so(way: str | None) -> None:
         torch.nn.init.constant_(layer.rnn.bias_ih_l0, 1.0)
         torch.nn.init.constant_(layer.rnn.weight_hh_l0, 3 / 8)
     grows = Predictor(model, Vocabulary.of("\n abcde"), "fp32", writing=way)
-    pieces = write(grows, grows.start(), line(grows, 1, 400, ending=False), 16)
+    pieces = generate(grows, grows.start(), line(grows, 1, 400, ending=False), 16)
     assert next(pieces)[0]
     with pytest.raises(InputError, match="the model overflows"):
         list(pieces)
     lines = [line(grows, seed, 400, ending=False) for seed in range(3)]
     with pytest.raises(InputError, match="the model overflows"):
-        list(write_all(grows, grows.start(), lines, False))
+        list(generate_many(grows, grows.start(), lines, False))
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_context_is_that_of_all_that_was_drawn(way: str | None) -> None:
     model = model_of(way)
     for seed in range(5):
-        *_, (_, after) = write(model, model.start(), asked := line(model, seed, 90), 64)
+        *_, (_, after) = generate(model, model.start(), asked := line(model, seed, 90), 64)
         numbers = np.random.default_rng(seed).random((90 - asked.left, 1))
-        _, expected = model.write(model.start(), HOT, numbers)
+        _, expected = model.generate(model.start(), HOT, numbers)
         assert np.array_equal(after.logits.numpy(), expected.logits.numpy())
 
 
@@ -96,36 +98,36 @@ def test_texts_side_by_side_are_those_written_alone(way: str | None, monkeypatch
     model = model_of(way)
     lengths = [0, 1, 40, 7, 90, 30, 2, 60, 0, 11, 90, 3]
     lines = [line(model, seed, length) for seed, length in enumerate(lengths)]
-    found = list(write_all(model, model.start(), lines, ending=True))
+    found = list(generate_many(model, model.start(), lines, ending=True))
     assert [each for each, _ in found] == lines
     assert [text for _, text in found] == [alone(model, line(model, n, length), 8) for n, length in enumerate(lengths)]
-    assert list(write_all(model, model.start(), [], ending=False)) == []
+    assert list(generate_many(model, model.start(), [], ending=False)) == []
 
 
 def test_an_interrupted_block_never_began(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(None)
     asked = line(model, 1, 30, ending=False)
-    whole, pieces = alone(model, line(model, 1, 30, ending=False), 5), write(model, model.start(), asked, 5)
+    whole, pieces = alone(model, line(model, 1, 30, ending=False), 5), generate(model, model.start(), asked, 5)
     text, context = next(pieces)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(model, "read", Mock(side_effect=KeyboardInterrupt))
         next(pieces)
-    assert text + "".join(more for more, _ in write(model, context, asked, 5)) == whole
+    assert text + "".join(more for more, _ in generate(model, context, asked, 5)) == whole
 
 
 def test_lines_of_a_batch_have_settings_of_their_own_and_join_at_any_time() -> None:
     model = model_of(None)
     settings = [SamplingSettings(temperature=0), SamplingSettings(temperature=2, top_k=3), HOT]
     texts: dict[int, str] = {}
-    batch, numbers = Batch(model), {}
-    assert batch.write(5) == []
+    batch, numbers = GenerationBatch(model), {}
+    assert batch.generate(5) == []
     for n, each in enumerate(settings):
         batch.add([made := line(model, n, 20, settings=each, ending=False)], model.start())
         numbers[made] = n
-        for written, text, *_ in batch.write(7):
+        for written, text, *_ in batch.generate(7):
             texts[numbers[written]] = texts.get(numbers[written], "") + text
     while batch.lines:
-        for written, text, *_ in batch.write(7):
+        for written, text, *_ in batch.generate(7):
             texts[numbers[written]] += text
     for n, each in enumerate(settings):
         assert texts[n] == alone(model, line(model, n, 20, settings=each, ending=False), 4)
@@ -141,7 +143,7 @@ def test_rows_are_drawn_by_their_own_settings() -> None:
 def test_blocks_grow_where_they_are_fast_and_shrink_where_they_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    pace, lengths = Pace(32), []
+    pace, lengths = BlockLength(32), []
     for seconds in [0.001] * 4 + [0.1] * 7:
         with pace as length:
             lengths.append(length)
@@ -159,10 +161,13 @@ def test_lines_join_only_those_that_they_fit(
     plain = predictor(letters)
     model = Predictor(plain.model, plain.vocabulary, "fp32", window, way)
 
-    def lines() -> list[Line]:
+    def lines() -> list[Generation]:
         settings = SamplingSettings(temperature=3.0)
-        return [Line(np.random.default_rng(n), settings, 60, Pen(model.vocabulary, ["ab"])) for n in range(12)]
+        return [
+            Generation(np.random.default_rng(n), settings, 60, StreamDecoder(model.vocabulary, ["ab"]))
+            for n in range(12)
+        ]
 
-    found = [text for _, text in write_all(model, model.start(), lines(), ending=True)]
+    found = [text for _, text in generate_many(model, model.start(), lines(), ending=True)]
     assert len({len(text) for text in found}) > 1  # they do end at different places
     assert found == [alone(model, each, 8) for each in lines()]

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scriven.corpus import Corpus, build, zipped
-from scriven.corpus.decoding import Tally, read
-from scriven.corpus.partition import divided
+from scriven.corpus.decoding import ReadCounts, read_text
+from scriven.corpus.partition import partition_sources
 from scriven.corpus.sources import find
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
@@ -63,8 +63,8 @@ def epub(path: Path, chapters: list[str], head: str = "<!DOCTYPE html>") -> Path
     return packed(path, {"META-INF/container.xml": CONTAINER, "OEBPS/book.opf": package, **pages})
 
 
-def text_of(path: Path, tally: Tally | None = None) -> str:
-    return "".join(read(find([str(path)]).sources, CorpusSettings(), tally))
+def text_of(path: Path, tally: ReadCounts | None = None) -> str:
+    return "".join(read_text(find([str(path)]).sources, CorpusSettings(), tally))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
@@ -73,7 +73,7 @@ def test_the_paragraphs_of_a_docx_are_lines_whatever_the_pieces(tmp_path: Path, 
     path = docx(tmp_path / "a.docx", "".join(map(paragraph, texts)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zipped, "PIECE", size)
-        tally = Tally()
+        tally = ReadCounts()
         assert text_of(path, tally) == "".join(f"{text}\n" for text in texts)
     assert tally.position == path.stat().st_size
     assert tally.line_ends.lines == len(texts)
@@ -125,9 +125,9 @@ def test_they_are_texts_as_others_are(tmp_path: Path) -> None:
     corpus = Corpus.open(build([str(tmp_path / "in")], CorpusSettings(documents="files", validation=0)))
     assert (corpus.counts.documents, corpus.counts.sources, corpus.counts.lines) == (2, 2, 2)
     plain = CorpusSettings(lowercase=True, punctuation="ascii")
-    assert "".join(read(find([str(tmp_path / "in")]).sources, plain)) == 'one\n"two"\n'
-    parts = [divided([find([str(tmp_path / "in")]).sources], n, 3, CorpusSettings())[0] for n in (1, 2, 3)]
-    assert "".join(text for part in parts for text in read(part, CorpusSettings())) == "One\n“Two”\n"
+    assert "".join(read_text(find([str(tmp_path / "in")]).sources, plain)) == 'one\n"two"\n'
+    parts = [partition_sources([find([str(tmp_path / "in")]).sources], n, 3, CorpusSettings())[0] for n in (1, 2, 3)]
+    assert "".join(text for part in parts for text in read_text(part, CorpusSettings())) == "One\n“Two”\n"
 
 
 # --- hostile and damaged
@@ -208,9 +208,9 @@ def test_xml_that_is_held_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_what_waits_for_the_end_of_a_paragraph_is_counted_once() -> None:
     word = zipped._Word()
     made = word.feed(b"<d><p><r><t>abc</t><tab/><p><r><t>de</t></r><del><t>no</t></del>", "a.docx")
-    assert (made, word.held) == ("", 6)
-    assert (word.feed(b"</p>", "a.docx"), word.held) == ("de\n", 4)
-    assert (word.feed(b"</r></p></d>", "a.docx"), word.held) == ("abc\t\n", 0)
+    assert (made, word.kept_text) == ("", 6)
+    assert (word.feed(b"</p>", "a.docx"), word.kept_text) == ("de\n", 4)
+    assert (word.feed(b"</r></p></d>", "a.docx"), word.kept_text) == ("abc\t\n", 0)
 
 
 def test_what_is_missing_or_not_so_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from scriven.report.files import FilesReport
 from scriven.report.plot import PlotReport
 from scriven.report.terminal import TerminalReport
 from scriven.session import Model, load
-from scriven.settings import Settings, overlaid, validated
+from scriven.settings import Settings, overlay_settings, validate
 from scriven.signals import StopFlag
 from scriven.training.request import Request
 from scriven.training.start import train as training
@@ -76,15 +76,15 @@ def train(
     for name, value in budget.items():
         if isinstance(value, bool):
             raise UsageError(f"{name} {value}: give a number")
-    given = settings.given() if isinstance(settings, Settings) else dict(settings or {})
+    given = settings.explicit() if isinstance(settings, Settings) else dict(settings or {})
     with python_words():
-        given = overlaid({} if recipe is None else recipes.values(recipe), given)
+        given = overlay_settings({} if recipe is None else recipes.values(recipe), given)
     chosen = {name: value for name, value in budget.items() if value}
     stop = StopFlag()
     with python_words(), stop.listening():
         request = Request(
             texts=tuple(map(str, texts)),
-            settings=validated(overlaid(given, {"budget": chosen} if chosen else {})),
+            settings=validate(overlay_settings(given, {"budget": chosen} if chosen else {})),
             output=check_path("output", output),
             resume=resume,
             initial=check_path("initial", initial),

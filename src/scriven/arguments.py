@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scriven.errors import InputError, UsageError
-from scriven.suggestions import close_names, did_you_mean, listed
+from scriven.suggestions import close_names, did_you_mean, join_names
 
 PARAMETERS = {"from": "initial", "resume": "resume='last'", "checkpoint": "which"}  # by their flags
 COMMANDS_IN_TEXT = re.compile(r"scriven [a-z]")
@@ -103,7 +103,7 @@ def check_choice(name: str, value: object, choices: Sequence[str], besides: str 
     if isinstance(value, str) and value in choices:
         return
     close = [repr(each) for each in close_names(value, choices)] if isinstance(value, str) else []
-    given = listed([*map(repr, choices), *filter(None, [besides])])
+    given = join_names([*map(repr, choices), *filter(None, [besides])])
     raise UsageError(f"{name} {value!r}: give {given}{did_you_mean(close)}")
 
 

@@ -50,7 +50,7 @@ BUFFER = memoryview | bytes
 
 
 @dataclass(frozen=True)
-class Written:
+class FileDigest:
     """What went to the disk: how many bytes, and their SHA-256."""
 
     bytes: int
@@ -60,7 +60,7 @@ class Written:
 # --- writing
 
 
-def write_flushed(path: Path, *pieces: BUFFER) -> Written:
+def write_flushed(path: Path, *pieces: BUFFER) -> FileDigest:
     """Writes a new file, all of it, and waits until the disk has it. Raises OSError, also where something is there."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
     try:
@@ -71,7 +71,7 @@ def write_flushed(path: Path, *pieces: BUFFER) -> Written:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return Written(size, digest.hexdigest())
+    return FileDigest(size, digest.hexdigest())
 
 
 def _write_all(descriptor: int, data: memoryview) -> int:
@@ -123,7 +123,7 @@ def discard(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def own(path: Path) -> Path:
+def ensure_regular(path: Path) -> Path:
     """The same path, to write a file to.
 
     Raises InputError when a link, a pipe or a folder has that name, which no run makes; OSError.
@@ -138,7 +138,7 @@ def own(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """A plain file and its size in bytes.
 
     Raises InputError when there is none, but a symbolic link, which may lead anywhere, a pipe, a device, a folder, or
@@ -157,7 +157,7 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         raise _unread(path, error) from None
 
 
-def listed(folder: Path) -> list[str]:
+def list_names(folder: Path) -> list[str]:
     """The names in a folder; none where there is no folder. Raises UnreadableError when it cannot be read."""
     try:
         return os.listdir(folder)  # noqa: PTH208 - pathlib's glob takes what it cannot read for empty
@@ -167,7 +167,7 @@ def listed(folder: Path) -> list[str]:
         raise _unread(folder, error) from None
 
 
-def is_there(path: Path) -> bool:
+def exists(path: Path) -> bool:
     """Whether there is anything of that name. Raises UnreadableError when that cannot be told."""
     try:
         path.lstat()
@@ -189,7 +189,7 @@ def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
 
     Raises InputError when it cannot be read, is no text, or has more than `limit` bytes.
     """
-    with opened(path) as (file, size):
+    with open_regular(path) as (file, size):
         if size > limit:
             raise InputError(f"{path} is damaged: it has {size:,} bytes, and none has more than {limit:,}")
         data = file.read(limit + 1)

@@ -34,21 +34,21 @@ from scriven.arguments import (
     check_whole,
 )
 from scriven.corpus.decoding import prepare
-from scriven.corpus.documents import cut_text
+from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_mark
 from scriven.errors import UsageError
 from scriven.events import Loss
 from scriven.inference.chunks import prompt_ids, read_chunks, split_text
-from scriven.inference.detokenizer import Pen
-from scriven.inference.generation import LIVE, UNSEEN, Line, write, write_all
+from scriven.inference.detokenizer import StreamDecoder
+from scriven.inference.generation import LIVE, UNSEEN, Generation, generate, generate_many
 from scriven.inference.predictor import Context, Predictor, writing_precision
 from scriven.inference.sampling import Floats, Ids
-from scriven.inference.surprisal import Scored, check_finite, checked, foretold, surprisals, tally
+from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals, surprisals_of_text, tally
 from scriven.model import CharLM, choose_device, choose_precision
 from scriven.model.device import single_threaded
 from scriven.runs import load_weights, open_run
 from scriven.runs.folder import Which
-from scriven.settings import SamplingSettings, Settings, explain, reader_window
+from scriven.settings import SamplingSettings, Settings, describe_errors, reader_window
 from scriven.vocabulary import Vocabulary, check_ids
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -245,16 +245,17 @@ class Model:
         length, settings, first = check_length(length), sampling_settings(choices), first_seed(seed)
         self.pen(stop, until_end)  # which is refused now where it must be
         lines = (
-            Line(np.random.default_rng(first + n), settings, length, self.pen(stop, until_end)) for n in range(count)
+            Generation(np.random.default_rng(first + n), settings, length, self.pen(stop, until_end))
+            for n in range(count)
         )
         return self._texts(prompt, lines, ending=bool(stop) or until_end)
 
-    def _texts(self, prompt: str, lines: Iterable[Line], *, ending: bool) -> Iterator[Written]:
+    def _texts(self, prompt: str, lines: Iterable[Generation], *, ending: bool) -> Iterator[Written]:
         context = self.predictor.read(self._start, self.read_ids(prompt)[:, None])
-        for line, text in write_all(self.predictor, context, lines, ending):
+        for line, text in generate_many(self.predictor, context, lines, ending):
             yield Written(text, line.pen.ended)
 
-    def pen(self, stop: Sequence[str] = (), until_end: bool = False) -> Pen:
+    def pen(self, stop: Sequence[str] = (), until_end: bool = False) -> StreamDecoder:
         """What turns the ids of one text that is written into text.
 
         Raises UsageError where documents are to end that the model does not know, and for values of other types.
@@ -265,7 +266,7 @@ class Model:
             raise UsageError(
                 "until_end: no text of this model ends by itself; train one with corpus.documents, or give a length"
             )
-        return Pen(self.vocabulary, stop, until_end)
+        return StreamDecoder(self.vocabulary, stop, until_end)
 
     def score(self, text: str) -> Score:
         """How surprising a text is to the model; every character counts once, unseen ones too.
@@ -275,7 +276,7 @@ class Model:
         """
         pieces = list(self.surprisals([self.prepare(text)]))
         ids = np.concatenate([np.empty(0, np.int64), *(piece.ids for piece in pieces)])
-        return scored(self.vocabulary, ids, np.concatenate([np.empty(0), *(piece.nats for piece in pieces)]))
+        return score_of(self.vocabulary, ids, np.concatenate([np.empty(0), *(piece.nats for piece in pieces)]))
 
     def surprisals(self, pieces: Iterable[str]) -> Iterator[Scored]:
         """The ids of one text of any length, with the nats that each id costs, in constant memory.
@@ -283,8 +284,8 @@ class Model:
         The text comes in pieces, as `scriven.corpus.sources.read` gives them. Where the model knows documents there is
         a boundary after each, with what the end costs.
         """
-        cut = cut_text(check_pieces("pieces", pieces), self.settings.corpus)
-        return checked(foretold(self.predictor, read_chunks(self.vocabulary, cut)))
+        cut = split_document_text(check_pieces("pieces", pieces), self.settings.corpus)
+        return check_scored(surprisals_of_text(self.predictor, read_chunks(self.vocabulary, cut)))
 
     @cached_property
     def _start(self) -> Context:
@@ -325,12 +326,12 @@ class Session:
         """
         ids, predictor, before = self._ids(text), self._model.predictor, self._context
         costs = [np.empty(0)]
-        for piece in checked(surprisals(predictor, [ids], before)):
+        for piece in check_scored(surprisals(predictor, [ids], before)):
             costs.append(piece.nats)
             self._context = piece.context
         if predictor.window:
             self._context = predictor.read(before, ids[:, None])
-        return scored(self._model.vocabulary, ids, np.concatenate(costs))
+        return score_of(self._model.vocabulary, ids, np.concatenate(costs))
 
     def _ids(self, text: str) -> Ids:
         """The ids of a text that comes next; a byte order mark is left out where it is the beginning."""
@@ -355,10 +356,10 @@ class Session:
         """
         piece = check_whole("piece", piece, 1, "1 or more symbols to write at once")
         length, settings = check_length(length), sampling_settings(choices)
-        return self._write(Line(self._random, settings, length, self._model.pen(stop, until_end)), piece)
+        return self._write(Generation(self._random, settings, length, self._model.pen(stop, until_end)), piece)
 
-    def _write(self, line: Line, piece: int) -> Iterator[str]:
-        for text, context in write(self._model.predictor, self._context, line, piece):
+    def _write(self, line: Generation, piece: int) -> Iterator[str]:
+        for text, context in generate(self._model.predictor, self._context, line, piece):
             self._context = context
             if text:
                 yield text
@@ -399,7 +400,7 @@ def load(
     return Model(predictor, opened.settings, checkpoint.step, str(run))
 
 
-def scored(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> Score:
+def score_of(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> Score:
     """The score of ids and their nats, both (T,), boundaries among them."""
     total = tally(vocabulary, ids, nats)
     return Score(total.loss, total.unseen, nats[ids != vocabulary.boundary])
@@ -418,7 +419,7 @@ def sampling_settings(choices: Choices) -> SamplingSettings:
     try:
         return SamplingSettings(**choices)
     except ValidationError as error:
-        raise UsageError(explain(error)) from None
+        raise UsageError(describe_errors(error)) from None
 
 
 def first_seed(seed: int | None) -> int:

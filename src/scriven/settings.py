@@ -1,7 +1,7 @@
 """Frozen, validated settings. One definition each: the same fields are flags, TOML keys and Python arguments.
 
 A field marked "fitted" has a value here only so that the class is complete: what the user does not set
-is chosen by `scriven.training.auto_settings.fit` from the text, the budget and the measured speed of the machine.
+is chosen by `scriven.training.auto_settings` from the text, the budget and the measured speed of the machine.
 """
 
 from __future__ import annotations
@@ -94,13 +94,13 @@ class CorpusSettings(Frozen):
     )
 
     @model_validator(mode="after")
-    def _separated(self) -> Self:
+    def _check_separator(self) -> Self:
         if (self.documents == "separator") != bool(self.separator):
             raise ValueError("--corpus.documents separator and --corpus.separator STRING need each other")
         return self
 
     @model_validator(mode="after")
-    def _encoded(self) -> Self:
+    def _check_encoding(self) -> Self:
         if self.encoding != "utf-8" and self.invalid == "bytes":
             raise ValueError(
                 f"--corpus.invalid bytes keeps bytes that are not UTF-8, and --corpus.encoding is {self.encoding}; "
@@ -110,7 +110,7 @@ class CorpusSettings(Frozen):
 
     @field_validator("encoding")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _canonical_encoding(cls, value: str) -> str:
         """The name that Python has for the encoding; UTF-8 has one, with a byte order mark and without."""
         try:
             b"a".decode(value)  # which knows encodings of texts alone
@@ -121,14 +121,15 @@ class CorpusSettings(Frozen):
             name = "undefined"
         if name in {"undefined", "idna", "punycode"}:
             raise ValueError(
-                f"corpus.encoding {cut(repr(value))}: there is no such encoding of texts; give one that Python knows, "
+                f"corpus.encoding {shorten(repr(value))}: there is no such encoding of texts; "
+                "give one that Python knows, "
                 "such as cp1252 or utf-16"
             )
         return name.removesuffix("-sig")
 
     @field_validator("validation")
     @classmethod
-    def _counted(cls, value: float) -> float:
+    def _check_count(cls, value: float) -> float:
         if value >= 1 and not value.is_integer():
             raise ValueError(
                 f"corpus.validation {value}: give a share below 1, or a whole number of characters or documents"
@@ -229,7 +230,7 @@ class ModelSettings(Frozen):
 
     @field_validator("activation")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _check_activation(cls, value: str) -> str:
         if not set(value.split(",")) <= set(ACTIVATIONS):
             raise ValueError(f"model.activation: give tanh or relu, or one for each layer, as tanh,relu; not {value!r}")
         return value
@@ -408,7 +409,7 @@ class Settings(Frozen):
     training: TrainingSettings = TrainingSettings()
     monitor: MonitorSettings = MonitorSettings()
 
-    def given(self) -> dict[str, dict[str, Any]]:
+    def explicit(self) -> dict[str, dict[str, Any]]:
         """Only what was set explicitly, as nested plain values."""
         return self.model_dump(exclude_unset=True)
 
@@ -418,12 +419,13 @@ def reader_window(settings: ReaderSettings) -> int:
     return settings.length if settings.kind == "windows" else 0
 
 
-def consistent(settings: Settings) -> Settings:
+def check_complete(settings: Settings) -> Settings:
     """The same settings, all resolved.
 
-    Raises UsageError when settings contradict each other: as `possible`, or how the batch is shared out, what is tied.
+    Raises UsageError when settings contradict each other: as `check_partial` does, or where the batch and
+    what is tied do not agree.
     """
-    possible(settings)
+    check_partial(settings)
     model = settings.model
     if model.tied and model.embedding not in (0, model.width):
         raise UsageError(
@@ -440,7 +442,7 @@ def consistent(settings: Settings) -> Settings:
     return settings
 
 
-def possible(settings: Settings) -> Settings:
+def check_partial(settings: Settings) -> Settings:
     """The same settings, of which some may still have to be fitted.
 
     Raises UsageError when what does not depend on those contradicts itself: what is read, what the model is.
@@ -472,7 +474,8 @@ def check_cell(model: ModelSettings) -> None:
     """Raises UsageError for what a cell does not have, and for activations of another number of layers."""
     if len(model.activations) != model.layers:
         raise UsageError(
-            f"model.activation {cut(model.activation)} names {len(model.activations)} activations and model.layers is "
+            f"model.activation {shorten(model.activation)} names {len(model.activations)} activations "
+            "and model.layers is "
             f"{model.layers}; give one for all layers, or one for each"
         )
     if model.cell == "mingru" and (set(model.activations) != {"tanh"} or model.weight_drop or not model.hidden_bias):
@@ -504,7 +507,7 @@ def _check_model(model: ModelSettings) -> None:
         raise UsageError(f"model.tied needs an output layer that is trained; drop it, or {other}")
 
 
-def validated(values: dict[str, Any]) -> Settings:
+def validate(values: dict[str, Any]) -> Settings:
     """Settings from nested plain values.
 
     Raises UsageError naming the setting, its value and what it may be.
@@ -512,10 +515,10 @@ def validated(values: dict[str, Any]) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise UsageError(explain(error)) from None
+        raise UsageError(describe_errors(error)) from None
 
 
-def explain(error: ValidationError, prefix: str = "", *, flags: bool = False) -> str:
+def describe_errors(error: ValidationError, prefix: str = "", *, flags: bool = False) -> str:
     """One sentence per wrong setting, with its dotted name (or its flag) and value."""
     lines = []
     errors = error.errors(include_url=False)
@@ -526,12 +529,12 @@ def explain(error: ValidationError, prefix: str = "", *, flags: bool = False) ->
         unshown = item["type"] in {"missing", "extra_forbidden"} or not item["loc"]
         if item["type"] in PLAINER:
             message = PLAINER[item["type"]].format(**{key: _plain(each) for key, each in item.get("ctx", {}).items()})
-        shown = "" if unshown else f" {cut(repr(item['input']))}"
+        shown = "" if unshown else f" {shorten(repr(item['input']))}"
         if item["type"] == "extra_forbidden":
             message = "there is no such setting" + did_you_mean(_close_settings(error.title, item["loc"]))
         lines.append(f"{name}{shown}: {message}" if name and item["type"] != "value_error" else message)
     more = [f"and {len(errors) - MOST_NAMED:,} more"] if len(errors) > MOST_NAMED else []
-    return "; ".join([*map(cut, lines), *more])
+    return "; ".join([*map(shorten, lines), *more])
 
 
 def _plain(value: object) -> object:
@@ -548,24 +551,24 @@ def _close_settings(title: str, place: tuple[int | str, ...]) -> list[str]:
     return close_dotted(name, names) or close_names(name, Settings.model_fields if title == Settings.__name__ else ())
 
 
-def cut(text: str) -> str:
+def shorten(text: str) -> str:
     """A text that is short enough for a sentence."""
     return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
 
 
-def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge_settings(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Nested dictionaries joined, `over` winning."""
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
-        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        result[key] = merge_settings(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return result
 
 
 ALTERNATIVES = {"budget": set(BudgetSettings.model_fields), "monitor": {"every_steps", "every_epochs"}}
 
 
-def overlaid(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def overlay_settings(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Nested settings joined, `over` winning.
 
     A budget, or an interval of evaluations, in it replaces the other one, of which there can be only one.
@@ -574,4 +577,4 @@ def overlaid(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     for section, names in ALTERNATIVES.items():
         if names & set(over.get(section, {})):
             kept[section] = {name: value for name, value in base.get(section, {}).items() if name not in names}
-    return merged(kept, over)
+    return merge_settings(kept, over)

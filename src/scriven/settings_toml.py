@@ -10,7 +10,7 @@ from typing import Any
 import tomli_w
 
 from scriven.errors import InputError
-from scriven.settings import Settings, cut
+from scriven.settings import Settings, shorten
 from scriven.suggestions import close_paths, did_you_mean
 
 MOST_DOTS = 1000  # of numbers and of keys like a.b.c: tomllib takes a time quadratic in a key's length
@@ -49,7 +49,7 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
             raise ValueError(f"it has a number of over {LONGEST_NUMBER} digits")
         return tomllib.loads(text.removeprefix("\ufeff"))  # a byte order mark, which editors of Windows write
     except ValueError as error:
-        raise InputError(f"cannot read settings from {path}: {cut(str(error))}") from None
+        raise InputError(f"cannot read settings from {path}: {shorten(str(error))}") from None
     except RecursionError:
         raise InputError(f"cannot read settings from {path}: they are nested too deeply") from None
 

@@ -51,7 +51,7 @@ class StopFlag:
         """The signal's number, or 0 when nobody has asked."""
         return self._came[0][0] if self._came else 0
 
-    def then(self, notice: Callable[[int], None]) -> None:
+    def add_callback(self, notice: Callable[[int], None]) -> None:
         """Has `notice` called with the number of the first signal too; now, where it has come."""
         self._notices.append(notice)
         self._tell()
@@ -121,7 +121,7 @@ class StopFlag:
                 self._notices.pop(0)(self())
 
 
-def leave_where_asked(stop: Callable[[], int]) -> None:
+def raise_if_stopped(stop: Callable[[], int]) -> None:
     """Raises Interrupted when `stop()` is the number of a signal; for what comes before the first step."""
     if number := stop():
         raise Interrupted("stopped before the first step; there is nothing new to save, so just start again", number)

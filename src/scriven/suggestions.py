@@ -47,9 +47,9 @@ def close_paths(path: str) -> list[str]:
 
 def did_you_mean(names: Sequence[str]) -> str:
     """The question that ends a sentence: `; did you mean A or B?`, or nothing where there are no names."""
-    return f"; did you mean {listed(names)}?" if names else ""
+    return f"; did you mean {join_names(names)}?" if names else ""
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """The names as a sentence has them: `A, B or C`."""
     return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -14,14 +14,14 @@ STRAYS = "scriven-strays"  # for decoding, of any encoding: each byte that is no
 SHOWN = "scriven-shown"  # for decoding: as `surrogatepass`, and what that refuses as U+FFFD
 
 
-def _written(error: UnicodeError) -> tuple[bytes, int]:
+def _encode_error(error: UnicodeError) -> tuple[bytes, int]:
     assert isinstance(error, UnicodeEncodeError)
     half = error.object[error.start]
     way = "surrogateescape" if "\udc80" <= half <= "\udcff" else "surrogatepass"
     return half.encode("utf-8", way), error.start + 1
 
 
-def _shown(error: UnicodeError) -> tuple[str, int]:
+def _decode_error(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeDecodeError)
     data = error.object[error.start : error.start + 3]
     if len(data) == 3 and data[0] == 0xED and 0xA0 <= data[1] <= 0xBF and 0x80 <= data[2] <= 0xBF:
@@ -34,6 +34,6 @@ def _strays(error: UnicodeError) -> tuple[str, int]:
     return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
 
 
-codecs.register_error(WRITTEN, _written)
+codecs.register_error(WRITTEN, _encode_error)
 codecs.register_error(STRAYS, _strays)
-codecs.register_error(SHOWN, _shown)
+codecs.register_error(SHOWN, _decode_error)

@@ -1,6 +1,6 @@
 """Corpus + settings + cursor -> Batch + next cursor: pure, so that resuming is restoring a small value."""
 
 from scriven.batches.batch import Batch, Cursor
-from scriven.batches.readers import epoch_predictions, epoch_reads, known_cursor, next_batch, prefetched
+from scriven.batches.readers import check_cursor, epoch_predictions, epoch_reads, next_batch, prefetch
 
-__all__ = ["Batch", "Cursor", "epoch_predictions", "epoch_reads", "known_cursor", "next_batch", "prefetched"]
+__all__ = ["Batch", "Cursor", "check_cursor", "epoch_predictions", "epoch_reads", "next_batch", "prefetch"]

@@ -18,7 +18,7 @@ import numpy as np
 
 from scriven.batches.batch import ORDER, Batch, Cursor, Places
 from scriven.corpus.store import Part
-from scriven.counter_rng import permuted, seeds
+from scriven.counter_rng import permute, seeds
 from scriven.errors import InputError
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Ids, Vocabulary
@@ -26,7 +26,7 @@ from scriven.vocabulary import Ids, Vocabulary
 BLOCK = 4096  # positions of the order that are worked out together: a few cost as much as many
 
 
-def documents_at(text: Part, settings: ReaderSettings, first: int, count: int) -> Ids:
+def locate_documents(text: Part, settings: ReaderSettings, first: int, count: int) -> Ids:
     """The numbers of the documents (count,) from that position of the order on; the text has one at least."""
     pieces = [np.empty(0, np.int64)]
     while count:
@@ -40,7 +40,7 @@ def documents_at(text: Part, settings: ReaderSettings, first: int, count: int) -
 @functools.lru_cache(maxsize=4)  # one is read for many batches
 def _block(documents: int, seed: int, number: int) -> Ids:
     epochs, places = np.divmod(np.arange(number * BLOCK, (number + 1) * BLOCK), documents)
-    return permuted(places, documents, seeds(seed, epochs))
+    return permute(places, documents, seeds(seed, epochs))
 
 
 MOST_DOCUMENTS = 1 << 53  # that a cursor may have taken
@@ -86,7 +86,7 @@ def next_documents(
     return Batch(ids[:-1], ids[1:], own, weights, fresh if fresh.any() else None), after
 
 
-def known_places(text: Part, settings: ReaderSettings, value: Any) -> Places:
+def check_places(text: Part, settings: ReaderSettings, value: Any) -> Places:
     """A cursor after the start, as it was read from a file. Raises ValueError when it is none of that text."""
     if isinstance(value, dict) and value.get("order") != ORDER:
         raise ValueError("it reads documents in the order of another version of Scriven")
@@ -131,7 +131,7 @@ def _chunk(text: Part, settings: ReaderSettings, cursor: Cursor, end: int) -> tu
     while True:
         going_on = filled < settings.length if settings.pack else filled == 0
         free = np.flatnonzero(going_on & (documents < 0))[: max(0, end - taken)]
-        documents[free] = documents_at(text, settings, taken, free.size)
+        documents[free] = locate_documents(text, settings, taken, free.size)
         taken += free.size
         rows = np.flatnonzero(going_on & (documents >= 0))  # (M,)
         if not rows.size:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scriven.batches.batch import Batch, Cursor
-from scriven.batches.documents import document_count, known_places, next_documents
+from scriven.batches.documents import check_places, document_count, next_documents
 from scriven.batches.stream import next_stream, ring_size
 from scriven.batches.windows import next_windows, window_count
 from scriven.corpus.store import Part
@@ -45,10 +45,10 @@ def next_batch(
     return READERS[settings.kind](text, vocabulary, settings, cursor, lanes, **ending)
 
 
-def known_cursor(text: Part, settings: ReaderSettings, value: Any) -> Cursor:
+def check_cursor(text: Part, settings: ReaderSettings, value: Any) -> Cursor:
     """A cursor as it was read from a file. Raises ValueError when no reader of that text made it."""
     if settings.kind == "documents" and value != 0:
-        return known_places(text, settings, value)
+        return check_places(text, settings, value)
     if type(value) is not int or not 0 <= value < MOST_BATCHES:
         raise ValueError("its cursor is no number of batches")
     return value
@@ -79,7 +79,7 @@ def epoch_reads(text: Part, settings: ReaderSettings) -> int:
 AHEAD = 4  # batches; enough for now and then one that takes much longer to read than the others
 
 
-def prefetched(
+def prefetch(
     text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: Cursor, lanes: range, epochs: int = 0
 ) -> Generator[tuple[Batch, Cursor]]:
     """Endless (batch, cursor after it) from `cursor` on, prepared in a thread while the step before runs.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from scriven.batches.batch import Batch
 from scriven.corpus.store import Part
-from scriven.counter_rng import GOLDEN, mixed
+from scriven.counter_rng import GOLDEN, mix
 from scriven.errors import InputError
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Ids, Vocabulary
@@ -57,7 +57,7 @@ def ring_size(text: Part) -> int:
 def chances(lanes: Ids, cursor: int) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1), one a lane (N,), that look random and depend on lane and cursor alone."""
     words = lanes.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(cursor * 0xBF58476D1CE4E5B9 % 2**64)
-    return (mixed(words) >> np.uint64(11)).astype(np.float64) / 2**53
+    return (mix(words) >> np.uint64(11)).astype(np.float64) / 2**53
 
 
 def _around(size: int, start: int, length: int) -> Iterator[tuple[int, int]]:

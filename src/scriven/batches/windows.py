@@ -11,7 +11,7 @@ import numpy as np
 
 from scriven.batches.batch import Batch
 from scriven.corpus.store import Part
-from scriven.counter_rng import permuted, seeds
+from scriven.counter_rng import permute, seeds
 from scriven.errors import InputError
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Vocabulary
@@ -28,7 +28,7 @@ def next_windows(
     numbers = np.array(lanes, np.int64)  # (N,)
     epoch, batch = divmod(cursor, -(-count // settings.batch))
     places = batch * settings.batch + numbers  # (N,) in the order of the epoch
-    starts = permuted(places % count, count, seeds(settings.seed, np.full(numbers.size, epoch))) * settings.stride
+    starts = permute(places % count, count, seeds(settings.seed, np.full(numbers.size, epoch))) * settings.stride
     ids = text.read_all(starts.tolist(), [length + 1] * len(lanes)).reshape(len(lanes), length + 1)
     rows = vocabulary.clamp(np.ascontiguousarray(ids.T))  # (L + 1, N)
     fresh = np.zeros((length, len(lanes)), np.bool_)

@@ -82,24 +82,24 @@ def main(arguments: list[str] | None = None) -> None:
     except (CycloptsError, UnknownOption) as error:
         _fail(explain_usage(error, app or make_app(words), words), UsageError.exit_code)
     except KeyboardInterrupt as error:
-        _fail(*_told(error, words[0]))
+        _fail(*_describe_error(error, words[0]))
     except Exception as error:
         if traceback:
             raise
-        _fail(*_told(error, words[0]))
+        _fail(*_describe_error(error, words[0]))
 
 
 def _notice_termination() -> None:
     """Being terminated ends a command as Ctrl-C does, with a code of its own; a training listens itself."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminated)
+        signal.signal(signal.SIGTERM, _raise_terminated)
 
 
-def _terminated(number: int, frame: object) -> None:
+def _raise_terminated(number: int, frame: object) -> None:
     raise Interrupted("stopped", number)
 
 
-def _told(error: BaseException, command: str) -> tuple[str, int]:
+def _describe_error(error: BaseException, command: str) -> tuple[str, int]:
     """The sentence for what went wrong, and the exit code."""
     if isinstance(error, ScrivenError):
         return str(error), error.exit_code
@@ -115,14 +115,14 @@ def _told(error: BaseException, command: str) -> tuple[str, int]:
 def _fail(message: str, code: int) -> None:
     """One sentence on standard error, and the end. Names in it may be anybody's: nothing commands the terminal."""
     end_output()
-    sys.stderr.write(f"scriven: {_harmless(' '.join(message.splitlines()))}\n")
+    sys.stderr.write(f"scriven: {_is_harmless(' '.join(message.splitlines()))}\n")
     sys.stderr.flush()
     if _others_are_waited_for():  # and may never answer; the interpreter would not end before
         os._exit(code)
     sys.exit(code)
 
 
-def _harmless(message: str) -> str:
+def _is_harmless(message: str) -> str:
     """The message, in which nothing commands a terminal; in plain ASCII where there is no memory to look closer."""
     try:
         from scriven.report import visible
@@ -135,7 +135,7 @@ def _harmless(message: str) -> str:
 def _others_are_waited_for() -> bool:
     """Whether this process waits for others that train with it; not where none of that was ever imported."""
     attendant = sys.modules.get("scriven.distributed.interruptible")
-    return attendant is not None and bool(attendant.waiting())
+    return attendant is not None and bool(attendant.has_abandoned_calls())
 
 
 def _version() -> str:

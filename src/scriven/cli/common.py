@@ -74,7 +74,7 @@ Which = Annotated[
         help="weights to use: the best ones, the last ones, those of this step, or of this epoch, as epoch:17",
     ),
 ]
-Text = Annotated[str, Parameter(allow_leading_hyphen=True)]  # for - alone; see `named`
+Text = Annotated[str, Parameter(allow_leading_hyphen=True)]  # for - alone; see `check_named`
 
 
 def path_given(kind: type[Path], tokens: Sequence[Token]) -> Path:
@@ -89,7 +89,7 @@ FilePath = Annotated[Path | None, Parameter(converter=path_given)]
 Output = Annotated[Path | None, Parameter(name=["--output", "-o"], converter=path_given)]
 
 
-def named(texts: Sequence[str]) -> Sequence[str]:
+def check_named(texts: Sequence[str]) -> Sequence[str]:
     """The texts as they are.
 
     Raises UnknownOption when one is a flag that does not exist.
@@ -100,7 +100,7 @@ def named(texts: Sequence[str]) -> Sequence[str]:
     return texts
 
 
-def unescaped(flag: str, text: str) -> str:
+def unescape(flag: str, text: str) -> str:
     r"""The value of a flag, with the characters that `\n`, `\t`, `\r` and `\\` in it stand for.
 
     Raises UsageError at another backslash.
@@ -116,14 +116,14 @@ def unescaped(flag: str, text: str) -> str:
     return re.sub(r"\\(.?)", _character, text, flags=re.DOTALL)
 
 
-def separated(corpus: CorpusSettings) -> CorpusSettings:
+def unescape_separator(corpus: CorpusSettings) -> CorpusSettings:
     """Settings that flags gave, with the separator that its escapes stand for.
 
-    Raises UsageError as `unescaped` does.
+    Raises UsageError as `unescape` does.
     """
     if not corpus.separator:
         return corpus
-    return corpus.model_copy(update={"separator": unescaped("--corpus.separator", corpus.separator)})
+    return corpus.model_copy(update={"separator": unescape("--corpus.separator", corpus.separator)})
 
 
 Row = dict[str, Any]
@@ -182,11 +182,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, str):
         if isinstance(value, Verbatim):
             return value
-        return value if value.isprintable() and "\\" not in value else "".join(map(_escaped, value))
+        return value if value.isprintable() and "\\" not in value else "".join(map(_escape, value))
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
-def _escaped(character: str) -> str:
+def _escape(character: str) -> str:
     plain = character.isprintable() and character != "\\"
     return character if plain else character.encode("unicode_escape").decode("ascii")
 

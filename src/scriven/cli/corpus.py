@@ -14,9 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from scriven.cli.common import Json, Output, Text, Whole, named, note, put_json, put_path, separated, visible_line
+from scriven.cli.common import (
+    Json,
+    Output,
+    Text,
+    Whole,
+    check_named,
+    note,
+    put_json,
+    put_path,
+    unescape_separator,
+    visible_line,
+)
 from scriven.errors import Interrupted, UsageError
-from scriven.settings import CorpusSettings, ReaderSettings, Settings, merged, possible, validated
+from scriven.settings import CorpusSettings, ReaderSettings, Settings, check_partial, merge_settings, validate
 
 if TYPE_CHECKING:
     from scriven.batches import Batch
@@ -31,14 +42,14 @@ ROWS_SHOWN = 4  # of a batch
 LENGTH_SHOWN = 64  # characters of a row
 
 
-def chosen_reader(corpus: Corpus, reader: ReaderSettings) -> ReaderSettings:
+def choose_reader(corpus: Corpus, reader: ReaderSettings) -> ReaderSettings:
     """The reader's settings; where its kind is not given, documents where the corpus has them, else the stream.
 
     Raises UsageError when they contradict the corpus.
     """
     kind = "stream" if corpus.settings.documents == "none" else "documents"
-    values = merged({"kind": kind}, reader.model_dump(exclude_unset=True))
-    return possible(validated({"corpus": corpus.settings.model_dump(), "reader": values})).reader
+    values = merge_settings({"kind": kind}, reader.model_dump(exclude_unset=True))
+    return check_partial(validate({"corpus": corpus.settings.model_dump(), "reader": values})).reader
 
 
 def epoch_facts(corpus: Corpus, settings: Settings) -> dict[str, Any]:
@@ -49,7 +60,7 @@ def epoch_facts(corpus: Corpus, settings: Settings) -> dict[str, Any]:
     return {"words": describe_epoch(counts), **vars(counts)}
 
 
-def shown_facts(corpus: Corpus, reader: ReaderSettings, count: int) -> dict[str, Any]:
+def describe_facts(corpus: Corpus, reader: ReaderSettings, count: int) -> dict[str, Any]:
     """The first `count` characters with their ids, the text of these ids, and the first batch, as values for JSON."""
     from scriven.batches import next_batch
 
@@ -77,8 +88,8 @@ def _batch_rows(batch: Batch, vocabulary: Vocabulary) -> list[dict[str, Any]]:
     ]
 
 
-def shown_in_words(facts: dict[str, Any], unit: str) -> list[Row]:
-    """Rows for people, of what `shown_facts` gives."""
+def describe_shown(facts: dict[str, Any], unit: str) -> list[Row]:
+    """Rows for people, of what `describe_facts` gives."""
     length, rows = facts["batch"]["length"], facts["batch"]["rows"]
     shown: list[Row] = [(f"{unit}s", " ".join(map(repr, facts["characters"])))]
     shown += [
@@ -87,15 +98,15 @@ def shown_in_words(facts: dict[str, Any], unit: str) -> list[Row]:
         ("first batch", f"{length:,} {unit}s of {len(rows):,} rows"),
     ]
     for number, row in enumerate(rows[:ROWS_SHOWN]):
-        shown.append((f"row {number} reads", _cut(row["reads"])))
+        shown.append((f"row {number} reads", _shorten_cell(row["reads"])))
         counted = "" if row["counts"] == length else f" (of these {row['counts']:,} count)"
-        shown.append(("  predicts", _cut(row["predicts"]) + counted))
+        shown.append(("  predicts", _shorten_cell(row["predicts"]) + counted))
         if row["fresh"]:
             shown.append(("  memory empty", "before " + ", ".join(f"{place:,}" for place in row["fresh"])))
     return shown
 
 
-def _cut(text: str) -> str:
+def _shorten_cell(text: str) -> str:
     return repr(text[:LENGTH_SHOWN]) + ("..." if len(text) > LENGTH_SHOWN else "")
 
 
@@ -128,17 +139,17 @@ def build(
         build part i of n only, as 3/8, on any machine that sees the same files; `scriven corpus merge` makes the
         corpus of all of them
     """
-    corpus = separated(corpus)
+    corpus = unescape_separator(corpus)
     if part is None:
-        _tell(built(named(texts), corpus, output))
+        _tell(build_with_bar(check_named(texts), corpus, output))
         return
     from scriven.corpus.build import build_part
 
     number, count = _part(part)
     if output is None:
         raise UsageError(f"--part {part} needs a folder of its own; name it with -o DIR")
-    with stoppable(), _bar() as progress:
-        path = build_part(named(texts), corpus, output, (number, count), progress)
+    with stop_on_signal(), _bar() as progress:
+        path = build_part(check_named(texts), corpus, output, (number, count), progress)
     put_path(path)
 
 
@@ -157,7 +168,7 @@ def merge(*parts: Path, output: Output = None) -> None:
 
     if output is None:
         raise UsageError("a merged corpus needs a folder; name it with -o DIR")
-    with stoppable(), _bar() as progress:
+    with stop_on_signal(), _bar() as progress:
         path = merge_parts(parts, output, progress)
     _tell(path)
 
@@ -173,7 +184,7 @@ def check(corpus: str) -> None:
     """
     from scriven.corpus import Corpus
 
-    with stoppable():
+    with stop_on_signal():
         files, size = Corpus.open(corpus).verify()
     sys.stdout.write(f"{visible_line(corpus)} is whole: {files:,} files, {size:,} bytes\n")
 
@@ -200,23 +211,25 @@ def info(
     """
     from scriven.corpus import Corpus, is_corpus
 
-    opened = Corpus.open(texts[0] if is_corpus(texts) else built(named(texts), separated(corpus)))
+    opened = Corpus.open(
+        texts[0] if is_corpus(texts) else build_with_bar(check_named(texts), unescape_separator(corpus))
+    )
     facts = _facts(opened)
     if show or reader.model_fields_set:
-        settings = Settings(reader=chosen_reader(opened, reader))
+        settings = Settings(reader=choose_reader(opened, reader))
         facts["epoch"] = epoch_facts(opened, settings)
-        facts |= {"shown": shown_facts(opened, settings.reader, show)} if show else {}
+        facts |= {"shown": describe_facts(opened, settings.reader, show)} if show else {}
     if as_json:
         put_json(facts)
     else:
         sys.stdout.write(_as_words(facts))
 
 
-def built(texts: Sequence[str], settings: CorpusSettings, folder: Path | None = None) -> Path:
+def build_with_bar(texts: Sequence[str], settings: CorpusSettings, folder: Path | None = None) -> Path:
     """The folder of the corpus of these texts, with a bar on standard error while it is built."""
     from scriven.corpus import build as build_corpus
 
-    with stoppable(), _bar() as progress:
+    with stop_on_signal(), _bar() as progress:
         return build_corpus(texts, settings, folder, progress)
 
 
@@ -237,7 +250,7 @@ def _part(text: str) -> tuple[int, int]:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def stop_on_signal() -> Iterator[None]:
     """While this lasts, Ctrl-C and being ended by a signal stop the work where it is."""
 
     def _stop(number: int, frame: FrameType | None) -> None:
@@ -334,6 +347,6 @@ def _as_words(facts: dict[str, Any]) -> str:
         ("most frequent", ", ".join(f"{symbol!r} {count / trained:.1%}" for symbol, count in frequent)),
         *(("note", each) for each in facts["notes"]),
         *([("an epoch", facts["epoch"]["words"])] if "epoch" in facts else []),
-        *(shown_in_words(facts["shown"], unit) if "shown" in facts else []),
+        *(describe_shown(facts["shown"], unit) if "shown" in facts else []),
     ]
     return "".join(f"{name:14} {visible_line(value)}\n" for name, value in rows)

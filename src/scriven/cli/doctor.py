@@ -42,7 +42,7 @@ def doctor(
     check_is_run_or_corpus(Path(folder))
     bad: list[Finding] = []
     for finding in examine(Path(folder), corpus=corpus):
-        _put(finding, as_json)
+        _print_finding(finding, as_json)
         if finding.state == "bad":
             bad.append(finding)
     if bad:
@@ -51,7 +51,7 @@ def doctor(
         raise InputError(f"{folder} is not whole; what is bad, as said above: {parts}{more}")
 
 
-def _put(finding: Finding, as_json: bool) -> None:
+def _print_finding(finding: Finding, as_json: bool) -> None:
     if as_json:
         put_json(dataclasses.asdict(finding))
     else:

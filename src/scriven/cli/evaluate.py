@@ -23,7 +23,7 @@ from scriven.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from scriven.corpus import Corpus
-    from scriven.inference.surprisal import Tally
+    from scriven.inference.surprisal import SurprisalSum
     from scriven.session import Model
 
 
@@ -60,14 +60,14 @@ def evaluate(
     accuracy
         count too which characters were the likeliest ones by the model; read by torch, in bf16 or fp32, which is slower
     """
-    from scriven.inference.protocols import own_protocol, parsed
+    from scriven.inference.protocols import own_protocol, parse_protocol
     from scriven.inference.surprisal import check_finite
     from scriven.session import load
 
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
     _check_file(file, choices)
     if protocol:
-        parsed(protocol)
+        parse_protocol(protocol)
     if accuracy and precision == "int8":
         raise UsageError("--accuracy is counted by torch, which has no int8; give --precision bf16 or fp32, or neither")
     model = load(run, which=checkpoint, device=device, precision=precision)
@@ -102,9 +102,9 @@ def _check_file(file: str | None, choices: dict[str, str | None]) -> None:
         raise UsageError(f"{', '.join(given)}: a text is needed that is read so; name its FILE, or drop the flag")
 
 
-def _of_file(model: Model, file: str, protocol: str, **choices: str | None) -> Tally:
+def _of_file(model: Model, file: str, protocol: str, **choices: str | None) -> SurprisalSum:
     from scriven.cli.texts import read_sources
-    from scriven.corpus.decoding import Tally as Counts
+    from scriven.corpus.decoding import ReadCounts as Counts
     from scriven.corpus.sources import find
     from scriven.inference import protocols
 
@@ -112,7 +112,7 @@ def _of_file(model: Model, file: str, protocol: str, **choices: str | None) -> T
     return protocols.protocol(protocol)(model.predictor, chunks)
 
 
-def _of_validation(model: Model, run: str, protocol: str) -> Tally:
+def _of_validation(model: Model, run: str, protocol: str) -> SurprisalSum:
     from scriven.inference.protocols import measure
 
     text = corpus_of(run).validation

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Union, get_args, get_origin
 
 from scriven.arguments import epoch_of
 from scriven.errors import UsageError
-from scriven.suggestions import close_dotted, close_names, close_paths, did_you_mean, listed
+from scriven.suggestions import close_dotted, close_names, close_paths, did_you_mean, join_names
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -35,12 +35,12 @@ def with_resume_value(words: Sequence[str]) -> list[str]:
     """The words; `--resume` may stand alone: its value is then `last`."""
     options, rest = split_at_end(words)
     return [
-        "--resume=last" if word == "--resume" and not _goes_on_from(after) else word
+        "--resume=last" if word == "--resume" and not _resumes(after) else word
         for word, after in pairwise([*options, ""])
     ] + rest
 
 
-def _goes_on_from(word: str) -> bool:
+def _resumes(word: str) -> bool:
     """Whether a word after `--resume` is its value."""
     return word in {"last", "auto"} or word.isdecimal() or epoch_of(word) is not None
 
@@ -53,7 +53,7 @@ def join_values(app: App, words: Sequence[str]) -> list[str]:
     options, rest = split_at_end(words)
     if not any(word.startswith("-") and after.startswith("-") for word, after in pairwise(options)):
         return [*options, *rest]
-    return [*_joined(collection_of(app, words), options), *rest]
+    return [*_join(collection_of(app, words), options), *rest]
 
 
 def collection_of(app: App, words: Sequence[str]) -> ArgumentCollection:
@@ -62,7 +62,7 @@ def collection_of(app: App, words: Sequence[str]) -> ArgumentCollection:
     return apps[-1].assemble_argument_collection()
 
 
-def _joined(arguments: ArgumentCollection, words: Sequence[str]) -> Iterator[str]:
+def _join(arguments: ArgumentCollection, words: Sequence[str]) -> Iterator[str]:
     coming = iter(words)
     for word in coming:
         if not (word.startswith("-") and takes_value(arguments, word)):
@@ -172,11 +172,11 @@ def explain_usage(error: CycloptsError | UnknownOption, app: App, words: Sequenc
 
 
 def _refused_setting(cause: ValidationError, error: CycloptsError) -> str:
-    from scriven.settings import explain
+    from scriven.settings import describe_errors
 
     argument = error.argument
     prefix = argument.name.lstrip("-") if argument is not None and argument.name.startswith("--") else ""
-    return explain(cause, prefix if prefix != "*" else "", flags=True)
+    return describe_errors(cause, prefix if prefix != "*" else "", flags=True)
 
 
 def _refused_word(error: CycloptsError, app: App, words: Sequence[str]) -> str:
@@ -191,7 +191,7 @@ def _refused_word(error: CycloptsError, app: App, words: Sequence[str]) -> str:
         case cyclopts.MissingArgumentError(argument=argument) if argument is not None:
             told = _missing(argument, error.keyword, app, words)
         case cyclopts.UnusedCliTokensError(unused_tokens=unused):
-            told = _unused(unused or [], app, words)
+            told = _describe_unused(unused or [], app, words)
         case cyclopts.RepeatArgumentError(token=token):
             told = f"{token.keyword} is given twice; give it once"
         case cyclopts.CoercionError(token=token, argument=argument) if token is not None and argument is not None:
@@ -207,7 +207,7 @@ def _refused_value(name: str, value: str, kind: object) -> str:
     words = [word for each in kinds if get_origin(each) is Literal for word in get_args(each)]
     words += [NUMBERS[each] for each in kinds if each in NUMBERS]
     close = did_you_mean(close_names(value, words)) if words else ""
-    return f"{name} {value}: give {listed(words)}{close}" if words else f"{name} {value} is not what it takes"
+    return f"{name} {value}: give {join_names(words)}{close}" if words else f"{name} {value} is not what it takes"
 
 
 def _is_union(kind: object) -> bool:
@@ -261,7 +261,7 @@ def _missing(argument: Argument, keyword: str | None, app: App, words: Sequence[
     return f"{command} needs {argument.name}" + (f", the {what}" if what else f"; {command} --help tells more")
 
 
-def _unused(unused: Iterable[str], app: App, words: Sequence[str]) -> str:
+def _describe_unused(unused: Iterable[str], app: App, words: Sequence[str]) -> str:
     """Words that no argument takes."""
     arguments = collection_of(app, words)
     takes = [argument.name for argument in arguments if argument.field_info.is_positional]

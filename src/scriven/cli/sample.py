@@ -20,14 +20,14 @@ from scriven.cli.common import (
     Whole,
     note,
     put_json,
-    unescaped,
+    unescape,
 )
 from scriven.errors import UsageError
 from scriven.settings import SamplingSettings
 
 if TYPE_CHECKING:
     from scriven.corpus import Part
-    from scriven.corpus.decoding import Tally
+    from scriven.corpus.decoding import ReadCounts
     from scriven.session import Model, Written
 
 DEFAULTS = SamplingSettings()
@@ -123,7 +123,7 @@ def sample(
         known = None
         if training:
             texts = list(texts)
-            known = _known(training, model, prompt, texts)
+            known = _find_known(training, model, prompt, texts)
         if as_json:
             _put_json(texts, asked, known)
         else:
@@ -139,20 +139,20 @@ def _prompt(model: Model, prompt: str, file: str | None, choices: Mapping[str, s
     `choices` say how it is read. A byte order mark at its start is left out, which is said.
     """
     from scriven.cli.texts import reading_settings
-    from scriven.corpus.decoding import Tally, decoded
+    from scriven.corpus.decoding import ReadCounts, decode_source
     from scriven.corpus.encodings import drop_marks
     from scriven.corpus.sources import find
 
-    tally = Tally()
+    tally = ReadCounts()
     if file is None and prompt != "-":
-        return _noted_marks("".join(drop_marks([prompt], tally.add_mark)), tally)
+        return _note_marks("".join(drop_marks([prompt], tally.add_mark)), tally)
     sources = find(["-" if file is None else file]).sources
     if len(sources) > 1:
         raise UsageError(f"--prompt-file {file}: these are {len(sources):,} files; name one")
-    return _noted_marks("".join(decoded(sources[0], reading_settings(model, choices), tally)), tally)
+    return _note_marks("".join(decode_source(sources[0], reading_settings(model, choices), tally)), tally)
 
 
-def _noted_marks(prompt: str, tally: Tally) -> str:
+def _note_marks(prompt: str, tally: ReadCounts) -> str:
     """The prompt, with a note where a byte order mark was left out of it."""
     from scriven.corpus.encodings import describe_marks
 
@@ -164,7 +164,7 @@ def _noted_marks(prompt: str, tally: Tally) -> str:
 def _show_all(texts: Iterable[Written], prompt: str, *, one_line: bool) -> None:
     """Print several texts: one a line where each is of one line, else with a line between two of them."""
     for n, written in enumerate(texts):
-        _put("" if one_line or n == 0 else SEPARATOR + "\n")
+        _print_text("" if one_line or n == 0 else SEPARATOR + "\n")
         _show(prompt, iter([written.text]))
 
 
@@ -176,13 +176,13 @@ def _put_json(texts: Iterable[Written], asked: dict[str, Any], known: list[bool]
         sys.stdout.flush()
 
 
-def _known(training: Part, model: Model, prompt: str, texts: Iterable[Written]) -> list[bool]:
+def _find_known(training: Part, model: Model, prompt: str, texts: Iterable[Written]) -> list[bool]:
     """For each text, with its prompt, whether it is a document of the training text; one that did not end is none."""
     from scriven.inference.chunks import split_text
-    from scriven.inference.surprisal import known
+    from scriven.inference.surprisal import find_known
 
     begun = split_text(prompt, model.settings.corpus)[-1]
-    found = known(training, [model.vocabulary.encode_read(begun + each.text) for each in texts])
+    found = find_known(training, [model.vocabulary.encode_read(begun + each.text) for each in texts])
     return [written.ended and there for written, there in zip(texts, found, strict=True)]
 
 
@@ -234,7 +234,7 @@ def _stops(stop: list[str]) -> list[str]:
     """The stop strings that the flags give. Raises UsageError when one is empty."""
     if not all(stop):
         raise UsageError("--stop is empty; give the text to end before, or drop the flag")
-    return [unescaped("--stop", each) for each in stop]
+    return [unescape("--stop", each) for each in stop]
 
 
 def _note_unknown(model: Model, text: str) -> None:
@@ -279,13 +279,13 @@ def _show(prompt: str, pieces: Iterator[str]) -> bool:
     """Print a text as it comes, and a line end where it has none; whether it had one."""
     safe = _visible if sys.stdout.isatty() else str
     last = prompt
-    _put(_emphasized(safe(prompt)) if prompt and _colours() else safe(prompt))
+    _print_text(_emphasize(safe(prompt)) if prompt and _colours() else safe(prompt))
     for piece in pieces:
-        _put(safe(piece))
+        _print_text(safe(piece))
         last = piece or last
     ended = last.endswith("\n")
     if not ended:
-        _put("\n")
+        _print_text("\n")
     return ended
 
 
@@ -295,12 +295,12 @@ def _colours() -> bool:
     return sys.stdout.isatty() and not plain
 
 
-def _emphasized(text: str) -> str:
+def _emphasize(text: str) -> str:
     """Text in bold, as what was given is beside what was written."""
     return f"\x1b[1m{text}\x1b[22m"
 
 
-def _put(text: str) -> None:
+def _print_text(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
 

@@ -21,7 +21,7 @@ from scriven.cli.common import (
     Text,
     Verbatim,
     Which,
-    named,
+    check_named,
     note,
     show,
 )
@@ -29,8 +29,8 @@ from scriven.errors import InputError, UsageError
 from scriven.events import Loss
 
 if TYPE_CHECKING:
-    from scriven.corpus.decoding import Tally as Counts
-    from scriven.corpus.sources import Source
+    from scriven.corpus.decoding import ReadCounts as Counts
+    from scriven.corpus.sources import TextSource
     from scriven.inference.surprisal import Scored
     from scriven.session import Model
     from scriven.vocabulary import Vocabulary
@@ -85,7 +85,7 @@ def score(
     from scriven.corpus.sources import find
     from scriven.session import load
 
-    sources = find(named(files)).sources
+    sources = find(check_named(files)).sources
     model = load(run, which=checkpoint, device=device, precision=precision)
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
     empty: list[str] = []
@@ -105,19 +105,19 @@ def score(
         raise InputError(f"{', '.join(empty[:SHOWN])} {are} empty; there is nothing to score")
 
 
-def _rows_of(model: Model, source: Source, by: By, choices: dict[str, str | None], name: str) -> Iterator[Row]:
+def _rows_of(model: Model, source: TextSource, by: By, choices: dict[str, str | None], name: str) -> Iterator[Row]:
     """The rows about one text; after the last one notes on it, which begin with a name where one is given."""
     from scriven.cli.texts import read_sources
-    from scriven.corpus.decoding import Tally as Counts
-    from scriven.inference.surprisal import checked, foretold
+    from scriven.corpus.decoding import ReadCounts as Counts
+    from scriven.inference.surprisal import check_scored, surprisals_of_text
 
     counts = Counts(empty_places=deque())
-    pieces = checked(foretold(model.predictor, read_sources(model, [source], counts, choices, name)))
+    pieces = check_scored(surprisals_of_text(model.predictor, read_sources(model, [source], counts, choices, name)))
     unit: Unit = "line" if model.settings.corpus.documents in {"none", "lines"} else "document"
     if by == "line":
-        yield from _lines(model.vocabulary, pieces, unit, _Numbers(counts))
+        yield from _lines(model.vocabulary, pieces, unit, _DocumentNumbers(counts))
     elif by == "character":
-        yield from _characters(model.vocabulary, pieces, unit, _Numbers(counts))
+        yield from _characters(model.vocabulary, pieces, unit, _DocumentNumbers(counts))
     else:
         yield from _total(model.vocabulary, pieces, model.predictor.reading)
     if counts.empty:
@@ -126,7 +126,7 @@ def _rows_of(model: Model, source: Source, by: By, choices: dict[str, str | None
         note(f"{name}: {told}" if name else told)
 
 
-class _Numbers:
+class _DocumentNumbers:
     """The numbers of documents as they stand in a file, from 1 on, where the empty ones are left out and counted."""
 
     def __init__(self, counts: Counts) -> None:
@@ -147,19 +147,19 @@ class _Numbers:
 
 
 def _total(vocabulary: Vocabulary, pieces: Iterable[Scored], precision: str) -> Iterator[Row]:
-    from scriven.inference.surprisal import summed
+    from scriven.inference.surprisal import sum_pieces
 
-    total = summed(vocabulary, pieces)
+    total = sum_pieces(vocabulary, pieces)
     if total.loss.characters:
         yield {**total.values(), "precision": precision}
 
 
-def _lines(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit, numbers: _Numbers) -> Iterator[Row]:
+def _lines(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit, numbers: _DocumentNumbers) -> Iterator[Row]:
     from scriven.inference.lines import SHOWN as LONGEST
     from scriven.inference.lines import lines
-    from scriven.inference.surprisal import Tally
+    from scriven.inference.surprisal import SurprisalSum
 
-    one = Tally(Loss(1.0, 1, 1, int(vocabulary.boundary is not None))).values()
+    one = SurprisalSum(Loss(1.0, 1, 1, int(vocabulary.boundary is not None))).values()
     nothing = {name: None if "_per_" in name else 0 * value for name, value in one.items()}
     long = 0
     for some in lines(vocabulary, pieces):
@@ -173,7 +173,9 @@ def _lines(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit, numbers
         note(f"the text of {long:,} {unit}{'s' if long > 1 else ''} is shown up to its {LONGEST:,} first characters")
 
 
-def _characters(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit, numbers: _Numbers) -> Iterator[Row]:
+def _characters(
+    vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit, numbers: _DocumentNumbers
+) -> Iterator[Row]:
     """One row a character, and one for the end of each document, whose position is that after its last character.
 
     Of a model of bytes each byte, as a number in hexadecimal where it is not ASCII.
@@ -187,14 +189,14 @@ def _characters(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit, nu
             position += 1
             end = symbol == vocabulary.boundary
             place = {"position": position} if vocabulary.boundary is None else {unit: number, "position": position}
-            shown = {"character": _shown(vocabulary, symbol)} | (
+            shown = {"character": _show_symbol(vocabulary, symbol)} | (
                 {} if vocabulary.boundary is None else {"end": int(end)}
             )
             yield {**place, **shown, "unseen": int(new), "nats": nats, "bits": nats / math.log(2)}
             position = 0 if end else position
 
 
-def _shown(vocabulary: Vocabulary, symbol: int) -> str:
+def _show_symbol(vocabulary: Vocabulary, symbol: int) -> str:
     if symbol == vocabulary.boundary:
         return ""
     if vocabulary.unit == "byte":

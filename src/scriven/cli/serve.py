@@ -56,11 +56,11 @@ def serve(
         from scriven.server.app import OPEN, STREAMED, make_app
         from scriven.server.http_limits import Serving, configuration
         from scriven.server.limits import LIMITS
-        from scriven.server.renewal import Source
+        from scriven.server.renewal import ServedCheckpoint
         from scriven.server.security import Guard, policy
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed; to serve, pip install 'scriven[serve]'") from None
-    names, host = _named(runs), host.strip("[]")  # of an IPv6 address, as a URL has it
+    names, host = _model_names(runs), host.strip("[]")  # of an IPv6 address, as a URL has it
     who = policy(
         host,
         token=token,
@@ -69,7 +69,9 @@ def serve(
         open_paths=OPEN,
         streamed=STREAMED,
     )
-    sources = {name: Source(run, checkpoint, device, precision) for name, run in zip(names, runs, strict=True)}
+    sources = {
+        name: ServedCheckpoint(run, checkpoint, device, precision) for name, run in zip(names, runs, strict=True)
+    }
     models = {name: source.open() for name, source in sources.items()}
     listener = _listen(host, port)
     served = ", ".join(map(visible_line, models))
@@ -86,7 +88,7 @@ def _address(host: str, port: int, token: str | None) -> str:
     return f"http://{shown}:{port}" + (f"/#token={quote(token, safe='')}" if token else "")
 
 
-def _named(runs: tuple[str, ...]) -> list[str]:
+def _model_names(runs: tuple[str, ...]) -> list[str]:
     """The names of the models; bytes of a folder's name that are no UTF-8 are shown as U+FFFD, as HTTP can have it."""
     names = [os.fsencode(Path(run).resolve().name).decode("utf-8", "replace") for run in runs]
     if not names:

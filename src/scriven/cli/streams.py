@@ -35,14 +35,14 @@ class StandardFile(io.FileIO):
         except OSError as error:
             if self.fileno() == 2:
                 return len(data)
-            raise _named(error, self.fileno()) from None
+            raise _name_stream(error, self.fileno()) from None
 
     def readinto(self, buffer: Any, /) -> int:
         """Reads from the stream."""
         try:
             return super().readinto(buffer)
         except OSError as error:
-            raise _named(error, self.fileno()) from None
+            raise _name_stream(error, self.fileno()) from None
 
 
 def prepare_streams() -> None:
@@ -53,11 +53,11 @@ def prepare_streams() -> None:
     Streams that somebody else has replaced stay as they are.
     """
     if sys.stdin is sys.__stdin__:
-        sys.stdin = _prepared(0, sys.stdin)
+        sys.stdin = _prepare(0, sys.stdin)
     if sys.stdout is sys.__stdout__:
-        sys.stdout = _prepared(1, sys.stdout)
+        sys.stdout = _prepare(1, sys.stdout)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _prepared(2, sys.stderr)
+        sys.stderr = _prepare(2, sys.stderr)
     # Bytes that are not UTF-8 come and go as lone surrogates, as in corpora that keep them; whatever the locale.
     # A model of bytes may write other half characters too.
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, WRITTEN)):
@@ -73,7 +73,7 @@ def end_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _prepared(number: int, stream: TextIO | None) -> TextIO:
+def _prepare(number: int, stream: TextIO | None) -> TextIO:
     if stream is None:
         _reopen(number)
     elif os.name == "nt" and stream.isatty():  # a console, which takes more than bytes
@@ -97,6 +97,6 @@ def _reopen(number: int) -> None:
         os.close(descriptor)
 
 
-def _named(error: OSError, number: int) -> OSError:
+def _name_stream(error: OSError, number: int) -> OSError:
     code = error.errno or errno.EIO
     return OSError(code, "it is closed" if code == errno.EBADF else os.strerror(code), NAMES[number])

@@ -11,8 +11,8 @@ from scriven.vocabulary import Ids, Vocabulary
 if TYPE_CHECKING:
     from scriven.corpus.line_ends import LineEnds
 if TYPE_CHECKING:
-    from scriven.corpus.decoding import Tally
-    from scriven.corpus.sources import Source
+    from scriven.corpus.decoding import ReadCounts
+    from scriven.corpus.sources import TextSource
     from scriven.session import Model
     from scriven.settings import CorpusSettings
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 KINDS = {(True, False): "LF", (False, True): "CR", (True, True): "CR LF"}  # by whether there are LF and CR
 
 
-def noticed(vocabulary: Vocabulary, chunks: Iterable[Ids], line_ends: LineEnds, about: str = "") -> Iterator[Ids]:
+def note_line_ends(
+    vocabulary: Vocabulary, chunks: Iterable[Ids], line_ends: LineEnds, about: str = ""
+) -> Iterator[Ids]:
     """The chunks of a text, any; after the last one a note on standard error, where its line ends are of another kind.
 
     `line_ends` are counted while the chunks are made, `about` begins the note. A model of bytes knows all line ends,
@@ -38,21 +40,21 @@ def noticed(vocabulary: Vocabulary, chunks: Iterable[Ids], line_ends: LineEnds, 
 
 
 def read_sources(
-    model: Model, sources: Sequence[Source], tally: Tally, choices: Mapping[str, str | None], name: str = ""
+    model: Model, sources: Sequence[TextSource], tally: ReadCounts, choices: Mapping[str, str | None], name: str = ""
 ) -> Iterator[Ids]:
     """The ids of the text of sources, in chunks; `tally` counts while they are read, and `name` begins the notes.
 
     `choices` are as in `reading_settings`.
     """
-    from scriven.corpus.documents import cut
+    from scriven.corpus.documents import split_documents
     from scriven.inference.chunks import read_chunks
 
     settings, about = reading_settings(model, choices), f"{name}: " if name else ""
     if not all(source.is_table for source in sources):  # the text that was trained on was one, others need not be
         settings = settings.model_copy(update={"column": ""})
-    chunks = read_chunks(model.vocabulary, cut(sources, settings, tally))
-    chunks = noticed(model.vocabulary, _marks_noticed(chunks, tally, about), tally.line_ends, about)
-    return _forms_noticed(model.vocabulary, chunks, about)
+    chunks = read_chunks(model.vocabulary, split_documents(sources, settings, tally))
+    chunks = note_line_ends(model.vocabulary, _note_marks(chunks, tally, about), tally.line_ends, about)
+    return _note_forms(model.vocabulary, chunks, about)
 
 
 def reading_settings(model: Model, choices: Mapping[str, str | None]) -> CorpusSettings:
@@ -61,16 +63,16 @@ def reading_settings(model: Model, choices: Mapping[str, str | None]) -> CorpusS
     What is None is as in the run's corpus, but for the encoding, which is UTF-8: the text that was trained on may have
     had another one. Raises UsageError where a choice cannot be.
     """
-    from scriven.settings import validated
+    from scriven.settings import validate
 
     chosen = {name: value for name, value in choices.items() if value}
     values: dict[str, Any] = {**model.settings.corpus.model_dump(), "encoding": "utf-8", **chosen}
     if values["encoding"] != "utf-8" and "invalid" not in chosen:
         values["invalid"] = "strict"
-    return validated({"corpus": values}).corpus
+    return validate({"corpus": values}).corpus
 
 
-def _marks_noticed(chunks: Iterable[Ids], tally: Tally, about: str) -> Iterator[Ids]:
+def _note_marks(chunks: Iterable[Ids], tally: ReadCounts, about: str) -> Iterator[Ids]:
     from scriven.corpus.encodings import describe_marks
 
     yield from chunks
@@ -78,7 +80,7 @@ def _marks_noticed(chunks: Iterable[Ids], tally: Tally, about: str) -> Iterator[
         note(about + describe_marks(tally.marks))
 
 
-def _forms_noticed(vocabulary: Vocabulary, chunks: Iterable[Ids], about: str) -> Iterator[Ids]:
+def _note_forms(vocabulary: Vocabulary, chunks: Iterable[Ids], about: str) -> Iterator[Ids]:
     from scriven.inference.surprisal import describe_form, other_form
 
     unseen = dict[str, None]()

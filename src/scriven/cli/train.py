@@ -19,10 +19,10 @@ from scriven.cli.common import (
     Precision,
     Switch,
     Text,
-    named,
+    check_named,
     note,
     resumed_from,
-    separated,
+    unescape_separator,
 )
 from scriven.cli.streams import end_output
 from scriven.errors import DivergedError, Interrupted, LostError
@@ -34,14 +34,14 @@ from scriven.settings import (
     ReaderSettings,
     Settings,
     TrainingSettings,
-    merged,
-    overlaid,
-    validated,
+    merge_settings,
+    overlay_settings,
+    validate,
 )
 from scriven.settings_toml import read_toml
 
 if TYPE_CHECKING:
-    from scriven.distributed.launch import Place
+    from scriven.distributed.launch import ProcessInfo
 
 
 def train(
@@ -95,19 +95,19 @@ def train(
     quiet
         show nothing but errors
     """
-    texts = tuple(named(texts))
+    texts = tuple(check_named(texts))
     flags = Settings(
-        budget=budget, corpus=separated(corpus), reader=reader, model=model, training=training, monitor=monitor
-    ).given()
+        budget=budget, corpus=unescape_separator(corpus), reader=reader, model=model, training=training, monitor=monitor
+    ).explicit()
     short = {"device": device, "precision": precision}
-    flags = merged(flags, {"training": {name: value for name, value in short.items() if value}})
-    flags = merged(flags, {"monitor": {"keep": keep}} if keep else {})
-    base = overlaid({} if recipe is None else _of_recipe(recipe, texts), _from_file(settings))
-    given = validated(overlaid(base, {name: values for name, values in flags.items() if values}))
+    flags = merge_settings(flags, {"training": {name: value for name, value in short.items() if value}})
+    flags = merge_settings(flags, {"monitor": {"keep": keep}} if keep else {})
+    base = overlay_settings({} if recipe is None else _of_recipe(recipe, texts), _from_file(settings))
+    given = validate(overlay_settings(base, {name: values for name, values in flags.items() if values}))
 
-    from scriven.distributed.launch import launched
+    from scriven.distributed.launch import torchrun_process
 
-    place = launched()
+    place = torchrun_process()
     if place and place.rank:  # started by torchrun, to work for the first of its processes
         return _work(texts, place)
 
@@ -139,7 +139,7 @@ def worker() -> None:
     _work()
 
 
-def _work(texts: tuple[str, ...] = (), place: Place | None = None) -> None:
+def _work(texts: tuple[str, ...] = (), place: ProcessInfo | None = None) -> None:
     from scriven.signals import LAUNCHER_SECONDS, StopFlag
     from scriven.training.start import work
 
@@ -156,7 +156,7 @@ def _work(texts: tuple[str, ...] = (), place: Place | None = None) -> None:
 def _from_file(path: Path | None) -> dict[str, dict[str, object]]:
     values = read_toml(path) if path else {}
     origin = values.pop("run", {})  # where a run came from, in a run's own settings.toml
-    return merged(values, {"model": {"embedding": origin["embedding"]}}) if "embedding" in origin else values
+    return merge_settings(values, {"model": {"embedding": origin["embedding"]}}) if "embedding" in origin else values
 
 
 def _of_recipe(name: str, texts: tuple[str, ...]) -> dict[str, dict[str, object]]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from scriven import recipes
-from scriven.cli.common import Json, Row, Text, Whole, named, show
+from scriven.cli.common import Json, Row, Text, Whole, check_named, show
 from scriven.errors import UsageError
-from scriven.settings import validated
+from scriven.settings import validate
 
 if TYPE_CHECKING:
     from scriven.settings import Settings
@@ -54,7 +54,7 @@ def verify_resume(
     from scriven.report import visible
     from scriven.training.verify import verify_resume as verified
 
-    verdict, settings = verified(_request(what, tuple(named(texts)), workers), steps)
+    verdict, settings = verified(_request(what, tuple(check_named(texts)), workers), steps)
     row = _row(verdict, settings, steps)
     if as_json:
         show([row], "json")
@@ -66,16 +66,16 @@ def verify_resume(
 
 def _request(what: str, texts: tuple[str, ...], workers: int) -> Request:
     from scriven.runs import open_run
-    from scriven.training.request import Request, request_of
+    from scriven.training.request import Request, request_from_run
 
     if (Path(what) / "settings.toml").exists() or what not in recipes.names():
         if texts:
             raise UsageError(f"a run has its own text; drop {' '.join(texts)}, or name a recipe in place of {what}")
-        return request_of(open_run(what), workers)
+        return request_from_run(open_run(what), workers)
     values = recipes.values(what)
     if workers:
         values["training"] = values.get("training", {}) | {"workers": workers}
-    return Request(texts or ("shakespeare",), validated(values))
+    return Request(texts or ("shakespeare",), validate(values))
 
 
 def _row(verdict: Verdict, settings: Settings, steps: int) -> Row:

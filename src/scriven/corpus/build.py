@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 
 from scriven.corpus.decoding import PIECE
-from scriven.corpus.filesystem import explained
+from scriven.corpus.filesystem import explain_errors
 from scriven.corpus.header import NAME, read_header
-from scriven.corpus.inputs import Material, Progress, Texts
+from scriven.corpus.inputs import CorpusInput, Progress, TextInput
 from scriven.corpus.parts import NAME as PART_NAME
 from scriven.corpus.parts import Parts, read_part, write_part
-from scriven.corpus.sources import Notes, changed, content_of, hashed
-from scriven.corpus.staging import moved, unfinished
+from scriven.corpus.sources import Notes, changed_error, content_of, short_hash
+from scriven.corpus.staging import publish, staging_folder
 from scriven.corpus.writer import assemble
 from scriven.errors import InputError, UsageError
 from scriven.runtime import cache_folder, keep_buffers
@@ -50,15 +50,15 @@ def build(
     material = _texts(texts, settings, strict=strict)
     if folder:
         return _in_folder(folder, material, lambda work: assemble(work, material, progress or _silent), _corpus_hash)
-    if found := _kept(material, progress or _silent):
+    if found := _cached_corpus(material, progress or _silent):
         return found
     corpora = cache_folder() / "corpora"
-    with _explained(corpora, material), unfinished(corpora) as work:
-        content = _hashed_beside(material, lambda: assemble(work, material, progress or _silent))
+    with _explain(corpora, material), staging_folder(corpora) as work:
+        content = _hash_beside(material, lambda: assemble(work, material, progress or _silent))
         name = material.key() if material.size is None else _name(material, content)
         _check_unchanged(material)
-        made = moved(work, corpora / name, _is_whole, replace=True)
-    _notes().put(name, material.stamps())
+        made = publish(work, corpora / name, _is_whole, replace=True)
+    _notes().write(name, material.stamps())
     return made
 
 
@@ -73,11 +73,11 @@ def is_made_of(
     if folder.parent != cache_folder() / "corpora" or material.size is None or not content:
         return None
     stamps, notes = material.stamps(), _notes()
-    if notes.get(folder.name) == stamps:
+    if notes.read(folder.name) == stamps:
         return True
-    if content_of(material.sources, partial(_read, progress or _silent, 2 * material.size)) != content:
+    if content_of(material.sources, partial(_report_progress, progress or _silent, 2 * material.size)) != content:
         return False
-    notes.put(folder.name, stamps)
+    notes.write(folder.name, stamps)
     return True
 
 
@@ -100,7 +100,7 @@ def build_part(
     def _hash(target: Path, settings: CorpusSettings) -> str:
         file = read_part(target)
         values = file.model_dump(mode="json") | {"origin": None}
-        return hashed(values) if (file.number, file.count, file.origin.settings) == (*part, settings) else ""
+        return short_hash(values) if (file.number, file.count, file.origin.settings) == (*part, settings) else ""
 
     return _in_folder(folder, material, lambda work: write_part(work, material, part, progress or _silent), _hash)
 
@@ -124,11 +124,11 @@ def _silent(done: int, total: int | None) -> None:
 
 def _texts(
     texts: Sequence[str], settings: CorpusSettings, part: tuple[int, int] | None = None, *, strict: bool = True
-) -> Texts:
+) -> TextInput:
     keep_buffers(KEPT_BYTES)
     if not texts:
         raise UsageError("no text is named; name a file, a folder, - for standard input, python or shakespeare")
-    return Texts(texts, settings, part, strict=strict)
+    return TextInput(texts, settings, part, strict=strict)
 
 
 def _check_free(folder: Path) -> None:
@@ -160,7 +160,7 @@ def _corpus_hash(folder: Path, settings: CorpusSettings) -> str:
     Raises InputError where there is none.
     """
     header = read_header(folder)
-    return hashed(header.model_dump(mode="json") | {"key": "", "texts": []}) if header.settings == settings else ""
+    return short_hash(header.model_dump(mode="json") | {"key": "", "texts": []}) if header.settings == settings else ""
 
 
 def _notes() -> Notes:
@@ -168,33 +168,33 @@ def _notes() -> Notes:
     return Notes(cache_folder() / "stamps")
 
 
-def _name(material: Texts, content: str) -> str:
+def _name(material: TextInput, content: str) -> str:
     """The name of a corpus in the cache."""
     return f"{material.timeless_key()}-{content}"
 
 
-def _kept(material: Texts, progress: Progress) -> Path | None:
+def _cached_corpus(material: TextInput, progress: Progress) -> Path | None:
     """The corpus of the texts as they are now, if the cache has it."""
     if material.size is None:
         return None
     folders = sorted((cache_folder() / "corpora").glob(f"{material.timeless_key()}-*"))
     there = {folder.name: folder for folder in folders if _is_whole(folder)}
     stamps, notes = material.stamps(), _notes()
-    if same := [folder for name, folder in there.items() if notes.get(name) == stamps]:
+    if same := [folder for name, folder in there.items() if notes.read(name) == stamps]:
         return same[0]
     if not there:
         return None
-    name = _name(material, content_of(material.sources, partial(_read, progress, 2 * material.size)))
+    name = _name(material, content_of(material.sources, partial(_report_progress, progress, 2 * material.size)))
     if name in there:
-        notes.put(name, stamps)
+        notes.write(name, stamps)
     return there.get(name)
 
 
-def _read(progress: Progress, total: int, done: int) -> None:
+def _report_progress(progress: Progress, total: int, done: int) -> None:
     progress(min(done, total), total)
 
 
-def _hashed_beside(material: Texts, task: Callable[[], None]) -> str:
+def _hash_beside(material: TextInput, task: Callable[[], None]) -> str:
     """Does a task; gives the hash of the sources' content, read by a thread meanwhile."""
     left = threading.Event()
 
@@ -212,19 +212,19 @@ def _hashed_beside(material: Texts, task: Callable[[], None]) -> str:
         return hashing.result()
 
 
-def _check_unchanged(material: Texts) -> None:
+def _check_unchanged(material: TextInput) -> None:
     """Raises InputError where a file is not the one any more that was found; one that has only grown still is."""
     for source in material.sources:
         if isinstance(source.path, Path) and source.stamp:
-            with explained(source.name):
+            with explain_errors(source.name):
                 now = source.path.stat()
             if now.st_size <= source.stamp[0] and (now.st_ctime_ns, now.st_ino) != source.identity:
-                raise changed(source)
+                raise changed_error(source)
 
 
 def _in_folder(
     folder: Path,
-    material: Texts | Parts,
+    material: TextInput | Parts,
     write: Callable[[Path], None],
     hash_of: Callable[[Path, CorpusSettings], str],
 ) -> Path:
@@ -239,25 +239,25 @@ def _in_folder(
             return hash_of(place, material.settings)
         return ""
 
-    stamps, name, there = material.stamps(), hashed(str(folder.absolute())), _found(folder)
-    if there and _notes().get(name) == f"{there} {stamps}":
+    stamps, name, there = material.stamps(), short_hash(str(folder.absolute())), _found(folder)
+    if there and _notes().read(name) == f"{there} {stamps}":
         return folder
     if not there:
         _check_free(folder)
-    with _explained(folder.parent, material), unfinished(folder.parent) as work:
+    with _explain(folder.parent, material), staging_folder(folder.parent) as work:
         write(work)
         made = _found(work)
         if there and made != there:
             raise InputError(f"{folder} {OTHER}")
         if not there:
-            moved(work, folder, lambda target: _found(target) == made, replace=False)
+            publish(work, folder, lambda target: _found(target) == made, replace=False)
     if stamps:
-        _notes().put(name, f"{made} {stamps}")
+        _notes().write(name, f"{made} {stamps}")
     return folder
 
 
 @contextmanager
-def _explained(folder: Path, material: Material) -> Iterator[None]:
+def _explain(folder: Path, material: CorpusInput) -> Iterator[None]:
     """Turns what goes wrong with writing into an InputError that says what to do."""
     try:
         yield

@@ -23,10 +23,10 @@ from typing import IO, Any
 import numpy as np
 
 from scriven.corpus.encodings import decode, drop_marks
-from scriven.corpus.filesystem import EXTRA, explained, opened
+from scriven.corpus.filesystem import EXTRA, explain_errors, open_file
 from scriven.corpus.line_ends import LineEnds
-from scriven.corpus.sources import Source, changed
-from scriven.corpus.structure import noted
+from scriven.corpus.sources import TextSource, changed_error
+from scriven.corpus.structure import note_structure
 from scriven.corpus.zipped import zipped_text
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
@@ -92,8 +92,8 @@ class Change:
 
 
 @dataclass
-class Tally:
-    """What `read` has read and changed so far, and what `scriven.corpus.documents` has found in it."""
+class ReadCounts:
+    """What `read_text` has read and changed so far, and what `scriven.corpus.documents` has found in it."""
 
     position: int = 0  # bytes of the files as they lie on the disk
     marks: int = 0  # byte order marks at the start of sources, left out
@@ -135,8 +135,8 @@ class Tally:
         self.invalid += count
 
 
-def read(
-    sources: Iterable[Source], settings: CorpusSettings, tally: Tally | None = None, size: int = PIECE
+def read_text(
+    sources: Iterable[TextSource], settings: CorpusSettings, tally: ReadCounts | None = None, size: int = PIECE
 ) -> Iterator[str]:
     """The text of the sources, one after another, in pieces of about `size` bytes, as the settings prepare it.
 
@@ -145,25 +145,25 @@ def read(
     whatever the size; with lower case or NFC, a piece grows until there is a place where cutting changes nothing.
     Raises InputError when a source cannot be read, is damaged, or is not of the encoding ("strict").
     """
-    tally = Tally() if tally is None else tally
+    tally = ReadCounts() if tally is None else tally
     for source in sources:
-        pieces = decoded(source, settings, tally, size)
+        pieces = decode_source(source, settings, tally, size)
         if not (source.is_zipped or _begins_inside(source)):
-            pieces = noted(pieces, source, tally.note_structure)
+            pieces = note_structure(pieces, source, tally.note_structure)
         pieces = tally.line_ends.count(pieces)
-        yield from filter(None, prepared(pieces, settings, tally))
+        yield from filter(None, prepare_pieces(pieces, settings, tally))
 
 
-def prepared(pieces: Iterable[str], settings: CorpusSettings, tally: Tally | None = None) -> Iterator[str]:
+def prepare_pieces(pieces: Iterable[str], settings: CorpusSettings, tally: ReadCounts | None = None) -> Iterator[str]:
     """The pieces of a text, any, as `prepare` makes them of the whole: with lower case or NFC they are cut anew."""
     if not changes_text(settings):
         return iter(pieces)
     return (prepare(piece, settings, tally) for piece in (_recut(pieces) if looks_around(settings) else pieces))
 
 
-def prepare(text: str, settings: CorpusSettings, tally: Tally | None = None) -> str:
+def prepare(text: str, settings: CorpusSettings, tally: ReadCounts | None = None) -> str:
     """A whole text as a corpus of these settings holds it: in lower case, in plain punctuation, in NFC as they say."""
-    tally = Tally() if tally is None else tally
+    tally = ReadCounts() if tally is None else tally
     lowered = text.lower() if settings.lowercase else text
     tally.lowercased.add(text, lowered)
     plain = fold_punctuation(lowered) if settings.punctuation == "ascii" else lowered
@@ -183,8 +183,8 @@ def looks_around(settings: CorpusSettings) -> bool:
     return settings.lowercase or settings.normalize == "nfc"
 
 
-def decoded(source: Source, settings: CorpusSettings, tally: Tally, size: int = PIECE) -> Iterator[str]:
-    """As `read` of one source, before it is prepared."""
+def decode_source(source: TextSource, settings: CorpusSettings, tally: ReadCounts, size: int = PIECE) -> Iterator[str]:
+    """As `read_text` of one source, before it is prepared."""
     if source.is_zipped:
         return zipped_text(source, tally.add_bytes)
     begun = source.span[0] if source.span else 0
@@ -192,12 +192,12 @@ def decoded(source: Source, settings: CorpusSettings, tally: Tally, size: int = 
     return pieces if _begins_inside(source) else drop_marks(pieces, tally.add_mark)
 
 
-def _begins_inside(source: Source) -> bool:
+def _begins_inside(source: TextSource) -> bool:
     """Whether only a later part of a source is read."""
     return source.span is not None and source.span[0] > 0
 
 
-def _chunks(source: Source, tally: Tally, size: int) -> Iterator[bytes]:
+def _chunks(source: TextSource, tally: ReadCounts, size: int) -> Iterator[bytes]:
     """The bytes of a source, decompressed; `tally.position` follows.
 
     Of a plain file that grows meanwhile, what was there when it was found is read.
@@ -207,7 +207,7 @@ def _chunks(source: Source, tally: Tally, size: int) -> Iterator[bytes]:
     first, end = source.span or (0, source.stamp[0] if source.stamp and not packed else 0)
     left = end - first if end else sys.maxsize  # files such as those in /proc say that they have no bytes, and have
     remote = isinstance(source.path, str)
-    with explained(source.name, damage, remote=remote), _opened(source) as raw, unpack(raw) as stream:
+    with explain_errors(source.name, damage, remote=remote), _open(source) as raw, unpack(raw) as stream:
         if first:
             raw.seek(first)
         while left > 0 and (chunk := stream.read(min(size, left))):
@@ -218,11 +218,11 @@ def _chunks(source: Source, tally: Tally, size: int) -> Iterator[bytes]:
             else:
                 tally.position = begun + raw.tell() - first
             yield chunk
-        if (end and left) or (isinstance(source.path, Path) and _changed(source, os.fstat(raw.fileno()))):
-            raise changed(source)
+        if (end and left) or (isinstance(source.path, Path) and _has_changed(source, os.fstat(raw.fileno()))):
+            raise changed_error(source)
 
 
-def _changed(source: Source, now: os.stat_result) -> bool:
+def _has_changed(source: TextSource, now: os.stat_result) -> bool:
     """Whether a file is another one than was found; a plain one that has grown is not."""
     if source.stamp is None or not source.stamp[0]:
         return False
@@ -230,8 +230,8 @@ def _changed(source: Source, now: os.stat_result) -> bool:
     return (now.st_size, now.st_mtime_ns) != source.stamp and not grown
 
 
-def _opened(source: Source) -> AbstractContextManager[IO[bytes]]:
-    return opened(source.path) if source.path else nullcontext(sys.stdin.buffer)
+def _open(source: TextSource) -> AbstractContextManager[IO[bytes]]:
+    return open_file(source.path) if source.path else nullcontext(sys.stdin.buffer)
 
 
 def _compression(suffix: str) -> tuple[Callable[[Any], AbstractContextManager[Any]], type[Exception]]:

@@ -14,54 +14,56 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from scriven.corpus.decoding import PIECE, Tally, prepare, read
+from scriven.corpus.decoding import PIECE, ReadCounts, prepare, read_text
 from scriven.corpus.line_ends import split_lines
-from scriven.corpus.sources import Source
+from scriven.corpus.sources import TextSource
 from scriven.corpus.tables import is_read_as_table, rows
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import Ids
 
 
 def documents(
-    sources: Iterable[Source], settings: CorpusSettings, tally: Tally | None = None, size: int = PIECE
+    sources: Iterable[TextSource], settings: CorpusSettings, tally: ReadCounts | None = None, size: int = PIECE
 ) -> Iterator[tuple[str, bool]]:
     """The documents of sources, as the settings prepare them: a piece of text, and whether its document ends with it.
 
     A document comes in one piece or more, each of about `size` bytes at most; the last one, which ends it, can be
-    empty, a document never is. `tally` counts documents, empty ones and separators besides what `read` counts. Where
+    empty, a document never is. `tally` counts documents, empty ones and separators, and what `read_text` counts. Where
     the settings know no documents nothing ever ends.
-    Raises InputError as `read` does.
+    Raises InputError as `read_text` does.
     """
-    for text, ends in cut(sources, settings, tally, size):
+    for text, ends in split_documents(sources, settings, tally, size):
         yield from _each(text, ends)
 
 
 def documents_of(
-    pieces: Iterable[str], settings: CorpusSettings, tally: Tally | None = None
+    pieces: Iterable[str], settings: CorpusSettings, tally: ReadCounts | None = None
 ) -> Iterator[tuple[str, bool]]:
     """As `documents`, of one text that is prepared already and comes in any pieces, such as `[text]`."""
-    for text, ends in cut_text(pieces, settings, tally):
+    for text, ends in split_document_text(pieces, settings, tally):
         yield from _each(text, ends)
 
 
-def cut(
-    sources: Iterable[Source], settings: CorpusSettings, tally: Tally | None = None, size: int = PIECE
+def split_documents(
+    sources: Iterable[TextSource], settings: CorpusSettings, tally: ReadCounts | None = None, size: int = PIECE
 ) -> Iterator[tuple[str, Ids]]:
     """The same as pieces of all documents one after another, and the places in each piece where a document ends, (M,).
 
     A place is a number of characters from the start of the piece; 0 where the document ended with the last piece.
     """
-    tally = Tally() if tally is None else tally
+    tally = ReadCounts() if tally is None else tally
     for source in sources:
         if is_read_as_table(source, settings):
             yield from _cut_rows(rows(source, settings, tally, size), settings, tally)
         else:
-            yield from cut_text(read([source], settings, tally, size), settings, tally)
+            yield from split_document_text(read_text([source], settings, tally, size), settings, tally)
 
 
-def cut_text(pieces: Iterable[str], settings: CorpusSettings, tally: Tally | None = None) -> Iterator[tuple[str, Ids]]:
-    """As `cut`, of one text that is prepared already."""
-    tally = Tally() if tally is None else tally
+def split_document_text(
+    pieces: Iterable[str], settings: CorpusSettings, tally: ReadCounts | None = None
+) -> Iterator[tuple[str, Ids]]:
+    """As `split_documents`, of one text that is prepared already."""
+    tally = ReadCounts() if tally is None else tally
     unended = 0  # characters so far of the document that has not ended
     for parts in _parts(pieces, settings):
         lengths = np.fromiter(map(len, parts), np.int64, len(parts))  # (M + 1,)
@@ -79,8 +81,8 @@ def cut_text(pieces: Iterable[str], settings: CorpusSettings, tally: Tally | Non
         tally.add_documents(np.zeros(1, np.int64))
 
 
-def _cut_rows(groups: Iterable[list[str]], settings: CorpusSettings, tally: Tally) -> Iterator[tuple[str, Ids]]:
-    """As `cut`, of rows, each of which ends a document."""
+def _cut_rows(groups: Iterable[list[str]], settings: CorpusSettings, tally: ReadCounts) -> Iterator[tuple[str, Ids]]:
+    """As `split_documents`, of rows, each of which ends a document."""
     split, _ = _splitter(settings)
     for group in groups:
         if settings.documents == "none":
@@ -121,7 +123,7 @@ def _parts(pieces: Iterable[str], settings: CorpusSettings) -> Iterator[list[str
             yield parts
             continue
         *parts, last = split(text)
-        cut = len(last) - _begun(last, separator)
+        cut = len(last) - _partial_separator_length(last, separator)
         held = last[cut:]
         yield [*parts, last[:cut]]
     yield split(held)
@@ -137,7 +139,7 @@ def _splitter(settings: CorpusSettings) -> tuple[Callable[[str], list[str]], str
     return lambda text: [text], ""
 
 
-def _begun(text: str, separator: str) -> int:
+def _partial_separator_length(text: str, separator: str) -> int:
     """How many characters at the end of a text may be the beginning of a separator: as many as possible, not all."""
     longest = min(len(text), len(separator) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(separator[:length])), 0)

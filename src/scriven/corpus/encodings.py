@@ -32,7 +32,7 @@ def likeliest(data: bytes, place: int) -> list[str]:
     order = (*OTHERS, *WESTERN) if many else (*WESTERN, *OTHERS)
     shares = {name: _plausible(sample, name) for name in order}
     found = [name for name in sorted(order, key=lambda name: -shares[name]) if shares[name]]
-    detected = _detected(sample)
+    detected = _detect(sample)
     # Of few letters beyond ASCII a detector knows little, and texts that have those are mostly Western.
     both = [*detected, *found] if many else [*found[:1], *detected, *found[1:]]
     return list(dict.fromkeys(both))[:MOST_GUESSES]
@@ -50,7 +50,7 @@ def _plausible(data: bytes, encoding: str) -> float:
     return share if share > 0.9 else 0.0
 
 
-def _detected(data: bytes) -> Sequence[str]:
+def _detect(data: bytes) -> Sequence[str]:
     try:
         from charset_normalizer import from_bytes  # noqa: PLC0415 (optional)
     except ImportError:
@@ -224,7 +224,9 @@ def _not_of_the_encoding(
     way_out = guess or "read it with the --corpus.encoding that it has"
     is_cut = ", within a character that the text's end cuts off" if error.reason == "unexpected end of data" else ""
     where = f"at byte {before + error.start} (0x{error.object[error.start]:02x}){is_cut}"
-    return InputError(f"{name} is not valid {_shown(encoding)} {where}; {way_out}, or with --corpus.invalid {kept}")
+    return InputError(
+        f"{name} is not valid {_show_encoding(encoding)} {where}; {way_out}, or with --corpus.invalid {kept}"
+    )
 
 
 def _check_text(chunks: Iterable[bytes], name: str, encoding: str, offset: int) -> Iterator[bytes]:
@@ -264,7 +266,7 @@ def _check_kind(begun: bytes, name: str, encoding: str) -> None:
     if begun[TAR_PLACE:].startswith(TAR):
         kind, way_out = "a tar archive", "unpack it with tar -xf, and name the folder"
     if kind:
-        raise InputError(f"{name} is not {_shown(encoding)} text but looks like {kind}; {way_out}")
+        raise InputError(f"{name} is not {_show_encoding(encoding)} text but looks like {kind}; {way_out}")
 
 
 def _binary(name: str, place: int) -> InputError:
@@ -274,5 +276,5 @@ def _binary(name: str, place: int) -> InputError:
     )
 
 
-def _shown(encoding: str) -> str:
+def _show_encoding(encoding: str) -> str:
     return "UTF-8" if encoding == "utf-8" else encoding

@@ -61,7 +61,7 @@ def within(folder: Place, name: str) -> Place:
     return folder / name if isinstance(folder, Path) else f"{folder}/{name}"
 
 
-def opened(place: Place) -> AbstractContextManager[IO[bytes]]:
+def open_file(place: Place) -> AbstractContextManager[IO[bytes]]:
     """A file, to be read from its first byte; most can be read at any place."""
     if isinstance(place, Path):
         return place.open("rb")
@@ -87,12 +87,12 @@ def file_system(url: str) -> tuple[Any, str]:
     return files, str(path)
 
 
-def listed(url: str) -> tuple[list[Remote], list[Remote]]:
+def list_files(url: str) -> tuple[list[Remote], list[Remote]]:
     """The files that a URL stands for, itself or by a pattern; and those below it where it is a folder.
 
     Raises InputError where there is nothing.
     """
-    with explained(url, remote=True):
+    with explain_errors(url, remote=True):
         files, path = file_system(url)
         files.invalidate_cache()
         pattern = _GLOB.search(path) and not url.startswith("http")
@@ -118,7 +118,7 @@ def _stamp(info: dict[str, Any]) -> Stamp | None:
 
 
 @contextmanager
-def explained(name: str, damage: type[Exception] = EOFError, *, remote: bool = False) -> Iterator[None]:
+def explain_errors(name: str, damage: type[Exception] = EOFError, *, remote: bool = False) -> Iterator[None]:
     """Turns what goes wrong with a file into an InputError that names it; of what is elsewhere, whatever goes wrong."""
     try:
         yield

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import Field, model_validator
 
 from scriven import strict_json
-from scriven.corpus.filesystem import Place, explained, opened, within
+from scriven.corpus.filesystem import Place, explain_errors, open_file, within
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings, Frozen
 from scriven.vocabulary import UNICODE_SIZE, readable_json
@@ -157,7 +157,7 @@ def read_json(path: Place, kind: type[Value], number: int, way_out: str) -> Valu
     """
     if isinstance(path, Path):
         _check_regular(path, way_out)
-    with explained(str(path), remote=isinstance(path, str)), opened(path) as file:
+    with explain_errors(str(path), remote=isinstance(path, str)), open_file(path) as file:
         pieces = itertools.takewhile(len, (file.read(PIECE) for _ in range(LARGEST // PIECE + 1)))
         data = b"".join(pieces)  # a single read would take the memory for all that may be there
     try:

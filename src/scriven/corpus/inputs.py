@@ -13,20 +13,20 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from scriven.corpus.decoding import PIECE, Tally
-from scriven.corpus.documents import cut
+from scriven.corpus.decoding import PIECE, ReadCounts
+from scriven.corpus.documents import split_documents
 from scriven.corpus.header import FORMAT
 from scriven.corpus.line_ends import split_lines
-from scriven.corpus.partition import divided
+from scriven.corpus.partition import partition_sources
 from scriven.corpus.shards import Drafted
-from scriven.corpus.sources import BINARY_TABLES, TABLES, Source, find, stamps_of
+from scriven.corpus.sources import BINARY_TABLES, TABLES, TextSource, find, stamps_of
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings, Frozen
-from scriven.suggestions import listed
+from scriven.suggestions import join_names
 from scriven.vocabulary import Ids, Symbols, byte_places, byte_values, code_points
 
 
-def check_useful(settings: CorpusSettings, sources: Sequence[Source]) -> None:
+def check_useful(settings: CorpusSettings, sources: Sequence[TextSource]) -> None:
     """Raises UsageError where a setting would do nothing for the sources."""
     _check_column(settings, sources)
     if settings.validation_file and settings.validation >= 1:
@@ -49,7 +49,7 @@ def check_useful(settings: CorpusSettings, sources: Sequence[Source]) -> None:
         )
 
 
-def _check_column(settings: CorpusSettings, sources: Sequence[Source]) -> None:
+def _check_column(settings: CorpusSettings, sources: Sequence[TextSource]) -> None:
     if settings.bad_rows == "skip" and not settings.column:
         raise UsageError(
             "corpus.bad_rows skip would do nothing, as no column is named, and so no rows are read; name it with "
@@ -59,7 +59,7 @@ def _check_column(settings: CorpusSettings, sources: Sequence[Source]) -> None:
     if settings.column and without:
         raise UsageError(
             f"corpus.column {settings.column} would do nothing for {without[0]}, which is no table by its name; "
-            f"drop it, or name only tables: files that end in {listed(TABLES)}"
+            f"drop it, or name only tables: files that end in {join_names(TABLES)}"
         )
 
 
@@ -140,7 +140,7 @@ Name = Literal["text", "held"]
 Stretch = tuple[Symbols, Ids]  # symbols (characters,), and the places in them where documents end (M,)
 
 
-class Origin(Frozen):
+class CorpusOrigin(Frozen):
     """What a corpus is made from, the same for all its parts."""
 
     key: str  # a hash of what the corpus depends on
@@ -152,11 +152,11 @@ class Origin(Frozen):
     alphabet: Alphabet | None
 
 
-class Material(Protocol):
+class CorpusInput(Protocol):
     """Texts as symbols, read once, in order: first `text`, then `held`. The tally and the position follow."""
 
     settings: CorpusSettings
-    tally: Tally
+    tally: ReadCounts
     has_held: bool  # whether there is text of its own for validation
 
     @property
@@ -170,7 +170,7 @@ class Material(Protocol):
     def text(self) -> Iterator[Stretch]:
         """The text, in stretches."""
 
-    def held(self) -> Iterator[Stretch]:
+    def validation_file(self) -> Iterator[Stretch]:
         """The text of its own for validation."""
 
     def draft(self, name: Name, ends: Path) -> Drafted | None:
@@ -179,14 +179,14 @@ class Material(Protocol):
         The places where documents end are then written to `ends`. None where it must be read.
         """
 
-    def origin(self) -> Origin:
+    def origin(self) -> CorpusOrigin:
         """What it is made from; known when all has been read."""
 
     def stamps(self) -> str:
         """A hash that changes with what it is made from; empty where that is known only once it is read."""
 
 
-class Texts:
+class TextInput:
     """Texts as users name them, all of them or one part of several."""
 
     def __init__(
@@ -198,14 +198,14 @@ class Texts:
         strict: bool = True,
     ) -> None:
         """`strict` refuses settings that would do nothing for these texts, with UsageError."""
-        self.texts, self.settings, self.tally = tuple(texts), settings, Tally()
+        self.texts, self.settings, self.tally = tuple(texts), settings, ReadCounts()
         held = [settings.validation_file] if settings.validation_file else []
         self._found = find(texts, settings.column), find(held, settings.column)
         if strict:
             check_useful(settings, self._found[0].sources)
         self._alphabet = _alphabet(settings)
         all_of_it = [found.sources for found in self._found]
-        self._taken = divided(all_of_it, *part, settings) if part else all_of_it
+        self._taken = partition_sources(all_of_it, *part, settings) if part else all_of_it
         self.has_held = bool(held)
 
     @property
@@ -220,15 +220,15 @@ class Texts:
         return self.tally.position
 
     def text(self) -> Iterator[Stretch]:
-        """See `Material`."""
+        """See `CorpusInput`."""
         return self._stretches(self._taken[0])
 
-    def held(self) -> Iterator[Stretch]:
-        """See `Material`."""
+    def validation_file(self) -> Iterator[Stretch]:
+        """See `CorpusInput`."""
         return self._stretches(self._taken[1])
 
     @property
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[TextSource]:
         """All sources, also where one part of several is taken."""
         return [source for found in self._found for source in found.sources]
 
@@ -241,10 +241,10 @@ class Texts:
         return self._key(lambda source: source.stamp and source.stamp[: 1 if isinstance(source.path, Path) else 2])
 
     def stamps(self) -> str:
-        """See `Material`."""
+        """See `CorpusInput`."""
         return "" if self.size is None else stamps_of(self.sources)
 
-    def _key(self, stamp: Callable[[Source], Sequence[int] | None]) -> str:
+    def _key(self, stamp: Callable[[TextSource], Sequence[int] | None]) -> str:
         parts = [[(str(source.path), stamp(source)) for source in found.sources] for found in self._found]
         streamed = self.tally.streamed.hexdigest()
         alphabet = self._alphabet.symbols if self._alphabet else None
@@ -252,12 +252,12 @@ class Texts:
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
 
     def draft(self, name: Name, ends: Path) -> None:
-        """See `Material`."""
+        """See `CorpusInput`."""
 
-    def origin(self) -> Origin:
-        """See `Material`."""
+    def origin(self) -> CorpusOrigin:
+        """See `CorpusInput`."""
         skipped = [name for found in self._found for name in found.skipped]
-        return Origin(
+        return CorpusOrigin(
             key=self.key(),
             texts=tuple(text.encode("utf-8", "replace").decode() for text in self.texts),
             settings=self.settings,
@@ -275,9 +275,9 @@ class Texts:
         if links:
             yield f"links to folders are followed where they are named themselves, and were skipped: {some(links)}"
 
-    def _stretches(self, sources: Sequence[Source]) -> Iterator[Stretch]:
-        for text, ends in cut(sources, self.settings, self.tally, PIECE):
-            for part, inside in _sliced(text, ends, SLICE):
+    def _stretches(self, sources: Sequence[TextSource]) -> Iterator[Stretch]:
+        for text, ends in split_documents(sources, self.settings, self.tally, PIECE):
+            for part, inside in _slice(text, ends, SLICE):
                 if self.settings.unit == "byte":
                     yield byte_values(part), byte_places(part, inside)
                 else:
@@ -295,7 +295,7 @@ def amount(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
 
-def _size(source: Source) -> int | None:
+def _size(source: TextSource) -> int | None:
     if source.span:
         return source.span[1] - source.span[0]
     return source.stamp[0] if source.stamp else None
@@ -309,7 +309,7 @@ def _alphabet(settings: CorpusSettings) -> Alphabet | None:
     return read_alphabet(Path(settings.alphabet))
 
 
-def _sliced(text: str, ends: Ids, size: int) -> Iterator[tuple[str, Ids]]:
+def _slice(text: str, ends: Ids, size: int) -> Iterator[tuple[str, Ids]]:
     """A text and the places in it where documents end, (M,), in slices; one empty slice where there is no text."""
     starts = range(0, len(text) or 1, size)
     for start, inside in zip(starts, np.split(ends, np.searchsorted(ends, starts[1:], "right")), strict=True):

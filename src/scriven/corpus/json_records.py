@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from scriven.corpus import structure
-from scriven.corpus.structure import Bad, joined, no_column, paths, paths_in, short, values_at
+from scriven.corpus.structure import Bad, join_text, no_column, paths, paths_in, short, values_at
 from scriven.errors import InputError
 
 _SPACE = " \t\n\r"
@@ -23,14 +23,14 @@ def records(pieces: Iterable[str], name: str, column: str) -> Iterator[tuple[int
 
     Raises InputError where it is not JSON, or a record is too long.
     """
-    text, number = _Text(pieces, name), 0
+    text, number = _JsonText(pieces, name), 0
     while text.peek():
         for value in _values(text, column):
             number += 1
             yield number, value
 
 
-def _values(text: _Text, column: str) -> Iterator[object]:
+def _values(text: _JsonText, column: str) -> Iterator[object]:
     """The values at a path of the JSON value that comes next; only what is not on the path is in memory whole."""
     if text.peek() == "[":
         yield from _list(text, column)
@@ -40,7 +40,7 @@ def _values(text: _Text, column: str) -> Iterator[object]:
         yield Bad(f"has no column {column!r}, but {short(text.value())}")
 
 
-def _list(text: _Text, column: str) -> Iterator[object]:
+def _list(text: _JsonText, column: str) -> Iterator[object]:
     text.take("[")
     is_more = text.peek() != "]"
     while is_more:
@@ -49,7 +49,7 @@ def _list(text: _Text, column: str) -> Iterator[object]:
     text.take("]")
 
 
-def _object(text: _Text, column: str) -> Iterator[object]:
+def _object(text: _JsonText, column: str) -> Iterator[object]:
     names, is_found, ways = list[str](), False, dict(paths(column))
     text.take("{")
     is_more = text.peek() != "}"
@@ -58,7 +58,7 @@ def _object(text: _Text, column: str) -> Iterator[object]:
         text.take(":")
         if field == column:
             is_found = True
-            yield joined(text.value())
+            yield join_text(text.value())
         elif field in ways:
             is_found = True
             yield from _values(text, ways[field])
@@ -70,7 +70,7 @@ def _object(text: _Text, column: str) -> Iterator[object]:
         yield no_column(column, names)
 
 
-class _Text:
+class _JsonText:
     """A text in pieces that is taken from its beginning on."""
 
     def __init__(self, pieces: Iterable[str], name: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from scriven.corpus.filesystem import Place, explained
+from scriven.corpus.filesystem import Place, explain_errors
 from scriven.corpus.header import AGAIN, Shard
 from scriven.corpus.shards import ENDS, npy_head
 from scriven.errors import InputError
@@ -49,7 +49,7 @@ class Numbers:
         self._kind, head = layout_of(shard, path)
         self._first, self._bytes = len(head), shard.size
         self._kept: Array | None = None
-        with explained(str(path)):
+        with explain_errors(str(path)):
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             weakref.finalize(self, os.close, self._descriptor)
             same = os.fstat(self._descriptor).st_size == shard.size and _read_at(self._descriptor, len(head), 0) == head
@@ -76,7 +76,7 @@ class Numbers:
 
     def _numbers(self, start: int, stop: int) -> Array:
         wanted = (stop - start) * self._kind.itemsize
-        with explained(str(self.path)):
+        with explain_errors(str(self.path)):
             data = _read_at(self._descriptor, wanted, self._first + start * self._kind.itemsize)
         if len(data) < wanted:
             raise InputError(f"{self.path} became shorter while it was in use; {AGAIN}, then go on with --resume")

@@ -14,8 +14,8 @@ from dataclasses import replace
 from itertools import accumulate
 
 from scriven.corpus.decoding import PIECE, changes_text, looks_around
-from scriven.corpus.filesystem import explained, opened
-from scriven.corpus.sources import BINARY_TABLES, LINE_TABLES, Source
+from scriven.corpus.filesystem import explain_errors, open_file
+from scriven.corpus.sources import BINARY_TABLES, LINE_TABLES, TextSource
 from scriven.errors import UsageError
 from scriven.settings import CorpusSettings
 
@@ -25,9 +25,9 @@ _LINE = re.compile(rb"(?<=\n)")
 _PREPARED = re.compile(rb"(?<=\n)|(?<=[A-Za-z0-9])(?=[A-Za-z0-9])")
 
 
-def divided(
-    groups: Sequence[Sequence[Source]], number: int, count: int, settings: CorpusSettings
-) -> list[tuple[Source, ...]]:
+def partition_sources(
+    groups: Sequence[Sequence[TextSource]], number: int, count: int, settings: CorpusSettings
+) -> list[tuple[TextSource, ...]]:
     """What of each group of sources belongs to part `number` (1, 2, ...) of `count`; the parts in order are all of it.
 
     Raises UsageError where the size of a source is known only once it is read, InputError where one cannot be read.
@@ -45,7 +45,7 @@ def divided(
     return taken
 
 
-def _between(source: Source, index: int, start: tuple[int, int], stop: tuple[int, int]) -> Source | None:
+def _between(source: TextSource, index: int, start: tuple[int, int], stop: tuple[int, int]) -> TextSource | None:
     """What of a source lies between two places, each an index of sources and a number of bytes."""
     if not start[0] <= index <= stop[0] or (index == stop[0] and not stop[1]):
         return None
@@ -56,7 +56,7 @@ def _between(source: Source, index: int, start: tuple[int, int], stop: tuple[int
 
 
 def _place(
-    sources: Sequence[Source], ends: Sequence[int], part: int, count: int, settings: CorpusSettings
+    sources: Sequence[TextSource], ends: Sequence[int], part: int, count: int, settings: CorpusSettings
 ) -> tuple[int, int]:
     """Where a part begins: the index of a source, and bytes into it; 0 there rather than at the end of another."""
     if part in {0, count}:
@@ -70,14 +70,14 @@ def _place(
     return (index, place) if place < ends[index] - (ends[index - 1] if index else 0) else (index + 1, 0)
 
 
-def _next_place(source: Source, offset: int, settings: CorpusSettings) -> int:
+def _next_place(source: TextSource, offset: int, settings: CorpusSettings) -> int:
     """The first place from `offset` bytes on where the source can be cut; its size where there is none."""
     assert source.stamp  # known, as all are
     pattern, width = _rule(source, settings)
     if not offset or pattern is None or source.path is None:
         return 0 if not offset else source.stamp[0]
     begin = max(0, offset - 2 * width - 1)  # so much is looked at before a place
-    with explained(source.name, remote=isinstance(source.path, str)), opened(source.path) as file:
+    with explain_errors(source.name, remote=isinstance(source.path, str)), open_file(source.path) as file:
         file.seek(begin)
         data, base, after = b"", begin, offset  # bytes from `base` on; nothing before `after` is a place
         while block := file.read(PIECE):
@@ -91,7 +91,7 @@ def _next_place(source: Source, offset: int, settings: CorpusSettings) -> int:
     return source.stamp[0]
 
 
-def _rule(source: Source, settings: CorpusSettings) -> tuple[re.Pattern[bytes] | None, int]:
+def _rule(source: TextSource, settings: CorpusSettings) -> tuple[re.Pattern[bytes] | None, int]:
     """What ends where a source can be cut, and how many bytes that has; no pattern where it cannot be cut at all."""
     suffix, packed = source.suffixes
     prepared = changes_text(settings)

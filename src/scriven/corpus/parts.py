@@ -21,13 +21,13 @@ from typing import IO, Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import Field
 
-from scriven.corpus.decoding import Tally
+from scriven.corpus.decoding import ReadCounts
 from scriven.corpus.header import Shard, check_file, read_json, write_json
-from scriven.corpus.inputs import Material, Name, Origin, Progress, Stretch
+from scriven.corpus.inputs import CorpusInput, CorpusOrigin, Name, Progress, Stretch
 from scriven.corpus.line_ends import LineEnds
 from scriven.corpus.numbers import Numbers
 from scriven.corpus.shards import BLOCK, Bytes, Draft, Ends, Provisional, smallest, stretches
-from scriven.corpus.sources import hashed
+from scriven.corpus.sources import short_hash
 from scriven.errors import InputError
 from scriven.kernels import encode as kernel
 from scriven.settings import Frozen
@@ -38,7 +38,7 @@ ENDS_AT_ONCE = 1 << 20
 Item = TypeVar("Item")
 
 
-class Lying(Frozen):
+class StoredIds(Frozen):
     """A file of provisional ids: the symbol of each, runs of (bytes of an id, number of ids), name, length and hash."""
 
     symbols: tuple[int, ...]
@@ -46,10 +46,12 @@ class Lying(Frozen):
     ids: Shard
 
 
-class Joined:
+class ConcatenatedDraft:
     """Strips as one draft, which `scriven.corpus.shards.PartWriter` takes from; all hashes are checked meanwhile."""
 
-    def __init__(self, strips: Sequence[tuple[Lying, Path]], documents: Sequence[Numbers | None], ends: Path) -> None:
+    def __init__(
+        self, strips: Sequence[tuple[StoredIds, Path]], documents: Sequence[Numbers | None], ends: Path
+    ) -> None:
         """Strips, each in its folder, and where documents end in each, which is written to `ends`."""
         self.taken, self.ends = 0, Ends(ends)
         self._strips = strips
@@ -95,11 +97,11 @@ class Joined:
                 digest.update(block.data)
                 ids = kernel.translate(block, table, kind)
                 if ids is None:
-                    raise damaged(folder / strip.ids.file)
+                    raise damaged_error(folder / strip.ids.file)
                 self.taken += ids.size
                 yield ids
             if start + length == strip.ids.length and digest.hexdigest() != strip.ids.sha256:
-                raise damaged(folder / strip.ids.file)
+                raise damaged_error(folder / strip.ids.file)
             count -= length
 
     def _blocks(self, number: int, start: int, count: int) -> Iterator[Provisional]:
@@ -114,7 +116,7 @@ class Joined:
                     file.seek(place + (done - at) * size)
                     data = file.read(wanted * size)
                     if len(data) < wanted * size:
-                        raise damaged(path)
+                        raise damaged_error(path)
                     yield np.frombuffer(data, smallest(1 << 8 * size))
                 at, place = at + length, place + length * size
 
@@ -129,7 +131,7 @@ def ahead(items: Iterator[Item]) -> Generator[Item]:
             yield item
 
 
-def damaged(path: Path) -> InputError:
+def damaged_error(path: Path) -> InputError:
     """The error for a file of a part that is not as it was written."""
     return InputError(f"{path} is damaged; build the part again")
 
@@ -142,7 +144,7 @@ Lost = Annotated[int, Field(gt=-(1 << 53), lt=1 << 53, strict=True)]  # of many 
 Symbol = Annotated[int, Field(ge=0, lt=UNICODE_SIZE, strict=True)]
 
 
-class Strip(Lying):
+class PartArrays(StoredIds):
     """One text as provisional ids, and the file of where its documents end."""
 
     symbols: tuple[Symbol, ...]
@@ -151,7 +153,7 @@ class Strip(Lying):
 
 
 class Findings(Frozen):
-    """A `Tally` as JSON; of what was replaced, pairs of a code point and by how much it became rarer."""
+    """A `ReadCounts` as JSON; of what was replaced, pairs of a code point and by how much it became rarer."""
 
     position: Whole
     marks: Whole = 0
@@ -173,21 +175,21 @@ class PartFile(Frozen):
     format: int
     number: Annotated[int, Field(ge=1, strict=True)]
     count: Annotated[int, Field(ge=1, strict=True)]
-    origin: Origin
+    origin: CorpusOrigin
     findings: Findings
-    text: Strip
-    held: Strip
+    text: PartArrays
+    held: PartArrays
 
 
 class Parts:
-    """The parts of one corpus as its material; see `scriven.corpus.inputs.Material`."""
+    """The parts of one corpus as its material; see `scriven.corpus.inputs.CorpusInput`."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         """Raises InputError where one is no part, is damaged, missing, there twice or of another corpus."""
         files = sorted(((read_part(folder), folder) for folder in folders), key=lambda pair: pair[0].number)
         _check_complete(files)
         self._files, self._origin = files, files[0][0].origin
-        self.settings, self.tally, self.position = self._origin.settings, Tally(), 0
+        self.settings, self.tally, self.position = self._origin.settings, ReadCounts(), 0
         self.has_held = bool(self.settings.validation_file)
 
     @property
@@ -195,29 +197,29 @@ class Parts:
         """Characters (or bytes, by the unit) of all parts."""
         return sum(strip.ids.length for file, _ in self._files for strip in (file.text, file.held))
 
-    def draft(self, name: Name, ends: Path) -> Joined:
-        """See `Material`."""
+    def draft(self, name: Name, ends: Path) -> ConcatenatedDraft:
+        """See `CorpusInput`."""
         strips = [(getattr(file, name), folder) for file, folder in self._files]
         if name == "text":
             self._add_findings()
-        return Joined(strips, [_ends(strip, folder) for strip, folder in strips], ends)
+        return ConcatenatedDraft(strips, [_ends(strip, folder) for strip, folder in strips], ends)
 
     def text(self) -> Iterator[Stretch]:
-        """See `Material`."""
+        """See `CorpusInput`."""
         self._add_findings()
         yield from self._stretches(TEXT)
 
-    def held(self) -> Iterator[Stretch]:
-        """See `Material`."""
+    def validation_file(self) -> Iterator[Stretch]:
+        """See `CorpusInput`."""
         return self._stretches(HELD)
 
-    def origin(self) -> Origin:
-        """See `Material`."""
+    def origin(self) -> CorpusOrigin:
+        """See `CorpusInput`."""
         return self._origin
 
     def stamps(self) -> str:
-        """See `Material`."""
-        return hashed([file.model_dump(mode="json") for file, _ in self._files])
+        """See `CorpusInput`."""
+        return short_hash([file.model_dump(mode="json") for file, _ in self._files])
 
     def _add_findings(self) -> None:
         for file, _ in self._files:
@@ -225,15 +227,15 @@ class Parts:
 
     def _stretches(self, name: str) -> Iterator[Stretch]:
         for file, folder in self._files:
-            for symbols, ends in _read(getattr(file, name), folder):
+            for symbols, ends in _read_arrays(getattr(file, name), folder):
                 self.position += symbols.size
                 yield symbols, ends
 
 
-def write_part(work: Path, material: Material, part: tuple[int, int], progress: Progress) -> None:
+def write_part(work: Path, material: CorpusInput, part: tuple[int, int], progress: Progress) -> None:
     """Reads a part's material into an empty folder."""
     strips = []
-    for name, coming in ((TEXT, material.text()), (HELD, material.held())):
+    for name, coming in ((TEXT, material.text()), (HELD, material.validation_file())):
         with (work / f"{name}.ids").open("wb") as raw:
             hashed = _Hashed(raw)
             draft = Draft(hashed, work / f"{name}-documents.npy")
@@ -271,7 +273,7 @@ def read_part(folder: Path) -> PartFile:
     return file
 
 
-def _check_strip(folder: Path, name: str, strip: Strip) -> None:
+def _check_strip(folder: Path, name: str, strip: PartArrays) -> None:
     lengths = [count for _, count in strip.runs]
     fits = (
         strip.ids.file == f"{name}.ids"
@@ -306,7 +308,7 @@ def _check_complete(files: Sequence[tuple[PartFile, Path]]) -> None:
         )
 
 
-def _add(tally: Tally, findings: Findings) -> None:
+def _add(tally: ReadCounts, findings: Findings) -> None:
     for name in Findings.model_fields:
         value = getattr(findings, name)
         if name == "structure":
@@ -319,16 +321,16 @@ def _add(tally: Tally, findings: Findings) -> None:
             getattr(tally, name).add_pairs(value)
 
 
-def _strip(draft: Draft, hashed: _Hashed, name: str) -> Strip:
+def _strip(draft: Draft, hashed: _Hashed, name: str) -> PartArrays:
     runs = tuple((dtype.itemsize, count) for dtype, count in draft.runs)
     size = sum(size * count for size, count in runs)
     ids = Shard(file=name, length=draft.length, size=size, sha256=hashed.digest.hexdigest())
     symbols = tuple(draft.symbols(draft.length).tolist())
     values = {"symbols": symbols, "runs": runs, "ids": ids, "documents": draft.ends.finish()}
-    return Strip.model_validate(values)
+    return PartArrays.model_validate(values)
 
 
-def _read(strip: Strip, folder: Path) -> Iterator[Stretch]:
+def _read_arrays(strip: PartArrays, folder: Path) -> Iterator[Stretch]:
     """The symbols of a strip, and where documents end in them.
 
     Raises InputError where the files are not as they were written.
@@ -336,24 +338,24 @@ def _read(strip: Strip, folder: Path) -> Iterator[Stretch]:
     ends, read = _ends(strip, folder) or Ends(Path()), 0
     with (folder / strip.ids.file).open("rb") as raw:
         hashed = _Hashed(raw)
-        draft = Draft.written(hashed, [(smallest(1 << 8 * size), count) for size, count in strip.runs])
+        draft = Draft.from_file(hashed, [(smallest(1 << 8 * size), count) for size, count in strip.runs])
         for stretch in stretches(draft.take(draft.length), np.array(strip.symbols, np.int64), ends):
             if stretch is None:
-                raise damaged(folder / strip.ids.file)
+                raise damaged_error(folder / strip.ids.file)
             read += stretch[1].size
             yield stretch
         if hashed.digest.hexdigest() != strip.ids.sha256 or read < ends.size:
-            raise damaged(folder / strip.ids.file)
+            raise damaged_error(folder / strip.ids.file)
 
 
-def _ends(strip: Strip, folder: Path) -> Numbers | None:
+def _ends(strip: PartArrays, folder: Path) -> Numbers | None:
     """Where the documents of a strip end; none where it has no documents."""
     if strip.documents is None:
         return None
     path = folder / strip.documents.file
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != strip.documents.sha256:
-            raise damaged(path)
+            raise damaged_error(path)
     return Numbers(path, strip.documents)
 
 

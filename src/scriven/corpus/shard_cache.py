@@ -19,7 +19,7 @@ from typing import IO, overload
 import numpy as np
 from filelock import FileLock
 
-from scriven.corpus.filesystem import BLOCK, Place, explained, opened, within
+from scriven.corpus.filesystem import BLOCK, Place, explain_errors, open_file, within
 from scriven.corpus.header import AGAIN, Shard
 from scriven.corpus.numbers import Array, Numbers, layout_of
 from scriven.errors import InputError, UsageError
@@ -46,7 +46,7 @@ def cache_limit() -> int:
     return int(float(match[1]) * UNITS[match[2] if match[2] != "B" else ""])
 
 
-class Shelf:
+class ShardCache:
     """A folder of shards that were fetched, of at most `limit` bytes; several processes may share it."""
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -60,13 +60,13 @@ class Shelf:
         Raises InputError where it cannot be fetched, is not what it should be, or there is no room for it.
         """
         if shard.sha256 not in self._held:
-            self._held[shard.sha256] = self._fetched(url, shard)
+            self._held[shard.sha256] = self._fetched_shard(url, shard)
         self._held.move_to_end(shard.sha256)
         if pinned:
             self._pinned.add(shard.sha256)
         return self._held[shard.sha256][1]
 
-    def _fetched(self, url: str, shard: Shard) -> tuple[IO[bytes], Numbers]:
+    def _fetched_shard(self, url: str, shard: Shard) -> tuple[IO[bytes], Numbers]:
         path = self._folder / f"{shard.sha256}.npy"
         self._folder.mkdir(parents=True, exist_ok=True)
         while True:
@@ -85,8 +85,8 @@ class Shelf:
         layout_of(shard, url)  # else nothing is fetched
         digest, left = hashlib.sha256(), shard.size
         with ExitStack() as stack:
-            stack.enter_context(explained(url, remote=True))
-            source = stack.enter_context(opened(url))
+            stack.enter_context(explain_errors(url, remote=True))
+            source = stack.enter_context(open_file(url))
             work, file = self._room(shard)
             stack.callback(work.unlink, missing_ok=True)  # moved, it is not there any more
             stack.enter_context(file)
@@ -123,7 +123,7 @@ class Shelf:
                 return
             if path.stem in self._held and path.stem not in self._pinned:
                 self._held.pop(path.stem)[0].close()
-            total -= sizes[path] if _removed(path) else 0
+            total -= sizes[path] if _remove_unlocked(path) else 0
         if total > self._limit:
             raise InputError(
                 f"the cache {self._folder} may have {self._limit:,} bytes, and {total:,} are needed at once; set "
@@ -131,10 +131,10 @@ class Shelf:
             )
 
 
-class Fetched(Sequence[Numbers]):
+class RemoteShards(Sequence[Numbers]):
     """Shards elsewhere, each fetched when it is asked for."""
 
-    def __init__(self, shelf: Shelf, folder: str, shards: Sequence[Shard]) -> None:
+    def __init__(self, shelf: ShardCache, folder: str, shards: Sequence[Shard]) -> None:
         self._shelf, self._folder, self._shards = shelf, folder, shards
 
     def __len__(self) -> int:
@@ -161,7 +161,7 @@ def checked_blocks(folder: Place, shard: Shard) -> Iterator[Array]:
     path = within(folder, shard.file)
     kind, head = layout_of(shard, path)
     digest = hashlib.sha256(head)
-    with explained(str(path), remote=isinstance(path, str)), opened(path) as file:
+    with explain_errors(str(path), remote=isinstance(path, str)), open_file(path) as file:
         intact = file.read(len(head)) == head
         while data := file.read(BLOCK):
             digest.update(data)
@@ -176,7 +176,7 @@ def _lock(file: IO[bytes], *, wait: bool, alone: bool = False) -> None:
         fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
 
 
-def _removed(path: Path) -> bool:
+def _remove_unlocked(path: Path) -> bool:
     """Removes a file unless a process has it locked."""
     with suppress(OSError), path.open("rb") as file:
         _lock(file, wait=False, alone=True)

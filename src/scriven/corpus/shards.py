@@ -119,7 +119,7 @@ class Draft:
         self._runs: list[tuple[np.dtype[np.unsignedinteger], int]] = []  # ids in a row of one type
 
     @classmethod
-    def written(cls, file: Store, runs: Iterable[tuple[np.dtype[np.unsignedinteger], int]]) -> Self:
+    def from_file(cls, file: Store, runs: Iterable[tuple[np.dtype[np.unsignedinteger], int]]) -> Self:
         """A draft that was written before, to be taken from."""
         draft = cls(file, Path())
         draft._runs = list(runs)
@@ -136,10 +136,10 @@ class Draft:
         self.ends.append(ends + self.length)
         if not symbols.size:
             return
-        ids = self._translated(symbols)
+        ids = self._translate(symbols)
         if ids is None:
             self._learn(symbols)
-            ids = self._translated(symbols)
+            ids = self._translate(symbols)
         assert ids is not None  # all symbols have an id now
         if self._runs and self._runs[-1][0] == ids.dtype:
             self._runs[-1] = ids.dtype, self._runs[-1][1] + ids.size
@@ -148,7 +148,7 @@ class Draft:
         self._file.write(ids.data)
         self.length += ids.size
 
-    def _translated(self, symbols: Symbols) -> Provisional | None:
+    def _translate(self, symbols: Symbols) -> Provisional | None:
         """The ids of symbols; none where one is new."""
         return encode.translate(symbols, self._ids, smallest(len(self._symbols)))
 

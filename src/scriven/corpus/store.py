@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from scriven.corpus.filesystem import Place, explained, file_system, place_of, within
+from scriven.corpus.filesystem import Place, explain_errors, file_system, place_of, within
 from scriven.corpus.header import AGAIN, NAME, Counts, Header, PartHeader, read_header
 from scriven.corpus.numbers import Array, Numbers
-from scriven.corpus.shard_cache import Fetched, Shelf, cache_limit, checked_blocks
+from scriven.corpus.shard_cache import RemoteShards, ShardCache, cache_limit, checked_blocks
 from scriven.errors import InputError
 from scriven.runtime import cache_folder
 from scriven.settings import CorpusSettings
@@ -28,7 +28,9 @@ MEANINGLESS = "numbers in it stand for no character"
 class Part:
     """The training or the validation part of a corpus."""
 
-    def __init__(self, folder: Place, header: PartHeader, shelf: Shelf, known: int, table: Ids | None = None) -> None:
+    def __init__(
+        self, folder: Place, header: PartHeader, shelf: ShardCache, known: int, table: Ids | None = None
+    ) -> None:
         """`known` is how many ids its shards can have, and `table` (known,) what they are; none where the same."""
         self.characters = header.characters  # or bytes, by the unit
         self.bytes = header.bytes  # of UTF-8
@@ -42,7 +44,7 @@ class Part:
             if header.documents:
                 self._ends = Numbers(folder / header.documents.file, header.documents)
         else:
-            self._shards = Fetched(shelf, folder, header.shards)
+            self._shards = RemoteShards(shelf, folder, header.shards)
             if header.documents:
                 url = str(within(folder, header.documents.file))
                 self._ends = shelf.numbers(url, header.documents, pinned=True)
@@ -81,7 +83,7 @@ class Part:
                 place, stop = max(start, first) - first, min(start + length, last) - first
                 if place < stop and self._shards[index].read(place, stop).max() >= self._known:
                     return damaged_file(self._folder, self._files[index], MEANINGLESS)
-        return self._damaged(MEANINGLESS)
+        return self._damaged_error(MEANINGLESS)
 
     @property
     def documents(self) -> int:
@@ -101,10 +103,10 @@ class Part:
         found = self._ends.at(np.maximum(places, 0).ravel()).astype(np.int64).reshape(-1, 2)
         firsts, ends = np.where(numbers > 0, found[:, 0], 0), found[:, 1]  # (M,)
         if not (firsts.min() >= 0 and (firsts < ends).all() and ends.max() <= self.characters):
-            raise self._damaged("documents overlap, or are outside of the text")
+            raise self._damaged_error("documents overlap, or are outside of the text")
         return firsts, ends - firsts
 
-    def _damaged(self, why: str) -> InputError:
+    def _damaged_error(self, why: str) -> InputError:
         return InputError(f"the corpus {self._folder} is damaged: {why}; {AGAIN}")
 
     def document_lengths(self) -> tuple[int, int, int]:
@@ -135,7 +137,7 @@ class Corpus:
             raise self._damaged_file(NAME, str(error).split(";")[0]) from None
         if len(header.frequencies) != len(self.vocabulary.symbols):
             raise self._damaged_file(NAME, "symbols and frequencies are not as many")
-        table, shelf = self._table(), Shelf(cache_folder() / "shards", cache_limit())
+        table, shelf = self._table(), ShardCache(cache_folder() / "shards", cache_limit())
         known = len(self.vocabulary.symbols)
         every = known + len(header.unseen)
         # Without an alphabet the training part has no unseen symbols, and is read faster without a table.
@@ -183,7 +185,7 @@ class Corpus:
         """What the user should know about how the text was read, a sentence each."""
         return self.header.notes
 
-    def compared(self) -> Iterator[None]:
+    def compare_hashes(self) -> Iterator[None]:
         """Compares all files with their hashes, block by block; those that lie elsewhere are when they are fetched.
 
         Raises InputError naming the first file whose content is not what was written.
@@ -241,5 +243,5 @@ def is_corpus(texts: Sequence[str]) -> bool:
     if texts[0].startswith("http"):  # there are no folders to look into
         return False
     files, key = file_system(path)
-    with explained(path, remote=True):
+    with explain_errors(path, remote=True):
         return bool(files.exists(key))

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from scriven.corpus.sources import DELIMITED_TABLES, LINE_TABLES, RECORD_TABLES, Source
+from scriven.corpus.sources import DELIMITED_TABLES, LINE_TABLES, RECORD_TABLES, TextSource
 
 LONGEST = 1 << 26  # characters of a row: a file without ends of rows is not read into memory whole
 NAMES_SHOWN = 8
@@ -24,7 +24,7 @@ def values_at(row: object, column: str) -> Iterator[object]:
     """
     if isinstance(row, dict):
         if column in row:
-            yield joined(row[column])
+            yield join_text(row[column])
             return
         for field, rest in paths(column):
             if field in row:
@@ -57,7 +57,7 @@ def paths_in(field: str, value: object) -> list[str]:
     return [f"{field}.{name}" for name in first] if isinstance(first, dict) and first else [field]
 
 
-def joined(value: object) -> object:
+def join_text(value: object) -> object:
     """A text that comes as a list, as one text; any other value as it is.
 
     Notebooks have lists of lines, each but the last with its line feed; Telegram has lists of texts and of objects that
@@ -86,7 +86,7 @@ _LISTS = re.compile(r'"(\w+)"\s*:\s*\[\s*\{')
 _FIELD = re.compile(r'"(text|content|body|message)"\s*:')
 
 
-def noted(pieces: Iterable[str], source: Source, tell: Callable[[str], None]) -> Iterator[str]:
+def note_structure(pieces: Iterable[str], source: TextSource, tell: Callable[[str], None]) -> Iterator[str]:
     """The pieces of a source; `tell` is told, once its beginning has passed, what structure it has, if any."""
     begun, is_told = "", False
     for piece in pieces:
@@ -100,7 +100,7 @@ def noted(pieces: Iterable[str], source: Source, tell: Callable[[str], None]) ->
         tell(structure_note(source, begun))
 
 
-def structure_note(source: Source, begun: str) -> str:
+def structure_note(source: TextSource, begun: str) -> str:
     """A sentence on the structure of a text that begins so, with the flag that reads what is in it; or nothing."""
     suffix, text = source.suffixes[0], begun.lstrip()
     if suffix in DELIMITED_TABLES:
@@ -118,7 +118,7 @@ def structure_note(source: Source, begun: str) -> str:
     return ""
 
 
-def _json_note(source: Source, text: str) -> str:
+def _json_note(source: TextSource, text: str) -> str:
     """The note on what begins as JSON does; none where it is only a text that begins with a bracket."""
     row, end = _value(text)
     is_list = text.startswith("[") and text[1:].lstrip().startswith("{")
@@ -156,7 +156,7 @@ def _header(text: str, suffix: str) -> list[str]:
     return max(rows, key=len)
 
 
-def _rename(source: Source, suffixes: tuple[str, ...], suffix: str) -> str:
+def _rename(source: TextSource, suffixes: tuple[str, ...], suffix: str) -> str:
     """What to do first, so that a column can be read."""
     return "" if source.path is None or source.suffixes[0] in suffixes else f"name it something{suffix}, and "
 
@@ -169,5 +169,5 @@ def _column(names: list[str], first: str = "") -> str:
     return f"{first}--corpus.column NAME reads one column of it{which}"
 
 
-def _note(source: Source, what: str, way_out: str) -> str:
+def _note(source: TextSource, what: str, way_out: str) -> str:
     return f"{source.name} {what}, and is read as it is, with all that is not text; {way_out}"

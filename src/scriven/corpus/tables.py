@@ -9,11 +9,11 @@ from contextlib import suppress
 from typing import IO, Any
 
 from scriven.corpus import structure
-from scriven.corpus.decoding import PIECE, Tally, decoded, prepare
-from scriven.corpus.filesystem import EXTRA, explained, opened
+from scriven.corpus.decoding import PIECE, ReadCounts, decode_source, prepare
+from scriven.corpus.filesystem import EXTRA, explain_errors, open_file
 from scriven.corpus.json_records import records
 from scriven.corpus.line_ends import lines_of
-from scriven.corpus.sources import BINARY_TABLES, DELIMITED_TABLES, RECORD_TABLES, Source
+from scriven.corpus.sources import BINARY_TABLES, DELIMITED_TABLES, RECORD_TABLES, TextSource
 from scriven.corpus.structure import Bad, no_column, short, values_at
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
@@ -80,7 +80,7 @@ ROWS = 1 << 10  # of a binary table, taken at once
 _LONE = "a character that is half of one (a lone surrogate) in the column"
 
 
-def is_read_as_table(source: Source, settings: CorpusSettings) -> bool:
+def is_read_as_table(source: TextSource, settings: CorpusSettings) -> bool:
     """Whether rows of a source are read, and not its text; standard input is read as JSON lines are.
 
     Raises InputError where a table that has no text of its own lacks a column.
@@ -90,7 +90,7 @@ def is_read_as_table(source: Source, settings: CorpusSettings) -> bool:
     return bool(settings.column) and (source.is_table or source.path is None)
 
 
-def rows(source: Source, settings: CorpusSettings, tally: Tally, size: int = PIECE) -> Iterator[list[str]]:
+def rows(source: TextSource, settings: CorpusSettings, tally: ReadCounts, size: int = PIECE) -> Iterator[list[str]]:
     """The texts of a table's rows, as the settings prepare them, in groups of about `size` characters.
 
     `tally` counts bad rows, which are left out: what is not JSON, has no text in the column, or half a character there.
@@ -99,7 +99,7 @@ def rows(source: Source, settings: CorpusSettings, tally: Tally, size: int = PIE
     group: list[str] = []
     length = 0
     for number, value in _values_of(source, settings, tally, size):
-        text = _checked(value, settings, tally)
+        text = _check_value(value, settings, tally)
         if text is None:
             _bad(source, number, value, settings, tally)
             continue
@@ -111,12 +111,14 @@ def rows(source: Source, settings: CorpusSettings, tally: Tally, size: int = PIE
     yield group
 
 
-def _values_of(source: Source, settings: CorpusSettings, tally: Tally, size: int) -> Iterator[tuple[int, object]]:
+def _values_of(
+    source: TextSource, settings: CorpusSettings, tally: ReadCounts, size: int
+) -> Iterator[tuple[int, object]]:
     """Number and value of each row of a table; the number is that of a line, where it has lines."""
     suffix, name = source.suffixes[0], source.name
     if suffix in BINARY_TABLES:
         return _binary(source, settings, tally)
-    pieces = decoded(source, settings, tally, size)
+    pieces = decode_source(source, settings, tally, size)
     if suffix in RECORD_TABLES:
         return records(pieces, name, settings.column)
     if suffix in DELIMITED_TABLES:
@@ -124,7 +126,7 @@ def _values_of(source: Source, settings: CorpusSettings, tally: Tally, size: int
     return _json_lines(lines_of(pieces, structure.LONGEST, name, "JSON lines"), settings.column)
 
 
-def _checked(value: object, settings: CorpusSettings, tally: Tally) -> str | None:
+def _check_value(value: object, settings: CorpusSettings, tally: ReadCounts) -> str | None:
     """The text of a row; none where it is not text."""
     if not isinstance(value, str) or isinstance(value, Bad):
         return None
@@ -141,7 +143,7 @@ def _checked(value: object, settings: CorpusSettings, tally: Tally) -> str | Non
     return value
 
 
-def _bad(source: Source, number: int, value: object, settings: CorpusSettings, tally: Tally) -> None:
+def _bad(source: TextSource, number: int, value: object, settings: CorpusSettings, tally: ReadCounts) -> None:
     tally.bad_rows += 1
     if settings.bad_rows == "skip":
         return
@@ -172,13 +174,13 @@ def _json_lines(lines: Iterator[str], column: str) -> Iterator[tuple[int, object
             yield from ((number, value) for value in values_at(row, column))
 
 
-def _binary(source: Source, settings: CorpusSettings, tally: Tally) -> Iterator[tuple[int, object]]:
+def _binary(source: TextSource, settings: CorpusSettings, tally: ReadCounts) -> Iterator[tuple[int, object]]:
     """Number and value of each row of a Parquet or Arrow file; rows are taken in small groups."""
     _check_pyarrow(source)
     begun, number = tally.position, 0
     assert source.path is not None  # standard input has no suffix
     remote = isinstance(source.path, str)
-    with explained(source.name, Exception, remote=remote), opened(source.path) as file:
+    with explain_errors(source.name, Exception, remote=remote), open_file(source.path) as file:
         batches = _parquet if source.suffixes[0] == ".parquet" else _arrow
         for values, share in batches(source, file, settings.column):
             for value in values:
@@ -188,7 +190,7 @@ def _binary(source: Source, settings: CorpusSettings, tally: Tally) -> Iterator[
     tally.position = begun + (source.stamp[0] if source.stamp else 0)
 
 
-def _parquet(source: Source, file: IO[bytes], column: str) -> Iterator[tuple[list[Any], float]]:
+def _parquet(source: TextSource, file: IO[bytes], column: str) -> Iterator[tuple[list[Any], float]]:
     """Values of some rows, and the share of all rows that have been read."""
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415 (optional)
 
@@ -200,7 +202,7 @@ def _parquet(source: Source, file: IO[bytes], column: str) -> Iterator[tuple[lis
         yield _values(batch.column(0)), done / table.metadata.num_rows
 
 
-def _arrow(source: Source, file: IO[bytes], column: str) -> Iterator[tuple[list[Any], float]]:
+def _arrow(source: TextSource, file: IO[bytes], column: str) -> Iterator[tuple[list[Any], float]]:
     """The same of an Arrow file, of the streaming format, as `datasets` writes it, or of the file format (Feather)."""
     from pyarrow import ipc  # noqa: PLC0415 (optional)
 
@@ -222,12 +224,12 @@ def _values(texts: Any) -> list[Any]:
     return list(texts.to_pylist())
 
 
-def _check_column(source: Source, names: list[str], column: str) -> None:
+def _check_column(source: TextSource, names: list[str], column: str) -> None:
     if column not in names:
         raise InputError(f"{source.name} has no column {column!r}; name one with --corpus.column: {', '.join(names)}")
 
 
-def _check_pyarrow(source: Source) -> None:
+def _check_pyarrow(source: TextSource) -> None:
     try:
         import pyarrow  # noqa: F401, PLC0415 (optional)
     except ImportError:

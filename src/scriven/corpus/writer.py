@@ -11,11 +11,11 @@ import numpy as np
 
 from scriven.corpus.encodings import describe_marks
 from scriven.corpus.header import FORMAT, Counts, Header, PartHeader, write_header
-from scriven.corpus.inputs import Material, Origin, Progress, Stretch, amount, some
+from scriven.corpus.inputs import CorpusInput, CorpusOrigin, Progress, Stretch, amount, some
 from scriven.corpus.shards import Draft, Drafted, Layout, PartWriter
 from scriven.corpus.split import (
     Growing,
-    Hashed,
+    HashedDraft,
     Split,
     are_duplicates,
     copy_others,
@@ -29,7 +29,7 @@ NAMES = "training", "validation"
 Portion = tuple[Drafted, int]  # the next so many characters of a draft
 
 
-def assemble(work: Path, material: Material, progress: Progress) -> None:
+def assemble(work: Path, material: CorpusInput, progress: Progress) -> None:
     """Writes the corpus of a material into an empty folder.
 
     Raises InputError when there is not one character in it, or none of the alphabet.
@@ -38,7 +38,7 @@ def assemble(work: Path, material: Material, progress: Progress) -> None:
 
 
 class _Assembly:
-    def __init__(self, work: Path, material: Material, progress: Progress) -> None:
+    def __init__(self, work: Path, material: CorpusInput, progress: Progress) -> None:
         self._work, self._material, self._progress = work, material, progress
         self._settings, self._tally = material.settings, material.tally
         self._validated = self._duplicates = 0  # documents of validation, and those that training has too
@@ -50,7 +50,7 @@ class _Assembly:
             drafts = [
                 Draft(file, self._work / f"{name}-documents.npy") for file, name in zip(files, NAMES, strict=True)
             ]
-            training, validation = self._lying() or self._read(*drafts)
+            training, validation = self._use_stored() or self._read_drafts(*drafts)
             origin = self._material.origin()
             layout = self._layout(origin, training, validation)
             used = {id(draft): draft for draft, _ in (training, validation)}.values()
@@ -63,7 +63,7 @@ class _Assembly:
         write_header(self._work, self._header(origin, layout, trained, validated, frequencies))
 
     def _header(
-        self, origin: Origin, layout: Layout, training: PartHeader, validation: PartHeader, frequencies: Ids
+        self, origin: CorpusOrigin, layout: Layout, training: PartHeader, validation: PartHeader, frequencies: Ids
     ) -> Header:
         counts = self._counts(origin, layout, frequencies)
         return Header(
@@ -85,7 +85,7 @@ class _Assembly:
         """Whether documents of the text are shared out among training and validation."""
         return self._settings.documents != "none" and not self._material.has_held
 
-    def _lying(self) -> tuple[Portion, Portion] | None:
+    def _use_stored(self) -> tuple[Portion, Portion] | None:
         """As `_read`, of what lies on the disk already and need not be read first; none where that is not so."""
         ends = [self._work / f"{name}-documents.npy" for name in NAMES]
         has_documents = self._settings.documents != "none"  # which are shared out, or compared
@@ -95,16 +95,16 @@ class _Assembly:
         self._check(not training.length, self._tally.empty)
         validation = self._material.draft("held", ends[1]) if self._material.has_held else None
         if validation is None:
-            return self._cut(training)
+            return self._split_draft(training)
         self._check(not validation.length, 0, held=True)
         return (training, training.length), (validation, validation.length)
 
-    def _cut(self, draft: Drafted) -> tuple[Portion, Portion]:
+    def _split_draft(self, draft: Drafted) -> tuple[Portion, Portion]:
         """Training, and at the end validation."""
         length = validation_characters(draft.length, self._settings.validation)
         return (draft, draft.length - length), (draft, length)
 
-    def _read(self, training: Draft, validation: Draft) -> tuple[Portion, Portion]:
+    def _read_drafts(self, training: Draft, validation: Draft) -> tuple[Portion, Portion]:
         """Everything into drafts; gives the draft and the length of the training part, and of the validation part."""
         has_held = self._material.has_held
         if self._settings.documents != "none" and (has_held or self._settings.validation):
@@ -114,13 +114,13 @@ class _Assembly:
         else:
             self._take(self._material.text(), training.append)
             if not self._shared:
-                return self._cut(training)
+                return self._split_draft(training)
         return (training, training.length), (validation, validation.length)
 
     def _read_held(self, training: Growing, validation: Growing) -> None:
         """Everything, where there is text of its own for validation."""
         self._take(self._material.text(), training.append)
-        self._take(self._material.held(), validation.append, held=True)
+        self._take(self._material.validation_file(), validation.append, held=True)
 
     def _read_apart(self, training: Draft, validation: Draft) -> None:
         """Everything, as documents; those of validation that training has too are counted, and dropped if wanted."""
@@ -129,7 +129,7 @@ class _Assembly:
             first = stack.enter_context(self._passing("first")) if drops else validation
             drafts = training, first
             hashed = [
-                stack.enter_context(Hashed(draft, self._work / f"{name}-hashes"))
+                stack.enter_context(HashedDraft(draft, self._work / f"{name}-hashes"))
                 for draft, name in zip(drafts, NAMES, strict=True)
             ]
             if self._material.has_held:
@@ -183,7 +183,7 @@ class _Assembly:
             beside = f" beside the ends of {left_out:,} empty documents" if left_out else ""
             raise InputError(f"there is not one character in {', '.join(names)}{beside}; name a file with text in it")
 
-    def _layout(self, origin: Origin, training: Portion, validation: Portion) -> Layout:
+    def _layout(self, origin: CorpusOrigin, training: Portion, validation: Portion) -> Layout:
         """The vocabulary that the training part has, or that is given, and ids for all other symbols."""
         trained = np.sort(training[0].symbols(training[1]))
         found = np.union1d(*(draft.symbols(draft.length) for draft, _ in (training, validation)))
@@ -204,7 +204,7 @@ class _Assembly:
         size = read or length
         self._progress(read + size * taken // length, read + size)
 
-    def _counts(self, origin: Origin, layout: Layout, frequencies: Ids) -> Counts:
+    def _counts(self, origin: CorpusOrigin, layout: Layout, frequencies: Ids) -> Counts:
         """`frequencies` of all ids in the training and the validation part, (2, ids)."""
         both = frequencies.sum(axis=0)  # (ids,)
         return Counts(
@@ -226,7 +226,7 @@ class _Assembly:
             bad_rows=self._tally.bad_rows,
         )
 
-    def _notes(self, origin: Origin, counts: Counts, layout: Layout, frequencies: Ids) -> Iterator[str]:
+    def _notes(self, origin: CorpusOrigin, counts: Counts, layout: Layout, frequencies: Ids) -> Iterator[str]:
         """What the user should know, a sentence each; `frequencies` of all ids in both parts together, (ids,)."""
         if origin.skipped_note:
             yield origin.skipped_note

@@ -17,8 +17,8 @@ from urllib.parse import unquote
 from xml.parsers import expat
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
-from scriven.corpus.filesystem import explained, opened
-from scriven.corpus.sources import Source
+from scriven.corpus.filesystem import explain_errors, open_file
+from scriven.corpus.sources import TextSource
 from scriven.errors import InputError
 
 PIECE = 1 << 16  # bytes of XML read at once
@@ -33,14 +33,14 @@ _LARGE_PLACE, _LARGE_PLACE_SIZE = b"PK\x06\x07", 20  # what stands between the t
 _SPACES = re.compile("[ \t\n\r\f]+")
 
 
-def zipped_text(source: Source, count_bytes: Callable[[int], None]) -> Iterator[str]:
+def zipped_text(source: TextSource, count_bytes: Callable[[int], None]) -> Iterator[str]:
     """The text of a .docx or .epub file, by its name, in pieces; `count_bytes` is told of the file's bytes at the end.
 
     Raises InputError where it is damaged, too large, or not what its name says.
     """
     assert source.path is not None  # standard input has no suffix
     kind = _docx if source.suffixes[0] == ".docx" else _epub
-    with explained(source.name, Exception, remote=isinstance(source.path, str)), opened(source.path) as file:
+    with explain_errors(source.name, Exception, remote=isinstance(source.path, str)), open_file(source.path) as file:
         _check_entries(file, source.name)
         with ZipFile(file) as archive:
             yield from kind(_Archive(archive, source.name))
@@ -106,7 +106,7 @@ class _Handler:
         self._parser.CharacterDataHandler = self.data
         self._parser.EntityDeclHandler = self._refuse  # entities of entities of entities fill any memory
         self._parser.UseForeignDTD(True)  # so that &nbsp; and the like are skipped, and given to the next one
-        self._parser.SkippedEntityHandler = self._skipped
+        self._parser.SkippedEntityHandler = self._refuse_entity
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         """An element begins."""
@@ -126,13 +126,13 @@ class _Handler:
                 raise _Refused(f"something has over {LONGEST_TAG:,} bytes that is no text")
         except (expat.ExpatError, _Refused) as error:
             raise InputError(f"{name} cannot be read: in its XML, {error}; save it anew, or as plain text") from None
-        if self.held > LONGEST_PARAGRAPH:
+        if self.kept_text > LONGEST_PARAGRAPH:
             raise InputError(f"{name} has a paragraph of over {LONGEST_PARAGRAPH:,} characters; save it as plain text")
         text, self._made = "".join(self._made), []
         return text
 
     @property
-    def held(self) -> int:
+    def kept_text(self) -> int:
         """How many characters wait for the end of a paragraph."""
         return 0
 
@@ -149,7 +149,7 @@ class _Handler:
     def _refuse(self, *declared: object) -> None:
         raise _Refused("entities are declared, which texts do not need")
 
-    def _skipped(self, entity: str, is_parameter: bool) -> None:
+    def _refuse_entity(self, entity: str, is_parameter: bool) -> None:
         if not is_parameter:
             self.data(html5.get(f"{entity};", f"&{entity};"))
 
@@ -178,7 +178,7 @@ class _Word(_Handler):
         if tag == "p":
             self._paragraphs.append([])
         elif tag in self.SIGNS and self._runs:  # elsewhere a tab is a setting
-            self._put(self.SIGNS[tag])
+            self._add_text(self.SIGNS[tag])
 
     def end(self, tag: str) -> None:
         if self._hidden:
@@ -193,15 +193,15 @@ class _Word(_Handler):
 
     def data(self, text: str) -> None:
         if self._texts and not self._hidden:
-            self._put(text)
+            self._add_text(text)
 
-    def _put(self, text: str) -> None:
+    def _add_text(self, text: str) -> None:
         if self._paragraphs:
             self._paragraphs[-1].append(text)
             self._length += len(text)
 
     @property
-    def held(self) -> int:
+    def kept_text(self) -> int:
         return self._length
 
 
@@ -281,7 +281,7 @@ class _Chapter(_Handler):
             self._made.append(text + "\n")
 
     @property
-    def held(self) -> int:
+    def kept_text(self) -> int:
         return self._length
 
 

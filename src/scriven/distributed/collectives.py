@@ -20,8 +20,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import Store  # torch.distributed does not export it to type checkers
 
-from scriven.distributed.interruptible import LOOK_SECONDS, Attendant
-from scriven.distributed.worker_process import Child
+from scriven.distributed.interruptible import LOOK_SECONDS, InterruptibleCaller
+from scriven.distributed.worker_process import WorkerProcess
 from scriven.errors import LostError, shortage
 
 # An evaluation may take hours while the others wait; a worker that dies is noticed by its closed connection, a machine
@@ -34,62 +34,62 @@ T = TypeVar("T")
 Pieces = list[Tensor]  # arrays of one dimension that make up a row
 
 
-def share(count: int, rank: int, size: int) -> range:
+def partition(count: int, rank: int, size: int) -> range:
     """Which of `count` things are worker `rank`'s: as evenly as can be, in the order of ranks."""
     return range(count * rank // size, count * (rank + 1) // size)
 
 
-class Workers:
+class ProcessGroup:
     """The processes that train together, seen from one of them. With one worker nothing is ever sent."""
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank  # the last one: among those of this machine
-        self.children: list[Child] = []  # the other workers, where this process started them
+        self.children: list[WorkerProcess] = []  # the other workers, where this process started them
         self.store: Store | None = None  # what all workers can look into at any time
-        self._attendant, self._pause = Attendant(), _go_on
+        self._attendant, self._pause = InterruptibleCaller(), _go_on
         self._looked, self._told, self._lost = 0.0, 0, 0.0
 
-    def own(self, count: int) -> range:
+    def owned_range(self, count: int) -> range:
         """Which of `count` things are this worker's."""
-        return share(count, self.rank, self.size)
+        return partition(count, self.rank, self.size)
 
-    def gather(self, rows: Tensor, count: int) -> Tensor:
+    def all_gather(self, rows: Tensor, count: int) -> Tensor:
         """All of `count` rows (count, ...), from every worker's own ones (len(own(count)), ...)."""
         if self.size == 1:
             return rows
         result = rows.new_empty((count, *rows.shape[1:]))
-        own = self.own(count)
+        own = self.owned_range(count)
         result[own.start : own.stop] = rows
-        shares = [share(count, peer, self.size) for peer in range(self.size)]
+        shares = [partition(count, peer, self.size) for peer in range(self.size)]
         self._exchange_parts([[result[part.start : part.stop]] for part in shares])
         return result
 
-    def add_up(self, rows: list[Pieces], count: int) -> None:
+    def tree_all_reduce(self, rows: list[Pieces], count: int) -> None:
         """Makes the first of a worker's own rows (own(count)) the sum of all `count` rows, added as a binary tree.
 
         Rows are of P values in the same pieces; all of a worker's own ones are overwritten. A worker adds up what it
         has of the tree, then one slice of what all workers have, which it sends to all others: so it receives about
         2 P values whatever the number of workers, as in a ring.
         """
-        own, tree = self.own(count), range(count)
+        own, tree = self.owned_range(count), range(count)
         single = {range(row, row + 1): rows[row - own.start] for row in own}
-        sums = {node: _summed(node, single) for node in _nodes(tree, own)}
+        sums = {node: _sum_tree(node, single) for node in _nodes(tree, own)}
         if self.size == 1:
             return
         length = sum(piece.numel() for piece in rows[0])
-        slices = [share(length, peer, self.size) for peer in range(self.size)]
-        result = [_cut(rows[0], part) for part in slices]
+        slices = [partition(length, peer, self.size) for peer in range(self.size)]
+        result = [_slice_pieces(rows[0], part) for part in slices]
         parts = self._slices_of_nodes(sums, tree, slices)
-        left, right = (_summed(half, parts) for half in _halves(tree))
+        left, right = (_sum_tree(half, parts) for half in _halves(tree))
         for one, other, place in zip(left, right, result[self.rank], strict=True):
             torch.add(one, other, out=place)
         self._exchange_parts(result)
 
-    def share(self, tensors: list[Tensor], owners: list[int]) -> None:
+    def broadcast_owned(self, tensors: list[Tensor], owners: list[int]) -> None:
         """Fills in, on every worker, the tensors that other workers own."""
         if self.size == 1:
             return
-        self._guarded(
+        self._communicate(
             tensors[0].device,
             lambda: [dist.broadcast(each, owner, async_op=True) for each, owner in zip(tensors, owners, strict=True)],
         )
@@ -100,9 +100,9 @@ class Workers:
             return value
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         length = torch.tensor([len(data)])
-        self.share([length], [0])
+        self.broadcast_owned([length], [0])
         buffer = data if self.rank == 0 else torch.empty(int(length), dtype=torch.uint8)
-        self.share([buffer], [0])
+        self.broadcast_owned([buffer], [0])
         return json.loads(buffer.numpy().tobytes())
 
     def asked_to_stop(self, own: int) -> int:
@@ -113,7 +113,7 @@ class Workers:
             self.tell_to_stop(own)
         elif time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
-            with self._failures_told():
+            with self._describe_failures():
                 self._told = int(self.store.get(STOP_KEY)) if self.store.check([STOP_KEY]) else 0
         return own or self._told
 
@@ -160,13 +160,17 @@ class Workers:
     def _slices_of_nodes(self, sums: dict[range, Pieces], tree: range, slices: list[range]) -> dict[range, Pieces]:
         """This worker's slice of all sums that any worker has made of the tree, from its own whole ones."""
         mine, first = slices[self.rank], next(iter(sums.values()))
-        sizes = [piece.numel() for piece in _cut(first, mine)]
-        owners = {node: peer for peer in range(self.size) for node in _nodes(tree, share(len(tree), peer, self.size))}
+        sizes = [piece.numel() for piece in _slice_pieces(first, mine)]
+        owners = {
+            node: peer for peer in range(self.size) for node in _nodes(tree, partition(len(tree), peer, self.size))
+        }
         parts = {
-            node: _cut(sums[node], mine) if node in sums else list(torch.split(first[0].new_empty(len(mine)), sizes))
+            node: _slice_pieces(sums[node], mine)
+            if node in sums
+            else list(torch.split(first[0].new_empty(len(mine)), sizes))
             for node in owners
         }
-        sent = [(_cut(whole, part), peer) for peer, part in enumerate(slices) for whole in sums.values()]
+        sent = [(_slice_pieces(whole, part), peer) for peer, part in enumerate(slices) for whole in sums.values()]
         self._exchange(sent, [(parts[node], peer) for node, peer in owners.items()])
         return parts
 
@@ -181,11 +185,11 @@ class Workers:
         moves = [(move, piece, peer) for move, all_pieces in both for pieces, peer in all_pieces for piece in pieces]
         operations = [dist.P2POp(*move) for move in moves if move[2] != self.rank and move[1].numel()]
         if operations:
-            self._guarded(operations[0].tensor.device, lambda: dist.batch_isend_irecv(operations))
+            self._communicate(operations[0].tensor.device, lambda: dist.batch_isend_irecv(operations))
 
-    def _guarded(self, device: torch.device, start: Callable[[], Iterable[Any]]) -> None:
+    def _communicate(self, device: torch.device, start: Callable[[], Iterable[Any]]) -> None:
         """Starts some communication of arrays of a device and waits until it is done."""
-        with self._failures_told():
+        with self._describe_failures():
             works = start()
             if device.type == "cpu":
                 self.wait_for(lambda: _wait(works))
@@ -198,24 +202,26 @@ class Workers:
         if any(child.ended for child in self.children):
             self._lost = self._lost or time.monotonic()
             if self.store is None or time.monotonic() - self._lost > LOST_SECONDS:
-                raise self.loss()
+                raise self.lost_error()
 
     @contextlib.contextmanager
-    def _failures_told(self) -> Iterator[None]:
+    def _describe_failures(self) -> Iterator[None]:
         """Raises LostError where torch cannot reach another worker."""
         try:
             yield
         except RuntimeError as error:
             if shortage(error):  # here, whatever the others do
                 raise
-            raise self.loss(error) from error
+            raise self.lost_error(error) from error
 
-    def loss(self, error: RuntimeError | None = None) -> LostError:
+    def lost_error(self, error: RuntimeError | None = None) -> LostError:
         """What is said of the end of another worker, where torch said so or it was seen."""
         end = time.monotonic() + 1  # which torch may have noticed before the system tells
         while self.children and not any(child.ended for child in self.children) and time.monotonic() < end:
             time.sleep(0.02)
-        why = ", ".join(child.last_words() for child in self.children if child.ended) or (said(error) if error else "")
+        why = ", ".join(child.exit_report() for child in self.children if child.ended) or (
+            first_sentence(error) if error else ""
+        )
         if self.store is None:
             return LostError(f"a worker could not start ({why}); --training.workers 1 does without")
         return LostError(
@@ -233,7 +239,7 @@ def _wait(works: Iterable[Any]) -> None:
         work.wait()
 
 
-def said(error: RuntimeError) -> str:
+def first_sentence(error: RuntimeError) -> str:
     """The first sentence of what torch says, without the place in its source."""
     return re.sub(r"^\[[^]]*\] *", "", str(error)).splitlines()[0].partition(". ")[0]
 
@@ -247,11 +253,11 @@ def _nodes(tree: range, own: range) -> list[range]:
     return [node for half in _halves(tree) for node in _nodes(half, own)]
 
 
-def _summed(tree: range, known: dict[range, Pieces]) -> Pieces:
+def _sum_tree(tree: range, known: dict[range, Pieces]) -> Pieces:
     """The sum of a binary tree of which some parts are known, in the place of its first one."""
     if tree in known:
         return known[tree]
-    left, right = (_summed(half, known) for half in _halves(tree))
+    left, right = (_sum_tree(half, known) for half in _halves(tree))
     for one, other in zip(left, right, strict=True):
         one.add_(other)
     return left
@@ -262,7 +268,7 @@ def _halves(tree: range) -> tuple[range, range]:
     return range(tree.start, middle), range(middle, tree.stop)
 
 
-def _cut(pieces: Pieces, part: range) -> Pieces:
+def _slice_pieces(pieces: Pieces, part: range) -> Pieces:
     """The pieces, seen as one row, from one place to another."""
     result, start = [], 0
     for piece in pieces:

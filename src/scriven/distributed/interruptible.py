@@ -15,19 +15,19 @@ T = TypeVar("T")
 
 
 @dataclass
-class _Errand:
+class _Call:
     task: Callable[[], Any]
     ended: threading.Lock = field(default_factory=threading.Lock)  # held until then
     result: Any = None
     error: BaseException | None = None
 
 
-def waiting() -> bool:
+def has_abandoned_calls() -> bool:
     """Whether any attendant of this process still waits, although nobody waits for it any more."""
     return any(thread.name == NAME for thread in threading.enumerate())
 
 
-class Attendant:
+class InterruptibleCaller:
     """A thread that does what the one that has it cannot do without being deaf to signals meanwhile.
 
     Python calls handlers of signals in the main thread only, and not while that waits in C or C++.
@@ -35,7 +35,7 @@ class Attendant:
 
     def __init__(self) -> None:
         """The thread is started by the first errand."""
-        self._errands: queue.SimpleQueue[_Errand | None] = queue.SimpleQueue()
+        self._errands: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.busy = False  # also after an errand that was not waited for to its end
 
@@ -47,7 +47,7 @@ class Attendant:
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name=NAME, daemon=True)
             self._thread.start()
-        errand = _Errand(task)
+        errand = _Call(task)
         errand.ended.acquire()
         self.busy = True
         self._errands.put(errand)

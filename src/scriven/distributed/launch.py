@@ -26,10 +26,10 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
 from torch.distributed.rendezvous import rendezvous
 
-from scriven.distributed.collectives import TIMEOUT, Workers, said
-from scriven.distributed.worker_process import Child
+from scriven.distributed.collectives import TIMEOUT, ProcessGroup, first_sentence
+from scriven.distributed.worker_process import WorkerProcess
 from scriven.errors import ScrivenError, UsageError, shortage
-from scriven.signals import leave_where_asked
+from scriven.signals import raise_if_stopped
 
 MEET_TIMEOUT = timedelta(minutes=5)  # to reach the first worker, which waits for the others for ever
 ALONE_SECONDS = 2  # that a worker has to end by itself, and to say why, when its leader has ended
@@ -40,7 +40,7 @@ GET_ADDRESS = 0x8915  # SIOCGIFADDR of netdevice(7)
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessInfo:
     """Where a process stands among those that were started to train together."""
 
     rank: int = 0
@@ -48,7 +48,7 @@ class Place:
     local_rank: int = 0  # among those of this machine
     local_size: int = 1
     restarts: int = 0  # of all workers, before this start
-    store: Store | None = None  # where they find each other, see `meet`
+    store: Store | None = None  # where they find each other, see `connect_store`
 
     @property
     def machines(self) -> int:
@@ -56,7 +56,7 @@ class Place:
         return -(-self.size // self.local_size)
 
 
-def launched() -> Place | None:
+def torchrun_process() -> ProcessInfo | None:
     """This process's place, where torchrun or another launcher of torch's has started it; else none.
 
     Raises UsageError when what it was told is no place.
@@ -71,7 +71,7 @@ def launched() -> Place | None:
             "torchrun set them, or unset them"
         )
     local = _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", size, least=1)
-    return Place(rank, size, *local, _number("TORCHELASTIC_RESTART_COUNT", 0))
+    return ProcessInfo(rank, size, *local, _number("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def _number(name: str, default: int | None = None, *, least: int = 0) -> int:
@@ -82,7 +82,7 @@ def _number(name: str, default: int | None = None, *, least: int = 0) -> int:
     return int(text)
 
 
-def meet(place: Place | None, stop: Callable[[], int] = lambda: 0) -> Store | None:
+def connect_store(place: ProcessInfo | None, stop: Callable[[], int] = lambda: 0) -> Store | None:
     """Where the workers that torchrun has started find each other; none where there are no others.
 
     The others wait for the first one to come here, so it does that before anything else. Raises ScrivenError where it
@@ -91,31 +91,31 @@ def meet(place: Place | None, stop: Callable[[], int] = lambda: 0) -> Store | No
     if place is None or place.size == 1:
         return None
     found = partial(rendezvous, "env://", timeout=MEET_TIMEOUT)
-    with contextlib.closing(Workers(place.rank, place.size)) as workers:
+    with contextlib.closing(ProcessGroup(place.rank, place.size)) as workers:
         store: Store = _together(workers, lambda: next(found())[0], stop)
     store.set_timeout(TIMEOUT)
     return store
 
 
-def join(place: Place, stop: Callable[[], int] = lambda: 0) -> Workers:
+def join_group(place: ProcessInfo, stop: Callable[[], int] = lambda: 0) -> ProcessGroup:
     """The workers that meet in the store of this place, as soon as all are here; however long the first one takes.
 
     Raises ScrivenError where one of them is lost, Interrupted where `stop()` is not 0 before that.
     """
-    workers = Workers(place.rank, place.size, place.local_rank)
+    workers = ProcessGroup(place.rank, place.size, place.local_rank)
     if place.store is not None:
-        workers.store = _together(workers, partial(_entered, place, place.store), stop)
+        workers.store = _together(workers, partial(_join_store, place, place.store), stop)
     return workers
 
 
-def join_leader(stop: Callable[[], int] = lambda: 0) -> Workers:
-    """The workers that `start_workers` has started, in one of them. Raises as `join` does."""
-    place = launched()
+def join_spawning_leader(stop: Callable[[], int] = lambda: 0) -> ProcessGroup:
+    """The workers that `start_workers` has started, in one of them. Raises as `join_group` does."""
+    place = torchrun_process()
     if place is None:
         raise UsageError("scriven worker is started by scriven train, which tells it what to do; start that")
     threading.Thread(target=end_with_leader, name="scriven-leader", daemon=True).start()
-    workers = Workers(place.rank, place.size, place.local_rank)
-    workers.store = _together(workers, partial(_entered_at, place, int(os.environ["MASTER_PORT"])), stop)
+    workers = ProcessGroup(place.rank, place.size, place.local_rank)
+    workers.store = _together(workers, partial(_join_store_at, place, int(os.environ["MASTER_PORT"])), stop)
     return workers
 
 
@@ -130,24 +130,26 @@ def end_with_leader() -> None:
     os._exit(1)
 
 
-def start_workers(size: int, stop: Callable[[], int] = lambda: 0) -> Workers:
+def start_workers(size: int, stop: Callable[[], int] = lambda: 0) -> ProcessGroup:
     """Rank 0 of `size` workers; the others are started as subprocesses on this machine, which only they can join.
 
     Raises ScrivenError where one of them ends before all are here, Interrupted where `stop()` is not 0 before that.
     """
     if size == 1:
-        return Workers()
+        return ProcessGroup()
     listener = socket.create_server((LOCAL, 0))  # torch's own would listen on every address
     port = listener.getsockname()[1]
     store = TCPStore(
         LOCAL, port, size, True, timeout=TIMEOUT, wait_for_workers=False, master_listen_fd=listener.detach()
     )
     address = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": LOCAL, "MASTER_PORT": str(port)}
-    workers = Workers(0, size)
+    workers = ProcessGroup(0, size)
     try:
         for rank in range(1, size):
-            workers.children.append(Child.start(rank, address))
-        workers.store = _together(workers, lambda: _enter(LOOPBACK.get(sys.platform), store, 0, size), stop)
+            workers.children.append(WorkerProcess.start(rank, address))
+        workers.store = _together(
+            workers, lambda: _init_process_group(LOOPBACK.get(sys.platform), store, 0, size), stop
+        )
     except BaseException:
         workers.end()
         workers.close()
@@ -169,41 +171,44 @@ def use_device(name: str, local_rank: int) -> None:
         torch.cuda.set_device(local_rank)
 
 
-def _together(workers: Workers, task: Callable[[], Store], stop: Callable[[], int]) -> Store:
-    """What `task()` gives, by which workers come together. Raises as `join` does."""
+def _together(workers: ProcessGroup, task: Callable[[], Store], stop: Callable[[], int]) -> Store:
+    """What `task()` gives, by which workers come together. Raises as `join_group` does."""
     try:
-        with workers.pausing(partial(leave_where_asked, stop)):
+        with workers.pausing(partial(raise_if_stopped, stop)):
             return workers.wait_for(task)
     except RuntimeError as error:
         if shortage(error):
             raise
         address, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
         if workers.children:
-            raise workers.loss(error) from error
+            raise workers.lost_error(error) from error
         if TAKEN.search(str(error)):
             raise ScrivenError(
                 f"port {port} of {address} is in use by another program; give torchrun another one, with "
                 "--rdzv-endpoint or --master-port"
             ) from error
         raise ScrivenError(
-            f"process {workers.rank} of {workers.size} cannot join the others at {address}:{port} ({said(error)}); "
+            f"process {workers.rank} of {workers.size} cannot join the others at {address}:{port} "
+            f"({first_sentence(error)}); "
             "see that the first one runs and that this machine reaches it there, then start all of them again"
         ) from error
 
 
-def _entered(place: Place, store: Store) -> Store:
+def _join_store(place: ProcessInfo, store: Store) -> Store:
     """Joins those that meet in a store: their own part of it."""
     interface = LOOPBACK.get(sys.platform) if place.machines == 1 else _interface()
-    return _enter(interface, PrefixStore(_agreed_name(store, place.rank, place.size), store), place.rank, place.size)
+    return _init_process_group(
+        interface, PrefixStore(_agree_on_name(store, place.rank, place.size), store), place.rank, place.size
+    )
 
 
-def _entered_at(place: Place, port: int) -> Store:
+def _join_store_at(place: ProcessInfo, port: int) -> Store:
     """Joins those that meet in the store at a port of this machine."""
     store = TCPStore(LOCAL, port, place.size, False, timeout=TIMEOUT)
-    return _enter(LOOPBACK.get(sys.platform), store, place.rank, place.size)
+    return _init_process_group(LOOPBACK.get(sys.platform), store, place.rank, place.size)
 
 
-def _agreed_name(store: Store, rank: int, size: int) -> str:
+def _agree_on_name(store: Store, rank: int, size: int) -> str:
     """A name that only those who start together know.
 
     Torch's agent keeps one store for all its restarts, with the addresses of workers that have ended in it; they
@@ -225,7 +230,7 @@ def _agreed_name(store: Store, rank: int, size: int) -> str:
     return name
 
 
-def _enter(interface: str | None, store: Store, rank: int, size: int) -> Store:
+def _init_process_group(interface: str | None, store: Store, rank: int, size: int) -> Store:
     """Joins the group that all workers are, over a network interface (gloo's own choice where none); the store."""
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)

@@ -14,12 +14,12 @@ import torch
 
 from scriven.corpus.build import Progress, build
 from scriven.corpus.store import Corpus, is_corpus
-from scriven.distributed.collectives import Workers
-from scriven.distributed.launch import Place, join, join_leader, start_workers, use_device
+from scriven.distributed.collectives import ProcessGroup
+from scriven.distributed.launch import ProcessInfo, join_group, join_spawning_leader, start_workers, use_device
 from scriven.errors import InputError, Interrupted
 from scriven.kernels.native_library import LEVELS, VARIABLE, level
-from scriven.signals import StopFlag, leave_where_asked
-from scriven.training.budget import Plan
+from scriven.signals import StopFlag, raise_if_stopped
+from scriven.training.budget import WorkerJob
 from scriven.training.request import text_hash
 
 Means = dict[str, str]
@@ -28,7 +28,7 @@ HOST_LENGTH = 64
 NAMED = 3  # workers, of those that differ
 
 
-def own_means() -> Means:
+def environment() -> Means:
     """What decides which bits this process computes, and its machine's name."""
     versions = {"scriven": version("scriven"), "torch": torch.__version__}
     torchs = torch.backends.cpu.get_cpu_capability()
@@ -36,29 +36,29 @@ def own_means() -> Means:
     return {"host": host, **versions, "kernels": level(), "instructions for torch": torchs}
 
 
-def check_alike(workers: Workers) -> None:
+def check_same_environment(workers: ProcessGroup) -> None:
     """Raises InputError on every worker where one computes by other means than the first one."""
     if workers.size == 1:
         return
-    own = json.dumps(own_means()).encode().ljust(MEANS_BYTES)
-    found = workers.gather(torch.frombuffer(bytearray(own), dtype=torch.uint8)[None], workers.size)
-    if complaint := difference([json.loads(row.numpy().tobytes()) for row in found]):
+    own = json.dumps(environment()).encode().ljust(MEANS_BYTES)
+    found = workers.all_gather(torch.frombuffer(bytearray(own), dtype=torch.uint8)[None], workers.size)
+    if complaint := describe_difference([json.loads(row.numpy().tobytes()) for row in found]):
         raise InputError(complaint)
 
 
-def difference(found: list[Means]) -> str:
+def describe_difference(found: list[Means]) -> str:
     """What is to be said of workers, by rank, of which some have other means than the first one; else nothing."""
     first = found[0]
     parts = [name for name in first if name != "host" and any(each[name] != first[name] for each in found)]
     others = [rank for rank, each in enumerate(found) if any(each[name] != first[name] for name in parts)]
     if not others:
         return ""
-    told = [_told(rank, found[rank], parts) for rank in (0, *others[:NAMED])]
+    told = [_describe_environment(rank, found[rank], parts) for rank in (0, *others[:NAMED])]
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
     return f"the workers would not compute the same bits: {'; '.join(told)}{more}; {_way(found, parts)}"
 
 
-def _told(rank: int, means: Means, parts: list[str]) -> str:
+def _describe_environment(rank: int, means: Means, parts: list[str]) -> str:
     return f"worker {rank} on {means['host']} has " + ", ".join(f"{part} {means[part]}" for part in parts)
 
 
@@ -76,16 +76,16 @@ Stop = Callable[[], int]  # the number of a signal that asks to stop, or 0
 
 
 @contextlib.contextmanager
-def leading(plan: Plan, place: Place | None, stop: Stop) -> Iterator[tuple[Workers, Stop]]:
+def as_leader(plan: WorkerJob, place: ProcessInfo | None, stop: Stop) -> Iterator[tuple[ProcessGroup, Stop]]:
     """The workers of a plan, led by this process, and what any of them was asked. On an error, the others are ended.
 
     Raises Interrupted where one was asked to stop before they begin, InputError where they do not fit together.
     """
-    workers = join(place, stop) if place else start_workers(plan.settings.training.workers, stop)
+    workers = join_group(place, stop) if place else start_workers(plan.settings.training.workers, stop)
     try:
         asked = _anywhere(workers, stop)
-        with workers.pausing(partial(leave_where_asked, asked)):
-            check_alike(workers)
+        with workers.pausing(partial(raise_if_stopped, asked)):
+            check_same_environment(workers)
             workers.broadcast(plan.to_json())
             _with_own_corpus(plan, workers, (), asked)
         yield workers, asked
@@ -97,26 +97,28 @@ def leading(plan: Plan, place: Place | None, stop: Stop) -> Iterator[tuple[Worke
 
 
 @contextlib.contextmanager
-def following(texts: tuple[str, ...], place: Place | None, stop: Stop) -> Iterator[tuple[Plan, Workers, Stop]]:
-    """Rank 0's plan, for this worker, the workers, and what any of them was asked. Raises as `leading` does."""
-    with contextlib.closing(join(place, stop) if place else join_leader(stop)) as workers:
+def as_worker(
+    texts: tuple[str, ...], place: ProcessInfo | None, stop: Stop
+) -> Iterator[tuple[WorkerJob, ProcessGroup, Stop]]:
+    """Rank 0's plan, for this worker, the workers, and what any of them was asked. Raises as `as_leader` does."""
+    with contextlib.closing(join_group(place, stop) if place else join_spawning_leader(stop)) as workers:
         asked = _anywhere(workers, stop)
-        with workers.pausing(partial(leave_where_asked, asked)):
-            check_alike(workers)
-            plan = Plan.from_json(workers.broadcast(None))
+        with workers.pausing(partial(raise_if_stopped, asked)):
+            check_same_environment(workers)
+            plan = WorkerJob.from_json(workers.broadcast(None))
             plan = _with_own_corpus(plan, workers, texts, asked)
         yield plan, workers, asked
 
 
-def _anywhere(workers: Workers, stop: Stop) -> Stop:
+def _anywhere(workers: ProcessGroup, stop: Stop) -> Stop:
     """`stop` of all workers: what one of them is asked, all are."""
     if isinstance(stop, StopFlag):  # which hears of signals whatever this process waits for
-        stop.then(workers.tell_to_stop)
+        stop.add_callback(workers.tell_to_stop)
         stop.last = workers.end
     return lambda: workers.asked_to_stop(stop())
 
 
-def stoppable(progress: Progress | None, stop: Stop) -> Progress:
+def interruptible_progress(progress: Progress | None, stop: Stop) -> Progress:
     """`progress`, which ends the work that reports to it when there was a signal to stop."""
 
     def _report(done: int, total: int | None) -> None:
@@ -128,7 +130,7 @@ def stoppable(progress: Progress | None, stop: Stop) -> Progress:
     return _report
 
 
-def _with_own_corpus(plan: Plan, workers: Workers, texts: tuple[str, ...], stop: Stop) -> Plan:
+def _with_own_corpus(plan: WorkerJob, workers: ProcessGroup, texts: tuple[str, ...], stop: Stop) -> WorkerJob:
     """The plan with the corpus as this worker sees it: at the same place as rank 0, else made of the texts here.
 
     The first worker of every machine makes it, the others wait for that. Raises InputError where it is another text.
@@ -137,8 +139,8 @@ def _with_own_corpus(plan: Plan, workers: Workers, texts: tuple[str, ...], stop:
     everyone = torch.zeros(workers.size, 1)
     for turn in (0, 1):
         if (workers.local_rank > 0) == turn:
-            corpus = _seen(plan, texts, stop)
-        workers.gather(everyone[:1], workers.size)  # nobody goes on before everyone is here
+            corpus = _find_corpus(plan, texts, stop)
+        workers.all_gather(everyone[:1], workers.size)  # nobody goes on before everyone is here
     if text_hash(corpus) != workers.broadcast(text_hash(corpus)):
         raise InputError(
             f"worker {workers.rank} has another text in {corpus.name} than the first worker; give both the same, or a "
@@ -147,9 +149,9 @@ def _with_own_corpus(plan: Plan, workers: Workers, texts: tuple[str, ...], stop:
     return replace(plan, corpus=corpus.name)
 
 
-def _seen(plan: Plan, texts: tuple[str, ...], stop: Stop) -> Corpus:
+def _find_corpus(plan: WorkerJob, texts: tuple[str, ...], stop: Stop) -> Corpus:
     if not texts or is_corpus([plan.corpus]):
         return Corpus.open(plan.corpus)
     if is_corpus(texts):
         return Corpus.open(texts[0])
-    return Corpus.open(build(texts, plan.settings.corpus, progress=stoppable(None, stop)))
+    return Corpus.open(build(texts, plan.settings.corpus, progress=interruptible_progress(None, stop)))

@@ -16,7 +16,7 @@ KILLED = -9
 
 
 @dataclass(frozen=True)
-class Child:
+class WorkerProcess:
     """A worker as a subprocess. What it says is kept, so that the one that leads can tell it."""
 
     rank: int
@@ -24,7 +24,7 @@ class Child:
     words: IO[bytes]
 
     @classmethod
-    def start(cls, rank: int, environment: Mapping[str, str]) -> Child:
+    def start(cls, rank: int, environment: Mapping[str, str]) -> WorkerProcess:
         """Starts the worker of this rank. Raises OSError."""
         words = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the child
         process = subprocess.Popen(
@@ -42,7 +42,7 @@ class Child:
         """Whether it has ended."""
         return self.process.poll() is not None
 
-    def last_words(self) -> str:
+    def exit_report(self) -> str:
         """How it ended, and the last lines that it said."""
         code = self.process.poll()
         how = "killed, perhaps for want of memory" if code == KILLED else f"exit code {code}"

@@ -27,7 +27,7 @@ class Passage:
     after: Ids
 
 
-def random_passage(text: Text, seed: Sequence[int], given: int, after: int) -> Passage:
+def random_passage(text: StoredText, seed: Sequence[int], given: int, after: int) -> Passage:
     """A piece of the text at a place that looks random and depends on the numbers of `seed` alone.
 
     Up to `given` characters, but no more than half of the text, and up to `after` that follow them. Where the text is
@@ -50,7 +50,7 @@ CHUNK = 1 << 20  # ids read from the disk at once
 DOCUMENTS_AT_ONCE = 1 << 14  # whose places are looked up at once
 
 
-class Reader(Protocol):
+class StoredIdsReader(Protocol):
     """A text on the disk, as ids, readable at any place."""
 
     @property
@@ -61,7 +61,7 @@ class Reader(Protocol):
         """The ids (length,) from `start` on."""
 
 
-class Text(Reader, Protocol):
+class StoredText(StoredIdsReader, Protocol):
     """A text on the disk that may be made of documents, which stand one after another without anything between."""
 
     @property
@@ -72,7 +72,7 @@ class Text(Reader, Protocol):
         """The first character and the length of each of these documents, both (M,)."""
 
 
-def chunks_of(reader: Reader, start: int = 0, stop: int | None = None, length: int = CHUNK) -> Iterator[Ids]:
+def chunks_of(reader: StoredIdsReader, start: int = 0, stop: int | None = None, length: int = CHUNK) -> Iterator[Ids]:
     """The characters from `start` to `stop` (the end where None) in chunks."""
     stop = reader.characters if stop is None else stop
     for begin in range(start, stop, length):
@@ -80,7 +80,7 @@ def chunks_of(reader: Reader, start: int = 0, stop: int | None = None, length: i
 
 
 def documents_of(
-    text: Text, boundary: int, start: int = 0, stop: int | None = None, limit: int | None = None
+    text: StoredText, boundary: int, start: int = 0, stop: int | None = None, limit: int | None = None
 ) -> Iterator[Ids]:
     """The documents from number `start` to `stop` (the last where None) in chunks, the boundary after each.
 
@@ -98,7 +98,7 @@ def documents_of(
 
 
 def read_chunks(vocabulary: Vocabulary, pieces: Iterable[tuple[str, Ids]]) -> Iterator[Ids]:
-    """The ids of pieces of text as `scriven.corpus.documents.cut` gives them, the boundary where a document ends."""
+    """The ids of the pieces that `scriven.corpus.documents.split_documents` gives, a boundary where a document ends."""
     for text, ends in pieces:
         yield with_boundaries(vocabulary, text, ends)
 
@@ -143,7 +143,7 @@ def blocks(chunks: Iterable[Ids], length: int, overlap: int = 0) -> Iterator[Ids
         yield rest
 
 
-def gathered(chunks: Iterable[Ids], length: int) -> Iterator[Ids]:
+def gather_chunks(chunks: Iterable[Ids], length: int) -> Iterator[Ids]:
     """The same text in chunks of at least `length` ids, but for the last."""
     held: list[Ids] = []
     size = 0
@@ -157,7 +157,7 @@ def gathered(chunks: Iterable[Ids], length: int) -> Iterator[Ids]:
         yield np.concatenate(held)
 
 
-def opened(chunks: Iterable[Ids], length: int) -> tuple[Ids, Iterator[Ids]]:
+def open_chunks(chunks: Iterable[Ids], length: int) -> tuple[Ids, Iterator[Ids]]:
     """The first `length` ids of a text (fewer where there are no more), and the text, from its first id on."""
     rest = iter(chunks)
     held = [np.empty(0, np.int64)]

@@ -12,7 +12,7 @@ from scriven.vocabulary import Decoder, Vocabulary
 NOWHERE = np.empty(0, np.int64)
 
 
-class Pen:
+class StreamDecoder:
     """Turns ids that come in blocks into text, up to the first of the stop strings to be complete.
 
     With `until_end` the text is also done where a document ends. Text that may be the beginning of a stop string is

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scriven.inference.detokenizer import Pen
+from scriven.inference.detokenizer import StreamDecoder
 from scriven.inference.predictor import Context, Predictor, fit, side_by_side
 from scriven.inference.sampling import Ids
 from scriven.inference.surprisal import overflow
@@ -29,16 +29,16 @@ ROWS = 64  # texts side by side
 
 
 @dataclass(eq=False)
-class Line:
+class Generation:
     """A text that is being written: who draws its symbols and how, how many may follow, who makes text of them.
 
-    Where the context after its last symbol is wanted (`keep`), a `Batch` puts it into `end`.
+    Where the context after its last symbol is wanted (`keep`), a `GenerationBatch` puts it into `end`.
     """
 
     random: np.random.Generator
     settings: SamplingSettings
     left: int
-    pen: Pen
+    pen: StreamDecoder
     keep: bool = False
     end: Context | None = None
 
@@ -54,7 +54,7 @@ class Line:
         return (text if self.left else text + self.pen.flush()), taken
 
 
-class Pace:
+class BlockLength:
     """How long the next block is: twice as long as the last one, up to `most`, but short where blocks take long."""
 
     def __init__(self, most: int) -> None:
@@ -70,20 +70,20 @@ class Pace:
         self.length = max(1, self.length // 2) if slow else min(2 * self.length, self._most)
 
 
-def write(predictor: Predictor, context: Context, line: Line, most: int) -> Iterator[tuple[str, Context]]:
+def generate(predictor: Predictor, context: Context, line: Generation, most: int) -> Iterator[tuple[str, Context]]:
     """The pieces of a text after a context of one row, each with the context after all that was drawn for it.
 
     Blocks have at most so many symbols. Nothing is drawn beyond the end: the line's generator is then where it would
     be if each symbol had been drawn by itself. Raises InputError once the model's numbers are not finite.
     """
-    pace = Pace(most)
+    pace = BlockLength(most)
     _check(context)
     while line.left and not line.done:
         before = line.random.bit_generator.state
         try:
             with pace as length:
                 uniforms = line.random.random((min(length, line.left), 1))
-                ids, after = predictor.write(context, line.settings, uniforms)
+                ids, after = predictor.generate(context, line.settings, uniforms)
         except BaseException:  # an interrupt: as if the block had never begun
             line.random.bit_generator.state = before
             raise
@@ -91,7 +91,7 @@ def write(predictor: Predictor, context: Context, line: Line, most: int) -> Iter
         text, taken = line.take(ids[:, 0])
         if taken < len(ids):
             line.random.bit_generator.state = before
-            _, after = predictor.write(context, line.settings, line.random.random((taken, 1)))
+            _, after = predictor.generate(context, line.settings, line.random.random((taken, 1)))
         context = after
         yield text, context
 
@@ -102,32 +102,32 @@ def _check(context: Context) -> None:
         raise overflow()
 
 
-class Wrote(NamedTuple):
+class Emitted(NamedTuple):
     """What was written of a line: the text that is certain now, and the ids (T,) that were taken.
 
     Where `finite` is False the model's numbers overflowed, and the text means nothing.
     """
 
-    line: Line
+    line: Generation
     text: str
     ids: Ids
     finite: bool = True
 
 
-class Batch:
+class GenerationBatch:
     """Lines that are written side by side; they may join and leave between two blocks, and leave when done."""
 
     def __init__(self, predictor: Predictor) -> None:
         """Of no lines."""
         self._predictor = predictor
         self.context: Context | None = None  # of the lines, a row each; None where there are none
-        self.lines: list[Line] = []
+        self.lines: list[Generation] = []
 
     def takes(self, context: Context) -> bool:
         """Whether lines that go on from this context may join now; they always may where there are none."""
         return self.context is None or fit([self.context, context])
 
-    def add(self, lines: Sequence[Line], context: Context) -> None:
+    def add(self, lines: Sequence[Generation], context: Context) -> None:
         """Lines that go on from a context of as many rows, which becomes the batch's own: nobody else may know it.
 
         ValueError for one that the batch does not take.
@@ -135,11 +135,11 @@ class Batch:
         self.context = context if self.context is None else side_by_side([self.context, context])
         self.lines += lines
 
-    def drop(self, lines: Collection[Line]) -> None:
+    def drop(self, lines: Collection[Generation]) -> None:
         """Write these no further."""
         self._keep([row for row, line in enumerate(self.lines) if line not in lines])
 
-    def write(self, length: int) -> list[Wrote]:
+    def generate(self, length: int) -> list[Emitted]:
         """Write so many symbols of each line. Those that are done are gone then."""
         before = self.context
         if before is None:
@@ -149,15 +149,15 @@ class Batch:
             uniforms[:, row] = line.random.random(length)
         settings = [line.settings for line in self.lines]
         kept = {row: before.rows([row]) for row, line in enumerate(self.lines) if line.keep}
-        ids, self.context = self._predictor.write(before, settings, uniforms, reuse=True)
+        ids, self.context = self._predictor.generate(before, settings, uniforms, reuse=True)
         finite = self.context.logits.isfinite().all(1).tolist()  # (N,)
         wrote = []
         for row, (line, drawn) in enumerate(zip(self.lines, np.ascontiguousarray(ids.T), strict=True)):
             text, taken = line.take(drawn)
-            wrote.append(Wrote(line, text, drawn[:taken], finite[row]))
+            wrote.append(Emitted(line, text, drawn[:taken], finite[row]))
             if line.keep and line.done:
                 numbers = uniforms[:taken, row : row + 1]
-                _, line.end = self._predictor.write(kept[row], line.settings, numbers)
+                _, line.end = self._predictor.generate(kept[row], line.settings, numbers)
         self._keep([row for row, line in enumerate(self.lines) if not line.done])
         return wrote
 
@@ -168,7 +168,9 @@ class Batch:
         self.context = self.context.rows(rows) if rows else None
 
 
-def write_all(predictor: Predictor, start: Context, lines: Iterable[Line], ending: bool) -> Iterator[tuple[Line, str]]:
+def generate_many(
+    predictor: Predictor, start: Context, lines: Iterable[Generation], ending: bool
+) -> Iterator[tuple[Generation, str]]:
     """Lines in their order, each with its whole text; all go on from the same context (of one row), side by side.
 
     A line that is done makes room for the next one; through a window, once all are done: lines that have seen unequally
@@ -177,8 +179,8 @@ def write_all(predictor: Predictor, start: Context, lines: Iterable[Line], endin
     Raises InputError once the model's numbers are not finite.
     """
     _check(start)
-    coming, batch, pace = iter(lines), Batch(predictor), Pace(ENDING if ending else UNSEEN)
-    texts: dict[Line, str] = {}  # in the order of the lines
+    coming, batch, pace = iter(lines), GenerationBatch(predictor), BlockLength(ENDING if ending else UNSEEN)
+    texts: dict[Generation, str] = {}  # in the order of the lines
     while True:
         new = list(islice(coming, ROWS - len(batch.lines) if batch.takes(start) else 0))
         if new:
@@ -187,7 +189,7 @@ def write_all(predictor: Predictor, start: Context, lines: Iterable[Line], endin
         if not texts:
             return
         with pace as length:
-            pieces = batch.write(min(length, max(line.left for line in batch.lines)))
+            pieces = batch.generate(min(length, max(line.left for line in batch.lines)))
         for line, text, _, is_finite in pieces:
             if not is_finite:
                 raise overflow()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from scriven.inference.surprisal import Scored, Tallies, Tally, counts_of
+from scriven.inference.surprisal import Scored, SurprisalSum, SurprisalSums, counts_of
 from scriven.vocabulary import Ids, Vocabulary
 
 SHOWN = 1 << 20  # symbols of a line that are given as text
@@ -17,7 +17,7 @@ SHOWN = 1 << 20  # symbols of a line that are given as text
 class Lines(NamedTuple):
     """Lines one after another: their sums, and the text of each without its line end; of a long line its beginning."""
 
-    sums: Tallies
+    sums: SurprisalSums
     texts: list[str]
 
 
@@ -36,7 +36,7 @@ def lines(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Lines]:
         rest = int(ends[-1]) if ends.size else 0
         if rest:
             firsts = begun.sums.arrays
-            sums = Tallies(*(_sums(each, ends, first) for each, first in zip(counted, firsts, strict=True)))
+            sums = SurprisalSums(*(_sums(each, ends, first) for each, first in zip(counted, firsts, strict=True)))
             yield Lines(sums, begun.texts(piece.ids[:rest], ends))
             begun.clear()
         begun.add(piece.ids[rest:], [each[rest:] for each in counted])
@@ -54,14 +54,14 @@ class _Begun:
 
     def clear(self) -> None:
         """Begin another line."""
-        self.sums = Tallies.of(Tally())
+        self.sums = SurprisalSums.of(SurprisalSum())
         self.ids = np.empty(0, np.int64)
         self.returned = False  # whether it has a carriage return at its end, which a line feed may follow
 
     def add(self, ids: Ids, counted: Iterable[npt.NDArray[Any]]) -> None:
         """Go on with ids (T,) and their counts."""
         sums = zip(counted, self.sums.arrays, strict=True)
-        self.sums = Tallies(*(first + each.sum() for each, first in sums))
+        self.sums = SurprisalSums(*(first + each.sum() for each, first in sums))
         self.ids = np.concatenate((self.ids, ids[: SHOWN - self.ids.size]))
         self.returned = self.vocabulary.boundary is None and ids.size > 0 and int(ids[-1]) == self.carriage
 

@@ -15,7 +15,7 @@ from scriven.errors import UsageError
 from scriven.inference.sampling import Floats, Ids, draw
 from scriven.kernels import native_library, sampler
 from scriven.kernels.sampler import Sampler
-from scriven.model import CharLM, State, computing
+from scriven.model import CharLM, State, autocast_context
 from scriven.model.device import single_threaded
 from scriven.model.language_model import join_rows, take_rows
 from scriven.settings import SamplingSettings
@@ -141,7 +141,7 @@ class Predictor:
         ids = self.vocabulary.clamp(ids)  # which are kept where there is a window
         recent = ids if context.recent is None else np.concatenate((context.recent, ids))
         context = self.carry(context, ids)
-        return self._seen(context, recent) if self.window else context
+        return self._read_window(context, recent) if self.window else context
 
     def carry(self, context: Context, ids: Ids) -> Context:
         """As `read`, never through the window: the state is carried on.
@@ -151,20 +151,20 @@ class Predictor:
         """
         length = max(1, READ_AT_ONCE // ids.shape[1])
         for begin in range(0, len(ids), length):
-            context = self._carried(context, self.vocabulary.clamp(ids[begin : begin + length]))
+            context = self._carry(context, self.vocabulary.clamp(ids[begin : begin + length]))
         return context
 
-    def _carried(self, context: Context, ids: Ids) -> Context:
+    def _carry(self, context: Context, ids: Ids) -> Context:
         native = self.scorer()
         if native is None:
             logits, state = self._step(context, ids, since=-1)
             return Context(logits[-1].clone(), state)  # a copy, so that the rest can be freed
         self.pause()
         before = context.state or native.zero_state(ids.shape[1])
-        _, logits, state = sampler.read(native, context.logits, before, ids, ids, native_library.threads())
+        _, logits, state = sampler.score(native, context.logits, before, ids, ids, native_library.threads())
         return Context(logits, state)
 
-    def _seen(self, context: Context, ids: Ids) -> Context:
+    def _read_window(self, context: Context, ids: Ids) -> Context:
         """The context of rows that see the last of ids (T, N) through the window, and nothing else."""
         recent = ids[-self.window :]
         if not len(recent):
@@ -172,7 +172,7 @@ class Predictor:
         logits, _ = self._step(self.blank(recent.shape[1]), recent, since=-1)
         return Context(logits[-1].clone(), context.state, recent)
 
-    def write(
+    def generate(
         self,
         context: Context,
         settings: SamplingSettings | Sequence[SamplingSettings],
@@ -189,14 +189,14 @@ class Predictor:
         """
         sampler = self.sampler()
         if sampler is not None:
-            return self._write(sampler, context, settings, uniforms, reuse and not self.window)
+            return self._generate(sampler, context, settings, uniforms, reuse and not self.window)
         ids = np.empty(uniforms.shape, np.int64)
         for row, numbers in zip(ids, uniforms, strict=True):
             row[:] = draw(context.logits.cpu().double().numpy(), settings, numbers, [self.vocabulary.unknown])
             context = self.read(context, row[None])
         return ids, context
 
-    def _write(
+    def _generate(
         self,
         sampler: Sampler,
         context: Context,
@@ -226,7 +226,7 @@ class Predictor:
         self.pause()
         # A single step takes as long as reading the weights, which autocast would convert each time.
         precision = self.precision if len(ids) > 1 else "fp32"
-        with computing(self.model.device, precision), single_threaded() if ids.shape[1] == 1 else nullcontext():
+        with autocast_context(self.model.device, precision), single_threaded() if ids.shape[1] == 1 else nullcontext():
             known = torch.from_numpy(self.vocabulary.clamp(ids)).to(self.model.device)
             _, y, state = self.model.read(known, context.state, self._fresh(ids))  # (T, N, H)
             return self.model.logits(y[since:]), state

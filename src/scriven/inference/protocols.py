@@ -17,23 +17,23 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from scriven.errors import UsageError
-from scriven.inference.chunks import Reader, Text, blocks, chunks_of, documents_of, opened
+from scriven.inference.chunks import StoredIdsReader, StoredText, blocks, chunks_of, documents_of, open_chunks
 from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import Ids
 from scriven.inference.surprisal import (
-    Tally,
+    SurprisalSum,
+    cost_of_unseen,
     costs,
-    foretold,
     likeliest,
-    priced,
     read_judged,
-    summed,
+    sum_pieces,
     surprisals,
+    surprisals_of_text,
     tally,
 )
 from scriven.settings import ReaderSettings
 
-Protocol = Callable[[Predictor, Iterable[Ids]], Tally]
+Protocol = Callable[[Predictor, Iterable[Ids]], SurprisalSum]
 FORMS = "stream, documents, window-LENGTH or last-LENGTH, such as window-256"
 LONGEST = 65_536  # characters of a window
 WINDOWS_AT_ONCE = 64
@@ -47,7 +47,7 @@ WARM_UP = 256  # characters that a lane reads before its own
 class Head:
     """The first characters of a text, as a text."""
 
-    text: Reader
+    text: StoredIdsReader
     characters: int
 
     def read(self, start: int, length: int) -> Ids:
@@ -60,7 +60,7 @@ def protocol(name: str) -> Protocol:
 
     Raises UsageError when there is no such protocol.
     """
-    kind, length = parsed(name)
+    kind, length = parse_protocol(name)
     if kind == "window":
         return partial(windows, length=length)
     if kind == "last":
@@ -68,7 +68,7 @@ def protocol(name: str) -> Protocol:
     return stream if kind == "stream" else documents
 
 
-def parsed(name: str) -> tuple[str, int]:
+def parse_protocol(name: str) -> tuple[str, int]:
     """The kind of a protocol, and the length in its name (0 where it has none).
 
     Raises UsageError when there is no such protocol.
@@ -88,28 +88,28 @@ def own_protocol(reader: ReaderSettings) -> str:
     return reader.kind
 
 
-def stream(predictor: Predictor, chunks: Iterable[Ids]) -> Tally:
+def stream(predictor: Predictor, chunks: Iterable[Ids]) -> SurprisalSum:
     """Protocol `stream`: the whole text once, in order, the state carried, every character counted once."""
-    return summed(predictor.vocabulary, surprisals(predictor, chunks, predictor.start()))
+    return sum_pieces(predictor.vocabulary, surprisals(predictor, chunks, predictor.start()))
 
 
-def documents(predictor: Predictor, chunks: Iterable[Ids]) -> Tally:
+def documents(predictor: Predictor, chunks: Iterable[Ids]) -> SurprisalSum:
     """Protocol `documents`: each document alone, from its start; what its end costs is counted beside.
 
     Raises UsageError when the model's texts are not made of documents.
     """
     if predictor.vocabulary.boundary is None:
         raise UsageError("protocol documents: this model knows no documents; use stream, or train with documents")
-    return summed(predictor.vocabulary, foretold(predictor, chunks))
+    return sum_pieces(predictor.vocabulary, surprisals_of_text(predictor, chunks))
 
 
-def windows(predictor: Predictor, chunks: Iterable[Ids], length: int) -> Tally:
+def windows(predictor: Predictor, chunks: Iterable[Ids], length: int) -> SurprisalSum:
     """Protocol `window-L`: windows of L = `length` predictions, each from a zero state that was given one character.
 
     Window k is given character L k and foretells the next L; the last window may be shorter. The first character of
     the text is never foretold and not counted.
     """
-    total = Tally()
+    total = SurprisalSum()
     for ids in blocks(chunks, max(1, min(WINDOWS_AT_ONCE, (1 << 20) // length)) * length, overlap=1):
         size = min(length, len(ids) - 1)
         index = np.arange(0, len(ids) - 1, length) + np.arange(size + 1)[:, None]  # (T, N)
@@ -121,22 +121,22 @@ def windows(predictor: Predictor, chunks: Iterable[Ids], length: int) -> Tally:
     return total
 
 
-def last(predictor: Predictor, chunks: Iterable[Ids], length: int) -> Tally:
+def last(predictor: Predictor, chunks: Iterable[Ids], length: int) -> SurprisalSum:
     """Protocol `last-L`: each character foretold from a zero state after exactly the L = `length` ones before it.
 
     The first L characters of the text are foretold as by `stream`.
     """
-    head, chunks = opened(chunks, length)
+    head, chunks = open_chunks(chunks, length)
     return stream(predictor, [head]) + _after_exactly(predictor, chunks, length)
 
 
-def _after_exactly(predictor: Predictor, chunks: Iterable[Ids], length: int) -> Tally:
+def _after_exactly(predictor: Predictor, chunks: Iterable[Ids], length: int) -> SurprisalSum:
     """The characters that have `length` ones before them, each foretold after exactly those."""
-    vocabulary, total = predictor.vocabulary, Tally()
+    vocabulary, total = predictor.vocabulary, SurprisalSum()
     for ids in blocks(chunks, max(1, READ_AHEAD // length), overlap=length):
         before, targets = sliding_window_view(ids[:-1], length).T, ids[length:]  # (L, N), (N,)
         context = predictor.carry(predictor.blank(len(targets)), before)
-        nats = priced(costs(context.logits, targets, vocabulary), targets, vocabulary)
+        nats = cost_of_unseen(costs(context.logits, targets, vocabulary), targets, vocabulary)
         right = None if predictor.scorer() else likeliest(context.logits, targets)
         total += tally(vocabulary, targets, nats, right)
     return total
@@ -147,7 +147,9 @@ def lane_count(characters: int) -> int:
     return max(1, min(LANES, characters // CHARACTERS_PER_LANE))
 
 
-def lanes(predictor: Predictor, reader: Reader, numbers: Sequence[int], count: int, warm_up: int = WARM_UP) -> Tally:
+def lanes(
+    predictor: Predictor, reader: StoredIdsReader, numbers: Sequence[int], count: int, warm_up: int = WARM_UP
+) -> SurprisalSum:
     """A fast estimate of `stream`: the text is cut into `count` lanes of equal length, read side by side.
 
     Before its own characters a lane reads up to `warm_up` characters that come before them, uncounted. Only the lanes
@@ -155,18 +157,18 @@ def lanes(predictor: Predictor, reader: Reader, numbers: Sequence[int], count: i
     With one lane this is `stream`.
     """
     if not numbers:
-        return Tally()
+        return SurprisalSum()
     opening = predictor.opening
     edges = [reader.characters * lane // count for lane in range(count + 1)]
     first, end = (np.array([edges[lane + shift] for lane in numbers], dtype=np.int64) for shift in (0, 1))
     begin = np.maximum(first - warm_up, -len(opening))  # the opening stands before character 0
     step = predictor.chunk_length(len(numbers))
     context = predictor.blank(len(numbers))
-    total = Tally()
+    total = SurprisalSum()
     for offset in range(0, int((end - begin).max()), step):
         ids = np.zeros((step, len(numbers)), np.int64)  # (T, N)
         for row, (start, stop) in enumerate(zip(begin + offset, np.minimum(begin + offset + step, end), strict=True)):
-            text = _read(reader, opening, int(start), int(stop))
+            text = _read_ids(reader, opening, int(start), int(stop))
             ids[: len(text), row] = text
         nats, right, context = read_judged(predictor, ids, context)
         position = begin + offset + np.arange(step)[:, None]  # (T, N)
@@ -178,20 +180,20 @@ def lanes(predictor: Predictor, reader: Reader, numbers: Sequence[int], count: i
 def measure(
     name: str,
     predictor: Predictor,
-    text: Text,
+    text: StoredText,
     *,
     rank: int = 0,
     size: int = 1,
     limit_characters: int = 0,
     lanes_at_most: int = LANES,
-) -> Tally:
+) -> SurprisalSum:
     """One worker's part of a text by the protocol of that name: the sum over ranks counts every character once.
 
     `limit_characters` above 0 reads the first ones only; a document that is cut there has no end. `stream` is
     estimated by `lanes`, in up to `lanes_at_most` of them; with 1 it is exact, as all other protocols always are.
     Raises UsageError when there is no such protocol, or the model's texts are not made of documents.
     """
-    kind, length = parsed(name)
+    kind, length = parse_protocol(name)
     characters = min(text.characters, limit_characters or text.characters)
     if predictor.vocabulary.boundary is not None or kind == "documents":
         return _measure_documents(name, predictor, text, characters, rank, size)
@@ -209,9 +211,11 @@ def measure(
     )
 
 
-def _measure_documents(name: str, predictor: Predictor, text: Text, characters: int, rank: int, size: int) -> Tally:
+def _measure_documents(
+    name: str, predictor: Predictor, text: StoredText, characters: int, rank: int, size: int
+) -> SurprisalSum:
     """The same of documents, as many as begin in so many characters; `stream` is `documents` there."""
-    kind, _ = parsed(name)
+    kind, _ = parse_protocol(name)
     count = _beginning_within(text, characters)
     shared = kind in {"stream", "documents"}
     begin, end = _share(count, rank, size) if shared else (0, 0 if rank else count)
@@ -220,7 +224,7 @@ def _measure_documents(name: str, predictor: Predictor, text: Text, characters: 
     return protocol("documents" if shared else name)(predictor, chunks)
 
 
-def _beginning_within(text: Text, characters: int) -> int:
+def _beginning_within(text: StoredText, characters: int) -> int:
     """How many documents begin in the first characters, by bisection."""
     low, high = 0, text.documents
     while low < high:
@@ -237,7 +241,7 @@ def _share(count: int, rank: int, size: int) -> tuple[int, int]:
     return count * rank // size, count * (rank + 1) // size
 
 
-def _read(reader: Reader, opening: Ids, start: int, stop: int) -> Ids:
+def _read_ids(reader: StoredIdsReader, opening: Ids, start: int, stop: int) -> Ids:
     """The characters from `start` to `stop`, where the opening has the places before 0; none where stop <= start."""
     if start >= stop:
         return np.empty(0, np.int64)

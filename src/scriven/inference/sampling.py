@@ -69,14 +69,14 @@ def weigh(logits: Floats, temperature: float) -> Floats:
 def keep_top_k(weights: Floats, k: int) -> Floats:
     """Weights (N, V) of the k first in rank only; of all of them where k >= V."""
     kept = np.zeros_like(weights)
-    first = ranked(weights)[:, :k]  # (N, k)
+    first = rank(weights)[:, :k]  # (N, k)
     np.put_along_axis(kept, first, np.take_along_axis(weights, first, 1), 1)
     return kept
 
 
 def keep_top_p(weights: Floats, p: float) -> Floats:
     """Weights (N, V) of the fewest first in rank that together hold at least the share p of the row."""
-    order = ranked(weights)
+    order = rank(weights)
     descending = np.take_along_axis(weights, order, 1)
     total = descending.cumsum(1)
     enough = total >= p * total[:, -1:]
@@ -101,6 +101,6 @@ def pick(weights: Floats, uniforms: Floats) -> Ids:
     return passed
 
 
-def ranked(weights: Floats) -> Ids:
+def rank(weights: Floats) -> Ids:
     """Ids (N, V) of each row from the likeliest to the least likely, equal ones in the order of their ids."""
     return np.argsort(-weights, axis=1, kind="stable")

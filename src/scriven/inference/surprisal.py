@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from scriven.errors import InputError
 from scriven.events import Loss
-from scriven.inference.chunks import DOCUMENTS_AT_ONCE, Text, blocks, gathered
+from scriven.inference.chunks import DOCUMENTS_AT_ONCE, StoredText, blocks, gather_chunks
 from scriven.inference.predictor import Context, Predictor
 from scriven.inference.sampling import Floats, Ids
 from scriven.kernels import native_library, sampler
@@ -34,21 +34,21 @@ ROWS = 512  # documents read side by side
 
 
 @dataclass(frozen=True)
-class Tally:
+class SurprisalSum:
     """A sum over characters and ends: their loss, and how many characters the vocabulary does not have."""
 
     loss: Loss = field(default_factory=lambda: Loss(0.0, 0))
     unseen: int = 0
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.loss + other.loss, self.unseen + other.unseen)
+    def __add__(self, other: SurprisalSum) -> SurprisalSum:
+        return SurprisalSum(self.loss + other.loss, self.unseen + other.unseen)
 
     def values(self) -> dict[str, float]:
         """The sums and their means by name, for tables and JSON; there must be a character.
 
         What ends cost is among them where there are any; the means are over characters alone.
         """
-        return {name: column[0] for name, column in Tallies.of(self).values().items()}
+        return {name: column[0] for name, column in SurprisalSums.of(self).values().items()}
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Scored:
     right: Bools | None = None
 
 
-def foretold(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
+def surprisals_of_text(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
     """The surprisal of every id of one text from its start on; where it is made of documents, by `documents`."""
     if predictor.vocabulary.boundary is None:
         return surprisals(predictor, chunks, predictor.start())
@@ -86,7 +86,7 @@ def documents(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
     """
     boundary, start = predictor.vocabulary.boundary, predictor.start()
     rest, context = np.empty(0, np.int64), start  # what is not read yet, and the context before it
-    for chunk in gathered(chunks, GATHERED):
+    for chunk in gather_chunks(chunks, GATHERED):
         rest = np.concatenate((rest, chunk))
         ends = np.flatnonzero(rest == boundary) + 1  # (M,)
         # The first ids belong to a document that was begun, or to one that is too long to wait for its end.
@@ -103,7 +103,7 @@ def documents(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
     yield from surprisals(predictor, [rest], context)
 
 
-def checked(pieces: Iterable[Scored]) -> Iterator[Scored]:
+def check_scored(pieces: Iterable[Scored]) -> Iterator[Scored]:
     """The same pieces.
 
     Raises InputError at one whose surprisals are not finite numbers.
@@ -167,8 +167,8 @@ def _score_rows(predictor: Predictor, scored: Scored, firsts: Ids, lengths: Ids)
 
 
 @dataclass(frozen=True)
-class Tallies:
-    """Sums as a `Tally` has them, (M,) each: of M lines, or documents, one after another."""
+class SurprisalSums:
+    """Sums as a `SurprisalSum` has them, (M,) each: of M lines, or documents, one after another."""
 
     nats: Floats
     characters: Ids
@@ -178,7 +178,7 @@ class Tallies:
     unseen: Ids
 
     @classmethod
-    def of(cls, one: Tally) -> Tallies:
+    def of(cls, one: SurprisalSum) -> SurprisalSums:
         """Of one line."""
         loss = one.loss
         sums = (loss.nats, loss.characters, loss.bytes, loss.ends, loss.end_nats, one.unseen)
@@ -204,10 +204,10 @@ class Tallies:
         }
         return {name: column.tolist() for name, column in columns.items()}
 
-    def __iter__(self) -> Iterator[Tally]:
+    def __iter__(self) -> Iterator[SurprisalSum]:
         """One by one."""
         for *loss, unseen in zip(*(each.tolist() for each in self.arrays), strict=True):
-            yield Tally(Loss(*loss), unseen)
+            yield SurprisalSum(Loss(*loss), unseen)
 
 
 def _mean(sums: Floats, counts: Ids) -> Floats:
@@ -217,23 +217,23 @@ def _mean(sums: Floats, counts: Ids) -> Floats:
     return means
 
 
-def summed(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Tally:
+def sum_pieces(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> SurprisalSum:
     """The sum over all pieces."""
-    return sum((tally(vocabulary, piece.ids, piece.nats, piece.right) for piece in pieces), Tally())
+    return sum((tally(vocabulary, piece.ids, piece.nats, piece.right) for piece in pieces), SurprisalSum())
 
 
-def tally(vocabulary: Vocabulary, ids: Ids, nats: Floats, right: Bools | None = None) -> Tally:
+def tally(vocabulary: Vocabulary, ids: Ids, nats: Floats, right: Bools | None = None) -> SurprisalSum:
     """The sums over ids and their nats, both (T,), and which were `right` (T,), where known.
 
     Boundaries are ends, not characters.
     """
     *loss, unseen = (each.sum().item() for each in counts_of(vocabulary, ids, nats))
     judged = (0, 0) if right is None else (int(right[ids != vocabulary.boundary].sum()), loss[1])
-    return Tally(Loss(*loss, *judged), unseen)
+    return SurprisalSum(Loss(*loss, *judged), unseen)
 
 
 def counts_of(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> tuple[npt.NDArray[Any], ...]:
-    """What each of ids (T,), with its nats (T,), adds to the sums of `Tallies`."""
+    """What each of ids (T,), with its nats (T,), adds to the sums of `SurprisalSums`."""
     ends = ids == vocabulary.boundary
     sizes, unseen = vocabulary.byte_lengths(ids), vocabulary.unseen(ids)
     end_nats = np.where(ends, nats, 0.0)
@@ -253,7 +253,7 @@ def likeliest(logits: Tensor, ids: Ids) -> Bools:
     return found
 
 
-def priced(nats: Floats, ids: Ids, vocabulary: Vocabulary) -> Floats:
+def cost_of_unseen(nats: Floats, ids: Ids, vocabulary: Vocabulary) -> Floats:
     """The nats (...) that `costs` gave, with what unseen symbols among the ids (...) cost above `<unk>`."""
     return nats + vocabulary.unseen_nats * vocabulary.unseen(ids)
 
@@ -277,7 +277,7 @@ def read_judged(
     if native is None:
         nats, right, context = _by_torch(predictor, ids, context, read)
     else:
-        nats, logits, state = sampler.read(
+        nats, logits, state = sampler.score(
             native,
             context.logits,
             context.state or native.zero_state(ids.shape[1]),
@@ -286,7 +286,7 @@ def read_judged(
             native_library.threads(),
         )
         context = Context(logits, state)
-    return priced(nats, ids, vocabulary), right, context
+    return cost_of_unseen(nats, ids, vocabulary), right, context
 
 
 def _by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tuple[Floats, Bools, Context]:
@@ -300,7 +300,7 @@ def _by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tu
     return np.concatenate(parts), right, context
 
 
-def known(text: Text, samples: Sequence[Ids]) -> list[bool]:
+def find_known(text: StoredText, samples: Sequence[Ids]) -> list[bool]:
     """For each sample, ids (T,) of any length, whether it is exactly one of the documents of a text.
 
     Reads once, in bounded memory, those documents that are as long as one of the samples.
@@ -311,7 +311,7 @@ def known(text: Text, samples: Sequence[Ids]) -> list[bool]:
     return [sample.tobytes() in found for sample in samples]
 
 
-def _of_length(text: Text, sizes: Ids) -> Iterator[Ids]:
+def _of_length(text: StoredText, sizes: Ids) -> Iterator[Ids]:
     """The documents that have one of these lengths."""
     for number in range(0, text.documents, DOCUMENTS_AT_ONCE):
         firsts, lengths = text.bounds(np.arange(number, min(number + DOCUMENTS_AT_ONCE, text.documents)))

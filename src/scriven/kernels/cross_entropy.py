@@ -29,11 +29,11 @@ def losses(y: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> T
     These are -log softmax(y W' + bias) of the target, with weight W (V, H) and bias (V,); products are of bf16 values
     with sums in fp32. RuntimeError for a target that is none of the V symbols.
     """
-    found: Tensor = Losses.apply(y, weight, bias, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    found: Tensor = CrossEntropy.apply(y, weight, bias, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return found
 
 
-class Losses(torch.autograd.Function):
+class CrossEntropy(torch.autograd.Function):
     """`losses`, with its gradients."""
 
     @staticmethod

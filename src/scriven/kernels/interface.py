@@ -24,7 +24,7 @@ def interface_of(native: Path) -> int:
     return int(hashlib.sha256(repr(told).encode()).hexdigest()[:15], 16)
 
 
-def expected(kernels: Path) -> str:
+def expected_interface(kernels: Path) -> str:
     """The number, in digits, of the interface that the library in a folder should have.
 
     That of the sources there; where there are none, what their build wrote down. OSError where it wrote nothing.

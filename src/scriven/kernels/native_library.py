@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from scriven.errors import UsageError
-from scriven.kernels.interface import expected
+from scriven.kernels.interface import expected_interface
 
 VARIABLE = "SCRIVEN_KERNELS"
 LEVELS = ("portable", "avx2", "avx512", "amx")  # kernels are told the number in this list
@@ -105,7 +105,7 @@ def find(asked: str, folder: Path = FOLDER) -> Native:
         loaded = _load(folder / FILE)
     except (OSError, AttributeError) as error:
         return Native(None, "off", frozenset(), f"slower, torch alone: {_excuse(folder, error)}")
-    here, compiled = _named(loaded.scriven_features()), _named(loaded.scriven_compiled())
+    here, compiled = _features_named(loaded.scriven_features()), _features_named(loaded.scriven_compiled())
     able = _highest(here & compiled)
     chosen = min(able, asked or able, key=LEVELS.index)
     return Native(loaded, chosen, here & compiled, _because(chosen, asked, _highest(here), able))
@@ -120,7 +120,7 @@ def _load(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
     for name in ("scriven_interface", "scriven_features", "scriven_compiled"):
         getattr(loaded, name).argtypes, getattr(loaded, name).restype = [], ctypes.c_int64
-    if str(loaded.scriven_interface()) != expected(path.parent):
+    if str(loaded.scriven_interface()) != expected_interface(path.parent):
         raise OSError(f"{path.name} was built from sources of another version; {_way_out(path.parent)}")
     return loaded
 
@@ -129,7 +129,7 @@ def _way_out(folder: Path) -> str:
     return "build it again: python hatch_build.py" if (folder / "native").exists() else "install scriven again"
 
 
-def _named(bits: int) -> frozenset[str]:
+def _features_named(bits: int) -> frozenset[str]:
     return frozenset(name for place, name in enumerate(FEATURES) if bits >> place & 1)
 
 
@@ -199,7 +199,7 @@ def address(array: Any) -> int | None:
     return None if array is None else int(array.data_ptr())
 
 
-def share(function: Callable[[int, int], object], count: int, least: int, threads: int, arrays: object) -> None:
+def parallel_for(function: Callable[[int, int], object], count: int, least: int, threads: int, arrays: object) -> None:
     """Call function(begin, end) for all of 0 .. count, in up to so many threads at once: each does `least` at least.
 
     The first share is done in this thread, the others in threads that are kept for the next time. It ends when all
@@ -219,7 +219,7 @@ def share(function: Callable[[int, int], object], count: int, least: int, thread
 
 
 def _do(job: Callable[[], object], arrays: object) -> None:
-    """The job; an interrupt that ends `share` early does not free the arrays before it has ended."""
+    """The job; an interrupt that ends `parallel_for` early does not free the arrays before it has ended."""
     job()
 
 

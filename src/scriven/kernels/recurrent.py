@@ -69,11 +69,11 @@ def recurrent(
     others are in from_input. Where fresh (T, N) is true, that row's state is zeroed before that step.
     """
     kept = torch.is_grad_enabled()
-    y, *after = Recurrence.apply(cell, kept, from_input, ids, x, weight_x, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
+    y, *after = NativeRecurrence.apply(cell, kept, from_input, ids, x, weight_x, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
     return y, tuple(after)
 
 
-class Recurrence(torch.autograd.Function):
+class NativeRecurrence(torch.autograd.Function):
     """`recurrent`, with its gradients."""
 
     @staticmethod

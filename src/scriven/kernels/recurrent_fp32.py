@@ -50,11 +50,11 @@ def recurrent(
         native_library.LEVELS.index(native_library.level() if level is None else level),
         torch.is_grad_enabled(),
     )
-    y, *after = Recurrence.apply(number, cell, keep, from_input, ids, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
+    y, *after = NativeFp32Recurrence.apply(number, cell, keep, from_input, ids, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
     return y, tuple(after)
 
 
-class Recurrence(torch.autograd.Function):
+class NativeFp32Recurrence(torch.autograd.Function):
     """`recurrent`, with its gradients."""
 
     @staticmethod

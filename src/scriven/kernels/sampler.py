@@ -39,30 +39,30 @@ Ids = npt.NDArray[np.int64]
 State = tuple[tuple[Tensor, ...], ...]  # h, and an lstm's c, (N, H), of each layer
 
 
-class _Matrix(ctypes.Structure):
+class _MatrixStruct(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("data", "scale", "offset")),
         *((name, ctypes.c_int64) for name in ("groups", "width", "chunks")),
     )
 
 
-class _Layer(ctypes.Structure):
+class _LayerStruct(ctypes.Structure):
     _fields_ = (
-        *((name, _Matrix) for name in ("input", "hidden")),
+        *((name, _MatrixStruct) for name in ("input", "hidden")),
         *((name, ctypes.c_void_p) for name in ("sums", "apart", "norm", "shift")),
         ("cells", ctypes.c_int64),
     )
 
 
-class _Model(ctypes.Structure):
+class _ModelStruct(ctypes.Structure):
     _fields_ = (
         *(
             (name, ctypes.c_int64)
             for name in ("symbols", "boundary", "cell", "relu", "residual", "norm", "precision", "layers")
         ),
         ("embedding", ctypes.c_void_p),
-        ("layer", ctypes.POINTER(_Layer)),
-        ("head", _Matrix),
+        ("layer", ctypes.POINTER(_LayerStruct)),
+        ("head", _MatrixStruct),
         ("head_bias", ctypes.c_void_p),
     )
 
@@ -208,16 +208,16 @@ class _Packer:
         self.embedding: int | None = None
         self.layers = [self._layer(depth) for depth in range(settings.layers)]
 
-    def model(self, boundary: int) -> _Model:
+    def model(self, boundary: int) -> _ModelStruct:
         """The structure that the library reads; it lives as long as this object does."""
-        settings, head = self.settings, _Matrix()
+        settings, head = self.settings, _MatrixStruct()
         bias, headless = None, settings.head == "none"
         if not headless:
             groups = _grouping(len(self.weights["head.bias"]), 1)
-            head = self._matrix(_grouped(self.weights["head.weight"], 1, groups))
-            bias = self._keep(_grouped(self.weights["head.bias"], 1, groups))
-        self.table = (_Layer * settings.layers)(*self.layers)
-        return _Model(
+            head = self._matrix(_group(self.weights["head.weight"], 1, groups))
+            bias = self._keep(_group(self.weights["head.bias"], 1, groups))
+        self.table = (_LayerStruct * settings.layers)(*self.layers)
+        return _ModelStruct(
             symbols=self.layers[-1].cells if headless else len(self.weights["head.bias"]),
             boundary=boundary,
             cell=list(CELLS).index(settings.cell),
@@ -232,7 +232,7 @@ class _Packer:
             head_bias=bias,
         )
 
-    def _layer(self, depth: int) -> _Layer:
+    def _layer(self, depth: int) -> _LayerStruct:
         names = {name: f"layers.{depth}.rnn.{name}_l0" for name in LAYER_WEIGHTS}
         of = {name: self.weights[full] for name, full in names.items() if full in self.weights}  # mingru has no hidden
         cells = len(of["bias_ih"]) // self.gates
@@ -240,19 +240,19 @@ class _Packer:
         bias, apart = of["bias_ih"] + of.get("bias_hh", np.float32(0)), None
         if self.settings.cell == "gru":  # the reset gate comes between the candidate's two biases
             bias[2 * cells :] = of["bias_ih"][2 * cells :]
-            apart = self._keep(_grouped(of["bias_hh"][2 * cells :], 1, (groups[0], 1)))
+            apart = self._keep(_group(of["bias_hh"][2 * cells :], 1, (groups[0], 1)))
         sums, matrix = (self._first if depth == 0 else self._later)(of["weight_ih"], bias, groups)
-        hidden = _Matrix(groups=groups[0], width=groups[1])
+        hidden = _MatrixStruct(groups=groups[0], width=groups[1])
         if "weight_hh" in of:
-            hidden = self._matrix(_grouped(of["weight_hh"], self.gates, groups))
+            hidden = self._matrix(_group(of["weight_hh"], self.gates, groups))
         norm, shift = (self._norm(depth, name, (groups[0], groups[1] // self.gates)) for name in ("weight", "bias"))
-        return _Layer(input=matrix, hidden=hidden, sums=sums, apart=apart, norm=norm, shift=shift, cells=cells)
+        return _LayerStruct(input=matrix, hidden=hidden, sums=sums, apart=apart, norm=norm, shift=shift, cells=cells)
 
-    def _later(self, weight: Floats, bias: Floats, groups: tuple[int, int]) -> tuple[int, _Matrix]:
+    def _later(self, weight: Floats, bias: Floats, groups: tuple[int, int]) -> tuple[int, _MatrixStruct]:
         """The biases, and the matrix of the input."""
-        return self._keep(_grouped(bias, self.gates, groups)), self._matrix(_grouped(weight, self.gates, groups))
+        return self._keep(_group(bias, self.gates, groups)), self._matrix(_group(weight, self.gates, groups))
 
-    def _first(self, weight: Floats, bias: Floats, groups: tuple[int, int]) -> tuple[int, _Matrix]:
+    def _first(self, weight: Floats, bias: Floats, groups: tuple[int, int]) -> tuple[int, _MatrixStruct]:
         """A table (V, outputs) of all the sums that a symbol can give; or, where it is too large, as `_later`."""
         vectors = self.weights.get("embedding.weight")  # (V, D)
         inputs = weight.T if vectors is None else vectors
@@ -260,16 +260,16 @@ class _Packer:
         outputs = groups[0] * groups[1] * BLOCK
         if vectors is not None:
             if len(inputs) * outputs * 4 > TABLE_BYTES:
-                self.embedding = self._keep(self._padded(inputs))
+                self.embedding = self._keep(self._pad(inputs))
                 return self._later(weight, bias, groups)
             inputs = inputs @ weight.T.astype(np.float64)  # in doubles: rounded alike on every machine, almost always
-        return self._keep(_grouped((inputs + bias).T, self.gates, groups).reshape(outputs, -1).T), _Matrix()
+        return self._keep(_group((inputs + bias).T, self.gates, groups).reshape(outputs, -1).T), _MatrixStruct()
 
     def _norm(self, depth: int, name: str, groups: tuple[int, int]) -> int | None:
         weight = self.weights.get(f"norms.{depth}.{name}")
-        return None if weight is None else self._keep(_grouped(weight, 1, groups))
+        return None if weight is None else self._keep(_group(weight, 1, groups))
 
-    def _matrix(self, weight: Floats) -> _Matrix:
+    def _matrix(self, weight: Floats) -> _MatrixStruct:
         """From weights (groups, outputs of a group, K), the words (groups, chunks, outputs of a group)."""
         scale = offset = None
         if self.precision == "int8":
@@ -279,26 +279,26 @@ class _Packer:
         elif self.precision == "bf16":
             weight = torch.from_numpy(weight).bfloat16().view(torch.int16).numpy()
         inputs = INPUTS[self.precision]
-        words = self._padded(weight)
+        words = self._pad(weight)
         groups, outputs, length = words.shape
         words = words.reshape(groups, outputs, length // inputs, inputs).swapaxes(1, 2)
         data = self._keep(words, words.dtype)
         self.bytes += words.nbytes
-        return _Matrix(data, scale, offset, groups, outputs // BLOCK, length // inputs)
+        return _MatrixStruct(data, scale, offset, groups, outputs // BLOCK, length // inputs)
 
-    def _padded(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _pad(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """With zeros behind the last dimension, up to a whole number of chunks (an even one) and, in int8, of tiles."""
         missing = -array.shape[-1] % (64 if self.precision == "int8" else 16)
         return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
 
     def _keep(self, array: npt.NDArray[Any], kind: npt.DTypeLike = np.float32) -> int:
         """The address of a copy of the array that begins a line of the cache."""
-        self.arrays.append(_aligned(array.shape, kind))
+        self.arrays.append(_empty_aligned(array.shape, kind))
         self.arrays[-1][...] = array
         return self.arrays[-1].ctypes.data
 
 
-def _aligned(shape: tuple[int, ...], kind: npt.DTypeLike) -> npt.NDArray[Any]:
+def _empty_aligned(shape: tuple[int, ...], kind: npt.DTypeLike) -> npt.NDArray[Any]:
     """An empty array that begins a line of the cache."""
     size = math.prod(shape) * np.dtype(kind).itemsize
     room = np.empty(size + ALIGNMENT, np.uint8)
@@ -315,7 +315,7 @@ def _grouping(cells: int, gates: int) -> tuple[int, int]:
     return groups, -(-blocks // groups)
 
 
-def _grouped(array: Floats, gates: int, grouping: tuple[int, int]) -> Floats:
+def _group(array: Floats, gates: int, grouping: tuple[int, int]) -> Floats:
     """From sums (gates * cells, ...) to groups (groups, outputs of a group, ...), padded with zeros."""
     (groups, width), cells = grouping, len(array) // gates
     at_once = BLOCK * (width // gates)
@@ -351,7 +351,7 @@ def _drawing(settings: SamplingSettings) -> tuple[float, ...]:
 SCORER_ARGUMENTS = [*[ctypes.c_int64] * 2, ctypes.c_void_p, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 5]
 
 
-def read(
+def score(
     model: Sampler, logits: Tensor, state: State, ids: Ids, targets: Ids, threads: int = 1
 ) -> tuple[npt.NDArray[np.float64], Tensor, State]:
     """Read ids (T, N); gives the nats (T, N) that targets (T, N) cost, and the logits and the state after the last id.

@@ -103,7 +103,7 @@ def _by_cells(name: str, shape: tuple[int, ...], kind: torch.dtype, arrays: obje
     def _share(begin: int, end: int) -> None:
         function(*shape, begin, end, kind == torch.bfloat16, *addresses)
 
-    native_library.share(_share, shape[-1], CELLS, native_library.threads(), arrays)
+    native_library.parallel_for(_share, shape[-1], CELLS, native_library.threads(), arrays)
 
 
 TYPES = {

@@ -1,7 +1,7 @@
 """Recurrent layers, the language model, and where it computes."""
 
 from scriven.model.backends import choose_precision
-from scriven.model.device import choose_device, computing
+from scriven.model.device import autocast_context, choose_device
 from scriven.model.language_model import CharLM, State
 
-__all__ = ["CharLM", "State", "choose_device", "choose_precision", "computing"]
+__all__ = ["CharLM", "State", "autocast_context", "choose_device", "choose_precision"]

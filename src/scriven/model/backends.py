@@ -21,7 +21,7 @@ import torch
 from scriven.errors import UsageError
 from scriven.kernels import native_library, recurrent, recurrent_fp32, scan
 from scriven.model.cells import RecurrentLayer
-from scriven.model.device import available_cores, computing, torch_threads
+from scriven.model.device import autocast_context, available_cores, torch_threads
 from scriven.runtime import cache_folder
 from scriven.settings import Cell, ModelSettings
 
@@ -95,10 +95,10 @@ def measurements(cell: Cell, again: bool = True) -> tuple[Measurement, ...]:
     is old, unless that is of this very minute: so a start beside other programs does not decide for ever.
     """
     path, key = cache_folder() / FILE, f"{_machine()}, {cell}"
-    known = _read(path).get(key, [])
+    known = _read_measurements(path).get(key, [])
     if not known or (again and _is_due(known, time.time())):
-        known = [*known, _measured(cell)][-KEPT:]
-        _write(path, _read(path) | {key: known})
+        known = [*known, _measure(cell)][-KEPT:]
+        _write(path, _read_measurements(path) | {key: known})
     return tuple(known)
 
 
@@ -118,7 +118,7 @@ def training_path(cell: Cell) -> str:
     return f"{precision}, by {'native code' if native else 'torch'}"
 
 
-def _measured(cell: Cell) -> Measurement:
+def _measure(cell: Cell) -> Measurement:
     """Both number formats in turns on all cores, each at its best, since other programs disturb a single round.
 
     oneDNN refuses bf16 on some processors, and emulates it slowly on others.
@@ -134,7 +134,7 @@ def _measured(cell: Cell) -> Measurement:
                 break
             for precision, measured in seconds.items():
                 try:
-                    with computing(cpu, precision):
+                    with autocast_context(cpu, precision):
                         measured.append(_seconds(layer, x))
                 except RuntimeError:
                     return Measurement(time.time(), min(seconds["fp32"], default=0.0), 0.0)
@@ -160,7 +160,7 @@ def _machine() -> str:
     return f"{processor}, {available_cores()} cores, {versions}, {kernels}"
 
 
-def _read(path: Path) -> dict[str, list[Measurement]]:
+def _read_measurements(path: Path) -> dict[str, list[Measurement]]:
     """What is known; nothing where the file is not there, or is not what `_write` writes."""
     try:
         known = json.loads(path.read_text("utf-8"))

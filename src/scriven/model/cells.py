@@ -188,7 +188,7 @@ class RecurrentLayer(nn.Module):
         """Whether native code does this layer's steps there, in the number format of this moment."""
         if self.kind.step is None:
             return device.type == "cpu" and scan.usable()
-        able = has_native_code(self.settings, "bf16" if in_bf16() else "fp32")
+        able = has_native_code(self.settings, "bf16" if autocasts_to_bf16() else "fp32")
         return able and self.rnn.weight_hh_l0.dtype == torch.float32 and device.type == "cpu"
 
     @property
@@ -235,7 +235,7 @@ class RecurrentLayer(nn.Module):
         self, x: Tensor, state: LayerState, ids: Tensor | None, fresh: Tensor | None
     ) -> tuple[Tensor, LayerState]:
         bias = self.rnn.bias_ih_l0
-        if x.device.type == "cpu" and not self.onehot and in_bf16() and recurrent.usable():
+        if x.device.type == "cpu" and not self.onehot and autocasts_to_bf16() and recurrent.usable():
             sums = recurrent.projection(x, self.rnn.weight_ih_l0, bias)
         else:
             sums = self._from_input(x, bias)
@@ -250,7 +250,7 @@ class RecurrentLayer(nn.Module):
         if self.kind.step is gru_step:
             bias_hh, own = functional.pad(bias_hh[: -self.width], (0, self.width)), bias_hh[-self.width :]
         bias = bias + bias_hh
-        if not in_bf16():
+        if not autocasts_to_bf16():
             sums = self._from_input(x, bias)
             return recurrent_fp32.recurrent(self.settings.cell, sums, weight_hh, state, ids=ids, bias=own, fresh=fresh)
         read: dict[str, Tensor] = {}
@@ -295,6 +295,6 @@ def packs(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def in_bf16() -> bool:
+def autocasts_to_bf16() -> bool:
     """Whether the CPU computes in bf16 at this moment."""
     return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16

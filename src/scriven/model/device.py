@@ -29,7 +29,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def computing(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
+def autocast_context(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
     """The context in which a model computes: autocast to bf16, or plain fp32. Weights stay fp32 either way."""
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
@@ -68,7 +68,7 @@ def single_threaded() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cpu_prepared(threads: int, native: int | None = None) -> Iterator[None]:
+def tune_cpu(threads: int, native: int | None = None) -> Iterator[None]:
     """While this lasts, steps are fast: torch splits products over `threads` threads, native code uses `native`.
 
     The first number decides the last bits of what torch computes and holds however many cores there are; the second

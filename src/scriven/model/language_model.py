@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from scriven.errors import UsageError
 from scriven.kernels import cross_entropy
-from scriven.model.cells import CELLS, Masks, RecurrentLayer, in_bf16
+from scriven.model.cells import CELLS, Masks, RecurrentLayer, autocasts_to_bf16
 from scriven.model.reference_cells import LayerState
 from scriven.settings import ModelSettings, check_cell
 
@@ -96,17 +96,17 @@ class CharLM(nn.Module):
         if fresh is not None and not all(layer.native(ids.device) for layer in self._layers()):
             state = zero_rows(state, fresh[0].to(ids.device, non_blocking=True))
             fresh = fresh if fresh[1:].any() else None  # torch's functions are faster without
-        return self._read(ids, state, masks, fresh)
+        return self._hidden_states(ids, state, masks, fresh)
 
     def logits(self, y: Tensor) -> Tensor:
         """The second part of `forward`: the logits (T, N, V), in fp32, from the y (T, N, H) of any times and rows."""
-        logits: Tensor = y if self.head is None else self.head(self._normed(-1, y))
+        logits: Tensor = y if self.head is None else self.head(self._normalize(-1, y))
         return logits.float()
 
     def losses(self, y: Tensor, targets: Tensor) -> Tensor:
         """The losses in nats (T, N), in fp32, of foretelling targets (T, N) from y (T, N, H)."""
-        if self.head is not None and y.device.type == "cpu" and in_bf16() and cross_entropy.usable():
-            rows, normed = targets.flatten(), self._normed(-1, y).flatten(0, 1)  # (T * N,), (T * N, H)
+        if self.head is not None and y.device.type == "cpu" and autocasts_to_bf16() and cross_entropy.usable():
+            rows, normed = targets.flatten(), self._normalize(-1, y).flatten(0, 1)  # (T * N,), (T * N, H)
             return cross_entropy.losses(normed, self.head.weight, self.head.bias, rows).view(targets.shape)
         logits = self.logits(y).flatten(0, 1)  # (T * N, V)
         return functional.cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape)
@@ -114,7 +114,9 @@ class CharLM(nn.Module):
     def _layers(self) -> list[RecurrentLayer]:
         return [layer for layer in self.layers if isinstance(layer, RecurrentLayer)]
 
-    def _read(self, ids: Tensor, state: State, masks: Masks, fresh: Tensor | None) -> tuple[Tensor, Tensor, State]:
+    def _hidden_states(
+        self, ids: Tensor, state: State, masks: Masks, fresh: Tensor | None
+    ) -> tuple[Tensor, Tensor, State]:
         settings, layers, folded = self.settings, self._layers(), self._folds(ids)
         # Dropped before the output layer, where there is one: logits are not.
         shares = [settings.dropout] * (len(layers) - 1) + [settings.output_dropout if self.head is not None else 0.0]
@@ -123,14 +125,14 @@ class CharLM(nn.Module):
         for depth, layer in enumerate(layers):
             weight_hh = masks.drop_weight(layer.rnn.weight_hh_l0, settings.weight_drop, depth)
             x_ids = ids if folded and depth == 0 else None
-            normed = x if depth == 0 else self._normed(depth - 1, x)
+            normed = x if depth == 0 else self._normalize(depth - 1, x)
             raw, layer_state = layer(normed, state[depth], weight_hh, x_ids, fresh)
             y = masks.drop(raw, shares[depth], depth)
             x = x + y if settings.residual and depth else y
             after.append(layer_state)
         return raw, x, tuple(after)
 
-    def _normed(self, depth: int, x: Tensor) -> Tensor:
+    def _normalize(self, depth: int, x: Tensor) -> Tensor:
         norm = self.norms[depth]
         # In fp32 also under autocast: a norm in bf16 loses digits, and torch has no fast path for mixed types.
         normed: Tensor = x if isinstance(norm, nn.Identity) else norm(x.float())

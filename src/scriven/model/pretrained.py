@@ -67,9 +67,9 @@ def embedding_width(path: str) -> int:
     Raises InputError when it cannot be read or is not such a file.
     """
     if path.endswith(SAFETENSORS):
-        with _opened_safetensors(path) as file:
+        with _open_safetensors(path) as file:
             return int(file.get_slice(_array_name(path, file)).get_shape()[1])
-    with _opened_text(path) as file:
+    with _open_text(path) as file:
         return _head(path, file)[1]
 
 
@@ -119,7 +119,7 @@ def _read_text(path: str) -> tuple[dict[int, Tensor], int]:
     """The vector (D,) of each code point in a text file, and how many entries were skipped."""
     rows: dict[int, Tensor] = {}
     entries = 0
-    with _opened_text(path) as file:
+    with _open_text(path) as file:
         count, width = _head(path, file)
         for number, token, values in _entries(path, file, width, 1 if count is None else 2):
             entries += 1
@@ -134,7 +134,7 @@ def _read_text(path: str) -> tuple[dict[int, Tensor], int]:
 
 
 @contextmanager
-def _opened_text(path: str) -> Iterator[TextIO]:
+def _open_text(path: str) -> Iterator[TextIO]:
     try:
         # A line ends at a line feed only, since other line ends may be symbols; a stray byte is a symbol as in a text.
         with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
@@ -156,9 +156,7 @@ def _head(path: str, file: TextIO) -> tuple[int | None, int]:
         count, width = None, sum(1 for _ in numbers)
         file.seek(0)
     if not width:
-        raise InputError(
-            f"{path} has no embeddings: its first line should be a symbol and numbers, not {_shown(first)}"
-        )
+        raise InputError(f"{path} has no embeddings: its first line should be a symbol and numbers, not {_show(first)}")
     return count, width
 
 
@@ -176,10 +174,10 @@ def _entries(path: str, file: TextIO, width: int, first: int) -> Iterator[tuple[
 
 
 def _wrong(path: str, number: int, width: int, text: str) -> InputError:
-    return InputError(f"line {number:,} of {path} must be a symbol and {width} finite numbers, not {_shown(text)}")
+    return InputError(f"line {number:,} of {path} must be a symbol and {width} finite numbers, not {_show(text)}")
 
 
-def _shown(text: str) -> str:
+def _show(text: str) -> str:
     return repr(text[:LINE_SHOWN]) + (" ..." if len(text) > LINE_SHOWN else "")
 
 
@@ -208,7 +206,7 @@ def _numbers(texts: list[str]) -> Tensor:
 
 def _read_safetensors(path: str) -> tuple[dict[int, Tensor], int]:
     """The vector (D,) of each code point in a safetensors file, and how many entries were skipped."""
-    with _opened_safetensors(path) as file:
+    with _open_safetensors(path) as file:
         values = file.get_tensor(_array_name(path, file))  # (S, D)
         if not values.is_floating_point():
             raise InputError(f"{path} has an array of {values.dtype}, and embeddings are floating-point numbers")
@@ -231,7 +229,7 @@ def _read_safetensors(path: str) -> tuple[dict[int, Tensor], int]:
 
 
 @contextmanager
-def _opened_safetensors(path: str) -> Iterator[Any]:
+def _open_safetensors(path: str) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file

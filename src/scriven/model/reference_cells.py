@@ -106,13 +106,13 @@ class LSTMRecurrence(torch.autograd.Function):
         transposed = weight.T
         steps = zip(sums, _by_step(gates), hs, cs, begun, strict=True)
         for x, (gate, i_and_f, i, f, g, o), h_after, c_after, rows in steps:
-            h, c = _zeroed(h, rows), _zeroed(c, rows)
+            h, c = _zero_rows(h, rows), _zero_rows(c, rows)
             _add_product(x, h, transposed, out=gate)
             i_and_f.sigmoid_()
             o.sigmoid_()
-            _bounded(g, relu, out=g)
+            _apply_bound(g, relu, out=g)
             c = torch.mul(f, c, out=c_after).addcmul_(i, g)
-            h = torch.mul(o, _bounded(c, relu), out=h_after)
+            h = torch.mul(o, _apply_bound(c, relu), out=h_after)
         ctx.relu, ctx.begun = relu, begun
         ctx.save_for_backward(gates, *start, hs, cs, weight)
         return hs, c.clone()
@@ -123,12 +123,12 @@ class LSTMRecurrence(torch.autograd.Function):
         """The gradients of all arguments, from those of y (T, N, H) and of the last c (N, H)."""
         gates, h, c, hs, cs, weight = ctx.saved_tensors
         dsums, dh, dc = torch.empty_like(gates), torch.zeros_like(h), dc.clone()  # (T, N, 4H), (N, H), (N, H)
-        before = [_zeroed(part, rows) for part, rows in zip([c, *cs[:-1]], ctx.begun, strict=True)]
+        before = [_zero_rows(part, rows) for part, rows in zip([c, *cs[:-1]], ctx.begun, strict=True)]
         steps = list(zip(dy, _by_step(gates), _by_step(dsums), cs, before, ctx.begun, strict=True))
         for dh_t, (_, i_and_f, i, f, g, o), dstep, c_after, c_before, rows in reversed(steps):
             dsum, di_and_df, di, df, dg, do = dstep
             dh = dh + dh_t
-            bounded = _bounded(c_after, ctx.relu)
+            bounded = _apply_bound(c_after, ctx.relu)
             torch.mul(dh, bounded, out=do)
             dc.add_(_through_bound(dh.mul_(o), bounded, ctx.relu))
             torch.mul(dc, g, out=di)
@@ -137,14 +137,14 @@ class LSTMRecurrence(torch.autograd.Function):
             aten.sigmoid_backward(di_and_df, i_and_f, grad_input=di_and_df)
             aten.sigmoid_backward(do, o, grad_input=do)
             _through_bound(dg, g, ctx.relu, grad_input=dg)
-            dc = _zeroed(dc.mul_(f), rows)
-            dh = _zeroed(dsum.to(weight.dtype) @ weight, rows)
-        h_before = torch.stack([_zeroed(part, rows) for part, rows in zip([h, *hs[:-1]], ctx.begun, strict=True)])
+            dc = _zero_rows(dc.mul_(f), rows)
+            dh = _zero_rows(dsum.to(weight.dtype) @ weight, rows)
+        h_before = torch.stack([_zero_rows(part, rows) for part, rows in zip([h, *hs[:-1]], ctx.begun, strict=True)])
         dweight = dsums.flatten(0, 1).to(weight.dtype).T @ h_before.flatten(0, 1).to(weight.dtype)
         return dsums, dweight, dh.to(h.dtype), dc, None, None
 
 
-def _zeroed(part: Tensor, rows: Tensor | None) -> Tensor:
+def _zero_rows(part: Tensor, rows: Tensor | None) -> Tensor:
     return part if rows is None else part.masked_fill(rows, 0)
 
 
@@ -162,7 +162,7 @@ def _add_product(sums: Tensor, x: Tensor, weight: Tensor, out: Tensor) -> None:
         torch.add(sums, x.to(weight.dtype) @ weight, out=out)
 
 
-def _bounded(x: Tensor, relu: bool, out: Tensor | None = None) -> Tensor:
+def _apply_bound(x: Tensor, relu: bool, out: Tensor | None = None) -> Tensor:
     return torch.clamp(x, min=0, out=out) if relu else torch.tanh(x, out=out)
 
 

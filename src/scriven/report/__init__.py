@@ -56,12 +56,12 @@ def _works(report: Report, task: Callable[[], None]) -> bool:
         with contextlib.suppress(Exception):
             report.close()
         with contextlib.suppress(AttributeError, OSError, ValueError):  # there may be none
-            sys.stderr.write(f"note: {visible(_told(report, error))}\n")
+            sys.stderr.write(f"note: {visible(_describe(report, error))}\n")
         return False
     return True
 
 
-def _told(report: Report, error: Exception) -> str:
+def _describe(report: Report, error: Exception) -> str:
     if isinstance(error, ScrivenError):
         return str(error)
     if isinstance(error, OSError):

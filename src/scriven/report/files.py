@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from scriven.events import Event, Returned, Sampled, Skipped, Started, Stepped
 from scriven.report import as_dict
 from scriven.runs.journal import METRICS_FILE, PROGRESS_FILE, SAMPLES_FILE, ProgressLog, read_lines
-from scriven.safe_files import own, replace_file
+from scriven.safe_files import ensure_regular, replace_file
 
 # Up to this step each step has a line; later a line covers step // DETAIL steps, so that 1,000,000 steps take about
 # DETAIL * (1 + ln(1,000,000 / DETAIL)) = 20,000 lines, equally dense at any scale of the picture.
@@ -62,8 +62,8 @@ class FilesReport:
 
     def _open(self, run: Path, step: int) -> None:
         self.close()
-        self._metrics = _rewound(run / METRICS_FILE, step)
-        self._samples = _rewound(run / SAMPLES_FILE, step)
+        self._metrics = _rewind(run / METRICS_FILE, step)
+        self._samples = _rewind(run / SAMPLES_FILE, step)
         self._progress = ProgressLog(run / PROGRESS_FILE, step)
 
     def _gather(self, event: Stepped) -> None:
@@ -89,12 +89,12 @@ def _line(record: dict[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
 
-def _rewound(path: Path, step: int) -> TextIO:
+def _rewind(path: Path, step: int) -> TextIO:
     """The file, open at its end, with only the lines that hold for a run that stands at `step`.
 
     Each line that is written reaches the system at once: a killed process loses none.
     """
-    kept = "".join(_line(record) for record in read_lines(own(path)) if _holds(record, step))
+    kept = "".join(_line(record) for record in read_lines(ensure_regular(path)) if _holds(record, step))
     replace_file(path, kept.encode("utf-8", NO_UTF8))
     return path.open("a", buffering=1, encoding="utf-8", errors=NO_UTF8, newline="\n")
 

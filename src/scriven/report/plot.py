@@ -16,7 +16,7 @@ from scriven.errors import InputError
 from scriven.events import Event, Finished, Started
 from scriven.runs.folder import PLOT_FILE
 from scriven.runs.journal import METRICS_FILE, read_lines
-from scriven.safe_files import own, replace_file
+from scriven.safe_files import ensure_regular, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ def draw(run: Path) -> Path:
         from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib is an extra
     except ImportError:
         raise InputError(f"{PLOT_FILE} needs matplotlib: pip install 'scriven[plot]'") from None
-    course = Course.read(run / METRICS_FILE)
+    course = LossCurve.read(run / METRICS_FILE)
     figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     _losses(axes, course)
@@ -66,12 +66,12 @@ def draw(run: Path) -> Path:
     path = run / PLOT_FILE
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
-    replace_file(own(path), drawn.getvalue())
+    replace_file(ensure_regular(path), drawn.getvalue())
     return path
 
 
 @dataclass
-class Course:
+class LossCurve:
     """What `metrics.jsonl` tells about the losses, one entry per line that is told."""
 
     title: str = ""
@@ -83,7 +83,7 @@ class Course:
     validation: dict[int, float] = field(default_factory=dict)  # step -> nats/char
 
     @classmethod
-    def read(cls, path: Path) -> Course:
+    def read(cls, path: Path) -> LossCurve:
         """Raises InputError when the file holds no steps."""
         course = cls()
         for record in read_lines(path):
@@ -109,7 +109,7 @@ class Course:
         """Training loss of each line, nats/char."""
         return np.array(self.nats) / np.maximum(self.counts, 1)
 
-    def smoothed(self) -> Numbers:
+    def smooth(self) -> Numbers:
         """Training loss over the lines around each line, nats/char: a sum over a sum, never a mean of means."""
         half = int(len(self.nats) * SMOOTHED / 2)
         at = np.arange(len(self.nats))
@@ -118,7 +118,7 @@ class Course:
         means: Numbers = (nats[high] - nats[low]) / np.maximum(counts[high] - counts[low], 1)
         return means
 
-    def validated(self) -> tuple[Numbers, Numbers]:
+    def validation_points(self) -> tuple[Numbers, Numbers]:
         """Characters read at each evaluation, and its nats/char."""
         steps = sorted(self.validation)
         return np.interp(steps, [0, *self.steps], [0, *self.characters]), np.array([self.validation[s] for s in steps])
@@ -128,10 +128,10 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _losses(axes: Axes, course: Course) -> None:
+def _losses(axes: Axes, course: LossCurve) -> None:
     axes.plot(course.characters, course.raw, color=TRAINING, alpha=0.25, linewidth=0.7)
-    axes.plot(course.characters, course.smoothed(), color=TRAINING, linewidth=1.8, label="training")
-    at, loss = course.validated()
+    axes.plot(course.characters, course.smooth(), color=TRAINING, linewidth=1.8, label="training")
+    at, loss = course.validation_points()
     if not np.isfinite(loss).any():
         return
     axes.plot(at, loss, color=VALIDATION, marker="o", markersize=4, linewidth=1.2, label="validation")
@@ -140,7 +140,7 @@ def _losses(axes: Axes, course: Course) -> None:
     axes.plot(at[best], loss[best], "*", color=BEST, markersize=13, clip_on=False, zorder=9, label=label)
 
 
-def _scales(axes: Axes, course: Course) -> None:
+def _scales(axes: Axes, course: LossCurve) -> None:
     axes.set_xlim(0, course.characters[-1])
     axes.set_ylim(*_window(course))
     axes.set_xlabel("characters read")
@@ -159,10 +159,10 @@ def _per(unit: float) -> tuple[Callable[[npt.ArrayLike], npt.ArrayLike], Callabl
     return lambda values: np.divide(values, unit), lambda values: np.multiply(values, unit)
 
 
-def _window(course: Course) -> tuple[float, float]:
+def _window(course: LossCurve) -> tuple[float, float]:
     """The losses worth showing: the fall of the first steps would flatten all that follows."""
-    _, validation = course.validated()
-    smoothed = course.smoothed()
+    _, validation = course.validation_points()
+    smoothed = course.smooth()
     worth = np.concatenate([smoothed[len(smoothed) // 20 :], validation])
     low, high = np.nanmin(worth, initial=math.inf), np.nanmax(worth, initial=-math.inf)
     margin = 0.08 * (high - low) or 0.1

@@ -73,7 +73,7 @@ class TerminalReport:
         )
         self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
         self._started: Started | None = None
-        self._pace = Pace()
+        self._pace = Throughput()
         self._evaluated: list[Evaluated] = []
         self._place = (0, "", "")  # step, prompt and continuation of the last sample
         self._shown = -math.inf  # seconds of the last Stepped that was shown
@@ -218,7 +218,7 @@ class TerminalReport:
         return [" ".join([*told, means(event.best, whole=True), *(f"({words})" for words in protocols)])]
 
 
-class Pace:
+class Throughput:
     """How a run goes of late, and how long it still takes, from its events' own clocks."""
 
     def __init__(self) -> None:

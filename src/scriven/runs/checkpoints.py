@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from scriven.errors import InputError, UnreadableError, shortage
 from scriven.runs.manifest import FORMAT, Manifest, Seals
-from scriven.runs.tensors import Shapes, decoded, encoded, finite, read_checked, shown
-from scriven.safe_files import discard, flush_folder, is_there, listed, read_json, real_folder, write_flushed
-from scriven.settings import explain
+from scriven.runs.tensors import Shapes, decode, encode, finite, read_checked, show_name
+from scriven.safe_files import discard, exists, flush_folder, list_names, read_json, real_folder, write_flushed
+from scriven.settings import describe_errors
 
 MODEL_FILE, TRAINING_FILE, MANIFEST_FILE = "model.safetensors", "training.safetensors", "manifest.json"
 UNFINISHED, ASIDE = ".tmp", ".old"  # how names end while a save is under way
@@ -52,7 +52,7 @@ class Checkpoint:
         try:
             Manifest.model_validate(manifest)
         except ValidationError as error:
-            raise InputError(f"{path} is damaged: {explain(error)}; {OTHERS}") from None
+            raise InputError(f"{path} is damaged: {describe_errors(error)}; {OTHERS}") from None
         if self.path.name != folder_name(manifest["step"]):
             raise InputError(f"{self.path} says that it is of step {manifest['step']}; {OTHERS}")
         self._compare_seals(manifest.get("run"))
@@ -124,10 +124,10 @@ class Checkpoint:
         data = read_checked(path, expected, claimed["bytes"])
         if hashlib.sha256(data).hexdigest() != claimed["sha256"]:
             raise InputError(f"{path} is damaged: its {len(data):,} bytes are not those that were written; {OTHERS}")
-        tensors = decoded(path, data)
+        tensors = decode(path, data)
         for part, values in tensors.items():
             if not finite(values):
-                raise InputError(f"the arrays in {path} ({shown(part)}) are not finite numbers; {OTHERS}")
+                raise InputError(f"the arrays in {path} ({show_name(part)}) are not finite numbers; {OTHERS}")
         return tensors
 
 
@@ -177,12 +177,12 @@ def write_checkpoint(
         temporary.mkdir(parents=True)
         files = {}
         for name, tensors in ((MODEL_FILE, weights), (TRAINING_FILE, training)):
-            files[name] = vars(write_flushed(temporary / name, *encoded(tensors)))
+            files[name] = vars(write_flushed(temporary / name, *encode(tensors)))
         manifest = {"format": FORMAT, **manifest, "files": files}
         Manifest.model_validate(manifest)
         write_flushed(temporary / MANIFEST_FILE, json.dumps(manifest, indent=1, allow_nan=False).encode())
         flush_folder(temporary)
-        if is_there(folder):  # the same step saved again, after a resume from before it
+        if exists(folder):  # the same step saved again, after a resume from before it
             folder.rename(_free_name(folder) if keep_old else old)
         temporary.rename(folder)
         flush_folder(folder.parent)
@@ -192,14 +192,14 @@ def write_checkpoint(
             sweep(folder.parent)
         raise
     except ValidationError as error:
-        raise InputError(f"{folder} cannot be saved so that it could be read again: {explain(error)}") from None
+        raise InputError(f"{folder} cannot be saved so that it could be read again: {describe_errors(error)}") from None
     return Checkpoint(folder)
 
 
 def _free_name(folder: Path) -> Path:
     """The name for a checkpoint that could not be read when its step was reached again."""
     names = (folder.with_name(f"{folder.name}{UNREAD}{number}") for number in itertools.count(2))
-    return next(path for path in itertools.chain([folder.with_name(folder.name + UNREAD)], names) if not is_there(path))
+    return next(path for path in itertools.chain([folder.with_name(folder.name + UNREAD)], names) if not exists(path))
 
 
 def sweep(folder: Path) -> None:
@@ -207,13 +207,13 @@ def sweep(folder: Path) -> None:
 
     Raises OSError; InputError where the folder is a symbolic link, since what it leads to is not ours.
     """
-    for name in listed(real_folder(folder)):
+    for name in list_names(real_folder(folder)):
         path = folder / name
         if not re.fullmatch(rf"\.step-[0-9]{{8,16}}({re.escape(UNFINISHED)}|{re.escape(ASIDE)})", name):
             continue
         place = folder / path.stem.removeprefix(".")
-        whole = not path.is_symlink() and is_there(path / MANIFEST_FILE)
-        if path.suffix == ASIDE and whole and not is_there(place):
+        whole = not path.is_symlink() and exists(path / MANIFEST_FILE)
+        if path.suffix == ASIDE and whole and not exists(place):
             path.rename(place)
         else:
             discard(path)

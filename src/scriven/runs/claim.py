@@ -17,14 +17,14 @@ from scriven.runs.folder import (
     open_run,
     writing,
 )
-from scriven.safe_files import is_there, listed, read_text
+from scriven.safe_files import exists, list_names, read_text
 from scriven.vocabulary import Vocabulary
 
 BEGUN = {LOCK_FILE, CHECKPOINTS, VOCABULARY_FILE, f".{VOCABULARY_FILE}.tmp", f".{SETTINGS_FILE}.tmp"}
 
 
 @contextlib.contextmanager
-def claimed(path: Path) -> Iterator[None]:
+def hold_claim(path: Path) -> Iterator[None]:
     """Holds the right to make a new run in a folder.
 
     Raises InputError as `check_new_run`, or when another process has the right; UsageError as `check_new_run`.
@@ -40,9 +40,9 @@ def check_new_run(path: Path) -> None:
 
     Raises UsageError when a run is there that saved something, InputError when anything else is there.
     """
-    if is_there(path) and not path.is_dir():
+    if exists(path) and not path.is_dir():
         raise InputError(f"{path} is there and is no folder; choose another name for the run's folder")
-    if (names := listed(path)) and not _is_run(path, {*names}):
+    if (names := list_names(path)) and not _is_run(path, {*names}):
         raise InputError(
             f"{path} is not empty and is not the folder of a run, so nothing is written to it; choose a new folder, "
             f"such as {path / 'run'}"
@@ -63,5 +63,5 @@ def _is_run(path: Path, names: set[str]) -> bool:
         if LOCK_FILE in names and names <= BEGUN:
             if VOCABULARY_FILE in names:
                 Vocabulary.from_json(read_text(path / VOCABULARY_FILE))
-            return not (path / LOCK_FILE).lstat().st_size and not listed(path / CHECKPOINTS)
+            return not (path / LOCK_FILE).lstat().st_size and not list_names(path / CHECKPOINTS)
     return False

@@ -17,8 +17,8 @@ from scriven.model import CharLM
 from scriven.runs.checkpoints import Checkpoint, load_weights
 from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, VOCABULARY_FILE, Run, open_run
 from scriven.runs.tensors import Shapes, finite
-from scriven.safe_files import is_there
-from scriven.settings import consistent
+from scriven.safe_files import exists
+from scriven.settings import check_complete
 
 SYMBOLS_READ = 256  # at most, when a model is run to see whether it overflows
 
@@ -34,7 +34,7 @@ class Finding:
 
 def check_is_run_or_corpus(path: Path) -> None:
     """Raises InputError, which names runs that may be meant, where there is nothing to examine."""
-    if not is_there(path / CORPUS_FILE) and not is_there(path / SETTINGS_FILE):
+    if not exists(path / CORPUS_FILE) and not exists(path / SETTINGS_FILE):
         open_run(path)
 
 
@@ -44,12 +44,12 @@ def examine(path: Path, *, corpus: bool = False) -> Iterator[Finding]:
     Nothing is changed, and no symbolic link is followed. Whatever is in the files, nothing but findings come of it.
     """
     if (path / CORPUS_FILE).is_file():
-        yield _tried(str(path), lambda: _corpus(path))
+        yield _try(str(path), lambda: _corpus(path))
         return
     try:
         run = open_run(path)
-        consistent(run.settings)
-        expected = run.expected()
+        check_complete(run.settings)
+        expected = run.expected_contents()
     except ScrivenError as error:
         yield Finding(f"{SETTINGS_FILE}, {VOCABULARY_FILE}", "bad", str(error))
         return
@@ -59,10 +59,10 @@ def examine(path: Path, *, corpus: bool = False) -> Iterator[Finding]:
     yield from _links(run)
     yield from _checkpoints(run, expected)
     if corpus:
-        yield _tried(str(run.corpus_path), lambda: _corpus(run.corpus_path))
+        yield _try(str(run.corpus_path), lambda: _corpus(run.corpus_path))
 
 
-def _tried(part: str, look: Callable[[], str]) -> Finding:
+def _try(part: str, look: Callable[[], str]) -> Finding:
     """What `look` finds good in a part, or the error that it raises."""
     try:
         return Finding(part, "good", look())
@@ -79,14 +79,14 @@ def _links(run: Run) -> Iterator[Finding]:
 
 def _checkpoints(run: Run, expected: tuple[Shapes, int]) -> Iterator[Finding]:
     """The index, every checkpoint, and what saves that were killed left."""
-    yield _tried(f"{CHECKPOINTS}/{INDEX_FILE}", lambda: _index(run))
+    yield _try(f"{CHECKPOINTS}/{INDEX_FILE}", lambda: _index(run))
     try:
         steps = run.steps()
     except InputError as error:
         yield Finding(CHECKPOINTS, "bad", str(error))
         return
     for step in steps:
-        yield _tried(f"{CHECKPOINTS}, step {step}", partial(_checkpoint, run, step, expected))
+        yield _try(f"{CHECKPOINTS}, step {step}", partial(_checkpoint, run, step, expected))
     left = sum(1 for _ in (run.path / CHECKPOINTS).glob(".step-*"))
     if left:
         yield Finding(CHECKPOINTS, "note", f"{left} folders that a killed save left; the next training removes them")

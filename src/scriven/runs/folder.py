@@ -25,22 +25,22 @@ from scriven.errors import InputError, UnreadableError, UsageError
 from scriven.model.cells import CELLS
 from scriven.model.language_model import layer_widths, weight_shapes
 from scriven.runs.checkpoints import Checkpoint, folder_name, whole_epochs, write_checkpoint
-from scriven.runs.journal import LOGS, drop_logs_aside, flush_logs
-from scriven.runs.manifest import SHA256, Index, Measured, Seals, extended, settings_seal, vocabulary_seal
+from scriven.runs.journal import LOGS, drop_log_backups, flush_logs
+from scriven.runs.manifest import SHA256, Index, Measured, Seals, extend_seals, settings_seal, vocabulary_seal
 from scriven.runs.tensors import HEADER_LIMIT, Shapes
 from scriven.safe_files import (
     discard,
-    is_there,
-    listed,
+    ensure_regular,
+    exists,
+    list_names,
     make_folder,
-    own,
     read_json,
     read_text,
     real_folder,
     remove_folder,
     replace_file,
 )
-from scriven.settings import CorpusSettings, Settings, explain, validated
+from scriven.settings import CorpusSettings, Settings, describe_errors, validate
 from scriven.settings_toml import parse_toml
 from scriven.vocabulary import Vocabulary
 
@@ -92,7 +92,7 @@ class Run:
         except UsageError as error:
             raise InputError(f"{self.path / SETTINGS_FILE} is of no model that can be: {error}") from None
 
-    def expected(self) -> tuple[Shapes, int]:
+    def expected_contents(self) -> tuple[Shapes, int]:
         """What a checkpoint can have: the shapes of its weights, and how many bytes of training state at most.
 
         An optimizer keeps two values for each weight at most, averaging two more. Raises InputError as `shapes`.
@@ -108,7 +108,7 @@ class Run:
         Raises InputError when it is damaged.
         """
         path = real_folder(self.path / CHECKPOINTS) / INDEX_FILE
-        if not is_there(path):
+        if not exists(path):
             return Index(best=None, last=None, validation={})
         try:
             return Index.model_validate(read_json(path))
@@ -117,7 +117,7 @@ class Run:
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints there are, in order. Raises UnreadableError when the folder cannot be read."""
-        names = (re.fullmatch(r"step-([0-9]{8,16})", name) for name in listed(self.path / CHECKPOINTS))
+        names = (re.fullmatch(r"step-([0-9]{8,16})", name) for name in list_names(self.path / CHECKPOINTS))
         return sorted(int(name[1]) for name in names if name and folder_name(int(name[1])) == name[0])
 
     def checkpoint(self, which: Which) -> Checkpoint:
@@ -184,12 +184,12 @@ class Run:
         manifest = {"number": before.saves + 1, "run": beside, **manifest}
         saved = write_checkpoint(self._folder(step), weights, training, manifest, keep_old=step in before.unread)
         unread = tuple(other for other in before.unread if other != step)
-        gone = self._let_go(best, step) - {*unread}
+        gone = self._prune(best, step) - {*unread}
         validation = before.validation | {str(step): Measured.model_validate(manifest["validation"])}
         validation = {key: value for key, value in validation.items() if int(key) not in gone}
         saves = before.saves + 1
         self.write_index(Index(best=best, last=step, validation=validation, saves=saves, unread=unread))
-        drop_logs_aside(self.path)
+        drop_log_backups(self.path)
         for other in gone:  # what cannot be removed now goes with the next save
             remove_folder(self._folder(other))
         return saved
@@ -198,7 +198,7 @@ class Run:
         """Replaces the index. Raises OSError when that cannot be done; the old one is then still there."""
         replace_file(self.path / CHECKPOINTS / INDEX_FILE, index.model_dump_json(indent=1).encode())
 
-    def _let_go(self, best: int, last: int) -> set[int]:
+    def _prune(self, best: int, last: int) -> set[int]:
         """The steps whose checkpoints go, when that is the best one and the last; none where that cannot be told now.
 
         Of those that were saved by the clock, only the last one ever stays. Each that stays keeps the one that was the
@@ -209,7 +209,7 @@ class Run:
             there = self.steps()
             steps = [step for step in there if step <= last]
             count = len(steps) if keep == "all" else 1 if keep == "best" else int(keep)
-            lasting = steps if count == 1 else [step for step in steps if not self._saved_by_clock(step)]
+            lasting = steps if count == 1 else [step for step in steps if not self._find_saved_by_clock(step)]
             kept = {best, last, *lasting[-count:]}
             return {*there} - kept - ({self._best_at(each) for each in kept} if count > 1 else set())
         return set()
@@ -227,7 +227,7 @@ class Run:
             return None
         return best and int(best["step"])
 
-    def _saved_by_clock(self, step: int) -> bool:
+    def _find_saved_by_clock(self, step: int) -> bool:
         """Whether the checkpoint of a step says that the clock saved it."""
         with contextlib.suppress(InputError):
             return Checkpoint(self._folder(step)).manifest.get("clock") is True
@@ -245,7 +245,7 @@ def create_run(
     Raises InputError when it cannot be written, UsageError when too many texts are named to write them down.
     """
     values = parse_toml(tomli_w.dumps(settings.model_dump()), path / SETTINGS_FILE)  # as they will be read
-    run = Run(path, settings, vocabulary, origin, extended(seals, settings_seal(values, origin)))
+    run = Run(path, settings, vocabulary, origin, extend_seals(seals, settings_seal(values, origin)))
     text = tomli_w.dumps(values | {"run": {"seals": run.setting_seals, **origin}}).encode()
     if len(text) > SETTINGS_LIMIT:
         raise UsageError(
@@ -256,7 +256,7 @@ def create_run(
         make_folder(path / CHECKPOINTS)
         if not has_checkpoints(path):
             discard(path / CHECKPOINTS / INDEX_FILE)  # of others, which are gone
-            drop_logs_aside(path)
+            drop_log_backups(path)
         replace_file(path / VOCABULARY_FILE, vocabulary.to_json().encode())
         replace_file(path / SETTINGS_FILE, text)
     except OSError as error:
@@ -269,10 +269,10 @@ def has_checkpoints(path: Path) -> bool:
 
     Raises UnreadableError when that cannot be told.
     """
-    return any(re.match(r"step-|\.step-.*\.old$", name) for name in listed(path / CHECKPOINTS))
+    return any(re.match(r"step-|\.step-.*\.old$", name) for name in list_names(path / CHECKPOINTS))
 
 
-class Origin(BaseModel):
+class RunOrigin(BaseModel):
     """What the run table of settings.toml may hold."""
 
     corpus: PathText  # written late, so that a file that was cut short lacks it
@@ -291,19 +291,19 @@ def open_run(path: str | Path) -> Run:
     Raises InputError when the folder is missing, is no run, or its parts do not fit together.
     """
     path = Path(path)
-    if not is_there(path / SETTINGS_FILE):
+    if not exists(path / SETTINGS_FILE):
         what = "is not a run folder" if path.exists() else "does not exist"
         raise InputError(f"{path} {what}; {_instead(path)}")
     values = parse_toml(read_text(path / SETTINGS_FILE, SETTINGS_LIMIT), path / SETTINGS_FILE)
     origin = values.pop("run", {})
     try:
-        settings = validated(values)
+        settings = validate(values)
     except UsageError as error:
         raise InputError(f"{path / SETTINGS_FILE} does not fit this version of scriven: {error}") from None
     try:
-        known = Origin.model_validate(origin).seals
+        known = RunOrigin.model_validate(origin).seals
     except ValidationError as error:
-        raise InputError(f"{path / SETTINGS_FILE} is damaged: {explain(error, 'run')}") from None
+        raise InputError(f"{path / SETTINGS_FILE} is damaged: {describe_errors(error, 'run')}") from None
     try:
         vocabulary = Vocabulary.from_json(read_text(path / VOCABULARY_FILE))
     except InputError as error:
@@ -324,7 +324,7 @@ def _instead(path: Path) -> str:
     """Which runs could be meant by a path that is none: those in it, or beside it, the nearest name first."""
     for folder in (path, path.parent):
         with contextlib.suppress(OSError):
-            names = sorted(each.name for each in folder.iterdir() if is_there(each / SETTINGS_FILE))
+            names = sorted(each.name for each in folder.iterdir() if exists(each / SETTINGS_FILE))
             near = difflib.get_close_matches(path.name, names, RUNS_SHOWN)
             names = [*near, *(name for name in names if name not in near)]
             if names:
@@ -392,5 +392,5 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(f"cannot write to {path}: {error.strerror}; choose another folder with -o") from error
     with held:
         for name in WRITTEN_FILES:
-            own(path / name)
+            ensure_regular(path / name)
         yield

@@ -16,7 +16,7 @@ from typing import Any
 
 from scriven import strict_json
 from scriven.errors import InputError, UnreadableError
-from scriven.safe_files import discard, flush_file, flush_folder, is_there, listed, opened, own
+from scriven.safe_files import discard, ensure_regular, exists, flush_file, flush_folder, list_names, open_regular
 
 METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE = "metrics.jsonl", "samples.jsonl", "progress.jsonl"
 LOGS = METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE
@@ -30,9 +30,9 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     What follows a line that is longer than any is not read. Raises InputError when there is something that cannot be
     read, or is no plain file.
     """
-    if not is_there(path):
+    if not exists(path):
         return
-    with opened(path) as (file, _), io.BufferedReader(file) as lines:  # type: ignore[type-var]
+    with open_regular(path) as (file, _), io.BufferedReader(file) as lines:  # type: ignore[type-var]
         while 0 < len(line := lines.readline(LINE_LIMIT)) < LINE_LIMIT:
             if record := record_of(line):
                 yield record
@@ -61,12 +61,12 @@ def check_logs(path: Path) -> None:
             pass
 
 
-def set_logs_aside(path: Path, save: int) -> None:
+def back_up_logs(path: Path, save: int) -> None:
     """Keeps a copy of a run's logs until its save of that number: training goes on from before the newest checkpoint.
 
     It takes back lines at once, and only with its first save the checkpoints that they belong to. Raises OSError.
     """
-    drop_logs_aside(path)
+    drop_log_backups(path)
     fresh = path / ".logs.tmp"
     discard(fresh)
     fresh.mkdir()
@@ -78,7 +78,7 @@ def set_logs_aside(path: Path, save: int) -> None:
     flush_folder(path)
 
 
-def put_logs_back(path: Path, saves: int) -> None:
+def restore_logs(path: Path, saves: int) -> None:
     """Puts back what was set aside for a save that never came, where the newest checkpoint is of save `saves`.
 
     A kill in the midst of it loses nothing. Raises OSError; InputError when the folder cannot be read.
@@ -86,12 +86,12 @@ def put_logs_back(path: Path, saves: int) -> None:
     for save, aside in _aside(path).items():
         for name in LOGS if save > saves else ():
             if not aside.is_symlink() and _is_plain(aside / name):
-                (aside / name).replace(own(path / name))
+                (aside / name).replace(ensure_regular(path / name))
         flush_folder(path)
         discard(aside)
 
 
-def drop_logs_aside(path: Path) -> None:
+def drop_log_backups(path: Path) -> None:
     """Removes what was set aside: the save that it was kept for has come. What cannot be removed now goes later."""
     with contextlib.suppress(UnreadableError):
         for aside in _aside(path).values():
@@ -100,7 +100,7 @@ def drop_logs_aside(path: Path) -> None:
 
 def _aside(path: Path) -> dict[int, Path]:
     """What is set aside, by the number of the save that it is kept for."""
-    names = (re.fullmatch(r"\.logs-([0-9]{1,16})", name) for name in listed(path))
+    names = (re.fullmatch(r"\.logs-([0-9]{1,16})", name) for name in list_names(path))
     return {int(name[1]): path / name[0] for name in names if name}
 
 
@@ -117,7 +117,7 @@ class ProgressLog:
 
     def __init__(self, path: Path, step: int) -> None:
         """For a run that stands at `step`."""
-        self._file = os.fdopen(os.open(own(path), os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+        self._file = os.fdopen(os.open(ensure_regular(path), os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
         if path.stat().st_size > step * WIDTH:
             self._file.truncate(step * WIDTH)
 
@@ -132,7 +132,7 @@ class ProgressLog:
 
 
 @dataclass(frozen=True)
-class Story:
+class ReplayLog:
     """What a run did that its settings and its text do not decide, as plain data."""
 
     progress: list[float]  # of steps 1, 2, ...: what their learning rates were computed from
@@ -157,7 +157,7 @@ class Story:
         return max((times for at, times in self.returned if at <= step), default=0)
 
 
-def read_story(path: Path) -> Story:
+def read_replay_log(path: Path) -> ReplayLog:
     """The story in a run's folder.
 
     Raises InputError when it is not there, or not whole, or of no step.
@@ -176,7 +176,7 @@ def read_story(path: Path) -> Story:
         returned = [[record["step"], _times(record)] for record in records if record.get("event") == "returned"]
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path / METRICS_FILE} is damaged; take it from a copy") from None
-    return Story(progress, sorted(evaluated), returned)
+    return ReplayLog(progress, sorted(evaluated), returned)
 
 
 def read_fingerprints(path: Path) -> dict[int, str]:
@@ -200,7 +200,7 @@ def _read_progress(path: Path) -> list[float]:
     if not os.path.lexists(path):
         raise InputError(f"{path} is missing, so that the run's steps cannot be done again; name a run that has it")
     found: list[float] = []
-    with opened(path) as (file, size):
+    with open_regular(path) as (file, size):
         for _ in range(size // WIDTH):
             line = file.read(WIDTH)
             try:

@@ -17,13 +17,13 @@ SHA256 = "^[0-9a-f]{64}$"
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]  # so that it is whole as a float too
 
 
-class Told(BaseModel):
+class FileRecord(BaseModel):
     """Base of what a file says: more than is asked for may stand there."""
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Measured(Told):
+class Measured(FileRecord):
     """A loss, as `events.Loss`; of no characters where none was measured."""
 
     model_config = ConfigDict(extra="forbid")
@@ -37,37 +37,37 @@ class Measured(Told):
     judged: Count = 0
 
 
-class Best(Told):
+class Best(FileRecord):
     """The best checkpoint at some time."""
 
     step: Count
     loss: Measured
 
 
-class Mark(Told):
+class FileHash(FileRecord):
     """What a file was when it was written."""
 
     bytes: Count
     sha256: str = Field(pattern=SHA256)
 
 
-class Beside(Told):
+class Beside(FileRecord):
     """Hashes of what lay beside the checkpoints when one was saved; see `scriven.runs.manifest`."""
 
     vocabulary: str = Field(pattern=SHA256)
     settings: str = Field(pattern=SHA256)
 
 
-class Files(Told):
+class Files(FileRecord):
     """The marks of a checkpoint's files, and of no others."""
 
     model_config = ConfigDict(extra="forbid")
 
-    model: Mark = Field(alias="model.safetensors")
-    training: Mark = Field(alias="training.safetensors")
+    model: FileHash = Field(alias="model.safetensors")
+    training: FileHash = Field(alias="training.safetensors")
 
 
-class Manifest(Told):
+class Manifest(FileRecord):
     """What every manifest.json has; what else is in it is the training's."""
 
     format: Count = Field(ge=FORMAT, le=FORMAT)
@@ -80,7 +80,7 @@ class Manifest(Told):
     clock: bool = False  # whether it was saved by the clock, and not since something was reached
 
 
-class Index(Told):
+class Index(FileRecord):
     """Which checkpoints there are: `best` and `last` are steps; `validation` what was measured at each step kept.
 
     `saves` is how many checkpoints were saved so far. `unread` are steps that could not be read when training went on
@@ -109,18 +109,18 @@ class Seals:
 
 def vocabulary_seal(vocabulary: Vocabulary) -> str:
     """A hash of what a vocabulary means, however it is written."""
-    return _hashed([vocabulary.unit, vocabulary.symbols, vocabulary.separator])
+    return _hash([vocabulary.unit, vocabulary.symbols, vocabulary.separator])
 
 
 def settings_seal(values: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
     """A hash of the values in settings.toml and of its run table, which has the seals beside `origin`."""
-    return _hashed([values, origin])
+    return _hash([values, origin])
 
 
-def extended(before: Sequence[str], now: str) -> tuple[str, ...]:
+def extend_seals(before: Sequence[str], now: str) -> tuple[str, ...]:
     """The seals of settings that take the place of others, whose checkpoints are still there."""
     return (*(seal for seal in before if seal != now), now)[-SEALS_KEPT:]
 
 
-def _hashed(value: Any) -> str:
+def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -8,7 +8,7 @@ from typing import Literal
 from scriven.errors import InputError, UnreadableError
 from scriven.runs.checkpoints import Checkpoint, sweep
 from scriven.runs.folder import CHECKPOINTS, Run
-from scriven.runs.journal import check_logs, put_logs_back, set_logs_aside
+from scriven.runs.journal import back_up_logs, check_logs, restore_logs
 from scriven.runs.manifest import Index, Measured
 from scriven.runs.tensors import Shapes
 
@@ -51,7 +51,7 @@ def recover(run: Run, which: Literal["last"] | int | str | None = "last") -> Rec
     Raises InputError when no checkpoint, or not that of the step or epoch, is whole.
     """
     _sweep(run)
-    found = _found(run)
+    found = _find_checkpoints(run)
     if which is not None and which != "last":
         checkpoint = run.checkpoint(which)
         checkpoint.verify(*found.expected)
@@ -72,9 +72,9 @@ def _sweep(run: Run) -> None:
         raise InputError(f"cannot write to {run.path}: {error.strerror}; allow it, or copy the run") from None
 
 
-def _found(run: Run) -> _Found:
+def _find_checkpoints(run: Run) -> _Found:
     """All checkpoints by what their manifests tell."""
-    found = _Found(run.expected())
+    found = _Found(run.expected_contents())
     for step in run.steps():
         try:
             checkpoint = run.checkpoint(step)
@@ -147,9 +147,9 @@ def _keep_logs(run: Run, step: int, newest: Checkpoint) -> None:
     """The logs of the newest checkpoint, kept where training goes on from an earlier step: it may never save."""
     try:
         check_logs(run.path)
-        put_logs_back(run.path, newest.number)
+        restore_logs(run.path, newest.number)
         if step < max(run.steps()):
-            set_logs_aside(run.path, run.index().saves + 1)
+            back_up_logs(run.path, run.index().saves + 1)
     except OSError as error:
         raise _cannot_write(run, error) from None
 

@@ -39,7 +39,7 @@ class Saver:
         Raises what that one ran into.
         """
         self._wait()
-        arguments = (_copied(weights), _copied(training), dict(manifest), best)
+        arguments = (_copy(weights), _copy(training), dict(manifest), best)
         # A daemon, so that a process can end at once: what it leaves then is no checkpoint, and swept.
         self._thread = threading.Thread(target=self._write, args=arguments, name="scriven-saver", daemon=True)
         try:
@@ -60,7 +60,7 @@ class Saver:
             self._thread.join()
         return self._newest
 
-    def saved(self, *, wait: bool = False) -> list[tuple[int, Path, bool]]:
+    def take_saved(self, *, wait: bool = False) -> list[tuple[int, Path, bool]]:
         """The steps and folders of checkpoints that have reached the disk since this was asked last.
 
         And whether each was made by an evaluation, as its manifest says.
@@ -71,7 +71,7 @@ class Saver:
             self._wait()
         return [self._saved.popleft() for _ in range(len(self._saved))]  # more may come meanwhile
 
-    def then(self, task: Callable[[], None]) -> None:
+    def add_callback(self, task: Callable[[], None]) -> None:
         """Has `task` called once nothing is being written any more, by a thread; now, where nothing is.
 
         So the right to write to the run can be kept for so long.
@@ -118,5 +118,5 @@ class Saver:
             self._thread.join()
 
 
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scriven import strict_json
 from scriven.errors import InputError, UnreadableError
-from scriven.safe_files import BUFFER, opened
+from scriven.safe_files import BUFFER, open_regular
 
 HEADER_LIMIT = 4_000_000  # bytes; an array takes about 100
 TYPES = {
@@ -48,7 +48,7 @@ class Array:
     end: int
 
 
-def encoded(tensors: Mapping[str, Tensor]) -> list[BUFFER]:
+def encode(tensors: Mapping[str, Tensor]) -> list[BUFFER]:
     """The pieces of a safetensors file; those of arrays share the memory of the tensors, which are on the CPU."""
     flat = {name: tensor.detach().contiguous().flatten() for name, tensor in tensors.items()}
     order = sorted(flat, key=lambda name: (-flat[name].element_size(), name))  # so that each is aligned
@@ -69,16 +69,16 @@ def layout(path: Path, file: BinaryIO, size: int) -> dict[str, Array]:
     """
     length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= min(size - 8, HEADER_LIMIT):
-        raise _damaged(path, f"its header would have {length:,} bytes" if size > 8 else "it has no header")
+        raise _damaged_error(path, f"its header would have {length:,} bytes" if size > 8 else "it has no header")
     try:
         values = strict_json.parse(file.read(length).decode())
         arrays = {name: _array(entry) for name, entry in values.items() if name != "__metadata__"}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _damaged(path, f"its header cannot be read ({error})") from None
+        raise _damaged_error(path, f"its header cannot be read ({error})") from None
     places = sorted((array.begin, array.end) for array in arrays.values())
     edges = [(0, 0), *places, (size - 8 - length,) * 2]
     if any(before[1] != after[0] for before, after in pairwise(edges)):
-        raise _damaged(path, "its arrays overlap, or do not fill the file")
+        raise _damaged_error(path, "its arrays overlap, or do not fill the file")
     return arrays
 
 
@@ -102,7 +102,8 @@ def check_shapes(path: Path, arrays: Mapping[str, Array], expected: Shapes) -> N
             has = "lacks it" if there is None else f"has {list(there.shape)} of {NAMES[there.dtype]}"
             needs = "should not be there" if wanted is None else f"should be {list(wanted)} of F32"
             raise InputError(
-                f"the weights in {path.parent} do not fit the model's settings ({shown(name)} {needs}; the file {has})"
+                f"the weights in {path.parent} do not fit the model's settings "
+                f"({show_name(name)} {needs}; the file {has})"
             )
 
 
@@ -118,12 +119,12 @@ def check_arrays(arrays: Mapping[str, Tensor], expected: Shapes) -> None:
     for name in sorted({*arrays, *expected}):
         there, wanted = arrays.get(name), tuple(expected[name]) if name in expected else None
         if there is None or wanted is None:
-            raise ValueError(f"{shown(name)} {'is missing' if there is None else 'is no part of it'}")
+            raise ValueError(f"{show_name(name)} {'is missing' if there is None else 'is no part of it'}")
         if (there.shape, there.dtype) != (wanted, torch.float32):
             raise ValueError(f"{name} is {list(there.shape)} of {NAMES[there.dtype]}, not {list(wanted)} of F32")
 
 
-def shown(name: str) -> str:
+def show_name(name: str) -> str:
     """An array's name as it may stand in a sentence, whatever is in it."""
     return name[:60].encode("unicode_escape").decode()
 
@@ -134,9 +135,9 @@ def read_checked(path: Path, expected: Shapes | None = None, wanted: int | None 
     Nothing is allocated for what the header claims before the file is found to have it; nothing is read of one that
     has not the `wanted` size (bytes). Raises InputError; UnreadableError where it may be whole and does not fit here.
     """
-    with opened(path) as (file, size):
+    with open_regular(path) as (file, size):
         if wanted is not None and size != wanted:
-            raise _damaged(path, f"it has {size:,} bytes, and {wanted:,} were written")
+            raise _damaged_error(path, f"it has {size:,} bytes, and {wanted:,} were written")
         arrays = layout(path, file, size)
         if expected is not None:
             check_shapes(path, arrays, expected)
@@ -146,12 +147,12 @@ def read_checked(path: Path, expected: Shapes | None = None, wanted: int | None 
         return file.read()
 
 
-def decoded(path: Path, data: bytes) -> dict[str, Tensor]:
+def decode(path: Path, data: bytes) -> dict[str, Tensor]:
     """The arrays of a safetensors file, by name, on the CPU. Raises InputError when it is none."""
     try:
         return safetensors.torch.load(data)
     except SafetensorError as error:
-        raise _damaged(path, f"it is no safetensors file ({error})") from None
+        raise _damaged_error(path, f"it is no safetensors file ({error})") from None
 
 
 def physical_memory() -> int:
@@ -162,5 +163,5 @@ def physical_memory() -> int:
         return 1 << 62
 
 
-def _damaged(path: Path, why: str) -> InputError:
+def _damaged_error(path: Path, why: str) -> InputError:
     return InputError(f"{path} is damaged: {why}; take it from a copy, or use another checkpoint")

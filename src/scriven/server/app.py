@@ -22,10 +22,10 @@ from starlette.routing import Route
 
 from scriven.server import completions, metrics, openapi, scoring, utility_routes
 from scriven.server.limits import LIMITS, Limits
-from scriven.server.renewal import Source, renew
-from scriven.server.responses import Refused, mistake
-from scriven.server.run_monitor import Watch
-from scriven.server.shared import Served, Server
+from scriven.server.renewal import ServedCheckpoint, renew
+from scriven.server.responses import ApiError, internal_error
+from scriven.server.run_monitor import RunMonitor
+from scriven.server.shared import ServedModel, ServerState
 from scriven.session import Model
 
 FOLDER = Path(__file__).parent / "page"
@@ -102,7 +102,7 @@ def make_app(
     limits: Limits = LIMITS,
     middleware: Sequence[Middleware] = (),
     runs: Mapping[str, Path] | None = None,
-    sources: Mapping[str, Source] | None = None,
+    sources: Mapping[str, ServedCheckpoint] | None = None,
     tell: Callable[[str], object] = log.warning,
 ) -> Starlette:
     """The application that serves models under these names; its engines run while it does.
@@ -110,7 +110,7 @@ def make_app(
     `runs` are the folders of runs whose training the page shows. `sources` are where models are from whose newer
     checkpoints are taken up, of which `tell` is given a line. `state.end()` ends all that is under way, soon.
     """
-    server = Server({name: Served(name, model, limits) for name, model in models.items()}, limits)
+    server = ServerState({name: ServedModel(name, model, limits) for name, model in models.items()}, limits)
 
     @contextlib.asynccontextmanager
     async def running(app: Starlette) -> AsyncIterator[None]:
@@ -127,16 +127,16 @@ def make_app(
                 served.engine.stop()
             server.threads.shutdown(wait=False, cancel_futures=True)
 
-    watch = Watch(runs or {}, limits)
+    watch = RunMonitor(runs or {}, limits)
 
     def end() -> None:
         watch.ending = True
         for served in (*server.models.values(), *server.retired):
-            served.engine.refuse(Refused(503, "the server is stopping; try again in a while", code="stopping"))
+            served.engine.refuse(ApiError(503, "the server is stopping; try again in a while", code="stopping"))
 
     app = Starlette(
         routes=[*ROUTES, *watch.routes(), *page_routes()],
-        middleware=[Middleware(metrics.Counted, server=server), *middleware],
+        middleware=[Middleware(metrics.AnswerCounter, server=server), *middleware],
         lifespan=running,
         exception_handlers=HANDLERS,
     )
@@ -145,7 +145,7 @@ def make_app(
     return app
 
 
-async def _refused(request: Request, error: Refused) -> Response:
+async def _answer_refusal(request: Request, error: ApiError) -> Response:
     return Response(error.body, error.status, error.headers, "application/json")
 
 
@@ -158,23 +158,23 @@ async def _unknown(request: Request, error: HTTPException) -> Response:
     }
     message = wrong.get(error.status_code, str(error.detail))
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
-    refused = Refused(error.status_code, message, code=code)
+    refused = ApiError(error.status_code, message, code=code)
     return Response(refused.body, refused.status, {**refused.headers, **(error.headers or {})}, "application/json")
 
 
-async def _gone(request: Request, error: ClientDisconnect) -> Response:
+async def _answer_nobody(request: Request, error: ClientDisconnect) -> Response:
     """Nobody reads this."""
     return Response(status_code=400)
 
 
-async def _mistake(request: Request, error: Exception) -> Response:
-    refused = mistake(error)
+async def _answer_mistake(request: Request, error: Exception) -> Response:
+    refused = internal_error(error)
     return Response(refused.body, refused.status, refused.headers, "application/json")
 
 
 HANDLERS: dict[Any, Any] = {
-    Refused: _refused,
+    ApiError: _answer_refusal,
     HTTPException: _unknown,
-    ClientDisconnect: _gone,
-    Exception: _mistake,
+    ClientDisconnect: _answer_nobody,
+    Exception: _answer_mistake,
 }

@@ -15,18 +15,18 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from scriven.inference.generation import Line
+from scriven.inference.generation import Generation
 from scriven.inference.predictor import Context
 from scriven.inference.sampling import Ids
-from scriven.server.jobs import Job, News
+from scriven.server.jobs import Job, JobUpdate
 from scriven.server.prefill import Details
 from scriven.server.requests import CompletionBody
-from scriven.server.responses import LEAST, Refused, answer, apart, json_text, long_answer, pieces
+from scriven.server.responses import LEAST, ApiError, answer, json_text, long_answer, pieces, run_apart
 from scriven.server.shared import (
-    Served,
-    Server,
-    Streamed,
-    Work,
+    DisconnectAwareResponse,
+    RequestHandle,
+    ServedModel,
+    ServerState,
     beginning,
     body_of,
     known_ids,
@@ -143,12 +143,12 @@ async def completions(request: Request) -> Response:
     """Write texts."""
     body = await body_of(request, CompletionBody)
     server = server_of(request)
-    served = server.named(body.model)
+    served = server.model_named(body.model)
     context, read = server.context(served, body.state)
-    asked = await apart(_size(body), lambda: Asked(server, served, body, context, read))
-    work = Work(asked.server, asked.served, asked.jobs)
+    asked = await run_apart(_size(body), lambda: CompletionRequest(server, served, body, context, read))
+    work = RequestHandle(asked.server, asked.served, asked.jobs)
     if body.stream:
-        return Streamed(_events(asked, work), EVENTS, within=work)
+        return DisconnectAwareResponse(_events(asked, work), EVENTS, within=work)
     told = await unless_gone(request, _whole(asked, work))
     return await long_answer(asked.size, lambda: told)
 
@@ -162,10 +162,10 @@ async def models(request: Request) -> Response:
 async def model(request: Request) -> Response:
     """One of them."""
     server = server_of(request)
-    return answer(_model(server.named(request.path_params["model"])))
+    return answer(_model(server.model_named(request.path_params["model"])))
 
 
-def _model(served: Served) -> dict[str, Any]:
+def _model(served: ServedModel) -> dict[str, Any]:
     return {
         "id": served.name,
         "object": "model",
@@ -189,10 +189,12 @@ class Prompt(NamedTuple):
     begins: bool = False
 
 
-class Asked:
+class CompletionRequest:
     """A request, understood: its prompts as ids, its jobs, and how its answer begins."""
 
-    def __init__(self, server: Server, served: Served, body: CompletionBody, context: Context, read: int) -> None:
+    def __init__(
+        self, server: ServerState, served: ServedModel, body: CompletionBody, context: Context, read: int
+    ) -> None:
         """It goes on from a context that has `read` so many characters.
 
         Raises Refused where something in it cannot be done.
@@ -205,7 +207,7 @@ class Asked:
         self.prompts = list(self._prompts())
         self._check()
         if body.state and any(prompt.begins for prompt in self.prompts):
-            raise Refused(400, "prompt: its first id begins a text; leave it out, or state", "prompt", "invalid_value")
+            raise ApiError(400, "prompt: its first id begins a text; leave it out, or state", "prompt", "invalid_value")
 
     @cached_property
     def jobs(self) -> list[Job]:
@@ -224,17 +226,19 @@ class Asked:
             for n, line in enumerate(job.lines)
         ]
 
-    def note_first(self, news: list[News]) -> None:
+    def note_first(self, news: list[JobUpdate]) -> None:
         """Count how long the first symbol took, once."""
         if self._begun is not None and any(each.line is not None and each.symbols for each in news):
             self.server.first.add(self.served.name, time.monotonic() - self._begun)
             self._begun = None
 
-    async def take_in_all(self, news: list[News]) -> list[Choice]:
+    async def take_in_all(self, news: list[JobUpdate]) -> list[Choice]:
         """Take in what has come, in another thread where that is much; the choices that it is about, each once."""
         self.note_first(news)
         symbols = sum(len(self.prompts[each.job].ids) if each.line is None else each.symbols for each in news)
-        found = await apart(self.weight(symbols), lambda: [choice for each in news for choice in self.take_in(each)])
+        found = await run_apart(
+            self.weight(symbols), lambda: [choice for each in news for choice in self.take_in(each)]
+        )
         return list({id(choice): choice for choice in found}.values())
 
     def weight(self, symbols: int) -> int:
@@ -242,7 +246,7 @@ class Asked:
         likeliest = self.body.logprobs
         return symbols * (1 if likeliest is None else 10 * (1 + likeliest))
 
-    def take_in(self, news: News) -> list[Choice]:
+    def take_in(self, news: JobUpdate) -> list[Choice]:
         """Take in what has come; the choices that it is about: all of a prompt's where it is about the prompt."""
         first = news.job * self.body.texts
         last = first + self.body.texts
@@ -262,7 +266,7 @@ class Asked:
             choice.index = index
         return chosen
 
-    def told(self, choices: list[dict[str, Any]], usage: Usage | None) -> dict[str, Any]:
+    def response(self, choices: list[dict[str, Any]], usage: Usage | None) -> dict[str, Any]:
         """The object that an answer, or an event, is; an empty `usage` is left out."""
         head = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.served.name}
         head["system_fingerprint"] = self.served.fingerprint
@@ -301,7 +305,7 @@ class Asked:
         most = self.server.limits.prompt_characters
         if characters > most:
             words = f"prompt: {characters:,} characters of prompts; ask for {most:,} at most"
-            raise Refused(400, words, "prompt", "too_large")
+            raise ApiError(400, words, "prompt", "too_large")
 
     def _length(self) -> int:
         """How many symbols the prompts have."""
@@ -320,9 +324,9 @@ class Asked:
             ("stop", "strings to stop at", len(body.stops), limits.stops),
         ):
             if value > most:
-                raise Refused(400, f"{param}: {value:,} {name}; ask for {most:,} at most", param, "too_large")
+                raise ApiError(400, f"{param}: {value:,} {name}; ask for {most:,} at most", param, "too_large")
 
-    def _lines(self) -> Iterator[Line]:
+    def _lines(self) -> Iterator[Generation]:
         body, model = self.body, self.served.model
         top_k, top_p = (max(0, body.top_k), body.top_p) if body.top_p else (1, 1.0)
         choices = SamplingSettings(temperature=body.temperature, top_k=top_k, top_p=top_p, min_p=body.min_p)
@@ -330,16 +334,16 @@ class Asked:
         seed = first_seed(None) if body.seed is None else body.seed
         for n in range(body.texts):
             random = np.random.default_rng((seed + n) % (1 << 64))  # OpenAI's seeds may be below 0
-            yield Line(random, choices, body.length, model.pen(body.stops, until_end), body.save_state)
+            yield Generation(random, choices, body.length, model.pen(body.stops, until_end), body.save_state)
 
 
 @dataclass
 class Choice:
     """A text to come: what of it is certain and not told yet."""
 
-    asked: Asked
+    asked: CompletionRequest
     index: int
-    line: Line
+    line: Generation
     prompt: Prompt
     text: str = ""
     symbols: int = 0  # written
@@ -365,7 +369,7 @@ class Choice:
         offset = 0 if body.echo else len(vocabulary.decode(self.prompt.ids))
         return Tokens(vocabulary, body.logprobs, offset, begins=body.echo and self.prompt.begins)
 
-    def take_in(self, news: News) -> None:
+    def take_in(self, news: JobUpdate) -> None:
         """What became of it."""
         if news.details is not None and self._tokens is not None:
             self._tokens.add(news.details)
@@ -401,18 +405,18 @@ class Choice:
         return "stop" if pen.ended or pen.stopped else "length"
 
 
-async def _whole(asked: Asked, work: Work) -> dict[str, Any]:
+async def _whole(asked: CompletionRequest, work: RequestHandle) -> dict[str, Any]:
     """The answer in one piece."""
     async with work:
         while not all(choice.done for choice in asked.choices):
             await asked.take_in_all(await work.news())
     best = asked.best()
     states = [choice.keep() for choice in best]
-    choices = await apart(asked.size, lambda: [choice.take() for choice in best])
-    return asked.told([{**choice, **state} for choice, state in zip(choices, states, strict=True)], asked.usage())
+    choices = await run_apart(asked.size, lambda: [choice.take() for choice in best])
+    return asked.response([{**choice, **state} for choice, state in zip(choices, states, strict=True)], asked.usage())
 
 
-async def _events(asked: Asked, work: Work) -> AsyncGenerator[bytes]:
+async def _events(asked: CompletionRequest, work: RequestHandle) -> AsyncGenerator[bytes]:
     """The answer as events, one for each choice of which anything has come since the last ones; within the work."""
     usage = asked.body.stream_options.include_usage
     try:
@@ -420,19 +424,21 @@ async def _events(asked: Asked, work: Work) -> AsyncGenerator[bytes]:
             telling = [choice for choice in await asked.take_in_all(await work.news()) if choice.news]
             size = asked.weight(sum(len(choice.text) for choice in telling))
             states = [choice.keep() for choice in telling]
-            yield await apart(size, partial(_told, asked, telling, states, None if usage else {}))
+            yield await run_apart(size, partial(_response_json, asked, telling, states, None if usage else {}))
             await asyncio.sleep(EVENT_SECONDS)
-    except Refused as refused:
+    except ApiError as refused:
         yield b"data: " + refused.body + b"\n\n"
         return
     if usage:
-        yield f"data: {json_text(asked.told([], asked.usage()))}\n\n".encode()
+        yield f"data: {json_text(asked.response([], asked.usage()))}\n\n".encode()
     yield b"data: [DONE]\n\n"
 
 
-def _told(asked: Asked, choices: list[Choice], states: list[dict[str, str | None]], usage: Usage | None) -> bytes:
+def _response_json(
+    asked: CompletionRequest, choices: list[Choice], states: list[dict[str, str | None]], usage: Usage | None
+) -> bytes:
     told = ({**choice.take(), **state} for choice, state in zip(choices, states, strict=True))
-    events = (pieces(asked.told([each], usage)) for each in told)
+    events = (pieces(asked.response([each], usage)) for each in told)
     return "".join(part for event in events for part in ("data: ", *event, "\n\n")).encode()
 
 

@@ -19,13 +19,13 @@ from itertools import groupby, islice
 
 import numpy as np
 
-from scriven.inference.generation import LIVE, Batch, Line, Pace, Wrote
+from scriven.inference.generation import LIVE, BlockLength, Emitted, Generation, GenerationBatch
 from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import Floats
-from scriven.server.jobs import Job, News, Ticket, _Place, _Ready, shares
+from scriven.server.jobs import Job, JobUpdate, PendingRequest, _Owner, _Ready, fair_shares
 from scriven.server.limits import Limits
-from scriven.server.prefill import Details, Reading, Readings, details_of
-from scriven.server.responses import Refused, full, overflow
+from scriven.server.prefill import Details, Prefill, PrefillQueue, details_of
+from scriven.server.responses import ApiError, overflow, too_many_requests
 
 READ = 1024  # symbols read at once, of all texts together
 READ_SECONDS = 0.01  # after which no more are read in a turn
@@ -47,10 +47,10 @@ class Engine:
         self._predictor = predictor
         self._come: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._tickets: dict[Ticket, None] = {}  # not done yet, in the order in which they came
-        self._news: list[tuple[Ticket, News]] = []
+        self._tickets: dict[PendingRequest, None] = {}  # not done yet, in the order in which they came
+        self._news: list[tuple[PendingRequest, JobUpdate]] = []
         self._next_news, self._urgent = 0.0, False
-        self._overflowed: set[Ticket] = set()  # requests that met numbers which are not finite
+        self._overflowed: set[PendingRequest] = set()  # requests that met numbers which are not finite
         self._retired = self._ending = False  # whether requests are refused, and whether the last ones have come
         self._rest()
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
@@ -58,10 +58,10 @@ class Engine:
     def _rest(self) -> None:
         """As at the start: nothing is read or written."""
         self.rows = 0  # texts that are read or written now
-        self._reading: dict[Reading, _Place] = {}
-        self._writing: dict[Line, _Place] = {}
-        self._readings = Readings(self._predictor)
-        self._batches: list[_Batch] = []
+        self._reading: dict[Prefill, _Owner] = {}
+        self._writing: dict[Generation, _Owner] = {}
+        self._readings = PrefillQueue(self._predictor)
+        self._batches: list[_DecodeBatch] = []
 
     @property
     def running(self) -> bool:
@@ -83,7 +83,7 @@ class Engine:
             self._retired = True
             self._come.put(self._end)
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, ticket: PendingRequest) -> None:
         """Serve a request.
 
         Raises Refused: 429 where too much waits, 503 where the engine is retired.
@@ -91,17 +91,17 @@ class Engine:
         jobs, symbols = len(ticket.waiting), sum(len(job.ids) for _, job in ticket.waiting)
         with self._lock:
             if self._retired:
-                raise Refused(503, "a newer checkpoint of this model was just taken up; ask again", code="replaced")
+                raise ApiError(503, "a newer checkpoint of this model was just taken up; ask again", code="replaced")
             waiting = self.waiting_jobs, self.waiting_symbols
             if any(waiting) and (
                 waiting[0] + jobs > self.limits.queue or waiting[1] + symbols > self.limits.queue_characters
             ):
-                raise full(f"{waiting[0]} texts wait already")
+                raise too_many_requests(f"{waiting[0]} texts wait already")
             self.waiting_jobs += jobs
             self.waiting_symbols += symbols
             self._come.put(lambda: self._tickets.update({ticket: None}))
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: PendingRequest) -> None:
         """Do no more for a request; nothing becomes of it from the next block on."""
         self._come.put(lambda: self._drop(ticket))
 
@@ -147,7 +147,7 @@ class Engine:
         tickets = list(islice(self._tickets, self.limits.rows))
         if not any(ticket.wanted for ticket in tickets):
             return
-        given = shares([ticket.rows + ticket.wanted for ticket in tickets], self.limits.rows)
+        given = fair_shares([ticket.rows + ticket.wanted for ticket in tickets], self.limits.rows)
         for ticket, share in zip(tickets, given, strict=True):
             self._set_aside(ticket, ticket.rows - share)
         begun = []
@@ -158,7 +158,7 @@ class Engine:
             if not len(reading.ids):
                 self._begin(reading)
 
-    def _set_aside(self, ticket: Ticket, count: int) -> None:
+    def _set_aside(self, ticket: PendingRequest, count: int) -> None:
         """Write so many lines of a request no further for now."""
         for batch in self._batches:
             lines = [line for line in batch.lines if self._writing[line].ticket is ticket][: max(0, count)]
@@ -167,7 +167,7 @@ class Engine:
                 ticket.ready.extendleft(batch.take(lines))
                 self._hold(ticket, -len(lines))
 
-    def _give(self, ticket: Ticket, rows: int) -> list[Reading]:
+    def _give(self, ticket: PendingRequest, rows: int) -> list[Prefill]:
         """Give a request some rows more, at first to lines of its own that can be written; what it may read now."""
         going = [ticket.ready.popleft() for _ in range(min(rows, len(ticket.ready)))]
         for _, group in groupby(going, lambda each: id(each.context)):
@@ -175,26 +175,26 @@ class Engine:
         begun = []
         for _ in range(min(rows - len(going), len(ticket.waiting))):
             number, job = ticket.waiting.popleft()
-            self._waited(job)
-            begun.append(reading := Reading(job.ids, job.context, job.told))
-            self._reading[reading] = _Place(ticket, number, None, job)
+            self._count_wait(job)
+            begun.append(reading := Prefill(job.ids, job.context, job.told))
+            self._reading[reading] = _Owner(ticket, number, None, job)
         self._hold(ticket, len(going) + len(begun))
         return begun
 
     def _go_on(self, ready: list[_Ready]) -> None:
         """Write lines from rows of one context on."""
-        batch = _Batch(self._predictor, self._writing[ready[0].line].asked.likeliest is not None)
+        batch = _DecodeBatch(self._predictor, self._writing[ready[0].line].asked.likeliest is not None)
         batch.add([each.line for each in ready], ready[0].context.rows([each.row for each in ready]))
         self._batches.append(batch)
 
-    def _hold(self, ticket: Ticket, rows: int) -> None:
+    def _hold(self, ticket: PendingRequest, rows: int) -> None:
         """A request has so many rows more, or fewer; it is done where it has none and wants none."""
         self.rows += rows
         ticket.rows += rows
         if not ticket.rows and not ticket.wanted:
             self._tickets.pop(ticket, None)
 
-    def _waited(self, job: Job) -> None:
+    def _count_wait(self, job: Job) -> None:
         with self._lock:
             self.waiting_jobs -= 1
             self.waiting_symbols -= len(job.ids)
@@ -211,25 +211,25 @@ class Engine:
             if details is not None:
                 place = self._reading[reading]
                 self._check(place.ticket, bool(np.isfinite(details.nats).all()))
-                self._news.append((place.ticket, News(place.job, None, details=details)))
+                self._news.append((place.ticket, JobUpdate(place.job, None, details=details)))
         for reading, *_ in told:
             if not len(reading.ids):
                 self._begin(reading)
 
-    def _begin(self, reading: Reading) -> None:
+    def _begin(self, reading: Prefill) -> None:
         """A text is read: tell so, and begin to write after it."""
         ticket, number, _, job = self._reading.pop(reading)
         self._check(ticket, bool(reading.context.logits.isfinite().all()))
-        self._news.append((ticket, News(number, None, done=True, context=reading.context)))
+        self._news.append((ticket, JobUpdate(number, None, done=True, context=reading.context)))
         self._urgent = True
         for n, line in enumerate(job.lines):
-            self._writing[line] = _Place(ticket, number, n, job)
+            self._writing[line] = _Owner(ticket, number, n, job)
             if line.left:
                 ticket.ready.append(_Ready(line, reading.context, 0))
             else:
                 line.end = reading.context if line.keep else None
                 self._hold(ticket, 1)
-                self._wrote(Wrote(line, "", NOTHING), None)
+                self._wrote(Emitted(line, "", NOTHING), None)
         self._hold(ticket, -1)
 
     def _merge(self) -> None:
@@ -251,38 +251,38 @@ class Engine:
                 if batch.stepwise:
                     self._step(batch, length)
                 else:
-                    for wrote in batch.write(length):
+                    for wrote in batch.generate(length):
                         self._wrote(wrote, None)
 
-    def _step(self, batch: _Batch, length: int) -> None:
+    def _step(self, batch: _DecodeBatch, length: int) -> None:
         """Write a symbol at a time, and tell what each costs."""
         for _ in range(length):
             if batch.context is None:
                 return
             logits: Floats = batch.context.logits.cpu().double().numpy()  # (N, V)
-            wrote = batch.write(1)
+            wrote = batch.generate(1)
             asked = [self._writing[each.line].asked.likeliest or 0 for each in wrote]
             ids = np.concatenate([each.ids for each in wrote])  # (N,), one of each line
             details = details_of(logits, ids, max(asked), self._predictor)
             for row, (each, likeliest) in enumerate(zip(wrote, asked, strict=True)):
                 self._wrote(each, details.row(row, likeliest))
 
-    def _wrote(self, wrote: Wrote, details: Details | None) -> None:
+    def _wrote(self, wrote: Emitted, details: Details | None) -> None:
         line, text, ids, finite = wrote
         place = self._writing[line]
         self._check(place.ticket, finite)
         done = line.done or not line.left
         self.written += len(ids)
-        self._news.append((place.ticket, News(place.job, place.line, text, len(ids), details, done, line.end)))
+        self._news.append((place.ticket, JobUpdate(place.job, place.line, text, len(ids), details, done, line.end)))
         if done:
             del self._writing[line]
             self._hold(place.ticket, -1)
             self._urgent = True
 
-    def _drop(self, ticket: Ticket) -> None:
+    def _drop(self, ticket: PendingRequest) -> None:
         """Forget a request, wherever it is."""
         for _, job in ticket.waiting:
-            self._waited(job)
+            self._count_wait(job)
         ticket.waiting.clear()
         ticket.ready.clear()
         readings = {reading for reading, place in self._reading.items() if place.ticket is ticket}
@@ -297,7 +297,7 @@ class Engine:
             batch.drop(lines)
         self._news = [(other, news) for other, news in self._news if other is not ticket]
 
-    def _fail(self, error: Exception, waiting: Sequence[Ticket] = ()) -> None:
+    def _fail(self, error: Exception, waiting: Sequence[PendingRequest] = ()) -> None:
         """Those who were being served hear of an error, and so do these who wait; the others go on."""
         served = {place.ticket for place in (*self._reading.values(), *self._writing.values())}
         self._rest()  # at first: what was left half done might be the next mistake, which would end the thread
@@ -305,14 +305,14 @@ class Engine:
             ticket.rows = 0
             self._refuse(ticket, error)
 
-    def _refuse(self, ticket: Ticket, error: Exception) -> None:
+    def _refuse(self, ticket: PendingRequest, error: Exception) -> None:
         """Do no more for a request, and tell it why."""
         ticket.error = error
         self._drop(ticket)
-        self._news.append((ticket, News(0, None)))
+        self._news.append((ticket, JobUpdate(0, None)))
         self._urgent = True
 
-    def _check(self, ticket: Ticket, finite: bool) -> None:
+    def _check(self, ticket: PendingRequest, finite: bool) -> None:
         if not finite:
             self._overflowed.add(ticket)
 
@@ -334,15 +334,15 @@ class Engine:
             loop.call_soon_threadsafe(_hand_over, news)
 
 
-class _Batch(Batch):
+class _DecodeBatch(GenerationBatch):
     """Lines that are written at one pace: in blocks, or a symbol at a time."""
 
     def __init__(self, predictor: Predictor, stepwise: bool) -> None:
         super().__init__(predictor)
         self.stepwise = stepwise
-        self.pace = Pace(LIVE)
+        self.pace = BlockLength(LIVE)
 
-    def take(self, lines: Collection[Line]) -> list[_Ready]:
+    def take(self, lines: Collection[Generation]) -> list[_Ready]:
         """Write these no further here; what they go on from."""
         if self.context is None:
             return []
@@ -353,7 +353,7 @@ class _Batch(Batch):
         return ready
 
 
-def _hand_over(news: list[tuple[Ticket, News]]) -> None:
+def _hand_over(news: list[tuple[PendingRequest, JobUpdate]]) -> None:
     tickets = dict.fromkeys(ticket for ticket, _ in news)
     for ticket, each in news:
         ticket.news.append(each)
@@ -361,4 +361,4 @@ def _hand_over(news: list[tuple[Ticket, News]]) -> None:
         ticket.arrived()
 
 
-__all__ = ["Engine", "Job", "News", "Ticket"]
+__all__ = ["Engine", "Job", "JobUpdate", "PendingRequest"]

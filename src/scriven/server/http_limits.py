@@ -21,7 +21,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from scriven.server.limits import Limits
-from scriven.server.responses import Refused
+from scriven.server.responses import ApiError
 from scriven.server.security import HEADERS
 
 SWITCH_SECONDS = 0.0005  # after which a thread gives up the interpreter's lock to another: 5 ms by default, of each one
@@ -55,7 +55,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(**given)
         self.limits = limits
         self._idle = Alarm(self.loop, limits.idle_seconds, self._end)
-        self._stalled = Alarm(self.loop, limits.stall_seconds, self._cut)
+        self._stalled = Alarm(self.loop, limits.stall_seconds, self._disconnect)
         self._refusal = ""  # why the parser was ended, where we ended it
         self._unused = 0  # bytes since the parser last made something of them
 
@@ -133,12 +133,12 @@ class Connection(HttpToolsProtocol):
         """Say that this was no request, in the shape of all errors, unless an answer is under way; then end."""
         msg = self._refusal or msg
         if not (self.cycle and self.cycle.response_started and not self.cycle.response_complete):
-            refused = Refused(400, msg, code="invalid_http")
+            refused = ApiError(400, msg, code="invalid_http")
             lines = [b"%s: %s\r\n" % line for line in raw_headers(refused)]
             self.transport.write(b"".join([STATUS_LINE[400], *lines, b"\r\n", refused.body]))
         self.transport.close()
 
-    def _cut(self) -> None:
+    def _disconnect(self) -> None:
         self.transport.abort()
 
     def _end(self) -> None:
@@ -188,12 +188,12 @@ def configuration(app: ASGIApp, limits: Limits) -> Config:
 
 async def busy(scope: Scope, receive: Receive, send: Send) -> None:
     """The application of connections that are too many."""
-    refused = Refused(503, "too many clients are connected; try again in a moment", code="too_many_connections")
+    refused = ApiError(503, "too many clients are connected; try again in a moment", code="too_many_connections")
     await send({"type": "http.response.start", "status": refused.status, "headers": raw_headers(refused)})
     await send({"type": "http.response.body", "body": refused.body})
 
 
-def raw_headers(refused: Refused) -> list[tuple[bytes, bytes]]:
+def raw_headers(refused: ApiError) -> list[tuple[bytes, bytes]]:
     """The headers of an answer to a connection that is refused as a whole."""
     named = {**refused.headers, **HEADERS, "content-type": "application/json", "connection": "close"}
     named["content-length"] = str(len(refused.body))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Jobs: what a request asks the engine for, how far it has come, and how rows are divided among requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from scriven.inference.generation import Line
+from scriven.inference.generation import Generation
 from scriven.inference.predictor import Context
 from scriven.inference.sampling import Ids
 from scriven.server.prefill import Details
@@ -24,12 +24,12 @@ class Job:
 
     ids: Ids
     context: Context
-    lines: tuple[Line, ...] = ()
+    lines: tuple[Generation, ...] = ()
     told: int | None = None
     likeliest: int | None = None
 
 
-class News(NamedTuple):
+class JobUpdate(NamedTuple):
     """What became of a job: of the line with this number, or, where there is none, of what is read.
 
     The text that is certain now and how many symbols were taken; what is told of them; the context where something is
@@ -48,12 +48,12 @@ class News(NamedTuple):
 class _Ready(NamedTuple):
     """A line to be written from a row of a context on, once there is room for it."""
 
-    line: Line
+    line: Generation
     context: Context
     row: int
 
 
-class Ticket:
+class PendingRequest:
     """A request's jobs, on their way; what became of them is in `news`, which `arrived` tells of."""
 
     def __init__(self, jobs: Sequence[Job], loop: AbstractEventLoop, arrived: Callable[[], None]) -> None:
@@ -61,7 +61,7 @@ class Ticket:
         self.waiting = deque(enumerate(jobs))
         self.ready: deque[_Ready] = deque()
         self.rows = 0  # texts of it that are read or written now
-        self.news: list[News] = []
+        self.news: list[JobUpdate] = []
         self.error: BaseException | None = None
         self.loop = loop
         self.arrived = arrived
@@ -72,16 +72,16 @@ class Ticket:
         return len(self.waiting) + len(self.ready)
 
 
-class _Place(NamedTuple):
+class _Owner(NamedTuple):
     """Whose a reading or a line is."""
 
-    ticket: Ticket
+    ticket: PendingRequest
     job: int
     line: int | None
     asked: Job
 
 
-def shares(wanted: Sequence[int], rows: int) -> list[int]:
+def fair_shares(wanted: Sequence[int], rows: int) -> list[int]:
     """How many rows each gets who wants so many: as many, unless others who get fewer want more, too.
 
     Of those who want as many the first may get one more. Where there is a row for each, each gets one.
@@ -93,4 +93,4 @@ def shares(wanted: Sequence[int], rows: int) -> list[int]:
     return given
 
 
-__all__ = ["shares"]
+__all__ = ["fair_shares"]

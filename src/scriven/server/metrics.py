@@ -14,16 +14,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scriven.server.openapi import OPENMETRICS
-from scriven.server.shared import Histogram, Server, server_of
+from scriven.server.shared import Histogram, ServerState, server_of
 
 TYPES = {True: f"{OPENMETRICS}; version=1.0.0; charset=utf-8", False: "text/plain; version=0.0.4; charset=utf-8"}
 Sample = tuple[str, dict[str, str], float]  # what its name ends with, its labels, its value
 
 
-class Counted:
+class AnswerCounter:
     """ASGI middleware that counts answers by method and status, and how long they take by path."""
 
-    def __init__(self, app: ASGIApp, server: Server) -> None:
+    def __init__(self, app: ASGIApp, server: ServerState) -> None:
         """What is counted is added to the server's `answers` and `seconds`."""
         self._app = app
         self._server = server
@@ -75,11 +75,11 @@ class _Family:
         known = name if openmetrics or self.kind != "counter" else f"{name}_total"
         yield f"# HELP {known} {self.means}\n# TYPE {known} {self.kind}\n"
         for suffix, labels, value in self.samples:
-            shown = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+            shown = ",".join(f'{label}="{_escape(text)}"' for label, text in labels.items())
             yield f"{name}{suffix}{{{shown}}} {value}\n" if shown else f"{name}{suffix} {value}\n"
 
 
-def _families(server: Server) -> Iterator[_Family]:
+def _families(server: ServerState) -> Iterator[_Family]:
     engines = {name: server.engines(name) for name in server.models}
 
     def each(suffix: str, values: dict[str, float]) -> list[Sample]:
@@ -120,5 +120,5 @@ def _histogram(name: str, means: str, label: str, histogram: Histogram) -> _Fami
     return _Family(name, "histogram", means, samples)
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.server import schemas
-from scriven.server.requests import Body, CompletionBody, DetokenizeBody, ScoreBody, StateBody, TokenizeBody
+from scriven.server.requests import CompletionBody, DetokenizeBody, RequestBody, ScoreBody, StateBody, TokenizeBody
 from scriven.server.responses import answer
 
 JSON = "application/json"
@@ -46,7 +46,7 @@ class Operation:
     path: str
     summary: str
     reply: type[BaseModel] | None = None
-    body: type[Body] | None = None
+    body: type[RequestBody] | None = None
     others: tuple[str, ...] = ()
     plain: bool = False  # whether the body may be the text itself
     query: tuple[dict[str, Any], ...] = ()

@@ -16,7 +16,7 @@ import torch
 
 from scriven.inference.predictor import Context, Predictor, side_by_side
 from scriven.inference.sampling import Floats, Ids
-from scriven.inference.surprisal import priced, read_rows
+from scriven.inference.surprisal import cost_of_unseen, read_rows
 
 PIECE = 256  # symbols that torch reads of one text at once
 STEPS = 32  # symbols read at once where that is done step by step, many times as slowly
@@ -49,11 +49,11 @@ def details_of(logits: Floats, ids: Ids, likeliest: int, predictor: Predictor) -
     if likeliest:
         order = np.argsort(-logits, axis=1, kind="stable")[:, :likeliest]  # (T, K)
         top = order, np.take_along_axis(logits, order, 1)
-    return Details(ids, priced(nats, ids, vocabulary), top)
+    return Details(ids, cost_of_unseen(nats, ids, vocabulary), top)
 
 
 @dataclass(eq=False)
-class Reading:
+class Prefill:
     """A text that is being read: what of it is left, and the context after what was.
 
     `likeliest` is None where nothing is told of it, 0 where costs are, or how many likeliest symbols are told too.
@@ -70,15 +70,15 @@ class Reading:
         return bool(self.likeliest)
 
 
-class Told(NamedTuple):
+class PrefillResult(NamedTuple):
     """What became of a text in a turn: how many symbols were read, and what is told of them."""
 
-    reading: Reading
+    reading: Prefill
     details: Details | None
     symbols: int
 
 
-class Readings:
+class PrefillQueue:
     """Texts of one model that are being read: read on in turns; they may come and go in between."""
 
     def __init__(self, predictor: Predictor) -> None:
@@ -86,17 +86,17 @@ class Readings:
         native = predictor.scorer() is not None and not predictor.window
         self._turns: deque[_Group] = deque(_Group(predictor, native, stepwise) for stepwise in (False, True))
 
-    def add(self, readings: Sequence[Reading]) -> None:
+    def add(self, readings: Sequence[Prefill]) -> None:
         """Some more texts, each with something to read."""
         for group in self._turns:
             group.add([each for each in readings if each.stepwise == group.stepwise])
 
-    def drop(self, readings: Collection[Reading]) -> None:
+    def drop(self, readings: Collection[Prefill]) -> None:
         """Read these no further."""
         for group in self._turns:
             group.keep([row for row, each in enumerate(group.readings) if each not in readings])
 
-    def read(self, symbols: int) -> list[Told]:
+    def read(self, symbols: int) -> list[PrefillResult]:
         """Read on, about so many symbols of all texts together; what became of them. Those read are gone."""
         self._turns.rotate()
         group = next((group for group in self._turns if group.readings), None)
@@ -107,13 +107,13 @@ class _Group:
     """Texts that are read alike: side by side where native code reads, else one after another."""
 
     def __init__(self, predictor: Predictor, native: bool, stepwise: bool) -> None:
-        self.readings: list[Reading] = []
+        self.readings: list[Prefill] = []
         self.stepwise = stepwise
         self._predictor = predictor
         self._native = native
         self._context: Context | None = None  # of the texts, a row each, where native code reads
 
-    def add(self, readings: list[Reading]) -> None:
+    def add(self, readings: list[Prefill]) -> None:
         self.readings += readings
         if self._native and readings:
             known = [] if self._context is None else [self._context]
@@ -129,7 +129,7 @@ class _Group:
             self.readings = [self.readings[row] for row in rows]
             self._context = self._context.rows(rows) if self._context is not None and rows else None
 
-    def read(self, symbols: int) -> list[Told]:
+    def read(self, symbols: int) -> list[PrefillResult]:
         """Read a piece of each text, or of one; texts that are read have their context then, and are gone."""
         if self._context is None:
             told = [self._read_alone(self.readings[0])]
@@ -139,7 +139,7 @@ class _Group:
         self.keep([row for row, each in enumerate(self.readings) if len(each.ids)])
         return told
 
-    def _read_rows(self, context: Context, symbols: int) -> list[Told]:
+    def _read_rows(self, context: Context, symbols: int) -> list[PrefillResult]:
         rows = self.readings
         most = symbols // len(rows)
         if self.stepwise:
@@ -153,7 +153,7 @@ class _Group:
             if not len(each.ids):
                 each.context = self._context.rows([row])
         told = zip(rows, details, strict=True)
-        return [Told(each, None if each.likeliest is None else one, length) for each, one in told]
+        return [PrefillResult(each, None if each.likeliest is None else one, length) for each, one in told]
 
     def _costs(self, ids: Ids, context: Context) -> tuple[list[Details], Context]:
         """What each symbol (T, N) costs."""
@@ -172,7 +172,7 @@ class _Group:
             for row, each in enumerate(self.readings)
         ], context
 
-    def _read_alone(self, each: Reading) -> Told:
+    def _read_alone(self, each: Prefill) -> PrefillResult:
         """A piece of one text. What a window sees foretells what follows, but the state what is read."""
         predictor, ids = self._predictor, each.ids[:PIECE]
         told: Details | None = None
@@ -188,4 +188,4 @@ class _Group:
         else:
             each.context = carried
         each.ids, each.carried = each.ids[PIECE:], carried
-        return Told(each, told, len(ids))
+        return PrefillResult(each, told, len(ids))

@@ -17,7 +17,7 @@ from scriven.errors import ScrivenError, shortage
 from scriven.runs import open_run
 from scriven.runs.checkpoints import MANIFEST_FILE
 from scriven.runs.folder import Which
-from scriven.server.shared import Served, Server
+from scriven.server.shared import ServedModel, ServerState
 from scriven.session import Model, load
 
 EVERY = 5.0  # seconds between two looks at the runs
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 Stamp = tuple[int, int, int]
 
 
-class Source:
+class ServedCheckpoint:
     """A run that is served: which of its checkpoints, and how it is opened."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Source:
         """Take the checkpoint that was opened last for another one, so that it is opened again."""
         self._stamp = None
 
-    def changed(self) -> bool:
+    def has_changed(self) -> bool:
         """Whether there is another checkpoint than the one opened last; one that was asked for by its step stays."""
         return self._which in ("best", "last") and self._now() not in (None, self._stamp)
 
@@ -66,7 +66,7 @@ class Source:
             return None
 
 
-async def renew(server: Server, sources: Mapping[str, Source], tell: Callable[[str], object]) -> None:
+async def renew(server: ServerState, sources: Mapping[str, ServedCheckpoint], tell: Callable[[str], object]) -> None:
     """Take up what is newer, again and again; `tell` is given a line about each."""
     loop, threads = asyncio.get_running_loop(), ThreadPoolExecutor(1, "renewal")
     last = dict[str, str]()  # what was said of each, so that nothing is said at every look
@@ -90,7 +90,7 @@ async def renew(server: Server, sources: Mapping[str, Source], tell: Callable[[s
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _reason(error: Exception, source: Source) -> str:
+def _reason(error: Exception, source: ServedCheckpoint) -> str:
     """Why a newer checkpoint could not be opened, which is tried again where the system lacked something."""
     if lacking := shortage(error):
         source.open_later()
@@ -100,13 +100,13 @@ def _reason(error: Exception, source: Source) -> str:
     return f"the newer checkpoint cannot be opened: {error}"
 
 
-def _newer(before: Served, source: Source, server: Server) -> tuple[Served | None, str]:
+def _newer(before: ServedModel, source: ServedCheckpoint, server: ServerState) -> tuple[ServedModel | None, str]:
     """What is to be served in place of `before`, if anything, and what to say."""
     still = f"still serving step {before.model.step:,}"
     try:
-        if not source.changed():
+        if not source.has_changed():
             return None, ""
-        served = Served(before.name, source.open(), server.limits)
+        served = ServedModel(before.name, source.open(), server.limits)
     except Exception as error:
         return None, f"{still}, since {_reason(error, source)}"
     if served.model.vocabulary != before.model.vocabulary:
@@ -118,4 +118,4 @@ def _newer(before: Served, source: Source, server: Server) -> tuple[Served | Non
     return served, f"serving step {served.model.step:,} ({served.fingerprint}) now, {before.model.step:,} before"
 
 
-__all__ = ["Source", "renew"]
+__all__ = ["ServedCheckpoint", "renew"]

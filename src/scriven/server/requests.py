@@ -18,7 +18,7 @@ from pydantic_core import CoreSchema
 
 from scriven import strict_json
 from scriven.server.limits import LIMITS
-from scriven.server.responses import Refused, json_text
+from scriven.server.responses import ApiError, json_text
 
 SHOWN = 60  # characters of a value that a message shows
 
@@ -70,8 +70,8 @@ def check_offered(values: Mapping[str, Any], unoffered: Mapping[str, Sequence[An
         value = values.get(name)
         if value is not None and not any(_same(value, each) for each in neutral):
             way_out = f", or give {json_text(neutral[0])}" if neutral else ""
-            message = f"{name}{_shown(value)}: not offered by these models; leave it out{way_out}"
-            raise Refused(400, message, name, "not_offered")
+            message = f"{name}{_show(value)}: not offered by these models; leave it out{way_out}"
+            raise ApiError(400, message, name, "not_offered")
 
 
 def add_unoffered(schema: dict[str, Any], unoffered: Mapping[str, Sequence[Any]]) -> None:
@@ -81,7 +81,7 @@ def add_unoffered(schema: dict[str, Any], unoffered: Mapping[str, Sequence[Any]]
         schema["properties"][name] = told
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     """A text, a number or a truth value; objects and lists, which may be of any depth, are not shown."""
     if isinstance(value, str) and len(value) > SHOWN:
         return f" {json_text(value[:SHOWN])}..."
@@ -119,7 +119,7 @@ Texts = Annotated[list[str], Field(min_length=1, max_length=LIMITS.texts, fail_f
 Prompt = str | Texts | Ids | Annotated[list[Ids], Field(min_length=1, max_length=LIMITS.texts, fail_fast=True)]
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     """An object whose fields are known, of the right types, finite and within bounds; frozen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -141,7 +141,7 @@ class Body(BaseModel):
         }
 
 
-class StreamOptions(Body):
+class StreamOptions(RequestBody):
     """How a stream is told."""
 
     include_usage: Annotated[bool, NULLABLE, Field(description="one more event at the end, with `usage`")] = False
@@ -149,7 +149,7 @@ class StreamOptions(Body):
     unoffered = {"continuous_usage_stats": (False,)}
 
 
-class CompletionBody(Body):
+class CompletionBody(RequestBody):
     """POST /v1/completions."""
 
     model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
@@ -219,7 +219,7 @@ class CompletionBody(Body):
         return self
 
 
-class ScoreBody(Body):
+class ScoreBody(RequestBody):
     """POST /score."""
 
     model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
@@ -230,7 +230,7 @@ class ScoreBody(Body):
     )
 
 
-class StateBody(Body):
+class StateBody(RequestBody):
     """POST /states."""
 
     model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
@@ -238,7 +238,7 @@ class StateBody(Body):
     state: Annotated[str, NULLABLE] = Field("", max_length=64, description="go on from this state, not from nothing")
 
 
-class TokenizeBody(Body):
+class TokenizeBody(RequestBody):
     """POST /tokenize."""
 
     model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
@@ -247,21 +247,21 @@ class TokenizeBody(Body):
     return_token_strs: Annotated[bool, NULLABLE] = Field(False, description="give each token's text too")
 
 
-class DetokenizeBody(Body):
+class DetokenizeBody(RequestBody):
     """POST /detokenize."""
 
     model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
     tokens: Ids = Field(description="ids")
 
 
-AnyBody = TypeVar("AnyBody", bound=Body)
+AnyBody = TypeVar("AnyBody", bound=RequestBody)
 FORMS = {  # of fields that may have several
     "prompt": f"give a text, ids ({LIMITS.prompt_characters:,} at most), or a list of 1 to {LIMITS.texts} of these",
     "stop": f"give a text of {LIMITS.stop_characters} characters at most, or a list of {LIMITS.stops} such at most",
 }
 
 
-def parsed(kind: type[AnyBody], data: bytes) -> AnyBody:
+def parse_body(kind: type[AnyBody], data: bytes) -> AnyBody:
     """The body of a request, checked.
 
     Raises Refused, 400, naming the field and its value, where it is not what it must be.
@@ -269,16 +269,16 @@ def parsed(kind: type[AnyBody], data: bytes) -> AnyBody:
     try:
         values = strict_json.parse(data.decode("utf-8"), LIMITS.body_parts, LIMITS.body_values)
     except ValueError as error:  # UnicodeDecodeError is one
-        raise Refused(400, f"the body is not JSON that can be read: {error}", code="invalid_json") from None
+        raise ApiError(400, f"the body is not JSON that can be read: {error}", code="invalid_json") from None
     if not isinstance(values, dict):
-        raise Refused(400, f"the body must be a JSON object, not {str(values)[:40]!r}", code="invalid_json")
+        raise ApiError(400, f"the body must be a JSON object, not {str(values)[:40]!r}", code="invalid_json")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise _refused(error) from None
+        raise _refusal(error) from None
 
 
-def _refused(error: ValidationError) -> Refused:
+def _refusal(error: ValidationError) -> ApiError:
     """The first thing that is wrong, in one sentence."""
     first = error.errors(include_url=False, include_context=False)[0]
     place = [str(each) for each in first["loc"]]
@@ -287,11 +287,11 @@ def _refused(error: ValidationError) -> Refused:
     value = repr(given[:60] if isinstance(given, str | list) else given)  # of a million, no more is shown
     said = f"{first['msg'][:1].lower()}{first['msg'][1:].removeprefix('alue error, ')}"
     if first["type"] == "extra_forbidden":
-        return Refused(400, f"unrecognized field: {'.'.join(place)}", param, "unknown_field")
+        return ApiError(400, f"unrecognized field: {'.'.join(place)}", param, "unknown_field")
     if first["type"] == "missing":
-        return Refused(400, f"{param}: this field is required", param, "missing_field")
+        return ApiError(400, f"{param}: this field is required", param, "missing_field")
     if param is None:
-        return Refused(400, first["msg"].removeprefix("Value error, "), None, "invalid_value")
+        return ApiError(400, first["msg"].removeprefix("Value error, "), None, "invalid_value")
     said = FORMS.get(param, said)
     shown = value if len(value) <= 60 else value[:57] + "..."
-    return Refused(400, f"{param} {shown}: {said}", param, "invalid_value")
+    return ApiError(400, f"{param} {shown}: {said}", param, "invalid_value")

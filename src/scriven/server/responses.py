@@ -36,10 +36,10 @@ def answer(values: Any, status: int = 200) -> Response:
 
 async def long_answer(size: int, make: Callable[[], Any]) -> Response:
     """JSON of what `make` gives, in ASCII; where the `size` of what it is made of is not brief, by another thread."""
-    return _response(await apart(size, lambda: "".join(pieces(make()))), 200)
+    return _response(await run_apart(size, lambda: "".join(pieces(make()))), 200)
 
 
-async def apart(size: int, make: Callable[[], Result]) -> Result:
+async def run_apart(size: int, make: Callable[[], Result]) -> Result:
     """What `make` gives; where the `size` of what it is made of is not brief, another thread calls it.
 
     What is brief shares the turns of the loop with what else is: 64 streams that have news at once take their turns.
@@ -121,7 +121,7 @@ def _response(text: str, status: int) -> Response:
     return Response(text, status, media_type="application/json")
 
 
-__all__ = ["answer", "apart", "json_text", "long_answer", "pieces"]
+__all__ = ["answer", "json_text", "long_answer", "pieces", "run_apart"]
 
 
 TYPES = {
@@ -137,7 +137,7 @@ TYPES = {
 RETRY_SECONDS = 1  # after which a client that was turned away may come again
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """A request that is not done: its status, what is wrong and the way out, the field, and a word for programs."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
@@ -159,26 +159,28 @@ class Refused(Exception):
         return {"retry-after": str(RETRY_SECONDS)} if self.status in {429, 503} else {}
 
 
-def full(what: str) -> Refused:
+def too_many_requests(what: str) -> ApiError:
     """Too much is going on for one more request."""
-    return Refused(429, f"{what}; try again in a moment", code="queue_full")
+    return ApiError(429, f"{what}; try again in a moment", code="queue_full")
 
 
-def too_large(what: str, most: float) -> Refused:
+def payload_too_large(what: str, most: float) -> ApiError:
     """Something comes that has more bytes than it may."""
-    return Refused(413, f"the {what} has more than {most:,} bytes; send less at once", code="body_too_large")
+    return ApiError(413, f"the {what} has more than {most:,} bytes; send less at once", code="body_too_large")
 
 
-def mistake(error: BaseException) -> Refused:
+def internal_error(error: BaseException) -> ApiError:
     """What we did wrong ourselves; where the system lacked something, that."""
     if lacking := shortage(error):
-        return Refused(503, f"this machine has not enough {lacking} for this now; ask for less, or later", code=lacking)
-    return Refused(500, "a mistake in the server itself; its log shows where", code="internal")
+        return ApiError(
+            503, f"this machine has not enough {lacking} for this now; ask for less, or later", code=lacking
+        )
+    return ApiError(500, "a mistake in the server itself; its log shows where", code="internal")
 
 
-def overflow() -> Refused:
+def overflow() -> ApiError:
     """The model computes numbers that are not finite."""
-    return Refused(
+    return ApiError(
         500,
         "this model's numbers overflow: its weights are finite, but too large to compute with; "
         "serve another checkpoint of its run, or train it again with a lower learning rate",
@@ -186,6 +188,6 @@ def overflow() -> Refused:
     )
 
 
-def late(seconds: float) -> Refused:
+def timed_out(seconds: float) -> ApiError:
     """A request took longer than requests may."""
-    return Refused(503, f"the request took longer than {seconds:g} s; ask for less, or later", code="timeout")
+    return ApiError(503, f"the request took longer than {seconds:g} s; ask for less, or later", code="timeout")

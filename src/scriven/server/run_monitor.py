@@ -22,10 +22,10 @@ from starlette.routing import Route
 
 from scriven.errors import InputError
 from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, record_of
-from scriven.safe_files import opened
+from scriven.safe_files import open_regular
 from scriven.server.limits import LIMITS, Limits
-from scriven.server.responses import BRIEF, Refused, answer, full, long_answer, pieces
-from scriven.server.shared import Streamed
+from scriven.server.responses import BRIEF, ApiError, answer, long_answer, pieces, too_many_requests
+from scriven.server.shared import DisconnectAwareResponse
 
 Record = dict[str, Any]
 
@@ -55,10 +55,10 @@ class Tail:
         Lines that are no record are left out. A file that is missing is empty. Raises InputError for what is no file.
         """
         if not os.path.lexists(self._path):
-            return self._moved((0, 0), 0), []
-        with opened(self._path) as (file, size):
+            return self._has_moved((0, 0), 0), []
+        with open_regular(self._path) as (file, size):
             found = os.fstat(file.fileno())
-            again = self._moved((found.st_dev, found.st_ino), size)
+            again = self._has_moved((found.st_dev, found.st_ino), size)
             file.seek(self._offset)
             data = file.read(AT_ONCE)
         whole = data.rfind(b"\n") + 1 or (len(data) if len(data) == AT_ONCE else 0)
@@ -66,7 +66,7 @@ class Tail:
         self._offset += sum(map(len, lines))
         return again, records(lines)
 
-    def _moved(self, file: tuple[int, int], size: int) -> bool:
+    def _has_moved(self, file: tuple[int, int], size: int) -> bool:
         if file == self._file and size >= self._offset:
             return False
         first = self._file == (0, 0)
@@ -79,7 +79,7 @@ def records(lines: Iterable[bytes]) -> list[Record]:
     return [record for line in lines if line.startswith(b"{") and (record := record_of(line))]
 
 
-class Story:
+class RunHistory:
     """What a run tells, in order, from its beginning."""
 
     def __init__(self, run: Path) -> None:
@@ -111,7 +111,7 @@ class Story:
         if self._told and not metrics and not samples and before == self._training:
             return None
         again, self._told = not self._told, True
-        told = {"again": again, "training": self._training, **losses(metrics), "samples": written(samples)}
+        told = {"again": again, "training": self._training, **losses(metrics), "samples": sample_texts(samples)}
         return told
 
 
@@ -128,7 +128,7 @@ def last_records(path: Path) -> list[Record]:
     """The records near the end of a file; none of a missing one. Raises InputError for what is no file."""
     if not os.path.lexists(path):
         return []
-    with opened(path) as (file, size):
+    with open_regular(path) as (file, size):
         file.seek(max(0, size - TAIL))
         return records(io.BytesIO(file.read(TAIL)))
 
@@ -143,7 +143,7 @@ def losses(metrics: Sequence[Record]) -> Record:
             facts = {"started": _plain(record, STARTED), "finished": None}
         elif record.get("event") == "finished":
             facts["finished"] = _plain(record, FINISHED)
-    return {"steps": thinned(steps), "evaluations": evaluations, "facts": facts}
+    return {"steps": thin_out(steps), "evaluations": evaluations, "facts": facts}
 
 
 def _plain(record: Record, names: Sequence[str]) -> Record:
@@ -174,25 +174,25 @@ def _loss(record: Record) -> list[Record]:
     return [{"step": record["step"], "nats": nats, "characters": characters}]
 
 
-def thinned(steps: Sequence[Record], points: int = POINTS) -> list[Record]:
+def thin_out(steps: Sequence[Record], points: int = POINTS) -> list[Record]:
     """So many steps at most: of neighbours their losses' sums, and otherwise what is true of the last of them."""
     size = -(-len(steps) // points) or 1
     groups = groupby(enumerate(steps), lambda each: each[0] // size)
-    return [_merged([step for _, step in group]) for _, group in groups]
+    return [_merge([step for _, step in group]) for _, group in groups]
 
 
-def _merged(steps: Sequence[Record]) -> Record:
+def _merge(steps: Sequence[Record]) -> Record:
     sums = {name: sum(step[name] for step in steps) for name in ("nats", "characters")}
     return steps[-1] | sums
 
 
-def written(samples: Sequence[Record]) -> list[Record]:
+def sample_texts(samples: Sequence[Record]) -> list[Record]:
     """The texts that lines of `samples.jsonl` tell."""
     texts = [each for each in samples if isinstance(each.get("text"), str) and isinstance(each.get("prompt"), str)]
     return [_plain(each, SAMPLED) for each in texts[-SAMPLES:]]
 
 
-__all__ = ["Story", "Tail", "in_training", "last_records", "losses", "thinned", "written"]
+__all__ = ["RunHistory", "Tail", "in_training", "last_records", "losses", "sample_texts", "thin_out"]
 
 
 EVERY = 0.5  # seconds between two looks at the files of a run that is followed
@@ -201,7 +201,7 @@ EVENTS = "text/event-stream; charset=utf-8"
 UNKEPT = {"cache-control": "no-store"}
 
 
-class Watch:
+class RunMonitor:
     """Tells about runs by their names."""
 
     def __init__(self, runs: Mapping[str, Path], limits: Limits = LIMITS) -> None:
@@ -227,30 +227,30 @@ class Watch:
     async def metrics(self, request: Request) -> Response:
         """GET /runs/{name}/metrics?after=STEP: the losses of later steps; of all without `after`."""
         after = _query_step(request.query_params.get("after", "-1"))
-        told = await run_in_threadpool(_news, Story(self._folder(request)))
+        told = await run_in_threadpool(_news, RunHistory(self._folder(request)))
         for kind in ("steps", "evaluations"):
             told[kind] = [each for each in told[kind] if each["step"] > after]
         return answer({name: told[name] for name in ("training", "facts", "steps", "evaluations")})
 
     async def samples(self, request: Request) -> Response:
         """GET /runs/{name}/samples: what the model wrote in training."""
-        story = Story(self._folder(request))
+        story = RunHistory(self._folder(request))
         return await long_answer(BRIEF, lambda: _news(story)["samples"])
 
     async def events(self, request: Request) -> Response:
         """GET /runs/{name}/events: server-sent events of what `Story.news` tells, everything so far in the first."""
-        story = Story(self._folder(request))
+        story = RunHistory(self._folder(request))
         if request.method == "HEAD":
             return Response(media_type=EVENTS, headers=UNKEPT)
-        return Streamed(self._follow(story), EVENTS, within=self._counted())
+        return DisconnectAwareResponse(self._follow(story), EVENTS, within=self._count_follower())
 
-    async def _follow(self, story: Story) -> AsyncGenerator[bytes]:
+    async def _follow(self, story: RunHistory) -> AsyncGenerator[bytes]:
         clock = asyncio.get_running_loop().time
         begun = said = clock()
         while clock() - begun < self._limits.follow_seconds and not self.ending:
             try:
                 news = await run_in_threadpool(lambda: "".join(pieces(_news(story))))
-            except Refused as refused:
+            except ApiError as refused:
                 yield b"data: " + refused.body + b"\n\n"
                 return
             new = news != "{}"
@@ -260,10 +260,10 @@ class Watch:
             await asyncio.sleep(EVERY)
 
     @asynccontextmanager
-    async def _counted(self) -> AsyncIterator[None]:
+    async def _count_follower(self) -> AsyncIterator[None]:
         """While a run is followed. Raises Refused, 429, where that are too many; nobody comes between."""
         if self._followers >= self._limits.followers:
-            raise full(f"{self._followers} pages are watching runs already")
+            raise too_many_requests(f"{self._followers} pages are watching runs already")
         self._followers += 1
         try:
             yield
@@ -273,7 +273,7 @@ class Watch:
     def _folder(self, request: Request) -> Path:
         name = request.path_params["name"]
         if name not in self._runs:
-            raise Refused(404, f"there is no run {name[:80]!r}; GET /runs lists those there are", "name", "not_found")
+            raise ApiError(404, f"there is no run {name[:80]!r}; GET /runs lists those there are", "name", "not_found")
         return self._runs[name]
 
 
@@ -285,17 +285,17 @@ def _summary(name: str, run: Path) -> dict[str, Any]:
         return {"name": name, "training": False, "steps": 0}
 
 
-def _news(story: Story) -> dict[str, Any]:
+def _news(story: RunHistory) -> dict[str, Any]:
     """What is new; an empty dictionary where nothing is. Raises Refused where the run's files cannot be read."""
     try:
         return story.news() or {}
     except (InputError, OSError) as error:
         words = story.without_place(str(error))
-        raise Refused(404, words, "name", "unreadable") from None
+        raise ApiError(404, words, "name", "unreadable") from None
 
 
 def _query_step(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise Refused(400, f"after={text[:40]!r}: give a step, a whole number", "after", "invalid_value") from None
+        raise ApiError(400, f"after={text[:40]!r}: give a step, a whole number", "after", "invalid_value") from None

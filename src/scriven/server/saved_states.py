@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from scriven.inference.predictor import Context
 from scriven.server.limits import Limits
-from scriven.server.responses import Refused
+from scriven.server.responses import ApiError
 
 
-class Saved(NamedTuple):
+class SavedState(NamedTuple):
     """A context of one row, the checkpoint that it is of, how many characters it has read, and when it expires."""
 
     model: str
@@ -23,31 +23,31 @@ class Saved(NamedTuple):
     until: float
 
 
-class States:
+class SavedStates:
     """The contexts kept, bounded in number, bytes and time; the one not used for longest goes first."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
-        self._kept: OrderedDict[str, Saved] = OrderedDict()  # the one used last is the last
+        self._kept: OrderedDict[str, SavedState] = OrderedDict()  # the one used last is the last
         self.bytes = 0
 
     def __len__(self) -> int:
         self._expire()
         return len(self._kept)
 
-    def put(self, model: str, context: Context, characters: int) -> str:
+    def add(self, model: str, context: Context, characters: int) -> str:
         """Keep a context; its handle, which nobody can guess."""
         handle = secrets.token_urlsafe(16)
         size = _size(context)
-        self._kept[handle] = Saved(model, context, characters, size, self._clock() + self._limits.state_seconds)
+        self._kept[handle] = SavedState(model, context, characters, size, self._clock() + self._limits.state_seconds)
         self.bytes += size
         self._expire()
         while len(self._kept) > self._limits.states or self.bytes > self._limits.state_bytes:
             self._drop(next(iter(self._kept)))
         return handle
 
-    def get(self, model: str, handle: str) -> Saved:
+    def get(self, model: str, handle: str) -> SavedState:
         """What a handle stands for, which is kept from now on as if it were new.
 
         Raises Refused, 404, where it is not kept, or is another model's.
@@ -55,7 +55,7 @@ class States:
         self._expire()
         saved = self._kept.get(handle)
         if saved is None or saved.model != model:
-            raise Refused(
+            raise ApiError(
                 404,
                 f"state {handle!r} is not kept here (any more), or is of an earlier checkpoint of the model; "
                 "read the text again",

@@ -20,17 +20,25 @@ import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from scriven.corpus.decoding import looks_around, prepared
-from scriven.corpus.documents import cut_text
+from scriven.corpus.decoding import looks_around, prepare_pieces
+from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_marks
 from scriven.inference.chunks import read_chunks
 from scriven.inference.predictor import Context
 from scriven.inference.sampling import Floats, Ids
-from scriven.inference.surprisal import Tally, tally
+from scriven.inference.surprisal import SurprisalSum, tally
 from scriven.server.jobs import Job
 from scriven.server.requests import ScoreBody
-from scriven.server.responses import Refused, long_answer, pieces
-from scriven.server.shared import Served, Server, Streamed, Work, body_of, server_of, unless_gone
+from scriven.server.responses import ApiError, long_answer, pieces
+from scriven.server.shared import (
+    DisconnectAwareResponse,
+    RequestHandle,
+    ServedModel,
+    ServerState,
+    body_of,
+    server_of,
+    unless_gone,
+)
 
 LINES = "application/x-ndjson"
 PIECE = 1 << 16  # bytes of a text that are scored at once
@@ -42,33 +50,33 @@ async def score(request: Request) -> Response:
     server = server_of(request)
     plain = request.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/plain"
     if plain:
-        served = server.named(request.query_params.get("model", ""))
-        pieces: Iterable[str] = _Arriving(request, _bound(served, server))
-        text = _Text(server, served, pieces, served.start)
+        served = server.model_named(request.query_params.get("model", ""))
+        pieces: Iterable[str] = _Arriving(request, _text_bound(served, server))
+        text = _ScoredText(server, served, pieces, served.start)
     else:
         body = await body_of(request, ScoreBody)
-        served = server.named(body.model)
+        served = server.model_named(body.model)
         goes_on = bool(body.state or body.save_state)
-        text = _Text(server, served, [body.text], *server.context(served, body.state), goes_on, body.save_state)
+        text = _ScoredText(server, served, [body.text], *server.context(served, body.state), goes_on, body.save_state)
     costs = _costs(text)
     if LINES in request.headers.get("accept", ""):
         lines = _lines(text, costs)
         first = await (anext(lines) if plain else unless_gone(request, _first(lines)))
-        return Streamed(_ahead(first, lines), LINES, watch=not plain)
+        return DisconnectAwareResponse(_ahead(first, lines), LINES, watch=not plain)
     whole = _whole(text, costs)
     told = await (whole if plain else unless_gone(request, whole))
     return await long_answer(len(told["surprisal"]), lambda: told)
 
 
 @dataclass
-class _Text:
+class _ScoredText:
     """A text to score: its pieces, and the context after what was scored so far, of so many characters.
 
     One that goes on is what stands there and no more: its last document may not have ended.
     """
 
-    server: Server
-    served: Served
+    server: ServerState
+    served: ServedModel
     pieces: Iterable[str]
     context: Context
     characters: int = 0
@@ -79,12 +87,12 @@ class _Text:
         """The ids, in chunks that are not empty."""
         model = self.served.model
         if self.goes_on:
-            return _cut(map(model.read_ids, self.pieces))
+            return _split_long(map(model.read_ids, self.pieces))
         settings = model.settings.corpus
-        pieces = prepared(drop_marks(self.pieces), settings)
-        return _cut(read_chunks(model.vocabulary, cut_text(pieces, settings)))
+        pieces = prepare_pieces(drop_marks(self.pieces), settings)
+        return _split_long(read_chunks(model.vocabulary, split_document_text(pieces, settings)))
 
-    def told(self, total: Tally) -> dict[str, Any]:
+    def response(self, total: SurprisalSum) -> dict[str, Any]:
         """The sums, and the handle of the state after the text where it is to be kept; None where it cannot be used."""
         told = {"model": self.served.name, "system_fingerprint": self.served.fingerprint, **_sums(total)}
         if not self.kept:
@@ -93,7 +101,7 @@ class _Text:
         return {**told, "state": self.server.keep(self.served, self.context, characters)}
 
 
-def _bound(served: Served, server: Server) -> float:
+def _text_bound(served: ServedModel, server: ServerState) -> float:
     """How many bytes a text may have that comes as it is; to be normalised, it may have to be held as a whole."""
     settings = served.model.settings.corpus
     return server.limits.body_bytes if looks_around(settings) else math.inf
@@ -114,11 +122,11 @@ class _Arriving:
         while piece := self._take():
             size += len(piece)
             if size > self._limit:
-                raise Refused(
+                raise ApiError(
                     413, f"the text has more than {self._limit:,} bytes; send less at once", code="body_too_large"
                 )
-            yield _decoded(decoder, piece)
-        yield _decoded(decoder, b"", final=True)
+            yield _decode(decoder, piece)
+        yield _decode(decoder, b"", final=True)
 
     def _take(self) -> bytes:
         self._next = asyncio.run_coroutine_threadsafe(self._piece(), self._loop)
@@ -139,14 +147,14 @@ class _Arriving:
             self._next.cancel()
 
 
-def _decoded(decoder: codecs.IncrementalDecoder, data: bytes, *, final: bool = False) -> str:
+def _decode(decoder: codecs.IncrementalDecoder, data: bytes, *, final: bool = False) -> str:
     try:
         return decoder.decode(data, final)
     except UnicodeDecodeError as error:
-        raise Refused(400, f"the text is not UTF-8 ({error.reason})", code="invalid_text") from None
+        raise ApiError(400, f"the text is not UTF-8 ({error.reason})", code="invalid_text") from None
 
 
-async def _costs(text: _Text) -> AsyncGenerator[tuple[Ids, Floats]]:
+async def _costs(text: _ScoredText) -> AsyncGenerator[tuple[Ids, Floats]]:
     """The ids of a text, boundaries where documents end, and the nats that each costs, (T,), block by block.
 
     Raises Refused, 429, where too many texts are scored.
@@ -155,12 +163,12 @@ async def _costs(text: _Text) -> AsyncGenerator[tuple[Ids, Floats]]:
     loop, chunks = asyncio.get_running_loop(), text.chunks()
     with (
         server.scoring(),
-        served.held(),
+        served.hold(),
         contextlib.closing(pieces) if isinstance(pieces, _Arriving) else contextlib.nullcontext(),
     ):
         while (ids := await loop.run_in_executor(server.threads, next, chunks, None)) is not None:
             done = 0
-            async with Work(server, served, [Job(ids, text.context, (), 0)]) as work:
+            async with RequestHandle(server, served, [Job(ids, text.context, (), 0)]) as work:
                 while done < len(ids):
                     news = await work.news()
                     nats = np.concatenate([np.empty(0), *(each.details.nats for each in news if each.details)])
@@ -169,24 +177,24 @@ async def _costs(text: _Text) -> AsyncGenerator[tuple[Ids, Floats]]:
                     text.context = next((each.context for each in news if each.context is not None), text.context)
 
 
-def _cut(chunks: Iterable[Ids]) -> Iterator[Ids]:
+def _split_long(chunks: Iterable[Ids]) -> Iterator[Ids]:
     """None is empty, or much longer than a piece."""
     for chunk in chunks:
         for begin in range(0, len(chunk), PIECE):
             yield chunk[begin : begin + PIECE]
 
 
-async def _lines(text: _Text, costs: AsyncGenerator[tuple[Ids, Floats]]) -> AsyncGenerator[bytes]:
+async def _lines(text: _ScoredText, costs: AsyncGenerator[tuple[Ids, Floats]]) -> AsyncGenerator[bytes]:
     """A line for each block, and one of the sums; or one of what went wrong where that is not the first."""
-    total, vocabulary = Tally(), text.served.model.vocabulary
+    total, vocabulary = SurprisalSum(), text.served.model.vocabulary
     try:
         async with contextlib.aclosing(costs) as blocks:
             async for ids, nats in blocks:
                 offset = total.loss.characters
                 total += tally(vocabulary, ids, nats)
-                yield _line({"offset": offset, "surprisal": _rounded(nats[ids != vocabulary.boundary])})
-        yield _line(text.told(total))
-    except Refused as refused:
+                yield _line({"offset": offset, "surprisal": _round(nats[ids != vocabulary.boundary])})
+        yield _line(text.response(total))
+    except ApiError as refused:
         if not total.loss.characters:
             raise
         yield refused.body + b"\n"
@@ -229,25 +237,25 @@ def _line(values: dict[str, Any]) -> bytes:
     return "".join(pieces(values)).encode() + b"\n"
 
 
-async def _whole(text: _Text, costs: AsyncGenerator[tuple[Ids, Floats]]) -> dict[str, Any]:
+async def _whole(text: _ScoredText, costs: AsyncGenerator[tuple[Ids, Floats]]) -> dict[str, Any]:
     """The sums, and all that each symbol costs. Raises Refused, 400, for a text that is too long for that."""
-    total, parts, vocabulary = Tally(), [np.empty(0)], text.served.model.vocabulary
+    total, parts, vocabulary = SurprisalSum(), [np.empty(0)], text.served.model.vocabulary
     most = text.server.limits.score_characters
     async with contextlib.aclosing(costs) as blocks:
         async for ids, nats in blocks:
             total += tally(vocabulary, ids, nats)
             parts.append(nats[ids != vocabulary.boundary])
             if total.loss.characters > most:
-                raise Refused(400, f"text: give {most:,} characters at most, or accept {LINES}", "text", "too_large")
-    return {**text.told(total), "surprisal": _rounded(np.concatenate(parts))}
+                raise ApiError(400, f"text: give {most:,} characters at most, or accept {LINES}", "text", "too_large")
+    return {**text.response(total), "surprisal": _round(np.concatenate(parts))}
 
 
-def _rounded(nats: Floats) -> Floats:
+def _round(nats: Floats) -> Floats:
     """As many digits as are true, and fewer bytes."""
     return nats.round(5)
 
 
-def _sums(total: Tally) -> dict[str, Any]:
+def _sums(total: SurprisalSum) -> dict[str, Any]:
     loss = total.loss
     return {
         "nats": loss.nats,

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scriven.errors import UsageError
 from scriven.server.limits import LIMITS, Limits
-from scriven.server.responses import Refused
+from scriven.server.responses import ApiError
 
 HERE = ("localhost", "127.0.0.1", "[::1]")  # names of this machine that no name server decides
 EVERY_ADDRESS = ("0.0.0.0", "::")
@@ -72,7 +72,7 @@ class Policy:
         if self.token is not None and scope["path"] not in self.open_paths and not preflight(scope, headers):
             self._check_token(self.token, headers.getlist("authorization"))
 
-    def bound(self, scope: Scope) -> int | None:
+    def body_bound(self, scope: Scope) -> int | None:
         """How many bytes the body may have; None where it may have any number."""
         kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
         return None if scope["path"] in self.streamed and kind == "text/plain" else self.limits.body_bytes
@@ -81,9 +81,9 @@ class Policy:
         given = headers.getlist("host")
         match = HOST.fullmatch(given[0].lower()) if len(given) == 1 else None
         if match is None:
-            raise Refused(400, "a request names one Host, as in Host: localhost:8000", code="invalid_host")
+            raise ApiError(400, "a request names one Host, as in Host: localhost:8000", code="invalid_host")
         if match[1] not in self.hosts and match[1] != literal(server[0] if server else ""):
-            raise Refused(
+            raise ApiError(
                 403,
                 f"this server does not answer to Host {match[1]}; start it with --allow-host",
                 code="host_not_allowed",
@@ -93,7 +93,7 @@ class Policy:
         given = headers.getlist("origin")
         own = {f"{scheme}://{headers['host'].lower()}" for scheme in ("http", "https")}
         if not set(given) <= own | self.origins:
-            raise Refused(
+            raise ApiError(
                 403,
                 f"pages of {given[0][:80]!a} may not ask; start the server with --allow-origin",
                 code="origin_not_allowed",
@@ -108,7 +108,7 @@ class Policy:
         link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
         followed = link and scope["method"] == "GET" and scope["path"] in self.open_paths
         if elsewhere and not followed and headers.get("origin") not in self.origins:
-            raise Refused(
+            raise ApiError(
                 403,
                 "pages of other sites may not ask; start the server with --allow-origin",
                 code="origin_not_allowed",
@@ -118,7 +118,7 @@ class Policy:
         scheme, _, word = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         same = hmac.compare_digest(word.strip().encode(), token.encode())
         if scheme.lower() != "bearer" or not same:
-            raise Refused(
+            raise ApiError(
                 401,
                 "give this server's token, as in Authorization: Bearer TOKEN",
                 code="invalid_api_key",
@@ -147,7 +147,7 @@ def policy(
         raise UsageError(
             "--token: give 16 to 256 letters, digits or any of ._~+/=-, such as openssl rand -hex 16 makes"
         )
-    names = [bracketed(each.lower()) for each in allow_host]
+    names = [bracket(each.lower()) for each in allow_host]
     for name in names:
         if not (match := HOST.fullmatch(name)) or match[1] != name:
             raise UsageError(
@@ -159,7 +159,7 @@ def policy(
             raise UsageError(
                 f"--allow-origin {origin}: give a page's scheme, name and port, such as http://localhost:3000"
             )
-    own = () if host in EVERY_ADDRESS else (bracketed(host.lower()),)
+    own = () if host in EVERY_ADDRESS else (bracket(host.lower()),)
     return Policy(
         frozenset([*HERE, *own, *names]),
         frozenset(origins),
@@ -191,12 +191,12 @@ class Guard:
     async def _http(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         try:
             self.policy.check(scope)
-        except Refused as refused:
+        except ApiError as refused:
             return await answer.refuse(refused)
         headers = Headers(scope=scope)
         if preflight(scope, headers):
             return await Response(status_code=204, headers=PREFLIGHT)(scope, receive, answer)
-        body = Body(receive, answer, self.policy.bound(scope), self.policy.limits, self._held)
+        body = Body(receive, answer, self.policy.body_bound(scope), self.policy.limits, self._held)
         length = headers.get("content-length", "")
         if body.bound is not None and length.isdecimal() and float(length) > body.bound:
             return await body.refuse_size()
@@ -228,7 +228,7 @@ class Answer:
             self._add_headers(MutableHeaders(scope=message))
         await self.send(message)
 
-    async def refuse(self, refused: Refused) -> None:
+    async def refuse(self, refused: ApiError) -> None:
         """Answer with a refusal, unless an answer has begun already; then the request is over."""
         if not self.started:
             headers = {**refused.headers, **ALSO.get(refused.status, {}), "content-type": "application/json"}
@@ -284,7 +284,7 @@ class Body:
         """Answer that there is no room for this body beside the others."""
         self.release()
         words = f"bodies of {self.limits.all_body_bytes:,} bytes are taken at the same time; try again in a moment"
-        await self.answer.refuse(Refused(503, words, code="too_many_bytes"))
+        await self.answer.refuse(ApiError(503, words, code="too_many_bytes"))
 
     async def refuse_size(self) -> None:
         """Answer that the body is too large, once the client listens: what it still sends is read, within bounds."""
@@ -293,7 +293,7 @@ class Body:
             async with asyncio.timeout(DRAINED_SECONDS):
                 while not (waits or self.complete or self.read > DRAINED * (self.bound or 1)):
                     self._count(await self.receive())
-        await self.answer.refuse(Refused(413, f"a body has {self.bound:,} bytes at most", code="body_too_large"))
+        await self.answer.refuse(ApiError(413, f"a body has {self.bound:,} bytes at most", code="body_too_large"))
 
     async def _part(self) -> Message:
         """The next part. Only what is waited for counts: we may be slow ourselves."""
@@ -304,7 +304,7 @@ class Body:
             async with asyncio.timeout(min(seconds, seconds + earned - self.waited)):
                 return await self.receive()
         except TimeoutError:
-            await self.answer.refuse(Refused(408, self._slow(), code="body_too_slow"))
+            await self.answer.refuse(ApiError(408, self._slow(), code="body_too_slow"))
             return {"type": "http.disconnect"}
         finally:
             self.waited += clock() - begun
@@ -345,12 +345,12 @@ def literal(address: str) -> str:
     A page elsewhere can give its own name our address, but has no way to make a browser send the address as the Host.
     """
     try:
-        return bracketed(str(ip_address(address)))
+        return bracket(str(ip_address(address)))
     except ValueError:
         return ""
 
 
-def bracketed(host: str) -> str:
+def bracket(host: str) -> str:
     """A name or address as a Host header has it: IPv6 in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 

@@ -27,11 +27,18 @@ from starlette.types import Receive, Scope, Send
 from scriven.inference.predictor import Context
 from scriven.inference.sampling import Ids
 from scriven.server.engine import Engine
-from scriven.server.jobs import Job, News, Ticket
+from scriven.server.jobs import Job, JobUpdate, PendingRequest
 from scriven.server.limits import LIMITS, Limits
-from scriven.server.requests import AnyBody, parsed
-from scriven.server.responses import Refused, apart, full, late, mistake, too_large
-from scriven.server.saved_states import States
+from scriven.server.requests import AnyBody, parse_body
+from scriven.server.responses import (
+    ApiError,
+    internal_error,
+    payload_too_large,
+    run_apart,
+    timed_out,
+    too_many_requests,
+)
+from scriven.server.saved_states import SavedStates
 from scriven.session import Model
 from scriven.vocabulary import Vocabulary
 
@@ -73,7 +80,7 @@ def fingerprint(model: Model) -> str:
     return f"fp_{digest.hexdigest()[:16]}"
 
 
-class Served:
+class ServedModel:
     """A checkpoint of a model that is served, and the engine that owns it."""
 
     def __init__(self, name: str, model: Model, limits: Limits) -> None:
@@ -90,7 +97,7 @@ class Served:
         self.engine = Engine(name, model.predictor, limits)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """While a request may come to the engine again and again."""
         self._holders += 1
         try:
@@ -110,24 +117,26 @@ class Served:
 
 
 @dataclass
-class Server:
+class ServerState:
     """Everything that requests need: the models by name, the states kept, and what was counted."""
 
-    models: dict[str, Served]
+    models: dict[str, ServedModel]
     limits: Limits = LIMITS
     begun: float = field(default_factory=time.time)
     scores: int = 0  # texts that are scored now
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)  # begun, by method and status
     seconds: Histogram = field(default_factory=Histogram)  # of answers, by path
     first: Histogram = field(default_factory=Histogram)  # to the first symbol, by model
-    retired: list[Served] = field(default_factory=list)  # checkpoints that still serve what came before the next one
+    retired: list[ServedModel] = field(
+        default_factory=list
+    )  # checkpoints that still serve what came before the next one
     written: Counter[str] = field(default_factory=Counter)  # symbols by model, of engines that have ended
     read: Counter[str] = field(default_factory=Counter)
 
     @cached_property
-    def states(self) -> States:
+    def states(self) -> SavedStates:
         """The states kept."""
-        return States(self.limits)
+        return SavedStates(self.limits)
 
     @cached_property
     def threads(self) -> ThreadPoolExecutor:
@@ -141,14 +150,14 @@ class Server:
         Raises Refused, 429, where that are too many.
         """
         if self.scores >= self.limits.scores:
-            raise full(f"{self.scores} texts are scored already")
+            raise too_many_requests(f"{self.scores} texts are scored already")
         self.scores += 1
         try:
             yield
         finally:
             self.scores -= 1
 
-    def named(self, name: str) -> Served:
+    def model_named(self, name: str) -> ServedModel:
         """The model of this name; the only one where the name is empty.
 
         Raises Refused, 404, where there is none, and 400 where it must be named.
@@ -157,38 +166,38 @@ class Server:
             return next(iter(self.models.values()))
         known = ", ".join(self.models)
         if not name:
-            raise Refused(400, f"model: name one of {known}", "model", "missing_field")
+            raise ApiError(400, f"model: name one of {known}", "model", "missing_field")
         if name not in self.models:
-            raise Refused(404, f"model {name[:80]!r} is not served; there is {known}", "model", "model_not_found")
+            raise ApiError(404, f"model {name[:80]!r} is not served; there is {known}", "model", "model_not_found")
         return self.models[name]
 
-    def alphabet(self, name: str) -> Served:
+    def alphabet(self, name: str) -> ServedModel:
         """As `named`, for what depends on the vocabulary alone: the first model where all have the same one."""
         first, *others = self.models.values()
         alike = all(each.model.vocabulary == first.model.vocabulary for each in others)
-        return first if not name and alike else self.named(name)
+        return first if not name and alike else self.model_named(name)
 
-    def context(self, served: Served, handle: str) -> tuple[Context, int]:
+    def context(self, served: ServedModel, handle: str) -> tuple[Context, int]:
         """The context of a handle and how many characters it has read; that of a text's start where it is empty."""
         if not handle:
             return served.start, 0
         saved = self.states.get(served.key, handle)
         return saved.context, saved.characters
 
-    def keep(self, served: Served, context: Context, characters: int) -> str | None:
+    def keep(self, served: ServedModel, context: Context, characters: int) -> str | None:
         """Keep a context that has read so many characters; its handle.
 
         None where a newer checkpoint was taken up meanwhile: nothing can go on from it any more.
         """
         if self.models[served.name].key != served.key:
             return None
-        return self.states.put(served.key, context, characters)
+        return self.states.add(served.key, context, characters)
 
     def engines(self, name: str) -> list[Engine]:
         """The engines of a model: that of what is served now, and those of earlier checkpoints that are still busy."""
         return [each.engine for each in (self.models[name], *self.retired) if each.name == name]
 
-    def take_up(self, served: Served) -> None:
+    def take_up(self, served: ServedModel) -> None:
         """Serve this one from now on. Requests that are under way keep the one before; states kept of it are gone.
 
         Raises RuntimeError, and changes nothing, where the system starts no thread for it.
@@ -207,25 +216,25 @@ class Server:
             self.read[each.name] += each.engine.read
 
 
-class Work:
+class RequestHandle:
     """Jobs on their way: iterate over what becomes of them; leaving drops what is not done."""
 
-    def __init__(self, server: Server, served: Served, jobs: Sequence[Job]) -> None:
+    def __init__(self, server: ServerState, served: ServedModel, jobs: Sequence[Job]) -> None:
         """Raises Refused, 429, where too much waits already."""
         self._arrived = asyncio.Event()
         self._engine = served.engine
         self._seconds = server.limits.seconds
-        self._ticket = Ticket(jobs, asyncio.get_running_loop(), self._arrived.set)
+        self._ticket = PendingRequest(jobs, asyncio.get_running_loop(), self._arrived.set)
         self._engine.submit(self._ticket)
 
-    async def __aenter__(self) -> Work:
+    async def __aenter__(self) -> RequestHandle:
         self._deadline = asyncio.get_running_loop().time() + self._seconds
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._engine.cancel(self._ticket)
 
-    async def news(self) -> list[News]:
+    async def news(self) -> list[JobUpdate]:
         """All that has come since the last time; waits for something.
 
         Raises Refused: 503 where the request takes too long, the server stops or memory is out, 500 for a mistake of
@@ -235,11 +244,11 @@ class Work:
             async with asyncio.timeout_at(self._deadline):
                 await self._arrived.wait()
         if asyncio.get_running_loop().time() >= self._deadline:  # also for who reads so slowly that we never wait
-            raise late(self._seconds)
+            raise timed_out(self._seconds)
         self._arrived.clear()
         error = self._ticket.error
         if error is not None:
-            raise error if isinstance(error, Refused) else mistake(error) from error
+            raise error if isinstance(error, ApiError) else internal_error(error) from error
         news, self._ticket.news = self._ticket.news, []
         return news
 
@@ -253,19 +262,19 @@ async def read_body(request: Request, limit: int) -> bytes:
     async for chunk in request.stream():
         data += chunk
         if len(data) > limit:
-            raise too_large("body", limit)
+            raise payload_too_large("body", limit)
     return bytes(data)
 
 
 async def body_of(request: Request, kind: type[AnyBody]) -> AnyBody:
     """The body of a request, checked. Raises Refused where it is not what it must be."""
     data = await read_body(request, server_of(request).limits.body_bytes)
-    return await apart(len(data), lambda: parsed(kind, data))
+    return await run_apart(len(data), lambda: parse_body(kind, data))
 
 
-def server_of(request: Request) -> Server:
+def server_of(request: Request) -> ServerState:
     """The server that a request came to."""
-    server: Server = request.app.state.server
+    server: ServerState = request.app.state.server
     return server
 
 
@@ -282,7 +291,7 @@ def known_ids(model: Model, ids: list[int], param: str) -> Ids:
     array = np.array(ids, np.int64)
     if array.size and array.max() >= model.vocabulary.ids:
         message = f"{param}: id {array.max()} is not known; ids are below {model.vocabulary.ids:,}"
-        raise Refused(400, message, param, "invalid_value")
+        raise ApiError(400, message, param, "invalid_value")
     return array
 
 
@@ -291,7 +300,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
 
     Raises ClientDisconnect then.
     """
-    gone, task = asyncio.ensure_future(_gone(request.receive)), asyncio.ensure_future(work)
+    gone, task = asyncio.ensure_future(_wait_for_disconnect(request.receive)), asyncio.ensure_future(work)
     try:
         await asyncio.wait({gone, task}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -301,7 +310,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
         await _end(gone, task)
 
 
-class Streamed(Response):
+class DisconnectAwareResponse(Response):
     """An answer in pieces, as they come; it ends where its client goes away."""
 
     def __init__(
@@ -332,7 +341,7 @@ class Streamed(Response):
             with contextlib.suppress(ClientDisconnect):
                 await self._send(send)
             return
-        gone, task = asyncio.ensure_future(_gone(receive)), asyncio.ensure_future(self._send(send))
+        gone, task = asyncio.ensure_future(_wait_for_disconnect(receive)), asyncio.ensure_future(self._send(send))
         try:
             await asyncio.wait({gone, task}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
@@ -348,7 +357,7 @@ class Streamed(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 

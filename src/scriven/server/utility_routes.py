@@ -12,8 +12,8 @@ from scriven.inference.sampling import Ids
 from scriven.server.completions import token_name
 from scriven.server.jobs import Job
 from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
-from scriven.server.responses import Refused, answer, apart, long_answer
-from scriven.server.shared import Served, Work, beginning, body_of, known_ids, server_of, unless_gone
+from scriven.server.responses import ApiError, answer, long_answer, run_apart
+from scriven.server.shared import RequestHandle, ServedModel, beginning, body_of, known_ids, server_of, unless_gone
 from scriven.session import Model
 
 BEGINNING = "\uffff"  # what the id is called that begins a text: no character, by Unicode's word
@@ -76,7 +76,7 @@ def _text(model: Model, tokens: list[int]) -> str:
     return BEGINNING * begins + model.decode(known_ids(model, tokens[begins:], "tokens"))
 
 
-def _alphabet(request: Request, name: str = "") -> Served:
+def _alphabet(request: Request, name: str = "") -> ServedModel:
     """The model whose ids are meant; lm-eval does not name it."""
     return server_of(request).alphabet(name or request.query_params.get("model", ""))
 
@@ -85,14 +85,14 @@ async def save(request: Request) -> Response:
     """Read a text, and keep the state after it."""
     body = await body_of(request, StateBody)
     server = server_of(request)
-    served = server.named(body.model)
+    served = server.model_named(body.model)
     context, characters = server.context(served, body.state)
-    ids = await apart(len(body.text), lambda: _prompt_of(served.model, body.text, server.limits.prompt_characters))
-    after = await unless_gone(request, _read(Work(server, served, [Job(ids, context)])))
+    ids = await run_apart(len(body.text), lambda: _prompt_of(served.model, body.text, server.limits.prompt_characters))
+    after = await unless_gone(request, _prefill(RequestHandle(server, served, [Job(ids, context)])))
     characters += len(ids)
     handle = server.keep(served, after, characters)
     if handle is None:
-        raise Refused(503, "a newer checkpoint was taken up while the text was read; send it again", code="replaced")
+        raise ApiError(503, "a newer checkpoint was taken up while the text was read; send it again", code="replaced")
     return answer({"state": handle, "characters": characters, "expires_in": server.limits.state_seconds})
 
 
@@ -100,11 +100,11 @@ def _prompt_of(model: Model, text: str, most: int) -> Ids:
     """The ids of a text. Raises Refused where there are more than `most`."""
     ids = model.read_ids(text)
     if len(ids) > most:
-        raise Refused(400, f"text: {len(ids):,} characters; give {most:,} at most", "text", "too_large")
+        raise ApiError(400, f"text: {len(ids):,} characters; give {most:,} at most", "text", "too_large")
     return ids
 
 
-async def _read(work: Work) -> Any:
+async def _prefill(work: RequestHandle) -> Any:
     async with work:
         while True:
             for news in await work.news():
@@ -116,7 +116,7 @@ async def forget(request: Request) -> Response:
     """Keep a state no longer."""
     handle = request.path_params["handle"]
     if not server_of(request).states.delete(handle):
-        raise Refused(404, f"state {handle[:80]!r} is not kept here (any more)", "state", "no_state")
+        raise ApiError(404, f"state {handle[:80]!r} is not kept here (any more)", "state", "no_state")
     return answer({"state": handle, "deleted": True})
 
 
@@ -130,5 +130,5 @@ async def ready(request: Request) -> Response:
     server = server_of(request)
     engines = [served.engine for served in server.models.values()]
     if not all(engine.running for engine in engines):
-        raise Refused(503, "the server is starting, or stopping; try again in a moment", code="not_ready")
+        raise ApiError(503, "the server is starting, or stopping; try again in a moment", code="not_ready")
     return answer({"status": "ok"})  # the names of models are for those who have the token

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from scriven.model import CharLM, computing
-from scriven.model.device import cpu_prepared
-from scriven.settings import Cell, ModelSettings, Settings, consistent, merged, validated
+from scriven.model import CharLM, autocast_context
+from scriven.model.device import tune_cpu
+from scriven.settings import Cell, ModelSettings, Settings, check_complete, merge_settings, validate
 from scriven.training.gradients import FEW_VALIDATED, MANY_VALIDATED
 from scriven.training.optimizer import LEARNING_RATES
 
@@ -36,7 +36,7 @@ LEAST_EVALUATED = 120_000  # characters; fewer tell too little
 
 
 @dataclass(frozen=True)
-class Facts:
+class Workload:
     """What the choice depends on."""
 
     characters: int  # that an epoch reads: of the training text, the ends of its documents, of all its windows
@@ -65,10 +65,10 @@ def measure_speed(device: torch.device, precision: str, cell: Cell, threads: int
         model = CharLM(REFERENCE.model_copy(update={"cell": cell}), REFERENCE_VOCABULARY).to(device)
     ids = torch.zeros(REFERENCE_LENGTH, REFERENCE_ROWS, dtype=torch.int64, device=device)
     seconds = []
-    with cpu_prepared(threads):
+    with tune_cpu(threads):
         for _ in range(4):
             begun = time.perf_counter()
-            with computing(device, precision):
+            with autocast_context(device, precision):
                 _, y, _ = model.read(ids)
                 losses = model.losses(y, ids)
             torch.autograd.backward(losses, torch.ones_like(losses))
@@ -78,7 +78,7 @@ def measure_speed(device: torch.device, precision: str, cell: Cell, threads: int
     return ids.numel() / min(seconds)
 
 
-def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
+def choose_settings(given: Settings, facts: Workload) -> tuple[Settings, list[str]]:
     """All settings, the user's first, and sentences about what the text or the budget made necessary.
 
     `given.corpus` is the corpus' own settings.
@@ -100,8 +100,8 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     """
     notes: list[str] = []
     values: dict[str, dict[str, Any]] = {"reader": {}, "model": {}, "training": {}, "monitor": {}}
-    chosen = given.given()
-    values["reader"]["kind"] = reader_kind(given)
+    chosen = given.explicit()
+    values["reader"]["kind"] = choose_reader(given)
     values["reader"]["pack"] = _packs(given)
     workers, groups, rows = _workers_and_rows(given, facts, chosen, notes)
     threads = max(1, facts.machine_cores // groups) if rows >= FEWEST_ROWS_PER_WORKER * groups else 1
@@ -112,14 +112,14 @@ def fit(given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
     values["training"] |= _training(given)
     values["training"] |= _evaluations(given, facts, workers, readable, notes)
     values["monitor"] |= _choice(given, facts, notes)
-    return consistent(validated(merged(values, chosen))), notes
+    return check_complete(validate(merge_settings(values, chosen))), notes
 
 
-def fitted_words(settings: Settings, given: Settings) -> str:
+def describe_choices(settings: Settings, given: Settings) -> str:
     """What was fitted, by name and value, in one sentence; empty where everything was given."""
-    chosen = given.given()
+    chosen = given.explicit()
     words = [
-        f"{section}.{name} {_shown(getattr(getattr(settings, section), name))}"
+        f"{section}.{name} {_show(getattr(getattr(settings, section), name))}"
         for section, group in settings
         for name, field in type(group).model_fields.items()
         if (field.json_schema_extra or {}).get("fitted") and name not in chosen.get(section, {})
@@ -127,18 +127,18 @@ def fitted_words(settings: Settings, given: Settings) -> str:
     return f"Fitted: {', '.join(words)}." if words else ""
 
 
-def reader_kind(given: Settings) -> Any:
+def choose_reader(given: Settings) -> Any:
     """The kind of reader: the one that is given, else documents where the text has them, else the stream."""
     if "kind" in given.reader.model_fields_set:
         return given.reader.kind
     return "stream" if given.corpus.documents == "none" else "documents"
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def chunk_length(settings: Settings, facts: Facts) -> float:
+def chunk_length(settings: Settings, facts: Workload) -> float:
     """Characters that a row has in a step: fewer than `reader.length` where it has one document, which is shorter."""
     length = settings.reader.length
     if not facts.documents or _packs(settings):
@@ -151,16 +151,18 @@ def _packs(settings: Settings) -> bool:
     return settings.reader.pack and settings.training.mean != "document"
 
 
-def expected_seconds(settings: Settings, facts: Facts, share: float = 1.0) -> float:
+def expected_seconds(settings: Settings, facts: Workload, share: float = 1.0) -> float:
     """How long that share of the budget will take, from the measured speed; evaluations included."""
     speed = _whole_speed(facts, settings.training.workers) / _cost(settings.model.width, settings.model.layers)
     read = settings.training.evaluation_characters or facts.validation_characters
     evaluated = settings.training.evaluations * read / EVALUATION_SPEEDUP
-    characters = _budgeted(settings, facts, settings.reader.batch * chunk_length(settings, facts))
+    characters = _budget_characters(settings, facts, settings.reader.batch * chunk_length(settings, facts))
     return (share * characters + evaluated) / speed + facts.overhead_seconds
 
 
-def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], notes: list[str]) -> tuple[int, int, int]:
+def _workers_and_rows(
+    given: Settings, facts: Workload, chosen: dict[str, Any], notes: list[str]
+) -> tuple[int, int, int]:
     """How many processes, groups, and rows of text in all."""
     training, reader = chosen.get("training", {}), chosen.get("reader", {})
     pair = min(2, facts.cores) if facts.device == "cpu" else 1
@@ -174,7 +176,7 @@ def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], not
         rows = given.reader.batch
         if 0 < facts.documents < rows:
             notes.append(
-                f"The text has {_counted(facts.documents, 'document')} and reader.batch is {rows}: some rows read the "
+                f"The text has {_count_of(facts.documents, 'document')} and reader.batch is {rows}: some rows read the "
                 "same documents side by side, as of different epochs; a smaller batch is faster."
             )
     else:
@@ -189,39 +191,39 @@ def _workers_and_rows(given: Settings, facts: Facts, chosen: dict[str, Any], not
     return workers, training.get("groups", workers), rows
 
 
-def _small(facts: Facts, rows: int) -> str:
-    documents = f" in {_counted(facts.documents, 'document')}" if facts.documents else ""
-    read = f"it is read in {_counted(rows, 'row')}"
+def _small(facts: Workload, rows: int) -> str:
+    documents = f" in {_count_of(facts.documents, 'document')}" if facts.documents else ""
+    read = f"it is read in {_count_of(rows, 'row')}"
     return f"The text is small, {facts.characters:,} characters{documents} to train on: {read}."
 
 
-def _counted(number: int, thing: str) -> str:
+def _count_of(number: int, thing: str) -> str:
     return f"{number:,} {thing}" + "s" * (number != 1)
 
 
-def _budgeted(settings: Settings, facts: Facts, step_characters: float) -> float:
+def _budget_characters(settings: Settings, facts: Workload, step_characters: float) -> float:
     """Characters of a budget that is not a time, when a step reads so many."""
     budget = settings.budget
     steps = budget.steps * step_characters * settings.training.accumulate
     return budget.characters or budget.epochs * facts.characters or steps
 
 
-def _readable(given: Settings, facts: Facts, workers: int, rows: int, length: float) -> float:
+def _readable(given: Settings, facts: Workload, workers: int, rows: int, length: float) -> float:
     """Characters that the reference model could read in the budget."""
     budget = given.budget
     if not budget.minutes:
-        return _budgeted(given, facts, rows * length)
+        return _budget_characters(given, facts, rows * length)
     return _whole_speed(facts, workers) * max(1.0, budget.minutes * 60 - facts.overhead_seconds)
 
 
-def _whole_speed(facts: Facts, workers: int) -> float:
+def _whole_speed(facts: Workload, workers: int) -> float:
     """Characters/s of all workers that train the reference model, all that a step does besides included."""
     overhead = SHARED_OVERHEAD_SECONDS if facts.shared else OVERHEAD_SECONDS
     speed = min(STEP_EFFICIENCY * facts.speed, 1 / (1 / facts.speed + overhead))
     return speed if facts.shared else speed * workers
 
 
-def _model(given: Settings, facts: Facts, readable: float, chosen: dict[str, Any]) -> dict[str, Any]:
+def _model(given: Settings, facts: Workload, readable: float, chosen: dict[str, Any]) -> dict[str, Any]:
     """Width and dropout."""
     model = chosen.get("model", {})
     best = FITTED_WIDTH * (readable / FITTED_READABLE) ** 0.25
@@ -251,7 +253,7 @@ def _training(given: Settings) -> dict[str, Any]:
     }
 
 
-def _choice(given: Settings, facts: Facts, notes: list[str]) -> dict[str, Any]:
+def _choice(given: Settings, facts: Workload, notes: list[str]) -> dict[str, Any]:
     """By what the model that is kept is chosen."""
     read = min(facts.validation_characters, given.training.evaluation_characters or facts.validation_characters)
     if read >= MANY_VALIDATED or not read or "choose" in given.monitor.model_fields_set:
@@ -259,20 +261,20 @@ def _choice(given: Settings, facts: Facts, notes: list[str]) -> dict[str, Any]:
     choice = "last" if read < FEW_VALIDATED else "smoothed"
     how = {"last": "the last model is kept", "smoothed": "the model to keep is chosen by the mean of three losses"}
     notes.append(
-        f"The validation text is short, {_counted(read, 'character')}, and its loss partly chance: {how[choice]}; a "
+        f"The validation text is short, {_count_of(read, 'character')}, and its loss partly chance: {how[choice]}; a "
         "larger --corpus.validation tells more, --monitor.choose best takes the lowest loss all the same."
     )
     return {"choose": choice}
 
 
-def _asked(given: Settings, facts: Facts, trained: float) -> float:
+def _requested_evaluations(given: Settings, facts: Workload, trained: float) -> float:
     """How many evaluations the interval asked for makes; 0 where none is."""
     step = given.reader.batch * chunk_length(given, facts) * given.training.accumulate
     every = given.monitor.every_epochs * facts.characters or given.monitor.every_steps * step
     return max(1.0, trained / every) if every else 0.0
 
 
-def _evaluations(given: Settings, facts: Facts, workers: int, trained: float, notes: list[str]) -> dict[str, Any]:
+def _evaluations(given: Settings, facts: Workload, workers: int, trained: float, notes: list[str]) -> dict[str, Any]:
     """How often the validation text is read, and how much of it: about 3 % of the time."""
     reads = given.reader.length if given.reader.loss == "last" else 1  # characters, to foretell one
     budget, text = given.budget, facts.validation_characters
@@ -284,8 +286,10 @@ def _evaluations(given: Settings, facts: Facts, workers: int, trained: float, no
         )
         evaluations = max(FEWEST_EVALUATIONS, min(MOST_EVALUATIONS, round(readable / max(1, text * reads))))
     result = {"evaluations": evaluations}
-    limit = max(LEAST_EVALUATED, int(readable / (_asked(given, facts, trained) or evaluations))) // reads
-    if limit < text and not {"evaluations", "evaluation_characters"} & given.given().get("training", {}).keys():
+    limit = (
+        max(LEAST_EVALUATED, int(readable / (_requested_evaluations(given, facts, trained) or evaluations))) // reads
+    )
+    if limit < text and not {"evaluations", "evaluation_characters"} & given.explicit().get("training", {}).keys():
         result["evaluation_characters"] = limit
         notes.append(
             f"Evaluations read the first {limit:,} of {text:,} validation characters, for the time that there is; "

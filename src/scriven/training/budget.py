@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scriven.batches import Cursor
-from scriven.runs.journal import Story
+from scriven.runs.journal import ReplayLog
 from scriven.settings import MonitorSettings, Settings
 
 SAVING_SECONDS = 2.5  # kept free of a time budget for the last checkpoint and the plot
@@ -18,7 +18,7 @@ LEAST_SHARE = 0.25  # of a time budget's rest that is for steps, also where a bu
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkerJob:
     """Everything that a worker needs to train."""
 
     settings: Settings  # all resolved: also device and precision
@@ -28,7 +28,7 @@ class Plan:
     initial: str = ""  # run folder whose best weights to start from
     embedding: str = ""  # file or run folder whose embeddings to start with
     until: int = 0  # step to stop after, as if asked to; 0: none
-    story: Story | None = None  # what to do again in place of what time would decide
+    story: ReplayLog | None = None  # what to do again in place of what time would decide
     used_seconds: float = 0.0  # of wall time, by this command when the plan was made
     made_at: float = field(default_factory=time.monotonic)
 
@@ -37,10 +37,10 @@ class Plan:
         return vars(self) | {"settings": self.settings.model_dump(), "story": self.story and vars(self.story)}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Plan:
+    def from_json(cls, values: dict[str, Any]) -> WorkerJob:
         """The plan that `to_json` gave. Its clock starts now; only rank 0's clock matters."""
         made = {"settings": Settings.model_validate(values["settings"]), "made_at": time.monotonic()}
-        return cls(**values | made | {"story": values["story"] and Story(**values["story"])})
+        return cls(**values | made | {"story": values["story"] and ReplayLog(**values["story"])})
 
     def seconds(self) -> float:
         """Wall time since the command began."""
@@ -66,7 +66,7 @@ class Done:
     seconds: float = 0.0  # of wall time, over all commands that trained this run
 
 
-def used_share(plan: Plan, done: Done) -> float:
+def budget_fraction(plan: WorkerJob, done: Done) -> float:
     """Share (0..1) of the plan's budget that is used when that much is done, whatever the budget was before."""
     budget = plan.settings.budget
     if plan.timed:
@@ -78,14 +78,14 @@ def used_share(plan: Plan, done: Done) -> float:
     return min(1.0, done.epochs / budget.epochs)
 
 
-def progress_within(plan: Plan, done: Done, characters: int, epochs: float) -> float:
+def progress_within(plan: WorkerJob, done: Done, characters: int, epochs: float) -> float:
     """Progress (0..1) in the middle of the step that comes next and reads so much; the same on every worker."""
     after = Done(**vars(done))
     after.step, after.characters, after.epochs = done.step + 1, done.characters + characters, done.epochs + epochs
-    return (used_share(plan, done) + used_share(plan, after)) / 2
+    return (budget_fraction(plan, done) + budget_fraction(plan, after)) / 2
 
 
-def affordable(plan: Plan, seconds: Callable[[], float]) -> int:
+def evaluation_count(plan: WorkerJob, seconds: Callable[[], float]) -> int:
     """How many evaluations, spaced evenly, there are: of a time budget, only as many as its share of time is for.
 
     `seconds()` measures how long one takes, samples included, the same number on every worker.
@@ -110,10 +110,10 @@ def evaluations_due(monitor: MonitorSettings, done: Done, evenly: int) -> int:
     return math.floor(done.progress * evenly + 1e-9)
 
 
-class Timetable:
+class TimeBudget:
     """Turns wall time into progress: from what a resumed run had done to 1, which leaves `reserved` seconds over."""
 
-    def __init__(self, plan: Plan, done: Done, reserved: float) -> None:
+    def __init__(self, plan: WorkerJob, done: Done, reserved: float) -> None:
         """The timetable begins when it is made."""
         budget = plan.settings.budget.minutes * 60
         self._plan, self._begun = plan, plan.seconds()

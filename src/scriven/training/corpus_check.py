@@ -42,7 +42,7 @@ class CorpusCheck:
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
         try:
-            for _ in self._corpus.compared():
+            for _ in self._corpus.compare_hashes():
                 if self._left.is_set():
                     return
         except Exception as error:  # raised where training asks

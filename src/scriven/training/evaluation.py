@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from scriven.corpus.store import Corpus
-from scriven.distributed.collectives import Workers
+from scriven.distributed.collectives import ProcessGroup
 from scriven.events import Loss, Sampled
 from scriven.inference.chunks import Passage, prompt_ids, random_passage
 from scriven.inference.predictor import Predictor
@@ -27,13 +27,13 @@ PASSAGE_CHARACTERS, LONGEST_PASSAGE = 40, 400  # of the text that are given as a
 SLOWER = 1.3  # than measured, to be on the safe side
 
 
-class Examiner:
+class Evaluator:
     """One worker's part of all evaluations of a training."""
 
     def __init__(
         self,
         settings: Settings,
-        workers: Workers,
+        workers: ProcessGroup,
         corpus: Corpus,
         predictor: Predictor,
         stop: Callable[[], int] = lambda: 0,
@@ -51,7 +51,7 @@ class Examiner:
         """The protocols of the exact losses at the end: those by which the model learned to read."""
         return ("stream", "window-256") if self.protocol == "stream" else (self.protocol,)
 
-    def named(self, protocol: str) -> str:
+    def name_protocol(self, protocol: str) -> str:
         """A protocol's name, with how much of the text is read where that is not all of it."""
         return protocol + (f" of the first {self.limit:,} characters" if self.limit else "")
 
@@ -63,22 +63,22 @@ class Examiner:
         if not self.text.characters:
             return None
         protocol = self.protocol
-        loss = self._measured(protocol)
+        loss = self._measure(protocol)
         if not loss.characters:
             return None
         lanes = lane_count(self.limit or self.text.characters) if protocol == "stream" else 1
-        return self.named(protocol if lanes == 1 else f"{protocol} in {lanes} lanes"), loss
+        return self.name_protocol(protocol if lanes == 1 else f"{protocol} in {lanes} lanes"), loss
 
     def final_losses(self) -> Iterator[tuple[str, Loss]]:
         """The exact losses by name. Raises Stopped on every worker where they were left."""
         for protocol in self.final_protocols:
-            yield self.named(protocol), self._measured(protocol, exact=True)
+            yield self.name_protocol(protocol), self._measure(protocol, exact=True)
 
     @cached_property
     def final_seconds(self) -> float:
         """About how long `final_losses` take, the same number on every worker; measured when it is first asked for."""
         self.predictor.model.eval()
-        return self._agreed(sum(map(self._protocol_seconds, self.final_protocols)))
+        return self._agree_on_seconds(sum(map(self._protocol_seconds, self.final_protocols)))
 
     def evaluation_seconds(self) -> float:
         """About how long an evaluation takes, samples included, the same number on every worker."""
@@ -86,7 +86,9 @@ class Examiner:
         begun = time.monotonic()
         for _ in self.samples(0, TIMED_SAMPLE):
             pass
-        return self._agreed(shared + (time.monotonic() - begun) * self.settings.monitor.sample_length / TIMED_SAMPLE)
+        return self._agree_on_seconds(
+            shared + (time.monotonic() - begun) * self.settings.monitor.sample_length / TIMED_SAMPLE
+        )
 
     def _protocol_seconds(self, protocol: str) -> float:
         """About how long it takes to read the validation text by a protocol, from the first characters of it."""
@@ -97,9 +99,9 @@ class Examiner:
         size = min(characters, length + TIMED_CHARACTERS // max(length, 1))
         begun = time.monotonic()
         measure(protocol, self.predictor, self.text, limit_characters=size, lanes_at_most=1)
-        return (time.monotonic() - begun) * _read(characters, length) / _read(size, length)
+        return (time.monotonic() - begun) * _characters_read(characters, length) / _characters_read(size, length)
 
-    def _agreed(self, seconds: float) -> float:
+    def _agree_on_seconds(self, seconds: float) -> float:
         """Rank 0's measurement, to be on the safe side a little longer."""
         return float(self.workers.broadcast(SLOWER * seconds))
 
@@ -119,7 +121,7 @@ class Examiner:
             try:
                 with self._leaving():
                     context = self.predictor.read(self.predictor.start(), ids[:, None])
-                    written, _ = self.predictor.write(context, drawing, uniforms)
+                    written, _ = self.predictor.generate(context, drawing, uniforms)
             except Stopped:
                 return
             went_on = vocabulary.decode(passage.after)
@@ -134,7 +136,7 @@ class Examiner:
         passage = random_passage(corpus.training, seed, min(given, LONGEST_PASSAGE), after)
         return corpus.vocabulary.decode(passage.given), passage
 
-    def _measured(self, protocol: str, *, exact: bool = False) -> Loss:
+    def _measure(self, protocol: str, *, exact: bool = False) -> Loss:
         """The loss by a protocol, in as many parts as there are groups: the same bits whoever measures which.
 
         Where `stream` must be exact it is not cut, and rank 0's alone to read. Raises Stopped on every worker where one
@@ -142,15 +144,15 @@ class Examiner:
         """
         groups = self.settings.training.groups
         parts, lanes = (1, 1) if exact and protocol == "stream" else (groups, LANES)
-        rows = torch.zeros(len(self.workers.own(groups)), len(fields(Loss)) + 1, dtype=torch.float64)
+        rows = torch.zeros(len(self.workers.owned_range(groups)), len(fields(Loss)) + 1, dtype=torch.float64)
         try:
             with self._leaving():
-                for row, part in zip(rows, self.workers.own(groups), strict=True):
+                for row, part in zip(rows, self.workers.owned_range(groups), strict=True):
                     if part < parts:
                         row[:-1] = torch.tensor(self._part(protocol, part, parts, lanes), dtype=torch.float64)
         except Stopped as asked:
             rows[:, -1] = asked.number
-        rows = self.workers.gather(rows, groups)
+        rows = self.workers.all_gather(rows, groups)
         if number := int(rows[:, -1].max()):
             raise Stopped(number)
         nats, characters, size, ends, end_nats, *judged = rows[:, :-1].sum(0).tolist()
@@ -179,6 +181,6 @@ def _go_on() -> None:
     """What a reader pauses for where nobody may ask to stop."""
 
 
-def _read(characters: int, length: int) -> int:
+def _characters_read(characters: int, length: int) -> int:
     """How many characters are read to foretell so many, each after `length` others where that is above 0."""
     return min(characters, length) + max(0, characters - length) * max(length, 1) if characters else 1

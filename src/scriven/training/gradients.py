@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from scriven.batches import Batch, Cursor
-from scriven.distributed.collectives import Workers
+from scriven.distributed.collectives import ProcessGroup
 from scriven.events import Loss
-from scriven.model import CharLM, State, computing
+from scriven.model import CharLM, State, autocast_context
 from scriven.model.language_model import detach, join_rows, take_rows
 from scriven.settings import Choice, Settings
 from scriven.training.optimizer import FlatWeights
@@ -33,7 +33,7 @@ NOISE_OF_SECOND_DIFFERENCES = 1.65  # their median size over the standard deviat
 Nats = Annotated[float, Field(ge=0, le=MOST)]  # per character, the ends of documents included
 
 
-class Losses(BaseModel):
+class LossHistory(BaseModel):
     """Losses in nats per character; saved with every checkpoint, so that a resumed training chooses and tells alike."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -48,7 +48,7 @@ class Losses(BaseModel):
 
     def note_step(self, loss: Loss) -> None:
         """Takes the loss of a step into account, where it counted a character."""
-        value = min(decisive(loss), MOST)
+        value = min(selection_loss(loss), MOST)
         if math.isnan(value):
             return
         self.steps += 1
@@ -59,7 +59,7 @@ class Losses(BaseModel):
 
     def note_evaluation(self, loss: Loss, choice: Choice) -> bool:
         """Takes a validation loss into account, and returns whether the model of now is the one to keep."""
-        value = min(decisive(loss), MOST)
+        value = min(selection_loss(loss), MOST)
         self.validated = [*self.validated, value][-REMEMBERED:]
         self.lowest_validated = value if self.lowest_validated is None else min(self.lowest_validated, value)
         window = WINDOWS.get(choice, 0)
@@ -81,7 +81,7 @@ class Losses(BaseModel):
         return median(differences) / NOISE_OF_SECOND_DIFFERENCES if differences else 0.0
 
 
-def decisive(loss: Loss) -> float:
+def selection_loss(loss: Loss) -> float:
     """What the best model has least of: nats per character, the ends of documents included."""
     return loss.total_nats / loss.characters if loss.characters else math.nan
 
@@ -91,7 +91,7 @@ NATS, COUNTS, TOLD = ("nats", "end_nats"), ("predictions", "ends", "read"), ("pr
 
 
 @dataclass(frozen=True)
-class Taught:
+class StepGradients:
     """What came of a step's batches."""
 
     gradients: list[Tensor]  # of the sum of all losses in nats, one a parameter
@@ -100,18 +100,18 @@ class Taught:
     waited: float  # seconds for the batches
 
 
-class Teacher:
+class GradientStep:
     """One worker's part of making the gradients of every step; keeps the recurrent states of its groups."""
 
     def __init__(
-        self, settings: Settings, workers: Workers, model: CharLM, weights: FlatWeights, boundary: int | None
+        self, settings: Settings, workers: ProcessGroup, model: CharLM, weights: FlatWeights, boundary: int | None
     ) -> None:
         """`boundary` is the symbol that ends documents, whose losses are counted apart."""
         self.settings, self.workers, self.model, self.weights = settings, workers, model, weights
         self.boundary, self.device = boundary, model.device
         training = settings.training
         self.penalised = bool(training.activation_penalty or training.slowness_penalty)
-        own = workers.own(training.groups)
+        own = workers.owned_range(training.groups)
         self.groups = len(own)
         self.rows = settings.reader.batch // training.groups  # of a group
         self.lanes = range(own.start * self.rows, own.stop * self.rows)
@@ -120,7 +120,9 @@ class Teacher:
         alone = self.groups * training.accumulate == 1
         self.message = None if alone else torch.empty(self.groups, len(weights.values), device=self.device)  # (G, P)
 
-    def teach(self, batches: Iterator[tuple[Batch, Cursor]], step: int, word: Callable[[], Sequence[float]]) -> Taught:
+    def compute(
+        self, batches: Iterator[tuple[Batch, Cursor]], step: int, word: Callable[[], Sequence[float]]
+    ) -> StepGradients:
         """The gradients of the step of this number, from as many batches as it has; `word()` is this worker's TOLD.
 
         Gradients and sums are those of all groups, added in a fixed order.
@@ -138,12 +140,12 @@ class Teacher:
                 counts[group] += torch.tensor(counted, dtype=torch.float64)
                 gradients = self.weights.take_gradients()
                 if self.message is not None:
-                    self.weights.put(gradients, self.message[group], add=number > 0)
+                    self.weights.write(gradients, self.message[group], add=number > 0)
         summed = torch.stack([torch.stack(each).sum(0) for each in nats]).cpu()  # no device is waited for before
         sums = self._sums(torch.cat((summed.double(), counts), 1), word())
         rows = [gradients] if self.message is None else [self.weights.views(row) for row in self.message]
-        self.workers.add_up([[part.view(-1) for part in row] for row in rows], self.settings.training.groups)
-        return Taught(rows[0], sums, cursor, waited)
+        self.workers.tree_all_reduce([[part.view(-1) for part in row] for row in rows], self.settings.training.groups)
+        return StepGradients(rows[0], sums, cursor, waited)
 
     def gather_states(self) -> dict[str, Tensor]:
         """The recurrent states of all lanes (N, H), of every worker, by the names that a checkpoint gives them."""
@@ -163,12 +165,12 @@ class Teacher:
     def _gather(self, array: Tensor) -> Tensor:
         """All lanes' rows (N, H), from this worker's; by groups, which is how lanes are shared out."""
         groups = array.view(-1, self.rows, array.shape[1])  # (g, N / G, H)
-        return self.workers.gather(groups, self.settings.training.groups).flatten(0, 1)
+        return self.workers.all_gather(groups, self.settings.training.groups).flatten(0, 1)
 
     def _sums(self, own: Tensor, told: Sequence[float]) -> dict[str, float]:
         """The sums (G, NATS + COUNTS) of this worker's groups, added to all others', and what rank 0 told."""
         word = torch.tensor(told, dtype=torch.float64).expand(len(own), -1)
-        rows = self.workers.gather(torch.cat((own, word), 1), self.settings.training.groups)
+        rows = self.workers.all_gather(torch.cat((own, word), 1), self.settings.training.groups)
         values = [*rows[:, : own.shape[1]].sum(0).tolist(), *rows[0, own.shape[1] :].tolist()]
         return dict(zip((*NATS, *COUNTS, *TOLD), values, strict=True))
 
@@ -180,8 +182,8 @@ class Teacher:
         since = 0 if weights is None else int(weights.any(1).argmax())  # the first character that counts
         ids, targets = self._tensor(batch.ids[:, columns]), batch.targets[since:, columns]  # (T, N), (t, N)
         fresh = None if batch.fresh is None else torch.from_numpy(batch.fresh[:, columns])  # (T, N), on the CPU
-        seed = mixed_seed(self.settings.training.seed, step, int(batch.lanes[columns.start]), number)
-        with computing(self.device, self.settings.training.precision):
+        seed = mix_seed(self.settings.training.seed, step, int(batch.lanes[columns.start]), number)
+        with autocast_context(self.device, self.settings.training.precision):
             raw, y, state = self.model.read(ids, self.states[group], fresh, dropout_seed=seed)  # (T, N, H)
             losses = self.model.losses(y[since:] if since else y, self._tensor(targets))  # (t, N)
         self.states[group] = detach(state)
@@ -226,7 +228,7 @@ def as_loss(sums: dict[str, float]) -> Loss:
     return Loss(sums["nats"] - end_nats, int(sums["predictions"]) - ends, ends=ends, end_nats=end_nats)
 
 
-def mixed_seed(*numbers: int) -> int:
+def mix_seed(*numbers: int) -> int:
     """One seed from several numbers, such that seeds of neighbours have nothing in common."""
     digest = hashlib.blake2b(struct.pack(f"{len(numbers)}q", *numbers), digest_size=7).digest()
     return int.from_bytes(digest, "little")

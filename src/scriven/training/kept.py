@@ -10,16 +10,16 @@ from torch import Tensor
 from scriven.errors import InputError
 from scriven.model import CharLM, State
 from scriven.runs import Checkpoint
-from scriven.runs.manifest import Best, Count, Measured, Told
+from scriven.runs.manifest import Best, Count, FileRecord, Measured
 from scriven.runs.tensors import check_arrays
-from scriven.settings import explain
+from scriven.settings import describe_errors
 from scriven.training.budget import Done
-from scriven.training.gradients import Losses
+from scriven.training.gradients import LossHistory
 
 Amount = Annotated[float, Field(ge=0, le=1e15)]
 
 
-class Kept(Told):
+class Kept(FileRecord):
     """What a manifest says of the training that saved it: what `Done` has, and the rest."""
 
     step: Count
@@ -40,7 +40,7 @@ class Kept(Told):
     validation: Measured  # at this step
     last_validation: Measured
     best: Best | None
-    losses: Losses | None = None  # which were not saved before there was anything to choose by
+    losses: LossHistory | None = None  # which were not saved before there was anything to choose by
 
     @property
     def done(self) -> Done:
@@ -48,15 +48,15 @@ class Kept(Told):
         return Done(**{name: getattr(self, name) for name in vars(Done())})
 
 
-def kept(checkpoint: Checkpoint) -> Kept:
+def load_state(checkpoint: Checkpoint) -> Kept:
     """What the checkpoint's manifest says of the training. Raises InputError when it says none that there can be."""
     try:
         return Kept.model_validate(checkpoint.manifest)
     except ValidationError as error:
-        raise not_gone_on_with(checkpoint, explain(error)) from None
+        raise cannot_resume(checkpoint, describe_errors(error)) from None
 
 
-def not_gone_on_with(checkpoint: Checkpoint, why: str) -> InputError:
+def cannot_resume(checkpoint: Checkpoint, why: str) -> InputError:
     """The error that a checkpoint holds no training of this model, or one that another version knew."""
     return InputError(
         f"{checkpoint.path} holds no training of this model that could be gone on with ({why}); start another run from "
@@ -64,7 +64,7 @@ def not_gone_on_with(checkpoint: Checkpoint, why: str) -> InputError:
     )
 
 
-def kept_states(arrays: dict[str, Tensor], model: CharLM, rows: int) -> State:
+def load_recurrent_states(arrays: dict[str, Tensor], model: CharLM, rows: int) -> State:
     """The recurrent states of all rows (N, H). Raises ValueError when they are not those of that model."""
     zero = model.zero_state(1)
     names = [[f"state.{depth}.{part}" for part in range(len(layer))] for depth, layer in enumerate(zero)]
@@ -74,6 +74,6 @@ def kept_states(arrays: dict[str, Tensor], model: CharLM, rows: int) -> State:
     return tuple(tuple(arrays[name] for name in layer) for layer in names)
 
 
-def named(arrays: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def with_prefix(arrays: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The arrays whose names begin so, by the rest of their names, in the order of names."""
     return {name.removeprefix(prefix): arrays[name] for name in sorted(arrays) if name.startswith(prefix)}

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from scriven.batches import Batch, Cursor, known_cursor, prefetched
+from scriven.batches import Batch, Cursor, check_cursor, prefetch
 from scriven.batches.readers import count_epoch
 from scriven.corpus.store import Corpus
-from scriven.distributed.collectives import Workers
+from scriven.distributed.collectives import ProcessGroup
 from scriven.errors import DivergedError, shortage
 from scriven.events import Evaluated, Event, Finished, Loss, Returned, Saved, Skipped, Stepped
 from scriven.inference.predictor import Predictor
@@ -32,22 +32,22 @@ from scriven.signals import Stopped
 from scriven.training.budget import (
     SAVING_SECONDS,
     Done,
-    Plan,
     SaveClock,
-    Timetable,
-    affordable,
+    TimeBudget,
+    WorkerJob,
+    budget_fraction,
+    evaluation_count,
     evaluations_due,
     interval,
     progress_within,
-    used_share,
 )
 from scriven.training.corpus_check import CorpusCheck
-from scriven.training.evaluation import Examiner
-from scriven.training.gradients import Losses, Teacher, as_loss, decisive
-from scriven.training.kept import kept, kept_states, named, not_gone_on_with
+from scriven.training.evaluation import Evaluator
+from scriven.training.gradients import GradientStep, LossHistory, as_loss, selection_loss
+from scriven.training.kept import cannot_resume, load_recurrent_states, load_state, with_prefix
 from scriven.training.optimizer import Average, FlatWeights, Optimizer
 from scriven.training.outcome import divergence_words, kept_words, learning_words
-from scriven.training.warm_start import initial_model, pretrained
+from scriven.training.warm_start import load_embeddings, warm_started_model
 
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
 FINAL_SECONDS = 120.0  # with other budgets, the time of which that share may be used however short the training was
@@ -56,7 +56,7 @@ FINAL_SECONDS = 120.0  # with other budgets, the time of which that share may be
 class Trainer:
     """One worker's part of a training."""
 
-    def __init__(self, plan: Plan, workers: Workers, run: Run | None, stop: Callable[[], int]) -> None:
+    def __init__(self, plan: WorkerJob, workers: ProcessGroup, run: Run | None, stop: Callable[[], int]) -> None:
         """`run` is where rank 0 saves; `stop()` gives the number of the signal that asks any worker to stop, or 0."""
         self.plan, self.story, self.workers, self.stop = plan, plan.story, workers, stop
         self.saver = Saver(run, plan.resume) if run else None
@@ -68,14 +68,14 @@ class Trainer:
         self.skips = self.skipped = self.returns = 0  # steps skipped in a row, and in all; times gone back
         self._begin()
         self.model.eval()
-        self.evaluations = affordable(plan, self.examiner.evaluation_seconds)
+        self.evaluations = evaluation_count(plan, self.examiner.evaluation_seconds)
         if plan.resume:
             self._resume(Checkpoint(Path(plan.resume)))
         self.seconds_before = self.done.seconds
-        self.timetable = self.story or (Timetable(plan, self.done, self._reserved()) if plan.timed else None)
+        self.timetable = self.story or (TimeBudget(plan, self.done, self._reserved_seconds()) if plan.timed else None)
         self.clock = SaveClock(self.settings.monitor.save_minutes)
 
-    def _reserved(self) -> float:
+    def _reserved_seconds(self) -> float:
         """Seconds to keep free at the end of a time budget: for the last evaluation, checkpoint, plot, exact losses."""
         final = self.examiner.final_seconds if self._final_fits() else 0.0
         return SAVING_SECONDS + self.examiner.evaluation_seconds() + final
@@ -84,26 +84,26 @@ class Trainer:
         """Everything as it is before the first step."""
         self.done = Done()
         self.best: tuple[int, Loss] | None = None  # step and loss
-        self.losses, self.last_loss = Losses(), Loss(0.0, 0)
+        self.losses, self.last_loss = LossHistory(), Loss(0.0, 0)
         self.evaluated_at = -1  # the step of that loss
         self.owed = False  # an evaluation that was left
         self.went_back = False  # since the last evaluation
         self.overflowed: list[str] = []  # protocols by which the best model's loss is not finite
         settings, plan = self.settings, self.plan
-        embeddings = pretrained(plan.embedding) if plan.embedding else None
-        self.model, _ = initial_model(settings, self.corpus.vocabulary, plan.initial, embeddings)
+        embeddings = load_embeddings(plan.embedding) if plan.embedding else None
+        self.model, _ = warm_started_model(settings, self.corpus.vocabulary, plan.initial, embeddings)
         self.model.to(self.device)
         self.weights = FlatWeights(self.model)
         self.best_values = self.weights.values.clone()
         dtype = torch.bfloat16 if settings.training.precision == "bf16" else torch.float32
         rank, size = self.workers.rank, self.workers.size
-        share = self.workers.share if size > 1 else None
+        share = self.workers.broadcast_owned if size > 1 else None
         self.optimizer = Optimizer(self.weights, settings.training, dtype, rank=rank, workers=size, share=share)
-        self.teacher = Teacher(settings, self.workers, self.model, self.weights, self.corpus.vocabulary.boundary)
+        self.teacher = GradientStep(settings, self.workers, self.model, self.weights, self.corpus.vocabulary.boundary)
         self.average = Average(settings.training.patience) if settings.training.averaging != "none" else None
         window, precision = reader_window(settings.reader), settings.training.precision
         predictor = Predictor(self.model, self.corpus.vocabulary, precision, window)
-        self.examiner = Examiner(settings, self.workers, self.corpus, predictor, self.stop)
+        self.examiner = Evaluator(settings, self.workers, self.corpus, predictor, self.stop)
 
     def _seconds(self) -> float:
         return self.seconds_before + self.plan.seconds()
@@ -120,33 +120,33 @@ class Trainer:
                 yield from self._steps()
             except Stopped as asked:
                 self._save()
-                yield from self._saved(wait=True)
-                yield self._finished("interrupted", asked.number)
+                yield from self._saved_events(wait=True)
+                yield self._make_finished("interrupted", asked.number)
                 return
         yield from self._final_losses()
-        yield self._finished("budget")
+        yield self._make_finished("budget")
 
     def _steps(self) -> Iterator[Event]:
         """All steps and evaluations. Raises Stopped after a step, or within an evaluation, which is then owed."""
         while not self._is_over() or self.owed:
             try:
-                yield from self._straight_on()
+                yield from self._train_until_failure()
             except DivergedError as error:
-                yield from self._go_back(error)
-        yield from self._saved(wait=True)
+                yield from self._roll_back(error)
+        yield from self._saved_events(wait=True)
 
-    def _straight_on(self) -> Iterator[Event]:
+    def _train_until_failure(self) -> Iterator[Event]:
         """As `_steps`. Raises DivergedError as soon as it happens."""
         if self.owed or self._due() > self.done.evaluated:  # it was stopped at a step that an evaluation belongs to
             yield from self._evaluate()
         vocabulary, reader = self.corpus.vocabulary, self.settings.reader
         lanes, epochs = self.teacher.lanes, math.ceil(self.settings.budget.epochs)
-        batches = prefetched(self.corpus.training, vocabulary, reader, self.done.cursor, lanes, epochs)
+        batches = prefetch(self.corpus.training, vocabulary, reader, self.done.cursor, lanes, epochs)
         with contextlib.closing(batches):
             while not self._is_over():
                 stepped, signal, save = self._step(batches)
                 yield stepped
-                yield from self._saved()
+                yield from self._saved_events()
                 self._look_at_corpus()
                 last = self._is_over()
                 if signal and not last:
@@ -161,7 +161,7 @@ class Trainer:
     def _is_over(self) -> bool:
         return self.done.step >= self.story.steps if self.story else self.done.progress >= 1
 
-    def _go_back(self, error: DivergedError) -> Iterator[Event]:
+    def _roll_back(self, error: DivergedError) -> Iterator[Event]:
         """Back to the last checkpoint, or to the start where there is none, with half the learning rate.
 
         If that was in vain since the last evaluation, back to the best model: what the clock saved last may diverge
@@ -170,7 +170,7 @@ class Trainer:
         returns, skipped, left = self.returns + 1, self.skipped, self.done.step
         if self.story or returns > self.settings.training.returns:
             raise error
-        yield from self._saved(wait=True)
+        yield from self._saved_events(wait=True)
         path, saved = self.workers.broadcast([self._way_back(), bool(self.saver and self.saver.newest)])
         if path:
             self._resume(Checkpoint(Path(path)))
@@ -179,9 +179,9 @@ class Trainer:
         self.skipped, self.went_back = skipped, True
         self._set_returns(returns)
         if saved:  # so that who resumes from there knows that training went back
-            self._save(clock=not path or kept(Checkpoint(Path(path))).clock)
+            self._save(clock=not path or load_state(Checkpoint(Path(path))).clock)
         yield Returned(self.done.step, left, self.optimizer.factor, str(error))
-        yield from self._saved(wait=True)
+        yield from self._saved_events(wait=True)
 
     def _way_back(self) -> str:
         """The folder of the checkpoint to go back to, which rank 0 knows; "" for the start."""
@@ -209,7 +209,7 @@ class Trainer:
         if self.story and self.returns != self.story.returns(self.done.step):
             self._set_returns(self.story.returns(self.done.step))
         states = [*self.teacher.states]
-        taught = self.teacher.teach(batches, self.done.step, self._word)
+        taught = self.teacher.compute(batches, self.done.step, self._word)
         sums, rate, norm = taught.sums, math.nan, math.nan
         divisor = sums["predictions"] if self.settings.training.mean == "character" else max(1.0, sums["ends"])
         within = progress_within(self.plan, self.done, int(sums["read"]), sums["predictions"] / self.counts.predictions)
@@ -217,7 +217,7 @@ class Trainer:
         if math.isfinite(sums["nats"]):
             rate, norm = self.optimizer.step(taught.gradients, divisor, progress, self.done.epochs)
         self._advance(sums, taught.cursor)
-        self.done.progress = progress if self.plan.timed else used_share(self.plan, self.done)
+        self.done.progress = progress if self.plan.timed else budget_fraction(self.plan, self.done)
         loss, done, word = as_loss(sums), self.done, (int(sums["signal"]), bool(sums["save"]))
         if not math.isfinite(norm):
             self.teacher.states = states  # those after it are not finite either, it may be
@@ -280,7 +280,7 @@ class Trainer:
             if self.workers.rank == 0:
                 yield from self.examiner.samples(self.done.step)
         if self.average and measured:
-            self.average.note(decisive(self.last_loss), self.weights.values)
+            self.average.note(selection_loss(self.last_loss), self.weights.values)
         self._save(evaluation=True)
 
     def _final_fits(self) -> bool:
@@ -303,7 +303,7 @@ class Trainer:
                 else:
                     self.overflowed.append(protocol)
 
-    def _finished(self, reason: str, signal: int = 0) -> Finished:
+    def _make_finished(self, reason: str, signal: int = 0) -> Finished:
         step, loss = self.best or (self.done.step, Loss(0.0, 0))
         validated, factor = loss.characters, self.optimizer.factor
         notes = learning_words(self.settings, self.losses, self.done, kept=step, validated=validated, factor=factor)
@@ -323,9 +323,9 @@ class Trainer:
 
     # --- checkpoints
 
-    def _saved(self, *, wait: bool = False) -> Iterator[Saved]:
+    def _saved_events(self, *, wait: bool = False) -> Iterator[Saved]:
         """Tells of checkpoints that have reached the disk; with `wait`, of that under way too."""
-        for step, path, evaluation in self.saver.saved(wait=wait) if self.saver else ():
+        for step, path, evaluation in self.saver.take_saved(wait=wait) if self.saver else ():
             yield Saved(step, str(path), evaluation)
 
     def _look_at_corpus(self, *, wait: bool = False) -> None:
@@ -390,24 +390,24 @@ class Trainer:
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if shortage(error):
                 raise
-            raise not_gone_on_with(checkpoint, str(error)) from error
+            raise cannot_resume(checkpoint, str(error)) from error
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Puts back what `_save` saved; with the same settings, what follows is the same to the last bit."""
-        told, arrays, training = kept(checkpoint), checkpoint.training(), self.settings.training
-        raw, mean = named(arrays, "raw."), None
+        told, arrays, training = load_state(checkpoint), checkpoint.training(), self.settings.training
+        raw, mean = with_prefix(arrays, "raw."), None
         load_weights(self.model, checkpoint, raw or None)
         if self.average:
-            self.average.restore(named(arrays, "average."), self.weights.values)
+            self.average.restore(with_prefix(arrays, "average."), self.weights.values)
             mean = self.average.mean
         if bool(raw) == (mean is None) or told.returns > training.returns:
             raise ValueError("it is of other settings")
-        self.optimizer.restore(named(arrays, "optimizer."))
-        self.teacher.take_states(kept_states(arrays, self.model, self.settings.reader.batch))
+        self.optimizer.restore(with_prefix(arrays, "optimizer."))
+        self.teacher.take_states(load_recurrent_states(arrays, self.model, self.settings.reader.batch))
         self.done = told.done
-        self.done.cursor = known_cursor(self.corpus.training, self.settings.reader, told.cursor)
+        self.done.cursor = check_cursor(self.corpus.training, self.settings.reader, told.cursor)
         if told.budget != self.settings.budget.model_dump():
-            self.done.progress = used_share(self.plan, self.done)
+            self.done.progress = budget_fraction(self.plan, self.done)
             self.done.evaluated = self._due()
         if told.interval != interval(self.settings):
             self.done.evaluated = self._due()
@@ -415,13 +415,13 @@ class Trainer:
         self._set_returns(told.returns)
         self.last_loss = Loss(**vars(told.last_validation))
         self.evaluated_at = told.step if told.validation == told.last_validation else -1
-        self.best = self._restored_best(checkpoint, told.best) if told.best else None
-        chosen_by = decisive(self.best[1]) if self.best and self.best[1].characters else None
-        self.losses = told.losses or Losses(chosen_by=chosen_by)
+        self.best = self._load_best(checkpoint, told.best) if told.best else None
+        chosen_by = selection_loss(self.best[1]) if self.best and self.best[1].characters else None
+        self.losses = told.losses or LossHistory(chosen_by=chosen_by)
         if self.best and told.best and self.best[0] != told.best.step:  # which is damaged, and chosen for that
             self.losses.chosen_by = chosen_by
 
-    def _restored_best(self, checkpoint: Checkpoint, best: Best) -> tuple[int, Loss]:
+    def _load_best(self, checkpoint: Checkpoint, best: Best) -> tuple[int, Loss]:
         """Puts back the best model; that of the plan, where its own was found to be damaged before."""
         step = self.plan.best if str(checkpoint.path) == self.plan.resume else best.step
         loss = Loss(**vars(best.loss)) if step == best.step else self.last_loss

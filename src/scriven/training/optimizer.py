@@ -119,7 +119,7 @@ class FlatWeights:
             for parameter, gradient in zip(self.parameters, gradients, strict=True)
         ]
 
-    def put(self, gradients: list[Tensor], flat: Tensor, *, add: bool) -> None:
+    def write(self, gradients: list[Tensor], flat: Tensor, *, add: bool) -> None:
         """Writes the gradients of all parameters to `flat` (P,), or adds them to it."""
         for view, gradient in zip(self.views(flat), gradients, strict=True):
             view.add_(gradient) if add else view.copy_(gradient)
@@ -160,7 +160,7 @@ class Muon:
         muon.apply(updates, matrices, keep, rate, native=self.native)
 
 
-class Torchs:
+class TorchOptimizer:
     """Stochastic gradient descent or RMSprop by torch's own classes, of weights (P,)."""
 
     def __init__(self, values: Tensor, settings: TrainingSettings) -> None:
@@ -227,7 +227,7 @@ class Optimizer:
         self.rest = (
             AdamW(rest, settings.beta2, settings.epsilon, early=settings.early_epsilon)
             if adamw
-            else Torchs(rest, settings)
+            else TorchOptimizer(rest, settings)
         )
 
     def step(
@@ -272,7 +272,7 @@ class Optimizer:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Puts back what `state` gave. Raises ValueError where a part of it is missing, or cannot be what it was."""
         shapes: dict[str, Sequence[int]] = {name: value.shape for name, value in self.state().items()}
-        if tensors and isinstance(self.rest, Torchs):
+        if tensors and isinstance(self.rest, TorchOptimizer):
             shapes = self.rest.shapes
         check_arrays(tensors, shapes)
         for name in ("square", "square_avg", "steps", "step"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scriven.settings import Settings
 from scriven.training.budget import Done
-from scriven.training.gradients import FEW_VALIDATED, Losses
+from scriven.training.gradients import FEW_VALIDATED, LossHistory
 from scriven.training.optimizer import LEARNING_RATES
 
 FEWEST_STEPS = 20  # after which a training loss says something of the learning rate
@@ -29,7 +29,7 @@ def divergence_words(
     `factor` is that of the learning rates after as many `returns`; `kept` says what is on the disk.
     """
     back = f"went back {returns} times, " if returns else ""
-    seen = f"loss {_shown(nats)}, gradient norm {_shown(norm)}"
+    seen = f"loss {_show(nats)}, gradient norm {_show(norm)}"
     way = f"try a --training.learning-rate below {settings.training.learning_rate * factor:g}"
     if "relu" in settings.model.activations:
         way = f"relu bounds nothing: give --model.activation tanh, or {way}"
@@ -46,7 +46,7 @@ def kept_words(best: int | None, newest: str) -> str:
 
 
 def learning_words(
-    settings: Settings, losses: Losses, done: Done, *, kept: int, validated: int, factor: float
+    settings: Settings, losses: LossHistory, done: Done, *, kept: int, validated: int, factor: float
 ) -> list[str]:
     """A sentence on what went wrong with learning, at most one; `kept` is the step of the model that is kept.
 
@@ -74,7 +74,7 @@ def learning_words(
         return [
             f"It lost what it had learned: the training loss was {lowest:.2f} {unit} and is {recent:.2f} now. {lower}"
         ]
-    if validated >= FEW_VALIDATED and _overfitted(losses, recent, done.epochs):
+    if validated >= FEW_VALIDATED and _has_overfitted(losses, recent, done.epochs):
         model = "The last model is kept all the same" if kept == done.step else f"The model of step {kept:,} is kept"
         return [
             f"It overfitted: the validation loss rose from {losses.lowest_validated:.2f} to {losses.validated[-1]:.2f} "
@@ -84,7 +84,7 @@ def learning_words(
     return []
 
 
-def _overfitted(losses: Losses, recent: float, epochs: float) -> bool:
+def _has_overfitted(losses: LossHistory, recent: float, epochs: float) -> bool:
     if not losses.validated or losses.lowest_validated is None or epochs < OVERFITTED_PASSES:
         return False
     last = losses.validated[-1]
@@ -92,6 +92,6 @@ def _overfitted(losses: Losses, recent: float, epochs: float) -> bool:
     return risen and recent < OVERFITTED_SHARE * last
 
 
-def _shown(value: float) -> str:
+def _show(value: float) -> str:
     """A number in few digits, or in words."""
     return f"{value:g}" if math.isfinite(value) else "not finite"

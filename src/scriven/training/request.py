@@ -12,13 +12,13 @@ from typing import Literal
 
 from scriven.corpus.build import Progress
 from scriven.corpus.store import Corpus
-from scriven.distributed.launch import Place
+from scriven.distributed.launch import ProcessInfo
 from scriven.errors import InputError, UsageError
 from scriven.runs import Checkpoint, Run, open_run, run_corpus
 from scriven.runs.folder import SETTINGS_FILE, has_checkpoints
-from scriven.settings import BudgetSettings, Settings, consistent, merged, overlaid, validated
-from scriven.training.budget import Done, Plan, used_share
-from scriven.training.kept import kept
+from scriven.settings import BudgetSettings, Settings, check_complete, merge_settings, overlay_settings, validate
+from scriven.training.budget import Done, WorkerJob, budget_fraction
+from scriven.training.kept import load_state
 
 RUNS = Path("runs")
 CHANGEABLE = {"budget", "monitor", "device", "precision", "workers", "threads", "evaluations"}
@@ -39,14 +39,14 @@ class Request:
     replay: Path | None = None  # run whose steps to do again
 
 
-def absolute(settings: Settings) -> Settings:
+def with_absolute_paths(settings: Settings) -> Settings:
     """The same settings with whole paths, so that a corpus can be built again from any folder."""
     files = {name: getattr(settings.corpus, name) for name in ("alphabet", "validation_file")}
     files = {name: str(Path(file).resolve()) for name, file in files.items() if file and Path(file).exists()}
-    return validated(merged(settings.given(), {"corpus": files})) if files else settings
+    return validate(merge_settings(settings.explicit(), {"corpus": files})) if files else settings
 
 
-def decided(request: Request, place: Place | None) -> Request:
+def resolve_resume(request: Request, place: ProcessInfo | None) -> Request:
     """The request, where it leaves to us whether to go on with a run, and how many workers there are.
 
     What torchrun starts again goes on from the last checkpoint. Raises UsageError where it could not know of which run.
@@ -57,11 +57,11 @@ def decided(request: Request, place: Place | None) -> Request:
                 "started by torchrun, it could not tell this run from others of this text when it is started again; "
                 "name the run's folder with -o, on a disk that all machines see"
             )
-        asked = request.settings.given().get("training", {}).get("workers", place.size)
+        asked = request.settings.explicit().get("training", {}).get("workers", place.size)
         if asked != place.size:
             raise UsageError(f"training.workers is {asked}, and {place.size} were started; drop it")
         workers = {"training": {"workers": place.size}}
-        request = replace(request, settings=validated(merged(request.settings.given(), workers)))
+        request = replace(request, settings=validate(merge_settings(request.settings.explicit(), workers)))
     again = place is not None and place.restarts > 0 and request.resume is None
     if request.resume != "auto" and not again:
         return request
@@ -71,7 +71,7 @@ def decided(request: Request, place: Place | None) -> Request:
     return replace(request, output=path, resume=None)
 
 
-def request_of(run: Run, workers: int = 0, progress: Progress | None = None) -> Request:
+def request_from_run(run: Run, workers: int = 0, progress: Progress | None = None) -> Request:
     """A request for a training as this run's: the same text, model, reader and optimizer; another number of workers.
 
     Raises InputError where its corpus is gone and cannot be built again; `progress` is `build`'s.
@@ -80,24 +80,24 @@ def request_of(run: Run, workers: int = 0, progress: Progress | None = None) -> 
     del values["corpus"]  # which says itself what it is
     given = {"training": {"workers": workers, "groups": max(workers, run.settings.training.groups)}} if workers else {}
     if embedding := run.origin.get("embedding"):
-        given = merged(given, {"model": {"embedding": embedding}})
-    return Request((run_corpus(run, progress).name,), validated(merged(values, given)))
+        given = merge_settings(given, {"model": {"embedding": embedding}})
+    return Request((run_corpus(run, progress).name,), validate(merge_settings(values, given)))
 
 
-def replaying(request: Request, place: Place | None, progress: Progress | None = None) -> Request:
+def expand_replay(request: Request, place: ProcessInfo | None, progress: Progress | None = None) -> Request:
     """The request, where it is to do again what a run did: with that run's text and settings; `progress` is `build`'s.
 
     Raises UsageError where something else is asked for too, InputError where the run or its corpus is not there.
     """
     if request.replay is None:
         return request
-    if request.texts or request.settings.given() or request.resume is not None or request.initial:
+    if request.texts or request.settings.explicit() or request.resume is not None or request.initial:
         raise UsageError(
             f"--replay takes the text and all settings from {request.replay}; drop everything else, but -o and what "
             "is shown"
         )
     run = open_run(request.replay)
-    again = request_of(run, place.size if place else 0, progress)
+    again = request_from_run(run, place.size if place else 0, progress)
     initial = run.origin.get("initial")
     return replace(request, texts=again.texts, settings=again.settings, initial=Path(initial) if initial else None)
 
@@ -107,7 +107,7 @@ def resumed_run(request: Request) -> Run:
     if request.initial:
         raise UsageError("--resume goes on with a run and --from starts a new one; give one of them")
     run = open_run(request.output or _newest_folder(request.texts))
-    asked = request.settings.given()
+    asked = request.settings.explicit()
     embedding = asked.get("model", {}).get("embedding")
     if isinstance(embedding, str) and str(Path(embedding).resolve()) == run.origin.get("embedding"):
         del asked["model"]["embedding"]  # the one that it started with
@@ -119,13 +119,13 @@ def resumed_run(request: Request) -> Run:
                     f"{section}.{name} of {run.path} is {old!r} and cannot become {value!r} when it is resumed; "
                     "start a new run, with --from to keep its weights"
                 )
-    settings = consistent(validated(overlaid(run.settings.model_dump(), asked)))
+    settings = check_complete(validate(overlay_settings(run.settings.model_dump(), asked)))
     if not settings.budget:
         raise UsageError("the budget given is 0; give a larger one, or none to go on with the run's")
     return replace(run, settings=settings)
 
 
-def check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus, *, finished: bool) -> None:
+def check_can_resume(run: Run, checkpoint: Checkpoint, corpus: Corpus, *, finished: bool) -> None:
     """Raises InputError when the corpus is another one, UsageError when the checkpoint has used up the whole budget.
 
     It may do so where the run `finished` is no mistake.
@@ -135,9 +135,9 @@ def check_goes_on(run: Run, checkpoint: Checkpoint, corpus: Corpus, *, finished:
             f"the text is not the one that {run.path} was trained on, or is read in another way; give that one, or "
             f"start another run from its model with --from {run.path}"
         )
-    told = kept(checkpoint)
+    told = load_state(checkpoint)
     done, same = told.done, told.budget == run.settings.budget.model_dump()
-    share = done.progress if same else used_share(Plan(run.settings, ""), done)
+    share = done.progress if same else budget_fraction(WorkerJob(run.settings, ""), done)
     if share >= 1 and not finished and not told.owed:
         raise UsageError(
             f"{run.path} has used up its budget at step {done.step:,}; give a larger one to go on, as in "
@@ -155,7 +155,7 @@ def _larger_budget(budget: BudgetSettings, done: Done) -> str:
     return f"--{name} {shown.rstrip('0').rstrip('.') if digits else shown}"
 
 
-def named_texts(request: Request) -> list[str]:
+def check_texts_named(request: Request) -> list[str]:
     """The texts as a run's settings keep them: files and folders by their whole paths."""
     known = [str(Path(text).resolve()) if Path(text).exists() else text for text in request.texts]
     return [text.encode("utf-8", "replace").decode() for text in known]  # a file's name may hold anything

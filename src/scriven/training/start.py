@@ -17,48 +17,48 @@ from scriven.batches import epoch_reads
 from scriven.batches.readers import describe_epoch
 from scriven.corpus.build import Progress, build, is_made_of
 from scriven.corpus.store import Corpus, is_corpus
-from scriven.distributed.collectives import Workers
-from scriven.distributed.launch import Place, launched, meet
-from scriven.distributed.rendezvous import following, leading, stoppable
+from scriven.distributed.collectives import ProcessGroup
+from scriven.distributed.launch import ProcessInfo, connect_store, torchrun_process
+from scriven.distributed.rendezvous import as_leader, as_worker, interruptible_progress
 from scriven.errors import InputError, Interrupted, UsageError
 from scriven.events import Event, Finished, Started, Stepped
 from scriven.kernels.native_library import level
 from scriven.model import choose_device, choose_precision
 from scriven.model.cells import has_native_code
-from scriven.model.device import available_cores, cpu_prepared
+from scriven.model.device import available_cores, tune_cpu
 from scriven.model.language_model import parameter_count
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, create_run, open_run, run_corpus, writing
-from scriven.runs.claim import check_new_run, claimed
+from scriven.runs.claim import check_new_run, hold_claim
 from scriven.runs.folder import retraining_command
-from scriven.runs.journal import Story, read_fingerprints, read_story
+from scriven.runs.journal import ReplayLog, read_fingerprints, read_replay_log
 from scriven.runs.recovery import recover
-from scriven.settings import Settings, merged, possible, validated
-from scriven.signals import leave_where_asked
+from scriven.settings import Settings, check_partial, merge_settings, validate
+from scriven.signals import raise_if_stopped
 from scriven.training.auto_settings import (
-    Facts,
+    Workload,
+    choose_reader,
+    choose_settings,
     chunk_length,
+    describe_choices,
     expected_seconds,
-    fit,
-    fitted_words,
     measure_speed,
-    reader_kind,
 )
-from scriven.training.budget import Plan
+from scriven.training.budget import WorkerJob
 from scriven.training.loop import Trainer
 from scriven.training.request import (
     Request,
-    absolute,
-    check_goes_on,
-    decided,
+    check_can_resume,
+    check_texts_named,
+    expand_replay,
     free_folder,
     named_folder,
-    named_texts,
-    replaying,
+    resolve_resume,
     resumed_run,
     text_hash,
+    with_absolute_paths,
 )
-from scriven.training.warm_start import initial_model, new_symbols, pretrained
+from scriven.training.warm_start import load_embeddings, new_symbols, warm_started_model
 
 PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
 SYMBOLS_SHOWN = 20
@@ -72,12 +72,12 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     Raises UsageError for settings that contradict each other, InputError for what cannot be read or written,
     DivergedError when the loss is not finite.
     """
-    place = launched()
+    place = torchrun_process()
     if place and place.rank:
         raise UsageError(f"process {place.rank} of {place.size} is led by the first one; let it work for that one")
-    request = replaying(request, place, stoppable(progress, stop))
-    request = decided(replace(request, settings=absolute(request.settings)), place)
-    place = replace(place, store=meet(place, stop)) if place else None
+    request = expand_replay(request, place, interruptible_progress(progress, stop))
+    request = resolve_resume(replace(request, settings=with_absolute_paths(request.settings)), place)
+    place = replace(place, store=connect_store(place, stop)) if place else None
     with contextlib.ExitStack() as held:
         resumed = resumed_run(request) if request.resume is not None else None
         if resumed:
@@ -90,17 +90,17 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
 def _train(
     request: Request,
     resumed: Run | None,
-    place: Place | None,
+    place: ProcessInfo | None,
     held: contextlib.ExitStack,
     stop: Callable[[], int],
     progress: Progress | None,
 ) -> Generator[Event]:
     """As `train`; the right to write to a resumed run's folder is held, that to a new one's is taken."""
     recovered = recover(resumed, "last" if request.resume == "auto" else request.resume) if resumed else None
-    corpus = _corpus(request, resumed, stoppable(progress, stop))
+    corpus = _corpus(request, resumed, interruptible_progress(progress, stop))
     if resumed and recovered:
-        check_goes_on(resumed, recovered.checkpoint, corpus, finished=request.resume == "auto")
-    settings, embeddings = (resumed.settings, None) if resumed else _asked(request, corpus)
+        check_can_resume(resumed, recovered.checkpoint, corpus, finished=request.resume == "auto")
+    settings, embeddings = (resumed.settings, None) if resumed else _requested_settings(request, corpus)
     embedding = embeddings.source if embeddings else ""
     device = choose_device(settings.training.device)
     if settings.training.workers > 1 and device.type == "mps":
@@ -109,19 +109,19 @@ def _train(
     precision = choose_precision(settings.training.precision, device, settings.model.cell, native)
     path = resumed.path if resumed else request.output or free_folder(str(request.replay or request.texts[0]))
     machines = place.machines if place else 1
-    facts = _facts(request, corpus, settings, device, precision, machines, measured=resumed is None)
+    facts = _workload(request, corpus, settings, device, precision, machines, measured=resumed is None)
     notes = [*recovered.notes, *_other_bits(resumed)] if resumed and recovered else []
-    notes += _other_text(resumed, stoppable(progress, stop)) if resumed else []
+    notes += _other_text(resumed, interruptible_progress(progress, stop)) if resumed else []
     if not resumed:
-        settings, notes = _fitted(request, settings, facts)
+        settings, notes = _choose_all_settings(request, settings, facts)
         notes += [*_folder_notes(request, path), *_initial_notes(request, settings, corpus, embeddings)]
-        held.enter_context(claimed(path))
+        held.enter_context(hold_claim(path))
     computing = {"training": {"device": device.type, "precision": precision}}
-    settings = validated(merged(settings.model_dump(), computing))
+    settings = validate(merge_settings(settings.model_dump(), computing))
     origin = resumed.origin if resumed else _origin(request, corpus, embedding)
     origin = origin | {"corpus": corpus.name, "kernels": level()}
     run = create_run(path, settings, corpus.vocabulary, origin, resumed.setting_seals if resumed else ())
-    plan = Plan(
+    plan = WorkerJob(
         settings,
         corpus.name,
         resume=str(recovered.checkpoint.path) if recovered else "",
@@ -129,28 +129,28 @@ def _train(
         initial=str(request.initial or ""),
         embedding=embedding,
         until=request.until,
-        story=_story(origin, recovered.checkpoint.step if recovered else 0),
+        story=_replay_log(origin, recovered.checkpoint.step if recovered else 0),
         used_seconds=time.monotonic() - request.begun,
     )
-    leave_where_asked(stop)
-    with leading(plan, place, stop) as (workers, asked), _cpu_prepared(settings, workers, place):
+    raise_if_stopped(stop)
+    with as_leader(plan, place, stop) as (workers, asked), _cpu_prepared(settings, workers, place):
         trainer = Trainer(plan, workers, run, asked)
-        yield _started(trainer, run, facts, (*corpus.notes, *notes, *_epoch_notes(trainer), *_time_notes(trainer)))
+        yield _make_started(trainer, run, facts, (*corpus.notes, *notes, *_epoch_notes(trainer), *_time_notes(trainer)))
         try:
-            yield from _compared(trainer.events(), origin) if plan.story else trainer.events()
+            yield from _compare_replay(trainer.events(), origin) if plan.story else trainer.events()
         except Interrupted:  # at once: what is still being written keeps the right to it
             if trainer.saver:
-                trainer.saver.then(held.pop_all().close)
+                trainer.saver.add_callback(held.pop_all().close)
             raise
 
 
-def _story(origin: dict[str, Any], step: int) -> Story | None:
+def _replay_log(origin: dict[str, Any], step: int) -> ReplayLog | None:
     """What is to be done again by a run that replays another one, and stands at a step; none after the last."""
-    story = read_story(Path(origin["replay"])) if "replay" in origin else None
+    story = read_replay_log(Path(origin["replay"])) if "replay" in origin else None
     return story if story and step < story.steps else None
 
 
-def _compared(events: Iterator[Event], origin: dict[str, Any]) -> Iterator[Event]:
+def _compare_replay(events: Iterator[Event], origin: dict[str, Any]) -> Iterator[Event]:
     """The events of a replay; the last one tells whether its steps were those of the run that it replays."""
     expected, found = read_fingerprints(Path(origin["replay"])), dict[int, str]()
     for event in events:
@@ -158,12 +158,12 @@ def _compared(events: Iterator[Event], origin: dict[str, Any]) -> Iterator[Event
             found[event.step] = event.fingerprint
         if isinstance(event, Finished):
             other = min((step for step, mark in found.items() if mark != expected[step]), default=0)
-            yield replace(event, notes=(*event.notes, _alike(len(found), other, origin["replay"])))
+            yield replace(event, notes=(*event.notes, _is_alike(len(found), other, origin["replay"])))
         else:
             yield event
 
 
-def _alike(count: int, other: int, replayed: str) -> str:
+def _is_alike(count: int, other: int, replayed: str) -> str:
     """A sentence on so many steps that were compared; `other` is the first that is not the same, or 0."""
     if other:
         return f"Step {other:,} is not that of {replayed}: another machine, version or number of groups?"
@@ -172,19 +172,21 @@ def _alike(count: int, other: int, replayed: str) -> str:
     return f"{count:,} steps were compared with those of {replayed}: all are the same bits."
 
 
-def work(texts: tuple[str, ...] = (), place: Place | None = None, stop: Callable[[], int] = lambda: 0) -> int:
+def work(texts: tuple[str, ...] = (), place: ProcessInfo | None = None, stop: Callable[[], int] = lambda: 0) -> int:
     """Trains as one of the workers that rank 0 leads, told what to do by it.
 
     It was started by `train`, or by torchrun at this place; on another machine it reads these texts, where it does not
     see rank 0's corpus. Gives the number of the signal that stopped the training, or 0. Raises as `train` does.
     """
-    place = replace(place, store=meet(place, stop)) if place else None
-    with following(texts, place, stop) as (plan, workers, asked), _cpu_prepared(plan.settings, workers, place):
+    place = replace(place, store=connect_store(place, stop)) if place else None
+    with as_worker(texts, place, stop) as (plan, workers, asked), _cpu_prepared(plan.settings, workers, place):
         *_, finished = Trainer(plan, workers, None, asked).events()
     return finished.signal if isinstance(finished, Finished) else 0
 
 
-def _cpu_prepared(settings: Settings, workers: Workers, place: Place | None) -> contextlib.AbstractContextManager[None]:
+def _cpu_prepared(
+    settings: Settings, workers: ProcessGroup, place: ProcessInfo | None
+) -> contextlib.AbstractContextManager[None]:
     """The context in which a worker trains: torch's threads are the run's, native code takes the cores there are.
 
     A worker has native code use as many threads as all of its groups together, but no more than its share of this
@@ -192,7 +194,7 @@ def _cpu_prepared(settings: Settings, workers: Workers, place: Place | None) -> 
     """
     training, here = settings.training, place.local_size if place else workers.size
     groups = -(-training.groups // workers.size)
-    return cpu_prepared(training.threads, max(1, min(training.threads * groups, available_cores() // here)))
+    return tune_cpu(training.threads, max(1, min(training.threads * groups, available_cores() // here)))
 
 
 # --- what the request means
@@ -200,7 +202,7 @@ def _cpu_prepared(settings: Settings, workers: Workers, place: Place | None) -> 
 
 def _corpus(request: Request, resumed: Run | None, progress: Progress | None) -> Corpus:
     """The corpus of the texts: one built before, one in the cache, or built now; of a resumed run, its own."""
-    if resumed and (not request.texts or named_texts(request) == resumed.origin.get("texts")):
+    if resumed and (not request.texts or check_texts_named(request) == resumed.origin.get("texts")):
         return run_corpus(resumed, progress)
     if not request.texts:
         raise UsageError("no text to train on; name a file, a folder, - for standard input, python or shakespeare")
@@ -210,24 +212,24 @@ def _corpus(request: Request, resumed: Run | None, progress: Progress | None) ->
     return Corpus.open(build(request.texts, settings, progress=progress))
 
 
-def _asked(request: Request, corpus: Corpus) -> tuple[Settings, Embeddings | None]:
+def _requested_settings(request: Request, corpus: Corpus) -> tuple[Settings, Embeddings | None]:
     """The settings asked for, the corpus' own among them, and the embeddings where a file or a run of them was named.
 
     Raises UsageError when a corpus that was built before has other settings than those asked for.
     """
     settings = request.settings
-    for name, value in settings.given().get("corpus", {}).items():
+    for name, value in settings.explicit().get("corpus", {}).items():
         if value != (has := getattr(corpus.settings, name)):
             raise UsageError(
                 f"corpus.{name} of {corpus.path} is {has!r}, not {value!r}; build it anew, or drop the flag"
             )
-    chosen = merged(settings.given(), {"corpus": corpus.settings.model_dump()})
-    chosen = merged(chosen, {"reader": {"kind": reader_kind(validated(chosen))}})
+    chosen = merge_settings(settings.explicit(), {"corpus": corpus.settings.model_dump()})
+    chosen = merge_settings(chosen, {"reader": {"kind": choose_reader(validate(chosen))}})
     named = settings.model.embedding
-    embeddings = pretrained(named) if isinstance(named, str) and named else None
+    embeddings = load_embeddings(named) if isinstance(named, str) and named else None
     if embeddings:
-        chosen = merged(chosen, {"model": {"embedding": embeddings.width}})
-    settings = possible(validated(chosen))
+        chosen = merge_settings(chosen, {"model": {"embedding": embeddings.width}})
+    settings = check_partial(validate(chosen))
     _check_text(settings, corpus)
     return settings, embeddings
 
@@ -247,7 +249,7 @@ def _check_text(settings: Settings, corpus: Corpus) -> None:
         )
 
 
-def _facts(
+def _workload(
     request: Request,
     corpus: Corpus,
     settings: Settings,
@@ -256,12 +258,12 @@ def _facts(
     machines: int,
     *,
     measured: bool,
-) -> Facts:
+) -> Workload:
     """What the settings that are not given are fitted to; the speed is nan where it is not to be measured."""
     text, cores = corpus.training, available_cores()
     shared = device.type == "cpu" and has_native_code(settings.model, precision)
     speed = measure_speed(device, precision, settings.model.cell, cores if shared else 1) if measured else math.nan
-    return Facts(
+    return Workload(
         epoch_reads(text, settings.reader),
         corpus.validation.characters,
         cores * machines,
@@ -275,7 +277,7 @@ def _facts(
     )
 
 
-def _fitted(request: Request, given: Settings, facts: Facts) -> tuple[Settings, list[str]]:
+def _choose_all_settings(request: Request, given: Settings, facts: Workload) -> tuple[Settings, list[str]]:
     """All settings of a new run."""
     if not given.budget and given.budget.model_fields_set:
         raise UsageError("a budget of 0 trains nothing; give more, such as --minutes 5")
@@ -283,14 +285,14 @@ def _fitted(request: Request, given: Settings, facts: Facts) -> tuple[Settings, 
         raise UsageError("how long to train is not said; give --minutes, --epochs, --steps or --characters")
     if request.initial:
         inherited = {"model": open_run(request.initial).settings.model.model_dump()}
-        given = validated(merged(inherited, given.given()))
-    settings, notes = fit(given, facts)
-    return settings, [*filter(None, [fitted_words(settings, given)]), *notes]
+        given = validate(merge_settings(inherited, given.explicit()))
+    settings, notes = choose_settings(given, facts)
+    return settings, [*filter(None, [describe_choices(settings, given)]), *notes]
 
 
 def _origin(request: Request, corpus: Corpus, embedding: str) -> dict[str, Any]:
     """Where a run comes from: the run table of its settings.toml."""
-    origin = {"texts": named_texts(request), "text": text_hash(corpus), "scriven": version("scriven")}
+    origin = {"texts": check_texts_named(request), "text": text_hash(corpus), "scriven": version("scriven")}
     started = {"initial": request.initial or "", "embedding": embedding, "replay": request.replay or ""}
     return origin | {name: str(Path(path).resolve()) for name, path in started.items() if path}
 
@@ -361,7 +363,7 @@ def _initial_notes(request: Request, settings: Settings, corpus: Corpus, embeddi
     """What should be known of the weights that training starts from; those of others are tried here."""
     initial, missing = str(request.initial or ""), list[int]()
     if initial or embeddings:
-        _, missing = initial_model(settings, corpus.vocabulary, initial, embeddings)
+        _, missing = warm_started_model(settings, corpus.vocabulary, initial, embeddings)
     notes = _new_symbols(request, corpus) if initial else []
     if embeddings:
         notes += _missing_symbols(embeddings, [chr(symbol) for symbol in missing])
@@ -391,7 +393,7 @@ def _some(symbols: list[str]) -> str:
     return " ".join(map(repr, symbols[:SYMBOLS_SHOWN])) + (" ..." if len(symbols) > SYMBOLS_SHOWN else "")
 
 
-def _started(trainer: Trainer, run: Run, facts: Facts, notes: tuple[str, ...]) -> Started:
+def _make_started(trainer: Trainer, run: Run, facts: Workload, notes: tuple[str, ...]) -> Started:
     settings, corpus = trainer.settings, trainer.corpus
     parameters = parameter_count(settings.model, corpus.vocabulary.size)
     reader, model = settings.reader, settings.model
@@ -414,7 +416,7 @@ def _started(trainer: Trainer, run: Run, facts: Facts, notes: tuple[str, ...]) -
     )
 
 
-def _seconds_left(trainer: Trainer, facts: Facts) -> float:
+def _seconds_left(trainer: Trainer, facts: Workload) -> float:
     """How long the rest of the budget will take; of a resumed run, if it goes on as fast as it was."""
     done, settings = trainer.done, trainer.settings
     if trainer.plan.timed:

@@ -16,8 +16,8 @@ from torch import Tensor
 from scriven.events import Evaluated, Stepped
 from scriven.model.device import available_cores, torch_threads
 from scriven.runs import open_run
-from scriven.settings import Settings, overlaid, validated
-from scriven.training.request import Request, request_of
+from scriven.settings import Settings, overlay_settings, validate
+from scriven.training.request import Request, request_from_run
 from scriven.training.start import train
 
 EVALUATION_CHARACTERS = 20_000  # read at each evaluation, at the most
@@ -61,16 +61,18 @@ def verify_resume(request: Request, steps: int) -> tuple[Verdict, Settings]:
         whole, cut = Path(folder, "whole"), Path(folder, "cut")
         expected, found = Trail(), Trail()
         follow(replace(for_trial(request, 2 * steps), output=whole), expected)
-        again = request_of(open_run(whole))  # with what speeds have decided, which may be measured to be others now
+        again = request_from_run(
+            open_run(whole)
+        )  # with what speeds have decided, which may be measured to be others now
         follow(replace(again, output=cut, until=steps), found)
-        with given_cores(1) as cores:
+        with use_cores(1) as cores:
             follow(Request(output=cut, resume="last"), found)
-        verdict = replace(compared(expected, found), cores=(available_cores(), cores))
+        verdict = replace(compare_trails(expected, found), cores=(available_cores(), cores))
         return verdict, open_run(whole).settings
 
 
 @contextlib.contextmanager
-def given_cores(count: int) -> Iterator[int]:
+def use_cores(count: int) -> Iterator[int]:
     """While this lasts, the calling thread and what it starts have `count` cores at the most; gives how many they have.
 
     Torch begins with as many threads, as a process that is started on them. Where the system gives no program fewer
@@ -90,11 +92,11 @@ def given_cores(count: int) -> Iterator[int]:
 
 def for_trial(request: Request, steps: int) -> Request:
     """The same request for so many steps, with evaluations that are short but come at least at some of them."""
-    given = request.settings.given()
+    given = request.settings.explicit()
     monitor = {"every_steps": max(1, steps // EVALUATIONS), "sample_length": 0}
     training = {"evaluation_characters": EVALUATION_CHARACTERS, "patience": 1}  # so that averaging begins
-    settings = overlaid(given, {"budget": {"steps": steps}, "monitor": monitor, "training": training})
-    return replace(request, settings=validated(settings), resume=None)
+    settings = overlay_settings(given, {"budget": {"steps": steps}, "monitor": monitor, "training": training})
+    return replace(request, settings=validate(settings), resume=None)
 
 
 def follow(request: Request, trail: Trail) -> None:
@@ -116,7 +118,7 @@ def last_arrays(path: Path) -> dict[str, Tensor]:
     return {f"model.{name}": value for name, value in last.weights().items()} | last.training()
 
 
-def compared(expected: Trail, found: Trail) -> Verdict:
+def compare_trails(expected: Trail, found: Trail) -> Verdict:
     """Where the second trail is not the same as the first one, to the last bit.
 
     Whether the exact losses of the best model are measured at the end is a question of time: they are compared where

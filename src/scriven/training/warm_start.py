@@ -22,7 +22,7 @@ PER_SYMBOL = ("embedding.weight", "head.weight", "head.bias")  # arrays with one
 ONEHOT = "layers.0.rnn.weight_ih_l0"  # one column a symbol, where the input is one-hot
 
 
-def initial_model(
+def warm_started_model(
     settings: Settings, vocabulary: Vocabulary, run: str = "", embeddings: Embeddings | None = None
 ) -> tuple[CharLM, list[int]]:
     """The model, drawn from the seed; with the weights of `run` and with `embeddings`, where there are any.
@@ -97,7 +97,7 @@ def _shapes(model: ModelSettings, name: str, value: object) -> Shapes | None:
         return None
 
 
-def pretrained(path: str) -> Embeddings:
+def load_embeddings(path: str) -> Embeddings:
     """The embeddings in a file or in a run's best model.
 
     Raises InputError when there are none.
