@@ -21,9 +21,7 @@ test: .venv/.dev lint
 # What takes longer than a change should wait for: all tests at every level of kernels that this processor has, others'
 # draws of those that draw numbers, every case of kernels at every level, and the programs that look for what is rare.
 LEVELS = $(shell $(BIN)/python -c "from scriven.kernels import library as l; print('off', *l.levels()[:-1])")
-DRAWING := tests/test_kernels_*.py tests/test_cells.py tests/test_recurrence.py tests/test_language_model.py \
-	tests/test_optimizer.py tests/test_dropout.py tests/test_generate.py tests/test_writing.py tests/test_score.py \
-	tests/test_protocols.py tests/test_average.py tests/test_sampling.py
+DRAWING := tests/kernels tests/model tests/inference tests/training/test_optimizer.py tests/training/test_average.py
 
 thorough: test
 	set -e; for level in $(LEVELS); do \
@@ -50,7 +48,7 @@ SANITIZED := PYTHONPATH=$(CURDIR)/build/sanitized ASAN_OPTIONS=detect_leaks=0 \
 sanitize: .venv/.dev
 	CXX=g++ $(BIN)/python hatch_build.py --sanitize
 	$(SANITIZED) $(BIN)/python -c "from scriven.kernels import library; assert 'sanitized' in library.__file__"
-	$(SANITIZED) $(BIN)/python -m pytest tests/test_kernels_[!l]*.py
+	$(SANITIZED) $(BIN)/python -m pytest tests/kernels/test_kernels_[!n]*.py
 
 # The kernels' own check on processors that are emulated: an arm64 one, and of this kind ones without AVX2, and without
 # AVX-512. All must agree. Needs qemu-user and, for arm64, g++-aarch64-linux-gnu.

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from test_training import run
 
 FOREIGN = ("SystemError", "SyntaxError")  # of what failed in the interpreter or a library, and did not say why

@@ -21,9 +21,9 @@ from scriven.training.verify import use_cores
 from scriven.training.warm_start import warm_started_model
 from scriven.vocabulary import Vocabulary
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 SOURCE = TESTS.parent / "src"
-PROGRAM = Path(__file__).parents[1] / "benchmarks" / "exactness.py"
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "exactness.py"
 LEVELS = ("off", *native_library.levels())
 # Gradients of weights are sums over 1,024 characters, which torch splits over its threads.
 SETTINGS: dict[str, Any] = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_training import request, run, weights
 
 from scriven.errors import DivergedError
 from scriven.events import Evaluated, Event, Finished, Loss, Returned, Saved, Skipped, Stepped
@@ -19,7 +20,6 @@ from scriven.training.gradients import GradientStep, StepGradients
 from scriven.training.loop import Trainer
 from scriven.training.request import Request
 from scriven.training.start import train
-from test_training import request, run, weights
 
 OVER: dict[str, Any] = {"budget": {"steps": 12}, "monitor": {"every_steps": 4, "sample_length": 0}}
 

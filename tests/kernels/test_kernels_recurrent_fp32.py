@@ -5,6 +5,8 @@ import threading
 
 import pytest
 import torch
+from test_kernels_recurrent import STEPS, V
+from test_kernels_recurrent import Task as InBf16
 from torch import Tensor
 from torch.nn import functional
 
@@ -12,8 +14,6 @@ from scriven.kernels import native_library, recurrent_fp32
 from scriven.model import CharLM
 from scriven.model.reference_cells import LayerState
 from scriven.settings import ModelSettings
-from test_kernels_recurrent import STEPS, V
-from test_kernels_recurrent import Task as InBf16
 
 pytestmark = pytest.mark.skipif(not native_library.levels(), reason="there is no native library")
 SHAPES = [(1, 1, 1), (1, 3, 17), (5, 3, 17), (4, 33, 257), (5, 1, 32), (9, 70, 40), (20, 32, 64), (3, 100, 64)]

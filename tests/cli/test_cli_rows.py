@@ -22,7 +22,7 @@ from scriven.runs import create_run, open_run
 from scriven.settings import validate
 from scriven.vocabulary import Vocabulary
 
-SOURCE = Path(__file__).parents[1] / "src" / "scriven"
+SOURCE = Path(__file__).parents[2] / "src" / "scriven"
 HOSTILE = "x\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
 LETTERS = "\n abcdefgh"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_faults import SETTINGS, weights
 
 from scriven.errors import InputError
 from scriven.runs import Run, create_run, open_run
@@ -19,7 +20,6 @@ from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE
 from scriven.runs.recovery import recover
 from scriven.settings import MonitorSettings
 from scriven.vocabulary import Vocabulary
-from test_faults import SETTINGS, weights
 
 
 def run_of(path: Path, *steps: int, best: int = 0, keep: str = "all") -> Run:

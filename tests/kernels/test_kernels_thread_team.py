@@ -13,9 +13,9 @@ import sys
 import threading
 
 import pytest
+from test_kernels_native_library import NATIVE, build, kernels, needs_compiler
 
 from scriven.kernels import native_library
-from test_kernels_library import NATIVE, build, kernels, needs_compiler
 
 pytestmark = needs_compiler
 SOURCE = """

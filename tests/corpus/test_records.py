@@ -18,7 +18,7 @@ from scriven.corpus.tables import delimited_rows
 from scriven.errors import InputError, UsageError
 from scriven.settings import validate
 
-CASES = Path(__file__).parents[2] / "shared" / "cases"
+CASES = Path(__file__).parents[3] / "shared" / "cases"
 FIELD = st.text('ab,;\t\r\n"|é ', max_size=8)
 
 

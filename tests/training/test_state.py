@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
+from test_training import run
 
 from scriven.errors import InputError, UsageError
 from scriven.events import Skipped, Stepped
@@ -20,7 +21,6 @@ from scriven.runs import open_run
 from scriven.settings import merge_settings, validate
 from scriven.training.request import Request
 from scriven.training.start import train
-from test_training import run
 
 KINDS: dict[str, dict[str, Any]] = {
     "stream": {  # whose losses rise, so that averaging begins

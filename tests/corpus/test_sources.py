@@ -23,7 +23,7 @@ from scriven.corpus.sources import COMPRESSED, find
 from scriven.errors import InputError, ScrivenError, UsageError
 from scriven.settings import CorpusSettings
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 AS_IT_IS = CorpusSettings()
 KEPT = CorpusSettings(invalid="bytes")
 REPLACED = CorpusSettings(invalid="replace")

@@ -14,7 +14,7 @@ from scriven.kernels import native_library
 from scriven.kernels.interface import RECORD
 
 pytest.importorskip("hatchling", reason="building a wheel without a network needs hatchling")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = (".cpp", ".h", ".o", ".pyc", ".orig")
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 PROGRAM = """

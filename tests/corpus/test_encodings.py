@@ -19,7 +19,7 @@ from scriven.corpus.sources import find
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings, validate
 
-CASES = Path(__file__).parents[2] / "shared" / "cases"
+CASES = Path(__file__).parents[3] / "shared" / "cases"
 ENCODINGS = {  # with characters that each has
     "cp1252": "aé’—\r\n",
     "cp1251": "aжЯ\r\n",

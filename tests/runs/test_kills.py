@@ -10,7 +10,7 @@ import pytest
 from fork_server import PYTHON
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # as the program gives itself
-PROGRAM = Path(__file__).parents[1] / "benchmarks" / "kills.py"
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "kills.py"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")

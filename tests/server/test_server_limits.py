@@ -4,7 +4,7 @@ from pathlib import Path
 
 from scriven.server.limits import LIMITS
 
-PAGE = Path(__file__).parents[1] / "docs" / "server.md"
+PAGE = Path(__file__).parents[2] / "docs" / "server.md"
 
 
 def test_the_page_has_every_bound() -> None:

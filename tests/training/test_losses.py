@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_training import cut, evaluations, request, run
 
 from scriven.events import Evaluated, Finished, Loss, Started
 from scriven.runs import open_run
@@ -15,7 +16,6 @@ from scriven.training.gradients import LossHistory
 from scriven.training.outcome import learning_words
 from scriven.training.request import Request
 from scriven.training.start import train
-from test_training import cut, evaluations, request, run
 
 ELEVEN = "alice\nbob\ncarol\ndave\neve\nfrank\ngrace\nheidi\nivan\njudy\nken\n"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_training import evaluations, fingerprints, request, run, same
 
 from conftest import Command
 from fork_server import PYTHON
@@ -21,7 +22,6 @@ from scriven.runs import Run, open_run, writing
 from scriven.signals import StopFlag
 from scriven.training.request import Request
 from scriven.training.start import train
-from test_training import evaluations, fingerprints, request, run, same
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals work otherwise there")
 

@@ -13,7 +13,7 @@ from scriven.corpus.sources import TextSource
 from scriven.corpus.structure import structure_note
 from scriven.settings import CorpusSettings
 
-CASES = Path(__file__).parents[2] / "shared" / "cases"
+CASES = Path(__file__).parents[3] / "shared" / "cases"
 TELEGRAM = json.dumps({"name": "a", "type": "personal_chat", "messages": [{"id": 1, "text": "hi"}] * 3}, indent=1)
 DISCORD = json.dumps({"guild": {"id": "1"}, "messages": [{"id": "1", "content": "hi"}]}, indent=2)
 NOTEBOOK = json.dumps({"cells": [{"cell_type": "code", "source": ["a"]}], "nbformat": 4}, indent=1)

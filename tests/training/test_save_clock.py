@@ -5,6 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_divergence import kinds, spoilt
+from test_recovery import run_of
+from test_replay import replayed, same_end
+from test_training import evaluations, fingerprints, request, run, same
 
 from scriven.errors import DivergedError
 from scriven.events import Evaluated, Event, Returned, Saved, Skipped, Stepped
@@ -15,10 +19,6 @@ from scriven.runs.journal import read_replay_log
 from scriven.training.budget import FIRST_SECONDS, SaveClock
 from scriven.training.request import Request
 from scriven.training.start import train
-from test_divergence import kinds, spoilt
-from test_recovery import run_of
-from test_replay import replayed, same_end
-from test_training import evaluations, fingerprints, request, run, same
 
 STEPS: dict[str, Any] = {"budget": {"steps": 12}, "monitor": {"every_steps": 6, "sample_length": 0}}
 

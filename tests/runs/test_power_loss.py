@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_faults import SETTINGS, save, saved
+from test_training import request
 
 from power_loss import Recorder, states, write_tree
 from scriven.corpus.build import build
@@ -20,8 +22,6 @@ from scriven.settings import CorpusSettings, ModelSettings
 from scriven.training.request import Request
 from scriven.training.start import train
 from scriven.vocabulary import Vocabulary
-from test_faults import SETTINGS, save, saved
-from test_training import request
 
 FEWER = 40  # states that are tried of each work; all of them with --thorough
 Check = Callable[[Path, bool], None]

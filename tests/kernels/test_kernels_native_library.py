@@ -16,7 +16,7 @@ import torch
 from scriven.errors import UsageError
 from scriven.kernels import native_library
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NATIVE = native_library.FOLDER / "native"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_divergence import spoilt
 
 from scriven.errors import InputError, UsageError
 from scriven.events import Event, Finished, Stepped
@@ -23,7 +24,6 @@ from scriven.settings import merge_settings, validate
 from scriven.training.budget import TimeBudget
 from scriven.training.request import Request
 from scriven.training.start import train
-from test_divergence import spoilt
 
 SMALL: dict[str, Any] = {
     "model": {"width": 8, "dropout": 0.1},
