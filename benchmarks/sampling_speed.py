@@ -21,8 +21,8 @@ import common
 import numpy as np
 import torch
 
+from scriven.arrays import Ids
 from scriven.inference.predictor import Predictor
-from scriven.inference.sampling import Ids
 from scriven.kernels import native_library
 from scriven.kernels.sampler import PRECISIONS, Sampler
 from scriven.model import CharLM

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from common import versions
 
 FILTERS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02}
@@ -31,7 +30,6 @@ LAYERS = (0, 1)
 STATE = [f"{name}{layer}" for layer in LAYERS for name in "hc"]
 
 Write = Callable[[int], None]  # so many characters of all streams
-Floats = npt.NDArray[np.float32]
 
 
 def scriven_writer(asked: argparse.Namespace) -> Write:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from scriven import batches
+from scriven.arrays import Ids
 from scriven.batches import Batch, Cursor
 from scriven.settings import ReaderSettings
-from scriven.vocabulary import Ids, Vocabulary
+from scriven.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.of("".join(map(chr, range(5000))))
 BOUNDED = Vocabulary.of("".join(map(chr, range(5000))), separator="\n")

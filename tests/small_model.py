@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from scriven.arrays import Ids
 from scriven.inference.predictor import Predictor
-from scriven.inference.sampling import Ids
 from scriven.inference.surprisal import SurprisalSum
 from scriven.model import CharLM
 from scriven.settings import ModelSettings

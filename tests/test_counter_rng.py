@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from scriven.arrays import Ids
 from scriven.counter_rng import permute, seeds
-from scriven.vocabulary import Ids
 
 
 def shuffled(size: int, seed: int, number: int = 0) -> Ids:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from scriven.vocabulary import Ids
+from scriven.arrays import Ids
 
 Words = npt.NDArray[np.uint64]
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio: its multiples are spread evenly

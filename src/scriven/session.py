@@ -33,6 +33,7 @@ from scriven.arguments import (
     check_text,
     check_whole,
 )
+from scriven.arrays import Float64s, Ids
 from scriven.corpus.decoding import prepare
 from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_mark
@@ -42,7 +43,6 @@ from scriven.inference.chunks import prompt_ids, read_chunks, split_text
 from scriven.inference.detokenizer import StreamDecoder
 from scriven.inference.generation import LIVE, UNSEEN, Generation, generate, generate_many
 from scriven.inference.predictor import Context, Predictor, writing_precision
-from scriven.inference.sampling import Floats, Ids
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals, surprisals_of_text, tally
 from scriven.model import CharLM, choose_device, choose_precision
 from scriven.model.device import single_threaded
@@ -82,7 +82,7 @@ class Score:
 
     loss: Loss
     unseen: int
-    surprisals: Floats  # (characters,) nats
+    surprisals: Float64s  # (characters,) nats
 
     @property
     def nats(self) -> float:
@@ -400,7 +400,7 @@ def load(
     return Model(predictor, opened.settings, checkpoint.step, str(run))
 
 
-def score_of(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> Score:
+def score_of(vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> Score:
     """The score of ids and their nats, both (T,), boundaries among them."""
     total = tally(vocabulary, ids, nats)
     return Score(total.loss, total.unseen, nats[ids != vocabulary.boundary])

@@ -12,11 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fake_text import BOUNDED, Text, next_batch
+from scriven.arrays import Ids
 from scriven.batches import Batch, Cursor, epoch_predictions, epoch_reads, prefetch
 from scriven.batches.documents import locate_documents
 from scriven.errors import InputError
 from scriven.settings import ReaderSettings
-from scriven.vocabulary import Ids
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=30)
 ROWS = st.integers(1, 9)

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scriven.arrays import Ids
 from scriven.inference.detokenizer import StreamDecoder
-from scriven.inference.sampling import Ids
 from scriven.vocabulary import Vocabulary
 
 LETTERS = Vocabulary.of("ab\n", "\n")

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from scriven import kernels
+from scriven.arrays import Float64s, Ids
 from scriven.errors import UsageError
 from scriven.inference import predictor as generation
 from scriven.inference.predictor import Predictor
-from scriven.inference.sampling import Floats, Ids
 from scriven.kernels import native_library
 from scriven.kernels.sampler import PRECISIONS
 from scriven.model import CharLM
@@ -35,7 +35,7 @@ def written(
     return ids.T.tolist()  # type: ignore[no-any-return]
 
 
-def uniforms(seeds: list[int], length: int) -> Floats:
+def uniforms(seeds: list[int], length: int) -> Float64s:
     return np.stack([np.random.default_rng(seed).random(length) for seed in seeds], 1)
 
 

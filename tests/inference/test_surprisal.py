@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scriven import kernels
+from scriven.arrays import Float64s, Ids
 from scriven.events import Loss
 from scriven.inference import lines as score_lines
 from scriven.inference import predictor as generation
 from scriven.inference import surprisal
 from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import stream
-from scriven.inference.sampling import Floats, Ids
 from scriven.vocabulary import Vocabulary
 from small_model import DOCUMENTS, TEXT, assert_same, cut, predictor, predictor_of, slow_nats
 
@@ -179,7 +179,7 @@ def native(model: Predictor) -> Predictor:
     return Predictor(model.model, model.vocabulary, "fp32", writing="int8")
 
 
-def joined(pieces: Iterable[surprisal.Scored]) -> Floats:
+def joined(pieces: Iterable[surprisal.Scored]) -> Float64s:
     return np.concatenate([piece.nats for piece in pieces])
 
 

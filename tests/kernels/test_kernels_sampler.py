@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from scriven.arrays import Float64s, Ids
 from scriven.inference import sampling
 from scriven.kernels import native_library
 from scriven.kernels import sampler as native
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.skipif(native_library.level() == "off", reason=native_l
 LEVELS = native_library.levels()
 FILTERED = SamplingSettings(top_k=12, top_p=0.9, min_p=0.02)
 GREEDY = SamplingSettings(temperature=0)
-Text = tuple[native.Ids, Tensor, State]
+Text = tuple[Ids, Tensor, State]
 
 SETTINGS = [
     ModelSettings(width=40),
@@ -53,17 +54,17 @@ def packed(model: CharLM, precision: str = "fp32", level: str | None = None, bou
     return Sampler(model.settings, model.state_dict(), precision, boundary, level)
 
 
-def numbers(count: int, rows: int) -> sampling.Floats:
+def numbers(count: int, rows: int) -> Float64s:
     return np.random.default_rng(7).random((count, rows))
 
 
-def written(sampler: Sampler, symbols: int, uniforms: sampling.Floats, settings: SamplingSettings = FILTERED) -> Text:
+def written(sampler: Sampler, symbols: int, uniforms: Float64s, settings: SamplingSettings = FILTERED) -> Text:
     rows = uniforms.shape[1]
     return sampler.write(torch.zeros(rows, symbols), sampler.zero_state(rows), settings, uniforms)
 
 
 @torch.no_grad()
-def slow(model: CharLM, uniforms: sampling.Floats, boundary: int | None = None) -> Text:
+def slow(model: CharLM, uniforms: Float64s, boundary: int | None = None) -> Text:
     """One character after another, by torch."""
     rows, state = uniforms.shape[1], None
     logits, ids = torch.zeros(rows, model.vocabulary_size), []
@@ -230,7 +231,7 @@ def test_through_a_window_the_last_ids_are_read_from_the_zero_state(
     assert torch.equal(logits, expected)
 
 
-def certain(ids: native.Ids) -> Tensor:
+def certain(ids: Ids) -> Tensor:
     """Logits that leave no choice but these ids."""
     return 1e9 * torch.nn.functional.one_hot(torch.from_numpy(ids), 23).float()
 

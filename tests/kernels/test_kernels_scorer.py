@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from scriven.inference.sampling import Floats, Ids
+from scriven.arrays import Float64s, Ids
 from scriven.kernels import native_library, sampler
 from scriven.kernels.sampler import PRECISIONS, Sampler
 from scriven.model import CharLM, State
@@ -16,7 +16,7 @@ from scriven.settings import ModelSettings
 pytestmark = pytest.mark.skipif(native_library.level() == "off", reason=native_library.why())
 LEVELS = native_library.levels()
 BOUNDARY = 21
-Reading = tuple[Floats, torch.Tensor, State]
+Reading = tuple[Float64s, torch.Tensor, State]
 
 SETTINGS = [
     ModelSettings(width=40),

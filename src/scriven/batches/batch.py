@@ -8,7 +8,7 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from scriven.vocabulary import Ids
+from scriven.arrays import Float32s, Ids
 
 ORDER = 2  # which document comes when; a cursor of another order would read some twice and others never
 
@@ -32,7 +32,7 @@ class Batch:
     ids: Ids  # (T, N) what the model reads
     targets: Ids  # (T, N) what it should predict: the character after each
     lanes: Ids  # (N,) the global numbers of these rows
-    weights: npt.NDArray[np.float32] | None = None  # (T, N) what each prediction counts; None is 1
+    weights: Float32s | None = None  # (T, N) what each prediction counts; None is 1
     fresh: npt.NDArray[np.bool_] | None = None  # (T, N) rows whose state is zeroed before reading; None is nowhere
 
     @property

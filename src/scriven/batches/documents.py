@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from scriven.arrays import Ids
 from scriven.batches.batch import ORDER, Batch, Cursor, Places
 from scriven.corpus.store import Part
 from scriven.counter_rng import permute, seeds
 from scriven.errors import InputError
 from scriven.settings import ReaderSettings
-from scriven.vocabulary import Ids, Vocabulary
+from scriven.vocabulary import Vocabulary
 
 BLOCK = 4096  # positions of the order that are worked out together: a few cost as much as many
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
+from scriven.arrays import Float64s, Ids
 from scriven.batches.batch import Batch
 from scriven.corpus.store import Part
 from scriven.counter_rng import GOLDEN, mix
 from scriven.errors import InputError
 from scriven.settings import ReaderSettings
-from scriven.vocabulary import Ids, Vocabulary
+from scriven.vocabulary import Vocabulary
 
 MINIMUM_CHARACTERS = 2  # one to read and one to predict
 
@@ -54,7 +54,7 @@ def ring_size(text: Part) -> int:
     return text.characters
 
 
-def chances(lanes: Ids, cursor: int) -> npt.NDArray[np.float64]:
+def chances(lanes: Ids, cursor: int) -> Float64s:
     """Numbers in [0, 1), one a lane (N,), that look random and depend on lane and cursor alone."""
     words = lanes.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(cursor * 0xBF58476D1CE4E5B9 % 2**64)
     return (mix(words) >> np.uint64(11)).astype(np.float64) / 2**53

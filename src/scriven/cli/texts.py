@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from scriven.arrays import Ids
 from scriven.cli.common import note
-from scriven.vocabulary import Ids, Vocabulary
+from scriven.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from scriven.corpus.line_ends import LineEnds

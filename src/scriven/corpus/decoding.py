@@ -22,6 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from scriven.arrays import Ids
 from scriven.corpus.encodings import decode, drop_marks
 from scriven.corpus.filesystem import EXTRA, explain_errors, open_file
 from scriven.corpus.line_ends import LineEnds
@@ -30,7 +31,7 @@ from scriven.corpus.structure import note_structure
 from scriven.corpus.zipped import zipped_text
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
-from scriven.vocabulary import UNICODE_SIZE, Ids, code_points
+from scriven.vocabulary import UNICODE_SIZE, code_points
 
 _PLAIN_PUNCTUATION = {
     "'": "\u2018\u2019\u201a\u201b\u2032\u2035\u2039\u203a",

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from scriven.arrays import Ids
 from scriven.corpus.decoding import PIECE, ReadCounts, prepare, read_text
 from scriven.corpus.line_ends import split_lines
 from scriven.corpus.sources import TextSource
 from scriven.corpus.tables import is_read_as_table, rows
 from scriven.settings import CorpusSettings
-from scriven.vocabulary import Ids
 
 
 def documents(

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from scriven.arrays import Ids
 from scriven.corpus.decoding import PIECE, ReadCounts
 from scriven.corpus.documents import split_documents
 from scriven.corpus.header import FORMAT
@@ -23,7 +24,7 @@ from scriven.corpus.sources import BINARY_TABLES, TABLES, TextSource, find, stam
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings, Frozen
 from scriven.suggestions import join_names
-from scriven.vocabulary import Ids, Symbols, byte_places, byte_values, code_points
+from scriven.vocabulary import Symbols, byte_places, byte_values, code_points
 
 
 def check_useful(settings: CorpusSettings, sources: Sequence[TextSource]) -> None:

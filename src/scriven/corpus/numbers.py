@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from scriven.arrays import Ids
 from scriven.corpus.filesystem import Place, explain_errors
 from scriven.corpus.header import AGAIN, Shard
 from scriven.corpus.shards import ENDS, npy_head
@@ -65,7 +66,7 @@ class Numbers:
             self._kept = self._numbers(0, self.size)
         return self._numbers(start, stop) if self._kept is None else self._kept[start:stop]
 
-    def at(self, places: npt.NDArray[np.int64]) -> Array:
+    def at(self, places: Ids) -> Array:
         """The numbers at some places (M,). Raises InputError as `read`."""
         if not places.size or self._bytes <= KEPT_BYTES:
             return self.read(0, self.size)[places] if places.size else np.zeros(0, self._kind)

@@ -21,6 +21,7 @@ from typing import IO, Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import Field
 
+from scriven.arrays import Ids
 from scriven.corpus.decoding import ReadCounts
 from scriven.corpus.header import Shard, check_file, read_json, write_json
 from scriven.corpus.inputs import CorpusInput, CorpusOrigin, Name, Progress, Stretch
@@ -31,7 +32,7 @@ from scriven.corpus.sources import short_hash
 from scriven.errors import InputError
 from scriven.kernels import encode as kernel
 from scriven.settings import Frozen
-from scriven.vocabulary import UNICODE_SIZE, Ids
+from scriven.vocabulary import UNICODE_SIZE
 
 DEPTH = 4  # blocks that a thread may be ahead
 ENDS_AT_ONCE = 1 << 20

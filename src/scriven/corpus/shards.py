@@ -19,9 +19,10 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from scriven.arrays import Ids
 from scriven.corpus.header import PartHeader, Shard
 from scriven.kernels import encode
-from scriven.vocabulary import UNICODE_SIZE, Ids, Symbols, Vocabulary, utf8_lengths
+from scriven.vocabulary import UNICODE_SIZE, Symbols, Vocabulary, utf8_lengths
 
 SHARD = 1 << 31  # characters in a shard: few enough files for a terabyte
 BLOCK = 1 << 17  # characters written at once: few enough for the processor's cache

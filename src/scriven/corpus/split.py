@@ -15,10 +15,11 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from scriven.arrays import Ids
 from scriven.corpus.shards import Draft
 from scriven.counter_rng import GOLDEN, Words, mix
 from scriven.errors import UsageError
-from scriven.vocabulary import Ids, Symbols
+from scriven.vocabulary import Symbols
 
 FINEST = 10**9  # shares are taken as fractions of at most that denominator, so that no rounding moves a document
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scriven.arrays import Ids
 from scriven.corpus.filesystem import Place, explain_errors, file_system, place_of, within
 from scriven.corpus.header import AGAIN, NAME, Counts, Header, PartHeader, read_header
 from scriven.corpus.numbers import Array, Numbers
@@ -19,7 +20,7 @@ from scriven.corpus.shard_cache import RemoteShards, ShardCache, cache_limit, ch
 from scriven.errors import InputError
 from scriven.runtime import cache_folder
 from scriven.settings import CorpusSettings
-from scriven.vocabulary import Ids, Vocabulary
+from scriven.vocabulary import Vocabulary
 
 MANY = 1 << 20  # documents looked at once
 MEANINGLESS = "numbers in it stand for no character"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scriven.arrays import Ids
 from scriven.corpus.encodings import describe_marks
 from scriven.corpus.header import FORMAT, Counts, Header, PartHeader, write_header
 from scriven.corpus.inputs import CorpusInput, CorpusOrigin, Progress, Stretch, amount, some
@@ -23,7 +24,7 @@ from scriven.corpus.split import (
     validation_documents,
 )
 from scriven.errors import InputError
-from scriven.vocabulary import Ids, Symbols, Vocabulary
+from scriven.vocabulary import Symbols, Vocabulary
 
 NAMES = "training", "validation"
 Portion = tuple[Drafted, int]  # the next so many characters of a draft

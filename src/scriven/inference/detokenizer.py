@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scriven.inference.sampling import Ids
+from scriven.arrays import Ids
 from scriven.vocabulary import Decoder, Vocabulary
 
 NOWHERE = np.empty(0, np.int64)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scriven.arrays import Ids
 from scriven.inference.detokenizer import StreamDecoder
 from scriven.inference.predictor import Context, Predictor, fit, side_by_side
-from scriven.inference.sampling import Ids
 from scriven.inference.surprisal import overflow
 from scriven.settings import SamplingSettings
 

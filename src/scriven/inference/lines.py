@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from scriven.arrays import Ids
 from scriven.inference.surprisal import Scored, SurprisalSum, SurprisalSums, counts_of
-from scriven.vocabulary import Ids, Vocabulary
+from scriven.vocabulary import Vocabulary
 
 SHOWN = 1 << 20  # symbols of a line that are given as text
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from scriven import kernels
+from scriven.arrays import Float64s, Ids
 from scriven.errors import UsageError
-from scriven.inference.sampling import Floats, Ids, draw
+from scriven.inference.sampling import draw
 from scriven.kernels import native_library, sampler
 from scriven.kernels.sampler import Sampler
 from scriven.model import CharLM, State, autocast_context
@@ -176,7 +177,7 @@ class Predictor:
         self,
         context: Context,
         settings: SamplingSettings | Sequence[SamplingSettings],
-        uniforms: Floats,
+        uniforms: Float64s,
         reuse: bool = False,
     ) -> tuple[Ids, Context]:
         """Draw as many ids a row as there are random numbers in `uniforms` (T, N); the context after reading them.
@@ -201,7 +202,7 @@ class Predictor:
         sampler: Sampler,
         context: Context,
         settings: SamplingSettings | Sequence[SamplingSettings],
-        uniforms: Floats,
+        uniforms: Float64s,
         reuse: bool,
     ) -> tuple[Ids, Context]:
         recent, before = context.recent, (context.logits, context.state)

@@ -16,10 +16,10 @@ from functools import partial
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from scriven.arrays import Ids
 from scriven.errors import UsageError
 from scriven.inference.chunks import StoredIdsReader, StoredText, blocks, chunks_of, documents_of, open_chunks
 from scriven.inference.predictor import Predictor
-from scriven.inference.sampling import Ids
 from scriven.inference.surprisal import (
     SurprisalSum,
     cost_of_unseen,

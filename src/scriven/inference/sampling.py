@@ -11,18 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from scriven.arrays import Float64s, Ids
 from scriven.settings import SamplingSettings
-
-Floats = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.int64]
 
 
 def draw(
-    logits: Floats,
+    logits: Float64s,
     settings: SamplingSettings | Sequence[SamplingSettings],
-    uniforms: Floats,
+    uniforms: Float64s,
     never: Sequence[int] = (),
 ) -> Ids:
     """One id a row (N,) from logits (N, V), as `settings` says, those of all rows or one for each.
@@ -39,7 +36,7 @@ def draw(
     return np.concatenate([_draw(*row) for row in rows])
 
 
-def _draw(logits: Floats, settings: SamplingSettings, uniforms: Floats) -> Ids:
+def _draw(logits: Float64s, settings: SamplingSettings, uniforms: Float64s) -> Ids:
     if settings.temperature == 0:
         return likeliest(logits)
     weights = weigh(logits, settings.temperature)
@@ -52,21 +49,21 @@ def _draw(logits: Floats, settings: SamplingSettings, uniforms: Floats) -> Ids:
     return pick(weights, uniforms)
 
 
-def likeliest(logits: Floats) -> Ids:
+def likeliest(logits: Float64s) -> Ids:
     """The first in rank of each row (N,): what a temperature of zero draws."""
     ids: Ids = logits.argmax(axis=1)
     return ids
 
 
-def weigh(logits: Floats, temperature: float) -> Floats:
+def weigh(logits: Float64s, temperature: float) -> Float64s:
     """Weights (N, V) of logits (N, V) at a temperature above 0: exp(logit / temperature), the largest being 1."""
     # At a tiny temperature the unlikely symbols' exponents may reach -inf: weight 0. What is no number is told later.
     with np.errstate(over="ignore", invalid="ignore"):
-        weights: Floats = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+        weights: Float64s = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
     return weights
 
 
-def keep_top_k(weights: Floats, k: int) -> Floats:
+def keep_top_k(weights: Float64s, k: int) -> Float64s:
     """Weights (N, V) of the k first in rank only; of all of them where k >= V."""
     kept = np.zeros_like(weights)
     first = rank(weights)[:, :k]  # (N, k)
@@ -74,7 +71,7 @@ def keep_top_k(weights: Floats, k: int) -> Floats:
     return kept
 
 
-def keep_top_p(weights: Floats, p: float) -> Floats:
+def keep_top_p(weights: Float64s, p: float) -> Float64s:
     """Weights (N, V) of the fewest first in rank that together hold at least the share p of the row."""
     order = rank(weights)
     descending = np.take_along_axis(weights, order, 1)
@@ -86,12 +83,12 @@ def keep_top_p(weights: Floats, p: float) -> Floats:
     return kept
 
 
-def keep_min_p(weights: Floats, p: float) -> Floats:
+def keep_min_p(weights: Float64s, p: float) -> Float64s:
     """Weights (N, V) of the symbols at least p times as likely as the likeliest."""
     return np.where(weights >= p * weights.max(axis=1, keepdims=True), weights, 0)
 
 
-def pick(weights: Floats, uniforms: Floats) -> Ids:
+def pick(weights: Float64s, uniforms: Float64s) -> Ids:
     """The id (N,) at which each row's cumulated weights (N, V) pass the share `uniforms` (N,) of their sum.
 
     A symbol without weight is never picked.
@@ -101,6 +98,6 @@ def pick(weights: Floats, uniforms: Floats) -> Ids:
     return passed
 
 
-def rank(weights: Floats) -> Ids:
+def rank(weights: Float64s) -> Ids:
     """Ids (N, V) of each row from the likeliest to the least likely, equal ones in the order of their ids."""
     return np.argsort(-weights, axis=1, kind="stable")

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scriven.arrays import Float64s, Ids
 from scriven.errors import InputError
 from scriven.events import Loss
 from scriven.inference.chunks import DOCUMENTS_AT_ONCE, StoredText, blocks, gather_chunks
 from scriven.inference.predictor import Context, Predictor
-from scriven.inference.sampling import Floats, Ids
 from scriven.kernels import native_library, sampler
 from scriven.vocabulary import Vocabulary
 
@@ -59,7 +59,7 @@ class Scored:
     """
 
     ids: Ids
-    nats: Floats
+    nats: Float64s
     context: Context
     right: Bools | None = None
 
@@ -127,7 +127,7 @@ def overflow() -> InputError:
     )
 
 
-def _whole(predictor: Predictor, start: Context, ids: Ids) -> tuple[Floats, Bools | None]:
+def _whole(predictor: Predictor, start: Context, ids: Ids) -> tuple[Float64s, Bools | None]:
     """The nats (T,) of ids that are whole documents, each with its boundary, and which of them were right.
 
     Documents of similar lengths are read together.
@@ -170,11 +170,11 @@ def _score_rows(predictor: Predictor, scored: Scored, firsts: Ids, lengths: Ids)
 class SurprisalSums:
     """Sums as a `SurprisalSum` has them, (M,) each: of M lines, or documents, one after another."""
 
-    nats: Floats
+    nats: Float64s
     characters: Ids
     bytes: Ids
     ends: Ids
-    end_nats: Floats
+    end_nats: Float64s
     unseen: Ids
 
     @classmethod
@@ -210,7 +210,7 @@ class SurprisalSums:
             yield SurprisalSum(Loss(*loss), unseen)
 
 
-def _mean(sums: Floats, counts: Ids) -> Floats:
+def _mean(sums: Float64s, counts: Ids) -> Float64s:
     """Both (M,); nan where nothing was counted."""
     means = np.full(sums.shape, math.nan)
     np.divide(sums, counts, out=means, where=counts > 0)
@@ -222,7 +222,7 @@ def sum_pieces(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> SurprisalSum
     return sum((tally(vocabulary, piece.ids, piece.nats, piece.right) for piece in pieces), SurprisalSum())
 
 
-def tally(vocabulary: Vocabulary, ids: Ids, nats: Floats, right: Bools | None = None) -> SurprisalSum:
+def tally(vocabulary: Vocabulary, ids: Ids, nats: Float64s, right: Bools | None = None) -> SurprisalSum:
     """The sums over ids and their nats, both (T,), and which were `right` (T,), where known.
 
     Boundaries are ends, not characters.
@@ -232,7 +232,7 @@ def tally(vocabulary: Vocabulary, ids: Ids, nats: Floats, right: Bools | None = 
     return SurprisalSum(Loss(*loss, *judged), unseen)
 
 
-def counts_of(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> tuple[npt.NDArray[Any], ...]:
+def counts_of(vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> tuple[npt.NDArray[Any], ...]:
     """What each of ids (T,), with its nats (T,), adds to the sums of `SurprisalSums`."""
     ends = ids == vocabulary.boundary
     sizes, unseen = vocabulary.byte_lengths(ids), vocabulary.unseen(ids)
@@ -240,7 +240,7 @@ def counts_of(vocabulary: Vocabulary, ids: Ids, nats: Floats) -> tuple[npt.NDArr
     return nats - end_nats, (~ends).astype(np.int64), sizes, ends.astype(np.int64), end_nats, unseen.astype(np.int64)
 
 
-def costs(logits: Tensor, ids: Ids, vocabulary: Vocabulary) -> Floats:
+def costs(logits: Tensor, ids: Ids, vocabulary: Vocabulary) -> Float64s:
     """What ids (...) that logits (..., V) foretold cost in nats (...), unseen symbols as `<unk>`."""
     targets = torch.from_numpy(vocabulary.clamp(ids)).to(logits.device)
     nats = functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
@@ -253,12 +253,12 @@ def likeliest(logits: Tensor, ids: Ids) -> Bools:
     return found
 
 
-def cost_of_unseen(nats: Floats, ids: Ids, vocabulary: Vocabulary) -> Floats:
+def cost_of_unseen(nats: Float64s, ids: Ids, vocabulary: Vocabulary) -> Float64s:
     """The nats (...) that `costs` gave, with what unseen symbols among the ids (...) cost above `<unk>`."""
     return nats + vocabulary.unseen_nats * vocabulary.unseen(ids)
 
 
-def read_rows(predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None) -> tuple[Floats, Context]:
+def read_rows(predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None) -> tuple[Float64s, Context]:
     """The nats (T, N) that ids (T, N), any T, cost after `context`, and the context after them.
 
     What the model reads is `read` (T, N), where it is given, instead. Where the predictor has a native scorer, a row's
@@ -270,7 +270,7 @@ def read_rows(predictor: Predictor, ids: Ids, context: Context, read: Ids | None
 
 def read_judged(
     predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None
-) -> tuple[Floats, Bools | None, Context]:
+) -> tuple[Float64s, Bools | None, Context]:
     """As `read_rows`, with whether each id was the likeliest one (T, N); None where native code reads."""
     read, vocabulary, native = ids if read is None else read, predictor.vocabulary, predictor.scorer()
     right: Bools | None = None
@@ -289,7 +289,7 @@ def read_judged(
     return cost_of_unseen(nats, ids, vocabulary), right, context
 
 
-def _by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tuple[Floats, Bools, Context]:
+def _by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tuple[Float64s, Bools, Context]:
     """As `read_judged`, but that unseen symbols cost what `<unk>` costs."""
     step = predictor.chunk_length(ids.shape[1])
     parts, right = [np.empty((0, ids.shape[1]))], np.zeros(ids.shape, np.bool_)

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from scriven.arrays import Ids
 from scriven.kernels import native_library
 
 BLOCK = 1 << 14  # symbols that numpy learns from at once: nearly all that are new come in the first block
 
 Symbols = npt.NDArray[np.unsignedinteger]
 Table = npt.NDArray[np.int32]
-Ints = npt.NDArray[np.int64]
+Ints = Ids
 
 
 def usable() -> bool:

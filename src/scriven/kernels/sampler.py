@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from scriven.arrays import Float32s, Float64s, Ids
 from scriven.kernels import native_library
 from scriven.settings import ModelSettings, SamplingSettings
 
@@ -34,8 +35,6 @@ NORMS = ("none", "rms", "layer")
 ARGUMENTS = [*[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2, ctypes.c_int64]
 SHARE = 16  # rows that a thread takes, or a multiple: as in native/sampler.h
 
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
 State = tuple[tuple[Tensor, ...], ...]  # h, and an lstm's c, (N, H), of each layer
 
 
@@ -144,7 +143,7 @@ class Sampler:
         logits: Tensor,
         state: State | None,
         settings: SamplingSettings | Sequence[SamplingSettings],
-        uniforms: npt.NDArray[np.float64],
+        uniforms: Float64s,
         window: int = 0,
         recent: Ids | None = None,
         reuse: bool = False,
@@ -200,7 +199,7 @@ class _Packer:
     """Packs the weights of a model, and keeps the arrays that the structures point to."""
 
     @np.errstate(over="ignore", invalid="ignore")  # of weights that are too large: what is computed is looked at
-    def __init__(self, settings: ModelSettings, weights: Mapping[str, Floats], precision: str) -> None:
+    def __init__(self, settings: ModelSettings, weights: Mapping[str, Float32s], precision: str) -> None:
         self.settings, self.weights, self.precision = settings, weights, precision
         self.gates = CELLS[settings.cell]
         self.arrays: list[npt.NDArray[Any]] = []
@@ -248,11 +247,11 @@ class _Packer:
         norm, shift = (self._norm(depth, name, (groups[0], groups[1] // self.gates)) for name in ("weight", "bias"))
         return _LayerStruct(input=matrix, hidden=hidden, sums=sums, apart=apart, norm=norm, shift=shift, cells=cells)
 
-    def _later(self, weight: Floats, bias: Floats, groups: tuple[int, int]) -> tuple[int, _MatrixStruct]:
+    def _later(self, weight: Float32s, bias: Float32s, groups: tuple[int, int]) -> tuple[int, _MatrixStruct]:
         """The biases, and the matrix of the input."""
         return self._keep(_group(bias, self.gates, groups)), self._matrix(_group(weight, self.gates, groups))
 
-    def _first(self, weight: Floats, bias: Floats, groups: tuple[int, int]) -> tuple[int, _MatrixStruct]:
+    def _first(self, weight: Float32s, bias: Float32s, groups: tuple[int, int]) -> tuple[int, _MatrixStruct]:
         """A table (V, outputs) of all the sums that a symbol can give; or, where it is too large, as `_later`."""
         vectors = self.weights.get("embedding.weight")  # (V, D)
         inputs = weight.T if vectors is None else vectors
@@ -269,7 +268,7 @@ class _Packer:
         weight = self.weights.get(f"norms.{depth}.{name}")
         return None if weight is None else self._keep(_group(weight, 1, groups))
 
-    def _matrix(self, weight: Floats) -> _MatrixStruct:
+    def _matrix(self, weight: Float32s) -> _MatrixStruct:
         """From weights (groups, outputs of a group, K), the words (groups, chunks, outputs of a group)."""
         scale = offset = None
         if self.precision == "int8":
@@ -315,7 +314,7 @@ def _grouping(cells: int, gates: int) -> tuple[int, int]:
     return groups, -(-blocks // groups)
 
 
-def _group(array: Floats, gates: int, grouping: tuple[int, int]) -> Floats:
+def _group(array: Float32s, gates: int, grouping: tuple[int, int]) -> Float32s:
     """From sums (gates * cells, ...) to groups (groups, outputs of a group, ...), padded with zeros."""
     (groups, width), cells = grouping, len(array) // gates
     at_once = BLOCK * (width // gates)
@@ -353,7 +352,7 @@ SCORER_ARGUMENTS = [*[ctypes.c_int64] * 2, ctypes.c_void_p, *[ctypes.c_int64] * 
 
 def score(
     model: Sampler, logits: Tensor, state: State, ids: Ids, targets: Ids, threads: int = 1
-) -> tuple[npt.NDArray[np.float64], Tensor, State]:
+) -> tuple[Float64s, Tensor, State]:
     """Read ids (T, N); gives the nats (T, N) that targets (T, N) cost, and the logits and the state after the last id.
 
     The logits (N, V) and the state before foretell the first targets; what is read the next ones. A state has a tuple

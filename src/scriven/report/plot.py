@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from scriven.arrays import Float64s
 from scriven.errors import InputError
 from scriven.events import Event, Finished, Started
 from scriven.runs.folder import PLOT_FILE
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 SMOOTHED = 0.02  # share of the run that one point of the smoothed line sums over
 TRAINING, VALIDATION, BEST = "#4477aa", "#cc6633", "#117733"
 
-Numbers = npt.NDArray[np.float64]
+Numbers = Float64s
 
 
 class PlotReport:

@@ -15,9 +15,9 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from scriven.arrays import Ids
 from scriven.inference.generation import Generation
 from scriven.inference.predictor import Context
-from scriven.inference.sampling import Ids
 from scriven.server.jobs import Job, JobUpdate
 from scriven.server.prefill import Details
 from scriven.server.requests import CompletionBody

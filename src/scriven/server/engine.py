@@ -19,9 +19,9 @@ from itertools import groupby, islice
 
 import numpy as np
 
+from scriven.arrays import Float64s
 from scriven.inference.generation import LIVE, BlockLength, Emitted, Generation, GenerationBatch
 from scriven.inference.predictor import Predictor
-from scriven.inference.sampling import Floats
 from scriven.server.jobs import Job, JobUpdate, PendingRequest, _Owner, _Ready, fair_shares
 from scriven.server.limits import Limits
 from scriven.server.prefill import Details, Prefill, PrefillQueue, details_of
@@ -259,7 +259,7 @@ class Engine:
         for _ in range(length):
             if batch.context is None:
                 return
-            logits: Floats = batch.context.logits.cpu().double().numpy()  # (N, V)
+            logits: Float64s = batch.context.logits.cpu().double().numpy()  # (N, V)
             wrote = batch.generate(1)
             asked = [self._writing[each.line].asked.likeliest or 0 for each in wrote]
             ids = np.concatenate([each.ids for each in wrote])  # (N,), one of each line

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from scriven.arrays import Ids
 from scriven.inference.generation import Generation
 from scriven.inference.predictor import Context
-from scriven.inference.sampling import Ids
 from scriven.server.prefill import Details
 
 

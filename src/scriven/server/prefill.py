@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from scriven.arrays import Float64s, Ids
 from scriven.inference.predictor import Context, Predictor, side_by_side
-from scriven.inference.sampling import Floats, Ids
 from scriven.inference.surprisal import cost_of_unseen, read_rows
 
 PIECE = 256  # symbols that torch reads of one text at once
@@ -27,8 +27,8 @@ class Details(NamedTuple):
     """What symbols (T,) cost, and, where asked for, the ids and log-probabilities (T, K) of the likeliest there."""
 
     ids: Ids
-    nats: Floats  # (T,)
-    likeliest: tuple[Ids, Floats] | None = None
+    nats: Float64s  # (T,)
+    likeliest: tuple[Ids, Float64s] | None = None
 
     def row(self, number: int, likeliest: int) -> Details:
         """What the symbol with this number costs, and the `likeliest` so many symbols there, of those that are here."""
@@ -39,7 +39,7 @@ class Details(NamedTuple):
         return Details(self.ids[one], self.nats[one], top)
 
 
-def details_of(logits: Floats, ids: Ids, likeliest: int, predictor: Predictor) -> Details:
+def details_of(logits: Float64s, ids: Ids, likeliest: int, predictor: Predictor) -> Details:
     """Of ids (T,) that logits (T, V) foretold: their costs and the `likeliest` so many symbols, the likeliest first."""
     vocabulary = predictor.vocabulary
     logits = logits - logits.max(1, keepdims=True)

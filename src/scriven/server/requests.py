@@ -104,7 +104,7 @@ class _Nullable:
 
 
 def _in_pieces(ids: Any, check: Callable[[Any], Any]) -> Any:
-    """Ids, checked a piece at a time: other threads of Python run in between."""
+    """TokenIds, checked a piece at a time: other threads of Python run in between."""
     if not isinstance(ids, list) or not PIECE < len(ids) <= LIMITS.prompt_characters:
         return check(ids[: LIMITS.prompt_characters + 1] if isinstance(ids, list) else ids)
     return [each for begin in range(0, len(ids), PIECE) for each in check(ids[begin : begin + PIECE])]
@@ -114,9 +114,11 @@ NULLABLE = _Nullable()
 Id = Annotated[int, Field(ge=0, lt=1 << 32)]
 Stop = Annotated[str, Field(max_length=LIMITS.stop_characters)]
 # A list is left at the first thing that is wrong in it: there may be a million, and each would be told of.
-Ids = Annotated[list[Id], Field(max_length=LIMITS.prompt_characters, fail_fast=True), WrapValidator(_in_pieces)]
+TokenIds = Annotated[list[Id], Field(max_length=LIMITS.prompt_characters, fail_fast=True), WrapValidator(_in_pieces)]
 Texts = Annotated[list[str], Field(min_length=1, max_length=LIMITS.texts, fail_fast=True)]
-Prompt = str | Texts | Ids | Annotated[list[Ids], Field(min_length=1, max_length=LIMITS.texts, fail_fast=True)]
+Prompt = (
+    str | Texts | TokenIds | Annotated[list[TokenIds], Field(min_length=1, max_length=LIMITS.texts, fail_fast=True)]
+)
 
 
 class RequestBody(BaseModel):
@@ -251,7 +253,7 @@ class DetokenizeBody(RequestBody):
     """POST /detokenize."""
 
     model: Annotated[str, NULLABLE] = Field("", description="name of the model; may be left out where there is one")
-    tokens: Ids = Field(description="ids")
+    tokens: TokenIds = Field(description="ids")
 
 
 AnyBody = TypeVar("AnyBody", bound=RequestBody)

@@ -20,12 +20,12 @@ import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from scriven.arrays import Float64s, Ids
 from scriven.corpus.decoding import looks_around, prepare_pieces
 from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_marks
 from scriven.inference.chunks import read_chunks
 from scriven.inference.predictor import Context
-from scriven.inference.sampling import Floats, Ids
 from scriven.inference.surprisal import SurprisalSum, tally
 from scriven.server.jobs import Job
 from scriven.server.requests import ScoreBody
@@ -154,7 +154,7 @@ def _decode(decoder: codecs.IncrementalDecoder, data: bytes, *, final: bool = Fa
         raise ApiError(400, f"the text is not UTF-8 ({error.reason})", code="invalid_text") from None
 
 
-async def _costs(text: _ScoredText) -> AsyncGenerator[tuple[Ids, Floats]]:
+async def _costs(text: _ScoredText) -> AsyncGenerator[tuple[Ids, Float64s]]:
     """The ids of a text, boundaries where documents end, and the nats that each costs, (T,), block by block.
 
     Raises Refused, 429, where too many texts are scored.
@@ -184,7 +184,7 @@ def _split_long(chunks: Iterable[Ids]) -> Iterator[Ids]:
             yield chunk[begin : begin + PIECE]
 
 
-async def _lines(text: _ScoredText, costs: AsyncGenerator[tuple[Ids, Floats]]) -> AsyncGenerator[bytes]:
+async def _lines(text: _ScoredText, costs: AsyncGenerator[tuple[Ids, Float64s]]) -> AsyncGenerator[bytes]:
     """A line for each block, and one of the sums; or one of what went wrong where that is not the first."""
     total, vocabulary = SurprisalSum(), text.served.model.vocabulary
     try:
@@ -237,7 +237,7 @@ def _line(values: dict[str, Any]) -> bytes:
     return "".join(pieces(values)).encode() + b"\n"
 
 
-async def _whole(text: _ScoredText, costs: AsyncGenerator[tuple[Ids, Floats]]) -> dict[str, Any]:
+async def _whole(text: _ScoredText, costs: AsyncGenerator[tuple[Ids, Float64s]]) -> dict[str, Any]:
     """The sums, and all that each symbol costs. Raises Refused, 400, for a text that is too long for that."""
     total, parts, vocabulary = SurprisalSum(), [np.empty(0)], text.served.model.vocabulary
     most = text.server.limits.score_characters
@@ -250,7 +250,7 @@ async def _whole(text: _ScoredText, costs: AsyncGenerator[tuple[Ids, Floats]]) -
     return {**text.response(total), "surprisal": _round(np.concatenate(parts))}
 
 
-def _round(nats: Floats) -> Floats:
+def _round(nats: Float64s) -> Float64s:
     """As many digits as are true, and fewer bytes."""
     return nats.round(5)
 

@@ -24,8 +24,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from scriven.arrays import Ids
 from scriven.inference.predictor import Context
-from scriven.inference.sampling import Ids
 from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate, PendingRequest
 from scriven.server.limits import LIMITS, Limits
