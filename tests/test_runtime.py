@@ -49,7 +49,7 @@ def test_torch_gets_the_threads_that_it_asks_for() -> None:
 def test_a_limit_of_threads_below_those_of_a_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
     allow_threads(1)
-    with pytest.raises(UsageError, match=r"training\.threads is 2, and OMP_THREAD_LIMIT in the environment allows 1"):
+    with pytest.raises(UsageError, match=r"training\.threads is 2, but OMP_THREAD_LIMIT in the environment allows 1"):
         allow_threads(2)
     monkeypatch.setenv("OMP_THREAD_LIMIT", "many")  # which OpenMP passes over
     allow_threads(2)

@@ -1,4 +1,4 @@
-"""Files of a run: written so that a crash leaves the old or the new one, read so that a hostile one does no harm."""
+"""Writes files so that a crash leaves the old or the new one, and reads files so that a hostile one does no harm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scriven.errors import InputError, UnreadableError
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it where they are missing, each on the disk under its name. Raises OSError."""
+    """Makes a folder and its missing parents, and waits until the disk has their names. Raises OSError."""
     missing = [each for each in (path, *path.parents) if not each.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for each in missing:
@@ -26,13 +26,13 @@ def make_folder(path: Path) -> None:
 
 
 def flush_file(path: Path) -> None:
-    """Waits until the disk has all that is in a file; nothing where there is none. Raises OSError."""
+    """Waits until the disk has all of a file; a missing file is ignored. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
-        _flush(path, os.O_RDWR)  # some systems want to be allowed to write
+        _flush(path, os.O_RDWR)  # some systems flush only what is open for writing
 
 
 def flush_folder(path: Path) -> None:
-    """Waits until the disk has the folder's names, on systems that can be asked to. Raises OSError."""
+    """Waits until the disk has the names in a folder, if the system can do that. Raises OSError."""
     if os.name != "nt":
         _flush(path, os.O_RDONLY)
 
@@ -45,13 +45,13 @@ def _flush(path: Path, mode: int) -> None:
         os.close(descriptor)
 
 
-TEXT_LIMIT = 9_000_000  # bytes of a text or JSON file; a vocabulary of all of Unicode has 8.9 million
+TEXT_LIMIT = 9_000_000  # bytes of a text or JSON file; a vocabulary of all of Unicode takes 8.9 million
 BUFFER = memoryview | bytes
 
 
 @dataclass(frozen=True)
 class FileDigest:
-    """What went to the disk: how many bytes, and their SHA-256."""
+    """The number of bytes that a file has, and their SHA-256."""
 
     bytes: int
     sha256: str
@@ -61,7 +61,7 @@ class FileDigest:
 
 
 def write_flushed(path: Path, *pieces: BUFFER) -> FileDigest:
-    """Writes a new file, all of it, and waits until the disk has it. Raises OSError, also where something is there."""
+    """Writes a new file and waits until the disk has it. Raises OSError, also if the name is taken."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
     try:
         size, digest = 0, hashlib.sha256()
@@ -75,7 +75,7 @@ def write_flushed(path: Path, *pieces: BUFFER) -> FileDigest:
 
 
 def _write_all(descriptor: int, data: memoryview) -> int:
-    """Writes all of it, however little the system takes at once."""
+    """Writes all of the data, in as many calls as the system needs."""
     done = 0
     while done < len(data):
         done += os.write(descriptor, data[done:])
@@ -83,7 +83,7 @@ def _write_all(descriptor: int, data: memoryview) -> int:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never a part; nothing else may write it.
+    """Writes a file so that a reader sees the old one or the new one, never a part. Only one process may write it.
 
     Raises OSError.
     """
@@ -100,9 +100,9 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder, at once under its name and then from the disk; what cannot be removed now is swept later.
+    """Removes a folder: renames it first, then deletes it, so that a kill never leaves half of it under its name.
 
-    A kill in the midst of it leaves no folder of this name that lacks something.
+    Anything that cannot be deleted now is deleted by a later call.
     """
     gone = path.with_name(f".{path.name}.tmp")
     discard(gone)
@@ -112,9 +112,9 @@ def remove_folder(path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Removes a folder with all that is in it, or anything else of that name; never what a link leads to.
+    """Removes a folder with its contents, or anything else of that name. Links are not followed.
 
-    What cannot be removed stays.
+    Anything that cannot be removed stays.
     """
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
@@ -124,13 +124,13 @@ def discard(path: Path) -> None:
 
 
 def ensure_regular(path: Path) -> Path:
-    """The same path, to write a file to.
+    """Returns `path` if it is a plain file or does not exist, so that a file can be written there.
 
-    Raises InputError when a link, a pipe or a folder has that name, which no run makes; OSError.
+    Raises InputError for a link, a pipe or a folder, which no run makes; OSError.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise InputError(f"{path} is not a plain file, and a run writes a file of that name; move it elsewhere")
+            raise InputError(f"{path} is not a plain file, but a run writes a file of that name; move it elsewhere")
     return path
 
 
@@ -139,28 +139,28 @@ def ensure_regular(path: Path) -> Path:
 
 @contextlib.contextmanager
 def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """A plain file and its size in bytes.
+    """Opens a plain file; yields it and its size in bytes.
 
-    Raises InputError when there is none, but a symbolic link, which may lead anywhere, a pipe, a device, a folder, or
-    nothing; UnreadableError when it cannot be read.
+    Raises InputError if it is missing, or is a symbolic link (which may lead anywhere), a pipe, a device or a folder;
+    UnreadableError if it cannot be read.
     """
     try:
         if path.is_symlink():
             raise InputError(f"{path} is a symbolic link, which is not followed; put the file itself there")
         descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOWING | _NO_WAITING | _BINARY)
-        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - of a descriptor
+        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - opens a descriptor
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise InputError(f"{path} is not a file; take it from a copy")
+                raise InputError(f"{path} is not a plain file; restore it from a copy")
             yield file, found.st_size
     except OSError as error:
         raise _unread(path, error) from None
 
 
 def list_names(folder: Path) -> list[str]:
-    """The names in a folder; none where there is no folder. Raises UnreadableError when it cannot be read."""
+    """The names in a folder; empty if there is no such folder. Raises UnreadableError if it cannot be read."""
     try:
-        return os.listdir(folder)  # noqa: PTH208 - pathlib's glob takes what it cannot read for empty
+        return os.listdir(folder)  # noqa: PTH208 - pathlib's glob treats an unreadable folder as empty
     except OSError as error:
         if error.errno in _NOT_THERE:
             return []
@@ -168,7 +168,7 @@ def list_names(folder: Path) -> list[str]:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything of that name. Raises UnreadableError when that cannot be told."""
+    """Whether anything has that name, a broken link too. Raises UnreadableError if the system does not say."""
     try:
         path.lstat()
     except OSError as error:
@@ -187,11 +187,11 @@ def _unread(path: Path, error: OSError) -> InputError:
 def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
     """The text of a UTF-8 file.
 
-    Raises InputError when it cannot be read, is no text, or has more than `limit` bytes.
+    Raises InputError if it cannot be read, is not UTF-8, or has more than `limit` bytes.
     """
     with open_regular(path) as (file, size):
         if size > limit:
-            raise InputError(f"{path} is damaged: it has {size:,} bytes, and none has more than {limit:,}")
+            raise InputError(f"{path} is damaged: it has {size:,} bytes, but such a file has at most {limit:,}")
         data = file.read(limit + 1)
     try:
         return data.decode("utf-8", "surrogatepass")
@@ -202,7 +202,7 @@ def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
 def read_json(path: Path) -> Any:
     """The value of a JSON file.
 
-    Raises InputError when it cannot be read or is not JSON; see `scriven.strict_json`.
+    Raises InputError if it cannot be read or is not JSON; see `scriven.strict_json`.
     """
     text = read_text(path)
     try:
@@ -212,9 +212,9 @@ def read_json(path: Path) -> Any:
 
 
 def real_folder(path: Path) -> Path:
-    """The same path.
+    """Returns `path` if it is not a symbolic link.
 
-    Raises InputError when it is a symbolic link, which may lead anywhere, UnreadableError when that cannot be told.
+    Raises InputError for a symbolic link, which may lead anywhere; UnreadableError if the system does not say.
     """
     try:
         linked = path.is_symlink()
@@ -225,7 +225,7 @@ def real_folder(path: Path) -> Path:
     return path
 
 
-_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR}  # other errors may pass
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR}  # other errors may be temporary
 _NO_FOLLOWING = getattr(os, "O_NOFOLLOW", 0)
-_NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # else a pipe is waited for until somebody writes to it
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # else opening a pipe waits until somebody writes to it
 _BINARY = getattr(os, "O_BINARY", 0)

@@ -1,4 +1,4 @@
-"""Settings as TOML text, written by anybody."""
+"""Reads settings from TOML files, which anybody may have written."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from scriven.errors import InputError
-from scriven.settings import Settings, shorten
+from scriven.settings import shorten
 from scriven.suggestions import close_paths, did_you_mean
 
-MOST_DOTS = 1000  # of numbers and of keys like a.b.c: tomllib takes a time quadratic in a key's length
-LONGEST_NUMBER = 1000  # digits: Python shows none of over 4,300, and reads longer ones where they are hexadecimal
+MOST_DOTS = 1000  # in numbers and in keys like a.b.c: tomllib's time is quadratic in the length of a key
+LONGEST_NUMBER = 1000  # digits: Python prints none of over 4,300, but reads longer ones if they are hexadecimal
 _LONG_NUMBER = re.compile(rf"0[xob][0-9a-fA-F_]{{{LONGEST_NUMBER}}}")
-_BASIC_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*+"?')  # or the rest of the line where it has no end
+_BASIC_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*+"?')  # to the end of the line if it is not closed
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The nested values of a TOML file.
 
-    Raises InputError when it cannot be read or is not TOML.
+    Raises InputError if it cannot be read or is not TOML.
     """
     try:
         return parse_toml(path.read_text(encoding="utf-8"), path)
@@ -37,9 +35,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_toml(text: str, path: Path) -> dict[str, Any]:
-    """The nested values of TOML text, which is that of the file at `path`.
+    """The nested values of TOML text; errors name the file `path` that it came from.
 
-    Raises InputError when it is not TOML.
+    Raises InputError if it is not TOML.
     """
     try:
         rest = _BASIC_STRING.sub("", text)
@@ -47,13 +45,8 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
             raise ValueError(f"it has more than {MOST_DOTS} dots outside of strings")
         if _LONG_NUMBER.search(rest):
             raise ValueError(f"it has a number of over {LONGEST_NUMBER} digits")
-        return tomllib.loads(text.removeprefix("\ufeff"))  # a byte order mark, which editors of Windows write
+        return tomllib.loads(text.removeprefix("\ufeff"))  # editors on Windows write a byte order mark
     except ValueError as error:
         raise InputError(f"cannot read settings from {path}: {shorten(str(error))}") from None
     except RecursionError:
         raise InputError(f"cannot read settings from {path}: they are nested too deeply") from None
-
-
-def to_toml(settings: Settings) -> str:
-    """All settings as TOML text; read back by `read_toml` and `validated`."""
-    return tomli_w.dumps(settings.model_dump())

@@ -1,4 +1,4 @@
-"""Being asked to stop: by Ctrl-C, or by whoever ends processes on this machine."""
+"""Requests to stop, which come as signals: Ctrl-C (SIGINT), or SIGTERM from whatever manages processes here."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from types import FrameType
 from scriven.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SERVED_SECONDS = 3.0  # that a second signal has to end the work, before it ends the process
-LAUNCHER_SECONDS = 5.0  # in which what a launcher sends, and what its own job is sent, are one request
+SERVED_SECONDS = 3.0  # after a second signal, until the process is ended by force
+LAUNCHER_SECONDS = 5.0  # within which a launcher's signals and those of its job scheduler count as one request
 
 
 class Stopped(Exception):
-    """Training or an evaluation was left because somebody asked to stop; nothing has changed since it began."""
+    """Somebody asked to stop a step of training or an evaluation; the state is as it was before it began."""
 
     def __init__(self, number: int) -> None:
-        """`number` is that of the signal."""
+        """`number` is the signal's number."""
         super().__init__(number)
         self.number = number
 
 
 class StopFlag:
-    """The number of the signal that asked to stop, or 0. A second signal stops at once.
+    """Records the signal that asked to stop. A second signal stops at once.
 
-    Python calls no handler while its main thread waits in foreign code, for another process or a disk. So a thread
-    hears of signals too. It ends the process where a second one does not end the work within SERVED_SECONDS.
+    Python calls no signal handler while its main thread waits in C code, for another process or for a disk. So a thread
+    watches for signals too. After a second signal it ends the process if that does not stop within SERVED_SECONDS.
     """
 
     def __init__(self, notice: Callable[[], None] | None = None, *, once_for: float = 0.0) -> None:
-        """`notice` is called by the first signal, wherever the program is then, perhaps in another thread.
+        """`notice` is called at the first signal, at any point of the program, perhaps in another thread.
 
-        What comes within `once_for` seconds after the first signal is the same request.
+        Signals that come within `once_for` seconds after the first one count as the same request.
         """
-        self.last: Callable[[], None] = lambda: None  # what is done before the process is ended
+        self.last: Callable[[], None] = lambda: None  # called before the process is ended by force
         self._once_for = once_for
         self._came: list[tuple[int, float]] = []  # all signals: number and time
         self._notices: list[Callable[[int], None]] = [lambda _: notice()] if notice else []
@@ -48,17 +48,17 @@ class StopFlag:
         self._lock = threading.RLock()  # a handler may run within a handler
 
     def __call__(self) -> int:
-        """The signal's number, or 0 when nobody has asked."""
+        """The number of the first signal, or 0 if none came."""
         return self._came[0][0] if self._came else 0
 
     def add_callback(self, notice: Callable[[int], None]) -> None:
-        """Has `notice` called with the number of the first signal too; now, where it has come."""
+        """Calls `notice` with the number of the first signal when it comes; at once if it has come already."""
         self._notices.append(notice)
         self._tell()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """While this lasts, signals set the flag. Only the main thread gets signals; in others nothing changes."""
+        """Makes signals set the flag while the context lasts. Does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -76,21 +76,21 @@ class StopFlag:
                 signal.signal(number, handler)
             signal.set_wakeup_fd(watch)
             left.set()
-            sender.close()  # which ends the thread
+            sender.close()  # ends the thread
 
     @property
     def _at_once(self) -> bool:
-        """Whether there was a second request."""
+        """Whether a second request came."""
         return any(when >= self._came[0][1] + self._once_for for _, when in self._came[1:])
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._hear()
-        if self._at_once and not self._raised:  # once, so that what is done while it ends is not interrupted
+        if self._at_once and not self._raised:  # only once, so that cleaning up is not interrupted
             self._raised = True
-            raise Interrupted("stopped at once; what was saved last is kept, and --resume goes on from there", number)
+            raise Interrupted("stopped at once; the last checkpoint is kept, and --resume continues from it", number)
 
     def _watch(self, left: threading.Event) -> None:
-        """Hears signals until none can come any more, or one must stop the process at once."""
+        """Takes note of signals until listening ends; ends the process after a second request that was not obeyed."""
         with self._heard, selectors.DefaultSelector() as selector:
             selector.register(self._heard, selectors.EVENT_READ)
             while not self._at_once:
@@ -104,7 +104,7 @@ class StopFlag:
                     os._exit(128 + self._came[-1][0])
 
     def _hear(self) -> bool:
-        """Takes note of the signals that came; whether more can come."""
+        """Takes note of the signals that came. Returns whether more can come."""
         with self._lock:
             try:
                 numbers = self._heard.recv(4096)
@@ -115,13 +115,13 @@ class StopFlag:
         return bool(numbers)
 
     def _tell(self) -> None:
-        """Calls those who are to know of the first signal, each once."""
+        """Calls each callback once if a signal has come."""
         while self._came and self._notices:
             with contextlib.suppress(IndexError):  # the other thread was faster
                 self._notices.pop(0)(self())
 
 
 def raise_if_stopped(stop: Callable[[], int]) -> None:
-    """Raises Interrupted when `stop()` is the number of a signal; for what comes before the first step."""
+    """Raises Interrupted if `stop()` is the number of a signal; used before the first step."""
     if number := stop():
-        raise Interrupted("stopped before the first step; there is nothing new to save, so just start again", number)
+        raise Interrupted("stopped before the first step; nothing new had to be saved, so just start again", number)

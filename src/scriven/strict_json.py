@@ -1,6 +1,6 @@
-"""JSON that every reader takes: finite numbers only, whole characters only.
+"""Writes JSON that every reader accepts, and reads JSON that anybody may have sent.
 
-What is read may be from anybody: it is bounded, and has each key once.
+Only finite numbers and no lone surrogates are written. Reading is bounded, and refuses an object with a key twice.
 """
 
 from __future__ import annotations
@@ -10,34 +10,34 @@ import re
 from itertools import pairwise
 from typing import Any
 
-# What opens an array or an object, or follows a key. An index of 60,000 checkpoints has fewer, and so many of them
-# cost about 100 MB of memory; without a bound a few megabytes of text could ask for much more.
-STRUCTURE = 500_000
+# Counts each "[", "{" and ":". An index of 60,000 checkpoints has fewer, and this number takes about 100 MB of memory.
+# Without a limit, a few megabytes of text could take much more.
+MOST_PARTS = 500_000
 
-# Made once: an encoder costs as much as a row of a table.
+# Made once: making an encoder takes as long as encoding a row of a table.
 _encode = json.JSONEncoder(allow_nan=False).encode
 _encode_compact = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-# An escape in JSON text: a character as two halves, a half of one without the other, or any other escape.
+# An escape in JSON text: a pair of surrogates, a lone surrogate (`half`), or any other escape.
 _ESCAPE = re.compile(r"\\(?:ud[89ab]..\\ud[c-f]..|(?P<half>ud[89a-f]..)|.)")
 
 
 def write(value: Any, *, compact: bool = False) -> str:
-    """JSON text of a value: ASCII, on one line; without spaces where it is to be `compact`.
+    """JSON text of a value: ASCII, on one line, without spaces if `compact`.
 
-    Half a character (a lone surrogate) becomes U+FFFD: many readers refuse JSON that has one.
-    Raises ValueError when a number in it is not finite.
+    A lone surrogate becomes U+FFFD, as many readers refuse JSON that has one.
+    Raises ValueError if a number is not finite.
     """
     text = (_encode_compact if compact else _encode)(value)
     return _ESCAPE.sub(lambda escape: r"\ufffd" if escape["half"] else escape[0], text) if r"\ud" in text else text
 
 
-def parse(text: str, structure: int = STRUCTURE, values: int | None = None) -> Any:
-    """The value of JSON text, of so many parts at most; a byte order mark at its start is left out.
+def parse(text: str, structure: int = MOST_PARTS, values: int | None = None) -> Any:
+    """The value of JSON text. A byte order mark at its start is left out.
 
-    With `values`, it has so many texts, numbers and others at most in its arrays and objects, and other threads of
-    Python run while it is read: a call of Python reads each number, between which they have their turns.
-    Raises ValueError when it is no JSON, has a key twice in one object, numbers that are not finite, or is deeper or
-    larger than anything that Scriven writes.
+    `structure` is the largest number of parts: arrays, objects and keys. `values` is the largest number of values in
+    arrays and objects. With `values`, a Python function reads each number, so that other Python threads get their turn.
+    Raises ValueError if it is not JSON, has a key twice in one object or a number that is not finite, is nested too
+    deeply, or has more parts or values than allowed.
     """
     _check_size(text, structure, values)
     try:
@@ -53,14 +53,14 @@ def parse(text: str, structure: int = STRUCTURE, values: int | None = None) -> A
 
 
 def _check_size(text: str, structure: int, values: int | None) -> None:
-    """Raise ValueError where JSON text has too many parts or values, which is known before it is read."""
+    """Raises ValueError if JSON text has too many parts or values; counts them before anything is parsed."""
     parts, commas = _counts(text)
     if parts <= structure and (values is None or commas < values):
         return
-    # In JSON a quote that begins or ends a text follows no backslash, but for a text that ends with one.
+    # A quote that begins or ends a string follows a backslash only if the string ends with an escaped backslash.
     if values is not None and text.count('"') - text.count(r"\"") > 2 * structure:
         raise ValueError(f"it has more than {structure:,} texts")
-    parts, commas = _counts("".join(text.replace(r"\\", "").replace(r"\"", "").split('"')[::2]))  # outside of texts
+    parts, commas = _counts("".join(text.replace(r"\\", "").replace(r"\"", "").split('"')[::2]))  # outside of strings
     if parts > structure:
         raise ValueError(f"it has more than {structure:,} parts")
     if values is not None and commas >= values:
@@ -68,7 +68,7 @@ def _check_size(text: str, structure: int, values: int | None) -> None:
 
 
 def _counts(text: str) -> tuple[int, int]:
-    """How often arrays and objects begin or keys end, and how many commas there are."""
+    """The number of arrays, objects and keys, and the number of commas."""
     return sum(map(text.count, "[{:")), text.count(",")
 
 

@@ -1,8 +1,9 @@
-"""Finds what a mistyped name may have meant."""
+"""Words for people: which name a mistyped one may have meant, and numbers of bytes."""
 
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -53,3 +54,8 @@ def did_you_mean(names: Sequence[str]) -> str:
 def join_names(names: Sequence[str]) -> str:
     """The names as a sentence has them: `A, B or C`."""
     return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def format_bytes(count: int) -> str:
+    """A number of bytes as text, in MB or GB (powers of ten)."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"

@@ -1,17 +1,17 @@
-"""Half characters (lone surrogates) in texts: what bytes they come from, and what bytes they are written as.
+"""Codec error handlers for lone surrogates (halves of characters), when encoding and when decoding.
 
-Python knows two ways to bytes and back, each of which refuses what the other one takes: `surrogateescape`, where
-U+DC80..U+DCFF are bytes that are not UTF-8, and `surrogatepass`, where every half character takes three bytes.
+Python has two such handlers, and each refuses input that the other accepts. With `surrogateescape`, U+DC80..U+DCFF
+stand for bytes that are not UTF-8. With `surrogatepass`, every lone surrogate takes three bytes.
 """
 
 from __future__ import annotations
 
 import codecs
 
-REPLACEMENT = 0xFFFD  # U+FFFD, shown where there is no character to show
-WRITTEN = "scriven-written"  # for encoding: as `surrogateescape`, and what that refuses as `surrogatepass`
-STRAYS = "scriven-strays"  # for decoding, of any encoding: each byte that is not of it as U+DC00 and its value
-SHOWN = "scriven-shown"  # for decoding: as `surrogatepass`, and what that refuses as U+FFFD
+REPLACEMENT = 0xFFFD  # U+FFFD, shown in place of bytes that are no character
+WRITTEN = "scriven-written"  # for encoding: as `surrogateescape`; anything that it refuses, as `surrogatepass`
+STRAYS = "scriven-strays"  # for decoding from any encoding: each invalid byte becomes U+DC00 plus its value
+SHOWN = "scriven-shown"  # for decoding: as `surrogatepass`; anything that it refuses becomes U+FFFD
 
 
 def _encode_error(error: UnicodeError) -> tuple[bytes, int]:

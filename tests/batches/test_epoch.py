@@ -51,7 +51,7 @@ def test_windows_and_arrays_are_those_of_keras(characters: int, windows: int, si
 
 def test_seventeen_megabytes_do_not_fit() -> None:
     words = describe_epoch(count_epoch(Text(17_560_921), LETTERS, KERAS))
-    assert words.endswith("; as one-hot arrays that would be 17.3 GB, and 434 MB to foretell")
+    assert words.endswith("; as one-hot arrays that would be 17.3 GB, and 434 MB to predict")
 
 
 def corpus_of(tmp_path: Path, documents: str = "none") -> Corpus:

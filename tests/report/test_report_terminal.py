@@ -14,7 +14,7 @@ from fake_run import evaluated, finished, sampled, started, stepped, training
 from scriven.events import Event, Loss, Skipped
 from scriven.report import visible
 from scriven.report.terminal import JsonReport, TerminalReport, Throughput, duration, next_commands, percent
-from scriven.sizes import size
+from scriven.suggestions import format_bytes
 
 ESCAPE = "\x1b"
 
@@ -233,5 +233,5 @@ def test_durations_are_named_as_people_do(seconds: float, words: str) -> None:
 
 
 def test_sizes_and_shares() -> None:
-    assert [size(count) for count in (1, 600_000_000, 1_500_000_000)] == ["1 MB", "600 MB", "1.5 GB"]
+    assert [format_bytes(count) for count in (1, 600_000_000, 1_500_000_000)] == ["1 MB", "600 MB", "1.5 GB"]
     assert [percent(share) for share in (0.0, 0.5, 0.999, 1.0)] == ["  0 %", " 50 %", " 99 %", "100 %"]

@@ -15,7 +15,7 @@ from scriven.batches.stream import next_stream, ring_size
 from scriven.batches.windows import next_windows, window_count
 from scriven.corpus.store import Part
 from scriven.settings import ReaderSettings
-from scriven.sizes import size
+from scriven.suggestions import format_bytes
 from scriven.vocabulary import Vocabulary
 
 MOST_BATCHES = 1 << 40  # that a cursor may count; numbers made of it have 64 bits
@@ -181,4 +181,5 @@ def describe_steps(steps: float) -> str:
 def _describe_arrays(counts: EpochCounts) -> str:
     if not counts.windows:
         return ""
-    return f"; as one-hot arrays that would be {size(counts.input_bytes)}, and {size(counts.target_bytes)} to foretell"
+    inputs, targets = format_bytes(counts.input_bytes), format_bytes(counts.target_bytes)
+    return f"; as one-hot arrays that would be {inputs}, and {targets} to predict"

@@ -61,18 +61,6 @@ def read_embeddings(path: str) -> Embeddings:
     return Embeddings(tuple(rows), torch.stack(list(rows.values())), skipped, source=path)
 
 
-def embedding_width(path: str) -> int:
-    """The width D of the embeddings in a file, from its head alone.
-
-    Raises InputError when it cannot be read or is not such a file.
-    """
-    if path.endswith(SAFETENSORS):
-        with _open_safetensors(path) as file:
-            return int(file.get_slice(_array_name(path, file)).get_shape()[1])
-    with _open_text(path) as file:
-        return _head(path, file)[1]
-
-
 def from_rows(vocabulary: Vocabulary, weight: Tensor, source: str = "the other model") -> Embeddings:
     """The embeddings of a model's known symbols, from its vocabulary and its `embedding.weight` (V, D)."""
     values = weight[: len(vocabulary.symbols)].float()

@@ -22,7 +22,7 @@ from scriven.batches.readers import describe_steps
 from scriven.events import Evaluated, Event, Finished, Loss, Returned, Sampled, Skipped, Started, Stepped
 from scriven.report import as_dict, visible
 from scriven.settings import SamplingSettings
-from scriven.sizes import size
+from scriven.suggestions import format_bytes
 
 SAMPLE_LINES = 6
 DEFAULT_TEMPERATURE = SamplingSettings().temperature  # which need not be told
@@ -268,7 +268,7 @@ def introduction(event: Started) -> list[str]:
     """What is about to happen, in a few lines."""
     workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
     cost = [f"about {duration(event.expected_seconds)}"] if math.isfinite(event.expected_seconds) else []
-    cost += [f"{size(event.expected_bytes)} of memory"] if event.expected_bytes else []
+    cost += [f"{format_bytes(event.expected_bytes)} of memory"] if event.expected_bytes else []
     before = f"Going on from step {event.step:,}, {percent(event.progress).strip()} done." if event.step else ""
     lines = [
         f"Training {event.name} ({event.parameters:,} parameters) on {event.training_characters:,} characters;"
