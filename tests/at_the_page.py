@@ -11,14 +11,14 @@ from playwright.sync_api import Locator, Page, expect
 def write(page: Page, prompt: str, seed: int = 7, length: int = 100) -> str:
     """What stands on the page after the model wrote."""
     page.fill("#write-prompt", prompt)
-    page.fill("#dial-seed", str(seed))
-    page.fill("#dial-max_tokens", str(length))
+    page.fill("#sampling-seed", str(seed))
+    page.fill("#sampling-max_tokens", str(length))
     page.click("#write-go")
     return written(page)
 
 
 def written(page: Page) -> str:
-    expect(page.locator("#write-go")).to_have_text("Write on")
+    expect(page.locator("#write-go")).to_have_text("Continue")
     return page.locator("#write-text").text_content() or ""
 
 
@@ -47,7 +47,7 @@ def click_character(page: Page, before: str) -> None:
 
 
 def alternatives(page: Page) -> Locator:
-    buttons = page.locator("#others button")
+    buttons = page.locator("#alternatives button")
     expect(buttons.first).to_be_visible()
     return buttons
 

@@ -32,14 +32,14 @@ def test_the_model_goes_on_from_the_prompt(page: Page, address: str) -> None:
 
 
 def test_sliders_say_how_it_writes(page: Page, address: str) -> None:
-    page.fill("#dial-temperature", "1.5")
-    page.fill("#dial-top_k", "5")
-    page.fill("#dial-top_p", "0.9")
-    page.fill("#dial-min_p", "0.02")
+    page.fill("#sampling-temperature", "1.5")
+    page.fill("#sampling-top_k", "5")
+    page.fill("#sampling-top_p", "0.9")
+    page.fill("#sampling-min_p", "0.02")
     choices = {"temperature": 1.5, "top_k": 5, "top_p": 0.9, "min_p": 0.02}
     assert write(page, "") == complete(address, model="left", **choices)
     page.reload()
-    expect(page.locator("#dial-top_k")).to_have_value("5")
+    expect(page.locator("#sampling-top_k")).to_have_value("5")
 
 
 def test_another_model_can_be_asked(page: Page, address: str) -> None:
@@ -65,7 +65,7 @@ def test_it_writes_on_and_what_it_did_can_be_undone(page: Page) -> None:
 
 def test_writing_stops_where_it_stands(context: BrowserContext, page: Page) -> None:
     page.emulate_media(reduced_motion="no-preference")  # so that the text comes in over some pictures of the screen
-    page.fill("#dial-max_tokens", "4000")
+    page.fill("#sampling-max_tokens", "4000")
     page.click("#write-go")
     expect(page.locator("#write-text .model")).to_contain_text(re.compile("."))
     page.keyboard.press("Escape")
@@ -135,7 +135,7 @@ def test_a_text_can_be_copied_and_saved(context: BrowserContext, page: Page) -> 
     assert saved.value.path().read_text("utf-8") == text
     page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }")
     page.click("#write-copy")
-    expect(page.locator("#write-note")).to_contain_text("save the text instead")
+    expect(page.locator("#write-note")).to_contain_text("Save the text instead")
 
 
 # --- branching
@@ -145,11 +145,11 @@ def test_a_click_shows_what_else_could_stand_there(page: Page, served_runs: dict
     text = write(page, "a tiny ")
     click_character(page, text[:40])
     buttons = alternatives(page)
-    expect(page.locator("#others [aria-current]")).to_have_count(1)
+    expect(page.locator("#alternatives [aria-current]")).to_have_count(1)
     model = load(served_runs["left"])
     shares = {letter: math.exp(-model.score(text[:40] + letter).surprisals[-1]) for letter in LETTERS}
     best = max(shares, key=lambda letter: shares[letter])
-    assert (page.locator("#others [aria-current]").text_content() or "").startswith(WORDS.get(text[40], text[40]))
+    assert (page.locator("#alternatives [aria-current]").text_content() or "").startswith(WORDS.get(text[40], text[40]))
     first = buttons.first.text_content() or ""
     assert first.startswith(WORDS.get(best, best))
     assert abs(100 * shares[best] - float(re.findall(r"([\d.]+) %", first)[0])) < 1
@@ -184,12 +184,12 @@ def test_branching_works_from_the_keyboard_alone(page: Page) -> None:
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Enter")
-    expect(page.locator("#others [aria-current]")).to_be_focused()
+    expect(page.locator("#alternatives [aria-current]")).to_be_focused()
     page.keyboard.press("Escape")
-    expect(page.locator("#others")).to_be_hidden()
+    expect(page.locator("#alternatives")).to_be_hidden()
     expect(page.locator("#write-text")).to_be_focused()
     page.keyboard.press("Enter")
-    expect(page.locator("#others [aria-current]")).to_be_focused()
+    expect(page.locator("#alternatives [aria-current]")).to_be_focused()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     branch = written(page)
@@ -281,14 +281,14 @@ def test_what_goes_wrong_is_told(context: BrowserContext, address: str) -> None:
     expect(page.locator("#write-note")).to_have_text("Too much waits; try again in a moment.")
     page.route("**/v1/completions", lambda route: route.abort())
     page.click("#write-go")
-    expect(page.locator("#write-note")).to_have_text("The server does not answer.")
+    expect(page.locator("#write-note")).to_have_text("The server is not responding.")
 
 
 def test_a_server_with_a_token_asks_for_it(context: BrowserContext, served_runs: dict[str, Path]) -> None:
     page, token = context.new_page(), "a-token-of-24-characters"
     with serving(app_of({"left": served_runs["left"]}, token)) as place:
         page.goto(place.url)
-        page.fill("#gate-token", token)
+        page.fill("#token-input", token)
         page.keyboard.press("Enter")
         expect(page.locator("#model option")).to_have_count(1)
         write(page, "a")
@@ -306,7 +306,7 @@ def test_what_is_no_character_is_not_offered(page: Page, address: str, model: st
     asked = {"model": model, "prompt": "él", "max_tokens": 1, "logprobs": 20}
     top = httpx.post(f"{address}/v1/completions", json=asked).json()["choices"][0]["logprobs"]["top_logprobs"][0]
     expected = [text for text in list(top)[:20] if text != "<unk>" and not text.startswith("bytes:")]
-    script = "async model => (await (await import('/api.js')).likeliest(model, 'él', 20)).map(each => each.text)"
+    script = "async model => (await (await import('/api.js')).likeliestCharacters(model, 'él', 20)).map(e => e.text)"
     found = page.evaluate(script, model)
     assert found[: len(expected)] == expected
     assert len(found) - len(expected) in {0, 1}  # the one that was drawn is told too, however rare

@@ -85,7 +85,7 @@ def test_a_file_can_be_dropped_or_opened(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#read-text .row").first).to_contain_text("dropped text")
 
 
-NOTHING = {"#read-bits": "–", "#read-places": "", "#read-means": "The fewer, the better the model foresaw the text."}
+NOTHING = {"#read-bits": "–", "#read-places": "", "#read-means": "The fewer, the better the model predicted the text."}
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,10 @@ def test_a_file_that_is_no_text_is_refused(page: Page, tmp_path: Path, data: byt
 
 def test_numbers_stay_those_that_people_can_think_of(page: Page) -> None:
     read(page, "€ß☃")
-    expect(page.locator("#read-means")).to_have_text(
-        "Harder to foresee than a fair draw from all 1,114,112 characters that there are."
-    )
+    expect(page.locator("#read-means")).to_have_text("Worse than guessing among all 1,114,112 characters of Unicode.")
     page.locator("#read-places button").first.click()
     expect(page.locator("#read-note")).to_have_text(
-        re.compile(r"“.”: \d+\.\d bits, foreseen with 1 in [\d.]+ million\.")
+        re.compile(r"“.”: \d+\.\d bits\. The model gave it a chance of 1 in [\d.]+ million\.")
     )
 
 
@@ -142,7 +140,7 @@ def test_ends_of_lines_that_the_model_did_not_learn_are_told(
     unix, windows = tmp_path / "unix.txt", tmp_path / "windows.txt"
     unix.write_bytes(b"a line\nanother\n")
     windows.write_bytes(b"a line\r\nanother\r\n")
-    assert ends_told(page, windows).endswith("The model does not know the CR: each one costs much.")
+    assert ends_told(page, windows).endswith("The model has never seen a CR, so each one counts as very surprising.")
     expect(page.locator("#read-places mark").first).to_have_text("␍")
     expect(page.locator("#read-text .row").first).to_contain_text("a line␍")
     assert ends_told(page, unix) == ""
@@ -219,7 +217,7 @@ def test_two_models_write_side_by_side(page: Page, address: str, served_runs: di
         own = model.session()
         own.read("a tiny ")
         expect(page.locator(f".column:has(#compare-{side}) .note")).to_contain_text(
-            f"{own.score(text).bits_per_char:.2f} to {side}"
+            f"{own.score(text).bits_per_char:.2f} for {side}"
         )
 
 
@@ -235,6 +233,6 @@ def test_one_model_is_compared_at_two_temperatures(context: BrowserContext, serv
         expect(page.locator("#compare .column .note").last).to_contain_text("Bits per character")
         written = [page.locator(f"#compare-{side}-text").text_content() for side in ("left", "right")]
         assert written[0] != written[1]
-        expect(page.locator("#compare-note")).to_contain_text("One model is served")
+        expect(page.locator("#compare-note")).to_contain_text("There is only one model here")
         page.fill("#compare-right-temperature", page.locator("#compare-left-temperature").input_value())
         expect(page.locator("#compare-note")).to_contain_text("Both sides would write the same")

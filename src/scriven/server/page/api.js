@@ -1,24 +1,24 @@
-/** The server's HTTP interface: everything that the page knows of it. */
+/** Calls the server's HTTP API. No other module does. */
 
 const KEY = "scriven-token";
-const PIECE = 20_000; // characters that are scored at once
+const PIECE = 20_000; // characters scored by one request
 let askForToken = async () => null;
 
-/** What the server refused, in its own words. */
-export class Refused extends Error {
+/** An error answer of the server, with the server's own message. */
+export class ApiError extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
   }
 }
 
-/** `ask()` is called where the server wants a token; it resolves to one, or to null. */
-export function whenLocked(ask) {
+/** Sets `ask()`, which is called when the server requires a token. It resolves to the token, or to null. */
+export function onTokenNeeded(ask) {
   askForToken = ask;
 }
 
-/** Keeps the token that stands behind # in the address, as `scriven serve` may print it, and takes it out of sight. */
-export function takeToken() {
+/** Stores the token after # in the address, as `scriven serve` prints it, and removes it from the address bar. */
+export function storeTokenFromAddress() {
   const found = /^#token=(.+)$/.exec(location.hash);
   if (!found) return;
   sessionStorage.setItem(KEY, decodeURIComponent(found[1]));
@@ -36,7 +36,7 @@ async function call(path, options = {}) {
       return call(path, options);
     }
   }
-  if (!response.ok) throw new Refused(response.status, await reason(response));
+  if (!response.ok) throw new ApiError(response.status, await reason(response));
   return response;
 }
 
@@ -45,7 +45,7 @@ async function reason(response) {
   try {
     return JSON.parse(words).error.message;
   } catch {
-    return `the server answered ${response.status}`;
+    return `the server answered with status ${response.status}`;
   }
 }
 
@@ -54,8 +54,8 @@ function post(path, value, options = {}) {
   return call(path, { ...options, method: "POST", headers, body: JSON.stringify(value) });
 }
 
-/** The lines of an answer as they come. */
-export async function* linesOf(response) {
+/** Yields the lines of a response as they arrive. */
+export async function* readLines(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
@@ -68,84 +68,84 @@ export async function* linesOf(response) {
   if (rest) yield rest;
 }
 
-/** The values of a stream of server-sent events, each of which is one line of JSON. */
-export async function* eventsOf(response) {
-  for await (const line of linesOf(response)) {
+/** Yields the values of a stream of server-sent events whose data is JSON on one line. */
+export async function* readEvents(response) {
+  for await (const line of readLines(response)) {
     if (!line.startsWith("data:")) continue;
     const words = line.slice(5).trim();
     if (words === "[DONE]") return;
     const value = JSON.parse(words);
-    if (value.error) throw new Refused(response.status, value.error.message);
+    if (value.error) throw new ApiError(response.status, value.error.message);
     yield value;
   }
 }
 
-/** The names of the models that are served. */
-export async function models() {
+/** The names of the models that the server offers. */
+export async function modelNames() {
   const answer = await (await call("v1/models")).json();
   return answer.data.map((each) => each.id);
 }
 
 /**
- * Pieces of text as they are written: `{text, ended, unknown}`, unknown being characters of the prompt that the model
- * does not know; `choices` are the fields of a completion.
+ * Yields pieces of text as the model generates them: `{text, ended, unknown}`, where `unknown` are characters of the
+ * prompt that the model does not know. `fields` are those of POST /v1/completions.
  */
-export async function* write(choices, signal) {
-  const response = await post("v1/completions", { ...choices, stream: true }, { signal });
-  for await (const event of eventsOf(response)) {
+export async function* generate(fields, signal) {
+  const response = await post("v1/completions", { ...fields, stream: true }, { signal });
+  for await (const event of readEvents(response)) {
     const choice = event.choices[0];
     const unknown = event.unknown_characters ?? [];
     if (choice) yield { text: choice.text, ended: choice.finish_reason === "stop", unknown };
   }
 }
 
-const NO_TEXT = /^(<unk>|bytes:.*)$/; // names of symbols that are no character by themselves
+const NO_TEXT = /^(<unk>|bytes:.*)$/; // names of tokens that are not a character by themselves
 
-/** The likeliest characters after a text: `[{text, probability}]`, likeliest first. */
-export async function likeliest(model, prompt, count, signal) {
-  const asked = { model, prompt, max_tokens: 1, temperature: 1, logprobs: count };
-  const answer = await (await post("v1/completions", asked, { signal })).json();
-  const told = Object.entries(answer.choices[0].logprobs.top_logprobs[0] ?? {});
-  const found = told.filter(([text]) => !NO_TEXT.test(text));
-  return found.map(([text, log]) => ({ text, probability: Math.exp(log) })).sort((a, b) => b.probability - a.probability);
+/** The `count` likeliest characters after a text: `[{text, probability}]`, likeliest first. */
+export async function likeliestCharacters(model, prompt, count, signal) {
+  const fields = { model, prompt, max_tokens: 1, temperature: 1, logprobs: count };
+  const answer = await (await post("v1/completions", fields, { signal })).json();
+  const top = Object.entries(answer.choices[0].logprobs.top_logprobs[0] ?? {});
+  const characters = top.filter(([text]) => !NO_TEXT.test(text));
+  return characters.map(([text, log]) => ({ text, probability: Math.exp(log) })).sort((a, b) => b.probability - a.probability);
 }
 
 /**
- * How a model counts: `unit`, "character" or "byte"; `edge`, what stands between two of its documents, or ""; and
- * `returns`, whether it knows the character "\r".
+ * Facts about a model's tokens: `unit` ("character" or "byte"), `separator` (the text between two of its documents, or
+ * ""), and `knowsReturn` (whether it knows the character "\r").
  */
-export async function counting(model) {
-  const asked = [call(`tokenizer_info?model=${encodeURIComponent(model)}`), post("tokenize", { model, prompt: "\r" })];
-  const [info, read] = await Promise.all((await Promise.all(asked)).map((answer) => answer.json()));
-  return { unit: info.unit, edge: info.separator ?? "", returns: read.tokens[0] < info.vocab_size };
+export async function tokenizerFacts(model) {
+  const requests = [call(`tokenizer_info?model=${encodeURIComponent(model)}`), post("tokenize", { model, prompt: "\r" })];
+  const [info, tokenized] = await Promise.all((await Promise.all(requests)).map((answer) => answer.json()));
+  return { unit: info.unit, separator: info.separator ?? "", knowsReturn: tokenized.tokens[0] < info.vocab_size };
 }
 
-/** What happened in a run so far, and then what happens, as it does; see `scriven.server.run_monitor`. */
-export async function* story(run, signal) {
-  yield* eventsOf(await call(`runs/${encodeURIComponent(run)}/events`, { signal }));
+/** Yields everything that happened in a run so far, then each change as it happens; see `scriven.server.run_monitor`. */
+export async function* followRun(run, signal) {
+  yield* readEvents(await call(`runs/${encodeURIComponent(run)}/events`, { signal }));
 }
 
 /**
- * The surprisal in nats of every character (or byte) of a text, as lists that follow each other. A browser reads no
- * answer before it has sent everything: a long text goes in pieces, each with the state after the one before, if that
- * ended within a document; `edge` is what ends these, or "".
+ * Yields the surprisals in nats of all characters (or bytes) of a text, in consecutive lists. A browser reads no response
+ * before it has sent the whole request, so a long text is sent in pieces. A piece starts from the state after the one
+ * before, unless a document ended between them. `separator` is the text that ends a document, or "".
  */
-export async function* score(model, text, edge, signal) {
+export async function* score(model, text, separator, signal) {
   let state = "";
   for (let start = 0; start < text.length; ) {
     const end = pieceEnd(text, start + PIECE);
-    const goesOn = end < text.length && !(edge && text.startsWith(edge, end - edge.length));
-    const asked = { model, text: text.slice(start, end), ...(state ? { state } : {}), save_state: goesOn };
-    const answer = await (await post("score", asked, { signal })).json();
-    if (state) call(`states/${state}`, { method: "DELETE" }).catch(() => {}); // it would go by itself, later
+    const continues = end < text.length && !(separator && text.startsWith(separator, end - separator.length));
+    const fields = { model, text: text.slice(start, end), ...(state ? { state } : {}), save_state: continues };
+    const answer = await (await post("score", fields, { signal })).json();
+    if (state) call(`states/${state}`, { method: "DELETE" }).catch(() => {}); // it would expire later anyway
     yield answer.surprisal;
-    if (goesOn && !answer.state) throw new Error("The server took up a newer checkpoint meanwhile; score the text again.");
+    if (continues && !answer.state) throw new Error("The server loaded a newer checkpoint in the meantime. Please read the text again.");
     state = answer.state ?? "";
     start = end;
   }
 }
 
-/** A piece ends with a line where it can, so that no document is cut in its separator. */
+/** The end of the next piece: after a line end if there is one near, so that no separator of documents is split. */
 function pieceEnd(text, most) {
   if (most >= text.length) return text.length;
   const line = text.lastIndexOf("\n", most) + 1;

@@ -1,11 +1,11 @@
-/** The frame of the page: which view is open, which model is asked, light or dark. */
+/** The frame around the views: tabs, choice of model, light or dark colours, access token. */
 
 import * as api from "./api.js";
 import * as compare from "./compare.js";
+import { byId, option } from "./elements.js";
 import * as read from "./read.js";
 import * as watch from "./watch.js";
 import * as write from "./write.js";
-import { byId, option } from "./parts.js";
 
 const views = { write, read, watch, compare };
 const tabs = [...document.querySelectorAll("[role=tab]")];
@@ -16,13 +16,13 @@ const app = {
   get model() {
     return byId("model").value;
   },
-  /** Calls back whenever another model is chosen. */
+  /** Calls `callback` whenever another model is selected. */
   onModel(callback) {
     byId("model").addEventListener("change", callback);
   },
-  /** Says a sentence to those who do not see the page. */
-  say(words) {
-    byId("said").textContent = words;
+  /** Announces a sentence to screen readers. */
+  announce(words) {
+    byId("announcement").textContent = words;
   },
 };
 
@@ -41,7 +41,7 @@ function open(name, focus = false) {
   if (location.hash !== `#${name}`) history.replaceState(null, "", `#${name}`);
 }
 
-function asked() {
+function viewOfAddress() {
   const name = location.hash.slice(1);
   return Object.hasOwn(views, name) ? name : "write";
 }
@@ -58,42 +58,42 @@ function listenToTabs() {
       open(names[Number.isFinite(next) ? (next + names.length) % names.length : next < 0 ? 0 : names.length - 1], true);
     });
   });
-  addEventListener("hashchange", () => open(asked()));
+  addEventListener("hashchange", () => open(viewOfAddress()));
 }
 
 function listenToTheme() {
   const root = document.documentElement;
   const dark = () => (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
-  const name = () => (byId("theme").textContent = dark() ? "Light" : "Dark");
-  const kept = localStorage.getItem("scriven-theme");
-  if (kept) root.dataset.theme = kept;
+  const showOther = () => (byId("theme").textContent = dark() ? "Light" : "Dark");
+  const saved = localStorage.getItem("scriven-theme");
+  if (saved) root.dataset.theme = saved;
   byId("theme").addEventListener("click", () => {
     localStorage.setItem("scriven-theme", (root.dataset.theme = dark() ? "light" : "dark"));
-    name();
+    showOther();
   });
-  name();
+  showOther();
 }
 
-function token() {
-  const gate = byId("gate");
+function askForToken() {
+  const dialog = byId("token-dialog");
   return new Promise((resolve) => {
-    gate.addEventListener("close", () => resolve(gate.returnValue ? byId("gate-token").value : null), { once: true });
-    byId("gate-token").value = "";
-    gate.showModal();
+    dialog.addEventListener("close", () => resolve(dialog.returnValue ? byId("token-input").value : null), { once: true });
+    byId("token-input").value = "";
+    dialog.showModal();
   });
 }
 
 async function begin() {
   listenToTheme();
   listenToTabs();
-  api.takeToken();
-  api.whenLocked(token);
-  const first = asked();
+  api.storeTokenFromAddress();
+  api.onTokenNeeded(askForToken);
+  const first = viewOfAddress();
   byId(first).hidden = false;
   try {
-    app.models = await api.models();
+    app.models = await api.modelNames();
   } catch (error) {
-    byId("write-note").textContent = `No model can be asked: ${error.message}.`;
+    byId("write-note").textContent = `The models could not be listed: ${error.message}.`;
   }
   byId("model").replaceChildren(...app.models.map(option));
   open(first);

@@ -1,10 +1,10 @@
-/** Two loss curves as a picture: a thin one for training, a strong one with dots for validation. */
+/** Draws two loss curves: a thin line for training, a thick one with dots for validation. */
 
-import { number } from "./parts.js";
+import { number } from "./elements.js";
 
 const SPACE = "http://www.w3.org/2000/svg";
 const MARGIN = { top: 34, right: 92, bottom: 40, left: 52 };
-const SMALL = 520; // pixels of width below which the curves' names have no place beside them
+const SMALL = 520; // pixels of width below which the curves' names do not fit
 
 function draw(name, attributes, words) {
   const made = document.createElementNS(SPACE, name);
@@ -13,7 +13,7 @@ function draw(name, attributes, words) {
   return made;
 }
 
-/** Round values between two bounds, about so many. */
+/** About `count` round values between two bounds. */
 export function ticks(low, high, count) {
   const rough = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -23,18 +23,18 @@ export function ticks(low, high, count) {
   return found;
 }
 
-/** The bounds of the losses to show: the first steps, which are far above all others, are cut off. */
+/** The range of losses to show. It leaves out the first steps, whose losses are far above all others. */
 export function bounds(training, validation) {
   const later = training.slice(Math.floor(training.length / 40));
   const values = [...later, ...validation].map(([, value]) => value).filter(Number.isFinite);
   if (!values.length) return [0, 1];
   const low = values.reduce((a, b) => Math.min(a, b));
   const high = values.reduce((a, b) => Math.max(a, b));
-  const room = (high - low || 1) * 0.06;
-  return [Math.max(0, low - room), high + room];
+  const margin = (high - low || 1) * 0.06;
+  return [Math.max(0, low - margin), high + margin];
 }
 
-/** Each value as the mean of those around it. */
+/** The points with each value replaced by the mean of its neighbours. */
 export function smooth(points) {
   const reach = Math.ceil(points.length / 120);
   return points.map(([step], place) => {
@@ -43,10 +43,13 @@ export function smooth(points) {
   });
 }
 
-/** Draws the curves, lists of `[step, bits per character]`, into a figure; `at` is a step to point at, or undefined. */
+/**
+ * Draws the curves, lists of `[step, bits per character]`, into `figure`. `at` is a step to mark, or undefined.
+ * Returns the scales of the picture; nothing while the figure is hidden.
+ */
 export function plot(figure, { training, validation, at }) {
   if (!figure.clientWidth || !figure.clientHeight) return;
-  const frame = framed(figure, training, validation);
+  const frame = scalesOf(figure, training, validation);
   const svg = draw("svg", { width: frame.width, height: frame.height, role: "img", "aria-label": summary(training, validation) });
   svg.append(...axes(frame));
   const curves = { steps: training, training: smooth(training), validation };
@@ -58,7 +61,7 @@ export function plot(figure, { training, validation, at }) {
   return frame;
 }
 
-function framed({ clientWidth: width, clientHeight: height }, training, validation) {
+function scalesOf({ clientWidth: width, clientHeight: height }, training, validation) {
   const last = Math.max(1, training.at(-1)?.[0] ?? 0, validation.at(-1)?.[0] ?? 0);
   const [low, high] = bounds(training, validation);
   const right = width - (width < SMALL ? 16 : MARGIN.right);
@@ -83,7 +86,7 @@ function* axes({ width, height, right, bottom, last, low, high, x, y }) {
     yield draw("text", { x: x(step), y: bottom + 20, "text-anchor": "middle" }, number(step));
   }
   yield draw("text", { x: right, y: height - 4, "text-anchor": "end" }, "steps");
-  yield draw("text", { x: 0, y: 12 }, "bits per character, lower is better");
+  yield draw("text", { x: 0, y: 12 }, "bits per character (lower is better)");
 }
 
 function dot([step, value], { x, y }, at) {
@@ -92,7 +95,7 @@ function dot([step, value], { x, y }, at) {
   return made;
 }
 
-/** The curves' names at their ends, not one on the other. */
+/** The curves' names next to their ends, without overlap. */
 function names(curves, { right, y }) {
   const ends = Object.entries(curves).filter(([, points]) => points.length).map(([name, points]) => ({ name, y: y(points.at(-1)[1]) }));
   ends.sort((a, b) => a.y - b.y);
@@ -102,5 +105,5 @@ function names(curves, { right, y }) {
 
 function summary(training, validation) {
   const end = (points) => (points.length ? `${number(points.at(-1)[1], 3)} at step ${points.at(-1)[0]}` : "none yet");
-  return `Bits per character over the steps of training. Training: ${end(training)}. Validation: ${end(validation)}.`;
+  return `Bits per character at each training step. Training: ${end(training)}. Validation: ${end(validation)}.`;
 }

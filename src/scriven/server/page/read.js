@@ -1,49 +1,49 @@
-/** Read: how surprising a text is to the model, character by character, line by line. */
+/** Read: shows how surprising a text is to the model, character by character and line by line. */
 
 import * as api from "./api.js";
-import { unitAt } from "./caret.js";
-import { about, byId, frame, make, named, number, told } from "./parts.js";
-import { Reading, levelNames, levelOf } from "./reading.js";
-import { Rows } from "./rows.js";
-import { following } from "./story.js";
-import { isBinary, lineEnds } from "./texts.js";
+import { approximate, byId, errorText, make, nameCharacter, nextFrame, number } from "./elements.js";
+import { unitAt } from "./hit_test.js";
+import { nextCharacter } from "./passages.js";
+import { levelNames, levelOf, ScoredText } from "./scored_text.js";
+import { isBinary, lineEndWarning } from "./text_checks.js";
+import { VirtualRows } from "./virtual_rows.js";
 
-const AROUND = 22; // units of text shown on both sides of a surprising place
-const HEAD = 65_536; // bytes of a file that are looked at before all of it is opened
-const CHARACTERS = 0x110000; // that there are
+const CONTEXT = 22; // UTF-16 code units shown on both sides of a surprising place
+const HEAD = 65_536; // bytes of a file that are checked before the whole file is opened
+const CHARACTERS = 0x110000; // of Unicode
 
 let app, rows;
-let reading = null;
-let busy = null; // the controller of what is being read
-let chosen = -1; // the unit that was picked from the list
+let scored = null; // the text and its surprisals
+let busy = null; // the controller of the text that is being scored
+let chosen = -1; // the place that was picked from the list
 
 export function start(theApp) {
   app = theApp;
-  rows = new Rows(byId("read-text"), draw);
+  rows = new VirtualRows(byId("read-text"), draw);
   byId("read-go").addEventListener("click", () => (busy ? busy.abort() : read(byId("read-source").value)));
-  byId("read-edit").addEventListener("click", another);
+  byId("read-edit").addEventListener("click", editAnother);
   byId("read-file").addEventListener("click", () => byId("read-choose").click());
   byId("read-choose").addEventListener("change", (event) => open(event.target.files[0]));
   byId("read").addEventListener("dragover", (event) => event.preventDefault());
-  byId("read").addEventListener("drop", dropped);
-  byId("read").addEventListener("keydown", hotkey);
-  byId("read-text").addEventListener("mousemove", hovered);
-  byId("read-places").addEventListener("click", (event) => picked(event.target.closest("button")));
-  app.onModel(() => reading && !byId("read").hidden && read(reading.text));
+  byId("read").addEventListener("drop", onDrop);
+  byId("read").addEventListener("keydown", onKey);
+  byId("read-text").addEventListener("mousemove", onHover);
+  byId("read-places").addEventListener("click", (event) => onPlaceClick(event.target.closest("button")));
+  app.onModel(() => scored && !byId("read").hidden && read(scored.text));
   byId("read-key").replaceChildren(...levelNames.map((words, level) => make("span", { className: `s${level}` }, words)));
-  blank();
+  clearResults();
 }
 
 export function shown() {
   rows.show();
 }
 
-function hotkey(event) {
+function onKey(event) {
   if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && !busy) read(byId("read-source").value);
   if (event.key === "Escape") busy?.abort();
 }
 
-async function dropped(event) {
+async function onDrop(event) {
   event.preventDefault();
   const file = event.dataTransfer.files[0];
   if (file) await open(file);
@@ -58,9 +58,9 @@ async function open(file) {
     const text = isBinary(head) ? "" : await file.text();
     if (text && !isBinary(text)) return await read(text);
     byId("read-source").value = "";
-    refuse(file.size ? `${file.name} is not plain text. Save it as text (UTF-8), and open that.` : `${file.name} is empty.`);
+    refuse(file.size ? `${file.name} is not plain text. Save it as plain text (UTF-8) and open that.` : `${file.name} is empty.`);
   } catch (error) {
-    refuse(told(error));
+    refuse(errorText(error));
   } finally {
     byId("read-choose").value = "";
   }
@@ -70,37 +70,37 @@ async function open(file) {
 
 async function read(text) {
   busy?.abort();
-  if (!text) return refuse("There is no text to read yet.");
+  if (!text) return refuse("Paste some text first, or open a file.");
   const controller = (busy = new AbortController());
   let mine = null;
   try {
-    const counting = await api.counting(app.model);
+    const facts = await api.tokenizerFacts(app.model);
     controller.signal.throwIfAborted();
-    reading = mine = new Reading(text, counting);
+    scored = mine = new ScoredText(text, facts);
     chosen = -1;
-    blank(lineEnds(text, counting));
+    clearResults(lineEndWarning(text, facts));
     show(true);
-    const cutting = rows.set(text);
-    await follow(controller.signal);
-    await cutting;
-    end(controller, `${number(reading.characters)} characters.`);
+    const wrapped = rows.set(text);
+    await scoreAll(controller.signal);
+    await wrapped;
+    end(controller, `${number(scored.characters)} characters.`);
   } catch (error) {
-    if (busy !== controller) return; // another reading has begun meanwhile
-    if (mine) end(controller, told(error) || `Stopped after ${number(mine.characters)} characters.`);
-    else refuse(told(error));
+    if (busy !== controller) return; // another text is being read by now
+    if (mine) end(controller, errorText(error) || `Stopped after ${number(mine.characters)} characters.`);
+    else refuse(errorText(error));
   }
 }
 
-async function follow(signal) {
-  const mine = reading;
-  let drawn = -Infinity;
-  for await (const surprisal of api.score(app.model, mine.text, mine.edge, signal)) {
+async function scoreAll(signal) {
+  const mine = scored;
+  let drawnAt = -Infinity;
+  for await (const surprisal of api.score(app.model, mine.text, mine.separator, signal)) {
     if (signal.aborted) throw new DOMException("stopped", "AbortError");
-    mine.take(surprisal.map((nats) => nats / Math.LN2));
-    if (performance.now() - drawn < 150) continue;
-    drawn = performance.now();
-    progress();
-    await frame();
+    mine.add(surprisal.map((nats) => nats / Math.LN2));
+    if (performance.now() - drawnAt < 150) continue;
+    drawnAt = performance.now();
+    showProgress();
+    await nextFrame();
     if (signal.aborted) throw new DOMException("stopped", "AbortError");
   }
 }
@@ -109,25 +109,25 @@ function end(controller, words) {
   if (busy !== controller) return;
   busy = null;
   show(true);
-  progress();
+  showProgress();
   note(words);
-  app.say(`${words} ${byId("read-bits").textContent} bits per character.`);
+  app.announce(`${words} ${byId("read-bits").textContent} bits per character.`);
 }
 
-/** Says why there is nothing to read; what was read before is gone. */
+/** Shows why a text cannot be read, and clears the text shown before. */
 function refuse(words) {
   busy?.abort();
-  busy = reading = null;
-  blank();
+  busy = scored = null;
+  clearResults();
   show(false);
   note(words);
-  app.say(words);
+  app.announce(words);
 }
 
-function another() {
+function editAnother() {
   busy?.abort();
   busy = null;
-  if (reading.text.length < 1_000_000) byId("read-source").value = reading.text;
+  if (scored.text.length < 1_000_000) byId("read-source").value = scored.text;
   show(false);
   note("");
   byId("read-source").focus();
@@ -147,95 +147,95 @@ function show(result) {
   byId("read-go").textContent = busy ? "Stop" : "Read";
 }
 
-/** Clears what was found; `ends` is what there is to say of the ends of lines. */
-function blank(ends = "") {
+/** Clears the results; `warning` is about the text's line ends. */
+function clearResults(warning = "") {
   byId("read-bits").textContent = "–";
-  byId("read-means").textContent = "The fewer, the better the model foresaw the text.";
-  byId("read-ends").textContent = ends;
-  byId("read-ends").hidden = !ends;
+  byId("read-means").textContent = "The fewer, the better the model predicted the text.";
+  byId("read-ends").textContent = warning;
+  byId("read-ends").hidden = !warning;
   byId("read-places").replaceChildren();
 }
 
-function progress() {
-  const { text, done, characters, bitsPerCharacter } = reading;
+function showProgress() {
+  const { text, done, characters, bitsPerCharacter } = scored;
   if (!characters) return;
   byId("read-bits").textContent = number(bitsPerCharacter, 3);
-  byId("read-means").textContent = means(2 ** bitsPerCharacter);
+  byId("read-means").textContent = meaning(2 ** bitsPerCharacter);
   if (busy) note(`${number(characters)} characters, ${Math.floor((100 * done) / text.length)} % …`);
-  byId("read-places").replaceChildren(...reading.places.map(place));
+  byId("read-places").replaceChildren(...scored.places.map(placeItem));
   rows.show();
 }
 
-function means(choices) {
-  if (choices > CHARACTERS) return `Harder to foresee than a fair draw from all ${number(CHARACTERS)} characters that there are.`;
-  return `As hard to foresee as a fair draw from ${about(choices)} characters each time.`;
+function meaning(choices) {
+  if (choices > CHARACTERS) return `Worse than guessing among all ${number(CHARACTERS)} characters of Unicode.`;
+  return `On average like guessing among ${approximate(choices)} equally likely characters.`;
 }
 
-function place({ unit, bits }) {
-  const { text } = reading;
-  const end = following(text, unit);
+function placeItem({ unit, bits }) {
+  const { text } = scored;
+  const end = nextCharacter(text, unit);
   const context = make("span", { className: "context" },
-    make("span", { className: "lead" }, plain(text.slice(Math.max(0, unit - AROUND), unit))),
-    make("mark", { className: `s${levelOf(bits)}` }, sign(text.slice(unit, end))),
-    make("span", {}, plain(text.slice(end, end + AROUND))));
+    make("span", { className: "lead" }, onOneLine(text.slice(Math.max(0, unit - CONTEXT), unit))),
+    make("mark", { className: `s${levelOf(bits)}` }, visible(text.slice(unit, end))),
+    make("span", {}, onOneLine(text.slice(end, end + CONTEXT))));
   const button = make("button", { type: "button", value: unit }, context, make("span", { className: "share" }, `${number(bits, 1)} bits`));
   return make("li", {}, button);
 }
 
-const plain = (text) => text.replaceAll(/\s/g, " ");
+const onOneLine = (text) => text.replaceAll(/\s/g, " ");
 const SIGNS = { "\n": "↵", "\r": "␍" };
-const sign = (character) => SIGNS[character] ?? (/\s/.test(character) ? "␣" : character);
+const visible = (character) => SIGNS[character] ?? (/\s/.test(character) ? "␣" : character);
 
-function picked(button) {
+function onPlaceClick(button) {
   if (!button) return;
   chosen = Number(button.value);
   rows.reveal(chosen);
   byId("read-text").focus({ preventScroll: true });
-  tell(chosen);
+  describe(chosen);
 }
 
-/** One row of the text: what its line costs, where the line begins, and its characters, coloured. */
+/** One row of the text, coloured. The first row of a line shows the line's bits per character. */
 function draw(start, end) {
-  const line = reading.lineStarts.lastUpTo(start);
-  const first = reading.lineStarts.values[line] === start && start < Math.max(1, reading.done);
-  const mean = first && line < reading.lineBits.length ? reading.lineBits.values[line] : NaN;
-  const cost = Number.isNaN(mean) ? "" : number(mean, 2);
-  const made = make("div", { className: "row" }, make("span", { className: "cost", ariaHidden: "true" }, cost), ...runs(start, end));
+  const line = scored.lineStarts.lastUpTo(start);
+  const first = scored.lineStarts.values[line] === start && start < Math.max(1, scored.done);
+  const mean = first && line < scored.lineBits.length ? scored.lineBits.values[line] : NaN;
+  const label = Number.isNaN(mean) ? "" : number(mean, 2);
+  const made = make("div", { className: "row" }, make("span", { className: "cost", ariaHidden: "true" }, label), ...spans(start, end));
   made.dataset.start = start;
   return made;
 }
 
-function* runs(start, end) {
-  const { text } = reading;
+function* spans(start, end) {
+  const { text } = scored;
   for (let from = start; from < end; ) {
     const level = levelAt(from);
     let to = from + 1;
     while (to < end && to !== chosen && from !== chosen && levelAt(to) === level) to++;
-    if (from === chosen) to = following(text, from);
-    yield run(text.slice(from, to), level, from === chosen);
+    if (from === chosen) to = nextCharacter(text, from);
+    yield span(text.slice(from, to), level, from === chosen);
     from = to;
   }
 }
 
-const levelAt = (unit) => (unit < reading.done ? levelOf(reading.bitsAt(unit)) : -1);
+const levelAt = (unit) => (unit < scored.done ? levelOf(scored.bitsAt(unit)) : -1);
 
-function run(text, level, here) {
-  const words = level > 1 || here ? text.replaceAll(/[\r\n]/g, sign) : text.replaceAll("\n", " ");
+function span(text, level, here) {
+  const words = level > 1 || here ? text.replaceAll(/[\r\n]/g, visible) : text.replaceAll("\n", " ");
   if (level < 1 && !here) return make("span", { className: level < 0 ? "ahead" : "" }, words);
   return make("span", { className: `s${level}${here ? " here" : ""}` }, words);
 }
 
-function hovered(event) {
+function onHover(event) {
   const row = event.target.closest(".row");
   const unit = row && !busy ? unitAt(row, event.clientX, event.clientY) : null;
   if (unit === null) return;
   const at = unit - row.firstChild.textContent.length;
-  if (at >= 0) tell(Number(row.dataset.start) + at);
+  if (at >= 0) describe(Number(row.dataset.start) + at);
 }
 
-function tell(unit) {
-  if (unit >= reading.done) return;
-  const bits = reading.bitsAt(unit);
-  const character = named(reading.text.slice(unit, following(reading.text, unit)));
-  note(`“${character}”: ${number(bits, 1)} bits, foreseen with 1 in ${about(2 ** bits)}.`);
+function describe(unit) {
+  if (unit >= scored.done) return;
+  const bits = scored.bitsAt(unit);
+  const character = nameCharacter(scored.text.slice(unit, nextCharacter(scored.text, unit)));
+  note(`“${character}”: ${number(bits, 1)} bits. The model gave it a chance of 1 in ${approximate(2 ** bits)}.`);
 }

@@ -1,86 +1,86 @@
-/** Write: you begin, the model goes on; any character can be exchanged for another that could have stood there. */
+/** Write: you begin a text and the model continues it. You can replace any character with a likely alternative. */
 
+import { openAlternatives } from "./alternatives.js";
 import * as api from "./api.js";
-import { unitAt } from "./caret.js";
-import { dials } from "./dials.js";
-import { openOthers } from "./others.js";
-import { anySeed, byId, make, named, number, spelled, told } from "./parts.js";
-import { trickle } from "./pen.js";
-import { copy, save } from "./taking.js";
-import { add, before, characterAt, following, preceding, retold, textOf } from "./story.js";
+import { copy, save } from "./download.js";
+import { byId, errorText, make, nameCharacter, number, randomSeed, spellOut } from "./elements.js";
+import { unitAt } from "./hit_test.js";
+import { appendText, firstUnits, nextCharacter, previousCharacter, startOfCharacter, textOf, withEditedText } from "./passages.js";
+import { makeControls } from "./sampling_controls.js";
+import { typeOut } from "./typewriter.js";
 
-const DEEPEST = 200; // steps that can be undone
+const UNDO_STEPS = 200;
 
-let app, choices;
-let story = [];
+let app, samplingValues;
+let passages = [];
 let past = [];
 let future = [];
 let editing = true;
-let writing = null; // the controller of what is being written
-let place = null; // the character under the cursor, in units of the text
-let column = null; // of the screen, that moves up and down keep to
+let writing = null; // the controller of the text that is being generated
+let place = null; // of the cursor, in UTF-16 code units of the text
+let column = null; // x position on the screen that moving up and down keeps to
 
 export function start(theApp) {
   app = theApp;
-  choices = dials(byId("write-dials"));
+  samplingValues = makeControls(byId("write-sampling"));
   byId("write-go").addEventListener("click", () => (writing ? stop() : go()));
-  byId("write-undo").addEventListener("click", () => travel(past, future));
-  byId("write-redo").addEventListener("click", () => travel(future, past));
+  byId("write-undo").addEventListener("click", () => moveInHistory(past, future));
+  byId("write-redo").addEventListener("click", () => moveInHistory(future, past));
   byId("write-edit").addEventListener("click", edit);
   byId("write-clear").addEventListener("click", clear);
   byId("write-copy").addEventListener("click", async () => note(await copy(textOf(current()))));
   byId("write-save").addEventListener("click", () => save(textOf(current()), `${app.model}.txt`));
   byId("write-prompt").addEventListener("input", show);
-  byId("write").addEventListener("keydown", hotkey);
+  byId("write").addEventListener("keydown", onKey);
   const text = byId("write-text");
-  text.addEventListener("click", clicked);
-  text.addEventListener("keydown", moved);
-  text.addEventListener("focus", () => !writing && text.matches(":focus-visible") && point(place ?? firstWritten()));
+  text.addEventListener("click", onClick);
+  text.addEventListener("keydown", onMove);
+  text.addEventListener("focus", () => !writing && text.matches(":focus-visible") && moveCursor(place ?? firstWritten()));
   show();
 }
 
 // --- writing
 
 async function go() {
-  if (editing && !yours(story)) remember(story);
-  story = current();
-  await writeFrom(story);
+  if (editing && !isYours(passages)) remember(passages);
+  passages = current();
+  await writeFrom(passages);
 }
 
-/** The story as it stands, also while you edit it. */
-const current = () => (editing ? retold(story, byId("write-prompt").value) : story);
+/** The passages as shown now, with your edits. */
+const current = () => (editing ? withEditedText(passages, byId("write-prompt").value) : passages);
 
-const yours = (told) => told.every((part) => part.by === "you");
+const isYours = (passages) => passages.every((part) => part.by === "you");
 
 async function writeFrom(next) {
   stop();
-  remember(story);
-  story = next;
-  const asked = { seed: anySeed(), ...choices() };
+  remember(passages);
+  passages = next;
+  const fields = { seed: randomSeed(), ...samplingValues() };
   const controller = (writing = new AbortController());
   editing = false;
   place = null;
   show();
   byId("write-text").focus({ preventScroll: true });
-  const begun = { at: performance.now(), length: textOf(story).length };
+  const begun = { at: performance.now(), length: textOf(passages).length };
   try {
-    const pieces = api.write({ ...asked, model: app.model, prompt: textOf(story) }, controller.signal);
-    const how = await trickle(pieces, put, controller.signal);
-    finish(controller, sentence(begun, asked.seed, how));
+    const pieces = api.generate({ ...fields, model: app.model, prompt: textOf(passages) }, controller.signal);
+    const outcome = await typeOut(pieces, put, controller.signal);
+    finish(controller, summary(begun, fields.seed, outcome));
   } catch (error) {
-    finish(controller, told(error) || sentence(begun, asked.seed, { unknown: [] }));
+    finish(controller, errorText(error) || summary(begun, fields.seed, { unknown: [] }));
   }
 }
 
 function put(text) {
   if (!text) return;
   const sheet = byId("write-text").parentElement;
-  const below = sheet.scrollHeight - sheet.scrollTop - sheet.clientHeight < 80;
-  story = add(story, text, "model");
+  const atBottom = sheet.scrollHeight - sheet.scrollTop - sheet.clientHeight < 80;
+  passages = appendText(passages, text, "model");
   const last = byId("write-text").lastElementChild;
   if (last?.className === "model" && last.firstChild) last.firstChild.appendData(text);
   else byId("write-text").append(make("span", { className: "model" }, text));
-  if (below) sheet.scrollTop = sheet.scrollHeight;
+  if (atBottom) sheet.scrollTop = sheet.scrollHeight;
 }
 
 function stop() {
@@ -88,43 +88,43 @@ function stop() {
 }
 
 function finish(controller, words) {
-  if (writing !== controller) return; // another writing has begun meanwhile
+  if (writing !== controller) return; // another text is being generated by now
   writing = null;
   show();
   note(words);
 }
 
-function sentence({ at, length }, seed, { ended, unknown }) {
-  const written = [...textOf(story).slice(length)].length;
+function summary({ at, length }, seed, { ended, unknown }) {
+  const written = [...textOf(passages).slice(length)].length;
   const seconds = (performance.now() - at) / 1000;
-  const next = ended ? "The text ended by itself." : "Click any to choose another.";
-  const strange = unknown.length ? ` The model has never seen ${spelled(unknown)}.` : "";
-  return `${number(written)} characters in ${number(seconds, 1)} s, seed ${seed}. ${next}${strange}`;
+  const next = ended ? "The text ended by itself." : "Click a character to replace it.";
+  const unseen = unknown.length ? ` The model has never seen ${spellOut(unknown)}.` : "";
+  return `${number(written)} characters in ${number(seconds, 1)} s, seed ${seed}. ${next}${unseen}`;
 }
 
 function note(words) {
   byId("write-note").textContent = words;
-  app.say(words);
+  app.announce(words);
 }
 
 // --- undo, edit
 
 function remember(before) {
-  past = [...past, before].slice(-DEEPEST);
+  past = [...past, before].slice(-UNDO_STEPS);
   future = [];
 }
 
-function travel(from, to) {
+function moveInHistory(from, to) {
   if (!from.length) return;
   stop();
   writing = null;
   to.push(current());
-  story = from.pop();
+  passages = from.pop();
   place = null;
-  editing = yours(story);
-  byId("write-prompt").value = textOf(story);
+  editing = isYours(passages);
+  byId("write-prompt").value = textOf(passages);
   show();
-  note(story.length ? `${number([...textOf(story)].length)} characters.` : "");
+  note(passages.length ? `${number([...textOf(passages)].length)} characters.` : "");
 }
 
 function edit() {
@@ -132,7 +132,7 @@ function edit() {
   writing = null;
   editing = true;
   const prompt = byId("write-prompt");
-  prompt.value = textOf(story);
+  prompt.value = textOf(passages);
   show();
   prompt.focus();
   prompt.setSelectionRange(prompt.value.length, prompt.value.length);
@@ -142,7 +142,7 @@ function clear() {
   stop();
   writing = null;
   remember(current());
-  story = [];
+  passages = [];
   editing = true;
   byId("write-prompt").value = "";
   show();
@@ -160,7 +160,7 @@ function show() {
   text.classList.toggle("busy", Boolean(writing));
   text.setAttribute("aria-busy", String(Boolean(writing)));
   const go = byId("write-go");
-  go.textContent = writing ? "Stop" : story.length && !editing ? "Write on" : "Write";
+  go.textContent = writing ? "Stop" : passages.length && !editing ? "Continue" : "Write";
   byId("write-undo").disabled = !past.length;
   byId("write-redo").disabled = !future.length;
   byId("write-edit").disabled = editing;
@@ -170,10 +170,10 @@ function show() {
 
 function* spans() {
   let start = 0;
-  for (const { text, by } of story) {
+  for (const { text, by } of passages) {
     const at = place === null ? -1 : place - start;
     if (at >= 0 && at < text.length) {
-      const end = following(text, at);
+      const end = nextCharacter(text, at);
       if (at) yield make("span", { className: by }, text.slice(0, at));
       yield make("mark", { id: "write-here", className: by }, text.slice(at, end));
       if (end < text.length) yield make("span", { className: by }, text.slice(end));
@@ -188,34 +188,34 @@ function fit() {
   prompt.style.height = `${prompt.scrollHeight}px`;
 }
 
-// --- the cursor, and what else could stand there
+// --- the cursor and the alternatives
 
 function firstWritten() {
   let start = 0;
-  for (const { text, by } of story) {
+  for (const { text, by } of passages) {
     if (by === "model") return start;
     start += text.length;
   }
   return 0;
 }
 
-function point(where) {
-  const text = textOf(story);
+function moveCursor(where) {
+  const text = textOf(passages);
   if (!text) return;
-  place = characterAt(text, Math.max(0, Math.min(where, text.length - 1)));
+  place = startOfCharacter(text, Math.max(0, Math.min(where, text.length - 1)));
   show();
   byId("write-here").scrollIntoView({ block: "nearest" });
 }
 
-function clicked(event) {
+function onClick(event) {
   if (writing || String(getSelection())) return;
   const where = unitAt(byId("write-text"), event.clientX, event.clientY);
   if (where === null) return;
-  point(where);
-  others();
+  moveCursor(where);
+  showAlternatives();
 }
 
-/** The unit one visual line above or below the cursor. */
+/** The place one line of the screen above or below the cursor. */
 function vertical(direction) {
   const box = byId("write-here").getClientRects()[0];
   column ??= box.left + box.width / 2;
@@ -227,46 +227,46 @@ function vertical(direction) {
 }
 
 const moves = {
-  ArrowRight: (text) => following(text, place),
-  ArrowLeft: (text) => preceding(text, place),
+  ArrowRight: (text) => nextCharacter(text, place),
+  ArrowLeft: (text) => previousCharacter(text, place),
   ArrowDown: () => vertical(1),
   ArrowUp: () => vertical(-1),
   Home: () => 0,
   End: (text) => text.length - 1,
 };
 
-function moved(event) {
+function onMove(event) {
   if (writing || event.ctrlKey || event.metaKey || event.altKey) return;
   const opens = event.key === "Enter" || event.key === " ";
   if (!opens && !(event.key in moves)) return;
   event.preventDefault();
   if (!/^Arrow(Up|Down)$/.test(event.key)) column = null;
-  if (place === null) point(firstWritten());
-  else if (!opens) point(moves[event.key](textOf(story)));
-  if (opens) others();
-  else app.say(named(byId("write-here").textContent));
+  if (place === null) moveCursor(firstWritten());
+  else if (!opens) moveCursor(moves[event.key](textOf(passages)));
+  if (opens) showAlternatives();
+  else app.announce(nameCharacter(byId("write-here").textContent));
 }
 
-function others() {
-  const text = textOf(story);
-  const here = { place, after: text.slice(0, place), character: text.slice(place, following(text, place)) };
-  openOthers(byId("write-here"), here, app, (character) => branch(here, character), () => byId("write-text").focus());
+function showAlternatives() {
+  const text = textOf(passages);
+  const here = { place, before: text.slice(0, place), character: text.slice(place, nextCharacter(text, place)) };
+  openAlternatives(byId("write-here"), here, app, (character) => branch(here, character), () => byId("write-text").focus());
 }
 
 function branch({ place: where, character }, other) {
   if (other === character) return;
-  writeFrom(add(before(story, where), other, "you"));
+  writeFrom(appendText(firstUnits(passages, where), other, "you"));
 }
 
-function hotkey(event) {
-  const held = event.ctrlKey || event.metaKey;
-  if (held && event.key === "Enter") {
+function onKey(event) {
+  const withControl = event.ctrlKey || event.metaKey;
+  if (withControl && event.key === "Enter") {
     event.preventDefault();
     if (!writing) go();
   } else if (event.key === "Escape" && writing) stop();
-  else if (held && event.key.toLowerCase() === "z" && event.target !== byId("write-prompt")) {
+  else if (withControl && event.key.toLowerCase() === "z" && event.target !== byId("write-prompt")) {
     event.preventDefault();
-    if (event.shiftKey) travel(future, past);
-    else travel(past, future);
+    if (event.shiftKey) moveInHistory(future, past);
+    else moveInHistory(past, future);
   }
 }

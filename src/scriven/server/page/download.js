@@ -1,18 +1,18 @@
-/** Taking a text away from the page. */
+/** Saves or copies a text. */
 
-/** Saves a text as a file of this name. */
+/** Downloads a text as a file of this name. */
 export function save(text, name) {
   const href = URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" }));
   Object.assign(document.createElement("a"), { href, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(href), 10_000); // the browser reads it a little later
 }
 
-/** Copies a text; resolves to what to say. Browsers let a page do that only on this machine or over TLS. */
+/** Copies a text to the clipboard and resolves to a message. Browsers allow it only on this machine or over HTTPS. */
 export async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
     return "Copied.";
   } catch {
-    return "The browser does not let this page copy; save the text instead.";
+    return "Your browser does not let this page copy. Save the text instead.";
   }
 }

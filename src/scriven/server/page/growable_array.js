@@ -1,5 +1,5 @@
-/** A typed array that grows at its end. */
-export class Growing {
+/** A typed array that values can be appended to. */
+export class GrowableArray {
   constructor(Kind, capacity = 1024) {
     this.values = new Kind(capacity);
     this.length = 0;
@@ -14,7 +14,7 @@ export class Growing {
     this.values[this.length++] = value;
   }
 
-  /** The place of the last value that is at most `value`, where the values rise. */
+  /** The index of the last value that is at most `value`, or -1. The values must be in ascending order. */
   lastUpTo(value) {
     let low = 0;
     let high = this.length;

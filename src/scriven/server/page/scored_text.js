@@ -1,0 +1,96 @@
+/** A text and the surprisal of each of its characters, as far as they are scored. Uses no part of the page. */
+
+import { GrowableArray } from "./growable_array.js";
+
+const STEPS_PER_BIT = 8; // each surprisal is stored in eighths of a bit, up to 31.9 bits
+const MOST_PLACES = 40; // in the list of the most surprising places
+const PLACES_APART = 16; // UTF-16 code units between two of these at least
+const LEVELS = [2, 3.5, 5, 7, 10]; // bits at which the next darker colour begins
+
+export const levelOf = (bits) => LEVELS.filter((bound) => bits >= bound).length;
+export const levelNames = [`< ${LEVELS[0]}`, ...LEVELS.map((bound) => `${bound} +`)]; // in bits
+
+const utf8Length = (code) => (code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4);
+
+export class ScoredText {
+  /** `unit` is what the model's tokens are, "character" or "byte". `separator` ends its documents and has no surprisal. */
+  constructor(text, { unit, separator }) {
+    this.text = text;
+    this.byBytes = unit === "byte";
+    this.separator = separator;
+    this.partial = { bytes: 0, bits: 0 }; // of a character whose bytes are not all scored
+    this.done = 0; // UTF-16 code units scored
+    this.characters = 0;
+    this.bits = 0; // of all characters scored
+    this.places = []; // [{unit, bits}], most surprising first
+    this.lineStarts = new GrowableArray(Uint32Array); // in UTF-16 code units; a line begins after each "\n"
+    this.lineStarts.push(0);
+    this.lineBits = new GrowableArray(Float32Array); // bits per character of each line that is scored to its end
+    this.stored = new Uint8Array(text.length);
+    this.line = { bits: 0, characters: 0 };
+  }
+
+  get bitsPerCharacter() {
+    return this.bits / this.characters;
+  }
+
+  /** The surprisal in bits of the character at `unit`. */
+  bitsAt(unit) {
+    return this.stored[unit] / STEPS_PER_BIT;
+  }
+
+  /** Adds the surprisals in bits of the characters, or bytes, that come next. */
+  add(surprisals) {
+    for (const bits of surprisals) {
+      this.#skipSeparators();
+      if (this.done >= this.text.length) return;
+      const code = this.text.codePointAt(this.done);
+      this.partial.bytes += 1;
+      this.partial.bits += bits;
+      if (this.byBytes && this.partial.bytes < utf8Length(code)) continue;
+      this.#store(code, this.partial.bits);
+      this.partial = { bytes: 0, bits: 0 };
+    }
+    this.#skipSeparators();
+  }
+
+  #skipSeparators() {
+    while (this.separator && this.text.startsWith(this.separator, this.done)) {
+      this.done += this.separator.length;
+      if (this.separator.includes("\n")) this.#endLine();
+    }
+  }
+
+  #store(code, bits) {
+    const unit = this.done;
+    const rounded = Math.min(255, Math.round(bits * STEPS_PER_BIT));
+    this.stored[unit] = rounded;
+    if (code > 0xffff) this.stored[unit + 1] = rounded;
+    this.done += code > 0xffff ? 2 : 1;
+    this.characters += 1;
+    this.bits += bits;
+    this.line.bits += bits;
+    this.line.characters += 1;
+    this.#rank(unit, bits);
+    if (code === 10 || this.done >= this.text.length) this.#endLine();
+  }
+
+  #endLine() {
+    this.lineBits.push(this.line.bits / this.line.characters); // NaN for a line without surprisals
+    this.line = { bits: 0, characters: 0 };
+    if (this.done < this.text.length) this.lineStarts.push(this.done);
+  }
+
+  #rank(unit, bits) {
+    const last = this.places.at(-1);
+    if (this.places.length === MOST_PLACES && bits <= last.bits) return;
+    const near = this.places.findIndex((place) => unit - place.unit < PLACES_APART);
+    if (near >= 0) {
+      if (this.places[near].bits >= bits) return;
+      this.places.splice(near, 1);
+    }
+    const rank = this.places.findIndex((place) => place.bits < bits);
+    this.places.splice(rank < 0 ? this.places.length : rank, 0, { unit, bits });
+    this.places.length = Math.min(this.places.length, MOST_PLACES);
+  }
+}
