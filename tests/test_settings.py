@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scriven.errors import InputError, UsageError
-from scriven.settings import ModelSettings, Settings, check_complete, merge_settings, validate
+from scriven.settings import ModelSettings, Settings, check_complete, merge_settings, validate, with_current_names
 from scriven.settings_toml import read_toml
 
 
@@ -44,6 +44,18 @@ def test_errors_name_the_setting_and_its_value(values: dict[str, dict[str, objec
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_setting_that_was_renamed_is_named_as_it_is_called_now() -> None:
+    old: dict[str, dict[str, object]] = {"training": {"seed": 3, "returns": 1, "skips": 4}, "model": {"width": 7}}
+    with pytest.raises(UsageError, match=r"training.returns is now called training.max_rollbacks; training.skips is"):
+        validate(old)
+    settings = validate(with_current_names(old))
+    assert settings.explicit()["training"] == {"seed": 3, "max_rollbacks": 1, "max_skipped_steps": 4}
+    assert settings.model.width == 7
+    assert with_current_names({"training": "none"}) == {"training": "none"}
+    both = {"training": {"skips": 1, "max_skipped_steps": 2}}
+    assert with_current_names(both) == both
 
 
 def test_the_batch_must_be_shared_out_evenly() -> None:

@@ -6,6 +6,7 @@ Losses are sums of nats beside the number of characters summed over; means are f
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 
 
@@ -119,10 +120,10 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Returned:
-    """Training diverged, and went back to its last checkpoint, or to its start (step 0), with a lower learning rate."""
+class RolledBack:
+    """Training diverged and rolled back to its last checkpoint, or to its start (step 0), at a lower learning rate."""
 
-    step: int  # at which it stands now
+    step: int  # training continues from here
     left: int  # the step at which it diverged
     learning_rate_factor: float  # of all learning rates from now on
     reason: str  # what was seen
@@ -159,7 +160,7 @@ class Saved:
 
     step: int
     path: str
-    evaluation: bool = True  # made by an evaluation; else by the clock, or where training was stopped or had gone back
+    evaluation: bool = True  # made by an evaluation; else by the clock, a stop or a rollback
 
 
 @dataclass(frozen=True)
@@ -175,4 +176,9 @@ class Finished:
     signal: int = 0  # number of the signal that interrupted it, sent to any worker
 
 
-Event = Started | Stepped | Skipped | Returned | Evaluated | Sampled | Saved | Finished
+Event = Started | Stepped | Skipped | RolledBack | Evaluated | Sampled | Saved | Finished
+
+
+def event_name(event: Event) -> str:
+    """The name of an event in files and in JSON, such as `rolled_back`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(event).__name__).lower()

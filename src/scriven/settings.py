@@ -30,6 +30,10 @@ PLAINER = {
 ACTIVATIONS = ("tanh", "relu")
 MOST_NAMED, MOST_SHOWN = 5, 300  # wrong settings in an error, and characters of each: files may hold anything
 TEXT_PLACE = "@text"  # a prompt that stands for a place of the training text
+RENAMED = {  # settings by the names that files of earlier versions have
+    "training.returns": "training.max_rollbacks",
+    "training.skips": "training.max_skipped_steps",
+}
 Optimizer = Literal["muon", "adamw", "sgd", "rmsprop"]
 
 
@@ -293,11 +297,14 @@ class TrainingSettings(Frozen):
     patience: int = setting(5, "evaluations without a better one after which averaging begins", ge=1)
     warmup: float = setting(0.02, "share of the budget over which the learning rate rises", ge=0, lt=1)
     seed: int = setting(1, "seed of the initial weights, of dropout and of the samples shown", ge=0, lt=2**63)
-    skips: int = setting(
-        5, "steps in a row with a loss or gradient that is not finite, after which training goes back", ge=1
+    max_skipped_steps: int = setting(
+        5,
+        "a step whose loss or gradient is not finite is skipped; after this number of them in a row, training rolls "
+        "back to the last checkpoint",
+        ge=1,
     )
-    returns: int = setting(
-        3, "times that training goes back to its last checkpoint, each time with half the learning rate", ge=0, le=60
+    max_rollbacks: int = setting(
+        3, "how often training may roll back, each time with half the learning rate, before it gives up", ge=0, le=60
     )
     evaluations: int = setting(10, "how often the validation loss is measured, evenly spaced", fitted=True, ge=1)
     evaluation_characters: int = setting(
@@ -532,9 +539,23 @@ def describe_errors(error: ValidationError, prefix: str = "", *, flags: bool = F
         shown = "" if unshown else f" {shorten(repr(item['input']))}"
         if item["type"] == "extra_forbidden":
             message = "there is no such setting" + did_you_mean(_close_settings(error.title, item["loc"]))
+        if now := RENAMED.get(name):
+            lines.append(f"{name} is now called {now}")
+            continue
         lines.append(f"{name}{shown}: {message}" if name and item["type"] != "value_error" else message)
     more = [f"and {len(errors) - MOST_NAMED:,} more"] if len(errors) > MOST_NAMED else []
     return "; ".join([*map(shorten, lines), *more])
+
+
+def with_current_names(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings under the names of today. Where a file has both an old name and its new one, both stay."""
+    result = dict(values)
+    for old, new in RENAMED.items():
+        (section, before), after = old.split("."), new.split(".")[1]
+        group = result.get(section)
+        if isinstance(group, dict) and before in group and after not in group:
+            result[section] = {after if name == before else name: value for name, value in group.items()}
+    return result
 
 
 def _plain(value: object) -> object:

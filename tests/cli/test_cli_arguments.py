@@ -239,6 +239,8 @@ MISTAKES = {  # what somebody who is new here types, and what the answer must ha
     "train boook.txt --minutes 1": "did you mean book.txt?",
     "train -- --minuts": "there is no file --minuts",
     "evaluate book --corpus.encoding cp1252": "--corpus.encoding: a text is needed that is read so; name its FILE",
+    "train x --training.returns 2": "--training.returns is now called --training.max-rollbacks",
+    "train x --training.skips=2": "--training.skips is now called --training.max-skipped-steps",
     "train x --hlep": "there is no option --hlep; did you mean --help?",
     "train book.txt --recipe awd_lstm": "did you mean awd-lstm?",
     "train book.txt --recipe= --steps 1": "there is no recipe ''",

@@ -3,25 +3,29 @@
 import dataclasses
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 import torch
 
 from scriven import safe_files
 from scriven.corpus import Corpus, build
 from scriven.errors import InputError
 from scriven.runs import Run, checkpoints, create_run, load_weights, open_run, run_corpus, writing
+from scriven.runs.manifest import settings_seal
 from scriven.settings import ModelSettings, Settings
 from scriven.vocabulary import Vocabulary
 
+ORIGIN = {"corpus": "c"}
 WEIGHTS = {"w": torch.arange(6.0).view(2, 3)}
 TRAINING = {"state.0.0": torch.ones(2, 4)}
 
 
 def made(path: Path) -> Run:
-    return create_run(path / "run", Settings(model=ModelSettings(width=5)), Vocabulary.of("ab\n"), {"corpus": "c"})
+    return create_run(path / "run", Settings(model=ModelSettings(width=5)), Vocabulary.of("ab\n"), ORIGIN)
 
 
 def save(run: Run, step: int, best: int) -> None:
@@ -42,6 +46,21 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert checkpoint.step == 3
     assert torch.equal(checkpoint.weights()["w"], WEIGHTS["w"])
     assert torch.equal(checkpoint.training()["state.0.0"], TRAINING["state.0.0"])
+
+
+def test_a_run_with_settings_of_earlier_names_is_opened(tmp_path: Path) -> None:
+    """Its checkpoints, which hold a hash of the settings as they were written, stay valid; also when it is extended."""
+    path = made(tmp_path).path / "settings.toml"
+    earlier = path.read_text().replace("max_rollbacks = 3", "returns = 2").replace("max_skipped_steps", "skips")
+    values = tomllib.loads(earlier)
+    values["run"]["seals"] = [settings_seal({name: each for name, each in values.items() if name != "run"}, ORIGIN)]
+    path.write_text(tomli_w.dumps(values))
+    run = open_run(path.parent)
+    assert (run.settings.training.max_rollbacks, run.settings.training.max_skipped_steps) == (2, 5)
+    assert list(run.setting_seals) == values["run"]["seals"]
+    create_run(run.path, run.settings, run.vocabulary, run.origin, run.setting_seals)
+    assert open_run(run.path).settings == run.settings
+    assert open_run(run.path).setting_seals[:-1] == run.setting_seals
 
 
 def test_the_best_and_the_last_are_kept(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from test_training import request, run, weights
 
 from scriven.errors import DivergedError
-from scriven.events import Evaluated, Event, Finished, Loss, Returned, Saved, Skipped, Stepped
+from scriven.events import Evaluated, Event, Finished, Loss, RolledBack, Saved, Skipped, Stepped
 from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.runs import open_run
@@ -67,7 +67,7 @@ def test_a_step_that_is_not_finite_is_skipped(
 
 def test_who_trains_with_relu_is_told_the_way_out(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoilt(monkeypatch, {1, 2}, "loss")
-    over = OVER | {"training": {"skips": 2, "returns": 0}, "model": {"activation": "tanh,relu"}}
+    over = OVER | {"training": {"max_skipped_steps": 2, "max_rollbacks": 0}, "model": {"activation": "tanh,relu"}}
     with pytest.raises(DivergedError, match=r"--model\.activation tanh, or try a --training") as caught:
         run(book, tmp_path / "run", over)
     assert "nan" not in str(caught.value)
@@ -90,12 +90,12 @@ def test_many_in_a_row_lead_back_to_the_last_checkpoint(
     """Whose steps are done again with half the learning rate, also by who resumes; the files tell one story."""
     whole = run(book, tmp_path / "whole", OVER)
     spoilt(monkeypatch, {6, 7, 8}, "loss")
-    asked = request(book, tmp_path / "run", OVER | {"training": {"skips": 3}})
+    asked = request(book, tmp_path / "run", OVER | {"training": {"max_skipped_steps": 3}})
     events = list(consume(train(asked), [FilesReport()]))
-    story = kinds(events, Stepped, Skipped, Returned)
-    expected = [("Stepped", n) for n in range(1, 6)] + [("Skipped", 6), ("Skipped", 7), ("Returned", 4)]
+    story = kinds(events, Stepped, Skipped, RolledBack)
+    expected = [("Stepped", n) for n in range(1, 6)] + [("Skipped", 6), ("Skipped", 7), ("RolledBack", 4)]
     assert story == expected + [("Stepped", n) for n in range(5, 13)]
-    back = next(event for event in events if isinstance(event, Returned))
+    back = next(event for event in events if isinstance(event, RolledBack))
     assert (back.left, back.learning_rate_factor) == (8, 0.5)
     assert "3 steps" in back.reason
     rates = [{e.step: e.learning_rate for e in each if isinstance(e, Stepped)} for each in (whole, events)]
@@ -103,7 +103,7 @@ def test_many_in_a_row_lead_back_to_the_last_checkpoint(
     assert rates[1][5] == pytest.approx(rates[0][5] / 2)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["event"] == "stepped"] == list(range(1, 13))
-    assert [line["left"] for line in lines if line["event"] == "returned"] == [8]
+    assert [line["left"] for line in lines if line["event"] == "rolled_back"] == [8]
     more = list(train(Request((), asked.settings.model_validate({"budget": {"steps": 16}}), tmp_path / "run", "last")))
     again = next(event for event in more if isinstance(event, Stepped))
     assert again.learning_rate < rates[0][8]
@@ -117,7 +117,7 @@ def test_who_resumes_from_the_checkpoint_gone_back_to_knows_it(
     whole = {e.step: e for e in run(book, tmp_path / "whole", OVER) if isinstance(e, Stepped)}
     with monkeypatch.context() as patch:
         spoilt(patch, {6, 7, 8}, "loss")
-        killed = train(request(book, tmp_path / "run", OVER | {"training": {"skips": 3}}))
+        killed = train(request(book, tmp_path / "run", OVER | {"training": {"max_skipped_steps": 3}}))
         for event in killed:
             if isinstance(event, Saved) and not (tmp_path / "first").exists():
                 shutil.copytree(tmp_path / "run", tmp_path / "first")
@@ -138,9 +138,9 @@ def test_before_the_first_checkpoint_training_begins_again(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoilt(monkeypatch, {2, 3}, "gradient")
-    events = run(book, tmp_path / "run", OVER | {"training": {"skips": 2}})
-    assert kinds(events, Stepped, Skipped, Returned)[:5] == [
-        ("Stepped", 1), ("Skipped", 2), ("Returned", 0), ("Stepped", 1), ("Stepped", 2)
+    events = run(book, tmp_path / "run", OVER | {"training": {"max_skipped_steps": 2}})
+    assert kinds(events, Stepped, Skipped, RolledBack)[:5] == [
+        ("Stepped", 1), ("Skipped", 2), ("RolledBack", 0), ("Stepped", 1), ("Stepped", 2)
     ]  # fmt: skip
     assert isinstance(events[-1], Finished) and events[-1].step == 12
 
@@ -148,11 +148,13 @@ def test_before_the_first_checkpoint_training_begins_again(
 def test_it_is_given_up_after_the_last_time(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoilt(monkeypatch, set(range(6, 999)), "loss")
     events: list[Event] = []
-    with pytest.raises(DivergedError, match=r"went back 2 times, skipped 6 steps.*step 4, is kept.*below") as error:
-        for event in train(request(book, tmp_path / "run", OVER | {"training": {"skips": 2, "returns": 2}})):
+    with pytest.raises(DivergedError, match=r"rolled back 2 times, skipped 6 steps.*step 4, is kept.*below") as error:
+        for event in train(
+            request(book, tmp_path / "run", OVER | {"training": {"max_skipped_steps": 2, "max_rollbacks": 2}})
+        ):
             events.append(event)
     assert error.value.exit_code == 4
-    assert [step for _, step in kinds(events, Returned)] == [4, 4]
+    assert [step for _, step in kinds(events, RolledBack)] == [4, 4]
     assert [step for _, step in kinds(events, Saved)] == [4, 4, 4]
     assert all_finite(tmp_path / "run")
 
@@ -160,7 +162,7 @@ def test_it_is_given_up_after_the_last_time(book: Path, tmp_path: Path, monkeypa
 def test_every_worker_decides_alike(book: Path, tmp_path: Path) -> None:
     """A training that really diverges: two workers see, skip, and go back as one does."""
     sgd = {"optimizer": "sgd", "learning_rate": 100.0, "clip": 1e38, "momentum": 0.99, "precision": "fp32"}
-    sgd |= {"weight_decay": 50.0, "groups": 2, "skips": 2, "returns": 1}
+    sgd |= {"weight_decay": 50.0, "groups": 2, "max_skipped_steps": 2, "max_rollbacks": 1}
     over = {"budget": {"steps": 200}, "training": sgd, "monitor": {"every_steps": 2, "sample_length": 0}}
     stories = []
     for workers in (1, 2):
@@ -169,9 +171,9 @@ def test_every_worker_decides_alike(book: Path, tmp_path: Path) -> None:
             each = over | {"training": sgd | {"workers": workers}}
             for event in train(request(book, tmp_path / str(workers), each)):
                 events.append(event)
-        stories.append(kinds(events, Stepped, Skipped, Returned))
+        stories.append(kinds(events, Stepped, Skipped, RolledBack))
     assert stories[0] == stories[1]
-    assert "Returned" in {name for name, _ in stories[0]}
+    assert "RolledBack" in {name for name, _ in stories[0]}
     assert all(torch.equal(weights(tmp_path / "1")[name], value) for name, value in weights(tmp_path / "2").items())
 
 
@@ -195,7 +197,7 @@ def test_going_back_to_before_the_first_evaluation_forgets_what_came_after(
     monkeypatch.setattr(Trainer, "_save", _save)
     stop_at = [0]
     for event in train(Request(output=tmp_path / "run", resume="last"), lambda: signal.SIGTERM * (stop_at[0] == 3)):
-        if isinstance(event, Returned):
+        if isinstance(event, RolledBack):
             stop_at[0] = event.step
     told = open_run(tmp_path / "run").checkpoint("last").manifest
     assert (told["step"], told["best"]) == (4, None)

@@ -11,7 +11,7 @@ from test_replay import replayed, same_end
 from test_training import evaluations, fingerprints, request, run, same
 
 from scriven.errors import DivergedError
-from scriven.events import Evaluated, Event, Returned, Saved, Skipped, Stepped
+from scriven.events import Evaluated, Event, RolledBack, Saved, Skipped, Stepped
 from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.runs import Saver, open_run
@@ -172,8 +172,8 @@ def test_training_goes_back_to_what_the_clock_saved_and_if_that_is_in_vain_to_th
 ) -> None:
     due_at(monkeypatch, 9)
     spoilt(monkeypatch, {10, 11, 12, 13}, "loss")
-    events = run(book, tmp_path / "run", STEPS | {"training": {"skips": 2}})
-    assert kinds(events, Returned) == [("Returned", 9), ("Returned", 6)]
+    events = run(book, tmp_path / "run", STEPS | {"training": {"max_skipped_steps": 2}})
+    assert kinds(events, RolledBack) == [("RolledBack", 9), ("RolledBack", 6)]
     assert kinds(events, Evaluated)[:2] == [("Evaluated", 6), ("Evaluated", 12)]
     assert open_run(tmp_path / "run").checkpoint("last").manifest["returns"] == 2
 
@@ -185,10 +185,12 @@ def test_without_an_evaluation_it_goes_back_to_the_start_in_the_end(
     due_at(monkeypatch, 3)
     spoilt(monkeypatch, {4, 5, 6, 7}, "loss")
     events = list[Event]()
-    with contextlib.closing(train(request(book, tmp_path / "run", STEPS | {"training": {"skips": 2}}))) as training:
+    with contextlib.closing(
+        train(request(book, tmp_path / "run", STEPS | {"training": {"max_skipped_steps": 2}}))
+    ) as training:
         for event in training:
             events.append(event)
-            if kinds(events, Returned) == [("Returned", 3), ("Returned", 0)] and isinstance(event, Saved):
+            if kinds(events, RolledBack) == [("RolledBack", 3), ("RolledBack", 0)] and isinstance(event, Saved):
                 break
     assert open_run(tmp_path / "run").steps() == [0]
     more = list(train(Request(output=tmp_path / "run", resume="last")))
@@ -202,4 +204,4 @@ def test_a_training_that_is_given_up_says_what_the_clock_saved(
     due_at(monkeypatch, 3)
     spoilt(monkeypatch, {4, 5}, "loss")
     with pytest.raises(DivergedError, match="the checkpoint of step 3 is kept"):
-        run(book, tmp_path / "run", STEPS | {"training": {"skips": 2, "returns": 0}})
+        run(book, tmp_path / "run", STEPS | {"training": {"max_skipped_steps": 2, "max_rollbacks": 0}})

@@ -222,9 +222,19 @@ def command_of(app: App, words: Sequence[str]) -> str:
 def _unknown_option(word: str, app: App, words: Sequence[str]) -> str:
     if word in split_at_end(words)[1]:
         return f"there is no file {word}{did_you_mean(close_paths(word))}"
+    if now := _renamed_option(word):
+        return f"{word.partition('=')[0]} is now called {now}"
     close = close_options(word, collection_of(app, words))
     ending = did_you_mean(close) or f"; {command_of(app, words)} --help shows them all"
     return f"there is no option {word.partition('=')[0]}{ending}"
+
+
+def _renamed_option(word: str) -> str | None:
+    """The name of today of a flag that stood for a setting that was renamed since."""
+    from scriven.settings import RENAMED
+
+    now = RENAMED.get(word.lstrip("-").partition("=")[0].replace("-", "_"))
+    return now and f"--{now.replace('_', '-')}"
 
 
 def close_options(word: str, arguments: ArgumentCollection) -> list[str]:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from scriven.errors import Interrupted, ScrivenError
-from scriven.events import Evaluated, Event, Loss
+from scriven.events import Evaluated, Event, Loss, event_name
 
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # Unicode categories that show nothing, or command the terminal
 JOINERS = "\u200c\u200d"  # of these: they shape Persian, Indic scripts and emoji, and do no harm
@@ -77,7 +77,7 @@ def as_dict(event: Event) -> dict[str, Any]:
     counted, "bits_per_byte" are formed from it; of an evaluation of documents "nats_per_document" too. Numbers that
     JSON has no word for (nan, infinities) become None.
     """
-    values: dict[str, Any] = {"event": type(event).__name__.lower()}
+    values: dict[str, Any] = {"event": event_name(event)}
     for field in dataclasses.fields(event):
         value = getattr(event, field.name)
         values[field.name] = _sums(value) if isinstance(value, Loss) else value

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
-from scriven.events import Event, Returned, Sampled, Skipped, Started, Stepped
+from scriven.events import Event, RolledBack, Sampled, Skipped, Started, Stepped
 from scriven.report import as_dict
 from scriven.runs.journal import METRICS_FILE, PROGRESS_FILE, SAMPLES_FILE, ProgressLog, read_lines
 from scriven.safe_files import ensure_regular, replace_file
@@ -23,7 +23,7 @@ class FilesReport:
 
     `metrics.jsonl` holds all but the samples, `samples.jsonl` these. A line of a step that covers several steps holds
     the sum of their losses, and otherwise what is true of the last of them; `progress.jsonl` has a line for every step,
-    so that a run can be replayed (`scriven.runs.journal`). A run that is resumed, or goes back, takes back the lines of
+    so that a run can be replayed (`scriven.runs.journal`). A run that is resumed or rolled back drops the lines of
     steps that are done again, so that the files tell one story. Raises OSError when the folder cannot be written.
     """
 
@@ -40,7 +40,7 @@ class FilesReport:
         if isinstance(event, Started):
             self._run = Path(event.run)
             self._open(self._run, event.step)
-        if isinstance(event, Returned):
+        if isinstance(event, RolledBack):
             self._open(self._run, event.step)
         if self._progress and isinstance(event, Stepped | Skipped):
             self._progress.write(event.step, event.schedule if isinstance(event, Stepped) else event.progress)

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from scriven import strict_json
 from scriven.batches.readers import describe_steps
-from scriven.events import Evaluated, Event, Finished, Loss, Returned, Sampled, Skipped, Started, Stepped
+from scriven.events import Evaluated, Event, Finished, Loss, RolledBack, Sampled, Skipped, Started, Stepped
 from scriven.report import as_dict, visible
 from scriven.settings import SamplingSettings
 from scriven.suggestions import format_bytes
@@ -90,9 +90,9 @@ class TerminalReport:
                 self._step(event)
             case Skipped():
                 self._say(f"step {event.step:,} skipped: its loss or its gradient was not finite", style="yellow")
-            case Returned():
+            case RolledBack():
                 rate = f"{event.learning_rate_factor:g} times the learning rate"
-                self._say(f"back to step {event.step:,}, with {rate}: {event.reason}", style="yellow")
+                self._say(f"rolled back to step {event.step:,}, with {rate}: {event.reason}", style="yellow")
             case Evaluated():
                 self._evaluate(event)
             case Sampled():

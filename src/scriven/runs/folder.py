@@ -40,7 +40,7 @@ from scriven.safe_files import (
     remove_folder,
     replace_file,
 )
-from scriven.settings import CorpusSettings, Settings, describe_errors, validate
+from scriven.settings import CorpusSettings, Settings, describe_errors, validate, with_current_names
 from scriven.settings_toml import parse_toml
 from scriven.vocabulary import Vocabulary
 
@@ -297,7 +297,7 @@ def open_run(path: str | Path) -> Run:
     values = parse_toml(read_text(path / SETTINGS_FILE, SETTINGS_LIMIT), path / SETTINGS_FILE)
     origin = values.pop("run", {})
     try:
-        settings = validate(values)
+        settings = validate(with_current_names(values))
     except UsageError as error:
         raise InputError(f"{path / SETTINGS_FILE} does not fit this version of scriven: {error}") from None
     try:

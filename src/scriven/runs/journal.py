@@ -20,6 +20,7 @@ from scriven.safe_files import discard, ensure_regular, exists, flush_file, flus
 
 METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE = "metrics.jsonl", "samples.jsonl", "progress.jsonl"
 LOGS = METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE
+ROLLED_BACK = "rolled_back", "returned"  # names of one event; files of earlier versions have the second
 LINE_LIMIT = 16_000_000  # bytes; a sample has up to a million characters, and each up to 12 bytes there
 WIDTH = 24  # bytes of a line of progress, padded: the longest float has 23 characters
 
@@ -173,7 +174,7 @@ def read_replay_log(path: Path) -> ReplayLog:
     told = [record for record in records if record.get("event") == kind and not record.get("final")]
     evaluated = {record["step"] for record in told if record.get("evaluation", True)}  # which a save need not be
     try:
-        returned = [[record["step"], _times(record)] for record in records if record.get("event") == "returned"]
+        returned = [[record["step"], _times(record)] for record in records if record.get("event") in ROLLED_BACK]
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path / METRICS_FILE} is damaged; take it from a copy") from None
     return ReplayLog(progress, sorted(evaluated), returned)

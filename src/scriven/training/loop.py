@@ -21,7 +21,7 @@ from scriven.batches.readers import count_epoch
 from scriven.corpus.store import Corpus
 from scriven.distributed.collectives import ProcessGroup
 from scriven.errors import DivergedError, shortage
-from scriven.events import Evaluated, Event, Finished, Loss, Returned, Saved, Skipped, Stepped
+from scriven.events import Evaluated, Event, Finished, Loss, RolledBack, Saved, Skipped, Stepped
 from scriven.inference.predictor import Predictor
 from scriven.runs import Checkpoint, Run, Saver, load_weights
 from scriven.runs.checkpoints import folder_name
@@ -168,7 +168,7 @@ class Trainer:
         whatever the rate. Every worker does, since all have seen the same sums. Raises the error after the last time.
         """
         returns, skipped, left = self.returns + 1, self.skipped, self.done.step
-        if self.story or returns > self.settings.training.returns:
+        if self.story or returns > self.settings.training.max_rollbacks:
             raise error
         yield from self._saved_events(wait=True)
         path, saved = self.workers.broadcast([self._way_back(), bool(self.saver and self.saver.newest)])
@@ -180,7 +180,7 @@ class Trainer:
         self._set_returns(returns)
         if saved:  # so that who resumes from there knows that training went back
             self._save(clock=not path or load_state(Checkpoint(Path(path))).clock)
-        yield Returned(self.done.step, left, self.optimizer.factor, str(error))
+        yield RolledBack(self.done.step, left, self.optimizer.factor, str(error))
         yield from self._saved_events(wait=True)
 
     def _way_back(self) -> str:
@@ -233,7 +233,7 @@ class Trainer:
     def _skip(self, loss: Loss, norm: float) -> Skipped:
         """A step that changed nothing. Raises DivergedError where there were too many in a row."""
         self.skips, self.skipped = self.skips + 1, self.skipped + 1
-        if self.skips >= self.settings.training.skips:
+        if self.skips >= self.settings.training.max_skipped_steps:
             raise self._divergence(loss.nats_per_char, norm)
         done = self.done
         told = done.step, done.progress, loss.nats_per_char, norm, self.skips, self.skipped
@@ -314,7 +314,7 @@ class Trainer:
             )
         if self.skipped:
             notes.append(
-                f"{self.skipped:,} steps were skipped, whose loss or gradient was not finite, and training went back "
+                f"{self.skipped:,} steps were skipped, whose loss or gradient was not finite, and training rolled back "
                 f"{self.returns} times; a smaller --training.learning-rate would help."
             )
         if reason == "interrupted":
@@ -400,7 +400,7 @@ class Trainer:
         if self.average:
             self.average.restore(with_prefix(arrays, "average."), self.weights.values)
             mean = self.average.mean
-        if bool(raw) == (mean is None) or told.returns > training.returns:
+        if bool(raw) == (mean is None) or told.returns > training.max_rollbacks:
             raise ValueError("it is of other settings")
         self.optimizer.restore(with_prefix(arrays, "optimizer."))
         self.teacher.take_states(load_recurrent_states(arrays, self.model, self.settings.reader.batch))

@@ -28,7 +28,7 @@ def divergence_words(
 
     `factor` is that of the learning rates after as many `returns`; `kept` says what is on the disk.
     """
-    back = f"went back {returns} times, " if returns else ""
+    back = f"rolled back {returns} times, " if returns else ""
     seen = f"loss {_show(nats)}, gradient norm {_show(norm)}"
     way = f"try a --training.learning-rate below {settings.training.learning_rate * factor:g}"
     if "relu" in settings.model.activations:
