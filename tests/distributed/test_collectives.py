@@ -19,35 +19,35 @@ from scriven.distributed import launch
 from scriven.distributed import worker_process as child
 
 if "RANK" in os.environ:
-    workers = launch.join_leader()
+    workers = launch.join_spawning_leader()
 else:
     child.COMMAND = [sys.executable, "-X", "forked", __file__]
     workers = launch.start_workers(3)
 rank = workers.rank
 for count in (3, 4, 7):
     every = torch.arange(count * 8.0).view(count, 2, 4)
-    own = workers.own(count)
-    assert torch.equal(workers.gather(every[own.start : own.stop].clone(), count), every)
+    own = workers.owned_range(count)
+    assert torch.equal(workers.all_gather(every[own.start : own.stop].clone(), count), every)
 for length in (1, 2, 5, 1000):  # also fewer values than workers
     rows = torch.randn(7, length, generator=torch.Generator().manual_seed(length)) * 10.0 ** torch.arange(7)[:, None]
     a, b, c, d, e, f, g = rows
     expected = (a + (b + c)) + ((d + e) + (f + g))
-    own = workers.own(7)
+    own = workers.owned_range(7)
     own_rows = [list(row.clone().split([length - length // 3, length // 3])) for row in rows[own.start : own.stop]]
-    workers.add_up(own_rows, 7)
+    workers.tree_all_reduce(own_rows, 7)
     assert torch.equal(torch.cat(own_rows[0]), expected)
 for dtype in (torch.float32, torch.bfloat16):
     tensors = [torch.full((size,), float(rank), dtype=dtype) for size in (6, 5, 1)]
-    workers.share(tensors, [1, 0, 1])
+    workers.broadcast_owned(tensors, [1, 0, 1])
     assert [float(tensor[-1]) for tensor in tensors] == [1.0, 0.0, 1.0]
 assert workers.broadcast({"a": [1, "b"]} if rank == 0 else None) == {"a": [1, "b"]}
-agreed = workers.gather(torch.ones(1), 3)  # which nobody gets to who has failed above
+agreed = workers.all_gather(torch.ones(1), 3)  # which nobody gets to who has failed above
 if rank == 0:
     print(f"{int(agreed.sum())} agree", flush=True)
 if rank == 1:
     os._exit(9)
 try:
-    workers.gather(torch.zeros(1, 1000), 3)
+    workers.all_gather(torch.zeros(1, 1000), 3)
 except ScrivenError as error:
     assert "--resume" in str(error), error
     print("noticed" if rank == 0 else "", flush=True)
@@ -64,10 +64,10 @@ from scriven.distributed import worker_process as child
 from scriven.signals import StopFlag
 
 if "RANK" in os.environ:
-    workers = launch.join_leader()
+    workers = launch.join_spawning_leader()
     if "DEAF" in os.environ:
         time.sleep(1000)  # and never answers
-    workers.gather(torch.ones(1), 2)
+    workers.all_gather(torch.ones(1), 2)
     workers.close()
     os._exit(0)
 child.COMMAND = [sys.executable, "-X", "forked", __file__]
@@ -77,7 +77,7 @@ with flag.listening():
     workers = launch.start_workers(2, flag)
     print(workers.children[0].process.pid, flush=True)
     try:
-        workers.gather(torch.zeros(1, 1000), 2)
+        workers.all_gather(torch.zeros(1, 1000), 2)
     except Interrupted as error:
         workers.end()
         workers.close()
@@ -85,7 +85,7 @@ with flag.listening():
         code = error.exit_code
 del os.environ["DEAF"]
 workers = launch.start_workers(2)
-print(int(workers.gather(torch.ones(1), 2).sum()), "again", flush=True)
+print(int(workers.all_gather(torch.ones(1), 2).sum()), "again", flush=True)
 workers.close()
 sys.exit(code)
 """
