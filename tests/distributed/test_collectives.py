@@ -150,6 +150,46 @@ def test_three_workers_agree_and_the_death_of_one_is_noticed(tmp_path: Path) -> 
     assert done.stdout.split() == ["3", "agree", "noticed"]
 
 
+LEFT = """
+import os, sys, threading, time
+import torch
+import torch.distributed as dist
+from scriven.distributed import collectives
+from scriven.distributed.launch import ProcessInfo, join_group
+from scriven.errors import LostError
+
+collectives.PROBE_SECONDS = collectives.LOST_SECONDS = 0.0  # else it takes as long
+rank = int(os.environ["OWN_RANK"])
+group = join_group(ProcessInfo(rank, 2, rank, 2, store=dist.FileStore(sys.argv[1], -1)))
+if rank:
+    time.sleep(1)  # while the other one probes the connection
+assert group.all_gather(torch.full((1,), rank + 1.0), 2).tolist() == [1.0, 2.0]
+if rank:
+    os._exit(9)
+try:
+    group.wait_for(threading.Event().wait)
+except LostError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+
+
+def test_the_end_of_a_worker_is_noticed_where_gloo_tells_nobody(tmp_path: Path) -> None:
+    """As torchrun starts them: no worker is another one's parent. A send that was under way is waited for for ever."""
+    command = [*PYTHON, "-c", LEFT, str(tmp_path / "store")]
+    one, other = (
+        subprocess.Popen(command, env=os.environ | {"OWN_RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    )
+    try:
+        assert "another worker of this training has ended" in one.communicate(timeout=60)[0]
+        assert other.communicate(timeout=60)[0] == ""
+        assert (one.returncode, other.returncode) == (0, 9)
+    finally:
+        one.kill()
+        other.kill()
+
+
 def test_one_worker_needs_nobody() -> None:
     workers, rows = ProcessGroup(), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert workers.all_gather(rows, 2) is rows

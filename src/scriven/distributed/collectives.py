@@ -24,11 +24,14 @@ from scriven.distributed.interruptible import LOOK_SECONDS, InterruptibleCaller
 from scriven.distributed.worker_process import WorkerProcess
 from scriven.errors import LostError, shortage
 
-# An evaluation may take hours while the others wait; a worker that dies is noticed by its closed connection, a machine
-# that is cut off by what it does not confirm, which the system tells after some minutes.
+# An evaluation may take hours while the others wait; a worker that dies is noticed by its closed connection (see
+# `_finds_closed_connection`), a machine that is cut off by what it does not confirm, which the system tells after some
+# minutes.
 TIMEOUT = timedelta(days=30)
 CLOSE_SECONDS = 10
 LOST_SECONDS = 2.0  # that what a worker sent before it ended may take to be received
+PROBE_SECONDS = 1.0  # between two probes of the connections to the others, while one waits for them
+PROBE_TAG = 1  # of messages that nobody receives; all others have tag 0
 STOP_KEY = "stop"
 T = TypeVar("T")
 Pieces = list[Tensor]  # arrays of one dimension that make up a row
@@ -47,7 +50,9 @@ class ProcessGroup:
         self.children: list[WorkerProcess] = []  # the other workers, where this process started them
         self.store: Store | None = None  # what all workers can look into at any time
         self._attendant, self._pause = InterruptibleCaller(), _go_on
-        self._looked, self._told, self._lost = 0.0, 0, 0.0
+        self._looked, self._told, self._probed = 0.0, 0, 0.0
+        self._lost = 0.0  # when the end of another worker was seen
+        self._failure: RuntimeError | None = None  # what torch said of it, where a probe has seen it
 
     def owned_range(self, count: int) -> range:
         """Which of `count` things are this worker's."""
@@ -126,6 +131,7 @@ class ProcessGroup:
 
     def wait_for(self, task: Callable[[], T]) -> T:
         """What `task()` gives or raises, in another thread: in this one signals and ends of workers are noticed."""
+        self._probed = time.monotonic()
         return self._attendant.wait_for(task, self._look)
 
     @contextlib.contextmanager
@@ -197,12 +203,29 @@ class ProcessGroup:
                 _wait(works)  # the device does, in the stream of this thread
 
     def _look(self) -> None:
-        """Raises LostError where a worker that this process started has ended, and what it sent must have come."""
+        """Raises LostError where another worker has ended, once what it sent before must have come."""
         self._pause()
-        if any(child.ended for child in self.children):
-            self._lost = self._lost or time.monotonic()
-            if self.store is None or time.monotonic() - self._lost > LOST_SECONDS:
-                raise self.lost_error()
+        if not self._lost and (any(child.ended for child in self.children) or self._finds_closed_connection()):
+            self._lost = time.monotonic()
+        if self._lost and (self.store is None or time.monotonic() - self._lost > LOST_SECONDS):
+            raise self.lost_error(self._failure)
+
+    def _finds_closed_connection(self) -> bool:
+        """Whether gloo has closed its connection to another worker, which it is asked every PROBE_SECONDS.
+
+        When a connection breaks while gloo sends, gloo closes it, but the wait for that send never ends. Only another
+        send to the same worker raises the error.
+        """
+        if self.store is None or time.monotonic() - self._probed < PROBE_SECONDS:
+            return False
+        self._probed = time.monotonic()
+        try:
+            for peer in range(self.size):
+                if peer != self.rank:
+                    dist.isend(torch.zeros(1), peer, tag=PROBE_TAG)
+        except RuntimeError as error:
+            self._failure = error
+        return self._failure is not None
 
     @contextlib.contextmanager
     def _describe_failures(self) -> Iterator[None]:
