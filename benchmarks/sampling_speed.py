@@ -26,11 +26,11 @@ from scriven.inference.predictor import Predictor
 from scriven.kernels import native_library
 from scriven.kernels.sampler import PRECISIONS, Sampler
 from scriven.model import CharLM
-from scriven.session import Choices, Model
+from scriven.session import Model
 from scriven.settings import ModelSettings, SamplingSettings, Settings
 from scriven.vocabulary import Vocabulary
 
-FILTERS: Choices = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02}
+FILTERS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02}
 LETTERS = "\n" + "".join(map(chr, range(32, 96)))  # 65, as tinyshakespeare has
 CERTAIN = 1e9  # a logit
 AT_ONCE = 64  # pieces of the text that are read side by side

@@ -1,7 +1,9 @@
 """What a program or a notebook calls."""
 
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ def test_train_load_sample_and_score(book: Path, tmp_path: Path) -> None:
     assert model.score("the quick brown fox").bits_per_char > 0
     assert model.decode(model.encode("any t\u00e9xt \U0001f600")) == "any t\u00e9xt \U0001f600"
     assert run.load().sample(length=5, seed=1) == model.sample(length=5, seed=1)
+    assert re.fullmatch(r"TrainedRun\('.*run', step 20: .* bits per character, .* at step 20\)", repr(run))
     for name in ("metrics.jsonl", "samples.jsonl", "loss.png"):
         assert (run.path / name).exists()
 
@@ -61,3 +64,16 @@ def test_importing_scriven_takes_no_time() -> None:
     assert set(scriven.__all__) >= {"train", "load"}
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = scriven.nonsense
+
+
+def test_completion_finds_all_public_names_before_they_are_imported() -> None:
+    code = "import scriven; print(*dir(scriven)); print(scriven.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    names, version = done.stdout.splitlines()
+    assert set(scriven.__all__) <= set(names.split())
+    assert version == scriven.__version__ == metadata.version("scriven")
+
+
+@pytest.mark.parametrize("name", scriven.__all__)
+def test_public_names_exist_and_say_what_they_are(name: str) -> None:
+    assert getattr(scriven, name).__doc__

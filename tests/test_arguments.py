@@ -41,7 +41,6 @@ def told(call: Callable[..., object], *values: Any, **named: Any) -> str:
 
 
 WRONG_TEXTS = {
-    "call it again for each": ["a", "b"],
     "read_text('utf-8')": Path("book.txt"),
     "is None": None,
     "data.decode('utf-8')": b"abc",
@@ -53,6 +52,8 @@ WRONG_TEXTS = {
 @pytest.mark.parametrize(("way", "text"), WRONG_TEXTS.items())
 def test_what_is_no_text_is_refused(model: Model, way: str, text: Any) -> None:
     session = model.session()
+    assert way in told(model.score, ["a", text])
+    assert way in told(model.sample, ["a", text])
     functions: list[Callable[..., object]] = [model.score, model.sample, model.stream, model.encode, model.read_ids]
     for function in [*functions, model.prepare, model.unknown_characters, session.read, session.score]:
         assert way in told(function, text)
@@ -82,14 +83,20 @@ def test_what_is_no_text_is_refused(model: Model, way: str, text: Any) -> None:
         ({"temperature": "hot"}, "temperature 'hot': give a number"),
         ({"temperature": -1}, "temperature -1: give 0 or more"),
         ({"top_k": 1.5}, "top_k 1.5: give a whole number"),
-        ({"temp": 1}, "temp: there is no such setting; did you mean temperature?"),
-        ({"topp": 1}, "topp: there is no such setting; did you mean top_p?"),
     ],
 )
 def test_choices_of_another_type_are_named(model: Model, values: dict[str, Any], way: str) -> None:
     assert way in told(model.sample, **values)
     assert way in told(model.stream, **values)
     assert way in told(model.samples, 2, **values)
+
+
+def test_several_texts_are_for_score_and_sample_alone(model: Model) -> None:
+    for function in (model.stream, model.encode, model.prepare, model.session().read, model.session().score):
+        assert "call it again for each" in told(function, ["a", "b"])
+    for name in ("temp", "topp"):
+        with pytest.raises(TypeError, match=name):
+            model.sample(**{name: 1})  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +136,7 @@ def test_the_vocabulary_of_a_model_says_what_it_cannot_encode(model: Model) -> N
 
 def test_numbers_of_other_libraries_are_numbers(model: Model) -> None:
     numbers: dict[str, Any] = {"length": np.int64(4), "seed": np.uint8(1), "until_end": np.bool_(False)}
-    assert len(model.sample(length=torch.tensor(4))) == 4  # type: ignore[arg-type]
+    assert len(model.sample(length=torch.tensor(4))) == 4  # type: ignore[call-overload]
     assert model.sample(**numbers) == model.sample(length=4, seed=1)
     assert "count 1.5: give a whole number" in told(model.samples, 1.5)
     assert "count -1: give 0 or more" in told(model.samples, -1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from scriven.inference import generation
 from scriven.inference.chunks import split_text
 from scriven.model import CharLM
 from scriven.runs import create_run
-from scriven.session import Choices, Model, Written, load
+from scriven.session import Model, Session, Written, load
 from scriven.settings import SamplingSettings, Settings, validate
 from scriven.vocabulary import Vocabulary
 from small_model import favour
@@ -188,8 +190,44 @@ def test_text_is_prepared_as_the_corpus_was(tmp_path: Path) -> None:
     assert model.sample("AB", length=9, seed=1) == model.sample("ab", length=9, seed=1)
 
 
-def test_choices_are_the_sampling_settings() -> None:
-    assert Choices.__annotations__.keys() == SamplingSettings.model_fields.keys()
+@pytest.mark.parametrize("method", [Model.stream, Model.sample, Model.samples, Model.texts, Session.write])
+def test_signatures_name_all_sampling_settings_with_their_defaults(method: Any) -> None:
+    parameters = inspect.signature(method).parameters
+    for name, field in SamplingSettings.model_fields.items():
+        assert parameters[name].default == field.default
+    assert not any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+def test_a_list_of_prompts_gives_the_texts_of_following_seeds(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "ROWS", 2)
+    prompts = ["a", "", "a bad ", "h"]
+    texts = model.sample(prompts, length=30, seed=7, temperature=1.5, stop=["c"])
+    assert texts == [
+        model.sample(each, length=30, seed=7 + n, temperature=1.5, stop=["c"]) for n, each in enumerate(prompts)
+    ]
+    assert model.sample([]) == []
+
+
+def test_a_list_of_texts_gives_a_score_each(model: Model) -> None:
+    assert model.score(["a bad", ""]) == [model.score("a bad"), model.score("")]
+
+
+def test_the_next_symbol_has_the_probabilities_that_a_score_counts(model: Model) -> None:
+    session = model.session()
+    session.read("a ba")
+    chances = session.next()
+    assert (chances.shape, chances.sum()) == ((model.vocabulary.size,), pytest.approx(1))
+    (letter,) = model.encode("d")
+    assert -math.log(chances[letter]) == pytest.approx(session.score("d").nats, rel=1e-5)
+
+
+def test_reprs_are_for_people(model: Model) -> None:
+    assert repr(model.score("a bad ☃")).startswith("Score(")
+    assert "bits per character, 7 characters, 1 unseen)" in repr(model.score("a bad ☃"))
+    assert repr(model.score("")) == "Score(no characters)"
+    assert repr(model).startswith("Model(lstm 2x16, ")
+    assert repr(model.vocabulary) == r"Vocabulary(12 characters: '\n .abcdefghß')"
+    assert re.fullmatch(r"Session\(Model\(.*\), next '.*' \d+%, .*\)", repr(model.session()))
 
 
 @pytest.mark.parametrize(
@@ -311,19 +349,19 @@ def test_nothing_before_a_separator_is_remembered(names: Model) -> None:
 
 def test_a_document_score_counts_its_end(names: Model) -> None:
     score = names.score("ab")
-    assert (score.characters, score.loss.ends, score.surprisals.shape) == (2, 1, (2,))
-    assert score.total_nats == score.nats + score.loss.end_nats > score.nats == pytest.approx(score.surprisals.sum())
+    assert (score.characters, score.ends, score.surprisals.shape) == (2, 1, (2,))
+    assert score.total_nats == score.nats + score.end_nats > score.nats == pytest.approx(score.surprisals.sum())
     two = names.score("ab\n\nc☃\n")
-    assert (two.characters, two.loss.ends, two.unseen) == (4, 2, 1)
+    assert (two.characters, two.ends, two.unseen) == (4, 2, 1)
     assert two.total_nats == pytest.approx(score.total_nats + names.score("c☃").total_nats)
-    assert names.score("\n\n").characters == names.score("").loss.ends == 0
+    assert names.score("\n\n").characters == names.score("").ends == 0
 
 
 def test_a_session_counts_ends_where_separators_are(names: Model) -> None:
     session = names.session()
     begun, ended, after = session.score("a"), session.score("b\n"), session.score("ab")
     whole = names.score("ab")
-    assert (begun.loss.ends, ended.loss.ends, after.loss.ends) == (0, 1, 0)
+    assert (begun.ends, ended.ends, after.ends) == (0, 1, 0)
     assert begun.nats + ended.total_nats == pytest.approx(whole.total_nats)
     assert after.nats == pytest.approx(whole.nats)
 
@@ -336,18 +374,18 @@ def test_text_is_split_as_the_corpus_was(tmp_path: Path) -> None:
     corpus = {"documents": "separator", "separator": "END", "lowercase": True}
     model = load(make_run(tmp_path / "run", Vocabulary.of("ab\nend", "END"), corpus), precision="fp32")
     assert split_text("A\nENDbEND", model.settings.corpus) == ["a\n", "b", ""]
-    assert model.score("A\nENDb").loss.ends == 2
+    assert model.score("A\nENDb").ends == 2
     files = load(make_run(tmp_path / "files", Vocabulary.of("ab\n", "\n"), {"documents": "files"}), precision="fp32")
     assert split_text("a\nb", files.settings.corpus) == ["a\nb"]
     assert files.unknown_characters("a\nb") == []
-    assert (files.score("a\nb").characters, files.score("a\nb").loss.ends) == (3, 1)
+    assert (files.score("a\nb").characters, files.score("a\nb").ends) == (3, 1)
 
 
 def test_bytes_of_documents(tmp_path: Path) -> None:
     corpus = {"unit": "byte", "documents": "lines"}
     model = load(make_run(tmp_path / "run", Vocabulary.of_bytes("\n"), corpus), precision="fp32")
     score = model.score("dé\nß")
-    assert (score.characters, score.bytes, score.loss.ends) == (5, 5, 2)
+    assert (score.characters, score.bytes, score.ends) == (5, 5, 2)
     favour(model.predictor, model.vocabulary.boundary, 4)
     text = model.sample(length=200, seed=1, temperature=1)
     assert text.count("\n") > 9

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from scriven.session import Model, Score, Session, load
     from scriven.settings import Settings
 
+    __version__: str
+
 __all__ = [
     "DivergedError",
     "InputError",
@@ -29,6 +31,7 @@ __all__ = [
     "Settings",
     "TrainedRun",
     "UsageError",
+    "__version__",
     "load",
     "train",
 ]
@@ -47,10 +50,16 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    """Imports a public name when it is first used."""
+    if name != "__version__" and name not in _HOMES:
         raise AttributeError(f"module 'scriven' has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415 - only when a name is used
+    from importlib import import_module, metadata  # noqa: PLC0415 - only when a name is used
 
-    value = getattr(import_module(_HOMES[name]), name)
+    value = metadata.version("scriven") if name == "__version__" else getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """The public names, also those that are not imported yet, for completion."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -1,4 +1,4 @@
-"""What a program or a notebook calls: `scriven.train`, beside `scriven.load`."""
+"""The functions that programs and notebooks call to train."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ from scriven.training.start import train as training
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run that was trained: where it is and how it ended."""
+    """A run that was trained: its folder and how it ended."""
 
     path: Path
     finished: Finished
+
+    def __repr__(self) -> str:
+        end, best = self.finished, self.best.describe() if self.best.characters else "not validated"
+        return f"TrainedRun({str(self.path)!r}, step {end.best_step:,}: {best}; {end.reason} at step {end.step:,})"
 
     @property
     def best(self) -> Loss:

@@ -1,4 +1,4 @@
-"""Checks what programs pass: what is of another type is told in a sentence, not by an error from deep inside."""
+"""Checks the arguments of programs: a sentence names a value of another type, not an error from deep inside."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ def check_text(name: str, value: object) -> str:
     raise UsageError(f"{name} is {_kind(value)}, and not text; {way}")
 
 
+def check_texts(name: str, values: object) -> list[str]:
+    """Returns several texts as a list. Raises UsageError when they are no list of texts, or one of them is no text."""
+    if isinstance(values, Iterable) and not isinstance(values, bytes | bytearray | Mapping) and _can_be_read(values):
+        return [check_text(f"a text of {name}", value) for value in values]
+    return [check_text(name, values)]
+
+
 def check_pieces(name: str, pieces: Iterable[str]) -> Iterator[str]:
     """Yields the pieces of one text. Raises UsageError at one that is no text."""
     if isinstance(pieces, str) or not _can_be_read(pieces):
@@ -65,14 +72,14 @@ def _is_filled(value: object) -> bool:
 
 
 def check_switch(name: str, value: object) -> bool:
-    """Returns a truth value, also one of another library. Raises UsageError when it is something else."""
+    """Returns a truth value, also one of another library. Raises UsageError for any other value."""
     if isinstance(value, bool) or type(value).__name__ in {"bool", "bool_"}:
         return bool(value)
     raise UsageError(f"{name} {value!r}: give True or False")
 
 
 def check_whole(name: str, value: object, least: int, what: str) -> int:
-    """Returns a whole number. Raises UsageError when it is none, or below the least; `what` says what to give."""
+    """Returns a whole number. Raises UsageError when it is none, or below `least`; `what` names the values to give."""
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -83,7 +90,7 @@ def check_whole(name: str, value: object, least: int, what: str) -> int:
 
 
 def check_path(name: str, value: object) -> Path | None:
-    """Returns the path, None for None. Raises UsageError when it is something else, or empty."""
+    """Returns the path, None for None. Raises UsageError for any other value, and for an empty path."""
     if value is None:
         return None
     if isinstance(value, str | os.PathLike):
@@ -99,7 +106,7 @@ def check_path(name: str, value: object) -> Path | None:
 
 
 def check_choice(name: str, value: object, choices: Sequence[str], besides: str = "") -> None:
-    """Raises UsageError when a value is none of the words that there are; `besides` says what else may stand there."""
+    """Raises UsageError when a value is none of `choices`; `besides` names other values that are allowed."""
     if isinstance(value, str) and value in choices:
         return
     close = [repr(each) for each in close_names(value, choices)] if isinstance(value, str) else []
@@ -108,20 +115,20 @@ def check_choice(name: str, value: object, choices: Sequence[str], besides: str 
 
 
 def check_step(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raises UsageError when a value is neither one of the words that there are, nor a step, nor an epoch."""
+    """Raises UsageError when a value is neither one of `choices`, nor a step, nor an epoch."""
     if epoch_of(value) is None and (not isinstance(value, int) or isinstance(value, bool)):
         check_choice(name, value, choices, "the number of a step, or of an epoch as 'epoch:17'")
 
 
 def epoch_of(value: object) -> int | None:
-    """The number in the name of an epoch, such as epoch:17; None for what is no such name."""
+    """The number in the name of an epoch, such as epoch:17; None for any other value."""
     named = EPOCH.fullmatch(value) if isinstance(value, str) else None
     return int(named[1]) if named else None
 
 
 @contextmanager
 def python_words() -> Iterator[None]:
-    """Errors that are raised here name the parameters of functions where their sentences name flags."""
+    """Errors that are raised in this context name parameters of functions, not flags."""
     try:
         yield
     except (UsageError, InputError) as error:
@@ -130,7 +137,7 @@ def python_words() -> Iterator[None]:
 
 
 def in_python(sentence: str) -> str:
-    """A sentence in which flags are called as the parameters and settings that they are; commands are left alone."""
+    """Returns a sentence with parameters and settings in place of flags; commands are left alone."""
     return sentence if COMMANDS_IN_TEXT.search(sentence) else FLAGS_IN_TEXT.sub(_parameter, sentence)
 
 

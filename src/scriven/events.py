@@ -1,6 +1,6 @@
 """What happens while a model is trained: typed events that the loop yields and reports consume.
 
-Losses are sums of nats beside the number of characters summed over; means are formed where they are shown.
+Losses are sums of nats, with the number of characters summed over; means are formed only to be shown.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum of surprisals: `nats` over `characters`, and over `bytes` of UTF-8 text where that is known (else 0).
+    """A sum of surprisals: `nats` over `characters`, and over `bytes` of UTF-8 text (0 when that is not known).
 
-    What the ends of documents cost stands beside the characters' cost: `end_nats` over that many `ends`. Of `judged`
-    characters it is known whether they were the likeliest ones, and `right` of them were.
+    The cost of documents' ends is counted apart: `end_nats` over `ends` of them. Of `judged` characters it is known
+    whether they were the likeliest ones, and `right` of them were.
     """
 
     nats: float
@@ -25,6 +25,16 @@ class Loss:
     end_nats: float = 0.0
     right: int = field(default=0, compare=False)  # where it is counted; native code that scores does not
     judged: int = field(default=0, compare=False)
+
+    def __repr__(self) -> str:
+        return f"Loss({self.describe()})"
+
+    def describe(self) -> str:
+        """The mean surprisal in words: bits per character, and of how many."""
+        if not self.characters:
+            return "no characters"
+        ends = f", {self.ends:,} ends of documents" if self.ends else ""
+        return f"{self.bits_per_char:.4f} bits per character, {self.characters:,} characters{ends}"
 
     def __add__(self, other: Loss) -> Loss:
         return Loss(

@@ -1,13 +1,13 @@
-"""A trained model for use: text in, text out. What the command line, servers and users of the library call.
+"""A trained model for use: text in, text out. The command line, the server and users of the library call it.
 
-A text is read from its beginning as if a newline stood before it (nothing stands before it where the model knows no
-newline: then its first symbol is uniformly likely). Symbols that the model does not know are read as `<unk>`, which
-reads as the mean of all known symbols; `<unk>` is never written. Text is prepared as the run's corpus was: in lower
-case, plain punctuation or NFC where its settings say so. A byte order mark at its start is left out.
+A text is read from its beginning as if a newline stood before it. A model that knows no newline begins with nothing
+before the text: its first symbol is then uniformly likely. Symbols that the model does not know are read as `<unk>`,
+which reads as the mean of all known symbols; `<unk>` is never written. Text is prepared as the run's corpus was: in
+lower case, with plain punctuation or in NFC, by its settings. A byte order mark at its start is left out.
 
-Where the model was trained on documents (lines, files, pieces between separators) a text begins as a document does.
-What separates two documents, in a text that is read, ends one and begins the next, of which nothing before it is
-remembered; so it does in what the model writes.
+A model of documents (lines, files, pieces between separators) begins a text as it begins a document. A separator in a
+text ends one document and begins the next, and the model remembers nothing from before it. The same holds for
+separators that the model writes.
 """
 
 from __future__ import annotations
@@ -15,24 +15,16 @@ from __future__ import annotations
 import copy
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import repeat
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack, get_args
+from typing import Literal, get_args, overload
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
-from scriven.arguments import (
-    check_choice,
-    check_path,
-    check_pieces,
-    check_stops,
-    check_switch,
-    check_text,
-    check_whole,
-)
+from scriven.arguments import check_choice, check_path, check_pieces, check_text, check_texts, check_whole
 from scriven.arrays import Float64s, Ids
 from scriven.corpus.decoding import prepare
 from scriven.corpus.documents import split_document_text
@@ -41,92 +33,67 @@ from scriven.errors import UsageError
 from scriven.events import Loss
 from scriven.inference.chunks import prompt_ids, read_chunks, split_text
 from scriven.inference.detokenizer import StreamDecoder
-from scriven.inference.generation import LIVE, UNSEEN, Generation, generate, generate_many
+from scriven.inference.generation import (
+    LENGTH,
+    LIVE,
+    SAMPLING,
+    Generation,
+    GenerationOptions,
+    generate,
+    generate_many,
+    make_decoder,
+)
 from scriven.inference.predictor import Context, Predictor, writing_precision
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals, surprisals_of_text, tally
 from scriven.model import CharLM, choose_device, choose_precision
 from scriven.model.device import single_threaded
 from scriven.runs import load_weights, open_run
 from scriven.runs.folder import Which
-from scriven.settings import SamplingSettings, Settings, describe_errors, reader_window
+from scriven.settings import Settings, reader_window
 from scriven.vocabulary import Vocabulary, check_ids
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "int8"]
-
-
-class Choices(TypedDict, total=False):
-    """How symbols are drawn: the fields of `SamplingSettings`, whose defaults hold for those not given."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
+Several = list[str] | tuple[str, ...]  # texts; no Sequence, which a str is too
+SHOWN = 3  # likely next symbols in a session's repr
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a model wrote, and whether it ended by itself: where a document ends."""
+    """A text that a model wrote, and whether it ended by itself: at the end of a document."""
 
     text: str
     ended: bool
 
 
 @dataclass(frozen=True)
-class Score:
-    """How surprising a text was: its loss, how many of its symbols are unseen, and each symbol's surprisal in nats.
+class Score(Loss):
+    """How surprising a text was: its loss, the number of its unseen symbols, and the surprisal of each symbol.
 
-    A symbol is a character, or a byte of UTF-8 where the model's unit is the byte; "characters" are symbols here.
-    What ends of documents cost is in the loss and in `total_nats`, beside the symbols.
+    A symbol is a character, or a byte of UTF-8 when the model's unit is the byte; "characters" are symbols here. The
+    cost of documents' ends is in `end_nats` and `total_nats`, apart from the symbols.
     """
 
-    loss: Loss
-    unseen: int
-    surprisals: Float64s  # (characters,) nats
+    unseen: int = 0
+    surprisals: Float64s = field(default_factory=lambda: np.empty(0), compare=False)  # (characters,) nats
 
-    @property
-    def nats(self) -> float:
-        """The surprisal of all symbols."""
-        return self.loss.nats
-
-    @property
-    def total_nats(self) -> float:
-        """The surprisal of the whole text, ends of documents included: -ln of its probability."""
-        return self.loss.total_nats
-
-    @property
-    def characters(self) -> int:
-        """How many symbols the text has."""
-        return self.loss.characters
-
-    @property
-    def bytes(self) -> int:
-        """How many bytes of UTF-8 the text has."""
-        return self.loss.bytes
-
-    @property
-    def bits_per_char(self) -> float:
-        """Mean surprisal of a symbol in bits; nan for an empty text."""
-        return self.loss.bits_per_char
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Surprisal per byte of UTF-8 in bits; nan for an empty text."""
-        return self.loss.bits_per_byte
+    def __repr__(self) -> str:
+        unseen = f", {self.unseen:,} unseen" if self.unseen else ""
+        return f"Score({self.describe()}{unseen})"
 
 
 class Model:
-    """A trained model, ready for use. It remembers nothing between calls: see `session` for that."""
+    """A trained model, ready for use. It remembers nothing between calls; a `session` does."""
 
     def __init__(self, predictor: Predictor, settings: Settings, step: int = 0, run: str = "") -> None:
-        """Use `load` to open a run. `step` is the training step of the weights, `run` the folder that they are from."""
+        """Use `load` to open a run. `step` is the training step of the weights, `run` the folder that has them."""
         self.predictor = predictor
         self.settings = settings
         self.step = step
         self.run = run
 
     def __repr__(self) -> str:
-        """The model's shape, and where it is from."""
+        """The model's shape, its run and its step."""
         model = self.settings.model
         return ", ".join(
             filter(None, [f"Model({model.cell} {model.layers}x{model.width}", self.run, f"step {self.step})"])
@@ -144,7 +111,7 @@ class Model:
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """The text of ids (symbols,); `decode(encode(text))` is `text`.
 
-        Raises UsageError for what is no list of ids that the vocabulary has.
+        Raises UsageError when `ids` is no list of the vocabulary's ids.
         """
         return self.vocabulary.decode(check_ids("ids", ids, self.vocabulary.ids))
 
@@ -175,57 +142,111 @@ class Model:
         self,
         prompt: str = "",
         *,
-        length: int = 500,
+        length: int = LENGTH,
         seed: int | None = None,
         stop: Sequence[str] = (),
         until_end: bool = False,
         piece: int = LIVE,
-        **choices: Unpack[Choices],
+        temperature: float = SAMPLING.temperature,
+        top_k: int = SAMPLING.top_k,
+        top_p: float = SAMPLING.top_p,
+        min_p: float = SAMPLING.min_p,
     ) -> Iterator[str]:
-        """What the model writes after `prompt` (which is not repeated), in pieces, as it is written.
+        """Writes a text after `prompt`, and yields it in pieces as it is written; the prompt is not repeated.
 
-        `length` symbols at most; it ends before the first of the `stop` strings to appear in what it writes, and, with
-        `until_end`, where the document ends that the prompt begins. Else further documents follow.
-        Pieces have `piece` symbols at most, but what a stop string held back: larger ones are written faster.
+        The text has `length` symbols at most. It ends before the first of the `stop` strings to appear in it, and, with
+        `until_end`, at the end of the document that the prompt begins. Without, further documents follow.
+        Pieces have `piece` symbols at most, apart from text that a stop string held back; larger ones are faster.
         The same `seed` gives the same text; without one, every call is different.
-        Raises UsageError for values out of range, and where documents are to end that the model does not know.
+
+        `temperature` divides the logits: lower is more predictable, and 0 always takes the likeliest symbol. Symbols
+        are drawn from the `top_k` likeliest ones (0: no limit), from the likeliest ones that together have the
+        probability `top_p`, and from those at least `min_p` times as likely as the likeliest.
+        Raises UsageError for values out of range, and for `until_end` when the model knows no documents.
         """
         check_text("prompt", prompt)
+        options = GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p, piece)
         session = self.session(seed=seed)
-        pieces = session.write(length, stop=stop, until_end=until_end, piece=piece, **choices)
+        pieces = session.write_with(options)
         session.read(prompt)
         return pieces
 
+    @overload
     def sample(
         self,
         prompt: str = "",
         *,
-        length: int = 500,
+        length: int = LENGTH,
         seed: int | None = None,
         stop: Sequence[str] = (),
         until_end: bool = False,
-        **choices: Unpack[Choices],
-    ) -> str:
-        """What the model writes after `prompt`, as one text; arguments as in `stream`."""
-        pieces = self.stream(prompt, length=length, seed=seed, stop=stop, until_end=until_end, piece=UNSEEN, **choices)
-        return "".join(pieces)
+        temperature: float = SAMPLING.temperature,
+        top_k: int = SAMPLING.top_k,
+        top_p: float = SAMPLING.top_p,
+        min_p: float = SAMPLING.min_p,
+    ) -> str: ...
+
+    @overload
+    def sample(
+        self,
+        prompt: Several,
+        *,
+        length: int = LENGTH,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        until_end: bool = False,
+        temperature: float = SAMPLING.temperature,
+        top_k: int = SAMPLING.top_k,
+        top_p: float = SAMPLING.top_p,
+        min_p: float = SAMPLING.min_p,
+    ) -> list[str]: ...
+
+    def sample(
+        self,
+        prompt: str | Several = "",
+        *,
+        length: int = LENGTH,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        until_end: bool = False,
+        temperature: float = SAMPLING.temperature,
+        top_k: int = SAMPLING.top_k,
+        top_p: float = SAMPLING.top_p,
+        min_p: float = SAMPLING.min_p,
+    ) -> str | list[str]:
+        """Returns a text that the model writes after `prompt`; arguments as in `stream`.
+
+        For a list of prompts it returns a list of texts, which are written side by side: text n is the one that
+        prompt n gives with `seed + n`.
+        """
+        options = GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p)
+        if not isinstance(prompt, str):
+            return [each.text for each in self._write_all(check_texts("prompt", prompt), seed, options)]
+        session = self.session(seed=seed)
+        session.read(prompt)
+        return "".join(session.write_with(options))
 
     def samples(
         self,
         count: int,
         prompt: str = "",
         *,
-        length: int = 500,
+        length: int = LENGTH,
         seed: int | None = None,
         stop: Sequence[str] = (),
         until_end: bool = False,
-        **choices: Unpack[Choices],
+        temperature: float = SAMPLING.temperature,
+        top_k: int = SAMPLING.top_k,
+        top_p: float = SAMPLING.top_p,
+        min_p: float = SAMPLING.min_p,
     ) -> Iterator[str]:
-        """`count` texts after the same prompt, written side by side, many times faster than one after another.
+        """Yields `count` texts after the same prompt, written side by side, many times faster than one after another.
 
         Text n is the one that `sample` gives with `seed + n`. Arguments as in `stream`.
         """
-        written = self.texts(count, prompt, length=length, seed=seed, stop=stop, until_end=until_end, **choices)
+        check_text("prompt", prompt)
+        options = GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p)
+        written = self._write_all(repeat(prompt, check_count(count)), seed, options)
         return (each.text for each in written)
 
     def texts(
@@ -233,56 +254,71 @@ class Model:
         count: int,
         prompt: str = "",
         *,
-        length: int = 500,
+        length: int = LENGTH,
         seed: int | None = None,
         stop: Sequence[str] = (),
         until_end: bool = False,
-        **choices: Unpack[Choices],
+        temperature: float = SAMPLING.temperature,
+        top_k: int = SAMPLING.top_k,
+        top_p: float = SAMPLING.top_p,
+        min_p: float = SAMPLING.min_p,
     ) -> Iterator[Written]:
         """As `samples`, with whether each text ended by itself."""
         check_text("prompt", prompt)
-        count = check_whole("count", count, 0, "0 or more texts to write")
-        length, settings, first = check_length(length), sampling_settings(choices), first_seed(seed)
-        self.pen(stop, until_end)  # which is refused now where it must be
-        lines = (
-            Generation(np.random.default_rng(first + n), settings, length, self.pen(stop, until_end))
-            for n in range(count)
-        )
-        return self._texts(prompt, lines, ending=bool(stop) or until_end)
+        options = GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p)
+        return self._write_all(repeat(prompt, check_count(count)), seed, options)
 
-    def _texts(self, prompt: str, lines: Iterable[Generation], *, ending: bool) -> Iterator[Written]:
-        context = self.predictor.read(self._start, self.read_ids(prompt)[:, None])
-        for line, text in generate_many(self.predictor, context, lines, ending):
+    def _write_all(self, prompts: Iterable[str], seed: int | None, options: GenerationOptions) -> Iterator[Written]:
+        """Writes a text after each prompt, side by side; text n is drawn with `seed + n`."""
+        first = first_seed(seed)
+        options.begin(self.vocabulary, np.random.default_rng(first))  # raises now, not when the first text is asked for
+        return self._written(enumerate(prompts, first), options)
+
+    def _written(self, prompts: Iterable[tuple[int, str]], options: GenerationOptions) -> Iterator[Written]:
+        read = lru_cache(1)(self._after)  # one prompt may come many times
+        texts = (
+            (options.begin(self.vocabulary, np.random.default_rng(seed)), read(prompt)) for seed, prompt in prompts
+        )
+        for line, text in generate_many(self.predictor, texts, options.may_end):
             yield Written(text, line.pen.ended)
 
+    def _after(self, prompt: str) -> Context:
+        """The context after a prompt."""
+        return self.predictor.read(self._start, self.read_ids(prompt)[:, None])
+
     def pen(self, stop: Sequence[str] = (), until_end: bool = False) -> StreamDecoder:
-        """What turns the ids of one text that is written into text.
+        """Returns the decoder from ids to text of one text that is written.
 
-        Raises UsageError where documents are to end that the model does not know, and for values of other types.
+        Raises UsageError for `until_end` when the model knows no documents, and for values of other types.
         """
-        check_switch("until_end", until_end)
-        stop = check_stops(stop)
-        if until_end and self.vocabulary.boundary is None:
-            raise UsageError(
-                "until_end: no text of this model ends by itself; train one with corpus.documents, or give a length"
-            )
-        return StreamDecoder(self.vocabulary, stop, until_end)
+        return make_decoder(self.vocabulary, stop, until_end=until_end)
 
-    def score(self, text: str) -> Score:
-        """How surprising a text is to the model; every character counts once, unseen ones too.
+    @overload
+    def score(self, text: str) -> Score: ...
 
-        Where the model knows documents, the text is one or several, as in a file; each is read from its start, and
-        its end is counted, also the last one's.
+    @overload
+    def score(self, text: Several) -> list[Score]: ...
+
+    def score(self, text: str | Several) -> Score | list[Score]:
+        """Returns how surprising a text is to the model; every character counts once, unseen ones too.
+
+        For a list of texts it returns a list of scores, one a text. A model of documents reads one or several of them
+        in a text, as in a file; each is read from its start, and its end is counted, also the last one's.
         """
+        if not isinstance(text, str):
+            return [self._score(each) for each in check_texts("text", text)]
+        return self._score(text)
+
+    def _score(self, text: str) -> Score:
         pieces = list(self.surprisals([self.prepare(text)]))
         ids = np.concatenate([np.empty(0, np.int64), *(piece.ids for piece in pieces)])
         return score_of(self.vocabulary, ids, np.concatenate([np.empty(0), *(piece.nats for piece in pieces)]))
 
     def surprisals(self, pieces: Iterable[str]) -> Iterator[Scored]:
-        """The ids of one text of any length, with the nats that each id costs, in constant memory.
+        """Yields the ids of one text of any length, with the nats that each id costs, in constant memory.
 
-        The text comes in pieces, as `scriven.corpus.sources.read` gives them. Where the model knows documents there is
-        a boundary after each, with what the end costs.
+        The text comes in pieces, cut anywhere. A model of documents puts a boundary after each document, with the cost
+        of its end.
         """
         cut = split_document_text(check_pieces("pieces", pieces), self.settings.corpus)
         return check_scored(surprisals_of_text(self.predictor, read_chunks(self.vocabulary, cut)))
@@ -295,34 +331,47 @@ class Model:
 
 
 class Session:
-    """One text that is read and written by turns; everything in it so far is what the model goes on from."""
+    """One text that is read and written by turns; the model remembers all of it."""
 
     def __init__(self, model: Model, context: Context, random: np.random.Generator) -> None:
-        """`context` (of one row) is what was read so far; `random` draws."""
+        """`context` (of one row) is the model's memory of the text; `random` draws symbols."""
         self._model = model
         self._context = context
         self._random = random
 
+    def __repr__(self) -> str:
+        """The model, and the symbols that are likeliest now."""
+        chances = self.next()
+        likely = [f"{self._model.decode([each])!r} {chances[each]:.0%}" for each in np.argsort(-chances)[:SHOWN]]
+        return f"Session({self._model!r}, next {', '.join(likely)})"
+
+    def next(self) -> Float64s:
+        """The probabilities (V,) of the next symbol, float64, in the order of the ids; `<unk>` is the last."""
+        logits = self._context.logits[0].float().cpu().numpy().astype(np.float64)
+        weights: Float64s = np.exp(logits - logits.max())
+        weights /= weights.sum()
+        return weights
+
     def fork(self) -> Session:
-        """A copy that goes on from here on its own, and would draw the same text."""
+        """Returns a copy that continues on its own, and would draw the same text."""
         return Session(self._model, self._context, copy.deepcopy(self._random))
 
     def read(self, text: str) -> None:
-        """Read a piece of text; pieces are prepared one by one."""
+        """Reads a piece of text; pieces are prepared one by one."""
         self._context = self._model.predictor.read(self._context, self._ids(text)[:, None])
 
     def end(self) -> None:
-        """End the document here: what comes next begins another one.
+        """Ends the document here; the next text begins another one.
 
-        Raises UsageError when the model does not know documents.
+        Raises UsageError when the model knows no documents.
         """
-        self._model.pen(until_end=True)
+        make_decoder(self._model.vocabulary, until_end=True)
         self._context = self._model.predictor.read(self._context, self._model.predictor.opening[:, None])
 
     def score(self, text: str) -> Score:
-        """Read a piece of text; how surprising it is after what was there before.
+        """Reads a piece of text; returns how surprising it is after the text before it.
 
-        Where the model knows documents, their ends count where the text has what separates them.
+        A model of documents counts an end at every separator in the piece.
         """
         ids, predictor, before = self._ids(text), self._model.predictor, self._context
         costs = [np.empty(0)]
@@ -334,29 +383,34 @@ class Session:
         return score_of(self._model.vocabulary, ids, np.concatenate(costs))
 
     def _ids(self, text: str) -> Ids:
-        """The ids of a text that comes next; a byte order mark is left out where it is the beginning."""
+        """The ids of the next piece of text; a byte order mark is left out at the beginning of all."""
         if self._context is self._model._start:
             return self._model.read_ids(text)
         return prompt_ids(check_text("text", text), self._model.vocabulary, self._model.settings.corpus)
 
     def write(
         self,
-        length: int = 500,
+        length: int = LENGTH,
         *,
         stop: Sequence[str] = (),
         until_end: bool = False,
         piece: int = LIVE,
-        **choices: Unpack[Choices],
+        temperature: float = SAMPLING.temperature,
+        top_k: int = SAMPLING.top_k,
+        top_p: float = SAMPLING.top_p,
+        min_p: float = SAMPLING.min_p,
     ) -> Iterator[str]:
-        """Write at most `length` symbols, given in pieces; arguments as in `Model.stream`.
+        """Writes at most `length` symbols, and yields them in pieces; arguments as in `Model.stream`.
 
-        Afterwards, or when the iterator is closed, everything that was drawn has been read: of a stop string too, and
-        the end of a document, after which another one begins.
-        Raises UsageError for values out of range, and where documents are to end that the model does not know.
+        Afterwards, or when the iterator is closed, the session has read every symbol that was drawn: those of a stop
+        string too, and the end of a document. Another document begins after that.
+        Raises UsageError for values out of range, and for `until_end` when the model knows no documents.
         """
-        piece = check_whole("piece", piece, 1, "1 or more symbols to write at once")
-        length, settings = check_length(length), sampling_settings(choices)
-        return self._write(Generation(self._random, settings, length, self._model.pen(stop, until_end)), piece)
+        return self.write_with(GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p, piece))
+
+    def write_with(self, options: GenerationOptions) -> Iterator[str]:
+        """As `write`, with its arguments as one value."""
+        return self._write(options.begin(self._model.vocabulary, self._random), options.piece)
 
     def _write(self, line: Generation, piece: int) -> Iterator[str]:
         for text, context in generate(self._model.predictor, self._context, line, piece):
@@ -372,13 +426,13 @@ def load(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> Model:
-    """The model of a run folder: its best weights, its last ones, or those of the step given.
+    """Returns the model of a run folder: with its best weights, its last ones, or those of the step given.
 
-    `device` and `precision` are where and in which number format to compute, as in training. On the CPU native code
-    writes in that precision, in int8 with auto. In int8 it also reads: within 0.001 nats a character of fp32, and a
-    text costs the same, to the bit, whatever is read beside it. Else torch reads: in bf16 or fp32, the faster one where
-    int8 was asked for. Without native code writing is always fp32.
-    Raises InputError when the folder is not a run or is damaged, UsageError when device or precision are not there.
+    `device` and `precision` are as in training. On the CPU native code writes in that precision; `auto` is int8. In
+    int8 native code also reads: within 0.001 nats a character of fp32, and the cost of a text does not change by a bit
+    with the texts that are read next to it. In bf16 and fp32 torch reads. Without native code writing is always fp32.
+    Raises InputError when the folder is not a run or is damaged, UsageError for a device or precision that this machine
+    does not have.
     """
     check_choice("device", device, get_args(Device))
     check_choice("precision", precision, get_args(Precision))
@@ -403,28 +457,14 @@ def load(
 def score_of(vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> Score:
     """The score of ids and their nats, both (T,), boundaries among them."""
     total = tally(vocabulary, ids, nats)
-    return Score(total.loss, total.unseen, nats[ids != vocabulary.boundary])
+    return Score(**vars(total.loss), unseen=total.unseen, surprisals=nats[ids != vocabulary.boundary])
 
 
-def check_length(length: object) -> int:
-    """Returns a number of characters to write. Raises UsageError when it is none."""
-    return check_whole("length", length, 0, "0 or more characters to write")
-
-
-def sampling_settings(choices: Choices) -> SamplingSettings:
-    """The settings of what the user chose.
-
-    Raises UsageError naming what is out of range.
-    """
-    try:
-        return SamplingSettings(**choices)
-    except ValidationError as error:
-        raise UsageError(describe_errors(error)) from None
+def check_count(count: object) -> int:
+    """Returns a number of texts to write. Raises UsageError when it is none."""
+    return check_whole("count", count, 0, "0 or more texts to write")
 
 
 def first_seed(seed: int | None) -> int:
-    """The seed itself, or one drawn by chance where it is None.
-
-    Raises UsageError when it is negative.
-    """
+    """Returns the seed, or one drawn by chance for None. Raises UsageError when it is negative."""
     return secrets.randbits(32) if seed is None else check_whole("seed", seed, 0, "0 or a positive number")

@@ -97,6 +97,14 @@ class Vocabulary:
         if self.unit == "byte" and len(self.symbols) != 256:
             raise ValueError(f"a vocabulary of bytes has 256 symbols, not {len(self.symbols)}")
 
+    def __repr__(self) -> str:
+        if self.unit == "byte":
+            return f"Vocabulary(all bytes{'' if self.separator is None else ', of documents'})"
+        shown = reprlib.repr("".join(map(chr, self.symbols)))
+        return (
+            f"Vocabulary({len(self.symbols):,} characters: {shown}{'' if self.separator is None else ', of documents'})"
+        )
+
     @classmethod
     def of(cls, text: str, separator: str | None = None) -> Vocabulary:
         """The characters of a text."""

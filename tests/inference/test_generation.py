@@ -79,7 +79,7 @@ def test_a_model_that_overflows_late_in_a_text_says_so(way: str | None) -> None:
         list(pieces)
     lines = [line(grows, seed, 400, ending=False) for seed in range(3)]
     with pytest.raises(InputError, match="the model overflows"):
-        list(generate_many(grows, grows.start(), lines, False))
+        list(generate_many(grows, [(each, grows.start()) for each in lines], False))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -98,10 +98,10 @@ def test_texts_side_by_side_are_those_written_alone(way: str | None, monkeypatch
     model = model_of(way)
     lengths = [0, 1, 40, 7, 90, 30, 2, 60, 0, 11, 90, 3]
     lines = [line(model, seed, length) for seed, length in enumerate(lengths)]
-    found = list(generate_many(model, model.start(), lines, ending=True))
+    found = list(generate_many(model, [(each, model.start()) for each in lines], ending=True))
     assert [each for each, _ in found] == lines
     assert [text for _, text in found] == [alone(model, line(model, n, length), 8) for n, length in enumerate(lengths)]
-    assert list(generate_many(model, model.start(), [], ending=False)) == []
+    assert list(generate_many(model, [], ending=False)) == []
 
 
 def test_an_interrupted_block_never_began(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +168,6 @@ def test_lines_join_only_those_that_they_fit(
             for n in range(12)
         ]
 
-    found = [text for _, text in generate_many(model, model.start(), lines(), ending=True)]
+    found = [text for _, text in generate_many(model, [(each, model.start()) for each in lines()], ending=True)]
     assert len({len(text) for text in found}) > 1  # they do end at different places
     assert found == [alone(model, each, 8) for each in lines()]

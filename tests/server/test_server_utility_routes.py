@@ -111,7 +111,7 @@ def test_a_text_costs_what_the_library_says_in_every_form(client: httpx.Client, 
     whole = post(client, "/score", model=model, text=text)
     assert np.allclose(whole.pop("surprisal"), expected.surprisals, atol=1e-4)
     assert whole["nats"] == pytest.approx(expected.nats)
-    assert whole["end_nats"] == pytest.approx(expected.loss.end_nats)
+    assert whole["end_nats"] == pytest.approx(expected.end_nats)
     assert (whole["characters"], whole["unseen"]) == (expected.characters, expected.unseen)
     path, data = f"/score?model={model}", text.encode()
     assert_near(client.post(path, content=data, headers=PLAIN).json(), whole)

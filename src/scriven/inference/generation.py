@@ -1,7 +1,7 @@
-"""Writing texts, block by block: one, or many side by side, each up to where its own length or its pen ends it.
+"""Writes texts, block by block: one, or many side by side. Each ends by its own length, stop string or document end.
 
-A text depends on what it goes on from, on its settings and on its random numbers, one for each symbol: not on the
-lengths of blocks, nor on the texts beside it.
+A text depends on its context, its settings and its random numbers, one a symbol. It does not depend on the lengths of
+blocks, nor on the other texts of its batch.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import ValidationError
 
+from scriven.arguments import check_stops, check_switch, check_whole
 from scriven.arrays import Ids
+from scriven.errors import UsageError
 from scriven.inference.detokenizer import StreamDecoder
 from scriven.inference.predictor import Context, Predictor, fit, side_by_side
 from scriven.inference.surprisal import overflow
-from scriven.settings import SamplingSettings
+from scriven.settings import SamplingSettings, describe_errors
+from scriven.vocabulary import Vocabulary
 
 FIRST = 8  # symbols in a text's first block: that what is read as it comes begins at once
 LIVE = 32  # symbols in a block at most, where somebody reads along
@@ -26,13 +29,74 @@ UNSEEN = 512  # and where nobody does
 ENDING = 16  # of texts side by side that may end at any symbol: what is drawn behind an end is lost
 SMOOTH = 1 / 30  # seconds; blocks that take longer come in jerks
 ROWS = 64  # texts side by side
+LENGTH = 500  # symbols of a text, when no length is given
+SAMPLING = SamplingSettings()  # how symbols are drawn, when nothing else is given
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How a text is written: up to where, in which pieces, and how its symbols are drawn.
+
+    Raises UsageError for values of other types or out of range.
+    """
+
+    length: int = LENGTH  # symbols at most
+    stop: Sequence[str] = ()  # the text ends before the first of these
+    until_end: bool = False  # it ends where its document ends
+    temperature: float = SAMPLING.temperature
+    top_k: int = SAMPLING.top_k
+    top_p: float = SAMPLING.top_p
+    min_p: float = SAMPLING.min_p
+    piece: int = UNSEEN  # symbols at most that are given at once
+
+    def __post_init__(self) -> None:
+        check_whole("length", self.length, 0, "0 or more characters to write")
+        check_whole("piece", self.piece, 1, "1 or more symbols to write at once")
+        check_switch("until_end", self.until_end)
+        check_stops(self.stop)
+        _ = self.sampling
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """The settings by which symbols are drawn."""
+        try:
+            return SamplingSettings(**{name: getattr(self, name) for name in SamplingSettings.model_fields})
+        except ValidationError as error:
+            raise UsageError(describe_errors(error)) from None
+
+    @property
+    def may_end(self) -> bool:
+        """Whether a text may end before its length."""
+        return bool(self.stop) or self.until_end
+
+    def begin(self, vocabulary: Vocabulary, random: np.random.Generator) -> Generation:
+        """Returns a new text to write, whose symbols `random` draws.
+
+        Raises UsageError when the text shall end with its document and the model knows no documents.
+        """
+        pen = make_decoder(vocabulary, self.stop, until_end=self.until_end)
+        return Generation(random, self.sampling, check_whole("length", self.length, 0, ""), pen)
+
+
+def make_decoder(vocabulary: Vocabulary, stop: Sequence[str] = (), *, until_end: bool = False) -> StreamDecoder:
+    """Returns the decoder of one text, which ends it at a stop string and, `until_end`, at its document's end.
+
+    Raises UsageError for values of other types, and when the model knows no documents.
+    """
+    check_switch("until_end", until_end)
+    stop = check_stops(stop)
+    if until_end and vocabulary.boundary is None:
+        raise UsageError(
+            "until_end: no text of this model ends by itself; train one with corpus.documents, or give a length"
+        )
+    return StreamDecoder(vocabulary, stop, bool(until_end))
 
 
 @dataclass(eq=False)
 class Generation:
-    """A text that is being written: who draws its symbols and how, how many may follow, who makes text of them.
+    """A text that is being written: `random` draws its symbols by the `settings`, at most `left` more; `pen` decodes.
 
-    Where the context after its last symbol is wanted (`keep`), a `GenerationBatch` puts it into `end`.
+    With `keep` a `GenerationBatch` puts the context after its last symbol into `end`.
     """
 
     random: np.random.Generator
@@ -48,7 +112,7 @@ class Generation:
         return self.pen.done
 
     def take(self, ids: Ids) -> tuple[str, int]:
-        """The text that is certain with some more ids, and how many of them (T,) it took: as far as it goes."""
+        """Takes more ids (T,), up to the text's end; returns the text that is certain now, and how many it took."""
         text, taken = self.pen.feed(ids[: self.left])
         self.left -= taken
         return (text if self.left else text + self.pen.flush()), taken
@@ -73,8 +137,8 @@ class BlockLength:
 def generate(predictor: Predictor, context: Context, line: Generation, most: int) -> Iterator[tuple[str, Context]]:
     """The pieces of a text after a context of one row, each with the context after all that was drawn for it.
 
-    Blocks have at most so many symbols. Nothing is drawn beyond the end: the line's generator is then where it would
-    be if each symbol had been drawn by itself. Raises InputError once the model's numbers are not finite.
+    Blocks have at most `most` symbols. Nothing is drawn beyond the end: the generator of random numbers is then where
+    it would be if each symbol had been drawn by itself. Raises InputError once the model's numbers are not finite.
     """
     pace = BlockLength(most)
     _check(context)
@@ -97,15 +161,15 @@ def generate(predictor: Predictor, context: Context, line: Generation, most: int
 
 
 def _check(context: Context) -> None:
-    """Raises InputError when what a context foretells is not finite: a model may overflow late in a text."""
+    """Raises InputError when a context's logits are not finite: a model may overflow late in a text."""
     if not context.logits.isfinite().all():
         raise overflow()
 
 
 class Emitted(NamedTuple):
-    """What was written of a line: the text that is certain now, and the ids (T,) that were taken.
+    """A piece of a text: the part of it that is certain now, and the ids (T,) that were taken.
 
-    Where `finite` is False the model's numbers overflowed, and the text means nothing.
+    When `finite` is False the model's numbers overflowed, and the piece means nothing.
     """
 
     line: Generation
@@ -115,20 +179,20 @@ class Emitted(NamedTuple):
 
 
 class GenerationBatch:
-    """Lines that are written side by side; they may join and leave between two blocks, and leave when done."""
+    """Texts that are written side by side; they may join and leave between two blocks, and leave when done."""
 
     def __init__(self, predictor: Predictor) -> None:
-        """Of no lines."""
+        """Begins with no texts."""
         self._predictor = predictor
-        self.context: Context | None = None  # of the lines, a row each; None where there are none
+        self.context: Context | None = None  # of the lines, a row each; None without lines
         self.lines: list[Generation] = []
 
     def takes(self, context: Context) -> bool:
-        """Whether lines that go on from this context may join now; they always may where there are none."""
+        """Whether texts after this context may join now; they always may while the batch is empty."""
         return self.context is None or fit([self.context, context])
 
     def add(self, lines: Sequence[Generation], context: Context) -> None:
-        """Lines that go on from a context of as many rows, which becomes the batch's own: nobody else may know it.
+        """Adds texts after a context of as many rows, which becomes the batch's own: nobody else may hold it.
 
         ValueError for one that the batch does not take.
         """
@@ -136,11 +200,11 @@ class GenerationBatch:
         self.lines += lines
 
     def drop(self, lines: Collection[Generation]) -> None:
-        """Write these no further."""
+        """Stops writing these."""
         self._keep([row for row, line in enumerate(self.lines) if line not in lines])
 
     def generate(self, length: int) -> list[Emitted]:
-        """Write so many symbols of each line. Those that are done are gone then."""
+        """Writes `length` symbols of each text, and drops the texts that are done."""
         before = self.context
         if before is None:
             return []
@@ -169,30 +233,49 @@ class GenerationBatch:
 
 
 def generate_many(
-    predictor: Predictor, start: Context, lines: Iterable[Generation], ending: bool
+    predictor: Predictor, texts: Iterable[tuple[Generation, Context]], ending: bool
 ) -> Iterator[tuple[Generation, str]]:
-    """Lines in their order, each with its whole text; all go on from the same context (of one row), side by side.
+    """Writes many texts, each after its own context (of one row), side by side; yields them whole, in their order.
 
-    A line that is done makes room for the next one; through a window, once all are done: lines that have seen unequally
-    much of it cannot go side by side. `ending`: they may end before their lengths do.
+    A text that is done makes room for the next one. Through a window, texts that have seen unequal parts of it cannot
+    go side by side: the next ones then wait until all are done. `ending`: texts may end before their lengths do.
 
     Raises InputError once the model's numbers are not finite.
     """
-    _check(start)
-    coming, batch, pace = iter(lines), GenerationBatch(predictor), BlockLength(ENDING if ending else UNSEEN)
-    texts: dict[Generation, str] = {}  # in the order of the lines
+    coming, batch, pace = _Queue(texts), GenerationBatch(predictor), BlockLength(ENDING if ending else UNSEEN)
+    written: dict[Generation, str] = {}  # in the order of the texts
     while True:
-        new = list(islice(coming, ROWS - len(batch.lines) if batch.takes(start) else 0))
+        new = coming.take(batch)
         if new:
-            batch.add(new, start.rows([0] * len(new)))
-            texts.update(dict.fromkeys(new, ""))
-        if not texts:
+            batch.add([line for line, _ in new], side_by_side([context for _, context in new]))
+            written.update({line: "" for line, _ in new})
+        if not written:
             return
         with pace as length:
             pieces = batch.generate(min(length, max(line.left for line in batch.lines)))
         for line, text, _, is_finite in pieces:
             if not is_finite:
                 raise overflow()
-            texts[line] += text
-        while texts and (first := next(iter(texts))).done:
-            yield first, texts.pop(first)
+            written[line] += text
+        while written and (first := next(iter(written))).done:
+            yield first, written.pop(first)
+
+
+class _Queue:
+    """Texts that wait to join a batch, each with its context."""
+
+    def __init__(self, texts: Iterable[tuple[Generation, Context]]) -> None:
+        self._texts = iter(texts)
+        self._next = next(self._texts, None)
+
+    def take(self, batch: GenerationBatch) -> list[tuple[Generation, Context]]:
+        """Takes those from the front that may join the batch now, next to one another; as many as it has room for."""
+        taken: list[tuple[Generation, Context]] = []
+        while self._next and len(batch.lines) + len(taken) < ROWS:
+            context = self._next[1]
+            if not (batch.takes(context) and (not taken or fit([taken[0][1], context]))):
+                break
+            _check(context)
+            taken.append(self._next)
+            self._next = next(self._texts, None)
+        return taken
