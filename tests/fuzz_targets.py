@@ -38,7 +38,7 @@ from scriven.server import requests, run_monitor
 from scriven.server.responses import ApiError
 from scriven.settings import CorpusSettings, validate
 from scriven.settings_toml import read_toml
-from scriven.training.kept import load_state
+from scriven.training.state import load_state
 from scriven.vocabulary import Vocabulary
 
 Target = Callable[[bytes, Path], None]

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "src" / "scriven"
 PARTICIPLES = 0.01  # of all functions, that are named by a bare participle at most
 IDIOMS = 0.26  # of all docstrings, that have a private idiom at most
 MODULES = 145  # Python files of the package at most
+TRAINER_ATTRIBUTES = 14  # at most: what a checkpoint holds is in its state
 IRREGULAR = {
     "told",
     "kept",
@@ -116,6 +117,19 @@ def test_a_class_name_stands_for_one_thing() -> None:
         if isinstance(node, ast.ClassDef):
             places[node.name.strip("_")].append(f"{file}:{node.lineno}")
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def attributes(file: str, name: str) -> set[str]:
+    """What the methods of a class set on `self`."""
+    (found,) = (node for path, node in nodes() if path == file and isinstance(node, ast.ClassDef) and node.name == name)
+    stored = (node for node in ast.walk(found) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+    return {node.attr for node in stored if isinstance(node.value, ast.Name) and node.value.id == "self"}
+
+
+def test_a_trainer_has_few_attributes() -> None:
+    found = attributes("training/loop.py", "Trainer")
+    assert {"state", "learner"} <= found
+    assert len(found) <= TRAINER_ATTRIBUTES, sorted(found)
 
 
 def test_there_are_few_rooms() -> None:

@@ -27,10 +27,10 @@ MAP = """
     inference inference.sampling inference.detokenizer inference.chunks inference.predictor inference.surprisal
     inference.generation inference.lines inference.protocols
     distributed.interruptible distributed.worker_process distributed.collectives distributed.launch
-    training.budget training.optimizer training.gradients training.kept training.request
+    training.optimizer training.state training.budget training.request
     distributed.rendezvous distributed
-    training training.outcome training.corpus_check training.evaluation training.warm_start training.auto_settings
-    training.loop training.start training.verify
+    training training.notes training.corpus_check training.evaluation training.warm_start training.gradients
+    training.auto_settings training.loop training.start training.verify
     session
     report report.files report.plot report.terminal
     api

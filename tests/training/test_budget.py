@@ -3,7 +3,8 @@
 import pytest
 
 from scriven.settings import validate
-from scriven.training.budget import Done, TimeBudget, WorkerJob, budget_fraction, evaluation_count
+from scriven.training.budget import TimeBudget, WorkerJob, budget_fraction, evaluation_count
+from scriven.training.state import TrainingState
 
 
 def planned(**budget: float) -> WorkerJob:
@@ -15,7 +16,7 @@ def test_time_becomes_progress_and_leaves_what_is_reserved(monkeypatch: pytest.M
     monkeypatch.setattr("scriven.training.budget.time.monotonic", lambda: now[0])
     plan = planned(minutes=1)
     now[0] += 10  # making ready
-    timetable = TimeBudget(plan, Done(), reserved=5)
+    timetable = TimeBudget(plan, TrainingState(), reserved=5)
     assert timetable.progress_of(1) == 0
     now[0] += 22.5
     assert timetable.progress_of(1) == pytest.approx(0.5)
@@ -26,7 +27,7 @@ def test_time_becomes_progress_and_leaves_what_is_reserved(monkeypatch: pytest.M
 def test_a_resumed_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("scriven.training.budget.time.monotonic", lambda: now[0])
-    timetable = TimeBudget(planned(minutes=1), Done(progress=0.4, seconds=24), reserved=6)
+    timetable = TimeBudget(planned(minutes=1), TrainingState(progress=0.4, seconds=24), reserved=6)
     assert timetable.progress_of(1) == pytest.approx(0.4)
     now[0] += 15
     assert timetable.progress_of(1) == pytest.approx(0.7)
@@ -37,7 +38,7 @@ def test_a_slow_start_leaves_time_for_steps(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("scriven.training.budget.time.monotonic", lambda: now[0])
     plan = planned(minutes=1)
     now[0] += 59
-    timetable = TimeBudget(plan, Done(), reserved=5)
+    timetable = TimeBudget(plan, TrainingState(), reserved=5)
     now[0] += 7.5
     assert timetable.progress_of(1) == pytest.approx(0.5)
 
@@ -48,7 +49,7 @@ def test_plans_are_plain_data() -> None:
 
 
 def test_used_share_of_another_budget() -> None:
-    done = Done(step=5, seconds=30, characters=400, predictions=100, epochs=0.75)
+    done = TrainingState(step=5, seconds=30, characters=400, predictions=100, epochs=0.75)
     assert budget_fraction(planned(minutes=2), done) == pytest.approx(0.25)
     assert budget_fraction(planned(steps=10), done) == pytest.approx(0.5)
     assert budget_fraction(planned(characters=1600), done) == pytest.approx(0.25)

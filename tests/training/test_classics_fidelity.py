@@ -220,7 +220,7 @@ class Scene:
         for name, value in ours(begin).items():
             assert state[name].shape == value.shape, name
             state[name].copy_(value)
-        monkeypatch.setattr("scriven.training.loop.warm_started_model", lambda *_: (model, []))
+        monkeypatch.setattr("scriven.training.gradients.warm_started_model", lambda *_: (model, []))
         trainer = Trainer(WorkerJob(self.settings, str(self.path)), ProcessGroup(), None, lambda: 0)
         events = [event for event in trainer.events() if isinstance(event, Stepped)]
         assert len(events) == STEPS

@@ -10,12 +10,12 @@ from test_training import cut, evaluations, request, run
 
 from scriven.events import Evaluated, Finished, Loss, Started
 from scriven.runs import open_run
+from scriven.runs.manifest import Best
 from scriven.settings import Choice, validate
-from scriven.training.budget import Done
-from scriven.training.gradients import LossHistory
-from scriven.training.outcome import learning_words
+from scriven.training.notes import describe_learning
 from scriven.training.request import Request
 from scriven.training.start import train
+from scriven.training.state import LossHistory, TrainingState
 
 ELEVEN = "alice\nbob\ncarol\ndave\neve\nfrank\ngrace\nheidi\nivan\njudy\nken\n"
 
@@ -143,12 +143,14 @@ def test_what_is_said_is_true(
 ) -> None:
     """It called overfitted what had read a text 1.3 times, and what had a learning rate of 100."""
     settings = validate({"training": {"learning_rate": rate}})
-    losses, done = trained(steps, evaluated), Done(step=100, epochs=epochs)
-    words = learning_words(settings, losses, done, kept=50, validated=200, factor=1.0)
+    best = Best(step=50, loss=loss(2.0, characters=200))
+    state = TrainingState(step=100, epochs=epochs, losses=trained(steps, evaluated), best=best)
+    words = describe_learning(settings, state, factor=1.0)
     if said:
         (sentence,) = words
         assert re.match(said, sentence), sentence
     else:
         assert words == []
     if "overfitted" in said:  # which so few characters cannot tell
-        assert learning_words(settings, losses, done, kept=50, validated=199, factor=1.0) == []
+        state.best = Best(step=50, loss=loss(2.0, characters=199))
+        assert describe_learning(settings, state, factor=1.0) == []

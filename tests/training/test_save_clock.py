@@ -175,7 +175,7 @@ def test_training_goes_back_to_what_the_clock_saved_and_if_that_is_in_vain_to_th
     events = run(book, tmp_path / "run", STEPS | {"training": {"max_skipped_steps": 2}})
     assert kinds(events, RolledBack) == [("RolledBack", 9), ("RolledBack", 6)]
     assert kinds(events, Evaluated)[:2] == [("Evaluated", 6), ("Evaluated", 12)]
-    assert open_run(tmp_path / "run").checkpoint("last").manifest["returns"] == 2
+    assert open_run(tmp_path / "run").checkpoint("last").manifest["rollbacks"] == 2
 
 
 def test_without_an_evaluation_it_goes_back_to_the_start_in_the_end(
@@ -195,7 +195,7 @@ def test_without_an_evaluation_it_goes_back_to_the_start_in_the_end(
     assert open_run(tmp_path / "run").steps() == [0]
     more = list(train(Request(output=tmp_path / "run", resume="last")))
     assert [step for step, _ in fingerprints(more)] == list(range(1, 13))
-    assert open_run(tmp_path / "run").checkpoint("last").manifest["returns"] == 2
+    assert open_run(tmp_path / "run").checkpoint("last").manifest["rollbacks"] == 2
 
 
 def test_a_training_that_is_given_up_says_what_the_clock_saved(

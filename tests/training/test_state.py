@@ -21,6 +21,7 @@ from scriven.runs import open_run
 from scriven.settings import merge_settings, validate
 from scriven.training.request import Request
 from scriven.training.start import train
+from scriven.training.state import TrainingState
 
 KINDS: dict[str, dict[str, Any]] = {
     "stream": {  # whose losses rise, so that averaging begins
@@ -98,6 +99,54 @@ def test_what_was_left_is_gone_on_with(runs: dict[str, Path], tmp_path: Path, ki
         assert goes_on(path)
 
 
+OLD_LOSS = {"nats": 873.5, "characters": 264, "bytes": 264, "ends": 0, "end_nats": 0.0, "right": 27, "judged": 264}
+OLD_MANIFEST: dict[str, Any] = {  # as version 0.1 wrote it before its states had one type
+    "step": 4, "cursor": 4, "characters": 256, "predictions": 256, "epochs": 0.125, "progress": 1.0, "evaluated": 2,
+    "seconds": 2.5, "budget": {"minutes": 0.0, "epochs": 0.0, "steps": 4, "characters": 0}, "interval": [0, 0.0, 2],
+    "owed": True, "evaluation": True, "clock": False, "went_back": True, "skipped": 3, "returns": 1,
+    "validation": OLD_LOSS, "last_validation": OLD_LOSS,
+    "losses": {
+        "first": 3.25, "recent": 3.125, "lowest": 3.125, "steps": 4, "validated": [3.5, 3.25],
+        "lowest_validated": 3.25, "chosen_by": 3.5,
+    },
+    "best": {"step": 4, "loss": OLD_LOSS},
+}  # fmt: skip
+RENAMED = {
+    "evaluated": "evaluations",
+    "owed": "evaluation_pending",
+    "went_back": "rolled_back",
+    "skipped": "skipped_steps",
+    "returns": "rollbacks",
+}
+
+
+def test_a_manifest_of_an_earlier_version_is_read_whole() -> None:
+    """Every fact of it has its place in what is saved now."""
+    state = TrainingState.model_validate(OLD_MANIFEST | {"format": 1, "number": 2})
+    expected = {RENAMED.get(name, name): value for name, value in OLD_MANIFEST.items()}
+    assert state.model_dump() == expected | {"consecutive_skips": 0}
+    assert TrainingState.model_validate(json.loads(json.dumps(state.model_dump()))) == state
+
+
+def test_a_beginning_is_an_empty_state_and_a_checkpoint_never_is(runs: dict[str, Path], tmp_path: Path) -> None:
+    """What is missing is named, so that nobody continues from step 0 by mistake."""
+    assert TrainingState.model_validate(TrainingState().model_dump()) == TrainingState()
+    with copied(runs["stream"], tmp_path / "run") as (path, checkpoint):
+        told(checkpoint, lambda values: [values.pop(name) for name in ("seconds", "cursor")])
+        with pytest.raises(InputError, match="cursor, seconds missing"):
+            next(train(Request(output=path, resume="last", settings=MORE)))
+
+
+def test_a_run_that_an_earlier_version_saved_is_resumed(runs: dict[str, Path], tmp_path: Path) -> None:
+    def _rename_back(values: dict[str, Any]) -> None:
+        values.update({old: values.pop(new) for old, new in RENAMED.items()})
+        del values["consecutive_skips"]
+
+    with copied(runs["stream"], tmp_path / "run") as (path, checkpoint):
+        told(checkpoint, _rename_back)
+        assert goes_on(path)
+
+
 MANIFESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a cursor of text": lambda values: values.update(cursor="3"),
     "a cursor below 0": lambda values: values.update(cursor=-1),
@@ -109,7 +158,7 @@ MANIFESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no seconds": lambda values: values.pop("seconds"),
     "a budget that is a list": lambda values: values.update(budget=[3]),
     "an interval of text": lambda values: values.update(interval="often"),
-    "a billion returns": lambda values: values.update(returns=10**9),
+    "a billion rollbacks": lambda values: values.update(rollbacks=10**9),
     "a loss of text": lambda values: values.update(last_validation={"nats": "1", "characters": 3}),
     "a loss of others": lambda values: values.update(last_validation={"nats": 1.0, "characters": 3, "x": 1}),
     "a best of nothing": lambda values: values.update(best={}),

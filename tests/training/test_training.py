@@ -14,9 +14,10 @@ from scriven.errors import DivergedError, InputError, UsageError
 from scriven.events import Evaluated, Event, Finished, Sampled, Saved, Started, Stepped
 from scriven.runs import open_run
 from scriven.settings import merge_settings, validate
-from scriven.training.budget import Done, WorkerJob, budget_fraction
+from scriven.training.budget import WorkerJob, budget_fraction
 from scriven.training.request import Request, _larger_budget
 from scriven.training.start import train
+from scriven.training.state import TrainingState
 
 SMALL: dict[str, Any] = {
     "model": {"width": 16, "dropout": 0.1},
@@ -171,11 +172,11 @@ def test_the_budget_that_is_proposed_is_one_to_go_on_with(
     budget: dict[str, float], done: dict[str, Any], flag: str
 ) -> None:
     settings = validate({"budget": budget})
-    assert _larger_budget(settings.budget, Done(**done)) == flag
+    assert _larger_budget(settings.budget, TrainingState(**done)) == flag
     name, value = flag.removeprefix("--").split()
     larger = validate({"budget": {name: value}})
-    assert budget_fraction(WorkerJob(settings, ""), Done(**done)) >= 0.8
-    assert budget_fraction(WorkerJob(larger, ""), Done(**done)) <= 0.5
+    assert budget_fraction(WorkerJob(settings, ""), TrainingState(**done)) >= 0.8
+    assert budget_fraction(WorkerJob(larger, ""), TrainingState(**done)) <= 0.5
 
 
 def test_a_run_goes_on_with_its_own_text_only(book: Path, tmp_path: Path) -> None:

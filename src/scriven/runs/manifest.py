@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from scriven.events import Loss
+from scriven.settings import describe_errors
 from scriven.vocabulary import Vocabulary
 
 FORMAT = 1
@@ -37,11 +39,24 @@ class Measured(FileRecord):
     judged: Count = 0
 
 
+def read_loss(value: Any) -> Loss:
+    """Returns a Loss as it is, or makes one from a mapping in a file. Raises ValueError when that is not a loss."""
+    if isinstance(value, Loss):
+        return value
+    try:
+        return Loss(**vars(Measured.model_validate(value)))
+    except ValidationError as error:
+        raise ValueError(describe_errors(error)) from None
+
+
+MeasuredLoss = Annotated[Loss, BeforeValidator(read_loss)]
+
+
 class Best(FileRecord):
     """The best checkpoint at some time."""
 
     step: Count
-    loss: Measured
+    loss: MeasuredLoss
 
 
 class FileHash(FileRecord):

@@ -12,8 +12,8 @@ import torch
 from scriven.model import CharLM, autocast_context
 from scriven.model.device import tune_cpu
 from scriven.settings import Cell, ModelSettings, Settings, check_complete, merge_settings, validate
-from scriven.training.gradients import FEW_VALIDATED, MANY_VALIDATED
 from scriven.training.optimizer import LEARNING_RATES
+from scriven.training.state import FEW_VALIDATED, MANY_VALIDATED
 
 REFERENCE = ModelSettings()  # the model whose speed is measured
 REFERENCE_ROWS, REFERENCE_LENGTH, REFERENCE_VOCABULARY = 32, 64, 100

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from scriven.batches import Cursor
 from scriven.runs.journal import ReplayLog
 from scriven.settings import MonitorSettings, Settings
+from scriven.training.state import TrainingState
 
 SAVING_SECONDS = 2.5  # kept free of a time budget for the last checkpoint and the plot
 EVALUATION_SHARE = 0.15  # of a time budget, at most, for evaluations with their samples
@@ -28,19 +28,19 @@ class WorkerJob:
     initial: str = ""  # run folder whose best weights to start from
     embedding: str = ""  # file or run folder whose embeddings to start with
     until: int = 0  # step to stop after, as if asked to; 0: none
-    story: ReplayLog | None = None  # what to do again in place of what time would decide
-    used_seconds: float = 0.0  # of wall time, by this command when the plan was made
+    replay: ReplayLog | None = None  # what the run did whose steps are done again: it decides, not the time
+    used_seconds: float = 0.0  # of wall time, by this command when the job was made
     made_at: float = field(default_factory=time.monotonic)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; settings included."""
-        return vars(self) | {"settings": self.settings.model_dump(), "story": self.story and vars(self.story)}
+        return vars(self) | {"settings": self.settings.model_dump(), "replay": self.replay and vars(self.replay)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> WorkerJob:
-        """The plan that `to_json` gave. Its clock starts now; only rank 0's clock matters."""
+        """The job that `to_json` gave. Its clock starts now; only rank 0's clock matters."""
         made = {"settings": Settings.model_validate(values["settings"]), "made_at": time.monotonic()}
-        return cls(**values | made | {"story": values["story"] and ReplayLog(**values["story"])})
+        return cls(**values | made | {"replay": values["replay"] and ReplayLog(**values["replay"])})
 
     def seconds(self) -> float:
         """Wall time since the command began."""
@@ -52,77 +52,62 @@ class WorkerJob:
         return self.settings.budget.minutes > 0
 
 
-@dataclass
-class Done:
-    """How far a run has come; saved with every checkpoint."""
-
-    step: int = 0
-    cursor: Cursor = 0  # of the batches
-    characters: int = 0  # read
-    predictions: int = 0  # that counted
-    epochs: float = 0.0
-    progress: float = 0.0
-    evaluated: int = 0  # evaluations that were due so far, and done
-    seconds: float = 0.0  # of wall time, over all commands that trained this run
-
-
-def budget_fraction(plan: WorkerJob, done: Done) -> float:
-    """Share (0..1) of the plan's budget that is used when that much is done, whatever the budget was before."""
-    budget = plan.settings.budget
-    if plan.timed:
-        return min(1.0, done.seconds / (budget.minutes * 60))
+def budget_fraction(job: WorkerJob, state: TrainingState) -> float:
+    """Share (0..1) of the job's budget that is used when that much is done, whatever the budget was before."""
+    budget = job.settings.budget
+    if job.timed:
+        return min(1.0, state.seconds / (budget.minutes * 60))
     if budget.steps:
-        return min(1.0, done.step / budget.steps)
+        return min(1.0, state.step / budget.steps)
     if budget.characters:
-        return min(1.0, done.characters / budget.characters)
-    return min(1.0, done.epochs / budget.epochs)
+        return min(1.0, state.characters / budget.characters)
+    return min(1.0, state.epochs / budget.epochs)
 
 
-def progress_within(plan: WorkerJob, done: Done, characters: int, epochs: float) -> float:
+def progress_within(job: WorkerJob, state: TrainingState, characters: int, epochs: float) -> float:
     """Progress (0..1) in the middle of the step that comes next and reads so much; the same on every worker."""
-    after = Done(**vars(done))
-    after.step, after.characters, after.epochs = done.step + 1, done.characters + characters, done.epochs + epochs
-    return (budget_fraction(plan, done) + budget_fraction(plan, after)) / 2
+    counts = {"step": state.step + 1, "characters": state.characters + characters, "epochs": state.epochs + epochs}
+    return (budget_fraction(job, state) + budget_fraction(job, state.model_copy(update=counts))) / 2
 
 
-def evaluation_count(plan: WorkerJob, seconds: Callable[[], float]) -> int:
+def evaluation_count(job: WorkerJob, seconds: Callable[[], float]) -> int:
     """How many evaluations, spaced evenly, there are: of a time budget, only as many as its share of time is for.
 
     `seconds()` measures how long one takes, samples included, the same number on every worker.
     """
-    asked, budget = plan.settings.training.evaluations, plan.settings.budget.minutes * 60
-    if not plan.timed:
+    asked, budget = job.settings.training.evaluations, job.settings.budget.minutes * 60
+    if not job.timed:
         return asked
     return min(asked, max(1, int(EVALUATION_SHARE * budget / max(seconds(), 1e-9))))
 
 
-def interval(settings: Settings) -> list[float]:
+def evaluation_interval(settings: Settings) -> list[int | float]:
     """What decides when evaluations are due, to be compared with what decided it before."""
     return [settings.monitor.every_steps, settings.monitor.every_epochs, settings.training.evaluations]
 
 
-def evaluations_due(monitor: MonitorSettings, done: Done, evenly: int) -> int:
+def evaluations_due(monitor: MonitorSettings, state: TrainingState, evenly: int) -> int:
     """How many evaluations should have been made when that much is done; `evenly` spaced where no interval is given."""
     if monitor.every_steps:
-        return done.step // monitor.every_steps
+        return state.step // monitor.every_steps
     if monitor.every_epochs:
-        return math.floor(done.epochs / monitor.every_epochs + 1e-9)
-    return math.floor(done.progress * evenly + 1e-9)
+        return math.floor(state.epochs / monitor.every_epochs + 1e-9)
+    return math.floor(state.progress * evenly + 1e-9)
 
 
 class TimeBudget:
     """Turns wall time into progress: from what a resumed run had done to 1, which leaves `reserved` seconds over."""
 
-    def __init__(self, plan: WorkerJob, done: Done, reserved: float) -> None:
+    def __init__(self, job: WorkerJob, state: TrainingState, reserved: float) -> None:
         """The timetable begins when it is made."""
-        budget = plan.settings.budget.minutes * 60
-        self._plan, self._begun = plan, plan.seconds()
-        self._end = max(budget - done.seconds - reserved, self._begun + LEAST_SHARE * (budget - done.seconds))
-        self._from = done.progress
+        budget = job.settings.budget.minutes * 60
+        self._job, self._begun = job, job.seconds()
+        self._end = max(budget - state.seconds - reserved, self._begun + LEAST_SHARE * (budget - state.seconds))
+        self._from = state.progress
 
     def progress_of(self, step: int) -> float:
         """Progress (0..1) now, whichever step it is."""
-        share = (self._plan.seconds() - self._begun) / max(self._end - self._begun, 1e-9)
+        share = (self._job.seconds() - self._begun) / max(self._end - self._begun, 1e-9)
         return min(1.0, self._from + (1 - self._from) * share)
 
 

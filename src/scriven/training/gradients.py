@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import math
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from scriven.batches import Batch, Cursor
@@ -20,71 +19,14 @@ from scriven.distributed.collectives import ProcessGroup
 from scriven.events import Loss
 from scriven.model import CharLM, State, autocast_context
 from scriven.model.language_model import detach, join_rows, take_rows
-from scriven.settings import Choice, Settings
-from scriven.training.optimizer import FlatWeights
-
-WINDOWS = {"best": 1, "smoothed": 3}  # how many evaluations, the newest included, a model is chosen by
-SMOOTHED_STEPS = 20  # steps whose losses together are the training loss of now
-REMEMBERED = 10  # evaluations
-MOST = 1e15
-MANY_VALIDATED, FEW_VALIDATED = 2000, 200  # characters: of fewer, a validation loss is partly chance, and mostly
-NOISE_OF_SECOND_DIFFERENCES = 1.65  # their median size over the standard deviation of the noise in each value
-
-Nats = Annotated[float, Field(ge=0, le=MOST)]  # per character, the ends of documents included
-
-
-class LossHistory(BaseModel):
-    """Losses in nats per character; saved with every checkpoint, so that a resumed training chooses and tells alike."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-    first: Nats | None = None  # of the first step
-    recent: Nats | None = None  # of the last steps, smoothed
-    lowest: Nats | None = None  # that `recent` ever was
-    steps: int = Field(default=0, ge=0, lt=1 << 53)
-    validated: list[Nats] = Field(default=[], max_length=REMEMBERED)  # the last evaluations
-    lowest_validated: Nats | None = None
-    chosen_by: Nats | None = None  # what the model that is kept was chosen by
-
-    def note_step(self, loss: Loss) -> None:
-        """Takes the loss of a step into account, where it counted a character."""
-        value = min(selection_loss(loss), MOST)
-        if math.isnan(value):
-            return
-        self.steps += 1
-        self.first = value if self.first is None else self.first
-        before = value if self.recent is None else self.recent
-        self.recent = before + (value - before) * max(1 / self.steps, 1 / SMOOTHED_STEPS)
-        self.lowest = self.recent if self.lowest is None else min(self.lowest, self.recent)
-
-    def note_evaluation(self, loss: Loss, choice: Choice) -> bool:
-        """Takes a validation loss into account, and returns whether the model of now is the one to keep."""
-        value = min(selection_loss(loss), MOST)
-        self.validated = [*self.validated, value][-REMEMBERED:]
-        self.lowest_validated = value if self.lowest_validated is None else min(self.lowest_validated, value)
-        window = WINDOWS.get(choice, 0)
-        mean = fmean(self.validated[-window:])
-        full = len(self.validated) >= window > 0  # before that, and without a window, the last one is kept
-        if full and self.chosen_by is not None and mean >= self.chosen_by:
-            return False
-        self.chosen_by = mean
-        return True
-
-    @property
-    def noise(self) -> float:
-        """By how much a validation loss of the last ones would be another by chance: what no trend explains.
-
-        One standard deviation, from second differences; 0 where there are too few evaluations to tell.
-        """
-        values = self.validated
-        differences = [abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
-        return median(differences) / NOISE_OF_SECOND_DIFFERENCES if differences else 0.0
-
-
-def selection_loss(loss: Loss) -> float:
-    """What the best model has least of: nats per character, the ends of documents included."""
-    return loss.total_nats / loss.characters if loss.characters else math.nan
-
+from scriven.runs import Checkpoint, load_weights
+from scriven.runs.checkpoints import folder_name
+from scriven.settings import Settings
+from scriven.training.budget import WorkerJob
+from scriven.training.optimizer import Average, FlatWeights, Optimizer
+from scriven.training.state import load_recurrent_states, with_prefix
+from scriven.training.warm_start import load_embeddings, warm_started_model
+from scriven.vocabulary import Vocabulary
 
 # The sums of a step over all its groups, and what rank 0 says to all workers with them.
 NATS, COUNTS, TOLD = ("nats", "end_nats"), ("predictions", "ends", "read"), ("progress", "signal", "save")
@@ -232,3 +174,83 @@ def mix_seed(*numbers: int) -> int:
     """One seed from several numbers, such that seeds of neighbours have nothing in common."""
     digest = hashlib.blake2b(struct.pack(f"{len(numbers)}q", *numbers), digest_size=7).digest()
     return int.from_bytes(digest, "little")
+
+
+class Learner:
+    """One worker's model with its weights, optimizer, gradients, recurrent states and average of weights."""
+
+    def __init__(self, job: WorkerJob, workers: ProcessGroup, vocabulary: Vocabulary) -> None:
+        """Everything is as it is before the first step."""
+        settings, training = job.settings, job.settings.training
+        embeddings = load_embeddings(job.embedding) if job.embedding else None
+        self.model, _ = warm_started_model(settings, vocabulary, job.initial, embeddings)
+        self.model.to(torch.device(training.device))
+        self.weights = FlatWeights(self.model)
+        self.best_weights = self.weights.values.clone()
+        dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+        share = workers.broadcast_owned if workers.size > 1 else None
+        self.optimizer = Optimizer(self.weights, training, dtype, rank=workers.rank, workers=workers.size, share=share)
+        self.gradients = GradientStep(settings, workers, self.model, self.weights, vocabulary.boundary)
+        self.average = Average(training.patience) if training.averaging != "none" else None
+
+    def set_rollbacks(self, count: int) -> None:
+        """Halves all learning rates once for each rollback."""
+        self.optimizer.factor = 0.5**count
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the recurrent states of all workers and the optimizer's arrays, under their names in a checkpoint."""
+        arrays = self.gradients.gather_states()
+        return arrays | {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
+
+    def average_tensors(self) -> dict[str, Tensor]:
+        """Returns the average, and the weights that training continues from, under their names in a checkpoint.
+
+        Once averaging has begun, the checkpoint's model is the average.
+        """
+        if self.average is None:
+            return {}
+        arrays = {f"average.{name}": value for name, value in self.average.state().items()}
+        if self.average.mean is not None:
+            arrays |= {f"raw.{name}": value.clone() for name, value in self.model.state_dict().items()}
+        return arrays
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Restores what was saved, but for the best weights. Raises ValueError when it does not fit the settings."""
+        arrays, mean = checkpoint.training(), None
+        raw = with_prefix(arrays, "raw.")
+        load_weights(self.model, checkpoint, raw or None)
+        if self.average:
+            self.average.restore(with_prefix(arrays, "average."), self.weights.values)
+            mean = self.average.mean
+        if bool(raw) == (mean is None):
+            raise ValueError("it is of other settings")
+        self.optimizer.restore(with_prefix(arrays, "optimizer."))
+        rows = self.gradients.settings.reader.batch
+        self.gradients.take_states(load_recurrent_states(arrays, self.model, rows))
+
+    def restore_best(self, folder: Path, step: int) -> None:
+        """Restores the best weights from the checkpoint of that step in a run's folder of checkpoints."""
+        shapes = {name: value.shape for name, value in self.model.state_dict().items()}
+        weights = Checkpoint(folder / folder_name(step)).weights(shapes)
+        self.best_weights.copy_(torch.cat([weights[name].flatten() for name in self.weights.names]))
+
+    def keep_as_best(self) -> None:
+        """Keeps a copy of the weights as the best ones."""
+        self.best_weights.copy_(self.weights.values)
+
+    def use_best(self) -> None:
+        """Makes the best weights the model's, for good."""
+        self.weights.values.copy_(self.best_weights)
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Gives the model the averaged weights in this context, if averaging has begun."""
+        if self.average is None or self.average.mean is None:
+            yield
+            return
+        raw = self.weights.values.clone()
+        self.weights.values.copy_(self.average.mean)
+        try:
+            yield
+        finally:
+            self.weights.values.copy_(raw)

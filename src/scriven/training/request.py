@@ -17,8 +17,8 @@ from scriven.errors import InputError, UsageError
 from scriven.runs import Checkpoint, Run, open_run, run_corpus
 from scriven.runs.folder import SETTINGS_FILE, has_checkpoints
 from scriven.settings import BudgetSettings, Settings, check_complete, merge_settings, overlay_settings, validate
-from scriven.training.budget import Done, WorkerJob, budget_fraction
-from scriven.training.kept import load_state
+from scriven.training.budget import WorkerJob, budget_fraction
+from scriven.training.state import TrainingState, load_state
 
 RUNS = Path("runs")
 CHANGEABLE = {"budget", "monitor", "device", "precision", "workers", "threads", "evaluations"}
@@ -135,20 +135,20 @@ def check_can_resume(run: Run, checkpoint: Checkpoint, corpus: Corpus, *, finish
             f"the text is not the one that {run.path} was trained on, or is read in another way; give that one, or "
             f"start another run from its model with --from {run.path}"
         )
-    told = load_state(checkpoint)
-    done, same = told.done, told.budget == run.settings.budget.model_dump()
-    share = done.progress if same else budget_fraction(WorkerJob(run.settings, ""), done)
-    if share >= 1 and not finished and not told.owed:
+    state = load_state(checkpoint)
+    same = state.budget == run.settings.budget.model_dump()
+    share = state.progress if same else budget_fraction(WorkerJob(run.settings, ""), state)
+    if share >= 1 and not finished and not state.evaluation_pending:
         raise UsageError(
-            f"{run.path} has used up its budget at step {done.step:,}; give a larger one to go on, as in "
-            f"scriven train --resume -o {shlex.quote(str(run.path))} {_larger_budget(run.settings.budget, done)}"
+            f"{run.path} has used up its budget at step {state.step:,}; give a larger one to go on, as in "
+            f"scriven train --resume -o {shlex.quote(str(run.path))} {_larger_budget(run.settings.budget, state)}"
         )
 
 
-def _larger_budget(budget: BudgetSettings, done: Done) -> str:
+def _larger_budget(budget: BudgetSettings, state: TrainingState) -> str:
     """The flag of a budget of the same kind that leaves as much to do as was asked for, or done, whichever is more."""
     name, asked = next((name, value) for name, value in budget if value)
-    spent = {"steps": done.step, "characters": done.characters, "epochs": done.epochs, "minutes": done.seconds / 60}
+    spent = {"steps": state.step, "characters": state.characters, "epochs": state.epochs, "minutes": state.seconds / 60}
     value = 2 * max(asked, spent[name])
     digits = 0 if name in {"steps", "characters"} else max(0, 2 - math.floor(math.log10(value)))
     shown = f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}"

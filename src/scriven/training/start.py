@@ -129,7 +129,7 @@ def _train(
         initial=str(request.initial or ""),
         embedding=embedding,
         until=request.until,
-        story=_replay_log(origin, recovered.checkpoint.step if recovered else 0),
+        replay=_replay_log(origin, recovered.checkpoint.step if recovered else 0),
         used_seconds=time.monotonic() - request.begun,
     )
     raise_if_stopped(stop)
@@ -137,7 +137,7 @@ def _train(
         trainer = Trainer(plan, workers, run, asked)
         yield _make_started(trainer, run, facts, (*corpus.notes, *notes, *_epoch_notes(trainer), *_time_notes(trainer)))
         try:
-            yield from _compare_replay(trainer.events(), origin) if plan.story else trainer.events()
+            yield from _compare_replay(trainer.events(), origin) if plan.replay else trainer.events()
         except Interrupted:  # at once: what is still being written keeps the right to it
             if trainer.saver:
                 trainer.saver.add_callback(held.pop_all().close)
@@ -335,25 +335,25 @@ def _folder_notes(request: Request, path: Path) -> list[str]:
 
 def _epoch_notes(trainer: Trainer) -> list[str]:
     """Of windows, what an epoch is in the numbers of those who make arrays of it."""
-    if trainer.settings.reader.kind != "windows" or trainer.done.step:
+    if trainer.settings.reader.kind != "windows" or trainer.state.step:
         return []
-    return [f"An epoch is {describe_epoch(trainer.counts)}."]
+    return [f"An epoch is {describe_epoch(trainer.epoch)}."]
 
 
 def _time_notes(trainer: Trainer) -> list[str]:
     """What should be known of a time budget, once it is clear what beside the steps takes how much of it."""
-    plan, notes = trainer.plan, list[str]()
-    asked, minutes = plan.settings.training.evaluations, plan.settings.budget.minutes
-    left, used = minutes * 60 - trainer.done.seconds, plan.seconds()
-    if not plan.timed or plan.story:
+    job, notes, count = trainer.job, list[str](), trainer.even_evaluations
+    asked, minutes = job.settings.training.evaluations, job.settings.budget.minutes
+    left, used = minutes * 60 - trainer.state.seconds, job.seconds()
+    if not job.timed or job.replay:
         return notes
     if used > SLOW_START * left:
         notes.append(
             f"Starting took {used:.1f} of the {max(left, 0):.1f} seconds left; a larger --minutes trains more."
         )
-    if trainer.evaluations < asked and not (plan.settings.monitor.every_steps or plan.settings.monitor.every_epochs):
+    if count < asked and not (job.settings.monitor.every_steps or job.settings.monitor.every_epochs):
         notes.append(
-            f"Evaluations and samples would take too much of the time: there are {trainer.evaluations}, not {asked}; "
+            f"Evaluations and samples would take too much of the time: there are {count}, not {asked}; "
             "a larger --minutes, a smaller --monitor.sample-length or --training.evaluation-characters has more."
         )
     return notes
@@ -409,19 +409,19 @@ def _make_started(trainer: Trainer, run: Run, facts: Workload, notes: tuple[str,
         precision=settings.training.precision,
         expected_seconds=_seconds_left(trainer, facts),
         expected_bytes=expected_bytes(settings, parameters, corpus.vocabulary.size),
-        step=trainer.done.step,
-        progress=trainer.done.progress,
+        step=trainer.state.step,
+        progress=trainer.state.progress,
         notes=notes,
-        epoch_steps=trainer.counts.steps,
+        epoch_steps=trainer.epoch.steps,
     )
 
 
 def _seconds_left(trainer: Trainer, facts: Workload) -> float:
     """How long the rest of the budget will take; of a resumed run, if it goes on as fast as it was."""
-    done, settings = trainer.done, trainer.settings
-    if trainer.plan.timed:
+    done, settings = trainer.state, trainer.settings
+    if trainer.job.timed:
         return settings.budget.minutes * 60 - done.seconds
-    if trainer.plan.resume and done.progress:
+    if trainer.job.resume and done.progress:
         return done.seconds * (1 - done.progress) / done.progress
     return expected_seconds(settings, facts)
 

@@ -1,4 +1,4 @@
-"""How a training went, in words for the user."""
+"""What to tell the user of a training: how it went, in sentences."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import math
 from pathlib import Path
 
 from scriven.settings import Settings
-from scriven.training.budget import Done
-from scriven.training.gradients import FEW_VALIDATED, LossHistory
 from scriven.training.optimizer import LEARNING_RATES
+from scriven.training.state import FEW_VALIDATED, LossHistory, TrainingState
 
 FEWEST_STEPS = 20  # after which a training loss says something of the learning rate
 WORSE_THAN_FIRST = 1.05  # times the first step's loss, which a training that learns never comes to
@@ -21,42 +20,65 @@ OVERFITTED_NATS = 0.01  # that the validation loss rose at least; and twice its 
 LOWER_RATE = 0.1  # of a learning rate that is too high
 
 
-def divergence_words(
-    settings: Settings, done: Done, *, nats: float, norm: float, factor: float, returns: int, skipped: int, kept: str
+def describe_divergence(
+    settings: Settings, state: TrainingState, *, nats: float, norm: float, factor: float, newest: str
 ) -> str:
     """A sentence on a training whose loss (nats per character) or gradient norm was not finite too often.
 
-    `factor` is that of the learning rates after as many `returns`; `kept` says what is on the disk.
+    `factor` is that of the learning rates, and `newest` the folder of the newest checkpoint, or "".
     """
-    back = f"rolled back {returns} times, " if returns else ""
+    back = f"rolled back {state.rollbacks} times, " if state.rollbacks else ""
     seen = f"loss {_show(nats)}, gradient norm {_show(norm)}"
     way = f"try a --training.learning-rate below {settings.training.learning_rate * factor:g}"
     if "relu" in settings.model.activations:
-        way = f"relu bounds nothing: give --model.activation tanh, or {way}"
-    return f"training diverged at step {done.step:,} ({seen}; {back}skipped {skipped:,} steps in all); {kept}; {way}"
+        way = f"relu does not limit what it gives: use --model.activation tanh, or {way}"
+    return (
+        f"training diverged at step {state.step:,} ({seen}; {back}skipped {state.skipped_steps:,} steps in all); "
+        f"{_describe_saved(state, newest)}; {way}"
+    )
 
 
-def kept_words(best: int | None, newest: str) -> str:
-    """What is on the disk of a training: the best model of that step, or else the newest checkpoint, in this folder."""
-    if best is not None:
-        return f"the best model, of step {best}, is kept"
+def _describe_saved(state: TrainingState, newest: str) -> str:
+    if state.best:
+        return f"the best model, of step {state.best.step}, is kept"
     if newest:
         return f"the checkpoint of step {int(Path(newest).name.removeprefix('step-'))} is kept"
     return "nothing was saved before it"
 
 
-def learning_words(
-    settings: Settings, losses: LossHistory, done: Done, *, kept: int, validated: int, factor: float
+def describe_outcome(
+    settings: Settings, state: TrainingState, *, factor: float, overflowed: list[str], interrupted: bool
 ) -> list[str]:
-    """A sentence on what went wrong with learning, at most one; `kept` is the step of the model that is kept.
+    """Sentences for the end of a training: what went wrong, and what to do next.
 
-    An evaluation has `validated` characters, and `factor` is that of the learning rates in the end.
+    `factor` is that of the learning rates in the end; by the protocols in `overflowed` the best model's loss is not
+    finite.
+    """
+    notes = describe_learning(settings, state, factor)
+    if overflowed:
+        notes.append(
+            f"Measured by {', '.join(overflowed)}, the best model's values grow without limit, and its loss is not "
+            "finite; --model.activation tanh limits them."
+        )
+    if state.skipped_steps:
+        notes.append(
+            f"{state.skipped_steps:,} steps were skipped, because their loss or gradient was not finite, and training "
+            f"rolled back {state.rollbacks} times; a smaller --training.learning-rate would help."
+        )
+    if interrupted:
+        notes.append(f"It was stopped at {state.progress:.0%} of its budget; --resume continues from there.")
+    return notes
 
-    A learning rate is called too high where the training loss ends above that of the first step, or more than half of
-    what it had fallen is lost again; or where the loss has hardly fallen and the rate is far above a usual one. A model
-    is called overfitted where, after two passes over the text, the training loss is more than 5 % below the last
+
+def describe_learning(settings: Settings, state: TrainingState, factor: float) -> list[str]:
+    """At most one sentence on what went wrong with learning; `factor` is that of the learning rates in the end.
+
+    A learning rate is called too high if the training loss ends above that of the first step, or if more than half of
+    what it had fallen is lost again; or if the loss has hardly fallen and the rate is far above a usual one. A model
+    is called overfitted if, after two passes over the text, the training loss is more than 5 % below the last
     validation loss, and that has risen from its lowest by more than its noise; of a few characters it is chance alone.
     """
+    losses = state.losses
     first, recent, lowest = losses.first, losses.recent, losses.lowest
     if first is None or recent is None or lowest is None:
         return []
@@ -67,15 +89,16 @@ def learning_words(
         return [
             f"It did not learn: the training loss was {first:.2f} {unit} at the start and is {recent:.2f} now. {lower}"
         ]
-    hardly = losses.steps >= FEWEST_STEPS and done.epochs >= 1 and recent > HARDLY_LEARNED * first
+    hardly = losses.steps >= FEWEST_STEPS and state.epochs >= 1 and recent > HARDLY_LEARNED * first
     if hardly and rate > UNUSUAL_RATE * usual:
         return [f"It hardly learned: the training loss was {first:.2f} {unit} and is {recent:.2f} now. {lower}"]
     if lowest < HARDLY_LEARNED * first and recent - lowest > UNLEARNED_SHARE * (first - lowest):
         return [
             f"It lost what it had learned: the training loss was {lowest:.2f} {unit} and is {recent:.2f} now. {lower}"
         ]
-    if validated >= FEW_VALIDATED and _has_overfitted(losses, recent, done.epochs):
-        model = "The last model is kept all the same" if kept == done.step else f"The model of step {kept:,} is kept"
+    if state.best and state.best.loss.characters >= FEW_VALIDATED and _has_overfitted(losses, recent, state.epochs):
+        kept = state.best.step
+        model = "The last model is kept all the same" if kept == state.step else f"The model of step {kept:,} is kept"
         return [
             f"It overfitted: the validation loss rose from {losses.lowest_validated:.2f} to {losses.validated[-1]:.2f} "
             f"{unit} and the training loss is {recent:.2f}. {model}. More text, more dropout or a smaller budget "
