@@ -17,8 +17,8 @@ import sys
 from scriven.cli import main
 from scriven.distributed import rendezvous as alike
 
-own = alike.own_means
-alike.own_means = lambda: own() | {"host": "far-away", "torch": "2.10.0"}
+own = alike.environment
+alike.environment = lambda: own() | {"host": "far-away", "torch": "2.10.0"}
 main(sys.argv[1:])
 """
 
