@@ -58,6 +58,87 @@ def test_a_run_is_resumed(book: Path, tmp_path: Path) -> None:
     assert run.finished.step == 4
 
 
+class Stopper(Recorder):
+    """A report that ends the training once it has seen some events."""
+
+    def handle(self, event: Event) -> None:
+        super().handle(event)
+        if isinstance(event, scriven.Stepped) and event.step == 2:
+            raise scriven.Stop
+
+
+def test_a_report_stops_a_training_which_is_saved(book: Path, tmp_path: Path) -> None:
+    stopper = Stopper()
+    run = scriven.train(book, steps=50, output=tmp_path / "run", settings=SMALL, reports=[stopper])
+    assert run.interrupted
+    assert run.finished.step == 3
+    assert isinstance(stopper.events[-1], scriven.Finished)
+    resumed = scriven.train(steps=5, output=run.path, resume="last", reports=[])
+    assert (resumed.finished.step, resumed.interrupted) == (5, False)
+
+
+class Broken(Recorder):
+    """A report with a mistake in it."""
+
+    def handle(self, event: Event) -> None:
+        raise ZeroDivisionError("no such number")
+
+
+def test_events_come_one_by_one_and_errors_in_reports_stop_nothing(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = Recorder()
+    events = list(
+        scriven.train_events(book, steps=3, output=tmp_path / "run", settings=SMALL, reports=[Broken(), recorder])
+    )
+    assert events == recorder.events
+    assert isinstance(events[0], scriven.Started)
+    assert isinstance(events[-1], scriven.Finished)
+    assert [event.step for event in events if isinstance(event, scriven.Stepped)] == [1, 2, 3]
+    assert "no such number" in capsys.readouterr().err
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_leaving_the_loop_stops_and_saves(book: Path, tmp_path: Path) -> None:
+    for event in scriven.train_events(book, steps=50, output=tmp_path / "run", settings=SMALL):
+        if isinstance(event, scriven.Stepped) and event.step == 2:
+            break
+    assert scriven.load(tmp_path / "run", which="last").step == 3
+
+
+def test_arguments_of_events_are_checked_at_once(book: Path) -> None:
+    with pytest.raises(scriven.UsageError, match="steps True"):
+        scriven.train_events(book, steps=True)
+    with pytest.raises(scriven.UsageError, match="text is int"):
+        scriven.train_events(text=5, steps=1)  # type: ignore[arg-type]
+    with pytest.raises(scriven.UsageError, match="give one of them"):
+        scriven.train_events(book, text="abc", steps=1)
+    with pytest.raises(scriven.UsageError, match="a document is an int"):
+        scriven.train_events(text=[5], steps=1)  # type: ignore[list-item]
+
+
+def test_a_text_in_memory_is_the_text_of_a_file(tmp_path: Path) -> None:
+    text = "the quick brown fox jumps over the lazy dog\n" * 40
+    file = tmp_path / "book.txt"
+    file.write_text(text, "utf-8")
+    settings: dict[str, Any] = {"steps": 2, "settings": SMALL, "reports": []}
+    runs = [
+        scriven.train(file, output=tmp_path / "file", **settings),
+        scriven.train(text=text, output=tmp_path / "memory", **settings),
+    ]
+    assert runs[0].load().sample(seed=1, length=50) == runs[1].load().sample(seed=1, length=50)
+    assert scriven.train(text=text, steps=3, output=runs[1].path, resume="last", reports=[]).finished.step == 3
+
+
+def test_documents_in_memory_may_have_anything_in_them(tmp_path: Path) -> None:
+    documents = (f'line {n}\nand "another"\n' for n in range(100))
+    run = scriven.train(text=documents, steps=2, output=tmp_path / "run", settings=SMALL, reports=[])
+    model = run.load()
+    assert model.vocabulary.boundary is not None
+    assert model.score("line 1\nand").ends == 1
+    assert model.unknown_characters('"\n') == []
+
+
 def test_importing_scriven_takes_no_time() -> None:
     code = "import sys, scriven; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules); scriven.load"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

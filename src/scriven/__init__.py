@@ -11,10 +11,24 @@ The names below are imported when they are first used, so that `import scriven` 
 from typing import TYPE_CHECKING
 
 from scriven import runtime
-from scriven.errors import DivergedError, InputError, Interrupted, ScrivenError, UsageError
+from scriven.errors import DivergedError, InputError, Interrupted, ScrivenError, Stop, UsageError
 
 if TYPE_CHECKING:
-    from scriven.api import TrainedRun, train
+    from scriven.api import TrainedRun, train, train_events
+    from scriven.events import (
+        Evaluated,
+        Event,
+        Finished,
+        Loss,
+        RolledBack,
+        Sampled,
+        Saved,
+        Skipped,
+        Started,
+        Stepped,
+    )
+    from scriven.report import Report
+    from scriven.report.terminal import TerminalReport
     from scriven.session import Model, Score, Session, load
     from scriven.settings import Settings
 
@@ -22,30 +36,49 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DivergedError",
+    "Evaluated",
+    "Event",
+    "Finished",
     "InputError",
     "Interrupted",
+    "Loss",
     "Model",
+    "Report",
+    "RolledBack",
+    "Sampled",
+    "Saved",
     "Score",
     "ScrivenError",
     "Session",
     "Settings",
+    "Skipped",
+    "Started",
+    "Stepped",
+    "Stop",
+    "TerminalReport",
     "TrainedRun",
     "UsageError",
     "__version__",
     "load",
     "train",
+    "train_events",
 ]
 
 runtime.settle_environment()
 
+_EVENTS = ["Evaluated", "Event", "Finished", "Loss", "RolledBack", "Sampled", "Saved", "Skipped", "Started", "Stepped"]
 _HOMES = {
+    **dict.fromkeys(_EVENTS, "scriven.events"),
     "Model": "scriven.session",
+    "Report": "scriven.report",
     "Score": "scriven.session",
     "Session": "scriven.session",
     "Settings": "scriven.settings",
+    "TerminalReport": "scriven.report.terminal",
     "TrainedRun": "scriven.api",
     "load": "scriven.session",
     "train": "scriven.api",
+    "train_events": "scriven.api",
 }
 
 

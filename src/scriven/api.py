@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from scriven import recipes
 from scriven.arguments import check_choice, check_path, check_step, python_words
+from scriven.corpus.build import COLUMN, store_text
 from scriven.errors import Interrupted, UsageError
 from scriven.events import Event, Finished, Loss, Started
 from scriven.report import Report, consume
@@ -20,6 +24,9 @@ from scriven.settings import Settings, overlay_settings, validate
 from scriven.signals import StopFlag
 from scriven.training.request import Request
 from scriven.training.start import train as training
+
+Resume = Literal["last", "auto"] | int | str | None
+STOPPED_BY_PROGRAM = 1  # stands for a signal's number when no signal, but the program itself ends a training
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class TrainedRun:
 
     @property
     def interrupted(self) -> bool:
-        """Whether training was asked to stop before its budget was used up."""
+        """Whether training was stopped before its budget was used up; `resume='last'` continues it."""
         return self.finished.reason == "interrupted"
 
     def load(self) -> Model:
@@ -50,64 +57,140 @@ class TrainedRun:
 
 def train(
     *texts: str | Path,
+    text: str | Iterable[str] | None = None,
     minutes: float = 0,
     epochs: float = 0,
     steps: int = 0,
     characters: int = 0,
     output: str | Path | None = None,
-    resume: Literal["last", "auto"] | int | str | None = None,
+    resume: Resume = None,
     initial: str | Path | None = None,
     replay: str | Path | None = None,
     recipe: str | None = None,
     settings: Settings | Mapping[str, Any] | None = None,
     reports: Sequence[Report] | None = None,
 ) -> TrainedRun:
-    """Trains a model of the texts and gives the run, whose best model is kept.
+    """Trains a model of the texts and returns the run, with its best model.
 
-    `texts` are files, folders, globs, `python`, `shakespeare` or a corpus folder. Exactly one budget is needed:
-    `minutes` of wall time, `epochs`, `steps` or `characters`. `settings` are nested as in settings.toml, for example
-    `{"model": {"width": 256}}`; they win over those of the `recipe` (see `scriven.recipes`), which has a budget too;
-    what is in neither is fitted. `replay` is a run to do again, which needs nothing else. `reports` replace the
-    progress that is shown.
+    `texts` are files, folders, globs, `python`, `shakespeare` or a corpus folder. `text` is a text in memory instead;
+    or an iterable of texts, each a document, whose end is learned too. Exactly one budget is needed: `minutes` of wall
+    time, `epochs`, `steps` or `characters`. `output` is the run's folder, by default runs/NAME.
+
+    `settings` are nested as in settings.toml, for example `{"model": {"width": 256}}`; they win over those of the
+    `recipe` (`scriven.recipes` lists them), which has a budget too. All other settings are chosen by the text, the
+    budget and the machine. `resume` continues the run in `output` from its last checkpoint, or that of a step or epoch.
+    `initial` is a run whose weights to start from. `replay` is a run to do again, and needs nothing else.
+
+    `reports` replace the progress that is shown. A report is an object with `handle(event)` and `close()`. It may raise
+    `scriven.Stop` to end the training: that saves, and returns the run. Other errors in a report are shown, and the
+    training continues without it.
     Raises UsageError, InputError or DivergedError; on Ctrl-C it saves and raises Interrupted.
     """
-    _check(texts, settings, reports)
+    _check(texts, text, settings, reports)
+    request = _make_request(
+        _store(texts, text),
+        {"minutes": minutes, "epochs": epochs, "steps": steps, "characters": characters},
+        _overlay(recipe, settings, text),
+        output=output,
+        resume=resume,
+        initial=initial,
+        replay=replay,
+    )
+    return _end_of(_train(request, [TerminalReport()] if reports is None else reports))
+
+
+def train_events(
+    *texts: str | Path,
+    text: str | Iterable[str] | None = None,
+    minutes: float = 0,
+    epochs: float = 0,
+    steps: int = 0,
+    characters: int = 0,
+    output: str | Path | None = None,
+    resume: Resume = None,
+    initial: str | Path | None = None,
+    replay: str | Path | None = None,
+    recipe: str | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
+    reports: Sequence[Report] = (),
+) -> Iterator[Event]:
+    """Trains as `train` does, with the same arguments, and yields what happens: one event after another.
+
+    The first event is `Started`, the last one `Finished`. Leaving the loop stops the training: it saves after its next
+    step, and can be resumed. Nothing is shown, unless `reports` do.
+    Raises as `train` does; errors in the arguments at once.
+    """
+    _check(texts, text, settings, reports)
+    request = _make_request(
+        _store(texts, text),
+        {"minutes": minutes, "epochs": epochs, "steps": steps, "characters": characters},
+        _overlay(recipe, settings, text),
+        output=output,
+        resume=resume,
+        initial=initial,
+        replay=replay,
+    )
+    return _train(request, reports)
+
+
+def _store(texts: Sequence[str | Path], text: str | Iterable[str] | None) -> tuple[str, ...]:
+    """The names of the texts to train on; a text in memory is stored first."""
+    return tuple(map(str, texts)) if text is None else (str(store_text(text)),)
+
+
+def _overlay(
+    recipe: str | None, settings: Settings | Mapping[str, Any] | None, text: str | Iterable[str] | None
+) -> dict[str, dict[str, Any]]:
+    """The settings of the recipe and those given, which win; documents in memory are rows of a table."""
     if not (recipe is None or isinstance(recipe, str)):
         check_choice("recipe", recipe, recipes.names())
+    given = settings.explicit() if isinstance(settings, Settings) else dict(settings or {})
+    with python_words():
+        base = {} if recipe is None else recipes.values(recipe)
+        if not (text is None or isinstance(text, str)):
+            base = overlay_settings(base, {"corpus": {"documents": "files", "column": COLUMN}})
+        return overlay_settings(base, given)
+
+
+def _make_request(
+    texts: tuple[str, ...],
+    budget: Mapping[str, float],
+    settings: dict[str, dict[str, Any]],
+    *,
+    output: str | Path | None,
+    resume: Resume,
+    initial: str | Path | None,
+    replay: str | Path | None,
+) -> Request:
+    """What is asked for, checked. Raises UsageError."""
     if resume is not None:
         check_step("resume", resume, ["last", "auto"])
-    budget = {"minutes": minutes, "epochs": epochs, "steps": steps, "characters": characters}
     for name, value in budget.items():
         if isinstance(value, bool):
             raise UsageError(f"{name} {value}: give a number")
-    given = settings.explicit() if isinstance(settings, Settings) else dict(settings or {})
-    with python_words():
-        given = overlay_settings({} if recipe is None else recipes.values(recipe), given)
     chosen = {name: value for name, value in budget.items() if value}
-    stop = StopFlag()
-    with python_words(), stop.listening():
-        request = Request(
-            texts=tuple(map(str, texts)),
-            settings=validate(overlay_settings(given, {"budget": chosen} if chosen else {})),
+    with python_words():
+        return Request(
+            texts=texts,
+            settings=validate(overlay_settings(settings, {"budget": chosen} if chosen else {})),
             output=check_path("output", output),
             resume=resume,
             initial=check_path("initial", initial),
             replay=check_path("replay", replay),
         )
-        run = follow(training(request, stop), [TerminalReport()] if reports is None else reports)
-    if run.interrupted:
-        words = f"training was stopped and saved; go on with resume='last', output={str(run.path)!r}"
-        raise Interrupted(words, run.finished.signal)
-    return run
 
 
-def _check(texts: Sequence[object], settings: object, reports: object) -> None:
-    """Raises UsageError where an argument is of a type that cannot be meant."""
-    for text in texts:
-        if isinstance(text, list | tuple):
+def _check(texts: Sequence[object], text: object, settings: object, reports: object) -> None:
+    """Raises UsageError for arguments of other types."""
+    for each in texts:
+        if isinstance(each, list | tuple):
             raise UsageError("texts are given one by one; write scriven.train(*texts) where they are a list")
-        if text is None or not check_path("a text", text):
+        if each is None or not check_path("a text", each):
             raise UsageError("a text is None; give the name of a file or folder")
+    if text is not None and texts:
+        raise UsageError("text is a text in memory, and texts are named too; give one of them")
+    if not (text is None or isinstance(text, Iterable)) or isinstance(text, bytes | bytearray | Mapping):
+        raise UsageError(f"text is {type(text).__name__}; give a str, or an iterable of documents, each a str")
     if not (settings is None or isinstance(settings, Settings | Mapping)):
         raise UsageError(
             f"settings {settings!r}: give a dictionary, such as {{'model': {{'width': 256}}}}, which tomllib.load "
@@ -120,10 +203,43 @@ def _check(texts: Sequence[object], settings: object, reports: object) -> None:
             raise UsageError(f"reports have {report!r} in them: give objects that have handle(event) and close()")
 
 
+def _train(request: Request, reports: Sequence[Report]) -> Iterator[Event]:
+    """Trains and yields events, which reports have seen and files have. Raises Interrupted after a signal."""
+    asked = threading.Event()  # set once a report, or the caller, has had enough
+    stop, run = StopFlag(), ""
+    with python_words(), stop.listening():
+        trained = training(request, lambda: stop() or STOPPED_BY_PROGRAM * asked.is_set())
+        events = _consume(trained, reports, asked.set)
+        try:
+            for event in events:
+                run = event.run if isinstance(event, Started) else run
+                yield event
+        except GeneratorExit:
+            if not sys.is_finalizing():  # when no thread of the training runs any more
+                asked.set()
+                deque(events, 0)
+            raise
+    if isinstance(event, Finished) and event.reason == "interrupted" and event.signal != STOPPED_BY_PROGRAM:
+        words = f"training was stopped and saved; continue with resume='last', output={run!r}"
+        raise Interrupted(words, event.signal)
+
+
+def _consume(
+    events: Iterable[Event], reports: Sequence[Report], ask_to_stop: Callable[[], None] = lambda: None
+) -> Iterator[Event]:
+    """Passes a training's events through its reports, and those that keep it on the disk."""
+    return consume(events, [*reports, FilesReport(), PlotReport()], ask_to_stop)
+
+
 def follow(events: Iterable[Event], reports: Sequence[Report]) -> TrainedRun:
-    """Passes a training's events through its reports and those that keep it on disk; gives the run at its end."""
+    """Passes a training's events through its reports and those that keep it on the disk; returns the run at its end."""
+    return _end_of(_consume(events, reports))
+
+
+def _end_of(events: Iterable[Event]) -> TrainedRun:
+    """The run at the end of its events."""
     run = ""
-    for event in consume(events, [*reports, FilesReport(), PlotReport()]):
+    for event in events:
         if isinstance(event, Started):
             run = event.run
         if isinstance(event, Finished):

@@ -52,6 +52,10 @@ class LostError(ScrivenError):
     """Another process of this training has ended, or cannot be reached."""
 
 
+class Stop(Exception):
+    """Raised by a report to end the training early: the training saves after its next step, and can be resumed."""
+
+
 class Interrupted(ScrivenError):
     """Training or another long job was told to stop and did so after a clean save."""
 

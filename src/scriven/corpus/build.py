@@ -6,13 +6,16 @@ Many builders can share the work: each builds a part, and `merge` makes of all p
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from scriven.arguments import check_text
 from scriven.corpus.decoding import PIECE
 from scriven.corpus.filesystem import explain_errors
 from scriven.corpus.header import NAME, read_header
@@ -25,7 +28,9 @@ from scriven.corpus.writer import assemble
 from scriven.errors import InputError, UsageError
 from scriven.runtime import cache_folder, keep_buffers
 from scriven.settings import CorpusSettings
+from scriven.vocabulary import byte_values
 
+COLUMN = "text"  # of the JSON lines that documents in memory are stored as
 OTHER = "exists and is not the corpus of these texts as they are now; choose another folder"
 KEPT_BYTES = 2 * PIECE  # smaller buffers than that, a piece read among them, are kept; see `keep_buffers`
 
@@ -60,6 +65,33 @@ def build(
         made = publish(work, corpora / name, _is_whole, replace=True)
     _notes().write(name, material.stamps())
     return made
+
+
+def store_text(text: str | Iterable[str]) -> Path:
+    """Returns a file in the user's cache with a text, or with documents as JSON lines: a file that `build` can read.
+
+    Its name depends on the content, so that the same text is found again. Raises InputError when it cannot be written.
+    """
+    folder, digest = cache_folder() / "texts", hashlib.sha256()
+    name, lines = ("text.txt", [text]) if isinstance(text, str) else ("documents.jsonl", map(_json_line, text))
+    try:
+        with staging_folder(folder) as work:
+            with (work / name).open("wb") as file:
+                for line in lines:
+                    data = byte_values(line).tobytes()
+                    digest.update(data)
+                    file.write(data)
+            target = folder / f"{digest.hexdigest()[:32]}-{name.partition('.')[0]}"
+            return publish(work, target, lambda there: (there / name).is_file(), replace=True) / name
+    except OSError as error:
+        raise InputError(
+            f"cannot write the text to {folder} ({error.strerror or error}); make room, or choose another place with "
+            "the environment variable SCRIVEN_CACHE"
+        ) from None
+
+
+def _json_line(document: str) -> str:
+    return json.dumps({COLUMN: check_text("a document", document)}) + "\n"
 
 
 def is_made_of(
@@ -273,4 +305,4 @@ def _explain(folder: Path, material: CorpusInput) -> Iterator[None]:
         ) from None
 
 
-__all__ = ["Progress", "build", "build_part", "cache_folder", "is_made_of", "merge"]
+__all__ = ["Progress", "build", "build_part", "cache_folder", "is_made_of", "merge", "store_text"]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from scriven.errors import Interrupted, ScrivenError
+from scriven.errors import Interrupted, ScrivenError, Stop
 from scriven.events import Evaluated, Event, Loss, event_name
 
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # Unicode categories that show nothing, or command the terminal
@@ -25,33 +25,38 @@ class Report(Protocol):
     """Anything that follows a run by its events."""
 
     def handle(self, event: Event) -> None:
-        """Take note of one event; events come in the order in which they happened."""
+        """Takes note of one event; events come in the order of time. May raise `Stop` to end the training."""
 
     def close(self) -> None:
-        """Let go of files and of the terminal; called once, also when training ended in an error."""
+        """Closes files and leaves the terminal as it was; called once, also when training ended in an error."""
 
 
-def consume(events: Iterable[Event], reports: Sequence[Report]) -> Iterator[Event]:
-    """Every event, after every report has handled it.
+def consume(
+    events: Iterable[Event], reports: Sequence[Report], ask_to_stop: Callable[[], None] = lambda: None
+) -> Iterator[Event]:
+    """Yields every event after every report has handled it.
 
-    A report that raises never stops the run: its error is told once on standard error, and it is asked nothing more.
-    Errors of `events` itself pass through, after the reports are closed.
+    A report that raises `Stop` has `ask_to_stop` called, and follows the run to its end. Any other error of a report
+    never stops the run: it is shown once on standard error, and the report gets no more events. Errors of `events`
+    itself pass through, after the reports are closed.
     """
     alive = list(reports)
     try:
         for event in events:
-            alive = [report for report in alive if _works(report, partial(report.handle, event))]
+            alive = [report for report in alive if _works(report, partial(report.handle, event), ask_to_stop)]
             yield event
     finally:
         for report in alive:
-            _works(report, report.close)
+            _works(report, report.close, ask_to_stop)
 
 
-def _works(report: Report, task: Callable[[], None]) -> bool:
+def _works(report: Report, task: Callable[[], None], ask_to_stop: Callable[[], None]) -> bool:
     try:
         task()
     except Interrupted:  # no report's error, but a signal that came meanwhile
         raise
+    except Stop:
+        ask_to_stop()
     except Exception as error:  # whatever it is, it is not worth the training
         with contextlib.suppress(Exception):
             report.close()
