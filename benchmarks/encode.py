@@ -37,8 +37,8 @@ def memory(name: str) -> float:
 
 def step(name: str) -> dict[str, float]:
     """Bytes -> ids, without reading them from a disk and without writing ids to one."""
-    from scriven.corpus.build import SLICE
-    from scriven.corpus.decoding import PIECE
+    from scriven.corpus.decoding import PIECE_BYTES
+    from scriven.corpus.inputs import SLICE_CHARACTERS
     from scriven.corpus.shards import Draft
     from scriven.vocabulary import code_points
 
@@ -46,12 +46,12 @@ def step(name: str) -> dict[str, float]:
     with Path(os.devnull).open("w+b") as file:
         draft, held = Draft(file, Path(os.devnull)), b""
         start, own = time.perf_counter(), time.process_time()
-        for place in range(0, len(data), PIECE):
-            piece = held + data[place : place + PIECE]
+        for place in range(0, len(data), PIECE_BYTES):
+            piece = held + data[place : place + PIECE_BYTES]
             text, used = codecs.utf_8_decode(piece)
             held = piece[used:]
-            for begin in range(0, len(text), SLICE):
-                draft.append(code_points(text[begin : begin + SLICE]))
+            for begin in range(0, len(text), SLICE_CHARACTERS):
+                draft.append(code_points(text[begin : begin + SLICE_CHARACTERS]))
         return {"step": time.perf_counter() - start, "step_own": time.process_time() - own, "size": len(data)}
 
 

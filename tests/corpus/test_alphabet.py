@@ -50,7 +50,7 @@ def test_special_names_and_repetitions_are_left_out_and_said(tmp_path: Path) -> 
     alphabet = read_alphabet(tmp_path / "a")
     assert alphabet.symbols == (97, 98)
     assert list(alphabet.notes()) == [
-        "left out of the alphabet, as names and not characters: <unk>, <s>, </s>",
+        "left out of the alphabet, as they are names and not characters: <unk>, <s>, </s>",
         "the alphabet repeats 1 of its characters",
     ]
 
@@ -58,14 +58,14 @@ def test_special_names_and_repetitions_are_left_out_and_said(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        *((empty, "has no character in it") for empty in (b"", b"\n\n", b"[]", b"{}", b"<unk>\n", b'{"symbols": []}')),
-        (b"a\nthe\nb", "has 'the' in it, which is not one character"),
-        (b"a b c", "has 'a b c' in it"),
-        (b'["a", 3]', "has 3 in it"),
-        (b'["a", null, ["b"]]', "has None in it"),
-        (b'["a", ""]', "has '' in it"),
-        (b'{"unit": "byte"}', "has 'unit' in it"),
-        (b"\\u00", r"has '\\\\u00' in it"),
+        *((empty, "has no characters") for empty in (b"", b"\n\n", b"[]", b"{}", b"<unk>\n", b'{"symbols": []}')),
+        (b"a\nthe\nb", "has the entry 'the', which is not one character"),
+        (b"a b c", "has the entry 'a b c'"),
+        (b'["a", 3]', "has the entry 3"),
+        (b'["a", null, ["b"]]', "has the entry None"),
+        (b'["a", ""]', "has the entry ''"),
+        (b'{"unit": "byte"}', "has the entry 'unit'"),
+        (b"\\u00", r"has the entry '\\\\u00'"),
         (b"\\U00110000", "which is not one character"),
         (b"[" * 100_000, "which is not one character"),
         (b"\x7fELF\x00\xff\xfe", "is not UTF-8 at byte 5"),

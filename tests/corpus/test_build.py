@@ -68,9 +68,9 @@ def test_any_text_comes_back_whole_whatever_the_pieces(
     tmp_path: Path, text: str, share: float, piece: int, block: int, shard: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs, "PIECE", piece)
-        patch.setattr(shards, "BLOCK", block)
-        patch.setattr(shards, "SHARD", shard)
+        patch.setattr(inputs, "PIECE_BYTES", piece)
+        patch.setattr(shards, "BLOCK_CHARACTERS", block)
+        patch.setattr(shards, "SHARD_CHARACTERS", shard)
         corpus = opened(text, tmp_path, validation=share)
     training, validation = whole(corpus)
     assert training + validation == text
@@ -172,9 +172,9 @@ LINED = st.text("ab\r\n天é\0", min_size=1).filter(lambda text: re.sub(LINE_END
 @given(LINED, st.sampled_from([0.0, 0.3, 0.9]), st.integers(1, 7), st.sampled_from(["character", "byte"]))
 def test_documents_are_split_whatever_the_pieces(tmp_path: Path, text: str, share: float, size: int, unit: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs, "PIECE", size)
-        patch.setattr(shards, "BLOCK", size)
-        patch.setattr(shards, "SHARD", size)
+        patch.setattr(inputs, "PIECE_BYTES", size)
+        patch.setattr(shards, "BLOCK_CHARACTERS", size)
+        patch.setattr(shards, "SHARD_CHARACTERS", size)
         corpus = opened(text, tmp_path, validation=share, documents="lines", unit=unit)
     found = re.split(LINE_END, text)
     documents = [document for document in found if document]
@@ -217,7 +217,7 @@ def test_a_separator_that_never_occurs_is_said_and_so_is_a_single_document(tmp_p
     assert both(corpus) == (["one\ntwo\n"], [])
     assert not (Path(corpus.name) / "validation-documents.npy").exists()
     assert corpus.notes[0] == "the separator '%%' does not occur; each file is one document"
-    assert "one document only, so none is left for validation; name a --corpus.validation-file" in corpus.notes[1]
+    assert "only one document, so none is left for validation; give a --corpus.validation-file" in corpus.notes[1]
     assert not opened("one\ntwo\n", tmp_path, documents="files", validation=0.0).notes
 
 
@@ -235,7 +235,9 @@ def test_two_documents_suffice_for_validation(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["\n" * 1_000_000, "\r\n\r\n"])
 def test_lines_without_a_character_are_an_error_that_counts_them(tmp_path: Path, text: str) -> None:
     count = text.count("\n")
-    with pytest.raises(InputError, match=rf"not one character in .*beside the ends of {count:,} empty documents"):
+    with pytest.raises(
+        InputError, match=rf"there are no characters in .*apart from the ends of {count:,} empty documents"
+    ):
         opened(text, tmp_path, documents="lines")
 
 
@@ -298,9 +300,9 @@ def test_the_content_of_the_alphabet_is_part_of_the_cache_key(book: Path, tmp_pa
 
 def test_an_alphabet_without_the_characters_of_the_text_is_refused(book: Path, tmp_path: Path) -> None:
     name = alphabet(tmp_path, "天地")
-    with pytest.raises(InputError, match=r"not one character of .*book\.txt is in the alphabet .*alphabet\.json"):
+    with pytest.raises(InputError, match=r"no character of .*book\.txt is in the alphabet .*alphabet\.json"):
         build([str(book)], CorpusSettings(alphabet=name))
-    with pytest.raises(UsageError, match=r"corpus\.alphabet is of characters"):
+    with pytest.raises(UsageError, match=r"corpus\.alphabet lists characters"):
         build([str(book)], CorpusSettings(alphabet=name, unit="byte"))
 
 
@@ -338,7 +340,7 @@ def test_a_folder_can_be_chosen_but_nothing_in_it_is_overwritten(book: Path, tmp
         assert build([str(book)], CorpusSettings(), folder) == folder  # the same corpus is found
         with pytest.raises(InputError, match="is not the corpus of these texts"):
             build([str(book)], CorpusSettings(lowercase=True), folder)
-    with pytest.raises(InputError, match="is there and is no folder; choose another name"):
+    with pytest.raises(InputError, match="exists and is not a folder; choose another name"):
         build([str(book)], CorpusSettings(), book)
     with pytest.raises(InputError, match="is not empty and is not a corpus, so nothing is written to it; choose a new"):
         build([str(book)], CorpusSettings(), tmp_path)
@@ -401,12 +403,12 @@ def test_progress_goes_up_to_the_total(book: Path, monkeypatch: pytest.MonkeyPat
 def test_empty_text_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
     for file in ("book.txt", "held.txt"):
         (tmp_path / file).write_text("" if file == name else "text")
-    with pytest.raises(InputError, match=rf"not one character in .*{name}"):
+    with pytest.raises(InputError, match=rf"there are no characters in .*{name}"):
         build([str(tmp_path / "book.txt")], CorpusSettings(validation_file=str(tmp_path / "held.txt")))
 
 
 def test_no_text_named_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="no text is named"):
+    with pytest.raises(UsageError, match="no text is given"):
         build([], CorpusSettings())
 
 

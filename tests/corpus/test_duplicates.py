@@ -41,7 +41,7 @@ def test_documents_are_compared_whole_whatever_the_pieces(
         path.unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(split, "HASHES_AT_ONCE", at_once)
-        patch.setattr(shards, "BLOCK", other)
+        patch.setattr(shards, "BLOCK_CHARACTERS", other)
         rest = Draft(io.BytesIO(), tmp_path / "c-documents.npy")
         with hashed(tmp_path, "a", training, one) as known, hashed(tmp_path, "b", validation, other) as held:
             flags = [bool(flag) for some in are_duplicates(held, known) for flag in some]
@@ -80,15 +80,15 @@ def test_they_are_counted_and_said_and_can_be_left_out(tmp_path: Path, chosen: d
     twice = [name for name in validation if name in training]
     assert corpus.counts.duplicates == len(twice) > 0
     assert (
-        f"{len(twice)} of {len(validation)} validation documents are in the training text too, word for word, so that "
-        "the validation loss is too low; leave them out of validation with --corpus.duplicates drop"
+        f"{len(twice)} of {len(validation)} validation documents are also in the training text, word for word, so the "
+        "validation loss is too low; leave them out with --corpus.duplicates drop"
     ) in corpus.notes
     dropped = built(tmp_path, NAMES, duplicates="drop", **chosen)
     assert texts_of(dropped, dropped.training) == training
     assert texts_of(dropped, dropped.validation) == [name for name in validation if name not in training]
     assert dropped.counts.documents == corpus.counts.documents - len(twice)
     assert (
-        f"{len(twice)} of {len(validation)} validation documents were left out, as the training text has them too"
+        f"{len(twice)} of {len(validation)} validation documents were left out, as they are also in the training text"
         in dropped.notes
     )
     dropped.verify()
@@ -98,7 +98,7 @@ def test_they_are_counted_and_said_and_can_be_left_out(tmp_path: Path, chosen: d
 def test_a_validation_file_is_compared_too_and_parts_give_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "PIECE", 5)
+    monkeypatch.setattr(inputs, "PIECE_BYTES", 5)
     (tmp_path / "held.txt").write_text("name 3\nsomeone\nname 7", "utf-8")
     held = str(tmp_path / "held.txt")
     assert built(tmp_path, NAMES, validation_file=held).counts.duplicates == 2
@@ -117,7 +117,7 @@ def test_where_none_is_left_it_is_said(tmp_path: Path) -> None:
     corpus = built(tmp_path, ["anna"] * 30, duplicates="drop")
     assert corpus.validation.documents == corpus.validation.characters == 0
     assert (
-        "3 of 3 validation documents were left out, as the training text has them too; none is left, so name a "
+        "3 of 3 validation documents were left out, as they are also in the training text; none is left, so give a "
         "--corpus.validation-file"
     ) in corpus.notes
     assert built(tmp_path, ["a", "b", "c"]).counts.duplicates == 0

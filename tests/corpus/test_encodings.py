@@ -1,4 +1,4 @@
-"""Bytes of any encoding become the same text whatever the pieces, and what is no text is named with the way out."""
+"""Bytes of any encoding become the same text whatever the pieces, and what is no text is given with the way out."""
 
 import builtins
 import codecs
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from scriven.corpus import Corpus, build
 from scriven.corpus.decoding import ReadCounts, fold_punctuation, read_text
-from scriven.corpus.encodings import decode, likeliest
+from scriven.corpus.encodings import decode, guess_encodings
 from scriven.corpus.line_ends import LineEnds, split_lines
 from scriven.corpus.sources import find
 from scriven.errors import InputError, UsageError
@@ -89,7 +89,7 @@ def test_an_escape_that_does_not_end_is_the_same_whatever_the_pieces() -> None:
     dense = b"\x1b$" * 20 + b"a" * 20
     whole = decoded(dense, 99, encoding="iso2022_jp", invalid="replace")
     assert {decoded(dense, size, encoding="iso2022_jp", invalid="replace") for size in range(1, 40)} == {whole}
-    with pytest.raises(InputError, match="text has nothing but escape sequences at byte 0"):
+    with pytest.raises(InputError, match="text has only escape sequences after byte 0"):
         decoded(b"\x1b$" * 40_000, 9999, encoding="iso2022_jp", invalid="replace")
 
 
@@ -128,24 +128,24 @@ def test_the_likeliest_encodings_are_named(
     if not has_library:
         _hide(monkeypatch, "charset_normalizer")
     data = text.encode(encoding, "replace")
-    names = [data.decode(name, "replace") for name in likeliest(data, 0)]
+    names = [data.decode(name, "replace") for name in guess_encodings(data, 0)]
     assert data.decode(encoding) in names
     assert len(names) <= 3
-    with pytest.raises(InputError, match=r"it is likeliest \S+.* read it with --corpus.encoding \S+, or with"):
+    with pytest.raises(InputError, match=r"it is probably \S+.* read it with --corpus.encoding \S+, or with"):
         decoded(data, 1000)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 @pytest.mark.parametrize("end", [b"\xc3", b"caf\xe9"])
 def test_a_text_that_fails_at_its_end_is_judged_by_what_came_before(end: bytes, size: int) -> None:
-    with pytest.raises(InputError, match="that the text's end cuts off; it is likeliest cp1252 or") as refused:
+    with pytest.raises(InputError, match="that the text's end cuts off; it is probably cp1252 or") as refused:
         decoded(b"hello world\n" * 30 + end, size)
     assert f"at byte {359 + len(end)} (" in str(refused.value)
 
 
 @pytest.mark.parametrize("data", [b"\xffx", b"\x92", b"a \xe9"])
 def test_a_byte_or_two_are_not_taken_for_what_nobody_writes(data: bytes) -> None:
-    names = likeliest(data, 0)
+    names = guess_encodings(data, 0)
     assert names[0] == "cp1252"
     assert all(b"abc".decode(name) == "abc" for name in names)
 
@@ -182,7 +182,7 @@ def test_few_zeros_are_taken_counted_and_said(tmp_path: Path) -> None:
     path.write_bytes(b"some words\n" * 300 + b"\0" + b"and more\n" * 300)
     corpus = Corpus.open(build([str(path)], CorpusSettings()))
     assert corpus.counts.characters == path.stat().st_size
-    assert "1 of the characters are zeros (NUL), which texts seldom have; the model learns them" in corpus.notes
+    assert "1 of the characters are zeros (NUL), which are rare in texts; the model learns them" in corpus.notes
 
 
 @given(st.lists(st.booleans(), max_size=300), st.integers(1, 50), st.integers(0, 3000))
@@ -212,8 +212,8 @@ def test_what_is_packed_is_told_how_to_be_unpacked_and_not_to_be_read_as_bytes(t
         packed.write(tmp_path / "a.txt", "a.txt")
     (tmp_path / "a.rtf").write_text("{\\rtf1 words}")
     words = {
-        "a.tar": "a tar archive; unpack it with tar -xf, and name the folder",
-        "a.tar.gz": "a tar archive; unpack it with tar -xf, and name the folder",
+        "a.tar": "a tar archive; unpack it with tar -xf, and give the folder",
+        "a.tar.gz": "a tar archive; unpack it with tar -xf, and give the folder",
         "a.tgz": "a .tgz is a tar archive, to be unpacked with tar -xzf",
         "a.zip": "a ZIP archive; unpack it",
         "a.rtf": "an RTF file; save it as plain text",

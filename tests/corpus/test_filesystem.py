@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pyte
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SCRIVEN_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SCRIVEN_CACHE_SIZE", raising=False)
-    monkeypatch.setattr(shards, "SHARD", 500)
+    monkeypatch.setattr(shards, "SHARD_CHARACTERS", 500)
     return tmp_path / "cache" / "shards"
 
 
@@ -163,7 +163,7 @@ def test_what_another_process_has_in_use_stays_and_is_said_where_there_is_no_roo
     one, two = Corpus.open(url).header.training.shards[:2]
     other, ours = ShardCache(cache, one.size), ShardCache(cache, one.size)  # their locks are as two processes' are
     values = other.numbers(f"{url}/{one.file}", one).read(0, one.length)
-    with pytest.raises(InputError, match=r"may have 628 bytes, and 1,256 are needed at once; set SCRIVEN_CACHE_SIZE"):
+    with pytest.raises(InputError, match=r"may take 628 bytes, but 1,256 are needed at once; set SCRIVEN_CACHE_SIZE"):
         ours.numbers(f"{url}/{two.file}", two)
     assert [path.stem for path in cache.glob("*.npy")] == [one.sha256]
     assert ours.numbers(f"{url}/{one.file}", one).read(0, one.length).tolist() == values.tolist()
@@ -182,7 +182,7 @@ def test_a_shard_that_is_not_what_its_corpus_says_is_refused(
     put(f"{url}/training-00001.npy", {"flipped": data[:-1] + b"\xee", "short": data[:-1], "long": data + b"\0"}[damage])
     corpus = Corpus.open(url)
     corpus.training.read(0, 500)
-    with pytest.raises(InputError, match=r"training-00001\.npy is not what its corpus says, by its size or SHA-256"):
+    with pytest.raises(InputError, match=r"training-00001\.npy does not have the size and SHA-256"):
         corpus.training.read(499, 2)
     with pytest.raises(InputError, match=r"training-00001\.npy is damaged"):
         corpus.verify()

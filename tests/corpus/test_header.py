@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scriven.corpus import Corpus, build
-from scriven.corpus.header import LARGEST
+from scriven.corpus.header import LARGEST_HEADER_BYTES
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
 
@@ -143,7 +143,7 @@ def test_a_huge_header_is_not_read(corpus: Path) -> None:
         file.truncate(10 * 10**9)
     with pytest.raises(InputError, match=r"corpus\.json is damaged"):
         Corpus.open(corpus)
-    assert LARGEST < 10**8
+    assert LARGEST_HEADER_BYTES < 10**8
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
@@ -151,10 +151,10 @@ def test_a_huge_header_is_not_read(corpus: Path) -> None:
 def test_links_and_pipes_are_not_followed(corpus: Path, original: Path, name: str) -> None:
     (corpus / name).unlink()
     (corpus / name).symlink_to(original / name)
-    assert f"{name} is a link or no file at all" in refused(corpus)
+    assert f"{name} is a link or not a plain file" in refused(corpus)
     (corpus / name).unlink()
     os.mkfifo(corpus / name)
-    assert f"{name} is a link or no file at all" in refused(corpus)
+    assert f"{name} is a link or not a plain file" in refused(corpus)
 
 
 class _Harm:

@@ -104,7 +104,7 @@ def test_the_shard_with_the_meaningless_id_is_named(
 ) -> None:
     from scriven.corpus import shards
 
-    monkeypatch.setattr(shards, "SHARD", 1000)
+    monkeypatch.setattr(shards, "SHARD_CHARACTERS", 1000)
     corpus = build([str(book)], CorpusSettings(), tmp_path / "corpus")
     data = (corpus / "training-00002.npy").read_bytes()
     (corpus / "training-00002.npy").write_bytes(data[:-1] + b"\xff")

@@ -83,7 +83,7 @@ def test_text_that_is_prepared(
     tmp_path: Path, texts: list[str], count: int, values: dict[str, object], piece: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition, "PIECE", piece)
+        patch.setattr(partition, "PIECE_BYTES", piece)
         chosen = CorpusSettings.model_validate(values)
         check_same(stored(tmp_path, [text.encode() for text in texts]), count, chosen)
 
@@ -102,7 +102,7 @@ def test_bytes_that_are_not_utf8(tmp_path: Path, texts: list[bytes], count: int,
 @given(st.lists(TRICKY, min_size=1, max_size=4), st.integers(1, 6), st.integers(1, 9))
 def test_lines(tmp_path: Path, texts: list[str], count: int, piece: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition, "PIECE", piece)
+        patch.setattr(partition, "PIECE_BYTES", piece)
         check_same(stored(tmp_path, [text.encode() for text in texts]), count, CorpusSettings(documents="lines"))
 
 
@@ -117,7 +117,7 @@ def test_separators_that_may_overlap_themselves(
     tmp_path: Path, texts: list[str], count: int, separator: str, piece: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition, "PIECE", piece)
+        patch.setattr(partition, "PIECE_BYTES", piece)
         chosen = CorpusSettings(documents="separator", separator=separator)
         check_same(stored(tmp_path, [text.encode() for text in texts]), count, chosen)
 

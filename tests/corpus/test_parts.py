@@ -9,7 +9,7 @@ import pytest
 
 from scriven.corpus import Corpus, build, shards
 from scriven.corpus.build import build_part, merge
-from scriven.corpus.parts import ahead
+from scriven.corpus.parts import read_ahead
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings
 
@@ -58,8 +58,8 @@ def built_apart(folder: Path, texts: list[str], chosen: CorpusSettings, count: i
 def test_parts_in_any_order_make_the_corpus_of_one_build(
     tmp_path: Path, texts: list[str], values: dict[str, object], count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "SHARD", 700)
-    monkeypatch.setattr(shards, "BLOCK", 64)
+    monkeypatch.setattr(shards, "SHARD_CHARACTERS", 700)
+    monkeypatch.setattr(shards, "BLOCK_CHARACTERS", 64)
     monkeypatch.chdir(tmp_path)
     Path("alphabet.json").write_text(json.dumps(list("abc天")))
     chosen = CorpusSettings.model_validate(values)
@@ -98,14 +98,14 @@ def test_a_missing_a_double_and_a_foreign_part_are_named(tmp_path: Path, texts: 
         ([one, three], r"part 2/3 is missing \(1 in all\); build it with"),
         ([two], r"part 1/3 is missing \(2 in all\)"),
         ([one, two, three, again], r"part-1-of-3 and .*again are both part 1/3"),
-        ([one, other, three], r"other \(part 2/3\) and .*part-1-of-3 \(part 1/3\) are not of one corpus"),
-        ([one, of_two], r"of-two \(part 2/2\) and .* are not of one corpus"),
-        ([one, two, three, tmp_path], r"is no part of a corpus; make one with"),
+        ([one, other, three], r"other \(part 2/3\) and .*part-1-of-3 \(part 1/3\) do not belong to one corpus"),
+        ([one, of_two], r"of-two \(part 2/2\) and .* do not belong to one corpus"),
+        ([one, two, three, tmp_path], r"is not a part; make one with"),
     ):
         with pytest.raises(InputError, match=message):
             merge(folders, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
-    with pytest.raises(UsageError, match="no part is named"):
+    with pytest.raises(UsageError, match="no part is given"):
         merge([], tmp_path / "merged")
 
 
@@ -134,7 +134,7 @@ def test_damage_to_a_part_is_found(tmp_path: Path, texts: list[str]) -> None:
     symbols = {**values["text"], "symbols": [5, 5]}
     for change in ({"number": "1"}, {"text": symbols}, {"findings": large}, {"format": 9}):
         (folders[0] / "part.json").write_text(json.dumps({**values, **change}))
-        with pytest.raises(InputError, match=r"part\.json is (damaged|of format 9)"):
+        with pytest.raises(InputError, match=r"part\.json (is damaged|has format 9)"):
             merge(folders, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
@@ -150,7 +150,9 @@ def test_the_texts_are_not_needed_to_merge(tmp_path: Path, texts: list[str]) -> 
 def test_an_empty_text_is_found_when_it_is_merged(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n\n")
     folders = built_apart(tmp_path, [str(tmp_path / "a.txt")], CorpusSettings(documents="lines"), 2)
-    with pytest.raises(InputError, match=r"not one character in .*a\.txt beside the ends of 2 empty documents"):
+    with pytest.raises(
+        InputError, match=r"there are no characters in .*a\.txt apart from the ends of 2 empty documents"
+    ):
         merge(folders, tmp_path / "merged")
 
 
@@ -161,9 +163,9 @@ def test_what_is_read_ahead_comes_in_order_with_its_error_and_can_be_left() -> N
 
     found = []
     with pytest.raises(OSError, match="the disk"):
-        for number in ahead(_numbers()):
+        for number in read_ahead(_numbers()):
             found.append(number)
     assert found == list(range(9))
-    left = ahead(iter(range(10**9)))
+    left = read_ahead(iter(range(10**9)))
     assert next(left) == 0
     left.close()

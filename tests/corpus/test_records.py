@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scriven.corpus import Corpus, build, structure, tables
-from scriven.corpus.json_records import records
+from scriven.corpus.json_records import read_records
 from scriven.corpus.line_ends import LINE_END, lines_of
 from scriven.corpus.structure import Bad
 from scriven.corpus.tables import delimited_rows
@@ -31,7 +31,7 @@ def from_csv(text: str, size: int = 7, column: str = "text", suffix: str = ".csv
 
 
 def from_json(text: str, size: int = 7, column: str = "text") -> list[object]:
-    found = list(records(pieces_of(text, size), "posts.json", column))
+    found = list(read_records(pieces_of(text, size), "posts.json", column))
     assert [number for number, _ in found] == list(range(1, len(found) + 1))
     return [value for _, value in found]
 
@@ -92,7 +92,7 @@ def test_rows_are_numbered_by_the_lines_that_they_begin_at() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,body\n1,a\n", "posts.csv has no column 'text', but id, body; name one of these with --corpus.column"),
+        ("id,body\n1,a\n", "posts.csv has no column 'text', but id, body; choose one of these with --corpus.column"),
         ("", "posts.csv has no column 'text', but nothing"),
         ("text,text\n1,a\n", "has the column 'text' twice"),
         ('id,text\n1,"a\nb\nc', "in the row at line 2: a quote is opened and never closed"),
@@ -107,7 +107,7 @@ def test_what_is_wrong_with_a_csv_file_is_named(text: str, message: str) -> None
 def test_a_quote_that_is_not_closed_does_not_take_the_memory_for_all_that_follows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(structure, "LONGEST", 10_000)
+    monkeypatch.setattr(structure, "LONGEST_ROW", 10_000)
     monkeypatch.setattr(tables, "LONGEST_FIELD", limit := csv.field_size_limit())
     read = 0
 
@@ -121,7 +121,7 @@ def test_a_quote_that_is_not_closed_does_not_take_the_memory_for_all_that_follow
     with pytest.raises(InputError, match=r"posts.csv, in the row at line 2: a field has over .* never closed"):
         list(delimited_rows(endless(), "posts.csv", ".csv", "text"))
     assert read < 2 * limit
-    with pytest.raises(InputError, match=r"line 2 has over 10,000 characters; is it CSV"):
+    with pytest.raises(InputError, match=r"line 2 has over 10,000 characters; is it really CSV"):
         list(delimited_rows(["id,text\n", *["a" * 1000] * 20], "posts.csv", ".csv", "text"))
 
 
@@ -130,7 +130,7 @@ def test_a_column_of_csv_is_what_is_trained_on(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path / "posts.csv", data, column="text", bad_rows="skip")
     assert text_of(corpus) == 'said "hi"\ntwo\n'
     assert (corpus.counts.bad_rows, corpus.counts.marks) == (1, 1)
-    with pytest.raises(InputError, match=r"posts.csv, line 4: it has 1 columns, and the first row 2; mend it"):
+    with pytest.raises(InputError, match=r"posts.csv, line 4: it has 1 columns, and the first row 2; correct it"):
         corpus_of(tmp_path / "posts.csv", data, column="text")
     assert (
         corpus_of(tmp_path / "posts.csv", data, column="text", documents="files", bad_rows="skip").counts.documents == 2
@@ -212,8 +212,8 @@ def test_what_has_no_text_is_said_with_what_there_is(text: str, value: object) -
     [
         ('[{"text": "a"}, {"text": "b"', r"is not JSON at character \d+: "),
         ('[{"text": "a"} {"text": "b"}]', "is not JSON at character 15: ',' is missing"),
-        ('[{"text": "a"}, ]', "is not JSON at character 16: nothing stands between ',' and ']'"),
-        ('{"a": [], "text": "b",}', "is not JSON at character 22: nothing stands between ',' and '}'"),
+        ('[{"text": "a"}, ]', "is not JSON at character 16: nothing is between ',' and ']'"),
+        ('{"a": [], "text": "b",}', "is not JSON at character 22: nothing is between ',' and '}'"),
         ('{"text": [{"text": "a"},]}', "is not JSON at character"),
         ("[,]", "is not JSON at character 1: "),
         ('[{"text" "a"}]', "is not JSON at character 9: Expecting ':' delimiter"),
@@ -230,7 +230,7 @@ def test_what_is_no_json_is_named_by_its_place(text: str, message: str) -> None:
 
 
 def test_a_record_that_is_too_long_is_not_read_into_memory_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structure, "LONGEST", 1000)
+    monkeypatch.setattr(structure, "LONGEST_ROW", 1000)
     assert from_json(json.dumps([{"text": "a" * 900}] * 50), 300) == ["a" * 900] * 50
     read = 0
 
@@ -241,10 +241,8 @@ def test_a_record_that_is_too_long_is_not_read_into_memory_whole(monkeypatch: py
             read += 100
             yield "a" * 100
 
-    with pytest.raises(
-        InputError, match=r"at character 13 a value begins that has over 1,000 characters; name the list"
-    ):
-        list(records(endless(), "posts.json", "text"))
+    with pytest.raises(InputError, match=r"at character 13 a value begins that has over 1,000 characters; name a list"):
+        list(read_records(endless(), "posts.json", "text"))
     assert read < 4000
 
 
@@ -255,7 +253,7 @@ def test_a_column_of_json_is_what_is_trained_on(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"chat.json, record 2: it has no text but None in the column 'messages.text'"):
         corpus_of(tmp_path / "chat.json", data, column="messages.text")
     with pytest.raises(
-        InputError, match=r"record 1: it has no column 'text', but messages.text; mend it, name another"
+        InputError, match=r"record 1: it has no column 'text', but messages.text; correct it, choose another"
     ):
         corpus_of(tmp_path / "chat.json", data, column="text")
 
@@ -275,10 +273,10 @@ def test_a_path_reaches_into_json_lines_too(tmp_path: Path) -> None:
         (
             "a.txt",
             {"column": "text"},
-            r"corpus.column text would do nothing for .*a.txt, which is no table by its name",
+            r"corpus.column text would do nothing for .*a.txt, whose name is not that of a table",
         ),
-        ("a.txt", {"bad_rows": "skip"}, "corpus.bad_rows skip would do nothing, as no column is named"),
-        ("a.docx", {"encoding": "cp1252"}, "corpus.encoding cp1252 would do nothing, as .*a.docx says itself"),
+        ("a.txt", {"bad_rows": "skip"}, "corpus.bad_rows skip would do nothing, as no rows are read without a column"),
+        ("a.docx", {"encoding": "cp1252"}, "corpus.encoding cp1252 would do nothing, as .*a.docx fixes"),
         ("a.txt", {"validation_file": "a.txt", "validation": 5}, "corpus.validation 5 would do nothing, as corpus.val"),
     ],
 )

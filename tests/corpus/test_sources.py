@@ -153,7 +153,7 @@ def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tally = ReadCounts()
     assert "".join(read_text(find(["-"]).sources, AS_IT_IS, tally)) == "zwölf\r\n"
     assert tally.position == 8
-    with pytest.raises(UsageError, match="named twice"):
+    with pytest.raises(UsageError, match="given twice"):
         find(["-", "-"])
 
 
@@ -246,7 +246,9 @@ def test_what_is_not_there_is_named(name: str) -> None:
 
 def test_a_folder_without_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"has no text in it \(skipped, not that by name: \S+\); name the files"):
+    with pytest.raises(
+        InputError, match=r"has no text in it \(skipped because of their names: \S+\); to read files anyway"
+    ):
         find([str(tmp_path)])
 
 

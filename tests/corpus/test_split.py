@@ -135,9 +135,11 @@ def test_a_number_of_documents_is_what_validates(tmp_path: Path, unit: str) -> N
 
 
 def test_a_number_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"corpus.validation 4,000: the text has 4,000 characters, so none would be"):
+    with pytest.raises(
+        UsageError, match=r"corpus.validation is 4,000, but the text has only 4,000 characters, so none would be"
+    ):
         built(tmp_path, "ab" * 2000, validation=4000)
-    with pytest.raises(UsageError, match=r"corpus.validation 3: the text has 2 documents"):
+    with pytest.raises(UsageError, match=r"corpus.validation is 3, but the text has only 2 documents"):
         built(tmp_path, "a\nb", documents="lines", validation=3)
     for senseless in (1.5, -1, -0.1, 1e300):
         with pytest.raises(UsageError, match=r"corpus\.validation -?\d"):

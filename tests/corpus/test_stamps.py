@@ -85,7 +85,7 @@ def test_the_same_text_is_known_by_its_content(
     change(book)
     assert build([str(book)], LINES, progress=lambda done, total: told.append(done)) == before
     assert told == [5000]
-    monkeypatch.setattr(BUILDING, "content_of", None)  # the stamps are known again
+    monkeypatch.setattr(BUILDING, "hash_content", None)  # the stamps are known again
     assert build([str(book)], LINES) == before
     assert len(built) == 1
 

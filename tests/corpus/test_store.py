@@ -17,7 +17,7 @@ TEXT = "the quick brown fox jumps over the lazy dog\n" * 5 + "The End?"
 
 @pytest.fixture
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
-    monkeypatch.setattr(shards, "SHARD", 50)
+    monkeypatch.setattr(shards, "SHARD_CHARACTERS", 50)
     (tmp_path / "text.txt").write_text(TEXT, newline="")
     return Corpus.open(build([str(tmp_path / "text.txt")], CorpusSettings(), tmp_path / "corpus"))
 
@@ -86,7 +86,7 @@ def test_documents_are_found_by_their_numbers(lines: Corpus) -> None:
 
 
 def test_lengths_of_many_documents_are_looked_at_in_blocks(lines: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[Part.__module__], "MANY", 2)
+    monkeypatch.setattr(sys.modules[Part.__module__], "DOCUMENTS_AT_ONCE", 2)
     assert lines.training.document_lengths() == (3, 3, 7)
 
 
@@ -124,7 +124,7 @@ def test_a_damaged_header_is_refused(corpus: Corpus, text: str) -> None:
 def test_a_newer_format_is_refused(corpus: Corpus) -> None:
     header = json.loads((Path(corpus.name) / "corpus.json").read_text(encoding="utf-8"))
     (Path(corpus.name) / "corpus.json").write_text(json.dumps({**header, "format": 99}))
-    with pytest.raises(InputError, match="is of format 99, not 2"):
+    with pytest.raises(InputError, match="has format 99, not 2"):
         Corpus.open(corpus.path)
 
 

@@ -1,4 +1,4 @@
-"""A text that has structure and is read as it is gets one note, with the flag that reads what is in it."""
+"""A text that has structure but is read as plain text gets one note, with the flag that reads what is in it."""
 
 import json
 import re
@@ -25,7 +25,11 @@ MAIL = "From a@b.c Mon Jan  1 00:00:00 2024\nReturn-Path: <a@b.c>\nFrom: A\nSubj
     [
         ("a.jsonl", '{"id": 1, "text": "a"}\n{"id": 2}\n', "is JSON lines, .*; --corpus.column NAME .*: id, text"),
         ("a.ndjson", '{"text": "a"}\n', "is JSON lines, .*; --corpus.column text reads the text in it"),
-        ("a.txt", '{"text": "a"}\n{"text": "b"}\n', "is JSON lines, .*; name it something.jsonl, and --corpus.column"),
+        (
+            "a.txt",
+            '{"text": "a"}\n{"text": "b"}\n',
+            "is JSON lines, .*; rename it to something.jsonl, and --corpus.column",
+        ),
         ("a.json", '{"text": "a"}\n{"text": "b"}\n', "is JSON lines, .*; --corpus.column text reads"),
         ("a.json", '[{"id": 1, "text": "a"}]', "is JSON, .*; --corpus.column NAME reads one column of it: id, text"),
         ("a.json", '[\n {"id": 1, "text": "a"},\n {"id"', "is JSON, .*: id, text"),  # as the beginning shows
@@ -60,13 +64,13 @@ def test_a_corpus_has_one_note_the_same_for_parts(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("id,text\n1,a\n")
     texts = [str(tmp_path / name) for name in ("a.txt", "b.jsonl", "c.csv")]
     corpus = Corpus.open(build(texts, CorpusSettings()))
-    notes = [note for note in corpus.notes if "read as it is" in note]
+    notes = [note for note in corpus.notes if "read as plain text" in note]
     assert len(notes) == 1
-    assert "b.jsonl is JSON lines, and is read as it is" in notes[0]
+    assert "b.jsonl is JSON lines, but is read as plain text" in notes[0]
     parts = [build_part(texts, CorpusSettings(), tmp_path / f"part-{n}", (n, 3)) for n in (1, 2, 3)]
     assert Corpus.open(merge(parts, tmp_path / "merged")).notes == corpus.notes
     with_column = Corpus.open(build(texts[1:], CorpusSettings(column="text")))
-    assert not any("read as it is" in note for note in with_column.notes)
+    assert not any("read as plain text" in note for note in with_column.notes)
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not here")
@@ -87,6 +91,6 @@ def test_a_link_to_a_folder_is_followed_where_it_is_named_and_else_named(tmp_pat
     (tmp_path / "texts" / "b.png").touch()
     notes = Corpus.open(build([str(tmp_path / "texts")], CorpusSettings())).notes
     assert len(notes) == 1
-    assert "as not text by their names: " in notes[0]
-    assert "b.png; links to folders are followed where they are named themselves, and were skipped: " in notes[0]
+    assert "as their names are not those of texts: " in notes[0]
+    assert "b.png; links to folders were skipped, as they are followed only if given by name: " in notes[0]
     assert notes[0].endswith("more")

@@ -128,7 +128,7 @@ BAD = [
     ("[1]", r"has no column 'text', but \[1\]"),
     ('{"text": "x"', "is not JSON"),
     ("[" * 100_000, "is not JSON"),
-    ('{"text": "\\ud800"}', "has a character that is half of one"),
+    ('{"text": "\\ud800"}', "has half a character"),
 ]
 
 
@@ -162,9 +162,9 @@ def test_a_null_in_a_binary_table_is_named_by_its_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("write", [as_parquet, as_arrow_stream])
 def test_a_column_that_is_not_there_is_said_with_those_that_are(tmp_path: Path, write: Any) -> None:
     path = write(["a"], tmp_path / "table.jsonl")
-    with pytest.raises(InputError, match=r"has no column 'body'; name one with --corpus\.column: (id, )?text"):
+    with pytest.raises(InputError, match=r"has no column 'body'; choose one with --corpus\.column: (id, )?text"):
         read(path, chosen(column="body"))
-    with pytest.raises(InputError, match=r"is a table; say which column has the text with --corpus\.column"):
+    with pytest.raises(InputError, match=r"is a table; name the column with the text: --corpus\.column"):
         read(path, CorpusSettings())
 
 
@@ -186,9 +186,9 @@ def test_damaged_tables_are_refused_in_one_sentence(tmp_path: Path, write: Any) 
 
 
 def test_a_line_without_an_end_is_not_read_into_memory_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structure, "LONGEST", 1000)
+    monkeypatch.setattr(structure, "LONGEST_ROW", 1000)
     (tmp_path / "table.jsonl").write_text('{"text": "' + "a" * 5000)
-    with pytest.raises(InputError, match=r"line 1 has over 1,000 characters; is it JSON lines\?"):
+    with pytest.raises(InputError, match=r"line 1 has over 1,000 characters; is it really JSON lines\?"):
         read(tmp_path / "table.jsonl", chosen(), size=100)
 
 
@@ -223,10 +223,10 @@ def test_a_data_set_needs_a_column_and_a_split(tmp_path: Path) -> None:
     path = as_dataset(ROWS, tmp_path / "set.jsonl")
     assert [Path(name).name for name in find([str(path)], "text").skipped] == ["test"]
     assert read(path / "test", chosen()) == ["never read"]
-    with pytest.raises(InputError, match=r"set is a data set; say which column"):
+    with pytest.raises(InputError, match=r"set is a data set; name the column"):
         find([str(path)])
     (path / "dataset_dict.json").write_text('{"splits": ["test", "dev"]}')
-    with pytest.raises(InputError, match=r"no split train; name one: test, dev, as a folder"):
+    with pytest.raises(InputError, match=r"no split train; give the folder of one of: test, dev"):
         find([str(path)], "text")
 
 

@@ -1,4 +1,4 @@
-"""Text on disk -> ids on disk."""
+"""Turns text files into a corpus: ids on disk."""
 
 from scriven.corpus.build import build as build
 from scriven.corpus.store import Corpus as Corpus

@@ -1,6 +1,6 @@
-"""Text -> a corpus: a folder of ids on disk, built in one streaming pass and found again while the text is the same.
+"""Builds a corpus (a folder of ids on disk) from text, in one streaming pass, and finds it again in the cache.
 
-Many builders can share the work: each builds a part, and `merge` makes of all parts the corpus of one build.
+Several builders can share the work: each builds a part, and `merge` makes the same corpus from all parts.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 
 from scriven.arguments import check_text
-from scriven.corpus.decoding import PIECE
+from scriven.corpus.decoding import PIECE_BYTES
 from scriven.corpus.filesystem import explain_errors
 from scriven.corpus.header import NAME, read_header
 from scriven.corpus.inputs import CorpusInput, Progress, TextInput
 from scriven.corpus.parts import NAME as PART_NAME
 from scriven.corpus.parts import Parts, read_part, write_part
-from scriven.corpus.sources import Notes, changed_error, content_of, short_hash
+from scriven.corpus.sources import Notes, changed_error, hash_content, short_hash
 from scriven.corpus.staging import publish, staging_folder
 from scriven.corpus.writer import assemble
 from scriven.errors import InputError, UsageError
@@ -32,7 +32,7 @@ from scriven.vocabulary import byte_values
 
 COLUMN = "text"  # of the JSON lines that documents in memory are stored as
 OTHER = "exists and is not the corpus of these texts as they are now; choose another folder"
-KEPT_BYTES = 2 * PIECE  # smaller buffers than that, a piece read among them, are kept; see `keep_buffers`
+KEPT_BUFFER_BYTES = 2 * PIECE_BYTES  # buffers below this size, such as a piece of text, are kept; see `keep_buffers`
 
 
 def build(
@@ -43,27 +43,29 @@ def build(
     *,
     strict: bool = True,
 ) -> Path:
-    """The folder of the corpus that these texts make (see `scriven.corpus.sources`); built unless it is there already.
+    """Builds the corpus of some texts (see `scriven.corpus.sources`), unless it exists. Returns its folder.
 
-    Without `folder` it is kept in the user's cache, by the path and content of each file and the settings; where
-    neither size nor times nor place of a file have changed, its content is not read again.
-    `progress(done, total)` is told bytes of the files, each counted twice: read, then written; the total is none while
-    it is not known.
-    Raises InputError when a text cannot be read or the corpus cannot be written, UsageError when no text is named or,
-    if `strict`, a setting would do nothing for the texts.
+    Without `folder` it is kept in the user's cache, under a name made from the settings and the path and content of
+    each file. A file whose size, times and place are unchanged is not read again.
+    `progress(done, total)` is called with bytes of the files, each counted twice: once read, once written. The total is
+    None while it is unknown.
+    Raises InputError if a text cannot be read or the corpus cannot be written; UsageError if no text is named or, with
+    `strict`, a setting would have no effect on the texts.
     """
-    material = _texts(texts, settings, strict=strict)
+    corpus_input = _texts(texts, settings, strict=strict)
     if folder:
-        return _in_folder(folder, material, lambda work: assemble(work, material, progress or _silent), _corpus_hash)
-    if found := _cached_corpus(material, progress or _silent):
+        return _in_folder(
+            folder, corpus_input, lambda work: assemble(work, corpus_input, progress or _silent), _corpus_hash
+        )
+    if found := _cached_corpus(corpus_input, progress or _silent):
         return found
     corpora = cache_folder() / "corpora"
-    with _explain(corpora, material), staging_folder(corpora) as work:
-        content = _hash_beside(material, lambda: assemble(work, material, progress or _silent))
-        name = material.key() if material.size is None else _name(material, content)
-        _check_unchanged(material)
+    with _explain(corpora, corpus_input), staging_folder(corpora) as work:
+        content = _hash_beside(corpus_input, lambda: assemble(work, corpus_input, progress or _silent))
+        name = corpus_input.key() if corpus_input.size is None else _name(corpus_input, content)
+        _check_unchanged(corpus_input)
         made = publish(work, corpora / name, _is_whole, replace=True)
-    _notes().write(name, material.stamps())
+    _notes().write(name, corpus_input.stamps())
     return made
 
 
@@ -97,17 +99,20 @@ def _json_line(document: str) -> str:
 def is_made_of(
     folder: Path, texts: Sequence[str], settings: CorpusSettings, progress: Progress | None = None
 ) -> bool | None:
-    """Whether a corpus in the user's cache was made of these texts as they are now; None where that cannot be told.
+    """Whether a corpus in the user's cache was made from these texts as they are now; None if that cannot be known.
 
-    They are read where they may have changed, and nothing is built. Raises InputError where they cannot be read.
+    Reads texts that may have changed, but builds nothing. Raises InputError if they cannot be read.
     """
-    material, content = _texts(texts, settings, strict=False), folder.name.partition("-")[2]
-    if folder.parent != cache_folder() / "corpora" or material.size is None or not content:
+    corpus_input, content = _texts(texts, settings, strict=False), folder.name.partition("-")[2]
+    if folder.parent != cache_folder() / "corpora" or corpus_input.size is None or not content:
         return None
-    stamps, notes = material.stamps(), _notes()
+    stamps, notes = corpus_input.stamps(), _notes()
     if notes.read(folder.name) == stamps:
         return True
-    if content_of(material.sources, partial(_report_progress, progress or _silent, 2 * material.size)) != content:
+    if (
+        hash_content(corpus_input.sources, partial(_report_progress, progress or _silent, 2 * corpus_input.size))
+        != content
+    ):
         return False
     notes.write(folder.name, stamps)
     return True
@@ -120,34 +125,38 @@ def build_part(
     part: tuple[int, int],
     progress: Progress | None = None,
 ) -> Path:
-    """Part (i, n) of the corpus that these texts make: the i-th of n, from 1 on; built unless it is there already.
+    """Builds part (i, n) of the corpus of some texts, with i from 1 to n, unless it exists. Returns its folder.
 
-    Raises InputError as `build` does, UsageError when there can be no such part.
+    Raises InputError like `build`; UsageError if there is no such part.
     """
     number, count = part
     if not 1 <= number <= count:
         raise UsageError(f"there is no part {number}/{count}; the parts of {count} are 1/{count} to {count}/{count}")
-    material = _texts(texts, settings, part)
+    corpus_input = _texts(texts, settings, part)
 
     def _hash(target: Path, settings: CorpusSettings) -> str:
         file = read_part(target)
         values = file.model_dump(mode="json") | {"origin": None}
         return short_hash(values) if (file.number, file.count, file.origin.settings) == (*part, settings) else ""
 
-    return _in_folder(folder, material, lambda work: write_part(work, material, part, progress or _silent), _hash)
+    return _in_folder(
+        folder, corpus_input, lambda work: write_part(work, corpus_input, part, progress or _silent), _hash
+    )
 
 
 def merge(folders: Sequence[Path], folder: Path, progress: Progress | None = None) -> Path:
-    """The corpus that the parts in these folders make, in any order: the same files as `build` makes of the texts.
+    """Merges the parts in some folders, in any order, into a corpus: the same files as `build` makes from the texts.
 
-    Raises InputError when parts are missing, there twice, damaged or not of one corpus, or it cannot be written;
-    UsageError when none is named.
+    Raises InputError if parts are missing, double, damaged or of different corpora, or the corpus cannot be written;
+    UsageError if no part is named.
     """
-    keep_buffers(KEPT_BYTES)
+    keep_buffers(KEPT_BUFFER_BYTES)
     if not folders:
-        raise UsageError("no part is named; name the folders that scriven corpus build --part made")
-    material = Parts(folders)
-    return _in_folder(folder, material, lambda work: assemble(work, material, progress or _silent), _corpus_hash)
+        raise UsageError("no part is given; give the folders that scriven corpus build --part made")
+    corpus_input = Parts(folders)
+    return _in_folder(
+        folder, corpus_input, lambda work: assemble(work, corpus_input, progress or _silent), _corpus_hash
+    )
 
 
 def _silent(done: int, total: int | None) -> None:
@@ -157,9 +166,9 @@ def _silent(done: int, total: int | None) -> None:
 def _texts(
     texts: Sequence[str], settings: CorpusSettings, part: tuple[int, int] | None = None, *, strict: bool = True
 ) -> TextInput:
-    keep_buffers(KEPT_BYTES)
+    keep_buffers(KEPT_BUFFER_BYTES)
     if not texts:
-        raise UsageError("no text is named; name a file, a folder, - for standard input, python or shakespeare")
+        raise UsageError("no text is given; give a file, a folder, - for standard input, python or shakespeare")
     return TextInput(texts, settings, part, strict=strict)
 
 
@@ -167,7 +176,7 @@ def _check_free(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise InputError(f"{folder} is there and is no folder; choose another name for the corpus")
+        raise InputError(f"{folder} exists and is not a folder; choose another name for the corpus")
     if (folder / NAME).exists() or (folder / PART_NAME).exists():
         raise InputError(f"{folder} {OTHER}")
     if any(folder.iterdir()):
@@ -175,8 +184,8 @@ def _check_free(folder: Path) -> None:
             f"{folder} is not empty and is not a corpus, so nothing is written to it; choose a new folder, such as "
             f"{folder / 'corpus'}"
         )
-    if folder.samefile(Path.cwd()):  # a corpus takes the place of an empty folder
-        raise InputError(f"{folder} is the folder that you are in; name a new one, such as {folder / 'corpus'}")
+    if folder.samefile(Path.cwd()):  # the corpus would replace this empty folder
+        raise InputError(f"{folder} is the current folder; give a new one, such as {folder / 'corpus'}")
 
 
 def _is_whole(folder: Path) -> bool:
@@ -187,36 +196,38 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _corpus_hash(folder: Path, settings: CorpusSettings) -> str:
-    """A hash of what a corpus says of itself, but for times and names of files; empty where it is of other settings.
+    """A hash of a corpus's header without times and names of files; empty if the corpus has other settings.
 
-    Raises InputError where there is none.
+    Raises InputError if the folder has no corpus.
     """
     header = read_header(folder)
     return short_hash(header.model_dump(mode="json") | {"key": "", "texts": []}) if header.settings == settings else ""
 
 
 def _notes() -> Notes:
-    """Of corpora in the cache, and of those in folders that users chose: the stamps of what they were made of."""
+    """The notes that hold, for each corpus in the cache or in a user's folder, the stamps of its sources."""
     return Notes(cache_folder() / "stamps")
 
 
-def _name(material: TextInput, content: str) -> str:
+def _name(corpus_input: TextInput, content: str) -> str:
     """The name of a corpus in the cache."""
-    return f"{material.timeless_key()}-{content}"
+    return f"{corpus_input.timeless_key()}-{content}"
 
 
-def _cached_corpus(material: TextInput, progress: Progress) -> Path | None:
-    """The corpus of the texts as they are now, if the cache has it."""
-    if material.size is None:
+def _cached_corpus(corpus_input: TextInput, progress: Progress) -> Path | None:
+    """The folder of the corpus of the texts as they are now, if the cache has it."""
+    if corpus_input.size is None:
         return None
-    folders = sorted((cache_folder() / "corpora").glob(f"{material.timeless_key()}-*"))
+    folders = sorted((cache_folder() / "corpora").glob(f"{corpus_input.timeless_key()}-*"))
     there = {folder.name: folder for folder in folders if _is_whole(folder)}
-    stamps, notes = material.stamps(), _notes()
+    stamps, notes = corpus_input.stamps(), _notes()
     if same := [folder for name, folder in there.items() if notes.read(name) == stamps]:
         return same[0]
     if not there:
         return None
-    name = _name(material, content_of(material.sources, partial(_report_progress, progress, 2 * material.size)))
+    name = _name(
+        corpus_input, hash_content(corpus_input.sources, partial(_report_progress, progress, 2 * corpus_input.size))
+    )
     if name in there:
         notes.write(name, stamps)
     return there.get(name)
@@ -226,16 +237,16 @@ def _report_progress(progress: Progress, total: int, done: int) -> None:
     progress(min(done, total), total)
 
 
-def _hash_beside(material: TextInput, task: Callable[[], None]) -> str:
-    """Does a task; gives the hash of the sources' content, read by a thread meanwhile."""
+def _hash_beside(corpus_input: TextInput, task: Callable[[], None]) -> str:
+    """Runs a task, while a thread reads the sources; returns the hash of their content."""
     left = threading.Event()
 
     def _look(done: int) -> None:
         if left.is_set():
-            raise InputError("the corpus is not built any more")
+            raise InputError("building the corpus was given up")
 
     with ThreadPoolExecutor(1) as pool:
-        hashing = pool.submit(content_of, material.sources, _look)
+        hashing = pool.submit(hash_content, corpus_input.sources, _look)
         try:
             task()
         except BaseException:
@@ -244,9 +255,9 @@ def _hash_beside(material: TextInput, task: Callable[[], None]) -> str:
         return hashing.result()
 
 
-def _check_unchanged(material: TextInput) -> None:
-    """Raises InputError where a file is not the one any more that was found; one that has only grown still is."""
-    for source in material.sources:
+def _check_unchanged(corpus_input: TextInput) -> None:
+    """Raises InputError if a file has changed since it was found; it may have grown."""
+    for source in corpus_input.sources:
         if isinstance(source.path, Path) and source.stamp:
             with explain_errors(source.name):
                 now = source.path.stat()
@@ -256,27 +267,27 @@ def _check_unchanged(material: TextInput) -> None:
 
 def _in_folder(
     folder: Path,
-    material: TextInput | Parts,
+    corpus_input: TextInput | Parts,
     write: Callable[[Path], None],
     hash_of: Callable[[Path, CorpusSettings], str],
 ) -> Path:
-    """What `write` makes, in a folder that a user chose; it may be there already, where its sources are unchanged.
+    """Makes a corpus or part by `write` in a folder that a user chose, or finds it there if its sources are unchanged.
 
-    Where they may have changed it is made once more, beside it, and compared by `hash_of`, which is empty or raises
-    InputError for what is something else.
+    If they may have changed, it is made once more in a staging folder and compared by `hash_of`, which returns an empty
+    string or raises InputError for anything else that is in the folder.
     """
 
     def _found(place: Path) -> str:
         with suppress(InputError):
-            return hash_of(place, material.settings)
+            return hash_of(place, corpus_input.settings)
         return ""
 
-    stamps, name, there = material.stamps(), short_hash(str(folder.absolute())), _found(folder)
+    stamps, name, there = corpus_input.stamps(), short_hash(str(folder.absolute())), _found(folder)
     if there and _notes().read(name) == f"{there} {stamps}":
         return folder
     if not there:
         _check_free(folder)
-    with _explain(folder.parent, material), staging_folder(folder.parent) as work:
+    with _explain(folder.parent, corpus_input), staging_folder(folder.parent) as work:
         write(work)
         made = _found(work)
         if there and made != there:
@@ -289,13 +300,13 @@ def _in_folder(
 
 
 @contextmanager
-def _explain(folder: Path, material: CorpusInput) -> Iterator[None]:
-    """Turns what goes wrong with writing into an InputError that says what to do."""
+def _explain(folder: Path, corpus_input: CorpusInput) -> Iterator[None]:
+    """Turns errors of writing into an InputError that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            needed = 2 * max(material.size or 0, material.position) / 1e6
+            needed = 2 * max(corpus_input.size or 0, corpus_input.position) / 1e6
             why = f"the disk is full, and at least {needed:,.0f} MB are needed there while building"
         else:
             why = error.strerror or str(error)

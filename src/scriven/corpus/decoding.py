@@ -1,4 +1,4 @@
-"""The text of sources, as pieces in bounded memory: decompressed, decoded, in lower case and normalised as wanted."""
+"""Reads the text of sources in pieces: decompresses, decodes and prepares it (case, punctuation, NFC)."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ _PLAIN_PUNCTUATION = {
     "...": "\u2026",
     "*": "\u2022",
     " ": "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f",
-    "": "\u00ad",  # a soft hyphen, which shows a place where a word may be broken
+    "": "\u00ad",  # a soft hyphen marks a place where a word may be broken
 }
 _TABLE = {ord(character): plain for plain, characters in _PLAIN_PUNCTUATION.items() for character in characters}
 
 
 def fold_punctuation(text: str) -> str:
-    """A text with plain quotes, dashes, dots and spaces: “It’s” is "It's", an en dash "-", an em dash "--"."""
+    """A text with plain quotes, dashes, dots and spaces: “It’s” becomes "It's", an en dash "-", an em dash "--"."""
     return text if text.isascii() else text.translate(_TABLE)
 
 
-PIECE = 1 << 20  # bytes read at once
+PIECE_BYTES = 1 << 20  # bytes read at once
 
 
 class Change:
-    """Counts the characters that a transformation replaced: by how much each character became rarer, summed."""
+    """Counts the characters that a transformation replaced, as the sum of how much rarer each character became."""
 
     @cached_property
     def _lost(self) -> Ids:
@@ -63,11 +63,11 @@ class Change:
 
     @property
     def _is_counted(self) -> bool:
-        """Whether there is anything; else no memory is taken for it."""
+        """Whether anything was counted; memory for the counts is taken only then."""
         return "_lost" in self.__dict__
 
     def add(self, before: str, after: str) -> None:
-        """Count one piece of text."""
+        """Counts one piece of text, before and after the transformation."""
         if before == after:
             return
         for text, sign in ((before, 1), (after, -1)):
@@ -76,43 +76,43 @@ class Change:
 
     @property
     def characters(self) -> int:
-        """How many characters of the original are not in the result."""
+        """The number of characters of the original that are not in the result."""
         return int(np.maximum(self._lost, 0).sum()) if self._is_counted else 0
 
     def to_pairs(self) -> tuple[tuple[int, int], ...]:
-        """All that was counted: code points, and by how much each became rarer."""
+        """All counts: code points, and how much rarer each became."""
         if not self._is_counted:
             return ()
         found = np.flatnonzero(self._lost)
         return tuple(zip(found.tolist(), self._lost[found].tolist(), strict=True))
 
     def add_pairs(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Count what `to_pairs` gave elsewhere."""
+        """Adds counts that `to_pairs` of another one returned."""
         for point, lost in pairs:
             self._lost[point] += lost
 
 
 @dataclass
 class ReadCounts:
-    """What `read_text` has read and changed so far, and what `scriven.corpus.documents` has found in it."""
+    """Counts of what `read_text` has read and changed so far, and of the documents found in it."""
 
-    position: int = 0  # bytes of the files as they lie on the disk
-    marks: int = 0  # byte order marks at the start of sources, left out
-    invalid: int = 0  # bytes that were not of the encoding
+    position: int = 0  # bytes of the files, compressed ones as they are
+    marks: int = 0  # byte order marks at the start of sources; they are left out
+    invalid: int = 0  # bytes that were not valid in the encoding
     line_ends: LineEnds = field(default_factory=LineEnds)
     lowercased: Change = field(default_factory=Change)
     punctuation: Change = field(default_factory=Change)
     normalized: Change = field(default_factory=Change)
-    streamed: Any = field(default_factory=hashlib.sha256)  # of what came from sources without a stamp
+    streamed: Any = field(default_factory=hashlib.sha256)  # of the bytes of sources without a stamp
     documents: int = 0  # with characters in them
     empty: int = 0  # documents without any
     separators: int = 0  # line feeds or separators that ended a document
-    empty_places: deque[int] | None = None  # where wanted: the place of each empty one among all documents, from 0 on
+    empty_places: deque[int] | None = None  # if wanted: the number of each empty one among all documents, from 0
     bad_rows: int = 0  # rows of tables that were left out
-    structure: str = ""  # a note on a source that is read as it is, though it has structure
+    structure: str = ""  # a note on the first source that has structure but is read as plain text
 
     def add_documents(self, lengths: Ids) -> None:
-        """Count documents of these lengths (M,)."""
+        """Counts documents of these lengths (M,)."""
         empty = np.flatnonzero(lengths == 0)
         if self.empty_places is not None:
             self.empty_places.extend((empty + self.documents + self.empty).tolist())
@@ -120,31 +120,31 @@ class ReadCounts:
         self.empty += empty.size
 
     def add_mark(self) -> None:
-        """Count a byte order mark."""
+        """Counts a byte order mark."""
         self.marks += 1
 
     def add_bytes(self, count: int) -> None:
-        """Count bytes of a file that was read at once."""
+        """Counts the bytes of a file that was read as a whole."""
         self.position += count
 
     def note_structure(self, note: str) -> None:
-        """Keep the first note on what is read as it is though it has structure."""
+        """Keeps the first note on a source that has structure."""
         self.structure = self.structure or note
 
     def add_invalid(self, count: int) -> None:
-        """Count bytes that are not of the encoding."""
+        """Counts invalid bytes."""
         self.invalid += count
 
 
 def read_text(
-    sources: Iterable[TextSource], settings: CorpusSettings, tally: ReadCounts | None = None, size: int = PIECE
+    sources: Iterable[TextSource], settings: CorpusSettings, tally: ReadCounts | None = None, size: int = PIECE_BYTES
 ) -> Iterator[str]:
-    """The text of the sources, one after another, in pieces of about `size` bytes, as the settings prepare it.
+    """The prepared text of the sources, one after another, in pieces of about `size` bytes.
 
-    Line ends are kept as they are; a byte order mark at the start of a source is left out. Bytes that are not of the
-    encoding become U+FFFD each (`invalid` is "replace") or code points U+DC80..U+DCFF ("bytes"). The text is the same
-    whatever the size; with lower case or NFC, a piece grows until there is a place where cutting changes nothing.
-    Raises InputError when a source cannot be read, is damaged, or is not of the encoding ("strict").
+    Line ends are kept; a byte order mark at the start of a source is left out. Each invalid byte becomes U+FFFD if
+    `settings.invalid` is "replace", or a code point U+DC80..U+DCFF if it is "bytes". The text does not depend on the
+    size. With lower case or NFC, a piece grows until there is a place where a cut changes nothing.
+    Raises InputError if a source cannot be read or is damaged, and for an invalid byte with "strict".
     """
     tally = ReadCounts() if tally is None else tally
     for source in sources:
@@ -156,14 +156,14 @@ def read_text(
 
 
 def prepare_pieces(pieces: Iterable[str], settings: CorpusSettings, tally: ReadCounts | None = None) -> Iterator[str]:
-    """The pieces of a text, any, as `prepare` makes them of the whole: with lower case or NFC they are cut anew."""
+    """Prepares a text that comes in pieces, with the same result as `prepare` of the whole text."""
     if not changes_text(settings):
         return iter(pieces)
-    return (prepare(piece, settings, tally) for piece in (_recut(pieces) if looks_around(settings) else pieces))
+    return (prepare(piece, settings, tally) for piece in (_recut(pieces) if depends_on_context(settings) else pieces))
 
 
 def prepare(text: str, settings: CorpusSettings, tally: ReadCounts | None = None) -> str:
-    """A whole text as a corpus of these settings holds it: in lower case, in plain punctuation, in NFC as they say."""
+    """A whole text in the form that the settings ask for: in lower case, with plain punctuation, in NFC."""
     tally = ReadCounts() if tally is None else tally
     lowered = text.lower() if settings.lowercase else text
     tally.lowercased.add(text, lowered)
@@ -176,16 +176,18 @@ def prepare(text: str, settings: CorpusSettings, tally: ReadCounts | None = None
 
 def changes_text(settings: CorpusSettings) -> bool:
     """Whether `prepare` changes texts."""
-    return looks_around(settings) or settings.punctuation == "ascii"
+    return depends_on_context(settings) or settings.punctuation == "ascii"
 
 
-def looks_around(settings: CorpusSettings) -> bool:
-    """Whether what `prepare` makes of a character depends on those around it."""
+def depends_on_context(settings: CorpusSettings) -> bool:
+    """Whether the characters around a character change what `prepare` does with it."""
     return settings.lowercase or settings.normalize == "nfc"
 
 
-def decode_source(source: TextSource, settings: CorpusSettings, tally: ReadCounts, size: int = PIECE) -> Iterator[str]:
-    """As `read_text` of one source, before it is prepared."""
+def decode_source(
+    source: TextSource, settings: CorpusSettings, tally: ReadCounts, size: int = PIECE_BYTES
+) -> Iterator[str]:
+    """The text of one source, like `read_text` but not prepared."""
     if source.is_zipped:
         return zipped_text(source, tally.add_bytes)
     begun = source.span[0] if source.span else 0
@@ -199,14 +201,14 @@ def _begins_inside(source: TextSource) -> bool:
 
 
 def _chunks(source: TextSource, tally: ReadCounts, size: int) -> Iterator[bytes]:
-    """The bytes of a source, decompressed; `tally.position` follows.
+    """The decompressed bytes of a source, in chunks; updates `tally.position`.
 
-    Of a plain file that grows meanwhile, what was there when it was found is read.
+    If a plain file grows meanwhile, only the bytes that it had when it was found are read.
     """
     begun, packed = tally.position, source.suffixes[1]
     unpack, damage = _compression(packed)
     first, end = source.span or (0, source.stamp[0] if source.stamp and not packed else 0)
-    left = end - first if end else sys.maxsize  # files such as those in /proc say that they have no bytes, and have
+    left = end - first if end else sys.maxsize  # files such as those in /proc have bytes though their size is 0
     remote = isinstance(source.path, str)
     with explain_errors(source.name, damage, remote=remote), _open(source) as raw, unpack(raw) as stream:
         if first:
@@ -224,7 +226,7 @@ def _chunks(source: TextSource, tally: ReadCounts, size: int) -> Iterator[bytes]
 
 
 def _has_changed(source: TextSource, now: os.stat_result) -> bool:
-    """Whether a file is another one than was found; a plain one that has grown is not."""
+    """Whether a file has changed since it was found; a plain one may have grown."""
     if source.stamp is None or not source.stamp[0]:
         return False
     grown = now.st_size > source.stamp[0] and not source.suffixes[1]
@@ -236,7 +238,7 @@ def _open(source: TextSource) -> AbstractContextManager[IO[bytes]]:
 
 
 def _compression(suffix: str) -> tuple[Callable[[Any], AbstractContextManager[Any]], type[Exception]]:
-    """How to decompress a file, and what is raised where it is damaged (besides EOFError and OSError)."""
+    """The function that decompresses a file, and the exception for a damaged one besides EOFError and OSError."""
     if suffix == ".gz":
         return gzip.open, zlib.error
     if suffix == ".xz":
@@ -259,7 +261,7 @@ def _zstd() -> Any:
 
 
 def _recut(pieces: Iterable[str]) -> Iterator[str]:
-    """The same text cut only where lower case and NFC of the two sides are those of the whole."""
+    """Cuts a text anew, only at places where both sides can be put in lower case and NFC independently."""
     held = ""
     for piece in pieces:
         held += piece
@@ -269,7 +271,7 @@ def _recut(pieces: Iterable[str]) -> Iterator[str]:
     yield held
 
 
-# White space never joins with what comes before it, neither as NFC nor in the context that decides between the two
-# small sigmas; nor does a Latin letter, digit, kana, ideograph or Hangul syllable after another one.
+# It is safe to cut before white space, and between two Latin letters, digits, kana, ideographs or Hangul syllables:
+# NFC combines nothing there, and the context that decides between the two small sigmas ends.
 _PLAIN = "[A-Za-z0-9\u3041-\u3096\u30a1-\u30fa\u3400-\u9fff\uac00-\ud7a3]"
 _SAFE = re.compile(rf"(?s).+(?=\s|(?<={_PLAIN}){_PLAIN})")

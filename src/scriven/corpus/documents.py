@@ -1,11 +1,11 @@
-"""Text -> documents, in bounded memory, however many and however long they are.
+"""Splits text into documents, in bounded memory for any number and length of documents.
 
-What a document is, `corpus.documents` says: a line, a source (a file, standard input), or what is between two
-separators. What ends a document (the end of a line, the separator) is in no document. The
-end of a source always ends one. Documents of no characters are left out and counted.
+`corpus.documents` says what a document is: a line, a source (a file, standard input), or the text between two
+separators. Line ends and separators belong to no document. The end of a source always ends a document. Documents
+without a character are left out and counted.
 
-The rows of a table are as sources are: each ends a document, and where documents are files each row is one. Where there
-are no documents, a line feed follows each row.
+Each row of a table is treated like a source: its end ends a document. If a text has no documents, a line feed follows
+each row.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from scriven.arrays import Ids
-from scriven.corpus.decoding import PIECE, ReadCounts, prepare, read_text
+from scriven.corpus.decoding import PIECE_BYTES, ReadCounts, prepare, read_text
 from scriven.corpus.line_ends import split_lines
 from scriven.corpus.sources import TextSource
-from scriven.corpus.tables import is_read_as_table, rows
+from scriven.corpus.tables import is_read_as_table, read_rows
 from scriven.settings import CorpusSettings
 
 
 def documents(
-    sources: Iterable[TextSource], settings: CorpusSettings, tally: ReadCounts | None = None, size: int = PIECE
+    sources: Iterable[TextSource], settings: CorpusSettings, tally: ReadCounts | None = None, size: int = PIECE_BYTES
 ) -> Iterator[tuple[str, bool]]:
-    """The documents of sources, as the settings prepare them: a piece of text, and whether its document ends with it.
+    """The prepared documents of sources: pieces of text, and whether the document ends with the piece.
 
-    A document comes in one piece or more, each of about `size` bytes at most; the last one, which ends it, can be
-    empty, a document never is. `tally` counts documents, empty ones and separators, and what `read_text` counts. Where
-    the settings know no documents nothing ever ends.
-    Raises InputError as `read_text` does.
+    A document comes in one or more pieces of at most about `size` bytes. Its last piece may be empty, but no document
+    is. `tally` counts documents, empty ones, separators, and everything that `read_text` counts. If the settings define
+    no documents, none ever ends.
+    Raises InputError like `read_text`.
     """
     for text, ends in split_documents(sources, settings, tally, size):
         yield from _each(text, ends)
@@ -39,22 +39,22 @@ def documents(
 def documents_of(
     pieces: Iterable[str], settings: CorpusSettings, tally: ReadCounts | None = None
 ) -> Iterator[tuple[str, bool]]:
-    """As `documents`, of one text that is prepared already and comes in any pieces, such as `[text]`."""
+    """Like `documents`, for one text that is already prepared and comes in any pieces, such as `[text]`."""
     for text, ends in split_document_text(pieces, settings, tally):
         yield from _each(text, ends)
 
 
 def split_documents(
-    sources: Iterable[TextSource], settings: CorpusSettings, tally: ReadCounts | None = None, size: int = PIECE
+    sources: Iterable[TextSource], settings: CorpusSettings, tally: ReadCounts | None = None, size: int = PIECE_BYTES
 ) -> Iterator[tuple[str, Ids]]:
-    """The same as pieces of all documents one after another, and the places in each piece where a document ends, (M,).
+    """Like `documents`, as pieces that may span documents, and the places in each piece where a document ends, (M,).
 
-    A place is a number of characters from the start of the piece; 0 where the document ended with the last piece.
+    A place counts characters from the start of the piece; it is 0 if the document ended with the previous piece.
     """
     tally = ReadCounts() if tally is None else tally
     for source in sources:
         if is_read_as_table(source, settings):
-            yield from _cut_rows(rows(source, settings, tally, size), settings, tally)
+            yield from _cut_rows(read_rows(source, settings, tally, size), settings, tally)
         else:
             yield from split_document_text(read_text([source], settings, tally, size), settings, tally)
 
@@ -62,9 +62,9 @@ def split_documents(
 def split_document_text(
     pieces: Iterable[str], settings: CorpusSettings, tally: ReadCounts | None = None
 ) -> Iterator[tuple[str, Ids]]:
-    """As `split_documents`, of one text that is prepared already."""
+    """Like `split_documents`, for one text that is already prepared."""
     tally = ReadCounts() if tally is None else tally
-    unended = 0  # characters so far of the document that has not ended
+    unended = 0  # characters so far of the open document
     for parts in _parts(pieces, settings):
         lengths = np.fromiter(map(len, parts), np.int64, len(parts))  # (M + 1,)
         ends = lengths.cumsum()[:-1]  # (M,)
@@ -82,7 +82,7 @@ def split_document_text(
 
 
 def _cut_rows(groups: Iterable[list[str]], settings: CorpusSettings, tally: ReadCounts) -> Iterator[tuple[str, Ids]]:
-    """As `split_documents`, of rows, each of which ends a document."""
+    """Like `split_documents`, for rows; each row ends a document."""
     split, _ = _splitter(settings)
     for group in groups:
         if settings.documents == "none":
@@ -112,13 +112,13 @@ def _each(text: str, ends: Ids) -> Iterator[tuple[str, bool]]:
 
 
 def _parts(pieces: Iterable[str], settings: CorpusSettings) -> Iterator[list[str]]:
-    """Each piece split where documents end; what may be the beginning of such an end waits for the next piece."""
+    """Splits each piece where documents end. A possible beginning of a separator waits for the next piece."""
     split, separator = _splitter(settings)
     lines = settings.documents == "lines"
     held = ""
     for piece in pieces:
         text = held + piece
-        if lines and text.endswith("\r"):  # a line feed may come, and be of the same line end
+        if lines and text.endswith("\r"):  # a line feed may follow and belong to the same line end
             parts, held = split(text[:-1]), "\r"
             yield parts
             continue
@@ -130,16 +130,16 @@ def _parts(pieces: Iterable[str], settings: CorpusSettings) -> Iterator[list[str
 
 
 def _splitter(settings: CorpusSettings) -> tuple[Callable[[str], list[str]], str]:
-    """What splits a text into documents, and the separator, if any."""
+    """The function that splits a text into documents, and the separator, if any."""
     if settings.documents == "lines":
         return split_lines, ""
     if settings.documents == "separator":
-        separator = prepare(settings.separator, settings)  # as it looks in the text, which is prepared too
+        separator = prepare(settings.separator, settings)  # like the text, which is prepared too
         return lambda text: text.split(separator), separator
     return lambda text: [text], ""
 
 
 def _partial_separator_length(text: str, separator: str) -> int:
-    """How many characters at the end of a text may be the beginning of a separator: as many as possible, not all."""
+    """The most characters at the end of a text that may begin a separator without being a whole one."""
     longest = min(len(text), len(separator) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(separator[:length])), 0)

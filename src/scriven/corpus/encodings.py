@@ -1,4 +1,4 @@
-"""Bytes -> text in any of Python's encodings, piece by piece; and what a file is that is no text in that encoding."""
+"""Decodes bytes in any of Python's encodings, piece by piece, and says what a file is if it is not such a text."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from scriven.errors import InputError
 from scriven.settings import CorpusSettings
 from scriven.surrogates import STRAYS
 
-LOOKED_AT = 1 << 15  # bytes before and after the first one that is wrong
+SAMPLE_BYTES = 1 << 15  # looked at before and after the first wrong byte
 MOST_GUESSES = 3
 WESTERN = ("cp1252", "iso8859-1")
 OTHERS = ("shift_jis", "gb18030", "big5", "euc_kr", "euc_jp", "cp1251", "koi8-r")
-FEWEST = 4  # bytes above 127 that tell of other letters than Latin ones
-MOSTLY = 0.4  # a share of bytes above 127 that texts in Latin letters do not have
+FEWEST_HIGH_BYTES = 4  # above 127; fewer do not suggest a script other than Latin
+LATIN_HIGH_SHARE = 0.4  # of bytes above 127; texts in Latin letters have less
 _USUAL = set("‘’‚“”„–—…•€£©®°§«»¿¡ª№·、。「」『』！？（）：；，　ー～½¼´")
 
 
-def likeliest(data: bytes, place: int) -> list[str]:
-    """The likeliest encodings of a text that has a byte at `place` that is not of UTF-8; a few, the likeliest first."""
-    sample = data[max(0, place - LOOKED_AT) : place + LOOKED_AT]
+def guess_encodings(data: bytes, place: int) -> list[str]:
+    """Guesses a few encodings for a text whose byte at `place` is not valid UTF-8, the likeliest first."""
+    sample = data[max(0, place - SAMPLE_BYTES) : place + SAMPLE_BYTES]
     high = sum(byte > 127 for byte in sample)
     letters = sum(byte > 32 for byte in sample)
-    many = high >= FEWEST and high > MOSTLY * letters
+    many = high >= FEWEST_HIGH_BYTES and high > LATIN_HIGH_SHARE * letters
     order = (*OTHERS, *WESTERN) if many else (*WESTERN, *OTHERS)
     shares = {name: _plausible(sample, name) for name in order}
     found = [name for name in sorted(order, key=lambda name: -shares[name]) if shares[name]]
     detected = _detect(sample)
-    # Of few letters beyond ASCII a detector knows little, and texts that have those are mostly Western.
+    # A detector is unsure when there are few letters beyond ASCII, and texts that have few are mostly Western.
     both = [*detected, *found] if many else [*found[:1], *detected, *found[1:]]
     return list(dict.fromkeys(both))[:MOST_GUESSES]
 
 
 def _plausible(data: bytes, encoding: str) -> float:
-    """The share of characters beyond ASCII that texts usually have; 0 where it is another encoding, or seems so."""
+    """The share of usual characters among those beyond ASCII; 0 if the data cannot be, or hardly is, this encoding."""
     try:
-        text = codecs.getincrementaldecoder(encoding)().decode(data)  # what is cut at its end is waited for
+        text = codecs.getincrementaldecoder(encoding)().decode(data)  # accepts a character cut off at the end
     except UnicodeDecodeError:
         return 0.0
     beyond = [character for character in text if character > "\x7f"]
@@ -60,25 +60,25 @@ def _detect(data: bytes) -> Sequence[str]:
 
 
 def _has_ascii(encoding: str) -> bool:
-    """Whether ASCII is the same in an encoding; in those of mainframes it is not, and no text is in one by chance."""
+    """Whether an encoding has ASCII as it is. Those of mainframes do not, and nobody uses one by accident."""
     return b"Az09 .,".decode(encoding, "replace") == "Az09 .,"
 
 
-MARK = "\ufeff"  # the byte order mark: it says how a text is encoded, and is none of it
+MARK = "\ufeff"  # the byte order mark: it shows how a text is encoded, and is not part of the text
 FEW_ZEROS, ZERO_SHARE, SHORT_ZERO_SHARE = 8, 1 / 1000, 1 / 100
-_STRAY = re.compile("[\udc00-\udcff]")  # what the error handlers make of a byte that is not of the encoding
-ESCAPED = "iso2022"  # how the names of encodings begin that have escape sequences
-ESCAPE_BYTES = 16  # of the longest escape sequence
-MOST_ESCAPES = 1 << 16  # bytes of nothing but escape sequences
-BYTE_ORDERS = {  # by encodings that need one of these at the beginning
+_STRAY = re.compile("[\udc00-\udcff]")  # what the error handlers turn an invalid byte into
+ESCAPED = "iso2022"  # encodings with escape sequences have names that begin like this
+ESCAPE_BYTES = 16  # at most, in one escape sequence
+MOST_ESCAPES = 1 << 16  # bytes of escape sequences with no text between them
+BYTE_ORDERS = {  # the marks of which a text in such an encoding must have one at its beginning
     "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
     "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
 }
-HAVE_ZEROS = ("utf-16", "utf-32")  # encodings of which zeros are parts of characters
+HAVE_ZEROS = ("utf-16", "utf-32")  # encodings in which zero bytes are parts of characters
 
-UNPACK = "unpack it, and name the text files in it"
-NO_TEXT = "name a file of text"
-KINDS = {  # how files begin that people take for text, what that is, and what to do
+UNPACK = "unpack it, and give the text files in it"
+NO_TEXT = "give a text file"
+KINDS = {  # first bytes of files that people mistake for text: what such a file is, and what to do
     codecs.BOM_UTF32_LE: ("UTF-32 text", "read it with --corpus.encoding utf-32"),
     codecs.BOM_UTF32_BE: ("UTF-32 text", "read it with --corpus.encoding utf-32"),
     codecs.BOM_UTF16_LE: ("UTF-16 text", "read it with --corpus.encoding utf-16"),
@@ -87,14 +87,14 @@ KINDS = {  # how files begin that people take for text, what that is, and what t
     b"PK\x03\x04": ("a ZIP archive", f"{UNPACK} (.docx and .epub are read as they are; save others as plain text)"),
     b"\x1f\x8b": (
         "compressed with gzip",
-        "name it something.gz, and it is decompressed; a .tgz is a tar archive, to be unpacked with tar -xzf",
+        "rename it to something.gz to have it decompressed; a .tgz is a tar archive, to be unpacked with tar -xzf",
     ),
-    b"\xfd7zXZ\x00": ("compressed with xz", "name it something.xz, and it is decompressed"),
+    b"\xfd7zXZ\x00": ("compressed with xz", "rename it to something.xz to have it decompressed"),
     **{
-        b"BZh%d1AY&SY" % level: ("compressed with bzip2", "name it something.bz2, and it is decompressed")
+        b"BZh%d1AY&SY" % level: ("compressed with bzip2", "rename it to something.bz2 to have it decompressed")
         for level in range(1, 10)
     },
-    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "name it something.zst, and it is decompressed"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "rename it to something.zst to have it decompressed"),
     b"\xd0\xcf\x11\xe0": ("an old Office file", "save it as plain text"),
     b"{\\rtf": ("an RTF file", "save it as plain text"),
     b"Rar!": ("a RAR archive", UNPACK),
@@ -102,7 +102,7 @@ KINDS = {  # how files begin that people take for text, what that is, and what t
     b"\x89PNG": ("a PNG image", NO_TEXT),
     b"\xff\xd8\xff": ("a JPEG image", NO_TEXT),
     b"GIF8": ("a GIF image", NO_TEXT),
-    b"SQLite format 3\x00": ("an SQLite database", "export what has the text, as JSON lines or CSV"),
+    b"SQLite format 3\x00": ("an SQLite database", "export the table with the text as JSON lines or CSV"),
 }
 TAR_PLACE, TAR = 257, b"ustar"
 
@@ -110,10 +110,10 @@ TAR_PLACE, TAR = 257, b"ustar"
 def decode(
     chunks: Iterable[bytes], name: str, settings: CorpusSettings, count_invalid: Callable[[int], None], offset: int = 0
 ) -> Iterator[str]:
-    """The text of the bytes of a source, piece by piece; `offset` is how many bytes of it come before them.
+    """Decodes the bytes of a source, piece by piece. `offset` is the number of its bytes that come before them.
 
-    Bytes that are not of the encoding are treated as `settings.invalid` says; how many those are goes to
-    `count_invalid`. Raises InputError where they are not to be there, and for what is no text at all.
+    `settings.invalid` says what happens to invalid bytes. `count_invalid` is called with their number.
+    Raises InputError for an invalid byte with "strict", and if the source is clearly not text.
     """
     has_zeros = settings.encoding.startswith(HAVE_ZEROS)
     if settings.invalid == "strict" and settings.unit == "character" and not has_zeros:
@@ -129,7 +129,7 @@ def drop_mark(text: str) -> str:
 
 
 def drop_marks(pieces: Iterable[str], count_mark: Callable[[], None] = lambda: None) -> Iterator[str]:
-    """The pieces of one text without the byte order mark at its start, of which `count_mark` is told."""
+    """The pieces of one text without the byte order mark at its start. Calls `count_mark` if there is one."""
     is_start = True
     for piece in pieces:
         if is_start and piece.startswith(MARK):
@@ -141,7 +141,7 @@ def drop_marks(pieces: Iterable[str], count_mark: Callable[[], None] = lambda: N
 
 
 def describe_marks(count: int, text: str = "the text") -> str:
-    """Says that byte order marks were left out; `text` is what one was at the start of."""
+    """A sentence that says that byte order marks were left out; `text` names the text if it was only one."""
     if count == 1:
         return f"a byte order mark at the start of {text} was left out"
     return f"{count:,} byte order marks at the start of sources were left out"
@@ -150,7 +150,7 @@ def describe_marks(count: int, text: str = "the text") -> str:
 def _decode_utf8(
     chunks: Iterable[bytes], name: str, invalid: str, count_invalid: Callable[[int], None], offset: int
 ) -> Iterator[str]:
-    """UTF-8 as text; an incomplete character at the end of a chunk waits for the next one."""
+    """Decodes UTF-8; an incomplete character at the end of a chunk waits for the next chunk."""
     held = seen = b""
     for chunk in itertools.chain(chunks, (b"",)):  # the empty one is the end
         data = held + chunk
@@ -164,13 +164,13 @@ def _decode_utf8(
             text = _STRAY.sub("\ufffd", text) if invalid == "replace" else text
         yield text
         held, offset = data[used:], offset + used
-        seen = (seen + data[max(0, used - LOOKED_AT) : used])[-LOOKED_AT:]
+        seen = (seen + data[max(0, used - SAMPLE_BYTES) : used])[-SAMPLE_BYTES:]
 
 
 def _decode_other(
     chunks: Iterable[bytes], name: str, settings: CorpusSettings, count_invalid: Callable[[int], None], offset: int
 ) -> Iterator[str]:
-    """As `_decode_utf8`, of another encoding."""
+    """Like `_decode_utf8`, for any other encoding."""
     errors = "strict" if settings.invalid == "strict" else STRAYS
     decoder = codecs.getincrementaldecoder(settings.encoding)(errors)
     has_escapes, held = settings.encoding.startswith(ESCAPED), b""
@@ -182,7 +182,7 @@ def _decode_other(
         held = data[cut:]
         if len(held) > MOST_ESCAPES:
             raise InputError(
-                f"{name} has nothing but escape sequences at byte {offset + cut:,}; is it {settings.encoding}?"
+                f"{name} has only escape sequences after byte {offset + cut:,}; is it really {settings.encoding}?"
             )
         try:
             text = decoder.decode(data[:cut], not chunk)
@@ -190,7 +190,7 @@ def _decode_other(
             if marks and not start.startswith(marks):
                 raise _no_byte_order(name, settings.encoding) from None
             raise _not_of_the_encoding(name, settings.encoding, offset + cut - len(error.object), error) from None
-        except UnicodeError:  # UTF-16 and UTF-32 that do not say the order of their bytes
+        except UnicodeError:  # UTF-16 or UTF-32 without a byte order mark
             raise _no_byte_order(name, settings.encoding) from None
         offset += cut
         if errors == STRAYS and (strays := len(_STRAY.findall(text))):
@@ -200,7 +200,7 @@ def _decode_other(
 
 
 def _safe_cut(data: bytes) -> int:
-    """The last place in bytes that no escape sequence can reach over; Python's decoders keep 8 bytes of one at most."""
+    """The last place that cannot be inside an escape sequence. Python's decoders keep at most 8 bytes of one."""
     place = len(data)
     while (begun := data.rfind(b"\x1b", max(0, place - ESCAPE_BYTES), place)) >= 0:
         place = begun
@@ -209,7 +209,7 @@ def _safe_cut(data: bytes) -> int:
 
 def _no_byte_order(name: str, encoding: str) -> InputError:
     return InputError(
-        f"{name} does not begin with a byte order mark, as {encoding} must; say the order of its bytes with "
+        f"{name} does not begin with a byte order mark, as {encoding} must; give its byte order with "
         f"--corpus.encoding {encoding}-le or {encoding}-be"
     )
 
@@ -217,11 +217,11 @@ def _no_byte_order(name: str, encoding: str) -> InputError:
 def _not_of_the_encoding(
     name: str, encoding: str, before: int, error: UnicodeDecodeError, seen: bytes = b""
 ) -> InputError:
-    """`before` is how many bytes of the source come before those of the error, and `seen` are the last of them."""
-    likely = [each for each in likeliest(seen + error.object, len(seen) + error.start) if each != encoding]
+    """The error for an invalid byte. `before` bytes of the source precede the error's; `seen` are the last of them."""
+    likely = [each for each in guess_encodings(seen + error.object, len(seen) + error.start) if each != encoding]
     kept = "replace or --corpus.invalid bytes" if encoding == "utf-8" else "replace"
-    guess = f"it is likeliest {' or '.join(likely)}; read it with --corpus.encoding {likely[0]}" if likely else ""
-    way_out = guess or "read it with the --corpus.encoding that it has"
+    guess = f"it is probably {' or '.join(likely)}; read it with --corpus.encoding {likely[0]}" if likely else ""
+    way_out = guess or "give its encoding with --corpus.encoding"
     is_cut = ", within a character that the text's end cuts off" if error.reason == "unexpected end of data" else ""
     where = f"at byte {before + error.start} (0x{error.object[error.start]:02x}){is_cut}"
     return InputError(
@@ -230,19 +230,19 @@ def _not_of_the_encoding(
 
 
 def _check_text(chunks: Iterable[bytes], name: str, encoding: str, offset: int) -> Iterator[bytes]:
-    """The chunks of a source.
+    """Passes the chunks of a source on.
 
-    Raises InputError where its beginning is not that of text, or there are more zeros in it than a text has by
-    accident: over a thousandth of what was read, and a few more; in all, a hundredth.
+    Raises InputError if it begins like some other kind of file, or has more zero bytes than a text has by accident:
+    a few plus a thousandth of the bytes read so far, or a hundredth of all bytes.
     """
     start, zeros, first = offset, 0, 0
     for chunk in chunks if offset else _check_beginning(chunks, name, encoding):
         if 0 in chunk:
             places = np.flatnonzero(np.frombuffer(chunk, np.uint8) == 0) + (offset - start)  # (zeros,)
             first = first if zeros else int(places[0])
-            so_many = np.arange(zeros + 1, zeros + places.size + 1)
+            counts = np.arange(zeros + 1, zeros + places.size + 1)  # (zeros,) zeros up to each place
             zeros += places.size
-            if (so_many > FEW_ZEROS + places * ZERO_SHARE).any():
+            if (counts > FEW_ZEROS + places * ZERO_SHARE).any():
                 raise _binary(name, start + first)
         offset += len(chunk)
         yield chunk
@@ -251,7 +251,7 @@ def _check_text(chunks: Iterable[bytes], name: str, encoding: str, offset: int) 
 
 
 def _check_beginning(chunks: Iterable[bytes], name: str, encoding: str) -> Iterator[bytes]:
-    """The same chunks, once there are enough of them to tell that they are text."""
+    """Passes the chunks on once enough of them have come to check what kind of file it is."""
     rest, begun = iter(chunks), list[bytes]()
     while sum(map(len, begun)) < TAR_PLACE + len(TAR) and (chunk := next(rest, None)) is not None:
         begun.append(chunk)
@@ -261,10 +261,10 @@ def _check_beginning(chunks: Iterable[bytes], name: str, encoding: str) -> Itera
 
 
 def _check_kind(begun: bytes, name: str, encoding: str) -> None:
-    """Raises InputError where something begins as what is no text in an encoding does."""
+    """Raises InputError if a file begins like a known kind that is not text in the encoding."""
     kind, way_out = next((KINDS[start] for start in KINDS if begun.startswith(start)), ("", ""))
     if begun[TAR_PLACE:].startswith(TAR):
-        kind, way_out = "a tar archive", "unpack it with tar -xf, and name the folder"
+        kind, way_out = "a tar archive", "unpack it with tar -xf, and give the folder"
     if kind:
         raise InputError(f"{name} is not {_show_encoding(encoding)} text but looks like {kind}; {way_out}")
 

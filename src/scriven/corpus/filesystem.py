@@ -1,6 +1,6 @@
-"""Opens what lies on this machine (a path) or elsewhere (a URL such as s3://bucket/key), in one way.
+"""Opens local files (by path) and remote ones (by a URL such as s3://bucket/key) in the same way.
 
-URLs are fsspec's, which knows object storage, web servers and more, each by a package of its own.
+URLs are opened by fsspec. It supports object storage, web servers and more, each by an extra package.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from scriven.errors import InputError, ScrivenError
 
-BLOCK = 1 << 23  # bytes asked of a server at once
+REMOTE_BLOCK_BYTES = 1 << 23  # bytes asked of a server at once
 EXTRA = "pip install 'scriven[data]'"
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -29,9 +29,9 @@ Stamp = tuple[int, int]
 
 @dataclass(frozen=True)
 class Remote:
-    """A file elsewhere: its URL, size in bytes (none where the server does not say), and a number of its version.
+    """A remote file: its URL, and a stamp of its size in bytes and a number for its version.
 
-    The stamp is none where the server tells neither, so that only its content says whether it has changed.
+    The stamp is None if the server does not give both. Then only the content shows whether the file has changed.
     """
 
     url: str
@@ -39,40 +39,40 @@ class Remote:
 
 
 def is_url(text: object) -> bool:
-    """Whether something is a URL and not a path."""
+    """Whether this is a URL and not a path."""
     return isinstance(text, str) and _URL.match(text) is not None
 
 
 def place_of(text: Path | str) -> Place:
-    """What a user names as a place: a URL as it is, without slashes at its end, all else as a path."""
+    """The place that a user names: a URL without the slashes at its end, or else a path."""
     return text.rstrip("/") if isinstance(text, str) and is_url(text) else Path(text)
 
 
 def name_in(place: Place) -> str:
-    """The last name in a path or URL; of a web address without the query."""
+    """The last name in a path or URL; for a web address, without the query."""
     if isinstance(place, Path):
         return place.name
     path = urlsplit(place).path if place.startswith("http") else place
     return path.rsplit("/", 1)[-1]
 
 
-def within(folder: Place, name: str) -> Place:
-    """A file in a folder."""
+def join_place(folder: Place, name: str) -> Place:
+    """The place of a file in a folder."""
     return folder / name if isinstance(folder, Path) else f"{folder}/{name}"
 
 
 def open_file(place: Place) -> AbstractContextManager[IO[bytes]]:
-    """A file, to be read from its first byte; most can be read at any place."""
+    """Opens a file for reading. Most of these files can also seek."""
     if isinstance(place, Path):
         return place.open("rb")
     files, path = file_system(place)
-    return cast("AbstractContextManager[IO[bytes]]", files.open(path, "rb", block_size=BLOCK))
+    return cast("AbstractContextManager[IO[bytes]]", files.open(path, "rb", block_size=REMOTE_BLOCK_BYTES))
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """What reads URLs of this kind, and the URL's path in it.
+    """The fsspec file system that reads this kind of URL, and the URL's path in it.
 
-    Raises InputError where a package for it is missing, or the kind is not known.
+    Raises InputError if a package for it is missing, or the kind is unknown.
     """
     protocol = url.split("://", 1)[0].lower()
     try:
@@ -83,14 +83,14 @@ def file_system(url: str) -> tuple[Any, str]:
         command = f"pip install {PACKAGES[protocol]}" if protocol in PACKAGES else EXTRA
         raise InputError(f"to read {url}, install what it needs with: {command}") from None
     except ValueError as error:
-        raise InputError(f"cannot read {url} ({error}); name a file, or a URL such as s3://bucket/key") from None
+        raise InputError(f"cannot read {url} ({error}); give a file, or a URL such as s3://bucket/key") from None
     return files, str(path)
 
 
 def list_files(url: str) -> tuple[list[Remote], list[Remote]]:
-    """The files that a URL stands for, itself or by a pattern; and those below it where it is a folder.
+    """The files that a URL or a pattern names, and the files in the folders that it names.
 
-    Raises InputError where there is nothing.
+    Raises InputError if it names nothing.
     """
     with explain_errors(url, remote=True):
         files, path = file_system(url)
@@ -98,7 +98,7 @@ def list_files(url: str) -> tuple[list[Remote], list[Remote]]:
         pattern = _GLOB.search(path) and not url.startswith("http")
         infos = list(files.glob(path, detail=True).values()) if pattern else [files.info(path)]
         if not infos:
-            raise InputError(f"nothing matches {url}; name a file or a folder that is there")
+            raise InputError(f"nothing matches {url}; give a file or a folder that exists")
         named = [info for info in infos if info["type"] == "file"]
         below = [files.find(info["name"], detail=True) for info in infos if info["type"] == "directory"]
         found = [info for entries in below for info in entries.values() if not info["name"].endswith("/")]
@@ -119,7 +119,7 @@ def _stamp(info: dict[str, Any]) -> Stamp | None:
 
 @contextmanager
 def explain_errors(name: str, damage: type[Exception] = EOFError, *, remote: bool = False) -> Iterator[None]:
-    """Turns what goes wrong with a file into an InputError that names it; of what is elsewhere, whatever goes wrong."""
+    """Turns errors of reading a file into an InputError that names it. For a remote file this means every error."""
     try:
         yield
     except ScrivenError:
@@ -130,8 +130,8 @@ def explain_errors(name: str, damage: type[Exception] = EOFError, *, remote: boo
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"cannot read {name}: {error.strerror}") from None
         if isinstance(error, (OSError, EOFError, damage)) and not remote:
-            raise InputError(f"{name} is damaged and cannot be read ({error}); take it from a copy") from None
+            raise InputError(f"{name} is damaged and cannot be read ({error}); restore it from a copy") from None
         if not remote:
             raise
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"cannot read {name} ({words}); see whether it is there, and may be read from here") from None
+        raise InputError(f"cannot read {name} ({words}); check that it exists and that you may read it") from None

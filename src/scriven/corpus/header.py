@@ -1,6 +1,6 @@
-"""`corpus.json`: what a corpus says of itself. It is written last, so a folder that has one is a whole corpus.
+"""The header of a corpus, `corpus.json`. It is written last, so a folder that has one is a complete corpus.
 
-A corpus may come from anywhere, so nothing in it is believed before it is checked: see `read_json`, `check_file`.
+A corpus may come from anybody, so everything in it is checked before use: see `read_json`, `check_file`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import Field, model_validator
 
 from scriven import strict_json
-from scriven.corpus.filesystem import Place, explain_errors, open_file, within
+from scriven.corpus.filesystem import Place, explain_errors, join_place, open_file
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings, Frozen
 from scriven.vocabulary import UNICODE_SIZE, readable_json
 
 FORMAT = 2
 NAME = "corpus.json"
-LARGEST = 1 << 25  # bytes of such a file; all of Unicode, each with a frequency, takes two thirds of it
-STRUCTURE = 2 * UNICODE_SIZE  # parts of it, likewise
-AGAIN = "build the corpus again"
-PIECE = 1 << 18  # bytes of it read at once
+LARGEST_HEADER_BYTES = 1 << 25  # bytes of a header; all of Unicode, with frequencies, takes two thirds of it
+MOST_HEADER_PARTS = 2 * UNICODE_SIZE  # parts of its JSON (arrays, objects, keys), for the same reason
+BUILD_AGAIN = "build the corpus again"
+PIECE_BYTES = 1 << 18  # of a header, read at once
 Whole = Annotated[int, Field(ge=0, lt=1 << 62, strict=True)]
 Value = TypeVar("Value", bound=Frozen)
 
 
 class Shard(Frozen):
-    """One .npy file: its name in the folder, length (ids, or documents), size in bytes, and the SHA-256 of the file."""
+    """One .npy file: its name in the folder, its length (of ids or documents), its size in bytes, and its SHA-256."""
 
     file: Annotated[str, Field(pattern=r"^[a-z]+(-[a-z0-9]+)?\.(npy|ids)$")]  # no path leads out of the folder
     length: Whole
@@ -38,9 +38,10 @@ class Shard(Frozen):
 
 
 class PartHeader(Frozen):
-    """The training or the validation part: characters (or bytes, by the unit), bytes of UTF-8, shards in order.
+    """The training or the validation part.
 
-    `documents` is the file of where documents end; none where the part has no documents.
+    characters: their number (of bytes, if the unit is byte). bytes: of UTF-8. shards: the files of ids, in order.
+    documents: the file of the places where documents end; None if the part has no documents.
     """
 
     characters: Whole
@@ -54,7 +55,7 @@ class PartHeader(Frozen):
         return self.shards if self.documents is None else (*self.shards, self.documents)
 
     def is_whole(self, name: str) -> bool:
-        """Whether the files have the names of this part, in order, and together what it says it has."""
+        """Whether the files have the names of this part, in order, and as many characters as it says."""
         names = [file.file for file in self.files]
         expected = [f"{name}-{index:05}.npy" for index in range(len(self.shards))]
         expected += [f"{name}-documents.npy"] if self.documents else []
@@ -62,7 +63,7 @@ class PartHeader(Frozen):
 
 
 class Counts(Frozen):
-    """What was read and what was changed, over both parts; what ends a document is in lines only."""
+    """Counts of what was read and changed, over both parts. Ends of documents count in `lines` only."""
 
     sources: Whole  # files, or standard input
     skipped: Whole  # entries of folders that were not read
@@ -70,20 +71,20 @@ class Counts(Frozen):
     bytes: Whole  # of UTF-8
     lines: Whole  # line ends: LF, CR LF or CR
     lowercased: Whole  # characters replaced by lower case
-    punctuation: Whole = 0  # characters of typographic punctuation replaced by those of ASCII
+    punctuation: Whole = 0  # typographic characters replaced by plain ones
     normalized: Whole  # characters replaced by NFC
-    marks: Whole = 0  # byte order marks at the start of sources, left out
-    invalid: Whole  # bytes that were not of the encoding
+    marks: Whole = 0  # byte order marks that were left out, at the start of sources
+    invalid: Whole  # bytes that were not valid in the encoding
     unseen: Whole  # characters of the validation part that the vocabulary does not know
-    unknown: Whole  # the same of both parts; the training part can have some only where an alphabet is given
+    unknown: Whole  # the same in both parts; the training part has some only if an alphabet is given
     documents: Whole  # of the training and the validation part
-    duplicates: Whole = 0  # documents of the validation part that the training part has too, left out where wanted
-    empty: Whole  # documents without a character, left out
-    bad_rows: Whole = 0  # rows of tables without text in the column, left out
+    duplicates: Whole = 0  # validation documents that the training part has too; left out if the settings say so
+    empty: Whole  # documents that were left out because they have no character
+    bad_rows: Whole = 0  # rows of tables that were left out because they have no text in the column
 
 
 class Header(Frozen):
-    """The whole of it. In the shards, id C + j stands for `unseen[j]`, a code point that is not in the vocabulary."""
+    """The whole header. In the shards, id C + j stands for `unseen[j]`, a code point that the vocabulary lacks."""
 
     format: int
     key: str  # a hash of what the corpus was made from
@@ -94,7 +95,7 @@ class Header(Frozen):
     training: PartHeader
     validation: PartHeader
     unseen: tuple[Whole, ...]
-    vocabulary: dict[str, Any]  # as `Vocabulary.to_json` has it
+    vocabulary: dict[str, Any]  # the values of `Vocabulary.to_json`
     frequencies: tuple[Whole, ...]  # of each known symbol, in the training part
 
     @model_validator(mode="after")
@@ -110,29 +111,29 @@ class Header(Frozen):
 
 
 def write_header(folder: Path, header: Header) -> None:
-    """Completes a corpus."""
+    """Writes the header, which completes a corpus."""
     write_json(folder / NAME, header)
 
 
 def read_header(folder: Place) -> Header:
-    """What the corpus in a folder says of itself. That its shards are there and whole is checked by their size only.
+    """Reads the header of the corpus in a folder, and checks that its shards exist and have their sizes.
 
-    Of a corpus elsewhere, that is checked when a shard is fetched.
-    Raises InputError when it is not a corpus, is of another format, contradicts itself, or a shard is missing or of
+    The shards of a remote corpus are checked when they are fetched.
+    Raises InputError if it is not a corpus, has another format or contradicts itself, or a shard is missing or has
     another size.
     """
-    path = within(folder, NAME)
-    if isinstance(path, Path) and not _is_there(path):
+    path = join_place(folder, NAME)
+    if isinstance(path, Path) and not _exists(path):
         raise InputError(f"{folder} is not a corpus; make one with: scriven corpus build TEXT -o DIR")
-    header = read_json(path, Header, FORMAT, AGAIN)
+    header = read_json(path, Header, FORMAT, BUILD_AGAIN)
     if isinstance(folder, Path):
         for shard in header.training.files + header.validation.files:
-            check_file(folder, shard, AGAIN)
+            check_file(folder, shard, BUILD_AGAIN)
     return header
 
 
-def _is_there(path: Path) -> bool:
-    """Whether there is a file, of any kind. Raises InputError where that cannot be told."""
+def _exists(path: Path) -> bool:
+    """Whether anything has that name. Raises InputError if the system does not say."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -143,7 +144,7 @@ def _is_there(path: Path) -> bool:
 
 
 def write_json(path: Path, values: Frozen) -> None:
-    """Writes an object as JSON that a person can read, durably."""
+    """Writes an object as readable JSON, and waits until the disk has it."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(readable_json(values.model_dump()))
         file.flush()
@@ -151,28 +152,30 @@ def write_json(path: Path, values: Frozen) -> None:
 
 
 def read_json(path: Place, kind: type[Value], number: int, way_out: str) -> Value:
-    """The object in a JSON file, of this kind and of format `number`; of at most `LARGEST` bytes.
+    """Reads an object of this kind and of format `number` from a JSON file of at most `LARGEST_HEADER_BYTES` bytes.
 
-    Raises InputError where it cannot be read or is not that.
+    Raises InputError if it is anything else, with `way_out` as the advice.
     """
     if isinstance(path, Path):
         _check_regular(path, way_out)
     with explain_errors(str(path), remote=isinstance(path, str)), open_file(path) as file:
-        pieces = itertools.takewhile(len, (file.read(PIECE) for _ in range(LARGEST // PIECE + 1)))
-        data = b"".join(pieces)  # a single read would take the memory for all that may be there
+        pieces = itertools.takewhile(
+            len, (file.read(PIECE_BYTES) for _ in range(LARGEST_HEADER_BYTES // PIECE_BYTES + 1))
+        )
+        data = b"".join(pieces)  # a single read would take memory for the largest size allowed
     try:
-        if len(data) > LARGEST:
+        if len(data) > LARGEST_HEADER_BYTES:
             raise ValueError("it is too long")
-        values = strict_json.parse(data.decode("utf-8"), STRUCTURE)
+        values = strict_json.parse(data.decode("utf-8"), MOST_HEADER_PARTS)
         if values["format"] != number:
-            raise InputError(f"{path} is of format {values['format']!r}, not {number}; {way_out}")
+            raise InputError(f"{path} has format {values['format']!r}, not {number}; {way_out}")
         return kind.model_validate(values)
     except (ValueError, TypeError, KeyError):
         raise InputError(f"{path} is damaged; {way_out}") from None
 
 
 def check_file(folder: Path, shard: Shard, way_out: str) -> None:
-    """Raises InputError unless a file lies in its folder, as a file and not as a link, and has its size."""
+    """Raises InputError unless the folder has the shard's file, as a plain file of the right size."""
     path = folder / shard.file
     if os.path.lexists(path):
         _check_regular(path, way_out)
@@ -183,4 +186,4 @@ def check_file(folder: Path, shard: Shard, way_out: str) -> None:
 
 def _check_regular(path: Path, way_out: str) -> None:
     if path.is_symlink() or not path.is_file():
-        raise InputError(f"{path} is a link or no file at all, and is not followed; {way_out}")
+        raise InputError(f"{path} is a link or not a plain file, and is not followed; {way_out}")

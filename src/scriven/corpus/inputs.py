@@ -1,4 +1,4 @@
-"""What a corpus is made from: texts that are read, as symbols, and what is known of them."""
+"""The input of a corpus: texts that are read as symbols, the alphabet, and checks of the settings."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from scriven.arrays import Ids
-from scriven.corpus.decoding import PIECE, ReadCounts
+from scriven.corpus.decoding import PIECE_BYTES, ReadCounts
 from scriven.corpus.documents import split_documents
 from scriven.corpus.header import FORMAT
 from scriven.corpus.line_ends import split_lines
 from scriven.corpus.partition import partition_sources
 from scriven.corpus.shards import Drafted
-from scriven.corpus.sources import BINARY_TABLES, TABLES, TextSource, find, stamps_of
+from scriven.corpus.sources import BINARY_TABLES, TABLES, TextSource, find, hash_stamps
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings, Frozen
 from scriven.suggestions import join_names
@@ -28,39 +28,39 @@ from scriven.vocabulary import Symbols, byte_places, byte_values, code_points
 
 
 def check_useful(settings: CorpusSettings, sources: Sequence[TextSource]) -> None:
-    """Raises UsageError where a setting would do nothing for the sources."""
+    """Raises UsageError if a setting would have no effect on the sources."""
     _check_column(settings, sources)
     if settings.validation_file and settings.validation >= 1:
         raise UsageError(
-            f"corpus.validation {settings.validation:,.0f} would do nothing, as corpus.validation_file has the text "
-            "for validation; drop one of them"
+            f"corpus.validation {settings.validation:,.0f} would do nothing, as corpus.validation_file is the "
+            "validation text; drop one of them"
         )
     if settings.duplicates == "drop" and (
         settings.documents == "none" or not (settings.validation or settings.validation_file)
     ):
         raise UsageError(
-            "corpus.duplicates drop would do nothing, as it is about documents that validate; say what a document is "
+            "corpus.duplicates drop would do nothing, as there are no validation documents; say what a document is "
             "with --corpus.documents, or drop it"
         )
     has_bytes = [not source.is_zipped and source.suffixes[0] not in BINARY_TABLES for source in sources]
     if settings.encoding != "utf-8" and not any(has_bytes):
         raise UsageError(
-            f"corpus.encoding {settings.encoding} would do nothing, as {sources[0].name} says itself how its text is "
-            "encoded; drop it"
+            f"corpus.encoding {settings.encoding} would do nothing, as the format of {sources[0].name} fixes the "
+            "encoding; drop it"
         )
 
 
 def _check_column(settings: CorpusSettings, sources: Sequence[TextSource]) -> None:
     if settings.bad_rows == "skip" and not settings.column:
         raise UsageError(
-            "corpus.bad_rows skip would do nothing, as no column is named, and so no rows are read; name it with "
+            "corpus.bad_rows skip would do nothing, as no rows are read without a column; name one with "
             "--corpus.column, or drop it"
         )
     without = [source.name for source in sources if not source.is_table and source.path is not None]
     if settings.column and without:
         raise UsageError(
-            f"corpus.column {settings.column} would do nothing for {without[0]}, which is no table by its name; "
-            f"drop it, or name only tables: files that end in {join_names(TABLES)}"
+            f"corpus.column {settings.column} would do nothing for {without[0]}, whose name is not that of a table; "
+            f"drop it, or give only tables: files that end in {join_names(TABLES)}"
         )
 
 
@@ -70,24 +70,24 @@ _ESCAPE = re.compile(r"\\([nrt\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U00(0[0-9a-fA-
 
 @dataclass(frozen=True)
 class Alphabet:
-    """Code points, strictly rising, and what else the file had in it."""
+    """Code points, strictly rising, and the entries of the alphabet's file that were left out."""
 
     symbols: tuple[int, ...]
-    special: tuple[str, ...] = ()  # names in angle brackets, left out
-    repeated: int = 0  # entries that were there before
+    special: tuple[str, ...] = ()  # names in angle brackets
+    repeated: int = 0  # entries that the file had before
 
     def notes(self) -> Iterator[str]:
-        """What the user should know, a sentence each."""
+        """Notes for the user, one sentence each."""
         if self.special:
-            yield f"left out of the alphabet, as names and not characters: {', '.join(self.special)}"
+            yield f"left out of the alphabet, as they are names and not characters: {', '.join(self.special)}"
         if self.repeated:
             yield f"the alphabet repeats {self.repeated:,} of its characters"
 
 
 def read_alphabet(path: Path) -> Alphabet:
-    """The alphabet in a file.
+    """Reads the alphabet in a file.
 
-    Raises InputError when it cannot be read, names something that is not one character, or has none.
+    Raises InputError if it cannot be read, has an entry that is not one character, or has no entry.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -108,19 +108,19 @@ def _alphabet_of(entries: Iterable[Any], path: Path) -> Alphabet:
         elif isinstance(entry, str) and _SPECIAL.fullmatch(entry):
             special.append(entry)
         else:
-            raise InputError(f"the alphabet {path} has {entry!r} in it, which is not one character; remove it")
+            raise InputError(f"the alphabet {path} has the entry {entry!r}, which is not one character; remove it")
     if not symbols:
-        raise InputError(f"the alphabet {path} has no character in it; write one a line, or a JSON list of them")
+        raise InputError(f"the alphabet {path} has no characters; write one per line, or a JSON list of them")
     return Alphabet(tuple(sorted(symbols)), tuple(special), count - len(symbols))
 
 
 def _in_json(text: str, path: Path) -> list[Any] | None:
-    """The entries of a JSON list or object; none where the text is not that."""
+    """The entries of a JSON list or object; None if the text is neither."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         if path.suffix.lower() == ".json":
-            raise InputError(f"the alphabet {path} is not JSON ({error}); mend it, or give it another suffix") from None
+            raise InputError(f"the alphabet {path} is not JSON ({error}); correct it, or rename it") from None
         return None
     if isinstance(values, dict):
         symbols = values.get("symbols")
@@ -129,66 +129,66 @@ def _in_json(text: str, path: Path) -> list[Any] | None:
 
 
 def _in_lines(text: str) -> Iterator[str]:
-    """The entries of plain text, empty lines left out."""
+    """The entries of plain text, without empty lines."""
     for entry in split_lines(text):
         if entry:
             yield entry.encode("ascii").decode("unicode_escape") if _ESCAPE.fullmatch(entry) else entry
 
 
-SLICE = 1 << 17  # characters made symbols at once: their buffers are kept, and stay in the processor's cache
-Progress = Callable[[int, int | None], None]  # told a material's position and size; twice both where written too
+SLICE_CHARACTERS = 1 << 17  # made symbols at once, so that their buffers are reused and stay in the processor's cache
+Progress = Callable[[int, int | None], None]  # called with (done, total): position and size, or twice these
 Name = Literal["text", "held"]
-Stretch = tuple[Symbols, Ids]  # symbols (characters,), and the places in them where documents end (M,)
+SymbolChunk = tuple[Symbols, Ids]  # symbols (characters,), and the places in them where documents end (M,)
 
 
 class CorpusOrigin(Frozen):
-    """What a corpus is made from, the same for all its parts."""
+    """A record of the texts and settings that a corpus is made from; the same for all its parts."""
 
-    key: str  # a hash of what the corpus depends on
-    texts: tuple[str, ...]  # as they were named
+    key: str  # a hash of everything that the corpus depends on
+    texts: tuple[str, ...]  # as the user named them
     settings: CorpusSettings
     sources: int
     skipped: int
-    skipped_note: str  # empty where nothing was
+    skipped_note: str  # empty if nothing was skipped
     alphabet: Alphabet | None
 
 
 class CorpusInput(Protocol):
-    """Texts as symbols, read once, in order: first `text`, then `held`. The tally and the position follow."""
+    """Texts as symbols. `text`, then `validation_file`, are read once; `tally` and `position` are updated meanwhile."""
 
     settings: CorpusSettings
     tally: ReadCounts
-    has_held: bool  # whether there is text of its own for validation
+    has_validation_file: bool  # whether there is a validation file
 
     @property
     def size(self) -> int | None:
-        """What the position will be at the end; none where that is not known."""
+        """The position at the end; None if it is unknown."""
 
     @property
     def position(self) -> int:
-        """How far reading has got."""
+        """How much has been read: bytes of files, or characters of parts."""
 
-    def text(self) -> Iterator[Stretch]:
-        """The text, in stretches."""
+    def text(self) -> Iterator[SymbolChunk]:
+        """Reads the text, in chunks."""
 
-    def validation_file(self) -> Iterator[Stretch]:
-        """The text of its own for validation."""
+    def validation_file(self) -> Iterator[SymbolChunk]:
+        """Reads the validation file, in chunks."""
 
     def draft(self, name: Name, ends: Path) -> Drafted | None:
-        """The text, or that for validation, where it lies on the disk as ids already, to be taken from at once.
+        """The text or the validation text, if it is already stored as ids; None if it must be read.
 
-        The places where documents end are then written to `ends`. None where it must be read.
+        Writes the places where documents end to the file `ends`.
         """
 
     def origin(self) -> CorpusOrigin:
-        """What it is made from; known when all has been read."""
+        """The record of what the corpus is made from; complete only when everything has been read."""
 
     def stamps(self) -> str:
-        """A hash that changes with what it is made from; empty where that is known only once it is read."""
+        """A hash that changes when the files change; empty if that cannot be known without reading them."""
 
 
 class TextInput:
-    """Texts as users name them, all of them or one part of several."""
+    """The texts that a user names, or one part of several."""
 
     def __init__(
         self,
@@ -198,52 +198,52 @@ class TextInput:
         *,
         strict: bool = True,
     ) -> None:
-        """`strict` refuses settings that would do nothing for these texts, with UsageError."""
+        """With `strict`, raises UsageError for settings that would have no effect on these texts."""
         self.texts, self.settings, self.tally = tuple(texts), settings, ReadCounts()
-        held = [settings.validation_file] if settings.validation_file else []
-        self._found = find(texts, settings.column), find(held, settings.column)
+        validation = [settings.validation_file] if settings.validation_file else []
+        self._found = find(texts, settings.column), find(validation, settings.column)
         if strict:
             check_useful(settings, self._found[0].sources)
         self._alphabet = _alphabet(settings)
         all_of_it = [found.sources for found in self._found]
-        self._taken = partition_sources(all_of_it, *part, settings) if part else all_of_it
-        self.has_held = bool(held)
+        self._parts = partition_sources(all_of_it, *part, settings) if part else all_of_it
+        self.has_validation_file = bool(validation)
 
     @property
     def size(self) -> int | None:
-        """Bytes of what is read as they lie on the disk; none where they are known only once they are read."""
-        sizes = [_size(source) for part in self._taken for source in part]
+        """Bytes of the files to read, compressed ones as they are; None if unknown before they are read."""
+        sizes = [_size(source) for part in self._parts for source in part]
         return None if None in sizes else sum(filter(None, sizes))
 
     @property
     def position(self) -> int:
-        """Bytes read so far, as they lie on the disk."""
+        """Bytes of the files read so far, compressed ones as they are."""
         return self.tally.position
 
-    def text(self) -> Iterator[Stretch]:
+    def text(self) -> Iterator[SymbolChunk]:
         """See `CorpusInput`."""
-        return self._stretches(self._taken[0])
+        return self._read_chunks(self._parts[0])
 
-    def validation_file(self) -> Iterator[Stretch]:
+    def validation_file(self) -> Iterator[SymbolChunk]:
         """See `CorpusInput`."""
-        return self._stretches(self._taken[1])
+        return self._read_chunks(self._parts[1])
 
     @property
     def sources(self) -> list[TextSource]:
-        """All sources, also where one part of several is taken."""
+        """All sources, even if only one part of several is read."""
         return [source for found in self._found for source in found.sources]
 
     def key(self) -> str:
-        """What the corpus depends on, as a short hash; of standard input and pipes, what was read of them so far."""
+        """A short hash of everything that the corpus depends on. Standard input and pipes count as read so far."""
         return self._key(lambda source: source.stamp)
 
     def timeless_key(self) -> str:
-        """As `key`, without the times of files: the same for all contents of their sizes."""
+        """Like `key`, but without the times of files: the same for any contents of the same sizes."""
         return self._key(lambda source: source.stamp and source.stamp[: 1 if isinstance(source.path, Path) else 2])
 
     def stamps(self) -> str:
         """See `CorpusInput`."""
-        return "" if self.size is None else stamps_of(self.sources)
+        return "" if self.size is None else hash_stamps(self.sources)
 
     def _key(self, stamp: Callable[[TextSource], Sequence[int] | None]) -> str:
         parts = [[(str(source.path), stamp(source)) for source in found.sources] for found in self._found]
@@ -272,27 +272,27 @@ class TextInput:
         links = [name for found in self._found for name in found.links]
         others = [name for found in self._found for name in found.skipped if name not in found.links]
         if others:
-            yield f"skipped in folders, as not text by their names: {some(others)}"
+            yield f"skipped in folders, as their names are not those of texts: {list_some(others)}"
         if links:
-            yield f"links to folders are followed where they are named themselves, and were skipped: {some(links)}"
+            yield f"links to folders were skipped, as they are followed only if given by name: {list_some(links)}"
 
-    def _stretches(self, sources: Sequence[TextSource]) -> Iterator[Stretch]:
-        for text, ends in split_documents(sources, self.settings, self.tally, PIECE):
-            for part, inside in _slice(text, ends, SLICE):
+    def _read_chunks(self, sources: Sequence[TextSource]) -> Iterator[SymbolChunk]:
+        for text, ends in split_documents(sources, self.settings, self.tally, PIECE_BYTES):
+            for part, inside in _slice(text, ends, SLICE_CHARACTERS):
                 if self.settings.unit == "byte":
                     yield byte_values(part), byte_places(part, inside)
                 else:
                     yield code_points(part), inside
 
 
-def some(names: Sequence[str]) -> str:
-    """A few of the names, and how many more there are."""
+def list_some(names: Sequence[str]) -> str:
+    """The first five names as text, and the number of the others."""
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
 
 
 def amount(count: int, one: str, many: str) -> str:
-    """A count with what is counted, in words for one and for any other number."""
+    """A count with its noun, singular or plural."""
     return f"{count:,} {one if count == 1 else many}"
 
 
@@ -306,12 +306,12 @@ def _alphabet(settings: CorpusSettings) -> Alphabet | None:
     if not settings.alphabet:
         return None
     if settings.unit == "byte":
-        raise UsageError("corpus.alphabet is of characters, and corpus.unit byte knows all bytes; drop one of them")
+        raise UsageError("corpus.alphabet lists characters, but corpus.unit byte has all bytes; drop one of them")
     return read_alphabet(Path(settings.alphabet))
 
 
 def _slice(text: str, ends: Ids, size: int) -> Iterator[tuple[str, Ids]]:
-    """A text and the places in it where documents end, (M,), in slices; one empty slice where there is no text."""
+    """Cuts a text and the places in it where documents end, (M,), into slices; an empty text gives one empty slice."""
     starts = range(0, len(text) or 1, size)
     for start, inside in zip(starts, np.split(ends, np.searchsorted(ends, starts[1:], "right")), strict=True):
-        yield text[start : start + size], inside - start  # an end between two slices is in the first one
+        yield text[start : start + size], inside - start  # an end between two slices belongs to the first one

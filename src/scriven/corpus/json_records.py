@@ -1,7 +1,8 @@
-"""JSON files of any size as rows, one in memory at a time: a list of objects, or an object that has such a list.
+"""Reads the rows of JSON files of any size, one row in memory at a time.
 
-The list is found by the path in `corpus.column`: `text` is a field of the objects in a list, `messages.text` of those
-in the list that the outermost object has as `messages`. Several values, one after another, are several rows each.
+The rows are a list of objects. The path in `corpus.column` leads to it: `text` is a field of the objects in the
+outermost list, `messages.text` of those in the list `messages` of the outermost object. A file may have several JSON
+values, one after another.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ import json
 from collections.abc import Iterable, Iterator
 
 from scriven.corpus import structure
-from scriven.corpus.structure import Bad, join_text, no_column, paths, paths_in, short, values_at
+from scriven.corpus.structure import Bad, abbreviate, column_names, join_text, no_column, split_path, values_at
 from scriven.errors import InputError
 
 _SPACE = " \t\n\r"
-_NUMBER = 3  # characters after which a number does not go on that seemed to end: those of e+1
-_LITERAL = 16  # characters: longer than any word or escape that the end of a piece may cut
+_NUMBER = 3  # characters that may still continue a number that seemed to have ended: those of e+1
+_LITERAL = 16  # characters: longer than any word or escape that may be cut at the end of a piece
 
 
-def records(pieces: Iterable[str], name: str, column: str) -> Iterator[tuple[int, object]]:
-    """Number and value of each record of a JSON file; a value is `Bad` where it has no such column.
+def read_records(pieces: Iterable[str], name: str, column: str) -> Iterator[tuple[int, object]]:
+    """The number and value of each record of a JSON file. The value is a `Bad` if the record has no such column.
 
-    Raises InputError where it is not JSON, or a record is too long.
+    Raises InputError if the file is not JSON, or a record is too long.
     """
     text, number = _JsonText(pieces, name), 0
     while text.peek():
@@ -31,13 +32,13 @@ def records(pieces: Iterable[str], name: str, column: str) -> Iterator[tuple[int
 
 
 def _values(text: _JsonText, column: str) -> Iterator[object]:
-    """The values at a path of the JSON value that comes next; only what is not on the path is in memory whole."""
+    """The values at a path of the next JSON value. Lists and objects on the path are never in memory as a whole."""
     if text.peek() == "[":
         yield from _list(text, column)
     elif text.peek() == "{":
         yield from _object(text, column)
     else:
-        yield Bad(f"has no column {column!r}, but {short(text.value())}")
+        yield Bad(f"has no column {column!r}, but {abbreviate(text.value())}")
 
 
 def _list(text: _JsonText, column: str) -> Iterator[object]:
@@ -45,12 +46,12 @@ def _list(text: _JsonText, column: str) -> Iterator[object]:
     is_more = text.peek() != "]"
     while is_more:
         yield from values_at(text.value(), column)
-        is_more = text.goes_on("]")
+        is_more = text.has_more("]")
     text.take("]")
 
 
 def _object(text: _JsonText, column: str) -> Iterator[object]:
-    names, is_found, ways = list[str](), False, dict(paths(column))
+    names, is_found, by_field = list[str](), False, dict(split_path(column))
     text.take("{")
     is_more = text.peek() != "}"
     while is_more:
@@ -59,23 +60,23 @@ def _object(text: _JsonText, column: str) -> Iterator[object]:
         if field == column:
             is_found = True
             yield join_text(text.value())
-        elif field in ways:
+        elif field in by_field:
             is_found = True
-            yield from _values(text, ways[field])
+            yield from _values(text, by_field[field])
         else:
-            names += paths_in(field, text.value())
-        is_more = text.goes_on("}")
+            names += column_names(field, text.value())
+        is_more = text.has_more("}")
     text.take("}")
     if not is_found:
         yield no_column(column, names)
 
 
 class _JsonText:
-    """A text in pieces that is taken from its beginning on."""
+    """A parser's place in a text that comes in pieces."""
 
     def __init__(self, pieces: Iterable[str], name: str) -> None:
         self._pieces, self._name = iter(pieces), name
-        self._held, self._at, self._before = "", 0, 0  # what is there, how much of it was taken, what was before it
+        self._held, self._at, self._before = "", 0, 0  # text in memory, the place in it, characters before it
         self._decoder = json.JSONDecoder()
 
     def peek(self) -> str:
@@ -89,31 +90,31 @@ class _JsonText:
                 return ""
 
     def take(self, character: str) -> None:
-        """Takes a character that must come next."""
+        """Moves past a character that must come next."""
         if self.peek() != character:
             raise self._no_json(f"{character!r} is missing", self._at)
         self._at += 1
 
-    def goes_on(self, end: str) -> bool:
-        """Whether another member comes before the end of a list or an object; takes the comma before it.
+    def has_more(self, end: str) -> bool:
+        """Whether another member comes before the end of a list or an object. Moves past the comma before it.
 
-        Raises InputError for a comma that nothing follows.
+        Raises InputError for a comma without a member after it.
         """
         if self.peek() == end:
             return False
         self.take(",")
         if self.peek() == end:
-            raise self._no_json(f"nothing stands between ',' and {end!r}", self._at)
+            raise self._no_json(f"nothing is between ',' and {end!r}", self._at)
         return True
 
     def name(self) -> str:
-        """Takes the name of a field."""
+        """Parses the name of a field."""
         if self.peek() != '"':
             raise self._no_json("a name in quotes is missing", self._at)
         return str(self.value())
 
     def value(self) -> object:
-        """Takes the next value."""
+        """Parses the next value."""
         if not self.peek():
             raise self._no_json("it ends too soon", self._at)
         while True:
@@ -123,10 +124,10 @@ class _JsonText:
                 raise self._no_json("it is nested too deeply", self._at) from None
             except json.JSONDecodeError as error:
                 is_cut = error.msg.startswith("Unterminated") or error.pos + _LITERAL > len(self._held)
-                place = error.pos - self._at  # what is held before is dropped when more is read
+                place = error.pos - self._at  # reading more drops the text before self._at
                 if not (is_cut and self._more()):
                     raise self._no_json(error.msg, self._at + place) from None
-            except ValueError:  # which other numbers do not raise
+            except ValueError:  # Python refuses only numbers of too many digits
                 raise self._no_json("a number is too long", self._at) from None
             else:
                 length = end - self._at
@@ -135,13 +136,13 @@ class _JsonText:
                     return value
 
     def _more(self) -> bool:
-        """Reads on, twice as much as is held, so that a long value is not looked at too often; false at the end."""
+        """Reads more text, doubling what is in memory, so that a long value is parsed few times. False at the end."""
         self._before, self._held, self._at = self._before + self._at, self._held[self._at :], 0
-        if len(self._held) > structure.LONGEST:
+        if len(self._held) > structure.LONGEST_ROW:
             raise InputError(
-                f"{self._name}: at character {self._before:,} a value begins that has over {structure.LONGEST:,} "
-                "characters; name the list in it with --corpus.column LIST.FIELD, or convert it to JSON lines, as with "
-                "jq -c"
+                f"{self._name}: at character {self._before:,} a value begins that has over {structure.LONGEST_ROW:,} "
+                "characters; name a list in it with --corpus.column LIST.FIELD, or convert the file to JSON lines, as "
+                "with jq -c"
             )
         parts, wanted = [self._held], max(1, len(self._held))
         while wanted > 0 and (piece := next(self._pieces, None)) is not None:
@@ -151,4 +152,4 @@ class _JsonText:
         return len(self._held) > len(parts[0])
 
     def _no_json(self, why: str, place: int) -> InputError:
-        return InputError(f"{self._name} is not JSON at character {self._before + place:,}: {why}; mend it")
+        return InputError(f"{self._name} is not JSON at character {self._before + place:,}: {why}; correct the file")

@@ -1,4 +1,4 @@
-"""What ends a line: a line feed (LF), a carriage return (CR, as of old Macs), or both (CR LF, as of Windows)."""
+"""Line ends: a line feed (LF), a carriage return (CR, used by old Macs), or both (CR LF, used by Windows)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OF = {"CR LF": "as of Windows", "CR": "as of old Macs"}
 
 @dataclass
 class LineEnds:
-    """Counts of line feeds, of carriage returns, and of line feeds that follow a carriage return at once."""
+    """Counts of line feeds, of carriage returns, and of pairs of a carriage return and a line feed."""
 
     feeds: int = 0
     returns: int = 0
@@ -24,7 +24,7 @@ class LineEnds:
         return LineEnds(self.feeds + other.feeds, self.returns + other.returns, self.pairs + other.pairs)
 
     def count(self, pieces: Iterable[str]) -> Iterator[str]:
-        """The pieces of one text, whose line ends are counted as they pass."""
+        """Passes the pieces of one text on, and counts its line ends."""
         returned = False
         for piece in pieces:
             self.pairs += returned and piece.startswith("\n")
@@ -33,7 +33,7 @@ class LineEnds:
             yield piece
 
     def add(self, text: str) -> None:
-        """Count those of a text."""
+        """Counts the line ends of a text."""
         self.feeds += text.count("\n")
         if "\r" in text:
             self.returns += text.count("\r")
@@ -41,17 +41,17 @@ class LineEnds:
 
     @property
     def lines(self) -> int:
-        """How many line ends of all kinds there are."""
+        """The number of line ends of all kinds."""
         return self.feeds + self.returns - self.pairs
 
     @property
     def kinds(self) -> dict[str, int]:
-        """How many there are of each kind that there is."""
+        """The number of line ends of each kind that occurs."""
         counts = {"CR LF": self.pairs, "CR": self.returns - self.pairs, "LF": self.feeds - self.pairs}
         return {kind: count for kind, count in counts.items() if count}
 
     def __str__(self) -> str:
-        """Words for them, such as "CR line ends, as of old Macs" and "mixed line ends: 3 CR LF, 5 LF"."""
+        """A phrase such as "CR line ends, as of old Macs" or "mixed line ends: 3 CR LF, 5 LF"."""
         kinds = self.kinds
         if len(kinds) > 1:
             return "mixed line ends: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
@@ -60,17 +60,17 @@ class LineEnds:
 
 
 def split_lines(text: str) -> list[str]:
-    """What is before, between and after the line ends of a text."""
+    """Splits a text at its line ends; a text that ends with one has an empty last part."""
     return (text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text).split("\n")
 
 
 def lines_of(pieces: Iterable[str], longest: int, name: str, kind: str) -> Iterator[str]:
-    """The lines of a text in pieces, each with its end; the last one may have none.
+    """The lines of a text that comes in pieces, each line with its end; the last one may have none.
 
-    Raises InputError where one has over `longest` characters, which files of this kind do not have.
+    Raises InputError if a line has over `longest` characters; `kind` is the kind of file that was expected.
     """
-    held, length, number = list[str](), 0, 1  # what has no end yet, with how many characters
-    returned = False  # whether a carriage return waits, which a line feed may follow
+    held, length, number = list[str](), 0, 1  # the line that has not ended yet, its characters, and its number
+    returned = False  # whether the last character was a carriage return, so that a line feed may still follow
     for piece in pieces:
         text, begin = "\r" * returned + piece, 0
         returned = text.endswith("\r")
@@ -80,6 +80,6 @@ def lines_of(pieces: Iterable[str], longest: int, name: str, kind: str) -> Itera
         held.append(text[begin : len(text) - returned])
         length += len(held[-1])
         if length > longest:
-            raise InputError(f"{name}, line {number:,} has over {longest:,} characters; is it {kind}?")
+            raise InputError(f"{name}, line {number:,} has over {longest:,} characters; is it really {kind}?")
     if returned or length:
         yield "".join([*held, "\r" * returned])

@@ -1,8 +1,8 @@
-"""Sources divided into parts of about as many bytes each, cut where reading the pieces in order changes nothing.
+"""Divides sources into parts of about equal size, cut so that reading the parts in order gives the same text.
 
-Plain files are cut inside: at a character, after a line feed, after a separator, as documents and the preparation of
-the text need it. Compressed files, binary tables and files that are documents are not. Each place is found from the
-sources alone, so that builders of different parts agree without talking to each other.
+Plain files may be cut inside: before a character, after a line feed or after a separator, as documents and the
+preparation of the text require. Compressed files, binary tables and files that are documents are never cut. The cuts
+depend on the sources alone, so that builders of different parts agree without communicating.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from scriven.corpus.decoding import PIECE, changes_text, looks_around
+from scriven.corpus.decoding import PIECE_BYTES, changes_text, depends_on_context
 from scriven.corpus.filesystem import explain_errors, open_file
 from scriven.corpus.sources import BINARY_TABLES, LINE_TABLES, TextSource
 from scriven.errors import UsageError
 from scriven.settings import CorpusSettings
 
-_CHARACTER = re.compile(rb"(?=[^\x80-\xbf\n])|(?<!\r)(?=\n)")  # not within a CR LF either
+_CHARACTER = re.compile(rb"(?=[^\x80-\xbf\n])|(?<!\r)(?=\n)")  # but not inside a CR LF
 _LINE = re.compile(rb"(?<=\n)")
-# Neither lower case nor NFC looks across a line feed, or from one of these letters to the next.
+# The context of lower case and NFC never reaches across a line feed, or from one of these letters to the next.
 _PREPARED = re.compile(rb"(?<=\n)|(?<=[A-Za-z0-9])(?=[A-Za-z0-9])")
 
 
 def partition_sources(
     groups: Sequence[Sequence[TextSource]], number: int, count: int, settings: CorpusSettings
 ) -> list[tuple[TextSource, ...]]:
-    """What of each group of sources belongs to part `number` (1, 2, ...) of `count`; the parts in order are all of it.
+    """The sources of each group, or spans of them, that belong to part `number` (1, 2, ...) of `count`.
 
-    Raises UsageError where the size of a source is known only once it is read, InputError where one cannot be read.
+    Raises UsageError if the size of a source is unknown before it is read; InputError if one cannot be read.
     """
     sources = [source for group in groups for source in group]
     if unsized := [source.name for source in sources if source.stamp is None]:
@@ -46,7 +46,7 @@ def partition_sources(
 
 
 def _between(source: TextSource, index: int, start: tuple[int, int], stop: tuple[int, int]) -> TextSource | None:
-    """What of a source lies between two places, each an index of sources and a number of bytes."""
+    """The span of a source between two places, each a source's index and a number of bytes; None if it is empty."""
     if not start[0] <= index <= stop[0] or (index == stop[0] and not stop[1]):
         return None
     assert source.stamp  # known, as all are
@@ -58,12 +58,12 @@ def _between(source: TextSource, index: int, start: tuple[int, int], stop: tuple
 def _place(
     sources: Sequence[TextSource], ends: Sequence[int], part: int, count: int, settings: CorpusSettings
 ) -> tuple[int, int]:
-    """Where a part begins: the index of a source, and bytes into it; 0 there rather than at the end of another."""
+    """The place where a part begins: a source's index and bytes into it; never the end of the source before."""
     if part in {0, count}:
         return (len(sources) if part else 0), 0
     wanted = ends[-1] * part // count if ends else 0
     index = bisect_right(ends, wanted)
-    if index == len(sources):  # the last ones have no bytes
+    if index == len(sources):  # the last sources have no bytes
         return index, 0
     offset = wanted - (ends[index - 1] if index else 0)
     place = _next_place(sources[index], offset, settings)
@@ -71,16 +71,16 @@ def _place(
 
 
 def _next_place(source: TextSource, offset: int, settings: CorpusSettings) -> int:
-    """The first place from `offset` bytes on where the source can be cut; its size where there is none."""
+    """The first place at or after `offset` bytes where the source can be cut; its size if there is none."""
     assert source.stamp  # known, as all are
     pattern, width = _rule(source, settings)
     if not offset or pattern is None or source.path is None:
         return 0 if not offset else source.stamp[0]
-    begin = max(0, offset - 2 * width - 1)  # so much is looked at before a place
+    begin = max(0, offset - 2 * width - 1)  # patterns look back this far
     with explain_errors(source.name, remote=isinstance(source.path, str)), open_file(source.path) as file:
         file.seek(begin)
-        data, base, after = b"", begin, offset  # bytes from `base` on; nothing before `after` is a place
-        while block := file.read(PIECE):
+        data, base, after = b"", begin, offset  # bytes from `base` on; no cut is before `after`
+        while block := file.read(PIECE_BYTES):
             data += block
             for match in pattern.finditer(data, max(0, after - width - base)):
                 if match.end() + base >= after:
@@ -92,7 +92,7 @@ def _next_place(source: TextSource, offset: int, settings: CorpusSettings) -> in
 
 
 def _rule(source: TextSource, settings: CorpusSettings) -> tuple[re.Pattern[bytes] | None, int]:
-    """What ends where a source can be cut, and how many bytes that has; no pattern where it cannot be cut at all."""
+    """The pattern that ends where a source can be cut, and its length in bytes; None if it cannot be cut."""
     suffix, packed = source.suffixes
     prepared = changes_text(settings)
     is_whole = packed or source.is_zipped or suffix in BINARY_TABLES or settings.encoding != "utf-8"
@@ -102,7 +102,7 @@ def _rule(source: TextSource, settings: CorpusSettings) -> tuple[re.Pattern[byte
     if has_rows or settings.documents == "lines":
         return _LINE, 1
     if settings.documents == "none":
-        return (_PREPARED, 1) if looks_around(settings) else (_CHARACTER, 1)
+        return (_PREPARED, 1) if depends_on_context(settings) else (_CHARACTER, 1)
     is_plain = not prepared and "\ufffd" not in settings.separator and not settings.separator.endswith("\r")
     if settings.documents == "separator" and is_plain:
         return _separator(settings.separator)
@@ -110,7 +110,7 @@ def _rule(source: TextSource, settings: CorpusSettings) -> tuple[re.Pattern[byte
 
 
 def _separator(separator: str) -> tuple[re.Pattern[bytes], int]:
-    """A separator that no other one can overlap from before, so that whoever reads from the start finds it too."""
+    """A pattern for a separator that no earlier one overlaps, so that reading from the start finds it too."""
     data = separator.encode("utf-8", "surrogateescape")
     periods = [n for n in range(1, len(data)) if data.startswith(data[n:])]
     lone = b"".join(b"(?<!" + re.escape(data[:n]) + b")" for n in periods)

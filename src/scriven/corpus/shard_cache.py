@@ -1,7 +1,7 @@
-"""Files of a corpus that lies elsewhere, in a local cache of bounded size.
+"""Fetches the shards of a remote corpus into a local cache of bounded size.
 
-A cached shard is named by its SHA-256, which is checked when it is fetched, so corpora share what they have in common.
-When there is no room, those go first that were not used for longest; what a process has in use is locked, and stays.
+A cached shard is named by its SHA-256, which is checked when it is fetched, so corpora share equal shards. If there is
+no room, the least recently used shards are removed first. A shard in use is locked, and stays.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from typing import IO, overload
 import numpy as np
 from filelock import FileLock
 
-from scriven.corpus.filesystem import BLOCK, Place, explain_errors, open_file, within
-from scriven.corpus.header import AGAIN, Shard
+from scriven.corpus.filesystem import REMOTE_BLOCK_BYTES, Place, explain_errors, join_place, open_file
+from scriven.corpus.header import BUILD_AGAIN, Shard
 from scriven.corpus.numbers import Array, Numbers, layout_of
 from scriven.errors import InputError, UsageError
 
 try:
     import fcntl
-except ImportError:  # Windows, where a file that is mapped cannot be removed anyway
+except ImportError:  # on Windows an open file cannot be removed anyway
     fcntl = None  # type: ignore[assignment]
 
-LIMIT = "20GB"  # where SCRIVEN_CACHE_SIZE says nothing
+DEFAULT_LIMIT = "20GB"  # used if SCRIVEN_CACHE_SIZE is not set
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-FETCHED = re.compile(r"[0-9a-f]{64}(\.npy|\.[0-9]+\.part)")  # names that we give
+FETCHED = re.compile(r"[0-9a-f]{64}(\.npy|\.[0-9]+\.part)")  # names of our files
 
 
 def cache_limit() -> int:
-    """Bytes that the cache of shards may have: the environment variable SCRIVEN_CACHE_SIZE, such as 500MB or 20GB.
+    """The most bytes that the cache of shards may take: the environment variable SCRIVEN_CACHE_SIZE, such as 500MB.
 
-    Raises UsageError where it says something else.
+    Raises UsageError if it is not a size.
     """
-    text = os.environ.get("SCRIVEN_CACHE_SIZE") or LIMIT
+    text = os.environ.get("SCRIVEN_CACHE_SIZE") or DEFAULT_LIMIT
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?B|)", text.upper())
     if not match:
         raise UsageError(f"SCRIVEN_CACHE_SIZE is {text!r}; give a size such as 500MB or 20GB")
@@ -47,17 +47,17 @@ def cache_limit() -> int:
 
 
 class ShardCache:
-    """A folder of shards that were fetched, of at most `limit` bytes; several processes may share it."""
+    """A folder of fetched shards, of at most `limit` bytes. Several processes may share it."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder, self._limit = folder, limit
-        self._held: OrderedDict[str, tuple[IO[bytes], Numbers]] = OrderedDict()  # the last one used at the end
+        self._held: OrderedDict[str, tuple[IO[bytes], Numbers]] = OrderedDict()  # the most recently used one is last
         self._pinned: set[str] = set()
 
     def numbers(self, url: str, shard: Shard, *, pinned: bool = False) -> Numbers:
-        """The numbers of the shard at a URL, valid until another one is asked for; pinned, for ever.
+        """The numbers of the shard at a URL. They are valid until the next call; with `pinned`, always.
 
-        Raises InputError where it cannot be fetched, is not what it should be, or there is no room for it.
+        Raises InputError if it cannot be fetched, is damaged, or does not fit into the cache.
         """
         if shard.sha256 not in self._held:
             self._held[shard.sha256] = self._fetched_shard(url, shard)
@@ -73,7 +73,7 @@ class ShardCache:
             with suppress(FileNotFoundError):
                 file = path.open("rb")
                 _lock(file, wait=True)
-                if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):  # not removed meanwhile
+                if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):  # it was not removed
                     os.utime(path)
                     return file, Numbers(path, shard)
                 file.close()
@@ -82,26 +82,26 @@ class ShardCache:
                     self._fetch(url, shard, path)
 
     def _fetch(self, url: str, shard: Shard, path: Path) -> None:
-        layout_of(shard, url)  # else nothing is fetched
+        layout_of(shard, url)  # raises InputError before anything is fetched
         digest, left = hashlib.sha256(), shard.size
         with ExitStack() as stack:
             stack.enter_context(explain_errors(url, remote=True))
             source = stack.enter_context(open_file(url))
             work, file = self._room(shard)
-            stack.callback(work.unlink, missing_ok=True)  # moved, it is not there any more
+            stack.callback(work.unlink, missing_ok=True)  # missing once it was renamed
             stack.enter_context(file)
-            while left and (data := source.read(min(left, BLOCK))):
+            while left and (data := source.read(min(left, REMOTE_BLOCK_BYTES))):
                 digest.update(data)
                 file.write(data)
                 left -= len(data)
             if left or source.read(1) or digest.hexdigest() != shard.sha256:
-                raise InputError(f"{url} is not what its corpus says, by its size or SHA-256; {AGAIN}")
+                raise InputError(f"{url} does not have the size and SHA-256 that its corpus states; {BUILD_AGAIN}")
             file.flush()
             os.fsync(file.fileno())
             work.rename(path)
 
     def _room(self, shard: Shard) -> tuple[Path, IO[bytes]]:
-        """A file that takes the room of a shard already, locked by us, so that no other one counts on that room."""
+        """Makes a locked file of a shard's size, so that no other process counts on that room."""
         with FileLock(self._folder / "cache.lock"):
             self._make_room(shard)
             work = self._folder / f"{shard.sha256}.{os.getpid()}.part"
@@ -111,7 +111,7 @@ class ShardCache:
             return work, file
 
     def _make_room(self, shard: Shard) -> None:
-        now = time.time_ns()  # explicit, since the system's own marks of time are coarse
+        now = time.time_ns()  # set explicitly, since the system's own file times are coarse
         for index, sha256 in enumerate(self._held):  # in the order of their use
             with suppress(OSError):
                 os.utime(self._folder / f"{sha256}.npy", ns=(now + index, now + index))
@@ -126,16 +126,16 @@ class ShardCache:
             total -= sizes[path] if _remove_unlocked(path) else 0
         if total > self._limit:
             raise InputError(
-                f"the cache {self._folder} may have {self._limit:,} bytes, and {total:,} are needed at once; set "
+                f"the cache {self._folder} may take {self._limit:,} bytes, but {total:,} are needed at once; set "
                 "SCRIVEN_CACHE_SIZE to more, such as 100GB"
             )
 
 
 class RemoteShards(Sequence[Numbers]):
-    """Shards elsewhere, each fetched when it is asked for."""
+    """The shards of a remote corpus; each is fetched when it is used."""
 
-    def __init__(self, shelf: ShardCache, folder: str, shards: Sequence[Shard]) -> None:
-        self._shelf, self._folder, self._shards = shelf, folder, shards
+    def __init__(self, cache: ShardCache, folder: str, shards: Sequence[Shard]) -> None:
+        self._cache, self._folder, self._shards = cache, folder, shards
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -148,27 +148,27 @@ class RemoteShards(Sequence[Numbers]):
 
     def __getitem__(self, index: int | slice) -> Numbers | list[Numbers]:
         if isinstance(index, slice):
-            raise TypeError("one shard at a time is fetched")
+            raise TypeError("only one shard can be fetched at a time")
         shard = self._shards[index]
-        return self._shelf.numbers(str(within(self._folder, shard.file)), shard)
+        return self._cache.numbers(str(join_place(self._folder, shard.file)), shard)
 
 
 def checked_blocks(folder: Place, shard: Shard) -> Iterator[Array]:
-    """All numbers of a shard's file, in blocks, read from where it lies.
+    """Reads all numbers of a shard's file from its original place, in blocks.
 
-    Raises InputError where it is not what was written, in its end where the last block has been taken.
+    Raises InputError if the file is damaged, but only after the last block.
     """
-    path = within(folder, shard.file)
+    path = join_place(folder, shard.file)
     kind, head = layout_of(shard, path)
     digest = hashlib.sha256(head)
     with explain_errors(str(path), remote=isinstance(path, str)), open_file(path) as file:
         intact = file.read(len(head)) == head
-        while data := file.read(BLOCK):
+        while data := file.read(REMOTE_BLOCK_BYTES):
             digest.update(data)
             if len(data) % kind.itemsize == 0:
                 yield np.frombuffer(data, kind)
     if not intact or digest.hexdigest() != shard.sha256:
-        raise InputError(f"{path} is damaged; {AGAIN}")
+        raise InputError(f"{path} is damaged; {BUILD_AGAIN}")
 
 
 def _lock(file: IO[bytes], *, wait: bool, alone: bool = False) -> None:

@@ -1,7 +1,8 @@
-"""Symbols -> shards of final ids, in two steps: drafts of provisional ids, and tables that make them final.
+"""Writes symbols as shards of ids, in two steps: first drafts of provisional ids, then shards of final ids.
 
-While reading, a symbol's id is the order of its first appearance in its draft, and the draft notes where that was. At
-the end it is known which symbols the training part has. Where documents end is written once, as it is found.
+In a draft, ids are given in the order in which symbols first appear, and the draft records those places. Once all text
+is read, it is known which symbols the training part has, and a table maps provisional ids to final ones. The ends of
+documents are written only once, when they are found.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from scriven.corpus.header import PartHeader, Shard
 from scriven.kernels import encode
 from scriven.vocabulary import UNICODE_SIZE, Symbols, Vocabulary, utf8_lengths
 
-SHARD = 1 << 31  # characters in a shard: few enough files for a terabyte
-BLOCK = 1 << 17  # characters written at once: few enough for the processor's cache
-ENDS = np.dtype("<u8")
+SHARD_CHARACTERS = 1 << 31  # so that a terabyte of text takes few files
+BLOCK_CHARACTERS = 1 << 17  # written at once: few enough for the processor's cache
+ENDS = np.dtype("<u8")  # the type of the ends of documents on disk
 NO_ENDS = np.zeros(0, np.int64)
 Provisional = npt.NDArray[np.unsignedinteger]
 Progress = Callable[[], None]
@@ -34,49 +35,49 @@ Bytes = bytes | memoryview
 
 
 class Store(Protocol):
-    """What a draft needs of a file."""
+    """The file operations that a draft needs."""
 
     def write(self, data: Bytes, /) -> int:
         """Appends bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """The next bytes."""
+        """Returns the next bytes."""
 
     def seek(self, place: int, /) -> int:
-        """Goes to a byte."""
+        """Moves to a byte."""
 
 
 class RisingPlaces(Protocol):
-    """Places in a text, rising, that may be too many for the memory."""
+    """Rising places in a text; they need not all be in memory."""
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """The number of places."""
 
     def read(self, start: int, stop: int, /) -> npt.NDArray[np.unsignedinteger]:
-        """Those from number `start` up to `stop`, (stop - start,)."""
+        """The places number `start` up to `stop`, (stop - start,)."""
 
 
 class Drafted(Protocol):
-    """What a part of a corpus is written from: provisional ids, and where documents end."""
+    """The provisional ids and the ends of documents from which a part of a corpus is written."""
 
-    taken: int  # ids so far
+    taken: int  # ids read by `take` so far
     ends: Ends
 
     @property
     def length(self) -> int:
-        """How many ids there are."""
+        """The number of ids."""
 
     def symbols(self, before: int) -> Ids:
-        """The distinct symbols of the first `before` characters: those of provisional ids 0, 1, 2, ..."""
+        """The distinct symbols among the first `before` characters, in the order of provisional ids 0, 1, 2, ..."""
 
     def take(self, count: int) -> Iterator[Provisional]:
-        """The next `count` ids, in blocks."""
+        """Reads the next `count` ids, in blocks."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The final ids: those of the vocabulary's C symbols, then those of the symbols that it does not know."""
+    """The order of final ids: first the vocabulary's C symbols, then the symbols that it does not know."""
 
     vocabulary: Vocabulary
     symbols: Ids  # (ids,) code point or byte
@@ -84,7 +85,7 @@ class Layout:
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, found: Ids) -> Layout:
-        """A layout for the symbols found, known or not."""
+        """Makes the layout for a vocabulary and the symbols found, known or not."""
         known = np.array(vocabulary.symbols, np.int64)
         symbols = np.concatenate([known, np.setdiff1d(found, known)])
         lengths = np.ones_like(symbols) if vocabulary.unit == "byte" else utf8_lengths(symbols)
@@ -92,36 +93,36 @@ class Layout:
 
     @property
     def known(self) -> int:
-        """C: how many symbols the vocabulary knows."""
+        """C, the number of symbols that the vocabulary knows."""
         return len(self.vocabulary.symbols)
 
     @property
     def unseen(self) -> Ids:
-        """The symbols that are not known."""
+        """The symbols that the vocabulary does not know."""
         return self.symbols[self.known :]
 
     def ids(self, symbols: Ids) -> Ids:
-        """The final id of each of the symbols, all of which the layout has."""
+        """The final ids of symbols, which must all be in the layout."""
         order = np.argsort(self.symbols)
         return order[np.searchsorted(self.symbols, symbols, sorter=order)].astype(np.int64)
 
 
 class Draft:
-    """Provisional ids in a file: first all are appended, then all are taken. Ends of documents have their own file."""
+    """Provisional ids in a file: all are appended first, then read by `take`. Ends of documents have their own file."""
 
     def __init__(self, file: Store, ends: Path) -> None:
         self.length = 0
         self.taken = 0
         self.ends = Ends(ends)
         self._file = file
-        self._ids = np.full(UNICODE_SIZE, -1, np.int32)  # of each symbol
-        self._symbols: list[int] = []  # of each provisional id
-        self._firsts: list[int] = []  # where it was first
-        self._runs: list[tuple[np.dtype[np.unsignedinteger], int]] = []  # ids in a row of one type
+        self._ids = np.full(UNICODE_SIZE, -1, np.int32)  # the id of each symbol, -1 for none
+        self._symbols: list[int] = []  # the symbol of each provisional id
+        self._firsts: list[int] = []  # the place where each first appeared
+        self._runs: list[tuple[np.dtype[np.unsignedinteger], int]] = []  # types and numbers of consecutive ids
 
     @classmethod
     def from_file(cls, file: Store, runs: Iterable[tuple[np.dtype[np.unsignedinteger], int]]) -> Self:
-        """A draft that was written before, to be taken from."""
+        """Opens a draft that was written before, for reading."""
         draft = cls(file, Path())
         draft._runs = list(runs)
         draft.length = sum(count for _, count in draft._runs)
@@ -129,11 +130,11 @@ class Draft:
 
     @property
     def runs(self) -> tuple[tuple[np.dtype[np.unsignedinteger], int], ...]:
-        """The ids that are left, in order: so many in a row of each type."""
+        """The ids that are not yet read, in order: their type, and the number of consecutive ids of that type."""
         return tuple(self._runs)
 
     def append(self, symbols: Symbols, ends: Ids = NO_ENDS) -> None:
-        """Symbols (code points or bytes) that come next, and the places in them where documents end."""
+        """Appends symbols (code points or bytes), and the places in them where documents end."""
         self.ends.append(ends + self.length)
         if not symbols.size:
             return
@@ -150,8 +151,8 @@ class Draft:
         self.length += ids.size
 
     def _translate(self, symbols: Symbols) -> Provisional | None:
-        """The ids of symbols; none where one is new."""
-        return encode.translate(symbols, self._ids, smallest(len(self._symbols)))
+        """The ids of symbols; None if one of them is new."""
+        return encode.translate(symbols, self._ids, smallest_dtype(len(self._symbols)))
 
     def _learn(self, symbols: Symbols) -> None:
         places = encode.learn(symbols, self._ids, len(self._symbols))
@@ -159,37 +160,40 @@ class Draft:
         self._firsts += (self.length + places).tolist()
 
     def symbols(self, before: int) -> Ids:
-        """The distinct symbols of the first `before` characters: those of provisional ids 0, 1, 2, ..."""
+        """The distinct symbols among the first `before` characters, in the order of provisional ids 0, 1, 2, ..."""
         return np.array(self._symbols[: bisect_left(self._firsts, before)], np.int64)
 
     def read_back(self) -> Iterator[tuple[Symbols, Ids]]:
-        """All symbols, and the places where documents end in them, (M,), in blocks. Nothing can be appended then."""
-        for stretch in stretches(self.take(self.length), self.symbols(self.length), self.ends):
-            assert stretch  # the ids are its own
-            yield stretch
+        """Reads all symbols and the places in them where documents end, (M,), in blocks. This ends appending."""
+        for chunk in decode_chunks(self.take(self.length), self.symbols(self.length), self.ends):
+            assert chunk  # a draft has a symbol for each of its ids
+            yield chunk
 
     def take(self, count: int) -> Iterator[Provisional]:
-        """The next `count` ids, in blocks. Nothing can be appended after that."""
+        """Reads the next `count` ids, in blocks. This ends appending."""
         if not self.taken:
             self._file.seek(0)
         while count:
             dtype, left = self._runs[0]
-            length = min(count, left, BLOCK)
+            length = min(count, left, BLOCK_CHARACTERS)
             self._runs[:1] = [(dtype, left - length)] if length < left else []
             self.taken += length
             count -= length
             data = self._file.read(length * dtype.itemsize)
             if len(data) < length * dtype.itemsize:
-                raise OSError(errno.EIO, "what was written to a draft cannot be read back whole")
+                raise OSError(errno.EIO, "a draft that was written cannot be read back")
             yield np.frombuffer(data, dtype)
 
 
-def stretches(blocks: Iterable[Provisional], table: Ids, ends: RisingPlaces) -> Iterator[tuple[Symbols, Ids] | None]:
-    """Provisional ids as symbols, block by block, and the places in them where documents end, (M,).
+def decode_chunks(
+    blocks: Iterable[Provisional], table: Ids, ends: RisingPlaces
+) -> Iterator[tuple[Symbols, Ids] | None]:
+    """Turns provisional ids into symbols, block by block, with the places in them where documents end, (M,).
 
-    `table` has the symbol of each id, (ids,); `ends` are all ends. None for a block that has other ids.
+    `table` (ids,) has the symbol of each id; `ends` are the ends of all documents. Yields None for a block with an id
+    that the table lacks, and stops.
     """
-    symbols_of, kind = table.astype(np.int32), smallest(int(table.max(initial=0)) + 1)
+    symbols_of, kind = table.astype(np.int32), smallest_dtype(int(table.max(initial=0)) + 1)
     done = found = 0
     for ids in blocks:
         symbols = encode.translate(ids, symbols_of, kind)
@@ -203,14 +207,14 @@ def stretches(blocks: Iterable[Provisional], table: Ids, ends: RisingPlaces) -> 
 
 
 class Ends:
-    """Where the documents of one part end, as uint64 in a .npy file, written as they are found."""
+    """The ends of the documents of one part, written to a .npy file of uint64 as they are found."""
 
     def __init__(self, path: Path) -> None:
         self.documents = 0
         self._path = path
 
     def append(self, ends: Ids) -> None:
-        """The next ends, rising, in characters from the start of the part, (M,)."""
+        """Appends ends (M,), rising, in characters from the start of the part."""
         if not ends.size:
             return
         with self._path.open("ab") as file:
@@ -221,11 +225,11 @@ class Ends:
 
     @property
     def size(self) -> int:
-        """How many there are so far."""
+        """The number of ends so far."""
         return self.documents
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.unsignedinteger]:
-        """Some of the ends so far, (stop - start,)."""
+        """Reads some of the ends so far, (stop - start,)."""
         if start == stop:
             return np.zeros(0, ENDS)
         with self._path.open("rb") as file:
@@ -233,11 +237,11 @@ class Ends:
             return np.frombuffer(file.read((stop - start) * ENDS.itemsize), ENDS)
 
     def finish(self) -> Shard | None:
-        """The file, now that all ends are in it; none where there are none."""
+        """Completes the file and returns it; None if there are no ends."""
         if not self.documents:
             return None
         with self._path.open("r+b") as file:
-            file.write(npy_head(ENDS, self.documents))  # as long as that of length 0: numpy leaves room for this
+            file.write(npy_head(ENDS, self.documents))  # as long as the first one: numpy leaves room for digits
             file.flush()
             os.fsync(file.fileno())
             file.seek(0)
@@ -247,22 +251,22 @@ class Ends:
 
 
 class PartWriter:
-    """Writes one part of the corpus as shards, counting its symbols."""
+    """Writes one part of the corpus as shards, and counts its symbols."""
 
     def __init__(self, folder: Path, name: str, layout: Layout) -> None:
         self._folder, self._name, self._layout = folder, name, layout
         self.frequencies = np.zeros(layout.symbols.size, np.int64)  # (ids,)
 
     def write(self, draft: Drafted, characters: int, progress: Progress) -> PartHeader:
-        """The next characters of the draft; progress is called after each block."""
-        # Symbols that come later may not fit the type; they do not occur here.
+        """Writes the next characters of the draft. Calls `progress` after each block."""
+        # Later symbols of the draft might not fit the type, but they do not occur here.
         finals = self._layout.ids(draft.symbols(draft.taken + characters))  # (provisional ids,)
-        kind = smallest(max(self._layout.known, int(finals.max(initial=-1)) + 1))
+        kind = smallest_dtype(max(self._layout.known, int(finals.max(initial=-1)) + 1))
         table, counts = finals.astype(np.int32), np.zeros_like(finals)  # (provisional ids,)
         shards: list[Shard] = []
-        for start in range(0, characters, SHARD):
+        for start in range(0, characters, SHARD_CHARACTERS):
             path = self._folder / f"{self._name}-{len(shards):05}.npy"
-            length = min(SHARD, characters - start)
+            length = min(SHARD_CHARACTERS, characters - start)
             shards.append(_shard(path, kind, length, _final(draft.take(length), table, kind, counts, progress)))
         self.frequencies[finals] += counts
         utf8 = int(self.frequencies @ self._layout.lengths)
@@ -276,10 +280,10 @@ def _final(
     counts: Ids,
     progress: Progress,
 ) -> Iterator[Provisional]:
-    """The ids that a table gives for provisional ones, which are counted; progress is called after each block."""
+    """Translates provisional ids by a table, and counts them. Calls `progress` after each block."""
     for block in blocks:
         ids = encode.translate(block, table, kind, counts)
-        assert ids is not None  # the table has all that are in the draft
+        assert ids is not None  # the table has every id of the draft
         yield ids
         progress()
 
@@ -298,13 +302,13 @@ def _shard(path: Path, dtype: np.dtype[np.unsignedinteger], length: int, blocks:
     return Shard(file=path.name, length=length, size=size, sha256=digest.hexdigest())
 
 
-def smallest(count: int) -> np.dtype[np.unsignedinteger]:
-    """The smallest unsigned type for ids below `count`, as it lies on the disk."""
+def smallest_dtype(count: int) -> np.dtype[np.unsignedinteger]:
+    """The smallest unsigned type for ids below `count`, little-endian as on disk."""
     return np.min_scalar_type(max(count - 1, 0)).newbyteorder("<")
 
 
 def npy_head(dtype: np.dtype[np.unsignedinteger], length: int) -> bytes:
-    """How a .npy file of so many numbers begins."""
+    """The header of a .npy file of `length` numbers."""
     head = io.BytesIO()
     shape = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
     np.lib.format.write_array_header_1_0(head, shape)

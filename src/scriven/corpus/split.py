@@ -1,6 +1,6 @@
-"""Which part of the text is validation: its end, or documents that are spread over all of it.
+"""Splits a text into training and validation: by its end, or by documents spread over all of it.
 
-A share below 1 is a share; from 1 on it is a number of characters, or of documents.
+A share below 1 is a fraction of the text. A share of 1 or more is a number of characters, or of documents.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from scriven.counter_rng import GOLDEN, Words, mix
 from scriven.errors import UsageError
 from scriven.vocabulary import Symbols
 
-FINEST = 10**9  # shares are taken as fractions of at most that denominator, so that no rounding moves a document
+LARGEST_DENOMINATOR = 10**9  # shares become fractions with at most this, so that rounding never moves a document
 
 
 def validation_characters(characters: int, share: float) -> int:
-    """How many characters at the end are validation: none where the share is less than one, and never all.
+    """The number of characters at the end that are validation: 0 if the share is less than one character, never all.
 
-    Raises UsageError when none would be left to train on.
+    Raises UsageError if nothing would be left to train on.
     """
     if share >= 1:
         return _some(int(share), characters, "characters")
@@ -36,9 +36,9 @@ def validation_characters(characters: int, share: float) -> int:
 
 
 def validation_documents(documents: int, count: float) -> Fraction:
-    """The share of the documents that makes `count` of them validation.
+    """The share that makes `count` of the documents validation.
 
-    Raises UsageError where none is left to train on.
+    Raises UsageError if nothing would be left to train on.
     """
     return Fraction(_some(int(count), documents, "documents"), documents)
 
@@ -46,24 +46,24 @@ def validation_documents(documents: int, count: float) -> Fraction:
 def _some(count: int, among: int, unit: str) -> int:
     if count >= among:
         raise UsageError(
-            f"corpus.validation {count:,}: the text has {among:,} {unit}, so none would be left to train on; give "
-            "fewer, or a share such as 0.1"
+            f"corpus.validation is {count:,}, but the text has only {among:,} {unit}, so none would be left to train "
+            "on; give fewer, or a share such as 0.1"
         )
     return count
 
 
 def are_validation(numbers: Ids, share: float | Fraction) -> npt.NDArray[np.bool_]:
-    """Which documents are validation, by their numbers from 0 on, (M,); both shapes are the same.
+    """Whether each document is validation, by its number from 0: `numbers` (M,) -> (M,).
 
-    Block b has documents ceil(b / share) .. ceil((b + 1) / share) - 1, and one of them is validation: the second one in
-    block 0, so that two documents suffice, elsewhere one that a hash of b picks. So documents that come later change
-    nothing.
+    Block b has the documents ceil(b / share) .. ceil((b + 1) / share) - 1, and one of them is validation. In block 0 it
+    is the second one, so that two documents suffice; in any other block a hash of b picks it. So documents appended
+    later change nothing.
     """
     if not share:
         return np.zeros(numbers.shape, np.bool_)
     exact = share
     if not isinstance(exact, Fraction):
-        exact = max(Fraction(share).limit_denominator(FINEST), Fraction(1, FINEST))
+        exact = max(Fraction(share).limit_denominator(LARGEST_DENOMINATOR), Fraction(1, LARGEST_DENOMINATOR))
     blocks = numbers * exact.numerator // exact.denominator
     first = -(-blocks * exact.denominator // exact.numerator)
     size = -(-(blocks + 1) * exact.denominator // exact.numerator) - first
@@ -78,19 +78,19 @@ def _hash(numbers: Ids) -> Words:
 
 
 def pick(symbols: Symbols, ends: Ids, chosen: npt.NDArray[np.bool_]) -> tuple[Symbols, Ids]:
-    """Of symbols (characters,), with the places where documents end, (M,), those of the documents chosen, (M + 1,).
+    """Picks documents from symbols (characters,) with ends (M,) of documents; returns their symbols and ends.
 
-    The last one chosen or not is what comes after the last end.
+    `chosen` (M + 1,) says which; its last flag is for the symbols after the last end.
     """
     lengths = np.diff(ends, prepend=0, append=symbols.size)  # (M + 1,)
     return symbols[np.repeat(chosen, lengths)], np.cumsum(lengths * chosen)[:-1][chosen[:-1]]
 
 
 class Growing(Protocol):
-    """What documents are appended to."""
+    """Something that documents can be appended to."""
 
     def append(self, symbols: Symbols, ends: Ids, /) -> None:
-        """Symbols that come next, (characters,), and the places in them where documents end, (M,)."""
+        """Appends symbols (characters,), and the places in them where documents end, (M,)."""
 
 
 class Split:
@@ -101,8 +101,8 @@ class Split:
         self._ended = 0  # documents
 
     def append(self, symbols: Symbols, ends: Ids) -> None:
-        """Symbols that come next, (characters,), and the places in them where documents end, (M,)."""
-        numbers = np.arange(self._ended, self._ended + ends.size + 1)  # (M + 1,), the last one not ended
+        """Appends symbols (characters,), and the places in them where documents end, (M,)."""
+        numbers = np.arange(self._ended, self._ended + ends.size + 1)  # (M + 1,), the last one is still open
         chosen = are_validation(numbers, self._share)
         self._training.append(*pick(symbols, ends, ~chosen))
         self._validation.append(*pick(symbols, ends, chosen))
@@ -117,21 +117,21 @@ _HASH = np.dtype("<u8")
 
 
 class HashedDraft:
-    """A draft, and beside it a file with the hash of each document that is appended to it.
+    """A draft, and a file with the hash of each document that is appended to it.
 
-    The hash of symbols s is a function of their number and of the sum of s[i] * BASE^i modulo 2^64, which can go on
-    over any pieces.
+    The hash of symbols s depends on their number and on the sum of s[i] * BASE^i modulo 2^64, which can be continued
+    from piece to piece.
     """
 
     def __init__(self, draft: Draft, path: Path) -> None:
         self.draft, self.documents = draft, 0
         self._path, self._file = path, path.open("wb")
-        self._sum = self._length = 0  # of the document that has not ended
+        self._sum = self._length = 0  # of the open document
 
     def append(self, symbols: Symbols, ends: Ids) -> None:
-        """As `Draft.append`."""
+        """Appends like `Draft.append`."""
         self.draft.append(symbols, ends)
-        lengths = np.diff(ends, prepend=0, append=symbols.size)  # (M + 1,), the last one of what has not ended
+        lengths = np.diff(ends, prepend=0, append=symbols.size)  # (M + 1,), the last one of the open document
         sums = _sums(symbols, ends, lengths)
         sums[0] = (self._sum + int(sums[0]) * pow(_BASE, self._length, 1 << 64)) & _MASK
         lengths[0] += self._length
@@ -140,7 +140,7 @@ class HashedDraft:
         self.documents += ends.size
 
     def blocks(self) -> Iterator[Words]:
-        """The hashes of all documents, some at a time, (M,)."""
+        """Reads the hashes of all documents, in blocks (M,)."""
         self._file.flush()
         with self._path.open("rb") as file:
             while data := file.read(HASHES_AT_ONCE * _HASH.itemsize):
@@ -156,10 +156,10 @@ class HashedDraft:
 
 
 def _sums(symbols: Symbols, ends: Ids, lengths: Ids) -> Words:
-    """The sum of s[i] * BASE^i for each document in symbols (characters,), i from its start there, (M + 1,)."""
+    """The sum of s[i] * BASE^i for each document in symbols (characters,), with i from its start there; (M + 1,)."""
     starts = np.concatenate(([0], ends))  # (M + 1,)
     sums = np.zeros(starts.size, np.uint64)
-    has_some = lengths > 0  # all but the first and the last one
+    has_some = lengths > 0  # only the first and the last one may be empty
     values = np.multiply(symbols, _powers(_BASE, symbols.size)[: symbols.size], dtype=np.uint64)
     sums[has_some] = np.add.reduceat(values, starts[has_some]) if symbols.size else 0
     return sums * _powers(_INVERSE, symbols.size)[starts]
@@ -173,12 +173,12 @@ def _all_powers(base: int, count: int) -> Words:
 
 
 def _powers(base: int, count: int) -> Words:
-    """The powers 0, 1, ... of a number modulo 2^64, at least count + 1 of them."""
+    """At least count + 1 powers of a number modulo 2^64: power 0, 1, ..."""
     return _all_powers(base, 1 << max(17, count.bit_length()))
 
 
 def are_duplicates(validation: HashedDraft, training: HashedDraft) -> Iterator[Flags]:
-    """Whether each document of validation is also in training, some at a time, (M,)."""
+    """Whether each validation document is also in the training part, in blocks (M,)."""
     for block in validation.blocks():
         wanted, places = np.unique(block, return_inverse=True)
         is_found = np.zeros(wanted.size, np.bool_)
@@ -189,16 +189,16 @@ def are_duplicates(validation: HashedDraft, training: HashedDraft) -> Iterator[F
 
 
 def copy_others(draft: Draft, flags: Iterator[Flags], into: Draft) -> int:
-    """Appends to a draft all documents of another one that are not flagged; gives how many are.
+    """Copies the documents that are not flagged from one draft to another; returns the number of flagged ones.
 
-    `flags` has one for each document, (M,) at a time.
+    `flags` has a flag for each document, in blocks (M,).
     """
     left, dropped = np.zeros(0, np.bool_), 0
     for symbols, ends in draft.read_back():
         while left.size <= ends.size and (more := next(flags, None)) is not None:
             left = np.concatenate((left, more))
             dropped += int(more.sum())
-        chosen = np.ones(ends.size + 1, np.bool_)  # the last one is of the document that has not ended, if any
+        chosen = np.ones(ends.size + 1, np.bool_)  # the last flag is for the open document, if any
         chosen[: left.size] = ~left[: chosen.size]
         into.append(*pick(symbols, ends, chosen))
         left = left[ends.size :]

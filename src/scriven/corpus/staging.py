@@ -1,8 +1,8 @@
-"""Where a corpus is built before it is whole: a folder of its own, that becomes the corpus at once or never.
+"""Builds a corpus in a staging folder, which is renamed to the corpus when it is complete.
 
-Builders of the same corpus do not disturb each other: each has its folder, the first one to end puts it in place, the
-others take that. What a builder that was killed has left is removed by the next one on the same machine, which knows
-by a lock that it is dead; other machines' only after a day without a write.
+Builders of the same corpus do not disturb each other. Each has its own folder; the first one to finish publishes its
+folder, and the others use that. The folder of a builder that was killed is removed by the next builder on the same
+machine, which sees by a lock that it is dead. Folders of other machines are removed after a day without a write.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from scriven.safe_files import flush_folder
 
 UNFINISHED = ".scriven-building-"
 LOCK, DAMAGED = ".lock", "-damaged"
-MADE = re.compile(rf"{re.escape(UNFINISHED)}[0-9a-f]{{8}}-[0-9a-f]{{32}}(\{LOCK}|{DAMAGED})?")  # names that we give
-DAY = 24 * 3600
-TRIES = 5
+MADE = re.compile(rf"{re.escape(UNFINISHED)}[0-9a-f]{{8}}-[0-9a-f]{{32}}(\{LOCK}|{DAMAGED})?")  # names of our folders
+ABANDONED_SECONDS = 24 * 3600  # without a write, after which a folder of any machine is removed
+PUBLISH_TRIES = 5
 
 
 @contextmanager
 def staging_folder(parent: Path) -> Iterator[Path]:
-    """A new folder to build in, removed unless it was moved. First what dead builders left there is removed."""
+    """A new folder to build in, removed at the end unless it was moved. First removes folders of dead builders."""
     parent.mkdir(parents=True, exist_ok=True)
     _sweep(parent)
     work = parent / f"{UNFINISHED}{_host()}-{uuid.uuid4().hex}"
@@ -41,17 +41,18 @@ def staging_folder(parent: Path) -> Iterator[Path]:
             yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
-            with suppress(OSError):  # another one may sweep at this moment
+            with suppress(OSError):  # another builder may be removing it at this moment
                 _lock_of(work).unlink(missing_ok=True)
 
 
 def publish(work: Path, target: Path, is_built: Callable[[Path], bool], *, replace: bool) -> Path:
-    """Puts what is finished in its place, unless another process was faster.
+    """Renames the finished folder to `target`, unless another process was faster. Returns `target`.
 
-    `replace` says that what is there and is not built is damaged, and may go. OSError where it cannot be put there.
+    With `replace`, a folder there that is not a built corpus counts as damaged, and is removed. Raises OSError if the
+    folder cannot be renamed.
     """
     flush_folder(work)
-    for _ in range(TRIES):
+    for _ in range(PUBLISH_TRIES):
         try:
             if target.is_dir() and not replace:
                 target.rmdir()  # the user may have made an empty one; some systems do not rename onto it
@@ -83,10 +84,10 @@ def _sweep(parent: Path) -> None:
     for path in parent.glob(UNFINISHED + "*"):
         if not MADE.fullmatch(path.name):
             continue
-        if time.time() - _last_touched(path) > DAY:
+        if time.time() - _last_touched(path) > ABANDONED_SECONDS:
             _remove(path)
         elif path.name.endswith(LOCK) and path.name.startswith(UNFINISHED + _host()):
-            with suppress(Timeout, OSError), FileLock(path, timeout=0):  # held as long as its builder lives
+            with suppress(Timeout, OSError), FileLock(path, timeout=0):  # its builder holds it while it is alive
                 _remove(path.with_name(path.name.removesuffix(LOCK)))
                 path.unlink(missing_ok=True)
 
@@ -99,7 +100,7 @@ def _remove(path: Path) -> None:
 
 
 def _last_touched(path: Path) -> float:
-    """When something in a folder, or a file, was last written; now where it cannot be known."""
+    """The time when a file, or anything in a folder, was last written; the present time if unknown."""
     with suppress(OSError):
         inside = list(path.iterdir()) if path.is_dir() else []
         return max(each.stat().st_mtime for each in [path, *inside])

@@ -1,4 +1,4 @@
-"""The corpus on disk: any stretch of ids in microseconds, whatever the size of the text."""
+"""Reads a corpus from disk: any stretch of ids in microseconds, for any size of text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from scriven.arrays import Ids
-from scriven.corpus.filesystem import Place, explain_errors, file_system, place_of, within
-from scriven.corpus.header import AGAIN, NAME, Counts, Header, PartHeader, read_header
+from scriven.corpus.filesystem import Place, explain_errors, file_system, join_place, place_of
+from scriven.corpus.header import BUILD_AGAIN, NAME, Counts, Header, PartHeader, read_header
 from scriven.corpus.numbers import Array, Numbers
 from scriven.corpus.shard_cache import RemoteShards, ShardCache, cache_limit, checked_blocks
 from scriven.errors import InputError
@@ -22,7 +22,7 @@ from scriven.runtime import cache_folder
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import Vocabulary
 
-MANY = 1 << 20  # documents looked at once
+DOCUMENTS_AT_ONCE = 1 << 20  # whose lengths are read
 MEANINGLESS = "numbers in it stand for no character"
 
 
@@ -30,10 +30,10 @@ class Part:
     """The training or the validation part of a corpus."""
 
     def __init__(
-        self, folder: Place, header: PartHeader, shelf: ShardCache, known: int, table: Ids | None = None
+        self, folder: Place, header: PartHeader, cache: ShardCache, known: int, table: Ids | None = None
     ) -> None:
-        """`known` is how many ids its shards can have, and `table` (known,) what they are; none where the same."""
-        self.characters = header.characters  # or bytes, by the unit
+        """Ids in the shards are below `known`; `table` (known,) maps them to the ids of symbols, None if equal."""
+        self.characters = header.characters  # bytes, if the unit is byte
         self.bytes = header.bytes  # of UTF-8
         self._folder = folder
         self._starts = [0, *itertools.accumulate(shard.length for shard in header.shards)]
@@ -45,21 +45,21 @@ class Part:
             if header.documents:
                 self._ends = Numbers(folder / header.documents.file, header.documents)
         else:
-            self._shards = RemoteShards(shelf, folder, header.shards)
+            self._shards = RemoteShards(cache, folder, header.shards)
             if header.documents:
-                url = str(within(folder, header.documents.file))
-                self._ends = shelf.numbers(url, header.documents, pinned=True)
+                url = str(join_place(folder, header.documents.file))
+                self._ends = cache.numbers(url, header.documents, pinned=True)
         self._known, self._table = known, table
 
     def read(self, start: int, length: int) -> Ids:
-        """`length` ids from `start` on. Raises as `read_all`."""
+        """Reads `length` ids from `start` on. Raises like `read_all`."""
         return self.read_all([start], [length])
 
     def read_all(self, starts: Sequence[int], lengths: Sequence[int]) -> Ids:
-        """The ids of many stretches one after another, (sum of lengths,); an unseen symbol is V + its code point.
+        """Reads the ids of many stretches, joined, (sum of lengths,). An unseen symbol is V + its code point.
 
-        Raises ValueError when they are not all within the part, InputError when a shard cannot be read, or has ids
-        that stand for nothing.
+        Raises ValueError if a stretch is not within the part; InputError if a shard cannot be read, or has meaningless
+        ids.
         """
         pieces = list[Array]()
         for start, length in zip(starts, lengths, strict=True):
@@ -77,7 +77,7 @@ class Part:
         return ids.astype(np.int64) if self._table is None else self._table[ids]
 
     def _meaningless(self, starts: Sequence[int], lengths: Sequence[int]) -> InputError:
-        """The error that names the first of the shards below some stretches with an id that stands for nothing."""
+        """The error that names the first shard with a meaningless id in some stretches."""
         for start, length in zip(starts, lengths, strict=True):
             for index in range(bisect_right(self._starts, start) - 1, len(self._files)):
                 first, last = self._starts[index], self._starts[index + 1]
@@ -88,19 +88,19 @@ class Part:
 
     @property
     def documents(self) -> int:
-        """How many documents the part is made of; 0 where its corpus has no documents."""
+        """The number of documents of the part; 0 if its corpus has no documents."""
         return 0 if self._ends is None else self._ends.size
 
     def bounds(self, numbers: Ids) -> tuple[Ids, Ids]:
-        """Of documents, by their numbers (M,): first character and length of each, both (M,).
+        """The first character and the length of documents, both (M,), by their numbers (M,).
 
-        Raises IndexError when there is no such document.
+        Raises IndexError if there is no such document.
         """
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < self.documents:
             raise IndexError(f"documents {numbers.min()}..{numbers.max()} are not all in 0..{self.documents - 1}")
         if self._ends is None or not numbers.size:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        places = np.stack([numbers - 1, numbers], axis=1)  # (M, 2) of the end of the one before, and of its own
+        places = np.stack([numbers - 1, numbers], axis=1)  # (M, 2): the previous document's end, and its own
         found = self._ends.at(np.maximum(places, 0).ravel()).astype(np.int64).reshape(-1, 2)
         firsts, ends = np.where(numbers > 0, found[:, 0], 0), found[:, 1]  # (M,)
         if not (firsts.min() >= 0 and (firsts < ends).all() and ends.max() <= self.characters):
@@ -108,26 +108,26 @@ class Part:
         return firsts, ends - firsts
 
     def _damaged_error(self, why: str) -> InputError:
-        return InputError(f"the corpus {self._folder} is damaged: {why}; {AGAIN}")
+        return InputError(f"the corpus {self._folder} is damaged: {why}; {BUILD_AGAIN}")
 
     def document_lengths(self) -> tuple[int, int, int]:
-        """The lengths of the shortest, the middle and the longest document; 0 where there are none.
+        """The lengths of the shortest, the median and the longest document; 0 if there are none.
 
-        The middle one is that of a million documents, spread evenly, where there are more.
+        The median is over at most a million documents, evenly spread.
         """
         if not self.documents:
             return 0, 0, 0
         shortest, longest = self.characters, 0
-        for start in range(0, self.documents, MANY):
-            lengths = self.bounds(np.arange(start, min(start + MANY, self.documents)))[1]
+        for start in range(0, self.documents, DOCUMENTS_AT_ONCE):
+            lengths = self.bounds(np.arange(start, min(start + DOCUMENTS_AT_ONCE, self.documents)))[1]
             shortest, longest = min(shortest, int(lengths.min())), max(longest, int(lengths.max()))
-        count = min(self.documents, MANY)
+        count = min(self.documents, DOCUMENTS_AT_ONCE)
         some = np.sort(self.bounds(np.arange(count) * self.documents // count)[1])  # (count,)
         return shortest, int(some[(count - 1) // 2]), longest
 
 
 class Corpus:
-    """A corpus that `scriven.corpus.build` made; see `open`."""
+    """A corpus that `scriven.corpus.build` made. `Corpus.open` opens it."""
 
     def __init__(self, folder: Place, header: Header) -> None:
         self.path = folder
@@ -137,59 +137,59 @@ class Corpus:
         except InputError as error:
             raise self._damaged_file(NAME, str(error).split(";")[0]) from None
         if len(header.frequencies) != len(self.vocabulary.symbols):
-            raise self._damaged_file(NAME, "symbols and frequencies are not as many")
-        table, shelf = self._table(), ShardCache(cache_folder() / "shards", cache_limit())
+            raise self._damaged_file(NAME, "it has more or fewer frequencies than symbols")
+        table, cache = self._table(), ShardCache(cache_folder() / "shards", cache_limit())
         known = len(self.vocabulary.symbols)
         every = known + len(header.unseen)
         # Without an alphabet the training part has no unseen symbols, and is read faster without a table.
         given = bool(header.settings.alphabet)
-        self.training = Part(folder, header.training, shelf, every if given else known, table if given else None)
-        self.validation = Part(folder, header.validation, shelf, every, table)
+        self.training = Part(folder, header.training, cache, every if given else known, table if given else None)
+        self.validation = Part(folder, header.validation, cache, every, table)
 
     @classmethod
     def open(cls, folder: Path | str) -> Corpus:
-        """The corpus in a folder, or at a URL such as s3://bucket/corpus; there, shards are fetched when they are read.
+        """Opens the corpus in a folder, or at a URL such as s3://bucket/corpus, whose shards are fetched when read.
 
-        Raises InputError when it is not one, is damaged, or a shard is missing or of the wrong length.
+        Raises InputError if it is not a corpus, is damaged, or a shard is missing or has the wrong length.
         """
         place = place_of(folder)
         return cls(place, read_header(place))
 
     @property
     def name(self) -> str:
-        """Where it lies, as an absolute path or a URL; `open` takes it."""
+        """Its absolute path or URL, which `open` accepts."""
         return str(self.path.resolve()) if isinstance(self.path, Path) else self.path
 
     @property
     def text_hash(self) -> str:
-        """A hash of the text as ids, from the hashes that the corpus was built with."""
+        """A hash of the text as ids, made from the hashes in the header."""
         files = [file.sha256 for part in (self.header.training, self.header.validation) for file in part.files]
         return hashlib.sha256(json.dumps([self.header.vocabulary, files]).encode()).hexdigest()
 
     @property
     def settings(self) -> CorpusSettings:
-        """How text became ids."""
+        """The settings that turned text into ids."""
         return self.header.settings
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The texts as they were named."""
+        """The texts as the user named them."""
         return self.header.texts
 
     @property
     def counts(self) -> Counts:
-        """What was read and what was changed."""
+        """Counts of what was read and changed."""
         return self.header.counts
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know about how the text was read, a sentence each."""
+        """Notes for the user on how the text was read, one sentence each."""
         return self.header.notes
 
     def compare_hashes(self) -> Iterator[None]:
-        """Compares all files with their hashes, block by block; those that lie elsewhere are when they are fetched.
+        """Compares all files with their hashes, block by block. Remote files are compared when they are fetched.
 
-        Raises InputError naming the first file whose content is not what was written.
+        Raises InputError, naming the first damaged file.
         """
         if isinstance(self.path, Path):
             for shard in self.header.training.files + self.header.validation.files:
@@ -197,9 +197,9 @@ class Corpus:
                     yield
 
     def verify(self) -> tuple[int, int]:
-        """Reads everything, and gives how many files that are, and their bytes.
+        """Reads and checks everything. Returns the number of files, and their bytes.
 
-        Raises InputError naming the first file whose content is not what was written, or has no meaning.
+        Raises InputError, naming the first file that is damaged or has meaningless content.
         """
         known = len(self.vocabulary.symbols) + len(self.header.unseen)
         for part in (self.header.training, self.header.validation):
@@ -227,21 +227,21 @@ class Corpus:
 
 
 def damaged_file(folder: Place, file: str, why: str) -> InputError:
-    """The error for a file of a corpus that is not what was written."""
-    return InputError(f"{within(folder, file)} is damaged: {why}; {AGAIN}")
+    """The error for a damaged file of a corpus."""
+    return InputError(f"{join_place(folder, file)} is damaged: {why}; {BUILD_AGAIN}")
 
 
 def is_corpus(texts: Sequence[str]) -> bool:
-    """Whether the texts that a user names are one corpus that was built before, by its folder or URL.
+    """Whether the texts that a user names are the folder or URL of one corpus that was built before.
 
-    Raises InputError where a URL cannot be reached.
+    Raises InputError if a URL cannot be reached.
     """
     if len(texts) != 1:
         return False
-    path = within(place_of(texts[0]), NAME)
+    path = join_place(place_of(texts[0]), NAME)
     if isinstance(path, Path):
         return os.path.lexists(path)
-    if texts[0].startswith("http"):  # there are no folders to look into
+    if texts[0].startswith("http"):  # a web server has no folders to look into
         return False
     files, key = file_system(path)
     with explain_errors(path, remote=True):

@@ -1,4 +1,4 @@
-"""Rows of tables as texts: the column `corpus.column` of JSON, CSV, TSV, Parquet and Arrow files, in bounded memory."""
+"""Reads the column `corpus.column` of JSON, CSV, TSV, Parquet and Arrow files as texts, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from contextlib import suppress
 from typing import IO, Any
 
 from scriven.corpus import structure
-from scriven.corpus.decoding import PIECE, ReadCounts, decode_source, prepare
+from scriven.corpus.decoding import PIECE_BYTES, ReadCounts, decode_source, prepare
 from scriven.corpus.filesystem import EXTRA, explain_errors, open_file
-from scriven.corpus.json_records import records
+from scriven.corpus.json_records import read_records
 from scriven.corpus.line_ends import lines_of
 from scriven.corpus.sources import BINARY_TABLES, DELIMITED_TABLES, RECORD_TABLES, TextSource
-from scriven.corpus.structure import Bad, no_column, short, values_at
+from scriven.corpus.structure import Bad, abbreviate, no_column, values_at
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
 
-LONGEST_FIELD = 1 << 24  # characters: a quote that is not closed does not take the memory for all that follows
+LONGEST_FIELD = 1 << 24  # characters, so that a quote that is never closed does not take the rest of the file
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
 
 
 def delimited_rows(pieces: Iterable[str], name: str, suffix: str, column: str) -> Iterator[tuple[int, object]]:
-    """Line and value of each row of a CSV or TSV file, by its suffix; a value is `Bad` where a row is not as the first.
+    """The line and value of each row of a CSV or TSV file. The value is a `Bad` if a row has more or fewer columns.
 
-    What is between two columns in a .csv is the first of , ; tab | that makes the first row have the column.
-    Raises InputError where it has no such column, or its quotes are not closed.
+    The delimiter of a .csv is the first of , ; tab | with which the first row has the column.
+    Raises InputError if there is no such column, or a quote is not closed.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))  # of the process, and so never lowered
-    lines = lines_of(pieces, structure.LONGEST, name, "CSV")
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))  # holds for the process, so it is never lowered
+    lines = lines_of(pieces, structure.LONGEST_ROW, name, "CSV")
     first = next((line for line in lines if line.strip()), "")
     delimiter, names = _header(first, name, suffix, column)
     place, columns = names.index(column), len(names)
@@ -41,10 +41,10 @@ def delimited_rows(pieces: Iterable[str], name: str, suffix: str, column: str) -
 
 
 def _header(line: str, name: str, suffix: str, column: str) -> tuple[str, list[str]]:
-    """What is between columns, and their names."""
+    """The delimiter between columns, and the names of the columns."""
     found = list[list[str]]()
     for delimiter in DELIMITERS[suffix]:
-        with suppress(csv.Error):  # as quotes of another way to delimit are
+        with suppress(csv.Error):  # quotes can be wrong with one delimiter and right with another
             names = next(csv.reader([line], delimiter=delimiter, strict=True), [])
             found.append([field.strip() for field in names])
             if column in found[-1]:
@@ -53,12 +53,12 @@ def _header(line: str, name: str, suffix: str, column: str) -> tuple[str, list[s
                 return delimiter, found[-1]
     others = max(found, key=len, default=[])
     raise InputError(
-        f"{name} {no_column(column, others)}; name one of these with --corpus.column (the first row has them)"
+        f"{name} {no_column(column, others)}; choose one of these with --corpus.column (they are in the first row)"
     )
 
 
 def _records(lines: Iterable[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The line that each row begins at, and its fields; the first line was the header."""
+    """The line at which each row begins, and its fields. The header was line 1."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         number = reader.line_num + 2
@@ -71,30 +71,33 @@ def _records(lines: Iterable[str], name: str, delimiter: str) -> Iterator[tuple[
             if "field limit" in why:
                 why = f"a field has over {LONGEST_FIELD:,} characters; is a quote opened and never closed?"
             raise InputError(
-                f"{name}, in the row at line {number:,}: {why}; mend it (a quote within quotes is written twice)"
+                f"{name}, in the row at line {number:,}: {why}; correct it (a quote within quotes is written twice)"
             ) from None
         yield number, fields
 
 
-ROWS = 1 << 10  # of a binary table, taken at once
-_LONE = "a character that is half of one (a lone surrogate) in the column"
+ROWS_AT_ONCE = 1 << 10  # of a binary table
+_LONE = "half a character (a lone surrogate) in the column"
 
 
 def is_read_as_table(source: TextSource, settings: CorpusSettings) -> bool:
-    """Whether rows of a source are read, and not its text; standard input is read as JSON lines are.
+    """Whether a source is read as rows. With a column, standard input is read as JSON lines.
 
-    Raises InputError where a table that has no text of its own lacks a column.
+    Raises InputError if no column is set for a table that is not a text file.
     """
     if not settings.column and source.is_table and source.suffixes[0] in BINARY_TABLES:
-        raise InputError(f"{source.name} is a table; say which column has the text with --corpus.column NAME")
+        raise InputError(f"{source.name} is a table; name the column with the text: --corpus.column NAME")
     return bool(settings.column) and (source.is_table or source.path is None)
 
 
-def rows(source: TextSource, settings: CorpusSettings, tally: ReadCounts, size: int = PIECE) -> Iterator[list[str]]:
-    """The texts of a table's rows, as the settings prepare them, in groups of about `size` characters.
+def read_rows(
+    source: TextSource, settings: CorpusSettings, tally: ReadCounts, size: int = PIECE_BYTES
+) -> Iterator[list[str]]:
+    """The prepared texts of a table's rows, in groups of about `size` characters.
 
-    `tally` counts bad rows, which are left out: what is not JSON, has no text in the column, or half a character there.
-    Raises InputError for a bad row unless the settings say to skip it; for a damaged file, and one without the column.
+    A row is bad if it is not JSON, has no text in the column, or has a lone surrogate there. Bad rows are left out, and
+    counted in `tally`, if `settings.bad_rows` is "skip". Otherwise they raise InputError, as do a damaged file and a
+    missing column.
     """
     group: list[str] = []
     length = 0
@@ -114,20 +117,20 @@ def rows(source: TextSource, settings: CorpusSettings, tally: ReadCounts, size: 
 def _values_of(
     source: TextSource, settings: CorpusSettings, tally: ReadCounts, size: int
 ) -> Iterator[tuple[int, object]]:
-    """Number and value of each row of a table; the number is that of a line, where it has lines."""
+    """The number and value of each row of a table; in a text file the number is that of the line."""
     suffix, name = source.suffixes[0], source.name
     if suffix in BINARY_TABLES:
         return _binary(source, settings, tally)
     pieces = decode_source(source, settings, tally, size)
     if suffix in RECORD_TABLES:
-        return records(pieces, name, settings.column)
+        return read_records(pieces, name, settings.column)
     if suffix in DELIMITED_TABLES:
         return delimited_rows(pieces, name, suffix, settings.column)
-    return _json_lines(lines_of(pieces, structure.LONGEST, name, "JSON lines"), settings.column)
+    return _json_lines(lines_of(pieces, structure.LONGEST_ROW, name, "JSON lines"), settings.column)
 
 
 def _check_value(value: object, settings: CorpusSettings, tally: ReadCounts) -> str | None:
-    """The text of a row; none where it is not text."""
+    """The text of a row; None if it is bad."""
     if not isinstance(value, str) or isinstance(value, Bad):
         return None
     if settings.invalid == "bytes" or value.isascii():
@@ -153,29 +156,29 @@ def _bad(source: TextSource, number: int, value: object, settings: CorpusSetting
     if isinstance(value, Bad):
         why = str(value)
     else:
-        why = f"has {_LONE if isinstance(value, str) else 'no text but ' + short(value) + ' in the column'}"
+        why = f"has {_LONE if isinstance(value, str) else 'no text but ' + abbreviate(value) + ' in the column'}"
         why += f" {settings.column!r}"
     raise InputError(
-        f"{source.name}, {unit} {number:,}: it {why}; mend it, name another --corpus.column, or leave such rows out "
-        "with --corpus.bad-rows skip"
+        f"{source.name}, {unit} {number:,}: it {why}; correct it, choose another --corpus.column, or leave such rows "
+        "out with --corpus.bad-rows skip"
     )
 
 
 def _json_lines(lines: Iterator[str], column: str) -> Iterator[tuple[int, object]]:
-    """Number and values of each line of JSON lines; empty lines have none. Numbers count from the start of the span."""
+    """The line number and value of each row of JSON lines, counted from the span's start. Skips empty lines."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            yield number, Bad(f"is not JSON ({short(line.rstrip())})")
+            yield number, Bad(f"is not JSON ({abbreviate(line.rstrip())})")
         else:
             yield from ((number, value) for value in values_at(row, column))
 
 
 def _binary(source: TextSource, settings: CorpusSettings, tally: ReadCounts) -> Iterator[tuple[int, object]]:
-    """Number and value of each row of a Parquet or Arrow file; rows are taken in small groups."""
+    """The number and value of each row of a Parquet or Arrow file, read a few rows at a time."""
     _check_pyarrow(source)
     begun, number = tally.position, 0
     assert source.path is not None  # standard input has no suffix
@@ -191,19 +194,19 @@ def _binary(source: TextSource, settings: CorpusSettings, tally: ReadCounts) -> 
 
 
 def _parquet(source: TextSource, file: IO[bytes], column: str) -> Iterator[tuple[list[Any], float]]:
-    """Values of some rows, and the share of all rows that have been read."""
+    """The values of some rows at a time, and the share of all rows that has been read."""
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415 (optional)
 
     table = ParquetFile(file)
     _check_column(source, table.schema_arrow.names, column)
     done = 0
-    for batch in table.iter_batches(ROWS, columns=[column]):
+    for batch in table.iter_batches(ROWS_AT_ONCE, columns=[column]):
         done += batch.num_rows
         yield _values(batch.column(0)), done / table.metadata.num_rows
 
 
 def _arrow(source: TextSource, file: IO[bytes], column: str) -> Iterator[tuple[list[Any], float]]:
-    """The same of an Arrow file, of the streaming format, as `datasets` writes it, or of the file format (Feather)."""
+    """The same for an Arrow file, in the streaming format (as `datasets` writes it) or the file format (Feather)."""
     from pyarrow import ipc  # noqa: PLC0415 (optional)
 
     is_file = file.read(6) == b"ARROW1"
@@ -214,19 +217,19 @@ def _arrow(source: TextSource, file: IO[bytes], column: str) -> Iterator[tuple[l
     for batch in batches:
         share = file.tell() / source.stamp[0] if source.stamp else 0.0
         texts = batch.column(column)
-        for start in range(0, batch.num_rows, ROWS):
-            yield _values(texts.slice(start, ROWS)), min(share, 1.0)
+        for start in range(0, batch.num_rows, ROWS_AT_ONCE):
+            yield _values(texts.slice(start, ROWS_AT_ONCE)), min(share, 1.0)
 
 
 def _values(texts: Any) -> list[Any]:
-    """Values of a column, checked first: where texts lie in an Arrow file is believed otherwise."""
+    """The values of a column, checked first: pyarrow trusts an Arrow file's offsets otherwise."""
     texts.validate(full=True)
     return list(texts.to_pylist())
 
 
 def _check_column(source: TextSource, names: list[str], column: str) -> None:
     if column not in names:
-        raise InputError(f"{source.name} has no column {column!r}; name one with --corpus.column: {', '.join(names)}")
+        raise InputError(f"{source.name} has no column {column!r}; choose one with --corpus.column: {', '.join(names)}")
 
 
 def _check_pyarrow(source: TextSource) -> None:

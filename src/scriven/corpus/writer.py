@@ -1,4 +1,4 @@
-"""Symbols -> the files of a corpus: read once into drafts, then written with their final ids."""
+"""Writes the files of a corpus: reads all symbols once into drafts, then writes them with their final ids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from scriven.arrays import Ids
 from scriven.corpus.encodings import describe_marks
 from scriven.corpus.header import FORMAT, Counts, Header, PartHeader, write_header
-from scriven.corpus.inputs import CorpusInput, CorpusOrigin, Progress, Stretch, amount, some
+from scriven.corpus.inputs import CorpusInput, CorpusOrigin, Progress, SymbolChunk, amount, list_some
 from scriven.corpus.shards import Draft, Drafted, Layout, PartWriter
 from scriven.corpus.split import (
     Growing,
@@ -27,37 +27,37 @@ from scriven.errors import InputError
 from scriven.vocabulary import Symbols, Vocabulary
 
 NAMES = "training", "validation"
-Portion = tuple[Drafted, int]  # the next so many characters of a draft
+Portion = tuple[Drafted, int]  # a draft, and the number of its next characters that belong to the part
 
 
-def assemble(work: Path, material: CorpusInput, progress: Progress) -> None:
-    """Writes the corpus of a material into an empty folder.
+def assemble(work: Path, corpus_input: CorpusInput, progress: Progress) -> None:
+    """Writes a corpus into the empty folder `work`.
 
-    Raises InputError when there is not one character in it, or none of the alphabet.
+    Raises InputError if the text has no character, or none of the alphabet.
     """
-    _Assembly(work, material, progress).write()
+    _Assembly(work, corpus_input, progress).write()
 
 
 class _Assembly:
-    def __init__(self, work: Path, material: CorpusInput, progress: Progress) -> None:
-        self._work, self._material, self._progress = work, material, progress
-        self._settings, self._tally = material.settings, material.tally
-        self._validated = self._duplicates = 0  # documents of validation, and those that training has too
+    def __init__(self, work: Path, corpus_input: CorpusInput, progress: Progress) -> None:
+        self._work, self._input, self._progress = work, corpus_input, progress
+        self._settings, self._tally = corpus_input.settings, corpus_input.tally
+        self._validated = self._duplicates = 0  # validation documents, and those that the training part has too
 
     def write(self) -> None:
-        paths = [self._work / f"{name}-draft" for name in NAMES]  # names whose age shows that we live
+        paths = [self._work / f"{name}-draft" for name in NAMES]  # the time of their change shows that we are alive
         with ExitStack() as stack:
             files = [stack.enter_context(path.open("w+b")) for path in paths]
             drafts = [
                 Draft(file, self._work / f"{name}-documents.npy") for file, name in zip(files, NAMES, strict=True)
             ]
             training, validation = self._use_stored() or self._read_drafts(*drafts)
-            origin = self._material.origin()
+            origin = self._input.origin()
             layout = self._layout(origin, training, validation)
             used = {id(draft): draft for draft, _ in (training, validation)}.values()
             writers = [PartWriter(self._work, name, layout) for name in NAMES]
-            trained = writers[0].write(*training, lambda: self._wrote(used))
-            validated = writers[1].write(*validation, lambda: self._wrote(used))
+            trained = writers[0].write(*training, lambda: self._report_written(used))
+            validated = writers[1].write(*validation, lambda: self._report_written(used))
         for path in paths:
             path.unlink()
         frequencies = np.stack([writer.frequencies for writer in writers])  # (2, ids)
@@ -83,80 +83,80 @@ class _Assembly:
 
     @property
     def _shared(self) -> bool:
-        """Whether documents of the text are shared out among training and validation."""
-        return self._settings.documents != "none" and not self._material.has_held
+        """Whether the documents of the text are divided into training and validation."""
+        return self._settings.documents != "none" and not self._input.has_validation_file
 
     def _use_stored(self) -> tuple[Portion, Portion] | None:
-        """As `_read`, of what lies on the disk already and need not be read first; none where that is not so."""
+        """Uses text that is already stored as ids, like `_read_drafts`; None if it must be read first."""
         ends = [self._work / f"{name}-documents.npy" for name in NAMES]
-        has_documents = self._settings.documents != "none"  # which are shared out, or compared
-        training = None if has_documents else self._material.draft("text", ends[0])
+        has_documents = self._settings.documents != "none"  # they must be divided or compared
+        training = None if has_documents else self._input.draft("text", ends[0])
         if training is None:
             return None
         self._check(not training.length, self._tally.empty)
-        validation = self._material.draft("held", ends[1]) if self._material.has_held else None
+        validation = self._input.draft("held", ends[1]) if self._input.has_validation_file else None
         if validation is None:
             return self._split_draft(training)
-        self._check(not validation.length, 0, held=True)
+        self._check(not validation.length, 0, is_validation=True)
         return (training, training.length), (validation, validation.length)
 
     def _split_draft(self, draft: Drafted) -> tuple[Portion, Portion]:
-        """Training, and at the end validation."""
+        """Splits a draft: its end is validation."""
         length = validation_characters(draft.length, self._settings.validation)
         return (draft, draft.length - length), (draft, length)
 
     def _read_drafts(self, training: Draft, validation: Draft) -> tuple[Portion, Portion]:
-        """Everything into drafts; gives the draft and the length of the training part, and of the validation part."""
-        has_held = self._material.has_held
-        if self._settings.documents != "none" and (has_held or self._settings.validation):
-            self._read_apart(training, validation)
-        elif has_held:
-            self._read_held(training, validation)
+        """Reads everything into drafts; returns the draft and the length of each part."""
+        has_validation_file = self._input.has_validation_file
+        if self._settings.documents != "none" and (has_validation_file or self._settings.validation):
+            self._read_documents(training, validation)
+        elif has_validation_file:
+            self._read_both(training, validation)
         else:
-            self._take(self._material.text(), training.append)
+            self._read_into(self._input.text(), training.append)
             if not self._shared:
                 return self._split_draft(training)
         return (training, training.length), (validation, validation.length)
 
-    def _read_held(self, training: Growing, validation: Growing) -> None:
-        """Everything, where there is text of its own for validation."""
-        self._take(self._material.text(), training.append)
-        self._take(self._material.validation_file(), validation.append, held=True)
+    def _read_both(self, training: Growing, validation: Growing) -> None:
+        """Reads the text and the validation file."""
+        self._read_into(self._input.text(), training.append)
+        self._read_into(self._input.validation_file(), validation.append, is_validation=True)
 
-    def _read_apart(self, training: Draft, validation: Draft) -> None:
-        """Everything, as documents; those of validation that training has too are counted, and dropped if wanted."""
+    def _read_documents(self, training: Draft, validation: Draft) -> None:
+        """Reads documents into both parts. Counts validation documents that training has too, or drops them."""
         with ExitStack() as stack:
             drops = self._settings.duplicates == "drop"
-            first = stack.enter_context(self._passing("first")) if drops else validation
+            first = stack.enter_context(self._temporary_draft("first")) if drops else validation
             drafts = training, first
             hashed = [
                 stack.enter_context(HashedDraft(draft, self._work / f"{name}-hashes"))
                 for draft, name in zip(drafts, NAMES, strict=True)
             ]
-            if self._material.has_held:
-                self._read_held(*hashed)
+            if self._input.has_validation_file:
+                self._read_both(*hashed)
             elif self._settings.validation >= 1:
-                self._share_out(*hashed)
+                self._read_count(*hashed)
             else:
-                self._take(self._material.text(), Split(self._settings.validation, *hashed).append)
+                self._read_into(self._input.text(), Split(self._settings.validation, *hashed).append)
             flags = are_duplicates(hashed[1], hashed[0])
             self._validated = hashed[1].documents
             self._duplicates = (
                 copy_others(first, flags, validation) if drops else sum(int(some.sum()) for some in flags)
             )
 
-    def _share_out(self, training: Growing, validation: Growing) -> None:
-        """As `_take` of all text, where a number of documents validates; which ones depends on how many there are."""
-        with self._passing("whole") as whole:
-            self._take(self._material.text(), whole.append)
+    def _read_count(self, training: Growing, validation: Growing) -> None:
+        """Reads all text, with a given number of validation documents; which ones depends on the total number."""
+        with self._temporary_draft("whole") as whole:
+            self._read_into(self._input.text(), whole.append)
             share = validation_documents(whole.ends.documents, self._settings.validation)
             split = Split(share, training, validation)
             for symbols, ends in whole.read_back():
                 split.append(symbols, ends)
 
     @contextmanager
-    def _passing(self, name: str) -> Iterator[Draft]:
-        """A draft that is read back and removed."""
+    def _temporary_draft(self, name: str) -> Iterator[Draft]:
+        """A temporary draft, which is removed at the end."""
         paths = [self._work / f"{name}{suffix}" for suffix in ("-draft", "-documents.npy")]
         try:
             with paths[0].open("w+b") as file:
@@ -165,48 +165,48 @@ class _Assembly:
             for path in paths:
                 path.unlink(missing_ok=True)
 
-    def _take(
-        self, stretches: Iterable[Stretch], append: Callable[[Symbols, Ids], None], *, held: bool = False
+    def _read_into(
+        self, chunks: Iterable[SymbolChunk], append: Callable[[Symbols, Ids], None], *, is_validation: bool = False
     ) -> None:
-        is_empty, empty, material = True, self._tally.empty, self._material
-        total = None if material.size is None else 2 * material.size
-        for symbols, ends in stretches:
+        is_empty, empty, corpus_input = True, self._tally.empty, self._input
+        total = None if corpus_input.size is None else 2 * corpus_input.size
+        for symbols, ends in chunks:
             append(symbols, ends)
             is_empty = is_empty and not symbols.size
-            self._progress(material.position, total)
-        self._check(is_empty, self._tally.empty - empty, held=held)
+            self._progress(corpus_input.position, total)
+        self._check(is_empty, self._tally.empty - empty, is_validation=is_validation)
 
-    def _check(self, is_empty: bool, left_out: int, *, held: bool = False) -> None:
-        """Raises InputError where there is not one character; so many empty documents were left out."""
+    def _check(self, is_empty: bool, left_out: int, *, is_validation: bool = False) -> None:
+        """Raises InputError if there is no character; `left_out` is the number of empty documents."""
         if is_empty:
-            named = [self._settings.validation_file] if held else self._material.origin().texts
+            named = [self._settings.validation_file] if is_validation else self._input.origin().texts
             names = ["standard input" if name == "-" else name for name in named]
-            beside = f" beside the ends of {left_out:,} empty documents" if left_out else ""
-            raise InputError(f"there is not one character in {', '.join(names)}{beside}; name a file with text in it")
+            empty = f" apart from the ends of {left_out:,} empty documents" if left_out else ""
+            raise InputError(f"there are no characters in {', '.join(names)}{empty}; give a file with text in it")
 
     def _layout(self, origin: CorpusOrigin, training: Portion, validation: Portion) -> Layout:
-        """The vocabulary that the training part has, or that is given, and ids for all other symbols."""
+        """The vocabulary (of the training part, or the given alphabet), and ids for all other symbols."""
         trained = np.sort(training[0].symbols(training[1]))
         found = np.union1d(*(draft.symbols(draft.length) for draft, _ in (training, validation)))
         known = np.array(origin.alphabet.symbols, np.int64) if origin.alphabet else trained
         if not np.isin(trained, known).any():
             raise InputError(
-                f"not one character of {', '.join(origin.texts)} is in the alphabet {self._settings.alphabet}; choose "
-                "another one, or leave it out"
+                f"no character of {', '.join(origin.texts)} is in the alphabet {self._settings.alphabet}; choose "
+                "another alphabet, or drop it"
             )
         separator = {"none": None, "separator": self._settings.separator}.get(self._settings.documents, "\n")
         if self._settings.unit == "byte":
             return Layout.of(Vocabulary.of_bytes(separator), found)
         return Layout.of(Vocabulary("character", tuple(known.tolist()), separator), found)
 
-    def _wrote(self, drafts: Collection[Drafted]) -> None:
+    def _report_written(self, drafts: Collection[Drafted]) -> None:
         taken, length = sum(draft.taken for draft in drafts), sum(draft.length for draft in drafts)
-        read = self._material.position  # 0 where nothing was
+        read = self._input.position  # 0 if nothing had to be read
         size = read or length
         self._progress(read + size * taken // length, read + size)
 
     def _counts(self, origin: CorpusOrigin, layout: Layout, frequencies: Ids) -> Counts:
-        """`frequencies` of all ids in the training and the validation part, (2, ids)."""
+        """The counts for the header. `frequencies` are of all ids in the training and the validation part, (2, ids)."""
         both = frequencies.sum(axis=0)  # (ids,)
         return Counts(
             sources=origin.sources,
@@ -228,7 +228,7 @@ class _Assembly:
         )
 
     def _notes(self, origin: CorpusOrigin, counts: Counts, layout: Layout, frequencies: Ids) -> Iterator[str]:
-        """What the user should know, a sentence each; `frequencies` of all ids in both parts together, (ids,)."""
+        """Notes for the user, one sentence each. `frequencies` are of all ids in both parts together, (ids,)."""
         if origin.skipped_note:
             yield origin.skipped_note
         if self._tally.structure:
@@ -246,7 +246,7 @@ class _Assembly:
             name = "UTF-8" if self._settings.encoding == "utf-8" else self._settings.encoding
             yield f"{amount(counts.invalid, 'byte was', 'bytes were')} not valid {name}; each was {became}"
         if self._settings.unit == "character" and (zeros := int(frequencies[layout.symbols == 0].sum())):
-            yield f"{zeros:,} of the characters are zeros (NUL), which texts seldom have; the model learns them"
+            yield f"{zeros:,} of the characters are zeros (NUL), which are rare in texts; the model learns them"
         if frequencies[layout.symbols == ord("\r")].any():
             yield f"the text has {self._tally.line_ends}, which the model learns; it predicts other line ends badly"
         if counts.bad_rows:
@@ -262,11 +262,11 @@ class _Assembly:
         count = f"{self._duplicates:,} of {self._validated:,} validation documents"
         if self._settings.duplicates == "keep":
             return (
-                f"{count} are in the training text too, word for word, so that the validation loss is too low; leave "
-                "them out of validation with --corpus.duplicates drop"
+                f"{count} are also in the training text, word for word, so the validation loss is too low; leave them "
+                "out with --corpus.duplicates drop"
             )
-        none = "; none is left, so name a --corpus.validation-file" if self._duplicates == self._validated else ""
-        return f"{count} were left out, as the training text has them too{none}"
+        none = "; none is left, so give a --corpus.validation-file" if self._duplicates == self._validated else ""
+        return f"{count} were left out, as they are also in the training text{none}"
 
     def _notes_on_documents(self, counts: Counts) -> Iterator[str]:
         if counts.empty:
@@ -277,8 +277,8 @@ class _Assembly:
             yield f"the separator {self._settings.separator!r} does not occur; each file is one document"
         if counts.documents == 1 and self._settings.validation:
             yield (
-                "there is one document only, so none is left for validation; name a --corpus.validation-file, or say "
-                "otherwise what a document is"
+                "there is only one document, so none is left for validation; give a --corpus.validation-file, or "
+                "divide the text into more documents with --corpus.documents"
             )
 
 
@@ -290,10 +290,10 @@ def _note_on_unknown(counts: Counts, layout: Layout, frequencies: Ids, *, alphab
             "character of the validation text does not occur in the training text, and counts",
             "characters of the validation text do not occur in the training text, and count",
         )
-        return f"{found} as unknown: {some(new)}"
+        return f"{found} as unknown: {list_some(new)}"
     counted = zip(frequencies[layout.known :].tolist(), layout.unseen.tolist(), strict=True)
     frequent = [f"{chr(symbol)!r} {count:,}" for count, symbol in sorted(counted, key=lambda pair: -pair[0])]
     return (
         f"{counts.unknown:,} of {counts.characters:,} characters are not in the alphabet, and count as unknown: "
-        f"{some(frequent)}"
+        f"{list_some(frequent)}"
     )

@@ -1,8 +1,8 @@
-"""The text of .docx and .epub files: XML in a ZIP archive, read piece by piece, in bounded memory.
+"""Reads the text of .docx and .epub files (XML in a ZIP archive) piece by piece, in bounded memory.
 
-A paragraph is a line. Of a .docx that is the body of the document, without notes, headers and what was deleted; of an
-.epub all chapters in the order in which it is read (its spine). Nothing in such a file is run, fetched or believed: no
-entity may be declared in its XML, and sizes are bounded.
+Each paragraph becomes a line. The text of a .docx is its body, without notes, headers and deleted text. The text of an
+.epub is all its chapters, in the order of its spine. Nothing in such a file is run, fetched or trusted: its XML may not
+declare entities, and all sizes are bounded.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from scriven.corpus.filesystem import explain_errors, open_file
 from scriven.corpus.sources import TextSource
 from scriven.errors import InputError
 
-PIECE = 1 << 16  # bytes of XML read at once
+XML_PIECE_BYTES = 1 << 16  # read at once
 MOST_XML = 1 << 30  # bytes of XML in one file: a large book has 10 MB
-MOST_ENTRIES = 1 << 25  # bytes that the list of what is in the archive takes
+MOST_ENTRIES = 1 << 25  # bytes of the archive's list of files
 LONGEST_PARAGRAPH = 1 << 26  # characters
-LONGEST_TAG = 1 << 24  # bytes; also of a comment, and of all else that the parser holds until it ends
-DEEPEST = 1000  # elements within elements
-_END, _END_SIZE = b"PK\x05\x06", 22  # how the archive's end begins, and its size without a comment
-_LARGE_END, _LARGE_SIZE = b"PK\x06\x06", 56  # the same of an archive that may be large
-_LARGE_PLACE, _LARGE_PLACE_SIZE = b"PK\x06\x07", 20  # what stands between the two
+LONGEST_TAG = 1 << 24  # bytes; the limit also holds for a comment, and for all that the parser keeps until its end
+DEEPEST = 1000  # elements nested in elements
+_END, _END_SIZE = b"PK\x05\x06", 22  # the first bytes of the archive's end, and its size without a comment
+_LARGE_END, _LARGE_SIZE = b"PK\x06\x06", 56  # the same for an archive that may be large (ZIP64)
+_LARGE_PLACE, _LARGE_PLACE_SIZE = b"PK\x06\x07", 20  # the record between the two
 _SPACES = re.compile("[ \t\n\r\f]+")
 
 
 def zipped_text(source: TextSource, count_bytes: Callable[[int], None]) -> Iterator[str]:
-    """The text of a .docx or .epub file, by its name, in pieces; `count_bytes` is told of the file's bytes at the end.
+    """The text of a .docx or .epub file (by its suffix), in pieces. Calls `count_bytes` with its size at the end.
 
-    Raises InputError where it is damaged, too large, or not what its name says.
+    Raises InputError if it is damaged, too large, or not what its name says.
     """
     assert source.path is not None  # standard input has no suffix
     kind = _docx if source.suffixes[0] == ".docx" else _epub
@@ -48,16 +48,16 @@ def zipped_text(source: TextSource, count_bytes: Callable[[int], None]) -> Itera
 
 
 def _check_entries(file: IO[bytes], name: str) -> None:
-    """Raises InputError where the list of what is in an archive would take much memory: it is read as a whole."""
+    """Raises InputError if the archive's list of files, which zipfile reads as a whole, would take much memory."""
     size = file.seek(0, 2)
     file.seek(max(0, size - _LARGE_SIZE - _LARGE_PLACE_SIZE - _END_SIZE - (1 << 16)))
     if max(_listed_bytes(file.read()), default=0) > MOST_ENTRIES:
-        raise InputError(f"{name} has too much in it for a text; save it as plain text")
+        raise InputError(f"{name} has too many files in it to be a text; save it as plain text")
     file.seek(0)
 
 
 def _listed_bytes(tail: bytes) -> Iterator[int]:
-    """How many bytes the list takes, wherever the end of an archive says so; zipfile chooses among these places."""
+    """The sizes in bytes that the list of files may have, from each record that zipfile might use."""
     for end in (len(tail) - _END_SIZE, tail.rfind(_END)):
         if end >= 0 and tail.startswith(_END, end) and end + _END_SIZE <= len(tail):
             yield struct.unpack_from("<L", tail, end + 12)[0]
@@ -67,7 +67,7 @@ def _listed_bytes(tail: bytes) -> Iterator[int]:
 
 
 class _Archive:
-    """The XML files in a ZIP archive, of which only so much is read."""
+    """The XML files in a ZIP archive; reads at most MOST_XML bytes of them."""
 
     def __init__(self, archive: ZipFile, name: str) -> None:
         self.name = name
@@ -75,13 +75,13 @@ class _Archive:
         self._names = frozenset(archive.namelist())
 
     def parse(self, file: str, handler: _Handler) -> Iterator[str]:
-        """Gives a file to a handler; the texts that it makes of it."""
+        """Feeds a file to a handler; yields the texts that it makes."""
         if file not in self._names:
-            raise InputError(f"{self.name} is damaged or not what its name says ({file} is not in it)")
-        if self._archive.getinfo(file).compress_type not in {ZIP_STORED, ZIP_DEFLATED}:  # others unpack it as a whole
-            raise InputError(f"{self.name} is packed in a way that no such file is; save it anew, or as plain text")
+            raise InputError(f"{self.name} is damaged or not what its name says: {file} is not in it; save it anew")
+        if self._archive.getinfo(file).compress_type not in {ZIP_STORED, ZIP_DEFLATED}:  # others unpack it at once
+            raise InputError(f"{self.name} is compressed in an unusual way; save it anew, or as plain text")
         with self._archive.open(file) as stream:
-            while data := stream.read(PIECE):
+            while data := stream.read(XML_PIECE_BYTES):
                 self._left -= len(data)
                 if self._left < 0:
                     raise InputError(f"{self.name} has over {MOST_XML:,} bytes of XML in it; save it as plain text")
@@ -90,40 +90,40 @@ class _Archive:
 
 
 class _Refused(ValueError):
-    """What is in XML and is not read."""
+    """The reason why some XML is refused."""
 
 
 class _Handler:
-    """Takes what an XML parser finds, and makes text of it. Tags come without the names of their spaces."""
+    """Makes text from the events of an XML parser. Tags come without their namespaces."""
 
     def __init__(self) -> None:
         self._made: list[str] = []
-        self._depth = self._fed = 0  # elements that have begun, and bytes that were given to the parser
+        self._depth = self._fed = 0  # open elements, and bytes fed to the parser
         self._parser = expat.ParserCreate(namespace_separator=" ")
         self._parser.buffer_text = True
         self._parser.StartElementHandler = self._begin_element
         self._parser.EndElementHandler = self._end_element
         self._parser.CharacterDataHandler = self.data
-        self._parser.EntityDeclHandler = self._refuse  # entities of entities of entities fill any memory
-        self._parser.UseForeignDTD(True)  # so that &nbsp; and the like are skipped, and given to the next one
+        self._parser.EntityDeclHandler = self._refuse  # entities made of entities could fill any memory
+        self._parser.UseForeignDTD(True)  # so that &nbsp; and the like are skipped, and go to SkippedEntityHandler
         self._parser.SkippedEntityHandler = self._refuse_entity
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
-        """An element begins."""
+        """Handles the start of an element."""
 
     def end(self, tag: str) -> None:
-        """An element ends."""
+        """Handles the end of an element."""
 
     def data(self, text: str) -> None:
-        """Text in an element."""
+        """Handles text in an element."""
 
     def feed(self, data: bytes, name: str) -> str:
-        """Goes on with bytes, the empty ones last; the text that was made of them."""
+        """Parses the next bytes (empty at the end), and returns the text made so far."""
         try:
             self._parser.Parse(data, not data)
             self._fed += len(data)
             if self._fed - max(0, self._parser.CurrentByteIndex) > LONGEST_TAG:
-                raise _Refused(f"something has over {LONGEST_TAG:,} bytes that is no text")
+                raise _Refused(f"a tag or comment has over {LONGEST_TAG:,} bytes")
         except (expat.ExpatError, _Refused) as error:
             raise InputError(f"{name} cannot be read: in its XML, {error}; save it anew, or as plain text") from None
         if self.kept_text > LONGEST_PARAGRAPH:
@@ -133,13 +133,13 @@ class _Handler:
 
     @property
     def kept_text(self) -> int:
-        """How many characters wait for the end of a paragraph."""
+        """The number of characters that wait for the end of their paragraph."""
         return 0
 
     def _begin_element(self, tag: str, attributes: dict[str, str]) -> None:
         self._depth += 1
         if self._depth > DEEPEST:
-            raise _Refused(f"over {DEEPEST:,} elements stand within each other")
+            raise _Refused(f"over {DEEPEST:,} elements are nested")
         self.start(tag.rpartition(" ")[2], attributes)
 
     def _end_element(self, tag: str) -> None:
@@ -147,7 +147,7 @@ class _Handler:
         self.end(tag.rpartition(" ")[2])
 
     def _refuse(self, *declared: object) -> None:
-        raise _Refused("entities are declared, which texts do not need")
+        raise _Refused("entities are declared, which is not allowed here")
 
     def _refuse_entity(self, entity: str, is_parameter: bool) -> None:
         if not is_parameter:
@@ -158,16 +158,16 @@ class _Handler:
 
 
 class _Word(_Handler):
-    """The text of a word processor's document."""
+    """Takes the text from the body of a .docx."""
 
-    HIDDEN: ClassVar = frozenset({"del", "moveFrom", "Fallback"})  # Fallback is a second version of what stands before
+    HIDDEN: ClassVar = frozenset({"del", "moveFrom", "Fallback"})  # Fallback repeats the part before it
     SIGNS: ClassVar = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "\u2011", "softHyphen": "\u00ad"}
 
     def __init__(self) -> None:
         super().__init__()
-        self._paragraphs: list[list[str]] = []  # those that have begun: a box of text stands within another one
-        self._hidden = self._runs = self._texts = 0  # elements that have begun
-        self._length = 0  # characters of the paragraphs
+        self._paragraphs: list[list[str]] = []  # the open ones: a text box has paragraphs inside another paragraph
+        self._hidden = self._runs = self._texts = 0  # open elements of each kind
+        self._length = 0  # characters of the open paragraphs
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         self._hidden += tag in self.HIDDEN
@@ -177,7 +177,7 @@ class _Word(_Handler):
         self._texts += tag == "t"
         if tag == "p":
             self._paragraphs.append([])
-        elif tag in self.SIGNS and self._runs:  # elsewhere a tab is a setting
+        elif tag in self.SIGNS and self._runs:  # outside of a run a tab is a setting
             self._add_text(self.SIGNS[tag])
 
     def end(self, tag: str) -> None:
@@ -221,7 +221,7 @@ def _docx(archive: _Archive) -> Iterator[str]:
 
 
 class _Elements(_Handler):
-    """All elements of a small file, with their attributes."""
+    """Collects all elements of a small file, with their attributes."""
 
     MOST: ClassVar = 1 << 17
     LONGEST: ClassVar = 1 << 24  # characters of all attributes
@@ -239,7 +239,7 @@ class _Elements(_Handler):
 
 
 class _Chapter(_Handler):
-    """The text of a page of XHTML."""
+    """Takes the text from a page of XHTML."""
 
     HIDDEN: ClassVar = frozenset({"head", "script", "style", "template"})
     BLOCKS: ClassVar = frozenset(
@@ -251,7 +251,7 @@ class _Chapter(_Handler):
     def __init__(self) -> None:
         super().__init__()
         self._begun: list[str] = []  # the text of the paragraph
-        self._hidden = self._kept = 0  # elements that have begun: hidden ones, and those whose white space counts
+        self._hidden = self._kept = 0  # open elements: hidden ones, and those that keep their white space
         self._length = 0
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:

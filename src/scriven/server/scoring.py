@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from scriven.arrays import Float64s, Ids
-from scriven.corpus.decoding import looks_around, prepare_pieces
+from scriven.corpus.decoding import depends_on_context, prepare_pieces
 from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_marks
 from scriven.inference.chunks import read_chunks
@@ -104,7 +104,7 @@ class _ScoredText:
 def _text_bound(served: ServedModel, server: ServerState) -> float:
     """How many bytes a text may have that comes as it is; to be normalised, it may have to be held as a whole."""
     settings = served.model.settings.corpus
-    return server.limits.body_bytes if looks_around(settings) else math.inf
+    return server.limits.body_bytes if depends_on_context(settings) else math.inf
 
 
 class _Arriving:
