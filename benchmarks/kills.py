@@ -197,7 +197,10 @@ def main() -> None:
         ["survived", len(results) - len(wrong)],
         ["of them within the start", sum(not each.step for each in results)],
         ["steps reached", last],
-        ["most steps done again after a kill", max(max(0, each.step - each.found) for each in results if each.found)],
+        [
+            "most steps done again after a kill",
+            max((max(0, each.step - each.found) for each in results if each.found), default=0),
+        ],
         ["against an undisturbed training", difference or f"the same bits, all {min(last, DETAIL)} steps"],
     ]
     print(table(["what", "result"], rows))

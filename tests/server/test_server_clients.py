@@ -301,10 +301,10 @@ def test_openai_is_told_to_come_back_where_too_much_waits(models: dict[str, Mode
         serving(guarded_app({"text": text_model()}, limits), limits) as place,
         openai.OpenAI(base_url=f"{place.url}/v1", api_key="none", max_retries=0, timeout=20) as client,
     ):
-        streams = [
-            client.completions.create(model="text", prompt="a", max_tokens=100_000, stream=True, logprobs=0)
-            for _ in range(2)
-        ]
+        long: dict[str, Any] = {"model": "text", "prompt": "a", "max_tokens": 100_000, "logprobs": 0}
+        streams = [client.completions.create(**long, stream=True)]
+        next(iter(streams[0]))  # it has the row, and waits no longer
+        streams.append(client.completions.create(**long, stream=True))
         with pytest.raises(openai.RateLimitError) as caught:
             for _ in range(10):
                 streams.append(client.completions.create(model="text", prompt="a", max_tokens=9, stream=True))

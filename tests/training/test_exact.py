@@ -21,8 +21,8 @@ from scriven.training.verify import use_cores
 from scriven.training.warm_start import warm_started_model
 from scriven.vocabulary import Vocabulary
 
-TESTS = Path(__file__).parents[1]
-SOURCE = TESTS.parent / "src"
+SOURCE = Path(__file__).parents[2] / "src"
+PYTHONPATH = os.pathsep.join(map(str, [SOURCE, *Path(__file__).parents[:2]]))  # of programs that import this file
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "exactness.py"
 LEVELS = ("off", *native_library.levels())
 # Gradients of weights are sums over 1,024 characters, which torch splits over its threads.
@@ -97,7 +97,7 @@ def test_the_environment_of_openmp_changes_no_bit(book: Path, tmp_path: Path) ->
     started = [
         subprocess.Popen(
             [sys.executable, "-c", program + PROCESS, book, tmp_path / f"run-{len(program)}"],
-            env=os.environ | {"SCRIVEN_KERNELS": "off", "PYTHONPATH": f"{SOURCE}{os.pathsep}{TESTS}"} | more,
+            env=os.environ | {"SCRIVEN_KERNELS": "off", "PYTHONPATH": PYTHONPATH} | more,
             stdout=subprocess.PIPE,
             text=True,
         )
