@@ -154,10 +154,10 @@ def weights(data: bytes, folder: Path) -> None:
 
 @target
 def logs(data: bytes, folder: Path) -> None:
-    """metrics.jsonl and samples.jsonl, as the server tells of them and as a replay reads them."""
+    """metrics.jsonl and samples.jsonl, as the server and a replay read them."""
     progress = b"".join(f"{step / 8:<23}\n".encode() for step in range(8))
     run = run_with(folder, metrics_jsonl=data, samples_jsonl=data, progress_jsonl=progress)
-    told = attempted(run_monitor.RunHistory(run).news)
+    told = attempted(run_monitor.RunHistory(run).changes)
     if not refused(told):
         strict_json.write(told)
     attempted(lambda: read_replay_log(run))

@@ -23,7 +23,7 @@ from scriven.kernels import native_library
 from scriven.server import engine
 from scriven.server.jobs import Job, JobUpdate, fair_shares
 from scriven.server.limits import LIMITS, Limits
-from scriven.server.prefill import details_of
+from scriven.server.prefill import surprisals_from_logits
 from scriven.server.responses import ApiError
 from scriven.server.shared import DisconnectAwareResponse, RequestHandle, ServedModel, ServerState
 from scriven.session import Model
@@ -46,9 +46,12 @@ def test_costs_of_texts_side_by_side_are_those_of_each_alone(symbols: int) -> No
     random = np.random.default_rng(symbols)
     with_symbols = predictor("".join(map(chr, range(97, 96 + symbols))))
     logits, ids = random.normal(0, 9, (65, with_symbols.vocabulary.size)), random.integers(0, symbols, 65)
-    together = details_of(logits, ids, 20, with_symbols)
+    together = surprisals_from_logits(logits, ids, 20, with_symbols)
     for row in range(65):
-        alone, one = details_of(logits[row : row + 1], ids[row : row + 1], 3, with_symbols), together.row(row, 3)
+        alone, one = (
+            surprisals_from_logits(logits[row : row + 1], ids[row : row + 1], 3, with_symbols),
+            together.row(row, 3),
+        )
         assert alone.likeliest and one.likeliest and together.row(row, 0).likeliest is None
         assert np.array_equal(alone.nats, one.nats) and np.array_equal(alone.ids, one.ids)
         assert all(map(np.array_equal, alone.likeliest, one.likeliest))
@@ -81,10 +84,10 @@ def serve(model: Model, limits: Limits, use: Callable[[ServerState, ServedModel]
 async def done(server: ServerState, served: ServedModel, jobs: list[Job]) -> list[JobUpdate]:
     """All that becomes of jobs."""
     told: list[JobUpdate] = []
-    ends = sum(1 + len(each.lines) for each in jobs)
+    ends = sum(1 + len(each.generations) for each in jobs)
     async with RequestHandle(server, served, jobs) as work:
         while sum(news.done for news in told) < ends:
-            told += await work.news()
+            told += await work.updates()
     return told
 
 
@@ -92,8 +95,8 @@ def summary(told: list[JobUpdate], number: int) -> list[Any]:
     """What was told of one job, however it was cut into pieces."""
     found: list[Any] = []
     for which in (None, 0, 1, 2):
-        news = [each for each in told if each.job == number and each.line == which]
-        details = [each.details for each in news if each.details is not None]
+        news = [each for each in told if each.job == number and each.generation == which]
+        details = [each.surprisals for each in news if each.surprisals is not None]
         found += ["".join(each.text for each in news), sum(each.symbols for each in news), len(news) > 0]
         found += [np.concatenate([np.empty(0), *(each.ids for each in details)]).tolist()]
         found += [np.concatenate([np.empty(0), *(each.nats for each in details)]).tolist()]
@@ -156,7 +159,7 @@ def test_costs_and_contexts_are_those_of_reading(way: str | None) -> None:
     told = serve(model, LIMITS, lambda server, served: done(server, served, jobs))
     nats, after = read_rows(model.predictor, ids[:, None], start)
     for number in (1, 2):
-        details = [news.details for news in told if news.job == number and news.details is not None]
+        details = [news.surprisals for news in told if news.job == number and news.surprisals is not None]
         assert np.allclose(np.concatenate([each.nats for each in details]), nats[:, 0], atol=1e-4)
     best = np.concatenate([each.likeliest[1][:, 0] for each in details if each.likeliest is not None])
     assert (best >= -nats[:, 0] - 1e-4).all()
@@ -173,7 +176,7 @@ def test_a_kept_context_is_that_after_the_text() -> None:
         lambda server, served: done(server, served, [Job(model.read_ids("abc"), model.predictor.start(), (asked,))]),
     )
     text = "".join(news.text for news in told)
-    kept = next(news.context for news in told if news.line == 0 and news.context is not None)
+    kept = next(news.context for news in told if news.generation == 0 and news.context is not None)
     expected = model.predictor.read(model.predictor.start(), model.read_ids("abc" + text)[:, None])
     assert np.allclose(kept.logits, expected.logits, atol=1e-5)
 
@@ -187,13 +190,13 @@ def test_what_waits_for_rows_is_counted_and_too_much_is_refused() -> None:
             for _ in range(5):
                 await (
                     await works.enter_async_context(RequestHandle(server, served, [replace_line(model, long)]))
-                ).news()
+                ).updates()
             many = [job(model, 7) for _ in range(20)]
             one, other = done(server, served, many), done(server, served, [job(model, 7)])
             waiting = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
             await until(lambda: served.engine.waiting_jobs == 21)
             assert served.engine.rows == 5
-            with pytest.raises(ApiError, match="21 texts wait already"):
+            with pytest.raises(ApiError, match="21 texts are already waiting"):
                 RequestHandle(server, served, many)
         await asyncio.gather(*waiting)
 
@@ -215,10 +218,10 @@ def test_a_request_for_much_makes_room_and_its_texts_stay_the_same(way: str | No
 
     async def crowded(server: ServerState, served: ServedModel) -> list[JobUpdate]:
         async with RequestHandle(server, served, much()) as work:
-            told = await work.news()
+            told = await work.updates()
             while sum(news.done for news in told) < 2 + 16:
                 await done(server, served, [job(model, 3)])
-                told += await work.news()
+                told += await work.updates()
         return told
 
     alone = serve(model, LIMITS, lambda server, served: done(server, served, much()))
@@ -233,7 +236,7 @@ def test_another_request_gets_rows_at_once() -> None:
     async def use(server: ServerState, served: ServedModel) -> None:
         lines = tuple(line(model, 2, 10_000_000) for _ in range(20))
         async with RequestHandle(server, served, [Job(model.read_ids("a"), model.predictor.start(), lines)]) as work:
-            while not any(news.symbols for news in await work.news()):
+            while not any(news.symbols for news in await work.updates()):
                 pass
             assert served.engine.rows == 5
             for seed in (7, 5, 6):
@@ -253,7 +256,7 @@ def test_rows_are_shared_as_evenly_as_they_are_wanted(wanted: list[int], more: i
 
 
 def replace_line(model: Model, asked: Job) -> Job:
-    return replace(asked, lines=(line(model, 2, 100_000),))
+    return replace(asked, generations=(line(model, 2, 100_000),))
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -324,7 +327,7 @@ def test_a_text_that_is_read_slowly_holds_up_no_other(way: str | None, monkeypat
         with contextlib.ExitStack() as ends:
             ends.callback(reads.allow, 1 << 30)  # also where the other text is never done: the engine must end
             async with RequestHandle(server, served, [Job(np.zeros(20_000, np.int64), served.start, (), 2)]) as work:
-                await work.news()
+                await work.updates()
                 begun = served.engine.read
                 other = Job(np.empty(0, np.int64), served.start, (line(model, 0, 5),))
                 answer = asyncio.ensure_future(done(server, served, [other]))
@@ -375,7 +378,7 @@ def test_a_client_that_reads_slowly_has_no_more_time_than_others() -> None:
         ) as work:
             with pytest.raises(ApiError, match=r"longer than 0\.1 s"):
                 for _ in range(50):
-                    await work.news()
+                    await work.updates()
                     await asyncio.sleep(0.02)  # there is news whenever the client is ready for some
 
     serve(model, replace(LIMITS, seconds=0.1), use)
@@ -383,7 +386,7 @@ def test_a_client_that_reads_slowly_has_no_more_time_than_others() -> None:
 
 @pytest.mark.parametrize(
     ("error", "status", "said"),
-    [(RuntimeError("no"), 500, "a mistake in the server itself"), (MemoryError(), 503, "not enough memory")],
+    [(RuntimeError("no"), 500, "an internal error of the server"), (MemoryError(), 503, "does not have enough memory")],
 )
 def test_a_mistake_ends_those_requests_alone_that_met_it(
     error: Exception, status: int, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -29,7 +29,7 @@ from scriven.session import Model, load
 
 SECONDS = 20
 PROMPT = "a tiny "
-AGAIN = "it is tried again"
+AGAIN = "trying again"
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ class Client(httpx.Client):
 def served(run: Path, which: Which = "best") -> Iterator[Client]:
     source = ServedCheckpoint(run, which, "cpu", "fp32")
     with Client(timeout=SECONDS) as client:
-        app = make_app({"book": source.open()}, sources={"book": source}, tell=client.tell)
+        app = make_app({"book": source.open()}, sources={"book": source}, report=client.tell)
         with serving(app) as place:
             client.said, client.base_url = [], httpx.URL(place.url)
             yield client
@@ -126,7 +126,7 @@ def test_a_newer_best_checkpoint_is_taken_up_and_told_of(run: Path) -> None:
         assert told["system_fingerprint"] == after["system_fingerprint"]
         assert told["choices"][0]["text"] == text_of(load(run, device="cpu", precision="fp32"))
         (line,) = client.said
-        assert line == f"book: serving step 200 ({after['system_fingerprint']}) now, 100 before"
+        assert line == f"book: now serving step 200 ({after['system_fingerprint']}) instead of 100"
         save(run, 300, best=200)  # which is not the best: nothing changes
         time.sleep(0.2)
         assert (client.model(), client.said) == (after, [line])
@@ -135,14 +135,14 @@ def test_a_newer_best_checkpoint_is_taken_up_and_told_of(run: Path) -> None:
 def test_a_request_that_is_under_way_keeps_its_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = load(run, device="cpu", precision="fp32").sample(PROMPT, length=900, seed=1, temperature=1.0)
     body = {"prompt": PROMPT, "seed": 1, "max_tokens": 900, "stream": True, "save_state": True, "logprobs": 0}
-    is_taken_up, write_on = threading.Event(), Engine._write_on
+    is_taken_up, decode = threading.Event(), Engine._decode
 
-    def _write_on(self: Engine) -> None:
+    def _decode(self: Engine) -> None:
         if self.written:  # the first of many blocks is told of before that
             is_taken_up.wait(SECONDS)
-        write_on(self)
+        decode(self)
 
-    monkeypatch.setattr(Engine, "_write_on", _write_on)
+    monkeypatch.setattr(Engine, "_decode", _decode)
     with served(run) as client:
         fingerprint = client.model()["system_fingerprint"]
         with client.stream("POST", "/v1/completions", json=body) as answer:
@@ -198,7 +198,7 @@ def test_no_state_is_kept_of_a_checkpoint_that_is_replaced_meanwhile(
     run: Path, monkeypatch: pytest.MonkeyPatch, path: str, code: int
 ) -> None:
     with served(run) as client:
-        put = ServerState.keep
+        put = ServerState.save_state
 
         def keep(
             server: ServerState, served: ServedModel, *state: Any
@@ -207,7 +207,7 @@ def test_no_state_is_kept_of_a_checkpoint_that_is_replaced_meanwhile(
             return put(server, served, *state)
 
         replaced = ServedModel("book", open_scaled(run), LIMITS)
-        monkeypatch.setattr(ServerState, "keep", keep)
+        monkeypatch.setattr(ServerState, "save_state", keep)
         body = {"text": PROMPT, **({"save_state": True} if path == "/score" else {})}
         answer = client.post(path, json=body)
         assert answer.status_code == code
@@ -231,8 +231,8 @@ def test_a_checkpoint_for_which_memory_is_short_is_tried_again(run: Path, monkey
         until(lambda: client.model()["step"] == 200)
         until(lambda: len(client.said) == 2)
         short, taken_up = client.said
-    assert short == "book: still serving step 100, since there is not enough memory for the newer checkpoint; " + AGAIN
-    assert taken_up.startswith("book: serving step 200 ")
+    assert short == "book: still serving step 100: there is not enough memory for the newer checkpoint; " + AGAIN
+    assert taken_up.startswith("book: now serving step 200 ")
     assert len(times) == 4
 
 
@@ -275,7 +275,7 @@ def test_what_cannot_be_served_is_not_taken_up(run: Path, tmp_path: Path, harm: 
         else:
             save(run, 200, best=200, scale=1e38 if harm == "overflow" else -1.0)
         until(lambda: client.said)
-        assert client.said[0].startswith("book: still serving step 100, since ")
+        assert client.said[0].startswith("book: still serving step 100: ")
         time.sleep(0.1)
         assert (client.model(), len(client.said)) == (before, 1)
         assert client.write()["choices"][0]["text"]

@@ -24,7 +24,7 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = sorted({*CompletionBody.model_fields, *CompletionBody.unoffered})
+FIELDS = sorted({*CompletionBody.model_fields, *CompletionBody.unsupported})
 DEEP: list[Any] = []
 for _ in range(400):
     DEEP = [DEEP]
@@ -49,24 +49,32 @@ def refusal(body: bytes) -> ApiError:
         ("n", 0, "n 0"),
         ("top_p", -0.1, "top_p -0.1"),
         ("top_k", -2, "top_k -2"),
-        ("prompt", {"a": 1}, "give a text, ids (200,000 at most), or a list of 1 to 128 of these"),
+        ("prompt", {"a": 1}, "give a text, at most 200,000 ids, or a list of 1 to 128 of these"),
         ("prompt", [1, "a"], "give a text"),
         ("prompt", [[1], "a"], "give a text"),
         ("prompt", [-1], "give a text"),
-        ("stop", ["a"] * 17, "or a list of 16 such at most"),
+        ("stop", ["a"] * 17, "or a list of at most 16 texts"),
         ("logprobs", 21, "logprobs 21"),
-        ("presence_penalty", 0.5, "presence_penalty 0.5: not offered by these models; leave it out, or give 0"),
-        ("frequency_penalty", 0.5, "frequency_penalty 0.5: not offered by these models; leave it out, or give 0"),
-        ("frequency_penalty", False, "frequency_penalty false: not offered by these models"),
-        ("repetition_penalty", 1.1, "repetition_penalty 1.1: not offered by these models; leave it out, or give 1"),
-        ("repetition_penalty", True, "repetition_penalty true: not offered"),
-        ("logit_bias", {"5": 1.0}, "logit_bias: not offered by these models; leave it out, or give {}"),
-        ("logit_bias", {"5": DEEP}, "logit_bias: not offered"),
-        ("suffix", "x", 'suffix "x": not offered by these models; leave it out, or give ""'),
-        ("suffix", "x" * 999, 'x"...: not offered by these models'),
-        ("guided_regex", "a+", 'guided_regex "a+": not offered by these models'),
-        ("guided_json", {}, "guided_json: not offered by these models; leave it out"),
-        ("response_format", {"type": "json_object"}, 'leave it out, or give {"type":"text"}'),
+        ("presence_penalty", 0.5, "presence_penalty 0.5: not supported by these models; leave it out, or set it to 0"),
+        (
+            "frequency_penalty",
+            0.5,
+            "frequency_penalty 0.5: not supported by these models; leave it out, or set it to 0",
+        ),
+        ("frequency_penalty", False, "frequency_penalty false: not supported by these models"),
+        (
+            "repetition_penalty",
+            1.1,
+            "repetition_penalty 1.1: not supported by these models; leave it out, or set it to 1",
+        ),
+        ("repetition_penalty", True, "repetition_penalty true: not supported"),
+        ("logit_bias", {"5": 1.0}, "logit_bias: not supported by these models; leave it out, or set it to {}"),
+        ("logit_bias", {"5": DEEP}, "logit_bias: not supported"),
+        ("suffix", "x", 'suffix "x": not supported by these models; leave it out, or set it to ""'),
+        ("suffix", "x" * 999, 'x"...: not supported by these models'),
+        ("guided_regex", "a+", 'guided_regex "a+": not supported by these models'),
+        ("guided_json", {}, "guided_json: not supported by these models; leave it out"),
+        ("response_format", {"type": "json_object"}, 'leave it out, or set it to {"type":"text"}'),
         ("metadata", "x", "metadata 'x'"),
         ("max_completion_tokens", -1, "max_completion_tokens -1"),
         ("frequency", 1, "unrecognized field: frequency"),
@@ -132,7 +140,7 @@ def test_as_many_ids_as_may_be_read_are_taken_and_one_more_is_not(count: int) ->
 def test_more_ids_than_may_be_read_are_refused() -> None:
     row = list(range(LIMITS.prompt_characters))
     refused = refusal(json.dumps({"prompt": [*row, 0]}).encode())
-    assert "prompt [0, 1, 2" in str(refused) and "ids (200,000 at most)" in str(refused)
+    assert "prompt [0, 1, 2" in str(refused) and "at most 200,000 ids" in str(refused)
     assert "more than 210,000 values" in str(refusal(json.dumps({"prompt": row * 5}).encode()))
     with pytest.raises(ApiError, match="at most 200000 items"):
         parse_body(DetokenizeBody, json.dumps({"tokens": [*row, 0]}).encode())
@@ -168,7 +176,7 @@ def test_a_body_that_is_no_object_of_finite_numbers_is_refused(body: bytes) -> N
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *((name, value) for name, values in CompletionBody.unoffered.items() for value in values),
+        *((name, value) for name, values in CompletionBody.unsupported.items() for value in values),
         ("frequency_penalty", 0.0),
         ("presence_penalty", -0.0),
         ("repetition_penalty", 1.0),
@@ -211,7 +219,7 @@ def test_what_may_be_said_in_several_ways(values: dict[str, Any], name: str, exp
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"max_completion_tokens": 7, "max_tokens": 8}, "are two names of one thing"),
+        ({"max_completion_tokens": 7, "max_tokens": 8}, "mean the same"),
         ({"best_of": 2, "stream": True}, "leave out stream"),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 from live_server import serving
 from scriven.server import completions, responses
 from scriven.server.completions import Tokens
-from scriven.server.responses import BRIEF, LEAST, MAKERS, pieces, run_apart
+from scriven.server.responses import BRIEF, LEAST, MAKERS, _pieces, run_apart
 from served_models import guarded_app, text_model
 
 
@@ -60,17 +60,17 @@ def test_what_is_brief_shares_the_turns_of_the_loop() -> None:
 def test_no_piece_is_long() -> None:
     """A thread holds the interpreter's lock while it makes one piece."""
     values = {"tokens": ["x"] * 100_000, "nats": np.zeros(100_000), "rows": [{"a": [1.5] * 5000}] * 3}
-    assert max(map(len, pieces(values))) <= 12 * responses.PIECE
+    assert max(map(len, _pieces(values))) <= 12 * responses.PIECE
 
 
 def test_log_probabilities_of_streams_are_made_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of 64 streams held up every other request for up to 1.6 s."""
     made, prefix = list[tuple[int, bool]](), str(MAKERS._thread_name_prefix)
-    add, tell = Tokens.add, completions._response_json
+    add, tell = Tokens.add, completions._event_bytes
 
-    def adding(self: Tokens, details: Any) -> None:
-        made.append((len(details.ids), threading.current_thread().name.startswith(prefix)))
-        add(self, details)
+    def adding(self: Tokens, surprisals: Any) -> None:
+        made.append((len(surprisals.ids), threading.current_thread().name.startswith(prefix)))
+        add(self, surprisals)
 
     def telling(asked: Any, choices: Any, *more: Any) -> bytes:
         symbols = sum(len(choice.text) for choice in choices)
@@ -78,7 +78,7 @@ def test_log_probabilities_of_streams_are_made_apart(monkeypatch: pytest.MonkeyP
         return tell(asked, choices, *more)
 
     monkeypatch.setattr(Tokens, "add", adding)
-    monkeypatch.setattr(completions, "_response_json", telling)
+    monkeypatch.setattr(completions, "_event_bytes", telling)
     body = {"prompt": "the", "max_tokens": 200, "logprobs": 20, "stream": True}
     with serving(guarded_app({"text": text_model()})) as place:
         told = httpx.post(f"{place.url}/v1/completions", json=body, timeout=60).text

@@ -46,7 +46,7 @@ def steps(news: dict[str, Any] | None) -> list[int]:
 
 def test_the_first_news_are_the_whole_story(tmp_path: Path, report: FilesReport) -> None:
     say(report, *training(tmp_path))
-    news = RunHistory(tmp_path).news()
+    news = RunHistory(tmp_path).changes()
     assert news is not None
     assert news["again"] and not news["training"]
     assert steps(news) == list(range(1, 101))
@@ -60,15 +60,15 @@ def test_the_first_news_are_the_whole_story(tmp_path: Path, report: FilesReport)
 def test_later_news_are_what_was_added(tmp_path: Path, report: FilesReport) -> None:
     say(report, started(tmp_path), stepped(1))
     story = RunHistory(tmp_path)
-    assert steps(story.news()) == [1]
-    assert story.news() is None
+    assert steps(story.changes()) == [1]
+    assert story.changes() is None
     say(report, stepped(2), evaluated(2), sampled(2))
-    news = story.news()
+    news = story.changes()
     assert news is not None
     assert (steps(news), news["again"], news["training"]) == ([2], False, True)
     assert len(news["evaluations"]) == len(news["samples"]) == 1
     say(report, finished(2))
-    ended = story.news()
+    ended = story.changes()
     assert ended is not None
     assert not ended["training"]
 
@@ -76,9 +76,9 @@ def test_later_news_are_what_was_added(tmp_path: Path, report: FilesReport) -> N
 def test_a_run_that_goes_back_is_told_again(tmp_path: Path, report: FilesReport) -> None:
     say(report, started(tmp_path), *map(stepped, range(1, 6)))
     story = RunHistory(tmp_path)
-    assert steps(story.news()) == [1, 2, 3, 4, 5]
+    assert steps(story.changes()) == [1, 2, 3, 4, 5]
     say(report, started(tmp_path, step=3), stepped(4))
-    news = story.news()
+    news = story.changes()
     assert news is not None
     assert news["again"]
     assert steps(news) == [1, 2, 3, 4]
@@ -88,14 +88,14 @@ def test_a_line_is_read_once_it_is_whole(tmp_path: Path, report: FilesReport) ->
     say(report, started(tmp_path), stepped(1))
     path = tmp_path / "metrics.jsonl"
     story = RunHistory(tmp_path)
-    story.news()
+    story.changes()
     line = json.dumps({"event": "stepped", "step": 2, "loss": {"nats": 3.0, "characters": 2}})
     with path.open("a") as file:
         file.write(line[:20])
         file.flush()
-        assert story.news() is None
+        assert story.changes() is None
         file.write(line[20:] + "\n")
-    assert steps(story.news()) == [2]
+    assert steps(story.changes()) == [2]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_lines_that_tell_nothing_are_left_out(tmp_path: Path, line: bytes, repor
     say(report, started(tmp_path), stepped(1))
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(line + b"\n")
-    news = RunHistory(tmp_path).news()
+    news = RunHistory(tmp_path).changes()
     assert news is not None
     assert steps(news) == [1]
     assert news["evaluations"] == []
@@ -130,27 +130,27 @@ def test_any_bytes_are_told_as_json(tmp_path_factory: pytest.TempPathFactory, da
     folder = tmp_path_factory.mktemp("run")
     for name in ("metrics.jsonl", "samples.jsonl"):
         (folder / name).write_bytes(data)
-    json.dumps(RunHistory(folder).news(), allow_nan=False)
+    json.dumps(RunHistory(folder).changes(), allow_nan=False)
 
 
 def test_a_run_without_files_tells_nothing_yet(tmp_path: Path, report: FilesReport) -> None:
     story = RunHistory(tmp_path)
-    news = story.news()
+    news = story.changes()
     assert news is not None
     assert not news["steps"] and not news["training"]
     say(report, started(tmp_path), stepped(1))
-    assert steps(story.news()) == [1]
+    assert steps(story.changes()) == [1]
 
 
 def test_a_run_that_wrote_nothing_for_long_is_not_in_training(tmp_path: Path, report: FilesReport) -> None:
     say(report, started(tmp_path), stepped(1))
     story = RunHistory(tmp_path)
-    news = story.news()
+    news = story.changes()
     assert news is not None
     assert news["training"]
     past = time.time() - QUIET - 1
     os.utime(tmp_path / "metrics.jsonl", (past, past))
-    later = story.news()
+    later = story.changes()
     assert later is not None
     assert not later["training"]
 
@@ -158,7 +158,7 @@ def test_a_run_that_wrote_nothing_for_long_is_not_in_training(tmp_path: Path, re
 def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").symlink_to("/etc/hostname")
     with pytest.raises(InputError, match="symbolic link"):
-        RunHistory(tmp_path).news()
+        RunHistory(tmp_path).changes()
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(1, 100)), max_size=60), st.integers(1, 20))
@@ -173,7 +173,7 @@ def test_thinning_keeps_the_sums_and_the_last_step(losses: list[tuple[float, int
 
 def test_long_runs_are_thinned(tmp_path: Path, report: FilesReport) -> None:
     say(report, *training(tmp_path, last=3 * POINTS, every=10**6))
-    news = RunHistory(tmp_path).news()
+    news = RunHistory(tmp_path).changes()
     assert news is not None
     assert len(news["steps"]) == POINTS
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_read_is_refused(client: TestClient, tmp_path: Path) -> N
 
 
 def test_news_come_as_events(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_monitor, "ALIVE", 0.1)
+    monkeypatch.setattr(run_monitor, "KEEP_ALIVE", 0.1)
     answer = client.get("/runs/book/events")
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     first, *rest = answer.text.split("\n\n")

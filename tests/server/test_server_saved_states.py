@@ -24,7 +24,7 @@ class Clock:
 
 
 def refused(states: SavedStates, handle: str, model: str = "a") -> bool:
-    with pytest.raises(ApiError, match="is not kept here") as caught:
+    with pytest.raises(ApiError, match="no such saved state") as caught:
         states.get(model, handle)
     return caught.value.status == 404
 

@@ -109,7 +109,7 @@ def guarded(**given: Any) -> Guard:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "2001:db8::1"])
 def test_other_machines_may_ask_only_with_a_token(host: str) -> None:
-    with pytest.raises(UsageError, match=r"--host .* lets other machines ask; give --token"):
+    with pytest.raises(UsageError, match=r"--host .* opens the server to other machines; add --token"):
         policy(host)
     assert policy(host, token=TOKEN).token == TOKEN
 
@@ -122,7 +122,7 @@ def test_loopback_needs_no_token(host: str) -> None:
 
 @pytest.mark.parametrize("token", ["", "short", "x" * 257, "with spaces in it, many", "newline-is-no-part\n", "é" * 20])
 def test_a_token_is_long_and_plain(token: str) -> None:
-    with pytest.raises(UsageError, match="--token: give 16 to 256"):
+    with pytest.raises(UsageError, match="--token: use 16 to 256"):
         policy("127.0.0.1", token=token)
 
 

@@ -58,7 +58,7 @@ def test_tokens_are_symbols(client: httpx.Client) -> None:
     assert told["tokens"] == MODELS["text"].encode("ab€").tolist()
     assert (told["count"], told["token_strs"]) == (3, ["a", "b", "€"])
     assert post(client, "/detokenize", model="text", tokens=told["tokens"]) == {"prompt": "ab€"}
-    assert "is not known" in post(client, "/detokenize", 400, model="text", tokens=[1 << 31])["error"]["message"]
+    assert "unknown id" in post(client, "/detokenize", 400, model="text", tokens=[1 << 31])["error"]["message"]
 
 
 @pytest.mark.parametrize(("model", "size"), [("text", 11), ("names", 5)])
@@ -75,7 +75,7 @@ def test_what_begins_and_ends_a_text_is_one_token(client: httpx.Client, model: s
         strings = post(client, "/tokenize", model=model, prompt=told["bos_token"], return_token_strs=True)
         assert strings == {"count": 1, "tokens": [first], "token_strs": ["\uffff"]}
         assert post(client, "/detokenize", model=model, tokens=[first, 1]) == {"prompt": "\uffff "}
-        assert "is not known" in post(client, "/detokenize", 400, model=model, tokens=[1, first])["error"]["message"]
+        assert "unknown id" in post(client, "/detokenize", 400, model=model, tokens=[1, first])["error"]["message"]
 
 
 def test_long_texts_become_tokens_and_text_again(client: httpx.Client) -> None:
@@ -227,7 +227,7 @@ def test_the_document_names_every_route_and_nothing_else() -> None:
     assert told == {(path, method) for path, method in routes if path not in page()}
     fields = document()["components"]["schemas"]["CompletionBody"]["properties"]
     assert fields["max_tokens"]["anyOf"][1] == {"type": "null"}
-    assert fields["frequency_penalty"]["enum"] == [0, None]  # not offered
+    assert fields["frequency_penalty"]["enum"] == [0, None]  # not supported
 
 
 ANSWERS: list[tuple[str, str, dict[str, Any]]] = [
@@ -278,4 +278,4 @@ def test_what_is_not_there_has_a_way_out(client: httpx.Client, method: str, path
     assert refused.status_code == status
     message = refused.json()["error"]["message"]
     assert "POST /v1/completions" in message and "/openapi.json" in message
-    assert "takes POST" in message if status == 405 else repr(path) in message
+    assert "allows POST" in message if status == 405 else repr(path) in message

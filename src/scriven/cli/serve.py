@@ -78,7 +78,9 @@ def serve(
     sys.stderr.write(f"serving {served} at {_address(host, listener.getsockname()[1], token)}\n")
     _open_files(LIMITS.connections)
     folders = {name: Path(run) for name, run in zip(names, runs, strict=True)}
-    app = make_app(models, runs=folders, sources=sources, tell=lambda line: sys.stderr.write(f"{visible_line(line)}\n"))
+    app = make_app(
+        models, runs=folders, sources=sources, report=lambda line: sys.stderr.write(f"{visible_line(line)}\n")
+    )
     Serving(configuration(Guard(app, who), LIMITS), app.state.end).run(sockets=[listener])
 
 

@@ -1,1 +1,1 @@
-"""Models over HTTP: an API that clients of OpenAI's completions speak, and a page. Needs the extra `serve`."""
+"""Serves models over HTTP: an OpenAI-compatible completions API, and a page. Needs the extra `serve`."""

@@ -1,4 +1,4 @@
-"""The application: which path is whose, and how what goes wrong is told."""
+"""The web application: its routes, the files of its page, and its error answers."""
 
 from __future__ import annotations
 
@@ -39,39 +39,39 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class File:
-    """One file: what it is, as it is and compressed, and a tag that changes with it."""
+class PageFile:
+    """A file of the page: media type, content as it is and compressed, and an ETag."""
 
-    kind: str
+    media_type: str
     data: bytes
-    packed: bytes
+    compressed: bytes
     tag: str
 
     async def get(self, request: Request) -> Response:
-        """The file; 304 where the browser has this one."""
+        """Answers with the file, or with 304 if the browser has this version."""
         headers = {"cache-control": "no-cache", "etag": self.tag, "vary": "Accept-Encoding"}
         if self.tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         if "gzip" not in request.headers.get("accept-encoding", ""):
-            return Response(self.data, media_type=self.kind, headers=headers)
-        return Response(self.packed, media_type=self.kind, headers=headers | {"content-encoding": "gzip"})
+            return Response(self.data, media_type=self.media_type, headers=headers)
+        return Response(self.compressed, media_type=self.media_type, headers=headers | {"content-encoding": "gzip"})
 
 
 @cache
-def page() -> dict[str, File]:
-    """The files by their paths."""
-    files = {f"/{path.name}": _file(path) for path in sorted(FOLDER.iterdir()) if path.suffix in KINDS}
+def page() -> dict[str, PageFile]:
+    """The files of the page, by path."""
+    files = {f"/{path.name}": _load_file(path) for path in sorted(FOLDER.iterdir()) if path.suffix in KINDS}
     return {"/": files.pop(f"/{INDEX}"), **files}
 
 
-def _file(path: Path) -> File:
+def _load_file(path: Path) -> PageFile:
     data = path.read_bytes()
     tag = f'"{hashlib.sha256(data).hexdigest()[:20]}"'
-    return File(KINDS[path.suffix], data, gzip.compress(data, mtime=0), tag)
+    return PageFile(KINDS[path.suffix], data, gzip.compress(data, mtime=0), tag)
 
 
 def page_routes() -> list[Route]:
-    """A route for each file, and none for anything else."""
+    """One route for each file of the page."""
     return [Route(path, file.get, methods=["GET"], include_in_schema=False) for path, file in page().items()]
 
 
@@ -85,16 +85,16 @@ ROUTES = (
     Route("/tokenize", utility_routes.tokenize, methods=["POST"]),
     Route("/detokenize", utility_routes.detokenize, methods=["POST"]),
     Route("/score", scoring.score, methods=["POST"]),
-    Route("/states", utility_routes.save, methods=["POST"]),
-    Route("/states/{handle}", utility_routes.forget, methods=["DELETE"]),
+    Route("/states", utility_routes.create_state, methods=["POST"]),
+    Route("/states/{handle}", utility_routes.delete_state, methods=["DELETE"]),
     Route("/health/live", utility_routes.live, methods=["GET"]),
     Route("/health/ready", utility_routes.ready, methods=["GET"]),
     Route("/metrics", metrics.metrics, methods=["GET"]),
     Route("/openapi.json", openapi.openapi, methods=["GET"]),
 )
-OPEN = ("/health/live", "/health/ready", *page())  # paths that need no token
-WAY_OUT = "models write at POST /v1/completions (they do not chat), and /openapi.json lists every path"
-STREAMED = ("/score",)  # paths that take a text of any length as text/plain
+OPEN = ("/health/live", "/health/ready", *page())  # paths that require no token
+WAY_OUT = "use POST /v1/completions to generate text (there is no chat); /openapi.json lists all paths"
+STREAMED = ("/score",)  # paths that accept text/plain of any length
 
 
 def make_app(
@@ -103,12 +103,12 @@ def make_app(
     middleware: Sequence[Middleware] = (),
     runs: Mapping[str, Path] | None = None,
     sources: Mapping[str, ServedCheckpoint] | None = None,
-    tell: Callable[[str], object] = log.warning,
+    report: Callable[[str], object] = log.warning,
 ) -> Starlette:
-    """The application that serves models under these names; its engines run while it does.
+    """Returns the application that serves these models by name. Its engines run while it runs.
 
-    `runs` are the folders of runs whose training the page shows. `sources` are where models are from whose newer
-    checkpoints are taken up, of which `tell` is given a line. `state.end()` ends all that is under way, soon.
+    `runs` are folders of runs whose training the page shows. Newer checkpoints of `sources` are loaded while the server
+    runs; `report` gets a line about each. `app.state.end()` makes all current requests end soon.
     """
     server = ServerState({name: ServedModel(name, model, limits) for name, model in models.items()}, limits)
 
@@ -116,7 +116,7 @@ def make_app(
     async def running(app: Starlette) -> AsyncIterator[None]:
         for served in server.models.values():
             served.engine.start()
-        renewal = asyncio.create_task(renew(server, sources, tell)) if sources else None
+        renewal = asyncio.create_task(renew(server, sources, report)) if sources else None
         try:
             yield
         finally:
@@ -127,15 +127,15 @@ def make_app(
                 served.engine.stop()
             server.threads.shutdown(wait=False, cancel_futures=True)
 
-    watch = RunMonitor(runs or {}, limits)
+    monitor = RunMonitor(runs or {}, limits)
 
     def end() -> None:
-        watch.ending = True
+        monitor.ending = True
         for served in (*server.models.values(), *server.retired):
-            served.engine.refuse(ApiError(503, "the server is stopping; try again in a while", code="stopping"))
+            served.engine.refuse(ApiError(503, "the server is stopping; try again later", code="stopping"))
 
     app = Starlette(
-        routes=[*ROUTES, *watch.routes(), *page_routes()],
+        routes=[*ROUTES, *monitor.routes(), *page_routes()],
         middleware=[Middleware(metrics.AnswerCounter, server=server), *middleware],
         lifespan=running,
         exception_handlers=HANDLERS,
@@ -145,16 +145,16 @@ def make_app(
     return app
 
 
-async def _answer_refusal(request: Request, error: ApiError) -> Response:
+async def _answer_api_error(request: Request, error: ApiError) -> Response:
     return Response(error.body, error.status, error.headers, "application/json")
 
 
-async def _unknown(request: Request, error: HTTPException) -> Response:
-    """No such path, or not by this method."""
-    takes = (error.headers or {}).get("Allow", "another method")
+async def _answer_http_error(request: Request, error: HTTPException) -> Response:
+    """Answers 404 for an unknown path and 405 for a method that the path does not have."""
+    allowed = (error.headers or {}).get("Allow", "other methods")
     wrong = {
-        404: f"there is no {request.url.path[:80]!r} here; {WAY_OUT}",
-        405: f"{request.method} is not for this path, which takes {takes}; {WAY_OUT}",
+        404: f"no such path: {request.url.path[:80]!r}; {WAY_OUT}",
+        405: f"this path allows {allowed}, not {request.method}; {WAY_OUT}",
     }
     message = wrong.get(error.status_code, str(error.detail))
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
@@ -162,19 +162,19 @@ async def _unknown(request: Request, error: HTTPException) -> Response:
     return Response(refused.body, refused.status, {**refused.headers, **(error.headers or {})}, "application/json")
 
 
-async def _answer_nobody(request: Request, error: ClientDisconnect) -> Response:
-    """Nobody reads this."""
+async def _answer_disconnect(request: Request, error: ClientDisconnect) -> Response:
+    """The client has disconnected: nobody reads this answer."""
     return Response(status_code=400)
 
 
-async def _answer_mistake(request: Request, error: Exception) -> Response:
+async def _answer_internal_error(request: Request, error: Exception) -> Response:
     refused = internal_error(error)
     return Response(refused.body, refused.status, refused.headers, "application/json")
 
 
 HANDLERS: dict[Any, Any] = {
-    ApiError: _answer_refusal,
-    HTTPException: _unknown,
-    ClientDisconnect: _answer_nobody,
-    Exception: _answer_mistake,
+    ApiError: _answer_api_error,
+    HTTPException: _answer_http_error,
+    ClientDisconnect: _answer_disconnect,
+    Exception: _answer_internal_error,
 }

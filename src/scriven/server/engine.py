@@ -1,10 +1,10 @@
-"""Continuous batching: one thread owns a model, and all requests are rows of what it reads and writes.
+"""Continuous batching: one thread owns a model, and all requests are rows of what it reads and generates.
 
-In each turn the thread takes in what has come, reads a bounded piece of the prompts, writes a block of every text, and
-tells what there is to tell, all at once. So requests join and leave between two blocks, and a long prompt does not hold
-up the texts that are being written. Rows are shared: where requests want more than there are, none has many more than
-another that wants them too, and what has to give way is set aside, to go on later. A text depends on its own request
-alone: see `scriven.inference.generation` and `scriven.server.prefill`.
+In each turn the thread handles the calls of other threads, reads a bounded piece of the prompts, generates a block of
+every text, and then sends all updates at once. So requests join and leave between two blocks, and a long prompt does
+not hold up the texts that are being generated. Requests share the rows fairly: a generation of a request that has more
+than its share is paused and continues later. A text depends on its own request alone; see
+`scriven.inference.generation` and `scriven.server.prefill`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import numpy as np
 from scriven.arrays import Float64s
 from scriven.inference.generation import LIVE, BlockLength, Emitted, Generation, GenerationBatch
 from scriven.inference.predictor import Predictor
-from scriven.server.jobs import Job, JobUpdate, PendingRequest, _Owner, _Ready, fair_shares
+from scriven.server.jobs import Job, JobUpdate, PendingRequest, _Owner, _PausedGeneration, fair_shares
 from scriven.server.limits import Limits
-from scriven.server.prefill import Details, Prefill, PrefillQueue, details_of
+from scriven.server.prefill import Prefill, PrefillQueue, SymbolSurprisals, surprisals_from_logits
 from scriven.server.responses import ApiError, overflow, too_many_requests
 
-READ = 1024  # symbols read at once, of all texts together
-READ_SECONDS = 0.01  # after which no more are read in a turn
-NEWS_SECONDS = 0.01  # between two tellings, but for what is done or has begun: each wakes the thread of the requests
+READ = 1024  # symbols of all prompts together that are read at once
+READ_SECONDS = 0.01  # of reading, after which a turn begins no further piece
+UPDATE_SECONDS = 0.01  # between two deliveries, unless something is urgent: each wakes the thread of the requests
 
 log = logging.getLogger(__name__)
 
@@ -37,203 +37,212 @@ NOTHING = np.empty(0, np.int64)
 
 
 class Engine:
-    """Reads and writes with one model, in a thread of its own, for as many requests at a time as the limits say."""
+    """Reads and generates with one model, in a thread of its own, for many requests at the same time."""
 
     def __init__(self, name: str, predictor: Predictor, limits: Limits) -> None:
-        """The thread begins with `start`."""
+        """The thread does not run before `start`."""
         self.limits = limits
         self.waiting_jobs = self.waiting_symbols = 0  # changed under the lock
         self.written = self.read = 0  # symbols since the start
         self._predictor = predictor
-        self._come: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()  # for the engine's thread
         self._lock = threading.Lock()
-        self._tickets: dict[PendingRequest, None] = {}  # not done yet, in the order in which they came
-        self._news: list[tuple[PendingRequest, JobUpdate]] = []
-        self._next_news, self._urgent = 0.0, False
-        self._overflowed: set[PendingRequest] = set()  # requests that met numbers which are not finite
-        self._retired = self._ending = False  # whether requests are refused, and whether the last ones have come
-        self._rest()
+        self._requests: dict[PendingRequest, None] = {}  # those not done, in order of arrival
+        self._updates: list[tuple[PendingRequest, JobUpdate]] = []
+        self._next_delivery, self._urgent = 0.0, False
+        self._overflowed: set[PendingRequest] = set()  # requests whose numbers are not finite
+        self._retired = self._last_requests = False  # whether new requests are refused; whether all others have come
+        self._reset()
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
 
-    def _rest(self) -> None:
-        """As at the start: nothing is read or written."""
-        self.rows = 0  # texts that are read or written now
-        self._reading: dict[Prefill, _Owner] = {}
-        self._writing: dict[Generation, _Owner] = {}
-        self._readings = PrefillQueue(self._predictor)
+    def _reset(self) -> None:
+        """Forgets everything that is being read or generated."""
+        self._prefilling: dict[Prefill, _Owner] = {}
+        self._generating: dict[Generation, _Owner] = {}  # also the paused ones
+        self._prefill_queue = PrefillQueue(self._predictor)
         self._batches: list[_DecodeBatch] = []
 
     @property
+    def rows(self) -> int:
+        """How many texts are being read or generated now."""
+        return sum(request.rows for request in list(self._requests))
+
+    @property
     def running(self) -> bool:
-        """Whether requests are served."""
+        """Whether the engine serves requests."""
         return self._thread.is_alive()
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Starts the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Serve no more, and wait for the last block."""
-        self._come.put(None)
+        """Stops the thread after its current turn and waits for it."""
+        self._calls.put(None)
         self._thread.join()
 
     def retire(self) -> None:
-        """Serve the requests that have come, and end."""
+        """Refuses new requests, and stops the thread once the others are done."""
         with self._lock:
             self._retired = True
-            self._come.put(self._end)
+            self._calls.put(self._stop_when_idle)
 
-    def submit(self, ticket: PendingRequest) -> None:
-        """Serve a request.
+    def submit(self, request: PendingRequest) -> None:
+        """Accepts a request.
 
-        Raises Refused: 429 where too much waits, 503 where the engine is retired.
+        Raises ApiError: 429 if too much is waiting, 503 if the engine is retired.
         """
-        jobs, symbols = len(ticket.waiting), sum(len(job.ids) for _, job in ticket.waiting)
+        jobs, symbols = len(request.waiting), sum(len(job.ids) for _, job in request.waiting)
         with self._lock:
             if self._retired:
-                raise ApiError(503, "a newer checkpoint of this model was just taken up; ask again", code="replaced")
+                raise ApiError(503, "a newer checkpoint of this model was just loaded; try again", code="replaced")
             waiting = self.waiting_jobs, self.waiting_symbols
             if any(waiting) and (
                 waiting[0] + jobs > self.limits.queue or waiting[1] + symbols > self.limits.queue_characters
             ):
-                raise too_many_requests(f"{waiting[0]} texts wait already")
+                raise too_many_requests(f"{waiting[0]} texts are already waiting")
             self.waiting_jobs += jobs
             self.waiting_symbols += symbols
-            self._come.put(lambda: self._tickets.update({ticket: None}))
+            self._calls.put(lambda: self._requests.update({request: None}))
 
-    def cancel(self, ticket: PendingRequest) -> None:
-        """Do no more for a request; nothing becomes of it from the next block on."""
-        self._come.put(lambda: self._drop(ticket))
+    def cancel(self, request: PendingRequest) -> None:
+        """Drops a request. It gets no updates after the current turn."""
+        self._calls.put(lambda: self._drop(request))
 
     def refuse(self, error: Exception) -> None:
-        """Do no more for any request; each hears of this error."""
-        self._come.put(lambda: self._fail(error, [*self._tickets]))
+        """Drops all requests. Each gets this error."""
+        self._calls.put(lambda: self._fail(error, [*self._requests]))
 
-    # What follows runs in the engine's thread.
+    # All methods below run in the engine's thread.
 
-    @np.errstate(over="ignore", invalid="ignore")  # what is not finite is told to those who asked
+    @np.errstate(over="ignore", invalid="ignore")  # a request whose numbers overflow gets an error
     def _run(self) -> None:
-        while self._take_in():
+        while self._handle_calls():
             try:
-                self._admit()
-                self._read_on()
-                self._admit()  # what was read, and shall be written now
-                self._write_on()
+                self._assign_rows()
+                self._prefill()
+                self._assign_rows()  # to generations whose prompts are read now
+                self._decode()
             except Exception as error:
                 log.exception("a turn of the engine failed")
                 self._fail(error)
             self._refuse_overflowed()
-            self._tell_all()
+            self._deliver()
 
-    def _take_in(self) -> bool:
-        """Take in what has come, waiting for it where there is nothing to do; whether to go on."""
+    def _handle_calls(self) -> bool:
+        """Handles the calls of other threads, and waits for one if there is no work. False if the thread shall stop."""
         while True:
-            idle = not (self._tickets or self._news)
-            if idle and self._ending:
+            idle = not (self._requests or self._updates)
+            if idle and self._last_requests:
                 return False
             try:
-                change = self._come.get(block=idle)
+                call = self._calls.get(block=idle)
             except queue.Empty:
                 return True
-            if change is None:
+            if call is None:
                 return False
-            change()
+            call()
 
-    def _end(self) -> None:
-        self._ending = True
+    def _stop_when_idle(self) -> None:
+        self._last_requests = True
 
-    def _admit(self) -> None:
-        """Give each request its share of the rows; who has more makes room, but for what is being read."""
-        tickets = list(islice(self._tickets, self.limits.rows))
-        if not any(ticket.wanted for ticket in tickets):
+    def _assign_rows(self) -> None:
+        """Gives each request its share of the rows. Generations beyond the share are paused; prompts are read on."""
+        requests = list(islice(self._requests, self.limits.rows))
+        if not any(request.wanted for request in requests):
             return
-        given = fair_shares([ticket.rows + ticket.wanted for ticket in tickets], self.limits.rows)
-        for ticket, share in zip(tickets, given, strict=True):
-            self._set_aside(ticket, ticket.rows - share)
-        begun = []
-        for ticket, share in zip(tickets, given, strict=True):
-            begun += self._give(ticket, min(share - ticket.rows, self.limits.rows - self.rows))
-        self._readings.add([reading for reading in begun if len(reading.ids)])
-        for reading in begun:
-            if not len(reading.ids):
-                self._begin(reading)
+        shares = fair_shares([request.rows + request.wanted for request in requests], self.limits.rows)
+        for request, share in zip(requests, shares, strict=True):
+            self._pause(request, request.rows - share)
+        free = self.limits.rows - self.rows
+        started: list[Prefill] = []
+        for request, share in zip(requests, shares, strict=True):
+            before = request.rows
+            started += self._fill_rows(request, min(share - before, free))
+            free -= request.rows - before
+        self._prefill_queue.add([prefill for prefill in started if len(prefill.ids)])
+        for prefill in started:
+            if not len(prefill.ids):
+                self._begin_generations(prefill)
 
-    def _set_aside(self, ticket: PendingRequest, count: int) -> None:
-        """Write so many lines of a request no further for now."""
+    def _pause(self, request: PendingRequest, count: int) -> None:
+        """Pauses up to `count` generations of a request, which frees their rows."""
         for batch in self._batches:
-            lines = [line for line in batch.lines if self._writing[line].ticket is ticket][: max(0, count)]
-            if lines:
-                count -= len(lines)
-                ticket.ready.extendleft(batch.take(lines))
-                self._hold(ticket, -len(lines))
+            chosen = [each for each in batch.lines if each in request.generating][: max(0, count)]
+            if chosen:
+                count -= len(chosen)
+                request.paused.extendleft(batch.take(chosen))
+                request.generating.difference_update(chosen)
 
-    def _give(self, ticket: PendingRequest, rows: int) -> list[Prefill]:
-        """Give a request some rows more, at first to lines of its own that can be written; what it may read now."""
-        going = [ticket.ready.popleft() for _ in range(min(rows, len(ticket.ready)))]
-        for _, group in groupby(going, lambda each: id(each.context)):
-            self._go_on(list(group))
-        begun = []
-        for _ in range(min(rows - len(going), len(ticket.waiting))):
-            number, job = ticket.waiting.popleft()
-            self._count_wait(job)
-            begun.append(reading := Prefill(job.ids, job.context, job.told))
-            self._reading[reading] = _Owner(ticket, number, None, job)
-        self._hold(ticket, len(going) + len(begun))
-        return begun
+    def _fill_rows(self, request: PendingRequest, rows: int) -> list[Prefill]:
+        """Gives a request up to `rows` rows, first for its paused generations. Returns the texts to read."""
+        resumed = [request.paused.popleft() for _ in range(min(rows, len(request.paused)))]
+        for _, group in groupby(resumed, lambda each: id(each.context)):
+            self._resume(request, list(group))
+        started = []
+        for _ in range(min(rows - len(resumed), len(request.waiting))):
+            number, job = request.waiting.popleft()
+            self._count_out(job)
+            started.append(prefill := Prefill(job.ids, job.context, job.prompt_logprobs))
+            self._prefilling[prefill] = _Owner(request, job, number)
+            request.prefilling.add(prefill)
+        return started
 
-    def _go_on(self, ready: list[_Ready]) -> None:
-        """Write lines from rows of one context on."""
-        batch = _DecodeBatch(self._predictor, self._writing[ready[0].line].asked.likeliest is not None)
-        batch.add([each.line for each in ready], ready[0].context.rows([each.row for each in ready]))
+    def _resume(self, request: PendingRequest, paused: list[_PausedGeneration]) -> None:
+        """Continues generations from rows of one context."""
+        stepwise = self._generating[paused[0].generation].job.logprobs is not None
+        batch = _DecodeBatch(self._predictor, stepwise)
+        generations = [each.generation for each in paused]
+        batch.add(generations, paused[0].context.rows([each.row for each in paused]))
         self._batches.append(batch)
+        request.generating.update(generations)
 
-    def _hold(self, ticket: PendingRequest, rows: int) -> None:
-        """A request has so many rows more, or fewer; it is done where it has none and wants none."""
-        self.rows += rows
-        ticket.rows += rows
-        if not ticket.rows and not ticket.wanted:
-            self._tickets.pop(ticket, None)
+    def _forget_if_done(self, request: PendingRequest) -> None:
+        if not request.rows and not request.wanted:
+            self._requests.pop(request, None)
 
-    def _count_wait(self, job: Job) -> None:
+    def _count_out(self, job: Job) -> None:
+        """Counts a job as no longer waiting."""
         with self._lock:
             self.waiting_jobs -= 1
             self.waiting_symbols -= len(job.ids)
 
-    def _read_on(self) -> None:
+    def _prefill(self) -> None:
         until = time.monotonic() + READ_SECONDS
-        while self._reading and time.monotonic() < until:
-            self._read_piece()
+        while self._prefilling and time.monotonic() < until:
+            self._prefill_piece()
 
-    def _read_piece(self) -> None:
-        told = self._readings.read(READ)
-        for reading, details, length in told:
+    def _prefill_piece(self) -> None:
+        results = self._prefill_queue.read(READ)
+        for prefill, surprisals, length in results:
             self.read += length
-            if details is not None:
-                place = self._reading[reading]
-                self._check(place.ticket, bool(np.isfinite(details.nats).all()))
-                self._news.append((place.ticket, JobUpdate(place.job, None, details=details)))
-        for reading, *_ in told:
-            if not len(reading.ids):
-                self._begin(reading)
+            if surprisals is not None:
+                owner = self._prefilling[prefill]
+                self._check(owner.request, bool(np.isfinite(surprisals.nats).all()))
+                self._updates.append((owner.request, JobUpdate(owner.number, None, surprisals=surprisals)))
+        for prefill, *_ in results:
+            if not len(prefill.ids):
+                self._begin_generations(prefill)
 
-    def _begin(self, reading: Prefill) -> None:
-        """A text is read: tell so, and begin to write after it."""
-        ticket, number, _, job = self._reading.pop(reading)
-        self._check(ticket, bool(reading.context.logits.isfinite().all()))
-        self._news.append((ticket, JobUpdate(number, None, done=True, context=reading.context)))
+    def _begin_generations(self, prefill: Prefill) -> None:
+        """Reports that a prompt is read, and queues the generations after it."""
+        owner = self._prefilling.pop(prefill)
+        request, job = owner.request, owner.job
+        self._check(request, bool(prefill.context.logits.isfinite().all()))
+        self._updates.append((request, JobUpdate(owner.number, None, done=True, context=prefill.context)))
         self._urgent = True
-        for n, line in enumerate(job.lines):
-            self._writing[line] = _Owner(ticket, number, n, job)
-            if line.left:
-                ticket.ready.append(_Ready(line, reading.context, 0))
+        for number, generation in enumerate(job.generations):
+            self._generating[generation] = owner._replace(generation=number)
+            if generation.left:
+                request.paused.append(_PausedGeneration(generation, prefill.context, 0))
             else:
-                line.end = reading.context if line.keep else None
-                self._hold(ticket, 1)
-                self._wrote(Emitted(line, "", NOTHING), None)
-        self._hold(ticket, -1)
+                generation.end = prefill.context if generation.keep else None
+                self._report(Emitted(generation, "", NOTHING), None)
+        request.prefilling.discard(prefill)
+        self._forget_if_done(request)
 
-    def _merge(self) -> None:
-        """Write all lines side by side that can be."""
+    def _merge_batches(self) -> None:
+        """Merges the batches that can be generated side by side, and removes those that are empty."""
         batches, self._batches = self._batches, []
         for batch in batches:
             hosts = (each for each in self._batches if each.stepwise == batch.stepwise)
@@ -243,122 +252,124 @@ class Engine:
             elif batch.lines:
                 self._batches.append(batch)
 
-    def _write_on(self) -> None:
-        self._merge()
+    def _decode(self) -> None:
+        """Generates a block of every text that has a row."""
+        self._merge_batches()
         for batch in self._batches:
             with batch.pace as most:
-                length = min(most, max(line.left for line in batch.lines))
+                length = min(most, max(each.left for each in batch.lines))
                 if batch.stepwise:
-                    self._step(batch, length)
+                    self._decode_stepwise(batch, length)
                 else:
-                    for wrote in batch.generate(length):
-                        self._wrote(wrote, None)
+                    for emitted in batch.generate(length):
+                        self._report(emitted, None)
 
-    def _step(self, batch: _DecodeBatch, length: int) -> None:
-        """Write a symbol at a time, and tell what each costs."""
+    def _decode_stepwise(self, batch: _DecodeBatch, length: int) -> None:
+        """Generates `length` symbols one by one, with the surprisal of each."""
         for _ in range(length):
             if batch.context is None:
                 return
             logits: Float64s = batch.context.logits.cpu().double().numpy()  # (N, V)
-            wrote = batch.generate(1)
-            asked = [self._writing[each.line].asked.likeliest or 0 for each in wrote]
-            ids = np.concatenate([each.ids for each in wrote])  # (N,), one of each line
-            details = details_of(logits, ids, max(asked), self._predictor)
-            for row, (each, likeliest) in enumerate(zip(wrote, asked, strict=True)):
-                self._wrote(each, details.row(row, likeliest))
+            emitted = batch.generate(1)
+            counts = [self._generating[each.line].job.logprobs or 0 for each in emitted]
+            ids = np.concatenate([each.ids for each in emitted])  # (N,), one for each row
+            surprisals = surprisals_from_logits(logits, ids, max(counts), self._predictor)
+            for row, (each, count) in enumerate(zip(emitted, counts, strict=True)):
+                self._report(each, surprisals.row(row, count))
 
-    def _wrote(self, wrote: Emitted, details: Details | None) -> None:
-        line, text, ids, finite = wrote
-        place = self._writing[line]
-        self._check(place.ticket, finite)
-        done = line.done or not line.left
+    def _report(self, emitted: Emitted, surprisals: SymbolSurprisals | None) -> None:
+        """Notes an update about a generation, and removes the generation if it is done."""
+        generation, text, ids, finite = emitted
+        request, _, job_number, number = self._generating[generation]
+        self._check(request, finite)
+        done = generation.done or not generation.left
         self.written += len(ids)
-        self._news.append((place.ticket, JobUpdate(place.job, place.line, text, len(ids), details, done, line.end)))
+        update = JobUpdate(job_number, number, text, len(ids), surprisals, done, generation.end)
+        self._updates.append((request, update))
         if done:
-            del self._writing[line]
-            self._hold(place.ticket, -1)
+            del self._generating[generation]
+            request.generating.discard(generation)
+            self._forget_if_done(request)
             self._urgent = True
 
-    def _drop(self, ticket: PendingRequest) -> None:
-        """Forget a request, wherever it is."""
-        for _, job in ticket.waiting:
-            self._count_wait(job)
-        ticket.waiting.clear()
-        ticket.ready.clear()
-        readings = {reading for reading, place in self._reading.items() if place.ticket is ticket}
-        self._readings.drop(readings)
-        for reading in readings:
-            del self._reading[reading]
-        lines = {line for line, place in self._writing.items() if place.ticket is ticket}
-        for line in lines:
-            del self._writing[line]
-        self._hold(ticket, -ticket.rows)
+    def _drop(self, request: PendingRequest) -> None:
+        """Removes everything that belongs to a request."""
+        for _, job in request.waiting:
+            self._count_out(job)
+        request.waiting.clear()
+        request.paused.clear()
+        self._prefill_queue.drop(request.prefilling)
         for batch in self._batches:
-            batch.drop(lines)
-        self._news = [(other, news) for other, news in self._news if other is not ticket]
+            batch.drop(request.generating)
+        request.prefilling.clear()
+        request.generating.clear()
+        self._prefilling = {each: owner for each, owner in self._prefilling.items() if owner.request is not request}
+        self._generating = {each: owner for each, owner in self._generating.items() if owner.request is not request}
+        self._requests.pop(request, None)
+        self._updates = [(other, update) for other, update in self._updates if other is not request]
 
-    def _fail(self, error: Exception, waiting: Sequence[PendingRequest] = ()) -> None:
-        """Those who were being served hear of an error, and so do these who wait; the others go on."""
-        served = {place.ticket for place in (*self._reading.values(), *self._writing.values())}
-        self._rest()  # at first: what was left half done might be the next mistake, which would end the thread
-        for ticket in {*served, *waiting}:
-            ticket.rows = 0
-            self._refuse(ticket, error)
+    def _fail(self, error: Exception, others: Sequence[PendingRequest] = ()) -> None:
+        """Drops the requests that have rows or paused generations, and `others`. Each gets the error."""
+        failed = {owner.request for owner in (*self._prefilling.values(), *self._generating.values())}
+        self._reset()  # first: anything left half done could fail again and end the thread
+        for request in {*failed, *others}:
+            self._refuse(request, error)
 
-    def _refuse(self, ticket: PendingRequest, error: Exception) -> None:
-        """Do no more for a request, and tell it why."""
-        ticket.error = error
-        self._drop(ticket)
-        self._news.append((ticket, JobUpdate(0, None)))
+    def _refuse(self, request: PendingRequest, error: Exception) -> None:
+        """Drops a request, which gets the error."""
+        request.error = error
+        self._drop(request)
+        self._updates.append((request, JobUpdate(0, None)))
         self._urgent = True
 
-    def _check(self, ticket: PendingRequest, finite: bool) -> None:
+    def _check(self, request: PendingRequest, finite: bool) -> None:
         if not finite:
-            self._overflowed.add(ticket)
+            self._overflowed.add(request)
 
     def _refuse_overflowed(self) -> None:
-        """Once a turn is over: those that are refused leave everything that it goes through."""
-        for ticket in self._overflowed:
-            self._refuse(ticket, overflow())
+        """Drops the requests whose numbers overflowed: after the turn, which iterates over what is dropped here."""
+        for request in self._overflowed:
+            self._refuse(request, overflow())
         self._overflowed.clear()
 
-    def _tell_all(self) -> None:
-        """Hand over what has become of all requests, at once; not in every turn, but where somebody waits for it."""
+    def _deliver(self) -> None:
+        """Hands all updates over to the thread of the requests, if some are urgent or the last delivery is old."""
         now = time.monotonic()
-        if not self._news or (now < self._next_news and not self._urgent):
+        if not self._updates or (now < self._next_delivery and not self._urgent):
             return
-        news, self._news = self._news, []
-        self._next_news, self._urgent = now + NEWS_SECONDS, False
-        loop = news[0][0].loop  # there is one
-        with contextlib.suppress(RuntimeError):  # it is closed already: nobody listens any more
-            loop.call_soon_threadsafe(_hand_over, news)
+        updates, self._updates = self._updates, []
+        self._next_delivery, self._urgent = now + UPDATE_SECONDS, False
+        loop = updates[0][0].loop  # all requests have the same one
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            loop.call_soon_threadsafe(_hand_over, updates)
 
 
 class _DecodeBatch(GenerationBatch):
-    """Lines that are written at one pace: in blocks, or a symbol at a time."""
+    """Generations that advance together: in blocks, or one symbol at a time."""
 
     def __init__(self, predictor: Predictor, stepwise: bool) -> None:
         super().__init__(predictor)
         self.stepwise = stepwise
         self.pace = BlockLength(LIVE)
 
-    def take(self, lines: Collection[Generation]) -> list[_Ready]:
-        """Write these no further here; what they go on from."""
+    def take(self, generations: Collection[Generation]) -> list[_PausedGeneration]:
+        """Removes generations from the batch; returns them as paused."""
         if self.context is None:
             return []
-        rows = [row for row, line in enumerate(self.lines) if line in lines]
+        rows = [row for row, each in enumerate(self.lines) if each in generations]
         context = self.context.rows(rows)
-        ready = [_Ready(self.lines[row], context, place) for place, row in enumerate(rows)]
-        self.drop(lines)
-        return ready
+        paused = [_PausedGeneration(self.lines[row], context, place) for place, row in enumerate(rows)]
+        self.drop(generations)
+        return paused
 
 
-def _hand_over(news: list[tuple[PendingRequest, JobUpdate]]) -> None:
-    tickets = dict.fromkeys(ticket for ticket, _ in news)
-    for ticket, each in news:
-        ticket.news.append(each)
-    for ticket in tickets:
-        ticket.arrived()
+def _hand_over(updates: list[tuple[PendingRequest, JobUpdate]]) -> None:
+    """Adds the updates to their requests and notifies these. Runs in the loop's thread."""
+    requests = dict.fromkeys(request for request, _ in updates)
+    for request, update in updates:
+        request.updates.append(update)
+    for request in requests:
+        request.notify()
 
 
 __all__ = ["Engine", "Job", "JobUpdate", "PendingRequest"]

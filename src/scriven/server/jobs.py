@@ -1,4 +1,4 @@
-"""Jobs: what a request asks the engine for, how far it has come, and how rows are divided among requests."""
+"""Jobs: what a request asks the engine for, the updates that it receives, and how requests share the engine's rows."""
 
 from __future__ import annotations
 
@@ -11,86 +11,93 @@ from typing import NamedTuple
 from scriven.arrays import Ids
 from scriven.inference.generation import Generation
 from scriven.inference.predictor import Context
-from scriven.server.prefill import Details
+from scriven.server.prefill import Prefill, SymbolSurprisals
 
 
 @dataclass(frozen=True)
 class Job:
-    """A text to read, and texts to write after it, all from the same context on.
+    """A prompt (T,) to read after `context`, and the texts to generate after it.
 
-    `told` and `likeliest` say what is told of symbols that are read and written: None nothing, 0 their costs, or how
-    many of the likeliest symbols there, too.
+    `prompt_logprobs` asks for log-probabilities of the prompt, `logprobs` for those of the generated symbols: None for
+    none, 0 for the symbol's own, k for those of the k likeliest symbols too.
     """
 
     ids: Ids
     context: Context
-    lines: tuple[Generation, ...] = ()
-    told: int | None = None
-    likeliest: int | None = None
+    generations: tuple[Generation, ...] = ()
+    prompt_logprobs: int | None = None
+    logprobs: int | None = None
 
 
 class JobUpdate(NamedTuple):
-    """What became of a job: of the line with this number, or, where there is none, of what is read.
+    """Progress of a job: of the generation with this number, or of the prompt if `generation` is None.
 
-    The text that is certain now and how many symbols were taken; what is told of them; the context where something is
-    done: the text read, or a line of which it is wanted.
+    `text` is new text that will not change, `symbols` how many symbols were generated for it, `surprisals` those that
+    were asked for. `context` is set once the prompt is read, or once a generation is done whose context is kept.
     """
 
     job: int
-    line: int | None
+    generation: int | None
     text: str = ""
     symbols: int = 0
-    details: Details | None = None
+    surprisals: SymbolSurprisals | None = None
     done: bool = False
     context: Context | None = None
 
 
-class _Ready(NamedTuple):
-    """A line to be written from a row of a context on, once there is room for it."""
+class _PausedGeneration(NamedTuple):
+    """A generation without a row, and the row of a context that it continues from."""
 
-    line: Generation
+    generation: Generation
     context: Context
     row: int
 
 
 class PendingRequest:
-    """A request's jobs, on their way; what became of them is in `news`, which `arrived` tells of."""
+    """A request's jobs: those that wait, those that occupy rows, and the updates that were not collected yet."""
 
-    def __init__(self, jobs: Sequence[Job], loop: AbstractEventLoop, arrived: Callable[[], None]) -> None:
-        """`arrived` is called in the loop's thread."""
+    def __init__(self, jobs: Sequence[Job], loop: AbstractEventLoop, notify: Callable[[], None]) -> None:
+        """`notify` is called in the loop's thread when there are new `updates`, or an `error`."""
         self.waiting = deque(enumerate(jobs))
-        self.ready: deque[_Ready] = deque()
-        self.rows = 0  # texts of it that are read or written now
-        self.news: list[JobUpdate] = []
+        self.paused: deque[_PausedGeneration] = deque()
+        self.prefilling: set[Prefill] = set()  # a row each
+        self.generating: set[Generation] = set()  # a row each
+        self.updates: list[JobUpdate] = []
         self.error: BaseException | None = None
         self.loop = loop
-        self.arrived = arrived
+        self.notify = notify
+
+    @property
+    def rows(self) -> int:
+        """How many rows the request occupies."""
+        return len(self.prefilling) + len(self.generating)
 
     @property
     def wanted(self) -> int:
-        """How many rows more it has a use for now."""
-        return len(self.waiting) + len(self.ready)
+        """How many more rows it could use now."""
+        return len(self.waiting) + len(self.paused)
 
 
 class _Owner(NamedTuple):
-    """Whose a reading or a line is."""
+    """The request, the job and its number, and the number of the generation, that a row belongs to."""
 
-    ticket: PendingRequest
-    job: int
-    line: int | None
-    asked: Job
+    request: PendingRequest
+    job: Job
+    number: int
+    generation: int | None = None
 
 
 def fair_shares(wanted: Sequence[int], rows: int) -> list[int]:
-    """How many rows each gets who wants so many: as many, unless others who get fewer want more, too.
+    """Max-min fair division of `rows` among requests that each want `wanted[i]`.
 
-    Of those who want as many the first may get one more. Where there is a row for each, each gets one.
+    No request gets more than it wants. Those that want more than they get differ by one row at most. If there are
+    enough rows, each request gets at least one.
     """
-    given = [0] * len(wanted)
-    for place, number in enumerate(sorted(range(len(wanted)), key=lambda number: (wanted[number], -number))):
-        given[number] = min(wanted[number], rows // (len(wanted) - place))
-        rows -= given[number]
-    return given
+    shares = [0] * len(wanted)
+    for rank, number in enumerate(sorted(range(len(wanted)), key=lambda number: (wanted[number], -number))):
+        shares[number] = min(wanted[number], rows // (len(wanted) - rank))
+        rows -= shares[number]
+    return shares
 
 
 __all__ = ["fair_shares"]

@@ -1,6 +1,6 @@
-"""GET /metrics: what the server does, in the format of OpenMetrics (1.0.0) where that is accepted, else Prometheus'.
+"""GET /metrics: counters of the server, in OpenMetrics 1.0.0 if the client accepts it, otherwise in Prometheus' format.
 
-They differ in how a counter is named where its type is told, and in the line that ends everything.
+The formats differ in the names of counters in their TYPE lines, and in the last line.
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ from scriven.server.openapi import OPENMETRICS
 from scriven.server.shared import Histogram, ServerState, server_of
 
 TYPES = {True: f"{OPENMETRICS}; version=1.0.0; charset=utf-8", False: "text/plain; version=0.0.4; charset=utf-8"}
-Sample = tuple[str, dict[str, str], float]  # what its name ends with, its labels, its value
+Sample = tuple[str, dict[str, str], float]  # suffix of its name, labels, value
 
 
 class AnswerCounter:
-    """ASGI middleware that counts answers by method and status, and how long they take by path."""
+    """ASGI middleware that counts answers by method and status, and measures their duration by path."""
 
     def __init__(self, app: ASGIApp, server: ServerState) -> None:
-        """What is counted is added to the server's `answers` and `seconds`."""
+        """Counts are added to the server's `answers` and `seconds`."""
         self._app = app
         self._server = server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass it on."""
+        """Passes a request on and counts its answer."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
 
-        async def counted(message: Message) -> None:
+        async def send_and_count(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._server.answers[_method(scope), message["status"]] += 1
             await send(message)
 
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
-            await self._app(scope, receive, counted)
+            await self._app(scope, receive, send_and_count)
         finally:
-            route = scope.get("route")  # clients may invent paths; they are not counted apart
-            self._server.seconds.add(getattr(route, "path", "other"), time.monotonic() - begun)
+            route = scope.get("route")  # clients may invent paths, which count as one
+            self._server.seconds.add(getattr(route, "path", "other"), time.monotonic() - started)
 
 
 def _method(scope: Scope) -> str:
-    """Clients may invent methods; they are not counted apart."""
+    """The method of a request; "other" for unusual ones, since clients may invent methods."""
     method: str = scope["method"]
     return method if method in {"GET", "HEAD", "POST", "DELETE", "OPTIONS"} else "other"
 
 
 async def metrics(request: Request) -> Response:
-    """Counters, gauges and histograms."""
+    """GET /metrics."""
     openmetrics = OPENMETRICS in request.headers.get("accept", "").lower()
     lines = [line for family in _families(server_of(request)) for line in family.lines(openmetrics)]
     end = "# EOF\n" if openmetrics else ""
@@ -62,18 +62,18 @@ async def metrics(request: Request) -> Response:
 
 @dataclass(frozen=True)
 class _Family:
-    """Values of one kind and meaning."""
+    """A metric with all its samples."""
 
     name: str
     kind: str
-    means: str
+    help: str
     samples: list[Sample]
 
     def lines(self, openmetrics: bool) -> Iterator[str]:
-        """What tells of them."""
+        """The lines of the text format."""
         name = f"scriven_{self.name}"
-        known = name if openmetrics or self.kind != "counter" else f"{name}_total"
-        yield f"# HELP {known} {self.means}\n# TYPE {known} {self.kind}\n"
+        family = name if openmetrics or self.kind != "counter" else f"{name}_total"
+        yield f"# HELP {family} {self.help}\n# TYPE {family} {self.kind}\n"
         for suffix, labels, value in self.samples:
             shown = ",".join(f'{label}="{_escape(text)}"' for label, text in labels.items())
             yield f"{name}{suffix}{{{shown}}} {value}\n" if shown else f"{name}{suffix} {value}\n"
@@ -94,21 +94,23 @@ def _families(server: ServerState) -> Iterator[_Family]:
         ("_total", {"method": method, "status": str(status)}, count)
         for (method, status), count in server.answers.items()
     ]
-    yield _Family("answers", "counter", "Answers begun.", answers)
-    yield _Family("written", "counter", "Symbols written.", each("_total", {**written}))
+    yield _Family("answers", "counter", "Answers started.", answers)
+    yield _Family("written", "counter", "Symbols generated.", each("_total", {**written}))
     yield _Family("read", "counter", "Symbols read.", each("_total", {**read}))
-    yield _Family("rows", "gauge", "Texts read or written now.", each("", {**rows}))
-    yield _Family("waiting", "gauge", "Texts that wait for a row.", each("", {**waiting}))
-    yield _Family("step", "gauge", "Training step of the checkpoint served.", each("", {**steps}))
-    yield _Family("scoring", "gauge", "Texts scored now.", [("", {}, server.scores)])
-    yield _Family("states", "gauge", "States kept.", [("", {}, len(server.states))])
-    yield _Family("state_bytes", "gauge", "Bytes of the states kept.", [("", {}, server.states.bytes)])
-    yield _Family("start_time_seconds", "gauge", "When the server began, since 1970.", [("", {}, server.begun)])
-    yield _histogram("request_seconds", "From a request to the end of its answer.", "path", server.seconds)
-    yield _histogram("first_token_seconds", "From a request to its first symbol.", "model", server.first)
+    yield _Family("rows", "gauge", "Texts being read or generated now.", each("", {**rows}))
+    yield _Family("waiting", "gauge", "Texts waiting for a row.", each("", {**waiting}))
+    yield _Family("step", "gauge", "Training step of the served checkpoint.", each("", {**steps}))
+    yield _Family("scoring", "gauge", "Texts being scored now.", [("", {}, server.scores)])
+    yield _Family("states", "gauge", "Saved states.", [("", {}, len(server.states))])
+    yield _Family("state_bytes", "gauge", "Bytes of the saved states.", [("", {}, server.states.bytes)])
+    yield _Family(
+        "start_time_seconds", "gauge", "When the server started, in seconds since 1970.", [("", {}, server.begun)]
+    )
+    yield _histogram("request_seconds", "Time from a request to the end of its answer.", "path", server.seconds)
+    yield _histogram("first_token_seconds", "Time from a request to its first symbol.", "model", server.first)
 
 
-def _histogram(name: str, means: str, label: str, histogram: Histogram) -> _Family:
+def _histogram(name: str, help: str, label: str, histogram: Histogram) -> _Family:
     samples: list[Sample] = []
     for value, counts, total in histogram:
         labels = {label: value}
@@ -117,7 +119,7 @@ def _histogram(name: str, means: str, label: str, histogram: Histogram) -> _Fami
             for bound, count in counts
         ]
         samples += [("_count", labels, counts[-1][1]), ("_sum", labels, total)]
-    return _Family(name, "histogram", means, samples)
+    return _Family(name, "histogram", help, samples)
 
 
 def _escape(text: str) -> str:

@@ -1,7 +1,7 @@
-"""Texts that are read side by side, a bounded piece at a time: prompts, texts to score, texts to keep as states.
+"""Prefill: reads many texts side by side, a bounded piece at a time (prompts, texts to score, texts of saved states).
 
-What is told about a text does not depend on the texts beside it: native code reads each row to the bit as it reads it
-alone. Where torch reads, each text is read alone, in pieces cut at the same places whatever else goes on.
+The results for a text do not depend on the other texts. Native code reads each row exactly as if it were alone. Torch
+reads each text alone, in pieces that are always cut at the same places.
 """
 
 from __future__ import annotations
@@ -18,174 +18,179 @@ from scriven.arrays import Float64s, Ids
 from scriven.inference.predictor import Context, Predictor, side_by_side
 from scriven.inference.surprisal import cost_of_unseen, read_rows
 
-PIECE = 256  # symbols that torch reads of one text at once
-STEPS = 32  # symbols read at once where that is done step by step, many times as slowly
-LOGITS = 1 << 20  # values kept at once where likeliest symbols are asked for: 8 MB
+PIECE = 256  # symbols of one text that torch reads at once
+STEPS = 32  # symbols read at once, one step at a time: many times slower
+LOGITS = 1 << 20  # logits held at once while the likeliest symbols are looked for: 8 MB
 
 
-class Details(NamedTuple):
-    """What symbols (T,) cost, and, where asked for, the ids and log-probabilities (T, K) of the likeliest there."""
+class SymbolSurprisals(NamedTuple):
+    """The surprisals of symbols (T,), and optionally the ids and log-probabilities (T, K) of the likeliest ones."""
 
     ids: Ids
     nats: Float64s  # (T,)
     likeliest: tuple[Ids, Float64s] | None = None
 
-    def row(self, number: int, likeliest: int) -> Details:
-        """What the symbol with this number costs, and the `likeliest` so many symbols there, of those that are here."""
+    def row(self, number: int, count: int) -> SymbolSurprisals:
+        """The surprisal of one symbol, and up to `count` of the likeliest ones at its place."""
         one, top = slice(number, number + 1), None
-        if likeliest and self.likeliest is not None:
+        if count and self.likeliest is not None:
             ids, values = self.likeliest
-            top = ids[one, :likeliest], values[one, :likeliest]
-        return Details(self.ids[one], self.nats[one], top)
+            top = ids[one, :count], values[one, :count]
+        return SymbolSurprisals(self.ids[one], self.nats[one], top)
 
 
-def details_of(logits: Float64s, ids: Ids, likeliest: int, predictor: Predictor) -> Details:
-    """Of ids (T,) that logits (T, V) foretold: their costs and the `likeliest` so many symbols, the likeliest first."""
+def surprisals_from_logits(logits: Float64s, ids: Ids, count: int, predictor: Predictor) -> SymbolSurprisals:
+    """The surprisals of ids (T,) under logits (T, V), and the `count` likeliest symbols, likeliest first."""
     vocabulary = predictor.vocabulary
     logits = logits - logits.max(1, keepdims=True)
     logits -= np.log(np.exp(logits).sum(1, keepdims=True))  # log-probabilities now
     nats = -np.take_along_axis(logits, vocabulary.clamp(ids)[:, None], 1)[:, 0]
     top = None
-    if likeliest:
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :likeliest]  # (T, K)
+    if count:
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :count]  # (T, K)
         top = order, np.take_along_axis(logits, order, 1)
-    return Details(ids, cost_of_unseen(nats, ids, vocabulary), top)
+    return SymbolSurprisals(ids, cost_of_unseen(nats, ids, vocabulary), top)
 
 
 @dataclass(eq=False)
 class Prefill:
-    """A text that is being read: what of it is left, and the context after what was.
+    """A text that is being read: the ids that are left, and the context after those already read.
 
-    `likeliest` is None where nothing is told of it, 0 where costs are, or how many likeliest symbols are told too.
+    `logprobs` is None for no surprisals, 0 for those of the text's own symbols, k for the k likeliest symbols too.
     """
 
-    ids: Ids  # (T,), those not read yet
+    ids: Ids  # (T,), not read yet
     context: Context
-    likeliest: int | None = None
-    carried: Context | None = None  # what costs are told from, where that is another one
+    logprobs: int | None = None
+    carried: Context | None = None  # predicts the next symbols, if that is not `context`
 
     @property
     def stepwise(self) -> bool:
-        """Whether the logits at every symbol are wanted."""
-        return bool(self.likeliest)
+        """Whether the logits at every symbol are needed."""
+        return bool(self.logprobs)
 
 
 class PrefillResult(NamedTuple):
-    """What became of a text in a turn: how many symbols were read, and what is told of them."""
+    """Progress of a text in one turn: how many symbols were read, and their surprisals if asked for."""
 
-    reading: Prefill
-    details: Details | None
+    prefill: Prefill
+    surprisals: SymbolSurprisals | None
     symbols: int
 
 
 class PrefillQueue:
-    """Texts of one model that are being read: read on in turns; they may come and go in between."""
+    """The texts that one model is reading, in turns. Texts may be added and removed between two turns."""
 
     def __init__(self, predictor: Predictor) -> None:
-        """Of no texts."""
+        """The queue is empty."""
         native = predictor.scorer() is not None and not predictor.window
-        self._turns: deque[_Group] = deque(_Group(predictor, native, stepwise) for stepwise in (False, True))
+        self._turns: deque[_PrefillGroup] = deque(
+            _PrefillGroup(predictor, native, stepwise) for stepwise in (False, True)
+        )
 
-    def add(self, readings: Sequence[Prefill]) -> None:
-        """Some more texts, each with something to read."""
+    def add(self, prefills: Sequence[Prefill]) -> None:
+        """Adds texts. Each must have ids to read."""
         for group in self._turns:
-            group.add([each for each in readings if each.stepwise == group.stepwise])
+            group.add([each for each in prefills if each.stepwise == group.stepwise])
 
-    def drop(self, readings: Collection[Prefill]) -> None:
-        """Read these no further."""
+    def drop(self, prefills: Collection[Prefill]) -> None:
+        """Removes these texts."""
         for group in self._turns:
-            group.keep([row for row, each in enumerate(group.readings) if each not in readings])
+            group.keep([row for row, each in enumerate(group.prefills) if each not in prefills])
 
     def read(self, symbols: int) -> list[PrefillResult]:
-        """Read on, about so many symbols of all texts together; what became of them. Those read are gone."""
+        """Reads about `symbols` symbols of all texts together. Texts that are finished are removed."""
         self._turns.rotate()
-        group = next((group for group in self._turns if group.readings), None)
+        group = next((group for group in self._turns if group.prefills), None)
         return [] if group is None else group.read(symbols)
 
 
-class _Group:
-    """Texts that are read alike: side by side where native code reads, else one after another."""
+class _PrefillGroup:
+    """Texts that are read in the same way: side by side by native code, or one after another by torch."""
 
     def __init__(self, predictor: Predictor, native: bool, stepwise: bool) -> None:
-        self.readings: list[Prefill] = []
+        self.prefills: list[Prefill] = []
         self.stepwise = stepwise
         self._predictor = predictor
         self._native = native
-        self._context: Context | None = None  # of the texts, a row each, where native code reads
+        self._context: Context | None = None  # a row for each text; used by native code only
 
-    def add(self, readings: list[Prefill]) -> None:
-        self.readings += readings
-        if self._native and readings:
+    def add(self, prefills: list[Prefill]) -> None:
+        self.prefills += prefills
+        if self._native and prefills:
             known = [] if self._context is None else [self._context]
-            self._context = side_by_side(known + [self._with_state(each.context) for each in readings])
+            self._context = side_by_side(known + [self._with_state(each.context) for each in prefills])
 
     def _with_state(self, context: Context) -> Context:
         sampler = self._predictor.scorer()
         return Context(context.logits, sampler.zero_state(1)) if sampler and context.state is None else context
 
     def keep(self, rows: list[int]) -> None:
-        """Only the texts with these numbers."""
-        if len(rows) < len(self.readings):
-            self.readings = [self.readings[row] for row in rows]
+        """Removes all texts but those in these rows."""
+        if len(rows) < len(self.prefills):
+            self.prefills = [self.prefills[row] for row in rows]
             self._context = self._context.rows(rows) if self._context is not None and rows else None
 
     def read(self, symbols: int) -> list[PrefillResult]:
-        """Read a piece of each text, or of one; texts that are read have their context then, and are gone."""
+        """Reads a piece of each text, or of one. Texts that are finished get their context and are removed."""
         if self._context is None:
-            told = [self._read_alone(self.readings[0])]
-            self.readings = self.readings[1:] + self.readings[:1]  # who waited longest is next
+            results = [self._read_alone(self.prefills[0])]
+            self.prefills = self.prefills[1:] + self.prefills[:1]  # the text that has waited longest is next
         else:
-            told = self._read_rows(self._context, symbols)
-        self.keep([row for row, each in enumerate(self.readings) if len(each.ids)])
-        return told
+            results = self._read_rows(self._context, symbols)
+        self.keep([row for row, each in enumerate(self.prefills) if len(each.ids)])
+        return results
 
     def _read_rows(self, context: Context, symbols: int) -> list[PrefillResult]:
-        rows = self.readings
+        rows = self.prefills
         most = symbols // len(rows)
         if self.stepwise:
             most = min(most, STEPS, LOGITS // (len(rows) * self._predictor.vocabulary.size))
         length = max(1, min(most, *(len(each.ids) for each in rows)))
         ids = np.stack([each.ids[:length] for each in rows], 1)  # (T, N)
-        read = self._steps if self.stepwise else self._costs
-        details, self._context = read(ids, context)
+        read = self._read_steps if self.stepwise else self._read_block
+        surprisals, self._context = read(ids, context)
         for row, each in enumerate(rows):
             each.ids = each.ids[length:]
             if not len(each.ids):
                 each.context = self._context.rows([row])
-        told = zip(rows, details, strict=True)
-        return [PrefillResult(each, None if each.likeliest is None else one, length) for each, one in told]
+        results = zip(rows, surprisals, strict=True)
+        return [PrefillResult(each, None if each.logprobs is None else one, length) for each, one in results]
 
-    def _costs(self, ids: Ids, context: Context) -> tuple[list[Details], Context]:
-        """What each symbol (T, N) costs."""
+    def _read_block(self, ids: Ids, context: Context) -> tuple[list[SymbolSurprisals], Context]:
+        """Reads ids (T, N) at once: the surprisals of each row, and the context after."""
         nats, context = read_rows(self._predictor, ids, context)
-        return [Details(*columns) for columns in zip(ids.T, nats.T, strict=True)], context
+        return [SymbolSurprisals(*columns) for columns in zip(ids.T, nats.T, strict=True)], context
 
-    def _steps(self, ids: Ids, context: Context) -> tuple[list[Details], Context]:
-        """What each symbol (T, N) costs, and the likeliest ones there: a symbol at a time."""
+    def _read_steps(self, ids: Ids, context: Context) -> tuple[list[SymbolSurprisals], Context]:
+        """Reads ids (T, N) step by step: the surprisals and likeliest symbols of each row, and the context after."""
         logits = []
         for step in ids:  # (N,)
             logits.append(context.logits)
             context = self._predictor.read(context, step[None])
         values = torch.stack(logits).double().numpy()  # (T, N, V)
         return [
-            details_of(values[:, row], ids[:, row], each.likeliest or 0, self._predictor)
-            for row, each in enumerate(self.readings)
+            surprisals_from_logits(values[:, row], ids[:, row], each.logprobs or 0, self._predictor)
+            for row, each in enumerate(self.prefills)
         ], context
 
     def _read_alone(self, each: Prefill) -> PrefillResult:
-        """A piece of one text. What a window sees foretells what follows, but the state what is read."""
+        """Reads a piece of one text.
+
+        With a window, generation continues from the window's context, while surprisals come from the carried state.
+        """
         predictor, ids = self._predictor, each.ids[:PIECE]
-        told: Details | None = None
+        surprisals: SymbolSurprisals | None = None
         carried = each.carried or each.context
-        if each.likeliest == 0:
+        if each.logprobs == 0:
             nats, carried = read_rows(predictor, ids[:, None], carried)
-            told = Details(ids, nats[:, 0])
-        elif each.likeliest:
+            surprisals = SymbolSurprisals(ids, nats[:, 0])
+        elif each.logprobs:
             logits, carried = predictor.predict(carried, ids[:, None])
-            told = details_of(logits[:, 0].cpu().double().numpy(), ids, each.likeliest, predictor)
-        if predictor.window or told is None:
+            surprisals = surprisals_from_logits(logits[:, 0].cpu().double().numpy(), ids, each.logprobs, predictor)
+        if predictor.window or surprisals is None:
             each.context = predictor.read(each.context, ids[:, None])
         else:
             each.context = carried
         each.ids, each.carried = each.ids[PIECE:], carried
-        return PrefillResult(each, told, len(ids))
+        return PrefillResult(each, surprisals, len(ids))

@@ -1,7 +1,7 @@
-"""Newer checkpoints of the runs that are served, taken up while a training goes on, between requests.
+"""Loads newer checkpoints of the served runs while they are being trained.
 
-Each is opened and packed beside the one that is served. Then requests that come get the new one, and those under way
-keep theirs to the end. What is damaged, or of other symbols, is not taken up: its run is served as before.
+A newer checkpoint is opened while the old one is served. New requests then get the new one, and current requests keep
+the old one until they end. A checkpoint that is damaged or has another vocabulary is not used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scriven.runs.folder import Which
 from scriven.server.shared import ServedModel, ServerState
 from scriven.session import Model, load
 
-EVERY = 5.0  # seconds between two looks at the runs
+EVERY = 5.0  # seconds between two checks of the runs
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ Stamp = tuple[int, int, int]
 
 
 class ServedCheckpoint:
-    """A run that is served: which of its checkpoints, and how it is opened."""
+    """A served run: which of its checkpoints is served, on which device, and at which precision."""
 
     def __init__(
         self,
@@ -37,26 +37,26 @@ class ServedCheckpoint:
         device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
         precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
     ) -> None:
-        """As `scriven.session.load`."""
+        """The arguments are those of `scriven.session.load`."""
         self.run = run
         self._which = which
         self._device, self._precision = device, precision
-        self._stamp: Stamp | None = None  # of the checkpoint that was opened last
+        self._stamp: Stamp | None = None  # of the last checkpoint opened
 
     def open(self) -> Model:
-        """The model of the checkpoint as it is now. Raises InputError and UsageError as `load`."""
-        self._stamp = self._now()
+        """Opens the current checkpoint. Raises InputError and UsageError as `load` does."""
+        self._stamp = self._current_stamp()
         return load(self.run, which=self._which, device=self._device, precision=self._precision)
 
     def open_later(self) -> None:
-        """Take the checkpoint that was opened last for another one, so that it is opened again."""
+        """Makes `has_changed` true, so that opening is tried again later."""
         self._stamp = None
 
     def has_changed(self) -> bool:
-        """Whether there is another checkpoint than the one opened last; one that was asked for by its step stays."""
-        return self._which in ("best", "last") and self._now() not in (None, self._stamp)
+        """Whether there is another checkpoint than the last one opened. One selected by its step never changes."""
+        return self._which in ("best", "last") and self._current_stamp() not in (None, self._stamp)
 
-    def _now(self) -> Stamp | None:
+    def _current_stamp(self) -> Stamp | None:
         """Returns the checkpoint's step and which file its manifest is; None while no checkpoint can be read."""
         try:
             checkpoint = open_run(self.run).checkpoint(self._which)
@@ -66,56 +66,56 @@ class ServedCheckpoint:
             return None
 
 
-async def renew(server: ServerState, sources: Mapping[str, ServedCheckpoint], tell: Callable[[str], object]) -> None:
-    """Take up what is newer, again and again; `tell` is given a line about each."""
+async def renew(server: ServerState, sources: Mapping[str, ServedCheckpoint], report: Callable[[str], object]) -> None:
+    """Loads newer checkpoints for ever; `report` gets a line about each."""
     loop, threads = asyncio.get_running_loop(), ThreadPoolExecutor(1, "renewal")
-    last = dict[str, str]()  # what was said of each, so that nothing is said at every look
+    last = dict[str, str]()  # the last line about each run, which is not repeated
     try:
         while True:
             await asyncio.sleep(EVERY)
-            server.let_go()
+            server.forget_stopped()
             for name, source in sources.items():
                 try:
-                    served, said = await loop.run_in_executor(threads, _newer, server.models[name], source, server)
+                    served, line = await loop.run_in_executor(threads, _open_newer, server.models[name], source, server)
                     if served is not None:
-                        server.take_up(served)
-                    if said and said != last.get(name):
-                        last[name] = said
-                        tell(f"{name}: {said}")
-                except Exception as error:  # no thread can be started, or standard error is closed: the next is tried
+                        server.replace(served)
+                    if line and line != last.get(name):
+                        last[name] = line
+                        report(f"{name}: {line}")
+                except Exception as error:  # no thread can be started, or standard error is closed
                     if shortage(error):
                         source.open_later()
-                    log.exception("a newer checkpoint of %s could not be taken up", name)
+                    log.exception("a newer checkpoint of %s could not be loaded", name)
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _reason(error: Exception, source: ServedCheckpoint) -> str:
-    """Why a newer checkpoint could not be opened, which is tried again where the system lacked something."""
+    """Why a newer checkpoint could not be opened. If the system was short of a resource, it is tried again."""
     if lacking := shortage(error):
         source.open_later()
-        return f"there is not enough {lacking} for the newer checkpoint; it is tried again"
+        return f"there is not enough {lacking} for the newer checkpoint; trying again"
     if not isinstance(error, ScrivenError | OSError):
         log.exception("a newer checkpoint could not be opened", exc_info=error)
     return f"the newer checkpoint cannot be opened: {error}"
 
 
-def _newer(before: ServedModel, source: ServedCheckpoint, server: ServerState) -> tuple[ServedModel | None, str]:
-    """What is to be served in place of `before`, if anything, and what to say."""
+def _open_newer(before: ServedModel, source: ServedCheckpoint, server: ServerState) -> tuple[ServedModel | None, str]:
+    """The checkpoint to serve in place of `before`, or None, and a line about it."""
     still = f"still serving step {before.model.step:,}"
     try:
         if not source.has_changed():
             return None, ""
         served = ServedModel(before.name, source.open(), server.limits)
     except Exception as error:
-        return None, f"{still}, since {_reason(error, source)}"
+        return None, f"{still}: {_reason(error, source)}"
     if served.model.vocabulary != before.model.vocabulary:
-        return None, f"{still}, since the run knows other characters now; restart the server to serve it"
+        return None, f"{still}: the newer checkpoint has another vocabulary; restart the server to serve it"
     if not served.start.logits.isfinite().all():
-        return None, f"{still}, since the numbers of step {served.model.step:,} overflow"
+        return None, f"{still}: the numbers of step {served.model.step:,} overflow"
     if served.fingerprint == before.fingerprint:
         return None, ""
-    return served, f"serving step {served.model.step:,} ({served.fingerprint}) now, {before.model.step:,} before"
+    return served, f"now serving step {served.model.step:,} ({served.fingerprint}) instead of {before.model.step:,}"
 
 
 __all__ = ["ServedCheckpoint", "renew"]

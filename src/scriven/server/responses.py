@@ -1,7 +1,7 @@
-"""Answers in JSON; long ones are made in another thread, piece by piece, so that streams go on meanwhile.
+"""Makes answers in JSON and describes errors.
 
-A thread holds the interpreter's lock while it makes one piece of JSON, and streams wait for the lock: so a piece is
-short, a few milliseconds.
+Long answers are made in another thread, piece by piece. A thread holds the interpreter's lock while it makes a piece,
+and streams wait for the lock, so each piece takes a few milliseconds at most.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from starlette.responses import Response
 from scriven import strict_json
 from scriven.errors import shortage
 
-PIECE = 2048  # values of a list that are made JSON of at once
-BRIEF = 1 << 10  # characters or values that the loop makes answers of in one turn: about a millisecond
-LEAST = BRIEF // 4  # what the shortest answer counts as: sending it takes time too
-# Each thread more may keep the loop from the interpreter's lock for a few milliseconds; the second one lets short
-# answers pass long ones.
+PIECE = 2048  # values of a list that become JSON at once
+BRIEF = 1 << 10  # characters or values that the loop turns into answers in one turn: about a millisecond
+LEAST = BRIEF // 4  # what the shortest answer counts as, since sending it takes time too
+# Each more thread may keep the interpreter's lock from the loop for a few milliseconds. The second thread lets short
+# answers overtake long ones.
 MAKERS = ThreadPoolExecutor(2, "answers")
 
 Result = TypeVar("Result")
 
 
 def answer(values: Any, status: int = 200) -> Response:
-    """JSON, in ASCII."""
-    return _response("".join(pieces(values)), status)
+    """An answer with these values as JSON."""
+    return _response(json_in_pieces(values), status)
 
 
 async def long_answer(size: int, make: Callable[[], Any]) -> Response:
-    """JSON of what `make` gives, in ASCII; where the `size` of what it is made of is not brief, by another thread."""
-    return _response(await run_apart(size, lambda: "".join(pieces(make()))), 200)
+    """An answer with the values of `make()` as JSON, made in another thread if `size` is at least BRIEF."""
+    return _response(await run_apart(size, lambda: json_in_pieces(make())), 200)
 
 
 async def run_apart(size: int, make: Callable[[], Result]) -> Result:
-    """What `make` gives; where the `size` of what it is made of is not brief, another thread calls it.
+    """The result of `make()`, which runs in another thread if `size` is at least BRIEF.
 
-    What is brief shares the turns of the loop with what else is: 64 streams that have news at once take their turns.
+    Shorter work runs in the loop, but only BRIEF values in each of its turns: 64 streams with updates take turns.
     """
     loop = asyncio.get_running_loop()
     if size >= BRIEF:
@@ -54,15 +54,15 @@ async def run_apart(size: int, make: Callable[[], Result]) -> Result:
 
 
 class Turns:
-    """The turns of a loop, in each of which only `BRIEF` values are made answers of; who asked first is first."""
+    """Shares the turns of an event loop: at most BRIEF values in each turn, first come, first served."""
 
     def __init__(self) -> None:
-        """Of the loop that runs; nobody waits."""
-        self._left = BRIEF  # values of this turn
+        """For the running loop; nobody waits yet."""
+        self._left = BRIEF  # values left for this turn
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, size: int) -> None:
-        """Wait for a turn that has room for so many values."""
+        """Waits for a turn with room for `size` values."""
         loop = asyncio.get_running_loop()
         if self._left == BRIEF:
             loop.call_soon(self._begin_turn)
@@ -77,7 +77,7 @@ class Turns:
         self._left = BRIEF
         while self._waiting and self._waiting[0][0] <= self._left:
             size, turn = self._waiting.popleft()
-            if not turn.done():  # as it is where nobody wants it any more
+            if not turn.done():  # it is done if its task was cancelled
                 self._left -= size
                 turn.set_result(None)
         if self._left < BRIEF:
@@ -87,12 +87,16 @@ class Turns:
 _TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary()
 
 
-def pieces(values: Any) -> Iterator[str]:
-    """JSON of dictionaries, lists, arrays and all that `json` knows; of a long list so many values at a time."""
+def json_in_pieces(values: Any) -> str:
+    """JSON as `json_text`, also of arrays; other threads run between its pieces, of PIECE values of a list each."""
+    return "".join(_pieces(values))
+
+
+def _pieces(values: Any) -> Iterator[str]:
     if isinstance(values, dict):
         for number, (name, value) in enumerate(values.items()):
             yield f"{',' if number else '{'}{json_text(name)}:"
-            yield from pieces(value)
+            yield from _pieces(value)
         yield "}" if values else "{}"
     elif isinstance(values, np.ndarray) or (isinstance(values, list) and len(values) > PIECE):
         yield "["
@@ -103,14 +107,14 @@ def pieces(values: Any) -> Iterator[str]:
     elif isinstance(values, list) and any(isinstance(each, dict) for each in values):
         for number, value in enumerate(values):
             yield "," if number else "["
-            yield from pieces(value)
+            yield from _pieces(value)
         yield "]"
     else:
         yield json_text(values)
 
 
 def json_text(values: Any) -> str:
-    """JSON in ASCII, without NaN and Infinity, which are no JSON, and without half characters, which are no text.
+    """Compact JSON in ASCII. A lone surrogate becomes U+FFFD.
 
     Raises ValueError for a number that is not finite.
     """
@@ -121,7 +125,7 @@ def _response(text: str, status: int) -> Response:
     return Response(text, status, media_type="application/json")
 
 
-__all__ = ["answer", "json_text", "long_answer", "pieces", "run_apart"]
+__all__ = ["answer", "json_in_pieces", "json_text", "long_answer", "run_apart"]
 
 
 TYPES = {
@@ -134,11 +138,11 @@ TYPES = {
     413: "invalid_request_error",
     429: "rate_limit_error",
 }
-RETRY_SECONDS = 1  # after which a client that was turned away may come again
+RETRY_SECONDS = 1  # after which a refused client may try again
 
 
 class ApiError(Exception):
-    """A request that is not done: its status, what is wrong and the way out, the field, and a word for programs."""
+    """An error answer: HTTP status, message with the way out, the field at fault, and a code for programs."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -148,46 +152,46 @@ class ApiError(Exception):
 
     @property
     def body(self) -> bytes:
-        """The JSON that says so."""
+        """The error as JSON, in OpenAI's format."""
         kind = TYPES.get(self.status, "server_error")
         error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return json_text({"error": error}).encode()
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that go with it."""
+        """The headers of the answer."""
         return {"retry-after": str(RETRY_SECONDS)} if self.status in {429, 503} else {}
 
 
 def too_many_requests(what: str) -> ApiError:
-    """Too much is going on for one more request."""
+    """An error 429: the server is too busy for another request."""
     return ApiError(429, f"{what}; try again in a moment", code="queue_full")
 
 
 def payload_too_large(what: str, most: float) -> ApiError:
-    """Something comes that has more bytes than it may."""
-    return ApiError(413, f"the {what} has more than {most:,} bytes; send less at once", code="body_too_large")
+    """An error 413: a body or text is too large."""
+    return ApiError(413, f"the {what} has more than {most:,} bytes; send a smaller one", code="body_too_large")
 
 
 def internal_error(error: BaseException) -> ApiError:
-    """What we did wrong ourselves; where the system lacked something, that."""
+    """An error 500, or 503 if the system ran out of memory or another resource."""
     if lacking := shortage(error):
         return ApiError(
-            503, f"this machine has not enough {lacking} for this now; ask for less, or later", code=lacking
+            503, f"this machine does not have enough {lacking} for this now; ask for less, or try later", code=lacking
         )
-    return ApiError(500, "a mistake in the server itself; its log shows where", code="internal")
+    return ApiError(500, "an internal error of the server; its log has the details", code="internal")
 
 
 def overflow() -> ApiError:
-    """The model computes numbers that are not finite."""
+    """An error 500: the model computes numbers that are not finite."""
     return ApiError(
         500,
-        "this model's numbers overflow: its weights are finite, but too large to compute with; "
+        "this model's numbers overflow, because its weights are too large to compute with; "
         "serve another checkpoint of its run, or train it again with a lower learning rate",
         code="model_overflows",
     )
 
 
 def timed_out(seconds: float) -> ApiError:
-    """A request took longer than requests may."""
-    return ApiError(503, f"the request took longer than {seconds:g} s; ask for less, or later", code="timeout")
+    """An error 503: a request took too long."""
+    return ApiError(503, f"the request took longer than {seconds:g} s; ask for less, or try later", code="timeout")

@@ -1,6 +1,6 @@
-"""What the server answers, as types: the OpenAPI document has them, and tests hold the answers against them.
+"""The types of the server's answers, for the OpenAPI document; tests validate the answers with them.
 
-Answers are made as dictionaries, since a long one is written as JSON piece by piece.
+The routes make answers as dictionaries, since a long answer becomes JSON piece by piece.
 """
 
 from __future__ import annotations
@@ -9,18 +9,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-STATE = "handle of the state after the text, there where it was asked for; null where a newer checkpoint was taken up"
-Value = str | float | bool | None  # of a run's files, which may say anything there
+STATE = (
+    "handle of the saved state after the text, if one was asked for; null if a newer checkpoint was loaded meanwhile"
+)
+Value = str | float | bool | None  # from a run's files, which may hold anything there
 
 
 class Reply(BaseModel):
-    """An object with these fields and no others, whose numbers are finite."""
+    """An object with exactly these fields, and finite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class UsageReply(Reply):
-    """How many symbols were read and written."""
+    """How many symbols were read and generated."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -28,7 +30,7 @@ class UsageReply(Reply):
 
 
 class LogprobsReply(Reply):
-    """The tokens of a text; lists of one length."""
+    """The tokens of a text, as lists of the same length."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -37,48 +39,50 @@ class LogprobsReply(Reply):
 
 
 class CompletionChoiceReply(Reply):
-    """A text, or in an event what came of it."""
+    """A generated text, or in an event its next piece."""
 
     index: int
     text: str
     logprobs: LogprobsReply | None
-    finish_reason: Literal["stop", "length"] | None = Field(description="null in events before the last")
+    finish_reason: Literal["stop", "length"] | None = Field(description="null in all events before the last")
     state: str | None = Field("", description=STATE)
 
 
 class CompletionReply(Reply):
-    """Texts. An event of a stream is one, too, and has no `usage` where that was not asked for."""
+    """Generated texts. Events of a stream have the same fields, with `usage` only if it was asked for."""
 
     id: str
     object: Literal["text_completion"]
     created: int
     model: str
     system_fingerprint: str
-    unknown_characters: list[str] = Field([], description="of the prompts; there where there are any")
+    unknown_characters: list[str] = Field(
+        [], description="characters of the prompts that the model does not know; left out if there are none"
+    )
     choices: list[CompletionChoiceReply]
     usage: UsageReply | None = None
 
 
 class ModelEntryReply(Reply):
-    """A model that is served."""
+    """A served model."""
 
     id: str
     object: Literal["model"]
-    created: int = Field(description="when this checkpoint was taken up, in seconds since 1970")
+    created: int = Field(description="when this checkpoint was loaded, in seconds since 1970")
     owned_by: Literal["scriven"]
-    step: int = Field(description="training step of the checkpoint that is served")
-    system_fingerprint: str = Field(description="while it is the same, a seed gives the same text")
+    step: int = Field(description="training step of the served checkpoint")
+    system_fingerprint: str = Field(description="the same fingerprint and seed give the same text")
 
 
 class ModelListReply(Reply):
-    """The models that are served."""
+    """The served models."""
 
     object: Literal["list"]
     data: list[ModelEntryReply]
 
 
 class TokenizerInfoReply(Reply):
-    """What is to be known of ids."""
+    """Facts about a model's token ids."""
 
     model: str
     tokenizer_class: Literal["scriven"]
@@ -86,7 +90,7 @@ class TokenizerInfoReply(Reply):
     vocab_size: int
     bos_token: str
     eos_token: str
-    separator: str | None = Field(description="what stands between two documents")
+    separator: str | None = Field(description="the text between two documents")
     pad_token: None
     unk_token: str
     chat_template: None
@@ -97,7 +101,7 @@ class TokensReply(Reply):
 
     count: int
     tokens: list[int]
-    token_strs: list[str] = Field([], description="there where they were asked for")
+    token_strs: list[str] = Field([], description="only if they were asked for")
 
 
 class TextReply(Reply):
@@ -120,11 +124,11 @@ class ScoreReply(Reply):
     bits_per_char: float | None
     bits_per_byte: float | None
     state: str | None = Field("", description=STATE)
-    surprisal: list[float] = Field(description="nats of each symbol")
+    surprisal: list[float] = Field(description="of each symbol, in nats")
 
 
 class StateReply(Reply):
-    """A state that is kept."""
+    """A saved state."""
 
     state: str
     characters: int
@@ -132,7 +136,7 @@ class StateReply(Reply):
 
 
 class DeletedReply(Reply):
-    """A state that is kept no longer."""
+    """A deleted state."""
 
     state: str
     deleted: Literal[True]
@@ -147,16 +151,16 @@ class RunEntryReply(Reply):
 
 
 class RunsReply(RootModel[list[RunEntryReply]]):
-    """All of them."""
+    """All runs."""
 
 
 class StepLossReply(Reply):
-    """The training loss of some steps, up to this one: nats over characters."""
+    """The training loss of a few steps up to this one: nats over characters."""
 
     step: int
     nats: float
     characters: int
-    read: Value = Field(description="characters since the beginning")
+    read: Value = Field(description="characters read since the beginning")
     seconds: Value
     progress: Value
 
@@ -173,14 +177,14 @@ class EvaluationLossReply(Reply):
 
 
 class FactsReply(Reply):
-    """What is known of a run as a whole."""
+    """Facts about a whole run."""
 
     started: dict[str, Value] = {}
     finished: dict[str, Value] | None = None
 
 
 class RunMetricsReply(Reply):
-    """What a training told of its losses."""
+    """The losses of a run."""
 
     training: bool
     facts: FactsReply
@@ -189,7 +193,7 @@ class RunMetricsReply(Reply):
 
 
 class SampleTextReply(Reply):
-    """A text that a model wrote in training."""
+    """A text that a model generated during training."""
 
     step: Value
     prompt: str
@@ -199,7 +203,7 @@ class SampleTextReply(Reply):
 
 
 class SamplesReply(RootModel[list[SampleTextReply]]):
-    """What a training wrote, the last texts of it."""
+    """The last texts that a model generated during training."""
 
 
 class LiveReply(Reply):
@@ -209,11 +213,11 @@ class LiveReply(Reply):
 
 
 class DocumentReply(RootModel[dict[str, Any]]):
-    """A document as OpenAPI 3.1 has it."""
+    """An OpenAPI 3.1 document."""
 
 
 class ErrorFieldsReply(Reply):
-    """What is wrong and the way out, as OpenAI's errors have it."""
+    """What is wrong and the way out, in OpenAI's format."""
 
     message: str
     type: str
@@ -222,7 +226,7 @@ class ErrorFieldsReply(Reply):
 
 
 class ErrorReply(Reply):
-    """A request that was not done."""
+    """An error answer."""
 
     error: ErrorFieldsReply
 

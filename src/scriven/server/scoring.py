@@ -1,8 +1,8 @@
-"""POST /score: how surprising a text is, of any length: in one piece, or in lines of JSON as it is read.
+"""POST /score: how surprising a text of any length is. The answer is one JSON object, or lines of JSON.
 
-A text comes as JSON, or as it is (`text/plain`, UTF-8). What comes as it is is scored while it still comes, in bounded
-memory; a client that asks for lines should read them meanwhile. One that cannot, as browsers cannot, sends a long text
-in pieces, each with the state after the one before.
+The text is in a JSON body, or is the body itself (`text/plain`, UTF-8). A plain body is scored while it arrives, in
+bounded memory, and the client should read the lines at the same time. A client that cannot, such as a browser, sends a
+long text in several requests, each with the state after the one before.
 """
 
 from __future__ import annotations
@@ -29,50 +29,51 @@ from scriven.inference.predictor import Context
 from scriven.inference.surprisal import SurprisalSum, tally
 from scriven.server.jobs import Job
 from scriven.server.requests import ScoreBody
-from scriven.server.responses import ApiError, long_answer, pieces
+from scriven.server.responses import ApiError, json_in_pieces, long_answer, payload_too_large
 from scriven.server.shared import (
     DisconnectAwareResponse,
     RequestHandle,
     ServedModel,
     ServerState,
-    body_of,
+    parse_request,
+    run_unless_disconnected,
     server_of,
-    unless_gone,
 )
 
 LINES = "application/x-ndjson"
-PIECE = 1 << 16  # bytes of a text that are scored at once
-AHEAD = 256  # lines kept at most for a client that does not read them yet
+PIECE = 1 << 16  # bytes of a text, or symbols, that are scored at once
+AHEAD = 256  # lines held at most for a client that does not read them yet
 
 
 async def score(request: Request) -> Response:
-    """Tell how surprising a text is."""
+    """POST /score: scores a text."""
     server = server_of(request)
     plain = request.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/plain"
     if plain:
         served = server.model_named(request.query_params.get("model", ""))
-        pieces: Iterable[str] = _Arriving(request, _text_bound(served, server))
-        text = _ScoredText(server, served, pieces, served.start)
+        source: Iterable[str] = _ArrivingText(request, _plain_body_bound(served, server))
+        text = _ScoredText(server, served, source, served.start)
     else:
-        body = await body_of(request, ScoreBody)
+        body = await parse_request(request, ScoreBody)
         served = server.model_named(body.model)
-        goes_on = bool(body.state or body.save_state)
-        text = _ScoredText(server, served, [body.text], *server.context(served, body.state), goes_on, body.save_state)
-    costs = _costs(text)
+        continues = bool(body.state or body.save_state)
+        text = _ScoredText(server, served, [body.text], *server.context(served, body.state), continues, body.save_state)
+    surprisals = _surprisals(text)
     if LINES in request.headers.get("accept", ""):
-        lines = _lines(text, costs)
-        first = await (anext(lines) if plain else unless_gone(request, _first(lines)))
-        return DisconnectAwareResponse(_ahead(first, lines), LINES, watch=not plain)
-    whole = _whole(text, costs)
-    told = await (whole if plain else unless_gone(request, whole))
-    return await long_answer(len(told["surprisal"]), lambda: told)
+        lines = _lines(text, surprisals)
+        first = await (anext(lines) if plain else run_unless_disconnected(request, _first_line(lines)))
+        return DisconnectAwareResponse(_read_ahead(first, lines), LINES, watch=not plain)
+    whole = _whole(text, surprisals)
+    values = await (whole if plain else run_unless_disconnected(request, whole))
+    return await long_answer(len(values["surprisal"]), lambda: values)
 
 
 @dataclass
 class _ScoredText:
-    """A text to score: its pieces, and the context after what was scored so far, of so many characters.
+    """A text to score: its pieces, and the context after the part that is already scored.
 
-    One that goes on is what stands there and no more: its last document may not have ended.
+    `characters` is how many the context had read before. If the text `continues` from or into a state, it is read as it
+    is: its last document does not end with it. With `saved`, the state after the text is saved.
     """
 
     server: ServerState
@@ -80,35 +81,35 @@ class _ScoredText:
     pieces: Iterable[str]
     context: Context
     characters: int = 0
-    goes_on: bool = False
-    kept: bool = False
+    continues: bool = False
+    saved: bool = False
 
     def chunks(self) -> Iterator[Ids]:
-        """The ids, in chunks that are not empty."""
+        """The ids, in chunks that are never empty."""
         model = self.served.model
-        if self.goes_on:
+        if self.continues:
             return _split_long(map(model.read_ids, self.pieces))
         settings = model.settings.corpus
         pieces = prepare_pieces(drop_marks(self.pieces), settings)
         return _split_long(read_chunks(model.vocabulary, split_document_text(pieces, settings)))
 
     def response(self, total: SurprisalSum) -> dict[str, Any]:
-        """The sums, and the handle of the state after the text where it is to be kept; None where it cannot be used."""
-        told = {"model": self.served.name, "system_fingerprint": self.served.fingerprint, **_sums(total)}
-        if not self.kept:
-            return told
+        """The sums, and the handle of the saved state if one is wanted."""
+        values = {"model": self.served.name, "system_fingerprint": self.served.fingerprint, **_sums(total)}
+        if not self.saved:
+            return values
         characters = self.characters + total.loss.characters
-        return {**told, "state": self.server.keep(self.served, self.context, characters)}
+        return {**values, "state": self.server.save_state(self.served, self.context, characters)}
 
 
-def _text_bound(served: ServedModel, server: ServerState) -> float:
-    """How many bytes a text may have that comes as it is; to be normalised, it may have to be held as a whole."""
+def _plain_body_bound(served: ServedModel, server: ServerState) -> float:
+    """How many bytes a plain body may have. It is bounded if preparing the text may need all of it in memory."""
     settings = served.model.settings.corpus
     return server.limits.body_bytes if depends_on_context(settings) else math.inf
 
 
-class _Arriving:
-    """The body of a request as pieces of text, for another thread to iterate over."""
+class _ArrivingText:
+    """The body of a request as pieces of text, while it arrives. Another thread iterates over it."""
 
     def __init__(self, request: Request, limit: float) -> None:
         self._body = request.stream()
@@ -117,14 +118,12 @@ class _Arriving:
         self._next: Future[bytes] | None = None
 
     def __iter__(self) -> Iterator[str]:
-        """Raises Refused where the body is too long, or no UTF-8, and ClientDisconnect."""
+        """Raises ApiError if the body is too long or not UTF-8, and ClientDisconnect."""
         decoder, size = codecs.getincrementaldecoder("utf-8")(), 0
         while piece := self._take():
             size += len(piece)
             if size > self._limit:
-                raise ApiError(
-                    413, f"the text has more than {self._limit:,} bytes; send less at once", code="body_too_large"
-                )
+                raise payload_too_large("text", self._limit)
             yield _decode(decoder, piece)
         yield _decode(decoder, b"", final=True)
 
@@ -142,7 +141,7 @@ class _Arriving:
         return bytes(data)
 
     def close(self) -> None:
-        """Wait for no more of it."""
+        """Stops waiting for the rest of the body."""
         if self._next is not None:
             self._next.cancel()
 
@@ -154,41 +153,41 @@ def _decode(decoder: codecs.IncrementalDecoder, data: bytes, *, final: bool = Fa
         raise ApiError(400, f"the text is not UTF-8 ({error.reason})", code="invalid_text") from None
 
 
-async def _costs(text: _ScoredText) -> AsyncGenerator[tuple[Ids, Float64s]]:
-    """The ids of a text, boundaries where documents end, and the nats that each costs, (T,), block by block.
+async def _surprisals(text: _ScoredText) -> AsyncGenerator[tuple[Ids, Float64s]]:
+    """Yields ids (T,) of the text and their surprisals in nats (T,), block by block; documents end with a boundary.
 
-    Raises Refused, 429, where too many texts are scored.
+    Raises ApiError, 429, if too many texts are being scored.
     """
     server, served, pieces = text.server, text.served, text.pieces
     loop, chunks = asyncio.get_running_loop(), text.chunks()
     with (
         server.scoring(),
         served.hold(),
-        contextlib.closing(pieces) if isinstance(pieces, _Arriving) else contextlib.nullcontext(),
+        contextlib.closing(pieces) if isinstance(pieces, _ArrivingText) else contextlib.nullcontext(),
     ):
         while (ids := await loop.run_in_executor(server.threads, next, chunks, None)) is not None:
             done = 0
             async with RequestHandle(server, served, [Job(ids, text.context, (), 0)]) as work:
                 while done < len(ids):
-                    news = await work.news()
-                    nats = np.concatenate([np.empty(0), *(each.details.nats for each in news if each.details)])
+                    updates = await work.updates()
+                    nats = np.concatenate([np.empty(0), *(each.surprisals.nats for each in updates if each.surprisals)])
                     yield ids[done : done + len(nats)], nats
                     done += len(nats)
-                    text.context = next((each.context for each in news if each.context is not None), text.context)
+                    text.context = next((each.context for each in updates if each.context is not None), text.context)
 
 
 def _split_long(chunks: Iterable[Ids]) -> Iterator[Ids]:
-    """None is empty, or much longer than a piece."""
+    """Yields the chunks in parts of at most PIECE ids, none empty."""
     for chunk in chunks:
         for begin in range(0, len(chunk), PIECE):
             yield chunk[begin : begin + PIECE]
 
 
-async def _lines(text: _ScoredText, costs: AsyncGenerator[tuple[Ids, Float64s]]) -> AsyncGenerator[bytes]:
-    """A line for each block, and one of the sums; or one of what went wrong where that is not the first."""
+async def _lines(text: _ScoredText, surprisals: AsyncGenerator[tuple[Ids, Float64s]]) -> AsyncGenerator[bytes]:
+    """Yields a line for each block and one with the sums; after the first line, an error becomes a line too."""
     total, vocabulary = SurprisalSum(), text.served.model.vocabulary
     try:
-        async with contextlib.aclosing(costs) as blocks:
+        async with contextlib.aclosing(surprisals) as blocks:
             async for ids, nats in blocks:
                 offset = total.loss.characters
                 total += tally(vocabulary, ids, nats)
@@ -200,29 +199,29 @@ async def _lines(text: _ScoredText, costs: AsyncGenerator[tuple[Ids, Float64s]])
         yield refused.body + b"\n"
 
 
-async def _first(lines: AsyncGenerator[bytes]) -> bytes:
+async def _first_line(lines: AsyncGenerator[bytes]) -> bytes:
     return await anext(lines)
 
 
-async def _ahead(first: bytes, lines: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """The first line, and the others; some more are made while the client does not read.
+async def _read_ahead(first: bytes, lines: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """Yields `first` and then `lines`; makes up to AHEAD lines before the client reads them.
 
-    Many clients read nothing before they have sent everything, and would else wait for us while we wait for them.
+    Many clients send everything before they read. Without this, client and server could wait for each other for ever.
     """
     made: asyncio.Queue[bytes | None] = asyncio.Queue(AHEAD)
     made.put_nowait(first)
 
-    maker = asyncio.create_task(_make(lines, made))
+    maker = asyncio.create_task(_fill(lines, made))
     try:
         while (line := await made.get()) is not None:
             yield line
-        await maker  # and raise what ended it
+        await maker  # raises the error that ended it
     finally:
         maker.cancel()
         await asyncio.gather(maker, return_exceptions=True)
 
 
-async def _make(lines: AsyncGenerator[bytes], made: asyncio.Queue[bytes | None]) -> None:
+async def _fill(lines: AsyncGenerator[bytes], made: asyncio.Queue[bytes | None]) -> None:
     try:
         async with contextlib.aclosing(lines):
             async for line in lines:
@@ -234,24 +233,24 @@ async def _make(lines: AsyncGenerator[bytes], made: asyncio.Queue[bytes | None])
 
 
 def _line(values: dict[str, Any]) -> bytes:
-    return "".join(pieces(values)).encode() + b"\n"
+    return json_in_pieces(values).encode() + b"\n"
 
 
-async def _whole(text: _ScoredText, costs: AsyncGenerator[tuple[Ids, Float64s]]) -> dict[str, Any]:
-    """The sums, and all that each symbol costs. Raises Refused, 400, for a text that is too long for that."""
+async def _whole(text: _ScoredText, surprisals: AsyncGenerator[tuple[Ids, Float64s]]) -> dict[str, Any]:
+    """The sums and all surprisals. Raises ApiError, 400, if the text is too long for an answer in one piece."""
     total, parts, vocabulary = SurprisalSum(), [np.empty(0)], text.served.model.vocabulary
     most = text.server.limits.score_characters
-    async with contextlib.aclosing(costs) as blocks:
+    async with contextlib.aclosing(surprisals) as blocks:
         async for ids, nats in blocks:
             total += tally(vocabulary, ids, nats)
             parts.append(nats[ids != vocabulary.boundary])
             if total.loss.characters > most:
-                raise ApiError(400, f"text: give {most:,} characters at most, or accept {LINES}", "text", "too_large")
+                raise ApiError(400, f"text: send at most {most:,} characters, or accept {LINES}", "text", "too_large")
     return {**text.response(total), "surprisal": _round(np.concatenate(parts))}
 
 
 def _round(nats: Float64s) -> Float64s:
-    """As many digits as are true, and fewer bytes."""
+    """Rounds to the digits that are exact, which makes answers shorter."""
     return nats.round(5)
 
 

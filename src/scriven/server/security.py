@@ -1,8 +1,9 @@
-"""Who may ask, and how much: a guard around the whole application, as pure ASGI so that disconnects are seen behind it.
+"""Guards the whole application: checks who sends a request, and how large its body is.
 
-Everything is refused that is not allowed: another Host than those listed (a page elsewhere could give its own name this
-address), another Origin (a page elsewhere could ask in the user's name), a request without the token where there is
-one, a body that is too large or too slow. `docs/server-safety.md` says against what each of these helps.
+It refuses everything that is not explicitly allowed: an unknown Host (another site could point its name at this
+address), an unknown Origin (another site could send requests in the user's name), a request without the token if there
+is one, and a body that is too large or too slow. `docs/server-safety.md` lists the threat that each check is against.
+The guard is plain ASGI, so that the application behind it can notice when a client disconnects.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from scriven.errors import UsageError
 from scriven.server.limits import LIMITS, Limits
 from scriven.server.responses import ApiError
 
-HERE = ("localhost", "127.0.0.1", "[::1]")  # names of this machine that no name server decides
+HERE = ("localhost", "127.0.0.1", "[::1]")  # names of this machine that do not depend on a name server
 EVERY_ADDRESS = ("0.0.0.0", "::")
-TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,256}")  # what RFC 6750 lets stand after Bearer, too long to be guessed
+TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,256}")  # characters allowed by RFC 6750, too many to guess
 HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,253})(?::\d{1,5})?")
 ORIGIN = re.compile(r"https?://(?:\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,253})(?::\d{1,5})?")
 
-DRAINED = 8  # so many times the bound of a body that is too large is read before the answer,
-DRAINED_SECONDS = 2.0  # and for so long
-ALSO = {401: {"www-authenticate": "Bearer"}, 408: {"connection": "close"}, 413: {"connection": "close"}}
+DRAINED = 8  # times the bound: how much of a body that is too large is read before the answer
+DRAINED_SECONDS = 2.0  # how long it is read
+EXTRA_HEADERS = {401: {"www-authenticate": "Bearer"}, 408: {"connection": "close"}, 413: {"connection": "close"}}
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -50,10 +51,10 @@ PREFLIGHT = {
 
 @dataclass(frozen=True)
 class Policy:
-    """Who may ask, and within what limits. `policy` makes one from what the user chose.
+    """Which requests are allowed. `policy` makes one from the user's choices.
 
-    `hosts` are names without ports; `origins` are pages elsewhere that may ask too; `open_paths` need no token;
-    `streamed` paths take a body of any length as text/plain, since they hold only a piece of it at a time.
+    `hosts` are names without ports. `origins` are other sites whose pages may send requests. `open_paths` require no
+    token. `streamed` paths accept text/plain of any length, since they hold only a piece of it in memory.
     """
 
     hosts: frozenset[str] = frozenset(HERE)
@@ -64,16 +65,16 @@ class Policy:
     limits: Limits = LIMITS
 
     def check(self, scope: Scope) -> None:
-        """Raises Refused where the request may not be made."""
+        """Raises ApiError if the request is not allowed."""
         headers = Headers(scope=scope)
         self._check_host(headers, scope.get("server"))
         self._check_origin(headers)
         self._check_site(scope, headers)
-        if self.token is not None and scope["path"] not in self.open_paths and not preflight(scope, headers):
+        if self.token is not None and scope["path"] not in self.open_paths and not is_preflight(scope, headers):
             self._check_token(self.token, headers.getlist("authorization"))
 
     def body_bound(self, scope: Scope) -> int | None:
-        """How many bytes the body may have; None where it may have any number."""
+        """How many bytes the body may have; None means any number."""
         kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
         return None if scope["path"] in self.streamed and kind == "text/plain" else self.limits.body_bytes
 
@@ -81,11 +82,13 @@ class Policy:
         given = headers.getlist("host")
         match = HOST.fullmatch(given[0].lower()) if len(given) == 1 else None
         if match is None:
-            raise ApiError(400, "a request names one Host, as in Host: localhost:8000", code="invalid_host")
-        if match[1] not in self.hosts and match[1] != literal(server[0] if server else ""):
+            raise ApiError(
+                400, "a request must have exactly one Host header, such as Host: localhost:8000", code="invalid_host"
+            )
+        if match[1] not in self.hosts and match[1] != host_of_address(server[0] if server else ""):
             raise ApiError(
                 403,
-                f"this server does not answer to Host {match[1]}; start it with --allow-host",
+                f"this server does not accept Host {match[1]}; start it with --allow-host {match[1]} to allow it",
                 code="host_not_allowed",
             )
 
@@ -95,14 +98,14 @@ class Policy:
         if not set(given) <= own | self.origins:
             raise ApiError(
                 403,
-                f"pages of {given[0][:80]!a} may not ask; start the server with --allow-origin",
+                f"pages of {given[0][:80]!a} may not send requests; start the server with --allow-origin to allow it",
                 code="origin_not_allowed",
             )
 
     def _check_site(self, scope: Scope, headers: Headers) -> None:
-        """Browsers say where a request comes from also where it has no Origin, as a GET of an image or an event source.
+        """Checks Sec-Fetch-Site, which browsers send even without an Origin, such as for images and event sources.
 
-        A link to the page may be followed from anywhere; nothing else may be asked for by a page of another site.
+        Pages of other sites may link to the page, but not use anything else of this server.
         """
         elsewhere = not {*headers.getlist("sec-fetch-site")} <= {"same-origin", "none"}
         link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
@@ -110,7 +113,7 @@ class Policy:
         if elsewhere and not followed and headers.get("origin") not in self.origins:
             raise ApiError(
                 403,
-                "pages of other sites may not ask; start the server with --allow-origin",
+                "pages of other sites may not send requests; start the server with --allow-origin to allow one",
                 code="origin_not_allowed",
             )
 
@@ -120,7 +123,7 @@ class Policy:
         if scheme.lower() != "bearer" or not same:
             raise ApiError(
                 401,
-                "give this server's token, as in Authorization: Bearer TOKEN",
+                "this server requires its token; send it as Authorization: Bearer TOKEN",
                 code="invalid_api_key",
             )
 
@@ -135,19 +138,19 @@ def policy(
     streamed: Iterable[str] = (),
     limits: Limits = LIMITS,
 ) -> Policy:
-    """The policy of a server that listens at `host`.
+    """Returns the policy of a server that listens at `host`.
 
-    Raises UsageError where other machines could ask without a token, or a token, host or origin cannot be meant.
+    Raises UsageError if other machines could send requests without a token, or if a token, host or origin is invalid.
     """
     if token is None and not is_loopback(host):
         raise UsageError(
-            f"--host {host} lets other machines ask; give --token too, or leave --host at 127.0.0.1 and use ssh -L"
+            f"--host {host} opens the server to other machines; add --token, or leave out --host and use ssh -L"
         )
     if token is not None and not TOKEN.fullmatch(token):
         raise UsageError(
-            "--token: give 16 to 256 letters, digits or any of ._~+/=-, such as openssl rand -hex 16 makes"
+            "--token: use 16 to 256 letters, digits or any of ._~+/=-, for example the output of openssl rand -hex 16"
         )
-    names = [bracket(each.lower()) for each in allow_host]
+    names = [bracket_ipv6(each.lower()) for each in allow_host]
     for name in names:
         if not (match := HOST.fullmatch(name)) or match[1] != name:
             raise UsageError(
@@ -159,7 +162,7 @@ def policy(
             raise UsageError(
                 f"--allow-origin {origin}: give a page's scheme, name and port, such as http://localhost:3000"
             )
-    own = () if host in EVERY_ADDRESS else (bracket(host.lower()),)
+    own = () if host in EVERY_ADDRESS else (bracket_ipv6(host.lower()),)
     return Policy(
         frozenset([*HERE, *own, *names]),
         frozenset(origins),
@@ -171,16 +174,16 @@ def policy(
 
 
 class Guard:
-    """The application behind a policy."""
+    """ASGI middleware that applies a policy to every request."""
 
     def __init__(self, app: ASGIApp, policy: Policy) -> None:
-        """`app` sees only what `policy` lets through."""
+        """`app` gets only the requests that `policy` allows."""
         self.app = app
         self.policy = policy
-        self._held = [0]  # bytes of the bodies of requests under way, all together
+        self._held = [0]  # bytes of the bodies of all current requests together
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the application's start and end."""
+        """Handles a request, or the start and end of the application."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -194,7 +197,7 @@ class Guard:
         except ApiError as refused:
             return await answer.refuse(refused)
         headers = Headers(scope=scope)
-        if preflight(scope, headers):
+        if is_preflight(scope, headers):
             return await Response(status_code=204, headers=PREFLIGHT)(scope, receive, answer)
         body = Body(receive, answer, self.policy.body_bound(scope), self.policy.limits, self._held)
         length = headers.get("content-length", "")
@@ -202,7 +205,7 @@ class Guard:
             return await body.refuse_size()
         try:
             await self.app(scope, body, answer)
-        except Exception as error:  # what an application says of a request that has ended already
+        except Exception as error:  # errors of the application after the request was already refused do not matter
             if not (answer.over or isinstance(error, ClientDisconnect)):
                 raise
         finally:
@@ -211,7 +214,7 @@ class Guard:
 
 @dataclass
 class Answer:
-    """The answer to one request: with the headers that all have; after a refusal, what the application says is lost."""
+    """The answer to one request, with the security headers. After a refusal the application can no longer add to it."""
 
     scope: Scope
     send: Send
@@ -220,7 +223,7 @@ class Answer:
     over: bool = False
 
     async def __call__(self, message: Message) -> None:
-        """Send a part of the answer."""
+        """Sends a part of the answer."""
         if self.over:
             return
         if message["type"] == "http.response.start":
@@ -229,9 +232,9 @@ class Answer:
         await self.send(message)
 
     async def refuse(self, refused: ApiError) -> None:
-        """Answer with a refusal, unless an answer has begun already; then the request is over."""
+        """Sends an error answer if no answer has started yet, and ends the request."""
         if not self.started:
-            headers = {**refused.headers, **ALSO.get(refused.status, {}), "content-type": "application/json"}
+            headers = {**refused.headers, **EXTRA_HEADERS.get(refused.status, {}), "content-type": "application/json"}
             await Response(refused.body, refused.status, headers)(self.scope, _nothing, self)
         self.over = True
 
@@ -247,19 +250,19 @@ class Answer:
 
 @dataclass
 class Body:
-    """The body of one request, counted while it comes in; what is too large or too slow ends the request."""
+    """The body of one request, counted as it arrives. A body that is too large or too slow ends the request."""
 
     receive: Receive
     answer: Answer
     bound: int | None
     limits: Limits
-    all_held: list[int]  # one number, which all bodies share
+    all_held: list[int]  # one number, shared by all bodies
     read: int = 0
     complete: bool = False
     waited: float = field(default=0.0, init=False)  # seconds
 
     async def __call__(self) -> Message:
-        """The next part; once all is read, how the connection ends."""
+        """The next part of the body; after the last one, the message that the client has disconnected."""
         if self.complete and not self.answer.over:
             return await self.receive()
         if not self.answer.over:
@@ -275,28 +278,34 @@ class Body:
         return {"type": "http.disconnect"}
 
     def release(self) -> None:
-        """Count what was held no more, once the request is over."""
+        """Stops counting the body's bytes as held, when the request is over."""
         if self.bound is not None:
             self.all_held[0] -= self.read
             self.read = 0
 
     async def refuse_crowd(self) -> None:
-        """Answer that there is no room for this body beside the others."""
+        """Refuses the body because all current bodies together are too large."""
         self.release()
-        words = f"bodies of {self.limits.all_body_bytes:,} bytes are taken at the same time; try again in a moment"
+        words = (
+            f"all current bodies together are larger than {self.limits.all_body_bytes:,} bytes; try again in a moment"
+        )
         await self.answer.refuse(ApiError(503, words, code="too_many_bytes"))
 
     async def refuse_size(self) -> None:
-        """Answer that the body is too large, once the client listens: what it still sends is read, within bounds."""
-        waits = "expect" in Headers(scope=self.answer.scope)  # for a word from us, before it sends the body
+        """Refuses the body because it is too large. Reads some more of it first, as many clients only then listen."""
+        waits = "expect" in Headers(
+            scope=self.answer.scope
+        )  # the client waits for a word from us before it sends the body
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAINED_SECONDS):
                 while not (waits or self.complete or self.read > DRAINED * (self.bound or 1)):
                     self._count(await self.receive())
-        await self.answer.refuse(ApiError(413, f"a body has {self.bound:,} bytes at most", code="body_too_large"))
+        await self.answer.refuse(
+            ApiError(413, f"the body is too large; send at most {self.bound:,} bytes", code="body_too_large")
+        )
 
     async def _part(self) -> Message:
-        """The next part. Only what is waited for counts: we may be slow ourselves."""
+        """The next part. Counts only the time spent waiting for the client, not our own."""
         clock, seconds = asyncio.get_running_loop().time, self.limits.body_seconds
         earned = self.read / self.limits.body_rate if self.bound is None else 0.0
         begun = clock()
@@ -311,10 +320,10 @@ class Body:
 
     def _slow(self) -> str:
         if self.bound is not None:
-            return f"a body comes within {self.limits.body_seconds:g} seconds"
+            return f"the body did not arrive within {self.limits.body_seconds:g} seconds"
         return (
-            f"a streamed body comes without a pause of {self.limits.body_seconds:g} seconds, "
-            f"and at {self.limits.body_rate:,} bytes a second at least"
+            f"the body was too slow; send it without pauses of {self.limits.body_seconds:g} seconds, "
+            f"and at least {self.limits.body_rate:,} bytes per second"
         )
 
     def _count(self, message: Message) -> Message:
@@ -326,32 +335,33 @@ class Body:
         return message
 
 
-def preflight(scope: Scope, headers: Headers) -> bool:
-    """Whether a browser asks if a page elsewhere may ask."""
+def is_preflight(scope: Scope, headers: Headers) -> bool:
+    """Whether this is a CORS preflight request."""
     return scope["method"] == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach this address."""
+    """Whether only programs on this machine can reach this address."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
 
 
-def literal(address: str) -> str:
-    """An address as a Host header has it, "" where it is none: the one that the client has reached is a name too.
+def host_of_address(address: str) -> str:
+    """An IP address as it is written in a Host header; "" if it is not an IP address.
 
-    A page elsewhere can give its own name our address, but has no way to make a browser send the address as the Host.
+    The address that the client connected to is always allowed: another site can point its own name at our address, but
+    cannot make a browser send the address itself as the Host.
     """
     try:
-        return bracket(str(ip_address(address)))
+        return bracket_ipv6(str(ip_address(address)))
     except ValueError:
         return ""
 
 
-def bracket(host: str) -> str:
-    """A name or address as a Host header has it: IPv6 in brackets."""
+def bracket_ipv6(host: str) -> str:
+    """A name or address as it is written in a Host header: IPv6 in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 

@@ -1,4 +1,4 @@
-"""What the routes share: the models being served, requests on their way, and answers that end with their client."""
+"""What all routes share: served models, handles of pending requests, and responses that end with their client."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 
 
 class Histogram:
-    """Durations in seconds, counted apart by a label."""
+    """Histograms of durations in seconds, one for each label."""
 
     def __init__(self) -> None:
-        """Of nothing yet."""
+        """The histogram is empty."""
         self._counts: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
 
     def add(self, label: str, seconds: float) -> None:
-        """Count one more."""
+        """Adds one duration."""
         counts = self._counts.setdefault(label, [0] * (len(BOUNDS) + 1))
         counts[bisect_left(BOUNDS, seconds)] += 1
         self._sums[label] = self._sums.get(label, 0.0) + seconds
@@ -69,7 +69,7 @@ Result = TypeVar("Result")
 
 
 def fingerprint(model: Model) -> str:
-    """What tells a model from others: made of its weights, symbols and settings, and of how it computes."""
+    """A hash of everything that decides what a model generates: weights, symbols, settings, precision and version."""
     predictor, digest = model.predictor, hashlib.sha256()
     settings = model.settings.model_dump_json(include={"model", "corpus", "reader"})
     for part in (version("scriven"), settings, predictor.vocabulary.to_json(), predictor.precision, predictor.writing):
@@ -81,76 +81,76 @@ def fingerprint(model: Model) -> str:
 
 
 class ServedModel:
-    """A checkpoint of a model that is served, and the engine that owns it."""
+    """A checkpoint that is served, and the engine that runs it."""
 
     def __init__(self, name: str, model: Model, limits: Limits) -> None:
         self.name = name
         self.model = model
         self.since = time.time()
         self.fingerprint = fingerprint(model)
-        self.key = f"{self.fingerprint} {name}"  # whose states are whose
-        self._holders = 0  # requests that may come to the engine again
+        self.key = f"{self.fingerprint} {name}"  # identifies the states that this checkpoint can use
+        self._holders = 0  # requests that may submit more jobs
         self._retired = False
-        with np.errstate(over="ignore", invalid="ignore"):  # of weights that are too large: requests are told
-            self.start = model.predictor.start()  # what texts begin from; made, as packed weights are, before requests
+        with np.errstate(over="ignore", invalid="ignore"):  # requests get an error if weights are too large
+            self.start = (
+                model.predictor.start()
+            )  # the context of an empty text; made before the first request, as are packed weights
             model.predictor.sampler()
         self.engine = Engine(name, model.predictor, limits)
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """While a request may come to the engine again and again."""
+        """Keeps the engine running while a request may submit more jobs."""
         self._holders += 1
         try:
             yield
         finally:
             self._holders -= 1
-            self._end()
+            self._retire_if_unused()
 
     def retire(self) -> None:
-        """Serve the requests that are under way, and no others."""
+        """Finishes the current requests and accepts no others."""
         self._retired = True
-        self._end()
+        self._retire_if_unused()
 
-    def _end(self) -> None:
+    def _retire_if_unused(self) -> None:
         if self._retired and not self._holders:
             self.engine.retire()
 
 
 @dataclass
 class ServerState:
-    """Everything that requests need: the models by name, the states kept, and what was counted."""
+    """Everything that requests need: the models by name, the saved states, and the counters."""
 
     models: dict[str, ServedModel]
     limits: Limits = LIMITS
     begun: float = field(default_factory=time.time)
-    scores: int = 0  # texts that are scored now
-    answers: Counter[tuple[str, int]] = field(default_factory=Counter)  # begun, by method and status
+    scores: int = 0  # texts being scored now
+    answers: Counter[tuple[str, int]] = field(default_factory=Counter)  # started, by method and status
     seconds: Histogram = field(default_factory=Histogram)  # of answers, by path
     first: Histogram = field(default_factory=Histogram)  # to the first symbol, by model
-    retired: list[ServedModel] = field(
-        default_factory=list
-    )  # checkpoints that still serve what came before the next one
-    written: Counter[str] = field(default_factory=Counter)  # symbols by model, of engines that have ended
+    retired: list[ServedModel] = field(default_factory=list)  # older checkpoints that still finish their requests
+    written: Counter[str] = field(default_factory=Counter)  # symbols by model, of engines that have stopped
     read: Counter[str] = field(default_factory=Counter)
 
     @cached_property
     def states(self) -> SavedStates:
-        """The states kept."""
+        """The saved states."""
         return SavedStates(self.limits)
 
     @cached_property
     def threads(self) -> ThreadPoolExecutor:
-        """What cuts long texts into ids, and waits for what has not come of them."""
+        """Threads that turn texts to score into ids, and wait for text that has not arrived."""
         return ThreadPoolExecutor(self.limits.scores, "scoring")
 
     @contextlib.contextmanager
     def scoring(self) -> Iterator[None]:
-        """While a text is scored.
+        """Counts a text as being scored.
 
-        Raises Refused, 429, where that are too many.
+        Raises ApiError, 429, if there are too many.
         """
         if self.scores >= self.limits.scores:
-            raise too_many_requests(f"{self.scores} texts are scored already")
+            raise too_many_requests(f"{self.scores} texts are being scored already")
         self.scores += 1
         try:
             yield
@@ -158,58 +158,60 @@ class ServerState:
             self.scores -= 1
 
     def model_named(self, name: str) -> ServedModel:
-        """The model of this name; the only one where the name is empty.
+        """The model of this name, or the only model if the name is empty.
 
-        Raises Refused, 404, where there is none, and 400 where it must be named.
+        Raises ApiError: 404 if there is no such model, 400 if there are several and `name` is empty.
         """
         if not name and len(self.models) == 1:
             return next(iter(self.models.values()))
         known = ", ".join(self.models)
         if not name:
-            raise ApiError(400, f"model: name one of {known}", "model", "missing_field")
+            raise ApiError(400, f"model: this server has several models; name one of {known}", "model", "missing_field")
         if name not in self.models:
-            raise ApiError(404, f"model {name[:80]!r} is not served; there is {known}", "model", "model_not_found")
+            raise ApiError(
+                404, f"model {name[:80]!r}: no such model; this server has {known}", "model", "model_not_found"
+            )
         return self.models[name]
 
-    def alphabet(self, name: str) -> ServedModel:
-        """As `named`, for what depends on the vocabulary alone: the first model where all have the same one."""
+    def model_for_vocabulary(self, name: str) -> ServedModel:
+        """The model whose vocabulary is meant. No name is needed if all models have the same vocabulary."""
         first, *others = self.models.values()
-        alike = all(each.model.vocabulary == first.model.vocabulary for each in others)
-        return first if not name and alike else self.model_named(name)
+        same = all(each.model.vocabulary == first.model.vocabulary for each in others)
+        return first if not name and same else self.model_named(name)
 
     def context(self, served: ServedModel, handle: str) -> tuple[Context, int]:
-        """The context of a handle and how many characters it has read; that of a text's start where it is empty."""
+        """The context of a saved state and its number of characters; those of an empty text if `handle` is empty."""
         if not handle:
             return served.start, 0
         saved = self.states.get(served.key, handle)
         return saved.context, saved.characters
 
-    def keep(self, served: ServedModel, context: Context, characters: int) -> str | None:
-        """Keep a context that has read so many characters; its handle.
+    def save_state(self, served: ServedModel, context: Context, characters: int) -> str | None:
+        """Saves the context after this many characters and returns its handle.
 
-        None where a newer checkpoint was taken up meanwhile: nothing can go on from it any more.
+        If a newer checkpoint was loaded in the meantime, returns None, since that cannot continue from it.
         """
         if self.models[served.name].key != served.key:
             return None
         return self.states.add(served.key, context, characters)
 
     def engines(self, name: str) -> list[Engine]:
-        """The engines of a model: that of what is served now, and those of earlier checkpoints that are still busy."""
+        """The engines of a model: of the current checkpoint, and of older ones that still finish requests."""
         return [each.engine for each in (self.models[name], *self.retired) if each.name == name]
 
-    def take_up(self, served: ServedModel) -> None:
-        """Serve this one from now on. Requests that are under way keep the one before; states kept of it are gone.
+    def replace(self, served: ServedModel) -> None:
+        """Serves this checkpoint from now on. Current requests keep the old one, whose saved states are deleted.
 
-        Raises RuntimeError, and changes nothing, where the system starts no thread for it.
+        Raises RuntimeError, and changes nothing, if the system cannot start a thread for it.
         """
         served.engine.start()
         before, self.models[served.name] = self.models[served.name], served
         self.retired.append(before)
-        self.states.forget(before.key)
+        self.states.delete_all(before.key)
         before.retire()
 
-    def let_go(self) -> None:
-        """Forget earlier checkpoints that nobody uses any more."""
+    def forget_stopped(self) -> None:
+        """Forgets the older checkpoints whose engines have stopped; their counts are kept."""
         for each in [each for each in self.retired if not each.engine.running]:
             self.retired.remove(each)
             self.written[each.name] += each.engine.written
@@ -217,46 +219,46 @@ class ServerState:
 
 
 class RequestHandle:
-    """Jobs on their way: iterate over what becomes of them; leaving drops what is not done."""
+    """The pending jobs of a request. Leaving the context drops those that are not done."""
 
     def __init__(self, server: ServerState, served: ServedModel, jobs: Sequence[Job]) -> None:
-        """Raises Refused, 429, where too much waits already."""
-        self._arrived = asyncio.Event()
+        """Submits the jobs. Raises ApiError, 429, if too much is waiting already."""
+        self._notified = asyncio.Event()
         self._engine = served.engine
         self._seconds = server.limits.seconds
-        self._ticket = PendingRequest(jobs, asyncio.get_running_loop(), self._arrived.set)
-        self._engine.submit(self._ticket)
+        self._pending = PendingRequest(jobs, asyncio.get_running_loop(), self._notified.set)
+        self._engine.submit(self._pending)
 
     async def __aenter__(self) -> RequestHandle:
         self._deadline = asyncio.get_running_loop().time() + self._seconds
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._engine.cancel(self._ticket)
+        self._engine.cancel(self._pending)
 
-    async def news(self) -> list[JobUpdate]:
-        """All that has come since the last time; waits for something.
+    async def updates(self) -> list[JobUpdate]:
+        """All updates since the last call; waits until there is one.
 
-        Raises Refused: 503 where the request takes too long, the server stops or memory is out, 500 for a mistake of
-        the engine.
+        Raises ApiError: 503 if the request takes too long, the server stops or memory runs out, 500 for an internal
+        error.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._deadline):
-                await self._arrived.wait()
-        if asyncio.get_running_loop().time() >= self._deadline:  # also for who reads so slowly that we never wait
+                await self._notified.wait()
+        if asyncio.get_running_loop().time() >= self._deadline:  # also if the client reads so slowly that we never wait
             raise timed_out(self._seconds)
-        self._arrived.clear()
-        error = self._ticket.error
+        self._notified.clear()
+        error = self._pending.error
         if error is not None:
             raise error if isinstance(error, ApiError) else internal_error(error) from error
-        news, self._ticket.news = self._ticket.news, []
-        return news
+        updates, self._pending.updates = self._pending.updates, []
+        return updates
 
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body.
 
-    Raises Refused, 413, where it is longer than the limit.
+    Raises ApiError, 413, if it is longer than `limit` bytes.
     """
     data = bytearray()
     async for chunk in request.stream():
@@ -266,39 +268,39 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(data)
 
 
-async def body_of(request: Request, kind: type[AnyBody]) -> AnyBody:
-    """The body of a request, checked. Raises Refused where it is not what it must be."""
+async def parse_request(request: Request, kind: type[AnyBody]) -> AnyBody:
+    """The validated body of a request. Raises ApiError if it is not valid."""
     data = await read_body(request, server_of(request).limits.body_bytes)
     return await run_apart(len(data), lambda: parse_body(kind, data))
 
 
 def server_of(request: Request) -> ServerState:
-    """The server that a request came to."""
+    """The state of the server that received a request."""
     server: ServerState = request.app.state.server
     return server
 
 
-def beginning(vocabulary: Vocabulary) -> int | None:
-    """The id that stands for the beginning of a text, as the first one of a prompt; it is no symbol, and never written.
+def start_id(vocabulary: Vocabulary) -> int | None:
+    """The id that marks the start of a text, as the first id of a prompt. It is not a symbol and is never generated.
 
-    None where texts are made of documents: there the boundary begins one.
+    Models that know documents have none (None): there the boundary starts a document.
     """
     return vocabulary.ids if vocabulary.boundary is None else None
 
 
-def known_ids(model: Model, ids: list[int], param: str) -> Ids:
-    """Ids as an array (T,). Raises Refused, 400, for one that the model does not have."""
+def check_ids(model: Model, ids: list[int], param: str) -> Ids:
+    """Ids as an array (T,). Raises ApiError, 400, for an id that the model does not have."""
     array = np.array(ids, np.int64)
     if array.size and array.max() >= model.vocabulary.ids:
-        message = f"{param}: id {array.max()} is not known; ids are below {model.vocabulary.ids:,}"
+        message = f"{param}: unknown id {array.max()}; this model's ids are below {model.vocabulary.ids:,}"
         raise ApiError(400, message, param, "invalid_value")
     return array
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """What the work gives; it is cancelled where the client goes away, whose request must have been read.
+async def run_unless_disconnected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, which is cancelled if the client disconnects. The request's body must have been read.
 
-    Raises ClientDisconnect then.
+    Raises ClientDisconnect in that case.
     """
     gone, task = asyncio.ensure_future(_wait_for_disconnect(request.receive)), asyncio.ensure_future(work)
     try:
@@ -307,11 +309,11 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
             return task.result()
         raise ClientDisconnect
     finally:
-        await _end(gone, task)
+        await _cancel(gone, task)
 
 
 class DisconnectAwareResponse(Response):
-    """An answer in pieces, as they come; it ends where its client goes away."""
+    """A streamed response that stops when its client disconnects."""
 
     def __init__(
         self,
@@ -321,9 +323,9 @@ class DisconnectAwareResponse(Response):
         watch: bool = True,
         within: AbstractAsyncContextManager[object] | None = None,
     ) -> None:
-        """`watch` is False where the pieces are made of what still comes in: that tells of the client, too.
+        """`watch` is False if the pieces are made while the request still arrives: reading it notices a disconnect.
 
-        `within` is left also where the client goes before the first piece: what makes pieces has not begun then.
+        `within` is entered before the first piece and always left, even if the client disconnects before that.
         """
         super().__init__(media_type=media_type, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         self._pieces = pieces
@@ -332,7 +334,7 @@ class DisconnectAwareResponse(Response):
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Sends the response."""
         async with self._within:
             await self._send_to(receive, send)
 
@@ -347,7 +349,7 @@ class DisconnectAwareResponse(Response):
             if task.done():
                 task.result()
         finally:
-            await _end(gone, task)
+            await _cancel(gone, task)
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -362,8 +364,8 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-async def _end(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel what still runs, and wait for its end."""
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
+    """Cancels the tasks that still run and waits for all of them."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

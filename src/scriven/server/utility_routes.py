@@ -1,4 +1,4 @@
-"""The routes beside completions: tokens as numbers, saved states, health."""
+"""Routes for token ids, saved states and health."""
 
 from __future__ import annotations
 
@@ -13,29 +13,37 @@ from scriven.server.completions import token_name
 from scriven.server.jobs import Job
 from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
 from scriven.server.responses import ApiError, answer, long_answer, run_apart
-from scriven.server.shared import RequestHandle, ServedModel, beginning, body_of, known_ids, server_of, unless_gone
+from scriven.server.shared import (
+    RequestHandle,
+    ServedModel,
+    check_ids,
+    parse_request,
+    run_unless_disconnected,
+    server_of,
+    start_id,
+)
 from scriven.session import Model
 
-BEGINNING = "\uffff"  # what the id is called that begins a text: no character, by Unicode's word
+START_NAME = "\uffff"  # names the id that marks the start of a text; Unicode guarantees that it is not a character
 
 
 async def tokenizer_info(request: Request) -> Response:
-    """What is to be known of ids: how many there are, and what begins and ends a text.
+    """GET /tokenizer_info: how many ids there are, and the tokens that start and end a text.
 
-    lm-eval stops at `eos_token`, and puts the token of `bos_token` before a text without a context. A text that is not
-    made of documents has no end: there both are what is never written.
+    lm-eval stops at `eos_token`, and puts `bos_token` before a text without a context. A model that does not know
+    documents never ends a text: both are then a token that is never generated.
     """
-    served = _alphabet(request)
+    served = _model_for_ids(request)
     vocabulary = served.model.vocabulary
-    edge = BEGINNING if vocabulary.separator is None else vocabulary.separator
+    separator = START_NAME if vocabulary.separator is None else vocabulary.separator
     return answer(
         {
             "model": served.name,
             "tokenizer_class": "scriven",
             "unit": vocabulary.unit,
             "vocab_size": vocabulary.size,
-            "bos_token": edge,
-            "eos_token": edge,
+            "bos_token": separator,
+            "eos_token": separator,
             "separator": vocabulary.separator,  # between two documents
             "pad_token": None,
             "unk_token": "<unk>",
@@ -45,90 +53,92 @@ async def tokenizer_info(request: Request) -> Response:
 
 
 async def tokenize(request: Request) -> Response:
-    """The ids of a text."""
-    body = await body_of(request, TokenizeBody)
-    model = _alphabet(request, body.model).model
+    """POST /tokenize: the ids of a text."""
+    body = await parse_request(request, TokenizeBody)
+    model = _model_for_ids(request, body.model).model
     return await long_answer(len(body.prompt), lambda: _tokens(model, body))
 
 
 def _tokens(model: Model, body: TokenizeBody) -> dict[str, Any]:
-    begin = beginning(model.vocabulary)
-    if body.prompt == BEGINNING and begin is not None:
-        return {"count": 1, "tokens": [begin], **({"token_strs": [BEGINNING]} if body.return_token_strs else {})}
+    begin = start_id(model.vocabulary)
+    if body.prompt == START_NAME and begin is not None:
+        return {"count": 1, "tokens": [begin], **({"token_strs": [START_NAME]} if body.return_token_strs else {})}
     ids = model.read_ids(body.prompt)
-    told = {"count": len(ids), "tokens": ids}
+    values = {"count": len(ids), "tokens": ids}
     if not body.return_token_strs:
-        return told
+        return values
     known, places = np.unique(ids, return_inverse=True)
     names = np.array([token_name(model.vocabulary, each) for each in known.tolist()], np.object_)
-    return {**told, "token_strs": names[places]}
+    return {**values, "token_strs": names[places]}
 
 
 async def detokenize(request: Request) -> Response:
-    """The text of ids."""
-    body = await body_of(request, DetokenizeBody)
-    model = _alphabet(request, body.model).model
+    """POST /detokenize: the text of ids."""
+    body = await parse_request(request, DetokenizeBody)
+    model = _model_for_ids(request, body.model).model
     return await long_answer(len(body.tokens), lambda: {"prompt": _text(model, body.tokens)})
 
 
 def _text(model: Model, tokens: list[int]) -> str:
-    begins = tokens[:1] == [beginning(model.vocabulary)]
-    return BEGINNING * begins + model.decode(known_ids(model, tokens[begins:], "tokens"))
+    begins = tokens[:1] == [start_id(model.vocabulary)]
+    return START_NAME * begins + model.decode(check_ids(model, tokens[begins:], "tokens"))
 
 
-def _alphabet(request: Request, name: str = "") -> ServedModel:
-    """The model whose ids are meant; lm-eval does not name it."""
-    return server_of(request).alphabet(name or request.query_params.get("model", ""))
+def _model_for_ids(request: Request, name: str = "") -> ServedModel:
+    """The model whose ids are meant. lm-eval does not name it."""
+    return server_of(request).model_for_vocabulary(name or request.query_params.get("model", ""))
 
 
-async def save(request: Request) -> Response:
-    """Read a text, and keep the state after it."""
-    body = await body_of(request, StateBody)
+async def create_state(request: Request) -> Response:
+    """POST /states: reads a text and saves the state after it."""
+    body = await parse_request(request, StateBody)
     server = server_of(request)
     served = server.model_named(body.model)
     context, characters = server.context(served, body.state)
-    ids = await run_apart(len(body.text), lambda: _prompt_of(served.model, body.text, server.limits.prompt_characters))
-    after = await unless_gone(request, _prefill(RequestHandle(server, served, [Job(ids, context)])))
+    ids = await run_apart(len(body.text), lambda: _read_ids(served.model, body.text, server.limits.prompt_characters))
+    after = await run_unless_disconnected(request, _prefill(RequestHandle(server, served, [Job(ids, context)])))
     characters += len(ids)
-    handle = server.keep(served, after, characters)
+    handle = server.save_state(served, after, characters)
     if handle is None:
-        raise ApiError(503, "a newer checkpoint was taken up while the text was read; send it again", code="replaced")
+        raise ApiError(
+            503, "a newer checkpoint was loaded while the text was being read; send it again", code="replaced"
+        )
     return answer({"state": handle, "characters": characters, "expires_in": server.limits.state_seconds})
 
 
-def _prompt_of(model: Model, text: str, most: int) -> Ids:
-    """The ids of a text. Raises Refused where there are more than `most`."""
+def _read_ids(model: Model, text: str, most: int) -> Ids:
+    """The ids of a text. Raises ApiError if there are more than `most`."""
     ids = model.read_ids(text)
     if len(ids) > most:
-        raise ApiError(400, f"text: {len(ids):,} characters; give {most:,} at most", "text", "too_large")
+        raise ApiError(400, f"text: {len(ids):,} characters; send at most {most:,}", "text", "too_large")
     return ids
 
 
 async def _prefill(work: RequestHandle) -> Any:
     async with work:
         while True:
-            for news in await work.news():
-                if news.done:
-                    return news.context
+            for update in await work.updates():
+                if update.done:
+                    return update.context
 
 
-async def forget(request: Request) -> Response:
-    """Keep a state no longer."""
+async def delete_state(request: Request) -> Response:
+    """DELETE /states/{handle}: deletes a saved state."""
     handle = request.path_params["handle"]
     if not server_of(request).states.delete(handle):
-        raise ApiError(404, f"state {handle[:80]!r} is not kept here (any more)", "state", "no_state")
+        raise ApiError(404, f"state {handle[:80]!r}: no such saved state, or it has expired", "state", "no_state")
     return answer({"state": handle, "deleted": True})
 
 
 async def live(request: Request) -> Response:
-    """The process answers."""
+    """GET /health/live: the process answers."""
     return answer({"status": "ok"})
 
 
 async def ready(request: Request) -> Response:
-    """Requests are served."""
+    """GET /health/ready: 200 if the engines run, 503 otherwise."""
     server = server_of(request)
     engines = [served.engine for served in server.models.values()]
     if not all(engine.running for engine in engines):
-        raise ApiError(503, "the server is starting, or stopping; try again in a moment", code="not_ready")
-    return answer({"status": "ok"})  # the names of models are for those who have the token
+        raise ApiError(503, "the server is starting or stopping; try again in a moment", code="not_ready")
+    return answer({"status": "ok"})  # without the names of models, which require the token
