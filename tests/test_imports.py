@@ -24,8 +24,8 @@ MAP = """
     model.backends model
     runs.journal runs.tensors runs.manifest runs.checkpoints runs.folder runs.claim runs.recovery runs.saver
     runs.doctor runs
-    inference inference.sampling inference.detokenizer inference.chunks inference.predictor inference.surprisal
-    inference.generation inference.lines inference.protocols
+    inference inference.sampling inference.detokenizer inference.chunks inference.predictor inference.saved_session
+    inference.surprisal inference.generation inference.lines inference.protocols
     distributed.interruptible distributed.worker_process distributed.collectives distributed.launch
     training.optimizer training.state training.budget training.request
     distributed.rendezvous distributed

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from scriven.inference import generation
 from scriven.inference.chunks import split_text
 from scriven.model import CharLM
 from scriven.runs import create_run
-from scriven.session import Model, Session, Written, load
+from scriven.session import Model, Session, Written, load, load_session
 from scriven.settings import SamplingSettings, Settings, validate
 from scriven.vocabulary import Vocabulary
 from small_model import favour
@@ -29,9 +30,15 @@ LETTERS = "\n abcdefgh.ß"
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=30)  # lone surrogates too
 
 
-def make_run(path: Path, vocabulary: Vocabulary, corpus: dict[str, Any] | None = None) -> Path:
-    settings: Settings = validate({"model": {"width": 16}, "corpus": corpus or {}})
-    torch.manual_seed(1)
+def make_run(
+    path: Path,
+    vocabulary: Vocabulary,
+    corpus: dict[str, Any] | None = None,
+    reader: dict[str, Any] | None = None,
+    seed: int = 1,
+) -> Path:
+    settings: Settings = validate({"model": {"width": 16}, "corpus": corpus or {}, "reader": reader or {}})
+    torch.manual_seed(seed)
     weights = CharLM(settings.model, vocabulary.size).state_dict()
     run = create_run(path, settings, vocabulary, {"corpus": "none"})
     run.save(weights, {}, {"step": 3, "validation": {}}, best=3)
@@ -219,6 +226,73 @@ def test_the_next_symbol_has_the_probabilities_that_a_score_counts(model: Model)
     assert (chances.shape, chances.sum()) == ((model.vocabulary.size,), pytest.approx(1))
     (letter,) = model.encode("d")
     assert -math.log(chances[letter]) == pytest.approx(session.score("d").nats, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_a_step_reads_one_symbol(model: Model, precision: Literal["fp32", "auto"]) -> None:
+    model = load(model.run, precision=precision)
+    session, whole = model.session(), model.session()
+    steps = [session.step(letter) for letter in "a ba"]
+    whole.read("a ba")
+    np.testing.assert_allclose(steps[-1].probabilities, whole.next(), rtol=1e-4)
+    assert [[part.shape for part in layer] for layer in steps[-1].state] == [[(16,), (16,)]] * 2
+    assert np.array_equal(steps[-1].hidden, steps[-1].state[1][0])
+    assert not np.array_equal(steps[0].hidden, steps[1].hidden)
+    assert np.array_equal(session.fork().step(3).probabilities, session.step(model.decode([3])).probabilities)
+    for wrong in ("", "ab"):
+        with pytest.raises(UsageError, match="give one, or its id"):
+            session.step(wrong)
+    with pytest.raises(UsageError, match="symbol have -1"):
+        session.step(-1)
+
+
+def continued(session: Session) -> list[str]:
+    """What a session draws next."""
+    return list(session.write(40, temperature=1.5))
+
+
+@pytest.mark.parametrize("text", ["", "a bad face"])
+def test_a_session_is_saved_and_opened_again(model: Model, tmp_path: Path, text: str) -> None:
+    session = model.session(seed=5)
+    if text:
+        session.read(text)
+    session.save(tmp_path / "session")
+    again, given = load_session(tmp_path / "session"), load_session(tmp_path / "session", model)
+    pickled = pickle.dumps(session)
+    expected = continued(session)
+    assert continued(again) == continued(given) == continued(pickle.loads(pickled)) == expected
+    assert pickle.loads(pickle.dumps(model)) is model
+
+
+def test_a_session_through_a_window_is_saved(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", Vocabulary.of(LETTERS), reader={"kind": "windows", "length": 4})
+    session = load(path, precision="fp32").session(seed=5)
+    session.read("a bad")
+    session.save(tmp_path / "session")
+    assert continued(load_session(tmp_path / "session")) == continued(session)
+
+
+def test_a_session_is_bound_to_its_weights(model: Model, tmp_path: Path) -> None:
+    other = load(make_run(tmp_path / "run", Vocabulary.of("abc"), seed=2))
+    model.session().save(tmp_path / "session")
+    with pytest.raises(InputError, match="of other weights"):
+        load_session(tmp_path / "session", other)
+    with pytest.raises(UsageError, match="the model is of no run"):
+        Model(model.predictor, model.settings).session().save(tmp_path / "other")
+
+
+def test_a_file_that_is_no_session(model: Model, tmp_path: Path) -> None:
+    weights = Path(model.run) / "checkpoints" / "step-00000003" / "model.safetensors"
+    with pytest.raises(InputError, match="no session that scriven saved"):
+        load_session(weights)
+    model.session().save(tmp_path / "session")
+    data = (tmp_path / "session").read_bytes()
+    (tmp_path / "session").write_bytes(data.replace(b"PCG64", b"PCG65"))
+    with pytest.raises(InputError, match="no session that scriven saved"):
+        load_session(tmp_path / "session")
+    (tmp_path / "session").write_bytes(data[:-5])
+    with pytest.raises(InputError, match="damaged"):
+        load_session(tmp_path / "session")
 
 
 def test_reprs_are_for_people(model: Model) -> None:

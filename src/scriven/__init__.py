@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from scriven.report import Report
     from scriven.report.terminal import TerminalReport
-    from scriven.session import Model, Score, Session, load
+    from scriven.session import Model, Score, Session, Step, load, load_session
     from scriven.settings import Settings
 
     __version__: str
@@ -53,6 +53,7 @@ __all__ = [
     "Settings",
     "Skipped",
     "Started",
+    "Step",
     "Stepped",
     "Stop",
     "TerminalReport",
@@ -60,6 +61,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "load",
+    "load_session",
     "train",
     "train_events",
 ]
@@ -74,9 +76,11 @@ _HOMES = {
     "Score": "scriven.session",
     "Session": "scriven.session",
     "Settings": "scriven.settings",
+    "Step": "scriven.session",
     "TerminalReport": "scriven.report.terminal",
     "TrainedRun": "scriven.api",
     "load": "scriven.session",
+    "load_session": "scriven.session",
     "train": "scriven.api",
     "train_events": "scriven.api",
 }

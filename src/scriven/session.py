@@ -20,12 +20,13 @@ from functools import cached_property, lru_cache
 from itertools import repeat
 from pathlib import Path
 from typing import Literal, get_args, overload
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 
 from scriven.arguments import check_choice, check_path, check_pieces, check_text, check_texts, check_whole
-from scriven.arrays import Float64s, Ids
+from scriven.arrays import Float32s, Float64s, Ids
 from scriven.corpus.decoding import prepare
 from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_mark
@@ -44,10 +45,12 @@ from scriven.inference.generation import (
     make_decoder,
 )
 from scriven.inference.predictor import Context, Predictor, writing_precision
+from scriven.inference.saved_session import Origin, SavedSession
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals, surprisals_of_text, tally
 from scriven.model import CharLM, choose_device, choose_precision
 from scriven.model.device import single_threaded
 from scriven.runs import load_weights, open_run
+from scriven.runs.checkpoints import MODEL_FILE
 from scriven.runs.folder import Which
 from scriven.settings import Settings, reader_window
 from scriven.vocabulary import Vocabulary, check_ids
@@ -82,15 +85,34 @@ class Score(Loss):
         return f"Score({self.describe()}{unseen})"
 
 
+@dataclass(frozen=True, repr=False)
+class Step:
+    """The result of reading one symbol. The `state` of a model that reads windows is that of the whole text."""
+
+    probabilities: Float64s  # (V,) of the next symbol, in the order of the ids; `<unk>` is the last
+    state: tuple[tuple[Float32s, ...], ...]  # a tuple a layer: (h, c) of an lstm, else (h,); each (H,)
+
+    @property
+    def hidden(self) -> Float32s:
+        """The hidden values (H,) of the last layer."""
+        return self.state[-1][0]
+
+
 class Model:
     """A trained model, ready for use. It remembers nothing between calls; a `session` does."""
 
-    def __init__(self, predictor: Predictor, settings: Settings, step: int = 0, run: str = "") -> None:
-        """Use `load` to open a run. `step` is the training step of the weights, `run` the folder that has them."""
+    def __init__(
+        self, predictor: Predictor, settings: Settings, step: int = 0, run: str = "", origin: Origin | None = None
+    ) -> None:
+        """Use `load` to open a run. `step` is the training step of the weights, `run` the folder that has them.
+
+        `origin` binds saved sessions to the weights; without it sessions cannot be saved.
+        """
         self.predictor = predictor
         self.settings = settings
         self.step = step
         self.run = run
+        self.origin = origin
 
     def __repr__(self) -> str:
         """The model's shape, its run and its step."""
@@ -98,6 +120,15 @@ class Model:
         return ", ".join(
             filter(None, [f"Model({model.cell} {model.layers}x{model.width}", self.run, f"step {self.step})"])
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles the name of the checkpoint; it is loaded again where the pickle is opened."""
+        return _reopen, (self._known_origin(),)
+
+    def _known_origin(self) -> Origin:
+        if self.origin is None:
+            raise UsageError("the model is of no run; save and pickle those that scriven.load gives")
+        return self.origin
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -352,6 +383,40 @@ class Session:
         weights /= weights.sum()
         return weights
 
+    def step(self, symbol: str | int) -> Step:
+        """Reads one symbol, a character or its id, and returns the model's state and the next symbol's probabilities.
+
+        All values are copies, as numpy arrays. Raises UsageError for anything but one symbol.
+        """
+        vocabulary = self._model.vocabulary
+        ids = self._ids(symbol) if isinstance(symbol, str) else check_ids("symbol", [symbol], vocabulary.ids)
+        if len(ids) != 1:
+            raise UsageError(f"symbol {symbol!r} is {len(ids):,} symbols of this model; give one, or its id")
+        self._context = self._model.predictor.read(self._context, ids[:, None])
+        state = self._context.state or ()
+        return Step(self.next(), tuple(tuple(_row(part) for part in layer) for layer in state))
+
+    def save(self, path: str | Path) -> None:
+        """Saves the session to a file, from which `load_session` continues it, even in another program.
+
+        The file belongs to the checkpoint that the model was loaded from. Raises InputError when it cannot be written,
+        UsageError when the model is of no run.
+        """
+        self._saved().write(path)
+
+    def _saved(self) -> SavedSession:
+        begun = self._context is not self._model._start
+        return SavedSession(self._model._known_origin(), self._context, self._random, begun)
+
+    @classmethod
+    def _of(cls, saved: SavedSession, model: Model) -> Session:
+        context = saved.check(model.predictor, model._known_origin().sha256)
+        return cls(model, context if saved.begun else model._start, saved.random)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles what `save` writes."""
+        return _unpickle, (self._saved().to_bytes(),)
+
     def fork(self) -> Session:
         """Returns a copy that continues on its own, and would draw the same text."""
         return Session(self._model, self._context, copy.deepcopy(self._random))
@@ -451,7 +516,40 @@ def load(
     window = reader_window(opened.settings.reader)
     writing = writing_precision(precision, place)
     predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format, window, writing)
-    return Model(predictor, opened.settings, checkpoint.step, str(run))
+    sha256 = checkpoint.manifest["files"][MODEL_FILE]["sha256"]
+    origin = Origin(run=str(path.absolute()), step=checkpoint.step, sha256=sha256, device=device, precision=precision)
+    made = Model(predictor, opened.settings, checkpoint.step, str(run), origin)
+    _LOADED.setdefault(origin, made)
+    return made
+
+
+def load_session(path: str | Path, model: Model | None = None) -> Session:
+    """Returns the session that `Session.save` wrote to a file.
+
+    Its model is loaded again, from the same checkpoint, unless a `model` with those weights is given.
+    Raises InputError when the file is no session, or is bound to other weights than the model has now.
+    """
+    saved = SavedSession.read(path)
+    return Session._of(saved, _reopen(saved.origin) if model is None else model)
+
+
+_LOADED: WeakValueDictionary[Origin, Model] = WeakValueDictionary()  # so that many sessions share a model
+
+
+def _reopen(origin: Origin) -> Model:
+    """The model of a checkpoint, one that is in use or a new one."""
+    return _LOADED.get(origin) or load(origin.run, which=origin.step, device=origin.device, precision=origin.precision)
+
+
+def _unpickle(data: bytes) -> Session:
+    saved = SavedSession.from_bytes(Path("the pickle"), data)
+    return Session._of(saved, _reopen(saved.origin))
+
+
+def _row(values: torch.Tensor) -> Float32s:
+    """The one row of an array, (H,), as a copy."""
+    row: Float32s = values[0].float().cpu().numpy().copy()
+    return row
 
 
 def score_of(vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> Score:

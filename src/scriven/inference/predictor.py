@@ -162,7 +162,8 @@ class Predictor:
             return Context(logits[-1].clone(), state)  # a copy, so that the rest can be freed
         self.pause()
         before = context.state or native.zero_state(ids.shape[1])
-        _, logits, state = sampler.score(native, context.logits, before, ids, ids, native_library.threads())
+        threads = native_library.threads() if ids.size > 1 else 1  # one symbol takes less time than to wake a thread
+        _, logits, state = sampler.score(native, context.logits, before, ids, ids, threads)
         return Context(logits, state)
 
     def _read_window(self, context: Context, ids: Ids) -> Context:

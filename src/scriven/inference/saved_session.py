@@ -1,0 +1,139 @@
+"""A session as bytes: a safetensors file of the model's memory, with JSON in its header; bound to one checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from scriven import strict_json
+from scriven.arguments import check_path
+from scriven.errors import InputError, UsageError
+from scriven.inference.predictor import Context, Predictor
+from scriven.runs.manifest import SHA256
+from scriven.runs.tensors import decode, finite, read_checked
+from scriven.safe_files import replace_file
+
+FORMAT: Literal[1] = 1
+KEY = "scriven_session"  # of the JSON in the header
+
+
+class Origin(BaseModel):
+    """The checkpoint that a model was loaded from, and how it was loaded."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    run: str
+    step: int = Field(ge=0)
+    sha256: str = Field(pattern=SHA256)  # of the file with the weights
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    precision: Literal["auto", "fp32", "bf16", "int8"]
+
+
+class _SessionHeader(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    format: Literal[1]
+    origin: Origin
+    begun: bool  # whether any text was read or written
+    random: dict[str, Any]  # the state of numpy's PCG64
+
+
+@dataclass(frozen=True)
+class SavedSession:
+    """A session apart from its model: the memory of the text, and the generator that draws symbols."""
+
+    origin: Origin
+    context: Context  # of one row
+    random: np.random.Generator
+    begun: bool
+
+    def to_bytes(self) -> bytes:
+        """The content of the file."""
+        context, random = self.context, self.random.bit_generator.state
+        tensors = {"logits": context.logits}
+        for depth, layer in enumerate(context.state or ()):
+            tensors |= {f"state.{depth}.{part}": value for part, value in enumerate(layer)}
+        if context.recent is not None:
+            tensors["recent"] = torch.from_numpy(context.recent)
+        header = _SessionHeader(format=FORMAT, origin=self.origin, begun=self.begun, random=dict(random))
+        values = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        return safetensors.torch.save(values, {KEY: header.model_dump_json()})
+
+    def write(self, path: str | Path) -> None:
+        """Writes the file, whole or not at all. Raises InputError when the disk refuses it."""
+        place = _path(path)
+        try:
+            replace_file(place, self.to_bytes())
+        except OSError as error:
+            raise InputError(f"cannot write {place}: {error.strerror}; choose another place") from None
+
+    @classmethod
+    def read(cls, path: str | Path) -> SavedSession:
+        """The session in a file. Raises InputError when it cannot be read, or is no session."""
+        place = _path(path)
+        return cls.from_bytes(place, read_checked(place))
+
+    @classmethod
+    def from_bytes(cls, name: Path, data: bytes) -> SavedSession:
+        """The session in the content of a file. Raises InputError when it is none; `name` stands in the sentence."""
+        tensors, random = decode(name, data), np.random.default_rng()
+        try:
+            metadata = strict_json.parse(data[8 : 8 + int.from_bytes(data[:8], "little")].decode())["__metadata__"]
+            header = _SessionHeader.model_validate(strict_json.parse(metadata[KEY]))
+            random.bit_generator.state = header.random
+            context = _context_of(tensors)
+        except (KeyError, TypeError, ValueError, OverflowError, ValidationError):
+            raise InputError(f"{name} is no session that scriven saved; save it again") from None
+        return cls(header.origin, context, random, header.begun)
+
+    def check(self, predictor: Predictor, sha256: str) -> Context:
+        """Returns the context, on the model's device. Raises InputError when the session is of another model."""
+        model, origin = predictor.model, self.origin
+        shapes = [tuple(part.shape for part in layer) for layer in model.zero_state(1)]
+        there = self.context.state and [tuple(part.shape for part in layer) for layer in self.context.state]
+        same = self.context.logits.shape == (1, model.vocabulary_size) and there in (None, shapes)
+        if origin.sha256 != sha256 or not same:
+            raise InputError(
+                f"the session is of other weights, those of {origin.run} at step {origin.step:,} when it was saved; "
+                "load that checkpoint, or begin another session"
+            )
+        recent, state = self.context.recent, self.context.state
+        if recent is not None and not (len(recent) <= predictor.window and _are_ids(recent, model.vocabulary_size)):
+            raise InputError("the session is damaged: its last characters are not those of a window; begin another one")
+        to = model.device
+        moved = None if state is None else tuple(tuple(part.to(to) for part in layer) for layer in state)
+        return Context(self.context.logits.to(to), moved, recent)
+
+
+def _are_ids(recent: np.ndarray[Any, np.dtype[np.int64]], size: int) -> bool:
+    return recent.ndim == 2 and recent.shape[1] == 1 and bool(((recent >= 0) & (recent < size)).all())
+
+
+def _context_of(tensors: dict[str, Tensor]) -> Context:
+    """The context in a file's arrays. Raises ValueError, KeyError when they are not one."""
+    logits, recent = tensors.pop("logits"), tensors.pop("recent", None)
+    layers: dict[int, dict[int, Tensor]] = {}
+    for name, value in tensors.items():
+        _, depth, part = name.split(".")
+        layers.setdefault(int(depth), {})[int(part)] = value
+    state = tuple(tuple(layers[depth][part] for part in range(len(layers[depth]))) for depth in range(len(layers)))
+    floats = [logits, *(part for layer in state for part in layer)]
+    if not all(each.dtype is torch.float32 and finite(each) for each in floats):
+        raise ValueError("its values are not finite numbers in fp32")
+    if recent is not None and recent.dtype is not torch.int64:
+        raise ValueError("its ids are no whole numbers")
+    return Context(logits, state or None, None if recent is None else recent.numpy())
+
+
+def _path(value: str | Path) -> Path:
+    path = check_path("path", value)
+    if path is None:
+        raise UsageError("path is None; give the name of a file, a str or a Path")
+    return path
