@@ -26,11 +26,10 @@ MAP = """
     runs.doctor runs
     inference inference.sampling inference.detokenizer inference.chunks inference.predictor inference.saved_session
     inference.surprisal inference.generation inference.lines inference.protocols
-    distributed.interruptible distributed.worker_process distributed.collectives distributed.launch
-    training.optimizer training.state training.budget training.request
-    distributed.rendezvous distributed
-    training training.notes training.corpus_check training.evaluation training.warm_start training.gradients
-    training.auto_settings training.loop training.start training.verify
+    distributed.worker_process distributed.collectives distributed.launch distributed.rendezvous distributed
+    training.optimizer training.state training.budget training.evaluation training.warm_start training.gradients
+    training.auto_settings training.request training.notes training.new_run training.resume training.loop
+    training.start training.verify training
     session
     report report.files report.plot report.terminal
     api

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from scriven.distributed.interruptible import InterruptibleCaller
+from scriven.distributed.collectives import InterruptibleCaller
 
 
 def nothing() -> None:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from scriven.distributed.rendezvous import WorkerJob
 from scriven.settings import validate
-from scriven.training.budget import TimeBudget, WorkerJob, budget_fraction, evaluation_count
+from scriven.training.budget import TimeBudget, budget_fraction, evaluation_count
 from scriven.training.state import TrainingState
 
 
@@ -13,7 +14,7 @@ def planned(**budget: float) -> WorkerJob:
 
 def test_time_becomes_progress_and_leaves_what_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("scriven.training.budget.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("scriven.distributed.rendezvous.time.monotonic", lambda: now[0])
     plan = planned(minutes=1)
     now[0] += 10  # making ready
     timetable = TimeBudget(plan, TrainingState(), reserved=5)
@@ -26,7 +27,7 @@ def test_time_becomes_progress_and_leaves_what_is_reserved(monkeypatch: pytest.M
 
 def test_a_resumed_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("scriven.training.budget.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("scriven.distributed.rendezvous.time.monotonic", lambda: now[0])
     timetable = TimeBudget(planned(minutes=1), TrainingState(progress=0.4, seconds=24), reserved=6)
     assert timetable.progress_of(1) == pytest.approx(0.4)
     now[0] += 15
@@ -35,7 +36,7 @@ def test_a_resumed_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_slow_start_leaves_time_for_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("scriven.training.budget.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("scriven.distributed.rendezvous.time.monotonic", lambda: now[0])
     plan = planned(minutes=1)
     now[0] += 59
     timetable = TimeBudget(plan, TrainingState(), reserved=5)

@@ -23,10 +23,10 @@ from scriven import recipes
 from scriven.batches import next_batch
 from scriven.corpus import Corpus, build
 from scriven.distributed.collectives import ProcessGroup
+from scriven.distributed.rendezvous import WorkerJob
 from scriven.events import Stepped
 from scriven.model import CharLM
 from scriven.settings import Settings, check_complete, merge_settings, validate
-from scriven.training.budget import WorkerJob
 from scriven.training.loop import Trainer
 
 STEPS = 5

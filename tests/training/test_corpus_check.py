@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from scriven.corpus import Corpus, build
+from scriven.corpus.store import CorpusCheck
 from scriven.errors import InputError
 from scriven.events import Saved
 from scriven.runs import open_run
@@ -16,7 +17,6 @@ from scriven.settings import (
     ReaderSettings,
     Settings,
 )
-from scriven.training.corpus_check import CorpusCheck
 from scriven.training.request import Request
 from scriven.training.start import train
 from small_settings import SMALL
@@ -86,7 +86,7 @@ def test_a_whole_corpus_is_compared_and_nothing_is_told(corpus: Path) -> None:
 
 
 def test_a_check_that_takes_long_is_waited_for_once_and_left(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scriven.training.corpus_check.WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("scriven.corpus.store.CHECK_WAIT_SECONDS", 0.01)
     going_on = threading.Event()
     opened = Corpus.open(corpus)
     monkeypatch.setattr(opened, "compare_hashes", lambda: iter(lambda: going_on.wait(5), False))

@@ -134,5 +134,5 @@ def test_native_code_takes_the_cores_there_are_and_torch_the_threads_of_the_run(
 ) -> None:
     monkeypatch.setattr(start, "available_cores", lambda: cores)
     values = {"training": {"groups": groups, "threads": threads}, "reader": {"batch": 8}}
-    with start._cpu_prepared(validate(values), ProcessGroup(0, workers), None):
+    with start._tuned_cpu(validate(values), ProcessGroup(0, workers), None):
         assert (torch.get_num_threads(), native_library.threads()) == (threads, native)

@@ -49,7 +49,7 @@ def test_a_changed_text_is_told_and_the_old_one_gone_on_with(
     book.write_text(change(book.read_text()))
     note, found = resumed(run, *([str(book)] if named else []))
     assert found == expected
-    assert f"{book} has changed since this run began; training goes on with the text as it was. " in note
+    assert f"{book} has changed since this run began; training continues with the text as it was. " in note
     assert note.endswith(f"To train this model on the new text: scriven train {book} --from {run} --steps 5")
 
 

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from scriven.distributed.rendezvous import WorkerJob
 from scriven.errors import DivergedError, InputError, UsageError
 from scriven.events import Evaluated, Event, Finished, Sampled, Saved, Started, Stepped
 from scriven.runs import open_run
 from scriven.settings import merge_settings, validate
-from scriven.training.budget import WorkerJob, budget_fraction
-from scriven.training.request import Request, _larger_budget
+from scriven.training.budget import budget_fraction
+from scriven.training.request import Request
+from scriven.training.resume import _larger_budget
 from scriven.training.start import train
 from scriven.training.state import TrainingState
 
@@ -88,7 +90,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(book: Path, tmp_path: Path, opt
     whole = run(book, tmp_path / "whole", chosen)
     first = cut(book, tmp_path / "cut", chosen, step=6)  # the step of an evaluation
     assert isinstance(first[-1], Finished) and first[-1].reason == "interrupted"
-    assert "cut short" in first[-1].notes[0]
+    assert "stopped at 50%" in first[-1].notes[0]
     rest = list(train(Request(output=tmp_path / "cut", resume="last")))
     assert fingerprints(first) + fingerprints(rest) == fingerprints(whole)
     assert evaluations(first) + evaluations(rest) == evaluations(whole)
@@ -99,12 +101,12 @@ def test_a_resumed_run_says_that_other_kernels_go_on(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def notes(kernels: str, **more: Any) -> tuple[str, ...]:
-        monkeypatch.setattr("scriven.training.start.level", lambda: kernels)
+        monkeypatch.setattr("scriven.training.resume.level", lambda: kernels)
         started = next(iter(train(Request(output=tmp_path / "run", resume="last", **more))))
         assert isinstance(started, Started)
         return started.notes
 
-    monkeypatch.setattr("scriven.training.start.level", lambda: "avx2")
+    monkeypatch.setattr("scriven.training.new_run.level", lambda: "avx2")
     run(book, tmp_path / "run", {"budget": {"steps": 1}})
     more = validate({"budget": {"steps": 2}})
     assert not any("kernels" in note for note in notes("avx2", settings=more))
@@ -310,7 +312,7 @@ def test_notes_say_what_a_newcomer_would_wonder_at(book: Path, tmp_path: Path, m
     (tmp_path / "runs/short").mkdir(parents=True)
     asked = Request((str(short),), validate(merge_settings(SMALL, {"budget": {"steps": 2}})))
     notes = " ".join(next(event.notes for event in train(asked) if isinstance(event, Started)))
-    assert "runs/short is there already, so this run is runs/short-2" in notes
+    assert "runs/short exists already, so this run is runs/short-2" in notes
     assert "The validation text is short, 50 characters" in notes and "the last model is kept" in notes
 
 

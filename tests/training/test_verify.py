@@ -13,7 +13,8 @@ from scriven.settings import merge_settings, validate
 from scriven.training import start
 from scriven.training.loop import Trainer
 from scriven.training.optimizer import Average, Optimizer
-from scriven.training.request import Request, request_from_run
+from scriven.training.request import Request
+from scriven.training.resume import request_from_run
 from scriven.training.start import train
 from scriven.training.verify import Trail, compare_trails, verify_resume
 

@@ -134,7 +134,7 @@ def _is_harmless(message: str) -> str:
 
 def _others_are_waited_for() -> bool:
     """Whether this process waits for others that train with it; not where none of that was ever imported."""
-    attendant = sys.modules.get("scriven.distributed.interruptible")
+    attendant = sys.modules.get("scriven.distributed.collectives")
     return attendant is not None and bool(attendant.has_abandoned_calls())
 
 

@@ -66,7 +66,8 @@ def verify_resume(
 
 def _request(what: str, texts: tuple[str, ...], workers: int) -> Request:
     from scriven.runs import open_run
-    from scriven.training.request import Request, request_from_run
+    from scriven.training.request import Request
+    from scriven.training.resume import request_from_run
 
     if (Path(what) / "settings.toml").exists() or what not in recipes.names():
         if texts:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import os
+import sys
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 
@@ -23,6 +28,8 @@ from scriven.settings import CorpusSettings
 from scriven.vocabulary import Vocabulary
 
 DOCUMENTS_AT_ONCE = 1 << 20  # whose lengths are read
+CHECK_WAIT_SECONDS = 2.0  # that a save waits for the end of the check, after the whole text was read
+LOWEST_PRIORITY = 19  # of a thread, on Linux
 MEANINGLESS = "numbers in it stand for no character"
 
 
@@ -246,3 +253,51 @@ def is_corpus(texts: Sequence[str]) -> bool:
     files, key = file_system(path)
     with explain_errors(path, remote=True):
         return bool(files.exists(key))
+
+
+class CorpusCheck:
+    """Compares the files of a corpus with their hashes in a thread, while training reads them for the first time.
+
+    The check starts when the context is entered, and stops when it is left.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        self._error: Exception | None = None
+        self._left = threading.Event()
+        self._waited = False
+        self._thread = threading.Thread(target=self._compare, name="scriven-corpus", daemon=True)
+
+    def tell(self, *, wait: bool = False) -> None:
+        """Raises InputError when a file was found to be damaged.
+
+        With `wait`, waits for the rest of the check, at most CHECK_WAIT_SECONDS and only once.
+        """
+        if wait and not self._waited:
+            self._waited = True
+            self._thread.join(CHECK_WAIT_SECONDS)
+        if self._error:
+            raise self._error
+
+    def _compare(self) -> None:
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        try:
+            for _ in self._corpus.compare_hashes():
+                if self._left.is_set():
+                    return
+        except Exception as error:  # raised where training asks
+            self._error = InputError(
+                f"{error} (remove {self._corpus.name} first); checkpoints that were saved before are kept, and "
+                "--resume continues from the last one"
+            )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left.set()

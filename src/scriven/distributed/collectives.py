@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -20,7 +23,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import Store  # torch.distributed does not export it to type checkers
 
-from scriven.distributed.interruptible import LOOK_SECONDS, InterruptibleCaller
 from scriven.distributed.worker_process import WorkerProcess
 from scriven.errors import LostError, shortage
 
@@ -33,6 +35,9 @@ LOST_SECONDS = 2.0  # that what a worker sent before it ended may take to be rec
 PROBE_SECONDS = 1.0  # between two probes of the connections to the others, while one waits for them
 PROBE_TAG = 1  # of messages that nobody receives; all others have tag 0
 STOP_KEY = "stop"
+CALLER_NAME = "scriven-attendant"  # of the thread
+LOOK_SECONDS = 0.2
+THREAD_CLOSE_SECONDS = 1.0
 T = TypeVar("T")
 Pieces = list[Tensor]  # arrays of one dimension that make up a row
 
@@ -40,6 +45,67 @@ Pieces = list[Tensor]  # arrays of one dimension that make up a row
 def partition(count: int, rank: int, size: int) -> range:
     """Which of `count` things are worker `rank`'s: as evenly as can be, in the order of ranks."""
     return range(count * rank // size, count * (rank + 1) // size)
+
+
+@dataclass
+class _Call:
+    task: Callable[[], Any]
+    ended: threading.Lock = field(default_factory=threading.Lock)  # held until then
+    result: Any = None
+    error: BaseException | None = None
+
+
+def has_abandoned_calls() -> bool:
+    """Whether any attendant of this process still waits, although nobody waits for it any more."""
+    return any(thread.name == CALLER_NAME for thread in threading.enumerate())
+
+
+class InterruptibleCaller:
+    """A thread that does what the one that has it cannot do without being deaf to signals meanwhile.
+
+    Python calls handlers of signals in the main thread only, and not while that waits in C or C++.
+    """
+
+    def __init__(self) -> None:
+        """The thread is started by the first errand."""
+        self._errands: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.busy = False  # also after an errand that was not waited for to its end
+
+    def wait_for(self, task: Callable[[], T], look: Callable[[], None]) -> T:
+        """What `task()` gives or raises; `look` is called now and then meanwhile, and may raise to wait no more.
+
+        The task goes on then, and so does the thread: there must be no other errand before it has ended.
+        """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=CALLER_NAME, daemon=True)
+            self._thread.start()
+        errand = _Call(task)
+        errand.ended.acquire()
+        self.busy = True
+        self._errands.put(errand)
+        while not errand.ended.acquire(timeout=LOOK_SECONDS):
+            look()
+        if errand.error:
+            raise errand.error
+        result: T = errand.result
+        return result
+
+    def close(self) -> None:
+        """Ends the thread after its current call. Waits for that at most THREAD_CLOSE_SECONDS."""
+        if self._thread:
+            self._errands.put(None)
+            self._thread.join(THREAD_CLOSE_SECONDS)
+
+    def _serve(self) -> None:
+        while errand := self._errands.get():
+            try:
+                errand.result = errand.task()
+            except BaseException as error:  # raised again by who waits
+                errand.error = error
+            self.busy = False
+            errand.ended.release()
+            del errand  # and what it holds
 
 
 class ProcessGroup:

@@ -1,14 +1,16 @@
-"""Workers come together around a plan: they compare themselves, and stop when one of them is asked to."""
+"""Workers come together around a job: they compare themselves, and stop when one of them is asked to."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 import torch
 
@@ -18,14 +20,49 @@ from scriven.distributed.collectives import ProcessGroup
 from scriven.distributed.launch import ProcessInfo, join_group, join_spawning_leader, start_workers, use_device
 from scriven.errors import InputError, Interrupted
 from scriven.kernels.native_library import LEVELS, VARIABLE, level
+from scriven.runs.journal import ReplayLog
+from scriven.settings import Settings
 from scriven.signals import StopFlag, raise_if_stopped
-from scriven.training.budget import WorkerJob
-from scriven.training.request import text_hash
 
 Means = dict[str, str]
 MEANS_BYTES = 512  # at the most, as JSON
 HOST_LENGTH = 64
 NAMED = 3  # workers, of those that differ
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """Everything that a worker needs to train."""
+
+    settings: Settings  # all resolved: also device and precision
+    corpus: str  # its folder
+    resume: str = ""  # folder of the checkpoint to go on from
+    best: int = 0  # step of the best one then
+    initial: str = ""  # run folder whose best weights to start from
+    embedding: str = ""  # file or run folder whose embeddings to start with
+    until: int = 0  # step to stop after, as if asked to; 0: none
+    replay: ReplayLog | None = None  # what the run did whose steps are done again: it decides, not the time
+    used_seconds: float = 0.0  # of wall time, by this command when the job was made
+    made_at: float = field(default_factory=time.monotonic)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; settings included."""
+        return vars(self) | {"settings": self.settings.model_dump(), "replay": self.replay and vars(self.replay)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> WorkerJob:
+        """The job that `to_json` gave. Its clock starts now; only rank 0's clock matters."""
+        made = {"settings": Settings.model_validate(values["settings"]), "made_at": time.monotonic()}
+        return cls(**values | made | {"replay": values["replay"] and ReplayLog(**values["replay"])})
+
+    def seconds(self) -> float:
+        """Wall time since the command began."""
+        return self.used_seconds + time.monotonic() - self.made_at
+
+    @property
+    def timed(self) -> bool:
+        """Whether the budget is a time."""
+        return self.settings.budget.minutes > 0
 
 
 def environment() -> Means:
@@ -76,18 +113,18 @@ Stop = Callable[[], int]  # the number of a signal that asks to stop, or 0
 
 
 @contextlib.contextmanager
-def as_leader(plan: WorkerJob, place: ProcessInfo | None, stop: Stop) -> Iterator[tuple[ProcessGroup, Stop]]:
-    """The workers of a plan, led by this process, and what any of them was asked. On an error, the others are ended.
+def as_leader(job: WorkerJob, place: ProcessInfo | None, stop: Stop) -> Iterator[tuple[ProcessGroup, Stop]]:
+    """The workers of a job, led by this process, and what any of them was asked. On an error, the others are ended.
 
     Raises Interrupted where one was asked to stop before they begin, InputError where they do not fit together.
     """
-    workers = join_group(place, stop) if place else start_workers(plan.settings.training.workers, stop)
+    workers = join_group(place, stop) if place else start_workers(job.settings.training.workers, stop)
     try:
         asked = _anywhere(workers, stop)
         with workers.pausing(partial(raise_if_stopped, asked)):
             check_same_environment(workers)
-            workers.broadcast(plan.to_json())
-            _with_own_corpus(plan, workers, (), asked)
+            workers.broadcast(job.to_json())
+            _with_own_corpus(job, workers, (), asked)
         yield workers, asked
     except BaseException:
         workers.end()  # they have nothing to save
@@ -100,14 +137,14 @@ def as_leader(plan: WorkerJob, place: ProcessInfo | None, stop: Stop) -> Iterato
 def as_worker(
     texts: tuple[str, ...], place: ProcessInfo | None, stop: Stop
 ) -> Iterator[tuple[WorkerJob, ProcessGroup, Stop]]:
-    """Rank 0's plan, for this worker, the workers, and what any of them was asked. Raises as `as_leader` does."""
+    """Rank 0's job, for this worker, the workers, and what any of them was asked. Raises as `as_leader` does."""
     with contextlib.closing(join_group(place, stop) if place else join_spawning_leader(stop)) as workers:
         asked = _anywhere(workers, stop)
         with workers.pausing(partial(raise_if_stopped, asked)):
             check_same_environment(workers)
-            plan = WorkerJob.from_json(workers.broadcast(None))
-            plan = _with_own_corpus(plan, workers, texts, asked)
-        yield plan, workers, asked
+            job = WorkerJob.from_json(workers.broadcast(None))
+            job = _with_own_corpus(job, workers, texts, asked)
+        yield job, workers, asked
 
 
 def _anywhere(workers: ProcessGroup, stop: Stop) -> Stop:
@@ -130,28 +167,28 @@ def interruptible_progress(progress: Progress | None, stop: Stop) -> Progress:
     return _report
 
 
-def _with_own_corpus(plan: WorkerJob, workers: ProcessGroup, texts: tuple[str, ...], stop: Stop) -> WorkerJob:
-    """The plan with the corpus as this worker sees it: at the same place as rank 0, else made of the texts here.
+def _with_own_corpus(job: WorkerJob, workers: ProcessGroup, texts: tuple[str, ...], stop: Stop) -> WorkerJob:
+    """The job with the corpus as this worker sees it: at the same place as rank 0, else made of the texts here.
 
     The first worker of every machine makes it, the others wait for that. Raises InputError where it is another text.
     """
-    use_device(plan.settings.training.device, workers.local_rank)
+    use_device(job.settings.training.device, workers.local_rank)
     everyone = torch.zeros(workers.size, 1)
     for turn in (0, 1):
         if (workers.local_rank > 0) == turn:
-            corpus = _find_corpus(plan, texts, stop)
+            corpus = _find_corpus(job, texts, stop)
         workers.all_gather(everyone[:1], workers.size)  # nobody goes on before everyone is here
-    if text_hash(corpus) != workers.broadcast(text_hash(corpus)):
+    if corpus.text_hash != workers.broadcast(corpus.text_hash):
         raise InputError(
             f"worker {workers.rank} has another text in {corpus.name} than the first worker; give both the same, or a "
             "corpus on a disk that all machines see"
         )
-    return replace(plan, corpus=corpus.name)
+    return replace(job, corpus=corpus.name)
 
 
-def _find_corpus(plan: WorkerJob, texts: tuple[str, ...], stop: Stop) -> Corpus:
-    if not texts or is_corpus([plan.corpus]):
-        return Corpus.open(plan.corpus)
+def _find_corpus(job: WorkerJob, texts: tuple[str, ...], stop: Stop) -> Corpus:
+    if not texts or is_corpus([job.corpus]):
+        return Corpus.open(job.corpus)
     if is_corpus(texts):
         return Corpus.open(texts[0])
-    return Corpus.open(build(texts, plan.settings.corpus, progress=interruptible_progress(None, stop)))
+    return Corpus.open(build(texts, job.settings.corpus, progress=interruptible_progress(None, stop)))

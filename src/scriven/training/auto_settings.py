@@ -9,8 +9,12 @@ from typing import Any
 
 import torch
 
-from scriven.model import CharLM, autocast_context
-from scriven.model.device import tune_cpu
+from scriven.batches import epoch_reads
+from scriven.corpus.store import Corpus
+from scriven.errors import UsageError
+from scriven.model import CharLM, autocast_context, choose_device, choose_precision
+from scriven.model.cells import has_native_code
+from scriven.model.device import available_cores, tune_cpu
 from scriven.settings import Cell, ModelSettings, Settings, check_complete, merge_settings, validate
 from scriven.training.optimizer import LEARNING_RATES
 from scriven.training.state import FEW_VALIDATED, MANY_VALIDATED
@@ -29,6 +33,8 @@ FITTED_WIDTH, FITTED_READABLE = 256, 15e6  # characters that the reference model
 FITTED_CHARACTERS = 250_000  # a smaller text gets a narrower model than that, whatever the budget
 WIDTH_UNIT, WIDEST = 32, 1024
 PASSES_WITHOUT_DROPOUT, DROPOUT_A_DOUBLING, MOST_DROPOUT = 8.0, 0.1, 0.5
+START_SECONDS = 4.0  # from the choice of settings to the first step, other workers' start included
+PROCESS_BYTES = 230 << 20  # of a worker before it has a model: the interpreter, torch and its buffers
 EVALUATION_SHARE = 0.03  # of the time
 EVALUATION_SPEEDUP = 3.0  # reading is so much faster than training
 EVALUATIONS, FEWEST_EVALUATIONS, MOST_EVALUATIONS = 10, 4, 40
@@ -54,6 +60,54 @@ class Workload:
     def machine_cores(self) -> int:
         """Cores of the first worker's machine: the same number, however many machines take part."""
         return self.own_cores or self.cores
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What a model is trained with: its device and its precision, "fp32" or "bf16"."""
+
+    device: torch.device
+    precision: str
+
+    def apply(self, settings: Settings) -> Settings:
+        """Returns all of the settings, with this device and precision."""
+        chosen = {"training": {"device": self.device.type, "precision": self.precision}}
+        return validate(merge_settings(settings.model_dump(), chosen))
+
+
+def choose_compute(settings: Settings) -> Compute:
+    """Returns the device and precision for the settings on this machine. Raises UsageError if they do not exist."""
+    training, cell = settings.training, settings.model.cell
+    device = choose_device(training.device)
+    if training.workers > 1 and device.type == "mps":
+        raise UsageError("several workers need CPUs or CUDA; drop --training.workers or --training.device mps")
+    native = has_native_code(settings.model, "bf16")
+    return Compute(device, choose_precision(training.precision, device, cell, native))
+
+
+def describe_workload(
+    corpus: Corpus, settings: Settings, compute: Compute, machines: int, begun: float, *, measured: bool
+) -> Workload:
+    """Returns what the choice of settings depends on. `begun` is when the command began.
+
+    The speed is measured on this machine, or nan if not `measured`.
+    """
+    text, cores = corpus.training, available_cores()
+    device, precision, cell = compute.device, compute.precision, settings.model.cell
+    shared = device.type == "cpu" and has_native_code(settings.model, precision)
+    speed = measure_speed(device, precision, cell, cores if shared else 1) if measured else math.nan
+    return Workload(
+        characters=epoch_reads(text, settings.reader),
+        validation_characters=corpus.validation.characters,
+        cores=cores * machines,
+        device=device.type,
+        speed=speed * (machines if shared else 1),
+        overhead_seconds=time.monotonic() - begun + START_SECONDS,
+        documents=text.documents,
+        text_characters=text.characters,
+        own_cores=cores,
+        shared=shared,
+    )
 
 
 def measure_speed(device: torch.device, precision: str, cell: Cell, threads: int = 1) -> float:
@@ -296,3 +350,11 @@ def _evaluations(given: Settings, facts: Workload, workers: int, trained: float,
             "--training.evaluation-characters says otherwise."
         )
     return result
+
+
+def expected_bytes(settings: Settings, parameters: int, vocabulary_size: int) -> int:
+    """Estimates the bytes of memory of all workers: weights, gradients, optimizer and the activations of their rows."""
+    workers, model, reader = settings.training.workers, settings.model, settings.reader
+    weights = 4 * parameters * (6 + settings.training.groups)
+    values = model.layers * 16 * model.width + 3 * vocabulary_size  # a character's, kept for the backward pass
+    return workers * (PROCESS_BYTES + weights) + 4 * values * reader.batch * reader.length

@@ -1,55 +1,18 @@
-"""What a training is to do, as plain data that every worker gets, and how far it has come."""
+"""How much of a budget is used: fractions of it, wall time as progress, and when to evaluate and to save."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
-from scriven.runs.journal import ReplayLog
+from scriven.distributed.rendezvous import WorkerJob
 from scriven.settings import MonitorSettings, Settings
 from scriven.training.state import TrainingState
 
 SAVING_SECONDS = 2.5  # kept free of a time budget for the last checkpoint and the plot
 EVALUATION_SHARE = 0.15  # of a time budget, at most, for evaluations with their samples
 LEAST_SHARE = 0.25  # of a time budget's rest that is for steps, also where a busy machine took long to start
-
-
-@dataclass(frozen=True)
-class WorkerJob:
-    """Everything that a worker needs to train."""
-
-    settings: Settings  # all resolved: also device and precision
-    corpus: str  # its folder
-    resume: str = ""  # folder of the checkpoint to go on from
-    best: int = 0  # step of the best one then
-    initial: str = ""  # run folder whose best weights to start from
-    embedding: str = ""  # file or run folder whose embeddings to start with
-    until: int = 0  # step to stop after, as if asked to; 0: none
-    replay: ReplayLog | None = None  # what the run did whose steps are done again: it decides, not the time
-    used_seconds: float = 0.0  # of wall time, by this command when the job was made
-    made_at: float = field(default_factory=time.monotonic)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; settings included."""
-        return vars(self) | {"settings": self.settings.model_dump(), "replay": self.replay and vars(self.replay)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> WorkerJob:
-        """The job that `to_json` gave. Its clock starts now; only rank 0's clock matters."""
-        made = {"settings": Settings.model_validate(values["settings"]), "made_at": time.monotonic()}
-        return cls(**values | made | {"replay": values["replay"] and ReplayLog(**values["replay"])})
-
-    def seconds(self) -> float:
-        """Wall time since the command began."""
-        return self.used_seconds + time.monotonic() - self.made_at
-
-    @property
-    def timed(self) -> bool:
-        """Whether the budget is a time."""
-        return self.settings.budget.minutes > 0
 
 
 def budget_fraction(job: WorkerJob, state: TrainingState) -> float:

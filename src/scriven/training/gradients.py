@@ -16,13 +16,13 @@ from torch import Tensor
 
 from scriven.batches import Batch, Cursor
 from scriven.distributed.collectives import ProcessGroup
+from scriven.distributed.rendezvous import WorkerJob
 from scriven.events import Loss
 from scriven.model import CharLM, State, autocast_context
 from scriven.model.language_model import detach, join_rows, take_rows
 from scriven.runs import Checkpoint, load_weights
 from scriven.runs.checkpoints import folder_name
 from scriven.settings import Settings
-from scriven.training.budget import WorkerJob
 from scriven.training.optimizer import Average, FlatWeights, Optimizer
 from scriven.training.state import load_recurrent_states, with_prefix
 from scriven.training.warm_start import load_embeddings, warm_started_model

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from scriven.batches import Batch, Cursor, check_cursor, prefetch
 from scriven.batches.readers import count_epoch
-from scriven.corpus.store import Corpus
+from scriven.corpus.store import Corpus, CorpusCheck
 from scriven.distributed.collectives import ProcessGroup
+from scriven.distributed.rendezvous import WorkerJob
 from scriven.errors import DivergedError, shortage
 from scriven.events import Evaluated, Event, Finished, Loss, RolledBack, Saved, Skipped, Stepped
 from scriven.inference.predictor import Predictor
@@ -31,14 +32,12 @@ from scriven.training.budget import (
     SAVING_SECONDS,
     SaveClock,
     TimeBudget,
-    WorkerJob,
     budget_fraction,
     evaluation_count,
     evaluation_interval,
     evaluations_due,
     progress_within,
 )
-from scriven.training.corpus_check import CorpusCheck
 from scriven.training.evaluation import Evaluator
 from scriven.training.gradients import Learner, as_loss
 from scriven.training.notes import describe_divergence, describe_outcome

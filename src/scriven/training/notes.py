@@ -1,14 +1,27 @@
-"""What to tell the user of a training: how it went, in sentences."""
+"""What to tell the user about a training, in sentences: before it starts, when it has diverged, and at its end."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 
+from scriven.batches.readers import EpochCounts, describe_epoch
+from scriven.corpus.build import Progress, is_made_of
+from scriven.corpus.store import Corpus, is_corpus
+from scriven.distributed.rendezvous import WorkerJob
+from scriven.errors import InputError
+from scriven.model.pretrained import Embeddings
+from scriven.runs import Run, open_run
+from scriven.runs.folder import retraining_command
 from scriven.settings import Settings
 from scriven.training.optimizer import LEARNING_RATES
+from scriven.training.request import Request, named_folder
 from scriven.training.state import FEW_VALIDATED, LossHistory, TrainingState
+from scriven.training.warm_start import new_symbols, warm_started_model
 
+SYMBOLS_SHOWN = 20
+SLOW_START = 0.25  # of the time left: a start that takes more is mentioned
 FEWEST_STEPS = 20  # after which a training loss says something of the learning rate
 WORSE_THAN_FIRST = 1.05  # times the first step's loss, which a training that learns never comes to
 HARDLY_LEARNED = 0.95  # times the first step's loss, which one pass over a text with any order in it comes below
@@ -118,3 +131,98 @@ def _has_overfitted(losses: LossHistory, recent: float, epochs: float) -> bool:
 def _show(value: float) -> str:
     """A number in few digits, or in words."""
     return f"{value:g}" if math.isfinite(value) else "not finite"
+
+
+# --- before the first step
+
+
+def kernel_notes(run: Run, kernels: str) -> list[str]:
+    """Why the rest of a resumed run will not have the same bits as on the machine so far; a sentence each."""
+    training, before = run.settings.training, open_run(run.path).settings.training
+    changes = {
+        "Its kernels were": (run.origin.get("kernels", kernels), kernels),
+        "Its threads were": (before.threads, training.threads),
+    }
+    return [
+        f"{words} {old} so far and are {new} now: it continues, but not with the same bits."
+        for words, (old, new) in changes.items()
+        if old != new
+    ]
+
+
+def text_notes(run: Run, progress: Progress) -> list[str]:
+    """A sentence if the text of a resumed run has changed since its corpus was built."""
+    texts, place = run.origin.get("texts", []), run.corpus_path
+    with contextlib.suppress(InputError):  # the text may be gone
+        if not texts or is_corpus(texts) or not isinstance(place, Path):
+            return []
+        if is_made_of(place, texts, run.settings.corpus, progress) is False:
+            return [
+                f"{', '.join(texts)} has changed since this run began; training continues with the text as it was. To "
+                f"train this model on the new text: {retraining_command(run)}"
+            ]
+    return []
+
+
+def folder_notes(request: Request, path: Path) -> list[str]:
+    """A sentence if the default folder is taken, so that the run has another."""
+    notes = []
+    if request.output is None and path != (first := named_folder(str(request.replay or request.texts[0]))):
+        notes.append(f"{first} exists already, so this run is {path}; --resume -o {first} would continue that one.")
+    return notes
+
+
+def epoch_notes(settings: Settings, counts: EpochCounts) -> list[str]:
+    """For windows, how large an epoch is."""
+    return [f"An epoch is {describe_epoch(counts)}."] if settings.reader.kind == "windows" else []
+
+
+def time_notes(job: WorkerJob, state: TrainingState, count: int) -> list[str]:
+    """What takes much of a time budget besides its steps: the start, and the evaluations, which are `count`."""
+    notes = list[str]()
+    asked, minutes = job.settings.training.evaluations, job.settings.budget.minutes
+    left, used = minutes * 60 - state.seconds, job.seconds()
+    if not job.timed or job.replay:
+        return notes
+    if used > SLOW_START * left:
+        notes.append(
+            f"Starting took {used:.1f} of the {max(left, 0):.1f} seconds left; a larger --minutes trains more."
+        )
+    if count < asked and not (job.settings.monitor.every_steps or job.settings.monitor.every_epochs):
+        notes.append(
+            f"Evaluations and samples would take too much of the time: there are {count}, not {asked}; "
+            "a larger --minutes, a smaller --monitor.sample-length or --training.evaluation-characters has more."
+        )
+    return notes
+
+
+def warm_start_notes(request: Request, settings: Settings, corpus: Corpus, embeddings: Embeddings | None) -> list[str]:
+    """What the user should know about the weights that training starts from; raises if they do not fit the model."""
+    initial, missing = str(request.initial or ""), list[int]()
+    if initial or embeddings:
+        _, missing = warm_started_model(settings, corpus.vocabulary, initial, embeddings)
+    notes = _new_symbols(request, corpus) if initial else []
+    if embeddings:
+        notes += _missing_symbols(embeddings, [chr(symbol) for symbol in missing])
+    elif settings.model.freeze_embedding and not initial:
+        notes.append("The embedding is random and frozen: model.embedding names no pretrained one.")
+    return notes
+
+
+def _new_symbols(request: Request, corpus: Corpus) -> list[str]:
+    assert request.initial
+    new = new_symbols(open_run(request.initial).vocabulary, corpus.vocabulary)
+    what = f"{request.initial} does not know {len(new)} of the characters, which start with random weights"
+    return [f"{what}: {_list_symbols(new)}"] if new else []
+
+
+def _missing_symbols(embeddings: Embeddings, missing: list[str]) -> list[str]:
+    source, skipped = embeddings.source, embeddings.skipped
+    what = f"{source} lacks {len(missing)} of the characters, which start with random weights"
+    lacks = f"{what}: {_list_symbols(missing)}"
+    unused = f"{source} has {skipped:,} entries that are longer than one character, or repeated; they are not used"
+    return [*([lacks] if missing else []), *([unused] if skipped else [])]
+
+
+def _list_symbols(symbols: list[str]) -> str:
+    return " ".join(map(repr, symbols[:SYMBOLS_SHOWN])) + (" ..." if len(symbols) > SYMBOLS_SHOWN else "")

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import re
-import shlex
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from scriven.corpus.build import Progress
-from scriven.corpus.store import Corpus
+from scriven.corpus.build import Progress, build
+from scriven.corpus.store import Corpus, is_corpus
 from scriven.distributed.launch import ProcessInfo
-from scriven.errors import InputError, UsageError
-from scriven.runs import Checkpoint, Run, open_run, run_corpus
+from scriven.distributed.rendezvous import WorkerJob
+from scriven.errors import UsageError
+from scriven.runs import Checkpoint, Run
 from scriven.runs.folder import SETTINGS_FILE, has_checkpoints
-from scriven.settings import BudgetSettings, Settings, check_complete, merge_settings, overlay_settings, validate
-from scriven.training.budget import WorkerJob, budget_fraction
-from scriven.training.state import TrainingState, load_state
+from scriven.runs.journal import ReplayLog
+from scriven.settings import CorpusSettings, Settings, merge_settings, validate
+from scriven.training.auto_settings import Workload
 
 RUNS = Path("runs")
-CHANGEABLE = {"budget", "monitor", "device", "precision", "workers", "threads", "evaluations"}
 Resume = Literal["last", "auto"] | int | str  # last, auto, a step, or an epoch as epoch:17
 
 
@@ -37,6 +35,48 @@ class Request:
     begun: float = field(default_factory=time.monotonic)  # when the command began
     until: int = 0  # step to stop after, as if asked to; 0: none
     replay: Path | None = None  # run whose steps to do again
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that is ready to train, new or resumed."""
+
+    run: Run  # its settings are resolved
+    corpus: Corpus
+    workload: Workload
+    notes: tuple[str, ...]  # sentences that the user should read
+    checkpoint: Checkpoint | None = None  # to resume from
+    best_step: int = 0  # of the best checkpoint, when it resumes
+    embedding: str = ""  # file or run folder of the embeddings that a new run starts with
+    replay: ReplayLog | None = None  # of the run whose steps are done again
+
+    @property
+    def settings(self) -> Settings:
+        """All settings."""
+        return self.run.settings
+
+    def make_job(self, request: Request) -> WorkerJob:
+        """Returns what every worker gets."""
+        return WorkerJob(
+            settings=self.settings,
+            corpus=self.corpus.name,
+            resume=str(self.checkpoint.path) if self.checkpoint else "",
+            best=self.best_step,
+            initial=str(request.initial or ""),
+            embedding=self.embedding,
+            until=request.until,
+            replay=self.replay,
+            used_seconds=time.monotonic() - request.begun,
+        )
+
+
+def open_corpus(texts: tuple[str, ...], settings: CorpusSettings, progress: Progress) -> Corpus:
+    """Opens the corpus of the texts: one that was built before, one in the cache, or one that is built now."""
+    if not texts:
+        raise UsageError("no text to train on; name a file, a folder, - for standard input, python or shakespeare")
+    if is_corpus(texts):
+        return Corpus.open(texts[0])
+    return Corpus.open(build(texts, settings, progress=progress))
 
 
 def with_absolute_paths(settings: Settings) -> Settings:
@@ -65,105 +105,16 @@ def resolve_resume(request: Request, place: ProcessInfo | None) -> Request:
     again = place is not None and place.restarts > 0 and request.resume is None
     if request.resume != "auto" and not again:
         return request
-    path = request.output or next(iter(_runs_of(request.texts)), None)
+    path = request.output or next(iter(find_runs(request.texts)), None)
     if path and has_checkpoints(path):
         return replace(request, output=path, resume="auto", initial=None)
     return replace(request, output=path, resume=None)
-
-
-def request_from_run(run: Run, workers: int = 0, progress: Progress | None = None) -> Request:
-    """A request for a training as this run's: the same text, model, reader and optimizer; another number of workers.
-
-    Raises InputError where its corpus is gone and cannot be built again; `progress` is `build`'s.
-    """
-    values = run.settings.model_dump()
-    del values["corpus"]  # which says itself what it is
-    given = {"training": {"workers": workers, "groups": max(workers, run.settings.training.groups)}} if workers else {}
-    if embedding := run.origin.get("embedding"):
-        given = merge_settings(given, {"model": {"embedding": embedding}})
-    return Request((run_corpus(run, progress).name,), validate(merge_settings(values, given)))
-
-
-def expand_replay(request: Request, place: ProcessInfo | None, progress: Progress | None = None) -> Request:
-    """The request, where it is to do again what a run did: with that run's text and settings; `progress` is `build`'s.
-
-    Raises UsageError where something else is asked for too, InputError where the run or its corpus is not there.
-    """
-    if request.replay is None:
-        return request
-    if request.texts or request.settings.explicit() or request.resume is not None or request.initial:
-        raise UsageError(
-            f"--replay takes the text and all settings from {request.replay}; drop everything else, but -o and what "
-            "is shown"
-        )
-    run = open_run(request.replay)
-    again = request_from_run(run, place.size if place else 0, progress)
-    initial = run.origin.get("initial")
-    return replace(request, texts=again.texts, settings=again.settings, initial=Path(initial) if initial else None)
-
-
-def resumed_run(request: Request) -> Run:
-    """The run to go on with, its settings changed where that is allowed."""
-    if request.initial:
-        raise UsageError("--resume goes on with a run and --from starts a new one; give one of them")
-    run = open_run(request.output or _newest_folder(request.texts))
-    asked = request.settings.explicit()
-    embedding = asked.get("model", {}).get("embedding")
-    if isinstance(embedding, str) and str(Path(embedding).resolve()) == run.origin.get("embedding"):
-        del asked["model"]["embedding"]  # the one that it started with
-    for section, values in asked.items():
-        for name, value in values.items():
-            old = getattr(getattr(run.settings, section), name)
-            if value != old and section not in CHANGEABLE and name not in CHANGEABLE:
-                raise UsageError(
-                    f"{section}.{name} of {run.path} is {old!r} and cannot become {value!r} when it is resumed; "
-                    "start a new run, with --from to keep its weights"
-                )
-    settings = check_complete(validate(overlay_settings(run.settings.model_dump(), asked)))
-    if not settings.budget:
-        raise UsageError("the budget given is 0; give a larger one, or none to go on with the run's")
-    return replace(run, settings=settings)
-
-
-def check_can_resume(run: Run, checkpoint: Checkpoint, corpus: Corpus, *, finished: bool) -> None:
-    """Raises InputError when the corpus is another one, UsageError when the checkpoint has used up the whole budget.
-
-    It may do so where the run `finished` is no mistake.
-    """
-    if run.origin.get("text") != text_hash(corpus):
-        raise InputError(
-            f"the text is not the one that {run.path} was trained on, or is read in another way; give that one, or "
-            f"start another run from its model with --from {run.path}"
-        )
-    state = load_state(checkpoint)
-    same = state.budget == run.settings.budget.model_dump()
-    share = state.progress if same else budget_fraction(WorkerJob(run.settings, ""), state)
-    if share >= 1 and not finished and not state.evaluation_pending:
-        raise UsageError(
-            f"{run.path} has used up its budget at step {state.step:,}; give a larger one to go on, as in "
-            f"scriven train --resume -o {shlex.quote(str(run.path))} {_larger_budget(run.settings.budget, state)}"
-        )
-
-
-def _larger_budget(budget: BudgetSettings, state: TrainingState) -> str:
-    """The flag of a budget of the same kind that leaves as much to do as was asked for, or done, whichever is more."""
-    name, asked = next((name, value) for name, value in budget if value)
-    spent = {"steps": state.step, "characters": state.characters, "epochs": state.epochs, "minutes": state.seconds / 60}
-    value = 2 * max(asked, spent[name])
-    digits = 0 if name in {"steps", "characters"} else max(0, 2 - math.floor(math.log10(value)))
-    shown = f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}"
-    return f"--{name} {shown.rstrip('0').rstrip('.') if digits else shown}"
 
 
 def check_texts_named(request: Request) -> list[str]:
     """The texts as a run's settings keep them: files and folders by their whole paths."""
     known = [str(Path(text).resolve()) if Path(text).exists() else text for text in request.texts]
     return [text.encode("utf-8", "replace").decode() for text in known]  # a file's name may hold anything
-
-
-def text_hash(corpus: Corpus) -> str:
-    """A hash of the text as ids; see `Corpus.text_hash`."""
-    return corpus.text_hash
 
 
 def _name(texts: tuple[str, ...]) -> str:
@@ -187,15 +138,7 @@ def named_folder(text: str) -> Path:
     return RUNS / _name((text,))
 
 
-def _newest_folder(texts: tuple[str, ...]) -> Path:
-    """The run of this text, or of any where none is named, that was written to last."""
-    found = _runs_of(texts)
-    if not found:
-        raise InputError(f"there is no run of {' '.join(texts) or 'any text'} in {RUNS} to resume; name it with -o")
-    return found[0]
-
-
-def _runs_of(texts: tuple[str, ...]) -> list[Path]:
+def find_runs(texts: tuple[str, ...]) -> list[Path]:
     """The runs of this text, or of any where none is named, the one that was written to last first."""
     named = re.compile(re.escape(_name(texts)) + r"(-\d+)?" if texts else ".*")
     found = [path for path in RUNS.glob("*") if (path / SETTINGS_FILE).is_file() and named.fullmatch(path.name)]

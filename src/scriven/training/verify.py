@@ -17,7 +17,8 @@ from scriven.events import Evaluated, Stepped
 from scriven.model.device import available_cores, torch_threads
 from scriven.runs import open_run
 from scriven.settings import Settings, overlay_settings, validate
-from scriven.training.request import Request, request_from_run
+from scriven.training.request import Request
+from scriven.training.resume import request_from_run
 from scriven.training.start import train
 
 EVALUATION_CHARACTERS = 20_000  # read at each evaluation, at the most

@@ -1,0 +1,115 @@
+"""Prepares a new run: reads its text, chooses its settings and creates its folder."""
+
+from __future__ import annotations
+
+import contextlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from scriven.corpus.build import Progress
+from scriven.corpus.store import Corpus
+from scriven.errors import UsageError
+from scriven.kernels.native_library import level
+from scriven.model.pretrained import Embeddings
+from scriven.runs import create_run, open_run
+from scriven.runs.claim import check_new_run, hold_claim
+from scriven.runs.journal import read_replay_log
+from scriven.settings import Settings, check_partial, merge_settings, validate
+from scriven.training.auto_settings import (
+    Workload,
+    choose_compute,
+    choose_reader,
+    choose_settings,
+    describe_choices,
+    describe_workload,
+)
+from scriven.training.notes import folder_notes, warm_start_notes
+from scriven.training.request import PreparedRun, Request, check_texts_named, free_folder, open_corpus
+from scriven.training.warm_start import load_embeddings
+
+
+def prepare_new_run(request: Request, machines: int, progress: Progress, held: contextlib.ExitStack) -> PreparedRun:
+    """Reads the text, chooses all settings and creates the run folder.
+
+    `held` keeps the right to write to the folder. Raises UsageError for settings that contradict each other, InputError
+    for what cannot be read or written.
+    """
+    if request.output:
+        check_new_run(request.output)  # before its text is read, which may take long
+    corpus = open_corpus(request.texts, request.settings.corpus, progress)
+    requested, embeddings = _requested_settings(request, corpus)
+    compute = choose_compute(requested)
+    path = request.output or free_folder(str(request.replay or request.texts[0]))
+    workload = describe_workload(corpus, requested, compute, machines, request.begun, measured=True)
+    settings, notes = _choose_all_settings(request, requested, workload)
+    notes += [*folder_notes(request, path), *warm_start_notes(request, settings, corpus, embeddings)]
+    held.enter_context(hold_claim(path))
+    embedding = embeddings.source if embeddings else ""
+    origin = _describe_origin(request, corpus, embedding)
+    return PreparedRun(
+        run=create_run(path, compute.apply(settings), corpus.vocabulary, origin),
+        corpus=corpus,
+        workload=workload,
+        notes=tuple(notes),
+        embedding=embedding,
+        replay=read_replay_log(Path(origin["replay"])) if "replay" in origin else None,
+    )
+
+
+def _requested_settings(request: Request, corpus: Corpus) -> tuple[Settings, Embeddings | None]:
+    """Returns the requested settings with the corpus's own, and the embeddings of the file or run that they name.
+
+    Raises UsageError when a corpus that was built before has other settings than the requested ones.
+    """
+    settings = request.settings
+    for name, value in settings.explicit().get("corpus", {}).items():
+        if value != (has := getattr(corpus.settings, name)):
+            raise UsageError(
+                f"corpus.{name} of {corpus.path} is {has!r}, not {value!r}; build it anew, or drop the flag"
+            )
+    chosen = merge_settings(settings.explicit(), {"corpus": corpus.settings.model_dump()})
+    chosen = merge_settings(chosen, {"reader": {"kind": choose_reader(validate(chosen))}})
+    named = settings.model.embedding
+    embeddings = load_embeddings(named) if isinstance(named, str) and named else None
+    if embeddings:
+        chosen = merge_settings(chosen, {"model": {"embedding": embeddings.width}})
+    settings = check_partial(validate(chosen))
+    _check_text(settings, corpus)
+    return settings, embeddings
+
+
+def _check_text(settings: Settings, corpus: Corpus) -> None:
+    """Raises UsageError when the text does not have what the settings need."""
+    longest = corpus.training.document_lengths()[2] + 1 if corpus.training.documents else 0
+    if settings.training.mean == "document" and longest > settings.reader.length:
+        raise UsageError(
+            f"training.mean document needs whole documents in a step: the longest one has {longest - 1:,} characters "
+            f"and its end, and reader.length is {settings.reader.length}; give --reader.length {longest}"
+        )
+    if settings.training.averaging != "none" and not corpus.validation.characters:
+        raise UsageError(
+            f"training.averaging {settings.training.averaging} begins when the validation loss stops falling, and "
+            "there is no validation text; drop it, or leave some with --corpus.validation"
+        )
+
+
+def _choose_all_settings(request: Request, given: Settings, workload: Workload) -> tuple[Settings, list[str]]:
+    """Returns all settings, and sentences on how they were chosen. Raises UsageError without a budget."""
+    if not given.budget and given.budget.model_fields_set:
+        raise UsageError("a budget of 0 trains nothing; give more, such as --minutes 5")
+    if not given.budget:
+        raise UsageError("please say how long to train: add --minutes 5 (or --epochs, --steps, --characters)")
+    if request.initial:
+        inherited = {"model": open_run(request.initial).settings.model.model_dump()}
+        given = validate(merge_settings(inherited, given.explicit()))
+    settings, notes = choose_settings(given, workload)
+    return settings, [*filter(None, [describe_choices(settings, given)]), *notes]
+
+
+def _describe_origin(request: Request, corpus: Corpus, embedding: str) -> dict[str, Any]:
+    """Returns what a run was made from: the run table of its settings.toml."""
+    origin = {"texts": check_texts_named(request), "text": corpus.text_hash, "scriven": version("scriven")}
+    started = {"initial": request.initial or "", "embedding": embedding, "replay": request.replay or ""}
+    sources = {name: str(Path(path).resolve()) for name, path in started.items() if path}
+    return origin | sources | {"corpus": corpus.name, "kernels": level()}

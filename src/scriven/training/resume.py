@@ -1,0 +1,180 @@
+"""Prepares a run to be resumed, or to be done again: its settings, its corpus, and the checkpoint to start from."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from scriven.corpus.build import Progress
+from scriven.corpus.store import Corpus
+from scriven.distributed.launch import ProcessInfo
+from scriven.distributed.rendezvous import WorkerJob
+from scriven.errors import InputError, UsageError
+from scriven.events import Event, Finished, Stepped
+from scriven.kernels.native_library import level
+from scriven.runs import Checkpoint, Run, create_run, open_run, run_corpus, writing
+from scriven.runs.journal import ReplayLog, read_fingerprints, read_replay_log
+from scriven.runs.recovery import recover
+from scriven.settings import BudgetSettings, check_complete, merge_settings, overlay_settings, validate
+from scriven.training.auto_settings import choose_compute, describe_workload
+from scriven.training.budget import budget_fraction
+from scriven.training.notes import kernel_notes, text_notes
+from scriven.training.request import RUNS, PreparedRun, Request, check_texts_named, find_runs, open_corpus
+from scriven.training.state import TrainingState, load_state
+
+CHANGEABLE = {"budget", "monitor", "device", "precision", "workers", "threads", "evaluations"}
+
+
+def prepare_resumed_run(request: Request, machines: int, progress: Progress, held: contextlib.ExitStack) -> PreparedRun:
+    """Finds the run and a whole checkpoint of it, and writes down the settings that may change.
+
+    `held` keeps the right to write to the folder. Raises UsageError for settings that may not change, InputError for
+    what cannot be read or written.
+    """
+    run = resumed_run(request)
+    held.enter_context(writing(run.path))
+    recovered = recover(run, "last" if request.resume == "auto" else request.resume)
+    if not request.texts or check_texts_named(request) == run.origin.get("texts"):
+        corpus = run_corpus(run, progress)
+    else:
+        corpus = open_corpus(request.texts, run.settings.corpus, progress)
+    check_can_resume(run, recovered.checkpoint, corpus, finished=request.resume == "auto")
+    compute = choose_compute(run.settings)
+    workload = describe_workload(corpus, run.settings, compute, machines, request.begun, measured=False)
+    notes = [*recovered.notes, *kernel_notes(run, level()), *text_notes(run, progress)]
+    origin = run.origin | {"corpus": corpus.name, "kernels": level()}
+    return PreparedRun(
+        run=create_run(run.path, compute.apply(run.settings), corpus.vocabulary, origin, run.setting_seals),
+        corpus=corpus,
+        workload=workload,
+        notes=tuple(notes),
+        checkpoint=recovered.checkpoint,
+        best_step=recovered.best,
+        replay=_remaining_replay(origin, recovered.checkpoint.step),
+    )
+
+
+def request_from_run(run: Run, workers: int = 0, progress: Progress | None = None) -> Request:
+    """A request for a training as this run's: the same text, model, reader and optimizer; another number of workers.
+
+    Raises InputError where its corpus is gone and cannot be built again; `progress` is `build`'s.
+    """
+    values = run.settings.model_dump()
+    del values["corpus"]  # which says itself what it is
+    given = {"training": {"workers": workers, "groups": max(workers, run.settings.training.groups)}} if workers else {}
+    if embedding := run.origin.get("embedding"):
+        given = merge_settings(given, {"model": {"embedding": embedding}})
+    return Request((run_corpus(run, progress).name,), validate(merge_settings(values, given)))
+
+
+def expand_replay(request: Request, place: ProcessInfo | None, progress: Progress | None = None) -> Request:
+    """The request, where it is to do again what a run did: with that run's text and settings; `progress` is `build`'s.
+
+    Raises UsageError where something else is asked for too, InputError where the run or its corpus is not there.
+    """
+    if request.replay is None:
+        return request
+    if request.texts or request.settings.explicit() or request.resume is not None or request.initial:
+        raise UsageError(
+            f"--replay takes the text and all settings from {request.replay}; drop everything else, but -o and what "
+            "is shown"
+        )
+    run = open_run(request.replay)
+    again = request_from_run(run, place.size if place else 0, progress)
+    initial = run.origin.get("initial")
+    return replace(request, texts=again.texts, settings=again.settings, initial=Path(initial) if initial else None)
+
+
+def resumed_run(request: Request) -> Run:
+    """The run to go on with, its settings changed where that is allowed."""
+    if request.initial:
+        raise UsageError("--resume goes on with a run and --from starts a new one; give one of them")
+    run = open_run(request.output or _newest_folder(request.texts))
+    asked = request.settings.explicit()
+    embedding = asked.get("model", {}).get("embedding")
+    if isinstance(embedding, str) and str(Path(embedding).resolve()) == run.origin.get("embedding"):
+        del asked["model"]["embedding"]  # the one that it started with
+    for section, values in asked.items():
+        for name, value in values.items():
+            old = getattr(getattr(run.settings, section), name)
+            if value != old and section not in CHANGEABLE and name not in CHANGEABLE:
+                raise UsageError(
+                    f"{section}.{name} of {run.path} is {old!r} and cannot become {value!r} when it is resumed; "
+                    "start a new run, with --from to keep its weights"
+                )
+    settings = check_complete(validate(overlay_settings(run.settings.model_dump(), asked)))
+    if not settings.budget:
+        raise UsageError("the budget given is 0; give a larger one, or none to go on with the run's")
+    return replace(run, settings=settings)
+
+
+def check_can_resume(run: Run, checkpoint: Checkpoint, corpus: Corpus, *, finished: bool) -> None:
+    """Raises InputError when the corpus is another one, UsageError when the checkpoint has used up the whole budget.
+
+    It may do so where the run `finished` is no mistake.
+    """
+    if run.origin.get("text") != corpus.text_hash:
+        raise InputError(
+            f"the text is not the one that {run.path} was trained on, or is read in another way; give that one, or "
+            f"start another run from its model with --from {run.path}"
+        )
+    state = load_state(checkpoint)
+    same = state.budget == run.settings.budget.model_dump()
+    share = state.progress if same else budget_fraction(WorkerJob(run.settings, ""), state)
+    if share >= 1 and not finished and not state.evaluation_pending:
+        raise UsageError(
+            f"{run.path} has used up its budget at step {state.step:,}; give a larger one to go on, as in "
+            f"scriven train --resume -o {shlex.quote(str(run.path))} {_larger_budget(run.settings.budget, state)}"
+        )
+
+
+def _larger_budget(budget: BudgetSettings, state: TrainingState) -> str:
+    """The flag of a budget of the same kind that leaves as much to do as was asked for, or done, whichever is more."""
+    name, asked = next((name, value) for name, value in budget if value)
+    spent = {"steps": state.step, "characters": state.characters, "epochs": state.epochs, "minutes": state.seconds / 60}
+    value = 2 * max(asked, spent[name])
+    digits = 0 if name in {"steps", "characters"} else max(0, 2 - math.floor(math.log10(value)))
+    shown = f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}"
+    return f"--{name} {shown.rstrip('0').rstrip('.') if digits else shown}"
+
+
+def _newest_folder(texts: tuple[str, ...]) -> Path:
+    """The run of this text, or of any where none is named, that was written to last."""
+    found = find_runs(texts)
+    if not found:
+        raise InputError(f"there is no run of {' '.join(texts) or 'any text'} in {RUNS} to resume; name it with -o")
+    return found[0]
+
+
+def _remaining_replay(origin: dict[str, Any], step: int) -> ReplayLog | None:
+    """Returns the log that a run replays, if it does and `step` is before the log's end."""
+    log = read_replay_log(Path(origin["replay"])) if "replay" in origin else None
+    return log if log and step < log.steps else None
+
+
+def compare_replay(events: Iterator[Event], origin: dict[str, Any]) -> Iterator[Event]:
+    """Yields the events of a replay; adds to the last one whether its steps equal those of the run that it replays."""
+    replayed = origin["replay"]
+    expected, found = read_fingerprints(Path(replayed)), dict[int, str]()
+    for event in events:
+        if isinstance(event, Stepped) and event.step in expected:
+            found[event.step] = event.fingerprint
+        if isinstance(event, Finished):
+            other = min((step for step, mark in found.items() if mark != expected[step]), default=0)
+            yield replace(event, notes=(*event.notes, _describe_comparison(len(found), other, replayed)))
+        else:
+            yield event
+
+
+def _describe_comparison(count: int, other: int, replayed: str) -> str:
+    """A sentence on the result: `count` steps were compared, and `other` is the first one that differs, or 0."""
+    if other:
+        return f"Step {other:,} is not that of {replayed}: another machine, version or number of groups?"
+    if not count:
+        return f"No step was compared with those of {replayed}: its metrics.jsonl has none of their fingerprints."
+    return f"{count:,} steps were compared with those of {replayed}: all are the same bits."
