@@ -4,10 +4,13 @@ import re
 import subprocess
 import sys
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import scriven
 from scriven.events import Event, Finished, Started
@@ -137,6 +140,58 @@ def test_documents_in_memory_may_have_anything_in_them(tmp_path: Path) -> None:
     assert model.vocabulary.boundary is not None
     assert model.score("line 1\nand").ends == 1
     assert model.unknown_characters('"\n') == []
+
+
+READER = {"batch": 4, "length": 16}
+
+
+def test_a_model_of_an_own_loop_is_used_as_any_other(book: Path, tmp_path: Path) -> None:
+    corpus = scriven.build_corpus(book)
+    model = scriven.CharLM(scriven.ModelSettings(width=16), corpus.vocabulary.size)
+    optimizer, state = torch.optim.Adam(model.parameters(), 0.01), None
+    cursor: Any = 0
+    for batch, after in islice(scriven.iterate_batches(corpus, READER), 3):
+        cursor = after
+        logits, state = model(torch.from_numpy(batch.ids), state)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(batch.targets).flatten())
+        torch.autograd.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        state = tuple(tuple(part.detach() for part in layer) for layer in state)
+    path = scriven.save_run(model, corpus, tmp_path / "run", step=3, loss=scriven.Score(30.0, 10))
+    loaded = scriven.load(path, precision="fp32")
+    assert torch.equal(loaded.predictor.model.get_parameter("head.weight"), model.get_parameter("head.weight"))
+    assert len(loaded.sample("the ", length=20)) == 20
+    following, _ = next(scriven.iterate_batches(corpus, READER, cursor))
+    fourth, _ = next(islice(scriven.iterate_batches(corpus, READER), 3, None))
+    assert np.array_equal(following.ids, fourth.ids)
+    assert scriven.save_run(model, corpus, path, step=5, best=False) == path
+    assert (scriven.load(path).step, scriven.load(path, which="last").step) == (3, 5)
+    assert repr(corpus).startswith("Corpus('")
+
+
+def test_a_run_is_not_saved_over_another_one_or_from_other_weights(book: Path, tmp_path: Path) -> None:
+    corpus = scriven.build_corpus(book)
+    model = scriven.CharLM(scriven.ModelSettings(width=8), corpus.vocabulary.size)
+    path = scriven.save_run(model, corpus, tmp_path / "run", step=1)
+    other = scriven.CharLM(scriven.ModelSettings(width=9), corpus.vocabulary.size)
+    with pytest.raises(scriven.UsageError, match="is a run with other settings"):
+        scriven.save_run(other, corpus, path, step=2)
+    with pytest.raises(scriven.UsageError, match="is not one of its settings"):
+        scriven.save_run(scriven.CharLM(scriven.ModelSettings(width=8), 5), corpus, tmp_path / "other", step=1)
+    torch.nn.init.constant_(model.get_parameter("head.bias"), float("nan"))
+    with pytest.raises(scriven.UsageError, match="not finite"):
+        scriven.save_run(model, corpus, path, step=2)
+
+
+def test_batches_are_those_of_documents_where_the_corpus_has_them() -> None:
+    corpus = scriven.build_corpus(text=["one", "two", "three"] * 9, settings={"validation": 0.2})
+    batch, _ = next(scriven.iterate_batches(corpus, READER))
+    assert corpus.vocabulary.boundary in batch.ids
+    with pytest.raises(scriven.UsageError, match="name texts, or give a text"):
+        scriven.build_corpus()
+    with pytest.raises(scriven.UsageError, match=r"reader\.lenght: there is no such setting"):
+        next(scriven.iterate_batches(corpus, {"lenght": 5}))
 
 
 def test_importing_scriven_takes_no_time() -> None:

@@ -30,7 +30,7 @@ MAP = """
     training.optimizer training.state training.budget training.evaluation training.warm_start training.gradients
     training.auto_settings training.request training.notes training.new_run training.resume training.loop
     training.start training.verify training
-    session
+    session own_loop
     report report.files report.plot report.terminal
     api
     server server.limits server.responses server.security server.http_limits server.requests server.prefill

@@ -15,6 +15,8 @@ from scriven.errors import DivergedError, InputError, Interrupted, ScrivenError,
 
 if TYPE_CHECKING:
     from scriven.api import TrainedRun, train, train_events
+    from scriven.batches import Batch
+    from scriven.corpus.store import Corpus
     from scriven.events import (
         Evaluated,
         Event,
@@ -27,14 +29,20 @@ if TYPE_CHECKING:
         Started,
         Stepped,
     )
+    from scriven.model import CharLM
+    from scriven.own_loop import build_corpus, iterate_batches, save_run
     from scriven.report import Report
     from scriven.report.terminal import TerminalReport
     from scriven.session import Model, Score, Session, Step, load, load_session
-    from scriven.settings import Settings
+    from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, Settings
 
     __version__: str
 
 __all__ = [
+    "Batch",
+    "CharLM",
+    "Corpus",
+    "CorpusSettings",
     "DivergedError",
     "Evaluated",
     "Event",
@@ -43,6 +51,8 @@ __all__ = [
     "Interrupted",
     "Loss",
     "Model",
+    "ModelSettings",
+    "ReaderSettings",
     "Report",
     "RolledBack",
     "Sampled",
@@ -60,8 +70,11 @@ __all__ = [
     "TrainedRun",
     "UsageError",
     "__version__",
+    "build_corpus",
+    "iterate_batches",
     "load",
     "load_session",
+    "save_run",
     "train",
     "train_events",
 ]
@@ -71,11 +84,15 @@ runtime.settle_environment()
 _EVENTS = ["Evaluated", "Event", "Finished", "Loss", "RolledBack", "Sampled", "Saved", "Skipped", "Started", "Stepped"]
 _HOMES = {
     **dict.fromkeys(_EVENTS, "scriven.events"),
+    **dict.fromkeys(["build_corpus", "iterate_batches", "save_run"], "scriven.own_loop"),
+    **dict.fromkeys(["CorpusSettings", "ModelSettings", "ReaderSettings", "Settings"], "scriven.settings"),
+    "Batch": "scriven.batches",
+    "CharLM": "scriven.model",
+    "Corpus": "scriven.corpus.store",
     "Model": "scriven.session",
     "Report": "scriven.report",
     "Score": "scriven.session",
     "Session": "scriven.session",
-    "Settings": "scriven.settings",
     "Step": "scriven.session",
     "TerminalReport": "scriven.report.terminal",
     "TrainedRun": "scriven.api",

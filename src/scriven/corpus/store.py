@@ -162,6 +162,10 @@ class Corpus:
         place = place_of(folder)
         return cls(place, read_header(place))
 
+    def __repr__(self) -> str:
+        sizes = f"{self.training.characters:,} characters to train on, {self.validation.characters:,} for validation"
+        return f"Corpus({self.name!r}, {sizes})"
+
     @property
     def name(self) -> str:
         """Its absolute path or URL, which `open` accepts."""

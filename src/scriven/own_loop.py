@@ -1,0 +1,134 @@
+"""For those who train in a loop of their own: a corpus, its batches, and a run folder of the model that they made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scriven.arguments import check_path, check_whole, python_words
+from scriven.batches import Batch, Cursor, next_batch
+from scriven.corpus.build import COLUMN, build, store_text
+from scriven.corpus.store import Corpus
+from scriven.errors import UsageError
+from scriven.events import Loss
+from scriven.kernels.native_library import level
+from scriven.model import CharLM
+from scriven.model.language_model import weight_shapes
+from scriven.runs import create_run, open_run, writing
+from scriven.runs.claim import check_new_run
+from scriven.runs.folder import has_checkpoints
+from scriven.runs.tensors import check_arrays, finite
+from scriven.settings import CorpusSettings, ReaderSettings, Settings, validate
+
+
+def build_corpus(
+    *texts: str | Path,
+    text: str | Iterable[str] | None = None,
+    settings: CorpusSettings | Mapping[str, Any] | None = None,
+    output: str | Path | None = None,
+) -> Corpus:
+    """Returns the corpus of texts: their ids on the disk, built unless it is there already.
+
+    `texts` and `text` are as in `scriven.train`. `settings` are those of the corpus, such as `{"unit": "byte"}`.
+    `output` is the folder, by default one in the user's cache.
+    Raises InputError when a text cannot be read, UsageError for wrong settings.
+    """
+    if (text is None) == (not texts):
+        raise UsageError("name texts, or give a text in memory as text, and not both")
+    given = settings.model_dump(exclude_unset=True) if isinstance(settings, CorpusSettings) else dict(settings or {})
+    if not (text is None or isinstance(text, str)):
+        given = {"documents": "files", "column": COLUMN} | given
+    names = [str(store_text(text))] if text is not None else [str(each) for each in texts]
+    with python_words():
+        return Corpus.open(build(names, validate({"corpus": given}).corpus, check_path("output", output)))
+
+
+def iterate_batches(
+    corpus: Corpus,
+    reader: ReaderSettings | Mapping[str, Any] | None = None,
+    cursor: Cursor = 0,
+    *,
+    validation: bool = False,
+) -> Iterator[tuple[Batch, Cursor]]:
+    """Yields batches of a corpus without end, each with the cursor after it.
+
+    `reader` are the settings of the reader, such as `{"batch": 32, "length": 64}`; its kind is `documents` for a corpus
+    of documents and `stream` for any other, unless given. A batch depends on the corpus, the reader and the cursor
+    alone: give the last cursor to continue later, and 0 to begin. With `validation` the validation text is read.
+    Raises InputError when the text is too short for the reader.
+    """
+    settings, part = _reader(corpus, reader), corpus.validation if validation else corpus.training
+    while True:
+        batch, cursor = next_batch(part, corpus.vocabulary, settings, cursor)
+        yield batch, cursor
+
+
+def _reader(corpus: Corpus, reader: ReaderSettings | Mapping[str, Any] | None) -> ReaderSettings:
+    given = reader.model_dump(exclude_unset=True) if isinstance(reader, ReaderSettings) else dict(reader or {})
+    kind = "stream" if corpus.settings.documents == "none" else "documents"
+    with python_words():
+        return validate({"reader": {"kind": kind} | given}).reader
+
+
+def save_run(
+    model: CharLM,
+    corpus: Corpus,
+    output: str | Path,
+    *,
+    step: int,
+    loss: Loss | None = None,
+    best: bool = True,
+    reader: ReaderSettings | Mapping[str, Any] | None = None,
+) -> Path:
+    """Saves a model as a checkpoint of a run, and returns the run's folder: `load` opens it, `scriven serve` serves it.
+
+    `output` is a new folder, or one that this function made for the same model and corpus: a later `step` is then its
+    next checkpoint. `loss` is the validation loss, if it was measured. `best` says that this checkpoint is the one to
+    use; without, the best one so far stays that. `reader` are the reader's settings: a model that was trained on
+    windows must be used through windows.
+    Raises UsageError for a model that does not belong to the corpus, or whose weights are not finite numbers in fp32,
+    InputError when the folder cannot be written.
+    """
+    path, step = check_path("output", output), check_whole("step", step, 0, "0 or a positive number")
+    if path is None:
+        raise UsageError("output is None; give the folder of the run, a str or a Path")
+    weights = _weights(model, corpus)
+    parts = {"model": model.settings, "corpus": corpus.settings, "reader": _reader(corpus, reader)}
+    settings = validate({name: part.model_dump() for name, part in parts.items()})
+    with python_words():
+        seals = _seals(path, settings)
+        with writing(path):
+            origin = {"texts": corpus.texts, "text": corpus.text_hash, "scriven": version("scriven")}
+            origin |= {"corpus": corpus.name, "kernels": level()}
+            run = create_run(path, settings, corpus.vocabulary, origin, seals)
+            before = run.index().best
+            manifest = {"step": step, "validation": vars((loss or Loss(0.0, 0)) + Loss(0.0, 0))}
+            run.save(weights, {}, manifest, best=step if best or before is None else before)
+    return path
+
+
+def _weights(model: CharLM, corpus: Corpus) -> dict[str, torch.Tensor]:
+    """The model's weights on the CPU. Raises UsageError when they cannot be used with the corpus."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    try:
+        check_arrays(weights, weight_shapes(model.settings, corpus.vocabulary.size))
+    except ValueError as error:
+        raise UsageError(f"the model is not one of its settings and of this corpus' vocabulary: {error}") from None
+    if not all(map(finite, weights.values())):
+        raise UsageError("the model's weights are not finite numbers; a lower learning rate may help")
+    return weights
+
+
+def _seals(path: Path, settings: Settings) -> tuple[str, ...]:
+    """The seals of the run that is there already. Raises UsageError when it is another one."""
+    if not (path.exists() and has_checkpoints(path)):
+        check_new_run(path)
+        return ()
+    run = open_run(path)
+    if run.settings != settings:
+        raise UsageError(f"output {str(path)!r} is a run with other settings; choose a new folder")
+    return run.setting_seals
