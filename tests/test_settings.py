@@ -61,7 +61,7 @@ def test_a_setting_that_was_renamed_is_named_as_it_is_called_now() -> None:
 def test_the_batch_must_be_shared_out_evenly() -> None:
     with pytest.raises(UsageError, match=r"reader.batch \(6\) must be a multiple of training.groups \(4\)"):
         check_complete(validate({"reader": {"batch": 6}, "training": {"groups": 4}}))
-    with pytest.raises(UsageError, match=r"training.groups \(3\) must be training.workers \(4\) or more"):
+    with pytest.raises(UsageError, match=r"training.groups \(3\) must be at least training.workers \(4\)"):
         check_complete(validate({"training": {"groups": 3, "workers": 4}}))
 
 

@@ -1,7 +1,7 @@
 """Frozen, validated settings. One definition each: the same fields are flags, TOML keys and Python arguments.
 
-A field marked "fitted" has a value here only so that the class is complete: what the user does not set
-is chosen by `scriven.training.auto_settings` from the text, the budget and the measured speed of the machine.
+A field marked "fitted" has a value here only to complete the class. Unless the user sets it,
+`scriven.training.auto_settings` chooses it from the text, the budget and the measured speed of the machine.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ PLAINER = {
     "less_than_equal": "give {le} or less",
 }
 ACTIVATIONS = ("tanh", "relu")
-MOST_NAMED, MOST_SHOWN = 5, 300  # wrong settings in an error, and characters of each: files may hold anything
-TEXT_PLACE = "@text"  # a prompt that stands for a place of the training text
+MOST_NAMED, MOST_SHOWN = 5, 300  # settings that an error names, and characters of each
+TEXT_PLACE = "@text"  # a prompt that means: any place of the training text
 RENAMED = {  # settings by the names that files of earlier versions have
     "training.returns": "training.max_rollbacks",
     "training.skips": "training.max_skipped_steps",
@@ -38,13 +38,13 @@ Optimizer = Literal["muon", "adamw", "sgd", "rmsprop"]
 
 
 def setting(default: Any, text: str, *, fitted: bool = False, **bounds: Any) -> Any:
-    """A field with its one sentence of help; the help says whether the default is fixed or fitted."""
-    origin = "fitted to the text, the budget and the machine" if fitted else f"default: {default}"
+    """A field with its help, which ends with the default. A `fitted` one is chosen automatically."""
+    origin = "default: chosen automatically" if fitted else f"default: {default}"
     return Field(default, description=f"{text} [{origin}]", json_schema_extra={"fitted": fitted}, **bounds)
 
 
 class Frozen(BaseModel):
-    """Base of all settings: immutable, and an unknown name is an error rather than ignored."""
+    """Base of all settings: immutable; an unknown name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -52,70 +52,74 @@ class Frozen(BaseModel):
 class CorpusSettings(Frozen):
     """How text becomes ids."""
 
-    unit: Unit = setting("character", "what one step of the model reads: a Unicode character, or a byte")
+    unit: Unit = setting("character", "what the model reads at each step: a Unicode character or a byte")
     documents: Literal["none", "lines", "files", "separator"] = setting(
-        "none", "what a document is: a text of its own that begins with an empty memory and whose end is learned too"
+        "none",
+        "what counts as one document: a line, a file, or the text between two separators. The model forgets "
+        "everything between documents and learns where they end",
     )
     separator: str = setting(
         "",
-        r"string between two documents, where corpus.documents is separator; as a flag with \n, \t, \r and \\ for "
-        "a line feed, a tab, a carriage return and a backslash",
+        r"the string between two documents, with corpus.documents separator. On the command line, \n, \t, \r "
+        r"and \\ mean a line feed, a tab, a carriage return and a backslash",
     )
     validation: float = setting(
         0.1,
-        "share kept for validation: of the text, at its end; of documents, spread over all of them. From 1 on it is a "
-        "number: of characters, or of documents",
+        "how much to keep for validation: a fraction below 1, or a number of characters or documents. A "
+        "text gives its end; documents are picked from all over",
         ge=0.0,
         lt=2**53,
     )
-    validation_file: str = setting("", "file whose text is the validation text, instead of a share")
+    validation_file: str = setting("", "file to use as validation text, instead of part of the training text")
     duplicates: Literal["keep", "drop"] = setting(
-        "keep", "validation documents that the training text has too, word for word: keep them, or drop them"
+        "keep", "whether to keep or drop validation documents that also occur, word for word, in the training text"
     )
     alphabet: str = setting(
-        "", "file of the characters to know (JSON, or one a line), instead of all that the training text has"
+        "",
+        "file with the characters that the model knows (JSON, or one per line), instead of all that occur "
+        "in the training text",
     )
-    encoding: str = setting(
-        "utf-8", "encoding of the text, by any of Python's names, such as cp1252, shift_jis, utf-16"
-    )
-    lowercase: bool = setting(False, "turn the text to lower case")
+    encoding: str = setting("utf-8", "encoding of the text, by its name in Python, such as cp1252, shift_jis or utf-16")
+    lowercase: bool = setting(False, "convert the text to lower case")
     punctuation: Literal["keep", "ascii"] = setting(
-        "keep", "typographic quotes, dashes, dots and spaces: keep them, or write them as a typewriter does"
+        "keep", "typographic quotes, dashes, dots and spaces: keep them, or replace them by plain ASCII"
     )
-    normalize: Literal["none", "nfc"] = setting("none", "Unicode normalisation of the text")
+    normalize: Literal["none", "nfc"] = setting("none", "Unicode normalization of the text")
     invalid: Literal["strict", "replace", "bytes"] = setting(
         "strict",
-        "what to do with bytes that are not of the encoding: stop, replace each by U+FFFD, or keep each as a "
-        "symbol of its own (in UTF-8 alone)",
+        "what to do with bytes that are not valid in the encoding: stop, replace each by U+FFFD, or keep "
+        "each as a symbol of its own (UTF-8 only)",
     )
     column: str = setting(
         "",
-        "column of tables (.jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow) that has the text, in JSON also a "
-        "path such as messages.text; each row is read as a file is",
+        "column that holds the text in tables (.jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow); in "
+        "JSON it may be a path, such as messages.text. Each row is read like a file",
     )
     bad_rows: Literal["stop", "skip"] = setting(
-        "stop", "what to do with rows that have no text in the column: stop, or leave them out and count them"
+        "stop", "what to do with rows that have no text in that column: stop, or skip and count them"
     )
 
     @model_validator(mode="after")
     def _check_separator(self) -> Self:
         if (self.documents == "separator") != bool(self.separator):
-            raise ValueError("--corpus.documents separator and --corpus.separator STRING need each other")
+            raise ValueError(
+                "--corpus.documents separator and --corpus.separator STRING only work together; give both, or neither"
+            )
         return self
 
     @model_validator(mode="after")
     def _check_encoding(self) -> Self:
         if self.encoding != "utf-8" and self.invalid == "bytes":
             raise ValueError(
-                f"--corpus.invalid bytes keeps bytes that are not UTF-8, and --corpus.encoding is {self.encoding}; "
-                "give --corpus.invalid replace or strict with it"
+                f"--corpus.invalid bytes works only with UTF-8, and --corpus.encoding is {self.encoding}; "
+                "give --corpus.invalid replace or strict instead"
             )
         return self
 
     @field_validator("encoding")
     @classmethod
     def _canonical_encoding(cls, value: str) -> str:
-        """The name that Python has for the encoding; UTF-8 has one, with a byte order mark and without."""
+        """Python's name of the encoding; UTF-8 has the same name with and without a byte order mark."""
         try:
             b"a".decode(value)  # which knows encodings of texts alone
             name = codecs.lookup(value).name
@@ -125,9 +129,8 @@ class CorpusSettings(Frozen):
             name = "undefined"
         if name in {"undefined", "idna", "punycode"}:
             raise ValueError(
-                f"corpus.encoding {shorten(repr(value))}: there is no such encoding of texts; "
-                "give one that Python knows, "
-                "such as cp1252 or utf-16"
+                f"corpus.encoding {shorten(repr(value))}: there is no such text encoding; "
+                "give one that Python knows, such as cp1252 or utf-16"
             )
         return name.removesuffix("-sig")
 
@@ -136,7 +139,7 @@ class CorpusSettings(Frozen):
     def _check_count(cls, value: float) -> float:
         if value >= 1 and not value.is_integer():
             raise ValueError(
-                f"corpus.validation {value}: give a share below 1, or a whole number of characters or documents"
+                f"corpus.validation {value}: give a fraction below 1, or a whole number of characters or documents"
             )
         return value
 
@@ -146,107 +149,125 @@ class ReaderSettings(Frozen):
 
     kind: Literal["stream", "documents", "windows"] = setting(
         "stream",
-        "how the text is read: as lanes whose state is carried for ever, by documents, or in independent windows",
+        "how to read the text: as one continuous stream, document by document, or in independent windows",
         fitted=True,
     )
-    length: int = setting(64, "characters per row and step (T), through which gradients flow", ge=1, le=65536)
-    batch: int = setting(64, "rows read side by side (N), over all workers", fitted=True, ge=1, le=65536)
+    length: int = setting(
+        64, "characters per row in one training step (T); gradients flow back over this many", ge=1, le=65536
+    )
+    batch: int = setting(64, "rows per training step (N), over all workers together", fitted=True, ge=1, le=65536)
     restart: float = setting(
         0.01,
-        "stream: share of a row's chunks that begin with an empty memory, so that the model learns to begin",
+        "stream: fraction of chunks that start with an empty memory, so that the model learns how to start",
         ge=0,
         le=1,
     )
     pack: bool = setting(
         True,
-        "documents: begin the next one where one ends; without, a step has one piece of a document a row, and padding",
+        "documents: start the next document where one ends. Without it, each row has one piece of one "
+        "document per step, and padding",
     )
-    stride: int = setting(1, "windows: characters from the start of one to the start of the next", ge=1)
-    loss: Literal["every", "last"] = setting("every", "windows: count every character, or only the last one")
+    stride: int = setting(1, "windows: characters from the start of one window to the start of the next", ge=1)
+    loss: Literal["every", "last"] = setting("every", "windows: learn from every character, or only from the last one")
     seed: int = setting(1, "seed of the order in which windows and documents are read", ge=0, lt=2**63)
 
 
 class ModelSettings(Frozen):
     """The model: embedding, recurrent layers, output."""
 
-    cell: Cell = setting("lstm", "recurrent cell; the gates of a mingru see the input alone (Feng et al. 2024)")
+    cell: Cell = setting("lstm", "recurrent cell; a mingru has gates that see only the input (Feng et al. 2024)")
     width: int = setting(192, "width of each recurrent layer (H)", fitted=True, ge=1, le=16384)
     layers: int = setting(2, "number of recurrent layers (L)", ge=1, le=64)
     activation: str = setting(
-        "tanh", "what bounds a cell's candidate and its output, tanh or relu; or one for each layer, as tanh,relu"
+        "tanh", "activation of a cell's candidate and output: tanh or relu, or one per layer, such as tanh,relu"
     )
     input: Literal["embedding", "onehot"] = setting(
-        "embedding", "how the first layer sees a character: by a learned embedding, or as one of V inputs"
+        "embedding", "how the first layer gets a character: as a learned embedding, or one-hot"
     )
     embedding: Annotated[int, Field(ge=0, le=16384)] | str = setting(
         0,
-        "width of the character embedding, 0 as wide as the layers; or what has pretrained ones: a word2vec text file, "
-        "a .safetensors file, a run's folder",
+        "width of the character embedding (0: as wide as the layers), or a file with a pretrained one: "
+        "word2vec text, .safetensors, or the folder of a run",
     )
-    freeze_embedding: bool = setting(False, "leave the embedding as it is at the start")
-    embedding_initial: Literal["normal", "uniform"] = setting("normal", "how the embedding begins")
+    freeze_embedding: bool = setting(False, "do not train the embedding")
+    embedding_initial: Literal["normal", "uniform"] = setting("normal", "distribution of the embedding's first values")
     embedding_scale: float = setting(
-        1.0, "standard deviation of a normal embedding at the start; largest value of a uniform one", ge=0, le=100
+        1.0,
+        "standard deviation of a normal embedding at the start, or the largest value of a uniform one",
+        ge=0,
+        le=100,
     )
-    tied: bool = setting(False, "let the output layer use the embedding's weights")
+    tied: bool = setting(False, "use the embedding's weights in the output layer too")
     head: Literal["linear", "none"] = setting(
-        "linear", "output layer; with none the last layer is as wide as the vocabulary and gives the logits itself"
+        "linear", "output layer. With none, the last layer is as wide as the vocabulary and gives the logits itself"
     )
-    dropout: float = setting(0.0, "share of values dropped between layers", fitted=True, ge=0, lt=1)
+    dropout: float = setting(0.0, "dropout between layers", fitted=True, ge=0, lt=1)
     input_dropout: float = setting(
-        0.0, "share of the embedding's values dropped; as dropout where not given", fitted=True, ge=0, lt=1
+        0.0, "dropout after the embedding; model.dropout unless given", fitted=True, ge=0, lt=1
     )
     output_dropout: float = setting(
-        0.0, "share of values dropped before the output layer; as dropout where not given", fitted=True, ge=0, lt=1
+        0.0, "dropout before the output layer; model.dropout unless given", fitted=True, ge=0, lt=1
     )
     embedding_dropout: float = setting(
-        0.0, "share of characters whose embedding is dropped whole in a step", ge=0, lt=1
+        0.0, "fraction of characters whose whole embedding is dropped in a step", ge=0, lt=1
     )
-    variational: bool = setting(False, "drop the same values at all characters of a chunk")
-    weight_drop: float = setting(0.0, "share of the recurrent weights dropped in a step (DropConnect)", ge=0, lt=1)
-    residual: bool = setting(False, "add the input of every layer after the first to its output")
-    norm: Literal["none", "rms", "layer"] = setting("none", "normalise what later layers and the output layer read")
-    initial: Literal["orthogonal", "normal"] = setting("orthogonal", "how recurrent weights begin")
+    variational: bool = setting(False, "drop the same units at every character of a chunk")
+    weight_drop: float = setting(0.0, "dropout of the recurrent weights (DropConnect), drawn once per step", ge=0, lt=1)
+    residual: bool = setting(False, "add each layer's input to its output, from the second layer on")
+    norm: Literal["none", "rms", "layer"] = setting(
+        "none", "normalize the input of the later layers and of the output layer"
+    )
+    initial: Literal["orthogonal", "normal"] = setting(
+        "orthogonal", "distribution of the recurrent weights' first values"
+    )
     initial_scale: float = setting(
-        1.0, "factor of orthogonal recurrent weights; standard deviation of normal ones", ge=0, le=100
+        1.0,
+        "factor of orthogonal recurrent weights at the start, or the standard deviation of normal ones",
+        ge=0,
+        le=100,
     )
     input_scale: float = setting(
-        0.0, "standard deviation of the layers' input weights at the start; 0 is torch's uniform ones", ge=0, le=100
+        0.0,
+        "standard deviation of the layers' input weights at the start; 0 draws them uniformly, as torch does",
+        ge=0,
+        le=100,
     )
     output_scale: float = setting(
         1.0,
-        "factor of the output layer's weights and biases at the start, which are uniform up to 1 / sqrt(width); with 0 "
-        "all characters are equally likely",
+        "factor of the output layer's weights and biases at the start. They are uniform up to 1 / "
+        "sqrt(width); 0 makes all characters equally likely",
         ge=0,
         le=100,
     )
     hidden_bias: bool = setting(
-        True, "learn a second bias beside the recurrent weights, as torch has; without it there is one, as in Keras"
+        True, "learn a second bias with the recurrent weights, as torch does; without it there is one bias, as in Keras"
     )
-    forget_bias: float = setting(1.0, "bias of the gate that keeps the memory: the lstm's forget gate", ge=-100, le=100)
-    gate_bias: float = setting(0.0, "bias of the other gates (not of the candidate)", ge=-100, le=100)
+    forget_bias: float = setting(
+        1.0, "bias at the start of the gate that keeps the memory (in an lstm, the forget gate)", ge=-100, le=100
+    )
+    gate_bias: float = setting(0.0, "bias at the start of the other gates, but not of the candidate", ge=-100, le=100)
 
     @field_validator("embedding", mode="before")
     @classmethod
     def _width(cls, value: object) -> object:
-        """A number that a command line gives as a string is a width."""
+        """Turns a number given as a string, as on the command line, into a width."""
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
     @field_validator("activation")
     @classmethod
     def _check_activation(cls, value: str) -> str:
         if not set(value.split(",")) <= set(ACTIVATIONS):
-            raise ValueError(f"model.activation: give tanh or relu, or one for each layer, as tanh,relu; not {value!r}")
+            raise ValueError(f"model.activation: give tanh or relu, or one per layer, such as tanh,relu; not {value!r}")
         return value
 
     @property
     def activations(self) -> list[str]:
-        """The activation of each layer; of another length than `layers` where the settings contradict each other."""
+        """The activation of each layer. Its length differs from `layers` when the settings are inconsistent."""
         names = self.activation.split(",")
         return names * self.layers if len(names) == 1 else names
 
     def of_layer(self, depth: int) -> Self:
-        """The settings as the layer at `depth` needs them, with its own activation."""
+        """The settings of the layer at `depth`, with its own activation."""
         return self.model_copy(update={"activation": self.activations[depth]})
 
 
@@ -254,134 +275,145 @@ class TrainingSettings(Frozen):
     """How the model is trained."""
 
     optimizer: Optimizer = setting(
-        "muon", "optimizer of the recurrent matrices; with muon all other weights are trained by AdamW"
+        "muon", "optimizer of the recurrent matrices; with muon, AdamW trains all other weights"
     )
-    learning_rate: float = setting(0.04, "peak learning rate of the optimizer", fitted=True, gt=0, le=100)
+    learning_rate: float = setting(0.04, "peak learning rate", fitted=True, gt=0, le=100)
     adamw_learning_rate: float = setting(
         0.008, "peak learning rate of the weights that muon does not train", gt=0, le=100
     )
     momentum: float = setting(0.95, "momentum of muon and sgd", ge=0, lt=1)
     beta2: float = setting(
-        0.99, "decay of the mean of squared gradients: adamw's beta2, rmsprop's alpha", fitted=True, ge=0, lt=1
+        0.99, "decay of the average squared gradient: beta2 of adamw, alpha of rmsprop", fitted=True, ge=0, lt=1
     )
     epsilon: float = setting(
-        1e-8, "adamw, rmsprop: added to the root of the mean of squared gradients, which divides steps", gt=0, le=1
+        1e-8, "adamw, rmsprop: added to the root of the average squared gradient before dividing by it", gt=0, le=1
     )
-    early_epsilon: bool = setting(
-        False, "adamw: add epsilon before that mean is corrected for the first steps, as Keras and Torch 7 do"
-    )
+    early_epsilon: bool = setting(False, "adamw: add epsilon before bias correction, as Keras and Torch 7 do")
     weight_decay: float = setting(0.1, "decoupled weight decay of the recurrent matrices", fitted=True, ge=0, le=100)
     clip: float = setting(
-        1.0, "largest gradient norm, per character; larger gradients are scaled down to it; 0 is no limit", ge=0
+        1.0, "largest gradient norm, per character; larger gradients are scaled down to it; 0 means no limit", ge=0
     )
-    clip_value: float = setting(0.0, "largest size of a gradient's every value, per character; 0 is no limit", ge=0)
+    clip_value: float = setting(
+        0.0, "largest absolute value of any element of the gradient, per character; 0 means no limit", ge=0
+    )
     mean: Literal["character", "document"] = setting(
-        "character", "what gradients are a mean over: characters, or documents that end in the step"
+        "character", "average gradients over characters, or over the documents that end in the step"
     )
-    accumulate: int = setting(1, "batches whose gradients make one step", ge=1, le=1_000_000)
+    accumulate: int = setting(1, "batches whose gradients are added up for one step", ge=1, le=1_000_000)
     schedule: Literal["cosine", "constant", "step"] = setting(
-        "cosine", "learning rate after the warm-up: a cosine to 0, constant, or multiplied by decay every few epochs"
+        "cosine",
+        "learning rate after the warm-up: a cosine down to 0, constant, or multiplied by training.decay "
+        "every few epochs",
     )
-    decay: float = setting(0.97, "schedule step: factor of the learning rate", gt=0, le=1)
-    decay_epochs: float = setting(1.0, "schedule step: epochs from one decay to the next", gt=0)
-    decay_after: float = setting(0.0, "schedule step: epochs after which they begin to count; may be below 0")
+    decay: float = setting(0.97, "schedule step: factor by which the learning rate is multiplied each time", gt=0, le=1)
+    decay_epochs: float = setting(1.0, "schedule step: epochs between two decays", gt=0)
+    decay_after: float = setting(0.0, "schedule step: epochs before the first period starts; may be negative")
     activation_penalty: float = setting(
-        0.0, "weight of the mean square of the last layer's outputs in the loss (AWD-LSTM's AR)", ge=0
+        0.0, "weight in the loss of the mean square of the last layer's outputs (AR of AWD-LSTM)", ge=0
     )
     slowness_penalty: float = setting(
-        0.0, "weight of the mean square of their change from character to character (AWD-LSTM's TAR)", ge=0
+        0.0,
+        "weight in the loss of the mean square change of these outputs from one character to the next (TAR "
+        "of AWD-LSTM)",
+        ge=0,
     )
     averaging: Literal["none", "nonmonotonic"] = setting(
-        "none", "use the mean of all weights since the validation loss stopped falling (AWD-LSTM's NT-ASGD)"
+        "none", "average the weights once the validation loss has stopped falling (NT-ASGD of AWD-LSTM)"
     )
-    patience: int = setting(5, "evaluations without a better one after which averaging begins", ge=1)
-    warmup: float = setting(0.02, "share of the budget over which the learning rate rises", ge=0, lt=1)
+    patience: int = setting(5, "evaluations without improvement before averaging starts", ge=1)
+    warmup: float = setting(0.02, "fraction of the budget during which the learning rate rises", ge=0, lt=1)
     seed: int = setting(1, "seed of the initial weights, of dropout and of the samples shown", ge=0, lt=2**63)
     max_skipped_steps: int = setting(
         5,
-        "a step whose loss or gradient is not finite is skipped; after this number of them in a row, training rolls "
-        "back to the last checkpoint",
+        "a step whose loss or gradient is not finite is skipped; after this number of them in a row, "
+        "training rolls back to the last checkpoint",
         ge=1,
     )
     max_rollbacks: int = setting(
-        3, "how often training may roll back, each time with half the learning rate, before it gives up", ge=0, le=60
+        3, "how often training may roll back before it gives up; each rollback halves the learning rate", ge=0, le=60
     )
-    evaluations: int = setting(10, "how often the validation loss is measured, evenly spaced", fitted=True, ge=1)
+    evaluations: int = setting(10, "how often to measure the validation loss, at even intervals", fitted=True, ge=1)
     evaluation_characters: int = setting(
-        0, "validation characters read at each evaluation; 0 is all of them", fitted=True, ge=0
+        0, "validation characters to read at each evaluation; 0 means all", fitted=True, ge=0
     )
-    workers: int = setting(1, "processes that share the batch", fitted=True, ge=1, le=1024)
+    workers: int = setting(1, "processes that share each batch", fitted=True, ge=1, le=1024)
     groups: int = setting(
-        1, "groups that the batch is cut into; gradients are summed over groups in a fixed order", fitted=True, ge=1
+        1,
+        "groups that the batch is cut into; gradients are summed over groups in a fixed order, so any "
+        "number of workers gives the same result",
+        fitted=True,
+        ge=1,
     )
     threads: int = setting(
         1,
-        "threads that torch splits each product over on a CPU: they decide the last bits, so a run keeps them, "
-        "however many workers or cores it has later",
+        "threads per matrix product on a CPU. They affect the last bits of results, so a resumed run keeps "
+        "this number on any machine",
         fitted=True,
         ge=1,
         le=1024,
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "device to compute on")
     precision: Literal["auto", "fp32", "bf16"] = setting(
-        "auto", "number format of matrix products; auto is bf16 where the processor is fast at it"
+        "auto", "number format of matrix products; auto takes bf16 where the processor is fast at it"
     )
 
 
 class MonitorSettings(Frozen):
-    """What is looked at while the model is trained."""
+    """What to watch while the model is trained."""
 
-    every_steps: int = setting(0, "evaluate every so many steps; 0 is as training.evaluations says", ge=0)
-    every_epochs: float = setting(0.0, "evaluate every so many epochs; 0 is as training.evaluations says", ge=0)
+    every_steps: int = setting(0, "evaluate every N steps; 0 means as often as training.evaluations says", ge=0)
+    every_epochs: float = setting(0.0, "evaluate every N epochs; 0 means as often as training.evaluations says", ge=0)
     prompts: tuple[str, ...] = setting(
         ("",),
-        "texts that the samples go on from, at every evaluation; @text is a place of the training text, each time "
-        "another one, and how it really went on is shown beside",
+        "prompts of the samples that are shown at each evaluation. @text takes a new place of the training "
+        "text each time, and shows how the text really continues there",
         min_length=1,
     )
     temperatures: tuple[Annotated[float, Field(ge=0)], ...] = setting(
-        (0.8,), "temperatures of the samples, each with every prompt; 0 always takes the likeliest", min_length=1
+        (0.8,),
+        "temperatures of the samples, each used with every prompt; 0 always picks the most likely character",
+        min_length=1,
     )
-    sample_length: int = setting(240, "characters of a sample", ge=0, le=1_000_000)
+    sample_length: int = setting(240, "characters per sample", ge=0, le=1_000_000)
     choose: Choice = setting(
         "best",
-        "the model to keep: best, by the validation loss of each; smoothed, by the mean of that and the two before; or "
-        "the last one",
+        "which model to keep: best, the one with the lowest validation loss; smoothed, the lowest average "
+        "of three evaluations in a row; or the last one",
         fitted=True,
     )
     save_minutes: float = setting(
         2.0,
-        "minutes between two saves by the clock, beside those of evaluations; the first comes within half a minute, "
-        "and saving takes at most 1 % of the time; 0 saves with evaluations only",
+        "minutes between two saves by the clock, in addition to one at each evaluation. The first comes "
+        "within half a minute, and saving takes at most 1 % of the time; 0 saves at evaluations only",
         ge=0,
     )
     keep: str = setting(
         "best",
-        "checkpoints to keep: all; best, with the last; or the N last, with the best. What was saved by the clock "
-        "(save_minutes) counts for none of them, and is kept until the next save",
+        "checkpoints to keep: all; best (and the last); or the last N (and the best). One saved by the "
+        "clock (monitor.save_minutes) is not counted, and is kept until the next save",
     )
 
     @field_validator("keep")
     @classmethod
     def _some(cls, value: str) -> str:
         if not (value in {"all", "best"} or (value.isdecimal() and int(value))):
-            raise ValueError(f"monitor.keep {value!r}: give all, best, or a number of checkpoints above 0")
+            raise ValueError(f"monitor.keep {value!r}: give all, best, or a number of 1 or more")
         return value
 
     @model_validator(mode="after")
     def _one_interval(self) -> Self:
         if self.every_steps and self.every_epochs:
-            raise ValueError("give one interval: --monitor.every-steps or --monitor.every-epochs")
+            raise ValueError("give only one of --monitor.every-steps and --monitor.every-epochs")
         return self
 
 
 class BudgetSettings(Frozen):
-    """How long to train: exactly one of them."""
+    """How long to train; exactly one of these is set."""
 
-    minutes: float = setting(0.0, "wall time of the whole command", ge=0)
-    epochs: float = setting(0.0, "passes over the training text", ge=0)
-    steps: int = setting(0, "optimizer steps", ge=0)
-    characters: int = setting(0, "characters read", ge=0)
+    minutes: float = setting(0.0, "how long to train, in minutes of wall time for the whole command", ge=0)
+    epochs: float = setting(0.0, "how long to train, in passes over the training text", ge=0)
+    steps: int = setting(0, "how long to train, in optimizer steps", ge=0)
+    characters: int = setting(0, "how long to train, in characters read", ge=0)
 
     @model_validator(mode="after")
     def _one_at_most(self) -> Self:
@@ -396,18 +428,25 @@ class BudgetSettings(Frozen):
 
 
 class SamplingSettings(Frozen):
-    """How the next character is drawn from the model's distribution."""
+    """How the next character is picked."""
 
     temperature: float = setting(
-        0.8, "divides the logits: lower is more predictable; 0 always takes the likeliest", ge=0
+        0.8, "how random the text is: lower is more predictable; 0 always picks the most likely character", ge=0
     )
-    top_k: int = setting(0, "draw among the k likeliest characters only; 0 is no limit", ge=0)
-    top_p: float = setting(1.0, "draw among the likeliest characters that together have this probability", gt=0, le=1)
-    min_p: float = setting(0.0, "draw among characters at least this share as likely as the likeliest", ge=0, le=1)
+    top_k: int = setting(0, "pick only from the k most likely characters; 0 means no limit", ge=0)
+    top_p: float = setting(
+        1.0, "pick only from the most likely characters that together have this probability", gt=0, le=1
+    )
+    min_p: float = setting(
+        0.0,
+        "skip characters much less likely than the top one: those below this fraction of its probability",
+        ge=0,
+        le=1,
+    )
 
 
 class Settings(Frozen):
-    """Everything that a run is made from; written to the run's `settings.toml`."""
+    """All settings of a run, written to its `settings.toml`."""
 
     budget: BudgetSettings = BudgetSettings()
     corpus: CorpusSettings = CorpusSettings()
@@ -422,15 +461,15 @@ class Settings(Frozen):
 
 
 def reader_window(settings: ReaderSettings) -> int:
-    """How many characters a model that was trained by this reader ever sees together; 0 where there is no end."""
+    """The most characters that a model trained with this reader sees together; 0 means no limit."""
     return settings.length if settings.kind == "windows" else 0
 
 
 def check_complete(settings: Settings) -> Settings:
-    """The same settings, all resolved.
+    """Returns the settings, which are all resolved.
 
-    Raises UsageError when settings contradict each other: as `check_partial` does, or where the batch and
-    what is tied do not agree.
+    Raises UsageError when they contradict each other. Besides the checks of `check_partial`, the batch must divide into
+    groups, and a tied embedding must be as wide as the layers.
     """
     check_partial(settings)
     model = settings.model
@@ -442,7 +481,7 @@ def check_complete(settings: Settings) -> Settings:
     batch, groups, workers = settings.reader.batch, settings.training.groups, settings.training.workers
     if groups < workers:
         raise UsageError(
-            f"training.groups ({groups}) must be training.workers ({workers}) or more, so that each has a share"
+            f"training.groups ({groups}) must be at least training.workers ({workers}), so that each worker has a group"
         )
     if batch % groups:
         raise UsageError(f"reader.batch ({batch}) must be a multiple of training.groups ({groups})")
@@ -450,9 +489,9 @@ def check_complete(settings: Settings) -> Settings:
 
 
 def check_partial(settings: Settings) -> Settings:
-    """The same settings, of which some may still have to be fitted.
+    """Returns the settings, some of which may still be chosen automatically.
 
-    Raises UsageError when what does not depend on those contradicts itself: what is read, what the model is.
+    Raises UsageError when the settings of the reader or of the model contradict each other.
     """
     _check_reader(settings)
     _check_model(settings.model)
@@ -463,38 +502,41 @@ def _check_reader(settings: Settings) -> None:
     kind, documents = settings.reader.kind, settings.corpus.documents != "none"
     if kind == "documents" and not documents:
         raise UsageError(
-            "reader.kind documents: say what a document is with --corpus.documents lines, files or separator"
+            "reader.kind documents: say what counts as one document with --corpus.documents lines, files or separator"
         )
     if kind != "documents" and documents:
-        raise UsageError(f"reader.kind {kind} reads one text without documents; drop it, or --corpus.documents")
+        raise UsageError(f"reader.kind {kind} cannot read documents; drop it, or drop --corpus.documents")
     if settings.reader.loss == "last" and kind != "windows":
-        raise UsageError(f"reader.loss last is for windows, not for reader.kind {kind}; drop one of them")
+        raise UsageError(
+            f"reader.loss last works only with reader.kind windows, and reader.kind is {kind}; drop one of them"
+        )
     if settings.training.mean == "document" and not documents:
-        raise UsageError("training.mean document: there are no documents; say what one is with --corpus.documents")
+        raise UsageError(
+            "training.mean document: the text has no documents; say what counts as one with --corpus.documents"
+        )
     if settings.training.mean == "document" and settings.reader.pack and "pack" in settings.reader.model_fields_set:
         raise UsageError(
-            "training.mean document needs whole documents in a step, and reader.pack cuts them; drop one of them"
+            "training.mean document needs whole documents in each step, and reader.pack cuts them up; drop one of them"
         )
 
 
 def check_cell(model: ModelSettings) -> None:
-    """Raises UsageError for what a cell does not have, and for activations of another number of layers."""
+    """Raises UsageError for settings that the cell does not have, and for a wrong number of activations."""
     if len(model.activations) != model.layers:
         raise UsageError(
             f"model.activation {shorten(model.activation)} names {len(model.activations)} activations "
-            "and model.layers is "
-            f"{model.layers}; give one for all layers, or one for each"
+            f"and model.layers is {model.layers}; give one for all layers, or one per layer"
         )
     if model.cell == "mingru" and (set(model.activations) != {"tanh"} or model.weight_drop or not model.hidden_bias):
         raise UsageError(
-            "model.cell mingru has no recurrent weights to drop, nor a bias beside them, and bounds its candidate in "
-            "its own way; drop model.weight_drop, model.hidden_bias and model.activation"
+            "model.cell mingru has no recurrent weights, no second bias and an activation of its own; drop "
+            "model.weight_drop, model.hidden_bias and model.activation"
         )
 
 
 def _check_model(model: ModelSettings) -> None:
     check_cell(model)
-    drawn = (model.embedding_initial, model.embedding_scale) != ("normal", 1.0)  # an embedding, unlike by default
+    drawn = (model.embedding_initial, model.embedding_scale) != ("normal", 1.0)  # not as by default
     if model.input == "onehot" and (model.embedding or model.tied or model.freeze_embedding or drawn):
         raise UsageError(
             "model.input onehot has no embedding; drop model.embedding, tied, freeze_embedding, embedding_initial and "
@@ -502,22 +544,24 @@ def _check_model(model: ModelSettings) -> None:
         )
     if model.tied and drawn:
         raise UsageError(
-            "model.tied lets the embedding begin as the output layer; drop model.embedding_initial and "
+            "model.tied starts the embedding with the output layer's weights; drop model.embedding_initial and "
             "embedding_scale, or give model.output_scale instead"
         )
     if model.head == "none" and model.output_scale != 1:
         raise UsageError("model.head none has no output layer; drop model.output_scale")
     if model.residual and model.head == "none" and model.layers > 1:
-        raise UsageError("model.residual adds layers of one width, and with model.head none the last has another one")
+        raise UsageError(
+            "model.residual needs layers of equal width; with model.head none the last one differs, so drop one of them"
+        )
     if model.tied and (model.head == "none" or model.freeze_embedding):
         other = "model.head none" if model.head == "none" else "model.freeze_embedding"
-        raise UsageError(f"model.tied needs an output layer that is trained; drop it, or {other}")
+        raise UsageError(f"model.tied needs an output layer that is trained; drop it, or drop {other}")
 
 
 def validate(values: dict[str, Any]) -> Settings:
-    """Settings from nested plain values.
+    """Returns settings from nested plain values.
 
-    Raises UsageError naming the setting, its value and what it may be.
+    Raises UsageError that names the setting, its value and what it may be.
     """
     try:
         return Settings.model_validate(values)
@@ -559,12 +603,12 @@ def with_current_names(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: object) -> object:
-    """A bound of a setting, as a person writes it."""
+    """A bound of a setting as people write it: 1, not 1.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _close_settings(title: str, place: tuple[int | str, ...]) -> list[str]:
-    """The settings that a name may have meant which the class of that title does not have."""
+    """Known settings that are close to an unknown name in the class with this title."""
     names = [f"{section}.{name}" for section, values in Settings() for name in type(values).model_fields]
     if title != Settings.__name__:
         names = [name for each in Frozen.__subclasses__() if each.__name__ == title for name in each.model_fields]
@@ -573,12 +617,12 @@ def _close_settings(title: str, place: tuple[int | str, ...]) -> list[str]:
 
 
 def shorten(text: str) -> str:
-    """A text that is short enough for a sentence."""
+    """The text, cut where it is too long for a message."""
     return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
 
 
 def merge_settings(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries joined, `over` winning."""
+    """Merges nested dictionaries; values of `over` win."""
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
@@ -590,9 +634,9 @@ ALTERNATIVES = {"budget": set(BudgetSettings.model_fields), "monitor": {"every_s
 
 
 def overlay_settings(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings joined, `over` winning.
+    """Merges nested settings; values of `over` win.
 
-    A budget, or an interval of evaluations, in it replaces the other one, of which there can be only one.
+    There can be only one budget and one interval of evaluations, so one in `over` replaces that in `base`.
     """
     kept = dict(base)
     for section, names in ALTERNATIVES.items():

@@ -131,7 +131,7 @@ def test_a_corpus_tells_what_an_epoch_of_it_is(tmp_path: Path, command: Command)
     assert json.loads(command("corpus", "info", path, *flags, "--json").out)["epoch"]["windows"] == 50
     done = command("corpus", "info", path, "--reader.kind", "documents")
     assert done.code == 2
-    assert "say what a document is" in done.err
+    assert "say what counts as one document" in done.err
 
 
 def test_a_corpus_shows_characters_ids_and_a_batch(tmp_path: Path, command: Command) -> None:
@@ -140,7 +140,7 @@ def test_a_corpus_shows_characters_ids_and_a_batch(tmp_path: Path, command: Comm
     out = command("corpus", "info", path, *flags).out
     assert "characters     'o' 'n' 'e' ' ' 'l' 'i' 'n' 'e'\ntheir ids      8 7 3 0 6 5 7 3\n" in out
     assert "as text again  'one line'\n" in out
-    assert "first batch    10 characters of 5 rows\n" in out
+    assert "first batch    10 characters in each of 5 rows\n" in out
     facts = json.loads(command("corpus", "info", path, *flags, "--json").out)
     assert facts["shown"]["ids"] == [8, 7, 3, 0, 6, 5, 7, 3]
     assert facts["shown"]["text"] == "one line" == "".join(facts["shown"]["characters"])

@@ -41,7 +41,7 @@ def test_output_is_utf8_whatever_the_locale(text: Path) -> None:
     assert "'☃'" in done.stdout.decode("utf-8")
 
 
-MEMORY, THREADS = "not enough memory", "no more threads"
+MEMORY, THREADS = "not enough memory", "cannot start more threads"
 
 
 @pytest.mark.parametrize(

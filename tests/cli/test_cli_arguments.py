@@ -111,7 +111,7 @@ def test_every_option_that_takes_text_takes_any(command: tuple[str, ...]) -> Non
 def test_an_option_whose_value_was_forgotten_says_so(command: tuple[str, ...]) -> None:
     app = make_app(command)
     for name, _ in options(command, str, Path, int, float):
-        with pytest.raises(UsageError, match=f"^{name} needs a value, and --help is an option of its own"):
+        with pytest.raises(UsageError, match=f"^{name} needs a value, but --help is another option"):
             join_values(app, [*command, name, "--help"])
 
 
@@ -201,8 +201,8 @@ def test_a_prompt_is_read_as_it_is(
         (["--prompt-file", "python"], "name one"),
         (["--prompt-file", "gone.txt"], "there is no file"),
         (["--prompt-file", ""], "--prompt-file is empty"),
-        (["--corpus.encoding", "cp1252"], "for a prompt that is read"),
-        (["--prompt", "a", "--corpus.invalid", "replace"], "for a prompt that is read"),
+        (["--corpus.encoding", "cp1252"], "say how to read a prompt from a file"),
+        (["--prompt", "a", "--corpus.invalid", "replace"], "say how to read a prompt from a file"),
     ],
 )
 def test_a_prompt_that_cannot_be_read(run: str, words: list[str], told: str, command: Command) -> None:
@@ -230,7 +230,7 @@ MISTAKES = {  # what somebody who is new here types, and what the answer must ha
     "train x --epoch 3": "did you mean --epochs?",
     "train x -minutes 5": "did you mean --minutes?",
     "train x --minutes": "--minutes needs a value; give one after it",
-    "train x --minutes --steps 5": "--minutes needs a value, and --steps is an option of its own\n",
+    "train x --minutes --steps 5": "--minutes needs a value, but --steps is another option\n",
     "train x --minutes five": "--minutes 'five': give a number, such as 5 or 0.5",
     "train x --minutes 5 --minutes 6": "--minutes is given twice; give it once",
     "train x --steps=-1": "--steps '-1': give 0 or more",
@@ -238,7 +238,7 @@ MISTAKES = {  # what somebody who is new here types, and what the answer must ha
     "train x --quiet=maybe --steps 1": "--quiet takes no value; drop maybe",
     "train boook.txt --minutes 1": "did you mean book.txt?",
     "train -- --minuts": "there is no file --minuts",
-    "evaluate book --corpus.encoding cp1252": "--corpus.encoding: a text is needed that is read so; name its FILE",
+    "evaluate book --corpus.encoding cp1252": "--corpus.encoding says how to read a text, but there is none",
     "train x --training.returns 2": "--training.returns is now called --training.max-rollbacks",
     "train x --training.skips=2": "--training.skips is now called --training.max-skipped-steps",
     "train x --hlep": "there is no option --hlep; did you mean --help?",
@@ -250,8 +250,8 @@ MISTAKES = {  # what somebody who is new here types, and what the answer must ha
     "sample x --tempreature=0.3": "there is no option --tempreature; did you mean --temperature?",
     "sample x --max_tokens 5": "did you mean --length?",
     "sample x --prompts hi": "did you mean --prompt?",
-    "sample x -p hi": "there is no option -p; scriven sample --help shows them all",
-    "sample x hello there": "takes RUN alone, not hello there too; a text to go on from is given as --prompt",
+    "sample x -p hi": "there is no option -p; scriven sample --help lists them all",
+    "sample x hello there": "takes only RUN, not hello there; to continue a text, give --prompt",
     "sample x --length 10.5": "--length 10.5: give a whole number",
     "sample x --length 1e3": "--length 1e3: give a whole number",
     "sample x --seed one": "--seed one: give a whole number",
@@ -261,7 +261,7 @@ MISTAKES = {  # what somebody who is new here types, and what the answer must ha
     "sample": "scriven sample needs RUN, the folder of the run",
     "sample bok": "did you mean book?",
     "score x book.txt --by lines": "--by lines: give total, line or character; did you mean line?",
-    "info a b": "scriven info takes RUN alone, not b too",
+    "info a b": "scriven info takes only RUN, not b",
     "serve x --port abc": "--port abc: give a whole number",
     "sampel x": "there is no command sampel; did you mean scriven sample?",
     "generate x": "did you mean scriven sample?",
@@ -269,7 +269,7 @@ MISTAKES = {  # what somebody who is new here types, and what the answer must ha
     "help": "did you mean scriven --help?",
     "frobnicate": "there is no command frobnicate; commands are corpus, doctor",
     "corpus inf x": "did you mean scriven corpus info?",
-    "--minutes 5 x": "a command comes first, and --minutes after it",
+    "--minutes 5 x": "give a command before --minutes",
     "book.txt": "did you mean scriven train book.txt --minutes 5?",
     "book": "did you mean scriven sample book?",
     "verify-resume x --steps 0": "--steps 0: give 1 or more",

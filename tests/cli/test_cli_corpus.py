@@ -56,7 +56,7 @@ def test_info_can_be_read_by_programs(capsys: pytest.CaptureFixture[str]) -> Non
 def test_info_tells_of_documents(capsys: pytest.CaptureFixture[str]) -> None:
     run("info", "book.txt", "--corpus.documents", "lines", "--corpus.validation", "0.5")
     out, err = capsys.readouterr()
-    assert "training       551 characters in 51 documents of 1 to 11 characters, half of them up to 11\n" in out
+    assert "training       551 characters in 51 documents of 1 to 11 characters, median 11\n" in out
     assert "validation     550 characters in 50 documents of 11 to 11 characters" in out
     assert err == ""
     run("info", "book.txt", "--corpus.documents", "files", "--corpus.validation", "0", "--json")
@@ -86,7 +86,7 @@ def test_parts_and_their_merging_print_folders(capsys: pytest.CaptureFixture[str
         path.name: path.read_bytes() for path in Path("whole").iterdir()
     }
     run("check", "merged")
-    assert capsys.readouterr().out.startswith("merged is whole: 2 files, ")
+    assert capsys.readouterr().out.startswith("merged is undamaged: 2 files, ")
 
 
 def test_rows_of_a_table_can_be_documents(capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,7 +166,7 @@ def test_interactive_remembers_what_the_screen_shows(
         (["--temperature", "-1"], "temperature"),
         (["--top-p", "0"], "--top-p"),
         (["--top-q", "0"], "--top-q"),
-        (["--until-end"], "--until-end: no text of this model ends by itself"),
+        (["--until-end"], "--until-end: this model has no documents"),
         (["--until-end", "--count", "2"], "ends by itself"),
         (["--until-end", "--interactive"], "ends by itself"),
         (["--novelty"], "--until-end"),
@@ -416,7 +416,7 @@ def test_score_of_lines_counts_their_ends(names: str, tmp_path: Path, capsys: py
     main(["score", names, str(path), "--json"])
     out, err = capsys.readouterr()
     (total,) = rows(out)
-    assert err == "note: 1 empty line was not read\n"
+    assert err == "note: 1 empty line was skipped\n"
     assert (total["characters"], total["ends"], total["unseen"], total["bytes"]) == (9, 3, 1, 10)
     main(["score", names, str(path), "--by", "line", "--json"])
     lines = rows(capsys.readouterr().out)
@@ -493,7 +493,7 @@ def test_other_line_ends_are_noted(
     path.write_text(f"a{ends}b{ends}", newline="")
     for command in ("score", "evaluate"):
         main([command, run, str(path)])
-        assert ("CR LF line ends, as of Windows, and the model was trained on LF" in capsys.readouterr().err) == noted
+        assert ("CR LF line ends, as of Windows, but the model was trained on LF" in capsys.readouterr().err) == noted
 
 
 def test_a_model_of_cr_lf_is_told_of_lf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -502,7 +502,7 @@ def test_a_model_of_cr_lf_is_told_of_lf(tmp_path: Path, capsys: pytest.CaptureFi
     for name, noted in (("other.txt", True), ("text.txt", False)):
         (tmp_path / "other.txt").write_text("a\nb\n", newline="")
         main(["score", run, str(tmp_path / name)])
-        assert ("LF line ends, and the model was trained on CR LF" in capsys.readouterr().err) == noted
+        assert ("LF line ends, but the model was trained on CR LF" in capsys.readouterr().err) == noted
 
 
 def test_a_model_tells_what_it_is(run: str) -> None:
@@ -562,7 +562,7 @@ def test_a_checkpoint_is_named_by_its_epoch(run: str, tmp_path: Path, capsys: py
     assert code == 3
     assert "no checkpoint of epoch 2; it has those of epochs 0, 1, 17" in message
     main(["info", str(other.path)])
-    assert "step 40 (epoch 17.00): 9 characters read, validation loss 2.0000 nats/char" in capsys.readouterr().out
+    assert "step 40 (epoch 17.00): 9 characters read, validation loss 2.8854 bits/char" in capsys.readouterr().out
 
 
 # --- info
@@ -575,7 +575,7 @@ def test_info_tells_about_a_run(run: str, capsys: pytest.CaptureFixture[str]) ->
     assert row["parameters"] == sum(weight.numel() for weight in open_run(run).checkpoint("best").weights().values())
     assert row["checkpoints"] == [{"step": 1200, "epochs": None, "characters": 34567, "validation_nats_per_char": 2.0}]
     main(["info", run])
-    assert "step 1,200: 34,567 characters read, validation loss 2.0000 nats/char" in capsys.readouterr().out
+    assert "step 1,200: 34,567 characters read, validation loss 2.8854 bits/char" in capsys.readouterr().out
 
 
 def test_info_of_a_damaged_checkpoint(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

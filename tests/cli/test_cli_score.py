@@ -105,7 +105,7 @@ def test_documents_are_numbered_as_they_stand(runs: dict[str, str], tmp_path: Pa
     path.write_text("%%ab%%%%c\nd%%")
     done = command("score", runs["pieces"], str(path), "--by", "line", "--json")
     assert [(row["document"], row["text"]) for row in rows(done)] == [(1, ""), (2, "ab"), (3, ""), (4, "c\nd")]
-    assert done.err == "note: 2 empty documents were not read; their rows are without surprisal\n"
+    assert done.err == "note: 2 empty documents were skipped; their rows have no surprisal\n"
     done = command("score", runs["pieces"], str(path), "--by", "character", "--json")
     assert [(row["document"], row["position"]) for row in rows(done)] == [
         (2, 1),
@@ -142,7 +142,7 @@ def test_files_are_told_apart_in_words(runs: dict[str, str], tmp_path: Path, com
     assert [block.splitlines()[0].split() for block in (first, second)] == [
         ["file", str(tmp_path / name)] for name in ("a.txt", "b.txt")
     ]
-    assert done.code == 3 and "empty.txt is empty; there is nothing to score" in done.err
+    assert done.code == 3 and "empty.txt is empty, so there is nothing to score" in done.err
     assert "file" not in command("score", runs["text"], str(tmp_path / "a.txt")).out
 
 
@@ -159,7 +159,7 @@ def test_of_a_long_line_its_beginning_is_shown(
     for kind in ("text", "lines", "bytes"):
         done = command("score", runs[kind], str(path), "--by", "line", "--json")
         assert [row["text"] for row in rows(done)] == ["abcde", "ab", "abcde"]
-        assert "note: the text of 2 lines is shown up to its 5 first characters\n" in done.err
+        assert "note: of 2 lines only the first 5 characters are shown\n" in done.err
 
 
 @given(st.text("ab\r\n", max_size=12), st.lists(st.integers(1, 4), max_size=6), st.sampled_from(["character", "byte"]))

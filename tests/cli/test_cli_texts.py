@@ -38,9 +38,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     [
         ("a\nb\n", ""),
         ("ab", ""),
-        ("a\r\nb\r\n", "the text has CR LF line ends, as of Windows, and the model was trained on LF; "),
-        ("a\rb\r", "the text has CR line ends, as of old Macs, and the model was trained on LF; "),
-        ("a\r\nb\rc\n", "the text has mixed line ends: 1 CR LF, 1 CR, 1 LF, and the model was trained on LF; "),
+        ("a\r\nb\r\n", "the text has CR LF line ends, as of Windows, but the model was trained on LF; "),
+        ("a\rb\r", "the text has CR line ends, as of old Macs, but the model was trained on LF; "),
+        ("a\r\nb\rc\n", "the text has mixed line ends: 1 CR LF, 1 CR, 1 LF, but the model was trained on LF; "),
     ],
 )
 def test_line_ends_that_the_model_does_not_know_are_named(

@@ -27,7 +27,7 @@ def trained(book: Path, tmp_path: Path) -> str:
 def test_a_run_that_resumes_exactly(trained: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify-resume", trained, "--steps", "2") == 0
     out = capsys.readouterr().out
-    assert out.startswith("The same, bit for bit: 2 + 2 steps are 4 steps (lstm 2x8, stream, muon, ")
+    assert out.startswith("Identical, bit for bit: 2 + 2 steps equal 4 steps (lstm 2x8, stream, muon, ")
     assert run("verify-resume", trained, "--steps", "2", "--json") == 0
     verdict = json.loads(capsys.readouterr().out)
     assert verdict["equal"] is True
@@ -37,7 +37,7 @@ def test_a_run_that_resumes_exactly(trained: str, capsys: pytest.CaptureFixture[
 def test_a_run_that_does_not(trained: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Optimizer, "restore", lambda self, tensors: None)
     assert run("verify-resume", trained, "--steps", "3") == 1
-    assert "NOT the same" in capsys.readouterr().out
+    assert "NOT identical" in capsys.readouterr().out
     assert run("verify-resume", trained, "--steps", "3", "--json") == 1
     assert json.loads(capsys.readouterr().out)["differences"]
 

@@ -106,14 +106,14 @@ def test_where_another_encoding_fails_the_byte_is_named_and_can_be_replaced(tmp_
 
 @pytest.mark.parametrize("name", ["rot13", "hex", "nothing", "a\0b", "", "undefined", "punycode"])
 def test_only_encodings_of_texts_are_taken(name: str) -> None:
-    with pytest.raises(UsageError, match=r"corpus.encoding '.*': there is no such encoding of texts"):
+    with pytest.raises(UsageError, match=r"corpus.encoding '.*': there is no such text encoding"):
         chosen(encoding=name)
 
 
 def test_names_of_one_encoding_are_one() -> None:
     assert chosen(encoding="UTF8").encoding == chosen(encoding="utf-8-sig").encoding == "utf-8"
     assert chosen(encoding="latin1").encoding == chosen(encoding="ISO-8859-1").encoding
-    with pytest.raises(UsageError, match=r"--corpus.invalid bytes keeps bytes that are not UTF-8"):
+    with pytest.raises(UsageError, match=r"--corpus.invalid bytes works only with UTF-8"):
         chosen(encoding="cp1252", invalid="bytes")
 
 

@@ -285,7 +285,7 @@ def test_any_bytes_in_the_header_are_refused_or_do_no_harm(
 def test_the_command_ends_with_three_and_one_sentence(corpus: Path) -> None:
     command = [sys.executable, "-m", "scriven", "corpus"]
     done = subprocess.run([*command, "check", corpus], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"{corpus} is whole: 4 files, ")
+    assert done.stdout.startswith(f"{corpus} is undamaged: 4 files, ")
     path = corpus / "training-00000.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     done = subprocess.run([*command, "check", corpus], capture_output=True, text=True, check=False)

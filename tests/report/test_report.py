@@ -9,7 +9,7 @@ import pytest
 from fake_run import evaluated, started, stepped, training
 from scriven.errors import InputError
 from scriven.events import Event, Loss
-from scriven.report import as_dict, consume
+from scriven.report import as_dict, consume, describe_choices
 
 
 class Diary:
@@ -83,3 +83,17 @@ def test_numbers_that_json_does_not_know_are_null() -> None:
     assert as_dict(nothing)["nats_per_char"] is None
     endless = dataclasses.replace(stepped(1), loss=Loss(math.inf, 5))
     assert as_dict(endless)["loss"]["nats"] is None
+
+
+@pytest.mark.parametrize(
+    ("nats", "words"),
+    [
+        (math.log(4.13), "like guessing among 4.1 characters"),
+        (math.log(2745), "like guessing among 2,745 characters"),
+        (20.0, "worse than guessing among all characters of Unicode"),
+        (math.inf, "worse than guessing among all characters of Unicode"),
+        (math.nan, "worse than guessing among all characters of Unicode"),
+    ],
+)
+def test_a_loss_is_said_as_a_choice_among_characters(nats: float, words: str) -> None:
+    assert describe_choices(nats) == words

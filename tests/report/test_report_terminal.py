@@ -50,7 +50,8 @@ def test_a_pipe_gets_plain_lines() -> None:
         "lstm 2x192 (500,000 parameters) on 9,000 characters; 1,000 more for validation",
         "cpu, bf16, 2 workers, 128 characters a step; about 5 min, 600 MB of memory",
         "Run folder: runs/book",
-        "step 60  validation 1.4167 nats/char (2.0438 bits/char) (stream, 1,000 characters)  best so far",
+        "step 60  validation 2.0438 bits/char, like guessing among 4.1 characters (stream, 1,000 "
+        "characters)  best so far",
         "    It was a dark night.",
         "Done after 100 steps and 1 min 30 s.",
     ):
@@ -71,7 +72,7 @@ def test_a_terminal_gets_a_bar_which_is_gone_at_the_end() -> None:
         report.handle(event)
     shown = stream.getvalue()
     assert ESCAPE in shown
-    for words in ("━", "step 3, learning rate 0.04", "validation 1.5000 nats/char", "characters/s"):
+    for words in ("━", "step 3, learning rate 0.04", "validation 2.1640 bits/char", "characters/s"):
         assert words in shown
     report.handle(finished(3))
     assert stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h") == 1  # the cursor is back
@@ -130,19 +131,21 @@ def test_a_resumed_run_says_from_where() -> None:
 def test_the_end_gives_every_final_loss_with_its_protocol() -> None:
     windows = dataclasses.replace(evaluated(80, 1.41, final=True), protocol="window-256")
     text = told([started(), evaluated(80, 1.4), evaluated(80, 1.39, final=True), windows, finished(100)])
-    assert "1.3900 nats/char (2.0053 bits/char) (stream: read once in order" in text
-    assert "1.4100 nats/char (2.0342 bits/char) (window-256: in windows of 256 characters" in text
+    assert "2.0053 bits/char, like guessing among 4.0 characters (stream: read once in order" in text
+    assert "2.0342 bits/char, like guessing among 4.1 characters (window-256: in windows of 256 characters" in text
 
 
 def test_the_end_gives_the_best_loss_where_nothing_was_measured_again() -> None:
     text = told([started(), evaluated(80, 1.4), finished(100, "interrupted")])
     assert "Stopped after 100 steps" in text
-    assert "Best validation loss, at step 100: 1.4000 nats/char (2.0198 bits/char) (stream:" in text
+    assert "Best validation loss, at step 100: 2.0198 bits/char, like guessing among 4.1 characters (stream:" in text
 
 
 def test_documents_are_counted_as_wholes_and_no_number_is_nan() -> None:
     lines = dataclasses.replace(evaluated(80), loss=Loss(900.0, 400, ends=10, end_nats=13.0), protocol="documents")
-    assert "2.2500 nats/char (3.2461 bits/char), 1.3000 nats/end, 91.3000 nats/document" in told([started(), lines])
+    assert "3.2461 bits/char, like guessing among 9.5 characters, 1.8755 bits/end, 131.7181 bits/document" in told(
+        [started(), lines]
+    )
     spoilt = [Loss(0.0, 0), Loss(math.nan, 10), Loss(math.inf, 3, ends=2, end_nats=math.nan)]
     for loss in spoilt:
         seen: list[Event] = [dataclasses.replace(evaluated(80), loss=loss)]

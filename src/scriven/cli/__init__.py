@@ -21,24 +21,27 @@ from scriven.errors import Interrupted, ScrivenError, UsageError, shortage  # no
 INTERRUPTED = 130
 INTERNAL = 1
 
-COMMANDS = {  # module:function, imported only when the command is called; and one line of help
-    "train": ("scriven.cli.train:train", "Train a model of your text."),
+COMMANDS = {  # module:function, imported only when the command is called, and one line of help
+    "train": ("scriven.cli.train:train", "Train a model on your text."),
     "sample": ("scriven.cli.sample:sample", "Write text with a trained model."),
     "score": ("scriven.cli.score:score", "Measure how surprising a text is to a model."),
-    "serve": ("scriven.cli.serve:serve", "Serve models over HTTP."),
-    "evaluate": ("scriven.cli.evaluate:evaluate", "Measure a model's loss on a text, by a named protocol."),
-    "info": ("scriven.cli.info:info", "Show what a run is, or how this machine would compute."),
-    "doctor": ("scriven.cli.doctor:doctor", "Look whether a run or a corpus is whole."),
-    "recipe": ("scriven.cli.recipe:app", "Show the recipes: files of settings that train as a known system did."),
-    "verify-resume": ("scriven.cli.verify_resume:verify_resume", "Prove that a training resumes exactly here."),
-    "corpus": ("scriven.cli.corpus:app", "Turn text into a corpus (ids on disk), and tell what is in one."),
+    "serve": ("scriven.cli.serve:serve", "Serve models on a web page and over an HTTP API."),
+    "evaluate": ("scriven.cli.evaluate:evaluate", "Measure a model's loss on a text, by a protocol you choose."),
+    "info": ("scriven.cli.info:info", "Describe a run, or show what Scriven uses on this machine."),
+    "doctor": ("scriven.cli.doctor:doctor", "Check a run or corpus for damage."),
+    "recipe": ("scriven.cli.recipe:app", "Show the recipes: settings that train the way a known system did."),
+    "verify-resume": (
+        "scriven.cli.verify_resume:verify_resume",
+        "Check that resuming gives identical results on this machine.",
+    ),
+    "corpus": ("scriven.cli.corpus:app", "Turn text into a corpus (ids on disk), and show what is in one."),
 }
 
-SHORTAGES = {  # by what there is too little of, as `shortage` calls it; {} is a way out
-    "memory": "there is not enough memory; {}, or raise the limit if there is one (ulimit -v)",
-    "threads": "the system starts no more threads or processes; {}, or raise the limit on them (ulimit -u)",
+SHORTAGES = {  # by what is short, as `shortage` names it; {} is a way out
+    "memory": "there is not enough memory; {}, or raise the limit if one is set (ulimit -v)",
+    "threads": "the system cannot start more threads or processes; {}, or raise the limit on them (ulimit -u)",
 }
-LESS = {  # what a command takes less with
+LESS = {  # what makes a command need less
     "train": "try a smaller --model.width or --reader.batch, or fewer --training.workers",
     "sample": "try a smaller --count, or close other programs",
     "verify-resume": "try fewer --workers, or close other programs",
@@ -46,7 +49,7 @@ LESS = {  # what a command takes less with
 
 
 def make_app(words: Sequence[str]) -> App:
-    """The command line as cyclopts sees it, for these arguments. Only the command that they name is imported."""
+    """Makes the cyclopts app for these arguments. Only the command that they name is imported."""
     app = App(
         name="scriven",
         help="Small recurrent language models, trained on your own text, character by character.",
@@ -58,7 +61,7 @@ def make_app(words: Sequence[str]) -> App:
     for name, (target, line) in COMMANDS.items():
         app.command(target, name=name, help=None if name in words[:1] else line)
     app.command(
-        "scriven.cli.train:worker", name="worker", help="Join a training that another process leads.", show=False
+        "scriven.cli.train:worker", name="worker", help="Join a training run that another process leads.", show=False
     )
     return app
 
@@ -71,13 +74,13 @@ def main(arguments: list[str] | None = None) -> None:
         traceback = "--traceback" in options
         words = with_resume_value([*(word for word in options if word != "--traceback"), *rest]) or ["--help"]
         prepare_streams()
-        if not traceback:  # torch writes pages of its own source's places, for what is told in a sentence
+        if not traceback:  # else torch prints pages of its own stack for an error of one sentence
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
         _notice_termination()
         app = make_app(words)
         app(join_values(app, words), exit_on_error=False, print_error=False, help_on_error=False)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has gone away, as `head` does, and has what it wanted
+    except BrokenPipeError:  # the reader has what it wanted and left, as `head` does
         end_output()
     except (CycloptsError, UnknownOption) as error:
         _fail(explain_usage(error, app or make_app(words), words), UsageError.exit_code)
@@ -90,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _notice_termination() -> None:
-    """Being terminated ends a command as Ctrl-C does, with a code of its own; a training listens itself."""
+    """Makes SIGTERM end a command as Ctrl-C does, with a code of its own. Training has handlers of its own."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _raise_terminated)
 
@@ -100,7 +103,7 @@ def _raise_terminated(number: int, frame: object) -> None:
 
 
 def _describe_error(error: BaseException, command: str) -> tuple[str, int]:
-    """The sentence for what went wrong, and the exit code."""
+    """Returns one sentence on what went wrong, and the exit code."""
     if isinstance(error, ScrivenError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
@@ -109,21 +112,21 @@ def _describe_error(error: BaseException, command: str) -> tuple[str, int]:
         return SHORTAGES[lacking].format(LESS.get(command, "close other programs")), ScrivenError.exit_code
     if isinstance(error, OSError):
         return f"{error.filename or 'the system'}: {error.strerror or error}", ScrivenError.exit_code
-    return f"a mistake in scriven itself ({type(error).__name__}: {error}); --traceback shows where", INTERNAL
+    return f"this is a bug in Scriven ({type(error).__name__}: {error}); --traceback shows where", INTERNAL
 
 
 def _fail(message: str, code: int) -> None:
-    """One sentence on standard error, and the end. Names in it may be anybody's: nothing commands the terminal."""
+    """Prints one sentence on standard error and exits. It is escaped, since names in it may be hostile."""
     end_output()
     sys.stderr.write(f"scriven: {_is_harmless(' '.join(message.splitlines()))}\n")
     sys.stderr.flush()
-    if _others_are_waited_for():  # and may never answer; the interpreter would not end before
+    if _others_are_waited_for():  # they may never answer, and the interpreter would wait for them
         os._exit(code)
     sys.exit(code)
 
 
 def _is_harmless(message: str) -> str:
-    """The message, in which nothing commands a terminal; in plain ASCII where there is no memory to look closer."""
+    """Returns the message without control characters; in plain ASCII when memory is too short to look closer."""
     try:
         from scriven.report import visible
 
@@ -133,7 +136,7 @@ def _is_harmless(message: str) -> str:
 
 
 def _others_are_waited_for() -> bool:
-    """Whether this process waits for others that train with it; not where none of that was ever imported."""
+    """Whether this process waits for others that train with it. False when that code was never imported."""
     attendant = sys.modules.get("scriven.distributed.collectives")
     return attendant is not None and bool(attendant.has_abandoned_calls())
 

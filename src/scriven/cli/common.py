@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
@@ -16,72 +17,75 @@ from scriven.cli.mistakes import UnknownOption
 from scriven.errors import UsageError
 from scriven.settings import CorpusSettings
 
+if TYPE_CHECKING:
+    from scriven.inference.surprisal import SurprisalSum
+
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 
 def _whole(kind: object, tokens: Sequence[Token]) -> int:
-    """The number that a value is; 10.5 is none, which cyclopts would round."""
+    """Parses a whole number. Raises ValueError for 10.5, which cyclopts would round."""
     return int(tokens[0].value)
 
 
 def _which(kind: object, tokens: Sequence[Token]) -> str | int:
-    """The name of a checkpoint, its epoch as epoch:17, or its step."""
+    """Parses the name of a checkpoint: best, last, an epoch such as epoch:17, or a step."""
     value = tokens[0].value
     return value if value in {"best", "last"} or epoch_of(value) is not None else int(value)
 
 
 def resumed_from(kind: object, tokens: Sequence[Token]) -> str | int:
-    """What --resume goes on from: last, auto, an epoch as epoch:17, or a step."""
+    """Parses what --resume starts from: last, auto, an epoch such as epoch:17, or a step."""
     value = tokens[0].value
     return value if value in {"last", "auto"} or epoch_of(value) is not None else int(value)
 
 
 Whole = Annotated[int, Parameter(converter=_whole)]
 Switch = Annotated[bool, Parameter(negative="")]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON, one object a line")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON, one object per line")]
 RunFolder = Annotated[str, Parameter(help="folder of the run")]
-Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="where to compute")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="device to compute on")]
 Precision = Annotated[
     Literal["auto", "fp32", "bf16"],
-    Parameter(help="number format of matrix products; auto is bf16 where the processor is fast at it"),
+    Parameter(help="number format of matrix products; auto takes bf16 where the processor is fast at it"),
 ]
 ReadingPrecision = Annotated[
     Literal["auto", "fp32", "bf16", "int8"],
     Parameter(
-        help="number format of matrix products; auto is int8 where native code reads (on the CPU): several times as "
-        "fast as the others, within 0.001 nats a character of fp32; elsewhere it is bf16 or fp32, whichever is faster"
+        help="number format of matrix products. auto takes int8 where native code runs (on CPUs): it is several times "
+        "as fast, and within 0.0015 bits per character of fp32. Elsewhere auto takes the faster one of bf16 and fp32"
     ),
 ]
 Invalid = Annotated[
     Literal["strict", "replace", "bytes"] | None,
     Parameter(
         name="--corpus.invalid",
-        help="what to do with bytes that are not of the encoding; as the run's corpus did where not given",
+        help="what to do with bytes that are not valid in the encoding; as for the run's corpus unless given",
     ),
 ]
 Encoding = Annotated[
-    str | None, Parameter(name="--corpus.encoding", help="encoding of the text, such as cp1252; UTF-8 where not given")
+    str | None, Parameter(name="--corpus.encoding", help="encoding of the text, such as cp1252; UTF-8 unless given")
 ]
 Normalize = Annotated[
     Literal["none", "nfc"] | None,
-    Parameter(name="--corpus.normalize", help="Unicode normalisation; as the run's corpus had where not given"),
+    Parameter(name="--corpus.normalize", help="Unicode normalization; as for the run's corpus unless given"),
 ]
 Which = Annotated[
     Literal["best", "last"] | int | str,
     Parameter(
         name="--checkpoint",
         converter=_which,
-        help="weights to use: the best ones, the last ones, those of this step, or of this epoch, as epoch:17",
+        help="checkpoint to use: the best, the last, one by its step, or one by its epoch, such as epoch:17",
     ),
 ]
 Text = Annotated[str, Parameter(allow_leading_hyphen=True)]  # for - alone; see `check_named`
 
 
 def path_given(kind: type[Path], tokens: Sequence[Token]) -> Path:
-    """The path that a flag names. Raises UsageError when it is empty, which would mean the current folder."""
+    """Returns the path given for a flag. Raises UsageError when it is empty, which would mean the current folder."""
     token = tokens[0]
     if not token.value:
-        raise UsageError(f"{token.keyword} is empty, as a variable is that was not set; name a path, or drop the flag")
+        raise UsageError(f"{token.keyword} is empty, perhaps from an unset variable; name a path, or drop the flag")
     return kind(token.value)
 
 
@@ -90,10 +94,7 @@ Output = Annotated[Path | None, Parameter(name=["--output", "-o"], converter=pat
 
 
 def check_named(texts: Sequence[str]) -> Sequence[str]:
-    """The texts as they are.
-
-    Raises UnknownOption when one is a flag that does not exist.
-    """
+    """Returns the texts. Raises UnknownOption when one looks like a flag that does not exist."""
     for text in texts:
         if text.startswith("-") and text != "-" and not Path(text).exists():
             raise UnknownOption(text)
@@ -101,15 +102,15 @@ def check_named(texts: Sequence[str]) -> Sequence[str]:
 
 
 def unescape(flag: str, text: str) -> str:
-    r"""The value of a flag, with the characters that `\n`, `\t`, `\r` and `\\` in it stand for.
+    r"""Returns the value of a flag with `\n`, `\t`, `\r` and `\\` replaced by the characters they mean.
 
-    Raises UsageError at another backslash.
+    Raises UsageError for any other backslash.
     """
 
     def _character(escape: re.Match[str]) -> str:
         if escape[1] not in ESCAPES:
             raise UsageError(
-                rf"{flag} {text}: \n, \t, \r and \\ stand for characters, not {escape[0]}; write \\ for a backslash"
+                rf"{flag} {text}: {escape[0]} has no meaning; use \n, \t or \r, or write \\ for a backslash"
             )
         return ESCAPES[escape[1]]
 
@@ -117,10 +118,7 @@ def unescape(flag: str, text: str) -> str:
 
 
 def unescape_separator(corpus: CorpusSettings) -> CorpusSettings:
-    """Settings that flags gave, with the separator that its escapes stand for.
-
-    Raises UsageError as `unescape` does.
-    """
+    """Returns settings from flags with the escapes in the separator replaced. Raises UsageError as `unescape` does."""
     if not corpus.separator:
         return corpus
     return corpus.model_copy(update={"separator": unescape("--corpus.separator", corpus.separator)})
@@ -131,13 +129,13 @@ Form = Literal["words", "json", "tsv"]
 
 
 class Verbatim(str):
-    """Text that a table prints as it is: it needs no escapes, or is made of them."""
+    """Text that a table prints unchanged, since it is escaped already."""
 
     __slots__ = ()
 
 
 def show(rows: Iterable[Row], form: Form) -> int:
-    """Prints the rows as they come, and returns how many there were."""
+    """Prints the rows one by one, and returns their number."""
     count = 0
     for count, row in enumerate(rows, 1):
         if form == "tsv":
@@ -150,32 +148,57 @@ def show(rows: Iterable[Row], form: Form) -> int:
     return count
 
 
+def in_bits(total: SurprisalSum) -> Row:
+    """Returns what people are shown of a text's surprisal: bits per character first, and what that means.
+
+    Ends of documents, where any were read, have bits of their own. The sums are in bits too.
+    """
+    from scriven.report import describe_choices
+
+    loss = total.loss
+    ends = {
+        "ends": loss.ends,
+        "bits_per_end": loss.end_nats / loss.ends / math.log(2) if loss.ends else math.nan,
+        "bits_per_document": loss.nats_per_document / math.log(2),
+    }
+    return {
+        "bits_per_char": loss.bits_per_char,
+        "on_average": describe_choices(loss.nats_per_char),
+        "bits_per_byte": loss.bits_per_byte,
+        **(ends if loss.ends else {}),
+        "total_bits": loss.total_nats / math.log(2),
+        "characters": loss.characters,
+        "bytes": loss.bytes,
+        "unseen": total.unseen,
+    }
+
+
 def put_json(row: Row) -> None:
     """Prints a row as a line of JSON."""
     sys.stdout.write(strict_json.write(row) + "\n")
 
 
 def put_path(path: object) -> None:
-    """Prints a path: as it is for a program, visibly on a terminal."""
+    """Prints a path; on a terminal its control characters are escaped."""
     sys.stdout.write((visible_line(path) if sys.stdout.isatty() else str(path)) + "\n")
 
 
 def note(text: str) -> None:
-    """Says on standard error what a person should know."""
+    """Prints a note for the user on standard error."""
     sys.stderr.write(f"note: {visible_line(text)}\n")
 
 
 def visible_line(value: object) -> str:
-    """A value as one line of text that is safe to print."""
+    """Returns a value as one line of text that is safe to print."""
     from scriven.report import visible
 
     return visible(str(value)).replace("\n", "\\n")
 
 
 def _cell(value: Any) -> str:
-    r"""A value in a table: numbers with six decimals, nothing for None.
+    r"""Returns a value as a cell of a table: numbers with six decimals, an empty cell for None.
 
-    In text a backslash is written as `\\`, and what would break a row or a terminal as `\t`, `\n`, `\x1b`, `\u200b`.
+    In text a backslash becomes `\\`. Characters that would break a row or a terminal become `\t`, `\x1b`, `\u200b`.
     """
     if value is None:
         return ""
@@ -192,7 +215,7 @@ def _escape(character: str) -> str:
 
 
 def _words(row: Row) -> str:
-    """One value a line, after its name; of a list one item a line."""
+    """Returns one line per value, and one per item of a list, each after its name."""
     lines = []
     for name, value in row.items():
         for item in value if isinstance(value, list) else [value]:

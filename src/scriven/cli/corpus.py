@@ -1,4 +1,4 @@
-"""`scriven corpus`: turn text into ids on disk, and tell what is in a corpus."""
+"""`scriven corpus`: turns text into ids on disk, and shows what is in a corpus."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LENGTH_SHOWN = 64  # characters of a row
 
 
 def choose_reader(corpus: Corpus, reader: ReaderSettings) -> ReaderSettings:
-    """The reader's settings; where its kind is not given, documents where the corpus has them, else the stream.
+    """Returns the reader's settings. Unless its kind is given, it reads documents if the corpus has any, else a stream.
 
     Raises UsageError when they contradict the corpus.
     """
@@ -53,7 +53,7 @@ def choose_reader(corpus: Corpus, reader: ReaderSettings) -> ReaderSettings:
 
 
 def epoch_facts(corpus: Corpus, settings: Settings) -> dict[str, Any]:
-    """What an epoch of the training text is, as values for JSON, with a sentence of them."""
+    """Returns facts on an epoch of the training text for JSON, with a sentence that sums them up."""
     from scriven.batches.readers import count_epoch, describe_epoch
 
     counts = count_epoch(corpus.training, corpus.vocabulary, settings.reader, settings.training.accumulate)
@@ -61,7 +61,7 @@ def epoch_facts(corpus: Corpus, settings: Settings) -> dict[str, Any]:
 
 
 def describe_facts(corpus: Corpus, reader: ReaderSettings, count: int) -> dict[str, Any]:
-    """The first `count` characters with their ids, the text of these ids, and the first batch, as values for JSON."""
+    """Returns the first `count` characters, their ids, the text of these ids, and the first batch, for JSON."""
     from scriven.batches import next_batch
 
     vocabulary = corpus.vocabulary
@@ -76,7 +76,7 @@ def describe_facts(corpus: Corpus, reader: ReaderSettings, count: int) -> dict[s
 
 
 def _batch_rows(batch: Batch, vocabulary: Vocabulary) -> list[dict[str, Any]]:
-    """Each row of a batch: what it reads, what it predicts, how many of these count, and where it begins afresh."""
+    """Returns for each row of a batch its inputs and targets, how many count, and where its memory is emptied."""
     return [
         {
             "reads": vocabulary.decode(batch.ids[:, row]),
@@ -89,17 +89,17 @@ def _batch_rows(batch: Batch, vocabulary: Vocabulary) -> list[dict[str, Any]]:
 
 
 def describe_shown(facts: dict[str, Any], unit: str) -> list[Row]:
-    """Rows for people, of what `describe_facts` gives."""
+    """Returns the result of `describe_facts` as rows for people."""
     length, rows = facts["batch"]["length"], facts["batch"]["rows"]
     shown: list[Row] = [(f"{unit}s", " ".join(map(repr, facts["characters"])))]
     shown += [
         ("their ids", " ".join(map(str, facts["ids"]))),
         ("as text again", repr(facts["text"])),
-        ("first batch", f"{length:,} {unit}s of {len(rows):,} rows"),
+        ("first batch", f"{length:,} {unit}s in each of {len(rows):,} rows"),
     ]
     for number, row in enumerate(rows[:ROWS_SHOWN]):
         shown.append((f"row {number} reads", _shorten_cell(row["reads"])))
-        counted = "" if row["counts"] == length else f" (of these {row['counts']:,} count)"
+        counted = "" if row["counts"] == length else f" ({row['counts']:,} of them count)"
         shown.append(("  predicts", _shorten_cell(row["predicts"]) + counted))
         if row["fresh"]:
             shown.append(("  memory empty", "before " + ", ".join(f"{place:,}" for place in row["fresh"])))
@@ -110,7 +110,7 @@ def _shorten_cell(text: str) -> str:
     return repr(text[:LENGTH_SHOWN]) + ("..." if len(text) > LENGTH_SHOWN else "")
 
 
-app = App(name="corpus", help="Turn text into a corpus (ids on disk), and tell what is in one.")
+app = App(name="corpus", help="Turn text into a corpus (ids on disk), and show what is in one.")
 Flags = Annotated[CorpusSettings, Parameter(name="corpus", show_default=False)]
 DEFAULTS = CorpusSettings()
 SHOWN = 12  # most frequent characters
@@ -124,20 +124,20 @@ def build(
     part: str | None = None,
     corpus: Flags = DEFAULTS,
 ) -> None:
-    """Build a corpus, and print its folder.
+    """Build a corpus and print its folder.
 
-    The same texts with the same settings are built once only. Training on the texts themselves does this on its own.
+    The same texts with the same settings are built only once. Training does this by itself when you give it texts.
 
     Parameters
     ----------
     texts
-        files (also .gz, .xz, .bz2, .zst), folders, globs, URLs such as s3://bucket/key, - for standard input, or built
-        in: python, shakespeare
+        files (also .gz, .xz, .bz2, .zst), folders, globs, URLs such as s3://bucket/key, - for standard input, or a
+        built-in text: python, shakespeare
     output
-        folder to make; the user's cache where not given
+        folder to make; unless given, one in the user's cache
     part
-        build part i of n only, as 3/8, on any machine that sees the same files; `scriven corpus merge` makes the
-        corpus of all of them
+        build only part i of n, such as 3/8, on any machine with the same files; `scriven corpus merge` then joins
+        all parts
     """
     corpus = unescape_separator(corpus)
     if part is None:
@@ -147,7 +147,7 @@ def build(
 
     number, count = _part(part)
     if output is None:
-        raise UsageError(f"--part {part} needs a folder of its own; name it with -o DIR")
+        raise UsageError(f"--part {part} needs a folder of its own; name one with -o DIR")
     with stop_on_signal(), _bar() as progress:
         path = build_part(check_named(texts), corpus, output, (number, count), progress)
     put_path(path)
@@ -155,7 +155,7 @@ def build(
 
 @app.command
 def merge(*parts: Path, output: Output = None) -> None:
-    """Make a corpus of all its parts, in any order, and print its folder: the same one as a single build makes.
+    """Join all parts of a corpus, in any order, and print its folder. The result equals that of a single build.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def merge(*parts: Path, output: Output = None) -> None:
     from scriven.corpus.build import merge as merge_parts
 
     if output is None:
-        raise UsageError("a merged corpus needs a folder; name it with -o DIR")
+        raise UsageError("a merged corpus needs a folder; name one with -o DIR")
     with stop_on_signal(), _bar() as progress:
         path = merge_parts(parts, output, progress)
     _tell(path)
@@ -175,18 +175,18 @@ def merge(*parts: Path, output: Output = None) -> None:
 
 @app.command
 def check(corpus: str) -> None:
-    """Read all of a corpus and compare it with what it says of itself; damage ends with exit code 3.
+    """Check a whole corpus for damage, by its sizes and hashes; the exit code is 3 if there is any.
 
     Parameters
     ----------
     corpus
-        its folder or URL
+        folder or URL of the corpus
     """
     from scriven.corpus import Corpus
 
     with stop_on_signal():
         files, size = Corpus.open(corpus).verify()
-    sys.stdout.write(f"{visible_line(corpus)} is whole: {files:,} files, {size:,} bytes\n")
+    sys.stdout.write(f"{visible_line(corpus)} is undamaged: {files:,} files, {size:,} bytes\n")
 
 
 @app.command
@@ -197,17 +197,16 @@ def info(
     corpus: Flags = DEFAULTS,
     reader: Annotated[ReaderSettings, Parameter(name="reader", show_default=False)] = ReaderSettings(),
 ) -> None:
-    """Tell what is in a corpus: its vocabulary, counts, split and most frequent characters.
+    """Show what is in a corpus: its vocabulary, counts, split and most frequent characters.
 
-    With flags of the reader, such as --reader.kind windows, or with --show, it tells what an epoch of it is too.
+    With --show, or with a flag of the reader such as --reader.kind windows, also show what makes up an epoch.
 
     Parameters
     ----------
     texts
-        the folder or URL of a corpus, or texts as `scriven corpus build` takes them
+        folder or URL of a corpus, or texts, as for `scriven corpus build`
     show
-        show this number of characters from the start of the training text, their ids and the text of these ids, and
-        one batch as it is read
+        show the first N characters of the training text, their ids, the text of these ids, and the first batch
     """
     from scriven.corpus import Corpus, is_corpus
 
@@ -226,7 +225,7 @@ def info(
 
 
 def build_with_bar(texts: Sequence[str], settings: CorpusSettings, folder: Path | None = None) -> Path:
-    """The folder of the corpus of these texts, with a bar on standard error while it is built."""
+    """Builds the corpus of these texts, with a bar on standard error, and returns its folder."""
     from scriven.corpus import build as build_corpus
 
     with stop_on_signal(), _bar() as progress:
@@ -234,7 +233,7 @@ def build_with_bar(texts: Sequence[str], settings: CorpusSettings, folder: Path 
 
 
 def _tell(path: Path) -> None:
-    """Prints a corpus' folder, and what the user should know of it aside."""
+    """Prints the folder of a corpus, and notes on it on standard error."""
     from scriven.corpus import Corpus
 
     for each in Corpus.open(path).notes:
@@ -245,16 +244,16 @@ def _tell(path: Path) -> None:
 def _part(text: str) -> tuple[int, int]:
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal()):
-        raise UsageError(f"--part {text}: give it as i/n, as 3/8 for the third of eight")
+        raise UsageError(f"--part {text}: give it as i/n, such as 3/8 for the third of eight")
     return int(number), int(count)
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[None]:
-    """While this lasts, Ctrl-C and being ended by a signal stop the work where it is."""
+    """Makes Ctrl-C and SIGTERM stop the work inside this context at once."""
 
     def _stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("stopped; what was begun is removed, so just start again", number)
+        raise Interrupted("stopped, and the unfinished corpus removed; run the same command to start again", number)
 
     if threading.current_thread() is not threading.main_thread():  # the only one that gets signals
         yield
@@ -269,7 +268,7 @@ def stop_on_signal() -> Iterator[None]:
 
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int | None], None]]:
-    """A bar of bytes on standard error, where that is a terminal."""
+    """Shows a progress bar on standard error if that is a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -318,7 +317,7 @@ def _part_in_words(facts: dict[str, int], unit: str) -> str:
     words = amount(facts["characters"], unit, f"{unit}s")
     if not facts["documents"]:
         return words
-    lengths = f"{facts['shortest']:,} to {facts['longest']:,} {unit}s, half of them up to {facts['median']:,}"
+    lengths = f"{facts['shortest']:,} to {facts['longest']:,} {unit}s, median {facts['median']:,}"
     return f"{words} in {amount(facts['documents'], 'document', 'documents')} of {lengths}"
 
 
@@ -331,7 +330,7 @@ def _as_words(facts: dict[str, Any]) -> str:
 
     counts, unit, trained = facts["counts"], facts["settings"]["unit"], facts["training"]["characters"]
     frequent = list(facts["symbols"].items())[:SHOWN]
-    ends = "one at the end of a document, " if facts["training"]["documents"] else ""
+    ends = "one for the end of a document, " if facts["training"]["documents"] else ""
     read = (
         amount(counts["sources"], "source", "sources"),
         amount(counts["lines"], "line", "lines"),
@@ -341,7 +340,7 @@ def _as_words(facts: dict[str, Any]) -> str:
         ("folder", facts["path"]),
         ("texts", ", ".join(facts["texts"])),
         ("read", ", ".join(read)),
-        ("vocabulary", f"{facts['vocabulary']:,} ({unit}s, {ends}and one that stands for all unknown ones)"),
+        ("vocabulary", f"{facts['vocabulary']:,} ({unit}s, {ends}and one for all unknown ones)"),
         ("training", _part_in_words(facts["training"], unit)),
         ("validation", _part_in_words(facts["validation"], unit)),
         ("most frequent", ", ".join(f"{symbol!r} {count / trained:.1%}" for symbol, count in frequent)),

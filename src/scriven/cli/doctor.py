@@ -1,4 +1,4 @@
-"""`scriven doctor`: whether a run's folder, or a corpus, is whole."""
+"""`scriven doctor`: checks a run's folder, or a corpus, for damage."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from scriven.errors import InputError
 if TYPE_CHECKING:
     from scriven.runs.doctor import Finding
 
-PARTS_NAMED = 3  # at most, of those that are bad
+PARTS_NAMED = 3  # damaged parts that the error names
 
 
 def doctor(
-    folder: Annotated[str, Parameter(help="folder of a run, or of a corpus")],
+    folder: Annotated[str, Parameter(help="folder of a run or of a corpus")],
     /,
     *,
     corpus: Switch = False,
     as_json: Json = False,
 ) -> None:
-    """Look whether a run is whole: settings, vocabulary, index, and every checkpoint's sizes, hashes, shapes, numbers.
+    """Check a run or corpus for damage.
 
-    Each model is run once, to see whether it overflows though its weights are finite.
-    Nothing is changed and no code of the folder is run, so that it is safe to look at what came from others.
-    Ends with 3 where anything is wrong. Damage of one checkpoint leaves the others usable: --checkpoint and --resume
-    take their steps, and --resume alone goes on from the newest that is whole.
+    Of a run it checks the settings, the vocabulary, the index, and each checkpoint's sizes, hashes, shapes and numbers.
+    It runs each model once, to see whether finite weights overflow. It changes nothing and runs no code from the
+    folder, so files from strangers are safe to check. The exit code is 3 if anything is wrong.
+    If one checkpoint is damaged, the others still work: --checkpoint and --resume take their steps, and --resume alone
+    takes the newest undamaged one.
 
     Parameters
     ----------
     corpus
-        read the corpus that the run was trained on too, all of it
+        also read the whole corpus that the run was trained on
     """
     from scriven.runs.doctor import check_is_run_or_corpus, examine
 
@@ -48,7 +49,7 @@ def doctor(
     if bad:
         more = f" and {len(bad) - PARTS_NAMED:,} more" if len(bad) > PARTS_NAMED else ""
         parts = "; ".join(finding.part for finding in bad[:PARTS_NAMED])
-        raise InputError(f"{folder} is not whole; what is bad, as said above: {parts}{more}")
+        raise InputError(f"{folder} is damaged; details are above: {parts}{more}")
 
 
 def _print_finding(finding: Finding, as_json: bool) -> None:

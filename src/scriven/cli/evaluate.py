@@ -1,4 +1,4 @@
-"""`scriven evaluate`: the loss of a trained model on a text, by a named protocol."""
+"""`scriven evaluate`: measures the loss of a trained model on a text, by a chosen protocol."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from scriven.cli.common import (
     Switch,
     Text,
     Which,
+    in_bits,
     note,
     show,
 )
@@ -42,23 +43,22 @@ def evaluate(
     device: Device = "auto",
     precision: ReadingPrecision = "auto",
 ) -> None:
-    """The loss of a trained model on a text, by a named protocol: numbers to compare models by.
+    """Measure the loss of a trained model on a text, by a protocol you choose; for comparing models.
 
-    stream reads the whole text once, in order, remembering all before, and counts every character once.
-    documents reads each document (line, file, piece) alone; what their ends cost is shown beside the characters' cost.
-    window-L, as window-256, reads windows of L characters, remembering nothing between them, each given one character:
-    comparable with transformers of that context. last-L predicts each character from exactly the L before it.
-    Where the model's unit is the byte, bytes are counted as characters.
+    stream reads the whole text once, in order, and remembers all of it. Every character counts once.
+    documents reads each document (line, file or piece) alone. The cost of their ends is shown separately.
+    window-L, such as window-256, reads independent windows of L characters, each with one character given at its start.
+    Use it to compare with transformers of that context length. last-L predicts each character from exactly the L
+    before it. For a model of bytes, each byte counts as a character.
 
     Parameters
     ----------
     file
-        text to read, or - for standard input; the validation text of the run's own corpus where not given
+        text to read, or - for standard input; unless given, the validation text of the run's own corpus
     protocol
-        how the text is read and what is counted: documents, stream, window-LENGTH or last-LENGTH; where not given, as
-        the model was trained
+        documents, stream, window-LENGTH or last-LENGTH; unless given, the one that matches the model's training
     accuracy
-        count too which characters were the likeliest ones by the model; read by torch, in bf16 or fp32, which is slower
+        also count how often the model's most likely character was the right one; slower, since torch computes it
     """
     from scriven.inference.protocols import own_protocol, parse_protocol
     from scriven.inference.surprisal import check_finite
@@ -69,7 +69,9 @@ def evaluate(
     if protocol:
         parse_protocol(protocol)
     if accuracy and precision == "int8":
-        raise UsageError("--accuracy is counted by torch, which has no int8; give --precision bf16 or fp32, or neither")
+        raise UsageError(
+            "--accuracy does not work with int8; give --precision bf16 or fp32, or drop one of the two flags"
+        )
     model = load(run, which=checkpoint, device=device, precision=precision)
     if accuracy:
         model.predictor = model.predictor.by_torch()
@@ -77,29 +79,32 @@ def evaluate(
     total = _of_file(model, file, protocol, **choices) if file else _of_validation(model, run, protocol)
     text = file or f"validation text of {run}"
     if not total.loss.characters:
-        raise InputError(f"{text} is too short for {protocol}: there is no character to predict")
+        raise InputError(f"{text} is too short for {protocol}, which finds no character to predict; give a longer text")
     if not math.isfinite(total.loss.total_nats) and protocol != own_protocol(model.settings.reader):
         raise InputError(
-            f"by protocol {protocol} the values of {run} grow beyond all bounds and the loss is no number; give "
-            f"--protocol {own_protocol(model.settings.reader)}, as it was trained"
+            f"by protocol {protocol} the model of {run} overflows, so its loss is not a number; give "
+            f"--protocol {own_protocol(model.settings.reader)}, which matches its training"
         )
     check_finite([total.loss.nats, total.loss.end_nats])
     documents = {"nats_per_document": total.loss.nats_per_document} if total.loss.ends else {}
     judged = {"accuracy": total.loss.accuracy} if total.loss.judged else {}
     computed = {"step": model.step, "precision": model.predictor.reading}
-    show(
-        [{"text": text, "protocol": protocol, **total.values(), **documents, **judged, **computed}],
-        "json" if as_json else "words",
-    )
+    name = {"text": text, "protocol": protocol}
+    if as_json:
+        show([name | total.values() | documents | judged | computed], "json")
+    else:
+        show([name | in_bits(total) | judged | computed], "words")
 
 
 def _check_file(file: str | None, choices: dict[str, str | None]) -> None:
-    """Raises UsageError where the file is not named, or flags say how to read it and there is none."""
+    """Raises UsageError when the file's name is empty, or when flags say how to read it and there is no file."""
     if file == "":
-        raise UsageError("the file is named '', as by a variable that was not set; name it, or leave it out")
+        raise UsageError("the file's name is empty, perhaps from an unset variable; name a file, or leave it out")
     given = [f"--corpus.{name}" for name, value in choices.items() if value]
     if given and file is None:
-        raise UsageError(f"{', '.join(given)}: a text is needed that is read so; name its FILE, or drop the flag")
+        raise UsageError(
+            f"{', '.join(given)} says how to read a text, but there is none; name a FILE, or drop the flag"
+        )
 
 
 def _of_file(model: Model, file: str, protocol: str, **choices: str | None) -> SurprisalSum:
@@ -117,19 +122,19 @@ def _of_validation(model: Model, run: str, protocol: str) -> SurprisalSum:
 
     text = corpus_of(run).validation
     if not text.characters:
-        raise InputError(f"{run} was trained without validation text; name a file to evaluate on")
+        raise InputError(f"{run} was trained without validation text; name a file to evaluate")
     return measure(protocol, model.predictor, text, lanes_at_most=1)
 
 
 def corpus_of(run: str) -> Corpus:
-    """The corpus that a run was trained on; says so where it had to be built again.
+    """Returns the corpus that a run was trained on, with a note when it had to be built again.
 
-    Raises InputError when it is gone and cannot be.
+    Raises InputError when it is gone and cannot be built again.
     """
     from scriven.runs import open_run, run_corpus
 
     opened = open_run(run)
     corpus = run_corpus(opened)
     if corpus.path != opened.corpus_path:
-        note(f"the corpus of {run} was gone, and was built again of its text as that is now")
+        note(f"the corpus of {run} was gone, so it was built again from its texts as they are now")
     return corpus

@@ -1,8 +1,9 @@
-"""`scriven info`: what a run is, or what this machine is used for."""
+"""`scriven info`: describes a run, or what Scriven uses on this machine."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 from datetime import date
 from importlib import metadata
@@ -30,21 +31,21 @@ def info(
     machine: Switch = False,
     as_json: Json = False,
 ) -> None:
-    """What a run is: its model, its text, its checkpoints; or, with --machine, where it would compute here, and why.
+    """Describe a run: its model, text and checkpoints. With --machine, show the device and kernels used here, and why.
 
     Parameters
     ----------
     layers
-        tell how many parameters each layer has
+        show how many parameters each layer has
     machine
-        tell which device and number format are used on this machine where none is asked for
+        show the device and precision that auto selects on this machine
     """
     if run and machine:
-        raise UsageError(f"--machine tells about this machine, not about {run}; drop one of the two")
+        raise UsageError(f"--machine describes this machine, not {run}; drop one of the two")
     if not run and not machine:
         raise UsageError("name the folder of a run, or give --machine")
     if layers and not run:
-        raise UsageError("--layers tells about a run's model; name the folder of a run")
+        raise UsageError("--layers describes the model of a run; name the folder of a run")
     row = _run(run, layers) if run else _machine()
     if not as_json and run:
         row["checkpoints"] = [_in_words(checkpoint) for checkpoint in row["checkpoints"]]
@@ -75,7 +76,7 @@ def _run(path: str, layers: bool) -> Row:
 
 
 def _layers(run: Run) -> list[Row]:
-    """Each part of the model, the one that reads first, with the numbers of its inputs, outputs and parameters."""
+    """Returns each part of the model in order, with the numbers of its inputs, outputs and parameters."""
     from scriven.model.language_model import layer_widths, parameters_by_layer
 
     model, symbols = run.settings.model, run.vocabulary.size
@@ -94,7 +95,7 @@ def _layer_in_words(layer: Row) -> str:
 
 
 def _epoch(run: Run) -> Row:
-    """What an epoch of the run's training text is, where its corpus is still on this machine."""
+    """Returns facts on an epoch of the run's training text, if its corpus is still on this machine."""
     from scriven.cli.corpus import epoch_facts
     from scriven.corpus import Corpus
 
@@ -126,11 +127,12 @@ def _in_words(checkpoint: Row) -> str:
     if "damaged" in checkpoint:
         return f"step {checkpoint['step']:,}: {checkpoint['damaged']}"
     loss = checkpoint["validation_nats_per_char"]
-    told = "not validated" if loss is None else f"validation loss {loss:.4f} nats/char"
-    told += f", {100 * accuracy:.1f} % right" if (accuracy := checkpoint.get("validation_accuracy")) is not None else ""
+    result = "not validated" if loss is None else f"validation loss {loss / math.log(2):.4f} bits/char"
+    if (accuracy := checkpoint.get("validation_accuracy")) is not None:
+        result += f", {100 * accuracy:.1f} % right"
     epochs = checkpoint["epochs"]
     step = f"step {checkpoint['step']:,}" + ("" if epochs is None else f" (epoch {epochs:.2f})")
-    return f"{step}: {checkpoint['characters']:,} characters read, {told}"
+    return f"{step}: {checkpoint['characters']:,} characters read, {result}"
 
 
 def _machine() -> Row:
@@ -176,7 +178,7 @@ def _why_precision(device: torch.device) -> str:
     from scriven.model.backends import WORTH, measurements, median_speedup
 
     if device.type == "cuda":
-        return "the GPU says whether it computes in bf16"
+        return "the GPU reports whether it supports bf16"
     found = measurements("lstm")
     days = [date.fromtimestamp(each.at).isoformat() for each in found]
     when = f"on {days[-1]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
@@ -184,4 +186,6 @@ def _why_precision(device: torch.device) -> str:
     speedup = median_speedup(found)
     if not speedup:
         return f"bf16 does not work here ({how})"
-    return f"an LSTM learns {speedup:.1f} times as fast in bf16 as in fp32 ({how}; from {WORTH} on bf16 is chosen)"
+    return (
+        f"an LSTM trains {speedup:.1f} times as fast in bf16 as in fp32 ({how}; bf16 is chosen from {WORTH} times on)"
+    )

@@ -1,4 +1,4 @@
-"""Mistakes on the command line: one sentence each, with what was probably meant."""
+"""Explains mistakes on the command line, in one sentence each, and suggests what was probably meant."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
-END = "--"  # after it there are no options
+END = "--"  # no options come after it
 
 
 def split_at_end(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words among which options are, and the rest: from `--` on."""
+    """Splits the words at `--`, after which there are no options."""
     end = words.index(END) if END in words else len(words)
     return list(words[:end]), list(words[end:])
 
 
 def with_resume_value(words: Sequence[str]) -> list[str]:
-    """The words; `--resume` may stand alone: its value is then `last`."""
+    """Returns the words, where `--resume` without a value gets the value `last`."""
     options, rest = split_at_end(words)
     return [
         "--resume=last" if word == "--resume" and not _resumes(after) else word
@@ -46,9 +46,9 @@ def _resumes(word: str) -> bool:
 
 
 def join_values(app: App, words: Sequence[str]) -> list[str]:
-    """The words, where `--option -value` becomes `--option=-value`: what begins with a dash is a value there too.
+    """Returns the words, with `--option -value` joined to `--option=-value`, so that a value may start with a dash.
 
-    Raises UsageError where what follows an option that needs a value is another option of the command.
+    Raises UsageError when another option of the command follows an option that needs a value.
     """
     options, rest = split_at_end(words)
     if not any(word.startswith("-") and after.startswith("-") for word, after in pairwise(options)):
@@ -57,7 +57,7 @@ def join_values(app: App, words: Sequence[str]) -> list[str]:
 
 
 def collection_of(app: App, words: Sequence[str]) -> ArgumentCollection:
-    """The arguments of the command that the words name."""
+    """Returns the arguments of the command that the words name."""
     _, apps, _ = app.parse_commands(words)
     return apps[-1].assemble_argument_collection()
 
@@ -76,29 +76,29 @@ def _join(arguments: ArgumentCollection, words: Sequence[str]) -> Iterator[str]:
         else:
             name = value.partition("=")[0]
             if is_option(arguments, name):
-                way = f"; write {word}={value} if that is the value" if takes_text(arguments, word) else ""
-                raise UsageError(f"{word} needs a value, and {name} is an option of its own{way}")
+                way = f"; write {word}={value} if you mean it as a value" if takes_text(arguments, word) else ""
+                raise UsageError(f"{word} needs a value, but {name} is another option{way}")
             yield f"{word}={value}"
 
 
 def is_option(arguments: ArgumentCollection, word: str) -> bool:
-    """Whether a word is the name of an option, or asks for help."""
+    """Whether a word is the name of an option, or of --help."""
     return word in {"--help", "-h", "--traceback"} or _value_needed(arguments, word) is not None
 
 
 def takes_value(arguments: ArgumentCollection, word: str) -> bool:
-    """Whether a word is the name of an option that a value follows."""
+    """Whether a word is the name of an option that needs a value."""
     return bool(_value_needed(arguments, word))
 
 
 def takes_text(arguments: ArgumentCollection, word: str) -> bool:
-    """Whether any text may be the value of this option."""
+    """Whether the value of this option may be any text."""
     argument, _, _ = arguments.match(word)
     return bool({str, Path, list[str], tuple[str, ...]} & {argument.hint, *get_args(argument.hint)})
 
 
 def _value_needed(arguments: ArgumentCollection, word: str) -> bool | None:
-    """Whether an option of that name needs a value; None where there is no such option."""
+    """Whether an option of this name needs a value; None for an unknown option."""
     from cyclopts import UNSET
 
     try:
@@ -108,9 +108,9 @@ def _value_needed(arguments: ArgumentCollection, word: str) -> bool | None:
     return implied is UNSET and not argument.parameter.count
 
 
-SUGGESTED = 3  # names at most
+SUGGESTED = 3  # names that an error suggests
 
-# What other programs for the same call our options, without dashes; and our commands.
+# Names that other programs have for our options and commands, without dashes.
 OPTIONS_ELSEWHERE = {
     "batch-size": "--reader.batch",
     "block-size": "--reader.length",
@@ -156,11 +156,11 @@ NUMBERS: dict[object, str] = {int: "a whole number", float: "a number"}
 
 
 class UnknownOption(UsageError):
-    """A word that begins with a dash and is neither an option nor a file."""
+    """A word that starts with a dash and is neither an option nor a file."""
 
 
 def explain_usage(error: CycloptsError | UnknownOption, app: App, words: Sequence[str]) -> str:
-    """What is wrong with the words of a command line, in one sentence."""
+    """Explains in one sentence what is wrong with the words of a command line."""
     from pydantic import ValidationError
 
     cause = error.__cause__ or error.__context__
@@ -200,14 +200,14 @@ def _refused_word(error: CycloptsError, app: App, words: Sequence[str]) -> str:
 
 
 def _refused_value(name: str, value: str, kind: object) -> str:
-    """What an option takes instead of a value, by the type of its parameter."""
+    """Explains why an option refuses a value, by the type of its parameter."""
     if kind is bool:
         return f"{name} takes no value; drop {value}"
     kinds = [each for each in get_args(kind) if each is not type(None)] if _is_union(kind) else [kind]
     words = [word for each in kinds if get_origin(each) is Literal for word in get_args(each)]
     words += [NUMBERS[each] for each in kinds if each in NUMBERS]
     close = did_you_mean(close_names(value, words)) if words else ""
-    return f"{name} {value}: give {join_names(words)}{close}" if words else f"{name} {value} is not what it takes"
+    return f"{name} {value}: give {join_names(words)}{close}" if words else f"{name} cannot be {value}"
 
 
 def _is_union(kind: object) -> bool:
@@ -215,7 +215,7 @@ def _is_union(kind: object) -> bool:
 
 
 def command_of(app: App, words: Sequence[str]) -> str:
-    """The command that the words name, as it is typed."""
+    """Returns the command that the words name, as people type it."""
     return " ".join(["scriven", *app.parse_commands(words)[0]])
 
 
@@ -225,12 +225,12 @@ def _unknown_option(word: str, app: App, words: Sequence[str]) -> str:
     if now := _renamed_option(word):
         return f"{word.partition('=')[0]} is now called {now}"
     close = close_options(word, collection_of(app, words))
-    ending = did_you_mean(close) or f"; {command_of(app, words)} --help shows them all"
+    ending = did_you_mean(close) or f"; {command_of(app, words)} --help lists them all"
     return f"there is no option {word.partition('=')[0]}{ending}"
 
 
 def _renamed_option(word: str) -> str | None:
-    """The name of today of a flag that stood for a setting that was renamed since."""
+    """Returns today's name of a flag whose setting was renamed."""
     from scriven.settings import RENAMED
 
     now = RENAMED.get(word.lstrip("-").partition("=")[0].replace("-", "_"))
@@ -238,7 +238,7 @@ def _renamed_option(word: str) -> str | None:
 
 
 def close_options(word: str, arguments: ArgumentCollection) -> list[str]:
-    """The options that a word which is none may have meant: named alike, or by the last part of their names."""
+    """Returns the options that an unknown one may have meant, by similar names or by the last part of their names."""
     bare = word.lstrip("-").partition("=")[0].replace("_", "-").lower()
     names = [name for argument in arguments if argument.parse for name in argument.names if name.startswith("--")]
     known = OPTIONS_ELSEWHERE.get(bare)
@@ -253,7 +253,7 @@ def _unknown_command(app: App, words: Sequence[str]) -> str:
     where = " ".join(["scriven", *named])
     commands = sorted(name for name in apps[-1] if not name.startswith("-") and apps[-1][name].show)
     if word.startswith("-"):
-        return f"a command comes first, and {word} after it; commands are {', '.join(commands)}"
+        return f"give a command before {word}; commands are {', '.join(commands)}"
     if not named and Path(word).exists():
         command = "sample" if (Path(word) / "settings.toml").exists() else "train"
         budget = " --minutes 5" if command == "train" else ""
@@ -268,18 +268,16 @@ def _missing(argument: Argument, keyword: str | None, app: App, words: Sequence[
         name = keyword or argument.name
         return f"{name} needs a value; give one after it"
     command, what = command_of(app, words), argument.parameter.help
-    return f"{command} needs {argument.name}" + (f", the {what}" if what else f"; {command} --help tells more")
+    return f"{command} needs {argument.name}" + (f", the {what}" if what else f"; see {command} --help")
 
 
 def _describe_unused(unused: Iterable[str], app: App, words: Sequence[str]) -> str:
-    """Words that no argument takes."""
+    """Explains that a command does not take these words."""
     arguments = collection_of(app, words)
     takes = [argument.name for argument in arguments if argument.field_info.is_positional]
     rest = " ".join(unused)
-    prompt = (
-        f"; a text to go on from is given as --prompt {shlex.quote(rest)}" if "--prompt" in _names(arguments) else ""
-    )
-    return f"{command_of(app, words)} takes {' and '.join(takes) or 'options'} alone, not {rest} too{prompt}"
+    prompt = f"; to continue a text, give --prompt {shlex.quote(rest)}" if "--prompt" in _names(arguments) else ""
+    return f"{command_of(app, words)} takes only {' and '.join(takes) or 'options'}, not {rest}{prompt}"
 
 
 def _names(arguments: ArgumentCollection) -> set[str]:

@@ -1,4 +1,4 @@
-"""`scriven recipe`: the known systems that Scriven trains as their authors did."""
+"""`scriven recipe`: shows the recipes, which train the way known systems did."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from cyclopts import App
 from scriven import recipes
 from scriven.cli.common import Json, put_json
 
-app = App(name="recipe", help="Show the recipes: files of settings that train as a known system did.")
+app = App(name="recipe", help="Show the recipes: settings that train the way a known system did.")
 
 
 @app.command(name="list")
 def show_all(*, as_json: Json = False) -> None:
-    """List the recipes, with a line on each."""
+    """List the recipes, one per line."""
     width = max(map(len, recipes.names())) + 2
     for name in recipes.names():
         title = recipes.title(name)
@@ -26,7 +26,7 @@ def show_all(*, as_json: Json = False) -> None:
 
 @app.command
 def show(name: str, /) -> None:
-    """Print a recipe: a TOML file that can be saved, changed and given to `scriven train --settings`.
+    """Print a recipe: a TOML file that you can save, change, and use with `scriven train --settings`.
 
     Parameters
     ----------

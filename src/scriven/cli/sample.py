@@ -1,4 +1,4 @@
-"""`scriven sample`: write text with a trained model."""
+"""`scriven sample`: writes text with a trained model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from scriven.session import Model, Written
 
 DEFAULTS = SamplingSettings()
-SEPARATOR = "-" * 16  # a line of its own between two texts
+SEPARATOR = "-" * 16  # printed between two texts
 LEAVE = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
 
 
@@ -57,48 +57,48 @@ def sample(
     device: Device = "auto",
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
 ) -> None:
-    """Write text with a trained model, shown as it is written: the prompt, and what the model writes after it.
+    """Write text with a trained model. The prompt and the text after it are shown as they are written.
 
-    Characters of the prompt that the model has never seen are read as <unk>, and named.
+    Characters of the prompt that the model has never seen are read as <unk>, and a note names them.
 
     Parameters
     ----------
     prompt
-        text to go on from; any text, of any length; - reads it from standard input, all of it as it is (printf, unlike
-        echo, puts no line end after it)
+        text to continue, of any length; - reads all of standard input, unchanged (use printf, since echo adds a line
+        end)
     prompt_file
-        file that has the text to go on from, all of it as it is; also .gz, .xz, .bz2, .zst
+        file with the text to continue, read unchanged; also .gz, .xz, .bz2, .zst
     length
-        characters to write (bytes, where the model's unit is the byte)
+        characters to write (for a model of bytes: bytes)
     sampling
-        how the next character is drawn
+        how the next character is picked
     greedy
-        always take the likeliest character, as --temperature 0
+        always pick the most likely character, like --temperature 0
     seed
-        number that decides the text: the same one gives the same text; by chance where not given
+        the same seed gives the same text; unless given, it is random
     count
-        how many texts to write, side by side; text n is the one of seed + n
+        how many texts to write at once; the first has the given seed, the next seed + 1, and so on
     stop
-        end before this string where the model writes it; may be given several times; \\n is a line feed, \\t a tab,
+        stop string: end just before it if the model writes it; may be repeated. \\n means a line feed, \\t a tab,
         \\r a carriage return, \\\\ a backslash
     until_end
-        end each text where its document ends (a name, where the model was trained on a list of names), at --length at
-        the latest; else a model of documents goes on with further ones
+        end each text where its document ends (for a model of names: after one name), at --length at the latest.
+        Without it, a model of documents writes one after another
     novelty
-        with --until-end: say at last how many of the texts are documents of the training text, word for word
+        with --until-end: say at the end how many of the texts occur as documents in the training text, word for word
     interactive
-        go on from each line typed, remembering everything before; ends at the end of the input. With --until-end each
-        line begins a document of its own
+        continue each line that you type, and remember everything before it, until the end of the input. With
+        --until-end, each line starts a new document
     precision
-        number format of the weights that native code writes with; auto is int8, the fastest. The same seed gives the
-        same text within one precision. Where torch writes (on a GPU, or without native code) it is always fp32
+        number format of the weights when native code writes; auto takes int8, the fastest. The same seed gives the
+        same text only at the same precision. On a GPU, or without native code, torch writes, always in fp32
     """
     _check(sampling, greedy, count, interactive, as_json)
     _check_numbers(length, seed)
     choices = {"invalid": invalid, "encoding": encoding}
     _check_prompt(prompt, prompt_file, choices, interactive=interactive)
     if novelty and (interactive or not until_end):
-        raise UsageError("--novelty compares whole documents; give --until-end with it, and not --interactive")
+        raise UsageError("--novelty compares whole documents; give --until-end with it, and drop --interactive")
     from scriven.cli.evaluate import corpus_of
     from scriven.session import first_seed, load
 
@@ -134,9 +134,9 @@ def sample(
 
 
 def _prompt(model: Model, prompt: str, file: str | None, choices: Mapping[str, str | None]) -> str:
-    """The text to go on from: of a file where one is named, of standard input where the prompt is `-`.
+    """Returns the text to continue, from a file if one is named, or from standard input if the prompt is `-`.
 
-    `choices` say how it is read. A byte order mark at its start is left out, which is said.
+    `choices` say how to read it. A byte order mark at its start is dropped, with a note.
     """
     from scriven.cli.texts import reading_settings
     from scriven.corpus.decoding import ReadCounts, decode_source
@@ -153,7 +153,7 @@ def _prompt(model: Model, prompt: str, file: str | None, choices: Mapping[str, s
 
 
 def _note_marks(prompt: str, tally: ReadCounts) -> str:
-    """The prompt, with a note where a byte order mark was left out of it."""
+    """Returns the prompt, and prints a note if a byte order mark was dropped."""
     from scriven.corpus.encodings import describe_marks
 
     if tally.marks:
@@ -162,14 +162,14 @@ def _note_marks(prompt: str, tally: ReadCounts) -> str:
 
 
 def _show_all(texts: Iterable[Written], prompt: str, *, one_line: bool) -> None:
-    """Print several texts: one a line where each is of one line, else with a line between two of them."""
+    """Prints several texts, each on a line of its own or with a separator between them."""
     for n, written in enumerate(texts):
         _print_text("" if one_line or n == 0 else SEPARATOR + "\n")
         _show(prompt, iter([written.text]))
 
 
 def _put_json(texts: Iterable[Written], asked: dict[str, Any], known: list[bool] | None) -> None:
-    """Print each text with what gives the same text again."""
+    """Prints each text as JSON, with all that is needed to write it again."""
     for n, written in enumerate(texts):
         row = {**asked, "seed": asked["seed"] + n, "text": written.text, "ended": written.ended}
         put_json(row | ({"known": known[n]} if known else {}))
@@ -177,7 +177,7 @@ def _put_json(texts: Iterable[Written], asked: dict[str, Any], known: list[bool]
 
 
 def _find_known(training: Part, model: Model, prompt: str, texts: Iterable[Written]) -> list[bool]:
-    """For each text, with its prompt, whether it is a document of the training text; one that did not end is none."""
+    """Returns for each text, with its prompt, whether it is a document of the training text; only ended ones can be."""
     from scriven.inference.chunks import split_text
     from scriven.inference.surprisal import find_known
 
@@ -187,34 +187,36 @@ def _find_known(training: Part, model: Model, prompt: str, texts: Iterable[Writt
 
 
 def _check(sampling: SamplingSettings, greedy: bool, count: int, interactive: bool, as_json: bool) -> None:
-    """Raises UsageError where flags contradict each other."""
+    """Raises UsageError when flags contradict each other."""
     flags = ["--" + name.replace("_", "-") for name in sorted(sampling.model_fields_set)]
     if greedy and flags:
-        raise UsageError(f"--greedy takes the likeliest character and leaves nothing to {', '.join(flags)}; drop one")
+        raise UsageError(
+            f"--greedy always picks the most likely character, so {', '.join(flags)} would do nothing; drop one"
+        )
     if count < 1:
-        raise UsageError(f"--count {count}: give 1 or more texts to write")
+        raise UsageError(f"--count {count}: give 1 or more")
     if count > 1 and (greedy or sampling.temperature == 0):
-        raise UsageError(f"--count {count}: without chance all texts are the same; drop it, or raise --temperature")
+        raise UsageError(f"--count {count}: at temperature 0 all texts are the same; drop it, or raise --temperature")
     if interactive and (count > 1 or as_json):
-        raise UsageError(f"--interactive writes one text to read; drop {'--json' if as_json else '--count'}")
+        raise UsageError(f"--interactive shows one text at a time; drop {'--json' if as_json else '--count'}")
 
 
 def _check_numbers(length: int, seed: int | None) -> None:
-    """Raises UsageError where one is below 0."""
+    """Raises UsageError when one is below 0."""
     for flag, value in (("--length", length), ("--seed", seed or 0)):
         if value < 0:
             raise UsageError(f"{flag} {value}: give 0 or more")
 
 
 def _check_prompt(prompt: str, file: str | None, choices: Mapping[str, str | None], *, interactive: bool) -> None:
-    """Raises UsageError where flags contradict each other, or say nothing of the prompt that there is."""
+    """Raises UsageError when flags contradict each other, or do not fit the prompt."""
     if prompt and file is not None:
-        raise UsageError("--prompt and --prompt-file both say what to go on from; drop one")
+        raise UsageError("--prompt and --prompt-file both give the text to continue; drop one")
     if file == "":
-        raise UsageError("--prompt-file is empty, as a variable is that was not set; name a file, or drop the flag")
+        raise UsageError("--prompt-file is empty, perhaps from an unset variable; name a file, or drop the flag")
     if any(choices.values()) and file is None and prompt != "-":
         raise UsageError(
-            "--corpus.encoding and --corpus.invalid are for a prompt that is read; give it with --prompt-file FILE, or "
+            "--corpus.encoding and --corpus.invalid say how to read a prompt from a file; give --prompt-file FILE, or "
             "drop them"
         )
     if interactive and (prompt == "-" or file == "-"):
@@ -222,28 +224,28 @@ def _check_prompt(prompt: str, file: str | None, choices: Mapping[str, str | Non
 
 
 def _check_end(model: Model, until_end: bool) -> None:
-    """Raises UsageError where texts are to end by themselves that never do."""
+    """Raises UsageError for --until-end when the model has no documents, whose ends it could write."""
     if until_end and model.vocabulary.boundary is None:
         raise UsageError(
-            "--until-end: no text of this model ends by itself; give a --length instead, or train one with "
-            "--corpus.documents"
+            "--until-end: this model has no documents, so its text never ends by itself; give --length instead, or "
+            "train a model with --corpus.documents"
         )
 
 
 def _stops(stop: list[str]) -> list[str]:
-    """The stop strings that the flags give. Raises UsageError when one is empty."""
+    """Returns the stop strings with their escapes replaced. Raises UsageError when one is empty."""
     if not all(stop):
-        raise UsageError("--stop is empty; give the text to end before, or drop the flag")
+        raise UsageError("--stop is empty; give a stop string, or drop the flag")
     return [unescape("--stop", each) for each in stop]
 
 
 def _note_unknown(model: Model, text: str) -> None:
-    """Say on standard error which characters of a prompt the model does not know, and what is done."""
+    """Prints a note on characters of a prompt that the model does not know."""
     unknown = model.unknown_characters(text)
     if unknown:
         shown = [f"{c if c.isprintable() else ascii(c)[1:-1]} (U+{ord(c):04X})" for c in unknown[:10]]
         more = f", and {len(unknown) - 10:,} more" if unknown[10:] else ""
-        note(f"the model has never seen, and reads as <unk>: {', '.join(shown)}{more}")
+        note(f"the model has never seen these characters and reads them as <unk>: {', '.join(shown)}{more}")
         from scriven.inference.surprisal import describe_form, other_form
 
         if form := other_form(model.vocabulary, unknown):
@@ -251,11 +253,11 @@ def _note_unknown(model: Model, text: str) -> None:
 
 
 def _converse(model: Model, prompt: str, seed: int | None, writing: dict[str, Any]) -> None:
-    """Lines in, text out. The model has read what the screen shows, line ends included."""
+    """Continues each line typed. The model reads exactly what the screen shows, with line ends."""
     session, until_end = model.session(seed=seed), writing["until_end"]
-    model.pen(until_end=until_end)  # which is refused before anything is typed, where it must be
+    model.pen(until_end=until_end)  # an error comes before anything is typed
     if sys.stdin.isatty():
-        sys.stderr.write(f"Type a line, and the model goes on from it; {LEAVE} on a line of its own leaves.\n")
+        sys.stderr.write(f"Type a line, and the model continues it; {LEAVE} on a new line ends.\n")
     session.read(prompt)
     while line := _next_line():
         line = line.removesuffix("\n") + ("" if until_end else "\n")
@@ -276,7 +278,7 @@ def _next_line() -> str:
 
 
 def _show(prompt: str, pieces: Iterator[str]) -> bool:
-    """Print a text as it comes, and a line end where it has none; whether it had one."""
+    """Prints a text as it comes, and a line end if it lacks one. Returns whether it had one."""
     safe = _visible if sys.stdout.isatty() else str
     last = prompt
     _print_text(_emphasize(safe(prompt)) if prompt and _colours() else safe(prompt))
@@ -290,13 +292,13 @@ def _show(prompt: str, pieces: Iterator[str]) -> bool:
 
 
 def _colours() -> bool:
-    """Whether standard output is a terminal that shows text in several ways, and nobody asked it not to."""
+    """Whether standard output is a terminal with text styles, and nobody turned them off."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or os.name == "nt"
     return sys.stdout.isatty() and not plain
 
 
 def _emphasize(text: str) -> str:
-    """Text in bold, as what was given is beside what was written."""
+    """Returns text in bold, which sets a prompt apart from what the model wrote."""
     return f"\x1b[1m{text}\x1b[22m"
 
 
@@ -306,7 +308,7 @@ def _print_text(text: str) -> None:
 
 
 def _visible(text: str) -> str:
-    """Text that cannot command the terminal."""
+    """Returns text without control characters."""
     from scriven.report import visible
 
     return "\t".join(map(visible, text.split("\t")))

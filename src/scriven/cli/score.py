@@ -1,4 +1,4 @@
-"""`scriven score`: how surprising a text is to a trained model."""
+"""`scriven score`: measures how surprising a text is to a trained model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from scriven.cli.common import (
     Device,
     Encoding,
+    Form,
     Invalid,
     Json,
     Normalize,
@@ -22,6 +23,7 @@ from scriven.cli.common import (
     Verbatim,
     Which,
     check_named,
+    in_bits,
     note,
     show,
 )
@@ -35,9 +37,9 @@ if TYPE_CHECKING:
     from scriven.session import Model
     from scriven.vocabulary import Vocabulary
 
-SHOWN = 5  # names of empty files in an error
+SHOWN = 5  # empty files that an error names
 By = Literal["total", "line", "character"]
-Unit = Literal["line", "document"]  # what a row of --by line is about
+Unit = Literal["line", "document"]  # what one row of --by line stands for
 
 
 def score(
@@ -54,59 +56,62 @@ def score(
     device: Device = "auto",
     precision: ReadingPrecision = "auto",
 ) -> None:
-    """How surprising a text is to a trained model, read once from its beginning; of any length.
+    """Measure how surprising a text of any length is to a trained model, which reads it once from the start.
 
-    Every character counts once. One that the model has never seen costs what <unk> costs and a choice among all
-    characters that it does not know. The first character is predicted as if it followed a line end. Where the model's
-    unit is the byte, bytes are counted as characters.
+    Every character counts once. The first character is predicted as if it followed a line end. A character that the
+    model has never seen costs as much as <unk>, plus a guess among all unknown characters. For a model of bytes, each
+    byte counts as a character.
 
-    A model of documents (lines, files, pieces between separators) reads each alone, from its start. What their ends
-    cost is shown beside: exp(-total_nats) is the probability of a whole document. Empty ones are not read.
+    A model of documents (lines, files or pieces between separators) reads each document alone. The cost of its end is
+    shown separately; in tables and JSON, exp(-total_nats) is the probability of a whole document. Empty documents are
+    skipped.
 
-    Of several files each is read from its own beginning, and its rows have its name.
+    If you give several files, each is read from its own start, and each row has the name of its file.
 
     Parameters
     ----------
     files
         texts to score: files (also .gz, .xz, .bz2, .zst), folders, - for standard input
     by
-        what a row is about: the whole text, each line (its line end included), or each character. There is a row for
-        every line of the file, empty ones too, with its number in the file and its text. Lines are read as they stand
-        in the text, each after all those before it, so that they sum up to the total. For a model of documents, line
-        is each document
+        one row for the whole text, for each line (with its line end), or for each character. Lines are read in order,
+        each after all lines before it, so that they add up to the total. Every line gets a row with its number and its
+        text, also an empty one. For a model of documents, line means document
     as_tsv
-        rows separated by tabs, below a row of their names; rows of lines and characters are so anyway. To put the rows
-        of lines beside a file, drop that first row: paste FILE <(scriven score RUN FILE --by line | tail -n +2)
+        print a table with tabs between columns, and a first row of names; lines and characters are always shown so. To
+        paste lines and scores together, drop the first row: paste FILE <(scriven score RUN FILE --by line | tail -n +2)
     """
     if as_json and as_tsv:
-        raise UsageError("--json and --tsv are two forms of the same rows; drop one")
+        raise UsageError("--json and --tsv exclude each other; drop one")
     if not files:
-        raise UsageError("scriven score needs a file, the text to score; - is standard input")
+        raise UsageError("scriven score needs a file with the text to score; - is standard input")
     from scriven.corpus.sources import find
     from scriven.session import load
 
     sources = find(check_named(files)).sources
     model = load(run, which=checkpoint, device=device, precision=precision)
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
+    form: Form = "json" if as_json else "tsv" if as_tsv or by != "total" else "words"
     empty: list[str] = []
 
     def _rows() -> Iterator[Row]:
         for source in sources:
             name = {"file": source.name} if len(sources) > 1 or as_json else {}
             row = None
-            for row in _rows_of(model, source, by, choices, source.name if len(sources) > 1 else ""):
+            for row in _rows_of(model, source, by, choices, name=source.name if len(sources) > 1 else "", form=form):
                 yield {**name, **row}
             if row is None:
                 empty.append(source.name)
 
-    show(_rows(), "json" if as_json else "tsv" if as_tsv or by != "total" else "words")
+    show(_rows(), form)
     if empty:
         are = "is" if len(empty) == 1 else "are"
-        raise InputError(f"{', '.join(empty[:SHOWN])} {are} empty; there is nothing to score")
+        raise InputError(f"{', '.join(empty[:SHOWN])} {are} empty, so there is nothing to score")
 
 
-def _rows_of(model: Model, source: TextSource, by: By, choices: dict[str, str | None], name: str) -> Iterator[Row]:
-    """The rows about one text; after the last one notes on it, which begin with a name where one is given."""
+def _rows_of(
+    model: Model, source: TextSource, by: By, choices: dict[str, str | None], *, name: str, form: Form
+) -> Iterator[Row]:
+    """Yields the rows of one text, then prints notes on it, which start with `name` if that is given."""
     from scriven.cli.texts import read_sources
     from scriven.corpus.decoding import ReadCounts as Counts
     from scriven.inference.surprisal import check_scored, surprisals_of_text
@@ -119,39 +124,39 @@ def _rows_of(model: Model, source: TextSource, by: By, choices: dict[str, str | 
     elif by == "character":
         yield from _characters(model.vocabulary, pieces, unit, _DocumentNumbers(counts))
     else:
-        yield from _total(model.vocabulary, pieces, model.predictor.reading)
+        yield from _total(model.vocabulary, pieces, model.predictor.reading, form)
     if counts.empty:
-        were, have = ("s were", "their rows are") if counts.empty > 1 else (" was", "its row is")
-        told = f"{counts.empty:,} empty {unit}{were} not read" + (f"; {have} without surprisal" if by == "line" else "")
-        note(f"{name}: {told}" if name else told)
+        were, have = ("s were", "their rows have") if counts.empty > 1 else (" was", "its row has")
+        text = f"{counts.empty:,} empty {unit}{were} skipped" + (f"; {have} no surprisal" if by == "line" else "")
+        note(f"{name}: {text}" if name else text)
 
 
 class _DocumentNumbers:
-    """The numbers of documents as they stand in a file, from 1 on, where the empty ones are left out and counted."""
+    """Numbers the documents of a file from 1; empty ones, which are skipped, count too."""
 
     def __init__(self, counts: Counts) -> None:
         self._empty = deque[int]() if counts.empty_places is None else counts.empty_places
         self.next = 1
 
     def pass_empty(self) -> Iterator[int]:
-        """The numbers of the empty documents that come next."""
+        """Yields the numbers of the empty documents before the next one with text."""
         while self._empty and self._empty[0] == self.next - 1:
             self._empty.popleft()
             yield self.next
             self.next += 1
 
     def take(self) -> int:
-        """The number of the next document, which is not empty."""
+        """Returns the number of the next document with text."""
         self.next += 1
         return self.next - 1
 
 
-def _total(vocabulary: Vocabulary, pieces: Iterable[Scored], precision: str) -> Iterator[Row]:
+def _total(vocabulary: Vocabulary, pieces: Iterable[Scored], precision: str, form: Form) -> Iterator[Row]:
     from scriven.inference.surprisal import sum_pieces
 
     total = sum_pieces(vocabulary, pieces)
     if total.loss.characters:
-        yield {**total.values(), "precision": precision}
+        yield {**(in_bits(total) if form == "words" else total.values()), "precision": precision}
 
 
 def _lines(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit, numbers: _DocumentNumbers) -> Iterator[Row]:
@@ -170,15 +175,15 @@ def _lines(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit, numbers
             long += len(text) >= LONGEST
     yield from ({unit: number, **nothing, "text": ""} for number in numbers.pass_empty())
     if long:
-        note(f"the text of {long:,} {unit}{'s' if long > 1 else ''} is shown up to its {LONGEST:,} first characters")
+        note(f"of {long:,} {unit}{'s' if long > 1 else ''} only the first {LONGEST:,} characters are shown")
 
 
 def _characters(
     vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit, numbers: _DocumentNumbers
 ) -> Iterator[Row]:
-    """One row a character, and one for the end of each document, whose position is that after its last character.
+    """Yields one row per character, and one for the end of each document, at the position after its last character.
 
-    Of a model of bytes each byte, as a number in hexadecimal where it is not ASCII.
+    For a model of bytes it is one row per byte; bytes that are not ASCII are shown in hexadecimal.
     """
     number = position = 0
     for piece in pieces:

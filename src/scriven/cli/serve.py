@@ -1,4 +1,4 @@
-"""`scriven serve`: models over HTTP."""
+"""`scriven serve`: serves models over HTTP."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ def serve(
     device: Device = "auto",
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
 ) -> None:
-    """Serve models over HTTP: a page to play with, and an API that clients of OpenAI's completions speak.
+    """Serve models over HTTP: a web page to play with, and an OpenAI-compatible completions API.
 
-    Open the address that it shows in a browser for the page. For programs, docs/server.md tells more:
-    POST /v1/completions writes, POST /score tells how surprising a text is,
-    GET /v1/models names the models, GET /openapi.json lists every path.
+    Open the address that it prints in a browser. The API is described in docs/server.md:
+    POST /v1/completions writes, POST /score measures how surprising a text is,
+    GET /v1/models lists the models, GET /openapi.json lists every path.
 
-    A model's name is that of its run's folder. While its training goes on, newer best checkpoints are taken up, or
-    newer last ones with --checkpoint last; one that is named by its step stays. It ends with Ctrl-C.
+    Each model has the name of its run's folder. While a run is still training, the server switches to each new best
+    checkpoint, or to each new last one with --checkpoint last. A checkpoint given by its step stays. Ctrl-C stops it.
 
     Parameters
     ----------
     runs
         folders of the runs
     host
-        address to listen at; with another one than this machine's own, 127.0.0.1, a token is needed
+        address to listen on; any other than 127.0.0.1, which is this machine only, needs a token
     port
-        port to listen at; 0 is any that is free
+        port to listen on; 0 takes any free one
     token
-        what clients must show, as an API key; better given as the variable, which other users of the machine cannot see
+        API key that clients must send. Better set the environment variable, which other users of the machine cannot see
     allow_host
-        another name under which clients reach this server, as behind a proxy; may be given several times
+        another host name that clients may use for this server, such as that of a proxy; may be repeated
     allow_origin
-        scheme, name and port of a page elsewhere that may ask too; may be given several times
+        origin (scheme, host and port) of another web page that may call the API; may be repeated
     precision
-        number format of the weights that native code writes with; auto is int8, the fastest
+        number format of the weights when native code writes; auto takes int8, the fastest
     """
     try:
         from scriven.server.app import OPEN, STREAMED, make_app
@@ -85,37 +85,37 @@ def serve(
 
 
 def _address(host: str, port: int, token: str | None) -> str:
-    """What to open in a browser: the page takes the token from there, and no server is sent what follows a `#`."""
+    """Returns the address for a browser. The page takes the token after `#`, which browsers send to no server."""
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{port}" + (f"/#token={quote(token, safe='')}" if token else "")
 
 
 def _model_names(runs: tuple[str, ...]) -> list[str]:
-    """The names of the models; bytes of a folder's name that are no UTF-8 are shown as U+FFFD, as HTTP can have it."""
+    """Returns the names of the models. Bytes of a folder's name that are not UTF-8 become U+FFFD."""
     names = [os.fsencode(Path(run).resolve().name).decode("utf-8", "replace") for run in runs]
     if not names:
-        raise UsageError("serve needs the folder of a run, such as runs/book; give one or several")
+        raise UsageError("serve needs the folder of a run, such as runs/book; give one or more")
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise UsageError(f"two runs are called {min(twice)}; rename a folder, since models are named by them")
+        raise UsageError(f"two runs are called {min(twice)}; rename one folder, since it names the model")
     return names
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens."""
+    """Returns a listening socket."""
     if not 0 <= port < 1 << 16:
-        raise UsageError(f"--port {port}: give a number from 0, which is any that is free, to {(1 << 16) - 1}")
+        raise UsageError(f"--port {port}: give a number from 0 (any free port) to {(1 << 16) - 1}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise InputError(
-            f"cannot listen at {host} port {port}: {os.strerror(error.errno or 0)}; try another --port"
+            f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; try another --port"
         ) from None
 
 
 def _open_files(connections: int) -> None:
-    """Let the process have as many files open as it may have connections, where the system lets it."""
+    """Raises the limit on open files to the number of connections, as far as the system allows."""
     try:
         import resource
     except ModuleNotFoundError:  # not a system that counts them

@@ -1,4 +1,4 @@
-"""Standard streams that may be closed, full or without a reader: what is written to them decides no other result."""
+"""Standard streams that may be closed, full or without a reader, none of which spoils other results."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ NAMES = "standard input", "standard output", "standard error"
 
 
 class StandardFile(io.FileIO):
-    """A standard stream's descriptor, whose errors name the stream; standard error has none, since none could be told.
+    """A standard stream's descriptor, whose errors name the stream. Standard error ignores all errors.
 
-    Raises OSError: ENOSPC on a full disk, EBADF where the stream was closed from the start, EPIPE without a reader.
+    Raises OSError: ENOSPC on a full disk, EBADF if the stream was closed from the start, EPIPE without a reader.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__(number, "r" if number == 0 else "w", closefd=False)
 
     def write(self, data: Any, /) -> int:
-        """Writes to the stream, or drops what standard error does not take.
+        """Writes to the stream. On standard error, text that cannot be written is dropped.
 
-        Where another program made a pipe or terminal non-blocking for all that share it, it waits as if it had not.
+        It waits for the stream even if another program made it non-blocking.
         """
         try:
             while (count := super().write(data)) is None:
@@ -46,11 +46,11 @@ class StandardFile(io.FileIO):
 
 
 def prepare_streams() -> None:
-    """Makes sys.stdin, sys.stdout and sys.stderr usable whatever the caller left of them, in UTF-8 with any bytes.
+    """Makes sys.stdin, sys.stdout and sys.stderr usable in UTF-8 with any bytes, even if the caller closed them.
 
-    A stream that was closed (`>&-`, a service) gets a descriptor of its own: else the next file that is opened would
-    be taken for it, and be written to by whoever prints. Output to it fails when it is written, and only then.
-    Streams that somebody else has replaced stay as they are.
+    A stream that was closed (`>&-`, a service) gets a descriptor of its own. Otherwise the next file opened would get
+    its number, and printing would write into that file. Output to a closed stream fails only when it is written.
+    Streams that other code has replaced stay as they are.
     """
     if sys.stdin is sys.__stdin__:
         sys.stdin = _prepare(0, sys.stdin)
@@ -58,15 +58,15 @@ def prepare_streams() -> None:
         sys.stdout = _prepare(1, sys.stdout)
     if sys.stderr is sys.__stderr__:
         sys.stderr = _prepare(2, sys.stderr)
-    # Bytes that are not UTF-8 come and go as lone surrogates, as in corpora that keep them; whatever the locale.
-    # A model of bytes may write other half characters too.
+    # In any locale, bytes that are not UTF-8 are read and written as lone surrogates, as in corpora that keep them.
+    # A model of bytes may also write other half characters.
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, WRITTEN)):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors=errors)
 
 
 def end_output() -> None:
-    """Writes what is left of our output; what cannot be written is dropped without a word."""
+    """Writes the rest of our output. What cannot be written is dropped silently."""
     try:
         sys.stdout.flush()
     except OSError:  # else the interpreter would try again at exit, complain, and end with another code
@@ -90,7 +90,7 @@ def _prepare(number: int, stream: TextIO | None) -> TextIO:
 
 
 def _reopen(number: int) -> None:
-    """Opens the descriptor so that nothing can be read from it or written to it; standard error takes all."""
+    """Opens the descriptor so that it can be neither read nor written; standard error takes everything."""
     descriptor = os.open(os.devnull, os.O_WRONLY if number != 1 else os.O_RDONLY)
     if descriptor != number:
         os.dup2(descriptor, number)

@@ -1,4 +1,4 @@
-"""A text that a model is to read, as ids; after the last one, notes on standard error on what should be known of it."""
+"""Reads texts as ids for a model. After the last id it prints notes on the text on standard error."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from scriven.settings import CorpusSettings
 
 
-KINDS = {(True, False): "LF", (False, True): "CR", (True, True): "CR LF"}  # by whether there are LF and CR
+KINDS = {(True, False): "LF", (False, True): "CR", (True, True): "CR LF"}  # by whether LF and CR occur
 
 
 def note_line_ends(
     vocabulary: Vocabulary, chunks: Iterable[Ids], line_ends: LineEnds, about: str = ""
 ) -> Iterator[Ids]:
-    """The chunks of a text, any; after the last one a note on standard error, where its line ends are of another kind.
+    """Yields the chunks of a text, then prints a note if its line ends differ from those of the training text.
 
-    `line_ends` are counted while the chunks are made, `about` begins the note. A model of bytes knows all line ends,
-    whatever it was trained on: of that nothing is said.
+    `line_ends` are counted while the chunks are made. The note starts with `about`. A model of bytes knows all line
+    ends, so it gets no note.
     """
     yield from chunks
     known = ord("\n") in vocabulary.symbols, ord("\r") in vocabulary.symbols
@@ -35,15 +35,15 @@ def note_line_ends(
     if vocabulary.unit == "byte" or found == known or not (any(found) and any(known)):
         return
     note(
-        f"{about}the text has {line_ends}, and the model was trained on {KINDS[known]}; convert them for a score of "
-        "the text alone"
+        f"{about}the text has {line_ends}, but the model was trained on {KINDS[known]}; convert the line ends, which "
+        "make the score worse"
     )
 
 
 def read_sources(
     model: Model, sources: Sequence[TextSource], tally: ReadCounts, choices: Mapping[str, str | None], name: str = ""
 ) -> Iterator[Ids]:
-    """The ids of the text of sources, in chunks; `tally` counts while they are read, and `name` begins the notes.
+    """Yields the text of sources as chunks of ids. `tally` counts what is read; notes start with `name`.
 
     `choices` are as in `reading_settings`.
     """
@@ -51,7 +51,7 @@ def read_sources(
     from scriven.inference.chunks import read_chunks
 
     settings, about = reading_settings(model, choices), f"{name}: " if name else ""
-    if not all(source.is_table for source in sources):  # the text that was trained on was one, others need not be
+    if not all(source.is_table for source in sources):  # only the training text was a table
         settings = settings.model_copy(update={"column": ""})
     chunks = read_chunks(model.vocabulary, split_documents(sources, settings, tally))
     chunks = note_line_ends(model.vocabulary, _note_marks(chunks, tally, about), tally.line_ends, about)
@@ -59,10 +59,10 @@ def read_sources(
 
 
 def reading_settings(model: Model, choices: Mapping[str, str | None]) -> CorpusSettings:
-    """How a model reads a text, with choices of the user, by their names in `CorpusSettings`.
+    """Returns how a model reads a text. `choices` of the user have their names in `CorpusSettings`.
 
-    What is None is as in the run's corpus, but for the encoding, which is UTF-8: the text that was trained on may have
-    had another one. Raises UsageError where a choice cannot be.
+    A choice that is None is taken from the run's corpus, except the encoding, which is then UTF-8. Raises UsageError
+    for an invalid choice.
     """
     from scriven.settings import validate
 

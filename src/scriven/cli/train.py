@@ -1,4 +1,4 @@
-"""`scriven train`: a model of your text."""
+"""`scriven train`: trains a model on your text."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def train(
     training: Annotated[TrainingSettings, Parameter(show_default=False)] = TrainingSettings(),
     monitor: Annotated[MonitorSettings, Parameter(show_default=False)] = MonitorSettings(),
 ) -> None:
-    """Train a model of your text. Give one budget: --minutes, --epochs, --steps or --characters.
+    """Train a model on your text. Say how long: give --minutes, --epochs, --steps or --characters.
 
-    A recipe has a budget of its own. Ctrl-C finishes the step, saves and says how to go on.
+    A recipe has a length of its own. Ctrl-C finishes the current step, saves, and shows how to resume.
 
     Parameters
     ----------
@@ -76,24 +76,24 @@ def train(
     budget
         how long to train
     output
-        the run's folder; runs/NAME, by the first text, where not given
+        folder of the run; unless given, runs/NAME with the name of the first text
     resume
-        go on with a run, from its last checkpoint, or that of the step or the epoch (as epoch:17) given; a larger
-        budget extends it. With auto, begin where there is no checkpoint yet: one command for the first start and for
-        every later one
+        resume a run from its last checkpoint, or from a step or an epoch (such as epoch:17). Give a larger budget
+        to train for longer. auto resumes if there is a checkpoint and starts a new run if not, so that one command
+        does both
     initial
-        start from the best weights of this run; characters that it did not know get new rows
+        start from the best weights of this run; characters that are new to it get new weights
     replay
-        do the steps of this run again, to the same bits, also where its budget was a time; its text and settings are
-        taken
+        repeat the steps of this run with identical results, even if its budget was a time. The text and the settings
+        are taken from that run
     recipe
-        train as a known system did (`scriven recipe list` names them); what --settings and flags say wins over it
+        train the way a known system did (`scriven recipe list` names them); --settings and flags override it
     settings
-        TOML file of settings, as a run's settings.toml; flags win over it
+        TOML file of settings, like the settings.toml of a run; flags override it
     keep
-        checkpoints to keep: all; best, with the last; or a number N of the last ones, with the best
+        checkpoints to keep: all; best (and the last); or N, the last N (and the best)
     quiet
-        show nothing but errors
+        show only errors
     """
     texts = tuple(check_named(texts))
     flags = Settings(
@@ -122,20 +122,20 @@ def train(
     stop = StopFlag(None if quiet else _say_stopping, once_for=LAUNCHER_SECONDS if place else 0.0)
     with stop.listening():
         run = follow(training_events(request, stop), [report])
-    end_output()  # what could not be printed was said then, and says nothing of the model
+    end_output()  # what could not be printed does not concern the model
     if run.interrupted:
-        words = f"stopped and saved at step {run.finished.step:,}; go on with: scriven train --resume -o {run.path}"
+        words = f"stopped and saved at step {run.finished.step:,}; resume with: scriven train --resume -o {run.path}"
         raise Interrupted(words, run.finished.signal)
 
 
 def _say_stopping() -> None:
-    """Says on standard error that a signal was noticed; past its buffer, in which the signal may have come."""
+    """Confirms a signal on standard error, past its buffer, which the signal may have interrupted."""
     with contextlib.suppress(OSError):
-        os.write(2, b"stopping: what is under way is saved first; once more stops at once\n")
+        os.write(2, b"stopping after this step, and saving; press Ctrl-C again to stop at once\n")
 
 
 def worker() -> None:
-    """Join a training that another process leads; started by it, not by people."""
+    """Join a training run that another process leads. That process starts this command, not people."""
     _work()
 
 
@@ -148,7 +148,7 @@ def _work(texts: tuple[str, ...] = (), place: ProcessInfo | None = None) -> None
         with stop.listening():
             number = work(texts, place, stop)
         code = 128 + number if number else 0
-    except (DivergedError, Interrupted, LostError) as error:  # the leader met it too, and tells
+    except (DivergedError, Interrupted, LostError) as error:  # the leader has the same error, and reports it
         code = error.exit_code
     os._exit(code)  # there is nothing to save here, and torch's threads sometimes abort an interpreter that ends
 
@@ -160,11 +160,11 @@ def _from_file(path: Path | None) -> dict[str, dict[str, object]]:
 
 
 def _of_recipe(name: str, texts: tuple[str, ...]) -> dict[str, dict[str, object]]:
-    """A recipe's settings; a corpus that was built before has its own ones about the text."""
+    """Returns a recipe's settings; those about the text are left out when a built corpus is given."""
     from scriven.corpus import is_corpus
 
     values = recipes.values(name)
     if "corpus" in values and is_corpus(texts):
-        note(f"{texts[0]} was built before; what the recipe says about the text is not used")
+        note(f"{texts[0]} is a built corpus, so the recipe's settings about the text are not used")
         del values["corpus"]
     return values

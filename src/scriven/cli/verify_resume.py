@@ -29,24 +29,23 @@ def verify_resume(
     workers: Whole = 0,
     as_json: Json = False,
 ) -> None:
-    """Prove on this machine that k + k steps, with a stop and a resume between them, equal 2k steps, bit for bit.
+    """Check on this machine that stopping after k steps and resuming for k more equals 2k steps, bit for bit.
 
-    The second k steps have one core, where the system allows that: neither a stop nor the cores that are given may
-    change anything. Both are trained in a temporary folder, with the model, reader, optimizer and number of processes
-    of a run or a recipe; compared are the fingerprint of every step, validation losses, weights, optimizer and
-    recurrent state.
-    Exit code 0 says that all are the same, 1 that something differs.
+    It trains twice in a temporary folder, with the model, reader, optimizer and number of processes of a run or a
+    recipe. The resumed half runs on one core if the system allows it, since cores must not change results either.
+    It compares every step's fingerprint, the validation losses, the weights, the optimizer and the recurrent state.
+    The exit code is 0 if all are identical, and 1 if anything differs.
 
     Parameters
     ----------
     what
-        a run's folder, or the name of a recipe
+        folder of a run, or name of a recipe
     texts
-        what a recipe is to read; shakespeare where not given
+        texts to train a recipe on; shakespeare unless given
     steps
-        k, the steps before and after the stop
+        k, the number of steps before and after the stop
     workers
-        processes that share the batch; as many as the run had, or would have, where not given
+        processes that share each batch; unless given, as many as the run has
     """
     for flag, value, least in (("--steps", steps, 1), ("--workers", workers, 0)):
         if value < least:
@@ -71,7 +70,7 @@ def _request(what: str, texts: tuple[str, ...], workers: int) -> Request:
 
     if (Path(what) / "settings.toml").exists() or what not in recipes.names():
         if texts:
-            raise UsageError(f"a run has its own text; drop {' '.join(texts)}, or name a recipe in place of {what}")
+            raise UsageError(f"a run has its own text; drop {' '.join(texts)}, or name a recipe instead of {what}")
         return request_from_run(open_run(what), workers)
     values = recipes.values(what)
     if workers:
@@ -105,9 +104,9 @@ def _words(verdict: Verdict, row: Row) -> str:
     how += f", cores: {' and then '.join(map(str, dict.fromkeys(verdict.cores)))}"
     if not verdict.equal:
         found = "".join(f"  {difference}\n" for difference in verdict.differences)
-        return f"NOT the same: {row['steps']} steps are not {verdict.steps} steps ({how}).\n{found}"
+        return f"NOT identical: {row['steps']} steps differ from {verdict.steps} steps ({how}).\n{found}"
     return (
-        f"The same, bit for bit: {row['steps']} steps are {verdict.steps} steps ({how}).\n"
+        f"Identical, bit for bit: {row['steps']} steps equal {verdict.steps} steps ({how}).\n"
         f"Compared: {verdict.steps} steps, {verdict.evaluations} validation losses, {verdict.arrays} arrays of "
         "weights, optimizer and recurrent state.\n"
     )

@@ -108,6 +108,16 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def describe_choices(nats_per_char: float) -> str:
+    """Returns what a loss means: among how many equally likely characters one would have to guess."""
+    if not nats_per_char < math.log(sys.maxunicode + 1):
+        return "worse than guessing among all characters of Unicode"
+    count = math.exp(nats_per_char)
+    return (
+        f"like guessing among {count:.1f} characters" if count < 10 else f"like guessing among {count:,.0f} characters"
+    )
+
+
 def visible(text: str) -> str:
     """Text that is safe to print: control, format and unassigned characters, except line ends, as backslash escapes."""
     return "".join(c if _safe(c) else c.encode("unicode_escape").decode("ascii") for c in text)

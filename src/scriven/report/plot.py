@@ -1,4 +1,4 @@
-"""`loss.png`: the course of a run, drawn from its `metrics.jsonl`."""
+"""`loss.png`: the losses of a run, drawn from its `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from scriven.safe_files import ensure_regular, replace_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+NATS_PER_BIT = math.log(2)
 SMOOTHED = 0.02  # share of the run that one point of the smoothed line sums over
 TRAINING, VALIDATION, BEST = "#4477aa", "#cc6633", "#117733"
 
@@ -73,14 +74,14 @@ def draw(run: Path) -> Path:
 
 @dataclass
 class LossCurve:
-    """What `metrics.jsonl` tells about the losses, one entry per line that is told."""
+    """The losses in `metrics.jsonl`, one entry per line."""
 
     title: str = ""
     training_characters: int = 0
     steps: list[int] = field(default_factory=list)
     characters: list[int] = field(default_factory=list)  # read since the start of the run
-    nats: list[float] = field(default_factory=list)  # sums over ...
-    counts: list[int] = field(default_factory=list)  # ... so many characters
+    nats: list[float] = field(default_factory=list)  # sums over `counts` characters
+    counts: list[int] = field(default_factory=list)
     validation: dict[int, float] = field(default_factory=dict)  # step -> nats/char
 
     @classmethod
@@ -130,14 +131,15 @@ def _number(value: float | None) -> float:
 
 
 def _losses(axes: Axes, course: LossCurve) -> None:
-    axes.plot(course.characters, course.raw, color=TRAINING, alpha=0.25, linewidth=0.7)
-    axes.plot(course.characters, course.smooth(), color=TRAINING, linewidth=1.8, label="training")
-    at, loss = course.validation_points()
+    axes.plot(course.characters, course.raw / NATS_PER_BIT, color=TRAINING, alpha=0.25, linewidth=0.7)
+    axes.plot(course.characters, course.smooth() / NATS_PER_BIT, color=TRAINING, linewidth=1.8, label="training")
+    at, nats = course.validation_points()
+    loss = nats / NATS_PER_BIT
     if not np.isfinite(loss).any():
         return
     axes.plot(at, loss, color=VALIDATION, marker="o", markersize=4, linewidth=1.2, label="validation")
     best = int(np.nanargmin(loss))
-    label = f"best: {loss[best]:.4f} nats/char"
+    label = f"best: {loss[best]:.4f} bits/char"
     axes.plot(at[best], loss[best], "*", color=BEST, markersize=13, clip_on=False, zorder=9, label=label)
 
 
@@ -145,8 +147,8 @@ def _scales(axes: Axes, course: LossCurve) -> None:
     axes.set_xlim(0, course.characters[-1])
     axes.set_ylim(*_window(course))
     axes.set_xlabel("characters read")
-    axes.set_ylabel("nats per character")
-    axes.secondary_yaxis("right", functions=_per(math.log(2))).set_ylabel("bits per character")
+    axes.set_ylabel("bits per character")
+    axes.secondary_yaxis("right", functions=_per(1 / NATS_PER_BIT)).set_ylabel("nats per character")
     if course.training_characters:
         axes.secondary_xaxis("top", functions=_per(course.training_characters)).set_xlabel("epochs")
     axes.xaxis.set_major_formatter(lambda value, _: _short(value))
@@ -156,18 +158,18 @@ def _scales(axes: Axes, course: LossCurve) -> None:
 
 
 def _per(unit: float) -> tuple[Callable[[npt.ArrayLike], npt.ArrayLike], Callable[[npt.ArrayLike], npt.ArrayLike]]:
-    """From the numbers of one axis to those of the axis across, which counts in `unit`s, and back."""
+    """Returns functions from one axis to the opposite one, which counts in `unit`s, and back."""
     return lambda values: np.divide(values, unit), lambda values: np.multiply(values, unit)
 
 
 def _window(course: LossCurve) -> tuple[float, float]:
-    """The losses worth showing: the fall of the first steps would flatten all that follows."""
+    """The range of losses to show, in bits per character; the first steps would flatten all later ones."""
     _, validation = course.validation_points()
     smoothed = course.smooth()
     worth = np.concatenate([smoothed[len(smoothed) // 20 :], validation])
     low, high = np.nanmin(worth, initial=math.inf), np.nanmax(worth, initial=-math.inf)
     margin = 0.08 * (high - low) or 0.1
-    return low - margin, high + margin
+    return (low - margin) / NATS_PER_BIT, (high + margin) / NATS_PER_BIT
 
 
 def _short(value: float) -> str:

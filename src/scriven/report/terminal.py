@@ -20,7 +20,7 @@ from rich.text import Text
 from scriven import strict_json
 from scriven.batches.readers import describe_steps
 from scriven.events import Evaluated, Event, Finished, Loss, RolledBack, Sampled, Skipped, Started, Stepped
-from scriven.report import as_dict, visible
+from scriven.report import as_dict, describe_choices, visible
 from scriven.settings import SamplingSettings
 from scriven.suggestions import format_bytes
 
@@ -151,7 +151,7 @@ class TerminalReport:
         best = next((each for each in reversed(self._evaluated) if each.best), last)
         if best is last:
             return Text(told, style="green")
-        return Text(f"{told}; best {number(best.loss.nats_per_char)} at step {best.step:,}")
+        return Text(f"{told}; best {number(best.loss.bits_per_char)} at step {best.step:,}")
 
     def _evaluate(self, event: Evaluated) -> None:
         self._evaluated.append(event)
@@ -306,21 +306,23 @@ def protocol_words(event: Evaluated) -> str:
 
 
 def means(loss: Loss, *, whole: bool = False) -> str:
-    """A loss per character, in both units, and of the end of a document where any was counted.
+    """Returns a loss in bits per character, and per end of a document if any was counted.
 
-    Where documents are `whole` it has the loss per document too; and the share of characters that the model gave the
-    highest probability, where they were counted.
+    If `whole`, it has the bits per document too, and says what the loss means. If it was counted, it has the accuracy:
+    how often the model's most likely character was the right one.
     """
-    told = []
+    parts = []
     if loss.characters:
-        told.append(f"{number(loss.nats_per_char)} nats/char ({number(loss.bits_per_char)} bits/char)")
+        parts.append(f"{number(loss.bits_per_char)} bits/char")
+    if loss.characters and whole:
+        parts.append(describe_choices(loss.nats_per_char))
     if loss.ends:
-        told.append(f"{number(loss.end_nats / loss.ends)} nats/end")
+        parts.append(f"{number(loss.end_nats / loss.ends / math.log(2))} bits/end")
     if loss.ends and whole:
-        told.append(f"{number(loss.nats_per_document)} nats/document")
+        parts.append(f"{number(loss.nats_per_document / math.log(2))} bits/document")
     if loss.judged:
-        told.append(f"{100 * loss.accuracy:.1f} % right")
-    return ", ".join(told) or "not known"
+        parts.append(f"{100 * loss.accuracy:.1f} % right")
+    return ", ".join(parts) or "not known"
 
 
 def number(value: float) -> str:
