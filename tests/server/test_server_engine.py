@@ -363,7 +363,7 @@ class SlowReads:
         def slow(*given: Any) -> Any:
             with self._changed:
                 self._changed.wait_for(lambda: self._reader.read < self._most)
-            self._now[0] += engine.READ_SECONDS
+            self._now[0] += engine.PREFILL_SECONDS
             return read(*given)
 
         return slow

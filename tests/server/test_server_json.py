@@ -109,7 +109,7 @@ def test_a_model_that_overflows_is_told_of_in_a_sentence(
 
 
 def test_lines_of_scores_end_with_the_sentence(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "PIECE", 64)
+    monkeypatch.setattr(scoring, "PIECE_SIZE", 64)
     told = client.post("/score", json={"model": "later", "text": "ab" * 32 + "c" * 9}, headers=LINES)
     assert told.status_code == 200
     *lines, last = map(strictly, told.text.splitlines())

@@ -87,7 +87,7 @@ def served(run: Path, which: Which = "best") -> Iterator[Client]:
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setattr(renewal, "EVERY", 0.02)
+    monkeypatch.setattr(renewal, "CHECK_SECONDS", 0.02)
 
 
 def until(condition: Callable[[], object]) -> None:

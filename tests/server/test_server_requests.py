@@ -148,7 +148,7 @@ def test_more_ids_than_may_be_read_are_refused() -> None:
 
 def test_a_long_list_is_read_and_checked_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """In one call of C, in which no other thread of Python ran, a million numbers took 150 ms."""
-    read, pieces, ids = list[str](), list[int](), list(range(3 * requests.PIECE + 5))
+    read, pieces, ids = list[str](), list[int](), list(range(3 * requests.IDS_PER_CHECK + 5))
 
     def integer(text: str) -> int:
         read.append(text)
@@ -162,7 +162,7 @@ def test_a_long_list_is_read_and_checked_in_pieces(monkeypatch: pytest.MonkeyPat
     assert parse_body(DetokenizeBody, json.dumps({"tokens": ids}).encode()).tokens == ids
     assert len(read) == len(ids)
     assert requests._in_pieces(ids, check) == ids
-    assert pieces == [requests.PIECE] * 3 + [5]
+    assert pieces == [requests.IDS_PER_CHECK] * 3 + [5]
 
 
 NO_BODIES = [b"", b"{", b"[]", b"1", b"\xff", b'{"n": NaN}', b'{"n": 1e999}', b'{"n": 1, "n": 2}', b"[" * 100_000]

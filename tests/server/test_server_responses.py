@@ -15,7 +15,7 @@ import pytest
 from live_server import serving
 from scriven.server import completions, responses
 from scriven.server.completions import Tokens
-from scriven.server.responses import BRIEF, LEAST, MAKERS, _pieces, run_apart
+from scriven.server.responses import ANSWER_THREADS, LONG_ANSWER, SHORTEST_ANSWER, _pieces, run_apart
 from served_models import guarded_app, text_model
 
 
@@ -23,8 +23,8 @@ def test_what_is_not_brief_is_made_in_another_thread() -> None:
     async def here(size: int) -> bool:
         return await run_apart(size, threading.get_ident) == threading.get_ident()
 
-    assert asyncio.run(here(BRIEF - 1))
-    assert not asyncio.run(here(BRIEF))
+    assert asyncio.run(here(LONG_ANSWER - 1))
+    assert not asyncio.run(here(LONG_ANSWER))
 
 
 def test_what_is_brief_shares_the_turns_of_the_loop() -> None:
@@ -32,7 +32,7 @@ def test_what_is_brief_shares_the_turns_of_the_loop() -> None:
     made, turns = list[tuple[int, int, int]](), 0
 
     async def tell(number: int, size: int) -> None:
-        await run_apart(size, lambda: made.append((turns, number, max(size, LEAST))))
+        await run_apart(size, lambda: made.append((turns, number, max(size, SHORTEST_ANSWER))))
 
     async def count() -> None:
         nonlocal turns
@@ -52,20 +52,20 @@ def test_what_is_brief_shares_the_turns_of_the_loop() -> None:
     sizes = Counter[int]()
     for turn, _, size in made:
         sizes[turn] += size
-    assert max(sizes.values()) <= BRIEF
+    assert max(sizes.values()) <= LONG_ANSWER
     assert [number for _, number, _ in made] == [number for number in range(64) if number != 40]
-    assert len(sizes) >= sum(sizes.values()) / BRIEF
+    assert len(sizes) >= sum(sizes.values()) / LONG_ANSWER
 
 
 def test_no_piece_is_long() -> None:
     """A thread holds the interpreter's lock while it makes one piece."""
     values = {"tokens": ["x"] * 100_000, "nats": np.zeros(100_000), "rows": [{"a": [1.5] * 5000}] * 3}
-    assert max(map(len, _pieces(values))) <= 12 * responses.PIECE
+    assert max(map(len, _pieces(values))) <= 12 * responses.VALUES_PER_PIECE
 
 
 def test_log_probabilities_of_streams_are_made_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of 64 streams held up every other request for up to 1.6 s."""
-    made, prefix = list[tuple[int, bool]](), str(MAKERS._thread_name_prefix)
+    made, prefix = list[tuple[int, bool]](), str(ANSWER_THREADS._thread_name_prefix)
     add, tell = Tokens.add, completions._event_bytes
 
     def adding(self: Tokens, surprisals: Any) -> None:
@@ -84,7 +84,7 @@ def test_log_probabilities_of_streams_are_made_apart(monkeypatch: pytest.MonkeyP
         told = httpx.post(f"{place.url}/v1/completions", json=body, timeout=60).text
     events = [json.loads(line.removeprefix("data: ")) for line in told.split("\n\n")[:-2]]
     assert sum(len(event["choices"][0]["logprobs"]["tokens"]) for event in events) == 200
-    assert {apart for symbols, apart in made if symbols * 210 >= BRIEF} == {True}
+    assert {apart for symbols, apart in made if symbols * 210 >= LONG_ANSWER} == {True}
 
 
 def test_a_body_of_many_parts_is_refused_before_they_are_made() -> None:

@@ -25,7 +25,7 @@ from scriven.report.files import FilesReport
 from scriven.server import run_monitor
 from scriven.server.limits import Limits
 from scriven.server.responses import ApiError
-from scriven.server.run_monitor import POINTS, QUIET, RunHistory, thin_out
+from scriven.server.run_monitor import MOST_STEPS, QUIET_SECONDS, RunHistory, thin_out
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_run_that_wrote_nothing_for_long_is_not_in_training(tmp_path: Path, re
     news = story.changes()
     assert news is not None
     assert news["training"]
-    past = time.time() - QUIET - 1
+    past = time.time() - QUIET_SECONDS - 1
     os.utime(tmp_path / "metrics.jsonl", (past, past))
     later = story.changes()
     assert later is not None
@@ -172,10 +172,10 @@ def test_thinning_keeps_the_sums_and_the_last_step(losses: list[tuple[float, int
 
 
 def test_long_runs_are_thinned(tmp_path: Path, report: FilesReport) -> None:
-    say(report, *training(tmp_path, last=3 * POINTS, every=10**6))
+    say(report, *training(tmp_path, last=3 * MOST_STEPS, every=10**6))
     news = RunHistory(tmp_path).changes()
     assert news is not None
-    assert len(news["steps"]) == POINTS
+    assert len(news["steps"]) == MOST_STEPS
 
 
 # --- over HTTP
@@ -187,7 +187,7 @@ async def _refused(request: Request, error: ApiError) -> Response:
 
 @pytest.fixture
 def client(tmp_path: Path, report: FilesReport, monkeypatch: pytest.MonkeyPatch) -> TestClient:
-    monkeypatch.setattr(run_monitor, "EVERY", 0.01)
+    monkeypatch.setattr(run_monitor, "CHECK_SECONDS", 0.01)
     say(report, *training(tmp_path / "book"))
     runs = {"book": tmp_path / "book", "empty": tmp_path / "empty"}
     handlers: Any = {ApiError: _refused}
@@ -236,7 +236,7 @@ def test_what_cannot_be_read_is_refused(client: TestClient, tmp_path: Path) -> N
 
 
 def test_news_come_as_events(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_monitor, "KEEP_ALIVE", 0.1)
+    monkeypatch.setattr(run_monitor, "KEEP_ALIVE_SECONDS", 0.1)
     answer = client.get("/runs/book/events")
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     first, *rest = answer.text.split("\n\n")

@@ -8,7 +8,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from scriven.server.app import FOLDER, KINDS, page, page_routes
+from scriven.server.app import MEDIA_TYPES, PAGE_FOLDER, page, page_routes
 
 LARGEST = 150_000  # bytes of the whole page, before it is compressed
 
@@ -23,8 +23,8 @@ def test_the_page_is_small() -> None:
 
 
 def test_every_file_in_the_folder_is_served() -> None:
-    assert {path.suffix for path in FOLDER.iterdir()} <= set(KINDS)
-    assert len(page()) == len(list(FOLDER.iterdir()))
+    assert {path.suffix for path in PAGE_FOLDER.iterdir()} <= set(MEDIA_TYPES)
+    assert len(page()) == len(list(PAGE_FOLDER.iterdir()))
 
 
 @pytest.mark.parametrize("path", page())

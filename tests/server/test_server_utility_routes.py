@@ -21,7 +21,7 @@ from scriven.server.limits import LIMITS
 from scriven.server.openapi import OPERATIONS, document
 from scriven.server.schemas import CompletionReply, DeletedReply, ErrorReply
 from scriven.server.security import Guard, policy
-from scriven.server.shared import BOUNDS
+from scriven.server.shared import BUCKET_SECONDS
 from served_models import guarded_app, names_model, text_model
 
 MODELS = {"text": text_model(), "names": names_model()}
@@ -200,7 +200,7 @@ def test_counters_are_openmetrics_where_that_is_accepted(client: httpx.Client) -
     for name, labels in (("request_seconds", 'path="/v1/completions"'), ("first_token_seconds", 'model="names"')):
         buckets = [value for each, value in values.items() if each.startswith(f"scriven_{name}_bucket{{{labels}")]
         bounds = re.findall(rf'scriven_{name}_bucket{{{labels},le="([^"]+)"}}', told.text)
-        assert [float(each) for each in bounds] == [*BOUNDS, math.inf]
+        assert [float(each) for each in bounds] == [*BUCKET_SECONDS, math.inf]
         assert all(re.fullmatch(r"\d+\.\d+|\+Inf", each) for each in bounds)
         assert buckets == sorted(buckets)
         assert buckets[-1] == values[f"scriven_{name}_count{{{labels}}}"] > 0

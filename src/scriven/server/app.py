@@ -28,9 +28,11 @@ from scriven.server.run_monitor import RunMonitor
 from scriven.server.shared import ServedModel, ServerState
 from scriven.session import Model
 
-FOLDER = Path(__file__).parent / "page"
+log = logging.getLogger(__name__)
+
+PAGE_FOLDER = Path(__file__).parent / "page"
 INDEX = "index.html"
-KINDS = {
+MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -60,22 +62,20 @@ class PageFile:
 @cache
 def page() -> dict[str, PageFile]:
     """The files of the page, by path."""
-    files = {f"/{path.name}": _load_file(path) for path in sorted(FOLDER.iterdir()) if path.suffix in KINDS}
+    files = {f"/{path.name}": _load_file(path) for path in sorted(PAGE_FOLDER.iterdir()) if path.suffix in MEDIA_TYPES}
     return {"/": files.pop(f"/{INDEX}"), **files}
 
 
 def _load_file(path: Path) -> PageFile:
     data = path.read_bytes()
     tag = f'"{hashlib.sha256(data).hexdigest()[:20]}"'
-    return PageFile(KINDS[path.suffix], data, gzip.compress(data, mtime=0), tag)
+    return PageFile(MEDIA_TYPES[path.suffix], data, gzip.compress(data, mtime=0), tag)
 
 
 def page_routes() -> list[Route]:
     """One route for each file of the page."""
     return [Route(path, file.get, methods=["GET"], include_in_schema=False) for path, file in page().items()]
 
-
-log = logging.getLogger(__name__)
 
 ROUTES = (
     Route("/v1/completions", completions.completions, methods=["POST"]),

@@ -21,7 +21,15 @@ from scriven.inference.predictor import Context
 from scriven.server.jobs import Job, JobUpdate
 from scriven.server.prefill import SymbolSurprisals
 from scriven.server.requests import CompletionBody
-from scriven.server.responses import LEAST, ApiError, answer, json_in_pieces, json_text, long_answer, run_apart
+from scriven.server.responses import (
+    SHORTEST_ANSWER,
+    ApiError,
+    answer,
+    json_in_pieces,
+    json_text,
+    long_answer,
+    run_apart,
+)
 from scriven.server.shared import (
     DisconnectAwareResponse,
     RequestHandle,
@@ -38,6 +46,11 @@ from scriven.settings import SamplingSettings
 from scriven.surrogates import WRITTEN
 from scriven.vocabulary import Vocabulary
 
+EVENT_SECONDS = 0.02  # between two events of a stream at least
+EVENTS = "text/event-stream; charset=utf-8"
+UNKNOWN_CHARACTERS = 10  # in an answer at most
+
+Usage = dict[str, int]
 Logprobs = dict[str, list[Any] | None]
 
 
@@ -129,16 +142,6 @@ def _bytes_name(data: bytes) -> str:
     return "bytes:" + "".join(f"\\x{each:02x}" for each in data)
 
 
-__all__ = ["Logprobs", "Tokens", "character_name", "token_name"]
-
-
-EVENT_SECONDS = 0.02  # between two events of a stream at least
-EVENTS = "text/event-stream; charset=utf-8"
-UNKNOWN_CHARACTERS = 10  # in an answer at most
-
-Usage = dict[str, int]
-
-
 async def completions(request: Request) -> Response:
     """POST /v1/completions: generates texts."""
     body = await parse_request(request, CompletionBody)
@@ -181,7 +184,7 @@ def _model(served: ServedModel) -> dict[str, Any]:
 def _estimate_size(body: CompletionBody) -> int:
     """About how much work it is to parse a request: its characters, ids and texts to generate."""
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    return sum(1 if isinstance(each, int) else len(each) + LEAST * body.texts for each in prompts)
+    return sum(1 if isinstance(each, int) else len(each) + SHORTEST_ANSWER * body.texts for each in prompts)
 
 
 class Prompt(NamedTuple):
@@ -461,4 +464,4 @@ def _event_bytes(
     return "".join(f"data: {to_json(completion.response([each], usage))}\n\n" for each in outputs).encode()
 
 
-__all__ = ["completions", "model", "models"]
+__all__ = ["Logprobs", "Tokens", "character_name", "completions", "model", "models", "token_name"]

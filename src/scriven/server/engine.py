@@ -27,8 +27,8 @@ from scriven.server.limits import Limits
 from scriven.server.prefill import Prefill, PrefillQueue, SymbolSurprisals, surprisals_from_logits
 from scriven.server.responses import ApiError, overflow, too_many_requests
 
-READ = 1024  # symbols of all prompts together that are read at once
-READ_SECONDS = 0.01  # of reading, after which a turn begins no further piece
+SYMBOLS_PER_PIECE = 1024  # symbols of all prompts together that are read at once
+PREFILL_SECONDS = 0.01  # of reading, after which a turn begins no further piece
 UPDATE_SECONDS = 0.01  # between two deliveries, unless something is urgent: each wakes the thread of the requests
 
 log = logging.getLogger(__name__)
@@ -208,12 +208,12 @@ class Engine:
             self.waiting_symbols -= len(job.ids)
 
     def _prefill(self) -> None:
-        until = time.monotonic() + READ_SECONDS
+        until = time.monotonic() + PREFILL_SECONDS
         while self._prefilling and time.monotonic() < until:
             self._prefill_piece()
 
     def _prefill_piece(self) -> None:
-        results = self._prefill_queue.read(READ)
+        results = self._prefill_queue.read(SYMBOLS_PER_PIECE)
         for prefill, surprisals, length in results:
             self.read += length
             if surprisals is not None:

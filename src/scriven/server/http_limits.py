@@ -27,7 +27,7 @@ from scriven.server.security import HEADERS
 SWITCH_SECONDS = (
     0.0005  # after which a thread hands the interpreter's lock to another one; the default is 5 ms for each thread
 )
-SEPARATORS = len(": \r\n")  # bytes of a header line besides its name and value
+SEPARATOR_BYTES = len(": \r\n")  # bytes of a header line besides its name and value
 
 
 class Alarm:
@@ -92,7 +92,7 @@ class Connection(HttpToolsProtocol):
 
     def _refusal_of_head(self) -> str:
         """Why a request with this head is refused; "" if it is not."""
-        size = len(self.url) + sum(len(name) + len(value) + SEPARATORS for name, value in self.headers)
+        size = len(self.url) + sum(len(name) + len(value) + SEPARATOR_BYTES for name, value in self.headers)
         if size > self.limits.head_bytes:  # it may have arrived at once, with its end
             return self._head_too_large()
         codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]

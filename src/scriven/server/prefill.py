@@ -18,9 +18,9 @@ from scriven.arrays import Float64s, Ids
 from scriven.inference.predictor import Context, Predictor, side_by_side
 from scriven.inference.surprisal import cost_of_unseen, read_rows
 
-PIECE = 256  # symbols of one text that torch reads at once
-STEPS = 32  # symbols read at once, one step at a time: many times slower
-LOGITS = 1 << 20  # logits held at once while the likeliest symbols are looked for: 8 MB
+SYMBOLS_PER_READ = 256  # symbols of one text that torch reads at once
+STEPS_PER_READ = 32  # symbols read at once, one step at a time: many times slower
+LOGITS_PER_READ = 1 << 20  # logits held at once while the likeliest symbols are looked for: 8 MB
 
 
 class SymbolSurprisals(NamedTuple):
@@ -145,7 +145,7 @@ class _PrefillGroup:
         rows = self.prefills
         most = symbols // len(rows)
         if self.stepwise:
-            most = min(most, STEPS, LOGITS // (len(rows) * self._predictor.vocabulary.size))
+            most = min(most, STEPS_PER_READ, LOGITS_PER_READ // (len(rows) * self._predictor.vocabulary.size))
         length = max(1, min(most, *(len(each.ids) for each in rows)))
         ids = np.stack([each.ids[:length] for each in rows], 1)  # (T, N)
         read = self._read_steps if self.stepwise else self._read_block
@@ -179,7 +179,7 @@ class _PrefillGroup:
 
         With a window, generation continues from the window's context, while surprisals come from the carried state.
         """
-        predictor, ids = self._predictor, each.ids[:PIECE]
+        predictor, ids = self._predictor, each.ids[:SYMBOLS_PER_READ]
         surprisals: SymbolSurprisals | None = None
         carried = each.carried or each.context
         if each.logprobs == 0:
@@ -192,5 +192,5 @@ class _PrefillGroup:
             each.context = predictor.read(each.context, ids[:, None])
         else:
             each.context = carried
-        each.ids, each.carried = each.ids[PIECE:], carried
+        each.ids, each.carried = each.ids[SYMBOLS_PER_READ:], carried
         return PrefillResult(each, surprisals, len(ids))

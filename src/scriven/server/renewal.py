@@ -20,7 +20,7 @@ from scriven.runs.folder import Which
 from scriven.server.shared import ServedModel, ServerState
 from scriven.session import Model, load
 
-EVERY = 5.0  # seconds between two checks of the runs
+CHECK_SECONDS = 5.0  # seconds between two checks of the runs
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ async def renew(server: ServerState, sources: Mapping[str, ServedCheckpoint], re
     last = dict[str, str]()  # the last line about each run, which is not repeated
     try:
         while True:
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(CHECK_SECONDS)
             server.forget_stopped()
             for name, source in sources.items():
                 try:

@@ -20,7 +20,7 @@ from scriven import strict_json
 from scriven.server.limits import LIMITS
 from scriven.server.responses import ApiError, json_text
 
-SHOWN = 60  # characters of a value that a message shows
+CHARACTERS_SHOWN = 60  # characters of a value that a message shows
 
 # Fields that are not supported, and the values that change nothing; null never does.
 UNSUPPORTED_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
@@ -83,8 +83,8 @@ def add_unsupported(schema: dict[str, Any], unsupported: Mapping[str, Sequence[A
 
 def _show(value: Any) -> str:
     """A text, number or boolean for a message; "" for objects and lists, which may be nested deeply."""
-    if isinstance(value, str) and len(value) > SHOWN:
-        return f" {json_text(value[:SHOWN])}..."
+    if isinstance(value, str) and len(value) > CHARACTERS_SHOWN:
+        return f" {json_text(value[:CHARACTERS_SHOWN])}..."
     return "" if isinstance(value, dict | list) else f" {json_text(value)}"
 
 
@@ -93,7 +93,7 @@ def _same(value: Any, neutral: Any) -> bool:
     return isinstance(value, bool) is isinstance(neutral, bool) and bool(value == neutral)
 
 
-PIECE = 8192  # ids checked at once, while no other thread of Python can run
+IDS_PER_CHECK = 8192  # ids checked at once, while no other thread of Python can run
 
 
 class _Nullable:
@@ -105,9 +105,9 @@ class _Nullable:
 
 def _in_pieces(ids: Any, check: Callable[[Any], Any]) -> Any:
     """Checks ids piece by piece, so that other threads of Python run in between."""
-    if not isinstance(ids, list) or not PIECE < len(ids) <= LIMITS.prompt_characters:
+    if not isinstance(ids, list) or not IDS_PER_CHECK < len(ids) <= LIMITS.prompt_characters:
         return check(ids[: LIMITS.prompt_characters + 1] if isinstance(ids, list) else ids)
-    return [each for begin in range(0, len(ids), PIECE) for each in check(ids[begin : begin + PIECE])]
+    return [each for begin in range(0, len(ids), IDS_PER_CHECK) for each in check(ids[begin : begin + IDS_PER_CHECK])]
 
 
 NULLABLE = _Nullable()

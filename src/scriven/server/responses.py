@@ -19,12 +19,24 @@ from starlette.responses import Response
 from scriven import strict_json
 from scriven.errors import shortage
 
-PIECE = 2048  # values of a list that become JSON at once
-BRIEF = 1 << 10  # characters or values that the loop turns into answers in one turn: about a millisecond
-LEAST = BRIEF // 4  # what the shortest answer counts as, since sending it takes time too
+VALUES_PER_PIECE = 2048  # values of a list that become JSON at once
+LONG_ANSWER = 1 << 10  # characters or values; the loop makes only shorter answers, and this much of them in one turn
+SHORTEST_ANSWER = LONG_ANSWER // 4  # what the shortest answer counts as, since sending it takes time too
 # Each more thread may keep the interpreter's lock from the loop for a few milliseconds. The second thread lets short
 # answers overtake long ones.
-MAKERS = ThreadPoolExecutor(2, "answers")
+ANSWER_THREADS = ThreadPoolExecutor(2, "answers")
+
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
+    408: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+}
+RETRY_SECONDS = 1  # after which a refused client may try again
 
 Result = TypeVar("Result")
 
@@ -42,29 +54,29 @@ async def long_answer(size: int, make: Callable[[], Any]) -> Response:
 async def run_apart(size: int, make: Callable[[], Result]) -> Result:
     """The result of `make()`, which runs in another thread if `size` is at least BRIEF.
 
-    Shorter work runs in the loop, but only BRIEF values in each of its turns: 64 streams with updates take turns.
+    Shorter work runs in the loop, but only LONG_ANSWER values in each of its turns: 64 streams with updates take turns.
     """
     loop = asyncio.get_running_loop()
-    if size >= BRIEF:
-        return await loop.run_in_executor(MAKERS, make)
+    if size >= LONG_ANSWER:
+        return await loop.run_in_executor(ANSWER_THREADS, make)
     if loop not in _TURNS:
         _TURNS[loop] = Turns()
-    await _TURNS[loop].take(max(size, LEAST))
+    await _TURNS[loop].take(max(size, SHORTEST_ANSWER))
     return make()
 
 
 class Turns:
-    """Shares the turns of an event loop: at most BRIEF values in each turn, first come, first served."""
+    """Shares the turns of an event loop: at most LONG_ANSWER values in each turn, first come, first served."""
 
     def __init__(self) -> None:
         """For the running loop; nobody waits yet."""
-        self._left = BRIEF  # values left for this turn
+        self._left = LONG_ANSWER  # values left for this turn
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, size: int) -> None:
         """Waits for a turn with room for `size` values."""
         loop = asyncio.get_running_loop()
-        if self._left == BRIEF:
+        if self._left == LONG_ANSWER:
             loop.call_soon(self._begin_turn)
         if self._left >= size and not self._waiting:
             self._left -= size
@@ -74,13 +86,13 @@ class Turns:
         await turn
 
     def _begin_turn(self) -> None:
-        self._left = BRIEF
+        self._left = LONG_ANSWER
         while self._waiting and self._waiting[0][0] <= self._left:
             size, turn = self._waiting.popleft()
             if not turn.done():  # it is done if its task was cancelled
                 self._left -= size
                 turn.set_result(None)
-        if self._left < BRIEF:
+        if self._left < LONG_ANSWER:
             asyncio.get_running_loop().call_soon(self._begin_turn)
 
 
@@ -88,7 +100,7 @@ _TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary(
 
 
 def json_in_pieces(values: Any) -> str:
-    """JSON as `json_text`, also of arrays; other threads run between its pieces, of PIECE values of a list each."""
+    """JSON as `json_text`, also of arrays. Other threads run between its pieces of VALUES_PER_PIECE values each."""
     return "".join(_pieces(values))
 
 
@@ -98,10 +110,10 @@ def _pieces(values: Any) -> Iterator[str]:
             yield f"{',' if number else '{'}{json_text(name)}:"
             yield from _pieces(value)
         yield "}" if values else "{}"
-    elif isinstance(values, np.ndarray) or (isinstance(values, list) and len(values) > PIECE):
+    elif isinstance(values, np.ndarray) or (isinstance(values, list) and len(values) > VALUES_PER_PIECE):
         yield "["
-        for begin in range(0, len(values), PIECE):
-            piece = values[begin : begin + PIECE]
+        for begin in range(0, len(values), VALUES_PER_PIECE):
+            piece = values[begin : begin + VALUES_PER_PIECE]
             yield ("," if begin else "") + json_text(piece.tolist() if isinstance(piece, np.ndarray) else piece)[1:-1]
         yield "]"
     elif isinstance(values, list) and any(isinstance(each, dict) for each in values):
@@ -125,22 +137,6 @@ def _response(text: str, status: int) -> Response:
     return Response(text, status, media_type="application/json")
 
 
-__all__ = ["answer", "json_in_pieces", "json_text", "long_answer", "run_apart"]
-
-
-TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "invalid_request_error",
-    405: "invalid_request_error",
-    408: "invalid_request_error",
-    413: "invalid_request_error",
-    429: "rate_limit_error",
-}
-RETRY_SECONDS = 1  # after which a refused client may try again
-
-
 class ApiError(Exception):
     """An error answer: HTTP status, message with the way out, the field at fault, and a code for programs."""
 
@@ -153,7 +149,7 @@ class ApiError(Exception):
     @property
     def body(self) -> bytes:
         """The error as JSON, in OpenAI's format."""
-        kind = TYPES.get(self.status, "server_error")
+        kind = ERROR_TYPES.get(self.status, "server_error")
         error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return json_text({"error": error}).encode()
 

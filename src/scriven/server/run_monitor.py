@@ -24,18 +24,22 @@ from scriven.errors import InputError
 from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, record_of
 from scriven.safe_files import open_regular
 from scriven.server.limits import LIMITS, Limits
-from scriven.server.responses import BRIEF, ApiError, answer, json_in_pieces, long_answer, too_many_requests
+from scriven.server.responses import LONG_ANSWER, ApiError, answer, json_in_pieces, long_answer, too_many_requests
 from scriven.server.shared import DisconnectAwareResponse
 
 Record = dict[str, Any]
 
 BYTES_PER_READ = 32 << 20  # the files of the longest runs have about 10 million bytes
 LINES_PER_READ = 200_000  # a hostile file of nothing but line ends would take too long otherwise
-LARGEST = 1e300  # a larger loss could overflow when summed
-POINTS = 1200  # steps reported at most; neighbouring steps of a longer run are summed
-SAMPLES = 2000  # the last texts that are reported
-QUIET = 120.0  # seconds without a new line after which a run counts as no longer in training
-TAIL = 1 << 16  # bytes at the end of a file that are searched for its last line
+LARGEST_LOSS = 1e300  # a larger loss could overflow when summed
+MOST_STEPS = 1200  # steps reported at most; neighbouring steps of a longer run are summed
+MOST_SAMPLES = 2000  # the last texts that are reported
+QUIET_SECONDS = 120.0  # seconds without a new line after which a run counts as no longer in training
+TAIL_BYTES = 1 << 16  # bytes at the end of a file that are searched for its last line
+CHECK_SECONDS = 0.5  # seconds between two checks of the files of a run that is followed
+KEEP_ALIVE_SECONDS = 15.0  # seconds without changes after which a comment is sent, which notices disconnected clients
+EVENTS = "text/event-stream; charset=utf-8"
+NO_STORE = {"cache-control": "no-store"}
 STARTED = ("name", "parameters", "training_characters", "validation_characters")
 FINISHED = ("step", "reason", "best_step", "seconds")
 SAMPLED = ("step", "prompt", "text", "temperature", "seed")
@@ -116,12 +120,12 @@ class RunHistory:
 
 
 def is_training(run: Path, last: Sequence[Record] = ()) -> bool:
-    """Whether a run seems to be in training: it did not finish, and it wrote a line less than QUIET seconds ago."""
+    """Whether a run seems to be in training: it did not finish, and wrote a line in the last QUIET_SECONDS."""
     path = run / METRICS_FILE
     last = last or last_records(path)
     if not last or last[-1].get("event") == "finished":
         return False
-    return time.time() - path.stat().st_mtime < QUIET
+    return time.time() - path.stat().st_mtime < QUIET_SECONDS
 
 
 def last_records(path: Path) -> list[Record]:
@@ -129,8 +133,8 @@ def last_records(path: Path) -> list[Record]:
     if not os.path.lexists(path):
         return []
     with open_regular(path) as (file, size):
-        file.seek(max(0, size - TAIL))
-        return records(io.BytesIO(file.read(TAIL)))
+        file.seek(max(0, size - TAIL_BYTES))
+        return records(io.BytesIO(file.read(TAIL_BYTES)))
 
 
 def collect_losses(metrics: Sequence[Record]) -> Record:
@@ -169,12 +173,12 @@ def _loss(record: Record) -> list[Record]:
     nats, characters = (loss.get("nats"), loss.get("characters")) if isinstance(loss, dict) else (None, None)
     if not (isinstance(nats, int | float) and isinstance(characters, int) and characters > 0):
         return []
-    if not max(abs(nats), characters) < LARGEST:
+    if not max(abs(nats), characters) < LARGEST_LOSS:
         return []
     return [{"step": record["step"], "nats": nats, "characters": characters}]
 
 
-def thin_out(steps: Sequence[Record], points: int = POINTS) -> list[Record]:
+def thin_out(steps: Sequence[Record], points: int = MOST_STEPS) -> list[Record]:
     """At most `points` steps. Neighbours become one step with their summed losses and the last one's other values."""
     size = -(-len(steps) // points) or 1
     groups = groupby(enumerate(steps), lambda each: each[0] // size)
@@ -189,16 +193,7 @@ def _merge(steps: Sequence[Record]) -> Record:
 def collect_samples(samples: Sequence[Record]) -> list[Record]:
     """The generated texts from records of `samples.jsonl`."""
     texts = [each for each in samples if isinstance(each.get("text"), str) and isinstance(each.get("prompt"), str)]
-    return [_scalars(each, SAMPLED) for each in texts[-SAMPLES:]]
-
-
-__all__ = ["RunHistory", "Tail", "collect_losses", "collect_samples", "is_training", "last_records", "thin_out"]
-
-
-EVERY = 0.5  # seconds between two checks of the files of a run that is followed
-KEEP_ALIVE = 15.0  # seconds without changes after which a comment is sent, which notices disconnected clients
-EVENTS = "text/event-stream; charset=utf-8"
-NO_STORE = {"cache-control": "no-store"}
+    return [_scalars(each, SAMPLED) for each in texts[-MOST_SAMPLES:]]
 
 
 class RunMonitor:
@@ -235,7 +230,7 @@ class RunMonitor:
     async def samples(self, request: Request) -> Response:
         """GET /runs/{name}/samples: the texts that the model generated during training."""
         history = RunHistory(self._folder(request))
-        return await long_answer(BRIEF, lambda: _changes(history)["samples"])
+        return await long_answer(LONG_ANSWER, lambda: _changes(history)["samples"])
 
     async def events(self, request: Request) -> Response:
         """GET /runs/{name}/events: `RunHistory.changes` as server-sent events; the first has everything until now."""
@@ -254,10 +249,10 @@ class RunMonitor:
                 yield b"data: " + refused.body + b"\n\n"
                 return
             changed = changes != "{}"
-            if changed or clock() - sent > KEEP_ALIVE:
+            if changed or clock() - sent > KEEP_ALIVE_SECONDS:
                 sent = clock()
                 yield f"data: {changes}\n\n".encode() if changed else b":\n\n"
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(CHECK_SECONDS)
 
     @asynccontextmanager
     async def _count_follower(self) -> AsyncIterator[None]:

@@ -41,8 +41,8 @@ from scriven.server.shared import (
 )
 
 LINES = "application/x-ndjson"
-PIECE = 1 << 16  # bytes of a text, or symbols, that are scored at once
-AHEAD = 256  # lines held at most for a client that does not read them yet
+PIECE_SIZE = 1 << 16  # bytes of a text, or symbols, that are scored at once
+LINES_AHEAD = 256  # lines held at most for a client that does not read them yet
 
 
 async def score(request: Request) -> Response:
@@ -136,7 +136,7 @@ class _ArrivingText:
 
     async def _piece(self) -> bytes:
         data = bytearray()
-        while len(data) < PIECE and (chunk := await anext(self._body, None)) is not None:
+        while len(data) < PIECE_SIZE and (chunk := await anext(self._body, None)) is not None:
             data += chunk
         return bytes(data)
 
@@ -177,10 +177,10 @@ async def _surprisals(text: _ScoredText) -> AsyncGenerator[tuple[Ids, Float64s]]
 
 
 def _split_long(chunks: Iterable[Ids]) -> Iterator[Ids]:
-    """Yields the chunks in parts of at most PIECE ids, none empty."""
+    """Yields the chunks in parts of at most PIECE_SIZE ids, none empty."""
     for chunk in chunks:
-        for begin in range(0, len(chunk), PIECE):
-            yield chunk[begin : begin + PIECE]
+        for begin in range(0, len(chunk), PIECE_SIZE):
+            yield chunk[begin : begin + PIECE_SIZE]
 
 
 async def _lines(text: _ScoredText, surprisals: AsyncGenerator[tuple[Ids, Float64s]]) -> AsyncGenerator[bytes]:
@@ -204,11 +204,11 @@ async def _first_line(lines: AsyncGenerator[bytes]) -> bytes:
 
 
 async def _read_ahead(first: bytes, lines: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """Yields `first` and then `lines`; makes up to AHEAD lines before the client reads them.
+    """Yields `first` and then `lines`; makes up to LINES_AHEAD lines before the client reads them.
 
     Many clients send everything before they read. Without this, client and server could wait for each other for ever.
     """
-    made: asyncio.Queue[bytes | None] = asyncio.Queue(AHEAD)
+    made: asyncio.Queue[bytes | None] = asyncio.Queue(LINES_AHEAD)
     made.put_nowait(first)
 
     maker = asyncio.create_task(_fill(lines, made))

@@ -31,8 +31,8 @@ TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,256}")  # characters allowed by RFC 6
 HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,253})(?::\d{1,5})?")
 ORIGIN = re.compile(r"https?://(?:\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,253})(?::\d{1,5})?")
 
-DRAINED = 8  # times the bound: how much of a body that is too large is read before the answer
-DRAINED_SECONDS = 2.0  # how long it is read
+DRAIN_FACTOR = 8  # times the bound: how much of a body that is too large is read before the answer
+DRAIN_SECONDS = 2.0  # how long it is read
 EXTRA_HEADERS = {401: {"www-authenticate": "Bearer"}, 408: {"connection": "close"}, 413: {"connection": "close"}}
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -297,8 +297,8 @@ class Body:
             scope=self.answer.scope
         )  # the client waits for a word from us before it sends the body
         with suppress(TimeoutError):
-            async with asyncio.timeout(DRAINED_SECONDS):
-                while not (waits or self.complete or self.read > DRAINED * (self.bound or 1)):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while not (waits or self.complete or self.read > DRAIN_FACTOR * (self.bound or 1)):
                     self._count(await self.receive())
         await self.answer.refuse(
             ApiError(413, f"the body is too large; send at most {self.bound:,} bytes", code="body_too_large")

@@ -42,7 +42,7 @@ from scriven.server.saved_states import SavedStates
 from scriven.session import Model
 from scriven.vocabulary import Vocabulary
 
-BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)  # seconds
+BUCKET_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class Histogram:
@@ -55,14 +55,14 @@ class Histogram:
 
     def add(self, label: str, seconds: float) -> None:
         """Adds one duration."""
-        counts = self._counts.setdefault(label, [0] * (len(BOUNDS) + 1))
-        counts[bisect_left(BOUNDS, seconds)] += 1
+        counts = self._counts.setdefault(label, [0] * (len(BUCKET_SECONDS) + 1))
+        counts[bisect_left(BUCKET_SECONDS, seconds)] += 1
         self._sums[label] = self._sums.get(label, 0.0) + seconds
 
     def __iter__(self) -> Iterator[tuple[str, list[tuple[float, int]], float]]:
         """Yields each label, its counts of durations up to each bound (the last one is infinite), and their sum."""
         for label, counts in self._counts.items():
-            yield label, list(zip((*BOUNDS, math.inf), accumulate(counts), strict=True)), self._sums[label]
+            yield label, list(zip((*BUCKET_SECONDS, math.inf), accumulate(counts), strict=True)), self._sums[label]
 
 
 Result = TypeVar("Result")
