@@ -213,3 +213,8 @@ def test_completion_finds_all_public_names_before_they_are_imported() -> None:
 @pytest.mark.parametrize("name", scriven.__all__)
 def test_public_names_exist_and_say_what_they_are(name: str) -> None:
     assert getattr(scriven, name).__doc__
+
+
+def test_the_page_on_the_library_names_all_of_it() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "python.md").read_text("utf-8")
+    assert [name for name in scriven.__all__ if f"`{name}`" not in page] == []
