@@ -33,7 +33,7 @@ class JobUpdate(NamedTuple):
     """Progress of a job: of the generation with this number, or of the prompt if `generation` is None.
 
     `text` is new text that will not change, `symbols` how many symbols were generated for it, `surprisals` those that
-    were asked for. `context` is set once the prompt is read, or once a generation is done whose context is kept.
+    were asked for. `context` is set once the prompt is read, or once a generation whose context is wanted is done.
     """
 
     job: int

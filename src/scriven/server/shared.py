@@ -211,7 +211,7 @@ class ServerState:
         before.retire()
 
     def forget_stopped(self) -> None:
-        """Forgets the older checkpoints whose engines have stopped; their counts are kept."""
+        """Forgets the older checkpoints whose engines have stopped, but not their counts."""
         for each in [each for each in self.retired if not each.engine.running]:
             self.retired.remove(each)
             self.written[each.name] += each.engine.written

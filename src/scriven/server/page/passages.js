@@ -15,12 +15,12 @@ export function appendText(passages, text, by) {
 
 /** The passages up to `length`. */
 export function firstUnits(passages, length) {
-  const kept = [];
+  const result = [];
   for (const part of passages) {
-    if (length > 0) kept.push({ ...part, text: part.text.slice(0, length) });
+    if (length > 0) result.push({ ...part, text: part.text.slice(0, length) });
     length -= part.text.length;
   }
-  return kept;
+  return result;
 }
 
 /** The passages after you changed their text to `text`. The unchanged start and end keep their authors; the rest is yours. */
@@ -36,14 +36,14 @@ export function withEditedText(passages, text) {
 }
 
 function unitsFrom(passages, start) {
-  const kept = [];
+  const result = [];
   let place = 0;
   for (const part of passages) {
     const text = part.text.slice(Math.max(0, start - place));
-    if (text) kept.push({ ...part, text });
+    if (text) result.push({ ...part, text });
     place += part.text.length;
   }
-  return kept;
+  return result;
 }
 
 /** The start of the character at `place`: never between the two units of a surrogate pair. */
