@@ -334,7 +334,7 @@ def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_the_vocabulary(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", Vocabulary.of("abc"))
     (path / "vocabulary.json").write_text(Vocabulary.of("ab").to_json(), "utf-8")
-    with pytest.raises(InputError, match=r"vocabulary\.json is not what it was when step-00000003 was saved"):
+    with pytest.raises(InputError, match=r"vocabulary\.json has changed since step-00000003 was saved"):
         load(path)
     manifest = path / "checkpoints" / "step-00000003" / "manifest.json"
     values = json.loads(manifest.read_text("utf-8"))

@@ -78,7 +78,7 @@ def allow_threads(count: int) -> None:
 
 
 def _library() -> Any:
-    """The OpenMP library that torch has loaded; None if it is not found, as on Windows."""
+    """The OpenMP library that torch has loaded; None when it is not found, as on Windows."""
     try:
         library = ctypes.CDLL(None)
         assert library.omp_set_dynamic and library.omp_set_max_active_levels

@@ -1,4 +1,4 @@
-"""Requests to stop, which come as signals: Ctrl-C (SIGINT), or SIGTERM from whatever manages processes here."""
+"""Requests to stop, which come as signals: Ctrl-C (SIGINT), or SIGTERM from a process manager."""
 
 from __future__ import annotations
 

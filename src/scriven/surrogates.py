@@ -1,7 +1,7 @@
 """Codec error handlers for lone surrogates (halves of characters), when encoding and when decoding.
 
 Python has two such handlers, and each refuses input that the other accepts. With `surrogateescape`, U+DC80..U+DCFF
-stand for bytes that are not UTF-8. With `surrogatepass`, every lone surrogate takes three bytes.
+mean bytes that are not UTF-8. With `surrogatepass`, every lone surrogate takes three bytes.
 """
 
 from __future__ import annotations

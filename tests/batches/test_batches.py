@@ -76,7 +76,7 @@ def test_what_is_prefetched_is_what_would_be_read(kind: str) -> None:
 
 def test_errors_of_the_thread_are_raised_where_the_batch_is_asked_for() -> None:
     made = prefetch(Text(1), VOCABULARY, ReaderSettings(batch=1), 0, range(1))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="2 at least"):
+    with pytest.raises(InputError, match="at least 2 are needed"):
         next(made)
 
 

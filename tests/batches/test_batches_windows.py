@@ -101,5 +101,5 @@ def test_a_window_can_be_all_of_the_text_but_no_longer() -> None:
     assert starts(Text(11), reader(length=10, batch=3, stride=4), 2) == [0, 0]
     with pytest.raises(InputError, match=r"window of 10 characters .* has 10; give a --reader.length below 10"):
         next_batch(Text(10), reader(length=10), 0)
-    with pytest.raises(InputError, match="more than the text, which has 0; give a longer text"):
+    with pytest.raises(InputError, match="do not fit into the text, which has 0; give a longer text"):
         epoch_predictions(Text(0), reader())  # type: ignore[arg-type]

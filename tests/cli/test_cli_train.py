@@ -98,7 +98,7 @@ def test_interrupted_saves_and_says_how_to_go_on(book: Path, folder: Path, numbe
         (["train", "book.txt", "--steps", "1", "--model.widht", "3"], 2, "--model.widht"),
         (["train", "book.txt", "--steps", "1", "--training.device", "cuda"], 2, "cuda"),
         (["train", "empty.txt", "--steps", "1"], 3, "empty.txt"),
-        (["train", "one.txt", "--steps", "1"], 3, "2 at least"),
+        (["train", "one.txt", "--steps", "1"], 3, "at least 2 are needed"),
         (["train", "binary.bin", "--steps", "1"], 3, "binary.bin"),
         (["train", "latin1.txt", "--steps", "1"], 3, "byte 3"),
         (["train", "--resume", "-o", "empty-folder"], 3, "is not a run folder"),

@@ -226,7 +226,7 @@ def test_numbers_that_stand_for_nothing_are_found(corpus: Path) -> None:
         np.save(corpus / name, values)
         assert f"{name} is damaged" in refused(corpus, lambda folder: Corpus.open(folder).verify())
         part = getattr(Corpus.open(corpus), name.split("-")[0])
-        with pytest.raises(InputError, match=f"{name} is damaged: numbers in it stand for no character"):
+        with pytest.raises(InputError, match=f"{name} is damaged: it has numbers that are not the id of any character"):
             part.read(0, 10)
         assert part.read(4, 6).size == 6
 
@@ -237,7 +237,7 @@ def test_numbers_beyond_the_unseen_symbols_are_refused_when_they_are_read(tmp_pa
     values = np.load(folder / "validation-00000.npy")
     values[1] = 255
     np.save(folder / "validation-00000.npy", values)
-    assert "numbers in it stand for no character" in refused(folder)
+    assert "it has numbers that are not the id of any character" in refused(folder)
 
 
 JSON = st.recursive(

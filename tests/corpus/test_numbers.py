@@ -108,6 +108,8 @@ def test_the_shard_with_the_meaningless_id_is_named(
     corpus = build([str(book)], CorpusSettings(), tmp_path / "corpus")
     data = (corpus / "training-00002.npy").read_bytes()
     (corpus / "training-00002.npy").write_bytes(data[:-1] + b"\xff")
-    with pytest.raises(InputError, match=r"training-00002\.npy is damaged: numbers in it stand for no character"):
+    with pytest.raises(
+        InputError, match=r"training-00002\.npy is damaged: it has numbers that are not the id of any character"
+    ):
         Corpus.open(corpus).training.read_all([0, 900], [10, 2200])
     assert Corpus.open(corpus).training.read_all([0, 900], [10, 2000]).size == 2010

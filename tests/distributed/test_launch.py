@@ -259,7 +259,7 @@ def test_one_command_goes_on_from_the_newest_checkpoint_that_is_whole(book: Path
     weights = tmp_path / "run/checkpoints/step-00000004/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     events = steps(6)
-    assert "Training goes on from step 2, the newest that is whole." in events[0].notes
+    assert "Training continues from step 2, the newest that is undamaged." in events[0].notes
     assert [event.step for event in events if isinstance(event, Stepped)] == [3, 4, 5, 6]
 
 

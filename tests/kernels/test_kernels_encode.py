@@ -155,6 +155,6 @@ def test_corpora_are_the_same_to_the_byte(
         values = {**values, "alphabet": str(folder / "alphabet.json")}
     numpy = _built(folder / "text.txt", folder / "numpy", values, native=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs, "SLICE", size)
-        patch.setattr(shards, "BLOCK", size)
+        patch.setattr(inputs, "SLICE_CHARACTERS", size)
+        patch.setattr(shards, "BLOCK_CHARACTERS", size)
         assert _built(folder / "text.txt", folder / "native", values, native=True) == numpy

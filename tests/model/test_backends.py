@@ -68,7 +68,9 @@ def test_a_busy_moment_later_changes_nothing(starts: Starts) -> None:
 def test_a_processor_that_changed_is_believed_in_the_end(starts: Starts) -> None:
     for _ in range(5):
         starts.begin(*QUIET)
-    assert [starts.begin(0.1, 0.1, after=backends.OLD_SECONDS * 2) for _ in range(backends.KEPT)][-1] == "fp32"
+    assert [starts.begin(0.1, 0.1, after=backends.OLD_SECONDS * 2) for _ in range(backends.KEPT_MEASUREMENTS)][
+        -1
+    ] == "fp32"
 
 
 def test_it_is_measured_again_where_little_is_known_or_it_is_old(starts: Starts) -> None:
@@ -89,10 +91,10 @@ def test_what_only_opens_a_model_does_not_wait_for_more_evidence(starts: Starts)
 
 
 def test_only_the_newest_measurements_are_kept(starts: Starts, cache: Path) -> None:
-    for _ in range(backends.KEPT + 3):
+    for _ in range(backends.KEPT_MEASUREMENTS + 3):
         starts.begin(*QUIET, after=backends.OLD_SECONDS * 2)
     (kept,) = json.loads(cache.read_text()).values()
-    assert len(kept) == backends.KEPT and kept[-1] == {"at": starts.now, "fp32": 0.13, "bf16": 0.1}
+    assert len(kept) == backends.KEPT_MEASUREMENTS and kept[-1] == {"at": starts.now, "fp32": 0.13, "bf16": 0.1}
 
 
 def test_a_measurement_is_of_a_whole_chunk_on_all_cores_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def test_a_byte_that_is_not_utf_8_is_the_symbol_that_it_is_in_a_text(tmp_path: P
         ("a 1 2\nb 1 x\n", "line 2 .* 2 finite numbers"),
         ("2 2\na 1 2\nb 1 nan\n", "line 3 .* 2 finite numbers"),
         ("a 1 2\nb 1e300 2\n", "line 2 .* 2 finite numbers"),
-        ("3 2\na 1 2\n", "3 rows and has 1"),
+        ("3 2\na 1 2\n", "3 rows, but has 1"),
         (f"1 {'9' * 30}\na 1 2\n", "line 2 .* 1 finite numbers"),
         (f"{'9' * 5000} 2\na 1 2\n", "line 2 .* 1 finite numbers"),
         ("the 1 2\nof 1 2\n", "no embedding of a single character among 2"),

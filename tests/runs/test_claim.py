@@ -85,7 +85,7 @@ def test_an_empty_folder_is_taken_and_so_is_what_a_run_left_that_saved_nothing(t
     with hold_claim(run):
         pass
     (run / "checkpoints" / "step-00000001").mkdir()
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already has a run"):
         check_new_run(run)
 
 
@@ -203,7 +203,7 @@ def test_a_corpus_does_not_take_the_place_of_the_folder_that_one_is_in(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     done = command("corpus", "build", str(book), "-o", folder)
-    assert (done.code, "is the folder that you are in" in done.err) == (3, True), done.err
+    assert (done.code, "is the current folder" in done.err) == (3, True), done.err
     assert list((tmp_path / "here").iterdir()) == []
 
 

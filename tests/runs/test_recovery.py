@@ -55,7 +55,7 @@ def test_a_damaged_one_is_left_out_and_it_is_said(tmp_path: Path) -> None:
     found = recover(run)
     assert found.checkpoint.step == 2
     told = " ".join(found.notes)
-    assert "step 3 is damaged" in told and "step 4 is damaged" in told and "goes on from step 2" in told
+    assert "step 3 is damaged" in told and "step 4 is damaged" in told and "continues from step 2" in told
     assert (run.index().last, run.index().best) == (2, 2)
 
 
@@ -83,7 +83,7 @@ def test_a_best_model_that_is_damaged_is_replaced_and_it_is_said(tmp_path: Path)
     damage(run, 1)
     found = recover(run)
     assert found.checkpoint.step == 2
-    assert "step 1, is gone or damaged; that of step 2 takes its place" in found.notes[0]
+    assert "step 1, is missing or damaged; that of step 2 replaces it" in found.notes[0]
     assert run.index().best == 2
 
 
@@ -100,7 +100,7 @@ def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
         recover(run_of(tmp_path))
     run = run_of(tmp_path, 1)
     damage(run, 1)
-    with pytest.raises(InputError, match="no checkpoint is whole"):
+    with pytest.raises(InputError, match="all checkpoints are damaged"):
         recover(open_run(run.path))
 
 
@@ -290,7 +290,7 @@ def test_a_best_model_that_cannot_be_read_now_is_kept_and_said(tmp_path: Path, m
         failing(patch, "step-00000001/model.safetensors", errno.EIO)
         found = recover(run)
     assert (found.checkpoint.step, found.best) == (2, 2)
-    assert "The best model, of step 1, cannot be read now, and is kept" in found.notes[0]
+    assert "The best model, of step 1, is kept, but cannot be read now" in found.notes[0]
     save(run, 3, 2)
     assert run.steps() == [1, 2, 3]
     assert float(run.checkpoint(1).weights()["head.bias"][0]) == 1

@@ -76,9 +76,9 @@ def test_no_bit_of_a_vocabulary_changes_unnoticed(run: Run) -> None:
     for data in others:
         path.write_bytes(data)
         assert refusal(run.path)
-    assert "vocabulary.json is not what it was when step-00000001 was saved; take it from a copy" in refusal(run.path)
+    assert "vocabulary.json has changed since step-00000001 was saved; restore it from a copy" in refusal(run.path)
     assert [finding.state for finding in examine(run.path)].count("bad") == 1
-    with pytest.raises(InputError, match=r"no checkpoint is whole: .*vocabulary\.json is not what it was"):
+    with pytest.raises(InputError, match=r"all checkpoints are damaged: .*vocabulary\.json has changed"):
         recover(open_run(run.path))
 
 
@@ -95,7 +95,7 @@ def test_no_bit_of_the_settings_changes_unnoticed(run: Run) -> None:
 def test_settings_of_another_run_are_noticed(run: Run, tmp_path: Path) -> None:
     other = create_run(tmp_path / "other", SETTINGS, PLAYS, {"corpus": "d"})
     (run.path / "settings.toml").write_bytes((other.path / "settings.toml").read_bytes())
-    assert "settings.toml is not what it was" in refusal(run.path)
+    assert "settings.toml has changed" in refusal(run.path)
 
 
 def test_comments_and_space_do_not_count(run: Run) -> None:
@@ -117,7 +117,7 @@ def test_a_run_that_is_extended_keeps_what_it_had(run: Run) -> None:
     path = run.path / "settings.toml"
     path.write_text(path.read_text().replace("steps = 20", "steps = 30"))
     for step in (1, 2):
-        with pytest.raises(InputError, match=r"settings\.toml is not what it was"):
+        with pytest.raises(InputError, match=r"settings\.toml has changed"):
             open_run(run.path).checkpoint(step).weights()
 
 
@@ -168,4 +168,4 @@ def test_the_doctor_runs_the_model_and_says_that_it_overflows(run: Run) -> None:
     assert refusal(run.path) == ""
     (bad,) = (finding for finding in examine(run.path) if finding.state == "bad")
     assert bad.part == "checkpoints, step 2"
-    assert "step-00000002 overflows: its weights are finite, and what it computes from them is not" in bad.text
+    assert "step-00000002 overflows: its weights are finite, but its predictions are not" in bad.text

@@ -19,7 +19,15 @@ from scriven.events import Event, Finished, Stepped
 from scriven.report import consume, files
 from scriven.report.files import FilesReport
 from scriven.runs import open_run
-from scriven.runs.journal import LOGS, METRICS_FILE, PROGRESS_FILE, WIDTH, ProgressLog, read_lines, read_replay_log
+from scriven.runs.journal import (
+    LOGS,
+    METRICS_FILE,
+    PROGRESS_FILE,
+    PROGRESS_LINE_BYTES,
+    ProgressLog,
+    read_lines,
+    read_replay_log,
+)
 from scriven.settings import merge_settings, validate
 from scriven.training.budget import TimeBudget
 from scriven.training.request import Request
@@ -217,7 +225,7 @@ def test_no_checkpoint_is_on_the_disk_before_the_log_of_its_steps(
 
     def _fsync(descriptor: int) -> None:
         if Path(f"/proc/self/fd/{descriptor}").readlink() == log:
-            flushed.append(log.stat().st_size // WIDTH)
+            flushed.append(log.stat().st_size // PROGRESS_LINE_BYTES)
         fsync(descriptor)
 
     def _rename(before: Path, after: Path) -> None:
@@ -236,11 +244,14 @@ def test_no_checkpoint_is_on_the_disk_before_the_log_of_its_steps(
     ("damage", "message"),
     [
         (lambda path: path.unlink(), "is missing"),
-        (lambda path: path.write_bytes(b"nonsense" * WIDTH), "does not tell the progress of step 1;"),
-        (lambda path: path.write_bytes(path.read_bytes()[:WIDTH] + bytes(2 * WIDTH)), "progress of step 2;"),
+        (lambda path: path.write_bytes(b"nonsense" * PROGRESS_LINE_BYTES), "lacks the progress of step 1;"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:PROGRESS_LINE_BYTES] + bytes(2 * PROGRESS_LINE_BYTES)),
+            "progress of step 2;",
+        ),
         (lambda path: path.write_text(f"{math.inf:<23}\n"), "progress of step 1;"),
-        (lambda path: path.write_bytes(b""), "has done no step"),
-        (lambda path: path.with_name(METRICS_FILE).unlink(), "does not tell when evaluations were made"),
+        (lambda path: path.write_bytes(b""), "has done no steps"),
+        (lambda path: path.with_name(METRICS_FILE).unlink(), "does not say when evaluations were made"),
     ],
 )
 def test_a_log_that_is_not_whole_is_refused(
@@ -264,8 +275,8 @@ def test_the_log_is_exact_and_takes_back_steps(tmp_path: Path) -> None:
         for step, value in enumerate(written, stand + 1):
             log.write(step, value)
         log.close()
-    assert path.stat().st_size == 3 * WIDTH
+    assert path.stat().st_size == 3 * PROGRESS_LINE_BYTES
     assert [json.loads(line) for line in path.read_text().splitlines()] == [*values[:2], values[0]]
     (tmp_path / METRICS_FILE).write_text('{"event":"started","step":0}\n')
-    path.write_bytes(path.read_bytes()[: 2 * WIDTH + 5])  # a crash cut the last line short
+    path.write_bytes(path.read_bytes()[: 2 * PROGRESS_LINE_BYTES + 5])  # a crash cut the last line short
     assert read_replay_log(tmp_path).progress == values[:2]

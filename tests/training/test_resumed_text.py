@@ -82,7 +82,7 @@ def test_without_the_corpus_a_changed_text_is_refused(run: Path, book: Path, nam
     whole = book.read_text()
     shutil.rmtree(open_run(run).corpus_path)
     book.write_text(whole.replace("quick", "quikc"))
-    with pytest.raises(InputError, match=r"corpus of .* is gone, and .*book\.txt has another text now; put the old"):
+    with pytest.raises(InputError, match=r"corpus of .* is gone, and .*book\.txt has another text now; restore"):
         resumed(run, *([str(book)] if named else []))
     book.write_text(whole)
     assert "changed" not in resumed(run, *([str(book)] if named else []))[0]
@@ -101,5 +101,5 @@ def test_a_corpus_that_was_built_anew_in_its_place_is_refused(book: Path, tmp_pa
     shutil.rmtree(folder)
     book.write_text(book.read_text().replace("quick", "quiet"))
     build([str(book)], CorpusSettings(), folder)
-    with pytest.raises(InputError, match=r"corpus has other characters now; put the old one back"):
+    with pytest.raises(InputError, match=r"corpus has other characters now; restore the old text"):
         resumed(tmp_path / "run")

@@ -268,7 +268,7 @@ def test_a_tiny_text_trains_with_settings_fitted_to_it(tmp_path: Path, text: str
 def test_one_character_is_too_few(tmp_path: Path) -> None:
     path = tmp_path / "one.txt"
     path.write_text("x")
-    with pytest.raises(InputError, match="2 at least"):
+    with pytest.raises(InputError, match="at least 2 are needed"):
         run(path, tmp_path / "run", {"budget": {"steps": 1}})
 
 
@@ -299,7 +299,7 @@ def test_no_validation_text_keeps_the_last_model(book: Path, tmp_path: Path) -> 
 
 def test_a_run_is_never_written_over(book: Path, tmp_path: Path) -> None:
     run(book, tmp_path / "run", {"budget": {"steps": 1}})
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already has a run"):
         run(book, tmp_path / "run", {"budget": {"steps": 1}})
     with pytest.raises(UsageError, match="how long to train"):
         run(book, tmp_path / "other")

@@ -1,4 +1,4 @@
-"""Corpus + settings + cursor -> Batch + next cursor: pure, so that resuming is restoring a small value."""
+"""Reads batches: corpus + settings + cursor -> batch + next cursor, so that resuming means restoring a small value."""
 
 from scriven.batches.batch import Batch, Cursor
 from scriven.batches.readers import check_cursor, epoch_predictions, epoch_reads, next_batch, prefetch

@@ -1,9 +1,9 @@
-"""The `documents` reader: documents of any length, one after another in each row, each from its start to its end.
+"""The `documents` reader: each row reads documents of any length one after another, each from its start to its end.
 
-A row reads the boundary and the n characters of a document, and predicts the n characters and the boundary. Where a
-document ends within a chunk, the row begins the next one of the order at once, with an empty state: nothing is padded.
-What is not read to its end goes on in the next chunk, its state carried. With `reader.pack` off a chunk holds one
-document a row and is as long as the longest of them needs, up to `reader.length`; the rest is padding.
+A row reads the boundary and the n characters of a document, and predicts the n characters and the boundary. If a
+document ends within a chunk, the row at once begins the next one in the order, with a zero state, so nothing is padded.
+A document that does not end in a chunk continues in the next one, with its state. With `reader.pack` off, a chunk holds
+one document per row. It is as long as the longest of them needs, up to `reader.length`; the rest is padding.
 See docs/decisions/0008-how-documents-share-a-batch.md.
 """
 
@@ -24,23 +24,24 @@ from scriven.errors import InputError
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Vocabulary
 
-BLOCK = 4096  # positions of the order that are worked out together: a few cost as much as many
+POSITIONS_PER_BLOCK = 4096  # of the order, computed together: a few take as long as many
 
 
 def locate_documents(text: Part, settings: ReaderSettings, first: int, count: int) -> Ids:
-    """The numbers of the documents (count,) from that position of the order on; the text has one at least."""
+    """The numbers of `count` documents (count,), from position `first` of the order on. The text must have some."""
     pieces = [np.empty(0, np.int64)]
     while count:
-        number, place = divmod(first, BLOCK)
+        number, place = divmod(first, POSITIONS_PER_BLOCK)
         piece = _block(text.documents, settings.seed, number)[place : place + count]
         pieces.append(piece)
         first, count = first + piece.size, count - piece.size
     return np.concatenate(pieces)
 
 
-@functools.lru_cache(maxsize=4)  # one is read for many batches
+@functools.lru_cache(maxsize=4)  # a block serves many batches
 def _block(documents: int, seed: int, number: int) -> Ids:
-    epochs, places = np.divmod(np.arange(number * BLOCK, (number + 1) * BLOCK), documents)
+    positions = np.arange(number * POSITIONS_PER_BLOCK, (number + 1) * POSITIONS_PER_BLOCK)
+    epochs, places = np.divmod(positions, documents)
     return permute(places, documents, seeds(seed, epochs))
 
 
@@ -49,23 +50,23 @@ MOST_DOCUMENTS = 1 << 53  # that a cursor may have taken
 
 @dataclass(frozen=True)
 class Pieces:
-    """What some rows (M,) read of one document each; of one chunk."""
+    """The pieces that some rows (M,) read in one chunk; each piece is of one document."""
 
-    rows: Ids  # (M,) the row of each
-    places: Ids  # (M,) where in the chunk it begins
+    rows: Ids  # (M,) the row
+    places: Ids  # (M,) the step of the chunk at which the piece begins
     firsts: Ids  # (M,) the document's first character
-    lengths: Ids  # (M,) its characters
-    read: Ids  # (M,) predictions made of it before; it begins here where that is 0
-    sizes: Ids  # (M,) predictions made of it here
+    lengths: Ids  # (M,) the document's number of characters
+    read: Ids  # (M,) predictions made in the document before; 0 if it begins here
+    sizes: Ids  # (M,) predictions made in this piece
 
 
 def next_documents(
     text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: Cursor, lanes: range, epochs: int = 0
 ) -> tuple[Batch, Places]:
-    """The batch at `cursor`, of some lanes, and the cursor after it.
+    """The batch at `cursor` for some lanes, and the cursor after it.
 
-    After that many `epochs`, where given, no row begins a document: those after its last one weigh nothing, so that an
-    epoch is each document exactly once. Raises InputError when the text has no documents.
+    After `epochs` epochs (if not 0) no row begins another document, and its later predictions have weight 0. So an
+    epoch reads each document exactly once. Raises InputError if the text has no documents.
     """
     end = document_count(text) * epochs or MOST_DOCUMENTS
     pieces, filled, after = _chunk(text, settings, cursor, end)
@@ -73,14 +74,16 @@ def next_documents(
     rows = np.full((len(lanes), length + 1), vocabulary.boundary, np.int64)
     fresh = np.zeros((length, len(lanes)), np.bool_)
     taken = list(_values(pieces, lanes))
-    spans = [(int(read == 0), min(count, size - read) + 1) for _, _, _, size, read, count in taken]  # beside a boundary
+    spans = [
+        (int(read == 0), min(count, size - read) + 1) for _, _, _, size, read, count in taken
+    ]  # without boundaries
     starts = [first + read + begin - 1 for (_, _, first, _, read, _), (begin, _) in zip(taken, spans, strict=True)]
     characters, at = text.read_all(starts, [end - begin for begin, end in spans]), 0
     for (row, place, _, _, read, _), (begin, end) in zip(taken, spans, strict=True):
         rows[row, place + begin : place + end] = characters[at : at + end - begin]
         at += end - begin
         fresh[place, row] = read == 0
-    ids = vocabulary.clamp(np.ascontiguousarray(rows.T))  # (T + 1, N): an end is followed by a start, one boundary
+    ids = vocabulary.clamp(np.ascontiguousarray(rows.T))  # (T + 1, N); one boundary is both an end and the next start
     counted = np.arange(length)[:, None] < filled[lanes.start : lanes.stop]  # (T, N)
     weights = None if counted.all() else counted.astype(np.float32)
     own = np.array(lanes, np.int64)
@@ -88,7 +91,7 @@ def next_documents(
 
 
 def check_places(text: Part, settings: ReaderSettings, value: Any) -> Places:
-    """A cursor after the start, as it was read from a file. Raises ValueError when it is none of that text."""
+    """Checks a cursor (other than 0) that was read from a file. Raises ValueError if it does not fit the text."""
     if isinstance(value, dict) and value.get("order") != ORDER:
         raise ValueError("it reads documents in the order of another version of Scriven")
     try:
@@ -96,33 +99,33 @@ def check_places(text: Part, settings: ReaderSettings, value: Any) -> Places:
         known = type(taken) is int and 0 <= taken < MOST_DOCUMENTS and len(value) == len(Places.__annotations__)
         for each in (documents, read):
             known = known and each.shape == (settings.batch,) and each.dtype == np.dtype(np.int64)
-        lengths = np.zeros_like(documents)  # (N,) none of what comes next was read
+        lengths = np.zeros_like(documents)  # (N,) nothing was read in a document that is yet to come
         lengths[documents >= 0] = text.bounds(documents[documents >= 0])[1]
         known = known and bool((documents >= -1).all() and (read >= 0).all() and (read <= lengths).all())
     except (LookupError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"its cursor is none of documents ({error!r})") from None
+        raise ValueError(f"its cursor is not one of a documents reader ({error!r})") from None
     if not known:
         raise ValueError("its cursor is not in the text")
     return Places(order=ORDER, taken=taken, documents=documents.tolist(), read=read.tolist())
 
 
 def document_count(text: Part) -> int:
-    """How many documents the text has; each is read once an epoch.
+    """The number of documents of the text; each is read once per epoch.
 
-    Raises InputError when it has none.
+    Raises InputError if it has none.
     """
     if not text.documents:
         raise InputError(
-            f"a text of {text.characters} characters and no documents cannot be read by documents: say what a "
+            f"a text of {text.characters} characters without documents cannot be read by documents: say what a "
             "document is with --corpus.documents, or give a text that is not empty"
         )
     return text.documents
 
 
 def _chunk(text: Part, settings: ReaderSettings, cursor: Cursor, end: int) -> tuple[list[Pieces], Ids, Places]:
-    """The pieces of all rows' next chunk, how far each row (N,) is filled with them, and the cursor after it.
+    """The pieces of the next chunk of all rows, the steps that they fill in each row (N,), and the next cursor.
 
-    Rows that are free take documents in rounds, in the order of rows, as long as fewer than `end` were taken.
+    Free rows take documents in rounds, in the order of rows, until `end` documents are taken.
     """
     if isinstance(cursor, int):
         cursor = Places(order=ORDER, taken=0, documents=[-1] * settings.batch, read=[0] * settings.batch)
@@ -147,7 +150,7 @@ def _chunk(text: Part, settings: ReaderSettings, cursor: Cursor, end: int) -> tu
 
 
 def _values(pieces: list[Pieces], lanes: range) -> Iterator[tuple[int, ...]]:
-    """The values of the pieces of some lanes, row by row in these."""
+    """The fields of each piece of some lanes, with rows counted from the first lane."""
     for each in pieces:
         own = (each.rows >= lanes.start) & (each.rows < lanes.stop)
         values = (each.rows - lanes.start, each.places, each.firsts, each.lengths, each.read, each.sizes)

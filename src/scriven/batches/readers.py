@@ -1,4 +1,4 @@
-"""Corpus + settings + cursor -> Batch + next cursor, by whichever reader the settings name."""
+"""Makes batches by the reader that the settings name, and counts what an epoch reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scriven.settings import ReaderSettings
 from scriven.suggestions import format_bytes
 from scriven.vocabulary import Vocabulary
 
-MOST_BATCHES = 1 << 40  # that a cursor may count; numbers made of it have 64 bits
+MOST_BATCHES = 1 << 40  # that a cursor may count; products with it must fit 64 bits
 READERS: dict[str, Callable[..., tuple[Batch, Cursor]]] = {
     "stream": next_stream,
     "documents": next_documents,
@@ -34,11 +34,11 @@ def next_batch(
     lanes: range | None = None,
     epochs: int = 0,
 ) -> tuple[Batch, Cursor]:
-    """The batch at `cursor` and the cursor after it; of some `lanes` only, where given.
+    """The batch at `cursor`, for all lanes or those given, and the cursor after it.
 
-    The cursor is a plain value; 0 is the start. After that many `epochs`, where given, no document begins any more; the
-    other readers go on.
-    Raises InputError when the text is too short for the reader, or has no documents and should.
+    The cursor is a plain value; 0 is the start. After `epochs` epochs (if not 0) the documents reader begins no more
+    documents; the other readers never stop.
+    Raises InputError if the text is too short for the reader, or lacks the documents that it needs.
     """
     lanes = range(settings.batch) if lanes is None else lanes
     ending = {"epochs": epochs} if settings.kind == "documents" else {}
@@ -46,18 +46,18 @@ def next_batch(
 
 
 def check_cursor(text: Part, settings: ReaderSettings, value: Any) -> Cursor:
-    """A cursor as it was read from a file. Raises ValueError when no reader of that text made it."""
+    """Checks a cursor that was read from a file. Raises ValueError if no reader of this text can have made it."""
     if settings.kind == "documents" and value != 0:
         return check_places(text, settings, value)
     if type(value) is not int or not 0 <= value < MOST_BATCHES:
-        raise ValueError("its cursor is no number of batches")
+        raise ValueError("its cursor is not a number of batches")
     return value
 
 
 def epoch_predictions(text: Part, settings: ReaderSettings) -> int:
-    """How many predictions that count one pass over the text makes.
+    """The number of predictions that count in one pass over the text.
 
-    Raises InputError as `next_batch` does.
+    Raises InputError like `next_batch`.
     """
     if settings.kind == "stream":
         return ring_size(text)
@@ -67,27 +67,27 @@ def epoch_predictions(text: Part, settings: ReaderSettings) -> int:
 
 
 def epoch_reads(text: Part, settings: ReaderSettings) -> int:
-    """How many characters and starts of documents a model reads in one pass over the text, padding not counted.
+    """The number of characters and starts of documents read in one pass over the text, without padding.
 
-    Raises InputError as `next_batch` does.
+    Raises InputError like `next_batch`.
     """
     if settings.kind == "windows":
         return window_count(text, settings) * settings.length
     return epoch_predictions(text, settings)
 
 
-AHEAD = 4  # batches; enough for now and then one that takes much longer to read than the others
+BATCHES_AHEAD = 4  # enough for an occasional batch that takes much longer to read than the others
 
 
 def prefetch(
     text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: Cursor, lanes: range, epochs: int = 0
 ) -> Generator[tuple[Batch, Cursor]]:
-    """Endless (batch, cursor after it) from `cursor` on, prepared in a thread while the step before runs.
+    """Yields endless pairs of a batch and the cursor after it, from `cursor` on. A thread prepares them in advance.
 
-    `epochs` is `next_batch`'s. The thread holds nothing that needs saving: what it has read ahead is read again after a
-    resume. Its errors are raised where the batch is asked for.
+    `epochs` is as in `next_batch`. The thread has nothing to save: a resume reads again what it had read ahead. Its
+    errors are raised when the batch is asked for.
     """
-    ready: queue.Queue[tuple[Batch, Cursor] | Exception] = queue.Queue(maxsize=AHEAD)
+    ready: queue.Queue[tuple[Batch, Cursor] | Exception] = queue.Queue(maxsize=BATCHES_AHEAD)
     stopped = threading.Event()
 
     def _offer(item: tuple[Batch, Cursor] | Exception) -> None:
@@ -120,21 +120,21 @@ def prefetch(
 
 @dataclass(frozen=True)
 class EpochCounts:
-    """One pass over a text. Of the arrays, every value is a boolean of one byte."""
+    """Counts of one pass over a text. The sizes of arrays are for booleans of one byte."""
 
     predictions: int  # that count
     windows: int  # 0 for other readers
     window_length: int
     documents: int  # 0 for other readers
-    steps: float  # of the optimizer; 0 where it cannot be told without reading the text
-    input_bytes: int  # of the one-hot arrays of all windows' characters: (windows, T, known characters)
-    target_bytes: int  # of those of the characters to foretell
+    steps: float  # of the optimizer; 0 if unknown without reading the text
+    input_bytes: int  # of the one-hot arrays of the characters of all windows: (windows, T, known characters)
+    target_bytes: int  # of the one-hot arrays of the characters to predict
 
 
 def count_epoch(text: Part, vocabulary: Vocabulary, reader: ReaderSettings, accumulate: int = 1) -> EpochCounts:
-    """The counts of one pass over a text by a reader, when that many batches make a step.
+    """The counts of one pass over a text by a reader, with `accumulate` batches per step.
 
-    Raises InputError as `next_batch` does.
+    Raises InputError like `next_batch`.
     """
     predictions = epoch_predictions(text, reader)
     windows = window_count(text, reader) if reader.kind == "windows" else 0
@@ -152,7 +152,7 @@ def count_epoch(text: Part, vocabulary: Vocabulary, reader: ReaderSettings, accu
 
 
 def _batches(text: Part, reader: ReaderSettings, predictions: int, windows: int) -> float:
-    """How many batches an epoch is; 0 where documents are cut that do not share a row."""
+    """The number of batches of an epoch; 0 if unknown, because without packing long documents are cut."""
     if windows:
         return math.ceil(windows / reader.batch)
     if reader.kind == "stream" or reader.pack:
@@ -162,7 +162,7 @@ def _batches(text: Part, reader: ReaderSettings, predictions: int, windows: int)
 
 
 def describe_epoch(counts: EpochCounts) -> str:
-    """The counts in one sentence, without its beginning and its full stop."""
+    """The counts as the end of a sentence, without the full stop."""
     if counts.windows:
         what = f"{counts.windows:,} windows of {counts.window_length:,}"
     elif counts.documents:
@@ -173,7 +173,7 @@ def describe_epoch(counts: EpochCounts) -> str:
 
 
 def describe_steps(steps: float) -> str:
-    """A number of steps, which need not be whole."""
+    """A number of steps as text; it need not be whole."""
     whole = steps == round(steps) or steps >= 100
     return f"{steps:,.0f} step{'s' * (steps != 1)}" if whole else f"{steps:,.2f} steps"
 

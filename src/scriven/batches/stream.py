@@ -1,10 +1,10 @@
-"""The `stream` reader takes the text as a ring.
+"""The `stream` reader reads the text as a ring.
 
-Lane n of N starts at character n * M / N of M and reads on for ever, T characters a batch, its state carried along.
-After M / N characters it stands where lane n + 1 began, so an epoch is M predictions, each character predicted exactly
-once, and no lane ever jumps. Chunk borders fall elsewhere in every epoch unless T divides M / N. Texts shorter than
-N * T need no special case. A few chunks begin with an empty memory: every text that is scored or gone on with does
-too, and a model that never sees one in training is poor at it.
+Lane n of N starts at character n * M / N of M and reads for ever, T characters per batch, carrying its state along.
+After M / N characters it reaches the place where lane n + 1 began. So an epoch has M predictions, each character is
+predicted exactly once, and no lane ever jumps. Borders of chunks are at other places in every epoch unless T divides
+M / N. Texts shorter than N * T need no special case. A few chunks begin with a zero state, because every prompt and
+every scored text does too, and a model that never trains on such a start is poor at it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MINIMUM_CHARACTERS = 2  # one to read and one to predict
 def next_stream(
     text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: int, lanes: range
 ) -> tuple[Batch, int]:
-    """The batch at `cursor` (batches read before it), of some lanes, and the cursor after it.
+    """The batch at `cursor` (the number of batches before it) for some lanes, and the cursor after it.
 
-    Raises InputError when the text has fewer than two characters.
+    Raises InputError if the text has fewer than two characters.
     """
     size, length = ring_size(text), settings.length
     starts = [(lane * size // settings.batch + cursor * length) % size for lane in lanes]
@@ -43,25 +43,25 @@ def next_stream(
 
 
 def ring_size(text: Part) -> int:
-    """Characters of the text, each of which is predicted once an epoch.
+    """The number of characters of the text; each is predicted once per epoch.
 
-    Raises InputError when it has fewer than two.
+    Raises InputError if it has fewer than two.
     """
     if text.characters < MINIMUM_CHARACTERS:
         raise InputError(
-            f"a text of {text.characters} characters cannot be trained on: it takes {MINIMUM_CHARACTERS} at least"
+            f"a text of {text.characters} characters cannot be trained on: at least {MINIMUM_CHARACTERS} are needed"
         )
     return text.characters
 
 
 def chances(lanes: Ids, cursor: int) -> Float64s:
-    """Numbers in [0, 1), one a lane (N,), that look random and depend on lane and cursor alone."""
+    """Random numbers in [0, 1), one per lane (N,), that depend on the lane and the cursor alone."""
     words = lanes.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(cursor * 0xBF58476D1CE4E5B9 % 2**64)
     return (mix(words) >> np.uint64(11)).astype(np.float64) / 2**53
 
 
 def _around(size: int, start: int, length: int) -> Iterator[tuple[int, int]]:
-    """Starts and lengths of what `length` characters from `start` on are, a text of that size beginning again."""
+    """The starts and lengths of the pieces that `length` characters from `start` on take in a ring of `size`."""
     while length:
         taken = min(length, size - start)
         yield start, taken

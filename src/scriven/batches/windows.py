@@ -1,8 +1,8 @@
-"""The `windows` reader: independent windows of the text at a stride, shuffled anew in every epoch.
+"""The `windows` reader: independent windows of the text at a stride, in a new random order in every epoch.
 
-A window is L + 1 characters: L that are read from an empty memory, and the one after each of them to predict. Nothing
-is listed and nothing is copied ahead: what window comes when is computed, and its ids are read from the text on disk.
-An epoch is every window exactly once: the rows that its last batch has too many weigh nothing.
+A window has L + 1 characters: L to read from a zero state, and the one after each of them to predict. There is no list
+of windows and no copy: the order is computed, and ids are read from the text on disk. An epoch reads every window
+exactly once: surplus rows of its last batch have weight 0.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from scriven.vocabulary import Vocabulary
 def next_windows(
     text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: int, lanes: range
 ) -> tuple[Batch, int]:
-    """The batch at `cursor` (batches read before it), of some lanes, and the cursor after it.
+    """The batch at `cursor` (the number of batches before it) for some lanes, and the cursor after it.
 
-    Raises InputError when a window is longer than the text.
+    Raises InputError if a window is longer than the text.
     """
     length, count = settings.length, window_count(text, settings)
     numbers = np.array(lanes, np.int64)  # (N,)
@@ -39,15 +39,15 @@ def next_windows(
 
 
 def window_count(text: Part, settings: ReaderSettings) -> int:
-    """How many windows the text has; each is read once an epoch.
+    """The number of windows of the text; each is read once per epoch.
 
-    Raises InputError when a window is longer than the text.
+    Raises InputError if a window is longer than the text.
     """
     rest = text.characters - settings.length - 1
     if rest < 0:
         shorter = f"a --reader.length below {text.characters}, or " if text.characters > 1 else ""
         raise InputError(
-            f"a window of {settings.length} characters and the one after it are more than the text, which has "
+            f"a window of {settings.length} characters and the next one do not fit into the text, which has "
             f"{text.characters}; give {shorter}a longer text"
         )
     return rest // settings.stride + 1

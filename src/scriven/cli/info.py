@@ -175,7 +175,7 @@ def _why_device(device: torch.device) -> str:
 
 
 def _why_precision(device: torch.device) -> str:
-    from scriven.model.backends import WORTH, measurements, median_speedup
+    from scriven.model.backends import WORTHWHILE_SPEEDUP, measurements, median_speedup
 
     if device.type == "cuda":
         return "the GPU reports whether it supports bf16"
@@ -186,6 +186,5 @@ def _why_precision(device: torch.device) -> str:
     speedup = median_speedup(found)
     if not speedup:
         return f"bf16 does not work here ({how})"
-    return (
-        f"an LSTM trains {speedup:.1f} times as fast in bf16 as in fp32 ({how}; bf16 is chosen from {WORTH} times on)"
-    )
+    limit = f"bf16 is chosen from {WORTHWHILE_SPEEDUP} times on"
+    return f"an LSTM trains {speedup:.1f} times as fast in bf16 as in fp32 ({how}; {limit})"

@@ -99,7 +99,7 @@ def _json_line(document: str) -> str:
 def is_made_of(
     folder: Path, texts: Sequence[str], settings: CorpusSettings, progress: Progress | None = None
 ) -> bool | None:
-    """Whether a corpus in the user's cache was made from these texts as they are now; None if that cannot be known.
+    """Whether a corpus in the user's cache was made from these texts as they are now; None when that cannot be known.
 
     Reads texts that may have changed, but builds nothing. Raises InputError if they cannot be read.
     """

@@ -94,7 +94,7 @@ class Change:
 
 @dataclass
 class ReadCounts:
-    """Counts of what `read_text` has read and changed so far, and of the documents found in it."""
+    """Running counts of what `read_text` reads and changes, and of the documents found in it."""
 
     position: int = 0  # bytes of the files, compressed ones as they are
     marks: int = 0  # byte order marks at the start of sources; they are left out

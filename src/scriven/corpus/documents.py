@@ -64,7 +64,7 @@ def split_document_text(
 ) -> Iterator[tuple[str, Ids]]:
     """Like `split_documents`, for one text that is already prepared."""
     tally = ReadCounts() if tally is None else tally
-    unended = 0  # characters so far of the open document
+    unended = 0  # characters read of the open document
     for parts in _parts(pieces, settings):
         lengths = np.fromiter(map(len, parts), np.int64, len(parts))  # (M + 1,)
         ends = lengths.cumsum()[:-1]  # (M,)

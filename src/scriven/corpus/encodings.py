@@ -70,11 +70,11 @@ _STRAY = re.compile("[\udc00-\udcff]")  # what the error handlers turn an invali
 ESCAPED = "iso2022"  # encodings with escape sequences have names that begin like this
 ESCAPE_BYTES = 16  # at most, in one escape sequence
 MOST_ESCAPES = 1 << 16  # bytes of escape sequences with no text between them
-BYTE_ORDERS = {  # the marks of which a text in such an encoding must have one at its beginning
+BYTE_ORDERS = {  # a text in such an encoding must begin with one of these marks
     "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
     "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
 }
-HAVE_ZEROS = ("utf-16", "utf-32")  # encodings in which zero bytes are parts of characters
+HAVE_ZEROS = ("utf-16", "utf-32")  # zero bytes are parts of characters in these encodings
 
 UNPACK = "unpack it, and give the text files in it"
 NO_TEXT = "give a text file"
@@ -233,7 +233,7 @@ def _check_text(chunks: Iterable[bytes], name: str, encoding: str, offset: int) 
     """Passes the chunks of a source on.
 
     Raises InputError if it begins like some other kind of file, or has more zero bytes than a text has by accident:
-    a few plus a thousandth of the bytes read so far, or a hundredth of all bytes.
+    a few plus a thousandth of the bytes already read, or a hundredth of all bytes.
     """
     start, zeros, first = offset, 0, 0
     for chunk in chunks if offset else _check_beginning(chunks, name, encoding):

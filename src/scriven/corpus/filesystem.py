@@ -31,7 +31,7 @@ Stamp = tuple[int, int]
 class Remote:
     """A remote file: its URL, and a stamp of its size in bytes and a number for its version.
 
-    The stamp is None if the server does not give both. Then only the content shows whether the file has changed.
+    The stamp is None when the server does not give both. Then only the content shows whether the file has changed.
     """
 
     url: str

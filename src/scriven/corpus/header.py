@@ -41,7 +41,7 @@ class PartHeader(Frozen):
     """The training or the validation part.
 
     characters: their number (of bytes, if the unit is byte). bytes: of UTF-8. shards: the files of ids, in order.
-    documents: the file of the places where documents end; None if the part has no documents.
+    documents: the file of the places where documents end; None when the part has no documents.
     """
 
     characters: Whole
@@ -63,7 +63,7 @@ class PartHeader(Frozen):
 
 
 class Counts(Frozen):
-    """Counts of what was read and changed, over both parts. Ends of documents count in `lines` only."""
+    """Counts of everything read and changed, over both parts. Ends of documents count in `lines` only."""
 
     sources: Whole  # files, or standard input
     skipped: Whole  # entries of folders that were not read
@@ -84,7 +84,7 @@ class Counts(Frozen):
 
 
 class Header(Frozen):
-    """The whole header. In the shards, id C + j stands for `unseen[j]`, a code point that the vocabulary lacks."""
+    """The whole header. In the shards, id C + j means `unseen[j]`, a code point that the vocabulary lacks."""
 
     format: int
     key: str  # a hash of what the corpus was made from

@@ -115,7 +115,7 @@ def _alphabet_of(entries: Iterable[Any], path: Path) -> Alphabet:
 
 
 def _in_json(text: str, path: Path) -> list[Any] | None:
-    """The entries of a JSON list or object; None if the text is neither."""
+    """The entries of a JSON list or object; None when the text is neither."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -162,7 +162,7 @@ class CorpusInput(Protocol):
 
     @property
     def size(self) -> int | None:
-        """The position at the end; None if it is unknown."""
+        """The position at the end; None when it is unknown."""
 
     @property
     def position(self) -> int:
@@ -175,7 +175,7 @@ class CorpusInput(Protocol):
         """Reads the validation file, in chunks."""
 
     def draft(self, name: Name, ends: Path) -> Drafted | None:
-        """The text or the validation text, if it is already stored as ids; None if it must be read.
+        """The text or the validation text, if it is already stored as ids; None when it must be read.
 
         Writes the places where documents end to the file `ends`.
         """
@@ -211,13 +211,13 @@ class TextInput:
 
     @property
     def size(self) -> int | None:
-        """Bytes of the files to read, compressed ones as they are; None if unknown before they are read."""
+        """Bytes of the files to read, compressed ones as they are; None when unknown before they are read."""
         sizes = [_size(source) for part in self._parts for source in part]
         return None if None in sizes else sum(filter(None, sizes))
 
     @property
     def position(self) -> int:
-        """Bytes of the files read so far, compressed ones as they are."""
+        """Bytes of the files already read, compressed ones as they are."""
         return self.tally.position
 
     def text(self) -> Iterator[SymbolChunk]:
@@ -234,7 +234,7 @@ class TextInput:
         return [source for found in self._found for source in found.sources]
 
     def key(self) -> str:
-        """A short hash of everything that the corpus depends on. Standard input and pipes count as read so far."""
+        """A short hash of everything that the corpus depends on. Of standard input and pipes, it has what was read."""
         return self._key(lambda source: source.stamp)
 
     def timeless_key(self) -> str:

@@ -44,7 +44,7 @@ class Numbers:
     def __init__(self, path: Path, shard: Shard) -> None:
         """Opens the file. Its .npy header is compared with the expected one, and never trusted.
 
-        Raises InputError if the file cannot be opened or is not that of the shard.
+        Raises InputError if the file cannot be opened or does not belong to the shard.
         """
         self.path, self.size = path, shard.length
         self._kind, head = layout_of(shard, path)

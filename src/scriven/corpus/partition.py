@@ -46,7 +46,7 @@ def partition_sources(
 
 
 def _between(source: TextSource, index: int, start: tuple[int, int], stop: tuple[int, int]) -> TextSource | None:
-    """The span of a source between two places, each a source's index and a number of bytes; None if it is empty."""
+    """The span of a source between two places, each a source's index and a number of bytes; None when it is empty."""
     if not start[0] <= index <= stop[0] or (index == stop[0] and not stop[1]):
         return None
     assert source.stamp  # known, as all are
@@ -92,7 +92,7 @@ def _next_place(source: TextSource, offset: int, settings: CorpusSettings) -> in
 
 
 def _rule(source: TextSource, settings: CorpusSettings) -> tuple[re.Pattern[bytes] | None, int]:
-    """The pattern that ends where a source can be cut, and its length in bytes; None if it cannot be cut."""
+    """The pattern that ends where a source can be cut, and its length in bytes; None when it cannot be cut."""
     suffix, packed = source.suffixes
     prepared = changes_text(settings)
     is_whole = packed or source.is_zipped or suffix in BINARY_TABLES or settings.encoding != "utf-8"

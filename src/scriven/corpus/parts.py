@@ -1,7 +1,7 @@
-"""Writes and reads parts of a corpus that are built separately: text as provisional ids, and counts of what was read.
+"""Writes and reads parts of a corpus that are built separately: text as provisional ids, and counts.
 
 The other parts decide which documents are validation, and which characters the training text has. So a part holds
-provisional ids and the symbols that they stand for. Merging reads the symbols of all parts in order, as if they were
+provisional ids and the symbol of each id. Merging reads the symbols of all parts in order, as if they were
 one text, and makes a corpus from them. It does not need the text files.
 """
 
@@ -350,7 +350,7 @@ def _read_arrays(stored: PartArrays, folder: Path) -> Iterator[SymbolChunk]:
 
 
 def _ends(stored: PartArrays, folder: Path) -> Numbers | None:
-    """The places where the documents of one part's text end; None if it has no documents."""
+    """The places where the documents of one part's text end; None when it has no documents."""
     if stored.documents is None:
         return None
     path = folder / stored.documents.file

@@ -1,6 +1,6 @@
 """Writes symbols as shards of ids, in two steps: first drafts of provisional ids, then shards of final ids.
 
-In a draft, ids are given in the order in which symbols first appear, and the draft records those places. Once all text
+In a draft, ids follow the order of the first appearance of symbols, and the draft records those places. Once all text
 is read, it is known which symbols the training part has, and a table maps provisional ids to final ones. The ends of
 documents are written only once, when they are found.
 """
@@ -59,9 +59,9 @@ class RisingPlaces(Protocol):
 
 
 class Drafted(Protocol):
-    """The provisional ids and the ends of documents from which a part of a corpus is written."""
+    """The provisional ids and the ends of documents that a part of a corpus is written from."""
 
-    taken: int  # ids read by `take` so far
+    taken: int  # ids already read by `take`
     ends: Ends
 
     @property
@@ -151,7 +151,7 @@ class Draft:
         self.length += ids.size
 
     def _translate(self, symbols: Symbols) -> Provisional | None:
-        """The ids of symbols; None if one of them is new."""
+        """The ids of symbols; None when one of them is new."""
         return encode.translate(symbols, self._ids, smallest_dtype(len(self._symbols)))
 
     def _learn(self, symbols: Symbols) -> None:
@@ -225,11 +225,11 @@ class Ends:
 
     @property
     def size(self) -> int:
-        """The number of ends so far."""
+        """The number of ends appended."""
         return self.documents
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.unsignedinteger]:
-        """Reads some of the ends so far, (stop - start,)."""
+        """Reads some of the ends appended, (stop - start,)."""
         if start == stop:
             return np.zeros(0, ENDS)
         with self._path.open("rb") as file:
@@ -237,7 +237,7 @@ class Ends:
             return np.frombuffer(file.read((stop - start) * ENDS.itemsize), ENDS)
 
     def finish(self) -> Shard | None:
-        """Completes the file and returns it; None if there are no ends."""
+        """Completes the file and returns it; None when there are no ends."""
         if not self.documents:
             return None
         with self._path.open("r+b") as file:

@@ -6,8 +6,8 @@ corpus, `python` or `shakespeare`, unless a file or folder has that name. Files 
 decompressed.
 
 A file that is named directly is always read. In a folder, a file is read if its name has no suffix, or one of
-`TEXT_SUFFIXES` (before that of compression) or `ZIPPED`. With a column, only tables are read. Hidden entries, links to
-folders and all others are skipped, and listed. A link to a folder is followed if it is named directly.
+`TEXT_SUFFIXES` (before a suffix of compression) or `ZIPPED`. With a column, only tables are read. Hidden entries, links
+to folders and all others are skipped, and listed. A link to a folder is followed if it is named directly.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class TextSource:
 
     @property
     def suffixes(self) -> tuple[str, str]:
-        """The suffix of the file's kind and that of its compression, in lower case; each may be empty."""
+        """The suffixes of the file's kind and of its compression, in lower case; each may be empty."""
         name = PurePosixPath(name_in(self.path).lower() if self.path else "")
         packed = name.suffix if name.suffix in COMPRESSED else ""
         return PurePosixPath(name.stem).suffix if packed else name.suffix, packed
@@ -275,7 +275,7 @@ def hash_stamps(sources: Sequence[TextSource]) -> str:
 
 
 def hash_content(sources: Sequence[TextSource], read: Callable[[int], None]) -> str:
-    """A hash of the sources' bytes; for remote sources, of their versions. Calls `read` with the bytes read so far.
+    """A hash of the sources' bytes; for remote sources, of their versions. Calls `read` with the bytes already read.
 
     Raises InputError if one cannot be read, or has become shorter.
     """

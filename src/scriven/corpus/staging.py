@@ -24,7 +24,7 @@ from scriven.safe_files import flush_folder
 UNFINISHED = ".scriven-building-"
 LOCK, DAMAGED = ".lock", "-damaged"
 MADE = re.compile(rf"{re.escape(UNFINISHED)}[0-9a-f]{{8}}-[0-9a-f]{{32}}(\{LOCK}|{DAMAGED})?")  # names of our folders
-ABANDONED_SECONDS = 24 * 3600  # without a write, after which a folder of any machine is removed
+ABANDONED_SECONDS = 24 * 3600  # a folder of any machine is removed after this time without a write
 PUBLISH_TRIES = 5
 
 

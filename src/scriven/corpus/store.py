@@ -30,7 +30,7 @@ from scriven.vocabulary import Vocabulary
 DOCUMENTS_AT_ONCE = 1 << 20  # whose lengths are read
 CHECK_WAIT_SECONDS = 2.0  # that a save waits for the end of the check, after the whole text was read
 LOWEST_PRIORITY = 19  # of a thread, on Linux
-MEANINGLESS = "numbers in it stand for no character"
+MEANINGLESS = "it has numbers that are not the id of any character"
 
 
 class Part:
@@ -39,7 +39,7 @@ class Part:
     def __init__(
         self, folder: Place, header: PartHeader, cache: ShardCache, known: int, table: Ids | None = None
     ) -> None:
-        """Ids in the shards are below `known`; `table` (known,) maps them to the ids of symbols, None if equal."""
+        """Ids in the shards are below `known`; `table` (known,) maps them to the ids of symbols, None when equal."""
         self.characters = header.characters  # bytes, if the unit is byte
         self.bytes = header.bytes  # of UTF-8
         self._folder = folder
@@ -189,7 +189,7 @@ class Corpus:
 
     @property
     def counts(self) -> Counts:
-        """Counts of what was read and changed."""
+        """Counts of everything read and changed."""
         return self.header.counts
 
     @property

@@ -117,7 +117,7 @@ def read_rows(
 def _values_of(
     source: TextSource, settings: CorpusSettings, tally: ReadCounts, size: int
 ) -> Iterator[tuple[int, object]]:
-    """The number and value of each row of a table; in a text file the number is that of the line."""
+    """The number and value of each row of a table; in a text file it is the line number."""
     suffix, name = source.suffixes[0], source.name
     if suffix in BINARY_TABLES:
         return _binary(source, settings, tally)
@@ -130,7 +130,7 @@ def _values_of(
 
 
 def _check_value(value: object, settings: CorpusSettings, tally: ReadCounts) -> str | None:
-    """The text of a row; None if it is bad."""
+    """The text of a row; None when it is bad."""
     if not isinstance(value, str) or isinstance(value, Bad):
         return None
     if settings.invalid == "bytes" or value.isascii():

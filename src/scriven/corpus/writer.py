@@ -87,7 +87,7 @@ class _Assembly:
         return self._settings.documents != "none" and not self._input.has_validation_file
 
     def _use_stored(self) -> tuple[Portion, Portion] | None:
-        """Uses text that is already stored as ids, like `_read_drafts`; None if it must be read first."""
+        """Uses text that is already stored as ids, like `_read_drafts`; None when it must be read first."""
         ends = [self._work / f"{name}-documents.npy" for name in NAMES]
         has_documents = self._settings.documents != "none"  # they must be divided or compared
         training = None if has_documents else self._input.draft("text", ends[0])

@@ -118,7 +118,7 @@ class _Handler:
         """Handles text in an element."""
 
     def feed(self, data: bytes, name: str) -> str:
-        """Parses the next bytes (empty at the end), and returns the text made so far."""
+        """Parses the next bytes (empty at the end), and returns the text that is ready."""
         try:
             self._parser.Parse(data, not data)
             self._fed += len(data)

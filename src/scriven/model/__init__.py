@@ -1,4 +1,4 @@
-"""Recurrent layers, the language model, and where it computes."""
+"""Recurrent layers, the language model, and the choice of device and precision."""
 
 from scriven.model.backends import choose_precision
 from scriven.model.device import autocast_context, choose_device

@@ -1,4 +1,4 @@
-"""What this machine is best used for: measured with the layers as they run here, and kept in the cache folder."""
+"""Chooses fp32 or bf16 by measuring how fast layers train on this machine; keeps the results in the cache folder."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ from scriven.model.device import autocast_context, available_cores, torch_thread
 from scriven.runtime import cache_folder
 from scriven.settings import Cell, ModelSettings
 
-WIDTH, ROWS, LENGTH = 256, 32, 64  # of what is measured: as training reads it where nothing is given
+WIDTH, ROWS, LENGTH = 256, 32, 64  # of the measured layer and chunk: the defaults of training
 ROUNDS, FEWEST_ROUNDS, ROUNDS_SECONDS = 6, 2, 0.5
-ENOUGH = 5  # measurements, after which a start measures again only when the newest is old
+ENOUGH_MEASUREMENTS = 5  # with these, a start measures again only when the newest is old
 APART_SECONDS, OLD_SECONDS = 60.0, 7 * 86_400.0
-KEPT = 9  # measurements, the newest
-WORTH = 1.15  # times faster that bf16 must be to be chosen: it is less exact, and measurements differ by a tenth
+KEPT_MEASUREMENTS = 9  # the newest ones
+WORTHWHILE_SPEEDUP = 1.15  # bf16 is chosen from here on: it is less exact, and measurements differ by a tenth
 FILE = "machine.json"
 CELLS: tuple[Cell, ...] = get_args(Cell)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """How long a layer took to learn from a chunk, each number format at its best of several rounds."""
+    """How long a layer took to train on one chunk, in each number format: the best of several rounds."""
 
     at: float  # seconds since 1970
     fp32: float  # seconds
-    bf16: float  # seconds; 0 where bf16 does not work
+    bf16: float  # seconds; 0 if bf16 does not work
 
     @property
     def speedup(self) -> float:
-        """How many times faster bf16 was; 0 where it does not work."""
+        """How many times faster bf16 was; 0 if it does not work."""
         return self.fp32 / self.bf16 if self.bf16 else 0.0
 
 
 def choose_precision(
     name: str, device: torch.device, cell: Cell = "lstm", native: bool = False, *, again: bool = True
 ) -> str:
-    """`fp32` or `bf16` for a `training.precision` setting; `auto` measures the CPU with such a cell.
+    """Chooses `fp32` or `bf16` for a `training.precision` setting; `auto` measures the CPU with this cell.
 
-    Where there is `native` code in bf16, nothing is measured: there is for processors on which it is several times
+    If there is `native` code in bf16, nothing is measured: it exists for processors on which it is several times
     faster. `again` is as in `measurements`.
 
-    Raises UsageError when bf16 is asked for and does not work.
+    Raises UsageError if bf16 is asked for and does not work.
     """
     if name == "bf16" and device.type == "cpu" and not bf16_speedup(cell, again=False):
         raise UsageError("bf16 does not work on this processor; use fp32")
@@ -65,11 +65,13 @@ def choose_precision(
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if device.type == "cpu" and (native or bf16_speedup(cell, again=again) > WORTH) else "fp32"
+    return (
+        "bf16" if device.type == "cpu" and (native or bf16_speedup(cell, again=again) > WORTHWHILE_SPEEDUP) else "fp32"
+    )
 
 
 def bf16_speedup(cell: Cell = "lstm", *, again: bool = True) -> float:
-    """How many times faster a layer learns in bf16 than in fp32 on this CPU, each on its best path; 0 where bf16 fails.
+    """How many times faster a layer trains in bf16 than in fp32 on this CPU, each on its best path; 0 if bf16 fails.
 
     `again` is as in `measurements`.
     """
@@ -77,9 +79,9 @@ def bf16_speedup(cell: Cell = "lstm", *, again: bool = True) -> float:
 
 
 def median_speedup(found: Sequence[Measurement]) -> float:
-    """The median speedup of the quicker half of some measurements; 0 where the last one says that bf16 fails.
+    """The median speedup of the faster half of some measurements; 0 if bf16 failed in the last one.
 
-    The slower half was made beside other programs, it may be, which slow one number format down more than the other.
+    Other programs may have disturbed the slower half, and they slow one number format down more than the other.
     """
     if not found[-1].bf16:
         return 0.0
@@ -89,29 +91,29 @@ def median_speedup(found: Sequence[Measurement]) -> float:
 
 @functools.cache
 def measurements(cell: Cell, again: bool = True) -> tuple[Measurement, ...]:
-    """What was measured of a cell on this processor, with these versions and kernels: the newest last, at least one.
+    """The measurements of a cell on this processor, with these versions and kernels: at least one, the newest last.
 
-    It is measured now, in about 0.5 s, where nothing is known. With `again`, also where little is known or the newest
-    is old, unless that is of this very minute: so a start beside other programs does not decide for ever.
+    Measures now, in about 0.5 s, if there are none. With `again`, also measures if there are few or the newest is old,
+    but not twice within a minute. So a single start while other programs run does not decide for ever.
     """
     path, key = cache_folder() / FILE, f"{_machine()}, {cell}"
     known = _read_measurements(path).get(key, [])
     if not known or (again and _is_due(known, time.time())):
-        known = [*known, _measure(cell)][-KEPT:]
+        known = [*known, _measure(cell)][-KEPT_MEASUREMENTS:]
         _write(path, _read_measurements(path) | {key: known})
     return tuple(known)
 
 
 def _is_due(known: Sequence[Measurement], now: float) -> bool:
-    """Whether to measure again, now (seconds since 1970)."""
+    """Whether to measure again. `now` is in seconds since 1970."""
     age = now - known[-1].at
-    if age < 0:  # a clock was set
+    if age < 0:  # the clock was set back
         return True
-    return age > OLD_SECONDS or (len(known) < ENOUGH and age > APART_SECONDS)
+    return age > OLD_SECONDS or (len(known) < ENOUGH_MEASUREMENTS and age > APART_SECONDS)
 
 
 def training_path(cell: Cell) -> str:
-    """Which code trains layers of a cell here where nothing is asked for, and in which number format, in words."""
+    """The number format and the code that train layers of a cell on this machine by default, as text."""
     able = recurrent.usable() if cell != "mingru" else scan.usable()
     precision = choose_precision("auto", torch.device("cpu"), cell, native=able and cell != "mingru")
     native = able if precision == "bf16" or cell == "mingru" else recurrent_fp32.usable()
@@ -119,9 +121,9 @@ def training_path(cell: Cell) -> str:
 
 
 def _measure(cell: Cell) -> Measurement:
-    """Both number formats in turns on all cores, each at its best, since other programs disturb a single round.
+    """Measures both number formats in turns on all cores, and takes the best of each, as other programs may disturb.
 
-    oneDNN refuses bf16 on some processors, and emulates it slowly on others.
+    On some processors oneDNN refuses bf16, on others it emulates it slowly.
     """
     with torch.random.fork_rng(devices=[]):
         layer = RecurrentLayer(ModelSettings(cell=cell, width=WIDTH), WIDTH, WIDTH)
@@ -149,7 +151,7 @@ def _seconds(layer: RecurrentLayer, x: torch.Tensor) -> float:
 
 
 def _machine() -> str:
-    """All that a measurement depends on, in words."""
+    """Everything that a measurement depends on, as text."""
     processor = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
@@ -161,7 +163,7 @@ def _machine() -> str:
 
 
 def _read_measurements(path: Path) -> dict[str, list[Measurement]]:
-    """What is known; nothing where the file is not there, or is not what `_write` writes."""
+    """The measurements in a file; nothing when it is missing, or `_write` did not write it."""
     try:
         known = json.loads(path.read_text("utf-8"))
         found = {key: [_measurement(each) for each in rows] for key, rows in known.items() if isinstance(rows, list)}
@@ -171,15 +173,15 @@ def _read_measurements(path: Path) -> dict[str, list[Measurement]]:
 
 
 def _measurement(values: dict[str, Any]) -> Measurement:
-    """What a file says of one measurement. Raises ValueError, TypeError or KeyError where it says nothing."""
+    """Makes one measurement from a file's values. Raises ValueError, TypeError or KeyError if they are not one."""
     at, fp32, bf16 = (float(values[name]) for name in ("at", "fp32", "bf16"))
     if not (math.isfinite(at) and 0 <= fp32 < math.inf and 0 <= bf16 < math.inf):
-        raise ValueError(f"{values} is no measurement")
+        raise ValueError(f"{values} is not a measurement")
     return Measurement(at, fp32, bf16)
 
 
 def _write(path: Path, known: dict[str, list[Measurement]]) -> None:
-    """Keep what is known, as a whole file or not at all; a cache that cannot be written is none."""
+    """Saves measurements, as a whole file or not at all. If the cache cannot be written, they are not saved."""
     values = {key: [asdict(each) for each in rows] for key, rows in known.items()}
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     with contextlib.suppress(OSError):

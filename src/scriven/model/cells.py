@@ -23,20 +23,19 @@ from scriven.settings import Cell, ModelSettings
 
 
 class Masks:
-    """What is dropped in one call of the model: drawn in the order in which it is asked for, nothing where all is off.
+    """The dropout masks of one call of the model, drawn in the order of their use. Off in evaluation.
 
-    What is asked for again at the same place, as the next piece of a chunk does, keeps its mask where that is one for
-    the whole chunk.
+    With variational dropout, a place keeps its mask when it is used again, as by the next piece of a chunk.
     """
 
     def __init__(self, seed: int, device: torch.device, *, on: bool, variational: bool) -> None:
-        """With `variational`, one mask (N, D) of a place serves all characters (Gal & Ghahramani 2016)."""
+        """With `variational`, the one mask (N, D) of a place serves all characters (Gal & Ghahramani 2016)."""
         self._seed, self._device = seed, device
         self._on, self._variational = on, variational
         self._kept: dict[object, Tensor] = {}
 
     def drop(self, x: Tensor, share: float, place: object) -> Tensor:
-        """x (T, N, D) with a share of its values zeroed and the others scaled up."""
+        """Zeroes a share of the values of x (T, N, D), and scales the others up."""
         if not (self._on and share):
             return x
         if self._variational:
@@ -44,17 +43,17 @@ class Masks:
         return drop(x, share, self._generator)
 
     def drop_weight(self, weight: Tensor, share: float, layer: int) -> Tensor:
-        """A layer's weight with a share of its values dropped (DropConnect, Wan et al. 2013; AWD-LSTM's WeightDrop)."""
+        """Drops a share of a layer's weight (DropConnect, Wan et al. 2013; WeightDrop in AWD-LSTM)."""
         return weight * self._once(("weight", layer), weight.shape, share) if self._on and share else weight
 
     def drop_symbols(self, x: Tensor, ids: Tensor, size: int, share: float) -> Tensor:
-        """The embeddings x (T, N, D) of ids (T, N), a share of the V symbols dropped whole (AWD-LSTM)."""
+        """Drops the embeddings of a share of the V symbols, in the embeddings x (T, N, D) of ids (T, N) (AWD-LSTM)."""
         if not (self._on and share):
             return x
         return x * self._once("symbols", torch.Size((size,)), share)[ids][..., None]
 
     def drop_onehot(self, x: Tensor, ids: Tensor, size: int, share: float) -> Tensor:
-        """What the one-hot values (T, N, V) of ids (T, N) were looked up as, x (T, N, D), had they been dropped."""
+        """Applies dropout of the one-hot input (T, N, V) of ids (T, N) to the columns x (T, N, D) looked up for it."""
         if not (self._on and share):
             return x
         if self._variational:
@@ -68,16 +67,16 @@ class Masks:
         return torch.Generator(self._device).manual_seed(self._seed)
 
     def _once(self, place: object, shape: torch.Size, share: float) -> Tensor:
-        """The one mask of a place."""
+        """The mask of a place, drawn at its first use."""
         if place not in self._kept:
             self._kept[place] = mask(shape, share, self._generator)
         return self._kept[place]
 
 
 def mask(shape: torch.Size, share: float, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What values are multiplied by: a share of them, in steps of 1/256, by 0, the others so that the mean stays.
+    """A dropout mask: a share of its values, in steps of 1/256, is 0; the others are such that the mean is 1.
 
-    One random byte decides a value: eight times cheaper on a CPU than one draw a value.
+    One random byte decides each value. On a CPU that is eight times faster than drawing a number for each.
     """
     limit = min(round(share * 256), 255)
     words = torch.empty((shape.numel() + 7) // 8, dtype=torch.int64, device=generator.device)
@@ -87,11 +86,11 @@ def mask(shape: torch.Size, share: float, generator: torch.Generator, dtype: tor
 
 
 def drop(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Inverted dropout (Srivastava et al. 2014): a share of x's values zeroed, the others scaled up; see `mask`."""
+    """Inverted dropout (Srivastava et al. 2014): zeroes a share of x's values and scales the others up; see `mask`."""
     return x * mask(x.shape, share, generator, x.dtype)
 
 
-# Rows of weights and biases of one gate each, in torch's order: the candidate of every cell is "new".
+# The gates in the order of torch's weights and biases. "new" is the candidate of every cell.
 GATES: dict[Cell, tuple[str, ...]] = {
     "rnn": ("new",),
     "gru": ("reset", "keep", "new"),
@@ -102,11 +101,11 @@ GATES: dict[Cell, tuple[str, ...]] = {
 
 @torch.no_grad()
 def initialise(rnn: Any, settings: ModelSettings) -> None:
-    """Draws the weights of one of torch's modules of one layer, which has drawn its own uniform ones already.
+    """Draws the weights of a torch module of one layer anew, after torch has drawn its own uniform ones.
 
-    Recurrent weights are orthogonal per gate, times a scale (Saxe et al. 2014), or normal. Biases are 0 but those of
-    gates: `forget_bias` is the LSTM's forget gate's (Jozefowicz et al. 2015: 1), `gate_bias` that of its input and
-    output gates and of the GRU's reset gate. The GRU's update gate and an rnn have none.
+    Recurrent weights are orthogonal per gate, times a scale (Saxe et al. 2014), or normal. Biases are 0, except for two
+    settings: `forget_bias` is for the LSTM's forget gate (Jozefowicz et al. 2015 use 1), and `gate_bias` is for its
+    input and output gates and for the GRU's reset gate.
     """
     gates = GATES[settings.cell]
     if rnn.weight_hh_l0 is not None:
@@ -130,22 +129,22 @@ def _draw_recurrent(block: Tensor, settings: ModelSettings) -> None:
 
 @dataclass(frozen=True)
 class CellKind:
-    """What a cell is made of."""
+    """The torch module, the functions and the sizes of a cell."""
 
-    module: Callable[[int, int], Any]  # torch's, whose parameters it types too loosely to be of use
-    function: Callable[..., Any]  # all steps as torch's module does them, given the weights
-    step: Step | None  # none where nothing is multiplied with the state, and all steps are one scan
+    module: Callable[[int, int], Any]  # a torch module; torch types its parameters too loosely to be of use
+    function: Callable[..., Any]  # computes all steps like torch's module, given the weights
+    step: Step | None  # None when no product involves the state, so that all steps are one scan
     gates: int
     state_size: int  # arrays in the state
 
 
 class MinGRU(nn.Module):
-    """The weights of `scan`: those of its sums k and x, one below the other."""
+    """The weights of `scan`: those of its sums k and x, stacked."""
 
     weight_hh_l0: None
 
     def __init__(self, inputs: int, width: int) -> None:
-        """Drawn as those of torch's linear layer."""
+        """Draws the weights like torch's linear layer."""
         super().__init__()
         drawn = nn.Linear(inputs, 2 * width)
         self.weight_ih_l0, self.bias_ih_l0 = drawn.weight, drawn.bias  # (2H, D), (2H,)
@@ -161,7 +160,7 @@ CELLS: dict[Cell, CellKind] = {
 
 
 def has_native_code(settings: ModelSettings, precision: str) -> bool:
-    """Whether this machine's processor has native code for the steps of all such layers in that number format."""
+    """Whether native code can compute the steps of all such layers in this number format on this processor."""
     able = recurrent.usable() if precision == "bf16" else recurrent_fp32.usable()
     return able and set(settings.activations) == {"tanh"}
 
@@ -169,23 +168,23 @@ def has_native_code(settings: ModelSettings, precision: str) -> bool:
 class RecurrentLayer(nn.Module):
     """One recurrent layer of any cell: `layer(x (T, N, D), state) -> (y (T, N, H), state)`.
 
-    A one-hot layer reads, in place of x, the columns of its input weights: `layer(columns (T, N, G*H), state)`; they
-    are rows of `columns`. So one of V inputs costs no matrix of zeros.
+    A one-hot layer reads columns of its input weights in place of x: `layer(columns (T, N, G*H), state)`. They are
+    rows of `columns`. So a one-hot input needs no matrix of zeros.
     """
 
     def __init__(self, settings: ModelSettings, inputs: int, width: int, *, onehot: bool = False) -> None:
-        """Weights are drawn as `initialise` says, from torch's global generator; settings have one activation."""
+        """Draws the weights by `initialise`, from torch's global generator. The settings must have one activation."""
         super().__init__()
         self.settings, self.kind = settings, CELLS[settings.cell]
         self.gates, self.state_size = self.kind.gates, self.kind.state_size
         self.width, self.onehot = width, onehot
         self.activation = {"tanh": torch.tanh, "relu": torch.relu}[settings.activation]
-        self.torchs = settings.activation == "tanh" and not onehot  # what torch's own function can do
+        self.torchs = settings.activation == "tanh" and not onehot  # whether torch's own function can compute it
         self.rnn = self.kind.module(inputs, width)
         initialise(self.rnn, settings)
 
     def native(self, device: torch.device) -> bool:
-        """Whether native code does this layer's steps there, in the number format of this moment."""
+        """Whether native code computes this layer's steps on the device, in the number format that is active now."""
         if self.kind.step is None:
             return device.type == "cpu" and scan.usable()
         able = has_native_code(self.settings, "bf16" if autocasts_to_bf16() else "fp32")
@@ -193,7 +192,7 @@ class RecurrentLayer(nn.Module):
 
     @property
     def columns(self) -> Tensor:
-        """What each of the inputs adds to the sums of all gates (D, G*H)."""
+        """What each input adds to the sums of all gates, (D, G*H)."""
         weight: Tensor = self.rnn.weight_ih_l0
         return weight.T
 
@@ -210,11 +209,11 @@ class RecurrentLayer(nn.Module):
         ids: Tensor | None = None,
         fresh: Tensor | None = None,
     ) -> tuple[Tensor, LayerState]:
-        """Read x (T, N, D) from `state` on; gives y (T, N, H) and the state after the last step, in fp32.
+        """Reads x (T, N, D) from `state` on. Returns y (T, N, H) and the state after the last step, in fp32.
 
-        `weight_hh` (G*H, H) stands in for the layer's own recurrent weights, where given. Where fresh (T, N) is true,
-        that row's state is zeroed before that step; it may lie on the CPU. One thing only a `native` layer knows: with
-        ids (T, N), x (V, D) has a row for each symbol.
+        `weight_hh` (G*H, H) replaces the layer's own recurrent weights. Where `fresh` (T, N) is true, the state of that
+        row is zeroed before that step; it may be on the CPU. Only a `native` layer takes ids (T, N): then x (V, D) has
+        a row for each symbol.
         """
         step, weight_hh = self.kind.step, self.rnn.weight_hh_l0 if weight_hh is None else weight_hh
         if step is None:
@@ -240,13 +239,13 @@ class RecurrentLayer(nn.Module):
         else:
             sums = self._from_input(x, bias)
         y: Tensor = self.kind.function(sums, state[0], ids=ids, fresh=fresh)
-        return y, (y[-1].clone(),)  # else the state would keep all of y alive
+        return y, (y[-1].clone(),)  # a view would keep all of y alive
 
     def _by_native(
         self, x: Tensor, state: LayerState, weight_hh: Tensor, ids: Tensor | None, fresh: Tensor | None
     ) -> tuple[Tensor, LayerState]:
         bias, bias_hh = self.rnn.bias_ih_l0, self.rnn.bias_hh_l0
-        own = None  # the bias of the GRU's new value that its reset gate multiplies
+        own = None  # the GRU's candidate bias that the reset gate multiplies
         if self.kind.step is gru_step:
             bias_hh, own = functional.pad(bias_hh[: -self.width], (0, self.width)), bias_hh[-self.width :]
         bias = bias + bias_hh
@@ -256,7 +255,7 @@ class RecurrentLayer(nn.Module):
         read: dict[str, Tensor] = {}
         if self.onehot:
             sums = self._from_input(x, bias)
-        elif ids is not None or own is not None:  # the reset gate multiplies what comes from the state alone
+        elif ids is not None or own is not None:  # the reset gate multiplies only the sums from the state
             sums = recurrent.projection(x, self.rnn.weight_ih_l0, bias)
         else:
             sums, read = bias, {"x": x, "weight_x": self.rnn.weight_ih_l0}
@@ -272,29 +271,27 @@ class RecurrentLayer(nn.Module):
             x, state = stretches.pack(x), stretches.states_before(state)
         inner = tuple(part[None].to(x.dtype) for part in state)  # (1, N, H): torch's layer dimension
         packed = (stretches.sizes,) if stretches else ()
-        # With biases, one layer, no dropout, one direction; what is not packed has time first.
+        # With biases, one layer, no dropout, one direction; unpacked input has time first.
         options = (True, 1, 0.0, self.training, False, *(() if packed else (False,)))
         y, *after = self.kind.function(x, *packed, inner if self.state_size > 1 else inner[0], weights, *options)
         state = tuple(part[0].float() for part in after)
         return (stretches.unpack(y, rows), stretches.state_after(state)) if stretches else (y, state)
 
     def _from_input(self, x: Tensor, bias: Tensor) -> Tensor:
-        """What x (..., D) adds to the sums of all gates (..., G*H), with a bias (G*H,)."""
+        """What x (..., D) adds to the sums of all gates, (..., G*H), plus a bias (G*H,)."""
         return x + bias if self.onehot else functional.linear(x, self.rnn.weight_ih_l0, bias)
 
     def _one_step(self, step: Step, x: Tensor, state: LayerState, weight_hh: Tensor) -> LayerState:
-        """One step by hand: torch's modules cost several times more than the mathematics for a single step."""
+        """Computes one step directly: for a single step, torch's modules take several times as long."""
         from_hidden = functional.linear(state[0], weight_hh, self.rnn.bias_hh_l0)
         return step(self._from_input(x, self.rnn.bias_ih_l0), from_hidden, state, self.activation)
 
 
 def packs(device: torch.device) -> bool:
-    """Whether torch reads packed sequences there faster than a loop over time: on a CPU it takes two to five times as
-    long.
-    """
+    """Whether packed sequences are faster there than a loop over time; on a CPU they take 2 to 5 times as long."""
     return device.type != "cpu"
 
 
 def autocasts_to_bf16() -> bool:
-    """Whether the CPU computes in bf16 at this moment."""
+    """Whether autocast makes the CPU compute in bf16 now."""
     return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16

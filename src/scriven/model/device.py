@@ -1,4 +1,4 @@
-"""Where and in which number format to compute: chosen once, by looking at the machine, never guessed silently."""
+"""The choice of the device and the number format to compute in, and the settings of threads."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ALLOCATOR_THRESHOLD_BYTES = 1 << 30
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a `training.device` setting; `auto` prefers CUDA, then the CPU.
+    """The device for a `training.device` setting; `auto` prefers CUDA, then the CPU.
 
-    Raises UsageError when the device named is not there.
+    Raises UsageError if this machine does not have the device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,23 +30,23 @@ def choose_device(name: str) -> torch.device:
 
 
 def autocast_context(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
-    """The context in which a model computes: autocast to bf16, or plain fp32. Weights stay fp32 either way."""
+    """The context for a model's computations: autocast to bf16, or plain fp32. Weights stay fp32 either way."""
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
 
 
 def available_cores() -> int:
-    """Cores that this process may use: no more than the threads that OpenMP may have."""
+    """The number of cores that this process may use, but no more than the threads that OpenMP allows."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, runtime.thread_limit())
 
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """While this lasts, torch splits its products over this number of threads.
+    """Makes torch divide its products among `count` threads while the context lasts.
 
-    The last bits of a product depend on it.
+    The last bits of a product depend on that number.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -58,10 +58,10 @@ def torch_threads(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def single_threaded() -> Iterator[None]:
-    """While this lasts, torch and native code compute in the calling thread alone.
+    """Makes torch and native code compute in the calling thread alone while the context lasts.
 
-    Where the work is small, threads mostly wait for one another: on two idle cores two of them write one text 1.4 times
-    as fast as one does, but 30 times as slowly where another program keeps a core busy.
+    With little work, threads mostly wait for one another. On two idle cores, two threads generate one text 1.4 times as
+    fast as one thread, but 30 times as slowly while another program keeps a core busy.
     """
     with torch_threads(1), native_threads(1):
         yield
@@ -69,14 +69,13 @@ def single_threaded() -> Iterator[None]:
 
 @contextlib.contextmanager
 def tune_cpu(threads: int, native: int | None = None) -> Iterator[None]:
-    """While this lasts, steps are fast: torch splits products over `threads` threads, native code uses `native`.
+    """Makes training steps fast while the context lasts: torch uses `threads` threads, native code `native`.
 
-    The first number decides the last bits of what torch computes and holds however many cores there are; the second
-    one, the same where it is not given, changes no bit. Raises UsageError where torch cannot get its threads.
+    `threads` decides the last bits of torch's results, so it is kept on any number of cores. `native` is the same by
+    default; it changes no bit. Raises UsageError if torch cannot get its threads.
 
-    Denormal numbers are flushed (they are many times slower and mean nothing here), and glibc is told to keep large
-    buffers mapped, and in huge pages: it would otherwise give them back, and clear them again, at every step. This last
-    stays.
+    Denormal numbers are flushed to zero: they are many times slower and mean nothing here. Glibc keeps large buffers
+    mapped, in huge pages, even after the context. Otherwise it would return and clear them again at every step.
     """
     keep_buffers(ALLOCATOR_THRESHOLD_BYTES)
     use_huge_pages(ALLOCATOR_THRESHOLD_BYTES)

@@ -1,4 +1,4 @@
-"""The model: characters' ids -> embedding -> recurrent layers -> logits of the next character."""
+"""The language model: ids of characters -> embedding -> recurrent layers -> logits of the next character."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from scriven.model.cells import CELLS, Masks, RecurrentLayer, autocasts_to_bf16
 from scriven.model.reference_cells import LayerState
 from scriven.settings import ModelSettings, check_cell
 
-State = tuple[LayerState, ...]  # one entry a layer, each a tuple of arrays (N, H)
+State = tuple[LayerState, ...]  # one entry per layer, each a tuple of arrays (N, H)
 
 
 class CharLM(nn.Module):
-    """A recurrent language model over V symbols, of which the last is `<unk>`.
+    """A recurrent language model over V symbols; the last one is `<unk>`.
 
-    It keeps no state between calls: state in, state out.
+    It keeps no state between calls: the state is an argument and a result.
     """
 
-    embedding: nn.Embedding | None  # none where the input is one-hot
-    head: nn.Linear | None  # none where the last layer gives the logits
+    embedding: nn.Embedding | None  # None when the input is one-hot
+    head: nn.Linear | None  # None when the last layer gives the logits
 
     def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
-        """Weights are drawn from torch's global generator: seed it before.
+        """Draws the weights from torch's global generator, so seed it before.
 
-        Raises UsageError where the settings contradict each other.
+        Raises UsageError if the settings contradict each other.
         """
         super().__init__()
         self.settings, self.vocabulary_size = settings, vocabulary_size
@@ -48,12 +48,12 @@ class CharLM(nn.Module):
         self._scale_ends()
         if self.embedding is not None:
             if settings.tied and self.head is not None:
-                self.embedding.weight = self.head.weight  # as the output layer draws them: small
+                self.embedding.weight = self.head.weight  # small, as drawn for the output layer
             self.embedding.weight.requires_grad = not settings.freeze_embedding
 
     @torch.no_grad()
     def _scale_ends(self) -> None:
-        """Makes the embedding and the output layer as large as the settings say that they begin."""
+        """Scales the initial weights of the embedding and the output layer as the settings say."""
         settings = self.settings
         if self.embedding is not None and settings.embedding_initial == "uniform":
             nn.init.uniform_(self.embedding.weight, -settings.embedding_scale, settings.embedding_scale)
@@ -64,7 +64,7 @@ class CharLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     def zero_state(self, rows: int) -> State:
@@ -74,11 +74,10 @@ class CharLM(nn.Module):
     def forward(
         self, ids: Tensor, state: State | None = None, fresh: Tensor | None = None, dropout_seed: int = 0
     ) -> tuple[Tensor, State]:
-        """Read ids (T, N) from `state` (zero where None) on; gives logits (T, N, V) in fp32 and the state after.
+        """Reads ids (T, N) from `state` on (None means zeros). Returns logits (T, N, V) in fp32, and the state after.
 
-        Where `fresh` (T, N) is true, that row's state is zeroed before that character is read; it may lie on the CPU,
-        so that looking at it makes no device wait. While training, all that is dropped is drawn from `dropout_seed`
-        alone.
+        If `fresh` (T, N) is true, the state of that row is zeroed before that character is read. It may be on the CPU,
+        so that no device has to wait when it is looked at. In training, dropout depends on `dropout_seed` alone.
         """
         _, y, state = self.read(ids, state, fresh, dropout_seed)
         return self.logits(y), state
@@ -86,25 +85,25 @@ class CharLM(nn.Module):
     def read(
         self, ids: Tensor, state: State | None = None, fresh: Tensor | None = None, dropout_seed: int = 0
     ) -> tuple[Tensor, Tensor, State]:
-        """The first part of `forward`: gives (raw, y, state).
+        """The first part of `forward`; returns (raw, y, state).
 
-        raw (T, N, H) is what the last layer put out, y (T, N, H) what `logits` takes: raw after dropout, with what a
-        residual model adds. Under autocast both may be in its number format.
+        raw (T, N, H) is the output of the last layer. y (T, N, H) is the argument for `logits`: raw after dropout, plus
+        the residual input. Under autocast both may be in its number format.
         """
         state = self.zero_state(ids.shape[1]) if state is None else state
         masks = Masks(dropout_seed, ids.device, on=self.training, variational=self.settings.variational)
         if fresh is not None and not all(layer.native(ids.device) for layer in self._layers()):
             state = zero_rows(state, fresh[0].to(ids.device, non_blocking=True))
-            fresh = fresh if fresh[1:].any() else None  # torch's functions are faster without
+            fresh = fresh if fresh[1:].any() else None  # torch's functions are faster without it
         return self._hidden_states(ids, state, masks, fresh)
 
     def logits(self, y: Tensor) -> Tensor:
-        """The second part of `forward`: the logits (T, N, V), in fp32, from the y (T, N, H) of any times and rows."""
+        """The second part of `forward`: logits (T, N, V) in fp32 from y (T, N, H), for any steps and rows."""
         logits: Tensor = y if self.head is None else self.head(self._normalize(-1, y))
         return logits.float()
 
     def losses(self, y: Tensor, targets: Tensor) -> Tensor:
-        """The losses in nats (T, N), in fp32, of foretelling targets (T, N) from y (T, N, H)."""
+        """The losses in nats (T, N), in fp32, of predicting targets (T, N) from y (T, N, H)."""
         if self.head is not None and y.device.type == "cpu" and autocasts_to_bf16() and cross_entropy.usable():
             rows, normed = targets.flatten(), self._normalize(-1, y).flatten(0, 1)  # (T * N,), (T * N, H)
             return cross_entropy.losses(normed, self.head.weight, self.head.bias, rows).view(targets.shape)
@@ -118,7 +117,7 @@ class CharLM(nn.Module):
         self, ids: Tensor, state: State, masks: Masks, fresh: Tensor | None
     ) -> tuple[Tensor, Tensor, State]:
         settings, layers, folded = self.settings, self._layers(), self._folds(ids)
-        # Dropped before the output layer, where there is one: logits are not.
+        # The last dropout is before the output layer; without one there is none, as logits are never dropped.
         shares = [settings.dropout] * (len(layers) - 1) + [settings.output_dropout if self.head is not None else 0.0]
         x = self._symbols(masks) if folded else self._embed(ids, masks)  # (V, D) or (T, N, D)
         raw, after = x, []
@@ -134,20 +133,20 @@ class CharLM(nn.Module):
 
     def _normalize(self, depth: int, x: Tensor) -> Tensor:
         norm = self.norms[depth]
-        # In fp32 also under autocast: a norm in bf16 loses digits, and torch has no fast path for mixed types.
+        # In fp32 even under autocast: a norm in bf16 loses digits, and torch has no fast path for mixed types.
         normed: Tensor = x if isinstance(norm, nn.Identity) else norm(x.float())
         return normed
 
     def _folds(self, ids: Tensor) -> bool:
-        """Whether it saves work to multiply all V symbols with the first layer's weights, rather than all characters.
+        """Whether it is faster to multiply the first layer's weights with all V symbols than with all characters.
 
-        Only native code adds the products' rows up as it goes.
+        Only native code can then look up and add the rows of the products.
         """
-        dropped = self.training and self.settings.input_dropout  # differs from character to character
+        dropped = self.training and self.settings.input_dropout  # it differs for every character
         return self._layers()[0].native(ids.device) and not dropped and 2 * self.vocabulary_size <= ids.numel()
 
     def _symbols(self, masks: Masks) -> Tensor:
-        """What the first layer reads for each symbol: embeddings (V, D) or columns (V, G*H); see `_embed`."""
+        """The input of the first layer for each symbol: embeddings (V, D) or columns (V, G*H); see `_embed`."""
         size = self.vocabulary_size
         table: Tensor = self._layers()[0].columns if self.embedding is None else self.embedding.weight
         known = table[: self.unknown]
@@ -155,16 +154,16 @@ class CharLM(nn.Module):
         return masks.drop_symbols(table, torch.arange(size), size, self.settings.embedding_dropout)
 
     def _embed(self, ids: Tensor, masks: Masks) -> Tensor:
-        """What the first layer reads: embeddings (T, N, D), or the columns (T, N, G*H) of a one-hot layer's weights.
+        """The input of the first layer: embeddings (T, N, D), or columns (T, N, G*H) of a one-hot layer's weights.
 
-        `<unk>` stands for symbols that training has few or none of, so it reads as the mean of all others.
+        Training has few or no unknown symbols, so `<unk>` is read as the mean of all others.
         """
         size, settings = self.vocabulary_size, self.settings
         table: Tensor = self._layers()[0].columns if self.embedding is None else self.embedding.weight  # (V, D)
         # Looking up strided rows is slow, and so is copying a large table for a few of them.
         x = functional.embedding(ids, table.contiguous() if ids.numel() >= size else table)
         unknown = ids == self.unknown
-        if ids.device.type != "cpu" or bool(unknown.any()):  # to look at it would make another device wait
+        if ids.device.type != "cpu" or bool(unknown.any()):  # looking at the values would make another device wait
             x = torch.where(unknown[..., None], table[: self.unknown].mean(0), x)
         x = masks.drop_symbols(x, ids, size, settings.embedding_dropout)
         if self.embedding is None:
@@ -173,32 +172,32 @@ class CharLM(nn.Module):
 
 
 def zero_rows(state: State, rows: Tensor) -> State:
-    """The state with the rows where `rows` (N,) is true zeroed."""
+    """The state with zeros in the rows where `rows` (N,) is true."""
     return tuple(tuple(part.masked_fill(rows[:, None], 0) for part in layer) for layer in state)
 
 
 def take_rows(state: State, rows: Tensor) -> State:
-    """The state of the rows whose numbers (M,) are given, in that order; copies, also of one row to many."""
+    """Copies the rows with these numbers (M,) from a state, in that order; a row may be copied many times."""
     return tuple(tuple(part.index_select(0, rows) for part in layer) for layer in state)
 
 
 def join_rows(states: list[State]) -> State:
-    """The states of several batches as one, rows one after another."""
+    """Joins the states of several batches into one, row after row."""
     return tuple(tuple(torch.cat(parts) for parts in zip(*layers, strict=True)) for layers in zip(*states, strict=True))
 
 
 def detach(state: State) -> State:
-    """The same state without history, so that gradients stop here."""
+    """The same state, detached so that gradients stop here."""
     return tuple(tuple(part.detach() for part in layer) for layer in state)
 
 
 def layer_widths(settings: ModelSettings, vocabulary_size: int) -> list[int]:
-    """What the first layer reads, and what each layer puts out: L + 1 widths.
+    """The L + 1 widths of the first layer's input and of each layer's output.
 
-    Raises UsageError where the settings contradict each other.
+    Raises UsageError if the settings contradict each other.
     """
     if isinstance(settings.embedding, str):
-        raise UsageError(f"model.embedding must be a width when a model is made, not {settings.embedding!r}")
+        raise UsageError(f"model.embedding must be a width by the time a model is made, not {settings.embedding!r}")
     check_cell(settings)
     inputs = vocabulary_size if settings.input == "onehot" else settings.embedding or settings.width
     widths = [settings.width] * settings.layers
@@ -206,7 +205,7 @@ def layer_widths(settings: ModelSettings, vocabulary_size: int) -> list[int]:
         widths[-1] = vocabulary_size
         if settings.residual and settings.layers > 1:
             raise UsageError(
-                f"model.residual adds layers of one width, and with model.head none the last one is {vocabulary_size} "
+                f"model.residual needs layers of one width, but with model.head none the last one is {vocabulary_size} "
                 f"wide, not {settings.width}; drop one of them"
             )
     if settings.tied and (settings.input == "onehot" or settings.head == "none" or inputs != widths[-1]):
@@ -218,9 +217,9 @@ def layer_widths(settings: ModelSettings, vocabulary_size: int) -> list[int]:
 
 
 def weight_shapes(settings: ModelSettings, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the arrays in a model's `state_dict`; without making the model.
+    """The names and shapes of the arrays in a model's `state_dict`, without making the model.
 
-    Raises UsageError where the settings contradict each other.
+    Raises UsageError if the settings contradict each other.
     """
     inputs, *widths = layer_widths(settings, vocabulary_size)
     kind, headless = CELLS[settings.cell], settings.head == "none"
@@ -240,15 +239,15 @@ def weight_shapes(settings: ModelSettings, vocabulary_size: int) -> dict[str, tu
 
 
 def parameter_count(settings: ModelSettings, vocabulary_size: int) -> int:
-    """Number of the model's values, tied ones once, frozen ones too; without making the model.
+    """The number of the model's parameters, without making the model. Tied ones count once, frozen ones too.
 
-    A second bias that is not learned stays 0 and is no value.
+    A second bias that is not learned stays 0 and does not count.
     """
     return sum(parameters_by_layer(settings, vocabulary_size).values())
 
 
 def parameters_by_layer(settings: ModelSettings, vocabulary_size: int) -> dict[str, int]:
-    """The same of each part of the model by its name, such as `layer 1`; a tied embedding has none of its own."""
+    """The number of parameters of each part of the model, by names such as `layer 1`; a tied embedding has 0."""
     counts: dict[str, int] = {}
     for name, shape in weight_shapes(settings, vocabulary_size).items():
         part, depth, *_ = name.split(".")

@@ -1,4 +1,4 @@
-"""Embeddings of characters that were learned elsewhere: word2vec's text format, safetensors, another model's."""
+"""Reads pretrained embeddings of characters: word2vec's text format, safetensors, or another model's."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from scriven.vocabulary import Vocabulary
 ESCAPE = re.compile(r"\\([abfnrtv\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U000[0-9a-fA-F]{5}|U0010[0-9a-fA-F]{4})")
 SAFETENSORS = ".safetensors"
 BYTES_AS_CHARACTERS = 128  # bytes below this are the same symbols as characters
-COUNT_DIGITS = 18  # of a number of rows or columns: larger ones fit no memory, nor a machine's whole numbers
-LINE_SHOWN = 40  # characters of a line that is wrong
+COUNT_DIGITS = 18  # at most, in a number of rows or columns, so that it fits 64 bits
+LINE_SHOWN = 40  # characters of a wrong line that are shown
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,25 @@ class Embeddings:
 
     symbols: tuple[int, ...]  # code points, or bytes
     values: Tensor  # (S, D)
-    skipped: int = 0  # entries that are no single character, or one that came before
+    skipped: int = 0  # entries that are not a single character, or repeat one
     unit: Unit = "character"
-    source: str = "the pretrained embeddings"  # what errors call them
+    source: str = "the pretrained embeddings"  # how errors name them
 
     @property
     def width(self) -> int:
-        """D."""
+        """The width D of each vector."""
         return self.values.shape[1]
 
 
 def read_embeddings(path: str) -> Embeddings:
-    """The embeddings in a file: safetensors where its name ends so, else word2vec's text format.
+    """Reads the embeddings in a file: safetensors if its name ends like that, or else word2vec's text format.
 
-    - Text: a line a symbol, `symbol v1 .. vD`, separated by single spaces; a first line of two whole numbers, rows and
-      D, may stand before them. The symbol may be a space, or be written as in Python: `\\n`, `\\t`, `\\\\`, `\\u2028`;
-      an empty line and then a line without a symbol is a line feed, as other programs write it.
+    - Text: one line per symbol, `symbol v1 .. vD`, separated by single spaces. The first line may be two whole numbers:
+      rows and D. The symbol may be a space, or an escape as in Python: `\\n`, `\\t`, `\\\\`, `\\u2028`. An empty line
+      and then a line without a symbol mean a line feed, as other programs write it.
     - safetensors: one array (S, D), and in the metadata `symbols`, a JSON list of S strings.
 
-    Raises InputError when it cannot be read, is not that, or has no single character.
+    Raises InputError if it cannot be read, has another format, or has no single character.
     """
     rows, skipped = _read_safetensors(path) if path.endswith(SAFETENSORS) else _read_text(path)
     if not rows:
@@ -62,17 +62,17 @@ def read_embeddings(path: str) -> Embeddings:
 
 
 def from_rows(vocabulary: Vocabulary, weight: Tensor, source: str = "the other model") -> Embeddings:
-    """The embeddings of a model's known symbols, from its vocabulary and its `embedding.weight` (V, D)."""
+    """Makes embeddings of a model's known symbols from its vocabulary and its `embedding.weight` (V, D)."""
     values = weight[: len(vocabulary.symbols)].float()
     return Embeddings(vocabulary.symbols, values, unit=vocabulary.unit, source=source)
 
 
 @torch.no_grad()
 def place(model: CharLM, vocabulary: Vocabulary, embeddings: Embeddings) -> list[int]:
-    """Puts embeddings into a model; gives the vocabulary's symbols that have none, which keep what was drawn for them.
+    """Copies embeddings into a model. Returns the vocabulary's symbols without one, which keep their random values.
 
-    Where one has characters and the other bytes, they share the ASCII ones. Raises InputError when they have another
-    width than the model's or none of its symbols, UsageError when the model has no embedding.
+    If one has characters and the other bytes, they share the ASCII ones. Raises InputError if the embeddings have
+    another width than the model, or none of its symbols; UsageError if the model has no embedding.
     """
     if model.embedding is None:
         raise UsageError("model.input onehot has no embedding to put pretrained ones into; drop one of them")
@@ -94,7 +94,7 @@ def place(model: CharLM, vocabulary: Vocabulary, embeddings: Embeddings) -> list
 
 
 def code_point(token: str) -> int | None:
-    """The character that a token stands for, by itself or as an escape; none where it is no single one."""
+    """The code point of a token that is one character, as it is or as an escape; None for any other token."""
     if ESCAPE.fullmatch(token):
         token = codecs.decode(token, "unicode_escape")
     return ord(token) if len(token) == 1 else None
@@ -117,22 +117,22 @@ def _read_text(path: str) -> tuple[dict[int, Tensor], int]:
                 if not bool(rows[point].isfinite().all()):
                     raise _wrong(path, number, width, f"{token} {' '.join(values)}")
     if count not in (None, entries):
-        raise InputError(f"{path} says that it has {count:,} rows and has {entries:,}; take it from a whole copy")
+        raise InputError(f"{path} says that it has {count:,} rows, but has {entries:,}; restore it from a whole copy")
     return rows, entries - len(rows)
 
 
 @contextmanager
 def _open_text(path: str) -> Iterator[TextIO]:
     try:
-        # A line ends at a line feed only, since other line ends may be symbols; a stray byte is a symbol as in a text.
+        # Only a line feed ends a line, as other line ends may be symbols. An invalid byte is a symbol, as in texts.
         with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
             yield file
     except OSError as error:
-        raise InputError(f"cannot read embeddings from {path}: {error.strerror}; name a file of them") from None
+        raise InputError(f"cannot read embeddings from {path}: {error.strerror}; give a file of embeddings") from None
 
 
 def _head(path: str, file: TextIO) -> tuple[int | None, int]:
-    """How many rows the first line says that there are, if it does, and the width D; `file` is at the rows then."""
+    """The number of rows that the first line states (or None), and the width D. Leaves `file` at the first row."""
     first = file.readline()
     fields = first.split()
     if len(fields) == 2 and all(map(_is_count, fields)):
@@ -149,7 +149,7 @@ def _head(path: str, file: TextIO) -> tuple[int | None, int]:
 
 
 def _entries(path: str, file: TextIO, width: int, first: int) -> Iterator[tuple[int, str, list[str]]]:
-    """The number, symbol and values of every line; values come last, so that a symbol may be a space."""
+    """The number, symbol and values of every line. The values come last, so that a symbol may be a space."""
     after_empty = False
     for number, line in enumerate(file, first):
         text = line.rstrip(" \r\n")
@@ -182,7 +182,7 @@ def _is_number(text: str) -> bool:
 
 
 def _numbers(texts: list[str]) -> Tensor:
-    """The numbers (D,) that are written there; NaN where one is no number."""
+    """The numbers (D,) in some texts; all NaN if one is not a number."""
     try:
         return torch.tensor([float(text) for text in texts], dtype=torch.float64).float()
     except ValueError:
@@ -197,14 +197,14 @@ def _read_safetensors(path: str) -> tuple[dict[int, Tensor], int]:
     with _open_safetensors(path) as file:
         values = file.get_tensor(_array_name(path, file))  # (S, D)
         if not values.is_floating_point():
-            raise InputError(f"{path} has an array of {values.dtype}, and embeddings are floating-point numbers")
+            raise InputError(f"{path} has an array of {values.dtype}, but embeddings are floating-point numbers")
         values = values.float()
         try:
             symbols = json.loads((file.metadata() or {})["symbols"])
         except (KeyError, ValueError, RecursionError):
             symbols = None
     if not (isinstance(symbols, list) and all(isinstance(symbol, str) for symbol in symbols)):
-        raise InputError(f'{path} does not say whose embeddings it has; its metadata needs "symbols", a JSON list')
+        raise InputError(f'{path} does not name its symbols; its metadata needs "symbols", a JSON list of texts')
     if len(symbols) != len(values):
         raise InputError(f"{path} names {len(symbols):,} symbols for {len(values):,} rows; make it again")
     if not bool(values.isfinite().all()):
@@ -231,5 +231,5 @@ def _array_name(path: str, file: Any) -> str:
     """The name of the file's one array."""
     names = list(file.keys())
     if len(names) != 1 or len(file.get_slice(names[0]).get_shape()) != 2:
-        raise InputError(f"{path} must have one array (symbols, width) and has {', '.join(names) or 'none'}")
+        raise InputError(f"{path} must have one array (symbols, width), but has {', '.join(names) or 'none'}")
     return str(names[0])

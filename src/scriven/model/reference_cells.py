@@ -1,4 +1,4 @@
-"""Recurrence in plain torch: one step of each cell, and the loop over time where torch's own modules cannot be used.
+"""Recurrence in plain torch: one step of each cell, and a loop over time for cells that torch's modules cannot do.
 
 A layer's state is a tuple of arrays (N, H): `(h,)` for rnn and gru, `(h, c)` for lstm.
 """
@@ -22,7 +22,7 @@ Step = Callable[[Tensor, Tensor, LayerState, Activation], LayerState]
 def rnn_step(
     from_input: Tensor, from_hidden: Tensor, state: LayerState, activation: Activation = torch.tanh
 ) -> LayerState:
-    """One step of the Elman network: h = tanh(W x + b + U h + c). Arguments (N, H), both sums with their biases."""
+    """One step of the Elman network: h = tanh(W x + b + U h + c). Both sums (N, H) include their biases."""
     return (activation(from_input + from_hidden),)
 
 
@@ -59,11 +59,11 @@ def recurrence(
     activation: Activation = torch.tanh,
     fresh: Tensor | None = None,
 ) -> tuple[Tensor, LayerState]:
-    """All steps of a cell, from the sums from_input (T, N, G*H) on: y (T, N, H) and the state after the last one.
+    """Computes all steps of a cell from the input's sums from_input (T, N, G*H): y (T, N, H), and the last state.
 
-    weight_hh (G*H, H) and bias_hh (G*H,) are as in torch's modules; no bias where it is in `from_input` already. Where
-    fresh (T, N) is true, that row's state is zeroed before that step. Under autocast the matrix products are made in
-    its number format; the state keeps its own.
+    weight_hh (G*H, H) and bias_hh (G*H,) are as in torch's modules; the bias is None when `from_input` includes it. If
+    fresh (T, N) is true, the state of that row is zeroed before that step. Under autocast, matrix products use its
+    number format; the state keeps its own.
     """
     weight_hh = _in_autocast_format(weight_hh)
     from_input, relu = from_input.to(state[0].dtype), activation is torch.relu
@@ -81,25 +81,25 @@ def recurrence(
 
 
 def starts(fresh: Tensor, device: torch.device) -> list[Tensor | None]:
-    """Of every step, the rows (N, 1) that start afresh in fresh (T, N); None where none does."""
+    """For every step of fresh (T, N), the mask (N, 1) of the rows that start afresh; None when no row does."""
     there = fresh.any(1).tolist()
     return [rows if any_row else None for rows, any_row in zip(fresh.to(device)[..., None], there, strict=True)]
 
 
 class LSTMRecurrence(torch.autograd.Function):
-    """The steps of `lstm_step`, with gradients by hand.
+    """All steps of `lstm_step`, with a gradient written by hand.
 
-    The forward pass keeps the gates. The backward pass goes back through time for the gradients of their sums alone,
-    in arrays of one step, which stay in the processor's cache, and makes the weights' gradient with one product.
+    The forward pass keeps the gates. The backward pass computes only the gradients of the gates' sums step by step, in
+    arrays that stay in the processor's cache. Then it makes the gradient of the weights with one product.
     """
 
     @staticmethod
     def forward(
         ctx: Any, sums: Tensor, weight: Tensor, h: Tensor, c: Tensor, relu: bool, begun: list[Tensor | None]
     ) -> tuple[Tensor, Tensor]:
-        """From sums with both biases (T, N, 4H), weight (4H, H) and the state: y (T, N, H) and the last c (N, H).
+        """y (T, N, H) and the last c (N, H), from sums with both biases (T, N, 4H), weight (4H, H) and the state.
 
-        `begun` is of `starts`.
+        `begun` is the result of `starts`.
         """
         gates, start = torch.empty_like(sums), (h, c)  # (T, N, 4H)
         hs, cs = (part.new_empty(len(sums), *part.shape) for part in start)  # (T, N, H)
@@ -120,7 +120,7 @@ class LSTMRecurrence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, dc: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
-        """The gradients of all arguments, from those of y (T, N, H) and of the last c (N, H)."""
+        """The gradients of all arguments, given those of y (T, N, H) and of the last c (N, H)."""
         gates, h, c, hs, cs, weight = ctx.saved_tensors
         dsums, dh, dc = torch.empty_like(gates), torch.zeros_like(h), dc.clone()  # (T, N, 4H), (N, H), (N, H)
         before = [_zero_rows(part, rows) for part, rows in zip([c, *cs[:-1]], ctx.begun, strict=True)]
@@ -149,13 +149,13 @@ def _zero_rows(part: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def _by_step(gates: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of every step of gates (T, N, 4H): all of them, i and f (N, 2H), and i, f, g, o (N, H) alone."""
+    """Views of each step of gates (T, N, 4H): all gates, i and f together (N, 2H), and i, f, g, o (N, H) each."""
     i_and_f, _ = gates.chunk(2, 2)
     return zip(*(part.unbind() for part in (gates, i_and_f, *gates.chunk(4, 2))), strict=True)
 
 
 def _add_product(sums: Tensor, x: Tensor, weight: Tensor, out: Tensor) -> None:
-    """out = sums + x @ weight, the product in the number format of the weight."""
+    """Computes out = sums + x @ weight, with the product in the number format of the weight."""
     if x.dtype == weight.dtype:
         torch.addmm(sums, x, weight, out=out)
     else:
@@ -167,13 +167,13 @@ def _apply_bound(x: Tensor, relu: bool, out: Tensor | None = None) -> Tensor:
 
 
 def _through_bound(gradient: Tensor, bounded: Tensor, relu: bool, **out: Tensor) -> Any:
-    """The gradient before the activation, from the one after it and from what it gave."""
+    """The gradient before the activation, given the gradient after it and the activation's output."""
     return (
         aten.threshold_backward(gradient, bounded, 0, **out) if relu else aten.tanh_backward(gradient, bounded, **out)
     )
 
 
 def _in_autocast_format(weight: Tensor) -> Tensor:
-    """The weight as autocast would convert it, so that a loop does not convert it at every step."""
+    """The weight in autocast's number format, converted once so that a loop does not do it at every step."""
     device = weight.device.type
     return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight

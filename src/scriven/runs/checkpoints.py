@@ -1,4 +1,4 @@
-"""Checkpoints: folders that exist whole or not at all. Weights are safetensors, the rest is JSON."""
+"""Reads and writes checkpoints: folders that exist whole or not at all. Weights are safetensors, the rest is JSON."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from scriven.safe_files import discard, exists, flush_folder, list_names, read_j
 from scriven.settings import describe_errors
 
 MODEL_FILE, TRAINING_FILE, MANIFEST_FILE = "model.safetensors", "training.safetensors", "manifest.json"
-UNFINISHED, ASIDE = ".tmp", ".old"  # how names end while a save is under way
-UNREAD = ".unread"  # how that of a checkpoint ends which could not be read when its step was saved again
-EPOCHS_LIMIT = 1e15  # more are no number that a training told
+UNFINISHED, ASIDE = ".tmp", ".old"  # the ends of names during a save
+UNREAD = ".unread"  # the end of the name of a checkpoint that could not be read when its step was saved again
+EPOCHS_LIMIT = 1e15  # a larger number is damaged
 OTHERS = "use another checkpoint of this run (scriven info lists them, --checkpoint and --resume take their steps)"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint's folder. Nothing is read before it is asked for, and what is read is checked first."""
+    """A checkpoint's folder. Its files are read only when they are used, and are checked first."""
 
     path: Path
-    seals: Seals | None = field(default=None, compare=False)  # of the run; none where they are not compared
+    seals: Seals | None = field(default=None, compare=False)  # of the run; None when they are not compared
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """What the checkpoint says of itself: what `Manifest` has, and what the training that saved it told.
+        """The values of manifest.json: those of `Manifest`, and the training state.
 
-        Raises InputError when it is missing, damaged or of another step, UnreadableError when it is of a newer format.
+        Raises InputError if it is missing, damaged or of another step; UnreadableError if its format is newer.
         """
         for folder in (self.path.parent, self.path):
             real_folder(folder)
@@ -48,19 +48,19 @@ class Checkpoint:
         manifest = read_json(path)
         number = manifest.get("format") if isinstance(manifest, dict) else None
         if isinstance(number, int) and number > FORMAT:
-            raise UnreadableError(f"{self.path} is a checkpoint of format {number}, of a newer scriven; use that one")
+            raise UnreadableError(f"{self.path} has format {number}, of a newer scriven; use that version")
         try:
             Manifest.model_validate(manifest)
         except ValidationError as error:
             raise InputError(f"{path} is damaged: {describe_errors(error)}; {OTHERS}") from None
         if self.path.name != folder_name(manifest["step"]):
-            raise InputError(f"{self.path} says that it is of step {manifest['step']}; {OTHERS}")
+            raise InputError(f"{self.path} says that its step is {manifest['step']}; {OTHERS}")
         self._compare_seals(manifest.get("run"))
         values: dict[str, Any] = manifest
         return values
 
     def _compare_seals(self, saved: dict[str, str] | None) -> None:
-        """Raises InputError when the run's vocabulary or settings are not those that the checkpoint was saved with."""
+        """Raises InputError if the run's vocabulary or settings have changed since the checkpoint was saved."""
         if self.seals is None or saved is None:
             return
         same = {
@@ -70,51 +70,51 @@ class Checkpoint:
         for name, whole in same.items():
             if not whole:
                 raise InputError(
-                    f"{self.path.parents[1] / name} is not what it was when {self.path.name} was saved; take it from a "
-                    "copy of the run (what may change in a run is changed by flags beside --resume)"
+                    f"{self.path.parents[1] / name} has changed since {self.path.name} was saved; restore it from a "
+                    "copy of the run (to change a setting of a run, give its flag together with --resume)"
                 )
 
     @property
     def step(self) -> int:
-        """Optimizer steps done."""
+        """The number of optimizer steps done."""
         return int(self.manifest["step"])
 
     @property
     def number(self) -> int:
-        """How many checkpoints of this run were saved up to this one: the newest has the largest number."""
+        """The number of this save of the run, counted from 1: the newest checkpoint has the largest."""
         return int(self.manifest.get("number", 0))
 
     @property
     def epochs(self) -> float | None:
-        """Passes over the training text when it was saved; None where it does not tell."""
+        """The number of passes over the training text when it was saved; None when unknown."""
         value = self.manifest.get("epochs")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < EPOCHS_LIMIT:
             return None
         return float(value)
 
     def weights(self, expected: Shapes | None = None) -> dict[str, Tensor]:
-        """The model's parameters by name, on the CPU; they are finite.
+        """Reads the model's parameters by name, on the CPU, and checks that they are finite.
 
-        Where `expected` is given, a file whose header has other names or shapes is refused before its arrays are read.
-        Raises InputError when the file is not what was written, or is not of that model.
+        With `expected`, a file whose header has other names or shapes is refused before its arrays are read.
+        Raises InputError if the file is damaged, or belongs to another model.
         """
         return self._tensors(MODEL_FILE, expected)
 
     def training(self) -> dict[str, Tensor]:
-        """Recurrent state and optimizer, as named tensors on the CPU; they are finite.
+        """Reads the states of model and optimizer as named tensors, on the CPU, and checks that they are finite.
 
-        Raises InputError when the file is not what was written.
+        Raises InputError if the file is damaged.
         """
         return self._tensors(TRAINING_FILE)
 
     def verify(self, expected: Shapes, most: int) -> None:
-        """Reads everything.
+        """Reads and checks everything.
 
-        Raises InputError when anything is missing, not what was written, or not of a model of these shapes, whose
-        training state has so many bytes at `most`.
+        Raises InputError if anything is missing or damaged, or does not belong to a model of these shapes, whose
+        training state has at most `most` bytes.
         """
         if self.manifest["files"][TRAINING_FILE]["bytes"] > most:
-            raise InputError(f"{self.path / TRAINING_FILE} is larger than any of that model, {most:,} bytes; {OTHERS}")
+            raise InputError(f"{self.path / TRAINING_FILE} is over {most:,} bytes, too large for this model; {OTHERS}")
         self.weights(expected)
         self.training()
 
@@ -123,7 +123,7 @@ class Checkpoint:
         claimed = self.manifest["files"][name]
         data = read_checked(path, expected, claimed["bytes"])
         if hashlib.sha256(data).hexdigest() != claimed["sha256"]:
-            raise InputError(f"{path} is damaged: its {len(data):,} bytes are not those that were written; {OTHERS}")
+            raise InputError(f"{path} is damaged: the SHA-256 of its {len(data):,} bytes is wrong; {OTHERS}")
         tensors = decode(path, data)
         for part, values in tensors.items():
             if not finite(values):
@@ -132,19 +132,19 @@ class Checkpoint:
 
 
 def folder_name(step: int) -> str:
-    """The name of the folder of a step's checkpoint."""
+    """The name of the folder for a step's checkpoint."""
     return f"step-{step:08d}"
 
 
 def whole_epochs(epochs: float) -> int:
-    """How many whole passes over the text there were; sums of parts of them may be a little below."""
+    """The number of whole passes over the text; sums of parts of them may be slightly too small."""
     return math.floor(epochs + 1e-9)
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, weights: dict[str, Tensor] | None = None) -> None:
-    """Puts a checkpoint's weights into a model; or those given, which were made from them.
+    """Loads a checkpoint's weights into a model, or `weights` that were made from them.
 
-    Raises InputError when they cannot be read, or are not those of a model of this shape.
+    Raises InputError if they cannot be read, or belong to a model of another shape.
     """
     try:
         if weights is None:
@@ -165,11 +165,11 @@ def write_checkpoint(
     *,
     keep_old: bool = False,
 ) -> Checkpoint:
-    """Writes a checkpoint at `folder`: into a temporary folder, flushed to the disk, then renamed into place.
+    """Writes a checkpoint to the folder `folder`: into a temporary folder first, which is flushed and renamed.
 
-    One that is there already is removed; with `keep_old` it stays, as NAME.unread.
-    Nothing else may write in the folder above. Raises OSError when the disk is full or may not be written to,
-    InputError for a manifest that could not be read again; what was there before is untouched.
+    An old checkpoint of that name is removed, or renamed to NAME.unread with `keep_old`. Nothing else may write in the
+    parent folder. Raises OSError if the disk is full or cannot be written, InputError for a manifest that could not be
+    read again. An old checkpoint is then untouched.
     """
     temporary, old = (folder.with_name(f".{folder.name}{end}") for end in (UNFINISHED, ASIDE))
     try:
@@ -192,20 +192,20 @@ def write_checkpoint(
             sweep(folder.parent)
         raise
     except ValidationError as error:
-        raise InputError(f"{folder} cannot be saved so that it could be read again: {describe_errors(error)}") from None
+        raise InputError(f"{folder} cannot be saved, as it could not be read again: {describe_errors(error)}") from None
     return Checkpoint(folder)
 
 
 def _free_name(folder: Path) -> Path:
-    """The name for a checkpoint that could not be read when its step was reached again."""
+    """A free name for a checkpoint that could not be read when its step was reached again."""
     names = (folder.with_name(f"{folder.name}{UNREAD}{number}") for number in itertools.count(2))
     return next(path for path in itertools.chain([folder.with_name(folder.name + UNREAD)], names) if not exists(path))
 
 
 def sweep(folder: Path) -> None:
-    """Removes what saves that were killed left there; what one had put aside, with nothing in its place, goes back.
+    """Removes leftovers of killed saves in a folder. Renames an old checkpoint back if no new one took its place.
 
-    Raises OSError; InputError where the folder is a symbolic link, since what it leads to is not ours.
+    Raises OSError; InputError if the folder is a symbolic link, which may lead anywhere.
     """
     for name in list_names(real_folder(folder)):
         path = folder / name

@@ -1,4 +1,4 @@
-"""Which folders a new run may be made in: empty ones, and those of runs that saved nothing. Others are not touched."""
+"""Checks that a new run may be made in a folder: it must be empty, or have a run that saved nothing."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ BEGUN = {LOCK_FILE, CHECKPOINTS, VOCABULARY_FILE, f".{VOCABULARY_FILE}.tmp", f".
 
 @contextlib.contextmanager
 def hold_claim(path: Path) -> Iterator[None]:
-    """Holds the right to make a new run in a folder.
+    """Holds the right to make a new run in a folder while the context lasts.
 
-    Raises InputError as `check_new_run`, or when another process has the right; UsageError as `check_new_run`.
+    Raises errors like `check_new_run`; InputError if another process has the right.
     """
     check_new_run(path)
     with writing(path):
@@ -36,23 +36,23 @@ def hold_claim(path: Path) -> Iterator[None]:
 
 
 def check_new_run(path: Path) -> None:
-    """Checks that a new run would write over nothing but what a run before it left that saved nothing.
+    """Checks that a new run would overwrite nothing, except files of an earlier run that saved no checkpoint.
 
-    Raises UsageError when a run is there that saved something, InputError when anything else is there.
+    Raises UsageError if the folder has a run with checkpoints; InputError if it has anything else.
     """
     if exists(path) and not path.is_dir():
-        raise InputError(f"{path} is there and is no folder; choose another name for the run's folder")
+        raise InputError(f"{path} exists and is not a folder; choose another name for the run's folder")
     if (names := list_names(path)) and not _is_run(path, {*names}):
         raise InputError(
             f"{path} is not empty and is not the folder of a run, so nothing is written to it; choose a new folder, "
             f"such as {path / 'run'}"
         )
     if has_checkpoints(path):
-        raise UsageError(f"{path} holds a run already; go on with it (--resume) or choose another folder with -o")
+        raise UsageError(f"{path} already has a run; continue it with --resume, or choose another folder with -o")
 
 
 def _is_run(path: Path, names: set[str]) -> bool:
-    """Whether Scriven made what is in a folder: a run, or what one leaves that is killed before its settings are there.
+    """Whether Scriven made the files in a folder: a run, or the files of a run that was killed very early.
 
     A file of settings that a user copied from a run is not enough.
     """

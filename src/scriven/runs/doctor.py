@@ -1,4 +1,4 @@
-"""Whether a run's folder is whole: every file in it is read and compared with what it should be."""
+"""Checks a run's folder or a corpus for damage: reads every file in it, and compares it with its hash."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from scriven.runs.tensors import Shapes, finite
 from scriven.safe_files import exists
 from scriven.settings import check_complete
 
-SYMBOLS_READ = 256  # at most, when a model is run to see whether it overflows
+SYMBOLS_READ = 256  # at most, when a model is run to check whether it overflows
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. A `note` is worth knowing and does no harm."""
+    """The result of checking one thing. A `note` is worth knowing but harmless."""
 
     part: str  # file or folder
     state: Literal["good", "note", "bad"]
@@ -33,15 +33,15 @@ class Finding:
 
 
 def check_is_run_or_corpus(path: Path) -> None:
-    """Raises InputError, which names runs that may be meant, where there is nothing to examine."""
+    """Raises InputError, which suggests runs that may be meant, if the path is neither a run nor a corpus."""
     if not exists(path / CORPUS_FILE) and not exists(path / SETTINGS_FILE):
         open_run(path)
 
 
 def examine(path: Path, *, corpus: bool = False) -> Iterator[Finding]:
-    """What is found in a run's folder, or in a corpus; with `corpus` the corpus of a run is read too.
+    """Checks a run's folder or a corpus, and yields findings. With `corpus`, checks the corpus of a run too.
 
-    Nothing is changed, and no symbolic link is followed. Whatever is in the files, nothing but findings come of it.
+    Changes nothing, and follows no symbolic link. Damaged files give findings, never errors.
     """
     if (path / CORPUS_FILE).is_file():
         yield _try(str(path), lambda: _corpus(path))
@@ -54,8 +54,8 @@ def examine(path: Path, *, corpus: bool = False) -> Iterator[Finding]:
         yield Finding(f"{SETTINGS_FILE}, {VOCABULARY_FILE}", "bad", str(error))
         return
     model = run.settings.model
-    told = f"{model.cell} {model.layers}x{model.width}, {run.vocabulary.size:,} symbols"
-    yield Finding(f"{SETTINGS_FILE}, {VOCABULARY_FILE}", "good", told)
+    summary = f"{model.cell} {model.layers}x{model.width}, {run.vocabulary.size:,} symbols"
+    yield Finding(f"{SETTINGS_FILE}, {VOCABULARY_FILE}", "good", summary)
     yield from _links(run)
     yield from _checkpoints(run, expected)
     if corpus:
@@ -63,7 +63,7 @@ def examine(path: Path, *, corpus: bool = False) -> Iterator[Finding]:
 
 
 def _try(part: str, look: Callable[[], str]) -> Finding:
-    """What `look` finds good in a part, or the error that it raises."""
+    """The finding that `look` returns for a part, or the error that it raises."""
     try:
         return Finding(part, "good", look())
     except (ScrivenError, OSError) as error:
@@ -71,14 +71,14 @@ def _try(part: str, look: Callable[[], str]) -> Finding:
 
 
 def _links(run: Run) -> Iterator[Finding]:
-    """Symbolic links in the folder: Scriven makes none, and follows none."""
+    """Findings for symbolic links in the folder; Scriven makes none and follows none."""
     for path in sorted([*run.path.iterdir(), *(run.path / CHECKPOINTS).glob("*")]):
         if path.is_symlink():
             yield Finding(str(path.relative_to(run.path)), "bad", "it is a symbolic link, which is not followed")
 
 
 def _checkpoints(run: Run, expected: tuple[Shapes, int]) -> Iterator[Finding]:
-    """The index, every checkpoint, and what saves that were killed left."""
+    """Findings for the index, every checkpoint, and leftovers of killed saves."""
     yield _try(f"{CHECKPOINTS}/{INDEX_FILE}", lambda: _index(run))
     try:
         steps = run.steps()
@@ -106,11 +106,11 @@ def _checkpoint(run: Run, step: int, expected: tuple[Shapes, int]) -> str:
     checkpoint.verify(*expected)
     _run_once(run, checkpoint, expected[0])
     size = sum(file["bytes"] for file in checkpoint.manifest["files"].values())
-    return f"{size:,} bytes, as they were written; all weights are finite, and so is what the model computes"
+    return f"{size:,} bytes, undamaged; all weights are finite, and so are the model's predictions"
 
 
 def _run_once(run: Run, checkpoint: Checkpoint, shapes: Shapes) -> None:
-    """Raises InputError when the model computes what is no finite number from its own symbols, each read once."""
+    """Raises InputError if the model's predictions are not finite when it reads each of its symbols once."""
     with torch.random.fork_rng(devices=[]):
         model = CharLM(run.settings.model, run.vocabulary.size).eval()
     load_weights(model, checkpoint, checkpoint.weights(shapes))
@@ -119,7 +119,7 @@ def _run_once(run: Run, checkpoint: Checkpoint, shapes: Shapes) -> None:
         logits, _ = model(ids)  # (T, 1, V)
     if not finite(logits.log_softmax(-1)):
         raise InputError(
-            f"the model in {checkpoint.path} overflows: its weights are finite, and what it computes from them is not; "
+            f"the model in {checkpoint.path} overflows: its weights are finite, but its predictions are not; "
             "use another checkpoint, or train again with a smaller learning rate"
         )
 
@@ -127,4 +127,4 @@ def _run_once(run: Run, checkpoint: Checkpoint, shapes: Shapes) -> None:
 def _corpus(path: Path | str) -> str:
     opened = Corpus.open(path)
     opened.verify()
-    return f"{opened.training.characters + opened.validation.characters:,} characters, as they were written"
+    return f"{opened.training.characters + opened.validation.characters:,} characters, undamaged"

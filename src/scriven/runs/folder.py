@@ -1,4 +1,4 @@
-"""Run folders: what a run is made from, its checkpoints, and who may write to it."""
+"""Run folders: creates and opens them, saves and prunes their checkpoints, and locks them for one writer."""
 
 from __future__ import annotations
 
@@ -49,53 +49,53 @@ INDEX_FILE = "index.json"
 PLOT_FILE = "loss.png"
 LOCK_FILE = ".lock"
 WRITTEN_FILES = SETTINGS_FILE, VOCABULARY_FILE, PLOT_FILE, *LOGS
-SETTINGS_LIMIT = 500_000  # bytes of settings.toml, most of which are the names of texts
+SETTINGS_LIMIT = 500_000  # bytes of settings.toml; long ones are mostly names of texts
 Which = Literal["best", "last"] | int | str  # best, last, a step, or an epoch as epoch:17
-RUNS_SHOWN = 8  # where one is named that is not there
+RUNS_SHOWN = 8  # as suggestions for a run that does not exist
 
 
-PathText = Annotated[str, Field(pattern=r"^[^\x00]*\z")]  # no system has a path with a NUL in it
+PathText = Annotated[str, Field(pattern=r"^[^\x00]*\z")]  # no system allows NUL in a path
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, opened."""
+    """An opened run folder."""
 
     path: Path
     settings: Settings
     vocabulary: Vocabulary
     origin: dict[str, Any]  # the run table of settings.toml: texts, corpus, version
-    setting_seals: tuple[str, ...] = ()  # of its settings, and of those that it had before it was extended
+    setting_seals: tuple[str, ...] = ()  # of its settings, and of those before it was extended
 
     @property
     def corpus_path(self) -> Place:
-        """The folder, or URL, of the corpus that the run was trained on."""
+        """The folder or URL of the corpus that the run was trained on."""
         return place_of(self.origin["corpus"])
 
     @cached_property
     def seals(self) -> Seals:
-        """What its checkpoints may say of its settings and vocabulary."""
+        """The seals of its settings and vocabulary that its checkpoints may have."""
         return Seals(vocabulary_seal(self.vocabulary), self.setting_seals)
 
     def shapes(self) -> Shapes:
         """The names and shapes of the model's weights.
 
-        Raises InputError when the settings contradict each other or the vocabulary: they are of another model.
+        Raises InputError if the settings contradict each other or the vocabulary.
         """
         corpus, vocabulary = self.settings.corpus, self.vocabulary
         if (corpus.unit, corpus.documents != "none") != (vocabulary.unit, vocabulary.boundary is not None):
             raise InputError(
-                f"{self.path / SETTINGS_FILE} and {VOCABULARY_FILE} do not fit together; take both from one copy"
+                f"{self.path / SETTINGS_FILE} and {VOCABULARY_FILE} do not match; restore both from one copy"
             )
         try:
             return weight_shapes(self.settings.model, vocabulary.size)
         except UsageError as error:
-            raise InputError(f"{self.path / SETTINGS_FILE} is of no model that can be: {error}") from None
+            raise InputError(f"{self.path / SETTINGS_FILE} describes an impossible model: {error}") from None
 
     def expected_contents(self) -> tuple[Shapes, int]:
-        """What a checkpoint can have: the shapes of its weights, and how many bytes of training state at most.
+        """The shapes of the weights in a checkpoint, and the most bytes that its training state can have.
 
-        An optimizer keeps two values for each weight at most, averaging two more. Raises InputError as `shapes`.
+        An optimizer keeps at most two values per weight, and averaging two more. Raises InputError like `shapes`.
         """
         shapes, model = self.shapes(), self.settings.model
         widths = layer_widths(model, self.vocabulary.size)[1:]
@@ -103,9 +103,9 @@ class Run:
         return shapes, 4 * (4 * sum(map(prod, shapes.values())) + states) + HEADER_LIMIT
 
     def index(self) -> Index:
-        """The index of checkpoints as it is on the disk now; an empty one before the first save.
+        """Reads the index of checkpoints from the disk; it is empty before the first save.
 
-        Raises InputError when it is damaged.
+        Raises InputError if it is damaged.
         """
         path = real_folder(self.path / CHECKPOINTS) / INDEX_FILE
         if not exists(path):
@@ -113,17 +113,17 @@ class Run:
         try:
             return Index.model_validate(read_json(path))
         except ValidationError:
-            raise InputError(f"{path} is damaged; name a checkpoint by its step; --resume makes it anew") from None
+            raise InputError(f"{path} is damaged; give a checkpoint by its step, or repair it by --resume") from None
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints there are, in order. Raises UnreadableError when the folder cannot be read."""
+        """The steps of all checkpoints, in order. Raises UnreadableError if the folder cannot be read."""
         names = (re.fullmatch(r"step-([0-9]{8,16})", name) for name in list_names(self.path / CHECKPOINTS))
         return sorted(int(name[1]) for name in names if name and folder_name(int(name[1])) == name[0])
 
     def checkpoint(self, which: Which) -> Checkpoint:
-        """The best or the last checkpoint, that of a step, or the first one of an epoch.
+        """Finds the best or the last checkpoint, the one of a step, or the first one of an epoch.
 
-        Raises InputError when there is none, UsageError when it is called by another word.
+        Raises InputError if it does not exist; UsageError if `which` is anything else.
         """
         check_step("which", which, ["best", "last"])
         if (epoch := epoch_of(which)) is not None:
@@ -138,9 +138,9 @@ class Run:
         return Checkpoint(self._folder(step), self.seals)
 
     def _checkpoint_of_epoch(self, epoch: int) -> Checkpoint:
-        """The first checkpoint that had read the text that many times, and not once more.
+        """Finds the first checkpoint after exactly `epoch` whole epochs; skips damaged ones.
 
-        One that is damaged is passed over. Raises InputError when there is none.
+        Raises InputError if there is none.
         """
         found = list[int]()
         for step in self.steps():
@@ -153,18 +153,18 @@ class Run:
         there = list(dict.fromkeys(found))
         raise InputError(
             f"{self.path} has no checkpoint of epoch {epoch}; "
-            + (_has_those("epoch", there) if there else "it has none that tells its epoch")
+            + (_has_those("epoch", there) if there else "its checkpoints do not say their epochs")
             + " (--keep all keeps those of every evaluation, and --monitor.every-epochs 1 evaluates after each epoch)"
         )
 
     def save(
         self, weights: dict[str, Any], training: dict[str, Any], manifest: dict[str, Any], *, best: int
     ) -> Checkpoint:
-        """Writes a checkpoint, which is the last one then, and removes what `monitor.keep` lets go.
+        """Writes a checkpoint, which becomes the last one, and removes those that `monitor.keep` does not keep.
 
-        `best` is the step of the best checkpoint: this one or one saved before. Those of later steps go: a run that
-        was resumed from before them goes another way now. Raises InputError when the disk is full or may not be written
-        to; what was there before is still there.
+        `best` is the step of the best checkpoint: this one or an earlier one. Checkpoints of later steps are removed,
+        as a run that was resumed from before them now continues differently. Raises InputError if the disk is full or
+        cannot be written; then the old checkpoints are all still there.
         """
         step = int(manifest["step"])
         try:
@@ -179,7 +179,7 @@ class Run:
         self, step: int, weights: dict[str, Any], training: dict[str, Any], manifest: dict[str, Any], best: int
     ) -> Checkpoint:
         before = self.index()
-        flush_logs(self.path)  # so that what is on the disk of this step is never more than what is told of it
+        flush_logs(self.path)  # first, so that the logs on the disk are never behind the checkpoint
         beside = {"vocabulary": self.seals.vocabulary, "settings": self.setting_seals[-1]}
         manifest = {"number": before.saves + 1, "run": beside, **manifest}
         saved = write_checkpoint(self._folder(step), weights, training, manifest, keep_old=step in before.unread)
@@ -190,19 +190,19 @@ class Run:
         saves = before.saves + 1
         self.write_index(Index(best=best, last=step, validation=validation, saves=saves, unread=unread))
         drop_log_backups(self.path)
-        for other in gone:  # what cannot be removed now goes with the next save
+        for other in gone:  # the next save removes what cannot be removed now
             remove_folder(self._folder(other))
         return saved
 
     def write_index(self, index: Index) -> None:
-        """Replaces the index. Raises OSError when that cannot be done; the old one is then still there."""
+        """Replaces the index. Raises OSError if that fails; the old one is then still there."""
         replace_file(self.path / CHECKPOINTS / INDEX_FILE, index.model_dump_json(indent=1).encode())
 
     def _prune(self, best: int, last: int) -> set[int]:
-        """The steps whose checkpoints go, when that is the best one and the last; none where that cannot be told now.
+        """The steps of checkpoints to remove, given the best and the last one; nothing when one cannot be read now.
 
-        Of those that were saved by the clock, only the last one ever stays. Each that stays keeps the one that was the
-        best when it was saved: resuming needs it.
+        Of those that were saved by the clock, only the last one is kept. With every kept checkpoint, the one that was
+        the best when it was saved is kept too: resuming needs it.
         """
         keep = self.settings.monitor.keep
         with contextlib.suppress(UnreadableError):
@@ -215,9 +215,9 @@ class Run:
         return set()
 
     def _best_at(self, step: int) -> int | None:
-        """The step of the best checkpoint when that of `step` was saved; none where that one is damaged or gone.
+        """The step of the best checkpoint at the time when `step` was saved; None when that one is damaged or missing.
 
-        Raises UnreadableError when it cannot be read now.
+        Raises UnreadableError if it cannot be read now.
         """
         try:
             best = Checkpoint(self._folder(step)).manifest.get("best")
@@ -228,7 +228,7 @@ class Run:
         return best and int(best["step"])
 
     def _find_saved_by_clock(self, step: int) -> bool:
-        """Whether the checkpoint of a step says that the clock saved it."""
+        """Whether the checkpoint of a step was saved by the clock, according to its manifest."""
         with contextlib.suppress(InputError):
             return Checkpoint(self._folder(step)).manifest.get("clock") is True
         return False
@@ -240,22 +240,22 @@ class Run:
 def create_run(
     path: Path, settings: Settings, vocabulary: Vocabulary, origin: dict[str, Any], seals: tuple[str, ...] = ()
 ) -> Run:
-    """A new run folder, or the same one with new settings where a run is extended, which had these `seals` before.
+    """Makes a run folder, or gives new settings to a run that is extended, whose `seals` were these before.
 
-    Raises InputError when it cannot be written, UsageError when too many texts are named to write them down.
+    Raises InputError if it cannot be written; UsageError if the names of texts are too long to be written down.
     """
     values = parse_toml(tomli_w.dumps(settings.model_dump()), path / SETTINGS_FILE)  # as they will be read
     run = Run(path, settings, vocabulary, origin, extend_seals(seals, settings_seal(values, origin)))
     text = tomli_w.dumps(values | {"run": {"seals": run.setting_seals, **origin}}).encode()
     if len(text) > SETTINGS_LIMIT:
         raise UsageError(
-            f"the names of {len(origin.get('texts', ())):,} texts take {len(text):,} bytes of settings, and at most "
-            f"{SETTINGS_LIMIT:,} are allowed; name their folder, or a pattern in quotes"
+            f"the names of {len(origin.get('texts', ())):,} texts take {len(text):,} bytes of settings, but at most "
+            f"{SETTINGS_LIMIT:,} are allowed; give their folder, or a pattern in quotes"
         )
     try:
         make_folder(path / CHECKPOINTS)
         if not has_checkpoints(path):
-            discard(path / CHECKPOINTS / INDEX_FILE)  # of others, which are gone
+            discard(path / CHECKPOINTS / INDEX_FILE)  # its checkpoints are gone
             drop_log_backups(path)
         replace_file(path / VOCABULARY_FILE, vocabulary.to_json().encode())
         replace_file(path / SETTINGS_FILE, text)
@@ -265,17 +265,17 @@ def create_run(
 
 
 def has_checkpoints(path: Path) -> bool:
-    """Whether anything was saved in a run's folder, or is being saved there again.
+    """Whether a run's folder has a checkpoint, or one that is being replaced.
 
-    Raises UnreadableError when that cannot be told.
+    Raises UnreadableError if the folder cannot be read.
     """
     return any(re.match(r"step-|\.step-.*\.old$", name) for name in list_names(path / CHECKPOINTS))
 
 
 class RunOrigin(BaseModel):
-    """What the run table of settings.toml may hold."""
+    """The run table of settings.toml."""
 
-    corpus: PathText  # written late, so that a file that was cut short lacks it
+    corpus: PathText  # required: it is written late, so a file that was cut short lacks it
     seals: tuple[Annotated[str, Field(pattern=SHA256)], ...] = ()
     texts: tuple[PathText, ...] = ()
     text: str = ""
@@ -286,9 +286,9 @@ class RunOrigin(BaseModel):
 
 
 def open_run(path: str | Path) -> Run:
-    """A run folder as it was written.
+    """Opens a run folder.
 
-    Raises InputError when the folder is missing, is no run, or its parts do not fit together.
+    Raises InputError if the folder is missing, is not a run, or is damaged.
     """
     path = Path(path)
     if not exists(path / SETTINGS_FILE):
@@ -314,14 +314,14 @@ def open_run(path: str | Path) -> Run:
 
 
 def _has_those(what: str, numbers: Sequence[int]) -> str:
-    """Says which checkpoints a run has, by what they are numbered by."""
+    """A phrase that lists the checkpoints of a run by step or epoch."""
     if len(numbers) == 1:
         return f"it has that of {what} {numbers[0]}"
     return f"it has those of {what}s {', '.join(map(str, numbers))}"
 
 
 def _instead(path: Path) -> str:
-    """Which runs could be meant by a path that is none: those in it, or beside it, the nearest name first."""
+    """A suggestion for a path that is not a run: the runs in it or next to it, the most similar name first."""
     for folder in (path, path.parent):
         with contextlib.suppress(OSError):
             names = sorted(each.name for each in folder.iterdir() if exists(each / SETTINGS_FILE))
@@ -335,18 +335,18 @@ def _instead(path: Path) -> str:
 
 
 def run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
-    """The corpus that a run was trained on; built again from its texts where it is gone. `progress` is `build`'s.
+    """Opens the corpus that a run was trained on, or builds it again from its texts. `progress` is as in `build`.
 
-    Raises InputError when the texts are gone too, or are other ones now.
+    Raises InputError if the texts are missing too, or have changed.
     """
     text = run.origin.get("text")
-    with contextlib.suppress(InputError):  # gone, damaged, or of an earlier format
+    with contextlib.suppress(InputError):  # missing, damaged, or of an earlier format
         corpus = Corpus.open(run.corpus_path)
         if text in (None, corpus.text_hash):
             return corpus
     texts = run.origin.get("texts", [])
     if not texts or "-" in texts:
-        raise InputError(f"the corpus of {run.path} is gone, and its text came from standard input; name a text")
+        raise InputError(f"the corpus of {run.path} is gone, and its text came from standard input; give a text")
     try:
         if is_corpus(texts):
             corpus = Corpus.open(texts[0])
@@ -358,14 +358,14 @@ def run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
     if not same_symbols or text not in (None, corpus.text_hash):
         what = "another text" if same_symbols else "other characters"
         raise InputError(
-            f"the corpus of {run.path} is gone, and {', '.join(texts)} has {what} now; put the old one back, or train "
+            f"the corpus of {run.path} is gone, and {', '.join(texts)} has {what} now; restore the old text, or train "
             f"on the new one with: {retraining_command(run)}"
         )
     return corpus
 
 
 def retraining_command(run: Run) -> str:
-    """Returns the command that trains a run's model on its texts as they are now, read alike, for the same budget."""
+    """The command that trains a run's model on its texts as they are now, with the same corpus settings and budget."""
     words = [*run.origin.get("texts", []), "--from", str(run.path)]
     for name, value in run.settings.corpus:
         if value != getattr(CorpusSettings(), name):
@@ -377,9 +377,9 @@ def retraining_command(run: Run) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Holds the right to write to a run folder, which any thread may let go.
+    """Holds the right to write to a run folder while the context lasts; any thread may end it.
 
-    Raises InputError when another process has it, or what is no file has the name of a file that runs write.
+    Raises InputError if another process has it, or if something other than a file has the name of a run's file.
     """
     try:
         make_folder(path)

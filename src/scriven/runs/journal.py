@@ -1,4 +1,4 @@
-"""What a run writes down as it goes, read back: lines of JSON, and all that is needed to do its steps again."""
+"""The logs of a run: reads lines of JSON, backs logs up, and records what is needed to replay its steps."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from scriven.safe_files import discard, ensure_regular, exists, flush_file, flus
 METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE = "metrics.jsonl", "samples.jsonl", "progress.jsonl"
 LOGS = METRICS_FILE, SAMPLES_FILE, PROGRESS_FILE
 ROLLED_BACK = "rolled_back", "returned"  # names of one event; files of earlier versions have the second
-LINE_LIMIT = 16_000_000  # bytes; a sample has up to a million characters, and each up to 12 bytes there
-WIDTH = 24  # bytes of a line of progress, padded: the longest float has 23 characters
+LINE_LIMIT = 16_000_000  # bytes of a line; a sample has up to a million characters of up to 12 bytes
+PROGRESS_LINE_BYTES = 24  # padded: the longest float has 23 characters
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The events in a `.jsonl` file as dictionaries; a line that a kill cut short is left out, a missing file is empty.
+    """Reads the events in a `.jsonl` file as dictionaries. Skips a line that a kill cut short; a missing file is empty.
 
-    What follows a line that is longer than any is not read. Raises InputError when there is something that cannot be
-    read, or is no plain file.
+    Stops at a line that is longer than LINE_LIMIT. Raises InputError if the file cannot be read, or is not a plain
+    file.
     """
     if not exists(path):
         return
@@ -40,7 +40,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def record_of(line: bytes) -> dict[str, Any] | None:
-    """The event that a line of a `.jsonl` file tells; None for a line that is none: an event has a step."""
+    """The event in a line of a `.jsonl` file; None when the line is not an event with a step."""
     try:
         record = strict_json.parse(line.decode(errors="replace"))
     except ValueError:
@@ -49,23 +49,24 @@ def record_of(line: bytes) -> dict[str, Any] | None:
 
 
 def flush_logs(path: Path) -> None:
-    """Waits until the disk has all that the run in this folder has written down so far. Raises OSError."""
+    """Waits until the disk has everything that was written to a run's logs. Raises OSError."""
     for name in LOGS:
         flush_file(path / name)
     flush_folder(path)
 
 
 def check_logs(path: Path) -> None:
-    """Raises OSError where a log of the run may not be read and written: its first save would end it otherwise."""
+    """Raises OSError if a log of the run cannot be read and written, which its first save would find too late."""
     for name in filter(lambda name: _is_plain(path / name), LOGS):
         with (path / name).open("r+b"):
             pass
 
 
 def back_up_logs(path: Path, save: int) -> None:
-    """Keeps a copy of a run's logs until its save of that number: training goes on from before the newest checkpoint.
+    """Copies a run's logs when it is resumed from before its newest checkpoint; the copy is for save number `save`.
 
-    It takes back lines at once, and only with its first save the checkpoints that they belong to. Raises OSError.
+    Resuming cuts the logs at once, but only its first save removes the checkpoints of the lines that were cut. The copy
+    is kept until then. Raises OSError.
     """
     drop_log_backups(path)
     fresh = path / ".logs.tmp"
@@ -80,9 +81,9 @@ def back_up_logs(path: Path, save: int) -> None:
 
 
 def restore_logs(path: Path, saves: int) -> None:
-    """Puts back what was set aside for a save that never came, where the newest checkpoint is of save `saves`.
+    """Restores logs that were backed up for a save that never came. `saves` is the number of the newest checkpoint.
 
-    A kill in the midst of it loses nothing. Raises OSError; InputError when the folder cannot be read.
+    A kill meanwhile loses nothing. Raises OSError; InputError if the folder cannot be read.
     """
     for save, aside in _aside(path).items():
         for name in LOGS if save > saves else ():
@@ -93,14 +94,14 @@ def restore_logs(path: Path, saves: int) -> None:
 
 
 def drop_log_backups(path: Path) -> None:
-    """Removes what was set aside: the save that it was kept for has come. What cannot be removed now goes later."""
+    """Removes the backups of logs, as the save for which they were kept has come. Errors are left to the next call."""
     with contextlib.suppress(UnreadableError):
         for aside in _aside(path).values():
             discard(aside)
 
 
 def _aside(path: Path) -> dict[int, Path]:
-    """What is set aside, by the number of the save that it is kept for."""
+    """The folders of backups, by the number of the save until which they are kept."""
     names = (re.fullmatch(r"\.logs-([0-9]{1,16})", name) for name in list_names(path))
     return {int(name[1]): path / name[0] for name in names if name}
 
@@ -110,80 +111,80 @@ def _is_plain(path: Path) -> bool:
 
 
 class ProgressLog:
-    """`progress.jsonl`: the progress that each step's learning rate was computed from, to the last bit.
+    """Writes `progress.jsonl`: the exact progress that gave each step's learning rate.
 
-    All lines are of one length, so that the place of a step's line follows from its number: lines of steps that are
-    done again are cut off, and a line that a crash cut short is written over. Raises OSError.
+    All lines have the same length, so the place of a step's line follows from its number. Lines of steps that are done
+    again are cut off, and a line that a crash cut short is overwritten. Raises OSError.
     """
 
     def __init__(self, path: Path, step: int) -> None:
-        """For a run that stands at `step`."""
+        """Opens the file of a run that has done `step` steps."""
         self._file = os.fdopen(os.open(ensure_regular(path), os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
-        if path.stat().st_size > step * WIDTH:
-            self._file.truncate(step * WIDTH)
+        if path.stat().st_size > step * PROGRESS_LINE_BYTES:
+            self._file.truncate(step * PROGRESS_LINE_BYTES)
 
     def write(self, step: int, progress: float) -> None:
-        """A step's line; a killed process loses none."""
-        self._file.seek((step - 1) * WIDTH)
-        self._file.write(f"{progress!r:<{WIDTH - 1}}\n".encode())
+        """Writes the line of a step at once, so that a killed process loses none."""
+        self._file.seek((step - 1) * PROGRESS_LINE_BYTES)
+        self._file.write(f"{progress!r:<{PROGRESS_LINE_BYTES - 1}}\n".encode())
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the file."""
         self._file.close()
 
 
 @dataclass(frozen=True)
 class ReplayLog:
-    """What a run did that its settings and its text do not decide, as plain data."""
+    """Everything about a run that its settings and its text do not determine, as plain data."""
 
-    progress: list[float]  # of steps 1, 2, ...: what their learning rates were computed from
-    evaluated: list[int]  # after which steps, in order
+    progress: list[float]  # the progress that gave the learning rates of steps 1, 2, ...
+    evaluated: list[int]  # steps with an evaluation after them, in order
     returned: list[list[int]]  # [step, how many times training had gone back by then], in order
 
     @property
     def steps(self) -> int:
-        """How many steps there were."""
+        """The number of steps."""
         return len(self.progress)
 
     def progress_of(self, step: int) -> float:
-        """What a step's learning rate was computed from."""
+        """The progress that gave a step's learning rate."""
         return self.progress[step - 1]
 
     def due(self, step: int) -> int:
-        """How many evaluations there were up to a step, that after it included."""
+        """The number of evaluations up to a step, including one after it."""
         return bisect_right(self.evaluated, step)
 
     def returns(self, step: int) -> int:
-        """How many times training had gone back when it went on from a step for the last time."""
+        """The number of rollbacks before training last continued from a step."""
         return max((times for at, times in self.returned if at <= step), default=0)
 
 
 def read_replay_log(path: Path) -> ReplayLog:
-    """The story in a run's folder.
+    """Reads the replay log of a run's folder.
 
-    Raises InputError when it is not there, or not whole, or of no step.
+    Raises InputError if it is missing, damaged or has no step.
     """
     progress = _read_progress(path / PROGRESS_FILE)
     if not progress:
-        raise InputError(f"{path} has done no step, so that there is nothing to do again; name another run")
+        raise InputError(f"{path} has done no steps, so there is nothing to replay; give another run")
     records = [record for record in _metrics(path) if record["step"] <= len(progress)]
-    if not records:  # a run tells that it started
-        raise InputError(f"{path / METRICS_FILE} does not tell when evaluations were made; take it from a copy")
+    if not records:  # every run records its start
+        raise InputError(f"{path / METRICS_FILE} does not say when evaluations were made; restore it from a copy")
     validated = any(record.get("validation_characters") for record in records)
-    kind = "evaluated" if validated else "saved"  # without a validation text, an evaluation does nothing but save
-    told = [record for record in records if record.get("event") == kind and not record.get("final")]
-    evaluated = {record["step"] for record in told if record.get("evaluation", True)}  # which a save need not be
+    kind = "evaluated" if validated else "saved"  # without a validation text, an evaluation only saves
+    matching = [record for record in records if record.get("event") == kind and not record.get("final")]
+    evaluated = {record["step"] for record in matching if record.get("evaluation", True)}  # saves may not be
     try:
         returned = [[record["step"], _times(record)] for record in records if record.get("event") in ROLLED_BACK]
     except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path / METRICS_FILE} is damaged; take it from a copy") from None
+        raise InputError(f"{path / METRICS_FILE} is damaged; restore it from a copy") from None
     return ReplayLog(progress, sorted(evaluated), returned)
 
 
 def read_fingerprints(path: Path) -> dict[int, str]:
-    """The fingerprints of a run's steps, of as many as `metrics.jsonl` tells.
+    """Reads the fingerprints of a run's steps, as far as `metrics.jsonl` has them.
 
-    Raises InputError when it cannot be read.
+    Raises InputError if it cannot be read.
     """
     return {record["step"]: record["fingerprint"] for record in _metrics(path) if "fingerprint" in record}
 
@@ -199,16 +200,16 @@ def _metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 def _read_progress(path: Path) -> list[float]:
     if not os.path.lexists(path):
-        raise InputError(f"{path} is missing, so that the run's steps cannot be done again; name a run that has it")
+        raise InputError(f"{path} is missing, so the run's steps cannot be replayed; give a run that has it")
     found: list[float] = []
     with open_regular(path) as (file, size):
-        for _ in range(size // WIDTH):
-            line = file.read(WIDTH)
+        for _ in range(size // PROGRESS_LINE_BYTES):
+            line = file.read(PROGRESS_LINE_BYTES)
             try:
                 progress = float(line) if line.endswith(b"\n") else math.nan
             except ValueError:
                 progress = math.nan
             if not 0 <= progress <= 1:
-                raise InputError(f"{path} does not tell the progress of step {len(found) + 1:,}; take it from a copy")
+                raise InputError(f"{path} lacks the progress of step {len(found) + 1:,}; restore it from a copy")
             found.append(progress)
     return found

@@ -1,4 +1,4 @@
-"""What files of a run say of checkpoints, as types: nothing is taken from them before it is found to be of its kind."""
+"""The types of a run's index and manifests, which check them before use, and the seals of its settings."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from scriven.vocabulary import Vocabulary
 
 FORMAT = 1
 SHA256 = "^[0-9a-f]{64}$"
-Count = Annotated[int, Field(ge=0, lt=1 << 53)]  # so that it is whole as a float too
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]  # so that a float can hold it exactly
 
 
 class FileRecord(BaseModel):
-    """Base of what a file says: more than is asked for may stand there."""
+    """Base of file records; unknown keys are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Measured(FileRecord):
-    """A loss, as `events.Loss`; of no characters where none was measured."""
+    """A loss, like `events.Loss`; it has 0 characters if none was measured."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,7 +40,7 @@ class Measured(FileRecord):
 
 
 def read_loss(value: Any) -> Loss:
-    """Returns a Loss as it is, or makes one from a mapping in a file. Raises ValueError when that is not a loss."""
+    """Returns a Loss as it is, or makes one from a mapping in a file. Raises ValueError if that is not a loss."""
     if isinstance(value, Loss):
         return value
     try:
@@ -53,28 +53,28 @@ MeasuredLoss = Annotated[Loss, BeforeValidator(read_loss)]
 
 
 class Best(FileRecord):
-    """The best checkpoint at some time."""
+    """The step and loss of the checkpoint that was the best at some time."""
 
     step: Count
     loss: MeasuredLoss
 
 
 class FileHash(FileRecord):
-    """What a file was when it was written."""
+    """The size and hash of a file when it was written."""
 
     bytes: Count
     sha256: str = Field(pattern=SHA256)
 
 
 class Beside(FileRecord):
-    """Hashes of what lay beside the checkpoints when one was saved; see `scriven.runs.manifest`."""
+    """Seals of the run's vocabulary and settings when a checkpoint was saved; see `Seals`."""
 
     vocabulary: str = Field(pattern=SHA256)
     settings: str = Field(pattern=SHA256)
 
 
 class Files(FileRecord):
-    """The marks of a checkpoint's files, and of no others."""
+    """The hashes of a checkpoint's files; no others are allowed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -83,23 +83,23 @@ class Files(FileRecord):
 
 
 class Manifest(FileRecord):
-    """What every manifest.json has; what else is in it is the training's."""
+    """The values that every manifest.json has; all others belong to the training state."""
 
     format: Count = Field(ge=FORMAT, le=FORMAT)
-    number: Count = 0  # of the save
+    number: Count = 0  # the number of the save
     step: Count
     files: Files
     validation: Measured
-    best: Best | None = None  # when it was saved
-    run: Beside | None = None  # none in those of earlier versions
-    clock: bool = False  # whether it was saved by the clock, and not since something was reached
+    best: Best | None = None  # at the time of the save
+    run: Beside | None = None  # None in files of earlier versions
+    clock: bool = False  # whether it was saved because of the time, and not because something was reached
 
 
 class Index(FileRecord):
-    """Which checkpoints there are: `best` and `last` are steps; `validation` what was measured at each step kept.
+    """The index of a run's checkpoints.
 
-    `saves` is how many checkpoints were saved so far. `unread` are steps that could not be read when training went on
-    last; they are kept until they can be.
+    best, last: steps. validation: the loss at each step that is kept. saves: the number of checkpoints ever saved.
+    unread: steps that could not be read when the run was last resumed; they are kept until they can be read.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -111,29 +111,29 @@ class Index(FileRecord):
     unread: tuple[Count, ...] = Field(default=(), strict=False)
 
 
-SEALS_KEPT = 200  # hashes of settings that a run had before it was extended; each takes 68 bytes of settings.toml
+SEALS_KEPT = 200  # of settings that a run had before it was extended; each takes 68 bytes of settings.toml
 
 
 @dataclass(frozen=True)
 class Seals:
-    """What a checkpoint of a run may say of the files beside it: its vocabulary's hash, and one of the settings'."""
+    """The hashes that a checkpoint of a run may have: one of the vocabulary, and one of the settings."""
 
     vocabulary: str
-    settings: tuple[str, ...]  # the last one is that of the settings now
+    settings: tuple[str, ...]  # the last one is for the present settings
 
 
 def vocabulary_seal(vocabulary: Vocabulary) -> str:
-    """A hash of what a vocabulary means, however it is written."""
+    """A hash of a vocabulary's content; the format of its file does not matter."""
     return _hash([vocabulary.unit, vocabulary.symbols, vocabulary.separator])
 
 
 def settings_seal(values: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
-    """A hash of the values in settings.toml and of its run table, which has the seals beside `origin`."""
+    """A hash of the values in settings.toml and of `origin`, which is its run table without the seals."""
     return _hash([values, origin])
 
 
 def extend_seals(before: Sequence[str], now: str) -> tuple[str, ...]:
-    """The seals of settings that take the place of others, whose checkpoints are still there."""
+    """Adds the seal of new settings to the seals of earlier ones, whose checkpoints may still exist."""
     return (*(seal for seal in before if seal != now), now)[-SEALS_KEPT:]
 
 

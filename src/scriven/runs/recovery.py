@@ -1,4 +1,4 @@
-"""After a crash: which checkpoint training goes on from."""
+"""Chooses the checkpoint to resume from, and repairs the index and logs after a crash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scriven.runs.tensors import Shapes
 
 @dataclass(frozen=True)
 class Recovered:
-    """The checkpoint to go on from, the step of the best one, and sentences that the user should read."""
+    """The checkpoint to resume from, the step of the best one, and notes for the user."""
 
     checkpoint: Checkpoint
     best: int
@@ -24,15 +24,15 @@ class Recovered:
 
 @dataclass
 class _Found:
-    """What a run's folder has, by step: what is told of it, and of what is damaged, or cannot be read now, why."""
+    """The checkpoints in a run's folder: those with a good manifest, and by step why others are damaged or unread."""
 
     expected: tuple[Shapes, int]
-    told: list[Checkpoint] = field(default_factory=list)  # the newest first
+    checkpoints: list[Checkpoint] = field(default_factory=list)  # the newest first
     damaged: dict[int, str] = field(default_factory=dict)
     unread: dict[int, str] = field(default_factory=dict)
 
     def usable(self, checkpoint: Checkpoint, step: int) -> bool:
-        """Whether all of that step's checkpoint can be read, and is whole; if not, why is noted."""
+        """Whether a checkpoint can be read and is undamaged; otherwise records the reason."""
         try:
             checkpoint.verify(*self.expected)
         except UnreadableError as error:
@@ -43,12 +43,12 @@ class _Found:
 
 
 def recover(run: Run, which: Literal["last"] | int | str | None = "last") -> Recovered:
-    """The checkpoint that was saved last, of those that are whole, or that of a step or an epoch; puts the index right.
+    """Finds the newest undamaged checkpoint, or the one of a step or an epoch, and corrects the index.
 
-    Also removes what a save that was killed left, and puts back logs that were cut for a way that saved nothing, or
-    sets those aside that are to be cut now. Only the one who writes to the run may call it. What is damaged may be
-    removed by later saves; what only cannot be read now is kept, and said.
-    Raises InputError when no checkpoint, or not that of the step or epoch, is whole.
+    Also removes leftovers of killed saves. Restores logs that were cut by a resumed training that saved nothing, and
+    backs up logs that will be cut now. Only the writer of the run may call it. Later saves may remove damaged
+    checkpoints. Those that cannot be read now are kept, and noted.
+    Raises InputError if no checkpoint, or not the one asked for, is undamaged.
     """
     _sweep(run)
     found = _find_checkpoints(run)
@@ -73,44 +73,44 @@ def _sweep(run: Run) -> None:
 
 
 def _find_checkpoints(run: Run) -> _Found:
-    """All checkpoints by what their manifests tell."""
+    """Finds all checkpoints, and reads their manifests."""
     found = _Found(run.expected_contents())
     for step in run.steps():
         try:
             checkpoint = run.checkpoint(step)
             checkpoint.manifest  # noqa: B018 - it is read and checked
-            found.told.append(checkpoint)
+            found.checkpoints.append(checkpoint)
         except UnreadableError as error:
             found.unread[step] = str(error)
         except InputError as error:
             found.damaged[step] = str(error)
-    found.told.sort(key=lambda each: (each.number, each.step), reverse=True)
+    found.checkpoints.sort(key=lambda each: (each.number, each.step), reverse=True)
     return found
 
 
 def _newest(run: Run, found: _Found) -> Checkpoint:
-    """Raises InputError when none is whole."""
-    for checkpoint in found.told:
+    """The newest usable checkpoint. Raises InputError if there is none."""
+    for checkpoint in found.checkpoints:
         if found.usable(checkpoint, checkpoint.step):
             return checkpoint
     why = next(iter({**found.unread, **found.damaged}.values()), "nothing was saved before it ended")
-    what = "no checkpoint can be read: " if found.unread else "no checkpoint is whole: " if found.damaged else ""
-    raise InputError(f"{run.path} cannot be gone on with, {what}{why}")
+    what = "no checkpoint can be read: " if found.unread else "all checkpoints are damaged: " if found.damaged else ""
+    raise InputError(f"{run.path} cannot be resumed, {what}{why}")
 
 
 def _notes(found: _Found, step: int) -> list[str]:
-    """What was passed over for the checkpoint of a step."""
-    notes = [f"The checkpoint of step {each:,} is damaged, and left out." for each in sorted(found.damaged)]
+    """Notes on the checkpoints that were passed over for the one of a step."""
+    notes = [f"The checkpoint of step {each:,} is damaged and is not used." for each in sorted(found.damaged)]
     for each, why in sorted(found.unread.items()):
         notes.append(f"The checkpoint of step {each:,} is kept, but cannot be read now: {why}.")
     if notes:
-        whole = "can be read" if found.unread else "is whole"
-        notes.append(f"Training goes on from step {step:,}, the newest that {whole}.")
+        whole = "can be read" if found.unread else "is undamaged"
+        notes.append(f"Training continues from step {step:,}, the newest that {whole}.")
     return notes
 
 
 def _best(run: Run, checkpoint: Checkpoint, found: _Found) -> tuple[int, tuple[str, ...]]:
-    """The step of the best checkpoint when this one was saved, if it is whole; else this one's, and a note."""
+    """The step of the best checkpoint when this one was saved, if it is undamaged; or else its own step and a note."""
     best = checkpoint.manifest.get("best")
     step = int(best["step"]) if best else checkpoint.step
     if step == checkpoint.step:
@@ -120,21 +120,19 @@ def _best(run: Run, checkpoint: Checkpoint, found: _Found) -> tuple[int, tuple[s
         return step, ()
     except UnreadableError as error:
         found.unread[step] = str(error)
-        why = f"cannot be read now, and is kept ({error})"
+        why = f"is kept, but cannot be read now ({error})"
     except InputError:
-        why = "is gone or damaged"
-    return checkpoint.step, (
-        f"The best model, of step {step:,}, {why}; that of step {checkpoint.step:,} takes its place.",
-    )
+        why = "is missing or damaged"
+    return checkpoint.step, (f"The best model, of step {step:,}, {why}; that of step {checkpoint.step:,} replaces it.",)
 
 
 def _put_right(run: Run, found: _Found, last: int, best: int) -> None:
-    """Writes the index anew, where it does not say what is in the folder."""
+    """Writes the index anew if it does not match the folder."""
     before = _index(run)
-    saves = max(each.number for each in found.told)
-    if before and found.unread:  # one of which may have been saved later than all others
+    saves = max(each.number for each in found.checkpoints)
+    if before and found.unread:  # one of these may have been saved last
         saves = max(saves, before.saves)
-    validation = {str(each.step): Measured.model_validate(each.manifest["validation"]) for each in found.told}
+    validation = {str(each.step): Measured.model_validate(each.manifest["validation"]) for each in found.checkpoints}
     index = Index(best=best, last=last, validation=validation, saves=saves, unread=tuple(sorted(found.unread)))
     try:
         if index != before:
@@ -144,7 +142,7 @@ def _put_right(run: Run, found: _Found, last: int, best: int) -> None:
 
 
 def _keep_logs(run: Run, step: int, newest: Checkpoint) -> None:
-    """The logs of the newest checkpoint, kept where training goes on from an earlier step: it may never save."""
+    """Restores or backs up the logs: a resume from an earlier step cuts them, but may never save."""
     try:
         check_logs(run.path)
         restore_logs(run.path, newest.number)

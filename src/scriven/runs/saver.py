@@ -1,4 +1,4 @@
-"""Saving in the background: training pays for a copy in memory, the disk is waited for by a thread."""
+"""Saves checkpoints in the background: training waits for a copy in memory only, and a thread waits for the disk."""
 
 from __future__ import annotations
 
@@ -19,62 +19,60 @@ from scriven.runs.folder import Run
 class Saver:
     """Writes checkpoints of a run, one at a time, each in a thread.
 
-    A process that is killed loses the one that is being written, and no other. On leaving the context the write
-    under way is waited for, but not where a second signal asked to stop at once; see `then`.
+    A process that is killed loses only the checkpoint that is being written. Leaving the context waits for that one,
+    unless a second signal asked to stop at once; see `add_callback`.
     """
 
     def __init__(self, run: Run, newest: str = "") -> None:
-        """Only the one who writes to the run may make one; `newest` is the folder of its newest checkpoint so far."""
+        """Only the writer of the run may make one. `newest` is the folder of its newest checkpoint."""
         self.run, self._newest = run, newest
         self._thread: threading.Thread | None = None
-        self._saved: deque[tuple[int, Path, bool]] = deque()  # on the disk, and not told yet
+        self._saved: deque[tuple[int, Path, bool]] = deque()  # on the disk, not yet returned by `take_saved`
         self._error: BaseException | None = None
-        self.processor_seconds = 0.0  # that the last write took, beside the training's thread
+        self.processor_seconds = 0.0  # of the thread in the last write
 
     def save(
         self, weights: Mapping[str, Tensor], training: Mapping[str, Tensor], manifest: Mapping[str, Any], *, best: int
     ) -> None:
-        """Begins to save as `Run.save`, from copies of the tensors, once the save before has ended.
+        """Waits for the previous save, then starts one like `Run.save` from copies of the tensors.
 
-        Raises what that one ran into.
+        Raises the error of the previous save, if any.
         """
         self._wait()
         arguments = (_copy(weights), _copy(training), dict(manifest), best)
-        # A daemon, so that a process can end at once: what it leaves then is no checkpoint, and swept.
+        # A daemon, so that a process can end at once: an unfinished checkpoint is swept later.
         self._thread = threading.Thread(target=self._write, args=arguments, name="scriven-saver", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError:  # the system has no thread for it: training waits for the disk
+        except RuntimeError:  # the system cannot start a thread: training waits for the disk
             self._thread = None
             self._write(*arguments)
 
     @property
     def busy(self) -> bool:
-        """Whether a checkpoint is being written: to save another one now would wait for that."""
+        """Whether a checkpoint is being written, so that the next save would have to wait."""
         return self._thread is not None and self._thread.is_alive()
 
     @property
     def newest(self) -> str:
-        """The folder of the newest checkpoint, once nothing is being written any more; "" where there is none."""
+        """The folder of the newest checkpoint, after waiting for a write; "" if there is none."""
         if self._thread:
             self._thread.join()
         return self._newest
 
     def take_saved(self, *, wait: bool = False) -> list[tuple[int, Path, bool]]:
-        """The steps and folders of checkpoints that have reached the disk since this was asked last.
+        """The checkpoints that have reached the disk since the last call: step, folder, and whether at an evaluation.
 
-        And whether each was made by an evaluation, as its manifest says.
-
-        With `wait`, that of the one under way too. Raises what a save has run into.
+        With `wait`, waits for a write first. Raises the error of a save, if any.
         """
-        if wait or not self.busy:  # also without a thread: the write may have failed in training's own
+        if wait or not self.busy:  # without a thread too: the write may have failed in training's own
             self._wait()
         return [self._saved.popleft() for _ in range(len(self._saved))]  # more may come meanwhile
 
     def add_callback(self, task: Callable[[], None]) -> None:
-        """Has `task` called once nothing is being written any more, by a thread; now, where nothing is.
+        """Calls `task` when the present write has ended, in a thread; at once if nothing is being written.
 
-        So the right to write to the run can be kept for so long.
+        So the right to write to the run can be held until then.
         """
         writing = self._thread
 
@@ -94,7 +92,7 @@ class Saver:
         begun = time.thread_time()
         try:
             checkpoint = self.run.save(weights, training, manifest, best=best)
-        except BaseException as error:  # told to the training's thread
+        except BaseException as error:  # raised later in the training's thread
             self._error = error
         else:
             self._newest = str(checkpoint.path)

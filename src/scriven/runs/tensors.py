@@ -1,6 +1,6 @@
-"""Arrays on disk, as safetensors: written from memory without a copy, read after everything claimed was checked.
+"""Writes arrays as safetensors without copying them, and reads them after checking everything that the header claims.
 
-The format: 8 bytes, the length of the header; a JSON object of each array's type, shape and place; the arrays.
+The format: the length of the header in 8 bytes; a JSON object of each array's type, shape and place; the arrays.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Shapes = Mapping[str, Sequence[int]]  # by name
 
 @dataclass(frozen=True)
 class Array:
-    """What a header says of one array: its type, shape, and place (bytes) among the arrays."""
+    """One entry of a header: the type, shape and place (in bytes) of an array."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -49,7 +49,7 @@ class Array:
 
 
 def encode(tensors: Mapping[str, Tensor]) -> list[BUFFER]:
-    """The pieces of a safetensors file; those of arrays share the memory of the tensors, which are on the CPU."""
+    """The pieces of a safetensors file. Those of arrays share the memory of the tensors, which must be on the CPU."""
     flat = {name: tensor.detach().contiguous().flatten() for name, tensor in tensors.items()}
     order = sorted(flat, key=lambda name: (-flat[name].element_size(), name))  # so that each is aligned
     header, end = {}, 0
@@ -63,9 +63,9 @@ def encode(tensors: Mapping[str, Tensor]) -> list[BUFFER]:
 
 
 def layout(path: Path, file: BinaryIO, size: int) -> dict[str, Array]:
-    """The arrays of a safetensors file of `size` bytes, from its header alone.
+    """Reads the header of a safetensors file of `size` bytes: its arrays, by name.
 
-    Raises InputError when it is none, or when the header claims more, less or other bytes than there are.
+    Raises InputError if it is not such a file, or if the arrays do not fill it exactly.
     """
     length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= min(size - 8, HEADER_LIMIT):
@@ -83,18 +83,18 @@ def layout(path: Path, file: BinaryIO, size: int) -> dict[str, Array]:
 
 
 def _array(entry: dict[str, Any]) -> Array:
-    """One entry of a header. Raises ValueError, TypeError, KeyError when it is not that."""
+    """Parses one entry of a header. Raises ValueError, TypeError or KeyError if it is malformed."""
     dtype, (begin, end), shape = TYPES[entry["dtype"]], entry["data_offsets"], entry["shape"]
     numbers = [begin, end, *shape]
     if not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
         raise ValueError("a size is not a number")
     if len(shape) > 8 or end - begin != prod(shape) * dtype.itemsize:
-        raise ValueError("an array has not the size that its shape needs")
+        raise ValueError("an array does not have the size that its shape needs")
     return Array(dtype, tuple(shape), begin, end)
 
 
 def check_shapes(path: Path, arrays: Mapping[str, Array], expected: Shapes) -> None:
-    """Raises InputError when a file has not exactly the arrays of these names and shapes, in fp32."""
+    """Raises InputError unless a file has exactly the arrays of these names and shapes, in fp32."""
     for name in [*expected, *arrays]:
         there = arrays.get(name)
         wanted = tuple(expected[name]) if name in expected else None
@@ -108,36 +108,36 @@ def check_shapes(path: Path, arrays: Mapping[str, Array], expected: Shapes) -> N
 
 
 def finite(values: Tensor) -> bool:
-    """Whether all values are finite numbers; looks once, and copies nothing."""
+    """Whether all values are finite numbers; reads them once, without a copy."""
     if not (values.is_floating_point() and values.numel()):
         return True
     return all(bool(edge.isfinite()) for edge in values.detach().aminmax())
 
 
 def check_arrays(arrays: Mapping[str, Tensor], expected: Shapes) -> None:
-    """Raises ValueError when these are not exactly the arrays of these names and shapes, in fp32."""
+    """Raises ValueError unless these are exactly the arrays of these names and shapes, in fp32."""
     for name in sorted({*arrays, *expected}):
         there, wanted = arrays.get(name), tuple(expected[name]) if name in expected else None
         if there is None or wanted is None:
-            raise ValueError(f"{show_name(name)} {'is missing' if there is None else 'is no part of it'}")
+            raise ValueError(f"{show_name(name)} {'is missing' if there is None else 'should not be there'}")
         if (there.shape, there.dtype) != (wanted, torch.float32):
             raise ValueError(f"{name} is {list(there.shape)} of {NAMES[there.dtype]}, not {list(wanted)} of F32")
 
 
 def show_name(name: str) -> str:
-    """An array's name as it may stand in a sentence, whatever is in it."""
+    """An array's name, shortened and escaped, for messages."""
     return name[:60].encode("unicode_escape").decode()
 
 
 def read_checked(path: Path, expected: Shapes | None = None, wanted: int | None = None) -> bytes:
-    """The bytes of a safetensors file whose header is right, and as `check_shapes` wants it where that is given.
+    """Reads the bytes of a safetensors file after checking its header, with `check_shapes` if `expected` is given.
 
-    Nothing is allocated for what the header claims before the file is found to have it; nothing is read of one that
-    has not the `wanted` size (bytes). Raises InputError; UnreadableError where it may be whole and does not fit here.
+    A file of another size than `wanted` bytes is not read, and no memory is allocated before the header is checked.
+    Raises InputError; UnreadableError if the file may be good but is larger than the memory.
     """
     with open_regular(path) as (file, size):
         if wanted is not None and size != wanted:
-            raise _damaged_error(path, f"it has {size:,} bytes, and {wanted:,} were written")
+            raise _damaged_error(path, f"it has {size:,} bytes, but {wanted:,} were written")
         arrays = layout(path, file, size)
         if expected is not None:
             check_shapes(path, arrays, expected)
@@ -148,15 +148,15 @@ def read_checked(path: Path, expected: Shapes | None = None, wanted: int | None 
 
 
 def decode(path: Path, data: bytes) -> dict[str, Tensor]:
-    """The arrays of a safetensors file, by name, on the CPU. Raises InputError when it is none."""
+    """The arrays in the bytes of a safetensors file, by name, on the CPU. Raises InputError if it is not one."""
     try:
         return safetensors.torch.load(data)
     except SafetensorError as error:
-        raise _damaged_error(path, f"it is no safetensors file ({error})") from None
+        raise _damaged_error(path, f"it is not a safetensors file ({error})") from None
 
 
 def physical_memory() -> int:
-    """Bytes of memory that this machine has; as much as anything where it does not tell."""
+    """Bytes of memory of this machine; a very large number if the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -164,4 +164,4 @@ def physical_memory() -> int:
 
 
 def _damaged_error(path: Path, why: str) -> InputError:
-    return InputError(f"{path} is damaged: {why}; take it from a copy, or use another checkpoint")
+    return InputError(f"{path} is damaged: {why}; restore it from a copy, or use another checkpoint")
