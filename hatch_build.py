@@ -1,8 +1,10 @@
 """Compiles the native kernels with the C++ compiler that is there: for wheels, for editable installs, and by hand.
 
-    python hatch_build.py               # builds src/scriven/kernels/_native.so anew where a source has changed
+    python hatch_build.py               # builds src/scriven/kernels/_native_*.so; compiles what has changed
     python hatch_build.py --sanitize    # a copy of the package in build/sanitized, that stops at undefined behaviour
-    python hatch_build.py --check PROGRAM   # a program that compares the kernels with slow obvious code
+    python hatch_build.py --check FOLDER    # programs that compare the kernels with slow obvious code
+
+One library is built for each of VARIANTS, from the same sources. Python loads the best one that the processor can run.
 
 The compiler is $CXX, or else c++, g++ or clang++. Without one, or where it fails, the package is installed all the
 same, with a file that says why there is no library (kernels/_native.txt).
@@ -18,8 +20,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +32,11 @@ except ModuleNotFoundError:  # by hand nothing of it is used
     BuildHookInterface = object
 
 PACKAGE = Path("src/scriven")
-LIBRARY = "_native" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 REPORT = "_native.txt"
 INTERFACE = runpy.run_path(str(Path(__file__).parent / PACKAGE / "kernels" / "interface.py"))
 RECORD: str = INTERFACE["RECORD"]
-TELLING = "cpu.cpp"  # the source that tells what the library is
+library_file: Callable[[str], str] = INTERFACE["library_file"]
+DETECTION = "cpu.cpp"  # says what the processor has, so that it must run on any: portable in every library
 # fp-contract: a*b+c rounds once only where the source says so, so that all instruction sets give the same bits.
 # no-trapping-math: nobody looks at the flags of exceptions, without which choices between values become vectors.
 FLAGS = [
@@ -45,24 +47,22 @@ SANITIZE = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=
 RACES = ["-O1", "-g", "-fsanitize=thread"]
 _AVX2 = ["-mavx2", "-mfma"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
-# What a source is compiled with, by the end of its name: sampler_avx2.cpp. The least demanding comes first: where two
-# sources define the same inline function, the linker keeps the first one, which then runs everywhere.
-INSTRUCTIONS: dict[str, list[str]] = {
+# The libraries, and what the sources of each are compiled with. A source whose name ends in one of these, as
+# recurrent_amx.cpp, is in that library alone. native_library.VARIANTS says what a processor needs for each.
+VARIANTS: dict[str, list[str]] = {
     "portable": [],
     "avx2": _AVX2,
     "avxvnni": [*_AVX2, "-mavxvnni"],
     "avx512": _AVX512,
-    "avx512bf16": [*_AVX512, "-mavx512bf16"],
     "amx": [*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
 }
-
 
 # What any processor of the kind can do, whatever the compiler's own default or $CXX says.
 BASELINES = {"x86_64": ("-march=x86-64", "-mtune=generic"), "aarch64": ("-march=armv8-a",)}
 
 
 class BuildError(Exception):
-    """There is no library; the message says why, in a part of a sentence."""
+    """There are no libraries; the message says why, in a part of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Compiler:
         if done.returncode:
             raise BuildError(f"{self.command[0]} failed: {_first_error(done.stderr, done.returncode)}")
 
-    def knows(self, instructions: str) -> bool:
-        """Whether it compiles for the processor that has these instructions, and takes the flags for them."""
+    def knows(self, variant: str) -> bool:
+        """Whether it compiles for processors that have the variant's instructions, and takes the flags for them."""
         source = "#ifndef __AVX2__\n#error\n#endif\n"
-        command = [*self.command, *INSTRUCTIONS[instructions], "-x", "c++", "-fsyntax-only", "-"]
-        return instructions == "portable" or not _run(command, source).returncode
+        command = [*self.command, *VARIANTS[variant], "-x", "c++", "-fsyntax-only", "-"]
+        return variant == "portable" or not _run(command, source).returncode
 
 
 def find_compiler(extra: tuple[str, ...] = ()) -> Compiler:
@@ -100,37 +100,72 @@ def find_compiler(extra: tuple[str, ...] = ()) -> Compiler:
     return Compiler(tuple(command), done.stdout.splitlines()[0], (*BASELINES.get(machine, ()), *FLAGS, *extra))
 
 
-def build(package: Path, objects: Path, extra: tuple[str, ...] = ()) -> str:
-    """Compile and link the library of the package in this folder; gives a sentence about it.
+def build(
+    package: Path, objects: Path, extra: tuple[str, ...] = (), variants: Collection[str] = tuple(VARIANTS)
+) -> str:
+    """Compiles and links the libraries of the package in this folder; returns a sentence about them.
 
-    Objects are kept in the folder `objects`, under names that hash all that went into them, and used again. Raises
-    BuildError; an older library then stays as it was.
+    Variants that the compiler does not know are left out. Objects are kept in the folder `objects`, under names that
+    hash all that went into them, and used again. Raises BuildError; where compiling fails, older libraries stay as they
+    were.
     """
     compiler, kernels = find_compiler(extra), package / "kernels"
-    compiled, known = _compiled(compiler, kernels / "native", objects)
-    _replace(kernels / LIBRARY, lambda path: compiler.run(*extra, "-shared", "-pthread", *compiled, "-o", path))
-    return f"compiled by {compiler.version} for {', '.join(known)}"
+    compiled = _compile_variants(compiler, kernels / "native", objects, variants)
+    for variant, files in compiled.items():
+        arguments = (*extra, "-shared", "-pthread", *files, "-o")
+        _replace(kernels / library_file(variant), lambda path, given=arguments: compiler.run(*given, path))
+    _remove_libraries(kernels, but={library_file(variant) for variant in compiled})
+    return f"compiled by {compiler.version} for {', '.join(compiled)}"
 
 
-def build_check(root: Path, program: Path, extra: tuple[str, ...] = ()) -> str:
-    """Compile and link the program of tests/native with all kernels, to run it anywhere; gives a sentence about it."""
-    compiler = find_compiler(extra)
-    compiled, known = _compiled(compiler, root / PACKAGE / "kernels" / "native", root / "build" / "native")
-    source, static = root / "tests" / "native" / "check.cpp", () if extra else ("-static",)
-    program.parent.mkdir(parents=True, exist_ok=True)
-    arguments = (*compiler.flags, *static, str(source), *compiled, "-pthread", "-o")
-    _replace(program, lambda path: compiler.run(*arguments, path))
-    return f"compiled by {compiler.version} for {', '.join(known)}"
+def build_check(root: Path, folder: Path, extra: tuple[str, ...] = ()) -> str:
+    """Compiles and links the program of tests/native with the kernels of each variant, as programs named after these.
+
+    They run anywhere. Returns a sentence about them.
+    """
+    compiler, static = find_compiler(extra), () if extra else ("-static",)
+    native, source = root / PACKAGE / "kernels" / "native", root / "tests" / "native" / "check.cpp"
+    compiled = _compile_variants(compiler, native, root / "build" / "native", VARIANTS)
+    folder.mkdir(parents=True, exist_ok=True)
+    for variant, files in compiled.items():  # the program itself is portable, as it asks what the processor has
+        flags = (*compiler.flags, f"-DSCRIVEN_VARIANT={variant}", *static, str(source), *files, "-pthread", "-o")
+        _replace(folder / variant, lambda path, given=flags: compiler.run(*given, path))
+    return f"compiled by {compiler.version} for {', '.join(compiled)}"
 
 
-def _compiled(compiler: Compiler, native: Path, objects: Path) -> tuple[list[str], list[str]]:
-    """The objects of all sources in a folder that the compiler knows the instructions of, and these instructions."""
-    sources = sorted(native.glob("*.cpp"), key=lambda path: (_rank(path), path.name))
+def _compile_variants(
+    compiler: Compiler, native: Path, objects: Path, variants: Collection[str]
+) -> dict[str, list[str]]:
+    """Returns the objects of each of these variants that the compiler knows, from the sources in a folder."""
+    sources = sorted(native.glob("*.cpp"))
     objects.mkdir(parents=True, exist_ok=True)
+    jobs: dict[tuple[Path, str], Future[str]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        known = [name for name, yes in zip(INSTRUCTIONS, pool.map(compiler.knows, INSTRUCTIONS), strict=True) if yes]
-        jobs = [pool.submit(_compile, compiler, path, objects, known) for path in sources if _suffix(path) in known]
-        return [job.result() for job in jobs], known
+        known = [name for name, yes in zip(variants, pool.map(compiler.knows, variants), strict=True) if yes]
+        wanted = {
+            variant: [_portable_if_detection(path, variant) for path in sources if _is_in(path, variant)]
+            for variant in known
+        }
+        for path, variant in dict.fromkeys(pair for pairs in wanted.values() for pair in pairs):
+            jobs[path, variant] = pool.submit(_compile, compiler, path, objects, variant)
+    return {variant: [jobs[pair].result() for pair in pairs] for variant, pairs in wanted.items()}
+
+
+def _is_in(source: Path, variant: str) -> bool:
+    """Whether a source belongs to the library of a variant."""
+    return source.stem.rpartition("_")[2] not in VARIANTS or source.stem.endswith(f"_{variant}")
+
+
+def _portable_if_detection(source: Path, variant: str) -> tuple[Path, str]:
+    """Returns the source and the variant that it is compiled for."""
+    return source, "portable" if source.name == DETECTION else variant
+
+
+def _remove_libraries(kernels: Path, but: Collection[str] = ()) -> None:
+    """Removes all native libraries `but` these: they would be of other sources."""
+    for path in kernels.glob(f"_native*{INTERFACE['ENDING']}"):
+        if path.name not in but:
+            path.unlink(missing_ok=True)
 
 
 def build_or_tell(root: Path) -> str:
@@ -142,32 +177,23 @@ def build_or_tell(root: Path) -> str:
     except (BuildError, OSError, ValueError, subprocess.SubprocessError) as error:
         told = str(error)
         with contextlib.suppress(OSError):
-            (kernels / LIBRARY).unlink(missing_ok=True)  # it would be of other sources
+            _remove_libraries(kernels)
     with contextlib.suppress(OSError):
         (kernels / REPORT).write_text(told + "\n", "utf-8")
     return told
 
 
-def _compile(compiler: Compiler, source: Path, objects: Path, known: list[str]) -> str:
-    has = [f"-DSCRIVEN_HAS_{name.upper()}=1" for name in known]
-    if source.name == TELLING:
-        has.append(f"-DSCRIVEN_INTERFACE={INTERFACE['interface_of'](source.parent)}")
-    arguments = [*compiler.flags, *INSTRUCTIONS[_suffix(source)], *has]
+def _compile(compiler: Compiler, source: Path, objects: Path, variant: str) -> str:
+    """Returns the object of a source, compiled now where there is none of the same sources and flags."""
+    arguments = [*compiler.flags, *VARIANTS[variant]]
+    if source.name == DETECTION:
+        arguments.append(f"-DSCRIVEN_INTERFACE={INTERFACE['interface_of'](source.parent)}")
     texts = [source, *sorted(source.parent.glob("*.h"))]
     key = hashlib.sha256(repr((compiler, arguments, [path.read_bytes() for path in texts])).encode())
-    target = objects / f"{source.stem}-{key.hexdigest()[:16]}.o"
+    target = objects / f"{source.stem}-{variant}-{key.hexdigest()[:16]}.o"
     if not target.exists():
         _replace(target, lambda path: compiler.run(*arguments, "-c", str(source), "-o", path))
     return str(target)
-
-
-def _suffix(source: Path) -> str:
-    end = source.stem.rpartition("_")[2]
-    return end if end in INSTRUCTIONS else "portable"
-
-
-def _rank(source: Path) -> int:
-    return list(INSTRUCTIONS).index(_suffix(source))
 
 
 def _replace(target: Path, write: Callable[[str], None]) -> None:
@@ -200,11 +226,12 @@ class NativeKernels(BuildHookInterface):
     """What hatchling calls before it makes a wheel, an editable one too."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build; a wheel with a library in it is for this kind of machine, any Python 3."""
+        """Build; a wheel with libraries in it is for this kind of machine, any Python 3."""
         kernels = Path(self.root, PACKAGE, "kernels")
         self.app.display_info(f"native kernels: {build_or_tell(Path(self.root))}")
-        build_data["artifacts"] += [f"/{PACKAGE.as_posix()}/kernels/{name}" for name in (LIBRARY, REPORT, RECORD)]
-        if (kernels / LIBRARY).exists():
+        libraries = [name for name in map(library_file, VARIANTS) if (kernels / name).exists()]
+        build_data["artifacts"] += [f"/{PACKAGE.as_posix()}/kernels/{name}" for name in (*libraries, REPORT, RECORD)]
+        if libraries:
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{_platform_tag()}"
 
@@ -220,19 +247,19 @@ def _platform_tag() -> str:
 def _main() -> None:
     parser = argparse.ArgumentParser(description="Build the native kernels in place.")
     parser.add_argument("--sanitize", action="store_true", help="build a copy of the package that checks itself")
-    parser.add_argument("--check", type=Path, help="build the program of tests/native there instead")
-    parser.add_argument("--threads", action="store_true", help="with --check: a program that looks for data races")
+    parser.add_argument("--check", type=Path, help="build the programs of tests/native there instead")
+    parser.add_argument("--threads", action="store_true", help="with --check: programs that look for data races")
     root, package, extra = Path(__file__).parent, Path(__file__).parent / PACKAGE, ()
     asked = parser.parse_args()
     if asked.sanitize:
         package, extra = root / "build" / "sanitized" / "scriven", tuple(SANITIZE)
         shutil.rmtree(package, ignore_errors=True)
-        shutil.copytree(root / PACKAGE, package, ignore=shutil.ignore_patterns("_native.*", "__pycache__"))
+        shutil.copytree(root / PACKAGE, package, ignore=shutil.ignore_patterns("_native[._]*", "__pycache__"))
     try:
         if asked.check:
             print(f"{asked.check}: {build_check(root, asked.check, tuple(RACES) if asked.threads else ())}")
             return
-        print(f"{package / 'kernels' / LIBRARY}: {build(package, root / 'build' / 'native', extra)}")
+        print(f"{package / 'kernels' / library_file('*')}: {build(package, root / 'build' / 'native', extra)}")
     except BuildError as error:
         sys.exit(str(error))
 

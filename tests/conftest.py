@@ -1,7 +1,7 @@
 """A small text, a corpus cache of each test's own, and one thread unless a test is about threads."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import scriven  # noqa: F401 - before torch, whose threads then sleep while they
 
 # isort: split
 import torch
+from kernel_variants import VARIANTS, kernels_of
 
 import fork_server
 from scriven.cli import main
@@ -35,7 +36,7 @@ settings.load_profile("scriven")
 pytest_plugins = ["browsing"]
 
 
-LOWER_CASES = 3  # of a test, that are tried at each level of kernels below the highest one
+LOWER_CASES = 3  # of a test, that are tried with each library of kernels below the best one
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,15 +46,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out most cases of tests with a `level`, except at the highest one.
+    """Leaves out most cases of tests with a `variant` or a `level` of kernels, except of the best one.
 
-    Levels share their text and differ in instructions: three cases of each (first, middle, last) tell them apart.
+    Variants share their text and differ in instructions: three cases of each (first, middle, last) tell them apart.
     """
     cases: dict[tuple[str, str], list[pytest.Item]] = {}
     for item in items if not config.getoption("--thorough") else ():
-        level = getattr(item, "callspec", None) and item.callspec.params.get("level")  # type: ignore[attr-defined]
-        if level in ("off", *native_library.levels()[:-1]):
-            cases.setdefault((item.nodeid.partition("[")[0], level), []).append(item)
+        chosen = getattr(item, "callspec", None) and item.callspec.params  # type: ignore[attr-defined]
+        kernels = chosen and (chosen.get("variant") or chosen.get("level"))
+        if kernels in ("off", *VARIANTS[:-1], *native_library.levels()[:-1]):
+            cases.setdefault((item.nodeid.partition("[")[0], kernels), []).append(item)
     left_out = {id(item) for group in cases.values() for item in group} - {
         id(item) for group in cases.values() for item in _spread(group)
     }
@@ -65,6 +67,13 @@ def _spread(group: list[pytest.Item]) -> list[pytest.Item]:
     """The first, the last, and some between."""
     step = (len(group) - 1) / (LOWER_CASES - 1)
     return [group[round(step * number)] for number in range(LOWER_CASES)] if len(group) > LOWER_CASES else group
+
+
+@pytest.fixture
+def variant(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The library whose kernels the test uses; `off` for torch."""
+    with kernels_of(request.param):
+        yield request.param
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from kernel_variants import VARIANTS, at_each_variant_and_off, kernels_of
 
 from scriven.kernels import native_library
 from scriven.kernels.adamw import AdamW, norm
 from scriven.kernels.native_library import native_threads
 
-LEVELS = ("off", *native_library.levels())
 SIZES = (1, 3, 17, 0, 8192, 20_001)
 
 
@@ -18,17 +18,17 @@ def gradients(seed: int) -> list[torch.Tensor]:
     return [torch.randn(size) for size in SIZES]
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_the_norm_is_that_of_all_values(level: str) -> None:
+@at_each_variant_and_off
+def test_the_norm_is_that_of_all_values(variant: str) -> None:
     found = gradients(0)
-    assert norm(found, level) == pytest.approx(float(torch.cat(found).double().norm()), rel=1e-6)
+    assert norm(found) == pytest.approx(float(torch.cat(found).double().norm()), rel=1e-6)
     for value in (math.nan, math.inf):
         found[4][5] = value
-        assert not math.isfinite(norm(found, level))
+        assert not math.isfinite(norm(found))
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_steps_are_those_of_torchs_adamw(level: str) -> None:
+@at_each_variant_and_off
+def test_steps_are_those_of_torchs_adamw(variant: str) -> None:
     values = torch.randn(sum(SIZES))
     expected = torch.nn.Parameter(values.clone())
     reference = torch.optim.AdamW([expected], lr=0.01, betas=(0.9, 0.99), weight_decay=0)
@@ -37,19 +37,19 @@ def test_steps_are_those_of_torchs_adamw(level: str) -> None:
         found = gradients(seed)
         expected.grad = torch.cat(found)
         reference.step()
-        rule.step([3 * gradient for gradient in found], 1 / 3, 0.01, level)
+        rule.step([3 * gradient for gradient in found], 1 / 3, 0.01)
     torch.testing.assert_close(values, expected.detach(), atol=1e-6, rtol=1e-5)
 
 
 def test_levels_and_threads_give_the_same_bits() -> None:
     results = []
-    for level in native_library.levels():
+    for variant in VARIANTS:
         for number in (1, 3):
             torch.manual_seed(0)
             rule = AdamW(torch.randn(sum(SIZES)), 0.99)
-            with native_threads(number):
+            with kernels_of(variant), native_threads(number):
                 for seed in range(3):
-                    rule.step(gradients(seed), norm(gradients(seed), level), 0.01, level)
+                    rule.step(gradients(seed), norm(gradients(seed)), 0.01)
             results.append(torch.stack([rule.values, rule.mean, rule.square]))
     assert all(torch.equal(result, results[0]) for result in results)
 

@@ -1,4 +1,4 @@
-"""The native library: built by the compiler that is there, loaded or not, used up to the level that is asked for."""
+"""The native libraries: built by the compiler that is there; the best one is loaded, up to the level asked for."""
 
 import ctypes
 import importlib.util
@@ -15,6 +15,7 @@ import torch
 
 from scriven.errors import UsageError
 from scriven.kernels import native_library
+from scriven.kernels.interface import library_file
 
 ROOT = Path(__file__).parents[2]
 NATIVE = native_library.FOLDER / "native"
@@ -51,10 +52,10 @@ def kernels(root: Path) -> Path:
     return root / "src" / "scriven" / "kernels"
 
 
-def build(root: Path, source: str = "", name: str = "extra.cpp") -> str:
-    """Build the library of a repository, with one more source."""
+def build(root: Path, source: str = "", name: str = "extra.cpp", variants: tuple[str, ...] = ("portable",)) -> str:
+    """Build the libraries of a repository, with one more source."""
     (kernels(root) / "native" / name).write_text(f'#include "common.h"\n{source}\n')
-    return str(hatch_build.build(root / "src" / "scriven", root / "objects"))
+    return str(hatch_build.build(root / "src" / "scriven", root / "objects", variants=variants))
 
 
 def script(path: Path, body: str) -> str:
@@ -140,15 +141,16 @@ def test_no_level_of_this_processor_is_skipped() -> None:
     here, found = features_listed(), native_library.find("")
     if "amx" in here and ctypes.CDLL(None).syscall(*REQUEST_TILES):
         here -= {"amx"}  # the system refuses tiles
-    assert found.level == native_library._highest(here), found.why
+    best = native_library._best_variant(here, native_library.VARIANTS)
+    assert found.level == native_library.VARIANTS[best][0], found.why
 
 
 @pytest.mark.parametrize(
-    ("features", "level"),
+    ("features", "variant"),
     [
         ("", "portable"),
         ("avx2", "avx2"),
-        ("avx2 avx_vnni", "avx2"),
+        ("avx2 avx_vnni", "avxvnni"),
         ("avx2 avx512", "avx2"),  # Skylake-X: AVX-512 without VNNI
         ("avx2 avx512 avx512_vnni", "avx512"),
         ("avx2 avx512 avx512_vnni amx", "avx512"),
@@ -156,50 +158,76 @@ def test_no_level_of_this_processor_is_skipped() -> None:
         ("avx512 avx512_vnni avx512_bf16 amx", "portable"),
     ],
 )
-def test_a_level_has_all_that_it_needs_and_the_levels_below_it(features: str, level: str) -> None:
-    assert native_library._highest(frozenset(features.split())) == level
+def test_a_processor_has_all_that_the_best_library_needs(features: str, variant: str) -> None:
+    assert native_library._best_variant(frozenset(features.split()), native_library.VARIANTS) == variant
 
 
-# What is in the library
+@pytest.mark.parametrize(
+    ("built", "most", "variant"),
+    [
+        ("portable avx2 avx512", "amx", "avx512"),  # a compiler without AMX
+        ("portable", "amx", "portable"),
+        ("portable avx2 avxvnni avx512 amx", "avx2", "avxvnni"),
+        ("portable avx2 avxvnni avx512 amx", "portable", "portable"),
+    ],
+)
+def test_a_better_library_that_was_not_built_or_asked_for_is_not_taken(built: str, most: str, variant: str) -> None:
+    features = frozenset(native_library.FEATURES)
+    assert native_library._best_variant(features, built.split(), most) == variant
 
 
-@needs_compiler
-def test_a_source_is_compiled_for_the_instructions_that_end_its_name(root: Path) -> None:
-    def source(name: str) -> str:
-        return f"""
+def test_the_build_and_the_package_name_the_same_libraries() -> None:
+    assert list(hatch_build.VARIANTS) == list(native_library.VARIANTS)
+    assert {level for level, _ in native_library.VARIANTS.values()} == set(native_library.LEVELS)
+
+
+# What is in the libraries
+
+
+WIDTH = """
 #if defined(__AVX512F__)
-SCRIVEN_API int64_t {name}() {{ return 512; }}
+SCRIVEN_API int64_t width() { return 512; }
 #elif defined(__AVX2__)
-SCRIVEN_API int64_t {name}() {{ return 256; }}
+SCRIVEN_API int64_t width() { return 256; }
 #else
-SCRIVEN_API int64_t {name}() {{ return 0; }}
+SCRIVEN_API int64_t width() { return 0; }
 #endif
 """
-
-    build(root, source("plain"), "some_plain.cpp")
-    build(root, source("wide"), "some_avx2.cpp")
-    told = build(root, source("wider"), "some_amx.cpp")
-    loaded = native_library.find("", kernels(root)).library
-    assert loaded and loaded["plain"]() == 0
-    assert ("avx2" in told) == hasattr(loaded, "wide") and (not hasattr(loaded, "wide") or loaded["wide"]() == 256)
-    assert ("amx" in told) == hasattr(loaded, "wider")
 
 
 @needs_compiler
-def test_an_inline_function_of_many_sources_is_the_portable_one(root: Path) -> None:
-    """std::vector's functions, for one: a copy with AVX in it must not be what a processor without AVX runs."""
-    inline = """
-#if defined(__AVX__)
-__attribute__((noinline)) inline int64_t instructions(int64_t number) { return number + 256; }
-#else
-__attribute__((noinline)) inline int64_t instructions(int64_t number) { return number; }
-#endif
-"""
-    for name in ("a_amx", "b_avx2", "z_portable", "zz"):
-        text = f"SCRIVEN_API int64_t from_{name}(int64_t number) {{ return instructions(number); }}"
-        build(root, inline + text, f"{name}.cpp")
-    loaded = native_library.find("", kernels(root)).library
-    assert loaded and loaded.from_zz(1) == loaded.from_z_portable(1) == 1
+def test_each_source_is_compiled_for_each_library(root: Path) -> None:
+    told = build(root, WIDTH, variants=("portable", "avx2", "amx"))
+    for variant, width in (("portable", 0), ("avx2", 256), ("amx", 512)):
+        path = kernels(root) / library_file(variant)
+        assert path.exists() == (variant in told)
+        assert not path.exists() or ctypes.CDLL(str(path))["width"]() == width
+
+
+@needs_compiler
+def test_a_source_of_one_library_is_in_no_other(root: Path) -> None:
+    told = build(root, "SCRIVEN_API int64_t wide() { return 1; }", "some_avx2.cpp", ("portable", "avx2", "avxvnni"))
+    for variant in ("portable", "avx2", "avxvnni"):
+        path = kernels(root) / library_file(variant)
+        assert variant not in told or hasattr(ctypes.CDLL(str(path)), "wide") == (variant == "avx2")
+
+
+@needs_compiler
+def test_what_detects_the_processor_is_portable_in_every_library(root: Path) -> None:
+    detection = kernels(root) / "native" / hatch_build.DETECTION
+    detection.write_text(detection.read_text() + WIDTH)
+    told = build(root, variants=("portable", "amx"))
+    for variant in ("portable", "amx"):
+        path = kernels(root) / library_file(variant)
+        assert variant not in told or ctypes.CDLL(str(path))["width"]() == 0
+
+
+@needs_compiler
+def test_libraries_that_are_not_built_again_are_removed(root: Path) -> None:
+    for name in (library_file("amx"), f"_native{Path(library_file('amx')).suffix}"):
+        (kernels(root) / name).write_text("of other sources")
+    build(root)
+    assert [path.name for path in kernels(root).glob("_native*")] == [library_file("portable")]
 
 
 @needs_compiler
@@ -277,7 +305,7 @@ def _told(root: Path) -> str:
 
 def test_without_a_compiler_the_package_says_why_it_is_slower(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "never built" in _told(root)
-    (kernels(root) / hatch_build.LIBRARY).write_text("of other sources")
+    (kernels(root) / library_file("portable")).write_text("of other sources")
     monkeypatch.setenv("PATH", str(root))
     hatch_build.build_or_tell(root)
     assert _told(root).startswith("slower, torch alone: no C++ compiler was found")
@@ -302,7 +330,7 @@ def test_a_compiler_that_fails_does_not_stop_the_installation(root: Path, monkey
 def test_instructions_that_the_compiler_does_not_know_are_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))
     monkeypatch.setenv("CXX", script(root / "old", f'case "$*" in *-mavx*) exit 1; esac\nexec {real} "$@"'))
-    told = build(root, "#error not for this compiler", "some_avx512.cpp")
+    told = build(root, "#error not for this compiler", "some_avx512.cpp", tuple(hatch_build.VARIANTS))
     assert told.endswith(" for portable")
     found = native_library.find("", kernels(root))
     assert found.level == "portable" and not found.features
@@ -313,10 +341,10 @@ def test_instructions_that_the_compiler_does_not_know_are_left_out(root: Path, m
 @needs_compiler
 def test_a_wrong_source_is_named_and_leaves_the_older_library(root: Path) -> None:
     build(root)
-    before = (kernels(root) / hatch_build.LIBRARY).read_bytes()
+    before = (kernels(root) / library_file("portable")).read_bytes()
     with pytest.raises(hatch_build.BuildError, match=r"extra\.cpp:2:.* error"):
         build(root, "this is not C++")
-    assert (kernels(root) / hatch_build.LIBRARY).read_bytes() == before
+    assert (kernels(root) / library_file("portable")).read_bytes() == before
     assert not list(root.rglob(".*-*"))
 
 
@@ -340,7 +368,7 @@ def test_only_what_changed_is_compiled_again(root: Path) -> None:
     [
         ("extra.cpp", lambda text: text.replace("int64_t number", "int64_t *number")),
         ("extra.cpp", lambda text: text.replace("scriven_some", "scriven_other")),
-        ("common.h", lambda text: text.replace("portable = 0", "portable = 1")),
+        ("common.h", lambda text: text.replace("no_memory = 2", "no_memory = 3")),
     ],
 )
 def test_a_library_of_another_interface_is_refused(root: Path, name: str, change: Callable[[str], str]) -> None:
@@ -377,8 +405,8 @@ def test_an_installed_library_is_compared_with_what_its_build_wrote_down(root: P
 
 
 def test_a_damaged_library_is_a_reason_and_no_error(root: Path) -> None:
-    (kernels(root) / hatch_build.LIBRARY).write_bytes(b"\x7fELF and nothing else")
-    assert hatch_build.LIBRARY in _told(root)
+    (kernels(root) / library_file("portable")).write_bytes(b"\x7fELF and nothing else")
+    assert library_file("portable") in _told(root)
 
 
 # What the installer gets
@@ -389,9 +417,10 @@ def test_a_wheel_with_a_library_is_for_one_kind_of_machine(root: Path) -> None:
     app = SimpleNamespace(display_info=lambda text: None)
     data: dict[str, object] = {"artifacts": []}
     hatch_build.NativeKernels.initialize(SimpleNamespace(root=str(root), app=app), "standard", data)
-    made = (hatch_build.LIBRARY, hatch_build.REPORT, hatch_build.RECORD)
-    names = [f"/src/scriven/kernels/{name}" for name in made]
-    assert data["artifacts"] == names and data["pure_python"] is False
+    libraries = [path.name for path in kernels(root).glob("_native_*") if path.suffix in (".so", ".dylib", ".dll")]
+    made = (*libraries, hatch_build.REPORT, hatch_build.RECORD)
+    assert library_file("portable") in libraries and data["pure_python"] is False
+    assert sorted(data["artifacts"]) == sorted(f"/src/scriven/kernels/{name}" for name in made)  # type: ignore[call-overload]
     assert str(data["tag"]).startswith("py3-none-") and "manylinux" not in str(data["tag"])
     assert native_library.find("", kernels(root)).library
 

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from kernel_variants import at_each_variant
 from test_kernels_recurrent import STEPS, V
 from test_kernels_recurrent import Task as InBf16
 from torch import Tensor
@@ -17,18 +18,15 @@ from scriven.settings import ModelSettings
 
 pytestmark = pytest.mark.skipif(not native_library.levels(), reason="there is no native library")
 SHAPES = [(1, 1, 1), (1, 3, 17), (5, 3, 17), (4, 33, 257), (5, 1, 32), (9, 70, 40), (20, 32, 64), (3, 100, 64)]
-LEVELS = [level for level in native_library.levels() if level != "amx"]  # which has no code of its own here
 ROUNDING = 1.5e-5  # of a whole array's size
 
 
 class Task(InBf16):
-    """The same arguments, at one level."""
-
-    level: str | None = None
+    """The same arguments, in fp32."""
 
     def native(self) -> tuple[Tensor, LayerState]:
         arguments = self.cell, self.from_input, self.weight, self.state
-        return recurrent_fp32.recurrent(*arguments, ids=self.ids, bias=self.bias, fresh=self.fresh, level=self.level)
+        return recurrent_fp32.recurrent(*arguments, ids=self.ids, bias=self.bias, fresh=self.fresh)
 
     def everything(self) -> tuple[Tensor, ...]:
         y, after = self.native()
@@ -45,12 +43,11 @@ def check(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
 @pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("cell", STEPS)
-@pytest.mark.parametrize("level", LEVELS)
+@at_each_variant
 def test_steps_and_gradients_are_those_of_the_plain_loop(
-    level: str, cell: str, shape: tuple[int, int, int], folded: bool, fresh: bool
+    variant: str, cell: str, shape: tuple[int, int, int], folded: bool, fresh: bool
 ) -> None:
     task = Task(cell, shape, folded=folded, fresh=fresh)
-    task.level = level
     plain, after = task.plain()
     check(task.everything(), (plain, *after, *task.gradients(plain, after)))
 
@@ -134,10 +131,9 @@ def test_without_gradients_nothing_else_changes(cell: str) -> None:
 
 @pytest.mark.parametrize("size", [1e-39, 1e30, math.inf])
 @pytest.mark.parametrize("cell", STEPS)
-@pytest.mark.parametrize("level", LEVELS)
-def test_tiny_and_huge_sums_saturate(level: str, cell: str, size: float) -> None:
+@at_each_variant
+def test_tiny_and_huge_sums_saturate(variant: str, cell: str, size: float) -> None:
     task = Task(cell, (3, 2, 5))
-    task.level = level
     task.from_input.data = task.from_input.data.sign() * size
     y, after = task.native()
     assert y.isfinite().all()
@@ -145,10 +141,9 @@ def test_tiny_and_huge_sums_saturate(level: str, cell: str, size: float) -> None
 
 
 @pytest.mark.parametrize("cell", STEPS)
-@pytest.mark.parametrize("level", LEVELS)
-def test_what_is_no_number_is_not_hidden(level: str, cell: str) -> None:
+@at_each_variant
+def test_what_is_no_number_is_not_hidden(variant: str, cell: str) -> None:
     task = Task(cell, (3, 2, 5))
-    task.level = level
     task.from_input.data[0, 1] = math.nan
     y, after = task.native()
     assert y[:, 1].isnan().all() and y[:, 0].isfinite().all() and after[0][1].isnan().all()

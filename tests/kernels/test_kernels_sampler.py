@@ -1,4 +1,4 @@
-"""The native sampler against torch and `inference.sampling`, at every level that runs here."""
+"""The native sampler against torch and `inference.sampling`, at every library that runs here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from kernel_variants import VARIANTS, at_each_variant, kernels_of
 from torch import Tensor
 
 from scriven.arrays import Float64s, Ids
@@ -18,7 +19,6 @@ from scriven.model import CharLM
 from scriven.settings import ModelSettings, SamplingSettings
 
 pytestmark = pytest.mark.skipif(native_library.level() == "off", reason=native_library.why())
-LEVELS = native_library.levels()
 FILTERED = SamplingSettings(top_k=12, top_p=0.9, min_p=0.02)
 GREEDY = SamplingSettings(temperature=0)
 Text = tuple[Ids, Tensor, State]
@@ -50,8 +50,8 @@ def made(settings: ModelSettings, symbols: int = 23) -> CharLM:
     return model
 
 
-def packed(model: CharLM, precision: str = "fp32", level: str | None = None, boundary: int | None = None) -> Sampler:
-    return Sampler(model.settings, model.state_dict(), precision, boundary, level)
+def packed(model: CharLM, precision: str = "fp32", boundary: int | None = None) -> Sampler:
+    return Sampler(model.settings, model.state_dict(), precision, boundary)
 
 
 def numbers(count: int, rows: int) -> Float64s:
@@ -97,12 +97,12 @@ def assert_equal(left: Text, right: Text) -> None:
     assert all(torch.equal(a, b) for x, y in zip(left[2], right[2], strict=True) for a, b in zip(x, y, strict=True))
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@at_each_variant
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_writes_what_torch_does(settings: ModelSettings, precision: str, level: str) -> None:
+def test_writes_what_torch_does(settings: ModelSettings, precision: str, variant: str) -> None:
     model, uniforms = made(settings), numbers(25, 3)
-    ids, logits, state = written(packed(model, precision, level, boundary=21), 23, uniforms)
+    ids, logits, state = written(packed(model, precision, boundary=21), 23, uniforms)
     expected = slow(rounded(model, precision), uniforms, boundary=21)
     assert ids.tolist() == expected[0].tolist()
     torch.testing.assert_close(logits, expected[1], rtol=1e-4, atol=1e-5)
@@ -120,27 +120,24 @@ def test_int8_differs_by_the_rounding_of_what_is_multiplied(settings: ModelSetti
     assert (logits - expected[-1]).abs().max() < 0.02 * max(1.0, float(expected[-1].abs().max()))
 
 
-@pytest.mark.parametrize(("precision", "vnni"), [("fp32", True), ("bf16", True), ("int8", True), ("int8", False)])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_all_levels_give_the_same_bits(
-    settings: ModelSettings, precision: str, vnni: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not vnni:
-        monkeypatch.setattr(native_library, "features", frozenset)
-    model, uniforms = made(settings), numbers(12, 5)
-    levels = LEVELS if precision == "int8" else LEVELS[1:]  # a processor without fused multiply-add rounds otherwise
-    texts = [written(packed(model, precision, level), 23, uniforms) for level in levels]
+def test_all_variants_give_the_same_bits(settings: ModelSettings, precision: str) -> None:
+    model, uniforms, texts = made(settings), numbers(12, 5), []
+    for variant in VARIANTS if precision == "int8" else VARIANTS[1:]:  # without fused multiply-add sums are others
+        with kernels_of(variant):
+            texts.append(written(packed(model, precision), 23, uniforms))
     for text in texts:
         assert_equal(texts[0], text)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@at_each_variant
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("cell", native.CELLS)
 @pytest.mark.parametrize("rows", [3, 33])
-def test_a_row_does_not_depend_on_those_beside_it(cell: str, precision: str, level: str, rows: int) -> None:
+def test_a_row_does_not_depend_on_those_beside_it(cell: str, precision: str, variant: str, rows: int) -> None:
     model = made(ModelSettings.model_validate({"cell": cell, "width": 70}))
-    sampler, uniforms = packed(model, precision, level), numbers(8, rows)
+    sampler, uniforms = packed(model, precision), numbers(8, rows)
     ids, logits, state = written(sampler, 23, uniforms)
     for row in {0, rows // 2, rows - 1}:
         alone = written(sampler, 23, uniforms[:, row : row + 1])
@@ -208,15 +205,15 @@ def test_each_row_is_drawn_by_its_own_settings_from_the_zero_state_where_there_i
         assert ids[:, row].tolist() == written(sampler, 23, uniforms[:, row : row + 1], own)[0][:, 0].tolist()
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@at_each_variant
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("cell", native.CELLS)
 @pytest.mark.parametrize("before", [0, 2, 5])
 def test_through_a_window_the_last_ids_are_read_from_the_zero_state(
-    cell: str, precision: str, before: int, level: str
+    cell: str, precision: str, before: int, variant: str
 ) -> None:
     """The slow way: read the window anew, by itself, for each id."""
-    sampler = packed(made(ModelSettings.model_validate({"cell": cell, "width": 20})), precision, level, boundary=21)
+    sampler = packed(made(ModelSettings.model_validate({"cell": cell, "width": 20})), precision, boundary=21)
     uniforms, recent = numbers(9, 18), np.random.default_rng(2).integers(0, 22, (before, 18))
     state = tuple(tuple(part + 1 for part in layer) for layer in sampler.zero_state(18))
     ids, logits, after = sampler.write(torch.zeros(18, 23), state, FILTERED, uniforms, 5, recent)
@@ -292,13 +289,13 @@ def test_without_a_table_products_with_the_embedding_are_computed(
     torch.testing.assert_close(without[1], with_table[1], rtol=0, atol=closeness)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@at_each_variant
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("size", [0.0, 1e-42, 1e30, float("inf"), float("nan")])
-def test_any_numbers_are_survived(precision: str, level: str, size: float) -> None:
+def test_any_numbers_are_survived(precision: str, variant: str, size: float) -> None:
     for cell in ("lstm", "gru", "rnn"):
         model = made(ModelSettings.model_validate({"cell": cell, "width": 20, "activation": "relu"}))
-        sampler, uniforms = packed(model, precision, level), numbers(5, 3)
+        sampler, uniforms = packed(model, precision), numbers(5, 3)
         state = tuple(tuple(part + size for part in layer) for layer in sampler.zero_state(3))
         ids, logits, _ = sampler.write(torch.full((3, 23), size), state, FILTERED, uniforms)
         assert ((ids >= 0) & (ids < 22)).all()

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from kernel_variants import VARIANTS, at_each_variant, at_each_variant_and_off, kernels_of
 from torch import Tensor
 from torch.nn import functional
 
@@ -12,7 +13,6 @@ from scriven.kernels.scan import scan
 from scriven.model import CharLM, autocast_context
 from scriven.settings import ModelSettings
 
-LEVELS = ["off", *native_library.levels()]
 SHAPES = [(1, 1, 1), (1, 3, 17), (5, 3, 17), (7, 33, 257), (5, 1, 32), (9, 70, 40), (20, 32, 64), (3, 5, 100)]
 V = 11
 TIGHT = {torch.float32: 1e-5, torch.bfloat16: 0.01}  # relative; half of bf16's last digit is 0.004
@@ -50,8 +50,8 @@ class Task:
             outputs.append(h)
         return torch.stack(outputs)
 
-    def fast(self, level: str | None) -> Tensor:
-        return scan(self.sums, self.h, ids=self.ids, fresh=self.fresh, level=level)
+    def fast(self) -> Tensor:
+        return scan(self.sums, self.h, ids=self.ids, fresh=self.fresh)
 
     def gradients(self, y: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad((y * self.sought).sum(), (self.sums, self.h))
@@ -61,12 +61,12 @@ class Task:
 @pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("level", LEVELS)
+@at_each_variant_and_off
 def test_steps_and_gradients_are_those_of_the_formula(
-    level: str, shape: tuple[int, int, int], folded: bool, fresh: bool, kind: torch.dtype
+    variant: str, shape: tuple[int, int, int], folded: bool, fresh: bool, kind: torch.dtype
 ) -> None:
     task = Task(shape, folded=folded, fresh=fresh, kind=kind)
-    y, slow = task.fast(level), task.slow()
+    y, slow = task.fast(), task.slow()
     torch.testing.assert_close(y, slow.float(), atol=2e-6, rtol=1e-5)
     for mine, theirs in zip(task.gradients(y), task.gradients(slow), strict=True):
         assert mine.dtype == theirs.dtype
@@ -88,49 +88,50 @@ def test_all_levels_and_numbers_of_threads_give_the_same_bits(kind: torch.dtype,
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            for level in native_library.levels():
-                y = task.fast(level)
-                found.append((y, *task.gradients(y)))
+            for variant in VARIANTS:
+                with kernels_of(variant):
+                    y = task.fast()
+                    found.append((y, *task.gradients(y)))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(mine, first) for each in found for mine, first in zip(each, found[0], strict=True))
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_two_chunks_are_one_to_the_last_bit(level: str) -> None:
+@at_each_variant_and_off
+def test_two_chunks_are_one_to_the_last_bit(variant: str) -> None:
     task = Task((9, 33, 40))
-    whole = task.fast(level)
-    first = scan(task.sums[:4], task.h, level=level)
-    assert torch.equal(torch.cat((first, scan(task.sums[4:], first[-1], level=level))), whole)
+    whole = task.fast()
+    first = scan(task.sums[:4], task.h)
+    assert torch.equal(torch.cat((first, scan(task.sums[4:], first[-1]))), whole)
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_tiny_and_huge_arguments_saturate(level: str) -> None:
+@at_each_variant_and_off
+def test_tiny_and_huge_arguments_saturate(variant: str) -> None:
     task = Task((3, 2, 20))
     sign = task.sums.detach().sign()
     for size in (1e-39, 1e3, 1e30, math.inf):  # gates alone: what is not bounded is as large as it comes
         task.sums = torch.cat(((size * sign)[..., :20], sign[..., 20:]), -1).requires_grad_()
-        y = task.fast(level)
+        y = task.fast()
         torch.testing.assert_close(y, task.slow().float())
         assert task.gradients(y)[0].isfinite().all()
     task.sums = torch.cat((sign[..., :20], 1e30 * sign[..., 20:]), -1).requires_grad_()
-    torch.testing.assert_close(task.fast(level), task.slow().float())
+    torch.testing.assert_close(task.fast(), task.slow().float())
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@at_each_variant_and_off
 @pytest.mark.parametrize("place", [0, 20])
-def test_what_is_no_number_is_not_hidden(place: int, level: str) -> None:
+def test_what_is_no_number_is_not_hidden(place: int, variant: str) -> None:
     task = Task((3, 2, 20))
     task.sums.data[0, 1, place] = math.nan
-    y = task.fast(level)
+    y = task.fast()
     assert y[:, 1, 0].isnan().all() and y[:, 0].isfinite().all() and y[:, 1, 1:].isfinite().all()
 
 
-@pytest.mark.parametrize("level", native_library.levels())
-def test_arrays_need_not_be_contiguous(level: str) -> None:
+@at_each_variant
+def test_arrays_need_not_be_contiguous(variant: str) -> None:
     task = Task((5, 4, 6))
-    whole = task.fast(level)
-    strided = scan(task.sums.transpose(0, 1).contiguous().transpose(0, 1), task.h.T.contiguous().T, level=level)
+    whole = task.fast()
+    strided = scan(task.sums.transpose(0, 1).contiguous().transpose(0, 1), task.h.T.contiguous().T)
     assert torch.equal(strided, whole)
 
 
@@ -140,7 +141,7 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     assert task.ids is not None
     task.ids[2, 1] = V
     with pytest.raises(RuntimeError, match="an argument"):
-        task.fast(None)
+        task.fast()
     with pytest.raises(ValueError, match="5 cells"):
         scan(torch.zeros(3, 2, 9), task.h)
 

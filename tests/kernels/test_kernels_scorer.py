@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from kernel_variants import VARIANTS, at_each_variant, kernels_of
 from torch.nn import functional
 
 from scriven.arrays import Float64s, Ids
@@ -14,7 +15,6 @@ from scriven.model import CharLM, State
 from scriven.settings import ModelSettings
 
 pytestmark = pytest.mark.skipif(native_library.level() == "off", reason=native_library.why())
-LEVELS = native_library.levels()
 BOUNDARY = 21
 Reading = tuple[Float64s, torch.Tensor, State]
 
@@ -35,8 +35,8 @@ def made(settings: ModelSettings, symbols: int = 23) -> CharLM:
     return CharLM(settings, symbols).eval()
 
 
-def packed(model: CharLM, precision: str, level: str | None = None) -> Sampler:
-    return Sampler(model.settings, model.state_dict(), precision, BOUNDARY, level)
+def packed(model: CharLM, precision: str) -> Sampler:
+    return Sampler(model.settings, model.state_dict(), precision, BOUNDARY)
 
 
 def text(steps: int, rows: int, symbols: int = 23) -> Ids:
@@ -67,12 +67,12 @@ def assert_same_bits(left: Reading, right: Reading) -> None:
     assert all(torch.equal(a, b) for x, y in zip(left[2], right[2], strict=True) for a, b in zip(x, y, strict=True))
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@at_each_variant
 @pytest.mark.parametrize("rows", [1, 3, 33])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_costs_are_torchs(settings: ModelSettings, rows: int, level: str) -> None:
+def test_costs_are_torchs(settings: ModelSettings, rows: int, variant: str) -> None:
     model, ids = made(settings), text(70 if rows == 1 else 4, rows)
-    nats, logits, state = read(packed(model, "fp32", level), ids, threads=2)
+    nats, logits, state = read(packed(model, "fp32"), ids, threads=2)
     expected = slow(model, ids)
     np.testing.assert_allclose(nats, expected[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(logits, expected[1], rtol=1e-4, atol=1e-5)
@@ -104,9 +104,11 @@ def test_pieces_rows_and_threads_change_no_bit(settings: ModelSettings, precisio
 
 
 @pytest.mark.parametrize("settings", SETTINGS[:6], ids=str)
-def test_all_levels_give_the_same_bits_in_int8(settings: ModelSettings) -> None:
-    model, ids = made(settings), text(20, 19)
-    readings = [read(packed(model, "int8", level), ids) for level in LEVELS]
+def test_all_variants_give_the_same_bits_in_int8(settings: ModelSettings) -> None:
+    model, ids, readings = made(settings), text(20, 19), []
+    for variant in VARIANTS:
+        with kernels_of(variant):
+            readings.append(read(packed(model, "int8"), ids))
     for reading in readings:
         assert_same_bits(readings[0], reading)
 

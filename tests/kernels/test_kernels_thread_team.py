@@ -19,7 +19,7 @@ from scriven.kernels import native_library
 
 pytestmark = needs_compiler
 SOURCE = """
-#include "team.h"
+#include "thread_team.h"
 // In each round every number becomes its own plus its left neighbour's of the round before. Gives the members' number,
 // or -1 where a part was missing.
 SCRIVEN_API int64_t rounds_of(int64_t threads, int64_t rounds, int64_t count, uint64_t *numbers, uint64_t *others) {
@@ -55,7 +55,7 @@ SCRIVEN_API int64_t flushed(int64_t threads) {
 def team(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     root = tmp_path_factory.mktemp("team")
     (kernels(root) / "native").mkdir(parents=True)
-    for name in ("common.h", "cpu.cpp", "team.h", "team.cpp"):
+    for name in ("common.h", "cpu.cpp", "thread_team.h", "thread_team.cpp"):
         shutil.copy(NATIVE / name, kernels(root) / "native")
     build(root, SOURCE)
     loaded = native_library.find("", kernels(root)).library

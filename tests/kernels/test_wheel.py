@@ -11,7 +11,7 @@ import pytest
 
 from conftest import WORDS
 from scriven.kernels import native_library
-from scriven.kernels.interface import RECORD
+from scriven.kernels.interface import RECORD, library_file
 
 pytest.importorskip("hatchling", reason="building a wheel without a network needs hatchling")
 ROOT = Path(__file__).parents[2]
@@ -65,9 +65,9 @@ def test_a_wheel_holds_the_package_and_nothing_that_it_was_made_from(wheel: Path
         path.relative_to(ROOT / "src").as_posix() for path in package.rglob("*.py")
     }
     made = {str(path) for path in inside if path.suffix != ".py"}
-    there = {native_library.FILE, RECORD} if (native_library.FOLDER / native_library.FILE).exists() else set()
-    assert made == there | {native_library.REPORT}
-    assert wheel.name.endswith("-none-any.whl") != bool(there)
+    libraries = {name for name in map(library_file, native_library.VARIANTS) if (native_library.FOLDER / name).exists()}
+    assert made == libraries | ({RECORD} if libraries else set()) | {native_library.REPORT}
+    assert wheel.name.endswith("-none-any.whl") != bool(libraries)
 
 
 @pytest.mark.parametrize("kernels", ["off", ""])

@@ -8,7 +8,7 @@
 
 #include "../../src/scriven/kernels/native/sampler.h"
 
-extern "C" int64_t scriven_sampler_write(int64_t, int64_t, const scriven::Model *, const scriven::Writing *, int64_t);
+extern "C" int64_t scriven_sampler_write(const scriven::Model *, const scriven::Writing *, int64_t);
 
 namespace {
 
@@ -105,8 +105,7 @@ class RandomModel {
 };
 
 // What the model writes: (count, rows) ids, every row drawn in another way.
-inline std::vector<int64_t> written(const scriven::Model &model, int64_t level, bool vnni, int64_t threads,
-                                    const std::vector<double> &uniforms) {
+inline std::vector<int64_t> written(const scriven::Model &model, int64_t threads, const std::vector<double> &uniforms) {
     const scriven::Drawing ways[] = {{1, 0, 1, 0}, {0.7, 10, 1, 0}, {1, 0, 0.9, 0}, {1.2, 0, 1, 0.05}, {0, 0, 1, 0}};
     std::vector<scriven::Drawing> drawing;
     for (int64_t row = 0; row < written_rows; row++) drawing.push_back(ways[row % 5]);
@@ -117,7 +116,7 @@ inline std::vector<int64_t> written(const scriven::Model &model, int64_t level, 
     std::vector<int64_t> ids(written_rows * written_count, -1);
     const scriven::Writing writing{written_rows, written_count, uniforms.data(), drawing.data(), state,
                                    logits.data(), ids.data(), 0, 0, nullptr};
-    const int64_t status = scriven_sampler_write(level, vnni, &model, &writing, threads);
+    const int64_t status = scriven_sampler_write(&model, &writing, threads);
     return status == scriven::ok ? ids : std::vector<int64_t>{};
 }
 

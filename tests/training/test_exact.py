@@ -68,7 +68,8 @@ def trained(text: Path, output: Path, cell: str, precision: str = "") -> list[An
 def test_the_cores_given_change_no_bit(
     level: str, cell: str, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native_library, "_native", lambda: native_library.find(level))
+    kernels = native_library.find(level)
+    monkeypatch.setattr(native_library, "_native", lambda: kernels)
     monkeypatch.setattr("scriven.model.backends.bf16_speedup", lambda cell, **_: 1.0)
     with use_cores(2):
         expected = trained(book, tmp_path / "two", cell)

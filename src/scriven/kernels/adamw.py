@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from ctypes import byref, c_double, c_float, c_int64, c_void_p
-from functools import cache
 from typing import Any
 
 import torch
@@ -21,16 +20,12 @@ from scriven.kernels.native_library import address as _address
 BETA1, EPSILON = 0.9, 1e-8  # the second where no other one is given
 
 
-def norm(gradients: Sequence[Tensor], level: str | None = None) -> float:
-    """The Euclidean norm of all values of some arrays; summed in one order, however many threads there are.
-
-    `level` is one of `library.levels()`, or `off` for torch; the highest where not given.
-    """
-    number = _level(gradients, level)
-    if number < 0:
+def norm(gradients: Sequence[Tensor]) -> float:
+    """The Euclidean norm of all values of some arrays; summed in one order, however many threads there are."""
+    if not _takes(gradients):
         return float(torch.nn.utils.get_total_norm(gradients))
     total = c_double()
-    _function("scriven_squares")(number, native_library.threads(), *_arrays(gradients), byref(total))
+    _function("scriven_squares")(native_library.threads(), *_arrays(gradients), byref(total))
     return math.sqrt(total.value) if math.isfinite(total.value) else math.nan
 
 
@@ -47,10 +42,9 @@ class AdamW:
         self.mean, self.square = torch.zeros_like(values), torch.zeros_like(values)
         self.steps = values.new_zeros(())
 
-    def step(self, gradients: Sequence[Tensor], scale: float, rate: float, level: str | None = None) -> None:
+    def step(self, gradients: Sequence[Tensor], scale: float, rate: float) -> None:
         """One step from gradients that stand one after another in the weights, each times `scale`."""
-        number = _level(gradients, level)
-        if number < 0:
+        if not _takes(gradients):
             self._by_torch(torch.cat([gradient.flatten() for gradient in gradients]).mul_(scale), rate)
             return
         if sum(gradient.numel() for gradient in gradients) != len(self.values):
@@ -58,7 +52,7 @@ class AdamW:
         self.steps += 1
         steps, epsilon = float(self.steps), self._epsilon_at(float(self.steps))
         _function("scriven_adamw")(
-            *(number, native_library.threads(), *_arrays(gradients)),
+            *(native_library.threads(), *_arrays(gradients)),
             *map(_address, (self.values, self.mean, self.square)),
             *(scale, BETA1, self.beta2, rate / (1 - BETA1**steps), 1 / math.sqrt(1 - self.beta2**steps), epsilon),
         )
@@ -92,11 +86,10 @@ class AdamW:
         )
 
 
-def _level(gradients: Sequence[Tensor], level: str | None) -> int:
-    """The number of the level to use, -1 for torch."""
-    level = native_library.level() if level is None else level
-    native = level != "off" and all(each.device.type == "cpu" and each.dtype == torch.float32 for each in gradients)
-    return native_library.LEVELS.index(level) if native else -1
+def _takes(gradients: Sequence[Tensor]) -> bool:
+    """Whether there is native code, and it takes these arrays; torch takes all others."""
+    on_cpu = all(each.device.type == "cpu" and each.dtype == torch.float32 for each in gradients)
+    return native_library.level() != "off" and on_cpu
 
 
 def _arrays(gradients: Sequence[Tensor]) -> tuple[int, Any, Any]:
@@ -109,11 +102,10 @@ def _arrays(gradients: Sequence[Tensor]) -> tuple[int, Any, Any]:
 
 
 TYPES: dict[str, list[Any]] = {
-    "scriven_squares": [c_int64] * 3 + [c_void_p] * 3,
-    "scriven_adamw": [c_int64] * 3 + [c_void_p] * 5 + [c_float] * 6,
+    "scriven_squares": [c_int64] * 2 + [c_void_p] * 3,
+    "scriven_adamw": [c_int64] * 2 + [c_void_p] * 5 + [c_float] * 6,
 }
 
 
-@cache
 def _function(name: str) -> Callable[..., int]:
     return native_library.declare(name, TYPES[name])

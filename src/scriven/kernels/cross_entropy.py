@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ctypes import c_int64, c_void_p
-from functools import cache
 from typing import Any
 
 import torch
@@ -84,6 +83,5 @@ TYPES: dict[str, tuple[list[Any], Any]] = {
 }
 
 
-@cache
 def _function(name: str) -> Callable[..., int]:
     return native_library.declare(name, *TYPES[name])

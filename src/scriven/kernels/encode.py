@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from ctypes import c_int64, c_void_p
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -129,13 +128,11 @@ def _check(symbols: Symbols, table: Table, counts: Ints | None = None) -> None:
         raise ValueError(f"counts must be {table.shape} int64 in one piece, not {counts.shape} {counts.dtype}")
 
 
-@cache
 def _native_translate() -> Callable[..., Any]:
     arguments = [c_int64, c_int64, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p]
     return native_library.declare("scriven_text_translate", arguments, c_int64)
 
 
-@cache
 def _native_learn() -> Callable[..., Any]:
     arguments = [c_int64, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_void_p]
     return native_library.declare("scriven_text_learn", arguments, c_int64)

@@ -1,5 +1,6 @@
-"""Which interface native sources declare, as a number: hatch_build.py compiles it in, and library.py compares it.
+"""What the build of the native libraries and their loading share: their names, and the interface that they have.
 
+The interface is a number: hatch_build.py compiles it in, and native_library.py compares it.
 Only the standard library is used: the build runs this file where nothing is installed.
 """
 
@@ -7,11 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from pathlib import Path
 
 DECLARATION = re.compile(r"^SCRIVEN_API[^{;]*", re.MULTILINE)
 RECORD = "_native.interface"  # in an installed package, which has no sources: the number, in decimal digits
-SHARED = "common.h"  # levels, features and statuses, which Python numbers alike
+SHARED = "common.h"  # features and statuses, which Python numbers alike
+ENDING = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+
+
+def library_file(variant: str) -> str:
+    """Returns the name of the library of a variant, as `_native_avx2.so`."""
+    return f"_native_{variant}{ENDING}"
 
 
 def interface_of(native: Path) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from ctypes import c_float, c_int64, c_void_p
-from functools import cache
 from typing import Any
 
 import torch
@@ -142,6 +141,5 @@ TYPES: dict[str, list[Any]] = {
 }
 
 
-@cache
 def _function(name: str) -> Callable[..., int]:
     return native_library.declare(name, TYPES[name])

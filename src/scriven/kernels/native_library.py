@@ -1,5 +1,6 @@
-"""The shared library of native kernels: whether there is one, what it may use here, and why.
+"""The shared libraries of native kernels: which one this process uses, and why.
 
+The same sources are built into one library for each of VARIANTS. The best one that the processor can run is loaded.
 `SCRIVEN_KERNELS` in the environment is `off` for torch alone, or the highest level of instructions to use. It is read
 once, at the first question to this module.
 """
@@ -8,9 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,27 +19,30 @@ from pathlib import Path
 from typing import Any
 
 from scriven.errors import UsageError
-from scriven.kernels.interface import expected_interface
+from scriven.kernels.interface import expected_interface, library_file
 
 VARIABLE = "SCRIVEN_KERNELS"
-LEVELS = ("portable", "avx2", "avx512", "amx")  # kernels are told the number in this list
+LEVELS = ("portable", "avx2", "avx512", "amx")  # what the variable may name, the least demanding first
 FEATURES = ("avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx")  # the bits of scriven_features
-# What each level needs beside the ones below it. Processors that have AVX-512 without VNNI count as avx2.
-NEEDED: dict[str, frozenset[str]] = {
-    "portable": frozenset(),
-    "avx2": frozenset({"avx2"}),
-    "avx512": frozenset({"avx512", "avx512_vnni"}),
-    "amx": frozenset({"avx512_bf16", "amx"}),
+_AVX2 = frozenset({"avx2"})
+_AVX512 = _AVX2 | {"avx512", "avx512_vnni"}
+# Of each library its level, and the features that a processor must have for it. A better library stands after a lesser
+# one. Processors that have AVX-512 without VNNI count as avx2.
+VARIANTS: dict[str, tuple[str, frozenset[str]]] = {
+    "portable": ("portable", frozenset()),
+    "avx2": ("avx2", _AVX2),
+    "avxvnni": ("avx2", _AVX2 | {"avx_vnni"}),
+    "avx512": ("avx512", _AVX512),
+    "amx": ("amx", _AVX512 | {"avx512_bf16", "amx"}),
 }
 FOLDER = Path(__file__).parent
-FILE = "_native" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 REPORT = "_native.txt"  # what the build said, left there by hatch_build.py
-FAILURES = {1: "an argument that it cannot take", 2: "not enough memory", 3: "a level that it has no code for"}
+FAILURES = {1: "an argument that it cannot take", 2: "not enough memory"}
 
 
 @dataclass(frozen=True)
 class Native:
-    """The library or none, the level to call it with (`off` without one), what it can do here, and a sentence why."""
+    """The library or None, its level (`off` without one), what libraries can use here, and a sentence why."""
 
     library: ctypes.CDLL | None
     level: str
@@ -48,22 +51,25 @@ class Native:
 
 
 def library() -> ctypes.CDLL | None:
-    """The loaded library, none where torch does all the work; UsageError for a SCRIVEN_KERNELS that means nothing."""
+    """Returns the loaded library, or None where torch does all the work.
+
+    UsageError for a SCRIVEN_KERNELS that means nothing.
+    """
     return _native().library
 
 
 def level() -> str:
-    """The highest level to use: one of LEVELS, or `off` where there is no library."""
+    """Returns the level of the loaded library: one of LEVELS, or `off` where there is no library."""
     return _native().level
 
 
 def levels() -> tuple[str, ...]:
-    """All levels that run here, lowest first, up to `level()`; none where it is `off`."""
+    """Returns all levels that run here, lowest first, up to `level()`; none where it is `off`."""
     return LEVELS[: LEVELS.index(level()) + 1] if level() in LEVELS else ()
 
 
 def features() -> frozenset[str]:
-    """Those of FEATURES that the processor, the system and the library have, whatever level is asked for."""
+    """Returns those of FEATURES that the processor has and some library uses, whatever level is asked for."""
     return _native().features
 
 
@@ -73,15 +79,21 @@ def why() -> str:
 
 
 def declare(name: str, arguments: Sequence[Any], result: Any = None) -> Callable[..., Any]:
-    """The library's function of this name, taking ctypes types `arguments`.
+    """Returns the library's function of this name, which takes ctypes types `arguments`.
 
-    It gives what `result` says; without one its status is looked at: RuntimeError for anything but 0. Arrays are passed
+    It returns what `result` says; without one its status is checked: RuntimeError for anything but 0. Arrays are passed
     by address (`c_void_p`), and must be alive, contiguous and of the right type: nobody checks that here.
     RuntimeError where there is no library, or no such function in it.
     """
     loaded = library()
     if loaded is None:
         raise RuntimeError(f"{name} needs the native library, and there is none: {why()}")
+    return _declare(loaded, name, tuple(arguments), result)
+
+
+@cache
+def _declare(loaded: ctypes.CDLL, name: str, arguments: tuple[Any, ...], result: Any) -> Callable[..., Any]:
+    """Does what `declare` says in one library, once."""
     try:
         function = loaded[name]
     except AttributeError as error:
@@ -94,21 +106,24 @@ def declare(name: str, arguments: Sequence[Any], result: Any = None) -> Callable
 
 
 def find(asked: str, folder: Path = FOLDER) -> Native:
-    """Load the library in a folder, for `asked` as in SCRIVEN_KERNELS ("" means all that runs here); never raises but
-    UsageError, for an `asked` that means nothing.
+    """Loads the best library in a folder, up to the level `asked` as in SCRIVEN_KERNELS ("" means any).
+
+    UsageError for an `asked` that means nothing; it raises nothing else.
     """
     if asked not in ("", "off", *LEVELS):
         raise UsageError(f"{VARIABLE} is {asked!r}; it can be off, {', '.join(LEVELS[:-1])} or {LEVELS[-1]}")
     if asked == "off":
         return Native(None, "off", frozenset(), f"torch alone, as {VARIABLE}=off asks for")
-    try:
-        loaded = _load(folder / FILE)
+    built = [variant for variant in VARIANTS if (folder / library_file(variant)).exists()]
+    used = frozenset().union(*(VARIANTS[variant][1] for variant in built))
+    try:  # the portable library runs on every processor, and says what this one has
+        here = _features_named(_load(folder / library_file("portable")).scriven_features())
+        chosen = _best_variant(here, built, asked or LEVELS[-1])
+        loaded = _load(folder / library_file(chosen))
     except (OSError, AttributeError) as error:
         return Native(None, "off", frozenset(), f"slower, torch alone: {_excuse(folder, error)}")
-    here, compiled = _features_named(loaded.scriven_features()), _features_named(loaded.scriven_compiled())
-    able = _highest(here & compiled)
-    chosen = min(able, asked or able, key=LEVELS.index)
-    return Native(loaded, chosen, here & compiled, _because(chosen, asked, _highest(here), able))
+    (level, _), able, highest = VARIANTS[chosen], _best_variant(here, built), _best_variant(here, VARIANTS)
+    return Native(loaded, level, here & used, _because(level, asked, VARIANTS[highest][0], VARIANTS[able][0]))
 
 
 @cache
@@ -118,7 +133,7 @@ def _native() -> Native:
 
 def _load(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
-    for name in ("scriven_interface", "scriven_features", "scriven_compiled"):
+    for name in ("scriven_interface", "scriven_features"):
         getattr(loaded, name).argtypes, getattr(loaded, name).restype = [], ctypes.c_int64
     if str(loaded.scriven_interface()) != expected_interface(path.parent):
         raise OSError(f"{path.name} was built from sources of another version; {_way_out(path.parent)}")
@@ -133,10 +148,11 @@ def _features_named(bits: int) -> frozenset[str]:
     return frozenset(name for place, name in enumerate(FEATURES) if bits >> place & 1)
 
 
-def _highest(features: frozenset[str]) -> str:
-    """The highest level that has all it needs, and whose lower ones have as well."""
-    missing = next((place for place, name in enumerate(LEVELS) if not NEEDED[name] <= features), len(LEVELS))
-    return LEVELS[missing - 1]
+def _best_variant(features: frozenset[str], built: Collection[str], most: str = LEVELS[-1]) -> str:
+    """Returns the last of the variants `built` that these features allow, of the level `most` at most."""
+    lower = LEVELS[: LEVELS.index(most) + 1]
+    able = [name for name, (level, needs) in VARIANTS.items() if level in lower and needs <= features and name in built]
+    return able[-1] if able else "portable"
 
 
 def _because(chosen: str, asked: str, here: str, able: str) -> str:
@@ -149,7 +165,7 @@ def _because(chosen: str, asked: str, here: str, able: str) -> str:
 
 def _excuse(folder: Path, error: Exception) -> str:
     """Why there is no library: what the build wrote, or what went wrong in loading."""
-    if (folder / FILE).exists():
+    if (folder / library_file("portable")).exists():
         return str(error)
     try:
         return (folder / REPORT).read_text("utf-8").strip()

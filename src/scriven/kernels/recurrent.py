@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from ctypes import c_int64, c_void_p
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -243,7 +242,6 @@ TYPES = {
 }
 
 
-@cache
 def _function(name: str) -> Callable[..., int]:
     return native_library.declare(name, TYPES[name])
 

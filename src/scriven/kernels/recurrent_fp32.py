@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ctypes import c_int64, c_void_p
-from functools import cache
 from typing import Any
 
 import torch
@@ -37,20 +36,15 @@ def recurrent(
     ids: Tensor | None = None,
     bias: Tensor | None = None,
     fresh: Tensor | None = None,
-    level: str | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """All steps of a cell: y (T, N, H), and the state (N, H) after the last one, in fp32.
 
-    Arguments as in `scriven.kernels.recurrent.recurrent`. `level` is one of `library.levels()`, the highest where not
-    given. Results are the same bits for any number of threads.
+    Arguments as in `scriven.kernels.recurrent.recurrent`. Results are the same bits for any number of threads.
 
     ValueError for arrays whose shapes do not fit together, RuntimeError for ids that have no row.
     """
-    number, keep = (
-        native_library.LEVELS.index(native_library.level() if level is None else level),
-        torch.is_grad_enabled(),
-    )
-    y, *after = NativeFp32Recurrence.apply(number, cell, keep, from_input, ids, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
+    keep = torch.is_grad_enabled()
+    y, *after = NativeFp32Recurrence.apply(cell, keep, from_input, ids, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
     return y, tuple(after)
 
 
@@ -60,7 +54,6 @@ class NativeFp32Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        level: int,
         name: str,
         keep: bool,
         from_input: Tensor,
@@ -82,7 +75,7 @@ class NativeFp32Recurrence(torch.autograd.Function):
         hs[0] = before[0]
         kept = sums.new_empty(steps * -(-cells // GROUP) * rows * cell.kept * GROUP) if keep else None
         after = [torch.empty_like(part) for part in before]
-        shape = (level, native_library.threads(), cell.number, steps, rows, cells)
+        shape = (native_library.threads(), cell.number, steps, rows, cells)
         _function("scriven_steps_forward")(
             *(*shape, _address(sums), _address(ids), 0 if ids is None else len(sums), _address(weight), _address(bias)),
             *(
@@ -115,7 +108,7 @@ class NativeFp32Recurrence(torch.autograd.Function):
         dweight = dhidden.flatten(0, 1).T @ before.flatten(0, 1)
         dbias = dhidden[..., -cells:].sum((0, 1)) if cell.apart else None
         dinput = dsums if ids is None else _sum_rows(ids, dsums, ctx.symbols)
-        return None, None, None, dinput, None, dweight, dbias, None, *dstate
+        return None, None, dinput, None, dweight, dbias, None, *dstate
 
 
 def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
@@ -127,12 +120,11 @@ def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
 
 
 TYPES = {
-    "scriven_steps_forward": [c_int64] * 6 + [c_void_p] * 2 + [c_int64] + [c_void_p] * 9,
-    "scriven_steps_backward": [c_int64] * 6 + [c_void_p] * 10,
+    "scriven_steps_forward": [c_int64] * 5 + [c_void_p] * 2 + [c_int64] + [c_void_p] * 9,
+    "scriven_steps_backward": [c_int64] * 5 + [c_void_p] * 10,
     "scriven_steps_add_rows": [c_int64] * 3 + [c_void_p] * 3,
 }
 
 
-@cache
 def _function(name: str) -> Callable[..., int]:
     return native_library.declare(name, TYPES[name])

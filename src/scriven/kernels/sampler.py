@@ -32,7 +32,7 @@ CACHE = 1 << 20  # bytes of a core's second cache, where the system does not tel
 LAYER_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 NORMS = ("none", "rms", "layer")
 
-ARGUMENTS = [*[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2, ctypes.c_int64]
+ARGUMENTS = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
 SHARE = 16  # rows that a thread takes, or a multiple: as in native/sampler.h
 
 State = tuple[tuple[Tensor, ...], ...]  # h, and an lstm's c, (N, H), of each layer
@@ -86,15 +86,11 @@ class Sampler:
         weights: Mapping[str, Tensor],
         precision: str,
         boundary: int | None = None,
-        level: str | None = None,
     ) -> None:
         """Packs the weights, named as in a checkpoint; `boundary` begins a document and zeroes the state.
 
-        `level` is one of `library.levels()`, the highest one where not given. Later changes of the weights change
-        nothing here. RuntimeError where there is no library.
+        Later changes of the weights change nothing here. RuntimeError where there is no library.
         """
-        self._level = native_library.LEVELS.index(native_library.level() if level is None else level)
-        self._vnni = "avx_vnni" in native_library.features()
         self._write = native_library.declare("scriven_sampler_write", ARGUMENTS)
         arrays = {name: weight.detach().cpu().float().numpy() for name, weight in weights.items()}
         self._packer = _Packer(settings, arrays, precision)  # which keeps the packed arrays alive
@@ -106,9 +102,9 @@ class Sampler:
         self._caches = -(-self._packer.bytes // cache)  # how many cores' caches it takes to hold the weights
 
     @property
-    def packed(self) -> tuple[int, bool, int]:
-        """What native functions are told of the model: the level, whether there is AVX-VNNI, and where it is packed."""
-        return self._level, self._vnni, ctypes.addressof(self._model)
+    def packed(self) -> int:
+        """The address of the packed model, for native functions."""
+        return ctypes.addressof(self._model)
 
     @property
     def symbols(self) -> int:
@@ -171,7 +167,7 @@ class Sampler:
             *(rows, count, uniforms.ctypes.data, drawing.ctypes.data, addresses, logits.data_ptr(), ids.ctypes.data),
             *((window, 0, None) if before is None else (window, len(before), before.ctypes.data)),
         )
-        self._write(*self.packed, ctypes.byref(writing), self._threads(rows))
+        self._write(self.packed, ctypes.byref(writing), self._threads(rows))
         return ids, logits, after
 
     def _recent(self, recent: Ids | None, rows: int, window: int) -> Ids | None:
@@ -347,7 +343,7 @@ def _drawing(settings: SamplingSettings) -> tuple[float, ...]:
     return settings.temperature, settings.top_k, settings.top_p, settings.min_p
 
 
-SCORER_ARGUMENTS = [*[ctypes.c_int64] * 2, ctypes.c_void_p, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 5]
+SCORER_ARGUMENTS = [ctypes.c_void_p, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 5]
 
 
 def score(
@@ -365,7 +361,7 @@ def score(
     nats, (logits, after, addresses) = np.empty(ids.shape), model.copies(logits, state)
     if ids.size:
         native_library.declare("scriven_scorer_read", SCORER_ARGUMENTS)(
-            *model.packed,
+            model.packed,
             threads,
             *reversed(ids.shape),
             ids.ctypes.data,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ctypes import c_int64, c_void_p
-from functools import cache
 from typing import Any
 
 import torch
@@ -27,22 +26,19 @@ def usable() -> bool:
     return native_library.level() != "off"
 
 
-def scan(
-    sums: Tensor, h: Tensor, *, ids: Tensor | None = None, fresh: Tensor | None = None, level: str | None = None
-) -> Tensor:
+def scan(sums: Tensor, h: Tensor, *, ids: Tensor | None = None, fresh: Tensor | None = None) -> Tensor:
     """All steps of minGRU (Feng et al. 2024, equations 9 and 10 with g of their appendix B): y (T, N, H), in h's type.
 
     From sums k and x, (T, N, 2H) together, and h (N, H) before:
     z = sigmoid(k), new = x + 1/2 where x >= 0 and sigmoid(x) elsewhere, h = (1 - z) h + z new.
     With ids (T, N), rows are looked up in sums (V, 2H). Where fresh (T, N) is true, that row's h is zero before that
-    step. `level` is one of `library.levels()`, or `off` for torch; the highest where not given.
+    step.
 
     RuntimeError for ids that have no row in sums.
     """
-    level = native_library.level() if level is None else level
-    native = level != "off" and sums.device.type == "cpu" and sums.dtype in (torch.float32, torch.bfloat16)
+    native = usable() and sums.device.type == "cpu" and sums.dtype in (torch.float32, torch.bfloat16)
     if native and h.dtype == torch.float32:
-        y: Tensor = Scan.apply(native_library.LEVELS.index(level), sums, ids, fresh, h)  # type: ignore[no-untyped-call]
+        y: Tensor = Scan.apply(sums, ids, fresh, h)  # type: ignore[no-untyped-call]
         return y
     sums = sums.to(h.dtype)
     return _by_torch(sums if ids is None else sums[ids], h, fresh)
@@ -65,7 +61,7 @@ class Scan(torch.autograd.Function):
     """`scan` as native code, with its gradients; gates are computed again on the way back, rather than kept."""
 
     @staticmethod
-    def forward(ctx: Any, level: int, sums: Tensor, ids: Tensor | None, fresh: Tensor | None, h: Tensor) -> Tensor:
+    def forward(ctx: Any, sums: Tensor, ids: Tensor | None, fresh: Tensor | None, h: Tensor) -> Tensor:
         """The output of every step, y (T, N, H)."""
         steps, (rows, cells) = len(sums if ids is None else ids), h.shape
         sums, h = sums.contiguous(), h.contiguous()
@@ -79,8 +75,7 @@ class Scan(torch.autograd.Function):
             raise ValueError(f"sums on {sums.device} and a state on {h.device}: both must be on the CPU")
         arguments = _address(sums), _address(ids), symbols, _address(fresh), _address(h), _address(y)
         arrays = (sums, ids, fresh, h, y)
-        _by_cells("scriven_scan_forward", (level, steps, rows, cells), sums.dtype, arrays, *arguments)
-        ctx.level = level
+        _by_cells("scriven_scan_forward", (steps, rows, cells), sums.dtype, arrays, *arguments)
         ctx.save_for_backward(sums, ids, fresh, h, y)
         return y
 
@@ -92,12 +87,12 @@ class Scan(torch.autograd.Function):
         dy, dh = dy.contiguous(), torch.zeros_like(h)
         dsums = torch.empty_like(sums) if ids is None else torch.zeros_like(sums, dtype=torch.float32)
         arrays = (sums, ids, fresh, h, y, dy, dh, dsums)
-        _by_cells("scriven_scan_backward", (ctx.level, *y.shape), sums.dtype, arrays, *map(_address, arrays))
-        return None, dsums, None, None, dh
+        _by_cells("scriven_scan_backward", tuple(y.shape), sums.dtype, arrays, *map(_address, arrays))
+        return dsums, None, None, dh
 
 
 def _by_cells(name: str, shape: tuple[int, ...], kind: torch.dtype, arrays: object, *addresses: int | None) -> None:
-    """Call the function for all cells of the arrays, shared among threads. Shape: level, T, N, H."""
+    """Call the function for all cells of the arrays, shared among threads. Shape: T, N, H."""
     function = _function(name)
 
     def _share(begin: int, end: int) -> None:
@@ -107,11 +102,10 @@ def _by_cells(name: str, shape: tuple[int, ...], kind: torch.dtype, arrays: obje
 
 
 TYPES = {
-    "scriven_scan_forward": [c_int64] * 7 + [c_void_p] * 2 + [c_int64] + [c_void_p] * 3,
-    "scriven_scan_backward": [c_int64] * 7 + [c_void_p] * 8,
+    "scriven_scan_forward": [c_int64] * 6 + [c_void_p] * 2 + [c_int64] + [c_void_p] * 3,
+    "scriven_scan_backward": [c_int64] * 6 + [c_void_p] * 8,
 }
 
 
-@cache
 def _function(name: str) -> Callable[..., int]:
     return native_library.declare(name, TYPES[name])

@@ -1,24 +1,52 @@
-// The interface to adamw.h: which instructions do it, and how threads share the arrays.
-#include "adamw.h"
-
+// AdamW's step, and the norm of a gradient, over arrays that stand one after another in the weights. Threads share them.
+//
+// Compilers turn the loops into vectors. Nothing is contracted: all levels give the same bits.
+#include <cmath>
 #include <memory>
 #include <new>
 
-#include "team.h"
+#include "thread_team.h"
 
 namespace scriven {
 namespace {
 
 constexpr int64_t CHUNK = 8192;  // values that one thread works on at a time
 
-const AdamwKernels *kernels_of(int64_t level) {
-#if SCRIVEN_HAS_AVX512
-    if (level >= avx512) return &adamw_avx512;
-#endif
-#if SCRIVEN_HAS_AVX2
-    if (level >= avx2) return &adamw_avx2;
-#endif
-    return level >= portable ? &adamw_portable : nullptr;
+struct AdamwRule {
+    float scale;         // of the gradients
+    float beta1, beta2;  // shares of the means that stay
+    float rate;          // with the correction of the gradient's mean
+    float root;          // the correction of the root of the squares' mean
+    float epsilon;
+};
+
+// The sum of squares, always added in the same order: of every 32nd value first.
+double squares(const float *__restrict gradient, int64_t count) {
+    constexpr int64_t lanes = 32;
+    double sums[lanes] = {};
+    int64_t i = 0;
+    for (; i + lanes <= count; i += lanes)
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+            const double value = gradient[i + lane];
+            sums[lane] += value * value;
+        }
+    for (; i < count; ++i) sums[0] += static_cast<double>(gradient[i]) * gradient[i];
+    double sum = 0;
+    for (const double each : sums) sum += each;
+    return sum;
+}
+
+// Loshchilov & Hutter 2019, algorithm 2, with the decay done elsewhere.
+void step(const AdamwRule &rule, const float *__restrict gradient, float *__restrict values, float *__restrict mean,
+          float *__restrict square, int64_t count) {
+    const AdamwRule own = rule;
+    const float new1 = 1.0f - own.beta1, new2 = 1.0f - own.beta2;
+    for (int64_t i = 0; i < count; ++i) {
+        const float g = gradient[i] * own.scale;
+        mean[i] += new1 * (g - mean[i]);
+        square[i] = own.beta2 * square[i] + new2 * (g * g);
+        values[i] -= own.rate * mean[i] / (std::sqrt(square[i]) * own.root + own.epsilon);
+    }
 }
 
 // Arrays one after another, in chunks; a chunk lies in one array.
@@ -49,18 +77,16 @@ struct Arrays {
 }  // namespace scriven
 
 // The sum of the squares of all values of `count` arrays, to `sum`.
-SCRIVEN_API int64_t scriven_squares(int64_t level, int64_t threads, int64_t count, const float *const *gradients,
+SCRIVEN_API int64_t scriven_squares(int64_t threads, int64_t count, const float *const *gradients,
                                     const int64_t *sizes, double *sum) {
     using namespace scriven;
-    const AdamwKernels *kernels = kernels_of(level);
-    if (!kernels) return no_such_level;
     const Arrays arrays{count, gradients, sizes};
     const int64_t chunks = arrays.chunks();
     const std::unique_ptr<double[]> sums(new (std::nothrow) double[chunks + 1]);
     if (!sums) return no_memory;
     run(threads, [&](const Member &member) {
         arrays.each(member.share(chunks), [&](int64_t number, const float *begin, int64_t, int64_t size) {
-            sums[number] = kernels->squares(begin, size);
+            sums[number] = squares(begin, size);
         });
     });
     *sum = 0;
@@ -69,17 +95,15 @@ SCRIVEN_API int64_t scriven_squares(int64_t level, int64_t threads, int64_t coun
 }
 
 // A step of values, mean and square (P,), the gradients of which are `count` arrays of P values in all.
-SCRIVEN_API int64_t scriven_adamw(int64_t level, int64_t threads, int64_t count, const float *const *gradients,
+SCRIVEN_API int64_t scriven_adamw(int64_t threads, int64_t count, const float *const *gradients,
                                   const int64_t *sizes, float *values, float *mean, float *square, float scale,
                                   float beta1, float beta2, float rate, float root, float epsilon) {
     using namespace scriven;
-    const AdamwKernels *kernels = kernels_of(level);
-    if (!kernels) return no_such_level;
     const Arrays arrays{count, gradients, sizes};
     const AdamwRule rule{scale, beta1, beta2, rate, root, epsilon};
     run(threads, [&](const Member &member) {
         arrays.each(member.share(arrays.chunks()), [&](int64_t, const float *begin, int64_t place, int64_t size) {
-            kernels->step(rule, begin, values + place, mean + place, square + place, size);
+            step(rule, begin, values + place, mean + place, square + place, size);
         });
     });
     return ok;

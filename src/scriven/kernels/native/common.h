@@ -1,16 +1,18 @@
 // What every translation unit of the native kernels shares.
 //
-// A source is compiled for the instruction set that ends its name (lstm_amx.cpp, sampler_avx2.cpp; others are portable;
-// the table is in hatch_build.py). SCRIVEN_HAS_AVX2, _AVXVNNI, _AVX512, _AVX512BF16 and _AMX are 1 where the compiler
-// knows that set, and undefined where it does not: sources of that set are then left out.
+// All sources are compiled once for each set of instructions, into a library of its own (the table is in
+// hatch_build.py); those whose names end in _amx are in that library alone. A source that differs between libraries
+// asks the compiler for its instructions: __AVX512F__, __AVX2__. cpu.cpp is portable in every library, since it says
+// what the processor has.
 //
-// Everything here that is not a type has internal linkage, and so must be every helper in a header that sources of
-// several sets include (`static`, or an unnamed namespace): the linker would keep only one copy of an inline function,
-// perhaps the one with AVX-512 in it, for all of them.
+// Everything in headers that is not a type has internal linkage (an unnamed namespace): sources define helpers of the
+// same names, and a library keeps to its own.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
+#include <new>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -26,15 +28,11 @@
 
 namespace scriven {
 
-// In the order of library.LEVELS; kernels are given one of these as an int64_t.
-// Each level has all of the ones below it. avx2 includes FMA; avx512 is F, BW, DQ, VL and VNNI; amx is TILE, BF16 and
-// INT8 with AVX512_BF16.
-enum Level : int64_t { portable = 0, avx2 = 1, avx512 = 2, amx = 3 };
+// What a function returns: native_library.py makes an error of anything but `ok`.
+enum Status : int64_t { ok = 0, bad_argument = 1, no_memory = 2 };
 
-// What a function gives: library.py makes an error of anything but `ok`.
-enum Status : int64_t { ok = 0, bad_argument = 1, no_memory = 2, no_such_level = 3 };
-
-// Bits of scriven_features(), in the order of library.FEATURES.
+// Bits of scriven_features(), in the order of native_library.FEATURES. avx2 includes FMA; avx512 is F, BW, DQ and VL; amx
+// is TILE, BF16 and INT8.
 enum Feature : int64_t {
     has_avx2 = 1,
     has_avx_vnni = 2,
@@ -92,6 +90,22 @@ class FlushDenormals {
     if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fc0;
     return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
+
+// Memory at the start of a cache line, not zeroed; null where there is none left.
+template <class T> class Buffer {
+  public:
+    explicit Buffer(int64_t count) {
+        data_.reset(static_cast<T *>(::operator new(static_cast<size_t>(count) * sizeof(T), line, std::nothrow)));
+    }
+    operator T *() const { return data_.get(); }
+
+  private:
+    static constexpr std::align_val_t line{64};
+    struct Free {
+        void operator()(T *data) const { ::operator delete(data, line); }
+    };
+    std::unique_ptr<T, Free> data_;
+};
 
 }  // namespace
 }  // namespace scriven

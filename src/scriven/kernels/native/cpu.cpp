@@ -1,4 +1,4 @@
-// What this processor, its operating system and the compiler of this library can do together.
+// What this processor and its operating system can do. Portable in every library.
 #include "common.h"
 
 #if defined(__x86_64__)
@@ -79,36 +79,13 @@ int64_t cache_bytes() {
 #endif
 }
 
-constexpr int64_t compiled() {
-    int64_t sets = 0;
-#if SCRIVEN_HAS_AVX2
-    sets |= has_avx2;
-#endif
-#if SCRIVEN_HAS_AVXVNNI
-    sets |= has_avx_vnni;
-#endif
-#if SCRIVEN_HAS_AVX512
-    sets |= has_avx512 | has_avx512_vnni;
-#endif
-#if SCRIVEN_HAS_AVX512BF16
-    sets |= has_avx512_bf16;
-#endif
-#if SCRIVEN_HAS_AMX
-    sets |= has_amx;
-#endif
-    return sets;
-}
-
 }  // namespace
 }  // namespace scriven
 
 // Which functions this library has, as a number; see interface.py. The build defines it.
 SCRIVEN_API int64_t scriven_interface() { return SCRIVEN_INTERFACE; }
 
-// The instruction sets that this library has code for; see Feature.
-SCRIVEN_API int64_t scriven_compiled() { return scriven::compiled(); }
-
-// The instruction sets that can run here, whether there is code for them or not. Asks for the use of AMX.
+// The instruction sets that can run here, as bits of Feature. Asks for the use of AMX.
 SCRIVEN_API int64_t scriven_features() { return scriven::features(); }
 
 // The bytes of a core's second cache; 0 where the system does not tell.

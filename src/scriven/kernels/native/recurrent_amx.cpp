@@ -7,10 +7,10 @@
 // multiplied, the cells of the group before are computed.
 #include <utility>
 
-#include "recurrent_values.h"
+#include "bf16_vectors.h"
 
 #include "recurrent_cells.h"
-#include "team.h"
+#include "thread_team.h"
 
 namespace scriven {
 namespace {

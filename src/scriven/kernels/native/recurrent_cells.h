@@ -1,5 +1,5 @@
 // What the cells do between the matrix products, for the cells of one row that stand in a `Values`. Who includes this has
-// defined those before, with the operators, fused, less, all and bound: recurrent_values.h and recurrent_fp32.h.
+// defined those before, with the operators, fused, less, all and bound: bf16_vectors.h and fp32_vectors.h.
 //
 // A cell tells how many sums it takes of each kind (`gates`), what it keeps of a step for the way back (`kept` values),
 // and whether its gradients for what comes from the input and from the hidden state differ (`apart`). `carry` is what

@@ -1,28 +1,11 @@
 // Writing: draw an id for every row, read it, and so on. One call makes many ids.
 #include <atomic>
 
-#include "sampler_room.h"
-#include "team.h"
+#include "forward_step.h"
+#include "thread_team.h"
+#include "workspace.h"
 
 namespace scriven {
-const Kernels *kernels_of(int64_t level, [[maybe_unused]] bool vnni) {
-    switch (level) {
-        case portable: return &sampler_portable;
-#if SCRIVEN_HAS_AVXVNNI
-        case avx2: return vnni ? &sampler_avxvnni : &sampler_avx2;
-#elif SCRIVEN_HAS_AVX2
-        case avx2: return &sampler_avx2;
-#endif
-#if SCRIVEN_HAS_AVX512
-        case avx512: return &sampler_avx512;
-#endif
-#if SCRIVEN_HAS_AMX
-        case amx: return &sampler_amx;
-#endif
-        default: return nullptr;
-    }
-}
-
 namespace {
 
 constexpr int64_t most_members = 64;  // that share weights
@@ -45,11 +28,11 @@ Room lay_out(const Model &model, int64_t rows, int64_t window, Arena &arena) {
     return room;
 }
 
-int64_t draw(const Kernels &kernels, const float *logits, int64_t count, const Drawing &drawing, double uniform,
+int64_t draw(const float *logits, int64_t count, const Drawing &drawing, double uniform,
              const Desk &desk) {
     if (drawing.temperature == 0) return likeliest(logits, count);
-    kernels.weigh(logits, desk.weights, count, drawing.temperature);
-    return pick(kernels, desk, count, drawing, uniform);
+    weigh(logits, desk.weights, count, drawing.temperature);
+    return pick(desk, count, drawing, uniform);
 }
 
 // The zero state for all members, before any of them goes on.
@@ -60,12 +43,12 @@ void zero_state(const Model &model, const Work &work) {
 }
 
 // The logits after the last ids that fit into the window, of which `count` were there, from zero states.
-void look_through(const Kernels &kernels, const Model &model, const Room &room, Work &work, int64_t window,
+void look_through(const Model &model, const Room &room, Work &work, int64_t window,
                   int64_t count) {
     zero_state(model, work);
     const int64_t first = count < window ? 0 : count - window;
     for (int64_t place = first; place < count; place++)
-        kernels.read(model, work, room.seen + place % window * work.rows, place == count - 1);
+        read(model, work, room.seen + place % window * work.rows, place == count - 1);
 }
 
 // What was there before: of a writing's rows, those from `begin` on are the room's.
@@ -85,7 +68,7 @@ void close(const Model &model, const Writing &writing, int64_t begin, const Room
 }
 
 // Draw and read. Members that share the rows draw alike, each for itself; the first one tells what.
-void write_rows(const Kernels &kernels, const Model &model, const Writing &writing, int64_t begin, Room &room) {
+void write_rows(const Model &model, const Writing &writing, int64_t begin, Room &room) {
     Work &work = room.work;
     const int64_t bytes = work.rows * int64_t(sizeof(int64_t));
     for (int64_t place = 0; place < writing.seen; place++)
@@ -94,18 +77,18 @@ void write_rows(const Kernels &kernels, const Model &model, const Writing &writi
         const int64_t first = step * writing.rows + begin, count = writing.seen + step;
         int64_t *ids = room.seen + (writing.window ? count % writing.window * work.rows : 0);
         for (int64_t row = 0; row < work.rows; row++)
-            ids[row] = draw(kernels, work.logits + row * work.logits_stride, model.symbols - 1,
+            ids[row] = draw(work.logits + row * work.logits_stride, model.symbols - 1,
                             writing.drawing[begin + row], writing.uniforms[first + row], room.desk);
         if (work.member.index == 0) memcpy(writing.ids + first, ids, bytes);
         if (writing.window)
-            look_through(kernels, model, room, work, writing.window, count + 1);
+            look_through(model, room, work, writing.window, count + 1);
         else
-            kernels.read(model, work, ids, true);
+            read(model, work, ids, true);
     }
 }
 
 // Each member has rows of its own. Whether there was memory.
-bool write_apart(const Kernels &kernels, const Model &model, const Writing &writing, int64_t threads) {
+bool write_apart(const Model &model, const Writing &writing, int64_t threads) {
     std::atomic<bool> wrote{true};
     run(threads, [&](const Member &member) {
         const Range tiles = member.share(rounded_up(writing.rows, rows_together) / rows_together);
@@ -120,7 +103,7 @@ bool write_apart(const Kernels &kernels, const Model &model, const Writing &writ
         }
         Room room = lay_out(model, rows, writing.window, arena);
         open(model, writing, begin, room);
-        write_rows(kernels, model, writing, begin, room);
+        write_rows(model, writing, begin, room);
         close(model, writing, begin, room);
     });
     return wrote;
@@ -128,7 +111,7 @@ bool write_apart(const Kernels &kernels, const Model &model, const Writing &writ
 
 // All members have all rows, and of every matrix the groups that are theirs: their shares of the weights stay in the
 // caches of their cores. Whether there was memory.
-bool write_together(const Kernels &kernels, const Model &model, const Writing &writing, int64_t threads) {
+bool write_together(const Model &model, const Writing &writing, int64_t threads) {
     Room rooms[most_members];
     Arena arena;
     threads = threads < most_members ? threads : most_members;
@@ -142,7 +125,7 @@ bool write_together(const Kernels &kernels, const Model &model, const Writing &w
     open(model, writing, 0, *rooms);
     run(threads, [&](const Member &member) {
         rooms[member.index].work.member = member;
-        write_rows(kernels, model, writing, 0, rooms[member.index]);
+        write_rows(model, writing, 0, rooms[member.index]);
     });
     close(model, writing, 0, *rooms);
     return true;
@@ -152,14 +135,12 @@ bool write_together(const Kernels &kernels, const Model &model, const Writing &w
 }  // namespace scriven
 
 // Write ids, as Writing says, in up to so many threads, which share the rows, or the weights where there are few rows.
-// The last symbol, <unk>, is never drawn. `vnni`: whether the processor has AVX-VNNI.
-SCRIVEN_API int64_t scriven_sampler_write(int64_t level, int64_t vnni, const scriven::Model *model,
+// The last symbol, <unk>, is never drawn.
+SCRIVEN_API int64_t scriven_sampler_write(const scriven::Model *model,
                                           const scriven::Writing *writing, int64_t threads) {
     using namespace scriven;
-    const Kernels *kernels = kernels_of(level, vnni);
-    if (!kernels) return no_such_level;
     if (writing->rows < 1 || writing->count < 0 || model->symbols < 2 || writing->seen > writing->window)
         return bad_argument;
     const bool together = threads > 1 && writing->rows <= rows_together;
-    return (together ? write_together : write_apart)(*kernels, *model, *writing, threads) ? ok : no_memory;
+    return (together ? write_together : write_apart)(*model, *writing, threads) ? ok : no_memory;
 }

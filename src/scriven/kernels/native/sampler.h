@@ -1,7 +1,7 @@
-// What the sampler's translation units share: a model as Python packs it, and the functions that each level has.
+// What the sampler's and the scorer's sources share: a model as Python packs it, and room to read with it.
 #pragma once
 
-#include "team.h"
+#include "thread_team.h"
 
 namespace scriven {
 
@@ -61,19 +61,6 @@ struct Work {
     int64_t logits_stride;
 };
 
-struct Passage;  // of scorer.h
-
-struct Kernels {
-    // Read one id a row: the state of the work and, where `foretell`, its logits.
-    void (*read)(const Model &, Work &, const int64_t *ids, bool foretell);
-    // Weights exp((logit - largest) / temperature), in doubles; both arrays have room for a multiple of 16.
-    void (*weigh)(const float *logits, double *weights, int64_t count, double temperature);
-    // places[i]: how many of the weights are larger than weight i, or as large and before it; for few of them.
-    void (*rank)(const double *weights, int64_t count, int64_t *places);
-    // See scorer_read.h.
-    void (*read_layers)(const Model &, Passage &, int64_t first, int64_t last);
-};
-
 // How the next id of a row is drawn.
 struct Drawing {
     double temperature, top_k, top_p, min_p;
@@ -96,11 +83,6 @@ struct Candidate {
     int64_t id;
 };
 
-extern const Kernels sampler_portable, sampler_avx2, sampler_avxvnni, sampler_avx512, sampler_amx;
-
-// Those of a level; null where there are none. `vnni`: whether the processor has AVX-VNNI.
-const Kernels *kernels_of(int64_t level, bool vnni);
-
 int64_t likeliest(const float *logits, int64_t count);
 
 // Room for drawing from `count` weights, padded to a multiple of 16.
@@ -110,6 +92,6 @@ struct Desk {
     Candidate *candidates;
 };
 
-int64_t pick(const Kernels &kernels, const Desk &desk, int64_t count, const Drawing &drawing, double uniform);
+int64_t pick(const Desk &desk, int64_t count, const Drawing &drawing, double uniform);
 
 }  // namespace scriven

@@ -1,8 +1,7 @@
 // Scoring: rows of text through a packed model, shared among threads: the rows, or, of a few rows, the layers.
-#include "scorer.h"
-
-#include "sampler_room.h"
-#include "team.h"
+#include "forward_chunk.h"
+#include "thread_team.h"
+#include "workspace.h"
 
 namespace scriven {
 namespace {
@@ -70,7 +69,7 @@ void pass_logits(const Passage &from, Passage &to) {
 
 // Rows `first` and so on, as many as the passages were opened for, by the members that share a chunk's layers: each has
 // a chunk in a passage of its own, and hands it to the next member. Passages take turns. The output layer comes last.
-void read_rows(const Kernels &kernels, const Model &model, const Given &text, int64_t first, Passage *passages,
+void read_rows(const Model &model, const Given &text, int64_t first, Passage *passages,
                const Member &member) {
     const int64_t at_once = steps_at_once(model, passages->step.rows), chunks = (text.steps + at_once - 1) / at_once;
     const Range layers = member.share(model.layers + 1);
@@ -79,7 +78,7 @@ void read_rows(const Kernels &kernels, const Model &model, const Given &text, in
         if (0 <= chunk && chunk < chunks) {
             Passage &passage = passages[chunk % member.count];
             if (member.index == 0) open_chunk(text, first, chunk * at_once, at_once, passage);
-            kernels.read_layers(model, passage, layers.begin, layers.end);
+            read_layers(model, passage, layers.begin, layers.end);
             if (member.index == member.count - 1) pass_logits(passage, passages[(chunk + 1) % member.count]);
         }
         member.wait();
@@ -106,23 +105,23 @@ void close(const Model &model, const Given &text, int64_t first, const Passage *
               model.symbols);
 }
 
-void read_by_layers(const Kernels &kernels, const Model &model, const Given &text, Passage *passages, int64_t threads) {
+void read_by_layers(const Model &model, const Given &text, Passage *passages, int64_t threads) {
     run(threads, [&](const Member &member) {
         if (member.index == 0) open(model, text, 0, text.rows, passages, member.count);
         member.wait();
-        read_rows(kernels, model, text, 0, passages, member);
+        read_rows(model, text, 0, passages, member);
         if (member.index == 0) close(model, text, 0, passages, member.count);
     });
 }
 
-void read_by_rows(const Kernels &kernels, const Model &model, const Given &text, Passage *passages, int64_t threads) {
+void read_by_rows(const Model &model, const Given &text, Passage *passages, int64_t threads) {
     run(threads, [&](const Member &member) {
         const Range share = member.share(rounded_up(text.rows, rows_together) / rows_together);
         const int64_t end = share.end * rows_together < text.rows ? share.end * rows_together : text.rows;
         for (int64_t first = share.begin * rows_together; first < end; first += ROWS) {
             Passage *own = passages + member.index;
             open(model, text, first, end - first < ROWS ? end - first : ROWS, own, 1);
-            read_rows(kernels, model, text, first, own, {0, 1, nullptr});
+            read_rows(model, text, first, own, {0, 1, nullptr});
             close(model, text, first, own, 1);
         }
     });
@@ -139,14 +138,12 @@ bool known(const int64_t *ids, int64_t count, int64_t symbols) {
 
 // Reads `read` (T, N) and tells what each of `foretold` (T, N) costs, nats (T, N), in the context before it is read:
 // the logits (N, V) and the state, 2 arrays (N, cells) a layer (h, and an lstm's c), which become those after the last.
-// Whatever the threads and the rows, a row's numbers are the same. `vnni`: whether the processor has AVX-VNNI.
-SCRIVEN_API int64_t scriven_scorer_read(int64_t level, int64_t vnni, const scriven::Model *model, int64_t threads,
+// Whatever the threads and the rows, a row's numbers are the same.
+SCRIVEN_API int64_t scriven_scorer_read(const scriven::Model *model, int64_t threads,
                                         int64_t rows, int64_t steps, const int64_t *read, const int64_t *foretold,
                                         float *const *state, float *logits, double *nats) {
     using namespace scriven;
     constexpr int64_t most = 64;
-    const Kernels *kernels = kernels_of(level, vnni);
-    if (!kernels) return no_such_level;
     const int64_t symbols = model->symbols, places = rows * steps;
     if (rows < 1 || steps < 1 || symbols < 2 || !known(read, places, symbols) || !known(foretold, places, symbols))
         return bad_argument;
@@ -161,6 +158,6 @@ SCRIVEN_API int64_t scriven_scorer_read(int64_t level, int64_t vnni, const scriv
     if (!arena.allocate()) return no_memory;
     for (int64_t i = 0; i < threads; i++) passages[i] = lay_out(*model, rows < ROWS ? rows : ROWS, arena);
     const Given text{rows, steps, read, foretold, nats, state, logits};
-    (few ? read_by_layers : read_by_rows)(*kernels, *model, text, passages, threads);
+    (few ? read_by_layers : read_by_rows)(*model, text, passages, threads);
     return ok;
 }

@@ -1,7 +1,7 @@
-// One step of a whole model for N rows: what every level makes of sampler_product.h.
+// One step of a whole model for N rows, with the products of matmul.h.
 #pragma once
 
-#include "sampler_product.h"
+#include "matmul.h"
 
 namespace scriven {
 namespace {
@@ -51,7 +51,7 @@ inline void rnn_cells(const GateSums<P> &sums, int64_t count, float *h) {
     for (int64_t i = 0; i < count; i += lanes) store(h + i, activation<relu>(sums(i)));
 }
 
-// As step of scan_steps.h.
+// As `step` of scan.cpp.
 template <class P>
 inline void mingru_cells(const GateSums<P> &sums, float *h) {
     for (int64_t i = 0; i < block; i += lanes) {
@@ -124,7 +124,7 @@ inline float sum_of(const float *x, int64_t count, Term term) {
 }
 
 // torch's nn.RMSNorm or nn.LayerNorm of one row, padding included, which `scale` and `shift` keep at zero.
-void normalise(NormKind kind, const Layer &layer, const float *x, int64_t padded, float *to) {
+inline void normalise(NormKind kind, const Layer &layer, const float *x, int64_t padded, float *to) {
     const float count = float(layer.cells), least = kind == rms_norm ? 1.1920928955078125e-07f : 1e-5f;
     const float mean = kind == rms_norm ? 0.0f : sum_of(x, layer.cells, [](float x) { return x; }) / count;
     const float square = sum_of(x, layer.cells, [mean](float x) { return (x - mean) * (x - mean); }) / count;
@@ -135,7 +135,7 @@ void normalise(NormKind kind, const Layer &layer, const float *x, int64_t padded
 }
 
 // What later layers read of the layer at `depth`: its output, with what a residual model adds, and normalised.
-const float *pass_on(const Model &model, Work &work, int64_t depth) {
+inline const float *pass_on(const Model &model, Work &work, int64_t depth) {
     const Layer &layer = model.layer[depth];
     const float *y = work.state[2 * depth];
     const int64_t padded = (layer.cells + block - 1) / block * block;
@@ -173,7 +173,7 @@ void multiply_input(const Work &work, const Matrix &matrix, const float *base, f
     }
 }
 
-void begin_documents(const Model &model, const Work &work, const int64_t *ids) {
+inline void begin_documents(const Model &model, const Work &work, const int64_t *ids) {
     bool any = false;
     for (int64_t row = 0; row < work.rows; row++) {
         if (ids[row] != model.boundary) continue;
@@ -220,7 +220,8 @@ void read_by(const Model &model, Work &work, const int64_t *ids, bool foretell) 
     work.member.wait();
 }
 
-void read(const Model &model, Work &work, const int64_t *ids, bool foretell) {
+// Reads one id a row: gives the state of the work and, where `foretell`, its logits.
+inline void read(const Model &model, Work &work, const int64_t *ids, bool foretell) {
 #if defined(__AMX_INT8__)
     const TileShapes shapes;
     const bool tiles = model.precision == int8 && work.rows >= worth_tiles;

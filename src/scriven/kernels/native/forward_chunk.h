@@ -1,9 +1,9 @@
-// A chunk of steps through layers and to its costs: what every level makes of sampler_read.h.
+// A chunk of steps through layers and to its costs, with the layers of forward_step.h.
 #pragma once
 
 #include <cmath>
 
-#include "sampler_read.h"
+#include "forward_step.h"
 #include "scorer.h"
 
 namespace scriven {

@@ -11,8 +11,8 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-#include "buffer.h"
-#include "team.h"
+#include "common.h"
+#include "thread_team.h"
 
 namespace scriven {
 namespace {

@@ -3,8 +3,8 @@
 //     run(threads, [&](const Member &member) { ... member.share(groups) ... member.wait(); ... });
 //
 // The calling thread is member 0. The others are torch's where it is loaded, or are kept from call to call: they look
-// out for the next one for a moment, and then sleep. What they are given must not depend on how many they are: cut it where every number is computed by
-// one thread in one order, and the results are the same bits.
+// out for the next one for a moment, and then sleep. What they are given must not depend on how many they are: cut it
+// where every number is computed by one thread in one order, and the results are the same bits.
 #pragma once
 
 #include <type_traits>

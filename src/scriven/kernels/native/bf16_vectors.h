@@ -5,7 +5,7 @@
 // instructions would keep the processor waiting.
 #pragma once
 
-#include "recurrent_tiles.h"
+#include "amx_tiles.h"
 
 namespace scriven {
 namespace {

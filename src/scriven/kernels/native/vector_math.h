@@ -108,7 +108,8 @@ inline Doubles exponential(Doubles x) {
     return x < -708.0 ? Doubles{} : result;
 }
 
-void weigh(const float *logits, double *weights, int64_t count, double temperature) {
+// Weights exp((logit - largest) / temperature), in doubles; both arrays have room for a multiple of 16.
+inline void weigh(const float *logits, double *weights, int64_t count, double temperature) {
     float largest = logits[0];
     int64_t done = 0;
     if (count >= lanes) {
@@ -125,8 +126,9 @@ void weigh(const float *logits, double *weights, int64_t count, double temperatu
     }
 }
 
-// As Kernels says. Each is compared with each: few of them faster so than by any sort, as there is nothing to foretell.
-void rank(const double *weights, int64_t count, int64_t *places) {
+// places[i]: how many of the weights are larger than weight i, or as large and before it. Each is compared with each: of
+// few weights that is faster than any sort.
+inline void rank(const double *weights, int64_t count, int64_t *places) {
     constexpr int64_t width = lanes / 2;
     Longs numbers = {};
     for (int64_t i = 0; i < width; i++) numbers[i] = i;

@@ -7,8 +7,8 @@
 #include <cmath>
 #include <limits>
 
-#include "recurrent_values.h"
-#include "team.h"
+#include "bf16_vectors.h"
+#include "thread_team.h"
 
 namespace scriven {
 namespace {

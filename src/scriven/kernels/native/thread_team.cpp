@@ -2,7 +2,7 @@
 //
 // Torch's threads look out for more work for milliseconds after each piece. Others beside them would get half of the
 // cores: a training step took twice as long. So the team is made of the same threads.
-#include "team.h"
+#include "thread_team.h"
 
 #include <atomic>
 #include <chrono>

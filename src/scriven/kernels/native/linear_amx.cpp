@@ -5,7 +5,7 @@
 // a is what a layer read and b the gradients of its gates' sums. Both come row after row, so that a must be turned:
 // 16 x 16 pairs at a time, which costs a few percent. Half a thousand rows are packed at a time, and as many columns of
 // b as keep the sums, and what they are made of, in the second-level cache. A team of threads shares the columns of b.
-#include "recurrent_tiles.h"
+#include "amx_tiles.h"
 
 namespace scriven {
 namespace {

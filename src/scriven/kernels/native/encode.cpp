@@ -1,5 +1,5 @@
-// Symbols -> ids by a table, for text that is read: see kernels/encode.py. Portable: what it costs is a small part of
-// decoding, hashing and writing, so it has no code for single processors.
+// Symbols -> ids by a table, for text that is read: see kernels/encode.py. What it costs is a small part of decoding,
+// hashing and writing, so it has no code for single processors.
 #include "common.h"
 
 namespace scriven {

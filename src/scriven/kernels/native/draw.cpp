@@ -1,7 +1,7 @@
 // Drawing from weights: the same rules, in the same order of operations, as scriven/inference/sampling.py.
 #include <algorithm>
 
-#include "sampler.h"
+#include "vector_math.h"
 
 namespace scriven {
 namespace {
@@ -72,8 +72,8 @@ int64_t count_kept(const double *weights, const int64_t *places, int64_t *ids, i
 }
 
 // Leaves those weights that the filters keep, and their ids, in the order of the ids; gives their number.
-int64_t filter_few(const Kernels &kernels, const Desk &desk, int64_t count, const Drawing &drawing) {
-    kernels.rank(desk.weights, count, desk.places);
+int64_t filter_few(const Desk &desk, int64_t count, const Drawing &drawing) {
+    rank(desk.weights, count, desk.places);
     const int64_t kept = count_kept(desk.weights, desk.places, desk.ids, count, drawing);
     int64_t left = 0;
     for (int64_t id = 0; id < count; id++) {
@@ -114,10 +114,10 @@ int64_t likeliest(const float *logits, int64_t count) {
 }
 
 // The id at which the cumulated weights, filtered, pass the share `uniform` of their sum. The largest weight is 1.
-int64_t pick(const Kernels &kernels, const Desk &desk, int64_t count, const Drawing &drawing, double uniform) {
+int64_t pick(const Desk &desk, int64_t count, const Drawing &drawing, double uniform) {
     const bool filtered = drawing.top_k > 0 || drawing.top_p < 1 || drawing.min_p > 0;
     if (filtered && count <= few) {
-        const int64_t left = filter_few(kernels, desk, count, drawing);
+        const int64_t left = filter_few(desk, count, drawing);
         return desk.ids[passed(desk.weights, left, uniform)];
     }
     if (filtered) filter_many(desk, count, drawing);

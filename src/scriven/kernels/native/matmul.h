@@ -4,7 +4,7 @@
 // one after another, then both together. So a row's text does not depend on those beside it.
 #pragma once
 
-#include "sampler_vector.h"
+#include "vector_math.h"
 
 namespace scriven {
 namespace {

@@ -1,3 +1,0 @@
-#include "recurrent_fp32_steps.h"
-
-const scriven::StepsKernels scriven::steps_portable = {forward, backward};

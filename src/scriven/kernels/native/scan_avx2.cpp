@@ -1,3 +1,0 @@
-#include "scan_steps.h"
-
-const scriven::ScanKernels scriven::scan_avx2 = {forward, backward};
