@@ -7,7 +7,8 @@ import hashlib
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,49 @@ from scriven.training.state import load_recurrent_states, with_prefix
 from scriven.training.warm_start import load_embeddings, warm_started_model
 from scriven.vocabulary import Vocabulary
 
-# The sums of a step over all its groups, and what rank 0 says to all workers with them.
-NATS, COUNTS, TOLD = ("nats", "end_nats"), ("predictions", "ends", "read"), ("progress", "signal", "save")
+
+@dataclass(frozen=True)
+class GroupSums:
+    """The sums of a step over the predictions of one group, or of all groups."""
+
+    nats: float = 0.0  # what characters and the ends of documents cost
+    end_nats: float = 0.0  # what the ends alone cost
+    predictions: float = 0.0  # that count, of characters and ends
+    ends: float = 0.0
+    characters_read: float = 0.0
+
+    def to_row(self) -> list[float]:
+        """Returns the sums as numbers, to be added over all groups."""
+        return list(astuple(self))
+
+    @classmethod
+    def from_row(cls, row: Sequence[float]) -> GroupSums:
+        """Returns the sums that `to_row` gave as numbers."""
+        return cls(*row)
+
+    @property
+    def loss(self) -> Loss:
+        """The loss of the characters, and that of the ends of documents."""
+        ends, characters = int(self.ends), int(self.predictions) - int(self.ends)
+        return Loss(self.nats - self.end_nats, characters, ends=ends, end_nats=self.end_nats)
+
+
+@dataclass(frozen=True)
+class Control:
+    """What rank 0 decides for all workers in every step."""
+
+    progress: float = 0.0  # 0..1 of a time budget or a replay; 0 when progress is counted
+    signal: int = 0  # number of the signal that asks to stop, or 0
+    save: bool = False  # whether the clock asks for a save
 
 
 @dataclass(frozen=True)
 class StepGradients:
-    """What came of a step's batches."""
+    """The gradients of a step's batches, summed over all groups and workers."""
 
     gradients: list[Tensor]  # of the sum of all losses in nats, one a parameter
-    sums: dict[str, float]  # NATS, COUNTS and TOLD by name
+    sums: GroupSums  # of all groups
+    control: Control
     cursor: Cursor  # after the batches
     waited: float  # seconds for the batches
 
@@ -63,15 +97,15 @@ class GradientStep:
         self.message = None if alone else torch.empty(self.groups, len(weights.values), device=self.device)  # (G, P)
 
     def compute(
-        self, batches: Iterator[tuple[Batch, Cursor]], step: int, word: Callable[[], Sequence[float]]
+        self, batches: Iterator[tuple[Batch, Cursor]], step: int, decide: Callable[[], Control]
     ) -> StepGradients:
-        """The gradients of the step of this number, from as many batches as it has; `word()` is this worker's TOLD.
+        """Computes the gradients of step number `step` from all of its batches; `decide()` gives rank 0's control.
 
         Gradients and sums are those of all groups, added in a fixed order.
         """
         waited = 0.0
-        nats: list[list[Tensor]] = [[] for _ in range(self.groups)]
-        counts = torch.zeros(self.groups, len(COUNTS), dtype=torch.float64)
+        nats: list[list[Tensor]] = [[] for _ in range(self.groups)]  # (2,) each, on the device
+        counts = [GroupSums()] * self.groups
         for number in range(self.settings.training.accumulate):
             begun = time.monotonic()
             batch, cursor = next(batches)
@@ -79,15 +113,16 @@ class GradientStep:
             for group in range(self.groups):
                 found, counted = self._backward(batch, group, step, number)
                 nats[group].append(found)
-                counts[group] += torch.tensor(counted, dtype=torch.float64)
+                counts[group] = GroupSums(*map(add, counts[group].to_row(), counted.to_row()))
                 gradients = self.weights.take_gradients()
                 if self.message is not None:
                     self.weights.write(gradients, self.message[group], add=number > 0)
-        summed = torch.stack([torch.stack(each).sum(0) for each in nats]).cpu()  # no device is waited for before
-        sums = self._sums(torch.cat((summed.double(), counts), 1), word())
+        summed = torch.stack([torch.stack(each).sum(0) for each in nats]).tolist()  # no device is waited for before
+        own = [replace(each, nats=both[0], end_nats=both[1]) for each, both in zip(counts, summed, strict=True)]
+        sums, control = self._add_up(own, decide())
         rows = [gradients] if self.message is None else [self.weights.views(row) for row in self.message]
         self.workers.tree_all_reduce([[part.view(-1) for part in row] for row in rows], self.settings.training.groups)
-        return StepGradients(rows[0], sums, cursor, waited)
+        return StepGradients(gradients=rows[0], sums=sums, control=control, cursor=cursor, waited=waited)
 
     def gather_states(self) -> dict[str, Tensor]:
         """The recurrent states of all lanes (N, H), of every worker, by the names that a checkpoint gives them."""
@@ -109,15 +144,20 @@ class GradientStep:
         groups = array.view(-1, self.rows, array.shape[1])  # (g, N / G, H)
         return self.workers.all_gather(groups, self.settings.training.groups).flatten(0, 1)
 
-    def _sums(self, own: Tensor, told: Sequence[float]) -> dict[str, float]:
-        """The sums (G, NATS + COUNTS) of this worker's groups, added to all others', and what rank 0 told."""
-        word = torch.tensor(told, dtype=torch.float64).expand(len(own), -1)
-        rows = self.workers.all_gather(torch.cat((own, word), 1), self.settings.training.groups)
-        values = [*rows[:, : own.shape[1]].sum(0).tolist(), *rows[0, own.shape[1] :].tolist()]
-        return dict(zip((*NATS, *COUNTS, *TOLD), values, strict=True))
+    def _add_up(self, own: list[GroupSums], control: Control) -> tuple[GroupSums, Control]:
+        """Adds the sums of this worker's groups to all others'; also returns rank 0's control."""
+        last = list(astuple(control))
+        own_rows = torch.tensor([[*each.to_row(), *last] for each in own], dtype=torch.float64)
+        rows = self.workers.all_gather(own_rows, self.settings.training.groups)  # (G, 5 + 3)
+        progress, signal, save = rows[0, -len(last) :].tolist()
+        sums = GroupSums.from_row(rows[:, : -len(last)].sum(0).tolist())
+        return sums, Control(progress, int(signal), bool(save))
 
-    def _backward(self, batch: Batch, group: int, step: int, number: int) -> tuple[Tensor, list[float]]:
-        """Makes the gradients of one group's rows of a step's batch; gives its NATS and its COUNTS."""
+    def _backward(self, batch: Batch, group: int, step: int, number: int) -> tuple[Tensor, GroupSums]:
+        """Makes the gradients of one group's rows of a step's batch.
+
+        Returns its nats and end_nats (2,), which are still on the device, and its other sums.
+        """
         self.model.train()
         columns = slice(group * self.rows, (group + 1) * self.rows)
         weights = None if batch.weights is None else batch.weights[:, columns]  # (T, N)
@@ -142,7 +182,8 @@ class GradientStep:
             read = len(ids) * (self.rows if weights is None else int(weights.any(0).sum()))
         count = float(ends.sum())
         ended = losses[ends].sum() if count else losses.new_zeros(())
-        return torch.stack([losses.sum(), ended]), [predictions, count, read]
+        nats = torch.stack([losses.sum(), ended])
+        return nats, GroupSums(predictions=predictions, ends=count, characters_read=read)
 
     def _penalties(self, raw: Tensor, y: Tensor, fresh: Tensor | None) -> Tensor:
         """AWD-LSTM's AR and TAR (Merity et al. 2017), of outputs (T, N, H)."""
@@ -162,12 +203,6 @@ def slowness(raw: Tensor, fresh: Tensor | None) -> Tensor:
     changes = (raw[1:] - raw[:-1]).float().square().mean(2)  # (T - 1, N)
     going_on = torch.ones_like(changes) if fresh is None else (~fresh[1:]).to(changes)
     return (changes * going_on).sum() / going_on.sum().clamp(min=1)
-
-
-def as_loss(sums: dict[str, float]) -> Loss:
-    """A step's loss from its sums: characters, and beside them the ends of documents."""
-    ends, end_nats = int(sums["ends"]), sums["end_nats"]
-    return Loss(sums["nats"] - end_nats, int(sums["predictions"]) - ends, ends=ends, end_nats=end_nats)
 
 
 def mix_seed(*numbers: int) -> int:

@@ -39,7 +39,7 @@ from scriven.training.budget import (
     progress_within,
 )
 from scriven.training.evaluation import Evaluator
-from scriven.training.gradients import Learner, as_loss
+from scriven.training.gradients import Control, GroupSums, Learner
 from scriven.training.notes import describe_divergence, describe_outcome
 from scriven.training.state import NOTHING_MEASURED, TrainingState, cannot_resume, load_state, selection_loss
 
@@ -134,18 +134,18 @@ class Trainer:
         batches = prefetch(self.corpus.training, vocabulary, reader, self.state.cursor, lanes, epochs)
         with contextlib.closing(batches):
             while not self._is_over():
-                event, signal, save = self._step(batches)
+                event, control = self._step(batches)
                 yield event
                 yield from self._saved_events()
                 self._check_corpus()
                 last = self._is_over()
-                if signal and not last:
-                    raise Stopped(signal)
+                if control.signal and not last:
+                    raise Stopped(control.signal)
                 if (last and not self.replay) or self._due() > self.state.evaluations:
                     yield from self._evaluate()
                 elif last:  # the run that is replayed was cut short here
                     self._save()
-                elif save and not self.state.consecutive_skips:  # a rollback then finds what was saved before them
+                elif control.save and not self.state.consecutive_skips:  # a rollback goes to before them
                     self._save(clock=True)
 
     def _is_over(self) -> bool:
@@ -195,46 +195,43 @@ class Trainer:
             return self.replay.due(self.state.step)
         return evaluations_due(self.settings.monitor, self.state, self.even_evaluations)
 
-    def _step(self, batches: Iterator[tuple[Batch, Cursor]]) -> tuple[Stepped | Skipped, int, bool]:
-        """One step of all workers, from one batch or several.
-
-        Returns the event, the number of the stop signal or 0, and whether the clock asks for a save.
-        """
+    def _step(self, batches: Iterator[tuple[Batch, Cursor]]) -> tuple[Stepped | Skipped, Control]:
+        """Makes one step of all workers; returns its event, and what rank 0 decided."""
         state, learner = self.state, self.learner
         if self.replay and state.rollbacks != self.replay.returns(state.step):
             self._set_rollbacks(self.replay.returns(state.step))
         before = [*learner.gradients.states]
-        taught = learner.gradients.compute(batches, state.step, self._word)
+        taught = learner.gradients.compute(batches, state.step, self._decide)
         sums, rate, norm = taught.sums, math.nan, math.nan
-        divisor = sums["predictions"] if self.settings.training.mean == "character" else max(1.0, sums["ends"])
-        within = progress_within(self.job, state, int(sums["read"]), sums["predictions"] / self.epoch.predictions)
-        schedule = sums["progress"] if self.job.timed or self.replay else within
-        if math.isfinite(sums["nats"]):
+        divisor = sums.predictions if self.settings.training.mean == "character" else max(1.0, sums.ends)
+        epochs = sums.predictions / self.epoch.predictions
+        within = progress_within(self.job, state, int(sums.characters_read), epochs)
+        schedule = taught.control.progress if self.job.timed or self.replay else within
+        if math.isfinite(sums.nats):
             rate, norm = learner.optimizer.step(taught.gradients, divisor, schedule, state.epochs)
         self._advance(sums, taught.cursor)
         state.progress = schedule if self.job.timed else budget_fraction(self.job, state)
-        loss, word = as_loss(sums), (int(sums["signal"]), bool(sums["save"]))
         if not math.isfinite(norm):
             learner.gradients.states = before  # those after the step may not be finite either
-            return self._skip(loss, norm), *word
+            return self._skip(sums.loss, norm), taught.control
         state.consecutive_skips = 0
-        state.losses.note_step(loss)
+        state.losses.note_step(sums.loss)
         if learner.average:
             learner.average.add(learner.weights.values)
         stepped = Stepped(
             step=state.step,
             progress=state.progress,
-            loss=loss,
+            loss=sums.loss,
             learning_rate=rate,
             gradient_norm=norm,
             characters=state.characters,
             seconds=self._seconds(),
-            fingerprint=f"{zlib.crc32(struct.pack('dd', sums['nats'], norm)):08x}",
+            fingerprint=f"{zlib.crc32(struct.pack('dd', sums.nats, norm)):08x}",
             waited=taught.waited,
             epochs=state.epochs,
             schedule=schedule,
         )
-        return stepped, *word
+        return stepped, taught.control
 
     def _skip(self, loss: Loss, norm: float) -> Skipped:
         """Counts a step that changed nothing. Raises DivergedError after too many in a row."""
@@ -253,18 +250,20 @@ class Trainer:
             seconds=self._seconds(),
         )
 
-    def _word(self) -> tuple[float, float, float]:
-        """What rank 0 tells all workers in every step, its TOLD: progress where it is not counted, and what is due."""
+    def _decide(self) -> Control:
+        """Returns what this worker would decide for all in the next step; only rank 0's counts."""
         clock = self.replay or self.time_budget
-        progress = clock.progress_of(self.state.step + 1) if clock else 0.0
-        save = self.saver is not None and self.save_clock.is_due() and not self.saver.busy
-        return progress, self.stop() or int(self.state.step + 1 == self.job.until), save
+        return Control(
+            progress=clock.progress_of(self.state.step + 1) if clock else 0.0,
+            signal=self.stop() or int(self.state.step + 1 == self.job.until),
+            save=self.saver is not None and self.save_clock.is_due() and not self.saver.busy,
+        )
 
-    def _advance(self, sums: dict[str, float], cursor: Cursor) -> None:
+    def _advance(self, sums: GroupSums, cursor: Cursor) -> None:
         state = self.state
         state.step, state.cursor, state.validation = state.step + 1, cursor, NOTHING_MEASURED
-        state.characters += int(sums["read"])
-        state.predictions += int(sums["predictions"])
+        state.characters += int(sums.characters_read)
+        state.predictions += int(sums.predictions)
         state.epochs = state.predictions / self.epoch.predictions
 
     def _divergence(self, nats: float, norm: float) -> DivergedError:
