@@ -30,8 +30,8 @@ MAP = """
     training.optimizer training.state training.budget training.evaluation training.warm_start training.gradients
     training.auto_settings training.request training.notes training.new_run training.resume training.loop
     training.start training.verify training
+    report report.files report.plot report.terminal report.notebook
     session own_loop
-    report report.files report.plot report.terminal
     api
     server server.limits server.responses server.security server.http_limits server.requests server.prefill
     server.jobs server.engine server.saved_states server.shared server.completions server.scoring

@@ -295,6 +295,14 @@ def test_a_file_that_is_no_session(model: Model, tmp_path: Path) -> None:
         load_session(tmp_path / "session")
 
 
+def test_a_score_is_coloured_text_in_a_notebook(model: Model, byte_model: Model, names: Model) -> None:
+    shown = model.score("a <☃>")._repr_html_()
+    assert re.search(r"<span style=.background: rgba[^>]*>[^<]*☃", shown)
+    assert "&lt;" in shown
+    assert "日" in byte_model.score("日")._repr_html_()
+    assert "\n" in names.score("ab\nc")._repr_html_()
+
+
 def test_reprs_are_for_people(model: Model) -> None:
     assert repr(model.score("a bad ☃")).startswith("Score(")
     assert "bits per character, 7 characters, 1 unseen)" in repr(model.score("a bad ☃"))

@@ -17,6 +17,7 @@ from scriven.errors import Interrupted, UsageError
 from scriven.events import Event, Finished, Loss, Started
 from scriven.report import Report, consume
 from scriven.report.files import FilesReport
+from scriven.report.notebook import NotebookReport, in_notebook, run_html
 from scriven.report.plot import PlotReport
 from scriven.report.terminal import TerminalReport
 from scriven.session import Model, load
@@ -39,6 +40,10 @@ class TrainedRun:
     def __repr__(self) -> str:
         end, best = self.finished, self.best.describe() if self.best.characters else "not validated"
         return f"TrainedRun({str(self.path)!r}, step {end.best_step:,}: {best}; {end.reason} at step {end.step:,})"
+
+    def _repr_html_(self) -> str:
+        """The losses and the last sample, in a notebook."""
+        return run_html(repr(self), self.path)
 
     @property
     def best(self) -> Loss:
@@ -96,7 +101,12 @@ def train(
         initial=initial,
         replay=replay,
     )
-    return _end_of(_train(request, [TerminalReport()] if reports is None else reports))
+    return _end_of(_train(request, [_progress_report()] if reports is None else reports))
+
+
+def _progress_report() -> Report:
+    """What shows the progress of a training here."""
+    return NotebookReport() if in_notebook() else TerminalReport()
 
 
 def train_events(

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import repeat
 from pathlib import Path
-from typing import Literal, get_args, overload
+from typing import Literal, NamedTuple, get_args, overload
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -69,6 +69,14 @@ class Written:
     ended: bool
 
 
+class Read(NamedTuple):
+    """A text that was scored."""
+
+    vocabulary: Vocabulary
+    ids: Ids  # (T,), boundaries among them
+    nats: Float64s  # (T,) that each cost
+
+
 @dataclass(frozen=True)
 class Score(Loss):
     """How surprising a text was: its loss, the number of its unseen symbols, and the surprisal of each symbol.
@@ -79,10 +87,17 @@ class Score(Loss):
 
     unseen: int = 0
     surprisals: Float64s = field(default_factory=lambda: np.empty(0), compare=False)  # (characters,) nats
+    read: Read | None = field(default=None, compare=False)  # what was scored
 
     def __repr__(self) -> str:
         unseen = f", {self.unseen:,} unseen" if self.unseen else ""
         return f"Score({self.describe()}{unseen})"
+
+    def _repr_html_(self) -> str:
+        """The text in colours, in a notebook: the darker a character, the more it surprised."""
+        from scriven.report.notebook import score_html  # noqa: PLC0415 - in a notebook alone
+
+        return repr(self) if self.read is None else score_html(repr(self), *self.read)
 
 
 @dataclass(frozen=True, repr=False)
@@ -555,7 +570,8 @@ def _row(values: torch.Tensor) -> Float32s:
 def score_of(vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> Score:
     """The score of ids and their nats, both (T,), boundaries among them."""
     total = tally(vocabulary, ids, nats)
-    return Score(**vars(total.loss), unseen=total.unseen, surprisals=nats[ids != vocabulary.boundary])
+    read = Read(vocabulary, ids, nats)
+    return Score(**vars(total.loss), unseen=total.unseen, surprisals=nats[ids != vocabulary.boundary], read=read)
 
 
 def check_count(count: object) -> int:

@@ -1,0 +1,101 @@
+"""HTML for notebooks: a scored text in colours, a run, and the progress of a training as one display that changes."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib
+import io
+import math
+import sys
+from collections.abc import Iterator
+from itertools import groupby, islice
+from pathlib import Path
+
+from scriven.arrays import Float64s, Ids
+from scriven.events import Event, Stepped
+from scriven.report import visible
+from scriven.report.terminal import LIVE_SECONDS, TerminalReport, percent
+from scriven.runs.folder import PLOT_FILE
+from scriven.runs.journal import SAMPLES_FILE, read_lines
+from scriven.vocabulary import Vocabulary
+
+LEVELS = (2, 3.5, 5, 7, 10)  # bits at which the next darker colour begins, as on the page
+SHADE = 0.16  # opacity that each level adds
+SHOWN_SYMBOLS = 20_000  # of a text; more would make a notebook slow
+PRE = '<pre style="white-space: pre-wrap; margin: 0.3em 0">'
+
+
+def score_html(summary: str, vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> str:
+    """A text in colours: the darker a character, the more it surprised. `ids` and `nats` are (T,), with boundaries."""
+    levels = ((text, sum(bits >= bound for bound in LEVELS)) for text, bits in _characters(vocabulary, ids, nats))
+    spans = (_span("".join(text for text, _ in group), level) for level, group in groupby(levels, lambda each: each[1]))
+    more = "" if len(ids) <= SHOWN_SYMBOLS else f"<p>... and {len(ids) - SHOWN_SYMBOLS:,} symbols more</p>"
+    return f"<div>{html.escape(summary)}{PRE}{''.join(spans)}</pre>{more}</div>"
+
+
+def _characters(vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> Iterator[tuple[str, float]]:
+    """The characters of a text, each with its bits; those of the bytes of one character are added."""
+    decoder, bits = vocabulary.decoder(), 0.0
+    for symbol, cost in islice(zip(ids, nats, strict=True), SHOWN_SYMBOLS):
+        bits += float(cost) / math.log(2)
+        if text := decoder.feed(symbol[None]):
+            yield text, bits
+            bits = 0.0
+
+
+def _span(text: str, level: int) -> str:
+    shown = html.escape(visible(text))
+    return f'<span style="background: rgba(204, 102, 51, {SHADE * level:.2f})">{shown}</span>' if level else shown
+
+
+def run_html(summary: str, run: Path) -> str:
+    """A run: its end in words, the picture of its losses and its last sample, those that are there."""
+    parts = [html.escape(summary)]
+    if (run / PLOT_FILE).is_file():
+        data = base64.b64encode((run / PLOT_FILE).read_bytes()).decode()
+        parts.append(f'<br><img alt="losses" style="max-width: 45em" src="data:image/png;base64,{data}">')
+    samples = list(read_lines(run / SAMPLES_FILE))
+    if samples:
+        parts.append(f"{PRE}<b>{_text(samples[-1]['prompt'])}</b>{_text(samples[-1]['text'])}</pre>")
+    return f"<div>{''.join(parts)}</div>"
+
+
+def _text(text: str) -> str:
+    return html.escape(visible(text))
+
+
+class NotebookReport(TerminalReport):
+    """The lines of `TerminalReport`, in a notebook: one display that changes, with a bar and the current step."""
+
+    def __init__(self) -> None:
+        self._text = io.StringIO()
+        super().__init__(self._text)
+        self._progress, self._status = 0.0, ""
+        display = importlib.import_module("IPython.display")
+        self._html = display.HTML
+        self._display = display.display(self._html(""), display_id=True)
+
+    def handle(self, event: Event) -> None:
+        """Shows the event, if it changes the display."""
+        before = self._status
+        super().handle(event)
+        self._progress = getattr(event, "progress", self._progress)
+        if self._status != before or not isinstance(event, Stepped):
+            self._display.update(self._html(self._render()))
+
+    def _step(self, event: Stepped) -> None:
+        if event.seconds - self._shown >= LIVE_SECONDS:
+            self._shown = event.seconds
+            facts = [percent(event.progress), f"step {event.step:,}", *filter(None, self._facts())]
+            self._status = "  ".join(facts)
+
+    def _render(self) -> str:
+        bar = f'<progress max="1" value="{self._progress:.4f}" style="width: 30em"></progress>'
+        return f"<div>{bar} {html.escape(self._status)}{PRE}{html.escape(self._text.getvalue())}</pre></div>"
+
+
+def in_notebook() -> bool:
+    """Whether this program runs in a notebook, whose displays can change."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
