@@ -88,7 +88,7 @@ def save_run(
 
     `output` is a new folder, or one that this function made for the same model and corpus: a later `step` is then its
     next checkpoint. `loss` is the validation loss, if it was measured. `best` says that this checkpoint is the one to
-    use; without, the best one so far stays that. `reader` are the reader's settings: a model that was trained on
+    use; without, the best one before stays the best. `reader` are the reader's settings: a model that was trained on
     windows must be used through windows.
     Raises UsageError for a model that does not belong to the corpus, or whose weights are not finite numbers in fp32,
     InputError when the folder cannot be written.

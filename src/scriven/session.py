@@ -102,7 +102,7 @@ class Score(Loss):
 
 @dataclass(frozen=True, repr=False)
 class Step:
-    """The result of reading one symbol. The `state` of a model that reads windows is that of the whole text."""
+    """The result of reading one symbol. A model that reads windows has the `state` after the whole text."""
 
     probabilities: Float64s  # (V,) of the next symbol, in the order of the ids; `<unk>` is the last
     state: tuple[tuple[Float32s, ...], ...]  # a tuple a layer: (h, c) of an lstm, else (h,); each (H,)
@@ -412,7 +412,7 @@ class Session:
         return Step(self.next(), tuple(tuple(_row(part) for part in layer) for layer in state))
 
     def save(self, path: str | Path) -> None:
-        """Saves the session to a file, from which `load_session` continues it, even in another program.
+        """Saves the session to a file; `load_session` continues it, even in another program.
 
         The file belongs to the checkpoint that the model was loaded from. Raises InputError when it cannot be written,
         UsageError when the model is of no run.

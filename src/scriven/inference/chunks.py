@@ -1,6 +1,6 @@
-"""Texts as chunks of ids: of a corpus on the disk or of what was read just now, in bounded memory.
+"""Texts as chunks of ids, in bounded memory: from a corpus on the disk, or from text that was just read.
 
-Where texts are made of documents, the ids of each document are followed by the boundary.
+In texts that are made of documents, the boundary follows the ids of each document.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scriven.vocabulary import Vocabulary, byte_places
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of a text, as ids: what is given (G,), and what comes after that (M,)."""
+    """A piece of a text, as ids: the part that is given (G,), and the part after it (M,)."""
 
     given: Ids
     after: Ids
@@ -73,7 +73,7 @@ class StoredText(StoredIdsReader, Protocol):
 
 
 def chunks_of(reader: StoredIdsReader, start: int = 0, stop: int | None = None, length: int = CHUNK) -> Iterator[Ids]:
-    """The characters from `start` to `stop` (the end where None) in chunks."""
+    """The characters from `start` to `stop` (the end for None) in chunks."""
     stop = reader.characters if stop is None else stop
     for begin in range(start, stop, length):
         yield reader.read(begin, min(length, stop - begin))
@@ -82,7 +82,7 @@ def chunks_of(reader: StoredIdsReader, start: int = 0, stop: int | None = None, 
 def documents_of(
     text: StoredText, boundary: int, start: int = 0, stop: int | None = None, limit: int | None = None
 ) -> Iterator[Ids]:
-    """The documents from number `start` to `stop` (the last where None) in chunks, the boundary after each.
+    """The documents from number `start` to `stop` (the last for None) in chunks, the boundary after each.
 
     Only the first `limit` characters of the text are read: the document that they cut gets no boundary.
     """
@@ -114,7 +114,7 @@ def with_boundaries(vocabulary: Vocabulary, text: str, ends: Ids) -> Ids:
 
 
 def split_text(text: str, settings: CorpusSettings) -> list[str]:
-    """The documents in a text as a corpus of these settings holds it; the last is what comes after all separators."""
+    """The documents in a text as a corpus of these settings holds it; the last one is the text after all separators."""
     text, separator = prepare(text, settings), prepare(settings.separator, settings)
     if settings.documents == "lines":
         return split_lines(text)
@@ -122,7 +122,7 @@ def split_text(text: str, settings: CorpusSettings) -> list[str]:
 
 
 def prompt_ids(text: str, vocabulary: Vocabulary, settings: CorpusSettings) -> Ids:
-    """The ids (symbols,) of a text that a model is to go on from: prepared, the boundary between documents."""
+    """The ids (symbols,) of a prompt: the text is prepared, with the boundary between documents."""
     first, *others = map(vocabulary.encode_read, split_text(text, settings))
     boundary = np.array([vocabulary.boundary])
     return np.concatenate([first, *(ids for other in others for ids in (boundary, other))])
@@ -158,7 +158,7 @@ def gather_chunks(chunks: Iterable[Ids], length: int) -> Iterator[Ids]:
 
 
 def open_chunks(chunks: Iterable[Ids], length: int) -> tuple[Ids, Iterator[Ids]]:
-    """The first `length` ids of a text (fewer where there are no more), and the text, from its first id on."""
+    """The first `length` ids of a text (all of a shorter one), and the text again, from its first id on."""
     rest = iter(chunks)
     held = [np.empty(0, np.int64)]
     while sum(map(len, held)) < length and (chunk := next(rest, None)) is not None:

@@ -47,7 +47,7 @@ class StreamDecoder:
         return text + self.flush(), len(inside) + 1
 
     def flush(self) -> str:
-        """The end: what was held back."""
+        """Ends the text; returns the part that was held back."""
         if self.done:
             return ""
         text, _ = self._take(self._decoder.flush())
@@ -56,7 +56,7 @@ class StreamDecoder:
         return text
 
     def _take(self, more: str) -> tuple[str, int | None]:
-        """The text that is certain with some more; where it is done, how long that with the stop string is."""
+        """Takes more text; returns the certain part, and, once a stop string is complete, the length up to its end."""
         if not self._stop:
             return more, None
         text = self._held + more

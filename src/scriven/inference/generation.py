@@ -35,7 +35,7 @@ SAMPLING = SamplingSettings()  # how symbols are drawn, when nothing else is giv
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How a text is written: up to where, in which pieces, and how its symbols are drawn.
+    """How a text is written: its length and end, the size of its pieces, how its symbols are drawn.
 
     Raises UsageError for values of other types or out of range.
     """
@@ -58,7 +58,7 @@ class GenerationOptions:
 
     @property
     def sampling(self) -> SamplingSettings:
-        """The settings by which symbols are drawn."""
+        """The settings for drawing symbols."""
         try:
             return SamplingSettings(**{name: getattr(self, name) for name in SamplingSettings.model_fields})
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The lines of a text that is scored: what each costs, and its text, in constant memory whatever their lengths."""
+"""The lines of a text that is scored: each one's cost and its text, in constant memory for lines of any length."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Lines(NamedTuple):
 
 
 def lines(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> Iterator[Lines]:
-    """The lines of a text; its documents where it is made of documents.
+    """The lines of a text; of a text that is made of documents, the documents.
 
     A line feed, a carriage return or both end a line, and are counted in it. The last line may have no end. Lines that
     end in one piece come together.
@@ -60,7 +60,7 @@ class _Begun:
         self.returned = False  # whether it has a carriage return at its end, which a line feed may follow
 
     def add(self, ids: Ids, counted: Iterable[npt.NDArray[Any]]) -> None:
-        """Go on with ids (T,) and their counts."""
+        """Continues with ids (T,) and their counts."""
         sums = zip(counted, self.sums.arrays, strict=True)
         self.sums = SurprisalSums(*(first + each.sum() for each, first in sums))
         self.ids = np.concatenate((self.ids, ids[: SHOWN - self.ids.size]))
@@ -80,7 +80,7 @@ class _Begun:
         return np.flatnonzero((ids == self.feed) | ((ids == self.carriage) & (after != self.feed)))
 
     def texts(self, ids: Ids, ends: Ids) -> list[str]:
-        """The texts of the lines that end in ids (T,), the last of which is the last line's end."""
+        """The texts of the lines that end in ids (T,); the last id is the last line's end."""
         first, vocabulary = int(ends[0]), self.vocabulary
         begun = np.concatenate((self.ids, ids[:first]))[:SHOWN]
         texts = [vocabulary.decode(begun[begun != vocabulary.boundary]), *self._whole(ids[first:], ends - first)]

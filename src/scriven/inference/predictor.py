@@ -74,13 +74,13 @@ class Predictor:
     ) -> None:
         """`model` must be in evaluation mode; `precision` is `fp32` or `bf16`.
 
-        Native code writes in the precision `writing`, where it is given: a model on the CPU that is not in training
-        (changes of weights through other arrays go unnoticed). Else torch writes, in fp32.
+        With `writing`, native code writes, in that precision: a model on the CPU that is not in training (changes of
+        weights through other arrays go unnoticed). Without, torch writes, in fp32.
 
-        With a `window` above 0 the next character is foretold from the last so many, read from a zero state at every
-        character anew: a model that was trained on windows knows nothing else. `predict` does not look through it.
+        With a `window` above 0 the next character is predicted from the last `window` ones, which are read from a zero
+        state at every character anew, as in training on windows. `predict` does not look through the window.
 
-        `pause` may be set to what is called before every chunk is read, and may raise to leave the work there.
+        `pause` may be set to a function; it is called before every chunk is read, and may raise to end the work.
         """
         self.model = model
         self.window = window
@@ -97,7 +97,7 @@ class Predictor:
         return Predictor(self.model, self.vocabulary, self.precision, self.window)
 
     def sampler(self) -> Sampler | None:
-        """The native code that writes, for the weights as they are now; none where torch does."""
+        """The native code that writes, with the weights as they are now; None when torch writes."""
         if self.writing is None:
             return None
         version = [(each.data_ptr(), each._version) for each in self._changing]
@@ -107,12 +107,12 @@ class Predictor:
         return self._sampler[1]
 
     def scorer(self) -> Sampler | None:
-        """What native code reads given text with, in int8; none where torch does, in `precision`."""
+        """The native code that reads given text, in int8; None when torch reads, in `precision`."""
         return self.sampler() if self.writing == "int8" else None
 
     @property
     def reading(self) -> str:
-        """The precision in which given text is read and costs are made."""
+        """The precision of reading given text and of its costs."""
         return self.precision if self.scorer() is None else "int8"
 
     def blank(self, rows: int = 1) -> Context:
@@ -131,7 +131,7 @@ class Predictor:
         return ids[~self.vocabulary.unseen(ids)]
 
     def start(self) -> Context:
-        """The context in which a text begins, and from which its first character is foretold: see `opening`."""
+        """The context at the beginning of a text, which predicts its first character: see `opening`."""
         return self.read(self.blank(), self.opening[:, None])
 
     def read(self, context: Context, ids: Ids) -> Context:
@@ -147,8 +147,8 @@ class Predictor:
     def carry(self, context: Context, ids: Ids) -> Context:
         """As `read`, never through the window: the state is carried on.
 
-        Where there is a native `scorer`, a row's context is the same, to the bit, whatever rows are beside it and in
-        whatever pieces it reads.
+        With a native `scorer` a row's context is the same, to the bit, next to any other rows and in pieces of any
+        size.
         """
         length = max(1, READ_AT_ONCE // ids.shape[1])
         for begin in range(0, len(ids), length):
@@ -214,7 +214,7 @@ class Predictor:
         return ids, Context(logits, self.carry(context, ids).state, recent[-self.window :])
 
     def predict(self, context: Context, ids: Ids) -> tuple[Tensor, Context]:
-        """Read ids (T, N), at most a chunk: the logits (T, N, V) that foretold each of them, and the context after."""
+        """Reads ids (T, N), at most a chunk; returns the logits (T, N, V) before each, and the context after."""
         logits, state = self._step(context, ids)
         return torch.cat((context.logits[None], logits[:-1])), Context(logits[-1].clone(), state)
 
@@ -234,15 +234,15 @@ class Predictor:
             return self.model.logits(y[since:]), state
 
     def _fresh(self, ids: Ids) -> Tensor | None:
-        """Where a document begins in ids (T, N), on the CPU; None where none does."""
+        """The places in ids (T, N) that begin a document, on the CPU; None when there are none."""
         begins = ids == self.vocabulary.boundary
         return torch.from_numpy(begins) if begins.any() else None
 
 
 def writing_precision(asked: str, device: torch.device) -> str | None:
-    """The precision that native code writes in, int8 for `auto`; none where it cannot, and torch does.
+    """The precision that native code writes in, int8 for `auto`; None when torch must write.
 
-    Raises UsageError where int8 is asked for, which torch does not have.
+    Raises UsageError if int8 is asked for and torch must write, which does not have it.
     """
     if device.type != "cpu":
         because = f"the device is {device.type}"

@@ -1,9 +1,9 @@
-"""Protocols: the named ways to read a text and to count what it costs, so that models can be compared.
+"""Protocols: the named ways to read a text and to sum its cost, so that models can be compared.
 
 - `stream`: the whole text once, in order, the state carried, every character counted once;
-- `window-L`, such as `window-256`: windows of L characters to foretell, each from a zero state given one character;
-- `last-L`: each character foretold from a zero state after exactly the L characters before it;
-- `documents`: each document alone, from its start, its end counted beside its characters.
+- `window-L`, such as `window-256`: windows of L characters to predict, each from a zero state given one character;
+- `last-L`: each character predicted from a zero state after exactly the L characters before it;
+- `documents`: each document alone, from its start, its end counted apart from its characters.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def stream(predictor: Predictor, chunks: Iterable[Ids]) -> SurprisalSum:
 
 
 def documents(predictor: Predictor, chunks: Iterable[Ids]) -> SurprisalSum:
-    """Protocol `documents`: each document alone, from its start; what its end costs is counted beside.
+    """Protocol `documents`: each document alone, from its start; the cost of its end is counted apart.
 
     Raises UsageError when the model's texts are not made of documents.
     """
@@ -106,8 +106,8 @@ def documents(predictor: Predictor, chunks: Iterable[Ids]) -> SurprisalSum:
 def windows(predictor: Predictor, chunks: Iterable[Ids], length: int) -> SurprisalSum:
     """Protocol `window-L`: windows of L = `length` predictions, each from a zero state that was given one character.
 
-    Window k is given character L k and foretells the next L; the last window may be shorter. The first character of
-    the text is never foretold and not counted.
+    Window k is given character L k and predicts the next L; the last window may be shorter. The first character of
+    the text is never predicted and not counted.
     """
     total = SurprisalSum()
     for ids in blocks(chunks, max(1, min(WINDOWS_AT_ONCE, (1 << 20) // length)) * length, overlap=1):
@@ -122,16 +122,16 @@ def windows(predictor: Predictor, chunks: Iterable[Ids], length: int) -> Surpris
 
 
 def last(predictor: Predictor, chunks: Iterable[Ids], length: int) -> SurprisalSum:
-    """Protocol `last-L`: each character foretold from a zero state after exactly the L = `length` ones before it.
+    """Protocol `last-L`: each character predicted from a zero state after exactly the L = `length` ones before it.
 
-    The first L characters of the text are foretold as by `stream`.
+    The first L characters of the text are predicted as by `stream`.
     """
     head, chunks = open_chunks(chunks, length)
     return stream(predictor, [head]) + _after_exactly(predictor, chunks, length)
 
 
 def _after_exactly(predictor: Predictor, chunks: Iterable[Ids], length: int) -> SurprisalSum:
-    """The characters that have `length` ones before them, each foretold after exactly those."""
+    """The characters that have `length` ones before them, each predicted after exactly those."""
     vocabulary, total = predictor.vocabulary, SurprisalSum()
     for ids in blocks(chunks, max(1, READ_AHEAD // length), overlap=length):
         before, targets = sliding_window_view(ids[:-1], length).T, ids[length:]  # (L, N), (N,)
@@ -143,7 +143,7 @@ def _after_exactly(predictor: Predictor, chunks: Iterable[Ids], length: int) -> 
 
 
 def lane_count(characters: int) -> int:
-    """In how many lanes a text of so many characters is estimated."""
+    """The number of lanes for the estimate of a text of this number of characters."""
     return max(1, min(LANES, characters // CHARACTERS_PER_LANE))
 
 
@@ -214,7 +214,7 @@ def measure(
 def _measure_documents(
     name: str, predictor: Predictor, text: StoredText, characters: int, rank: int, size: int
 ) -> SurprisalSum:
-    """The same of documents, as many as begin in so many characters; `stream` is `documents` there."""
+    """As `measure`, for the documents that begin within the first `characters`; `stream` is `documents` here."""
     kind, _ = parse_protocol(name)
     count = _beginning_within(text, characters)
     shared = kind in {"stream", "documents"}
@@ -242,7 +242,7 @@ def _share(count: int, rank: int, size: int) -> tuple[int, int]:
 
 
 def _read_ids(reader: StoredIdsReader, opening: Ids, start: int, stop: int) -> Ids:
-    """The characters from `start` to `stop`, where the opening has the places before 0; none where stop <= start."""
+    """The characters from `start` to `stop`, with the opening at the places before 0; empty if stop <= start."""
     if start >= stop:
         return np.empty(0, np.int64)
     text = reader.read(max(start, 0), stop - max(start, 0))

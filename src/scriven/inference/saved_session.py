@@ -82,7 +82,7 @@ class SavedSession:
 
     @classmethod
     def from_bytes(cls, name: Path, data: bytes) -> SavedSession:
-        """The session in the content of a file. Raises InputError when it is none; `name` stands in the sentence."""
+        """The session in the content of a file. Raises InputError, with `name`, when it is none."""
         tensors, random = decode(name, data), np.random.default_rng()
         try:
             metadata = strict_json.parse(data[8 : 8 + int.from_bytes(data[:8], "little")].decode())["__metadata__"]

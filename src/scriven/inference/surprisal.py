@@ -1,9 +1,9 @@
 """How surprising a given text is: nats for each character, each counted exactly once, in constant memory.
 
 A symbol that the vocabulary does not have costs what `<unk>` costs, plus `Vocabulary.unseen_nats`. The first character
-of a text is foretold from the context that `Predictor.start` gives: after a newline, or uniformly over all V symbols
-where the vocabulary has no newline. Where texts are made of documents, each is read from its start and followed by the
-boundary, whose cost is that of the document's end; it is counted beside the characters.
+of a text is predicted from the context that `Predictor.start` gives: after a newline, or, if the vocabulary has none,
+uniformly over all V symbols. In texts of documents, each document is read from its start, and the boundary follows it.
+The cost of the boundary is the cost of the document's end, and is counted apart from the characters.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class SurprisalSum:
     def values(self) -> dict[str, float]:
         """The sums and their means by name, for tables and JSON; there must be a character.
 
-        What ends cost is among them where there are any; the means are over characters alone.
+        The cost of ends is among them if there are any; the means are over characters alone.
         """
         return {name: column[0] for name, column in SurprisalSums.of(self).values().items()}
 
@@ -55,7 +55,7 @@ class SurprisalSum:
 class Scored:
     """Ids (T,), boundaries among them, the nats (T,) that each cost in its context, and the context after them.
 
-    `right` (T,) is whether each was the likeliest one; None where that is not known.
+    `right` (T,) is whether each was the likeliest one; None when that is not known.
     """
 
     ids: Ids
@@ -65,7 +65,7 @@ class Scored:
 
 
 def surprisals_of_text(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
-    """The surprisal of every id of one text from its start on; where it is made of documents, by `documents`."""
+    """The surprisal of every id of one text from its start on; for a model of documents, as `documents`."""
     if predictor.vocabulary.boundary is None:
         return surprisals(predictor, chunks, predictor.start())
     return documents(predictor, chunks)
@@ -241,14 +241,14 @@ def counts_of(vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> tuple[npt.NDA
 
 
 def costs(logits: Tensor, ids: Ids, vocabulary: Vocabulary) -> Float64s:
-    """What ids (...) that logits (..., V) foretold cost in nats (...), unseen symbols as `<unk>`."""
+    """The costs in nats (...) of ids (...), which logits (..., V) predict; unseen symbols cost as `<unk>`."""
     targets = torch.from_numpy(vocabulary.clamp(ids)).to(logits.device)
     nats = functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
     return nats.cpu().double().numpy().reshape(ids.shape)
 
 
 def likeliest(logits: Tensor, ids: Ids) -> Bools:
-    """Whether each of ids (...), that logits (..., V) foretold, is the likeliest one; an unseen symbol never is."""
+    """Whether each of ids (...) is the likeliest one by logits (..., V); an unseen symbol never is."""
     found: Bools = logits.argmax(-1).cpu().numpy() == ids
     return found
 
@@ -261,8 +261,8 @@ def cost_of_unseen(nats: Float64s, ids: Ids, vocabulary: Vocabulary) -> Float64s
 def read_rows(predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None) -> tuple[Float64s, Context]:
     """The nats (T, N) that ids (T, N), any T, cost after `context`, and the context after them.
 
-    What the model reads is `read` (T, N), where it is given, instead. Where the predictor has a native scorer, a row's
-    numbers are the same, to the bit, whatever rows are beside it and in whatever pieces it comes.
+    With `read` (T, N) the model reads those ids instead. With a native scorer a row's numbers are the same, to the bit,
+    next to any other rows and in pieces of any size.
     """
     nats, _, context = read_judged(predictor, ids, context, read)
     return nats, context
@@ -271,7 +271,7 @@ def read_rows(predictor: Predictor, ids: Ids, context: Context, read: Ids | None
 def read_judged(
     predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None
 ) -> tuple[Float64s, Bools | None, Context]:
-    """As `read_rows`, with whether each id was the likeliest one (T, N); None where native code reads."""
+    """As `read_rows`, with whether each id was the likeliest one (T, N); None when native code reads."""
     read, vocabulary, native = ids if read is None else read, predictor.vocabulary, predictor.scorer()
     right: Bools | None = None
     if native is None:
@@ -328,7 +328,7 @@ def describe_form(form: str) -> str:
 
 
 def other_form(vocabulary: Vocabulary, unseen: Iterable[str]) -> str:
-    """The form, "NFC" or "NFD", in which the model would know one of the unseen characters; empty where it is none."""
+    """The form, "NFC" or "NFD", that would make one of the unseen characters known; empty if there is none."""
     if vocabulary.unit == "byte":
         return ""
     known = set(map(chr, vocabulary.symbols))

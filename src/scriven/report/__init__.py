@@ -97,7 +97,7 @@ def as_dict(event: Event) -> dict[str, Any]:
 
 
 def _sums(loss: Loss) -> dict[str, Any]:
-    """A loss's sums; those of documents' ends, and of what was right, only where there are any."""
+    """A loss's sums; those of documents' ends and of right predictions only if there are any."""
     unused = (set() if loss.ends else {"ends", "end_nats"}) | (set() if loss.judged else {"right", "judged"})
     return {name: value for name, value in dataclasses.asdict(loss).items() if name not in unused}
 
