@@ -65,7 +65,7 @@ def test_new_symbols_get_ids_as_they_come(numbers: list[int], old: set[int], kin
     table = np.full(41, -1, np.int32)
     table[sorted(old)] = range(len(old))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode, "BLOCK", block)
+        patch.setattr(encode, "SYMBOLS_PER_BLOCK", block)
         places = encode.learn(np.array(numbers, kind), table, len(old))
     new = [number for number in dict.fromkeys(numbers) if number not in old]
     assert places.tolist() == [numbers.index(number) for number in new]

@@ -187,7 +187,7 @@ def test_as_many_threads_as_have_room_for_the_weights_share_them(monkeypatch: py
         asked.extend(arguments[-1:])  # none where it asks for the size of the cache, which is not told
         return 0
 
-    monkeypatch.setattr(native, "CACHE", 48 * 1024)
+    monkeypatch.setattr(native, "CACHE_BYTES", 48 * 1024)
     monkeypatch.setattr(native_library, "declare", lambda *_: call)
     torch.set_num_threads(3)
     written(packed(model, "int8"), 23, numbers(1, 16))
@@ -309,7 +309,7 @@ def test_denormal_numbers_are_flushed_inside_only() -> None:
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     sampler = packed(made(ModelSettings(width=8)))
-    with pytest.raises(ValueError, match=r"\(2, 22\) where one \(2, 23\)"):
+    with pytest.raises(ValueError, match=r"\(2, 22\), not \(2, 23\)"):
         written(sampler, 22, numbers(1, 2))
     with pytest.raises(ValueError, match="where one"):
         sampler.write(torch.zeros(2, 23), sampler.zero_state(1), FILTERED, numbers(1, 2))

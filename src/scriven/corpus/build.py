@@ -277,23 +277,23 @@ def _in_folder(
     string or raises InputError for anything else that is in the folder.
     """
 
-    def _found(place: Path) -> str:
+    def _find_hash(place: Path) -> str:
         with suppress(InputError):
             return hash_of(place, corpus_input.settings)
         return ""
 
-    stamps, name, there = corpus_input.stamps(), short_hash(str(folder.absolute())), _found(folder)
+    stamps, name, there = corpus_input.stamps(), short_hash(str(folder.absolute())), _find_hash(folder)
     if there and _notes().read(name) == f"{there} {stamps}":
         return folder
     if not there:
         _check_free(folder)
     with _explain(folder.parent, corpus_input), staging_folder(folder.parent) as work:
         write(work)
-        made = _found(work)
+        made = _find_hash(work)
         if there and made != there:
             raise InputError(f"{folder} {OTHER}")
         if not there:
-            publish(work, folder, lambda target: _found(target) == made, replace=False)
+            publish(work, folder, lambda target: _find_hash(target) == made, replace=False)
     if stamps:
         _notes().write(name, f"{made} {stamps}")
     return folder

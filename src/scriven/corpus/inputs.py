@@ -234,7 +234,7 @@ class TextInput:
         return [source for found in self._found for source in found.sources]
 
     def key(self) -> str:
-        """A short hash of everything that the corpus depends on. Of standard input and pipes, it has what was read."""
+        """A short hash of everything that the corpus depends on. Standard input and pipes count as already read."""
         return self._key(lambda source: source.stamp)
 
     def timeless_key(self) -> str:

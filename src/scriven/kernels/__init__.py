@@ -1,4 +1,4 @@
-"""Native CPU code behind one Python function each; the torch path beside it is the reference and the fallback."""
+"""Native CPU code, each kernel behind a Python function. A torch or numpy version is its reference and fallback."""
 
 from scriven.kernels.native_library import level, levels, why
 

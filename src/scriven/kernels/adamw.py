@@ -1,6 +1,6 @@
-"""A gradient's norm and AdamW's step, over all arrays of a gradient where they are: as native code and in torch.
+"""The norm of a gradient and the step of AdamW, over several arrays without joining them, in native code and torch.
 
-Native code passes over the gradient once for the norm, and once more for the step, which scales it as it goes.
+Native code reads the gradient once for the norm, and once more for the step, which also scales it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.optim.adamw import adamw as torchs_adamw
 from scriven.kernels import native_library
 from scriven.kernels.native_library import address as _address
 
-BETA1, EPSILON = 0.9, 1e-8  # the second where no other one is given
+BETA1, EPSILON = 0.9, 1e-8  # EPSILON is the default
 
 
 def norm(gradients: Sequence[Tensor]) -> float:
-    """The Euclidean norm of all values of some arrays; summed in one order, however many threads there are."""
+    """The Euclidean norm of all values of some arrays. The order of the sum does not depend on the threads."""
     if not _takes(gradients):
         return float(torch.nn.utils.get_total_norm(gradients))
     total = c_double()
@@ -30,25 +30,25 @@ def norm(gradients: Sequence[Tensor]) -> float:
 
 
 class AdamW:
-    """AdamW (Loshchilov & Hutter 2019) without its decay, of weights (P,) in fp32."""
+    """AdamW (Loshchilov & Hutter 2019) for weights (P,) in fp32; weight decay is left to the caller."""
 
     def __init__(self, values: Tensor, beta2: float, epsilon: float = EPSILON, *, early: bool = False) -> None:
-        """Changes `values` at every step.
+        """`values` are the weights; every step changes them in place.
 
-        With `early`, epsilon is added to the root of the mean of squares before that is corrected for the first steps:
-        Kingma & Ba's (2014) own shorter form, which makes it larger at first.
+        With `early`, epsilon is added to the root of the mean of squares before the bias correction. This is the
+        shorter form of Kingma & Ba (2014); it makes epsilon larger in the first steps.
         """
         self.values, self.beta2, self._epsilon, self._early = values, beta2, epsilon, early
         self.mean, self.square = torch.zeros_like(values), torch.zeros_like(values)
         self.steps = values.new_zeros(())
 
     def step(self, gradients: Sequence[Tensor], scale: float, rate: float) -> None:
-        """One step from gradients that stand one after another in the weights, each times `scale`."""
+        """Makes one step. Joined in order and times `scale`, `gradients` are the gradient of the weights."""
         if not _takes(gradients):
             self._by_torch(torch.cat([gradient.flatten() for gradient in gradients]).mul_(scale), rate)
             return
         if sum(gradient.numel() for gradient in gradients) != len(self.values):
-            raise ValueError(f"gradients of another size than the {len(self.values)} weights")
+            raise ValueError(f"the gradients have another size than the {len(self.values)} weights")
         self.steps += 1
         steps, epsilon = float(self.steps), self._epsilon_at(float(self.steps))
         _function("scriven_adamw")(
@@ -58,16 +58,16 @@ class AdamW:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs."""
+        """The optimizer's state, for `restore`."""
         return {"mean": self.mean, "square": self.square, "steps": self.steps}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back what `state` gave."""
+        """Restores a state that `state` returned."""
         for name, tensor in self.state().items():
             tensor.copy_(tensors[name])
 
     def _epsilon_at(self, step: float) -> float:
-        """What is added to the corrected root in the step of this number, from 1 on."""
+        """The epsilon that is added to the corrected root in step number `step`, from 1."""
         return self._epsilon / (math.sqrt(1 - self.beta2**step) if self._early else 1)
 
     def _by_torch(self, gradient: Tensor, rate: float) -> None:
@@ -87,15 +87,15 @@ class AdamW:
 
 
 def _takes(gradients: Sequence[Tensor]) -> bool:
-    """Whether there is native code, and it takes these arrays; torch takes all others."""
+    """Whether native code can take these arrays; torch takes all others."""
     on_cpu = all(each.device.type == "cpu" and each.dtype == torch.float32 for each in gradients)
     return native_library.level() != "off" and on_cpu
 
 
 def _arrays(gradients: Sequence[Tensor]) -> tuple[int, Any, Any]:
-    """Their number, their addresses and their sizes; all must be contiguous."""
+    """The number, addresses and sizes of gradients. Raises ValueError if one is not contiguous."""
     if not all(gradient.is_contiguous() for gradient in gradients):
-        raise ValueError("gradients that are not contiguous")
+        raise ValueError("the gradients must be contiguous")
     count = len(gradients)
     addresses = (c_void_p * count)(*(gradient.data_ptr() for gradient in gradients))
     return count, addresses, (c_int64 * count)(*(gradient.numel() for gradient in gradients))

@@ -1,7 +1,7 @@
-"""The output layer and its losses in one, as native code in bf16, with all gradients: for processors with AMX.
+"""Fused output layer and cross-entropy, as native code in bf16 with gradients, for processors with AMX.
 
-Neither logits nor their gradients are ever an array in fp32: what is kept for the way back are the softmax's values
-before they are divided by their sum, in bf16, which become the gradients of the logits in their own place.
+Neither the logits nor their gradients are ever stored in fp32. The forward pass keeps the softmax's values before the
+division by their sum, in bf16. The backward pass turns them into the gradients of the logits in place.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch.autograd.function import once_differentiable
 from scriven.kernels import native_library, recurrent
 from scriven.kernels.native_library import address as _address
 
-GROUP = 32  # columns that the native code works on together
+COLUMNS_PER_GROUP = 32  # columns that the native code works on together
 
 usable = recurrent.usable
 
 
 def losses(y: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    """The losses in nats (M,), in fp32, of foretelling symbols `targets` (M,) from y (M, H).
+    """The losses in nats (M,), in fp32, of predicting symbols `targets` (M,) from y (M, H).
 
-    These are -log softmax(y W' + bias) of the target, with weight W (V, H) and bias (V,); products are of bf16 values
-    with sums in fp32. RuntimeError for a target that is none of the V symbols.
+    A loss is -log softmax(y W' + bias) of the target, with weight W (V, H) and bias (V,). Products are of bf16 values,
+    sums are in fp32. Raises RuntimeError for a target that is not one of the V symbols.
     """
     found: Tensor = CrossEntropy.apply(y, weight, bias, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return found
@@ -45,7 +45,7 @@ class CrossEntropy(torch.autograd.Function):
         _check({"y": (y, y.shape), "weight": (weight, (symbols, inputs)), "targets": (targets, (rows,))})
         _check({} if bias is None else {"bias": (bias, (symbols,))})
         found = torch.empty(rows)
-        kept = y.new_empty(rows, -(-symbols // GROUP) * GROUP) if keep else None
+        kept = y.new_empty(rows, -(-symbols // COLUMNS_PER_GROUP) * COLUMNS_PER_GROUP) if keep else None
         factors = torch.empty(rows, _function("scriven_output_chunks")(inputs, symbols))
         arrays = map(_address, (y, weight, bias, targets, found, kept, factors))
         _function("scriven_output_forward")(native_library.threads(), rows, inputs, symbols, *arrays)
@@ -56,10 +56,10 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dlosses: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of y (M, H), weight (V, H) and bias (V,), from those of the losses (M,)."""
+        """The gradients of y (M, H), weight (V, H) and bias (V,), given those of the losses (M,)."""
         y, weight, targets, kept, factors = ctx.saved_tensors
         if ctx.spent:
-            raise RuntimeError("the losses' gradients are made in place of what was kept for them, so only once")
+            raise RuntimeError("gradients of these losses can be computed only once, as they overwrite saved values")
         ctx.spent = True
         symbols, dy, dlosses = len(weight), torch.empty_like(y), dlosses.float().contiguous()
         arrays = map(_address, (weight, targets, factors, dlosses, kept, dy))

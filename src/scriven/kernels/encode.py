@@ -1,7 +1,7 @@
-"""Symbols -> ids by a table, as text is read: in native code; numpy is the reference, and the fallback.
+"""Translates symbols into ids by a table, in native code; numpy is the reference and the fallback.
 
-Symbols are what a text is made of: code points, bytes, or ids of another kind; unsigned numbers of one, two or four
-bytes. A table has the id of each symbol at its place, as int32; a negative number, or no place, where it has none.
+Symbols are code points, bytes, or ids of another kind: unsigned numbers of one, two or four bytes. A table (int32) has
+the id of symbol s at place s. The id is negative, or the table ends before s, if the symbol has no id.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scriven.arrays import Ids
 from scriven.kernels import native_library
 
-BLOCK = 1 << 14  # symbols that numpy learns from at once: nearly all that are new come in the first block
+SYMBOLS_PER_BLOCK = 1 << 14  # symbols that numpy learns from at once: nearly all that are new come in the first block
 
 Symbols = npt.NDArray[np.unsignedinteger]
 Table = npt.NDArray[np.int32]
@@ -25,16 +25,16 @@ Ints = Ids
 
 
 def usable() -> bool:
-    """Whether there is native code here, and SCRIVEN_KERNELS lets it run."""
-    return native_library.library() is not None and sys.byteorder == "little"  # as ids lie on the disk
+    """Whether native code can run here, and SCRIVEN_KERNELS allows it."""
+    return native_library.library() is not None and sys.byteorder == "little"  # like the ids on disk
 
 
 def translate(
     symbols: Symbols, table: Table, kind: np.dtype[np.unsignedinteger], counts: Ints | None = None
 ) -> Symbols | None:
-    """The ids of symbols (n,) as numbers of this kind, (n,), which may be read-only; none where one has no id.
+    """The ids of symbols (n,) as numbers of this kind, (n,); None when a symbol has no id. The result may be read-only.
 
-    `counts`, as long as the table, gains one at the place of each symbol, where all have ids.
+    If all have ids, `counts`, which is as long as the table, is increased by one at each symbol's place.
     """
     _check(symbols, table, counts)
     if not usable():
@@ -54,9 +54,9 @@ def translate(
 
 
 def learn(symbols: Symbols, table: Table, known: int) -> Ints:
-    """Where symbols that have no id come first, in that order, (m,): they get the ids known, known + 1, ...
+    """Gives new symbols the ids known, known + 1, ... in the table. Returns their first places in `symbols`, (m,).
 
-    IndexError for a symbol that the table has no place for.
+    Raises IndexError for a symbol beyond the end of the table.
     """
     _check(symbols, table)
     if symbols.size and symbols.max() >= table.size:
@@ -73,7 +73,7 @@ def learn(symbols: Symbols, table: Table, known: int) -> Ints:
         known,
         places.ctypes.data,
     )
-    return places[:found].copy()  # the rest of the room is not kept
+    return places[:found].copy()  # so that the unused rest is freed
 
 
 def _translate_plain(
@@ -90,7 +90,7 @@ def _translate_plain(
 
 
 def _translate_bytes(symbols: bytes, table: Table) -> Symbols | None:
-    """From bytes to bytes, five times as fast as a look-up."""
+    """Translates bytes into bytes, five times as fast as a look-up."""
     ids = np.full(256, -1, np.int32)
     ids[: table.size] = table[:256]
     if symbols.translate(None, delete=np.flatnonzero(ids >= 0).astype(np.uint8).tobytes()):
@@ -107,8 +107,8 @@ def _look_up(symbols: Symbols, table: Table, kind: np.dtype[np.unsignedinteger])
 
 def _learn_plain(symbols: Symbols, table: Table, known: int) -> Ints:
     found = [np.empty(0, np.int64)]
-    for start in range(0, symbols.size, BLOCK):
-        block = symbols[start : start + BLOCK]
+    for start in range(0, symbols.size, SYMBOLS_PER_BLOCK):
+        block = symbols[start : start + SYMBOLS_PER_BLOCK]
         places = np.flatnonzero(table.take(block) < 0)
         _, first = np.unique(block[places], return_index=True)
         first = np.sort(places[first])
@@ -119,7 +119,7 @@ def _learn_plain(symbols: Symbols, table: Table, known: int) -> Ints:
 
 
 def _check(symbols: Symbols, table: Table, counts: Ints | None = None) -> None:
-    """Raises ValueError for arrays that native code cannot take: it would read or write what is not theirs."""
+    """Raises ValueError for arrays that native code must not get, as it would access memory outside of them."""
     if symbols.ndim != 1 or symbols.dtype not in (np.uint8, np.uint16, np.uint32):
         raise ValueError(f"symbols must be (n,) of one, two or four bytes, not {symbols.shape} {symbols.dtype}")
     if table.ndim != 1 or table.dtype != np.int32 or not table.flags.carray:

@@ -1,4 +1,4 @@
-"""Muon's update of matrices (Jordan et al. 2024), in torch and as native code in bf16: for processors with AMX."""
+"""Muon's update of matrices (Jordan et al. 2024), in torch, and as native code in bf16 for processors with AMX."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from scriven.kernels import native_library
 
-# The quintic iteration of Jordan et al. 2024 (Muon): its fixed points are not 1, but it gets near 1 in few steps.
+# The quintic iteration of Jordan et al. 2024 (Muon). It does not converge to 1, but gets near 1 in few steps.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-# Steps between which the Gram matrix is made anew: each makes its rounding errors 12 times as large where it is nearly
-# zero. With three at once, gradients that are nearly of rank one, as the first ones are, ended in updates of 300 times
-# their size.
+# The numbers of steps between new computations of the Gram matrix. Each step makes its rounding errors near zero 12
+# times as large. With three steps at once, gradients of nearly rank one, such as the first ones, gave updates 300 times
+# too large.
 NEWTON_SCHULZ_STEPS = (2, 2, 1)
 EPSILON = 1e-7
 
@@ -24,8 +24,8 @@ EPSILON = 1e-7
 def orthogonalize(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     """The nearly orthogonal matrix with the singular vectors of `matrix` (R, C), computed in `dtype`.
 
-    Five steps of the Newton-Schulz iteration X <- XP, P = aI + bA + cA^2, A = X'X on the shorter side. X itself is
-    multiplied three times only: steps between are ones of the small matrix, A <- APP, as all of these commute.
+    Makes five steps of the Newton-Schulz iteration X <- XP, P = aI + bA + cA^2, with A = X'X on the shorter side. X is
+    multiplied only three times. The other steps are made on the small matrix, A <- APP, as all these matrices commute.
     """
     tall = matrix.shape[0] >= matrix.shape[1]
     x: Tensor = (matrix if tall else matrix.T).to(dtype)
@@ -36,7 +36,7 @@ def orthogonalize(matrix: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _factor(gram: Tensor, steps: int) -> Tensor:
-    """The product of the P of so many steps of `orthogonalize`, from the Gram matrix A before them."""
+    """The product of the matrices P of `steps` steps of `orthogonalize`, from the Gram matrix A before them."""
     factor = power = _polynomial(gram)
     for _ in range(steps - 1):
         gram = (gram @ power) @ power
@@ -53,7 +53,7 @@ def _polynomial(gram: Tensor) -> Tensor:
 
 
 def usable(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether there is native code for arrays there, whose updates are of this type."""
+    """Whether native code can compute updates of this type on this device."""
     return native_library.level() == "amx" and dtype == torch.bfloat16 and device.type == "cpu"
 
 
@@ -66,10 +66,10 @@ def update(
     *,
     native: bool,
 ) -> None:
-    """Moves the momenta of matrices by their gradients times `scale`; fills in the updates of those that have one.
+    """Updates the momenta of matrices by their gradients times `scale`, and writes the updates that are not None.
 
-    An update is the orthogonalised Nesterov form of the momentum, as in torch.optim.Muon. Native code takes fp32 on the
-    CPU, updates of bf16, and gives the same bits whatever the number of threads.
+    An update is the orthogonalised Nesterov momentum, as in torch.optim.Muon. Native code takes fp32 arrays on the CPU
+    and updates of bf16. Its results are the same bits for any number of threads.
     """
     if native:
         for chosen in _alike(gradients):
@@ -84,7 +84,7 @@ def update(
 
 
 def apply(updates: Sequence[Tensor], matrices: Sequence[Tensor], keep: float, rate: float, *, native: bool) -> None:
-    """Each matrix (R, C), times `keep`, less its update times `rate` times the root of R / C where that is over 1."""
+    """Multiplies each matrix (R, C) by `keep`, and subtracts its update times rate * sqrt(max(1, R / C))."""
     if native:
         for chosen in _alike(matrices):
             _apply_natively([updates[i] for i in chosen], [matrices[i] for i in chosen], keep, rate)
@@ -98,7 +98,7 @@ def _rate(matrix: Tensor) -> float:
 
 
 def _alike(matrices: Sequence[Tensor]) -> list[list[int]]:
-    """The places of matrices of one shape, for each shape there is."""
+    """Groups the indices of matrices by shape."""
     places: dict[torch.Size, list[int]] = {}
     for place, matrix in enumerate(matrices):
         places.setdefault(matrix.shape, []).append(place)
@@ -128,10 +128,10 @@ def _apply_natively(updates: Sequence[Tensor], matrices: Sequence[Tensor], keep:
 
 
 def _addresses(arrays: Sequence[Tensor | None], shape: torch.Size, dtype: torch.dtype = torch.float32) -> Any:
-    """Where matrices are; ValueError for ones that native code cannot take."""
+    """The addresses of matrices. Raises ValueError for matrices that native code cannot take."""
     for array in arrays:
         if array is not None and not (array.shape == shape and array.dtype == dtype and array.is_contiguous()):
-            raise ValueError(f"an array of {array.dtype} {tuple(array.shape)} for {dtype} {tuple(shape)}")
+            raise ValueError(f"an array is {array.dtype} {tuple(array.shape)}, not contiguous {dtype} {tuple(shape)}")
     return (c_void_p * len(arrays))(*map(native_library.address, arrays))
 
 

@@ -1,8 +1,8 @@
-"""The shared libraries of native kernels: which one this process uses, and why.
+"""Loads the shared library of native kernels for this processor, and says which one it is and why.
 
 The same sources are built into one library for each of VARIANTS. The best one that the processor can run is loaded.
 `SCRIVEN_KERNELS` in the environment is `off` for torch alone, or the highest level of instructions to use. It is read
-once, at the first question to this module.
+once, when this module is first used.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from scriven.errors import UsageError
 from scriven.kernels.interface import expected_interface, library_file
 
 VARIABLE = "SCRIVEN_KERNELS"
-LEVELS = ("portable", "avx2", "avx512", "amx")  # what the variable may name, the least demanding first
+LEVELS = ("portable", "avx2", "avx512", "amx")  # the values of the variable, the least demanding first
 FEATURES = ("avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx")  # the bits of scriven_features
 _AVX2 = frozenset({"avx2"})
 _AVX512 = _AVX2 | {"avx512", "avx512_vnni"}
-# Of each library its level, and the features that a processor must have for it. A better library stands after a lesser
-# one. Processors that have AVX-512 without VNNI count as avx2.
+# The level of each library, and the features that it needs; better libraries come later. Processors with AVX-512 but no
+# VNNI count as avx2.
 VARIANTS: dict[str, tuple[str, frozenset[str]]] = {
     "portable": ("portable", frozenset()),
     "avx2": ("avx2", _AVX2),
@@ -36,13 +36,13 @@ VARIANTS: dict[str, tuple[str, frozenset[str]]] = {
     "amx": ("amx", _AVX512 | {"avx512_bf16", "amx"}),
 }
 FOLDER = Path(__file__).parent
-REPORT = "_native.txt"  # what the build said, left there by hatch_build.py
-FAILURES = {1: "an argument that it cannot take", 2: "not enough memory"}
+REPORT = "_native.txt"  # the build's message, written by hatch_build.py
+FAILURES = {1: "an argument is not allowed", 2: "not enough memory"}
 
 
 @dataclass(frozen=True)
 class Native:
-    """The library or None, its level (`off` without one), what libraries can use here, and a sentence why."""
+    """The library (or None), its level (`off` without one), the features that libraries can use here, and why."""
 
     library: ctypes.CDLL | None
     level: str
@@ -51,49 +51,49 @@ class Native:
 
 
 def library() -> ctypes.CDLL | None:
-    """Returns the loaded library, or None where torch does all the work.
+    """Returns the loaded library, or None when torch does all the work.
 
-    UsageError for a SCRIVEN_KERNELS that means nothing.
+    Raises UsageError for an unknown SCRIVEN_KERNELS.
     """
     return _native().library
 
 
 def level() -> str:
-    """Returns the level of the loaded library: one of LEVELS, or `off` where there is no library."""
+    """Returns the level of the loaded library: one of LEVELS, or `off` without a library."""
     return _native().level
 
 
 def levels() -> tuple[str, ...]:
-    """Returns all levels that run here, lowest first, up to `level()`; none where it is `off`."""
+    """Returns all levels that run here, from the lowest up to `level()`; empty when that is `off`."""
     return LEVELS[: LEVELS.index(level()) + 1] if level() in LEVELS else ()
 
 
 def features() -> frozenset[str]:
-    """Returns those of FEATURES that the processor has and some library uses, whatever level is asked for."""
+    """Returns the FEATURES that the processor has and some library uses, at any level."""
     return _native().features
 
 
 def why() -> str:
-    """Which path runs and why, as one sentence for people."""
+    """The reason for the level in use, as a sentence for people."""
     return _native().why
 
 
 def declare(name: str, arguments: Sequence[Any], result: Any = None) -> Callable[..., Any]:
-    """Returns the library's function of this name, which takes ctypes types `arguments`.
+    """Declares a function of the library, with ctypes types `arguments`, and returns it.
 
-    It returns what `result` says; without one its status is checked: RuntimeError for anything but 0. Arrays are passed
-    by address (`c_void_p`), and must be alive, contiguous and of the right type: nobody checks that here.
-    RuntimeError where there is no library, or no such function in it.
+    It returns a `result`. Without one, it returns a status, and any status but 0 raises RuntimeError. Arrays are passed
+    by address (`c_void_p`). They must be alive, contiguous and of the right type: this is not checked here.
+    Raises RuntimeError if there is no library, or it has no such function.
     """
     loaded = library()
     if loaded is None:
-        raise RuntimeError(f"{name} needs the native library, and there is none: {why()}")
+        raise RuntimeError(f"{name} needs the native library, but there is none: {why()}")
     return _declare(loaded, name, tuple(arguments), result)
 
 
 @cache
 def _declare(loaded: ctypes.CDLL, name: str, arguments: tuple[Any, ...], result: Any) -> Callable[..., Any]:
-    """Does what `declare` says in one library, once."""
+    """Declares a function of one library, once; see `declare`."""
     try:
         function = loaded[name]
     except AttributeError as error:
@@ -106,9 +106,9 @@ def _declare(loaded: ctypes.CDLL, name: str, arguments: tuple[Any, ...], result:
 
 
 def find(asked: str, folder: Path = FOLDER) -> Native:
-    """Loads the best library in a folder, up to the level `asked` as in SCRIVEN_KERNELS ("" means any).
+    """Loads the best library in a folder. `asked` is a value of SCRIVEN_KERNELS, such as the highest level; "" is any.
 
-    UsageError for an `asked` that means nothing; it raises nothing else.
+    Raises only UsageError, for an unknown level.
     """
     if asked not in ("", "off", *LEVELS):
         raise UsageError(f"{VARIABLE} is {asked!r}; it can be off, {', '.join(LEVELS[:-1])} or {LEVELS[-1]}")
@@ -116,7 +116,7 @@ def find(asked: str, folder: Path = FOLDER) -> Native:
         return Native(None, "off", frozenset(), f"torch alone, as {VARIABLE}=off asks for")
     built = [variant for variant in VARIANTS if (folder / library_file(variant)).exists()]
     used = frozenset().union(*(VARIANTS[variant][1] for variant in built))
-    try:  # the portable library runs on every processor, and says what this one has
+    try:  # the portable library runs on every processor, and reports the features of this one
         here = _features_named(_load(folder / library_file("portable")).scriven_features())
         chosen = _best_variant(here, built, asked or LEVELS[-1])
         loaded = _load(folder / library_file(chosen))
@@ -149,7 +149,7 @@ def _features_named(bits: int) -> frozenset[str]:
 
 
 def _best_variant(features: frozenset[str], built: Collection[str], most: str = LEVELS[-1]) -> str:
-    """Returns the last of the variants `built` that these features allow, of the level `most` at most."""
+    """Returns the best variant in `built` that these features allow, up to the level `most`."""
     lower = LEVELS[: LEVELS.index(most) + 1]
     able = [name for name, (level, needs) in VARIANTS.items() if level in lower and needs <= features and name in built]
     return able[-1] if able else "portable"
@@ -164,7 +164,7 @@ def _because(chosen: str, asked: str, here: str, able: str) -> str:
 
 
 def _excuse(folder: Path, error: Exception) -> str:
-    """Why there is no library: what the build wrote, or what went wrong in loading."""
+    """The reason why there is no library: the build's message, or the error of loading."""
     if (folder / library_file("portable")).exists():
         return str(error)
     try:
@@ -180,7 +180,7 @@ def _check(status: Any, function: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 class _Threads(threading.local):
-    """The number of threads that `native_threads` set in the calling thread, or none."""
+    """The number of threads that `native_threads` set in the calling thread, or None."""
 
     count: int | None = None
 
@@ -189,9 +189,9 @@ _threads = _Threads()
 
 
 def threads() -> int:
-    """The number of threads that native code uses: the one that `native_threads` set, else as many as torch uses.
+    """The number of threads that native code uses: set by `native_threads`, or else the number of torch's threads.
 
-    It changes no bit of what native code computes. The number of torch's threads changes what torch computes.
+    It changes no bit of native code's results. The number of torch's threads does change torch's results.
     """
     if _threads.count is not None:
         return _threads.count
@@ -202,7 +202,7 @@ def threads() -> int:
 
 @contextmanager
 def native_threads(count: int) -> Iterator[None]:
-    """While this lasts, native code that the calling thread calls uses this number of threads, whatever torch uses."""
+    """Makes native code that the calling thread calls use `count` threads while the context lasts."""
     before, _threads.count = _threads.count, count
     try:
         yield
@@ -211,16 +211,16 @@ def native_threads(count: int) -> Iterator[None]:
 
 
 def address(array: Any) -> int | None:
-    """Where a tensor's values are; none for none."""
+    """The address of a tensor's values; None for None."""
     return None if array is None else int(array.data_ptr())
 
 
 def parallel_for(function: Callable[[int, int], object], count: int, least: int, threads: int, arrays: object) -> None:
-    """Call function(begin, end) for all of 0 .. count, in up to so many threads at once: each does `least` at least.
+    """Calls function(begin, end) for ranges that cover 0 .. count, in up to `threads` threads of `least` items or more.
 
-    The first share is done in this thread, the others in threads that are kept for the next time. It ends when all
-    have, whatever happens meanwhile; `arrays` are what they work on, which live as long as they do. Raises what the
-    function raises.
+    The first range runs in this thread, the others in a pool of threads. Returns when all have ended, even after an
+    error or interrupt. `arrays` are the arrays that the function uses; they are kept alive until then. Raises the
+    function's errors.
     """
     shares = max(1, min(threads, count // least))
     each = -(-count // shares // least) * least
@@ -235,7 +235,7 @@ def parallel_for(function: Callable[[int, int], object], count: int, least: int,
 
 
 def _do(job: Callable[[], object], arrays: object) -> None:
-    """The job; an interrupt that ends `parallel_for` early does not free the arrays before it has ended."""
+    """Runs a job. Its reference to the arrays keeps them alive even if an interrupt ends `parallel_for` early."""
     job()
 
 
@@ -244,5 +244,5 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="scriven")
 
 
-if hasattr(os, "register_at_fork"):  # a child has none of the threads
+if hasattr(os, "register_at_fork"):  # a forked child has none of the pool's threads
     os.register_at_fork(after_in_child=_pool.cache_clear)

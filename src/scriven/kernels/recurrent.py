@@ -1,9 +1,9 @@
-"""All steps of a recurrent layer as native code in bf16, with their gradients: for processors with AMX.
+"""All steps of a recurrent layer as native code in bf16, with gradients, for processors with AMX.
 
-What comes from the input is multiplied on the way, or was before: by `projection`, or in a table with one row a symbol;
-`recurrent` does the rest. Products are of bf16 values with sums in fp32, the state is fp32, and what leaves a step is
-rounded to bf16: as in torch's own layers under autocast. Threads share the cells; what comes of it does not depend on
-their number.
+`recurrent` multiplies the input in each step, or takes products that were made before: by `projection`, or in a table
+with one row per symbol. Products are of bf16 values with sums in fp32. The state is fp32, and the output of a step is
+rounded to bf16, as in torch's own layers under autocast. Threads divide the cells; results do not depend on their
+number.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from torch.autograd.function import once_differentiable
 from scriven.kernels import native_library
 from scriven.kernels.native_library import address as _address
 
-GROUP = 32  # cells that the native code works on together
+CELLS_PER_GROUP = 32  # cells that the native code works on together
 
 
 @dataclass(frozen=True)
 class Cell:
-    """How native/recurrent_cells.h does a cell: its number, its sums, what it keeps for the gradients, in values."""
+    """A cell's number and sizes in native/recurrent_cells.h: its gates, and the values that it keeps for gradients."""
 
     number: int
     gates: int
     kept: int
-    apart: bool = False  # whether its gradients differ for what comes from the input and from the hidden state
+    apart: bool = False  # whether the gradients of the sums from the input and from the hidden state differ
     states: int = 1  # arrays in its state
 
 
@@ -38,12 +38,12 @@ CELLS = {"rnn": Cell(0, 1, 1), "gru": Cell(1, 3, 5, True), "lstm": Cell(2, 4, 6,
 
 
 def usable() -> bool:
-    """Whether there is native code for this processor, and SCRIVEN_KERNELS lets it run."""
+    """Whether native code can run on this processor, and SCRIVEN_KERNELS allows it."""
     return native_library.level() == "amx"
 
 
 def projection(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x (T, N, D), weight (G*H, D) and bias (G*H,) -> x @ weight.T + bias (T, N, G*H) in bf16."""
+    """Computes x @ weight.T + bias (T, N, G*H) in bf16, from x (T, N, D), weight (G*H, D) and bias (G*H,)."""
     y: Tensor = Projection.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return y
 
@@ -60,12 +60,12 @@ def recurrent(
     bias: Tensor | None = None,
     fresh: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """All steps of a cell: y (T, N, H) in bf16, and the state (N, H) after the last one in fp32.
+    """Computes all steps of a cell: y (T, N, H) in bf16, and the state (N, H) after the last step in fp32.
 
-    from_input (T, N, G*H) are the sums of the gates but for the products with `weight` (G*H, H); with ids (T, N), its
-    rows are looked up in from_input (V, G*H); with x (T, N, D) and weight_x (G*H, D), it is the bias (G*H,) to which
-    their products are added. `bias` (H,) is the GRU's own for the new value from the hidden state, all
-    others are in from_input. Where fresh (T, N) is true, that row's state is zeroed before that step.
+    from_input (T, N, G*H) are the sums of the gates without the products with `weight` (G*H, H). With ids (T, N), they
+    are looked up as rows of from_input (V, G*H). With x (T, N, D) and weight_x (G*H, D), from_input is only the bias
+    (G*H,), and their products are added to it. `bias` (H,) is the GRU's bias of the candidate's hidden part; all other
+    biases are in from_input. If fresh (T, N) is true, the state of that row is zeroed before that step.
     """
     kept = torch.is_grad_enabled()
     y, *after = NativeRecurrence.apply(cell, kept, from_input, ids, x, weight_x, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
@@ -101,7 +101,9 @@ class NativeRecurrence(torch.autograd.Function):
         check_arrays(cell, (steps, rows, cells), sums, ids, weight, bias, state_before, x, weight_x)
         hs = sums.new_empty(steps + 1, rows, cells)
         hs[0] = state_before[0]
-        kept = sums.new_empty(steps * -(-cells // GROUP) * rows * cell.kept * GROUP) if keep else None
+        kept = (
+            sums.new_empty(steps * -(-cells // CELLS_PER_GROUP) * rows * cell.kept * CELLS_PER_GROUP) if keep else None
+        )
         after = [torch.empty_like(part) for part in state_before]
         _function("scriven_recurrent_forward")(
             *(native_library.threads(), cell.number, steps, rows, cells, 0 if x is None else x.shape[2]),
@@ -142,7 +144,7 @@ class Projection(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """X (T, N, D) to (T, N, G*H)."""
+        """The projection (T, N, G*H) of x (T, N, D)."""
         (x,), (weight, bias) = _bf16(x), fp32(weight, bias)
         _check_shapes({"weight": (weight, (len(bias), x.shape[-1])), "x": (x, x.shape), "bias": (bias, (len(bias),))})
         ctx.save_for_backward(x, weight)
@@ -154,20 +156,20 @@ class Projection(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of x, weight and bias from that of y (T, N, G*H)."""
+        """The gradients of x, weight and bias, from the gradient of y (T, N, G*H)."""
         (x, weight), (dy,) = ctx.saved_tensors, _bf16(dy)
         return _through_product(x, weight, dy, ctx.needs_input_grad[0])
 
 
 def _through_product(x: Tensor, weight: Tensor, dy: Tensor, needs_dx: bool) -> tuple[Tensor | None, Tensor, Tensor]:
-    """The gradients of x (..., D), weight (G, D) and bias (G,) from that of x @ weight.T + bias (..., G)."""
+    """The gradients of x (..., D), weight (G, D) and bias (G,), from dy (..., G), where y = x @ weight.T + bias."""
     dbias = torch.zeros(len(weight))
     dx = _input_gradient(weight, dy) if needs_dx else None
     return dx, weight_gradient(x, dy, None, dbias), dbias
 
 
 def _input_gradient(weight: Tensor, dy: Tensor) -> Tensor:
-    """dy (..., G) @ weight (G, D) -> (..., D) in bf16."""
+    """Computes dy (..., G) @ weight (G, D) in bf16: (..., D)."""
     dx = dy.new_empty(*dy.shape[:-1], weight.shape[1])
     arrays = _address(dy), _address(weight), _address(dx)
     _function("scriven_input_gradient")(
@@ -177,7 +179,7 @@ def _input_gradient(weight: Tensor, dy: Tensor) -> Tensor:
 
 
 def weight_gradient(x: Tensor, dy: Tensor, skip: Tensor | None, sums: Tensor | None) -> Tensor:
-    """dy^T x (G, D) in fp32, summed over all steps and rows but those to skip; and dy's own sums added to `sums`."""
+    """dy^T x (G, D) in fp32, summed over all steps and rows that are not skipped. Adds the sums of dy to `sums`."""
     gradient = torch.empty(dy.shape[-1], x.shape[-1])
     function = _function("scriven_weight_gradient")
     arrays = (_address(x), _address(dy), _address(skip), _address(gradient), _address(sums))
@@ -186,7 +188,7 @@ def weight_gradient(x: Tensor, dy: Tensor, skip: Tensor | None, sums: Tensor | N
 
 
 def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
-    """The gradient (V, G) of a table of which ids (T, N) were looked up, from theirs (T, N, G)."""
+    """The gradient (V, G) of a table whose rows ids (T, N) were looked up, from the gradients of the rows (T, N, G)."""
     gradient, width = torch.zeros(symbols, dy.shape[-1]), dy.shape[-1]
     arrays = _address(ids), _address(dy), _address(gradient)
     _function("scriven_add_rows")(native_library.threads(), ids.numel(), width, symbols, *arrays)
@@ -204,7 +206,7 @@ def check_arrays(
     x: Tensor | None = None,
     weight_x: Tensor | None = None,
 ) -> None:
-    """Raises ValueError for arrays that native code cannot take: it would read or write what is not theirs."""
+    """Raises ValueError for arrays that native code must not get, as it would access memory outside of them."""
     steps, rows, cells = shape
     gates = cell.gates * cells
     if (x is None) != (weight_x is None):
@@ -251,11 +253,11 @@ def _bf16(*arrays: Tensor) -> tuple[Tensor, ...]:
 
 
 def fp32(*arrays: Tensor) -> tuple[Tensor, ...]:
-    """Arrays as native code takes them: in fp32, contiguous."""
+    """Makes arrays fp32 and contiguous, as native code needs them."""
     return tuple(array.float().contiguous() for array in arrays)
 
 
 def addresses_of_state(state: Any) -> tuple[int | None, int | None]:
-    """Those of h and c, the latter null but for the LSTM."""
+    """The addresses of h and c; c is None except for the LSTM."""
     h, *c = state
     return _address(h), _address(c[0]) if c else None

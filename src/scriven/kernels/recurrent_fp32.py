@@ -1,8 +1,8 @@
-"""All steps of a recurrent layer as native code in fp32, with their gradients: for any processor.
+"""All steps of a recurrent layer as native code in fp32, with gradients, for any processor.
 
-As `scriven.kernels.recurrent`, whose arguments and cells these are: what comes from the input is summed before, or in a
-table with one row a symbol. Products with the recurrent weights are made step by step, from weights that are packed for
-vectors once; all others are of whole arrays, and torch's.
+The arguments and cells are those of `scriven.kernels.recurrent`. The sums from the input are computed before, or in a
+table with one row per symbol. Products with the recurrent weights are made step by step, from weights that are packed
+for vectors once. All other products are of whole arrays, by torch.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from scriven.kernels import native_library
 from scriven.kernels.native_library import address as _address
 from scriven.kernels.recurrent import CELLS, addresses_of_state, check_arrays, fp32
 
-GROUP = 32  # cells that native code keeps values for together: a multiple of what it works on
+CELLS_PER_GROUP = 32  # cells that native code keeps values for together: a multiple of what it works on
 
 
 def usable() -> bool:
-    """Whether there is native code for this processor that is faster than torch, and SCRIVEN_KERNELS lets it run."""
+    """Whether native code that is faster than torch can run on this processor, and SCRIVEN_KERNELS allows it."""
     return native_library.level() in ("avx2", "avx512", "amx")
 
 
@@ -37,11 +37,11 @@ def recurrent(
     bias: Tensor | None = None,
     fresh: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """All steps of a cell: y (T, N, H), and the state (N, H) after the last one, in fp32.
+    """Computes all steps of a cell: y (T, N, H), and the state (N, H) after the last step, in fp32.
 
-    Arguments as in `scriven.kernels.recurrent.recurrent`. Results are the same bits for any number of threads.
+    Arguments are as in `scriven.kernels.recurrent.recurrent`. Results are the same bits for any number of threads.
 
-    ValueError for arrays whose shapes do not fit together, RuntimeError for ids that have no row.
+    Raises ValueError for arrays whose shapes do not match, RuntimeError for ids that have no row.
     """
     keep = torch.is_grad_enabled()
     y, *after = NativeFp32Recurrence.apply(cell, keep, from_input, ids, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
@@ -73,7 +73,9 @@ class NativeFp32Recurrence(torch.autograd.Function):
         check_arrays(cell, (steps, rows, cells), sums, ids, weight, bias, before)
         hs = sums.new_empty(steps + 1, rows, cells)
         hs[0] = before[0]
-        kept = sums.new_empty(steps * -(-cells // GROUP) * rows * cell.kept * GROUP) if keep else None
+        kept = (
+            sums.new_empty(steps * -(-cells // CELLS_PER_GROUP) * rows * cell.kept * CELLS_PER_GROUP) if keep else None
+        )
         after = [torch.empty_like(part) for part in before]
         shape = (native_library.threads(), cell.number, steps, rows, cells)
         _function("scriven_steps_forward")(
@@ -112,7 +114,7 @@ class NativeFp32Recurrence(torch.autograd.Function):
 
 
 def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
-    """The gradient (V, G) of a table of which ids (T, N) were looked up, from theirs (T, N, G)."""
+    """The gradient (V, G) of a table whose rows ids (T, N) were looked up, from the gradients of the rows (T, N, G)."""
     gradient = torch.zeros(symbols, dy.shape[-1])
     shape = native_library.threads(), ids.numel(), dy.shape[-1]
     _function("scriven_steps_add_rows")(*shape, _address(ids), _address(dy), _address(gradient))

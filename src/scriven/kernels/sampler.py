@@ -1,9 +1,9 @@
-"""The native sampler: one call draws and reads many characters, for several texts side by side.
+"""The native sampler: one call draws and reads many characters, for several texts at once.
 
-`Sampler` packs a model's weights in one of PRECISIONS. In `int8` every output of a matrix has a scale, and so has
-every vector that is multiplied with it, at every step; sums are exact integers. In `bf16` weights alone are rounded.
-What lies between two products is fp32 throughout. The same numbers give the same ids: in int8 on every processor, in
-fp32 and bf16 on every processor with fused multiply-add; and whatever rows are beside a row.
+`Sampler` packs a model's weights in one of PRECISIONS. In `int8` every output of a matrix has a scale, and so has every
+vector that is multiplied with it, at every step; sums are exact integers. In `bf16` only weights are rounded. All
+values between two products are fp32. The same random numbers give the same ids, independent of the other rows: in int8
+on every processor, in fp32 and bf16 on every processor with fused multiply-add.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from scriven.kernels import native_library
 from scriven.settings import ModelSettings, SamplingSettings
 
 PRECISIONS = ("fp32", "bf16", "int8")
-TABLE_BYTES = 1 << 25  # of a first layer's products with every symbol; where there would be more they are computed
+TABLE_BYTES = 1 << 25  # of a table of the first layer's products with every symbol; larger ones are not made
 ALIGNMENT = 64  # bytes: a line of the cache, a row of a tile
-BLOCK, WIDEST = 16, 4  # as in native/sampler.h
+CELLS_PER_BLOCK, MOST_BLOCKS = 16, 4  # as in native/sampler.h
 INPUTS = {"fp32": 1, "bf16": 2, "int8": 4}  # in a word of 32 bits
 CELLS = {"rnn": 1, "gru": 3, "lstm": 4, "mingru": 2}  # their gates, in the order of native/sampler.h
-CACHE = 1 << 20  # bytes of a core's second cache, where the system does not tell
+CACHE_BYTES = 1 << 20  # of a core's second-level cache, if the system does not say
 LAYER_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 NORMS = ("none", "rms", "layer")
 
 ARGUMENTS = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-SHARE = 16  # rows that a thread takes, or a multiple: as in native/sampler.h
+ROWS_PER_THREAD = 16  # rows that a thread takes, or a multiple: as in native/sampler.h
 
 State = tuple[tuple[Tensor, ...], ...]  # h, and an lstm's c, (N, H), of each layer
 
@@ -78,7 +78,7 @@ class _Writing(ctypes.Structure):
 
 
 class Sampler:
-    """A model, packed for writing; it keeps nothing of what it has written."""
+    """A model's weights, packed for sampling. It keeps no state between calls."""
 
     def __init__(
         self,
@@ -87,19 +87,19 @@ class Sampler:
         precision: str,
         boundary: int | None = None,
     ) -> None:
-        """Packs the weights, named as in a checkpoint; `boundary` begins a document and zeroes the state.
+        """Packs the weights, named as in a checkpoint. The id `boundary` begins a document and zeroes the state.
 
-        Later changes of the weights change nothing here. RuntimeError where there is no library.
+        Later changes of the weights have no effect here. Raises RuntimeError if there is no library.
         """
         self._write = native_library.declare("scriven_sampler_write", ARGUMENTS)
         arrays = {name: weight.detach().cpu().float().numpy() for name, weight in weights.items()}
-        self._packer = _Packer(settings, arrays, precision)  # which keeps the packed arrays alive
+        self._packer = _Packer(settings, arrays, precision)  # keeps the packed arrays alive
         self._model = self._packer.model(-1 if boundary is None else boundary)
         self._symbols = int(self._model.symbols)
         self.widths = [layer.cells for layer in self._packer.layers]
         self.state_size = 2 if settings.cell == "lstm" else 1
-        cache = native_library.declare("scriven_cache", [], ctypes.c_int64)() or CACHE
-        self._caches = -(-self._packer.bytes // cache)  # how many cores' caches it takes to hold the weights
+        cache = native_library.declare("scriven_cache", [], ctypes.c_int64)() or CACHE_BYTES
+        self._caches = -(-self._packer.bytes // cache)  # the number of cores whose caches can hold the weights
 
     @property
     def packed(self) -> int:
@@ -108,7 +108,7 @@ class Sampler:
 
     @property
     def symbols(self) -> int:
-        """V."""
+        """The number of symbols V."""
         return self._symbols
 
     def zero_state(self, rows: int) -> State:
@@ -118,10 +118,10 @@ class Sampler:
     def copies(
         self, logits: Tensor, state: State, reuse: bool = False
     ) -> tuple[Tensor, State, ctypes.Array[ctypes.c_void_p]]:
-        """Copies of logits (N, V) and a state for native code to change, and the addresses of the state's arrays.
+        """Copies logits (N, V) and a state for native code to change; returns them and the addresses of the state.
 
-        With `reuse` they are the arrays themselves where native code can change those. ValueError where they have other
-        shapes than this model's.
+        With `reuse`, arrays that native code can change are not copied. Raises ValueError if their shapes are not those
+        of this model.
         """
         rows = logits.shape[0]
         logits = _copy(logits, (rows, self.symbols), reuse)
@@ -144,24 +144,24 @@ class Sampler:
         recent: Ids | None = None,
         reuse: bool = False,
     ) -> tuple[Ids, Tensor, State]:
-        """Draw as many ids a row as `uniforms` (count, N) has, each from the logits (N, V) after those before it.
+        """Draws `count` ids for each row by `uniforms` (count, N), each from the logits (N, V) after the ids before it.
 
-        Gives ids (count, N), and the logits and the state after reading the last of them. A state has a tuple of
-        arrays (N, H) for each layer; None is the one before anything was read. The settings are those of all rows, or
-        one for each. `<unk>`, the last symbol, is never drawn. Arguments stay as they are; with `reuse` the logits
-        and the state given may become those after, which saves a short block a tenth of its time.
-        At most as many threads as torch has share the work.
+        Returns ids (count, N), and the logits and the state after reading the last of them. A state has a tuple of
+        arrays (N, H) for each layer; None means zeros. The settings are for all rows, or one for each row.
+        `<unk>`, the last symbol, is never drawn. Arguments are not changed. But with `reuse` the given logits and state
+        may become those after, which saves a tenth of the time of a short block.
+        It uses at most as many threads as torch.
 
-        With a `window` above 0 the logits are from its last ids alone, read from a zero state at every id anew; those
-        before are `recent` (at most window, N). The state then stays as it is.
+        With a `window` above 0, logits depend only on the last `window` ids, which are read from a zero state for every
+        id anew; `recent` (at most window, N) are the ids before. The state then does not change.
         """
         uniforms = np.ascontiguousarray(uniforms, np.float64)
         (count, rows), ids = uniforms.shape, np.empty(uniforms.shape, np.int64)
         drawing = np.array([_drawing(each) for each in _each(settings, rows)], np.float64)  # (N, 4)
-        reuse = reuse and state is not None  # the arrays of a zero state are one and the same
+        reuse = reuse and state is not None  # the layers of a zero state share one array
         logits, after, addresses = self.copies(logits, self.zero_state(rows) if state is None else state, reuse)
         if logits.shape[0] != rows:
-            raise ValueError(f"logits of {logits.shape[0]} rows, and random numbers for {rows}")
+            raise ValueError(f"there are logits of {logits.shape[0]} rows, but random numbers for {rows}")
         before = self._recent(recent, rows, window)
         writing = _Writing(
             *(rows, count, uniforms.ctypes.data, drawing.ctypes.data, addresses, logits.data_ptr(), ids.ctypes.data),
@@ -171,7 +171,7 @@ class Sampler:
         return ids, logits, after
 
     def _recent(self, recent: Ids | None, rows: int, window: int) -> Ids | None:
-        """What was seen of a window before, for native code. ValueError where it cannot be that."""
+        """Checks the recent ids of a window for native code. Raises ValueError if they cannot be such."""
         if recent is None:
             return None
         before = np.ascontiguousarray(recent, np.int64)
@@ -182,29 +182,29 @@ class Sampler:
         return before
 
     def _threads(self, rows: int) -> int:
-        """That share the rows; or, of a few rows, the weights, where that keeps these in the cache.
+        """The number of threads that divide the rows, or the weights if there are few rows and it keeps them in caches.
 
-        In an LSTM 2x512 two threads then write one text 3.7 times as fast as one does, and 0.7 times as fast where
-        another program keeps one of two cores busy; in smaller models they gain less, and lose more where it is busy.
+        With an LSTM 2x512, two threads then generate one text 3.7 times as fast as one thread does, but 0.7 times as
+        fast while another program keeps one of two cores busy. With smaller models they gain less, and lose more.
         """
-        useful = -(-rows // SHARE) if rows > SHARE else self._caches
+        useful = -(-rows // ROWS_PER_THREAD) if rows > ROWS_PER_THREAD else self._caches
         return min(native_library.threads(), useful)
 
 
 class _Packer:
-    """Packs the weights of a model, and keeps the arrays that the structures point to."""
+    """Packs the weights of a model, and keeps the arrays alive that the structures point to."""
 
-    @np.errstate(over="ignore", invalid="ignore")  # of weights that are too large: what is computed is looked at
+    @np.errstate(over="ignore", invalid="ignore")  # weights may be too large: the results are checked
     def __init__(self, settings: ModelSettings, weights: Mapping[str, Float32s], precision: str) -> None:
         self.settings, self.weights, self.precision = settings, weights, precision
         self.gates = CELLS[settings.cell]
         self.arrays: list[npt.NDArray[Any]] = []
-        self.bytes = 0  # of the matrices: what is read at every step
+        self.bytes = 0  # of the matrices, which are read at every step
         self.embedding: int | None = None
         self.layers = [self._layer(depth) for depth in range(settings.layers)]
 
     def model(self, boundary: int) -> _ModelStruct:
-        """The structure that the library reads; it lives as long as this object does."""
+        """The structure that the library reads; it must not outlive this object."""
         settings, head = self.settings, _MatrixStruct()
         bias, headless = None, settings.head == "none"
         if not headless:
@@ -244,15 +244,15 @@ class _Packer:
         return _LayerStruct(input=matrix, hidden=hidden, sums=sums, apart=apart, norm=norm, shift=shift, cells=cells)
 
     def _later(self, weight: Float32s, bias: Float32s, groups: tuple[int, int]) -> tuple[int, _MatrixStruct]:
-        """The biases, and the matrix of the input."""
+        """The biases and the matrix of the input, of any layer."""
         return self._keep(_group(bias, self.gates, groups)), self._matrix(_group(weight, self.gates, groups))
 
     def _first(self, weight: Float32s, bias: Float32s, groups: tuple[int, int]) -> tuple[int, _MatrixStruct]:
-        """A table (V, outputs) of all the sums that a symbol can give; or, where it is too large, as `_later`."""
+        """A table (V, outputs) of each symbol's sums in the first layer; or, if that is too large, as `_later`."""
         vectors = self.weights.get("embedding.weight")  # (V, D)
         inputs = weight.T if vectors is None else vectors
         inputs = np.concatenate((inputs[:-1], inputs[:-1].mean(0, keepdims=True, dtype=np.float64)))  # <unk>: the mean
-        outputs = groups[0] * groups[1] * BLOCK
+        outputs = groups[0] * groups[1] * CELLS_PER_BLOCK
         if vectors is not None:
             if len(inputs) * outputs * 4 > TABLE_BYTES:
                 self.embedding = self._keep(self._pad(inputs))
@@ -265,7 +265,7 @@ class _Packer:
         return None if weight is None else self._keep(_group(weight, 1, groups))
 
     def _matrix(self, weight: Float32s) -> _MatrixStruct:
-        """From weights (groups, outputs of a group, K), the words (groups, chunks, outputs of a group)."""
+        """Packs weights (groups, outputs of a group, K) into words (groups, chunks, outputs of a group)."""
         scale = offset = None
         if self.precision == "int8":
             scales = np.abs(weight).max(-1, keepdims=True) / np.float32(127)
@@ -279,22 +279,22 @@ class _Packer:
         words = words.reshape(groups, outputs, length // inputs, inputs).swapaxes(1, 2)
         data = self._keep(words, words.dtype)
         self.bytes += words.nbytes
-        return _MatrixStruct(data, scale, offset, groups, outputs // BLOCK, length // inputs)
+        return _MatrixStruct(data, scale, offset, groups, outputs // CELLS_PER_BLOCK, length // inputs)
 
     def _pad(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """With zeros behind the last dimension, up to a whole number of chunks (an even one) and, in int8, of tiles."""
+        """Pads the last dimension with zeros to an even number of chunks and, in int8, a whole number of tiles."""
         missing = -array.shape[-1] % (64 if self.precision == "int8" else 16)
         return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
 
     def _keep(self, array: npt.NDArray[Any], kind: npt.DTypeLike = np.float32) -> int:
-        """The address of a copy of the array that begins a line of the cache."""
+        """Copies an array to the start of a cache line; returns the copy's address."""
         self.arrays.append(_empty_aligned(array.shape, kind))
         self.arrays[-1][...] = array
         return self.arrays[-1].ctypes.data
 
 
 def _empty_aligned(shape: tuple[int, ...], kind: npt.DTypeLike) -> npt.NDArray[Any]:
-    """An empty array that begins a line of the cache."""
+    """An uninitialised array that starts at a cache line."""
     size = math.prod(shape) * np.dtype(kind).itemsize
     room = np.empty(size + ALIGNMENT, np.uint8)
     begin = -room.ctypes.data % ALIGNMENT
@@ -302,18 +302,18 @@ def _empty_aligned(shape: tuple[int, ...], kind: npt.DTypeLike) -> npt.NDArray[A
 
 
 def _grouping(cells: int, gates: int) -> tuple[int, int]:
-    """How many groups of how many blocks the sums of so many cells make: see Matrix in native/sampler.h."""
-    blocks = -(-cells // BLOCK)
+    """The number of groups, and of blocks per group, for the sums of `cells` cells: see Matrix in native/sampler.h."""
+    blocks = -(-cells // CELLS_PER_BLOCK)
     if gates > 1:
         return blocks, gates
-    groups = -(-blocks // WIDEST)
+    groups = -(-blocks // MOST_BLOCKS)
     return groups, -(-blocks // groups)
 
 
 def _group(array: Float32s, gates: int, grouping: tuple[int, int]) -> Float32s:
-    """From sums (gates * cells, ...) to groups (groups, outputs of a group, ...), padded with zeros."""
+    """Rearranges sums (gates * cells, ...) into groups (groups, outputs of a group, ...), padded with zeros."""
     (groups, width), cells = grouping, len(array) // gates
-    at_once = BLOCK * (width // gates)
+    at_once = CELLS_PER_BLOCK * (width // gates)
     parts = array.reshape(gates, cells, *array.shape[1:])
     parts = np.pad(parts, [(0, 0), (0, groups * at_once - cells), *[(0, 0)] * (array.ndim - 1)])
     parts = parts.reshape(gates, groups, at_once, *array.shape[1:]).swapaxes(0, 1)
@@ -321,9 +321,9 @@ def _group(array: Float32s, gates: int, grouping: tuple[int, int]) -> Float32s:
 
 
 def _copy(array: Tensor, shape: tuple[int, ...], reuse: bool) -> Tensor:
-    """A copy to write to, or with `reuse` the array itself. ValueError where the array has another shape."""
+    """A copy to write to, or with `reuse` the array itself. Raises ValueError if it does not have the shape."""
     if array.shape != shape:
-        raise ValueError(f"an array {tuple(array.shape)} where one {shape} belongs")
+        raise ValueError(f"an array has the shape {tuple(array.shape)}, not {shape}")
     if array.dtype is torch.float32 and array.is_cpu:
         if reuse and array.is_contiguous():
             return array
@@ -334,12 +334,12 @@ def _copy(array: Tensor, shape: tuple[int, ...], reuse: bool) -> Tensor:
 def _each(settings: SamplingSettings | Sequence[SamplingSettings], rows: int) -> Sequence[SamplingSettings]:
     each = [settings] * rows if isinstance(settings, SamplingSettings) else settings
     if len(each) != rows:
-        raise ValueError(f"settings for {len(each)} rows, and random numbers for {rows}")
+        raise ValueError(f"there are settings for {len(each)} rows, but random numbers for {rows}")
     return each
 
 
 def _drawing(settings: SamplingSettings) -> tuple[float, ...]:
-    """As `Drawing` in native/sampler.h."""
+    """The values of `Drawing` in native/sampler.h."""
     return settings.temperature, settings.top_k, settings.top_p, settings.min_p
 
 
@@ -349,10 +349,10 @@ SCORER_ARGUMENTS = [ctypes.c_void_p, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] *
 def score(
     model: Sampler, logits: Tensor, state: State, ids: Ids, targets: Ids, threads: int = 1
 ) -> tuple[Float64s, Tensor, State]:
-    """Read ids (T, N); gives the nats (T, N) that targets (T, N) cost, and the logits and the state after the last id.
+    """Reads ids (T, N). Returns the nats (T, N) of predicting targets (T, N), and the logits and state at the end.
 
-    The logits (N, V) and the state before foretell the first targets; what is read the next ones. A state has a tuple
-    of arrays (N, H) for each layer. Arguments stay as they are. ValueError for arrays of shapes that do not fit,
+    The given logits (N, V) predict the first targets; those after each id predict the next ones. A state has a tuple of
+    arrays (N, H) for each layer. Arguments are not changed. Raises ValueError for arrays whose shapes do not match,
     RuntimeError for ids that the model does not have.
     """
     if ids.shape != targets.shape or ids.shape[1:] != (len(logits),):

@@ -1,8 +1,8 @@
-"""All steps of a layer whose gates see the input alone, with their gradients: minGRU's, as native code and in torch.
+"""All steps of minGRU, whose gates depend on the input alone, with gradients: as native code and in torch.
 
-Nothing is multiplied with the state, so that all products are made before, for all steps at once; a step is a few
-operations on every cell. Native code does it in fp32 on any processor, in one pass over the arrays; cells do not meet,
-so threads share them.
+No product involves the state, so all products are computed before, for all steps at once. A step is then a few
+operations per cell. Native code runs in fp32 on any processor, in one pass over the arrays. Cells are independent, so
+threads divide them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from scriven.kernels import native_library
 from scriven.kernels.native_library import address as _address
 
-CELLS = 64  # that a thread takes at least
+FEWEST_CELLS = 64  # for each thread
 
 
 def usable() -> bool:
@@ -27,14 +27,14 @@ def usable() -> bool:
 
 
 def scan(sums: Tensor, h: Tensor, *, ids: Tensor | None = None, fresh: Tensor | None = None) -> Tensor:
-    """All steps of minGRU (Feng et al. 2024, equations 9 and 10 with g of their appendix B): y (T, N, H), in h's type.
+    """Computes all steps of minGRU (Feng et al. 2024, equations 9 and 10 with g of appendix B): y (T, N, H).
 
-    From sums k and x, (T, N, 2H) together, and h (N, H) before:
-    z = sigmoid(k), new = x + 1/2 where x >= 0 and sigmoid(x) elsewhere, h = (1 - z) h + z new.
-    With ids (T, N), rows are looked up in sums (V, 2H). Where fresh (T, N) is true, that row's h is zero before that
+    `sums` (T, N, 2H) are the sums k and x of each step; h (N, H) is the state before. y has the type of h.
+    z = sigmoid(k), new = x + 1/2 if x >= 0 and sigmoid(x) otherwise, h = (1 - z) h + z new.
+    With ids (T, N), rows are looked up in sums (V, 2H). Where fresh (T, N) is true, h of that row is zero before that
     step.
 
-    RuntimeError for ids that have no row in sums.
+    Raises RuntimeError for ids that have no row in sums.
     """
     native = usable() and sums.device.type == "cpu" and sums.dtype in (torch.float32, torch.bfloat16)
     if native and h.dtype == torch.float32:
@@ -58,7 +58,7 @@ def _by_torch(sums: Tensor, h: Tensor, fresh: Tensor | None) -> Tensor:
 
 
 class Scan(torch.autograd.Function):
-    """`scan` as native code, with its gradients; gates are computed again on the way back, rather than kept."""
+    """`scan` as native code, with its gradients. The backward pass computes the gates again instead of keeping them."""
 
     @staticmethod
     def forward(ctx: Any, sums: Tensor, ids: Tensor | None, fresh: Tensor | None, h: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of all arguments, from that of y (T, N, H)."""
+        """The gradients of all arguments, from the gradient of y (T, N, H)."""
         sums, ids, fresh, h, y = ctx.saved_tensors
         dy, dh = dy.contiguous(), torch.zeros_like(h)
         dsums = torch.empty_like(sums) if ids is None else torch.zeros_like(sums, dtype=torch.float32)
@@ -92,13 +92,13 @@ class Scan(torch.autograd.Function):
 
 
 def _by_cells(name: str, shape: tuple[int, ...], kind: torch.dtype, arrays: object, *addresses: int | None) -> None:
-    """Call the function for all cells of the arrays, shared among threads. Shape: T, N, H."""
+    """Calls a native function for all cells of the arrays, divided among threads. `shape` is T, N, H."""
     function = _function(name)
 
     def _share(begin: int, end: int) -> None:
         function(*shape, begin, end, kind == torch.bfloat16, *addresses)
 
-    native_library.parallel_for(_share, shape[-1], CELLS, native_library.threads(), arrays)
+    native_library.parallel_for(_share, shape[-1], FEWEST_CELLS, native_library.threads(), arrays)
 
 
 TYPES = {

@@ -139,7 +139,7 @@ class ReplayLog:
 
     progress: list[float]  # the progress that gave the learning rates of steps 1, 2, ...
     evaluated: list[int]  # steps with an evaluation after them, in order
-    returned: list[list[int]]  # [step, how many times training had gone back by then], in order
+    returned: list[list[int]]  # [step, number of rollbacks by then], in order
 
     @property
     def steps(self) -> int:
@@ -190,7 +190,7 @@ def read_fingerprints(path: Path) -> dict[int, str]:
 
 
 def _times(returned: dict[str, Any]) -> int:
-    """How many times training had gone back: each time halved the learning rates."""
+    """The number of rollbacks, as each one halved the learning rates."""
     return round(-math.log2(returned["learning_rate_factor"]))
 
 
