@@ -56,26 +56,26 @@ class _Call:
 
 
 def has_abandoned_calls() -> bool:
-    """Whether any attendant of this process still waits, although nobody waits for it any more."""
+    """Whether a caller's thread of this process still runs a call that nobody waits for any more."""
     return any(thread.name == CALLER_NAME for thread in threading.enumerate())
 
 
 class InterruptibleCaller:
-    """A thread that does what the one that has it cannot do without being deaf to signals meanwhile.
+    """Runs blocking calls in a thread, so that the main thread can handle signals.
 
     Python calls handlers of signals in the main thread only, and not while that waits in C or C++.
     """
 
     def __init__(self) -> None:
-        """The thread is started by the first errand."""
+        """The first call starts the thread."""
         self._errands: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self.busy = False  # also after an errand that was not waited for to its end
+        self.busy = False  # also after a call that nobody waited for to its end
 
     def wait_for(self, task: Callable[[], T], look: Callable[[], None]) -> T:
-        """What `task()` gives or raises; `look` is called now and then meanwhile, and may raise to wait no more.
+        """Returns or raises what `task()` does. Calls `look` now and then meanwhile, which may raise to stop waiting.
 
-        The task goes on then, and so does the thread: there must be no other errand before it has ended.
+        The task then continues in its thread, and no other call may start before it has ended.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name=CALLER_NAME, daemon=True)
@@ -140,7 +140,7 @@ class ProcessGroup:
 
         Rows are of P values in the same pieces; all of a worker's own ones are overwritten. A worker adds up what it
         has of the tree, then one slice of what all workers have, which it sends to all others: so it receives about
-        2 P values whatever the number of workers, as in a ring.
+        2 P values, for any number of workers, as in a ring.
         """
         own, tree = self.owned_range(count), range(count)
         single = {range(row, row + 1): rows[row - own.start] for row in own}
@@ -177,7 +177,7 @@ class ProcessGroup:
         return json.loads(buffer.numpy().tobytes())
 
     def asked_to_stop(self, own: int) -> int:
-        """The number of the signal that asked any worker to stop, or 0; `own` is that of this one, which all learn."""
+        """Returns the number of the signal that asked any worker to stop, or 0. All workers learn this one's `own`."""
         if self.store is None or self._told:
             return own or self._told
         if own:
@@ -210,7 +210,7 @@ class ProcessGroup:
             self._pause = _go_on
 
     def end(self) -> None:
-        """Ends the workers that were started, whatever they do."""
+        """Kills the workers that this process started."""
         for child in self.children:
             child.process.kill()
 
@@ -320,7 +320,7 @@ class ProcessGroup:
 
 
 def _go_on() -> None:
-    """What is done while others are waited for, where nobody may ask to stop."""
+    """Does nothing: the default of `pausing`."""
 
 
 def _wait(works: Iterable[Any]) -> None:
@@ -343,7 +343,7 @@ def _nodes(tree: range, own: range) -> list[range]:
 
 
 def _sum_tree(tree: range, known: dict[range, Pieces]) -> Pieces:
-    """The sum of a binary tree of which some parts are known, in the place of its first one."""
+    """Returns the sum of a binary tree from its known parts. It overwrites the first part."""
     if tree in known:
         return known[tree]
     left, right = (_sum_tree(half, known) for half in _halves(tree))

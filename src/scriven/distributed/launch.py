@@ -1,7 +1,7 @@
-"""How workers come to be: as subprocesses of the first one on this machine, or started by torchrun on any number.
+"""Starts workers as subprocesses on this machine, or joins those that torchrun has started on any number of machines.
 
-Subprocesses are `python -m scriven worker`, never a fork or spawn of the user's script. What torchrun starts is told
-where it belongs by the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, ...), as torch's other launchers do;
+Subprocesses are `python -m scriven worker`, never a fork or spawn of the user's script. Torchrun describes
+a process's place in the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, ...), as torch's other launchers do;
 rendezvous, restarts and collectives are torch's.
 """
 
@@ -57,9 +57,9 @@ class ProcessInfo:
 
 
 def torchrun_process() -> ProcessInfo | None:
-    """This process's place, where torchrun or another launcher of torch's has started it; else none.
+    """Returns this process's place if torchrun or another launcher of torch has started it, else None.
 
-    Raises UsageError when what it was told is no place.
+    Raises UsageError when the environment names no valid place.
     """
     told = os.environ
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= told.keys():
@@ -83,10 +83,10 @@ def _number(name: str, default: int | None = None, *, least: int = 0) -> int:
 
 
 def connect_store(place: ProcessInfo | None, stop: Callable[[], int] = lambda: 0) -> Store | None:
-    """Where the workers that torchrun has started find each other; none where there are no others.
+    """Connects to the store where workers that torchrun has started find each other; a single worker has None.
 
-    The others wait for the first one to come here, so it does that before anything else. Raises ScrivenError where it
-    cannot be reached, Interrupted where `stop()` is not 0 before that.
+    The others wait for the first one to connect, so it does that before anything else. Raises ScrivenError if it cannot
+    be reached, Interrupted if `stop()` is not 0 before that.
     """
     if place is None or place.size == 1:
         return None
@@ -172,7 +172,7 @@ def use_device(name: str, local_rank: int) -> None:
 
 
 def _together(workers: ProcessGroup, task: Callable[[], Store], stop: Callable[[], int]) -> Store:
-    """What `task()` gives, by which workers come together. Raises as `join_group` does."""
+    """Returns what `task()` does, which joins the workers. Raises as `join_group` does."""
     try:
         with workers.pausing(partial(raise_if_stopped, stop)):
             return workers.wait_for(task)
@@ -231,7 +231,7 @@ def _agree_on_name(store: Store, rank: int, size: int) -> str:
 
 
 def _init_process_group(interface: str | None, store: Store, rank: int, size: int) -> Store:
-    """Joins the group that all workers are, over a network interface (gloo's own choice where none); the store."""
+    """Joins the group of all workers over a network interface, by default gloo's choice; returns the store."""
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
@@ -240,7 +240,7 @@ def _init_process_group(interface: str | None, store: Store, rank: int, size: in
 
 
 def _interface() -> str | None:
-    """The network interface that leads to the first worker; none where it cannot be told, or is the loopback."""
+    """Returns the network interface that leads to the first worker, unless it is unknown or the loopback."""
     if sys.platform != "linux":
         return None
     import fcntl  # noqa: PLC0415 - only Unix has it

@@ -1,4 +1,4 @@
-"""Workers come together around a job: they compare themselves, and stop when one of them is asked to."""
+"""Brings workers together for a job: they compare their environments, and all stop when one is asked to."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class WorkerJob:
 
 
 def environment() -> Means:
-    """What decides which bits this process computes, and its machine's name."""
+    """Returns the versions and kernels that decide this process's bits, and its machine's name."""
     versions = {"scriven": version("scriven"), "torch": torch.__version__}
     torchs = torch.backends.cpu.get_cpu_capability()
     host = socket.gethostname()[:HOST_LENGTH]
@@ -74,7 +74,7 @@ def environment() -> Means:
 
 
 def check_same_environment(workers: ProcessGroup) -> None:
-    """Raises InputError on every worker where one computes by other means than the first one."""
+    """Raises InputError on every worker if one has other versions or kernels than the first one."""
     if workers.size == 1:
         return
     own = json.dumps(environment()).encode().ljust(MEANS_BYTES)
@@ -84,7 +84,7 @@ def check_same_environment(workers: ProcessGroup) -> None:
 
 
 def describe_difference(found: list[Means]) -> str:
-    """What is to be said of workers, by rank, of which some have other means than the first one; else nothing."""
+    """Returns a sentence on how the environments of workers, by rank, differ from the first one's, or ""."""
     first = found[0]
     parts = [name for name in first if name != "host" and any(each[name] != first[name] for each in found)]
     others = [rank for rank, each in enumerate(found) if any(each[name] != first[name] for name in parts)]
@@ -168,9 +168,9 @@ def interruptible_progress(progress: Progress | None, stop: Stop) -> Progress:
 
 
 def _with_own_corpus(job: WorkerJob, workers: ProcessGroup, texts: tuple[str, ...], stop: Stop) -> WorkerJob:
-    """The job with the corpus as this worker sees it: at the same place as rank 0, else made of the texts here.
+    """Returns the job with this worker's corpus: the same folder as rank 0's, or one built from the texts here.
 
-    The first worker of every machine makes it, the others wait for that. Raises InputError where it is another text.
+    The first worker of every machine builds it; the others wait for that. Raises InputError if the text is another.
     """
     use_device(job.settings.training.device, workers.local_rank)
     everyone = torch.zeros(workers.size, 1)

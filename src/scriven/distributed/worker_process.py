@@ -1,4 +1,4 @@
-"""A worker that this process has started, and what is known of its end."""
+"""A worker that this process has started as a subprocess."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KILLED = -9
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """A worker as a subprocess. What it says is kept, so that the one that leads can tell it."""
+    """A worker as a subprocess. Its error output is kept, so that the leader can report it."""
 
     rank: int
     process: subprocess.Popen[bytes]
@@ -43,7 +43,7 @@ class WorkerProcess:
         return self.process.poll() is not None
 
     def exit_report(self) -> str:
-        """How it ended, and the last lines that it said."""
+        """Describes how it ended, with the last lines of its error output."""
         code = self.process.poll()
         how = "killed, perhaps for want of memory" if code == KILLED else f"exit code {code}"
         self.words.seek(max(0, self.words.seek(0, os.SEEK_END) - BYTES_TOLD))
@@ -52,7 +52,7 @@ class WorkerProcess:
         return f"worker {self.rank}: {how}" + (f": {said}" if said else "")
 
     def close(self, seconds: float) -> None:
-        """Waits for its end, so many seconds at the most."""
+        """Waits for its end for at most `seconds`, then kills it."""
         try:
             self.process.wait(timeout=max(0.0, seconds))
         except subprocess.TimeoutExpired:

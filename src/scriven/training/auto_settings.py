@@ -111,7 +111,7 @@ def describe_workload(
 
 
 def measure_speed(device: torch.device, precision: str, cell: Cell, threads: int = 1) -> float:
-    """Characters/s of one worker's training step, of so many threads, of the reference model with such a cell.
+    """Measures the training speed in characters/s of the reference model with this cell, on `threads` threads.
 
     The fastest of a few; about 0.3 s.
     """
@@ -142,8 +142,8 @@ def choose_settings(given: Settings, facts: Workload) -> tuple[Settings, list[st
     - *Workers and rows.* On a CPU one worker a core, up to two; but one alone where native code shares its work among
       threads. 32 rows in all learn the most from a pass; within a time budget, 32 rows for each of the first two cores
       learn the most in the time. Rows are halved until a pass over the text is
-      8 steps, and workers with them. Without `reader.pack`, documents shorter than a chunk are read in so many more
-      rows, as far as there are documents.
+      8 steps, and workers with them. Without `reader.pack`, documents shorter than a chunk are read in
+      proportionally more rows, as far as there are documents.
     - *Threads* decide the last bits of torch's products. So they are one machine's cores over groups, which do not
       depend on how many workers or machines there are.
     - *Width* grows with the fourth root of what the reference model could read in the budget, so that the model's size
@@ -170,7 +170,7 @@ def choose_settings(given: Settings, facts: Workload) -> tuple[Settings, list[st
 
 
 def describe_choices(settings: Settings, given: Settings) -> str:
-    """What was fitted, by name and value, in one sentence; empty where everything was given."""
+    """Names the settings that were chosen, and their values, in one sentence; "" if the user set all of them."""
     chosen = given.explicit()
     words = [
         f"{section}.{name} {_show(getattr(getattr(settings, section), name))}"
@@ -256,7 +256,7 @@ def _count_of(number: int, thing: str) -> str:
 
 
 def _budget_characters(settings: Settings, facts: Workload, step_characters: float) -> float:
-    """Characters of a budget that is not a time, when a step reads so many."""
+    """Returns the characters that a budget of steps, epochs or characters reads, at this number per step."""
     budget = settings.budget
     steps = budget.steps * step_characters * settings.training.accumulate
     return budget.characters or budget.epochs * facts.characters or steps
@@ -322,7 +322,7 @@ def _choice(given: Settings, facts: Workload, notes: list[str]) -> dict[str, Any
 
 
 def _requested_evaluations(given: Settings, facts: Workload, trained: float) -> float:
-    """How many evaluations the interval asked for makes; 0 where none is."""
+    """Returns how many evaluations the requested interval makes; 0 without an interval."""
     step = given.reader.batch * chunk_length(given, facts) * given.training.accumulate
     every = given.monitor.every_epochs * facts.characters or given.monitor.every_steps * step
     return max(1.0, trained / every) if every else 0.0

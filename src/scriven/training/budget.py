@@ -16,7 +16,7 @@ LEAST_SHARE = 0.25  # of a time budget's rest that is for steps, also where a bu
 
 
 def budget_fraction(job: WorkerJob, state: TrainingState) -> float:
-    """Share (0..1) of the job's budget that is used when that much is done, whatever the budget was before."""
+    """Returns the share (0..1) of the job's budget that the state has used; an earlier budget does not matter."""
     budget = job.settings.budget
     if job.timed:
         return min(1.0, state.seconds / (budget.minutes * 60))
@@ -28,7 +28,7 @@ def budget_fraction(job: WorkerJob, state: TrainingState) -> float:
 
 
 def progress_within(job: WorkerJob, state: TrainingState, characters: int, epochs: float) -> float:
-    """Progress (0..1) in the middle of the step that comes next and reads so much; the same on every worker."""
+    """Returns the progress (0..1) in the middle of the next step, which reads this much; the same on every worker."""
     counts = {"step": state.step + 1, "characters": state.characters + characters, "epochs": state.epochs + epochs}
     return (budget_fraction(job, state) + budget_fraction(job, state.model_copy(update=counts))) / 2
 

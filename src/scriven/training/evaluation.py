@@ -48,17 +48,17 @@ class Evaluator:
 
     @property
     def final_protocols(self) -> tuple[str, ...]:
-        """The protocols of the exact losses at the end: those by which the model learned to read."""
+        """The protocols of the exact losses at the end: as the model read in training."""
         return ("stream", "window-256") if self.protocol == "stream" else (self.protocol,)
 
     def name_protocol(self, protocol: str) -> str:
-        """A protocol's name, with how much of the text is read where that is not all of it."""
+        """Returns a protocol's name, with how much of the text is read if it is not all."""
         return protocol + (f" of the first {self.limit:,} characters" if self.limit else "")
 
     def loss(self) -> tuple[str, Loss] | None:
-        """How it was measured, and the loss, summed over all workers; none where there is no validation text.
+        """Returns the protocol and the loss, summed over all workers; None without a validation text.
 
-        Raises Stopped on every worker where it was left.
+        Raises Stopped on every worker when one was asked to stop.
         """
         if not self.text.characters:
             return None
@@ -70,7 +70,7 @@ class Evaluator:
         return self.name_protocol(protocol if lanes == 1 else f"{protocol} in {lanes} lanes"), loss
 
     def final_losses(self) -> Iterator[tuple[str, Loss]]:
-        """The exact losses by name. Raises Stopped on every worker where they were left."""
+        """Yields the exact losses by name. Raises Stopped on every worker when one was asked to stop."""
         for protocol in self.final_protocols:
             yield self.name_protocol(protocol), self._measure(protocol, exact=True)
 
@@ -106,10 +106,10 @@ class Evaluator:
         return float(self.workers.broadcast(SLOWER * seconds))
 
     def samples(self, step: int, length: int | None = None) -> Iterator[Sampled]:
-        """What the model writes after each prompt at each temperature, beginning from the same seed every time.
+        """Yields what the model writes after each prompt at each temperature, from the same seed every time.
 
-        So many characters as the settings say, or of another `length`. Where the training is to stop, there are fewer
-        samples; it is asked at every character.
+        A sample has `length` characters, by default as many as the settings say. A request to stop, which is checked at
+        every character, ends the samples.
         """
         monitor, seed = self.settings.monitor, self.settings.training.seed
         vocabulary, count = self.corpus.vocabulary, monitor.sample_length if length is None else length
@@ -182,5 +182,5 @@ def _go_on() -> None:
 
 
 def _characters_read(characters: int, length: int) -> int:
-    """How many characters are read to foretell so many, each after `length` others where that is above 0."""
+    """Returns how many characters are read to predict `characters`, each one after `length` others if that is not 0."""
     return min(characters, length) + max(0, characters - length) * max(length, 1) if characters else 1

@@ -51,7 +51,7 @@ class GroupSums:
 
     @property
     def loss(self) -> Loss:
-        """The loss of the characters, and that of the ends of documents."""
+        """The loss of the characters and of the ends of documents."""
         ends, characters = int(self.ends), int(self.predictions) - int(self.ends)
         return Loss(self.nats - self.end_nats, characters, ends=ends, end_nats=self.end_nats)
 
@@ -198,7 +198,7 @@ class GradientStep:
 def slowness(raw: Tensor, fresh: Tensor | None) -> Tensor:
     """The mean square of how much outputs (T, N, H) change from one character to the next of the same document.
 
-    No document goes on where fresh (T, N) is true.
+    A new document begins where fresh (T, N) is true.
     """
     changes = (raw[1:] - raw[:-1]).float().square().mean(2)  # (T - 1, N)
     going_on = torch.ones_like(changes) if fresh is None else (~fresh[1:]).to(changes)
@@ -250,7 +250,7 @@ class Learner:
         return arrays
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Restores what was saved, but for the best weights. Raises ValueError when it does not fit the settings."""
+        """Restores everything but the best weights. Raises ValueError when the checkpoint does not fit the settings."""
         arrays, mean = checkpoint.training(), None
         raw = with_prefix(arrays, "raw.")
         load_weights(self.model, checkpoint, raw or None)

@@ -410,7 +410,7 @@ class Trainer:
             state.best = self._restore_best(checkpoint, state.best)
 
     def _restore_best(self, checkpoint: Checkpoint, best: Best) -> Best:
-        """Restores the best model: that of the job, if the checkpoint's own was found to be damaged before."""
+        """Restores the best model; the job names another one if the checkpoint's own was found to be damaged."""
         state, step = self.state, self.job.best if str(checkpoint.path) == self.job.resume else best.step
         self.learner.restore_best(checkpoint.path.parent, step)
         restored = best if step == best.step else Best(step=step, loss=state.last_validation)

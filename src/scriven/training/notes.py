@@ -38,7 +38,7 @@ def describe_divergence(
 ) -> str:
     """A sentence on a training whose loss (nats per character) or gradient norm was not finite too often.
 
-    `factor` is that of the learning rates, and `newest` the folder of the newest checkpoint, or "".
+    `factor` scales the learning rates, and `newest` is the folder of the newest checkpoint, or "".
     """
     back = f"rolled back {state.rollbacks} times, " if state.rollbacks else ""
     seen = f"loss {_show(nats)}, gradient norm {_show(norm)}"
@@ -64,8 +64,8 @@ def describe_outcome(
 ) -> list[str]:
     """Sentences for the end of a training: what went wrong, and what to do next.
 
-    `factor` is that of the learning rates in the end; by the protocols in `overflowed` the best model's loss is not
-    finite.
+    `factor` scales the learning rates in the end. Measured by the protocols in `overflowed`, the best model's loss is
+    not finite.
     """
     notes = describe_learning(settings, state, factor)
     if overflowed:
@@ -84,9 +84,9 @@ def describe_outcome(
 
 
 def describe_learning(settings: Settings, state: TrainingState, factor: float) -> list[str]:
-    """At most one sentence on what went wrong with learning; `factor` is that of the learning rates in the end.
+    """At most one sentence on what went wrong with learning; `factor` scales the learning rates in the end.
 
-    A learning rate is called too high if the training loss ends above that of the first step, or if more than half of
+    A learning rate is called too high if the training loss ends above the first step's, or if more than half of
     what it had fallen is lost again; or if the loss has hardly fallen and the rate is far above a usual one. A model
     is called overfitted if, after two passes over the text, the training loss is more than 5 % below the last
     validation loss, and that has risen from its lowest by more than its noise; of a few characters it is chance alone.
@@ -137,7 +137,7 @@ def _show(value: float) -> str:
 
 
 def kernel_notes(run: Run, kernels: str) -> list[str]:
-    """Why the rest of a resumed run will not have the same bits as on the machine so far; a sentence each."""
+    """Sentences on why the rest of a resumed run will not have the same bits as if it had not been stopped."""
     training, before = run.settings.training, open_run(run.path).settings.training
     changes = {
         "Its kernels were": (run.origin.get("kernels", kernels), kernels),

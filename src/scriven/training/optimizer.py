@@ -32,7 +32,7 @@ class Average:
         self.count = 0
 
     def note(self, loss: float, weights: Tensor) -> None:
-        """Take an evaluation's loss into account: begins the mean where it is above the best of long enough ago."""
+        """Takes an evaluation's loss into account: begins the mean if it is above the best of long enough ago."""
         before = self.losses[: -self.patience]
         self.losses.append(loss)
         if self.mean is None and before and loss > min(before):
@@ -62,7 +62,7 @@ class Average:
 
 
 def learning_rate_factor(settings: TrainingSettings, progress: float, epochs: float = 0.0) -> float:
-    """Share of the peak learning rate at `progress` (0..1) and after so many epochs.
+    """Returns the share of the peak learning rate at `progress` (0..1) and after `epochs` epochs.
 
     It rises linearly over the warm-up. Then it falls as a cosine to 0, stays, or decays stepwise as char-rnn's and
     torch-rnn's does: by a factor every few epochs once the first ones are over.
@@ -233,10 +233,10 @@ class Optimizer:
     def step(
         self, gradients: list[Tensor], divisor: float, progress: float, epochs: float = 0.0
     ) -> tuple[float, float]:
-        """Updates the weights from gradients, one a parameter, that are sums over so many: their mean is clipped by
-        value, then by norm.
+        """Updates the weights from gradients, one a parameter, that are sums over `divisor` predictions.
 
-        Gives the learning rate and the mean's norm before clipping; where that is not finite, nothing is changed.
+        Their mean is clipped by value, then by norm. Returns the learning rate and the mean's norm before clipping. If
+        that is not finite, nothing is changed.
         Gradients may be clipped in place.
         """
         settings = self.settings

@@ -1,4 +1,4 @@
-"""What a user asks for, and which run that means: a new one, or one to go on with."""
+"""What a user requests, and the run that is prepared for it: a new one, or one that is resumed."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ Resume = Literal["last", "auto"] | int | str  # last, auto, a step, or an epoch 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for."""
+    """What a user requests."""
 
     texts: tuple[str, ...] = ()
-    settings: Settings = field(default_factory=Settings)  # what is not set in it is fitted
-    output: Path | None = None  # the run folder; runs/NAME where None
-    resume: Resume | None = None  # checkpoint to go on from; auto: from the last one, where there is one
+    settings: Settings = field(default_factory=Settings)  # what is not set is chosen automatically
+    output: Path | None = None  # the run folder; runs/NAME by default
+    resume: Resume | None = None  # checkpoint to resume from; auto: the last one, if there is one
     initial: Path | None = None  # run whose weights to start from
     begun: float = field(default_factory=time.monotonic)  # when the command began
-    until: int = 0  # step to stop after, as if asked to; 0: none
-    replay: Path | None = None  # run whose steps to do again
+    until: int = 0  # step to stop after; 0: none
+    replay: Path | None = None  # run whose steps are done again
 
 
 @dataclass(frozen=True)
@@ -80,22 +80,22 @@ def open_corpus(texts: tuple[str, ...], settings: CorpusSettings, progress: Prog
 
 
 def with_absolute_paths(settings: Settings) -> Settings:
-    """The same settings with whole paths, so that a corpus can be built again from any folder."""
+    """Returns the settings with absolute paths, so that a corpus can be built again from any folder."""
     files = {name: getattr(settings.corpus, name) for name in ("alphabet", "validation_file")}
     files = {name: str(Path(file).resolve()) for name, file in files.items() if file and Path(file).exists()}
     return validate(merge_settings(settings.explicit(), {"corpus": files})) if files else settings
 
 
 def resolve_resume(request: Request, place: ProcessInfo | None) -> Request:
-    """The request, where it leaves to us whether to go on with a run, and how many workers there are.
+    """Returns the request with `resume` and the number of workers decided.
 
-    What torchrun starts again goes on from the last checkpoint. Raises UsageError where it could not know of which run.
+    A run that torchrun restarts is resumed from its last checkpoint. Raises UsageError if it would not know which run.
     """
     if place:
         if request.output is None:
             raise UsageError(
-                "started by torchrun, it could not tell this run from others of this text when it is started again; "
-                "name the run's folder with -o, on a disk that all machines see"
+                "a run that torchrun restarts must be found again; name the run's folder with -o, on a disk that all "
+                "machines see"
             )
         asked = request.settings.explicit().get("training", {}).get("workers", place.size)
         if asked != place.size:
@@ -112,13 +112,13 @@ def resolve_resume(request: Request, place: ProcessInfo | None) -> Request:
 
 
 def check_texts_named(request: Request) -> list[str]:
-    """The texts as a run's settings keep them: files and folders by their whole paths."""
+    """Returns the texts as a run's settings keep them: files and folders by their absolute paths."""
     known = [str(Path(text).resolve()) if Path(text).exists() else text for text in request.texts]
     return [text.encode("utf-8", "replace").decode() for text in known]  # a file's name may hold anything
 
 
 def _name(texts: tuple[str, ...]) -> str:
-    """A run's name from its first text's: of the file, or of its folder where that has no letters, as *.txt."""
+    """Returns a run's name: its first text's file name, or the folder's if that has no letters, as *.txt."""
     first = texts[0] if texts else ""
     path = Path("stdin" if first == "-" else first).absolute()
     names = (re.sub(r"[^\w-]+", "-", name.split(".")[0]).strip("-") for name in (path.name, path.parent.name))
@@ -126,7 +126,7 @@ def _name(texts: tuple[str, ...]) -> str:
 
 
 def free_folder(text: str) -> Path:
-    """runs/NAME, or the first runs/NAME-2, -3, ... that is not there yet."""
+    """Returns runs/NAME, or the first of runs/NAME-2, -3, ... that does not exist yet."""
     first, number = named_folder(text), 1
     while (path := first if number == 1 else first.with_name(f"{first.name}-{number}")).exists():
         number += 1
@@ -134,12 +134,12 @@ def free_folder(text: str) -> Path:
 
 
 def named_folder(text: str) -> Path:
-    """runs/NAME, whether it is there or not."""
+    """Returns runs/NAME, which may exist or not."""
     return RUNS / _name((text,))
 
 
 def find_runs(texts: tuple[str, ...]) -> list[Path]:
-    """The runs of this text, or of any where none is named, the one that was written to last first."""
+    """Returns the runs of this text, or of any text if `texts` is empty, the newest first."""
     named = re.compile(re.escape(_name(texts)) + r"(-\d+)?" if texts else ".*")
     found = [path for path in RUNS.glob("*") if (path / SETTINGS_FILE).is_file() and named.fullmatch(path.name)]
     return sorted(found, key=lambda path: (path / SETTINGS_FILE).stat().st_mtime, reverse=True)

@@ -60,9 +60,9 @@ def prepare_resumed_run(request: Request, machines: int, progress: Progress, hel
 
 
 def request_from_run(run: Run, workers: int = 0, progress: Progress | None = None) -> Request:
-    """A request for a training as this run's: the same text, model, reader and optimizer; another number of workers.
+    """Returns a request to train as this run did: with its text, model, reader and optimizer.
 
-    Raises InputError where its corpus is gone and cannot be built again; `progress` is `build`'s.
+    `workers` may be another number. Raises InputError if the corpus is gone and cannot be built again.
     """
     values = run.settings.model_dump()
     del values["corpus"]  # which says itself what it is
@@ -73,9 +73,10 @@ def request_from_run(run: Run, workers: int = 0, progress: Progress | None = Non
 
 
 def expand_replay(request: Request, place: ProcessInfo | None, progress: Progress | None = None) -> Request:
-    """The request, where it is to do again what a run did: with that run's text and settings; `progress` is `build`'s.
+    """Returns the request; if it is a replay, with the text and settings of the run that is replayed.
 
-    Raises UsageError where something else is asked for too, InputError where the run or its corpus is not there.
+    `progress` is `build`'s. Raises UsageError if something else is requested too, InputError if the run or its corpus
+    is missing.
     """
     if request.replay is None:
         return request
@@ -91,9 +92,12 @@ def expand_replay(request: Request, place: ProcessInfo | None, progress: Progres
 
 
 def resumed_run(request: Request) -> Run:
-    """The run to go on with, its settings changed where that is allowed."""
+    """Returns the run to resume, with the settings that the request changes.
+
+    Raises UsageError if they may not change.
+    """
     if request.initial:
-        raise UsageError("--resume goes on with a run and --from starts a new one; give one of them")
+        raise UsageError("--resume continues a run and --from starts a new one; give one of them")
     run = open_run(request.output or _newest_folder(request.texts))
     asked = request.settings.explicit()
     embedding = asked.get("model", {}).get("embedding")
@@ -109,14 +113,14 @@ def resumed_run(request: Request) -> Run:
                 )
     settings = check_complete(validate(overlay_settings(run.settings.model_dump(), asked)))
     if not settings.budget:
-        raise UsageError("the budget given is 0; give a larger one, or none to go on with the run's")
+        raise UsageError("the budget given is 0; give a larger one, or none to keep the run's")
     return replace(run, settings=settings)
 
 
 def check_can_resume(run: Run, checkpoint: Checkpoint, corpus: Corpus, *, finished: bool) -> None:
     """Raises InputError when the corpus is another one, UsageError when the checkpoint has used up the whole budget.
 
-    It may do so where the run `finished` is no mistake.
+    A run that used up its budget is accepted if `finished`.
     """
     if run.origin.get("text") != corpus.text_hash:
         raise InputError(
@@ -128,13 +132,13 @@ def check_can_resume(run: Run, checkpoint: Checkpoint, corpus: Corpus, *, finish
     share = state.progress if same else budget_fraction(WorkerJob(run.settings, ""), state)
     if share >= 1 and not finished and not state.evaluation_pending:
         raise UsageError(
-            f"{run.path} has used up its budget at step {state.step:,}; give a larger one to go on, as in "
+            f"{run.path} has used up its budget at step {state.step:,}; give a larger one to continue, as in "
             f"scriven train --resume -o {shlex.quote(str(run.path))} {_larger_budget(run.settings.budget, state)}"
         )
 
 
 def _larger_budget(budget: BudgetSettings, state: TrainingState) -> str:
-    """The flag of a budget of the same kind that leaves as much to do as was asked for, or done, whichever is more."""
+    """Returns the flag of a budget twice as large as the requested one, or as the amount done if that is more."""
     name, asked = next((name, value) for name, value in budget if value)
     spent = {"steps": state.step, "characters": state.characters, "epochs": state.epochs, "minutes": state.seconds / 60}
     value = 2 * max(asked, spent[name])
@@ -144,7 +148,7 @@ def _larger_budget(budget: BudgetSettings, state: TrainingState) -> str:
 
 
 def _newest_folder(texts: tuple[str, ...]) -> Path:
-    """The run of this text, or of any where none is named, that was written to last."""
+    """Returns the newest run of this text, or of any text if `texts` is empty. Raises InputError if there is none."""
     found = find_runs(texts)
     if not found:
         raise InputError(f"there is no run of {' '.join(texts) or 'any text'} in {RUNS} to resume; name it with -o")

@@ -54,10 +54,10 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
 
 
 def work(texts: tuple[str, ...] = (), place: ProcessInfo | None = None, stop: Callable[[], int] = lambda: 0) -> int:
-    """Trains as one of the workers that rank 0 leads, told what to do by it.
+    """Trains as one of the workers that rank 0 leads; returns the number of the signal that stopped it, or 0.
 
-    It was started by `train`, or by torchrun at this place; on another machine it reads these texts, where it does not
-    see rank 0's corpus. Gives the number of the signal that stopped the training, or 0. Raises as `train` does.
+    The worker was started by `train`, or by torchrun at this place. On a machine that does not see rank 0's corpus it
+    reads these texts. Raises as `train` does.
     """
     place = replace(place, store=connect_store(place, stop)) if place else None
     with as_worker(texts, place, stop) as (job, workers, asked), _tuned_cpu(job.settings, workers, place):
@@ -68,10 +68,10 @@ def work(texts: tuple[str, ...] = (), place: ProcessInfo | None = None, stop: Ca
 def _tuned_cpu(
     settings: Settings, workers: ProcessGroup, place: ProcessInfo | None
 ) -> contextlib.AbstractContextManager[None]:
-    """The context in which a worker trains: torch's threads are the run's, native code takes the cores there are.
+    """Returns the context that a worker trains in: it sets the number of threads of torch and of native code.
 
-    A worker has native code use as many threads as all of its groups together, but no more than its share of this
-    machine's cores.
+    Torch has the run's threads. Native code has as many as all groups of the worker together, but no more than its
+    share of this machine's cores.
     """
     training, here = settings.training, place.local_size if place else workers.size
     groups = -(-training.groups // workers.size)

@@ -43,7 +43,7 @@ class LossHistory(BaseModel):
     chosen_by: Nats | None = None  # what the model that is kept was chosen by
 
     def note_step(self, loss: Loss) -> None:
-        """Takes the loss of a step into account, where it counted a character."""
+        """Takes the loss of a step into account, if it counted a character."""
         value = min(selection_loss(loss), MOST)
         if math.isnan(value):
             return
@@ -68,9 +68,9 @@ class LossHistory(BaseModel):
 
     @property
     def noise(self) -> float:
-        """By how much a validation loss of the last ones would be another by chance: what no trend explains.
+        """The noise in the last validation losses: one standard deviation, in nats per character.
 
-        One standard deviation, from second differences; 0 where there are too few evaluations to tell.
+        It is estimated from second differences, which a trend hardly changes; 0 with fewer than three evaluations.
         """
         values = self.validated
         differences = [abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
@@ -78,7 +78,7 @@ class LossHistory(BaseModel):
 
 
 def selection_loss(loss: Loss) -> float:
-    """What the best model has least of: nats per character, the ends of documents included."""
+    """Returns the loss that chooses the best model: nats per character, the ends of documents included."""
     return loss.total_nats / loss.characters if loss.characters else math.nan
 
 

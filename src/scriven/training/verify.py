@@ -92,7 +92,7 @@ def use_cores(count: int) -> Iterator[int]:
 
 
 def for_trial(request: Request, steps: int) -> Request:
-    """The same request for so many steps, with evaluations that are short but come at least at some of them."""
+    """Returns the request with a budget of `steps` steps, and short evaluations at some of them."""
     given = request.settings.explicit()
     monitor = {"every_steps": max(1, steps // EVALUATIONS), "sample_length": 0}
     training = {"evaluation_characters": EVALUATION_CHARACTERS, "patience": 1}  # so that averaging begins

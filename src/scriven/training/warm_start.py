@@ -25,10 +25,10 @@ ONEHOT = "layers.0.rnn.weight_ih_l0"  # one column a symbol, where the input is 
 def warm_started_model(
     settings: Settings, vocabulary: Vocabulary, run: str = "", embeddings: Embeddings | None = None
 ) -> tuple[CharLM, list[int]]:
-    """The model, drawn from the seed; with the weights of `run` and with `embeddings`, where there are any.
+    """Returns a new model, and the symbols that the embeddings lack.
 
-    It is drawn in one thread: the last bits of orthogonal matrices depend on how many torch uses.
-    Also gives the symbols that the embeddings lack.
+    Its weights are drawn from the seed, then replaced by those of `run` and by `embeddings`, if any. They are drawn in
+    one thread: the last bits of orthogonal matrices depend on how many torch uses.
     Raises InputError or UsageError as `transplant` and `place` do.
     """
     with single_threaded(), torch.random.fork_rng(devices=[]):
@@ -47,9 +47,9 @@ def new_symbols(known: Vocabulary, vocabulary: Vocabulary) -> list[str]:
 def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
     """Puts the best weights of `run` into `model`, row by row where a row belongs to a symbol.
 
-    Symbols that the other model did not know keep the rows that `model` drew for them.
+    Symbols that the other model does not know keep the rows that `model` drew for them.
     Raises UsageError when the models are not of one shape, InputError when they are not of one unit, or have no output
-    layer whose rows could be told apart.
+    layer with one row per symbol.
     """
     other = open_run(run)
     if model.head is None and other.vocabulary != vocabulary:
@@ -90,7 +90,7 @@ def _check_shape(mine: ModelSettings, theirs: ModelSettings, run: str) -> None:
 
 
 def _shapes(model: ModelSettings, name: str, value: object) -> Shapes | None:
-    """The weights' shapes with another value of one setting; None where it cannot be changed alone."""
+    """Returns the weights' shapes with another value of one setting, or None for one that cannot change alone."""
     try:
         return weight_shapes(model.model_copy(update={name: value}), 1)
     except UsageError:
