@@ -234,7 +234,8 @@ def test_a_step_reads_one_symbol(model: Model, precision: Literal["fp32", "auto"
     session, whole = model.session(), model.session()
     steps = [session.step(letter) for letter in "a ba"]
     whole.read("a ba")
-    np.testing.assert_allclose(steps[-1].probabilities, whole.next(), rtol=1e-4)
+    rough = model.predictor.reading == "bf16"  # in which several symbols are read, and one alone is not
+    np.testing.assert_allclose(steps[-1].probabilities, whole.next(), rtol=1e-2 if rough else 1e-4)
     assert [[part.shape for part in layer] for layer in steps[-1].state] == [[(16,), (16,)]] * 2
     assert np.array_equal(steps[-1].hidden, steps[-1].state[1][0])
     assert not np.array_equal(steps[0].hidden, steps[1].hidden)
