@@ -311,7 +311,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     sampler = packed(made(ModelSettings(width=8)))
     with pytest.raises(ValueError, match=r"\(2, 22\), not \(2, 23\)"):
         written(sampler, 22, numbers(1, 2))
-    with pytest.raises(ValueError, match="where one"):
+    with pytest.raises(ValueError, match=r"has the shape \(1, 8\), not \(2, 8\)"):
         sampler.write(torch.zeros(2, 23), sampler.zero_state(1), FILTERED, numbers(1, 2))
     with pytest.raises(ValueError, match="settings for 1 rows"):
         sampler.write(torch.zeros(2, 23), None, [FILTERED], numbers(1, 2))
