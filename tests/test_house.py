@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from scriven.settings import Settings
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "scriven"
+SHAPES = (ROOT / "docs" / "shapes.md").read_text("utf-8")
+OWN_WORDS = {"lane", "group", "boundary", "ring", "reading", "writing"}
 PARTICIPLES = 0.01  # of all functions, that are named by a bare participle at most
 IDIOMS = 0.03  # of all docstrings, that have a private idiom at most
 MODULES = 148  # Python files of the package at most
@@ -134,6 +138,27 @@ def test_a_trainer_has_few_attributes() -> None:
 
 def test_there_are_few_rooms() -> None:
     assert len(list(PACKAGE.rglob("*.py"))) <= MODULES
+
+
+def test_the_words_of_our_own_are_defined_once() -> None:
+    table = SHAPES.partition("## Words")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"^\| (\w+) \|", table, re.MULTILINE)) == sorted(OWN_WORDS | {"word"})
+
+
+def test_shapes_names_what_there_is() -> None:
+    """Each `package.name` there is a module, a name that the package exports, or a setting."""
+    settings = {f"{section}.{name}" for section, values in Settings() for name in type(values).model_fields}
+    packages = {path.parent.name: path.read_text("utf-8") for path in PACKAGE.glob("*/__init__.py")}
+    for package, name in re.findall(r"\b([a-z_]+)\.([A-Za-z_]+)\b", SHAPES):
+        if package in packages and f"{package}.{name}" not in settings:
+            module = PACKAGE / package / f"{name}.py"
+            assert module.exists() or re.search(rf"\b{name}\b", packages[package]), f"{package}.{name}"
+
+
+def test_every_decision_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text("utf-8")
+    pages = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("0*.md"))
+    assert re.findall(r"^\| \[\d{4}\]\((.*?)\)", index, re.MULTILINE) == pages
 
 
 @pytest.mark.parametrize(
