@@ -1,6 +1,6 @@
-"""One family of errors. Each says the thing, its value and the way out, in one sentence.
+"""The errors that Scriven raises. Each names the thing, its value and the way out, in one or two sentences.
 
-What the system lacks has no type of its own in most libraries: `shortage` knows it by its words.
+Most libraries have no error type for a lack of memory or threads; `shortage` recognizes these by their words.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ NO_THREADS = ("can't start new thread", "resource temporarily unavailable")  # w
 
 
 class ScrivenError(Exception):
-    """Base of everything that Scriven raises on purpose; `exit_code` is what the command line ends with."""
+    """Base of all errors that Scriven raises on purpose; `exit_code` is the exit code of the command."""
 
     exit_code = 3
 
 
 class UsageError(ScrivenError):
-    """The request itself cannot be meant: flags or settings that contradict each other or are out of range."""
+    """The request is wrong: flags or settings contradict each other or are out of range."""
 
     exit_code = 2
 
 
 class InputError(ScrivenError):
-    """A file, folder or text cannot be used: missing, empty, not readable, not text, damaged, in use."""
+    """A file, folder or text cannot be used: it is missing, empty, unreadable, not text, damaged or in use."""
 
 
 class UnreadableError(InputError):
-    """What may well be whole cannot be read now: a failing disk, a permission, too many open files, too little memory.
+    """A file cannot be read now, but may be undamaged: a failing disk, a permission, too many open files.
 
-    Unlike what is damaged, it must never be replaced or removed for that.
+    Unlike a damaged file, it must never be replaced or removed.
     """
 
 
@@ -57,7 +57,7 @@ class Stop(Exception):
 
 
 class Interrupted(ScrivenError):
-    """Training or another long job was told to stop and did so after a clean save."""
+    """A signal stopped training or another long job, after a clean save."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -66,7 +66,7 @@ class Interrupted(ScrivenError):
 
 
 def shortage(error: BaseException) -> Literal["memory", "threads", ""]:
-    """What the system has too little of, where `error` says so, whoever raised it; "" for any other error."""
+    """Returns what the system has too little of, if `error` of any library says so; "" for other errors."""
     if isinstance(error, MemoryError):
         return "memory"
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""What happens while a model is trained: typed events that the loop yields and reports consume.
+"""What happens while a model is trained: typed events, which the training loop yields and reports consume.
 
 Losses are sums of nats, with the number of characters summed over; means are formed only to be shown.
 """
@@ -49,12 +49,12 @@ class Loss:
 
     @property
     def accuracy(self) -> float:
-        """Share (0..1) of characters that were the likeliest ones by the model; nan where that was not counted."""
+        """How often (0..1) the model's most likely character was the right one; nan if that was not counted."""
         return self.right / self.judged if self.judged else math.nan
 
     @property
     def total_nats(self) -> float:
-        """What characters and ends cost together: -ln of the probability of whole documents."""
+        """The cost of characters and ends together: -ln of the probability of whole documents."""
         return self.nats + self.end_nats
 
     @property
@@ -84,7 +84,7 @@ class Started:
 
     run: str  # folder of the run
     name: str  # short name of the model's shape, as "lstm 2x192"
-    parameters: int  # number of trained values
+    parameters: int  # number of trained parameters
     training_characters: int
     validation_characters: int
     characters_per_step: int
@@ -95,7 +95,7 @@ class Started:
     expected_bytes: int  # of memory, over all workers
     step: int  # steps done before (resumed runs)
     progress: float  # 0..1 done before
-    notes: tuple[str, ...] = ()  # sentences that the user should read: what was fitted, counted, shortened
+    notes: tuple[str, ...] = ()  # sentences for the user: what was chosen, counted or shortened
     epoch_steps: float = 0.0  # steps of one pass over the training text; 0 where that is not known
 
 
@@ -118,7 +118,7 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A step whose loss or gradient was not a finite number, and did not touch the weights; its text was read."""
+    """A step that changed nothing, since its loss or gradient was not finite. Its text was read."""
 
     step: int
     progress: float
@@ -147,7 +147,7 @@ class Evaluated:
     progress: float
     protocol: str
     loss: Loss
-    best: bool  # whether the model is the one to keep, of those so far: as monitor.choose says, mostly the best
+    best: bool  # whether this is the model to keep so far, by monitor.choose
     seconds: float
     final: bool = False  # of the best model, after training
 
@@ -161,7 +161,7 @@ class Sampled:
     text: str
     temperature: float
     seed: int
-    went_on: str = ""  # how the text really went on, where the prompt is a place of it
+    went_on: str = ""  # the real continuation, if the prompt is a place of the text
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ ENTRIES_READ = 10_000  # of a folder
 
 
 def close_names(name: str, names: Iterable[str], count: int = 1) -> list[str]:
-    """The names that are most like a name, whatever their case; at most `count`, the most alike first."""
+    """Returns at most `count` names that are similar to a name in any case, the most similar first."""
     by_lower: dict[str, str] = {}
     for each in names:
         by_lower.setdefault(each.lower(), each)
@@ -23,9 +23,9 @@ def close_names(name: str, names: Iterable[str], count: int = 1) -> list[str]:
 
 
 def close_dotted(name: str, names: Iterable[str], count: int = 3) -> list[str]:
-    """The dotted names that a name which is none may have meant, at most `count`.
+    """Returns at most `count` dotted names that an unknown name may have meant.
 
-    These are the ones whose last part it is; else whose last part it begins; else the most alike.
+    It prefers names with the same last part, then those whose last part starts with it, then similar ones.
     """
     lasts = {each: each.rpartition(".")[2] for each in names}
     last = name.rpartition(".")[2]
@@ -36,7 +36,7 @@ def close_dotted(name: str, names: Iterable[str], count: int = 3) -> list[str]:
 
 
 def close_paths(path: str) -> list[str]:
-    """The path whose last name is most like that of a path that does not exist, if any: in the same folder."""
+    """Returns the most similar path in the same folder as one that does not exist, if any."""
     folder, name = os.path.split(path)
     try:
         with os.scandir(folder or ".") as entries:
@@ -47,15 +47,15 @@ def close_paths(path: str) -> list[str]:
 
 
 def did_you_mean(names: Sequence[str]) -> str:
-    """The question that ends a sentence: `; did you mean A or B?`, or nothing where there are no names."""
+    """Returns the end of a sentence: `; did you mean A or B?`, or nothing without names."""
     return f"; did you mean {join_names(names)}?" if names else ""
 
 
 def join_names(names: Sequence[str]) -> str:
-    """The names as a sentence has them: `A, B or C`."""
+    """Joins names as in a sentence: `A, B or C`."""
     return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def format_bytes(count: int) -> str:
-    """A number of bytes as text, in MB or GB (powers of ten)."""
+    """Returns a number of bytes as text, in MB or GB (powers of ten)."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"

@@ -38,28 +38,28 @@ Symbols = npt.NDArray[np.unsignedinteger]  # code points or bytes, in as few byt
 
 
 def code_points(text: str) -> Symbols:
-    """The code point of each character, (characters,), lone surrogates included; in one byte each if all are ASCII."""
+    """Returns the code point of each character, (characters,), with lone surrogates; as uint8 if all are ASCII."""
     if text.isascii():
         return np.frombuffer(text.encode("ascii"), np.uint8)
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def utf8_lengths(points: Ids | Symbols) -> Ids:
-    """How many bytes of UTF-8 each code point takes; 1 where it stands for a byte that was not valid UTF-8."""
+    """Returns the bytes of UTF-8 that each code point takes; 1 for a surrogate that keeps an invalid byte."""
     lengths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
     stray = (points >= 0xDC80) & (points <= 0xDCFF)
     return np.where(stray, 1, lengths).astype(np.int64)
 
 
 def byte_places(text: str, places: Ids) -> Ids:
-    """Places in a text, (M,) numbers of characters before them, as places in its UTF-8."""
+    """Converts places in a text (M,), counted in characters, to places in its UTF-8, counted in bytes."""
     if not places.size or text.isascii():
         return places
     return np.concatenate(([0], utf8_lengths(code_points(text)).cumsum()))[places]
 
 
 def byte_values(text: str) -> Symbols:
-    """The bytes of a text's UTF-8; where a code point stands for a byte that was not valid, that byte again.
+    """Returns the bytes of a text's UTF-8. A surrogate that keeps an invalid byte becomes that byte again.
 
     Other lone surrogates take three bytes.
     """
@@ -71,7 +71,7 @@ def byte_values(text: str) -> Symbols:
 
 
 def readable_json(values: Mapping[str, Any]) -> str:
-    """An object as JSON text, one line a key, characters as they are; what has no UTF-8 is escaped."""
+    """Returns an object as JSON text, one line per key. Only characters without UTF-8 are escaped."""
     lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
@@ -81,9 +81,9 @@ def readable_json(values: Mapping[str, Any]) -> str:
 class Vocabulary:
     """The symbols that a model knows: a value, equal to another one with the same unit, symbols and separator.
 
-    `symbols` are code points, strictly rising; all 256 values where the unit is the byte. `separator` is how the
-    boundary between two documents is written; none where texts are not made of documents.
-    Raises ValueError when the symbols are not that.
+    `symbols` are code points, strictly rising; for the unit byte, all 256 values. `separator` is the text that stands
+    for the boundary between two documents; None if texts have no documents.
+    Raises ValueError for other symbols.
     """
 
     unit: Unit
@@ -122,12 +122,12 @@ class Vocabulary:
 
     @property
     def ids(self) -> int:
-        """How many ids there are, those of symbols that are not known too."""
+        """The number of all ids, with those of unknown symbols."""
         return self.size if self.unit == "byte" else self.size + UNICODE_SIZE
 
     @property
     def boundary(self) -> int | None:
-        """The id that begins and ends a document; none where texts are not made of documents."""
+        """The id that starts and ends a document; None if texts have no documents."""
         return None if self.separator is None else len(self.symbols)
 
     @property
@@ -137,7 +137,7 @@ class Vocabulary:
 
     @property
     def unseen_nats(self) -> float:
-        """What a symbol that is not known costs, in nats, above the -ln P of `<unk>`."""
+        """The cost of an unknown symbol in nats, in addition to -ln P of `<unk>`."""
         return math.log(UNICODE_SIZE - self.size)
 
     @cached_property
@@ -149,13 +149,13 @@ class Vocabulary:
 
     @cached_property
     def _points(self) -> Ids:
-        """The code point that each id below V is shown as."""
+        """The code point that shows each id below V."""
         return np.array([*self.symbols, *[REPLACEMENT] * (self.size - len(self.symbols))], np.int64)  # (V,)
 
     def encode(self, text: str) -> Ids:
-        """The ids of a text: one a character, or one a byte of its UTF-8 (lone surrogates as three bytes).
+        """Returns the ids of a text: one per character, or per byte of its UTF-8 (three for a lone surrogate).
 
-        Raises UsageError for what is no str.
+        Raises UsageError when it is not a str.
         """
         text = check_text("text", text)
         if self.unit == "byte":
@@ -163,16 +163,16 @@ class Vocabulary:
         return self._ids.take(code_points(text)).astype(np.int64)
 
     def encode_read(self, text: str) -> Ids:
-        """The ids of a text as it was read from a file: as `encode`, but a byte that was not valid UTF-8 is one byte.
+        """Returns the ids of a text read from a file: like `encode`, but an invalid byte of UTF-8 is one byte.
 
-        So they are in a corpus of bytes; the text that they give back has U+FFFD there.
+        A corpus of bytes has these ids. Decoded again, an invalid byte becomes U+FFFD.
         """
         return byte_values(text).astype(np.int64) if self.unit == "byte" else self.encode(text)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
-        """The text of ids; `decode(encode(text)) == text`. The separator for the boundary.
+        """Returns the text of ids; `decode(encode(text)) == text`. A boundary becomes the separator.
 
-        U+FFFD for `<unk>` and for bytes that are not UTF-8. Raises ValueError when an id is below 0 or above the last.
+        `<unk>` and bytes that are not UTF-8 become U+FFFD. Raises ValueError when an id is below 0 or above the last.
         """
         known = np.asarray(ids, np.int64)
         if self.separator is None:
@@ -182,47 +182,47 @@ class Vocabulary:
         return self._decode(first) + "".join(self.separator + self._decode(document[1:]) for document in others)
 
     def _decode(self, ids: Ids) -> str:
-        """As `decode`, without boundaries in the ids."""
+        """Like `decode`, for ids without boundaries."""
         if self.unit == "byte":
             return _utf8(ids, self.size).decode("utf-8", SHOWN)
         return self._code_points(ids).astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def clamp(self, ids: Ids) -> Ids:
-        """What the model reads: ids with `<unk>` in place of symbols that are not known."""
+        """Returns ids for the model, with `<unk>` in place of unknown symbols."""
         return np.minimum(ids, self.unknown)
 
     def unseen(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        """True where an id stands for a symbol that is not known."""
+        """Returns True for each id of an unknown symbol."""
         return ids >= self.size
 
     def unknown_characters(self, text: str) -> list[str]:
-        """The distinct characters of a text that are not known, in order of appearance."""
+        """Returns the distinct unknown characters of a text, in order of appearance."""
         return self.unseen_characters(self.encode(text))
 
     def unseen_characters(self, ids: Ids) -> list[str]:
-        """The distinct characters among ids that stand for symbols that are not known, in order of appearance."""
+        """Returns the distinct unknown characters among ids, in order of appearance."""
         return list(self.decode(list(dict.fromkeys(ids[self.unseen(ids)].tolist()))))
 
     def byte_lengths(self, ids: Ids) -> Ids:
-        """How many bytes of UTF-8 each symbol takes: 0 for the boundary, `<unk>` as U+FFFD takes."""
+        """Returns the bytes of UTF-8 that each symbol takes: 0 for the boundary; for `<unk>`, those of U+FFFD."""
         sizes = np.ones(ids.shape, np.int64) if self.unit == "byte" else utf8_lengths(self._code_points(ids))
         return sizes if self.boundary is None else np.where(ids == self.boundary, 0, sizes)
 
     def decoder(self) -> Decoder:
-        """A decoder for ids that come piece by piece."""
+        """Returns a decoder for ids that come piece by piece."""
         return Decoder(self)
 
     def to_json(self) -> str:
-        """The vocabulary as JSON that a person can read."""
+        """Returns the vocabulary as readable JSON."""
         separator = {} if self.separator is None else {"separator": self.separator}
         symbols = {} if self.unit == "byte" else {"symbols": [chr(symbol) for symbol in self.symbols]}
         return readable_json({"unit": self.unit, **separator, **symbols})
 
     @classmethod
     def from_json(cls, text: str) -> Vocabulary:
-        """The vocabulary that `to_json` wrote.
+        """Returns the vocabulary that `to_json` wrote.
 
-        Raises InputError when the text is not that.
+        Raises InputError when the text is damaged.
         """
         try:
             values = strict_json.parse(text)
@@ -250,14 +250,14 @@ class Vocabulary:
 
 
 class Decoder:
-    """Ids that come piece by piece -> text; a character of several bytes is held back until it is whole."""
+    """Decodes ids that come piece by piece; a character of several bytes is held back until it is complete."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._bytes = codecs.getincrementaldecoder("utf-8")(SHOWN)
 
     def feed(self, ids: Sequence[int] | Ids) -> str:
-        """The text that is whole once these ids have come; empty within a character."""
+        """Returns the text that these ids complete; empty inside a character."""
         ids, boundary = np.asarray(ids, np.int64), self._vocabulary.boundary
         if self._vocabulary.unit == "character":
             return self._vocabulary.decode(ids)
@@ -271,20 +271,20 @@ class Decoder:
         return text
 
     def flush(self) -> str:
-        """The end: U+FFFD where a character was left unfinished; the decoder can then be used again."""
+        """Ends the text: returns U+FFFD if a character was incomplete. The decoder can then be used again."""
         rest = self._bytes.decode(b"", final=True)
         self._bytes.reset()
         return rest
 
     def copy(self) -> Decoder:
-        """A decoder that goes on from here on its own."""
+        """Returns an independent decoder that continues from here."""
         result = Decoder(self._vocabulary)
         result._bytes.setstate(self._bytes.getstate())
         return result
 
 
 def check_ids(name: str, ids: object, count: int) -> Ids:
-    """Returns ids (T,), int64. Raises UsageError when they are no list of whole numbers from 0 to `count` - 1."""
+    """Returns ids (T,), int64. Raises UsageError unless they are whole numbers from 0 to `count` - 1."""
     try:
         array = np.asarray(ids)
     except (ValueError, TypeError, RuntimeError):  # lists of several lengths, and tensors that numpy cannot read
@@ -298,7 +298,7 @@ def check_ids(name: str, ids: object, count: int) -> Ids:
 
 
 def _utf8(ids: Ids, size: int) -> bytes:
-    """The bytes of byte ids; `<unk>` becomes 0xFF, which is never UTF-8 and so is shown as U+FFFD of its own."""
+    """Returns the bytes of byte ids. `<unk>` becomes 0xFF, which is never UTF-8 and is shown as one U+FFFD."""
     if ids.size and not 0 <= ids.min() <= ids.max() < size:
         raise ValueError(f"ids of bytes must be in 0..{size - 1}, not {ids.min()}..{ids.max()}")
     return np.minimum(ids, 0xFF).astype(np.uint8).tobytes()

@@ -124,7 +124,7 @@ def test_notes_are_shown_at_both_ends() -> None:
 
 
 def test_a_resumed_run_says_from_where() -> None:
-    assert "Going on from step 40, 40 % done." in told([started(step=40)])
+    assert "Resuming from step 40, 40 % done." in told([started(step=40)])
     assert "Going on" not in told([started()])
 
 
@@ -157,7 +157,7 @@ def test_documents_are_counted_as_wholes_and_no_number_is_nan() -> None:
 
 
 def test_no_validation_is_said() -> None:
-    assert "Nothing was validated" in told([started(), dataclasses.replace(finished(5), best=Loss(0.0, 0))])
+    assert "There was no validation" in told([started(), dataclasses.replace(finished(5), best=Loss(0.0, 0))])
 
 
 def test_the_next_commands_are_ready_to_paste() -> None:

@@ -155,7 +155,7 @@ def build(
 
 @app.command
 def merge(*parts: Path, output: Output = None) -> None:
-    """Join all parts of a corpus, in any order, and print its folder. The result equals that of a single build.
+    """Join all parts of a corpus, in any order, and print its folder. A single build gives the same result.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Explains mistakes on the command line, in one sentence each, and suggests what was probably meant."""
+"""Explains mistakes on the command line, in one sentence each, and suggests the likely intention."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ END = "--"  # no options come after it
 
 
 def split_at_end(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits the words at `--`, after which there are no options."""
+    """Splits the words at `--`; no options come after it."""
     end = words.index(END) if END in words else len(words)
     return list(words[:end]), list(words[end:])
 

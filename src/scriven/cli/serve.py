@@ -46,7 +46,7 @@ def serve(
     token
         API key that clients must send. Better set the environment variable, which other users of the machine cannot see
     allow_host
-        another host name that clients may use for this server, such as that of a proxy; may be repeated
+        another host name that clients may use for this server, such as a proxy's; may be repeated
     allow_origin
         origin (scheme, host and port) of another web page that may call the API; may be repeated
     precision

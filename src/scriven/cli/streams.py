@@ -1,4 +1,4 @@
-"""Standard streams that may be closed, full or without a reader, none of which spoils other results."""
+"""Makes standard streams safe to use, even if they are closed, full or without a reader."""
 
 from __future__ import annotations
 

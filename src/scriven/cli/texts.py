@@ -61,7 +61,7 @@ def read_sources(
 def reading_settings(model: Model, choices: Mapping[str, str | None]) -> CorpusSettings:
     """Returns how a model reads a text. `choices` of the user have their names in `CorpusSettings`.
 
-    A choice that is None is taken from the run's corpus, except the encoding, which is then UTF-8. Raises UsageError
+    Without a choice, the run's corpus decides, except for the encoding, which is then UTF-8. Raises UsageError
     for an invalid choice.
     """
     from scriven.settings import validate

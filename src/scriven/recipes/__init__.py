@@ -1,4 +1,4 @@
-"""Recipes: files of settings that come with Scriven, each one a known system as its author trained it."""
+"""Recipes: files of settings that come with Scriven. Each trains the way a known system did."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from scriven.suggestions import close_names, did_you_mean
 
 
 def names() -> list[str]:
-    """The names of all recipes, sorted."""
+    """Returns the names of all recipes, sorted."""
     return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
 
 
 def text(name: str) -> str:
-    """A recipe as it is written: TOML, with comments.
+    """Returns the text of a recipe: TOML with comments.
 
-    Raises UsageError when there is none of that name.
+    Raises UsageError for an unknown name.
     """
     if name not in names():
         raise UsageError(
-            f"there is no recipe {name!r}; there are {', '.join(names())}; a file of your own is for --settings"
+            f"there is no recipe {name!r}; there are {', '.join(names())}. For a file of your own use --settings"
             f"{did_you_mean(close_names(name.replace('_', '-'), names()))}"
         )
     return str((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def title(name: str) -> str:
-    """The first line of a recipe, which says what it is."""
+    """Returns the first line of a recipe, which says what it is."""
     return text(name).splitlines()[0].lstrip("# ")
 
 
 def values(name: str) -> dict[str, Any]:
-    """A recipe's settings as nested plain values, as `toml.read_toml` gives them."""
+    """Returns a recipe's settings as nested plain values."""
     return tomllib.loads(text(name))
 
 

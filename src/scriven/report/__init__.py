@@ -71,8 +71,8 @@ def _describe(report: Report, error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         where = error.filename or type(report).__name__
-        return f"{where} cannot be written to ({error.strerror or error}); training goes on without it"
-    return f"{type(report).__name__} stopped, training goes on: {type(error).__name__}: {error}"
+        return f"{where} cannot be written to ({error.strerror or error}); training continues without it"
+    return f"{type(report).__name__} stopped, training continues: {type(error).__name__}: {error}"
 
 
 def as_dict(event: Event) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`, `samples.jsonl`, `progress.jsonl`: the story of a run as lines of JSON in its folder."""
+"""Writes the events of a run to `metrics.jsonl`, `samples.jsonl` and `progress.jsonl` in its folder."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NO_UTF8 = "backslashreplace"  # of a half character, a lone surrogate, it makes 
 class FilesReport:
     """Appends every event to the run folder that `Started` names.
 
-    `metrics.jsonl` holds all but the samples, `samples.jsonl` these. A line of a step that covers several steps holds
-    the sum of their losses, and otherwise what is true of the last of them; `progress.jsonl` has a line for every step,
+    Samples are in `samples.jsonl`, all other events in `metrics.jsonl`. A line that covers several steps has the sum of
+    their losses, and other values from the last of them; `progress.jsonl` has a line for every step,
     so that a run can be replayed (`scriven.runs.journal`). A run that is resumed or rolled back drops the lines of
     steps that are done again, so that the files tell one story. Raises OSError when the folder cannot be written.
     """
@@ -90,9 +90,9 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def _rewind(path: Path, step: int) -> TextIO:
-    """The file, open at its end, with only the lines that hold for a run that stands at `step`.
+    """Opens the file at its end, after dropping lines of steps after `step`, which will be done again.
 
-    Each line that is written reaches the system at once: a killed process loses none.
+    Each line reaches the system at once, so that a killed process loses none.
     """
     kept = "".join(_line(record) for record in read_lines(ensure_regular(path)) if _holds(record, step))
     replace_file(path, kept.encode("utf-8", NO_UTF8))

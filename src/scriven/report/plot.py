@@ -50,7 +50,7 @@ class PlotReport:
 
 
 def draw(run: Path) -> Path:
-    """Draw the run's losses so far into its `loss.png`, and return its path.
+    """Draws the losses of a run into its `loss.png`, and returns the path.
 
     Raises InputError when matplotlib is not installed or there is nothing to draw, OSError when the file cannot be
     written.

@@ -1,4 +1,4 @@
-"""A run told to a person: a live bar on a terminal, plain lines elsewhere; or to a program, as lines of JSON."""
+"""Shows a run to a person, with a live bar on a terminal and plain lines elsewhere; or to a program, as JSON."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class JsonReport:
 
 
 class TerminalReport:
-    """What a person wants to know, on `stream` (standard error by default), told from the events alone.
+    """Shows a run to a person on `stream` (standard error by default).
 
     On a terminal a bar moves below the lines; anywhere else (a pipe, a notebook) there are only plain lines, without
-    control characters. With `quiet` nothing is told. Text of the model is shown escaped: nothing that it writes can
-    command the terminal.
+    control characters. With `quiet` nothing is shown. Text of the model is escaped, so that it cannot command
+    the terminal.
     """
 
     def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
@@ -79,7 +79,7 @@ class TerminalReport:
         self._shown = -math.inf  # seconds of the last Stepped that was shown
 
     def handle(self, event: Event) -> None:
-        """Tell what of the event is worth telling now."""
+        """Shows the event if it is worth showing now."""
         if self._quiet:
             return
         self._pace.note(event)
@@ -101,7 +101,7 @@ class TerminalReport:
                 self._finish(event)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Removes the bar."""
         self._live.stop()
 
     def _say(self, text: str, style: str = "") -> None:
@@ -127,7 +127,7 @@ class TerminalReport:
             self._say("  ".join([percent(event.progress), f"step {event.step:,}", *filter(None, self._facts())]))
 
     def _facts(self) -> list[str]:
-        """Loss, speed and time left; "" for what is not known yet."""
+        """Returns loss, speed and time left; "" for each that is not known yet."""
         return [
             f"loss {means(self._pace.loss)}",
             f"{self._pace.speed:,.0f} characters/s" if math.isfinite(self._pace.speed) else "",
@@ -165,7 +165,7 @@ class TerminalReport:
         )
 
     def _is_lowest(self, loss: Loss) -> bool:
-        """Whether none of the losses told so far is lower."""
+        """Whether no earlier loss is lower."""
         others = (each.loss for each in self._evaluated if not each.final and each.loss.characters)
         return all(loss.total_nats / loss.characters <= other.total_nats / other.characters for other in others)
 
@@ -181,7 +181,7 @@ class TerminalReport:
         self._passage(event.prompt, event.text)
 
     def _passage(self, given: str, after: str) -> None:
-        """Shows what was given and what came after it: on a terminal with colours, the first is bold, the other dim."""
+        """Shows a prompt and its continuation. On a terminal with colours, the first is bold and the other dim."""
         whole = (given + after).expandtabs(4)
         begin = len(whole) - len(whole.lstrip("\n"))
         end = max(begin, len(given.expandtabs(4)))
@@ -208,9 +208,9 @@ class TerminalReport:
 
     def _results(self, event: Finished) -> list[str]:
         if not event.best.characters:
-            return ["Nothing was validated: the last model is kept."]
+            return ["There was no validation; the last model is kept."]
         finals = [each for each in self._evaluated if each.final]
-        what = "Best validation loss" if self._is_lowest(event.best) else "Validation loss of the model that is kept"
+        what = "Best validation loss" if self._is_lowest(event.best) else "Validation loss of the kept model"
         told = [f"{what}, at step {event.best_step:,}:"]
         if finals:
             return told + [f"  {means(each.loss, whole=True)} ({protocol_words(each)})" for each in finals]
@@ -219,7 +219,7 @@ class TerminalReport:
 
 
 class Throughput:
-    """How a run goes of late, and how long it still takes, from its events' own clocks."""
+    """Measures recent speed, recent loss and time left, by the times in the events."""
 
     def __init__(self) -> None:
         self._expected = math.nan
@@ -228,7 +228,7 @@ class Throughput:
         self._speed = math.nan
 
     def note(self, event: Event) -> None:
-        """Take an event into account; at every step, so this is kept cheap."""
+        """Takes an event into account. It runs at every step, so it is cheap."""
         if isinstance(event, Started):
             self._expected = event.expected_seconds
         elif isinstance(event, Stepped):
@@ -242,7 +242,7 @@ class Throughput:
 
     @property
     def loss(self) -> Loss:
-        """Of the recent steps together: one step alone is mostly noise."""
+        """The loss of the recent steps together; a single step is mostly noise."""
         return sum((each.loss for each in self._recent), Loss(0.0, 0))
 
     @property
@@ -265,11 +265,11 @@ class Throughput:
 
 
 def introduction(event: Started) -> list[str]:
-    """What is about to happen, in a few lines."""
+    """Says in a few lines what is about to happen."""
     workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
     cost = [f"about {duration(event.expected_seconds)}"] if math.isfinite(event.expected_seconds) else []
     cost += [f"{format_bytes(event.expected_bytes)} of memory"] if event.expected_bytes else []
-    before = f"Going on from step {event.step:,}, {percent(event.progress).strip()} done." if event.step else ""
+    before = f"Resuming from step {event.step:,}, {percent(event.progress).strip()} done." if event.step else ""
     lines = [
         f"Training {event.name} ({event.parameters:,} parameters) on {event.training_characters:,} characters;"
         f" {event.validation_characters:,} more for validation.",
@@ -282,7 +282,7 @@ def introduction(event: Started) -> list[str]:
 
 
 def next_commands(run: str, event: Finished) -> list[str]:
-    """The commands that a person may want after training, ready to paste; a finished run goes on for as long again."""
+    """Returns commands to paste after training. The one that resumes a finished run doubles its time."""
     folder = shlex.quote(run)
     larger = "" if event.reason == "interrupted" else f" --minutes {max(1, round(2 * event.seconds / 60))}"
     return [
@@ -293,7 +293,7 @@ def next_commands(run: str, event: Finished) -> list[str]:
 
 
 def protocol_words(event: Evaluated) -> str:
-    """How the validation text was read, and how much of it."""
+    """Says how the validation text was read, and how much of it."""
     name, *rest = event.protocol.split(" ", 1)
     kind, _, length = name.partition("-")
     how = {
@@ -326,17 +326,17 @@ def means(loss: Loss, *, whole: bool = False) -> str:
 
 
 def number(value: float) -> str:
-    """A loss with four decimals, or in words where it is no number."""
-    return f"{value:.4f}" if math.isfinite(value) else "beyond all numbers"
+    """Returns a loss with four decimals, or in words if it is not finite."""
+    return f"{value:.4f}" if math.isfinite(value) else "not a finite number"
 
 
 def percent(progress: float) -> str:
-    """A share as whole percent, four columns wide; 100 % only when all is done."""
+    """Returns a fraction as whole percent, four columns wide; 100 % only when all is done."""
     return f"{math.floor(100 * progress):3d} %"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the one or two units that a person would name."""
+    """Returns seconds in the one or two units that a person would name."""
     minutes, rest = divmod(round(seconds), 60)
     if not minutes:
         return f"{rest} s"
