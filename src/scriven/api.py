@@ -82,7 +82,7 @@ def train(
     time, `epochs`, `steps` or `characters`. `output` is the run's folder, by default runs/NAME.
 
     `settings` are nested as in settings.toml, for example `{"model": {"width": 256}}`; they win over those of the
-    `recipe` (`scriven.recipes` lists them), which has a budget too. All other settings are chosen by the text, the
+    `recipe` (`scriven recipe list` names them), which has a budget too. All other settings are chosen by the text, the
     budget and the machine. `resume` continues the run in `output` from its last checkpoint, or a step's or epoch's.
     `initial` is a run whose weights to start from. `replay` is a run to do again, and needs nothing else.
 
