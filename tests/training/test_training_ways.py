@@ -298,7 +298,7 @@ def test_what_contradicts_the_text_is_refused_before_anything_is_made(names: Pat
         run(names, tmp_path / "run", {"reader": {"kind": "windows", "length": 5000}})
     with pytest.raises(UsageError, match=r"corpus\.documents"):
         run(names, tmp_path / "run", {"reader": {"kind": "documents"}})
-    with pytest.raises(UsageError, match="without documents"):
+    with pytest.raises(UsageError, match="stream cannot read documents"):
         run(names, tmp_path / "run", LINES, {"reader": {"kind": "stream"}})
     folder = build([str(names)], CorpusSettings())
     with pytest.raises(UsageError, match=r"corpus\.documents of"):
@@ -380,7 +380,7 @@ def test_a_run_remembers_where_its_embeddings_came_from(names: Path, tmp_path: P
     more = validate(merge_settings(chosen, {"budget": {"steps": 14}}))
     assert of(Stepped, list(train(Request((), more, tmp_path / "run", resume="last"))))
     frozen = run(names, tmp_path / "other", {"model": {"freeze_embedding": True}})
-    assert any("by chance" in note for note in of(Started, frozen)[0].notes)
+    assert any("random and frozen" in note for note in of(Started, frozen)[0].notes)
     vectors.write_text("\u00e9 1 2\n")
     with pytest.raises(InputError, match="none of the text's"):
         run(names, tmp_path / "third", chosen)
