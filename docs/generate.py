@@ -1,4 +1,4 @@
-"""Writes docs/commands.md from what every command's --help says; with --check, fails where the file is stale."""
+"""Writes docs/commands.md from what every command's --help says; with --check, fails if the file is out of date."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEAD = """# Commands
 
 Made by `make docs` from each command's `--help`; do not edit. Results go to standard output, everything else to
 standard error. Exit codes: 0 success, 2 wrong usage, 3 bad input or a bad file, 4 training diverged, 130 and 143
-interrupted or terminated after a clean save, 1 a mistake in Scriven itself. An error is one sentence; `--traceback`
+interrupted or terminated after a clean save, 1 a bug in Scriven. An error is one sentence; `--traceback`
 shows where it arose.
 """
 PLAIN = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}

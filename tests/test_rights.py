@@ -112,7 +112,7 @@ def test_what_may_not_be_read_or_written_is_named(
     errors = [line for line in done.err.splitlines() if line.startswith("scriven: ")]
     assert len(errors) == 1, done.err
     assert "ermission denied" in errors[0] or "not be" in errors[0], errors
-    assert "mistake in scriven" not in done.err and "Traceback" not in done.err
+    assert "bug in Scriven" not in done.err and "Traceback" not in done.err
     after = contents(place)
     assert {name: after.get(name) for name in before} == before
 

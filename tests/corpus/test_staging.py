@@ -85,7 +85,10 @@ def test_a_signal_ends_building_and_leaves_nothing(book: Path, tmp_path: Path, n
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert (out, err) == ("", "scriven: stopped; what was begun is removed, so just start again\n")
+    assert (out, err) == (
+        "",
+        "scriven: stopped, and the unfinished corpus removed; run the same command to start again\n",
+    )
     assert list(folder.parent.iterdir()) == []
 
 

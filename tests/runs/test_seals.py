@@ -149,7 +149,7 @@ def test_the_doctor_says_what_is_bad_once(run: Run, tmp_path: Path, command: Com
     bad = command("doctor", str(run.path))
     assert bad.code == 3
     assert (bad.out + bad.err).count("manifest.json: ") == 1
-    assert bad.err.endswith(f"{run.path} is not whole; what is bad, as said above: checkpoints, step 1\n")
+    assert bad.err.endswith(f"{run.path} is damaged; details are above: checkpoints, step 1\n")
 
 
 def test_the_checkpoints_that_a_run_has_are_named_as_one_or_as_several(run: Run) -> None:

@@ -22,7 +22,7 @@ def text(name: str) -> str:
     """
     if name not in names():
         raise UsageError(
-            f"there is no recipe {name!r}; there are {', '.join(names())}. For a file of your own use --settings"
+            f"there is no recipe {name!r}; there are {', '.join(names())}; for a file of your own, give --settings"
             f"{did_you_mean(close_names(name.replace('_', '-'), names()))}"
         )
     return str((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
