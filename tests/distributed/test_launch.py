@@ -137,7 +137,9 @@ def hosts() -> Iterator[tuple[str, str]]:
 
 def test_a_machine_that_is_cut_off_is_done_without(hosts: tuple[str, str], book: Path, tmp_path: Path) -> None:
     output, steps, logs = tmp_path / "run", 7 * EVERY, [tmp_path / name for name in "ab"]
-    agents = [agent(hosts, number, logs[number - 1], command(book, output, steps)) for number in (1, 2)]
+    # Both are there at once; the longer the first waits for the second, the busier may the machine be.
+    words = command(book, output, steps)
+    agents = [agent(hosts, number, logs[number - 1], words, wait_seconds=8) for number in (1, 2)]
     try:
         wait_for(lambda: output.exists() and any(output.glob("checkpoints/step-*")), agents[0], logs[0])
         assert tool("-n", hosts[1], "link", "set", "cable", "down")
@@ -152,10 +154,12 @@ def test_a_machine_that_is_cut_off_is_done_without(hosts: tuple[str, str], book:
     assert same_as_undisturbed(book, output, steps, tmp_path)
 
 
-def agent(hosts: tuple[str, str], number: int, log: Path, words: list[str]) -> subprocess.Popen[bytes]:
-    """Torchrun on machine 1 or 2, which both may train without the other."""
+def agent(
+    hosts: tuple[str, str], number: int, log: Path, words: list[str], wait_seconds: int = 1
+) -> subprocess.Popen[bytes]:
+    """Torchrun on machine 1 or 2; each may train without the other, after it has waited for it."""
     meeting = ["--rdzv-backend=c10d", "--rdzv-endpoint=10.99.7.1:29400", "--nnodes=1:2", "--max-restarts=2"]
-    conf = f"--rdzv-conf=is_host={2 - number},last_call_timeout=1,read_timeout=10"
+    conf = f"--rdzv-conf=is_host={2 - number},last_call_timeout={wait_seconds},read_timeout=10"
     here = ["ip", "netns", "exec", hosts[number - 1], *TORCHRUN, *meeting, conf, f"--local-addr=10.99.7.{number}"]
     # Else agents keep the address of their first meeting, which a machine that joins later is never told.
     return started([*here, *words], log, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
