@@ -228,7 +228,7 @@ def test_a_signal_within_a_long_evaluation(tmp_path: Path, times: int) -> None:
     if times == 1:
         assert process.returncode == 143, told
         manifest = json.loads((tmp_path / "runs/book/checkpoints/step-00000003/manifest.json").read_text())
-        assert manifest["owed"] is True
+        assert manifest["evaluation_pending"] is True
         assert "--resume" in told
     else:
         assert process.returncode in {130, 143}, told

@@ -82,7 +82,7 @@ def test_a_text_of_another_encoding_is_named_and_read(run: str, tmp_path: Path, 
     path.write_bytes("a café – a cab\n".encode("cp1252"))
     refused = command("score", run, str(path))
     assert refused.code == 3
-    assert "likeliest cp1252" in refused.err
+    assert "it is probably cp1252" in refused.err
     assert "--corpus.encoding cp1252" in refused.err
     scored = json.loads(command("score", run, str(path), "--corpus.encoding", "cp1252", "--json").out)
     assert (scored["characters"], scored["unseen"]) == (15, 1)
