@@ -61,6 +61,14 @@ def place() -> Iterator[Place]:
         yield place
 
 
+@pytest.fixture
+def patient() -> Iterator[Place]:
+    """A place where nobody is too slow, for tests of what is too large or wrong on a machine of any speed."""
+    limits = dataclasses.replace(LIMITED, idle_seconds=60, stall_seconds=60, body_seconds=60)
+    with serving(Guard(APP, policy("127.0.0.1", limits=limits)), limits) as place:
+        yield place
+
+
 def wait_for_end(client: socket.socket) -> bytes:
     """What comes until the server ends the connection, which it does soon."""
     client.settimeout(10)
@@ -133,10 +141,10 @@ def test_a_body_that_comes_slowly_is_refused(place: Place) -> None:
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: 6000\r\n", b"Content-Length: 90000000\r\n", b"Transfer-Encoding: chunked\r\n"]
 )
-def test_a_body_that_is_too_large_is_told_so(place: Place, framing: bytes) -> None:
+def test_a_body_that_is_too_large_is_told_so(patient: Place, framing: bytes) -> None:
     """Also to a client that sends all of it before it reads, as long as it is not many times too large."""
     piece = b"7d0\r\n" + b"x" * 2000 + b"\r\n" if b"chunked" in framing else b"x" * 2000
-    told = place.say(b"POST /echo HTTP/1.1\r\n" + framing + HEAD + b"\r\n", piece, piece, piece)
+    told = patient.say(b"POST /echo HTTP/1.1\r\n" + framing + HEAD + b"\r\n", piece, piece, piece)
     assert statuses(told) == [413]
 
 
@@ -153,8 +161,8 @@ def test_a_body_that_is_too_large_is_told_so(place: Place, framing: bytes) -> No
     ],
     ids=["headers", "header", "name", "url", "empty lines", "trailers", "chunk extension"],
 )
-def test_what_is_no_body_is_bounded(place: Place, endless: bytes) -> None:
-    with place.connection() as client:
+def test_what_is_no_body_is_bounded(patient: Place, endless: bytes) -> None:
+    with patient.connection() as client:
         try:
             for start in range(0, len(endless), 10_000):
                 client.sendall(endless[start : start + 10_000])
@@ -163,9 +171,9 @@ def test_what_is_no_body_is_bounded(place: Place, endless: bytes) -> None:
         assert statuses(wait_for_end(client)) in ([400], [])  # the answer is lost where we still send when it ends
 
 
-def test_chunks_of_one_byte_are_a_body(place: Place) -> None:
+def test_chunks_of_one_byte_are_a_body(patient: Place) -> None:
     head = b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + LAST
-    assert statuses(place.say(head, *[b"1\r\nx\r\n" * 300] * 3, b"0\r\n\r\n")) == [200]
+    assert statuses(patient.say(head, *[b"1\r\nx\r\n" * 300] * 3, b"0\r\n\r\n")) == [200]
 
 
 @pytest.mark.parametrize(
