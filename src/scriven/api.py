@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from scriven import recipes
 from scriven.arguments import check_choice, check_path, check_step, python_words
-from scriven.corpus.build import COLUMN, store_text
+from scriven.corpus.build import name_texts, settings_for_text
 from scriven.errors import Interrupted, UsageError
 from scriven.events import Event, Finished, Loss, Started
 from scriven.report import Report, consume
@@ -93,7 +93,7 @@ def train(
     """
     _check(texts, text, settings, reports)
     request = _make_request(
-        _store(texts, text),
+        name_texts(texts, text),
         {"minutes": minutes, "epochs": epochs, "steps": steps, "characters": characters},
         _overlay(recipe, settings, text),
         output=output,
@@ -132,7 +132,7 @@ def train_events(
     """
     _check(texts, text, settings, reports)
     request = _make_request(
-        _store(texts, text),
+        name_texts(texts, text),
         {"minutes": minutes, "epochs": epochs, "steps": steps, "characters": characters},
         _overlay(recipe, settings, text),
         output=output,
@@ -141,11 +141,6 @@ def train_events(
         replay=replay,
     )
     return _train(request, reports)
-
-
-def _store(texts: Sequence[str | Path], text: str | Iterable[str] | None) -> tuple[str, ...]:
-    """The names of the texts to train on; a text in memory is stored first."""
-    return tuple(map(str, texts)) if text is None else (str(store_text(text)),)
 
 
 def _overlay(
@@ -157,8 +152,8 @@ def _overlay(
     given = settings.explicit() if isinstance(settings, Settings) else dict(settings or {})
     with python_words():
         base = {} if recipe is None else recipes.values(recipe)
-        if not (text is None or isinstance(text, str)):
-            base = overlay_settings(base, {"corpus": {"documents": "files", "column": COLUMN}})
+        if stored := settings_for_text(text):
+            base = overlay_settings(base, {"corpus": stored})
         return overlay_settings(base, given)
 
 

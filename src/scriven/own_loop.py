@@ -11,7 +11,7 @@ import torch
 
 from scriven.arguments import check_path, check_whole, python_words
 from scriven.batches import Batch, Cursor, next_batch
-from scriven.corpus.build import COLUMN, build, store_text
+from scriven.corpus.build import build, name_texts, settings_for_text
 from scriven.corpus.store import Corpus
 from scriven.errors import UsageError
 from scriven.events import Loss
@@ -40,11 +40,10 @@ def build_corpus(
     if (text is None) == (not texts):
         raise UsageError("name texts, or give a text in memory as text, and not both")
     given = settings.model_dump(exclude_unset=True) if isinstance(settings, CorpusSettings) else dict(settings or {})
-    if not (text is None or isinstance(text, str)):
-        given = {"documents": "files", "column": COLUMN} | given
-    names = [str(store_text(text))] if text is not None else [str(each) for each in texts]
+    chosen = settings_for_text(text) | given
+    names = name_texts(texts, text)
     with python_words():
-        return Corpus.open(build(names, validate({"corpus": given}).corpus, check_path("output", output)))
+        return Corpus.open(build(names, validate({"corpus": chosen}).corpus, check_path("output", output)))
 
 
 def iterate_batches(

@@ -318,9 +318,9 @@ class Model:
         """Writes a text after each prompt, side by side; text n is drawn with `seed + n`."""
         first = first_seed(seed)
         options.begin(self.vocabulary, np.random.default_rng(first))  # raises now, not when the first text is asked for
-        return self._written(enumerate(prompts, first), options)
+        return self._write_each(enumerate(prompts, first), options)
 
-    def _written(self, prompts: Iterable[tuple[int, str]], options: GenerationOptions) -> Iterator[Written]:
+    def _write_each(self, prompts: Iterable[tuple[int, str]], options: GenerationOptions) -> Iterator[Written]:
         read = lru_cache(1)(self._after)  # one prompt may come many times
         texts = (
             (options.begin(self.vocabulary, np.random.default_rng(seed)), read(prompt)) for seed, prompt in prompts
@@ -417,9 +417,9 @@ class Session:
         The file belongs to the checkpoint that the model was loaded from. Raises InputError when it cannot be written,
         UsageError when the model is of no run.
         """
-        self._saved().write(path)
+        self._snapshot().write(path)
 
-    def _saved(self) -> SavedSession:
+    def _snapshot(self) -> SavedSession:
         begun = self._context is not self._model._start
         return SavedSession(self._model._known_origin(), self._context, self._random, begun)
 
@@ -430,7 +430,7 @@ class Session:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickles what `save` writes."""
-        return _unpickle, (self._saved().to_bytes(),)
+        return _unpickle, (self._snapshot().to_bytes(),)
 
     def fork(self) -> Session:
         """Returns a copy that continues on its own, and would draw the same text."""

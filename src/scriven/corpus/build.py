@@ -96,6 +96,16 @@ def _json_line(document: str) -> str:
     return json.dumps({COLUMN: check_text("a document", document)}) + "\n"
 
 
+def name_texts(texts: Sequence[str | Path], text: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Returns the names that `build` takes: those of the texts, or of a text in memory, which is stored first."""
+    return tuple(map(str, texts)) if text is None else (str(store_text(text)),)
+
+
+def settings_for_text(text: str | Iterable[str] | None) -> dict[str, str]:
+    """Returns the corpus settings that read what `store_text` stored: documents are rows of a table."""
+    return {} if text is None or isinstance(text, str) else {"documents": "files", "column": COLUMN}
+
+
 def is_made_of(
     folder: Path, texts: Sequence[str], settings: CorpusSettings, progress: Progress | None = None
 ) -> bool | None:

@@ -47,12 +47,12 @@ def answer(values: Any, status: int = 200) -> Response:
 
 
 async def long_answer(size: int, make: Callable[[], Any]) -> Response:
-    """An answer with the values of `make()` as JSON, made in another thread if `size` is at least BRIEF."""
+    """An answer with the values of `make()` as JSON, made in another thread if `size` is at least LONG_ANSWER."""
     return _response(await run_apart(size, lambda: json_in_pieces(make())), 200)
 
 
 async def run_apart(size: int, make: Callable[[], Result]) -> Result:
-    """The result of `make()`, which runs in another thread if `size` is at least BRIEF.
+    """The result of `make()`, which runs in another thread if `size` is at least LONG_ANSWER.
 
     Shorter work runs in the loop, but only LONG_ANSWER values in each of its turns: 64 streams with updates take turns.
     """
