@@ -1,15 +1,15 @@
-"""What is said of workers that do not compute by the same means."""
+"""What is said of workers with different environments."""
 
 from typing import Any
 
 import pytest
 
-from scriven.distributed.rendezvous import MEANS_BYTES, describe_difference, environment
+from scriven.distributed.rendezvous import ENVIRONMENT_BYTES, describe_difference, environment
 
 
 def workers(*changes: dict[str, Any]) -> list[dict[str, str]]:
-    means = {"scriven": "1.0", "torch": "2.13.0", "kernels": "amx", "instructions for torch": "AVX512"}
-    return [{"host": f"node{rank}", **means, **change} for rank, change in enumerate(changes)]
+    same = {"scriven": "1.0", "torch": "2.13.0", "kernels": "amx", "instructions for torch": "AVX512"}
+    return [{"host": f"node{rank}", **same, **change} for rank, change in enumerate(changes)]
 
 
 def test_those_of_one_kind_may_work_together_wherever_they_are() -> None:
@@ -41,4 +41,4 @@ def test_of_many_only_some_are_named() -> None:
 
 def test_a_long_name_leaves_room_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "n" * 1000)
-    assert len(str(environment())) < MEANS_BYTES
+    assert len(str(environment())) < ENVIRONMENT_BYTES

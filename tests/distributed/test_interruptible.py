@@ -12,25 +12,25 @@ def nothing() -> None:
 
 
 def test_it_gives_what_the_task_gives_and_raises_what_it_raises() -> None:
-    attendant = InterruptibleCaller()
-    assert attendant.wait_for(lambda: (threading.current_thread().name, 3), nothing) == ("scriven-attendant", 3)
+    caller = InterruptibleCaller()
+    assert caller.wait_for(lambda: (threading.current_thread().name, 3), nothing) == ("scriven-caller", 3)
     with pytest.raises(ZeroDivisionError):
-        attendant.wait_for(lambda: 1 // 0, nothing)
-    assert attendant.wait_for(lambda: 4, nothing) == 4
-    attendant.close()
+        caller.wait_for(lambda: 1 // 0, nothing)
+    assert caller.wait_for(lambda: 4, nothing) == 4
+    caller.close()
 
 
 def test_who_waits_may_leave() -> None:
-    attendant, ended = InterruptibleCaller(), threading.Event()
+    caller, ended = InterruptibleCaller(), threading.Event()
 
     def look() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        attendant.wait_for(ended.wait, look)
-    assert attendant.busy
+        caller.wait_for(ended.wait, look)
+    assert caller.busy
     ended.set()
-    attendant.close()
+    caller.close()
 
 
 def test_one_that_was_never_needed_has_no_thread() -> None:

@@ -179,10 +179,10 @@ def test_counted_budgets_and_returns_are_done_again(
         spoilt(patch, {6, 7}, "loss")  # after which it rolls back to step 4
         trained(book, first, {"steps": 12}, over)
     trained(book, first, {"steps": 20}, resume="last")
-    assert read_replay_log(first).returned == [[4, 1]]
+    assert read_replay_log(first).rollbacks == [[4, 1]]
     metrics = first / METRICS_FILE
     metrics.write_text(metrics.read_text().replace('"rolled_back"', '"returned"'))  # as earlier versions wrote it
-    assert read_replay_log(first).returned == [[4, 1]]
+    assert read_replay_log(first).rollbacks == [[4, 1]]
     assert "all are the same bits" in replayed(first, again)
     assert same_end(first, again)
 

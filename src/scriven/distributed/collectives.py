@@ -1,8 +1,9 @@
-"""One process or many: torch.distributed moves gradients, updates, sums and words between the workers.
+"""One process or many: torch.distributed moves gradients, updates, sums and control values between the workers.
 
-Workers are subprocesses of `scriven train --training.workers`, on this machine, or what torchrun started, on many.
-What is summed is summed over groups or other parts whose number does not depend on the workers', in a fixed order:
-any number of workers gives the same bits. See docs/decisions/0017-sums-in-a-fixed-order.md.
+Workers are subprocesses that `scriven train --training.workers` starts on this machine, or processes that torchrun
+starts on many machines. Sums are taken over groups, or over other parts whose number does not depend on the number of
+workers, in a fixed order. So any number of workers gives the same bits. See
+docs/decisions/0017-sums-in-a-fixed-order.md.
 """
 
 from __future__ import annotations
@@ -26,106 +27,106 @@ from torch._C._distributed_c10d import Store  # torch.distributed does not expor
 from scriven.distributed.worker_process import WorkerProcess
 from scriven.errors import LostError, shortage
 
-# An evaluation may take hours while the others wait; a worker that dies is noticed by its closed connection (see
-# `_finds_closed_connection`), a machine that is cut off by what it does not confirm, which the system tells after some
-# minutes.
+# The others may wait for hours while one evaluates, so waits have no short limit. The end of a worker is noticed by its
+# closed connection (see `_finds_closed_connection`). A machine that is cut off no longer confirms what is sent to it,
+# and the system reports that after some minutes.
 TIMEOUT = timedelta(days=30)
 CLOSE_SECONDS = 10
-LOST_SECONDS = 2.0  # that what a worker sent before it ended may take to be received
-PROBE_SECONDS = 1.0  # between two probes of the connections to the others, while one waits for them
-PROBE_TAG = 1  # of messages that nobody receives; all others have tag 0
+LOST_SECONDS = 2.0  # to receive what a worker sent before it ended
+PROBE_SECONDS = 1.0  # between two probes of the connections to other workers, while waiting for them
+PROBE_TAG = 1  # marks messages that nobody receives; all others have tag 0
 STOP_KEY = "stop"
-CALLER_NAME = "scriven-attendant"  # of the thread
-LOOK_SECONDS = 0.2
+CALLER_NAME = "scriven-caller"  # of its thread
+CHECK_SECONDS = 0.2  # between two checks while waiting
 THREAD_CLOSE_SECONDS = 1.0
 T = TypeVar("T")
-Pieces = list[Tensor]  # arrays of one dimension that make up a row
+Pieces = list[Tensor]  # arrays of one dimension that together are a row
 
 
 def partition(count: int, rank: int, size: int) -> range:
-    """Which of `count` things are worker `rank`'s: as evenly as can be, in the order of ranks."""
+    """Returns which of `count` items worker `rank` owns: as evenly as possible, in the order of ranks."""
     return range(count * rank // size, count * (rank + 1) // size)
 
 
 @dataclass
 class _Call:
     task: Callable[[], Any]
-    ended: threading.Lock = field(default_factory=threading.Lock)  # held until then
+    ended: threading.Lock = field(default_factory=threading.Lock)  # held until the task has ended
     result: Any = None
     error: BaseException | None = None
 
 
 def has_abandoned_calls() -> bool:
-    """Whether a caller's thread of this process still runs a call that nobody waits for any more."""
+    """Whether a caller's thread of this process still runs a call that nobody waits for."""
     return any(thread.name == CALLER_NAME for thread in threading.enumerate())
 
 
 class InterruptibleCaller:
     """Runs blocking calls in a thread, so that the main thread can handle signals.
 
-    Python calls handlers of signals in the main thread only, and not while that waits in C or C++.
+    Python runs signal handlers only in the main thread, and not while that thread waits in C or C++.
     """
 
     def __init__(self) -> None:
         """The first call starts the thread."""
-        self._errands: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self.busy = False  # also after a call that nobody waited for to its end
+        self.busy = False  # stays true while a call runs that nobody waits for any more
 
-    def wait_for(self, task: Callable[[], T], look: Callable[[], None]) -> T:
-        """Returns or raises what `task()` does. Calls `look` now and then meanwhile, which may raise to stop waiting.
+    def wait_for(self, task: Callable[[], T], check: Callable[[], None]) -> T:
+        """Returns or raises what `task()` does. Calls `check` now and then meanwhile, which may raise to stop waiting.
 
         The task then continues in its thread, and no other call may start before it has ended.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name=CALLER_NAME, daemon=True)
             self._thread.start()
-        errand = _Call(task)
-        errand.ended.acquire()
+        call = _Call(task)
+        call.ended.acquire()
         self.busy = True
-        self._errands.put(errand)
-        while not errand.ended.acquire(timeout=LOOK_SECONDS):
-            look()
-        if errand.error:
-            raise errand.error
-        result: T = errand.result
+        self._calls.put(call)
+        while not call.ended.acquire(timeout=CHECK_SECONDS):
+            check()
+        if call.error:
+            raise call.error
+        result: T = call.result
         return result
 
     def close(self) -> None:
         """Ends the thread after its current call. Waits for that at most THREAD_CLOSE_SECONDS."""
         if self._thread:
-            self._errands.put(None)
+            self._calls.put(None)
             self._thread.join(THREAD_CLOSE_SECONDS)
 
     def _serve(self) -> None:
-        while errand := self._errands.get():
+        while call := self._calls.get():
             try:
-                errand.result = errand.task()
-            except BaseException as error:  # raised again by who waits
-                errand.error = error
+                call.result = call.task()
+            except BaseException as error:  # `wait_for` raises it again
+                call.error = error
             self.busy = False
-            errand.ended.release()
-            del errand  # and what it holds
+            call.ended.release()
+            del call  # frees what the task and its result hold
 
 
 class ProcessGroup:
-    """The processes that train together, seen from one of them. With one worker nothing is ever sent."""
+    """The processes that train together, seen from one of them. A single worker sends nothing."""
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
-        self.rank, self.size, self.local_rank = rank, size, local_rank  # the last one: among those of this machine
-        self.children: list[WorkerProcess] = []  # the other workers, where this process started them
-        self.store: Store | None = None  # what all workers can look into at any time
-        self._attendant, self._pause = InterruptibleCaller(), _go_on
-        self._looked, self._told, self._probed = 0.0, 0, 0.0
-        self._lost = 0.0  # when the end of another worker was seen
-        self._failure: RuntimeError | None = None  # what torch said of it, where a probe has seen it
+        self.rank, self.size, self.local_rank = rank, size, local_rank  # local_rank counts on this machine
+        self.children: list[WorkerProcess] = []  # the other workers, if this process started them
+        self.store: Store | None = None  # which all workers can read and write at any time
+        self._caller, self._check = InterruptibleCaller(), _do_nothing
+        self._stop_checked_at, self._stop_signal, self._probed_at = 0.0, 0, 0.0
+        self._lost_at = 0.0  # when this worker noticed that another one has ended
+        self._probe_error: RuntimeError | None = None  # what torch raised, if a probe noticed it
 
     def owned_range(self, count: int) -> range:
-        """Which of `count` things are this worker's."""
+        """Returns which of `count` items this worker owns."""
         return partition(count, self.rank, self.size)
 
     def all_gather(self, rows: Tensor, count: int) -> Tensor:
-        """All of `count` rows (count, ...), from every worker's own ones (len(own(count)), ...)."""
+        """Returns all `count` rows (count, ...), given each worker's own rows (len(owned_range(count)), ...)."""
         if self.size == 1:
             return rows
         result = rows.new_empty((count, *rows.shape[1:]))
@@ -136,11 +137,12 @@ class ProcessGroup:
         return result
 
     def tree_all_reduce(self, rows: list[Pieces], count: int) -> None:
-        """Makes the first of a worker's own rows (own(count)) the sum of all `count` rows, added as a binary tree.
+        """Overwrites the first of a worker's own rows with the sum of all `count` rows, added as a binary tree.
 
-        Rows are of P values in the same pieces; all of a worker's own ones are overwritten. A worker adds up what it
-        has of the tree, then one slice of what all workers have, which it sends to all others: so it receives about
-        2 P values, for any number of workers, as in a ring.
+        A worker owns the rows in `owned_range(count)`. Each row has P values, cut into the same pieces; the other own
+        rows are overwritten too. A worker adds up its own parts of the tree. Then it adds up one slice of all workers'
+        parts, and sends that slice to all others. So it receives about 2 P values for any number of workers, as a ring
+        all-reduce does.
         """
         own, tree = self.owned_range(count), range(count)
         single = {range(row, row + 1): rows[row - own.start] for row in own}
@@ -157,7 +159,7 @@ class ProcessGroup:
         self._exchange_parts(result)
 
     def broadcast_owned(self, tensors: list[Tensor], owners: list[int]) -> None:
-        """Fills in, on every worker, the tensors that other workers own."""
+        """Fills in, on every worker, the tensors that others own: worker `owners[i]` owns tensor i."""
         if self.size == 1:
             return
         self._communicate(
@@ -166,7 +168,7 @@ class ProcessGroup:
         )
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value (plain data: what JSON holds) on every worker."""
+        """Returns rank 0's value, which JSON can hold, on every worker."""
         if self.size == 1:
             return value
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -176,38 +178,44 @@ class ProcessGroup:
         self.broadcast_owned([buffer], [0])
         return json.loads(buffer.numpy().tobytes())
 
-    def asked_to_stop(self, own: int) -> int:
-        """Returns the number of the signal that asked any worker to stop, or 0. All workers learn this one's `own`."""
-        if self.store is None or self._told:
-            return own or self._told
-        if own:
-            self.tell_to_stop(own)
-        elif time.monotonic() - self._looked >= LOOK_SECONDS:
-            self._looked = time.monotonic()
-            with self._describe_failures():
-                self._told = int(self.store.get(STOP_KEY)) if self.store.check([STOP_KEY]) else 0
-        return own or self._told
+    def find_stop_signal(self, own: int) -> int:
+        """Returns the number of the signal that asked any worker to stop, or 0.
 
-    def tell_to_stop(self, number: int) -> None:
-        """Asks all workers to stop, from now on, for ever; in any thread, once they are together."""
+        `own` is the signal that this worker received, or 0; all workers learn it.
+        """
+        if self.store is None or self._stop_signal:
+            return own or self._stop_signal
+        if own:
+            self.ask_to_stop(own)
+        elif time.monotonic() - self._stop_checked_at >= CHECK_SECONDS:
+            self._stop_checked_at = time.monotonic()
+            with self._describe_failures():
+                self._stop_signal = int(self.store.get(STOP_KEY)) if self.store.check([STOP_KEY]) else 0
+        return own or self._stop_signal
+
+    def ask_to_stop(self, number: int) -> None:
+        """Asks all workers to stop. This cannot be taken back.
+
+        Any thread may call it, once the group exists.
+        """
         if self.store is not None:
-            self._told = number
-            with contextlib.suppress(RuntimeError):  # nobody is there to be told
+            self._stop_signal = number
+            with contextlib.suppress(RuntimeError):  # no other worker is left
                 self.store.set(STOP_KEY, str(number))
 
     def wait_for(self, task: Callable[[], T]) -> T:
-        """What `task()` gives or raises, in another thread: in this one signals and ends of workers are noticed."""
-        self._probed = time.monotonic()
-        return self._attendant.wait_for(task, self._look)
+        """Returns or raises what `task()` does in another thread. This one notices signals and lost workers meanwhile."""
+        self._probed_at = time.monotonic()
+        return self._caller.wait_for(task, self._check_others)
 
     @contextlib.contextmanager
-    def pausing(self, pause: Callable[[], None]) -> Iterator[None]:
-        """While this lasts, `pause` is called now and then where others are waited for; it may raise."""
-        self._pause = pause
+    def checking(self, check: Callable[[], None]) -> Iterator[None]:
+        """In this context, `check` is called now and then while waiting for other workers; it may raise."""
+        self._check = check
         try:
             yield
         finally:
-            self._pause = _go_on
+            self._check = _do_nothing
 
     def end(self) -> None:
         """Kills the workers that this process started."""
@@ -215,11 +223,11 @@ class ProcessGroup:
             child.process.kill()
 
     def close(self) -> None:
-        """Leaves the group; on rank 0, waits for the workers that were started, and ends those that hang."""
-        if self._attendant.busy:  # with some of them, whose end lets it wait no more
+        """Leaves the group. If this process started the workers, it waits for them, and kills those that hang."""
+        if self._caller.busy:  # it waits for some of them; once they have ended it no longer does
             self._close_children()
-        self._attendant.close()
-        if self.size > 1 and dist.is_initialized() and not self._attendant.busy:  # else it would wait for ever
+        self._caller.close()
+        if self.size > 1 and dist.is_initialized() and not self._caller.busy:  # or this would wait forever
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
         self._close_children()
@@ -230,7 +238,10 @@ class ProcessGroup:
             self.children.pop().close(end - time.monotonic())
 
     def _slices_of_nodes(self, sums: dict[range, Pieces], tree: range, slices: list[range]) -> dict[range, Pieces]:
-        """This worker's slice of all sums that any worker has made of the tree, from its own whole ones."""
+        """Returns this worker's slice of every sum that any worker has made of the tree.
+
+        `sums` are this worker's own sums, whole.
+        """
         mine, first = slices[self.rank], next(iter(sums.values()))
         sizes = [piece.numel() for piece in _slice_pieces(first, mine)]
         owners = {
@@ -247,65 +258,65 @@ class ProcessGroup:
         return parts
 
     def _exchange_parts(self, parts: list[Pieces]) -> None:
-        """Part `rank` to every other worker, and theirs from them."""
+        """Sends part `rank` to every other worker, and receives theirs from them."""
         received = [(part, peer) for peer, part in enumerate(parts)]
         self._exchange([(parts[self.rank], peer) for _, peer in received], received)
 
     def _exchange(self, sent: list[tuple[Pieces, int]], received: list[tuple[Pieces, int]]) -> None:
-        """Pieces to and from others, by rank, all at once. Faster than gloo's own collectives of the same."""
-        both = ((dist.irecv, received), (dist.isend, sent))  # what is awaited is received without a copy
+        """Sends and receives pieces, by rank, all at once. This is faster than gloo's own collectives."""
+        both = ((dist.irecv, received), (dist.isend, sent))  # gloo receives without a copy if it is already waiting
         moves = [(move, piece, peer) for move, all_pieces in both for pieces, peer in all_pieces for piece in pieces]
         operations = [dist.P2POp(*move) for move in moves if move[2] != self.rank and move[1].numel()]
         if operations:
             self._communicate(operations[0].tensor.device, lambda: dist.batch_isend_irecv(operations))
 
     def _communicate(self, device: torch.device, start: Callable[[], Iterable[Any]]) -> None:
-        """Starts some communication of arrays of a device and waits until it is done."""
+        """Starts the communication of arrays of a device and waits until it is done."""
         with self._describe_failures():
             works = start()
             if device.type == "cpu":
                 self.wait_for(lambda: _wait(works))
             else:
-                _wait(works)  # the device does, in the stream of this thread
+                _wait(works)  # the device waits, in the stream of this thread
 
-    def _look(self) -> None:
-        """Raises LostError where another worker has ended, once what it sent before must have come."""
-        self._pause()
-        if not self._lost and (any(child.ended for child in self.children) or self._finds_closed_connection()):
-            self._lost = time.monotonic()
-        if self._lost and (self.store is None or time.monotonic() - self._lost > LOST_SECONDS):
-            raise self.lost_error(self._failure)
+    def _check_others(self) -> None:
+        """Raises LostError if another worker has ended, after time enough to receive what it had sent."""
+        self._check()
+        if not self._lost_at and (any(child.ended for child in self.children) or self._finds_closed_connection()):
+            self._lost_at = time.monotonic()
+        if self._lost_at and (self.store is None or time.monotonic() - self._lost_at > LOST_SECONDS):
+            raise self.lost_error(self._probe_error)
 
     def _finds_closed_connection(self) -> bool:
-        """Whether gloo has closed its connection to another worker, which it is asked every PROBE_SECONDS.
+        """Whether gloo has closed its connection to another worker. It is probed every PROBE_SECONDS.
 
         When a connection breaks while gloo sends, gloo closes it, but the wait for that send never ends. Only another
         send to the same worker raises the error.
         """
-        if self.store is None or time.monotonic() - self._probed < PROBE_SECONDS:
+        if self.store is None or time.monotonic() - self._probed_at < PROBE_SECONDS:
             return False
-        self._probed = time.monotonic()
+        self._probed_at = time.monotonic()
         try:
             for peer in range(self.size):
                 if peer != self.rank:
                     dist.isend(torch.zeros(1), peer, tag=PROBE_TAG)
         except RuntimeError as error:
-            self._failure = error
-        return self._failure is not None
+            self._probe_error = error
+        return self._probe_error is not None
 
     @contextlib.contextmanager
     def _describe_failures(self) -> Iterator[None]:
-        """Raises LostError where torch cannot reach another worker."""
+        """Raises LostError if torch cannot reach another worker."""
         try:
             yield
         except RuntimeError as error:
-            if shortage(error):  # here, whatever the others do
+            if shortage(error):  # this process lacks something; the other workers may be well
                 raise
             raise self.lost_error(error) from error
 
     def lost_error(self, error: RuntimeError | None = None) -> LostError:
-        """What is said of the end of another worker, where torch said so or it was seen."""
-        end = time.monotonic() + 1  # which torch may have noticed before the system tells
+        """Returns the error for the end of another worker, with what is known of it."""
+        end = time.monotonic() + 1  # torch may notice it before the system reports the child's end
         while self.children and not any(child.ended for child in self.children) and time.monotonic() < end:
             time.sleep(0.02)
         why = ", ".join(child.exit_report() for child in self.children if child.ended) or (
@@ -319,8 +330,8 @@ class ProcessGroup:
         )
 
 
-def _go_on() -> None:
-    """Does nothing: the default of `pausing`."""
+def _do_nothing() -> None:
+    """Does nothing."""
 
 
 def _wait(works: Iterable[Any]) -> None:
@@ -329,12 +340,12 @@ def _wait(works: Iterable[Any]) -> None:
 
 
 def first_sentence(error: RuntimeError) -> str:
-    """The first sentence of what torch says, without the place in its source."""
+    """Returns the first sentence of an error of torch, without the place in torch's source."""
     return re.sub(r"^\[[^]]*\] *", "", str(error)).splitlines()[0].partition(". ")[0]
 
 
 def _nodes(tree: range, own: range) -> list[range]:
-    """The largest parts of a binary tree over things that are all among one's own."""
+    """Returns the largest parts of a binary tree that lie whole within `own`."""
     if own.start <= tree.start and tree.stop <= own.stop:
         return [tree]
     if own.stop <= tree.start or tree.stop <= own.start:
@@ -358,7 +369,7 @@ def _halves(tree: range) -> tuple[range, range]:
 
 
 def _slice_pieces(pieces: Pieces, part: range) -> Pieces:
-    """The pieces, seen as one row, from one place to another."""
+    """Returns a part of the row that the pieces make up, as views of the pieces."""
     result, start = [], 0
     for piece in pieces:
         low, high = max(part.start - start, 0), min(part.stop - start, piece.numel())

@@ -1,8 +1,8 @@
 """Starts workers as subprocesses on this machine, or joins those that torchrun has started on any number of machines.
 
 Subprocesses are `python -m scriven worker`, never a fork or spawn of the user's script. Torchrun describes
-a process's place in the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, ...), as torch's other launchers do;
-rendezvous, restarts and collectives are torch's.
+a process's place in the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, ...), as torch's other launchers do.
+Rendezvous, restarts and collectives are torch's.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from scriven.distributed.worker_process import WorkerProcess
 from scriven.errors import ScrivenError, UsageError, shortage
 from scriven.signals import raise_if_stopped
 
-MEET_TIMEOUT = timedelta(minutes=5)  # to reach the first worker, which waits for the others for ever
-ALONE_SECONDS = 2  # that a worker has to end by itself, and to say why, when its leader has ended
+MEET_TIMEOUT = timedelta(minutes=5)  # to reach the first worker, which itself waits for the others without limit
+ORPHAN_SECONDS = 2  # for a worker whose leader has ended to end by itself, with its own error
 LOCAL = "127.0.0.1"
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
-TAKEN = re.compile("EADDRINUSE|address already in use", re.IGNORECASE)
+PORT_IN_USE = re.compile("EADDRINUSE|address already in use", re.IGNORECASE)
 GET_ADDRESS = 0x8915  # SIOCGIFADDR of netdevice(7)
 
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """Where a process stands among those that were started to train together."""
+    """The place of a process among those that were started to train together."""
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0  # among those of this machine
+    local_rank: int = 0  # among the processes of this machine
     local_size: int = 1
-    restarts: int = 0  # of all workers, before this start
-    store: Store | None = None  # where they find each other, see `connect_store`
+    restarts: int = 0  # how often all workers were restarted before
+    store: Store | None = None  # through which they find each other, see `connect_store`
 
     @property
     def machines(self) -> int:
-        """How many machines there are, if all have as many of them."""
+        """The number of machines, if all run the same number of processes."""
         return -(-self.size // self.local_size)
 
 
@@ -61,83 +61,83 @@ def torchrun_process() -> ProcessInfo | None:
 
     Raises UsageError when the environment names no valid place.
     """
-    told = os.environ
-    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= told.keys():
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return None
-    rank, size = _number("RANK"), _number("WORLD_SIZE", least=1)
-    if rank >= size or not 0 < _number("MASTER_PORT") < 1 << 16:
+    rank, size = _read_number("RANK"), _read_number("WORLD_SIZE", least=1)
+    if rank >= size or not 0 < _read_number("MASTER_PORT") < 1 << 16:
         raise UsageError(
-            f"RANK {rank} of WORLD_SIZE {size} at MASTER_PORT {told['MASTER_PORT']} is no place in a training; let "
-            "torchrun set them, or unset them"
+            f"RANK {rank} of WORLD_SIZE {size} at MASTER_PORT {os.environ['MASTER_PORT']} is not a valid place; let "
+            "torchrun set these variables, or unset them"
         )
-    local = _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", size, least=1)
-    return ProcessInfo(rank, size, *local, _number("TORCHELASTIC_RESTART_COUNT", 0))
+    local = _read_number("LOCAL_RANK", rank), _read_number("LOCAL_WORLD_SIZE", size, least=1)
+    return ProcessInfo(rank, size, *local, _read_number("TORCHELASTIC_RESTART_COUNT", 0))
 
 
-def _number(name: str, default: int | None = None, *, least: int = 0) -> int:
-    """The number that a launcher has put into the environment."""
+def _read_number(name: str, default: int | None = None, *, least: int = 0) -> int:
+    """Returns the number that a launcher has put into the environment."""
     text = os.environ.get(name, str(default))
     if not (text.isascii() and text.isdecimal() and int(text) >= least):
-        raise UsageError(f"{name} in the environment is {text!r}, not a number from {least} on; unset it")
+        raise UsageError(f"{name} in the environment is {text!r}, not a number of at least {least}; unset it")
     return int(text)
 
 
 def connect_store(place: ProcessInfo | None, stop: Callable[[], int] = lambda: 0) -> Store | None:
     """Connects to the store where workers that torchrun has started find each other; a single worker has None.
 
-    The others wait for the first one to connect, so it does that before anything else. Raises ScrivenError if it cannot
-    be reached, Interrupted if `stop()` is not 0 before that.
+    The others wait for the first worker to connect, so it does that before anything else. Raises ScrivenError if the
+    store cannot be reached, Interrupted if `stop()` is not 0 before that.
     """
     if place is None or place.size == 1:
         return None
-    found = partial(rendezvous, "env://", timeout=MEET_TIMEOUT)
+    meet = partial(rendezvous, "env://", timeout=MEET_TIMEOUT)
     with contextlib.closing(ProcessGroup(place.rank, place.size)) as workers:
-        store: Store = _together(workers, lambda: next(found())[0], stop)
+        store: Store = _wait_for_store(workers, lambda: next(meet())[0], stop)
     store.set_timeout(TIMEOUT)
     return store
 
 
 def join_group(place: ProcessInfo, stop: Callable[[], int] = lambda: 0) -> ProcessGroup:
-    """The workers that meet in the store of this place, as soon as all are here; however long the first one takes.
+    """Joins the workers that meet in the store of this place; waits for all of them, without a time limit.
 
-    Raises ScrivenError where one of them is lost, Interrupted where `stop()` is not 0 before that.
+    Raises ScrivenError if one of them is lost, Interrupted if `stop()` is not 0 before that.
     """
     workers = ProcessGroup(place.rank, place.size, place.local_rank)
     if place.store is not None:
-        workers.store = _together(workers, partial(_join_store, place, place.store), stop)
+        workers.store = _wait_for_store(workers, partial(_join_store, place, place.store), stop)
     return workers
 
 
 def join_spawning_leader(stop: Callable[[], int] = lambda: 0) -> ProcessGroup:
-    """The workers that `start_workers` has started, in one of them. Raises as `join_group` does."""
+    """Joins the workers that `start_workers` has started, as one of them. Raises as `join_group` does."""
     place = torchrun_process()
     if place is None:
-        raise UsageError("scriven worker is started by scriven train, which tells it what to do; start that")
+        raise UsageError("scriven worker is started by scriven train, with a job to do; start that instead")
     threading.Thread(target=end_with_leader, name="scriven-leader", daemon=True).start()
     workers = ProcessGroup(place.rank, place.size, place.local_rank)
-    workers.store = _together(workers, partial(_join_store_at, place, int(os.environ["MASTER_PORT"])), stop)
+    workers.store = _wait_for_store(workers, partial(_join_store_at, place, int(os.environ["MASTER_PORT"])), stop)
     return workers
 
 
 def end_with_leader() -> None:
-    """Ends this process when the one that started it has ended, however it did; until then it waits.
+    """Waits until the process that started this one has ended, for any reason, then ends this one too.
 
-    gloo mostly notices that a connection was closed, but was seen to wait for ever for what a killed leader owed.
+    gloo mostly notices a closed connection. But it was seen to wait forever for what a killed leader had not sent.
     """
     while os.read(0, 1):
         pass
-    time.sleep(ALONE_SECONDS)
+    time.sleep(ORPHAN_SECONDS)
     os._exit(1)
 
 
 def start_workers(size: int, stop: Callable[[], int] = lambda: 0) -> ProcessGroup:
-    """Rank 0 of `size` workers; the others are started as subprocesses on this machine, which only they can join.
+    """Starts `size - 1` workers as subprocesses on this machine and returns the group, with this process as rank 0.
 
-    Raises ScrivenError where one of them ends before all are here, Interrupted where `stop()` is not 0 before that.
+    Nothing else can join the group. Raises ScrivenError if a worker ends before all have joined, Interrupted if
+    `stop()` is not 0 before that.
     """
     if size == 1:
         return ProcessGroup()
-    listener = socket.create_server((LOCAL, 0))  # torch's own would listen on every address
+    listener = socket.create_server((LOCAL, 0))  # torch's own listener would accept every address
     port = listener.getsockname()[1]
     store = TCPStore(
         LOCAL, port, size, True, timeout=TIMEOUT, wait_for_workers=False, master_listen_fd=listener.detach()
@@ -147,7 +147,7 @@ def start_workers(size: int, stop: Callable[[], int] = lambda: 0) -> ProcessGrou
     try:
         for rank in range(1, size):
             workers.children.append(WorkerProcess.start(rank, address))
-        workers.store = _together(
+        workers.store = _wait_for_store(
             workers, lambda: _init_process_group(LOOPBACK.get(sys.platform), store, 0, size), stop
         )
     except BaseException:
@@ -171,10 +171,10 @@ def use_device(name: str, local_rank: int) -> None:
         torch.cuda.set_device(local_rank)
 
 
-def _together(workers: ProcessGroup, task: Callable[[], Store], stop: Callable[[], int]) -> Store:
-    """Returns what `task()` does, which joins the workers. Raises as `join_group` does."""
+def _wait_for_store(workers: ProcessGroup, task: Callable[[], Store], stop: Callable[[], int]) -> Store:
+    """Returns the store that `task()` gives once this worker has joined. Raises as `join_group` does."""
     try:
-        with workers.pausing(partial(raise_if_stopped, stop)):
+        with workers.checking(partial(raise_if_stopped, stop)):
             return workers.wait_for(task)
     except RuntimeError as error:
         if shortage(error):
@@ -182,7 +182,7 @@ def _together(workers: ProcessGroup, task: Callable[[], Store], stop: Callable[[
         address, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
         if workers.children:
             raise workers.lost_error(error) from error
-        if TAKEN.search(str(error)):
+        if PORT_IN_USE.search(str(error)):
             raise ScrivenError(
                 f"port {port} of {address} is in use by another program; give torchrun another one, with "
                 "--rdzv-endpoint or --master-port"
@@ -190,41 +190,41 @@ def _together(workers: ProcessGroup, task: Callable[[], Store], stop: Callable[[
         raise ScrivenError(
             f"process {workers.rank} of {workers.size} cannot join the others at {address}:{port} "
             f"({first_sentence(error)}); "
-            "see that the first one runs and that this machine reaches it there, then start all of them again"
+            "check that the first one runs and that this machine can reach it there, then start all of them again"
         ) from error
 
 
 def _join_store(place: ProcessInfo, store: Store) -> Store:
-    """Joins those that meet in a store: their own part of it."""
-    interface = LOOPBACK.get(sys.platform) if place.machines == 1 else _interface()
+    """Joins the workers that meet in a store, in a part of it that is theirs alone."""
+    interface = LOOPBACK.get(sys.platform) if place.machines == 1 else _find_interface()
     return _init_process_group(
         interface, PrefixStore(_agree_on_name(store, place.rank, place.size), store), place.rank, place.size
     )
 
 
 def _join_store_at(place: ProcessInfo, port: int) -> Store:
-    """Joins those that meet in the store at a port of this machine."""
+    """Joins the workers that meet in the store at a port of this machine."""
     store = TCPStore(LOCAL, port, place.size, False, timeout=TIMEOUT)
     return _init_process_group(LOOPBACK.get(sys.platform), store, place.rank, place.size)
 
 
 def _agree_on_name(store: Store, rank: int, size: int) -> str:
-    """A name that only those who start together know.
+    """Returns a name that only the workers of this start know.
 
-    Torch's agent keeps one store for all its restarts, with the addresses of workers that have ended in it; they
-    would be taken for those of the new ones, which waited for each other for ever.
+    Torch's agent keeps one store over all its restarts, and the addresses of ended workers stay in it. Without the
+    name, the new workers would take those addresses for each other's, and wait forever.
     """
     name = uuid.uuid4().hex
     if rank:
-        store.set(f"here-{rank}", name)  # its own, so that it is not given an answer to another
-        told = store.get(f"told-{name}").decode()
-        store.set(f"heard-{told}-{rank}", "")
-        return told
+        store.set(f"here-{rank}", name)  # a name of its own, so that it gets no answer that is meant for another
+        agreed = store.get(f"answer-{name}").decode()
+        store.set(f"heard-{agreed}-{rank}", "")
+        return agreed
     missing = set(range(1, size))
     while missing:
         for other in missing:
             if store.check([f"here-{other}"]):
-                store.set(f"told-{store.get(f'here-{other}').decode()}", name)
+                store.set(f"answer-{store.get(f'here-{other}').decode()}", name)
         missing = {other for other in missing if not store.check([f"heard-{name}-{other}"])}
         time.sleep(0.02)
     return name
@@ -239,22 +239,22 @@ def _init_process_group(interface: str | None, store: Store, rank: int, size: in
     return store
 
 
-def _interface() -> str | None:
+def _find_interface() -> str | None:
     """Returns the network interface that leads to the first worker, unless it is unknown or the loopback."""
     if sys.platform != "linux":
         return None
     import fcntl  # noqa: PLC0415 - only Unix has it
 
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            asked.connect((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))  # sends nothing
+            probe.connect((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))  # sends nothing
         except OSError:
             return None
-        own = asked.getsockname()[0]
+        own = probe.getsockname()[0]
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode())
             try:
-                address = socket.inet_ntoa(fcntl.ioctl(asked, GET_ADDRESS, request)[20:24])
+                address = socket.inet_ntoa(fcntl.ioctl(probe, GET_ADDRESS, request)[20:24])
             except OSError:
                 continue  # it has no address
             if address == own and not own.startswith("127."):

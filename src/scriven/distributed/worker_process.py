@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO
 
 COMMAND = [sys.executable, "-m", "scriven", "worker"]
-LINES_TOLD, BYTES_TOLD = 3, 2000  # of what it said at the end
+REPORT_LINES, REPORT_BYTES = 3, 2000  # of the end of its error output
 KILLED = -9
 
 
@@ -21,21 +21,21 @@ class WorkerProcess:
 
     rank: int
     process: subprocess.Popen[bytes]
-    words: IO[bytes]
+    error_output: IO[bytes]
 
     @classmethod
     def start(cls, rank: int, environment: Mapping[str, str]) -> WorkerProcess:
         """Starts the worker of this rank. Raises OSError."""
-        words = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the child
+        error_output = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the child
         process = subprocess.Popen(
             COMMAND,
             env=os.environ | environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdin=subprocess.PIPE,  # never written to: it ends with this process, see `launch.join_leader`
+            stdin=subprocess.PIPE,  # it closes when this process ends, see `launch.end_with_leader`
             stdout=subprocess.DEVNULL,
-            stderr=words,
-            process_group=0,  # Ctrl-C is for the leader, which tells the others to stop
+            stderr=error_output,
+            process_group=0,  # Ctrl-C goes to the leader only, which asks the others to stop
         )
-        return cls(rank, process, words)
+        return cls(rank, process, error_output)
 
     @property
     def ended(self) -> bool:
@@ -45,11 +45,11 @@ class WorkerProcess:
     def exit_report(self) -> str:
         """Describes how it ended, with the last lines of its error output."""
         code = self.process.poll()
-        how = "killed, perhaps for want of memory" if code == KILLED else f"exit code {code}"
-        self.words.seek(max(0, self.words.seek(0, os.SEEK_END) - BYTES_TOLD))
-        lines = [line.strip() for line in self.words.read().decode("utf-8", "replace").splitlines()]
-        said = " / ".join([line for line in lines if line][-LINES_TOLD:])
-        return f"worker {self.rank}: {how}" + (f": {said}" if said else "")
+        how = "killed, perhaps for lack of memory" if code == KILLED else f"exit code {code}"
+        self.error_output.seek(max(0, self.error_output.seek(0, os.SEEK_END) - REPORT_BYTES))
+        lines = [line.strip() for line in self.error_output.read().decode("utf-8", "replace").splitlines()]
+        end = " / ".join([line for line in lines if line][-REPORT_LINES:])
+        return f"worker {self.rank}: {how}" + (f": {end}" if end else "")
 
     def close(self, seconds: float) -> None:
         """Waits for its end for at most `seconds`, then kills it."""
@@ -60,4 +60,4 @@ class WorkerProcess:
             self.process.wait()
         if self.process.stdin:
             self.process.stdin.close()
-        self.words.close()
+        self.error_output.close()

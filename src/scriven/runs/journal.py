@@ -139,7 +139,7 @@ class ReplayLog:
 
     progress: list[float]  # the progress that gave the learning rates of steps 1, 2, ...
     evaluated: list[int]  # steps with an evaluation after them, in order
-    returned: list[list[int]]  # [step, number of rollbacks by then], in order
+    rollbacks: list[list[int]]  # [step, number of rollbacks by then], in order
 
     @property
     def steps(self) -> int:
@@ -154,9 +154,9 @@ class ReplayLog:
         """The number of evaluations up to a step, including one after it."""
         return bisect_right(self.evaluated, step)
 
-    def returns(self, step: int) -> int:
+    def rollbacks_at(self, step: int) -> int:
         """The number of rollbacks before training last continued from a step."""
-        return max((times for at, times in self.returned if at <= step), default=0)
+        return max((count for at, count in self.rollbacks if at <= step), default=0)
 
 
 def read_replay_log(path: Path) -> ReplayLog:
@@ -175,10 +175,12 @@ def read_replay_log(path: Path) -> ReplayLog:
     matching = [record for record in records if record.get("event") == kind and not record.get("final")]
     evaluated = {record["step"] for record in matching if record.get("evaluation", True)}  # saves may not be
     try:
-        returned = [[record["step"], _times(record)] for record in records if record.get("event") in ROLLED_BACK]
+        rollbacks = [
+            [record["step"], _count_rollbacks(record)] for record in records if record.get("event") in ROLLED_BACK
+        ]
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path / METRICS_FILE} is damaged; restore it from a copy") from None
-    return ReplayLog(progress, sorted(evaluated), returned)
+    return ReplayLog(progress, sorted(evaluated), rollbacks)
 
 
 def read_fingerprints(path: Path) -> dict[int, str]:
@@ -189,9 +191,9 @@ def read_fingerprints(path: Path) -> dict[int, str]:
     return {record["step"]: record["fingerprint"] for record in _metrics(path) if "fingerprint" in record}
 
 
-def _times(returned: dict[str, Any]) -> int:
+def _count_rollbacks(record: dict[str, Any]) -> int:
     """The number of rollbacks, as each one halved the learning rates."""
-    return round(-math.log2(returned["learning_rate_factor"]))
+    return round(-math.log2(record["learning_rate_factor"]))
 
 
 def _metrics(path: Path) -> Iterator[dict[str, Any]]:

@@ -198,8 +198,8 @@ class Trainer:
     def _step(self, batches: Iterator[tuple[Batch, Cursor]]) -> tuple[Stepped | Skipped, Control]:
         """Makes one step of all workers; returns its event, and what rank 0 decided."""
         state, learner = self.state, self.learner
-        if self.replay and state.rollbacks != self.replay.returns(state.step):
-            self._set_rollbacks(self.replay.returns(state.step))
+        if self.replay and state.rollbacks != self.replay.rollbacks_at(state.step):
+            self._set_rollbacks(self.replay.rollbacks_at(state.step))
         before = [*learner.gradients.states]
         taught = learner.gradients.compute(batches, state.step, self._decide)
         sums, rate, norm = taught.sums, math.nan, math.nan
