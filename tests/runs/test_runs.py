@@ -1,8 +1,6 @@
 """Checkpoints exist whole or not at all; damage is noticed and named."""
 
-import dataclasses
 import json
-import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,8 @@ import tomli_w
 import torch
 
 from scriven import safe_files
-from scriven.corpus import Corpus, build
 from scriven.errors import InputError
-from scriven.runs import Run, checkpoints, create_run, load_weights, open_run, run_corpus, writing
+from scriven.runs import Run, checkpoints, create_run, load_weights, open_run, writing
 from scriven.runs.manifest import settings_seal
 from scriven.settings import ModelSettings, Settings
 from scriven.vocabulary import Vocabulary
@@ -217,27 +214,6 @@ def test_what_goes_wrong_while_a_run_is_written_keeps_its_own_words(tmp_path: Pa
         raise OSError("something else")
     with writing(tmp_path / "run"):  # and the run is free again
         pass
-
-
-def test_a_corpus_that_is_gone_is_built_again(tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text("ab\n" * 30)
-    corpus = Corpus.open(build([str(text)], Settings().corpus))
-    run = create_run(
-        tmp_path / "run", Settings(), corpus.vocabulary, {"corpus": str(corpus.path), "texts": [str(text)]}
-    )
-    assert run_corpus(run).path == corpus.path
-    shutil.rmtree(corpus.path)
-    assert run_corpus(run).validation.characters == 9
-    shutil.rmtree(corpus.path)
-    text.write_text("abc\n" * 30)
-    with pytest.raises(InputError, match="other characters now"):
-        run_corpus(run)
-    text.unlink()
-    with pytest.raises(InputError, match=r"cannot be built again: .*text\.txt"):
-        run_corpus(run)
-    with pytest.raises(InputError, match="came from standard input"):
-        run_corpus(dataclasses.replace(run, origin={"corpus": str(corpus.path), "texts": ["-"]}))
 
 
 def test_one_run_has_one_writer(tmp_path: Path) -> None:

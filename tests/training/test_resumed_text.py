@@ -1,5 +1,6 @@
 """A run that is resumed goes on with the text that it was made of, and says where that has changed since."""
 
+import dataclasses
 import shlex
 import shutil
 from collections.abc import Callable
@@ -8,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
-from scriven.corpus import build
+from scriven.corpus import Corpus, build
 from scriven.errors import InputError
 from scriven.events import Started, Stepped
-from scriven.runs import open_run
+from scriven.runs import create_run, open_run
 from scriven.settings import (
     BudgetSettings,
     CorpusSettings,
     Settings,
 )
-from scriven.training.request import Request
+from scriven.training.request import Request, open_run_corpus
 from scriven.training.start import train
 from small_settings import SMALL
 
@@ -103,3 +104,24 @@ def test_a_corpus_that_was_built_anew_in_its_place_is_refused(book: Path, tmp_pa
     build([str(book)], CorpusSettings(), folder)
     with pytest.raises(InputError, match=r"corpus has other characters now; restore the old text"):
         resumed(tmp_path / "run")
+
+
+def test_a_corpus_that_is_gone_is_built_again(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("ab\n" * 30)
+    corpus = Corpus.open(build([str(text)], Settings().corpus))
+    run = create_run(
+        tmp_path / "run", Settings(), corpus.vocabulary, {"corpus": str(corpus.path), "texts": [str(text)]}
+    )
+    assert open_run_corpus(run).path == corpus.path
+    shutil.rmtree(corpus.path)
+    assert open_run_corpus(run).validation.characters == 9
+    shutil.rmtree(corpus.path)
+    text.write_text("abc\n" * 30)
+    with pytest.raises(InputError, match="other characters now"):
+        open_run_corpus(run)
+    text.unlink()
+    with pytest.raises(InputError, match=r"cannot be built again: .*text\.txt"):
+        open_run_corpus(run)
+    with pytest.raises(InputError, match="came from standard input"):
+        open_run_corpus(dataclasses.replace(run, origin={"corpus": str(corpus.path), "texts": ["-"]}))

@@ -131,10 +131,11 @@ def corpus_of(run: str) -> Corpus:
 
     Raises InputError when it is gone and cannot be built again.
     """
-    from scriven.runs import open_run, run_corpus
+    from scriven.runs import open_run
+    from scriven.training.request import open_run_corpus
 
     opened = open_run(run)
-    corpus = run_corpus(opened)
+    corpus = open_run_corpus(opened)
     if corpus.path != opened.corpus_path:
         note(f"the corpus of {run} was gone, so it was built again from its texts as they are now")
     return corpus

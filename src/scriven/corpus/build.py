@@ -24,6 +24,7 @@ from scriven.corpus.parts import NAME as PART_NAME
 from scriven.corpus.parts import Parts, read_part, write_part
 from scriven.corpus.sources import Notes, changed_error, hash_content, short_hash
 from scriven.corpus.staging import publish, staging_folder
+from scriven.corpus.store import Corpus, is_corpus
 from scriven.corpus.writer import assemble
 from scriven.errors import InputError, UsageError
 from scriven.runtime import cache_folder, keep_buffers
@@ -67,6 +68,16 @@ def build(
         made = publish(work, corpora / name, _is_whole, replace=True)
     _notes().write(name, corpus_input.stamps())
     return made
+
+
+def open_or_build(
+    texts: Sequence[str], settings: CorpusSettings, progress: Progress | None = None, *, strict: bool = True
+) -> Corpus:
+    """Opens the corpus that the texts name, or else the one that `build` makes of them.
+
+    Raises errors like `build`; InputError if the corpus is damaged.
+    """
+    return Corpus.open(texts[0] if is_corpus(texts) else build(texts, settings, progress=progress, strict=strict))
 
 
 def store_text(text: str | Iterable[str]) -> Path:
@@ -326,4 +337,4 @@ def _explain(folder: Path, corpus_input: CorpusInput) -> Iterator[None]:
         ) from None
 
 
-__all__ = ["Progress", "build", "build_part", "cache_folder", "is_made_of", "merge", "store_text"]
+__all__ = ["Progress", "build", "build_part", "cache_folder", "is_made_of", "merge", "open_or_build", "store_text"]

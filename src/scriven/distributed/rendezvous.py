@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from scriven.corpus.build import Progress, build
+from scriven.corpus.build import Progress, open_or_build
 from scriven.corpus.store import Corpus, is_corpus
 from scriven.distributed.collectives import ProcessGroup
 from scriven.distributed.launch import ProcessInfo, join_group, join_spawning_leader, start_workers, use_device
@@ -193,6 +193,4 @@ def _open_own_corpus(job: WorkerJob, workers: ProcessGroup, texts: tuple[str, ..
 def _find_corpus(job: WorkerJob, texts: tuple[str, ...], stop: Stop) -> Corpus:
     if not texts or is_corpus([job.corpus]):
         return Corpus.open(job.corpus)
-    if is_corpus(texts):
-        return Corpus.open(texts[0])
-    return Corpus.open(build(texts, job.settings.corpus, progress=interruptible_progress(None, stop)))
+    return open_or_build(texts, job.settings.corpus, interruptible_progress(None, stop))

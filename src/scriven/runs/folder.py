@@ -18,9 +18,7 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError
 
 from scriven.arguments import check_step, epoch_of
-from scriven.corpus.build import Progress, build
 from scriven.corpus.filesystem import Place, place_of
-from scriven.corpus.store import Corpus, is_corpus
 from scriven.errors import InputError, UnreadableError, UsageError
 from scriven.model.cells import CELLS
 from scriven.model.language_model import layer_widths, weight_shapes
@@ -332,36 +330,6 @@ def _instead(path: Path) -> str:
                 more = f" and {len(names) - RUNS_SHOWN:,} more" if len(names) > RUNS_SHOWN else ""
                 return f"{'did you mean ' + str(folder / near[0]) + '? ' if near else ''}there are {shown}{more}"
     return f"a run folder is what scriven train makes, with a {SETTINGS_FILE} in it"
-
-
-def run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
-    """Opens the corpus that a run was trained on, or builds it again from its texts. `progress` is as in `build`.
-
-    Raises InputError if the texts are missing too, or have changed.
-    """
-    text = run.origin.get("text")
-    with contextlib.suppress(InputError):  # missing, damaged, or of an earlier format
-        corpus = Corpus.open(run.corpus_path)
-        if text in (None, corpus.text_hash):
-            return corpus
-    texts = run.origin.get("texts", [])
-    if not texts or "-" in texts:
-        raise InputError(f"the corpus of {run.path} is gone, and its text came from standard input; give a text")
-    try:
-        if is_corpus(texts):
-            corpus = Corpus.open(texts[0])
-        else:
-            corpus = Corpus.open(build(texts, run.settings.corpus, progress=progress, strict=False))
-    except InputError as error:
-        raise InputError(f"the corpus of {run.path} is gone and cannot be built again: {error}") from None
-    same_symbols = corpus.vocabulary == run.vocabulary
-    if not same_symbols or text not in (None, corpus.text_hash):
-        what = "another text" if same_symbols else "other characters"
-        raise InputError(
-            f"the corpus of {run.path} is gone, and {', '.join(texts)} has {what} now; restore the old text, or train "
-            f"on the new one with: {retraining_command(run)}"
-        )
-    return corpus
 
 
 def retraining_command(run: Run) -> str:

@@ -17,14 +17,22 @@ from scriven.distributed.rendezvous import WorkerJob
 from scriven.errors import InputError, UsageError
 from scriven.events import Event, Finished, Stepped
 from scriven.kernels.native_library import level
-from scriven.runs import Checkpoint, Run, create_run, open_run, run_corpus, writing
+from scriven.runs import Checkpoint, Run, create_run, open_run, writing
 from scriven.runs.journal import ReplayLog, read_fingerprints, read_replay_log
 from scriven.runs.recovery import recover
 from scriven.settings import BudgetSettings, check_complete, merge_settings, overlay_settings, validate
 from scriven.training.auto_settings import choose_compute, describe_workload
 from scriven.training.budget import budget_fraction
 from scriven.training.notes import kernel_notes, text_notes
-from scriven.training.request import RUNS, PreparedRun, Request, check_texts_named, find_runs, open_corpus
+from scriven.training.request import (
+    RUNS,
+    PreparedRun,
+    Request,
+    check_texts_named,
+    find_runs,
+    open_corpus,
+    open_run_corpus,
+)
 from scriven.training.state import TrainingState, load_state
 
 CHANGEABLE = {"budget", "monitor", "device", "precision", "workers", "threads", "evaluations"}
@@ -40,7 +48,7 @@ def prepare_resumed_run(request: Request, machines: int, progress: Progress, hel
     held.enter_context(writing(run.path))
     recovered = recover(run, "last" if request.resume == "auto" else request.resume)
     if not request.texts or check_texts_named(request) == run.origin.get("texts"):
-        corpus = run_corpus(run, progress)
+        corpus = open_run_corpus(run, progress)
     else:
         corpus = open_corpus(request.texts, run.settings.corpus, progress)
     check_can_resume(run, recovered.checkpoint, corpus, finished=request.resume == "auto")
@@ -69,7 +77,7 @@ def request_from_run(run: Run, workers: int = 0, progress: Progress | None = Non
     given = {"training": {"workers": workers, "groups": max(workers, run.settings.training.groups)}} if workers else {}
     if embedding := run.origin.get("embedding"):
         given = merge_settings(given, {"model": {"embedding": embedding}})
-    return Request((run_corpus(run, progress).name,), validate(merge_settings(values, given)))
+    return Request((open_run_corpus(run, progress).name,), validate(merge_settings(values, given)))
 
 
 def expand_replay(request: Request, place: ProcessInfo | None, progress: Progress | None = None) -> Request:
