@@ -19,8 +19,7 @@ from scriven.kernels.native_library import level
 from scriven.model import CharLM
 from scriven.model.language_model import weight_shapes
 from scriven.runs import create_run, open_run, writing
-from scriven.runs.claim import check_new_run
-from scriven.runs.folder import has_checkpoints
+from scriven.runs.folder import check_new_run, has_checkpoints
 from scriven.runs.tensors import check_arrays, finite
 from scriven.settings import CorpusSettings, ReaderSettings, Settings, validate
 

@@ -16,8 +16,7 @@ from scriven.corpus.staging import staging_folder
 from scriven.errors import InputError, ScrivenError, UsageError
 from scriven.report.plot import draw
 from scriven.runs import Run, checkpoints, create_run, writing
-from scriven.runs.claim import check_new_run, hold_claim
-from scriven.runs.folder import WRITTEN_FILES
+from scriven.runs.folder import WRITTEN_FILES, check_new_run, hold_claim
 from scriven.settings import Settings
 from scriven.vocabulary import Vocabulary
 

@@ -1,4 +1,7 @@
-"""Run folders: creates and opens them, saves and prunes their checkpoints, and locks them for one writer."""
+"""Run folders: creates and opens them, saves and prunes their checkpoints, and lets one writer in.
+
+A new run is made only in an empty folder, or over a run that saved nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import difflib
 import re
 import shlex
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +51,8 @@ INDEX_FILE = "index.json"
 PLOT_FILE = "loss.png"
 LOCK_FILE = ".lock"
 WRITTEN_FILES = SETTINGS_FILE, VOCABULARY_FILE, PLOT_FILE, *LOGS
+# of a run that was killed before it had settings
+EARLY_FILES = {LOCK_FILE, CHECKPOINTS, VOCABULARY_FILE, f".{VOCABULARY_FILE}.tmp", f".{SETTINGS_FILE}.tmp"}
 SETTINGS_LIMIT = 500_000  # bytes of settings.toml; long ones are mostly names of texts
 Which = Literal["best", "last"] | int | str  # best, last, a step, or an epoch as epoch:17
 RUNS_SHOWN = 8  # as suggestions for a run that does not exist
@@ -362,3 +368,47 @@ def writing(path: Path) -> Iterator[None]:
         for name in WRITTEN_FILES:
             ensure_regular(path / name)
         yield
+
+
+@contextlib.contextmanager
+def hold_claim(path: Path) -> Iterator[None]:
+    """Holds the right to make a new run in a folder while the context lasts.
+
+    Raises errors like `check_new_run`; InputError if another process has the right.
+    """
+    check_new_run(path)
+    with writing(path):
+        check_new_run(path)  # another process may have made a run there meanwhile
+        yield
+
+
+def check_new_run(path: Path) -> None:
+    """Checks that a new run would overwrite nothing, except files of an earlier run that saved no checkpoint.
+
+    Raises UsageError if the folder has a run with checkpoints; InputError if it has anything else.
+    """
+    if exists(path) and not path.is_dir():
+        raise InputError(f"{path} exists and is not a folder; choose another name for the run's folder")
+    if (names := list_names(path)) and not _is_run(path, {*names}):
+        raise InputError(
+            f"{path} is not empty and is not the folder of a run, so nothing is written to it; choose a new folder, "
+            f"such as {path / 'run'}"
+        )
+    if has_checkpoints(path):
+        raise UsageError(f"{path} already has a run; continue it with --resume, or choose another folder with -o")
+
+
+def _is_run(path: Path, names: set[str]) -> bool:
+    """Whether Scriven made the files in a folder: a run, or the files of a run that was killed very early.
+
+    A file of settings that a user copied from a run is not enough.
+    """
+    with contextlib.suppress(InputError):
+        if SETTINGS_FILE in names:
+            open_run(path)
+            return CHECKPOINTS not in names or stat.S_ISDIR((path / CHECKPOINTS).lstat().st_mode)
+        if LOCK_FILE in names and names <= EARLY_FILES:
+            if VOCABULARY_FILE in names:
+                Vocabulary.from_json(read_text(path / VOCABULARY_FILE))
+            return not (path / LOCK_FILE).lstat().st_size and not list_names(path / CHECKPOINTS)
+    return False

@@ -13,7 +13,7 @@ from scriven.errors import UsageError
 from scriven.kernels.native_library import level
 from scriven.model.pretrained import Embeddings
 from scriven.runs import create_run, open_run
-from scriven.runs.claim import check_new_run, hold_claim
+from scriven.runs.folder import check_new_run, hold_claim
 from scriven.runs.journal import read_replay_log
 from scriven.settings import Settings, check_partial, merge_settings, validate
 from scriven.training.auto_settings import (
