@@ -15,15 +15,14 @@ MAP = """
     counter_rng safe_files signals
     kernels.interface kernels.native_library kernels.encode kernels.adamw kernels.muon kernels.recurrent
     kernels.recurrent_fp32 kernels.cross_entropy kernels.scan kernels.sampler kernels
-    corpus.filesystem corpus.sources corpus.encodings corpus.line_ends corpus.structure corpus.zipped corpus.decoding
-    corpus.header corpus.json_records corpus.tables corpus.documents corpus.partition corpus.shards corpus.inputs
-    corpus.split corpus.writer corpus.numbers corpus.parts corpus.staging corpus.shard_cache corpus.store corpus.build
-    corpus
+    corpus.filesystem corpus.sources corpus.encodings corpus.line_ends corpus.structure corpus.zipped
+    corpus.decoding corpus.header corpus.shard_reader corpus.json_records corpus.tables corpus.documents
+    corpus.partition corpus.shards corpus.inputs corpus.split corpus.writer corpus.parts corpus.staging corpus.store
+    corpus.build corpus
     batches.batch batches.stream batches.windows batches.documents batches.readers batches
     model.device model.reference_cells model.stretches model.cells model.language_model model.pretrained
     model.backends model
-    runs.journal runs.tensors runs.manifest runs.checkpoints runs.folder runs.recovery runs.saver
-    runs.doctor runs
+    runs.journal runs.tensors runs.manifest runs.checkpoints runs.folder runs.recovery runs.saver runs.doctor runs
     inference inference.sampling inference.detokenizer inference.chunks inference.predictor inference.saved_session
     inference.surprisal inference.generation inference.lines inference.protocols
     distributed.worker_process distributed.collectives distributed.launch distributed.rendezvous distributed

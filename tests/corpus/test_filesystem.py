@@ -15,7 +15,7 @@ from scriven.corpus import Corpus, build, is_corpus, shards
 from scriven.corpus.build import build_part, merge
 from scriven.corpus.filesystem import name_in, place_of
 from scriven.corpus.header import Shard
-from scriven.corpus.shard_cache import ShardCache, cache_limit
+from scriven.corpus.shard_reader import ShardCache, cache_limit
 from scriven.corpus.sources import find
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings

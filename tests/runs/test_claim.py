@@ -11,7 +11,7 @@ import pytest
 import scriven
 from conftest import Command
 from scriven.corpus.header import Shard
-from scriven.corpus.shard_cache import ShardCache
+from scriven.corpus.shard_reader import ShardCache
 from scriven.corpus.staging import staging_folder
 from scriven.errors import InputError, ScrivenError, UsageError
 from scriven.report.plot import draw

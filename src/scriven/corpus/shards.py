@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
@@ -22,12 +21,12 @@ import numpy.typing as npt
 
 from scriven.arrays import Ids
 from scriven.corpus.header import PartHeader, Shard
+from scriven.corpus.shard_reader import ENDS, npy_head
 from scriven.kernels import encode
 from scriven.vocabulary import UNICODE_SIZE, Symbols, Vocabulary, utf8_lengths
 
 SHARD_CHARACTERS = 1 << 31  # so that a terabyte of text takes few files
 BLOCK_CHARACTERS = 1 << 17  # written at once: few enough for the processor's cache
-ENDS = np.dtype("<u8")  # the type of the ends of documents on disk
 NO_ENDS = np.zeros(0, np.int64)
 Provisional = npt.NDArray[np.unsignedinteger]
 Progress = Callable[[], None]
@@ -305,11 +304,3 @@ def _shard(path: Path, dtype: np.dtype[np.unsignedinteger], length: int, blocks:
 def smallest_dtype(count: int) -> np.dtype[np.unsignedinteger]:
     """The smallest unsigned type for ids below `count`, little-endian as on disk."""
     return np.min_scalar_type(max(count - 1, 0)).newbyteorder("<")
-
-
-def npy_head(dtype: np.dtype[np.unsignedinteger], length: int) -> bytes:
-    """The header of a .npy file of `length` numbers."""
-    head = io.BytesIO()
-    shape = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
-    np.lib.format.write_array_header_1_0(head, shape)
-    return head.getvalue()

@@ -20,8 +20,7 @@ import numpy as np
 from scriven.arrays import Ids
 from scriven.corpus.filesystem import Place, explain_errors, file_system, join_place, place_of
 from scriven.corpus.header import BUILD_AGAIN, NAME, Counts, Header, PartHeader, read_header
-from scriven.corpus.numbers import Array, Numbers
-from scriven.corpus.shard_cache import RemoteShards, ShardCache, cache_limit, checked_blocks
+from scriven.corpus.shard_reader import Array, Numbers, RemoteShards, ShardCache, cache_limit, checked_blocks
 from scriven.errors import InputError
 from scriven.runtime import cache_folder
 from scriven.settings import CorpusSettings

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scriven.corpus import Corpus, build, numbers
+from scriven.corpus import Corpus, build, shard_reader
 from scriven.corpus.header import Shard
-from scriven.corpus.numbers import Numbers
+from scriven.corpus.shard_reader import Numbers
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings, Settings
 from scriven.training.request import Request
@@ -22,7 +22,7 @@ from small_settings import SMALL
 def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether files are kept in memory once they are read, as small ones are, or read again and again."""
     if request.param != "kept":
-        monkeypatch.setattr(numbers, "KEPT_BYTES", 0)
+        monkeypatch.setattr(shard_reader, "KEPT_BYTES", 0)
     return str(request.param) == "kept"
 
 
@@ -64,13 +64,15 @@ def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def _fail(*_: object) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(numbers, "_pread", _fail)
+    monkeypatch.setattr(shard_reader, "_pread", _fail)
     with pytest.raises(InputError, match=r"cannot read .*training-00000\.npy: Input/output error"):
         opened.read(0, 1)
 
 
 def test_a_system_that_gives_little_at_once_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numbers, "_pread", lambda descriptor, size, place: os.pread(descriptor, min(size, 7), place))
+    monkeypatch.setattr(
+        shard_reader, "_pread", lambda descriptor, size, place: os.pread(descriptor, min(size, 7), place)
+    )
     path = tmp_path / "training-00000.npy"
     assert Numbers(path, shard_of(path, np.arange(99, dtype=np.uint8))).read(3, 99).tolist() == list(range(3, 99))
 
@@ -79,7 +81,7 @@ def test_a_system_that_gives_little_at_once_is_asked_again(tmp_path: Path, monke
 def test_a_text_that_is_cut_short_ends_a_training_with_one_sentence(
     tmp_path: Path, book: Path, monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
-    monkeypatch.setattr(numbers, "KEPT_BYTES", 0)
+    monkeypatch.setattr(shard_reader, "KEPT_BYTES", 0)
     settings = Settings.model_validate(SMALL.explicit() | {"reader": {"kind": reader, "batch": 2, "length": 8}})
     chosen = CorpusSettings(documents="lines" if reader == "documents" else "none")
     corpus = build([str(book)], chosen, tmp_path / "corpus")
