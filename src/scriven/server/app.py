@@ -79,8 +79,8 @@ def page_routes() -> list[Route]:
 
 ROUTES = (
     Route("/v1/completions", completions.completions, methods=["POST"]),
-    Route("/v1/models", completions.models, methods=["GET"]),
-    Route("/v1/models/{model}", completions.model, methods=["GET"]),
+    Route("/v1/models", utility_routes.models, methods=["GET"]),
+    Route("/v1/models/{model}", utility_routes.model, methods=["GET"]),
     Route("/tokenizer_info", utility_routes.tokenizer_info, methods=["GET"]),
     Route("/tokenize", utility_routes.tokenize, methods=["POST"]),
     Route("/detokenize", utility_routes.detokenize, methods=["POST"]),

@@ -1,4 +1,4 @@
-"""POST /v1/completions and GET /v1/models, compatible with OpenAI's API. A token is a character, or a byte."""
+"""POST /v1/completions, compatible with OpenAI's API. A token is a character, or a byte."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from scriven.server.requests import CompletionBody
 from scriven.server.responses import (
     SHORTEST_ANSWER,
     ApiError,
-    answer,
     json_in_pieces,
     json_text,
     long_answer,
@@ -35,15 +34,16 @@ from scriven.server.shared import (
     RequestHandle,
     ServedModel,
     ServerState,
+    character_name,
     check_ids,
     parse_request,
     run_unless_disconnected,
     server_of,
     start_id,
+    token_name,
 )
 from scriven.session import first_seed
 from scriven.settings import SamplingSettings
-from scriven.surrogates import WRITTEN
 from scriven.vocabulary import Vocabulary
 
 EVENT_SECONDS = 0.02  # between two events of a stream at least
@@ -122,26 +122,6 @@ class Tokens:
         return self._names[symbol]
 
 
-def token_name(vocabulary: Vocabulary, symbol: int) -> str:
-    """The name of a symbol: its text, or `bytes:` and its bytes if it is not a character by itself."""
-    if symbol == vocabulary.unknown:
-        return "<unk>"
-    if vocabulary.unit == "byte" and 128 <= symbol < 256:
-        return _bytes_name(bytes([symbol]))
-    text = vocabulary.decode([symbol])
-    return character_name(text) if len(text) == 1 else text
-
-
-def character_name(character: str) -> str:
-    """The character itself. For a lone surrogate, the name of the byte that was not UTF-8."""
-    half = "\ud800" <= character <= "\udfff"
-    return _bytes_name(character.encode("utf-8", WRITTEN)) if half else character
-
-
-def _bytes_name(data: bytes) -> str:
-    return "bytes:" + "".join(f"\\x{each:02x}" for each in data)
-
-
 async def completions(request: Request) -> Response:
     """POST /v1/completions: generates texts."""
     body = await parse_request(request, CompletionBody)
@@ -156,29 +136,6 @@ async def completions(request: Request) -> Response:
         return DisconnectAwareResponse(_events(completion, work), EVENTS, within=work)
     response = await run_unless_disconnected(request, _whole(completion, work))
     return await long_answer(completion.size, lambda: response)
-
-
-async def models(request: Request) -> Response:
-    """GET /v1/models: the served models."""
-    server = server_of(request)
-    return answer({"object": "list", "data": [_model(served) for served in server.models.values()]})
-
-
-async def model(request: Request) -> Response:
-    """GET /v1/models/{model}: one of the served models."""
-    server = server_of(request)
-    return answer(_model(server.model_named(request.path_params["model"])))
-
-
-def _model(served: ServedModel) -> dict[str, Any]:
-    return {
-        "id": served.name,
-        "object": "model",
-        "created": int(served.since),
-        "owned_by": "scriven",
-        "step": served.model.step,
-        "system_fingerprint": served.fingerprint,
-    }
 
 
 def _estimate_size(body: CompletionBody) -> int:
@@ -464,4 +421,4 @@ def _event_bytes(
     return "".join(f"data: {to_json(completion.response([each], usage))}\n\n" for each in outputs).encode()
 
 
-__all__ = ["Logprobs", "Tokens", "character_name", "completions", "model", "models", "token_name"]
+__all__ = ["Logprobs", "Tokens", "completions"]

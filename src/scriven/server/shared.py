@@ -1,4 +1,4 @@
-"""What all routes share: served models, handles of pending requests, and responses that end with their client."""
+"""What all routes share: served models, pending requests, names of tokens, and responses that end with their client."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ from scriven.server.responses import (
 )
 from scriven.server.saved_states import SavedStates
 from scriven.session import Model
+from scriven.surrogates import WRITTEN
 from scriven.vocabulary import Vocabulary
 
 BUCKET_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -295,6 +296,26 @@ def check_ids(model: Model, ids: list[int], param: str) -> Ids:
         message = f"{param}: unknown id {array.max()}; this model's ids are below {model.vocabulary.ids:,}"
         raise ApiError(400, message, param, "invalid_value")
     return array
+
+
+def token_name(vocabulary: Vocabulary, symbol: int) -> str:
+    """The name of a symbol: its text, or `bytes:` and its bytes if it is not a character by itself."""
+    if symbol == vocabulary.unknown:
+        return "<unk>"
+    if vocabulary.unit == "byte" and 128 <= symbol < 256:
+        return _bytes_name(bytes([symbol]))
+    text = vocabulary.decode([symbol])
+    return character_name(text) if len(text) == 1 else text
+
+
+def character_name(character: str) -> str:
+    """The character itself. For a lone surrogate, the name of the byte that was not UTF-8."""
+    half = "\ud800" <= character <= "\udfff"
+    return _bytes_name(character.encode("utf-8", WRITTEN)) if half else character
+
+
+def _bytes_name(data: bytes) -> str:
+    return "bytes:" + "".join(f"\\x{each:02x}" for each in data)
 
 
 async def run_unless_disconnected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

@@ -1,4 +1,4 @@
-"""Routes for token ids, saved states and health."""
+"""Routes for the list of models, token ids, saved states and health."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.arrays import Ids
-from scriven.server.completions import token_name
 from scriven.server.jobs import Job
 from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
 from scriven.server.responses import ApiError, answer, long_answer, run_apart
@@ -21,10 +20,34 @@ from scriven.server.shared import (
     run_unless_disconnected,
     server_of,
     start_id,
+    token_name,
 )
 from scriven.session import Model
 
 START_NAME = "\uffff"  # names the id that marks the start of a text; Unicode guarantees that it is not a character
+
+
+async def models(request: Request) -> Response:
+    """GET /v1/models: the served models."""
+    server = server_of(request)
+    return answer({"object": "list", "data": [_model(served) for served in server.models.values()]})
+
+
+async def model(request: Request) -> Response:
+    """GET /v1/models/{model}: one of the served models."""
+    server = server_of(request)
+    return answer(_model(server.model_named(request.path_params["model"])))
+
+
+def _model(served: ServedModel) -> dict[str, Any]:
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": int(served.since),
+        "owned_by": "scriven",
+        "step": served.model.step,
+        "system_fingerprint": served.fingerprint,
+    }
 
 
 async def tokenizer_info(request: Request) -> Response:
