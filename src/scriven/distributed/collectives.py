@@ -204,7 +204,7 @@ class ProcessGroup:
                 self.store.set(STOP_KEY, str(number))
 
     def wait_for(self, task: Callable[[], T]) -> T:
-        """Returns or raises what `task()` does in another thread. This one notices signals and lost workers meanwhile."""
+        """Returns or raises what `task()` does in another thread; this one notices signals and lost workers."""
         self._probed_at = time.monotonic()
         return self._caller.wait_for(task, self._check_others)
 
