@@ -27,7 +27,7 @@ MAP = """
     inference.surprisal inference.generation inference.lines inference.protocols
     distributed.worker_process distributed.collectives distributed.launch distributed.rendezvous distributed
     training.optimizer training.state training.budget training.evaluation training.warm_start training.gradients
-    training.auto_settings training.request training.notes training.new_run training.resume training.loop
+    training.auto_settings training.notes training.request training.new_run training.resume training.loop
     training.start training.verify training
     report report.files report.plot report.terminal report.notebook
     session own_loop
@@ -41,6 +41,7 @@ MAP = """
 """
 ORDER = MAP.split()
 SPEAKING = ("cli", "report")
+LONGEST_CHAIN = 16  # modules at most, each imported by the one before
 
 
 def name_of(path: Path) -> str:
@@ -76,6 +77,21 @@ def test_the_list_names_every_module_once() -> None:
 def test_a_module_imports_only_from_above() -> None:
     offenders = {name: sorted(imports(name) - {*ORDER[:place]}) for place, name in enumerate(ORDER)}
     assert {name: below for name, below in offenders.items() if below} == {}
+
+
+def chain_from(name: str, chains: dict[str, list[str]]) -> list[str]:
+    """The longest chain of modules that begins with this one, of those in `chains` for the modules above it."""
+    below = (chains[each] for each in sorted(imports(name) & chains.keys()))
+    return [name, *max(below, key=len, default=[])]
+
+
+def test_chains_of_imports_are_short() -> None:
+    chains = dict[str, list[str]]()
+    for name in ORDER:
+        chains[name] = chain_from(name, chains)
+    longest = max(chains.values(), key=len)
+    assert not imports(longest[-1])
+    assert len(longest) <= LONGEST_CHAIN, " -> ".join(longest)
 
 
 def test_the_check_sees_imports_in_functions_and_of_modules() -> None:

@@ -25,7 +25,7 @@ from scriven.training.auto_settings import (
     describe_workload,
 )
 from scriven.training.notes import folder_notes, warm_start_notes
-from scriven.training.request import PreparedRun, Request, check_texts_named, free_folder, open_corpus
+from scriven.training.request import PreparedRun, Request, check_texts_named, free_folder, named_folder, open_corpus
 from scriven.training.warm_start import load_embeddings
 
 
@@ -40,10 +40,12 @@ def prepare_new_run(request: Request, machines: int, progress: Progress, held: c
     corpus = open_corpus(request.texts, request.settings.corpus, progress)
     requested, embeddings = _requested_settings(request, corpus)
     compute = choose_compute(requested)
-    path = request.output or free_folder(str(request.replay or request.texts[0]))
+    named = str(request.replay or request.texts[0])
+    path = request.output or free_folder(named)
     workload = describe_workload(corpus, requested, compute, machines, request.begun, measured=True)
     settings, notes = _choose_all_settings(request, requested, workload)
-    notes += [*folder_notes(request, path), *warm_start_notes(request, settings, corpus, embeddings)]
+    notes += folder_notes(request.output or named_folder(named), path)
+    notes += warm_start_notes(request.initial, settings, corpus, embeddings)
     held.enter_context(hold_claim(path))
     embedding = embeddings.source if embeddings else ""
     origin = _describe_origin(request, corpus, embedding)

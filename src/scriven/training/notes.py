@@ -16,7 +16,6 @@ from scriven.runs import Run, open_run
 from scriven.runs.folder import retraining_command
 from scriven.settings import Settings
 from scriven.training.optimizer import LEARNING_RATES
-from scriven.training.request import Request, named_folder
 from scriven.training.state import FEW_VALIDATED, LossHistory, TrainingState
 from scriven.training.warm_start import new_symbols, warm_started_model
 
@@ -164,12 +163,11 @@ def text_notes(run: Run, progress: Progress) -> list[str]:
     return []
 
 
-def folder_notes(request: Request, path: Path) -> list[str]:
-    """A sentence if the default folder is taken, so that the run has another."""
-    notes = []
-    if request.output is None and path != (first := named_folder(str(request.replay or request.texts[0]))):
-        notes.append(f"{first} exists already, so this run is {path}; --resume -o {first} would continue that one.")
-    return notes
+def folder_notes(wanted: Path, path: Path) -> list[str]:
+    """A sentence if the folder that was wanted is taken, so that the run is another one."""
+    if path == wanted:
+        return []
+    return [f"{wanted} exists already, so this run is {path}; --resume -o {wanted} would continue that one."]
 
 
 def epoch_notes(settings: Settings, counts: EpochCounts) -> list[str]:
@@ -196,12 +194,14 @@ def time_notes(job: WorkerJob, state: TrainingState, count: int) -> list[str]:
     return notes
 
 
-def warm_start_notes(request: Request, settings: Settings, corpus: Corpus, embeddings: Embeddings | None) -> list[str]:
+def warm_start_notes(
+    initial: Path | None, settings: Settings, corpus: Corpus, embeddings: Embeddings | None
+) -> list[str]:
     """What the user should know about the weights that training starts from; raises if they do not fit the model."""
-    initial, missing = str(request.initial or ""), list[int]()
+    missing = list[int]()
     if initial or embeddings:
-        _, missing = warm_started_model(settings, corpus.vocabulary, initial, embeddings)
-    notes = _new_symbols(request, corpus) if initial else []
+        _, missing = warm_started_model(settings, corpus.vocabulary, str(initial or ""), embeddings)
+    notes = _new_symbols(initial, corpus) if initial else []
     if embeddings:
         notes += _missing_symbols(embeddings, [chr(symbol) for symbol in missing])
     elif settings.model.freeze_embedding and not initial:
@@ -209,10 +209,9 @@ def warm_start_notes(request: Request, settings: Settings, corpus: Corpus, embed
     return notes
 
 
-def _new_symbols(request: Request, corpus: Corpus) -> list[str]:
-    assert request.initial
-    new = new_symbols(open_run(request.initial).vocabulary, corpus.vocabulary)
-    what = f"{request.initial} does not know {len(new)} of the characters, which start with random weights"
+def _new_symbols(initial: Path, corpus: Corpus) -> list[str]:
+    new = new_symbols(open_run(initial).vocabulary, corpus.vocabulary)
+    what = f"{initial} does not know {len(new)} of the characters, which start with random weights"
     return [f"{what}: {_list_symbols(new)}"] if new else []
 
 
