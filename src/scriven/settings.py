@@ -37,10 +37,15 @@ RENAMED = {  # settings by the names that files of earlier versions have
 Optimizer = Literal["muon", "adamw", "sgd", "rmsprop"]
 
 
-def setting(default: Any, text: str, *, fitted: bool = False, **bounds: Any) -> Any:
-    """A field with its help, which ends with the default. A `fitted` one is chosen automatically."""
-    origin = "default: chosen automatically" if fitted else f"default: {default}"
-    return Field(default, description=f"{text} [{origin}]", json_schema_extra={"fitted": fitted}, **bounds)
+def setting(default: Any, text: str, *, fitted: bool = False, show_default: bool = True, **bounds: Any) -> Any:
+    """Returns a field with its help, which ends with the default if there is one to show.
+
+    A `fitted` field is chosen automatically.
+    """
+    values = default if isinstance(default, tuple) else [default]
+    shown = "chosen automatically" if fitted else ", ".join(str(value) or '""' for value in values)
+    description = f"{text} [default: {shown}]" if show_default and default != "" else text
+    return Field(default, description=description, json_schema_extra={"fitted": fitted}, **bounds)
 
 
 class Frozen(BaseModel):
@@ -65,8 +70,8 @@ class CorpusSettings(Frozen):
     )
     validation: float = setting(
         0.1,
-        "how much to keep for validation: a fraction below 1, or a number of characters or documents. A "
-        "text gives its end; documents are picked from all over",
+        "how much to keep for validation: a fraction below 1, or a number of characters or documents. It is the end of "
+        "a text, or documents from all over the corpus",
         ge=0.0,
         lt=2**53,
     )
@@ -193,7 +198,7 @@ class ModelSettings(Frozen):
     embedding_initial: Literal["normal", "uniform"] = setting("normal", "distribution of the embedding's first values")
     embedding_scale: float = setting(
         1.0,
-        "standard deviation of a normal embedding at the start, or the largest value of a uniform one",
+        "standard deviation of a normal embedding's first values, or the largest value of uniform ones",
         ge=0,
         le=100,
     )
@@ -222,20 +227,20 @@ class ModelSettings(Frozen):
     )
     initial_scale: float = setting(
         1.0,
-        "factor of orthogonal recurrent weights at the start, or the standard deviation of normal ones",
+        "factor of the recurrent weights' first values if they are orthogonal, or their standard deviation if normal",
         ge=0,
         le=100,
     )
     input_scale: float = setting(
         0.0,
-        "standard deviation of the layers' input weights at the start; 0 draws them uniformly, as torch does",
+        "standard deviation of the first values of the layers' input weights; 0 draws them uniformly, as torch does",
         ge=0,
         le=100,
     )
     output_scale: float = setting(
         1.0,
-        "factor of the output layer's weights and biases at the start. They are uniform up to 1 / "
-        "sqrt(width); 0 makes all characters equally likely",
+        "factor of the first values of the output layer's weights and biases, which are uniform up to 1 / "
+        "sqrt(width); 0 makes all characters equally likely at first",
         ge=0,
         le=100,
     )
@@ -243,9 +248,9 @@ class ModelSettings(Frozen):
         True, "learn a second bias with the recurrent weights, as torch does; without it there is one bias, as in Keras"
     )
     forget_bias: float = setting(
-        1.0, "bias at the start of the gate that keeps the memory (in an lstm, the forget gate)", ge=-100, le=100
+        1.0, "initial bias of the gate that keeps the memory (in an lstm, the forget gate)", ge=-100, le=100
     )
-    gate_bias: float = setting(0.0, "bias at the start of the other gates, but not of the candidate", ge=-100, le=100)
+    gate_bias: float = setting(0.0, "initial bias of the other gates, but not of the candidate", ge=-100, le=100)
 
     @field_validator("embedding", mode="before")
     @classmethod
@@ -410,10 +415,12 @@ class MonitorSettings(Frozen):
 class BudgetSettings(Frozen):
     """How long to train; exactly one of these is set."""
 
-    minutes: float = setting(0.0, "how long to train, in minutes of wall time for the whole command", ge=0)
-    epochs: float = setting(0.0, "how long to train, in passes over the training text", ge=0)
-    steps: int = setting(0, "how long to train, in optimizer steps", ge=0)
-    characters: int = setting(0, "how long to train, in characters read", ge=0)
+    minutes: float = setting(
+        0.0, "how long to train, in minutes of wall time for the whole command", show_default=False, ge=0
+    )
+    epochs: float = setting(0.0, "how long to train, in passes over the training text", show_default=False, ge=0)
+    steps: int = setting(0, "how long to train, in optimizer steps", show_default=False, ge=0)
+    characters: int = setting(0, "how long to train, in characters read", show_default=False, ge=0)
 
     @model_validator(mode="after")
     def _one_at_most(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -11,6 +12,7 @@ import time
 BEGUN = time.monotonic()  # a time budget counts the whole command
 
 from collections.abc import Sequence  # noqa: E402 - after the clock is started
+from typing import Any  # noqa: E402
 
 from cyclopts import App, CycloptsError  # noqa: E402
 
@@ -48,12 +50,45 @@ LESS = {  # what makes a command need less
 }
 
 
+class _FilledHelp:
+    """Shows help with lines as wide as the terminal. Docstrings have lines as wide as the code."""
+
+    def __call__(self, console: Any, options: Any, panel: Any) -> None:
+        """Prints a table of commands or parameters."""
+        from cyclopts.help import DefaultFormatter
+
+        for entry in panel.entries:
+            _join_lines(entry.description)
+        DefaultFormatter()(console, options, panel)
+
+    def render_usage(self, console: Any, options: Any, usage: Any) -> None:
+        """Prints the line of usage."""
+        from cyclopts.help import DefaultFormatter
+
+        DefaultFormatter().render_usage(console, options, usage)
+
+    def render_description(self, console: Any, options: Any, description: Any) -> None:
+        """Prints the text above the tables."""
+        _join_lines(description)
+        console.print(description)
+
+
+def _join_lines(help_text: Any) -> None:
+    """Joins the lines of each paragraph."""
+    from rich.text import Text
+
+    text = getattr(help_text, "primary_renderable", None)
+    if isinstance(text, Text):
+        help_text.primary_renderable = Text(re.sub(r"(?<!\n)\n(?!\n)", " ", text.plain))
+
+
 def make_app(words: Sequence[str]) -> App:
     """Makes the cyclopts app for these arguments. Only the command that they name is imported."""
     app = App(
         name="scriven",
         help="Small recurrent language models, trained on your own text, character by character.",
         help_format="plaintext",
+        help_formatter=_FilledHelp(),
         version="scriven " + _version() if "--version" in words else None,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
@@ -74,13 +109,13 @@ def main(arguments: list[str] | None = None) -> None:
         traceback = "--traceback" in options
         words = with_resume_value([*(word for word in options if word != "--traceback"), *rest]) or ["--help"]
         prepare_streams()
-        if not traceback:  # else torch prints pages of its own stack for an error of one sentence
+        if not traceback:  # otherwise torch prints pages of its own stack for an error of one sentence
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
         _notice_termination()
         app = make_app(words)
         app(join_values(app, words), exit_on_error=False, print_error=False, help_on_error=False)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has what it wanted and left, as `head` does
+    except BrokenPipeError:  # the reader has enough and has left, as `head` does
         end_output()
     except (CycloptsError, UnknownOption) as error:
         _fail(explain_usage(error, app or make_app(words), words), UsageError.exit_code)
@@ -118,15 +153,15 @@ def _describe_error(error: BaseException, command: str) -> tuple[str, int]:
 def _fail(message: str, code: int) -> None:
     """Prints one sentence on standard error and exits. It is escaped, since names in it may be hostile."""
     end_output()
-    sys.stderr.write(f"scriven: {_is_harmless(' '.join(message.splitlines()))}\n")
+    sys.stderr.write(f"scriven: {_make_harmless(' '.join(message.splitlines()))}\n")
     sys.stderr.flush()
-    if _others_are_waited_for():  # they may never answer, and the interpreter would wait for them
+    if _others_are_waited_for():  # they may never answer, and Python would not exit before they do
         os._exit(code)
     sys.exit(code)
 
 
-def _is_harmless(message: str) -> str:
-    """Returns the message without control characters; in plain ASCII when memory is too short to look closer."""
+def _make_harmless(message: str) -> str:
+    """Returns the message without control characters, or in plain ASCII if memory is too short for that check."""
     try:
         from scriven.report import visible
 
@@ -137,8 +172,8 @@ def _is_harmless(message: str) -> str:
 
 def _others_are_waited_for() -> bool:
     """Whether this process waits for others that train with it. False when that code was never imported."""
-    attendant = sys.modules.get("scriven.distributed.collectives")
-    return attendant is not None and bool(attendant.has_abandoned_calls())
+    collectives = sys.modules.get("scriven.distributed.collectives")
+    return collectives is not None and bool(collectives.has_abandoned_calls())
 
 
 def _version() -> str:

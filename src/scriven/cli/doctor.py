@@ -27,11 +27,12 @@ def doctor(
 ) -> None:
     """Check a run or corpus for damage.
 
-    Of a run it checks the settings, the vocabulary, the index, and each checkpoint's sizes, hashes, shapes and numbers.
-    It runs each model once, to see whether finite weights overflow. It changes nothing and runs no code from the
-    folder, so files from strangers are safe to check. The exit code is 3 if anything is wrong.
-    If one checkpoint is damaged, the others still work: --checkpoint and --resume take their steps, and --resume alone
-    takes the newest undamaged one.
+    In a run it checks the settings, the vocabulary, the index, and the sizes, hashes, shapes and numbers of each
+    checkpoint. It runs each model once, to see whether finite weights overflow. It changes nothing and runs no code
+    from the folder, so files from strangers are safe to check. The exit code is 3 if anything is wrong.
+
+    If one checkpoint is damaged, the others still work: name their steps with --checkpoint or --resume. Without a
+    step, --resume takes the newest undamaged one.
 
     Parameters
     ----------

@@ -46,10 +46,15 @@ def evaluate(
     """Measure the loss of a trained model on a text, by a protocol you choose; for comparing models.
 
     stream reads the whole text once, in order, and remembers all of it. Every character counts once.
+
     documents reads each document (line, file or piece) alone. The cost of their ends is shown separately.
+
     window-L, such as window-256, reads independent windows of L characters, each with one character given at its start.
-    Use it to compare with transformers of that context length. last-L predicts each character from exactly the L
-    before it. For a model of bytes, each byte counts as a character.
+    Use it to compare with transformers of that context length.
+
+    last-L, such as last-40, predicts each character from exactly the L before it.
+
+    For a model of bytes, each byte counts as a character.
 
     Parameters
     ----------

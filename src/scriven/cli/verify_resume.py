@@ -29,7 +29,7 @@ def verify_resume(
     workers: Whole = 0,
     as_json: Json = False,
 ) -> None:
-    """Check on this machine that stopping after k steps and resuming for k more equals 2k steps, bit for bit.
+    """Check on this machine that k steps, a stop and k resumed steps give the same bits as 2k steps without a stop.
 
     It trains twice in a temporary folder, with the model, reader, optimizer and number of processes of a run or a
     recipe. The resumed half runs on one core if the system allows it, since cores must not change results either.
