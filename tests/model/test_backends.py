@@ -170,8 +170,19 @@ def test_a_damaged_cache_is_none(cache: Path, content: str, starts: Starts) -> N
 )
 def test_auto_takes_what_is_faster(speedup: float, native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_measure", lambda cell: Measurement(0.0, speedup, float(speedup > 0)))
-    assert backends.choose_precision("auto", CPU, "lstm", native) == chosen
-    assert backends.choose_precision("fp32", CPU, "lstm", native) == "fp32"
+    assert backends.choose_precision("auto", CPU, "lstm", native=native) == chosen
+    assert backends.choose_precision("fp32", CPU, "lstm", native=native) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("cell", "native", "chosen"), [("lstm", False, "fp32"), ("lstm", True, "bf16"), ("mingru", False, "bf16")]
+)
+def test_texts_that_begin_within_chunks_need_native_code(
+    cell: Cell, native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_measure", lambda cell: Measurement(0.0, 3.0, 1.0))
+    assert backends.choose_precision("auto", CPU, cell, native=native, fresh=True) == chosen
+    assert backends.choose_precision("bf16", CPU, cell, native=native, fresh=True) == "bf16"
 
 
 def test_bf16_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_exact_losses_that_only_one_training_had_time_for_are_no_difference(
 def test_both_trainings_have_the_precision_that_was_measured_once(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = iter(["fp32", "bf16"])
 
-    def choose(asked: str, *_: object) -> str:
+    def choose(asked: str, *_: object, **__: object) -> str:
         return next(measured) if asked == "auto" else asked
 
     monkeypatch.setattr(auto_settings, "choose_precision", choose)

@@ -50,12 +50,19 @@ class Measurement:
 
 
 def choose_precision(
-    name: str, device: torch.device, cell: Cell = "lstm", native: bool = False, *, again: bool = True
+    name: str,
+    device: torch.device,
+    cell: Cell = "lstm",
+    *,
+    native: bool = False,
+    fresh: bool = False,
+    again: bool = True,
 ) -> str:
     """Chooses `fp32` or `bf16` for a `training.precision` setting; `auto` measures the CPU with this cell.
 
     If there is `native` code in bf16, nothing is measured: it exists for processors on which it is several times
-    faster. `again` is as in `measurements`.
+    faster. Nor is it if texts begin within chunks and native code in fp32 starts `fresh` there: in bf16 torch would
+    need a loop over time, which takes more than twice as long. `again` is as in `measurements`.
 
     Raises UsageError if bf16 is asked for and does not work.
     """
@@ -65,9 +72,9 @@ def choose_precision(
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return (
-        "bf16" if device.type == "cpu" and (native or bf16_speedup(cell, again=again) > WORTHWHILE_SPEEDUP) else "fp32"
-    )
+    if device.type != "cpu" or (fresh and cell != "mingru" and not native):
+        return "fp32"
+    return "bf16" if native or bf16_speedup(cell, again=again) > WORTHWHILE_SPEEDUP else "fp32"
 
 
 def bf16_speedup(cell: Cell = "lstm", *, again: bool = True) -> float:

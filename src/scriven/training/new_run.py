@@ -39,7 +39,7 @@ def prepare_new_run(request: Request, machines: int, progress: Progress, held: c
         check_new_run(request.output)  # before its text is read, which may take long
     corpus = open_corpus(request.texts, request.settings.corpus, progress)
     requested, embeddings = _requested_settings(request, corpus)
-    compute = choose_compute(requested)
+    compute = choose_compute(requested, corpus.training)
     named = str(request.replay or request.texts[0])
     path = request.output or free_folder(named)
     workload = describe_workload(corpus, requested, compute, machines, request.begun, measured=True)
