@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Command, Done
-from scriven.corpus.line_ends import LINE_END
+from scriven.corpus.decoding import LINE_END
 from scriven.inference.lines import lines
 from scriven.inference.surprisal import Scored
 from scriven.model import CharLM

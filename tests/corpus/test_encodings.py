@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from scriven.corpus import Corpus, build
-from scriven.corpus.decoding import ReadCounts, fold_punctuation, read_text
+from scriven.corpus.decoding import LineEnds, ReadCounts, fold_punctuation, read_text, split_lines
 from scriven.corpus.encodings import decode, guess_encodings
-from scriven.corpus.line_ends import LineEnds, split_lines
 from scriven.corpus.sources import find
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings, validate

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scriven.corpus import Corpus, build, structure, tables
+from scriven.corpus.decoding import LINE_END, lines_of
 from scriven.corpus.json_records import read_records
-from scriven.corpus.line_ends import LINE_END, lines_of
 from scriven.corpus.structure import Bad
 from scriven.corpus.tables import delimited_rows
 from scriven.errors import InputError, UsageError

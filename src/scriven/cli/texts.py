@@ -10,9 +10,7 @@ from scriven.cli.common import note
 from scriven.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from scriven.corpus.line_ends import LineEnds
-if TYPE_CHECKING:
-    from scriven.corpus.decoding import ReadCounts
+    from scriven.corpus.decoding import LineEnds, ReadCounts
     from scriven.corpus.sources import TextSource
     from scriven.session import Model
     from scriven.settings import CorpusSettings

@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from scriven.arrays import Ids
-from scriven.corpus.decoding import PIECE_BYTES, ReadCounts, prepare, read_text
-from scriven.corpus.line_ends import split_lines
+from scriven.corpus.decoding import PIECE_BYTES, ReadCounts, prepare, read_text, split_lines
 from scriven.corpus.sources import TextSource
 from scriven.corpus.tables import is_read_as_table, read_rows
 from scriven.settings import CorpusSettings

@@ -14,10 +14,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from scriven.arrays import Ids
-from scriven.corpus.decoding import PIECE_BYTES, ReadCounts
+from scriven.corpus.decoding import PIECE_BYTES, ReadCounts, split_lines
 from scriven.corpus.documents import split_documents
 from scriven.corpus.header import FORMAT
-from scriven.corpus.line_ends import split_lines
 from scriven.corpus.partition import partition_sources
 from scriven.corpus.shards import Drafted
 from scriven.corpus.sources import BINARY_TABLES, TABLES, TextSource, find, hash_stamps

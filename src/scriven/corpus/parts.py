@@ -22,10 +22,9 @@ import numpy as np
 from pydantic import Field
 
 from scriven.arrays import Ids
-from scriven.corpus.decoding import ReadCounts
+from scriven.corpus.decoding import LineEnds, ReadCounts
 from scriven.corpus.header import Shard, check_file, read_json, write_json
 from scriven.corpus.inputs import CorpusInput, CorpusOrigin, Name, Progress, SymbolChunk
-from scriven.corpus.line_ends import LineEnds
 from scriven.corpus.shard_reader import Numbers
 from scriven.corpus.shards import BLOCK_CHARACTERS, Bytes, Draft, Ends, Provisional, decode_chunks, smallest_dtype
 from scriven.corpus.sources import short_hash

@@ -9,10 +9,9 @@ from contextlib import suppress
 from typing import IO, Any
 
 from scriven.corpus import structure
-from scriven.corpus.decoding import PIECE_BYTES, ReadCounts, decode_source, prepare
+from scriven.corpus.decoding import PIECE_BYTES, ReadCounts, decode_source, lines_of, prepare
 from scriven.corpus.filesystem import EXTRA, explain_errors, open_file
 from scriven.corpus.json_records import read_records
-from scriven.corpus.line_ends import lines_of
 from scriven.corpus.sources import BINARY_TABLES, DELIMITED_TABLES, RECORD_TABLES, TextSource
 from scriven.corpus.structure import Bad, abbreviate, no_column, values_at
 from scriven.errors import InputError

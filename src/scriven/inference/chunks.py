@@ -13,8 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from scriven.arrays import Ids
-from scriven.corpus.decoding import prepare
-from scriven.corpus.line_ends import split_lines
+from scriven.corpus.decoding import prepare, split_lines
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import Vocabulary, byte_places
 
