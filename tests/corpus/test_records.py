@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, build, structure, tables
+from scriven.corpus import Corpus, build, tables
 from scriven.corpus.decoding import LINE_END, lines_of
-from scriven.corpus.json_records import read_records
 from scriven.corpus.structure import Bad
-from scriven.corpus.tables import delimited_rows
+from scriven.corpus.tables import delimited_rows, read_records
 from scriven.errors import InputError, UsageError
 from scriven.settings import validate
 
@@ -107,7 +106,7 @@ def test_what_is_wrong_with_a_csv_file_is_named(text: str, message: str) -> None
 def test_a_quote_that_is_not_closed_does_not_take_the_memory_for_all_that_follows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(structure, "LONGEST_ROW", 10_000)
+    monkeypatch.setattr(tables, "LONGEST_ROW", 10_000)
     monkeypatch.setattr(tables, "LONGEST_FIELD", limit := csv.field_size_limit())
     read = 0
 
@@ -230,7 +229,7 @@ def test_what_is_no_json_is_named_by_its_place(text: str, message: str) -> None:
 
 
 def test_a_record_that_is_too_long_is_not_read_into_memory_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structure, "LONGEST_ROW", 1000)
+    monkeypatch.setattr(tables, "LONGEST_ROW", 1000)
     assert from_json(json.dumps([{"text": "a" * 900}] * 50), 300) == ["a" * 900] * 50
     read = 0
 

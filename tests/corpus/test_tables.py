@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, build, structure
+from scriven.corpus import Corpus, build, tables
 from scriven.corpus.decoding import ReadCounts
 from scriven.corpus.documents import documents
 from scriven.corpus.sources import find
@@ -186,7 +186,7 @@ def test_damaged_tables_are_refused_in_one_sentence(tmp_path: Path, write: Any) 
 
 
 def test_a_line_without_an_end_is_not_read_into_memory_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structure, "LONGEST_ROW", 1000)
+    monkeypatch.setattr(tables, "LONGEST_ROW", 1000)
     (tmp_path / "table.jsonl").write_text('{"text": "' + "a" * 5000)
     with pytest.raises(InputError, match=r"line 1 has over 1,000 characters; is it really JSON lines\?"):
         read(tmp_path / "table.jsonl", chosen(), size=100)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from scriven.corpus.sources import DELIMITED_TABLES, LINE_TABLES, RECORD_TABLES, TextSource
 
-LONGEST_ROW = 1 << 26  # characters of a row; a file without line ends must not be read into memory as a whole
 NAMES_SHOWN = 8
 
 
