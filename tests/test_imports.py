@@ -17,7 +17,7 @@ MAP = """
     kernels.recurrent_fp32 kernels.cross_entropy kernels.scan kernels.sampler kernels
     corpus.filesystem corpus.sources corpus.encodings corpus.structure corpus.zipped corpus.decoding corpus.header
     corpus.shard_reader corpus.tables corpus.documents corpus.partition corpus.shards corpus.inputs corpus.split
-    corpus.writer corpus.parts corpus.staging corpus.store corpus.build corpus
+    corpus.writer corpus.parts corpus.store corpus.build corpus
     batches.batch batches.stream batches.windows batches.documents batches.readers batches
     model.device model.reference_cells model.stretches model.cells model.language_model model.pretrained
     model.backends model

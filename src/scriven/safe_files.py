@@ -1,4 +1,10 @@
-"""Writes files so that a crash leaves the old or the new one, and reads files so that a hostile one does no harm."""
+"""Writes files so that a crash leaves the old or the new one, and reads files so that a hostile one does no harm.
+
+Many files that belong together, such as a corpus, are made in a staging folder, which is renamed when it is complete.
+Builders of the same thing do not disturb each other. Each has its own folder; the first one to finish publishes its
+folder, and the others use that. The folder of a builder that was killed is removed by the next builder on the same
+machine, which sees by a lock that it is dead. Folders of other machines are removed after a day without a write.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +12,28 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
+import socket
 import stat
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
+
 from scriven import strict_json
 from scriven.errors import InputError, UnreadableError
+
+TEXT_LIMIT = 9_000_000  # bytes of a text or JSON file; a vocabulary of all of Unicode takes 8.9 million
+BUFFER = memoryview | bytes
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR}  # other errors may be temporary
+_NO_FOLLOWING = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # else opening a pipe waits until somebody writes to it
+_BINARY = getattr(os, "O_BINARY", 0)
 
 
 def make_folder(path: Path) -> None:
@@ -43,10 +62,6 @@ def _flush(path: Path, mode: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-TEXT_LIMIT = 9_000_000  # bytes of a text or JSON file; a vocabulary of all of Unicode takes 8.9 million
-BUFFER = memoryview | bytes
 
 
 @dataclass(frozen=True)
@@ -225,7 +240,82 @@ def real_folder(path: Path) -> Path:
     return path
 
 
-_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR}  # other errors may be temporary
-_NO_FOLLOWING = getattr(os, "O_NOFOLLOW", 0)
-_NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # else opening a pipe waits until somebody writes to it
-_BINARY = getattr(os, "O_BINARY", 0)
+# --- folders that are complete when they have their name
+
+STAGING = ".scriven-building-"
+STAGING_LOCK, DAMAGED = ".lock", "-damaged"
+STAGING_NAME = re.compile(rf"{re.escape(STAGING)}[0-9a-f]{{8}}-[0-9a-f]{{32}}(\{STAGING_LOCK}|{DAMAGED})?")
+ABANDONED_SECONDS = 24 * 3600  # a folder of any machine is removed after this time without a write
+PUBLISH_TRIES = 5
+
+
+@contextlib.contextmanager
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """A new folder to build in, removed at the end unless it was moved. First removes folders of dead builders."""
+    parent.mkdir(parents=True, exist_ok=True)
+    _remove_dead_folders(parent)
+    work = parent / f"{STAGING}{_host_code()}-{uuid.uuid4().hex}"
+    lock = FileLock(_lock_of(work))
+    with lock:
+        try:
+            work.mkdir()
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another builder may be removing it at this moment
+                _lock_of(work).unlink(missing_ok=True)
+
+
+def publish(work: Path, target: Path, is_built: Callable[[Path], bool], *, replace: bool) -> Path:
+    """Renames the finished folder to `target`, unless another process was faster. Returns `target`.
+
+    With `replace`, a folder there that `is_built` refuses counts as damaged, and is removed. Raises OSError if the folder
+    cannot be renamed.
+    """
+    flush_folder(work)
+    for _ in range(PUBLISH_TRIES):
+        try:
+            if target.is_dir() and not replace:
+                target.rmdir()  # the user may have made an empty one; some systems do not rename onto it
+            work.rename(target)
+        except OSError:
+            if is_built(target):
+                return target
+            if not replace or not target.is_dir():
+                raise
+            aside = work.with_name(work.name + DAMAGED)
+            with contextlib.suppress(OSError):  # another builder may be doing the same
+                target.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            flush_folder(target.parent)
+            return target
+    raise OSError(f"{target} cannot be replaced")
+
+
+def _host_code() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _lock_of(work: Path) -> Path:
+    return work.with_name(work.name + STAGING_LOCK)
+
+
+def _remove_dead_folders(parent: Path) -> None:
+    for path in parent.glob(STAGING + "*"):
+        if not STAGING_NAME.fullmatch(path.name):
+            continue
+        if time.time() - _last_written(path) > ABANDONED_SECONDS:
+            discard(path)
+        elif path.name.endswith(STAGING_LOCK) and path.name.startswith(STAGING + _host_code()):
+            with contextlib.suppress(Timeout, OSError), FileLock(path, timeout=0):  # a living builder holds it
+                discard(path.with_name(path.name.removesuffix(STAGING_LOCK)))
+                path.unlink(missing_ok=True)
+
+
+def _last_written(path: Path) -> float:
+    """The time when a file, or anything in a folder, was last written; the present time if unknown."""
+    with contextlib.suppress(OSError):
+        inside = list(path.iterdir()) if path.is_dir() else []
+        return max(each.stat().st_mtime for each in [path, *inside])
+    return time.time()

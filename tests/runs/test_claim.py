@@ -12,11 +12,11 @@ import scriven
 from conftest import Command
 from scriven.corpus.header import Shard
 from scriven.corpus.shard_reader import ShardCache
-from scriven.corpus.staging import staging_folder
 from scriven.errors import InputError, ScrivenError, UsageError
 from scriven.report.plot import draw
 from scriven.runs import Run, checkpoints, create_run, writing
 from scriven.runs.folder import WRITTEN_FILES, check_new_run, hold_claim
+from scriven.safe_files import staging_folder
 from scriven.settings import Settings
 from scriven.vocabulary import Vocabulary
 

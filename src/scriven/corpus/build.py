@@ -23,11 +23,11 @@ from scriven.corpus.inputs import CorpusInput, Progress, TextInput
 from scriven.corpus.parts import NAME as PART_NAME
 from scriven.corpus.parts import Parts, read_part, write_part
 from scriven.corpus.sources import Notes, changed_error, hash_content, short_hash
-from scriven.corpus.staging import publish, staging_folder
 from scriven.corpus.store import Corpus, is_corpus
 from scriven.corpus.writer import assemble
 from scriven.errors import InputError, UsageError
 from scriven.runtime import cache_folder, keep_buffers
+from scriven.safe_files import publish, staging_folder
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import byte_values
 
