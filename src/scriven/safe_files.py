@@ -269,8 +269,8 @@ def staging_folder(parent: Path) -> Iterator[Path]:
 def publish(work: Path, target: Path, is_built: Callable[[Path], bool], *, replace: bool) -> Path:
     """Renames the finished folder to `target`, unless another process was faster. Returns `target`.
 
-    With `replace`, a folder there that `is_built` refuses counts as damaged, and is removed. Raises OSError if the folder
-    cannot be renamed.
+    With `replace`, a folder there that `is_built` refuses counts as damaged, and is removed. Raises OSError if the
+    folder cannot be renamed.
     """
     flush_folder(work)
     for _ in range(PUBLISH_TRIES):

@@ -1,4 +1,8 @@
-"""GET /openapi.json: the OpenAPI document, made once from the types of requests and answers."""
+"""GET /openapi.json: the OpenAPI document, made once from the types of requests and answers.
+
+The types of answers are here. The routes make answers as dictionaries, since a long answer becomes JSON piece by piece;
+tests validate them with these types.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,237 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from scriven.server import schemas
 from scriven.server.requests import CompletionBody, DetokenizeBody, RequestBody, ScoreBody, StateBody, TokenizeBody
 from scriven.server.responses import answer
+
+STATE = (
+    "handle of the saved state after the text, if one was asked for; null if a newer checkpoint was loaded meanwhile"
+)
+Value = str | float | bool | None  # from a run's files, which may hold anything there
+
+
+class Reply(BaseModel):
+    """An object with exactly these fields, and finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class UsageReply(Reply):
+    """How many symbols were read and generated."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class LogprobsReply(Reply):
+    """The tokens of a text, as lists of the same length."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int] = Field(description="characters before each, from the beginning of the prompt")
+
+
+class CompletionChoiceReply(Reply):
+    """A generated text, or in an event its next piece."""
+
+    index: int
+    text: str
+    logprobs: LogprobsReply | None
+    finish_reason: Literal["stop", "length"] | None = Field(description="null in all events before the last")
+    state: str | None = Field("", description=STATE)
+
+
+class CompletionReply(Reply):
+    """Generated texts. Events of a stream have the same fields, with `usage` only if it was asked for."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    unknown_characters: list[str] = Field(
+        [], description="characters of the prompts that the model does not know; left out if there are none"
+    )
+    choices: list[CompletionChoiceReply]
+    usage: UsageReply | None = None
+
+
+class ModelEntryReply(Reply):
+    """A served model."""
+
+    id: str
+    object: Literal["model"]
+    created: int = Field(description="when this checkpoint was loaded, in seconds since 1970")
+    owned_by: Literal["scriven"]
+    step: int = Field(description="training step of the served checkpoint")
+    system_fingerprint: str = Field(description="the same fingerprint and seed give the same text")
+
+
+class ModelListReply(Reply):
+    """The served models."""
+
+    object: Literal["list"]
+    data: list[ModelEntryReply]
+
+
+class TokenizerInfoReply(Reply):
+    """Facts about a model's token ids."""
+
+    model: str
+    tokenizer_class: Literal["scriven"]
+    unit: Literal["character", "byte"]
+    vocab_size: int
+    bos_token: str
+    eos_token: str
+    separator: str | None = Field(description="the text between two documents")
+    pad_token: None
+    unk_token: str
+    chat_template: None
+
+
+class TokensReply(Reply):
+    """The ids of a text."""
+
+    count: int
+    tokens: list[int]
+    token_strs: list[str] = Field([], description="only if they were asked for")
+
+
+class TextReply(Reply):
+    """The text of ids."""
+
+    prompt: str
+
+
+class ScoreReply(Reply):
+    """How surprising a text is."""
+
+    model: str
+    system_fingerprint: str
+    nats: float
+    characters: int
+    bytes: int
+    unseen: int
+    ends: int
+    end_nats: float
+    bits_per_char: float | None
+    bits_per_byte: float | None
+    state: str | None = Field("", description=STATE)
+    surprisal: list[float] = Field(description="of each symbol, in nats")
+
+
+class StateReply(Reply):
+    """A saved state."""
+
+    state: str
+    characters: int
+    expires_in: float = Field(description="seconds")
+
+
+class DeletedReply(Reply):
+    """A deleted state."""
+
+    state: str
+    deleted: Literal[True]
+
+
+class RunEntryReply(Reply):
+    """A run whose training is shown."""
+
+    name: str
+    training: bool
+    steps: int
+
+
+class RunsReply(RootModel[list[RunEntryReply]]):
+    """All runs."""
+
+
+class StepLossReply(Reply):
+    """The training loss of a few steps up to this one: nats over characters."""
+
+    step: int
+    nats: float
+    characters: int
+    read: Value = Field(description="characters read since the beginning")
+    seconds: Value
+    progress: Value
+
+
+class EvaluationLossReply(Reply):
+    """The validation loss at a step: nats over characters."""
+
+    step: int
+    nats: float
+    characters: int
+    protocol: Value
+    best: Value
+    final: Value
+
+
+class FactsReply(Reply):
+    """Facts about a whole run."""
+
+    started: dict[str, Value] = {}
+    finished: dict[str, Value] | None = None
+
+
+class RunMetricsReply(Reply):
+    """The losses of a run."""
+
+    training: bool
+    facts: FactsReply
+    steps: list[StepLossReply]
+    evaluations: list[EvaluationLossReply]
+
+
+class SampleTextReply(Reply):
+    """A text that a model generated during training."""
+
+    step: Value
+    prompt: str
+    text: str
+    temperature: Value
+    seed: Value
+
+
+class SamplesReply(RootModel[list[SampleTextReply]]):
+    """The last texts that a model generated during training."""
+
+
+class LiveReply(Reply):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class DocumentReply(RootModel[dict[str, Any]]):
+    """An OpenAPI 3.1 document."""
+
+
+class ErrorFieldsReply(Reply):
+    """What is wrong and the way out, in OpenAI's format."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(Reply):
+    """An error answer."""
+
+    error: ErrorFieldsReply
+
 
 JSON = "application/json"
 LINES = "application/x-ndjson"
@@ -69,51 +294,53 @@ class Operation:
         content |= {kind: {"schema": {"type": "string"}} for kind in self.other_types}
         yield "200", {"description": "done", "content": content}
         for status, description in REFUSALS.items():
-            schema = {"schema": schemas_of[schemas.ErrorReply, "validation"]}
+            schema = {"schema": schemas_of[ErrorReply, "validation"]}
             yield str(status), {"description": description, "content": {JSON: schema}}
 
 
 OPERATIONS = (
-    Operation("post", "/v1/completions", "Generate texts.", schemas.CompletionReply, CompletionBody, (EVENTS,)),
-    Operation("get", "/v1/models", "The served models.", schemas.ModelListReply),
-    Operation("get", "/v1/models/{model}", "One of the served models.", schemas.ModelEntryReply),
-    Operation("get", "/tokenizer_info", "Facts about token ids.", schemas.TokenizerInfoReply, query=(MODEL,)),
-    Operation("post", "/tokenize", "The ids of a text.", schemas.TokensReply, TokenizeBody, query=(MODEL,)),
-    Operation("post", "/detokenize", "The text of ids.", schemas.TextReply, DetokenizeBody, query=(MODEL,)),
+    Operation("post", "/v1/completions", "Generate texts.", CompletionReply, CompletionBody, (EVENTS,)),
+    Operation("get", "/v1/models", "The served models.", ModelListReply),
+    Operation("get", "/v1/models/{model}", "One of the served models.", ModelEntryReply),
+    Operation("get", "/tokenizer_info", "Facts about token ids.", TokenizerInfoReply, query=(MODEL,)),
+    Operation("post", "/tokenize", "The ids of a text.", TokensReply, TokenizeBody, query=(MODEL,)),
+    Operation("post", "/detokenize", "The text of ids.", TextReply, DetokenizeBody, query=(MODEL,)),
     Operation(
         "post",
         "/score",
         "Score how surprising a text is.",
-        schemas.ScoreReply,
+        ScoreReply,
         ScoreBody,
         (LINES,),
         plain=True,
         query=(MODEL,),
     ),
-    Operation("post", "/states", "Read a text and save the state after it.", schemas.StateReply, StateBody),
-    Operation("delete", "/states/{handle}", "Delete a saved state.", schemas.DeletedReply),
-    Operation("get", "/runs", "The runs.", schemas.RunsReply),
+    Operation("post", "/states", "Read a text and save the state after it.", StateReply, StateBody),
+    Operation("delete", "/states/{handle}", "Delete a saved state.", DeletedReply),
+    Operation("get", "/runs", "The runs.", RunsReply),
     Operation(
         "get",
         "/runs/{name}/metrics",
         "The losses of a run.",
-        schemas.RunMetricsReply,
+        RunMetricsReply,
         query=({"name": "after", "in": "query", "required": False, "schema": {"type": "integer"}},),
     ),
-    Operation("get", "/runs/{name}/samples", "The texts that a model generated during training.", schemas.SamplesReply),
+    Operation("get", "/runs/{name}/samples", "The texts that a model generated during training.", SamplesReply),
     Operation("get", "/runs/{name}/events", "Changes of a run as they happen.", other_types=(EVENTS,)),
-    Operation("get", "/health/live", "Whether the process answers.", schemas.LiveReply),
-    Operation("get", "/health/ready", "Whether the server is ready for requests.", schemas.LiveReply),
+    Operation("get", "/health/live", "Whether the process answers.", LiveReply),
+    Operation("get", "/health/ready", "Whether the server is ready for requests.", LiveReply),
     Operation("get", "/metrics", "Counters, for Prometheus.", other_types=(PLAIN, OPENMETRICS)),
-    Operation("get", "/openapi.json", "This document.", schemas.DocumentReply),
+    Operation("get", "/openapi.json", "This document.", DocumentReply),
 )
 
 
 @cache
 def document() -> dict[str, Any]:
     """The OpenAPI document."""
+    types: set[type[BaseModel]] = {*BODIES, ErrorReply, *(each.reply for each in OPERATIONS if each.reply)}
     schemas_of, definitions = models_json_schema(
-        [(each, "validation") for each in (*BODIES, *schemas.REPLIES)], ref_template="#/components/schemas/{model}"
+        [(each, "validation") for each in sorted(types, key=lambda each: each.__name__)],
+        ref_template="#/components/schemas/{model}",
     )
     paths: dict[str, dict[str, Any]] = {}
     for each in OPERATIONS:
