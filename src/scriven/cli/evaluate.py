@@ -18,6 +18,7 @@ from scriven.cli.common import (
     Which,
     in_bits,
     note,
+    read_sources,
     show,
 )
 from scriven.errors import InputError, UsageError
@@ -113,7 +114,6 @@ def _check_file(file: str | None, choices: dict[str, str | None]) -> None:
 
 
 def _of_file(model: Model, file: str, protocol: str, **choices: str | None) -> SurprisalSum:
-    from scriven.cli.texts import read_sources
     from scriven.corpus.decoding import ReadCounts as Counts
     from scriven.corpus.sources import find
     from scriven.inference import protocols

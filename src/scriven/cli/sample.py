@@ -20,6 +20,7 @@ from scriven.cli.common import (
     Whole,
     note,
     put_json,
+    reading_settings,
     unescape,
 )
 from scriven.errors import UsageError
@@ -138,7 +139,6 @@ def _prompt(model: Model, prompt: str, file: str | None, choices: Mapping[str, s
 
     `choices` say how to read it. A byte order mark at its start is dropped, with a note.
     """
-    from scriven.cli.texts import reading_settings
     from scriven.corpus.decoding import ReadCounts, decode_source
     from scriven.corpus.encodings import drop_marks
     from scriven.corpus.sources import find

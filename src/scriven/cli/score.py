@@ -25,6 +25,7 @@ from scriven.cli.common import (
     check_named,
     in_bits,
     note,
+    read_sources,
     show,
 )
 from scriven.errors import InputError, UsageError
@@ -112,7 +113,6 @@ def _rows_of(
     model: Model, source: TextSource, by: By, choices: dict[str, str | None], *, name: str, form: Form
 ) -> Iterator[Row]:
     """Yields the rows of one text, then prints notes on it, which start with `name` if that is given."""
-    from scriven.cli.texts import read_sources
     from scriven.corpus.decoding import ReadCounts as Counts
     from scriven.inference.surprisal import check_scored, surprisals_of_text
 
