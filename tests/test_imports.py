@@ -34,8 +34,8 @@ MAP = """
     server server.limits server.responses server.security server.http_limits server.requests server.prefill
     server.jobs server.engine server.saved_states server.shared server.completions server.scoring
     server.utility_routes server.renewal server.openapi server.metrics server.run_monitor server.app
-    cli.streams cli.mistakes cli cli.common cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample
-    cli.score cli.serve cli.train cli.verify_resume
+    cli.mistakes cli cli.common cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score
+    cli.serve cli.train cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

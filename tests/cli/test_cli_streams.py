@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
-from scriven.cli.streams import StandardFile
+from scriven.cli import StandardFile
 from scriven.report import consume
 from scriven.report.terminal import JsonReport, TerminalReport
 
@@ -45,7 +45,7 @@ def test_a_file_never_takes_the_place_of_a_stream_that_is_closed(tmp_path: Path)
     program = tmp_path / "program.py"
     program.write_text(
         "import os, sys\n"
-        "from scriven.cli.streams import end_output, prepare_streams\n"
+        "from scriven.cli import end_output, prepare_streams\n"
         "prepare_streams()\n"
         f"assert os.open({str(tmp_path / 'model')!r}, os.O_CREAT | os.O_WRONLY) > 2\n"
         "sys.stderr.write('nobody hears it')\n"

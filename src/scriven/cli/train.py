@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from scriven import recipes
-from scriven.cli import BEGUN
+from scriven.cli import BEGUN, end_output
 from scriven.cli.common import (
     Device,
     FilePath,
@@ -24,7 +24,6 @@ from scriven.cli.common import (
     resumed_from,
     unescape_separator,
 )
-from scriven.cli.streams import end_output
 from scriven.errors import DivergedError, Interrupted, LostError
 from scriven.settings import (
     BudgetSettings,
