@@ -236,7 +236,7 @@ def leads_alone(monkeypatch: pytest.MonkeyPatch, **more: str) -> None:
 def test_the_number_of_workers_is_what_was_started(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leads_alone(monkeypatch)
     settings = validate({"training": {"workers": 2}, "budget": {"steps": 1}})
-    with pytest.raises(UsageError, match=r"training.workers is 2, and 1 were started"):
+    with pytest.raises(UsageError, match=r"training.workers is 2, but the number of processes is 1"):
         list(train(Request((str(book),), settings, tmp_path / "run")))
 
 

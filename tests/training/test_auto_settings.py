@@ -140,7 +140,7 @@ def test_rows_are_as_many_as_for_one_text_and_no_more_than_documents() -> None:
     assert choose_settings(given, lines(40, 500))[0].reader.batch <= 40
     settings, notes = choose_settings(given, lines(1, 10**6))
     assert (settings.reader.batch, settings.training.workers) == (1, 1)
-    assert "in 1 document " in notes[0]
+    assert "in 1 document)" in notes[0]
 
 
 @pytest.mark.parametrize("over", [{"training": {"mean": "document"}}, {"reader": {"pack": False}}], ids=str)

@@ -106,7 +106,7 @@ def test_a_replay_that_was_stopped_goes_on(book: Path, tmp_path: Path) -> None:
     trained(book, first, BUDGET)
     followed(Request(output=again, replay=first, until=25))
     assert open_run(again).checkpoint("last").step == 25
-    assert "all are the same bits" in " ".join(followed(Request(output=again, resume="last")).notes)
+    assert "all have the same bits" in " ".join(followed(Request(output=again, resume="last")).notes)
     assert same_end(first, again)
 
 
@@ -183,7 +183,7 @@ def test_counted_budgets_and_returns_are_done_again(
     metrics = first / METRICS_FILE
     metrics.write_text(metrics.read_text().replace('"rolled_back"', '"returned"'))  # as earlier versions wrote it
     assert read_replay_log(first).rollbacks == [[4, 1]]
-    assert "all are the same bits" in replayed(first, again)
+    assert "all have the same bits" in replayed(first, again)
     assert same_end(first, again)
 
 
@@ -191,7 +191,7 @@ def test_a_step_that_is_another_one_is_told(book: Path, tmp_path: Path) -> None:
     trained(book, tmp_path / "first", {"steps": 6})
     metrics = tmp_path / "first" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"fingerprint":"', '"fingerprint":"x'))
-    assert "Step 1 is not that of" in replayed(tmp_path / "first", tmp_path / "again")
+    assert "Step 1 differs from that of" in replayed(tmp_path / "first", tmp_path / "again")
 
 
 def test_a_replay_that_could_compare_nothing_says_so(book: Path, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_run_whose_corpus_is_gone_is_done_again_from_its_text(
         patch.setenv("SCRIVEN_CACHE", str(tmp_path / "cache"))
         trained(book, tmp_path / "first", {"steps": 3})
     shutil.rmtree(tmp_path / "cache")
-    assert "all are the same bits" in replayed(tmp_path / "first", tmp_path / "again")
+    assert "all have the same bits" in replayed(tmp_path / "first", tmp_path / "again")
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="files of descriptors are told by Linux")

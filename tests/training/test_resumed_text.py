@@ -83,7 +83,7 @@ def test_without_the_corpus_a_changed_text_is_refused(run: Path, book: Path, nam
     whole = book.read_text()
     shutil.rmtree(open_run(run).corpus_path)
     book.write_text(whole.replace("quick", "quikc"))
-    with pytest.raises(InputError, match=r"corpus of .* is gone, and .*book\.txt has another text now; restore"):
+    with pytest.raises(InputError, match=r"corpus of .* is missing, and .*book\.txt has another text now; restore"):
         resumed(run, *([str(book)] if named else []))
     book.write_text(whole)
     assert "changed" not in resumed(run, *([str(book)] if named else []))[0]
@@ -92,7 +92,7 @@ def test_without_the_corpus_a_changed_text_is_refused(run: Path, book: Path, nam
 def test_another_text_is_refused_as_before(run: Path, book: Path) -> None:
     other = book.with_name("other.txt")
     other.write_text(book.read_text().replace("quick", "quiet"))
-    with pytest.raises(InputError, match="the text is not the one that"):
+    with pytest.raises(InputError, match="was trained on another text"):
         resumed(run, str(other))
 
 

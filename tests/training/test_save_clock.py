@@ -146,7 +146,7 @@ def test_a_replay_takes_no_save_of_the_clock_for_an_evaluation(
     list(consume(train(request(book, first, over, until=10)), [FilesReport()]))
     assert open_run(first).index().best == 6
     assert read_replay_log(first).evaluated == [6]
-    assert "all are the same bits" in replayed(first, again)
+    assert "all have the same bits" in replayed(first, again)
     assert same_end(first, again)
 
 

@@ -113,7 +113,7 @@ def test_a_resumed_run_says_that_other_kernels_go_on(
     assert any("avx2 so far and are off now" in note for note in notes("off", settings=more))
     threads = open_run(tmp_path / "run").settings.training.threads
     other = validate({"budget": {"steps": 2}, "training": {"threads": threads + 1}})
-    told = f"Its threads were {threads} so far and are {threads + 1} now"
+    told = f"The run's threads were {threads} so far and are {threads + 1} now"
     assert any(told in note for note in notes("avx2", settings=other))
 
 
@@ -186,7 +186,7 @@ def test_a_run_goes_on_with_its_own_text_only(book: Path, tmp_path: Path) -> Non
     longer = validate({"budget": {"steps": 4}})
     other = tmp_path / "other.txt"
     other.write_text(book.read_text()[::-1])  # the same alphabet
-    with pytest.raises(InputError, match="is not the one"):
+    with pytest.raises(InputError, match="was trained on another text"):
         list(train(Request((str(other),), longer, tmp_path / "run", resume="last")))
     again = list(train(Request((str(book),), longer, tmp_path / "run", resume="last")))
     assert [step for step, _ in fingerprints(again)] == [3, 4]
@@ -230,9 +230,9 @@ def test_training_goes_on_from_another_models_weights(book: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ({"width": 8}, r"old has model\.width 16, not 8, .* leave model\.width out, or .*--model\.embedding \S+old"),
+        ({"width": 8}, r"old has model\.width 16, not 8, .* drop model\.width, or .*--model\.embedding \S+old"),
         ({"cell": "gru", "layers": 1}, r"model\.cell lstm, not gru and model\.layers 2, not 1"),
-        ({"input": "onehot"}, r"model\.input embedding, not onehot, .* leave model\.input out$"),
+        ({"input": "onehot"}, r"model\.input embedding, not onehot, .* drop model\.input$"),
         ({"norm": "rms", "dropout": 0.3}, r"has model\.norm none, not rms, and"),
     ],
 )
@@ -313,7 +313,7 @@ def test_notes_say_what_a_newcomer_would_wonder_at(book: Path, tmp_path: Path, m
     asked = Request((str(short),), validate(merge_settings(SMALL, {"budget": {"steps": 2}})))
     notes = " ".join(next(event.notes for event in train(asked) if isinstance(event, Started)))
     assert "runs/short exists already, so this run is runs/short-2" in notes
-    assert "The validation text is short, 50 characters" in notes and "the last model is kept" in notes
+    assert "The validation text is short (50 characters)" in notes and "the last model is kept" in notes
 
 
 def test_a_start_that_takes_most_of_the_time_is_noted(book: Path, tmp_path: Path) -> None:
@@ -322,4 +322,4 @@ def test_a_start_that_takes_most_of_the_time_is_noted(book: Path, tmp_path: Path
     started = next(events)
     events.close()
     assert isinstance(started, Started)
-    assert any(note.startswith("Starting took 36") for note in started.notes)
+    assert any(note.startswith("The start took 36") for note in started.notes)

@@ -1,4 +1,4 @@
-"""How much of a budget is used: fractions of it, wall time as progress, and when to evaluate and to save."""
+"""How much of a budget is used: fractions of it, wall time as progress, and when to evaluate and save."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scriven.distributed.rendezvous import WorkerJob
 from scriven.settings import MonitorSettings, Settings
 from scriven.training.state import TrainingState
 
-SAVING_SECONDS = 2.5  # kept free of a time budget for the last checkpoint and the plot
+SAVING_SECONDS = 2.5  # of a time budget, reserved for the last checkpoint and the plot
 EVALUATION_SHARE = 0.15  # of a time budget, at most, for evaluations with their samples
-LEAST_SHARE = 0.25  # of a time budget's rest that is for steps, also where a busy machine took long to start
+LEAST_SHARE = 0.25  # of the rest of a time budget, at least, for steps, even if a busy machine started slowly
 
 
 def budget_fraction(job: WorkerJob, state: TrainingState) -> float:
-    """Returns the share (0..1) of the job's budget that the state has used; an earlier budget does not matter."""
+    """Returns the share (0..1) of the job's budget that the state has used. An earlier budget does not count."""
     budget = job.settings.budget
     if job.timed:
         return min(1.0, state.seconds / (budget.minutes * 60))
@@ -28,15 +28,18 @@ def budget_fraction(job: WorkerJob, state: TrainingState) -> float:
 
 
 def progress_within(job: WorkerJob, state: TrainingState, characters: int, epochs: float) -> float:
-    """Returns the progress (0..1) in the middle of the next step, which reads this much; the same on every worker."""
+    """Returns the progress (0..1) in the middle of the next step, the same on every worker.
+
+    The step reads `characters`, which are `epochs` of the text.
+    """
     counts = {"step": state.step + 1, "characters": state.characters + characters, "epochs": state.epochs + epochs}
     return (budget_fraction(job, state) + budget_fraction(job, state.model_copy(update=counts))) / 2
 
 
 def evaluation_count(job: WorkerJob, seconds: Callable[[], float]) -> int:
-    """How many evaluations, spaced evenly, there are: of a time budget, only as many as its share of time is for.
+    """Returns the number of evenly spaced evaluations. In a time budget they may take only EVALUATION_SHARE of it.
 
-    `seconds()` measures how long one takes, samples included, the same number on every worker.
+    `seconds()` measures the time of one with its samples. It gives the same number on every worker.
     """
     asked, budget = job.settings.training.evaluations, job.settings.budget.minutes * 60
     if not job.timed:
@@ -45,12 +48,15 @@ def evaluation_count(job: WorkerJob, seconds: Callable[[], float]) -> int:
 
 
 def evaluation_interval(settings: Settings) -> list[int | float]:
-    """What decides when evaluations are due, to be compared with what decided it before."""
+    """Returns the settings that decide when evaluations are due. A resumed run compares them with the earlier ones."""
     return [settings.monitor.every_steps, settings.monitor.every_epochs, settings.training.evaluations]
 
 
 def evaluations_due(monitor: MonitorSettings, state: TrainingState, evenly: int) -> int:
-    """How many evaluations should have been made when that much is done; `evenly` spaced where no interval is given."""
+    """Returns how many evaluations should have been made in this state.
+
+    Without an interval in the settings, `evenly` evaluations are spread over the budget.
+    """
     if monitor.every_steps:
         return state.step // monitor.every_steps
     if monitor.every_epochs:
@@ -59,30 +65,30 @@ def evaluations_due(monitor: MonitorSettings, state: TrainingState, evenly: int)
 
 
 class TimeBudget:
-    """Turns wall time into progress: from what a resumed run had done to 1, which leaves `reserved` seconds over."""
+    """Turns wall time into progress: from that of a resumed run to 1, which comes `reserved` seconds before the end."""
 
     def __init__(self, job: WorkerJob, state: TrainingState, reserved: float) -> None:
-        """The timetable begins when it is made."""
+        """The time counts from now on."""
         budget = job.settings.budget.minutes * 60
         self._job, self._begun = job, job.seconds()
         self._end = max(budget - state.seconds - reserved, self._begun + LEAST_SHARE * (budget - state.seconds))
         self._from = state.progress
 
     def progress_of(self, step: int) -> float:
-        """Progress (0..1) now, whichever step it is."""
+        """Returns the progress (0..1) now; `step` does not matter."""
         share = (self._job.seconds() - self._begun) / max(self._end - self._begun, 1e-9)
         return min(1.0, self._from + (1 - self._from) * share)
 
 
-FIRST_SECONDS = 25.0  # of training, after which something is saved for the first time
-MOST_SHARE = 0.01  # of the time, for saving
+FIRST_SECONDS = 25.0  # of training before the first save
+MOST_SHARE = 0.01  # of the time, at most, for saving
 
 
 class SaveClock:
-    """Tells rank 0 when a save is due; the time of other workers never matters."""
+    """Tells rank 0 when a save is due. The clocks of other workers never matter."""
 
     def __init__(self, minutes: float, now: Callable[[], float] = time.monotonic) -> None:
-        """The clock starts now: a save is due soon after the start, then every `minutes`; 0 is never."""
+        """The clock starts now. A save is due soon after the start, then every `minutes`; with 0, never."""
         self._interval, self._now = minutes * 60, now
         self._due = now() + min(FIRST_SECONDS, self._interval)
 
@@ -91,5 +97,5 @@ class SaveClock:
         return self._interval > 0 and self._now() >= self._due
 
     def restart(self, cost_seconds: float) -> None:
-        """Counts from now on, after a save of any kind that took `cost_seconds` of the processor's time."""
+        """Starts again after any save, which took `cost_seconds` of the processor's time."""
         self._due = self._now() + max(self._interval, cost_seconds / MOST_SHARE)

@@ -1,4 +1,4 @@
-"""What is looked at while a model is trained: its loss on the validation text, and what it writes."""
+"""Evaluates a model during its training: measures the loss of the validation text, and writes samples."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from scriven.inference.protocols import LANES, lane_count, measure, own_protocol
 from scriven.settings import TEXT_PLACE, SamplingSettings, Settings, reader_window
 from scriven.signals import Stopped
 
-TIMED_CHARACTERS = 8192  # read to learn how fast a protocol is
-TIMED_SAMPLE = 10  # characters written to learn how long a sample takes
-PASSAGE_CHARACTERS, LONGEST_PASSAGE = 40, 400  # of the text that are given as a prompt: as a window has, or 40
-SLOWER = 1.3  # than measured, to be on the safe side
+TIMED_CHARACTERS = 8192  # read to measure the speed of a protocol
+TIMED_SAMPLE = 10  # characters written to measure the time of a sample
+PASSAGE_CHARACTERS, LONGEST_PASSAGE = 40, 400  # of a prompt from the text: as many as a window has, or 40
+SLOWER = 1.3  # times the measured seconds, to be safe
 
 
 class Evaluator:
@@ -38,17 +38,17 @@ class Evaluator:
         predictor: Predictor,
         stop: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Where `stop()` is not 0 on a worker, all leave what they measure. It is asked again and again."""
+        """If `stop()` is not 0 on one worker, all abandon the evaluation. It is called again and again."""
         self.stop = stop
         self.settings, self.workers, self.corpus, self.predictor = settings, workers, corpus, predictor
         self.text = corpus.validation
         limit = settings.training.evaluation_characters
         self.limit = limit if 0 < limit < self.text.characters else 0
-        self.protocol = own_protocol(settings.reader)  # how the validation text is read: as the training text is
+        self.protocol = own_protocol(settings.reader)  # the validation text is read as the training text is
 
     @property
     def final_protocols(self) -> tuple[str, ...]:
-        """The protocols of the exact losses at the end: as the model read in training."""
+        """The protocols of the exact losses at the end; they match how the model read in training."""
         return ("stream", "window-256") if self.protocol == "stream" else (self.protocol,)
 
     def name_protocol(self, protocol: str) -> str:
@@ -76,12 +76,12 @@ class Evaluator:
 
     @cached_property
     def final_seconds(self) -> float:
-        """About how long `final_losses` take, the same number on every worker; measured when it is first asked for."""
+        """About how long `final_losses` takes, the same number on every worker. Measured at the first access."""
         self.predictor.model.eval()
         return self._agree_on_seconds(sum(map(self._protocol_seconds, self.final_protocols)))
 
     def evaluation_seconds(self) -> float:
-        """About how long an evaluation takes, samples included, the same number on every worker."""
+        """Returns about how long an evaluation with its samples takes, the same number on every worker."""
         shared = 0.0 if self.protocol == "stream" else self._protocol_seconds(self.protocol) / self.workers.size
         begun = time.monotonic()
         for _ in self.samples(0, TIMED_SAMPLE):
@@ -91,7 +91,7 @@ class Evaluator:
         )
 
     def _protocol_seconds(self, protocol: str) -> float:
-        """About how long it takes to read the validation text by a protocol, from the first characters of it."""
+        """Returns about how long a protocol takes for the validation text, measured with its first characters."""
         characters = self.limit or self.text.characters
         if not characters:
             return 0.0
@@ -102,7 +102,7 @@ class Evaluator:
         return (time.monotonic() - begun) * _characters_read(characters, length) / _characters_read(size, length)
 
     def _agree_on_seconds(self, seconds: float) -> float:
-        """Rank 0's measurement, to be on the safe side a little longer."""
+        """Returns rank 0's measurement on every worker, a little longer to be safe."""
         return float(self.workers.broadcast(SLOWER * seconds))
 
     def samples(self, step: int, length: int | None = None) -> Iterator[Sampled]:
@@ -128,7 +128,7 @@ class Evaluator:
             yield Sampled(step, prompt, vocabulary.decode(written[:, 0]), temperature, seed, went_on)
 
     def _passage(self, prompt: str, seed: list[int], after: int) -> tuple[str, Passage]:
-        """A prompt as it is shown, and its ids; `@text` is a place of the training text that the seed decides."""
+        """Returns a prompt as it is shown, and its ids. The seed decides which place of the text `@text` is."""
         corpus = self.corpus
         if prompt != TEXT_PLACE:
             return prompt, Passage(prompt_ids(prompt, corpus.vocabulary, corpus.settings), np.empty(0, np.int64))
@@ -137,10 +137,10 @@ class Evaluator:
         return corpus.vocabulary.decode(passage.given), passage
 
     def _measure(self, protocol: str, *, exact: bool = False) -> Loss:
-        """The loss by a protocol, in as many parts as there are groups: the same bits whoever measures which.
+        """Returns the loss by a protocol. The text is cut into one part per group, so the bits depend on no worker.
 
-        Where `stream` must be exact it is not cut, and rank 0's alone to read. Raises Stopped on every worker where one
-        has left.
+        An exact loss by `stream` is not cut: rank 0 reads all of it. Raises Stopped on every worker if one was asked to
+        stop.
         """
         groups = self.settings.training.groups
         parts, lanes = (1, 1) if exact and protocol == "stream" else (groups, LANES)
@@ -159,13 +159,13 @@ class Evaluator:
         return Loss(nats, int(characters), int(size), int(ends), end_nats, *map(int, judged))
 
     def _part(self, protocol: str, part: int, parts: int, lanes: int) -> tuple[float, ...]:
-        """The values of the loss of one part of the text."""
+        """Returns the values of the loss of one part of the text."""
         shared = {"rank": part, "size": parts, "limit_characters": self.limit, "lanes_at_most": lanes}
         return astuple(measure(protocol, self.predictor, self.text, **shared).loss)
 
     @contextlib.contextmanager
     def _leaving(self) -> Iterator[None]:
-        """While this lasts, what reads and writes raises Stopped where somebody asks to stop."""
+        """In this context, reading and writing raise Stopped if somebody asks to stop."""
         self.predictor.pause = self._leave_where_asked
         try:
             yield
@@ -178,9 +178,9 @@ class Evaluator:
 
 
 def _go_on() -> None:
-    """What a reader pauses for where nobody may ask to stop."""
+    """Does nothing: the predictor's pause when nobody may ask to stop."""
 
 
 def _characters_read(characters: int, length: int) -> int:
-    """Returns how many characters are read to predict `characters`, each one after `length` others if that is not 0."""
+    """Returns the characters read to predict `characters`, each of them after `length` others if that is not 0."""
     return min(characters, length) + max(0, characters - length) * max(length, 1) if characters else 1

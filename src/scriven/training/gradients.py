@@ -1,4 +1,4 @@
-"""What a step's batches teach: gradients of all groups and workers, and the losses and counts that go with them."""
+"""Gradients of a step's batches, over all groups and workers, with their losses and counts."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from scriven.vocabulary import Vocabulary
 class GroupSums:
     """The sums of a step over the predictions of one group, or of all groups."""
 
-    nats: float = 0.0  # what characters and the ends of documents cost
-    end_nats: float = 0.0  # what the ends alone cost
-    predictions: float = 0.0  # that count, of characters and ends
+    nats: float = 0.0  # surprisal of characters and of the ends of documents
+    end_nats: float = 0.0  # of the ends only
+    predictions: float = 0.0  # of characters and ends, as far as they count
     ends: float = 0.0
     characters_read: float = 0.0
 
@@ -60,7 +60,7 @@ class GroupSums:
 class Control:
     """What rank 0 decides for all workers in every step."""
 
-    progress: float = 0.0  # 0..1 of a time budget or a replay; 0 when progress is counted
+    progress: float = 0.0  # 0..1 of a time budget or a replay; 0 for other budgets
     signal: int = 0  # number of the signal that asks to stop, or 0
     save: bool = False  # whether the clock asks for a save
 
@@ -69,30 +69,30 @@ class Control:
 class StepGradients:
     """The gradients of a step's batches, summed over all groups and workers."""
 
-    gradients: list[Tensor]  # of the sum of all losses in nats, one a parameter
+    gradients: list[Tensor]  # of the sum of all losses in nats, one per parameter
     sums: GroupSums  # of all groups
     control: Control
     cursor: Cursor  # after the batches
-    waited: float  # seconds for the batches
+    waited: float  # seconds that the step waited for its batches
 
 
 class GradientStep:
-    """One worker's part of making the gradients of every step; keeps the recurrent states of its groups."""
+    """Computes one worker's gradients of every step, and keeps the recurrent states of its groups."""
 
     def __init__(
         self, settings: Settings, workers: ProcessGroup, model: CharLM, weights: FlatWeights, boundary: int | None
     ) -> None:
-        """`boundary` is the symbol that ends documents, whose losses are counted apart."""
+        """`boundary` is the symbol that ends documents. Its losses are counted separately."""
         self.settings, self.workers, self.model, self.weights = settings, workers, model, weights
         self.boundary, self.device = boundary, model.device
         training = settings.training
         self.penalised = bool(training.activation_penalty or training.slowness_penalty)
         own = workers.owned_range(training.groups)
         self.groups = len(own)
-        self.rows = settings.reader.batch // training.groups  # of a group
+        self.rows = settings.reader.batch // training.groups  # per group
         self.lanes = range(own.start * self.rows, own.stop * self.rows)
         self.states: list[State] = [model.zero_state(self.rows)] * self.groups
-        # A group's gradients are a row of it. Those of a step with one backward pass are used where they were made.
+        # Each group's gradients are one row. The gradients of a step with a single backward pass need no copy.
         alone = self.groups * training.accumulate == 1
         self.message = None if alone else torch.empty(self.groups, len(weights.values), device=self.device)  # (G, P)
 
@@ -117,7 +117,7 @@ class GradientStep:
                 gradients = self.weights.take_gradients()
                 if self.message is not None:
                     self.weights.write(gradients, self.message[group], add=number > 0)
-        summed = torch.stack([torch.stack(each).sum(0) for each in nats]).tolist()  # no device is waited for before
+        summed = torch.stack([torch.stack(each).sum(0) for each in nats]).tolist()  # the first wait for the device
         own = [replace(each, nats=both[0], end_nats=both[1]) for each, both in zip(counts, summed, strict=True)]
         sums, control = self._add_up(own, decide())
         rows = [gradients] if self.message is None else [self.weights.views(row) for row in self.message]
@@ -125,7 +125,7 @@ class GradientStep:
         return StepGradients(gradients=rows[0], sums=sums, control=control, cursor=cursor, waited=waited)
 
     def gather_states(self) -> dict[str, Tensor]:
-        """The recurrent states of all lanes (N, H), of every worker, by the names that a checkpoint gives them."""
+        """Returns the recurrent states of all lanes (N, H), of every worker, under their names in a checkpoint."""
         return {
             f"state.{depth}.{part}": self._gather(array)
             for depth, layer in enumerate(join_rows(self.states))
@@ -140,12 +140,12 @@ class GradientStep:
         ]
 
     def _gather(self, array: Tensor) -> Tensor:
-        """All lanes' rows (N, H), from this worker's; by groups, which is how lanes are shared out."""
+        """Returns the rows (N, H) of all lanes, given this worker's. Workers own whole groups of lanes."""
         groups = array.view(-1, self.rows, array.shape[1])  # (g, N / G, H)
         return self.workers.all_gather(groups, self.settings.training.groups).flatten(0, 1)
 
     def _add_up(self, own: list[GroupSums], control: Control) -> tuple[GroupSums, Control]:
-        """Adds the sums of this worker's groups to all others'; also returns rank 0's control."""
+        """Returns the sums over all groups, given those of this worker's groups, and rank 0's control."""
         last = list(astuple(control))
         own_rows = torch.tensor([[*each.to_row(), *last] for each in own], dtype=torch.float64)
         rows = self.workers.all_gather(own_rows, self.settings.training.groups)  # (G, 5 + 3)
@@ -154,7 +154,7 @@ class GradientStep:
         return sums, Control(progress, int(signal), bool(save))
 
     def _backward(self, batch: Batch, group: int, step: int, number: int) -> tuple[Tensor, GroupSums]:
-        """Makes the gradients of one group's rows of a step's batch.
+        """Computes the gradients of one group's rows of a batch.
 
         Returns its nats and end_nats (2,), which are still on the device, and its other sums.
         """
@@ -178,7 +178,7 @@ class GradientStep:
         if weights is not None:
             ends &= torch.from_numpy(weights[since:] > 0)
         read = predictions
-        if self.settings.reader.kind == "windows":  # also what comes before the last character, where that alone counts
+        if self.settings.reader.kind == "windows":  # all of a window is read, even if only its last counts
             read = len(ids) * (self.rows if weights is None else int(weights.any(0).sum()))
         count = float(ends.sum())
         ended = losses[ends].sum() if count else losses.new_zeros(())
@@ -186,7 +186,7 @@ class GradientStep:
         return nats, GroupSums(predictions=predictions, ends=count, characters_read=read)
 
     def _penalties(self, raw: Tensor, y: Tensor, fresh: Tensor | None) -> Tensor:
-        """AWD-LSTM's AR and TAR (Merity et al. 2017), of outputs (T, N, H)."""
+        """Returns the penalties AR and TAR of AWD-LSTM (Merity et al. 2017) for outputs (T, N, H)."""
         settings = self.settings.training
         penalty = settings.activation_penalty * y.float().square().mean()
         return penalty + settings.slowness_penalty * slowness(raw, fresh)
@@ -196,7 +196,7 @@ class GradientStep:
 
 
 def slowness(raw: Tensor, fresh: Tensor | None) -> Tensor:
-    """The mean square of how much outputs (T, N, H) change from one character to the next of the same document.
+    """Returns the mean square change of outputs (T, N, H) from one character to the next of the same document.
 
     A new document begins where fresh (T, N) is true.
     """
@@ -206,7 +206,7 @@ def slowness(raw: Tensor, fresh: Tensor | None) -> Tensor:
 
 
 def mix_seed(*numbers: int) -> int:
-    """One seed from several numbers, such that seeds of neighbours have nothing in common."""
+    """Returns a seed made of several numbers. Seeds of neighbouring numbers have nothing in common."""
     digest = hashlib.blake2b(struct.pack(f"{len(numbers)}q", *numbers), digest_size=7).digest()
     return int.from_bytes(digest, "little")
 
@@ -215,7 +215,7 @@ class Learner:
     """One worker's model with its weights, optimizer, gradients, recurrent states and average of weights."""
 
     def __init__(self, job: WorkerJob, workers: ProcessGroup, vocabulary: Vocabulary) -> None:
-        """Everything is as it is before the first step."""
+        """Makes the model and the optimizer as they are before the first step."""
         settings, training = job.settings, job.settings.training
         embeddings = load_embeddings(job.embedding) if job.embedding else None
         self.model, _ = warm_started_model(settings, vocabulary, job.initial, embeddings)

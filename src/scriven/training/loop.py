@@ -44,7 +44,7 @@ from scriven.training.notes import describe_divergence, describe_outcome
 from scriven.training.state import NOTHING_MEASURED, TrainingState, cannot_resume, load_state, selection_loss
 
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
-FINAL_SECONDS = 120.0  # the time that FINAL_SHARE is of, at least, if the budget is not a time
+FINAL_SECONDS = 120.0  # of which FINAL_SHARE is taken, at least, if the budget is not a time
 
 
 class Trainer:
@@ -78,7 +78,7 @@ class Trainer:
 
     @property
     def replay(self) -> ReplayLog | None:
-        """What a run did whose steps are done again, if any."""
+        """The log of the run that is replayed, if any."""
         return self.job.replay
 
     def _reserved_seconds(self) -> float:
@@ -123,9 +123,9 @@ class Trainer:
         yield self._make_finished("budget", overflowed=overflowed)
 
     def _train_until_failure(self) -> Iterator[Event]:
-        """Makes the steps and evaluations that are left.
+        """Makes the remaining steps and evaluations.
 
-        Raises Stopped after a step, or within an evaluation, which is pending then. Raises DivergedError at once.
+        Raises Stopped after a step, or during an evaluation, which stays pending. Raises DivergedError at once.
         """
         if self.state.evaluation_pending or self._due() > self.state.evaluations:  # it was stopped at such a step
             yield from self._evaluate()
@@ -145,7 +145,7 @@ class Trainer:
                     yield from self._evaluate()
                 elif last:  # the run that is replayed was cut short here
                     self._save()
-                elif control.save and not self.state.consecutive_skips:  # a rollback goes to before them
+                elif control.save and not self.state.consecutive_skips:  # a rollback restores an earlier state
                     self._save(clock=True)
 
     def _is_over(self) -> bool:
@@ -154,9 +154,9 @@ class Trainer:
     def _roll_back(self, error: DivergedError) -> Iterator[Event]:
         """Restores the last checkpoint, or the beginning without one, and halves the learning rate.
 
-        If training was rolled back already since the last evaluation, it restores the best model: what the clock saved
-        last may diverge at any rate. Every worker does the same, since all have seen the same sums. Raises `error` when
-        there were too many rollbacks.
+        After an earlier rollback since the last evaluation, it restores the best model, since the clock's last
+        checkpoint may diverge at any learning rate. Every worker does the same, since all have the same sums. Raises
+        `error` after too many rollbacks.
         """
         rollbacks, skipped, left = self.state.rollbacks + 1, self.state.skipped_steps, self.state.step
         if self.replay or rollbacks > self.settings.training.max_rollbacks:
@@ -177,7 +177,7 @@ class Trainer:
         yield from self._saved_events(wait=True)
 
     def _rollback_folder(self) -> str:
-        """The folder of the checkpoint to roll back to, which rank 0 knows; "" for the beginning."""
+        """Returns the folder of the checkpoint to roll back to, or "" for the beginning. Only rank 0 knows it."""
         if not (self.saver and self.saver.newest):
             return ""
         if not self.state.rolled_back:
@@ -190,7 +190,7 @@ class Trainer:
         self.learner.set_rollbacks(count)
 
     def _due(self) -> int:
-        """How many evaluations should have been made by now."""
+        """Returns how many evaluations should have been made by now."""
         if self.replay:
             return self.replay.due(self.state.step)
         return evaluations_due(self.settings.monitor, self.state, self.even_evaluations)
@@ -212,7 +212,7 @@ class Trainer:
         self._advance(sums, taught.cursor)
         state.progress = schedule if self.job.timed else budget_fraction(self.job, state)
         if not math.isfinite(norm):
-            learner.gradients.states = before  # those after the step may not be finite either
+            learner.gradients.states = before  # the states after this step may not be finite either
             return self._skip(sums.loss, norm), taught.control
         state.consecutive_skips = 0
         state.losses.note_step(sums.loss)
@@ -251,7 +251,7 @@ class Trainer:
         )
 
     def _decide(self) -> Control:
-        """Returns what this worker would decide for all in the next step; only rank 0's counts."""
+        """Returns this worker's decision for all workers in the next step. Only rank 0's counts."""
         clock = self.replay or self.time_budget
         return Control(
             progress=clock.progress_of(self.state.step + 1) if clock else 0.0,
@@ -274,7 +274,7 @@ class Trainer:
     # --- evaluations
 
     def _evaluate(self) -> Iterator[Event]:
-        """Measures the validation loss, writes samples and saves. Without a validation text, the last is the best."""
+        """Measures the validation loss, writes samples and saves. Without validation text the last model is best."""
         state, learner = self.state, self.learner
         learner.model.eval()
         state.evaluation_pending = True
@@ -309,7 +309,7 @@ class Trainer:
         )
 
     def _final_fits(self) -> bool:
-        """Whether there is time for the exact validation losses; if time is no budget, relative to the training's."""
+        """Whether there is time for the exact validation losses. Without a time budget, training's own time counts."""
         seconds = self.settings.budget.minutes * 60 or max(FINAL_SECONDS, self._seconds())
         return self.evaluator.final_seconds <= FINAL_SHARE * seconds
 
@@ -350,7 +350,7 @@ class Trainer:
     # --- checkpoints
 
     def _saved_events(self, *, wait: bool = False) -> Iterator[Saved]:
-        """Yields the checkpoints that have reached the disk; with `wait`, waits for the one that is being written."""
+        """Yields the checkpoints that have reached the disk. With `wait`, it waits for the one being written."""
         for step, path, evaluation in self.saver.take_saved(wait=wait) if self.saver else ():
             yield Saved(step=step, path=str(path), evaluation=evaluation)
 
@@ -362,8 +362,7 @@ class Trainer:
     def _save(self, *, evaluation: bool = False, clock: bool = False) -> None:
         """Begins to save a checkpoint with every worker's states.
 
-        Raises DivergedError when a number is not finite, InputError when the text was found to be damaged: neither is
-        ever saved.
+        Raises DivergedError if a number is not finite, InputError if the corpus is damaged. Neither is ever saved.
         """
         begun = time.monotonic()
         self._check_corpus(wait=self.state.epochs >= 1)
@@ -382,9 +381,9 @@ class Trainer:
         self.save_clock.restart(time.monotonic() - begun + self.saver.processor_seconds)
 
     def _resume(self, checkpoint: Checkpoint) -> None:
-        """Restores what `_save` saved. Raises InputError when that is not a training of this model.
+        """Restores what `_save` saved. Raises InputError if that is not a training of this model.
 
-        With the same settings, what follows is the same to the last bit.
+        With the same settings, training continues to the same bits as without a stop.
         """
         try:
             self._restore(checkpoint)
@@ -410,10 +409,10 @@ class Trainer:
             state.best = self._restore_best(checkpoint, state.best)
 
     def _restore_best(self, checkpoint: Checkpoint, best: Best) -> Best:
-        """Restores the best model; the job names another one if the checkpoint's own was found to be damaged."""
+        """Restores the best model. The job names another one if the checkpoint's own is damaged."""
         state, step = self.state, self.job.best if str(checkpoint.path) == self.job.resume else best.step
         self.learner.restore_best(checkpoint.path.parent, step)
         restored = best if step == best.step else Best(step=step, loss=state.last_validation)
-        if step != best.step or "losses" not in state.model_fields_set:  # earlier versions did not save them
+        if step != best.step or "losses" not in state.model_fields_set:  # earlier versions did not save the losses
             state.losses.chosen_by = selection_loss(restored.loss) if restored.loss.characters else None
         return restored

@@ -32,11 +32,11 @@ from scriven.training.warm_start import load_embeddings
 def prepare_new_run(request: Request, machines: int, progress: Progress, held: contextlib.ExitStack) -> PreparedRun:
     """Reads the text, chooses all settings and creates the run folder.
 
-    `held` keeps the right to write to the folder. Raises UsageError for settings that contradict each other, InputError
-    for what cannot be read or written.
+    `held` holds the lock of the folder. Raises UsageError for settings that contradict each other, InputError if
+    something cannot be read or written.
     """
     if request.output:
-        check_new_run(request.output)  # before its text is read, which may take long
+        check_new_run(request.output)  # before reading the text, which may take long
     corpus = open_corpus(request.texts, request.settings.corpus, progress)
     requested, embeddings = _requested_settings(request, corpus)
     compute = choose_compute(requested, corpus.training)
@@ -62,13 +62,13 @@ def prepare_new_run(request: Request, machines: int, progress: Progress, held: c
 def _requested_settings(request: Request, corpus: Corpus) -> tuple[Settings, Embeddings | None]:
     """Returns the requested settings with the corpus's own, and the embeddings of the file or run that they name.
 
-    Raises UsageError when a corpus that was built before has other settings than the requested ones.
+    Raises UsageError if a corpus was built earlier with other settings.
     """
     settings = request.settings
     for name, value in settings.explicit().get("corpus", {}).items():
         if value != (has := getattr(corpus.settings, name)):
             raise UsageError(
-                f"corpus.{name} of {corpus.path} is {has!r}, not {value!r}; build it anew, or drop the flag"
+                f"corpus.{name} of {corpus.path} is {has!r}, not {value!r}; build the corpus again, or drop the flag"
             )
     chosen = merge_settings(settings.explicit(), {"corpus": corpus.settings.model_dump()})
     chosen = merge_settings(chosen, {"reader": {"kind": choose_reader(validate(chosen))}})
@@ -82,17 +82,17 @@ def _requested_settings(request: Request, corpus: Corpus) -> tuple[Settings, Emb
 
 
 def _check_text(settings: Settings, corpus: Corpus) -> None:
-    """Raises UsageError when the text does not have what the settings need."""
+    """Raises UsageError if the text lacks something that the settings need."""
     longest = corpus.training.document_lengths()[2] + 1 if corpus.training.documents else 0
     if settings.training.mean == "document" and longest > settings.reader.length:
         raise UsageError(
             f"training.mean document needs whole documents in a step: the longest one has {longest - 1:,} characters "
-            f"and its end, and reader.length is {settings.reader.length}; give --reader.length {longest}"
+            f"and its end, but reader.length is {settings.reader.length}; give --reader.length {longest}"
         )
     if settings.training.averaging != "none" and not corpus.validation.characters:
         raise UsageError(
             f"training.averaging {settings.training.averaging} begins when the validation loss stops falling, and "
-            "there is no validation text; drop it, or leave some with --corpus.validation"
+            "there is no validation text; drop the flag, or keep some text with --corpus.validation"
         )
 
 
@@ -110,7 +110,7 @@ def _choose_all_settings(request: Request, given: Settings, workload: Workload) 
 
 
 def _describe_origin(request: Request, corpus: Corpus, embedding: str) -> dict[str, Any]:
-    """Returns what a run was made from: the run table of its settings.toml."""
+    """Returns what a run is made from, for the table `run` of its settings.toml."""
     origin = {"texts": check_texts_named(request), "text": corpus.text_hash, "scriven": version("scriven")}
     started = {"initial": request.initial or "", "embedding": embedding, "replay": request.replay or ""}
     sources = {name: str(Path(path).resolve()) for name, path in started.items() if path}

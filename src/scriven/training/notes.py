@@ -1,4 +1,4 @@
-"""What to tell the user about a training, in sentences: before it starts, when it has diverged, and at its end."""
+"""Sentences for the user about a training: before it starts, when it diverges, and at its end."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from scriven.training.warm_start import new_symbols, warm_started_model
 
 SYMBOLS_SHOWN = 20
 SLOW_START = 0.25  # of the time left: a start that takes more is mentioned
-FEWEST_STEPS = 20  # after which a training loss says something of the learning rate
-WORSE_THAN_FIRST = 1.05  # times the first step's loss, which a training that learns never comes to
-HARDLY_LEARNED = 0.95  # times the first step's loss, which one pass over a text with any order in it comes below
-UNUSUAL_RATE = 5.0  # times the rate that is usual for the optimizer
-UNLEARNED_SHARE = 0.5  # of what was learned, whose loss is no noise
-OVERFITTED_PASSES = 2.0  # over the text, before which nothing can be learned by heart
-OVERFITTED_SHARE = 0.95  # of the validation loss, below which the training loss is
-OVERFITTED_NATS = 0.01  # that the validation loss rose at least; and twice its noise
-LOWER_RATE = 0.1  # of a learning rate that is too high
+FEWEST_STEPS = 20  # before a training loss says anything about the learning rate
+WORSE_THAN_FIRST = 1.05  # times the first step's loss: above that, nothing was learned
+HARDLY_LEARNED = 0.95  # times the first step's loss: after a pass over any text with some order it is below that
+UNUSUAL_RATE = 5.0  # times the usual learning rate of the optimizer
+UNLEARNED_SHARE = 0.5  # of what the loss had fallen: a rise by more is not noise
+OVERFITTED_PASSES = 2.0  # over the text; before that a model cannot overfit
+OVERFITTED_SHARE = 0.95  # of the validation loss: the training loss of an overfitted model is below that
+OVERFITTED_NATS = 0.01  # by which the validation loss must have risen, and by twice its noise
+LOWER_RATE = 0.1  # times a learning rate that is too high: one to try
 
 
 def describe_divergence(
     settings: Settings, state: TrainingState, *, nats: float, norm: float, factor: float, newest: str
 ) -> str:
-    """A sentence on a training whose loss (nats per character) or gradient norm was not finite too often.
+    """Returns a sentence on a training whose loss (nats per character) or gradient norm was not finite too often.
 
     `factor` scales the learning rates, and `newest` is the folder of the newest checkpoint, or "".
     """
@@ -43,7 +43,7 @@ def describe_divergence(
     seen = f"loss {_show(nats)}, gradient norm {_show(norm)}"
     way = f"try a --training.learning-rate below {settings.training.learning_rate * factor:g}"
     if "relu" in settings.model.activations:
-        way = f"relu does not limit what it gives: use --model.activation tanh, or {way}"
+        way = f"the values of relu have no limit: use --model.activation tanh, or {way}"
     return (
         f"training diverged at step {state.step:,} ({seen}; {back}skipped {state.skipped_steps:,} steps in all); "
         f"{_describe_saved(state, newest)}; {way}"
@@ -61,10 +61,10 @@ def _describe_saved(state: TrainingState, newest: str) -> str:
 def describe_outcome(
     settings: Settings, state: TrainingState, *, factor: float, overflowed: list[str], interrupted: bool
 ) -> list[str]:
-    """Sentences for the end of a training: what went wrong, and what to do next.
+    """Returns sentences for the end of a training: what went wrong, and what to do next.
 
-    `factor` scales the learning rates in the end. Measured by the protocols in `overflowed`, the best model's loss is
-    not finite.
+    `factor` scales the learning rates at the end. By the protocols in `overflowed`, the best model's loss is not
+    finite.
     """
     notes = describe_learning(settings, state, factor)
     if overflowed:
@@ -78,43 +78,50 @@ def describe_outcome(
             f"rolled back {state.rollbacks} times; a smaller --training.learning-rate would help."
         )
     if interrupted:
-        notes.append(f"It was stopped at {state.progress:.0%} of its budget; --resume continues from there.")
+        notes.append(f"Training was stopped at {state.progress:.0%} of its budget; --resume continues from there.")
     return notes
 
 
 def describe_learning(settings: Settings, state: TrainingState, factor: float) -> list[str]:
-    """At most one sentence on what went wrong with learning; `factor` scales the learning rates in the end.
+    """Returns at most one sentence on what went wrong with learning. `factor` scales the learning rates at the end.
 
-    A learning rate is called too high if the training loss ends above the first step's, or if more than half of
-    what it had fallen is lost again; or if the loss has hardly fallen and the rate is far above a usual one. A model
-    is called overfitted if, after two passes over the text, the training loss is more than 5 % below the last
-    validation loss, and that has risen from its lowest by more than its noise; of a few characters it is chance alone.
+    The learning rate was too high in three cases: the training loss ends above the first step's; it rose again by more
+    than half of its fall; or it hardly fell, and the rate is far above the usual one. The model overfitted if, after
+    two passes over the text, the training loss is more than 5 % below the last validation loss, which has risen from
+    its lowest value by more than its noise. With few validation characters, that would be chance.
     """
     losses = state.losses
     first, recent, lowest = losses.first, losses.recent, losses.lowest
     if first is None or recent is None or lowest is None:
         return []
     rate, usual = settings.training.learning_rate * factor, LEARNING_RATES[settings.training.optimizer]
-    unit = "nats/char" if settings.corpus.documents == "none" else "nats/char, ends included,"
+    per_char = "bits/char" if settings.corpus.documents == "none" else "bits/char, with ends"
     lower = f"The learning rate, {rate:g}, is too high; try --training.learning-rate {min(rate * LOWER_RATE, usual):g}."
     if losses.steps >= FEWEST_STEPS and recent > WORSE_THAN_FIRST * first:
         return [
-            f"It did not learn: the training loss was {first:.2f} {unit} at the start and is {recent:.2f} now. {lower}"
+            f"The model did not learn: the training loss was {_bits(first)} {per_char} at the start, and is "
+            f"{_bits(recent)} now. {lower}"
         ]
     hardly = losses.steps >= FEWEST_STEPS and state.epochs >= 1 and recent > HARDLY_LEARNED * first
     if hardly and rate > UNUSUAL_RATE * usual:
-        return [f"It hardly learned: the training loss was {first:.2f} {unit} and is {recent:.2f} now. {lower}"]
+        return [
+            f"The model hardly learned: the training loss was {_bits(first)} {per_char}, and is "
+            f"{_bits(recent)} now. {lower}"
+        ]
     if lowest < HARDLY_LEARNED * first and recent - lowest > UNLEARNED_SHARE * (first - lowest):
         return [
-            f"It lost what it had learned: the training loss was {lowest:.2f} {unit} and is {recent:.2f} now. {lower}"
+            f"The model lost what it had learned: the training loss was {_bits(lowest)} {per_char}, and is "
+            f"{_bits(recent)} now. {lower}"
         ]
-    if state.best and state.best.loss.characters >= FEW_VALIDATED and _has_overfitted(losses, recent, state.epochs):
-        kept = state.best.step
-        model = "The last model is kept all the same" if kept == state.step else f"The model of step {kept:,} is kept"
+    best, validated = state.best, losses.lowest_validated
+    enough = best is not None and best.loss.characters >= FEW_VALIDATED
+    if best and validated is not None and enough and _has_overfitted(losses, recent, state.epochs):
+        kept = best.step
+        model = "The last model is kept" if kept == state.step else f"The model of step {kept:,} is kept"
         return [
-            f"It overfitted: the validation loss rose from {losses.lowest_validated:.2f} to {losses.validated[-1]:.2f} "
-            f"{unit} and the training loss is {recent:.2f}. {model}. More text, more dropout or a smaller budget "
-            "would help."
+            f"The model overfitted: the validation loss rose from {_bits(validated)} to "
+            f"{_bits(losses.validated[-1])} {per_char}, and the training loss is {_bits(recent)}. {model}. More text, "
+            "more dropout or a smaller budget would help."
         ]
     return []
 
@@ -127,8 +134,13 @@ def _has_overfitted(losses: LossHistory, recent: float, epochs: float) -> bool:
     return risen and recent < OVERFITTED_SHARE * last
 
 
+def _bits(nats: float) -> str:
+    """Returns a loss in bits with two decimals."""
+    return f"{nats / math.log(2):.2f}"
+
+
 def _show(value: float) -> str:
-    """A number in few digits, or in words."""
+    """Returns a number in few digits, or "not finite"."""
     return f"{value:g}" if math.isfinite(value) else "not finite"
 
 
@@ -136,21 +148,21 @@ def _show(value: float) -> str:
 
 
 def kernel_notes(run: Run, kernels: str) -> list[str]:
-    """Sentences on why the rest of a resumed run will not have the same bits as if it had not been stopped."""
+    """Returns sentences on why a resumed run will not have the same bits as without the stop."""
     training, before = run.settings.training, open_run(run.path).settings.training
     changes = {
-        "Its kernels were": (run.origin.get("kernels", kernels), kernels),
-        "Its threads were": (before.threads, training.threads),
+        "The run's kernels were": (run.origin.get("kernels", kernels), kernels),
+        "The run's threads were": (before.threads, training.threads),
     }
     return [
-        f"{words} {old} so far and are {new} now: it continues, but not with the same bits."
+        f"{words} {old} so far and are {new} now: training continues, but not with the same bits."
         for words, (old, new) in changes.items()
         if old != new
     ]
 
 
 def text_notes(run: Run, progress: Progress) -> list[str]:
-    """A sentence if the text of a resumed run has changed since its corpus was built."""
+    """Returns a sentence if the text of a resumed run has changed since its corpus was built."""
     texts, place = run.origin.get("texts", []), run.corpus_path
     with contextlib.suppress(InputError):  # the text may be gone
         if not texts or is_corpus(texts) or not isinstance(place, Path):
@@ -164,19 +176,19 @@ def text_notes(run: Run, progress: Progress) -> list[str]:
 
 
 def folder_notes(wanted: Path, path: Path) -> list[str]:
-    """A sentence if the folder that was wanted is taken, so that the run is another one."""
+    """Returns a sentence if the wanted folder exists, so that the run is in another one."""
     if path == wanted:
         return []
-    return [f"{wanted} exists already, so this run is {path}; --resume -o {wanted} would continue that one."]
+    return [f"{wanted} exists already, so this run is {path}; to continue the other one, use --resume -o {wanted}."]
 
 
 def epoch_notes(settings: Settings, counts: EpochCounts) -> list[str]:
-    """For windows, how large an epoch is."""
+    """Returns a sentence on the size of an epoch of windows."""
     return [f"An epoch is {describe_epoch(counts)}."] if settings.reader.kind == "windows" else []
 
 
 def time_notes(job: WorkerJob, state: TrainingState, count: int) -> list[str]:
-    """What takes much of a time budget besides its steps: the start, and the evaluations, which are `count`."""
+    """Returns sentences on what else takes much of a time budget: the start, and `count` evaluations."""
     notes = list[str]()
     asked, minutes = job.settings.training.evaluations, job.settings.budget.minutes
     left, used = minutes * 60 - state.seconds, job.seconds()
@@ -184,12 +196,12 @@ def time_notes(job: WorkerJob, state: TrainingState, count: int) -> list[str]:
         return notes
     if used > SLOW_START * left:
         notes.append(
-            f"Starting took {used:.1f} of the {max(left, 0):.1f} seconds left; a larger --minutes trains more."
+            f"The start took {used:.1f} of the {max(left, 0):.1f} seconds left; a larger --minutes trains for longer."
         )
     if count < asked and not (job.settings.monitor.every_steps or job.settings.monitor.every_epochs):
         notes.append(
-            f"Evaluations and samples would take too much of the time: there are {count}, not {asked}; "
-            "a larger --minutes, a smaller --monitor.sample-length or --training.evaluation-characters has more."
+            f"{asked} evaluations with samples would take too much of the time, so there are {count}; for more, give "
+            "a larger --minutes, or a smaller --monitor.sample-length or --training.evaluation-characters."
         )
     return notes
 
@@ -197,7 +209,7 @@ def time_notes(job: WorkerJob, state: TrainingState, count: int) -> list[str]:
 def warm_start_notes(
     initial: Path | None, settings: Settings, corpus: Corpus, embeddings: Embeddings | None
 ) -> list[str]:
-    """What the user should know about the weights that training starts from; raises if they do not fit the model."""
+    """Returns what the user should know about the first weights. Raises if they do not fit the model."""
     missing = list[int]()
     if initial or embeddings:
         _, missing = warm_started_model(settings, corpus.vocabulary, str(initial or ""), embeddings)
@@ -205,7 +217,7 @@ def warm_start_notes(
     if embeddings:
         notes += _missing_symbols(embeddings, [chr(symbol) for symbol in missing])
     elif settings.model.freeze_embedding and not initial:
-        notes.append("The embedding is random and frozen: model.embedding names no pretrained one.")
+        notes.append("The embedding is random and frozen, since model.embedding names no pretrained one.")
     return notes
 
 

@@ -1,6 +1,6 @@
-"""Gradients -> weights: Muon for recurrent matrices, torch's optimizers for the rest, schedules of progress.
+"""Optimizers and learning rates: Muon for recurrent matrices, torch's optimizers for the rest.
 
-All weights live in one flat array, recurrent matrices last, so that an update is a few operations on two long slices.
+All weights are in one flat array, recurrent matrices last, so an update is a few operations on two long slices.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from scriven.model.cells import RecurrentLayer
 from scriven.runs.tensors import check_arrays
 from scriven.settings import TrainingSettings
 
-MOST_STEPS = 1 << 53  # whole as floats too
+MOST_STEPS = 1 << 53  # floats are exact up to here
 
 
 class Average:
-    """The running mean of weights (P,), which begins when no evaluation was better than those before it for a while."""
+    """The running mean of weights (P,). It begins when evaluations have stopped getting better."""
 
     def __init__(self, patience: int) -> None:
-        """`patience` is the number of evaluations of that while."""
+        """`patience` is the number of evaluations without a better one before it begins."""
         self.patience = patience
         self.losses: list[float] = []
         self.mean: Tensor | None = None
         self.count = 0
 
     def note(self, loss: float, weights: Tensor) -> None:
-        """Takes an evaluation's loss into account: begins the mean if it is above the best of long enough ago."""
+        """Notes an evaluation's loss. Begins the mean if the loss is above the best one from before the last few."""
         before = self.losses[: -self.patience]
         self.losses.append(loss)
         if self.mean is None and before and loss > min(before):
             self.mean, self.count = weights.clone(), 1
 
     def add(self, weights: Tensor) -> None:
-        """Take the weights after a step into the mean, where it has begun."""
+        """Adds the weights after a step to the mean, once it has begun."""
         if self.mean is not None:
             self.count += 1
             self.mean.lerp_(weights, 1 / self.count)
@@ -51,12 +51,12 @@ class Average:
         return mean | {"losses": losses, "count": count}
 
     def restore(self, tensors: dict[str, Tensor], weights: Tensor) -> None:
-        """Puts back what `state` gave, of such weights (P,). Raises ValueError where it cannot be that."""
+        """Restores what `state` gave, for these weights (P,). Raises ValueError if it is not valid."""
         mean, losses, count = tensors.get("mean"), tensors["losses"], tensors["count"]
         if mean is not None:
             check_arrays({"mean": mean}, {"mean": weights.shape})
         if losses.ndim != 1 or count.ndim or not (mean is not None) <= float(count) < MOST_STEPS:
-            raise ValueError("the average is of no losses and steps that can be")
+            raise ValueError("the average has impossible losses or steps")
         self.losses, self.count = losses.tolist(), int(count)
         self.mean = None if mean is None else mean.to(weights.device)
 
@@ -64,7 +64,7 @@ class Average:
 def learning_rate_factor(settings: TrainingSettings, progress: float, epochs: float = 0.0) -> float:
     """Returns the share of the peak learning rate at `progress` (0..1) and after `epochs` epochs.
 
-    It rises linearly over the warm-up. Then it falls as a cosine to 0, stays, or decays stepwise as char-rnn's and
+    It rises linearly over the warm-up. Then it falls as a cosine to 0, stays, or decays stepwise like char-rnn's and
     torch-rnn's does: by a factor every few epochs once the first ones are over.
     """
     warmup = settings.warmup
@@ -78,7 +78,7 @@ def learning_rate_factor(settings: TrainingSettings, progress: float, epochs: fl
     return float(settings.decay ** math.floor(decays + 1e-9))
 
 
-LEARNING_RATES = {"muon": 0.04, "adamw": 0.004, "sgd": 1.0, "rmsprop": 0.002}  # at which most texts are learned
+LEARNING_RATES = {"muon": 0.04, "adamw": 0.004, "sgd": 1.0, "rmsprop": 0.002}  # good for most texts
 
 
 class FlatWeights:
@@ -106,11 +106,11 @@ class FlatWeights:
         self.matrix_shapes = [parameter.shape for parameter in matrices]
 
     def views(self, flat: Tensor) -> list[Tensor]:
-        """One view of `flat` (P,) a parameter, in its shape."""
+        """Returns a view of `flat` (P,) for each parameter, in its shape."""
         return _views(flat, self.shapes)
 
     def take_gradients(self) -> list[Tensor]:
-        """What the backward pass before made, one gradient a parameter; the next one makes others, and adds nothing."""
+        """Returns the gradients of the last backward pass, one per parameter, and clears them for the next pass."""
         gradients = [parameter.grad for parameter in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None
@@ -125,7 +125,7 @@ class FlatWeights:
             view.add_(gradient) if add else view.copy_(gradient)
 
     def matrices(self, flat: Tensor) -> list[Tensor]:
-        """The views of a flat array (P - first_matrix,) that belong to the recurrent matrices."""
+        """Returns the recurrent matrices as views of a flat array (P - first_matrix,)."""
         return _views(flat, self.matrix_shapes)
 
 
@@ -149,7 +149,10 @@ class Muon:
         self.native = muon.usable(dtype, weights.values.device)
 
     def step(self, gradients: list[Tensor], scale: float, keep: float, rate: float, owners: list[int]) -> None:
-        """Updates the matrices, times `keep`, from their gradients times `scale`; matrix i is worker `owners[i]`'s."""
+        """Multiplies the matrices by `keep`, then updates them from their gradients times `scale`.
+
+        Worker `owners[i]` owns matrix i.
+        """
         updates = [torch.empty_like(gradient, dtype=self.dtype) for gradient in gradients]
         own = [update if owner == self.rank else None for update, owner in zip(updates, owners, strict=True)]
         momenta = self.weights.matrices(self.momentum)
@@ -166,7 +169,7 @@ class TorchOptimizer:
     def __init__(self, values: Tensor, settings: TrainingSettings) -> None:
         self.part = nn.Parameter(values, requires_grad=False)
         self.rule: torch.optim.Optimizer
-        self.shapes: dict[str, Sequence[int]]  # of its state, once a step was made
+        self.shapes: dict[str, Sequence[int]]  # of its state after the first step
         if settings.optimizer == "sgd":
             self.rule = torch.optim.SGD([self.part], momentum=settings.momentum)
             self.shapes = {"momentum_buffer": values.shape} if settings.momentum else {}
@@ -175,24 +178,24 @@ class TorchOptimizer:
             self.shapes = {"step": (), "square_avg": values.shape}
 
     def step(self, gradients: list[Tensor], scale: float, rate: float) -> None:
-        """One step from gradients that stand one after another in the weights, each times `scale`."""
+        """Makes one step from gradients in the order of the weights, times `scale`."""
         self.part.grad = torch.cat([gradient.flatten() for gradient in gradients]).mul_(scale)
         self.rule.param_groups[0]["lr"] = rate
         self.rule.step()
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs."""
+        """Returns what `restore` needs."""
         kept = self.rule.state_dict()["state"].get(0, {})
         return {name: torch.as_tensor(value) for name, value in kept.items() if value is not None}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back what `state` gave."""
+        """Restores what `state` gave."""
         state = {0: {name: value.clone() for name, value in tensors.items()}}
         self.rule.load_state_dict({"state": state, "param_groups": self.rule.state_dict()["param_groups"]})
 
 
 def assign_owners(shapes: Sequence[torch.Size], workers: int) -> list[int]:
-    """Which worker orthogonalises which matrix: the costliest first, each to the worker with the least to do."""
+    """Returns which worker orthogonalises which matrix: the costliest first, each to the worker with least work."""
     load = [0] * workers
     owners = [0] * len(shapes)
     for index in sorted(range(len(shapes)), key=lambda i: (-_cost(shapes[i]), i)):
@@ -206,7 +209,7 @@ def _cost(shape: torch.Size) -> int:
 
 
 class Optimizer:
-    """Takes one step from a flat gradient: clipping, decoupled weight decay, then the chosen rule."""
+    """Makes steps from a flat gradient: clipping, decoupled weight decay, then the chosen rule."""
 
     def __init__(
         self,
@@ -233,7 +236,7 @@ class Optimizer:
     def step(
         self, gradients: list[Tensor], divisor: float, progress: float, epochs: float = 0.0
     ) -> tuple[float, float]:
-        """Updates the weights from gradients, one a parameter, that are sums over `divisor` predictions.
+        """Updates the weights from gradients, one per parameter, that are sums over `divisor` predictions.
 
         Their mean is clipped by value, then by norm. Returns the learning rate and the mean's norm before clipping. If
         that is not finite, nothing is changed.
@@ -257,7 +260,7 @@ class Optimizer:
         return rate, size
 
     def _scale(self, gradients: list[Tensor], divisor: float, size: float) -> float:
-        """What gradients are multiplied by, to give their mean, whose norm is `size`, and to clip that."""
+        """Returns the factor that turns the gradients into their mean, whose norm is `size`, and clips it."""
         limit, largest = self.settings.clip, self.settings.clip_value
         if largest:
             for gradient in gradients:
@@ -270,7 +273,7 @@ class Optimizer:
         return self.rest.state() | ({} if self.muon is None else {"muon.momentum": self.muon.momentum})
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back what `state` gave. Raises ValueError where a part of it is missing, or cannot be what it was."""
+        """Restores what `state` gave. Raises ValueError if a part of it is missing or not valid."""
         shapes: dict[str, Sequence[int]] = {name: value.shape for name, value in self.state().items()}
         if tensors and isinstance(self.rest, TorchOptimizer):
             shapes = self.rest.shapes

@@ -1,4 +1,4 @@
-"""What a user requests, and the run that is prepared for it: a new one, or one that is resumed."""
+"""What a user requests, and the run that is prepared for it, new or resumed."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Request:
     """What a user requests."""
 
     texts: tuple[str, ...] = ()
-    settings: Settings = field(default_factory=Settings)  # what is not set is chosen automatically
+    settings: Settings = field(default_factory=Settings)  # the others are chosen automatically
     output: Path | None = None  # the run folder; runs/NAME by default
     resume: Resume | None = None  # checkpoint to resume from; auto: the last one, if there is one
     initial: Path | None = None  # run whose weights to start from
     begun: float = field(default_factory=time.monotonic)  # when the command began
-    until: int = 0  # step to stop after; 0: none
-    replay: Path | None = None  # run whose steps are done again
+    until: int = 0  # step to stop after; 0 for none
+    replay: Path | None = None  # run whose steps are repeated
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class PreparedRun:
     workload: Workload
     notes: tuple[str, ...]  # sentences that the user should read
     checkpoint: Checkpoint | None = None  # to resume from
-    best_step: int = 0  # of the best checkpoint, when it resumes
+    best_step: int = 0  # of the best checkpoint, if it resumes
     embedding: str = ""  # file or run folder of the embeddings that a new run starts with
-    replay: ReplayLog | None = None  # of the run whose steps are done again
+    replay: ReplayLog | None = None  # of the run whose steps are repeated
 
     @property
     def settings(self) -> Settings:
@@ -57,7 +57,7 @@ class PreparedRun:
         return self.run.settings
 
     def make_job(self, request: Request) -> WorkerJob:
-        """Returns what every worker gets."""
+        """Returns the job for all workers."""
         return WorkerJob(
             settings=self.settings,
             corpus=self.corpus.name,
@@ -72,7 +72,7 @@ class PreparedRun:
 
 
 def open_corpus(texts: tuple[str, ...], settings: CorpusSettings, progress: Progress) -> Corpus:
-    """Opens the corpus of the texts: one that was built before, one in the cache, or one that is built now."""
+    """Opens the corpus of the texts: a built one, one in the cache, or one that it builds now."""
     if not texts:
         raise UsageError("no text to train on; name a file, a folder, - for standard input, python or shakespeare")
     return open_or_build(texts, settings, progress)
@@ -90,17 +90,17 @@ def open_run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
             return corpus
     texts = run.origin.get("texts", [])
     if not texts or "-" in texts:
-        raise InputError(f"the corpus of {run.path} is gone, and its text came from standard input; give a text")
+        raise InputError(f"the corpus of {run.path} is missing, and its text came from standard input; give a text")
     try:
         corpus = open_or_build(texts, run.settings.corpus, progress, strict=False)
     except InputError as error:
-        raise InputError(f"the corpus of {run.path} is gone and cannot be built again: {error}") from None
+        raise InputError(f"the corpus of {run.path} is missing and cannot be built again: {error}") from None
     same_symbols = corpus.vocabulary == run.vocabulary
     if not same_symbols or text not in (None, corpus.text_hash):
         what = "another text" if same_symbols else "other characters"
         raise InputError(
-            f"the corpus of {run.path} is gone, and {', '.join(texts)} has {what} now; restore the old text, or train "
-            f"on the new one with: {retraining_command(run)}"
+            f"the corpus of {run.path} is missing, and {', '.join(texts)} has {what} now; restore the old text, or "
+            f"train on the new one with: {retraining_command(run)}"
         )
     return corpus
 
@@ -115,17 +115,17 @@ def with_absolute_paths(settings: Settings) -> Settings:
 def resolve_resume(request: Request, place: ProcessInfo | None) -> Request:
     """Returns the request with `resume` and the number of workers decided.
 
-    A run that torchrun restarts is resumed from its last checkpoint. Raises UsageError if it would not know which run.
+    A run that torchrun restarts is resumed from its last checkpoint. Raises UsageError if the run is not named.
     """
     if place:
         if request.output is None:
             raise UsageError(
-                "a run that torchrun restarts must be found again; name the run's folder with -o, on a disk that all "
-                "machines see"
+                "torchrun must find this run again after a restart; name the run's folder with -o, on a disk that all "
+                "machines can see"
             )
         asked = request.settings.explicit().get("training", {}).get("workers", place.size)
         if asked != place.size:
-            raise UsageError(f"training.workers is {asked}, and {place.size} were started; drop it")
+            raise UsageError(f"training.workers is {asked}, but the number of processes is {place.size}; drop the flag")
         workers = {"training": {"workers": place.size}}
         request = replace(request, settings=validate(merge_settings(request.settings.explicit(), workers)))
     again = place is not None and place.restarts > 0 and request.resume is None
@@ -140,11 +140,11 @@ def resolve_resume(request: Request, place: ProcessInfo | None) -> Request:
 def check_texts_named(request: Request) -> list[str]:
     """Returns the texts as a run's settings keep them: files and folders by their absolute paths."""
     known = [str(Path(text).resolve()) if Path(text).exists() else text for text in request.texts]
-    return [text.encode("utf-8", "replace").decode() for text in known]  # a file's name may hold anything
+    return [text.encode("utf-8", "replace").decode() for text in known]  # a file's name may have any bytes
 
 
 def _name(texts: tuple[str, ...]) -> str:
-    """Returns a run's name: its first text's file name, or the folder's if that has no letters, as *.txt."""
+    """Returns a run's name: its first text's file name, or the folder's name if that has no letters, as in *.txt."""
     first = texts[0] if texts else ""
     path = Path("stdin" if first == "-" else first).absolute()
     names = (re.sub(r"[^\w-]+", "-", name.split(".")[0]).strip("-") for name in (path.name, path.parent.name))

@@ -1,4 +1,4 @@
-"""Prepares a run to be resumed, or to be done again: its settings, its corpus, and the checkpoint to start from."""
+"""Prepares a run to be resumed or replayed: its settings, its corpus, and the checkpoint to start from."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ CHANGEABLE = {"budget", "monitor", "device", "precision", "workers", "threads", 
 
 
 def prepare_resumed_run(request: Request, machines: int, progress: Progress, held: contextlib.ExitStack) -> PreparedRun:
-    """Finds the run and a whole checkpoint of it, and writes down the settings that may change.
+    """Finds the run and an undamaged checkpoint of it, and saves the settings that may change.
 
-    `held` keeps the right to write to the folder. Raises UsageError for settings that may not change, InputError for
-    what cannot be read or written.
+    `held` holds the lock of the folder. Raises UsageError for settings that may not change, InputError if something
+    cannot be read or written.
     """
     run = resumed_run(request)
     held.enter_context(writing(run.path))
@@ -70,10 +70,10 @@ def prepare_resumed_run(request: Request, machines: int, progress: Progress, hel
 def request_from_run(run: Run, workers: int = 0, progress: Progress | None = None) -> Request:
     """Returns a request to train as this run did: with its text, model, reader and optimizer.
 
-    `workers` may be another number. Raises InputError if the corpus is gone and cannot be built again.
+    `workers` may be another number. Raises InputError if the corpus is missing and cannot be built again.
     """
     values = run.settings.model_dump()
-    del values["corpus"]  # which says itself what it is
+    del values["corpus"]  # the corpus has its own settings
     given = {"training": {"workers": workers, "groups": max(workers, run.settings.training.groups)}} if workers else {}
     if embedding := run.origin.get("embedding"):
         given = merge_settings(given, {"model": {"embedding": embedding}})
@@ -81,7 +81,7 @@ def request_from_run(run: Run, workers: int = 0, progress: Progress | None = Non
 
 
 def expand_replay(request: Request, place: ProcessInfo | None, progress: Progress | None = None) -> Request:
-    """Returns the request; if it is a replay, with the text and settings of the run that is replayed.
+    """Returns the request. If it is a replay, it gets the text and settings of the run to replay.
 
     `progress` is `build`'s. Raises UsageError if something else is requested too, InputError if the run or its corpus
     is missing.
@@ -90,8 +90,7 @@ def expand_replay(request: Request, place: ProcessInfo | None, progress: Progres
         return request
     if request.texts or request.settings.explicit() or request.resume is not None or request.initial:
         raise UsageError(
-            f"--replay takes the text and all settings from {request.replay}; drop everything else, but -o and what "
-            "is shown"
+            f"--replay takes the text and all settings from {request.replay}; drop the other texts and settings"
         )
     run = open_run(request.replay)
     again = request_from_run(run, place.size if place else 0, progress)
@@ -110,7 +109,7 @@ def resumed_run(request: Request) -> Run:
     asked = request.settings.explicit()
     embedding = asked.get("model", {}).get("embedding")
     if isinstance(embedding, str) and str(Path(embedding).resolve()) == run.origin.get("embedding"):
-        del asked["model"]["embedding"]  # the one that it started with
+        del asked["model"]["embedding"]  # that the run started with
     for section, values in asked.items():
         for name, value in values.items():
             old = getattr(getattr(run.settings, section), name)
@@ -121,26 +120,26 @@ def resumed_run(request: Request) -> Run:
                 )
     settings = check_complete(validate(overlay_settings(run.settings.model_dump(), asked)))
     if not settings.budget:
-        raise UsageError("the budget given is 0; give a larger one, or none to keep the run's")
+        raise UsageError("the given budget is 0; give a larger one, or none to keep the run's")
     return replace(run, settings=settings)
 
 
 def check_can_resume(run: Run, checkpoint: Checkpoint, corpus: Corpus, *, finished: bool) -> None:
-    """Raises InputError when the corpus is another one, UsageError when the checkpoint has used up the whole budget.
+    """Raises InputError if the corpus is another one, UsageError if the checkpoint has used up the whole budget.
 
     A run that used up its budget is accepted if `finished`.
     """
     if run.origin.get("text") != corpus.text_hash:
         raise InputError(
-            f"the text is not the one that {run.path} was trained on, or is read in another way; give that one, or "
-            f"start another run from its model with --from {run.path}"
+            f"{run.path} was trained on another text, or the text was read in another way; give that text, or start a "
+            f"new run from its model with --from {run.path}"
         )
     state = load_state(checkpoint)
     same = state.budget == run.settings.budget.model_dump()
     share = state.progress if same else budget_fraction(WorkerJob(run.settings, ""), state)
     if share >= 1 and not finished and not state.evaluation_pending:
         raise UsageError(
-            f"{run.path} has used up its budget at step {state.step:,}; give a larger one to continue, as in "
+            f"{run.path} has used up its budget at step {state.step:,}; to continue, give a larger one: "
             f"scriven train --resume -o {shlex.quote(str(run.path))} {_larger_budget(run.settings.budget, state)}"
         )
 
@@ -170,7 +169,7 @@ def _remaining_replay(origin: dict[str, Any], step: int) -> ReplayLog | None:
 
 
 def compare_replay(events: Iterator[Event], origin: dict[str, Any]) -> Iterator[Event]:
-    """Yields the events of a replay; adds to the last one whether its steps equal those of the run that it replays."""
+    """Yields the events of a replay. Adds to the last one whether its steps equal those of the replayed run."""
     replayed = origin["replay"]
     expected, found = read_fingerprints(Path(replayed)), dict[int, str]()
     for event in events:
@@ -184,9 +183,9 @@ def compare_replay(events: Iterator[Event], origin: dict[str, Any]) -> Iterator[
 
 
 def _describe_comparison(count: int, other: int, replayed: str) -> str:
-    """A sentence on the result: `count` steps were compared, and `other` is the first one that differs, or 0."""
+    """Returns a sentence: `count` steps were compared, and `other` is the first one that differs, or 0."""
     if other:
-        return f"Step {other:,} is not that of {replayed}: another machine, version or number of groups?"
+        return f"Step {other:,} differs from that of {replayed}: another machine, version or number of groups?"
     if not count:
-        return f"No step was compared with those of {replayed}: its metrics.jsonl has none of their fingerprints."
-    return f"{count:,} steps were compared with those of {replayed}: all are the same bits."
+        return f"No step was compared with those of {replayed}, since its metrics.jsonl has no fingerprint of them."
+    return f"{count:,} steps were compared with those of {replayed}: all have the same bits."

@@ -25,14 +25,14 @@ from scriven.training.resume import compare_replay, expand_replay, prepare_resum
 
 
 def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progress | None = None) -> Generator[Event]:
-    """Trains; yields events. `stop()` gives the number of a signal that asks to stop, or 0; `progress` is `build`'s.
+    """Trains and yields events. `stop()` gives the number of a signal that asks to stop, or 0; `progress` is `build`'s.
 
-    Raises UsageError for settings that contradict each other, InputError for what cannot be read or written,
-    DivergedError when the loss is not finite.
+    Raises UsageError for settings that contradict each other, InputError if something cannot be read or written,
+    DivergedError if the loss is not finite.
     """
     place = torchrun_process()
     if place and place.rank:
-        raise UsageError(f"process {place.rank} of {place.size} is led by the first one; let it work for that one")
+        raise UsageError(f"process {place.rank} of {place.size} must work for the first one, which leads the training")
     reading = interruptible_progress(progress, stop)
     request = expand_replay(request, place, reading)
     request = resolve_resume(replace(request, settings=with_absolute_paths(request.settings)), place)
@@ -47,7 +47,7 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
             yield _make_started(trainer, prepared)
             try:
                 yield from compare_replay(trainer.events(), prepared.run.origin) if job.replay else trainer.events()
-            except Interrupted:  # at once: the right to write is kept until the last write has ended
+            except Interrupted:  # at once: the lock is held until the last write has ended
                 if trainer.saver:
                     trainer.saver.add_callback(held.pop_all().close)
                 raise
@@ -56,8 +56,8 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
 def work(texts: tuple[str, ...] = (), place: ProcessInfo | None = None, stop: Callable[[], int] = lambda: 0) -> int:
     """Trains as one of the workers that rank 0 leads; returns the number of the signal that stopped it, or 0.
 
-    The worker was started by `train`, or by torchrun at this place. On a machine that does not see rank 0's corpus it
-    reads these texts. Raises as `train` does.
+    `train` or torchrun has started this worker, at this place. On a machine that cannot see rank 0's corpus it reads
+    these texts. Raises as `train` does.
     """
     place = replace(place, store=connect_store(place, stop)) if place else None
     with as_worker(texts, place, stop) as (job, workers, asked), _tuned_cpu(job.settings, workers, place):
@@ -68,10 +68,10 @@ def work(texts: tuple[str, ...] = (), place: ProcessInfo | None = None, stop: Ca
 def _tuned_cpu(
     settings: Settings, workers: ProcessGroup, place: ProcessInfo | None
 ) -> contextlib.AbstractContextManager[None]:
-    """Returns the context that a worker trains in: it sets the number of threads of torch and of native code.
+    """Returns a context that sets the number of threads of torch and of native code for a worker.
 
-    Torch has the run's threads. Native code has as many as all groups of the worker together, but no more than its
-    share of this machine's cores.
+    Torch uses the run's threads. Native code uses those of all groups of the worker together, but no more than the
+    worker's share of this machine's cores.
     """
     training, here = settings.training, place.local_size if place else workers.size
     groups = -(-training.groups // workers.size)

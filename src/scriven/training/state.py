@@ -1,4 +1,4 @@
-"""How far a training has come: the part of a checkpoint's manifest that a resumed training continues from."""
+"""How far a training has come: the part of a checkpoint's manifest from which a training is resumed."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from scriven.settings import Choice, describe_errors
 
 Amount = Annotated[float, Field(ge=0, le=1e15)]
 NOTHING_MEASURED = Loss(0.0, 0)
-WINDOWS = {"best": 1, "smoothed": 3}  # how many evaluations, the newest included, a model is chosen by
-SMOOTHED_STEPS = 20  # steps whose losses together are the training loss of now
+WINDOWS = {"best": 1, "smoothed": 3}  # number of evaluations, with the newest, that choose a model
+SMOOTHED_STEPS = 20  # steps over which the current training loss is smoothed
 REMEMBERED = 10  # evaluations
 MOST = 1e15
-MANY_VALIDATED, FEW_VALIDATED = 2000, 200  # characters: of fewer, a validation loss is partly chance, and mostly
-NOISE_OF_SECOND_DIFFERENCES = 1.65  # their median size over the standard deviation of the noise in each value
+MANY_VALIDATED, FEW_VALIDATED = 2000, 200  # characters: with fewer, a validation loss is partly, or mostly, chance
+NOISE_OF_SECOND_DIFFERENCES = 1.65  # their median size divided by the standard deviation of the noise in each value
 
 Nats = Annotated[float, Field(ge=0, le=MOST)]  # per character, the ends of documents included
 
 
 class LossHistory(BaseModel):
-    """Losses in nats per character; saved with every checkpoint, so that a resumed training chooses and tells alike."""
+    """Losses in nats per character. They are saved, so that a resumed training chooses and reports in the same way."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     first: Nats | None = None  # of the first step
     recent: Nats | None = None  # of the last steps, smoothed
-    lowest: Nats | None = None  # that `recent` ever was
+    lowest: Nats | None = None  # value of `recent` so far
     steps: int = Field(default=0, ge=0, lt=1 << 53)
     validated: list[Nats] = Field(default=[], max_length=REMEMBERED)  # the last evaluations
     lowest_validated: Nats | None = None
-    chosen_by: Nats | None = None  # what the model that is kept was chosen by
+    chosen_by: Nats | None = None  # the loss that chose the model to keep
 
     def note_step(self, loss: Loss) -> None:
-        """Takes the loss of a step into account, if it counted a character."""
+        """Notes the loss of a step, if any character counted."""
         value = min(selection_loss(loss), MOST)
         if math.isnan(value):
             return
@@ -54,13 +54,13 @@ class LossHistory(BaseModel):
         self.lowest = self.recent if self.lowest is None else min(self.lowest, self.recent)
 
     def note_evaluation(self, loss: Loss, choice: Choice) -> bool:
-        """Takes a validation loss into account, and returns whether the model of now is the one to keep."""
+        """Notes a validation loss, and returns whether the current model is the one to keep."""
         value = min(selection_loss(loss), MOST)
         self.validated = [*self.validated, value][-REMEMBERED:]
         self.lowest_validated = value if self.lowest_validated is None else min(self.lowest_validated, value)
         window = WINDOWS.get(choice, 0)
         mean = fmean(self.validated[-window:])
-        full = len(self.validated) >= window > 0  # before that, and without a window, the last one is kept
+        full = len(self.validated) >= window > 0  # before that, and without a window, the last model is kept
         if full and self.chosen_by is not None and mean >= self.chosen_by:
             return False
         self.chosen_by = mean
@@ -70,7 +70,8 @@ class LossHistory(BaseModel):
     def noise(self) -> float:
         """The noise in the last validation losses: one standard deviation, in nats per character.
 
-        It is estimated from second differences, which a trend hardly changes; 0 with fewer than three evaluations.
+        It is estimated from second differences, which a trend hardly changes. It is 0 with fewer than three
+        evaluations.
         """
         values = self.validated
         differences = [abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
@@ -94,16 +95,16 @@ class TrainingState(FileRecord):
     step: Count = 0
     cursor: Any = 0  # where the readers continue; they check it
     characters: Count = 0  # read
-    predictions: Count = 0  # that counted in the loss
+    predictions: Count = 0  # counted in the loss
     epochs: Amount = 0.0  # passes over the training text
     progress: float = Field(default=0.0, ge=0, le=1)  # of the budget
     seconds: Amount = 0.0  # of wall time, over all commands that trained this run
-    budget: dict[str, int | float] = Field(default={})  # that `progress` is a share of
+    budget: dict[str, int | float] = Field(default={})  # the budget of which `progress` is a share
     interval: list[int | float] = Field(default=[])  # the settings that decide when evaluations are due
     evaluations: Count = Field(default=0, validation_alias=AliasChoices("evaluations", "evaluated"))  # due, and done
     evaluation_pending: bool = Field(default=False, validation_alias=AliasChoices("evaluation_pending", "owed"))
     skipped_steps: Count = Field(default=0, validation_alias=AliasChoices("skipped_steps", "skipped"))
-    consecutive_skips: Count = 0  # steps skipped since the last one that was not
+    consecutive_skips: Count = 0  # steps skipped since the last one that counted
     rollbacks: Count = Field(default=0, validation_alias=AliasChoices("rollbacks", "returns"))
     rolled_back: bool = Field(  # since the last evaluation
         default=False, validation_alias=AliasChoices("rolled_back", "went_back")
@@ -123,7 +124,7 @@ ADDED_LATER = {  # fields that checkpoints of earlier versions lack
 
 
 def load_state(checkpoint: Checkpoint) -> TrainingState:
-    """Reads and checks the training state in a checkpoint's manifest. Raises InputError when there is no valid one."""
+    """Reads and checks the training state in a checkpoint's manifest. Raises InputError if there is no valid one."""
     try:
         state = TrainingState.model_validate(checkpoint.manifest)
     except ValidationError as error:
@@ -134,14 +135,14 @@ def load_state(checkpoint: Checkpoint) -> TrainingState:
 
 
 def cannot_resume(checkpoint: Checkpoint, why: str) -> InputError:
-    """Returns the error for a checkpoint that does not hold a training state of this model and version."""
+    """Returns the error for a checkpoint without a training state of this model and version."""
     return InputError(
         f"{checkpoint.path} cannot be resumed with this model ({why}); start a new run from its weights with --from"
     )
 
 
 def load_recurrent_states(arrays: dict[str, Tensor], model: CharLM, rows: int) -> State:
-    """Returns the recurrent states of all rows, N = `rows`. Raises ValueError when they do not fit the model."""
+    """Returns the recurrent states of all rows, N = `rows`. Raises ValueError if they do not fit the model."""
     zero = model.zero_state(1)
     names = [[f"state.{depth}.{part}" for part in range(len(layer))] for depth, layer in enumerate(zero)]
     flat = zip([name for layer in names for name in layer], [part for layer in zero for part in layer], strict=True)

@@ -1,4 +1,4 @@
-"""Proves on this machine that a training resumes exactly, on fewer cores too: k + k steps have the bits of 2k steps."""
+"""Proves that a training resumes exactly, even on fewer cores: k steps and k more have the bits of 2k steps."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from scriven.training.request import Request
 from scriven.training.resume import request_from_run
 from scriven.training.start import train
 
-EVALUATION_CHARACTERS = 20_000  # read at each evaluation, at the most
+EVALUATION_CHARACTERS = 20_000  # read at each evaluation, at most
 EVALUATIONS = 4  # of the 2k steps
 
 
 @dataclass
 class Trail:
-    """Everything that a training has left: step for step, and in its last checkpoint."""
+    """All results of a training: step by step, and in its last checkpoint."""
 
     steps: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # fingerprint, loss, gradient norm, progress
     evaluations: dict[tuple[int, str], float] = field(default_factory=dict)  # nats, by step and protocol
     arrays: dict[str, Tensor] = field(default_factory=dict)  # weights, optimizer, recurrent state, averages
-    final: dict[tuple[int, str], float] = field(default_factory=dict)  # of the best model, where there was time
+    final: dict[tuple[int, str], float] = field(default_factory=dict)  # of the best model, if there was time
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether two trails are the same, and if not, where they part."""
+    """Whether two trails are the same, and where they differ."""
 
     steps: int
     evaluations: int
     arrays: int
     differences: list[str]  # the first step, the first evaluation and all arrays that differ
-    cores: tuple[int, ...] = ()  # that the whole training had, and the second half of the one that was stopped
+    cores: tuple[int, ...] = ()  # of the whole training, and of the resumed half
 
     @property
     def equal(self) -> bool:
-        """Whether there is no difference at all."""
+        """Whether there is no difference."""
         return not self.differences
 
 
 def verify_resume(request: Request, steps: int) -> tuple[Verdict, Settings]:
-    """Trains 2 `steps` steps, and the same again with a stop and a resume in the middle; compares all that they left.
+    """Trains for 2 `steps` steps, and again with a stop and a resume in the middle, and compares all results.
 
-    The second half has one core, where the system lets a program have fewer: cores change no bit either.
-    The request's budget, output and samples do not count; its runs are removed afterwards. Also gives the settings,
-    all resolved. Raises as `train` does.
+    The resumed half has one core if the system allows it, since the number of cores must change no bit either. The
+    request's budget, output and samples do not count, and its runs are removed afterwards. Also returns the resolved
+    settings. Raises as `train` does.
     """
     with tempfile.TemporaryDirectory(prefix="scriven-verify-") as folder:
         whole, cut = Path(folder, "whole"), Path(folder, "cut")
@@ -64,7 +64,7 @@ def verify_resume(request: Request, steps: int) -> tuple[Verdict, Settings]:
         follow(replace(for_trial(request, 2 * steps), output=whole), expected)
         again = request_from_run(
             open_run(whole)
-        )  # with what speeds have decided, which may be measured to be others now
+        )  # with the settings that depend on a measured speed, which may be another now
         follow(replace(again, output=cut, until=steps), found)
         with use_cores(1) as cores:
             follow(Request(output=cut, resume="last"), found)
@@ -74,10 +74,10 @@ def verify_resume(request: Request, steps: int) -> tuple[Verdict, Settings]:
 
 @contextlib.contextmanager
 def use_cores(count: int) -> Iterator[int]:
-    """While this lasts, the calling thread and what it starts have `count` cores at the most; gives how many they have.
+    """Limits the calling thread, and what it starts, to `count` cores in this context; yields how many they have.
 
-    Torch begins with as many threads, as a process that is started on them. Where the system gives no program fewer
-    cores (macOS, Windows), all stay.
+    Torch starts with the same number of threads, as in a process on these cores. On systems that cannot limit a program
+    to fewer cores (macOS, Windows), it has all of them.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield available_cores()
@@ -95,13 +95,13 @@ def for_trial(request: Request, steps: int) -> Request:
     """Returns the request with a budget of `steps` steps, and short evaluations at some of them."""
     given = request.settings.explicit()
     monitor = {"every_steps": max(1, steps // EVALUATIONS), "sample_length": 0}
-    training = {"evaluation_characters": EVALUATION_CHARACTERS, "patience": 1}  # so that averaging begins
+    training = {"evaluation_characters": EVALUATION_CHARACTERS, "patience": 1}  # so that averaging starts
     settings = overlay_settings(given, {"budget": {"steps": steps}, "monitor": monitor, "training": training})
     return replace(request, settings=validate(settings), resume=None)
 
 
 def follow(request: Request, trail: Trail) -> None:
-    """Trains, noting everything."""
+    """Trains, and notes all results."""
     path = request.output
     for event in train(request):
         if isinstance(event, Stepped):
@@ -114,42 +114,42 @@ def follow(request: Request, trail: Trail) -> None:
 
 
 def last_arrays(path: Path) -> dict[str, Tensor]:
-    """All arrays of a run's last checkpoint by name."""
+    """Returns all arrays of a run's last checkpoint by name."""
     last = open_run(path).checkpoint("last")
     return {f"model.{name}": value for name, value in last.weights().items()} | last.training()
 
 
 def compare_trails(expected: Trail, found: Trail) -> Verdict:
-    """Where the second trail is not the same as the first one, to the last bit.
+    """Yields where the second trail differs from the first one, even by one bit.
 
-    Whether the exact losses of the best model are measured at the end is a question of time: they are compared where
-    both trainings had it.
+    The exact losses of the best model are measured only if there is time. They are compared if both trainings have
+    them.
     """
-    differences = [*_parting(expected.steps, found.steps, "step {}: {} became {}")][:1]
+    differences = [*_find_difference(expected.steps, found.steps, "step {}: {} became {}")][:1]
     one, other = expected.evaluations, found.evaluations
     if expected.final and found.final:
         one, other = one | expected.final, other | found.final
-    differences += [*_parting(one, other, "evaluation {}: {} nats became {}")][:1]
+    differences += [*_find_difference(one, other, "evaluation {}: {} nats became {}")][:1]
     for name in sorted(expected.arrays.keys() | found.arrays.keys()):
         before, after = expected.arrays.get(name), found.arrays.get(name)
-        if before is None or after is None or not _same_bits(before, after):
-            distance = "" if before is None else f" by up to {_distance(before, after):g}"
+        if before is None or after is None or not _have_same_bits(before, after):
+            distance = "" if before is None else f" by up to {_largest_difference(before, after):g}"
             differences.append(f"{name} differs{distance}")
     return Verdict(len(expected.steps), len(one), len(expected.arrays), differences)
 
 
-def _parting(expected: dict[Any, Any], found: dict[Any, Any], words: str) -> Iterator[str]:
+def _find_difference(expected: dict[Any, Any], found: dict[Any, Any], words: str) -> Iterator[str]:
     for key in [*expected, *(key for key in found if key not in expected)]:
         if expected.get(key) != found.get(key):
             yield words.format(key, expected.get(key), found.get(key))
 
 
-def _same_bits(one: Tensor, other: Tensor) -> bool:
+def _have_same_bits(one: Tensor, other: Tensor) -> bool:
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     return torch.equal(one.contiguous().flatten().view(torch.uint8), other.contiguous().flatten().view(torch.uint8))
 
 
-def _distance(one: Tensor, other: Tensor | None) -> float:
+def _largest_difference(one: Tensor, other: Tensor | None) -> float:
     same = other is not None and one.shape == other.shape
     return float((one.double() - other.double()).abs().max()) if same and other is not None and one.numel() else 0.0

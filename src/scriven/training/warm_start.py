@@ -1,4 +1,4 @@
-"""The model that a training starts from: drawn by chance, another run's, with embeddings learned elsewhere."""
+"""Makes the model that a training starts from: random, from another run, or with pretrained embeddings."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from scriven.runs.tensors import Shapes
 from scriven.settings import ModelSettings, Settings
 from scriven.vocabulary import Vocabulary
 
-PER_SYMBOL = ("embedding.weight", "head.weight", "head.bias")  # arrays with one row a symbol
-ONEHOT = "layers.0.rnn.weight_ih_l0"  # one column a symbol, where the input is one-hot
+PER_SYMBOL = ("embedding.weight", "head.weight", "head.bias")  # arrays with one row per symbol
+ONEHOT = "layers.0.rnn.weight_ih_l0"  # one column per symbol if the input is one-hot
 
 
 def warm_started_model(
@@ -28,8 +28,8 @@ def warm_started_model(
     """Returns a new model, and the symbols that the embeddings lack.
 
     Its weights are drawn from the seed, then replaced by those of `run` and by `embeddings`, if any. They are drawn in
-    one thread: the last bits of orthogonal matrices depend on how many torch uses.
-    Raises InputError or UsageError as `transplant` and `place` do.
+    one thread, since the last bits of orthogonal matrices depend on the number of threads. Raises InputError or
+    UsageError as `transplant` and `place` do.
     """
     with single_threaded(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
@@ -40,20 +40,21 @@ def warm_started_model(
 
 
 def new_symbols(known: Vocabulary, vocabulary: Vocabulary) -> list[str]:
-    """The symbols of `vocabulary` that are not in `known`."""
+    """Returns the symbols of `vocabulary` that are not in `known`."""
     return [chr(symbol) for symbol in sorted(set(vocabulary.symbols) - set(known.symbols))]
 
 
 def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
-    """Puts the best weights of `run` into `model`, row by row where a row belongs to a symbol.
+    """Copies the best weights of `run` into `model`. Arrays with one row per symbol are copied row by row.
 
-    Symbols that the other model does not know keep the rows that `model` drew for them.
-    Raises UsageError when the models are not of one shape, InputError when they are not of one unit, or have no output
-    layer with one row per symbol.
+    Symbols that the other model does not know keep their random rows. Raises UsageError if the models differ in shape,
+    InputError if they differ in unit, or have no output layer with one row per symbol.
     """
     other = open_run(run)
     if model.head is None and other.vocabulary != vocabulary:
-        raise InputError(f"{run} has no output layer (model.head none) and other characters; start from another run")
+        raise InputError(
+            f"{run} has no output layer (model.head none), and knows other characters; start from another run"
+        )
     if other.vocabulary.unit != vocabulary.unit:
         raise InputError(
             f"{run} reads {other.vocabulary.unit}s and this text is read as {vocabulary.unit}s; "
@@ -75,22 +76,22 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
 
 
 def _check_shape(mine: ModelSettings, theirs: ModelSettings, run: str) -> None:
-    """Raises UsageError, which names the settings, when the weights of one model are not of the other one's shapes."""
+    """Raises UsageError with the settings that differ if the weights of the two models differ in shape."""
     shapes = weight_shapes(theirs, 1)
     if weight_shapes(mine, 1) == shapes:
         return
     differing = [name for name, value in theirs if value != getattr(mine, name)]
     shaping = [name for name in differing if _shapes(theirs, name, getattr(mine, name)) != shapes] or differing
-    told = " and ".join(f"model.{name} {getattr(theirs, name)}, not {getattr(mine, name)}" for name in shaping)
+    values = " and ".join(f"model.{name} {getattr(theirs, name)}, not {getattr(mine, name)}" for name in shaping)
     alone = mine.input == theirs.input == "embedding" and not mine.tied
     raise UsageError(
-        f"{run} has {told}, and its weights fit no other model; leave {' and '.join('model.' + n for n in shaping)} out"
-        + (f", or begin with its embedding alone: --model.embedding {run} in place of --from" if alone else "")
+        f"{run} has {values}, and its weights fit no other model; drop {' and '.join('model.' + n for n in shaping)}"
+        + (f", or start with only its embedding: --model.embedding {run} instead of --from" if alone else "")
     )
 
 
 def _shapes(model: ModelSettings, name: str, value: object) -> Shapes | None:
-    """Returns the weights' shapes with another value of one setting, or None for one that cannot change alone."""
+    """Returns the weights' shapes with another value of one setting, or None if that value is impossible alone."""
     try:
         return weight_shapes(model.model_copy(update={name: value}), 1)
     except UsageError:
@@ -98,23 +99,25 @@ def _shapes(model: ModelSettings, name: str, value: object) -> Shapes | None:
 
 
 def load_embeddings(path: str) -> Embeddings:
-    """The embeddings in a file or in a run's best model.
+    """Reads the embeddings in a file or in a run's best model.
 
-    Raises InputError when there are none.
+    Raises InputError if there are none.
     """
     if not (Path(path) / SETTINGS_FILE).is_file():
         return read_embeddings(path)
     run = open_run(path)
     weights = run.checkpoint("best").weights()
     if "embedding.weight" not in weights:
-        raise InputError(f"the model of {path} has no embedding: it was trained with model.input onehot; name another")
+        raise InputError(
+            f"the model of {path} has no embedding, since its model.input is onehot; name another run or file"
+        )
     return from_rows(run.vocabulary, weights["embedding.weight"], source=path)
 
 
 def _rows(mine: Tensor, theirs: Tensor, shared: list[tuple[int, int]]) -> Tensor:
-    """`mine` with the rows of shared symbols taken from `theirs`."""
+    """Returns `mine` with the rows of shared symbols taken from `theirs`."""
     if mine.shape[1:] != theirs.shape[1:]:
-        return theirs  # refused by name and shape when it is loaded
+        return theirs  # loading it fails, with its name and shape
     here, there = zip(*shared, strict=True)
     result = mine.clone()
     result[list(here)] = theirs[list(there)]
