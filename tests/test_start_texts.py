@@ -1,0 +1,122 @@
+"""The script that makes the texts of the starts: what it reads, cleans, keeps out, and in what order it mixes."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import pickle
+import subprocess
+import sys
+import tomllib
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "starts"
+sys.path.insert(0, str(FOLDER))
+make: Any = importlib.import_module("make")
+reading: Any = importlib.import_module("reading")
+stretches: Any = importlib.import_module("stretches")
+LISTED = tomllib.loads((FOLDER / "sources.toml").read_text("utf-8"))
+VERSE = "It was many and many a year ago,\nIn a kingdom by the sea,\nThat a maiden there lived whom you may know\n"
+
+
+def forbid(*texts: str) -> Any:
+    found = stretches.Stretches()
+    for text in texts:
+        found.add(text)
+    found.freeze()
+    return found
+
+
+@pytest.mark.parametrize("other", [VERSE, VERSE.upper(), VERSE.replace("\n", "  \r\n "), VERSE.replace(" ", "_")])
+def test_shared_stretches_are_found_whatever_case_and_spaces(other: str) -> None:
+    assert forbid(VERSE).count_shared(f"Something else, and then {other}") >= len(" ".join(VERSE.split())) - 39
+
+
+def test_quotation_marks_of_any_kind_are_alike() -> None:
+    assert forbid("“You don’t know how to manage looking-glass cakes”").count_shared(
+        '"You don\'t know how to manage looking-glass cakes"'
+    )
+
+
+def test_forty_characters_are_a_stretch_and_thirty_nine_are_none() -> None:
+    text = "abcdefghijklmnopqrstuvwxyz0123456789+-*/"
+    assert len(text) == stretches.LENGTH
+    assert forbid(f"!!{text}!!").count_shared(f"??{text}??") == 1
+    assert forbid(f"!!{text[1:]}!!").count_shared(f"??{text[1:]}??") == 0
+    assert forbid("short").count_shared(text) == 0
+
+
+def test_stretches_are_found_where_a_text_is_hashed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "".join(map(chr, np.random.default_rng(1).integers(97, 123, 500)))
+    whole = stretches.hash_stretches(text)
+    monkeypatch.setattr(stretches, "BATCH", 64)
+    assert (stretches.hash_stretches(text) == whole).all()
+    assert len(set(whole.tolist())) == 461
+
+
+def test_lines_that_have_part_in_a_shared_stretch_are_left_out_and_no_others() -> None:
+    lines = ["A line of our own.", "", "It was many and many a year ago,", "in a kingdom by the sea", "", "The end."]
+    assert forbid(VERSE).without_shared(lines) == ["A line of our own.", "", "", "The end."]
+    assert forbid("nothing").without_shared(lines) == lines
+    assert forbid().without_shared([]) == []
+
+
+def test_cleaning_takes_out_collections_addresses_and_control_characters() -> None:
+    text = (
+        "\ufeffThe Project Gutenberg EBook\r\nChapter\u00a01\x00\r\n\r\n\r\n\r\nsee www.example.org\r\ne\u0301t\u00e9 "
+        + "-" * 60
+    )
+    assert reading.clean(text) == "Chapter 1\n\n\u00e9t\u00e9 ---"
+
+
+def test_a_page_gives_its_text_by_blocks_and_code_as_it_is(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    words = "words " * 200
+    page.write_text(
+        f"<html lang='de'><head><title>no</title></head><body><nav>no</nav><div class='menu'><p>no</div>"
+        f"<p>One\n <b>two</b> &amp; three<p>{words}<pre>a\n  b</pre><script>no</script></body></html>"
+    )
+    assert list(reading.read_html(page, {"skip": ["menu"]})) == [f"One two & three\n{words.strip()}\na\n  b"]
+    assert list(reading.read_html(page, {"skip": ["menu"], "page_language": "fr"})) == []
+
+
+def test_a_table_of_verse_is_read_without_running_anything(tmp_path: Path) -> None:
+    lines = np.array([["one", "two", "three"], ["x", "y", "z"]], object)
+    (tmp_path / "good").write_bytes(gzip.compress(pickle.dumps(lines)))
+    assert list(reading.read_lines(tmp_path / "good", {"lines": [[1, 1, ""], [2, 3, ""]]})) == ["one", "two\nthree"]
+    (tmp_path / "bad").write_bytes(gzip.compress(pickle.dumps(OrderedDict(a=1))))
+    with pytest.raises(pickle.UnpicklingError, match="OrderedDict is not expected"):
+        list(reading.read_lines(tmp_path / "bad", {"lines": [[1, 1, ""]]}))
+
+
+def test_a_mixture_has_every_line_of_its_texts_in_an_order_of_its_own() -> None:
+    texts = {name: "\n".join(f"{name} {number}" for number in range(9000)) for name in ("a", "b")}
+    mixed = make.mix(texts, {"b": 2})
+    assert mixed == make.mix(texts, {"b": 2})
+    assert sorted(filter(None, mixed.split("\n"))) == sorted(f"{texts['a']}\n{texts['b']}\n{texts['b']}".split("\n"))
+    assert mixed.index("b 0") < mixed.index("a 8999")
+
+
+def test_every_source_says_what_it_is_and_why_it_is_free() -> None:
+    sources = LISTED["source"]
+    assert len({source["name"] for source in sources}) == len(sources)
+    for source in sources:
+        assert {"name", "language", "what", "licence", "why", "registry", "files", "sha256"} <= source.keys()
+        assert source["registry"] == "at hand" or {"package", "version"} <= source.keys()
+    assert "://" not in (FOLDER / "sources.toml").read_text("utf-8")  # packages are found by their names
+
+
+def test_a_start_is_refused_that_shares_a_stretch_with_a_text(tmp_path: Path) -> None:
+    (tmp_path / "start.txt").write_text(f"Something of our own.\n{VERSE}")
+    (tmp_path / "measured").write_text(VERSE)
+    (tmp_path / "other").write_text("Another text, which has nothing in common with the start's.")
+    command = [sys.executable, str(FOLDER / "make.py"), "check", "--out", str(tmp_path)]
+    assert subprocess.run([*command, str(tmp_path / "other")], check=False, capture_output=True).returncode == 0
+    refused = subprocess.run([*command, str(tmp_path / "measured")], check=False, capture_output=True)
+    assert refused.returncode == 1
+    assert b"share stretches" in refused.stderr
