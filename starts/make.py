@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("build/starts/packages"))
     parser.add_argument("--out", type=Path, default=Path("build/starts"))
     parser.add_argument("--at-hand", type=Path, default=Path("../shared/data"))
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.what == "text":
         make_texts(arguments.cache, arguments.out, arguments.at_hand)
     else:
