@@ -22,6 +22,7 @@ from scriven.report import plot
 from scriven.runs.folder import PLOT_FILE
 from scriven.runs.journal import METRICS_FILE
 from scriven.safe_files import ensure_regular, replace_file
+from scriven.settings import REGISTERED_CELLS, REGISTERED_OPTIMIZERS
 
 # A shell gives programs that it starts in the background an interrupt that is ignored; those that tests interrupt obey.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -100,6 +101,13 @@ WORDS = "the quick brown fox jumps over the lazy dog and then sits down by the r
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees or fills the user's cache."""
     monkeypatch.setenv("SCRIVEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is not there in others."""
+    for registry in (REGISTERED_CELLS, REGISTERED_OPTIMIZERS):
+        monkeypatch.setattr(registry, "registered", {})
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         Stepped,
     )
     from scriven.model import CharLM
-    from scriven.own_loop import build_corpus, iterate_batches, save_run
+    from scriven.own_loop import build_corpus, iterate_batches, register_cell, register_optimizer, save_run
     from scriven.report import Report
     from scriven.report.terminal import TerminalReport
     from scriven.session import Model, Score, Session, Step, load, load_session
@@ -74,6 +74,8 @@ __all__ = [
     "iterate_batches",
     "load",
     "load_session",
+    "register_cell",
+    "register_optimizer",
     "save_run",
     "train",
     "train_events",
@@ -84,7 +86,9 @@ runtime.settle_environment()
 _EVENTS = ["Evaluated", "Event", "Finished", "Loss", "RolledBack", "Sampled", "Saved", "Skipped", "Started", "Stepped"]
 _HOMES = {
     **dict.fromkeys(_EVENTS, "scriven.events"),
-    **dict.fromkeys(["build_corpus", "iterate_batches", "save_run"], "scriven.own_loop"),
+    **dict.fromkeys(
+        ["build_corpus", "iterate_batches", "register_cell", "register_optimizer", "save_run"], "scriven.own_loop"
+    ),
     **dict.fromkeys(["CorpusSettings", "ModelSettings", "ReaderSettings", "Settings"], "scriven.settings"),
     "Batch": "scriven.batches",
     "CharLM": "scriven.model",

@@ -15,7 +15,7 @@ from scriven.suggestions import close_names, did_you_mean, join_names
 PARAMETERS = {"from": "initial", "resume": "resume='last'", "checkpoint": "which"}  # by their flags
 COMMANDS_IN_TEXT = re.compile(r"scriven [a-z]")
 EPOCH = re.compile(r"epoch:(\d{1,9})", re.ASCII)  # names the checkpoint of an epoch
-FLAGS_IN_TEXT = re.compile(r"(?<![\w-])(?:--([a-z][a-z-]*(?:\.[a-z-]+)?)(?: (\d[\d.]*\d|\d))?|-o\b)")
+FLAGS_IN_TEXT = re.compile(r"(?<![\w-])(?:--(?!import )([a-z][a-z-]*(?:\.[a-z-]+)?)(?: (\d[\d.]*\d|\d))?|-o\b)")
 
 
 def check_text(name: str, value: object) -> str:

@@ -1,8 +1,9 @@
-"""For those who train in a loop of their own: a corpus, its batches, and a run folder of the model that they made."""
+"""For those who experiment: own cells and optimizers by a name; and for own loops, a corpus, its batches and a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,51 @@ from scriven.model.language_model import weight_shapes
 from scriven.runs import create_run, open_run, writing
 from scriven.runs.folder import check_new_run, has_checkpoints
 from scriven.runs.tensors import check_arrays, finite
-from scriven.settings import CorpusSettings, ReaderSettings, Settings, validate
+from scriven.runtime import MAIN, Registered
+from scriven.settings import (
+    REGISTERED_CELLS,
+    REGISTERED_OPTIMIZERS,
+    CorpusSettings,
+    ReaderSettings,
+    Settings,
+    validate,
+)
+
+HIGHEST_RATE = 100  # of a training
+
+
+def register_cell(name: str, factory: Callable[[int, int], torch.nn.Module]) -> None:
+    """Makes `model.cell` NAME mean a recurrent layer of your own.
+
+    `factory(inputs, width)` returns a new layer, a `torch.nn.Module`; a class is such a factory. The layer is called
+    as `y, state = layer(x, state)`, with x (T, N, inputs) for T steps of N rows, and returns y (T, N, width). It keeps
+    nothing between calls: its state is a tuple of arrays (N, K), zeros at the beginning of a text, whose widths K are
+    the layer's `state_widths`, by default `(width,)`. The first array should be the hidden values, y[-1].
+
+    A name may be registered again, except for Scriven's own. A run stores the name alone, so the module that registers
+    it must be imported before the run is opened: see docs/python.md.
+    Raises UsageError for a name that cannot be registered.
+    """
+    REGISTERED_CELLS.add(name, Registered(factory, _calling_module()))
+
+
+def register_optimizer(name: str, factory: Callable[..., torch.optim.Optimizer], *, learning_rate: float) -> None:
+    """Makes `training.optimizer` NAME mean an optimizer of your own, of torch's kind.
+
+    `factory(parameters, lr=...)` returns a `torch.optim.Optimizer` of a list of parameters; a class is such a factory.
+    `learning_rate` is its peak learning rate where a training is given none. At each step Scriven clips the gradients,
+    which are means over the predicted characters, and sets each group's rate by the schedule; then it calls `step()`.
+
+    Names are as in `register_cell`. Raises UsageError for a name or a rate that cannot be registered.
+    """
+    if not (isinstance(learning_rate, int | float) and 0 < learning_rate <= HIGHEST_RATE):
+        raise UsageError(f"learning_rate {learning_rate!r}: give a number above 0 and up to {HIGHEST_RATE}")
+    REGISTERED_OPTIMIZERS.add(name, Registered(factory, _calling_module(), float(learning_rate)))
+
+
+def _calling_module() -> str:
+    """The name of the module that called a function of this one."""
+    return str(sys._getframe(2).f_globals.get("__name__") or MAIN)
 
 
 def build_corpus(

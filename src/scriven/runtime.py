@@ -1,4 +1,4 @@
-"""Settings of the whole process: how its threads wait, how many torch gets, how memory is freed, the cache folder.
+"""Settings of the whole process: how its threads wait, how memory is freed, the cache folder, what was registered.
 
 OpenMP reads the environment once, when torch is imported. So `import scriven` sets it before that, for the command line
 and for Python alike. This is the only module outside the command line that reads and changes the environment.
@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib
 import mmap
 import os
+import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import platformdirs
 
@@ -124,3 +127,86 @@ def use_huge_pages(reserved_bytes: int) -> None:
             begin, end = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, libc.sbrk(0)
             if end > begin:
                 libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_HUGEPAGE)
+
+
+IMPORTS = "SCRIVEN_IMPORT"  # names modules that register cells and optimizers, with commas between them
+NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+MAIN = "__main__"  # what runs as a program, or in a notebook: no other process can import it
+
+
+class Registered(NamedTuple):
+    """A cell or an optimizer that a program has registered."""
+
+    make: Callable[..., Any]
+    module: str  # that registered it
+    learning_rate: float = 0.0  # an optimizer's, unless a training asks for another one
+
+    @property
+    def importable(self) -> bool:
+        """Whether another process can register it too."""
+        return self.module != MAIN
+
+
+class Registry:
+    """The names that a setting may have: those of Scriven itself, and those that programs have registered."""
+
+    def __init__(self, setting: str, own: Sequence[str]) -> None:
+        self.setting, self.own = setting, tuple(own)
+        self.registered: dict[str, Registered] = {}
+
+    def add(self, name: str, registered: Registered) -> None:
+        """Registers a name, anew if it was registered before. Raises UsageError for a name that cannot be."""
+        if name in self.own:
+            raise UsageError(f"{name} is Scriven's own {self.setting}, which nothing replaces; choose another name")
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise UsageError(f"{name!r} cannot be a {self.setting}; choose lower-case letters, digits, - and _")
+        if not callable(registered.make):
+            raise UsageError(f"{name}: {registered.make!r} makes nothing; give a class or a function")
+        self.registered[name] = registered
+
+    def find(self, name: str) -> Registered | None:
+        """Returns what was registered by a name, after the modules of SCRIVEN_IMPORT; None for any other name."""
+        if name not in self.registered and name not in self.own:
+            import_modules()
+        return self.registered.get(name)
+
+    def knows(self, name: str) -> bool:
+        """Whether a name is Scriven's own or registered."""
+        return name in self.own or self.find(name) is not None
+
+    @property
+    def names(self) -> list[str]:
+        """All names that are known now."""
+        return [*self.own, *self.registered]
+
+
+def name_imports(modules: Sequence[str]) -> None:
+    """Adds modules to SCRIVEN_IMPORT, for this process and those that it starts."""
+    os.environ[IMPORTS] = ",".join(dict.fromkeys([*_named_imports(), *modules]))
+
+
+def import_modules() -> None:
+    """Imports the modules that SCRIVEN_IMPORT names, also from the current folder. Raises UsageError."""
+    named = [name for name in _named_imports() if name not in sys.modules]
+    if named and not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.append(str(Path.cwd()))
+    for name in named:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise UsageError(
+                f"the module {name}, which --import or {IMPORTS} names, cannot be imported: {error} "
+                f"({type(error).__name__})"
+            ) from error
+
+
+def imports_for_workers(registries: Sequence[Registry]) -> dict[str, str]:
+    """The environment in which a worker process registers what this process has, by the same modules."""
+    found = [each.module for registry in registries for each in registry.registered.values() if each.importable]
+    modules = list(dict.fromkeys([*_named_imports(), *found]))
+    path = os.pathsep.join(filter(None, sys.path))  # where this process found them
+    return {IMPORTS: ",".join(modules), "PYTHONPATH": path} if modules else {}
+
+
+def _named_imports() -> list[str]:
+    return [name for name in os.environ.get(IMPORTS, "").split(",") if name]

@@ -529,7 +529,7 @@ def load(
         number_format = choose_precision(asked, place, cell, again=False)
     load_weights(model, checkpoint, weights)
     window = reader_window(opened.settings.reader)
-    writing = writing_precision(precision, place)
+    writing = writing_precision(precision, place, cell)
     predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format, window, writing)
     sha256 = checkpoint.manifest["files"][MODEL_FILE]["sha256"]
     origin = Origin(run=str(path.absolute()), step=checkpoint.step, sha256=sha256, device=device, precision=precision)

@@ -7,12 +7,14 @@ A field marked "fitted" has a value here only to complete the class. Unless the 
 from __future__ import annotations
 
 import codecs
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from scriven.errors import UsageError
-from scriven.suggestions import close_dotted, close_names, did_you_mean
+from scriven.runtime import Registry
+from scriven.suggestions import close_dotted, close_names, did_you_mean, join_names
 
 Cell = Literal["lstm", "gru", "rnn", "mingru"]
 Choice = Literal["best", "smoothed", "last"]
@@ -35,6 +37,32 @@ RENAMED = {  # settings by the names that files of earlier versions have
     "training.skips": "training.max_skipped_steps",
 }
 Optimizer = Literal["muon", "adamw", "sgd", "rmsprop"]
+REGISTERED_CELLS = Registry("model.cell", get_args(Cell))
+REGISTERED_OPTIMIZERS = Registry("training.optimizer", get_args(Optimizer))
+OF_OWN_CELLS = (  # settings of the model that only Scriven's own cells have
+    "activation",
+    "weight_drop",
+    "initial",
+    "initial_scale",
+    "input_scale",
+    "hidden_bias",
+    "forget_bias",
+    "gate_bias",
+)
+
+
+def _known_to(registry: Registry) -> AfterValidator:
+    """Checks that a name is Scriven's own or registered."""
+
+    def _check(name: str) -> str:
+        if registry.knows(name):
+            return name
+        close = did_you_mean([repr(each) for each in close_names(name, registry.names)])
+        way = close or ", or import the module that registers it (on the command line: --import MODULE)"
+        advice = f"give {join_names([repr(each) for each in registry.names])}{way}"
+        raise PydanticCustomError("unknown_name", "{advice}", {"advice": advice})
+
+    return AfterValidator(_check)
 
 
 def setting(default: Any, text: str, *, fitted: bool = False, show_default: bool = True, **bounds: Any) -> Any:
@@ -180,7 +208,11 @@ class ReaderSettings(Frozen):
 class ModelSettings(Frozen):
     """The model: embedding, recurrent layers, output."""
 
-    cell: Cell = setting("lstm", "recurrent cell; a mingru has gates that see only the input (Feng et al. 2024)")
+    cell: Annotated[str, _known_to(REGISTERED_CELLS)] = setting(
+        "lstm",
+        "recurrent cell: lstm, gru, rnn, mingru (its gates see only the input, Feng et al. 2024), or one that an "
+        "imported module registers",
+    )
     width: int = setting(192, "width of each recurrent layer (H)", fitted=True, ge=1, le=16384)
     layers: int = setting(2, "number of recurrent layers (L)", ge=1, le=64)
     activation: str = setting(
@@ -279,8 +311,10 @@ class ModelSettings(Frozen):
 class TrainingSettings(Frozen):
     """How the model is trained."""
 
-    optimizer: Optimizer = setting(
-        "muon", "optimizer of the recurrent matrices; with muon, AdamW trains all other weights"
+    optimizer: Annotated[str, _known_to(REGISTERED_OPTIMIZERS)] = setting(
+        "muon",
+        "optimizer: muon (of the recurrent matrices, while AdamW trains all other weights), adamw, sgd, rmsprop, or "
+        "one that an imported module registers",
     )
     learning_rate: float = setting(0.04, "peak learning rate", fitted=True, gt=0, le=100)
     adamw_learning_rate: float = setting(
@@ -534,6 +568,12 @@ def check_cell(model: ModelSettings) -> None:
             f"model.activation {shorten(model.activation)} names {len(model.activations)} activations "
             f"and model.layers is {model.layers}; give one for all layers, or one per layer"
         )
+    unused = [name for name in OF_OWN_CELLS if getattr(model, name) != type(model).model_fields[name].default]
+    if unused and REGISTERED_CELLS.find(model.cell):
+        raise UsageError(
+            f"model.cell {model.cell} is registered and decides by itself how it computes and starts; drop "
+            f"{', '.join(f'model.{name}' for name in unused)}"
+        )
     if model.cell == "mingru" and (set(model.activations) != {"tanh"} or model.weight_drop or not model.hidden_bias):
         raise UsageError(
             "model.cell mingru has no recurrent weights, no second bias and an activation of its own; drop "
@@ -574,6 +614,17 @@ def validate(values: dict[str, Any]) -> Settings:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise UsageError(describe_errors(error)) from None
+
+
+def find_unregistered(values: dict[str, Any]) -> str | None:
+    """The first of nested plain values that names a cell or an optimizer that is not registered here; None without."""
+    for registry in (REGISTERED_CELLS, REGISTERED_OPTIMIZERS):
+        section, name = registry.setting.split(".")
+        group = values.get(section)
+        value = group.get(name) if isinstance(group, dict) else None
+        if isinstance(value, str) and not registry.knows(value):
+            return f"{registry.setting} {shorten(repr(value))}"
+    return None
 
 
 def describe_errors(error: ValidationError, prefix: str = "", *, flags: bool = False) -> str:

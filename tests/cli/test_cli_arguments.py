@@ -30,6 +30,8 @@ DASHED = ["---", "-", "- Yes", "-7+8=", "-1", "-x", "--x=y", "--no such"]
 LIMITED = {
     "--monitor.keep",
     "--model.activation",
+    "--model.cell",
+    "--training.optimizer",
     "--corpus.encoding",
     "--checkpoint",
     "--resume",

@@ -19,7 +19,15 @@ from typing import Any, TextIO  # noqa: E402
 
 from cyclopts import App, CycloptsError  # noqa: E402
 
-from scriven.cli.mistakes import UnknownOption, explain_usage, join_values, split_at_end, with_resume_value  # noqa: E402
+from scriven import runtime  # noqa: E402
+from scriven.cli.mistakes import (  # noqa: E402
+    UnknownOption,
+    explain_usage,
+    join_values,
+    split_at_end,
+    split_imports,
+    with_resume_value,
+)
 from scriven.errors import Interrupted, ScrivenError, UsageError, shortage  # noqa: E402
 from scriven.surrogates import WRITTEN  # noqa: E402
 
@@ -89,7 +97,8 @@ def make_app(words: Sequence[str]) -> App:
     """Makes the cyclopts app for these arguments. Only the command that they name is imported."""
     app = App(
         name="scriven",
-        help="Small recurrent language models, trained on your own text, character by character.",
+        help="Small recurrent language models, trained on your own text, character by character.\n\n"
+        "With --import MODULE, any command imports a Python module first: one that registers cells or optimizers.",
         help_format="plaintext",
         help_formatter=_FilledHelp(),
         version="scriven " + _version() if "--version" in words else None,
@@ -110,11 +119,15 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         options, rest = split_at_end(sys.argv[1:] if arguments is None else arguments)
         traceback = "--traceback" in options
-        words = with_resume_value([*(word for word in options if word != "--traceback"), *rest]) or ["--help"]
+        options, modules = split_imports([word for word in options if word != "--traceback"])
+        words = with_resume_value([*options, *rest]) or ["--help"]
         prepare_streams()
         if not traceback:  # otherwise torch prints pages of its own stack for an error of one sentence
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
         _notice_termination()
+        if modules:
+            runtime.name_imports(modules)
+            runtime.import_modules()
         app = make_app(words)
         app(join_values(app, words), exit_on_error=False, print_error=False, help_on_error=False)
         sys.stdout.flush()
@@ -150,7 +163,8 @@ def _describe_error(error: BaseException, command: str) -> tuple[str, int]:
         return SHORTAGES[lacking].format(LESS.get(command, "close other programs")), ScrivenError.exit_code
     if isinstance(error, OSError):
         return f"{error.filename or 'the system'}: {error.strerror or error}", ScrivenError.exit_code
-    return f"this is a bug in Scriven ({type(error).__name__}: {error}); --traceback shows where", INTERNAL
+    where = " or in what was imported with --import" if os.environ.get(runtime.IMPORTS) else ""
+    return f"this is a bug in Scriven{where} ({type(error).__name__}: {error}); --traceback shows where", INTERNAL
 
 
 def _fail(message: str, code: int) -> None:

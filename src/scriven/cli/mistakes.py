@@ -23,12 +23,27 @@ if TYPE_CHECKING:
 
 
 END = "--"  # no options come after it
+IMPORT = "--import"
 
 
 def split_at_end(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Splits the words at `--`; no options come after it."""
     end = words.index(END) if END in words else len(words)
     return list(words[:end]), list(words[end:])
+
+
+def split_imports(options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits the words before `--` into those of the command, and the modules that `--import` names in any place."""
+    words, modules, coming = list[str](), list[str](), iter(options)
+    for word in coming:
+        name, given, value = word.partition("=")
+        if name == IMPORT:
+            modules.append(value if given else next(coming, ""))
+        else:
+            words.append(word)
+    if not all(all(part.isidentifier() for part in module.split(".")) for module in modules):
+        raise UsageError(f"{IMPORT} needs the name of a Python module, such as mycells or lab.cells; give one after it")
+    return words, modules
 
 
 def with_resume_value(words: Sequence[str]) -> list[str]:
@@ -244,7 +259,7 @@ def close_options(word: str, arguments: ArgumentCollection) -> list[str]:
     known = OPTIONS_ELSEWHERE.get(bare)
     if known in names:
         return [known]
-    by_bare = {name.lstrip("-"): name for name in [*names, "--help"]}
+    by_bare = {name.lstrip("-"): name for name in [*names, "--help", IMPORT]}
     return [by_bare[each] for each in close_dotted(bare, by_bare, SUGGESTED)]
 
 

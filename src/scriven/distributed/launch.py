@@ -29,6 +29,8 @@ from torch.distributed.rendezvous import rendezvous
 from scriven.distributed.collectives import TIMEOUT, ProcessGroup, first_sentence
 from scriven.distributed.worker_process import WorkerProcess
 from scriven.errors import ScrivenError, UsageError, shortage
+from scriven.runtime import imports_for_workers
+from scriven.settings import REGISTERED_CELLS, REGISTERED_OPTIMIZERS
 from scriven.signals import raise_if_stopped
 
 MEET_TIMEOUT = timedelta(minutes=5)  # to reach the first worker, which itself waits for the others without limit
@@ -143,6 +145,7 @@ def start_workers(size: int, stop: Callable[[], int] = lambda: 0) -> ProcessGrou
         LOCAL, port, size, True, timeout=TIMEOUT, wait_for_workers=False, master_listen_fd=listener.detach()
     )
     address = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": LOCAL, "MASTER_PORT": str(port)}
+    address |= imports_for_workers([REGISTERED_CELLS, REGISTERED_OPTIMIZERS])
     workers = ProcessGroup(0, size)
     try:
         for rank in range(1, size):

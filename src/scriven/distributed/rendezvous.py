@@ -21,7 +21,7 @@ from scriven.distributed.launch import ProcessInfo, join_group, join_spawning_le
 from scriven.errors import InputError, Interrupted
 from scriven.kernels.native_library import LEVELS, VARIABLE, level
 from scriven.runs.journal import ReplayLog
-from scriven.settings import Settings
+from scriven.settings import Settings, validate
 from scriven.signals import StopFlag, raise_if_stopped
 
 Environment = dict[str, str]
@@ -52,7 +52,7 @@ class WorkerJob:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> WorkerJob:
         """Returns the job that `to_json` described. Its clock starts now; only rank 0's clock matters."""
-        made = {"settings": Settings.model_validate(values["settings"]), "made_at": time.monotonic()}
+        made = {"settings": validate(values["settings"]), "made_at": time.monotonic()}
         return cls(**values | made | {"replay": values["replay"] and ReplayLog(**values["replay"])})
 
     def seconds(self) -> float:

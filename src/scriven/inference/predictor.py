@@ -17,6 +17,7 @@ from scriven.inference.sampling import draw
 from scriven.kernels import native_library, sampler
 from scriven.kernels.sampler import Sampler
 from scriven.model import CharLM, State, autocast_context
+from scriven.model.cells import CELLS
 from scriven.model.device import single_threaded
 from scriven.model.language_model import join_rows, take_rows
 from scriven.settings import SamplingSettings
@@ -239,8 +240,8 @@ class Predictor:
         return torch.from_numpy(begins) if begins.any() else None
 
 
-def writing_precision(asked: str, device: torch.device) -> str | None:
-    """The precision that native code writes in, int8 for `auto`; None when torch must write.
+def writing_precision(asked: str, device: torch.device, cell: str = "lstm") -> str | None:
+    """The precision that native code writes in, int8 for `auto`; None when torch must write: registered cells, too.
 
     Raises UsageError if int8 is asked for and torch must write, which does not have it.
     """
@@ -248,6 +249,8 @@ def writing_precision(asked: str, device: torch.device) -> str | None:
         because = f"the device is {device.type}"
     elif kernels.level() == "off":
         because = f"here is torch alone ({kernels.why()})"
+    elif cell not in CELLS:
+        because = f"the cell {cell} is registered, which torch computes"
     else:
         return "int8" if asked == "auto" else asked
     if asked == "int8":

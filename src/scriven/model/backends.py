@@ -52,7 +52,7 @@ class Measurement:
 def choose_precision(
     name: str,
     device: torch.device,
-    cell: Cell = "lstm",
+    cell: str = "lstm",
     *,
     native: bool = False,
     fresh: bool = False,
@@ -62,22 +62,24 @@ def choose_precision(
 
     If there is `native` code in bf16, nothing is measured: it exists for processors on which it is several times
     faster. Nor is it if texts begin within chunks and native code in fp32 starts `fresh` there: in bf16 torch would
-    need a loop over time, which takes more than twice as long. `again` is as in `measurements`.
+    need a loop over time, which takes more than twice as long. A registered cell is not measured either: the CPU
+    computes it in fp32. `again` is as in `measurements`.
 
     Raises UsageError if bf16 is asked for and does not work.
     """
-    if name == "bf16" and device.type == "cpu" and not bf16_speedup(cell, again=False):
+    known = cell in CELLS
+    if name == "bf16" and device.type == "cpu" and not bf16_speedup(cell if known else CELLS[0], again=False):
         raise UsageError("bf16 does not work on this processor; use fp32")
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    if device.type != "cpu" or (fresh and cell != "mingru" and not native):
+    if device.type != "cpu" or not known or (fresh and cell != "mingru" and not native):
         return "fp32"
     return "bf16" if native or bf16_speedup(cell, again=again) > WORTHWHILE_SPEEDUP else "fp32"
 
 
-def bf16_speedup(cell: Cell = "lstm", *, again: bool = True) -> float:
+def bf16_speedup(cell: str = "lstm", *, again: bool = True) -> float:
     """How many times faster a layer trains in bf16 than in fp32 on this CPU, each on its best path; 0 if bf16 fails.
 
     `again` is as in `measurements`.
@@ -97,7 +99,7 @@ def median_speedup(found: Sequence[Measurement]) -> float:
 
 
 @functools.cache
-def measurements(cell: Cell, again: bool = True) -> tuple[Measurement, ...]:
+def measurements(cell: str, again: bool = True) -> tuple[Measurement, ...]:
     """The measurements of a cell on this processor, with these versions and kernels: at least one, the newest last.
 
     Measures now, in about 0.5 s, if there are none. With `again`, also measures if there are few or the newest is old,
@@ -127,7 +129,7 @@ def training_path(cell: Cell) -> str:
     return f"{precision}, by {'native code' if native else 'torch'}"
 
 
-def _measure(cell: Cell) -> Measurement:
+def _measure(cell: str) -> Measurement:
     """Measures both number formats in turns on all cores, and takes the best of each, as other programs may disturb.
 
     On some processors oneDNN refuses bf16, on others it emulates it slowly.

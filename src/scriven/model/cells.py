@@ -17,9 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scriven.kernels import recurrent, recurrent_fp32, scan
-from scriven.model.reference_cells import LayerState, Step, gru_step, lstm_step, recurrence, rnn_step
+from scriven.model.reference_cells import (
+    LayerState,
+    RegisteredLayer,
+    Step,
+    gru_step,
+    lstm_step,
+    recurrence,
+    rnn_step,
+)
 from scriven.model.stretches import Stretches
-from scriven.settings import Cell, ModelSettings
+from scriven.settings import ModelSettings
 
 
 class Masks:
@@ -91,7 +99,7 @@ def drop(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 # The gates in the order of torch's weights and biases. "new" is the candidate of every cell.
-GATES: dict[Cell, tuple[str, ...]] = {
+GATES: dict[str, tuple[str, ...]] = {
     "rnn": ("new",),
     "gru": ("reset", "keep", "new"),
     "lstm": ("input", "forget", "new", "output"),
@@ -151,7 +159,7 @@ class MinGRU(nn.Module):
         self.register_parameter("weight_hh_l0", None)
 
 
-CELLS: dict[Cell, CellKind] = {
+CELLS: dict[str, CellKind] = {
     "rnn": CellKind(nn.RNN, torch.rnn_tanh, rnn_step, len(GATES["rnn"]), 1),
     "gru": CellKind(nn.GRU, torch.gru, gru_step, len(GATES["gru"]), 1),
     "lstm": CellKind(nn.LSTM, torch.lstm, lstm_step, len(GATES["lstm"]), 2),
@@ -162,7 +170,7 @@ CELLS: dict[Cell, CellKind] = {
 def has_native_code(settings: ModelSettings, precision: str) -> bool:
     """Whether native code can compute the steps of all such layers in this number format on this processor."""
     able = recurrent.usable() if precision == "bf16" else recurrent_fp32.usable()
-    return able and set(settings.activations) == {"tanh"}
+    return able and settings.cell in CELLS and set(settings.activations) == {"tanh"}
 
 
 class RecurrentLayer(nn.Module):
@@ -189,6 +197,18 @@ class RecurrentLayer(nn.Module):
             return device.type == "cpu" and scan.usable()
         able = has_native_code(self.settings, "bf16" if autocasts_to_bf16() else "fp32")
         return able and self.rnn.weight_hh_l0.dtype == torch.float32 and device.type == "cpu"
+
+    @property
+    def recurrent_weight(self) -> Tensor | None:
+        """The recurrent weights (G*H, H); a mingru has none."""
+        weight: Tensor | None = self.rnn.weight_hh_l0
+        return weight
+
+    @property
+    def matrices(self) -> list[Tensor]:
+        """The weights of two dimensions, but for those that a one-hot input looks up columns in."""
+        columns = self.rnn.weight_ih_l0 if self.onehot else None
+        return [each for each in self.parameters() if each.ndim == 2 and each is not columns]
 
     @property
     def columns(self) -> Tensor:
@@ -285,6 +305,16 @@ class RecurrentLayer(nn.Module):
         """Computes one step directly: for a single step, torch's modules take several times as long."""
         from_hidden = functional.linear(state[0], weight_hh, self.rnn.bias_hh_l0)
         return step(self._from_input(x, self.rnn.bias_ih_l0), from_hidden, state, self.activation)
+
+
+Layer = RecurrentLayer | RegisteredLayer
+
+
+def make_layer(settings: ModelSettings, inputs: int, width: int, *, onehot: bool = False) -> Layer:
+    """Makes a recurrent layer of Scriven's own cells or of a registered one."""
+    if settings.cell in CELLS:
+        return RecurrentLayer(settings, inputs, width, onehot=onehot)
+    return RegisteredLayer(settings, inputs, width)
 
 
 def packs(device: torch.device) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import pairwise
 from math import prod
 
@@ -11,8 +12,8 @@ from torch.nn import functional
 
 from scriven.errors import UsageError
 from scriven.kernels import cross_entropy
-from scriven.model.cells import CELLS, Masks, RecurrentLayer, autocasts_to_bf16
-from scriven.model.reference_cells import LayerState
+from scriven.model.cells import CELLS, Layer, Masks, autocasts_to_bf16, make_layer
+from scriven.model.reference_cells import LayerState, RegisteredLayer, describe_cell, seeded_draws
 from scriven.settings import ModelSettings, check_cell
 
 State = tuple[LayerState, ...]  # one entry per layer, each a tuple of arrays (N, H)
@@ -39,7 +40,7 @@ class CharLM(nn.Module):
         onehot, headless = settings.input == "onehot", settings.head == "none"
         self.embedding = None if onehot else nn.Embedding(vocabulary_size, inputs)
         self.layers = nn.ModuleList(
-            RecurrentLayer(settings.of_layer(depth), before, width, onehot=onehot and depth == 0)
+            make_layer(settings.of_layer(depth), before, width, onehot=onehot and depth == 0)
             for depth, (before, width) in enumerate(pairwise((inputs, *widths)))
         )
         norm = {"none": nn.Identity, "rms": nn.RMSNorm, "layer": nn.LayerNorm}[settings.norm]
@@ -95,7 +96,9 @@ class CharLM(nn.Module):
         if fresh is not None and not all(layer.native(ids.device) for layer in self._layers()):
             state = zero_rows(state, fresh[0].to(ids.device, non_blocking=True))
             fresh = fresh if fresh[1:].any() else None  # torch's functions are faster without it
-        return self._hidden_states(ids, state, masks, fresh)
+        own_draws = self.training and isinstance(self._layers()[0], RegisteredLayer)
+        with seeded_draws(dropout_seed, ids.device) if own_draws else nullcontext():
+            return self._hidden_states(ids, state, masks, fresh)
 
     def logits(self, y: Tensor) -> Tensor:
         """The second part of `forward`: logits (T, N, V) in fp32 from y (T, N, H), for any steps and rows."""
@@ -110,8 +113,8 @@ class CharLM(nn.Module):
         logits = self.logits(y).flatten(0, 1)  # (T * N, V)
         return functional.cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape)
 
-    def _layers(self) -> list[RecurrentLayer]:
-        return [layer for layer in self.layers if isinstance(layer, RecurrentLayer)]
+    def _layers(self) -> list[Layer]:
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
 
     def _hidden_states(
         self, ids: Tensor, state: State, masks: Masks, fresh: Tensor | None
@@ -122,7 +125,9 @@ class CharLM(nn.Module):
         x = self._symbols(masks) if folded else self._embed(ids, masks)  # (V, D) or (T, N, D)
         raw, after = x, []
         for depth, layer in enumerate(layers):
-            weight_hh = masks.drop_weight(layer.rnn.weight_hh_l0, settings.weight_drop, depth)
+            weight_hh = layer.recurrent_weight
+            if weight_hh is not None:
+                weight_hh = masks.drop_weight(weight_hh, settings.weight_drop, depth)
             x_ids = ids if folded and depth == 0 else None
             normed = x if depth == 0 else self._normalize(depth - 1, x)
             raw, layer_state = layer(normed, state[depth], weight_hh, x_ids, fresh)
@@ -222,11 +227,15 @@ def weight_shapes(settings: ModelSettings, vocabulary_size: int) -> dict[str, tu
     Raises UsageError if the settings contradict each other.
     """
     inputs, *widths = layer_widths(settings, vocabulary_size)
-    kind, headless = CELLS[settings.cell], settings.head == "none"
+    kind, headless = CELLS.get(settings.cell), settings.head == "none"
     shapes: dict[str, tuple[int, ...]] = {}
     if settings.input != "onehot":
         shapes["embedding.weight"] = (vocabulary_size, inputs)
     for depth, (before, width) in enumerate(pairwise((inputs, *widths))):
+        if kind is None:
+            weights, _ = describe_cell(settings.cell, before, width)
+            shapes |= {f"layers.{depth}.rnn.{name}": shape for name, shape in weights.items()}
+            continue
         for part, columns in ({"ih": before} | ({} if kind.step is None else {"hh": width})).items():
             shapes[f"layers.{depth}.rnn.weight_{part}_l0"] = (kind.gates * width, columns)
             shapes[f"layers.{depth}.rnn.bias_{part}_l0"] = (kind.gates * width,)
@@ -236,6 +245,14 @@ def weight_shapes(settings: ModelSettings, vocabulary_size: int) -> dict[str, tu
     if not headless:
         shapes |= {"head.weight": (vocabulary_size, widths[-1]), "head.bias": (vocabulary_size,)}
     return shapes
+
+
+def state_size(settings: ModelSettings, vocabulary_size: int) -> int:
+    """The number of values in the state of one row, of all layers together, without making the model."""
+    widths = layer_widths(settings, vocabulary_size)
+    if settings.cell in CELLS:
+        return CELLS[settings.cell].state_size * sum(widths[1:])
+    return sum(sum(describe_cell(settings.cell, before, width)[1]) for before, width in pairwise(widths))
 
 
 def parameter_count(settings: ModelSettings, vocabulary_size: int) -> int:

@@ -1,4 +1,4 @@
-"""Recurrence in plain torch: one step of each cell, and a loop over time for cells that torch's modules cannot do.
+"""Recurrence in plain torch: one step of each cell, a loop for what torch's modules cannot do, registered cells.
 
 A layer's state is a tuple of arrays (N, H): `(h,)` for rnn and gru, `(h, c)` for lstm.
 """
@@ -6,12 +6,17 @@ A layer's state is a tuple of arrays (N, H): `(h,)` for rnn and gru, `(h, c)` fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from scriven.errors import UsageError
+from scriven.settings import REGISTERED_CELLS, ModelSettings
 
 aten = torch.ops.aten
 LayerState = tuple[Tensor, ...]
@@ -177,3 +182,121 @@ def _in_autocast_format(weight: Tensor) -> Tensor:
     """The weight in autocast's number format, converted once so that a loop does not do it at every step."""
     device = weight.device.type
     return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
+
+
+class RegisteredLayer(nn.Module):
+    """One recurrent layer whose cell a program has registered; it is called as a `RecurrentLayer` is.
+
+    A one-hot layer reads one-hot vectors x (T, N, V).
+    """
+
+    def __init__(self, settings: ModelSettings, inputs: int, width: int) -> None:
+        """Lets the registered factory make the layer. Raises UsageError when that is not what it has to be."""
+        super().__init__()
+        self.cell, self.inputs, self.width = settings.cell, inputs, width
+        self.rnn, self.state_widths = make_cell(settings.cell, inputs, width)
+
+    recurrent_weight = None
+
+    def native(self, device: torch.device) -> bool:
+        """Whether native code computes the steps: never."""
+        return False
+
+    @property
+    def matrices(self) -> list[Tensor]:
+        """The weights of two dimensions that are learned."""
+        return [each for each in self.parameters() if each.ndim == 2 and each.requires_grad]
+
+    @property
+    def columns(self) -> Tensor:
+        """The one-hot vector of each input, (D, D)."""
+        return torch.eye(self.inputs, device=next(self.parameters()).device)
+
+    def zero_state(self, rows: int) -> LayerState:
+        """The state before anything was read: arrays of zeros (N, K), K as the module's `state_widths` say."""
+        device = next(self.parameters()).device
+        return tuple(torch.zeros(rows, width, device=device) for width in self.state_widths)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: LayerState,
+        weight_hh: Tensor | None = None,
+        ids: Tensor | None = None,
+        fresh: Tensor | None = None,
+    ) -> tuple[Tensor, LayerState]:
+        """Reads x (T, N, D) from `state` on. Returns y (T, N, H) and the state after the last step, in fp32.
+
+        Where `fresh` (T, N) is true, the state of that row is zeroed before that step: the module is called for the
+        steps between two of these. Raises UsageError when it returns arrays of other shapes.
+        """
+        begun = [None] * len(x) if fresh is None else starts(fresh, x.device)
+        cuts = [step for step, rows in enumerate(begun) if step and rows is not None]
+        outputs = []
+        for first, last in pairwise([0, *cuts, len(x)]):
+            if (rows := begun[first]) is not None:
+                state = tuple(part.masked_fill(rows, 0) for part in state)
+            y, state = self._read(x[first:last], state)
+            outputs.append(y)
+        return torch.cat(outputs), state
+
+    def _read(self, x: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
+        shapes = [(*x.shape[:2], self.width), *(tuple(part.shape) for part in state)]
+        result = self.rnn(x, state)
+        match result:
+            case Tensor() as y, tuple() as after if [tuple(part.shape) for part in (y, *after)] == shapes:
+                return y, tuple(part.to(before.dtype) for part, before in zip(after, state, strict=True))
+        raise UsageError(
+            f"model.cell {self.cell} must return y and a tuple of the state after it, arrays of {shapes}, for x of "
+            f"{tuple(x.shape)}; not {_show_shapes(result)}"
+        )
+
+
+def _show_shapes(result: object) -> object:
+    """The shapes of arrays in tuples; of anything else its type."""
+    if isinstance(result, tuple):
+        return tuple(map(_show_shapes, result))
+    return tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+
+
+def make_cell(name: str, inputs: int, width: int) -> tuple[nn.Module, tuple[int, ...]]:
+    """Lets a registered factory make the module of a layer; returns it with the widths of its state.
+
+    Raises UsageError when it makes none, or one that Scriven could not save.
+    """
+    registered = REGISTERED_CELLS.find(name)
+    if registered is None:
+        raise UsageError(f"model.cell {name} is not registered; import the module that registers it")
+    try:
+        module = registered.make(inputs, width)
+    except Exception as error:
+        raise UsageError(
+            f"model.cell {name} cannot be made with {inputs:,} inputs and a width of {width:,}: {error} "
+            f"({type(error).__name__}). It must also work on torch's meta device, whose arrays have no values"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"model.cell {name} makes {type(module).__name__}, not a torch.nn.Module")
+    widths = getattr(module, "state_widths", (width,))
+    if not (isinstance(widths, tuple) and all(type(each) is int and each > 0 for each in widths)):
+        raise UsageError(f"model.cell {name} has state_widths {widths!r}; give a tuple of widths, such as ({width},)")
+    learned = dict(module.named_parameters(remove_duplicate=False))
+    if not learned or learned.keys() != module.state_dict().keys():
+        raise UsageError(f"model.cell {name} must have parameters and no buffers, but those with persistent=False")
+    if any(each.dtype != torch.float32 for each in learned.values()):
+        raise UsageError(f"model.cell {name} has parameters that are not float32; precision is a setting of training")
+    return module, widths
+
+
+def describe_cell(name: str, inputs: int, width: int) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
+    """The names and shapes of a registered cell's weights, and the widths of its state, without their memory."""
+    with torch.device("meta"):
+        module, widths = make_cell(name, inputs, width)
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}, widths
+
+
+@contextmanager
+def seeded_draws(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds torch's own generators in this context; afterwards they are as before."""
+    with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scriven.model.reference_cells import LayerState
+LayerState = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)

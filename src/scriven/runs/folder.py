@@ -24,12 +24,11 @@ from pydantic import BaseModel, Field, ValidationError
 from scriven.arguments import check_step, epoch_of
 from scriven.corpus.filesystem import Place, place_of
 from scriven.errors import InputError, UnreadableError, UsageError
-from scriven.model.cells import CELLS
-from scriven.model.language_model import layer_widths, weight_shapes
+from scriven.model.language_model import state_size, weight_shapes
 from scriven.runs.checkpoints import Checkpoint, folder_name, whole_epochs, write_checkpoint
 from scriven.runs.journal import LOGS, drop_log_backups, flush_logs
 from scriven.runs.manifest import SHA256, Index, Measured, Seals, extend_seals, settings_seal, vocabulary_seal
-from scriven.runs.tensors import HEADER_LIMIT, Shapes
+from scriven.runs.tensors import HEADER_LIMIT, Shapes, physical_memory
 from scriven.safe_files import (
     discard,
     ensure_regular,
@@ -42,7 +41,15 @@ from scriven.safe_files import (
     remove_folder,
     replace_file,
 )
-from scriven.settings import CorpusSettings, Settings, describe_errors, validate, with_current_names
+from scriven.settings import (
+    REGISTERED_OPTIMIZERS,
+    CorpusSettings,
+    Settings,
+    describe_errors,
+    find_unregistered,
+    validate,
+    with_current_names,
+)
 from scriven.settings_toml import parse_toml
 from scriven.vocabulary import Vocabulary
 
@@ -99,11 +106,13 @@ class Run:
     def expected_contents(self) -> tuple[Shapes, int]:
         """The shapes of the weights in a checkpoint, and the most bytes that its training state can have.
 
-        An optimizer keeps at most two values per weight, and averaging two more. Raises InputError like `shapes`.
+        An optimizer keeps at most two values per weight, and averaging two more. Of one that is registered only the
+        memory of this machine is known to be enough. Raises InputError like `shapes`.
         """
-        shapes, model = self.shapes(), self.settings.model
-        widths = layer_widths(model, self.vocabulary.size)[1:]
-        states = self.settings.reader.batch * sum(widths) * max(kind.state_size for kind in CELLS.values())
+        shapes = self.shapes()
+        if REGISTERED_OPTIMIZERS.find(self.settings.training.optimizer):
+            return shapes, physical_memory()
+        states = self.settings.reader.batch * state_size(self.settings.model, self.vocabulary.size)
         return shapes, 4 * (4 * sum(map(prod, shapes.values())) + states) + HEADER_LIMIT
 
     def index(self) -> Index:
@@ -300,6 +309,11 @@ def open_run(path: str | Path) -> Run:
         raise InputError(f"{path} {what}; {_instead(path)}")
     values = parse_toml(read_text(path / SETTINGS_FILE, SETTINGS_LIMIT), path / SETTINGS_FILE)
     origin = values.pop("run", {})
+    if missing := find_unregistered(values):
+        raise InputError(
+            f"{path} has {missing}, which is not registered here; import the module that registers it first (on the "
+            "command line: --import MODULE)"
+        )
     try:
         settings = validate(with_current_names(values))
     except UsageError as error:

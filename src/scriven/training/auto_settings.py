@@ -15,8 +15,16 @@ from scriven.errors import UsageError
 from scriven.model import CharLM, autocast_context, choose_device, choose_precision
 from scriven.model.cells import has_native_code
 from scriven.model.device import available_cores, tune_cpu
-from scriven.settings import Cell, ModelSettings, Settings, check_complete, merge_settings, validate
-from scriven.training.optimizer import LEARNING_RATES
+from scriven.settings import (
+    REGISTERED_CELLS,
+    REGISTERED_OPTIMIZERS,
+    ModelSettings,
+    Settings,
+    check_complete,
+    merge_settings,
+    validate,
+)
+from scriven.training.optimizer import usual_learning_rate
 from scriven.training.state import FEW_VALIDATED, MANY_VALIDATED
 
 REFERENCE = ModelSettings()  # the model whose speed is measured
@@ -85,6 +93,11 @@ def choose_compute(settings: Settings, text: Part) -> Compute:
     device = choose_device(training.device)
     if training.workers > 1 and device.type == "mps":
         raise UsageError("several workers need CPUs or CUDA; drop --training.workers or --training.device mps")
+    if training.workers > 1 and (alone := _known_here_alone(settings)):
+        raise UsageError(
+            f"{alone} is registered by the program that runs, which other workers cannot import; move it into a module "
+            "that the program imports, or drop --training.workers"
+        )
     native = has_native_code(settings.model, "bf16")
     fresh = _starts_within_chunks(settings, text) and has_native_code(settings.model, "fp32")
     return Compute(device, choose_precision(training.precision, device, cell, native=native, fresh=fresh))
@@ -121,7 +134,15 @@ def describe_workload(
     )
 
 
-def measure_speed(device: torch.device, precision: str, cell: Cell, threads: int = 1) -> float:
+def _known_here_alone(settings: Settings) -> str:
+    """The registered cell or optimizer that no other process could import; "" without one."""
+    named = {REGISTERED_CELLS: settings.model.cell, REGISTERED_OPTIMIZERS: settings.training.optimizer}
+    found = ((registry, name, registry.find(name)) for registry, name in named.items())
+    alone = (f"{registry.setting} {name}" for registry, name, each in found if each and not each.importable)
+    return next(alone, "")
+
+
+def measure_speed(device: torch.device, precision: str, cell: str, threads: int = 1) -> float:
     """Measures the training speed in characters/s of the reference model with this cell, on `threads` threads.
 
     The fastest of a few; about 0.3 s.
@@ -232,7 +253,7 @@ def _choose_workers_and_rows(
 ) -> tuple[int, int, int]:
     """Returns the numbers of workers, of groups, and of rows over all workers."""
     training, reader = chosen.get("training", {}), chosen.get("reader", {})
-    pair = min(2, workload.cores) if workload.device == "cpu" else 1
+    pair = min(2, workload.cores) if workload.device == "cpu" and not _known_here_alone(given) else 1
     workers = training.get("workers") or (1 if workload.shared else pair)
     rows = ROWS_PER_WORKER * max(workers, pair if workload.shared else 1)
     rows = rows if given.budget.minutes else max(ROWS, FEWEST_ROWS_PER_WORKER * workers)
@@ -314,7 +335,7 @@ def _choose_optimizer(given: Settings) -> dict[str, Any]:
     optimizer = given.training.optimizer
     decay = 0.1 if optimizer == "muon" else 0.0
     return {
-        "learning_rate": LEARNING_RATES[optimizer],
+        "learning_rate": usual_learning_rate(optimizer),
         "weight_decay": decay,
         "beta2": 0.95 if optimizer == "rmsprop" else 0.99,
     }

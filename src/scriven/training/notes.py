@@ -14,8 +14,8 @@ from scriven.errors import InputError
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, open_run
 from scriven.runs.folder import retraining_command
-from scriven.settings import Settings
-from scriven.training.optimizer import LEARNING_RATES
+from scriven.settings import REGISTERED_CELLS, Settings
+from scriven.training.optimizer import usual_learning_rate
 from scriven.training.state import FEW_VALIDATED, LossHistory, TrainingState
 from scriven.training.warm_start import new_symbols, warm_started_model
 
@@ -94,7 +94,7 @@ def describe_learning(settings: Settings, state: TrainingState, factor: float) -
     first, recent, lowest = losses.first, losses.recent, losses.lowest
     if first is None or recent is None or lowest is None:
         return []
-    rate, usual = settings.training.learning_rate * factor, LEARNING_RATES[settings.training.optimizer]
+    rate, usual = settings.training.learning_rate * factor, usual_learning_rate(settings.training.optimizer)
     per_char = "bits/char" if settings.corpus.documents == "none" else "bits/char, with ends"
     lower = f"The learning rate, {rate:g}, is too high; try --training.learning-rate {min(rate * LOWER_RATE, usual):g}."
     if losses.steps >= FEWEST_STEPS and recent > WORSE_THAN_FIRST * first:
@@ -180,6 +180,14 @@ def folder_notes(wanted: Path, path: Path) -> list[str]:
     if path == wanted:
         return []
     return [f"{wanted} exists already, so this run is {path}; to continue the other one, use --resume -o {wanted}."]
+
+
+def cell_notes(settings: Settings) -> list[str]:
+    """At most one sentence: what a registered cell does without."""
+    cell = settings.model.cell
+    if not REGISTERED_CELLS.find(cell):
+        return []
+    return [f"The cell {cell} is registered: torch computes it in training and in writing, without native code."]
 
 
 def epoch_notes(settings: Settings, counts: EpochCounts) -> list[str]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from scriven.errors import UsageError
 from scriven.kernels import muon
 from scriven.kernels.adamw import AdamW, norm
-from scriven.model.cells import RecurrentLayer
-from scriven.runs.tensors import check_arrays
-from scriven.settings import TrainingSettings
+from scriven.model.cells import Layer
+from scriven.runs.tensors import NAMES, check_arrays, finite
+from scriven.settings import REGISTERED_OPTIMIZERS, TrainingSettings
 
 MOST_STEPS = 1 << 53  # floats are exact up to here
 
@@ -81,18 +83,18 @@ def learning_rate_factor(settings: TrainingSettings, progress: float, epochs: fl
 LEARNING_RATES = {"muon": 0.04, "adamw": 0.004, "sgd": 1.0, "rmsprop": 0.002}  # good for most texts
 
 
+def usual_learning_rate(optimizer: str) -> float:
+    """The peak learning rate at which an optimizer learns most texts; a registered one was registered with its own."""
+    registered = REGISTERED_OPTIMIZERS.find(optimizer)
+    return registered.learning_rate if registered else LEARNING_RATES[optimizer]
+
+
 class FlatWeights:
     """A model's weights as views of one flat array (P,), the matrices of its recurrent layers last."""
 
     def __init__(self, model: nn.Module) -> None:
         """Moves the model's parameters into the array; they stay usable under their names."""
-        matrices = [
-            parameter
-            for layer in model.modules()
-            if isinstance(layer, RecurrentLayer)
-            for parameter in layer.parameters()
-            if parameter.ndim == 2 and not (layer.onehot and parameter is layer.rnn.weight_ih_l0)  # an embedding
-        ]
+        matrices = [each for layer in model.modules() if isinstance(layer, Layer) for each in layer.matrices]
         chosen = {id(parameter) for parameter in matrices}
         others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
         self.parameters = [*others, *matrices]
@@ -194,6 +196,91 @@ class TorchOptimizer:
         self.rule.load_state_dict({"state": state, "param_groups": self.rule.state_dict()["param_groups"]})
 
 
+class RegisteredOptimizer:
+    """An optimizer of torch's kind that a program has registered, of the parameters in their own shapes.
+
+    Its state may be arrays and numbers. So may be the numbers of its parameter groups that change.
+    """
+
+    def __init__(self, weights: FlatWeights, settings: TrainingSettings) -> None:
+        """Raises UsageError when the registered factory makes no optimizer of torch's kind."""
+        self.name, self.peak = settings.optimizer, settings.learning_rate
+        registered = REGISTERED_OPTIMIZERS.find(self.name)
+        learned = [each for each in weights.parameters if each.requires_grad]
+        rule = registered.make(learned, lr=self.peak) if registered else None
+        if not isinstance(rule, torch.optim.Optimizer):
+            raise UsageError(f"training.optimizer {self.name} makes {type(rule).__name__}, not a torch.optim.Optimizer")
+        self.rule: torch.optim.Optimizer = rule
+        self.learned = [index for index, each in enumerate(weights.parameters) if each.requires_grad]
+        self.parameters = learned
+        self.begun = [dict(group) for group in rule.param_groups]
+
+    def step(self, gradients: list[Tensor], scale: float, rate: float) -> None:
+        """One step from gradients, one a parameter, each times `scale`; the rates of all groups follow the schedule."""
+        for parameter, index in zip(self.parameters, self.learned, strict=True):
+            parameter.grad = gradients[index] * scale
+        for group, begun in zip(self.rule.param_groups, self.begun, strict=True):
+            group["lr"] = begun["lr"] * (rate / self.peak)
+        self.rule.step()
+        for parameter in self.parameters:
+            parameter.grad = None  # else the next backward pass would add to it
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` needs. Raises UsageError when it cannot be saved."""
+        kept = self.rule.state
+        named = {
+            (str(index), key): value
+            for index, each in enumerate(self.parameters)
+            for key, value in kept.get(each, {}).items()
+        }
+        for number, (group, begun) in enumerate(zip(self.rule.param_groups, self.begun, strict=True)):
+            changed = {key: value for key, value in group.items() if _is_number(value) and value != begun.get(key)}
+            named |= {(f"group{number}", key): value for key, value in changed.items() if key != "lr"}
+        return {
+            f"{place}.{key}{NUMBER * _is_number(value)}": self._to_array(key, value)
+            for (place, key), value in named.items()
+            if value is not None
+        }
+
+    def _to_array(self, key: object, value: object) -> Tensor:
+        if _is_number(value):
+            value = torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+        if isinstance(value, Tensor) and value.dtype in NAMES and finite(value):
+            return value
+        raise UsageError(
+            f"training.optimizer {self.name} keeps {key} as {type(value).__name__}, which a checkpoint cannot hold; it "
+            "holds finite numbers and arrays of them"
+        )
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what `state` gave. Raises ValueError for the state of another model."""
+        groups = {f"group{number}": group for number, group in enumerate(self.rule.param_groups)}
+        places: dict[str, dict[str, Any]] = {str(i): {} for i in range(len(self.parameters))}
+        for group, begun in zip(self.rule.param_groups, self.begun, strict=True):
+            group.update({key: value for key, value in begun.items() if _is_number(value)})
+        for name, value in tensors.items():
+            place, _, key = name.partition(".")
+            if place not in places.keys() | groups.keys():
+                raise ValueError(f"{name} is of another model")
+            number = key.endswith(NUMBER)
+            into = groups.get(place, places.get(place, {}))
+            into[key.removesuffix(NUMBER)] = value.item() if number else value.clone()
+        self.rule.state.clear()
+        for parameter, kept in zip(self.parameters, places.values(), strict=True):
+            if kept:
+                self.rule.state[parameter] = {
+                    key: value.to(parameter.device) if isinstance(value, Tensor) and value.ndim else value
+                    for key, value in kept.items()
+                }
+
+
+NUMBER = ".number"  # ends the names of arrays that are numbers of Python
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
 def assign_owners(shapes: Sequence[torch.Size], workers: int) -> list[int]:
     """Returns which worker orthogonalises which matrix: the costliest first, each to the worker with least work."""
     load = [0] * workers
@@ -226,12 +313,13 @@ class Optimizer:
         self.owners = assign_owners(weights.matrix_shapes, workers)
         self.muon = Muon(weights, settings.momentum, dtype, rank, share) if settings.optimizer == "muon" else None
         rest = weights.values[: weights.first_matrix] if self.muon else weights.values
-        adamw = settings.optimizer in ("muon", "adamw")
-        self.rest = (
-            AdamW(rest, settings.beta2, settings.epsilon, early=settings.early_epsilon)
-            if adamw
-            else TorchOptimizer(rest, settings)
-        )
+        self.rest: AdamW | TorchOptimizer | RegisteredOptimizer
+        if settings.optimizer in ("muon", "adamw"):
+            self.rest = AdamW(rest, settings.beta2, settings.epsilon, early=settings.early_epsilon)
+        elif REGISTERED_OPTIMIZERS.find(settings.optimizer):
+            self.rest = RegisteredOptimizer(weights, settings)
+        else:
+            self.rest = TorchOptimizer(rest, settings)
 
     def step(
         self, gradients: list[Tensor], divisor: float, progress: float, epochs: float = 0.0
@@ -274,6 +362,9 @@ class Optimizer:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Restores what `state` gave. Raises ValueError if a part of it is missing or not valid."""
+        if isinstance(self.rest, RegisteredOptimizer):
+            self.rest.restore(tensors)
+            return
         shapes: dict[str, Sequence[int]] = {name: value.shape for name, value in self.state().items()}
         if tensors and isinstance(self.rest, TorchOptimizer):
             shapes = self.rest.shapes

@@ -19,7 +19,7 @@ from scriven.signals import raise_if_stopped
 from scriven.training.auto_settings import Workload, chunk_length, expected_bytes, expected_seconds
 from scriven.training.loop import Trainer
 from scriven.training.new_run import prepare_new_run
-from scriven.training.notes import epoch_notes, time_notes
+from scriven.training.notes import cell_notes, epoch_notes, time_notes
 from scriven.training.request import PreparedRun, Request, resolve_resume, with_absolute_paths
 from scriven.training.resume import compare_replay, expand_replay, prepare_resumed_run
 
@@ -82,7 +82,7 @@ def _make_started(trainer: Trainer, prepared: PreparedRun) -> Started:
     workload, state = prepared.workload, trainer.state
     notes = [*prepared.corpus.notes, *prepared.notes, *time_notes(trainer.job, state, trainer.even_evaluations)]
     if not state.step:
-        notes += epoch_notes(trainer.settings, trainer.epoch)
+        notes += [*cell_notes(trainer.settings), *epoch_notes(trainer.settings, trainer.epoch)]
     settings, corpus = trainer.settings, trainer.corpus
     parameters = parameter_count(settings.model, corpus.vocabulary.size)
     reader, model = settings.reader, settings.model
