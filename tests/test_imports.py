@@ -24,7 +24,7 @@ MAP = """
     runs.journal runs.tensors runs.manifest runs.checkpoints runs.folder runs.recovery runs.saver runs.doctor runs
     inference inference.sampling inference.detokenizer inference.chunks inference.predictor inference.saved_session
     inference.surprisal inference.generation inference.lines inference.protocols
-    distributed.worker_process distributed.collectives distributed.launch distributed.rendezvous distributed
+    distributed.collectives distributed.launch distributed.rendezvous distributed
     training.optimizer training.state training.budget training.evaluation training.warm_start training.gradients
     training.auto_settings training.notes training.request training.new_run training.resume training.loop
     training.start training.verify training

@@ -1,22 +1,33 @@
-"""Requests to stop, which come as signals: Ctrl-C (SIGINT), or SIGTERM from a process manager."""
+"""Requests to stop, which come as signals: Ctrl-C (SIGINT), or SIGTERM from a process manager.
+
+Python runs signal handlers only in the main thread, and not while that thread waits in C or C++. So blocking calls can
+be run in another thread.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import selectors
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any, TypeVar
 
 from scriven.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SERVED_SECONDS = 3.0  # after a second signal, until the process is ended by force
+CHECK_SECONDS = 0.2  # between two checks while waiting
+THREAD_CLOSE_SECONDS = 1.0
+CALLER_NAME = "scriven-caller"  # of the thread of an `InterruptibleCaller`
 LAUNCHER_SECONDS = 5.0  # within which a launcher's signals and those of its job scheduler count as one request
+T = TypeVar("T")
 
 
 class Stopped(Exception):
@@ -125,3 +136,64 @@ def raise_if_stopped(stop: Callable[[], int]) -> None:
     """Raises Interrupted if `stop()` is the number of a signal; used before the first step."""
     if number := stop():
         raise Interrupted("stopped before the first step; nothing new had to be saved, so just start again", number)
+
+
+@dataclass
+class _Call:
+    task: Callable[[], Any]
+    ended: threading.Lock = field(default_factory=threading.Lock)  # held until the task has ended
+    result: Any = None
+    error: BaseException | None = None
+
+
+def has_abandoned_calls() -> bool:
+    """Whether a caller's thread of this process still runs a call that nobody waits for."""
+    return any(thread.name == CALLER_NAME for thread in threading.enumerate())
+
+
+class InterruptibleCaller:
+    """Runs blocking calls in a thread, so that the main thread can handle signals.
+
+    Python runs signal handlers only in the main thread, and not while that thread waits in C or C++.
+    """
+
+    def __init__(self) -> None:
+        """The first call starts the thread."""
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.busy = False  # stays true while a call runs that nobody waits for any more
+
+    def wait_for(self, task: Callable[[], T], check: Callable[[], None]) -> T:
+        """Returns or raises what `task()` does. Calls `check` now and then meanwhile, which may raise to stop waiting.
+
+        The task then continues in its thread, and no other call may start before it has ended.
+        """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=CALLER_NAME, daemon=True)
+            self._thread.start()
+        call = _Call(task)
+        call.ended.acquire()
+        self.busy = True
+        self._calls.put(call)
+        while not call.ended.acquire(timeout=CHECK_SECONDS):
+            check()
+        if call.error:
+            raise call.error
+        result: T = call.result
+        return result
+
+    def close(self) -> None:
+        """Ends the thread after its current call. Waits for that at most THREAD_CLOSE_SECONDS."""
+        if self._thread:
+            self._calls.put(None)
+            self._thread.join(THREAD_CLOSE_SECONDS)
+
+    def _serve(self) -> None:
+        while call := self._calls.get():
+            try:
+                call.result = call.task()
+            except BaseException as error:  # `wait_for` raises it again
+                call.error = error
+            self.busy = False
+            call.ended.release()
+            del call  # frees what the task and its result hold

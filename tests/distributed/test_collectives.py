@@ -15,13 +15,12 @@ SCRIPT = """
 import os, sys
 import torch
 from scriven.errors import ScrivenError
-from scriven.distributed import launch
-from scriven.distributed import worker_process as child
+from scriven.distributed import collectives, launch
 
 if "RANK" in os.environ:
     workers = launch.join_spawning_leader()
 else:
-    child.COMMAND = [sys.executable, "-X", "forked", __file__]
+    collectives.COMMAND = [sys.executable, "-X", "forked", __file__]
     workers = launch.start_workers(3)
 rank = workers.rank
 for count in (3, 4, 7):
@@ -59,8 +58,7 @@ DEAF = """
 import os, sys, time
 import torch
 from scriven.errors import Interrupted
-from scriven.distributed import launch
-from scriven.distributed import worker_process as child
+from scriven.distributed import collectives, launch
 from scriven.signals import StopFlag
 
 if "RANK" in os.environ:
@@ -70,7 +68,7 @@ if "RANK" in os.environ:
     workers.all_gather(torch.ones(1), 2)
     workers.close()
     os._exit(0)
-child.COMMAND = [sys.executable, "-X", "forked", __file__]
+collectives.COMMAND = [sys.executable, "-X", "forked", __file__]
 os.environ["DEAF"] = "1"
 flag = StopFlag(lambda: print("noticed", flush=True))
 with flag.listening():
@@ -115,9 +113,9 @@ def test_signals_are_noticed_while_another_worker_never_answers(tmp_path: Path) 
 DYING = """
 import sys
 from scriven.cli import main
-from scriven.distributed import worker_process as child
+from scriven.distributed import collectives
 
-child.COMMAND = [sys.executable, "-c", "print('one'); import no_such_module"]
+collectives.COMMAND = [sys.executable, "-c", "print('one'); import no_such_module"]
 main(sys.argv[1:])
 """
 

@@ -189,8 +189,8 @@ def _make_harmless(message: str) -> str:
 
 def _others_are_waited_for() -> bool:
     """Whether this process waits for others that train with it. False when that code was never imported."""
-    collectives = sys.modules.get("scriven.distributed.collectives")
-    return collectives is not None and bool(collectives.has_abandoned_calls())
+    signals = sys.modules.get("scriven.signals")
+    return signals is not None and bool(signals.has_abandoned_calls())
 
 
 def _version() -> str:

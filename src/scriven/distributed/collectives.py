@@ -10,22 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import json
-import queue
+import os
 import re
-import threading
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import Store  # torch.distributed does not export it to type checkers
 
-from scriven.distributed.worker_process import WorkerProcess
 from scriven.errors import LostError, shortage
+from scriven.signals import CHECK_SECONDS, InterruptibleCaller
 
 # The others may wait for hours while one evaluates, so waits have no short limit. The end of a worker is noticed by its
 # closed connection (see `_finds_closed_connection`). A machine that is cut off no longer confirms what is sent to it,
@@ -36,9 +38,9 @@ LOST_SECONDS = 2.0  # to receive what a worker sent before it ended
 PROBE_SECONDS = 1.0  # between two probes of the connections to other workers, while waiting for them
 PROBE_TAG = 1  # marks messages that nobody receives; all others have tag 0
 STOP_KEY = "stop"
-CALLER_NAME = "scriven-caller"  # of its thread
-CHECK_SECONDS = 0.2  # between two checks while waiting
-THREAD_CLOSE_SECONDS = 1.0
+COMMAND = [sys.executable, "-m", "scriven", "worker"]
+REPORT_LINES, REPORT_BYTES = 3, 2000  # of the end of a worker's error output
+KILLED = -9  # the exit code of a process that was killed
 T = TypeVar("T")
 Pieces = list[Tensor]  # arrays of one dimension that together are a row
 
@@ -48,65 +50,52 @@ def partition(count: int, rank: int, size: int) -> range:
     return range(count * rank // size, count * (rank + 1) // size)
 
 
-@dataclass
-class _Call:
-    task: Callable[[], Any]
-    ended: threading.Lock = field(default_factory=threading.Lock)  # held until the task has ended
-    result: Any = None
-    error: BaseException | None = None
+@dataclass(frozen=True)
+class WorkerProcess:
+    """A worker as a subprocess. Its error output is kept, so that the leader can report it."""
 
+    rank: int
+    process: subprocess.Popen[bytes]
+    error_output: IO[bytes]
 
-def has_abandoned_calls() -> bool:
-    """Whether a caller's thread of this process still runs a call that nobody waits for."""
-    return any(thread.name == CALLER_NAME for thread in threading.enumerate())
+    @classmethod
+    def start(cls, rank: int, environment: Mapping[str, str]) -> WorkerProcess:
+        """Starts the worker of this rank. Raises OSError."""
+        error_output = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the child
+        process = subprocess.Popen(
+            COMMAND,
+            env=os.environ | environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdin=subprocess.PIPE,  # it closes when this process ends, see `launch.end_with_leader`
+            stdout=subprocess.DEVNULL,
+            stderr=error_output,
+            process_group=0,  # Ctrl-C goes to the leader only, which asks the others to stop
+        )
+        return cls(rank, process, error_output)
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self.process.poll() is not None
 
-class InterruptibleCaller:
-    """Runs blocking calls in a thread, so that the main thread can handle signals.
+    def exit_report(self) -> str:
+        """Describes how it ended, with the last lines of its error output."""
+        code = self.process.poll()
+        how = "killed, perhaps for lack of memory" if code == KILLED else f"exit code {code}"
+        self.error_output.seek(max(0, self.error_output.seek(0, os.SEEK_END) - REPORT_BYTES))
+        lines = [line.strip() for line in self.error_output.read().decode("utf-8", "replace").splitlines()]
+        end = " / ".join([line for line in lines if line][-REPORT_LINES:])
+        return f"worker {self.rank}: {how}" + (f": {end}" if end else "")
 
-    Python runs signal handlers only in the main thread, and not while that thread waits in C or C++.
-    """
-
-    def __init__(self) -> None:
-        """The first call starts the thread."""
-        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self.busy = False  # stays true while a call runs that nobody waits for any more
-
-    def wait_for(self, task: Callable[[], T], check: Callable[[], None]) -> T:
-        """Returns or raises what `task()` does. Calls `check` now and then meanwhile, which may raise to stop waiting.
-
-        The task then continues in its thread, and no other call may start before it has ended.
-        """
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name=CALLER_NAME, daemon=True)
-            self._thread.start()
-        call = _Call(task)
-        call.ended.acquire()
-        self.busy = True
-        self._calls.put(call)
-        while not call.ended.acquire(timeout=CHECK_SECONDS):
-            check()
-        if call.error:
-            raise call.error
-        result: T = call.result
-        return result
-
-    def close(self) -> None:
-        """Ends the thread after its current call. Waits for that at most THREAD_CLOSE_SECONDS."""
-        if self._thread:
-            self._calls.put(None)
-            self._thread.join(THREAD_CLOSE_SECONDS)
-
-    def _serve(self) -> None:
-        while call := self._calls.get():
-            try:
-                call.result = call.task()
-            except BaseException as error:  # `wait_for` raises it again
-                call.error = error
-            self.busy = False
-            call.ended.release()
-            del call  # frees what the task and its result hold
+    def close(self, seconds: float) -> None:
+        """Waits for its end for at most `seconds`, then kills it."""
+        try:
+            self.process.wait(timeout=max(0.0, seconds))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdin:
+            self.process.stdin.close()
+        self.error_output.close()
 
 
 class ProcessGroup:

@@ -26,8 +26,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not export them to mypy
 from torch.distributed.rendezvous import rendezvous
 
-from scriven.distributed.collectives import TIMEOUT, ProcessGroup, first_sentence
-from scriven.distributed.worker_process import WorkerProcess
+from scriven.distributed.collectives import TIMEOUT, ProcessGroup, WorkerProcess, first_sentence
 from scriven.errors import ScrivenError, UsageError, shortage
 from scriven.runtime import imports_for_workers
 from scriven.settings import REGISTERED_CELLS, REGISTERED_OPTIMIZERS

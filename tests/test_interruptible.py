@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from scriven.distributed.collectives import InterruptibleCaller
+from scriven.signals import InterruptibleCaller
 
 
 def nothing() -> None:
