@@ -93,7 +93,7 @@ def test_choices_of_another_type_are_named(model: Model, values: dict[str, Any],
 
 def test_several_texts_are_for_score_and_sample_alone(model: Model) -> None:
     for function in (model.stream, model.encode, model.prepare, model.session().read, model.session().score):
-        assert "call it again for each" in told(function, ["a", "b"])
+        assert "call it again for the others" in told(function, ["a", "b"])
     for name in ("temp", "topp"):
         with pytest.raises(TypeError, match=name):
             model.sample(**{name: 1})  # type: ignore[call-overload]

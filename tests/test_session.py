@@ -284,12 +284,12 @@ def test_a_session_is_bound_to_its_weights(model: Model, tmp_path: Path) -> None
 
 def test_a_file_that_is_no_session(model: Model, tmp_path: Path) -> None:
     weights = Path(model.run) / "checkpoints" / "step-00000003" / "model.safetensors"
-    with pytest.raises(InputError, match="no session that scriven saved"):
+    with pytest.raises(InputError, match="not a session that Scriven saved"):
         load_session(weights)
     model.session().save(tmp_path / "session")
     data = (tmp_path / "session").read_bytes()
     (tmp_path / "session").write_bytes(data.replace(b"PCG64", b"PCG65"))
-    with pytest.raises(InputError, match="no session that scriven saved"):
+    with pytest.raises(InputError, match="not a session that Scriven saved"):
         load_session(tmp_path / "session")
     (tmp_path / "session").write_bytes(data[:-5])
     with pytest.raises(InputError, match="damaged"):

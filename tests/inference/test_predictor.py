@@ -127,7 +127,7 @@ def test_contexts_go_side_by_side() -> None:
     for row, context in enumerate((contexts[0], contexts[0], contexts[1])):
         alone, _ = model.generate(context, SamplingSettings(), numbers[:, row : row + 1])
         assert ids[:, row].tolist() == alone[:, 0].tolist()
-    with pytest.raises(ValueError, match="side by side"):
+    with pytest.raises(ValueError, match="share a batch"):
         generation.side_by_side([model.blank(), contexts[0]])
 
 

@@ -24,11 +24,11 @@ from scriven.errors import InputError
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Vocabulary
 
-POSITIONS_PER_BLOCK = 4096  # of the order, computed together: a few take as long as many
+POSITIONS_PER_BLOCK = 4096  # of the order, computed together, since a few take as long as many
 
 
 def locate_documents(text: Part, settings: ReaderSettings, first: int, count: int) -> Ids:
-    """The numbers of `count` documents (count,), from position `first` of the order on. The text must have some."""
+    """Returns the numbers of `count` documents (count,), from position `first` of the order on, in a text with some."""
     pieces = [np.empty(0, np.int64)]
     while count:
         number, place = divmod(first, POSITIONS_PER_BLOCK)
@@ -45,7 +45,7 @@ def _block(documents: int, seed: int, number: int) -> Ids:
     return permute(places, documents, seeds(seed, epochs))
 
 
-MOST_DOCUMENTS = 1 << 53  # that a cursor may have taken
+MOST_DOCUMENTS = 1 << 53  # that a cursor may count
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class Pieces:
 def next_documents(
     text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: Cursor, lanes: range, epochs: int = 0
 ) -> tuple[Batch, Places]:
-    """The batch at `cursor` for some lanes, and the cursor after it.
+    """Returns the batch at `cursor` for some lanes, and the cursor after it.
 
-    After `epochs` epochs (if not 0) no row begins another document, and its later predictions have weight 0. So an
+    After `epochs` epochs (if not 0) no row starts another document, and its later predictions have weight 0. So an
     epoch reads each document exactly once. Raises InputError if the text has no documents.
     """
     end = document_count(text) * epochs or MOST_DOCUMENTS
@@ -99,7 +99,7 @@ def check_places(text: Part, settings: ReaderSettings, value: Any) -> Places:
         known = type(taken) is int and 0 <= taken < MOST_DOCUMENTS and len(value) == len(Places.__annotations__)
         for each in (documents, read):
             known = known and each.shape == (settings.batch,) and each.dtype == np.dtype(np.int64)
-        lengths = np.zeros_like(documents)  # (N,) nothing was read in a document that is yet to come
+        lengths = np.zeros_like(documents)  # (N,); nothing was read yet in documents to come
         lengths[documents >= 0] = text.bounds(documents[documents >= 0])[1]
         known = known and bool((documents >= -1).all() and (read >= 0).all() and (read <= lengths).all())
     except (LookupError, OverflowError, TypeError, ValueError) as error:
@@ -110,20 +110,20 @@ def check_places(text: Part, settings: ReaderSettings, value: Any) -> Places:
 
 
 def document_count(text: Part) -> int:
-    """The number of documents of the text; each is read once per epoch.
+    """Returns the number of documents of the text; each is read once per epoch.
 
     Raises InputError if it has none.
     """
     if not text.documents:
         raise InputError(
-            f"a text of {text.characters} characters without documents cannot be read by documents: say what a "
+            f"a text of {text.characters} characters has no documents to read: say what a "
             "document is with --corpus.documents, or give a text that is not empty"
         )
     return text.documents
 
 
 def _chunk(text: Part, settings: ReaderSettings, cursor: Cursor, end: int) -> tuple[list[Pieces], Ids, Places]:
-    """The pieces of the next chunk of all rows, the steps that they fill in each row (N,), and the next cursor.
+    """Returns the pieces of the next chunk of all rows, the steps that they fill in each row (N,), and the next cursor.
 
     Free rows take documents in rounds, in the order of rows, until `end` documents are taken.
     """
@@ -133,11 +133,11 @@ def _chunk(text: Part, settings: ReaderSettings, cursor: Cursor, end: int) -> tu
     documents, read = np.array(cursor["documents"], np.int64), np.array(cursor["read"], np.int64)  # (N,)
     filled = np.zeros_like(documents)  # (N,)
     while True:
-        going_on = filled < settings.length if settings.pack else filled == 0
-        free = np.flatnonzero(going_on & (documents < 0))[: max(0, end - taken)]
+        unfinished = filled < settings.length if settings.pack else filled == 0
+        free = np.flatnonzero(unfinished & (documents < 0))[: max(0, end - taken)]
         documents[free] = locate_documents(text, settings, taken, free.size)
         taken += free.size
-        rows = np.flatnonzero(going_on & (documents >= 0))  # (M,)
+        rows = np.flatnonzero(unfinished & (documents >= 0))  # (M,)
         if not rows.size:
             return pieces, filled, Places(order=ORDER, taken=taken, documents=documents.tolist(), read=read.tolist())
         firsts, lengths = text.bounds(documents[rows])  # (M,)
@@ -150,7 +150,7 @@ def _chunk(text: Part, settings: ReaderSettings, cursor: Cursor, end: int) -> tu
 
 
 def _values(pieces: list[Pieces], lanes: range) -> Iterator[tuple[int, ...]]:
-    """The fields of each piece of some lanes, with rows counted from the first lane."""
+    """Yields the fields of each piece of some lanes, with rows counted from the first lane."""
     for each in pieces:
         own = (each.rows >= lanes.start) & (each.rows < lanes.stop)
         values = (each.rows - lanes.start, each.places, each.firsts, each.lengths, each.read, each.sizes)

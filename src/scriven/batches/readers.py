@@ -34,11 +34,11 @@ def next_batch(
     lanes: range | None = None,
     epochs: int = 0,
 ) -> tuple[Batch, Cursor]:
-    """The batch at `cursor`, for all lanes or those given, and the cursor after it.
+    """Returns the batch at `cursor` for some lanes (all by default), and the cursor after it.
 
-    The cursor is a plain value; 0 is the start. After `epochs` epochs (if not 0) the documents reader begins no more
-    documents; the other readers never stop.
-    Raises InputError if the text is too short for the reader, or lacks the documents that it needs.
+    The cursor is a plain value; 0 is the start. After `epochs` epochs (if not 0) the documents reader starts no more
+    documents; the other readers never stop. Raises InputError if the text is too short for the reader, or lacks the
+    documents that it needs.
     """
     lanes = range(settings.batch) if lanes is None else lanes
     ending = {"epochs": epochs} if settings.kind == "documents" else {}
@@ -55,7 +55,7 @@ def check_cursor(text: Part, settings: ReaderSettings, value: Any) -> Cursor:
 
 
 def epoch_predictions(text: Part, settings: ReaderSettings) -> int:
-    """The number of predictions that count in one pass over the text.
+    """Returns the number of predictions that count in one pass over the text.
 
     Raises InputError like `next_batch`.
     """
@@ -67,7 +67,7 @@ def epoch_predictions(text: Part, settings: ReaderSettings) -> int:
 
 
 def epoch_reads(text: Part, settings: ReaderSettings) -> int:
-    """The number of characters and starts of documents read in one pass over the text, without padding.
+    """Returns the number of characters and starts of documents read in one pass over the text, without padding.
 
     Raises InputError like `next_batch`.
     """
@@ -82,10 +82,10 @@ BATCHES_AHEAD = 4  # enough for an occasional batch that takes much longer to re
 def prefetch(
     text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: Cursor, lanes: range, epochs: int = 0
 ) -> Generator[tuple[Batch, Cursor]]:
-    """Yields endless pairs of a batch and the cursor after it, from `cursor` on. A thread prepares them in advance.
+    """Yields batches without end, each with the cursor after it, from `cursor` on. A thread prepares them in advance.
 
-    `epochs` is as in `next_batch`. The thread has nothing to save: a resume reads again what it had read ahead. Its
-    errors are raised when the batch is asked for.
+    `epochs` is as in `next_batch`. The thread has no state to save: a resumed run reads again what was read ahead. Its
+    errors are raised when the batch is due.
     """
     ready: queue.Queue[tuple[Batch, Cursor] | Exception] = queue.Queue(maxsize=BATCHES_AHEAD)
     stopped = threading.Event()
@@ -122,7 +122,7 @@ def prefetch(
 class EpochCounts:
     """Counts of one pass over a text. The sizes of arrays are for booleans of one byte."""
 
-    predictions: int  # that count
+    predictions: int  # those that count
     windows: int  # 0 for other readers
     window_length: int
     documents: int  # 0 for other readers
@@ -132,7 +132,7 @@ class EpochCounts:
 
 
 def count_epoch(text: Part, vocabulary: Vocabulary, reader: ReaderSettings, accumulate: int = 1) -> EpochCounts:
-    """The counts of one pass over a text by a reader, with `accumulate` batches per step.
+    """Returns the counts of one pass over a text by a reader, with `accumulate` batches per step.
 
     Raises InputError like `next_batch`.
     """
@@ -152,7 +152,7 @@ def count_epoch(text: Part, vocabulary: Vocabulary, reader: ReaderSettings, accu
 
 
 def _batches(text: Part, reader: ReaderSettings, predictions: int, windows: int) -> float:
-    """The number of batches of an epoch; 0 if unknown, because without packing long documents are cut."""
+    """Returns the number of batches of an epoch; 0 if unknown, as long documents are cut unless they are packed."""
     if windows:
         return math.ceil(windows / reader.batch)
     if reader.kind == "stream" or reader.pack:
@@ -162,7 +162,7 @@ def _batches(text: Part, reader: ReaderSettings, predictions: int, windows: int)
 
 
 def describe_epoch(counts: EpochCounts) -> str:
-    """The counts as the end of a sentence, without the full stop."""
+    """Returns the counts as the end of a sentence, without the full stop."""
     if counts.windows:
         what = f"{counts.windows:,} windows of {counts.window_length:,}"
     elif counts.documents:
@@ -173,7 +173,7 @@ def describe_epoch(counts: EpochCounts) -> str:
 
 
 def describe_steps(steps: float) -> str:
-    """A number of steps as text; it need not be whole."""
+    """Returns a number of steps as text. It need not be whole."""
     whole = steps == round(steps) or steps >= 100
     return f"{steps:,.0f} step{'s' * (steps != 1)}" if whole else f"{steps:,.2f} steps"
 

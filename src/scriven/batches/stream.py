@@ -1,9 +1,9 @@
 """The `stream` reader reads the text as a ring.
 
-Lane n of N starts at character n * M / N of M and reads for ever, T characters per batch, carrying its state along.
-After M / N characters it reaches the place where lane n + 1 began. So an epoch has M predictions, each character is
-predicted exactly once, and no lane ever jumps. Borders of chunks are at other places in every epoch unless T divides
-M / N. Texts shorter than N * T need no special case. A few chunks begin with a zero state, because every prompt and
+Lane n of N starts at character n * M / N of M and reads forever, T characters per batch, carrying its state along.
+After M / N characters it reaches the place where lane n + 1 started. So an epoch has M predictions, each character is
+predicted exactly once, and no lane ever jumps. The borders of chunks are at other places in every epoch unless T
+divides M / N. Texts shorter than N * T need no special case. A few chunks start with a zero state: every prompt and
 every scored text does too, and a model that never trains on such a start is poor at it.
 """
 
@@ -27,7 +27,7 @@ MINIMUM_CHARACTERS = 2  # one to read and one to predict
 def next_stream(
     text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: int, lanes: range
 ) -> tuple[Batch, int]:
-    """The batch at `cursor` (the number of batches before it) for some lanes, and the cursor after it.
+    """Returns the batch at `cursor` (the number of batches before it) for some lanes, and the cursor after it.
 
     Raises InputError if the text has fewer than two characters.
     """
@@ -43,7 +43,7 @@ def next_stream(
 
 
 def ring_size(text: Part) -> int:
-    """The number of characters of the text; each is predicted once per epoch.
+    """Returns the number of characters of the text; each is predicted once per epoch.
 
     Raises InputError if it has fewer than two.
     """
@@ -55,13 +55,13 @@ def ring_size(text: Part) -> int:
 
 
 def chances(lanes: Ids, cursor: int) -> Float64s:
-    """Random numbers in [0, 1), one per lane (N,), that depend on the lane and the cursor alone."""
+    """Returns random numbers in [0, 1), one per lane (N,), that depend only on the lane and the cursor."""
     words = lanes.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(cursor * 0xBF58476D1CE4E5B9 % 2**64)
     return (mix(words) >> np.uint64(11)).astype(np.float64) / 2**53
 
 
 def _around(size: int, start: int, length: int) -> Iterator[tuple[int, int]]:
-    """The starts and lengths of the pieces that `length` characters from `start` on take in a ring of `size`."""
+    """Yields the start and length of each piece that `length` characters from `start` on take in a ring of `size`."""
     while length:
         taken = min(length, size - start)
         yield start, taken

@@ -20,7 +20,7 @@ from scriven.vocabulary import Vocabulary
 def next_windows(
     text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: int, lanes: range
 ) -> tuple[Batch, int]:
-    """The batch at `cursor` (the number of batches before it) for some lanes, and the cursor after it.
+    """Returns the batch at `cursor` (the number of batches before it) for some lanes, and the cursor after it.
 
     Raises InputError if a window is longer than the text.
     """
@@ -39,7 +39,7 @@ def next_windows(
 
 
 def window_count(text: Part, settings: ReaderSettings) -> int:
-    """The number of windows of the text; each is read once per epoch.
+    """Returns the number of windows of the text; each is read once per epoch.
 
     Raises InputError if a window is longer than the text.
     """

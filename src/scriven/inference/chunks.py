@@ -1,6 +1,6 @@
 """Texts as chunks of ids, in bounded memory: from a corpus on the disk, or from text that was just read.
 
-In texts that are made of documents, the boundary follows the ids of each document.
+In a text of documents, the boundary follows the ids of each document.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from scriven.vocabulary import Vocabulary, byte_places
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of a text, as ids: the part that is given (G,), and the part after it (M,)."""
+    """A piece of a text, as ids: the given part (G,), and the part after it (M,)."""
 
     given: Ids
     after: Ids
 
 
 def random_passage(text: StoredText, seed: Sequence[int], given: int, after: int) -> Passage:
-    """A piece of the text at a place that looks random and depends on the numbers of `seed` alone.
+    """Returns a piece of the text at a place that looks random and depends only on the numbers of `seed`.
 
-    Up to `given` characters, but no more than half of the text, and up to `after` that follow them. Where the text is
-    made of documents, it is the beginning of one of them.
+    Its given part has up to `given` characters, but no more than half of the text; up to `after` characters follow. In
+    a text of documents, it is the beginning of a document.
     """
     random = np.random.default_rng(seed)
     if text.documents:
@@ -46,33 +46,33 @@ def random_passage(text: StoredText, seed: Sequence[int], given: int, after: int
 
 
 CHUNK = 1 << 20  # ids read from the disk at once
-DOCUMENTS_AT_ONCE = 1 << 14  # whose places are looked up at once
+DOCUMENTS_AT_ONCE = 1 << 14  # documents whose places are looked up at once
 
 
 class StoredIdsReader(Protocol):
-    """A text on the disk, as ids, readable at any place."""
+    """A text on the disk, as ids that can be read at any place."""
 
     @property
     def characters(self) -> int:
-        """How many characters there are."""
+        """The number of characters."""
 
     def read(self, start: int, length: int) -> Ids:
-        """The ids (length,) from `start` on."""
+        """Reads the ids (length,) from `start` on."""
 
 
 class StoredText(StoredIdsReader, Protocol):
-    """A text on the disk that may be made of documents, which stand one after another without anything between."""
+    """A text on the disk, which may consist of documents, one right after another."""
 
     @property
     def documents(self) -> int:
-        """How many documents there are; 0 where the text is not made of documents."""
+        """The number of documents; 0 if the text has none."""
 
     def bounds(self, numbers: Ids) -> tuple[Ids, Ids]:
-        """The first character and the length of each of these documents, both (M,)."""
+        """Returns the first character and the length of each of these documents, both (M,)."""
 
 
 def chunks_of(reader: StoredIdsReader, start: int = 0, stop: int | None = None, length: int = CHUNK) -> Iterator[Ids]:
-    """The characters from `start` to `stop` (the end for None) in chunks."""
+    """Yields the characters from `start` to `stop` (None: the end) in chunks."""
     stop = reader.characters if stop is None else stop
     for begin in range(start, stop, length):
         yield reader.read(begin, min(length, stop - begin))
@@ -81,9 +81,9 @@ def chunks_of(reader: StoredIdsReader, start: int = 0, stop: int | None = None, 
 def documents_of(
     text: StoredText, boundary: int, start: int = 0, stop: int | None = None, limit: int | None = None
 ) -> Iterator[Ids]:
-    """The documents from number `start` to `stop` (the last for None) in chunks, the boundary after each.
+    """Yields the documents from number `start` to `stop` (None: the last) in chunks, each followed by the boundary.
 
-    Only the first `limit` characters of the text are read: the document that they cut gets no boundary.
+    Only the first `limit` characters of the text are read. A document that they cut gets no boundary.
     """
     stop = text.documents if stop is None else stop
     limit = text.characters if limit is None else limit
@@ -97,13 +97,13 @@ def documents_of(
 
 
 def read_chunks(vocabulary: Vocabulary, pieces: Iterable[tuple[str, Ids]]) -> Iterator[Ids]:
-    """The ids of the pieces that `scriven.corpus.documents.split_documents` gives, a boundary where a document ends."""
+    """Yields the ids of the pieces from `scriven.corpus.documents.split_documents`, with boundaries."""
     for text, ends in pieces:
         yield with_boundaries(vocabulary, text, ends)
 
 
 def with_boundaries(vocabulary: Vocabulary, text: str, ends: Ids) -> Ids:
-    """The ids of a text, with the boundary where documents end: before the characters with the numbers `ends` (M,)."""
+    """Returns the ids of a text with a boundary at each end of a document: before the characters number `ends` (M,)."""
     ids = vocabulary.encode_read(text)
     if vocabulary.boundary is None or not ends.size:
         return ids
@@ -113,7 +113,7 @@ def with_boundaries(vocabulary: Vocabulary, text: str, ends: Ids) -> Ids:
 
 
 def split_text(text: str, settings: CorpusSettings) -> list[str]:
-    """The documents in a text as a corpus of these settings holds it; the last one is the text after all separators."""
+    """Splits a text into documents, as a corpus of these settings does. The last one follows all separators."""
     text, separator = prepare(text, settings), prepare(settings.separator, settings)
     if settings.documents == "lines":
         return split_lines(text)
@@ -121,14 +121,14 @@ def split_text(text: str, settings: CorpusSettings) -> list[str]:
 
 
 def prompt_ids(text: str, vocabulary: Vocabulary, settings: CorpusSettings) -> Ids:
-    """The ids (symbols,) of a prompt: the text is prepared, with the boundary between documents."""
+    """Returns the ids (symbols,) of a prompt. The text is prepared, with the boundary between documents."""
     first, *others = map(vocabulary.encode_read, split_text(text, settings))
     boundary = np.array([vocabulary.boundary])
     return np.concatenate([first, *(ids for other in others for ids in (boundary, other))])
 
 
 def blocks(chunks: Iterable[Ids], length: int, overlap: int = 0) -> Iterator[Ids]:
-    """The same text in blocks of `length + overlap` ids, each beginning with the `overlap` last of the one before.
+    """Yields a text in blocks of `length + overlap` ids, each beginning with the last `overlap` ids of the one before.
 
     Only the last block may be shorter; it has more than `overlap` ids.
     """
@@ -143,7 +143,7 @@ def blocks(chunks: Iterable[Ids], length: int, overlap: int = 0) -> Iterator[Ids
 
 
 def gather_chunks(chunks: Iterable[Ids], length: int) -> Iterator[Ids]:
-    """The same text in chunks of at least `length` ids, but for the last."""
+    """Yields the same text in chunks of at least `length` ids; only the last may be shorter."""
     held: list[Ids] = []
     size = 0
     for chunk in chunks:
@@ -157,7 +157,7 @@ def gather_chunks(chunks: Iterable[Ids], length: int) -> Iterator[Ids]:
 
 
 def open_chunks(chunks: Iterable[Ids], length: int) -> tuple[Ids, Iterator[Ids]]:
-    """The first `length` ids of a text (all of a shorter one), and the text again, from its first id on."""
+    """Returns the first `length` ids of a text (all of a shorter one), and the whole text again, from its start."""
     rest = iter(chunks)
     held = [np.empty(0, np.int64)]
     while sum(map(len, held)) < length and (chunk := next(rest, None)) is not None:

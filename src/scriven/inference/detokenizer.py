@@ -1,4 +1,4 @@
-"""Ids block by block -> text, up to where a text is to end."""
+"""Turns blocks of ids into text, up to the place where the text ends."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ NOWHERE = np.empty(0, np.int64)
 
 
 class StreamDecoder:
-    """Turns ids that come in blocks into text, up to the first of the stop strings to be complete.
+    """Decodes ids that come in blocks into text, up to the first stop string that is complete.
 
-    With `until_end` the text is also done where a document ends. Text that may be the beginning of a stop string is
-    held back until that is decided.
+    With `until_end` the text also ends where its document ends. Text that may be the beginning of a stop string is held
+    back until that is decided.
     """
 
     def __init__(self, vocabulary: Vocabulary, stop: Sequence[str], until_end: bool = False) -> None:
         self.done = False
-        self.ended = False  # by a document's end
-        self.stopped = False  # by a stop string
+        self.ended = False  # whether it reached the end of its document
+        self.stopped = False  # whether it reached a stop string
         self._boundary = vocabulary.boundary if until_end else None
         self._decoder = vocabulary.decoder()
         self._stop = stop
         self._held = ""
 
     def feed(self, ids: Ids) -> tuple[str, int]:
-        """The text that is certain now, and how many of ids (T,) it took: all of them, as long as it is not `done`.
+        """Decodes ids (T,). Returns the text that is certain now, and the number of ids that it took.
 
-        The last one taken is then the one that completed a stop string, or ended the document.
+        It takes all ids unless the text is `done`. The last one taken then completed a stop string, or ended the
+        document.
         """
         if self.done:
             return "", 0
@@ -47,7 +48,7 @@ class StreamDecoder:
         return text + self.flush(), len(inside) + 1
 
     def flush(self) -> str:
-        """Ends the text; returns the part that was held back."""
+        """Ends the text. Returns the part that was held back."""
         if self.done:
             return ""
         text, _ = self._take(self._decoder.flush())
@@ -56,7 +57,7 @@ class StreamDecoder:
         return text
 
     def _take(self, more: str) -> tuple[str, int | None]:
-        """Takes more text; returns the certain part, and, once a stop string is complete, the length up to its end."""
+        """Takes more text. Returns the certain part, and, once a stop string is complete, the length up to its end."""
         if not self._stop:
             return more, None
         text = self._held + more
@@ -73,7 +74,7 @@ class StreamDecoder:
 
 
 def _count(decoder: Decoder, ids: Ids, wanted: int) -> int:
-    """After how many of the ids a decoder has given as many characters."""
+    """Returns the number of ids after which a decoder has given this many characters."""
     given = 0
     for count in range(len(ids)):
         given += len(decoder.feed(ids[count : count + 1]))

@@ -1,6 +1,6 @@
-"""Writes texts, block by block: one, or many side by side. Each ends by its own length, stop string or document end.
+"""Writes texts block by block: one, or many at the same time. Each has its own length, stop strings and end.
 
-A text depends on its context, its settings and its random numbers, one a symbol. It does not depend on the lengths of
+A text depends on its context, its settings and its random numbers, one per symbol. It does not depend on the lengths of
 blocks, nor on the other texts of its batch.
 """
 
@@ -23,19 +23,19 @@ from scriven.inference.surprisal import overflow
 from scriven.settings import SamplingSettings, describe_errors
 from scriven.vocabulary import Vocabulary
 
-FIRST = 8  # symbols in a text's first block: that what is read as it comes begins at once
-LIVE = 32  # symbols in a block at most, where somebody reads along
-UNSEEN = 512  # and where nobody does
-ENDING = 16  # of texts side by side that may end at any symbol: what is drawn behind an end is lost
-SMOOTH = 1 / 30  # seconds; blocks that take longer come in jerks
-ROWS = 64  # texts side by side
-LENGTH = 500  # symbols of a text, when no length is given
-SAMPLING = SamplingSettings()  # how symbols are drawn, when nothing else is given
+FIRST = 8  # symbols in a text's first block, so that a reader sees the beginning at once
+LIVE = 32  # symbols in a block, at most, if somebody reads along
+UNSEEN = 512  # symbols in a block, at most, if nobody reads along
+ENDING = 16  # symbols in a block of texts that may end at any symbol: those drawn after an end are lost
+SMOOTH = 1 / 30  # seconds; blocks that take longer make the text jerky
+ROWS = 64  # texts written at the same time
+LENGTH = 500  # symbols of a text, unless a length is given
+SAMPLING = SamplingSettings()  # how symbols are drawn, unless settings are given
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How a text is written: its length and end, the size of its pieces, how its symbols are drawn.
+    """Options for writing a text: its length and end, the size of its pieces, how its symbols are drawn.
 
     Raises UsageError for values of other types or out of range.
     """
@@ -47,7 +47,7 @@ class GenerationOptions:
     top_k: int = SAMPLING.top_k
     top_p: float = SAMPLING.top_p
     min_p: float = SAMPLING.min_p
-    piece: int = UNSEEN  # symbols at most that are given at once
+    piece: int = UNSEEN  # symbols, at most, in a piece of the text
 
     def __post_init__(self) -> None:
         check_whole("length", self.length, 0, "0 or more characters to write")
@@ -72,16 +72,16 @@ class GenerationOptions:
     def begin(self, vocabulary: Vocabulary, random: np.random.Generator) -> Generation:
         """Returns a new text to write, whose symbols `random` draws.
 
-        Raises UsageError when the text shall end with its document and the model knows no documents.
+        Raises UsageError for `until_end` if the model knows no documents.
         """
         pen = make_decoder(vocabulary, self.stop, until_end=self.until_end)
         return Generation(random, self.sampling, check_whole("length", self.length, 0, ""), pen)
 
 
 def make_decoder(vocabulary: Vocabulary, stop: Sequence[str] = (), *, until_end: bool = False) -> StreamDecoder:
-    """Returns the decoder of one text, which ends it at a stop string and, `until_end`, at its document's end.
+    """Returns the decoder of one text. It ends the text at a stop string and, with `until_end`, at its document's end.
 
-    Raises UsageError for values of other types, and when the model knows no documents.
+    Raises UsageError for values of other types, and for `until_end` if the model knows no documents.
     """
     check_switch("until_end", until_end)
     stop = check_stops(stop)
@@ -94,9 +94,9 @@ def make_decoder(vocabulary: Vocabulary, stop: Sequence[str] = (), *, until_end:
 
 @dataclass(eq=False)
 class Generation:
-    """A text that is being written: `random` draws its symbols by the `settings`, at most `left` more; `pen` decodes.
+    """A text that is being written. `random` draws at most `left` more symbols by the `settings`; `pen` decodes them.
 
-    With `keep` a `GenerationBatch` puts the context after its last symbol into `end`.
+    With `keep`, a `GenerationBatch` puts the context after its last symbol into `end`.
     """
 
     random: np.random.Generator
@@ -108,18 +108,18 @@ class Generation:
 
     @property
     def done(self) -> bool:
-        """Whether nothing more follows."""
+        """Whether the text is complete."""
         return self.pen.done
 
     def take(self, ids: Ids) -> tuple[str, int]:
-        """Takes more ids (T,), up to the text's end; returns the text that is certain now, and how many it took."""
+        """Takes more ids (T,), up to the text's end. Returns the text that is certain now, and how many ids it took."""
         text, taken = self.pen.feed(ids[: self.left])
         self.left -= taken
         return (text if self.left else text + self.pen.flush()), taken
 
 
 class BlockLength:
-    """How long the next block is: twice as long as the last one, up to `most`, but short where blocks take long."""
+    """The length of the next block: twice that of the last one, up to `most`, but short if blocks take long."""
 
     def __init__(self, most: int) -> None:
         self.length, self._most = min(FIRST, most), most
@@ -135,10 +135,10 @@ class BlockLength:
 
 
 def generate(predictor: Predictor, context: Context, line: Generation, most: int) -> Iterator[tuple[str, Context]]:
-    """The pieces of a text after a context of one row, each with the context after all that was drawn for it.
+    """Yields the pieces of a text after a context of one row, each with the context after all symbols drawn so far.
 
-    Blocks have at most `most` symbols. Nothing is drawn beyond the end: the generator of random numbers is then where
-    it would be if each symbol had been drawn by itself. Raises InputError once the model's numbers are not finite.
+    Blocks have at most `most` symbols. Nothing is drawn after the end, so the random generator is then where it would
+    be if each symbol had been drawn alone. Raises InputError once the numbers of the model are not finite.
     """
     pace = BlockLength(most)
     _check(context)
@@ -148,7 +148,7 @@ def generate(predictor: Predictor, context: Context, line: Generation, most: int
             with pace as length:
                 uniforms = line.random.random((min(length, line.left), 1))
                 ids, after = predictor.generate(context, line.settings, uniforms)
-        except BaseException:  # an interrupt: as if the block had never begun
+        except BaseException:  # after an interrupt, everything is as before the block
             line.random.bit_generator.state = before
             raise
         _check(after)
@@ -161,15 +161,15 @@ def generate(predictor: Predictor, context: Context, line: Generation, most: int
 
 
 def _check(context: Context) -> None:
-    """Raises InputError when a context's logits are not finite: a model may overflow late in a text."""
+    """Raises InputError if a context's logits are not finite. A model may overflow late in a text."""
     if not context.logits.isfinite().all():
         raise overflow()
 
 
 class Emitted(NamedTuple):
-    """A piece of a text: the part of it that is certain now, and the ids (T,) that were taken.
+    """A piece of a text: the part that is certain now, and the ids (T,) that were taken.
 
-    When `finite` is False the model's numbers overflowed, and the piece means nothing.
+    If `finite` is False, the numbers of the model overflowed, and the piece means nothing.
     """
 
     line: Generation
@@ -179,28 +179,28 @@ class Emitted(NamedTuple):
 
 
 class GenerationBatch:
-    """Texts that are written side by side; they may join and leave between two blocks, and leave when done."""
+    """Texts that are written at the same time. They may join and leave between two blocks, and leave when done."""
 
     def __init__(self, predictor: Predictor) -> None:
-        """Begins with no texts."""
+        """Starts with no texts."""
         self._predictor = predictor
-        self.context: Context | None = None  # of the lines, a row each; None without lines
+        self.context: Context | None = None  # with a row for each text; None without texts
         self.lines: list[Generation] = []
 
     def takes(self, context: Context) -> bool:
-        """Whether texts after this context may join now; they always may while the batch is empty."""
+        """Whether texts after this context may join now. While the batch is empty, they always may."""
         return self.context is None or fit([self.context, context])
 
     def add(self, lines: Sequence[Generation], context: Context) -> None:
-        """Adds texts after a context of as many rows, which becomes the batch's own: nobody else may hold it.
+        """Adds texts after a context with a row for each. The batch owns the context: nobody else may hold it.
 
-        ValueError for one that the batch does not take.
+        Raises ValueError for a context that the batch does not take.
         """
         self.context = context if self.context is None else side_by_side([self.context, context])
         self.lines += lines
 
     def drop(self, lines: Collection[Generation]) -> None:
-        """Stops writing these."""
+        """Stops writing these texts."""
         self._keep([row for row, line in enumerate(self.lines) if line not in lines])
 
     def generate(self, length: int) -> list[Emitted]:
@@ -235,12 +235,12 @@ class GenerationBatch:
 def generate_many(
     predictor: Predictor, texts: Iterable[tuple[Generation, Context]], ending: bool
 ) -> Iterator[tuple[Generation, str]]:
-    """Writes many texts, each after its own context (of one row), side by side; yields them whole, in their order.
+    """Writes many texts, each after its own context (of one row), and yields them whole, in order.
 
-    A text that is done makes room for the next one. Through a window, texts that have seen unequal parts of it cannot
-    go side by side: the next ones then wait until all are done. `ending`: texts may end before their lengths do.
+    When a text is done, the next one takes its row. With a window, texts that have seen different lengths of it cannot
+    share a batch, so the next ones wait until all are done. `ending` says that texts may end before their lengths do.
 
-    Raises InputError once the model's numbers are not finite.
+    Raises InputError once the numbers of the model are not finite.
     """
     coming, batch, pace = _Queue(texts), GenerationBatch(predictor), BlockLength(ENDING if ending else UNSEEN)
     written: dict[Generation, str] = {}  # in the order of the texts
@@ -269,7 +269,7 @@ class _Queue:
         self._next = next(self._texts, None)
 
     def take(self, batch: GenerationBatch) -> list[tuple[Generation, Context]]:
-        """Takes those from the front that may join the batch now, next to one another; as many as it has room for."""
+        """Takes texts from the front that may join the batch now, as many as it has room for."""
         taken: list[tuple[Generation, Context]] = []
         while self._next and len(batch.lines) + len(taken) < ROWS:
             context = self._next[1]

@@ -1,4 +1,4 @@
-"""Reading and writing ids. What a model has read is a value, a `Context`: kept, copied and continued at will."""
+"""Reads and writes ids. What a model has read is a value, a `Context`, which can be kept, copied and continued."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from scriven.model.language_model import join_rows, take_rows
 from scriven.settings import SamplingSettings
 from scriven.vocabulary import Vocabulary
 
-READ_AT_ONCE = 4096  # characters, of all rows together; more is not faster
-LOGITS_AT_ONCE = 1 << 22  # values, 16 MB: bounds the memory where there are many rows or symbols
+READ_AT_ONCE = 4096  # characters of all rows together; more is not faster
+LOGITS_AT_ONCE = 1 << 22  # values, 16 MB: bounds the memory for many rows or symbols
 
 
 @dataclass(frozen=True)
 class Context:
-    """What N rows have read: the logits (N, V) of each one's next character, and the state (None before any).
+    """What N rows have read: the logits (N, V) of each row's next character, and the state (None before any).
 
-    Where a model looks through a window, the last characters that it read (L, N) are `recent`. Nothing changes a
-    context's arrays, so that one context can be continued many times.
+    With a window, `recent` has the last characters read (L, N). Nothing changes a context's arrays, so one context can
+    be continued many times.
     """
 
     logits: Tensor
@@ -40,25 +40,27 @@ class Context:
     recent: Ids | None = None
 
     def rows(self, numbers: Sequence[int]) -> Context:
-        """The context of the rows whose numbers are given, in that order; a number may be given many times."""
+        """Returns the context of the rows with these numbers, in that order. A number may occur many times."""
         index = torch.tensor(numbers, dtype=torch.long, device=self.logits.device)
         state = None if self.state is None else take_rows(self.state, index)
         return Context(self.logits[index], state, None if self.recent is None else self.recent[:, list(numbers)])
 
 
 def fit(contexts: Sequence[Context]) -> bool:
-    """Whether contexts can go side by side: with a state all or none, and with equally much seen of a window."""
+    """Whether contexts can share a batch: all or none have a state, and all have seen the same length of a window."""
     states = {context.state is None for context in contexts}
     return len(states) == 1 and len({0 if each.recent is None else len(each.recent) for each in contexts}) == 1
 
 
 def side_by_side(contexts: Sequence[Context]) -> Context:
-    """The rows of all contexts, one after another, as one context.
+    """Joins contexts into one, row after row.
 
-    ValueError where they do not `fit`.
+    Raises ValueError if they do not `fit`.
     """
     if not fit(contexts):
-        raise ValueError("only contexts that have all read something, through windows of one length, go side by side")
+        raise ValueError(
+            "contexts share a batch only if all have read something, and have seen the same length of a window"
+        )
     states = [context.state for context in contexts if context.state is not None]
     seen = [context.recent for context in contexts if context.recent is not None]
     state = join_rows(states) if states else None
@@ -68,20 +70,20 @@ def side_by_side(contexts: Sequence[Context]) -> Context:
 
 
 class Predictor:
-    """A model that reads, in chunks of bounded size and in one number format, and learns nothing."""
+    """Reads with a model, in chunks of bounded size and in one number format. It learns nothing."""
 
     def __init__(
         self, model: CharLM, vocabulary: Vocabulary, precision: str, window: int = 0, writing: str | None = None
     ) -> None:
-        """`model` must be in evaluation mode; `precision` is `fp32` or `bf16`.
+        """`model` must be in evaluation mode. `precision` is `fp32` or `bf16`.
 
-        With `writing`, native code writes, in that precision: a model on the CPU that is not in training (changes of
-        weights through other arrays go unnoticed). Without, torch writes, in fp32.
+        With `writing`, native code writes in that precision. The model must be on the CPU and not in training: changes
+        of its weights through other arrays go unnoticed. Without `writing`, torch writes, in fp32.
 
-        With a `window` above 0 the next character is predicted from the last `window` ones, which are read from a zero
-        state at every character anew, as in training on windows. `predict` does not look through the window.
+        With a `window` above 0, the next character is predicted from the last `window` ones only. They are read again
+        from a zero state for every character, as in training on windows. `predict` does not use the window.
 
-        `pause` may be set to a function; it is called before every chunk is read, and may raise to end the work.
+        `pause` may be set to a function. It is called before every chunk is read, and may raise to end the work.
         """
         self.model = model
         self.window = window
@@ -90,15 +92,15 @@ class Predictor:
         self.writing = writing
         self.pause: Callable[[], None] = lambda: None
         self._weights = model.state_dict(keep_vars=True)
-        self._changing = [each for each in self._weights.values() if not each.is_inference()]  # others have no version
+        self._changing = [each for each in self._weights.values() if not each.is_inference()]  # others never change
         self._sampler: tuple[list[tuple[int, int]], Sampler] | None = None
 
     def by_torch(self) -> Predictor:
-        """The same model, which torch reads with and writes with."""
+        """Returns a predictor of the same model that reads and writes with torch."""
         return Predictor(self.model, self.vocabulary, self.precision, self.window)
 
     def sampler(self) -> Sampler | None:
-        """The native code that writes, with the weights as they are now; None when torch writes."""
+        """The native code that writes, with the current weights; None if torch writes."""
         if self.writing is None:
             return None
         version = [(each.data_ptr(), each._version) for each in self._changing]
@@ -108,23 +110,23 @@ class Predictor:
         return self._sampler[1]
 
     def scorer(self) -> Sampler | None:
-        """The native code that reads given text, in int8; None when torch reads, in `precision`."""
+        """The native code that reads given text, in int8; None if torch reads, in `precision`."""
         return self.sampler() if self.writing == "int8" else None
 
     @property
     def reading(self) -> str:
-        """The precision of reading given text and of its costs."""
+        """The precision of reading given text, and of its surprisals."""
         return self.precision if self.scorer() is None else "int8"
 
     def blank(self, rows: int = 1) -> Context:
-        """The context of N rows that have read nothing: the zero state, and every symbol equally likely."""
+        """Returns the context of N rows that have read nothing: the zero state, and all symbols equally likely."""
         return Context(torch.zeros(rows, self.model.vocabulary_size, device=self.model.device))
 
     @property
     def opening(self) -> Ids:
-        """What is read before any text (0 or 1 ids): the boundary where texts are made of documents.
+        """The ids read before any text (0 or 1 of them): the boundary if texts are made of documents.
 
-        Else one newline, or nothing where the vocabulary has no newline.
+        Otherwise it is one newline, or nothing if the vocabulary has no newline.
         """
         if self.vocabulary.boundary is not None:
             return np.array([self.vocabulary.boundary])
@@ -132,24 +134,23 @@ class Predictor:
         return ids[~self.vocabulary.unseen(ids)]
 
     def start(self) -> Context:
-        """The context at the beginning of a text, which predicts its first character: see `opening`."""
+        """Returns the context at the beginning of a text, which predicts its first character; see `opening`."""
         return self.read(self.blank(), self.opening[:, None])
 
     def read(self, context: Context, ids: Ids) -> Context:
-        """The context after reading ids (T, N), any T, from `context` on; unseen symbols are read as `<unk>`.
+        """Returns the context after reading ids (T, N), any T, from `context` on. Unseen symbols are read as `<unk>`.
 
         A boundary begins a document: that row's state is zeroed before it is read.
         """
-        ids = self.vocabulary.clamp(ids)  # which are kept where there is a window
+        ids = self.vocabulary.clamp(ids)  # with a window they are kept
         recent = ids if context.recent is None else np.concatenate((context.recent, ids))
         context = self.carry(context, ids)
         return self._read_window(context, recent) if self.window else context
 
     def carry(self, context: Context, ids: Ids) -> Context:
-        """As `read`, never through the window: the state is carried on.
+        """Reads like `read`, but never through the window: the state is carried on.
 
-        With a native `scorer` a row's context is the same, to the bit, next to any other rows and in pieces of any
-        size.
+        With a native `scorer`, a row has the same context, to the bit, in any batch and in pieces of any size.
         """
         length = max(1, READ_AT_ONCE // ids.shape[1])
         for begin in range(0, len(ids), length):
@@ -163,12 +164,12 @@ class Predictor:
             return Context(logits[-1].clone(), state)  # a copy, so that the rest can be freed
         self.pause()
         before = context.state or native.zero_state(ids.shape[1])
-        threads = native_library.threads() if ids.size > 1 else 1  # one symbol takes less time than to wake a thread
+        threads = native_library.threads() if ids.size > 1 else 1  # one symbol takes less time than waking a thread
         _, logits, state = sampler.score(native, context.logits, before, ids, ids, threads)
         return Context(logits, state)
 
     def _read_window(self, context: Context, ids: Ids) -> Context:
-        """The context of rows that see the last of ids (T, N) through the window, and nothing else."""
+        """Returns the context of rows that see only the last of ids (T, N) through the window."""
         recent = ids[-self.window :]
         if not len(recent):
             return context
@@ -182,13 +183,13 @@ class Predictor:
         uniforms: Float64s,
         reuse: bool = False,
     ) -> tuple[Ids, Context]:
-        """Draw as many ids a row as there are random numbers in `uniforms` (T, N); the context after reading them.
+        """Draws ids (T, N), one for each random number in `uniforms` (T, N). Returns them and the context after them.
 
-        The settings are those of all N rows, or one for each. A row's ids depend on its own context, settings and
-        numbers, and on no other row's (in torch: as far as matrix products of one and of many rows agree, about 1e-6).
-        `<unk>` is never drawn. Where texts are made of documents, a row that draws the boundary has ended one, and
-        begins another by reading it. With `reuse` the context given, which nobody else may know, is void afterwards:
-        its arrays may be those of the new one.
+        The settings are those of all N rows, or one for each row. A row's ids depend only on its own context, settings
+        and numbers. (In torch, matrix products of one row and of many rows agree only to about 1e-6.) `<unk>` is never
+        drawn. If texts are made of documents, a row that draws the boundary has ended a document, and starts another by
+        reading it. With `reuse`, the given context is void afterwards, as the new one may use its arrays; nobody else
+        may hold it.
         """
         sampler = self.sampler()
         if sampler is not None:
@@ -215,19 +216,19 @@ class Predictor:
         return ids, Context(logits, self.carry(context, ids).state, recent[-self.window :])
 
     def predict(self, context: Context, ids: Ids) -> tuple[Tensor, Context]:
-        """Reads ids (T, N), at most a chunk; returns the logits (T, N, V) before each, and the context after."""
+        """Reads ids (T, N), at most a chunk. Returns the logits (T, N, V) before each, and the context after them."""
         logits, state = self._step(context, ids)
         return torch.cat((context.logits[None], logits[:-1])), Context(logits[-1].clone(), state)
 
     def chunk_length(self, rows: int) -> int:
-        """How many characters of N rows are read at once where all their logits are wanted."""
+        """Returns how many characters of N rows are read at once if all of their logits are wanted."""
         return max(1, min(READ_AT_ONCE // rows, LOGITS_AT_ONCE // (rows * self.model.vocabulary_size)))
 
     @torch.inference_mode()
     def _step(self, context: Context, ids: Ids, since: int = 0) -> tuple[Tensor, State]:
-        """The logits (t, N, V) after those of ids (T, N) from the one numbered `since` on, and the state at the end."""
+        """Returns the logits (t, N, V) after ids (T, N), from the id numbered `since` on, and the state at the end."""
         self.pause()
-        # A single step takes as long as reading the weights, which autocast would convert each time.
+        # A single step takes as long as reading the weights. Autocast would convert them each time.
         precision = self.precision if len(ids) > 1 else "fp32"
         with autocast_context(self.model.device, precision), single_threaded() if ids.shape[1] == 1 else nullcontext():
             known = torch.from_numpy(self.vocabulary.clamp(ids)).to(self.model.device)
@@ -235,15 +236,16 @@ class Predictor:
             return self.model.logits(y[since:]), state
 
     def _fresh(self, ids: Ids) -> Tensor | None:
-        """The places in ids (T, N) that begin a document, on the CPU; None when there are none."""
+        """Returns the places in ids (T, N) that begin a document, on the CPU; None if there are none."""
         begins = ids == self.vocabulary.boundary
         return torch.from_numpy(begins) if begins.any() else None
 
 
 def writing_precision(asked: str, device: torch.device, cell: str = "lstm") -> str | None:
-    """The precision that native code writes in, int8 for `auto`; None when torch must write: registered cells, too.
+    """Returns the precision that native code writes in, int8 for `auto`; None if torch must write.
 
-    Raises UsageError if int8 is asked for and torch must write, which does not have it.
+    Torch must write if the cell is a registered one. Raises UsageError if int8 is requested and torch must write, since
+    torch has no int8.
     """
     if device.type != "cpu":
         because = f"the device is {device.type}"

@@ -1,9 +1,9 @@
-"""Protocols: the named ways to read a text and to sum its cost, so that models can be compared.
+"""Protocols: named ways to read a text and to sum up its surprisal, so that models can be compared.
 
-- `stream`: the whole text once, in order, the state carried, every character counted once;
-- `window-L`, such as `window-256`: windows of L characters to predict, each from a zero state given one character;
-- `last-L`: each character predicted from a zero state after exactly the L characters before it;
-- `documents`: each document alone, from its start, its end counted apart from its characters.
+- `stream`: the whole text once, in order; the state is carried, and every character counts once.
+- `window-L`, such as `window-256`: windows of L predictions, each from a zero state given one character.
+- `last-L`: each character predicted from a zero state after exactly the L characters before it.
+- `documents`: each document alone, from its start; its end is counted separately from its characters.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ WARM_UP = 256  # characters that a lane reads before its own
 
 @dataclass(frozen=True)
 class Head:
-    """The first characters of a text, as a text."""
+    """The first characters of a text, as a text of their own."""
 
     text: StoredIdsReader
     characters: int
 
     def read(self, start: int, length: int) -> Ids:
-        """The ids (length,) from `start` on."""
+        """Reads the ids (length,) from `start` on."""
         return self.text.read(start, length)
 
 
 def protocol(name: str) -> Protocol:
-    """The protocol of that name: a function of a predictor and a text in chunks, as `scriven.inference.chunks` gives.
+    """Returns the protocol of that name: a function of a predictor and of a text in chunks of ids.
 
-    Raises UsageError when there is no such protocol.
+    Raises UsageError if there is no such protocol.
     """
     kind, length = parse_protocol(name)
     if kind == "window":
@@ -69,9 +69,9 @@ def protocol(name: str) -> Protocol:
 
 
 def parse_protocol(name: str) -> tuple[str, int]:
-    """The kind of a protocol, and the length in its name (0 where it has none).
+    """Returns the kind of a protocol, and the length in its name (0 if it has none).
 
-    Raises UsageError when there is no such protocol.
+    Raises UsageError if there is no such protocol.
     """
     found = re.fullmatch(r"(stream|documents)|(window|last)-([1-9]\d{0,8})", name, re.ASCII)
     if not found:
@@ -82,21 +82,21 @@ def parse_protocol(name: str) -> tuple[str, int]:
 
 
 def own_protocol(reader: ReaderSettings) -> str:
-    """The name of the protocol that reads a text as this reader does: what a model so trained knows to do."""
+    """Returns the name of the protocol that reads a text as this reader does, and so as the model was trained."""
     if reader.kind == "windows":
         return f"{'last' if reader.loss == 'last' else 'window'}-{reader.length}"
     return reader.kind
 
 
 def stream(predictor: Predictor, chunks: Iterable[Ids]) -> SurprisalSum:
-    """Protocol `stream`: the whole text once, in order, the state carried, every character counted once."""
+    """Measures by `stream`: the whole text once, in order; the state is carried, and every character counts once."""
     return sum_pieces(predictor.vocabulary, surprisals(predictor, chunks, predictor.start()))
 
 
 def documents(predictor: Predictor, chunks: Iterable[Ids]) -> SurprisalSum:
-    """Protocol `documents`: each document alone, from its start; the cost of its end is counted apart.
+    """Measures by `documents`: each document alone, from its start; the cost of its end is counted separately.
 
-    Raises UsageError when the model's texts are not made of documents.
+    Raises UsageError if the model knows no documents.
     """
     if predictor.vocabulary.boundary is None:
         raise UsageError("protocol documents: this model knows no documents; use stream, or train with documents")
@@ -104,10 +104,10 @@ def documents(predictor: Predictor, chunks: Iterable[Ids]) -> SurprisalSum:
 
 
 def windows(predictor: Predictor, chunks: Iterable[Ids], length: int) -> SurprisalSum:
-    """Protocol `window-L`: windows of L = `length` predictions, each from a zero state that was given one character.
+    """Measures by `window-L`: windows of L = `length` predictions, each from a zero state that was given one character.
 
-    Window k is given character L k and predicts the next L; the last window may be shorter. The first character of
-    the text is never predicted and not counted.
+    Window k is given character L k and predicts the next L; the last window may be shorter. The first character of the
+    text is never predicted and does not count.
     """
     total = SurprisalSum()
     for ids in blocks(chunks, max(1, min(WINDOWS_AT_ONCE, (1 << 20) // length)) * length, overlap=1):
@@ -122,7 +122,7 @@ def windows(predictor: Predictor, chunks: Iterable[Ids], length: int) -> Surpris
 
 
 def last(predictor: Predictor, chunks: Iterable[Ids], length: int) -> SurprisalSum:
-    """Protocol `last-L`: each character predicted from a zero state after exactly the L = `length` ones before it.
+    """Measures by `last-L`: each character predicted from a zero state after exactly the L = `length` ones before it.
 
     The first L characters of the text are predicted as by `stream`.
     """
@@ -131,7 +131,7 @@ def last(predictor: Predictor, chunks: Iterable[Ids], length: int) -> SurprisalS
 
 
 def _after_exactly(predictor: Predictor, chunks: Iterable[Ids], length: int) -> SurprisalSum:
-    """The characters that have `length` ones before them, each predicted after exactly those."""
+    """Measures the characters that have `length` characters before them, each predicted after exactly those."""
     vocabulary, total = predictor.vocabulary, SurprisalSum()
     for ids in blocks(chunks, max(1, READ_AHEAD // length), overlap=length):
         before, targets = sliding_window_view(ids[:-1], length).T, ids[length:]  # (L, N), (N,)
@@ -143,18 +143,18 @@ def _after_exactly(predictor: Predictor, chunks: Iterable[Ids], length: int) -> 
 
 
 def lane_count(characters: int) -> int:
-    """The number of lanes for the estimate of a text of this number of characters."""
+    """Returns the number of lanes for an estimate of a text with this number of characters."""
     return max(1, min(LANES, characters // CHARACTERS_PER_LANE))
 
 
 def lanes(
     predictor: Predictor, reader: StoredIdsReader, numbers: Sequence[int], count: int, warm_up: int = WARM_UP
 ) -> SurprisalSum:
-    """A fast estimate of `stream`: the text is cut into `count` lanes of equal length, read side by side.
+    """Estimates `stream` quickly: the text is cut into `count` lanes of equal length, which are read at the same time.
 
-    Before its own characters a lane reads up to `warm_up` characters that come before them, uncounted. Only the lanes
-    whose `numbers` are given are read: shared among workers, their sums add up to every character counted once.
-    With one lane this is `stream`.
+    Before its own characters, a lane reads up to `warm_up` earlier characters, which do not count. Only the lanes in
+    `numbers` are read. If workers share the lanes, their sums together count every character once. With one lane this
+    is `stream`.
     """
     if not numbers:
         return SurprisalSum()
@@ -187,11 +187,11 @@ def measure(
     limit_characters: int = 0,
     lanes_at_most: int = LANES,
 ) -> SurprisalSum:
-    """One worker's part of a text by the protocol of that name: the sum over ranks counts every character once.
+    """Measures one worker's part of a text by a protocol. The sum over all ranks counts every character once.
 
-    `limit_characters` above 0 reads the first ones only; a document that is cut there has no end. `stream` is
-    estimated by `lanes`, in up to `lanes_at_most` of them; with 1 it is exact, as all other protocols always are.
-    Raises UsageError when there is no such protocol, or the model's texts are not made of documents.
+    With `limit_characters` above 0, only the first characters are read; a document that is cut there has no end.
+    `stream` is estimated by `lanes`, in up to `lanes_at_most` of them; with 1 it is exact. All other protocols are
+    always exact. Raises UsageError if there is no such protocol, or if it needs documents and the model knows none.
     """
     kind, length = parse_protocol(name)
     characters = min(text.characters, limit_characters or text.characters)
@@ -214,7 +214,7 @@ def measure(
 def _measure_documents(
     name: str, predictor: Predictor, text: StoredText, characters: int, rank: int, size: int
 ) -> SurprisalSum:
-    """As `measure`, for the documents that begin within the first `characters`; `stream` is `documents` here."""
+    """Measures like `measure`, for the documents that begin in the first `characters`; `stream` means `documents`."""
     kind, _ = parse_protocol(name)
     count = _beginning_within(text, characters)
     shared = kind in {"stream", "documents"}
@@ -225,7 +225,7 @@ def _measure_documents(
 
 
 def _beginning_within(text: StoredText, characters: int) -> int:
-    """How many documents begin in the first characters, by bisection."""
+    """Returns how many documents begin in the first characters, by bisection."""
     low, high = 0, text.documents
     while low < high:
         middle = (low + high) // 2
@@ -237,12 +237,12 @@ def _beginning_within(text: StoredText, characters: int) -> int:
 
 
 def _share(count: int, rank: int, size: int) -> tuple[int, int]:
-    """The first of `count` things that is a worker's, and the first that is the next worker's."""
+    """Returns the first of `count` items that a worker owns, and the first one of the next worker."""
     return count * rank // size, count * (rank + 1) // size
 
 
 def _read_ids(reader: StoredIdsReader, opening: Ids, start: int, stop: int) -> Ids:
-    """The characters from `start` to `stop`, with the opening at the places before 0; empty if stop <= start."""
+    """Reads the characters from `start` to `stop`, with the opening at places before 0; empty if stop <= start."""
     if start >= stop:
         return np.empty(0, np.int64)
     text = reader.read(max(start, 0), stop - max(start, 0))

@@ -1,9 +1,9 @@
-"""Pure functions from logits to the next id, on the CPU in float64, so that every device draws alike.
+"""Pure functions from logits to the next id, in float64 on the CPU, so that every device draws the same.
 
-A row of *weights* (V,) says how likely each symbol is, up to a factor; a filter sets some of them to zero.
-Symbols are ranked by weight, equal ones by id: the lower id ranks first. The order of the steps is fixed:
-special symbols out, temperature, top-k, top-p, min-p, draw. Each filter sees what the one before it left, as shares
-of what is left, and the first in rank always stays.
+A row of *weights* (V,) says how likely each symbol is, up to a factor; a filter sets some weights to zero. Symbols are
+ranked by weight; of equal ones, the lower id ranks first. The order of the steps is fixed: remove special symbols,
+temperature, top-k, top-p, min-p, draw. Each filter sees what the one before it left, as shares of what is left, and the
+top symbol always stays.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def draw(
     uniforms: Float64s,
     never: Sequence[int] = (),
 ) -> Ids:
-    """One id a row (N,) from logits (N, V), as `settings` says, those of all rows or one for each.
+    """Draws one id per row (N,) from logits (N, V), by `settings` for all rows or one for each row.
 
-    The symbols in `never` are not drawn. `uniforms` (N,) are random numbers in [0, 1), one a row: a row's id depends on
-    nothing but its own logits, settings and number.
+    The symbols in `never` are not drawn. `uniforms` (N,) are random numbers in [0, 1), one per row. A row's id depends
+    only on its own logits, settings and number.
     """
     if never:
         logits = logits.copy()
@@ -50,21 +50,21 @@ def _draw(logits: Float64s, settings: SamplingSettings, uniforms: Float64s) -> I
 
 
 def likeliest(logits: Float64s) -> Ids:
-    """The first in rank of each row (N,): what a temperature of zero draws."""
+    """Returns the top symbol of each row (N,), which a temperature of zero draws."""
     ids: Ids = logits.argmax(axis=1)
     return ids
 
 
 def weigh(logits: Float64s, temperature: float) -> Float64s:
-    """Weights (N, V) of logits (N, V) at a temperature above 0: exp(logit / temperature), the largest being 1."""
-    # At a tiny temperature the unlikely symbols' exponents may reach -inf: weight 0. What is no number is told later.
+    """Returns the weights (N, V) of logits (N, V) at a temperature above 0: exp(logit / temperature), at most 1."""
+    # At a tiny temperature the unlikely symbols' exponents may reach -inf: weight 0. NaN is reported later.
     with np.errstate(over="ignore", invalid="ignore"):
         weights: Float64s = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
     return weights
 
 
 def keep_top_k(weights: Float64s, k: int) -> Float64s:
-    """Weights (N, V) of the k first in rank only; of all of them where k >= V."""
+    """Keeps the weights (N, V) of the top k symbols; all of them if k >= V."""
     kept = np.zeros_like(weights)
     first = rank(weights)[:, :k]  # (N, k)
     np.put_along_axis(kept, first, np.take_along_axis(weights, first, 1), 1)
@@ -72,24 +72,24 @@ def keep_top_k(weights: Float64s, k: int) -> Float64s:
 
 
 def keep_top_p(weights: Float64s, p: float) -> Float64s:
-    """Weights (N, V) of the fewest first in rank that together hold at least the share p of the row."""
+    """Keeps the weights (N, V) of the fewest top symbols that together have at least the share p of the row."""
     order = rank(weights)
     descending = np.take_along_axis(weights, order, 1)
     total = descending.cumsum(1)
     enough = total >= p * total[:, -1:]
-    descending[:, 1:][enough[:, :-1]] = 0  # those above already hold enough
+    descending[:, 1:][enough[:, :-1]] = 0  # the symbols above already have enough
     kept = np.zeros_like(weights)
     np.put_along_axis(kept, order, descending, 1)
     return kept
 
 
 def keep_min_p(weights: Float64s, p: float) -> Float64s:
-    """Weights (N, V) of the symbols at least p times as likely as the likeliest."""
+    """Keeps the weights (N, V) of symbols that are at least p times as likely as the top one."""
     return np.where(weights >= p * weights.max(axis=1, keepdims=True), weights, 0)
 
 
 def pick(weights: Float64s, uniforms: Float64s) -> Ids:
-    """The id (N,) at which each row's cumulated weights (N, V) pass the share `uniforms` (N,) of their sum.
+    """Returns the id (N,) at which the cumulated weights (N, V) pass the share `uniforms` (N,) of their sum.
 
     A symbol without weight is never picked.
     """
@@ -99,5 +99,5 @@ def pick(weights: Float64s, uniforms: Float64s) -> Ids:
 
 
 def rank(weights: Float64s) -> Ids:
-    """Ids (N, V) of each row from the likeliest to the least likely, equal ones in the order of their ids."""
+    """Returns the ids (N, V) of each row from the most to the least likely; equally likely ones in the order of ids."""
     return np.argsort(-weights, axis=1, kind="stable")

@@ -1,4 +1,4 @@
-"""A session as bytes: a safetensors file of the model's memory, with JSON in its header; bound to one checkpoint."""
+"""A session as bytes: a safetensors file of the model's memory, with JSON in its header, bound to one checkpoint."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _SessionHeader(BaseModel):
 
 @dataclass(frozen=True)
 class SavedSession:
-    """A session apart from its model: the memory of the text, and the generator that draws symbols."""
+    """A session without its model: the memory of the text, and the generator that draws symbols."""
 
     origin: Origin
     context: Context  # of one row
@@ -55,7 +55,7 @@ class SavedSession:
     begun: bool
 
     def to_bytes(self) -> bytes:
-        """The content of the file."""
+        """Returns the content of the file."""
         context, random = self.context, self.random.bit_generator.state
         tensors = {"logits": context.logits}
         for depth, layer in enumerate(context.state or ()):
@@ -67,7 +67,7 @@ class SavedSession:
         return safetensors.torch.save(values, {KEY: header.model_dump_json()})
 
     def write(self, path: str | Path) -> None:
-        """Writes the file, whole or not at all. Raises InputError when the disk refuses it."""
+        """Writes the file, whole or not at all. Raises InputError if it cannot be written."""
         place = _path(path)
         try:
             replace_file(place, self.to_bytes())
@@ -76,13 +76,13 @@ class SavedSession:
 
     @classmethod
     def read(cls, path: str | Path) -> SavedSession:
-        """The session in a file. Raises InputError when it cannot be read, or is no session."""
+        """Reads the session in a file. Raises InputError if it cannot be read, or is not a session."""
         place = _path(path)
         return cls.from_bytes(place, read_checked(place))
 
     @classmethod
     def from_bytes(cls, name: Path, data: bytes) -> SavedSession:
-        """The session in the content of a file. Raises InputError, with `name`, when it is none."""
+        """Returns the session in the content of a file. Raises InputError, with `name`, if it is not one."""
         tensors, random = decode(name, data), np.random.default_rng()
         try:
             metadata = strict_json.parse(data[8 : 8 + int.from_bytes(data[:8], "little")].decode())["__metadata__"]
@@ -90,11 +90,11 @@ class SavedSession:
             random.bit_generator.state = header.random
             context = _context_of(tensors)
         except (KeyError, TypeError, ValueError, OverflowError, ValidationError):
-            raise InputError(f"{name} is no session that scriven saved; save it again") from None
+            raise InputError(f"{name} is not a session that Scriven saved; save it again") from None
         return cls(header.origin, context, random, header.begun)
 
     def check(self, predictor: Predictor, sha256: str) -> Context:
-        """Returns the context, on the model's device. Raises InputError when the session is of another model."""
+        """Returns the context, on the model's device. Raises InputError if the session belongs to another model."""
         model, origin = predictor.model, self.origin
         shapes = [tuple(part.shape for part in layer) for layer in model.zero_state(1)]
         there = self.context.state and [tuple(part.shape for part in layer) for layer in self.context.state]
@@ -117,7 +117,7 @@ def _are_ids(recent: np.ndarray[Any, np.dtype[np.int64]], size: int) -> bool:
 
 
 def _context_of(tensors: dict[str, Tensor]) -> Context:
-    """The context in a file's arrays. Raises ValueError, KeyError when they are not one."""
+    """Returns the context in a file's arrays. Raises ValueError or KeyError if they are not one."""
     logits, recent = tensors.pop("logits"), tensors.pop("recent", None)
     layers: dict[int, dict[int, Tensor]] = {}
     for name, value in tensors.items():

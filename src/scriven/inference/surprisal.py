@@ -1,9 +1,9 @@
-"""How surprising a given text is: nats for each character, each counted exactly once, in constant memory.
+"""How surprising a text is: nats for each character, in constant memory. Each character counts exactly once.
 
-A symbol that the vocabulary does not have costs what `<unk>` costs, plus `Vocabulary.unseen_nats`. The first character
-of a text is predicted from the context that `Predictor.start` gives: after a newline, or, if the vocabulary has none,
-uniformly over all V symbols. In texts of documents, each document is read from its start, and the boundary follows it.
-The cost of the boundary is the cost of the document's end, and is counted apart from the characters.
+A symbol that the vocabulary lacks costs as much as `<unk>`, plus `Vocabulary.unseen_nats`. The first character of a
+text is predicted from the context of `Predictor.start`: after a newline, or, if the vocabulary has none, uniformly over
+all V symbols. In texts of documents, each document is read from its start, and the boundary follows it. The cost of the
+boundary is the cost of the document's end, and is counted separately from the characters.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from scriven.kernels import native_library, sampler
 from scriven.vocabulary import Vocabulary
 
 Bools = npt.NDArray[np.bool_]
-GATHERED = 1 << 20  # characters of documents that are read side by side; a longer document is read alone
-ROWS = 512  # documents read side by side
+GATHERED = 1 << 20  # characters of documents that are read together; a longer document is read alone
+ROWS = 512  # documents read at the same time
 
 
 @dataclass(frozen=True)
 class SurprisalSum:
-    """A sum over characters and ends: their loss, and how many characters the vocabulary does not have."""
+    """A sum over characters and ends: their loss, and the number of characters that the vocabulary lacks."""
 
     loss: Loss = field(default_factory=lambda: Loss(0.0, 0))
     unseen: int = 0
@@ -44,18 +44,18 @@ class SurprisalSum:
         return SurprisalSum(self.loss + other.loss, self.unseen + other.unseen)
 
     def values(self) -> dict[str, float]:
-        """The sums and their means by name, for tables and JSON; there must be a character.
+        """Returns the sums and their means by name, for tables and JSON. There must be a character.
 
-        The cost of ends is among them if there are any; the means are over characters alone.
+        The cost of ends is included if there are any; means are over characters only.
         """
         return {name: column[0] for name, column in SurprisalSums.of(self).values().items()}
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Ids (T,), boundaries among them, the nats (T,) that each cost in its context, and the context after them.
+    """Ids (T,) with boundaries, the nats (T,) that each cost in its context, and the context after them.
 
-    `right` (T,) is whether each was the likeliest one; None when that is not known.
+    `right` (T,) says whether each was the most likely one; None if unknown.
     """
 
     ids: Ids
@@ -65,31 +65,31 @@ class Scored:
 
 
 def surprisals_of_text(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
-    """The surprisal of every id of one text from its start on; for a model of documents, as `documents`."""
+    """Yields the surprisal of every id of one text from its start on; for a model of documents, as `documents` does."""
     if predictor.vocabulary.boundary is None:
         return surprisals(predictor, chunks, predictor.start())
     return documents(predictor, chunks)
 
 
 def surprisals(predictor: Predictor, chunks: Iterable[Ids], context: Context) -> Iterator[Scored]:
-    """The surprisal of every id of one text, given in chunks of any length, read from `context` (of one row) on."""
+    """Yields the surprisal of every id of one text, in chunks of any length, from `context` (of one row) on."""
     for ids in blocks(chunks, predictor.chunk_length(1)):
         nats, right, context = read_judged(predictor, ids[:, None], context)
         yield Scored(ids, nats[:, 0], context, None if right is None else right[:, 0])
 
 
 def documents(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
-    """The same as `surprisals` from the start on, of documents that the boundary ends: many are read side by side.
+    """Yields the same as `surprisals`, for documents that the boundary ends. Many are read at the same time.
 
-    Reading a boundary empties the memory, so that what a document costs has nothing to do with the others. A document
-    of more than about `GATHERED` characters is read alone, in constant memory.
+    Reading a boundary clears the memory, so the cost of a document does not depend on the others. A document of more
+    than about `GATHERED` characters is read alone, in constant memory.
     """
     boundary, start = predictor.vocabulary.boundary, predictor.start()
-    rest, context = np.empty(0, np.int64), start  # what is not read yet, and the context before it
+    rest, context = np.empty(0, np.int64), start  # the ids that are not read yet, and the context before them
     for chunk in gather_chunks(chunks, GATHERED):
         rest = np.concatenate((rest, chunk))
         ends = np.flatnonzero(rest == boundary) + 1  # (M,)
-        # The first ids belong to a document that was begun, or to one that is too long to wait for its end.
+        # The first ids may belong to a document that was begun before, or is too long to wait for its end.
         alone = len(rest) if not ends.size else 0 if context is start else int(ends[0])
         for scored in surprisals(predictor, [rest[:alone]], context):
             yield scored
@@ -104,9 +104,9 @@ def documents(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
 
 
 def check_scored(pieces: Iterable[Scored]) -> Iterator[Scored]:
-    """The same pieces.
+    """Yields the same pieces.
 
-    Raises InputError at one whose surprisals are not finite numbers.
+    Raises InputError at a piece with a surprisal that is not a finite number.
     """
     for piece in pieces:
         check_finite(piece.nats)
@@ -114,21 +114,21 @@ def check_scored(pieces: Iterable[Scored]) -> Iterator[Scored]:
 
 
 def check_finite(nats: npt.ArrayLike) -> None:
-    """Raises InputError when a surprisal is not a finite number: weights that are finite may be too large."""
+    """Raises InputError if a surprisal is not a finite number: finite weights may be too large."""
     if not np.isfinite(nats).all():
         raise overflow()
 
 
 def overflow() -> InputError:
-    """Says that the model computes numbers that are not finite."""
+    """Returns the error for a model that computes numbers that are not finite."""
     return InputError(
-        "the model overflows: its weights are finite, but what it computes from them is not; take another "
+        "the model overflows: its weights are finite, but its results are not; use another "
         "checkpoint, or train it again with a lower learning rate"
     )
 
 
 def _whole(predictor: Predictor, start: Context, ids: Ids) -> tuple[Float64s, Bools | None]:
-    """The nats (T,) of ids that are whole documents, each with its boundary, and which of them were right.
+    """Returns the nats (T,) of ids that are whole documents, each with its boundary, and which of them were right.
 
     Documents of similar lengths are read together.
     """
@@ -143,9 +143,9 @@ def _whole(predictor: Predictor, start: Context, ids: Ids) -> tuple[Float64s, Bo
 
 
 def _score_rows(predictor: Predictor, scored: Scored, firsts: Ids, lengths: Ids) -> None:
-    """Puts the nats of documents, the longest first, where they belong; rows that have ended are left out.
+    """Fills in the nats of documents, given the longest first. Rows whose documents have ended are left out.
 
-    All begin in the context of `scored`, which is that before every document.
+    All begin in the context of `scored`, which is the one before every document.
     """
     ids, start = scored.ids, scored.context
     context, begin = start.rows([0] * len(firsts)), 0
@@ -156,7 +156,7 @@ def _score_rows(predictor: Predictor, scored: Scored, firsts: Ids, lengths: Ids)
         length = min(predictor.chunk_length(rows), int(lengths[0]) - begin)
         place = begin + np.arange(length)[:, None]  # (T, 1)
         index = np.minimum(firsts[:rows] + place, len(ids) - 1)  # (T, N)
-        # No boundary need be read at a document's end: padding after it is read from no matter what memory.
+        # A boundary at the end of a document need not be read: the padding after it does not count.
         read = np.where(place < lengths[:rows] - 1, ids[index], 0)
         costs, right, context = read_judged(predictor, ids[index], context, read)
         inside = place < lengths[:rows]
@@ -168,7 +168,7 @@ def _score_rows(predictor: Predictor, scored: Scored, firsts: Ids, lengths: Ids)
 
 @dataclass(frozen=True)
 class SurprisalSums:
-    """Sums as a `SurprisalSum` has them, (M,) each: of M lines, or documents, one after another."""
+    """Sums like those of a `SurprisalSum`, (M,) each, for M lines or documents."""
 
     nats: Float64s
     characters: Ids
@@ -179,18 +179,18 @@ class SurprisalSums:
 
     @classmethod
     def of(cls, one: SurprisalSum) -> SurprisalSums:
-        """Of one line."""
+        """Returns the sums of a single line."""
         loss = one.loss
         sums = (loss.nats, loss.characters, loss.bytes, loss.ends, loss.end_nats, one.unseen)
         return cls(*(np.array([each]) for each in sums))
 
     @property
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        """All of them, in the order of `Loss`, and `unseen`."""
+        """All sums, in the order of `Loss`, then `unseen`."""
         return self.nats, self.characters, self.bytes, self.ends, self.end_nats, self.unseen
 
     def values(self) -> dict[str, list[float]]:
-        """As `Tally.values`, of all of them: those of ends where any has one."""
+        """Returns the values of `SurprisalSum.values` for all of them; those of ends if any has one."""
         ends = {"ends": self.ends, "end_nats": self.end_nats, "total_nats": self.nats + self.end_nats}
         columns = {
             "characters": self.characters,
@@ -205,25 +205,25 @@ class SurprisalSums:
         return {name: column.tolist() for name, column in columns.items()}
 
     def __iter__(self) -> Iterator[SurprisalSum]:
-        """One by one."""
+        """Yields the sums one by one."""
         for *loss, unseen in zip(*(each.tolist() for each in self.arrays), strict=True):
             yield SurprisalSum(Loss(*loss), unseen)
 
 
 def _mean(sums: Float64s, counts: Ids) -> Float64s:
-    """Both (M,); nan where nothing was counted."""
+    """Returns the means (M,) of sums (M,) over counts (M,); nan where nothing was counted."""
     means = np.full(sums.shape, math.nan)
     np.divide(sums, counts, out=means, where=counts > 0)
     return means
 
 
 def sum_pieces(vocabulary: Vocabulary, pieces: Iterable[Scored]) -> SurprisalSum:
-    """The sum over all pieces."""
+    """Returns the sum over all pieces."""
     return sum((tally(vocabulary, piece.ids, piece.nats, piece.right) for piece in pieces), SurprisalSum())
 
 
 def tally(vocabulary: Vocabulary, ids: Ids, nats: Float64s, right: Bools | None = None) -> SurprisalSum:
-    """The sums over ids and their nats, both (T,), and which were `right` (T,), where known.
+    """Returns the sum over ids and their nats, both (T,), and over which were `right` (T,), if known.
 
     Boundaries are ends, not characters.
     """
@@ -233,7 +233,7 @@ def tally(vocabulary: Vocabulary, ids: Ids, nats: Float64s, right: Bools | None 
 
 
 def counts_of(vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> tuple[npt.NDArray[Any], ...]:
-    """What each of ids (T,), with its nats (T,), adds to the sums of `SurprisalSums`."""
+    """Returns what each of ids (T,), with its nats (T,), adds to the sums of `SurprisalSums`."""
     ends = ids == vocabulary.boundary
     sizes, unseen = vocabulary.byte_lengths(ids), vocabulary.unseen(ids)
     end_nats = np.where(ends, nats, 0.0)
@@ -241,28 +241,28 @@ def counts_of(vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> tuple[npt.NDA
 
 
 def costs(logits: Tensor, ids: Ids, vocabulary: Vocabulary) -> Float64s:
-    """The costs in nats (...) of ids (...), which logits (..., V) predict; unseen symbols cost as `<unk>`."""
+    """Returns the nats (...) that ids (...) cost under logits (..., V). Unseen symbols cost as much as `<unk>`."""
     targets = torch.from_numpy(vocabulary.clamp(ids)).to(logits.device)
     nats = functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
     return nats.cpu().double().numpy().reshape(ids.shape)
 
 
 def likeliest(logits: Tensor, ids: Ids) -> Bools:
-    """Whether each of ids (...) is the likeliest one by logits (..., V); an unseen symbol never is."""
+    """Whether each of ids (...) is the most likely one under logits (..., V). An unseen symbol never is."""
     found: Bools = logits.argmax(-1).cpu().numpy() == ids
     return found
 
 
 def cost_of_unseen(nats: Float64s, ids: Ids, vocabulary: Vocabulary) -> Float64s:
-    """The nats (...) that `costs` gave, with what unseen symbols among the ids (...) cost above `<unk>`."""
+    """Returns the nats (...) from `costs`, with the additional cost of unseen symbols among the ids (...)."""
     return nats + vocabulary.unseen_nats * vocabulary.unseen(ids)
 
 
 def read_rows(predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None) -> tuple[Float64s, Context]:
-    """The nats (T, N) that ids (T, N), any T, cost after `context`, and the context after them.
+    """Returns the nats (T, N) that ids (T, N), any T, cost after `context`, and the context after them.
 
-    With `read` (T, N) the model reads those ids instead. With a native scorer a row's numbers are the same, to the bit,
-    next to any other rows and in pieces of any size.
+    With `read` (T, N) the model reads those ids instead. With a native scorer, a row's numbers are the same, to the
+    bit, in any batch and in pieces of any size.
     """
     nats, _, context = read_judged(predictor, ids, context, read)
     return nats, context
@@ -271,7 +271,7 @@ def read_rows(predictor: Predictor, ids: Ids, context: Context, read: Ids | None
 def read_judged(
     predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None
 ) -> tuple[Float64s, Bools | None, Context]:
-    """As `read_rows`, with whether each id was the likeliest one (T, N); None when native code reads."""
+    """Returns what `read_rows` does, and whether each id was the most likely one (T, N); None if native code reads."""
     read, vocabulary, native = ids if read is None else read, predictor.vocabulary, predictor.scorer()
     right: Bools | None = None
     if native is None:
@@ -290,7 +290,7 @@ def read_judged(
 
 
 def _by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tuple[Float64s, Bools, Context]:
-    """As `read_judged`, but that unseen symbols cost what `<unk>` costs."""
+    """Computes like `read_judged` with torch; unseen symbols cost only as much as `<unk>`."""
     step = predictor.chunk_length(ids.shape[1])
     parts, right = [np.empty((0, ids.shape[1]))], np.zeros(ids.shape, np.bool_)
     for begin in range(0, len(ids), step):
@@ -301,9 +301,9 @@ def _by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tu
 
 
 def find_known(text: StoredText, samples: Sequence[Ids]) -> list[bool]:
-    """For each sample, ids (T,) of any length, whether it is exactly one of the documents of a text.
+    """Returns for each sample, ids (T,) of any length, whether it is exactly one of the documents of a text.
 
-    Reads once, in bounded memory, those documents that are as long as one of the samples.
+    Reads the documents that are as long as one of the samples, once, in bounded memory.
     """
     wanted = {sample.tobytes() for sample in samples}
     sizes = np.unique([len(sample) for sample in samples])
@@ -312,7 +312,7 @@ def find_known(text: StoredText, samples: Sequence[Ids]) -> list[bool]:
 
 
 def _of_length(text: StoredText, sizes: Ids) -> Iterator[Ids]:
-    """The documents that have one of these lengths."""
+    """Yields the documents that have one of these lengths."""
     for number in range(0, text.documents, DOCUMENTS_AT_ONCE):
         firsts, lengths = text.bounds(np.arange(number, min(number + DOCUMENTS_AT_ONCE, text.documents)))
         fitting = np.isin(lengths, sizes)
@@ -321,14 +321,14 @@ def _of_length(text: StoredText, sizes: Ids) -> Iterator[Ids]:
 
 
 def describe_form(form: str) -> str:
-    """Words for what a text is like that a model would know in this form, "NFC" or "NFD"."""
+    """Describes a text that the model would know in this form, "NFC" or "NFD"."""
     if form == "NFC":
         return "has letters and accents apart (NFD), and the model knows them as one (NFC)"
     return "has letters with their accents as one (NFC), and the model knows them apart (NFD)"
 
 
 def other_form(vocabulary: Vocabulary, unseen: Iterable[str]) -> str:
-    """The form, "NFC" or "NFD", that would make one of the unseen characters known; empty if there is none."""
+    """Returns the form, "NFC" or "NFD", that would make one of the unseen characters known; "" if there is none."""
     if vocabulary.unit == "byte":
         return ""
     known = set(map(chr, vocabulary.symbols))
