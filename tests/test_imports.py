@@ -21,7 +21,7 @@ MAP = """
     batches.batch batches.stream batches.windows batches.documents batches.readers batches
     model.device model.reference_cells model.stretches model.cells model.language_model model.pretrained
     model.backends model
-    runs.journal runs.tensors runs.manifest runs.checkpoints runs.folder runs.recovery runs.saver runs.doctor runs
+    runs.journal runs.tensors runs.checkpoints runs.folder runs.recovery runs.saver runs.doctor runs
     inference inference.sampling inference.detokenizer inference.chunks inference.predictor inference.saved_session
     inference.surprisal inference.generation inference.lines inference.protocols
     distributed.collectives distributed.launch distributed.rendezvous distributed

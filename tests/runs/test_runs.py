@@ -12,7 +12,7 @@ import torch
 from scriven import safe_files
 from scriven.errors import InputError
 from scriven.runs import Run, checkpoints, create_run, load_weights, open_run, writing
-from scriven.runs.manifest import settings_seal
+from scriven.runs.checkpoints import settings_seal
 from scriven.settings import ModelSettings, Settings
 from scriven.vocabulary import Vocabulary
 

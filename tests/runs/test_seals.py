@@ -10,8 +10,8 @@ from conftest import Command
 from scriven.errors import InputError
 from scriven.model.language_model import weight_shapes
 from scriven.runs import Run, create_run, open_run
+from scriven.runs.checkpoints import SEALS_KEPT, extend_seals, vocabulary_seal
 from scriven.runs.doctor import examine
-from scriven.runs.manifest import SEALS_KEPT, extend_seals, vocabulary_seal
 from scriven.runs.recovery import recover
 from scriven.safe_files import remove_folder
 from scriven.settings import BudgetSettings, ModelSettings, MonitorSettings, Settings

@@ -10,7 +10,7 @@ from test_training import cut, evaluations, request, run
 
 from scriven.events import Evaluated, Finished, Loss, Started
 from scriven.runs import open_run
-from scriven.runs.manifest import Best
+from scriven.runs.checkpoints import Best
 from scriven.settings import Choice, validate
 from scriven.training.notes import describe_learning
 from scriven.training.request import Request

@@ -16,7 +16,7 @@ from scriven import strict_json
 from scriven.arguments import check_path
 from scriven.errors import InputError, UsageError
 from scriven.inference.predictor import Context, Predictor
-from scriven.runs.manifest import SHA256
+from scriven.runs.checkpoints import SHA256
 from scriven.runs.tensors import decode, finite, read_checked
 from scriven.safe_files import replace_file
 

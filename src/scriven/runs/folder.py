@@ -25,9 +25,20 @@ from scriven.arguments import check_step, epoch_of
 from scriven.corpus.filesystem import Place, place_of
 from scriven.errors import InputError, UnreadableError, UsageError
 from scriven.model.language_model import state_size, weight_shapes
-from scriven.runs.checkpoints import Checkpoint, folder_name, whole_epochs, write_checkpoint
+from scriven.runs.checkpoints import (
+    SHA256,
+    Checkpoint,
+    Index,
+    Measured,
+    Seals,
+    extend_seals,
+    folder_name,
+    settings_seal,
+    vocabulary_seal,
+    whole_epochs,
+    write_checkpoint,
+)
 from scriven.runs.journal import LOGS, drop_log_backups, flush_logs
-from scriven.runs.manifest import SHA256, Index, Measured, Seals, extend_seals, settings_seal, vocabulary_seal
 from scriven.runs.tensors import HEADER_LIMIT, Shapes, physical_memory
 from scriven.safe_files import (
     discard,

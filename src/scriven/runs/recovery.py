@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from scriven.errors import InputError, UnreadableError
-from scriven.runs.checkpoints import Checkpoint, sweep
+from scriven.runs.checkpoints import Checkpoint, Index, Measured, sweep
 from scriven.runs.folder import CHECKPOINTS, Run
 from scriven.runs.journal import back_up_logs, check_logs, restore_logs
-from scriven.runs.manifest import Index, Measured
 from scriven.runs.tensors import Shapes
 
 

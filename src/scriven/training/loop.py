@@ -23,8 +23,8 @@ from scriven.errors import DivergedError, shortage
 from scriven.events import Evaluated, Event, Finished, Loss, RolledBack, Saved, Skipped, Stepped
 from scriven.inference.predictor import Predictor
 from scriven.runs import Checkpoint, Run, Saver
+from scriven.runs.checkpoints import Best
 from scriven.runs.journal import ReplayLog
-from scriven.runs.manifest import Best
 from scriven.runs.tensors import finite
 from scriven.settings import Settings, reader_window
 from scriven.signals import Stopped
