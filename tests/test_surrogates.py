@@ -5,7 +5,7 @@ import io
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scriven.surrogates import WRITTEN
+from scriven.runtime import WRITTEN
 from scriven.vocabulary import Vocabulary
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()) | st.characters(categories=["Cs"]))

@@ -1,4 +1,4 @@
-"""Settings of the whole process: how its threads wait, how memory is freed, the cache folder, what was registered.
+"""Settings of the whole process: how threads wait, how memory is freed, the cache folder, errors of codecs, registries.
 
 OpenMP reads the environment once, when torch is imported. So `import scriven` sets it before that, for the command line
 and for Python alike. This is the only module outside the command line that reads and changes the environment.
@@ -6,6 +6,7 @@ and for Python alike. This is the only module outside the command line that read
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import ctypes
 import functools
@@ -128,6 +129,43 @@ def use_huge_pages(reserved_bytes: int) -> None:
             if end > begin:
                 libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_HUGEPAGE)
 
+
+# --- how codecs treat lone surrogates (halves of characters), when encoding and when decoding
+
+# Python has two such handlers, and each refuses input that the other accepts. With `surrogateescape`, U+DC80..U+DCFF
+# mean bytes that are not UTF-8. With `surrogatepass`, every lone surrogate takes three bytes.
+REPLACEMENT = 0xFFFD  # U+FFFD, shown in place of bytes that are no character
+WRITTEN = "scriven-written"  # for encoding: as `surrogateescape`; anything that it refuses, as `surrogatepass`
+STRAYS = "scriven-strays"  # for decoding from any encoding: each invalid byte becomes U+DC00 plus its value
+SHOWN = "scriven-shown"  # for decoding: as `surrogatepass`; anything that it refuses becomes U+FFFD
+
+
+def _encode_error(error: UnicodeError) -> tuple[bytes, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    half = error.object[error.start]
+    way = "surrogateescape" if "\udc80" <= half <= "\udcff" else "surrogatepass"
+    return half.encode("utf-8", way), error.start + 1
+
+
+def _decode_error(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    data = error.object[error.start : error.start + 3]
+    if len(data) == 3 and data[0] == 0xED and 0xA0 <= data[1] <= 0xBF and 0x80 <= data[2] <= 0xBF:
+        return chr((data[0] & 0x0F) << 12 | (data[1] & 0x3F) << 6 | data[2] & 0x3F), error.start + 3
+    return chr(REPLACEMENT), error.end
+
+
+def _strays(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(WRITTEN, _encode_error)
+codecs.register_error(STRAYS, _strays)
+codecs.register_error(SHOWN, _decode_error)
+
+
+# --- registries
 
 IMPORTS = "SCRIVEN_IMPORT"  # names modules that register cells and optimizers, with commas between them
 NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}")

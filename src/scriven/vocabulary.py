@@ -30,8 +30,8 @@ from scriven import strict_json
 from scriven.arguments import check_text
 from scriven.arrays import Ids
 from scriven.errors import InputError, UsageError
+from scriven.runtime import REPLACEMENT, SHOWN, WRITTEN
 from scriven.settings import Unit
-from scriven.surrogates import REPLACEMENT, SHOWN, WRITTEN
 
 UNICODE_SIZE = 0x110000  # code points: 1,114,112
 Symbols = npt.NDArray[np.unsignedinteger]  # code points or bytes, in as few bytes as is quick

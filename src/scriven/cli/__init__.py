@@ -29,7 +29,7 @@ from scriven.cli.mistakes import (  # noqa: E402
     with_resume_value,
 )
 from scriven.errors import Interrupted, ScrivenError, UsageError, shortage  # noqa: E402
-from scriven.surrogates import WRITTEN  # noqa: E402
+from scriven.runtime import WRITTEN  # noqa: E402
 
 INTERRUPTED = 130
 INTERNAL = 1

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from scriven.errors import InputError
+from scriven.runtime import STRAYS
 from scriven.settings import CorpusSettings
-from scriven.surrogates import STRAYS
 
 SAMPLE_BYTES = 1 << 15  # looked at before and after the first wrong byte
 MOST_GUESSES = 3

@@ -26,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from scriven.arrays import Ids
 from scriven.inference.predictor import Context
+from scriven.runtime import WRITTEN
 from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate, PendingRequest
 from scriven.server.limits import LIMITS, Limits
@@ -40,7 +41,6 @@ from scriven.server.responses import (
 )
 from scriven.server.saved_states import SavedStates
 from scriven.session import Model
-from scriven.surrogates import WRITTEN
 from scriven.vocabulary import Vocabulary
 
 BUCKET_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
