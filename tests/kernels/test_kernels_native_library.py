@@ -19,6 +19,7 @@ from scriven.kernels.interface import library_file
 
 ROOT = Path(__file__).parents[2]
 NATIVE = native_library.FOLDER / "native"
+LEAST = ("common.h", "calls.h", "cpu.cpp")  # what every library is built from
 
 
 def _hatch_build() -> ModuleType:
@@ -43,7 +44,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("CXX", raising=False)
     native = kernels(tmp_path) / "native"
     native.mkdir(parents=True)
-    for name in ("common.h", "cpu.cpp"):
+    for name in LEAST:
         shutil.copy(NATIVE / name, native)
     return tmp_path
 
@@ -369,6 +370,7 @@ def test_only_what_changed_is_compiled_again(root: Path) -> None:
         ("extra.cpp", lambda text: text.replace("int64_t number", "int64_t *number")),
         ("extra.cpp", lambda text: text.replace("scriven_some", "scriven_other")),
         ("common.h", lambda text: text.replace("no_memory = 2", "no_memory = 3")),
+        ("calls.h", lambda text: text.replace("const float *h, *c;", "const float *c, *h;")),
     ],
 )
 def test_a_library_of_another_interface_is_refused(root: Path, name: str, change: Callable[[str], str]) -> None:

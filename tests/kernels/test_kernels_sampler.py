@@ -182,13 +182,9 @@ def test_as_many_threads_as_have_room_for_the_weights_share_them(monkeypatch: py
         made(ModelSettings(width=64)),
         list[object](),
     )  # 3 * 4 * 64 * 64 weights, and the head's 2 blocks of 16
-
-    def call(*arguments: object) -> int:
-        asked.extend(arguments[-1:])  # none where it asks for the size of the cache, which is not told
-        return 0
-
     monkeypatch.setattr(native, "CACHE_BYTES", 48 * 1024)
-    monkeypatch.setattr(native_library, "declare", lambda *_: call)
+    monkeypatch.setattr(native_library, "declare", lambda *_: lambda: 0)  # the system does not say what a cache holds
+    monkeypatch.setattr(native_library, "call", lambda arguments: asked.append(arguments.threads))
     torch.set_num_threads(3)
     written(packed(model, "int8"), 23, numbers(1, 16))
     written(packed(model, "fp32"), 23, numbers(1, 16))

@@ -12,14 +12,10 @@
 
 extern "C" {
 int64_t scriven_features();
-int64_t scriven_scan_forward(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const void *, const int64_t *, int64_t,
-                             const uint8_t *, const float *, float *);
-int64_t scriven_steps_forward(int64_t, int64_t, int64_t, int64_t, int64_t, const float *, const int64_t *, int64_t,
-                              const float *, const float *, const float *, const float *, const uint8_t *, float *,
-                              float *, float *, float *);
-int64_t scriven_steps_backward(int64_t, int64_t, int64_t, int64_t, int64_t, const float *, const uint8_t *, const float *,
-                               const float *, const float *, const float *, float *, float *, float *, float *);
-int64_t scriven_text_translate(int64_t, int64_t, const void *, int64_t, const int32_t *, int64_t, void *, int64_t *);
+int64_t scriven_scan_forward(const scriven::ScanForward *);
+int64_t scriven_steps_forward(const scriven::StepsForward *);
+int64_t scriven_steps_backward(const scriven::StepsBackward *);
+int64_t scriven_text_translate(const scriven::TextTranslate *);
 }
 
 namespace {
@@ -125,17 +121,24 @@ Layer layer(int64_t cell, int64_t steps, int64_t rows, int64_t cells) {
 void check_steps(int64_t threads, const Layer &it) {
     const int64_t all = it.steps * it.states(), sums = all * it.gates;
     Floats y(all), kept(it.steps * (it.cells + 31) / 32 * 32 * it.rows * it.kept * 32), h(it.states()), c(it.states());
-    const auto *c_before = it.cell == 2 ? it.c.data() : nullptr;
-    scriven_steps_forward(threads, it.cell, it.steps, it.rows, it.cells, it.input.data(), nullptr, 0,
-                          it.weight.data(), it.bias.data(), it.h.data(), c_before, it.fresh.data(), y.data(),
-                          kept.data(), h.data(), it.cell == 2 ? c.data() : nullptr);
+    const bool has_c = it.cell == 2;
+    scriven::StepsForward ahead{};
+    ahead.threads = threads, ahead.cell = it.cell, ahead.steps = it.steps, ahead.rows = it.rows, ahead.cells = it.cells;
+    ahead.sums = it.input.data(), ahead.weight = it.weight.data(), ahead.bias = it.bias.data();
+    ahead.fresh = it.fresh.data(), ahead.h = it.h.data(), ahead.c = has_c ? it.c.data() : nullptr;
+    ahead.y = y.data(), ahead.kept = kept.data(), ahead.h_after = h.data(), ahead.c_after = has_c ? c.data() : nullptr;
+    scriven_steps_forward(&ahead);
     const Reals x(it.input.begin(), it.input.end());
     check("steps", distance(y, it.slowly(x)), 2e-6);
     const Floats dy = drawn(all), none(it.states()), direction = drawn(sums);
     Floats dinput(sums), dhidden(sums), dh(it.states()), dc(it.states());
-    scriven_steps_backward(threads, it.cell, it.steps, it.rows, it.cells, it.weight.data(), it.fresh.data(),
-                           kept.data(), dy.data(), none.data(), it.cell == 2 ? none.data() : nullptr, dinput.data(),
-                           it.cell == 1 ? dhidden.data() : nullptr, dh.data(), it.cell == 2 ? dc.data() : nullptr);
+    scriven::StepsBackward back{};
+    back.threads = threads, back.cell = it.cell, back.steps = it.steps, back.rows = it.rows, back.cells = it.cells;
+    back.weight = it.weight.data(), back.fresh = it.fresh.data(), back.kept = kept.data(), back.dy = dy.data();
+    back.dh_after = none.data(), back.dc_after = has_c ? none.data() : nullptr;
+    back.dsums = dinput.data(), back.dhidden = it.cell == 1 ? dhidden.data() : nullptr;
+    back.dh = dh.data(), back.dc = has_c ? dc.data() : nullptr;
+    scriven_steps_backward(&back);
     Reals above = x, below = x;
     for (int64_t i = 0; i < sums; ++i) above[i] += 1e-5 * direction[i], below[i] -= 1e-5 * direction[i];
     const Reals higher = it.slowly(above), lower = it.slowly(below);
@@ -147,7 +150,10 @@ void check_steps(int64_t threads, const Layer &it) {
 
 uint64_t check_scan(const Floats &sums, const Floats &h, int64_t steps, int64_t rows, int64_t cells) {
     Floats y(steps * rows * cells);
-    scriven_scan_forward(steps, rows, cells, 0, cells, 0, sums.data(), nullptr, 0, nullptr, h.data(), y.data());
+    scriven::ScanForward call{};
+    call.steps = steps, call.rows = rows, call.cells = cells, call.end = cells;
+    call.sums = sums.data(), call.h = h.data(), call.y = y.data();
+    scriven_scan_forward(&call);
     Reals expected, before(h.begin(), h.end());
     for (int64_t place = 0; place < steps * rows * cells; ++place) {
         const int64_t i = place % cells, from = place / cells * 2 * cells + i, at = place % (rows * cells);
@@ -164,7 +170,10 @@ uint64_t check_text() {
     std::vector<int64_t> counts(256);
     for (int i = 0; i < 5000; ++i) symbols.push_back(static_cast<uint8_t>(random_bits() >> 24));
     for (int i = 0; i < 256; ++i) table[i] = (i * 7 + 3) % 256;
-    scriven_text_translate(1, 1, symbols.data(), 5000, table.data(), 256, ids.data(), counts.data());
+    scriven::TextTranslate call{};
+    call.symbol_bytes = call.id_bytes = 1, call.length = 5000, call.size = 256;
+    call.symbols = symbols.data(), call.table = table.data(), call.ids = ids.data(), call.counts = counts.data();
+    scriven_text_translate(&call);
     double wrong = 0;
     for (int i = 0; i < 5000; ++i) wrong += ids[i] != table[symbols[i]];
     check("text", wrong, 0);

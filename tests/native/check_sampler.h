@@ -8,7 +8,7 @@
 
 #include "../../src/scriven/kernels/native/sampler.h"
 
-extern "C" int64_t scriven_sampler_write(const scriven::Model *, const scriven::Writing *, int64_t);
+extern "C" int64_t scriven_sampler_write(const scriven::SamplerWrite *);
 
 namespace {
 
@@ -26,7 +26,7 @@ class RandomModel {
     RandomModel(int64_t cell, int64_t precision, const Draw &draw) : precision_(precision) {
         const int64_t gates = gates_of[cell];
         for (int64_t i = 0; i < model_layers; i++) {
-            scriven::Layer &layer = layers_[i];
+            scriven::PackedLayer &layer = layers_[i];
             if (i) layer.input = matrix(model_cells, gates, draw);
             layer.hidden = cell == scriven::mingru ? shape(model_cells, gates) : matrix(model_cells, gates, draw);
             layer.sums = sums(i ? 1 : model_symbols, model_cells, gates, draw);
@@ -39,24 +39,24 @@ class RandomModel {
     }
     RandomModel(const RandomModel &) = delete;
 
-    scriven::Model model;
+    scriven::PackedModel model;
 
   private:
     template <class Value> Value *room(int64_t count) {
         arrays_.emplace_back((count * sizeof(Value) + 63) / 64);
         return reinterpret_cast<Value *>(arrays_.back().data());
     }
-    static scriven::Matrix shape(int64_t rows, int64_t gates) {
+    static scriven::PackedMatrix shape(int64_t rows, int64_t gates) {
         const int64_t blocks = (rows + 15) / 16, groups = gates > 1 ? blocks : (blocks + 3) / 4;
         return {nullptr, nullptr, nullptr, groups, gates > 1 ? gates : (blocks + groups - 1) / groups, 0};
     }
     // Whether an output of a group is none of `rows` and only fills its block.
-    static bool fills(const scriven::Matrix &of, int64_t gates, int64_t group, int64_t output, int64_t rows) {
+    static bool fills(const scriven::PackedMatrix &of, int64_t gates, int64_t group, int64_t output, int64_t rows) {
         const int64_t together = of.width / gates * 16;
         return group * together + output % together >= rows;
     }
     template <class Draw> const float *sums(int64_t count, int64_t rows, int64_t gates, const Draw &draw) {
-        const scriven::Matrix of = shape(rows, gates);
+        const scriven::PackedMatrix of = shape(rows, gates);
         const int64_t together = of.width * 16, outputs = of.groups * together;
         float *made = room<float>(count * outputs);
         for (int64_t i = 0; i < count * outputs; i++) {
@@ -65,8 +65,8 @@ class RandomModel {
         }
         return made;
     }
-    template <class Draw> scriven::Matrix matrix(int64_t rows, int64_t gates, const Draw &draw) {
-        scriven::Matrix made = shape(rows, gates);
+    template <class Draw> scriven::PackedMatrix matrix(int64_t rows, int64_t gates, const Draw &draw) {
+        scriven::PackedMatrix made = shape(rows, gates);
         const bool bytes = precision_ == scriven::int8;
         const int64_t outputs = made.width * 16, all = made.groups * outputs;
         made.chunks = bytes ? 64 / 4 : 48;
@@ -100,12 +100,12 @@ class RandomModel {
     }
 
     int64_t precision_;
-    scriven::Layer layers_[model_layers] = {};
+    scriven::PackedLayer layers_[model_layers] = {};
     std::deque<std::vector<Line>> arrays_;
 };
 
 // What the model writes: (count, rows) ids, every row drawn in another way.
-inline std::vector<int64_t> written(const scriven::Model &model, int64_t threads, const std::vector<double> &uniforms) {
+inline std::vector<int64_t> written(const scriven::PackedModel &model, int64_t threads, const std::vector<double> &uniforms) {
     const scriven::Drawing ways[] = {{1, 0, 1, 0}, {0.7, 10, 1, 0}, {1, 0, 0.9, 0}, {1.2, 0, 1, 0.05}, {0, 0, 1, 0}};
     std::vector<scriven::Drawing> drawing;
     for (int64_t row = 0; row < written_rows; row++) drawing.push_back(ways[row % 5]);
@@ -114,10 +114,11 @@ inline std::vector<int64_t> written(const scriven::Model &model, int64_t threads
     for (int64_t i = 0; i < model_layers * 2; i++)
         if (i % 2 == 0 || model.cell == scriven::lstm) state[i] = &parts[i * written_rows * model_cells];
     std::vector<int64_t> ids(written_rows * written_count, -1);
-    const scriven::Writing writing{written_rows, written_count, uniforms.data(), drawing.data(), state,
-                                   logits.data(), ids.data(), 0, 0, nullptr};
-    const int64_t status = scriven_sampler_write(&model, &writing, threads);
-    return status == scriven::ok ? ids : std::vector<int64_t>{};
+    scriven::SamplerWrite call{};
+    call.threads = threads, call.rows = written_rows, call.count = written_count;
+    call.model = &model, call.uniforms = uniforms.data(), call.drawing = drawing.data();
+    call.state = state, call.logits = logits.data(), call.ids = ids.data();
+    return scriven_sampler_write(&call) == scriven::ok ? ids : std::vector<int64_t>{};
 }
 
 }  // namespace

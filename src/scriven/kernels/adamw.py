@@ -6,8 +6,8 @@ Native code reads the gradient once for the norm, and once more for the step, wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from ctypes import byref, c_double, c_float, c_int64, c_void_p
+from collections.abc import Sequence
+from ctypes import POINTER, c_double, c_float, c_int64, c_void_p, pointer
 from typing import Any
 
 import torch
@@ -15,9 +15,29 @@ from torch import Tensor
 from torch.optim.adamw import adamw as torchs_adamw
 
 from scriven.kernels import native_library
+from scriven.kernels.native_library import NativeStruct, fields
 from scriven.kernels.native_library import address as _address
 
 BETA1, EPSILON = 0.9, 1e-8  # EPSILON is the default
+
+
+class _SumSquares(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "threads count"),
+        ("gradients", POINTER(c_void_p)),
+        ("sizes", POINTER(c_int64)),
+        ("sum", POINTER(c_double)),
+    )
+
+
+class _AdamwStep(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "threads count"),
+        ("gradients", POINTER(c_void_p)),
+        ("sizes", POINTER(c_int64)),
+        *fields(c_void_p, "values mean square"),
+        *fields(c_float, "scale beta1 beta2 rate root epsilon"),
+    )
 
 
 def norm(gradients: Sequence[Tensor]) -> float:
@@ -25,7 +45,16 @@ def norm(gradients: Sequence[Tensor]) -> float:
     if not _takes(gradients):
         return float(torch.nn.utils.get_total_norm(gradients))
     total = c_double()
-    _function("scriven_squares")(native_library.threads(), *_arrays(gradients), byref(total))
+    addresses, sizes = _arrays(gradients)
+    native_library.call(
+        _SumSquares(
+            threads=native_library.threads(),
+            count=len(gradients),
+            gradients=addresses,
+            sizes=sizes,
+            sum=pointer(total),
+        )
+    )
     return math.sqrt(total.value) if math.isfinite(total.value) else math.nan
 
 
@@ -50,11 +79,23 @@ class AdamW:
         if sum(gradient.numel() for gradient in gradients) != len(self.values):
             raise ValueError(f"the gradients have another size than the {len(self.values)} weights")
         self.steps += 1
-        steps, epsilon = float(self.steps), self._epsilon_at(float(self.steps))
-        _function("scriven_adamw")(
-            *(native_library.threads(), *_arrays(gradients)),
-            *map(_address, (self.values, self.mean, self.square)),
-            *(scale, BETA1, self.beta2, rate / (1 - BETA1**steps), 1 / math.sqrt(1 - self.beta2**steps), epsilon),
+        steps, (addresses, sizes) = float(self.steps), _arrays(gradients)
+        native_library.call(
+            _AdamwStep(
+                threads=native_library.threads(),
+                count=len(gradients),
+                gradients=addresses,
+                sizes=sizes,
+                values=_address(self.values),
+                mean=_address(self.mean),
+                square=_address(self.square),
+                scale=scale,
+                beta1=BETA1,
+                beta2=self.beta2,
+                rate=rate / (1 - BETA1**steps),
+                root=1 / math.sqrt(1 - self.beta2**steps),
+                epsilon=self._epsilon_at(steps),
+            )
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -92,20 +133,10 @@ def _takes(gradients: Sequence[Tensor]) -> bool:
     return native_library.level() != "off" and on_cpu
 
 
-def _arrays(gradients: Sequence[Tensor]) -> tuple[int, Any, Any]:
-    """The number, addresses and sizes of gradients. Raises ValueError if one is not contiguous."""
+def _arrays(gradients: Sequence[Tensor]) -> tuple[Any, Any]:
+    """The addresses and sizes of gradients. Raises ValueError if one is not contiguous."""
     if not all(gradient.is_contiguous() for gradient in gradients):
         raise ValueError("the gradients must be contiguous")
     count = len(gradients)
     addresses = (c_void_p * count)(*(gradient.data_ptr() for gradient in gradients))
-    return count, addresses, (c_int64 * count)(*(gradient.numel() for gradient in gradients))
-
-
-TYPES: dict[str, list[Any]] = {
-    "scriven_squares": [c_int64] * 2 + [c_void_p] * 3,
-    "scriven_adamw": [c_int64] * 2 + [c_void_p] * 5 + [c_float] * 6,
-}
-
-
-def _function(name: str) -> Callable[..., int]:
-    return native_library.declare(name, TYPES[name])
+    return addresses, (c_int64 * count)(*(gradient.numel() for gradient in gradients))

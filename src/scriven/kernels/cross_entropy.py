@@ -6,7 +6,6 @@ division by their sum, in bf16. The backward pass turns them into the gradients 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from ctypes import c_int64, c_void_p
 from typing import Any
 
@@ -15,11 +14,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from scriven.kernels import native_library, recurrent
+from scriven.kernels.native_library import NativeStruct, fields
 from scriven.kernels.native_library import address as _address
 
 COLUMNS_PER_GROUP = 32  # columns that the native code works on together
 
 usable = recurrent.usable
+
+
+class _CrossEntropyForward(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "threads rows inputs symbols"),
+        *fields(c_void_p, "y weight bias targets losses kept factors"),
+    )
+
+
+class _CrossEntropyBackward(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "threads rows inputs symbols"),
+        *fields(c_void_p, "weight targets factors dlosses kept dy"),
+    )
 
 
 def losses(y: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
@@ -46,9 +60,23 @@ class CrossEntropy(torch.autograd.Function):
         _check({} if bias is None else {"bias": (bias, (symbols,))})
         found = torch.empty(rows)
         kept = y.new_empty(rows, -(-symbols // COLUMNS_PER_GROUP) * COLUMNS_PER_GROUP) if keep else None
-        factors = torch.empty(rows, _function("scriven_output_chunks")(inputs, symbols))
-        arrays = map(_address, (y, weight, bias, targets, found, kept, factors))
-        _function("scriven_output_forward")(native_library.threads(), rows, inputs, symbols, *arrays)
+        chunks = native_library.declare("scriven_cross_entropy_chunks", [c_int64] * 2, c_int64)(inputs, symbols)
+        factors = torch.empty(rows, chunks)
+        native_library.call(
+            _CrossEntropyForward(
+                threads=native_library.threads(),
+                rows=rows,
+                inputs=inputs,
+                symbols=symbols,
+                y=_address(y),
+                weight=_address(weight),
+                bias=_address(bias),
+                targets=_address(targets),
+                losses=_address(found),
+                kept=_address(kept),
+                factors=_address(factors),
+            )
+        )
         ctx.biased, ctx.spent = bias is not None, False
         ctx.save_for_backward(y, weight, targets, kept, factors)
         return found
@@ -62,8 +90,20 @@ class CrossEntropy(torch.autograd.Function):
             raise RuntimeError("gradients of these losses can be computed only once, as they overwrite saved values")
         ctx.spent = True
         symbols, dy, dlosses = len(weight), torch.empty_like(y), dlosses.float().contiguous()
-        arrays = map(_address, (weight, targets, factors, dlosses, kept, dy))
-        _function("scriven_output_backward")(native_library.threads(), *y.shape, symbols, *arrays)
+        native_library.call(
+            _CrossEntropyBackward(
+                threads=native_library.threads(),
+                rows=len(y),
+                inputs=y.shape[1],
+                symbols=symbols,
+                weight=_address(weight),
+                targets=_address(targets),
+                factors=_address(factors),
+                dlosses=_address(dlosses),
+                kept=_address(kept),
+                dy=_address(dy),
+            )
+        )
         dbias = torch.zeros(kept.shape[1])
         dweight = recurrent.weight_gradient(y, kept, None, dbias)[:symbols]
         return dy, dweight, dbias[:symbols] if ctx.biased else None, None, None
@@ -74,14 +114,3 @@ def _check(arrays: dict[str, tuple[Tensor, tuple[int, ...]]]) -> None:
     for name, (array, wanted) in arrays.items():
         if array.shape != wanted or array.device.type != "cpu" or 0 in wanted:
             raise ValueError(f"{name} of shape {tuple(array.shape)} on {array.device}, not {tuple(wanted)} on the CPU")
-
-
-TYPES: dict[str, tuple[list[Any], Any]] = {
-    "scriven_output_chunks": ([c_int64] * 2, c_int64),
-    "scriven_output_forward": ([c_int64] * 4 + [c_void_p] * 7, None),
-    "scriven_output_backward": ([c_int64] * 4 + [c_void_p] * 6, None),
-}
-
-
-def _function(name: str) -> Callable[..., int]:
-    return native_library.declare(name, *TYPES[name])

@@ -7,21 +7,34 @@ the id of symbol s at place s. The id is negative, or the table ends before s, i
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from ctypes import c_int64, c_void_p
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from scriven.arrays import Ids
 from scriven.kernels import native_library
+from scriven.kernels.native_library import NativeStruct, fields
 
 SYMBOLS_PER_BLOCK = 1 << 14  # symbols that numpy learns from at once: nearly all that are new come in the first block
 
 Symbols = npt.NDArray[np.unsignedinteger]
 Table = npt.NDArray[np.int32]
 Ints = Ids
+
+
+class _TextTranslate(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "symbol_bytes id_bytes length size"),
+        *fields(c_void_p, "symbols table ids counts"),
+    )
+
+
+class _TextLearn(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "symbol_bytes length size known"),
+        *fields(c_void_p, "symbols table places"),
+    )
 
 
 def usable() -> bool:
@@ -40,15 +53,17 @@ def translate(
     if not usable():
         return _translate_plain(symbols, table, kind, counts)
     symbols, ids = np.ascontiguousarray(symbols), np.empty(symbols.size, kind)
-    done = _native_translate()(
-        symbols.itemsize,
-        ids.itemsize,
-        symbols.ctypes.data,
-        symbols.size,
-        table.ctypes.data,
-        table.size,
-        ids.ctypes.data,
-        None if counts is None else counts.ctypes.data,
+    done = native_library.call_for_count(
+        _TextTranslate(
+            symbol_bytes=symbols.itemsize,
+            id_bytes=ids.itemsize,
+            length=symbols.size,
+            size=table.size,
+            symbols=symbols.ctypes.data,
+            table=table.ctypes.data,
+            ids=ids.ctypes.data,
+            counts=None if counts is None else counts.ctypes.data,
+        )
     )
     return ids if done == symbols.size else None
 
@@ -64,14 +79,16 @@ def learn(symbols: Symbols, table: Table, known: int) -> Ints:
     if not usable():
         return _learn_plain(symbols, table, known)
     symbols, places = np.ascontiguousarray(symbols), np.empty(min(symbols.size, table.size), np.int64)
-    found = _native_learn()(
-        symbols.itemsize,
-        symbols.ctypes.data,
-        symbols.size,
-        table.ctypes.data,
-        table.size,
-        known,
-        places.ctypes.data,
+    found = native_library.call_for_count(
+        _TextLearn(
+            symbol_bytes=symbols.itemsize,
+            length=symbols.size,
+            size=table.size,
+            known=known,
+            symbols=symbols.ctypes.data,
+            table=table.ctypes.data,
+            places=places.ctypes.data,
+        )
     )
     return places[:found].copy()  # so that the unused rest is freed
 
@@ -126,13 +143,3 @@ def _check(symbols: Symbols, table: Table, counts: Ints | None = None) -> None:
         raise ValueError(f"the table must be (symbols,) int32 in one piece, not {table.shape} {table.dtype}")
     if counts is not None and not (counts.shape == table.shape and counts.dtype == np.int64 and counts.flags.carray):
         raise ValueError(f"counts must be {table.shape} int64 in one piece, not {counts.shape} {counts.dtype}")
-
-
-def _native_translate() -> Callable[..., Any]:
-    arguments = [c_int64, c_int64, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p]
-    return native_library.declare("scriven_text_translate", arguments, c_int64)
-
-
-def _native_learn() -> Callable[..., Any]:
-    arguments = [c_int64, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_void_p]
-    return native_library.declare("scriven_text_learn", arguments, c_int64)

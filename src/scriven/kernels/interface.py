@@ -13,7 +13,8 @@ from pathlib import Path
 
 DECLARATION = re.compile(r"^SCRIVEN_API[^{;]*", re.MULTILINE)
 RECORD = "_native.interface"  # holds the number in decimal digits in an installed package, which has no sources
-SHARED = "common.h"  # has the numbers of features and statuses, which Python has too
+# They have what Python has too: the numbers of features and statuses, and the structs that calls pass.
+SHARED = ("common.h", "calls.h")
 ENDING = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 
 
@@ -23,12 +24,13 @@ def library_file(variant: str) -> str:
 
 
 def interface_of(native: Path) -> int:
-    """A number of 60 bits for the functions that the sources in a folder declare, and for their shared header.
+    """A number of 60 bits for the functions that the sources in a folder declare, and for their shared headers.
 
     Raises OSError if there are no sources.
     """
     functions = [text for path in native.glob("*.cpp") for text in DECLARATION.findall(path.read_text("utf-8"))]
-    declarations = [(native / SHARED).read_text("utf-8"), *sorted("".join(text.split()) for text in functions)]
+    shared = [(native / name).read_text("utf-8") for name in SHARED]
+    declarations = [*shared, *sorted("".join(text.split()) for text in functions)]
     return int(hashlib.sha256(repr(declarations).encode()).hexdigest()[:15], 16)
 
 

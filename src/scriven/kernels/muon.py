@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from ctypes import c_float, c_int64, c_void_p
+from collections.abc import Sequence
+from ctypes import POINTER, c_float, c_int64, c_void_p
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scriven.kernels import native_library
+from scriven.kernels.native_library import NativeStruct, fields
 
 # The quintic iteration of Jordan et al. 2024 (Muon). It does not converge to 1, but gets near 1 in few steps.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -19,6 +20,23 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 # too large.
 NEWTON_SCHULZ_STEPS = (2, 2, 1)
 EPSILON = 1e-7
+
+
+class _MuonUpdate(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "threads count rows columns turns"),
+        ("steps", POINTER(c_int64)),
+        *fields(c_float, "scale momentum epsilon a b c"),
+        *fields(POINTER(c_void_p), "gradients momenta updates"),
+    )
+
+
+class _MuonApply(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "threads count size"),
+        *fields(c_float, "keep rate"),
+        *fields(POINTER(c_void_p), "updates weights"),
+    )
 
 
 def orthogonalize(matrix: Tensor, dtype: torch.dtype) -> Tensor:
@@ -112,19 +130,41 @@ def _update_natively(
     scale: float,
     momentum: float,
 ) -> None:
-    shape = gradients[0].shape
-    _function("scriven_muon_update")(
-        *(native_library.threads(), len(gradients), *shape, len(NEWTON_SCHULZ_STEPS)),
-        (c_int64 * len(NEWTON_SCHULZ_STEPS))(*NEWTON_SCHULZ_STEPS),
-        *(scale, momentum, EPSILON, *NEWTON_SCHULZ),
-        *(_addresses(gradients, shape), _addresses(momenta, shape), _addresses(updates, shape, torch.bfloat16)),
+    shape, (a, b, c) = gradients[0].shape, NEWTON_SCHULZ
+    native_library.call(
+        _MuonUpdate(
+            threads=native_library.threads(),
+            count=len(gradients),
+            rows=shape[0],
+            columns=shape[1],
+            turns=len(NEWTON_SCHULZ_STEPS),
+            steps=(c_int64 * len(NEWTON_SCHULZ_STEPS))(*NEWTON_SCHULZ_STEPS),
+            scale=scale,
+            momentum=momentum,
+            epsilon=EPSILON,
+            a=a,
+            b=b,
+            c=c,
+            gradients=_addresses(gradients, shape),
+            momenta=_addresses(momenta, shape),
+            updates=_addresses(updates, shape, torch.bfloat16),
+        )
     )
 
 
 def _apply_natively(updates: Sequence[Tensor], matrices: Sequence[Tensor], keep: float, rate: float) -> None:
-    shape, rate = matrices[0].shape, rate * _rate(matrices[0])
-    arrays = _addresses(updates, shape, torch.bfloat16), _addresses(matrices, shape)
-    _function("scriven_muon_apply")(native_library.threads(), len(matrices), shape.numel(), keep, rate, *arrays)
+    shape = matrices[0].shape
+    native_library.call(
+        _MuonApply(
+            threads=native_library.threads(),
+            count=len(matrices),
+            size=shape.numel(),
+            keep=keep,
+            rate=rate * _rate(matrices[0]),
+            updates=_addresses(updates, shape, torch.bfloat16),
+            weights=_addresses(matrices, shape),
+        )
+    )
 
 
 def _addresses(arrays: Sequence[Tensor | None], shape: torch.Size, dtype: torch.dtype = torch.float32) -> Any:
@@ -133,13 +173,3 @@ def _addresses(arrays: Sequence[Tensor | None], shape: torch.Size, dtype: torch.
         if array is not None and not (array.shape == shape and array.dtype == dtype and array.is_contiguous()):
             raise ValueError(f"an array is {array.dtype} {tuple(array.shape)}, not contiguous {dtype} {tuple(shape)}")
     return (c_void_p * len(arrays))(*map(native_library.address, arrays))
-
-
-TYPES: dict[str, list[Any]] = {
-    "scriven_muon_update": [c_int64] * 5 + [c_void_p] + [c_float] * 6 + [c_void_p] * 3,
-    "scriven_muon_apply": [c_int64] * 3 + [c_float] * 2 + [c_void_p] * 2,
-}
-
-
-def _function(name: str) -> Callable[..., int]:
-    return native_library.declare(name, TYPES[name])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -103,6 +104,39 @@ def _declare(loaded: ctypes.CDLL, name: str, arguments: tuple[Any, ...], result:
     if result is None:
         function.errcheck = _check
     return function
+
+
+class NativeStruct(ctypes.Structure):
+    """Base of the structures that native code reads. native/calls.h has a struct of the same name and fields.
+
+    Give every field by keyword: ctypes leaves others at zero, and takes names that are no fields. The tests see to it.
+    """
+
+
+def fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    """Fields of one ctypes type, named in a text."""
+    return [(name, kind) for name in names.split()]
+
+
+def call(arguments: NativeStruct) -> None:
+    """Calls the function that takes these arguments: scriven_sampler_write takes a SamplerWrite.
+
+    Arrays are passed by address. They must be alive, contiguous and of the right type: this is not checked here.
+    Raises RuntimeError if the function returns another status than 0, or there is no such function.
+    """
+    declare(*_signature(type(arguments)))(ctypes.byref(arguments))
+
+
+def call_for_count(arguments: NativeStruct) -> int:
+    """As `call`, but for a function that returns a count and no status."""
+    return int(declare(*_signature(type(arguments)), ctypes.c_int64)(ctypes.byref(arguments)))
+
+
+@cache
+def _signature(kind: type[NativeStruct]) -> tuple[str, tuple[Any]]:
+    """The name of the function that takes a struct, and the types of its arguments."""
+    name = re.sub(r"(?=[A-Z])", "_", kind.__name__.lstrip("_")).lower()
+    return f"scriven{name}", (ctypes.POINTER(kind),)
 
 
 def find(asked: str, folder: Path = FOLDER) -> Native:
@@ -215,28 +249,23 @@ def address(array: Any) -> int | None:
     return None if array is None else int(array.data_ptr())
 
 
-def parallel_for(function: Callable[[int, int], object], count: int, least: int, threads: int, arrays: object) -> None:
+def parallel_for(function: Callable[[int, int], object], count: int, least: int, threads: int) -> None:
     """Calls function(begin, end) for ranges that cover 0 .. count, in up to `threads` threads of `least` items or more.
 
     The first range runs in this thread, the others in a pool of threads. Returns when all have ended, even after an
-    error or interrupt. `arrays` are the arrays that the function uses; they are kept alive until then. Raises the
-    function's errors.
+    error; a second interrupt ends it early. The function must itself keep the arrays alive that it uses. Raises its
+    errors.
     """
     shares = max(1, min(threads, count // least))
     each = -(-count // shares // least) * least
     jobs = [partial(function, begin, min(begin + each, count)) for begin in range(0, count, each)]
-    others = [_pool().submit(_do, job, arrays) for job in jobs[1:]]
+    others = [_pool().submit(job) for job in jobs[1:]]
     try:
         jobs[0]()
     finally:
         wait(others)
     for other in others:
         other.result()
-
-
-def _do(job: Callable[[], object], arrays: object) -> None:
-    """Runs a job. Its reference to the arrays keeps them alive even if an interrupt ends `parallel_for` early."""
-    job()
 
 
 @cache

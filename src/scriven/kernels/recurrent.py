@@ -8,7 +8,6 @@ number.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from ctypes import c_int64, c_void_p
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from scriven.kernels import native_library
+from scriven.kernels.native_library import NativeStruct, fields
 from scriven.kernels.native_library import address as _address
 
 CELLS_PER_GROUP = 32  # cells that the native code works on together
@@ -35,6 +35,36 @@ class Cell:
 
 
 CELLS = {"rnn": Cell(0, 1, 1), "gru": Cell(1, 3, 5, True), "lstm": Cell(2, 4, 6, states=2)}
+
+
+class _RecurrentForward(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "threads cell steps rows cells symbols inputs"),
+        *fields(c_void_p, "sums ids x weight_x weight bias fresh h c y kept h_after c_after"),
+    )
+
+
+class _RecurrentBackward(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "threads cell steps rows cells"),
+        *fields(c_void_p, "weight fresh kept dy dh_after dc_after dsums dhidden dh dc"),
+    )
+
+
+class _WeightGradient(NativeStruct):
+    _fields_ = (*fields(c_int64, "threads k m n"), *fields(c_void_p, "x dy skip dweight sums"))
+
+
+class _ProjectionForward(NativeStruct):
+    _fields_ = (*fields(c_int64, "threads k m n"), *fields(c_void_p, "x weight bias y"))
+
+
+class _InputGradient(NativeStruct):
+    _fields_ = (*fields(c_int64, "threads k m n"), *fields(c_void_p, "dy weight dx"))
+
+
+class _AddRows(NativeStruct):
+    _fields_ = (*fields(c_int64, "threads k n symbols"), *fields(c_void_p, "ids dy dtable"))
 
 
 def usable() -> bool:
@@ -105,11 +135,30 @@ class NativeRecurrence(torch.autograd.Function):
             sums.new_empty(steps * -(-cells // CELLS_PER_GROUP) * rows * cell.kept * CELLS_PER_GROUP) if keep else None
         )
         after = [torch.empty_like(part) for part in state_before]
-        _function("scriven_recurrent_forward")(
-            *(native_library.threads(), cell.number, steps, rows, cells, 0 if x is None else x.shape[2]),
-            *(_address(sums), _address(ids), 0 if ids is None else len(sums), _address(x), _address(weight_x)),
-            *(_address(weight), _address(bias), *addresses_of_state(state_before)),
-            *(_address(fresh), _address(hs[1:]), _address(kept), *addresses_of_state(after)),
+        (h, c), (h_after, c_after) = addresses_of_state(state_before), addresses_of_state(after)
+        native_library.call(
+            _RecurrentForward(
+                threads=native_library.threads(),
+                cell=cell.number,
+                steps=steps,
+                rows=rows,
+                cells=cells,
+                symbols=0 if ids is None else len(sums),
+                inputs=0 if x is None else x.shape[2],
+                sums=_address(sums),
+                ids=_address(ids),
+                x=_address(x),
+                weight_x=_address(weight_x),
+                weight=_address(weight),
+                bias=_address(bias),
+                fresh=_address(fresh),
+                h=h,
+                c=c,
+                y=_address(hs[1:]),
+                kept=_address(kept),
+                h_after=h_after,
+                c_after=c_after,
+            )
         )
         ctx.cell, ctx.symbols = cell, len(sums)
         ctx.save_for_backward(x, weight_x, weight, hs, kept, ids, fresh)
@@ -125,10 +174,25 @@ class NativeRecurrence(torch.autograd.Function):
         dsums = hs.new_empty(steps, rows, cell.gates * cells)
         dhidden = torch.empty_like(dsums) if cell.apart else dsums
         dstate = [torch.empty_like(part) for part in dafter]
-        _function("scriven_recurrent_backward")(
-            *(native_library.threads(), cell.number, steps, rows, cells),
-            *(_address(weight), _address(fresh), _address(kept), _address(dy), *addresses_of_state(dafter)),
-            *(_address(dsums), _address(dhidden) if cell.apart else None, *addresses_of_state(dstate)),
+        (dh_after, dc_after), (dh, dc) = addresses_of_state(dafter), addresses_of_state(dstate)
+        native_library.call(
+            _RecurrentBackward(
+                threads=native_library.threads(),
+                cell=cell.number,
+                steps=steps,
+                rows=rows,
+                cells=cells,
+                weight=_address(weight),
+                fresh=_address(fresh),
+                kept=_address(kept),
+                dy=_address(dy),
+                dh_after=dh_after,
+                dc_after=dc_after,
+                dsums=_address(dsums),
+                dhidden=_address(dhidden) if cell.apart else None,
+                dh=dh,
+                dc=dc,
+            )
         )
         dbiases = dsums.new_zeros(cell.gates * cells, dtype=torch.float32) if cell.apart else None
         dweight = weight_gradient(hs[:-1], dhidden, fresh, dbiases)
@@ -149,8 +213,18 @@ class Projection(torch.autograd.Function):
         _check_shapes({"weight": (weight, (len(bias), x.shape[-1])), "x": (x, x.shape), "bias": (bias, (len(bias),))})
         ctx.save_for_backward(x, weight)
         y = x.new_empty(*x.shape[:-1], len(weight))
-        sizes, arrays = (y.shape[:-1].numel(), *reversed(weight.shape)), map(_address, (x, weight, bias, y))
-        _function("scriven_projection")(native_library.threads(), *sizes, *arrays)
+        native_library.call(
+            _ProjectionForward(
+                threads=native_library.threads(),
+                k=y.shape[:-1].numel(),
+                m=weight.shape[1],
+                n=len(weight),
+                x=_address(x),
+                weight=_address(weight),
+                bias=_address(bias),
+                y=_address(y),
+            )
+        )
         return y
 
     @staticmethod
@@ -171,9 +245,16 @@ def _through_product(x: Tensor, weight: Tensor, dy: Tensor, needs_dx: bool) -> t
 def _input_gradient(weight: Tensor, dy: Tensor) -> Tensor:
     """Computes dy (..., G) @ weight (G, D) in bf16: (..., D)."""
     dx = dy.new_empty(*dy.shape[:-1], weight.shape[1])
-    arrays = _address(dy), _address(weight), _address(dx)
-    _function("scriven_input_gradient")(
-        native_library.threads(), dy.shape[:-1].numel(), *reversed(weight.shape), *arrays
+    native_library.call(
+        _InputGradient(
+            threads=native_library.threads(),
+            k=dy.shape[:-1].numel(),
+            m=weight.shape[1],
+            n=len(weight),
+            dy=_address(dy),
+            weight=_address(weight),
+            dx=_address(dx),
+        )
     )
     return dx
 
@@ -181,17 +262,36 @@ def _input_gradient(weight: Tensor, dy: Tensor) -> Tensor:
 def weight_gradient(x: Tensor, dy: Tensor, skip: Tensor | None, sums: Tensor | None) -> Tensor:
     """dy^T x (G, D) in fp32, summed over all steps and rows that are not skipped. Adds the sums of dy to `sums`."""
     gradient = torch.empty(dy.shape[-1], x.shape[-1])
-    function = _function("scriven_weight_gradient")
-    arrays = (_address(x), _address(dy), _address(skip), _address(gradient), _address(sums))
-    function(native_library.threads(), dy.shape[:-1].numel(), x.shape[-1], dy.shape[-1], *arrays)
+    native_library.call(
+        _WeightGradient(
+            threads=native_library.threads(),
+            k=dy.shape[:-1].numel(),
+            m=x.shape[-1],
+            n=dy.shape[-1],
+            x=_address(x),
+            dy=_address(dy),
+            skip=_address(skip),
+            dweight=_address(gradient),
+            sums=_address(sums),
+        )
+    )
     return gradient
 
 
 def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
     """The gradient (V, G) of a table whose rows ids (T, N) were looked up, from the gradients of the rows (T, N, G)."""
-    gradient, width = torch.zeros(symbols, dy.shape[-1]), dy.shape[-1]
-    arrays = _address(ids), _address(dy), _address(gradient)
-    _function("scriven_add_rows")(native_library.threads(), ids.numel(), width, symbols, *arrays)
+    gradient = torch.zeros(symbols, dy.shape[-1])
+    native_library.call(
+        _AddRows(
+            threads=native_library.threads(),
+            k=ids.numel(),
+            n=dy.shape[-1],
+            symbols=symbols,
+            ids=_address(ids),
+            dy=_address(dy),
+            dtable=_address(gradient),
+        )
+    )
     return gradient
 
 
@@ -232,20 +332,6 @@ def _check_shapes(expected: dict[str, tuple[Tensor, tuple[int, ...]]]) -> None:
     for name, (array, wanted) in expected.items():
         if array.shape != wanted or array.device.type != "cpu":
             raise ValueError(f"{name} of shape {tuple(array.shape)} on {array.device}, not {tuple(wanted)} on the CPU")
-
-
-TYPES = {
-    "scriven_recurrent_forward": [c_int64] * 6 + [c_void_p] * 2 + [c_int64] + [c_void_p] * 11,
-    "scriven_recurrent_backward": [c_int64] * 5 + [c_void_p] * 10,
-    "scriven_weight_gradient": [c_int64] * 4 + [c_void_p] * 5,
-    "scriven_projection": [c_int64] * 4 + [c_void_p] * 4,
-    "scriven_input_gradient": [c_int64] * 4 + [c_void_p] * 3,
-    "scriven_add_rows": [c_int64] * 4 + [c_void_p] * 3,
-}
-
-
-def _function(name: str) -> Callable[..., int]:
-    return native_library.declare(name, TYPES[name])
 
 
 def _bf16(*arrays: Tensor) -> tuple[Tensor, ...]:

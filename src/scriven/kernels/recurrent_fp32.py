@@ -7,7 +7,6 @@ for vectors once. All other products are of whole arrays, by torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from ctypes import c_int64, c_void_p
 from typing import Any
 
@@ -16,10 +15,29 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from scriven.kernels import native_library
+from scriven.kernels.native_library import NativeStruct, fields
 from scriven.kernels.native_library import address as _address
 from scriven.kernels.recurrent import CELLS, addresses_of_state, check_arrays, fp32
 
 CELLS_PER_GROUP = 32  # cells that native code keeps values for together: a multiple of what it works on
+
+
+class _StepsForward(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "threads cell steps rows cells symbols"),
+        *fields(c_void_p, "sums ids weight bias fresh h c y kept h_after c_after"),
+    )
+
+
+class _StepsBackward(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "threads cell steps rows cells"),
+        *fields(c_void_p, "weight fresh kept dy dh_after dc_after dsums dhidden dh dc"),
+    )
+
+
+class _StepsAddRows(NativeStruct):
+    _fields_ = (*fields(c_int64, "threads count width"), *fields(c_void_p, "ids dy dtable"))
 
 
 def usable() -> bool:
@@ -77,18 +95,30 @@ class NativeFp32Recurrence(torch.autograd.Function):
             sums.new_empty(steps * -(-cells // CELLS_PER_GROUP) * rows * cell.kept * CELLS_PER_GROUP) if keep else None
         )
         after = [torch.empty_like(part) for part in before]
-        shape = (native_library.threads(), cell.number, steps, rows, cells)
-        _function("scriven_steps_forward")(
-            *(*shape, _address(sums), _address(ids), 0 if ids is None else len(sums), _address(weight), _address(bias)),
-            *(
-                *addresses_of_state(before),
-                _address(fresh),
-                _address(hs[1:]),
-                _address(kept),
-                *addresses_of_state(after),
-            ),
+        threads = native_library.threads()
+        (h, c), (h_after, c_after) = addresses_of_state(before), addresses_of_state(after)
+        native_library.call(
+            _StepsForward(
+                threads=threads,
+                cell=cell.number,
+                steps=steps,
+                rows=rows,
+                cells=cells,
+                symbols=0 if ids is None else len(sums),
+                sums=_address(sums),
+                ids=_address(ids),
+                weight=_address(weight),
+                bias=_address(bias),
+                fresh=_address(fresh),
+                h=h,
+                c=c,
+                y=_address(hs[1:]),
+                kept=_address(kept),
+                h_after=h_after,
+                c_after=c_after,
+            )
         )
-        ctx.cell, ctx.shape, ctx.symbols = cell, shape, len(sums)
+        ctx.cell, ctx.threads, ctx.symbols = cell, threads, len(sums)
         ctx.save_for_backward(weight, hs, kept, ids, fresh)
         return hs[1:], *after
 
@@ -102,9 +132,25 @@ class NativeFp32Recurrence(torch.autograd.Function):
         dsums = hs.new_empty(steps, rows, cell.gates * cells)
         dhidden = torch.empty_like(dsums) if cell.apart else dsums
         dstate = [torch.empty_like(part) for part in after]
-        _function("scriven_steps_backward")(
-            *(*ctx.shape, _address(weight), _address(fresh), _address(kept), _address(dy), *addresses_of_state(after)),
-            *(_address(dsums), _address(dhidden) if cell.apart else None, *addresses_of_state(dstate)),
+        (dh_after, dc_after), (dh, dc) = addresses_of_state(after), addresses_of_state(dstate)
+        native_library.call(
+            _StepsBackward(
+                threads=ctx.threads,
+                cell=cell.number,
+                steps=steps,
+                rows=rows,
+                cells=cells,
+                weight=_address(weight),
+                fresh=_address(fresh),
+                kept=_address(kept),
+                dy=_address(dy),
+                dh_after=dh_after,
+                dc_after=dc_after,
+                dsums=_address(dsums),
+                dhidden=_address(dhidden) if cell.apart else None,
+                dh=dh,
+                dc=dc,
+            )
         )
         before = hs[:-1] if fresh is None else hs[:-1].masked_fill(fresh[..., None], 0)
         dweight = dhidden.flatten(0, 1).T @ before.flatten(0, 1)
@@ -116,17 +162,14 @@ class NativeFp32Recurrence(torch.autograd.Function):
 def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
     """The gradient (V, G) of a table whose rows ids (T, N) were looked up, from the gradients of the rows (T, N, G)."""
     gradient = torch.zeros(symbols, dy.shape[-1])
-    shape = native_library.threads(), ids.numel(), dy.shape[-1]
-    _function("scriven_steps_add_rows")(*shape, _address(ids), _address(dy), _address(gradient))
+    native_library.call(
+        _StepsAddRows(
+            threads=native_library.threads(),
+            count=ids.numel(),
+            width=dy.shape[-1],
+            ids=_address(ids),
+            dy=_address(dy),
+            dtable=_address(gradient),
+        )
+    )
     return gradient
-
-
-TYPES = {
-    "scriven_steps_forward": [c_int64] * 5 + [c_void_p] * 2 + [c_int64] + [c_void_p] * 9,
-    "scriven_steps_backward": [c_int64] * 5 + [c_void_p] * 10,
-    "scriven_steps_add_rows": [c_int64] * 3 + [c_void_p] * 3,
-}
-
-
-def _function(name: str) -> Callable[..., int]:
-    return native_library.declare(name, TYPES[name])

@@ -8,9 +8,9 @@ on every processor, in fp32 and bf16 on every processor with fused multiply-add.
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Mapping, Sequence
+from ctypes import POINTER, Array, addressof, c_double, c_int64, c_void_p
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from scriven.arrays import Float32s, Float64s, Ids
 from scriven.kernels import native_library
+from scriven.kernels.native_library import NativeStruct, fields
 from scriven.settings import ModelSettings, SamplingSettings
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -32,48 +33,54 @@ CACHE_BYTES = 1 << 20  # of a core's second-level cache, if the system does not 
 LAYER_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 NORMS = ("none", "rms", "layer")
 
-ARGUMENTS = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
 ROWS_PER_THREAD = 16  # rows that a thread takes, or a multiple: as in native/sampler.h
 
 State = tuple[tuple[Tensor, ...], ...]  # h, and an lstm's c, (N, H), of each layer
 
 
-class _MatrixStruct(ctypes.Structure):
+class _PackedMatrix(NativeStruct):
+    _fields_ = (*fields(c_void_p, "data scale offset"), *fields(c_int64, "groups width chunks"))
+
+
+class _PackedLayer(NativeStruct):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("data", "scale", "offset")),
-        *((name, ctypes.c_int64) for name in ("groups", "width", "chunks")),
+        *fields(_PackedMatrix, "input hidden"),
+        *fields(c_void_p, "sums apart norm shift"),
+        ("cells", c_int64),
     )
 
 
-class _LayerStruct(ctypes.Structure):
+class _PackedModel(NativeStruct):
     _fields_ = (
-        *((name, _MatrixStruct) for name in ("input", "hidden")),
-        *((name, ctypes.c_void_p) for name in ("sums", "apart", "norm", "shift")),
-        ("cells", ctypes.c_int64),
+        *fields(c_int64, "symbols boundary cell relu residual norm precision layers"),
+        ("embedding", c_void_p),
+        ("layer", POINTER(_PackedLayer)),
+        ("head", _PackedMatrix),
+        ("head_bias", c_void_p),
     )
 
 
-class _ModelStruct(ctypes.Structure):
+class _Drawing(NativeStruct):
+    _fields_ = fields(c_double, "temperature top_k top_p min_p")
+
+
+class _SamplerWrite(NativeStruct):
     _fields_ = (
-        *(
-            (name, ctypes.c_int64)
-            for name in ("symbols", "boundary", "cell", "relu", "residual", "norm", "precision", "layers")
-        ),
-        ("embedding", ctypes.c_void_p),
-        ("layer", ctypes.POINTER(_LayerStruct)),
-        ("head", _MatrixStruct),
-        ("head_bias", ctypes.c_void_p),
+        *fields(c_int64, "threads rows count window seen"),
+        *fields(c_void_p, "model uniforms"),
+        ("drawing", POINTER(_Drawing)),
+        ("recent", c_void_p),
+        ("state", POINTER(c_void_p)),
+        *fields(c_void_p, "logits ids"),
     )
 
 
-class _Writing(ctypes.Structure):
+class _ScorerRead(NativeStruct):
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("rows", "count")),
-        *((name, ctypes.c_void_p) for name in ("uniforms", "drawing")),
-        ("state", ctypes.POINTER(ctypes.c_void_p)),
-        *((name, ctypes.c_void_p) for name in ("logits", "ids")),
-        *((name, ctypes.c_int64) for name in ("window", "seen")),
-        ("recent", ctypes.c_void_p),
+        *fields(c_int64, "threads rows steps"),
+        *fields(c_void_p, "model read targets"),
+        ("state", POINTER(c_void_p)),
+        *fields(c_void_p, "logits nats"),
     )
 
 
@@ -91,20 +98,19 @@ class Sampler:
 
         Later changes of the weights have no effect here. Raises RuntimeError if there is no library.
         """
-        self._write = native_library.declare("scriven_sampler_write", ARGUMENTS)
         arrays = {name: weight.detach().cpu().float().numpy() for name, weight in weights.items()}
         self._packer = _Packer(settings, arrays, precision)  # keeps the packed arrays alive
         self._model = self._packer.model(-1 if boundary is None else boundary)
         self._symbols = int(self._model.symbols)
         self.widths = [layer.cells for layer in self._packer.layers]
         self.state_size = 2 if settings.cell == "lstm" else 1
-        cache = native_library.declare("scriven_cache", [], ctypes.c_int64)() or CACHE_BYTES
+        cache = native_library.declare("scriven_cache", [], c_int64)() or CACHE_BYTES
         self._caches = -(-self._packer.bytes // cache)  # the number of cores whose caches can hold the weights
 
     @property
     def packed(self) -> int:
         """The address of the packed model, for native functions."""
-        return ctypes.addressof(self._model)
+        return addressof(self._model)
 
     @property
     def symbols(self) -> int:
@@ -115,9 +121,7 @@ class Sampler:
         """The state before anything was read, for N rows."""
         return tuple((torch.zeros(rows, width),) * self.state_size for width in self.widths)
 
-    def copies(
-        self, logits: Tensor, state: State, reuse: bool = False
-    ) -> tuple[Tensor, State, ctypes.Array[ctypes.c_void_p]]:
+    def copies(self, logits: Tensor, state: State, reuse: bool = False) -> tuple[Tensor, State, Array[c_void_p]]:
         """Copies logits (N, V) and a state for native code to change; returns them and the addresses of the state.
 
         With `reuse`, arrays that native code can change are not copied. Raises ValueError if their shapes are not those
@@ -126,7 +130,7 @@ class Sampler:
         rows = logits.shape[0]
         logits = _copy(logits, (rows, self.symbols), reuse)
         after = []
-        addresses = (ctypes.c_void_p * (2 * len(self.widths)))()
+        addresses = (c_void_p * (2 * len(self.widths)))()
         for depth, (layer, width) in enumerate(zip(state, self.widths, strict=True)):
             parts = [_copy(part, (rows, width), reuse) for part in layer]
             for number, part in enumerate(parts):
@@ -157,17 +161,28 @@ class Sampler:
         """
         uniforms = np.ascontiguousarray(uniforms, np.float64)
         (count, rows), ids = uniforms.shape, np.empty(uniforms.shape, np.int64)
-        drawing = np.array([_drawing(each) for each in _each(settings, rows)], np.float64)  # (N, 4)
+        drawing = (_Drawing * rows)(*map(_drawing, _each(settings, rows)))
         reuse = reuse and state is not None  # the layers of a zero state share one array
         logits, after, addresses = self.copies(logits, self.zero_state(rows) if state is None else state, reuse)
         if logits.shape[0] != rows:
             raise ValueError(f"there are logits of {logits.shape[0]} rows, but random numbers for {rows}")
         before = self._recent(recent, rows, window)
-        writing = _Writing(
-            *(rows, count, uniforms.ctypes.data, drawing.ctypes.data, addresses, logits.data_ptr(), ids.ctypes.data),
-            *((window, 0, None) if before is None else (window, len(before), before.ctypes.data)),
+        native_library.call(
+            _SamplerWrite(
+                threads=self._threads(rows),
+                rows=rows,
+                count=count,
+                window=window,
+                seen=0 if before is None else len(before),
+                model=self.packed,
+                uniforms=uniforms.ctypes.data,
+                drawing=drawing,
+                recent=None if before is None else before.ctypes.data,
+                state=addresses,
+                logits=logits.data_ptr(),
+                ids=ids.ctypes.data,
+            )
         )
-        self._write(self.packed, ctypes.byref(writing), self._threads(rows))
         return ids, logits, after
 
     def _recent(self, recent: Ids | None, rows: int, window: int) -> Ids | None:
@@ -203,16 +218,16 @@ class _Packer:
         self.embedding: int | None = None
         self.layers = [self._layer(depth) for depth in range(settings.layers)]
 
-    def model(self, boundary: int) -> _ModelStruct:
+    def model(self, boundary: int) -> _PackedModel:
         """The structure that the library reads; it must not outlive this object."""
-        settings, head = self.settings, _MatrixStruct()
+        settings, head = self.settings, _PackedMatrix()
         bias, headless = None, settings.head == "none"
         if not headless:
             groups = _grouping(len(self.weights["head.bias"]), 1)
             head = self._matrix(_group(self.weights["head.weight"], 1, groups))
             bias = self._keep(_group(self.weights["head.bias"], 1, groups))
-        self.table = (_LayerStruct * settings.layers)(*self.layers)
-        return _ModelStruct(
+        self.table = (_PackedLayer * settings.layers)(*self.layers)
+        return _PackedModel(
             symbols=self.layers[-1].cells if headless else len(self.weights["head.bias"]),
             boundary=boundary,
             cell=list(CELLS).index(settings.cell),
@@ -227,7 +242,7 @@ class _Packer:
             head_bias=bias,
         )
 
-    def _layer(self, depth: int) -> _LayerStruct:
+    def _layer(self, depth: int) -> _PackedLayer:
         names = {name: f"layers.{depth}.rnn.{name}_l0" for name in LAYER_WEIGHTS}
         of = {name: self.weights[full] for name, full in names.items() if full in self.weights}  # mingru has no hidden
         cells = len(of["bias_ih"]) // self.gates
@@ -237,17 +252,17 @@ class _Packer:
             bias[2 * cells :] = of["bias_ih"][2 * cells :]
             apart = self._keep(_group(of["bias_hh"][2 * cells :], 1, (groups[0], 1)))
         sums, matrix = (self._first if depth == 0 else self._later)(of["weight_ih"], bias, groups)
-        hidden = _MatrixStruct(groups=groups[0], width=groups[1])
+        hidden = _PackedMatrix(data=None, scale=None, offset=None, groups=groups[0], width=groups[1], chunks=0)
         if "weight_hh" in of:
             hidden = self._matrix(_group(of["weight_hh"], self.gates, groups))
         norm, shift = (self._norm(depth, name, (groups[0], groups[1] // self.gates)) for name in ("weight", "bias"))
-        return _LayerStruct(input=matrix, hidden=hidden, sums=sums, apart=apart, norm=norm, shift=shift, cells=cells)
+        return _PackedLayer(input=matrix, hidden=hidden, sums=sums, apart=apart, norm=norm, shift=shift, cells=cells)
 
-    def _later(self, weight: Float32s, bias: Float32s, groups: tuple[int, int]) -> tuple[int, _MatrixStruct]:
+    def _later(self, weight: Float32s, bias: Float32s, groups: tuple[int, int]) -> tuple[int, _PackedMatrix]:
         """The biases and the matrix of the input, of any layer."""
         return self._keep(_group(bias, self.gates, groups)), self._matrix(_group(weight, self.gates, groups))
 
-    def _first(self, weight: Float32s, bias: Float32s, groups: tuple[int, int]) -> tuple[int, _MatrixStruct]:
+    def _first(self, weight: Float32s, bias: Float32s, groups: tuple[int, int]) -> tuple[int, _PackedMatrix]:
         """A table (V, outputs) of each symbol's sums in the first layer; or, if that is too large, as `_later`."""
         vectors = self.weights.get("embedding.weight")  # (V, D)
         inputs = weight.T if vectors is None else vectors
@@ -258,13 +273,13 @@ class _Packer:
                 self.embedding = self._keep(self._pad(inputs))
                 return self._later(weight, bias, groups)
             inputs = inputs @ weight.T.astype(np.float64)  # in doubles: rounded alike on every machine, almost always
-        return self._keep(_group((inputs + bias).T, self.gates, groups).reshape(outputs, -1).T), _MatrixStruct()
+        return self._keep(_group((inputs + bias).T, self.gates, groups).reshape(outputs, -1).T), _PackedMatrix()
 
     def _norm(self, depth: int, name: str, groups: tuple[int, int]) -> int | None:
         weight = self.weights.get(f"norms.{depth}.{name}")
         return None if weight is None else self._keep(_group(weight, 1, groups))
 
-    def _matrix(self, weight: Float32s) -> _MatrixStruct:
+    def _matrix(self, weight: Float32s) -> _PackedMatrix:
         """Packs weights (groups, outputs of a group, K) into words (groups, chunks, outputs of a group)."""
         scale = offset = None
         if self.precision == "int8":
@@ -279,7 +294,14 @@ class _Packer:
         words = words.reshape(groups, outputs, length // inputs, inputs).swapaxes(1, 2)
         data = self._keep(words, words.dtype)
         self.bytes += words.nbytes
-        return _MatrixStruct(data, scale, offset, groups, outputs // CELLS_PER_BLOCK, length // inputs)
+        return _PackedMatrix(
+            data=data,
+            scale=scale,
+            offset=offset,
+            groups=groups,
+            width=outputs // CELLS_PER_BLOCK,
+            chunks=length // inputs,
+        )
 
     def _pad(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Pads the last dimension with zeros to an even number of chunks and, in int8, a whole number of tiles."""
@@ -302,7 +324,7 @@ def _empty_aligned(shape: tuple[int, ...], kind: npt.DTypeLike) -> npt.NDArray[A
 
 
 def _grouping(cells: int, gates: int) -> tuple[int, int]:
-    """The number of groups, and of blocks per group, for the sums of `cells` cells: see Matrix in native/sampler.h."""
+    """The number of groups, and of blocks per group, for the sums of `cells` cells: see native/calls.h."""
     blocks = -(-cells // CELLS_PER_BLOCK)
     if gates > 1:
         return blocks, gates
@@ -338,12 +360,8 @@ def _each(settings: SamplingSettings | Sequence[SamplingSettings], rows: int) ->
     return each
 
 
-def _drawing(settings: SamplingSettings) -> tuple[float, ...]:
-    """The values of `Drawing` in native/sampler.h."""
-    return settings.temperature, settings.top_k, settings.top_p, settings.min_p
-
-
-SCORER_ARGUMENTS = [ctypes.c_void_p, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 5]
+def _drawing(settings: SamplingSettings) -> _Drawing:
+    return _Drawing(temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, min_p=settings.min_p)
 
 
 def score(
@@ -360,14 +378,17 @@ def score(
     ids, targets = (np.ascontiguousarray(each, np.int64) for each in (ids, targets))
     nats, (logits, after, addresses) = np.empty(ids.shape), model.copies(logits, state)
     if ids.size:
-        native_library.declare("scriven_scorer_read", SCORER_ARGUMENTS)(
-            model.packed,
-            threads,
-            *reversed(ids.shape),
-            ids.ctypes.data,
-            targets.ctypes.data,
-            addresses,
-            logits.data_ptr(),
-            nats.ctypes.data,
+        native_library.call(
+            _ScorerRead(
+                threads=threads,
+                rows=ids.shape[1],
+                steps=len(ids),
+                model=model.packed,
+                read=ids.ctypes.data,
+                targets=targets.ctypes.data,
+                state=addresses,
+                logits=logits.data_ptr(),
+                nats=nats.ctypes.data,
+            )
         )
     return nats, logits, after

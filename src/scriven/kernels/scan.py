@@ -7,7 +7,6 @@ threads divide them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from ctypes import c_int64, c_void_p
 from typing import Any
 
@@ -16,9 +15,24 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from scriven.kernels import native_library
+from scriven.kernels.native_library import NativeStruct, fields
 from scriven.kernels.native_library import address as _address
 
 FEWEST_CELLS = 64  # for each thread
+
+
+class _ScanForward(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "steps rows cells begin end symbols bf16"),
+        *fields(c_void_p, "sums ids fresh h y"),
+    )
+
+
+class _ScanBackward(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "steps rows cells begin end bf16"),
+        *fields(c_void_p, "sums ids fresh h y dy dh dsums"),
+    )
 
 
 def usable() -> bool:
@@ -70,12 +84,28 @@ class Scan(torch.autograd.Function):
         if sums.shape != (*((steps, rows) if ids is None else sums.shape[:1]), 2 * cells):
             raise ValueError(f"sums of shape {tuple(sums.shape)} for a state of {rows} rows and {cells} cells")
         y = h.new_empty(steps, rows, cells)
-        symbols = 0 if ids is None else len(sums)
         if not (h.device.type == sums.device.type == "cpu"):
             raise ValueError(f"sums on {sums.device} and a state on {h.device}: both must be on the CPU")
-        arguments = _address(sums), _address(ids), symbols, _address(fresh), _address(h), _address(y)
-        arrays = (sums, ids, fresh, h, y)
-        _by_cells("scriven_scan_forward", (steps, rows, cells), sums.dtype, arrays, *arguments)
+
+        def _scan_cells(begin: int, end: int) -> None:
+            native_library.call(
+                _ScanForward(
+                    steps=steps,
+                    rows=rows,
+                    cells=cells,
+                    begin=begin,
+                    end=end,
+                    symbols=0 if ids is None else len(sums),
+                    bf16=sums.dtype == torch.bfloat16,
+                    sums=_address(sums),
+                    ids=_address(ids),
+                    fresh=_address(fresh),
+                    h=_address(h),
+                    y=_address(y),
+                )
+            )
+
+        native_library.parallel_for(_scan_cells, cells, FEWEST_CELLS, native_library.threads())
         ctx.save_for_backward(sums, ids, fresh, h, y)
         return y
 
@@ -86,26 +116,27 @@ class Scan(torch.autograd.Function):
         sums, ids, fresh, h, y = ctx.saved_tensors
         dy, dh = dy.contiguous(), torch.zeros_like(h)
         dsums = torch.empty_like(sums) if ids is None else torch.zeros_like(sums, dtype=torch.float32)
-        arrays = (sums, ids, fresh, h, y, dy, dh, dsums)
-        _by_cells("scriven_scan_backward", tuple(y.shape), sums.dtype, arrays, *map(_address, arrays))
+        steps, rows, cells = y.shape
+
+        def _scan_cells(begin: int, end: int) -> None:
+            native_library.call(
+                _ScanBackward(
+                    steps=steps,
+                    rows=rows,
+                    cells=cells,
+                    begin=begin,
+                    end=end,
+                    bf16=sums.dtype == torch.bfloat16,
+                    sums=_address(sums),
+                    ids=_address(ids),
+                    fresh=_address(fresh),
+                    h=_address(h),
+                    y=_address(y),
+                    dy=_address(dy),
+                    dh=_address(dh),
+                    dsums=_address(dsums),
+                )
+            )
+
+        native_library.parallel_for(_scan_cells, cells, FEWEST_CELLS, native_library.threads())
         return dsums, None, None, dh
-
-
-def _by_cells(name: str, shape: tuple[int, ...], kind: torch.dtype, arrays: object, *addresses: int | None) -> None:
-    """Calls a native function for all cells of the arrays, divided among threads. `shape` is T, N, H."""
-    function = _function(name)
-
-    def _share(begin: int, end: int) -> None:
-        function(*shape, begin, end, kind == torch.bfloat16, *addresses)
-
-    native_library.parallel_for(_share, shape[-1], FEWEST_CELLS, native_library.threads(), arrays)
-
-
-TYPES = {
-    "scriven_scan_forward": [c_int64] * 6 + [c_void_p] * 2 + [c_int64] + [c_void_p] * 3,
-    "scriven_scan_backward": [c_int64] * 6 + [c_void_p] * 8,
-}
-
-
-def _function(name: str) -> Callable[..., int]:
-    return native_library.declare(name, TYPES[name])

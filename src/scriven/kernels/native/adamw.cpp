@@ -5,6 +5,7 @@
 #include <memory>
 #include <new>
 
+#include "calls.h"
 #include "thread_team.h"
 
 namespace scriven {
@@ -76,34 +77,31 @@ struct Arrays {
 }  // namespace
 }  // namespace scriven
 
-// The sum of the squares of all values of `count` arrays, to `sum`.
-SCRIVEN_API int64_t scriven_squares(int64_t threads, int64_t count, const float *const *gradients,
-                                    const int64_t *sizes, double *sum) {
+// The sum of the squares of all values of the gradients.
+SCRIVEN_API int64_t scriven_sum_squares(const scriven::SumSquares *call) {
     using namespace scriven;
-    const Arrays arrays{count, gradients, sizes};
+    const Arrays arrays{call->count, call->gradients, call->sizes};
     const int64_t chunks = arrays.chunks();
     const std::unique_ptr<double[]> sums(new (std::nothrow) double[chunks + 1]);
     if (!sums) return no_memory;
-    run(threads, [&](const Member &member) {
+    run(call->threads, [&](const Member &member) {
         arrays.each(member.share(chunks), [&](int64_t number, const float *begin, int64_t, int64_t size) {
             sums[number] = squares(begin, size);
         });
     });
-    *sum = 0;
-    for (int64_t i = 0; i < chunks; ++i) *sum += sums[i];
+    *call->sum = 0;
+    for (int64_t i = 0; i < chunks; ++i) *call->sum += sums[i];
     return ok;
 }
 
-// A step of values, mean and square (P,), the gradients of which are `count` arrays of P values in all.
-SCRIVEN_API int64_t scriven_adamw(int64_t threads, int64_t count, const float *const *gradients,
-                                  const int64_t *sizes, float *values, float *mean, float *square, float scale,
-                                  float beta1, float beta2, float rate, float root, float epsilon) {
+// A step of values, mean and square.
+SCRIVEN_API int64_t scriven_adamw_step(const scriven::AdamwStep *call) {
     using namespace scriven;
-    const Arrays arrays{count, gradients, sizes};
-    const AdamwRule rule{scale, beta1, beta2, rate, root, epsilon};
-    run(threads, [&](const Member &member) {
+    const Arrays arrays{call->count, call->gradients, call->sizes};
+    const AdamwRule rule{call->scale, call->beta1, call->beta2, call->rate, call->root, call->epsilon};
+    run(call->threads, [&](const Member &member) {
         arrays.each(member.share(arrays.chunks()), [&](int64_t, const float *begin, int64_t place, int64_t size) {
-            step(rule, begin, values + place, mean + place, square + place, size);
+            step(rule, begin, call->values + place, call->mean + place, call->square + place, size);
         });
     });
     return ok;

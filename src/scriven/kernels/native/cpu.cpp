@@ -1,4 +1,8 @@
-// What this processor and its operating system can do. Portable in every library.
+// What this library is, and what this processor and its operating system can do. Portable in every library.
+#include <cstddef>
+#include <type_traits>
+
+#include "calls.h"
 #include "common.h"
 
 #if defined(__x86_64__)
@@ -79,8 +83,42 @@ int64_t cache_bytes() {
 #endif
 }
 
+struct Size {
+    const char *name;
+    int64_t bytes;
+};
+
+template <class Struct> constexpr Size size_of(const char *name) {
+    static_assert(std::is_standard_layout<Struct>::value && std::is_trivial<Struct>::value, "Python can lay it out");
+    return {name, sizeof(Struct)};
+}
+
+#define SCRIVEN_SIZE(type) size_of<type>(#type)
+constexpr Size sizes[] = {
+    SCRIVEN_SIZE(PackedMatrix),        SCRIVEN_SIZE(PackedLayer),
+    SCRIVEN_SIZE(PackedModel),         SCRIVEN_SIZE(Drawing),
+    SCRIVEN_SIZE(SamplerWrite),        SCRIVEN_SIZE(ScorerRead),
+    SCRIVEN_SIZE(TextTranslate),       SCRIVEN_SIZE(TextLearn),
+    SCRIVEN_SIZE(RecurrentForward),    SCRIVEN_SIZE(RecurrentBackward),
+    SCRIVEN_SIZE(StepsForward),        SCRIVEN_SIZE(StepsBackward),
+    SCRIVEN_SIZE(StepsAddRows),        SCRIVEN_SIZE(ScanForward),
+    SCRIVEN_SIZE(ScanBackward),        SCRIVEN_SIZE(WeightGradient),
+    SCRIVEN_SIZE(ProjectionForward),   SCRIVEN_SIZE(InputGradient),
+    SCRIVEN_SIZE(AddRows),             SCRIVEN_SIZE(CrossEntropyForward),
+    SCRIVEN_SIZE(CrossEntropyBackward), SCRIVEN_SIZE(SumSquares),
+    SCRIVEN_SIZE(AdamwStep),           SCRIVEN_SIZE(MuonUpdate),
+    SCRIVEN_SIZE(MuonApply),
+};
+
 }  // namespace
 }  // namespace scriven
+
+// The bytes of a struct in calls.h; 0 if there is none of that name. Python's must be as large.
+SCRIVEN_API int64_t scriven_struct_size(const char *name) {
+    for (const scriven::Size &size : scriven::sizes)
+        if (!std::strcmp(size.name, name)) return size.bytes;
+    return 0;
+}
 
 // Which functions this library has, as a number; see interface.py. The build defines it.
 SCRIVEN_API int64_t scriven_interface() { return SCRIVEN_INTERFACE; }

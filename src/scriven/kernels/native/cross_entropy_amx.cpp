@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "bf16_vectors.h"
+#include "calls.h"
 #include "thread_team.h"
 
 namespace scriven {
@@ -199,53 +200,47 @@ bool possible(const Sizes &sizes, const int64_t *targets) {
 }  // namespace scriven
 
 // Values that a row has in `factors`, for an output layer of such sizes.
-SCRIVEN_API int64_t scriven_output_chunks(int64_t inputs, int64_t symbols) {
+SCRIVEN_API int64_t scriven_cross_entropy_chunks(int64_t inputs, int64_t symbols) {
     return scriven::Sizes{1, inputs, symbols}.chunks();
 }
 
-// Losses (rows) of foretelling targets (rows) from y (rows, inputs) bf16, with weight (symbols, inputs) and bias
-// (symbols) or null. kept (rows, symbols rounded up to 32) bf16 and factors (rows, chunks) are for the way back; kept
-// may be null.
-SCRIVEN_API int64_t scriven_output_forward(int64_t threads, int64_t rows, int64_t inputs, int64_t symbols,
-                                           const uint16_t *y, const float *weight, const float *bias,
-                                           const int64_t *targets, float *losses, uint16_t *kept, float *factors) {
+// The losses of predicting targets (rows) from y (rows, inputs).
+SCRIVEN_API int64_t scriven_cross_entropy_forward(const scriven::CrossEntropyForward *call) {
     using namespace scriven;
-    const Sizes sizes{rows, inputs, symbols};
-    if (!possible(sizes, targets)) return bad_argument;
-    const int64_t part = sizes.parts() * 2 * TILE;
+    const Sizes sizes{call->rows, call->inputs, call->symbols};
+    if (!possible(sizes, call->targets)) return bad_argument;
+    const int64_t threads = call->threads, part = sizes.parts() * 2 * TILE;
     const Buffer<bf16> packed(sizes.columns() * part), left(threads * part);
-    const Buffer<float> whole(sizes.width()), totals(rows * sizes.chunks()), sums(threads * sizes.chunk() * SQUARE);
+    const Buffer<float> whole(sizes.width()), totals(sizes.rows * sizes.chunks()), sums(threads * sizes.chunk() * SQUARE);
     if (!packed || !left || !whole || !totals || !sums) return no_memory;
     for (int64_t i = 0; i < sizes.width(); ++i)
-        whole[i] = i >= symbols ? -std::numeric_limits<float>::infinity() : bias ? bias[i] : 0.0f;
-    const Forward own{sizes, y, whole, targets, losses, kept, factors, totals};
+        whole[i] = i >= sizes.symbols ? -std::numeric_limits<float>::infinity() : call->bias ? call->bias[i] : 0.0f;
+    const Forward own{sizes, call->y, whole, call->targets, call->losses, call->kept, call->factors, totals};
     run(threads, [&](const Member &member) {
-        pack_turned(weight, symbols, inputs, member.share(sizes.columns()), packed, part);
+        pack_turned(call->weight, sizes.symbols, sizes.inputs, member.share(sizes.columns()), packed, part);
         member.wait();
         const Tiles tiles;
-        forward(own, packed, whole, member.share(groups_of(rows)), left + member.index * part,
+        forward(own, packed, whole, member.share(groups_of(sizes.rows)), left + member.index * part,
                 sums + member.index * sizes.chunk() * SQUARE);
     });
     return ok;
 }
 
-// dy (rows, inputs) bf16 from dlosses (rows), and the gradients of the logits in place of `kept`.
-SCRIVEN_API int64_t scriven_output_backward(int64_t threads, int64_t rows, int64_t inputs, int64_t symbols,
-                                            const float *weight, const int64_t *targets, const float *factors,
-                                            const float *dlosses, uint16_t *kept, uint16_t *dy) {
+// dy from dlosses, and the gradients of the logits in place of `kept`.
+SCRIVEN_API int64_t scriven_cross_entropy_backward(const scriven::CrossEntropyBackward *call) {
     using namespace scriven;
-    const Sizes sizes{rows, inputs, symbols};
-    if (!possible(sizes, targets)) return bad_argument;
+    const Sizes sizes{call->rows, call->inputs, call->symbols};
+    if (!possible(sizes, call->targets)) return bad_argument;
     const int64_t stride = sizes.columns() * 2 * TILE, room = sizes.chunk() * 2 * TILE;
-    const Buffer<bf16> packed(sizes.parts() * stride), left(threads * room);
-    const Buffer<float> sums(groups_of(rows) * sizes.parts() * SQUARE);
+    const Buffer<bf16> packed(sizes.parts() * stride), left(call->threads * room);
+    const Buffer<float> sums(groups_of(sizes.rows) * sizes.parts() * SQUARE);
     if (!packed || !left || !sums) return no_memory;
-    const Backward own{sizes, targets, factors, dlosses, kept, dy};
-    run(threads, [&](const Member &member) {
-        pack_straight(weight, symbols, inputs, member.share(sizes.parts()), packed, stride);
+    const Backward own{sizes, call->targets, call->factors, call->dlosses, call->kept, call->dy};
+    run(call->threads, [&](const Member &member) {
+        pack_straight(call->weight, sizes.symbols, sizes.inputs, member.share(sizes.parts()), packed, stride);
         member.wait();
         const Tiles tiles;
-        const Range groups = member.share(groups_of(rows));
+        const Range groups = member.share(groups_of(sizes.rows));
         backward(own, packed, groups, left + member.index * room, sums + groups.begin * sizes.parts() * SQUARE);
     });
     return ok;

@@ -1,5 +1,6 @@
 // Symbols -> ids by a table, for text that is read: see kernels/encode.py. What it costs is a small part of decoding,
 // hashing and writing, so it has no code for single processors.
+#include "calls.h"
 #include "common.h"
 
 namespace scriven {
@@ -31,45 +32,39 @@ void count(const Symbol *symbols, int64_t length, int64_t *counts) {
     for (int64_t at = 0; at < length; at++) counts[symbols[at]]++;
 }
 
-struct Task {
-    const void *symbols;
-    int64_t length;
-    const int32_t *table;
-    int64_t size;  // of the table
-    void *ids;
-    int64_t *counts;  // of symbols, as many as the table has; or null
-};
+// Calls are passed by value: nothing that is written can be a part of them, so that they stay in registers.
 
 template <typename Symbol, typename Id>
-int64_t translate(const Task &task) {
-    const auto *symbols = static_cast<const Symbol *>(task.symbols);
-    auto *ids = static_cast<Id *>(task.ids);
-    for (int64_t at = 0; at < task.length; at++) {
-        if (symbols[at] >= uint64_t(task.size)) return at;
-        const int32_t id = task.table[symbols[at]];
+int64_t translate(TextTranslate text) {
+    const auto *symbols = static_cast<const Symbol *>(text.symbols);
+    auto *ids = static_cast<Id *>(text.ids);
+    for (int64_t at = 0; at < text.length; at++) {
+        if (symbols[at] >= uint64_t(text.size)) return at;
+        const int32_t id = text.table[symbols[at]];
         if (id < 0) return at;
         ids[at] = Id(id);
     }
-    if (task.counts) count(symbols, task.length, task.counts);
-    return task.length;
+    if (text.counts) count(symbols, text.length, text.counts);
+    return text.length;
 }
 
 template <typename Symbol>
-int64_t translate_to(int64_t id_bytes, const Task &task) {
-    if (id_bytes == 1) return translate<Symbol, uint8_t>(task);
-    if (id_bytes == 2) return translate<Symbol, uint16_t>(task);
-    return id_bytes == 4 ? translate<Symbol, uint32_t>(task) : -1;
+int64_t translate_to(const TextTranslate &text) {
+    if (text.id_bytes == 1) return translate<Symbol, uint8_t>(text);
+    if (text.id_bytes == 2) return translate<Symbol, uint16_t>(text);
+    return text.id_bytes == 4 ? translate<Symbol, uint32_t>(text) : -1;
 }
 
 template <typename Symbol>
-int64_t learn(const Symbol *symbols, int64_t length, int32_t *table, int64_t size, int64_t known, int64_t *places) {
+int64_t learn(TextLearn text) {
+    const auto *symbols = static_cast<const Symbol *>(text.symbols);
     int64_t found = 0;
-    for (int64_t at = 0; at < length; at++) {
-        if (symbols[at] >= uint64_t(size)) return -1;
-        int32_t &id = table[symbols[at]];
+    for (int64_t at = 0; at < text.length; at++) {
+        if (symbols[at] >= uint64_t(text.size)) return -1;
+        int32_t &id = text.table[symbols[at]];
         if (id >= 0) continue;
-        id = int32_t(known + found);
-        places[found++] = at;
+        id = int32_t(text.known + found);
+        text.places[found++] = at;
     }
     return found;
 }
@@ -77,26 +72,21 @@ int64_t learn(const Symbol *symbols, int64_t length, int32_t *table, int64_t siz
 }  // namespace
 }  // namespace scriven
 
-// ids[i] = table[symbols[i]], of 1, 2 or 4 bytes each, and counts[symbols[i]] += 1 where counts are wanted.
-// Gives `length`; or, where the table has no id (none at all, or below 0), the first such place, nothing counted; or -1
-// for other numbers of bytes.
-SCRIVEN_API int64_t scriven_text_translate(int64_t symbol_bytes, int64_t id_bytes, const void *symbols, int64_t length,
-                                           const int32_t *table, int64_t size, void *ids, int64_t *counts) {
+// ids[i] = table[symbols[i]], and counts[symbols[i]] += 1 if there are counts. Returns `length`; or, where the table has
+// no id (it ends before, or the id is below 0), the first such place, and nothing is counted; or -1 for other numbers of
+// bytes.
+SCRIVEN_API int64_t scriven_text_translate(const scriven::TextTranslate *call) {
     using namespace scriven;
-    const Task task{symbols, length, table, size, ids, counts};
-    if (symbol_bytes == 1) return translate_to<uint8_t>(id_bytes, task);
-    if (symbol_bytes == 2) return translate_to<uint16_t>(id_bytes, task);
-    return symbol_bytes == 4 ? translate_to<uint32_t>(id_bytes, task) : -1;
+    if (call->symbol_bytes == 1) return translate_to<uint8_t>(*call);
+    if (call->symbol_bytes == 2) return translate_to<uint16_t>(*call);
+    return call->symbol_bytes == 4 ? translate_to<uint32_t>(*call) : -1;
 }
 
-// Gives the symbols without an id (below 0) the ids known, known + 1, ... in the order in which they come, and their
-// first places to `places`, which has room for all. Gives how many; -1 for a symbol beyond the table, or other numbers
-// of bytes.
-SCRIVEN_API int64_t scriven_text_learn(int64_t symbol_bytes, const void *symbols, int64_t length, int32_t *table,
-                                       int64_t size, int64_t known, int64_t *places) {
+// Gives the symbols without an id (below 0) the ids known, known + 1, ... in the order in which they come, and writes
+// their first places. Returns how many there are; -1 for a symbol beyond the table, or other numbers of bytes.
+SCRIVEN_API int64_t scriven_text_learn(const scriven::TextLearn *call) {
     using namespace scriven;
-    if (symbol_bytes == 1) return learn(static_cast<const uint8_t *>(symbols), length, table, size, known, places);
-    if (symbol_bytes == 2) return learn(static_cast<const uint16_t *>(symbols), length, table, size, known, places);
-    if (symbol_bytes == 4) return learn(static_cast<const uint32_t *>(symbols), length, table, size, known, places);
-    return -1;
+    if (call->symbol_bytes == 1) return learn<uint8_t>(*call);
+    if (call->symbol_bytes == 2) return learn<uint16_t>(*call);
+    return call->symbol_bytes == 4 ? learn<uint32_t>(*call) : -1;
 }

@@ -1,16 +1,33 @@
-// A chunk of steps through layers and to its costs, with the layers of forward_step.h.
+// Reading a text that is there already, with what each of its ids costs: a chunk of steps at a time, layer after layer.
+//
+// Only the products with a layer's own state wait for the step before. All others are made for the whole chunk at once;
+// and a layer's weights stay in the cache while it reads the chunk.
 #pragma once
 
 #include <cmath>
 
 #include "forward_step.h"
-#include "scorer.h"
 
 namespace scriven {
+
+// A chunk of steps of some rows, on its way through the layers.
+struct Passage {
+    int64_t steps;
+    const int64_t *read, *targets;  // (steps, rows), `apart` from step to step: read, after the costs of targets
+    double *nats;                   // likewise: what each target costs
+    int64_t apart;
+    Work step;        // one step of the rows, and their state
+    Work chunk;       // all steps of all rows, each as a row: a place
+    float *logits;    // (rows + places, logits_stride): those of the step before the chunk, and those of the chunk
+    float *sums;      // (places, outputs): what the input adds to a layer's sums
+    int64_t *places;  // 0, 1, 2, ...
+    const float *x;   // (places, stride): what the next layer reads
+};
+
 namespace {
 
 // A row that reads the boundary begins a document: this layer's state of it is zeroed.
-void begin_documents_of(const Model &model, Work &step, int64_t depth, const int64_t *ids) {
+void begin_documents_of(const PackedModel &model, Work &step, int64_t depth, const int64_t *ids) {
     for (int64_t row = 0; row < step.rows; row++)
         for (int64_t i = 2 * depth; ids[row] == model.boundary && i < 2 * depth + 2; i++)
             if (step.state[i]) memset(step.state[i] + row * step.stride, 0, step.stride * sizeof(float));
@@ -18,9 +35,9 @@ void begin_documents_of(const Model &model, Work &step, int64_t depth, const int
 
 // What the layer at `depth` multiplies its input's matrix with, at all places.
 template <class P>
-void pack_input(const Model &model, Passage &passage, int64_t depth) {
+void pack_input(const PackedModel &model, Passage &passage, int64_t depth) {
     Work &chunk = passage.chunk;
-    const Matrix &input = model.layer[depth].input;
+    const PackedMatrix &input = model.layer[depth].input;
     if (depth) return pack_rows<P>(chunk, input, passage.x, chunk.stride, chunk.input, chunk.input_scale);
     const int64_t inputs = P::inputs(input), rows = passage.step.rows;
     for (int64_t place = 0; place < chunk.rows; place++) {
@@ -31,9 +48,9 @@ void pack_input(const Model &model, Passage &passage, int64_t depth) {
 }
 
 template <class P>
-void read_layer_of_chunk(const Model &model, Passage &passage, int64_t depth) {
+void read_layer_of_chunk(const PackedModel &model, Passage &passage, int64_t depth) {
     Work &step = passage.step, &chunk = passage.chunk;
-    Layer layer = model.layer[depth];
+    PackedLayer layer = model.layer[depth];
     const int64_t *from = passage.read;  // the rows of the table of sums
     int64_t apart = passage.apart;
     if (layer.input.data) {
@@ -73,7 +90,7 @@ double cost(float *logits, int64_t count, int64_t id) {
 }
 
 template <class P>
-void read_layers_by(const Model &model, Passage &passage, int64_t first, int64_t last) {
+void read_layers_by(const PackedModel &model, Passage &passage, int64_t first, int64_t last) {
     for (int64_t depth = first; depth < last && depth < model.layers; depth++)
         read_layer_of_chunk<P>(model, passage, depth);
     if (last <= model.layers) return;
@@ -83,11 +100,11 @@ void read_layers_by(const Model &model, Passage &passage, int64_t first, int64_t
     for (int64_t t = 0; t < passage.steps; t++)
         for (int64_t row = 0; row < rows; row++, before += stride)
             passage.nats[t * passage.apart + row] =
-                cost(before, model.symbols, passage.foretold[t * passage.apart + row]);
+                cost(before, model.symbols, passage.targets[t * passage.apart + row]);
 }
 
 // The layers from `first` to `last` read the chunk; the output layer, which makes the costs, comes after all of them.
-void read_layers(const Model &model, Passage &passage, int64_t first, int64_t last) {
+void read_layers(const PackedModel &model, Passage &passage, int64_t first, int64_t last) {
 #if defined(__AMX_INT8__)
     const TileShapes shapes;
     __asm__ volatile("" ::"r"(&shapes) : "memory");  // GCC's intrinsic tells it of the first 8 bytes only

@@ -62,15 +62,15 @@ inline void mingru_cells(const GateSums<P> &sums, float *h) {
 }
 
 template <class P>
-void pack_rows(const Work &work, const Matrix &matrix, const float *x, int64_t stride, char *to, float *scales) {
+void pack_rows(const Work &work, const PackedMatrix &matrix, const float *x, int64_t stride, char *to, float *scales) {
     for (int64_t row = 0; row < work.rows; row++)
         P::pack(x + row * stride, P::inputs(matrix), to + row * work.operand_stride, scales + row);
 }
 
 // One layer for all rows, whose input and hidden operands are packed: the state after, of this member's groups.
 template <class P, bool relu>
-void read_layer_by(const Model &model, const Layer &layer, Work &work, int64_t depth, const int64_t *ids) {
-    const Matrix &hidden = layer.hidden, &input = layer.input;
+void read_layer_by(const PackedModel &model, const PackedLayer &layer, Work &work, int64_t depth, const int64_t *ids) {
+    const PackedMatrix &hidden = layer.hidden, &input = layer.input;
     const int64_t outputs = hidden.width * block, all = hidden.groups * outputs;
     const int64_t cells = model.cell == rnn ? outputs : block;  // of a group
     const Range own = work.member.share(hidden.groups);
@@ -106,7 +106,7 @@ void read_layer_by(const Model &model, const Layer &layer, Work &work, int64_t d
 
 // The same, by the layer's own activation.
 template <class P>
-void read_layer(const Model &model, const Layer &layer, Work &work, int64_t depth, const int64_t *ids) {
+void read_layer(const PackedModel &model, const PackedLayer &layer, Work &work, int64_t depth, const int64_t *ids) {
     model.relu >> depth & 1 ? read_layer_by<P, true>(model, layer, work, depth, ids)
                             : read_layer_by<P, false>(model, layer, work, depth, ids);
 }
@@ -124,7 +124,7 @@ inline float sum_of(const float *x, int64_t count, Term term) {
 }
 
 // torch's nn.RMSNorm or nn.LayerNorm of one row, padding included, which `scale` and `shift` keep at zero.
-inline void normalise(NormKind kind, const Layer &layer, const float *x, int64_t padded, float *to) {
+inline void normalise(NormKind kind, const PackedLayer &layer, const float *x, int64_t padded, float *to) {
     const float count = float(layer.cells), least = kind == rms_norm ? 1.1920928955078125e-07f : 1e-5f;
     const float mean = kind == rms_norm ? 0.0f : sum_of(x, layer.cells, [](float x) { return x; }) / count;
     const float square = sum_of(x, layer.cells, [mean](float x) { return (x - mean) * (x - mean); }) / count;
@@ -135,8 +135,8 @@ inline void normalise(NormKind kind, const Layer &layer, const float *x, int64_t
 }
 
 // What later layers read of the layer at `depth`: its output, with what a residual model adds, and normalised.
-inline const float *pass_on(const Model &model, Work &work, int64_t depth) {
-    const Layer &layer = model.layer[depth];
+inline const float *pass_on(const PackedModel &model, Work &work, int64_t depth) {
+    const PackedLayer &layer = model.layer[depth];
     const float *y = work.state[2 * depth];
     const int64_t padded = (layer.cells + block - 1) / block * block;
     if (model.residual) {
@@ -153,7 +153,7 @@ inline const float *pass_on(const Model &model, Work &work, int64_t depth) {
 
 // base (outputs,) plus the products of a matrix with all rows of the input: to (rows, stride), this member's groups.
 template <class P>
-void multiply_input(const Work &work, const Matrix &matrix, const float *base, float *to, int64_t stride) {
+void multiply_input(const Work &work, const PackedMatrix &matrix, const float *base, float *to, int64_t stride) {
     const int64_t outputs = matrix.width * block;
     const Range groups = work.member.share(matrix.groups);
     for (int64_t group = groups.begin; group < groups.end; group++) {
@@ -173,7 +173,7 @@ void multiply_input(const Work &work, const Matrix &matrix, const float *base, f
     }
 }
 
-inline void begin_documents(const Model &model, const Work &work, const int64_t *ids) {
+inline void begin_documents(const PackedModel &model, const Work &work, const int64_t *ids) {
     bool any = false;
     for (int64_t row = 0; row < work.rows; row++) {
         if (ids[row] != model.boundary) continue;
@@ -186,7 +186,7 @@ inline void begin_documents(const Model &model, const Work &work, const int64_t 
 
 // The logits of rows of what the last layer gave.
 template <class P>
-void make_logits(const Model &model, Work &work, const float *x) {
+void make_logits(const PackedModel &model, Work &work, const float *x) {
     if (model.head.data) {
         pack_rows<P>(work, model.head, x, work.stride, work.input, work.input_scale);
         multiply_input<P>(work, model.head, model.head_bias, work.logits, work.logits_stride);
@@ -197,11 +197,11 @@ void make_logits(const Model &model, Work &work, const float *x) {
 }
 
 template <class P>
-void read_by(const Model &model, Work &work, const int64_t *ids, bool foretell) {
+void read_by(const PackedModel &model, Work &work, const int64_t *ids, bool foretell) {
     begin_documents(model, work, ids);
     const float *x = nullptr;
     for (int64_t depth = 0; depth < model.layers; depth++) {
-        const Layer &layer = model.layer[depth];
+        const PackedLayer &layer = model.layer[depth];
         if (depth) {
             pack_rows<P>(work, layer.input, x, work.stride, work.input, work.input_scale);
         } else if (layer.input.data) {
@@ -221,7 +221,7 @@ void read_by(const Model &model, Work &work, const int64_t *ids, bool foretell) 
 }
 
 // Reads one id a row: gives the state of the work and, where `foretell`, its logits.
-inline void read(const Model &model, Work &work, const int64_t *ids, bool foretell) {
+inline void read(const PackedModel &model, Work &work, const int64_t *ids, bool foretell) {
 #if defined(__AMX_INT8__)
     const TileShapes shapes;
     const bool tiles = model.precision == int8 && work.rows >= worth_tiles;

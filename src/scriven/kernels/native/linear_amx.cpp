@@ -6,6 +6,7 @@
 // 16 x 16 pairs at a time, which costs a few percent. Half a thousand rows are packed at a time, and as many columns of
 // b as keep the sums, and what they are made of, in the second-level cache. A team of threads shares the columns of b.
 #include "amx_tiles.h"
+#include "calls.h"
 
 namespace scriven {
 namespace {
@@ -213,50 +214,50 @@ template <class Pack> Status multiply(int64_t threads, const Matrix &a, const Ou
 }  // namespace
 }  // namespace scriven
 
-// out (N, M) fp32 = b (K, N) turned, times a (K, M), both bf16, without the rows where `skip` (K,) is not zero, where
-// it is given; and where `sums` (N,) is given, the sums of all rows of b are added to it.
-SCRIVEN_API int64_t scriven_weight_gradient(int64_t threads, int64_t k, int64_t m, int64_t n, const uint16_t *a,
-                                            const uint16_t *b, const uint8_t *skip, float *out, float *sums) {
+// dweight (N, M) fp32 = dy (K, N) turned, times x (K, M), without the rows that are skipped.
+SCRIVEN_API int64_t scriven_weight_gradient(const scriven::WeightGradient *call) {
     using namespace scriven;
+    const int64_t k = call->k, m = call->m, n = call->n;
     if (k < 0 || m < 1 || n < 1) return bad_argument;
-    return gradient(threads, {a, k, m, skip}, {b, k, n, nullptr}, out, sums);
+    return gradient(call->threads, {call->x, k, m, call->skip}, {call->dy, k, n, nullptr}, call->dweight, call->sums);
 }
 
-// out (K, N) bf16 = a (K, M) bf16 times weight (N, M) turned, fp32 but rounded to bf16, plus bias (N) fp32.
-SCRIVEN_API int64_t scriven_projection(int64_t threads, int64_t k, int64_t m, int64_t n, const uint16_t *a,
-                                       const float *weight, const float *bias, uint16_t *out) {
+// y (K, N) bf16 = x (K, M) bf16 times weight (N, M) turned, fp32 but rounded to bf16, plus bias (N) fp32.
+SCRIVEN_API int64_t scriven_projection_forward(const scriven::ProjectionForward *call) {
     using namespace scriven;
+    const int64_t k = call->k, m = call->m, n = call->n;
     if (k < 0 || m < 1 || n < 1) return bad_argument;
-    return multiply(threads, {a, k, m, nullptr}, {out, k, n, bias}, [&](Range groups, bf16 *right, int64_t stride) {
-        pack_turned(weight, n, m, groups, right, stride);
-    });
+    return multiply(call->threads, {call->x, k, m, nullptr}, {call->y, k, n, call->bias},
+                    [&](Range groups, bf16 *right, int64_t stride) {
+                        pack_turned(call->weight, n, m, groups, right, stride);
+                    });
 }
 
-// out (K, M) bf16 = b (K, N) bf16 times weight (N, M) fp32, which is rounded to bf16.
-SCRIVEN_API int64_t scriven_input_gradient(int64_t threads, int64_t k, int64_t m, int64_t n, const uint16_t *b,
-                                           const float *weight, uint16_t *out) {
+// dx (K, M) bf16 = dy (K, N) bf16 times weight (N, M) fp32, which is rounded to bf16.
+SCRIVEN_API int64_t scriven_input_gradient(const scriven::InputGradient *call) {
     using namespace scriven;
+    const int64_t k = call->k, m = call->m, n = call->n;
     if (k < 0 || m < 1 || n < 1) return bad_argument;
-    return multiply(threads, {b, k, n, nullptr}, {out, k, m, nullptr}, [&](Range groups, bf16 *right, int64_t stride) {
-        pack_straight(weight, n, m, groups, right, stride);
-    });
+    return multiply(call->threads, {call->dy, k, n, nullptr}, {call->dx, k, m, nullptr},
+                    [&](Range groups, bf16 *right, int64_t stride) {
+                        pack_straight(call->weight, n, m, groups, right, stride);
+                    });
 }
 
-// out (V, N) fp32 += each row of b (K, N) bf16, to the row that its id says.
-SCRIVEN_API int64_t scriven_add_rows(int64_t threads, int64_t k, int64_t n, int64_t symbols, const int64_t *ids,
-                                     const uint16_t *b, float *out) {
+SCRIVEN_API int64_t scriven_add_rows(const scriven::AddRows *call) {
     using namespace scriven;
+    const int64_t k = call->k, n = call->n;
     for (int64_t row = 0; row < k; ++row)
-        if (ids[row] < 0 || ids[row] >= symbols) return bad_argument;
-    run(threads, [&](const Member &member) {
+        if (call->ids[row] < 0 || call->ids[row] >= call->symbols) return bad_argument;
+    run(call->threads, [&](const Member &member) {
         const Range groups = member.share(groups_of(n));
         const int64_t end = groups.end * GROUP < n ? groups.end * GROUP : n;
         for (int64_t row = 0; row < k; ++row)
             for (int64_t i = groups.begin * GROUP; i < end; i += 16) {
-                float *to = out + ids[row] * n + i;
-                prefetch(b + (row + AHEAD) * n + i);
+                float *to = call->dtable + call->ids[row] * n + i;
+                prefetch(call->dy + (row + AHEAD) * n + i);
                 const __mmask16 lanes = lanes16(end - i);
-                const __m512 more = fp32_of(_mm256_maskz_loadu_epi16(lanes, b + row * n + i));
+                const __m512 more = fp32_of(_mm256_maskz_loadu_epi16(lanes, call->dy + row * n + i));
                 _mm512_mask_storeu_ps(to, lanes, _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, to), more));
             }
     });

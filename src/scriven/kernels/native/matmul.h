@@ -29,7 +29,7 @@ struct Fp32 {
         even = multiply_add((Floats)first, x.even, even);
         odd = multiply_add((Floats)second, x.odd, odd);
     }
-    static int64_t inputs(const Matrix &matrix) { return matrix.chunks; }
+    static int64_t inputs(const PackedMatrix &matrix) { return matrix.chunks; }
     static void pack(const float *x, int64_t count, char *to, float *) { memcpy(to, x, count * sizeof(float)); }
     static Floats value(const Out *sums, const float *, int64_t at, float) { return load(sums + at); }
 };
@@ -50,7 +50,7 @@ struct Bf16 : Fp32 {
         even = multiply_add((Floats)((Words)second << 16), x.x[2], even);
         odd = multiply_add((Floats)((Words)second & 0xffff0000u), x.x[3], odd);
     }
-    static int64_t inputs(const Matrix &matrix) { return 2 * matrix.chunks; }
+    static int64_t inputs(const PackedMatrix &matrix) { return 2 * matrix.chunks; }
 };
 
 // Weights in int8 with a scale for each output, and what they are multiplied with in int8 with a scale for each row:
@@ -117,7 +117,7 @@ struct Int8 {
         even = dot(even, first, x.first);
         odd = dot(odd, second, x.second);
     }
-    static int64_t inputs(const Matrix &matrix) { return 4 * matrix.chunks; }
+    static int64_t inputs(const PackedMatrix &matrix) { return 4 * matrix.chunks; }
 
     static void pack(const float *x, int64_t count, char *to, float *scale) {
         Floats sizes = {};
@@ -216,7 +216,7 @@ struct alignas(64) TileShapes {
 
 // The products of a group with `rows` rows, at most rows_together: to[row][output of the group].
 template <class P>
-inline void product(const Matrix &matrix, int64_t group, const char *x, int64_t x_stride, int64_t rows, void *to) {
+inline void product(const PackedMatrix &matrix, int64_t group, const char *x, int64_t x_stride, int64_t rows, void *to) {
     constexpr int64_t per_block = block / lanes, at_once = widest / per_block;  // vectors in a block, blocks in a pass
     const int64_t outputs = matrix.width * block, step = outputs * 4;
     const char *weights = static_cast<const char *>(matrix.data) + group * matrix.chunks * step;

@@ -8,6 +8,7 @@
 #include <new>
 
 #include "bf16_vectors.h"
+#include "calls.h"
 #include "thread_team.h"
 
 namespace scriven {
@@ -356,17 +357,13 @@ void update(const Rule &rule, const Sizes &sizes, int64_t count, const Matrix *m
 }  // namespace
 }  // namespace scriven
 
-// The momenta (rows, columns) of `count` matrices, from their gradients times `scale`, and their updates in bf16,
-// where these are given. The coefficients are those of the iteration's polynomial, of the powers 1, 3 and 5; A is made
-// anew `turns` times, for so many steps each.
-SCRIVEN_API int64_t scriven_muon_update(int64_t threads, int64_t count, int64_t rows, int64_t columns, int64_t turns,
-                                        const int64_t *steps, float scale, float momentum, float epsilon, float a, float b,
-                                        float c, const float *const *gradients, float *const *momenta,
-                                        uint16_t *const *updates) {
+// The momenta of matrices, from their gradients times `scale`, and their updates.
+SCRIVEN_API int64_t scriven_muon_update(const scriven::MuonUpdate *call) {
     using namespace scriven;
-    if (threads < 1 || count < 1 || rows < 1 || columns < 1 || turns < 1) return bad_argument;
-    const Rule rule{scale, momentum, epsilon, a, b, c, turns, steps};
-    const Sizes sizes{rows, columns};
+    const int64_t threads = call->threads, count = call->count;
+    if (threads < 1 || count < 1 || call->rows < 1 || call->columns < 1 || call->turns < 1) return bad_argument;
+    const Rule rule{call->scale, call->momentum, call->epsilon, call->a, call->b, call->c, call->turns, call->steps};
+    const Sizes sizes{call->rows, call->columns};
     const int64_t each = Room::values(sizes, threads), sums = sizes.uppers() * SQUARE;
     const int64_t rooms = count < threads ? count : threads;
     const Buffer<bf16> values(rooms * each);
@@ -377,24 +374,23 @@ SCRIVEN_API int64_t scriven_muon_update(int64_t threads, int64_t count, int64_t 
     if (!values || !all_sums || !squares || !own || !matrices) return no_memory;
     for (int64_t i = 0; i < rooms; ++i)
         new (own + i) Room(sizes, threads, values + i * each, all_sums + i * sums, squares + i * sizes.downs());
-    for (int64_t i = 0; i < count; ++i) matrices[i] = {gradients[i], momenta[i], updates[i]};
+    for (int64_t i = 0; i < count; ++i) matrices[i] = {call->gradients[i], call->momenta[i], call->updates[i]};
     run(threads, [&](const Member &member) { update(rule, sizes, count, matrices, own, member); });
     return ok;
 }
 
-// Weights (size,) of `count` matrices: times `keep`, less `rate` times their updates in bf16.
-SCRIVEN_API int64_t scriven_muon_apply(int64_t threads, int64_t count, int64_t size, float keep, float rate,
-                                       const uint16_t *const *updates, float *const *weights) {
+// Weights of matrices: times `keep`, less `rate` times their updates in bf16.
+SCRIVEN_API int64_t scriven_muon_apply(const scriven::MuonApply *call) {
     using namespace scriven;
-    const int64_t groups = groups_of(size);
-    run(threads, [&](const Member &member) {
-        const Range share = member.share(count * groups);
+    const int64_t groups = groups_of(call->size);
+    run(call->threads, [&](const Member &member) {
+        const Range share = member.share(call->count * groups);
         for (int64_t number = share.begin; number < share.end; ++number) {
             const int64_t at = number % groups * GROUP;
-            const __mmask32 lanes = lanes32(size - at);
-            float *to = weights[number / groups] + at;
-            const __m512i update = _mm512_maskz_loadu_epi16(lanes, updates[number / groups] + at);
-            store(to, lanes, less(fp32(update), all(rate), load(to, lanes) * all(keep)));
+            const __mmask32 lanes = lanes32(call->size - at);
+            float *to = call->weights[number / groups] + at;
+            const __m512i update = _mm512_maskz_loadu_epi16(lanes, call->updates[number / groups] + at);
+            store(to, lanes, less(fp32(update), all(call->rate), load(to, lanes) * all(call->keep)));
         }
     });
     return ok;

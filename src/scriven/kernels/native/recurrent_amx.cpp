@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "bf16_vectors.h"
+#include "calls.h"
 
 #include "recurrent_cells.h"
 #include "thread_team.h"
@@ -362,37 +363,32 @@ bool shaped(Shape shape) {
 }  // namespace
 }  // namespace scriven
 
-// Arguments as in ForwardArguments; `symbols` is V, or 0 where there are no ids; `inputs` is D, or 0 where there is no x.
-SCRIVEN_API int64_t scriven_recurrent_forward(int64_t threads, int64_t cell, int64_t steps, int64_t rows, int64_t cells,
-                                              int64_t inputs, const uint16_t *input, const int64_t *ids,
-                                              int64_t symbols, const uint16_t *x, const float *weight_x,
-                                              const float *weight, const float *bias, const float *h, const float *c,
-                                              const uint8_t *fresh, uint16_t *y, uint16_t *kept, float *h_after,
-                                              float *c_after) {
+SCRIVEN_API int64_t scriven_recurrent_forward(const scriven::RecurrentForward *call) {
     using namespace scriven;
-    const Shape shape{steps, rows, cells, inputs};
-    if (!shaped(shape) || (cell == gru && !bias) || !x != !inputs || !x != !weight_x || (x && ids)) return bad_argument;
-    for (int64_t i = 0; ids && i < steps * rows; ++i)
-        if (ids[i] < 0 || ids[i] >= symbols) return bad_argument;
-    const ForwardArguments arguments{input, ids, bias, x, h, c, y, kept, h_after, c_after};
-    if (cell == lstm) return forward<Lstm>(shape, threads, weight, weight_x, fresh, arguments);
-    if (cell == gru) return forward<Gru>(shape, threads, weight, weight_x, fresh, arguments);
-    if (cell == rnn) return forward<Rnn>(shape, threads, weight, weight_x, fresh, arguments);
+    const int64_t cell = call->cell;
+    const Shape shape{call->steps, call->rows, call->cells, call->inputs};
+    if (!shaped(shape) || (cell == gru && !call->bias) || !call->x != !call->inputs || !call->x != !call->weight_x ||
+        (call->x && call->ids))
+        return bad_argument;
+    for (int64_t i = 0; call->ids && i < shape.steps * shape.rows; ++i)
+        if (call->ids[i] < 0 || call->ids[i] >= call->symbols) return bad_argument;
+    const ForwardArguments arguments{call->sums, call->ids,  call->bias,    call->x,       call->h, call->c,
+                                     call->y,    call->kept, call->h_after, call->c_after};
+    if (cell == lstm) return forward<Lstm>(shape, call->threads, call->weight, call->weight_x, call->fresh, arguments);
+    if (cell == gru) return forward<Gru>(shape, call->threads, call->weight, call->weight_x, call->fresh, arguments);
+    if (cell == rnn) return forward<Rnn>(shape, call->threads, call->weight, call->weight_x, call->fresh, arguments);
     return bad_argument;
 }
 
-// Arguments as in BackwardArguments.
-SCRIVEN_API int64_t scriven_recurrent_backward(int64_t threads, int64_t cell, int64_t steps, int64_t rows,
-                                               int64_t cells, const float *weight, const uint8_t *fresh,
-                                               const uint16_t *kept, const uint16_t *dy, const float *dh_after,
-                                               const float *dc_after, uint16_t *dinput, uint16_t *dhidden, float *dh,
-                                               float *dc) {
+SCRIVEN_API int64_t scriven_recurrent_backward(const scriven::RecurrentBackward *call) {
     using namespace scriven;
-    const Shape shape{steps, rows, cells, 0};
-    if (!shaped(shape) || (cell == gru && !dhidden)) return bad_argument;
-    const BackwardArguments arguments{kept, dy, dh_after, dc_after, dinput, dhidden, dh, dc};
-    if (cell == lstm) return backward<Lstm>(shape, threads, weight, fresh, arguments);
-    if (cell == gru) return backward<Gru>(shape, threads, weight, fresh, arguments);
-    if (cell == rnn) return backward<Rnn>(shape, threads, weight, fresh, arguments);
+    const int64_t cell = call->cell;
+    const Shape shape{call->steps, call->rows, call->cells, 0};
+    if (!shaped(shape) || (cell == gru && !call->dhidden)) return bad_argument;
+    const BackwardArguments arguments{call->kept,  call->dy,      call->dh_after, call->dc_after,
+                                      call->dsums, call->dhidden, call->dh,       call->dc};
+    if (cell == lstm) return backward<Lstm>(shape, call->threads, call->weight, call->fresh, arguments);
+    if (cell == gru) return backward<Gru>(shape, call->threads, call->weight, call->fresh, arguments);
+    if (cell == rnn) return backward<Rnn>(shape, call->threads, call->weight, call->fresh, arguments);
     return bad_argument;
 }

@@ -6,6 +6,7 @@
 // second level of the cache.
 #include <utility>
 
+#include "calls.h"
 #include "fp32_vectors.h"
 #include "thread_team.h"
 
@@ -20,7 +21,7 @@ struct StepsShape {
     int64_t steps, rows, cells, threads;
 };
 
-struct StepsForward {
+struct ForwardArguments {
     const float *input;    // (T, N, gates * H), or with ids (V, gates * H)
     const int64_t *ids;    // (T, N) or null
     const float *weight;   // (gates * H, H)
@@ -32,7 +33,7 @@ struct StepsForward {
     float *h_after, *c_after;
 };
 
-struct StepsBackward {
+struct BackwardArguments {
     const float *weight;
     const uint8_t *fresh;
     const float *kept;
@@ -166,7 +167,7 @@ struct Rows {
     }
 };
 
-template <class Cell> struct Forward : Rows, StepsForward {
+template <class Cell> struct Forward : Rows, ForwardArguments {
     static constexpr int64_t products = Cell::gates;
     int64_t parts_in(int64_t) const { return parts; }
 
@@ -203,7 +204,7 @@ template <class Cell> struct Forward : Rows, StepsForward {
 };
 
 // Its step 0 is the layer's last one; after the layer's first one comes a step for the state before.
-template <class Cell> struct Backward : Rows, StepsBackward {
+template <class Cell> struct Backward : Rows, BackwardArguments {
     static constexpr int64_t products = 1;
     int64_t parts_in(int64_t step) const { return step ? parts : 0; }
 
@@ -290,27 +291,27 @@ Status run_pass(const StepsShape &shape, const Arguments &arguments, int64_t gat
     return ok;
 }
 
-template <class Cell> Status forward_of(const StepsShape &shape, const StepsForward &arguments) {
+template <class Cell> Status forward_of(const StepsShape &shape, const ForwardArguments &arguments) {
     return run_pass<Forward<Cell>>(shape, arguments, Cell::gates, groups_of(shape.cells), shape.steps,
                                    [&](Range groups, float *right) {
                                        pack_turned(arguments.weight, Cell::gates, shape.cells, groups, right);
                                    });
 }
 
-template <class Cell> Status backward_of(const StepsShape &shape, const StepsBackward &arguments) {
+template <class Cell> Status backward_of(const StepsShape &shape, const BackwardArguments &arguments) {
     return run_pass<Backward<Cell>>(shape, arguments, Cell::gates, Cell::gates * groups_of(shape.cells), shape.steps + 1,
                                     [&](Range groups, float *right) {
                                         pack_straight(arguments.weight, Cell::gates, shape.cells, groups, right);
                                     });
 }
 
-Status forward(int64_t cell, const StepsShape &shape, const StepsForward &arguments) {
+Status forward(int64_t cell, const StepsShape &shape, const ForwardArguments &arguments) {
     if (cell == lstm) return forward_of<Lstm>(shape, arguments);
     if (cell == gru) return forward_of<Gru>(shape, arguments);
     return cell == rnn ? forward_of<Rnn>(shape, arguments) : bad_argument;
 }
 
-Status backward(int64_t cell, const StepsShape &shape, const StepsBackward &arguments) {
+Status backward(int64_t cell, const StepsShape &shape, const BackwardArguments &arguments) {
     if (cell == lstm) return backward_of<Lstm>(shape, arguments);
     if (cell == gru) return backward_of<Gru>(shape, arguments);
     return cell == rnn ? backward_of<Rnn>(shape, arguments) : bad_argument;
@@ -323,40 +324,36 @@ bool possible(const StepsShape &shape) {
 }  // namespace
 }  // namespace scriven
 
-// Arguments as in StepsForward; `symbols` is V, or 0 where there are no ids.
-SCRIVEN_API int64_t scriven_steps_forward(int64_t threads, int64_t cell, int64_t steps, int64_t rows,
-                                          int64_t cells, const float *input, const int64_t *ids, int64_t symbols,
-                                          const float *weight, const float *bias, const float *h, const float *c,
-                                          const uint8_t *fresh, float *y, float *kept, float *h_after, float *c_after) {
+SCRIVEN_API int64_t scriven_steps_forward(const scriven::StepsForward *call) {
     using namespace scriven;
-    const StepsShape shape{steps, rows, cells, threads};
-    if (!possible(shape) || (cell == gru && !bias) || (cell == lstm && !c)) return bad_argument;
-    for (int64_t i = 0; ids && i < steps * rows; ++i)
-        if (ids[i] < 0 || ids[i] >= symbols) return bad_argument;
-    return forward(cell, shape, {input, ids, weight, bias, h, c, fresh, y, kept, h_after, c_after});
+    const StepsShape shape{call->steps, call->rows, call->cells, call->threads};
+    if (!possible(shape) || (call->cell == gru && !call->bias) || (call->cell == lstm && !call->c)) return bad_argument;
+    for (int64_t i = 0; call->ids && i < shape.steps * shape.rows; ++i)
+        if (call->ids[i] < 0 || call->ids[i] >= call->symbols) return bad_argument;
+    return forward(call->cell, shape,
+                   {call->sums, call->ids, call->weight, call->bias, call->h, call->c, call->fresh, call->y, call->kept,
+                    call->h_after, call->c_after});
 }
 
-// Arguments as in StepsBackward.
-SCRIVEN_API int64_t scriven_steps_backward(int64_t threads, int64_t cell, int64_t steps, int64_t rows,
-                                           int64_t cells, const float *weight, const uint8_t *fresh, const float *kept,
-                                           const float *dy, const float *dh_after, const float *dc_after,
-                                           float *dinput, float *dhidden, float *dh, float *dc) {
+SCRIVEN_API int64_t scriven_steps_backward(const scriven::StepsBackward *call) {
     using namespace scriven;
-    const StepsShape shape{steps, rows, cells, threads};
-    if (!possible(shape) || (cell == gru && !dhidden) || (cell == lstm && !dc)) return bad_argument;
-    return backward(cell, shape, {weight, fresh, kept, dy, dh_after, dc_after, dinput, dhidden, dh, dc});
+    const StepsShape shape{call->steps, call->rows, call->cells, call->threads};
+    if (!possible(shape) || (call->cell == gru && !call->dhidden) || (call->cell == lstm && !call->dc))
+        return bad_argument;
+    return backward(call->cell, shape,
+                    {call->weight, call->fresh, call->kept, call->dy, call->dh_after, call->dc_after, call->dsums,
+                     call->dhidden, call->dh, call->dc});
 }
 
-// Adds rows x (count, width) to the rows of `to` (V, width) that ids (count,) name; ids are ones that a pass has seen.
-SCRIVEN_API int64_t scriven_steps_add_rows(int64_t threads, int64_t count, int64_t width, const int64_t *ids,
-                                           const float *x, float *to) {
+// The ids are ones that a pass has seen.
+SCRIVEN_API int64_t scriven_steps_add_rows(const scriven::StepsAddRows *call) {
     using namespace scriven;
-    if (threads < 1) return bad_argument;
-    run(threads, [&](const Member &member) {
-        const Range columns = member.share(width);
-        for (int64_t i = 0; i < count; ++i) {
-            const float *from = x + i * width;
-            float *sums = to + ids[i] * width;
+    if (call->threads < 1) return bad_argument;
+    run(call->threads, [&](const Member &member) {
+        const Range columns = member.share(call->width);
+        for (int64_t i = 0; i < call->count; ++i) {
+            const float *from = call->dy + i * call->width;
+            float *sums = call->dtable + call->ids[i] * call->width;
             for (int64_t column = columns.begin; column < columns.end; ++column) sums[column] += from[column];
         }
     });

@@ -16,7 +16,7 @@ struct Room {
     int64_t *seen;  // (window, rows): ids, a ring; without a window the last ones
 };
 
-Room lay_out(const Model &model, int64_t rows, int64_t window, Arena &arena) {
+Room lay_out(const PackedModel &model, int64_t rows, int64_t window, Arena &arena) {
     Room room = {};
     room.work = lay_out_work(model, rows, arena);
     room.work.logits = arena.take<float>(padded_rows(rows) * room.work.logits_stride);
@@ -36,14 +36,14 @@ int64_t draw(const float *logits, int64_t count, const Drawing &drawing, double 
 }
 
 // The zero state for all members, before any of them goes on.
-void zero_state(const Model &model, const Work &work) {
+void zero_state(const PackedModel &model, const Work &work) {
     for (int64_t i = 0; work.member.index == 0 && i < 2 * model.layers; i++)
         if (work.state[i]) memset(work.state[i], 0, work.rows * work.stride * sizeof(float));
     work.member.wait();
 }
 
 // The logits after the last ids that fit into the window, of which `count` were there, from zero states.
-void look_through(const Model &model, const Room &room, Work &work, int64_t window,
+void look_through(const PackedModel &model, const Room &room, Work &work, int64_t window,
                   int64_t count) {
     zero_state(model, work);
     const int64_t first = count < window ? 0 : count - window;
@@ -52,7 +52,7 @@ void look_through(const Model &model, const Room &room, Work &work, int64_t wind
 }
 
 // What was there before: of a writing's rows, those from `begin` on are the room's.
-void open(const Model &model, const Writing &writing, int64_t begin, const Room &room) {
+void open(const PackedModel &model, const SamplerWrite &writing, int64_t begin, const Room &room) {
     const Work &work = room.work;
     copy_state(model, work, writing.state, true, begin);
     copy_rows(work.logits, work.logits_stride, writing.logits + begin * model.symbols, model.symbols, work.rows,
@@ -60,7 +60,7 @@ void open(const Model &model, const Writing &writing, int64_t begin, const Room 
 }
 
 // What is there after it.
-void close(const Model &model, const Writing &writing, int64_t begin, const Room &room) {
+void close(const PackedModel &model, const SamplerWrite &writing, int64_t begin, const Room &room) {
     const Work &work = room.work;
     if (!writing.window) copy_state(model, work, writing.state, false, begin);
     copy_rows(writing.logits + begin * model.symbols, model.symbols, work.logits, work.logits_stride, work.rows,
@@ -68,7 +68,7 @@ void close(const Model &model, const Writing &writing, int64_t begin, const Room
 }
 
 // Draw and read. Members that share the rows draw alike, each for itself; the first one tells what.
-void write_rows(const Model &model, const Writing &writing, int64_t begin, Room &room) {
+void write_rows(const PackedModel &model, const SamplerWrite &writing, int64_t begin, Room &room) {
     Work &work = room.work;
     const int64_t bytes = work.rows * int64_t(sizeof(int64_t));
     for (int64_t place = 0; place < writing.seen; place++)
@@ -88,9 +88,9 @@ void write_rows(const Model &model, const Writing &writing, int64_t begin, Room 
 }
 
 // Each member has rows of its own. Whether there was memory.
-bool write_apart(const Model &model, const Writing &writing, int64_t threads) {
+bool write_apart(const PackedModel &model, const SamplerWrite &writing) {
     std::atomic<bool> wrote{true};
-    run(threads, [&](const Member &member) {
+    run(writing.threads, [&](const Member &member) {
         const Range tiles = member.share(rounded_up(writing.rows, rows_together) / rows_together);
         const int64_t begin = tiles.begin * rows_together, end = tiles.end * rows_together;
         const int64_t rows = (end < writing.rows ? end : writing.rows) - begin;
@@ -111,10 +111,10 @@ bool write_apart(const Model &model, const Writing &writing, int64_t threads) {
 
 // All members have all rows, and of every matrix the groups that are theirs: their shares of the weights stay in the
 // caches of their cores. Whether there was memory.
-bool write_together(const Model &model, const Writing &writing, int64_t threads) {
+bool write_together(const PackedModel &model, const SamplerWrite &writing) {
+    const int64_t threads = writing.threads < most_members ? writing.threads : most_members;
     Room rooms[most_members];
     Arena arena;
-    threads = threads < most_members ? threads : most_members;
     for (int64_t i = 0; i < threads; i++) lay_out(model, writing.rows, writing.window, arena);
     if (!arena.allocate()) return false;
     for (int64_t i = 0; i < threads; i++) {
@@ -134,13 +134,12 @@ bool write_together(const Model &model, const Writing &writing, int64_t threads)
 }  // namespace
 }  // namespace scriven
 
-// Write ids, as Writing says, in up to so many threads, which share the rows, or the weights where there are few rows.
-// The last symbol, <unk>, is never drawn.
-SCRIVEN_API int64_t scriven_sampler_write(const scriven::Model *model,
-                                          const scriven::Writing *writing, int64_t threads) {
+// Writes ids in up to so many threads, which share the rows, or the weights if there are few rows. The last symbol,
+// <unk>, is never drawn.
+SCRIVEN_API int64_t scriven_sampler_write(const scriven::SamplerWrite *call) {
     using namespace scriven;
-    if (writing->rows < 1 || writing->count < 0 || model->symbols < 2 || writing->seen > writing->window)
-        return bad_argument;
-    const bool together = threads > 1 && writing->rows <= rows_together;
-    return (together ? write_together : write_apart)(*model, *writing, threads) ? ok : no_memory;
+    const PackedModel &model = *call->model;
+    if (call->rows < 1 || call->count < 0 || model.symbols < 2 || call->seen > call->window) return bad_argument;
+    const bool together = call->threads > 1 && call->rows <= rows_together;
+    return (together ? write_together : write_apart)(model, *call) ? ok : no_memory;
 }

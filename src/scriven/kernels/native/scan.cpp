@@ -6,6 +6,7 @@
 //
 // Compilers turn the loops over cells into vectors. Nothing is contracted, and every cell goes through the same
 // operations however wide the vectors are: all levels give the same bits.
+#include "calls.h"
 #include "common.h"
 
 namespace scriven {
@@ -148,30 +149,25 @@ bool possible(const ScanShape &shape) {
 }  // namespace
 }  // namespace scriven
 
-// Arrays as in ScanInput, `symbols` is V, or 0 where there are no ids; y (T, N, H) is what comes of every step. Works on
-// the cells `begin` to `end`.
-SCRIVEN_API int64_t scriven_scan_forward(int64_t steps, int64_t rows, int64_t cells, int64_t begin,
-                                         int64_t end, int64_t bf16, const void *sums, const int64_t *ids,
-                                         int64_t symbols, const uint8_t *fresh, const float *h, float *y) {
+// All steps, of some of the cells.
+SCRIVEN_API int64_t scriven_scan_forward(const scriven::ScanForward *call) {
     using namespace scriven;
-    const ScanShape shape{steps, rows, cells, begin, end};
+    const ScanShape shape{call->steps, call->rows, call->cells, call->begin, call->end};
     if (!possible(shape)) return bad_argument;
-    for (int64_t i = 0; ids && i < steps * rows; ++i)
-        if (ids[i] < 0 || ids[i] >= symbols) return bad_argument;
+    for (int64_t i = 0; call->ids && i < call->steps * call->rows; ++i)
+        if (call->ids[i] < 0 || call->ids[i] >= call->symbols) return bad_argument;
     const FlushDenormals flush;
-    forward(shape, {sums, ids, fresh, h}, bf16, y);
+    forward(shape, {call->sums, call->ids, call->fresh, call->h}, call->bf16, call->y);
     return ok;
 }
 
-// Arguments as in scriven_scan_forward and ScanGradients; ids are ones that it has seen.
-SCRIVEN_API int64_t scriven_scan_backward(int64_t steps, int64_t rows, int64_t cells, int64_t begin,
-                                          int64_t end, int64_t bf16, const void *sums, const int64_t *ids,
-                                          const uint8_t *fresh, const float *h, const float *y, const float *dy,
-                                          float *dh, void *dsums) {
+// Their gradients.
+SCRIVEN_API int64_t scriven_scan_backward(const scriven::ScanBackward *call) {
     using namespace scriven;
-    const ScanShape shape{steps, rows, cells, begin, end};
+    const ScanShape shape{call->steps, call->rows, call->cells, call->begin, call->end};
     if (!possible(shape)) return bad_argument;
     const FlushDenormals flush;
-    backward(shape, {sums, ids, fresh, h}, bf16, {y, dy, dh, dsums});
+    backward(shape, {call->sums, call->ids, call->fresh, call->h}, call->bf16,
+             {call->y, call->dy, call->dh, call->dsums});
     return ok;
 }

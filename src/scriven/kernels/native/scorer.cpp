@@ -11,23 +11,15 @@ constexpr int64_t PLACES = 64;                // in a chunk of more than one ste
 constexpr int64_t LOGITS = int64_t{1} << 18;  // likewise: more would leave the cache
 constexpr int64_t FEW = 2 * rows_together;    // rows that are not shared: one product takes as long for fewer
 
-struct Given {
-    int64_t rows, steps;
-    const int64_t *read, *foretold;  // (T, N)
-    double *nats;                    // (T, N)
-    float *const *state;             // arrays (N, cells)
-    float *logits;                   // (N, V)
-};
-
-int64_t steps_at_once(const Model &model, int64_t rows) {
+int64_t steps_at_once(const PackedModel &model, int64_t rows) {
     const int64_t places = LOGITS / model.symbols < PLACES ? LOGITS / model.symbols : PLACES;
     return places > rows ? places / rows : 1;
 }
 
-int64_t most_outputs(const Model &model) {
+int64_t most_outputs(const PackedModel &model) {
     int64_t most = 0;
     for (int64_t i = 0; i < model.layers; i++) {
-        const Matrix &input = model.layer[i].input;
+        const PackedMatrix &input = model.layer[i].input;
         const int64_t outputs = input.data ? input.groups * input.width * block : 0;
         most = outputs > most ? outputs : most;
     }
@@ -35,7 +27,7 @@ int64_t most_outputs(const Model &model) {
 }
 
 // For up to so many rows.
-Passage lay_out(const Model &model, int64_t rows, Arena &arena) {
+Passage lay_out(const PackedModel &model, int64_t rows, Arena &arena) {
     const int64_t places = rows > PLACES ? rows : PLACES;
     Passage passage = {};
     passage.step = lay_out_work(model, rows, arena);
@@ -50,12 +42,12 @@ Passage lay_out(const Model &model, int64_t rows, Arena &arena) {
     return passage;
 }
 
-void open_chunk(const Given &text, int64_t first, int64_t begin, int64_t steps, Passage &passage) {
+void open_chunk(const ScorerRead &text, int64_t first, int64_t begin, int64_t steps, Passage &passage) {
     const int64_t place = begin * text.rows + first;
     passage.steps = begin + steps < text.steps ? steps : text.steps - begin;
     passage.apart = text.rows;
     passage.read = text.read + place;
-    passage.foretold = text.foretold + place;
+    passage.targets = text.targets + place;
     passage.nats = text.nats + place;
     passage.chunk.rows = passage.steps * passage.step.rows;
     passage.chunk.logits = passage.logits + passage.step.rows * passage.chunk.logits_stride;
@@ -69,7 +61,7 @@ void pass_logits(const Passage &from, Passage &to) {
 
 // Rows `first` and so on, as many as the passages were opened for, by the members that share a chunk's layers: each has
 // a chunk in a passage of its own, and hands it to the next member. Passages take turns. The output layer comes last.
-void read_rows(const Model &model, const Given &text, int64_t first, Passage *passages,
+void read_rows(const PackedModel &model, const ScorerRead &text, int64_t first, Passage *passages,
                const Member &member) {
     const int64_t at_once = steps_at_once(model, passages->step.rows), chunks = (text.steps + at_once - 1) / at_once;
     const Range layers = member.share(model.layers + 1);
@@ -86,7 +78,7 @@ void read_rows(const Model &model, const Given &text, int64_t first, Passage *pa
 }
 
 // Opens the passages for rows `first` to `first + rows`: what was read before them.
-void open(const Model &model, const Given &text, int64_t first, int64_t rows, Passage *passages, int64_t count) {
+void open(const PackedModel &model, const ScorerRead &text, int64_t first, int64_t rows, Passage *passages, int64_t count) {
     for (int64_t i = 0; i < count; i++) {
         passages[i].step.rows = rows;
         for (int64_t j = 0; i > 0 && j < 2 * model.layers; j++) passages[i].step.state[j] = passages->step.state[j];
@@ -97,7 +89,7 @@ void open(const Model &model, const Given &text, int64_t first, int64_t rows, Pa
 }
 
 // What was read after them.
-void close(const Model &model, const Given &text, int64_t first, const Passage *passages, int64_t count) {
+void close(const PackedModel &model, const ScorerRead &text, int64_t first, const Passage *passages, int64_t count) {
     const int64_t rows = passages->step.rows, at_once = steps_at_once(model, rows);
     const Passage &last = passages[(text.steps + at_once - 1) / at_once % count];
     copy_state(model, passages->step, text.state, false, first);
@@ -105,7 +97,7 @@ void close(const Model &model, const Given &text, int64_t first, const Passage *
               model.symbols);
 }
 
-void read_by_layers(const Model &model, const Given &text, Passage *passages, int64_t threads) {
+void read_by_layers(const PackedModel &model, const ScorerRead &text, Passage *passages, int64_t threads) {
     run(threads, [&](const Member &member) {
         if (member.index == 0) open(model, text, 0, text.rows, passages, member.count);
         member.wait();
@@ -114,7 +106,7 @@ void read_by_layers(const Model &model, const Given &text, Passage *passages, in
     });
 }
 
-void read_by_rows(const Model &model, const Given &text, Passage *passages, int64_t threads) {
+void read_by_rows(const PackedModel &model, const ScorerRead &text, Passage *passages, int64_t threads) {
     run(threads, [&](const Member &member) {
         const Range share = member.share(rounded_up(text.rows, rows_together) / rows_together);
         const int64_t end = share.end * rows_together < text.rows ? share.end * rows_together : text.rows;
@@ -136,28 +128,25 @@ bool known(const int64_t *ids, int64_t count, int64_t symbols) {
 }  // namespace
 }  // namespace scriven
 
-// Reads `read` (T, N) and tells what each of `foretold` (T, N) costs, nats (T, N), in the context before it is read:
-// the logits (N, V) and the state, 2 arrays (N, cells) a layer (h, and an lstm's c), which become those after the last.
-// Whatever the threads and the rows, a row's numbers are the same.
-SCRIVEN_API int64_t scriven_scorer_read(const scriven::Model *model, int64_t threads,
-                                        int64_t rows, int64_t steps, const int64_t *read, const int64_t *foretold,
-                                        float *const *state, float *logits, double *nats) {
+// A row's numbers are the same for any number of threads, beside any other rows.
+SCRIVEN_API int64_t scriven_scorer_read(const scriven::ScorerRead *call) {
     using namespace scriven;
     constexpr int64_t most = 64;
-    const int64_t symbols = model->symbols, places = rows * steps;
-    if (rows < 1 || steps < 1 || symbols < 2 || !known(read, places, symbols) || !known(foretold, places, symbols))
+    const PackedModel &model = *call->model;
+    const int64_t rows = call->rows, places = rows * call->steps;
+    if (rows < 1 || call->steps < 1 || model.symbols < 2 || !known(call->read, places, model.symbols) ||
+        !known(call->targets, places, model.symbols))
         return bad_argument;
     const bool few = rows < FEW;
-    const int64_t useful = few ? model->layers + 1 : rows / rows_together;
-    threads = threads < useful ? threads : useful;
+    const int64_t useful = few ? model.layers + 1 : rows / rows_together;
+    int64_t threads = call->threads < useful ? call->threads : useful;
     threads = threads < 1 ? 1 : threads < most ? threads : most;
     const FlushDenormals flushed;
     Passage passages[most];
     Arena arena;
-    for (int64_t i = 0; i < threads; i++) lay_out(*model, rows < ROWS ? rows : ROWS, arena);
+    for (int64_t i = 0; i < threads; i++) lay_out(model, rows < ROWS ? rows : ROWS, arena);
     if (!arena.allocate()) return no_memory;
-    for (int64_t i = 0; i < threads; i++) passages[i] = lay_out(*model, rows < ROWS ? rows : ROWS, arena);
-    const Given text{rows, steps, read, foretold, nats, state, logits};
-    (few ? read_by_layers : read_by_rows)(*model, text, passages, threads);
+    for (int64_t i = 0; i < threads; i++) passages[i] = lay_out(model, rows < ROWS ? rows : ROWS, arena);
+    (few ? read_by_layers : read_by_rows)(model, *call, passages, threads);
     return ok;
 }

@@ -37,7 +37,7 @@ class Arena {
     int64_t used_ = 0;
 };
 
-inline int64_t inputs_of(const Matrix &matrix, int64_t precision) {
+inline int64_t inputs_of(const PackedMatrix &matrix, int64_t precision) {
     return matrix.chunks * (precision == int8 ? 4 : precision == bf16 ? 2 : 1);
 }
 
@@ -45,10 +45,10 @@ inline int64_t inputs_of(const Matrix &matrix, int64_t precision) {
 inline int64_t padded_rows(int64_t rows) { return rows < worth_tiles ? rows : rounded_up(rows, rows_together); }
 
 // How long a row of floats must be, so that every array of a model fits in it.
-inline int64_t longest_row(const Model &model) {
+inline int64_t longest_row(const PackedModel &model) {
     int64_t longest = inputs_of(model.head, model.precision);
     for (int64_t i = 0; i < model.layers; i++) {
-        const Layer &layer = model.layer[i];
+        const PackedLayer &layer = model.layer[i];
         for (int64_t size : {inputs_of(layer.input, model.precision), inputs_of(layer.hidden, model.precision),
                              layer.hidden.groups * block * (model.cell == rnn ? layer.hidden.width : 1)})
             longest = size > longest ? size : longest;
@@ -57,7 +57,7 @@ inline int64_t longest_row(const Model &model) {
 }
 
 // Counts only, as long as the arena has no buffer. Without states those of the layers are somebody else's.
-inline Work lay_out_work(const Model &model, int64_t rows, Arena &arena, bool states = true) {
+inline Work lay_out_work(const PackedModel &model, int64_t rows, Arena &arena, bool states = true) {
     Work work = {};
     const int64_t all = padded_rows(rows), sums = rows_together * widest * block;
     work.member = {0, 1, nullptr};
@@ -91,7 +91,7 @@ inline void copy_rows(float *to, int64_t to_stride, const float *from, int64_t f
 }
 
 // The state of the work's rows, which are the caller's from `first` on.
-inline void copy_state(const Model &model, const Work &work, float *const *state, bool into, int64_t first = 0) {
+inline void copy_state(const PackedModel &model, const Work &work, float *const *state, bool into, int64_t first = 0) {
     for (int64_t i = 0; i < 2 * model.layers; i++) {
         if (!work.state[i]) continue;
         const int64_t cells = model.layer[i / 2].cells;

@@ -1,0 +1,269 @@
+// The structs that Python passes: one for each call that takes more than a few values.
+//
+// The function scriven_sampler_write takes a SamplerWrite, and so on. Python's structures, kernels/*.py, have the same
+// names and the same fields in the same order; tests/kernels/test_kernels_calls.py compares them, and their sizes with
+// scriven_struct_size. An address may be null only where its comment says so. The letters are those of docs/shapes.md.
+#pragma once
+
+#include <cstdint>
+
+namespace scriven {
+
+// Models that are packed for sampling and scoring: see sampler.h.
+
+// A weight matrix (outputs, K) in groups of `width` blocks of 16 outputs. A group lies together, as words of 32 bits
+// [chunk][block][output]: a word holds the next weights of one output, 4 in int8, 2 in bf16, 1 in fp32.
+// An lstm's group has the 4 gates of 16 cells, a gru's the 3, a mingru's the 2; other groups have the blocks that come
+// next.
+struct PackedMatrix {
+    const void *data;       // null where there is none; a mingru's hidden matrix then has groups and width all the same
+    const float *scale;     // of each output; int8 only
+    const int32_t *offset;  // 128 times the sum of each output's weights; int8 only
+    int64_t groups, width, chunks;
+};
+
+struct PackedLayer {
+    PackedMatrix input, hidden;  // no input where a table has its products
+    const float *sums;           // (V, outputs) where it is a table, else the biases (outputs,)
+    const float *apart;          // a gru's bias of the candidate that its reset gate scales (cells,)
+    const float *norm, *shift;   // of what this layer gives to the next one (cells,); null where there is none
+    int64_t cells;
+};
+
+struct PackedModel {
+    int64_t symbols, boundary, cell;  // boundary -1: none
+    int64_t relu;                     // bit i is set where layer i is bounded by relu, else by tanh
+    int64_t residual, norm, precision, layers;
+    const float *embedding;  // (V, K) where there is no table
+    const PackedLayer *layer;
+    PackedMatrix head;  // none where the last layer gives the logits
+    const float *head_bias;
+};
+
+// How the next id of a row is drawn.
+struct Drawing {
+    double temperature, top_k, top_p, min_p;
+};
+
+// `count` ids for each of N rows, each drawn with its number from the logits and then read.
+struct SamplerWrite {
+    int64_t threads, rows, count;
+    int64_t window, seen;  // with a window above 0, logits are of its last ids alone, read from zero states
+    const PackedModel *model;
+    const double *uniforms;  // (count, N)
+    const Drawing *drawing;  // (N,)
+    const int64_t *recent;   // (seen, N) ids before, at most a window of them
+    float *const *state;     // 2 arrays (N, cells) a layer, h, and an lstm's c: changed to those after
+    float *logits;           // (N, V), changed likewise
+    int64_t *ids;            // (count, N)
+};
+
+// What each of `targets` costs before the id at its place in `read` is read.
+struct ScorerRead {
+    int64_t threads, rows, steps;
+    const PackedModel *model;
+    const int64_t *read, *targets;  // (T, N)
+    float *const *state;            // as in SamplerWrite
+    float *logits;                  // (N, V), of the first targets: changed to those after the last id
+    double *nats;                   // (T, N)
+};
+
+// Text as ids.
+
+struct TextTranslate {
+    int64_t symbol_bytes, id_bytes;  // 1, 2 or 4
+    int64_t length, size;            // of the text, and of the table
+    const void *symbols;             // (length,)
+    const int32_t *table;            // (size,)
+    void *ids;                       // (length,)
+    int64_t *counts;                 // (size,) or null
+};
+
+struct TextLearn {
+    int64_t symbol_bytes, length, size, known;  // as in TextTranslate; and the first new id
+    const void *symbols;                        // (length,)
+    int32_t *table;                             // (size,)
+    int64_t *places;                            // room for the first places of all new symbols
+};
+
+// Layers that are trained.
+
+// All steps of a layer in bf16, for processors with AMX.
+struct RecurrentForward {
+    int64_t threads, cell, steps, rows, cells;
+    int64_t symbols, inputs;      // V, or 0 without ids; D, or 0 without x
+    const uint16_t *sums;         // (T, N, gates * H), with ids (V, gates * H), with x (gates * H)
+    const int64_t *ids;           // (T, N) or null
+    const uint16_t *x;            // (T, N, D) or null
+    const float *weight_x;        // (gates * H, D) or null
+    const float *weight;          // (gates * H, H)
+    const float *bias;            // (H,), of the GRU's candidate from the hidden state, or null
+    const uint8_t *fresh;         // (T, N) or null: where a row's state is zeroed before a step
+    const float *h, *c;           // (N, H) before; c is null but for the LSTM
+    uint16_t *y;                  // (T, N, H)
+    uint16_t *kept;               // (T, H / 32 rounded up, N, kept, 32), or null where nobody asks for gradients
+    float *h_after, *c_after;     // (N, H); c is null but for the LSTM
+};
+
+struct RecurrentBackward {
+    int64_t threads, cell, steps, rows, cells;
+    const float *weight;
+    const uint8_t *fresh;
+    const uint16_t *kept;
+    const uint16_t *dy;                // (T, N, H)
+    const float *dh_after, *dc_after;  // (N, H); dc is null but for the LSTM
+    uint16_t *dsums, *dhidden;         // (T, N, gates * H); dhidden is null where it is the same
+    float *dh, *dc;                    // (N, H); dc is null but for the LSTM
+};
+
+// The same in fp32, for any processor. The sums from the input are made before.
+struct StepsForward {
+    int64_t threads, cell, steps, rows, cells, symbols;
+    const float *sums;    // (T, N, gates * H), with ids (V, gates * H)
+    const int64_t *ids;   // the others as in RecurrentForward
+    const float *weight;
+    const float *bias;
+    const uint8_t *fresh;
+    const float *h, *c;
+    float *y;
+    float *kept;
+    float *h_after, *c_after;
+};
+
+struct StepsBackward {  // as in RecurrentBackward
+    int64_t threads, cell, steps, rows, cells;
+    const float *weight;
+    const uint8_t *fresh;
+    const float *kept;
+    const float *dy;
+    const float *dh_after, *dc_after;
+    float *dsums, *dhidden;
+    float *dh, *dc;
+};
+
+struct StepsAddRows {
+    int64_t threads, count, width;
+    const int64_t *ids;  // (count,)
+    const float *dy;     // (count, width)
+    float *dtable;       // (V, width): each row of dy is added to the row that its id names
+};
+
+// All steps of a layer whose gates see the input alone, for the cells from `begin` to `end`.
+struct ScanForward {
+    int64_t steps, rows, cells, begin, end;
+    int64_t symbols, bf16;  // V, or 0 without ids; whether sums are in bf16, else in fp32
+    const void *sums;       // k (H) and x (H) of each step and row (T, N, 2H), with ids (V, 2H)
+    const int64_t *ids;     // (T, N) or null
+    const uint8_t *fresh;   // (T, N) or null: where h before is zero
+    const float *h;         // (N, H) before the first step
+    float *y;               // (T, N, H)
+};
+
+struct ScanBackward {
+    int64_t steps, rows, cells, begin, end, bf16;
+    const void *sums;  // as in ScanForward; ids are ones that it has seen
+    const int64_t *ids;
+    const uint8_t *fresh;
+    const float *h;
+    const float *y, *dy;  // (T, N, H)
+    float *dh;            // (N, H): of the state after, changed to that of h
+    void *dsums;          // (T, N, 2H) of the type of sums; or with ids (V, 2H) in fp32, which is added to
+};
+
+// Products of a layer with weights, in bf16, for processors with AMX: K rows of M values that it reads, and N sums.
+
+struct WeightGradient {
+    int64_t threads, k, m, n;
+    const uint16_t *x;    // (K, M)
+    const uint16_t *dy;   // (K, N)
+    const uint8_t *skip;  // (K,) or null: rows of x that count as zeros
+    float *dweight;       // (N, M)
+    float *sums;          // (N,) or null: the sums of all rows of dy are added to it
+};
+
+struct ProjectionForward {
+    int64_t threads, k, m, n;
+    const uint16_t *x;    // (K, M)
+    const float *weight;  // (N, M)
+    const float *bias;    // (N,)
+    uint16_t *y;          // (K, N)
+};
+
+struct InputGradient {
+    int64_t threads, k, m, n;
+    const uint16_t *dy;   // (K, N)
+    const float *weight;  // (N, M)
+    uint16_t *dx;         // (K, M)
+};
+
+struct AddRows {
+    int64_t threads, k, n, symbols;
+    const int64_t *ids;  // (K,)
+    const uint16_t *dy;  // (K, N)
+    float *dtable;       // (V, N): each row of dy is added to the row that its id names
+};
+
+// The output layer with its losses, in bf16, for processors with AMX.
+
+struct CrossEntropyForward {
+    int64_t threads, rows, inputs, symbols;
+    const uint16_t *y;       // (rows, inputs)
+    const float *weight;     // (V, inputs)
+    const float *bias;       // (V,) or null
+    const int64_t *targets;  // (rows,)
+    float *losses;           // (rows,)
+    uint16_t *kept;          // (rows, V rounded up to 32) for the way back, or null
+    float *factors;          // (rows, chunks) for the way back
+};
+
+struct CrossEntropyBackward {
+    int64_t threads, rows, inputs, symbols;
+    const float *weight;
+    const int64_t *targets;
+    const float *factors;
+    const float *dlosses;  // (rows,)
+    uint16_t *kept;        // the gradients of the logits come in its place
+    uint16_t *dy;          // (rows, inputs)
+};
+
+// Optimizers. Gradients are `count` arrays.
+
+struct SumSquares {
+    int64_t threads, count;
+    const float *const *gradients;
+    const int64_t *sizes;  // (count,)
+    double *sum;
+};
+
+struct AdamwStep {
+    int64_t threads, count;
+    const float *const *gradients;  // of P values in all
+    const int64_t *sizes;           // (count,)
+    float *values, *mean, *square;  // (P,)
+    float scale;                    // of the gradients
+    float beta1, beta2;             // shares of the means that stay
+    float rate;                     // with the correction of the gradient's mean
+    float root;                     // the correction of the root of the squares' mean
+    float epsilon;
+};
+
+// Matrices (rows, columns) of one size, in bf16, for processors with AMX.
+struct MuonUpdate {
+    int64_t threads, count, rows, columns;
+    int64_t turns;         // how often A is made anew
+    const int64_t *steps;  // (turns,) of the iteration for each A
+    float scale, momentum, epsilon;
+    float a, b, c;  // the coefficients of the iteration's polynomial, of the powers 1, 3 and 5
+    const float *const *gradients;
+    float *const *momenta;
+    uint16_t *const *updates;  // one may be null: it is not made
+};
+
+struct MuonApply {
+    int64_t threads, count, size;
+    float keep, rate;
+    const uint16_t *const *updates;  // (size,) each
+    float *const *weights;
+};
+
+}  // namespace scriven
