@@ -9,8 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from scriven.errors import InputError, UsageError
-from scriven.suggestions import close_names, did_you_mean, join_names
+from scriven.errors import InputError, UsageError, close_names, did_you_mean, join_names
 
 PARAMETERS = {"from": "initial", "resume": "resume='last'", "checkpoint": "which"}  # of functions, by flag
 COMMANDS_IN_TEXT = re.compile(r"scriven [a-z]")

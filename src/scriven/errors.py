@@ -1,13 +1,22 @@
-"""The errors that Scriven raises. Each names the thing, its value and the way out, in one or two sentences.
+"""The errors that Scriven raises, and the words that messages share: names that may be meant, lists and amounts.
 
+A message names the thing, its value and the way out, in one or two sentences.
 Most libraries have no error type for a lack of memory or threads; `shortage` recognizes these by their words.
 """
 
 from __future__ import annotations
 
 import errno
+import math
+import os
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Literal
 
+LIKENESS = 0.7  # of difflib, from which two names are taken for one
+BEGINNING = 3  # letters from which the beginning of a name stands for it
+ENTRIES_READ = 10_000  # of a folder
 NO_MEMORY = (
     "out of memory",
     "not enough memory",
@@ -76,3 +85,61 @@ def shortage(error: BaseException) -> Literal["memory", "threads", ""]:
         said = str(error).lower()
         return "memory" if any(map(said.__contains__, NO_MEMORY)) else "threads" if said.startswith(NO_THREADS) else ""
     return ""
+
+
+# --- words
+
+
+def close_names(name: str, names: Iterable[str], count: int = 1) -> list[str]:
+    """Returns at most `count` names that are similar to a name in any case, the most similar first."""
+    import difflib  # noqa: PLC0415 (only for mistakes, and slow to import)
+
+    by_lower: dict[str, str] = {}
+    for each in names:
+        by_lower.setdefault(each.lower(), each)
+    return [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower, count, LIKENESS)]
+
+
+def close_dotted(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """Returns at most `count` dotted names that an unknown name may have meant.
+
+    It prefers names with the same last part, then those whose last part starts with it, then similar ones.
+    """
+    lasts = {each: each.rpartition(".")[2] for each in names}
+    last = name.rpartition(".")[2]
+    same = [each for each in lasts if lasts[each] == last]
+    begun = [each for each in lasts if len(last) >= BEGINNING and lasts[each].startswith(last)]
+    alike = close_names(name, [*lasts]) or close_names(last, lasts.values())
+    return (same or begun or [each for each in lasts if {each, lasts[each]} & set(alike)])[:count]
+
+
+def close_paths(path: str) -> list[str]:
+    """Returns the most similar path in the same folder as one that does not exist, if any."""
+    folder, name = os.path.split(path)
+    try:
+        with os.scandir(folder or ".") as entries:
+            found = close_names(name, (entry.name for entry in islice(entries, ENTRIES_READ)))
+    except (OSError, ValueError):
+        return []
+    return [str(Path(folder) / each) for each in found]
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """Returns the end of a sentence: `; did you mean A or B?`, or nothing without names."""
+    return f"; did you mean {join_names(names)}?" if names else ""
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Joins names as in a sentence: `A, B or C`."""
+    return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def format_bytes(count: int) -> str:
+    """Returns a number of bytes as text, in MB or GB (powers of ten)."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{math.ceil(count / 1e6)} MB"
+
+
+def describe_steps(steps: float) -> str:
+    """Returns a number of steps as text. It need not be whole."""
+    whole = steps == round(steps) or steps >= 100
+    return f"{steps:,.0f} step{'s' * (steps != 1)}" if whole else f"{steps:,.2f} steps"

@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from scriven.errors import UsageError
+from scriven.errors import UsageError, close_dotted, close_names, did_you_mean, join_names
 from scriven.runtime import Registry
-from scriven.suggestions import close_dotted, close_names, did_you_mean, join_names
 
 Cell = Literal["lstm", "gru", "rnn", "mingru"]
 Choice = Literal["best", "smoothed", "last"]

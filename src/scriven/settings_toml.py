@@ -7,9 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from scriven.errors import InputError
+from scriven.errors import InputError, close_paths, did_you_mean
 from scriven.settings import shorten
-from scriven.suggestions import close_paths, did_you_mean
 
 MOST_DOTS = 1000  # in numbers and in keys like a.b.c: tomllib's time is quadratic in the length of a key
 LONGEST_NUMBER = 1000  # digits: Python prints none of over 4,300, but reads longer ones if they are hexadecimal

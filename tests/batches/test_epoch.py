@@ -10,8 +10,9 @@ import pytest
 from conftest import Command
 from scriven import recipes
 from scriven.batches import next_batch
-from scriven.batches.readers import EpochCounts, count_epoch, describe_epoch, describe_steps
+from scriven.batches.readers import EpochCounts, count_epoch, describe_epoch
 from scriven.corpus import Corpus, Part, build
+from scriven.errors import describe_steps
 from scriven.events import Started
 from scriven.model.language_model import parameter_count, parameters_by_layer
 from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, merge_settings, validate

@@ -18,12 +18,11 @@ from conftest import Command
 from scriven.cli import COMMANDS, make_app
 from scriven.cli.common import unescape
 from scriven.cli.mistakes import collection_of, join_values, takes_value
-from scriven.errors import UsageError
+from scriven.errors import UsageError, close_names, close_paths, did_you_mean
 from scriven.model import CharLM
 from scriven.runs import create_run
 from scriven.session import load
 from scriven.settings import validate
-from scriven.suggestions import close_names, close_paths, did_you_mean
 from scriven.vocabulary import Vocabulary
 
 DASHED = ["---", "-", "- Yes", "-7+8=", "-1", "-x", "--x=y", "--no such"]

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fake_run import evaluated, finished, sampled, started, stepped, training
+from scriven.errors import format_bytes
 from scriven.events import Event, Loss, Skipped
 from scriven.report import visible
 from scriven.report.terminal import JsonReport, TerminalReport, Throughput, duration, next_commands, percent
-from scriven.suggestions import format_bytes
 
 ESCAPE = "\x1b"
 

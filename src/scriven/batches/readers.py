@@ -14,8 +14,8 @@ from scriven.batches.documents import check_places, document_count, next_documen
 from scriven.batches.stream import next_stream, ring_size
 from scriven.batches.windows import next_windows, window_count
 from scriven.corpus.store import Part
+from scriven.errors import describe_steps, format_bytes
 from scriven.settings import ReaderSettings
-from scriven.suggestions import format_bytes
 from scriven.vocabulary import Vocabulary
 
 MOST_BATCHES = 1 << 40  # that a cursor may count; products with it must fit 64 bits
@@ -170,12 +170,6 @@ def describe_epoch(counts: EpochCounts) -> str:
     else:
         what = f"{counts.predictions:,} predictions"
     return what + (f" in {describe_steps(counts.steps)}" if counts.steps else "") + _describe_arrays(counts)
-
-
-def describe_steps(steps: float) -> str:
-    """Returns a number of steps as text. It need not be whole."""
-    whole = steps == round(steps) or steps >= 100
-    return f"{steps:,.0f} step{'s' * (steps != 1)}" if whole else f"{steps:,.2f} steps"
 
 
 def _describe_arrays(counts: EpochCounts) -> str:

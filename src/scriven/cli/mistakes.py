@@ -10,8 +10,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Literal, Union, get_args, get_origin
 
 from scriven.arguments import epoch_of
-from scriven.errors import UsageError
-from scriven.suggestions import close_dotted, close_names, close_paths, did_you_mean, join_names
+from scriven.errors import UsageError, close_dotted, close_names, close_paths, did_you_mean, join_names
 
 if TYPE_CHECKING:
     from cyclopts import App

@@ -20,9 +20,8 @@ from scriven.corpus.header import FORMAT
 from scriven.corpus.partition import partition_sources
 from scriven.corpus.shards import Drafted
 from scriven.corpus.sources import BINARY_TABLES, TABLES, TextSource, find, hash_stamps
-from scriven.errors import InputError, UsageError
+from scriven.errors import InputError, UsageError, join_names
 from scriven.settings import CorpusSettings, Frozen
-from scriven.suggestions import join_names
 from scriven.vocabulary import Symbols, byte_places, byte_values, code_points
 
 

@@ -26,8 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from scriven.corpus.filesystem import Place, Stamp, explain_errors, is_url, list_files, name_in
-from scriven.errors import InputError, UsageError
-from scriven.suggestions import close_paths, did_you_mean
+from scriven.errors import InputError, UsageError, close_paths, did_you_mean
 
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
 LINE_TABLES = (".jsonl", ".ndjson")  # a JSON object per line; like the next two kinds it may be compressed

@@ -6,8 +6,7 @@ import tomllib
 from importlib import resources
 from typing import Any
 
-from scriven.errors import UsageError
-from scriven.suggestions import close_names, did_you_mean
+from scriven.errors import UsageError, close_names, did_you_mean
 
 
 def names() -> list[str]:

@@ -18,11 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from scriven import strict_json
-from scriven.batches.readers import describe_steps
+from scriven.errors import describe_steps, format_bytes
 from scriven.events import Evaluated, Event, Finished, Loss, RolledBack, Sampled, Skipped, Started, Stepped
 from scriven.report import as_dict, describe_choices, visible
 from scriven.settings import SamplingSettings
-from scriven.suggestions import format_bytes
 
 SAMPLE_LINES = 6
 DEFAULT_TEMPERATURE = SamplingSettings().temperature  # which need not be told
