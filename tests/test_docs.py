@@ -170,7 +170,11 @@ def test_what_a_target_installs_for_itself_is_not_locked() -> None:
     assert done.stdout.splitlines() == ["builder==1.0", "torch==1.0"]
 
 
-@pytest.mark.parametrize("page", [*PAGES, *(ROOT / "docs" / "decisions").glob("*.md")], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, *(ROOT / "docs" / "decisions").glob("*.md"), *(ROOT / "docs" / "notebooks").glob("*.md")],
+    ids=lambda page: page.name,
+)
 def test_files_that_a_page_links_to_exist(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
