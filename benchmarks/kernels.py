@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from scriven.kernels import recurrent
-from scriven.model import CharLM, autocast_context
+from scriven.model import CharLM, choose_backend
 from scriven.model.cells import CELLS, RecurrentLayer
 from scriven.model.device import tune_cpu
 from scriven.settings import ModelSettings, TrainingSettings
@@ -37,13 +37,14 @@ def measured(cell: str, shape: tuple[int, int, int], times: int) -> dict[str, fl
     x, state = torch.randn(steps, rows, width), layer.zero_state(rows)
     table, ids = torch.randn(SYMBOLS, width), torch.randint(0, SYMBOLS, (steps, rows))
     torchs = CELLS[layer.settings.cell].module(width, width)
+    backend = choose_backend(layer.settings, x.device, "bf16", learns=True)
 
     def native() -> Tensor:
-        y: Tensor = layer(x.requires_grad_(), state)[0]
+        y: Tensor = layer(x.requires_grad_(), state, backend)[0]
         return y
 
     def folded() -> Tensor:
-        y: Tensor = layer(table.requires_grad_(), state, ids=ids)[0]
+        y: Tensor = layer(table.requires_grad_(), state, backend, ids=ids)[0]
         return y
 
     def plain() -> Tensor:
@@ -64,7 +65,7 @@ def pass_seconds(forward: Callable[[], Tensor]) -> float:
     """One forward and backward pass."""
     clock = clock_of_threads()
     start = clock()
-    with autocast_context(torch.device("cpu"), "bf16"):
+    with torch.autocast("cpu", torch.bfloat16):
         y = forward()
     y.backward(torch.ones_like(y))
     return clock() - start
@@ -77,6 +78,7 @@ def muons_share(shape: tuple[int, int, int], times: int) -> dict[str, float]:
     model = CharLM(ModelSettings(width=width, layers=2), SYMBOLS)
     weights = FlatWeights(model)
     optimizer = Optimizer(weights, TrainingSettings(optimizer="muon"), torch.bfloat16)
+    backend = choose_backend(model.settings, model.device, "bf16", learns=True)
     ids, clock = torch.randint(0, SYMBOLS, (steps + 1, rows)), clock_of_threads()
     taken: dict[str, list[float]] = {"step": [], "muon": []}
     assert optimizer.muon is not None
@@ -90,8 +92,7 @@ def muons_share(shape: tuple[int, int, int], times: int) -> dict[str, float]:
     optimizer.muon.step = timed  # type: ignore[assignment, method-assign]
     for _ in range(times + 2):
         start = clock()
-        with autocast_context(torch.device("cpu"), "bf16"):
-            losses = model.losses(model.read(ids[:-1])[1], ids[1:])
+        losses = model.losses(model.read(ids[:-1], backend=backend)[1], ids[1:], backend)
         losses.backward(torch.ones_like(losses))
         optimizer.step(weights.take_gradients(), losses.numel(), 0.5)
         taken["step"].append(clock() - start)

@@ -302,10 +302,6 @@ class ModelSettings(Frozen):
         names = self.activation.split(",")
         return names * self.layers if len(names) == 1 else names
 
-    def of_layer(self, depth: int) -> Self:
-        """The settings of the layer at `depth`, with its own activation."""
-        return self.model_copy(update={"activation": self.activations[depth]})
-
 
 class TrainingSettings(Frozen):
     """How the model is trained."""

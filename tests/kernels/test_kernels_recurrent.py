@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scriven.kernels import recurrent
-from scriven.model import CharLM, autocast_context
+from scriven.model import CharLM
 from scriven.model.reference_cells import LayerState, gru_step, lstm_step, rnn_step
 from scriven.settings import ModelSettings
 
@@ -247,7 +247,7 @@ def test_models_read_and_learn_as_they_do_in_fp32(chosen: dict[str, object]) -> 
     ids, fresh = torch.randint(0, V, (12, 5)), torch.rand(12, 5) < 0.2  # unknown symbols among them
     found: dict[str, tuple[Tensor, ...]] = {}
     for precision in ("fp32", "bf16"):
-        with autocast_context(torch.device("cpu"), precision):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             logits, state = model(ids, None, fresh, dropout_seed=3)
         loss = functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
         gradients = torch.autograd.grad(loss, list(model.parameters()))

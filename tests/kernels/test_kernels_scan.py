@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from scriven.kernels import native_library
 from scriven.kernels.scan import scan
-from scriven.model import CharLM, autocast_context
+from scriven.model import CharLM
 from scriven.settings import ModelSettings
 
 SHAPES = [(1, 1, 1), (1, 3, 17), (5, 3, 17), (7, 33, 257), (5, 1, 32), (9, 70, 40), (20, 32, 64), (3, 5, 100)]
@@ -158,7 +158,7 @@ def test_models_read_and_learn_as_with_torch(
     found = []
     for level in (native_library.level(), "off"):
         monkeypatch.setattr(native_library, "level", lambda level=level: level)
-        with autocast_context(torch.device("cpu"), precision):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             logits, state = model(ids, None, fresh, dropout_seed=3)
         loss = functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
         found.append((logits, state[0][0], state[1][0], *torch.autograd.grad(loss, list(model.parameters()))))

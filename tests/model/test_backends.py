@@ -1,204 +1,116 @@
-"""What is measured of the machine: at several starts, kept in the cache folder, for what it depends on."""
+"""What computes a model: what is chosen, and that the choice holds whatever torch is set to afterwards."""
 
-import json
-from pathlib import Path
+import copy
+import pickle
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from scriven.errors import UsageError
-from scriven.kernels import native_library, recurrent, recurrent_fp32, scan
-from scriven.model import backends
-from scriven.model.backends import Measurement
-from scriven.model.cells import autocasts_to_bf16
-from scriven.model.device import torch_threads
-from scriven.settings import Cell
-from scriven.training.auto_settings import REFERENCE_LENGTH
+from scriven.kernels import cross_entropy, recurrent, recurrent_fp32, scan
+from scriven.model import CharLM, choose_backend
+from scriven.settings import Cell, ModelSettings
 
-CPU = torch.device("cpu")
+V = 11
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CELLS: list[Cell] = ["lstm", "gru", "rnn", "mingru"]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder, and nothing remembered."""
-    monkeypatch.setenv("SCRIVEN_CACHE", str(tmp_path))
-    backends.measurements.cache_clear()
-    return tmp_path / backends.FILE
+def made(**chosen: object) -> CharLM:
+    torch.manual_seed(0)
+    return CharLM(ModelSettings.model_validate({"width": 8, "layers": 2, **chosen}), V)
 
 
-class Starts:
-    """Starts of the command one after another, each at a time and on a machine of its own speed."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.seconds, self.measured = 1e9, (0.2, 0.1), 0
-        monkeypatch.setattr("time.time", lambda: self.now)
-        monkeypatch.setattr(backends, "_measure", self._measured)
-
-    def _measured(self, cell: Cell) -> Measurement:
-        self.measured += 1
-        return Measurement(self.now, *self.seconds)
-
-    def begin(self, fp32: float, bf16: float, after: float = 3600.0, *, again: bool = True) -> str:
-        """The precision that a start chooses, `after` seconds after the one before, where steps take these times."""
-        self.now, self.seconds = self.now + after, (fp32, bf16)
-        backends.measurements.cache_clear()
-        return backends.choose_precision("auto", CPU, "gru", again=again)
+def results(model: CharLM, autocast: bool = False, **more: Any) -> list[Tensor]:
+    """What a model computes of a chunk with fresh starts and of one step, and the gradients of the chunk's losses."""
+    torch.manual_seed(1)
+    ids, fresh = torch.randint(0, V, (9, 3)), torch.rand(9, 3) < 0.3
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        raw, y, state = model.read(ids, None, fresh, **more)
+        losses = model.losses(y, ids, **more)
+        logits, after = model(ids[:1], state, **more)
+    found = [raw, y, losses, logits, *(part for layer in (*state, *after) for part in layer)]
+    return found + (list(torch.autograd.grad(losses.sum(), list(model.parameters()))) if losses.requires_grad else [])
 
 
-@pytest.fixture
-def starts(monkeypatch: pytest.MonkeyPatch) -> Starts:
-    return Starts(monkeypatch)
+def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
-QUIET, BUSY = (0.130, 0.100), (0.200, 0.400)  # bf16 is 1.3 times as fast, and half as fast
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("activation", ["tanh", "tanh,relu"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_choice_holds_whatever_torch_is_set_to(cell: Cell, activation: str, precision: str, learns: bool) -> None:
+    """It computes the same bits as the plain call under autocast to its number format, also under another one."""
+    model = made(cell=cell, activation=activation if cell != "mingru" else "tanh").train(learns)
+    backend = choose_backend(model.settings, model.device, precision, learns=learns)
+    with torch.set_grad_enabled(learns):
+        expected = results(model, precision == "bf16")
+        for autocast in (False, True):
+            assert_equal(results(model, autocast, backend=backend), expected)
 
 
-def test_a_busy_moment_does_not_stick(starts: Starts) -> None:
-    """It did: 0.50 was measured once, and every later training was in fp32."""
-    assert starts.begin(*BUSY) == "fp32"
-    assert [starts.begin(*QUIET) for _ in range(5)] == ["bf16"] * 5
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_model_is_copied_and_pickled_as_any_module(copied: Any) -> None:
+    model = made().train()
+    other = copied(model)
+    assert_equal(results(other), results(model))
+    other.load_state_dict(made(embedding_scale=2.0).state_dict())
+    assert_equal(results(other), results(made(embedding_scale=2.0).train()))
 
 
-def test_a_busy_moment_later_changes_nothing(starts: Starts) -> None:
-    assert [starts.begin(*each) for each in (QUIET, QUIET, BUSY, BUSY, QUIET)] == ["bf16"] * 5
-    assert [starts.begin(*BUSY, after=backends.OLD_SECONDS * 2) for _ in range(3)] == ["bf16"] * 3
-
-
-def test_a_processor_that_changed_is_believed_in_the_end(starts: Starts) -> None:
-    for _ in range(5):
-        starts.begin(*QUIET)
-    assert [starts.begin(0.1, 0.1, after=backends.OLD_SECONDS * 2) for _ in range(backends.KEPT_MEASUREMENTS)][
-        -1
-    ] == "fp32"
-
-
-def test_it_is_measured_again_where_little_is_known_or_it_is_old(starts: Starts) -> None:
-    counts = []
-    for after in [0, 5, *[61] * 6, backends.OLD_SECONDS - 200, 300, 1, -backends.OLD_SECONDS]:
-        starts.begin(*QUIET, after=after)
-        counts.append(starts.measured)
-    # At once, not within a minute, until there are enough, when the newest is old, when the clock was set back.
-    assert counts == [1, 1, 2, 3, 4, 5, 5, 5, 5, 6, 6, 7]
-
-
-def test_what_only_opens_a_model_does_not_wait_for_more_evidence(starts: Starts) -> None:
-    starts.begin(*QUIET, again=False)
-    starts.begin(*QUIET, again=False)
-    assert starts.measured == 1
-    backends.choose_precision("bf16", CPU, "gru")
-    assert starts.measured == 1
-
-
-def test_only_the_newest_measurements_are_kept(starts: Starts, cache: Path) -> None:
-    for _ in range(backends.KEPT_MEASUREMENTS + 3):
-        starts.begin(*QUIET, after=backends.OLD_SECONDS * 2)
-    (kept,) = json.loads(cache.read_text()).values()
-    assert len(kept) == backends.KEPT_MEASUREMENTS and kept[-1] == {"at": starts.now, "fp32": 0.13, "bf16": 0.1}
-
-
-def test_a_measurement_is_of_a_whole_chunk_on_all_cores_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    busy = iter([9.0, 9.0, 0.2, 0.1, 0.3, 7.0, 0.4, 0.15])
-
-    def seconds(layer: Any, x: torch.Tensor) -> float:
-        seen.append((x.shape[0], torch.get_num_threads(), native_library.threads(), autocasts_to_bf16()))
-        return next(busy)
-
-    monkeypatch.setattr(backends, "_seconds", seconds)
-    monkeypatch.setattr(backends, "available_cores", lambda: 3)
-    monkeypatch.setattr(backends, "ROUNDS", 4)
-    monkeypatch.setattr(backends, "ROUNDS_SECONDS", 1e9)
-    (found,) = backends.measurements("gru")
-    assert (found.fp32, found.bf16) == (0.2, 0.1)
-    assert seen == [(REFERENCE_LENGTH, 3, 3, False), (REFERENCE_LENGTH, 3, 3, True)] * 4
-
-
-def test_a_real_measurement_is_kept(cache: Path) -> None:
-    speedup = backends.bf16_speedup("gru")
-    ((found,),) = json.loads(cache.read_text()).values()
-    assert speedup == pytest.approx(found["fp32"] / found["bf16"] if found["bf16"] else 0.0)
-
-
-def test_bf16_that_fails_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    def seconds(layer: Any, x: torch.Tensor) -> float:
-        if autocasts_to_bf16():
-            raise RuntimeError("could not create a primitive descriptor")
-        return 0.1
-
-    monkeypatch.setattr(backends, "_seconds", seconds)
-    assert backends.bf16_speedup("gru") == 0.0 and backends.choose_precision("auto", CPU, "gru") == "fp32"
-
-
-def test_other_kernels_are_measured_anew(starts: Starts, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    starts.begin(*QUIET)
-    monkeypatch.setattr(native_library, "level", lambda: "another")
-    starts.begin(*QUIET)
-    monkeypatch.setattr(backends, "version", lambda name: "0.0.1")
-    starts.begin(*QUIET)
-    assert [len(rows) for rows in json.loads(cache.read_text()).values()] == [1, 1, 1]
-
-
-def test_how_many_threads_a_process_begins_with_changes_no_choice(starts: Starts, cache: Path) -> None:
-    """One under torchrun has one thread, or two; they measured apart, and chose two number formats for one training."""
-    for count in (1, 2):
-        with torch_threads(count):
-            starts.begin(*QUIET)
-    assert len(json.loads(cache.read_text())) == 1
+def test_a_model_of_doubles_is_read_step_by_step() -> None:
+    """Native code knows no doubles, and no function of torch's either on every processor."""
+    model, ids = made(activation="relu").double(), torch.randint(0, V, (9, 3))
+    state = tuple(tuple(part.double() for part in layer) for layer in model.zero_state(3))
+    _, y, _ = model.read(ids, state)
+    assert y.dtype == torch.float64
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("chosen", "device", "precision", "kernels", "routes"),
     [
-        "",
-        "[1]",
-        '{"KEY": [{"at": 1' + "0" * 400 + ', "fp32": 1, "bf16": 1}]}',
-        '{"a": "b"}',
-        "\x00",
-        '{"KEY": 1.3}',
-        '{"KEY": [{}]}',
-        '{"KEY": [{"at": 0, "fp32": -1, "bf16": 1}]}',
+        ({}, CPU, "fp32", "fp32", ("native", "native")),
+        ({}, CPU, "bf16", "fp32", ("torch", "torch")),
+        ({}, CPU, "bf16", "amx", ("native", "native")),
+        ({}, CPU, "fp32", "none", ("torch", "torch")),
+        ({}, GPU, "fp32", "amx", ("torch", "torch")),
+        ({"activation": "tanh,relu"}, CPU, "fp32", "fp32", ("native", "loop")),
+        ({"activation": "relu,tanh"}, GPU, "bf16", "amx", ("loop", "torch")),
+        ({"input": "onehot"}, CPU, "fp32", "fp32", ("native", "native")),
+        ({"input": "onehot"}, GPU, "fp32", "none", ("loop", "torch")),
+        ({"cell": "mingru"}, CPU, "bf16", "fp32", ("native", "native")),
+        ({"cell": "mingru"}, CPU, "bf16", "none", ("loop", "loop")),
+        ({"cell": "mingru"}, GPU, "bf16", "amx", ("loop", "loop")),
+        ({"cell": "registered"}, CPU, "bf16", "amx", ("module", "module")),
     ],
+    ids=str,
 )
-def test_a_damaged_cache_is_none(cache: Path, content: str, starts: Starts) -> None:
-    cache.write_text(content.replace("KEY", f"{backends._machine()}, gru"))
-    assert starts.begin(*QUIET) == "bf16" and starts.measured == 1
-
-
-@pytest.mark.parametrize(
-    ("speedup", "native", "chosen"), [(3.0, False, "bf16"), (1.0, False, "fp32"), (0.0, True, "bf16")]
-)
-def test_auto_takes_what_is_faster(speedup: float, native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_measure", lambda cell: Measurement(0.0, speedup, float(speedup > 0)))
-    assert backends.choose_precision("auto", CPU, "lstm", native=native) == chosen
-    assert backends.choose_precision("fp32", CPU, "lstm", native=native) == "fp32"
-
-
-@pytest.mark.parametrize(
-    ("cell", "native", "chosen"), [("lstm", False, "fp32"), ("lstm", True, "bf16"), ("mingru", False, "bf16")]
-)
-def test_texts_that_begin_within_chunks_need_native_code(
-    cell: Cell, native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+def test_the_fastest_code_is_chosen_for_each_layer(
+    chosen: dict[str, object],
+    device: torch.device,
+    precision: str,
+    kernels: str,
+    routes: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(backends, "_measure", lambda cell: Measurement(0.0, 3.0, 1.0))
-    assert backends.choose_precision("auto", CPU, cell, native=native, fresh=True) == chosen
-    assert backends.choose_precision("bf16", CPU, cell, native=native, fresh=True) == "bf16"
+    for kernel in (recurrent, cross_entropy):
+        monkeypatch.setattr(kernel, "usable", lambda: kernels == "amx")
+    for kernel in (recurrent_fp32, scan):
+        monkeypatch.setattr(kernel, "usable", lambda: kernels != "none")
+    settings = ModelSettings().model_copy(update={"layers": 2, **chosen})  # not validated: the cell need not exist
+    backend = choose_backend(settings, device, precision, learns=True)
+    assert backend.routes == routes
+    assert backend.takes_ids == (routes[0] == "native") and backend.takes_fresh == (set(routes) == {"native"})
+    native = (device, precision, kernels) == (CPU, "bf16", "amx")
+    assert (backend.native_products, backend.native_losses) == (native, native)
+    assert (backend.packs, backend.single_steps) == (device != CPU, False)
 
 
-def test_bf16_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_measure", lambda cell: Measurement(0.0, 0.1, 0.0))
-    with pytest.raises(UsageError, match="use fp32"):
-        backends.choose_precision("bf16", CPU)
-
-
-@pytest.mark.parametrize("cell", backends.CELLS)
-@pytest.mark.parametrize(
-    ("amx", "fp32", "speedup"), [(True, True, 3.0), (False, True, 1.0), (False, False, 1.0), (False, False, 2.0)]
-)
-def test_the_path_is_told(cell: Cell, amx: bool, fp32: bool, speedup: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_measure", lambda cell: Measurement(0.0, speedup, float(speedup > 0)))
-    monkeypatch.setattr(recurrent, "usable", lambda: amx)
-    monkeypatch.setattr(recurrent_fp32, "usable", lambda: fp32)
-    monkeypatch.setattr(scan, "usable", lambda: fp32)
-    number = "bf16" if speedup > 1 else "fp32"
-    assert backends.training_path(cell) == f"{number}, by {'native code' if fp32 else 'torch'}"
+def test_a_model_without_an_output_layer_has_torchs_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kernel in (recurrent, cross_entropy):
+        monkeypatch.setattr(kernel, "usable", lambda: True)
+    backend = choose_backend(ModelSettings(head="none"), CPU, "bf16", learns=True)
+    assert backend.native_products and not backend.native_losses

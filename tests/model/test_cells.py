@@ -1,8 +1,11 @@
 """Recurrent layers against torch's own and against single steps; gradients against differences."""
 
+from typing import Any
+
 import pytest
 import torch
 
+from scriven.model.backends import current_backend
 from scriven.model.cells import CELLS, RecurrentLayer
 from scriven.model.reference_cells import LayerState
 from scriven.settings import Cell, ModelSettings
@@ -13,7 +16,13 @@ ALL: list[Cell] = [*TORCHS, "mingru"]
 
 def made(cell: Cell, inputs: int = 5, width: int = 7, *, onehot: bool = False, **chosen: object) -> RecurrentLayer:
     torch.manual_seed(0)
-    return RecurrentLayer(ModelSettings.model_validate({"cell": cell, **chosen}), inputs, width, onehot=onehot)
+    read = {"input": "onehot" if onehot else "embedding"}
+    return RecurrentLayer(ModelSettings.model_validate({"cell": cell, **read, **chosen}), inputs, width)
+
+
+def call(layer: RecurrentLayer, x: torch.Tensor, state: LayerState, **more: torch.Tensor) -> Any:
+    """The output and the state after it, computed by what is chosen for the layer as torch is set now."""
+    return layer(x, state, current_backend(layer.settings, x), **more)
 
 
 def assert_near(found: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
@@ -27,7 +36,7 @@ def read(layer: RecurrentLayer, x: torch.Tensor, state: LayerState) -> tuple[tor
     pieces = []
     with torch.no_grad():
         for t in range(len(x)):
-            y, state = layer(x[t : t + 1], state)
+            y, state = call(layer, x[t : t + 1], state)
             pieces.append(y)
     return torch.cat(pieces), state
 
@@ -39,16 +48,16 @@ def test_many_steps_at_once_equal_single_steps(cell: Cell, onehot: bool, activat
     layer = made(cell, onehot=onehot, activation=activation)
     x = layer.columns[torch.randint(0, 5, (20, 3))].detach() if onehot else torch.randn(20, 3, 5)
     state = tuple(torch.rand(3, 7) for _ in range(layer.state_size))
-    (y, after), (single, after_single) = layer(x, state), read(layer, x, state)
+    (y, after), (single, after_single) = call(layer, x, state), read(layer, x, state)
     assert_near((y, *after), (single, *after_single))
 
 
 @pytest.mark.parametrize("cell", ALL)
 def test_100_steps_equal_50_twice(cell: Cell) -> None:
     layer, x = made(cell), torch.randn(100, 2, 5)
-    whole, after_whole = layer(x, layer.zero_state(2))
-    first, state = layer(x[:50], layer.zero_state(2))
-    second, state = layer(x[50:], state)
+    whole, after_whole = call(layer, x, layer.zero_state(2))
+    first, state = call(layer, x[:50], layer.zero_state(2))
+    second, state = call(layer, x[50:], state)
     torch.testing.assert_close(torch.cat((first, second)), whole)
     torch.testing.assert_close(state, after_whole)
 
@@ -59,7 +68,7 @@ def test_weights_are_torchs(cell: Cell) -> None:
     torchs = CELLS[cell].module(5, 7)
     torchs.load_state_dict(layer.rnn.state_dict())
     x = torch.randn(11, 3, 5)
-    torch.testing.assert_close(layer(x, layer.zero_state(3))[0], torchs(x)[0])
+    torch.testing.assert_close(call(layer, x, layer.zero_state(3))[0], torchs(x)[0])
 
 
 @pytest.mark.parametrize("cell", TORCHS)
@@ -80,8 +89,8 @@ def test_gradients_are_those_of_small_differences(cell: Cell) -> None:
 @torch.no_grad()
 def test_the_state_has_one_row_a_text(cell: Cell) -> None:
     layer, x = made(cell), torch.randn(9, 4, 5)
-    _, together = layer(x, layer.zero_state(4))
-    _, alone = layer(x[:, 2:3], layer.zero_state(1))
+    _, together = call(layer, x, layer.zero_state(4))
+    _, alone = call(layer, x[:, 2:3], layer.zero_state(1))
     assert all(part.shape == (4, 7) for part in together)
     torch.testing.assert_close(tuple(part[2:3] for part in together), alone)
 
@@ -92,7 +101,7 @@ def test_a_one_hot_layer_is_torchs_that_reads_one_hot_vectors(cell: Cell) -> Non
     torchs = CELLS[cell].module(5, 7)
     torchs.load_state_dict(layer.rnn.state_dict())
     torch.testing.assert_close(
-        layer(layer.columns[ids], layer.zero_state(3))[0], torchs(torch.nn.functional.one_hot(ids, 5).float())[0]
+        call(layer, layer.columns[ids], layer.zero_state(3))[0], torchs(torch.nn.functional.one_hot(ids, 5).float())[0]
     )
 
 
@@ -100,7 +109,7 @@ def test_a_one_hot_layer_is_torchs_that_reads_one_hot_vectors(cell: Cell) -> Non
 def test_a_mingru_is_its_formula(onehot: bool) -> None:
     layer, ids, h = made("mingru", onehot=onehot), torch.randint(0, 5, (11, 3)), torch.rand(3, 7)
     x = torch.nn.functional.one_hot(ids, 5).float()
-    y, (after,) = layer(layer.columns[ids] if onehot else x, (h,))
+    y, (after,) = call(layer, layer.columns[ids] if onehot else x, (h,))
     for t in range(11):
         k, new = (x[t] @ layer.rnn.weight_ih_l0.T + layer.rnn.bias_ih_l0).chunk(2, 1)
         z = torch.sigmoid(k)
@@ -121,7 +130,7 @@ def test_an_rnn_of_rectifiers_is_torchs() -> None:
     layer, x = made("rnn", activation="relu"), torch.randn(11, 3, 5)
     torchs = torch.nn.RNN(5, 7, nonlinearity="relu")
     torchs.load_state_dict(layer.rnn.state_dict())
-    assert_near((layer(x, layer.zero_state(3))[0],), (torchs(x)[0],))
+    assert_near((call(layer, x, layer.zero_state(3))[0],), (torchs(x)[0],))
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
@@ -129,10 +138,10 @@ def test_an_rnn_of_rectifiers_is_torchs() -> None:
 def test_other_recurrent_weights_stand_in_and_get_the_gradient(cell: Cell, activation: str) -> None:
     layer, x = made(cell, activation=activation), torch.randn(6, 2, 5)
     other = torch.randn_like(layer.rnn.weight_hh_l0).requires_grad_()
-    y, _ = layer(x, layer.zero_state(2), other)
+    y, _ = call(layer, x, layer.zero_state(2), weight_hh=other)
     y.sum().backward()
     layer.rnn.weight_hh_l0.data.copy_(other)
-    assert_near((y,), (layer(x, layer.zero_state(2))[0],))
+    assert_near((y,), (call(layer, x, layer.zero_state(2))[0],))
     assert other.grad is not None and layer.rnn.weight_hh_l0.grad is None
 
 
@@ -142,10 +151,10 @@ def test_in_bf16_the_state_stays_fp32_and_nearly_the_same(cell: Cell, onehot: bo
     layer = made(cell, onehot=onehot, activation="relu")
     x = layer.columns[torch.randint(0, 5, (9, 3))].detach() if onehot else torch.randn(9, 3, 5)
     with torch.autocast("cpu", torch.bfloat16):
-        y, state = layer(x, layer.zero_state(3))
+        y, state = call(layer, x, layer.zero_state(3))
     y.sum().backward()
     assert y.dtype == torch.float32 and all(part.dtype == torch.float32 for part in state)
     weight = layer.rnn.bias_ih_l0 if cell == "mingru" else layer.rnn.weight_hh_l0
     assert weight.grad.isfinite().all()
-    exact = layer(x, layer.zero_state(3))[0]
+    exact = call(layer, x, layer.zero_state(3))[0]
     assert (y - exact).norm() <= 0.05 * exact.norm()  # a bf16 has 8 bits; relu lets what it lacks add up

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from scriven.errors import UsageError
 from scriven.kernels import recurrent_fp32, scan
-from scriven.model import CharLM, cells
+from scriven.model import CharLM, backends
 from scriven.model.cells import Masks, RecurrentLayer
 from scriven.model.language_model import join_rows, parameter_count, take_rows, weight_shapes, zero_rows
 from scriven.settings import ModelSettings
@@ -120,7 +120,7 @@ def test_starts_within_a_chunk_are_those_of_one_character_after_another(
 ) -> None:
     for kernel in (recurrent_fp32, scan) if way != "native" else ():
         monkeypatch.setattr(kernel, "usable", lambda: False)
-    monkeypatch.setattr(cells, "packs", lambda device: way == "packed")  # as on a GPU
+    monkeypatch.setattr(backends, "packs", lambda device: way == "packed")  # as on a GPU
     model, ids, fresh = made(**chosen), torch.randint(0, V, (9, 4)), torch.rand(9, 4) < 0.4
     start = [tuple(torch.randn_like(part).requires_grad_() for part in layer) for layer in model.zero_state(4)]
     wanted = [*model.parameters(), *(part for layer in start for part in layer)]

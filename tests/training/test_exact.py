@@ -70,7 +70,7 @@ def test_the_cores_given_change_no_bit(
 ) -> None:
     kernels = native_library.find(level)
     monkeypatch.setattr(native_library, "_native", lambda: kernels)
-    monkeypatch.setattr("scriven.model.backends.bf16_speedup", lambda cell, **_: 1.0)
+    monkeypatch.setattr("scriven.model.precision.bf16_speedup", lambda cell, **_: 1.0)
     with use_cores(2):
         expected = trained(book, tmp_path / "two", cell)
     with use_cores(1):
@@ -84,7 +84,7 @@ import sys
 from pathlib import Path
 import scriven
 from test_exact import auto_settings, trained
-from scriven.model import backends as machine
+from scriven.model import precision as machine
 auto_settings.measure_speed = lambda *_: 1e5
 machine.bf16_speedup = lambda *_, **__: 1.0
 print(trained(Path(sys.argv[1]), Path(sys.argv[2]), "lstm", "bf16"))

@@ -13,6 +13,7 @@ import torch
 import scriven
 from conftest import Command
 from own_parts import REGISTER, HandLSTM, Lion
+from scriven.model import choose_backend
 from scriven.model.cells import RecurrentLayer, make_layer
 from scriven.model.reference_cells import RegisteredLayer
 from scriven.runtime import IMPORTS
@@ -93,8 +94,9 @@ def test_an_lstm_written_by_hand_is_scrivens_own() -> None:
     x, state = torch.randn(9, 3, 5), tuple(torch.randn(3, 7) for _ in range(2))
     fresh = torch.rand(9, 3) < 0.3
     assert fresh[1:].any()
+    backend = choose_backend(own.settings, x.device, "fp32", learns=True)
     for begun in (None, fresh, torch.zeros_like(fresh)):
-        (y, after), (expected, expected_after) = hand(x, state, fresh=begun), own(x, state, fresh=begun)
+        (y, after), (expected, expected_after) = hand(x, state, fresh=begun), own(x, state, backend, fresh=begun)
         torch.testing.assert_close((y, *after), (expected, *expected_after))
     torch.testing.assert_close(hand.zero_state(3), own.zero_state(3))
 

@@ -141,8 +141,8 @@ def _machine() -> Row:
     from scriven import kernels
     from scriven.inference.predictor import writing_precision
     from scriven.model import choose_device, choose_precision
-    from scriven.model.backends import CELLS, training_path
     from scriven.model.device import available_cores
+    from scriven.model.precision import CELLS, training_path
 
     device = choose_device("auto")
     precision, writing = choose_precision("auto", device), writing_precision("auto", device)
@@ -175,7 +175,7 @@ def _why_device(device: torch.device) -> str:
 
 
 def _why_precision(device: torch.device) -> str:
-    from scriven.model.backends import WORTHWHILE_SPEEDUP, measurements, median_speedup
+    from scriven.model.precision import WORTHWHILE_SPEEDUP, measurements, median_speedup
 
     if device.type == "cuda":
         return "the GPU reports whether it supports bf16"

@@ -16,10 +16,10 @@ from scriven.errors import UsageError
 from scriven.inference.sampling import draw
 from scriven.kernels import native_library, sampler
 from scriven.kernels.sampler import Sampler
-from scriven.model import CharLM, State, autocast_context
+from scriven.model.backends import choose_backend
 from scriven.model.cells import CELLS
 from scriven.model.device import single_threaded
-from scriven.model.language_model import join_rows, take_rows
+from scriven.model.language_model import CharLM, State, join_rows, take_rows
 from scriven.settings import SamplingSettings
 from scriven.vocabulary import Vocabulary
 
@@ -91,6 +91,9 @@ class Predictor:
         self.precision = precision
         self.writing = writing
         self.pause: Callable[[], None] = lambda: None
+        self._backend = choose_backend(model.settings, model.device, precision)
+        # A single step takes as long as reading the weights. Autocast would convert them each time.
+        self._step_backend = choose_backend(model.settings, model.device, "fp32")
         self._weights = model.state_dict(keep_vars=True)
         self._changing = [each for each in self._weights.values() if not each.is_inference()]  # others never change
         self._sampler: tuple[list[tuple[int, int]], Sampler] | None = None
@@ -228,12 +231,11 @@ class Predictor:
     def _step(self, context: Context, ids: Ids, since: int = 0) -> tuple[Tensor, State]:
         """Returns the logits (t, N, V) after ids (T, N), from the id numbered `since` on, and the state at the end."""
         self.pause()
-        # A single step takes as long as reading the weights. Autocast would convert them each time.
-        precision = self.precision if len(ids) > 1 else "fp32"
-        with autocast_context(self.model.device, precision), single_threaded() if ids.shape[1] == 1 else nullcontext():
-            known = torch.from_numpy(self.vocabulary.clamp(ids)).to(self.model.device)
-            _, y, state = self.model.read(known, context.state, self._fresh(ids))  # (T, N, H)
-            return self.model.logits(y[since:]), state
+        backend = self._backend if len(ids) > 1 else self._step_backend
+        with single_threaded() if ids.shape[1] == 1 else nullcontext():
+            known = torch.from_numpy(self.vocabulary.clamp(ids)).to(backend.device)
+            _, y, state = self.model.read(known, context.state, self._fresh(ids), backend=backend)  # (T, N, H)
+            return self.model.logits(y[since:], backend), state
 
     def _fresh(self, ids: Ids) -> Tensor | None:
         """Returns the places in ids (T, N) that begin a document, on the CPU; None if there are none."""

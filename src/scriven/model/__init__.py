@@ -1,7 +1,8 @@
-"""Recurrent layers, the language model, and the choice of device and precision."""
+"""Recurrent layers, the language model, and the choice of what computes them: device, precision and code."""
 
-from scriven.model.backends import choose_precision
-from scriven.model.device import autocast_context, choose_device
+from scriven.model.backends import Backend, choose_backend
+from scriven.model.device import choose_device
 from scriven.model.language_model import CharLM, State
+from scriven.model.precision import choose_precision
 
-__all__ = ["CharLM", "State", "autocast_context", "choose_device", "choose_precision"]
+__all__ = ["Backend", "CharLM", "State", "choose_backend", "choose_device", "choose_precision"]

@@ -1,199 +1,115 @@
-"""Chooses fp32 or bf16 by measuring how fast layers train on this machine; keeps the results in the cache folder."""
+"""What computes a model: device, number format and code, chosen once, when the model is made ready."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
-import math
-import os
-import platform
-import statistics
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 
-from scriven.errors import UsageError
-from scriven.kernels import native_library, recurrent, recurrent_fp32, scan
-from scriven.model.cells import RecurrentLayer
-from scriven.model.device import autocast_context, available_cores, torch_threads
-from scriven.runtime import cache_folder
+from scriven.kernels import cross_entropy, recurrent, recurrent_fp32, scan
 from scriven.settings import Cell, ModelSettings
 
-WIDTH, ROWS, LENGTH = 256, 32, 64  # of the measured layer and chunk: the defaults of training
-ROUNDS, FEWEST_ROUNDS, ROUNDS_SECONDS = 6, 2, 0.5
-ENOUGH_MEASUREMENTS = 5  # with these, a start measures again only when the newest is old
-APART_SECONDS, OLD_SECONDS = 60.0, 7 * 86_400.0
-KEPT_MEASUREMENTS = 9  # the newest ones
-WORTHWHILE_SPEEDUP = 1.15  # bf16 is chosen from here on: it is less exact, and measurements differ by a tenth
-FILE = "machine.json"
-CELLS: tuple[Cell, ...] = get_args(Cell)
+OWN_CELLS: tuple[Cell, ...] = get_args(Cell)
+# Native code, torch's own function, a loop over the steps in torch, or the module of a registered cell.
+Route = Literal["native", "torch", "loop", "module"]
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """How long a layer took to train on one chunk, in each number format: the best of several rounds."""
+class Backend:
+    """What computes a model; `choose_backend` makes it, and it holds for all calls."""
 
-    at: float  # seconds since 1970
-    fp32: float  # seconds
-    bf16: float  # seconds; 0 if bf16 does not work
+    device: torch.device
+    autocast: torch.dtype | None  # the number format of matrix products; None for that of the weights
+    routes: tuple[Route, ...]  # what computes the steps of each recurrent layer
+    native_products: bool  # whether native code makes matrix products, in bf16
+    native_losses: bool  # whether native code computes the output layer and the losses together
+    packs: bool  # whether torch's functions read packed sequences, to start afresh at any step
+    single_steps: bool  # whether a step by itself is computed directly, if no gradient is needed
 
     @property
-    def speedup(self) -> float:
-        """How many times faster bf16 was; 0 if it does not work."""
-        return self.fp32 / self.bf16 if self.bf16 else 0.0
+    def takes_ids(self) -> bool:
+        """Whether the first layer takes ids, and a table with a row for each symbol."""
+        return self.routes[0] == "native"
+
+    @property
+    def takes_fresh(self) -> bool:
+        """Whether it costs nothing that rows start afresh, at any step of a chunk."""
+        return set(self.routes) == {"native"}
+
+    def context(self) -> contextlib.AbstractContextManager[None]:
+        """The context to call torch's functions in, so that they use the number format. Weights keep their own."""
+        if self.autocast is None and not _autocasts(self.device):
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
 
 
-def choose_precision(
-    name: str,
+def choose_backend(settings: ModelSettings, device: torch.device, precision: str, *, learns: bool = False) -> Backend:
+    """Chooses what computes a model of these settings on a device, in `fp32` or `bf16`; its weights are fp32.
+
+    A model that `learns` needs gradients.
+    """
+    return _fastest_backend(settings, device, torch.bfloat16 if precision == "bf16" else None, learns=learns)
+
+
+def current_backend(settings: ModelSettings, weight: torch.Tensor) -> Backend:
+    """Chooses what computes a model with such weights as torch is set now: its autocast, and whether it has gradients.
+
+    This is for models that are called without a backend.
+    """
+    autocast = torch.get_autocast_dtype(weight.device.type) if _autocasts(weight.device) else None
+    return _fastest_backend(settings, weight.device, autocast, weight.dtype, learns=torch.is_grad_enabled())
+
+
+def _autocasts(device: torch.device) -> bool:
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def _fastest_backend(
+    settings: ModelSettings,
     device: torch.device,
-    cell: str = "lstm",
+    autocast: torch.dtype | None,
+    weights: torch.dtype = torch.float32,
     *,
-    native: bool = False,
-    fresh: bool = False,
-    again: bool = True,
-) -> str:
-    """Chooses `fp32` or `bf16` for a `training.precision` setting; `auto` measures the CPU with this cell.
-
-    If there is `native` code in bf16, nothing is measured: it exists for processors on which it is several times
-    faster. Nor is it if texts begin within chunks and native code in fp32 starts `fresh` there: in bf16 torch would
-    need a loop over time, which takes more than twice as long. A registered cell is not measured either: the CPU
-    computes it in fp32. `again` is as in `measurements`.
-
-    Raises UsageError if bf16 is asked for and does not work.
-    """
-    known = cell in CELLS
-    if name == "bf16" and device.type == "cpu" and not bf16_speedup(cell if known else CELLS[0], again=False):
-        raise UsageError("bf16 does not work on this processor; use fp32")
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    if device.type != "cpu" or not known or (fresh and cell != "mingru" and not native):
-        return "fp32"
-    return "bf16" if native or bf16_speedup(cell, again=again) > WORTHWHILE_SPEEDUP else "fp32"
+    learns: bool,
+) -> Backend:
+    on_cpu = device.type == "cpu"
+    native_products = on_cpu and autocast == torch.bfloat16 and recurrent.usable()
+    if settings.cell == "mingru":
+        native = on_cpu and scan.usable()
+    else:
+        usable = recurrent.usable if autocast == torch.bfloat16 else recurrent_fp32.usable
+        native = on_cpu and weights == torch.float32 and usable()
+    return Backend(
+        device=device,
+        autocast=autocast,
+        routes=tuple(_fastest_route(settings, depth, native) for depth in range(settings.layers)),
+        native_products=native_products,
+        native_losses=native_products and settings.head != "none" and cross_entropy.usable(),
+        packs=packs(device),
+        single_steps=not learns,
+    )
 
 
-def bf16_speedup(cell: str = "lstm", *, again: bool = True) -> float:
-    """How many times faster a layer trains in bf16 than in fp32 on this CPU, each on its best path; 0 if bf16 fails.
-
-    `again` is as in `measurements`.
-    """
-    return median_speedup(measurements(cell, again))
-
-
-def median_speedup(found: Sequence[Measurement]) -> float:
-    """The median speedup of the faster half of some measurements; 0 if bf16 failed in the last one.
-
-    Other programs may have disturbed the slower half, and they slow one number format down more than the other.
-    """
-    if not found[-1].bf16:
-        return 0.0
-    working = sorted((each for each in found if each.bf16), key=lambda each: each.fp32 + each.bf16)
-    return statistics.median(each.speedup for each in working[: (len(working) + 1) // 2])
+def _fastest_route(settings: ModelSettings, depth: int, native: bool) -> Route:
+    """What computes the steps of the layer at `depth`, where there is `native` code for the cell or not."""
+    if settings.cell not in OWN_CELLS:
+        return "module"
+    if settings.activations[depth] != "tanh":
+        return "loop"
+    if native:
+        return "native"
+    onehot = settings.input == "onehot" and depth == 0
+    return "loop" if onehot or settings.cell == "mingru" else "torch"
 
 
-@functools.cache
-def measurements(cell: str, again: bool = True) -> tuple[Measurement, ...]:
-    """The measurements of a cell on this processor, with these versions and kernels: at least one, the newest last.
-
-    Measures now, in about 0.5 s, if there are none. With `again`, also measures if there are few or the newest is old,
-    but not twice within a minute. So a single start while other programs run does not decide for ever.
-    """
-    path, key = cache_folder() / FILE, f"{_machine()}, {cell}"
-    known = _read_measurements(path).get(key, [])
-    if not known or (again and _is_due(known, time.time())):
-        known = [*known, _measure(cell)][-KEPT_MEASUREMENTS:]
-        _write(path, _read_measurements(path) | {key: known})
-    return tuple(known)
+def has_native_code(settings: ModelSettings, precision: str) -> bool:
+    """Whether native code can compute the steps of all layers of a model in this number format on this processor."""
+    able = recurrent.usable() if precision == "bf16" else recurrent_fp32.usable()
+    return able and settings.cell in OWN_CELLS and set(settings.activations) == {"tanh"}
 
 
-def _is_due(known: Sequence[Measurement], now: float) -> bool:
-    """Whether to measure again. `now` is in seconds since 1970."""
-    age = now - known[-1].at
-    if age < 0:  # the clock was set back
-        return True
-    return age > OLD_SECONDS or (len(known) < ENOUGH_MEASUREMENTS and age > APART_SECONDS)
-
-
-def training_path(cell: Cell) -> str:
-    """The number format and the code that train layers of a cell on this machine by default, as text."""
-    able = recurrent.usable() if cell != "mingru" else scan.usable()
-    precision = choose_precision("auto", torch.device("cpu"), cell, native=able and cell != "mingru")
-    native = able if precision == "bf16" or cell == "mingru" else recurrent_fp32.usable()
-    return f"{precision}, by {'native code' if native else 'torch'}"
-
-
-def _measure(cell: str) -> Measurement:
-    """Measures both number formats in turns on all cores, and takes the best of each, as other programs may disturb.
-
-    On some processors oneDNN refuses bf16, on others it emulates it slowly.
-    """
-    with torch.random.fork_rng(devices=[]):
-        layer = RecurrentLayer(ModelSettings(cell=cell, width=WIDTH), WIDTH, WIDTH)
-    x = torch.zeros(LENGTH, ROWS, WIDTH)
-    seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
-    begun, cores, cpu = time.monotonic(), available_cores(), torch.device("cpu")
-    with torch_threads(cores), native_library.native_threads(cores), torch.enable_grad():
-        for number in range(ROUNDS):
-            if number >= FEWEST_ROUNDS and time.monotonic() - begun > ROUNDS_SECONDS:
-                break
-            for precision, measured in seconds.items():
-                try:
-                    with autocast_context(cpu, precision):
-                        measured.append(_seconds(layer, x))
-                except RuntimeError:
-                    return Measurement(time.time(), min(seconds["fp32"], default=0.0), 0.0)
-    return Measurement(time.time(), min(seconds["fp32"]), min(seconds["bf16"]))
-
-
-def _seconds(layer: RecurrentLayer, x: torch.Tensor) -> float:
-    begun = time.perf_counter()
-    y, _ = layer(x, layer.zero_state(ROWS))
-    torch.autograd.grad(y.float().sum(), list(layer.parameters()))
-    return time.perf_counter() - begun
-
-
-def _machine() -> str:
-    """Everything that a measurement depends on, as text."""
-    processor = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
-    limits = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.endswith(("_ISA", "_CAPABILITY"))]
-    kernels = f"kernels {native_library.level()} {' '.join(sorted(native_library.features()))}"
-    versions = f"scriven {version('scriven')}, torch {torch.__version__} {' '.join(limits)}"
-    return f"{processor}, {available_cores()} cores, {versions}, {kernels}"
-
-
-def _read_measurements(path: Path) -> dict[str, list[Measurement]]:
-    """The measurements in a file; nothing when it is missing, or `_write` did not write it."""
-    try:
-        known = json.loads(path.read_text("utf-8"))
-        found = {key: [_measurement(each) for each in rows] for key, rows in known.items() if isinstance(rows, list)}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
-        return {}
-    return {key: rows for key, rows in found.items() if rows}
-
-
-def _measurement(values: dict[str, Any]) -> Measurement:
-    """Makes one measurement from a file's values. Raises ValueError, TypeError or KeyError if they are not one."""
-    at, fp32, bf16 = (float(values[name]) for name in ("at", "fp32", "bf16"))
-    if not (math.isfinite(at) and 0 <= fp32 < math.inf and 0 <= bf16 < math.inf):
-        raise ValueError(f"{values} is not a measurement")
-    return Measurement(at, fp32, bf16)
-
-
-def _write(path: Path, known: dict[str, list[Measurement]]) -> None:
-    """Saves measurements, as a whole file or not at all. If the cache cannot be written, they are not saved."""
-    values = {key: [asdict(each) for each in rows] for key, rows in known.items()}
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
-        temporary.replace(path)
+def packs(device: torch.device) -> bool:
+    """Whether packed sequences are faster there than a loop over time; on a CPU they take 2 to 5 times as long."""
+    return device.type != "cpu"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scriven.kernels import recurrent, recurrent_fp32, scan
+from scriven.model.backends import Backend
 from scriven.model.reference_cells import (
     LayerState,
     RegisteredLayer,
@@ -26,7 +27,6 @@ from scriven.model.reference_cells import (
     recurrence,
     rnn_step,
 )
-from scriven.model.stretches import Stretches
 from scriven.settings import ModelSettings
 
 
@@ -167,36 +167,25 @@ CELLS: dict[str, CellKind] = {
 }
 
 
-def has_native_code(settings: ModelSettings, precision: str) -> bool:
-    """Whether native code can compute the steps of all such layers in this number format on this processor."""
-    able = recurrent.usable() if precision == "bf16" else recurrent_fp32.usable()
-    return able and settings.cell in CELLS and set(settings.activations) == {"tanh"}
-
-
 class RecurrentLayer(nn.Module):
-    """One recurrent layer of any cell: `layer(x (T, N, D), state) -> (y (T, N, H), state)`.
+    """One recurrent layer of any cell: `layer(x (T, N, D), state, backend) -> (y (T, N, H), state)`.
 
-    A one-hot layer reads columns of its input weights in place of x: `layer(columns (T, N, G*H), state)`. They are
-    rows of `columns`. So a one-hot input needs no matrix of zeros.
+    A one-hot layer reads columns of its input weights in place of x: `layer(columns (T, N, G*H), state, backend)`. They
+    are rows of `columns`. So a one-hot input needs no matrix of zeros.
     """
 
-    def __init__(self, settings: ModelSettings, inputs: int, width: int, *, onehot: bool = False) -> None:
-        """Draws the weights by `initialise`, from torch's global generator. The settings must have one activation."""
+    def __init__(self, settings: ModelSettings, inputs: int, width: int, depth: int = 0) -> None:
+        """Draws the weights by `initialise`, from torch's global generator. The settings are those of the whole model.
+
+        The first layer has the `depth` 0; with model.input onehot it alone is one-hot.
+        """
         super().__init__()
         self.settings, self.kind = settings, CELLS[settings.cell]
         self.gates, self.state_size = self.kind.gates, self.kind.state_size
-        self.width, self.onehot = width, onehot
-        self.activation = {"tanh": torch.tanh, "relu": torch.relu}[settings.activation]
-        self.torchs = settings.activation == "tanh" and not onehot  # whether torch's own function can compute it
+        self.width, self.depth, self.onehot = width, depth, settings.input == "onehot" and depth == 0
+        self.activation = {"tanh": torch.tanh, "relu": torch.relu}[settings.activations[depth]]
         self.rnn = self.kind.module(inputs, width)
         initialise(self.rnn, settings)
-
-    def native(self, device: torch.device) -> bool:
-        """Whether native code computes this layer's steps on the device, in the number format that is active now."""
-        if self.kind.step is None:
-            return device.type == "cpu" and scan.usable()
-        able = has_native_code(self.settings, "bf16" if autocasts_to_bf16() else "fp32")
-        return able and self.rnn.weight_hh_l0.dtype == torch.float32 and device.type == "cpu"
 
     @property
     def recurrent_weight(self) -> Tensor | None:
@@ -225,53 +214,56 @@ class RecurrentLayer(nn.Module):
         self,
         x: Tensor,
         state: LayerState,
+        backend: Backend,
+        *,
         weight_hh: Tensor | None = None,
         ids: Tensor | None = None,
         fresh: Tensor | None = None,
     ) -> tuple[Tensor, LayerState]:
         """Reads x (T, N, D) from `state` on. Returns y (T, N, H) and the state after the last step, in fp32.
 
-        `weight_hh` (G*H, H) replaces the layer's own recurrent weights. Where `fresh` (T, N) is true, the state of that
-        row is zeroed before that step; it may be on the CPU. Only a `native` layer takes ids (T, N): then x (V, D) has
-        a row for each symbol.
+        It computes by the route of the `backend` for its depth, in `backend.context()`. `weight_hh` (G*H, H) replaces
+        the layer's own recurrent weights. Where `fresh` (T, N) is true, the state of that row is zeroed before that
+        step; it may be on the CPU. With ids (T, N), which the backend must take, x (V, D) has a row for each symbol.
         """
         step, weight_hh = self.kind.step, self.rnn.weight_hh_l0 if weight_hh is None else weight_hh
         if step is None:
-            return self._by_scan(x, state, ids, fresh)
-        if ids is None and fresh is None and x.shape[0] == 1 and not torch.is_grad_enabled():
+            return self._by_scan(x, state, backend, ids, fresh)
+        if backend.single_steps and ids is None and fresh is None and len(x) == 1:
             state = self._one_step(step, x[0], state, weight_hh)
             return state[0][None], state
-        if self.native(x.device):
-            return self._by_native(x, state, weight_hh, ids, fresh)
-        if self.torchs and (fresh is None or packs(x.device)):
+        route = backend.routes[self.depth]
+        if route == "native":
+            by = self._in_bf16 if backend.native_products else self._in_fp32
+            return by(x, state, weight_hh, ids, fresh)
+        if route == "torch" and (fresh is None or backend.packs):
             return self._by_torch(x, state, weight_hh, fresh)
-        bias, apart = self.rnn.bias_ih_l0, step is gru_step  # whose reset gate comes between its biases
-        from_input = self._from_input(x, bias if apart else bias + self.rnn.bias_hh_l0)
-        bias_hh = self.rnn.bias_hh_l0 if apart else None
-        return recurrence(step, from_input, weight_hh, bias_hh, state, self.activation, fresh)
+        if backend.autocast:  # once, instead of at every step
+            weight_hh = weight_hh.to(backend.autocast)
+        return self._by_loop(step, x, state, weight_hh, fresh)
 
     def _by_scan(
-        self, x: Tensor, state: LayerState, ids: Tensor | None, fresh: Tensor | None
+        self, x: Tensor, state: LayerState, backend: Backend, ids: Tensor | None, fresh: Tensor | None
     ) -> tuple[Tensor, LayerState]:
         bias = self.rnn.bias_ih_l0
-        if x.device.type == "cpu" and not self.onehot and autocasts_to_bf16() and recurrent.usable():
+        if backend.native_products and not self.onehot:
             sums = recurrent.projection(x, self.rnn.weight_ih_l0, bias)
         else:
             sums = self._from_input(x, bias)
         y: Tensor = self.kind.function(sums, state[0], ids=ids, fresh=fresh)
         return y, (y[-1].clone(),)  # a view would keep all of y alive
 
-    def _by_native(
+    def _in_fp32(
         self, x: Tensor, state: LayerState, weight_hh: Tensor, ids: Tensor | None, fresh: Tensor | None
     ) -> tuple[Tensor, LayerState]:
-        bias, bias_hh = self.rnn.bias_ih_l0, self.rnn.bias_hh_l0
-        own = None  # the GRU's candidate bias that the reset gate multiplies
-        if self.kind.step is gru_step:
-            bias_hh, own = functional.pad(bias_hh[: -self.width], (0, self.width)), bias_hh[-self.width :]
-        bias = bias + bias_hh
-        if not autocasts_to_bf16():
-            sums = self._from_input(x, bias)
-            return recurrent_fp32.recurrent(self.settings.cell, sums, weight_hh, state, ids=ids, bias=own, fresh=fresh)
+        bias, own = self._native_biases()
+        sums = self._from_input(x, bias)
+        return recurrent_fp32.recurrent(self.settings.cell, sums, weight_hh, state, ids=ids, bias=own, fresh=fresh)
+
+    def _in_bf16(
+        self, x: Tensor, state: LayerState, weight_hh: Tensor, ids: Tensor | None, fresh: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
+        bias, own = self._native_biases()
         read: dict[str, Tensor] = {}
         if self.onehot:
             sums = self._from_input(x, bias)
@@ -280,6 +272,14 @@ class RecurrentLayer(nn.Module):
         else:
             sums, read = bias, {"x": x, "weight_x": self.rnn.weight_ih_l0}
         return recurrent.recurrent(self.settings.cell, sums, weight_hh, state, ids=ids, bias=own, fresh=fresh, **read)
+
+    def _native_biases(self) -> tuple[Tensor, Tensor | None]:
+        """The biases of all sums (G*H,), and that of the GRU's candidate (H,), which the reset gate multiplies."""
+        bias, bias_hh = self.rnn.bias_ih_l0, self.rnn.bias_hh_l0
+        own = None
+        if self.kind.step is gru_step:
+            bias_hh, own = functional.pad(bias_hh[: -self.width], (0, self.width)), bias_hh[-self.width :]
+        return bias + bias_hh, own
 
     def _by_torch(
         self, x: Tensor, state: LayerState, weight_hh: Tensor, fresh: Tensor | None
@@ -297,6 +297,14 @@ class RecurrentLayer(nn.Module):
         state = tuple(part[0].float() for part in after)
         return (stretches.unpack(y, rows), stretches.state_after(state)) if stretches else (y, state)
 
+    def _by_loop(
+        self, step: Step, x: Tensor, state: LayerState, weight_hh: Tensor, fresh: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
+        bias, apart = self.rnn.bias_ih_l0, step is gru_step  # whose reset gate comes between its biases
+        from_input = self._from_input(x, bias if apart else bias + self.rnn.bias_hh_l0)
+        bias_hh = self.rnn.bias_hh_l0 if apart else None
+        return recurrence(step, from_input, weight_hh, bias_hh, state, self.activation, fresh)
+
     def _from_input(self, x: Tensor, bias: Tensor) -> Tensor:
         """What x (..., D) adds to the sums of all gates, (..., G*H), plus a bias (G*H,)."""
         return x + bias if self.onehot else functional.linear(x, self.rnn.weight_ih_l0, bias)
@@ -310,18 +318,60 @@ class RecurrentLayer(nn.Module):
 Layer = RecurrentLayer | RegisteredLayer
 
 
-def make_layer(settings: ModelSettings, inputs: int, width: int, *, onehot: bool = False) -> Layer:
-    """Makes a recurrent layer of Scriven's own cells or of a registered one."""
+def make_layer(settings: ModelSettings, inputs: int, width: int, depth: int = 0) -> Layer:
+    """Makes the recurrent layer at `depth` of a model, of Scriven's own cells or of a registered one."""
     if settings.cell in CELLS:
-        return RecurrentLayer(settings, inputs, width, onehot=onehot)
+        return RecurrentLayer(settings, inputs, width, depth)
     return RegisteredLayer(settings, inputs, width)
 
 
-def packs(device: torch.device) -> bool:
-    """Whether packed sequences are faster there than a loop over time; on a CPU they take 2 to 5 times as long."""
-    return device.type != "cpu"
+@dataclass(frozen=True)
+class Stretches:
+    """The S stretches of a chunk (T, N), longest first. A stretch ends at a fresh start of its row or at the end.
 
+    As packed sequences, torch's fast functions read them: those of GPUs carry the state through all steps, and could
+    start afresh in the middle of a chunk only by a call for each such step.
+    """
 
-def autocasts_to_bf16() -> bool:
-    """Whether autocast makes the CPU compute in bf16 now."""
-    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    sizes: Tensor  # (longest,) the number of stretches of at least 1, 2, .. steps; on the CPU
+    places: Tensor  # (T * N,) the step t and row n of each packed value, as t * N + n
+    rows: Tensor  # (S,) the row of each stretch
+    begun: Tensor  # (S,) whether the stretch begins with a zero state
+    last: Tensor  # (N,) the last stretch of each row
+
+    @classmethod
+    def of(cls, fresh: Tensor, device: torch.device) -> Stretches:
+        """Finds the stretches between fresh starts (T, N). Makes indices on the CPU, then moves them to the device."""
+        fresh = fresh.cpu()
+        (steps, rows), begins = fresh.shape, fresh.clone()
+        begins[0] = True
+        row, start = begins.T.nonzero(as_tuple=True)  # (S,), row by row
+        ends = torch.cat((start[1:], start[:1]))
+        ends[ends <= start] = steps  # the next stretch belongs to the next row
+        lengths, order = torch.sort(ends - start, descending=True, stable=True)  # (S,)
+        row, start = row[order], start[order]
+        sizes = (lengths[None] > torch.arange(int(lengths[0]))[:, None]).sum(1)  # (longest,)
+        step = torch.repeat_interleave(torch.arange(len(sizes)), sizes)  # (T * N,) within the stretch
+        number = torch.arange(step.numel()) - (sizes.cumsum(0) - sizes)[step]  # (T * N,) of the stretch
+        places = (start[number] + step) * rows + row[number]
+        last = torch.empty(rows, dtype=torch.int64)
+        ending = (start + lengths == steps).nonzero().flatten()
+        last[row[ending]] = ending
+        moved = (each.to(device, non_blocking=True) for each in (places, row, (start > 0) | fresh[0][row], last))
+        return cls(sizes, *moved)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Packs x (T, N, D) into values (T * N, D)."""
+        return x.flatten(0, 1).index_select(0, self.places)
+
+    def unpack(self, y: Tensor, rows: int) -> Tensor:
+        """The inverse of `pack`; returns (T, N, D)."""
+        return torch.empty_like(y).index_copy(0, self.places, y).view(-1, rows, y.shape[1])
+
+    def states_before(self, state: LayerState) -> LayerState:
+        """The state (S, H) before each stretch: the row of `state` (N, H), or zeros."""
+        return tuple(part.index_select(0, self.rows).masked_fill(self.begun[:, None], 0) for part in state)
+
+    def state_after(self, states: LayerState) -> LayerState:
+        """The state (N, H) at the end of the chunk, from the states (S, H) at the ends of the stretches."""
+        return tuple(part.index_select(0, self.last) for part in states)

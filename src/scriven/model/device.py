@@ -29,13 +29,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def autocast_context(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
-    """The context for a model's computations: autocast to bf16, or plain fp32. Weights stay fp32 either way."""
-    if precision == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
-
-
 def available_cores() -> int:
     """The number of cores that this process may use, but no more than the threads that OpenMP allows."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

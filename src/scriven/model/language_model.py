@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from scriven.errors import UsageError
 from scriven.kernels import cross_entropy
-from scriven.model.cells import CELLS, Layer, Masks, autocasts_to_bf16, make_layer
-from scriven.model.reference_cells import LayerState, RegisteredLayer, describe_cell, seeded_draws
+from scriven.model.backends import Backend, current_backend
+from scriven.model.cells import CELLS, Layer, Masks, make_layer
+from scriven.model.reference_cells import LayerState, describe_cell, seeded_draws
 from scriven.settings import ModelSettings, check_cell
 
 State = tuple[LayerState, ...]  # one entry per layer, each a tuple of arrays (N, H)
@@ -22,7 +23,8 @@ State = tuple[LayerState, ...]  # one entry per layer, each a tuple of arrays (N
 class CharLM(nn.Module):
     """A recurrent language model over V symbols; the last one is `<unk>`.
 
-    It keeps no state between calls: the state is an argument and a result.
+    It keeps no state between calls: the state is an argument and a result. A `backend` that was chosen before says what
+    computes a call; without one it is chosen by the weights and by torch's autocast, as for any module of torch.
     """
 
     embedding: nn.Embedding | None  # None when the input is one-hot
@@ -37,10 +39,10 @@ class CharLM(nn.Module):
         self.settings, self.vocabulary_size = settings, vocabulary_size
         self.unknown = vocabulary_size - 1
         inputs, *widths = layer_widths(settings, vocabulary_size)
-        onehot, headless = settings.input == "onehot", settings.head == "none"
-        self.embedding = None if onehot else nn.Embedding(vocabulary_size, inputs)
+        headless = settings.head == "none"
+        self.embedding = None if settings.input == "onehot" else nn.Embedding(vocabulary_size, inputs)
         self.layers = nn.ModuleList(
-            make_layer(settings.of_layer(depth), before, width, onehot=onehot and depth == 0)
+            make_layer(settings, before, width, depth)
             for depth, (before, width) in enumerate(pairwise((inputs, *widths)))
         )
         norm = {"none": nn.Identity, "rms": nn.RMSNorm, "layer": nn.LayerNorm}[settings.norm]
@@ -72,69 +74,87 @@ class CharLM(nn.Module):
         """The state before anything was read, for N rows."""
         return tuple(layer.zero_state(rows) for layer in self._layers())
 
+    def current_backend(self) -> Backend:
+        """Chooses what computes a call of the model as torch is set now."""
+        return current_backend(self.settings, next(self.layers.parameters()))
+
     def forward(
-        self, ids: Tensor, state: State | None = None, fresh: Tensor | None = None, dropout_seed: int = 0
+        self,
+        ids: Tensor,
+        state: State | None = None,
+        fresh: Tensor | None = None,
+        dropout_seed: int = 0,
+        backend: Backend | None = None,
     ) -> tuple[Tensor, State]:
         """Reads ids (T, N) from `state` on (None means zeros). Returns logits (T, N, V) in fp32, and the state after.
 
         If `fresh` (T, N) is true, the state of that row is zeroed before that character is read. It may be on the CPU,
         so that no device has to wait when it is looked at. In training, dropout depends on `dropout_seed` alone.
         """
-        _, y, state = self.read(ids, state, fresh, dropout_seed)
-        return self.logits(y), state
+        backend = backend or self.current_backend()
+        _, y, state = self.read(ids, state, fresh, dropout_seed, backend)
+        return self.logits(y, backend), state
 
     def read(
-        self, ids: Tensor, state: State | None = None, fresh: Tensor | None = None, dropout_seed: int = 0
+        self,
+        ids: Tensor,
+        state: State | None = None,
+        fresh: Tensor | None = None,
+        dropout_seed: int = 0,
+        backend: Backend | None = None,
     ) -> tuple[Tensor, Tensor, State]:
         """The first part of `forward`; returns (raw, y, state).
 
         raw (T, N, H) is the output of the last layer. y (T, N, H) is the argument for `logits`: raw after dropout, plus
         the residual input. Under autocast both may be in its number format.
         """
+        backend = backend or self.current_backend()
         state = self.zero_state(ids.shape[1]) if state is None else state
-        masks = Masks(dropout_seed, ids.device, on=self.training, variational=self.settings.variational)
-        if fresh is not None and not all(layer.native(ids.device) for layer in self._layers()):
+        if fresh is not None and not backend.takes_fresh:
             state = zero_rows(state, fresh[0].to(ids.device, non_blocking=True))
             fresh = fresh if fresh[1:].any() else None  # torch's functions are faster without it
-        own_draws = self.training and isinstance(self._layers()[0], RegisteredLayer)
-        with seeded_draws(dropout_seed, ids.device) if own_draws else nullcontext():
-            return self._hidden_states(ids, state, masks, fresh)
+        masks = Masks(dropout_seed, ids.device, on=self.training, variational=self.settings.variational)
+        folded = backend.takes_ids and self._folds(ids)
+        own_draws = self.training and self.settings.cell not in CELLS
+        with backend.context(), seeded_draws(dropout_seed, ids.device) if own_draws else nullcontext():
+            raw, after = self._symbols(masks) if folded else self._embed(ids, masks), []  # (V, D) or (T, N, D)
+            x = raw
+            for depth, layer in enumerate(self._layers()):
+                weight_hh = layer.recurrent_weight
+                if weight_hh is not None:
+                    weight_hh = masks.drop_weight(weight_hh, self.settings.weight_drop, depth)
+                normed = x if depth == 0 else self._normalize(depth - 1, x)
+                x_ids = ids if folded and depth == 0 else None
+                raw, layer_state = layer(normed, state[depth], backend, weight_hh=weight_hh, ids=x_ids, fresh=fresh)
+                y = masks.drop(raw, self._dropout(depth), depth)
+                x = x + y if self.settings.residual and depth else y
+                after.append(layer_state)
+        return raw, x, tuple(after)
 
-    def logits(self, y: Tensor) -> Tensor:
+    def logits(self, y: Tensor, backend: Backend | None = None) -> Tensor:
         """The second part of `forward`: logits (T, N, V) in fp32 from y (T, N, H), for any steps and rows."""
-        logits: Tensor = y if self.head is None else self.head(self._normalize(-1, y))
-        return logits.float()
+        with (backend or self.current_backend()).context():
+            logits: Tensor = y if self.head is None else self.head(self._normalize(-1, y))
+            return logits.float()
 
-    def losses(self, y: Tensor, targets: Tensor) -> Tensor:
+    def losses(self, y: Tensor, targets: Tensor, backend: Backend | None = None) -> Tensor:
         """The losses in nats (T, N), in fp32, of predicting targets (T, N) from y (T, N, H)."""
-        if self.head is not None and y.device.type == "cpu" and autocasts_to_bf16() and cross_entropy.usable():
-            rows, normed = targets.flatten(), self._normalize(-1, y).flatten(0, 1)  # (T * N,), (T * N, H)
-            return cross_entropy.losses(normed, self.head.weight, self.head.bias, rows).view(targets.shape)
-        logits = self.logits(y).flatten(0, 1)  # (T * N, V)
-        return functional.cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape)
+        backend = backend or self.current_backend()
+        with backend.context():
+            if self.head is not None and backend.native_losses:
+                rows, normed = targets.flatten(), self._normalize(-1, y).flatten(0, 1)  # (T * N,), (T * N, H)
+                return cross_entropy.losses(normed, self.head.weight, self.head.bias, rows).view(targets.shape)
+            logits = self.logits(y, backend).flatten(0, 1)  # (T * N, V)
+            return functional.cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape)
 
     def _layers(self) -> list[Layer]:
         return [layer for layer in self.layers if isinstance(layer, Layer)]
 
-    def _hidden_states(
-        self, ids: Tensor, state: State, masks: Masks, fresh: Tensor | None
-    ) -> tuple[Tensor, Tensor, State]:
-        settings, layers, folded = self.settings, self._layers(), self._folds(ids)
-        # The last dropout is before the output layer; without one there is none, as logits are never dropped.
-        shares = [settings.dropout] * (len(layers) - 1) + [settings.output_dropout if self.head is not None else 0.0]
-        x = self._symbols(masks) if folded else self._embed(ids, masks)  # (V, D) or (T, N, D)
-        raw, after = x, []
-        for depth, layer in enumerate(layers):
-            weight_hh = layer.recurrent_weight
-            if weight_hh is not None:
-                weight_hh = masks.drop_weight(weight_hh, settings.weight_drop, depth)
-            x_ids = ids if folded and depth == 0 else None
-            normed = x if depth == 0 else self._normalize(depth - 1, x)
-            raw, layer_state = layer(normed, state[depth], weight_hh, x_ids, fresh)
-            y = masks.drop(raw, shares[depth], depth)
-            x = x + y if settings.residual and depth else y
-            after.append(layer_state)
-        return raw, x, tuple(after)
+    def _dropout(self, depth: int) -> float:
+        """The share of a layer's output that is dropped; of logits, which a last layer without a head gives, none."""
+        if depth < len(self.layers) - 1:
+            return self.settings.dropout
+        return self.settings.output_dropout if self.head is not None else 0.0
 
     def _normalize(self, depth: int, x: Tensor) -> Tensor:
         norm = self.norms[depth]
@@ -143,12 +163,9 @@ class CharLM(nn.Module):
         return normed
 
     def _folds(self, ids: Tensor) -> bool:
-        """Whether it is faster to multiply the first layer's weights with all V symbols than with all characters.
-
-        Only native code can then look up and add the rows of the products.
-        """
+        """Whether it is faster to multiply the first layer's weights with all V symbols than with all characters."""
         dropped = self.training and self.settings.input_dropout  # it differs for every character
-        return self._layers()[0].native(ids.device) and not dropped and 2 * self.vocabulary_size <= ids.numel()
+        return not dropped and 2 * self.vocabulary_size <= ids.numel()
 
     def _symbols(self, masks: Masks) -> Tensor:
         """The input of the first layer for each symbol: embeddings (V, D) or columns (V, G*H); see `_embed`."""

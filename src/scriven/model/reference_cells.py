@@ -68,9 +68,8 @@ def recurrence(
 
     weight_hh (G*H, H) and bias_hh (G*H,) are as in torch's modules; the bias is None when `from_input` includes it. If
     fresh (T, N) is true, the state of that row is zeroed before that step. Under autocast, matrix products use its
-    number format; the state keeps its own.
+    number format, which the weight should have already: else it is converted at every step. The state keeps its own.
     """
-    weight_hh = _in_autocast_format(weight_hh)
     from_input, relu = from_input.to(state[0].dtype), activation is torch.relu
     begun = [None] * len(from_input) if fresh is None else starts(fresh, from_input.device)
     if step is lstm_step:
@@ -178,12 +177,6 @@ def _through_bound(gradient: Tensor, bounded: Tensor, relu: bool, **out: Tensor)
     )
 
 
-def _in_autocast_format(weight: Tensor) -> Tensor:
-    """The weight in autocast's number format, converted once so that a loop does not do it at every step."""
-    device = weight.device.type
-    return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
-
-
 class RegisteredLayer(nn.Module):
     """One recurrent layer whose cell a program has registered; it is called as a `RecurrentLayer` is.
 
@@ -197,10 +190,6 @@ class RegisteredLayer(nn.Module):
         self.rnn, self.state_widths = make_cell(settings.cell, inputs, width)
 
     recurrent_weight = None
-
-    def native(self, device: torch.device) -> bool:
-        """Whether native code computes the steps: never."""
-        return False
 
     @property
     def matrices(self) -> list[Tensor]:
@@ -221,6 +210,8 @@ class RegisteredLayer(nn.Module):
         self,
         x: Tensor,
         state: LayerState,
+        backend: object = None,
+        *,
         weight_hh: Tensor | None = None,
         ids: Tensor | None = None,
         fresh: Tensor | None = None,

@@ -12,8 +12,8 @@ import torch
 from scriven.batches import epoch_reads
 from scriven.corpus.store import Corpus, Part
 from scriven.errors import UsageError
-from scriven.model import CharLM, autocast_context, choose_device, choose_precision
-from scriven.model.cells import has_native_code
+from scriven.model import CharLM, choose_backend, choose_device, choose_precision
+from scriven.model.backends import has_native_code
 from scriven.model.device import available_cores, tune_cpu
 from scriven.settings import (
     REGISTERED_CELLS,
@@ -149,14 +149,14 @@ def measure_speed(device: torch.device, precision: str, cell: str, threads: int 
     """
     with torch.random.fork_rng(devices=[]):
         model = CharLM(REFERENCE.model_copy(update={"cell": cell}), REFERENCE_VOCABULARY).to(device)
+    backend = choose_backend(model.settings, device, precision, learns=True)
     ids = torch.zeros(REFERENCE_LENGTH, REFERENCE_ROWS, dtype=torch.int64, device=device)
     seconds = []
     with tune_cpu(threads):
         for _ in range(4):
             begun = time.perf_counter()
-            with autocast_context(device, precision):
-                _, y, _ = model.read(ids)
-                losses = model.losses(y, ids)
+            _, y, _ = model.read(ids, backend=backend)
+            losses = model.losses(y, ids, backend)
             torch.autograd.backward(losses, torch.ones_like(losses))
             if device.type == "cuda":
                 torch.cuda.synchronize()

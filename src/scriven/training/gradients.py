@@ -19,7 +19,7 @@ from scriven.batches import Batch, Cursor
 from scriven.distributed.collectives import ProcessGroup
 from scriven.distributed.rendezvous import WorkerJob
 from scriven.events import Loss
-from scriven.model import CharLM, State, autocast_context
+from scriven.model import CharLM, State, choose_backend
 from scriven.model.language_model import detach, join_rows, take_rows
 from scriven.runs import Checkpoint, load_weights
 from scriven.runs.checkpoints import folder_name
@@ -86,6 +86,7 @@ class GradientStep:
         self.settings, self.workers, self.model, self.weights = settings, workers, model, weights
         self.boundary, self.device = boundary, model.device
         training = settings.training
+        self.backend = choose_backend(settings.model, self.device, training.precision, learns=True)
         self.penalised = bool(training.activation_penalty or training.slowness_penalty)
         own = workers.owned_range(training.groups)
         self.groups = len(own)
@@ -165,9 +166,8 @@ class GradientStep:
         ids, targets = self._tensor(batch.ids[:, columns]), batch.targets[since:, columns]  # (T, N), (t, N)
         fresh = None if batch.fresh is None else torch.from_numpy(batch.fresh[:, columns])  # (T, N), on the CPU
         seed = mix_seed(self.settings.training.seed, step, int(batch.lanes[columns.start]), number)
-        with autocast_context(self.device, self.settings.training.precision):
-            raw, y, state = self.model.read(ids, self.states[group], fresh, dropout_seed=seed)  # (T, N, H)
-            losses = self.model.losses(y[since:] if since else y, self._tensor(targets))  # (t, N)
+        raw, y, state = self.model.read(ids, self.states[group], fresh, seed, self.backend)  # (T, N, H)
+        losses = self.model.losses(y[since:] if since else y, self._tensor(targets), self.backend)  # (t, N)
         self.states[group] = detach(state)
         weighing = torch.ones_like(losses) if weights is None else self._tensor(weights[since:])  # (t, N)
         predictions = losses.numel() if weights is None else float(weights.sum())

@@ -12,8 +12,7 @@ from torch import Tensor
 from scriven.errors import InputError
 from scriven.events import Loss
 from scriven.model import CharLM, State
-from scriven.runs import Checkpoint
-from scriven.runs.checkpoints import Best, Count, FileRecord, MeasuredLoss
+from scriven.runs.checkpoints import Best, Checkpoint, Count, FileRecord, MeasuredLoss
 from scriven.runs.tensors import check_arrays
 from scriven.settings import Choice, describe_errors
 

@@ -1,0 +1,201 @@
+"""Chooses fp32 or bf16 by measuring how fast layers train on this machine; keeps the results in the cache folder."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from scriven.errors import UsageError
+from scriven.kernels import native_library, recurrent, recurrent_fp32, scan
+from scriven.model.backends import Backend, choose_backend
+from scriven.model.cells import RecurrentLayer
+from scriven.model.device import available_cores, torch_threads
+from scriven.runtime import cache_folder
+from scriven.settings import Cell, ModelSettings
+
+WIDTH, ROWS, LENGTH = 256, 32, 64  # of the measured layer and chunk: the defaults of training
+ROUNDS, FEWEST_ROUNDS, ROUNDS_SECONDS = 6, 2, 0.5
+ENOUGH_MEASUREMENTS = 5  # with these, a start measures again only when the newest is old
+APART_SECONDS, OLD_SECONDS = 60.0, 7 * 86_400.0
+KEPT_MEASUREMENTS = 9  # the newest ones
+WORTHWHILE_SPEEDUP = 1.15  # bf16 is chosen from here on: it is less exact, and measurements differ by a tenth
+FILE = "machine.json"
+CELLS: tuple[Cell, ...] = get_args(Cell)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How long a layer took to train on one chunk, in each number format: the best of several rounds."""
+
+    at: float  # seconds since 1970
+    fp32: float  # seconds
+    bf16: float  # seconds; 0 if bf16 does not work
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster bf16 was; 0 if it does not work."""
+        return self.fp32 / self.bf16 if self.bf16 else 0.0
+
+
+def choose_precision(
+    name: str,
+    device: torch.device,
+    cell: str = "lstm",
+    *,
+    native: bool = False,
+    fresh: bool = False,
+    again: bool = True,
+) -> str:
+    """Chooses `fp32` or `bf16` for a `training.precision` setting; `auto` measures the CPU with this cell.
+
+    If there is `native` code in bf16, nothing is measured: it exists for processors on which it is several times
+    faster. Nor is it if texts begin within chunks and native code in fp32 starts `fresh` there: in bf16 torch would
+    need a loop over time, which takes more than twice as long. A registered cell is not measured either: the CPU
+    computes it in fp32. `again` is as in `measurements`.
+
+    Raises UsageError if bf16 is asked for and does not work.
+    """
+    known = cell in CELLS
+    if name == "bf16" and device.type == "cpu" and not bf16_speedup(cell if known else CELLS[0], again=False):
+        raise UsageError("bf16 does not work on this processor; use fp32")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if device.type != "cpu" or not known or (fresh and cell != "mingru" and not native):
+        return "fp32"
+    return "bf16" if native or bf16_speedup(cell, again=again) > WORTHWHILE_SPEEDUP else "fp32"
+
+
+def bf16_speedup(cell: str = "lstm", *, again: bool = True) -> float:
+    """How many times faster a layer trains in bf16 than in fp32 on this CPU, each on its best path; 0 if bf16 fails.
+
+    `again` is as in `measurements`.
+    """
+    return median_speedup(measurements(cell, again))
+
+
+def median_speedup(found: Sequence[Measurement]) -> float:
+    """The median speedup of the faster half of some measurements; 0 if bf16 failed in the last one.
+
+    Other programs may have disturbed the slower half, and they slow one number format down more than the other.
+    """
+    if not found[-1].bf16:
+        return 0.0
+    working = sorted((each for each in found if each.bf16), key=lambda each: each.fp32 + each.bf16)
+    return statistics.median(each.speedup for each in working[: (len(working) + 1) // 2])
+
+
+@functools.cache
+def measurements(cell: str, again: bool = True) -> tuple[Measurement, ...]:
+    """The measurements of a cell on this processor, with these versions and kernels: at least one, the newest last.
+
+    Measures now, in about 0.5 s, if there are none. With `again`, also measures if there are few or the newest is old,
+    but not twice within a minute. So a single start while other programs run does not decide for ever.
+    """
+    path, key = cache_folder() / FILE, f"{_machine()}, {cell}"
+    known = _read_measurements(path).get(key, [])
+    if not known or (again and _is_due(known, time.time())):
+        known = [*known, _measure(cell)][-KEPT_MEASUREMENTS:]
+        _write(path, _read_measurements(path) | {key: known})
+    return tuple(known)
+
+
+def _is_due(known: Sequence[Measurement], now: float) -> bool:
+    """Whether to measure again. `now` is in seconds since 1970."""
+    age = now - known[-1].at
+    if age < 0:  # the clock was set back
+        return True
+    return age > OLD_SECONDS or (len(known) < ENOUGH_MEASUREMENTS and age > APART_SECONDS)
+
+
+def training_path(cell: Cell) -> str:
+    """The number format and the code that train layers of a cell on this machine by default, as text."""
+    able = recurrent.usable() if cell != "mingru" else scan.usable()
+    precision = choose_precision("auto", torch.device("cpu"), cell, native=able and cell != "mingru")
+    native = able if precision == "bf16" or cell == "mingru" else recurrent_fp32.usable()
+    return f"{precision}, by {'native code' if native else 'torch'}"
+
+
+def _measure(cell: str) -> Measurement:
+    """Measures both number formats in turns on all cores, and takes the best of each, as other programs may disturb.
+
+    On some processors oneDNN refuses bf16, on others it emulates it slowly.
+    """
+    with torch.random.fork_rng(devices=[]):
+        layer = RecurrentLayer(ModelSettings(cell=cell, width=WIDTH), WIDTH, WIDTH)
+    x, cpu = torch.zeros(LENGTH, ROWS, WIDTH), torch.device("cpu")
+    backends = {name: choose_backend(layer.settings, cpu, name, learns=True) for name in ("fp32", "bf16")}
+    seconds: dict[str, list[float]] = {name: [] for name in backends}
+    begun, cores = time.monotonic(), available_cores()
+    with torch_threads(cores), native_library.native_threads(cores), torch.enable_grad():
+        for number in range(ROUNDS):
+            if number >= FEWEST_ROUNDS and time.monotonic() - begun > ROUNDS_SECONDS:
+                break
+            for precision, measured in seconds.items():
+                try:
+                    measured.append(_seconds(layer, x, backends[precision]))
+                except RuntimeError:
+                    return Measurement(time.time(), min(seconds["fp32"], default=0.0), 0.0)
+    return Measurement(time.time(), min(seconds["fp32"]), min(seconds["bf16"]))
+
+
+def _seconds(layer: RecurrentLayer, x: torch.Tensor, backend: Backend) -> float:
+    begun = time.perf_counter()
+    with backend.context():
+        y, _ = layer(x, layer.zero_state(ROWS), backend)
+        torch.autograd.grad(y.float().sum(), list(layer.parameters()))
+    return time.perf_counter() - begun
+
+
+def _machine() -> str:
+    """Everything that a measurement depends on, as text."""
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
+    limits = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.endswith(("_ISA", "_CAPABILITY"))]
+    kernels = f"kernels {native_library.level()} {' '.join(sorted(native_library.features()))}"
+    versions = f"scriven {version('scriven')}, torch {torch.__version__} {' '.join(limits)}"
+    return f"{processor}, {available_cores()} cores, {versions}, {kernels}"
+
+
+def _read_measurements(path: Path) -> dict[str, list[Measurement]]:
+    """The measurements in a file; nothing when it is missing, or `_write` did not write it."""
+    try:
+        known = json.loads(path.read_text("utf-8"))
+        found = {key: [_measurement(each) for each in rows] for key, rows in known.items() if isinstance(rows, list)}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        return {}
+    return {key: rows for key, rows in found.items() if rows}
+
+
+def _measurement(values: dict[str, Any]) -> Measurement:
+    """Makes one measurement from a file's values. Raises ValueError, TypeError or KeyError if they are not one."""
+    at, fp32, bf16 = (float(values[name]) for name in ("at", "fp32", "bf16"))
+    if not (math.isfinite(at) and 0 <= fp32 < math.inf and 0 <= bf16 < math.inf):
+        raise ValueError(f"{values} is not a measurement")
+    return Measurement(at, fp32, bf16)
+
+
+def _write(path: Path, known: dict[str, list[Measurement]]) -> None:
+    """Saves measurements, as a whole file or not at all. If the cache cannot be written, they are not saved."""
+    values = {key: [asdict(each) for each in rows] for key, rows in known.items()}
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+        temporary.replace(path)
