@@ -22,8 +22,8 @@ MAP = """
     model.device model.reference_cells model.backends model.cells model.language_model model.pretrained
     model.precision model
     runs.journal runs.tensors runs.checkpoints runs.folder runs.recovery runs.saver runs.doctor runs
-    inference inference.sampling inference.detokenizer inference.chunks inference.predictor inference.saved_session
-    inference.surprisal inference.generation inference.lines inference.protocols
+    inference inference.sampling inference.chunks inference.predictor inference.saved_session inference.surprisal
+    inference.generation inference.lines inference.protocols
     distributed.collectives distributed.launch distributed.rendezvous distributed
     training.optimizer training.state training.budget training.evaluation training.warm_start training.gradients
     training.auto_settings training.notes training.request training.new_run training.resume training.loop

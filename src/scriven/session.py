@@ -33,13 +33,13 @@ from scriven.corpus.encodings import drop_mark
 from scriven.errors import UsageError
 from scriven.events import Loss
 from scriven.inference.chunks import prompt_ids, read_chunks, split_text
-from scriven.inference.detokenizer import StreamDecoder
 from scriven.inference.generation import (
     LENGTH,
     LIVE,
     SAMPLING,
     Generation,
     GenerationOptions,
+    StreamDecoder,
     generate,
     generate_many,
     make_decoder,

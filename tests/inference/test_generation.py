@@ -11,8 +11,14 @@ import torch
 
 from scriven.errors import InputError
 from scriven.inference import generation
-from scriven.inference.detokenizer import StreamDecoder
-from scriven.inference.generation import BlockLength, Generation, GenerationBatch, generate, generate_many
+from scriven.inference.generation import (
+    BlockLength,
+    Generation,
+    GenerationBatch,
+    StreamDecoder,
+    generate,
+    generate_many,
+)
 from scriven.inference.predictor import Predictor
 from scriven.inference.sampling import draw
 from scriven.kernels import native_library
