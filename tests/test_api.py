@@ -114,7 +114,7 @@ def test_arguments_of_events_are_checked_at_once(book: Path) -> None:
         scriven.train_events(book, steps=True)
     with pytest.raises(scriven.UsageError, match="text is int"):
         scriven.train_events(text=5, steps=1)  # type: ignore[arg-type]
-    with pytest.raises(scriven.UsageError, match="give one of them"):
+    with pytest.raises(scriven.UsageError, match="give only one of them"):
         scriven.train_events(book, text="abc", steps=1)
     with pytest.raises(scriven.UsageError, match="a document is an int"):
         scriven.train_events(text=[5], steps=1)  # type: ignore[list-item]
@@ -177,7 +177,7 @@ def test_a_run_is_not_saved_over_another_one_or_from_other_weights(book: Path, t
     other = scriven.CharLM(scriven.ModelSettings(width=9), corpus.vocabulary.size)
     with pytest.raises(scriven.UsageError, match="is a run with other settings"):
         scriven.save_run(other, corpus, path, step=2)
-    with pytest.raises(scriven.UsageError, match="is not one of its settings"):
+    with pytest.raises(scriven.UsageError, match="does not fit its own settings"):
         scriven.save_run(scriven.CharLM(scriven.ModelSettings(width=8), 5), corpus, tmp_path / "other", step=1)
     torch.nn.init.constant_(model.get_parameter("head.bias"), float("nan"))
     with pytest.raises(scriven.UsageError, match="not finite"):

@@ -102,7 +102,7 @@ def test_several_texts_are_for_score_and_sample_alone(model: Model) -> None:
 @pytest.mark.parametrize(
     ("ids", "way"),
     [
-        ("abc", "ids 'abc': give a list of whole numbers, as encode makes of a text"),
+        ("abc", "ids 'abc': give a list of whole numbers, as encode returns"),
         (None, "ids None: give a list"),
         (b"x", "ids b'x': give a list"),
         (5, "ids 5: give a list"),
@@ -114,8 +114,8 @@ def test_several_texts_are_for_score_and_sample_alone(model: Model) -> None:
         ([10**30], "give a list of whole numbers"),
         (iter([1]), "give a list of whole numbers"),
         (torch.ones(2, requires_grad=True), "give a list of whole numbers"),
-        ([0, -1], "ids have -1 in them: give numbers from 0 to 1114117, as encode makes of a text"),
-        (np.array([9_999_999], np.uint64), "ids have 9999999 in them: give numbers from 0"),
+        ([0, -1], "ids: -1 is no id; give numbers from 0 to 1114117, as encode returns"),
+        (np.array([9_999_999], np.uint64), "ids: 9999999 is no id; give numbers from 0"),
     ],
 )
 def test_what_is_no_list_of_ids_is_refused(model: Model, ids: Any, way: str) -> None:
@@ -185,7 +185,7 @@ def test_what_cannot_be_loaded_is_told(model: Model, values: dict[str, Any], way
         (["{book}"], {"steps": 1, "initial": 5}, "initial is an int; give a path"),
         (["{book}"], {"steps": 1, "resume": True}, "resume True: give 'last', 'auto' or the number of a step"),
         (["{book}"], {"steps": 1, "resume": "lats"}, "did you mean 'last'?"),
-        (["{book}"], {"steps": 1, "settings": "mine.toml"}, "tomllib.load makes of a file"),
+        (["{book}"], {"steps": 1, "settings": "mine.toml"}, "from a file with tomllib.load"),
         (
             ["{book}"],
             {"steps": 1, "settings": {"model": {"widht": 5}}},
@@ -200,7 +200,7 @@ def test_what_cannot_be_loaded_is_told(model: Model, values: dict[str, Any], way
         (["{book}"], {"steps": True}, "steps True: give a number"),
         (["{book}"], {"steps": 1, "reports": 5}, "reports is int; give a list of reports"),
         (["{book}"], {"steps": 1, "reports": "abc"}, "reports is str; give a list of reports"),
-        (["{book}"], {"steps": 1, "reports": [5]}, "reports have 5 in them: give objects that have handle(event)"),
+        (["{book}"], {"steps": 1, "reports": [5]}, "reports contain 5: give objects that have handle(event)"),
         (
             ["{book}"],
             {"steps": 1, "resume": "last", "initial": "x"},

@@ -243,7 +243,7 @@ def test_a_step_reads_one_symbol(model: Model, precision: Literal["fp32", "auto"
     for wrong in ("", "ab"):
         with pytest.raises(UsageError, match="give one, or its id"):
             session.step(wrong)
-    with pytest.raises(UsageError, match="symbol have -1"):
+    with pytest.raises(UsageError, match="symbol: -1 is no id"):
         session.step(-1)
 
 
@@ -278,7 +278,7 @@ def test_a_session_is_bound_to_its_weights(model: Model, tmp_path: Path) -> None
     model.session().save(tmp_path / "session")
     with pytest.raises(InputError, match="of other weights"):
         load_session(tmp_path / "session", other)
-    with pytest.raises(UsageError, match="the model is of no run"):
+    with pytest.raises(UsageError, match="the model belongs to no run"):
         Model(model.predictor, model.settings).session().save(tmp_path / "other")
 
 

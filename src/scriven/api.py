@@ -27,7 +27,7 @@ from scriven.training.request import Request
 from scriven.training.start import train as training
 
 Resume = Literal["last", "auto"] | int | str | None
-STOPPED_BY_PROGRAM = 1  # stands for a signal's number when no signal, but the program itself ends a training
+STOPPED_BY_PROGRAM = 1  # instead of a signal's number, if the program itself ends a training
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TrainedRun:
         return self.finished.reason == "interrupted"
 
     def load(self) -> Model:
-        """The best model, as `scriven.load` gives it."""
+        """Returns the best model, as `scriven.load` does."""
         return load(self.path)
 
 
@@ -75,21 +75,21 @@ def train(
     settings: Settings | Mapping[str, Any] | None = None,
     reports: Sequence[Report] | None = None,
 ) -> TrainedRun:
-    """Trains a model of the texts and returns the run, with its best model.
+    """Trains a model on texts and returns the run, with its best model.
 
-    `texts` are files, folders, globs, `python`, `shakespeare` or a corpus folder. `text` is a text in memory instead;
-    or an iterable of texts, each a document, whose end is learned too. Exactly one budget is needed: `minutes` of wall
+    `texts` are files, folders, globs, `python`, `shakespeare` or a corpus folder. Instead, `text` is a text in memory,
+    or an iterable of documents, each a str, whose ends are learned too. Exactly one budget is needed: `minutes` of wall
     time, `epochs`, `steps` or `characters`. `output` is the run's folder, by default runs/NAME.
 
-    `settings` are nested as in settings.toml, for example `{"model": {"width": 256}}`; they win over those of the
-    `recipe` (`scriven recipe list` names them), which has a budget too. All other settings are chosen by the text, the
-    budget and the machine. `resume` continues the run in `output` from its last checkpoint, or a step's or epoch's.
-    `initial` is a run whose weights to start from. `replay` is a run to do again, and needs nothing else.
+    `settings` are nested as in settings.toml, for example `{"model": {"width": 256}}`. They win over those of the
+    `recipe` (`scriven recipe list` names them), which has a budget too. All other settings are chosen to suit the text,
+    the budget and the machine. `resume` continues the run in `output` from its last checkpoint, or from that of a step
+    or an epoch. `initial` is a run whose weights to start from. `replay` is a run to repeat, and needs nothing else.
 
-    `reports` replace the progress that is shown. A report is an object with `handle(event)` and `close()`. It may raise
-    `scriven.Stop` to end the training: that saves, and returns the run. Other errors in a report are shown, and the
-    training continues without it.
-    Raises UsageError, InputError or DivergedError; on Ctrl-C it saves and raises Interrupted.
+    `reports` replace the usual display of progress. A report is an object with `handle(event)` and `close()`. It may
+    raise `scriven.Stop` to end the training, which then saves and returns the run. Any other error in a report is
+    shown, and training continues without it. Raises UsageError, InputError or DivergedError; on Ctrl-C it saves and
+    raises Interrupted.
     """
     _check(texts, text, settings, reports)
     request = _make_request(
@@ -105,7 +105,7 @@ def train(
 
 
 def _progress_report() -> Report:
-    """What shows the progress of a training here."""
+    """Returns the report that shows progress here."""
     return NotebookReport() if in_notebook() else TerminalReport()
 
 
@@ -124,11 +124,11 @@ def train_events(
     settings: Settings | Mapping[str, Any] | None = None,
     reports: Sequence[Report] = (),
 ) -> Iterator[Event]:
-    """Trains as `train` does, with the same arguments, and yields what happens: one event after another.
+    """Trains like `train`, with the same arguments, and yields one event after another.
 
-    The first event is `Started`, the last one `Finished`. Leaving the loop stops the training: it saves after its next
-    step, and can be resumed. Nothing is shown, unless `reports` do.
-    Raises as `train` does; errors in the arguments at once.
+    The first event is `Started`, the last one `Finished`. If you leave the loop, training saves after its next step and
+    stops; it can be resumed. Nothing is shown, except by `reports`. Raises as `train` does; wrong arguments raise at
+    once.
     """
     _check(texts, text, settings, reports)
     request = _make_request(
@@ -146,7 +146,7 @@ def train_events(
 def _overlay(
     recipe: str | None, settings: Settings | Mapping[str, Any] | None, text: str | Iterable[str] | None
 ) -> dict[str, dict[str, Any]]:
-    """The settings of the recipe and those given, which win; documents in memory are rows of a table."""
+    """Returns the settings of the recipe and the given ones, which win. Documents in memory are rows of a table."""
     if not (recipe is None or isinstance(recipe, str)):
         check_choice("recipe", recipe, recipes.names())
     given = settings.explicit() if isinstance(settings, Settings) else dict(settings or {})
@@ -167,7 +167,7 @@ def _make_request(
     initial: str | Path | None,
     replay: str | Path | None,
 ) -> Request:
-    """What is asked for, checked. Raises UsageError."""
+    """Checks the arguments and returns the request. Raises UsageError."""
     if resume is not None:
         check_step("resume", resume, ["last", "auto"])
     for name, value in budget.items():
@@ -189,28 +189,28 @@ def _check(texts: Sequence[object], text: object, settings: object, reports: obj
     """Raises UsageError for arguments of other types."""
     for each in texts:
         if isinstance(each, list | tuple):
-            raise UsageError("texts are given one by one; write scriven.train(*texts) where they are a list")
+            raise UsageError("give the texts one by one; for a list of them, write scriven.train(*texts)")
         if each is None or not check_path("a text", each):
             raise UsageError("a text is None; give the name of a file or folder")
     if text is not None and texts:
-        raise UsageError("text is a text in memory, and texts are named too; give one of them")
+        raise UsageError("text is a text in memory, but texts are named too; give only one of them")
     if not (text is None or isinstance(text, Iterable)) or isinstance(text, bytes | bytearray | Mapping):
         raise UsageError(f"text is {type(text).__name__}; give a str, or an iterable of documents, each a str")
     if not (settings is None or isinstance(settings, Settings | Mapping)):
         raise UsageError(
-            f"settings {settings!r}: give a dictionary, such as {{'model': {{'width': 256}}}}, which tomllib.load "
-            "makes of a file"
+            f"settings {settings!r}: give a dictionary, such as {{'model': {{'width': 256}}}}, or "
+            "load one from a file with tomllib.load"
         )
     if not (reports is None or (isinstance(reports, Sequence) and not isinstance(reports, str | bytes))):
         raise UsageError(f"reports is {type(reports).__name__}; give a list of reports, empty to show nothing")
     for report in reports or ():
         if not all(callable(getattr(report, name, None)) for name in ("handle", "close")):
-            raise UsageError(f"reports have {report!r} in them: give objects that have handle(event) and close()")
+            raise UsageError(f"reports contain {report!r}: give objects that have handle(event) and close()")
 
 
 def _train(request: Request, reports: Sequence[Report]) -> Iterator[Event]:
-    """Trains and yields events, which reports have seen and files have. Raises Interrupted after a signal."""
-    asked = threading.Event()  # set once a report, or the caller, has had enough
+    """Trains, and yields events after the reports and files have them. Raises Interrupted after a signal."""
+    asked = threading.Event()  # set when a report or the caller wants to stop
     stop, run = StopFlag(), ""
     with python_words(), stop.listening():
         trained = training(request, lambda: stop() or STOPPED_BY_PROGRAM * asked.is_set())
@@ -220,7 +220,7 @@ def _train(request: Request, reports: Sequence[Report]) -> Iterator[Event]:
                 run = event.run if isinstance(event, Started) else run
                 yield event
         except GeneratorExit:
-            if not sys.is_finalizing():  # when no thread of the training runs any more
+            if not sys.is_finalizing():  # then no thread of the training runs any more
                 asked.set()
                 deque(events, 0)
             raise
@@ -232,17 +232,17 @@ def _train(request: Request, reports: Sequence[Report]) -> Iterator[Event]:
 def _consume(
     events: Iterable[Event], reports: Sequence[Report], ask_to_stop: Callable[[], None] = lambda: None
 ) -> Iterator[Event]:
-    """Passes a training's events through its reports, and those that keep it on the disk."""
+    """Passes the events of a training through its reports, and through those that write its files."""
     return consume(events, [*reports, FilesReport(), PlotReport()], ask_to_stop)
 
 
 def follow(events: Iterable[Event], reports: Sequence[Report]) -> TrainedRun:
-    """Passes a training's events through its reports and those that keep it on the disk; returns the run at its end."""
+    """Passes the events of a training through its reports and into its files. Returns the run at its end."""
     return _end_of(_consume(events, reports))
 
 
 def _end_of(events: Iterable[Event]) -> TrainedRun:
-    """The run at the end of its events."""
+    """Consumes the events of a training and returns the run."""
     run = ""
     for event in events:
         if isinstance(event, Started):

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: each is a function of a seed and a number alone, by splitmix64's mixer."""
+"""Counter-based random numbers: each depends only on a seed and a number, by splitmix64's mixer."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio; its multiples a
 
 
 def mix(words: Words) -> Words:
-    """64 random bits for each word, a function of it alone. The high bits are the best (Steele, Lea, Flood 2014)."""
+    """Returns 64 random bits for each word, a function of it. The high bits are best (Steele, Lea, Flood 2014)."""
     for factor, shift in ((0xBF58476D1CE4E5B9, 30), (0x94D049BB133111EB, 27)):
         words = (words ^ (words >> np.uint64(shift))) * np.uint64(factor)
     return words
 
 
-FEISTEL_ROUNDS = 6  # with 4, some orders of small ranges are far more frequent than others
-FEWEST_BITS = 6  # the same with fewer bits; only tiny ranges take longer because of it
+FEISTEL_ROUNDS = 6  # with 4, some orders of small ranges are far too frequent
+FEWEST_BITS = 6  # with fewer bits too; only tiny ranges take longer because of it
 
 
 def seeds(seed: int, numbers: Ids) -> Words:
-    """A different seed for each number (M,), made from one seed."""
+    """Returns a different seed for each number (M,), made from one seed."""
     first = np.full(1, seed * GOLDEN % 2**64, np.uint64)
     return mix(mix(first) + numbers.astype(np.uint64) * np.uint64(GOLDEN))
 

@@ -14,9 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-LIKENESS = 0.7  # of difflib, from which two names are taken for one
-BEGINNING = 3  # letters from which the beginning of a name stands for it
-ENTRIES_READ = 10_000  # of a folder
+LIKENESS = 0.7  # by difflib, from which one name may mean another
+BEGINNING = 3  # letters of a name, at least, that may stand for it
+ENTRIES_READ = 10_000  # entries of a folder, at most
 NO_MEMORY = (
     "out of memory",
     "not enough memory",

@@ -1,6 +1,6 @@
-"""What happens while a model is trained: typed events, which the training loop yields and reports consume.
+"""What happens while a model is trained: typed events, which the training loop yields and reports handle.
 
-Losses are sums of nats, with the number of characters summed over; means are formed only to be shown.
+Losses are sums of nats, with the number of characters summed over. Means are formed only for display.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum of surprisals: `nats` over `characters`, and over `bytes` of UTF-8 text (0 when that is not known).
+    """A sum of surprisals: `nats` over `characters`, and over `bytes` of UTF-8 text (0 if unknown).
 
-    The cost of documents' ends is counted apart: `end_nats` over `ends` of them. Of `judged` characters it is known
-    whether they were the likeliest ones, and `right` of them were.
+    The cost of documents' ends is counted separately: `end_nats` over `ends` of them. Of `judged` characters, the most
+    likely one is known, and it was `right` for that many.
     """
 
     nats: float
@@ -23,14 +23,14 @@ class Loss:
     bytes: int = 0
     ends: int = 0
     end_nats: float = 0.0
-    right: int = field(default=0, compare=False)  # where it is counted; native code that scores does not
+    right: int = field(default=0, compare=False)  # not counted by native code that scores
     judged: int = field(default=0, compare=False)
 
     def __repr__(self) -> str:
         return f"Loss({self.describe()})"
 
     def describe(self) -> str:
-        """The mean surprisal in words: bits per character, and of how many."""
+        """Returns the mean surprisal in words: bits per character, and the number of characters."""
         if not self.characters:
             return "no characters"
         ends = f", {self.ends:,} ends of documents" if self.ends else ""
@@ -80,10 +80,10 @@ class Loss:
 
 @dataclass(frozen=True)
 class Started:
-    """Training is about to begin; everything is resolved."""
+    """Training is about to begin; all settings are chosen."""
 
     run: str  # folder of the run
-    name: str  # short name of the model's shape, as "lstm 2x192"
+    name: str  # short name of the model's shape, such as "lstm 2x192"
     parameters: int  # number of trained parameters
     training_characters: int
     validation_characters: int
@@ -93,15 +93,15 @@ class Started:
     precision: str
     expected_seconds: float  # of the whole command; nan when unknown
     expected_bytes: int  # of memory, over all workers
-    step: int  # steps done before (resumed runs)
-    progress: float  # 0..1 done before
+    step: int  # steps done before, if the run is resumed
+    progress: float  # 0..1 of the budget, used before
     notes: tuple[str, ...] = ()  # sentences for the user: what was chosen, counted or shortened
-    epoch_steps: float = 0.0  # steps of one pass over the training text; 0 where that is not known
+    epoch_steps: float = 0.0  # steps of one pass over the training text; 0 if unknown
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """One optimizer step. `loss` is of this step's batch, before the update."""
+    """One optimizer step. `loss` is that of this step's batch, before the update."""
 
     step: int  # 1 for the first
     progress: float  # 0..1 of the budget, after this step
@@ -113,7 +113,7 @@ class Stepped:
     fingerprint: str  # short hash of the step's loss and gradient norm, to compare two runs bit by bit
     waited: float = 0.0  # seconds until the step's batch was ready
     epochs: float = 0.0  # passes over the training text since the start of the run
-    schedule: float = 0.0  # progress that the learning rate was computed from: within the step, where time is no budget
+    schedule: float = 0.0  # the progress that gave the learning rate; without a time budget, that in mid-step
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Skipped:
     step: int
     progress: float
     nats_per_char: float
-    gradient_norm: float  # nan where the loss was not finite already
+    gradient_norm: float  # nan if the loss was not finite
     in_a_row: int
     in_all: int  # since the start of the run
     seconds: float
@@ -136,7 +136,7 @@ class RolledBack:
     step: int  # training continues from here
     left: int  # the step at which it diverged
     learning_rate_factor: float  # of all learning rates from now on
-    reason: str  # what was seen
+    reason: str  # a sentence on what was not finite
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Evaluated:
     loss: Loss
     best: bool  # whether this is the model to keep so far, by monitor.choose
     seconds: float
-    final: bool = False  # of the best model, after training
+    final: bool = False  # of the best model, after the training
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Saved:
 
     step: int
     path: str
-    evaluation: bool = True  # made by an evaluation; else by the clock, a stop or a rollback
+    evaluation: bool = True  # whether an evaluation saved it, not the clock, a stop or a rollback
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Finished:
     best_step: int
     best: Loss
     seconds: float
-    notes: tuple[str, ...] = ()  # plain words: overfitted, cut short, what to do next
+    notes: tuple[str, ...] = ()  # sentences for the user: what went wrong, what to do next
     signal: int = 0  # number of the signal that interrupted it, sent to any worker
 
 

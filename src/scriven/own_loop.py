@@ -75,14 +75,14 @@ def build_corpus(
     settings: CorpusSettings | Mapping[str, Any] | None = None,
     output: str | Path | None = None,
 ) -> Corpus:
-    """Returns the corpus of texts: their ids on the disk, built unless it is there already.
+    """Returns the corpus of texts: their ids on the disk. It is built unless it exists.
 
     `texts` and `text` are as in `scriven.train`. `settings` are those of the corpus, such as `{"unit": "byte"}`.
-    `output` is the folder, by default one in the user's cache.
-    Raises InputError when a text cannot be read, UsageError for wrong settings.
+    `output` is the folder, by default one in the user's cache. Raises InputError if a text cannot be read, UsageError
+    for wrong settings.
     """
     if (text is None) == (not texts):
-        raise UsageError("name texts, or give a text in memory as text, and not both")
+        raise UsageError("name texts, or give a text in memory as `text`, but not both")
     given = settings.model_dump(exclude_unset=True) if isinstance(settings, CorpusSettings) else dict(settings or {})
     chosen = settings_for_text(text) | given
     names = name_texts(texts, text)
@@ -99,10 +99,10 @@ def iterate_batches(
 ) -> Iterator[tuple[Batch, Cursor]]:
     """Yields batches of a corpus without end, each with the cursor after it.
 
-    `reader` are the settings of the reader, such as `{"batch": 32, "length": 64}`; its kind is `documents` for a corpus
-    of documents and `stream` for any other, unless given. A batch depends on the corpus, the reader and the cursor
-    alone: give the last cursor to continue later, and 0 to begin. With `validation` the validation text is read.
-    Raises InputError when the text is too short for the reader.
+    `reader` has the settings of the reader, such as `{"batch": 32, "length": 64}`. Unless given, its kind is
+    `documents` for a corpus of documents and `stream` for any other. A batch depends only on the corpus, the reader and
+    the cursor: give the last cursor to continue later, and 0 to start. With `validation`, the validation text is read.
+    Raises InputError if the text is too short for the reader.
     """
     settings, part = _reader(corpus, reader), corpus.validation if validation else corpus.training
     while True:
@@ -127,14 +127,13 @@ def save_run(
     best: bool = True,
     reader: ReaderSettings | Mapping[str, Any] | None = None,
 ) -> Path:
-    """Saves a model as a checkpoint of a run, and returns the run's folder: `load` opens it, `scriven serve` serves it.
+    """Saves a model as a checkpoint of a run. Returns the run's folder, for `load` and `scriven serve`.
 
-    `output` is a new folder, or one that this function made for the same model and corpus: a later `step` is then its
+    `output` is a new folder, or one that this function made for the same model and corpus; a later `step` is then its
     next checkpoint. `loss` is the validation loss, if it was measured. `best` says that this checkpoint is the one to
-    use; without, the best one before stays the best. `reader` are the reader's settings: a model that was trained on
-    windows must be used through windows.
-    Raises UsageError for a model that does not belong to the corpus, or whose weights are not finite numbers in fp32,
-    InputError when the folder cannot be written.
+    use; otherwise the earlier best one stays the best. `reader` has the reader's settings: a model that was trained on
+    windows must be used through windows. Raises UsageError for a model that does not belong to the corpus, or whose
+    weights are not finite numbers in fp32, InputError if the folder cannot be written.
     """
     path, step = check_path("output", output), check_whole("step", step, 0, "0 or a positive number")
     if path is None:
@@ -155,19 +154,21 @@ def save_run(
 
 
 def _weights(model: CharLM, corpus: Corpus) -> dict[str, torch.Tensor]:
-    """The model's weights on the CPU. Raises UsageError when they cannot be used with the corpus."""
+    """Returns the model's weights on the CPU. Raises UsageError if they do not fit the corpus."""
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     try:
         check_arrays(weights, weight_shapes(model.settings, corpus.vocabulary.size))
     except ValueError as error:
-        raise UsageError(f"the model is not one of its settings and of this corpus' vocabulary: {error}") from None
+        raise UsageError(
+            f"the model does not fit its own settings and the vocabulary of this corpus: {error}"
+        ) from None
     if not all(map(finite, weights.values())):
         raise UsageError("the model's weights are not finite numbers; a lower learning rate may help")
     return weights
 
 
 def _seals(path: Path, settings: Settings) -> tuple[str, ...]:
-    """The seals of the run that is there already. Raises UsageError when it is another one."""
+    """Returns the seals of the run in the folder, if any. Raises UsageError if it is another run."""
     if not (path.exists() and has_checkpoints(path)):
         check_new_run(path)
         return ()

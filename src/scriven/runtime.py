@@ -25,7 +25,7 @@ from scriven.errors import UsageError
 
 
 def cache_folder() -> Path:
-    """The folder for files that can be made again: the environment variable SCRIVEN_CACHE, else the user's cache."""
+    """Returns the folder for files that can be made again: that in SCRIVEN_CACHE, or the user's cache."""
     return Path(os.environ.get("SCRIVEN_CACHE") or platformdirs.user_cache_path("scriven", appauthor=False)).absolute()
 
 
@@ -60,7 +60,7 @@ def settle_environment() -> None:
 
 
 def thread_limit() -> int:
-    """The largest number of threads that the environment lets OpenMP give this process."""
+    """Returns the largest number of threads that the environment lets OpenMP give this process."""
     limit = os.environ.get(THREAD_LIMIT, "").strip()
     return int(limit) if limit.isdecimal() and int(limit) else NO_THREAD_LIMIT
 
@@ -82,7 +82,7 @@ def allow_threads(count: int) -> None:
 
 
 def _library() -> Any:
-    """The OpenMP library that torch has loaded; None when it is not found, as on Windows."""
+    """Returns the OpenMP library that torch has loaded; None if it is not found, as on Windows."""
     try:
         library = ctypes.CDLL(None)
         assert library.omp_set_dynamic and library.omp_set_max_active_levels

@@ -1,9 +1,9 @@
 """A trained model for use: text in, text out. The command line, the server and users of the library call it.
 
-A text is read from its beginning as if a newline stood before it. A model that knows no newline begins with nothing
-before the text: its first symbol is then uniformly likely. Symbols that the model does not know are read as `<unk>`,
-which reads as the mean of all known symbols; `<unk>` is never written. Text is prepared as the run's corpus was: in
-lower case, with plain punctuation or in NFC, by its settings. A byte order mark at its start is left out.
+A text is read from its beginning as if a newline came before it. If the model does not know the newline, nothing comes
+before the text, and its first symbol is uniformly likely. Symbols that the model does not know are read as `<unk>`,
+which reads as the mean of all known symbols; `<unk>` is never written. Text is prepared as the run's corpus was, by its
+settings: in lower case, with plain punctuation or in NFC. A byte order mark at its start is left out.
 
 A model of documents (lines, files, pieces between separators) begins a text as it begins a document. A separator in a
 text ends one document and begins the next, and the model remembers nothing from before it. The same holds for
@@ -57,7 +57,7 @@ from scriven.vocabulary import Vocabulary, check_ids
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "int8"]
-Several = list[str] | tuple[str, ...]  # texts; no Sequence, which a str is too
+Several = list[str] | tuple[str, ...]  # texts; not Sequence, as a str is one
 SHOWN = 3  # likely next symbols in a session's repr
 
 
@@ -73,16 +73,16 @@ class Read(NamedTuple):
     """A text that was scored."""
 
     vocabulary: Vocabulary
-    ids: Ids  # (T,), boundaries among them
-    nats: Float64s  # (T,) that each cost
+    ids: Ids  # (T,), with boundaries
+    nats: Float64s  # (T,) the cost of each
 
 
 @dataclass(frozen=True)
 class Score(Loss):
     """How surprising a text was: its loss, the number of its unseen symbols, and the surprisal of each symbol.
 
-    A symbol is a character, or a byte of UTF-8 when the model's unit is the byte; "characters" are symbols here. The
-    cost of documents' ends is in `end_nats` and `total_nats`, apart from the symbols.
+    A symbol is a character, or a byte of UTF-8 if the model's unit is the byte; "characters" are symbols here. The cost
+    of documents' ends is in `end_nats` and `total_nats`, separate from the symbols.
     """
 
     unseen: int = 0
@@ -94,7 +94,7 @@ class Score(Loss):
         return f"Score({self.describe()}{unseen})"
 
     def _repr_html_(self) -> str:
-        """The text in colours, in a notebook: the darker a character, the more it surprised."""
+        """Returns the text in colours for a notebook: the darker a character, the more it surprised."""
         from scriven.report.notebook import score_html  # noqa: PLC0415 - in a notebook alone
 
         return repr(self) if self.read is None else score_html(repr(self), *self.read)
@@ -105,7 +105,7 @@ class Step:
     """The result of reading one symbol. A model that reads windows has the `state` after the whole text."""
 
     probabilities: Float64s  # (V,) of the next symbol, in the order of the ids; `<unk>` is the last
-    state: tuple[tuple[Float32s, ...], ...]  # a tuple a layer: (h, c) of an lstm, else (h,); each (H,)
+    state: tuple[tuple[Float32s, ...], ...]  # per layer: (h, c) of an lstm, (h,) of other cells; each (H,)
 
     @property
     def hidden(self) -> Float32s:
@@ -121,7 +121,7 @@ class Model:
     ) -> None:
         """Use `load` to open a run. `step` is the training step of the weights, `run` the folder that has them.
 
-        `origin` binds saved sessions to the weights; without it sessions cannot be saved.
+        `origin` binds saved sessions to the weights; without it, sessions cannot be saved.
         """
         self.predictor = predictor
         self.settings = settings
@@ -142,7 +142,7 @@ class Model:
 
     def _known_origin(self) -> Origin:
         if self.origin is None:
-            raise UsageError("the model is of no run; save and pickle those that scriven.load gives")
+            raise UsageError("the model belongs to no run; only models from scriven.load can be saved and pickled")
         return self.origin
 
     @property
@@ -151,36 +151,36 @@ class Model:
         return self.predictor.vocabulary
 
     def encode(self, text: str) -> Ids:
-        """The ids (symbols,) of a text, int64; those from `vocabulary.size` on are symbols that are not known."""
+        """Returns the ids (symbols,) of a text, int64. Ids from `vocabulary.size` on are unknown symbols."""
         return self.vocabulary.encode(text)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
-        """The text of ids (symbols,); `decode(encode(text))` is `text`.
+        """Returns the text of ids (symbols,); `decode(encode(text))` is `text`.
 
-        Raises UsageError when `ids` is no list of the vocabulary's ids.
+        Raises UsageError if `ids` are not ids of the vocabulary.
         """
         return self.vocabulary.decode(check_ids("ids", ids, self.vocabulary.ids))
 
     def prepare(self, text: str) -> str:
-        """The text as the model reads it: as the run's corpus was prepared."""
+        """Returns the text as the model reads it: prepared as the run's corpus was."""
         return prepare(drop_mark(check_text("text", text)), self.settings.corpus)
 
     def read_ids(self, text: str) -> Ids:
-        """The ids (symbols,) of a text as the model reads it: prepared, a byte that was not UTF-8 as one byte.
+        """Returns the ids (symbols,) of a text as the model reads it: prepared, with each invalid byte as one byte.
 
-        What separates two documents is one boundary.
+        A separator between two documents is one boundary.
         """
         return prompt_ids(drop_mark(check_text("text", text)), self.vocabulary, self.settings.corpus)
 
     def unknown_characters(self, text: str) -> list[str]:
-        """The distinct characters of a text that the model does not know, in order of appearance."""
+        """Returns the distinct characters of a text that the model does not know, in order of appearance."""
         text = drop_mark(check_text("text", text))
         return self.vocabulary.unknown_characters("".join(split_text(text, self.settings.corpus)))
 
     def session(self, *, seed: int | None = None) -> Session:
-        """A new text, to be read and written piece by piece; the same seed draws the same text.
+        """Returns a session: a new text that is read and written by turns. The same seed draws the same text.
 
-        Raises UsageError when the seed is negative.
+        Raises UsageError if the seed is negative.
         """
         return Session(self, self._start, np.random.default_rng(first_seed(seed)))
 
@@ -198,17 +198,17 @@ class Model:
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
     ) -> Iterator[str]:
-        """Writes a text after `prompt`, and yields it in pieces as it is written; the prompt is not repeated.
+        """Writes a text after `prompt`, and yields it in pieces as it is written. The prompt is not repeated.
 
-        The text has `length` symbols at most. It ends before the first of the `stop` strings to appear in it, and, with
-        `until_end`, at the end of the document that the prompt begins. Without, further documents follow.
-        Pieces have `piece` symbols at most, apart from text that a stop string held back; larger ones are faster.
-        The same `seed` gives the same text; without one, every call is different.
+        The text has at most `length` symbols. It ends before the first of the `stop` strings to appear in it, and, with
+        `until_end`, at the end of the document that the prompt begins; otherwise more documents follow. Pieces have at
+        most `piece` symbols, besides text that was held back because it might begin a stop string. Larger pieces are
+        faster. The same `seed` gives the same text; without a seed, every call is different.
 
-        `temperature` divides the logits: lower is more predictable, and 0 always takes the likeliest symbol. Symbols
-        are drawn from the `top_k` likeliest ones (0: no limit), from the likeliest ones that together have the
-        probability `top_p`, and from those at least `min_p` times as likely as the likeliest.
-        Raises UsageError for values out of range, and for `until_end` when the model knows no documents.
+        `temperature` divides the logits: lower is more predictable, and 0 always takes the most likely symbol. Symbols
+        are drawn from the `top_k` most likely ones (0: no limit), from the most likely ones that together have the
+        probability `top_p`, and from those at least `min_p` times as likely as the top one. Raises UsageError for
+        values out of range, and for `until_end` if the model knows no documents.
         """
         check_text("prompt", prompt)
         options = GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p, piece)
@@ -286,9 +286,9 @@ class Model:
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
     ) -> Iterator[str]:
-        """Yields `count` texts after the same prompt, written side by side, many times faster than one after another.
+        """Yields `count` texts after the same prompt, written at the same time: many times faster than one by one.
 
-        Text n is the one that `sample` gives with `seed + n`. Arguments as in `stream`.
+        Text n is the one that `sample` gives with `seed + n`. Arguments are those of `stream`.
         """
         check_text("prompt", prompt)
         options = GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p)
@@ -309,19 +309,19 @@ class Model:
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
     ) -> Iterator[Written]:
-        """As `samples`, with whether each text ended by itself."""
+        """Yields like `samples`, with whether each text ended by itself."""
         check_text("prompt", prompt)
         options = GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p)
         return self._write_all(repeat(prompt, check_count(count)), seed, options)
 
     def _write_all(self, prompts: Iterable[str], seed: int | None, options: GenerationOptions) -> Iterator[Written]:
-        """Writes a text after each prompt, side by side; text n is drawn with `seed + n`."""
+        """Writes a text after each prompt, all at the same time. Text n is drawn with `seed + n`."""
         first = first_seed(seed)
-        options.begin(self.vocabulary, np.random.default_rng(first))  # raises now, not when the first text is asked for
+        options.begin(self.vocabulary, np.random.default_rng(first))  # raises now, and not at the first text
         return self._write_each(enumerate(prompts, first), options)
 
     def _write_each(self, prompts: Iterable[tuple[int, str]], options: GenerationOptions) -> Iterator[Written]:
-        read = lru_cache(1)(self._after)  # one prompt may come many times
+        read = lru_cache(1)(self._after)  # the same prompt may come many times
         texts = (
             (options.begin(self.vocabulary, np.random.default_rng(seed)), read(prompt)) for seed, prompt in prompts
         )
@@ -329,13 +329,13 @@ class Model:
             yield Written(text, line.pen.ended)
 
     def _after(self, prompt: str) -> Context:
-        """The context after a prompt."""
+        """Returns the context after a prompt."""
         return self.predictor.read(self._start, self.read_ids(prompt)[:, None])
 
     def pen(self, stop: Sequence[str] = (), until_end: bool = False) -> StreamDecoder:
-        """Returns the decoder from ids to text of one text that is written.
+        """Returns a decoder from ids to the text of one generation.
 
-        Raises UsageError for `until_end` when the model knows no documents, and for values of other types.
+        Raises UsageError for `until_end` if the model knows no documents, and for values of other types.
         """
         return make_decoder(self.vocabulary, stop, until_end=until_end)
 
@@ -363,8 +363,8 @@ class Model:
     def surprisals(self, pieces: Iterable[str]) -> Iterator[Scored]:
         """Yields the ids of one text of any length, with the nats that each id costs, in constant memory.
 
-        The text comes in pieces, cut anywhere. A model of documents puts a boundary after each document, with the cost
-        of its end.
+        The text may come in pieces, cut anywhere. A model of documents puts a boundary after each document, with the
+        cost of its end.
         """
         cut = split_document_text(check_pieces("pieces", pieces), self.settings.corpus)
         return check_scored(surprisals_of_text(self.predictor, read_chunks(self.vocabulary, cut)))
@@ -399,7 +399,7 @@ class Session:
         return weights
 
     def step(self, symbol: str | int) -> Step:
-        """Reads one symbol, a character or its id, and returns the model's state and the next symbol's probabilities.
+        """Reads one symbol, a character or its id. Returns the model's state and the next symbol's probabilities.
 
         All values are copies, as numpy arrays. Raises UsageError for anything but one symbol.
         """
@@ -414,8 +414,8 @@ class Session:
     def save(self, path: str | Path) -> None:
         """Saves the session to a file; `load_session` continues it, even in another program.
 
-        The file belongs to the checkpoint that the model was loaded from. Raises InputError when it cannot be written,
-        UsageError when the model is of no run.
+        The file belongs to the checkpoint that the model was loaded from. Raises InputError if it cannot be written,
+        UsageError if the model belongs to no run.
         """
         self._snapshot().write(path)
 
@@ -433,23 +433,23 @@ class Session:
         return _unpickle, (self._snapshot().to_bytes(),)
 
     def fork(self) -> Session:
-        """Returns a copy that continues on its own, and would draw the same text."""
+        """Returns a copy that continues on its own. It would draw the same text."""
         return Session(self._model, self._context, copy.deepcopy(self._random))
 
     def read(self, text: str) -> None:
-        """Reads a piece of text; pieces are prepared one by one."""
+        """Reads a piece of text. Each piece is prepared alone."""
         self._context = self._model.predictor.read(self._context, self._ids(text)[:, None])
 
     def end(self) -> None:
         """Ends the document here; the next text begins another one.
 
-        Raises UsageError when the model knows no documents.
+        Raises UsageError if the model knows no documents.
         """
         make_decoder(self._model.vocabulary, until_end=True)
         self._context = self._model.predictor.read(self._context, self._model.predictor.opening[:, None])
 
     def score(self, text: str) -> Score:
-        """Reads a piece of text; returns how surprising it is after the text before it.
+        """Reads a piece of text, and returns how surprising it is after the text before it.
 
         A model of documents counts an end at every separator in the piece.
         """
@@ -463,7 +463,7 @@ class Session:
         return score_of(self._model.vocabulary, ids, np.concatenate(costs))
 
     def _ids(self, text: str) -> Ids:
-        """The ids of the next piece of text; a byte order mark is left out at the beginning of all."""
+        """Returns the ids of the next piece of text. A byte order mark at the very beginning is left out."""
         if self._context is self._model._start:
             return self._model.read_ids(text)
         return prompt_ids(check_text("text", text), self._model.vocabulary, self._model.settings.corpus)
@@ -480,16 +480,16 @@ class Session:
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
     ) -> Iterator[str]:
-        """Writes at most `length` symbols, and yields them in pieces; arguments as in `Model.stream`.
+        """Writes at most `length` symbols, and yields them in pieces. Arguments are those of `Model.stream`.
 
-        Afterwards, or when the iterator is closed, the session has read every symbol that was drawn: those of a stop
-        string too, and the end of a document. Another document begins after that.
-        Raises UsageError for values out of range, and for `until_end` when the model knows no documents.
+        Afterwards, or once the iterator is closed, the session has read every symbol that was drawn, also those of a
+        stop string and the end of a document. After such an end, another document begins. Raises UsageError for values
+        out of range, and for `until_end` if the model knows no documents.
         """
         return self.write_with(GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p, piece))
 
     def write_with(self, options: GenerationOptions) -> Iterator[str]:
-        """As `write`, with its arguments as one value."""
+        """Writes like `write`, with its arguments as one value."""
         return self._write(options.begin(self._model.vocabulary, self._random), options.piece)
 
     def _write(self, line: Generation, piece: int) -> Iterator[str]:
@@ -506,13 +506,13 @@ def load(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> Model:
-    """Returns the model of a run folder: with its best weights, its last ones, or those of the step given.
+    """Returns the model of a run folder: with its best weights, its last ones, or those of a step or an epoch.
 
-    `device` and `precision` are as in training. On the CPU native code writes in that precision; `auto` is int8. In
-    int8 native code also reads: within 0.001 nats a character of fp32, and the cost of a text does not change by a bit
-    with the texts that are read next to it. In bf16 and fp32 torch reads. Without native code writing is always fp32.
-    Raises InputError when the folder is not a run or is damaged, UsageError for a device or precision that this machine
-    does not have.
+    `device` and `precision` are as in training. On the CPU, native code writes in that precision; `auto` is int8. In
+    int8, native code also reads: within 0.001 nats per character of fp32, and the cost of a text does not change by one
+    bit with the texts that are read next to it. In bf16 and fp32, torch reads. Without native code, writing is always
+    in fp32. Raises InputError if the folder is not a run or is damaged, UsageError for a device or precision that this
+    machine does not have.
     """
     check_choice("device", device, get_args(Device))
     check_choice("precision", precision, get_args(Precision))
@@ -524,7 +524,9 @@ def load(
     checkpoint = opened.checkpoint(which)
     weights = checkpoint.weights(opened.shapes())
     with single_threaded(), torch.random.fork_rng(devices=[]):
-        model = CharLM(opened.settings.model, opened.vocabulary.size)  # draws weights, which the checkpoint's replace
+        model = CharLM(
+            opened.settings.model, opened.vocabulary.size
+        )  # its random weights are replaced by those of the checkpoint
         asked, cell = precision.replace("int8", "auto"), opened.settings.model.cell
         number_format = choose_precision(asked, place, cell, again=False)
     load_weights(model, checkpoint, weights)
@@ -541,18 +543,18 @@ def load(
 def load_session(path: str | Path, model: Model | None = None) -> Session:
     """Returns the session that `Session.save` wrote to a file.
 
-    Its model is loaded again, from the same checkpoint, unless a `model` with those weights is given.
-    Raises InputError when the file is no session, or is bound to other weights than the model has now.
+    Its model is loaded again, from the same checkpoint, unless a `model` with those weights is given. Raises InputError
+    if the file is not a session, or is bound to other weights than the model has now.
     """
     saved = SavedSession.read(path)
     return Session._of(saved, _reopen(saved.origin) if model is None else model)
 
 
-_LOADED: WeakValueDictionary[Origin, Model] = WeakValueDictionary()  # so that many sessions share a model
+_LOADED: WeakValueDictionary[Origin, Model] = WeakValueDictionary()  # so that sessions share a model
 
 
 def _reopen(origin: Origin) -> Model:
-    """The model of a checkpoint, one that is in use or a new one."""
+    """Returns the model of a checkpoint: one that is in use, or a new one."""
     return _LOADED.get(origin) or load(origin.run, which=origin.step, device=origin.device, precision=origin.precision)
 
 
@@ -562,23 +564,23 @@ def _unpickle(data: bytes) -> Session:
 
 
 def _row(values: torch.Tensor) -> Float32s:
-    """The one row of an array, (H,), as a copy."""
+    """Returns the only row of an array, (H,), as a copy."""
     row: Float32s = values[0].float().cpu().numpy().copy()
     return row
 
 
 def score_of(vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> Score:
-    """The score of ids and their nats, both (T,), boundaries among them."""
+    """Returns the score of ids and their nats, both (T,), with boundaries."""
     total = tally(vocabulary, ids, nats)
     read = Read(vocabulary, ids, nats)
     return Score(**vars(total.loss), unseen=total.unseen, surprisals=nats[ids != vocabulary.boundary], read=read)
 
 
 def check_count(count: object) -> int:
-    """Returns a number of texts to write. Raises UsageError when it is none."""
+    """Returns a number of texts to write. Raises UsageError if it is not one."""
     return check_whole("count", count, 0, "0 or more texts to write")
 
 
 def first_seed(seed: int | None) -> int:
-    """Returns the seed, or one drawn by chance for None. Raises UsageError when it is negative."""
+    """Returns the seed, or a random one for None. Raises UsageError if it is negative."""
     return secrets.randbits(32) if seed is None else check_whole("seed", seed, 0, "0 or a positive number")

@@ -29,8 +29,8 @@ PLAINER = {
     "less_than_equal": "give {le} or less",
 }
 ACTIVATIONS = ("tanh", "relu")
-MOST_NAMED, MOST_SHOWN = 5, 300  # settings that an error names, and characters of each
-TEXT_PLACE = "@text"  # a prompt that means: any place of the training text
+MOST_NAMED, MOST_SHOWN = 5, 300  # settings in an error, and characters of each
+TEXT_PLACE = "@text"  # a prompt that stands for a place of the training text
 RENAMED = {  # settings by the names that files of earlier versions have
     "training.returns": "training.max_rollbacks",
     "training.skips": "training.max_skipped_steps",
@@ -151,9 +151,9 @@ class CorpusSettings(Frozen):
     @field_validator("encoding")
     @classmethod
     def _canonical_encoding(cls, value: str) -> str:
-        """Python's name of the encoding; UTF-8 has the same name with and without a byte order mark."""
+        """Returns Python's name of the encoding. UTF-8 has the same name with and without a byte order mark."""
         try:
-            b"a".decode(value)  # which knows encodings of texts alone
+            b"a".decode(value)  # it accepts only encodings of text
             name = codecs.lookup(value).name
         except UnicodeError:
             name = codecs.lookup(value).name
@@ -497,15 +497,15 @@ class Settings(Frozen):
 
 
 def reader_window(settings: ReaderSettings) -> int:
-    """The most characters that a model trained with this reader sees together; 0 means no limit."""
+    """Returns the most characters that a model trained with this reader sees together; 0 means no limit."""
     return settings.length if settings.kind == "windows" else 0
 
 
 def check_complete(settings: Settings) -> Settings:
     """Returns the settings, which are all resolved.
 
-    Raises UsageError when they contradict each other. Besides the checks of `check_partial`, the batch must divide into
-    groups, and a tied embedding must be as wide as the layers.
+    Raises UsageError if they contradict each other. In addition to the checks of `check_partial`, the batch must divide
+    into groups, and a tied embedding must be as wide as the layers.
     """
     check_partial(settings)
     model = settings.model
@@ -527,7 +527,7 @@ def check_complete(settings: Settings) -> Settings:
 def check_partial(settings: Settings) -> Settings:
     """Returns the settings, some of which may still be chosen automatically.
 
-    Raises UsageError when the settings of the reader or of the model contradict each other.
+    Raises UsageError if the settings of the reader or of the model contradict each other.
     """
     _check_reader(settings)
     _check_model(settings.model)
@@ -578,7 +578,7 @@ def check_cell(model: ModelSettings) -> None:
 
 def _check_model(model: ModelSettings) -> None:
     check_cell(model)
-    drawn = (model.embedding_initial, model.embedding_scale) != ("normal", 1.0)  # not as by default
+    drawn = (model.embedding_initial, model.embedding_scale) != ("normal", 1.0)  # they differ from the defaults
     if model.input == "onehot" and (model.embedding or model.tied or model.freeze_embedding or drawn):
         raise UsageError(
             "model.input onehot has no embedding; drop model.embedding, tied, freeze_embedding, embedding_initial and "
@@ -603,7 +603,7 @@ def _check_model(model: ModelSettings) -> None:
 def validate(values: dict[str, Any]) -> Settings:
     """Returns settings from nested plain values.
 
-    Raises UsageError that names the setting, its value and what it may be.
+    Raises UsageError with the setting, its value and the values that it may have.
     """
     try:
         return Settings.model_validate(values)
@@ -623,7 +623,7 @@ def find_unregistered(values: dict[str, Any]) -> str | None:
 
 
 def describe_errors(error: ValidationError, prefix: str = "", *, flags: bool = False) -> str:
-    """One sentence per wrong setting, with its dotted name (or its flag) and value."""
+    """Returns one sentence per wrong setting, with its dotted name (or its flag) and value."""
     lines = []
     errors = error.errors(include_url=False)
     for item in errors[:MOST_NAMED]:
@@ -645,7 +645,7 @@ def describe_errors(error: ValidationError, prefix: str = "", *, flags: bool = F
 
 
 def with_current_names(values: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings under the names of today. Where a file has both an old name and its new one, both stay."""
+    """Returns nested settings under their current names. If a file has both an old name and its new one, both stay."""
     result = dict(values)
     for old, new in RENAMED.items():
         (section, before), after = old.split("."), new.split(".")[1]
@@ -656,12 +656,12 @@ def with_current_names(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: object) -> object:
-    """A bound of a setting as people write it: 1, not 1.0."""
+    """Returns a bound of a setting as people write it: 1, not 1.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _close_settings(title: str, place: tuple[int | str, ...]) -> list[str]:
-    """Known settings that are close to an unknown name in the class with this title."""
+    """Returns known settings that are close to an unknown name in the class with this title."""
     names = [f"{section}.{name}" for section, values in Settings() for name in type(values).model_fields]
     if title != Settings.__name__:
         names = [name for each in Frozen.__subclasses__() if each.__name__ == title for name in each.model_fields]
@@ -670,7 +670,7 @@ def _close_settings(title: str, place: tuple[int | str, ...]) -> list[str]:
 
 
 def shorten(text: str) -> str:
-    """The text, cut where it is too long for a message."""
+    """Returns the text, cut if it is too long for a message."""
     return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
 
 

@@ -17,7 +17,7 @@ _BASIC_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*+"?')  # to the end of the line i
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The nested values of a TOML file.
+    """Returns the nested values of a TOML file.
 
     Raises InputError if it cannot be read or is not TOML.
     """
@@ -34,7 +34,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_toml(text: str, path: Path) -> dict[str, Any]:
-    """The nested values of TOML text; errors name the file `path` that it came from.
+    """Returns the nested values of TOML text. Errors name the file `path` that it came from.
 
     Raises InputError if it is not TOML.
     """

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """Somebody asked to stop a step of training or an evaluation; the state is as it was before it began."""
+    """Somebody asked to stop a step of training or an evaluation. The state is as it was before it."""
 
     def __init__(self, number: int) -> None:
         """`number` is the signal's number."""
@@ -63,7 +63,7 @@ class StopFlag:
         return self._came[0][0] if self._came else 0
 
     def add_callback(self, notice: Callable[[int], None]) -> None:
-        """Calls `notice` with the number of the first signal when it comes; at once if it has come already."""
+        """Calls `notice` with the number of the first signal when it comes, or at once if it has come already."""
         self._notices.append(notice)
         self._tell()
 

@@ -22,17 +22,17 @@ _ESCAPE = re.compile(r"\\(?:ud[89ab]..\\ud[c-f]..|(?P<half>ud[89a-f]..)|.)")
 
 
 def write(value: Any, *, compact: bool = False) -> str:
-    """JSON text of a value: ASCII, on one line, without spaces if `compact`.
+    """Returns the JSON text of a value: ASCII, on one line, without spaces if `compact`.
 
-    A lone surrogate becomes U+FFFD, as many readers refuse JSON that has one.
-    Raises ValueError if a number is not finite.
+    A lone surrogate becomes U+FFFD, as many readers refuse JSON that has one. Raises ValueError if a number is not
+    finite.
     """
     text = (_encode_compact if compact else _encode)(value)
     return _ESCAPE.sub(lambda escape: r"\ufffd" if escape["half"] else escape[0], text) if r"\ud" in text else text
 
 
 def parse(text: str, structure: int = MOST_PARTS, values: int | None = None) -> Any:
-    """The value of JSON text. A byte order mark at its start is left out.
+    """Returns the value of JSON text. A byte order mark at its start is left out.
 
     `structure` is the largest number of parts: arrays, objects and keys. `values` is the largest number of values in
     arrays and objects. With `values`, a Python function reads each number, so that other Python threads get their turn.
@@ -68,7 +68,7 @@ def _check_size(text: str, structure: int, values: int | None) -> None:
 
 
 def _counts(text: str) -> tuple[int, int]:
-    """The number of arrays, objects and keys, and the number of commas."""
+    """Returns the number of arrays, objects and keys, and the number of commas."""
     return sum(map(text.count, "[{:")), text.count(",")
 
 

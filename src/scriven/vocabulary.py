@@ -1,14 +1,14 @@
 """Characters or bytes <-> ids. Every text has ids, and every id sequence made from a text gives that text back.
 
-Ids of one vocabulary, with C known symbols, and V = C + 1, or C + 2 where texts are made of documents:
+Ids of one vocabulary, with C known symbols and V = C + 1, or C + 2 if texts are made of documents:
 
-- `0 .. C-1`: the known symbols, sorted by code point (all 256 values where the unit is the byte);
-- `C`, of documents only: the boundary. Read, it is the start of a document; predicted, the end of one;
-- `V - 1`: `<unk>`, what the model reads and predicts in place of a symbol that it does not know;
-- `V + code point`: a symbol that is not known, kept so that nothing is lost; the model reads it as `<unk>`.
+- `0 .. C-1`: the known symbols, sorted by code point (all 256 values if the unit is the byte);
+- `C`, with documents only: the boundary. It is read as the start of a document, and predicted as its end;
+- `V - 1`: `<unk>`, which the model reads and predicts in place of an unknown symbol;
+- `V + code point`: an unknown symbol, kept so that nothing is lost; the model reads it as `<unk>`.
 
-A byte that was not valid UTF-8 is, in a text, one of the code points U+DC80..U+DCFF (Python's `surrogateescape`);
-it counts as one byte.
+In a text, a byte that was not valid UTF-8 is one of the code points U+DC80..U+DCFF (Python's `surrogateescape`). It
+counts as one byte.
 """
 
 from __future__ import annotations
@@ -79,11 +79,10 @@ def readable_json(values: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The symbols that a model knows: a value, equal to another one with the same unit, symbols and separator.
+    """The symbols that a model knows: a value, equal to any other with the same unit, symbols and separator.
 
-    `symbols` are code points, strictly rising; for the unit byte, all 256 values. `separator` is the text that stands
-    for the boundary between two documents; None if texts have no documents.
-    Raises ValueError for other symbols.
+    `symbols` are code points, strictly rising; for the unit byte, all 256 values. `separator` is the text between two
+    documents, for the boundary; None if texts have no documents. Raises ValueError for other symbols.
     """
 
     unit: Unit
@@ -93,7 +92,7 @@ class Vocabulary:
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip((-1, *self.symbols), (*self.symbols, UNICODE_SIZE), strict=True))
         if not rising:
-            raise ValueError("the symbols of a vocabulary must be code points, each one once, sorted")
+            raise ValueError("the symbols of a vocabulary must be code points, each once, sorted")
         if self.unit == "byte" and len(self.symbols) != 256:
             raise ValueError(f"a vocabulary of bytes has 256 symbols, not {len(self.symbols)}")
 
@@ -107,17 +106,17 @@ class Vocabulary:
 
     @classmethod
     def of(cls, text: str, separator: str | None = None) -> Vocabulary:
-        """The characters of a text."""
+        """Returns the vocabulary of the characters of a text."""
         return cls("character", tuple(sorted(map(ord, set(text)))), separator)
 
     @classmethod
     def of_bytes(cls, separator: str | None = None) -> Vocabulary:
-        """All 256 bytes."""
+        """Returns the vocabulary of all 256 bytes."""
         return cls("byte", tuple(range(256)), separator)
 
     @property
     def size(self) -> int:
-        """V: the known symbols, the boundary if any, and `<unk>`: how many ids a model reads and predicts."""
+        """V: the known symbols, the boundary if any, and `<unk>`. A model reads and predicts these ids."""
         return len(self.symbols) + 1 + (self.separator is not None)
 
     @property
@@ -238,7 +237,7 @@ class Vocabulary:
                 raise ValueError(f"it has {len(symbols):,} symbols, more than there are characters")
             return cls("character", tuple(map(ord, symbols)), separator)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"the vocabulary is damaged ({error}); take it from a copy or build it again") from None
+            raise InputError(f"the vocabulary is damaged ({error}); restore it from a copy or build it again") from None
 
     def _code_points(self, ids: Ids) -> Ids:
         least, most = (int(ids.min()), int(ids.max())) if ids.size else (0, 0)
@@ -290,10 +289,10 @@ def check_ids(name: str, ids: object, count: int) -> Ids:
     except (ValueError, TypeError, RuntimeError):  # lists of several lengths, and tensors that numpy cannot read
         array = np.empty((), object)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise UsageError(f"{name} {reprlib.repr(ids)}: give a list of whole numbers, as encode makes of a text")
+        raise UsageError(f"{name} {reprlib.repr(ids)}: give a list of whole numbers, as encode returns")
     if array.size and not 0 <= array.min() <= array.max() < count:
         wrong = array.max() if array.min() >= 0 else array.min()
-        raise UsageError(f"{name} have {wrong} in them: give numbers from 0 to {count - 1}, as encode makes of a text")
+        raise UsageError(f"{name}: {wrong} is no id; give numbers from 0 to {count - 1}, as encode returns")
     return array.astype(np.int64)
 
 

@@ -220,5 +220,5 @@ def test_what_is_prefetched_is_what_would_be_read() -> None:
 def test_a_text_without_documents_cannot_be_read_by_documents() -> None:
     with pytest.raises(InputError, match=r"0 characters has no documents to read: .* --corpus\.documents"):
         next_batch(Text(0), reader(), 0)
-    with pytest.raises(InputError, match="without documents"):
+    with pytest.raises(InputError, match="has no documents"):
         epoch_predictions(Text(50), reader())  # type: ignore[arg-type]
