@@ -18,7 +18,7 @@ MAP = """
     corpus.filesystem corpus.sources corpus.encodings corpus.structure corpus.zipped corpus.decoding corpus.header
     corpus.shard_reader corpus.tables corpus.documents corpus.partition corpus.shards corpus.inputs corpus.split
     corpus.writer corpus.parts corpus.store corpus.build corpus
-    batches.batch batches.stream batches.windows batches.documents batches.readers batches
+    batches.batch batches.documents batches.readers batches
     model.device model.reference_cells model.backends model.cells model.language_model model.pretrained
     model.precision model
     runs.journal runs.tensors runs.checkpoints runs.folder runs.recovery runs.saver runs.doctor runs

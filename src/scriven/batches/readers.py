@@ -1,24 +1,132 @@
-"""Makes batches by the reader that the settings name, and counts what an epoch reads."""
+"""Makes batches by the reader that the settings name, and counts what an epoch reads.
+
+The `stream` reader reads the text as a ring.
+Lane n of N starts at character n * M / N of M and reads forever, T characters per batch, carrying its state along.
+After M / N characters it reaches the place where lane n + 1 started. So an epoch has M predictions, each character is
+predicted exactly once, and no lane ever jumps. The borders of chunks are at other places in every epoch unless T
+divides M / N. Texts shorter than N * T need no special case. A few chunks start with a zero state: every prompt and
+every scored text does too, and a model that never trains on such a start is poor at it.
+
+The `windows` reader reads independent windows of the text at a stride, in a new random order in every epoch.
+A window has L + 1 characters: L to read from a zero state, and the one after each of them to predict. There is no list
+of windows and no copy: the order is computed, and ids are read from the text on disk. An epoch reads every window
+exactly once: surplus rows of its last batch have weight 0.
+
+The `documents` reader is in `scriven.batches.documents`.
+"""
 
 from __future__ import annotations
 
 import math
 import queue
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from scriven.arrays import Float64s, Ids
 from scriven.batches.batch import Batch, Cursor
 from scriven.batches.documents import check_places, document_count, next_documents
-from scriven.batches.stream import next_stream, ring_size
-from scriven.batches.windows import next_windows, window_count
 from scriven.corpus.store import Part
-from scriven.errors import describe_steps, format_bytes
+from scriven.counter_rng import GOLDEN, mix, permute, seeds
+from scriven.errors import InputError, describe_steps, format_bytes
 from scriven.settings import ReaderSettings
 from scriven.vocabulary import Vocabulary
 
+MINIMUM_CHARACTERS = 2  # of a stream: one to read and one to predict
 MOST_BATCHES = 1 << 40  # that a cursor may count; products with it must fit 64 bits
+
+
+# --- stream
+
+
+def next_stream(
+    text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: int, lanes: range
+) -> tuple[Batch, int]:
+    """Returns the batch at `cursor` (the number of batches before it) for some lanes, and the cursor after it.
+
+    Raises InputError if the text has fewer than two characters.
+    """
+    size, length = ring_size(text), settings.length
+    starts = [(lane * size // settings.batch + cursor * length) % size for lane in lanes]
+    stretches = [stretch for start in starts for stretch in _around(size, start, length + 1)]
+    ids = text.read_all(*zip(*stretches, strict=True)).reshape(len(lanes), length + 1)
+    rows = vocabulary.clamp(np.ascontiguousarray(ids.T))  # (T + 1, N)
+    numbers = np.array(lanes, np.int64)  # (N,)
+    fresh = np.zeros((length, len(lanes)), np.bool_)
+    fresh[0] = chances(numbers, cursor) < settings.restart
+    return Batch(rows[:-1], rows[1:], numbers, fresh=fresh if fresh.any() else None), cursor + 1
+
+
+def ring_size(text: Part) -> int:
+    """Returns the number of characters of the text; each is predicted once per epoch.
+
+    Raises InputError if it has fewer than two.
+    """
+    if text.characters < MINIMUM_CHARACTERS:
+        raise InputError(
+            f"a text of {text.characters} characters cannot be trained on: at least {MINIMUM_CHARACTERS} are needed"
+        )
+    return text.characters
+
+
+def chances(lanes: Ids, cursor: int) -> Float64s:
+    """Returns random numbers in [0, 1), one per lane (N,), that depend only on the lane and the cursor."""
+    words = lanes.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(cursor * 0xBF58476D1CE4E5B9 % 2**64)
+    return (mix(words) >> np.uint64(11)).astype(np.float64) / 2**53
+
+
+def _around(size: int, start: int, length: int) -> Iterator[tuple[int, int]]:
+    """Yields the start and length of each piece that `length` characters from `start` on take in a ring of `size`."""
+    while length:
+        taken = min(length, size - start)
+        yield start, taken
+        start, length = 0, length - taken
+
+
+# --- windows
+
+
+def next_windows(
+    text: Part, vocabulary: Vocabulary, settings: ReaderSettings, cursor: int, lanes: range
+) -> tuple[Batch, int]:
+    """Returns the batch at `cursor` (the number of batches before it) for some lanes, and the cursor after it.
+
+    Raises InputError if a window is longer than the text.
+    """
+    length, count = settings.length, window_count(text, settings)
+    numbers = np.array(lanes, np.int64)  # (N,)
+    epoch, batch = divmod(cursor, -(-count // settings.batch))
+    places = batch * settings.batch + numbers  # (N,) in the order of the epoch
+    starts = permute(places % count, count, seeds(settings.seed, np.full(numbers.size, epoch))) * settings.stride
+    ids = text.read_all(starts.tolist(), [length + 1] * len(lanes)).reshape(len(lanes), length + 1)
+    rows = vocabulary.clamp(np.ascontiguousarray(ids.T))  # (L + 1, N)
+    fresh = np.zeros((length, len(lanes)), np.bool_)
+    fresh[0] = True
+    weights = np.zeros((length, len(lanes)), np.float32)
+    weights[-1 if settings.loss == "last" else 0 :, places < count] = 1
+    return Batch(rows[:-1], rows[1:], numbers, None if weights.all() else weights, fresh), cursor + 1
+
+
+def window_count(text: Part, settings: ReaderSettings) -> int:
+    """Returns the number of windows of the text; each is read once per epoch.
+
+    Raises InputError if a window is longer than the text.
+    """
+    rest = text.characters - settings.length - 1
+    if rest < 0:
+        shorter = f"a --reader.length below {text.characters}, or " if text.characters > 1 else ""
+        raise InputError(
+            f"a window of {settings.length} characters and the next one do not fit into the text, which has "
+            f"{text.characters}; give {shorter}a longer text"
+        )
+    return rest // settings.stride + 1
+
+
+# --- all readers
+
 READERS: dict[str, Callable[..., tuple[Batch, Cursor]]] = {
     "stream": next_stream,
     "documents": next_documents,
