@@ -31,7 +31,7 @@ from scriven.safe_files import publish, staging_folder
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import byte_values
 
-COLUMN = "text"  # of the JSON lines that documents in memory are stored as
+COLUMN = "text"  # in the JSON lines that store documents from memory
 OTHER = "exists and is not the corpus of these texts as they are now; choose another folder"
 KEPT_BUFFER_BYTES = 2 * PIECE_BYTES  # buffers below this size, such as a piece of text, are kept; see `keep_buffers`
 

@@ -340,7 +340,7 @@ def _zstd() -> Any:
 
 
 def _recut(pieces: Iterable[str]) -> Iterator[str]:
-    """Cuts a text anew, only at places where both sides can be put in lower case and NFC independently."""
+    """Cuts a text again, only at places where both sides can be put in lower case and NFC independently."""
     held = ""
     for piece in pieces:
         held += piece

@@ -24,7 +24,7 @@ _USUAL = set("‘’‚“”„–—…•€£©®°§«»¿¡ª№·、。�
 
 
 def guess_encodings(data: bytes, place: int) -> list[str]:
-    """Guesses a few encodings for a text whose byte at `place` is not valid UTF-8, the likeliest first."""
+    """Guesses a few encodings for a text whose byte at `place` is not valid UTF-8, the most likely first."""
     sample = data[max(0, place - SAMPLE_BYTES) : place + SAMPLE_BYTES]
     high = sum(byte > 127 for byte in sample)
     letters = sum(byte > 32 for byte in sample)

@@ -27,7 +27,7 @@ from scriven.settings import CorpusSettings
 from scriven.vocabulary import Vocabulary
 
 DOCUMENTS_AT_ONCE = 1 << 20  # whose lengths are read
-CHECK_WAIT_SECONDS = 2.0  # that a save waits for the end of the check, after the whole text was read
+CHECK_WAIT_SECONDS = 2.0  # for a save to wait for the end of the check, once the whole text was read
 LOWEST_PRIORITY = 19  # of a thread, on Linux
 MEANINGLESS = "it has numbers that are not the id of any character"
 

@@ -77,9 +77,9 @@ class _Archive:
     def parse(self, file: str, handler: _Handler) -> Iterator[str]:
         """Feeds a file to a handler; yields the texts that it makes."""
         if file not in self._names:
-            raise InputError(f"{self.name} is damaged or not what its name says: {file} is not in it; save it anew")
+            raise InputError(f"{self.name} is damaged or not what its name says: {file} is not in it; save it again")
         if self._archive.getinfo(file).compress_type not in {ZIP_STORED, ZIP_DEFLATED}:  # others unpack it at once
-            raise InputError(f"{self.name} is compressed in an unusual way; save it anew, or as plain text")
+            raise InputError(f"{self.name} is compressed in an unusual way; save it again, or as plain text")
         with self._archive.open(file) as stream:
             while data := stream.read(XML_PIECE_BYTES):
                 self._left -= len(data)
@@ -125,7 +125,7 @@ class _Handler:
             if self._fed - max(0, self._parser.CurrentByteIndex) > LONGEST_TAG:
                 raise _Refused(f"a tag or comment has over {LONGEST_TAG:,} bytes")
         except (expat.ExpatError, _Refused) as error:
-            raise InputError(f"{name} cannot be read: in its XML, {error}; save it anew, or as plain text") from None
+            raise InputError(f"{name} cannot be read: in its XML, {error}; save it again, or as plain text") from None
         if self.kept_text > LONGEST_PARAGRAPH:
             raise InputError(f"{name} has a paragraph of over {LONGEST_PARAGRAPH:,} characters; save it as plain text")
         text, self._made = "".join(self._made), []
@@ -291,7 +291,7 @@ def _epub(archive: _Archive) -> Iterator[str]:
         pass
     roots = [each["full-path"] for tag, each in container.elements if tag == "rootfile" and "full-path" in each]
     if not roots:
-        raise InputError(f"{archive.name} is damaged: it does not say where its chapters are; save it anew")
+        raise InputError(f"{archive.name} is damaged: it does not say where its chapters are; save it again")
     for _ in archive.parse(roots[0], package):
         pass
     items = {each.get("id"): each for tag, each in package.elements if tag == "item"}

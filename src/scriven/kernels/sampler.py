@@ -156,8 +156,8 @@ class Sampler:
         may become those after, which saves a tenth of the time of a short block.
         It uses at most as many threads as torch.
 
-        With a `window` above 0, logits depend only on the last `window` ids, which are read from a zero state for every
-        id anew; `recent` (at most window, N) are the ids before. The state then does not change.
+        With a `window` above 0, logits depend only on the last `window` ids, which are read again from a zero state for
+        every id; `recent` (at most window, N) are the ids before. The state then does not change.
         """
         uniforms = np.ascontiguousarray(uniforms, np.float64)
         (count, rows), ids = uniforms.shape, np.empty(uniforms.shape, np.int64)

@@ -109,7 +109,7 @@ GATES: dict[str, tuple[str, ...]] = {
 
 @torch.no_grad()
 def initialise(rnn: Any, settings: ModelSettings) -> None:
-    """Draws the weights of a torch module of one layer anew, after torch has drawn its own uniform ones.
+    """Draws new weights for a torch module of one layer, in place of the uniform ones that torch has drawn.
 
     Recurrent weights are orthogonal per gate, times a scale (Saxe et al. 2014), or normal. Biases are 0, except for two
     settings: `forget_bias` is for the LSTM's forget gate (Jozefowicz et al. 2015 use 1), and `gate_bias` is for its

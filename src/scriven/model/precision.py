@@ -104,7 +104,7 @@ def measurements(cell: str, again: bool = True) -> tuple[Measurement, ...]:
     """The measurements of a cell on this processor, with these versions and kernels: at least one, the newest last.
 
     Measures now, in about 0.5 s, if there are none. With `again`, also measures if there are few or the newest is old,
-    but not twice within a minute. So a single start while other programs run does not decide for ever.
+    but not twice within a minute. So a single start while other programs run does not decide forever.
     """
     path, key = cache_folder() / FILE, f"{_machine()}, {cell}"
     known = _read_measurements(path).get(key, [])

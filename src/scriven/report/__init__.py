@@ -1,6 +1,7 @@
-"""Events in, words, lines of JSON and pictures out.
+"""Turns events into text, lines of JSON and pictures.
 
-A report is any object with `handle(event)` and `close()`; `consume` passes a run's events through any number of them.
+A report is any object with `handle(event)` and `close()`. `consume` passes the events of a run through any number of
+them.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from scriven.errors import Interrupted, ScrivenError, Stop
 from scriven.events import Evaluated, Event, Loss, event_name
 
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # Unicode categories that show nothing, or command the terminal
-JOINERS = "\u200c\u200d"  # of these: they shape Persian, Indic scripts and emoji, and do no harm
+JOINERS = "\u200c\u200d"  # two of these that are harmless: they shape Persian, Indic scripts and emoji
 
 
 class Report(Protocol):
     """Anything that follows a run by its events."""
 
     def handle(self, event: Event) -> None:
-        """Takes note of one event; events come in the order of time. May raise `Stop` to end the training."""
+        """Handles one event; events come in order of time. It may raise `Stop` to end the training."""
 
     def close(self) -> None:
-        """Closes files and leaves the terminal as it was; called once, also when training ended in an error."""
+        """Closes files and restores the terminal. It is called once, even if training ended in an error."""
 
 
 def consume(
@@ -36,9 +37,9 @@ def consume(
 ) -> Iterator[Event]:
     """Yields every event after every report has handled it.
 
-    A report that raises `Stop` has `ask_to_stop` called, and follows the run to its end. Any other error of a report
-    never stops the run: it is shown once on standard error, and the report gets no more events. Errors of `events`
-    itself pass through, after the reports are closed.
+    If a report raises `Stop`, `ask_to_stop` is called, and the report follows the run to its end. Any other error of a
+    report never stops the run: it is shown once on standard error, and the report gets no more events. Errors of
+    `events` itself pass through, after the reports are closed.
     """
     alive = list(reports)
     try:
@@ -53,14 +54,14 @@ def consume(
 def _works(report: Report, task: Callable[[], None], ask_to_stop: Callable[[], None]) -> bool:
     try:
         task()
-    except Interrupted:  # no report's error, but a signal that came meanwhile
+    except Interrupted:  # not an error of the report, but a signal
         raise
     except Stop:
         ask_to_stop()
-    except Exception as error:  # whatever it is, it is not worth the training
+    except Exception as error:  # no error of a report may stop the training
         with contextlib.suppress(Exception):
             report.close()
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # there may be none
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # there may be no standard error
             sys.stderr.write(f"note: {visible(_describe(report, error))}\n")
         return False
     return True
@@ -76,11 +77,11 @@ def _describe(report: Report, error: Exception) -> str:
 
 
 def as_dict(event: Event) -> dict[str, Any]:
-    """An event as plain values for JSON: its name under "event", its fields, and the means of its loss.
+    """Returns an event as plain values for JSON: its name under "event", its fields, and the means of its loss.
 
-    The loss stays a sum ("loss": nats, characters, bytes); "nats_per_char", "bits_per_char" and, where bytes were
-    counted, "bits_per_byte" are formed from it; of an evaluation of documents "nats_per_document" too. Numbers that
-    JSON has no word for (nan, infinities) become None.
+    The loss stays a sum ("loss": nats, characters, bytes). "nats_per_char", "bits_per_char" and, if bytes were counted,
+    "bits_per_byte" are formed from it; for an evaluation of documents "nats_per_document" too. Numbers that JSON cannot
+    write (nan, infinities) become None.
     """
     values: dict[str, Any] = {"event": event_name(event)}
     for field in dataclasses.fields(event):
@@ -90,14 +91,14 @@ def as_dict(event: Event) -> dict[str, Any]:
             values |= {"nats_per_char": value.nats_per_char, "bits_per_char": value.bits_per_char}
             values |= {"bits_per_byte": value.bits_per_byte} if value.bytes else {}
             values |= {"accuracy": value.accuracy} if value.judged else {}
-            whole = value.ends and isinstance(event, Evaluated)  # a step may have parts of documents alone
+            whole = value.ends and isinstance(event, Evaluated)  # a step may have only parts of documents
             values |= {"nats_per_document": value.nats_per_document} if whole else {}
     finite: dict[str, Any] = _finite(values)
     return finite
 
 
 def _sums(loss: Loss) -> dict[str, Any]:
-    """A loss's sums; those of documents' ends and of right predictions only if there are any."""
+    """Returns a loss's sums; those of documents' ends and of right predictions only if there are any."""
     unused = (set() if loss.ends else {"ends", "end_nats"}) | (set() if loss.judged else {"right", "judged"})
     return {name: value for name, value in dataclasses.asdict(loss).items() if name not in unused}
 
@@ -109,7 +110,7 @@ def _finite(value: Any) -> Any:
 
 
 def describe_choices(nats_per_char: float) -> str:
-    """Returns what a loss means: among how many equally likely characters one would have to guess."""
+    """Returns what a loss means: the number of equally likely characters to guess among."""
     if not nats_per_char < math.log(sys.maxunicode + 1):
         return "worse than guessing among all characters of Unicode"
     count = math.exp(nats_per_char)
@@ -119,7 +120,7 @@ def describe_choices(nats_per_char: float) -> str:
 
 
 def visible(text: str) -> str:
-    """Text that is safe to print: control, format and unassigned characters, except line ends, as backslash escapes."""
+    """Returns text that is safe to print: control, format and unassigned characters, except line ends, are escaped."""
     return "".join(c if _safe(c) else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

@@ -15,16 +15,16 @@ from scriven.safe_files import ensure_regular, replace_file
 # Up to this step each step has a line; later a line covers step // DETAIL steps, so that 1,000,000 steps take about
 # DETAIL * (1 + ln(1,000,000 / DETAIL)) = 20,000 lines, equally dense at any scale of the picture.
 DETAIL = 3000
-NO_UTF8 = "backslashreplace"  # of a half character, a lone surrogate, it makes what JSON writes for it
+NO_UTF8 = "backslashreplace"  # writes a lone surrogate (half a character) as JSON does
 
 
 class FilesReport:
     """Appends every event to the run folder that `Started` names.
 
     Samples are in `samples.jsonl`, all other events in `metrics.jsonl`. A line that covers several steps has the sum of
-    their losses, and other values from the last of them; `progress.jsonl` has a line for every step,
-    so that a run can be replayed (`scriven.runs.journal`). A run that is resumed or rolled back drops the lines of
-    steps that are done again, so that the files tell one story. Raises OSError when the folder cannot be written.
+    their losses, and other values from the last of them. `progress.jsonl` has a line for every step, so that a run can
+    be replayed (`scriven.runs.journal`). A run that is resumed or rolled back drops the lines of steps that are
+    repeated, so that the files are one history. Raises OSError if the folder cannot be written.
     """
 
     def __init__(self) -> None:
@@ -33,10 +33,10 @@ class FilesReport:
         self._samples: TextIO | None = None
         self._progress: ProgressLog | None = None
         self._pending: Stepped | None = None
-        self._steps = 0  # that `_pending` covers
+        self._steps = 0  # covered by `_pending`
 
     def handle(self, event: Event) -> None:
-        """Write the event's line; steps late in a long run wait for each other first."""
+        """Writes the event's line. Late in a long run, several steps share one line."""
         if isinstance(event, Started):
             self._run = Path(event.run)
             self._open(self._run, event.step)
@@ -53,7 +53,7 @@ class FilesReport:
             _append(self._metrics, event)
 
     def close(self) -> None:
-        """Write what waits, and close the files."""
+        """Writes the pending steps, and closes the files."""
         self._flush()
         for file in (self._metrics, self._samples, self._progress):
             if file:
@@ -74,7 +74,7 @@ class FilesReport:
             self._flush()
 
     def _flush(self) -> None:
-        """Also before every other event, so that no line covers steps on both sides of an evaluation."""
+        """Writes the pending steps. Every other event does so first, so no line has steps on both sides of one."""
         if self._pending:
             _append(self._metrics, self._pending)
         self._pending, self._steps = None, 0
@@ -90,7 +90,7 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def _rewind(path: Path, step: int) -> TextIO:
-    """Opens the file at its end, after dropping lines of steps after `step`, which will be done again.
+    """Opens the file at its end, after dropping the lines of steps after `step`, which will be repeated.
 
     Each line reaches the system at once, so that a killed process loses none.
     """
@@ -100,5 +100,5 @@ def _rewind(path: Path, step: int) -> TextIO:
 
 
 def _holds(record: dict[str, Any], step: int) -> bool:
-    again = record.get("event") == "started" or step == 0  # said anew by the run that begins now
+    again = record.get("event") == "started" or step == 0  # the run that starts now writes it again
     return bool(record["step"] < step or (record["step"] == step and not again))

@@ -27,7 +27,7 @@ PRE = '<pre style="white-space: pre-wrap; margin: 0.3em 0">'
 
 
 def score_html(summary: str, vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> str:
-    """A text in colours: the darker a character, the more it surprised. `ids` and `nats` are (T,), with boundaries."""
+    """Returns a text in colours: the darker a character, the more it surprised. `ids`, `nats` (T,) have boundaries."""
     levels = ((text, sum(bits >= bound for bound in LEVELS)) for text, bits in _characters(vocabulary, ids, nats))
     spans = (_span("".join(text for text, _ in group), level) for level, group in groupby(levels, lambda each: each[1]))
     more = "" if len(ids) <= SHOWN_SYMBOLS else f"<p>... and {len(ids) - SHOWN_SYMBOLS:,} symbols more</p>"
@@ -35,7 +35,7 @@ def score_html(summary: str, vocabulary: Vocabulary, ids: Ids, nats: Float64s) -
 
 
 def _characters(vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> Iterator[tuple[str, float]]:
-    """The characters of a text, each with its bits; those of the bytes of one character are added."""
+    """Returns the characters of a text, each with its bits. Those of the bytes of one character are added."""
     decoder, bits = vocabulary.decoder(), 0.0
     for symbol, cost in islice(zip(ids, nats, strict=True), SHOWN_SYMBOLS):
         bits += float(cost) / math.log(2)
@@ -50,7 +50,7 @@ def _span(text: str, level: int) -> str:
 
 
 def run_html(summary: str, run: Path) -> str:
-    """A run: its end in words, the picture of its losses and its last sample, those that are there."""
+    """Returns a run: its end in words, the picture of its losses and its last sample, as far as they exist."""
     parts = [html.escape(summary)]
     if (run / PLOT_FILE).is_file():
         data = base64.b64encode((run / PLOT_FILE).read_bytes()).decode()

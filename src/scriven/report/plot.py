@@ -30,30 +30,29 @@ Numbers = Float64s
 
 
 class PlotReport:
-    """Draws `loss.png` when the run has finished; belongs after the report that writes `metrics.jsonl`.
+    """Draws `loss.png` when the run has finished. It must come after the report that writes `metrics.jsonl`.
 
-    Raises InputError where matplotlib is not installed.
+    Raises InputError if matplotlib is not installed.
     """
 
     def __init__(self) -> None:
         self._run = ""
 
     def handle(self, event: Event) -> None:
-        """Wait for the end."""
+        """Draws the picture after the last event."""
         if isinstance(event, Started):
             self._run = event.run
         elif isinstance(event, Finished):
             draw(Path(self._run))
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
 
 def draw(run: Path) -> Path:
     """Draws the losses of a run into its `loss.png`, and returns the path.
 
-    Raises InputError when matplotlib is not installed or there is nothing to draw, OSError when the file cannot be
-    written.
+    Raises InputError if matplotlib is not installed or there is nothing to draw, OSError if the file cannot be written.
     """
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - matplotlib is an extra
@@ -86,7 +85,7 @@ class LossCurve:
 
     @classmethod
     def read(cls, path: Path) -> LossCurve:
-        """Raises InputError when the file holds no steps."""
+        """Reads the file. Raises InputError if it has no steps."""
         course = cls()
         for record in read_lines(path):
             course._take(record)
@@ -108,11 +107,11 @@ class LossCurve:
 
     @property
     def raw(self) -> Numbers:
-        """Training loss of each line, nats/char."""
+        """The training loss of each line, in nats/char."""
         return np.array(self.nats) / np.maximum(self.counts, 1)
 
     def smooth(self) -> Numbers:
-        """Training loss over the lines around each line, nats/char: a sum over a sum, never a mean of means."""
+        """Returns the training loss over the lines around each line, in nats/char: a sum divided by a sum."""
         half = int(len(self.nats) * SMOOTHED / 2)
         at = np.arange(len(self.nats))
         low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(at))
@@ -121,7 +120,7 @@ class LossCurve:
         return means
 
     def validation_points(self) -> tuple[Numbers, Numbers]:
-        """Characters read at each evaluation, and its nats/char."""
+        """Returns the characters read at each evaluation, and its nats/char."""
         steps = sorted(self.validation)
         return np.interp(steps, [0, *self.steps], [0, *self.characters]), np.array([self.validation[s] for s in steps])
 
@@ -163,7 +162,7 @@ def _per(unit: float) -> tuple[Callable[[npt.ArrayLike], npt.ArrayLike], Callabl
 
 
 def _window(course: LossCurve) -> tuple[float, float]:
-    """The range of losses to show, in bits per character; the first steps would flatten all later ones."""
+    """Returns the range of losses to show, in bits per character. The first steps would flatten all later ones."""
     _, validation = course.validation_points()
     smoothed = course.smooth()
     worth = np.concatenate([smoothed[len(smoothed) // 20 :], validation])

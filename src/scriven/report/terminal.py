@@ -24,8 +24,8 @@ from scriven.report import as_dict, describe_choices, visible
 from scriven.settings import SamplingSettings
 
 SAMPLE_LINES = 6
-DEFAULT_TEMPERATURE = SamplingSettings().temperature  # which need not be told
-PLAIN_WIDTH = 100  # columns, where there is no terminal to ask
+DEFAULT_TEMPERATURE = SamplingSettings().temperature  # samples at this one do not show it
+PLAIN_WIDTH = 100  # columns, if no terminal says how wide it is
 PLAIN_SECONDS = 10.0  # at least, between two lines about steps
 LIVE_SECONDS = 0.25  # at least, between two drawings of the bar
 RECENT_SECONDS = 10.0  # over which the speed is measured
@@ -41,30 +41,30 @@ class JsonReport:
         self._stream = stream or sys.stdout
 
     def handle(self, event: Event) -> None:
-        """Print the event, at once."""
+        """Prints the event at once."""
         print(strict_json.write(as_dict(event)), file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Nothing to do: the stream is not this report's own."""
+        """Does nothing: the stream is not this report's own."""
 
 
 class TerminalReport:
     """Shows a run to a person on `stream` (standard error by default).
 
-    On a terminal a bar moves below the lines; anywhere else (a pipe, a notebook) there are only plain lines, without
-    control characters. With `quiet` nothing is shown. Text of the model is escaped, so that it cannot command
-    the terminal.
+    On a terminal a bar moves below the lines. Anywhere else (a pipe, a notebook) there are only plain lines, without
+    control characters. With `quiet` nothing is shown. Text of the model is escaped, so that it cannot control the
+    terminal.
     """
 
     def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
-        stream = stream or sys.stderr or io.StringIO()  # which a program without a console has not
+        stream = stream or sys.stderr or io.StringIO()  # a program without a console has no standard error
         self._quiet = quiet
         live = stream.isatty() and os.environ.get("TERM") != "dumb"
         self._console = Console(
             file=stream,
             force_terminal=live,
             force_interactive=live,
-            force_jupyter=False,  # whose live display needs a widget library; plain lines need nothing
+            force_jupyter=False,  # its live display would need a widget library
             width=None if live else PLAIN_WIDTH,
             markup=False,
             emoji=False,
@@ -227,7 +227,7 @@ class Throughput:
         self._speed = math.nan
 
     def note(self, event: Event) -> None:
-        """Takes an event into account. It runs at every step, so it is cheap."""
+        """Notes an event. It runs at every step, so it is cheap."""
         if isinstance(event, Started):
             self._expected = event.expected_seconds
         elif isinstance(event, Stepped):
@@ -241,12 +241,12 @@ class Throughput:
 
     @property
     def loss(self) -> Loss:
-        """The loss of the recent steps together; a single step is mostly noise."""
+        """Returns the loss of the recent steps together; a single step is mostly noise."""
         return sum((each.loss for each in self._recent), Loss(0.0, 0))
 
     @property
     def speed(self) -> float:
-        """Characters per second over the recent steps, without evaluations; nan while unknown."""
+        """Returns the characters per second over the recent steps, without evaluations; nan while unknown."""
         if len(self._recent) < 2 or self._recent[-1].seconds <= self._recent[0].seconds:
             return self._speed
         first, last = self._recent[0], self._recent[-1]
@@ -254,7 +254,7 @@ class Throughput:
 
     @property
     def left(self) -> float:
-        """Seconds to go, evaluations included; nan while unknown."""
+        """Returns the seconds left, with evaluations; nan while unknown."""
         if not (self._first and self._recent):
             return self._expected
         first, last = self._first, self._recent[-1]
@@ -264,7 +264,7 @@ class Throughput:
 
 
 def introduction(event: Started) -> list[str]:
-    """Says in a few lines what is about to happen."""
+    """Describes in a few lines what will happen."""
     workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
     cost = [f"about {duration(event.expected_seconds)}"] if math.isfinite(event.expected_seconds) else []
     cost += [f"{format_bytes(event.expected_bytes)} of memory"] if event.expected_bytes else []

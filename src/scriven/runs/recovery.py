@@ -126,7 +126,7 @@ def _best(run: Run, checkpoint: Checkpoint, found: _Found) -> tuple[int, tuple[s
 
 
 def _put_right(run: Run, found: _Found, last: int, best: int) -> None:
-    """Writes the index anew if it does not match the folder."""
+    """Rewrites the index if it does not match the folder."""
     before = _index(run)
     saves = max(each.number for each in found.checkpoints)
     if before and found.unread:  # one of these may have been saved last

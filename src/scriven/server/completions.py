@@ -102,7 +102,7 @@ class Tokens:
         }
 
     def _top_by_name(self, ids: list[int], values: list[float]) -> dict[str, float]:
-        """Log-probabilities by name, likeliest first. A byte and the boundary may share a name: the likelier counts."""
+        """Returns log-probabilities by name, highest first. If a byte and the boundary share one, the higher stays."""
         top: dict[str, float] = {}
         for symbol, value in zip(ids, values, strict=True):
             top.setdefault(self._name(symbol), value)

@@ -242,7 +242,7 @@ class Engine:
         self._forget_if_done(request)
 
     def _merge_batches(self) -> None:
-        """Merges the batches that can be generated side by side, and removes those that are empty."""
+        """Merges the batches that can be generated together, and removes those that are empty."""
         batches, self._batches = self._batches, []
         for batch in batches:
             hosts = (each for each in self._batches if each.stepwise == batch.stepwise)

@@ -1,6 +1,6 @@
 """Adds the time and size limits to HTTP connections that uvicorn does not have.
 
-uvicorn closes a connection that is idle after an answer. But it waits for ever for the first request, for the rest of a
+uvicorn closes a connection that is idle after an answer. But it waits forever for the first request, for the rest of a
 head, and for a client that does not read; and it accepts heads, trailers and empty lines of any length.
 """
 

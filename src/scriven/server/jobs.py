@@ -19,7 +19,7 @@ class Job:
     """A prompt (T,) to read after `context`, and the texts to generate after it.
 
     `prompt_logprobs` asks for log-probabilities of the prompt, `logprobs` for those of the generated symbols: None for
-    none, 0 for the symbol's own, k for those of the k likeliest symbols too.
+    none, 0 for the symbol's own, k for those of the k most likely symbols too.
     """
 
     ids: Ids

@@ -26,7 +26,7 @@ class Limits:
     max_tokens: int = _bound(100_000, "characters to generate for each text")
     stops: int = _bound(16, "stop strings")
     stop_characters: int = _bound(256, "characters of a stop string")
-    logprobs: int = _bound(20, "likeliest characters at each position")
+    logprobs: int = _bound(20, "most likely characters at each position")
     logprobs_values: int = _bound(
         500_000, "log-probabilities in one answer: positions times (1 + logprobs), in all of its texts"
     )

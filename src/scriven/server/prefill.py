@@ -1,4 +1,4 @@
-"""Prefill: reads many texts side by side, a bounded piece at a time (prompts, texts to score, texts of saved states).
+"""Prefill: reads many texts together, a bounded piece at a time: prompts, texts to score, texts to save as states.
 
 The results for a text do not depend on the other texts. Native code reads each row exactly as if it were alone. Torch
 reads each text alone, in pieces that are always cut at the same places.
@@ -20,18 +20,18 @@ from scriven.inference.surprisal import cost_of_unseen, read_rows
 
 SYMBOLS_PER_READ = 256  # symbols of one text that torch reads at once
 STEPS_PER_READ = 32  # symbols read at once, one step at a time: many times slower
-LOGITS_PER_READ = 1 << 20  # logits held at once while the likeliest symbols are looked for: 8 MB
+LOGITS_PER_READ = 1 << 20  # logits held at once while looking for the most likely symbols: 8 MB
 
 
 class SymbolSurprisals(NamedTuple):
-    """The surprisals of symbols (T,), and optionally the ids and log-probabilities (T, K) of the likeliest ones."""
+    """The surprisals of symbols (T,), and optionally the ids and log-probabilities (T, K) of the most likely ones."""
 
     ids: Ids
     nats: Float64s  # (T,)
     likeliest: tuple[Ids, Float64s] | None = None
 
     def row(self, number: int, count: int) -> SymbolSurprisals:
-        """The surprisal of one symbol, and up to `count` of the likeliest ones at its place."""
+        """Returns the surprisal of one symbol, and up to `count` of the most likely ones at its place."""
         one, top = slice(number, number + 1), None
         if count and self.likeliest is not None:
             ids, values = self.likeliest
@@ -40,7 +40,7 @@ class SymbolSurprisals(NamedTuple):
 
 
 def surprisals_from_logits(logits: Float64s, ids: Ids, count: int, predictor: Predictor) -> SymbolSurprisals:
-    """The surprisals of ids (T,) under logits (T, V), and the `count` likeliest symbols, likeliest first."""
+    """Returns the surprisals of ids (T,) under logits (T, V), and the `count` most likely symbols, in order."""
     vocabulary = predictor.vocabulary
     logits = logits - logits.max(1, keepdims=True)
     logits -= np.log(np.exp(logits).sum(1, keepdims=True))  # log-probabilities now
@@ -56,7 +56,7 @@ def surprisals_from_logits(logits: Float64s, ids: Ids, count: int, predictor: Pr
 class Prefill:
     """A text that is being read: the ids that are left, and the context after those already read.
 
-    `logprobs` is None for no surprisals, 0 for those of the text's own symbols, k for the k likeliest symbols too.
+    `logprobs` is None for no surprisals, 0 for those of the text's own symbols, k for the k most likely symbols too.
     """
 
     ids: Ids  # (T,), not read yet
@@ -106,7 +106,7 @@ class PrefillQueue:
 
 
 class _PrefillGroup:
-    """Texts that are read in the same way: side by side by native code, or one after another by torch."""
+    """Texts that are read in the same way: together by native code, or one by one by torch."""
 
     def __init__(self, predictor: Predictor, native: bool, stepwise: bool) -> None:
         self.prefills: list[Prefill] = []
@@ -163,7 +163,7 @@ class _PrefillGroup:
         return [SymbolSurprisals(*columns) for columns in zip(ids.T, nats.T, strict=True)], context
 
     def _read_steps(self, ids: Ids, context: Context) -> tuple[list[SymbolSurprisals], Context]:
-        """Reads ids (T, N) step by step: the surprisals and likeliest symbols of each row, and the context after."""
+        """Reads ids (T, N) step by step: the surprisals and most likely symbols of each row, and the context after."""
         logits = []
         for step in ids:  # (N,)
             logits.append(context.logits)

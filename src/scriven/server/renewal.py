@@ -67,7 +67,7 @@ class ServedCheckpoint:
 
 
 async def renew(server: ServerState, sources: Mapping[str, ServedCheckpoint], report: Callable[[str], object]) -> None:
-    """Loads newer checkpoints for ever; `report` gets a line about each."""
+    """Loads newer checkpoints until it is cancelled; `report` gets a line about each."""
     loop, threads = asyncio.get_running_loop(), ThreadPoolExecutor(1, "renewal")
     last = dict[str, str]()  # the last line about each run, which is not repeated
     try:

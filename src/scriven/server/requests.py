@@ -167,7 +167,7 @@ class CompletionBody(RequestBody):
         None, ge=0, le=LIMITS.max_tokens, description="another name for max_tokens"
     )
     temperature: Annotated[float, NULLABLE] = Field(1.0, ge=0, le=LIMITS.temperature)
-    top_p: Annotated[float, NULLABLE] = Field(1.0, ge=0, le=1, description="0 allows only the likeliest character")
+    top_p: Annotated[float, NULLABLE] = Field(1.0, ge=0, le=1, description="0 allows only the most likely character")
     top_k: Annotated[int, NULLABLE] = Field(0, ge=-1, lt=1 << 31, description="0 and -1 mean no limit")
     min_p: Annotated[float, NULLABLE] = Field(0.0, ge=0, le=1)
     n: Annotated[int, NULLABLE] = Field(1, ge=1, le=LIMITS.texts, description="texts for each prompt")
@@ -182,7 +182,10 @@ class CompletionBody(RequestBody):
     )
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63, description="the same seed and prompt give the same text")
     logprobs: int | None = Field(
-        None, ge=0, le=LIMITS.logprobs, description="return log-probabilities, also of this many likeliest characters"
+        None,
+        ge=0,
+        le=LIMITS.logprobs,
+        description="return log-probabilities, also of this number of the most likely characters",
     )
     echo: Annotated[bool, NULLABLE] = Field(False, description="return the prompt too")
     stream: Annotated[bool, NULLABLE] = Field(False, description="return server-sent events")

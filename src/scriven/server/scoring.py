@@ -206,7 +206,7 @@ async def _first_line(lines: AsyncGenerator[bytes]) -> bytes:
 async def _read_ahead(first: bytes, lines: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """Yields `first` and then `lines`; makes up to LINES_AHEAD lines before the client reads them.
 
-    Many clients send everything before they read. Without this, client and server could wait for each other for ever.
+    Many clients send everything before they read. Without this, client and server could wait for each other forever.
     """
     made: asyncio.Queue[bytes | None] = asyncio.Queue(LINES_AHEAD)
     made.put_nowait(first)

@@ -101,7 +101,7 @@ export async function* generate(fields, signal) {
 
 const NO_TEXT = /^(<unk>|bytes:.*)$/; // names of tokens that are not a character by themselves
 
-/** The `count` likeliest characters after a text: `[{text, probability}]`, likeliest first. */
+/** The `count` most likely characters after a text, in order: `[{text, probability}]`. */
 export async function likeliestCharacters(model, prompt, count, signal) {
   const fields = { model, prompt, max_tokens: 1, temperature: 1, logprobs: count };
   const answer = await (await post("v1/completions", fields, { signal })).json();
