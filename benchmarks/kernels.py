@@ -20,8 +20,8 @@ from torch import Tensor
 
 from scriven.kernels import recurrent
 from scriven.model import CharLM, choose_backend
+from scriven.model.backends import tune_cpu
 from scriven.model.cells import CELLS, RecurrentLayer
-from scriven.model.device import tune_cpu
 from scriven.settings import ModelSettings, TrainingSettings
 from scriven.training.optimizer import FlatWeights, Optimizer
 

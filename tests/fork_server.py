@@ -30,7 +30,7 @@ from typing import Any
 
 import pytest
 
-from scriven.model.device import tune_cpu
+from scriven.model.backends import tune_cpu
 
 PYTHON = [sys.executable, "-X", "forked"]  # then `-c CODE`, or a script; an interpreter takes any -X
 MODULES = ("scriven", "torch.distributed.run")  # started so with `python -m` alone

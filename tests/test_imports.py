@@ -19,8 +19,7 @@ MAP = """
     corpus.shard_reader corpus.tables corpus.documents corpus.partition corpus.shards corpus.inputs corpus.split
     corpus.writer corpus.parts corpus.store corpus.build corpus
     batches.batch batches.documents batches.readers batches
-    model.device model.reference_cells model.backends model.cells model.language_model model.pretrained
-    model.precision model
+    model.reference_cells model.backends model.cells model.language_model model.pretrained model.precision model
     runs.journal runs.tensors runs.checkpoints runs.folder runs.recovery runs.saver runs.doctor runs
     inference inference.sampling inference.chunks inference.predictor inference.saved_session inference.surprisal
     inference.generation inference.lines inference.protocols

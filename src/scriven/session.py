@@ -48,7 +48,7 @@ from scriven.inference.predictor import Context, Predictor, writing_precision
 from scriven.inference.saved_session import Origin, SavedSession
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals, surprisals_of_text, tally
 from scriven.model import CharLM, choose_device, choose_precision
-from scriven.model.device import single_threaded
+from scriven.model.backends import single_threaded
 from scriven.runs import load_weights, open_run
 from scriven.runs.checkpoints import MODEL_FILE
 from scriven.runs.folder import Which

@@ -10,8 +10,7 @@ import torch
 from scriven.errors import UsageError
 from scriven.kernels import native_library, recurrent, recurrent_fp32, scan
 from scriven.model import precision
-from scriven.model.backends import Backend
-from scriven.model.device import torch_threads
+from scriven.model.backends import Backend, torch_threads
 from scriven.model.precision import Measurement
 from scriven.settings import Cell
 from scriven.training.auto_settings import REFERENCE_LENGTH

@@ -13,7 +13,7 @@ import torch
 from scriven.distributed.collectives import ProcessGroup
 from scriven.events import Evaluated, Stepped
 from scriven.kernels import native_library
-from scriven.model.device import torch_threads
+from scriven.model.backends import torch_threads
 from scriven.settings import merge_settings, validate
 from scriven.training import auto_settings, start
 from scriven.training.request import Request

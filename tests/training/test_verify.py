@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from scriven.model.device import available_cores
+from scriven.model.backends import available_cores
 from scriven.runs import open_run
 from scriven.settings import merge_settings, validate
 from scriven.training import auto_settings

@@ -141,7 +141,7 @@ def _machine() -> Row:
     from scriven import kernels
     from scriven.inference.predictor import writing_precision
     from scriven.model import choose_device, choose_precision
-    from scriven.model.device import available_cores
+    from scriven.model.backends import available_cores
     from scriven.model.precision import CELLS, training_path
 
     device = choose_device("auto")

@@ -16,9 +16,8 @@ from scriven.errors import UsageError
 from scriven.inference.sampling import draw
 from scriven.kernels import native_library, sampler
 from scriven.kernels.sampler import Sampler
-from scriven.model.backends import choose_backend
+from scriven.model.backends import choose_backend, single_threaded
 from scriven.model.cells import CELLS
-from scriven.model.device import single_threaded
 from scriven.model.language_model import CharLM, State, join_rows, take_rows
 from scriven.settings import SamplingSettings
 from scriven.vocabulary import Vocabulary

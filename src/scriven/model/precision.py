@@ -20,9 +20,8 @@ import torch
 
 from scriven.errors import UsageError
 from scriven.kernels import native_library, recurrent, recurrent_fp32, scan
-from scriven.model.backends import Backend, choose_backend
+from scriven.model.backends import Backend, available_cores, choose_backend, torch_threads
 from scriven.model.cells import RecurrentLayer
-from scriven.model.device import available_cores, torch_threads
 from scriven.runtime import cache_folder
 from scriven.settings import Cell, ModelSettings
 

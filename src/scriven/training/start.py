@@ -12,7 +12,7 @@ from scriven.distributed.launch import ProcessInfo, connect_store, torchrun_proc
 from scriven.distributed.rendezvous import as_leader, as_worker, interruptible_progress
 from scriven.errors import Interrupted, UsageError
 from scriven.events import Event, Finished, Started
-from scriven.model.device import available_cores, tune_cpu
+from scriven.model.backends import available_cores, tune_cpu
 from scriven.model.language_model import parameter_count
 from scriven.settings import Settings
 from scriven.signals import raise_if_stopped

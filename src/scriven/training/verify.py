@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scriven.events import Evaluated, Stepped
-from scriven.model.device import available_cores, torch_threads
+from scriven.model.backends import available_cores, torch_threads
 from scriven.runs import open_run
 from scriven.settings import Settings, overlay_settings, validate
 from scriven.training.request import Request

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scriven.errors import InputError, UsageError
 from scriven.model import CharLM
-from scriven.model.device import single_threaded
+from scriven.model.backends import single_threaded
 from scriven.model.language_model import weight_shapes
 from scriven.model.pretrained import Embeddings, from_rows, place, read_embeddings
 from scriven.runs import load_weights, open_run
