@@ -104,6 +104,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(autouse=True)
+def from_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings start from random weights unless a test says otherwise, and there are no starts but the package's."""
+    monkeypatch.setenv("SCRIVEN_FROM", "none")
+    monkeypatch.delenv("SCRIVEN_STARTS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is not there in others."""
     for registry in (REGISTERED_CELLS, REGISTERED_OPTIMIZERS):

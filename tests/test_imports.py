@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
     errors arrays runtime arguments strict_json settings settings_toml events vocabulary
-    recipes
+    recipes starts
     counter_rng safe_files signals
     kernels.interface kernels.native_library kernels.encode kernels.adamw kernels.muon kernels.recurrent
     kernels.recurrent_fp32 kernels.cross_entropy kernels.scan kernels.sampler kernels
@@ -25,8 +25,8 @@ MAP = """
     inference.generation inference.lines inference.protocols
     distributed.collectives distributed.launch distributed.rendezvous distributed
     training.optimizer training.state training.budget training.evaluation training.warm_start training.gradients
-    training.auto_settings training.notes training.request training.new_run training.resume training.loop
-    training.start training.verify training
+    training.auto_settings training.auto_start training.notes training.request training.new_run training.resume
+    training.loop training.start training.verify training
     report report.files report.plot report.terminal report.notebook
     session own_loop
     api
@@ -34,7 +34,7 @@ MAP = """
     server.jobs server.engine server.saved_states server.shared server.completions server.scoring
     server.utility_routes server.renewal server.openapi server.metrics server.run_monitor server.app
     cli.mistakes cli cli.common cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score
-    cli.serve cli.train cli.verify_resume
+    cli.serve cli.starts cli.train cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

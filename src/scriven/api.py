@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scriven import recipes
+from scriven import recipes, starts
 from scriven.arguments import check_choice, check_path, check_step, python_words
 from scriven.corpus.build import name_texts, settings_for_text
 from scriven.errors import Interrupted, UsageError
@@ -84,7 +84,9 @@ def train(
     `settings` are nested as in settings.toml, for example `{"model": {"width": 256}}`. They win over those of the
     `recipe` (`scriven recipe list` names them), which has a budget too. All other settings are chosen to suit the text,
     the budget and the machine. `resume` continues the run in `output` from its last checkpoint, or from that of a step
-    or an epoch. `initial` is a run whose weights to start from. `replay` is a run to repeat, and needs nothing else.
+    or an epoch. `initial` is what to start from: a run, whose weights are taken; the name of a general model that comes
+    with Scriven (`scriven starts` lists them); "auto", one of these if it helps; or "none", random weights. `replay` is
+    a run to repeat, and needs nothing else.
 
     `reports` replace the usual display of progress. A report is an object with `handle(event)` and `close()`. It may
     raise `scriven.Stop` to end the training, which then saves and returns the run. Any other error in a report is
@@ -98,7 +100,7 @@ def train(
         _overlay(recipe, settings, text),
         output=output,
         resume=resume,
-        initial=initial,
+        initial=starts.NONE if initial is None and recipe is not None else initial,
         replay=replay,
     )
     return _end_of(_train(request, [_progress_report()] if reports is None else reports))
@@ -137,7 +139,7 @@ def train_events(
         _overlay(recipe, settings, text),
         output=output,
         resume=resume,
-        initial=initial,
+        initial=starts.NONE if initial is None and recipe is not None else initial,
         replay=replay,
     )
     return _train(request, reports)
@@ -180,7 +182,7 @@ def _make_request(
             settings=validate(overlay_settings(settings, {"budget": chosen} if chosen else {})),
             output=check_path("output", output),
             resume=resume,
-            initial=check_path("initial", initial),
+            initial=initial if isinstance(initial, str) and initial else check_path("initial", initial),
             replay=check_path("replay", replay),
         )
 

@@ -29,6 +29,20 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SCRIVEN_CACHE") or platformdirs.user_cache_path("scriven", appauthor=False)).absolute()
 
 
+DEFAULT_FROM = "none"  # what a new training starts from unless --from says it: none, auto, or a start's name
+
+
+def default_from() -> str:
+    """What a new training starts from by default: the environment variable SCRIVEN_FROM, else DEFAULT_FROM."""
+    return os.environ.get("SCRIVEN_FROM") or DEFAULT_FROM
+
+
+def starts_folder() -> Path | None:
+    """The folder with more starts than those of the package: the environment variable SCRIVEN_STARTS, else None."""
+    folder = os.environ.get("SCRIVEN_STARTS")
+    return Path(folder).absolute() if folder else None
+
+
 # Threads that wait for one another sleep. If they kept the processor busy, a step would take 30 times as long while
 # another program runs. Before it sleeps, a thread spins this many turns (about 0.1 ms): waking up for every piece of
 # work costs a quarter of a step. Ten times as many turns gain little, and halve the speed while another program runs.

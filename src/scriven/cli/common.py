@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter, Token
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from scriven.session import Model
     from scriven.vocabulary import Vocabulary
 
+PathOrText = TypeVar("PathOrText", Path, str)
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 
@@ -86,7 +87,7 @@ Which = Annotated[
 Text = Annotated[str, Parameter(allow_leading_hyphen=True)]  # for - alone; see `check_named`
 
 
-def path_given(kind: type[Path], tokens: Sequence[Token]) -> Path:
+def path_given(kind: type[PathOrText], tokens: Sequence[Token]) -> PathOrText:
     """Returns the path given for a flag. Raises UsageError when it is empty, which would mean the current folder."""
     token = tokens[0]
     if not token.value:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from scriven import recipes
+from scriven import recipes, starts
 from scriven.cli import BEGUN, end_output
 from scriven.cli.common import (
     Device,
@@ -21,6 +21,7 @@ from scriven.cli.common import (
     Text,
     check_named,
     note,
+    path_given,
     resumed_from,
     unescape_separator,
 )
@@ -48,7 +49,7 @@ def train(
     budget: Annotated[BudgetSettings, Parameter(name="*", show_default=False)] = BudgetSettings(),
     output: Output = None,
     resume: Annotated[Literal["last", "auto"] | int | str | None, Parameter(converter=resumed_from)] = None,
-    initial: Annotated[FilePath, Parameter(name="--from")] = None,
+    initial: Annotated[str | None, Parameter(name="--from", converter=path_given)] = None,
     replay: FilePath = None,
     recipe: str | None = None,
     settings: FilePath = None,
@@ -81,7 +82,8 @@ def train(
         to train for longer. auto resumes if there is a checkpoint and starts a new run if not, so that one command
         does both
     initial
-        start from the best weights of this run; characters that are new to it get new weights
+        what to start from: a run, whose best weights are taken; the name of a general model that comes with Scriven
+        (`scriven starts` lists them); auto, one of these if that helps; or none, random weights
     replay
         repeat the steps of this run with identical results, even if its budget was a time. The text and the settings
         are taken from that run
@@ -116,6 +118,7 @@ def train(
     from scriven.training.request import Request
     from scriven.training.start import train as training_events
 
+    initial = starts.NONE if initial is None and recipe is not None else initial  # a known system had no start
     request = Request(texts, given, output, resume, initial, BEGUN, replay=replay)
     report = JsonReport() if as_json else TerminalReport(quiet=quiet)
     stop = StopFlag(None if quiet else _say_stopping, once_for=LAUNCHER_SECONDS if place else 0.0)

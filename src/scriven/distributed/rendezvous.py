@@ -38,7 +38,7 @@ class WorkerJob:
     corpus: str  # its folder
     resume: str = ""  # folder of the checkpoint to resume from
     best: int = 0  # step of the best checkpoint at that time
-    initial: str = ""  # run folder whose best weights to start from
+    initial: str = ""  # run folder, or reference of a start, whose weights to start from
     embedding: str = ""  # file or run folder whose embeddings to start from
     until: int = 0  # step to stop after, as if a signal came then; 0 for none
     replay: ReplayLog | None = None  # of the run to replay, if any: it decides then, not the clock

@@ -7,12 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from scriven import starts
 from scriven.corpus.build import Progress
 from scriven.corpus.store import Corpus
 from scriven.errors import UsageError
 from scriven.kernels.native_library import level
 from scriven.model.pretrained import Embeddings
-from scriven.runs import create_run, open_run
+from scriven.runs import create_run
 from scriven.runs.folder import check_new_run, hold_claim
 from scriven.runs.journal import read_replay_log
 from scriven.settings import Settings, check_partial, merge_settings, validate
@@ -24,6 +25,7 @@ from scriven.training.auto_settings import (
     describe_choices,
     describe_workload,
 )
+from scriven.training.auto_start import choose_initial, inherited_settings, named_initial
 from scriven.training.notes import folder_notes, warm_start_notes
 from scriven.training.request import PreparedRun, Request, check_texts_named, free_folder, named_folder, open_corpus
 from scriven.training.warm_start import load_embeddings
@@ -37,23 +39,28 @@ def prepare_new_run(request: Request, machines: int, progress: Progress, held: c
     """
     if request.output:
         check_new_run(request.output)  # before reading the text, which may take long
+    named_start = named_initial(request.initial)
     corpus = open_corpus(request.texts, request.settings.corpus, progress)
     requested, embeddings = _requested_settings(request, corpus)
     compute = choose_compute(requested, corpus.training)
     named = str(request.replay or request.texts[0])
     path = request.output or free_folder(named)
     workload = describe_workload(corpus, requested, compute, machines, request.begun, measured=True)
-    settings, notes = _choose_all_settings(request, requested, workload)
+    _check_budget(requested)
+    choice = choose_initial(named_start, requested, corpus, workload)
+    settings, notes = _choose_all_settings(inherited_settings(choice.initial, requested), workload)
+    notes += filter(None, [choice.note])
     notes += folder_notes(request.output or named_folder(named), path)
-    notes += warm_start_notes(request.initial, settings, corpus, embeddings)
+    notes += warm_start_notes(choice.initial, settings, corpus, embeddings)
     held.enter_context(hold_claim(path))
     embedding = embeddings.source if embeddings else ""
-    origin = _describe_origin(request, corpus, embedding)
+    origin = _describe_origin(request, corpus, choice.initial, embedding)
     return PreparedRun(
         run=create_run(path, compute.apply(settings), corpus.vocabulary, origin),
         corpus=corpus,
         workload=workload,
         notes=tuple(notes),
+        initial=choice.initial,
         embedding=embedding,
         replay=read_replay_log(Path(origin["replay"])) if "replay" in origin else None,
     )
@@ -96,22 +103,27 @@ def _check_text(settings: Settings, corpus: Corpus) -> None:
         )
 
 
-def _choose_all_settings(request: Request, given: Settings, workload: Workload) -> tuple[Settings, list[str]]:
-    """Returns all settings, and sentences on how they were chosen. Raises UsageError without a budget."""
+def _check_budget(given: Settings) -> None:
+    """Raises UsageError without a budget."""
     if not given.budget and given.budget.model_fields_set:
         raise UsageError("a budget of 0 trains nothing; give more, such as --minutes 5")
     if not given.budget:
         raise UsageError("please say how long to train: add --minutes 5 (or --epochs, --steps, --characters)")
-    if request.initial:
-        inherited = {"model": open_run(request.initial).settings.model.model_dump()}
-        given = validate(merge_settings(inherited, given.explicit()))
+
+
+def _choose_all_settings(given: Settings, workload: Workload) -> tuple[Settings, list[str]]:
+    """Returns all settings, and sentences on how they were chosen."""
     settings, notes = choose_settings(given, workload)
     return settings, [*filter(None, [describe_choices(settings, given)]), *notes]
 
 
-def _describe_origin(request: Request, corpus: Corpus, embedding: str) -> dict[str, Any]:
+def _describe_origin(request: Request, corpus: Corpus, initial: str, embedding: str) -> dict[str, Any]:
     """Returns what a run is made from, for the table `run` of its settings.toml."""
     origin = {"texts": check_texts_named(request), "text": corpus.text_hash, "scriven": version("scriven")}
-    started = {"initial": request.initial or "", "embedding": embedding, "replay": request.replay or ""}
-    sources = {name: str(Path(path).resolve()) for name, path in started.items() if path}
+    started = {"initial": initial, "embedding": embedding, "replay": request.replay or ""}
+    sources = {
+        name: str(path) if starts.is_reference(str(path)) else str(Path(path).resolve())
+        for name, path in started.items()
+        if path
+    }
     return origin | sources | {"corpus": corpus.name, "kernels": level()}

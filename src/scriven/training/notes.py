@@ -6,6 +6,7 @@ import contextlib
 import math
 from pathlib import Path
 
+from scriven import starts
 from scriven.batches.readers import EpochCounts, describe_epoch
 from scriven.corpus.build import Progress, is_made_of
 from scriven.corpus.store import Corpus, is_corpus
@@ -17,7 +18,7 @@ from scriven.runs.folder import retraining_command
 from scriven.settings import REGISTERED_CELLS, Settings
 from scriven.training.optimizer import usual_learning_rate
 from scriven.training.state import FEW_VALIDATED, LossHistory, TrainingState
-from scriven.training.warm_start import new_symbols, warm_started_model
+from scriven.training.warm_start import StartModel, new_symbols, warm_started_model
 
 SYMBOLS_SHOWN = 20
 SLOW_START = 0.25  # of the time left: a start that takes more is mentioned
@@ -214,13 +215,11 @@ def time_notes(job: WorkerJob, state: TrainingState, count: int) -> list[str]:
     return notes
 
 
-def warm_start_notes(
-    initial: Path | None, settings: Settings, corpus: Corpus, embeddings: Embeddings | None
-) -> list[str]:
+def warm_start_notes(initial: str, settings: Settings, corpus: Corpus, embeddings: Embeddings | None) -> list[str]:
     """Returns what the user should know about the first weights. Raises if they do not fit the model."""
     missing = list[int]()
     if initial or embeddings:
-        _, missing = warm_started_model(settings, corpus.vocabulary, str(initial or ""), embeddings)
+        _, missing = warm_started_model(settings, corpus.vocabulary, initial, embeddings)
     notes = _new_symbols(initial, corpus) if initial else []
     if embeddings:
         notes += _missing_symbols(embeddings, [chr(symbol) for symbol in missing])
@@ -229,9 +228,17 @@ def warm_start_notes(
     return notes
 
 
-def _new_symbols(initial: Path, corpus: Corpus) -> list[str]:
-    new = new_symbols(open_run(initial).vocabulary, corpus.vocabulary)
-    what = f"{initial} does not know {len(new)} of the characters, which start with random weights"
+def _new_symbols(initial: str, corpus: Corpus) -> list[str]:
+    if starts.is_reference(initial):
+        start = StartModel(starts.from_reference(initial))
+        new = new_symbols(start.vocabulary, corpus.vocabulary)
+        name = start.start.name
+        what = (
+            f"The start {name} does not know {len(new)} of the characters, which start with the weights of similar ones"
+        )
+    else:
+        new = new_symbols(open_run(initial).vocabulary, corpus.vocabulary)
+        what = f"{initial} does not know {len(new)} of the characters, which start with random weights"
     return [f"{what}: {_list_symbols(new)}"] if new else []
 
 

@@ -32,7 +32,7 @@ class Request:
     settings: Settings = field(default_factory=Settings)  # the others are chosen automatically
     output: Path | None = None  # the run folder; runs/NAME by default
     resume: Resume | None = None  # checkpoint to resume from; auto: the last one, if there is one
-    initial: Path | None = None  # run whose weights to start from
+    initial: str | Path | None = None  # none, auto, a start, or a run whose weights to start from; None: the default
     begun: float = field(default_factory=time.monotonic)  # when the command began
     until: int = 0  # step to stop after; 0 for none
     replay: Path | None = None  # run whose steps are repeated
@@ -48,6 +48,7 @@ class PreparedRun:
     notes: tuple[str, ...]  # sentences that the user should read
     checkpoint: Checkpoint | None = None  # to resume from
     best_step: int = 0  # of the best checkpoint, if it resumes
+    initial: str = ""  # run folder, or reference of a start, whose weights a new run starts with
     embedding: str = ""  # file or run folder of the embeddings that a new run starts with
     replay: ReplayLog | None = None  # of the run whose steps are repeated
 
@@ -63,7 +64,7 @@ class PreparedRun:
             corpus=self.corpus.name,
             resume=str(self.checkpoint.path) if self.checkpoint else "",
             best=self.best_step,
-            initial=str(request.initial or ""),
+            initial=self.initial,
             embedding=self.embedding,
             until=request.until,
             replay=self.replay,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scriven import starts
 from scriven.corpus.build import Progress
 from scriven.corpus.store import Corpus
 from scriven.distributed.launch import ProcessInfo
@@ -68,7 +69,7 @@ def prepare_resumed_run(request: Request, machines: int, progress: Progress, hel
 
 
 def request_from_run(run: Run, workers: int = 0, progress: Progress | None = None) -> Request:
-    """Returns a request to train as this run did: with its text, model, reader and optimizer.
+    """Returns a request to train as this run did: with its text, model, reader and optimizer, from random weights.
 
     `workers` may be another number. Raises InputError if the corpus is missing and cannot be built again.
     """
@@ -77,7 +78,8 @@ def request_from_run(run: Run, workers: int = 0, progress: Progress | None = Non
     given = {"training": {"workers": workers, "groups": max(workers, run.settings.training.groups)}} if workers else {}
     if embedding := run.origin.get("embedding"):
         given = merge_settings(given, {"model": {"embedding": embedding}})
-    return Request((open_run_corpus(run, progress).name,), validate(merge_settings(values, given)))
+    settings = validate(merge_settings(values, given))
+    return Request((open_run_corpus(run, progress).name,), settings, initial=starts.NONE)
 
 
 def expand_replay(request: Request, place: ProcessInfo | None, progress: Progress | None = None) -> Request:
@@ -88,14 +90,13 @@ def expand_replay(request: Request, place: ProcessInfo | None, progress: Progres
     """
     if request.replay is None:
         return request
-    if request.texts or request.settings.explicit() or request.resume is not None or request.initial:
+    if request.texts or request.settings.explicit() or request.resume is not None or request.initial is not None:
         raise UsageError(
             f"--replay takes the text and all settings from {request.replay}; drop the other texts and settings"
         )
     run = open_run(request.replay)
     again = request_from_run(run, place.size if place else 0, progress)
-    initial = run.origin.get("initial")
-    return replace(request, texts=again.texts, settings=again.settings, initial=Path(initial) if initial else None)
+    return replace(request, texts=again.texts, settings=again.settings, initial=run.origin.get("initial", starts.NONE))
 
 
 def resumed_run(request: Request) -> Run:
@@ -103,7 +104,7 @@ def resumed_run(request: Request) -> Run:
 
     Raises UsageError if they may not change.
     """
-    if request.initial:
+    if request.initial is not None:
         raise UsageError("--resume continues a run and --from starts a new one; give one of them")
     run = open_run(request.output or _newest_folder(request.texts))
     asked = request.settings.explicit()

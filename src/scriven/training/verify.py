@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scriven import starts
 from scriven.events import Evaluated, Stepped
 from scriven.model.backends import available_cores, torch_threads
 from scriven.runs import open_run
@@ -65,7 +66,8 @@ def verify_resume(request: Request, steps: int) -> tuple[Verdict, Settings]:
         again = request_from_run(
             open_run(whole)
         )  # with the settings that depend on a measured speed, which may be another now
-        follow(replace(again, output=cut, until=steps), found)
+        initial = open_run(whole).origin.get("initial", starts.NONE)
+        follow(replace(again, output=cut, until=steps, initial=initial), found)
         with use_cores(1) as cores:
             follow(Request(output=cut, resume="last"), found)
         verdict = replace(compare_trails(expected, found), cores=(available_cores(), cores))

@@ -1,12 +1,18 @@
-"""Makes the model that a training starts from: random, from another run, or with pretrained embeddings."""
+"""Makes the model that a training starts from: random, from a run or a start, or with pretrained embeddings."""
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from scriven import starts
+from scriven.corpus.decoding import fold_punctuation
 from scriven.errors import InputError, UsageError
 from scriven.model import CharLM
 from scriven.model.backends import single_threaded
@@ -14,28 +20,77 @@ from scriven.model.language_model import weight_shapes
 from scriven.model.pretrained import Embeddings, from_rows, place, read_embeddings
 from scriven.runs import load_weights, open_run
 from scriven.runs.folder import SETTINGS_FILE
-from scriven.runs.tensors import Shapes
-from scriven.settings import ModelSettings, Settings
+from scriven.runs.tensors import Shapes, decode, finite
+from scriven.settings import ModelSettings, Settings, validate
+from scriven.settings_toml import parse_toml
 from scriven.vocabulary import Vocabulary
 
 PER_SYMBOL = ("embedding.weight", "head.weight", "head.bias")  # arrays with one row per symbol
 ONEHOT = "layers.0.rnn.weight_ih_l0"  # one column per symbol if the input is one-hot
 
 
+@dataclass(frozen=True)
+class StartModel:
+    """The model of a start, checked."""
+
+    start: starts.Start
+
+    def __str__(self) -> str:
+        return f"the start {self.start.name}"
+
+    @cached_property
+    def settings(self) -> ModelSettings:
+        """Its settings. Raises InputError when they are damaged, or describe a model that cannot be started from."""
+        path = self.start.folder / starts.SETTINGS_FILE
+        try:
+            values = parse_toml(self.start.read(starts.SETTINGS_FILE).decode(), path)
+            settings = validate({"model": values.get("model")}).model
+        except (UsageError, ValueError) as error:
+            raise starts.damaged(path, str(error)) from None
+        if settings.input != "embedding" or settings.head != "linear":
+            raise starts.damaged(path, "it needs an embedding and an output layer")
+        return settings
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Its vocabulary. Raises InputError when it is damaged."""
+        path = self.start.folder / starts.VOCABULARY_FILE
+        try:
+            return Vocabulary.from_json(self.start.read(starts.VOCABULARY_FILE).decode())
+        except (InputError, ValueError) as error:
+            raise starts.damaged(path, str(error).split(";")[0]) from None
+
+    def read_weights(self) -> dict[str, Tensor]:
+        """Reads its weights, in fp32. Raises InputError if they do not fit its settings and vocabulary."""
+        path = self.start.folder / starts.WEIGHTS_FILE
+        arrays = decode(path, self.start.read(starts.WEIGHTS_FILE))
+        try:
+            expected = weight_shapes(self.settings, self.vocabulary.size)
+        except UsageError as error:
+            raise starts.damaged(path, str(error)) from None
+        if {name: tuple(value.shape) for name, value in arrays.items()} != expected:
+            raise starts.damaged(path, "its arrays do not fit its settings and its vocabulary")
+        if any(value.dtype != torch.bfloat16 or not finite(value) for value in arrays.values()):
+            raise starts.damaged(path, "its arrays are not finite numbers in bf16")
+        return {name: value.float() for name, value in arrays.items()}
+
+
 def warm_started_model(
-    settings: Settings, vocabulary: Vocabulary, run: str = "", embeddings: Embeddings | None = None
+    settings: Settings, vocabulary: Vocabulary, initial: str = "", embeddings: Embeddings | None = None
 ) -> tuple[CharLM, list[int]]:
     """Returns a new model, and the symbols that the embeddings lack.
 
-    Its weights are drawn from the seed, then replaced by those of `run` and by `embeddings`, if any. They are drawn in
-    one thread, since the last bits of orthogonal matrices depend on the number of threads. Raises InputError or
-    UsageError as `transplant` and `place` do.
+    Its weights are drawn from the seed, then replaced by those of `initial` (a run's folder or a start's reference) and
+    by `embeddings`, if any. They are drawn in one thread, since the last bits of orthogonal matrices depend on the
+    number of threads. Raises InputError or UsageError as `transplant` and `place` do.
     """
     with single_threaded(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
         model = CharLM(settings.model, vocabulary.size)
-    if run:
-        transplant(model, vocabulary, run)
+    if starts.is_reference(initial):
+        transplant_start(model, vocabulary, StartModel(starts.from_reference(initial)))
+    elif initial:
+        transplant(model, vocabulary, initial)
     return model, place(model, vocabulary, embeddings) if embeddings else []
 
 
@@ -55,12 +110,8 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
         raise InputError(
             f"{run} has no output layer (model.head none), and knows other characters; start from another run"
         )
-    if other.vocabulary.unit != vocabulary.unit:
-        raise InputError(
-            f"{run} reads {other.vocabulary.unit}s and this text is read as {vocabulary.unit}s; "
-            f"add --corpus.unit {other.vocabulary.unit}"
-        )
-    _check_shape(model.settings, other.settings.model, run)
+    _check_unit(vocabulary, other.vocabulary, run)
+    _check_shape(model.settings, other.settings.model, run, other_embedding=run)
     theirs = {symbol: row for row, symbol in enumerate(other.vocabulary.symbols)}
     shared = [(row, theirs[symbol]) for row, symbol in enumerate(vocabulary.symbols) if symbol in theirs]
     shared.append((vocabulary.unknown, other.vocabulary.unknown))
@@ -75,18 +126,72 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
     load_weights(model, checkpoint, weights)
 
 
-def _check_shape(mine: ModelSettings, theirs: ModelSettings, run: str) -> None:
-    """Raises UsageError with the settings that differ if the weights of the two models differ in shape."""
+def transplant_start(model: CharLM, vocabulary: Vocabulary, start: StartModel) -> None:
+    """Copies the weights of a start into `model`, those of each symbol from the symbol that `similar_rows` finds.
+
+    A symbol that has none gets the mean of all known ones. Raises UsageError if the models differ in shape, InputError
+    if they differ in unit or the start is damaged.
+    """
+    _check_unit(vocabulary, start.vocabulary, str(start))
+    _check_shape(model.settings, start.settings, str(start))
+    known, mean = len(start.vocabulary.symbols), start.vocabulary.size
+    rows = [mean if row is None else row for row in similar_rows(start.vocabulary, vocabulary)]  # (V,)
+    weights = start.read_weights()
+    for name in PER_SYMBOL:
+        value = weights[name]  # (V, ...) of the start
+        weights[name] = torch.cat((value, value[:known].mean(0, keepdim=True)))[rows]
+    model.load_state_dict(weights)
+
+
+def similar_rows(known: Vocabulary, vocabulary: Vocabulary) -> list[int | None]:
+    """Returns for each of the V symbols of `vocabulary` the row of the symbol in `known` that is most like it, or None.
+
+    That is the symbol itself; its other case; its base letter, without accents; or the plain form of a punctuation
+    mark. The boundary between documents is like a line feed where texts of the other model have no documents.
+    """
+    theirs = {chr(symbol): row for row, symbol in enumerate(known.symbols)}
+    if vocabulary.unit == "byte":
+        rows: list[int | None] = [*range(len(vocabulary.symbols))]
+    else:
+        like = (next(filter(theirs.__contains__, _alike(chr(symbol))), None) for symbol in vocabulary.symbols)
+        rows = [None if each is None else theirs[each] for each in like]
+    if vocabulary.boundary is not None:
+        rows.append(theirs.get("\n") if known.boundary is None else known.boundary)
+    return [*rows, known.unknown]
+
+
+def _alike(symbol: str) -> Iterator[str]:
+    """Yields a symbol and those that may stand for it, the most similar first."""
+    base = unicodedata.normalize("NFKD", symbol)[0]
+    plain = fold_punctuation(symbol)[:1]
+    yield from (symbol, symbol.swapcase(), base, base.swapcase(), plain)
+
+
+def _check_unit(vocabulary: Vocabulary, theirs: Vocabulary, source: str) -> None:
+    """Raises InputError if the models read different units."""
+    if theirs.unit != vocabulary.unit:
+        raise InputError(
+            f"{source} reads {theirs.unit}s and this text is read as {vocabulary.unit}s; "
+            f"add --corpus.unit {theirs.unit}"
+        )
+
+
+def _check_shape(mine: ModelSettings, theirs: ModelSettings, source: str, other_embedding: str = "") -> None:
+    """Raises UsageError with the settings that differ if the weights of the two models differ in shape.
+
+    `source` names the other model, and `other_embedding` is the run whose embedding alone may fit, if any.
+    """
     shapes = weight_shapes(theirs, 1)
     if weight_shapes(mine, 1) == shapes:
         return
     differing = [name for name, value in theirs if value != getattr(mine, name)]
     shaping = [name for name in differing if _shapes(theirs, name, getattr(mine, name)) != shapes] or differing
     values = " and ".join(f"model.{name} {getattr(theirs, name)}, not {getattr(mine, name)}" for name in shaping)
-    alone = mine.input == theirs.input == "embedding" and not mine.tied
+    alone = other_embedding and mine.input == theirs.input == "embedding" and not mine.tied
+    way = f", or start with only its embedding: --model.embedding {other_embedding} instead of --from" if alone else ""
     raise UsageError(
-        f"{run} has {values}, and its weights fit no other model; drop {' and '.join('model.' + n for n in shaping)}"
-        + (f", or start with only its embedding: --model.embedding {run} instead of --from" if alone else "")
+        f"{source} has {values}, and its weights fit no other model; drop "
+        f"{' and '.join('model.' + name for name in shaping)}{way}"
     )
 
 

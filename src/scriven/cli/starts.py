@@ -1,0 +1,45 @@
+"""`scriven starts`: shows the general models that come with Scriven, from which training can begin."""
+
+from __future__ import annotations
+
+import sys
+
+from cyclopts import App
+
+from scriven import starts
+from scriven.cli.common import Json, put_json
+
+app = App(name="starts", help="Show the general models that training can start from: scriven train --from NAME.")
+
+
+@app.default
+def show_all(*, as_json: Json = False) -> None:
+    """List the starts with their size, languages and licence."""
+    if not starts.names() and not as_json:
+        sys.stdout.write("this version of scriven comes without starts; training begins with random weights\n")
+    for name in starts.names():
+        start = starts.find(name)
+        about = start.description
+        values = {"title": about.title, "bytes": start.size, "languages": about.languages, "licence": about.licence}
+        values |= {"trained_characters": about.trained_characters, "sha256": start.sha256}
+        if as_json:
+            put_json({"name": name, **values})
+        else:
+            sys.stdout.write(
+                f"{name}: {about.title}\n"
+                f"  {start.size / 1e6:.1f} MB, trained on {about.trained_characters:,} characters\n"
+                f"  languages: {about.languages}\n"
+                f"  licence: {about.licence}\n"
+            )
+
+
+@app.command
+def show(name: str, /) -> None:
+    """Print the card of a start: its texts, their licences, how it was trained, and its losses.
+
+    Parameters
+    ----------
+    name
+        name of the start, as `scriven starts` shows it
+    """
+    sys.stdout.write(starts.find(name).read_card())

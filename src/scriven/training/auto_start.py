@@ -1,0 +1,180 @@
+"""Decides what a new training starts from: random weights, a run, or the start that suits the text best."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from scriven import runtime, starts
+from scriven.corpus.store import Corpus, Part
+from scriven.model import CharLM
+from scriven.model.backends import single_threaded
+from scriven.runs import open_run
+from scriven.settings import Settings, merge_settings, validate
+from scriven.training.auto_settings import Workload, choose_settings
+from scriven.training.optimizer import usual_learning_rate
+from scriven.training.warm_start import StartModel, similar_rows, warm_started_model
+
+# Settings of the model that do not change what its weights mean. All others must be those of the start.
+FREE = {
+    "dropout",
+    "input_dropout",
+    "output_dropout",
+    "embedding_dropout",
+    "variational",
+    "weight_drop",
+    "freeze_embedding",
+}
+LEAST_KNOWN = 0.98  # of the text's characters: a start must know them, or one like each
+WIDEST = 1.5  # times a start's width: if text and budget are enough for more, they make a better model from nothing
+WINDOWS, WINDOW = 8, 512  # pieces of the text, and their characters, that a start has to predict before any training
+MOST_SURPRISED = 0.85  # of the entropy of single characters: a start that predicts the text no better does not help
+RATE_FACTOR = 0.25  # of the usual learning rate: a higher one forgets what the start knows
+
+
+@dataclass(frozen=True)
+class FirstWeights:
+    """What a training starts from, and a sentence on why."""
+
+    initial: str = ""  # a run's folder, a start's reference, or "" for random weights
+    note: str = ""
+
+
+def named_initial(asked: str | Path | None) -> str:
+    """Returns what the user names as `auto`, "" for random weights, a start's reference, or a run's folder.
+
+    None means the default. A name of a start means the start; a path, or a string with a slash, is a run. Raises
+    InputError or UsageError if there is no such start or run.
+    """
+    asked = runtime.default_from() if asked is None else asked
+    if isinstance(asked, str):
+        if asked in (starts.AUTO, starts.NONE):
+            return "" if asked == starts.NONE else asked
+        if starts.is_reference(asked):
+            return starts.from_reference(asked).reference
+        if asked in starts.names():
+            return starts.find(asked).reference
+        if starts.NAME.fullmatch(asked) and not Path(asked).exists():
+            return starts.find(asked).reference  # which raises, with the names that there are
+    open_run(asked)
+    return str(asked)
+
+
+def choose_initial(named: str, given: Settings, corpus: Corpus, workload: Workload) -> FirstWeights:
+    """Returns what the training of a text starts from, given what `named_initial` returned.
+
+    Of the starts that suit the text, `auto` takes the one that predicts it best. `given` has the requested settings.
+    """
+    if named != starts.AUTO:
+        if not starts.is_reference(named):
+            return FirstWeights(named)
+        start = StartModel(starts.from_reference(named))
+        return FirstWeights(named, f"Training starts from {start}{_describe_rate(given)}.")
+    chosen, least, reasons = None, math.inf, list[str]()
+    for name in starts.names():
+        start = StartModel(starts.find(name))
+        loss, limit = math.inf, MOST_SURPRISED * order0_nats(corpus)
+        if not (reason := unsuitable(start, given, corpus, workload)):
+            loss = zero_shot_nats(start, given, corpus)
+            reason = "" if loss <= limit else f"it predicts the text at {_bits(loss)} bits per character, untrained"
+        reasons.append(reason)
+        if not reason and loss < least:
+            chosen, least = start, loss
+    if chosen is None:
+        why = f" ({reasons[0]})" if len(reasons) == 1 else ""
+        return FirstWeights("", f"Training starts from random weights, as no start suits it{why}." if reasons else "")
+    return FirstWeights(
+        chosen.start.reference,
+        f"Training starts from {chosen}, which predicts this text at {_bits(least)} bits per character before it has "
+        f"read any{_describe_rate(given)}; --from none starts from random weights.",
+    )
+
+
+def inherited_settings(initial: str, given: Settings) -> Settings:
+    """Returns the requested settings, with those that a run's folder or a start brings; requested ones win.
+
+    A run brings all settings of its model. A start brings those that shape it, and a lower learning rate.
+    """
+    if not initial:
+        return given
+    if starts.is_reference(initial):
+        model = StartModel(starts.from_reference(initial)).settings.model_dump(exclude=FREE)
+        brought: dict[str, Any] = {"model": model, "training": {"learning_rate": _start_rate(given)}}
+    else:
+        brought = {"model": open_run(initial).settings.model.model_dump()}
+    return validate(merge_settings(brought, given.explicit()))
+
+
+def unsuitable(start: StartModel, given: Settings, corpus: Corpus, workload: Workload) -> str:
+    """Returns why a start is not for these settings, text and budget, before it has read anything; "" if it may be."""
+    asked, own = given.explicit().get("model", {}), start.settings
+    if differing := [name for name, value in asked.items() if name not in FREE and value != getattr(own, name)]:
+        return f"model.{differing[0]} {asked[differing[0]]!r} is not the start's"
+    if corpus.vocabulary.unit != start.vocabulary.unit:
+        return f"the text is read as {corpus.vocabulary.unit}s"
+    if (known := known_share(start, corpus)) < LEAST_KNOWN:
+        return f"it knows {known:.0%} of the characters"
+    free, _ = choose_settings(given, workload)
+    if free.model.width > WIDEST * own.width:
+        return "text and budget are enough for a larger model"
+    return ""
+
+
+def known_share(start: StartModel, corpus: Corpus) -> float:
+    """Returns the share of the training text's characters that a start knows, or one like each."""
+    frequencies = np.array(corpus.header.frequencies, np.float64)  # (C,)
+    rows = similar_rows(start.vocabulary, corpus.vocabulary)[: len(frequencies)]
+    known = np.array([row is not None for row in rows])
+    return float(frequencies[known].sum() / max(frequencies.sum(), 1))
+
+
+def order0_nats(corpus: Corpus) -> float:
+    """Returns the entropy of single characters of the training text: the loss of who knows only how often each is."""
+    counts = np.array([each for each in corpus.header.frequencies if each], np.float64)
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum()) if len(counts) else 0.0
+
+
+def zero_shot_nats(start: StartModel, given: Settings, corpus: Corpus) -> float:
+    """Returns a start's loss on pieces of the training text before any training, in nats per character.
+
+    It is infinite for a text of one character. It is measured in one thread and in fp32, so that it depends on nothing
+    else that runs.
+    """
+    settings = inherited_settings(start.start.reference, given)
+    model, _ = warm_started_model(settings, corpus.vocabulary, start.start.reference)
+    return mean_nats(model, corpus.training)
+
+
+def mean_nats(model: CharLM, text: Part) -> float:
+    """Returns a model's mean loss on pieces of a text, evenly spread; infinite for less than two characters."""
+    length = min(WINDOW, text.characters)
+    if length < 2:
+        return math.inf
+    firsts = np.linspace(0, text.characters - length, WINDOWS).astype(np.int64).tolist()
+    ids = text.read_all(firsts, [length] * WINDOWS).reshape(WINDOWS, length).T  # (T, N)
+    read = torch.from_numpy(np.minimum(ids, model.unknown))
+    with single_threaded(), torch.inference_mode():
+        logits, _ = model.eval()(read[:-1])
+        return float(functional.cross_entropy(logits.flatten(0, 1), read[1:].flatten()))
+
+
+def _start_rate(given: Settings) -> float:
+    """Returns the learning rate that training from a start has, unless the user gives one."""
+    return RATE_FACTOR * usual_learning_rate(given.training.optimizer)
+
+
+def _describe_rate(given: Settings) -> str:
+    if "learning_rate" in given.training.model_fields_set:
+        return ""
+    return f" (learning rate {_start_rate(given):g})"
+
+
+def _bits(nats: float) -> str:
+    return f"{nats / math.log(2):.2f}"
