@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scriven.corpus import Corpus, Part, build, inputs, shards
-from scriven.corpus.split import are_validation
+from scriven.corpus.writer import are_validation
 from scriven.errors import InputError, UsageError
 from scriven.runtime import cache_folder
 from scriven.settings import CorpusSettings

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, Part, build, inputs, shards, split
+from scriven.corpus import Corpus, Part, build, inputs, shards
 from scriven.corpus.build import build_part, merge
-from scriven.corpus.shards import Draft
-from scriven.corpus.split import HashedDraft, are_duplicates, copy_others
+from scriven.corpus.shards import Draft, HashedDraft, are_duplicates, copy_others
 from scriven.errors import UsageError
 from scriven.settings import validate
 from scriven.vocabulary import code_points
@@ -40,7 +39,7 @@ def test_documents_are_compared_whole_whatever_the_pieces(
     for path in tmp_path.iterdir():
         path.unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(split, "HASHES_AT_ONCE", at_once)
+        patch.setattr(shards, "HASHES_AT_ONCE", at_once)
         patch.setattr(shards, "BLOCK_CHARACTERS", other)
         rest = Draft(io.BytesIO(), tmp_path / "c-documents.npy")
         with hashed(tmp_path, "a", training, one) as known, hashed(tmp_path, "b", validation, other) as held:

@@ -13,6 +13,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -22,12 +23,18 @@ import numpy.typing as npt
 from scriven.arrays import Ids
 from scriven.corpus.header import PartHeader, Shard
 from scriven.corpus.shard_reader import ENDS, npy_head
+from scriven.counter_rng import Words, mix
 from scriven.kernels import encode
 from scriven.vocabulary import UNICODE_SIZE, Symbols, Vocabulary, utf8_lengths
 
 SHARD_CHARACTERS = 1 << 31  # so that a terabyte of text takes few files
 BLOCK_CHARACTERS = 1 << 17  # written at once: few enough for the processor's cache
 NO_ENDS = np.zeros(0, np.int64)
+HASHES_AT_ONCE = 1 << 22
+Flags = npt.NDArray[np.bool_]
+_BASE, _MASK = 0xD1342543DE82EF95, (1 << 64) - 1  # an odd number that looks random
+_INVERSE = pow(_BASE, -1, 1 << 64)
+_HASH = np.dtype("<u8")
 Provisional = npt.NDArray[np.unsignedinteger]
 Progress = Callable[[], None]
 Bytes = bytes | memoryview
@@ -304,3 +311,104 @@ def _shard(path: Path, dtype: np.dtype[np.unsignedinteger], length: int, blocks:
 def smallest_dtype(count: int) -> np.dtype[np.unsignedinteger]:
     """The smallest unsigned type for ids below `count`, little-endian as on disk."""
     return np.min_scalar_type(max(count - 1, 0)).newbyteorder("<")
+
+
+# --- documents of a draft
+
+
+def pick(symbols: Symbols, ends: Ids, chosen: npt.NDArray[np.bool_]) -> tuple[Symbols, Ids]:
+    """Picks documents from symbols (characters,) with ends (M,) of documents; returns their symbols and ends.
+
+    `chosen` (M + 1,) says which; its last flag is for the symbols after the last end.
+    """
+    lengths = np.diff(ends, prepend=0, append=symbols.size)  # (M + 1,)
+    return symbols[np.repeat(chosen, lengths)], np.cumsum(lengths * chosen)[:-1][chosen[:-1]]
+
+
+class HashedDraft:
+    """A draft, and a file with the hash of each document that is appended to it.
+
+    The hash of symbols s depends on their number and on the sum of s[i] * BASE^i modulo 2^64, which can be continued
+    from piece to piece.
+    """
+
+    def __init__(self, draft: Draft, path: Path) -> None:
+        self.draft, self.documents = draft, 0
+        self._path, self._file = path, path.open("wb")
+        self._sum = self._length = 0  # of the open document
+
+    def append(self, symbols: Symbols, ends: Ids) -> None:
+        """Appends like `Draft.append`."""
+        self.draft.append(symbols, ends)
+        lengths = np.diff(ends, prepend=0, append=symbols.size)  # (M + 1,), the last one of the open document
+        sums = _hash_sums(symbols, ends, lengths)
+        sums[0] = (self._sum + int(sums[0]) * pow(_BASE, self._length, 1 << 64)) & _MASK
+        lengths[0] += self._length
+        self._sum, self._length = int(sums[-1]), int(lengths[-1])
+        self._file.write(mix(sums[:-1] + mix(lengths[:-1].astype(np.uint64))).astype(_HASH).data)
+        self.documents += ends.size
+
+    def blocks(self) -> Iterator[Words]:
+        """Reads the hashes of all documents, in blocks (M,)."""
+        self._file.flush()
+        with self._path.open("rb") as file:
+            while data := file.read(HASHES_AT_ONCE * _HASH.itemsize):
+                yield np.frombuffer(data, _HASH).astype(np.uint64)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Removes the file of hashes."""
+        self._file.close()
+        self._path.unlink()
+
+
+def _hash_sums(symbols: Symbols, ends: Ids, lengths: Ids) -> Words:
+    """The sum of s[i] * BASE^i for each document in symbols (characters,), with i from its start there; (M + 1,)."""
+    starts = np.concatenate(([0], ends))  # (M + 1,)
+    sums = np.zeros(starts.size, np.uint64)
+    has_some = lengths > 0  # only the first and the last one may be empty
+    values = np.multiply(symbols, _powers(_BASE, symbols.size)[: symbols.size], dtype=np.uint64)
+    sums[has_some] = np.add.reduceat(values, starts[has_some]) if symbols.size else 0
+    return sums * _powers(_INVERSE, symbols.size)[starts]
+
+
+@cache
+def _all_powers(base: int, count: int) -> Words:
+    powers = np.full(count, base, np.uint64)
+    powers[:1] = 1
+    return np.multiply.accumulate(powers)
+
+
+def _powers(base: int, count: int) -> Words:
+    """At least count + 1 powers of a number modulo 2^64: power 0, 1, ..."""
+    return _all_powers(base, 1 << max(17, count.bit_length()))
+
+
+def are_duplicates(validation: HashedDraft, training: HashedDraft) -> Iterator[Flags]:
+    """Whether each validation document is also in the training part, in blocks (M,)."""
+    for block in validation.blocks():
+        wanted, places = np.unique(block, return_inverse=True)
+        is_found = np.zeros(wanted.size, np.bool_)
+        for others in training.blocks():
+            near = np.minimum(np.searchsorted(wanted, others), wanted.size - 1)
+            is_found[near[wanted[near] == others]] = True
+        yield is_found[places]
+
+
+def copy_others(draft: Draft, flags: Iterator[Flags], into: Draft) -> int:
+    """Copies the documents that are not flagged from one draft to another; returns the number of flagged ones.
+
+    `flags` has a flag for each document, in blocks (M,).
+    """
+    left, dropped = np.zeros(0, np.bool_), 0
+    for symbols, ends in draft.read_back():
+        while left.size <= ends.size and (more := next(flags, None)) is not None:
+            left = np.concatenate((left, more))
+            dropped += int(more.sum())
+        chosen = np.ones(ends.size + 1, np.bool_)  # the last flag is for the open document, if any
+        chosen[: left.size] = ~left[: chosen.size]
+        into.append(*pick(symbols, ends, chosen))
+        left = left[ends.size :]
+    return dropped

@@ -1,32 +1,42 @@
-"""Writes the files of a corpus: reads all symbols once into drafts, then writes them with their final ids."""
+"""Writes the files of a corpus: reads all symbols once into drafts, then writes them with their final ids.
+
+The text is split into training and validation: by its end, or by documents spread over all of it. A share below 1 is a
+fraction of the text. A share of 1 or more is a number of characters, or of documents.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from scriven.arrays import Ids
 from scriven.corpus.encodings import describe_marks
 from scriven.corpus.header import FORMAT, Counts, Header, PartHeader, write_header
 from scriven.corpus.inputs import CorpusInput, CorpusOrigin, Progress, SymbolChunk, amount, list_some
-from scriven.corpus.shards import Draft, Drafted, Layout, PartWriter
-from scriven.corpus.split import (
-    Growing,
+from scriven.corpus.shards import (
+    Draft,
+    Drafted,
     HashedDraft,
-    Split,
+    Layout,
+    PartWriter,
     are_duplicates,
     copy_others,
-    validation_characters,
-    validation_documents,
+    pick,
 )
-from scriven.errors import InputError
+from scriven.counter_rng import GOLDEN, Words, mix
+from scriven.errors import InputError, UsageError
 from scriven.vocabulary import Symbols, Vocabulary
 
 NAMES = "training", "validation"
+LARGEST_DENOMINATOR = 10**9  # shares become fractions with at most this, so that rounding never moves a document
 Portion = tuple[Drafted, int]  # a draft, and the number of its next characters that belong to the part
 
 
@@ -297,3 +307,83 @@ def _note_on_unknown(counts: Counts, layout: Layout, frequencies: Ids, *, alphab
         f"{counts.unknown:,} of {counts.characters:,} characters are not in the alphabet, and count as unknown: "
         f"{list_some(frequent)}"
     )
+
+
+# --- which part of a text is validation
+
+
+def validation_characters(characters: int, share: float) -> int:
+    """The number of characters at the end that are validation: 0 if the share is less than one character, never all.
+
+    Raises UsageError if nothing would be left to train on.
+    """
+    if share >= 1:
+        return _check_count(int(share), characters, "characters")
+    wanted = round(characters * share, 6)  # 0.1 * 30 is 3, not 3.0000000000000004
+    return min(math.ceil(wanted), characters - 1) if wanted >= 1 else 0
+
+
+def validation_documents(documents: int, count: float) -> Fraction:
+    """The share that makes `count` of the documents validation.
+
+    Raises UsageError if nothing would be left to train on.
+    """
+    return Fraction(_check_count(int(count), documents, "documents"), documents)
+
+
+def _check_count(count: int, among: int, unit: str) -> int:
+    """Returns how many of `among` units are validation. Raises UsageError if none is left to train on."""
+    if count >= among:
+        raise UsageError(
+            f"corpus.validation is {count:,}, but the text has only {among:,} {unit}, so none would be left to train "
+            "on; give fewer, or a share such as 0.1"
+        )
+    return count
+
+
+def are_validation(numbers: Ids, share: float | Fraction) -> npt.NDArray[np.bool_]:
+    """Whether each document is validation, by its number from 0: `numbers` (M,) -> (M,).
+
+    Block b has the documents ceil(b / share) .. ceil((b + 1) / share) - 1, and one of them is validation. In block 0 it
+    is the second one, so that two documents suffice; in any other block a hash of b picks it. So documents appended
+    later change nothing.
+    """
+    if not share:
+        return np.zeros(numbers.shape, np.bool_)
+    exact = share
+    if not isinstance(exact, Fraction):
+        exact = max(Fraction(share).limit_denominator(LARGEST_DENOMINATOR), Fraction(1, LARGEST_DENOMINATOR))
+    blocks = numbers * exact.numerator // exact.denominator
+    first = -(-blocks * exact.denominator // exact.numerator)
+    size = -(-(blocks + 1) * exact.denominator // exact.numerator) - first
+    picked = np.where(blocks == 0, 1, (_hash_numbers(blocks) % size.astype(np.uint64)).astype(np.int64))
+    return np.asarray(numbers == first + picked)
+
+
+def _hash_numbers(numbers: Ids) -> Words:
+    """64 well-mixed bits of each number, the low ones too."""
+    bits = mix(numbers.astype(np.uint64) + np.uint64(GOLDEN))
+    return bits ^ (bits >> np.uint64(31))
+
+
+class Growing(Protocol):
+    """Something that documents can be appended to."""
+
+    def append(self, symbols: Symbols, ends: Ids, /) -> None:
+        """Appends symbols (characters,), and the places in them where documents end, (M,)."""
+
+
+class Split:
+    """Sends each document of a text to the draft of the part that it belongs to."""
+
+    def __init__(self, share: float | Fraction, training: Growing, validation: Growing) -> None:
+        self._share, self._training, self._validation = share, training, validation
+        self._ended = 0  # documents
+
+    def append(self, symbols: Symbols, ends: Ids) -> None:
+        """Appends symbols (characters,), and the places in them where documents end, (M,)."""
+        numbers = np.arange(self._ended, self._ended + ends.size + 1)  # (M + 1,), the last one is still open
+        chosen = are_validation(numbers, self._share)
+        self._training.append(*pick(symbols, ends, ~chosen))
+        self._validation.append(*pick(symbols, ends, chosen))
+        self._ended += ends.size

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from scriven.corpus import Corpus, build
 from scriven.corpus.shards import Draft
-from scriven.corpus.split import Split, are_validation, validation_characters, validation_documents
+from scriven.corpus.writer import Split, are_validation, validation_characters, validation_documents
 from scriven.errors import UsageError
 from scriven.settings import validate
 
