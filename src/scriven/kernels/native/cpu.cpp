@@ -1,4 +1,4 @@
-// What this library is, and what this processor and its operating system can do. Portable in every library.
+// The interface of this library, and the abilities of this processor and its system. Portable in every library.
 #include <cstddef>
 #include <type_traits>
 
@@ -26,7 +26,7 @@ struct Leaf {
 
 Leaf leaf(unsigned number, unsigned part) {
     Leaf found;
-    __get_cpuid_count(number, part, &found.eax, &found.ebx, &found.ecx, &found.edx);  // zeros where there is none
+    __get_cpuid_count(number, part, &found.eax, &found.ebx, &found.ecx, &found.edx);  // zeros if there is no such leaf
     return found;
 }
 
@@ -34,13 +34,13 @@ constexpr bool bit(unsigned word, int number) { return (word >> number) & 1; }
 
 // The registers that the operating system saves when it changes threads (XCR0).
 unsigned saved_registers() {
-    if (!bit(leaf(1, 0).ecx, 27)) return 0;  // OSXSAVE: without it xgetbv is no instruction
+    if (!bit(leaf(1, 0).ecx, 27)) return 0;  // OSXSAVE: without it there is no xgetbv
     unsigned low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return low;
 }
 
-// Linux gives the 8 KB of tile registers only to a process that asks; asking again does no harm.
+// Linux gives the 8 KB of tile registers only to a process that asks for them. Asking again does no harm.
 bool tiles_permitted() {
 #if defined(__linux__)
     constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -120,11 +120,11 @@ SCRIVEN_API int64_t scriven_struct_size(const char *name) {
     return 0;
 }
 
-// Which functions this library has, as a number; see interface.py. The build defines it.
+// A number for the functions of this library; see interface.py. The build defines it.
 SCRIVEN_API int64_t scriven_interface() { return SCRIVEN_INTERFACE; }
 
-// The instruction sets that can run here, as bits of Feature. Asks for the use of AMX.
+// The instruction sets that can run here, as bits of Feature. Asks the system for the use of AMX.
 SCRIVEN_API int64_t scriven_features() { return scriven::features(); }
 
-// The bytes of a core's second cache; 0 where the system does not tell.
+// The bytes of a core's second-level cache; 0 if the system does not say.
 SCRIVEN_API int64_t scriven_cache() { return scriven::cache_bytes(); }

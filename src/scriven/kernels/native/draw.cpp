@@ -1,4 +1,4 @@
-// Drawing from weights: the same rules, in the same order of operations, as scriven/inference/sampling.py.
+// Draws from weights by the same rules, in the same order of operations, as scriven/inference/sampling.py.
 #include <algorithm>
 
 #include "vector_math.h"
@@ -12,7 +12,7 @@ bool ranks_before(const Candidate &a, const Candidate &b) {
 
 constexpr int octaves = 64;
 
-// Which octave a weight of at most 1 is in: 0 for 1, 1 for those from 1/2 on, 2 for those from 1/4 on, ...
+// The octave of a weight of at most 1: 0 for 1, 1 for those of at least 1/2, 2 for those of at least 1/4, ...
 int octave_of(double weight) {
     uint64_t bits;
     memcpy(&bits, &weight, sizeof bits);
@@ -23,10 +23,10 @@ int octave_of(double weight) {
 double one(double weight) { return weight > 0 ? 1 : 0; }
 double itself(double weight) { return weight; }
 
-// Leaves weight to the fewest first in rank whose values reach `wanted` (above 0) together; all where none do.
-// Sums the octaves, and ranks the weights of one of them only: to sort all takes several times as long.
+// Keeps the weights of the fewest top symbols whose values together reach `wanted` (above 0); all if they never do.
+// It sums the octaves, and ranks the weights of only one of them: sorting all would take several times as long.
 template <double value(double)>
-void keep_first(double *weights, int64_t count, double wanted, Candidate *room) {
+void keep_first(double *weights, int64_t count, double wanted, Candidate *found) {
     double sums[2][octaves] = {}, held = 0;  // two, so that an addition need not wait for the one before
     for (int64_t id = 0; id < count; id++) sums[id % 2][octave_of(weights[id])] += value(weights[id]);
     int last = 0;
@@ -38,14 +38,14 @@ void keep_first(double *weights, int64_t count, double wanted, Candidate *room) 
     int64_t candidates = 0;
     for (int64_t id = 0; id < count; id++) {
         const int octave = octave_of(weights[id]);
-        room[candidates] = {weights[id], id};
+        found[candidates] = {weights[id], id};
         candidates += octave == last;
         weights[id] = octave < last ? weights[id] : 0;
     }
-    std::sort(room, room + candidates, ranks_before);
+    std::sort(found, found + candidates, ranks_before);
     for (int64_t i = 0; i < candidates && held < wanted; i++) {
-        weights[room[i].id] = room[i].weight;
-        held += value(room[i].weight);
+        weights[found[i].id] = found[i].weight;
+        held += value(found[i].weight);
     }
 }
 
@@ -55,9 +55,9 @@ double sum_of(const double *weights, int64_t count) {
     return sum;
 }
 
-constexpr int64_t few = 128;  // symbols; more are not ranked as a whole
+constexpr int64_t few = 128;  // symbols; more of them are not ranked as a whole
 
-// How many of the weights stay: those first in rank that no filter takes away.
+// Returns how many of the top weights all filters keep.
 int64_t count_kept(const double *weights, const int64_t *places, int64_t *ids, int64_t count, const Drawing &drawing) {
     for (int64_t id = 0; id < count; id++) ids[places[id]] = id;
     const int64_t first = drawing.top_k > 0 && drawing.top_k < double(count) ? int64_t(drawing.top_k) : count;
@@ -71,29 +71,29 @@ int64_t count_kept(const double *weights, const int64_t *places, int64_t *ids, i
     return kept;
 }
 
-// Leaves those weights that the filters keep, and their ids, in the order of the ids; gives their number.
-int64_t filter_few(const Desk &desk, int64_t count, const Drawing &drawing) {
-    rank(desk.weights, count, desk.places);
-    const int64_t kept = count_kept(desk.weights, desk.places, desk.ids, count, drawing);
+// Keeps the weights that the filters leave, and their ids, in the order of the ids. Returns their number.
+int64_t filter_few(const DrawBuffers &buffers, int64_t count, const Drawing &drawing) {
+    rank(buffers.weights, count, buffers.places);
+    const int64_t kept = count_kept(buffers.weights, buffers.places, buffers.ids, count, drawing);
     int64_t left = 0;
     for (int64_t id = 0; id < count; id++) {
-        desk.weights[left] = desk.weights[id];
-        desk.ids[left] = id;
-        left += desk.places[id] < kept;
+        buffers.weights[left] = buffers.weights[id];
+        buffers.ids[left] = id;
+        left += buffers.places[id] < kept;
     }
     return left;
 }
 
-void filter_many(const Desk &desk, int64_t count, const Drawing &drawing) {
-    double *weights = desk.weights;
+void filter_many(const DrawBuffers &buffers, int64_t count, const Drawing &drawing) {
+    double *weights = buffers.weights;
     if (drawing.top_k > 0 && drawing.top_k < double(count))
-        keep_first<one>(weights, count, drawing.top_k, desk.candidates);
+        keep_first<one>(weights, count, drawing.top_k, buffers.candidates);
     if (drawing.top_p < 1)
-        keep_first<itself>(weights, count, drawing.top_p * sum_of(weights, count), desk.candidates);
+        keep_first<itself>(weights, count, drawing.top_p * sum_of(weights, count), buffers.candidates);
     for (int64_t id = 0; id < count; id++) weights[id] = weights[id] < drawing.min_p ? 0 : weights[id];
 }
 
-// The place at which the cumulated weights pass the share `uniform` of their sum. Changes the weights.
+// Returns the place where the cumulated weights pass the share `uniform` of their sum. Changes the weights.
 int64_t passed(double *weights, int64_t count, double uniform) {
     double total = 0;
     for (int64_t i = 0; i < count; i++) weights[i] = total += weights[i];
@@ -105,7 +105,7 @@ int64_t passed(double *weights, int64_t count, double uniform) {
 
 }  // namespace
 
-// The first in rank: what a temperature of zero draws.
+// Returns the top symbol, which a temperature of zero draws.
 int64_t likeliest(const float *logits, int64_t count) {
     int64_t best = 0;
     for (int64_t id = 1; id < count; id++)
@@ -113,15 +113,16 @@ int64_t likeliest(const float *logits, int64_t count) {
     return best;
 }
 
-// The id at which the cumulated weights, filtered, pass the share `uniform` of their sum. The largest weight is 1.
-int64_t pick(const Desk &desk, int64_t count, const Drawing &drawing, double uniform) {
+// Returns the id where the cumulated weights, after the filters, pass the share `uniform` of their sum. The largest
+// weight is 1.
+int64_t pick(const DrawBuffers &buffers, int64_t count, const Drawing &drawing, double uniform) {
     const bool filtered = drawing.top_k > 0 || drawing.top_p < 1 || drawing.min_p > 0;
     if (filtered && count <= few) {
-        const int64_t left = filter_few(desk, count, drawing);
-        return desk.ids[passed(desk.weights, left, uniform)];
+        const int64_t left = filter_few(buffers, count, drawing);
+        return buffers.ids[passed(buffers.weights, left, uniform)];
     }
-    if (filtered) filter_many(desk, count, drawing);
-    return passed(desk.weights, count, uniform);
+    if (filtered) filter_many(buffers, count, drawing);
+    return passed(buffers.weights, count, uniform);
 }
 
 }  // namespace scriven

@@ -1,5 +1,5 @@
-// Symbols -> ids by a table, for text that is read: see kernels/encode.py. What it costs is a small part of decoding,
-// hashing and writing, so it has no code for single processors.
+// Symbols -> ids by a table; see kernels/encode.py. Its time is small next to decoding, hashing and writing, so it has no
+// code for particular processors.
 #include "calls.h"
 #include "common.h"
 
@@ -10,7 +10,7 @@ constexpr int64_t tables = 4;  // of counts, so that an addition need not wait f
 
 // Counts symbols of 8 bits.
 void count(const uint8_t *symbols, int64_t length, int64_t *counts) {
-    constexpr int64_t block = int64_t(1) << 30;  // that no 32 bits overflow in
+    constexpr int64_t block = int64_t(1) << 30;  // 32 bits cannot overflow in a block
     for (int64_t start = 0; start < length; start += block) {
         const int64_t end = length - start < block ? length : start + block;
         uint32_t found[tables][256] = {};
@@ -26,13 +26,13 @@ void count(const uint8_t *symbols, int64_t length, int64_t *counts) {
     }
 }
 
-// Wider ones: the same one seldom comes twice in a row.
+// Wider symbols: the same one seldom comes twice in a row.
 template <typename Symbol>
 void count(const Symbol *symbols, int64_t length, int64_t *counts) {
     for (int64_t at = 0; at < length; at++) counts[symbols[at]]++;
 }
 
-// Calls are passed by value: nothing that is written can be a part of them, so that they stay in registers.
+// Calls are passed by value: no write can change them, so they stay in registers.
 
 template <typename Symbol, typename Id>
 int64_t translate(TextTranslate text) {
@@ -72,9 +72,9 @@ int64_t learn(TextLearn text) {
 }  // namespace
 }  // namespace scriven
 
-// ids[i] = table[symbols[i]], and counts[symbols[i]] += 1 if there are counts. Returns `length`; or, where the table has
-// no id (it ends before, or the id is below 0), the first such place, and nothing is counted; or -1 for other numbers of
-// bytes.
+// ids[i] = table[symbols[i]], and counts[symbols[i]] += 1 if there are counts. Returns `length`. If a symbol has no id
+// (the table ends before it, or the id is below 0), it returns the first such place, and counts nothing. Returns -1 for
+// other numbers of bytes.
 SCRIVEN_API int64_t scriven_text_translate(const scriven::TextTranslate *call) {
     using namespace scriven;
     if (call->symbol_bytes == 1) return translate_to<uint8_t>(*call);
@@ -82,8 +82,8 @@ SCRIVEN_API int64_t scriven_text_translate(const scriven::TextTranslate *call) {
     return call->symbol_bytes == 4 ? translate_to<uint32_t>(*call) : -1;
 }
 
-// Gives the symbols without an id (below 0) the ids known, known + 1, ... in the order in which they come, and writes
-// their first places. Returns how many there are; -1 for a symbol beyond the table, or other numbers of bytes.
+// Gives the symbols without an id (below 0) the ids known, known + 1, ... in the order of their appearance, and writes
+// their first places. Returns their number, or -1 for a symbol beyond the table and for other numbers of bytes.
 SCRIVEN_API int64_t scriven_text_learn(const scriven::TextLearn *call) {
     using namespace scriven;
     if (call->symbol_bytes == 1) return learn<uint8_t>(*call);

@@ -9,12 +9,12 @@ namespace {
 // Null stays null.
 inline const float *part(const float *array, int64_t from) { return array ? array + from : nullptr; }
 
-// The sums of a group's gates for one row: what the table or the bias has, and the products with input and hidden.
+// The sums of a group's gates for one row: those of the table or the bias, and the products with input and hidden.
 template <class P>
 struct GateSums {
     using Out = typename P::Out;
     const float *base;
-    const Out *input, *hidden;  // no input where base has its products
+    const Out *input, *hidden;  // null if base includes its products
     const float *input_scale, *hidden_scale;
     float input_row, hidden_row;
 
@@ -67,7 +67,7 @@ void pack_rows(const Work &work, const PackedMatrix &matrix, const float *x, int
         P::pack(x + row * stride, P::inputs(matrix), to + row * work.operand_stride, scales + row);
 }
 
-// One layer for all rows, whose input and hidden operands are packed: the state after, of this member's groups.
+// Computes this member's groups of the state after one layer, for all rows, from packed input and hidden operands.
 template <class P, bool relu>
 void read_layer_by(const PackedModel &model, const PackedLayer &layer, Work &work, int64_t depth, const int64_t *ids) {
     const PackedMatrix &hidden = layer.hidden, &input = layer.input;
@@ -104,14 +104,14 @@ void read_layer_by(const PackedModel &model, const PackedLayer &layer, Work &wor
     }
 }
 
-// The same, by the layer's own activation.
+// The same, with the activation of the layer.
 template <class P>
 void read_layer(const PackedModel &model, const PackedLayer &layer, Work &work, int64_t depth, const int64_t *ids) {
     model.relu >> depth & 1 ? read_layer_by<P, true>(model, layer, work, depth, ids)
                             : read_layer_by<P, false>(model, layer, work, depth, ids);
 }
 
-// The sum of term(x[i]) for i < count: 16 partial sums, then those one after another.
+// The sum of term(x[i]) for i < count: 16 partial sums, which are then added in order.
 template <typename Term>
 inline float sum_of(const float *x, int64_t count, Term term) {
     float parts[block] = {}, sum = 0;
@@ -123,7 +123,7 @@ inline float sum_of(const float *x, int64_t count, Term term) {
     return sum;
 }
 
-// torch's nn.RMSNorm or nn.LayerNorm of one row, padding included, which `scale` and `shift` keep at zero.
+// torch's nn.RMSNorm or nn.LayerNorm of one row with its padding, which `scale` and `shift` keep at zero.
 inline void normalise(NormKind kind, const PackedLayer &layer, const float *x, int64_t padded, float *to) {
     const float count = float(layer.cells), least = kind == rms_norm ? 1.1920928955078125e-07f : 1e-5f;
     const float mean = kind == rms_norm ? 0.0f : sum_of(x, layer.cells, [](float x) { return x; }) / count;
@@ -134,7 +134,7 @@ inline void normalise(NormKind kind, const PackedLayer &layer, const float *x, i
         for (int64_t i = 0; i < padded; i++) to[i] += layer.shift[i];
 }
 
-// What later layers read of the layer at `depth`: its output, with what a residual model adds, and normalised.
+// The input for the next layer from the one at `depth`: its output, plus the residual input, then normalised.
 inline const float *pass_on(const PackedModel &model, Work &work, int64_t depth) {
     const PackedLayer &layer = model.layer[depth];
     const float *y = work.state[2 * depth];
@@ -184,7 +184,7 @@ inline void begin_documents(const PackedModel &model, const Work &work, const in
     if (any) work.member.wait();
 }
 
-// The logits of rows of what the last layer gave.
+// The logits of rows of the last layer's output.
 template <class P>
 void make_logits(const PackedModel &model, Work &work, const float *x) {
     if (model.head.data) {
@@ -197,7 +197,7 @@ void make_logits(const PackedModel &model, Work &work, const float *x) {
 }
 
 template <class P>
-void read_by(const PackedModel &model, Work &work, const int64_t *ids, bool foretell) {
+void read_by(const PackedModel &model, Work &work, const int64_t *ids, bool predict) {
     begin_documents(model, work, ids);
     const float *x = nullptr;
     for (int64_t depth = 0; depth < model.layers; depth++) {
@@ -211,27 +211,27 @@ void read_by(const PackedModel &model, Work &work, const int64_t *ids, bool fore
                         work.input_scale + row);
         }
         pack_rows<P>(work, layer.hidden, work.state[2 * depth], work.stride, work.hidden, work.hidden_scale);
-        work.member.wait();  // all have packed the state before, which is now written over
+        work.member.wait();  // all have packed the old state, which is now overwritten
         read_layer<P>(model, layer, work, depth, ids);
         work.member.wait();
         x = pass_on(model, work, depth);
     }
-    if (foretell) make_logits<P>(model, work, x);
+    if (predict) make_logits<P>(model, work, x);
     work.member.wait();
 }
 
-// Reads one id a row: gives the state of the work and, where `foretell`, its logits.
-inline void read(const PackedModel &model, Work &work, const int64_t *ids, bool foretell) {
+// Reads one id per row: updates the state of the work and, with `predict`, its logits.
+inline void read(const PackedModel &model, Work &work, const int64_t *ids, bool predict) {
 #if defined(__AMX_INT8__)
     const TileShapes shapes;
     const bool tiles = model.precision == int8 && work.rows >= worth_tiles;
-    __asm__ volatile("" ::"r"(&shapes) : "memory");  // GCC's intrinsic tells it of the first 8 bytes only
+    __asm__ volatile("" ::"r"(&shapes) : "memory");  // GCC's intrinsic declares only the first 8 bytes as read
     if (tiles) _tile_loadconfig(&shapes);
 #endif
-    work.back = !work.back;  // there and back again: the weights used last are used next, and still in the cache
-    if (model.precision == fp32) read_by<Fp32>(model, work, ids, foretell);
-    if (model.precision == bf16) read_by<Bf16>(model, work, ids, foretell);
-    if (model.precision == int8) read_by<Int8>(model, work, ids, foretell);
+    work.back = !work.back;  // back and forth: the weights used last are used next, while they are in the cache
+    if (model.precision == fp32) read_by<Fp32>(model, work, ids, predict);
+    if (model.precision == bf16) read_by<Bf16>(model, work, ids, predict);
+    if (model.precision == int8) read_by<Int8>(model, work, ids, predict);
 #if defined(__AMX_INT8__)
     if (tiles) _tile_release();
 #endif

@@ -1,7 +1,7 @@
 // Products of a group of weights with one or several rows, in each precision.
 //
-// Sums are made in one order whatever the level and the number of rows: the even and the odd inputs (in int8: chunks)
-// one after another, then both together. So a row's text does not depend on those beside it.
+// The order of a sum does not depend on the level or the number of rows: first the even and the odd inputs (in int8:
+// chunks) each for itself, then both together. So a row's text does not depend on the other rows.
 #pragma once
 
 #include "vector_math.h"
@@ -17,7 +17,7 @@ inline Word word_at(const char *from, int64_t place) {
 struct Fp32 {
     using Sums = Floats;
     using Out = float;
-    static constexpr int rows = lanes == 16 ? 2 : 1;  // as many as there are registers for
+    static constexpr int rows = lanes == 16 ? 2 : 1;  // as the registers allow
     static constexpr bool exact = false;
     struct Spread {
         Floats even, odd;
@@ -34,7 +34,7 @@ struct Fp32 {
     static Floats value(const Out *sums, const float *, int64_t at, float) { return load(sums + at); }
 };
 
-// Weights in bf16; what they are multiplied with, and the sums, in fp32.
+// Weights in bf16; operands and sums in fp32.
 struct Bf16 : Fp32 {
     struct Spread {
         Floats x[4];
@@ -53,13 +53,13 @@ struct Bf16 : Fp32 {
     static int64_t inputs(const PackedMatrix &matrix) { return 2 * matrix.chunks; }
 };
 
-// Weights in int8 with a scale for each output, and what they are multiplied with in int8 with a scale for each row:
-// from -127 to 127. The products' sums are exact.
+// Weights in int8 with a scale for each output, operands in int8 with a scale for each row, from -127 to 127. The sums
+// of products are exact.
 struct Int8 {
     using Sums = Ints;
     using Out = int32_t;
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-    static constexpr bool shifted = true;  // the instruction takes one side unsigned: 128 is added, and taken off below
+    static constexpr bool shifted = true;  // the instruction takes one side unsigned: 128 is added, and subtracted below
 #else
     static constexpr bool shifted = false;
 #endif
@@ -175,7 +175,7 @@ inline void multiply_rows(const char *weights, int64_t step, int64_t chunks, con
 }
 
 #if defined(__AMX_INT8__)
-// The same for up to 16 rows at once. Of fewer, those that are missing are computed all the same, and not looked at.
+// The same for up to 16 rows at once. If there are fewer, the missing ones are computed too, and ignored.
 template <int width>
 inline void multiply_tiles(const char *weights, int64_t chunks, const char *x, int64_t x_stride, int32_t *to) {
     constexpr int64_t step = width * block * 4;

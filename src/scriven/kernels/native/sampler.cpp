@@ -1,4 +1,4 @@
-// Writing: draw an id for every row, read it, and so on. One call makes many ids.
+// Writing: draws an id for every row, reads it, and repeats that. One call makes many ids.
 #include <atomic>
 
 #include "forward_step.h"
@@ -8,86 +8,86 @@
 namespace scriven {
 namespace {
 
-constexpr int64_t most_members = 64;  // that share weights
+constexpr int64_t most_members = 64;  // threads that share the weights
 
-struct Room {
+struct Workspace {
     Work work;
-    Desk desk;
-    int64_t *seen;  // (window, rows): ids, a ring; without a window the last ones
+    DrawBuffers buffers;
+    int64_t *seen;  // (window, rows): a ring of ids; without a window, the last ids
 };
 
-Room lay_out(const PackedModel &model, int64_t rows, int64_t window, Arena &arena) {
-    Room room = {};
-    room.work = lay_out_work(model, rows, arena);
-    room.work.logits = arena.take<float>(padded_rows(rows) * room.work.logits_stride);
-    room.desk.weights = arena.take<double>(room.work.logits_stride);
-    room.desk.places = arena.take<int64_t>(room.work.logits_stride);
-    room.desk.ids = arena.take<int64_t>(room.work.logits_stride);
-    room.desk.candidates = arena.take<Candidate>(model.symbols + 1);
-    room.seen = arena.take<int64_t>((window ? window : 1) * rows);
-    return room;
+Workspace lay_out(const PackedModel &model, int64_t rows, int64_t window, Arena &arena) {
+    Workspace workspace = {};
+    workspace.work = lay_out_work(model, rows, arena);
+    workspace.work.logits = arena.take<float>(padded_rows(rows) * workspace.work.logits_stride);
+    workspace.buffers.weights = arena.take<double>(workspace.work.logits_stride);
+    workspace.buffers.places = arena.take<int64_t>(workspace.work.logits_stride);
+    workspace.buffers.ids = arena.take<int64_t>(workspace.work.logits_stride);
+    workspace.buffers.candidates = arena.take<Candidate>(model.symbols + 1);
+    workspace.seen = arena.take<int64_t>((window ? window : 1) * rows);
+    return workspace;
 }
 
 int64_t draw(const float *logits, int64_t count, const Drawing &drawing, double uniform,
-             const Desk &desk) {
+             const DrawBuffers &buffers) {
     if (drawing.temperature == 0) return likeliest(logits, count);
-    weigh(logits, desk.weights, count, drawing.temperature);
-    return pick(desk, count, drawing, uniform);
+    weigh(logits, buffers.weights, count, drawing.temperature);
+    return pick(buffers, count, drawing, uniform);
 }
 
-// The zero state for all members, before any of them goes on.
+// Sets the zero state for all members, before any of them continues.
 void zero_state(const PackedModel &model, const Work &work) {
     for (int64_t i = 0; work.member.index == 0 && i < 2 * model.layers; i++)
         if (work.state[i]) memset(work.state[i], 0, work.rows * work.stride * sizeof(float));
     work.member.wait();
 }
 
-// The logits after the last ids that fit into the window, of which `count` were there, from zero states.
-void look_through(const PackedModel &model, const Room &room, Work &work, int64_t window,
+// Makes the logits after the last ids that fit into the window, from zero states. There are `count` ids.
+void look_through(const PackedModel &model, const Workspace &workspace, Work &work, int64_t window,
                   int64_t count) {
     zero_state(model, work);
     const int64_t first = count < window ? 0 : count - window;
     for (int64_t place = first; place < count; place++)
-        read(model, work, room.seen + place % window * work.rows, place == count - 1);
+        read(model, work, workspace.seen + place % window * work.rows, place == count - 1);
 }
 
-// What was there before: of a writing's rows, those from `begin` on are the room's.
-void open(const PackedModel &model, const SamplerWrite &writing, int64_t begin, const Room &room) {
-    const Work &work = room.work;
+// Copies the state and logits before the call into the workspace, for the rows from `begin` on.
+void open(const PackedModel &model, const SamplerWrite &writing, int64_t begin, const Workspace &workspace) {
+    const Work &work = workspace.work;
     copy_state(model, work, writing.state, true, begin);
     copy_rows(work.logits, work.logits_stride, writing.logits + begin * model.symbols, model.symbols, work.rows,
               model.symbols);
 }
 
-// What is there after it.
-void close(const PackedModel &model, const SamplerWrite &writing, int64_t begin, const Room &room) {
-    const Work &work = room.work;
+// Copies the state and logits after the call back.
+void close(const PackedModel &model, const SamplerWrite &writing, int64_t begin, const Workspace &workspace) {
+    const Work &work = workspace.work;
     if (!writing.window) copy_state(model, work, writing.state, false, begin);
     copy_rows(writing.logits + begin * model.symbols, model.symbols, work.logits, work.logits_stride, work.rows,
               model.symbols);
 }
 
-// Draw and read. Members that share the rows draw alike, each for itself; the first one tells what.
-void write_rows(const PackedModel &model, const SamplerWrite &writing, int64_t begin, Room &room) {
-    Work &work = room.work;
+// Draws and reads. Members that share the rows all draw the same ids, and the first one writes them.
+void write_rows(const PackedModel &model, const SamplerWrite &writing, int64_t begin, Workspace &workspace) {
+    Work &work = workspace.work;
     const int64_t bytes = work.rows * int64_t(sizeof(int64_t));
     for (int64_t place = 0; place < writing.seen; place++)
-        memcpy(room.seen + place * work.rows, writing.recent + place * writing.rows + begin, bytes);
+        memcpy(workspace.seen + place * work.rows, writing.recent + place * writing.rows + begin, bytes);
     for (int64_t step = 0; step < writing.count; step++) {
         const int64_t first = step * writing.rows + begin, count = writing.seen + step;
-        int64_t *ids = room.seen + (writing.window ? count % writing.window * work.rows : 0);
+        int64_t *ids = workspace.seen + (writing.window ? count % writing.window * work.rows : 0);
         for (int64_t row = 0; row < work.rows; row++)
             ids[row] = draw(work.logits + row * work.logits_stride, model.symbols - 1,
-                            writing.drawing[begin + row], writing.uniforms[first + row], room.desk);
+                            writing.drawing[begin + row], writing.uniforms[first + row], workspace.buffers);
         if (work.member.index == 0) memcpy(writing.ids + first, ids, bytes);
         if (writing.window)
-            look_through(model, room, work, writing.window, count + 1);
+            look_through(model, workspace, work, writing.window, count + 1);
         else
             read(model, work, ids, true);
     }
 }
 
-// Each member has rows of its own. Whether there was memory.
+// Each member has its own rows. Returns whether there was enough memory.
 bool write_apart(const PackedModel &model, const SamplerWrite &writing) {
     std::atomic<bool> wrote{true};
     run(writing.threads, [&](const Member &member) {
@@ -101,40 +101,40 @@ bool write_apart(const PackedModel &model, const SamplerWrite &writing) {
             wrote = false;
             return;
         }
-        Room room = lay_out(model, rows, writing.window, arena);
-        open(model, writing, begin, room);
-        write_rows(model, writing, begin, room);
-        close(model, writing, begin, room);
+        Workspace workspace = lay_out(model, rows, writing.window, arena);
+        open(model, writing, begin, workspace);
+        write_rows(model, writing, begin, workspace);
+        close(model, writing, begin, workspace);
     });
     return wrote;
 }
 
-// All members have all rows, and of every matrix the groups that are theirs: their shares of the weights stay in the
-// caches of their cores. Whether there was memory.
+// All members have all rows, and each computes its own groups of every matrix. So each core's share of the weights stays
+// in its cache. Returns whether there was enough memory.
 bool write_together(const PackedModel &model, const SamplerWrite &writing) {
     const int64_t threads = writing.threads < most_members ? writing.threads : most_members;
-    Room rooms[most_members];
+    Workspace workspaces[most_members];
     Arena arena;
     for (int64_t i = 0; i < threads; i++) lay_out(model, writing.rows, writing.window, arena);
     if (!arena.allocate()) return false;
     for (int64_t i = 0; i < threads; i++) {
-        rooms[i] = lay_out(model, writing.rows, writing.window, arena);
-        rooms[i].work.state = rooms->work.state;
-        rooms[i].work.logits = rooms->work.logits;
+        workspaces[i] = lay_out(model, writing.rows, writing.window, arena);
+        workspaces[i].work.state = workspaces->work.state;
+        workspaces[i].work.logits = workspaces->work.logits;
     }
-    open(model, writing, 0, *rooms);
+    open(model, writing, 0, *workspaces);
     run(threads, [&](const Member &member) {
-        rooms[member.index].work.member = member;
-        write_rows(model, writing, 0, rooms[member.index]);
+        workspaces[member.index].work.member = member;
+        write_rows(model, writing, 0, workspaces[member.index]);
     });
-    close(model, writing, 0, *rooms);
+    close(model, writing, 0, *workspaces);
     return true;
 }
 
 }  // namespace
 }  // namespace scriven
 
-// Writes ids in up to so many threads, which share the rows, or the weights if there are few rows. The last symbol,
+// Writes ids in up to `threads` threads, which share the rows, or the weights if there are few rows. The last symbol,
 // <unk>, is never drawn.
 SCRIVEN_API int64_t scriven_sampler_write(const scriven::SamplerWrite *call) {
     using namespace scriven;

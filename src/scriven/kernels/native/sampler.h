@@ -1,4 +1,4 @@
-// What the sampler's and the scorer's sources share: the kinds of packed models, and room to read with them.
+// Shared by the sampler and the scorer: the sizes of packed models, and the arrays to read with them.
 #pragma once
 
 #include "calls.h"
@@ -6,25 +6,25 @@
 
 namespace scriven {
 
-constexpr int64_t block = 16;          // outputs of a matrix that are computed side by side
+constexpr int64_t block = 16;          // outputs of a matrix that are computed together
 constexpr int64_t widest = 4;          // blocks in a group, at most
 constexpr int64_t rows_together = 16;  // rows of a batch that use a group while it is in the cache
-constexpr int64_t worth_tiles = 3;     // rows; fewer are faster without AMX
+constexpr int64_t worth_tiles = 3;     // rows from which AMX is faster
 
 enum Cell : int64_t { rnn = 0, gru = 1, lstm = 2, mingru = 3 };
 enum Precision : int64_t { fp32 = 0, bf16 = 1, int8 = 2 };
 enum NormKind : int64_t { no_norm = 0, rms_norm = 1, layer_norm = 2 };
 
 // Arrays for N rows; every row of `stride` floats or bytes begins at a multiple of 64 bytes and is padded with zeros.
-// Members of a team may share the rows: the state and the logits are then the same arrays for all, of which each member
-// makes the groups that are its own; all else it has, and makes, for itself.
+// Members of a team may share the rows. The state and the logits are then the same arrays for all, and each member makes
+// its own groups of them. Each member has and makes everything else for itself.
 struct Work {
     Member member;
     int64_t rows, stride, operand_stride;
-    bool back;  // whether the next step goes through the groups from the last one to the first
+    bool back;  // whether the next step takes the groups from the last to the first
     float **state;  // (L, 2) arrays (N, stride): h, and an lstm's c
     float *x, *normed;
-    char *input, *hidden;  // what a layer's matrices are multiplied with
+    char *input, *hidden;  // the operands of a layer's matrices
     float *input_scale, *hidden_scale;
     char *input_sums, *hidden_sums;  // products of a group, for rows_together rows
     float *logits;                   // (N, logits_stride)
@@ -38,13 +38,13 @@ struct Candidate {
 
 int64_t likeliest(const float *logits, int64_t count);
 
-// Room for drawing from `count` weights, padded to a multiple of 16.
-struct Desk {
+// Buffers for drawing from `count` weights, padded to a multiple of 16.
+struct DrawBuffers {
     double *weights;
     int64_t *places, *ids;
     Candidate *candidates;
 };
 
-int64_t pick(const Desk &desk, int64_t count, const Drawing &drawing, double uniform);
+int64_t pick(const DrawBuffers &buffers, int64_t count, const Drawing &drawing, double uniform);
 
 }  // namespace scriven

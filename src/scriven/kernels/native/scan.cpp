@@ -1,11 +1,11 @@
 // All steps of a layer whose gates see the input alone (minGRU, Feng et al. 2024), and their gradients:
 //
-//     z = sigmoid(k), new = x + 0.5 where x >= 0 and sigmoid(x) elsewhere, h = (1 - z) * h_before + z * new
+//     z = sigmoid(k), new = x + 0.5 if x >= 0 and sigmoid(x) otherwise, h = (1 - z) * h_before + z * new
 //
-// k and x come from one product of the input, made before. Cells do not meet, so that a call works on a range of them.
+// k and x come from one earlier product of the input. Cells are independent, so a call works on a range of them.
 //
 // Compilers turn the loops over cells into vectors. Nothing is contracted, and every cell goes through the same
-// operations however wide the vectors are: all levels give the same bits.
+// operations for any width of vectors, so all levels give the same bits.
 #include "calls.h"
 #include "common.h"
 
@@ -39,7 +39,7 @@ inline float read(bf16 value) { return float_of_bf16(value); }
 inline void store(float *to, float value) { *to = value; }
 inline void store(bf16 *to, float value) { *to = bf16_of_float(value); }
 
-// e to the x with a relative error of 3e-7, within 2^-63 and 2^63, so that the product of two is a number. The
+// e to the x with a relative error of 3e-7, within 2^-63 and 2^63, so that the product of two is finite. The
 // polynomial is (2^r - 1) / r at the Chebyshev nodes of |r| <= 1/2. NaN stays NaN.
 inline float exponential(float x) {
     constexpr float log2_e = 1.44269504088896341f, limit = 63.0f;
@@ -85,7 +85,7 @@ void step(const Sum *__restrict k, const Sum *__restrict x, const float *__restr
     }
 }
 
-// The same step back: dh comes from the step after, and goes to the one before. With `add`, gradients are added to.
+// The gradient of a step: dh comes from the next step, and goes to the one before. With `add`, it adds to gradients.
 template <bool begins, bool add, class Sum, class Gradient>
 void step_back(const Sum *__restrict k, const Sum *__restrict x, const float *__restrict before,
                const float *__restrict dy, float *__restrict dh, Gradient *__restrict dk, Gradient *__restrict dx,
@@ -105,7 +105,7 @@ template <class Sum> void forward_of(const ScanShape &shape, const ScanInput &in
     const float *before = in.h + shape.begin;
     float *h = y + shape.begin;
     for (int64_t place = 0; place < places; ++place, h += cells, before += cells) {
-        if (place == shape.rows) before = y + shape.begin;  // from the second step on, what the one before gave
+        if (place == shape.rows) before = y + shape.begin;  // from the second step on, the output of the one before
         const int64_t row = in.ids ? in.ids[place] : place;
         const Sum *k = static_cast<const Sum *>(in.sums) + row * 2 * cells + shape.begin;
         const bool begins = in.fresh && in.fresh[place];

@@ -1,7 +1,7 @@
-// The team's threads: those of the OpenMP library that torch has loaded, else POSIX ones; elsewhere the caller alone.
+// The team's threads: those of the OpenMP library that torch has loaded, or POSIX threads, or only the caller.
 //
-// Torch's threads look out for more work for milliseconds after each piece. Others beside them would get half of the
-// cores: a training step took twice as long. So the team is made of the same threads.
+// Torch's threads spin for milliseconds after each piece of work. Other threads would get only half of the cores then,
+// and a training step took twice as long. So the team uses the same threads.
 #include "thread_team.h"
 
 #include <atomic>
@@ -24,8 +24,8 @@ struct alignas(64) Barrier {
 
 namespace {
 
-constexpr int64_t SPINS = 200;  // looks before others may have the core: some microseconds
-constexpr std::chrono::microseconds AWAKE(200);  // that a thread looks out for the next call before it sleeps
+constexpr int64_t SPINS = 200;  // checks before it yields the core: some microseconds
+constexpr std::chrono::microseconds AWAKE(200);  // for a thread to spin before it sleeps
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -77,7 +77,7 @@ struct Call {
     Job job;
     void *context;
     Barrier barrier;
-    int64_t kept = 1;  // members, where they are threads kept here
+    int64_t kept = 1;  // members, if the threads are kept here
 
     void as(int64_t index, int64_t count) {
         const FlushDenormals flush;
@@ -85,11 +85,11 @@ struct Call {
     }
 };
 
-// A thread that waits for calls, for ever.
+// A thread that waits for calls, forever.
 struct alignas(64) Kept {
     const int64_t index;
-    std::atomic<Call *> call{nullptr};  // to be done; none when it is done
-    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;  // held to give a call, and to fall asleep
+    std::atomic<Call *> call{nullptr};  // to be made; null once it is done
+    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;  // held to pass a call, and to fall asleep
     pthread_cond_t given = PTHREAD_COND_INITIALIZER;
 
     explicit Kept(int64_t number) : index(number) {}
@@ -119,7 +119,7 @@ struct alignas(64) Kept {
     }
 };
 
-// Makes thread `index`, which no signal comes to: they are for the program's own threads. Null where it cannot be.
+// Makes thread `index`. It gets no signals, which are for the program's own threads. Null if it cannot be made.
 Kept *made(int64_t index) {
     auto *kept = new (std::nothrow) Kept(index);
     if (!kept) return nullptr;
@@ -134,7 +134,7 @@ Kept *made(int64_t index) {
     return failed ? nullptr : kept;
 }
 
-// What compilers call for a parallel region; nothing is null, or all is.
+// The functions that compilers call for a parallel region: all are null, or none.
 struct OpenMP {
     void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
     int (*number)(), (*count)();
@@ -152,7 +152,7 @@ struct OpenMP {
 };
 
 OpenMP openmp{};      // looked up at every call until torch is there
-bool forked = false;  // a child of a fork has no threads, which the library does not know
+bool forked = false;  // a forked child has no threads, which the library does not notice
 
 void in_region(void *given) {
     auto *call = static_cast<Call *>(given);
@@ -167,10 +167,10 @@ bool run_in_region(Call &call, int64_t threads) {
 }
 
 constexpr int64_t LIMIT = 256;
-Kept *kept[LIMIT];  // by index; the first is the caller's place and stays empty. They end with the process
+Kept *kept[LIMIT];  // by index; the first place is the caller's and stays empty. They end with the process
 std::atomic_flag taken = ATOMIC_FLAG_INIT;
 
-// A child of a fork has only the thread that forked.
+// A forked child has only the thread that forked.
 void forget() {
     forked = true;
     for (Kept *&each : kept) each = nullptr;
@@ -179,7 +179,7 @@ void forget() {
 
 [[maybe_unused]] const int forgets = pthread_atfork(nullptr, nullptr, forget);
 
-// How many members there are for a call that wants so many.
+// The number of members for a call that wants `threads` of them.
 int64_t members(int64_t threads) {
     if (threads > LIMIT) threads = LIMIT;
     for (int64_t index = 1; index < threads; ++index)

@@ -1,7 +1,7 @@
 // Functions of vectors.
 //
-// Each lane goes through the same operations on every level, each rounded once (nothing is contracted), so that all
-// levels give the same bits: the width only says how many lanes go together.
+// Each lane goes through the same operations on every level, each rounded once (nothing is contracted). So all levels
+// give the same bits; the width only sets the number of lanes.
 #pragma once
 
 #include "sampler.h"
@@ -51,7 +51,7 @@ inline Floats power_of_2(Floats x) {
     return (Floats)((Words)p + ((Words)shifted << 23));
 }
 
-// e to the (scale * x). No result is above 2^40, so that the product of three is a number: a sigmoid of 1e-12 is 0.
+// e to the (scale * x). No result is above 2^40, so that the product of three is finite; a sigmoid of 1e-12 is 0.
 inline Floats exponential(Floats x, float scale) {
     return power_of_2(larger(smaller(spread(40.0f), x * (scale * log2_e)), spread(-120.0f)));
 }
@@ -126,8 +126,8 @@ inline void weigh(const float *logits, double *weights, int64_t count, double te
     }
 }
 
-// places[i]: how many of the weights are larger than weight i, or as large and before it. Each is compared with each: of
-// few weights that is faster than any sort.
+// places[i]: how many weights are larger than weight i, or equal and before it. It compares each with each, which is
+// faster than any sort if there are few weights.
 inline void rank(const double *weights, int64_t count, int64_t *places) {
     constexpr int64_t width = lanes / 2;
     Longs numbers = {};

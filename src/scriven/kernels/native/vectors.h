@@ -44,7 +44,7 @@ inline Floats spread(float x) {
 #endif
 }
 
-// a * b + c, rounded once where the processor can.
+// a * b + c, rounded once if the processor can.
 inline Floats multiply_add(Floats a, Floats b, Floats c) {
 #if defined(__AVX512F__)
     return _mm512_fmadd_ps(a, b, c);
@@ -59,14 +59,14 @@ inline Floats multiply_add(Floats a, Floats b, Floats c) {
 }
 
 #if defined(__AVX512F__)
-// Not _mm512_min_ps and so on, of which GCC 12 thinks that they use a variable before it is set.
+// Not _mm512_min_ps and the like: GCC 12 warns that they use an uninitialised variable.
 inline Floats smaller(Floats a, Floats b) { return _mm512_maskz_min_ps(0xffff, a, b); }
 inline Floats larger(Floats a, Floats b) { return _mm512_maskz_max_ps(0xffff, a, b); }
 #elif defined(__AVX2__)
 inline Floats smaller(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 inline Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 #else
-inline Floats smaller(Floats a, Floats b) { return a < b ? a : b; }  // the second one where one is NaN
+inline Floats smaller(Floats a, Floats b) { return a < b ? a : b; }  // b if one is NaN
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 #endif
 

@@ -1,4 +1,4 @@
-// Memory for reading with a model as Python packs it: arrays for so many rows, laid out as Work says.
+// Memory for reading with a packed model: the arrays of Work for some rows.
 #pragma once
 
 #include <cstdlib>
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t rounded_up(int64_t size, int64_t step) { return (size + step - 1) / step * step; }
 
-// Pieces of one buffer of zeros, each at a multiple of 64 bytes. Counts only, as long as there is no buffer.
+// Pieces of one buffer of zeros, each at a multiple of 64 bytes. Without a buffer, it only counts their bytes.
 class Arena {
   public:
     template <typename T>
@@ -41,10 +41,10 @@ inline int64_t inputs_of(const PackedMatrix &matrix, int64_t precision) {
     return matrix.chunks * (precision == int8 ? 4 : precision == bf16 ? 2 : 1);
 }
 
-// How many rows an array of so many has: tiles are always whole.
+// The rows of an array for `rows` rows: tiles are always whole.
 inline int64_t padded_rows(int64_t rows) { return rows < worth_tiles ? rows : rounded_up(rows, rows_together); }
 
-// How long a row of floats must be, so that every array of a model fits in it.
+// The length of a row of floats that fits every array of a model.
 inline int64_t longest_row(const PackedModel &model) {
     int64_t longest = inputs_of(model.head, model.precision);
     for (int64_t i = 0; i < model.layers; i++) {
@@ -56,13 +56,13 @@ inline int64_t longest_row(const PackedModel &model) {
     return longest;
 }
 
-// Counts only, as long as the arena has no buffer. Without states those of the layers are somebody else's.
+// Without a buffer in the arena, it only counts. Without `states`, the caller sets those of the layers.
 inline Work lay_out_work(const PackedModel &model, int64_t rows, Arena &arena, bool states = true) {
     Work work = {};
     const int64_t all = padded_rows(rows), sums = rows_together * widest * block;
     work.member = {0, 1, nullptr};
     work.rows = rows;
-    // Not a multiple of 4096 bytes: rows would all fall in the same few sets of the cache.
+    // Not a multiple of 4096 bytes, or all rows would fall into the same few sets of the cache.
     work.stride = rounded_up(longest_row(model), 64) + block;
     work.operand_stride = work.stride * int64_t(model.precision == int8 ? 1 : sizeof(float)) + 64;
     work.operand_stride = rounded_up(work.operand_stride, 64);
@@ -90,7 +90,7 @@ inline void copy_rows(float *to, int64_t to_stride, const float *from, int64_t f
         memcpy(to + row * to_stride, from + row * from_stride, count * sizeof(float));
 }
 
-// The state of the work's rows, which are the caller's from `first` on.
+// Copies the state of the work's rows from or to the caller's rows from `first` on.
 inline void copy_state(const PackedModel &model, const Work &work, float *const *state, bool into, int64_t first = 0) {
     for (int64_t i = 0; i < 2 * model.layers; i++) {
         if (!work.state[i]) continue;
