@@ -1,5 +1,7 @@
 """What a program or a notebook calls."""
 
+import inspect
+import pickle
 import re
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 import scriven
+import scriven.session
 from scriven.events import Event, Finished, Started
 
 SMALL = {"model": {"width": 16}, "reader": {"batch": 4, "length": 16}, "training": {"workers": 1, "threads": 1}}
@@ -53,6 +56,33 @@ def test_train_load_sample_and_score(book: Path, tmp_path: Path) -> None:
 def test_mistakes_are_explained(book: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(scriven.UsageError):
         scriven.train(book, output=tmp_path / "run", reports=[], **wrong)
+
+
+def test_errors_of_loading_name_parameters(book: Path, tmp_path: Path) -> None:
+    run = scriven.train(book, steps=1, output=tmp_path / "run", settings=SMALL, reports=[])
+    assert inspect.signature(scriven.load) == inspect.signature(scriven.session.load)
+    with pytest.raises(scriven.InputError, match=r"checkpoint of epoch 3; .* \(keep all keeps those"):
+        scriven.load(run.path, which="epoch:3")
+    (run.path / "checkpoints" / "index.json").write_text("[]")
+    with pytest.raises(scriven.InputError, match="or repair it by resume='last'"):
+        scriven.load(run.path)
+    with pytest.raises(scriven.InputError, match="or repair it by --resume"):
+        scriven.session.load(run.path)  # as commands do
+
+
+def test_values_are_pickled(book: Path, tmp_path: Path) -> None:
+    events = list(scriven.train_events(book, steps=1, output=tmp_path / "run", settings=SMALL))
+    model, corpus = scriven.load(tmp_path / "run"), scriven.build_corpus(book)
+    batch, _ = next(scriven.iterate_batches(corpus, READER))
+    values = [events, model.settings, model.score("the"), list(model.samples(2, length=5, seed=1)), model.vocabulary]
+    for value in values:
+        assert pickle.loads(pickle.dumps(value)) == value
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(batch)).ids, batch.ids)
+    again = pickle.loads(pickle.dumps((model, corpus)))
+    assert [repr(each) for each in again] == [repr(model), repr(corpus)]
+    assert again[0].score("the") == model.score("the")
+    step = model.session().step("a")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(step)).hidden, step.hidden)
 
 
 def test_a_run_is_resumed(book: Path, tmp_path: Path) -> None:
@@ -168,6 +198,7 @@ def test_a_model_of_an_own_loop_is_used_as_any_other(book: Path, tmp_path: Path)
     assert scriven.save_run(model, corpus, path, step=5, best=False) == path
     assert (scriven.load(path).step, scriven.load(path, which="last").step) == (3, 5)
     assert repr(corpus).startswith("Corpus('")
+    assert repr(corpus.training) == f"Part({corpus.training.characters:,} characters)"
 
 
 def test_a_run_is_not_saved_over_another_one_or_from_other_weights(book: Path, tmp_path: Path) -> None:

@@ -58,7 +58,6 @@ def test_what_is_no_text_is_refused(model: Model, way: str, text: Any) -> None:
     for function in [*functions, model.prepare, model.unknown_characters, session.read, session.score]:
         assert way in told(function, text)
     assert way in told(model.samples, 2, text)
-    assert way in told(model.texts, 2, text)
     assert way in told(list, model.surprisals([text]))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scriven.settings import Settings
+from scriven.settings import SamplingSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "scriven"
@@ -113,6 +113,28 @@ def test_functions_are_named_by_verbs() -> None:
 def test_docstrings_are_in_plain_words() -> None:
     found, count = with_idioms()
     assert len(found) <= IDIOMS * count, "\n".join(found)
+
+
+def public_nodes(node: ast.AST, path: str) -> Iterator[tuple[str, ast.AST]]:
+    """The functions and classes that are public by name, and the methods of the latter."""
+    for each in ast.iter_child_nodes(node):
+        if isinstance(each, Function | ast.ClassDef) and not each.name.startswith("_"):
+            if not any(ast.unparse(decorator) == "overload" for decorator in each.decorator_list):
+                yield f"{path}.{each.name}", each
+            if isinstance(each, ast.ClassDef):
+                yield from public_nodes(each, f"{path}.{each.name}")
+        elif isinstance(each, ast.If | ast.Try | ast.With):
+            yield from public_nodes(each, path)
+
+
+def test_all_that_is_public_has_a_docstring() -> None:
+    modules = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
+    found = [*modules.items(), *(each for path, module in modules.items() for each in public_nodes(module, path))]
+    assert len(found) > 1000
+    assert [path for path, node in found if not ast.get_docstring(node)] == []  # type: ignore[arg-type]
+    groups = {section: type(values) for section, values in [*Settings(), ("sampling", SamplingSettings())]}
+    settings = {f"{name}.{key}": field for name, group in groups.items() for key, field in group.model_fields.items()}
+    assert [name for name, field in settings.items() if not field.description] == []
 
 
 def test_a_class_name_stands_for_one_thing() -> None:

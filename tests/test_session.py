@@ -16,13 +16,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import scriven
 from scriven.errors import InputError, UsageError
 from scriven.inference import generation
 from scriven.inference.chunks import split_text
 from scriven.model import CharLM
 from scriven.runs import create_run
-from scriven.session import Model, Session, Written, load, load_session
-from scriven.settings import SamplingSettings, Settings, validate
+from scriven.session import Model, Session, load, load_session
+from scriven.settings import ModelSettings, SamplingSettings, Settings, validate
 from scriven.vocabulary import Vocabulary
 from small_model import favour
 
@@ -197,7 +198,7 @@ def test_text_is_prepared_as_the_corpus_was(tmp_path: Path) -> None:
     assert model.sample("AB", length=9, seed=1) == model.sample("ab", length=9, seed=1)
 
 
-@pytest.mark.parametrize("method", [Model.stream, Model.sample, Model.samples, Model.texts, Session.write])
+@pytest.mark.parametrize("method", [Model.stream, Model.sample, Model.samples, Session.write])
 def test_signatures_name_all_sampling_settings_with_their_defaults(method: Any) -> None:
     parameters = inspect.signature(method).parameters
     for name, field in SamplingSettings.model_fields.items():
@@ -308,6 +309,10 @@ def test_reprs_are_for_people(model: Model) -> None:
     assert repr(model.score("a bad ☃")).startswith("Score(")
     assert "bits per character, 7 characters, 1 unseen)" in repr(model.score("a bad ☃"))
     assert repr(model.score("")) == "Score(no characters)"
+    assert "bits per character, 1 character)" in repr(model.score("a"))
+    state = [[(16,), (16,)], [(16,), (16,)]]
+    assert repr(model.session().step("a")) == f"Step(probabilities (13,), hidden (16,), state {state})"
+    assert repr(Settings(model=ModelSettings(width=3, cell="lstm"))) == "Settings(model=ModelSettings(width=3))"
     assert repr(model).startswith("Model(lstm 2x16, ")
     assert repr(model.vocabulary) == r"Vocabulary(12 characters: '\n .abcdefghß')"
     assert re.fullmatch(r"Session\(Model\(.*\), next '.*' \d+%, .*\)", repr(model.session()))
@@ -385,18 +390,18 @@ def test_until_end_a_text_ends_by_itself(names: Model) -> None:
     ended = names.sample("a", length=200, seed=1, until_end=True)
     assert ended == free.partition("\n")[0]
     assert "".join(names.stream("a", length=200, seed=1, until_end=True)) == ended
-    (written,) = names.texts(1, "a", length=200, seed=1, until_end=True)
-    assert written == Written(ended, ended=True)
-    assert list(names.texts(1, "a", length=len(ended), seed=1, until_end=True)) == [Written(ended, ended=False)]
+    (written,) = names.samples(1, "a", length=200, seed=1, until_end=True)
+    assert (written, written.ended) == (ended, True)
+    (cut,) = names.samples(1, "a", length=len(ended), seed=1, until_end=True)
+    assert (cut, cut.ended) == (ended, False)
+    again = pickle.loads(pickle.dumps(written))
+    assert (again, again.ended, type(again)) == (ended, True, scriven.WrittenText)
 
 
 def test_texts_until_their_ends_are_those_of_following_seeds(names: Model) -> None:
-    texts = list(names.texts(70, length=30, seed=5, until_end=True, stop=["bc"]))
-    assert [each.text for each in texts] == [
-        names.sample(length=30, seed=5 + n, until_end=True, stop=["bc"]) for n in range(70)
-    ]
+    texts = list(names.samples(70, length=30, seed=5, until_end=True, stop=["bc"]))
+    assert texts == [names.sample(length=30, seed=5 + n, until_end=True, stop=["bc"]) for n in range(70)]
     assert {each.ended for each in texts} == {True, False}
-    assert [each.text for each in texts] == list(names.samples(70, length=30, seed=5, until_end=True, stop=["bc"]))
 
 
 def test_without_until_end_further_documents_follow(names: Model) -> None:

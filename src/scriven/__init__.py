@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from scriven.own_loop import build_corpus, iterate_batches, register_cell, register_optimizer, save_run
     from scriven.report import Report
     from scriven.report.terminal import TerminalReport
-    from scriven.session import Model, Score, Session, Step, load, load_session
+    from scriven.session import Model, Score, Session, Step, WrittenText, load, load_session
     from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, Settings
 
     __version__: str
@@ -69,6 +69,7 @@ __all__ = [
     "TerminalReport",
     "TrainedRun",
     "UsageError",
+    "WrittenText",
     "__version__",
     "build_corpus",
     "iterate_batches",
@@ -100,11 +101,13 @@ _HOMES = {
     "Step": "scriven.session",
     "TerminalReport": "scriven.report.terminal",
     "TrainedRun": "scriven.api",
+    "WrittenText": "scriven.session",
     "load": "scriven.session",
     "load_session": "scriven.session",
     "train": "scriven.api",
     "train_events": "scriven.api",
 }
+_COMMANDS_TOO = ["load", "load_session"]  # functions that commands call too, for which errors name flags
 
 
 def __getattr__(name: str) -> object:
@@ -114,6 +117,8 @@ def __getattr__(name: str) -> object:
     from importlib import import_module, metadata  # noqa: PLC0415 - only when a name is used
 
     value = metadata.version("scriven") if name == "__version__" else getattr(import_module(_HOMES[name]), name)
+    if name in _COMMANDS_TOO:
+        value = import_module("scriven.arguments").speak_python(value)
     globals()[name] = value
     return value
 

@@ -93,17 +93,22 @@ def train(
     shown, and training continues without it. Raises UsageError, InputError or DivergedError; on Ctrl-C it saves and
     raises Interrupted.
     """
-    _check(texts, text, settings, reports)
-    request = _make_request(
-        name_texts(texts, text),
-        {"minutes": minutes, "epochs": epochs, "steps": steps, "characters": characters},
-        _overlay(recipe, settings, text),
+    events = train_events(
+        *texts,
+        text=text,
+        minutes=minutes,
+        epochs=epochs,
+        steps=steps,
+        characters=characters,
         output=output,
         resume=resume,
         initial=starts.NONE if initial is None and recipe is not None else initial,
         replay=replay,
+        recipe=recipe,
+        settings=settings,
+        reports=[_progress_report()] if reports is None else reports,
     )
-    return _end_of(_train(request, [_progress_report()] if reports is None else reports))
+    return _end_of(events)
 
 
 def _progress_report() -> Report:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from scriven.errors import InputError, UsageError, close_names, did_you_mean, join_names
 
+Inputs = ParamSpec("Inputs")
+Result = TypeVar("Result")
 PARAMETERS = {"from": "initial", "resume": "resume='last'", "checkpoint": "which"}  # of functions, by flag
 COMMANDS_IN_TEXT = re.compile(r"scriven [a-z]")
 EPOCH = re.compile(r"epoch:(\d{1,9})", re.ASCII)  # names the checkpoint of an epoch
@@ -133,6 +137,17 @@ def python_words() -> Iterator[None]:
     except (UsageError, InputError) as error:
         error.args = (in_python(str(error)), *error.args[1:])
         raise
+
+
+def speak_python(function: Callable[Inputs, Result]) -> Callable[Inputs, Result]:
+    """Returns the function with errors that name parameters of functions, not flags."""
+
+    @functools.wraps(function)
+    def _call(*values: Inputs.args, **named: Inputs.kwargs) -> Result:
+        with python_words():
+            return function(*values, **named)
+
+    return _call
 
 
 def in_python(sentence: str) -> str:

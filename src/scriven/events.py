@@ -33,8 +33,9 @@ class Loss:
         """Returns the mean surprisal in words: bits per character, and the number of characters."""
         if not self.characters:
             return "no characters"
-        ends = f", {self.ends:,} ends of documents" if self.ends else ""
-        return f"{self.bits_per_char:.4f} bits per character, {self.characters:,} characters{ends}"
+        counted = f"{self.characters:,} character{'s' * (self.characters != 1)}"
+        ends = f", {self.ends:,} end{'s' * (self.ends != 1)} of documents" if self.ends else ""
+        return f"{self.bits_per_char:.4f} bits per character, {counted}{ends}"
 
     def __add__(self, other: Loss) -> Loss:
         return Loss(

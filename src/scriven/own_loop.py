@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ from scriven.corpus.build import build, name_texts, settings_for_text
 from scriven.corpus.store import Corpus
 from scriven.errors import UsageError
 from scriven.events import Loss
-from scriven.kernels.native_library import level
 from scriven.model import CharLM
 from scriven.model.language_model import weight_shapes
 from scriven.runs import create_run, open_run, writing
-from scriven.runs.folder import check_new_run, has_checkpoints
+from scriven.runs.folder import check_new_run, describe_origin, has_checkpoints
 from scriven.runs.tensors import check_arrays, finite
 from scriven.runtime import MAIN, Registered
 from scriven.settings import (
@@ -106,7 +104,8 @@ def iterate_batches(
     """
     settings, part = _reader(corpus, reader), corpus.validation if validation else corpus.training
     while True:
-        batch, cursor = next_batch(part, corpus.vocabulary, settings, cursor)
+        with python_words():
+            batch, cursor = next_batch(part, corpus.vocabulary, settings, cursor)
         yield batch, cursor
 
 
@@ -144,8 +143,7 @@ def save_run(
     with python_words():
         seals = _seals(path, settings)
         with writing(path):
-            origin = {"texts": corpus.texts, "text": corpus.text_hash, "scriven": version("scriven")}
-            origin |= {"corpus": corpus.name, "kernels": level()}
+            origin = describe_origin(corpus.texts, corpus.text_hash, corpus.name)
             run = create_run(path, settings, corpus.vocabulary, origin, seals)
             before = run.index().best
             manifest = {"step": step, "validation": vars((loss or Loss(0.0, 0)) + Loss(0.0, 0))}

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import repeat
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args, overload
+from typing import Literal, NamedTuple, Self, get_args, overload
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -61,12 +61,17 @@ Several = list[str] | tuple[str, ...]  # texts; not Sequence, as a str is one
 SHOWN = 3  # likely next symbols in a session's repr
 
 
-@dataclass(frozen=True)
-class Written:
-    """A text that a model wrote, and whether it ended by itself: at the end of a document."""
+class WrittenText(str):
+    """A text that a model wrote. It `ended` if it ended by itself, with its document."""
 
-    text: str
+    __slots__ = ("ended",)
     ended: bool
+
+    def __new__(cls, text: str, ended: bool = False) -> Self:
+        """Makes the text."""
+        made = super().__new__(cls, text)
+        made.ended = ended
+        return made
 
 
 class Read(NamedTuple):
@@ -100,12 +105,16 @@ class Score(Loss):
         return repr(self) if self.read is None else score_html(repr(self), *self.read)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Step:
     """The result of reading one symbol. A model that reads windows has the `state` after the whole text."""
 
     probabilities: Float64s  # (V,) of the next symbol, in the order of the ids; `<unk>` is the last
     state: tuple[tuple[Float32s, ...], ...]  # per layer: (h, c) of an lstm, (h,) of other cells; each (H,)
+
+    def __repr__(self) -> str:
+        shapes = [[part.shape for part in layer] for layer in self.state]
+        return f"Step(probabilities {self.probabilities.shape}, hidden {self.hidden.shape}, state {shapes})"
 
     @property
     def hidden(self) -> Float32s:
@@ -213,7 +222,7 @@ class Model:
         check_text("prompt", prompt)
         options = GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p, piece)
         session = self.session(seed=seed)
-        pieces = session.write_with(options)
+        pieces = session._write_with(options)
         session.read(prompt)
         return pieces
 
@@ -245,7 +254,7 @@ class Model:
         top_k: int = SAMPLING.top_k,
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
-    ) -> list[str]: ...
+    ) -> list[WrittenText]: ...
 
     def sample(
         self,
@@ -259,7 +268,7 @@ class Model:
         top_k: int = SAMPLING.top_k,
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
-    ) -> str | list[str]:
+    ) -> str | list[WrittenText]:
         """Returns a text that the model writes after `prompt`; arguments as in `stream`.
 
         For a list of prompts it returns a list of texts, which are written side by side: text n is the one that
@@ -267,10 +276,10 @@ class Model:
         """
         options = GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p)
         if not isinstance(prompt, str):
-            return [each.text for each in self._write_all(check_texts("prompt", prompt), seed, options)]
+            return list(self._write_all(check_texts("prompt", prompt), seed, options))
         session = self.session(seed=seed)
         session.read(prompt)
-        return "".join(session.write_with(options))
+        return "".join(session._write_with(options))
 
     def samples(
         self,
@@ -285,48 +294,29 @@ class Model:
         top_k: int = SAMPLING.top_k,
         top_p: float = SAMPLING.top_p,
         min_p: float = SAMPLING.min_p,
-    ) -> Iterator[str]:
+    ) -> Iterator[WrittenText]:
         """Yields `count` texts after the same prompt, written at the same time: many times faster than one by one.
 
-        Text n is the one that `sample` gives with `seed + n`. Arguments are those of `stream`.
+        Text n is the one that `sample` gives with `seed + n`; it is a str that says in `ended` whether it ended by
+        itself. Arguments are those of `stream`.
         """
-        check_text("prompt", prompt)
-        options = GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p)
-        written = self._write_all(repeat(prompt, check_count(count)), seed, options)
-        return (each.text for each in written)
-
-    def texts(
-        self,
-        count: int,
-        prompt: str = "",
-        *,
-        length: int = LENGTH,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        until_end: bool = False,
-        temperature: float = SAMPLING.temperature,
-        top_k: int = SAMPLING.top_k,
-        top_p: float = SAMPLING.top_p,
-        min_p: float = SAMPLING.min_p,
-    ) -> Iterator[Written]:
-        """Yields like `samples`, with whether each text ended by itself."""
         check_text("prompt", prompt)
         options = GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p)
         return self._write_all(repeat(prompt, check_count(count)), seed, options)
 
-    def _write_all(self, prompts: Iterable[str], seed: int | None, options: GenerationOptions) -> Iterator[Written]:
+    def _write_all(self, prompts: Iterable[str], seed: int | None, options: GenerationOptions) -> Iterator[WrittenText]:
         """Writes a text after each prompt, all at the same time. Text n is drawn with `seed + n`."""
         first = first_seed(seed)
         options.begin(self.vocabulary, np.random.default_rng(first))  # raises now, and not at the first text
         return self._write_each(enumerate(prompts, first), options)
 
-    def _write_each(self, prompts: Iterable[tuple[int, str]], options: GenerationOptions) -> Iterator[Written]:
+    def _write_each(self, prompts: Iterable[tuple[int, str]], options: GenerationOptions) -> Iterator[WrittenText]:
         read = lru_cache(1)(self._after)  # the same prompt may come many times
         texts = (
             (options.begin(self.vocabulary, np.random.default_rng(seed)), read(prompt)) for seed, prompt in prompts
         )
         for line, text in generate_many(self.predictor, texts, options.may_end):
-            yield Written(text, line.pen.ended)
+            yield WrittenText(text, line.pen.ended)
 
     def _after(self, prompt: str) -> Context:
         """Returns the context after a prompt."""
@@ -486,9 +476,9 @@ class Session:
         stop string and the end of a document. After such an end, another document begins. Raises UsageError for values
         out of range, and for `until_end` if the model knows no documents.
         """
-        return self.write_with(GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p, piece))
+        return self._write_with(GenerationOptions(length, stop, until_end, temperature, top_k, top_p, min_p, piece))
 
-    def write_with(self, options: GenerationOptions) -> Iterator[str]:
+    def _write_with(self, options: GenerationOptions) -> Iterator[str]:
         """Writes like `write`, with its arguments as one value."""
         return self._write(options.begin(self._model.vocabulary, self._random), options.piece)
 

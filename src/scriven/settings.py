@@ -7,6 +7,7 @@ A field marked "fitted" has a value here only to complete the class. Unless the 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -79,6 +80,11 @@ class Frozen(BaseModel):
     """Base of all settings: immutable; an unknown name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What the repr shows: settings that are not as by default."""
+        fields = type(self).model_fields
+        return ((name, value) for name, value in self if value != fields[name].default)
 
 
 class CorpusSettings(Frozen):

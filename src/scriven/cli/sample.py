@@ -29,7 +29,7 @@ from scriven.settings import SamplingSettings
 if TYPE_CHECKING:
     from scriven.corpus import Part
     from scriven.corpus.decoding import ReadCounts
-    from scriven.session import Model, Written
+    from scriven.session import Model, WrittenText
 
 DEFAULTS = SamplingSettings()
 SEPARATOR = "-" * 16  # printed between two texts
@@ -120,7 +120,7 @@ def sample(
     else:
         asked = {"prompt": prompt, "seed": first_seed(seed), **writing}
         training = corpus_of(run).training if novelty else None
-        texts: Iterable[Written] = model.texts(count, **asked)
+        texts: Iterable[WrittenText] = model.samples(count, **asked)
         known = None
         if training:
             texts = list(texts)
@@ -161,28 +161,28 @@ def _note_marks(prompt: str, tally: ReadCounts) -> str:
     return prompt
 
 
-def _show_all(texts: Iterable[Written], prompt: str, *, one_line: bool) -> None:
+def _show_all(texts: Iterable[WrittenText], prompt: str, *, one_line: bool) -> None:
     """Prints several texts, each on a line of its own or with a separator between them."""
     for n, written in enumerate(texts):
         _print_text("" if one_line or n == 0 else SEPARATOR + "\n")
-        _show(prompt, iter([written.text]))
+        _show(prompt, iter([written]))
 
 
-def _put_json(texts: Iterable[Written], asked: dict[str, Any], known: list[bool] | None) -> None:
+def _put_json(texts: Iterable[WrittenText], asked: dict[str, Any], known: list[bool] | None) -> None:
     """Prints each text as JSON, with all that is needed to write it again."""
     for n, written in enumerate(texts):
-        row = {**asked, "seed": asked["seed"] + n, "text": written.text, "ended": written.ended}
+        row = {**asked, "seed": asked["seed"] + n, "text": written, "ended": written.ended}
         put_json(row | ({"known": known[n]} if known else {}))
         sys.stdout.flush()
 
 
-def _find_known(training: Part, model: Model, prompt: str, texts: Iterable[Written]) -> list[bool]:
+def _find_known(training: Part, model: Model, prompt: str, texts: Iterable[WrittenText]) -> list[bool]:
     """Returns for each text, with its prompt, whether it is a document of the training text; only ended ones can be."""
     from scriven.inference.chunks import split_text
     from scriven.inference.surprisal import find_known
 
     begun = split_text(prompt, model.settings.corpus)[-1]
-    found = find_known(training, [model.vocabulary.encode_read(begun + each.text) for each in texts])
+    found = find_known(training, [model.vocabulary.encode_read(begun + each) for each in texts])
     return [written.ended and there for written, there in zip(texts, found, strict=True)]
 
 

@@ -57,6 +57,10 @@ class Part:
                 self._ends = cache.numbers(url, header.documents, pinned=True)
         self._known, self._table = known, table
 
+    def __repr__(self) -> str:
+        documents = f", {self.documents:,} documents" if self.documents else ""
+        return f"Part({self.characters:,} characters{documents})"
+
     def read(self, start: int, length: int) -> Ids:
         """Reads `length` ids from `start` on. Raises like `read_all`."""
         return self.read_all([start], [length])

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 from scriven.arguments import check_step, epoch_of
 from scriven.corpus.filesystem import Place, place_of
 from scriven.errors import InputError, UnreadableError, UsageError
+from scriven.kernels.native_library import level
 from scriven.model.language_model import state_size, weight_shapes
 from scriven.runs.checkpoints import (
     SHA256,
@@ -294,6 +296,15 @@ def has_checkpoints(path: Path) -> bool:
     Raises UnreadableError if the folder cannot be read.
     """
     return any(re.match(r"step-|\.step-.*\.old$", name) for name in list_names(path / CHECKPOINTS))
+
+
+def describe_origin(texts: Sequence[str], text: str, corpus: str, **sources: str) -> dict[str, Any]:
+    """Returns what a run is made from, for the table `run` of its settings.toml, with this version and its kernels.
+
+    `text` is the hash of the corpus, `corpus` its folder; `sources` are runs and files that the run starts with.
+    """
+    made = {"texts": texts, "text": text, "scriven": version("scriven")}
+    return made | sources | {"corpus": corpus, "kernels": level()}
 
 
 class RunOrigin(BaseModel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ from scriven import starts
 from scriven.corpus.build import Progress
 from scriven.corpus.store import Corpus
 from scriven.errors import UsageError
-from scriven.kernels.native_library import level
 from scriven.model.pretrained import Embeddings
 from scriven.runs import create_run
-from scriven.runs.folder import check_new_run, hold_claim
+from scriven.runs.folder import check_new_run, describe_origin, hold_claim
 from scriven.runs.journal import read_replay_log
 from scriven.settings import Settings, check_partial, merge_settings, validate
 from scriven.training.auto_settings import (
@@ -119,11 +117,10 @@ def _choose_all_settings(given: Settings, workload: Workload) -> tuple[Settings,
 
 def _describe_origin(request: Request, corpus: Corpus, initial: str, embedding: str) -> dict[str, Any]:
     """Returns what a run is made from, for the table `run` of its settings.toml."""
-    origin = {"texts": check_texts_named(request), "text": corpus.text_hash, "scriven": version("scriven")}
     started = {"initial": initial, "embedding": embedding, "replay": request.replay or ""}
     sources = {
         name: str(path) if starts.is_reference(str(path)) else str(Path(path).resolve())
         for name, path in started.items()
         if path
     }
-    return origin | sources | {"corpus": corpus.name, "kernels": level()}
+    return describe_origin(check_texts_named(request), corpus.text_hash, corpus.name, **sources)
