@@ -1,5 +1,6 @@
 """The model as a function of ids and state."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scriven.errors import UsageError
 from scriven.kernels import recurrent_fp32, scan
 from scriven.model import CharLM, backends
+from scriven.model.backends import Route, choose_backend
 from scriven.model.cells import Masks, RecurrentLayer
 from scriven.model.language_model import join_rows, parameter_count, take_rows, weight_shapes, zero_rows
 from scriven.settings import ModelSettings
@@ -120,7 +122,8 @@ def test_starts_within_a_chunk_are_those_of_one_character_after_another(
 ) -> None:
     for kernel in (recurrent_fp32, scan) if way != "native" else ():
         monkeypatch.setattr(kernel, "usable", lambda: False)
-    monkeypatch.setattr(backends, "packs", lambda device: way == "packed")  # as on a GPU
+    if way == "packed":  # as on a GPU
+        monkeypatch.setattr(backends, "_fastest_fresh_route", lambda *_, **__: "torch")
     model, ids, fresh = made(**chosen), torch.randint(0, V, (9, 4)), torch.rand(9, 4) < 0.4
     start = [tuple(torch.randn_like(part).requires_grad_() for part in layer) for layer in model.zero_state(4)]
     wanted = [*model.parameters(), *(part for layer in start for part in layer)]
@@ -135,6 +138,24 @@ def test_starts_within_a_chunk_are_those_of_one_character_after_another(
         loss = torch.cat(pieces).square().sum() + sum(part.square().sum() for part in ends)
         found.append((torch.cat(pieces), *ends, *torch.autograd.grad(loss, wanted)))
     torch.testing.assert_close(found[0], found[1], atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.skipif(not recurrent_fp32.usable(), reason="native code in fp32 needs AVX2, and SCRIVEN_KERNELS allows it")
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_starts_within_a_chunk_take_native_code_where_torch_makes_the_products_in_bf16(cell: str) -> None:
+    """Torch's own function cannot start a row afresh, and a loop takes twice as long; both round products to bf16."""
+    model, ids, fresh = made(cell=cell), torch.randint(0, V, (9, 4)), torch.rand(9, 4) < 0.4
+    backend = choose_backend(model.settings, torch.device("cpu"), "bf16", learns=True)
+    torchs: tuple[Route, ...] = tuple("torch" for _ in backend.routes)
+    fresh_routes: tuple[Route, ...] = ("native", "loop")
+    found = []
+    for route in fresh_routes:
+        by_torch = replace(backend, routes=torchs, fresh_route=route, native_products=False)
+        logits, state = model(ids, None, fresh, backend=by_torch)
+        found.append((logits, *state[0], *torch.autograd.grad(logits.square().mean(), list(model.parameters()))))
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        torch.testing.assert_close(one, other, atol=0.01, rtol=0.03)
 
 
 def test_rows_are_taken_and_joined() -> None:

@@ -173,17 +173,6 @@ def test_auto_takes_what_is_faster(speedup: float, native: bool, chosen: str, mo
     assert precision.choose_precision("fp32", CPU, "lstm", native=native) == "fp32"
 
 
-@pytest.mark.parametrize(
-    ("cell", "native", "chosen"), [("lstm", False, "fp32"), ("lstm", True, "bf16"), ("mingru", False, "bf16")]
-)
-def test_texts_that_begin_within_chunks_need_native_code(
-    cell: Cell, native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(precision, "_measure", lambda cell: Measurement(0.0, 3.0, 1.0))
-    assert precision.choose_precision("auto", CPU, cell, native=native, fresh=True) == chosen
-    assert precision.choose_precision("bf16", CPU, cell, native=native, fresh=True) == "bf16"
-
-
 def test_bf16_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_measure", lambda cell: Measurement(0.0, 0.1, 0.0))
     with pytest.raises(UsageError, match="use fp32"):

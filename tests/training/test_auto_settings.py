@@ -2,17 +2,14 @@
 
 from dataclasses import replace
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scriven.corpus.store import Part
 from scriven.settings import Optimizer, Settings, merge_settings, validate
-from scriven.training import auto_settings
-from scriven.training.auto_settings import Workload, choose_compute, choose_settings, expected_seconds, measure_speed
+from scriven.training.auto_settings import Workload, choose_settings, expected_seconds, measure_speed
 
 
 def facts(characters: int = 1_000_000, cores: int = 2, speed: float = 80_000.0) -> Workload:
@@ -50,31 +47,6 @@ def test_one_machine_alone_uses_all_its_cores() -> None:
             validate({"budget": {"minutes": 5.0}}), replace(facts(cores=cores), own_cores=cores, shared=shared)
         )
         assert settings.training.workers * settings.training.threads == cores
-
-
-@pytest.mark.parametrize(
-    ("documents", "given", "fresh"),
-    [
-        (1_000, {"corpus": {"documents": "lines"}}, True),
-        (10, {"corpus": {"documents": "files"}}, False),  # most chunks have no start of a document
-        (1_000, {"corpus": {"documents": "lines"}, "reader": {"pack": False}}, False),  # all starts are first
-        (1_000, {"corpus": {"documents": "lines"}, "reader": {"kind": "stream"}}, False),
-        (0, {}, False),
-    ],
-)
-def test_precision_is_chosen_for_texts_that_begin_within_chunks(
-    documents: int, given: dict[str, Any], *, fresh: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[bool] = []
-
-    def choose(*_: object, native: bool, fresh: bool) -> str:
-        asked.append(fresh)
-        return "fp32"
-
-    monkeypatch.setattr(auto_settings, "choose_precision", choose)
-    monkeypatch.setattr(auto_settings, "has_native_code", lambda model, precision: precision == "fp32")
-    choose_compute(validate(given), Mock(spec=Part, characters=100_000, documents=documents))
-    assert asked == [fresh]
 
 
 @given(

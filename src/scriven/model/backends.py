@@ -45,7 +45,7 @@ class Backend:
     routes: tuple[Route, ...]  # what computes the steps of each recurrent layer
     native_products: bool  # whether native code makes matrix products, in bf16
     native_losses: bool  # whether native code computes the output layer and the losses together
-    packs: bool  # whether torch's functions read packed sequences, to start afresh at any step
+    fresh_route: Route  # what computes, instead of torch's own function, a chunk with fresh starts after its first step
     single_steps: bool  # whether a step by itself is computed directly, if no gradient is needed
 
     @property
@@ -107,7 +107,7 @@ def _fastest_backend(
         routes=tuple(_fastest_route(settings, depth, native) for depth in range(settings.layers)),
         native_products=native_products,
         native_losses=native_products and settings.head != "none" and cross_entropy.usable(),
-        packs=packs(device),
+        fresh_route=_fastest_fresh_route(device, native=weights == torch.float32 and recurrent_fp32.usable()),
         single_steps=not learns,
     )
 
@@ -130,9 +130,15 @@ def has_native_code(settings: ModelSettings, precision: str) -> bool:
     return able and settings.cell in OWN_CELLS and set(settings.activations) == {"tanh"}
 
 
-def packs(device: torch.device) -> bool:
-    """Whether packed sequences are faster there than a loop over time; on a CPU they take 2 to 5 times as long."""
-    return device.type != "cpu"
+def _fastest_fresh_route(device: torch.device, *, native: bool) -> Route:
+    """What computes a chunk with fresh starts after its first step, where torch's function computes the others.
+
+    Packed sequences, which torch's function reads, take 2 to 5 times as long as a loop on a CPU. `native` code in fp32
+    takes half as long as a loop in bf16, as docs/experiments.md measures.
+    """
+    if device.type != "cpu":
+        return "torch"
+    return "native" if native else "loop"
 
 
 # --- threads

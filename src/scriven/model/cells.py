@@ -233,10 +233,12 @@ class RecurrentLayer(nn.Module):
             state = self._one_step(step, x[0], state, weight_hh)
             return state[0][None], state
         route = backend.routes[self.depth]
+        if route == "torch" and fresh is not None:
+            route = backend.fresh_route
         if route == "native":
             by = self._in_bf16 if backend.native_products else self._in_fp32
             return by(x, state, weight_hh, ids, fresh)
-        if route == "torch" and (fresh is None or backend.packs):
+        if route == "torch":
             return self._by_torch(x, state, weight_hh, fresh)
         if backend.autocast:  # once, instead of at every step
             weight_hh = weight_hh.to(backend.autocast)

@@ -55,15 +55,12 @@ def choose_precision(
     cell: str = "lstm",
     *,
     native: bool = False,
-    fresh: bool = False,
     again: bool = True,
 ) -> str:
     """Chooses `fp32` or `bf16` for a `training.precision` setting; `auto` measures the CPU with this cell.
 
     If there is `native` code in bf16, nothing is measured: it exists for processors on which it is several times
-    faster. Nor is it if texts begin within chunks and native code in fp32 starts `fresh` there: in bf16 torch would
-    need a loop over time, which takes more than twice as long. A registered cell is not measured either: the CPU
-    computes it in fp32. `again` is as in `measurements`.
+    faster. `again` is as in `measurements`.
 
     Raises UsageError if bf16 is asked for and does not work.
     """
@@ -74,7 +71,7 @@ def choose_precision(
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    if device.type != "cpu" or not known or (fresh and cell != "mingru" and not native):
+    if device.type != "cpu" or not known:
         return "fp32"
     return "bf16" if native or bf16_speedup(cell, again=again) > WORTHWHILE_SPEEDUP else "fp32"
 

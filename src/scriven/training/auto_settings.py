@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from scriven.batches import epoch_reads
-from scriven.corpus.store import Corpus, Part
+from scriven.corpus.store import Corpus
 from scriven.errors import UsageError
 from scriven.model import CharLM, choose_backend, choose_device, choose_precision
 from scriven.model.backends import available_cores, has_native_code, tune_cpu
@@ -83,11 +83,8 @@ class Compute:
         return validate(merge_settings(settings.model_dump(), chosen))
 
 
-def choose_compute(settings: Settings, text: Part) -> Compute:
-    """Returns the device and precision for the settings and the training text on this machine.
-
-    Raises UsageError if they do not exist.
-    """
+def choose_compute(settings: Settings) -> Compute:
+    """Returns the device and precision for the settings on this machine. Raises UsageError if they do not exist."""
     training, cell = settings.training, settings.model.cell
     device = choose_device(training.device)
     if training.workers > 1 and device.type == "mps":
@@ -98,14 +95,7 @@ def choose_compute(settings: Settings, text: Part) -> Compute:
             "that the program imports, or drop --training.workers"
         )
     native = has_native_code(settings.model, "bf16")
-    fresh = _starts_within_chunks(settings, text) and has_native_code(settings.model, "fp32")
-    return Compute(device, choose_precision(training.precision, device, cell, native=native, fresh=fresh))
-
-
-def _starts_within_chunks(settings: Settings, text: Part) -> bool:
-    """Whether documents begin in the middle of most chunks, as documents shorter than a chunk of all rows do."""
-    chunk = settings.reader.batch * settings.reader.length
-    return choose_reader(settings) == "documents" and _packs(settings) and text.characters < text.documents * chunk
+    return Compute(device, choose_precision(training.precision, device, cell, native=native))
 
 
 def describe_workload(

@@ -40,7 +40,7 @@ def prepare_new_run(request: Request, machines: int, progress: Progress, held: c
     named_start = named_initial(request.initial)
     corpus = open_corpus(request.texts, request.settings.corpus, progress)
     requested, embeddings = _requested_settings(request, corpus)
-    compute = choose_compute(requested, corpus.training)
+    compute = choose_compute(requested)
     named = str(request.replay or request.texts[0])
     path = request.output or free_folder(named)
     workload = describe_workload(corpus, requested, compute, machines, request.begun, measured=True)

@@ -53,7 +53,7 @@ def prepare_resumed_run(request: Request, machines: int, progress: Progress, hel
     else:
         corpus = open_corpus(request.texts, run.settings.corpus, progress)
     check_can_resume(run, recovered.checkpoint, corpus, finished=request.resume == "auto")
-    compute = choose_compute(run.settings, corpus.training)
+    compute = choose_compute(run.settings)
     workload = describe_workload(corpus, run.settings, compute, machines, request.begun, measured=False)
     notes = [*recovered.notes, *kernel_notes(run, level()), *text_notes(run, progress)]
     origin = run.origin | {"corpus": corpus.name, "kernels": level()}
