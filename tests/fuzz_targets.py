@@ -34,10 +34,10 @@ from scriven.model import pretrained
 from scriven.runs import Checkpoint, Run, open_run
 from scriven.runs.journal import read_fingerprints, read_replay_log
 from scriven.runs.tensors import decode, finite, read_checked
+from scriven.safe_files import read_toml
 from scriven.server import requests, run_monitor
 from scriven.server.responses import ApiError
 from scriven.settings import CorpusSettings, validate
-from scriven.settings_toml import read_toml
 from scriven.training.state import load_state
 from scriven.vocabulary import Vocabulary
 

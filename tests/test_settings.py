@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scriven.errors import InputError, UsageError
+from scriven.safe_files import read_toml
 from scriven.settings import ModelSettings, Settings, check_complete, merge_settings, validate, with_current_names
-from scriven.settings_toml import read_toml
 
 
 def test_settings_survive_toml(tmp_path: Path) -> None:

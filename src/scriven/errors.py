@@ -17,6 +17,7 @@ from typing import Literal
 LIKENESS = 0.7  # by difflib, from which one name may mean another
 BEGINNING = 3  # letters of a name, at least, that may stand for it
 ENTRIES_READ = 10_000  # entries of a folder, at most
+MOST_SHOWN = 300  # characters of a value or a name in a message
 NO_MEMORY = (
     "out of memory",
     "not enough memory",
@@ -143,3 +144,8 @@ def describe_steps(steps: float) -> str:
     """Returns a number of steps as text. It need not be whole."""
     whole = steps == round(steps) or steps >= 100
     return f"{steps:,.0f} step{'s' * (steps != 1)}" if whole else f"{steps:,.2f} steps"
+
+
+def shorten(text: str) -> str:
+    """Returns the text, cut if it is too long for a message."""
+    return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."

@@ -17,6 +17,7 @@ import shutil
 import socket
 import stat
 import time
+import tomllib
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,10 +27,14 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from scriven import strict_json
-from scriven.errors import InputError, UnreadableError
+from scriven.errors import InputError, UnreadableError, close_paths, did_you_mean, shorten
 
 TEXT_LIMIT = 9_000_000  # bytes of a text or JSON file; a vocabulary of all of Unicode takes 8.9 million
 BUFFER = memoryview | bytes
+MOST_DOTS = 1000  # in numbers and in keys like a.b.c: tomllib's time is quadratic in the length of a key
+LONGEST_NUMBER = 1000  # digits: Python prints none of over 4,300, but reads longer ones if they are hexadecimal
+_LONG_NUMBER = re.compile(rf"0[xob][0-9a-fA-F_]{{{LONGEST_NUMBER}}}")
+_BASIC_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*+"?')  # to the end of the line if it is not closed
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR}  # other errors may be temporary
 _NO_FOLLOWING = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # else opening a pipe waits until somebody writes to it
@@ -238,6 +243,41 @@ def real_folder(path: Path) -> Path:
     if linked:
         raise InputError(f"{path} is a symbolic link, which is not followed; put the folder itself there")
     return path
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Returns the nested values of a TOML file of settings.
+
+    Raises InputError if it cannot be read or is not TOML.
+    """
+    try:
+        return parse_toml(path.read_text(encoding="utf-8"), path)
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no file {path} to read settings from{did_you_mean(close_paths(str(path)))}"
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot read settings from {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read settings from {path}, which is not UTF-8 at byte {error.start}") from None
+
+
+def parse_toml(text: str, path: Path) -> dict[str, Any]:
+    """Returns the nested values of settings as TOML text. Errors name the file `path` that it came from.
+
+    Raises InputError if it is not TOML.
+    """
+    try:
+        rest = _BASIC_STRING.sub("", text)
+        if rest.count(".") > MOST_DOTS:
+            raise ValueError(f"it has more than {MOST_DOTS} dots outside of strings")
+        if _LONG_NUMBER.search(rest):
+            raise ValueError(f"it has a number of over {LONGEST_NUMBER} digits")
+        return tomllib.loads(text.removeprefix("\ufeff"))  # editors on Windows write a byte order mark
+    except ValueError as error:
+        raise InputError(f"cannot read settings from {path}: {shorten(str(error))}") from None
+    except RecursionError:
+        raise InputError(f"cannot read settings from {path}: they are nested too deeply") from None
 
 
 # --- folders that are complete when they have their name

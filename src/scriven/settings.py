@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from scriven.errors import UsageError, close_dotted, close_names, did_you_mean, join_names
+from scriven.errors import MOST_SHOWN, UsageError, close_dotted, close_names, did_you_mean, join_names, shorten
 from scriven.runtime import Registry
 
 Cell = Literal["lstm", "gru", "rnn", "mingru"]
@@ -30,7 +30,7 @@ PLAINER = {
     "less_than_equal": "give {le} or less",
 }
 ACTIVATIONS = ("tanh", "relu")
-MOST_NAMED, MOST_SHOWN = 5, 300  # settings in an error, and characters of each
+MOST_NAMED = 5  # settings in an error
 TEXT_PLACE = "@text"  # a prompt that stands for a place of the training text
 RENAMED = {  # settings by the names that files of earlier versions have
     "training.returns": "training.max_rollbacks",
@@ -673,11 +673,6 @@ def _close_settings(title: str, place: tuple[int | str, ...]) -> list[str]:
         names = [name for each in Frozen.__subclasses__() if each.__name__ == title for name in each.model_fields]
     name = ".".join(map(str, place))[:MOST_SHOWN]
     return close_dotted(name, names) or close_names(name, Settings.model_fields if title == Settings.__name__ else ())
-
-
-def shorten(text: str) -> str:
-    """Returns the text, cut if it is too long for a message."""
-    return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
 
 
 def merge_settings(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from scriven.cli.common import (
     unescape_separator,
 )
 from scriven.errors import DivergedError, Interrupted, LostError
+from scriven.safe_files import read_toml
 from scriven.settings import (
     BudgetSettings,
     CorpusSettings,
@@ -38,7 +39,6 @@ from scriven.settings import (
     overlay_settings,
     validate,
 )
-from scriven.settings_toml import read_toml
 
 if TYPE_CHECKING:
     from scriven.distributed.launch import ProcessInfo

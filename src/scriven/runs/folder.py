@@ -48,6 +48,7 @@ from scriven.safe_files import (
     exists,
     list_names,
     make_folder,
+    parse_toml,
     read_json,
     read_text,
     real_folder,
@@ -63,7 +64,6 @@ from scriven.settings import (
     validate,
     with_current_names,
 )
-from scriven.settings_toml import parse_toml
 from scriven.vocabulary import Vocabulary
 
 SETTINGS_FILE, VOCABULARY_FILE, CHECKPOINTS = "settings.toml", "vocabulary.json", "checkpoints"

@@ -21,8 +21,8 @@ from scriven.model.pretrained import Embeddings, from_rows, place, read_embeddin
 from scriven.runs import load_weights, open_run
 from scriven.runs.folder import SETTINGS_FILE
 from scriven.runs.tensors import Shapes, decode, finite
+from scriven.safe_files import parse_toml
 from scriven.settings import ModelSettings, Settings, validate
-from scriven.settings_toml import parse_toml
 from scriven.vocabulary import Vocabulary
 
 PER_SYMBOL = ("embedding.weight", "head.weight", "head.bias")  # arrays with one row per symbol
