@@ -215,8 +215,8 @@ class ModelSettings(Frozen):
 
     cell: Annotated[str, _known_to(REGISTERED_CELLS)] = setting(
         "lstm",
-        "recurrent cell: lstm, gru, rnn, mingru (its gates see only the input, Feng et al. 2024), or one that an "
-        "imported module registers",
+        "recurrent cell: lstm, gru, rnn, mingru (its gates see only the input, Feng et al. 2024), or one that a "
+        "module registers, see --import",
     )
     width: int = setting(192, "width of each recurrent layer (H)", fitted=True, ge=1, le=16384)
     layers: int = setting(2, "number of recurrent layers (L)", ge=1, le=64)
@@ -315,7 +315,7 @@ class TrainingSettings(Frozen):
     optimizer: Annotated[str, _known_to(REGISTERED_OPTIMIZERS)] = setting(
         "muon",
         "optimizer: muon (of the recurrent matrices, while AdamW trains all other weights), adamw, sgd, rmsprop, or "
-        "one that an imported module registers",
+        "one that a module registers, see --import",
     )
     learning_rate: float = setting(0.04, "peak learning rate", fitted=True, gt=0, le=100)
     adamw_learning_rate: float = setting(

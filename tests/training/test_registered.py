@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
 
 import scriven
 from conftest import Command
+from live_server import serving
 from own_parts import REGISTER, HandLSTM, Lion
 from scriven.model import choose_backend
 from scriven.model.cells import RecurrentLayer, make_layer
@@ -19,6 +21,7 @@ from scriven.model.reference_cells import RegisteredLayer
 from scriven.runtime import IMPORTS
 from scriven.settings import REGISTERED_CELLS, ModelSettings, TrainingSettings
 from scriven.training.optimizer import FlatWeights, Optimizer
+from served_models import guarded_app
 
 SMALL: dict[str, Any] = {
     "model": {"width": 16, "layers": 2, "cell": "hand-lstm"},
@@ -179,6 +182,14 @@ def test_sessions_of_it_are_as_of_any_model(book: Path, imported: Path) -> None:
         scriven.load("run", precision="int8")
 
 
+def test_it_is_served(book: Path, imported: Path) -> None:
+    model = trained(book, "run", steps=1).load()
+    with serving(guarded_app({"hand": model})) as place:
+        asked = {"model": "hand", "prompt": "the ", "max_tokens": 20, "seed": 1, "temperature": 0.8}
+        answer = httpx.post(f"{place.url}/v1/completions", json=asked, timeout=20).json()
+    assert answer["choices"][0]["text"] == model.sample("the ", length=20, seed=1)
+
+
 def test_a_loop_of_ones_own_uses_it(book: Path, imported: Path) -> None:
     corpus = scriven.build_corpus(book)
     model = scriven.CharLM(scriven.ModelSettings(cell="dropping", width=8, input="onehot"), corpus.vocabulary.size)
@@ -201,7 +212,14 @@ def test_commands_import_the_module(book: Path, lab: Path, command: Command) -> 
     assert "--model.cell 'hand-lstm': give 'lstm', 'gru'" in refused.err
     assert "import the module that registers it (on the command line: --import MODULE)" in refused.err
     assert command(*train, "--import", "lab_cells").code == 0
-    for line in ("sample run --length 5", "score run book.txt", "info run", "doctor run", "evaluate run"):
+    for line in (
+        "sample run --length 5",
+        "score run book.txt",
+        "info run",
+        "doctor run",
+        "evaluate run",
+        "verify-resume run --steps 1",
+    ):
         done = command(*line.split(), "--import=lab_cells")
         assert (done.code, done.err.count("registered")) == (0, 0), line
     settings = Path("run", "settings.toml")

@@ -99,7 +99,7 @@ def make_app(words: Sequence[str]) -> App:
     app = App(
         name="scriven",
         help="Small recurrent language models, trained on your own text, character by character.\n\n"
-        "With --import MODULE, any command imports a Python module first: one that registers cells or optimizers.",
+        "--import MODULE, with any command, first imports a Python module that registers cells or optimizers.",
         help_format="plaintext",
         help_formatter=_FilledHelp(),
         version="scriven " + _version() if "--version" in words else None,
