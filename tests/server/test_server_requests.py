@@ -14,9 +14,8 @@ from pydantic import ValidationError
 
 from scriven import strict_json
 from scriven.server import requests
-from scriven.server.limits import LIMITS
 from scriven.server.openapi import BODIES
-from scriven.server.requests import CompletionBody, DetokenizeBody, RequestBody, TokenizeBody, parse_body
+from scriven.server.requests import LIMITS, CompletionBody, DetokenizeBody, RequestBody, TokenizeBody, parse_body
 from scriven.server.responses import ApiError
 
 ANYTHING = st.recursive(

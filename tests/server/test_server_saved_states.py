@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scriven.inference.predictor import Context
-from scriven.server.limits import LIMITS
+from scriven.server.requests import LIMITS
 from scriven.server.responses import ApiError
 from scriven.server.saved_states import SavedStates
 

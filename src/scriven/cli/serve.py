@@ -55,8 +55,8 @@ def serve(
     try:
         from scriven.server.app import OPEN, STREAMED, make_app
         from scriven.server.http_limits import Serving, configuration
-        from scriven.server.limits import LIMITS
         from scriven.server.renewal import ServedCheckpoint
+        from scriven.server.requests import LIMITS
         from scriven.server.security import Guard, policy
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is not installed; to serve, pip install 'scriven[serve]'") from None

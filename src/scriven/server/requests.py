@@ -1,8 +1,12 @@
-"""The bodies of requests. One class for each defines both the checks and the OpenAPI document."""
+"""The bounds of everything that a request may ask for, and the bodies of requests. There are no other bounds.
+
+One class for each body defines both the checks and the OpenAPI document.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
@@ -17,8 +21,60 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from scriven import strict_json
-from scriven.server.limits import LIMITS
 from scriven.server.responses import ApiError, json_text
+
+
+def _bound(value: float, meaning: str) -> Any:
+    return field(default=value, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds of a server. A request beyond one is refused with a message that names the bound."""
+
+    body_bytes: int = _bound(4 << 20, "bytes of a request body; plain text to score has no bound")
+    body_parts: int = _bound(10_000, "arrays, objects and keys in a JSON body; real ones have a few hundred at most")
+    body_values: int = _bound(210_000, "values in the arrays and objects of a JSON body, counted before it is parsed")
+    all_body_bytes: int = _bound(64 << 20, "bytes of all request bodies at the same time; then 503")
+    prompt_characters: int = _bound(
+        200_000, "characters of all prompts of a request, or of a text to save as a state; ids to detokenize"
+    )
+    score_characters: int = _bound(1_000_000, "characters of a text to score if the answer is in one piece")
+    texts: int = _bound(128, "texts of one request: prompts times n")
+    max_tokens: int = _bound(100_000, "characters to generate for each text")
+    stops: int = _bound(16, "stop strings")
+    stop_characters: int = _bound(256, "characters of a stop string")
+    logprobs: int = _bound(20, "most likely characters at each position")
+    logprobs_values: int = _bound(
+        500_000, "log-probabilities in one answer: positions times (1 + logprobs), in all of its texts"
+    )
+    temperature: float = _bound(100.0, "temperature")
+    rows: int = _bound(128, "texts of each model that are read or generated at the same time")
+    queue: int = _bound(1024, "texts of each model that wait for a row; then 429")
+    queue_characters: int = _bound(8_000_000, "characters of prompts of each model that wait; then 429")
+    scores: int = _bound(8, "texts scored at the same time; then 429")
+    seconds: float = _bound(300.0, "seconds for a request, with waiting; then 503, or the end of the stream")
+    states: int = _bound(1024, "saved states; then the least recently used one is deleted")
+    state_bytes: int = _bound(256 << 20, "bytes of all saved states; then the least recently used one is deleted")
+    followers: int = _bound(64, "pages that follow a run at the same time; then 429")
+    follow_seconds: float = _bound(300.0, "seconds that one request follows a run; then the page sends another")
+    state_seconds: float = _bound(3600.0, "seconds until an unused state is deleted")
+    body_seconds: float = _bound(30.0, "seconds for a body to arrive; for a streamed body, for each piece")
+    body_rate: float = _bound(16_384, "least bytes per second of a streamed body, after the first body_seconds")
+    connections: int = _bound(4096, "open connections; then 503")
+    idle_seconds: float = _bound(30.0, "seconds from the start of a connection, or from an answer, to the next request")
+    stall_seconds: float = _bound(30.0, "seconds that a client may not read the answer; then the connection is closed")
+    head_bytes: int = _bound(65_536, "bytes of the head of a request, and of anything else that is not a body")
+
+    def table(self) -> list[tuple[str, float, str]]:
+        """Each bound's name, value and meaning."""
+        return [(each.name, getattr(self, each.name), each.metadata["meaning"]) for each in fields(self)]
+
+
+LIMITS = Limits()
+
+
+# --- bodies
 
 CHARACTERS_SHOWN = 60  # characters of a value that a message shows
 

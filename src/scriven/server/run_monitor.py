@@ -23,7 +23,7 @@ from starlette.routing import Route
 from scriven.errors import InputError
 from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, record_of
 from scriven.safe_files import open_regular
-from scriven.server.limits import LIMITS, Limits
+from scriven.server.requests import LIMITS, Limits
 from scriven.server.responses import LONG_ANSWER, ApiError, answer, json_in_pieces, long_answer, too_many_requests
 from scriven.server.shared import DisconnectAwareResponse
 

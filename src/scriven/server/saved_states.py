@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from scriven.inference.predictor import Context
-from scriven.server.limits import Limits
+from scriven.server.requests import Limits
 from scriven.server.responses import ApiError
 
 
