@@ -24,7 +24,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from common import MB, arguments_parser, save, table
 
-from hostile import HOSTILE, copied, good_run, truncated, truncations
+from hostile import HOSTILE, copy_run, good_run, truncate, truncations
 from scriven.errors import InputError
 from scriven.runs.doctor import examine
 from scriven.session import load
@@ -75,9 +75,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         good = good_run(Path(place) / "good").path
         load(good)  # what the first use of torch takes is not counted
-        cases = HOSTILE | {f"{name} cut to {size} bytes": truncated(name, size) for name, size in truncations(good)}
+        cases = HOSTILE | {f"{name} cut to {size} bytes": truncate(name, size) for name, size in truncations(good)}
         for number, (name, harm) in enumerate(cases.items()):
-            run = copied(good, Path(place) / str(number) / "run")
+            run = copy_run(good, Path(place) / str(number) / "run")
             harm(run)
             results[name] = in_a_fork(lambda run=run: looked_at(run))
     wrong = [name for name, found in results.items() if not found["bad"]]

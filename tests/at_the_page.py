@@ -14,10 +14,10 @@ def write(page: Page, prompt: str, seed: int = 7, length: int = 100) -> str:
     page.fill("#sampling-seed", str(seed))
     page.fill("#sampling-max_tokens", str(length))
     page.click("#write-go")
-    return written(page)
+    return wait_for_text(page)
 
 
-def written(page: Page) -> str:
+def wait_for_text(page: Page) -> str:
     expect(page.locator("#write-go")).to_have_text("Continue")
     return page.locator("#write-text").text_content() or ""
 

@@ -19,7 +19,7 @@ from scriven.cli import main
 FIRST, LAST = 3, 1_400_000  # n grows by a factor from one to the other: a command makes about a million allocations
 
 
-def ended(number: int, words: list[str]) -> tuple[int, str]:
+def run_with_failure(number: int, words: list[str]) -> tuple[int, str]:
     """The exit code of a command whose allocation with a number fails, and what it wrote for errors."""
     with tempfile.TemporaryFile() as file:
         child = os.fork()
@@ -45,4 +45,8 @@ def ended(number: int, words: list[str]) -> tuple[int, str]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     numbers = np.geomspace(FIRST, LAST, int(sys.argv[1])).astype(int).tolist()
-    print(json.dumps([[words, number, *ended(number, words.split())] for words in sys.argv[2:] for number in numbers]))
+    print(
+        json.dumps(
+            [[words, number, *run_with_failure(number, words.split())] for words in sys.argv[2:] for number in numbers]
+        )
+    )

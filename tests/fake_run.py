@@ -8,7 +8,7 @@ from scriven.events import Evaluated, Event, Finished, Loss, Sampled, Saved, Sta
 PER_STEP = 128  # characters
 
 
-def started(run: Path | str = "runs/book", step: int = 0, notes: tuple[str, ...] = ()) -> Started:
+def make_started(run: Path | str = "runs/book", step: int = 0, notes: tuple[str, ...] = ()) -> Started:
     return Started(
         run=str(run),
         name="lstm 2x192",
@@ -27,31 +27,31 @@ def started(run: Path | str = "runs/book", step: int = 0, notes: tuple[str, ...]
     )
 
 
-def stepped(step: int, steps: int = 100, seconds: float | None = None) -> Stepped:
+def make_stepped(step: int, steps: int = 100, seconds: float | None = None) -> Stepped:
     nats = PER_STEP * (1 + 1 / step)
     at = float(step) if seconds is None else seconds
     return Stepped(step, step / steps, Loss(nats, PER_STEP), 0.04, 0.5, step * PER_STEP, at, f"{step:08x}")
 
 
-def evaluated(step: int, nats_per_char: float = 1.5, *, best: bool = True, final: bool = False) -> Evaluated:
+def make_evaluated(step: int, nats_per_char: float = 1.5, *, best: bool = True, final: bool = False) -> Evaluated:
     return Evaluated(step, step / 100, "stream", Loss(1000 * nats_per_char, 1000), best, float(step), final)
 
 
-def sampled(step: int, text: str = "It was a dark night.\n") -> Sampled:
+def make_sampled(step: int, text: str = "It was a dark night.\n") -> Sampled:
     return Sampled(step, "", text, 0.8, 1)
 
 
-def finished(step: int, reason: str = "budget", notes: tuple[str, ...] = ()) -> Finished:
+def make_finished(step: int, reason: str = "budget", notes: tuple[str, ...] = ()) -> Finished:
     return Finished(step, reason, step, Loss(1400.0, 1000), 90.0, notes)
 
 
 def training(run: Path | str, *, first: int = 1, last: int = 100, every: int = 20) -> Iterator[Event]:
     """Steps `first` to `last`, an evaluation every so many of them."""
-    yield started(run, first - 1)
+    yield make_started(run, first - 1)
     for step in range(first, last + 1):
-        yield stepped(step, last)
+        yield make_stepped(step, last)
         if step % every == 0:
-            yield evaluated(step, 1.4 + 1 / step)
-            yield sampled(step)
+            yield make_evaluated(step, 1.4 + 1 / step)
+            yield make_sampled(step)
             yield Saved(step, f"{run}/checkpoints/step-{step:08d}")
-    yield finished(last)
+    yield make_finished(last)

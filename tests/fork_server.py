@@ -82,7 +82,7 @@ def install(patch: pytest.MonkeyPatch, server: int | None = None) -> None:
             "session": asked["start_new_session"],
         }
         streams = [own if asked[name] < 0 else asked[name] for own, name in enumerate(STREAMS)]
-        self.pid = _forked(place(), request, streams)
+        self.pid = _fork(place(), request, streams)
         self._child_created = True
         self._close_pipe_fds(*[asked[name] for name in PIPES])
 
@@ -238,7 +238,7 @@ def _connection() -> socket.socket:
     return here
 
 
-def _forked(server: socket.socket, request: dict[str, Any], streams: list[int]) -> int:
+def _fork(server: socket.socket, request: dict[str, Any], streams: list[int]) -> int:
     """The number of a new child of this process with these standard streams."""
     with ONE_AT_A_TIME:
         system = ctypes.CDLL(None)

@@ -52,7 +52,7 @@ def target(function: Target) -> Target:
     return function
 
 
-def attempted(read: Callable[[], Any]) -> Any:
+def attempt(read: Callable[[], Any]) -> Any:
     """What a reader gives; where it refuses, the kind of its error."""
     try:
         return read()
@@ -61,11 +61,11 @@ def attempted(read: Callable[[], Any]) -> Any:
         return type(error)
 
 
-def refused(found: Any) -> bool:
+def is_refusal(found: Any) -> bool:
     return isinstance(found, type) and issubclass(found, REFUSALS)
 
 
-def chosen(data: bytes, *counts: int) -> tuple[list[int], bytes]:
+def choose_numbers(data: bytes, *counts: int) -> tuple[list[int], bytes]:
     """The numbers that the first bytes choose, each below its count, and the bytes that follow."""
     head = data[: len(counts)].ljust(len(counts), b"\0")
     return [byte % count for byte, count in zip(head, counts, strict=True)], data[len(counts) :]
@@ -102,17 +102,17 @@ MANIFEST = "checkpoints/step-00000003/manifest.json"
 def settings(data: bytes, folder: Path) -> None:
     """settings.toml, of a run and as --settings names it."""
     run = run_with(folder, settings_toml=data)
-    opened = attempted(lambda: open_run(run))
+    opened = attempt(lambda: open_run(run))
     if isinstance(opened, Run):
-        attempted(opened.expected_contents)
+        attempt(opened.expected_contents)
         assert isinstance(opened.corpus_path, Path | str)
-    attempted(lambda: validate(read_toml(run / "settings.toml")))
+    attempt(lambda: validate(read_toml(run / "settings.toml")))
 
 
 @target
 def vocabulary(data: bytes, folder: Path) -> None:
     run = run_with(folder, vocabulary_json=data)
-    opened = attempted(lambda: open_run(run))
+    opened = attempt(lambda: open_run(run))
     if isinstance(opened, Run):
         known = opened.vocabulary
         assert known.decode(known.encode("ab\n\u00e9")) == "ab\n\u00e9"
@@ -123,31 +123,31 @@ def vocabulary(data: bytes, folder: Path) -> None:
 def manifest(data: bytes, folder: Path) -> None:
     run = run_with(folder, **{MANIFEST: data})
     checkpoint = Checkpoint(run / MANIFEST.rpartition("/")[0], open_run(run).seals)
-    if not refused(attempted(lambda: checkpoint.manifest)):
-        attempted(lambda: load_state(checkpoint))
-        attempted(checkpoint.weights)
+    if not is_refusal(attempt(lambda: checkpoint.manifest)):
+        attempt(lambda: load_state(checkpoint))
+        attempt(checkpoint.weights)
         assert checkpoint.step == 3
 
 
 @target
 def index(data: bytes, folder: Path) -> None:
     run = open_run(run_with(folder, checkpoints_index_json=data))
-    attempted(lambda: run.checkpoint("best"))
-    attempted(lambda: run.checkpoint("last"))
-    attempted(run.index)
+    attempt(lambda: run.checkpoint("best"))
+    attempt(lambda: run.checkpoint("last"))
+    attempt(run.index)
 
 
 @target
 def weights(data: bytes, folder: Path) -> None:
     """A safetensors file; the first byte chooses whether the rest is a header, and whether arrays follow it."""
-    (kind,), rest = chosen(data, 3)
+    (kind,), rest = choose_numbers(data, 3)
     if kind:
         rest = len(rest).to_bytes(8, "little") + rest + bytes(64 if kind == 2 else 0)
     path = folder / "model.safetensors"
     path.write_bytes(rest)
-    read = attempted(lambda: read_checked(path))
+    read = attempt(lambda: read_checked(path))
     if isinstance(read, bytes):
-        arrays = attempted(lambda: decode(path, read))
+        arrays = attempt(lambda: decode(path, read))
         if isinstance(arrays, dict):
             [finite(values) for values in arrays.values()]
 
@@ -157,19 +157,19 @@ def logs(data: bytes, folder: Path) -> None:
     """metrics.jsonl and samples.jsonl, as the server and a replay read them."""
     progress = b"".join(f"{step / 8:<23}\n".encode() for step in range(8))
     run = run_with(folder, metrics_jsonl=data, samples_jsonl=data, progress_jsonl=progress)
-    told = attempted(run_monitor.RunHistory(run).changes)
-    if not refused(told):
+    told = attempt(run_monitor.RunHistory(run).changes)
+    if not is_refusal(told):
         strict_json.write(told)
-    attempted(lambda: read_replay_log(run))
-    attempted(lambda: read_fingerprints(run))
+    attempt(lambda: read_replay_log(run))
+    attempt(lambda: read_fingerprints(run))
 
 
 @target
 def progress(data: bytes, folder: Path) -> None:
     metrics = b'{"event": "started", "step": 0}\n{"event": "saved", "step": 1}\n'
     run = run_with(folder, progress_jsonl=data, metrics_jsonl=metrics)
-    found = attempted(lambda: read_replay_log(run))
-    if not refused(found):
+    found = attempt(lambda: read_replay_log(run))
+    if not is_refusal(found):
         assert all(0 <= found.progress_of(step) <= 1 for step in range(1, found.steps + 1))
 
 
@@ -179,17 +179,17 @@ def progress(data: bytes, folder: Path) -> None:
 @cache
 def corpus_files() -> dict[str, bytes]:
     """The files of a small corpus of lines."""
-    return _built(lambda text, folder: build([text], CorpusSettings(documents="lines", validation=0.3), folder))
+    return _build_corpus(lambda text, folder: build([text], CorpusSettings(documents="lines", validation=0.3), folder))
 
 
 @cache
 def part_files() -> dict[str, bytes]:
     """The files of a part of it."""
     lines = CorpusSettings(documents="lines", lowercase=True)
-    return _built(lambda text, folder: build_part([text], lines, folder, (1, 1)))
+    return _build_corpus(lambda text, folder: build_part([text], lines, folder, (1, 1)))
 
 
-def _built(make: Callable[[str, Path], object]) -> dict[str, bytes]:
+def _build_corpus(make: Callable[[str, Path], object]) -> dict[str, bytes]:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -201,15 +201,15 @@ def _built(make: Callable[[str, Path], object]) -> dict[str, bytes]:
 
 def read_corpus(folder: Path) -> None:
     """Reads all of a corpus, where it is one."""
-    corpus = attempted(lambda: Corpus.open(folder))
+    corpus = attempt(lambda: Corpus.open(folder))
     if not isinstance(corpus, Corpus):
         return
-    attempted(corpus.verify)
+    attempt(corpus.verify)
     for part in (corpus.training, corpus.validation):
-        ids = attempted(partial(part.read, 0, min(part.characters, 1000)))
-        if not refused(ids):
+        ids = attempt(partial(part.read, 0, min(part.characters, 1000)))
+        if not is_refusal(ids):
             corpus.vocabulary.decode(ids)
-        attempted(part.document_lengths)
+        attempt(part.document_lengths)
 
 
 @target
@@ -223,7 +223,7 @@ def corpus_header(data: bytes, folder: Path) -> None:
 def corpus_arrays(data: bytes, folder: Path) -> None:
     """A corpus of which one .npy file is another; the first bytes choose which one, and how long it is said to be."""
     names = [name for name in corpus_files() if name.endswith(".npy")]
-    (which, length), rest = chosen(data, len(names), 256)
+    (which, length), rest = choose_numbers(data, len(names), 256)
     header = json.loads(corpus_files()["corpus.json"])
     for part in (header["training"], header["validation"]):
         for shard in [*part["shards"], part["documents"]]:
@@ -244,11 +244,11 @@ def corpus_part(data: bytes, folder: Path) -> None:
         (folder / name).write_bytes(content)
     made = folder / "made"
     shutil.rmtree(made, ignore_errors=True)
-    if not refused(attempted(lambda: merge([folder], made))):
+    if not is_refusal(attempt(lambda: merge([folder], made))):
         read_corpus(made)
-    parts = attempted(lambda: Parts([folder]))
+    parts = attempt(lambda: Parts([folder]))
     if isinstance(parts, Parts):
-        attempted(lambda: [len(symbols) for symbols, _ in parts.text()])
+        attempt(lambda: [len(symbols) for symbols, _ in parts.text()])
 
 
 # --- texts
@@ -297,8 +297,8 @@ def all_text(source: TextSource, chosen_settings: CorpusSettings, size: int) -> 
 
 def read_alike(source: TextSource, chosen_settings: CorpusSettings, size: int) -> Any:
     """What is read of a source, which must be the same in pieces of any size."""
-    whole = attempted(lambda: all_text(source, chosen_settings, WHOLE))
-    pieces = attempted(lambda: all_text(source, chosen_settings, size))
+    whole = attempt(lambda: all_text(source, chosen_settings, WHOLE))
+    pieces = attempt(lambda: all_text(source, chosen_settings, size))
     assert whole == pieces, f"{whole!r:.300} in one piece, and {pieces!r:.300} in pieces of {size}"
     return whole
 
@@ -307,7 +307,7 @@ def read_alike(source: TextSource, chosen_settings: CorpusSettings, size: int) -
 def text(data: bytes, folder: Path) -> None:
     """A text in any encoding; the first bytes choose how it is read."""
     counts = (len(ENCODINGS), len(INVALID), len(DOCUMENTS), len(PREPARED), len(SUFFIXES), 64)
-    (encoding, invalid, documents, prepared, suffix, size), rest = chosen(data, *counts)
+    (encoding, invalid, documents, prepared, suffix, size), rest = choose_numbers(data, *counts)
     source = source_of(folder, "text" + SUFFIXES[suffix], rest)
     read_alike(source, text_settings(encoding, invalid, documents, prepared), size + 1)
 
@@ -315,7 +315,7 @@ def text(data: bytes, folder: Path) -> None:
 @target
 def compressed(data: bytes, folder: Path) -> None:
     suffixes = (".gz", ".xz", ".bz2", ".zst")
-    (suffix, size), rest = chosen(data, len(suffixes), 64)
+    (suffix, size), rest = choose_numbers(data, len(suffixes), 64)
     source = source_of(folder, "text.txt" + suffixes[suffix], rest)
     read_alike(source, CorpusSettings(invalid="replace"), size + 1)
 
@@ -325,7 +325,7 @@ COLUMNS = ("text", "a.b", "messages.text", "x")
 
 def table(suffixes: tuple[str, ...], data: bytes, folder: Path) -> None:
     """A table; the first bytes choose its suffix, the column, what becomes of bad rows and the size of pieces."""
-    (suffix, column, skipped, size), rest = chosen(data, len(suffixes), len(COLUMNS), 4, 64)
+    (suffix, column, skipped, size), rest = choose_numbers(data, len(suffixes), len(COLUMNS), 4, 64)
     values = CorpusSettings(
         column=COLUMNS[column],
         bad_rows="skip" if skipped % 2 else "stop",
@@ -343,17 +343,17 @@ TARGETS["json_lines"] = partial(table, (".jsonl", ".ndjson"))
 @target
 def binary_table(data: bytes, folder: Path) -> None:
     """A Parquet or an Arrow file; of these pyarrow reads all but the column."""
-    (suffix,), rest = chosen(data, 2)
+    (suffix,), rest = choose_numbers(data, 2)
     source = source_of(folder, "table" + (".parquet", ".arrow")[suffix], rest)
-    attempted(lambda: all_text(source, CorpusSettings(column="text", documents="files"), WHOLE))
+    attempt(lambda: all_text(source, CorpusSettings(column="text", documents="files"), WHOLE))
 
 
 @target
 def zipped(data: bytes, folder: Path) -> None:
     """A ZIP archive as it is."""
-    (suffix,), rest = chosen(data, 2)
+    (suffix,), rest = choose_numbers(data, 2)
     source = source_of(folder, "book" + (".docx", ".epub")[suffix], rest)
-    attempted(lambda: all_text(source, CorpusSettings(), WHOLE))
+    attempt(lambda: all_text(source, CorpusSettings(), WHOLE))
 
 
 DOCX = ("_rels/.rels", "word/document.xml")
@@ -369,14 +369,14 @@ HEADS = {DOCX: (RELATIONS,), EPUB: (CONTAINER, PACKAGE)}
 
 def archive(names: tuple[str, ...], data: bytes, folder: Path) -> None:
     """The XML files in an archive: the last one where the first byte is 0, else all, with zeros between them."""
-    (kind,), rest = chosen(data, 2)
+    (kind,), rest = choose_numbers(data, 2)
     contents = rest.split(b"\0", len(names) - 1) if kind else [*HEADS[names], rest]
     path = folder / ("book.docx" if names == DOCX else "book.epub")
     with zipfile.ZipFile(path, "w") as made:
         for name, content in zip(names, contents, strict=False):
             made.writestr(zipfile.ZipInfo(name), content)
     (source,) = find([str(path)]).sources
-    attempted(lambda: all_text(source, CorpusSettings(), WHOLE))
+    attempt(lambda: all_text(source, CorpusSettings(), WHOLE))
 
 
 TARGETS["docx"] = partial(archive, DOCX)
@@ -386,11 +386,11 @@ TARGETS["epub"] = partial(archive, EPUB)
 @target
 def data_set(data: bytes, folder: Path) -> None:
     """What lists the files of a data set that `datasets` saved."""
-    (name,), rest = chosen(data, 2)
+    (name,), rest = choose_numbers(data, 2)
     place = folder / str(name)
     place.mkdir(exist_ok=True)
     (place / ("state.json", "dataset_dict.json")[name]).write_bytes(rest)
-    attempted(lambda: find([str(place)], "text"))
+    attempt(lambda: find([str(place)], "text"))
 
 
 # --- the rest
@@ -407,7 +407,7 @@ def embeddings(data: bytes, folder: Path) -> None:
 @target
 def embedding_arrays(data: bytes, folder: Path) -> None:
     """Embeddings in a safetensors file; the first byte chooses as in `weights`."""
-    (kind,), rest = chosen(data, 3)
+    (kind,), rest = choose_numbers(data, 3)
     if kind:
         rest = len(rest).to_bytes(8, "little") + rest + bytes(24 if kind == 2 else 0)
     path = folder / "vectors.safetensors"
@@ -416,7 +416,7 @@ def embedding_arrays(data: bytes, folder: Path) -> None:
 
 
 def _check_embeddings(path: Path) -> None:
-    found = attempted(lambda: pretrained.read_embeddings(str(path)))
+    found = attempt(lambda: pretrained.read_embeddings(str(path)))
     if isinstance(found, pretrained.Embeddings):
         assert found.values.shape == (len(found.symbols), found.width)
         assert found.symbols
@@ -425,11 +425,11 @@ def _check_embeddings(path: Path) -> None:
 
 @target
 def alphabet(data: bytes, folder: Path) -> None:
-    (kind,), rest = chosen(data, 2)
+    (kind,), rest = choose_numbers(data, 2)
     path = folder / ("alphabet.txt", "alphabet.json")[kind]
     path.write_bytes(rest)
-    found = attempted(lambda: read_alphabet(path))
-    if not refused(found):
+    found = attempt(lambda: read_alphabet(path))
+    if not is_refusal(found):
         Vocabulary("character", found.symbols)
         assert list(found.notes()) is not None
 
@@ -467,7 +467,7 @@ BODIES = (
 
 @target
 def request_body(data: bytes, folder: Path) -> None:
-    (kind,), rest = chosen(data, len(BODIES))
+    (kind,), rest = choose_numbers(data, len(BODIES))
     try:
         requests.parse_body(BODIES[kind], rest)
     except ApiError as error:
@@ -479,7 +479,7 @@ def request_body(data: bytes, folder: Path) -> None:
 def escapes(data: bytes, folder: Path) -> None:
     """The escapes in the value of a flag."""
     text = data.decode("utf-8", "surrogateescape")
-    attempted(lambda: unescape("--stop", text))
+    attempt(lambda: unescape("--stop", text))
     assert unescape("--stop", text.replace("\\", "\\\\")) == text
 
 

@@ -49,7 +49,7 @@ def rewritten(name: str, content: bytes | str) -> Callable[[Path], None]:
     return lambda run: _write(run / name, content)
 
 
-def edited(name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+def edit_json(name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     """JSON with something changed in place."""
 
     def _edit(run: Path) -> None:
@@ -60,7 +60,7 @@ def edited(name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Path
     return _edit
 
 
-def replaced(name: str, old: str, new: str) -> Callable[[Path], None]:
+def replace_text(name: str, old: str, new: str) -> Callable[[Path], None]:
     """Text with something put in the place of something else."""
 
     def _replace(run: Path) -> None:
@@ -78,7 +78,7 @@ def weights(make: Callable[[bytes], bytes]) -> Callable[[Path], None]:
         data = make((run / MODEL).read_bytes())
         _write(run / MODEL, data)
         mark = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        edited(MANIFEST, lambda values: values["files"].update({"model.safetensors": mark}))(run)
+        edit_json(MANIFEST, lambda values: values["files"].update({"model.safetensors": mark}))(run)
 
     return _change
 
@@ -100,12 +100,12 @@ def entry(**more: Any) -> Callable[[Path], None]:
     return header(lambda values: values["embedding.weight"].update(more))
 
 
-def filled(number: float) -> Callable[[Path], None]:
+def end_weights_with(number: float) -> Callable[[Path], None]:
     """The model with a number at the end of its last array that is not finite."""
     return weights(lambda data: data[:-4] + torch.tensor(number).numpy().tobytes())
 
 
-def linked(name: str, target: str | None = None) -> Callable[[Path], None]:
+def replace_by_link(name: str, target: str | None = None) -> Callable[[Path], None]:
     """A symbolic link in the place of a file or folder: to a good copy of it outside, or to something else."""
 
     def _link(run: Path) -> None:
@@ -126,14 +126,14 @@ def sparse(name: str) -> Callable[[Path], None]:
     return _grow
 
 
-def vouched(run: Path, size: int) -> None:
+def write_sparse_state(run: Path, size: int) -> None:
     """A training state of one array that takes so many bytes, as header and manifest say, and holds nothing."""
     told = {"x": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
     text = json.dumps(told).encode()
     _write(run / TRAINING, len(text).to_bytes(8, "little") + text)
     os.truncate(run / TRAINING, 8 + len(text) + size)
     mark = {"bytes": 8 + len(text) + size, "sha256": "0" * 64}
-    edited(MANIFEST, lambda values: values["files"].update({"training.safetensors": mark}))(run)
+    edit_json(MANIFEST, lambda values: values["files"].update({"training.safetensors": mark}))(run)
 
 
 def pipe(name: str) -> Callable[[Path], None]:
@@ -193,91 +193,97 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "weights: another type of the same size": entry(dtype="I32"),
     "weights: an array is missing": header(lambda values: values.update(other=values.pop("embedding.weight"))),
     "weights: a name that commands the terminal": header(lambda v: v.update({"\x1b[2J": v.pop("head.bias")})),
-    "weights: nan": filled(float("nan")),
-    "weights: infinity": filled(float("inf")),
-    "weights: one bit changed": lambda run: _write(run / MODEL, _flipped((run / MODEL).read_bytes())),
+    "weights: nan": end_weights_with(float("nan")),
+    "weights: infinity": end_weights_with(float("inf")),
+    "weights: one bit changed": lambda run: _write(run / MODEL, _flip_bit((run / MODEL).read_bytes())),
     "weights: a sparse file of 10 GB": sparse(MODEL),
     "weights: a pipe": pipe(MODEL),
     "weights: a folder": folder(MODEL),
-    "weights: a link out of the folder": linked(MODEL),
-    "weights: a link to /dev/zero": linked(MODEL, "/dev/zero"),
+    "weights: a link out of the folder": replace_by_link(MODEL),
+    "weights: a link to /dev/zero": replace_by_link(MODEL, "/dev/zero"),
     "training state: a sparse file of 10 GB": sparse(TRAINING),
-    "training state: 10 GB that the manifest vouches for": lambda run: vouched(run, 10_000_000_000),
+    "training state: 10 GB that the manifest vouches for": lambda run: write_sparse_state(run, 10_000_000_000),
     "training state: a pipe": pipe(TRAINING),
-    "training state: a link to /dev/zero": linked(TRAINING, "/dev/zero"),
+    "training state: a link to /dev/zero": replace_by_link(TRAINING, "/dev/zero"),
     "manifest: not JSON": rewritten(MANIFEST, "\x80"),
     "manifest: a list": rewritten(MANIFEST, "[]"),
-    "manifest: a key twice": replaced(MANIFEST, '"step": 3', '"step": 3, "step": 4'),
-    "manifest: a step that is text": edited(MANIFEST, lambda values: values.update(step="../../../etc")),
-    "manifest: another step": edited(MANIFEST, lambda values: values.update(step=4)),
-    "manifest: a step of 4,000 digits": replaced(MANIFEST, '"step": 3', '"step": ' + "9" * 4000),
-    "manifest: files elsewhere": edited(MANIFEST, lambda values: values.update(files={"../../../../etc/passwd": {}})),
-    "manifest: files that are a list": edited(MANIFEST, lambda values: values.update(files=[1, 2])),
-    "manifest: sizes that are text": edited(MANIFEST, lambda v: v["files"]["model.safetensors"].update(bytes="9")),
-    "manifest: NaN": replaced(MANIFEST, '"nats": 1.0', '"nats": NaN'),
-    "manifest: a number beyond all": replaced(MANIFEST, '"nats": 1.0', '"nats": 1e999'),
+    "manifest: a key twice": replace_text(MANIFEST, '"step": 3', '"step": 3, "step": 4'),
+    "manifest: a step that is text": edit_json(MANIFEST, lambda values: values.update(step="../../../etc")),
+    "manifest: another step": edit_json(MANIFEST, lambda values: values.update(step=4)),
+    "manifest: a step of 4,000 digits": replace_text(MANIFEST, '"step": 3', '"step": ' + "9" * 4000),
+    "manifest: files elsewhere": edit_json(
+        MANIFEST, lambda values: values.update(files={"../../../../etc/passwd": {}})
+    ),
+    "manifest: files that are a list": edit_json(MANIFEST, lambda values: values.update(files=[1, 2])),
+    "manifest: sizes that are text": edit_json(MANIFEST, lambda v: v["files"]["model.safetensors"].update(bytes="9")),
+    "manifest: NaN": replace_text(MANIFEST, '"nats": 1.0', '"nats": NaN'),
+    "manifest: a number beyond all": replace_text(MANIFEST, '"nats": 1.0', '"nats": 1e999'),
     "manifest: nested deeply": rewritten(MANIFEST, "[" * DEEP + "]" * DEEP),
     "manifest: four million lists": rewritten(MANIFEST, "[" + "[]," * 2_900_000 + "[]]"),
     "manifest: a sparse file of 10 GB": sparse(MANIFEST),
-    "manifest: a link out of the folder": linked(MANIFEST),
-    "manifest: a link to /dev/zero": linked(MANIFEST, "/dev/zero"),
+    "manifest: a link out of the folder": replace_by_link(MANIFEST),
+    "manifest: a link to /dev/zero": replace_by_link(MANIFEST, "/dev/zero"),
     "index: a list": rewritten(INDEX, "[1]"),
-    "index: a step that is a path": replaced(INDEX, '"best": 3', '"best": "../../../etc"'),
-    "index: a step that is not there": replaced(INDEX, '"best": 3', '"best": 5'),
-    "index: a negative step": replaced(INDEX, '"best": 3', '"best": -3'),
-    "index: a key twice": replaced(INDEX, '"best": 3', '"best": 3, "best": 3'),
+    "index: a step that is a path": replace_text(INDEX, '"best": 3', '"best": "../../../etc"'),
+    "index: a step that is not there": replace_text(INDEX, '"best": 3', '"best": 5'),
+    "index: a negative step": replace_text(INDEX, '"best": 3', '"best": -3'),
+    "index: a key twice": replace_text(INDEX, '"best": 3', '"best": 3, "best": 3'),
     "index: a million entries": rewritten(
         INDEX, json.dumps({"best": 3, "last": 3, "validation": dict.fromkeys(map(str, range(600_000)))})
     ),
-    "index: a link out of the folder": linked(INDEX),
-    "checkpoints: a link out of the folder": linked("checkpoints"),
-    "checkpoint: a link out of the folder": linked(f"checkpoints/{STEP}"),
+    "index: a link out of the folder": replace_by_link(INDEX),
+    "checkpoints: a link out of the folder": replace_by_link("checkpoints"),
+    "checkpoint: a link out of the folder": replace_by_link(f"checkpoints/{STEP}"),
     "vocabulary: 10**7 entries": rewritten("vocabulary.json", many_symbols(10_000_000)),
     "vocabulary: as many entries as fit": rewritten("vocabulary.json", many_symbols(1_250_000)),
-    "vocabulary: an entry twice": replaced("vocabulary.json", '"a"', '"a", "a"'),
-    "vocabulary: one symbol less": replaced("vocabulary.json", '"a", ', ""),
-    "vocabulary: a key twice": replaced("vocabulary.json", '"unit": ', '"unit": "byte", "unit": '),
+    "vocabulary: an entry twice": replace_text("vocabulary.json", '"a"', '"a", "a"'),
+    "vocabulary: one symbol less": replace_text("vocabulary.json", '"a", ', ""),
+    "vocabulary: a key twice": replace_text("vocabulary.json", '"unit": ', '"unit": "byte", "unit": '),
     "vocabulary: symbols that are numbers": rewritten("vocabulary.json", '{"unit": "character", "symbols": [1, 2]}'),
     "vocabulary: symbols that are an object": rewritten(
         "vocabulary.json", '{"unit": "character", "symbols": {"a": 1}}'
     ),
     "vocabulary: of bytes": rewritten("vocabulary.json", '{"unit": "byte"}'),
-    "vocabulary: of documents": replaced("vocabulary.json", '"unit"', '"separator": "x", "unit"'),
+    "vocabulary: of documents": replace_text("vocabulary.json", '"unit"', '"separator": "x", "unit"'),
     "vocabulary: nested deeply": rewritten("vocabulary.json", "[" * DEEP),
     "vocabulary: not UTF-8": rewritten("vocabulary.json", b'{"unit": "character", "symbols": ["\xff"]}'),
-    "vocabulary: a link out of the folder": linked("vocabulary.json"),
+    "vocabulary: a link out of the folder": replace_by_link("vocabulary.json"),
     "vocabulary: a pipe": pipe("vocabulary.json"),
     "vocabulary: a sparse file of 10 GB": sparse("vocabulary.json"),
     "settings: not TOML": rewritten("settings.toml", "model = ["),
     "settings: not UTF-8": rewritten("settings.toml", b"\xff\xfe"),
-    "settings: a key twice": replaced("settings.toml", "width = 24", "width = 24\nwidth = 12"),
-    "settings: a name that is none": replaced("settings.toml", "width = 24", "width = 24\nimport = 'os'"),
-    "settings: a width that is text": replaced("settings.toml", "width = 24", "width = 'x'"),
+    "settings: a key twice": replace_text("settings.toml", "width = 24", "width = 24\nwidth = 12"),
+    "settings: a name that is none": replace_text("settings.toml", "width = 24", "width = 24\nimport = 'os'"),
+    "settings: a width that is text": replace_text("settings.toml", "width = 24", "width = 'x'"),
     "settings: the widest and deepest model": lambda run: (
-        replaced("settings.toml", "width = 24", "width = 16384")(run),
-        replaced("settings.toml", "layers = 1", "layers = 64")(run),
+        replace_text("settings.toml", "width = 24", "width = 16384")(run),
+        replace_text("settings.toml", "layers = 1", "layers = 64")(run),
     )[0],
-    "settings: a model that cannot be": replaced("settings.toml", 'input = "embedding"', 'input = "onehot"\n'),
-    "settings: an embedding that is a file": replaced("settings.toml", "embedding = 0", "embedding = '/etc/passwd'"),
-    "settings: a number that is infinite": replaced("settings.toml", "learning_rate = 0.04", "learning_rate = inf"),
+    "settings: a model that cannot be": replace_text("settings.toml", 'input = "embedding"', 'input = "onehot"\n'),
+    "settings: an embedding that is a file": replace_text(
+        "settings.toml", "embedding = 0", "embedding = '/etc/passwd'"
+    ),
+    "settings: a number that is infinite": replace_text("settings.toml", "learning_rate = 0.04", "learning_rate = inf"),
     "settings: nested deeply": rewritten("settings.toml", "a = " + "[" * DEEP),
     "settings: a key of 100,000 parts": rewritten("settings.toml", "a." * DEEP + "a = 1"),
-    "settings: a width of 4,000 hexadecimal digits": replaced("settings.toml", "width = 24", "width = 0x" + "f" * 4000),
-    "settings: a number of 4,000 digits that is not used": replaced(
+    "settings: a width of 4,000 hexadecimal digits": replace_text(
+        "settings.toml", "width = 24", "width = 0x" + "f" * 4000
+    ),
+    "settings: a number of 4,000 digits that is not used": replace_text(
         "settings.toml", "[run]", "[run]\na = 0x" + "f" * 4000
     ),
     "settings: 40,000 names that are none": rewritten("settings.toml", "\n".join(f"a{n} = 1" for n in range(40_000))),
-    "settings: a path with a zero in it": replaced("settings.toml", 'corpus = "c"', 'corpus = "c\\u0000"'),
+    "settings: a path with a zero in it": replace_text("settings.toml", 'corpus = "c"', 'corpus = "c\\u0000"'),
     "settings: a run that is a number": lambda run: _write(
         run / "settings.toml", "run = 3\n" + (run / "settings.toml").read_text().partition("[run]")[0]
     ),
     "settings: a sparse file of 10 GB": sparse("settings.toml"),
     "settings: a pipe": pipe("settings.toml"),
-    "settings: a link out of the folder": linked("settings.toml"),
+    "settings: a link out of the folder": replace_by_link("settings.toml"),
 }
 
 
-def _flipped(data: bytes) -> bytes:
+def _flip_bit(data: bytes) -> bytes:
     return data[:-1] + bytes([data[-1] ^ 1])
 
 
@@ -286,10 +292,10 @@ def truncations(run: Path) -> list[tuple[str, int]]:
     return [(name, size) for name in FILES for size in range(0, (run / name).stat().st_size, 1024)]
 
 
-def truncated(name: str, size: int) -> Callable[[Path], None]:
+def truncate(name: str, size: int) -> Callable[[Path], None]:
     return lambda run: os.truncate(run / name, size)
 
 
-def copied(good: Path, to: Path) -> Path:
+def copy_run(good: Path, to: Path) -> Path:
     shutil.copytree(good, to)
     return to

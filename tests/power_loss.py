@@ -164,7 +164,7 @@ def states(recorder: Recorder) -> Iterator[tuple[str, bool, dict[str, Any]]]:
         torn = [place for place in loose if changes[place].data]
         variants += [({*range(end)}, (place, shape)) for place in torn for shape in ("half", "empty")]
         for keep, tear in variants:
-            tree = _made(recorder, keep, tear).tree()
+            tree = _replay(recorder, keep, tear).tree()
             if (key := repr(tree)) not in found:
                 found.add(key)
                 lost = sorted({*range(end)} - keep)
@@ -175,7 +175,7 @@ def _is_flushed(changes: list[Change], place: int, end: int) -> bool:
     return any(change.flush and change.of == changes[place].of for change in changes[place + 1 : end])
 
 
-def _made(recorder: Recorder, keep: set[int], tear: tuple[int, str] | None) -> Disk:
+def _replay(recorder: Recorder, keep: set[int], tear: tuple[int, str] | None) -> Disk:
     disk = recorder.begin.copy()
     for number in recorder.folders:
         disk.folders.setdefault(number, {})

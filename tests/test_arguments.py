@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return scriven.load(folder)
 
 
-def told(call: Callable[..., object], *values: Any, **named: Any) -> str:
+def refusal_of(call: Callable[..., object], *values: Any, **named: Any) -> str:
     """The sentence of a call that is refused, which names no flag and comes from no library."""
     with pytest.raises(scriven.UsageError) as refused:
         call(*values, **named)
@@ -52,13 +52,13 @@ WRONG_TEXTS = {
 @pytest.mark.parametrize(("way", "text"), WRONG_TEXTS.items())
 def test_what_is_no_text_is_refused(model: Model, way: str, text: Any) -> None:
     session = model.session()
-    assert way in told(model.score, ["a", text])
-    assert way in told(model.sample, ["a", text])
+    assert way in refusal_of(model.score, ["a", text])
+    assert way in refusal_of(model.sample, ["a", text])
     functions: list[Callable[..., object]] = [model.score, model.sample, model.stream, model.encode, model.read_ids]
     for function in [*functions, model.prepare, model.unknown_characters, session.read, session.score]:
-        assert way in told(function, text)
-    assert way in told(model.samples, 2, text)
-    assert way in told(list, model.surprisals([text]))
+        assert way in refusal_of(function, text)
+    assert way in refusal_of(model.samples, 2, text)
+    assert way in refusal_of(list, model.surprisals([text]))
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_what_is_no_text_is_refused(model: Model, way: str, text: Any) -> None:
     ],
 )
 def test_choices_of_another_type_are_named(model: Model, values: dict[str, Any], way: str) -> None:
-    assert way in told(model.sample, **values)
-    assert way in told(model.stream, **values)
-    assert way in told(model.samples, 2, **values)
+    assert way in refusal_of(model.sample, **values)
+    assert way in refusal_of(model.stream, **values)
+    assert way in refusal_of(model.samples, 2, **values)
 
 
 def test_several_texts_are_for_score_and_sample_alone(model: Model) -> None:
     for function in (model.stream, model.encode, model.prepare, model.session().read, model.session().score):
-        assert "call it again for the others" in told(function, ["a", "b"])
+        assert "call it again for the others" in refusal_of(function, ["a", "b"])
     for name in ("temp", "topp"):
         with pytest.raises(TypeError, match=name):
             model.sample(**{name: 1})  # type: ignore[call-overload]
@@ -118,7 +118,7 @@ def test_several_texts_are_for_score_and_sample_alone(model: Model) -> None:
     ],
 )
 def test_what_is_no_list_of_ids_is_refused(model: Model, ids: Any, way: str) -> None:
-    assert way in told(model.decode, ids)
+    assert way in refusal_of(model.decode, ids)
 
 
 def test_ids_of_other_libraries_are_ids(model: Model) -> None:
@@ -128,20 +128,20 @@ def test_ids_of_other_libraries_are_ids(model: Model) -> None:
 
 
 def test_the_vocabulary_of_a_model_says_what_it_cannot_encode(model: Model) -> None:
-    assert "read_text('utf-8')" in told(model.vocabulary.encode, Path("book.txt"))
-    assert "is None" in told(model.vocabulary.unknown_characters, None)
-    assert "give a list of strings" in told(model.pen, "abc")
+    assert "read_text('utf-8')" in refusal_of(model.vocabulary.encode, Path("book.txt"))
+    assert "is None" in refusal_of(model.vocabulary.unknown_characters, None)
+    assert "give a list of strings" in refusal_of(model.pen, "abc")
 
 
 def test_numbers_of_other_libraries_are_numbers(model: Model) -> None:
     numbers: dict[str, Any] = {"length": np.int64(4), "seed": np.uint8(1), "until_end": np.bool_(False)}
     assert len(model.sample(length=torch.tensor(4))) == 4  # type: ignore[call-overload]
     assert model.sample(**numbers) == model.sample(length=4, seed=1)
-    assert "count 1.5: give a whole number" in told(model.samples, 1.5)
-    assert "count -1: give 0 or more" in told(model.samples, -1)
-    assert "piece 0: give 1 or more" in told(model.stream, piece=0)
-    assert "give an iterable of texts" in told(model.surprisals, "abc")
-    assert "give an iterable of texts" in told(model.surprisals, np.array("abc"))
+    assert "count 1.5: give a whole number" in refusal_of(model.samples, 1.5)
+    assert "count -1: give 0 or more" in refusal_of(model.samples, -1)
+    assert "piece 0: give 1 or more" in refusal_of(model.stream, piece=0)
+    assert "give an iterable of texts" in refusal_of(model.surprisals, "abc")
+    assert "give an iterable of texts" in refusal_of(model.surprisals, np.array("abc"))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_numbers_of_other_libraries_are_numbers(model: Model) -> None:
     ],
 )
 def test_what_cannot_be_loaded_is_told(model: Model, values: dict[str, Any], way: str) -> None:
-    assert way in told(scriven.load, **{"run": model.run} | values)
+    assert way in refusal_of(scriven.load, **{"run": model.run} | values)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_what_cannot_be_trained_is_told(
 ) -> None:
     texts = [book if text == "{book}" else text for text in texts]
     arguments: dict[str, Any] = {"output": tmp_path / "run", "reports": []} | values
-    assert way in told(scriven.train, *texts, **arguments)
+    assert way in refusal_of(scriven.train, *texts, **arguments)
     assert not (tmp_path / "run").exists()
 
 
@@ -235,5 +235,5 @@ def test_a_run_may_be_named_by_its_path(model: Model) -> None:
     class Trained:
         path = Path("runs/book")
 
-    assert "initial=run.path" in told(check_path, "initial", Trained())
+    assert "initial=run.path" in refusal_of(check_path, "initial", Trained())
     assert scriven.load(Path(model.run)).step == 1

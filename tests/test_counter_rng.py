@@ -8,7 +8,7 @@ from scriven.arrays import Ids
 from scriven.counter_rng import permute, seeds
 
 
-def shuffled(size: int, seed: int, number: int = 0) -> Ids:
+def shuffle(size: int, seed: int, number: int = 0) -> Ids:
     return permute(np.arange(size), size, seeds(seed, np.array([number])))
 
 
@@ -18,7 +18,7 @@ def shuffled(size: int, seed: int, number: int = 0) -> Ids:
 @example(size=64, seed=1, number=0)
 @example(size=65, seed=1, number=0)
 def test_every_number_comes_once(size: int, seed: int, number: int) -> None:
-    assert np.array_equal(np.sort(shuffled(size, seed, number)), np.arange(size))
+    assert np.array_equal(np.sort(shuffle(size, seed, number)), np.arange(size))
 
 
 @given(places=st.lists(st.integers(0, 10**15 - 1), max_size=20), seed=st.integers(0, 2**63 - 1))
@@ -31,11 +31,11 @@ def test_huge_ranges_are_permuted_as_well(places: list[int], seed: int) -> None:
 def test_places_of_several_ranges_are_each_in_their_own() -> None:
     numbers = np.array([0, 1, 0, 2])
     together = permute(np.array([3, 3, 4, 5]), 10, seeds(7, numbers))
-    assert together.tolist() == [shuffled(10, 7, n)[p] for n, p in zip(numbers.tolist(), [3, 3, 4, 5], strict=True)]
+    assert together.tolist() == [shuffle(10, 7, n)[p] for n, p in zip(numbers.tolist(), [3, 3, 4, 5], strict=True)]
 
 
 def test_seeds_and_numbers_give_orders_of_their_own() -> None:
-    orders = {tuple(shuffled(50, seed, number).tolist()) for seed in range(20) for number in range(20)}
+    orders = {tuple(shuffle(50, seed, number).tolist()) for seed in range(20) for number in range(20)}
     assert len(orders) == 400
 
 
@@ -49,6 +49,6 @@ def test_all_places_are_about_equally_likely() -> None:
 
 
 def test_neighbours_are_not_neighbours_afterwards() -> None:
-    order = shuffled(100_000, 3)
+    order = shuffle(100_000, 3)
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.02
     assert abs(np.corrcoef(order, np.arange(order.size))[0, 1]) < 0.02

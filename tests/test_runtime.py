@@ -10,7 +10,7 @@ from scriven.errors import UsageError
 from scriven.runtime import WAITING, allow_threads
 
 
-def settled(program: str, **environment: str) -> list[str]:
+def environment_after(program: str, **environment: str) -> list[str]:
     """What the environment says of each of WAITING after this program, begun in one that has only what is given."""
     code = f"import os; {program}; print(*[os.environ.get(name) for name in {list(WAITING)}])"
     begun = {name: value for name, value in os.environ.items() if name not in WAITING} | environment
@@ -19,22 +19,22 @@ def settled(program: str, **environment: str) -> list[str]:
 
 @pytest.mark.parametrize("module", ["scriven", "scriven.cli", "scriven.errors"])
 def test_threads_sleep_whatever_is_imported_first(module: str) -> None:
-    assert settled(f"import {module}") == list(WAITING.values())
+    assert environment_after(f"import {module}") == list(WAITING.values())
 
 
 def test_torch_finds_it() -> None:
-    shown = settled(
+    shown = environment_after(
         "import scriven, sys; assert 'torch' not in sys.modules; scriven.load; assert 'torch' in sys.modules"
     )
     assert shown == list(WAITING.values())
 
 
 def test_nothing_is_changed_where_torch_is_there_already() -> None:
-    assert settled("import torch, scriven") == ["None", "None"]
+    assert environment_after("import torch, scriven") == ["None", "None"]
 
 
 def test_what_the_user_says_stays() -> None:
-    assert settled("import scriven", OMP_WAIT_POLICY="ACTIVE") == ["ACTIVE", WAITING["GOMP_SPINCOUNT"]]
+    assert environment_after("import scriven", OMP_WAIT_POLICY="ACTIVE") == ["ACTIVE", WAITING["GOMP_SPINCOUNT"]]
 
 
 def test_torch_gets_the_threads_that_it_asks_for() -> None:

@@ -248,7 +248,7 @@ def test_a_step_reads_one_symbol(model: Model, precision: Literal["fp32", "auto"
         session.step(-1)
 
 
-def continued(session: Session) -> str:
+def continue_text(session: Session) -> str:
     """What a session draws next, whatever pieces it comes in."""
     return "".join(session.write(40, temperature=1.5))
 
@@ -261,8 +261,8 @@ def test_a_session_is_saved_and_opened_again(model: Model, tmp_path: Path, text:
     session.save(tmp_path / "session")
     again, given = load_session(tmp_path / "session"), load_session(tmp_path / "session", model)
     pickled = pickle.dumps(session)
-    expected = continued(session)
-    assert continued(again) == continued(given) == continued(pickle.loads(pickled)) == expected
+    expected = continue_text(session)
+    assert continue_text(again) == continue_text(given) == continue_text(pickle.loads(pickled)) == expected
     assert pickle.loads(pickle.dumps(model)) is model
 
 
@@ -271,7 +271,7 @@ def test_a_session_through_a_window_is_saved(tmp_path: Path) -> None:
     session = load(path, precision="fp32").session(seed=5)
     session.read("a bad")
     session.save(tmp_path / "session")
-    assert continued(load_session(tmp_path / "session")) == continued(session)
+    assert continue_text(load_session(tmp_path / "session")) == continue_text(session)
 
 
 def test_a_session_is_bound_to_its_weights(model: Model, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def free(path: Path) -> bool:
 # --- processes
 
 
-def started(folder: Path, *words: str) -> subprocess.Popen[str]:
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "scriven", *words],
         cwd=folder,
@@ -216,7 +216,7 @@ def test_a_signal_within_a_long_evaluation(tmp_path: Path, times: int) -> None:
     (tmp_path / "long.txt").write_text("one two three four\n" * 1_000_000)
     words = ["--steps", "100", "--monitor.every-steps", "3", "--json", "--corpus.validation-file", "long.txt"]
     exact = ["--training.evaluation-characters", "19000000"]
-    process = started(tmp_path, "train", "book.txt", *SLOW, *words, *exact)
+    process = start(tmp_path, "train", "book.txt", *SLOW, *words, *exact)
     line_with(process, '"step": 3')
     time.sleep(0.7)  # the evaluation has begun
     assert process.poll() is None
@@ -240,7 +240,7 @@ def test_a_second_training_leaves_the_first_ones_run_alone(
 ) -> None:
     """A new training of the folder, and one that would go on with it, beside the process that has it."""
     monkeypatch.chdir(tmp_path)
-    first = started(tmp_path, "train", str(book), *SLOW, "--steps", "1000000", "--json", "-o", "run")
+    first = start(tmp_path, "train", str(book), *SLOW, "--steps", "1000000", "--json", "-o", "run")
     line_with(first, '"step": 1')
     for words in (["train", str(book), *SLOW, "--steps", "1", "-o", "run"], ["train", "--resume", "-o", "run"]):
         second = command(*words)
@@ -256,7 +256,7 @@ def test_a_second_training_leaves_the_first_ones_run_alone(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_writing_ends_with_a_code_of_its_own(book: Path, tmp_path: Path, number: int, code: int) -> None:
     run(book, tmp_path / "run", {"budget": {"steps": 1}})
-    process = started(tmp_path, "sample", "run", "--length", "100000000")
+    process = start(tmp_path, "sample", "run", "--length", "100000000")
     assert process.stdout
     assert process.stdout.read(50)
     process.send_signal(number)

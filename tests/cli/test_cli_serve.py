@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def started(run: Path, token: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def start_server(run: Path, token: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The server in a process of its own, and the line that it shows."""
     command = [sys.executable, "-m", "scriven", "serve", str(run), "--port", "0"]
     environment = os.environ | {"SCRIVEN_TOKEN": token}
@@ -45,7 +45,7 @@ def started(run: Path, token: str) -> Iterator[tuple[subprocess.Popen[str], str]
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_it_shows_its_address_and_ends_when_told_so(run: Path, number: signal.Signals, code: int) -> None:
     """A stream that is under way says so, and ends as streams end."""
-    with started(run, TOKEN) as (process, line):
+    with start_server(run, TOKEN) as (process, line):
         found = re.fullmatch(r"serving book at (http://127\.0\.0\.1:\d+)/#token=(\S+)\n", line)
         assert found, line
         assert unquote(found[2]) == TOKEN

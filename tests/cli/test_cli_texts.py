@@ -16,7 +16,7 @@ from scriven.settings import validate
 from scriven.vocabulary import Vocabulary
 
 
-def made(folder: Path, symbols: str, **corpus: object) -> str:
+def make_run(folder: Path, symbols: str, **corpus: object) -> str:
     """A run of random weights that knows these characters."""
     settings, vocabulary = validate({"model": {"width": 8, "layers": 1}, "corpus": corpus}), Vocabulary.of(symbols)
     torch.manual_seed(1)
@@ -30,7 +30,7 @@ def made(folder: Path, symbols: str, **corpus: object) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return made(tmp_path_factory.mktemp("runs") / "tiny", "\n abcdefghijklmnopqrstuvwxyz.é'\"-")
+    return make_run(tmp_path_factory.mktemp("runs") / "tiny", "\n abcdefghijklmnopqrstuvwxyz.é'\"-")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_accents_in_the_other_form_are_named_with_what_to_do(run: str, tmp_path:
     assert "NFC" not in mended.err
     path.write_text("caf\u00e9 \u0302 ж", "utf-8")  # unseen, and in no form known
     assert "NFC" not in command("score", run, str(path)).err
-    apart = made(tmp_path / "apart", "acef\u0301\n")
+    apart = make_run(tmp_path / "apart", "acef\u0301\n")
     assert "apart (NFD); convert it, as with uconv -x nfd" in command("score", apart, str(path)).err
 
 
@@ -119,6 +119,6 @@ def test_a_prompt_is_told_of_marks_and_of_the_other_form(run: str, tmp_path: Pat
 
 
 def test_prompts_and_texts_are_folded_as_the_corpus_was(tmp_path: Path) -> None:
-    model = load(made(tmp_path / "plain", "\n abcdit's\"-", punctuation="ascii"))
+    model = load(make_run(tmp_path / "plain", "\n abcdit's\"-", punctuation="ascii"))
     assert model.unknown_characters("“it’s” — a\u00a0b") == []
     assert model.score("“it’s” —").nats == model.score('"it\'s" --').nats

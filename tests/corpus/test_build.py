@@ -40,7 +40,7 @@ def book(tmp_path: Path) -> Path:
     return path
 
 
-def opened(text: str | bytes, folder: Path, **values: object) -> Corpus:
+def build_and_open(text: str | bytes, folder: Path, **values: object) -> Corpus:
     path = folder / f"{len(list(folder.iterdir()))}.txt"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return Corpus.open(build([str(path)], CorpusSettings.model_validate({"invalid": "bytes", **values})))
@@ -71,7 +71,7 @@ def test_any_text_comes_back_whole_whatever_the_pieces(
         patch.setattr(inputs, "PIECE_BYTES", piece)
         patch.setattr(shards, "BLOCK_CHARACTERS", block)
         patch.setattr(shards, "SHARD_CHARACTERS", shard)
-        corpus = opened(text, tmp_path, validation=share)
+        corpus = build_and_open(text, tmp_path, validation=share)
     training, validation = whole(corpus)
     assert training + validation == text
     assert corpus.vocabulary.symbols == tuple(sorted({ord(c) for c in training}))
@@ -94,14 +94,14 @@ def test_any_text_comes_back_whole_whatever_the_pieces(
 def test_the_last_share_of_the_characters_is_for_validation(
     tmp_path: Path, characters: int, share: float, validation: int
 ) -> None:
-    corpus = opened("é" * characters, tmp_path, validation=share)
+    corpus = build_and_open("é" * characters, tmp_path, validation=share)
     assert corpus.training.characters == characters - validation
     assert corpus.validation.characters == validation
 
 
 def test_validation_text_can_come_from_a_file_and_teaches_no_symbols(tmp_path: Path) -> None:
     (tmp_path / "held.txt").write_text("abca天\n天", encoding="utf-8", newline="")
-    corpus = opened("aabb", tmp_path, validation_file=str(tmp_path / "held.txt"), validation=0.5)
+    corpus = build_and_open("aabb", tmp_path, validation_file=str(tmp_path / "held.txt"), validation=0.5)
     assert whole(corpus) == ("aabb", "abca天\n天")
     assert corpus.vocabulary.symbols == (ord("a"), ord("b"))
     size = corpus.vocabulary.size
@@ -111,7 +111,7 @@ def test_validation_text_can_come_from_a_file_and_teaches_no_symbols(tmp_path: P
 
 
 def test_special_symbols_never_enter_the_shards(tmp_path: Path) -> None:
-    corpus = opened("ab" * 50 + "?", tmp_path)
+    corpus = build_and_open("ab" * 50 + "?", tmp_path)
     stored = np.load(Path(corpus.name) / "validation-00000.npy")
     assert corpus.vocabulary.unknown == 2  # in the shard this stands for "?"
     assert json.loads((Path(corpus.name) / "corpus.json").read_text())["unseen"] == [ord("?")]
@@ -122,7 +122,7 @@ def test_special_symbols_never_enter_the_shards(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("symbols", "dtype"), [(2, "uint8"), (256, "uint8"), (257, "uint16"), (66_000, "uint32")])
 def test_shards_have_the_smallest_type(tmp_path: Path, symbols: int, dtype: str) -> None:
     characters = [chr(code) for code in range(70_000) if not 0xD800 <= code <= 0xDFFF]
-    corpus = opened("".join(characters[:symbols]), tmp_path, validation=0.0)
+    corpus = build_and_open("".join(characters[:symbols]), tmp_path, validation=0.0)
     assert np.load(Path(corpus.name) / "training-00000.npy").dtype == dtype
     assert whole(corpus)[0] == "".join(characters[:symbols])
     assert not (Path(corpus.name) / "validation-00000.npy").exists()
@@ -130,7 +130,7 @@ def test_shards_have_the_smallest_type(tmp_path: Path, symbols: int, dtype: str)
 
 def test_a_corpus_of_bytes_is_the_file(tmp_path: Path) -> None:
     data = bytes(range(256)) + "天地\r\n".encode() + b"\xff"
-    corpus = opened(data, tmp_path, unit="byte", validation=0.25)
+    corpus = build_and_open(data, tmp_path, unit="byte", validation=0.25)
     ids = [part.read(0, part.characters) for part in (corpus.training, corpus.validation)]
     assert np.concatenate(ids).astype(np.uint8).tobytes() == data
     assert corpus.vocabulary.size == 257
@@ -140,7 +140,7 @@ def test_a_corpus_of_bytes_is_the_file(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_not_utf8_are_kept_as_symbols_of_their_own(tmp_path: Path) -> None:
-    corpus = opened(b"caf\xe9 " * 20, tmp_path, validation=0.0)
+    corpus = build_and_open(b"caf\xe9 " * 20, tmp_path, validation=0.0)
     assert whole(corpus)[0].encode("utf-8", "surrogateescape") == b"caf\xe9 " * 20
     assert corpus.counts.invalid == 20
     assert corpus.counts.bytes == 100
@@ -148,7 +148,9 @@ def test_bytes_that_are_not_utf8_are_kept_as_symbols_of_their_own(tmp_path: Path
 
 
 def test_lower_case_and_nfc_are_counted(tmp_path: Path) -> None:
-    corpus = opened("Ångström, A\u030angstro\u0308m\n", tmp_path, validation=0.0, lowercase=True, normalize="nfc")
+    corpus = build_and_open(
+        "Ångström, A\u030angstro\u0308m\n", tmp_path, validation=0.0, lowercase=True, normalize="nfc"
+    )
     assert whole(corpus)[0] == "ångström, ångström\n"
     assert (corpus.counts.lowercased, corpus.counts.normalized) == (2, 4)
     assert "lower case replaced 2 characters" in corpus.notes
@@ -175,7 +177,7 @@ def test_documents_are_split_whatever_the_pieces(tmp_path: Path, text: str, shar
         patch.setattr(inputs, "PIECE_BYTES", size)
         patch.setattr(shards, "BLOCK_CHARACTERS", size)
         patch.setattr(shards, "SHARD_CHARACTERS", size)
-        corpus = opened(text, tmp_path, validation=share, documents="lines", unit=unit)
+        corpus = build_and_open(text, tmp_path, validation=share, documents="lines", unit=unit)
     found = re.split(LINE_END, text)
     documents = [document for document in found if document]
     held = are_validation(np.arange(len(documents)), share).tolist()
@@ -213,23 +215,26 @@ def test_a_separator_and_the_end_of_a_file_end_documents(tmp_path: Path) -> None
 
 
 def test_a_separator_that_never_occurs_is_said_and_so_is_a_single_document(tmp_path: Path) -> None:
-    corpus = opened("one\ntwo\n", tmp_path, documents="separator", separator="%%")
+    corpus = build_and_open("one\ntwo\n", tmp_path, documents="separator", separator="%%")
     assert both(corpus) == (["one\ntwo\n"], [])
     assert not (Path(corpus.name) / "validation-documents.npy").exists()
     assert corpus.notes[0] == "the separator '%%' does not occur; each file is one document"
     assert "only one document, so none is left for validation; give a --corpus.validation-file" in corpus.notes[1]
-    assert not opened("one\ntwo\n", tmp_path, documents="files", validation=0.0).notes
+    assert not build_and_open("one\ntwo\n", tmp_path, documents="files", validation=0.0).notes
 
 
 def test_documents_of_a_validation_file_all_validate(tmp_path: Path) -> None:
     (tmp_path / "held.txt").write_text("abc\n\nb", newline="")
-    corpus = opened("a\nbb\nb", tmp_path, documents="lines", validation_file=str(tmp_path / "held.txt"))
+    corpus = build_and_open("a\nbb\nb", tmp_path, documents="lines", validation_file=str(tmp_path / "held.txt"))
     assert both(corpus) == (["a", "bb", "b"], ["abc", "b"])
     assert (corpus.counts.unseen, corpus.counts.unknown) == (1, 1)
 
 
 def test_two_documents_suffice_for_validation(tmp_path: Path) -> None:
-    assert both(opened("first\nsecond\n", tmp_path, documents="lines", validation=0.001)) == (["first"], ["second"])
+    assert both(build_and_open("first\nsecond\n", tmp_path, documents="lines", validation=0.001)) == (
+        ["first"],
+        ["second"],
+    )
 
 
 @pytest.mark.parametrize("text", ["\n" * 1_000_000, "\r\n\r\n"])
@@ -238,18 +243,18 @@ def test_lines_without_a_character_are_an_error_that_counts_them(tmp_path: Path,
     with pytest.raises(
         InputError, match=rf"there are no characters in .*apart from the ends of {count:,} empty documents"
     ):
-        opened(text, tmp_path, documents="lines")
+        build_and_open(text, tmp_path, documents="lines")
 
 
 def test_documents_of_bytes_keep_what_is_not_utf8(tmp_path: Path) -> None:
     data = b"caf\xe9\n\xff\xfe\n\xc3\xa9\n"
     for policy, expected in (("bytes", data), ("replace", data.decode("utf-8", "replace").encode())):
-        corpus = opened(data, tmp_path, unit="byte", documents="lines", validation=0.0, invalid=policy)
+        corpus = build_and_open(data, tmp_path, unit="byte", documents="lines", validation=0.0, invalid=policy)
         stored = corpus.training.read(0, corpus.training.characters).astype(np.uint8).tobytes()
         assert stored == expected.replace(b"\n", b"")
         assert corpus.training.bounds(np.arange(3))[1].tolist() == [len(line) for line in expected.split(b"\n")[:3]]
     with pytest.raises(InputError, match="not valid UTF-8 at byte 3"):
-        opened(data, tmp_path, documents="lines", invalid="strict")
+        build_and_open(data, tmp_path, documents="lines", invalid="strict")
 
 
 def alphabet(folder: Path, symbols: str) -> str:
@@ -259,7 +264,7 @@ def alphabet(folder: Path, symbols: str) -> str:
 
 def test_a_given_alphabet_is_the_vocabulary_and_other_characters_are_kept_and_counted(tmp_path: Path) -> None:
     text = "abacab, 天天天地!"
-    corpus = opened(text * 10, tmp_path, alphabet=alphabet(tmp_path, "zab天é"), validation=0.2)
+    corpus = build_and_open(text * 10, tmp_path, alphabet=alphabet(tmp_path, "zab天é"), validation=0.2)
     assert corpus.vocabulary.symbols == tuple(sorted(map(ord, "zab天é")))
     assert "".join(whole(corpus)) == text * 10
     assert corpus.training.read(0, 4).tolist() == corpus.vocabulary.encode("abac").tolist()
@@ -272,14 +277,14 @@ def test_a_given_alphabet_is_the_vocabulary_and_other_characters_are_kept_and_co
 
 
 def test_an_alphabet_with_documents_leaves_room_for_the_boundary(tmp_path: Path) -> None:
-    corpus = opened("abc\ncab\n", tmp_path, alphabet=alphabet(tmp_path, "a"), documents="lines", validation=0.5)
+    corpus = build_and_open("abc\ncab\n", tmp_path, alphabet=alphabet(tmp_path, "a"), documents="lines", validation=0.5)
     assert corpus.vocabulary.size == 3
     assert both(corpus) == (["abc"], ["cab"])
     assert corpus.training.read(0, 3).tolist() == [0, 3 + ord("b"), 3 + ord("c")]
 
 
 def test_unseen_characters_of_documents_come_back(tmp_path: Path) -> None:
-    corpus = opened("ab\nxy天\nab\n", tmp_path, documents="lines", validation=0.3)
+    corpus = build_and_open("ab\nxy天\nab\n", tmp_path, documents="lines", validation=0.3)
     assert both(corpus) == (["ab", "ab"], ["xy天"])
     assert corpus.validation.read(0, 2).tolist() == [4 + ord("x"), 4 + ord("y")]
 
@@ -287,7 +292,7 @@ def test_unseen_characters_of_documents_come_back(tmp_path: Path) -> None:
 def test_shards_hold_an_alphabet_larger_than_the_text_and_a_text_larger_than_the_alphabet(tmp_path: Path) -> None:
     many = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
     for text, known in (("ab" + many[:1], "ab" + many), (many, many[:2])):
-        corpus = opened(text * 2, tmp_path, alphabet=alphabet(tmp_path, known), validation=0.0)
+        corpus = build_and_open(text * 2, tmp_path, alphabet=alphabet(tmp_path, known), validation=0.0)
         assert np.load(Path(corpus.name) / "training-00000.npy").dtype == "uint16"
         assert whole(corpus)[0] == text * 2
 

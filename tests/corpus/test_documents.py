@@ -34,7 +34,7 @@ def whole(text: str, chosen: CorpusSettings) -> list[str]:
     return found if found[-1] else found[:-1]
 
 
-def joined(pieces: list[tuple[str, bool]]) -> list[str]:
+def join_documents(pieces: list[tuple[str, bool]]) -> list[str]:
     found, held = [], ""
     for text, ends in pieces:
         held += text
@@ -59,10 +59,10 @@ def pieces_of(text: str, size: int) -> list[str]:
 @example("a\r", 1, LINES)
 def test_the_pieces_do_not_matter(text: str, size: int, chosen: CorpusSettings) -> None:
     tally, expected = ReadCounts(), whole(text, chosen)
-    found = joined(list(documents_of(pieces_of(text, size), chosen, tally)))
+    found = join_documents(list(documents_of(pieces_of(text, size), chosen, tally)))
     assert found == [document for document in expected if document]
     assert (tally.documents, tally.empty) == (len(found), len(expected) - len(found))
-    assert joined(list(documents_of([text], chosen))) == found
+    assert join_documents(list(documents_of([text], chosen))) == found
 
 
 @given(TEXT, st.integers(1, 9), st.sampled_from([LINES, by("ab")]))
@@ -85,7 +85,9 @@ def test_the_end_of_a_source_ends_a_document(
     sources = find([str(tmp_path / f"{number}.txt") for number in range(len(texts))]).sources
     tally, expected = ReadCounts(), [document for text in texts for document in whole(text, chosen)]
     kept = chosen.model_copy(update={"invalid": "bytes"})
-    assert joined(list(documents(sources, kept, tally, size))) == [document for document in expected if document]
+    assert join_documents(list(documents(sources, kept, tally, size))) == [
+        document for document in expected if document
+    ]
     assert tally.empty == expected.count("")
 
 
@@ -105,7 +107,7 @@ def test_a_separator_can_be_longer_than_the_pieces() -> None:
     separator = "-=" * 500 + "!"
     text = f"{separator}one{separator}{separator[:-1]}two{separator[:700]}"
     tally = ReadCounts()
-    found = joined(list(documents_of(pieces_of(text, 7), by(separator), tally)))
+    found = join_documents(list(documents_of(pieces_of(text, 7), by(separator), tally)))
     assert found == ["one", f"{separator[:-1]}two{separator[:700]}"]
     assert (tally.separators, tally.empty) == (2, 1)
 
@@ -128,15 +130,15 @@ def test_nothing_is_no_document(text: str) -> None:
 def test_a_line_ends_with_a_line_feed_a_carriage_return_or_both(text: str, found: list[str], empty: int) -> None:
     for size in (1, 2, 99):
         tally = ReadCounts()
-        assert joined(list(documents_of(pieces_of(text, size), LINES, tally))) == found
+        assert join_documents(list(documents_of(pieces_of(text, size), LINES, tally))) == found
         assert tally.empty == empty
 
 
 def test_the_separator_is_prepared_as_the_text_is(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("One<|END|>Two<|e\u0301|>Three".encode())
     sources = find([str(tmp_path / "a.txt")]).sources
-    assert joined(list(documents(sources, by("<|END|>", lowercase=True)))) == ["one", "two<|e\u0301|>three"]
-    assert joined(list(documents(sources, by("<|\u00e9|>", normalize="nfc")))) == ["One<|END|>Two", "Three"]
+    assert join_documents(list(documents(sources, by("<|END|>", lowercase=True)))) == ["one", "two<|e\u0301|>three"]
+    assert join_documents(list(documents(sources, by("<|\u00e9|>", normalize="nfc")))) == ["One<|END|>Two", "Three"]
 
 
 def test_standard_input_is_one_source(monkeypatch: pytest.MonkeyPatch) -> None:

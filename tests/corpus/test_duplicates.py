@@ -20,7 +20,7 @@ from scriven.vocabulary import code_points
 DOCUMENTS = st.lists(st.text("ab😀", min_size=1, max_size=4), max_size=12)
 
 
-def hashed(folder: Path, name: str, documents: Sequence[str], piece: int) -> HashedDraft:
+def make_hashed_draft(folder: Path, name: str, documents: Sequence[str], piece: int) -> HashedDraft:
     """Documents appended in pieces of so many characters."""
     made = HashedDraft(Draft(io.BytesIO(), folder / f"{name}-documents.npy"), folder / f"{name}-hashes")
     text, ends = "".join(documents), np.cumsum([len(each) for each in documents]).astype(np.int64)
@@ -42,7 +42,10 @@ def test_documents_are_compared_whole_whatever_the_pieces(
         patch.setattr(shards, "HASHES_AT_ONCE", at_once)
         patch.setattr(shards, "BLOCK_CHARACTERS", other)
         rest = Draft(io.BytesIO(), tmp_path / "c-documents.npy")
-        with hashed(tmp_path, "a", training, one) as known, hashed(tmp_path, "b", validation, other) as held:
+        with (
+            make_hashed_draft(tmp_path, "a", training, one) as known,
+            make_hashed_draft(tmp_path, "b", validation, other) as held,
+        ):
             flags = [bool(flag) for some in are_duplicates(held, known) for flag in some]
             assert flags == [document in training for document in validation]
             assert copy_others(held.draft, are_duplicates(held, known), rest) == sum(flags)
@@ -53,7 +56,7 @@ def test_documents_are_compared_whole_whatever_the_pieces(
 
 def test_hashes_differ_for_what_is_alike(tmp_path: Path) -> None:
     alike = ["a" * length for length in range(1, 200)] + ["ab", "ba", "aab", "aba", "baa", "\0", "\0\0", "\0a", "a\0"]
-    with hashed(tmp_path, "a", alike, 7) as made:
+    with make_hashed_draft(tmp_path, "a", alike, 7) as made:
         found = np.concatenate(list(made.blocks()))
     assert len(set(found.tolist())) == len(set(alike))
 
@@ -61,7 +64,7 @@ def test_hashes_differ_for_what_is_alike(tmp_path: Path) -> None:
 NAMES = [f"name {number % 60}" for number in range(100)]  # 40 are there twice
 
 
-def built(folder: Path, names: Sequence[str], **corpus: Any) -> Corpus:
+def build_corpus(folder: Path, names: Sequence[str], **corpus: Any) -> Corpus:
     (folder / "names.txt").write_text("\n".join(names), "utf-8")
     chosen = validate({"corpus": {"documents": "lines", **corpus}}).corpus
     return Corpus.open(build([str(folder / "names.txt")], chosen))
@@ -74,7 +77,7 @@ def texts_of(corpus: Corpus, part: Part) -> list[str]:
 
 @pytest.mark.parametrize("chosen", [{}, {"validation": 20}, {"validation": 0.3, "unit": "byte"}])
 def test_they_are_counted_and_said_and_can_be_left_out(tmp_path: Path, chosen: dict[str, Any]) -> None:
-    corpus = built(tmp_path, NAMES, **chosen)
+    corpus = build_corpus(tmp_path, NAMES, **chosen)
     training, validation = texts_of(corpus, corpus.training), texts_of(corpus, corpus.validation)
     twice = [name for name in validation if name in training]
     assert corpus.counts.duplicates == len(twice) > 0
@@ -82,7 +85,7 @@ def test_they_are_counted_and_said_and_can_be_left_out(tmp_path: Path, chosen: d
         f"{len(twice)} of {len(validation)} validation documents are also in the training text, word for word, so the "
         "validation loss is too low; leave them out with --corpus.duplicates drop"
     ) in corpus.notes
-    dropped = built(tmp_path, NAMES, duplicates="drop", **chosen)
+    dropped = build_corpus(tmp_path, NAMES, duplicates="drop", **chosen)
     assert texts_of(dropped, dropped.training) == training
     assert texts_of(dropped, dropped.validation) == [name for name in validation if name not in training]
     assert dropped.counts.documents == corpus.counts.documents - len(twice)
@@ -100,10 +103,10 @@ def test_a_validation_file_is_compared_too_and_parts_give_the_same(
     monkeypatch.setattr(inputs, "PIECE_BYTES", 5)
     (tmp_path / "held.txt").write_text("name 3\nsomeone\nname 7", "utf-8")
     held = str(tmp_path / "held.txt")
-    assert built(tmp_path, NAMES, validation_file=held).counts.duplicates == 2
+    assert build_corpus(tmp_path, NAMES, validation_file=held).counts.duplicates == 2
     for policy in ("keep", "drop"):
         texts = [str(tmp_path / "names.txt")]
-        chosen = built(tmp_path, NAMES, validation_file=held, duplicates=policy).settings
+        chosen = build_corpus(tmp_path, NAMES, validation_file=held, duplicates=policy).settings
         corpus = Corpus.open(build(texts, chosen, tmp_path / f"{policy}-whole"))  # whose key is of the file of now
         parts = [build_part(texts, chosen, tmp_path / f"{policy}-{n}", (n, 3)) for n in (1, 2, 3)]
         merged = merge(parts, tmp_path / policy)
@@ -113,16 +116,16 @@ def test_a_validation_file_is_compared_too_and_parts_give_the_same(
 
 
 def test_where_none_is_left_it_is_said(tmp_path: Path) -> None:
-    corpus = built(tmp_path, ["anna"] * 30, duplicates="drop")
+    corpus = build_corpus(tmp_path, ["anna"] * 30, duplicates="drop")
     assert corpus.validation.documents == corpus.validation.characters == 0
     assert (
         "3 of 3 validation documents were left out, as they are also in the training text; none is left, so give a "
         "--corpus.validation-file"
     ) in corpus.notes
-    assert built(tmp_path, ["a", "b", "c"]).counts.duplicates == 0
+    assert build_corpus(tmp_path, ["a", "b", "c"]).counts.duplicates == 0
 
 
 @pytest.mark.parametrize("chosen", [{"documents": "none"}, {"validation": 0}])
 def test_without_documents_that_validate_there_is_nothing_to_drop(tmp_path: Path, chosen: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"corpus.duplicates drop would do nothing"):
-        built(tmp_path, NAMES, duplicates="drop", **chosen)
+        build_corpus(tmp_path, NAMES, duplicates="drop", **chosen)

@@ -37,7 +37,7 @@ RUSSIAN = "Все счастливые семьи похожи друг на д�
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。"
 
 
-def chosen(**values: Any) -> CorpusSettings:
+def corpus_settings(**values: Any) -> CorpusSettings:
     return validate({"corpus": values}).corpus
 
 
@@ -45,19 +45,19 @@ def pieces_of(data: bytes, size: int) -> list[bytes]:
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
-def decoded(data: bytes, size: int, counts: list[int] | None = None, **values: Any) -> str:
+def decode_pieces(data: bytes, size: int, counts: list[int] | None = None, **values: Any) -> str:
     counts = [] if counts is None else counts
-    return "".join(decode(pieces_of(data, size), "text", chosen(**values), counts.append))
+    return "".join(decode(pieces_of(data, size), "text", corpus_settings(**values), counts.append))
 
 
 def text_of(path: Path, **values: Any) -> str:
-    return "".join(read_text(find([str(path)]).sources, chosen(**values)))
+    return "".join(read_text(find([str(path)]).sources, corpus_settings(**values)))
 
 
 @given(st.data(), st.sampled_from(list(ENCODINGS)), st.integers(1, 9))
 def test_the_pieces_do_not_matter(data: st.DataObject, encoding: str, size: int) -> None:
     text = data.draw(st.text(ENCODINGS[encoding]))
-    assert decoded(text.encode(encoding), size, encoding=encoding) == text
+    assert decode_pieces(text.encode(encoding), size, encoding=encoding) == text
 
 
 @given(st.binary(max_size=40), st.sampled_from([*ENCODINGS, "utf-8"]), st.integers(1, 9))
@@ -69,7 +69,7 @@ def test_any_bytes_are_the_same_text_or_the_same_error_whatever_the_pieces(
     def outcome(size: int, invalid: str) -> tuple[str, object]:
         counts: list[int] = []
         try:
-            return decoded(data, size, counts, encoding=encoding, invalid=invalid), sum(counts)
+            return decode_pieces(data, size, counts, encoding=encoding, invalid=invalid), sum(counts)
         except InputError as error:
             return str(error).split(";")[0], "refused"
 
@@ -81,24 +81,24 @@ def test_any_bytes_are_the_same_text_or_the_same_error_whatever_the_pieces(
 
 def test_an_escape_that_does_not_end_is_the_same_whatever_the_pieces() -> None:
     data = b"a\x1b$(Q)_\x1b(" + b"\xff" * 8 + b"b\n"  # Python's decoders keep 8 bytes of an escape at most
-    whole = decoded(data, 99, encoding="iso2022_jp_2004", invalid="replace")
+    whole = decode_pieces(data, 99, encoding="iso2022_jp_2004", invalid="replace")
     assert whole.startswith("a") and whole.endswith("\ufffd" * 8)
     for size in range(1, 20):
-        assert decoded(data, size, encoding="iso2022_jp_2004", invalid="replace") == whole
+        assert decode_pieces(data, size, encoding="iso2022_jp_2004", invalid="replace") == whole
     dense = b"\x1b$" * 20 + b"a" * 20
-    whole = decoded(dense, 99, encoding="iso2022_jp", invalid="replace")
-    assert {decoded(dense, size, encoding="iso2022_jp", invalid="replace") for size in range(1, 40)} == {whole}
+    whole = decode_pieces(dense, 99, encoding="iso2022_jp", invalid="replace")
+    assert {decode_pieces(dense, size, encoding="iso2022_jp", invalid="replace") for size in range(1, 40)} == {whole}
     with pytest.raises(InputError, match="text has only escape sequences after byte 0"):
-        decoded(b"\x1b$" * 40_000, 9999, encoding="iso2022_jp", invalid="replace")
+        decode_pieces(b"\x1b$" * 40_000, 9999, encoding="iso2022_jp", invalid="replace")
 
 
 def test_where_another_encoding_fails_the_byte_is_named_and_can_be_replaced(tmp_path: Path) -> None:
     data = "吾輩".encode("shift_jis") + b"\xff" + "猫".encode("shift_jis")
     for size in (1, 3, 99):
         with pytest.raises(InputError, match=r"text is not valid shift_jis at byte 4 \(0xff\); .*--corpus.invalid rep"):
-            decoded(data, size, encoding="shift_jis")
+            decode_pieces(data, size, encoding="shift_jis")
     (tmp_path / "a.txt").write_bytes(data)
-    corpus = Corpus.open(build([str(tmp_path / "a.txt")], chosen(encoding="Shift-JIS", invalid="replace")))
+    corpus = Corpus.open(build([str(tmp_path / "a.txt")], corpus_settings(encoding="Shift-JIS", invalid="replace")))
     assert corpus.counts.invalid == 1
     assert "1 byte was not valid shift_jis; each was replaced by U+FFFD" in corpus.notes
 
@@ -106,14 +106,14 @@ def test_where_another_encoding_fails_the_byte_is_named_and_can_be_replaced(tmp_
 @pytest.mark.parametrize("name", ["rot13", "hex", "nothing", "a\0b", "", "undefined", "punycode"])
 def test_only_encodings_of_texts_are_taken(name: str) -> None:
     with pytest.raises(UsageError, match=r"corpus.encoding '.*': there is no such text encoding"):
-        chosen(encoding=name)
+        corpus_settings(encoding=name)
 
 
 def test_names_of_one_encoding_are_one() -> None:
-    assert chosen(encoding="UTF8").encoding == chosen(encoding="utf-8-sig").encoding == "utf-8"
-    assert chosen(encoding="latin1").encoding == chosen(encoding="ISO-8859-1").encoding
+    assert corpus_settings(encoding="UTF8").encoding == corpus_settings(encoding="utf-8-sig").encoding == "utf-8"
+    assert corpus_settings(encoding="latin1").encoding == corpus_settings(encoding="ISO-8859-1").encoding
     with pytest.raises(UsageError, match=r"--corpus.invalid bytes works only with UTF-8"):
-        chosen(encoding="cp1252", invalid="bytes")
+        corpus_settings(encoding="cp1252", invalid="bytes")
 
 
 @pytest.mark.parametrize("has_library", [True, False])
@@ -131,14 +131,14 @@ def test_the_likeliest_encodings_are_named(
     assert data.decode(encoding) in names
     assert len(names) <= 3
     with pytest.raises(InputError, match=r"it is probably \S+.* read it with --corpus.encoding \S+, or with"):
-        decoded(data, 1000)
+        decode_pieces(data, 1000)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 @pytest.mark.parametrize("end", [b"\xc3", b"caf\xe9"])
 def test_a_text_that_fails_at_its_end_is_judged_by_what_came_before(end: bytes, size: int) -> None:
     with pytest.raises(InputError, match="that the text's end cuts off; it is probably cp1252 or") as refused:
-        decoded(b"hello world\n" * 30 + end, size)
+        decode_pieces(b"hello world\n" * 30 + end, size)
     assert f"at byte {359 + len(end)} (" in str(refused.value)
 
 
@@ -192,7 +192,7 @@ def test_zeros_are_judged_by_their_share_whatever_the_pieces(zeros: list[bool], 
     )
     for piece in (size, 10_000):
         try:
-            assert decoded(data, piece) == data.decode()
+            assert decode_pieces(data, piece) == data.decode()
             assert not many
         except InputError as error:
             assert f"(byte {data.index(0):,} is zero)" in str(error)
@@ -233,7 +233,7 @@ def test_one_mark_at_the_start_is_left_out_and_counted(tmp_path: Path, text: str
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode())
     tally = ReadCounts()
-    found = "".join(read_text(find([str(path)]).sources, chosen(unit=unit), tally, size))
+    found = "".join(read_text(find([str(path)]).sources, corpus_settings(unit=unit), tally, size))
     assert found == text.removeprefix("\ufeff")
     assert tally.marks == text.startswith("\ufeff")
 
@@ -246,7 +246,7 @@ def test_each_source_loses_its_mark_and_it_is_said(tmp_path: Path) -> None:
     (tmp_path / "held.txt").write_bytes(codecs.BOM_UTF8 + b"anna\n")
     held = str(tmp_path / "held.txt")
     texts = [str(tmp_path / name) for name in ("a.txt", "b.txt", "c.txt")]
-    corpus = Corpus.open(build(texts, chosen(validation_file=held)))
+    corpus = Corpus.open(build(texts, corpus_settings(validation_file=held)))
     assert corpus.counts.marks == 3
     assert "3 byte order marks at the start of sources were left out" in corpus.notes
     assert corpus.training.characters == 15
@@ -257,7 +257,9 @@ def test_each_source_loses_its_mark_and_it_is_said(tmp_path: Path) -> None:
 def test_the_first_name_of_a_list_with_a_mark_is_a_name() -> None:
     text = text_of(CASES / "02-bom" / "bom_names.txt")
     assert not text.startswith("\ufeff")
-    rows = "".join(read_text(find([str(CASES / "04-cp1252" / "quotes.txt")]).sources, chosen(encoding="cp1252")))
+    rows = "".join(
+        read_text(find([str(CASES / "04-cp1252" / "quotes.txt")]).sources, corpus_settings(encoding="cp1252"))
+    )
     assert "It’s café time —" in rows
 
 
@@ -301,7 +303,7 @@ def test_a_corpus_names_the_line_ends_that_it_has(tmp_path: Path, text: str, tol
 def test_typographic_punctuation_is_folded_counted_and_said(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("“It’s – well…” — a\u00a0b\n", "utf-8")
-    corpus = Corpus.open(build([str(path)], chosen(punctuation="ascii", validation=0)))
+    corpus = Corpus.open(build([str(path)], corpus_settings(punctuation="ascii", validation=0)))
     assert corpus.vocabulary.decode(corpus.training.read(0, corpus.training.characters)) == '"It\'s - well..." -- a b\n'
     assert corpus.counts.punctuation == 7
     assert "plain punctuation replaced 7 typographic characters" in corpus.notes

@@ -50,7 +50,7 @@ def read_all(folder: Path) -> None:
         part.read(0, part.characters)
 
 
-def refused(folder: Path, reading: Callable[[Path], object] = read_all) -> str:
+def assert_refused(folder: Path, reading: Callable[[Path], object] = read_all) -> str:
     tracemalloc.start()
     with pytest.raises(InputError) as error:
         reading(folder)
@@ -61,7 +61,7 @@ def refused(folder: Path, reading: Callable[[Path], object] = read_all) -> str:
     return str(error.value)
 
 
-def changed(folder: Path, change: Change) -> Path:
+def change_header(folder: Path, change: Change) -> Path:
     values = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
     change(values)
     (folder / "corpus.json").write_text(json.dumps(values))
@@ -111,7 +111,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_header_that_contradicts_itself_or_the_files_is_refused(corpus: Path, name: str) -> None:
-    message = refused(changed(corpus, HOSTILE[name]))
+    message = assert_refused(change_header(corpus, HOSTILE[name]))
     assert "build the corpus again" in message or "build it again" in message
 
 
@@ -129,13 +129,13 @@ def test_a_header_that_contradicts_itself_or_the_files_is_refused(corpus: Path, 
 )
 def test_json_that_is_hostile_is_refused(corpus: Path, text: str) -> None:
     (corpus / "corpus.json").write_text(text)
-    assert "corpus.json is damaged" in refused(corpus)
+    assert "corpus.json is damaged" in assert_refused(corpus)
 
 
 def test_a_name_that_is_there_twice_is_refused_wherever_it_is(corpus: Path) -> None:
     text = (corpus / "corpus.json").read_text(encoding="utf-8")
     (corpus / "corpus.json").write_text(text.replace('"sources":', '"sources": 1, "sources":'), encoding="utf-8")
-    assert "corpus.json is damaged" in refused(corpus)
+    assert "corpus.json is damaged" in assert_refused(corpus)
 
 
 def test_a_huge_header_is_not_read(corpus: Path) -> None:
@@ -151,10 +151,10 @@ def test_a_huge_header_is_not_read(corpus: Path) -> None:
 def test_links_and_pipes_are_not_followed(corpus: Path, original: Path, name: str) -> None:
     (corpus / name).unlink()
     (corpus / name).symlink_to(original / name)
-    assert f"{name} is a link or not a plain file" in refused(corpus)
+    assert f"{name} is a link or not a plain file" in assert_refused(corpus)
     (corpus / name).unlink()
     os.mkfifo(corpus / name)
-    assert f"{name} is a link or not a plain file" in refused(corpus)
+    assert f"{name} is a link or not a plain file" in assert_refused(corpus)
 
 
 class _Harm:
@@ -188,9 +188,11 @@ def test_arrays_that_are_hostile_are_refused(
     monkeypatch.chdir(corpus)
     data = hostile_arrays()[kind]
     (corpus / name).write_bytes(data)
-    assert name in refused(corpus)
+    assert name in assert_refused(corpus)
     files = ("documents",) if "documents" in name else ("shards", 0)
-    assert name in refused(changed(corpus, setter("training", *files, "size", len(data))))  # though the header agrees
+    assert name in assert_refused(
+        change_header(corpus, setter("training", *files, "size", len(data)))
+    )  # though the header agrees
     assert not (corpus / "harm").exists()
 
 
@@ -199,7 +201,7 @@ def test_a_corpus_cut_anywhere_is_refused(corpus: Path) -> None:
         data = path.read_bytes()
         for length in range(0, len(data.rstrip()), max(1, len(data) // 25)):
             path.write_bytes(data[:length])
-            refused(corpus)
+            assert_refused(corpus)
         path.write_bytes(data)
     read_all(corpus)
 
@@ -215,8 +217,8 @@ def test_documents_that_overlap_or_are_elsewhere_are_refused(corpus: Path, ends:
         values[-1] -= 1  # the text goes on after the last one
     np.save(path, values)
     if ends != [1]:
-        assert "documents overlap, or are outside of the text" in refused(corpus)
-    assert "training-documents.npy" in refused(corpus, lambda folder: Corpus.open(folder).verify())
+        assert "documents overlap, or are outside of the text" in assert_refused(corpus)
+    assert "training-documents.npy" in assert_refused(corpus, lambda folder: Corpus.open(folder).verify())
 
 
 def test_numbers_that_stand_for_nothing_are_found(corpus: Path) -> None:
@@ -224,7 +226,7 @@ def test_numbers_that_stand_for_nothing_are_found(corpus: Path) -> None:
         values = np.load(corpus / name)
         values[3] = 255
         np.save(corpus / name, values)
-        assert f"{name} is damaged" in refused(corpus, lambda folder: Corpus.open(folder).verify())
+        assert f"{name} is damaged" in assert_refused(corpus, lambda folder: Corpus.open(folder).verify())
         part = getattr(Corpus.open(corpus), name.split("-")[0])
         with pytest.raises(InputError, match=f"{name} is damaged: it has numbers that are not the id of any character"):
             part.read(0, 10)
@@ -237,7 +239,7 @@ def test_numbers_beyond_the_unseen_symbols_are_refused_when_they_are_read(tmp_pa
     values = np.load(folder / "validation-00000.npy")
     values[1] = 255
     np.save(folder / "validation-00000.npy", values)
-    assert "it has numbers that are not the id of any character" in refused(folder)
+    assert "it has numbers that are not the id of any character" in assert_refused(folder)
 
 
 JSON = st.recursive(

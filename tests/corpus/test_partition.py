@@ -20,7 +20,7 @@ many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_sc
 TRICKY = st.text("aAbΣσςİI \n\r|é天’\ufeff\u0301\u0308\u1100\u1161", max_size=60)
 
 
-def stored(folder: Path, texts: list[bytes], suffix: str = ".txt") -> tuple[TextSource, ...]:
+def store_texts(folder: Path, texts: list[bytes], suffix: str = ".txt") -> tuple[TextSource, ...]:
     for path in folder.glob("[0-9]*"):
         path.unlink()
     for index, data in enumerate(texts):
@@ -28,7 +28,7 @@ def stored(folder: Path, texts: list[bytes], suffix: str = ".txt") -> tuple[Text
     return tuple(source for index in range(len(texts)) for source in find([str(folder / f"{index}{suffix}")]).sources)
 
 
-def told(tally: ReadCounts) -> tuple[object, ...]:
+def counts_of(tally: ReadCounts) -> tuple[object, ...]:
     changed = tally.lowercased.to_pairs(), tally.punctuation.to_pairs(), tally.normalized.to_pairs()
     return (
         tally.marks,
@@ -52,11 +52,11 @@ def check_same(sources: tuple[TextSource, ...], count: int, chosen: CorpusSettin
     else:
         pieces = list(documents(sources, chosen, whole))
         found = [piece for part in parts for piece in documents(part, chosen, apart)]
-        assert joined(found) == joined(pieces)
-    assert told(apart) == told(whole)
+        assert join_documents(found) == join_documents(pieces)
+    assert counts_of(apart) == counts_of(whole)
 
 
-def joined(pieces: list[tuple[str, bool]]) -> list[str]:
+def join_documents(pieces: list[tuple[str, bool]]) -> list[str]:
     made, text = [], ""
     for piece, ended in pieces:
         text += piece
@@ -85,7 +85,7 @@ def test_text_that_is_prepared(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partition, "PIECE_BYTES", piece)
         chosen = CorpusSettings.model_validate(values)
-        check_same(stored(tmp_path, [text.encode() for text in texts]), count, chosen)
+        check_same(store_texts(tmp_path, [text.encode() for text in texts]), count, chosen)
 
 
 @many
@@ -95,7 +95,7 @@ def test_text_that_is_prepared(
     st.sampled_from(["replace", "bytes"]),
 )
 def test_bytes_that_are_not_utf8(tmp_path: Path, texts: list[bytes], count: int, policy: str) -> None:
-    check_same(stored(tmp_path, texts), count, CorpusSettings.model_validate({"invalid": policy}))
+    check_same(store_texts(tmp_path, texts), count, CorpusSettings.model_validate({"invalid": policy}))
 
 
 @many
@@ -103,7 +103,7 @@ def test_bytes_that_are_not_utf8(tmp_path: Path, texts: list[bytes], count: int,
 def test_lines(tmp_path: Path, texts: list[str], count: int, piece: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partition, "PIECE_BYTES", piece)
-        check_same(stored(tmp_path, [text.encode() for text in texts]), count, CorpusSettings(documents="lines"))
+        check_same(store_texts(tmp_path, [text.encode() for text in texts]), count, CorpusSettings(documents="lines"))
 
 
 @many
@@ -119,18 +119,18 @@ def test_separators_that_may_overlap_themselves(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partition, "PIECE_BYTES", piece)
         chosen = CorpusSettings(documents="separator", separator=separator)
-        check_same(stored(tmp_path, [text.encode() for text in texts]), count, chosen)
+        check_same(store_texts(tmp_path, [text.encode() for text in texts]), count, chosen)
 
 
 @pytest.mark.parametrize("documents", ["none", "lines", "files"])
 def test_rows_of_tables_stay_whole(tmp_path: Path, documents: str) -> None:
     rows = "".join(f'{{"text": "row {number}\\nof a table"}}\n' for number in range(50)).encode()
     chosen = CorpusSettings.model_validate({"documents": documents, "column": "text"})
-    sources = stored(tmp_path, [rows, rows[:-1], b""], ".jsonl")
+    sources = store_texts(tmp_path, [rows, rows[:-1], b""], ".jsonl")
     for count in (2, 7, 40):
         parts = [partition_sources([sources], number, count, chosen)[0] for number in range(1, count + 1)]
         found = [piece for part in parts for piece in documents_of(part, chosen)]
-        assert joined(found) == joined(documents_of(sources, chosen))
+        assert join_documents(found) == join_documents(documents_of(sources, chosen))
 
 
 @pytest.mark.parametrize(
@@ -145,11 +145,11 @@ def test_rows_of_tables_stay_whole(tmp_path: Path, documents: str) -> None:
 def test_what_cannot_be_cut_inside_stays_whole(tmp_path: Path, suffix: str, encoding: str, text: str) -> None:
     column = "" if suffix == ".txt" else "text"
     chosen = CorpusSettings.model_validate({"documents": "lines", "column": column, "encoding": encoding})
-    sources = stored(tmp_path, [text.encode(encoding)] * 3, suffix)
+    sources = store_texts(tmp_path, [text.encode(encoding)] * 3, suffix)
     for count in (2, 5):
         parts = [partition_sources([sources], number, count, chosen)[0] for number in range(1, count + 1)]
         found = [piece for part in parts for piece in documents_of(part, chosen)]
-        assert joined(found) == joined(documents_of(sources, chosen)) != []
+        assert join_documents(found) == join_documents(documents_of(sources, chosen)) != []
 
 
 def documents_of(sources: tuple[TextSource, ...], chosen: CorpusSettings) -> list[tuple[str, bool]]:
@@ -157,7 +157,7 @@ def documents_of(sources: tuple[TextSource, ...], chosen: CorpusSettings) -> lis
 
 
 def test_parts_are_of_about_one_size_and_plain_files_are_cut_inside(tmp_path: Path) -> None:
-    sources = stored(tmp_path, ["ä ".encode() * 10_000, b"b" * 5_000])
+    sources = store_texts(tmp_path, ["ä ".encode() * 10_000, b"b" * 5_000])
     sizes = [
         sum(span(source) for source in partition_sources([sources], number, 7, PLAIN)[0]) for number in range(1, 8)
     ]
@@ -175,13 +175,13 @@ def span(source: TextSource) -> int:
     [(".gz", PLAIN), (".txt", CorpusSettings(documents="files")), (".parquet", CorpusSettings(column="text"))],
 )
 def test_what_cannot_be_cut_stays_whole(tmp_path: Path, suffix: str, chosen: CorpusSettings) -> None:
-    sources = stored(tmp_path, [b"a\n" * 50] * 3, suffix)
+    sources = store_texts(tmp_path, [b"a\n" * 50] * 3, suffix)
     parts = [partition_sources([sources], number, 5, chosen)[0] for number in range(1, 6)]
     assert [source for part in parts for source in part] == list(sources)
 
 
 def test_text_to_train_on_and_to_validate_on_are_divided_together(tmp_path: Path) -> None:
-    sources = stored(tmp_path, [b"a" * 100, b"b" * 20])
+    sources = store_texts(tmp_path, [b"a" * 100, b"b" * 20])
     parts = [partition_sources([sources[:1], sources[1:]], number, 2, PLAIN) for number in (1, 2)]
     assert [["".join(read_text(group, PLAIN)) for group in part] for part in parts] == [
         ["a" * 60, ""],

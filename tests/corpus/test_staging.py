@@ -39,7 +39,7 @@ def builder(book: Path, folder: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def begun(folder: Path, process: subprocess.Popen[str]) -> Path:
+def wait_for_staging_folder(folder: Path, process: subprocess.Popen[str]) -> Path:
     """The folder that a builder works in, once it has read something."""
     while process.poll() is None:
         for path in folder.glob(".scriven-building-*/training-draft"):
@@ -60,7 +60,7 @@ def test_builders_that_are_killed_leave_nothing_that_is_read_and_nothing_that_st
     for _ in range(6):
         process = builder(book, folder)
         if chance.random() < 0.8:
-            begun(folder.parent, process)
+            wait_for_staging_folder(folder.parent, process)
         time.sleep(chance.random() * 0.15)
         process.kill()
         process.communicate()
@@ -81,7 +81,7 @@ def test_builders_that_are_killed_leave_nothing_that_is_read_and_nothing_that_st
 def test_a_signal_ends_building_and_leaves_nothing(book: Path, tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "out" / "corpus"
     process = builder(book, folder)
-    begun(folder.parent, process)
+    wait_for_staging_folder(folder.parent, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
@@ -115,7 +115,7 @@ def test_two_builders_of_one_folder_end_with_the_same_corpus(book: Path, tmp_pat
 def test_a_builder_that_lives_is_left_alone(book: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out" / "corpus"
     process = builder(book, folder)
-    work = begun(folder.parent, process)
+    work = wait_for_staging_folder(folder.parent, process)
     (tmp_path / "small.txt").write_text("a small text")
     build([str(tmp_path / "small.txt")], CorpusSettings(), folder.parent / "small")
     assert work.exists() or folder.exists()

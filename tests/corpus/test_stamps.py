@@ -42,7 +42,7 @@ def copied_back(text: Path) -> None:
     text.with_name("copy").replace(text)
 
 
-def touched(text: Path) -> None:
+def touch(text: Path) -> None:
     os.utime(text, ns=(1, 1))
 
 
@@ -77,7 +77,7 @@ def test_another_text_of_the_same_size_and_time_is_noticed(book: Path, change: C
     assert build([str(book)], CorpusSettings()) == after
 
 
-@pytest.mark.parametrize("change", [copied_back, touched])
+@pytest.mark.parametrize("change", [copied_back, touch])
 def test_the_same_text_is_known_by_its_content(
     book: Path, change: Callable[[Path], None], built: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +140,7 @@ def test_a_folder_is_not_taken_for_the_corpus_of_another_text(book: Path, tmp_pa
     folder = build([str(book)], CorpusSettings(), tmp_path / "corpus")
     assert build([str(book)], CorpusSettings(), folder) == folder
     assert len(built) == 1
-    for change in (touched, copied_back):
+    for change in (touch, copied_back):
         change(book)
         assert build([str(book)], CorpusSettings(), folder) == folder
     other(book)

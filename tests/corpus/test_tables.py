@@ -21,7 +21,7 @@ from scriven.settings import CorpusSettings
 ROWS = ["one", "two\nlines", "", "天地 é\r\n", "five"]
 
 
-def chosen(**values: object) -> CorpusSettings:
+def corpus_settings(**values: object) -> CorpusSettings:
     return CorpusSettings.model_validate({"column": "text", "documents": "files", **values})
 
 
@@ -90,7 +90,7 @@ def test_each_row_is_a_document_whatever_the_format(tmp_path: Path, write: Any) 
     path = write(ROWS, tmp_path / "table.jsonl")
     for size in (1, 7, 1 << 20):
         tally = ReadCounts()
-        assert read(path, chosen(), tally, size) == [row for row in ROWS if row]
+        assert read(path, corpus_settings(), tally, size) == [row for row in ROWS if row]
         assert (tally.documents, tally.empty, tally.bad_rows) == (4, 1, 0)
         sources = find([str(path)], "text").sources
         assert tally.position == sum(source.stamp[0] for source in sources if source.stamp)
@@ -101,23 +101,30 @@ def test_without_documents_a_line_feed_follows_each_row_and_with_lines_each_row_
     tmp_path: Path, write: Any
 ) -> None:
     path = write(ROWS, tmp_path / "table.jsonl")
-    assert read(path, chosen(documents="none")) == ["".join(f"{row}\n" for row in ROWS)]
+    assert read(path, corpus_settings(documents="none")) == ["".join(f"{row}\n" for row in ROWS)]
     tally = ReadCounts()
-    assert read(path, chosen(documents="lines"), tally) == ["one", "two", "lines", "天地 é", "five"]
+    assert read(path, corpus_settings(documents="lines"), tally) == ["one", "two", "lines", "天地 é", "five"]
     assert (tally.documents, tally.separators) == (5, 2)
-    assert read(path, chosen(documents="separator", separator="i")) == ["one", "two\nl", "nes", "天地 é\r\n", "f", "ve"]
+    assert read(path, corpus_settings(documents="separator", separator="i")) == [
+        "one",
+        "two\nl",
+        "nes",
+        "天地 é\r\n",
+        "f",
+        "ve",
+    ]
 
 
 def test_rows_are_prepared(tmp_path: Path) -> None:
     path = as_jsonl(["ÄB", "e\u0301"], tmp_path / "table.jsonl")
-    assert read(path, chosen(lowercase=True, normalize="nfc")) == ["äb", "é"]
+    assert read(path, corpus_settings(lowercase=True, normalize="nfc")) == ["äb", "é"]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(max_size=12), max_size=8), st.integers(1, 9))
 def test_any_rows_come_back(tmp_path: Path, rows: list[str], size: int) -> None:
     path = as_jsonl(rows, tmp_path / "table.jsonl")
-    assert read(path, chosen(), size=size) == [row for row in rows if row]
+    assert read(path, corpus_settings(), size=size) == [row for row in rows if row]
 
 
 BAD = [
@@ -137,8 +144,8 @@ def test_a_bad_row_is_named_or_left_out_and_counted(tmp_path: Path, line: str, m
     path = tmp_path / "table.jsonl"
     path.write_text(f'{{"text": "good"}}\n\n{line}\n{{"text": "too"}}')
     with pytest.raises(InputError, match=rf"table\.jsonl, line 3: it {message}.*--corpus\.bad-rows skip"):
-        read(path, chosen())
-    corpus = Corpus.open(build([str(path)], chosen(bad_rows="skip"), tmp_path / "corpus"))
+        read(path, corpus_settings())
+    corpus = Corpus.open(build([str(path)], corpus_settings(bad_rows="skip"), tmp_path / "corpus"))
     assert corpus.counts.bad_rows == 1
     assert corpus.counts.documents == 2
     assert "1 row was left out, as it has no text in the column 'text'" in corpus.notes
@@ -148,22 +155,22 @@ def test_halves_of_characters_are_replaced_where_invalid_text_is(tmp_path: Path)
     path = tmp_path / "table.jsonl"
     path.write_text('{"text": "a\\ud800b\\udc80"}\n{"text": "\\ud83d\\ude00"}\n')
     tally = ReadCounts()
-    assert read(path, chosen(invalid="replace"), tally) == ["a\ufffdb\ufffd", "😀"]
+    assert read(path, corpus_settings(invalid="replace"), tally) == ["a\ufffdb\ufffd", "😀"]
     assert tally.invalid == 2
 
 
 def test_a_null_in_a_binary_table_is_named_by_its_row(tmp_path: Path) -> None:
     path = as_parquet(["a", "b", None], tmp_path / "table.jsonl")
     with pytest.raises(InputError, match=r"table\.parquet, row 3: it has no text but None"):
-        read(path, chosen())
-    assert read(path, chosen(bad_rows="skip")) == ["a", "b"]
+        read(path, corpus_settings())
+    assert read(path, corpus_settings(bad_rows="skip")) == ["a", "b"]
 
 
 @pytest.mark.parametrize("write", [as_parquet, as_arrow_stream])
 def test_a_column_that_is_not_there_is_said_with_those_that_are(tmp_path: Path, write: Any) -> None:
     path = write(["a"], tmp_path / "table.jsonl")
     with pytest.raises(InputError, match=r"has no column 'body'; choose one with --corpus\.column: (id, )?text"):
-        read(path, chosen(column="body"))
+        read(path, corpus_settings(column="body"))
     with pytest.raises(InputError, match=r"is a table; name the column with the text: --corpus\.column"):
         read(path, CorpusSettings())
 
@@ -175,12 +182,12 @@ def test_damaged_tables_are_refused_in_one_sentence(tmp_path: Path, write: Any) 
     for damaged in (data[: len(data) // 2], b"", b"no table at all", data[:4]):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="table"):
-            read(path, chosen())
+            read(path, corpus_settings())
     for _ in range(60):  # what is not noticed must at least do no harm
         place = chance.randrange(len(data))
         path.write_bytes(data[:place] + bytes([chance.randrange(256)]) + data[place + 1 :])
         try:
-            read(path, chosen())
+            read(path, corpus_settings())
         except InputError as error:
             assert "table" in str(error)
 
@@ -189,7 +196,7 @@ def test_a_line_without_an_end_is_not_read_into_memory_whole(tmp_path: Path, mon
     monkeypatch.setattr(tables, "LONGEST_ROW", 1000)
     (tmp_path / "table.jsonl").write_text('{"text": "' + "a" * 5000)
     with pytest.raises(InputError, match=r"line 1 has over 1,000 characters; is it really JSON lines\?"):
-        read(tmp_path / "table.jsonl", chosen(), size=100)
+        read(tmp_path / "table.jsonl", corpus_settings(), size=100)
 
 
 def test_a_folder_is_searched_for_tables_where_a_column_is_named(tmp_path: Path) -> None:
@@ -222,7 +229,7 @@ def test_a_data_set_names_only_what_is_in_it(tmp_path: Path, names: Any) -> None
 def test_a_data_set_needs_a_column_and_a_split(tmp_path: Path) -> None:
     path = as_dataset(ROWS, tmp_path / "set.jsonl")
     assert [Path(name).name for name in find([str(path)], "text").skipped] == ["test"]
-    assert read(path / "test", chosen()) == ["never read"]
+    assert read(path / "test", corpus_settings()) == ["never read"]
     with pytest.raises(InputError, match=r"set is a data set; name the column"):
         find([str(path)])
     (path / "dataset_dict.json").write_text('{"splits": ["test", "dev"]}')
@@ -234,4 +241,4 @@ def test_without_pyarrow_the_command_to_install_it_is_said(tmp_path: Path, monke
     path = as_parquet(["a"], tmp_path / "table.jsonl")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match=r"table\.parquet, install what it needs with: pip install 'scriven\[data\]'"):
-        read(path, chosen())
+        read(path, corpus_settings())

@@ -20,7 +20,7 @@ from scriven.settings import validate
 SHARES = st.floats(1e-6, 0.999_999)
 
 
-def chosen(count: int, share: float) -> list[int]:
+def validation_numbers(count: int, share: float) -> list[int]:
     return np.flatnonzero(are_validation(np.arange(count), share)).tolist()
 
 
@@ -38,7 +38,7 @@ def test_each_block_of_documents_has_one_that_validates(share: float, blocks: in
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 1 / 3, 0.5, 0.77, 0.9, 0.99])
 def test_the_share_is_kept_and_the_documents_are_spread(share: float) -> None:
-    found = chosen(100_000, share)
+    found = validation_numbers(100_000, share)
     assert abs(len(found) - 100_000 * share) <= 1
     assert max(np.diff(found), default=0) < 2 / share + 1
     if share == 0.1:  # not in step with anything
@@ -53,8 +53,8 @@ def test_later_documents_change_nothing_and_numbers_decide_alone(share: float, c
 
 
 def test_a_share_of_none_and_tiny_shares() -> None:
-    assert chosen(1000, 0.0) == []
-    assert chosen(1000, 1e-300) == [1]
+    assert validation_numbers(1000, 0.0) == []
+    assert validation_numbers(1000, 1e-300) == [1]
     assert are_validation(np.array([10**12]), 0.3).shape == (1,)
 
 
@@ -102,21 +102,21 @@ def test_a_number_of_documents_is_exact_and_they_are_spread(documents: int, data
     assert max(np.diff(found), default=0) <= 2 * math.ceil(documents / count)
 
 
-def built(folder: Path, text: str, **corpus: object) -> Corpus:
+def build_corpus(folder: Path, text: str, **corpus: object) -> Corpus:
     (folder / "text.txt").write_text(text, "utf-8")
     return Corpus.open(build([str(folder / "text.txt")], validate({"corpus": corpus}).corpus))
 
 
 def test_a_number_of_characters_is_at_the_end(tmp_path: Path) -> None:
-    corpus = built(tmp_path, "ab" * 2000, validation=1025)
+    corpus = build_corpus(tmp_path, "ab" * 2000, validation=1025)
     assert (corpus.training.characters, corpus.validation.characters) == (2975, 1025)
-    assert built(tmp_path, "ab" * 2000, validation=1).validation.characters == 1
+    assert build_corpus(tmp_path, "ab" * 2000, validation=1).validation.characters == 1
 
 
 @pytest.mark.parametrize("unit", ["character", "byte"])
 def test_a_number_of_documents_is_what_validates(tmp_path: Path, unit: str) -> None:
     names = [f"nämé {number}" for number in range(97)]
-    corpus = built(tmp_path, "\n".join(names), documents="lines", validation=7, unit=unit)
+    corpus = build_corpus(tmp_path, "\n".join(names), documents="lines", validation=7, unit=unit)
     assert (corpus.training.documents, corpus.validation.documents) == (90, 7)
     found = []
     for part in (corpus.training, corpus.validation):
@@ -138,9 +138,9 @@ def test_a_number_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> 
     with pytest.raises(
         UsageError, match=r"corpus.validation is 4,000, but the text has only 4,000 characters, so none would be"
     ):
-        built(tmp_path, "ab" * 2000, validation=4000)
+        build_corpus(tmp_path, "ab" * 2000, validation=4000)
     with pytest.raises(UsageError, match=r"corpus.validation is 3, but the text has only 2 documents"):
-        built(tmp_path, "a\nb", documents="lines", validation=3)
+        build_corpus(tmp_path, "a\nb", documents="lines", validation=3)
     for senseless in (1.5, -1, -0.1, 1e300):
         with pytest.raises(UsageError, match=r"corpus\.validation -?\d"):
-            built(tmp_path, "ab", validation=senseless)
+            build_corpus(tmp_path, "ab", validation=senseless)

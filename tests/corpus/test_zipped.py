@@ -30,7 +30,7 @@ CONTAINER = (
 WORDS = st.text("ab é<&>天\u00a0", max_size=9)
 
 
-def packed(path: Path, files: dict[str, str | bytes]) -> Path:
+def write_archive(path: Path, files: dict[str, str | bytes]) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
@@ -39,7 +39,7 @@ def packed(path: Path, files: dict[str, str | bytes]) -> Path:
 
 def docx(path: Path, body: str, head: str = "") -> Path:
     document = f'<?xml version="1.0"?>{head}<w:document xmlns:w="{WORD}"><w:body>{body}</w:body></w:document>'
-    return packed(path, {"_rels/.rels": RELS.format("word/document.xml"), "word/document.xml": document})
+    return write_archive(path, {"_rels/.rels": RELS.format("word/document.xml"), "word/document.xml": document})
 
 
 def paragraph(text: str) -> str:
@@ -60,7 +60,7 @@ def epub(path: Path, chapters: list[str], head: str = "<!DOCTYPE html>") -> Path
     )
     page = '<html xmlns="http://www.w3.org/1999/xhtml"><head><title>not this</title></head><body>{}</body></html>'
     pages = {f"OEBPS/{name}": head + page.format(text) for name, text in zip(names, chapters, strict=True)}
-    return packed(path, {"META-INF/container.xml": CONTAINER, "OEBPS/book.opf": package, **pages})
+    return write_archive(path, {"META-INF/container.xml": CONTAINER, "OEBPS/book.opf": package, **pages})
 
 
 def text_of(path: Path, tally: ReadCounts | None = None) -> str:
@@ -133,7 +133,7 @@ def test_they_are_texts_as_others_are(tmp_path: Path) -> None:
 # --- hostile and damaged
 
 
-def refused(path: Path, message: str) -> None:
+def assert_refused(path: Path, message: str) -> None:
     with pytest.raises(InputError, match=message):
         text_of(path)
 
@@ -146,10 +146,10 @@ OUTSIDE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
 
 @pytest.mark.parametrize("head", [LAUGHS, OUTSIDE])
 def test_entities_are_neither_declared_nor_fetched(tmp_path: Path, head: str) -> None:
-    refused(
+    assert_refused(
         docx(tmp_path / "a.docx", "<w:p><w:r><w:t>&a9;&x;</w:t></w:r></w:p>", head), "a.docx.*entities are declared"
     )
-    refused(epub(tmp_path / "a.epub", ["<p>&a9;&x;</p>"], head), "a.epub.*entities are declared")
+    assert_refused(epub(tmp_path / "a.epub", ["<p>&a9;&x;</p>"], head), "a.epub.*entities are declared")
 
 
 def test_a_document_type_elsewhere_is_not_fetched(tmp_path: Path) -> None:
@@ -161,13 +161,13 @@ def test_a_bomb_is_refused_by_what_it_unpacks_to(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(zipped, "MOST_XML", 1 << 18)
     bomb = docx(tmp_path / "a.docx", paragraph("words ") * 10_000)
     assert bomb.stat().st_size < 10_000
-    refused(bomb, r"a\.docx has over 262,144 bytes of XML in it")
+    assert_refused(bomb, r"a\.docx has over 262,144 bytes of XML in it")
     monkeypatch.setattr(zipped, "MOST_XML", 1 << 30)
     monkeypatch.setattr(zipped, "LONGEST_PARAGRAPH", 1 << 18)
-    refused(docx(tmp_path / "a.docx", paragraph("words " * 100_000)), "a paragraph of over 262,144 characters")
-    refused(epub(tmp_path / "a.epub", ["words " * 100_000]), "a paragraph of over 262,144 characters")
+    assert_refused(docx(tmp_path / "a.docx", paragraph("words " * 100_000)), "a paragraph of over 262,144 characters")
+    assert_refused(epub(tmp_path / "a.epub", ["words " * 100_000]), "a paragraph of over 262,144 characters")
     monkeypatch.setattr(zipped, "MOST_ENTRIES", 100)
-    refused(bomb, r"a\.docx has too many files in it")
+    assert_refused(bomb, r"a\.docx has too many files in it")
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -176,7 +176,7 @@ def test_what_is_unpacked_as_a_whole_is_not_unpacked(tmp_path: Path, method: int
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("_rels/.rels", RELS.format("word/document.xml"))
         archive.writestr("word/document.xml", bytes(10_000), method)
-    refused(path, r"a\.docx is compressed in an unusual way")
+    assert_refused(path, r"a\.docx is compressed in an unusual way")
 
 
 def test_the_end_of_an_archive_that_tells_its_size_twice_is_read_as_a_whole(tmp_path: Path) -> None:
@@ -185,24 +185,24 @@ def test_the_end_of_an_archive_that_tells_its_size_twice_is_read_as_a_whole(tmp_
     large = struct.pack("<4sQHHLLQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 2, 2, 1 << 40, 0)
     place = struct.pack("<4sLQL", b"PK\6\7", 0, len(data) - 22, 1)
     path.write_bytes(data[:-22] + large + place + data[-22:])
-    refused(path, r"a\.docx has too many files in it")
+    assert_refused(path, r"a\.docx has too many files in it")
     hidden = bytearray(data[-22:])
     hidden[12:20] = struct.pack("<L", 1 << 30) + b"PK\5\6"  # which is not where the end begins
     path.write_bytes(data[:-22] + hidden)
-    refused(path, r"a\.docx has too many files in it")
+    assert_refused(path, r"a\.docx has too many files in it")
 
 
 def test_xml_that_is_held_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = "<w:p>" * 2000 + "</w:p>" * 2000
-    refused(docx(tmp_path / "a.docx", deep), "over 1,000 elements are nested")
+    assert_refused(docx(tmp_path / "a.docx", deep), "over 1,000 elements are nested")
     monkeypatch.setattr(zipped, "LONGEST_TAG", 1 << 18)
     long = "<w:p>" + "x" * (1 << 18) + "</w:p>" + "<!-- short -->" * 20_000
     assert text_of(docx(tmp_path / "a.docx", long + paragraph("a"))) == "\na\n"
     for endless in ("<!-- {} -->", '<w:p a="{}"/>'):
-        refused(docx(tmp_path / "a.docx", endless.format("x" * 400_000)), "over 262,144 bytes")
+        assert_refused(docx(tmp_path / "a.docx", endless.format("x" * 400_000)), "over 262,144 bytes")
     monkeypatch.setattr(zipped._Elements, "LONGEST", 1000)
     many: dict[str, str | bytes] = {"META-INF/container.xml": "<a>" + '<b c="words"/>' * 200 + "</a>"}
-    refused(packed(tmp_path / "a.epub", many), "a list has over .* or 1,000 characters")
+    assert_refused(write_archive(tmp_path / "a.epub", many), "a list has over .* or 1,000 characters")
 
 
 def test_what_waits_for_the_end_of_a_paragraph_is_counted_once() -> None:
@@ -214,15 +214,19 @@ def test_what_waits_for_the_end_of_a_paragraph_is_counted_once() -> None:
 
 
 def test_what_is_missing_or_not_so_is_named(tmp_path: Path) -> None:
-    refused(packed(tmp_path / "a.docx", {"a.txt": "words"}), r"a\.docx is damaged .*: _rels/\.rels is not in it")
-    refused(packed(tmp_path / "a.epub", {"a.txt": "words"}), r"a\.epub is damaged .*container\.xml is not in it")
-    refused(docx(tmp_path / "a.docx", "<w:p>"), r"a\.docx cannot be read: in its XML, mismatched tag")
+    assert_refused(
+        write_archive(tmp_path / "a.docx", {"a.txt": "words"}), r"a\.docx is damaged .*: _rels/\.rels is not in it"
+    )
+    assert_refused(
+        write_archive(tmp_path / "a.epub", {"a.txt": "words"}), r"a\.epub is damaged .*container\.xml is not in it"
+    )
+    assert_refused(docx(tmp_path / "a.docx", "<w:p>"), r"a\.docx cannot be read: in its XML, mismatched tag")
     (tmp_path / "a.docx").write_text("plain words")
-    refused(tmp_path / "a.docx", r"a\.docx is damaged and cannot be read \(File is not a zip file\)")
-    missing = packed(tmp_path / "b.docx", {"_rels/.rels": RELS.format("../../etc/passwd")})
-    refused(missing, r"etc/passwd is not in it")
+    assert_refused(tmp_path / "a.docx", r"a\.docx is damaged and cannot be read \(File is not a zip file\)")
+    missing = write_archive(tmp_path / "b.docx", {"_rels/.rels": RELS.format("../../etc/passwd")})
+    assert_refused(missing, r"etc/passwd is not in it")
     (tmp_path / "words").write_bytes(docx(tmp_path / "c.docx", paragraph("a")).read_bytes())
-    refused(tmp_path / "words", r"looks like a ZIP archive; .*\.docx and \.epub are read as they are")
+    assert_refused(tmp_path / "words", r"looks like a ZIP archive; .*\.docx and \.epub are read as they are")
 
 
 @pytest.mark.parametrize("kind", ["docx", "epub"])

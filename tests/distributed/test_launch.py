@@ -44,7 +44,7 @@ def command(book: Path, output: Path, steps: int) -> list[str]:
     return ["-m", "scriven", "train", *arguments]
 
 
-def started(words: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+def start(words: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if name != "GLOO_SOCKET_IFNAME"} | environment
     with log.open("wb") as file:
         return subprocess.Popen(words, stdout=file, stderr=file, env=environment)
@@ -60,7 +60,7 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[bytes], log: Pat
     raise AssertionError(log.read_text())
 
 
-def ended(process: subprocess.Popen[bytes], log: Path) -> str:
+def wait_for_end(process: subprocess.Popen[bytes], log: Path) -> str:
     try:
         code = process.wait(DEADLINE)
     finally:
@@ -101,10 +101,10 @@ def same_as_undisturbed(book: Path, output: Path, steps: int, tmp_path: Path) ->
 def test_a_worker_that_is_killed_is_started_again_and_nothing_else_changes(book: Path, tmp_path: Path) -> None:
     output, log, steps = tmp_path / "run", tmp_path / "log", 5 * EVERY
     words = [*TORCHRUN, "--standalone", "--nproc-per-node=2", "--max-restarts=2", *command(book, output, steps)]
-    process = started(words, log)
+    process = start(words, log)
     wait_for(lambda: output.exists() and any(output.glob("checkpoints/step-*")), process, log)
     os.kill(wait_for(lambda: worker(1, process), process, log), 9)
-    said = ended(process, log)
+    said = wait_for_end(process, log)
     assert said.count("2 workers") == 2, said  # it has started twice
     assert "another worker of this training has ended" in said
     assert same_as_undisturbed(book, output, steps, tmp_path)
@@ -143,7 +143,7 @@ def test_a_machine_that_is_cut_off_is_done_without(hosts: tuple[str, str], book:
     try:
         wait_for(lambda: output.exists() and any(output.glob("checkpoints/step-*")), agents[0], logs[0])
         assert tool("-n", hosts[1], "link", "set", "cable", "down")
-        said = ended(agents[0], logs[0])
+        said = wait_for_end(agents[0], logs[0])
         assert agents[1].wait(DEADLINE) != 0
     finally:
         for each in agents:
@@ -162,7 +162,7 @@ def agent(
     conf = f"--rdzv-conf=is_host={2 - number},last_call_timeout={wait_seconds},read_timeout=10"
     here = ["ip", "netns", "exec", hosts[number - 1], *TORCHRUN, *meeting, conf, f"--local-addr=10.99.7.{number}"]
     # Else agents keep the address of their first meeting, which a machine that joins later is never told.
-    return started([*here, *words], log, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+    return start([*here, *words], log, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
 
 
 def asked_to_end(process: int) -> bool:
@@ -187,7 +187,7 @@ def test_a_machine_joins_and_leaves(hosts: tuple[str, str], book: Path, tmp_path
         second = wait_for(lambda: worker(1, agents[1]), agents[0], logs[0])
         agents[1].kill()
         os.kill(second, signal.SIGKILL)
-        said = ended(agents[0], logs[0])
+        said = wait_for_end(agents[0], logs[0])
     finally:
         for each in agents:
             each.kill()

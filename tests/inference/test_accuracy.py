@@ -36,7 +36,7 @@ def slow_right(model: Predictor, ids: Sequence[int], opening: Sequence[int]) -> 
     return right
 
 
-def expected(model: Predictor, name: str, ids: list[int]) -> list[bool]:
+def slow_accuracy(model: Predictor, name: str, ids: list[int]) -> list[bool]:
     opening = model.opening.tolist()
     if name == "stream":
         return slow_right(model, ids, opening)
@@ -54,7 +54,7 @@ def expected(model: Predictor, name: str, ids: list[int]) -> list[bool]:
 def test_what_is_right_is_counted_once_whoever_reads_it(name: str) -> None:
     model = predictor()
     ids = model.vocabulary.encode(TEXT[:200])
-    right = expected(model, name, ids.tolist())
+    right = slow_accuracy(model, name, ids.tolist())
     for size in (1, 3):
         parts = [
             protocols.measure(name, model, Shelf(ids), rank=rank, size=size, lanes_at_most=1) for rank in range(size)

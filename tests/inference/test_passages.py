@@ -85,7 +85,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def shown(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
+def show_sample(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -97,9 +97,9 @@ def shown(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_what_was_given_and_what_was_written_look_different(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = shown(Terminal(), monkeypatch)
+    told = show_sample(Terminal(), monkeypatch)
     assert "\x1b[1mIt was\x1b[0m\x1b[2m dark\\x1b[2J" in told.replace("\x1b[1m    ", "\x1b[1m")
-    lines = shown(io.StringIO(), monkeypatch).splitlines()
+    lines = show_sample(io.StringIO(), monkeypatch).splitlines()
     assert [line.strip() for line in lines] == [
         "the text itself:",
         "It was bright",

@@ -27,7 +27,7 @@ def predictor(cell: Cell = "lstm", letters: str = LETTERS) -> Predictor:
     return Predictor(CharLM(ModelSettings(cell=cell, width=8), vocabulary.size).eval(), vocabulary, "fp32")
 
 
-def written(
+def generate(
     model: Predictor, seeds: list[int], length: int = 60, settings: SamplingSettings | None = None
 ) -> list[list[int]]:
     context = model.start().rows([0] * len(seeds))
@@ -57,23 +57,23 @@ def text_ids(length: int) -> Ids:
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_text_is_as_if_everything_were_read_again_each_time(cell: Cell) -> None:
     model = predictor(cell)
-    assert written(model, [5], 30) == [slow_written(model, 5, 30)]
+    assert generate(model, [5], 30) == [slow_written(model, 5, 30)]
 
 
 def test_the_same_seed_gives_the_same_text_alone_or_in_a_batch() -> None:
     model = predictor()
-    alone = [written(model, [seed])[0] for seed in range(6)]
-    assert written(model, [0, 1, 2, 3, 4, 5]) == alone
-    assert written(model, [4, 2]) == [alone[4], alone[2]]
+    alone = [generate(model, [seed])[0] for seed in range(6)]
+    assert generate(model, [0, 1, 2, 3, 4, 5]) == alone
+    assert generate(model, [4, 2]) == [alone[4], alone[2]]
     assert len(set(map(tuple, alone))) == 6
 
 
 def test_unknown_is_never_written() -> None:
     model = predictor()
     favour(model, model.vocabulary.unknown, 50)
-    drawn = written(model, list(range(8)), 40)
+    drawn = generate(model, list(range(8)), 40)
     assert model.vocabulary.unknown not in np.array(drawn)
-    assert model.vocabulary.unknown not in np.array(written(model, [1], 40, SamplingSettings(temperature=0)))
+    assert model.vocabulary.unknown not in np.array(generate(model, [1], 40, SamplingSettings(temperature=0)))
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 7, 1000])
@@ -106,7 +106,7 @@ def test_reading_nothing_changes_nothing() -> None:
 def test_without_a_newline_the_first_character_is_uniform() -> None:
     model = predictor(letters="abc")
     assert model.start().state is None
-    first = [written(model, [seed], 1)[0][0] for seed in range(300)]
+    first = [generate(model, [seed], 1)[0][0] for seed in range(300)]
     # Each of three letters 100 times expected; outside 60..140 lie 5 standard deviations.
     assert all(60 < count < 140 for count in np.bincount(first, minlength=3))
 
@@ -167,7 +167,7 @@ def test_a_row_that_draws_the_boundary_begins_another_document() -> None:
     model = documents_predictor()
     boundary = model.vocabulary.boundary
     favour(model, boundary, 1.5)
-    ids = written(model, [1, 2], 60)
+    ids = generate(model, [1, 2], 60)
     for seed, row in zip((1, 2), ids, strict=True):
         ends = [place for place, id in enumerate(row) if id == boundary]
         assert ends
@@ -201,7 +201,7 @@ def native(precision: str, cell: Cell = "lstm") -> Predictor:
 @with_kernels
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "mingru"])
 def test_native_code_writes_the_same_text(cell: Cell) -> None:
-    assert written(native("fp32", cell), [5, 6, 7], 100) == written(predictor(cell), [5, 6, 7], 100)
+    assert generate(native("fp32", cell), [5, 6, 7], 100) == generate(predictor(cell), [5, 6, 7], 100)
 
 
 @with_kernels
@@ -212,7 +212,7 @@ def test_after_native_writing_the_context_is_that_of_reading(precision: str, len
     context, numbers = model.start(), uniforms([3], length + 40)
     ids, after = model.generate(context, SamplingSettings(), numbers[:length])
     going_on, _ = model.generate(after, SamplingSettings(), numbers[length:])
-    assert [*ids[:, 0].tolist(), *going_on[:, 0].tolist()] == written(model, [3], length + 40)[0]
+    assert [*ids[:, 0].tolist(), *going_on[:, 0].tolist()] == generate(model, [3], length + 40)[0]
     read = model.read(context, ids)
     torch.testing.assert_close(
         after.logits, read.logits, rtol=0, atol={"fp32": 1e-5, "bf16": 1e-2, "int8": 3e-2}[precision]
@@ -222,9 +222,9 @@ def test_after_native_writing_the_context_is_that_of_reading(precision: str, len
 @with_kernels
 def test_native_code_sees_changed_weights() -> None:
     model = native("int8")
-    written(model, [1])
+    generate(model, [1])
     favour(model, 3, 50)
-    assert set(written(model, [1])[0]) == {3}
+    assert set(generate(model, [1])[0]) == {3}
 
 
 def test_torch_writes_where_nothing_else_is_said() -> None:

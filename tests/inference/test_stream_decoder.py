@@ -42,14 +42,14 @@ def test_what_may_begin_a_stop_string_is_held_back(text: str, stop: list[str], l
     assert shown + pen.flush() == text
 
 
-def separated(text: str) -> Ids:
+def encode_documents(text: str) -> Ids:
     return np.where(LETTERS.encode(text) == LETTERS.encode("\n"), 3, LETTERS.encode(text))
 
 
 @given(st.text("ab\n", max_size=12), st.lists(st.text("ab\n", min_size=1, max_size=3), max_size=2), LENGTHS)
 def test_a_pen_is_done_where_a_document_ends(text: str, stop: list[str], lengths: list[int]) -> None:
     ending, before, fed, shown = StreamDecoder(LETTERS, stop, until_end=True), text.partition("\n")[0], 0, ""
-    for block in blocks(separated(text), lengths):
+    for block in blocks(encode_documents(text), lengths):
         more, taken = ending.feed(block)
         shown, fed = shown + more, fed + taken
     end = first_end(before, stop)

@@ -56,7 +56,7 @@ def test_lines_are_cut_after_their_line_feeds(at_once: int, monkeypatch: pytest.
 # --- documents
 
 
-def bounded(model: Predictor, documents: list[str]) -> Ids:
+def with_boundaries(model: Predictor, documents: list[str]) -> Ids:
     """The ids of documents, the boundary after each."""
     return np.concatenate([np.append(model.vocabulary.encode(text), model.opening) for text in documents])
 
@@ -64,7 +64,9 @@ def bounded(model: Predictor, documents: list[str]) -> Ids:
 def alone(model: Predictor, documents: list[str]) -> list[float]:
     """What every id of documents costs, each document read by itself."""
     return [
-        cost for text in documents for cost in slow_nats(model, bounded(model, [text]).tolist(), model.opening.tolist())
+        cost
+        for text in documents
+        for cost in slow_nats(model, with_boundaries(model, [text]).tolist(), model.opening.tolist())
     ]
 
 
@@ -84,7 +86,7 @@ def test_documents_side_by_side_cost_what_each_costs_alone(
     documents: list[str], lengths: list[int], gathered: int, rows: int, at_once: int
 ) -> None:
     model = documents_model()
-    ids = bounded(model, ["a", *documents])
+    ids = with_boundaries(model, ["a", *documents])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "READ_AT_ONCE", at_once)
         patch.setattr(surprisal, "GATHERED", gathered)
@@ -97,7 +99,7 @@ def test_documents_side_by_side_cost_what_each_costs_alone(
 
 def test_a_stream_forgets_at_every_boundary() -> None:
     model = documents_model()
-    ids = bounded(model, DOCUMENTS)
+    ids = with_boundaries(model, DOCUMENTS)
     pieces = list(surprisal.surprisals(model, cut(ids, [3, 1]), model.start()))
     np.testing.assert_allclose(
         np.concatenate([piece.nats for piece in pieces]), alone(model, DOCUMENTS), rtol=1e-4, atol=1e-5
@@ -106,7 +108,7 @@ def test_a_stream_forgets_at_every_boundary() -> None:
 
 def test_a_document_that_has_not_ended_is_scored_as_far_as_it_goes() -> None:
     model = documents_model()
-    ids = np.concatenate((bounded(model, ["ab", "c"]), model.vocabulary.encode("ab")))
+    ids = np.concatenate((with_boundaries(model, ["ab", "c"]), model.vocabulary.encode("ab")))
     (whole, begun) = surprisal.documents(model, [ids])
     assert (len(whole.ids), len(begun.ids)) == (5, 2)
     np.testing.assert_allclose(begun.nats, whole.nats[:2], rtol=1e-5)
@@ -114,7 +116,7 @@ def test_a_document_that_has_not_ended_is_scored_as_far_as_it_goes() -> None:
 
 def test_ends_are_counted_beside_the_characters() -> None:
     model = documents_model()
-    total = surprisal.sum_pieces(model.vocabulary, surprisal.documents(model, [bounded(model, DOCUMENTS)]))
+    total = surprisal.sum_pieces(model.vocabulary, surprisal.documents(model, [with_boundaries(model, DOCUMENTS)]))
     costs = alone(model, DOCUMENTS)
     ends = [place - 1 for place in accumulate(len(text) + 1 for text in DOCUMENTS)]
     assert (total.loss.ends, total.loss.characters) == (len(DOCUMENTS), len("".join(DOCUMENTS)))
@@ -134,7 +136,7 @@ def test_probabilities_of_all_documents_of_up_to_two_characters_and_of_longer_on
     share = 0.0
     for text in short:
         copies = (0x110000 - model.vocabulary.size) ** text.count("€")  # as likely as every other unseen character
-        (total,) = lines(model, surprisal.surprisals(model, [bounded(model, [text])], first))
+        (total,) = lines(model, surprisal.surprisals(model, [with_boundaries(model, [text])], first))
         share += copies * math.exp(-total.loss.total_nats)
     longer = sum(
         (0x110000 - model.vocabulary.size) ** text.count("€")
@@ -148,22 +150,22 @@ def test_probabilities_of_all_documents_of_up_to_two_characters_and_of_longer_on
 def test_each_document_is_a_line_of_its_own() -> None:
     model = documents_model()
     texts = ["ab\n", "c", "€\nb"]  # a line feed is an unseen character here
-    rows = lines(model, surprisal.documents(model, [bounded(model, texts)]))
+    rows = lines(model, surprisal.documents(model, [with_boundaries(model, texts)]))
     assert [(row.loss.characters, row.loss.ends, row.unseen) for row in rows] == [(3, 1, 1), (1, 1, 0), (3, 1, 2)]
-    assert_same(sum(rows, surprisal.SurprisalSum()), stream(model, [bounded(model, texts)]))
+    assert_same(sum(rows, surprisal.SurprisalSum()), stream(model, [with_boundaries(model, texts)]))
 
 
 def test_documents_of_bytes() -> None:
     model = predictor_of(Vocabulary.of_bytes("\n"))
     texts = ["é", "ab", "日本語 " * 9]
-    rows = lines(model, surprisal.documents(model, [bounded(model, texts)]))
+    rows = lines(model, surprisal.documents(model, [with_boundaries(model, texts)]))
     assert [(row.loss.characters, row.loss.bytes, row.loss.ends) for row in rows] == [(2, 2, 1), (2, 2, 1), (90, 90, 1)]
     assert sum(row.loss.total_nats for row in rows) == pytest.approx(sum(alone(model, texts)), rel=1e-5)
 
 
 def test_foretold_reads_texts_as_the_vocabulary_has_them() -> None:
     model, plain = documents_model(), predictor()
-    for each, ids in ((model, bounded(model, DOCUMENTS)), (plain, plain.vocabulary.encode(TEXT))):
+    for each, ids in ((model, with_boundaries(model, DOCUMENTS)), (plain, plain.vocabulary.encode(TEXT))):
         assert_same(
             surprisal.sum_pieces(each.vocabulary, surprisal.surprisals_of_text(each, [ids])), stream(each, [ids])
         )
@@ -179,32 +181,32 @@ def native(model: Predictor) -> Predictor:
     return Predictor(model.model, model.vocabulary, "fp32", writing="int8")
 
 
-def joined(pieces: Iterable[surprisal.Scored]) -> Float64s:
+def join_nats(pieces: Iterable[surprisal.Scored]) -> Float64s:
     return np.concatenate([piece.nats for piece in pieces])
 
 
 @needs_native
 def test_in_int8_what_a_document_costs_depends_on_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     model, plain = native(documents_model()), documents_model()
-    ids = bounded(model, DOCUMENTS)
+    ids = with_boundaries(model, DOCUMENTS)
     assert (model.reading, plain.reading) == ("int8", "fp32")
-    whole = joined(surprisal.documents(model, [ids]))
-    np.testing.assert_allclose(whole, joined(surprisal.documents(plain, [ids])), atol=0.3)
-    each = [joined(surprisal.documents(model, [bounded(model, [text])])) for text in DOCUMENTS]
+    whole = join_nats(surprisal.documents(model, [ids]))
+    np.testing.assert_allclose(whole, join_nats(surprisal.documents(plain, [ids])), atol=0.3)
+    each = [join_nats(surprisal.documents(model, [with_boundaries(model, [text])])) for text in DOCUMENTS]
     assert np.concatenate(each).tolist() == whole.tolist()
     monkeypatch.setattr(surprisal, "GATHERED", 9)
     monkeypatch.setattr(surprisal, "ROWS", 2)
     monkeypatch.setattr(generation, "READ_AT_ONCE", 5)
-    assert joined(surprisal.documents(model, cut(ids, [3, 20, 1]))).tolist() == whole.tolist()
+    assert join_nats(surprisal.documents(model, cut(ids, [3, 20, 1]))).tolist() == whole.tolist()
 
 
 @needs_native
 def test_in_int8_pieces_change_nothing_and_it_costs_about_as_much_as_in_fp32() -> None:
     model, plain = native(predictor()), predictor()
     ids = model.vocabulary.encode(TEXT)
-    whole = joined(surprisal.surprisals(model, [ids], model.start()))
-    assert joined(surprisal.surprisals(model, cut(ids, [7, 1, 100]), model.start())).tolist() == whole.tolist()
-    exact = joined(surprisal.surprisals(plain, [ids], plain.start()))
+    whole = join_nats(surprisal.surprisals(model, [ids], model.start()))
+    assert join_nats(surprisal.surprisals(model, cut(ids, [7, 1, 100]), model.start())).tolist() == whole.tolist()
+    exact = join_nats(surprisal.surprisals(plain, [ids], plain.start()))
     assert abs(whole.mean() - exact.mean()) < 0.01
     assert whole[model.vocabulary.unseen(ids)].min() > model.vocabulary.unseen_nats
 

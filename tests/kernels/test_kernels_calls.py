@@ -32,7 +32,7 @@ def structures() -> dict[str, type[NativeStruct]]:
     return {each.__name__.lstrip("_"): each for each in found}
 
 
-def written(body: str) -> Iterator[tuple[str, str]]:
+def declared_fields(body: str) -> Iterator[tuple[str, str]]:
     """The names and types of a struct's fields, `*` for addresses, as native/calls.h has them."""
     for declaration in re.sub(r"//[^\n]*", "", body).split(";")[:-1]:
         kind, first, rest = re.fullmatch(
@@ -49,21 +49,21 @@ def kind_of(field: type) -> str:
 
 def test_both_sides_have_the_same_structs_with_the_same_fields() -> None:
     text = (FOLDER / "native" / "calls.h").read_text("utf-8")
-    there = {name: list(written(body)) for name, body in STRUCT.findall(text)}
+    there = {name: list(declared_fields(body)) for name, body in STRUCT.findall(text)}
     assert len(there) == text.count("struct ")
     here = {name: [(field, kind_of(kind)) for field, kind, *_ in each._fields_] for name, each in structures().items()}
     assert here == there
 
 
-def built() -> list[str]:
+def built_variants() -> list[str]:
     return [variant for variant in VARIANTS if (FOLDER / library_file(variant)).exists()]
 
 
-@pytest.mark.skipif(not built(), reason=native_library.why())
+@pytest.mark.skipif(not built_variants(), reason=native_library.why())
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_both_sides_have_structs_of_the_same_size(variant: str) -> None:
     """Of every library, also of those that cannot run here: what tells the sizes is portable in all of them."""
-    if variant not in built():
+    if variant not in built_variants():
         pytest.skip(f"the compiler did not know {variant}")
     size = ctypes.CDLL(str(FOLDER / library_file(variant)))["scriven_struct_size"]
     size.argtypes, size.restype = [ctypes.c_char_p], ctypes.c_int64

@@ -129,7 +129,7 @@ def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
         yield path.name, path.read_bytes()
 
 
-def _built(source: Path, target: Path, values: dict[str, Any], *, native: bool) -> object:
+def _build_corpus(source: Path, target: Path, values: dict[str, Any], *, native: bool) -> object:
     """All files of the corpus, or why there is none."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encode, "usable", lambda: native)
@@ -153,8 +153,8 @@ def test_corpora_are_the_same_to_the_byte(
     if alphabet and values["unit"] == "character":
         (folder / "alphabet.json").write_text(alphabet)
         values = {**values, "alphabet": str(folder / "alphabet.json")}
-    numpy = _built(folder / "text.txt", folder / "numpy", values, native=False)
+    numpy = _build_corpus(folder / "text.txt", folder / "numpy", values, native=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inputs, "SLICE_CHARACTERS", size)
         patch.setattr(shards, "BLOCK_CHARACTERS", size)
-        assert _built(folder / "text.txt", folder / "native", values, native=True) == numpy
+        assert _build_corpus(folder / "text.txt", folder / "native", values, native=True) == numpy

@@ -20,7 +20,7 @@ def even(shape: tuple[int, int], largest: float = 1.0) -> torch.Tensor:
     return matrix
 
 
-def updated(
+def update_momenta(
     gradients: list[torch.Tensor], momenta: list[torch.Tensor], *, native: bool, momentum: float = 0.0
 ) -> list[torch.Tensor]:
     dtype = torch.bfloat16 if native else torch.float32
@@ -39,7 +39,7 @@ def test_updates_are_orthogonalised_as_in_double_precision(shape: tuple[int, int
     torch.manual_seed(0)
     # bf16 has 8 bits: over 150 draws at most 0.033 is lost of an even matrix; small singular values lose more
     for matrix, most in ((even(shape), ROUNDED if native else 1e-4), (torch.randn(shape), 0.12 if native else 1e-3)):
-        found = updated([matrix], [torch.zeros(shape)], native=native)[0]
+        found = update_momenta([matrix], [torch.zeros(shape)], native=native)[0]
         assert distance(found, muon.orthogonalize(matrix.double(), torch.float64)) < most
 
 
@@ -48,7 +48,7 @@ def test_updates_are_orthogonalised_as_in_double_precision(shape: tuple[int, int
 def test_the_size_of_a_matrix_does_not_matter_until_it_vanishes(size: float, native: bool) -> None:
     torch.manual_seed(0)
     matrix = even((70, 40), size)
-    found = updated([matrix], [torch.zeros_like(matrix)], native=native)[0]
+    found = update_momenta([matrix], [torch.zeros_like(matrix)], native=native)[0]
     expected = muon.orthogonalize(0.5 * matrix.double(), torch.float64)  # the norm's epsilon counts for the smallest
     assert distance(found, expected) < ROUNDED
 
@@ -56,7 +56,7 @@ def test_the_size_of_a_matrix_does_not_matter_until_it_vanishes(size: float, nat
 @pytest.mark.parametrize("native", WAYS)
 def test_matrices_too_large_for_their_squares_and_zeros_stay_finite(native: bool) -> None:
     matrices = [torch.full((40, 40), 1e25), torch.zeros(40, 40)]
-    for update in updated(matrices, [torch.zeros(40, 40) for _ in matrices], native=native):
+    for update in update_momenta(matrices, [torch.zeros(40, 40) for _ in matrices], native=native):
         assert torch.isfinite(update).all()
 
 
@@ -68,7 +68,7 @@ def test_momenta_move_and_updates_look_ahead(native: bool) -> None:
     for gradient in gradients:
         new = 0.5 * gradient.double() * (1 - 0.9)
         expected = 0.9 * expected + new
-        update = updated([gradient], momenta, native=native, momentum=0.9)[0]
+        update = update_momenta([gradient], momenta, native=native, momentum=0.9)[0]
         torch.testing.assert_close(momenta[0].double(), expected, atol=1e-6, rtol=1e-5)
         assert distance(update, muon.orthogonalize(new + 0.9 * expected, torch.float64)) < 0.12
 
@@ -83,7 +83,7 @@ def test_threads_and_owners_give_the_same_bits(shape: tuple[int, int], count: in
     for number in (1, 2, 3, 5):
         momenta = [each.clone() for each in before]
         with native_threads(number):
-            updates = updated(list(gradients), momenta, native=True, momentum=0.9)
+            updates = update_momenta(list(gradients), momenta, native=True, momentum=0.9)
         results.append(torch.stack([*updates, *momenta]))
     alone = [each.clone() for each in before]
     muon.update(gradients, alone, [None] * count, 0.5, 0.9, native=True)  # another worker owns them
@@ -109,9 +109,9 @@ def test_weights_decay_and_move_by_their_updates(native: bool) -> None:
 def test_arrays_that_native_code_cannot_take_are_refused() -> None:
     matrix = torch.zeros(4, 3)
     with pytest.raises(ValueError, match=r"\(3, 4\), not contiguous torch.float32 \(4, 3\)"):
-        updated([matrix], [matrix.T], native=True)
+        update_momenta([matrix], [matrix.T], native=True)
     with pytest.raises(ValueError, match="float64"):
-        updated([matrix], [matrix.double()], native=True)
+        update_momenta([matrix], [matrix.double()], native=True)
 
 
 @pytest.mark.parametrize("native", WAYS)
@@ -122,6 +122,6 @@ def test_a_gradient_that_is_nearly_of_rank_one_does_not_blow_up(native: bool) ->
     for small in (0.001, 0.01, 0.03):
         values = torch.cat((torch.ones(1), small * torch.rand(127)))
         gradient = 0.01 * u @ torch.diag(values) @ v
-        (found,) = updated([gradient], [torch.zeros_like(gradient)], native=native)
+        (found,) = update_momenta([gradient], [torch.zeros_like(gradient)], native=native)
         expected = muon.orthogonalize(gradient.double(), torch.float64)
         assert distance(found, expected) < 0.4  # in bf16 the smallest values drown

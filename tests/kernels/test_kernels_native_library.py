@@ -298,18 +298,18 @@ SCRIVEN_API int64_t scriven_halves(float *number) {
 # What the build does where it cannot
 
 
-def _told(root: Path) -> str:
+def _reason_without_library(root: Path) -> str:
     found = native_library.find("", kernels(root))
     assert found.library is None and found.level == "off"
     return found.why
 
 
 def test_without_a_compiler_the_package_says_why_it_is_slower(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "never built" in _told(root)
+    assert "never built" in _reason_without_library(root)
     (kernels(root) / library_file("portable")).write_text("of other sources")
     monkeypatch.setenv("PATH", str(root))
     hatch_build.build_or_tell(root)
-    assert _told(root).startswith("slower, torch alone: no C++ compiler was found")
+    assert _reason_without_library(root).startswith("slower, torch alone: no C++ compiler was found")
 
 
 @needs_scripts
@@ -321,7 +321,7 @@ def test_a_compiler_that_fails_does_not_stop_the_installation(root: Path, monkey
     ):
         monkeypatch.setenv("CXX", script(root / name, body))
         hatch_build.build_or_tell(root)
-        assert reason in _told(root)
+        assert reason in _reason_without_library(root)
     monkeypatch.setenv("CXX", str(root / "nowhere"))
     assert "does not start" in hatch_build.build_or_tell(root)
 
@@ -379,7 +379,7 @@ def test_a_library_of_another_interface_is_refused(root: Path, name: str, change
     source = kernels(root) / "native" / name
     assert change(source.read_text()) != source.read_text()
     source.write_text(change(source.read_text()))
-    assert "was built from sources of another version; build it again" in _told(root)
+    assert "was built from sources of another version; build it again" in _reason_without_library(root)
 
 
 @needs_compiler
@@ -401,14 +401,14 @@ def test_an_installed_library_is_compared_with_what_its_build_wrote_down(root: P
     assert native_library.find("", kernels(root)).library
     for other in (str(number + 1), "no number", ""):
         record.write_text(other)
-        assert "another version; install scriven again" in _told(root)
+        assert "another version; install scriven again" in _reason_without_library(root)
     record.unlink()
-    assert record.name in _told(root)
+    assert record.name in _reason_without_library(root)
 
 
 def test_a_damaged_library_is_a_reason_and_no_error(root: Path) -> None:
     (kernels(root) / library_file("portable")).write_bytes(b"\x7fELF and nothing else")
-    assert library_file("portable") in _told(root)
+    assert library_file("portable") in _reason_without_library(root)
 
 
 # What the installer gets

@@ -39,7 +39,7 @@ SETTINGS = [
 ]
 
 
-def made(settings: ModelSettings, symbols: int = 23) -> CharLM:
+def make_model(settings: ModelSettings, symbols: int = 23) -> CharLM:
     """A model of random weights, biases and norms too."""
     torch.manual_seed(1)
     model = CharLM(settings, symbols).eval()
@@ -50,7 +50,7 @@ def made(settings: ModelSettings, symbols: int = 23) -> CharLM:
     return model
 
 
-def packed(model: CharLM, precision: str = "fp32", boundary: int | None = None) -> Sampler:
+def pack(model: CharLM, precision: str = "fp32", boundary: int | None = None) -> Sampler:
     return Sampler(model.settings, model.state_dict(), precision, boundary)
 
 
@@ -58,7 +58,7 @@ def numbers(count: int, rows: int) -> Float64s:
     return np.random.default_rng(7).random((count, rows))
 
 
-def written(sampler: Sampler, symbols: int, uniforms: Float64s, settings: SamplingSettings = FILTERED) -> Text:
+def write(sampler: Sampler, symbols: int, uniforms: Float64s, settings: SamplingSettings = FILTERED) -> Text:
     rows = uniforms.shape[1]
     return sampler.write(torch.zeros(rows, symbols), sampler.zero_state(rows), settings, uniforms)
 
@@ -76,7 +76,7 @@ def slow(model: CharLM, uniforms: Float64s, boundary: int | None = None) -> Text
     return np.array(ids), logits, state or model.zero_state(rows)
 
 
-def rounded(model: CharLM, precision: str) -> CharLM:
+def round_matrices(model: CharLM, precision: str) -> CharLM:
     """The model with those matrices rounded that are packed in a precision."""
     weights = {
         name: weight.clone()
@@ -101,9 +101,9 @@ def assert_equal(left: Text, right: Text) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_writes_what_torch_does(settings: ModelSettings, precision: str, variant: str) -> None:
-    model, uniforms = made(settings), numbers(25, 3)
-    ids, logits, state = written(packed(model, precision, boundary=21), 23, uniforms)
-    expected = slow(rounded(model, precision), uniforms, boundary=21)
+    model, uniforms = make_model(settings), numbers(25, 3)
+    ids, logits, state = write(pack(model, precision, boundary=21), 23, uniforms)
+    expected = slow(round_matrices(model, precision), uniforms, boundary=21)
     assert ids.tolist() == expected[0].tolist()
     torch.testing.assert_close(logits, expected[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(state, expected[2], rtol=1e-4, atol=1e-5)
@@ -112,21 +112,21 @@ def test_writes_what_torch_does(settings: ModelSettings, precision: str, variant
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_int8_differs_by_the_rounding_of_what_is_multiplied(settings: ModelSettings) -> None:
     """What the weights are multiplied with has 8 bits: an error of 1/254 of the largest for each, at most."""
-    model, uniforms = made(settings), numbers(4, 3)
-    ids, logits, _ = written(packed(model, "int8"), 23, uniforms, SamplingSettings(temperature=1))
+    model, uniforms = make_model(settings), numbers(4, 3)
+    ids, logits, _ = write(pack(model, "int8"), 23, uniforms, SamplingSettings(temperature=1))
     state: State | None = None
     with torch.no_grad():
-        expected, state = rounded(model, "int8")(torch.from_numpy(ids), state)
+        expected, state = round_matrices(model, "int8")(torch.from_numpy(ids), state)
     assert (logits - expected[-1]).abs().max() < 0.02 * max(1.0, float(expected[-1].abs().max()))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_all_variants_give_the_same_bits(settings: ModelSettings, precision: str) -> None:
-    model, uniforms, texts = made(settings), numbers(12, 5), []
+    model, uniforms, texts = make_model(settings), numbers(12, 5), []
     for variant in VARIANTS if precision == "int8" else VARIANTS[1:]:  # without fused multiply-add sums are others
         with kernels_of(variant):
-            texts.append(written(packed(model, precision), 23, uniforms))
+            texts.append(write(pack(model, precision), 23, uniforms))
     for text in texts:
         assert_equal(texts[0], text)
 
@@ -136,11 +136,11 @@ def test_all_variants_give_the_same_bits(settings: ModelSettings, precision: str
 @pytest.mark.parametrize("cell", native.CELLS)
 @pytest.mark.parametrize("rows", [3, 33])
 def test_a_row_does_not_depend_on_those_beside_it(cell: str, precision: str, variant: str, rows: int) -> None:
-    model = made(ModelSettings.model_validate({"cell": cell, "width": 70}))
-    sampler, uniforms = packed(model, precision), numbers(8, rows)
-    ids, logits, state = written(sampler, 23, uniforms)
+    model = make_model(ModelSettings.model_validate({"cell": cell, "width": 70}))
+    sampler, uniforms = pack(model, precision), numbers(8, rows)
+    ids, logits, state = write(sampler, 23, uniforms)
     for row in {0, rows // 2, rows - 1}:
-        alone = written(sampler, 23, uniforms[:, row : row + 1])
+        alone = write(sampler, 23, uniforms[:, row : row + 1])
         part = slice(row, row + 1)
         assert_equal(alone, (ids[:, part], logits[part], tuple(tuple(x[part] for x in layer) for layer in state)))
 
@@ -148,11 +148,11 @@ def test_a_row_does_not_depend_on_those_beside_it(cell: str, precision: str, var
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("rows", [17, 33, 70])
 def test_threads_share_rows_and_change_nothing(precision: str, rows: int) -> None:
-    model = made(ModelSettings(width=40))
-    sampler, uniforms = packed(model, precision), numbers(9, rows)
-    alone = written(sampler, 23, uniforms)
+    model = make_model(ModelSettings(width=40))
+    sampler, uniforms = pack(model, precision), numbers(9, rows)
+    alone = write(sampler, 23, uniforms)
     torch.set_num_threads(3)
-    together = written(sampler, 23, uniforms)
+    together = write(sampler, 23, uniforms)
     torch.set_num_threads(1)
     assert_equal(alone, together)
 
@@ -163,7 +163,7 @@ def test_threads_share_weights_and_change_nothing(
     settings: ModelSettings, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of few rows, where the weights do not fit in one core's cache; documents end and begin meanwhile."""
-    sampler = packed(made(settings), precision, boundary=21)
+    sampler = pack(make_model(settings), precision, boundary=21)
     ended = False
     for rows, window in ((1, 0), (16, 0), (2, 3)):
         texts = []
@@ -179,26 +179,26 @@ def test_threads_share_weights_and_change_nothing(
 
 def test_as_many_threads_as_have_room_for_the_weights_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model, asked = (
-        made(ModelSettings(width=64)),
+        make_model(ModelSettings(width=64)),
         list[object](),
     )  # 3 * 4 * 64 * 64 weights, and the head's 2 blocks of 16
     monkeypatch.setattr(native, "CACHE_BYTES", 48 * 1024)
     monkeypatch.setattr(native_library, "declare", lambda *_: lambda: 0)  # the system does not say what a cache holds
     monkeypatch.setattr(native_library, "call", lambda arguments: asked.append(arguments.threads))
     torch.set_num_threads(3)
-    written(packed(model, "int8"), 23, numbers(1, 16))
-    written(packed(model, "fp32"), 23, numbers(1, 16))
-    written(packed(model, "fp32"), 23, numbers(1, 17))
+    write(pack(model, "int8"), 23, numbers(1, 16))
+    write(pack(model, "fp32"), 23, numbers(1, 16))
+    write(pack(model, "fp32"), 23, numbers(1, 17))
     torch.set_num_threads(1)
     assert asked == [2, 3, 2]
 
 
 def test_each_row_is_drawn_by_its_own_settings_from_the_zero_state_where_there_is_none() -> None:
-    sampler, uniforms = packed(made(ModelSettings(width=30)), "int8"), numbers(9, 3)
+    sampler, uniforms = pack(make_model(ModelSettings(width=30)), "int8"), numbers(9, 3)
     settings = [SamplingSettings(temperature=0), FILTERED, SamplingSettings(temperature=2)]
     ids, _, _ = sampler.write(torch.zeros(3, 23), None, settings, uniforms)
     for row, own in enumerate(settings):
-        assert ids[:, row].tolist() == written(sampler, 23, uniforms[:, row : row + 1], own)[0][:, 0].tolist()
+        assert ids[:, row].tolist() == write(sampler, 23, uniforms[:, row : row + 1], own)[0][:, 0].tolist()
 
 
 @at_each_variant
@@ -209,7 +209,7 @@ def test_through_a_window_the_last_ids_are_read_from_the_zero_state(
     cell: str, precision: str, before: int, variant: str
 ) -> None:
     """The slow way: read the window anew, by itself, for each id."""
-    sampler = packed(made(ModelSettings.model_validate({"cell": cell, "width": 20})), precision, boundary=21)
+    sampler = pack(make_model(ModelSettings.model_validate({"cell": cell, "width": 20})), precision, boundary=21)
     uniforms, recent = numbers(9, 18), np.random.default_rng(2).integers(0, 22, (before, 18))
     state = tuple(tuple(part + 1 for part in layer) for layer in sampler.zero_state(18))
     ids, logits, after = sampler.write(torch.zeros(18, 23), state, FILTERED, uniforms, 5, recent)
@@ -243,13 +243,13 @@ def certain(ids: Ids) -> Tensor:
 def test_draws_by_the_rules(logits: list[float], settings: SamplingSettings, uniform: float) -> None:
     """Also where symbols tie: multiples of 1/4 often do."""
     row, uniforms = np.array([[*logits, 30.0]]), np.array([uniform])
-    sampler = packed(made(ModelSettings(width=1, layers=1), len(logits) + 1))
+    sampler = pack(make_model(ModelSettings(width=1, layers=1), len(logits) + 1))
     ids, _, _ = sampler.write(torch.from_numpy(row).float(), sampler.zero_state(1), settings, uniforms[None])
     assert ids[0].tolist() == sampling.draw(row, settings, uniforms, [len(logits)]).tolist()
 
 
 def test_draws_from_many_symbols_by_the_rules() -> None:
-    sampler = packed(made(ModelSettings(width=1, layers=1), 5000))
+    sampler = pack(make_model(ModelSettings(width=1, layers=1), 5000))
     logits = torch.from_numpy(np.random.default_rng(1).normal(0, 3, (64, 5000))).float()
     for settings in (FILTERED, SamplingSettings(top_p=0.99), SamplingSettings(top_k=3000), SamplingSettings()):
         uniforms = numbers(1, 64)
@@ -259,10 +259,10 @@ def test_draws_from_many_symbols_by_the_rules() -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_in_pieces_it_is_the_same_text_and_arguments_stay(precision: str) -> None:
-    model, uniforms = made(ModelSettings(width=19)), numbers(10, 2)
-    sampler = packed(model, precision)
-    whole = written(sampler, 23, uniforms)
-    first = written(sampler, 23, uniforms[:4])
+    model, uniforms = make_model(ModelSettings(width=19)), numbers(10, 2)
+    sampler = pack(model, precision)
+    whole = write(sampler, 23, uniforms)
+    first = write(sampler, 23, uniforms[:4])
     nothing = sampler.write(*first[1:], FILTERED, uniforms[:0])
     before = first[1].clone()
     second = sampler.write(*nothing[1:], FILTERED, uniforms[4:])
@@ -275,11 +275,14 @@ def test_in_pieces_it_is_the_same_text_and_arguments_stay(precision: str) -> Non
 def test_without_a_table_products_with_the_embedding_are_computed(
     cell: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, uniforms = made(ModelSettings.model_validate({"cell": cell, "width": 30, "embedding": 7})), numbers(6, 3)
+    model, uniforms = (
+        make_model(ModelSettings.model_validate({"cell": cell, "width": 30, "embedding": 7})),
+        numbers(6, 3),
+    )
     settings = SamplingSettings(temperature=1)
-    with_table = written(packed(model, precision), 23, uniforms, settings)
+    with_table = write(pack(model, precision), 23, uniforms, settings)
     monkeypatch.setattr(native, "TABLE_BYTES", 0)
-    without = written(packed(model, precision), 23, uniforms, settings)
+    without = write(pack(model, precision), 23, uniforms, settings)
     assert without[0].tolist() == with_table[0].tolist()
     closeness = {"fp32": 1e-5, "bf16": 5e-3, "int8": 3e-2}[precision]
     torch.testing.assert_close(without[1], with_table[1], rtol=0, atol=closeness)
@@ -290,8 +293,8 @@ def test_without_a_table_products_with_the_embedding_are_computed(
 @pytest.mark.parametrize("size", [0.0, 1e-42, 1e30, float("inf"), float("nan")])
 def test_any_numbers_are_survived(precision: str, variant: str, size: float) -> None:
     for cell in ("lstm", "gru", "rnn"):
-        model = made(ModelSettings.model_validate({"cell": cell, "width": 20, "activation": "relu"}))
-        sampler, uniforms = packed(model, precision), numbers(5, 3)
+        model = make_model(ModelSettings.model_validate({"cell": cell, "width": 20, "activation": "relu"}))
+        sampler, uniforms = pack(model, precision), numbers(5, 3)
         state = tuple(tuple(part + size for part in layer) for layer in sampler.zero_state(3))
         ids, logits, _ = sampler.write(torch.full((3, 23), size), state, FILTERED, uniforms)
         assert ((ids >= 0) & (ids < 22)).all()
@@ -299,14 +302,14 @@ def test_any_numbers_are_survived(precision: str, variant: str, size: float) -> 
 
 
 def test_denormal_numbers_are_flushed_inside_only() -> None:
-    written(packed(made(ModelSettings(width=8))), 23, numbers(2, 1))
+    write(pack(make_model(ModelSettings(width=8))), 23, numbers(2, 1))
     assert float(torch.tensor([1e-39]) * 0.5) > 0
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
-    sampler = packed(made(ModelSettings(width=8)))
+    sampler = pack(make_model(ModelSettings(width=8)))
     with pytest.raises(ValueError, match=r"\(2, 22\), not \(2, 23\)"):
-        written(sampler, 22, numbers(1, 2))
+        write(sampler, 22, numbers(1, 2))
     with pytest.raises(ValueError, match=r"has the shape \(1, 8\), not \(2, 8\)"):
         sampler.write(torch.zeros(2, 23), sampler.zero_state(1), FILTERED, numbers(1, 2))
     with pytest.raises(ValueError, match="settings for 1 rows"):

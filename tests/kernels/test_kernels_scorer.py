@@ -30,12 +30,12 @@ SETTINGS = [
 ]
 
 
-def made(settings: ModelSettings, symbols: int = 23) -> CharLM:
+def make_model(settings: ModelSettings, symbols: int = 23) -> CharLM:
     torch.manual_seed(1)
     return CharLM(settings, symbols).eval()
 
 
-def packed(model: CharLM, precision: str) -> Sampler:
+def pack(model: CharLM, precision: str) -> Sampler:
     return Sampler(model.settings, model.state_dict(), precision, BOUNDARY)
 
 
@@ -71,8 +71,8 @@ def assert_same_bits(left: Reading, right: Reading) -> None:
 @pytest.mark.parametrize("rows", [1, 3, 33])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_costs_are_torchs(settings: ModelSettings, rows: int, variant: str) -> None:
-    model, ids = made(settings), text(70 if rows == 1 else 4, rows)
-    nats, logits, state = read(packed(model, "fp32"), ids, threads=2)
+    model, ids = make_model(settings), text(70 if rows == 1 else 4, rows)
+    nats, logits, state = read(pack(model, "fp32"), ids, threads=2)
     expected = slow(model, ids)
     np.testing.assert_allclose(nats, expected[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(logits, expected[1], rtol=1e-4, atol=1e-5)
@@ -83,15 +83,15 @@ def test_costs_are_torchs(settings: ModelSettings, rows: int, variant: str) -> N
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_rounding_costs_little(cell: str, precision: str) -> None:
     """On average over a text; single characters may cost a little more or less."""
-    model, ids = made(ModelSettings.model_validate({"cell": cell, "width": 64})), text(300, 4)
-    nats, _, _ = read(packed(model, precision), ids)
+    model, ids = make_model(ModelSettings.model_validate({"cell": cell, "width": 64})), text(300, 4)
+    nats, _, _ = read(pack(model, precision), ids)
     assert abs(nats.mean() - slow(model, ids)[0].mean()) < 1e-3
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_pieces_rows_and_threads_change_no_bit(settings: ModelSettings, precision: str) -> None:
-    model, ids = packed(made(settings), precision), text(70, 37)
+    model, ids = pack(make_model(settings), precision), text(70, 37)
     whole = read(model, ids)
     assert_same_bits(whole, read(model, ids, threads=3))
     first = read(model, ids[:33])
@@ -105,23 +105,23 @@ def test_pieces_rows_and_threads_change_no_bit(settings: ModelSettings, precisio
 
 @pytest.mark.parametrize("settings", SETTINGS[:6], ids=str)
 def test_all_variants_give_the_same_bits_in_int8(settings: ModelSettings) -> None:
-    model, ids, readings = made(settings), text(20, 19), []
+    model, ids, readings = make_model(settings), text(20, 19), []
     for variant in VARIANTS:
         with kernels_of(variant):
-            readings.append(read(packed(model, "int8"), ids))
+            readings.append(read(pack(model, "int8"), ids))
     for reading in readings:
         assert_same_bits(readings[0], reading)
 
 
 def test_more_symbols_than_fit_beside_one_another() -> None:
-    model = made(ModelSettings(width=16), 9000)
+    model = make_model(ModelSettings(width=16), 9000)
     ids = text(9, 2, 9000)
-    nats, _, _ = read(packed(model, "fp32"), ids, threads=2)
+    nats, _, _ = read(pack(model, "fp32"), ids, threads=2)
     np.testing.assert_allclose(nats, slow(model, ids)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_read_may_be_other_than_what_is_foretold() -> None:
-    model, ids = packed(made(SETTINGS[0]), "int8"), text(5, 2)
+    model, ids = pack(make_model(SETTINGS[0]), "int8"), text(5, 2)
     logits, state = torch.zeros(2, 23), model.zero_state(2)
     nats, after, _ = sampler.score(model, logits, state, ids, np.zeros_like(ids))
     _, expected, _ = read(model, ids)
@@ -130,7 +130,7 @@ def test_what_is_read_may_be_other_than_what_is_foretold() -> None:
 
 
 def test_an_empty_text_changes_nothing() -> None:
-    model = packed(made(SETTINGS[0]), "int8")
+    model = pack(make_model(SETTINGS[0]), "int8")
     before = read(model, text(3, 2))
     nats, *after = read(model, text(0, 2), before=before)
     assert nats.shape == (0, 2)
@@ -139,13 +139,13 @@ def test_an_empty_text_changes_nothing() -> None:
 
 @pytest.mark.parametrize("wrong", [-1, 23])
 def test_ids_that_there_are_not(wrong: int) -> None:
-    model = packed(made(SETTINGS[0]), "int8")
+    model = pack(make_model(SETTINGS[0]), "int8")
     with pytest.raises(RuntimeError, match="an argument is not allowed"):
         read(model, np.full((1, 1), wrong))
 
 
 def test_shapes_that_do_not_fit() -> None:
-    model = packed(made(SETTINGS[0]), "int8")
+    model = pack(make_model(SETTINGS[0]), "int8")
     with pytest.raises(ValueError, match="one shape"):
         sampler.score(model, torch.zeros(2, 23), model.zero_state(2), text(3, 2), text(2, 2))
     with pytest.raises(ValueError, match="an array has the shape"):

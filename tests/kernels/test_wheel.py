@@ -43,7 +43,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def told(installed: Path, folder: Path, kernels: str = "") -> tuple[str, str, str]:
+def train_and_write(installed: Path, folder: Path, kernels: str = "") -> tuple[str, str, str]:
     """Level, reason and text of a model that the installed package trains in an empty folder, and writes with."""
     folder.mkdir(exist_ok=True)
     (folder / "book.txt").write_text(WORDS * 40, "utf-8")
@@ -72,7 +72,7 @@ def test_a_wheel_holds_the_package_and_nothing_that_it_was_made_from(wheel: Path
 
 @pytest.mark.parametrize("kernels", ["off", ""])
 def test_an_installed_wheel_trains_and_writes(kernels: str, installed: Path, tmp_path: Path) -> None:
-    level, why, text = told(installed, tmp_path, kernels)
+    level, why, text = train_and_write(installed, tmp_path, kernels)
     assert (level, why) == (native_library.find(kernels).level, native_library.find(kernels).why)
     assert len(text) == 20
 

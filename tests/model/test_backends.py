@@ -17,7 +17,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 CELLS: list[Cell] = ["lstm", "gru", "rnn", "mingru"]
 
 
-def made(**chosen: object) -> CharLM:
+def make_model(**chosen: object) -> CharLM:
     torch.manual_seed(0)
     return CharLM(ModelSettings.model_validate({"width": 8, "layers": 2, **chosen}), V)
 
@@ -44,7 +44,7 @@ def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_choice_holds_whatever_torch_is_set_to(cell: Cell, activation: str, precision: str, learns: bool) -> None:
     """It computes the same bits as the plain call under autocast to its number format, also under another one."""
-    model = made(cell=cell, activation=activation if cell != "mingru" else "tanh").train(learns)
+    model = make_model(cell=cell, activation=activation if cell != "mingru" else "tanh").train(learns)
     backend = choose_backend(model.settings, model.device, precision, learns=learns)
     with torch.set_grad_enabled(learns):
         expected = results(model, precision == "bf16")
@@ -54,16 +54,16 @@ def test_a_choice_holds_whatever_torch_is_set_to(cell: Cell, activation: str, pr
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_model_is_copied_and_pickled_as_any_module(copied: Any) -> None:
-    model = made().train()
+    model = make_model().train()
     other = copied(model)
     assert_equal(results(other), results(model))
-    other.load_state_dict(made(embedding_scale=2.0).state_dict())
-    assert_equal(results(other), results(made(embedding_scale=2.0).train()))
+    other.load_state_dict(make_model(embedding_scale=2.0).state_dict())
+    assert_equal(results(other), results(make_model(embedding_scale=2.0).train()))
 
 
 def test_a_model_of_doubles_is_read_step_by_step() -> None:
     """Native code knows no doubles, and no function of torch's either on every processor."""
-    model, ids = made(activation="relu").double(), torch.randint(0, V, (9, 3))
+    model, ids = make_model(activation="relu").double(), torch.randint(0, V, (9, 3))
     state = tuple(tuple(part.double() for part in layer) for layer in model.zero_state(3))
     _, y, _ = model.read(ids, state)
     assert y.dtype == torch.float64

@@ -14,7 +14,9 @@ TORCHS: list[Cell] = ["lstm", "gru", "rnn"]
 ALL: list[Cell] = [*TORCHS, "mingru"]
 
 
-def made(cell: Cell, inputs: int = 5, width: int = 7, *, onehot: bool = False, **chosen: object) -> RecurrentLayer:
+def make_layer(
+    cell: Cell, inputs: int = 5, width: int = 7, *, onehot: bool = False, **chosen: object
+) -> RecurrentLayer:
     torch.manual_seed(0)
     read = {"input": "onehot" if onehot else "embedding"}
     return RecurrentLayer(ModelSettings.model_validate({"cell": cell, **read, **chosen}), inputs, width)
@@ -45,7 +47,7 @@ def read(layer: RecurrentLayer, x: torch.Tensor, state: LayerState) -> tuple[tor
 @pytest.mark.parametrize("onehot", [False, True])
 @pytest.mark.parametrize("cell", ALL)
 def test_many_steps_at_once_equal_single_steps(cell: Cell, onehot: bool, activation: str) -> None:
-    layer = made(cell, onehot=onehot, activation=activation)
+    layer = make_layer(cell, onehot=onehot, activation=activation)
     x = layer.columns[torch.randint(0, 5, (20, 3))].detach() if onehot else torch.randn(20, 3, 5)
     state = tuple(torch.rand(3, 7) for _ in range(layer.state_size))
     (y, after), (single, after_single) = call(layer, x, state), read(layer, x, state)
@@ -54,7 +56,7 @@ def test_many_steps_at_once_equal_single_steps(cell: Cell, onehot: bool, activat
 
 @pytest.mark.parametrize("cell", ALL)
 def test_100_steps_equal_50_twice(cell: Cell) -> None:
-    layer, x = made(cell), torch.randn(100, 2, 5)
+    layer, x = make_layer(cell), torch.randn(100, 2, 5)
     whole, after_whole = call(layer, x, layer.zero_state(2))
     first, state = call(layer, x[:50], layer.zero_state(2))
     second, state = call(layer, x[50:], state)
@@ -64,7 +66,7 @@ def test_100_steps_equal_50_twice(cell: Cell) -> None:
 
 @pytest.mark.parametrize("cell", TORCHS)
 def test_weights_are_torchs(cell: Cell) -> None:
-    layer = made(cell)
+    layer = make_layer(cell)
     torchs = CELLS[cell].module(5, 7)
     torchs.load_state_dict(layer.rnn.state_dict())
     x = torch.randn(11, 3, 5)
@@ -73,7 +75,7 @@ def test_weights_are_torchs(cell: Cell) -> None:
 
 @pytest.mark.parametrize("cell", TORCHS)
 def test_gradients_are_those_of_small_differences(cell: Cell) -> None:
-    layer = made(cell, 3, 4).double()
+    layer = make_layer(cell, 3, 4).double()
     x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
     state = tuple(torch.randn(2, 4, dtype=torch.float64, requires_grad=True) for _ in range(layer.state_size))
 
@@ -88,7 +90,7 @@ def test_gradients_are_those_of_small_differences(cell: Cell) -> None:
 @pytest.mark.parametrize("cell", ALL)
 @torch.no_grad()
 def test_the_state_has_one_row_a_text(cell: Cell) -> None:
-    layer, x = made(cell), torch.randn(9, 4, 5)
+    layer, x = make_layer(cell), torch.randn(9, 4, 5)
     _, together = call(layer, x, layer.zero_state(4))
     _, alone = call(layer, x[:, 2:3], layer.zero_state(1))
     assert all(part.shape == (4, 7) for part in together)
@@ -97,7 +99,7 @@ def test_the_state_has_one_row_a_text(cell: Cell) -> None:
 
 @pytest.mark.parametrize("cell", TORCHS)
 def test_a_one_hot_layer_is_torchs_that_reads_one_hot_vectors(cell: Cell) -> None:
-    layer, ids = made(cell, onehot=True), torch.randint(0, 5, (11, 3))
+    layer, ids = make_layer(cell, onehot=True), torch.randint(0, 5, (11, 3))
     torchs = CELLS[cell].module(5, 7)
     torchs.load_state_dict(layer.rnn.state_dict())
     torch.testing.assert_close(
@@ -107,7 +109,7 @@ def test_a_one_hot_layer_is_torchs_that_reads_one_hot_vectors(cell: Cell) -> Non
 
 @pytest.mark.parametrize("onehot", [False, True])
 def test_a_mingru_is_its_formula(onehot: bool) -> None:
-    layer, ids, h = made("mingru", onehot=onehot), torch.randint(0, 5, (11, 3)), torch.rand(3, 7)
+    layer, ids, h = make_layer("mingru", onehot=onehot), torch.randint(0, 5, (11, 3)), torch.rand(3, 7)
     x = torch.nn.functional.one_hot(ids, 5).float()
     y, (after,) = call(layer, layer.columns[ids] if onehot else x, (h,))
     for t in range(11):
@@ -119,7 +121,7 @@ def test_a_mingru_is_its_formula(onehot: bool) -> None:
 
 
 def test_a_mingru_has_no_recurrent_weights() -> None:
-    layer = made("mingru")
+    layer = make_layer("mingru")
     assert {name: tuple(weight.shape) for name, weight in layer.named_parameters()} == {
         "rnn.weight_ih_l0": (14, 5),
         "rnn.bias_ih_l0": (14,),
@@ -127,7 +129,7 @@ def test_a_mingru_has_no_recurrent_weights() -> None:
 
 
 def test_an_rnn_of_rectifiers_is_torchs() -> None:
-    layer, x = made("rnn", activation="relu"), torch.randn(11, 3, 5)
+    layer, x = make_layer("rnn", activation="relu"), torch.randn(11, 3, 5)
     torchs = torch.nn.RNN(5, 7, nonlinearity="relu")
     torchs.load_state_dict(layer.rnn.state_dict())
     assert_near((call(layer, x, layer.zero_state(3))[0],), (torchs(x)[0],))
@@ -136,7 +138,7 @@ def test_an_rnn_of_rectifiers_is_torchs() -> None:
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("cell", TORCHS)
 def test_other_recurrent_weights_stand_in_and_get_the_gradient(cell: Cell, activation: str) -> None:
-    layer, x = made(cell, activation=activation), torch.randn(6, 2, 5)
+    layer, x = make_layer(cell, activation=activation), torch.randn(6, 2, 5)
     other = torch.randn_like(layer.rnn.weight_hh_l0).requires_grad_()
     y, _ = call(layer, x, layer.zero_state(2), weight_hh=other)
     y.sum().backward()
@@ -148,7 +150,7 @@ def test_other_recurrent_weights_stand_in_and_get_the_gradient(cell: Cell, activ
 @pytest.mark.parametrize("onehot", [False, True])
 @pytest.mark.parametrize("cell", ALL)
 def test_in_bf16_the_state_stays_fp32_and_nearly_the_same(cell: Cell, onehot: bool) -> None:
-    layer = made(cell, onehot=onehot, activation="relu")
+    layer = make_layer(cell, onehot=onehot, activation="relu")
     x = layer.columns[torch.randint(0, 5, (9, 3))].detach() if onehot else torch.randn(9, 3, 5)
     with torch.autocast("cpu", torch.bfloat16):
         y, state = call(layer, x, layer.zero_state(3))

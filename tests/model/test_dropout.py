@@ -20,7 +20,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
     assert abs(float(kept.mean()) - 1) < 0.2
 
 
-def asked(each: Masks) -> list[torch.Tensor]:
+def drop_everywhere(each: Masks) -> list[torch.Tensor]:
     """ONES after every kind of dropout."""
     ids = torch.arange(40 * 30).view(40, 30) % 9
     dropped = [each.drop(ONES, 0.5, 0), each.drop_weight(ONES[0], 0.5, 0)]
@@ -29,7 +29,7 @@ def asked(each: Masks) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("variational", [False, True])
 def test_everything_is_decided_by_the_seed(variational: bool) -> None:
-    one, same, other = (asked(masks(seed, variational=variational)) for seed in (1, 1, 2))
+    one, same, other = (drop_everywhere(masks(seed, variational=variational)) for seed in (1, 1, 2))
     assert all(map(torch.equal, one, same))
     assert not any(map(torch.equal, one, other))
 

@@ -39,7 +39,7 @@ DROPPED = {
 }
 
 
-def made(**chosen: object) -> CharLM:
+def make_model(**chosen: object) -> CharLM:
     torch.manual_seed(0)
     return CharLM(ModelSettings.model_validate({"width": 8, **chosen}), V)
 
@@ -53,7 +53,7 @@ def first_layer(model: CharLM) -> RecurrentLayer:
 def any_model(chosen: dict[str, object]) -> CharLM:
     """A model of these settings, unless they contradict each other."""
     try:
-        return made(**chosen)
+        return make_model(**chosen)
     except UsageError:
         assume(False)
         raise
@@ -93,7 +93,7 @@ def test_all_settings_work_together_and_the_seed_decides(
 
 @pytest.mark.parametrize("cell", ["lstm", "mingru"])
 def test_a_fresh_row_forgets_and_the_others_do_not(cell: str) -> None:
-    model, ids = made(cell=cell, layers=3).eval(), torch.randint(0, V, (12, 3))
+    model, ids = make_model(cell=cell, layers=3).eval(), torch.randint(0, V, (12, 3))
     before = model(torch.randint(0, V, (5, 3)))[1]
     fresh = torch.zeros(12, 3, dtype=torch.bool)
     fresh[0, 2] = fresh[7, 1] = True
@@ -124,7 +124,7 @@ def test_starts_within_a_chunk_are_those_of_one_character_after_another(
         monkeypatch.setattr(kernel, "usable", lambda: False)
     if way == "packed":  # as on a GPU
         monkeypatch.setattr(backends, "_fastest_fresh_route", lambda *_, **__: "torch")
-    model, ids, fresh = made(**chosen), torch.randint(0, V, (9, 4)), torch.rand(9, 4) < 0.4
+    model, ids, fresh = make_model(**chosen), torch.randint(0, V, (9, 4)), torch.rand(9, 4) < 0.4
     start = [tuple(torch.randn_like(part).requires_grad_() for part in layer) for layer in model.zero_state(4)]
     wanted = [*model.parameters(), *(part for layer in start for part in layer)]
     found = []
@@ -144,7 +144,7 @@ def test_starts_within_a_chunk_are_those_of_one_character_after_another(
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_starts_within_a_chunk_take_native_code_where_torch_makes_the_products_in_bf16(cell: str) -> None:
     """Torch's own function cannot start a row afresh, and a loop takes twice as long; both round products to bf16."""
-    model, ids, fresh = made(cell=cell), torch.randint(0, V, (9, 4)), torch.rand(9, 4) < 0.4
+    model, ids, fresh = make_model(cell=cell), torch.randint(0, V, (9, 4)), torch.rand(9, 4) < 0.4
     backend = choose_backend(model.settings, torch.device("cpu"), "bf16", learns=True)
     torchs: tuple[Route, ...] = tuple("torch" for _ in backend.routes)
     fresh_routes: tuple[Route, ...] = ("native", "loop")
@@ -159,7 +159,7 @@ def test_starts_within_a_chunk_take_native_code_where_torch_makes_the_products_i
 
 
 def test_rows_are_taken_and_joined() -> None:
-    state = made().zero_state(3)
+    state = make_model().zero_state(3)
     state = tuple(tuple(part + torch.arange(3.0)[:, None] for part in layer) for layer in state)
     parts = [take_rows(state, torch.tensor([0])), take_rows(state, torch.tensor([1, 2]))]
     torch.testing.assert_close(join_rows(parts), state)
@@ -168,7 +168,7 @@ def test_rows_are_taken_and_joined() -> None:
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("chosen", [{"embedding": 4}, {"input": "onehot"}])
 def test_unknown_symbols_read_as_the_mean_of_the_known(chosen: dict[str, object], training: bool) -> None:
-    model = made(layers=1, **chosen).train(training)
+    model = make_model(layers=1, **chosen).train(training)
     table = first_layer(model).columns if model.embedding is None else model.embedding.weight
     with torch.no_grad():
         table[-1] = 1e6
@@ -178,7 +178,7 @@ def test_unknown_symbols_read_as_the_mean_of_the_known(chosen: dict[str, object]
 
 
 def test_reading_unknown_symbols_trains_the_known_ones() -> None:
-    model = made().train()
+    model = make_model().train()
     model(torch.full((3, 1), V - 1))[0].square().sum().backward()
     assert model.embedding is not None and model.embedding.weight.grad is not None
     gradient = model.embedding.weight.grad
@@ -188,7 +188,7 @@ def test_reading_unknown_symbols_trains_the_known_ones() -> None:
 
 
 def test_reading_and_foretelling_are_the_two_halves_of_a_call() -> None:
-    model, ids = made(norm="rms", residual=True, output_dropout=0.5).train(), torch.randint(0, V, (9, 2))
+    model, ids = make_model(norm="rms", residual=True, output_dropout=0.5).train(), torch.randint(0, V, (9, 2))
     logits, state = model(ids, dropout_seed=3)
     raw, y, after = model.read(ids, dropout_seed=3)
     torch.testing.assert_close(model.logits(y[5:]), logits[5:])
@@ -198,7 +198,7 @@ def test_reading_and_foretelling_are_the_two_halves_of_a_call() -> None:
 
 
 def test_where_rows_start_afresh_may_be_told_on_the_cpu_or_the_device() -> None:
-    model, ids = made(), torch.randint(0, V, (9, 2))
+    model, ids = make_model(), torch.randint(0, V, (9, 2))
     fresh = torch.rand(9, 2) < 0.3
     assert torch.equal(model(ids, None, fresh)[0], model(ids, None, fresh.to(model.device))[0])
 
@@ -206,7 +206,7 @@ def test_where_rows_start_afresh_may_be_told_on_the_cpu_or_the_device() -> None:
 @pytest.mark.parametrize("place", ["input_dropout", "dropout", "output_dropout", "embedding_dropout", "weight_drop"])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_each_dropout_drops_by_itself_while_training_only(cell: str, place: str) -> None:
-    model, ids = made(cell=cell, **{place: 0.3}).train(), torch.randint(0, V, (6, 2))
+    model, ids = make_model(cell=cell, **{place: 0.3}).train(), torch.randint(0, V, (6, 2))
     one = model(ids, dropout_seed=5)[0]
     assert torch.equal(model(ids, dropout_seed=5)[0], one)
     assert not torch.equal(model(ids, dropout_seed=6)[0], one)
@@ -214,7 +214,7 @@ def test_each_dropout_drops_by_itself_while_training_only(cell: str, place: str)
 
 
 def test_dropping_recurrent_weights_is_using_others() -> None:
-    model, ids = made(layers=1, weight_drop=0.5).train(), torch.randint(0, V, (6, 2))
+    model, ids = make_model(layers=1, weight_drop=0.5).train(), torch.randint(0, V, (6, 2))
     given = model(ids, dropout_seed=5)[0]
     weight = first_layer(model).rnn.weight_hh_l0
     before = weight.detach().clone()
@@ -223,12 +223,12 @@ def test_dropping_recurrent_weights_is_using_others() -> None:
 
 
 def test_logits_are_never_dropped() -> None:
-    model, ids = made(head="none", layers=1, output_dropout=0.9).train(), torch.randint(0, V, (6, 2))
+    model, ids = make_model(head="none", layers=1, output_dropout=0.9).train(), torch.randint(0, V, (6, 2))
     assert torch.equal(model(ids, dropout_seed=1)[0], model(ids, dropout_seed=2)[0])
 
 
 def test_without_an_output_layer_the_last_layer_gives_the_logits() -> None:
-    model, ids = made(head="none").eval(), torch.randint(0, V, (6, 2))
+    model, ids = make_model(head="none").eval(), torch.randint(0, V, (6, 2))
     logits, state = model(ids)
     assert [part.shape for layer in state for part in layer] == [(2, 8), (2, 8), (2, V), (2, V)]
     assert torch.equal(logits[-1], state[-1][0])
@@ -236,14 +236,14 @@ def test_without_an_output_layer_the_last_layer_gives_the_logits() -> None:
 
 
 def test_tied_weights_are_one_and_begin_small() -> None:
-    model = made(tied=True)
+    model = make_model(tied=True)
     assert model.embedding is not None and model.head is not None
     assert model.head.weight is model.embedding.weight
     assert bool((model.head.weight.abs() < 1).all())
 
 
 def test_a_frozen_embedding_is_not_trained() -> None:
-    model = made(freeze_embedding=True)
+    model = make_model(freeze_embedding=True)
     model(torch.randint(0, V, (6, 2)))[0].sum().backward()
     assert model.embedding is not None and model.embedding.weight.grad is None
     assert model.head is not None and model.head.weight.grad is not None
@@ -254,7 +254,7 @@ def test_each_layer_has_an_activation_of_its_own_also_where_rows_begin_afresh(ac
     """With native code for some layers alone, rows must be zeroed in all of them."""
     ids, fresh = torch.randint(0, V, (6, 2)), torch.zeros(6, 2, dtype=torch.bool)
     fresh[3, 1] = True
-    model = made(activation=activation).eval()
+    model = make_model(activation=activation).eval()
     with torch.inference_mode():
         logits, _ = model(ids, fresh=fresh)
         before, _ = model(ids[:3, 1:])
@@ -267,17 +267,17 @@ def test_each_layer_has_an_activation_of_its_own_also_where_rows_begin_afresh(ac
 
 
 def test_the_embedding_and_the_output_layer_begin_as_large_as_asked() -> None:
-    uniform = made(embedding=200, embedding_initial="uniform", embedding_scale=0.05, output_scale=0.0)
+    uniform = make_model(embedding=200, embedding_initial="uniform", embedding_scale=0.05, output_scale=0.0)
     assert uniform.embedding is not None and uniform.head is not None
     assert 0.049 < float(uniform.embedding.weight.detach().abs().max()) <= 0.05
     assert not any(bool(parameter.any()) for parameter in uniform.head.parameters())
-    plain, scaled = made(embedding=200), made(embedding=200, embedding_scale=0.5, output_scale=2.0)
+    plain, scaled = make_model(embedding=200), make_model(embedding=200, embedding_scale=0.5, output_scale=2.0)
     for name, factor in (("embedding.weight", 0.5), ("head.weight", 2.0), ("head.bias", 2.0)):
         assert torch.equal(scaled.state_dict()[name], factor * plain.state_dict()[name])
 
 
 def test_without_a_hidden_bias_a_gate_learns_one_bias() -> None:
-    model = made(hidden_bias=False)
+    model = make_model(hidden_bias=False)
     model(torch.randint(0, V, (6, 2)))[0].sum().backward()
     rnn = first_layer(model).rnn
     assert rnn.bias_hh_l0.grad is None and rnn.bias_ih_l0.grad is not None
@@ -301,7 +301,7 @@ def test_without_a_hidden_bias_a_gate_learns_one_bias() -> None:
 )
 def test_settings_that_contradict_each_other_are_refused(chosen: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=r"model\.\w+"):
-        made(**chosen)
+        make_model(**chosen)
 
 
 @given(chosen=st.fixed_dictionaries(SHAPES))
@@ -315,5 +315,5 @@ def test_parameters_are_counted_without_making_them(chosen: dict[str, object]) -
 def test_names_of_weights_stay_what_they_were() -> None:
     layer = ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"]
     recurrent = [f"layers.{depth}.rnn.{name}" for depth in range(2) for name in layer]
-    assert list(made().state_dict()) == ["embedding.weight", *recurrent, "head.weight", "head.bias"]
-    assert list(made(input="onehot", head="none").state_dict()) == recurrent
+    assert list(make_model().state_dict()) == ["embedding.weight", *recurrent, "head.weight", "head.bias"]
+    assert list(make_model(input="onehot", head="none").state_dict()) == recurrent

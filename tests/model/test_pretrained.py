@@ -23,12 +23,12 @@ TOKENS = st.text(st.characters(exclude_categories=["Cs", "Zs", "Cc", "Nd"]), min
 )
 
 
-def made(**chosen: object) -> CharLM:
+def make_model(**chosen: object) -> CharLM:
     torch.manual_seed(0)
     return CharLM(ModelSettings.model_validate({"width": 4, **chosen}), VOCABULARY.size)
 
 
-def written(path: Path, text: str) -> str:
+def write_file(path: Path, text: str) -> str:
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     return str(path)
 
@@ -53,7 +53,7 @@ def test_what_is_written_as_text_is_read(
     shown = [f"\\u{ord(name):04x}" if escaped and len(name) == 1 and ord(name) < 0x10000 else name for name in names]
     lines = [" ".join([name, *map(repr, row)]) for name, row in zip(shown, values.tolist(), strict=True)]
     head = f"{len(lines)} {width}{end}" if header else ""
-    path = written(tmp_path / "vectors.txt", head + "".join(line + end for line in lines))
+    path = write_file(tmp_path / "vectors.txt", head + "".join(line + end for line in lines))
     found = read_embeddings(path)
     assert found.symbols == tuple(map(ord, symbols))
     assert found.skipped == len(tokens)
@@ -73,7 +73,7 @@ def test_any_file_is_read_or_refused_in_one_sentence(tmp_path: Path, data: bytes
 
 
 def test_symbols_may_be_written_as_in_python_and_the_first_of_a_symbol_counts(tmp_path: Path) -> None:
-    path = written(tmp_path / "v.txt", "\\n 1 2\n\\\\ 3 4\n\\u2028 5 6\n\\ 7 8\n  9 10\n</s> 0 0\n")
+    path = write_file(tmp_path / "v.txt", "\\n 1 2\n\\\\ 3 4\n\\u2028 5 6\n\\ 7 8\n  9 10\n</s> 0 0\n")
     found = read_embeddings(path)
     assert found.symbols == (0x0A, 0x5C, 0x2028, 0x20)
     assert found.values[-1].tolist() == [9, 10]
@@ -81,7 +81,7 @@ def test_symbols_may_be_written_as_in_python_and_the_first_of_a_symbol_counts(tm
 
 
 def test_a_byte_that_is_not_utf_8_is_the_symbol_that_it_is_in_a_text(tmp_path: Path) -> None:
-    assert read_embeddings(written(tmp_path / "v.txt", "\udcff 1 2\n")).symbols == (0xDCFF,)
+    assert read_embeddings(write_file(tmp_path / "v.txt", "\udcff 1 2\n")).symbols == (0xDCFF,)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_byte_that_is_not_utf_8_is_the_symbol_that_it_is_in_a_text(tmp_path: P
 )
 def test_what_is_wrong_in_a_text_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_embeddings(written(tmp_path / "v.txt", text))
+        read_embeddings(write_file(tmp_path / "v.txt", text))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -149,11 +149,11 @@ def test_what_is_wrong_in_safetensors_is_named(
 
 def test_a_file_that_only_says_that_it_is_safetensors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a safetensors file"):
-        read_embeddings(written(tmp_path / "v.safetensors", "a 1 2\n"))
+        read_embeddings(write_file(tmp_path / "v.safetensors", "a 1 2\n"))
 
 
 def test_embeddings_are_put_where_their_symbols_are() -> None:
-    model = made()
+    model = make_model()
     assert model.embedding is not None
     before = model.embedding.weight.detach().clone()
     values = torch.randn(3, 4)
@@ -167,7 +167,7 @@ def test_embeddings_are_put_where_their_symbols_are() -> None:
 
 
 def test_a_tied_output_layer_gets_them_too() -> None:
-    model = made(tied=True)
+    model = make_model(tied=True)
     place(model, VOCABULARY, Embeddings((ord("a"),), torch.ones(1, 4)))
     assert model.head is not None
     assert model.head.weight[VOCABULARY.symbols.index(ord("a"))].tolist() == [1, 1, 1, 1]
@@ -176,7 +176,7 @@ def test_a_tied_output_layer_gets_them_too() -> None:
 def test_another_models_embeddings_are_of_its_known_symbols() -> None:
     other = Vocabulary.of("bcd", separator="\n")
     weight = torch.randn(other.size, 4)
-    model = made()
+    model = make_model()
     missing = place(model, VOCABULARY, from_rows(other, weight))
     assert list(map(chr, missing)) == ["\n", " ", "a"]
     assert model.embedding is not None
@@ -193,8 +193,8 @@ def test_bytes_and_characters_share_ascii_only() -> None:
 
 def test_embeddings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match=r"width 3 .* 4 wide"):
-        place(made(), VOCABULARY, Embeddings((ord("a"),), torch.zeros(1, 3)))
+        place(make_model(), VOCABULARY, Embeddings((ord("a"),), torch.zeros(1, 3)))
     with pytest.raises(InputError, match="none of the text's 5 symbols"):
-        place(made(), VOCABULARY, Embeddings((ord("z"),), torch.zeros(1, 4)))
+        place(make_model(), VOCABULARY, Embeddings((ord("z"),), torch.zeros(1, 4)))
     with pytest.raises(UsageError, match="onehot"):
-        place(made(input="onehot"), VOCABULARY, Embeddings((ord("a"),), torch.zeros(1, 4)))
+        place(make_model(input="onehot"), VOCABULARY, Embeddings((ord("a"),), torch.zeros(1, 4)))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from fake_run import evaluated, started, stepped, training
+from fake_run import make_evaluated, make_started, make_stepped, training
 from scriven.errors import InputError
 from scriven.events import Event, Loss
 from scriven.report import as_dict, consume, describe_choices
@@ -39,7 +39,7 @@ def test_every_event_passes_through_every_report() -> None:
 
 def test_a_broken_report_is_told_once_and_dropped(capsys: pytest.CaptureFixture[str]) -> None:
     broken, sound = Diary(fails_at=3), Diary()
-    assert len(list(consume(map(stepped, range(1, 11)), [broken, sound]))) == 10
+    assert len(list(consume(map(make_stepped, range(1, 11)), [broken, sound]))) == 10
     assert broken.steps == [1, 2]
     assert sound.steps == list(range(1, 11))
     assert broken.closed == sound.closed == 1
@@ -51,7 +51,7 @@ def test_a_broken_report_is_told_once_and_dropped(capsys: pytest.CaptureFixture[
 
 
 def test_what_a_user_can_do_about_a_broken_report_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    list(consume([stepped(1)], [Diary(1, InputError("pictures need pip install"))]))
+    list(consume([make_stepped(1)], [Diary(1, InputError("pictures need pip install"))]))
     assert capsys.readouterr().err == "note: pictures need pip install\n"
 
 
@@ -66,22 +66,22 @@ def test_an_error_of_training_passes_through_and_reports_are_closed() -> None:
 
 
 def test_an_event_as_plain_values_has_the_sum_and_the_means() -> None:
-    values = as_dict(evaluated(7, 1.5))
+    values = as_dict(make_evaluated(7, 1.5))
     assert values["event"] == "evaluated"
     assert values["loss"] == {"nats": 1500.0, "characters": 1000, "bytes": 0}
     assert values["nats_per_char"] == 1.5
     assert values["bits_per_char"] == pytest.approx(1.5 / math.log(2))
     assert "bits_per_byte" not in values
-    in_bytes = dataclasses.replace(evaluated(7), loss=Loss(10.0, 5, 8))
+    in_bytes = dataclasses.replace(make_evaluated(7), loss=Loss(10.0, 5, 8))
     assert as_dict(in_bytes)["bits_per_byte"] == pytest.approx(10 / 8 / math.log(2))
 
 
 def test_numbers_that_json_does_not_know_are_null() -> None:
-    event = dataclasses.replace(started(), expected_seconds=math.nan)
+    event = dataclasses.replace(make_started(), expected_seconds=math.nan)
     assert json.loads(json.dumps(as_dict(event), allow_nan=False))["expected_seconds"] is None
-    nothing = dataclasses.replace(evaluated(1), loss=Loss(0.0, 0))
+    nothing = dataclasses.replace(make_evaluated(1), loss=Loss(0.0, 0))
     assert as_dict(nothing)["nats_per_char"] is None
-    endless = dataclasses.replace(stepped(1), loss=Loss(math.inf, 5))
+    endless = dataclasses.replace(make_stepped(1), loss=Loss(math.inf, 5))
     assert as_dict(endless)["loss"]["nats"] is None
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fake_run import PER_STEP, sampled, started, stepped, training
+from fake_run import PER_STEP, make_sampled, make_started, make_stepped, training
 from scriven.errors import InputError
 from scriven.events import Event, Stepped
 from scriven.report import files
@@ -20,7 +20,7 @@ from scriven.report.files import FilesReport
 from scriven.runs.journal import read_lines
 
 
-def written(run: Path, events: Iterable[Event]) -> list[dict[str, Any]]:
+def write_events(run: Path, events: Iterable[Event]) -> list[dict[str, Any]]:
     report = FilesReport()
     with contextlib.closing(report):
         for event in events:
@@ -33,7 +33,7 @@ def steps(records: list[dict[str, Any]]) -> list[int]:
 
 
 def test_all_events_are_there_samples_in_a_file_of_their_own(tmp_path: Path) -> None:
-    records = written(tmp_path, training(tmp_path, last=40))
+    records = write_events(tmp_path, training(tmp_path, last=40))
     assert steps(records) == list(range(1, 41))
     others = [record["event"] for record in records if record["event"] != "stepped"]
     assert others == ["started", "evaluated", "saved", "evaluated", "saved", "finished"]
@@ -42,7 +42,7 @@ def test_all_events_are_there_samples_in_a_file_of_their_own(tmp_path: Path) -> 
 
 def test_a_line_is_on_the_disk_at_once(tmp_path: Path) -> None:
     report = FilesReport()
-    for event in (started(tmp_path), stepped(1), sampled(1)):
+    for event in (make_started(tmp_path), make_stepped(1), make_sampled(1)):
         report.handle(event)
     assert [record["event"] for record in read_lines(tmp_path / "metrics.jsonl")] == ["started", "stepped"]
     assert len(list(read_lines(tmp_path / "samples.jsonl"))) == 1
@@ -50,8 +50,8 @@ def test_a_line_is_on_the_disk_at_once(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_takes_back_the_steps_that_it_does_again(tmp_path: Path) -> None:
-    written(tmp_path, training(tmp_path, last=50))
-    records = written(tmp_path, training(tmp_path, first=41, last=60))
+    write_events(tmp_path, training(tmp_path, last=50))
+    records = write_events(tmp_path, training(tmp_path, first=41, last=60))
     assert steps(records) == list(range(1, 61))
     assert [record["step"] for record in records if record["event"] == "evaluated"] == [20, 40, 60]
     assert [record["step"] for record in records if record["event"] == "finished"] == [60]
@@ -60,25 +60,25 @@ def test_a_resumed_run_takes_back_the_steps_that_it_does_again(tmp_path: Path) -
 
 
 def test_an_extended_run_keeps_all_of_its_first_part(tmp_path: Path) -> None:
-    first = written(tmp_path, training(tmp_path, last=40))
-    assert written(tmp_path, training(tmp_path, first=41, last=60))[: len(first)] == first
+    first = write_events(tmp_path, training(tmp_path, last=40))
+    assert write_events(tmp_path, training(tmp_path, first=41, last=60))[: len(first)] == first
 
 
 def test_a_run_from_the_beginning_keeps_nothing(tmp_path: Path) -> None:
-    first = written(tmp_path, training(tmp_path, last=40))
-    assert written(tmp_path, training(tmp_path, last=40)) == first
+    first = write_events(tmp_path, training(tmp_path, last=40))
+    assert write_events(tmp_path, training(tmp_path, last=40)) == first
 
 
 @settings(max_examples=50, deadline=None)
 @given(cut=st.integers(0, 10_000), resumed=st.integers(0, 3))
 def test_a_file_cut_anywhere_is_repaired(tmp_path_factory: pytest.TempPathFactory, cut: int, resumed: int) -> None:
     run = tmp_path_factory.mktemp("run")
-    written(run, training(run, last=6, every=2))
+    write_events(run, training(run, last=6, every=2))
     path = run / "metrics.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[: cut % (len(whole) + 1)])
     left = len(steps(list(read_lines(path))))
-    records = written(run, training(run, first=2 * resumed + 1, last=8, every=2))
+    records = write_events(run, training(run, first=2 * resumed + 1, last=8, every=2))
     assert steps(records) == [*range(1, min(left, 2 * resumed) + 1), *range(2 * resumed + 1, 9)]
     assert all(json.loads(line) for line in path.read_text("utf-8").splitlines())
 
@@ -93,7 +93,7 @@ def test_lines_that_are_not_events_are_left_out(tmp_path: Path) -> None:
 def test_a_long_run_is_thinned_and_no_loss_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "DETAIL", 50)
     events = list(training(tmp_path, last=5_000, every=1_000))
-    records = [record for record in written(tmp_path, events) if record["event"] == "stepped"]
+    records = [record for record in write_events(tmp_path, events) if record["event"] == "stepped"]
     assert steps(records)[:50] == list(range(1, 51))
     assert len(records) < 50 * (2 + math.log(5_000 / 50))
     sums = [record["loss"]["nats"] for record in records]
@@ -110,10 +110,10 @@ def test_a_million_steps_take_some_twenty_thousand_lines() -> None:
 
 @pytest.mark.parametrize("text", ["naïve \u2028 café", "half a character: \ud83d", "\x00\x1b[31m\n"])
 def test_any_sample_is_kept_as_it_is(tmp_path: Path, text: str) -> None:
-    written(tmp_path, [started(tmp_path), sampled(1, text)])
+    write_events(tmp_path, [make_started(tmp_path), make_sampled(1, text)])
     (record,) = read_lines(tmp_path / "samples.jsonl")
     assert record["text"] == text
-    written(tmp_path, [started(tmp_path, step=1)])
+    write_events(tmp_path, [make_started(tmp_path, step=1)])
     assert list(read_lines(tmp_path / "samples.jsonl")) == [record]
 
 
@@ -133,7 +133,7 @@ def test_what_is_no_plain_file_is_refused_and_nothing_beyond_it_touched(tmp_path
     run.mkdir()
     KINDS[kind](run / name)
     with pytest.raises(InputError, match=rf"{name} is not a plain file"):
-        written(run, training(run, last=1))
+        write_events(run, training(run, last=1))
     assert outside.read_text() == "mine"
     assert not (run / name).is_file() or (run / name).is_symlink()
 
@@ -145,7 +145,7 @@ def test_names_of_temporary_files_are_in_nobodys_way(tmp_path: Path, kind: str) 
     run.mkdir()
     for name in (".metrics.jsonl.tmp", ".samples.jsonl.tmp"):
         KINDS[kind](run / name)
-    assert steps(written(run, training(run, last=3))) == [1, 2, 3]
+    assert steps(write_events(run, training(run, last=3))) == [1, 2, 3]
     assert outside.read_text() == "mine"
     assert not list(run.glob(".*"))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fake_run import PER_STEP, evaluated, stepped, training
+from fake_run import PER_STEP, make_evaluated, make_stepped, training
 from scriven.errors import InputError
 from scriven.events import Event
 from scriven.report.files import FilesReport
@@ -76,7 +76,7 @@ def test_a_run_that_did_nothing_has_no_picture(tmp_path: Path) -> None:
 
 
 def test_the_course_is_that_of_the_events(tmp_path: Path, events: list[Event]) -> None:
-    course = LossCurve.read(write(tmp_path, [*events, evaluated(100, 9.0, final=True)]))
+    course = LossCurve.read(write(tmp_path, [*events, make_evaluated(100, 9.0, final=True)]))
     assert course.steps == list(range(1, 101))
     np.testing.assert_allclose(course.raw, [1 + 1 / step for step in course.steps])
     at, loss = course.validation_points()
@@ -95,5 +95,5 @@ def test_the_smooth_line_is_a_sum_over_a_sum(tmp_path: Path) -> None:
 
 
 def test_one_step_is_its_own_smooth_line(tmp_path: Path, events: list[Event]) -> None:
-    course = LossCurve.read(write(tmp_path, [events[0], stepped(1)]))
+    course = LossCurve.read(write(tmp_path, [events[0], make_stepped(1)]))
     np.testing.assert_allclose(course.smooth(), course.raw)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fake_run import evaluated, finished, sampled, started, stepped, training
+from fake_run import make_evaluated, make_finished, make_sampled, make_started, make_stepped, training
 from scriven.errors import format_bytes
 from scriven.events import Event, Loss, Skipped
 from scriven.report import visible
@@ -26,7 +26,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def told(events: list[Event], stream: io.StringIO | None = None, *, quiet: bool = False) -> str:
+def show_events(events: list[Event], stream: io.StringIO | None = None, *, quiet: bool = False) -> str:
     stream = stream or io.StringIO()
     report = TerminalReport(stream, quiet=quiet)
     for event in events:
@@ -44,7 +44,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_pipe_gets_plain_lines() -> None:
-    text = told(list(training("runs/book")))
+    text = show_events(list(training("runs/book")))
     assert all(c == "\n" or c.isprintable() for c in text)
     for words in (
         "lstm 2x192 (500,000 parameters) on 9,000 characters; 1,000 more for validation",
@@ -59,8 +59,8 @@ def test_a_pipe_gets_plain_lines() -> None:
 
 
 def test_a_pipe_is_told_about_steps_every_ten_seconds_at_most() -> None:
-    events: list[Event] = [stepped(step, 1000, step / 10) for step in range(1, 1000)]
-    lines = told([started(), *events]).splitlines()[3:]
+    events: list[Event] = [make_stepped(step, 1000, step / 10) for step in range(1, 1000)]
+    lines = show_events([make_started(), *events]).splitlines()[3:]
     assert len(lines) == 10
     assert lines[1].split("  ")[0] == " 10 %"
 
@@ -68,29 +68,29 @@ def test_a_pipe_is_told_about_steps_every_ten_seconds_at_most() -> None:
 def test_a_terminal_gets_a_bar_which_is_gone_at_the_end() -> None:
     stream = Terminal()
     report = TerminalReport(stream)
-    for event in (started(), stepped(1), evaluated(1), stepped(2), stepped(3)):
+    for event in (make_started(), make_stepped(1), make_evaluated(1), make_stepped(2), make_stepped(3)):
         report.handle(event)
     shown = stream.getvalue()
     assert ESCAPE in shown
     for words in ("━", "step 3, learning rate 0.04", "validation 2.1640 bits/char", "characters/s"):
         assert words in shown
-    report.handle(finished(3))
+    report.handle(make_finished(3))
     assert stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h") == 1  # the cursor is back
 
 
 def test_no_colour_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "\x1b[36m" in told([started(), stepped(1), finished(1)], Terminal())
+    assert "\x1b[36m" in show_events([make_started(), make_stepped(1), make_finished(1)], Terminal())
     monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b[3" not in told([started(), stepped(1), finished(1)], Terminal())
+    assert "\x1b[3" not in show_events([make_started(), make_stepped(1), make_finished(1)], Terminal())
 
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
-    assert ESCAPE not in told(list(training("runs/book")), Terminal())
+    assert ESCAPE not in show_events(list(training("runs/book")), Terminal())
 
 
 def test_quiet_is_silent() -> None:
-    assert told(list(training("runs/book")), Terminal(), quiet=True) == ""
+    assert show_events(list(training("runs/book")), Terminal(), quiet=True) == ""
 
 
 def test_standard_output_stays_free(capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,94 +105,99 @@ def test_standard_output_stays_free(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 def test_what_the_model_writes_cannot_command_the_terminal(stream: type[io.StringIO]) -> None:
-    text = told([sampled(1, "[red]no[/red] :smile: \x1b[2J\x07\r\u202e \ud800 \u200bé")], stream())
+    text = show_events([make_sampled(1, "[red]no[/red] :smile: \x1b[2J\x07\r\u202e \ud800 \u200bé")], stream())
     assert "[red]no[/red] :smile: \\x1b[2J\\x07\\r\\u202e \\ud800 \\u200bé" in text
     assert "\x1b[2J" not in text
 
 
 def test_a_sample_is_six_lines_at_most() -> None:
-    lines = told([sampled(1, "word " * 2000)]).splitlines()
+    lines = show_events([make_sampled(1, "word " * 2000)]).splitlines()
     assert len(lines) == 6
     assert all(line.startswith("    word") and len(line) <= 100 for line in lines)
-    assert len(told([sampled(1, "a\n" * 50)]).splitlines()) == 6
+    assert len(show_events([make_sampled(1, "a\n" * 50)]).splitlines()) == 6
 
 
 def test_notes_are_shown_at_both_ends() -> None:
-    text = told([started(notes=("The text is tiny.",)), finished(5, notes=("It overfitted.",))])
+    text = show_events([make_started(notes=("The text is tiny.",)), make_finished(5, notes=("It overfitted.",))])
     assert "note: The text is tiny." in text
     assert "note: It overfitted." in text
 
 
 def test_a_resumed_run_says_from_where() -> None:
-    assert "Resuming from step 40, 40 % done." in told([started(step=40)])
-    assert "Going on" not in told([started()])
+    assert "Resuming from step 40, 40 % done." in show_events([make_started(step=40)])
+    assert "Going on" not in show_events([make_started()])
 
 
 def test_the_end_gives_every_final_loss_with_its_protocol() -> None:
-    windows = dataclasses.replace(evaluated(80, 1.41, final=True), protocol="window-256")
-    text = told([started(), evaluated(80, 1.4), evaluated(80, 1.39, final=True), windows, finished(100)])
+    windows = dataclasses.replace(make_evaluated(80, 1.41, final=True), protocol="window-256")
+    text = show_events(
+        [make_started(), make_evaluated(80, 1.4), make_evaluated(80, 1.39, final=True), windows, make_finished(100)]
+    )
     assert "2.0053 bits/char, like guessing among 4.0 characters (stream: read once in order" in text
     assert "2.0342 bits/char, like guessing among 4.1 characters (window-256: in windows of 256 characters" in text
 
 
 def test_the_end_gives_the_best_loss_where_nothing_was_measured_again() -> None:
-    text = told([started(), evaluated(80, 1.4), finished(100, "interrupted")])
+    text = show_events([make_started(), make_evaluated(80, 1.4), make_finished(100, "interrupted")])
     assert "Stopped after 100 steps" in text
     assert "Best validation loss, at step 100: 2.0198 bits/char, like guessing among 4.1 characters (stream:" in text
 
 
 def test_documents_are_counted_as_wholes_and_no_number_is_nan() -> None:
-    lines = dataclasses.replace(evaluated(80), loss=Loss(900.0, 400, ends=10, end_nats=13.0), protocol="documents")
-    assert "3.2461 bits/char, like guessing among 9.5 characters, 1.8755 bits/end, 131.7181 bits/document" in told(
-        [started(), lines]
+    lines = dataclasses.replace(make_evaluated(80), loss=Loss(900.0, 400, ends=10, end_nats=13.0), protocol="documents")
+    assert (
+        "3.2461 bits/char, like guessing among 9.5 characters, 1.8755 bits/end, 131.7181 bits/document"
+        in show_events([make_started(), lines])
     )
     spoilt = [Loss(0.0, 0), Loss(math.nan, 10), Loss(math.inf, 3, ends=2, end_nats=math.nan)]
     for loss in spoilt:
-        seen: list[Event] = [dataclasses.replace(evaluated(80), loss=loss)]
-        seen += [dataclasses.replace(stepped(81), loss=loss)]
-        seen += [dataclasses.replace(finished(81), best=loss), Skipped(82, 0.8, math.nan, math.nan, 1, 1, 90.0)]
+        seen: list[Event] = [dataclasses.replace(make_evaluated(80), loss=loss)]
+        seen += [dataclasses.replace(make_stepped(81), loss=loss)]
+        seen += [dataclasses.replace(make_finished(81), best=loss), Skipped(82, 0.8, math.nan, math.nan, 1, 1, 90.0)]
         for stream in (io.StringIO(), Terminal()):
-            text = told([started(), stepped(1), *seen], stream)
+            text = show_events([make_started(), make_stepped(1), *seen], stream)
             assert not re.search(r"\b(nan|inf)\b", text), text
 
 
 def test_no_validation_is_said() -> None:
-    assert "There was no validation" in told([started(), dataclasses.replace(finished(5), best=Loss(0.0, 0))])
+    assert "There was no validation" in show_events(
+        [make_started(), dataclasses.replace(make_finished(5), best=Loss(0.0, 0))]
+    )
 
 
 def test_the_next_commands_are_ready_to_paste() -> None:
-    assert next_commands("my runs/book", finished(100)) == [
+    assert next_commands("my runs/book", make_finished(100)) == [
         "scriven sample 'my runs/book'",
         "scriven score 'my runs/book' FILE",
         "scriven train --resume -o 'my runs/book' --minutes 3",  # twice the 90 s that it took
     ]
-    assert next_commands("book", finished(100, "interrupted"))[-1] == "scriven train --resume -o book"
+    assert next_commands("book", make_finished(100, "interrupted"))[-1] == "scriven train --resume -o book"
 
 
 def test_speed_and_time_left_come_from_the_events_clocks() -> None:
     pace = Throughput()
-    pace.note(started())
+    pace.note(make_started())
     assert pace.left == 300
     assert math.isnan(pace.speed)
     for step in range(1, 51):
-        pace.note(stepped(step, 100, step / 4))
+        pace.note(make_stepped(step, 100, step / 4))
     assert pace.speed == pytest.approx(128 * 4)
     assert pace.left == pytest.approx(50 / 4)
-    pace.note(evaluated(50))
-    pace.note(stepped(51, 100, 1000.0))
+    pace.note(make_evaluated(50))
+    pace.note(make_stepped(51, 100, 1000.0))
     assert pace.speed == pytest.approx(128 * 4)  # a slow evaluation does not count as a slow step
 
 
 def test_the_loss_shown_is_of_all_recent_characters() -> None:
     pace = Throughput()
     for step, loss in ((1, Loss(10.0, 10)), (2, Loss(90.0, 30))):
-        pace.note(dataclasses.replace(stepped(step), loss=loss))
+        pace.note(dataclasses.replace(make_stepped(step), loss=loss))
     assert pace.loss == Loss(100.0, 40)
 
 
 def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     report = JsonReport()
-    events = [*training("runs/book", last=20), sampled(20, "é\u2028\ud800\n")]
+    events = [*training("runs/book", last=20), make_sampled(20, "é\u2028\ud800\n")]
     for event in events:
         report.handle(event)
     report.close()

@@ -23,7 +23,7 @@ from scriven.vocabulary import Vocabulary
 OURS = ["settings.toml", "vocabulary.json", "metrics.jsonl", "samples.jsonl", "progress.jsonl", "loss.png"]
 
 
-def made(path: Path) -> Run:
+def make_run(path: Path) -> Run:
     return create_run(path, Settings(), Vocabulary.of("ab\n"), {"corpus": "c"})
 
 
@@ -31,7 +31,7 @@ def contents(folder: Path) -> dict[str, Any]:
     return {str(path.relative_to(folder)): path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
 
-def refused(path: Path) -> str:
+def assert_refused(path: Path) -> str:
     before = contents(path)
     with pytest.raises(InputError) as error, hold_claim(path):
         pass
@@ -43,7 +43,7 @@ def refused(path: Path) -> str:
 def test_a_folder_that_is_not_empty_and_no_run_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
-    assert "is not empty and is not the folder of a run" in refused(tmp_path)
+    assert "is not empty and is not the folder of a run" in assert_refused(tmp_path)
 
 
 @pytest.mark.parametrize("folder", ["", "..", "/", "sub/.."])
@@ -78,7 +78,7 @@ def test_an_empty_folder_is_taken_and_so_is_what_a_run_left_that_saved_nothing(t
     run.mkdir()
     for _ in range(2):
         with hold_claim(run):
-            made(run)
+            make_run(run)
             (run / "metrics.jsonl").touch()
     (run / "my notes.txt").write_text("mine")
     with hold_claim(run):
@@ -91,7 +91,7 @@ def test_an_empty_folder_is_taken_and_so_is_what_a_run_left_that_saved_nothing(t
 @pytest.mark.parametrize("stage", range(6))
 def test_what_a_start_leaves_that_is_killed_is_a_run_of_ours(tmp_path: Path, stage: int) -> None:
     """After each thing that it makes, from the first one on."""
-    made(tmp_path / "whole")
+    make_run(tmp_path / "whole")
     run = tmp_path / "run"
     run.mkdir()
     making: list[Callable[[], object]] = [
@@ -105,7 +105,7 @@ def test_what_a_start_leaves_that_is_killed_is_a_run_of_ours(tmp_path: Path, sta
     for make in making[: stage + 1]:
         make()
     with hold_claim(run):
-        made(run)
+        make_run(run)
 
 
 @pytest.mark.parametrize(
@@ -119,20 +119,20 @@ def test_what_a_start_leaves_that_is_killed_is_a_run_of_ours(tmp_path: Path, sta
     ],
 )
 def test_files_that_only_have_the_names_of_a_run_are_not_one(tmp_path: Path, change: Callable[[Path], Any]) -> None:
-    run = made(tmp_path / "run")
+    run = make_run(tmp_path / "run")
     (run.path / ".lock").touch()
     (run.path / "notes.txt").touch()
     change(run.path)
-    refused(run.path)
+    assert_refused(run.path)
 
 
 def test_nothing_is_removed_through_a_link_to_checkpoints(tmp_path: Path) -> None:
-    run, outside = made(tmp_path / "run"), tmp_path / "outside"
+    run, outside = make_run(tmp_path / "run"), tmp_path / "outside"
     outside.mkdir()
     (outside / "index.json").write_text("mine")
     (run.path / "checkpoints").rmdir()
     (run.path / "checkpoints").symlink_to(outside)
-    refused(run.path)
+    assert_refused(run.path)
     assert (outside / "index.json").read_text() == "mine"
 
 

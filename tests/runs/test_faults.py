@@ -70,11 +70,11 @@ def test_every_operation_of_a_save_may_fail(saved: Path, tmp_path: Path, kind: s
                 refused = True
         assert faults.fallen
         assert not (refused and kind == "short write" and operations[number] == "write")
-        survived(run.path, step, refused, f"{kind} at {operations[number]} {number} of {operations}")
+        assert_survives(run.path, step, refused, f"{kind} at {operations[number]} {number} of {operations}")
         shutil.rmtree(run.path)
 
 
-def survived(path: Path, step: int, refused: bool, case: str) -> None:
+def assert_survives(path: Path, step: int, refused: bool, case: str) -> None:
     """The run opens, its last checkpoint is whole and the one that it should be, and the next save goes well."""
     run = open_run(path)
     for which in ("last", "best"):

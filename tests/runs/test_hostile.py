@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fork_server import PYTHON
-from hostile import FILES, HOSTILE, copied, good_run, truncated, truncations
+from hostile import FILES, HOSTILE, copy_run, good_run, truncate, truncations
 from scriven.errors import InputError
 from scriven.runs import open_run
 from scriven.runs.doctor import examine
@@ -31,7 +31,7 @@ def test_a_good_run_is_found_to_be_good(good: Path) -> None:
     assert load(good).vocabulary.size == 5
 
 
-def refused(run: Path, *, opens: bool = False) -> None:
+def assert_refused(run: Path, *, opens: bool = False) -> None:
     """The doctor says what is wrong; opening the model says it too, but where that does not need what is damaged."""
     bad = [finding for finding in examine(run) if finding.state == "bad"]
     assert bad
@@ -47,10 +47,10 @@ def refused(run: Path, *, opens: bool = False) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_folder_is_refused(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
-    run = copied(good, tmp_path / "run")
+    run = copy_run(good, tmp_path / "run")
     HOSTILE[name](run)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    refused(run, opens=name.startswith("training state"))
+    assert_refused(run, opens=name.startswith("training state"))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before < 200 * MB
     assert not (tmp_path / "scriven-was-fooled").exists()
 
@@ -60,9 +60,9 @@ def test_a_run_cut_short_anywhere_is_refused(good: Path, tmp_path: Path) -> None
     assert {name for name, _ in cases} == set(FILES)
     assert len(cases) > 25
     for name, size in cases:
-        run = copied(good, tmp_path / "run")
-        truncated(name, size)(run)
-        refused(run, opens="training" in name)
+        run = copy_run(good, tmp_path / "run")
+        truncate(name, size)(run)
+        assert_refused(run, opens="training" in name)
         shutil.rmtree(run)
 
 
@@ -91,9 +91,9 @@ def test_a_process_that_refuses_them_stays_small(good: Path, tmp_path: Path) -> 
     """Beyond what importing torch costs; the most memory is that of a good run's doctor, nearly."""
     folders = [good]
     for number, name in enumerate(IN_PROCESSES):
-        folders.append(copied(good, tmp_path / str(number)))
+        folders.append(copy_run(good, tmp_path / str(number)))
         HOSTILE[name](folders[-1])
-    found = doctored(folders, tmp_path)
+    found = run_doctor(folders, tmp_path)
     assert found[0][0] == 0
     for name, (code, told, peak) in zip(IN_PROCESSES, found[1:], strict=True):
         assert code == 3, name
@@ -103,7 +103,7 @@ def test_a_process_that_refuses_them_stays_small(good: Path, tmp_path: Path) -> 
     assert not (tmp_path / "scriven-was-fooled").exists()
 
 
-def doctored(runs: list[Path], folder: Path) -> list[tuple[int, str, int]]:
+def run_doctor(runs: list[Path], folder: Path) -> list[tuple[int, str, int]]:
     """What `scriven doctor` ended with and said on standard error for each, and the peak memory until then."""
     program = """
 import contextlib, io, json, resource, sys
@@ -140,7 +140,7 @@ def test_anything_in_a_readable_file_is_refused(good: Path, name: str, content: 
     whole = (good / name).read_bytes()
     (good / name).write_bytes(content)
     try:
-        refused(good)
+        assert_refused(good)
     finally:
         (good / name).write_bytes(whole)
 

@@ -214,7 +214,7 @@ def test_a_disk_that_is_full_is_told_before_anything_is_taken_back(
 # --- one truth
 
 
-def told(run: Run, change: Callable[[dict[str, Any]], Any]) -> Callable[[int], None]:
+def edit_manifest(run: Run, change: Callable[[dict[str, Any]], Any]) -> Callable[[int], None]:
     def _tell(step: int) -> None:
         path = run.path / "checkpoints" / f"step-{step:08d}" / "manifest.json"
         values = json.loads(path.read_text())
@@ -239,7 +239,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_doctor_and_recovery_agree_on_what_is_whole(tmp_path: Path, change: str) -> None:
     run = run_of(tmp_path, 1, 2, 3)
-    told(run, CHANGES[change])(3)
+    edit_manifest(run, CHANGES[change])(3)
     assert [finding.part for finding in examine(run.path) if finding.state == "bad"] == ["checkpoints, step 3"]
     found = recover(run)
     assert found.checkpoint.step == 2
@@ -313,7 +313,7 @@ def test_where_nothing_can_be_read_nothing_is_begun(tmp_path: Path, monkeypatch:
 
 def test_a_checkpoint_of_a_newer_format_is_kept(tmp_path: Path) -> None:
     run = run_of(tmp_path, 1, 2, keep="2")
-    told(run, lambda values: values.update(format=99))(2)
+    edit_manifest(run, lambda values: values.update(format=99))(2)
     assert recover(run).checkpoint.step == 1
     for step in (3, 4):
         save(run, step, step)

@@ -21,7 +21,7 @@ WEIGHTS = {"w": torch.arange(6.0).view(2, 3)}
 TRAINING = {"state.0.0": torch.ones(2, 4)}
 
 
-def made(path: Path) -> Run:
+def make_run(path: Path) -> Run:
     return create_run(path / "run", Settings(model=ModelSettings(width=5)), Vocabulary.of("ab\n"), ORIGIN)
 
 
@@ -35,7 +35,7 @@ def checkpoint_folders(run: Run) -> list[str]:
 
 
 def test_a_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    run = made(tmp_path)
+    run = make_run(tmp_path)
     save(run, 3, best=3)
     again = open_run(run.path)
     assert again == run
@@ -47,7 +47,7 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_run_with_settings_of_earlier_names_is_opened(tmp_path: Path) -> None:
     """Its checkpoints, which hold a hash of the settings as they were written, stay valid; also when it is extended."""
-    path = made(tmp_path).path / "settings.toml"
+    path = make_run(tmp_path).path / "settings.toml"
     earlier = path.read_text().replace("max_rollbacks = 3", "returns = 2").replace("max_skipped_steps", "skips")
     values = tomllib.loads(earlier)
     values["run"]["seals"] = [settings_seal({name: each for name, each in values.items() if name != "run"}, ORIGIN)]
@@ -61,7 +61,7 @@ def test_a_run_with_settings_of_earlier_names_is_opened(tmp_path: Path) -> None:
 
 
 def test_the_best_and_the_last_are_kept(tmp_path: Path) -> None:
-    run = made(tmp_path)
+    run = make_run(tmp_path)
     for step, best in ((1, 1), (2, 1), (3, 3), (4, 3), (5, 3)):
         save(run, step, best)
     assert run.steps() == [3, 5]
@@ -74,7 +74,7 @@ def test_the_best_and_the_last_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
 def test_damaged_weights_are_named(tmp_path: Path, damage: str) -> None:
-    run = made(tmp_path)
+    run = make_run(tmp_path)
     save(run, 1, best=1)
     path = run.checkpoint("best").path / checkpoints.MODEL_FILE
     data = path.read_bytes()
@@ -87,7 +87,7 @@ def test_damaged_weights_are_named(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_failed_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = made(tmp_path)
+    run = make_run(tmp_path)
     save(run, 1, best=1)
 
     def full(path: Path, *pieces: bytes) -> None:
@@ -106,7 +106,7 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
         open_run(tmp_path / "nowhere")
     with pytest.raises(InputError, match="is not a run folder"):
         open_run(tmp_path)
-    run = made(tmp_path)
+    run = make_run(tmp_path)
     with pytest.raises(InputError, match="nothing was saved"):
         run.checkpoint("best")
     (run.path / "settings.toml").write_text("model = [")
@@ -126,7 +126,7 @@ def test_who_names_no_run_is_told_which_there_are(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:
-    run = made(tmp_path)
+    run = make_run(tmp_path)
     save(run, 1, best=1)
     path = run.checkpoint("best").path / "manifest.json"
     path.write_text(json.dumps({"format": 99}))
@@ -138,7 +138,7 @@ def test_a_manifest_of_another_format_is_refused(tmp_path: Path) -> None:
     "lost", [("step",), ("files",), ("files", "model.safetensors"), ("files", "training.safetensors", "sha256")]
 )
 def test_a_manifest_that_lacks_something_is_refused(tmp_path: Path, lost: tuple[str, ...]) -> None:
-    run = made(tmp_path)
+    run = make_run(tmp_path)
     save(run, 1, best=1)
     path = run.checkpoint("best").path / "manifest.json"
     manifest = values = json.loads(path.read_text())
@@ -152,7 +152,7 @@ def test_a_manifest_that_lacks_something_is_refused(tmp_path: Path, lost: tuple[
 
 @pytest.mark.parametrize("damaged", ["{}", "[]", '{"best": 1, "last": "x", "validation": {}}'])
 def test_a_damaged_index_is_refused_and_steps_can_still_be_named(tmp_path: Path, damaged: str) -> None:
-    run = made(tmp_path)
+    run = make_run(tmp_path)
     save(run, 1, best=1)
     (run.path / "checkpoints" / "index.json").write_text(damaged)
     with pytest.raises(InputError, match=r"index\.json"):
@@ -161,7 +161,7 @@ def test_a_damaged_index_is_refused_and_steps_can_still_be_named(tmp_path: Path,
 
 
 def test_a_step_saved_again_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
-    run = made(tmp_path)
+    run = make_run(tmp_path)
     save(run, 1, best=1)
     run.save({"w": torch.zeros(2)}, TRAINING, {"step": 1, "validation": {}}, best=1)
     assert torch.equal(run.checkpoint("best").weights()["w"], torch.zeros(2))
@@ -170,7 +170,7 @@ def test_a_step_saved_again_takes_the_place_of_the_old_one(tmp_path: Path) -> No
 
 def test_what_a_killed_save_left_is_in_nobodys_way(tmp_path: Path) -> None:
     """Also when the next process has the same number, as in a container; what was put aside alone goes back."""
-    run = made(tmp_path)
+    run = make_run(tmp_path)
     save(run, 1, best=1)
     folder = run.path / "checkpoints"
     (folder / "step-00000001").rename(folder / ".step-00000001.old")
@@ -186,7 +186,7 @@ def test_what_a_killed_save_left_is_in_nobodys_way(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_leaves_the_settings_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    run = made(tmp_path)
+    run = make_run(tmp_path)
 
     def half(path: Path, data: bytes) -> None:
         path.write_bytes(data[: len(data) // 2])
@@ -196,13 +196,13 @@ def test_a_disk_that_is_full_leaves_the_settings_as_they_were(
 
     monkeypatch.setattr(safe_files, "write_flushed", half)
     with pytest.raises(InputError, match="No space left on device"):
-        made(tmp_path)
+        make_run(tmp_path)
     assert open_run(run.path) == run
     assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "settings.toml", "vocabulary.json"]
 
 
 def test_weights_of_another_shape_are_refused_in_one_line(tmp_path: Path) -> None:
-    run = made(tmp_path)
+    run = make_run(tmp_path)
     save(run, 1, best=1)
     with pytest.raises(InputError, match=r"step-00000001 do not fit the model's settings \(.*\)$") as refused:
         load_weights(torch.nn.Linear(2, 3), run.checkpoint("best"))

@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Run:
     return made
 
 
-def flipped(data: bytes, bit: int) -> bytes:
+def flip_bit(data: bytes, bit: int) -> bytes:
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
@@ -63,7 +63,7 @@ def test_no_bit_of_a_vocabulary_changes_unnoticed(run: Run) -> None:
     whole, seal, others = path.read_bytes(), vocabulary_seal(PLAYS), list[bytes]()
     assert len(whole) * 8 > 2500
     for bit in range(len(whole) * 8):
-        data = flipped(whole, bit)
+        data = flip_bit(whole, bit)
         try:
             found = Vocabulary.from_json(data.decode("utf-8", "surrogatepass"))
         except (InputError, UnicodeDecodeError):
@@ -87,7 +87,7 @@ def test_no_bit_of_the_settings_changes_unnoticed(run: Run) -> None:
     path = run.path / "settings.toml"
     whole = path.read_bytes()
     for bit in range(0, len(whole) * 8, 199):
-        path.write_bytes(flipped(whole, bit))
+        path.write_bytes(flip_bit(whole, bit))
         if not refusal(run.path):
             assert (open_run(run.path).settings, open_run(run.path).origin) == (run.settings, run.origin), bit
 

@@ -12,7 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, expect
 
-from at_the_page import alternatives, click_character, complete, read, write, written
+from at_the_page import alternatives, click_character, complete, read, wait_for_text, write
 from live_server import serving
 from page_server import LETTERS, TEXT, app_of
 from scriven.session import load
@@ -52,15 +52,15 @@ def test_it_writes_on_and_what_it_did_can_be_undone(page: Page) -> None:
     page.click("#write-go")
     expect(page.locator("#write-note")).to_contain_text("100 characters in")
     page.wait_for_timeout(50)
-    second = written(page)
+    second = wait_for_text(page)
     assert second.startswith(first) and len(second) > len(first)
     page.click("#write-undo")
-    assert written(page) == first
+    assert wait_for_text(page) == first
     page.click("#write-undo")
     expect(page.locator("#write-prompt")).to_have_value("a")
     page.click("#write-redo")
     page.click("#write-redo")
-    assert written(page) == second
+    assert wait_for_text(page) == second
 
 
 def test_writing_stops_where_it_stands(context: BrowserContext, page: Page) -> None:
@@ -69,10 +69,10 @@ def test_writing_stops_where_it_stands(context: BrowserContext, page: Page) -> N
     page.click("#write-go")
     expect(page.locator("#write-text .model")).to_contain_text(re.compile("."))
     page.keyboard.press("Escape")
-    stood = written(page)
+    stood = wait_for_text(page)
     page.wait_for_timeout(200)
     assert 0 < len(stood) < 4000
-    assert written(page) == stood
+    assert wait_for_text(page) == stood
 
 
 def test_text_streams_in_bit_by_bit(page: Page) -> None:
@@ -96,7 +96,7 @@ def test_an_edited_text_is_gone_on_from(page: Page) -> None:
     page.click("#write-edit")
     page.fill("#write-prompt", first[:20] + "dog" + first[23:])
     page.click("#write-go")
-    assert written(page).startswith(first[:20] + "dog" + first[23:])
+    assert wait_for_text(page).startswith(first[:20] + "dog" + first[23:])
     assert page.locator("#write-text .you").all_text_contents()[0] == "a tiny "
     assert "dog" in "".join(page.locator("#write-text .you").all_text_contents())
 
@@ -106,7 +106,7 @@ def test_a_text_can_be_cleared_and_brought_back(page: Page) -> None:
     page.click("#write-clear")
     expect(page.locator("#write-prompt")).to_have_value("")
     page.click("#write-undo")
-    assert written(page) == first
+    assert wait_for_text(page) == first
 
 
 def test_characters_that_the_model_never_saw_are_named(page: Page) -> None:
@@ -161,13 +161,13 @@ def test_another_character_begins_a_branch(page: Page) -> None:
     other = alternatives(page).and_(page.locator(":not([aria-current])")).first
     named = (other.locator(".glyph").text_content() or "").strip()
     other.click()
-    branch = written(page)
+    branch = wait_for_text(page)
     letter = {word: character for character, word in WORDS.items()}.get(named, named)
     assert branch[:41] == text[:40] + letter
     assert len(branch) == 141
     assert page.locator("#write-text .you").last.text_content() == letter
     page.click("#write-undo")
-    assert written(page) == text
+    assert wait_for_text(page) == text
 
 
 def test_branching_works_from_the_keyboard_alone(page: Page) -> None:
@@ -176,7 +176,7 @@ def test_branching_works_from_the_keyboard_alone(page: Page) -> None:
         page.keyboard.press("Tab")
     page.keyboard.type("a tiny ")
     page.keyboard.press("Control+Enter")
-    text = written(page)
+    text = wait_for_text(page)
     expect(page.locator("#write-text")).to_be_focused()
     page.keyboard.press("ArrowRight")  # to the first character that the model wrote
     page.keyboard.press("ArrowRight")
@@ -192,12 +192,12 @@ def test_branching_works_from_the_keyboard_alone(page: Page) -> None:
     expect(page.locator("#alternatives [aria-current]")).to_be_focused()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
-    branch = written(page)
+    branch = wait_for_text(page)
     assert branch[:8] == text[:8] and branch[:9] != text[:9]
     page.keyboard.press("Control+z")
-    assert written(page) == text
+    assert wait_for_text(page) == text
     page.keyboard.press("Control+Shift+z")
-    assert written(page) == branch
+    assert wait_for_text(page) == branch
 
 
 def test_characters_of_two_units_are_one(page: Page) -> None:

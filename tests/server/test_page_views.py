@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from at_the_page import complete, read
-from fake_run import evaluated, finished, sampled, started, stepped
+from fake_run import make_evaluated, make_finished, make_sampled, make_started, make_stepped
 from live_server import serving
 from page_server import LETTERS, TEXT, app_of, make_run
 from scriven.report.files import FilesReport
@@ -189,13 +189,13 @@ def test_a_run_in_training_is_followed(page: Page, served_runs: dict[str, Path])
     page.select_option("#model", "right")
     expect(page.locator("#watch-plot svg circle")).to_have_count(5)
     report = FilesReport()
-    report.handle(started(served_runs["right"], step=100))
-    for event in (stepped(101), evaluated(120, 1.2), sampled(120, "quite new")):
+    report.handle(make_started(served_runs["right"], step=100))
+    for event in (make_stepped(101), make_evaluated(120, 1.2), make_sampled(120, "quite new")):
         report.handle(event)
     expect(page.locator("#watch-state")).to_have_text("Training now")
     expect(page.locator("#watch-plot svg circle")).to_have_count(6)
     expect(page.locator("#watch-samples")).to_contain_text("quite new")
-    report.handle(finished(120))
+    report.handle(make_finished(120))
     report.close()
     expect(page.locator("#watch-state")).to_have_text("Finished")
 

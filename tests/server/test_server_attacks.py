@@ -44,7 +44,7 @@ def client(place: Place) -> Iterator[httpx.Client]:
         yield client
 
 
-def refused(answer: httpx.Response) -> None:
+def assert_refused(answer: httpx.Response) -> None:
     assert 400 <= answer.status_code < 500, answer.text
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     assert len(answer.json()["error"]["message"]) < 400
@@ -71,7 +71,7 @@ BODIES = {
 @pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize("name", BODIES)
 def test_hostile_bodies_are_refused(client: httpx.Client, path: str, name: str) -> None:
-    refused(client.post(path, content=BODIES[name], headers={"content-type": "application/json"}))
+    assert_refused(client.post(path, content=BODIES[name], headers={"content-type": "application/json"}))
 
 
 def test_lone_surrogates_are_characters_that_no_model_knows(client: httpx.Client) -> None:
@@ -80,7 +80,7 @@ def test_lone_surrogates_are_characters_that_no_model_knows(client: httpx.Client
     if told.status_code == 200:
         assert told.json()["choices"][0]["text"].startswith("a")
     else:
-        refused(told)
+        assert_refused(told)
 
 
 @pytest.mark.parametrize(

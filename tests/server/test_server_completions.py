@@ -33,7 +33,7 @@ def ask(client: httpx.Client, **body: Any) -> Any:
     return answer.json()
 
 
-def refused(client: httpx.Client, status: int, **body: Any) -> str:
+def post_refused(client: httpx.Client, status: int, **body: Any) -> str:
     answer = client.post("/v1/completions", json={"model": "text", **body})
     assert answer.status_code == status
     message: str = answer.json()["error"]["message"]
@@ -132,9 +132,9 @@ def test_the_id_that_begins_a_text_is_read_as_its_beginning(client: httpx.Client
     parts = [each["choices"][0]["logprobs"]["tokens"] for each in streamed]
     assert [token for part in parts for token in part] == told[0]["logprobs"]["tokens"]
     state = client.post("/states", json={"model": "text", "text": "a"}).json()["state"]
-    assert "marks the start of a text" in refused(client, 400, prompt=prompts[0], state=state)
-    assert "unknown id" in refused(client, 400, prompt=[1, begin])
-    assert "unknown id" in refused(client, 400, model="names", prompt=[MODELS["names"].vocabulary.ids])
+    assert "marks the start of a text" in post_refused(client, 400, prompt=prompts[0], state=state)
+    assert "unknown id" in post_refused(client, 400, prompt=[1, begin])
+    assert "unknown id" in post_refused(client, 400, model="names", prompt=[MODELS["names"].vocabulary.ids])
 
 
 def test_log_probabilities_of_what_is_written_are_those_of_reading_it(client: httpx.Client) -> None:
@@ -153,18 +153,18 @@ def test_a_state_goes_on_as_if_the_text_had_been_read(client: httpx.Client) -> N
         assert told["text"] == expected
     on = ask(client, state=told["state"], max_tokens=30, seed=5)["choices"][0]["text"]
     assert on == ask(client, prompt=PROMPT + "ab" + expected, max_tokens=30, seed=5)["choices"][0]["text"]
-    assert "no such saved state" in refused(client, 404, model="names", state=state["state"])
+    assert "no such saved state" in post_refused(client, 404, model="names", state=state["state"])
     assert client.delete(f"/states/{state['state']}").status_code == 200
-    assert "no such saved state" in refused(client, 404, state=state["state"])
+    assert "no such saved state" in post_refused(client, 404, state=state["state"])
 
 
 def test_what_cannot_be_done_is_refused(client: httpx.Client) -> None:
-    assert "no such model; this server has text, names" in refused(client, 404, model="other")
-    assert "name one of text, names" in refused(client, 400, model=None)
-    assert "unknown id 2000000; this model's ids are below" in refused(client, 400, prompt=[2_000_000])
-    assert "n: 18 texts; ask for at most 16" in refused(client, 400, prompt=["a", "b"], n=9)
-    assert "log-probabilities" in refused(client, 400, prompt="a", max_tokens=99_999, logprobs=20)
-    assert "characters in all prompts" in refused(client, 400, prompt="a" * (LIMITS.prompt_characters + 1))
+    assert "no such model; this server has text, names" in post_refused(client, 404, model="other")
+    assert "name one of text, names" in post_refused(client, 400, model=None)
+    assert "unknown id 2000000; this model's ids are below" in post_refused(client, 400, prompt=[2_000_000])
+    assert "n: 18 texts; ask for at most 16" in post_refused(client, 400, prompt=["a", "b"], n=9)
+    assert "log-probabilities" in post_refused(client, 400, prompt="a", max_tokens=99_999, logprobs=20)
+    assert "characters in all prompts" in post_refused(client, 400, prompt="a" * (LIMITS.prompt_characters + 1))
 
 
 def test_a_client_that_goes_away_frees_its_rows(client: httpx.Client) -> None:

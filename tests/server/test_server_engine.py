@@ -81,7 +81,7 @@ def serve(model: Model, limits: Limits, use: Callable[[ServerState, ServedModel]
         assert served.engine.rows == served.engine.waiting_jobs == served.engine.waiting_symbols == 0
 
 
-async def done(server: ServerState, served: ServedModel, jobs: list[Job]) -> list[JobUpdate]:
+async def run_jobs(server: ServerState, served: ServedModel, jobs: list[Job]) -> list[JobUpdate]:
     """All that becomes of jobs."""
     told: list[JobUpdate] = []
     ends = sum(1 + len(each.generations) for each in jobs)
@@ -114,10 +114,10 @@ def test_what_becomes_of_a_request_does_not_depend_on_others(way: str | None, wi
     model = model_of(way, window, letters)
 
     async def together(server: ServerState, served: ServedModel) -> list[list[JobUpdate]]:
-        return await asyncio.gather(*(done(server, served, [job(model, seed)]) for seed in range(16)))
+        return await asyncio.gather(*(run_jobs(server, served, [job(model, seed)]) for seed in range(16)))
 
     async def alone(server: ServerState, served: ServedModel) -> list[list[JobUpdate]]:
-        return [await done(server, served, [job(model, seed)]) for seed in range(16)]
+        return [await run_jobs(server, served, [job(model, seed)]) for seed in range(16)]
 
     for one, other in zip(serve(model, LIMITS, together), serve(model, FEW, alone), strict=True):
         assert_alike(summary(one, 0), summary(other, 0), exact=way is not None)
@@ -141,7 +141,7 @@ def test_it_writes_what_the_library_writes(way: str | None) -> None:
         Job(model.read_ids(prompt), model.predictor.start(), (line(model, seed, 90),))
         for seed, prompt in enumerate(prompts)
     ]
-    told = serve(model, LIMITS, lambda server, served: done(server, served, jobs))
+    told = serve(model, LIMITS, lambda server, served: run_jobs(server, served, jobs))
     for seed, prompt in enumerate(prompts):
         asked = line(model, seed, 90)
         expected = model.sample(
@@ -156,7 +156,7 @@ def test_costs_and_contexts_are_those_of_reading(way: str | None) -> None:
     ids = model.read_ids("a bad cab, € " * 50)
     start = model.predictor.start()
     jobs = [Job(ids, start, (), told, None) for told in (None, 0, 3)]
-    told = serve(model, LIMITS, lambda server, served: done(server, served, jobs))
+    told = serve(model, LIMITS, lambda server, served: run_jobs(server, served, jobs))
     nats, after = read_rows(model.predictor, ids[:, None], start)
     for number in (1, 2):
         details = [news.surprisals for news in told if news.job == number and news.surprisals is not None]
@@ -173,7 +173,9 @@ def test_a_kept_context_is_that_after_the_text() -> None:
     told = serve(
         model,
         LIMITS,
-        lambda server, served: done(server, served, [Job(model.read_ids("abc"), model.predictor.start(), (asked,))]),
+        lambda server, served: run_jobs(
+            server, served, [Job(model.read_ids("abc"), model.predictor.start(), (asked,))]
+        ),
     )
     text = "".join(news.text for news in told)
     kept = next(news.context for news in told if news.generation == 0 and news.context is not None)
@@ -192,7 +194,7 @@ def test_what_waits_for_rows_is_counted_and_too_much_is_refused() -> None:
                     await works.enter_async_context(RequestHandle(server, served, [replace_line(model, long)]))
                 ).updates()
             many = [job(model, 7) for _ in range(20)]
-            one, other = done(server, served, many), done(server, served, [job(model, 7)])
+            one, other = run_jobs(server, served, many), run_jobs(server, served, [job(model, 7)])
             waiting = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
             await until(lambda: served.engine.waiting_jobs == 21)
             assert served.engine.rows == 5
@@ -220,11 +222,11 @@ def test_a_request_for_much_makes_room_and_its_texts_stay_the_same(way: str | No
         async with RequestHandle(server, served, much()) as work:
             told = await work.updates()
             while sum(news.done for news in told) < 2 + 16:
-                await done(server, served, [job(model, 3)])
+                await run_jobs(server, served, [job(model, 3)])
                 told += await work.updates()
         return told
 
-    alone = serve(model, LIMITS, lambda server, served: done(server, served, much()))
+    alone = serve(model, LIMITS, lambda server, served: run_jobs(server, served, much()))
     together = serve(model, FEW, crowded)
     for number in (0, 1):
         assert_alike(summary(together, number), summary(alone, number), exact=way is not None)
@@ -240,7 +242,7 @@ def test_another_request_gets_rows_at_once() -> None:
                 pass
             assert served.engine.rows == 5
             for seed in (7, 5, 6):
-                assert (await done(server, served, [job(model, seed)]))[-1].done
+                assert (await run_jobs(server, served, [job(model, seed)]))[-1].done
 
     serve(model, FEW, use)
 
@@ -274,7 +276,7 @@ def test_what_is_cancelled_frees_its_rows() -> None:
         for each in (reading, writing):
             async with RequestHandle(server, served, [each, *(job(model, 9) for _ in range(30))]):
                 await until(lambda: served.engine.rows > 0)
-            assert (await done(server, served, [job(model, 2)]))[-1].done
+            assert (await run_jobs(server, served, [job(model, 2)]))[-1].done
             await until(lambda: served.engine.rows == served.engine.waiting_jobs == 0)
 
     serve(model, FEW, use)
@@ -286,7 +288,7 @@ def test_a_stream_that_ends_before_its_first_piece_drops_its_work() -> None:
 
     async def use(server: ServerState, served: ServedModel) -> None:
         work = RequestHandle(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 10_000_000),))])
-        await DisconnectAwareResponse(nothing(), "text/plain", within=work)({}, left, unread)
+        await DisconnectAwareResponse(nothing(), "text/plain", within=work)({}, disconnect, unread)
 
     serve(model, LIMITS, use)
 
@@ -295,7 +297,7 @@ async def nothing() -> AsyncGenerator[bytes]:
     yield b""
 
 
-async def left() -> dict[str, Any]:
+async def disconnect() -> dict[str, Any]:
     return {"type": "http.disconnect"}
 
 
@@ -308,7 +310,7 @@ def test_a_request_that_takes_too_long_is_given_up() -> None:
 
     async def use(server: ServerState, served: ServedModel) -> None:
         with pytest.raises(ApiError, match=r"longer than 0\.1 s") as caught:
-            await done(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 10_000_000),))])
+            await run_jobs(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 10_000_000),))])
         assert caught.value.status == 503
 
     serve(model, replace(LIMITS, seconds=0.1), use)
@@ -330,7 +332,7 @@ def test_a_text_that_is_read_slowly_holds_up_no_other(way: str | None, monkeypat
                 await work.updates()
                 begun = served.engine.read
                 other = Job(np.empty(0, np.int64), served.start, (line(model, 0, 5),))
-                answer = asyncio.ensure_future(done(server, served, [other]))
+                answer = asyncio.ensure_future(run_jobs(server, served, [other]))
                 await asyncio.sleep(0)  # the engine has been asked for it
                 reads.allow(begun + 1000)
                 await answer
@@ -397,9 +399,9 @@ def test_a_mistake_ends_those_requests_alone_that_met_it(
         with monkeypatch.context() as patched:
             patched.setattr(model.predictor, "generate", Mock(side_effect=error))
             with pytest.raises(ApiError, match=said) as refused:
-                await done(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 20),))])
+                await run_jobs(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 20),))])
         assert refused.value.status == status
-        return await done(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 20),))])
+        return await run_jobs(server, served, [Job(model.read_ids("a"), served.start, (line(model, 0, 20),))])
 
     assert sum(news.symbols for news in serve(model, LIMITS, use)) == 20
     assert "a turn of the engine failed" in caplog.text
@@ -412,7 +414,7 @@ def test_a_document_ends_its_text() -> None:
     asked = Generation(np.random.default_rng(1), SamplingSettings(temperature=1.0), 500, model.pen((), until_end=True))
     start: Context = model.predictor.start()
     told = serve(
-        model, LIMITS, lambda server, served: done(server, served, [Job(np.empty(0, np.int64), start, (asked,))])
+        model, LIMITS, lambda server, served: run_jobs(server, served, [Job(np.empty(0, np.int64), start, (asked,))])
     )
     assert asked.pen.ended
     assert "\n" not in "".join(news.text for news in told)

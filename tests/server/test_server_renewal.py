@@ -75,7 +75,7 @@ class Client(httpx.Client):
 
 
 @contextmanager
-def served(run: Path, which: Which = "best") -> Iterator[Client]:
+def serve(run: Path, which: Which = "best") -> Iterator[Client]:
     source = ServedCheckpoint(run, which, "cpu", "fp32")
     with Client(timeout=SECONDS) as client:
         app = make_app({"book": source.open()}, sources={"book": source}, report=client.tell)
@@ -116,7 +116,7 @@ def test_a_fingerprint_is_that_of_the_weights_and_of_how_they_are_used(run: Path
 
 
 def test_a_newer_best_checkpoint_is_taken_up_and_told_of(run: Path) -> None:
-    with served(run) as client:
+    with serve(run) as client:
         before = client.model()
         assert (before["step"], client.write()["system_fingerprint"]) == (100, before["system_fingerprint"])
         save(run, 200, best=200)
@@ -143,7 +143,7 @@ def test_a_request_that_is_under_way_keeps_its_model(run: Path, monkeypatch: pyt
         decode(self)
 
     monkeypatch.setattr(Engine, "_decode", _decode)
-    with served(run) as client:
+    with serve(run) as client:
         fingerprint = client.model()["system_fingerprint"]
         with client.stream("POST", "/v1/completions", json=body) as answer:
             lines = answer.iter_lines()
@@ -169,7 +169,7 @@ def test_one_that_cannot_be_taken_up_does_not_keep_back_the_next(run: Path, monk
         failed.set()
         raise RuntimeError("can't start new thread")
 
-    with served(run) as client:
+    with serve(run) as client:
         assert client.model()["step"] == 100  # the engine that it begins with is started
         monkeypatch.setattr(Engine, "start", _start)
         save(run, 200, best=200)
@@ -184,7 +184,7 @@ def test_one_that_cannot_be_taken_up_does_not_keep_back_the_next(run: Path, monk
 
 
 def test_states_of_an_earlier_checkpoint_are_gone(run: Path) -> None:
-    with served(run) as client:
+    with serve(run) as client:
         state = client.post("/states", json={"text": PROMPT}).json()["state"]
         assert "choices" in client.write(state=state)
         save(run, 200, best=200)
@@ -197,7 +197,7 @@ def test_states_of_an_earlier_checkpoint_are_gone(run: Path) -> None:
 def test_no_state_is_kept_of_a_checkpoint_that_is_replaced_meanwhile(
     run: Path, monkeypatch: pytest.MonkeyPatch, path: str, code: int
 ) -> None:
-    with served(run) as client:
+    with serve(run) as client:
         put = ServerState.save_state
 
         def keep(
@@ -225,7 +225,7 @@ def test_a_checkpoint_for_which_memory_is_short_is_tried_again(run: Path, monkey
             raise MemoryError
         return load(*given, **named)
 
-    with served(run) as client:
+    with serve(run) as client:
         monkeypatch.setattr(renewal, "load", _load)
         save(run, 200, best=200)
         until(lambda: client.model()["step"] == 200)
@@ -241,7 +241,7 @@ def test_counters_go_on_when_the_checkpoint_changes(run: Path) -> None:
         lines = client.get("/metrics").text.splitlines()
         return float(next(line.split()[-1] for line in lines if line.startswith("scriven_written_total")))
 
-    with served(run) as client:
+    with serve(run) as client:
         client.write()
         assert written() == 30
         save(run, 200, best=200)
@@ -252,7 +252,7 @@ def test_counters_go_on_when_the_checkpoint_changes(run: Path) -> None:
 
 @pytest.mark.parametrize(("which", "step"), [("last", 200), (100, 100)])
 def test_the_last_one_is_followed_where_that_is_asked_for_and_a_step_stays(run: Path, which: Which, step: int) -> None:
-    with served(run, which) as client:
+    with serve(run, which) as client:
         save(run, 200, best=100)
         until(lambda: client.model()["step"] == step)
         time.sleep(0.1)
@@ -261,7 +261,7 @@ def test_the_last_one_is_followed_where_that_is_asked_for_and_a_step_stays(run: 
 
 @pytest.mark.parametrize("harm", ["damaged", "symbols", "overflow"])
 def test_what_cannot_be_served_is_not_taken_up(run: Path, tmp_path: Path, harm: str) -> None:
-    with served(run) as client:
+    with serve(run) as client:
         before = client.model()
         if harm == "symbols":
             other = make_run(tmp_path / "other" / "book", letters="\n abc")

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
-from fake_run import evaluated, finished, sampled, started, stepped, training
+from fake_run import make_evaluated, make_finished, make_sampled, make_started, make_stepped, training
 from scriven.errors import InputError
 from scriven.events import Event
 from scriven.report.files import FilesReport
@@ -58,26 +58,26 @@ def test_the_first_news_are_the_whole_story(tmp_path: Path, report: FilesReport)
 
 
 def test_later_news_are_what_was_added(tmp_path: Path, report: FilesReport) -> None:
-    say(report, started(tmp_path), stepped(1))
+    say(report, make_started(tmp_path), make_stepped(1))
     story = RunHistory(tmp_path)
     assert steps(story.changes()) == [1]
     assert story.changes() is None
-    say(report, stepped(2), evaluated(2), sampled(2))
+    say(report, make_stepped(2), make_evaluated(2), make_sampled(2))
     news = story.changes()
     assert news is not None
     assert (steps(news), news["again"], news["training"]) == ([2], False, True)
     assert len(news["evaluations"]) == len(news["samples"]) == 1
-    say(report, finished(2))
+    say(report, make_finished(2))
     ended = story.changes()
     assert ended is not None
     assert not ended["training"]
 
 
 def test_a_run_that_goes_back_is_told_again(tmp_path: Path, report: FilesReport) -> None:
-    say(report, started(tmp_path), *map(stepped, range(1, 6)))
+    say(report, make_started(tmp_path), *map(make_stepped, range(1, 6)))
     story = RunHistory(tmp_path)
     assert steps(story.changes()) == [1, 2, 3, 4, 5]
-    say(report, started(tmp_path, step=3), stepped(4))
+    say(report, make_started(tmp_path, step=3), make_stepped(4))
     news = story.changes()
     assert news is not None
     assert news["again"]
@@ -85,7 +85,7 @@ def test_a_run_that_goes_back_is_told_again(tmp_path: Path, report: FilesReport)
 
 
 def test_a_line_is_read_once_it_is_whole(tmp_path: Path, report: FilesReport) -> None:
-    say(report, started(tmp_path), stepped(1))
+    say(report, make_started(tmp_path), make_stepped(1))
     path = tmp_path / "metrics.jsonl"
     story = RunHistory(tmp_path)
     story.changes()
@@ -115,7 +115,7 @@ def test_a_line_is_read_once_it_is_whole(tmp_path: Path, report: FilesReport) ->
     ],
 )
 def test_lines_that_tell_nothing_are_left_out(tmp_path: Path, line: bytes, report: FilesReport) -> None:
-    say(report, started(tmp_path), stepped(1))
+    say(report, make_started(tmp_path), make_stepped(1))
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(line + b"\n")
     news = RunHistory(tmp_path).changes()
@@ -138,12 +138,12 @@ def test_a_run_without_files_tells_nothing_yet(tmp_path: Path, report: FilesRepo
     news = story.changes()
     assert news is not None
     assert not news["steps"] and not news["training"]
-    say(report, started(tmp_path), stepped(1))
+    say(report, make_started(tmp_path), make_stepped(1))
     assert steps(story.changes()) == [1]
 
 
 def test_a_run_that_wrote_nothing_for_long_is_not_in_training(tmp_path: Path, report: FilesReport) -> None:
-    say(report, started(tmp_path), stepped(1))
+    say(report, make_started(tmp_path), make_stepped(1))
     story = RunHistory(tmp_path)
     news = story.changes()
     assert news is not None
@@ -181,7 +181,7 @@ def test_long_runs_are_thinned(tmp_path: Path, report: FilesReport) -> None:
 # --- over HTTP
 
 
-async def _refused(request: Request, error: ApiError) -> Response:
+async def _answer_error(request: Request, error: ApiError) -> Response:
     return Response(error.body, error.status, error.headers)
 
 
@@ -190,7 +190,7 @@ def client(tmp_path: Path, report: FilesReport, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(run_monitor, "CHECK_SECONDS", 0.01)
     say(report, *training(tmp_path / "book"))
     runs = {"book": tmp_path / "book", "empty": tmp_path / "empty"}
-    handlers: Any = {ApiError: _refused}
+    handlers: Any = {ApiError: _answer_error}
     limits = Limits(followers=1, follow_seconds=0.5)
     return TestClient(Starlette(routes=run_monitor.RunMonitor(runs, limits).routes(), exception_handlers=handlers))
 

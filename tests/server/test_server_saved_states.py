@@ -23,7 +23,7 @@ class Clock:
         return self.now
 
 
-def refused(states: SavedStates, handle: str, model: str = "a") -> bool:
+def is_forgotten(states: SavedStates, handle: str, model: str = "a") -> bool:
     with pytest.raises(ApiError, match="no such saved state") as caught:
         states.get(model, handle)
     return caught.value.status == 404
@@ -34,11 +34,11 @@ def test_a_handle_stands_for_its_context_in_its_model_alone() -> None:
     handle = states.add("a", CONTEXT, 7)
     assert states.get("a", handle).context is CONTEXT
     assert states.get("a", handle).characters == 7
-    assert refused(states, handle, "b")
-    assert refused(states, "no such handle")
+    assert is_forgotten(states, handle, "b")
+    assert is_forgotten(states, "no such handle")
     assert states.delete(handle)
     assert not states.delete(handle)
-    assert refused(states, handle)
+    assert is_forgotten(states, handle)
 
 
 def test_states_expire_some_time_after_they_were_last_used() -> None:
@@ -49,7 +49,7 @@ def test_states_expire_some_time_after_they_were_last_used() -> None:
     states.get("a", one)
     clock.now = 11
     assert len(states) == 1
-    assert refused(states, other)
+    assert is_forgotten(states, other)
     clock.now = 19.5
     assert len(states) == 0
     assert states.bytes == 0
@@ -63,5 +63,5 @@ def test_the_one_not_used_for_longest_goes_first(limits: object) -> None:
     states.add("a", CONTEXT, 0)
     assert len(states) == 3
     assert states.bytes == 3 * BYTES
-    assert refused(states, handles[1])
+    assert is_forgotten(states, handles[1])
     assert states.get("a", handles[0]).context is CONTEXT

@@ -100,7 +100,7 @@ def ask(
     return Told(starts[0]["status"], found, b"".join(message.get("body", b"") for message in told))
 
 
-def guarded(**given: Any) -> Guard:
+def make_guard(**given: Any) -> Guard:
     return Guard(APP, policy("127.0.0.1", **given))
 
 
@@ -131,7 +131,7 @@ def test_a_token_is_long_and_plain(token: str) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000"])
 def test_names_of_this_machine_are_answered(host: str) -> None:
-    assert ask(guarded(), headers=[("Host", host)]).status == 200
+    assert ask(make_guard(), headers=[("Host", host)]).status == 200
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_other_names_are_refused(host: str, listens: str) -> None:
     ],
 )
 def test_a_request_names_one_host(headers: list[tuple[str, str]]) -> None:
-    told = ask(guarded(), headers=headers)
+    told = ask(make_guard(), headers=headers)
     assert (told.status, told.code) == (400, "invalid_host")
 
 
@@ -184,19 +184,19 @@ def test_a_listed_host_is_a_name(name: str) -> None:
     "origin", ["http://evil.example", "null", "", "http://localhost", "http://localhost:3000", "http://127.0.0.1:8000"]
 )
 def test_pages_elsewhere_may_not_ask(origin: str, method: str) -> None:
-    told = ask(guarded(), method, headers=[OWN, ("Origin", origin)])
+    told = ask(make_guard(), method, headers=[OWN, ("Origin", origin)])
     assert (told.status, told.code) == (403, "origin_not_allowed")
 
 
 def test_our_page_and_programs_may_ask() -> None:
-    assert ask(guarded(), "POST", headers=[OWN, ("Origin", "http://localhost:8000")]).status == 200
-    assert ask(guarded(), "POST").status == 200
+    assert ask(make_guard(), "POST", headers=[OWN, ("Origin", "http://localhost:8000")]).status == 200
+    assert ask(make_guard(), "POST").status == 200
 
 
 def test_no_page_elsewhere_reads_an_answer_unless_it_is_listed() -> None:
-    told = ask(guarded(), "POST", headers=[OWN, ("Origin", "http://localhost:8000")])
+    told = ask(make_guard(), "POST", headers=[OWN, ("Origin", "http://localhost:8000")])
     assert not [name for name in told.headers if name.startswith("access-control")]
-    guard = guarded(allow_origin=["http://localhost:3000"])
+    guard = make_guard(allow_origin=["http://localhost:3000"])
     told = ask(guard, "POST", headers=[OWN, ("Origin", "http://localhost:3000")])
     assert (told.status, told.headers["access-control-allow-origin"]) == (200, "http://localhost:3000")
     assert told.headers["vary"] == "Origin"
@@ -205,13 +205,13 @@ def test_no_page_elsewhere_reads_an_answer_unless_it_is_listed() -> None:
 
 
 def test_a_listed_page_may_first_ask_whether_it_may_ask() -> None:
-    guard = guarded(allow_origin=["http://localhost:3000"], token=TOKEN)
+    guard = make_guard(allow_origin=["http://localhost:3000"], token=TOKEN)
     asked = [OWN, ("Origin", "http://localhost:3000"), ("Access-Control-Request-Method", "POST")]
     told = ask(guard, "OPTIONS", headers=asked)
     assert (told.status, told.body) == (204, b"")
     assert told.headers["access-control-allow-origin"] == "http://localhost:3000"
     assert "authorization" in told.headers["access-control-allow-headers"]
-    assert ask(guarded(), "OPTIONS", headers=asked).status == 403
+    assert ask(make_guard(), "OPTIONS", headers=asked).status == 403
 
 
 @pytest.mark.parametrize(
@@ -246,17 +246,17 @@ def bearer(token: str) -> tuple[str, str]:
     ],
 )
 def test_without_the_token_nothing_is_done(headers: list[tuple[str, str]]) -> None:
-    told = ask(guarded(token=TOKEN), headers=[OWN, *headers])
+    told = ask(make_guard(token=TOKEN), headers=[OWN, *headers])
     assert (told.status, told.code, told.headers["www-authenticate"]) == (401, "invalid_api_key", "Bearer")
 
 
 def test_with_the_token_it_is_done() -> None:
-    assert ask(guarded(token=TOKEN), headers=[OWN, bearer(TOKEN)]).status == 200
-    assert ask(guarded(token=TOKEN), headers=[OWN, ("authorization", f"bearer {TOKEN}")]).status == 200
+    assert ask(make_guard(token=TOKEN), headers=[OWN, bearer(TOKEN)]).status == 200
+    assert ask(make_guard(token=TOKEN), headers=[OWN, ("authorization", f"bearer {TOKEN}")]).status == 200
 
 
 def test_only_open_paths_need_no_token() -> None:
-    guard = guarded(token=TOKEN, open_paths=["/"])
+    guard = make_guard(token=TOKEN, open_paths=["/"])
     assert ask(guard, path="/").status == 200
     for path in ["/echo", "//", "/nothing", "", "/./", "/%2e"]:
         assert ask(guard, path=path).status == 401
@@ -295,7 +295,7 @@ def walk(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, Iterable[str]]]:
 
 @pytest.mark.parametrize("path", ["/echo", "/count"])
 def test_a_body_has_so_many_bytes_at_most(path: str) -> None:
-    guard = guarded(limits=SMALL)
+    guard = make_guard(limits=SMALL)
     parts = [b"x" * 40, b"x" * 40, b"x" * 20]
     assert ask(guard, "POST", path, body=parts).body == b"100"
     told = ask(guard, "POST", path, body=[*parts, b"x"])
@@ -304,8 +304,8 @@ def test_a_body_has_so_many_bytes_at_most(path: str) -> None:
 
 def test_a_body_that_says_it_is_too_large_is_refused_at_once() -> None:
     headers = [OWN, ("Content-Length", "101"), ("Expect", "100-continue")]
-    assert ask(guarded(limits=SMALL), "POST", "/echo", headers, body=[]).code == "body_too_large"
-    told = ask(guarded(limits=SMALL), "POST", "/echo", [OWN, ("Content-Length", "9" * 5000)], body=[b"x" * 101])
+    assert ask(make_guard(limits=SMALL), "POST", "/echo", headers, body=[]).code == "body_too_large"
+    told = ask(make_guard(limits=SMALL), "POST", "/echo", [OWN, ("Content-Length", "9" * 5000)], body=[b"x" * 101])
     assert told.status == 413
 
 
@@ -324,7 +324,7 @@ def ask_endlessly(path: str, piece: bytes, pause: float = 0.0) -> tuple[list[int
 
     scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": [(b"host", b"localhost")]}
     scope |= {"query_string": b"", "root_path": "", "server": None}
-    asyncio.run(guarded(limits=SMALL)(scope, receive, send))
+    asyncio.run(make_guard(limits=SMALL)(scope, receive, send))
     return [status for status in told if status], read
 
 
@@ -342,7 +342,7 @@ def test_a_body_comes_in_time(path: str) -> None:
 
 
 def test_a_streamed_body_has_any_length() -> None:
-    guard = guarded(limits=SMALL, streamed=["/count"])
+    guard = make_guard(limits=SMALL, streamed=["/count"])
     plain = [OWN, ("Content-Type", "Text/Plain; charset=utf-8")]
     assert ask(guard, "POST", "/count", plain, body=[b"x" * 90] * 50).body == b"4500"
     assert (
@@ -356,7 +356,7 @@ def test_a_streamed_body_has_any_length() -> None:
 
 @pytest.mark.parametrize("headers", [[OWN], [("Host", "evil.example")], [OWN, ("Origin", "null")]])
 def test_every_answer_forbids_what_a_page_does_not_need(headers: list[tuple[str, str]]) -> None:
-    found = ask(guarded(), headers=headers).headers
+    found = ask(make_guard(), headers=headers).headers
     assert found["content-security-policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self'")
     assert "unsafe" not in found["content-security-policy"]
     assert "frame-ancestors 'none'" in found["content-security-policy"]
@@ -383,14 +383,14 @@ def test_what_is_no_request_for_an_answer_ends() -> None:
     async def receive() -> Message:
         return {"type": "websocket.connect"}
 
-    asyncio.run(guarded()({"type": "websocket", "headers": []}, receive, send))
+    asyncio.run(make_guard()({"type": "websocket", "headers": []}, receive, send))
     assert told == [{"type": "websocket.close"}]
 
 
 def test_the_bodies_of_all_requests_together_are_bounded() -> None:
     """Each within its own bound: 150 of 4 MB took 590 MB."""
     limits = dataclasses.replace(SMALL, all_body_bytes=150, body_seconds=20)
-    guard, gate, answers = guarded(limits=limits), asyncio.Event(), list[Message]()
+    guard, gate, answers = make_guard(limits=limits), asyncio.Event(), list[Message]()
 
     async def request(last: bytes) -> None:
         parts = [b"x" * 80, last]

@@ -16,21 +16,21 @@ def facts(characters: int = 1_000_000, cores: int = 2, speed: float = 80_000.0) 
     return Workload(characters, characters // 9, cores, "cpu", speed, 5.0)
 
 
-def fitted(minutes: float, over: dict[str, Any] | None = None, **more: Any) -> Settings:
+def settings_for(minutes: float, over: dict[str, Any] | None = None, **more: Any) -> Settings:
     return choose_settings(validate(merge_settings({"budget": {"minutes": minutes}}, over or {})), facts(**more))[0]
 
 
 def test_one_minute_and_an_hour_do_not_train_the_same_model() -> None:
-    assert fitted(1).model.width < fitted(60).model.width
-    assert fitted(1).model.dropout < fitted(60).model.dropout
+    assert settings_for(1).model.width < settings_for(60).model.width
+    assert settings_for(1).model.dropout < settings_for(60).model.dropout
 
 
 def test_a_faster_machine_trains_a_larger_model() -> None:
-    assert fitted(10, speed=5_000.0).model.width < fitted(10, speed=500_000.0).model.width
+    assert settings_for(10, speed=5_000.0).model.width < settings_for(10, speed=500_000.0).model.width
 
 
 def test_a_small_text_gets_a_smaller_model_than_a_large_one_that_is_read_as_often() -> None:
-    assert fitted(1, characters=50_000).model.width <= fitted(20, characters=1_000_000).model.width
+    assert settings_for(1, characters=50_000).model.width <= settings_for(20, characters=1_000_000).model.width
 
 
 @pytest.mark.parametrize(("workers", "machines"), [(1, 1), (2, 1), (4, 1), (2, 2), (4, 4)])
@@ -65,7 +65,7 @@ def test_one_machine_alone_uses_all_its_cores() -> None:
 def test_what_is_given_wins_and_everything_fits_together(
     characters: int, minutes: float, cores: int, chosen: dict[str, Any]
 ) -> None:
-    settings = fitted(minutes, chosen, characters=characters, cores=cores)
+    settings = settings_for(minutes, chosen, characters=characters, cores=cores)
     for section, values in chosen.items():
         for name, value in values.items():
             assert getattr(getattr(settings, section), name) == value
@@ -86,12 +86,12 @@ def test_a_huge_validation_text_is_read_in_part_and_it_is_said() -> None:
     settings, notes = choose_settings(validate({"budget": {"minutes": 2}}), facts(characters=8 * 10**9))
     assert 10_000 <= settings.training.evaluation_characters < 10**7
     assert any("validation characters" in note for note in notes)
-    assert fitted(2).training.evaluation_characters == 0
+    assert settings_for(2).training.evaluation_characters == 0
 
 
 def test_each_optimizer_has_a_learning_rate_of_its_own() -> None:
     names: list[Optimizer] = ["muon", "adamw", "sgd", "rmsprop"]
-    rates = [fitted(1, {"training": {"optimizer": name}}).training.learning_rate for name in names]
+    rates = [settings_for(1, {"training": {"optimizer": name}}).training.learning_rate for name in names]
     assert len(set(rates)) == 4
 
 
@@ -132,21 +132,21 @@ def test_where_threads_share_the_work_one_worker_has_all_cores() -> None:
 
 
 def test_the_reader_is_that_of_the_text() -> None:
-    assert fitted(1).reader.kind == "stream"
+    assert settings_for(1).reader.kind == "stream"
     given = validate({"budget": {"minutes": 1}, "corpus": {"documents": "files"}})
     assert choose_settings(given, lines(300, 900))[0].reader.kind == "documents"
-    assert fitted(1, {"reader": {"kind": "windows"}}).reader.kind == "windows"
+    assert settings_for(1, {"reader": {"kind": "windows"}}).reader.kind == "windows"
 
 
 def test_what_is_dropped_beside_the_layers_is_as_between_them_unless_it_is_given() -> None:
-    model = fitted(1, {"model": {"dropout": 0.4, "input_dropout": 0.1}}).model
+    model = settings_for(1, {"model": {"dropout": 0.4, "input_dropout": 0.1}}).model
     assert (model.input_dropout, model.dropout, model.output_dropout) == (0.1, 0.4, 0.4)
 
 
 def test_a_protocol_that_reads_much_for_each_character_reads_fewer_of_them() -> None:
     windows = {"reader": {"kind": "windows", "length": 40, "loss": "last"}}
-    assert fitted(2, windows).training.evaluation_characters < 40_000
-    assert fitted(2).training.evaluation_characters == 0
+    assert settings_for(2, windows).training.evaluation_characters < 40_000
+    assert settings_for(2).training.evaluation_characters == 0
 
 
 def test_speed_is_measured() -> None:

@@ -79,7 +79,7 @@ def linear(inputs: int, outputs: int, bound: float) -> Weights:
     }
 
 
-def joined(**parts: Weights | Tensor) -> Weights:
+def join_names(**parts: Weights | Tensor) -> Weights:
     """All weights by name, as "lstm.W"."""
     named = [(name, part if isinstance(part, dict) else {"": part}) for name, part in parts.items()]
     return {f"{name}.{key}".rstrip("."): value for name, part in named for key, value in part.items()}
@@ -167,7 +167,7 @@ def clipped_by_norm(update: Update, largest: float) -> Update:
     return _update
 
 
-def trained(
+def train_steps(
     weights: Weights, update: Update, losses: Iterator[Callable[[Weights], tuple[Tensor, Tensor]]]
 ) -> list[float]:
     """Takes five steps; each of `losses` gives what is minimised, and the mean nats that are reported."""
@@ -253,7 +253,7 @@ def assert_same(found: tuple[list[float], Weights], begin: Weights, told: list[f
         assert apart <= 0.01 * moved + 1e-6, f"{name}: {apart:g} apart, having moved by {moved:g}"
 
 
-def copied(weights: Weights) -> Weights:
+def copy_weights(weights: Weights) -> Weights:
     return {name: value.clone() for name, value in weights.items()}
 
 
@@ -266,7 +266,7 @@ def test_keras_text_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """model.add(LSTM(128)), Dense, softmax; categorical cross-entropy, a mean over the batch; RMSprop(0.01)."""
     scene = Scene("keras-text-generation", WORDS * 3, {"model": {"width": 9}, "reader": {"batch": 8}}, tmp_path)
     size, width = scene.size, 9
-    begin = joined(lstm0=keras_lstm(size, width), dense=keras_dense(width, size))
+    begin = join_names(lstm0=keras_lstm(size, width), dense=keras_dense(width, size))
 
     def _losses() -> Iterator[Callable[[Weights], tuple[Tensor, Tensor]]]:
         for ids, targets in scene.batches():  # 8 windows of 40 characters each, and the one after each of them
@@ -278,8 +278,8 @@ def test_keras_text_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
             yield _loss
 
-    weights = copied(begin)
-    told = trained(weights, rmsprop(0.01, 0.9, 1e-7), _losses())
+    weights = copy_weights(begin)
+    told = train_steps(weights, rmsprop(0.01, 0.9, 1e-7), _losses())
     assert_same(scene.steps(begin, monkeypatch), begin, told, weights)
 
 
@@ -287,7 +287,7 @@ def test_english_major(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LSTM(62, return_sequences), LSTM(62, relu) whose last output is the logits; a mean over the batch; Adam."""
     scene = Scene("english-major", WORDS * 3, {"model": {"width": 9}, "reader": {"batch": 8}}, tmp_path)
     size, width = scene.size, 9
-    begin = joined(lstm0=keras_lstm(size, width), lstm1=keras_lstm(width, size))
+    begin = join_names(lstm0=keras_lstm(size, width), lstm1=keras_lstm(width, size))
 
     def _losses() -> Iterator[Callable[[Weights], tuple[Tensor, Tensor]]]:
         for ids, targets in scene.batches():
@@ -300,8 +300,8 @@ def test_english_major(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
             yield _loss
 
-    weights = copied(begin)
-    told = trained(weights, adam(0.001, 1e-7, hat=True), _losses())
+    weights = copy_weights(begin)
+    told = train_steps(weights, adam(0.001, 1e-7, hat=True), _losses())
     assert_same(scene.steps(begin, monkeypatch), begin, told, weights)
 
 
@@ -330,7 +330,7 @@ def test_stateful_tbptt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     scene = Scene("stateful-tbptt", "\n".join(lines), over, tmp_path)
     size, width = scene.size, 9
     embedding = torch.empty(size, 6).uniform_(-0.05, 0.05)
-    begin = joined(embedding=embedding, lstm0=keras_lstm(6, width), dense=keras_dense(width, size))
+    begin = join_names(embedding=embedding, lstm0=keras_lstm(6, width), dense=keras_dense(width, size))
     masks = recorded_masks(monkeypatch)
     found = scene.steps(begin, monkeypatch)
     chunks = [ids for ids, _ in itertools.islice(scene.batches(), 6)]
@@ -357,8 +357,8 @@ def test_stateful_tbptt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
                 yield _loss
 
-    weights = copied(begin)
-    told = trained(weights, adam(0.001, 1e-7, hat=True), _losses())
+    weights = copy_weights(begin)
+    told = train_steps(weights, adam(0.001, 1e-7, hat=True), _losses())
     assert_same(found, begin, told, weights)
 
 
@@ -369,7 +369,7 @@ def test_theano_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     scene = Scene("theano-sentences", "\n".join(sentences), over, tmp_path)
     size, width = scene.size, 9
     head = {"W": torch.zeros(width, size), "b": torch.zeros(size)}
-    begin = joined(lstm0=normal_lstm(size, width, 0.005, forget=0.0), dense=head)
+    begin = join_names(lstm0=normal_lstm(size, width, 0.005, forget=0.0), dense=head)
     boundary = torch.tensor(scene.boundary)
 
     def _losses() -> Iterator[Callable[[Weights], tuple[Tensor, Tensor]]]:
@@ -387,8 +387,8 @@ def test_theano_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
             yield _loss
 
-    weights = copied(begin)
-    told = trained(weights, sgd(0.1), _losses())
+    weights = copy_weights(begin)
+    told = train_steps(weights, sgd(0.1), _losses())
     assert_same(scene.steps(begin, monkeypatch), begin, told, weights)
 
 
@@ -409,7 +409,7 @@ def test_char_rnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (50 * given.clip_value, 50 * given.epsilon) == pytest.approx((5.0, 1e-8))
     size, width = scene.size, 9
     layers = {f"lstm{n}": torch_lstm(inputs, width, 0.08, forget=1.0) for n, inputs in enumerate((size, width))}
-    begin = joined(**layers, dense=linear(width, size, 0.08))
+    begin = join_names(**layers, dense=linear(width, size, 0.08))
     states = [zeros(3, width), zeros(3, width)]
 
     def _losses() -> Iterator[Callable[[Weights], tuple[Tensor, Tensor]]]:
@@ -425,8 +425,8 @@ def test_char_rnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
             yield _loss
 
-    weights = copied(begin)
-    told = trained(weights, clipped_by_value(rmsprop(0.002, 0.95, 1e-8), 5.0), _losses())
+    weights = copy_weights(begin)
+    told = train_steps(weights, clipped_by_value(rmsprop(0.002, 0.95, 1e-8), 5.0), _losses())
     assert_same(scene.steps(begin, monkeypatch), begin, told, weights)
 
 
@@ -435,7 +435,7 @@ def test_torch_rnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     over = {"model": {"width": 9, "embedding": 6}, "reader": {"batch": 3, "length": 5}}
     scene = Scene("torch-rnn", WORDS[:90], over, tmp_path)
     size, width = scene.size, 9
-    begin = joined(
+    begin = join_names(
         embedding=torch.randn(size, 6),
         lstm0=normal_lstm(6, width, (6 + width) ** -0.5, forget=1.0),
         lstm1=normal_lstm(width, width, (2 * width) ** -0.5, forget=1.0),
@@ -456,8 +456,8 @@ def test_torch_rnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
             yield _loss
 
-    weights = copied(begin)
-    told = trained(weights, clipped_by_value(adam(0.002, 1e-8, hat=True), 5.0), _losses())
+    weights = copy_weights(begin)
+    told = train_steps(weights, clipped_by_value(adam(0.002, 1e-8, hat=True), 5.0), _losses())
     assert_same(scene.steps(begin, monkeypatch), begin, told, weights)
 
 
@@ -471,7 +471,7 @@ def test_awd_lstm(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     decoder = {"W": torch.empty(width, size).uniform_(-0.1, 0.1), "b": torch.zeros(size)}
     embedding: dict[str, Tensor] = {} if tied else {"embedding": torch.empty(size, 6).uniform_(-0.1, 0.1)}
     layers = {f"lstm{n}": torch_lstm(inputs if n == 0 else width, width, width**-0.5) for n in range(3)}
-    begin = joined(**embedding, **layers, dense=decoder)
+    begin = join_names(**embedding, **layers, dense=decoder)
     masks = recorded_masks(monkeypatch)
     found = scene.steps(begin, monkeypatch)
     states = [zeros(3, width)] * 3
@@ -493,8 +493,8 @@ def test_awd_lstm(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
             yield _loss
 
-    weights = copied(begin)
-    told = trained(weights, clipped_by_norm(adam(0.002, 1e-8, hat=False), 0.25), _losses())
+    weights = copy_weights(begin)
+    told = train_steps(weights, clipped_by_norm(adam(0.002, 1e-8, hat=False), 0.25), _losses())
     assert_same(found, begin, told, weights)
 
 

@@ -49,7 +49,7 @@ def test_one_two_and_four_workers_end_with_the_same_bits() -> None:
     assert "5 ways to train, 0 differences" in done.stdout
 
 
-def trained(text: Path, output: Path, cell: str, precision: str = "") -> list[Any]:
+def train_and_follow(text: Path, output: Path, cell: str, precision: str = "") -> list[Any]:
     """The fingerprints of all steps and the losses of all evaluations."""
     settings = merge_settings(
         SETTINGS, {"model": {"cell": cell}, "training": {"precision": precision or PRECISIONS[cell]}}
@@ -72,9 +72,9 @@ def test_the_cores_given_change_no_bit(
     monkeypatch.setattr(native_library, "_native", lambda: kernels)
     monkeypatch.setattr("scriven.model.precision.bf16_speedup", lambda cell, **_: 1.0)
     with use_cores(2):
-        expected = trained(book, tmp_path / "two", cell)
+        expected = train_and_follow(book, tmp_path / "two", cell)
     with use_cores(1):
-        found = trained(book, tmp_path / "one", cell)
+        found = train_and_follow(book, tmp_path / "one", cell)
     assert len(expected) == 4 and found == expected
 
 

@@ -24,13 +24,13 @@ def loss(nats_per_char: float, characters: int = 100) -> Loss:
     return Loss(nats_per_char * characters, characters)
 
 
-def chosen(choice: Choice, *values: float) -> list[bool]:
+def choose_model(choice: Choice, *values: float) -> list[bool]:
     """Of evaluations with these losses, which had the model to keep when they were made."""
     losses = LossHistory()
     return [losses.note_evaluation(loss(value), choice) for value in values]
 
 
-def trained(steps: list[float], validated: list[float]) -> LossHistory:
+def note_losses(steps: list[float], validated: list[float]) -> LossHistory:
     losses = LossHistory()
     for value in steps:
         losses.note_step(loss(value))
@@ -43,16 +43,16 @@ def trained(steps: list[float], validated: list[float]) -> LossHistory:
 
 
 def test_the_best_has_the_lowest_loss() -> None:
-    assert chosen("best", 3, 2, 2.5, 2, 1.9) == [True, True, False, False, True]
+    assert choose_model("best", 3, 2, 2.5, 2, 1.9) == [True, True, False, False, True]
 
 
 def test_the_last_is_the_last() -> None:
-    assert chosen("last", 3, 2, 2.5, 2) == [True] * 4
+    assert choose_model("last", 3, 2, 2.5, 2) == [True] * 4
 
 
 def test_a_smoothed_loss_is_the_mean_of_three() -> None:
     """Of the losses 1.0 and 2.4 after it, which are the lower for chance, the mean decides."""
-    assert chosen("smoothed", 3, 2.5, 2.4, 1.0, 2.4, 2.4, 2.4) == [True] * 5 + [False] * 2
+    assert choose_model("smoothed", 3, 2.5, 2.4, 1.0, 2.4, 2.4, 2.4) == [True] * 5 + [False] * 2
 
 
 def test_smoothing_goes_on_where_a_checkpoint_was_made() -> None:
@@ -144,7 +144,7 @@ def test_what_is_said_is_true(
     """It called overfitted what had read a text 1.3 times, and what had a learning rate of 100."""
     settings = validate({"training": {"learning_rate": rate}})
     best = Best(step=50, loss=loss(2.0, characters=200))
-    state = TrainingState(step=100, epochs=epochs, losses=trained(steps, evaluated), best=best)
+    state = TrainingState(step=100, epochs=epochs, losses=note_losses(steps, evaluated), best=best)
     words = describe_learning(settings, state, factor=1.0)
     if said:
         (sentence,) = words

@@ -15,14 +15,14 @@ SETTINGS = {"learning_rate": 0.03, "adamw_learning_rate": 0.01, "weight_decay": 
 HALF = learning_rate_factor(TrainingSettings(warmup=0.1), 0.5)
 
 
-def made() -> CharLM:
+def make_model() -> CharLM:
     torch.manual_seed(0)
     return CharLM(ModelSettings(width=6, embedding=4), 9)
 
 
-def trained(name: Name, steps: int = 3) -> tuple[CharLM, list[torch.Tensor]]:
+def train_model(name: Name, steps: int = 3) -> tuple[CharLM, list[torch.Tensor]]:
     """A model after some steps, and the gradients of all steps in the order of `named_parameters`."""
-    model = made()
+    model = make_model()
     weights = FlatWeights(model)
     optimizer = Optimizer(weights, TrainingSettings.model_validate({"optimizer": name, "clip": 1e9, **SETTINGS}))
     gradients = []
@@ -35,7 +35,7 @@ def trained(name: Name, steps: int = 3) -> tuple[CharLM, list[torch.Tensor]]:
 
 def reference(gradients: list[torch.Tensor], optimizers: list[torch.optim.Optimizer], model: CharLM) -> None:
     """The same steps by torch's optimizers, parameter by parameter."""
-    order = FlatWeights(made()).names
+    order = FlatWeights(make_model()).names
     parameters = dict(model.named_parameters())
     for gradient in gradients:
         start = 0
@@ -63,8 +63,8 @@ def test_the_matrices_of_a_mingru_are_those_of_its_inputs(
 
 
 def test_muon_and_adamw_do_what_torchs_do() -> None:
-    model, gradients = trained("muon")
-    expected = made()
+    model, gradients = train_model("muon")
+    expected = make_model()
     matrices, others = parts(expected)
     muon = torch.optim.Muon(matrices, lr=0.03 * HALF, weight_decay=0.1, momentum=0.95)
     adamw = torch.optim.AdamW(others, lr=0.01 * HALF, betas=(0.9, 0.99), weight_decay=0)
@@ -77,8 +77,8 @@ def test_muon_and_adamw_do_what_torchs_do() -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "rmsprop"])
 def test_other_optimizers_do_what_torchs_do_with_decoupled_decay(name: Name) -> None:
-    model, gradients = trained(name)
-    expected = made()
+    model, gradients = train_model(name)
+    expected = make_model()
     matrices, others = parts(expected)
     rate = 0.03 * HALF
     everything = [*matrices, *others]
@@ -107,7 +107,7 @@ def test_orthogonalised_matrices_keep_their_singular_vectors(shape: tuple[int, i
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
-    model = made()
+    model = make_model()
     weights = FlatWeights(model)
     optimizer = Optimizer(weights, TrainingSettings())
     before = weights.values.clone()
@@ -116,9 +116,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     assert torch.equal(weights.values, before)
 
 
-def taken(size: float, **settings: float) -> tuple[torch.Tensor, float]:
+def step_size(size: float, **settings: float) -> tuple[torch.Tensor, float]:
     """By how much one step of plain gradient descent changes weights whose gradients are all of that size."""
-    weights = FlatWeights(made())
+    weights = FlatWeights(make_model())
     before = weights.values.clone()
     chosen = {"optimizer": "sgd", "learning_rate": 1.0, "weight_decay": 0.0, "warmup": 0.0, "schedule": "constant"}
     optimizer = Optimizer(weights, TrainingSettings.model_validate({**chosen, **settings}))
@@ -127,19 +127,19 @@ def taken(size: float, **settings: float) -> tuple[torch.Tensor, float]:
 
 
 def test_large_gradients_are_scaled_down_to_the_clip() -> None:
-    change, norm = taken(1.0, clip=0.5)
+    change, norm = step_size(1.0, clip=0.5)
     assert norm == pytest.approx(math.sqrt(len(change)))
     assert float(change.norm()) == pytest.approx(0.5, rel=1e-5)
 
 
 def test_clipping_by_value_comes_before_the_norm_and_both_can_be_off() -> None:
-    count = len(FlatWeights(made()).values)
+    count = len(FlatWeights(make_model()).values)
     for settings, largest in (
         ({"clip": 0, "clip_value": 0.25}, 0.25),
         ({"clip": 0}, 3.0),
         ({"clip": 1, "clip_value": 0.25}, 1 / math.sqrt(count)),
     ):
-        change, norm = taken(3.0, **settings)
+        change, norm = step_size(3.0, **settings)
         assert norm == pytest.approx(3 * math.sqrt(count))
         assert float(change.max()) == pytest.approx(largest, rel=1e-5)
 
@@ -150,7 +150,7 @@ def test_state_put_back_goes_on_the_same_way() -> None:
         results = []
         for restored in (False, True):
             torch.manual_seed(1)
-            weights = FlatWeights(made())
+            weights = FlatWeights(make_model())
             optimizer = Optimizer(weights, settings)
             gradients = torch.randn(4, len(weights.values))
             for gradient in gradients[:2]:
@@ -166,7 +166,7 @@ def test_state_put_back_goes_on_the_same_way() -> None:
 
 
 def test_a_state_of_another_version_is_refused() -> None:
-    optimizer = Optimizer(FlatWeights(made()), TrainingSettings(optimizer="muon"))
+    optimizer = Optimizer(FlatWeights(make_model()), TrainingSettings(optimizer="muon"))
     state = {name: value for name, value in optimizer.state().items() if name not in ("square", "muon.momentum")}
     with pytest.raises(ValueError, match=r"muon\.momentum is missing"):
         optimizer.restore(state)

@@ -66,7 +66,7 @@ class StopAtTwo:
         pass
 
 
-def trained(
+def train_run(
     book: Path, output: str, reports: Sequence[scriven.Report] = (), steps: int = 6, **changed: dict[str, Any]
 ) -> scriven.TrainedRun:
     settings = {section: values | changed.get(section, {}) for section, values in SMALL.items()}
@@ -142,8 +142,8 @@ def test_a_training_with_it_is_one_with_scrivens_own(documents: bool, imported: 
 
 @pytest.mark.parametrize("cell", ["hand-lstm", "dropping"])
 def test_it_resumes_to_the_same_bits(cell: str, book: Path, imported: Path) -> None:
-    whole = trained(book, "whole", model={"cell": cell})
-    half = trained(book, "half", [StopAtTwo()], model={"cell": cell})
+    whole = train_run(book, "whole", model={"cell": cell})
+    half = train_run(book, "half", [StopAtTwo()], model={"cell": cell})
     resumed = scriven.train(output=half.path, resume="last", reports=[])
     assert half.finished.step < resumed.finished.step == 6
     assert_same_bits(weights(whole), weights(resumed))
@@ -151,7 +151,7 @@ def test_it_resumes_to_the_same_bits(cell: str, book: Path, imported: Path) -> N
 
 def test_workers_import_what_is_registered_and_give_the_same_bits(book: Path, imported: Path) -> None:
     runs = [
-        trained(book, f"run-{count}", steps=3, model={"cell": "dropping"}, training={"workers": count, "groups": 2})
+        train_run(book, f"run-{count}", steps=3, model={"cell": "dropping"}, training={"workers": count, "groups": 2})
         for count in (1, 2)
     ]
     assert_same_bits(*map(weights, runs))
@@ -166,11 +166,11 @@ def test_what_a_program_registers_itself_is_trained_by_one_worker(book: Path, tm
     assert run.load().settings.training.workers == 1
     assert run.load().settings.training.learning_rate == 0.01
     with pytest.raises(scriven.UsageError, match=r"model\.cell hand-lstm is registered by the program that runs"):
-        trained(book, str(tmp_path / "two"), training={"workers": 2, "groups": 2})
+        train_run(book, str(tmp_path / "two"), training={"workers": 2, "groups": 2})
 
 
 def test_sessions_of_it_are_as_of_any_model(book: Path, imported: Path) -> None:
-    model = trained(book, "run").load()
+    model = train_run(book, "run").load()
     session = model.session(seed=1)
     session.read("the ")
     session.save("kept.session")
@@ -183,7 +183,7 @@ def test_sessions_of_it_are_as_of_any_model(book: Path, imported: Path) -> None:
 
 
 def test_it_is_served(book: Path, imported: Path) -> None:
-    model = trained(book, "run", steps=1).load()
+    model = train_run(book, "run", steps=1).load()
     with serving(guarded_app({"hand": model})) as place:
         asked = {"model": "hand", "prompt": "the ", "max_tokens": 20, "seed": 1, "temperature": 0.8}
         answer = httpx.post(f"{place.url}/v1/completions", json=asked, timeout=20).json()
@@ -230,7 +230,7 @@ def test_commands_import_the_module(book: Path, lab: Path, command: Command) -> 
 
 @pytest.mark.parametrize("line", ["sample run --length 5", "info run", "doctor run", "train --resume -o run --steps 9"])
 def test_a_run_says_what_is_not_registered(line: str, book: Path, imported: Path, command: Command) -> None:
-    trained(book, "run", steps=1)
+    train_run(book, "run", steps=1)
     REGISTERED_CELLS.registered.clear()
     done = command(*line.split())
     assert done.code == 3

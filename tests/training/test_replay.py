@@ -55,24 +55,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "DETAIL", 20)
 
 
-def followed(request: Request) -> Finished:
+def follow(request: Request) -> Finished:
     """How a training ended, whose files were written."""
     *_, last = consume(train(request), [FilesReport()])
     assert isinstance(last, Finished)
     return last
 
 
-def trained(
+def train_run(
     book: Path, output: Path, budget: dict[str, float], over: dict[str, Any] | None = None, **more: Any
 ) -> None:
     texts = () if "resume" in more else (str(book),)
     given = {} if "resume" in more else merge_settings(SMALL, over or {})
-    followed(Request(texts, validate(merge_settings(given, {"budget": budget})), output, **more))
+    follow(Request(texts, validate(merge_settings(given, {"budget": budget})), output, **more))
 
 
-def replayed(run: Path, output: Path) -> str:
+def replay(run: Path, output: Path) -> str:
     """What the replay says at its end."""
-    return " ".join(followed(Request(output=output, replay=run)).notes)
+    return " ".join(follow(Request(output=output, replay=run)).notes)
 
 
 def same_end(one: Path, other: Path) -> bool:
@@ -89,30 +89,30 @@ def same_end(one: Path, other: Path) -> bool:
 def test_a_timed_training_is_done_again(book: Path, tmp_path: Path) -> None:
     """After a stop, and another budget; evaluations and averaging fall where they fell."""
     first, again = tmp_path / "first", tmp_path / "again"
-    trained(book, first, BUDGET, until=30)
-    trained(book, first, {}, resume="last")
-    trained(book, first, {"minutes": 20}, resume="last")
+    train_run(book, first, BUDGET, until=30)
+    train_run(book, first, {}, resume="last")
+    train_run(book, first, {"minutes": 20}, resume="last")
     story = read_replay_log(first)
     assert story.progress.count(1.0) == 2  # at the ends of the first budget and of the second
     lines = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
     assert sum(line["event"] == "stepped" for line in lines) < story.steps  # these alone would not do
-    assert "steps were compared with those of" in replayed(first, again)
+    assert "steps were compared with those of" in replay(first, again)
     assert same_end(first, again)
     assert read_replay_log(again) == story
 
 
 def test_a_replay_that_was_stopped_goes_on(book: Path, tmp_path: Path) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
-    trained(book, first, BUDGET)
-    followed(Request(output=again, replay=first, until=25))
+    train_run(book, first, BUDGET)
+    follow(Request(output=again, replay=first, until=25))
     assert open_run(again).checkpoint("last").step == 25
-    assert "all have the same bits" in " ".join(followed(Request(output=again, resume="last")).notes)
+    assert "all have the same bits" in " ".join(follow(Request(output=again, resume="last")).notes)
     assert same_end(first, again)
 
 
 def test_what_was_cut_short_is_done_again_as_far_as_it_came(book: Path, tmp_path: Path) -> None:
-    trained(book, tmp_path / "first", BUDGET, until=12)
-    replayed(tmp_path / "first", tmp_path / "again")
+    train_run(book, tmp_path / "first", BUDGET, until=12)
+    replay(tmp_path / "first", tmp_path / "again")
     assert open_run(tmp_path / "again").checkpoint("last").step == 12
     assert same_end(tmp_path / "first", tmp_path / "again")
 
@@ -121,9 +121,9 @@ def test_what_was_cut_short_without_a_validation_text_has_the_same_best_model(bo
     """Its saves tell when evaluations were made, but that at the stop belongs to none: the replay took it for one."""
     first, again = tmp_path / "first", tmp_path / "again"
     over = {"corpus": {"validation": 0.0}, "training": {"averaging": "none"}, "monitor": {"every_steps": 5}}
-    trained(book, first, {"steps": 20}, over, until=12)
+    train_run(book, first, {"steps": 20}, over, until=12)
     assert open_run(first).index().best == 10
-    replayed(first, again)
+    replay(first, again)
     assert same_end(first, again)
     assert read_replay_log(again).evaluated == [5, 10]
 
@@ -135,7 +135,7 @@ def test_saves_of_logs_that_do_not_tell_are_taken_for_evaluations(tmp_path: Path
     assert read_replay_log(tmp_path).evaluated == [1]
 
 
-def branched(run: Path, step: int, last: int) -> None:
+def branch_and_kill(run: Path, step: int, last: int) -> None:
     """Goes on from a step, and is killed after another one, before anything was saved."""
     report = FilesReport()
     with contextlib.closing(train(Request((), validate({}), run, resume=step))) as events:
@@ -149,24 +149,24 @@ def branched(run: Path, step: int, last: int) -> None:
 def test_a_way_that_was_left_before_its_first_save_loses_nothing_of_the_run(book: Path, tmp_path: Path) -> None:
     """Going on from a step took back the lines after it at once, though the newer checkpoints were there still."""
     first, again = tmp_path / "first", tmp_path / "again"
-    trained(book, first, {"steps": 12}, {"monitor": {"every_steps": 4, "keep": "all"}})
+    train_run(book, first, {"steps": 12}, {"monitor": {"every_steps": 4, "keep": "all"}})
     for step in (8, 4):
-        branched(first, step, step + 2)
+        branch_and_kill(first, step, step + 2)
         assert max(line["step"] for line in read_lines(first / METRICS_FILE)) == step + 2
-    trained(book, first, {"steps": 16}, resume="last")
-    assert "16 steps were compared" in replayed(first, again)
+    train_run(book, first, {"steps": 16}, resume="last")
+    assert "16 steps were compared" in replay(first, again)
     assert same_end(first, again)
 
 
 def test_a_way_that_was_saved_takes_the_place_of_the_one_before(book: Path, tmp_path: Path) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
-    trained(book, first, {"steps": 12}, {"monitor": {"every_steps": 4, "keep": "all"}})
-    trained(book, first, {"steps": 12}, resume=4, until=9)
+    train_run(book, first, {"steps": 12}, {"monitor": {"every_steps": 4, "keep": "all"}})
+    train_run(book, first, {"steps": 12}, resume=4, until=9)
     assert {path.name for path in first.iterdir() if "jsonl" in path.name or "logs" in path.name} == {*LOGS}
     assert open_run(first).steps() == [4, 8, 9]
     assert max(line["step"] for line in read_lines(first / METRICS_FILE)) == 9
-    trained(book, first, {}, resume="last")
-    assert "12 steps were compared" in replayed(first, again)
+    train_run(book, first, {}, resume="last")
+    assert "12 steps were compared" in replay(first, again)
     assert same_end(first, again)
 
 
@@ -177,29 +177,29 @@ def test_counted_budgets_and_returns_are_done_again(
     over = {"training": {"max_skipped_steps": 2}, "monitor": {"every_steps": 4}}
     with monkeypatch.context() as patch:
         spoilt(patch, {6, 7}, "loss")  # after which it rolls back to step 4
-        trained(book, first, {"steps": 12}, over)
-    trained(book, first, {"steps": 20}, resume="last")
+        train_run(book, first, {"steps": 12}, over)
+    train_run(book, first, {"steps": 20}, resume="last")
     assert read_replay_log(first).rollbacks == [[4, 1]]
     metrics = first / METRICS_FILE
     metrics.write_text(metrics.read_text().replace('"rolled_back"', '"returned"'))  # as earlier versions wrote it
     assert read_replay_log(first).rollbacks == [[4, 1]]
-    assert "all have the same bits" in replayed(first, again)
+    assert "all have the same bits" in replay(first, again)
     assert same_end(first, again)
 
 
 def test_a_step_that_is_another_one_is_told(book: Path, tmp_path: Path) -> None:
-    trained(book, tmp_path / "first", {"steps": 6})
+    train_run(book, tmp_path / "first", {"steps": 6})
     metrics = tmp_path / "first" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"fingerprint":"', '"fingerprint":"x'))
-    assert "Step 1 differs from that of" in replayed(tmp_path / "first", tmp_path / "again")
+    assert "Step 1 differs from that of" in replay(tmp_path / "first", tmp_path / "again")
 
 
 def test_a_replay_that_could_compare_nothing_says_so(book: Path, tmp_path: Path) -> None:
     """It claimed that all of 0 steps were the same."""
-    trained(book, tmp_path / "first", {"steps": 6})
+    train_run(book, tmp_path / "first", {"steps": 6})
     metrics = tmp_path / "first" / METRICS_FILE
     metrics.write_text(metrics.read_text().replace("fingerprint", "mark"))
-    said = replayed(tmp_path / "first", tmp_path / "again")
+    said = replay(tmp_path / "first", tmp_path / "again")
     assert "No step was compared" in said
     assert "same bits" not in said
 
@@ -210,9 +210,9 @@ def test_a_run_whose_corpus_is_gone_is_done_again_from_its_text(
     """As after a move to another machine, where the corpora of texts are kept elsewhere."""
     with monkeypatch.context() as patch:
         patch.setenv("SCRIVEN_CACHE", str(tmp_path / "cache"))
-        trained(book, tmp_path / "first", {"steps": 3})
+        train_run(book, tmp_path / "first", {"steps": 3})
     shutil.rmtree(tmp_path / "cache")
-    assert "all have the same bits" in replayed(tmp_path / "first", tmp_path / "again")
+    assert "all have the same bits" in replay(tmp_path / "first", tmp_path / "again")
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="files of descriptors are told by Linux")
@@ -234,7 +234,7 @@ def test_no_checkpoint_is_on_the_disk_before_the_log_of_its_steps(
 
     monkeypatch.setattr(os, "fsync", _fsync)
     monkeypatch.setattr(os, "rename", _rename)
-    trained(book, tmp_path / "first", {"steps": 4}, {"monitor": {"every_steps": 2}})
+    train_run(book, tmp_path / "first", {"steps": 4}, {"monitor": {"every_steps": 2}})
     steps = {name: count for name, count in saved if name.startswith("step-")}
     assert steps.keys() == {"step-00000002", "step-00000004"}
     assert all(count >= int(name.removeprefix("step-")) for name, count in steps.items())
@@ -257,10 +257,10 @@ def test_no_checkpoint_is_on_the_disk_before_the_log_of_its_steps(
 def test_a_log_that_is_not_whole_is_refused(
     book: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
-    trained(book, tmp_path / "first", {"steps": 3})
+    train_run(book, tmp_path / "first", {"steps": 3})
     damage(tmp_path / "first" / PROGRESS_FILE)
     with pytest.raises(InputError, match=message):
-        replayed(tmp_path / "first", tmp_path / "again")
+        replay(tmp_path / "first", tmp_path / "again")
 
 
 def test_a_replay_takes_nothing_else(book: Path, tmp_path: Path) -> None:

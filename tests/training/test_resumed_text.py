@@ -31,7 +31,7 @@ def run(book: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def resumed(run: Path, *texts: str) -> tuple[str, list[str]]:
+def resume(run: Path, *texts: str) -> tuple[str, list[str]]:
     """What is noted when a run goes on, and the fingerprints of its steps."""
     events = list(train(Request(texts, MORE, run, resume="last")))
     (started,) = (event for event in events if isinstance(event, Started))
@@ -46,9 +46,9 @@ def test_a_changed_text_is_told_and_the_old_one_gone_on_with(
     run: Path, book: Path, tmp_path: Path, change: Callable[[str], str], named: bool
 ) -> None:
     shutil.copytree(run, tmp_path / "undisturbed")
-    _, expected = resumed(tmp_path / "undisturbed")
+    _, expected = resume(tmp_path / "undisturbed")
     book.write_text(change(book.read_text()))
-    note, found = resumed(run, *([str(book)] if named else []))
+    note, found = resume(run, *([str(book)] if named else []))
     assert found == expected
     assert f"{book} has changed since this run began; training continues with the text as it was. " in note
     assert note.endswith(f"To train this model on the new text: scriven train {book} --from {run} --steps 5")
@@ -59,7 +59,7 @@ def test_what_is_proposed_for_a_changed_text_works(book: Path, tmp_path: Path, c
     alike = CorpusSettings(documents="separator", separator="\n", lowercase=True)
     list(train(Request((str(book),), SMALL.model_copy(update={"corpus": alike}), tmp_path / "run")))
     book.write_text(book.read_text() + "MORE\n")
-    note, _ = resumed(tmp_path / "run")
+    note, _ = resume(tmp_path / "run")
     proposed = shlex.split(note.rpartition("new text: ")[2])
     small = ("--training.workers", "1", "--monitor.sample-length", "0")
     assert command(*proposed[1:], "-o", str(tmp_path / "new"), *small).code == 0
@@ -70,12 +70,12 @@ def test_what_is_proposed_for_a_changed_text_works(book: Path, tmp_path: Path, c
 def test_what_has_not_changed_is_not_told(run: Path, book: Path) -> None:
     shutil.copy(book, book.with_name("copy"))
     book.with_name("copy").replace(book)
-    assert "changed" not in resumed(run, str(book))[0]
+    assert "changed" not in resume(run, str(book))[0]
 
 
 def test_a_text_that_is_gone_is_no_hindrance(run: Path, book: Path) -> None:
     book.unlink()
-    assert "changed" not in resumed(run)[0]
+    assert "changed" not in resume(run)[0]
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -84,16 +84,16 @@ def test_without_the_corpus_a_changed_text_is_refused(run: Path, book: Path, nam
     shutil.rmtree(open_run(run).corpus_path)
     book.write_text(whole.replace("quick", "quikc"))
     with pytest.raises(InputError, match=r"corpus of .* is missing, and .*book\.txt has another text now; restore"):
-        resumed(run, *([str(book)] if named else []))
+        resume(run, *([str(book)] if named else []))
     book.write_text(whole)
-    assert "changed" not in resumed(run, *([str(book)] if named else []))[0]
+    assert "changed" not in resume(run, *([str(book)] if named else []))[0]
 
 
 def test_another_text_is_refused_as_before(run: Path, book: Path) -> None:
     other = book.with_name("other.txt")
     other.write_text(book.read_text().replace("quick", "quiet"))
     with pytest.raises(InputError, match="was trained on another text"):
-        resumed(run, str(other))
+        resume(run, str(other))
 
 
 def test_a_corpus_that_was_built_anew_in_its_place_is_refused(book: Path, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_corpus_that_was_built_anew_in_its_place_is_refused(book: Path, tmp_pa
     book.write_text(book.read_text().replace("quick", "quiet"))
     build([str(book)], CorpusSettings(), folder)
     with pytest.raises(InputError, match=r"corpus has other characters now; restore the old text"):
-        resumed(tmp_path / "run")
+        resume(tmp_path / "run")
 
 
 def test_a_corpus_that_is_gone_is_built_again(tmp_path: Path) -> None:

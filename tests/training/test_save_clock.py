@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from test_divergence import kinds, spoilt
 from test_recovery import run_of
-from test_replay import replayed, same_end
+from test_replay import replay, same_end
 from test_training import evaluations, fingerprints, request, run, same
 
 from scriven.errors import DivergedError
@@ -48,7 +48,7 @@ def due_at(patch: pytest.MonkeyPatch, *steps: int) -> None:
     patch.setattr(Saver, "busy", False)
 
 
-def killed(text: Path, output: Path, over: dict[str, Any], step: int, *, saved: int) -> list[Event]:
+def train_and_kill(text: Path, output: Path, over: dict[str, Any], step: int, *, saved: int) -> list[Event]:
     """A training that ends without a word after that step, once the checkpoint of step `saved` is on the disk."""
     events, on_disk = list[Event](), 0
     with contextlib.closing(train(request(text, output, over))) as training:
@@ -112,7 +112,7 @@ def test_a_kill_between_evaluations_costs_no_more_than_the_steps_since_the_clock
     over = STEPS | {"training": {"groups": 2, "averaging": "nonmonotonic", "patience": 1}}
     whole = run(book, tmp_path / "whole", over)
     due_at(monkeypatch, 3)
-    first = killed(
+    first = train_and_kill(
         book, tmp_path / "cut", over | {"training": over["training"] | {"workers": workers}}, step=5, saved=3
     )
     assert not evaluations(first)
@@ -146,7 +146,7 @@ def test_a_replay_takes_no_save_of_the_clock_for_an_evaluation(
     list(consume(train(request(book, first, over, until=10)), [FilesReport()]))
     assert open_run(first).index().best == 6
     assert read_replay_log(first).evaluated == [6]
-    assert "all have the same bits" in replayed(first, again)
+    assert "all have the same bits" in replay(first, again)
     assert same_end(first, again)
 
 

@@ -51,7 +51,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def copied(good: Path, to: Path) -> Iterator[tuple[Path, Path]]:
+def copy_last_checkpoint(good: Path, to: Path) -> Iterator[tuple[Path, Path]]:
     """A copy of a run with its last checkpoint alone, and the folder of that."""
     shutil.copytree(good, to)
     last = open_run(to).checkpoint("last").path
@@ -64,14 +64,14 @@ def copied(good: Path, to: Path) -> Iterator[tuple[Path, Path]]:
         shutil.rmtree(to)
 
 
-def told(checkpoint: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+def edit_manifest(checkpoint: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path = checkpoint / "manifest.json"
     values = json.loads(path.read_text())
     change(values)
     path.write_text(json.dumps(values))
 
 
-def held(checkpoint: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+def edit_arrays(checkpoint: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
     """Changes the arrays of the training state, in a manifest that vouches for them."""
     path = checkpoint / "training.safetensors"
     arrays = load(path.read_bytes())
@@ -79,7 +79,7 @@ def held(checkpoint: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> 
     data = save(arrays)
     path.write_bytes(data)
     mark = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    told(checkpoint, lambda values: values["files"].update({"training.safetensors": mark}))
+    edit_manifest(checkpoint, lambda values: values["files"].update({"training.safetensors": mark}))
 
 
 def goes_on(path: Path) -> bool:
@@ -95,7 +95,7 @@ def goes_on(path: Path) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_left_is_gone_on_with(runs: dict[str, Path], tmp_path: Path, kind: str) -> None:
-    with copied(runs[kind], tmp_path / "run") as (path, _):
+    with copy_last_checkpoint(runs[kind], tmp_path / "run") as (path, _):
         assert goes_on(path)
 
 
@@ -131,8 +131,8 @@ def test_a_manifest_of_an_earlier_version_is_read_whole() -> None:
 def test_a_beginning_is_an_empty_state_and_a_checkpoint_never_is(runs: dict[str, Path], tmp_path: Path) -> None:
     """What is missing is named, so that nobody continues from step 0 by mistake."""
     assert TrainingState.model_validate(TrainingState().model_dump()) == TrainingState()
-    with copied(runs["stream"], tmp_path / "run") as (path, checkpoint):
-        told(checkpoint, lambda values: [values.pop(name) for name in ("seconds", "cursor")])
+    with copy_last_checkpoint(runs["stream"], tmp_path / "run") as (path, checkpoint):
+        edit_manifest(checkpoint, lambda values: [values.pop(name) for name in ("seconds", "cursor")])
         with pytest.raises(InputError, match="cursor, seconds missing"):
             next(train(Request(output=path, resume="last", settings=MORE)))
 
@@ -142,8 +142,8 @@ def test_a_run_that_an_earlier_version_saved_is_resumed(runs: dict[str, Path], t
         values.update({old: values.pop(new) for old, new in RENAMED.items()})
         del values["consecutive_skips"]
 
-    with copied(runs["stream"], tmp_path / "run") as (path, checkpoint):
-        told(checkpoint, _rename_back)
+    with copy_last_checkpoint(runs["stream"], tmp_path / "run") as (path, checkpoint):
+        edit_manifest(checkpoint, _rename_back)
         assert goes_on(path)
 
 
@@ -168,8 +168,8 @@ MANIFESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @pytest.mark.parametrize("change", MANIFESTS)
 def test_a_manifest_of_no_training_is_refused(runs: dict[str, Path], tmp_path: Path, change: str) -> None:
-    with copied(runs["stream"], tmp_path / "run") as (path, checkpoint):
-        told(checkpoint, MANIFESTS[change])
+    with copy_last_checkpoint(runs["stream"], tmp_path / "run") as (path, checkpoint):
+        edit_manifest(checkpoint, MANIFESTS[change])
         with pytest.raises(InputError):
             next(train(Request(output=path, resume="last", settings=MORE)))
 
@@ -203,8 +203,8 @@ ARRAYS: dict[str, tuple[str, Callable[[dict[str, torch.Tensor]], Any]]] = {
 @pytest.mark.parametrize("change", ARRAYS)
 def test_arrays_of_no_training_are_refused(runs: dict[str, Path], tmp_path: Path, change: str) -> None:
     kind, make = ARRAYS[change]
-    with copied(runs[kind], tmp_path / "run") as (path, checkpoint):
-        held(checkpoint, make)
+    with copy_last_checkpoint(runs[kind], tmp_path / "run") as (path, checkpoint):
+        edit_arrays(checkpoint, make)
         with pytest.raises(InputError):
             next(train(Request(output=path, resume="last", settings=MORE)))
 
@@ -229,15 +229,15 @@ CURSORS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("change", CURSORS)
 def test_a_place_in_no_document_is_refused(runs: dict[str, Path], tmp_path: Path, change: str) -> None:
-    with copied(runs["documents"], tmp_path / "run") as (path, checkpoint):
-        told(checkpoint, lambda values: values["cursor"].update(CURSORS[change]))
+    with copy_last_checkpoint(runs["documents"], tmp_path / "run") as (path, checkpoint):
+        edit_manifest(checkpoint, lambda values: values["cursor"].update(CURSORS[change]))
         with pytest.raises(InputError, match=r"cursor|order of another"):
             next(train(Request(output=path, resume="last", settings=MORE)))
 
 
 def test_a_place_in_the_order_of_an_older_version_is_told_as_that(runs: dict[str, Path], tmp_path: Path) -> None:
-    with copied(runs["documents"], tmp_path / "run") as (path, checkpoint):
-        told(checkpoint, lambda values: values["cursor"].pop("order"))
+    with copy_last_checkpoint(runs["documents"], tmp_path / "run") as (path, checkpoint):
+        edit_manifest(checkpoint, lambda values: values["cursor"].pop("order"))
         with pytest.raises(InputError, match=r"order of another version of Scriven.* --from"):
             next(train(Request(output=path, resume="last", settings=MORE)))
 
@@ -263,8 +263,8 @@ def test_any_value_in_a_manifest_is_refused_or_gone_on_with(
         inner = values[name] if isinstance(values[name], dict) and values[name] and data.draw(st.booleans()) else values
         inner[data.draw(st.sampled_from(sorted(inner)))] = data.draw(VALUES)
 
-    with copied(runs[kind], tmp_path / "run") as (path, checkpoint):
-        told(checkpoint, _change)
+    with copy_last_checkpoint(runs[kind], tmp_path / "run") as (path, checkpoint):
+        edit_manifest(checkpoint, _change)
         goes_on(path)
 
 
@@ -280,6 +280,6 @@ def test_any_array_in_a_training_state_is_refused_or_gone_on_with(
         number = data.draw(st.sampled_from([0.0, 1.0, -1.0, 1e30, float("nan"), float("inf"), -3e38]))
         arrays[name] = torch.full(shape, 1 if kind is torch.bool else 7 if kind is torch.int64 else number, dtype=kind)
 
-    with copied(runs[kind], tmp_path / "run") as (path, checkpoint):
-        held(checkpoint, _change)
+    with copy_last_checkpoint(runs[kind], tmp_path / "run") as (path, checkpoint):
+        edit_arrays(checkpoint, _change)
         goes_on(path)
