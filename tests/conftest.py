@@ -18,7 +18,7 @@ from kernel_variants import VARIANTS, kernels_of
 import fork_server
 from scriven.cli import main
 from scriven.kernels import native_library
-from scriven.report import plot
+from scriven.report import files
 from scriven.runs.folder import PLOT_FILE
 from scriven.runs.journal import METRICS_FILE
 from scriven.safe_files import ensure_regular, replace_file
@@ -131,10 +131,10 @@ def plain_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a training's losses, no picture is drawn in this process, which takes longer than the training."""
 
     def draw(run: Path) -> None:
-        plot.LossCurve.read(run / METRICS_FILE)
+        files.LossCurve.read(run / METRICS_FILE)
         replace_file(ensure_regular(run / PLOT_FILE), b"\x89PNG")
 
-    monkeypatch.setattr(plot, "draw", draw)
+    monkeypatch.setattr(files, "draw", draw)
 
 
 @pytest.fixture(autouse=True)

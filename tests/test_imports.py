@@ -27,7 +27,7 @@ MAP = """
     training.optimizer training.state training.budget training.evaluation training.warm_start training.gradients
     training.auto_settings training.auto_start training.notes training.request training.new_run training.resume
     training.loop training.start training.verify training
-    report report.files report.plot report.terminal report.notebook
+    report report.files report.terminal report.notebook
     session own_loop
     api
     server server.responses server.requests server.security server.http_limits server.prefill server.jobs
@@ -94,7 +94,7 @@ def test_chains_of_imports_are_short() -> None:
 
 def test_the_check_sees_imports_in_functions_and_of_modules() -> None:
     assert {"corpus", "corpus.build", "settings"} <= imports("cli.corpus")
-    assert "runs.journal" in imports("report.plot")
+    assert "runs.journal" in imports("report.files")
 
 
 def _speaks(node: ast.AST) -> bool:

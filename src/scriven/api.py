@@ -16,9 +16,8 @@ from scriven.corpus.build import name_texts, settings_for_text
 from scriven.errors import Interrupted, UsageError
 from scriven.events import Event, Finished, Loss, Started
 from scriven.report import Report, consume
-from scriven.report.files import FilesReport
+from scriven.report.files import FilesReport, PlotReport
 from scriven.report.notebook import NotebookReport, in_notebook, run_html
-from scriven.report.plot import PlotReport
 from scriven.report.terminal import TerminalReport
 from scriven.session import Model, load
 from scriven.settings import Settings, overlay_settings, validate

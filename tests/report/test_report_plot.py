@@ -9,8 +9,7 @@ import pytest
 from fake_run import PER_STEP, make_evaluated, make_stepped, training
 from scriven.errors import InputError
 from scriven.events import Event
-from scriven.report.files import FilesReport
-from scriven.report.plot import LossCurve, PlotReport, draw
+from scriven.report.files import FilesReport, LossCurve, PlotReport, draw
 
 
 @pytest.fixture(autouse=True)

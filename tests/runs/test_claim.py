@@ -13,7 +13,7 @@ from conftest import Command
 from scriven.corpus.header import Shard
 from scriven.corpus.shard_reader import ShardCache
 from scriven.errors import InputError, ScrivenError, UsageError
-from scriven.report.plot import draw
+from scriven.report.files import draw
 from scriven.runs import Run, checkpoints, create_run, writing
 from scriven.runs.folder import WRITTEN_FILES, check_new_run, hold_claim
 from scriven.safe_files import staging_folder
