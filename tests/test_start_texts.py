@@ -120,3 +120,49 @@ def test_a_start_is_refused_that_shares_a_stretch_with_a_text(tmp_path: Path) ->
     refused = subprocess.run([*command, str(tmp_path / "measured")], check=False, capture_output=True)
     assert refused.returncode == 1
     assert b"share stretches" in refused.stderr
+
+
+def test_a_sample_finds_every_long_shared_passage_and_few_single_stretches(tmp_path: Path) -> None:
+    text = "".join(map(chr, np.random.default_rng(1).integers(97, 123, 100_000)))
+    sample = stretches.Sample.of(text)
+    assert 0.9 < len(sample.hashes) * 513 / (2 * len(text)) < 1.1
+    length = stretches.LENGTH + (1 << stretches.NEAR_BITS) - 1  # 551
+    for begin in range(0, len(text) - length, 977):
+        assert sample.count_shared(text[begin : begin + length].upper()) > 0
+    other = "".join(map(chr, np.random.default_rng(2).integers(97, 123, 100_000)))
+    assert sample.count_shared(other) == 0
+    dense = stretches.Sample(np.arange(1000, dtype=np.uint64) * np.uint64(3))
+    dense.write(tmp_path / "sample")
+    assert (stretches.Sample.read(tmp_path / "sample").hashes == dense.hashes).all()
+    with pytest.raises(ValueError, match="too few stretches"):
+        sample.write(tmp_path / "sample")
+    assert len(stretches.Sample.of("short").hashes) == 0
+    assert len(stretches.Sample.of(VERSE).hashes) == 1
+
+
+def test_a_sample_does_not_depend_on_how_the_text_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "".join(map(chr, np.random.default_rng(1).integers(97, 123, 5_000)))
+    whole = stretches.Sample.of(text).hashes
+    monkeypatch.setattr(stretches, "BATCH", 700)
+    assert (stretches.Sample.of(text).hashes == whole).all()
+
+
+AT_HAND = FOLDER.parents[1] / "shared" / "data"  # texts that cannot be in the repository
+
+
+@pytest.mark.parametrize("sample", sorted(FOLDER.glob("*.stretches")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", next(source["files"] for source in LISTED["measured"] if source["name"] == "at hand"))
+def test_no_text_that_is_measured_shares_a_stretch_with_a_start(name: str, sample: Path) -> None:
+    if not (AT_HAND / name).is_file():
+        pytest.skip(f"{name} is not at hand")
+    assert stretches.Sample.read(sample).count_shared(make.read_file(AT_HAND / name)) == 0
+
+
+def test_a_start_has_the_sources_that_are_not_left_out(tmp_path: Path) -> None:
+    start = {"sources": ["*"], "without": ["en-novels"]}
+    assert not make.belongs("en-novels", start) and make.belongs("en-verse", start)
+    assert make.belongs("en-novels", make.without(start, ["en-novels"]))
+    general = LISTED["start"]["general"]
+    kept = [source for source in LISTED["source"] if make.belongs(source["name"], general)]
+    assert {source["registry"] for source in kept} == {"pypi", "debian"}  # anybody can make it
+    assert {source["language"] for source in kept} - LISTED["languages"].keys() == {"C", "Go", "JavaScript", "Python"}

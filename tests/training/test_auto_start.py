@@ -88,6 +88,7 @@ def test_symbols_begin_as_the_most_similar_ones_that_are_known() -> None:
         "я": "",
         "\u00a0": " ",
     }
+    assert rows_of("\n ", "\r\n\t\u2028") == {"\r": "\n", "\n": "\n", "\t": " ", "\u2028": "\n"}
     assert rows_of("ab", "ABÂ") == {"A": "a", "B": "b", "Â": "a"}
     assert rows_of("a\n", "a", "\n")["end"] == "\n"
     assert rows_of("a", "a", "\n")["end"] == ""

@@ -26,6 +26,7 @@ from scriven.settings import ModelSettings, Settings, validate
 from scriven.vocabulary import Vocabulary
 
 PER_SYMBOL = ("embedding.weight", "head.weight", "head.bias")  # arrays with one row per symbol
+LINE_ENDS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"  # that are not a line feed
 ONEHOT = "layers.0.rnn.weight_ih_l0"  # one column per symbol if the input is one-hot
 
 
@@ -146,8 +147,9 @@ def transplant_start(model: CharLM, vocabulary: Vocabulary, start: StartModel) -
 def similar_rows(known: Vocabulary, vocabulary: Vocabulary) -> list[int | None]:
     """Returns for each of the V symbols of `vocabulary` the row of the symbol in `known` that is most like it, or None.
 
-    That is the symbol itself; its other case; its base letter, without accents; or the plain form of a punctuation
-    mark. The boundary between documents is like a line feed where texts of the other model have no documents.
+    That is the symbol itself; its other case; its base letter, without accents; the plain form of a punctuation mark;
+    or a plain line end or space. The boundary between documents is like a line feed where texts of the other model have
+    no documents.
     """
     theirs = {chr(symbol): row for row, symbol in enumerate(known.symbols)}
     if vocabulary.unit == "byte":
@@ -165,6 +167,8 @@ def _alike(symbol: str) -> Iterator[str]:
     base = unicodedata.normalize("NFKD", symbol)[0]
     plain = fold_punctuation(symbol)[:1]
     yield from (symbol, symbol.swapcase(), base, base.swapcase(), plain)
+    if symbol.isspace():
+        yield "\n" if symbol in LINE_ENDS else " "
 
 
 def _check_unit(vocabulary: Vocabulary, theirs: Vocabulary, source: str) -> None:
