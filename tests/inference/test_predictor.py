@@ -220,11 +220,41 @@ def test_after_native_writing_the_context_is_that_of_reading(precision: str, len
 
 
 @with_kernels
-def test_native_code_sees_changed_weights() -> None:
+def test_native_code_has_changed_weights_once_they_are_packed_again() -> None:
     model = native("int8")
-    generate(model, [1])
+    before = generate(model, [1])
     favour(model, 3, 50)
-    assert set(generate(model, [1])[0]) == {3}
+    assert generate(model, [1]) == before != [[3] * 60]
+    model.repack()
+    assert generate(model, [1]) == [[3] * 60]
+
+
+def test_torch_has_changed_weights_at_once() -> None:
+    model = predictor()
+    model.repack()  # which does nothing
+    favour(model, 3, 50)
+    assert generate(model, [1]) == [[3] * 60]
+
+
+@pytest.mark.parametrize("precision", [None, *PRECISIONS])
+def test_a_predictor_asks_before_every_chunk_whether_to_stop(
+    precision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if precision and native_library.level() == "off":
+        pytest.skip(native_library.why())
+    asked: list[int] = []
+
+    def check_stop() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    plain = predictor()
+    model = Predictor(plain.model, plain.vocabulary, "fp32", writing=precision, check_stop=check_stop)
+    monkeypatch.setattr(generation, "READ_AT_ONCE", 2)
+    with pytest.raises(KeyboardInterrupt):
+        model.read(model.blank(), text_ids(9)[:, :1])
+    assert len(asked) == 3
 
 
 def test_torch_writes_where_nothing_else_is_said() -> None:

@@ -72,44 +72,50 @@ class Predictor:
     """Reads with a model, in chunks of bounded size and in one number format. It learns nothing."""
 
     def __init__(
-        self, model: CharLM, vocabulary: Vocabulary, precision: str, window: int = 0, writing: str | None = None
+        self,
+        model: CharLM,
+        vocabulary: Vocabulary,
+        precision: str,
+        window: int = 0,
+        writing: str | None = None,
+        check_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        """`model` must be in evaluation mode. `precision` is `fp32` or `bf16`.
+        """`model` must be in evaluation mode, on the device where it stays. `precision` is `fp32` or `bf16`.
 
-        With `writing`, native code writes in that precision. The model must be on the CPU and not in training: changes
-        of its weights through other arrays go unnoticed. Without `writing`, torch writes, in fp32.
+        With `writing`, native code on the CPU writes in that precision. It packs the weights when it is first used;
+        after a change of them call `repack`. Without `writing`, torch writes, in fp32, with the current weights.
 
         With a `window` above 0, the next character is predicted from the last `window` ones only. They are read again
         from a zero state for every character, as in training on windows. `predict` does not use the window.
 
-        `pause` may be set to a function. It is called before every chunk is read, and may raise to end the work.
+        `check_stop` is called before every chunk is read, and may raise to end the work.
         """
         self.model = model
         self.window = window
         self.vocabulary = vocabulary
         self.precision = precision
         self.writing = writing
-        self.pause: Callable[[], None] = lambda: None
+        self.check_stop = check_stop
         self._backend = choose_backend(model.settings, model.device, precision)
         # A single step takes as long as reading the weights. Autocast would convert them each time.
         self._step_backend = choose_backend(model.settings, model.device, "fp32")
-        self._weights = model.state_dict(keep_vars=True)
-        self._changing = [each for each in self._weights.values() if not each.is_inference()]  # others never change
-        self._sampler: tuple[list[tuple[int, int]], Sampler] | None = None
+        self._sampler: Sampler | None = None
 
-    def by_torch(self) -> Predictor:
-        """Returns a predictor of the same model that reads and writes with torch."""
-        return Predictor(self.model, self.vocabulary, self.precision, self.window)
+    def by_torch(self, check_stop: Callable[[], None] = lambda: None) -> Predictor:
+        """Returns a predictor of the same model that reads and writes with torch, and calls `check_stop`."""
+        return Predictor(self.model, self.vocabulary, self.precision, self.window, check_stop=check_stop)
 
     def sampler(self) -> Sampler | None:
-        """The native code that writes, with the current weights; None if torch writes."""
-        if self.writing is None:
-            return None
-        version = [(each.data_ptr(), each._version) for each in self._changing]
-        if self._sampler is None or self._sampler[0] != version:
-            made = Sampler(self.model.settings, self._weights, self.writing, self.vocabulary.boundary)
-            self._sampler = version, made
-        return self._sampler[1]
+        """The native code that writes, with the weights that were packed last; None if torch writes."""
+        if self._sampler is None:
+            self.repack()
+        return self._sampler
+
+    def repack(self) -> None:
+        """Packs the current weights for native code, if that writes."""
+        if self.writing is not None:
+            weights = self.model.state_dict()
+            self._sampler = Sampler(self.model.settings, weights, self.writing, self.vocabulary.boundary)
 
     def scorer(self) -> Sampler | None:
         """The native code that reads given text, in int8; None if torch reads, in `precision`."""
@@ -164,7 +170,7 @@ class Predictor:
         if native is None:
             logits, state = self._step(context, ids, since=-1)
             return Context(logits[-1].clone(), state)  # a copy, so that the rest can be freed
-        self.pause()
+        self.check_stop()
         before = context.state or native.zero_state(ids.shape[1])
         threads = native_library.threads() if ids.size > 1 else 1  # one symbol takes less time than waking a thread
         _, logits, state = sampler.score(native, context.logits, before, ids, ids, threads)
@@ -194,28 +200,25 @@ class Predictor:
         may hold it.
         """
         sampler = self.sampler()
-        if sampler is not None:
-            return self._generate(sampler, context, settings, uniforms, reuse and not self.window)
+        if sampler is None:
+            return self._generate_by_torch(context, settings, uniforms)
+        recent, reuse = context.recent, reuse and not self.window
+        ids, logits, state = sampler.write(
+            context.logits, context.state, settings, uniforms, self.window, recent, reuse
+        )
+        if not self.window or not len(ids):
+            return ids, Context(logits, state, recent)
+        recent = ids if recent is None else np.concatenate((recent, ids))
+        return ids, Context(logits, self.carry(context, ids).state, recent[-self.window :])
+
+    def _generate_by_torch(
+        self, context: Context, settings: SamplingSettings | Sequence[SamplingSettings], uniforms: Float64s
+    ) -> tuple[Ids, Context]:
         ids = np.empty(uniforms.shape, np.int64)
         for row, numbers in zip(ids, uniforms, strict=True):
             row[:] = draw(context.logits.cpu().double().numpy(), settings, numbers, [self.vocabulary.unknown])
             context = self.read(context, row[None])
         return ids, context
-
-    def _generate(
-        self,
-        sampler: Sampler,
-        context: Context,
-        settings: SamplingSettings | Sequence[SamplingSettings],
-        uniforms: Float64s,
-        reuse: bool,
-    ) -> tuple[Ids, Context]:
-        recent, before = context.recent, (context.logits, context.state)
-        ids, logits, state = sampler.write(*before, settings, uniforms, self.window, recent, reuse)
-        if not self.window or not len(ids):
-            return ids, Context(logits, state, recent)
-        recent = ids if recent is None else np.concatenate((recent, ids))
-        return ids, Context(logits, self.carry(context, ids).state, recent[-self.window :])
 
     def predict(self, context: Context, ids: Ids) -> tuple[Tensor, Context]:
         """Reads ids (T, N), at most a chunk. Returns the logits (T, N, V) before each, and the context after them."""
@@ -229,7 +232,7 @@ class Predictor:
     @torch.inference_mode()
     def _step(self, context: Context, ids: Ids, since: int = 0) -> tuple[Tensor, State]:
         """Returns the logits (t, N, V) after ids (T, N), from the id numbered `since` on, and the state at the end."""
-        self.pause()
+        self.check_stop()
         backend = self._backend if len(ids) > 1 else self._step_backend
         with single_threaded() if ids.shape[1] == 1 else nullcontext():
             known = torch.from_numpy(self.vocabulary.clamp(ids)).to(backend.device)

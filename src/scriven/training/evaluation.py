@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
@@ -40,6 +39,7 @@ class Evaluator:
     ) -> None:
         """If `stop()` is not 0 on one worker, all abandon the evaluation. It is called again and again."""
         self.stop = stop
+        self.stoppable = predictor.by_torch(self._check_stop)
         self.settings, self.workers, self.corpus, self.predictor = settings, workers, corpus, predictor
         self.text = corpus.validation
         limit = settings.training.evaluation_characters
@@ -119,9 +119,8 @@ class Evaluator:
             drawing = SamplingSettings(temperature=temperature)
             uniforms = np.random.default_rng(seed).random((count, 1))
             try:
-                with self._leaving():
-                    context = self.predictor.read(self.predictor.start(), ids[:, None])
-                    written, _ = self.predictor.generate(context, drawing, uniforms)
+                context = self.stoppable.read(self.stoppable.start(), ids[:, None])
+                written, _ = self.stoppable.generate(context, drawing, uniforms)
             except Stopped:
                 return
             went_on = vocabulary.decode(passage.after)
@@ -146,10 +145,9 @@ class Evaluator:
         parts, lanes = (1, 1) if exact and protocol == "stream" else (groups, LANES)
         rows = torch.zeros(len(self.workers.owned_range(groups)), len(fields(Loss)) + 1, dtype=torch.float64)
         try:
-            with self._leaving():
-                for row, part in zip(rows, self.workers.owned_range(groups), strict=True):
-                    if part < parts:
-                        row[:-1] = torch.tensor(self._part(protocol, part, parts, lanes), dtype=torch.float64)
+            for row, part in zip(rows, self.workers.owned_range(groups), strict=True):
+                if part < parts:
+                    row[:-1] = torch.tensor(self._part(protocol, part, parts, lanes), dtype=torch.float64)
         except Stopped as asked:
             rows[:, -1] = asked.number
         rows = self.workers.all_gather(rows, groups)
@@ -161,24 +159,12 @@ class Evaluator:
     def _part(self, protocol: str, part: int, parts: int, lanes: int) -> tuple[float, ...]:
         """Returns the values of the loss of one part of the text."""
         shared = {"rank": part, "size": parts, "limit_characters": self.limit, "lanes_at_most": lanes}
-        return astuple(measure(protocol, self.predictor, self.text, **shared).loss)
+        return astuple(measure(protocol, self.stoppable, self.text, **shared).loss)
 
-    @contextlib.contextmanager
-    def _leaving(self) -> Iterator[None]:
-        """In this context, reading and writing raise Stopped if somebody asks to stop."""
-        self.predictor.pause = self._leave_where_asked
-        try:
-            yield
-        finally:
-            self.predictor.pause = _go_on
-
-    def _leave_where_asked(self) -> None:
+    def _check_stop(self) -> None:
+        """Raises Stopped if somebody asks to stop."""
         if number := self.stop():
             raise Stopped(number)
-
-
-def _go_on() -> None:
-    """Does nothing: the predictor's pause when nobody may ask to stop."""
 
 
 def _characters_read(characters: int, length: int) -> int:
