@@ -220,6 +220,17 @@ def test_a_list_of_texts_gives_a_score_each(model: Model) -> None:
     assert model.score(["a bad", ""]) == [model.score("a bad"), model.score("")]
 
 
+def test_what_is_read_between_two_pieces_is_remembered(model: Model) -> None:
+    session, expected = model.session(seed=1), model.session(seed=1)
+    pieces = session.write(30, piece=8)
+    first = next(pieces)
+    session.read("ad")
+    assert first == "".join(expected.write(len(first)))
+    expected.read("ad")
+    assert "".join(pieces) == "".join(expected.write(30 - len(first)))
+    assert session.next().tolist() == expected.next().tolist()
+
+
 def test_the_next_symbol_has_the_probabilities_that_a_score_counts(model: Model) -> None:
     session = model.session()
     session.read("a ba")

@@ -37,8 +37,8 @@ from scriven.inference.generation import (
     LENGTH,
     LIVE,
     SAMPLING,
-    Generation,
     GenerationOptions,
+    Memory,
     StreamDecoder,
     generate,
     generate_many,
@@ -372,7 +372,7 @@ class Session:
     def __init__(self, model: Model, context: Context, random: np.random.Generator) -> None:
         """`context` (of one row) is the model's memory of the text; `random` draws symbols."""
         self._model = model
-        self._context = context
+        self._memory = Memory(context)
         self._random = random
 
     def __repr__(self) -> str:
@@ -383,7 +383,7 @@ class Session:
 
     def next(self) -> Float64s:
         """The probabilities (V,) of the next symbol, float64, in the order of the ids; `<unk>` is the last."""
-        logits = self._context.logits[0].float().cpu().numpy().astype(np.float64)
+        logits = self._memory.context.logits[0].float().cpu().numpy().astype(np.float64)
         weights: Float64s = np.exp(logits - logits.max())
         weights /= weights.sum()
         return weights
@@ -397,8 +397,8 @@ class Session:
         ids = self._ids(symbol) if isinstance(symbol, str) else check_ids("symbol", [symbol], vocabulary.ids)
         if len(ids) != 1:
             raise UsageError(f"symbol {symbol!r} is {len(ids):,} symbols of this model; give one, or its id")
-        self._context = self._model.predictor.read(self._context, ids[:, None])
-        state = self._context.state or ()
+        self._memory.context = self._model.predictor.read(self._memory.context, ids[:, None])
+        state = self._memory.context.state or ()
         return Step(self.next(), tuple(tuple(_row(part) for part in layer) for layer in state))
 
     def save(self, path: str | Path) -> None:
@@ -410,8 +410,8 @@ class Session:
         self._snapshot().write(path)
 
     def _snapshot(self) -> SavedSession:
-        begun = self._context is not self._model._start
-        return SavedSession(self._model._known_origin(), self._context, self._random, begun)
+        begun = self._memory.context is not self._model._start
+        return SavedSession(self._model._known_origin(), self._memory.context, self._random, begun)
 
     @classmethod
     def _of(cls, saved: SavedSession, model: Model) -> Session:
@@ -424,11 +424,11 @@ class Session:
 
     def fork(self) -> Session:
         """Returns a copy that continues on its own. It would draw the same text."""
-        return Session(self._model, self._context, copy.deepcopy(self._random))
+        return Session(self._model, self._memory.context, copy.deepcopy(self._random))
 
     def read(self, text: str) -> None:
         """Reads a piece of text. Each piece is prepared alone."""
-        self._context = self._model.predictor.read(self._context, self._ids(text)[:, None])
+        self._memory.context = self._model.predictor.read(self._memory.context, self._ids(text)[:, None])
 
     def end(self) -> None:
         """Ends the document here; the next text begins another one.
@@ -436,25 +436,25 @@ class Session:
         Raises UsageError if the model knows no documents.
         """
         make_decoder(self._model.vocabulary, until_end=True)
-        self._context = self._model.predictor.read(self._context, self._model.predictor.opening[:, None])
+        self._memory.context = self._model.predictor.read(self._memory.context, self._model.predictor.opening[:, None])
 
     def score(self, text: str) -> Score:
         """Reads a piece of text, and returns how surprising it is after the text before it.
 
         A model of documents counts an end at every separator in the piece.
         """
-        ids, predictor, before = self._ids(text), self._model.predictor, self._context
+        ids, predictor, before = self._ids(text), self._model.predictor, self._memory.context
         costs = [np.empty(0)]
         for piece in check_scored(surprisals(predictor, [ids], before)):
             costs.append(piece.nats)
-            self._context = piece.context
+            self._memory.context = piece.context
         if predictor.window:
-            self._context = predictor.read(before, ids[:, None])
+            self._memory.context = predictor.read(before, ids[:, None])
         return score_of(self._model.vocabulary, ids, np.concatenate(costs))
 
     def _ids(self, text: str) -> Ids:
         """Returns the ids of the next piece of text. A byte order mark at the very beginning is left out."""
-        if self._context is self._model._start:
+        if self._memory.context is self._model._start:
             return self._model.read_ids(text)
         return prompt_ids(check_text("text", text), self._model.vocabulary, self._model.settings.corpus)
 
@@ -480,13 +480,8 @@ class Session:
 
     def _write_with(self, options: GenerationOptions) -> Iterator[str]:
         """Writes like `write`, with its arguments as one value."""
-        return self._write(options.begin(self._model.vocabulary, self._random), options.piece)
-
-    def _write(self, line: Generation, piece: int) -> Iterator[str]:
-        for text, context in generate(self._model.predictor, self._context, line, piece):
-            self._context = context
-            if text:
-                yield text
+        line = options.begin(self._model.vocabulary, self._random)
+        return generate(self._model.predictor, self._memory, line, options.piece)
 
 
 def load(

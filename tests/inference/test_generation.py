@@ -15,6 +15,7 @@ from scriven.inference.generation import (
     BlockLength,
     Generation,
     GenerationBatch,
+    Memory,
     StreamDecoder,
     generate,
     generate_many,
@@ -46,7 +47,7 @@ def line(
 
 
 def alone(model: Predictor, asked: Generation, most: int) -> str:
-    return "".join(text for text, _ in generate(model, model.start(), asked, most))
+    return "".join(generate(model, Memory(model.start()), asked, most))
 
 
 def slow(model: Predictor, asked: Generation) -> str:
@@ -79,8 +80,8 @@ def test_a_model_that_overflows_late_in_a_text_says_so(way: str | None) -> None:
         torch.nn.init.constant_(layer.rnn.bias_ih_l0, 1.0)
         torch.nn.init.constant_(layer.rnn.weight_hh_l0, 3 / 8)
     grows = Predictor(model, Vocabulary.of("\n abcde"), "fp32", writing=way)
-    pieces = generate(grows, grows.start(), line(grows, 1, 400, ending=False), 16)
-    assert next(pieces)[0]
+    pieces = generate(grows, Memory(grows.start()), line(grows, 1, 400, ending=False), 16)
+    assert next(pieces)
     with pytest.raises(InputError, match="the model overflows"):
         list(pieces)
     lines = [line(grows, seed, 400, ending=False) for seed in range(3)]
@@ -92,10 +93,11 @@ def test_a_model_that_overflows_late_in_a_text_says_so(way: str | None) -> None:
 def test_the_context_is_that_of_all_that_was_drawn(way: str | None) -> None:
     model = model_of(way)
     for seed in range(5):
-        *_, (_, after) = generate(model, model.start(), asked := line(model, seed, 90), 64)
+        memory, asked = Memory(model.start()), line(model, seed, 90)
+        list(generate(model, memory, asked, 64))
         numbers = np.random.default_rng(seed).random((90 - asked.left, 1))
         _, expected = model.generate(model.start(), HOT, numbers)
-        assert np.array_equal(after.logits.numpy(), expected.logits.numpy())
+        assert np.array_equal(memory.context.logits.numpy(), expected.logits.numpy())
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -113,12 +115,13 @@ def test_texts_side_by_side_are_those_written_alone(way: str | None, monkeypatch
 def test_an_interrupted_block_never_began(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(None)
     asked = line(model, 1, 30, ending=False)
-    whole, pieces = alone(model, line(model, 1, 30, ending=False), 5), generate(model, model.start(), asked, 5)
-    text, context = next(pieces)
+    whole, memory = alone(model, line(model, 1, 30, ending=False), 5), Memory(model.start())
+    pieces = generate(model, memory, asked, 5)
+    text = next(pieces)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(model, "read", Mock(side_effect=KeyboardInterrupt))
         next(pieces)
-    assert text + "".join(more for more, _ in generate(model, context, asked, 5)) == whole
+    assert text + "".join(generate(model, memory, asked, 5)) == whole
 
 
 def test_lines_of_a_batch_have_settings_of_their_own_and_join_at_any_time() -> None:

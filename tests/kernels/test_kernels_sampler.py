@@ -184,7 +184,7 @@ def test_as_many_threads_as_have_room_for_the_weights_share_them(monkeypatch: py
     )  # 3 * 4 * 64 * 64 weights, and the head's 2 blocks of 16
     monkeypatch.setattr(native, "CACHE_BYTES", 48 * 1024)
     monkeypatch.setattr(native_library, "declare", lambda *_: lambda: 0)  # the system does not say what a cache holds
-    monkeypatch.setattr(native_library, "call", lambda arguments: asked.append(arguments.threads))
+    monkeypatch.setattr(native_library, "function_of", lambda _: lambda arguments: asked.append(arguments.threads))
     torch.set_num_threads(3)
     write(pack(model, "int8"), 23, numbers(1, 16))
     write(pack(model, "fp32"), 23, numbers(1, 16))

@@ -134,20 +134,27 @@ class BlockLength:
         self.length = max(1, self.length // 2) if slow else min(2 * self.length, self._most)
 
 
-def generate(predictor: Predictor, context: Context, line: Generation, most: int) -> Iterator[tuple[str, Context]]:
-    """Yields the pieces of a text after a context of one row, each with the context after all symbols drawn so far.
+@dataclass(eq=False)
+class Memory:
+    """What a text is remembered by that is read and written in turns: the context after all of it."""
+
+    context: Context
+
+
+def generate(predictor: Predictor, memory: Memory, line: Generation, most: int) -> Iterator[str]:
+    """Yields the pieces of a text after a memory of one row, which is then that of all symbols drawn so far.
 
     Blocks have at most `most` symbols. Nothing is drawn after the end, so the random generator is then where it would
     be if each symbol had been drawn alone. Raises InputError once the numbers of the model are not finite.
     """
     pace = BlockLength(most)
-    _check(context)
+    _check(memory.context)
     while line.left and not line.done:
         before = line.random.bit_generator.state
         try:
             with pace as length:
                 uniforms = line.random.random((min(length, line.left), 1))
-                ids, after = predictor.generate(context, line.settings, uniforms)
+                ids, after = predictor.generate(memory.context, line.settings, uniforms)
         except BaseException:  # after an interrupt, everything is as before the block
             line.random.bit_generator.state = before
             raise
@@ -155,9 +162,10 @@ def generate(predictor: Predictor, context: Context, line: Generation, most: int
         text, taken = line.take(ids[:, 0])
         if taken < len(ids):
             line.random.bit_generator.state = before
-            _, after = predictor.generate(context, line.settings, line.random.random((taken, 1)))
-        context = after
-        yield text, context
+            _, after = predictor.generate(memory.context, line.settings, line.random.random((taken, 1)))
+        memory.context = after
+        if text:
+            yield text
 
 
 def _check(context: Context) -> None:

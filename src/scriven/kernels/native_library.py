@@ -118,13 +118,18 @@ def fields(kind: Any, names: str) -> list[tuple[str, Any]]:
     return [(name, kind) for name in names.split()]
 
 
-def call(arguments: NativeStruct) -> None:
-    """Calls the function that takes these arguments: scriven_sampler_write takes a SamplerWrite.
+def function_of(kind: type[NativeStruct]) -> Callable[[NativeStruct], int]:
+    """Returns the function that takes a struct of this kind: scriven_sampler_write takes a SamplerWrite.
 
-    Arrays are passed by address. They must be alive, contiguous and of the right type: this is not checked here.
-    Raises RuntimeError if the function returns another status than 0, or there is no such function.
+    Arrays are passed by address. They must be alive, contiguous and of the right type: this is not checked.
+    The function raises RuntimeError if its status is another than 0. Raises RuntimeError if there is no such function.
     """
-    declare(*_signature(type(arguments)))(ctypes.byref(arguments))
+    return declare(*_signature(kind))
+
+
+def call(arguments: NativeStruct) -> None:
+    """Calls the function that takes these arguments; see `function_of`."""
+    function_of(type(arguments))(arguments)
 
 
 def call_for_count(arguments: NativeStruct) -> int:

@@ -98,6 +98,7 @@ class Sampler:
 
         Later changes of the weights have no effect here. Raises RuntimeError if there is no library.
         """
+        self._write = native_library.function_of(_SamplerWrite)
         arrays = {name: weight.detach().cpu().float().numpy() for name, weight in weights.items()}
         self._packer = _Packer(settings, arrays, precision)  # keeps the packed arrays alive
         self._model = self._packer.model(-1 if boundary is None else boundary)
@@ -167,7 +168,7 @@ class Sampler:
         if logits.shape[0] != rows:
             raise ValueError(f"there are logits of {logits.shape[0]} rows, but random numbers for {rows}")
         before = self._recent(recent, rows, window)
-        native_library.call(
+        self._write(
             _SamplerWrite(
                 threads=self._threads(rows),
                 rows=rows,
