@@ -1,4 +1,4 @@
-# Everything that is needed is installed into .venv from the locked list of versions.
+# Installs everything that is needed into .venv, from the locked list of versions.
 PYTHON ?= python3
 BIN := .venv/bin
 ifeq ($(OS),Windows_NT)
@@ -12,14 +12,14 @@ demo: .venv/.demo
 	@echo
 	$(BIN)/scriven sample $$(ls -td runs/shakespeare* | head -n 1) --prompt "HAMLET" --length 300 --seed 1
 
-# As many processes as cores, each with whole files: their fixtures are made once. The slowest files are far from the end.
+# As many processes as cores. Each takes whole files, so that their fixtures are made once. Slow files come early.
 ALL_CORES := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: .venv/.dev lint
 	$(BIN)/python -m pytest $(ALL_CORES)
 
-# What takes longer than a change should wait for: all tests at every level of kernels that this processor has, others'
-# draws of those that draw numbers, every case of kernels at every level, and the programs that look for what is rare.
+# Checks that take too long for every change: all tests at every level of kernels that this processor has, other seeds for
+# tests with random numbers, every case of kernels at every level, and the programs that look for rare failures.
 LEVELS = $(shell $(BIN)/python -c "from scriven.kernels import native_library as l; print('off', *l.levels()[:-1])")
 DRAWING := tests/kernels tests/model tests/inference tests/training/test_optimizer.py tests/training/test_average.py
 
@@ -32,16 +32,16 @@ thorough: test
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/refusals.py
 
-# Searches in every reader of files from elsewhere for inputs that it does not withstand, from those in tests/fuzz_inputs
-# on: `make fuzz SECONDS=300` takes five minutes a reader, without SECONDS each is given the same 150 inputs each time.
-# Needs atheris, of which there are wheels for Linux on x86-64.
+# Looks for inputs that break a reader of files from elsewhere, starting from those in tests/fuzz_inputs.
+# `make fuzz SECONDS=300` takes five minutes per reader. Without SECONDS, each reader gets the same 150 inputs each time.
+# It needs atheris, which has wheels for Linux on x86-64.
 RUNS := 150
 fuzz: .venv/.dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt 'atheris>=3.0'
 	$(BIN)/python benchmarks/fuzz.py $(if $(SECONDS),--seconds $(SECONDS),--runs $(RUNS))
 
-# The tests of the native kernels, in a copy of the package that stops at undefined behaviour; needs g++. Those of
-# native_library build other libraries, of their own.
+# Runs the tests of the native kernels in a copy of the package that stops at undefined behaviour; needs g++. The tests of
+# native_library are left out, as they build libraries of their own.
 SANITIZED := PYTHONPATH=$(CURDIR)/build/sanitized ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)"
 
@@ -50,10 +50,10 @@ sanitize: .venv/.dev
 	$(SANITIZED) $(BIN)/python -c "from scriven.kernels import native_library as l; assert 'sanitized' in l.__file__"
 	$(SANITIZED) $(BIN)/python -m pytest tests/kernels/test_kernels_[!n]*.py
 
-# The kernels' own check, a program for each library, here and on processors that are emulated: an arm64 one, and of this
-# kind ones without AVX2, and without AVX-512. All must agree. Needs qemu-user and, for arm64, g++-aarch64-linux-gnu.
+# Runs the kernels' own check, a program for each library, on this processor and on emulated ones: arm64, and x86-64
+# without AVX2 and without AVX-512. All must agree. Needs qemu-user and, for arm64, g++-aarch64-linux-gnu.
 CHECK := build/check/$(shell uname -m)
-# $(call agree,EMULATOR,FOLDER) runs a folder's programs; those that end with 2 are not for the processor.
+# $(call agree,EMULATOR,FOLDER) runs a folder's programs. Those that end with 2 do not run on the processor.
 agree = set -e; for program in $(2)/*; do \
 	status=0; echo $(1) $$program; $(1) $$program > build/other.txt || status=$$?; \
 	[ $$status != 2 ] || continue; [ $$status = 0 ]; diff build/here.txt build/other.txt; done
@@ -71,7 +71,7 @@ ifeq ($(shell uname -m),x86_64)
 	@$(call agree,qemu-x86_64 -cpu Haswell,$(CHECK))
 endif
 
-# A wheel for this kind of machine, in dist; what its processor can do is found out where it runs.
+# Builds a wheel for this kind of machine in dist. The instructions of the processor are detected where it runs.
 wheel: .venv/.dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
@@ -83,9 +83,8 @@ lint: .venv/.dev
 docs: .venv/.dev
 	$(BIN)/python docs/generate.py
 
-# The versions that everything was tested with: constraints.txt by name, requirements/ with the SHA-256 of each file.
-# torch is only constrained, so that pip may take a CPU build of it. What `make fuzz` and `make lock` install for
-# themselves is left out.
+# Locks the tested versions: by name in constraints.txt, with the SHA-256 of each file in requirements/. torch is only
+# constrained, so that pip may take a CPU build of it. Packages that only `make fuzz` and `make lock` use are left out.
 LOCK = $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-options --no-emit-index-url \
 	--no-emit-find-links --unsafe-package torch --constraint constraints.txt --extra plot --extra data --extra serve
 
@@ -96,13 +95,13 @@ lock: .venv/.dev
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(LOCK) -o requirements/demo.txt pyproject.toml requirements/build.in
 	$(LOCK) --extra dev -o requirements/dev.txt pyproject.toml requirements/build.in
-	sed -i '/^# WARNING/,$$d' requirements/demo.txt requirements/dev.txt  # that torch has no hash is meant
+	sed -i '/^# WARNING/,$$d' requirements/demo.txt requirements/dev.txt  # torch has no hash on purpose
 
 .venv/pyvenv.cfg:
 	$(PYTHON) -m venv .venv
 
-# All but torch is installed by the hash of its file; torch, and what a machine of another kind needs beside that, by its
-# version alone.
+# Everything but torch is installed by the hash of its file. torch, and packages that only other machines need, are
+# installed by version.
 .venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt $(wildcard requirements/*) hatch_build.py $(wildcard src/scriven/kernels/native/*)
 	@echo "Installing Scriven and what it needs into .venv, and compiling its kernels; this takes some minutes the first time."
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/demo.txt -r requirements/plays.txt

@@ -1,10 +1,10 @@
-"""What a checkpoint costs the training that goes on while it is written.
+"""Measures what writing a checkpoint costs the training that continues meanwhile.
 
     python benchmarks/checkpoints.py [--layers 2] [--width 512] [--workers 1] [--saves 9]
 
 A model trains on a small text and saves every few steps, without validation or samples. The cost of a save is the time
-of the steps from it until well after it has reached the disk, less as many median steps of the times between. Beside it
-stands the processor's time of both threads, which other programs do not change.
+of the steps from the save until well after it has reached the disk, minus the same number of median steps of the times
+between saves. The processor's time of both threads is shown too, since other programs do not change it.
 """
 
 from __future__ import annotations

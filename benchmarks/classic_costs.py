@@ -1,17 +1,17 @@
-"""What the two classic systems that ran out of memory cost in Scriven: memory, speed, padding, waiting.
+"""Measures what the two classic systems that ran out of memory cost in Scriven: memory, speed, padding, waiting.
 
     python benchmarks/classic_costs.py BOOK --scratch FOLDER [--seconds 30] [--peer-python PATH]
 
-BOOK is a text of about 17 MB (also .xz). Two tables:
+BOOK is a text of about 17 MB (also .xz). There are two tables:
 
-- Keras' text generation example: `scriven train --recipe keras-text-generation` on the whole text, one-hot as the
-  original and with an embedding, beside Keras itself on the first 200,000 characters (keras_windows.py; given an
-  interpreter that has it). Windows/s are those of the median step; peak memory is anonymous memory (RssAnon) of all
-  processes, from the text to the end of the training.
-- Stateful TBPTT: 125,973 sequences of 1,000 characters, one a line, made from the text; `--recipe stateful-tbptt` with
-  a batch of 50, of 64 and of 1 (with tanh), with an update every chunk and, for the last, every sequence.
+- Keras' text generation example: `scriven train --recipe keras-text-generation` on the whole text, one-hot as in the
+  original and with an embedding, compared with Keras itself on the first 200,000 characters (keras_windows.py, if an
+  interpreter with Keras is given). Windows/s are those of the median step. Peak memory is anonymous memory (RssAnon) of
+  all processes, from the text to the end of the training.
+- Stateful TBPTT: 125,973 sequences of 1,000 characters, one per line, made from the text. `--recipe stateful-tbptt` has
+  a batch of 50, of 64 and of 1 (with tanh), with an update per chunk and, for the last, also per sequence.
 
-Waiting is the share of the time that steps waited for their batch.
+"Waiting" is the share of the time that steps waited for their batch.
 """
 
 from __future__ import annotations

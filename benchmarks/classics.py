@@ -1,12 +1,12 @@
-"""Each classic system and Scriven's defaults, trained for the same minutes on the same text, one after another.
+"""Trains each classic system and Scriven's defaults for the same minutes on the same text, one after the other.
 
     python benchmarks/classics.py tinyshakespeare.txt --minutes 2
 
-Every recipe (or those of --recipes) is trained with --minutes instead of its own budget, then the defaults are. All
-keep the same share of the text for validation. Afterwards every best model reads the same validation characters, by the
-protocol that its own reader stands for (`last-L` or `window-L` for windows, `documents` for documents) and by `stream`;
-nats per character. Peak memory is the anonymous memory of all processes; characters/s are those read in training,
-evaluations included. Writes a table, JSON, and a picture of all courses (classics.png) into --output.
+Every recipe (or those of --recipes) trains with --minutes instead of its own budget, and then the defaults do. All keep
+the same share of the text for validation. Afterwards every best model reads the same validation characters, by the
+protocol of its own reader (`last-L` or `window-L` for windows, `documents` for documents) and by `stream`, and the nats
+per character are shown. Peak memory is the anonymous memory of all processes. Characters/s are those read in training,
+with the time of evaluations. Writes a table, JSON, and a picture of all curves (classics.png) into --output.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""The first steps of classic systems beside those of their originals: Keras itself, or the notebook's logic in torch.
+"""Compares the first steps of classic systems with their originals: Keras itself, or the notebook's code in torch.
 
     python benchmarks/classics_originals.py keras-text-generation tinyshakespeare.txt
     python benchmarks/classics_originals.py english-major shakespeare.txt --seeds 5
     python benchmarks/classics_originals.py stateful-tbptt sequences.txt --steps 20 --every 1
     python benchmarks/classics_originals.py theano-sentences sentences.txt --validation held-out.txt --steps 160
 
-Original and recipe train on the same text for the same steps from weights that each draws as it does; shown are their
-mean training losses over stretches of --every steps, in nats per character, and for sentences the validation losses.
-The Keras ones need Keras 3, which computes by torch here. Writes JSON and a picture into --output.
+Original and recipe train on the same text for the same steps, each from its own random weights. Shown are their mean
+training losses over stretches of --every steps, in nats per character, and for sentences the validation losses. The
+Keras ones need Keras 3, which computes with torch here. Writes JSON and a picture into --output.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the benchmarks share: which machine this is, medians and tables, step times, the memory of a command.
+"""Shared by the benchmarks: facts about the machine, medians and tables, step times, the memory of a command.
 
-Only the standard library, so that peers can be measured by an interpreter of their own.
+It imports only the standard library, so that peers can be measured by an interpreter of their own.
 """
 
 from __future__ import annotations

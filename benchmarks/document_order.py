@@ -1,14 +1,14 @@
-"""How the order in which documents are read teaches: two versions of Scriven beside each other on the same lines.
+"""Compares how the order of documents affects learning: two versions of Scriven on the same lines.
 
     python benchmarks/document_order.py --old CHECKOUT [--cut BOOK] TEXT [TEXT ...] [--seeds 1 2 3]
         [--budgets '--characters 2500000' '--minutes 1'] [--old-flags '--reader.batch 512'] [--flags ...]
 
-Each text is trained on by the version in this checkout and by that in another one, whose native kernels were built. The
-two run at the same time, one on each core, and change cores from seed to seed: so equal minutes are equal whatever else
-the machine does. For each: the validation loss of the best model (nats a character, the ends of documents included),
-the largest difference between the nats/end of successive evaluations once a tenth of the run is over, predictions a
-second, padding. `--cut BOOK` makes 30,000 sentences of a book in place of a text: FILE.sentences in --output.
-The picture, document-order.png, has the courses of the first budget.
+The version in this checkout and the one in another checkout, whose native kernels were built, train on each text. The
+two run at the same time, one on each core, and change cores from seed to seed, so equal minutes are equal whatever else
+the machine does. For each it shows the validation loss of the best model (nats per character, with the ends of
+documents), the largest difference between the nats/end of successive evaluations after a tenth of the run, predictions
+per second, and padding. `--cut BOOK` makes 30,000 sentences of a book instead of a text: FILE.sentences in --output.
+The picture, document-order.png, has the curves of the first budget.
 """
 
 from __future__ import annotations

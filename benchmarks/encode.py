@@ -1,12 +1,12 @@
-"""How fast text becomes a corpus, and in how much memory.
+"""Measures how fast text becomes a corpus, and how much memory that takes.
 
     python benchmarks/encode.py FILE... [--times 3] [--repeat 1]
 
-Each file is built into a new folder in a process of its own, with native kernels and without, one after the other.
-Prints medians in MB of UTF-8 a second, of wall-clock time and of the process's own time on one core: of the step from
-bytes in memory to ids, and of the whole build; and the peak of that process's memory less that of a bare interpreter,
-anonymous memory being sampled every millisecond. `--repeat` reads the file that often over, to make large corpora from
-small files.
+Each file is built into a new folder in a process of its own, with native kernels and without, one after the other. It
+prints medians in MB of UTF-8 per second, of wall-clock time and of the process's own time on one core: for the step
+from bytes in memory to ids, and for the whole build. It also prints the peak of that process's anonymous memory,
+sampled every millisecond, minus that of a bare interpreter. `--repeat` reads the file that many times, to make large
+corpora from small files.
 """
 
 from __future__ import annotations

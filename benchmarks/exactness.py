@@ -1,14 +1,15 @@
-"""Whether workers or cores change anything: the same bits from 1, 2, 3 and 4 workers on one core or all, and resumed.
+"""Checks that workers and cores change nothing: 1 to 4 workers, one core or all, and resumed, give the same bits.
 
-Trains tiny models of every cell with every reader, optimizer and number format: by one process; by 2, 3 and 4 that are
-told of one another as torchrun tells it, and share 4 groups; saved by one and resumed by two, and the other way round.
-Compared with the one process are the fingerprint and the loss of every step, all validation losses, weights, optimizer,
-recurrent state and averages. The one process has all cores that this program is given, and so have 3 and 4; 2 have one
-core, and so has what one of them resumes. In the `long` way torch splits sums over many characters over two threads.
+Trains tiny models of every cell with every reader, optimizer and number format: in one process; in 2, 3 and 4 that are
+started as torchrun starts them, and share 4 groups; saved by one and resumed by two, and the other way round. The
+fingerprint and the loss of every step, all validation losses, weights, optimizer, recurrent state and averages are
+compared with those of the one process. The one process has all cores of this program, and so have 3 and 4. 2 have one
+core, and so has a training that one of them resumes. In the `long` case torch splits sums over many characters over two
+threads.
 
-Prints what differs; exit code 1 where anything does. With --few, a small part of it, for tests; with --levels, all of
-it by the kernels of every level that the processor has, and by torch alone. Processes are forked from one that has
-imported everything; Linux and macOS.
+Prints what differs; the exit code is 1 if anything does. With --few, it does a small part, for tests. With --levels, it
+does all of it with the kernels of every level that the processor has, and with torch alone. Processes are forked from
+one that has imported everything; Linux and macOS only.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Looks for inputs that a reader of files from elsewhere does not withstand: fuzzing that follows what code they reach.
+"""Looks for inputs that break a reader of files from elsewhere: fuzzing that follows which code the inputs reach.
 
     python benchmarks/fuzz.py --seconds 60
     python benchmarks/fuzz.py --runs 2000 text docx
 
-Each reader of tests/fuzz_targets.py is given the inputs kept in tests/fuzz_inputs, and then changed ones by atheris,
-which keeps those that reach new code. An input that raises an error which is none of Scriven's, contradicts itself,
-takes over ten seconds or 3 GB is a finding: it is written to `--output`, and the search in that reader ends. A search
-that does not end is ended, and named. Exits with 1 where there is any of these. `--keep` adds inputs that reach code
-which those kept do not; `--runs` with the same seed does the same each time.
+Each reader of tests/fuzz_targets.py gets the inputs in tests/fuzz_inputs, and then changed ones from atheris, which
+keeps those that reach new code. An input is a finding if it raises an error that is not Scriven's, contradicts itself,
+or takes over ten seconds or 3 GB. It is written to `--output`, and the search in that reader ends. A search that does
+not end is stopped, and named. The exit code is 1 if there is any of these. `--keep` adds inputs that reach new code to
+those kept. `--runs` with the same seed does the same each time.
 
-It needs the package atheris (the extra "fuzz"), which there is for Linux on x86-64.
+It needs the package atheris (the extra "fuzz"), which exists for Linux on x86-64.
 """
 
 from __future__ import annotations

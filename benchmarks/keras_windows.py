@@ -1,9 +1,9 @@
-"""The model of Keras' text generation example, fitted to one-hot windows as its author wrote it; prints JSON.
+"""Trains the model of Keras' text generation example on one-hot windows, as its author wrote it; prints JSON.
 
     python benchmarks/keras_windows.py TEXT [--characters 200000] [--seconds 20]
 
-Needs Keras. Only the first characters are made into arrays, which for the whole text would take
-(characters / 3) x 40 x V bytes: the result has that size too.
+It needs Keras. Only the first characters are made into arrays. For the whole text these would take
+(characters / 3) x 40 x V bytes, which the result contains too.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Native recurrent layers against torch's, both in bf16: a layer's forward and backward pass, in turns.
+"""Compares native recurrent layers with torch's, both in bf16: a layer's forward and backward pass, in turns.
 
     python benchmarks/kernels.py [--cells lstm gru rnn] [--times 15] [--threads 1]
 
-The input is what a second layer reads, (T, N, H); gradients of it and of all weights are made. Beside it stands the
-same layer as a first one, whose symbols' products are looked up (V = 65). Medians of seconds: the thread's own, which
-other programs do not lengthen, where it is one; else those of the clock.
+The input is that of a second layer, (T, N, H), and the gradients of it and of all weights are computed. The same layer
+is also measured as a first one, whose symbols' products are looked up (V = 65). Shown are medians in seconds: with one
+thread, of its own time, which other programs do not lengthen; otherwise of the clock.
 
-A second table is of whole steps of two-layer LSTMs with Muon: how much of a step its updates of the matrices are.
+A second table is about whole steps of two-layer LSTMs with Muon: its share of a step's time.
 """
 
 import statistics

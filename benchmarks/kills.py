@@ -1,12 +1,12 @@
-"""Kills a training (-9) at random instants, again and again: what is lost, and does it go on to the same bits?
+"""Kills a training (-9) at random instants, again and again: what is lost, and does it continue to the same bits?
 
     python benchmarks/kills.py [--kills 200] [--seed 1] [--every 3]
 
-A tiny model trains on a small text and saves every few steps, so that most instants are near or within a save. Each
-process is killed at a random instant, at first within its start, and the next one resumes. After every kill the newest
-checkpoint must be whole, without falling back to an older one, and be at least that of the last save that was told of.
-At the end the losses of all steps are compared with those of a training that nobody disturbed. Exits with 1 where
-anything was lost. Processes are forked from one that has imported everything; Linux and macOS.
+A tiny model trains on a small text and saves every few steps, so that most instants are close to a save or in one. Each
+process is killed at a random instant, at first while it starts, and the next one resumes. After every kill the newest
+checkpoint must be undamaged, without falling back to an older one, and no older than the last save that was reported.
+At the end the losses of all steps are compared with those of an undisturbed training. The exit code is 1 if anything
+was lost. Processes are forked from one that has imported everything; Linux and macOS only.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""How long GET /health/live waits while a server works: 64 streams with log-probabilities, and large bodies beside.
+"""Measures how long GET /health/live waits while a server works: 64 streams with log-probabilities, and large bodies.
 
     python benchmarks/liveness.py RUN [--seconds 20] [--streams 64] [--nice 0] [--no-work]
 
-The server, the streams and the questions are a process each. Prints the median, the 99th percentile and the largest
-wait in milliseconds, and, on Linux, those without what the server's loop and who asks waited for a core.
-`--nice 15` lets the streams and bodies give way to the server where cores are few; `--no-work` leaves them out.
+The server, the streams and the requests for health are a process each. Prints the median, the 99th percentile and the
+largest wait in milliseconds. On Linux it also prints them without the time that the server's loop and the client waited
+for a core. `--nice 15` lets the streams and bodies give way to the server if there are few cores; `--no-work` leaves
+them out.
 """
 
 from __future__ import annotations

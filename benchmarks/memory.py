@@ -1,16 +1,16 @@
-"""Memory of building a corpus and training on it: a text against a huge one, under a limit for all processes together.
+"""Measures the memory of building a corpus and training on it, for a text and a huge one, under a limit.
 
     python benchmarks/memory.py TEXT --scratch FOLDER [--gigabytes 8] [--workers 1 2] [--times 3]
 
-TEXT (also .xz) is written into a temporary folder in --scratch as it is, and repeated until it has --gigabytes; both
-are built into corpora there by `scriven corpus build`, and trained on by `scriven train`. The small text is also
-trained on with no corpus built before, as a user's first command does. What is counted is anonymous memory (RssAnon),
-summed over a command's processes and sampled every 20 ms; mapped pages of the corpus are the system's cache. 1 MB is
+TEXT (also .xz) is written into a temporary folder in --scratch, once as it is, and once repeated until it has
+--gigabytes. `scriven corpus build` builds both into corpora there, and `scriven train` trains on them. It also trains
+on the small text without a built corpus, as a user's first command does. What counts is anonymous memory (RssAnon),
+summed over a command's processes and sampled every 20 ms; mapped pages of the corpus are in the system's cache. 1 MB is
 10^6 bytes. Linux only.
 
-The limit (--limit, in GB) is a control group's memory.max where this user may make one (version 2); elsewhere
-RLIMIT_DATA gives each process its share, and the command is killed when the sum passes the limit. Either way a command
-that needs more fails, and so does this program.
+The limit (--limit, in GB) is a control group's memory.max if this user may make one (version 2). Otherwise RLIMIT_DATA
+gives each process its share, and the command is killed when the sum exceeds the limit. Either way a command that needs
+more fails, and so does this program.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python benchmarks/peers.py keras|torch-fp32|torch-bf16|products [TEXT]
 
 Embedding, two recurrent layers, a linear output, cross-entropy from logits, Adam; the state is carried from batch to
-batch. Keras runs on the backend that KERAS_BACKEND names. `products` are no model, but torch's matrix products of
-2048 x 2048 in bf16 by one thread, with operations in the place of characters. It goes on until it is killed: see
+batch. Keras runs on the backend that KERAS_BACKEND names. `products` is not a model, but torch's matrix products of
+2048 x 2048 in bf16 in one thread, with operations counted instead of characters. It runs until it is killed; see
 turns.py.
 """
 

@@ -1,10 +1,10 @@
-"""What models `scriven train` makes in a budget: exact validation losses, and the wall time of the whole command.
+"""Measures the models that `scriven train` makes in a budget: exact validation losses, and the time of the command.
 
     python benchmarks/quality.py --text TEXT --minutes 2 10 --epochs 6 --width 192 --seeds 1 2 3
 
-Each number of minutes is a run with default settings; each number of epochs is one run a seed, with the width given.
-Losses are nats a character of the best model on the whole validation text (the last tenth), by the protocols `stream`
-and `window-256`. The limits are for tinyshakespeare on two quiet cores. The runs are kept in --output.
+Each number of minutes is a run with default settings. Each number of epochs is one run per seed, with the given width.
+Losses are nats per character of the best model on the whole validation text (the last tenth), by the protocols `stream`
+and `window-256`. The limits are for tinyshakespeare on two quiet cores. The runs stay in --output.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""How fast each reader makes batches, how much of them is padding, and how long training waits for them.
+"""Measures how fast each reader makes batches, how much of them is padding, and how long training waits for them.
 
     python benchmarks/readers.py TEXT... [--batch 64 512] [--length 64] [--batches 300]
 
-Each text is built into corpora of its own, once as one text and once with its lines as documents. Of each reader:
-microseconds a batch takes to make, in one thread; predictions a second that this gives; the mean length of a chunk;
-the share of padding among all places; and the share of a step's time that a training step of an LSTM (--width units,
-one layer, one thread, SGD) waits for batches that are prepared while it computes. The corpora are in the disk cache.
+Each text is built into two corpora, once as one text and once with its lines as documents. For each reader it prints
+the microseconds to make a batch in one thread; the predictions per second that this gives; the mean length of a chunk;
+the share of padding among all places; and the share of its time that a training step of an LSTM (--width units, one
+layer, one thread, SGD) waits for batches that are prepared while it computes. The corpora are in the disk cache.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Looks at run folders made to do harm: is each refused, how long does that take, and how much memory?
+"""Opens run folders made to do harm: is each refused, how long does that take, and how much memory?
 
     python benchmarks/refusals.py
 
-Each folder of tests/hostile.py, and a small run with each file cut short at every KB, is looked at as `scriven doctor`
-does and then opened as `scriven sample` does, in a process forked from one that has imported torch. Memory is the
-growth of that process's peak. Exits with 1 where one was not refused. Linux only.
+Each folder of tests/hostile.py, and a small run with each file cut short at every KB, is checked as by `scriven doctor`
+and then opened as by `scriven sample`, in a process forked from one that has imported torch. Memory is the growth of
+that process's peak. The exit code is 1 if one was not refused. Linux only.
 """
 
 from __future__ import annotations

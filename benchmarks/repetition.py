@@ -1,9 +1,9 @@
-"""How much a model's text repeats itself, by temperature: a table and a picture.
+"""Measures how much a model's text repeats itself, by temperature: a table and a picture.
 
     python benchmarks/repetition.py RUN [RUN ...] [--length 1000] [--prompts "To be" "O "]
 
-Repeated is the share of all stretches of 12 characters that occurred before in the same text. 0 takes the likeliest
-character always. The mean over prompts, one text each; seed 1. The picture is repetition.png.
+It is the share of all stretches of 12 characters that occurred before in the same text. Temperature 0 always takes the
+most likely character. Shown is the mean over prompts, with one text for each and seed 1. The picture is repetition.png.
 """
 
 from __future__ import annotations

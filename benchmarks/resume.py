@@ -1,8 +1,8 @@
-"""How long `--resume` takes, from the command to the first new step, for each of some texts or built corpora.
+"""Measures how long `--resume` takes, from the command to the first new step, for several texts or built corpora.
 
     python benchmarks/resume.py tinyshakespeare.txt FOLDER-OF-A-LARGE-CORPUS [--times 3]
 
-A model of LSTM 2x512 is trained on each for a few steps; then they take turns. Medians, with all single times.
+A model of LSTM 2x512 trains on each for a few steps; then they take turns. Prints medians, with all single times.
 """
 
 from __future__ import annotations

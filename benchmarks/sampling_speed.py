@@ -1,11 +1,11 @@
-"""How fast text is written: native code in each precision against the torch loop; and what int8 costs.
+"""Measures how fast text is written: native code in each precision against a torch loop, and what int8 costs in loss.
 
     python benchmarks/sampling_speed.py                                  # LSTMs of 2 layers, 256 and 512 wide
     python benchmarks/sampling_speed.py --run runs/book --text book.txt  # nats/char of a run's precisions on a text too
 
-Characters per second with all filters on, of one text and of 64 side by side; medians of rounds in which all take
-turns, so that other programs disturb them alike. The whole way is measured, as users write: logits, filters, draw,
-reading, text; the last column is one call of the sampler, without Python around it.
+Prints characters per second with all filters on, for one text and for 64 at the same time. They are medians of rounds
+in which all take turns, so that other programs disturb them alike. The whole path is measured, as users write: logits,
+filters, draw, reading, text. The last column is one call of the sampler, without Python around it.
 """
 
 from __future__ import annotations

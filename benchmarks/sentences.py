@@ -1,10 +1,10 @@
-"""The experiments that the author of theano-sentences listed, one change at a time: a table and a picture.
+"""Runs the experiments that the author of theano-sentences listed, one change at a time: a table and a picture.
 
     python benchmarks/sentences.py SENTENCES [SENTENCES ...] [--steps 600]
 
-Every run is `scriven train --recipe theano-sentences` on the same lines with one thing changed; the validation loss is
-that of the best model, in nats per sentence (the end of the sentence included) and per character. The picture,
-sentences.png, has the course of each.
+Every run is `scriven train --recipe theano-sentences` on the same lines with one change. The validation loss is that of
+the best model, in nats per sentence (with the end of the sentence) and per character. The picture, sentences.png, has
+the curve of each.
 """
 
 from __future__ import annotations

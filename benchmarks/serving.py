@@ -1,12 +1,12 @@
-"""What `scriven serve` holds: one client, 64 that stream at once, and a crowd of which half vanish. Loopback only.
+"""Measures what `scriven serve` can do: one client, 64 streams at once, and a crowd that half vanishes; loopback only.
 
     python benchmarks/serving.py RUN [--seconds 60] [--clients 1000] [--parts one many crowd]
 
-`one`: characters/s of one client that streams, beside those of `scriven sample` on the same machine, taking turns.
-`many`: 64 clients at once: characters/s of all together, the time to the first character (median and 99th percentile),
-and whether each text is the one that the same request gives alone. `crowd`: so many clients in so many seconds, every
-other of which leaves in the middle of its stream; then the server's rows, states, files and memory beside those before.
-A server is started for RUN, a run's folder, and ended. The clients need a processor too: they share the machine's.
+`one`: characters/s of one client that streams, and of `scriven sample` on the same machine, taking turns. `many`: 64
+clients at once: characters/s of all together, the time to the first character (median and 99th percentile), and whether
+each text is the one that the same request gives alone. `crowd`: --clients within --seconds, every other of which leaves
+in the middle of its stream; then the server's rows, states, files and memory, compared with those before. It starts a
+server for RUN, a run's folder, and ends it. The clients need processor time too: they share the machine's.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Every table of how fast Scriven is, beside others that do the same, in one run.
+"""Makes every table of Scriven's speed, compared with others that do the same, in one run.
 
     python benchmarks/speed.py TEXT --names NAMES [--peer-python PATH] [--parts training sampling scoring growth]
 
 - training: characters/s of LSTM 2x256 (N=32 in all, T=64), LSTM 2x512 (N=64, T=128) and GRU 2x256 with Adam, in
   `scriven train --json`, Keras on TensorFlow and on JAX, and torch's own layers (peers.py); also without native code,
-  and with the instructions that kernels and libraries may use masked. Beside them, what two processes of matrix
-  products in bf16 reach, and which share of it the multiplications of Scriven's steps are.
+  and with instructions masked that kernels and libraries may use. Two processes of matrix products in bf16 show the
+  machine's limit, and which share of it the multiplications of Scriven's steps reach.
 - sampling: characters/s of one stream and of 64 in Scriven, torch and onnxruntime (writers.py), and the time of
   `scriven sample`.
-- scoring: characters/s of `scriven score` of one text, and of names by line; its start, timed alone, is taken off.
-- growth: microseconds that training takes for a character, against everything that it may depend on.
+- scoring: characters/s of `scriven score` for one text, and for names by line. Its start is timed alone and subtracted.
+- growth: microseconds per character in training, against everything that they may depend on.
 
 Contestants take turns (turns.py), in processes of their own. Speeds are medians over the rounds; ratios are taken
 within a round, then their median. Writes speed.json, speed.md, speed.png and speed_growth.png. `--peer-python` has

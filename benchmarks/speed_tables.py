@@ -1,8 +1,8 @@
-"""The results of speed.py as Markdown, and as pictures.
+"""Shows the results of speed.py as Markdown, and as pictures.
 
     python benchmarks/speed_tables.py speed.json [--output FOLDER]
 
-makes both again from what was measured.
+It makes both again from the measurements.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How long a user waits: for help, for an error, for the first character of a sample.
+"""Measures how long a user waits: for help, for an error, for the first character of a sample.
 
     python benchmarks/startup.py [--times 10]
 
-Medians, each after one call that does not count. A tiny model is trained first; `import torch` is there to compare
-with.
+Prints medians, each after one call that does not count. A tiny model is trained first; `import torch` is there for
+comparison.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Contestants that take turns: every one is a process of its own, stopped while the others run.
+"""Contestants that take turns: each is a process of its own, stopped while the others run.
 
-All are started once, so that nobody's start counts, and rounds can be short and many. A contestant prints a line of
-JSON for each piece of work, as `scriven train --json` does for each step: {"event": "stepped", "characters": done so
-far, "seconds": of any clock}. Other lines with an "event" are facts about it, as versions. POSIX only.
+All are started once, so no start counts, and rounds can be short and many. A contestant prints a line of JSON for each
+piece of work, as `scriven train --json` does for each step: {"event": "stepped", "characters": done so far, "seconds":
+of any clock}. Other lines with an "event" are facts about it, such as versions. POSIX only.
 """
 
 from __future__ import annotations

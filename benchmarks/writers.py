@@ -1,13 +1,13 @@
-"""Writes characters with a model, over and over, and prints a line of JSON for each piece.
+"""Writes characters with a model, again and again, and prints a line of JSON for each piece.
 
     python benchmarks/writers.py scriven RUN [--precision int8] [--streams 64]
     python benchmarks/writers.py torch-layers|torch-cells|onnx-int8|onnx-fp32 [--width 256] [--streams 1]
 
-`scriven` writes as its user does, `scriven.load(RUN).samples(...)`, with all filters on. The others have an LSTM of two
-layers of any weights, draw from the softmax without a filter, and keep ids, not text: `torch-layers` calls nn.LSTM for
-each character, `torch-cells` does its mathematics by hand (oneDNN off, which is faster for one character), onnxruntime
-runs the same graph, its matrix products quantised by its own tool to int8 while running. It goes on until it is killed:
-see turns.py.
+`scriven` writes as its user does, with `scriven.load(RUN).samples(...)` and all filters on. The others have an LSTM of
+two layers with random weights, draw from the softmax without a filter, and keep ids, not text. `torch-layers` calls
+nn.LSTM for each character, `torch-cells` does its mathematics by hand (oneDNN off, which is faster for one character),
+onnxruntime runs the same graph, whose matrix products its own tool has quantised to dynamic int8. It runs until it is
+killed; see turns.py.
 """
 
 from __future__ import annotations
