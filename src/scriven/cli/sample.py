@@ -119,19 +119,24 @@ def sample(
         _show(prompt, model.stream(prompt, seed=seed, piece=piece, **writing))
     else:
         asked = {"prompt": prompt, "seed": first_seed(seed), **writing}
-        training = corpus_of(run).training if novelty else None
-        texts: Iterable[WrittenText] = model.samples(count, **asked)
-        known = None
-        if training:
-            texts = list(texts)
-            known = _find_known(training, model, prompt, texts)
-        if as_json:
-            _put_json(texts, asked, known)
-        else:
-            _show_all(texts, prompt, one_line=until_end and model.settings.corpus.documents == "lines")
-        if known:
-            share = 100 * sum(known) / count
-            sys.stderr.write(f"{sum(known):,} of {count:,} ({share:.1f} %) are documents of the training text\n")
+        _write_several(model, count, asked, corpus_of(run).training if novelty else None, as_json=as_json)
+
+
+def _write_several(model: Model, count: int, asked: dict[str, Any], training: Part | None, *, as_json: bool) -> None:
+    """Writes `count` texts as `asked`. With `training`, says how many of them are documents of the training text."""
+    texts: Iterable[WrittenText] = model.samples(count, **asked)
+    known = None
+    if training:
+        texts = list(texts)
+        known = _find_known(training, model, asked["prompt"], texts)
+    if as_json:
+        _put_json(texts, asked, known)
+    else:
+        one_line = asked["until_end"] and model.settings.corpus.documents == "lines"
+        _show_all(texts, asked["prompt"], one_line=one_line)
+    if known:
+        share = 100 * sum(known) / count
+        sys.stderr.write(f"{sum(known):,} of {count:,} ({share:.1f} %) are documents of the training text\n")
 
 
 def _prompt(model: Model, prompt: str, file: str | None, choices: Mapping[str, str | None]) -> str:
