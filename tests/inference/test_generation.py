@@ -135,7 +135,7 @@ def test_lines_of_a_batch_have_settings_of_their_own_and_join_at_any_time() -> N
         numbers[made] = n
         for written, text, *_ in batch.generate(7):
             texts[numbers[written]] = texts.get(numbers[written], "") + text
-    while batch.lines:
+    while batch.generations:
         for written, text, *_ in batch.generate(7):
             texts[numbers[written]] += text
     for n, each in enumerate(settings):

@@ -83,11 +83,11 @@ PROCESS = """
 import sys
 from pathlib import Path
 import scriven
-from test_exact import auto_settings, trained
+from test_exact import auto_settings, train_and_follow
 from scriven.model import precision as machine
 auto_settings.measure_speed = lambda *_: 1e5
 machine.bf16_speedup = lambda *_, **__: 1.0
-print(trained(Path(sys.argv[1]), Path(sys.argv[2]), "lstm", "bf16"))
+print(train_and_follow(Path(sys.argv[1]), Path(sys.argv[2]), "lstm", "bf16"))
 """
 
 

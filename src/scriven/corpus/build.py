@@ -53,27 +53,27 @@ def build(
     Raises InputError if a text cannot be read or the corpus cannot be written; UsageError if no text is named or, with
     `strict`, a setting would have no effect on the texts.
     """
-    corpus_input = _texts(texts, settings, strict=strict)
+    corpus_input = _make_input(texts, settings, strict=strict)
     if folder:
         return _in_folder(
-            folder, corpus_input, lambda work: assemble(work, corpus_input, progress or _silent), _corpus_hash
+            folder, corpus_input, lambda work: assemble(work, corpus_input, progress or _ignore_progress), _hash_corpus
         )
-    if found := _cached_corpus(corpus_input, progress or _silent):
+    if found := _find_cached(corpus_input, progress or _ignore_progress):
         return found
     corpora = cache_folder() / "corpora"
-    with _explain(corpora, corpus_input), staging_folder(corpora) as work:
-        content = _hash_beside(corpus_input, lambda: assemble(work, corpus_input, progress or _silent))
+    with _explain_errors(corpora, corpus_input), staging_folder(corpora) as work:
+        content = _hash_meanwhile(corpus_input, lambda: assemble(work, corpus_input, progress or _ignore_progress))
         name = corpus_input.key() if corpus_input.size is None else _name(corpus_input, content)
         _check_unchanged(corpus_input)
         made = publish(work, corpora / name, _is_whole, replace=True)
-    _notes().write(name, corpus_input.stamps())
+    _open_notes().write(name, corpus_input.stamps())
     return made
 
 
 def open_or_build(
     texts: Sequence[str], settings: CorpusSettings, progress: Progress | None = None, *, strict: bool = True
 ) -> Corpus:
-    """Opens the corpus that the texts name, or else the one that `build` makes of them.
+    """Opens the corpus that the texts name, or the one that `build` makes of them.
 
     Raises errors like `build`; InputError if the corpus is damaged.
     """
@@ -81,9 +81,9 @@ def open_or_build(
 
 
 def store_text(text: str | Iterable[str]) -> Path:
-    """Returns a file in the user's cache with a text, or with documents as JSON lines: a file that `build` can read.
+    """Stores a text, or documents as JSON lines, in a file in the user's cache, which `build` can read. Returns it.
 
-    Its name depends on the content, so that the same text is found again. Raises InputError when it cannot be written.
+    Its name depends on the content, so that the same text is found again. Raises InputError if it cannot be written.
     """
     folder, digest = cache_folder() / "texts", hashlib.sha256()
     name, lines = ("text.txt", [text]) if isinstance(text, str) else ("documents.jsonl", map(_json_line, text))
@@ -98,8 +98,8 @@ def store_text(text: str | Iterable[str]) -> Path:
             return publish(work, target, lambda there: (there / name).is_file(), replace=True) / name
     except OSError as error:
         raise InputError(
-            f"cannot write the text to {folder} ({error.strerror or error}); make room, or choose another place with "
-            "the environment variable SCRIVEN_CACHE"
+            f"cannot write the text to {folder} ({error.strerror or error}); free some space, or choose "
+            "another place with the environment variable SCRIVEN_CACHE"
         ) from None
 
 
@@ -120,18 +120,20 @@ def settings_for_text(text: str | Iterable[str] | None) -> dict[str, str]:
 def is_made_of(
     folder: Path, texts: Sequence[str], settings: CorpusSettings, progress: Progress | None = None
 ) -> bool | None:
-    """Whether a corpus in the user's cache was made from these texts as they are now; None when that cannot be known.
+    """Whether a corpus in the user's cache was made from these texts as they are now; None if that is unknown.
 
     Reads texts that may have changed, but builds nothing. Raises InputError if they cannot be read.
     """
-    corpus_input, content = _texts(texts, settings, strict=False), folder.name.partition("-")[2]
+    corpus_input, content = _make_input(texts, settings, strict=False), folder.name.partition("-")[2]
     if folder.parent != cache_folder() / "corpora" or corpus_input.size is None or not content:
         return None
-    stamps, notes = corpus_input.stamps(), _notes()
+    stamps, notes = corpus_input.stamps(), _open_notes()
     if notes.read(folder.name) == stamps:
         return True
     if (
-        hash_content(corpus_input.sources, partial(_report_progress, progress or _silent, 2 * corpus_input.size))
+        hash_content(
+            corpus_input.sources, partial(_report_progress, progress or _ignore_progress, 2 * corpus_input.size)
+        )
         != content
     ):
         return False
@@ -153,7 +155,7 @@ def build_part(
     number, count = part
     if not 1 <= number <= count:
         raise UsageError(f"there is no part {number}/{count}; the parts of {count} are 1/{count} to {count}/{count}")
-    corpus_input = _texts(texts, settings, part)
+    corpus_input = _make_input(texts, settings, part)
 
     def _hash(target: Path, settings: CorpusSettings) -> str:
         file = read_part(target)
@@ -161,30 +163,30 @@ def build_part(
         return short_hash(values) if (file.number, file.count, file.origin.settings) == (*part, settings) else ""
 
     return _in_folder(
-        folder, corpus_input, lambda work: write_part(work, corpus_input, part, progress or _silent), _hash
+        folder, corpus_input, lambda work: write_part(work, corpus_input, part, progress or _ignore_progress), _hash
     )
 
 
 def merge(folders: Sequence[Path], folder: Path, progress: Progress | None = None) -> Path:
     """Merges the parts in some folders, in any order, into a corpus: the same files as `build` makes from the texts.
 
-    Raises InputError if parts are missing, double, damaged or of different corpora, or the corpus cannot be written;
-    UsageError if no part is named.
+    Raises InputError if parts are missing, given twice, damaged or of different corpora, or the corpus cannot be
+    written; UsageError if no part is named.
     """
     keep_buffers(KEPT_BUFFER_BYTES)
     if not folders:
         raise UsageError("no part is given; give the folders that scriven corpus build --part made")
     corpus_input = Parts(folders)
     return _in_folder(
-        folder, corpus_input, lambda work: assemble(work, corpus_input, progress or _silent), _corpus_hash
+        folder, corpus_input, lambda work: assemble(work, corpus_input, progress or _ignore_progress), _hash_corpus
     )
 
 
-def _silent(done: int, total: int | None) -> None:
+def _ignore_progress(done: int, total: int | None) -> None:
     pass
 
 
-def _texts(
+def _make_input(
     texts: Sequence[str], settings: CorpusSettings, part: tuple[int, int] | None = None, *, strict: bool = True
 ) -> TextInput:
     keep_buffers(KEPT_BUFFER_BYTES)
@@ -216,8 +218,8 @@ def _is_whole(folder: Path) -> bool:
     return False
 
 
-def _corpus_hash(folder: Path, settings: CorpusSettings) -> str:
-    """A hash of a corpus's header without times and names of files; empty if the corpus has other settings.
+def _hash_corpus(folder: Path, settings: CorpusSettings) -> str:
+    """Returns a hash of a corpus's header without times and names of files; empty if the corpus has other settings.
 
     Raises InputError if the folder has no corpus.
     """
@@ -225,23 +227,23 @@ def _corpus_hash(folder: Path, settings: CorpusSettings) -> str:
     return short_hash(header.model_dump(mode="json") | {"key": "", "texts": []}) if header.settings == settings else ""
 
 
-def _notes() -> Notes:
-    """The notes that hold, for each corpus in the cache or in a user's folder, the stamps of its sources."""
+def _open_notes() -> Notes:
+    """Returns the notes with the stamps of the sources of each corpus in the cache or in a user's folder."""
     return Notes(cache_folder() / "stamps")
 
 
 def _name(corpus_input: TextInput, content: str) -> str:
-    """The name of a corpus in the cache."""
+    """Returns the name of a corpus in the cache."""
     return f"{corpus_input.timeless_key()}-{content}"
 
 
-def _cached_corpus(corpus_input: TextInput, progress: Progress) -> Path | None:
-    """The folder of the corpus of the texts as they are now, if the cache has it."""
+def _find_cached(corpus_input: TextInput, progress: Progress) -> Path | None:
+    """Returns the folder of the corpus of the texts as they are now, if the cache has it."""
     if corpus_input.size is None:
         return None
     folders = sorted((cache_folder() / "corpora").glob(f"{corpus_input.timeless_key()}-*"))
     there = {folder.name: folder for folder in folders if _is_whole(folder)}
-    stamps, notes = corpus_input.stamps(), _notes()
+    stamps, notes = corpus_input.stamps(), _open_notes()
     if same := [folder for name, folder in there.items() if notes.read(name) == stamps]:
         return same[0]
     if not there:
@@ -258,20 +260,20 @@ def _report_progress(progress: Progress, total: int, done: int) -> None:
     progress(min(done, total), total)
 
 
-def _hash_beside(corpus_input: TextInput, task: Callable[[], None]) -> str:
-    """Runs a task, while a thread reads the sources; returns the hash of their content."""
-    left = threading.Event()
+def _hash_meanwhile(corpus_input: TextInput, task: Callable[[], None]) -> str:
+    """Runs a task while a thread reads the sources. Returns the hash of their content."""
+    abandoned = threading.Event()
 
-    def _look(done: int) -> None:
-        if left.is_set():
-            raise InputError("building the corpus was given up")
+    def _check_abandoned(done: int) -> None:
+        if abandoned.is_set():
+            raise InputError("building the corpus was abandoned")
 
     with ThreadPoolExecutor(1) as pool:
-        hashing = pool.submit(hash_content, corpus_input.sources, _look)
+        hashing = pool.submit(hash_content, corpus_input.sources, _check_abandoned)
         try:
             task()
         except BaseException:
-            left.set()
+            abandoned.set()
             raise
         return hashing.result()
 
@@ -292,9 +294,9 @@ def _in_folder(
     write: Callable[[Path], None],
     hash_of: Callable[[Path, CorpusSettings], str],
 ) -> Path:
-    """Makes a corpus or part by `write` in a folder that a user chose, or finds it there if its sources are unchanged.
+    """Makes a corpus or part with `write` in a folder of the user, or finds it there if its sources are unchanged.
 
-    If they may have changed, it is made once more in a staging folder and compared by `hash_of`, which returns an empty
+    If they may have changed, it is made once more in a staging folder and compared by `hash_of`. That returns an empty
     string or raises InputError for anything else that is in the folder.
     """
 
@@ -304,11 +306,11 @@ def _in_folder(
         return ""
 
     stamps, name, there = corpus_input.stamps(), short_hash(str(folder.absolute())), _find_hash(folder)
-    if there and _notes().read(name) == f"{there} {stamps}":
+    if there and _open_notes().read(name) == f"{there} {stamps}":
         return folder
     if not there:
         _check_free(folder)
-    with _explain(folder.parent, corpus_input), staging_folder(folder.parent) as work:
+    with _explain_errors(folder.parent, corpus_input), staging_folder(folder.parent) as work:
         write(work)
         made = _find_hash(work)
         if there and made != there:
@@ -316,12 +318,12 @@ def _in_folder(
         if not there:
             publish(work, folder, lambda target: _find_hash(target) == made, replace=False)
     if stamps:
-        _notes().write(name, f"{made} {stamps}")
+        _open_notes().write(name, f"{made} {stamps}")
     return folder
 
 
 @contextmanager
-def _explain(folder: Path, corpus_input: CorpusInput) -> Iterator[None]:
+def _explain_errors(folder: Path, corpus_input: CorpusInput) -> Iterator[None]:
     """Turns errors of writing into an InputError that says what to do."""
     try:
         yield
@@ -332,8 +334,8 @@ def _explain(folder: Path, corpus_input: CorpusInput) -> Iterator[None]:
         else:
             why = error.strerror or str(error)
         raise InputError(
-            f"cannot write the corpus in {folder} ({why}); make room, or choose another place with --output or the "
-            "environment variable SCRIVEN_CACHE"
+            f"cannot write the corpus in {folder} ({why}); free some space, or choose another place with --output or "
+            "the environment variable SCRIVEN_CACHE"
         ) from None
 
 

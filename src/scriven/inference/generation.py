@@ -180,7 +180,7 @@ class Emitted(NamedTuple):
     If `finite` is False, the numbers of the model overflowed, and the piece means nothing.
     """
 
-    line: Generation
+    generation: Generation
     text: str
     ids: Ids
     finite: bool = True
@@ -193,50 +193,50 @@ class GenerationBatch:
         """Starts with no texts."""
         self._predictor = predictor
         self.context: Context | None = None  # with a row for each text; None without texts
-        self.lines: list[Generation] = []
+        self.generations: list[Generation] = []
 
     def takes(self, context: Context) -> bool:
         """Whether texts after this context may join now. While the batch is empty, they always may."""
         return self.context is None or fit([self.context, context])
 
-    def add(self, lines: Sequence[Generation], context: Context) -> None:
+    def add(self, generations: Sequence[Generation], context: Context) -> None:
         """Adds texts after a context with a row for each. The batch owns the context: nobody else may hold it.
 
         Raises ValueError for a context that the batch does not take.
         """
         self.context = context if self.context is None else side_by_side([self.context, context])
-        self.lines += lines
+        self.generations += generations
 
-    def drop(self, lines: Collection[Generation]) -> None:
+    def drop(self, generations: Collection[Generation]) -> None:
         """Stops writing these texts."""
-        self._keep([row for row, line in enumerate(self.lines) if line not in lines])
+        self._keep([row for row, generation in enumerate(self.generations) if generation not in generations])
 
     def generate(self, length: int) -> list[Emitted]:
         """Writes `length` symbols of each text, and drops the texts that are done."""
         before = self.context
         if before is None:
             return []
-        uniforms = np.empty((length, len(self.lines)))  # (T, N)
-        for row, line in enumerate(self.lines):
-            uniforms[:, row] = line.random.random(length)
-        settings = [line.settings for line in self.lines]
-        kept = {row: before.rows([row]) for row, line in enumerate(self.lines) if line.keep}
+        uniforms = np.empty((length, len(self.generations)))  # (T, N)
+        for row, generation in enumerate(self.generations):
+            uniforms[:, row] = generation.random.random(length)
+        settings = [generation.settings for generation in self.generations]
+        kept = {row: before.rows([row]) for row, generation in enumerate(self.generations) if generation.keep}
         ids, self.context = self._predictor.generate(before, settings, uniforms, reuse=True)
         finite = self.context.logits.isfinite().all(1).tolist()  # (N,)
         wrote = []
-        for row, (line, drawn) in enumerate(zip(self.lines, np.ascontiguousarray(ids.T), strict=True)):
-            text, taken = line.take(drawn)
-            wrote.append(Emitted(line, text, drawn[:taken], finite[row]))
-            if line.keep and line.done:
+        for row, (generation, drawn) in enumerate(zip(self.generations, np.ascontiguousarray(ids.T), strict=True)):
+            text, taken = generation.take(drawn)
+            wrote.append(Emitted(generation, text, drawn[:taken], finite[row]))
+            if generation.keep and generation.done:
                 numbers = uniforms[:taken, row : row + 1]
-                _, line.end = self._predictor.generate(kept[row], line.settings, numbers)
-        self._keep([row for row, line in enumerate(self.lines) if not line.done])
+                _, generation.end = self._predictor.generate(kept[row], generation.settings, numbers)
+        self._keep([row for row, generation in enumerate(self.generations) if not generation.done])
         return wrote
 
     def _keep(self, rows: list[int]) -> None:
-        if self.context is None or len(rows) == len(self.lines):
+        if self.context is None or len(rows) == len(self.generations):
             return
-        self.lines = [self.lines[row] for row in rows]
+        self.generations = [self.generations[row] for row in rows]
         self.context = self.context.rows(rows) if rows else None
 
 
@@ -255,16 +255,16 @@ def generate_many(
     while True:
         new = coming.take(batch)
         if new:
-            batch.add([line for line, _ in new], side_by_side([context for _, context in new]))
-            written.update({line: "" for line, _ in new})
+            batch.add([generation for generation, _ in new], side_by_side([context for _, context in new]))
+            written.update({generation: "" for generation, _ in new})
         if not written:
             return
         with pace as length:
-            pieces = batch.generate(min(length, max(line.left for line in batch.lines)))
-        for line, text, _, is_finite in pieces:
+            pieces = batch.generate(min(length, max(generation.left for generation in batch.generations)))
+        for generation, text, _, is_finite in pieces:
             if not is_finite:
                 raise overflow()
-            written[line] += text
+            written[generation] += text
         while written and (first := next(iter(written))).done:
             yield first, written.pop(first)
 
@@ -279,7 +279,7 @@ class _Queue:
     def take(self, batch: GenerationBatch) -> list[tuple[Generation, Context]]:
         """Takes texts from the front that may join the batch now, as many as it has room for."""
         taken: list[tuple[Generation, Context]] = []
-        while self._next and len(batch.lines) + len(taken) < ROWS:
+        while self._next and len(batch.generations) + len(taken) < ROWS:
             context = self._next[1]
             if not (batch.takes(context) and (not taken or fit([taken[0][1], context]))):
                 break

@@ -23,12 +23,12 @@ class Recovered:
 
 @dataclass
 class _Found:
-    """The checkpoints in a run's folder: those with a good manifest, and by step why others are damaged or unread."""
+    """The checkpoints in a run's folder: those with a valid manifest, and the reasons why others cannot be used."""
 
     expected: tuple[Shapes, int]
     checkpoints: list[Checkpoint] = field(default_factory=list)  # the newest first
-    damaged: dict[int, str] = field(default_factory=dict)
-    unread: dict[int, str] = field(default_factory=dict)
+    damaged: dict[int, str] = field(default_factory=dict)  # why, by step
+    unread: dict[int, str] = field(default_factory=dict)  # why it cannot be read now, by step
 
     def usable(self, checkpoint: Checkpoint, step: int) -> bool:
         """Whether a checkpoint can be read and is undamaged; otherwise records the reason."""
@@ -44,22 +44,22 @@ class _Found:
 def recover(run: Run, which: Literal["last"] | int | str | None = "last") -> Recovered:
     """Finds the newest undamaged checkpoint, or the one of a step or an epoch, and corrects the index.
 
-    Also removes leftovers of killed saves. Restores logs that were cut by a resumed training that saved nothing, and
+    It also removes leftovers of killed saves, restores logs that were cut by a resumed training that saved nothing, and
     backs up logs that will be cut now. Only the writer of the run may call it. Later saves may remove damaged
-    checkpoints. Those that cannot be read now are kept, and noted.
-    Raises InputError if no checkpoint, or not the one asked for, is undamaged.
+    checkpoints. Those that cannot be read now are kept, and noted. Raises InputError if no checkpoint is undamaged, or
+    not the requested one.
     """
     _sweep(run)
     found = _find_checkpoints(run)
     if which is not None and which != "last":
         checkpoint = run.checkpoint(which)
         checkpoint.verify(*found.expected)
-        newest = _newest(run, found)
+        newest = _find_newest(run, found)
     else:
-        checkpoint = newest = _newest(run, found)
-    notes = _notes(found, checkpoint.step) if checkpoint == newest else []
-    best, more = _best(run, checkpoint, found)
-    _put_right(run, found, newest.step, best if checkpoint == newest else _best(run, newest, found)[0])
+        checkpoint = newest = _find_newest(run, found)
+    notes = _make_notes(found, checkpoint.step) if checkpoint == newest else []
+    best, more = _find_best(run, checkpoint, found)
+    _repair_index(run, found, newest.step, best if checkpoint == newest else _find_best(run, newest, found)[0])
     _keep_logs(run, checkpoint.step, newest)
     return Recovered(checkpoint, best, (*notes, *more))
 
@@ -87,8 +87,8 @@ def _find_checkpoints(run: Run) -> _Found:
     return found
 
 
-def _newest(run: Run, found: _Found) -> Checkpoint:
-    """The newest usable checkpoint. Raises InputError if there is none."""
+def _find_newest(run: Run, found: _Found) -> Checkpoint:
+    """Finds the newest usable checkpoint. Raises InputError if there is none."""
     for checkpoint in found.checkpoints:
         if found.usable(checkpoint, checkpoint.step):
             return checkpoint
@@ -97,8 +97,8 @@ def _newest(run: Run, found: _Found) -> Checkpoint:
     raise InputError(f"{run.path} cannot be resumed, {what}{why}")
 
 
-def _notes(found: _Found, step: int) -> list[str]:
-    """Notes on the checkpoints that were passed over for the one of a step."""
+def _make_notes(found: _Found, step: int) -> list[str]:
+    """Returns notes on the checkpoints that were passed over for the one of a step."""
     notes = [f"The checkpoint of step {each:,} is damaged and is not used." for each in sorted(found.damaged)]
     for each, why in sorted(found.unread.items()):
         notes.append(f"The checkpoint of step {each:,} is kept, but cannot be read now: {why}.")
@@ -108,8 +108,8 @@ def _notes(found: _Found, step: int) -> list[str]:
     return notes
 
 
-def _best(run: Run, checkpoint: Checkpoint, found: _Found) -> tuple[int, tuple[str, ...]]:
-    """The step of the best checkpoint when this one was saved, if it is undamaged; or else its own step and a note."""
+def _find_best(run: Run, checkpoint: Checkpoint, found: _Found) -> tuple[int, tuple[str, ...]]:
+    """Returns the step of the best checkpoint when this one was saved, or its own step with a note if damaged."""
     best = checkpoint.manifest.get("best")
     step = int(best["step"]) if best else checkpoint.step
     if step == checkpoint.step:
@@ -125,9 +125,9 @@ def _best(run: Run, checkpoint: Checkpoint, found: _Found) -> tuple[int, tuple[s
     return checkpoint.step, (f"The best model, of step {step:,}, {why}; that of step {checkpoint.step:,} replaces it.",)
 
 
-def _put_right(run: Run, found: _Found, last: int, best: int) -> None:
+def _repair_index(run: Run, found: _Found, last: int, best: int) -> None:
     """Rewrites the index if it does not match the folder."""
-    before = _index(run)
+    before = _read_index(run)
     saves = max(each.number for each in found.checkpoints)
     if before and found.unread:  # one of these may have been saved last
         saves = max(saves, before.saves)
@@ -157,7 +157,7 @@ def _cannot_write(run: Run, error: OSError) -> InputError:
     )
 
 
-def _index(run: Run) -> Index | None:
+def _read_index(run: Run) -> Index | None:
     try:
         return run.index()
     except InputError:

@@ -3,7 +3,7 @@
 In each turn the thread handles the calls of other threads, reads a bounded piece of the prompts, generates a block of
 every text, and then sends all updates at once. So requests join and leave between two blocks, and a long prompt does
 not hold up the texts that are being generated. Requests share the rows fairly: a generation of a request that has more
-than its share is paused and continues later. A text depends on its own request alone; see
+than its share is paused and continues later. A text depends only on its own request; see
 `scriven.inference.generation` and `scriven.server.prefill`.
 """
 
@@ -28,7 +28,7 @@ from scriven.server.requests import Limits
 from scriven.server.responses import ApiError, overflow, too_many_requests
 
 SYMBOLS_PER_PIECE = 1024  # symbols of all prompts together that are read at once
-PREFILL_SECONDS = 0.01  # of reading, after which a turn begins no further piece
+PREFILL_SECONDS = 0.01  # of reading, after which a turn starts no further piece
 UPDATE_SECONDS = 0.01  # between two deliveries, unless something is urgent: each wakes the thread of the requests
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Engine:
         self._updates: list[tuple[PendingRequest, JobUpdate]] = []
         self._next_delivery, self._urgent = 0.0, False
         self._overflowed: set[PendingRequest] = set()  # requests whose numbers are not finite
-        self._retired = self._last_requests = False  # whether new requests are refused; whether all others have come
+        self._retired = self._last_requests = False  # whether it refuses new requests, and has all others
         self._reset()
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
 
@@ -168,7 +168,7 @@ class Engine:
     def _pause(self, request: PendingRequest, count: int) -> None:
         """Pauses up to `count` generations of a request, which frees their rows."""
         for batch in self._batches:
-            chosen = [each for each in batch.lines if each in request.generating][: max(0, count)]
+            chosen = [each for each in batch.generations if each in request.generating][: max(0, count)]
             if chosen:
                 count -= len(chosen)
                 request.paused.extendleft(batch.take(chosen))
@@ -248,8 +248,8 @@ class Engine:
             hosts = (each for each in self._batches if each.stepwise == batch.stepwise)
             host = next((each for each in hosts if batch.context is not None and each.takes(batch.context)), None)
             if host is not None and batch.context is not None:
-                host.add(batch.lines, batch.context)
-            elif batch.lines:
+                host.add(batch.generations, batch.context)
+            elif batch.generations:
                 self._batches.append(batch)
 
     def _decode(self) -> None:
@@ -257,7 +257,7 @@ class Engine:
         self._merge_batches()
         for batch in self._batches:
             with batch.pace as most:
-                length = min(most, max(each.left for each in batch.lines))
+                length = min(most, max(each.left for each in batch.generations))
                 if batch.stepwise:
                     self._decode_stepwise(batch, length)
                 else:
@@ -271,7 +271,7 @@ class Engine:
                 return
             logits: Float64s = batch.context.logits.cpu().double().numpy()  # (N, V)
             emitted = batch.generate(1)
-            counts = [self._generating[each.line].job.logprobs or 0 for each in emitted]
+            counts = [self._generating[each.generation].job.logprobs or 0 for each in emitted]
             ids = np.concatenate([each.ids for each in emitted])  # (N,), one for each row
             surprisals = surprisals_from_logits(logits, ids, max(counts), self._predictor)
             for row, (each, count) in enumerate(zip(emitted, counts, strict=True)):
@@ -356,9 +356,9 @@ class _DecodeBatch(GenerationBatch):
         """Removes generations from the batch; returns them as paused."""
         if self.context is None:
             return []
-        rows = [row for row, each in enumerate(self.lines) if each in generations]
+        rows = [row for row, each in enumerate(self.generations) if each in generations]
         context = self.context.rows(rows)
-        paused = [_PausedGeneration(self.lines[row], context, place) for place, row in enumerate(rows)]
+        paused = [_PausedGeneration(self.generations[row], context, place) for place, row in enumerate(rows)]
         self.drop(generations)
         return paused
 
