@@ -15,7 +15,7 @@ class Loss:
     """A sum of surprisals: `nats` over `characters`, and over `bytes` of UTF-8 text (0 if unknown).
 
     The cost of documents' ends is counted separately: `end_nats` over `ends` of them. Of `judged` characters, the most
-    likely one is known, and it was `right` for that many.
+    likely one is known, and it was `right` for that many. Evaluations judge all characters, scores none.
     """
 
     nats: float
@@ -23,7 +23,7 @@ class Loss:
     bytes: int = 0
     ends: int = 0
     end_nats: float = 0.0
-    right: int = field(default=0, compare=False)  # not counted by native code that scores
+    right: int = field(default=0, compare=False)
     judged: int = field(default=0, compare=False)
 
     def __repr__(self) -> str:

@@ -168,7 +168,7 @@ def test_lines_are_the_same_in_any_pieces(text: str, sizes: list[int], unit: str
     vocabulary = Vocabulary.of("\nab") if unit == "character" else Vocabulary.of_bytes()
     ids, context = vocabulary.encode(text), predictor().start()
     parts = np.split(ids, np.minimum(np.cumsum(sizes), len(ids)) if sizes else [])
-    pieces = [Scored(part, np.ones(len(part)), context) for part in parts]
+    pieces = [Scored(part, np.ones(len(part)), context, part > 0) for part in parts]
     found = list(lines(vocabulary, pieces))
     *ended, last = LINE_END.split(text)
     assert [each for some in found for each in some.texts] == [*ended, *([last] if last else [])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,22 @@ from conftest import Command
 from scriven.events import Evaluated, Loss
 from scriven.inference import protocols
 from scriven.inference.predictor import Predictor
+from scriven.kernels import native_library
 from scriven.report import as_dict
 from scriven.report.terminal import means
 from scriven.runs import open_run
 from scriven.settings import validate
 from scriven.training.request import Request
 from scriven.training.start import train
-from small_model import DOCUMENTS, TEXT, Shelf, predictor
+from small_model import DOCUMENTS, TEXT, Shelf, favour, predictor
+
+WAYS = [None, pytest.param("int8", marks=pytest.mark.skipif(native_library.level() == "off", reason="torch alone"))]
 
 
 def slow_right(model: Predictor, ids: Sequence[int], opening: Sequence[int]) -> list[bool]:
     """Whether every id but the opening's is the likeliest, one step at a time, with nothing read before."""
+    if model.scorer():
+        return slow_right_natively(model, [*opening, *ids])[len(opening) :]
     state, right, foretold = None, [], 0
     for place, symbol in enumerate([*opening, *ids]):
         if place >= len(opening):
@@ -34,6 +40,19 @@ def slow_right(model: Predictor, ids: Sequence[int], opening: Sequence[int]) -> 
             logits, state = model.model(torch.tensor([[min(symbol, model.vocabulary.unknown)]]), state)
         foretold = int(logits[0, 0].argmax())
     return right
+
+
+def slow_right_natively(model: Predictor, ids: Sequence[int]) -> list[bool]:
+    """The same, from the whole distributions that native code gives in int8."""
+    context, right = model.blank(), []
+    for symbol in ids:
+        right.append(int(context.logits[0].argmax()) == symbol)
+        context = model.carry(context, np.array([[symbol]]))
+    return right
+
+
+def use_precision(model: Predictor, way: str | None) -> Predictor:
+    return Predictor(model.model, model.vocabulary, "fp32", writing=way)
 
 
 def slow_accuracy(model: Predictor, name: str, ids: list[int]) -> list[bool]:
@@ -50,9 +69,10 @@ def slow_accuracy(model: Predictor, name: str, ids: list[int]) -> list[bool]:
     return slow_right(model, ids[:7], opening) + after
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["stream", "window-5", "last-7"])
-def test_what_is_right_is_counted_once_whoever_reads_it(name: str) -> None:
-    model = predictor()
+def test_what_is_right_is_counted_once_whoever_reads_it(name: str, way: str | None) -> None:
+    model = use_precision(predictor(), way)
     ids = model.vocabulary.encode(TEXT[:200])
     right = slow_accuracy(model, name, ids.tolist())
     for size in (1, 3):
@@ -64,8 +84,9 @@ def test_what_is_right_is_counted_once_whoever_reads_it(name: str) -> None:
         assert 0 < loss.accuracy == sum(right) / len(right) < 1
 
 
-def test_ends_of_documents_are_not_characters_that_are_right() -> None:
-    model = predictor(separator="\n")
+@pytest.mark.parametrize("way", WAYS)
+def test_ends_of_documents_are_not_characters_that_are_right(way: str | None) -> None:
+    model = use_precision(predictor(separator="\n"), way)
     boundary = model.vocabulary.boundary
     assert boundary is not None
     right = 0
@@ -76,6 +97,16 @@ def test_ends_of_documents_are_not_characters_that_are_right() -> None:
         text += [*ids, boundary]
     loss = protocols.documents(model, [np.array(text)]).loss
     assert (loss.right, loss.judged) == (right, sum(map(len, DOCUMENTS)))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_character_that_the_model_does_not_know_is_never_right(way: str | None) -> None:
+    model = predictor()
+    favour(model, model.vocabulary.unknown, 100.0)
+    ids = model.vocabulary.encode("ab?!€c")
+    assert model.vocabulary.unseen(ids).sum() == 3
+    loss = protocols.stream(use_precision(model, way), [ids]).loss
+    assert (loss.right, loss.judged) == (0, 6)
 
 
 def test_means_tell_what_is_right_where_it_was_counted() -> None:
@@ -98,9 +129,12 @@ def test_evaluations_count_what_is_right_and_keep_it(book: Path, tmp_path: Path,
     assert run.checkpoint("last").manifest["validation"]["judged"] == losses[0].characters
     assert "% right" in command("info", str(run.path)).out
     final = next(event.loss for event in events if isinstance(event, Evaluated) and event.final)
-    told = json.loads(command("evaluate", str(run.path), "--accuracy", "--json", "--precision", "fp32").out)
+    told = json.loads(command("evaluate", str(run.path), "--json", "--precision", "fp32").out)
     assert told["accuracy"] == final.accuracy
     assert told["precision"] == "fp32"
-    mixed = command("evaluate", str(run.path), "--accuracy", "--precision", "int8")
-    assert mixed.code == 2
-    assert "--accuracy does not work with int8" in mixed.err
+    for precision in ("bf16", *(["int8"] if native_library.level() != "off" else [])):
+        told = json.loads(command("evaluate", str(run.path), "--json", "--precision", precision).out)
+        assert told["precision"] == precision
+        assert 0 < told["accuracy"] < 1
+        shown = command("evaluate", str(run.path), "--precision", precision).out
+        assert re.search(rf"accuracy\W+{told['accuracy']:.4f}", shown)

@@ -215,8 +215,8 @@ def test_in_int8_pieces_change_nothing_and_it_costs_about_as_much_as_in_fp32() -
 def test_in_int8_the_context_goes_on() -> None:
     model = native(predictor())
     ids = model.vocabulary.encode(TEXT)[:, None]
-    whole, last = surprisal.read_rows(model, ids, model.start())
+    whole, _, last = surprisal.read_rows(model, ids, model.start())
     middle = model.read(model.start(), ids[:40])
-    rest, end = surprisal.read_rows(model, ids[40:], middle)
+    rest, _, end = surprisal.read_rows(model, ids[40:], middle)
     assert rest.tolist() == whole[40:].tolist()
     assert end.logits.tolist() == last.logits.tolist()

@@ -86,7 +86,7 @@ def calls() -> Iterator[tuple[str, list[str | None]]]:
 
 def test_every_field_is_given_and_no_other() -> None:
     found = list(calls())
-    assert {name for name, _ in found} == structures().keys()
+    assert {name for name, _ in found} == structures().keys() - {"Drawing"}  # arrays of which numpy makes
     for name, given in found:
         assert sorted(map(str, given)) == sorted(field for field, *_ in structures()[name]._fields_), name
 

@@ -8,7 +8,7 @@ import torch
 from kernel_variants import VARIANTS, at_each_variant, kernels_of
 from torch.nn import functional
 
-from scriven.arrays import Float64s, Ids
+from scriven.arrays import Bools, Float64s, Ids
 from scriven.kernels import native_library, sampler
 from scriven.kernels.sampler import PRECISIONS, Sampler
 from scriven.model import CharLM, State
@@ -46,7 +46,8 @@ def text(steps: int, rows: int, symbols: int = 23) -> Ids:
 def read(model: Sampler, ids: Ids, threads: int = 1, before: Reading | None = None) -> Reading:
     rows = ids.shape[1]
     _, logits, state = before or (None, torch.zeros(rows, model.symbols), model.zero_state(rows))
-    return sampler.score(model, logits, state, ids, ids, threads)
+    nats, _, logits, state = sampler.score(model, logits, state, ids, ids, threads)
+    return nats, logits, state
 
 
 @torch.no_grad()
@@ -113,6 +114,50 @@ def test_all_variants_give_the_same_bits_in_int8(settings: ModelSettings) -> Non
         assert_same_bits(readings[0], reading)
 
 
+def find_likeliest(model: Sampler, ids: Ids) -> Ids:
+    """The first of the likeliest symbols (T, N) before each of ids (T, N), read one after another."""
+    logits, state, found = torch.zeros(ids.shape[1], model.symbols), model.zero_state(ids.shape[1]), []
+    for row in ids:
+        found.append(logits.numpy().argmax(-1))
+        _, _, logits, state = sampler.score(model, logits, state, row[None], row[None])
+    return np.array(found)
+
+
+def score_right(model: Sampler, ids: Ids, targets: Ids, threads: int = 1) -> Bools:
+    rows = ids.shape[1]
+    state = model.zero_state(rows)
+    _, found, _, _ = sampler.score(model, torch.zeros(rows, model.symbols), state, ids, targets, threads)
+    return found
+
+
+@at_each_variant
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("rows", [1, 37])
+def test_the_likeliest_symbols_are_right_and_no_others(rows: int, precision: str, variant: str) -> None:
+    for settings, symbols in ((SETTINGS[0], 23), (SETTINGS[7], 24), (ModelSettings(width=8), 300)):
+        model, ids = pack(make_model(settings, symbols), precision), text(70, rows, symbols)
+        expected = find_likeliest(model, ids)
+        assert score_right(model, ids, expected, threads=2).all()
+        for targets in (ids, (expected + 1) % symbols, np.where(ids % 2, expected, ids)):
+            assert score_right(model, ids, targets).tolist() == (expected == targets).tolist()
+
+
+@at_each_variant
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("first", [0, 3, 16, 70])
+def test_of_equally_likely_symbols_the_first_is_right_as_torchs_is(first: int, precision: str, variant: str) -> None:
+    model = make_model(ModelSettings(width=8, layers=1), 90)
+    with torch.no_grad():
+        model.get_parameter("head.weight").zero_()
+        model.get_parameter("head.bias")[:] = -1.0
+        model.get_parameter("head.bias")[[first, 71, 88]] = 0.5
+    assert model.get_parameter("head.bias").argmax() == first
+    targets = np.arange(90)[:, None]
+    found = score_right(pack(model, precision), np.zeros_like(targets), targets)[:, 0]
+    assert found[0], "before anything was read all are equally likely"
+    assert np.flatnonzero(found[1:]).tolist() == [first - 1] * (first > 0)
+
+
 def test_more_symbols_than_fit_beside_one_another() -> None:
     model = make_model(ModelSettings(width=16), 9000)
     ids = text(9, 2, 9000)
@@ -123,7 +168,7 @@ def test_more_symbols_than_fit_beside_one_another() -> None:
 def test_what_is_read_may_be_other_than_what_is_foretold() -> None:
     model, ids = pack(make_model(SETTINGS[0]), "int8"), text(5, 2)
     logits, state = torch.zeros(2, 23), model.zero_state(2)
-    nats, after, _ = sampler.score(model, logits, state, ids, np.zeros_like(ids))
+    nats, _, after, _ = sampler.score(model, logits, state, ids, np.zeros_like(ids))
     _, expected, _ = read(model, ids)
     assert torch.equal(after, expected)
     assert nats[0].tolist() == pytest.approx([np.log(23)] * 2)

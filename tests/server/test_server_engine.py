@@ -157,7 +157,7 @@ def test_costs_and_contexts_are_those_of_reading(way: str | None) -> None:
     start = model.predictor.start()
     jobs = [Job(ids, start, (), told, None) for told in (None, 0, 3)]
     told = serve(model, LIMITS, lambda server, served: run_jobs(server, served, jobs))
-    nats, after = read_rows(model.predictor, ids[:, None], start)
+    nats, _, after = read_rows(model.predictor, ids[:, None], start)
     for number in (1, 2):
         details = [news.surprisals for news in told if news.job == number and news.surprisals is not None]
         assert np.allclose(np.concatenate([each.nats for each in details]), nats[:, 0], atol=1e-4)

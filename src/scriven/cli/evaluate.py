@@ -13,7 +13,6 @@ from scriven.cli.common import (
     Normalize,
     ReadingPrecision,
     RunFolder,
-    Switch,
     Text,
     Which,
     in_bits,
@@ -35,7 +34,6 @@ def evaluate(
     /,
     *,
     protocol: str | None = None,
-    accuracy: Switch = False,
     as_json: Json = False,
     invalid: Invalid = None,
     encoding: Encoding = None,
@@ -45,6 +43,8 @@ def evaluate(
     precision: ReadingPrecision = "auto",
 ) -> None:
     """Measure the loss of a trained model on a text, by a protocol you choose; for comparing models.
+
+    The accuracy is how often the model's most likely character was the right one.
 
     stream reads the whole text once, in order, and remembers all of it. Every character counts once.
 
@@ -63,8 +63,6 @@ def evaluate(
         text to read, or - for standard input; unless given, the validation text of the run's own corpus
     protocol
         documents, stream, window-LENGTH or last-LENGTH; unless given, the one that matches the model's training
-    accuracy
-        also count how often the model's most likely character was the right one; slower, since torch computes it
     """
     from scriven.inference.protocols import own_protocol, parse_protocol
     from scriven.inference.surprisal import check_finite
@@ -74,13 +72,7 @@ def evaluate(
     _check_file(file, choices)
     if protocol:
         parse_protocol(protocol)
-    if accuracy and precision == "int8":
-        raise UsageError(
-            "--accuracy does not work with int8; give --precision bf16 or fp32, or drop one of the two flags"
-        )
     model = load(run, which=checkpoint, device=device, precision=precision)
-    if accuracy:
-        model.predictor = model.predictor.by_torch()
     protocol = protocol or own_protocol(model.settings.reader)
     total = _of_file(model, file, protocol, **choices) if file else _of_validation(model, run, protocol)
     text = file or f"validation text of {run}"
@@ -93,13 +85,12 @@ def evaluate(
         )
     check_finite([total.loss.nats, total.loss.end_nats])
     documents = {"nats_per_document": total.loss.nats_per_document} if total.loss.ends else {}
-    judged = {"accuracy": total.loss.accuracy} if total.loss.judged else {}
-    computed = {"step": model.step, "precision": model.predictor.reading}
+    computed = {"accuracy": total.loss.accuracy, "step": model.step, "precision": model.predictor.reading}
     name = {"text": text, "protocol": protocol}
     if as_json:
-        show([name | total.values() | documents | judged | computed], "json")
+        show([name | total.values() | documents | computed], "json")
     else:
-        show([name | in_bits(total) | judged | computed], "words")
+        show([name | in_bits(total) | computed], "words")
 
 
 def _check_file(file: str | None, choices: dict[str, str | None]) -> None:

@@ -173,7 +173,7 @@ class Predictor:
         self.check_stop()
         before = context.state or native.zero_state(ids.shape[1])
         threads = native_library.threads() if ids.size > 1 else 1  # one symbol takes less time than waking a thread
-        _, logits, state = sampler.score(native, context.logits, before, ids, ids, threads)
+        *_, logits, state = sampler.score(native, context.logits, before, ids, ids, threads)
         return Context(logits, state)
 
     def _read_window(self, context: Context, ids: Ids) -> Context:

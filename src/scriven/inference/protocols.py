@@ -25,7 +25,7 @@ from scriven.inference.surprisal import (
     cost_of_unseen,
     costs,
     likeliest,
-    read_judged,
+    read_rows,
     sum_pieces,
     surprisals,
     surprisals_of_text,
@@ -116,8 +116,8 @@ def windows(predictor: Predictor, chunks: Iterable[Ids], length: int) -> Surpris
         counted = index < len(ids)
         counted[0] = False
         rows = ids[np.minimum(index, len(ids) - 1)]
-        nats, right, _ = read_judged(predictor, rows, predictor.blank(rows.shape[1]))
-        total += tally(predictor.vocabulary, rows[counted], nats[counted], None if right is None else right[counted])
+        nats, right, _ = read_rows(predictor, rows, predictor.blank(rows.shape[1]))
+        total += tally(predictor.vocabulary, rows[counted], nats[counted], right[counted])
     return total
 
 
@@ -137,8 +137,7 @@ def _after_exactly(predictor: Predictor, chunks: Iterable[Ids], length: int) -> 
         before, targets = sliding_window_view(ids[:-1], length).T, ids[length:]  # (L, N), (N,)
         context = predictor.carry(predictor.blank(len(targets)), before)
         nats = cost_of_unseen(costs(context.logits, targets, vocabulary), targets, vocabulary)
-        right = None if predictor.scorer() else likeliest(context.logits, targets)
-        total += tally(vocabulary, targets, nats, right)
+        total += tally(vocabulary, targets, nats, likeliest(context.logits, targets))
     return total
 
 
@@ -170,10 +169,10 @@ def lanes(
         for row, (start, stop) in enumerate(zip(begin + offset, np.minimum(begin + offset + step, end), strict=True)):
             text = _read_ids(reader, opening, int(start), int(stop))
             ids[: len(text), row] = text
-        nats, right, context = read_judged(predictor, ids, context)
+        nats, right, context = read_rows(predictor, ids, context)
         position = begin + offset + np.arange(step)[:, None]  # (T, N)
         counted = (position >= first) & (position < end)
-        total += tally(predictor.vocabulary, ids[counted], nats[counted], None if right is None else right[counted])
+        total += tally(predictor.vocabulary, ids[counted], nats[counted], right[counted])
     return total
 
 

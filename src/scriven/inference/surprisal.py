@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scriven.arrays import Float64s, Ids
+from scriven.arrays import Bools, Float64s, Ids
 from scriven.errors import InputError
 from scriven.events import Loss
 from scriven.inference.chunks import DOCUMENTS_AT_ONCE, StoredText, blocks, gather_chunks
@@ -28,7 +28,6 @@ from scriven.inference.predictor import Context, Predictor
 from scriven.kernels import native_library, sampler
 from scriven.vocabulary import Vocabulary
 
-Bools = npt.NDArray[np.bool_]
 GATHERED = 1 << 20  # characters of documents that are read together; a longer document is read alone
 ROWS = 512  # documents read at the same time
 
@@ -55,13 +54,13 @@ class SurprisalSum:
 class Scored:
     """Ids (T,) with boundaries, the nats (T,) that each cost in its context, and the context after them.
 
-    `right` (T,) says whether each was the most likely one; None if unknown.
+    `right` (T,) says whether each was the most likely one.
     """
 
     ids: Ids
     nats: Float64s
     context: Context
-    right: Bools | None = None
+    right: Bools
 
 
 def surprisals_of_text(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
@@ -74,8 +73,8 @@ def surprisals_of_text(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[
 def surprisals(predictor: Predictor, chunks: Iterable[Ids], context: Context) -> Iterator[Scored]:
     """Yields the surprisal of every id of one text, in chunks of any length, from `context` (of one row) on."""
     for ids in blocks(chunks, predictor.chunk_length(1)):
-        nats, right, context = read_judged(predictor, ids[:, None], context)
-        yield Scored(ids, nats[:, 0], context, None if right is None else right[:, 0])
+        nats, right, context = read_rows(predictor, ids[:, None], context)
+        yield Scored(ids, nats[:, 0], context, right[:, 0])
 
 
 def documents(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
@@ -127,7 +126,7 @@ def overflow() -> InputError:
     )
 
 
-def _whole(predictor: Predictor, start: Context, ids: Ids) -> tuple[Float64s, Bools | None]:
+def _whole(predictor: Predictor, start: Context, ids: Ids) -> tuple[Float64s, Bools]:
     """Returns the nats (T,) of ids that are whole documents, each with its boundary, and which of them were right.
 
     Documents of similar lengths are read together.
@@ -135,7 +134,7 @@ def _whole(predictor: Predictor, start: Context, ids: Ids) -> tuple[Float64s, Bo
     ends = np.flatnonzero(ids == predictor.vocabulary.boundary) + 1  # (M,)
     lengths = np.diff(ends, prepend=0)
     order = np.argsort(-lengths, kind="stable")
-    scored = Scored(ids, np.empty(len(ids)), start, None if predictor.scorer() else np.zeros(len(ids), np.bool_))
+    scored = Scored(ids, np.empty(len(ids)), start, np.empty(len(ids), np.bool_))
     for begin in range(0, len(order), ROWS):
         rows = order[begin : begin + ROWS]
         _score_rows(predictor, scored, ends[rows] - lengths[rows], lengths[rows])
@@ -158,11 +157,10 @@ def _score_rows(predictor: Predictor, scored: Scored, firsts: Ids, lengths: Ids)
         index = np.minimum(firsts[:rows] + place, len(ids) - 1)  # (T, N)
         # A boundary at the end of a document need not be read: the padding after it does not count.
         read = np.where(place < lengths[:rows] - 1, ids[index], 0)
-        costs, right, context = read_judged(predictor, ids[index], context, read)
+        costs, right, context = read_rows(predictor, ids[index], context, read)
         inside = place < lengths[:rows]
         scored.nats[index[inside]] = costs[inside]
-        if scored.right is not None and right is not None:
-            scored.right[index[inside]] = right[inside]
+        scored.right[index[inside]] = right[inside]
         begin += length
 
 
@@ -258,39 +256,34 @@ def cost_of_unseen(nats: Float64s, ids: Ids, vocabulary: Vocabulary) -> Float64s
     return nats + vocabulary.unseen_nats * vocabulary.unseen(ids)
 
 
-def read_rows(predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None) -> tuple[Float64s, Context]:
+def read_rows(
+    predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None
+) -> tuple[Float64s, Bools, Context]:
     """Returns the nats (T, N) that ids (T, N), any T, cost after `context`, and the context after them.
 
-    With `read` (T, N) the model reads those ids instead. With a native scorer, a row's numbers are the same, to the
-    bit, in any batch and in pieces of any size.
+    The second value says whether each id was the most likely one (T, N); an unseen symbol never is. With `read` (T, N)
+    the model reads those ids instead. With a native scorer, a row's numbers are the same, to the bit, in any batch and
+    in pieces of any size.
     """
-    nats, _, context = read_judged(predictor, ids, context, read)
-    return nats, context
-
-
-def read_judged(
-    predictor: Predictor, ids: Ids, context: Context, read: Ids | None = None
-) -> tuple[Float64s, Bools | None, Context]:
-    """Returns what `read_rows` does, and whether each id was the most likely one (T, N); None if native code reads."""
     read, vocabulary, native = ids if read is None else read, predictor.vocabulary, predictor.scorer()
-    right: Bools | None = None
     if native is None:
         nats, right, context = _by_torch(predictor, ids, context, read)
     else:
-        nats, logits, state = sampler.score(
+        known = vocabulary.clamp(ids)
+        nats, right, logits, state = sampler.score(
             native,
             context.logits,
             context.state or native.zero_state(ids.shape[1]),
             vocabulary.clamp(read),
-            vocabulary.clamp(ids),
+            known,
             native_library.threads(),
         )
-        context = Context(logits, state)
+        context, right = Context(logits, state), right & (known == ids)
     return cost_of_unseen(nats, ids, vocabulary), right, context
 
 
 def _by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tuple[Float64s, Bools, Context]:
-    """Computes like `read_judged` with torch; unseen symbols cost only as much as `<unk>`."""
+    """Computes like `read_rows` with torch; unseen symbols cost only as much as `<unk>`."""
     step = predictor.chunk_length(ids.shape[1])
     parts, right = [np.empty((0, ids.shape[1]))], np.zeros(ids.shape, np.bool_)
     for begin in range(0, len(ids), step):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, Array, addressof, c_double, c_int64, c_void_p
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scriven.arrays import Float32s, Float64s, Ids
+from scriven.arrays import Bools, Float32s, Float64s, Ids
 from scriven.kernels import native_library
 from scriven.kernels.native_library import NativeStruct, fields
 from scriven.settings import ModelSettings, SamplingSettings
@@ -64,12 +65,13 @@ class _Drawing(NativeStruct):
     _fields_ = fields(c_double, "temperature top_k top_p min_p")
 
 
+_DRAWING = attrgetter(*(name for name, _ in _Drawing._fields_))  # of settings
+
+
 class _SamplerWrite(NativeStruct):
     _fields_ = (
         *fields(c_int64, "threads rows count window seen"),
-        *fields(c_void_p, "model uniforms"),
-        ("drawing", POINTER(_Drawing)),
-        ("recent", c_void_p),
+        *fields(c_void_p, "model uniforms drawing recent"),
         ("state", POINTER(c_void_p)),
         *fields(c_void_p, "logits ids"),
     )
@@ -80,7 +82,7 @@ class _ScorerRead(NativeStruct):
         *fields(c_int64, "threads rows steps"),
         *fields(c_void_p, "model read targets"),
         ("state", POINTER(c_void_p)),
-        *fields(c_void_p, "logits nats"),
+        *fields(c_void_p, "logits nats right"),
     )
 
 
@@ -162,7 +164,7 @@ class Sampler:
         """
         uniforms = np.ascontiguousarray(uniforms, np.float64)
         (count, rows), ids = uniforms.shape, np.empty(uniforms.shape, np.int64)
-        drawing = (_Drawing * rows)(*map(_drawing, _each(settings, rows)))
+        drawing = np.array([*map(_DRAWING, _each(settings, rows))], np.float64)  # (N, 4): N of _Drawing
         reuse = reuse and state is not None  # the layers of a zero state share one array
         logits, after, addresses = self.copies(logits, self.zero_state(rows) if state is None else state, reuse)
         if logits.shape[0] != rows:
@@ -177,7 +179,7 @@ class Sampler:
                 seen=0 if before is None else len(before),
                 model=self.packed,
                 uniforms=uniforms.ctypes.data,
-                drawing=drawing,
+                drawing=drawing.ctypes.data,
                 recent=None if before is None else before.ctypes.data,
                 state=addresses,
                 logits=logits.data_ptr(),
@@ -361,23 +363,21 @@ def _each(settings: SamplingSettings | Sequence[SamplingSettings], rows: int) ->
     return each
 
 
-def _drawing(settings: SamplingSettings) -> _Drawing:
-    return _Drawing(temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, min_p=settings.min_p)
-
-
 def score(
     model: Sampler, logits: Tensor, state: State, ids: Ids, targets: Ids, threads: int = 1
-) -> tuple[Float64s, Tensor, State]:
-    """Reads ids (T, N). Returns the nats (T, N) of predicting targets (T, N), and the logits and state at the end.
+) -> tuple[Float64s, Bools, Tensor, State]:
+    """Reads ids (T, N), and predicts targets (T, N): the first ones by the given logits (N, V), others after each id.
 
-    The given logits (N, V) predict the first targets; those after each id predict the next ones. A state has a tuple of
-    arrays (N, H) for each layer. Arguments are not changed. Raises ValueError for arrays whose shapes do not match,
-    RuntimeError for ids that the model does not have.
+    Returns the nats (T, N) that the targets cost; whether each was the likeliest symbol (T, N), or the first of several
+    such; and the logits and the state at the end. A state has a tuple of arrays (N, H) for each layer. Arguments are
+    not changed. Raises ValueError for arrays whose shapes do not match, RuntimeError for ids that the model does not
+    have.
     """
     if ids.shape != targets.shape or ids.shape[1:] != (len(logits),):
         raise ValueError(f"ids {ids.shape} and targets {targets.shape} of {len(logits)} rows; give them all one shape")
     ids, targets = (np.ascontiguousarray(each, np.int64) for each in (ids, targets))
-    nats, (logits, after, addresses) = np.empty(ids.shape), model.copies(logits, state)
+    nats, right = np.empty(ids.shape), np.empty(ids.shape, np.bool_)
+    logits, after, addresses = model.copies(logits, state)
     if ids.size:
         native_library.call(
             _ScorerRead(
@@ -390,6 +390,7 @@ def score(
                 state=addresses,
                 logits=logits.data_ptr(),
                 nats=nats.ctypes.data,
+                right=right.ctypes.data,
             )
         )
-    return nats, logits, after
+    return nats, right, logits, after

@@ -159,7 +159,7 @@ class _PrefillGroup:
 
     def _read_block(self, ids: Ids, context: Context) -> tuple[list[SymbolSurprisals], Context]:
         """Reads ids (T, N) at once: the surprisals of each row, and the context after."""
-        nats, context = read_rows(self._predictor, ids, context)
+        nats, _, context = read_rows(self._predictor, ids, context)
         return [SymbolSurprisals(*columns) for columns in zip(ids.T, nats.T, strict=True)], context
 
     def _read_steps(self, ids: Ids, context: Context) -> tuple[list[SymbolSurprisals], Context]:
@@ -183,7 +183,7 @@ class _PrefillGroup:
         surprisals: SymbolSurprisals | None = None
         carried = each.carried or each.context
         if each.logprobs == 0:
-            nats, carried = read_rows(predictor, ids[:, None], carried)
+            nats, _, carried = read_rows(predictor, ids[:, None], carried)
             surprisals = SymbolSurprisals(ids, nats[:, 0])
         elif each.logprobs:
             logits, carried = predictor.predict(carried, ids[:, None])

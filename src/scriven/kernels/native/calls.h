@@ -58,7 +58,7 @@ struct SamplerWrite {
     int64_t *ids;            // (count, N)
 };
 
-// What each of `targets` costs before the id at its place in `read` is read.
+// What each of `targets` costs before the id at its place in `read` is read, and whether it is the likeliest one there.
 struct ScorerRead {
     int64_t threads, rows, steps;
     const PackedModel *model;
@@ -66,6 +66,7 @@ struct ScorerRead {
     float *const *state;            // as in SamplerWrite
     float *logits;                  // (N, V), of the first targets: changed to those after the last id
     double *nats;                   // (T, N)
+    uint8_t *right;                 // (T, N): 1 where the target is the first of those with the largest logit
 };
 
 // Text as ids.

@@ -15,6 +15,7 @@ struct Passage {
     int64_t steps;
     const int64_t *read, *targets;  // (steps, rows), `apart` from step to step: read, after the costs of targets
     double *nats;                   // likewise: what each target costs
+    uint8_t *right;                 // likewise: whether it is the likeliest one
     int64_t apart;
     Work step;        // one step of the rows, and their state
     Work chunk;       // all steps of all rows, each as a row: a place
@@ -72,8 +73,22 @@ void read_layer_of_chunk(const PackedModel &model, Passage &passage, int64_t dep
     passage.x = pass_on(model, chunk, depth);
 }
 
-// -ln of the softmax of the logits at `id`, in nats; with 16 partial sums, the same on every level. Changes the padding.
-double cost(float *logits, int64_t count, int64_t id) {
+// Whether logits[id] is the largest, and none before it is as large.
+bool is_likeliest(const float *logits, int64_t id, float largest) {
+    if (logits[id] != largest) return false;
+    int32_t before = 0;  // as wide as a logit, so that the compiler makes vectors of it
+    for (int64_t i = 0; i < id; i++) before |= logits[i] == largest;
+    return !before;
+}
+
+struct Cost {
+    double nats;
+    bool right;
+};
+
+// -ln of the softmax of the logits at `id`, in nats; with 16 partial sums, the same on every level. And whether `id` is
+// the likeliest. Changes the padding.
+Cost cost(float *logits, int64_t count, int64_t id) {
     const int64_t padded = (count + block - 1) / block * block;
     for (int64_t i = count; i < padded; i++) logits[i] = -1e30f;
     Floats found = load(logits), sums[block / lanes] = {};
@@ -86,7 +101,7 @@ double cost(float *logits, int64_t count, int64_t id) {
     for (int v = 0; v < block / lanes; v++) store(parts + v * lanes, sums[v]);
     double sum = 0;
     for (float part : parts) sum += part;
-    return std::log(sum) + double(largest) - double(logits[id]);
+    return {std::log(sum) + double(largest) - double(logits[id]), is_likeliest(logits, id, largest)};
 }
 
 template <class P>
@@ -98,9 +113,12 @@ void read_layers_by(const PackedModel &model, Passage &passage, int64_t first, i
     const int64_t rows = passage.step.rows, stride = passage.chunk.logits_stride;
     float *before = passage.logits;
     for (int64_t t = 0; t < passage.steps; t++)
-        for (int64_t row = 0; row < rows; row++, before += stride)
-            passage.nats[t * passage.apart + row] =
-                cost(before, model.symbols, passage.targets[t * passage.apart + row]);
+        for (int64_t row = 0; row < rows; row++, before += stride) {
+            const int64_t place = t * passage.apart + row;
+            const Cost found = cost(before, model.symbols, passage.targets[place]);
+            passage.nats[place] = found.nats;
+            passage.right[place] = found.right;
+        }
 }
 
 // The layers from `first` to `last` read the chunk; the output layer, which makes the costs, comes after all of them.

@@ -49,6 +49,7 @@ void open_chunk(const ScorerRead &text, int64_t first, int64_t begin, int64_t st
     passage.read = text.read + place;
     passage.targets = text.targets + place;
     passage.nats = text.nats + place;
+    passage.right = text.right + place;
     passage.chunk.rows = passage.steps * passage.step.rows;
     passage.chunk.logits = passage.logits + passage.step.rows * passage.chunk.logits_stride;
 }
