@@ -60,6 +60,9 @@ def make_texts(cache: Path, out: Path, at_hand: Path, added: Collection[str]) ->
     out.mkdir(parents=True, exist_ok=True)
     forbidden = Stretches()
     for source in listed["measured"]:
+        if source["registry"] == "at hand" and not at_hand.is_dir():
+            print(f"{at_hand} is missing, so lines that are only in {', '.join(source['files'])} are not taken out")
+            continue
         for text in read_source(source, cache, at_hand):
             forbidden.add(text)
     forbidden.freeze()

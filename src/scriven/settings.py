@@ -330,6 +330,12 @@ class TrainingSettings(Frozen):
     )
     early_epsilon: bool = setting(False, "adamw: add epsilon before bias correction, as Keras and Torch 7 do")
     weight_decay: float = setting(0.1, "decoupled weight decay of the recurrent matrices", fitted=True, ge=0, le=100)
+    pull: float = setting(
+        0.0,
+        "decoupled decay of all weights towards those that training began with, such as those of a start",
+        ge=0,
+        le=100,
+    )
     clip: float = setting(
         1.0, "largest gradient norm, per character; larger gradients are scaled down to it; 0 means no limit", ge=0
     )

@@ -342,3 +342,37 @@ def test_a_worker_in_another_process_finds_the_same_start(tiny: starts.Start) ->
     code = "import sys; from scriven import starts; print(starts.from_reference(sys.argv[1]).reference)"
     done = subprocess.run([sys.executable, "-c", code, tiny.reference], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == tiny.reference
+
+
+def test_weights_are_pulled_towards_those_that_training_began_with(
+    tiny: starts.Start, book: Path, tmp_path: Path
+) -> None:
+    held = begin(book, tmp_path / "held", "tiny", {"training": {"pull": 100, "learning_rate": 0.05, "warmup": 0}})
+    begin(book, tmp_path / "free", "tiny", {"training": {"learning_rate": 0.05, "warmup": 0}})
+    first, _ = warm_started_model(
+        open_run(tmp_path / "free").settings, open_run(tmp_path / "free").vocabulary, tiny.reference
+    )
+    for name, value in first.state_dict().items():
+        free, near = (
+            open_run(tmp_path / run).checkpoint("last").weights()[name].sub(value).abs().max()
+            for run in ("free", "held")
+        )
+        assert near <= 0.05 * free + 1e-6, name
+    assert first_loss(held) > 0
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
+def test_a_run_that_is_pulled_resumes_to_the_same_bits_and_needs_the_start(
+    tiny: starts.Start, book: Path, tmp_path: Path, optimizer: str
+) -> None:
+    over = {"training": {"pull": 1.0, "optimizer": optimizer}, "budget": {"steps": 4}}
+    whole = begin(book, tmp_path / "whole", "tiny", over)
+    assert marks(whole) != marks(begin(book, tmp_path / "free", "tiny", {**over, "training": {"optimizer": optimizer}}))
+    request = Request((str(book),), validate(merge_settings(SMALL, over)), tmp_path / "cut", initial="tiny", until=2)
+    first = follow(request)
+    assert marks(first) + marks(follow(Request(output=tmp_path / "cut", resume="last"))) == marks(whole)
+    longer = validate({"budget": {"steps": 5}})
+    for path in tiny.folder.iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="the start 'tiny' is not in this version"):
+        follow(Request(output=tmp_path / "cut", resume="last", settings=longer))

@@ -309,6 +309,7 @@ class Optimizer:
         share: Share | None = None,
     ) -> None:
         self.weights, self.settings = weights, settings
+        self.first_values = weights.values.clone() if settings.pull else None  # that training began with
         self.factor = 1.0  # of all learning rates
         self.owners = assign_owners(weights.matrix_shapes, workers)
         self.muon = Muon(weights, settings.momentum, dtype, rank, share) if settings.optimizer == "muon" else None
@@ -341,11 +342,18 @@ class Optimizer:
             if settings.weight_decay:
                 self.weights.values[self.weights.first_matrix :].mul_(keep)
             self.rest.step(gradients, scale, rate)
+            self._pull(rate)
             return rate, size
         matrices = len(gradients) - len(self.weights.matrix_shapes)
         self.muon.step(gradients[matrices:], scale, keep, rate, self.owners)
         self.rest.step(gradients[:matrices], scale, settings.adamw_learning_rate * rate / settings.learning_rate)
+        self._pull(rate)
         return rate, size
+
+    def _pull(self, rate: float) -> None:
+        """Moves all weights a little towards those that training began with."""
+        if self.first_values is not None:
+            self.weights.values.lerp_(self.first_values, min(1.0, rate * self.settings.pull))
 
     def _scale(self, gradients: list[Tensor], divisor: float, size: float) -> float:
         """Returns the factor that turns the gradients into their mean, whose norm is `size`, and clips it."""

@@ -57,11 +57,14 @@ def prepare_resumed_run(request: Request, machines: int, progress: Progress, hel
     workload = describe_workload(corpus, run.settings, compute, machines, request.begun, measured=False)
     notes = [*recovered.notes, *kernel_notes(run, level()), *text_notes(run, progress)]
     origin = run.origin | {"corpus": corpus.name, "kernels": level()}
+    first_weights = origin if run.settings.training.pull else {}  # only the pull needs them again
     return PreparedRun(
         run=create_run(run.path, compute.apply(run.settings), corpus.vocabulary, origin, run.setting_seals),
         corpus=corpus,
         workload=workload,
         notes=tuple(notes),
+        initial=first_weights.get("initial", ""),
+        embedding=first_weights.get("embedding", ""),
         checkpoint=recovered.checkpoint,
         best_step=recovered.best,
         replay=_remaining_replay(origin, recovered.checkpoint.step),
