@@ -441,13 +441,13 @@ class MonitorSettings(Frozen):
 
     @field_validator("keep")
     @classmethod
-    def _some(cls, value: str) -> str:
+    def _check_keep(cls, value: str) -> str:
         if not (value in {"all", "best"} or (value.isdecimal() and int(value))):
             raise ValueError(f"monitor.keep {value!r}: give all, best, or a number of 1 or more")
         return value
 
     @model_validator(mode="after")
-    def _one_interval(self) -> Self:
+    def _check_one_interval(self) -> Self:
         if self.every_steps and self.every_epochs:
             raise ValueError("give only one of --monitor.every-steps and --monitor.every-epochs")
         return self
@@ -464,7 +464,7 @@ class BudgetSettings(Frozen):
     characters: int = setting(0, "how long to train, in characters read", show_default=False, ge=0)
 
     @model_validator(mode="after")
-    def _one_at_most(self) -> Self:
+    def _check_one_budget(self) -> Self:
         given = [name for name, value in self if value]
         if len(given) > 1:
             raise ValueError(f"give one budget, not {len(given)}: --" + ", --".join(given))

@@ -51,7 +51,7 @@ def next_stream(
     """
     size, length = ring_size(text), settings.length
     starts = [(lane * size // settings.batch + cursor * length) % size for lane in lanes]
-    stretches = [stretch for start in starts for stretch in _around(size, start, length + 1)]
+    stretches = [stretch for start in starts for stretch in _split_at_ring_end(size, start, length + 1)]
     ids = text.read_all(*zip(*stretches, strict=True)).reshape(len(lanes), length + 1)
     rows = vocabulary.clamp(np.ascontiguousarray(ids.T))  # (T + 1, N)
     numbers = np.array(lanes, np.int64)  # (N,)
@@ -78,7 +78,7 @@ def chances(lanes: Ids, cursor: int) -> Float64s:
     return (mix(words) >> np.uint64(11)).astype(np.float64) / 2**53
 
 
-def _around(size: int, start: int, length: int) -> Iterator[tuple[int, int]]:
+def _split_at_ring_end(size: int, start: int, length: int) -> Iterator[tuple[int, int]]:
     """Yields the start and length of each piece that `length` characters from `start` on take in a ring of `size`."""
     while length:
         taken = min(length, size - start)

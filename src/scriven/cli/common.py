@@ -29,24 +29,24 @@ PathOrText = TypeVar("PathOrText", Path, str)
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 
-def _whole(kind: object, tokens: Sequence[Token]) -> int:
+def _parse_whole(kind: object, tokens: Sequence[Token]) -> int:
     """Parses a whole number. Raises ValueError for 10.5, which cyclopts would round."""
     return int(tokens[0].value)
 
 
-def _which(kind: object, tokens: Sequence[Token]) -> str | int:
+def _parse_checkpoint(kind: object, tokens: Sequence[Token]) -> str | int:
     """Parses the name of a checkpoint: best, last, an epoch such as epoch:17, or a step."""
     value = tokens[0].value
     return value if value in {"best", "last"} or epoch_of(value) is not None else int(value)
 
 
-def resumed_from(kind: object, tokens: Sequence[Token]) -> str | int:
+def parse_resume(kind: object, tokens: Sequence[Token]) -> str | int:
     """Parses what --resume starts from: last, auto, an epoch such as epoch:17, or a step."""
     value = tokens[0].value
     return value if value in {"last", "auto"} or epoch_of(value) is not None else int(value)
 
 
-Whole = Annotated[int, Parameter(converter=_whole)]
+Whole = Annotated[int, Parameter(converter=_parse_whole)]
 Switch = Annotated[bool, Parameter(negative="")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON, one object per line")]
 RunFolder = Annotated[str, Parameter(help="folder of the run")]
@@ -80,7 +80,7 @@ Which = Annotated[
     Literal["best", "last"] | int | str,
     Parameter(
         name="--checkpoint",
-        converter=_which,
+        converter=_parse_checkpoint,
         help="checkpoint to use: the best, the last, one by its step, or one by its epoch, such as epoch:17",
     ),
 ]

@@ -74,7 +74,7 @@ def evaluate(
         parse_protocol(protocol)
     model = load(run, which=checkpoint, device=device, precision=precision)
     protocol = protocol or own_protocol(model.settings.reader)
-    total = _of_file(model, file, protocol, **choices) if file else _of_validation(model, run, protocol)
+    total = _measure_file(model, file, protocol, **choices) if file else _measure_validation(model, run, protocol)
     text = file or f"validation text of {run}"
     if not total.loss.characters:
         raise InputError(f"{text} is too short for {protocol}, which finds no character to predict; give a longer text")
@@ -104,7 +104,7 @@ def _check_file(file: str | None, choices: dict[str, str | None]) -> None:
         )
 
 
-def _of_file(model: Model, file: str, protocol: str, **choices: str | None) -> SurprisalSum:
+def _measure_file(model: Model, file: str, protocol: str, **choices: str | None) -> SurprisalSum:
     from scriven.corpus.decoding import ReadCounts as Counts
     from scriven.corpus.sources import find
     from scriven.inference import protocols
@@ -113,7 +113,7 @@ def _of_file(model: Model, file: str, protocol: str, **choices: str | None) -> S
     return protocols.protocol(protocol)(model.predictor, chunks)
 
 
-def _of_validation(model: Model, run: str, protocol: str) -> SurprisalSum:
+def _measure_validation(model: Model, run: str, protocol: str) -> SurprisalSum:
     from scriven.inference.protocols import measure
 
     text = corpus_of(run).validation

@@ -48,7 +48,7 @@ def info(
         raise UsageError("--layers describes the model of a run; name the folder of a run")
     row = _run(run, layers) if run else _machine()
     if not as_json and run:
-        row["checkpoints"] = [_in_words(checkpoint) for checkpoint in row["checkpoints"]]
+        row["checkpoints"] = [_describe(checkpoint) for checkpoint in row["checkpoints"]]
         row |= {"epoch": row["epoch"]["words"]} if "epoch" in row else {}
         row |= {"layers": [_layer_in_words(layer) for layer in row["layers"]]} if layers else {}
     show([row], "json" if as_json else "words")
@@ -123,7 +123,7 @@ def _checkpoint(run: Run, step: int) -> Row:
     }
 
 
-def _in_words(checkpoint: Row) -> str:
+def _describe(checkpoint: Row) -> str:
     if "damaged" in checkpoint:
         return f"step {checkpoint['step']:,}: {checkpoint['damaged']}"
     loss = checkpoint["validation_nats_per_char"]
@@ -154,9 +154,9 @@ def _machine() -> Row:
         "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "cores": available_cores(),
         "device": device.type,
-        "device_because": _why_device(device),
+        "device_because": _explain_device(device),
         "precision": precision,
-        "precision_because": _why_precision(device),
+        "precision_because": _explain_precision(device),
         "kernels": kernels.level(),
         "kernels_because": kernels.why(),
         **{f"training_{cell}": training_path(cell) for cell in CELLS if device.type == "cpu"},
@@ -165,7 +165,7 @@ def _machine() -> Row:
     }
 
 
-def _why_device(device: torch.device) -> str:
+def _explain_device(device: torch.device) -> str:
     import torch
 
     if device.type == "cuda":
@@ -174,7 +174,7 @@ def _why_device(device: torch.device) -> str:
     return f"torch finds no CUDA device{mps}"
 
 
-def _why_precision(device: torch.device) -> str:
+def _explain_precision(device: torch.device) -> str:
     from scriven.model.precision import WORTHWHILE_SPEEDUP, measurements, median_speedup
 
     if device.type == "cuda":

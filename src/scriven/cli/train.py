@@ -21,8 +21,8 @@ from scriven.cli.common import (
     Text,
     check_named,
     note,
+    parse_resume,
     path_given,
-    resumed_from,
     unescape_separator,
 )
 from scriven.errors import DivergedError, Interrupted, LostError
@@ -48,7 +48,7 @@ def train(
     *texts: Text,
     budget: Annotated[BudgetSettings, Parameter(name="*", show_default=False)] = BudgetSettings(),
     output: Output = None,
-    resume: Annotated[Literal["last", "auto"] | int | str | None, Parameter(converter=resumed_from)] = None,
+    resume: Annotated[Literal["last", "auto"] | int | str | None, Parameter(converter=parse_resume)] = None,
     initial: Annotated[str | None, Parameter(name="--from", converter=path_given)] = None,
     replay: FilePath = None,
     recipe: str | None = None,
@@ -103,7 +103,7 @@ def train(
     short = {"device": device, "precision": precision}
     flags = merge_settings(flags, {"training": {name: value for name, value in short.items() if value}})
     flags = merge_settings(flags, {"monitor": {"keep": keep}} if keep else {})
-    base = overlay_settings({} if recipe is None else _of_recipe(recipe, texts), _from_file(settings))
+    base = overlay_settings({} if recipe is None else _read_recipe(recipe, texts), _read_settings(settings))
     given = validate(overlay_settings(base, {name: values for name, values in flags.items() if values}))
 
     from scriven.distributed.launch import torchrun_process
@@ -155,13 +155,13 @@ def _work(texts: tuple[str, ...] = (), place: ProcessInfo | None = None) -> None
     os._exit(code)  # there is nothing to save here, and torch's threads sometimes abort an interpreter that ends
 
 
-def _from_file(path: Path | None) -> dict[str, dict[str, object]]:
+def _read_settings(path: Path | None) -> dict[str, dict[str, object]]:
     values = read_toml(path) if path else {}
     origin = values.pop("run", {})  # where a run came from, in a run's own settings.toml
     return merge_settings(values, {"model": {"embedding": origin["embedding"]}}) if "embedding" in origin else values
 
 
-def _of_recipe(name: str, texts: tuple[str, ...]) -> dict[str, dict[str, object]]:
+def _read_recipe(name: str, texts: tuple[str, ...]) -> dict[str, dict[str, object]]:
     """Returns a recipe's settings; those about the text are left out when a built corpus is given."""
     from scriven.corpus import is_corpus
 

@@ -55,7 +55,7 @@ def build(
     """
     corpus_input = _make_input(texts, settings, strict=strict)
     if folder:
-        return _in_folder(
+        return _make_in_folder(
             folder, corpus_input, lambda work: assemble(work, corpus_input, progress or _ignore_progress), _hash_corpus
         )
     if found := _find_cached(corpus_input, progress or _ignore_progress):
@@ -162,7 +162,7 @@ def build_part(
         values = file.model_dump(mode="json") | {"origin": None}
         return short_hash(values) if (file.number, file.count, file.origin.settings) == (*part, settings) else ""
 
-    return _in_folder(
+    return _make_in_folder(
         folder, corpus_input, lambda work: write_part(work, corpus_input, part, progress or _ignore_progress), _hash
     )
 
@@ -177,7 +177,7 @@ def merge(folders: Sequence[Path], folder: Path, progress: Progress | None = Non
     if not folders:
         raise UsageError("no part is given; give the folders that scriven corpus build --part made")
     corpus_input = Parts(folders)
-    return _in_folder(
+    return _make_in_folder(
         folder, corpus_input, lambda work: assemble(work, corpus_input, progress or _ignore_progress), _hash_corpus
     )
 
@@ -288,7 +288,7 @@ def _check_unchanged(corpus_input: TextInput) -> None:
                 raise changed_error(source)
 
 
-def _in_folder(
+def _make_in_folder(
     folder: Path,
     corpus_input: TextInput | Parts,
     write: Callable[[Path], None],

@@ -158,7 +158,7 @@ def _decode_utf8(
             text, used = codecs.utf_8_decode(data, "strict", not chunk)
         except UnicodeDecodeError as error:
             if invalid == "strict":
-                raise _not_of_the_encoding(name, "utf-8", offset, error, seen) from None
+                raise _invalid_byte_error(name, "utf-8", offset, error, seen) from None
             text, used = codecs.utf_8_decode(data, "surrogateescape", not chunk)
             count_invalid(len(_STRAY.findall(text)))
             text = _STRAY.sub("\ufffd", text) if invalid == "replace" else text
@@ -188,10 +188,10 @@ def _decode_other(
             text = decoder.decode(data[:cut], not chunk)
         except UnicodeDecodeError as error:
             if marks and not start.startswith(marks):
-                raise _no_byte_order(name, settings.encoding) from None
-            raise _not_of_the_encoding(name, settings.encoding, offset + cut - len(error.object), error) from None
+                raise _byte_order_error(name, settings.encoding) from None
+            raise _invalid_byte_error(name, settings.encoding, offset + cut - len(error.object), error) from None
         except UnicodeError:  # UTF-16 or UTF-32 without a byte order mark
-            raise _no_byte_order(name, settings.encoding) from None
+            raise _byte_order_error(name, settings.encoding) from None
         offset += cut
         if errors == STRAYS and (strays := len(_STRAY.findall(text))):
             count_invalid(strays)
@@ -207,14 +207,14 @@ def _safe_cut(data: bytes) -> int:
     return place
 
 
-def _no_byte_order(name: str, encoding: str) -> InputError:
+def _byte_order_error(name: str, encoding: str) -> InputError:
     return InputError(
         f"{name} does not begin with a byte order mark, as {encoding} must; give its byte order with "
         f"--corpus.encoding {encoding}-le or {encoding}-be"
     )
 
 
-def _not_of_the_encoding(
+def _invalid_byte_error(
     name: str, encoding: str, before: int, error: UnicodeDecodeError, seen: bytes = b""
 ) -> InputError:
     """The error for an invalid byte. `before` bytes of the source precede the error's; `seen` are the last of them."""

@@ -93,8 +93,8 @@ def read_alphabet(path: Path) -> Alphabet:
         raise InputError(f"cannot read the alphabet {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"the alphabet {path} is not UTF-8 at byte {error.start}; convert it") from None
-    entries = _in_json(text, path)
-    return _alphabet_of(_in_lines(text) if entries is None else entries, path)
+    entries = _parse_json(text, path)
+    return _alphabet_of(_parse_lines(text) if entries is None else entries, path)
 
 
 def _alphabet_of(entries: Iterable[Any], path: Path) -> Alphabet:
@@ -112,7 +112,7 @@ def _alphabet_of(entries: Iterable[Any], path: Path) -> Alphabet:
     return Alphabet(tuple(sorted(symbols)), tuple(special), count - len(symbols))
 
 
-def _in_json(text: str, path: Path) -> list[Any] | None:
+def _parse_json(text: str, path: Path) -> list[Any] | None:
     """The entries of a JSON list or object; None when the text is neither."""
     try:
         values = json.loads(text)
@@ -126,7 +126,7 @@ def _in_json(text: str, path: Path) -> list[Any] | None:
     return values if isinstance(values, list) else None
 
 
-def _in_lines(text: str) -> Iterator[str]:
+def _parse_lines(text: str) -> Iterator[str]:
     """The entries of plain text, without empty lines."""
     for entry in split_lines(text):
         if entry:

@@ -40,12 +40,12 @@ def partition_sources(
     taken, first = [], 0
     for group in groups:
         whole = enumerate(group, first)
-        taken.append(tuple(piece for index, source in whole if (piece := _between(source, index, start, stop))))
+        taken.append(tuple(piece for index, source in whole if (piece := _find_span(source, index, start, stop))))
         first += len(group)
     return taken
 
 
-def _between(source: TextSource, index: int, start: tuple[int, int], stop: tuple[int, int]) -> TextSource | None:
+def _find_span(source: TextSource, index: int, start: tuple[int, int], stop: tuple[int, int]) -> TextSource | None:
     """The span of a source between two places, each a source's index and a number of bytes; None when it is empty."""
     if not start[0] <= index <= stop[0] or (index == stop[0] and not stop[1]):
         return None

@@ -33,7 +33,7 @@ def values_at(row: object, column: str) -> Iterator[object]:
                     yield from values_at(each, rest)
                 return
         names = [name for field, value in row.items() for name in column_names(field, value)]
-        yield no_column(column, names)
+        yield missing_column(column, names)
     else:
         yield Bad(f"has no column {column!r}, but {abbreviate(row)}")
 
@@ -45,7 +45,7 @@ def split_path(column: str) -> Iterator[tuple[str, str]]:
         yield ".".join(parts[:place]), ".".join(parts[place:])
 
 
-def no_column(column: str, names: list[str]) -> Bad:
+def missing_column(column: str, names: list[str]) -> Bad:
     """The reason that a row has no such column; `names` are the columns that it has."""
     more = ", ..." if len(names) > NAMES_SHOWN else ""
     return Bad(f"has no column {column!r}, but {', '.join(names[:NAMES_SHOWN]) or 'nothing'}{more}")

@@ -16,7 +16,7 @@ from typing import IO, Any
 from scriven.corpus.decoding import PIECE_BYTES, ReadCounts, decode_source, lines_of, prepare
 from scriven.corpus.filesystem import EXTRA, explain_errors, open_file
 from scriven.corpus.sources import BINARY_TABLES, DELIMITED_TABLES, RECORD_TABLES, TextSource
-from scriven.corpus.structure import Bad, abbreviate, column_names, join_text, no_column, split_path, values_at
+from scriven.corpus.structure import Bad, abbreviate, column_names, join_text, missing_column, split_path, values_at
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
 
@@ -56,7 +56,7 @@ def _header(line: str, name: str, suffix: str, column: str) -> tuple[str, list[s
                 return delimiter, found[-1]
     others = max(found, key=len, default=[])
     raise InputError(
-        f"{name} {no_column(column, others)}; choose one of these with --corpus.column (they are in the first row)"
+        f"{name} {missing_column(column, others)}; choose one of these with --corpus.column (they are in the first row)"
     )
 
 
@@ -298,7 +298,7 @@ def _object_values(text: _JsonText, column: str) -> Iterator[object]:
         is_more = text.has_more("}")
     text.take("}")
     if not is_found:
-        yield no_column(column, names)
+        yield missing_column(column, names)
 
 
 class _JsonText:
@@ -322,7 +322,7 @@ class _JsonText:
     def take(self, character: str) -> None:
         """Moves past a character that must come next."""
         if self.peek() != character:
-            raise self._no_json(f"{character!r} is missing", self._at)
+            raise self._json_error(f"{character!r} is missing", self._at)
         self._at += 1
 
     def has_more(self, end: str) -> bool:
@@ -334,31 +334,31 @@ class _JsonText:
             return False
         self.take(",")
         if self.peek() == end:
-            raise self._no_json(f"nothing is between ',' and {end!r}", self._at)
+            raise self._json_error(f"nothing is between ',' and {end!r}", self._at)
         return True
 
     def name(self) -> str:
         """Parses the name of a field."""
         if self.peek() != '"':
-            raise self._no_json("a name in quotes is missing", self._at)
+            raise self._json_error("a name in quotes is missing", self._at)
         return str(self.value())
 
     def value(self) -> object:
         """Parses the next value."""
         if not self.peek():
-            raise self._no_json("it ends too soon", self._at)
+            raise self._json_error("it ends too soon", self._at)
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._held, self._at)
             except RecursionError:
-                raise self._no_json("it is nested too deeply", self._at) from None
+                raise self._json_error("it is nested too deeply", self._at) from None
             except json.JSONDecodeError as error:
                 is_cut = error.msg.startswith("Unterminated") or error.pos + _LITERAL > len(self._held)
                 place = error.pos - self._at  # reading more drops the text before self._at
                 if not (is_cut and self._more()):
-                    raise self._no_json(error.msg, self._at + place) from None
+                    raise self._json_error(error.msg, self._at + place) from None
             except ValueError:  # Python refuses only numbers of too many digits
-                raise self._no_json("a number is too long", self._at) from None
+                raise self._json_error("a number is too long", self._at) from None
             else:
                 length = end - self._at
                 if end + _NUMBER <= len(self._held) or not self._more():
@@ -381,5 +381,5 @@ class _JsonText:
         self._held = "".join(parts)
         return len(self._held) > len(parts[0])
 
-    def _no_json(self, why: str, place: int) -> InputError:
+    def _json_error(self, why: str, place: int) -> InputError:
         return InputError(f"{self._name} is not JSON at character {self._before + place:,}: {why}; correct the file")

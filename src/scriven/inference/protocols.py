@@ -127,10 +127,10 @@ def last(predictor: Predictor, chunks: Iterable[Ids], length: int) -> SurprisalS
     The first L characters of the text are predicted as by `stream`.
     """
     head, chunks = open_chunks(chunks, length)
-    return stream(predictor, [head]) + _after_exactly(predictor, chunks, length)
+    return stream(predictor, [head]) + _measure_after_exactly(predictor, chunks, length)
 
 
-def _after_exactly(predictor: Predictor, chunks: Iterable[Ids], length: int) -> SurprisalSum:
+def _measure_after_exactly(predictor: Predictor, chunks: Iterable[Ids], length: int) -> SurprisalSum:
     """Measures the characters that have `length` characters before them, each predicted after exactly those."""
     vocabulary, total = predictor.vocabulary, SurprisalSum()
     for ids in blocks(chunks, max(1, READ_AHEAD // length), overlap=length):
@@ -205,7 +205,7 @@ def measure(
         return windows(predictor, chunks_of(text, begin, min(end + 1, characters)), length)
     begin, end = _share(max(0, characters - length), rank, size)
     head = chunks_of(text, 0, min(length, characters)) if rank == 0 else ()
-    return stream(predictor, head) + _after_exactly(
+    return stream(predictor, head) + _measure_after_exactly(
         predictor, chunks_of(text, begin, min(end + length, characters)), length
     )
 
@@ -215,7 +215,7 @@ def _measure_documents(
 ) -> SurprisalSum:
     """Measures like `measure`, for the documents that begin in the first `characters`; `stream` means `documents`."""
     kind, _ = parse_protocol(name)
-    count = _beginning_within(text, characters)
+    count = _count_beginning_in(text, characters)
     shared = kind in {"stream", "documents"}
     begin, end = _share(count, rank, size) if shared else (0, 0 if rank else count)
     boundary = predictor.vocabulary.boundary
@@ -223,7 +223,7 @@ def _measure_documents(
     return protocol("documents" if shared else name)(predictor, chunks)
 
 
-def _beginning_within(text: StoredText, characters: int) -> int:
+def _count_beginning_in(text: StoredText, characters: int) -> int:
     """Returns how many documents begin in the first characters, by bisection."""
     low, high = 0, text.documents
     while low < high:

@@ -267,7 +267,7 @@ def read_rows(
     """
     read, vocabulary, native = ids if read is None else read, predictor.vocabulary, predictor.scorer()
     if native is None:
-        nats, right, context = _by_torch(predictor, ids, context, read)
+        nats, right, context = _read_by_torch(predictor, ids, context, read)
     else:
         known = vocabulary.clamp(ids)
         nats, right, logits, state = sampler.score(
@@ -282,7 +282,7 @@ def read_rows(
     return cost_of_unseen(nats, ids, vocabulary), right, context
 
 
-def _by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tuple[Float64s, Bools, Context]:
+def _read_by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tuple[Float64s, Bools, Context]:
     """Computes like `read_rows` with torch; unseen symbols cost only as much as `<unk>`."""
     step = predictor.chunk_length(ids.shape[1])
     parts, right = [np.empty((0, ids.shape[1]))], np.zeros(ids.shape, np.bool_)
@@ -300,11 +300,11 @@ def find_known(text: StoredText, samples: Sequence[Ids]) -> list[bool]:
     """
     wanted = {sample.tobytes() for sample in samples}
     sizes = np.unique([len(sample) for sample in samples])
-    found = wanted.intersection(document.tobytes() for document in _of_length(text, sizes))
+    found = wanted.intersection(document.tobytes() for document in _documents_of_length(text, sizes))
     return [sample.tobytes() in found for sample in samples]
 
 
-def _of_length(text: StoredText, sizes: Ids) -> Iterator[Ids]:
+def _documents_of_length(text: StoredText, sizes: Ids) -> Iterator[Ids]:
     """Yields the documents that have one of these lengths."""
     for number in range(0, text.documents, DOCUMENTS_AT_ONCE):
         firsts, lengths = text.bounds(np.arange(number, min(number + DOCUMENTS_AT_ONCE, text.documents)))
