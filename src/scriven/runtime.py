@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import platformdirs
 
@@ -186,12 +186,14 @@ NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 MAIN = "__main__"  # what runs as a program, or in a notebook: no other process can import it
 
 
-class Registered(NamedTuple):
-    """A cell or an optimizer that a program has registered."""
+class Registered:  # no NamedTuple or dataclass: making one would double the time of this import
+    """A cell or an optimizer that a program has registered.
 
-    make: Callable[..., Any]
-    module: str  # that registered it
-    learning_rate: float = 0.0  # an optimizer's, unless a training asks for another one
+    `module` is the one that registered it. `learning_rate` is an optimizer's, unless a training asks for another one.
+    """
+
+    def __init__(self, make: Callable[..., Any], module: str, learning_rate: float = 0.0) -> None:
+        self.make, self.module, self.learning_rate = make, module, learning_rate
 
     @property
     def importable(self) -> bool:
