@@ -16,6 +16,13 @@ int64_t scriven_scan_forward(const scriven::ScanForward *);
 int64_t scriven_steps_forward(const scriven::StepsForward *);
 int64_t scriven_steps_backward(const scriven::StepsBackward *);
 int64_t scriven_text_translate(const scriven::TextTranslate *);
+int64_t scriven_counts_open(const scriven::CountsOpen *);
+int64_t scriven_counts_add(const scriven::CountsAdd *);
+int64_t scriven_counts_finish(const scriven::CountsFinish *);
+int64_t scriven_counts_check(const scriven::CountsTable *);
+int64_t scriven_counts_score(const scriven::CountsScore *);
+int64_t scriven_counts_distribution(const scriven::CountsDistribution *);
+void scriven_counts_close(void *);
 }
 
 namespace {
@@ -180,6 +187,38 @@ uint64_t check_text() {
     return digest(ids);
 }
 
+// N-grams of a text that is counted in several pieces: all that a table says, in probabilities and costs.
+uint64_t check_counts(int64_t symbols, int64_t longest) {
+    std::vector<int64_t> ids(20'000), pruned(2 * (longest + 1));
+    for (size_t i = 0; i < ids.size(); ++i)
+        ids[i] = i > 2 && random_bits() % 3 ? (ids[i - 1] * 7 + ids[i - 2]) % symbols : int64_t(random_bits()) % symbols;
+    void *counter = nullptr;
+    scriven::CountsOpen open{};
+    open.symbols = symbols, open.boundary = symbols - 1, open.longest = longest, open.total = int64_t(ids.size());
+    open.budget = 400'000, open.bytes = 200'000, open.counter = &counter;
+    check("counter", double(scriven_counts_open(&open)), 0);
+    const scriven::CountsAdd add{int64_t(ids.size()), counter, ids.data()};
+    check("counting", double(scriven_counts_add(&add)), 0);
+    scriven::CountsTable table{};
+    double fit[3];
+    const scriven::CountsFinish finish{counter, &table, fit, pruned.data()};
+    check("table", double(scriven_counts_finish(&finish)), 0);
+    check("table", double(scriven_counts_check(&table)), 0);
+    constexpr int64_t rows = 50, length = 20;
+    Reals nats(rows * length), p(rows * symbols);
+    const scriven::CountsScore score{2, rows, length, 0, &table, ids.data(), nats.data()};
+    const scriven::CountsDistribution distribution{rows, length, &table, ids.data(), p.data()};
+    check("scores", double(scriven_counts_score(&score)), 0);
+    check("distributions", double(scriven_counts_distribution(&distribution)), 0);
+    for (int64_t row = 0; row < rows; ++row) {
+        double sum = 0;
+        for (int64_t i = 0; i < symbols; ++i) sum += p[row * symbols + i];
+        check("sum of probabilities", std::fabs(sum - 1), 1e-12);
+    }
+    scriven_counts_close(counter);
+    return digest(nats) ^ digest(p);
+}
+
 // The same text by every library, with one thread and with two. In fp32 portable x86 code, without fused multiply-add,
 // differs in the last bit of a sum: these draws do not fall between two such bits.
 void check_sampler() {
@@ -211,6 +250,8 @@ int main() {
     const Floats sums = drawn(7 * 3 * 2 * 37, 4.0), h = drawn(3 * 37);
     std::printf("text %016llx\n", static_cast<unsigned long long>(check_text()));
     std::printf("scan %016llx\n", static_cast<unsigned long long>(check_scan(sums, h, 7, 3, 37)));
+    for (const int64_t size : {40, 300})
+        std::printf("counts %016llx\n", static_cast<unsigned long long>(check_counts(size, 8)));
     for (int64_t cell = 0; cell < 3; ++cell) {
         check_steps(1, layer(cell, 6, 5, 17));
         check_steps(3, layer(cell, 2, 33, 70));

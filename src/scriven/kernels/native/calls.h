@@ -267,4 +267,63 @@ struct MuonApply {
     float *const *weights;
 };
 
+// N-grams: see counts.h.
+
+// An n-gram model. S is uint8_t, uint16_t or uint32_t, of `width` bytes.
+struct CountsTable {
+    int64_t symbols, boundary, width;  // V; -1: none; the bytes of an S
+    int64_t longest, reach;            // levels: of the longest contexts, and the deepest one of tails
+    int64_t size, entries, large_size, tail_size;  // nodes, and lengths of arrays
+    const int64_t *levels;    // (longest + 2, 3): a level's first node, its first tail, and where its tails begin
+    const void *nodes;        // S (blocks, 64), 16 nodes each: the entries, children and tails before them as uint32_t;
+                              // from 16 on the oldest symbol of each context (0 for the root), from 32 on the number of
+                              // different symbols after it, 0 for a tail, from 48 on the number of children
+    const void *successors;   // S (entries,): sorted within a row
+    const uint8_t *counts;    // (entries,): 255 for large ones
+    const uint32_t *large;    // (large_size, 2): entry, count; sorted
+    const void *tails;        // S (tail_size,): of each tail the symbol after it, then those before its level's context,
+                              // the newest first; V where they end
+    const double *discounts;  // (longest + 1, 4, 3)
+};
+
+// Makes a counter, which must be closed. Contexts have up to `longest` symbols, and end at the boundary (-1: none),
+// after which a text begins. About `total` symbols will be counted, in about `budget` bytes; the table has about
+// `bytes` at most.
+struct CountsOpen {
+    int64_t symbols, boundary, longest, total, budget, bytes;
+    void **counter;
+};
+
+struct CountsAdd {
+    int64_t count;
+    void *counter;
+    const int64_t *ids;  // (count,)
+};
+
+// Makes the table, whose arrays last until the counter is closed. `fit` gets how many symbols the discounts were
+// fitted to, and what these cost in nats with the usual discounts and with the fitted ones; `pruned` up to how many
+// occurrences n-grams were left out, by level, while counting and at the end.
+struct CountsFinish {
+    void *counter;
+    CountsTable *table;
+    double *fit;      // (3,)
+    int64_t *pruned;  // (2, longest + 1)
+};
+
+// -ln of the probabilities of ids (N, T) from place `first` of each row on. The ids before one in its row are its
+// context.
+struct CountsScore {
+    int64_t threads, rows, length, first;
+    const CountsTable *table;
+    const int64_t *ids;  // (N, T)
+    double *nats;        // (N, T - first)
+};
+
+struct CountsDistribution {
+    int64_t rows, length;
+    const CountsTable *table;
+    const int64_t *ids;     // (N, T)
+    double *probabilities;  // (N, V), of what follows
+};
+
 }  // namespace scriven

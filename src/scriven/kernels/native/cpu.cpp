@@ -107,7 +107,10 @@ constexpr Size sizes[] = {
     SCRIVEN_SIZE(AddRows),             SCRIVEN_SIZE(CrossEntropyForward),
     SCRIVEN_SIZE(CrossEntropyBackward), SCRIVEN_SIZE(SumSquares),
     SCRIVEN_SIZE(AdamwStep),           SCRIVEN_SIZE(MuonUpdate),
-    SCRIVEN_SIZE(MuonApply),
+    SCRIVEN_SIZE(MuonApply),           SCRIVEN_SIZE(CountsTable),
+    SCRIVEN_SIZE(CountsOpen),          SCRIVEN_SIZE(CountsAdd),
+    SCRIVEN_SIZE(CountsFinish),        SCRIVEN_SIZE(CountsScore),
+    SCRIVEN_SIZE(CountsDistribution),
 };
 
 }  // namespace
