@@ -1,4 +1,4 @@
-"""For those who experiment: own cells and optimizers by a name; and for own loops, a corpus, its batches and a run."""
+"""For experiments: cells and optimizers of your own; and for loops of your own, a corpus, its batches and a run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def register_optimizer(name: str, factory: Callable[..., torch.optim.Optimizer],
 
 
 def _calling_module() -> str:
-    """The name of the module that called a function of this one."""
+    """Returns the name of the module that called a function of this one."""
     return str(sys._getframe(2).f_globals.get("__name__") or MAIN)
 
 

@@ -33,12 +33,12 @@ DEFAULT_FROM = "none"  # what a new training starts from unless --from says it: 
 
 
 def default_from() -> str:
-    """What a new training starts from by default: the environment variable SCRIVEN_FROM, else DEFAULT_FROM."""
+    """Returns what a new training starts from by default: the variable SCRIVEN_FROM, or DEFAULT_FROM."""
     return os.environ.get("SCRIVEN_FROM") or DEFAULT_FROM
 
 
 def starts_folder() -> Path | None:
-    """The folder with more starts than those of the package: the environment variable SCRIVEN_STARTS, else None."""
+    """Returns the folder with more starts than those of the package: the variable SCRIVEN_STARTS, or None."""
     folder = os.environ.get("SCRIVEN_STARTS")
     return Path(folder).absolute() if folder else None
 
@@ -189,7 +189,7 @@ MAIN = "__main__"  # what runs as a program, or in a notebook: no other process 
 class Registered:  # no NamedTuple or dataclass: making one would double the time of this import
     """A cell or an optimizer that a program has registered.
 
-    `module` is the one that registered it. `learning_rate` is an optimizer's, unless a training asks for another one.
+    `module` is the one that registered it. `learning_rate` is an optimizer's, unless a training has another one.
     """
 
     def __init__(self, make: Callable[..., Any], module: str, learning_rate: float = 0.0) -> None:
@@ -202,24 +202,24 @@ class Registered:  # no NamedTuple or dataclass: making one would double the tim
 
 
 class Registry:
-    """The names that a setting may have: those of Scriven itself, and those that programs have registered."""
+    """The values that a setting may have: those of Scriven itself, and those that programs have registered."""
 
     def __init__(self, setting: str, own: Sequence[str]) -> None:
         self.setting, self.own = setting, tuple(own)
         self.registered: dict[str, Registered] = {}
 
     def add(self, name: str, registered: Registered) -> None:
-        """Registers a name, anew if it was registered before. Raises UsageError for a name that cannot be."""
+        """Registers a name, or registers it again. Raises UsageError for a name that is not allowed."""
         if name in self.own:
-            raise UsageError(f"{name} is Scriven's own {self.setting}, which nothing replaces; choose another name")
+            raise UsageError(f"{name} is Scriven's own {self.setting}, which cannot be replaced; choose another name")
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise UsageError(f"{name!r} cannot be a {self.setting}; choose lower-case letters, digits, - and _")
         if not callable(registered.make):
-            raise UsageError(f"{name}: {registered.make!r} makes nothing; give a class or a function")
+            raise UsageError(f"{name}: {registered.make!r} cannot be called; give a class or a function")
         self.registered[name] = registered
 
     def find(self, name: str) -> Registered | None:
-        """Returns what was registered by a name, after the modules of SCRIVEN_IMPORT; None for any other name."""
+        """Returns what was registered under a name, after importing SCRIVEN_IMPORT; None for other names."""
         if name not in self.registered and name not in self.own:
             import_modules()
         return self.registered.get(name)
@@ -240,7 +240,7 @@ def name_imports(modules: Sequence[str]) -> None:
 
 
 def import_modules() -> None:
-    """Imports the modules that SCRIVEN_IMPORT names, also from the current folder. Raises UsageError."""
+    """Imports the modules that SCRIVEN_IMPORT names, from the current folder too. Raises UsageError."""
     named = [name for name in _named_imports() if name not in sys.modules]
     if named and not {"", str(Path.cwd())} & set(sys.path):
         sys.path.append(str(Path.cwd()))
@@ -255,7 +255,7 @@ def import_modules() -> None:
 
 
 def imports_for_workers(registries: Sequence[Registry]) -> dict[str, str]:
-    """The environment in which a worker process registers what this process has, by the same modules."""
+    """Returns the environment in which a worker registers what this process has, by importing the same modules."""
     found = [each.module for registry in registries for each in registry.registered.values() if each.importable]
     modules = list(dict.fromkeys([*_named_imports(), *found]))
     path = os.pathsep.join(filter(None, sys.path))  # where this process found them

@@ -82,7 +82,7 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """What the repr shows: settings that are not as by default."""
+        """Returns what the repr shows: settings that differ from the defaults."""
         fields = type(self).model_fields
         return ((name, value) for name, value in self if value != fields[name].default)
 
@@ -624,7 +624,7 @@ def validate(values: dict[str, Any]) -> Settings:
 
 
 def find_unregistered(values: dict[str, Any]) -> str | None:
-    """The first of nested plain values that names a cell or an optimizer that is not registered here; None without."""
+    """Returns the first of nested values that names an unregistered cell or optimizer; None if all are known."""
     for registry in (REGISTERED_CELLS, REGISTERED_OPTIMIZERS):
         section, name = registry.setting.split(".")
         group = values.get(section)

@@ -266,7 +266,7 @@ def test_names_are_checked() -> None:
         scriven.register_optimizer("muon", Lion, learning_rate=1)
     with pytest.raises(scriven.UsageError, match="learning_rate 0"):
         scriven.register_optimizer("lion", Lion, learning_rate=0)
-    with pytest.raises(scriven.UsageError, match="makes nothing"):
+    with pytest.raises(scriven.UsageError, match="cannot be called"):
         scriven.register_cell("lion", 5)  # type: ignore[arg-type]
     with pytest.raises(scriven.UsageError, match=r"model.cell 'hand-ltsm': give .* did you mean 'hand-lstm'\?"):
         scriven.train(text="abc", steps=1, settings={"model": {"cell": "hand-ltsm"}})

@@ -1,4 +1,4 @@
-"""What several commands share: flags with their help, reading texts for a model, and printing rows and notes."""
+"""Shared by commands: flags with their help, reading texts for a model, printing rows and notes."""
 
 from __future__ import annotations
 

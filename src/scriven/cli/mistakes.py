@@ -32,7 +32,7 @@ def split_at_end(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def split_imports(options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits the words before `--` into those of the command, and the modules that `--import` names in any place."""
+    """Splits the words before `--` into the command's own, and the modules of `--import` flags, wherever they are."""
     words, modules, coming = list[str](), list[str](), iter(options)
     for word in coming:
         name, given, value = word.partition("=")

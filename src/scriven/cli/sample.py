@@ -123,7 +123,7 @@ def sample(
 
 
 def _write_several(model: Model, count: int, asked: dict[str, Any], training: Part | None, *, as_json: bool) -> None:
-    """Writes `count` texts as `asked`. With `training`, says how many of them are documents of the training text."""
+    """Writes `count` texts as `asked`. With `training`, it says how many of them are documents of the training text."""
     texts: Iterable[WrittenText] = model.samples(count, **asked)
     known = None
     if training:

@@ -1,4 +1,4 @@
-"""`scriven starts`: shows the general models that come with Scriven, from which training can begin."""
+"""`scriven starts`: shows the general models that come with Scriven, which training can start from."""
 
 from __future__ import annotations
 

@@ -136,13 +136,13 @@ class BlockLength:
 
 @dataclass(eq=False)
 class Memory:
-    """What a text is remembered by that is read and written in turns: the context after all of it."""
+    """What a text in progress remembers: the context after everything read and written."""
 
     context: Context
 
 
 def generate(predictor: Predictor, memory: Memory, line: Generation, most: int) -> Iterator[str]:
-    """Yields the pieces of a text after a memory of one row, which is then that of all symbols drawn so far.
+    """Yields the pieces of a text after a memory of one row, which then covers all symbols drawn so far.
 
     Blocks have at most `most` symbols. Nothing is drawn after the end, so the random generator is then where it would
     be if each symbol had been drawn alone. Raises InputError once the numbers of the model are not finite.

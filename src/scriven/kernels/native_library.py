@@ -109,20 +109,21 @@ def _declare(loaded: ctypes.CDLL, name: str, arguments: tuple[Any, ...], result:
 class NativeStruct(ctypes.Structure):
     """Base of the structures that native code reads. native/calls.h has a struct of the same name and fields.
 
-    Give every field by keyword: ctypes leaves others at zero, and takes names that are no fields. The tests see to it.
+    Give every field by keyword: ctypes leaves missing ones at zero, and accepts names that are not fields. The tests
+    check that.
     """
 
 
 def fields(kind: Any, names: str) -> list[tuple[str, Any]]:
-    """Fields of one ctypes type, named in a text."""
+    """Returns fields of one ctypes type, whose names are in a text."""
     return [(name, kind) for name in names.split()]
 
 
 def function_of(kind: type[NativeStruct]) -> Callable[[NativeStruct], int]:
     """Returns the function that takes a struct of this kind: scriven_sampler_write takes a SamplerWrite.
 
-    Arrays are passed by address. They must be alive, contiguous and of the right type: this is not checked.
-    The function raises RuntimeError if its status is another than 0. Raises RuntimeError if there is no such function.
+    Arrays are passed by address. They must be alive, contiguous and of the right type: this is not checked. The
+    function raises RuntimeError if its status is not 0. Raises RuntimeError if there is no such function.
     """
     return declare(*_signature(kind))
 
@@ -133,13 +134,13 @@ def call(arguments: NativeStruct) -> None:
 
 
 def call_for_count(arguments: NativeStruct) -> int:
-    """As `call`, but for a function that returns a count and no status."""
+    """Calls a function like `call`, but returns its count; it has no status."""
     return int(declare(*_signature(type(arguments)), ctypes.c_int64)(ctypes.byref(arguments)))
 
 
 @cache
 def _signature(kind: type[NativeStruct]) -> tuple[str, tuple[Any]]:
-    """The name of the function that takes a struct, and the types of its arguments."""
+    """Returns the name of the function that takes a struct, and the types of its arguments."""
     name = re.sub(r"(?=[A-Z])", "_", kind.__name__.lstrip("_")).lower()
     return f"scriven{name}", (ctypes.POINTER(kind),)
 

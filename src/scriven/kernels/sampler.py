@@ -368,10 +368,10 @@ def score(
 ) -> tuple[Float64s, Bools, Tensor, State]:
     """Reads ids (T, N), and predicts targets (T, N): the first ones by the given logits (N, V), others after each id.
 
-    Returns the nats (T, N) that the targets cost; whether each was the likeliest symbol (T, N), or the first of several
-    such; and the logits and the state at the end. A state has a tuple of arrays (N, H) for each layer. Arguments are
-    not changed. Raises ValueError for arrays whose shapes do not match, RuntimeError for ids that the model does not
-    have.
+    Returns the nats (T, N) that the targets cost; whether each was the most likely symbol (T, N), or the first of
+    several equally likely ones; and the logits and the state at the end. A state has a tuple of arrays (N, H) for each
+    layer. Arguments are not changed. Raises ValueError for arrays whose shapes do not match, RuntimeError for ids that
+    the model does not have.
     """
     if ids.shape != targets.shape or ids.shape[1:] != (len(logits),):
         raise ValueError(f"ids {ids.shape} and targets {targets.shape} of {len(logits)} rows; give them all one shape")

@@ -1,4 +1,4 @@
-"""What computes a model: device, number format and code, chosen once, when the model is made ready; and its threads."""
+"""Chooses what computes a model: its device, number format and code, once, when it is made ready; and its threads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def choose_device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Backend:
-    """What computes a model; `choose_backend` makes it, and it holds for all calls."""
+    """What computes a model. `choose_backend` makes it, and it is valid for all calls."""
 
     device: torch.device
     autocast: torch.dtype | None  # the number format of matrix products; None for that of the weights
@@ -55,18 +55,18 @@ class Backend:
 
     @property
     def takes_fresh(self) -> bool:
-        """Whether it costs nothing that rows start afresh, at any step of a chunk."""
+        """Whether rows may start afresh at any step of a chunk without any cost."""
         return set(self.routes) == {"native"}
 
     def context(self) -> contextlib.AbstractContextManager[None]:
-        """The context to call torch's functions in, so that they use the number format. Weights keep their own."""
+        """Returns the context for calls of torch's functions, which sets the number format. Weights keep their own."""
         if self.autocast is None and not _autocasts(self.device):
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
 
 
 def choose_backend(settings: ModelSettings, device: torch.device, precision: str, *, learns: bool = False) -> Backend:
-    """Chooses what computes a model of these settings on a device, in `fp32` or `bf16`; its weights are fp32.
+    """Chooses what computes a model with these settings on a device, in `fp32` or `bf16`. Its weights are fp32.
 
     A model that `learns` needs gradients.
     """
@@ -74,7 +74,7 @@ def choose_backend(settings: ModelSettings, device: torch.device, precision: str
 
 
 def current_backend(settings: ModelSettings, weight: torch.Tensor) -> Backend:
-    """Chooses what computes a model with such weights as torch is set now: its autocast, and whether it has gradients.
+    """Chooses the backend for a model with such weights by torch's state: its autocast, and whether gradients are on.
 
     This is for models that are called without a backend.
     """
@@ -113,7 +113,7 @@ def _fastest_backend(
 
 
 def _fastest_route(settings: ModelSettings, depth: int, native: bool) -> Route:
-    """What computes the steps of the layer at `depth`, where there is `native` code for the cell or not."""
+    """Returns what computes the steps of the layer at `depth`, given whether there is `native` code for the cell."""
     if settings.cell not in OWN_CELLS:
         return "module"
     if settings.activations[depth] != "tanh":
@@ -131,10 +131,10 @@ def has_native_code(settings: ModelSettings, precision: str) -> bool:
 
 
 def _fastest_fresh_route(device: torch.device, *, native: bool) -> Route:
-    """What computes a chunk with fresh starts after its first step, where torch's function computes the others.
+    """Returns what computes a chunk with fresh starts after its first step, if torch's function computes the others.
 
-    Packed sequences, which torch's function reads, take 2 to 5 times as long as a loop on a CPU. `native` code in fp32
-    takes half as long as a loop in bf16, as docs/experiments.md measures.
+    Torch's function reads packed sequences, which take 2 to 5 times as long as a loop on a CPU. `native` code in fp32
+    takes half as long as a loop in bf16; see docs/experiments.md.
     """
     if device.type != "cpu":
         return "torch"

@@ -195,7 +195,7 @@ class RecurrentLayer(nn.Module):
 
     @property
     def matrices(self) -> list[Tensor]:
-        """The weights of two dimensions, but for those that a one-hot input looks up columns in."""
+        """The weights of two dimensions, except those whose columns a one-hot input looks up."""
         columns = self.rnn.weight_ih_l0 if self.onehot else None
         return [each for each in self.parameters() if each.ndim == 2 and each is not columns]
 
@@ -331,8 +331,8 @@ def make_layer(settings: ModelSettings, inputs: int, width: int, depth: int = 0)
 class Stretches:
     """The S stretches of a chunk (T, N), longest first. A stretch ends at a fresh start of its row or at the end.
 
-    As packed sequences, torch's fast functions read them: those of GPUs carry the state through all steps, and could
-    start afresh in the middle of a chunk only by a call for each such step.
+    Torch's fast functions read them as packed sequences. On GPUs these functions carry the state through all steps. To
+    start afresh in the middle of a chunk without packed sequences, they would need a call for each such step.
     """
 
     sizes: Tensor  # (longest,) the number of stretches of at least 1, 2, .. steps; on the CPU

@@ -23,8 +23,8 @@ State = tuple[LayerState, ...]  # one entry per layer, each a tuple of arrays (N
 class CharLM(nn.Module):
     """A recurrent language model over V symbols; the last one is `<unk>`.
 
-    It keeps no state between calls: the state is an argument and a result. A `backend` that was chosen before says what
-    computes a call; without one it is chosen by the weights and by torch's autocast, as for any module of torch.
+    It keeps no state between calls: the state is an argument and a result. A `backend` says what computes a call.
+    Without one, it is chosen by the weights and by torch's autocast, as for any module of torch.
     """
 
     embedding: nn.Embedding | None  # None when the input is one-hot
@@ -75,7 +75,7 @@ class CharLM(nn.Module):
         return tuple(layer.zero_state(rows) for layer in self._layers())
 
     def current_backend(self) -> Backend:
-        """Chooses what computes a call of the model as torch is set now."""
+        """Chooses what computes a call of the model by the current state of torch."""
         return current_backend(self.settings, next(self.layers.parameters()))
 
     def forward(
@@ -151,7 +151,7 @@ class CharLM(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, Layer)]
 
     def _dropout(self, depth: int) -> float:
-        """The share of a layer's output that is dropped; of logits, which a last layer without a head gives, none."""
+        """Returns the share of a layer's output to drop; 0 for the logits of a last layer without a head."""
         if depth < len(self.layers) - 1:
             return self.settings.dropout
         return self.settings.output_dropout if self.head is not None else 0.0
@@ -265,7 +265,7 @@ def weight_shapes(settings: ModelSettings, vocabulary_size: int) -> dict[str, tu
 
 
 def state_size(settings: ModelSettings, vocabulary_size: int) -> int:
-    """The number of values in the state of one row, of all layers together, without making the model."""
+    """Returns the number of values in the state of one row, over all layers, without making the model."""
     widths = layer_widths(settings, vocabulary_size)
     if settings.cell in CELLS:
         return CELLS[settings.cell].state_size * sum(widths[1:])

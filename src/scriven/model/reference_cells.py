@@ -1,4 +1,4 @@
-"""Recurrence in plain torch: one step of each cell, a loop for what torch's modules cannot do, registered cells.
+"""Recurrence in plain torch: one step of each cell, a loop for what torch's modules cannot do, and registered cells.
 
 A layer's state is a tuple of arrays (N, H): `(h,)` for rnn and gru, `(h, c)` for lstm.
 """
@@ -178,13 +178,13 @@ def _through_bound(gradient: Tensor, bounded: Tensor, relu: bool, **out: Tensor)
 
 
 class RegisteredLayer(nn.Module):
-    """One recurrent layer whose cell a program has registered; it is called as a `RecurrentLayer` is.
+    """One recurrent layer whose cell a program has registered. It is called like a `RecurrentLayer`.
 
     A one-hot layer reads one-hot vectors x (T, N, V).
     """
 
     def __init__(self, settings: ModelSettings, inputs: int, width: int) -> None:
-        """Lets the registered factory make the layer. Raises UsageError when that is not what it has to be."""
+        """Makes the layer with the registered factory. Raises UsageError if the result is not a valid layer."""
         super().__init__()
         self.cell, self.inputs, self.width = settings.cell, inputs, width
         self.rnn, self.state_widths = make_cell(settings.cell, inputs, width)
@@ -193,7 +193,7 @@ class RegisteredLayer(nn.Module):
 
     @property
     def matrices(self) -> list[Tensor]:
-        """The weights of two dimensions that are learned."""
+        """The learned weights of two dimensions."""
         return [each for each in self.parameters() if each.ndim == 2 and each.requires_grad]
 
     @property
@@ -202,7 +202,7 @@ class RegisteredLayer(nn.Module):
         return torch.eye(self.inputs, device=next(self.parameters()).device)
 
     def zero_state(self, rows: int) -> LayerState:
-        """The state before anything was read: arrays of zeros (N, K), K as the module's `state_widths` say."""
+        """Returns the state before anything was read: arrays of zeros (N, K), K by the module's `state_widths`."""
         device = next(self.parameters()).device
         return tuple(torch.zeros(rows, width, device=device) for width in self.state_widths)
 
@@ -218,8 +218,8 @@ class RegisteredLayer(nn.Module):
     ) -> tuple[Tensor, LayerState]:
         """Reads x (T, N, D) from `state` on. Returns y (T, N, H) and the state after the last step, in fp32.
 
-        Where `fresh` (T, N) is true, the state of that row is zeroed before that step: the module is called for the
-        steps between two of these. Raises UsageError when it returns arrays of other shapes.
+        If `fresh` (T, N) is true, the state of that row is zeroed before that step. The module is called once for all
+        steps between two of these. Raises UsageError if it returns arrays of other shapes.
         """
         begun = [None] * len(x) if fresh is None else starts(fresh, x.device)
         cuts = [step for step, rows in enumerate(begun) if step and rows is not None]
@@ -244,16 +244,16 @@ class RegisteredLayer(nn.Module):
 
 
 def _show_shapes(result: object) -> object:
-    """The shapes of arrays in tuples; of anything else its type."""
+    """Returns the shapes of arrays in tuples, and the type of anything else."""
     if isinstance(result, tuple):
         return tuple(map(_show_shapes, result))
     return tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
 
 
 def make_cell(name: str, inputs: int, width: int) -> tuple[nn.Module, tuple[int, ...]]:
-    """Lets a registered factory make the module of a layer; returns it with the widths of its state.
+    """Makes the module of a layer with a registered factory. Returns it with the widths of its state.
 
-    Raises UsageError when it makes none, or one that Scriven could not save.
+    Raises UsageError if the factory does not make a module, or makes one that Scriven could not save.
     """
     registered = REGISTERED_CELLS.find(name)
     if registered is None:
@@ -279,7 +279,7 @@ def make_cell(name: str, inputs: int, width: int) -> tuple[nn.Module, tuple[int,
 
 
 def describe_cell(name: str, inputs: int, width: int) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...]]:
-    """The names and shapes of a registered cell's weights, and the widths of its state, without their memory."""
+    """Returns the names and shapes of a registered cell's weights, and its state's widths, without allocating them."""
     with torch.device("meta"):
         module, widths = make_cell(name, inputs, width)
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}, widths
@@ -287,7 +287,7 @@ def describe_cell(name: str, inputs: int, width: int) -> tuple[dict[str, tuple[i
 
 @contextmanager
 def seeded_draws(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch's own generators in this context; afterwards they are as before."""
+    """Seeds torch's own random generators in this context, and restores them afterwards."""
     with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -119,8 +119,8 @@ class Run:
     def expected_contents(self) -> tuple[Shapes, int]:
         """The shapes of the weights in a checkpoint, and the most bytes that its training state can have.
 
-        An optimizer keeps at most two values per weight, and averaging two more. Of one that is registered only the
-        memory of this machine is known to be enough. Raises InputError like `shapes`.
+        An optimizer keeps at most two values per weight, and averaging two more. A registered one may keep any number,
+        so only the memory of this machine limits it. Raises InputError like `shapes`.
         """
         shapes = self.shapes()
         if REGISTERED_OPTIMIZERS.find(self.settings.training.optimizer):

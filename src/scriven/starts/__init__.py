@@ -1,7 +1,7 @@
-"""Starts: general models that come with Scriven. The training of a text can begin from one in place of random weights.
+"""Starts: general models that come with Scriven. A training can start from one instead of from random weights.
 
-A start is a folder of this package: `start.json` says what it is and has the hashes of the files of its model, and
-`card.md` says what it was made from, under what licences, and how. The model is `settings.toml` (its table `model`),
+A start is a folder of this package. `start.json` describes it and has the hashes of its model's files; `card.md` says
+what it was made from, under which licences, and how. The model is `settings.toml` (its table `model`),
 `vocabulary.json` and `model.safetensors` (bf16).
 """
 
@@ -28,7 +28,7 @@ NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 @dataclass(frozen=True)
 class Description:
-    """What a start is, as its start.json says it."""
+    """The description of a start in its start.json."""
 
     title: str
     languages: str  # of the texts that it was trained on
@@ -65,7 +65,7 @@ class Start:
         return (self.folder / CARD_FILE).read_text(encoding="utf-8")
 
     def read(self, name: str) -> bytes:
-        """Returns the bytes of a file of its model. Raises InputError when it is missing or damaged."""
+        """Returns the bytes of a file of its model. Raises InputError if it is missing or damaged."""
         path = self.folder / name
         try:
             data = path.read_bytes()
@@ -77,7 +77,7 @@ class Start:
 
 
 def damaged(path: Path, why: str) -> InputError:
-    """The error for a damaged file of a start."""
+    """Returns the error for a damaged file of a start."""
     return InputError(f"{path} is damaged: {why}; install scriven again")
 
 
@@ -108,7 +108,7 @@ def is_reference(text: str) -> bool:
 
 
 def from_reference(reference: str) -> Start:
-    """Returns the start of a reference. Raises InputError if it is no longer there, or has changed."""
+    """Returns the start of a reference. Raises InputError if it no longer exists, or has changed."""
     name, _, sha256 = reference.removeprefix(SCHEME).partition("@")
     if name not in names():
         raise InputError(f"the start {name!r} is not in this version of scriven; install the version that has it")
@@ -131,7 +131,7 @@ def write(
     card: str,
     model: Mapping[str, bytes],
 ) -> Start:
-    """Writes a start into a new folder, whose name is its own. `model` has the bytes of its model's files by name."""
+    """Writes a start into a new folder, which is named like it. `model` has the bytes of its model's files by name."""
     if not NAME.fullmatch(folder.name) or folder.name in (AUTO, NONE) or sorted(model) != sorted(MODEL_FILES):
         raise ValueError(f"{folder.name} with {sorted(model)} is no start")
     hashes = {name: hashlib.sha256(model[name]).hexdigest() for name in MODEL_FILES}
@@ -155,7 +155,7 @@ def _check(description: Description) -> None:
 
 
 def _folders() -> dict[str, Path]:
-    """The folders of all starts by name: those of the package, and those in the folder that SCRIVEN_STARTS names."""
+    """Returns the folders of all starts by name: those of the package, and those in the folder of SCRIVEN_STARTS."""
     places = [Path(str(resources.files(__package__))), *filter(None, [runtime.starts_folder()])]
     found = [each for place in places if place.is_dir() for each in place.iterdir()]
     return {each.name: each for each in found if NAME.fullmatch(each.name) and (each / DESCRIPTION_FILE).is_file()}

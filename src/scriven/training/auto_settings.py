@@ -124,7 +124,7 @@ def describe_workload(
 
 
 def _known_here_alone(settings: Settings) -> str:
-    """The registered cell or optimizer that no other process could import; "" without one."""
+    """Returns the registered cell or optimizer that no other process could import; "" without one."""
     named = {REGISTERED_CELLS: settings.model.cell, REGISTERED_OPTIMIZERS: settings.training.optimizer}
     found = ((registry, name, registry.find(name)) for registry, name in named.items())
     alone = (f"{registry.setting} {name}" for registry, name, each in found if each and not each.importable)

@@ -40,16 +40,16 @@ RATE_FACTOR = 0.25  # of the usual learning rate: a higher one forgets what the 
 
 @dataclass(frozen=True)
 class FirstWeights:
-    """What a training starts from, and a sentence on why."""
+    """What a training starts from, and a sentence that says why."""
 
     initial: str = ""  # a run's folder, a start's reference, or "" for random weights
     note: str = ""
 
 
 def named_initial(asked: str | Path | None) -> str:
-    """Returns what the user names as `auto`, "" for random weights, a start's reference, or a run's folder.
+    """Returns what the user names: `auto`, "" for random weights, a start's reference, or a run's folder.
 
-    None means the default. A name of a start means the start; a path, or a string with a slash, is a run. Raises
+    None means the default. The name of a start means the start; a path, or a string with a slash, is a run. Raises
     InputError or UsageError if there is no such start or run.
     """
     asked = runtime.default_from() if asked is None else asked
@@ -67,9 +67,9 @@ def named_initial(asked: str | Path | None) -> str:
 
 
 def choose_initial(named: str, given: Settings, corpus: Corpus, workload: Workload) -> FirstWeights:
-    """Returns what the training of a text starts from, given what `named_initial` returned.
+    """Returns what a training starts from, given the result of `named_initial`.
 
-    Of the starts that suit the text, `auto` takes the one that predicts it best. `given` has the requested settings.
+    `auto` takes the start that predicts the text best, of those that suit it. `given` has the requested settings.
     """
     if named != starts.AUTO:
         if not starts.is_reference(named):
@@ -97,9 +97,9 @@ def choose_initial(named: str, given: Settings, corpus: Corpus, workload: Worklo
 
 
 def inherited_settings(initial: str, given: Settings) -> Settings:
-    """Returns the requested settings, with those that a run's folder or a start brings; requested ones win.
+    """Returns the requested settings, with those that a run's folder or a start adds. Requested ones win.
 
-    A run brings all settings of its model. A start brings those that shape it, and a lower learning rate.
+    A run adds all settings of its model. A start adds those of its shape, and a lower learning rate.
     """
     if not initial:
         return given
@@ -112,7 +112,7 @@ def inherited_settings(initial: str, given: Settings) -> Settings:
 
 
 def unsuitable(start: StartModel, given: Settings, corpus: Corpus, workload: Workload) -> str:
-    """Returns why a start is not for these settings, text and budget, before it has read anything; "" if it may be."""
+    """Returns why a start does not suit these settings, text and budget, before reading anything; "" if it may."""
     asked, own = given.explicit().get("model", {}), start.settings
     if differing := [name for name, value in asked.items() if name not in FREE and value != getattr(own, name)]:
         return f"model.{differing[0]} {asked[differing[0]]!r} is not the start's"
@@ -127,7 +127,7 @@ def unsuitable(start: StartModel, given: Settings, corpus: Corpus, workload: Wor
 
 
 def known_share(start: StartModel, corpus: Corpus) -> float:
-    """Returns the share of the training text's characters that a start knows, or one like each."""
+    """Returns the share of the training text's characters that a start knows, or knows a similar one of."""
     frequencies = np.array(corpus.header.frequencies, np.float64)  # (C,)
     rows = similar_rows(start.vocabulary, corpus.vocabulary)[: len(frequencies)]
     known = np.array([row is not None for row in rows])
@@ -135,7 +135,7 @@ def known_share(start: StartModel, corpus: Corpus) -> float:
 
 
 def order0_nats(corpus: Corpus) -> float:
-    """Returns the entropy of single characters of the training text: the loss of who knows only how often each is."""
+    """Returns the entropy of single characters of the training text: the loss if only their frequencies are known."""
     counts = np.array([each for each in corpus.header.frequencies if each], np.float64)
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum()) if len(counts) else 0.0
@@ -145,7 +145,7 @@ def zero_shot_nats(start: StartModel, given: Settings, corpus: Corpus) -> float:
     """Returns a start's loss on pieces of the training text before any training, in nats per character.
 
     It is infinite for a text of one character. It is measured in one thread and in fp32, so that it depends on nothing
-    else that runs.
+    else.
     """
     settings = inherited_settings(start.start.reference, given)
     model, _ = warm_started_model(settings, corpus.vocabulary, start.start.reference)
@@ -153,7 +153,7 @@ def zero_shot_nats(start: StartModel, given: Settings, corpus: Corpus) -> float:
 
 
 def mean_nats(model: CharLM, text: Part) -> float:
-    """Returns a model's mean loss on pieces of a text, evenly spread; infinite for less than two characters."""
+    """Returns a model's mean loss on evenly spread pieces of a text; infinite for less than two characters."""
     length = min(WINDOW, text.characters)
     if length < 2:
         return math.inf
@@ -166,7 +166,7 @@ def mean_nats(model: CharLM, text: Part) -> float:
 
 
 def _start_rate(given: Settings) -> float:
-    """Returns the learning rate that training from a start has, unless the user gives one."""
+    """Returns the learning rate for training from a start, unless the user gives one."""
     return RATE_FACTOR * usual_learning_rate(given.training.optimizer)
 
 

@@ -102,7 +102,7 @@ def _check_text(settings: Settings, corpus: Corpus) -> None:
 
 
 def _check_budget(given: Settings) -> None:
-    """Raises UsageError without a budget."""
+    """Raises UsageError if there is no budget."""
     if not given.budget and given.budget.model_fields_set:
         raise UsageError("a budget of 0 trains nothing; give more, such as --minutes 5")
     if not given.budget:

@@ -184,7 +184,7 @@ def folder_notes(wanted: Path, path: Path) -> list[str]:
 
 
 def cell_notes(settings: Settings) -> list[str]:
-    """At most one sentence: what a registered cell does without."""
+    """Returns at most one sentence, on what a registered cell lacks."""
     cell = settings.model.cell
     if not REGISTERED_CELLS.find(cell):
         return []

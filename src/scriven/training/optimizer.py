@@ -84,7 +84,7 @@ LEARNING_RATES = {"muon": 0.04, "adamw": 0.004, "sgd": 1.0, "rmsprop": 0.002}  #
 
 
 def usual_learning_rate(optimizer: str) -> float:
-    """The peak learning rate at which an optimizer learns most texts; a registered one was registered with its own."""
+    """Returns the peak learning rate that suits most texts; a registered optimizer has its own."""
     registered = REGISTERED_OPTIMIZERS.find(optimizer)
     return registered.learning_rate if registered else LEARNING_RATES[optimizer]
 
@@ -197,13 +197,13 @@ class TorchOptimizer:
 
 
 class RegisteredOptimizer:
-    """An optimizer of torch's kind that a program has registered, of the parameters in their own shapes.
+    """An optimizer of torch's kind that a program has registered; the parameters have their own shapes.
 
-    Its state may be arrays and numbers. So may be the numbers of its parameter groups that change.
+    Its state may have arrays and numbers. The numbers of its parameter groups may change too.
     """
 
     def __init__(self, weights: FlatWeights, settings: TrainingSettings) -> None:
-        """Raises UsageError when the registered factory makes no optimizer of torch's kind."""
+        """Raises UsageError if the registered factory does not make an optimizer of torch's kind."""
         self.name, self.peak = settings.optimizer, settings.learning_rate
         registered = REGISTERED_OPTIMIZERS.find(self.name)
         learned = [each for each in weights.parameters if each.requires_grad]
@@ -216,17 +216,17 @@ class RegisteredOptimizer:
         self.begun = [dict(group) for group in rule.param_groups]
 
     def step(self, gradients: list[Tensor], scale: float, rate: float) -> None:
-        """One step from gradients, one a parameter, each times `scale`; the rates of all groups follow the schedule."""
+        """Makes one step from gradients, one per parameter, times `scale`. The schedule sets the rate of each group."""
         for parameter, index in zip(self.parameters, self.learned, strict=True):
             parameter.grad = gradients[index] * scale
         for group, begun in zip(self.rule.param_groups, self.begun, strict=True):
             group["lr"] = begun["lr"] * (rate / self.peak)
         self.rule.step()
         for parameter in self.parameters:
-            parameter.grad = None  # else the next backward pass would add to it
+            parameter.grad = None  # otherwise the next backward pass would add to it
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs. Raises UsageError when it cannot be saved."""
+        """Returns what `restore` needs. Raises UsageError if it cannot be saved."""
         kept = self.rule.state
         named = {
             (str(index), key): value
@@ -253,7 +253,7 @@ class RegisteredOptimizer:
         )
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back what `state` gave. Raises ValueError for the state of another model."""
+        """Restores what `state` gave. Raises ValueError for the state of another model."""
         groups = {f"group{number}": group for number, group in enumerate(self.rule.param_groups)}
         places: dict[str, dict[str, Any]] = {str(i): {} for i in range(len(self.parameters))}
         for group, begun in zip(self.rule.param_groups, self.begun, strict=True):
@@ -351,7 +351,7 @@ class Optimizer:
         return rate, size
 
     def _pull(self, rate: float) -> None:
-        """Moves all weights a little towards those that training began with."""
+        """Pulls all weights a little towards the first ones."""
         if self.first_values is not None:
             self.weights.values.lerp_(self.first_values, min(1.0, rate * self.settings.pull))
 

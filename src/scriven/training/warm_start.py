@@ -32,7 +32,7 @@ ONEHOT = "layers.0.rnn.weight_ih_l0"  # one column per symbol if the input is on
 
 @dataclass(frozen=True)
 class StartModel:
-    """The model of a start, checked."""
+    """The model of a start, which is checked as it is read."""
 
     start: starts.Start
 
@@ -41,7 +41,7 @@ class StartModel:
 
     @cached_property
     def settings(self) -> ModelSettings:
-        """Its settings. Raises InputError when they are damaged, or describe a model that cannot be started from."""
+        """Its settings. Raises InputError if they are damaged, or describe a model that training cannot start from."""
         path = self.start.folder / starts.SETTINGS_FILE
         try:
             values = parse_toml(self.start.read(starts.SETTINGS_FILE).decode(), path)
@@ -54,7 +54,7 @@ class StartModel:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Its vocabulary. Raises InputError when it is damaged."""
+        """Its vocabulary. Raises InputError if it is damaged."""
         path = self.start.folder / starts.VOCABULARY_FILE
         try:
             return Vocabulary.from_json(self.start.read(starts.VOCABULARY_FILE).decode())
@@ -128,10 +128,10 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
 
 
 def transplant_start(model: CharLM, vocabulary: Vocabulary, start: StartModel) -> None:
-    """Copies the weights of a start into `model`, those of each symbol from the symbol that `similar_rows` finds.
+    """Copies the weights of a start into `model`; each symbol gets those of the symbol that `similar_rows` finds.
 
-    A symbol that has none gets the mean of all known ones. Raises UsageError if the models differ in shape, InputError
-    if they differ in unit or the start is damaged.
+    A symbol without one gets the mean of all known ones. Raises UsageError if the models differ in shape, InputError if
+    they differ in unit or the start is damaged.
     """
     _check_unit(vocabulary, start.vocabulary, str(start))
     _check_shape(model.settings, start.settings, str(start))
@@ -145,11 +145,11 @@ def transplant_start(model: CharLM, vocabulary: Vocabulary, start: StartModel) -
 
 
 def similar_rows(known: Vocabulary, vocabulary: Vocabulary) -> list[int | None]:
-    """Returns for each of the V symbols of `vocabulary` the row of the symbol in `known` that is most like it, or None.
+    """Returns for each of the V symbols of `vocabulary` the row of the most similar symbol in `known`, or None.
 
     That is the symbol itself; its other case; its base letter, without accents; the plain form of a punctuation mark;
-    or a plain line end or space. The boundary between documents is like a line feed where texts of the other model have
-    no documents.
+    or a plain line end or space. The boundary between documents counts as a line feed if the other model knows no
+    documents.
     """
     theirs = {chr(symbol): row for row, symbol in enumerate(known.symbols)}
     if vocabulary.unit == "byte":
@@ -163,7 +163,7 @@ def similar_rows(known: Vocabulary, vocabulary: Vocabulary) -> list[int | None]:
 
 
 def _alike(symbol: str) -> Iterator[str]:
-    """Yields a symbol and those that may stand for it, the most similar first."""
+    """Yields a symbol and those that may replace it, the most similar first."""
     base = unicodedata.normalize("NFKD", symbol)[0]
     plain = fold_punctuation(symbol)[:1]
     yield from (symbol, symbol.swapcase(), base, base.swapcase(), plain)
