@@ -338,8 +338,8 @@ class Model:
     def score(self, text: str | Several) -> Score | list[Score]:
         """Returns how surprising a text is to the model; every character counts once, unseen ones too.
 
-        For a list of texts it returns a list of scores, one a text. A model of documents reads one or several of them
-        in a text, as in a file; each is read from its start, and its end is counted, also the last one's.
+        For a list of texts it returns a list of scores. A model of documents reads one or several of them in a text,
+        as in a file. Each document is read from its start, and its end is counted, the last one's too.
         """
         if not isinstance(text, str):
             return [self._score(each) for each in check_texts("text", text)]
@@ -376,7 +376,7 @@ class Session:
         self._random = random
 
     def __repr__(self) -> str:
-        """The model, and the symbols that are likeliest now."""
+        """The model, and the symbols that are most likely now."""
         chances = self.next()
         likely = [f"{self._model.decode([each])!r} {chances[each]:.0%}" for each in np.argsort(-chances)[:SHOWN]]
         return f"Session({self._model!r}, next {', '.join(likely)})"
