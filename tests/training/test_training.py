@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
     "model": {"width": 16, "dropout": 0.1},
     "reader": {"batch": 4, "length": 16},
     "training": {"workers": 1, "groups": 1, "threads": 1, "evaluations": 2},
-    "monitor": {"sample_length": 20},
+    "monitor": {"sample_length": 20, "save_minutes": 0},  # at evaluations alone, however slow the machine is
 }
 
 

@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {
     "reader": {"batch": 4, "length": 8},
     "training": {"workers": 1, "groups": 1, "threads": 1, "evaluations": 2, "precision": "fp32"},
     "budget": {"steps": 12},
-    "monitor": {"sample_length": 20},
+    "monitor": {"sample_length": 20, "save_minutes": 0},  # at evaluations alone, however slow the machine is
 }
 LINES = {"corpus": {"documents": "lines"}}
 WINDOWS = {"reader": {"kind": "windows", "stride": 3, "loss": "last"}}
