@@ -17,10 +17,8 @@ from scriven.kernels import native_library
 from scriven.model.cells import RecurrentLayer
 
 PACKAGE = str(Path(scriven.__file__).parent)
-TRAINING, SAMPLING = (
-    12,
-    5,
-)  # own frames from the command on, at most: to a layer's forward, to the sampler's native call
+# Own frames from the command on, at most: to a layer's forward, and to the sampler's native function.
+TRAINING, SAMPLING = 9, 5
 SMALL = ["--model.width", "8", "--reader.batch", "4", "--reader.length", "16", "--training.threads", "1"]
 
 

@@ -220,7 +220,7 @@ def _train(request: Request, reports: Sequence[Report]) -> Iterator[Event]:
     stop, run = StopFlag(), ""
     with python_words(), stop.listening():
         trained = training(request, lambda: stop() or STOPPED_BY_PROGRAM * asked.is_set())
-        events = _consume(trained, reports, asked.set)
+        events = follow(trained, reports, asked.set)
         try:
             for event in events:
                 run = event.run if isinstance(event, Started) else run
@@ -235,16 +235,11 @@ def _train(request: Request, reports: Sequence[Report]) -> Iterator[Event]:
         raise Interrupted(words, event.signal)
 
 
-def _consume(
+def follow(
     events: Iterable[Event], reports: Sequence[Report], ask_to_stop: Callable[[], None] = lambda: None
 ) -> Iterator[Event]:
-    """Passes the events of a training through its reports, and through those that write its files."""
+    """Passes the events of a training through its reports, and through those that write its files; see `consume`."""
     return consume(events, [*reports, FilesReport(), PlotReport()], ask_to_stop)
-
-
-def follow(events: Iterable[Event], reports: Sequence[Report]) -> TrainedRun:
-    """Passes the events of a training through its reports and into its files. Returns the run at its end."""
-    return _end_of(_consume(events, reports))
 
 
 def _end_of(events: Iterable[Event]) -> TrainedRun:

@@ -113,6 +113,7 @@ def train(
         return _work(texts, place)
 
     from scriven.api import follow
+    from scriven.events import Finished, Started
     from scriven.report.terminal import JsonReport, TerminalReport
     from scriven.signals import LAUNCHER_SECONDS, StopFlag
     from scriven.training.request import Request
@@ -121,13 +122,14 @@ def train(
     initial = starts.NONE if initial is None and recipe is not None else initial  # a known system had no start
     request = Request(texts, given, output, resume, initial, BEGUN, replay=replay)
     report = JsonReport() if as_json else TerminalReport(quiet=quiet)
-    stop = StopFlag(None if quiet else _say_stopping, once_for=LAUNCHER_SECONDS if place else 0.0)
+    stop, run = StopFlag(None if quiet else _say_stopping, once_for=LAUNCHER_SECONDS if place else 0.0), ""
     with stop.listening():
-        run = follow(training_events(request, stop), [report])
+        for event in follow(training_events(request, stop), [report]):
+            run = event.run if isinstance(event, Started) else run
     end_output()  # what could not be printed does not concern the model
-    if run.interrupted:
-        words = f"stopped and saved at step {run.finished.step:,}; resume with: scriven train --resume -o {run.path}"
-        raise Interrupted(words, run.finished.signal)
+    if isinstance(event, Finished) and event.reason == "interrupted":
+        words = f"stopped and saved at step {event.step:,}; resume with: scriven train --resume -o {run}"
+        raise Interrupted(words, event.signal)
 
 
 def _say_stopping() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scriven.arrays import Float32s, Ids
 from scriven.batches import Batch, Cursor
 from scriven.distributed.collectives import ProcessGroup
 from scriven.distributed.rendezvous import WorkerJob
@@ -76,6 +77,17 @@ class StepGradients:
     waited: float  # seconds that the step waited for its batches
 
 
+@dataclass(frozen=True)
+class GroupRows:
+    """One group's rows of a batch."""
+
+    ids: Tensor  # (T, N), on the device
+    fresh: Tensor | None  # (T, N), on the CPU
+    weights: Float32s | None  # (T, N)
+    since: int  # the first character that counts
+    targets: Ids  # (t, N), from that character on
+
+
 class GradientStep:
     """Computes one worker's gradients of every step, and keeps the recurrent states of its groups."""
 
@@ -104,6 +116,7 @@ class GradientStep:
 
         Gradients and sums are those of all groups, added in a fixed order.
         """
+        self.model.train()
         waited = 0.0
         nats: list[list[Tensor]] = [[] for _ in range(self.groups)]  # (2,) each, on the device
         counts = [GroupSums()] * self.groups
@@ -112,7 +125,12 @@ class GradientStep:
             batch, cursor = next(batches)
             waited += time.monotonic() - begun
             for group in range(self.groups):
-                found, counted = self._backward(batch, group, step, number)
+                part, lane = self._take_rows(batch, group), int(batch.lanes[group * self.rows])
+                seed = mix_seed(self.settings.training.seed, step, lane, number)
+                raw, y, state = self.model.read(part.ids, self.states[group], part.fresh, seed, self.backend)
+                self.states[group] = detach(state)
+                found, counted = self._backward(part, raw, y)
+                del raw, y, state  # their memory is the next group's
                 nats[group].append(found)
                 counts[group] = GroupSums(*map(add, counts[group].to_row(), counted.to_row()))
                 gradients = self.weights.take_gradients()
@@ -154,32 +172,40 @@ class GradientStep:
         sums = GroupSums.from_row(rows[:, : -len(last)].sum(0).tolist())
         return sums, Control(progress, int(signal), bool(save))
 
-    def _backward(self, batch: Batch, group: int, step: int, number: int) -> tuple[Tensor, GroupSums]:
-        """Computes the gradients of one group's rows of a batch.
+    def _take_rows(self, batch: Batch, group: int) -> GroupRows:
+        columns = slice(group * self.rows, (group + 1) * self.rows)
+        weights = None if batch.weights is None else batch.weights[:, columns]
+        since = 0 if weights is None else int(weights.any(1).argmax())
+        return GroupRows(
+            ids=self._tensor(batch.ids[:, columns]),
+            fresh=None if batch.fresh is None else torch.from_numpy(batch.fresh[:, columns]),
+            weights=weights,
+            since=since,
+            targets=batch.targets[since:, columns],
+        )
+
+    def _backward(self, rows: GroupRows, raw: Tensor, y: Tensor) -> tuple[Tensor, GroupSums]:
+        """Computes the gradients of one group, given what the model computed for its rows, raw and y (T, N, H).
 
         Returns its nats and end_nats (2,), which are still on the device, and its other sums.
         """
-        self.model.train()
-        columns = slice(group * self.rows, (group + 1) * self.rows)
-        weights = None if batch.weights is None else batch.weights[:, columns]  # (T, N)
-        since = 0 if weights is None else int(weights.any(1).argmax())  # the first character that counts
-        ids, targets = self._tensor(batch.ids[:, columns]), batch.targets[since:, columns]  # (T, N), (t, N)
-        fresh = None if batch.fresh is None else torch.from_numpy(batch.fresh[:, columns])  # (T, N), on the CPU
-        seed = mix_seed(self.settings.training.seed, step, int(batch.lanes[columns.start]), number)
-        raw, y, state = self.model.read(ids, self.states[group], fresh, seed, self.backend)  # (T, N, H)
-        losses = self.model.losses(y[since:] if since else y, self._tensor(targets), self.backend)  # (t, N)
-        self.states[group] = detach(state)
+        since, weights = rows.since, rows.weights
+        losses = self.model.losses(y[since:] if since else y, self._tensor(rows.targets), self.backend)  # (t, N)
         weighing = torch.ones_like(losses) if weights is None else self._tensor(weights[since:])  # (t, N)
         predictions = losses.numel() if weights is None else float(weights.sum())
-        found = [losses, predictions * self._penalties(raw, y, fresh)] if self.penalised else [losses]
+        found = [losses, predictions * self._penalties(raw, y, rows.fresh)] if self.penalised else [losses]
         torch.autograd.backward(found, [weighing, *[None] * self.penalised])
-        losses = losses.detach() if weights is None else losses.detach() * weighing
-        ends = torch.from_numpy(targets == (-1 if self.boundary is None else self.boundary))
+        return self._sum_up(rows, losses.detach() if weights is None else losses.detach() * weighing, predictions)
+
+    def _sum_up(self, rows: GroupRows, losses: Tensor, predictions: float) -> tuple[Tensor, GroupSums]:
+        """Sums one group's losses (t, N), which are weighted."""
+        weights = rows.weights
+        ends = torch.from_numpy(rows.targets == (-1 if self.boundary is None else self.boundary))
         if weights is not None:
-            ends &= torch.from_numpy(weights[since:] > 0)
+            ends &= torch.from_numpy(weights[rows.since :] > 0)
         read = predictions
         if self.settings.reader.kind == "windows":  # all of a window is read, even if only its last counts
-            read = len(ids) * (self.rows if weights is None else int(weights.any(0).sum()))
+            read = len(rows.ids) * (self.rows if weights is None else int(weights.any(0).sum()))
         count = float(ends.sum())
         ended = losses[ends].sum() if count else losses.new_zeros(())
         nats = torch.stack([losses.sum(), ended])
