@@ -33,6 +33,7 @@ from stretches import Sample, Stretches
 HERE = Path(__file__).parent
 PIECE = 16_384  # characters of one source, before another one's turn comes
 SEED = 20261129
+DROPPED = HERE / "dropped.txt"  # lines that share stretches with texts that are in no package, as hashes
 
 
 def main() -> None:
@@ -58,14 +59,11 @@ def make_texts(cache: Path, out: Path, at_hand: Path, added: Collection[str]) ->
     listed = tomllib.loads((HERE / "sources.toml").read_text(encoding="utf-8"))
     starts = [without(start, added) for start in listed["start"].values()]
     out.mkdir(parents=True, exist_ok=True)
-    forbidden = Stretches()
-    for source in listed["measured"]:
-        if source["registry"] == "at hand" and not at_hand.is_dir():
-            print(f"{at_hand} is missing, so lines that are only in {', '.join(source['files'])} are not taken out")
-            continue
-        for text in read_source(source, cache, at_hand):
-            forbidden.add(text)
-    forbidden.freeze()
+    packages = [source for source in listed["measured"] if source["registry"] != "at hand"]
+    forbidden = collect_stretches(packages, cache, at_hand)
+    dropped = None if at_hand.is_dir() and not added else read_dropped()
+    others = collect_stretches([listed["at_hand"]] if dropped is None else [], cache, at_hand)
+    found = set[tuple[str, str]]()
     texts: dict[str, str] = {}
     report: dict[str, Any] = {}
     chosen = {source["name"] for source in listed["source"] if any(belongs(source["name"], start) for start in starts)}
@@ -73,7 +71,10 @@ def make_texts(cache: Path, out: Path, at_hand: Path, added: Collection[str]) ->
         if source["name"] not in chosen:
             continue
         whole = "\n\n".join(clean(text) for text in read_source(source, cache, at_hand))
-        kept = "\n".join(forbidden.without_shared(whole.split("\n")))
+        lines = forbidden.without_shared(whole.split("\n"))
+        found |= {(source["name"], digest_of(line)) for line in others.find_shared(lines)}
+        gone = found if dropped is None else dropped
+        kept = "\n".join(line for line in lines if (source["name"], digest_of(line)) not in gone)
         texts[source["name"]] = kept
         report[source["name"]] = {
             "characters": len(kept),
@@ -89,7 +90,30 @@ def make_texts(cache: Path, out: Path, at_hand: Path, added: Collection[str]) ->
         digest = hashlib.sha256(mixed.encode()).hexdigest()
         report[f"start {name}"] = {"characters": len(mixed), "sha256": digest, "symbols": len(set(mixed))}
         print(f"start {name}: {len(mixed):,} characters, {digest}")
+    if dropped is None:
+        DROPPED.write_text("".join(f"{name} {digest}\n" for name, digest in sorted(found)), encoding="utf-8")
     (out / "sources.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def collect_stretches(sources: Iterable[dict[str, Any]], cache: Path, at_hand: Path) -> Stretches:
+    """Returns the stretches of all texts of some sources."""
+    forbidden = Stretches()
+    for source in sources:
+        for text in read_source(source, cache, at_hand):
+            forbidden.add(text)
+    forbidden.freeze()
+    return forbidden
+
+
+def read_dropped() -> set[tuple[str, str]]:
+    """Returns the names of sources and hashes of lines that share stretches with texts that are in no package."""
+    lines = DROPPED.read_text(encoding="utf-8").splitlines()
+    return {(name, digest) for name, digest in map(str.split, lines)}
+
+
+def digest_of(line: str) -> str:
+    """Returns a short hash of a line."""
+    return hashlib.sha256(line.encode()).hexdigest()[:16]
 
 
 def without(start: dict[str, Any], added: Collection[str]) -> dict[str, Any]:

@@ -79,6 +79,14 @@ class Stretches:
 
     def without_shared(self, lines: Sequence[str]) -> list[str]:
         """Returns the lines that have no part in a shared stretch."""
+        return [line for line, shares in zip(lines, self._touch(lines), strict=True) if not shares]
+
+    def find_shared(self, lines: Sequence[str]) -> list[str]:
+        """Returns the lines that have part in a shared stretch."""
+        return [line for line, shares in zip(lines, self._touch(lines), strict=True) if shares]
+
+    def _touch(self, lines: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Returns, for each line, whether it has part in a shared stretch."""
         words = [plain(line) for line in lines]
         lengths = np.array([len(line) + 1 if line else 0 for line in words], np.int64)
         ends = np.cumsum(lengths)
@@ -86,8 +94,8 @@ class Stretches:
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(shared)])  # shared stretches that begin earlier
         first = np.clip(ends - lengths - LENGTH + 1, 0, len(shared))
         last = np.clip(ends - 1, 0, len(shared))
-        touched = (before[last] - before[first] > 0) & (lengths > 0)
-        return [line for line, drop in zip(lines, touched, strict=True) if not drop]
+        touched: npt.NDArray[np.bool_] = (before[last] - before[first] > 0) & (lengths > 0)
+        return touched
 
 
 @dataclass(frozen=True)

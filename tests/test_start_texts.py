@@ -151,7 +151,7 @@ AT_HAND = FOLDER.parents[1] / "shared" / "data"  # texts that cannot be in the r
 
 
 @pytest.mark.parametrize("sample", sorted(FOLDER.glob("*.stretches")), ids=lambda path: path.stem)
-@pytest.mark.parametrize("name", next(source["files"] for source in LISTED["measured"] if source["name"] == "at hand"))
+@pytest.mark.parametrize("name", LISTED["at_hand"]["files"])
 def test_no_text_that_is_measured_shares_a_stretch_with_a_start(name: str, sample: Path) -> None:
     if not (AT_HAND / name).is_file():
         pytest.skip(f"{name} is not at hand")
@@ -166,3 +166,28 @@ def test_a_start_has_the_sources_that_are_not_left_out(tmp_path: Path) -> None:
     kept = [source for source in LISTED["source"] if make.belongs(source["name"], general)]
     assert {source["registry"] for source in kept} == {"pypi", "debian"}  # anybody can make it
     assert {source["language"] for source in kept} - LISTED["languages"].keys() == {"C", "Go", "JavaScript", "Python"}
+
+
+def test_the_texts_that_are_in_no_package_are_needed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they share with a source is kept as hashes of lines, with which anybody makes the same text."""
+    (tmp_path / "sources.toml").write_text(
+        '[start.general]\nsources = ["*"]\n[at_hand]\nname = "at hand"\nregistry = "at hand"\n'
+        '[[measured]]\nname = "packed"\nregistry = "pypi"\n'
+        '[[source]]\nname = "own"\nlanguage = "en"\nregistry = "pypi"\n'
+    )
+    ours = [
+        "Something of our own, which is in no other text at all.",
+        "Rain in Spain stays mainly in the plain, they say.",
+    ]
+    quoted, packed = VERSE.split("\n")[0:2], "A line that a measured text of a package has as well, word for word."
+    texts = {"at hand": VERSE, "packed": packed, "own": "\n".join([ours[0], *quoted, packed, ours[1]])}
+    monkeypatch.setattr(make, "read_source", lambda source, *_: iter([texts[source["name"]]]))
+    monkeypatch.setattr(make, "HERE", tmp_path)
+    monkeypatch.setattr(make, "DROPPED", tmp_path / "dropped.txt")
+    made = []
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        make.make_texts(tmp_path, tmp_path / "out", folder, [])
+        made.append((tmp_path / "out" / "general.txt").read_text())
+        texts["at hand"] = ""
+    assert made[0] == made[1] == "\n".join([*ours, ""])
+    assert [line.split()[0] for line in (tmp_path / "dropped.txt").read_text().splitlines()] == ["own", "own"]
