@@ -13,7 +13,7 @@ from kernel_variants import VARIANTS, at_each_variant, kernels_of
 from slow_counts import Discounts, SlowNgrams, held_out_places
 
 from scriven.kernels import counts
-from scriven.kernels.counts import Counted, NgramCounter, NgramTable
+from scriven.kernels.counts import Counted, NgramCounter, NgramMixture, NgramTable
 
 pytestmark = pytest.mark.skipif(not VARIANTS, reason="there is no native library")
 MB = 1 << 20
@@ -110,6 +110,34 @@ def test_scores_are_the_logarithms_of_the_distribution() -> None:
         for place in range(3, 100):
             p = table.distribution(rows[row : row + 1, :place])[0, rows[row, place]]
             assert nats[row, place - 3] == pytest.approx(-np.log(p), rel=1e-14, abs=1e-15)
+
+
+def test_a_mixture_has_sums_of_logits() -> None:
+    ids = written(5, 3000, 12)
+    table, _ = make(ids, 12, boundary=11)
+    text, logits = written(6, 300, 12).reshape(60, 5), np.random.default_rng(1).normal(size=(40, 5, 12))
+    weights = np.random.default_rng(2).random((9, 2))
+    for mixture in (NgramMixture(table, weights), NgramMixture.alone(table)):
+        mixed = logits.astype(np.float32)
+        mixture.mix(mixed, text)
+        for place in (0, 7, 39):
+            for row in range(5):
+                before = text[: place + 21, row]
+                p = table.distribution(before[None])[0]
+                own = [
+                    network * logits[place, row].astype(np.float32) + counts * np.log(p)
+                    for network, counts in mixture.weights
+                ]
+                assert min(np.abs(mixed[place, row] - each).max() for each in own) < 1e-6
+    alone = logits.astype(np.float32)
+    NgramMixture.alone(table).mix(alone, text, threads=3)
+    assert np.abs(np.exp(alone.astype(np.float64)).sum(-1) - 1).max() < 1e-6
+    wrongs: list[Any] = [logits, alone[:, :4], alone[::2], np.concatenate((alone, alone))]
+    for wrong in wrongs:
+        with pytest.raises(ValueError, match="logits"):
+            NgramMixture.alone(table).mix(wrong, text)
+    with pytest.raises(ValueError, match="weights must be"):
+        NgramMixture(table, weights[1:]).mix(alone, text)
 
 
 @pytest.mark.parametrize(("symbols", "budget"), [(4, 3 * 64 << 10), (6, 64 << 10), (90, 64 << 10)])

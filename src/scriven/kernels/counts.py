@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scriven.arrays import Float64s, Ids
+from scriven.arrays import Float32s, Float64s, Ids
 from scriven.kernels import native_library
 from scriven.kernels.native_library import NativeStruct, fields
 
@@ -67,6 +67,10 @@ class _CountsScore(NativeStruct):
     _fields_ = (*fields(c_int64, "threads rows length first"), *fields(c_void_p, "table ids nats"))
 
 
+class _CountsMix(NativeStruct):
+    _fields_ = (*fields(c_int64, "threads rows length first"), *fields(c_void_p, "table ids weights logits"))
+
+
 class _CountsDistribution(NativeStruct):
     _fields_ = (*fields(c_int64, "rows length"), *fields(c_void_p, "table ids probabilities"))
 
@@ -101,9 +105,9 @@ class NgramTable:
         self.reach = reach
         self.arrays = dict(arrays)
         _check_arrays(symbols, self.arrays)
-        self._table = _pack(symbols, boundary, reach, self.arrays)
+        self.native = _pack(symbols, boundary, reach, self.arrays)
         check = native_library.declare("scriven_counts_check", [POINTER(_CountsTable)], c_int64)
-        if check(byref(self._table)):
+        if check(byref(self.native)):
             raise ValueError("the n-grams do not belong together")
 
     @property
@@ -132,7 +136,7 @@ class NgramTable:
                 rows=rows,
                 length=length,
                 first=first,
-                table=addressof(self._table),
+                table=addressof(self.native),
                 ids=ids.ctypes.data,
                 nats=nats.ctypes.data,
             )
@@ -148,12 +152,57 @@ class NgramTable:
             _CountsDistribution(
                 rows=rows,
                 length=length,
-                table=addressof(self._table),
+                table=addressof(self.native),
                 ids=ids.ctypes.data,
                 probabilities=probabilities.ctypes.data,
             )
         )
         return probabilities
+
+
+@dataclass(frozen=True)
+class NgramMixture:
+    """A table as a partner of a network: the logits of a mixture are sums of theirs.
+
+    The probabilities are products of powers of both, which sum to 1 as those of any logits do. `weights` (longest + 1,
+    2) are the exponents of the network and of the table, by the number of symbols of the longest context that the table
+    has. With 0 and 1 the table stands alone.
+    """
+
+    table: NgramTable
+    weights: Float64s
+
+    @classmethod
+    def alone(cls, table: NgramTable) -> NgramMixture:
+        """A mixture with the table's own probabilities, whatever the network says."""
+        return cls(table, np.tile([0.0, 1.0], (table.longest + 1, 1)))
+
+    def mix(self, logits: Float32s, ids: Ids, threads: int = 1) -> None:
+        """Makes logits (t, N, V) of what follows the last t of ids (T, N) those of the mixture, in place.
+
+        The ids before one in its column are its context; the first logits follow all but t - 1 ids.
+        """
+        length, rows = ids.shape
+        first, ids = length - len(logits), np.ascontiguousarray(ids, np.int64)
+        if logits.shape[1:] != (rows, self.table.symbols) or logits.dtype != np.float32 or first < 0:
+            raise ValueError(f"logits are {logits.shape} {logits.dtype}, which ids {ids.shape} do not give")
+        if not (logits.flags.c_contiguous and logits.flags.writeable):
+            raise ValueError("logits must be in one piece, and not be read-only")
+        weights = np.ascontiguousarray(self.weights, np.float64)
+        if weights.shape != (self.table.longest + 1, 2):
+            raise ValueError(f"weights must be ({self.table.longest + 1}, 2), not {weights.shape}")
+        native_library.call(
+            _CountsMix(
+                threads=threads,
+                rows=rows,
+                length=length,
+                first=first,
+                table=addressof(self.table.native),
+                ids=ids.ctypes.data,
+                weights=weights.ctypes.data,
+                logits=logits.ctypes.data,
+            )
+        )
 
 
 class NgramCounter:

@@ -319,6 +319,17 @@ struct CountsScore {
     double *nats;        // (N, T - first)
 };
 
+// Makes logits of what follows ids (T, N), from place `first` on, those of a mixture with a table: weight 0 times the
+// logit plus weight 1 times the logarithm of the table's probability. The weights are those of the level of the longest
+// context that the table has.
+struct CountsMix {
+    int64_t threads, rows, length, first;
+    const CountsTable *table;
+    const int64_t *ids;     // (T, N): those before one in its column are its context
+    const double *weights;  // (longest + 1, 2)
+    float *logits;          // (T - first, N, V)
+};
+
 struct CountsDistribution {
     int64_t rows, length;
     const CountsTable *table;

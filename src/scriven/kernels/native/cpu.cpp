@@ -110,7 +110,7 @@ constexpr Size sizes[] = {
     SCRIVEN_SIZE(MuonApply),           SCRIVEN_SIZE(CountsTable),
     SCRIVEN_SIZE(CountsOpen),          SCRIVEN_SIZE(CountsAdd),
     SCRIVEN_SIZE(CountsFinish),        SCRIVEN_SIZE(CountsScore),
-    SCRIVEN_SIZE(CountsDistribution),
+    SCRIVEN_SIZE(CountsDistribution),  SCRIVEN_SIZE(CountsMix),
 };
 
 }  // namespace
