@@ -82,8 +82,8 @@ def train(
         to train for longer. auto resumes if there is a checkpoint and starts a new run if not, so that one command
         does both
     initial
-        what to start from: a run, whose best weights are taken; the name of a general model that comes with Scriven
-        (`scriven starts` lists them); auto, one of these if that helps; or none, random weights
+        what to start from: a run, whose best weights are taken; the name of a start, a general
+        model (`scriven starts` lists them); auto, one of these if that helps; or none, random weights
     replay
         repeat the steps of this run with identical results, even if its budget was a time. The text and the settings
         are taken from that run
