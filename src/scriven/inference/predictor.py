@@ -101,9 +101,9 @@ class Predictor:
         self._step_backend = choose_backend(model.settings, model.device, "fp32")
         self._sampler: Sampler | None = None
 
-    def by_torch(self, check_stop: Callable[[], None] = lambda: None) -> Predictor:
-        """Returns a predictor of the same model that reads and writes with torch, and calls `check_stop`."""
-        return Predictor(self.model, self.vocabulary, self.precision, self.window, check_stop=check_stop)
+    def with_check_stop(self, check_stop: Callable[[], None]) -> Predictor:
+        """Returns a predictor like this one that calls `check_stop`."""
+        return Predictor(self.model, self.vocabulary, self.precision, self.window, self.writing, check_stop)
 
     def sampler(self) -> Sampler | None:
         """The native code that writes, with the weights that were packed last; None if torch writes."""

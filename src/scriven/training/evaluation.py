@@ -39,7 +39,7 @@ class Evaluator:
     ) -> None:
         """If `stop()` is not 0 on one worker, all abandon the evaluation. It is called again and again."""
         self.stop = stop
-        self.stoppable = predictor.by_torch(self._check_stop)
+        self.stoppable = predictor.with_check_stop(self._check_stop)
         self.settings, self.workers, self.corpus, self.predictor = settings, workers, corpus, predictor
         self.text = corpus.validation
         limit = settings.training.evaluation_characters
