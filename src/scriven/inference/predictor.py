@@ -253,10 +253,10 @@ def writing_precision(asked: str, device: torch.device, cell: str = "lstm") -> s
     """
     if device.type != "cpu":
         because = f"the device is {device.type}"
-    elif kernels.level() == "off":
-        because = f"here is torch alone ({kernels.why()})"
     elif cell not in CELLS:
         because = f"the cell {cell} is registered, which torch computes"
+    elif kernels.level() == "off":
+        because = f"here is torch alone ({kernels.why()})"
     else:
         return "int8" if asked == "auto" else asked
     if asked == "int8":
