@@ -47,8 +47,10 @@ from scriven.inference.generation import (
 from scriven.inference.predictor import Context, Predictor, writing_precision
 from scriven.inference.saved_session import Origin, SavedSession
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals, surprisals_of_text, tally
-from scriven.model import CharLM, choose_device, choose_precision
+from scriven.kernels.counts import NgramMixture
+from scriven.model import choose_device, choose_precision
 from scriven.model.backends import single_threaded
+from scriven.model.language_model import make_model
 from scriven.runs import load_weights, open_run
 from scriven.runs.checkpoints import MODEL_FILE
 from scriven.runs.folder import Which
@@ -140,10 +142,7 @@ class Model:
 
     def __repr__(self) -> str:
         """The model's shape, its run and its step."""
-        model = self.settings.model
-        return ", ".join(
-            filter(None, [f"Model({model.cell} {model.layers}x{model.width}", self.run, f"step {self.step})"])
-        )
+        return ", ".join(filter(None, [f"Model({self.settings.model.name}", self.run, f"step {self.step})"]))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickles the name of the checkpoint; it is loaded again where the pickle is opened."""
@@ -509,16 +508,17 @@ def load(
     checkpoint = opened.checkpoint(which)
     weights = checkpoint.weights(opened.shapes())
     with single_threaded(), torch.random.fork_rng(devices=[]):
-        model = CharLM(
-            opened.settings.model, opened.vocabulary.size
-        )  # its random weights are replaced by those of the checkpoint
+        # Its random weights are replaced by those of the checkpoint.
+        model = make_model(opened.settings.model, opened.vocabulary.size)
         asked, cell = precision.replace("int8", "auto"), opened.settings.model.cell
         number_format = choose_precision(asked, place, cell, again=False)
     load_weights(model, checkpoint, weights)
     window = reader_window(opened.settings.reader)
     writing = writing_precision(precision, place, cell)
-    predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format, window, writing)
-    sha256 = checkpoint.manifest["files"][MODEL_FILE]["sha256"]
+    table = opened.counts()
+    counts = NgramMixture.alone(table) if table and opened.settings.model.kind == "counts" else None
+    predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format, window, writing, counts=counts)
+    sha256 = opened.origin["counts"]["sha256"] if counts else checkpoint.manifest["files"][MODEL_FILE]["sha256"]
     origin = Origin(run=str(path.absolute()), step=checkpoint.step, sha256=sha256, device=device, precision=precision)
     made = Model(predictor, opened.settings, checkpoint.step, str(run), origin)
     _LOADED.setdefault(origin, made)

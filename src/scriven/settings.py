@@ -213,6 +213,11 @@ class ReaderSettings(Frozen):
 class ModelSettings(Frozen):
     """The model: embedding, recurrent layers, output."""
 
+    kind: Literal["network", "counts"] = setting(
+        "network",
+        "network: recurrent layers, which are trained; or counts: an n-gram model of the text, made in seconds, which "
+        "no other setting of the model changes",
+    )
     cell: Annotated[str, _known_to(REGISTERED_CELLS)] = setting(
         "lstm",
         "recurrent cell: lstm, gru, rnn, mingru (its gates see only the input, Feng et al. 2024), or one that a "
@@ -301,6 +306,11 @@ class ModelSettings(Frozen):
         if not set(value.split(",")) <= set(ACTIVATIONS):
             raise ValueError(f"model.activation: give tanh or relu, or one per layer, such as tanh,relu; not {value!r}")
         return value
+
+    @property
+    def name(self) -> str:
+        """The model's shape in a word or two, such as `lstm 2x192`."""
+        return "counts" if self.kind == "counts" else f"{self.cell} {self.layers}x{self.width}"
 
     @property
     def activations(self) -> list[str]:

@@ -62,7 +62,7 @@ def _run(path: str, layers: bool) -> Row:
     model, index = run.settings.model, run.index()
     return {
         "run": str(run.path),
-        "model": f"{model.cell} {model.layers}x{model.width}",
+        "model": model.name,
         "parameters": parameter_count(model, run.vocabulary.size),
         **({"layers": _layers(run)} if layers else {}),
         "unit": run.vocabulary.unit,
@@ -80,6 +80,8 @@ def _layers(run: Run) -> list[Row]:
     from scriven.model.language_model import layer_widths, parameters_by_layer
 
     model, symbols = run.settings.model, run.vocabulary.size
+    if model.kind == "counts":
+        return []
     widths = layer_widths(model, symbols)
     sides = {f"layer {depth}": (before, width) for depth, (before, width) in enumerate(pairwise(widths), 1)}
     sides |= {f"norm {depth}": (width, width) for depth, width in enumerate(widths[1:], 1)}

@@ -83,7 +83,7 @@ def _row(verdict: Verdict, settings: Settings, steps: int) -> Row:
     return {
         "equal": verdict.equal,
         "steps": f"{steps} + {steps}",
-        "model": f"{model.cell} {model.layers}x{model.width}",
+        "model": model.name,
         "reader": settings.reader.kind,
         "optimizer": training.optimizer,
         "workers": training.workers,

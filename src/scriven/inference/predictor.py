@@ -15,6 +15,7 @@ from scriven.arrays import Float64s, Ids
 from scriven.errors import UsageError
 from scriven.inference.sampling import draw
 from scriven.kernels import native_library, sampler
+from scriven.kernels.counts import NgramMixture
 from scriven.kernels.sampler import Sampler
 from scriven.model.backends import choose_backend, single_threaded
 from scriven.model.cells import CELLS
@@ -30,8 +31,8 @@ LOGITS_AT_ONCE = 1 << 22  # values, 16 MB: bounds the memory for many rows or sy
 class Context:
     """What N rows have read: the logits (N, V) of each row's next character, and the state (None before any).
 
-    With a window, `recent` has the last characters read (L, N). Nothing changes a context's arrays, so one context can
-    be continued many times.
+    With a window or counts, `recent` has the last characters read (L, N). Nothing changes a context's arrays, so one
+    context can be continued many times.
     """
 
     logits: Tensor
@@ -46,7 +47,7 @@ class Context:
 
 
 def fit(contexts: Sequence[Context]) -> bool:
-    """Whether contexts can share a batch: all or none have a state, and all have seen the same length of a window."""
+    """Whether contexts can share a batch: all or none have a state, and as many last characters are known of each."""
     states = {context.state is None for context in contexts}
     return len(states) == 1 and len({0 if each.recent is None else len(each.recent) for each in contexts}) == 1
 
@@ -58,7 +59,7 @@ def side_by_side(contexts: Sequence[Context]) -> Context:
     """
     if not fit(contexts):
         raise ValueError(
-            "contexts share a batch only if all have read something, and have seen the same length of a window"
+            "contexts share a batch only if all have read something, and as many last characters are known of each"
         )
     states = [context.state for context in contexts if context.state is not None]
     seen = [context.recent for context in contexts if context.recent is not None]
@@ -79,6 +80,7 @@ class Predictor:
         window: int = 0,
         writing: str | None = None,
         check_stop: Callable[[], None] = lambda: None,
+        counts: NgramMixture | None = None,
     ) -> None:
         """`model` must be in evaluation mode, on the device where it stays. `precision` is `fp32` or `bf16`.
 
@@ -88,14 +90,17 @@ class Predictor:
         With a `window` above 0, the next character is predicted from the last `window` ones only. They are read again
         from a zero state for every character, as in training on windows. `predict` does not use the window.
 
+        With `counts`, logits are those of the mixture with them, and torch reads and writes.
+
         `check_stop` is called before every chunk is read, and may raise to end the work.
         """
         self.model = model
         self.window = window
         self.vocabulary = vocabulary
         self.precision = precision
-        self.writing = writing
+        self.writing = writing if counts is None else None
         self.check_stop = check_stop
+        self.counts = counts
         self._backend = choose_backend(model.settings, model.device, precision)
         # A single step takes as long as reading the weights. Autocast would convert them each time.
         self._step_backend = choose_backend(model.settings, model.device, "fp32")
@@ -103,7 +108,22 @@ class Predictor:
 
     def with_check_stop(self, check_stop: Callable[[], None]) -> Predictor:
         """Returns a predictor like this one that calls `check_stop`."""
-        return Predictor(self.model, self.vocabulary, self.precision, self.window, self.writing, check_stop)
+        return Predictor(
+            self.model, self.vocabulary, self.precision, self.window, self.writing, check_stop, counts=self.counts
+        )
+
+    @property
+    def remembered(self) -> int:
+        """How many of the last characters a context has: those of the window, and those that counts look at."""
+        return max(self.window, self.counts.table.longest if self.counts else 0)
+
+    def _remember(self, context: Context, ids: Ids) -> Ids | None:
+        """Returns the last characters after reading ids (T, N)."""
+        if not self.remembered:
+            return None
+        read = self.vocabulary.clamp(ids)
+        seen = read if context.recent is None else np.concatenate((context.recent, read))
+        return seen[-self.remembered :]
 
     def sampler(self) -> Sampler | None:
         """The native code that writes, with the weights that were packed last; None if torch writes."""
@@ -150,10 +170,8 @@ class Predictor:
 
         A boundary begins a document: that row's state is zeroed before it is read.
         """
-        ids = self.vocabulary.clamp(ids)  # with a window they are kept
-        recent = ids if context.recent is None else np.concatenate((context.recent, ids))
         context = self.carry(context, ids)
-        return self._read_window(context, recent) if self.window else context
+        return self._read_window(context) if self.window else context
 
     def carry(self, context: Context, ids: Ids) -> Context:
         """Reads like `read`, but never through the window: the state is carried on.
@@ -168,21 +186,24 @@ class Predictor:
     def _carry(self, context: Context, ids: Ids) -> Context:
         native = self.scorer()
         if native is None:
-            logits, state = self._step(context, ids, since=-1)
-            return Context(logits[-1].clone(), state)  # a copy, so that the rest can be freed
+            return self._after(context, ids, *self._step(context, ids, since=-1))
         self.check_stop()
         before = context.state or native.zero_state(ids.shape[1])
         threads = native_library.threads() if ids.size > 1 else 1  # one symbol takes less time than waking a thread
         *_, logits, state = sampler.score(native, context.logits, before, ids, ids, threads)
-        return Context(logits, state)
+        return Context(logits, state, self._remember(context, ids))
 
-    def _read_window(self, context: Context, ids: Ids) -> Context:
-        """Returns the context of rows that see only the last of ids (T, N) through the window."""
-        recent = ids[-self.window :]
-        if not len(recent):
+    def _after(self, context: Context, ids: Ids, logits: Tensor, state: State) -> Context:
+        """Returns the context after reading ids, of the last logits: a copy, so that the rest can be freed."""
+        return Context(logits[-1].clone(), state, self._remember(context, ids))
+
+    def _read_window(self, context: Context) -> Context:
+        """Returns the context of rows that see only the last characters through the window."""
+        if context.recent is None or not len(context.recent):
             return context
-        logits, _ = self._step(self.blank(recent.shape[1]), recent, since=-1)
-        return Context(logits[-1].clone(), context.state, recent)
+        seen = context.recent[-self.window :]
+        logits, _ = self._step(self.blank(seen.shape[1]), seen, since=-1)
+        return Context(logits[-1].clone(), context.state, context.recent)
 
     def generate(
         self,
@@ -208,8 +229,7 @@ class Predictor:
         )
         if not self.window or not len(ids):
             return ids, Context(logits, state, recent)
-        recent = ids if recent is None else np.concatenate((recent, ids))
-        return ids, Context(logits, self.carry(context, ids).state, recent[-self.window :])
+        return ids, Context(logits, self.carry(context, ids).state, self._remember(context, ids))
 
     def _generate_by_torch(
         self, context: Context, settings: SamplingSettings | Sequence[SamplingSettings], uniforms: Float64s
@@ -223,7 +243,7 @@ class Predictor:
     def predict(self, context: Context, ids: Ids) -> tuple[Tensor, Context]:
         """Reads ids (T, N), at most a chunk. Returns the logits (T, N, V) before each, and the context after them."""
         logits, state = self._step(context, ids)
-        return torch.cat((context.logits[None], logits[:-1])), Context(logits[-1].clone(), state)
+        return torch.cat((context.logits[None], logits[:-1])), self._after(context, ids, logits, state)
 
     def chunk_length(self, rows: int) -> int:
         """Returns how many characters of N rows are read at once if all of their logits are wanted."""
@@ -237,7 +257,17 @@ class Predictor:
         with single_threaded() if ids.shape[1] == 1 else nullcontext():
             known = torch.from_numpy(self.vocabulary.clamp(ids)).to(backend.device)
             _, y, state = self.model.read(known, context.state, self._fresh(ids), backend=backend)  # (T, N, H)
-            return self.model.logits(y[since:], backend), state
+            return self._mix(self.model.logits(y[since:], backend), context, ids), state
+
+    def _mix(self, logits: Tensor, context: Context, ids: Ids) -> Tensor:
+        """Returns the logits (t, N, V) after the last t of ids (T, N), mixed with those of counts, if there are any."""
+        if self.counts is None:
+            return logits
+        ids = self.vocabulary.clamp(ids)
+        seen = ids if context.recent is None else np.concatenate((context.recent, ids))
+        mixed = logits.cpu().clone(memory_format=torch.contiguous_format)  # without a head they are a part of the state
+        self.counts.mix(mixed.numpy(), seen, native_library.threads() if ids.size > 1 else 1)
+        return mixed.to(logits.device)
 
     def _fresh(self, ids: Ids) -> Tensor | None:
         """Returns the places in ids (T, N) that begin a document, on the CPU; None if there are none."""

@@ -105,8 +105,8 @@ class SavedSession:
                 "load that checkpoint, or begin another session"
             )
         recent, state = self.context.recent, self.context.state
-        if recent is not None and not (len(recent) <= predictor.window and _are_ids(recent, model.vocabulary_size)):
-            raise InputError("the session is damaged: its last characters are not those of a window; begin another one")
+        if recent is not None and not (len(recent) <= predictor.remembered and _are_ids(recent, model.vocabulary_size)):
+            raise InputError("the session is damaged: its last characters are not this model's; begin another one")
         to = model.device
         moved = None if state is None else tuple(tuple(part.to(to) for part in layer) for layer in state)
         return Context(self.context.logits.to(to), moved, recent)

@@ -286,6 +286,11 @@ def symbol_type(symbols: int) -> np.dtype[Any]:
     return np.dtype("<u1" if symbols <= 255 else "<u2" if symbols <= 65535 else "<u4")
 
 
+def array_types(symbols: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """The type of each array of a table of V symbols, and its shape, with -1 for a length that is not fixed."""
+    return {name: (kind, (-1, *shape[1:])) for name, (shape, kind) in _shapes(symbols, 0, 0, 0, 0, 0).items()}
+
+
 def _shapes(
     symbols: int, longest: int, size: int, entries: int, large: int, tails: int
 ) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from scriven.errors import UsageError
 from scriven.kernels import cross_entropy
-from scriven.model.backends import Backend, current_backend
+from scriven.model.backends import Backend, choose_backend, current_backend
 from scriven.model.cells import CELLS, Layer, Masks, make_layer
 from scriven.model.reference_cells import LayerState, describe_cell, seeded_draws
 from scriven.settings import ModelSettings, check_cell
@@ -193,6 +193,49 @@ class CharLM(nn.Module):
         return masks.drop(x, settings.input_dropout, "input")
 
 
+class NoNetwork(CharLM):
+    """A model without layers and weights, to which all symbols are equally likely: what counts alone are mixed with."""
+
+    def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
+        """Takes the settings and the number of symbols V."""
+        nn.Module.__init__(self)
+        self.settings, self.vocabulary_size, self.unknown = settings, vocabulary_size, vocabulary_size - 1
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU, which counts are on."""
+        return torch.device("cpu")
+
+    def zero_state(self, rows: int) -> State:
+        """The state of no layers."""
+        return ()
+
+    def current_backend(self) -> Backend:
+        """The backend of the CPU, which has nothing to compute."""
+        return choose_backend(self.settings, self.device, "fp32")
+
+    def read(
+        self,
+        ids: Tensor,
+        state: State | None = None,
+        fresh: Tensor | None = None,
+        dropout_seed: int = 0,
+        backend: Backend | None = None,
+    ) -> tuple[Tensor, Tensor, State]:
+        """Returns outputs (T, N, 0), twice, and the state of no layers."""
+        y = torch.empty(*ids.shape, 0)
+        return y, y, ()
+
+    def logits(self, y: Tensor, backend: Backend | None = None) -> Tensor:
+        """Returns zeros (T, N, V)."""
+        return torch.zeros(*y.shape[:-1], self.vocabulary_size)
+
+
+def make_model(settings: ModelSettings, vocabulary_size: int) -> CharLM:
+    """Makes a model of the kind in the settings. Raises UsageError if they contradict each other."""
+    return (NoNetwork if settings.kind == "counts" else CharLM)(settings, vocabulary_size)
+
+
 def zero_rows(state: State, rows: Tensor) -> State:
     """The state with zeros in the rows where `rows` (N,) is true."""
     return tuple(tuple(part.masked_fill(rows[:, None], 0) for part in layer) for layer in state)
@@ -243,6 +286,8 @@ def weight_shapes(settings: ModelSettings, vocabulary_size: int) -> dict[str, tu
 
     Raises UsageError if the settings contradict each other.
     """
+    if settings.kind == "counts":
+        return {}
     inputs, *widths = layer_widths(settings, vocabulary_size)
     kind, headless = CELLS.get(settings.cell), settings.head == "none"
     shapes: dict[str, tuple[int, ...]] = {}
@@ -266,6 +311,8 @@ def weight_shapes(settings: ModelSettings, vocabulary_size: int) -> dict[str, tu
 
 def state_size(settings: ModelSettings, vocabulary_size: int) -> int:
     """Returns the number of values in the state of one row, over all layers, without making the model."""
+    if settings.kind == "counts":
+        return 0
     widths = layer_widths(settings, vocabulary_size)
     if settings.cell in CELLS:
         return CELLS[settings.cell].state_size * sum(widths[1:])

@@ -136,8 +136,8 @@ class PlotReport:
     def handle(self, event: Event) -> None:
         """Draws the picture after the last event."""
         if isinstance(event, Started):
-            self._run = event.run
-        elif isinstance(event, Finished):
+            self._run = event.run if event.parameters else ""  # counts alone have no steps
+        elif isinstance(event, Finished) and self._run:
             draw(Path(self._run))
 
     def close(self) -> None:

@@ -195,14 +195,16 @@ class TerminalReport:
     def _finish(self, event: Finished) -> None:
         self.close()
         done = "Stopped" if event.reason == "interrupted" else "Done"
-        self._say(f"{done} after {event.step:,} steps and {duration(event.seconds)}.", style="bold")
+        steps = f"{event.step:,} steps and " if self._started is None or self._started.parameters else ""
+        self._say(f"{done} after {steps}{duration(event.seconds)}.", style="bold")
         for line in self._results(event):
             self._say(line)
         for note in event.notes:
             self._say(f"note: {note}", style="yellow")
         if self._started:
             self._say("Next:")
-            for command in next_commands(self._started.run, event):
+            commands = next_commands(self._started.run, event)
+            for command in commands if self._started.parameters else commands[:-1]:  # counts are not resumed
                 self._say(f"  {command}", style="cyan")
 
     def _results(self, event: Finished) -> list[str]:
@@ -268,6 +270,11 @@ def introduction(event: Started) -> list[str]:
     workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
     cost = [f"about {duration(event.expected_seconds)}"] if math.isfinite(event.expected_seconds) else []
     cost += [f"{format_bytes(event.expected_bytes)} of memory"] if event.expected_bytes else []
+    if not event.parameters:
+        return [
+            f"Counting {event.training_characters:,} characters; {event.validation_characters:,} more for validation.",
+            f"Run folder: {event.run}",
+        ]
     before = f"Resuming from step {event.step:,}, {percent(event.progress).strip()} done." if event.step else ""
     lines = [
         f"Training {event.name} ({event.parameters:,} parameters) on {event.training_characters:,} characters;"

@@ -13,9 +13,10 @@ import torch
 from scriven.corpus.header import NAME as CORPUS_FILE
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, ScrivenError
-from scriven.model import CharLM
+from scriven.model.language_model import make_model
 from scriven.runs.checkpoints import Checkpoint, load_weights
 from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, VOCABULARY_FILE, Run, open_run
+from scriven.runs.ngrams import COUNTS_FILE
 from scriven.runs.tensors import Shapes, finite
 from scriven.safe_files import exists
 from scriven.settings import check_complete
@@ -54,8 +55,10 @@ def examine(path: Path, *, corpus: bool = False) -> Iterator[Finding]:
         yield Finding(f"{SETTINGS_FILE}, {VOCABULARY_FILE}", "bad", str(error))
         return
     model = run.settings.model
-    summary = f"{model.cell} {model.layers}x{model.width}, {run.vocabulary.size:,} symbols"
+    summary = f"{model.name}, {run.vocabulary.size:,} symbols"
     yield Finding(f"{SETTINGS_FILE}, {VOCABULARY_FILE}", "good", summary)
+    if "counts" in run.origin or model.kind == "counts":
+        yield _try(COUNTS_FILE, lambda: _counts(run))
     yield from _links(run)
     yield from _checkpoints(run, expected)
     if corpus:
@@ -68,6 +71,11 @@ def _try(part: str, look: Callable[[], str]) -> Finding:
         return Finding(part, "good", look())
     except (ScrivenError, OSError) as error:
         return Finding(part, "bad", str(error))
+
+
+def _counts(run: Run) -> str:
+    table = run.counts()
+    return "" if table is None else f"{table.bytes:,} bytes, undamaged; contexts of up to {table.longest} symbols"
 
 
 def _links(run: Run) -> Iterator[Finding]:
@@ -112,7 +120,7 @@ def _checkpoint(run: Run, step: int, expected: tuple[Shapes, int]) -> str:
 def _run_once(run: Run, checkpoint: Checkpoint, shapes: Shapes) -> None:
     """Raises InputError if the model's predictions are not finite when it reads each of its symbols once."""
     with torch.random.fork_rng(devices=[]):
-        model = CharLM(run.settings.model, run.vocabulary.size).eval()
+        model = make_model(run.settings.model, run.vocabulary.size).eval()
     load_weights(model, checkpoint, checkpoint.weights(shapes))
     ids = torch.arange(min(run.vocabulary.size, SYMBOLS_READ))[:, None]  # (T, 1)
     with torch.no_grad():

@@ -25,11 +25,13 @@ from pydantic import BaseModel, Field, ValidationError
 from scriven.arguments import check_step, epoch_of
 from scriven.corpus.filesystem import Place, place_of
 from scriven.errors import InputError, UnreadableError, UsageError
+from scriven.kernels.counts import NgramTable
 from scriven.kernels.native_library import level
 from scriven.model.language_model import state_size, weight_shapes
 from scriven.runs.checkpoints import (
     SHA256,
     Checkpoint,
+    FileHash,
     Index,
     Measured,
     Seals,
@@ -41,6 +43,7 @@ from scriven.runs.checkpoints import (
     write_checkpoint,
 )
 from scriven.runs.journal import LOGS, drop_log_backups, flush_logs
+from scriven.runs.ngrams import COUNTS_FILE, encode_table, read_table
 from scriven.runs.tensors import HEADER_LIMIT, Shapes, physical_memory
 from scriven.safe_files import (
     discard,
@@ -70,9 +73,10 @@ SETTINGS_FILE, VOCABULARY_FILE, CHECKPOINTS = "settings.toml", "vocabulary.json"
 INDEX_FILE = "index.json"
 PLOT_FILE = "loss.png"
 LOCK_FILE = ".lock"
-WRITTEN_FILES = SETTINGS_FILE, VOCABULARY_FILE, PLOT_FILE, *LOGS
+WRITTEN_FILES = SETTINGS_FILE, VOCABULARY_FILE, COUNTS_FILE, PLOT_FILE, *LOGS
 # of a run that was killed before it had settings
-EARLY_FILES = {LOCK_FILE, CHECKPOINTS, VOCABULARY_FILE, f".{VOCABULARY_FILE}.tmp", f".{SETTINGS_FILE}.tmp"}
+EARLY_NAMES = VOCABULARY_FILE, COUNTS_FILE
+EARLY_FILES = {LOCK_FILE, CHECKPOINTS, *EARLY_NAMES, *(f".{name}.tmp" for name in (*EARLY_NAMES, SETTINGS_FILE))}
 SETTINGS_LIMIT = 500_000  # bytes of settings.toml; long ones are mostly names of texts
 Which = Literal["best", "last"] | int | str  # best, last, a step, or an epoch as epoch:17
 RUNS_SHOWN = 8  # as suggestions for a run that does not exist
@@ -100,6 +104,18 @@ class Run:
     def seals(self) -> Seals:
         """The seals of its settings and vocabulary that its checkpoints may have."""
         return Seals(vocabulary_seal(self.vocabulary), self.setting_seals)
+
+    def counts(self) -> NgramTable | None:
+        """Reads the n-gram table of the training text; None if the run has none.
+
+        Raises InputError if it is damaged, or missing where the model needs it.
+        """
+        known = self.origin.get("counts")
+        if known is not None:
+            return read_table(self.path, known["bytes"], known["sha256"], self.vocabulary)
+        if self.settings.model.kind == "counts":
+            raise InputError(f"{self.path / SETTINGS_FILE} is damaged: its model is of counts, but it names none")
+        return None
 
     def shapes(self) -> Shapes:
         """The names and shapes of the model's weights.
@@ -264,12 +280,23 @@ class Run:
 
 
 def create_run(
-    path: Path, settings: Settings, vocabulary: Vocabulary, origin: dict[str, Any], seals: tuple[str, ...] = ()
+    path: Path,
+    settings: Settings,
+    vocabulary: Vocabulary,
+    origin: dict[str, Any],
+    seals: tuple[str, ...] = (),
+    counts: NgramTable | None = None,
 ) -> Run:
     """Makes a run folder, or gives new settings to a run that is extended, whose `seals` were these before.
 
+    A new run may have `counts` of its training text.
+
     Raises InputError if it cannot be written; UsageError if the names of texts are too long to be written down.
     """
+    table = None
+    if counts is not None:
+        table, sha256 = encode_table(counts)
+        origin = origin | {"counts": {"bytes": len(table), "sha256": sha256}}
     values = parse_toml(tomli_w.dumps(settings.model_dump()), path / SETTINGS_FILE)  # as they will be read
     run = Run(path, settings, vocabulary, origin, extend_seals(seals, settings_seal(values, origin)))
     text = tomli_w.dumps(values | {"run": {"seals": run.setting_seals, **origin}}).encode()
@@ -284,6 +311,8 @@ def create_run(
             discard(path / CHECKPOINTS / INDEX_FILE)  # its checkpoints are gone
             drop_log_backups(path)
         replace_file(path / VOCABULARY_FILE, vocabulary.to_json().encode())
+        if table is not None:
+            replace_file(path / COUNTS_FILE, table)
         replace_file(path / SETTINGS_FILE, text)
     except OSError as error:
         raise InputError(f"cannot write the run folder {path}: {error.strerror}; choose another with -o") from None
@@ -318,6 +347,7 @@ class RunOrigin(BaseModel):
     initial: PathText = ""
     embedding: PathText = ""
     replay: PathText = ""
+    counts: FileHash | None = None  # of the file with the n-gram table
 
 
 def open_run(path: str | Path) -> Run:

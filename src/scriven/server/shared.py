@@ -74,6 +74,10 @@ def fingerprint(model: Model) -> str:
     settings = model.settings.model_dump_json(include={"model", "corpus", "reader"})
     for part in (version("scriven"), settings, predictor.vocabulary.to_json(), predictor.precision, predictor.writing):
         digest.update(f"{part}\0".encode("utf-8", "surrogatepass"))
+    if predictor.counts is not None:
+        for name, array in (*sorted(predictor.counts.table.arrays.items()), ("weights", predictor.counts.weights)):
+            digest.update(f"{name} {array.shape} {array.dtype}\0".encode())
+            digest.update(array.tobytes())
     for name, weights in sorted(predictor.model.state_dict().items()):
         digest.update(f"{name} {tuple(weights.shape)} {weights.dtype}\0".encode())
         digest.update(weights.detach().cpu().flatten().view(torch.uint8).numpy())

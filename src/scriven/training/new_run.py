@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from scriven import starts
 from scriven.corpus.build import Progress
 from scriven.corpus.store import Corpus
 from scriven.errors import UsageError
+from scriven.kernels import native_library
+from scriven.kernels.counts import NgramTable
 from scriven.model.pretrained import Embeddings
-from scriven.runs import create_run
+from scriven.runs import Run, create_run
 from scriven.runs.folder import check_new_run, describe_origin, hold_claim
 from scriven.runs.journal import read_replay_log
 from scriven.settings import Settings, check_partial, merge_settings, validate
@@ -24,7 +27,8 @@ from scriven.training.auto_settings import (
     describe_workload,
 )
 from scriven.training.auto_start import choose_initial, inherited_settings, named_initial
-from scriven.training.notes import folder_notes, warm_start_notes
+from scriven.training.counting import count_text
+from scriven.training.notes import counting_notes, folder_notes, warm_start_notes
 from scriven.training.request import PreparedRun, Request, check_texts_named, free_folder, named_folder, open_corpus
 from scriven.training.warm_start import load_embeddings
 
@@ -52,7 +56,7 @@ def prepare_new_run(request: Request, machines: int, progress: Progress, held: c
     notes += warm_start_notes(choice.initial, settings, corpus, embeddings)
     held.enter_context(hold_claim(path))
     embedding = embeddings.source if embeddings else ""
-    origin = _describe_origin(request, corpus, choice.initial, embedding)
+    origin = _describe_sources(request, corpus, choice.initial, embedding)
     return PreparedRun(
         run=create_run(path, compute.apply(settings), corpus.vocabulary, origin),
         corpus=corpus,
@@ -62,6 +66,30 @@ def prepare_new_run(request: Request, machines: int, progress: Progress, held: c
         embedding=embedding,
         replay=read_replay_log(Path(origin["replay"])) if "replay" in origin else None,
     )
+
+
+def prepare_counts(
+    request: Request, progress: Progress, stop: Callable[[], int], held: contextlib.ExitStack
+) -> tuple[Run, Corpus, NgramTable, list[str]]:
+    """Reads and counts the text, and creates the run folder of a model of counts. Returns sentences for the user, too.
+
+    Nothing is written before all is counted. Raises as `prepare_new_run` does; Interrupted if asked to stop.
+    """
+    if request.resume is not None:
+        raise UsageError("a model of counts is whole once it is made, so it cannot be resumed; drop --resume")
+    if native_library.level() == "off":
+        raise UsageError(f"model.kind counts needs native code, and here is none: {native_library.why()}")
+    if request.output:
+        check_new_run(request.output)
+    corpus = open_corpus(request.texts, request.settings.corpus, progress)
+    settings, _ = _requested_settings(request, corpus)
+    named = str(request.texts[0])
+    path = request.output or free_folder(named)
+    held.enter_context(hold_claim(path))
+    table, counted = count_text(corpus, stop)
+    run = create_run(path, settings, corpus.vocabulary, _describe_sources(request, corpus), counts=table)
+    notes = [*corpus.notes, *folder_notes(request.output or named_folder(named), path), *counting_notes(counted)]
+    return run, corpus, table, notes
 
 
 def _requested_settings(request: Request, corpus: Corpus) -> tuple[Settings, Embeddings | None]:
@@ -115,7 +143,7 @@ def _choose_all_settings(given: Settings, workload: Workload) -> tuple[Settings,
     return settings, [*filter(None, [describe_choices(settings, given)]), *notes]
 
 
-def _describe_origin(request: Request, corpus: Corpus, initial: str, embedding: str) -> dict[str, Any]:
+def _describe_sources(request: Request, corpus: Corpus, initial: str = "", embedding: str = "") -> dict[str, Any]:
     """Returns what a run is made from, for the table `run` of its settings.toml."""
     started = {"initial": initial, "embedding": embedding, "replay": request.replay or ""}
     sources = {

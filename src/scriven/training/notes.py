@@ -12,6 +12,7 @@ from scriven.corpus.build import Progress, is_made_of
 from scriven.corpus.store import Corpus, is_corpus
 from scriven.distributed.rendezvous import WorkerJob
 from scriven.errors import InputError
+from scriven.kernels.counts import Counted
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, open_run
 from scriven.runs.folder import retraining_command
@@ -31,6 +32,17 @@ OVERFITTED_PASSES = 2.0  # over the text; before that a model cannot overfit
 OVERFITTED_SHARE = 0.95  # of the validation loss: the training loss of an overfitted model is below that
 OVERFITTED_NATS = 0.01  # by which the validation loss must have risen, and by twice its noise
 LOWER_RATE = 0.1  # times a learning rate that is too high: one to try
+
+
+def counting_notes(counted: Counted) -> list[str]:
+    """Returns a sentence on what an n-gram table leaves out, if it leaves out anything."""
+    once = [length for length, most in enumerate(counted.pruned) if most]
+    if not once:
+        return []
+    none = [length for length, most in enumerate(counted.pruned) if most > 1]
+    words = f"what came once after {once[0]} or more characters was left out of the counts"
+    words += f", and everything after {none[0]} or more" if none else ""
+    return [f"{words}, to keep them small"]
 
 
 def describe_divergence(

@@ -46,6 +46,8 @@ def prepare_resumed_run(request: Request, machines: int, progress: Progress, hel
     cannot be read or written.
     """
     run = resumed_run(request)
+    if run.settings.model.kind == "counts":
+        raise UsageError(f"{run.path} is a model of counts, which is whole; there is nothing to resume")
     held.enter_context(writing(run.path))
     recovered = recover(run, "last" if request.resume == "auto" else request.resume)
     if not request.texts or check_texts_named(request) == run.origin.get("texts"):

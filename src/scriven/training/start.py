@@ -17,8 +17,9 @@ from scriven.model.language_model import parameter_count
 from scriven.settings import Settings
 from scriven.signals import raise_if_stopped
 from scriven.training.auto_settings import Workload, chunk_length, expected_bytes, expected_seconds
+from scriven.training.counting import counting_events
 from scriven.training.loop import Trainer
-from scriven.training.new_run import prepare_new_run
+from scriven.training.new_run import prepare_counts, prepare_new_run
 from scriven.training.notes import cell_notes, epoch_notes, time_notes
 from scriven.training.request import PreparedRun, Request, resolve_resume, with_absolute_paths
 from scriven.training.resume import compare_replay, expand_replay, prepare_resumed_run
@@ -36,6 +37,9 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
     reading = interruptible_progress(progress, stop)
     request = expand_replay(request, place, reading)
     request = resolve_resume(replace(request, settings=with_absolute_paths(request.settings)), place)
+    if request.settings.model.kind == "counts":
+        yield from _count(request, stop, reading)
+        return
     place = replace(place, store=connect_store(place, stop)) if place else None
     prepare = prepare_new_run if request.resume is None else prepare_resumed_run
     with contextlib.ExitStack() as held:
@@ -51,6 +55,13 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
                 if trainer.saver:
                     trainer.saver.add_callback(held.pop_all().close)
                 raise
+
+
+def _count(request: Request, stop: Callable[[], int], progress: Progress) -> Generator[Event]:
+    """Makes a model of counts, which one process does."""
+    with contextlib.ExitStack() as held:
+        run, corpus, table, notes = prepare_counts(request, progress, stop, held)
+        yield from counting_events(run, corpus, table, begun=request.begun, notes=notes, stop=stop)
 
 
 def work(texts: tuple[str, ...] = (), place: ProcessInfo | None = None, stop: Callable[[], int] = lambda: 0) -> int:
@@ -88,7 +99,7 @@ def _make_started(trainer: Trainer, prepared: PreparedRun) -> Started:
     reader, model = settings.reader, settings.model
     return Started(
         run=str(prepared.run.path),
-        name=f"{model.cell} {model.layers}x{model.width}",
+        name=model.name,
         parameters=parameters,
         training_characters=corpus.training.characters,
         validation_characters=corpus.validation.characters,

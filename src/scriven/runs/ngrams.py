@@ -1,0 +1,67 @@
+"""The n-gram table of a run: one file in its folder, which never changes, and whose hash its settings keep.
+
+It is a safetensors file of the table's arrays, as bytes; the array `table` has its format, V, the id of the boundary
+(-1 for none) and the deepest level of tails. See kernels/counts.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scriven.errors import InputError
+from scriven.kernels import native_library
+from scriven.kernels.counts import ARRAYS, NgramTable, array_types
+from scriven.runs.tensors import decode, encode, read_checked
+from scriven.vocabulary import Vocabulary
+
+COUNTS_FILE = "counts.safetensors"
+FORMAT = 1
+
+
+def encode_table(table: NgramTable) -> tuple[bytes, str]:
+    """Returns the content of a table's file, and its SHA-256."""
+    boundary = -1 if table.boundary is None else table.boundary
+    tensors = {"table": torch.tensor([FORMAT, table.symbols, boundary, table.reach])}
+    for name, array in table.arrays.items():
+        tensors[name] = torch.from_numpy(np.frombuffer(array.tobytes(), np.uint8).copy())
+    data = b"".join(encode(tensors))
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def read_table(folder: Path, size: int, sha256: str, vocabulary: Vocabulary) -> NgramTable:
+    """Reads the table in a run's folder, a file of `size` bytes.
+
+    Raises InputError if the file is missing or damaged, is of another vocabulary, or cannot be used here.
+    """
+    path = folder / COUNTS_FILE
+    if native_library.library() is None:
+        raise InputError(f"{path} needs native code, and there is none: {native_library.why()}")
+    data = read_checked(path, wanted=size)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise InputError(f"{path} is damaged: the SHA-256 of its {len(data):,} bytes is wrong; restore it from a copy")
+    tensors = {name: tensor.numpy() for name, tensor in decode(path, data).items()}
+    try:
+        number, symbols, boundary, reach = _header(tensors.pop("table", None))
+        if number != FORMAT:
+            raise ValueError(f"its format is {number}, not {FORMAT}")
+        if (symbols, boundary) != (vocabulary.size, -1 if vocabulary.boundary is None else vocabulary.boundary):
+            raise ValueError("it is of another vocabulary")
+        types = array_types(symbols)
+        if sorted(tensors) != sorted(ARRAYS) or any(array.dtype != np.uint8 for array in tensors.values()):
+            raise ValueError("it has other arrays")
+        arrays = {name: tensors[name].view(kind).reshape(shape) for name, (kind, shape) in types.items()}
+        return NgramTable(symbols, vocabulary.boundary, reach, arrays)
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}; restore it from a copy") from None
+
+
+def _header(values: np.ndarray[Any, Any] | None) -> list[int]:
+    if values is None or values.shape != (4,) or values.dtype != np.int64:
+        raise ValueError("it has no table")
+    numbers: list[int] = values.tolist()
+    return numbers
