@@ -16,6 +16,7 @@ from conftest import WORDS
 from scriven import starts
 from scriven.errors import InputError
 from scriven.runs import open_run
+from scriven.training.resume import request_from_run
 from scriven.training.warm_start import StartModel
 
 FOLDER = Path(__file__).parents[1] / "starts"
@@ -91,7 +92,9 @@ def test_a_start_is_trained_and_can_be_started_from(
     text = made / "text.txt"
     text.write_text(WORDS * 20)
     run = scriven.train(text, steps=1, initial="general", output=made / "run", reports=[])
-    assert open_run(run.path).origin["initial"] == start.reference
+    trained = open_run(run.path)
+    assert trained.origin["initial"] == start.reference
+    assert request_from_run(trained).initial == start.reference  # verify-resume trains from it, too
 
 
 def test_the_same_command_again_makes_the_same_start_without_training(

@@ -2,7 +2,7 @@
 
 Subprocesses are `python -m scriven worker`, never a fork or spawn of the user's script. Torchrun describes
 a process's place in the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, ...), as torch's other launchers do.
-Rendezvous, restarts and collectives are torch's.
+Rendezvous, restarts and collectives are torch's. If a worker dies, the others notice it in collectives.py, and end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Chooses what computes a model: its device, number format and code, once, when it is made ready; and its threads."""
+"""Chooses what computes a model: its device, number format and code, once, when it is made ready; and its threads.
+
+Whether training is faster in bf16 or fp32 is measured in precision.py.
+"""
 
 from __future__ import annotations
 

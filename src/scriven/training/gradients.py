@@ -1,4 +1,7 @@
-"""Gradients of a step's batches, over all groups and workers, with their losses and counts."""
+"""Gradients of a step's batches, over all groups and workers, with their losses and counts.
+
+They are clipped in optimizer.py, once they are summed.
+"""
 
 from __future__ import annotations
 

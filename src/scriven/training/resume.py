@@ -74,9 +74,10 @@ def prepare_resumed_run(request: Request, machines: int, progress: Progress, hel
 
 
 def request_from_run(run: Run, workers: int = 0, progress: Progress | None = None) -> Request:
-    """Returns a request to train as this run did: with its text, model, reader and optimizer, from random weights.
+    """Returns a request to train as this run did: with its text, model, reader, optimizer and start.
 
-    `workers` may be another number. Raises InputError if the corpus is missing and cannot be built again.
+    If it started from another run, it starts from random weights now. `workers` may be another number. Raises
+    InputError if the corpus is missing and cannot be built again.
     """
     values = run.settings.model_dump()
     del values["corpus"]  # the corpus has its own settings
@@ -84,7 +85,9 @@ def request_from_run(run: Run, workers: int = 0, progress: Progress | None = Non
     if embedding := run.origin.get("embedding"):
         given = merge_settings(given, {"model": {"embedding": embedding}})
     settings = validate(merge_settings(values, given))
-    return Request((open_run_corpus(run, progress).name,), settings, initial=starts.NONE)
+    initial = str(run.origin.get("initial", ""))
+    initial = initial if starts.is_reference(initial) else starts.NONE
+    return Request((open_run_corpus(run, progress).name,), settings, initial=initial)
 
 
 def expand_replay(request: Request, place: ProcessInfo | None, progress: Progress | None = None) -> Request:
