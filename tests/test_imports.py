@@ -21,8 +21,8 @@ MAP = """
     batches.batch batches.documents batches.readers batches
     model.reference_cells model.backends model.cells model.language_model model.pretrained model.precision model
     runs.journal runs.tensors runs.ngrams runs.checkpoints runs.folder runs.recovery runs.saver runs.doctor runs
-    inference inference.sampling inference.chunks inference.predictor inference.saved_session inference.surprisal
-    inference.generation inference.lines inference.protocols
+    inference inference.sampling inference.chunks inference.predictor inference.adaptive inference.saved_session
+    inference.surprisal inference.generation inference.lines inference.protocols
     distributed.collectives distributed.launch distributed.rendezvous distributed
     training.optimizer training.state training.budget training.evaluation training.warm_start training.gradients
     training.auto_settings training.auto_start training.notes training.counting training.request training.new_run

@@ -25,13 +25,14 @@ from weakref import WeakValueDictionary
 import numpy as np
 import torch
 
-from scriven.arguments import check_choice, check_path, check_pieces, check_text, check_texts, check_whole
+from scriven.arguments import check_choice, check_path, check_pieces, check_switch, check_text, check_texts, check_whole
 from scriven.arrays import Float32s, Float64s, Ids
 from scriven.corpus.decoding import prepare
 from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_mark
 from scriven.errors import UsageError
 from scriven.events import Loss
+from scriven.inference.adaptive import AdaptiveReader
 from scriven.inference.chunks import prompt_ids, read_chunks, split_text
 from scriven.inference.generation import (
     LENGTH,
@@ -45,6 +46,7 @@ from scriven.inference.generation import (
     make_decoder,
 )
 from scriven.inference.predictor import Context, Predictor, writing_precision
+from scriven.inference.protocols import adaptive_surprisals
 from scriven.inference.saved_session import Origin, SavedSession
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals, surprisals_of_text, tally
 from scriven.kernels.counts import NgramMixture
@@ -95,10 +97,11 @@ class Score(Loss):
     unseen: int = 0
     surprisals: Float64s = field(default_factory=lambda: np.empty(0), compare=False)  # (characters,) nats
     read: Read | None = field(default=None, compare=False)  # what was scored
+    adaptive: bool = False  # whether the model learned while it read, which no other score can be compared with
 
     def __repr__(self) -> str:
         unseen = f", {self.unseen:,} unseen" if self.unseen else ""
-        return f"Score({self.describe()}{unseen})"
+        return f"Score({'adaptive: ' * self.adaptive}{self.describe()}{unseen})"
 
     def _repr_html_(self) -> str:
         """Returns the text in colours for a notebook: the darker a character, the more it surprised."""
@@ -329,34 +332,46 @@ class Model:
         return make_decoder(self.vocabulary, stop, until_end=until_end)
 
     @overload
-    def score(self, text: str) -> Score: ...
+    def score(self, text: str, *, adapt: bool = False) -> Score: ...
 
     @overload
-    def score(self, text: Several) -> list[Score]: ...
+    def score(self, text: Several, *, adapt: bool = False) -> list[Score]: ...
 
-    def score(self, text: str | Several) -> Score | list[Score]:
+    def score(self, text: str | Several, *, adapt: bool = False) -> Score | list[Score]:
         """Returns how surprising a text is to the model; every character counts once, unseen ones too.
 
         For a list of texts it returns a list of scores. A model of documents reads one or several of them in a text,
         as in a file. Each document is read from its start, and its end is counted, the last one's too.
+
+        With `adapt`, a copy of the model learns from a text while it reads it, always after it has scored. Each text
+        begins with the trained weights. Raises UsageError if the model cannot learn so.
         """
         if not isinstance(text, str):
-            return [self._score(each) for each in check_texts("text", text)]
-        return self._score(text)
+            return [self._score(each, adapt) for each in check_texts("text", text)]
+        return self._score(text, adapt)
 
-    def _score(self, text: str) -> Score:
-        pieces = list(self.surprisals([self.prepare(text)]))
+    def _score(self, text: str, adapt: bool) -> Score:
+        pieces = list(self.surprisals([self.prepare(text)], adapt=adapt))
         ids = np.concatenate([np.empty(0, np.int64), *(piece.ids for piece in pieces)])
-        return score_of(self.vocabulary, ids, np.concatenate([np.empty(0), *(piece.nats for piece in pieces)]))
+        nats = np.concatenate([np.empty(0), *(piece.nats for piece in pieces)])
+        return score_of(self.vocabulary, ids, nats, adaptive=adapt)
 
-    def surprisals(self, pieces: Iterable[str]) -> Iterator[Scored]:
+    def surprisals(self, pieces: Iterable[str], *, adapt: bool = False) -> Iterator[Scored]:
         """Yields the ids of one text of any length, with the nats that each id costs, in constant memory.
 
         The text may come in pieces, cut anywhere. A model of documents puts a boundary after each document, with the
-        cost of its end.
+        cost of its end. `adapt` is as for `score`.
         """
         cut = split_document_text(check_pieces("pieces", pieces), self.settings.corpus)
-        return check_scored(surprisals_of_text(self.predictor, read_chunks(self.vocabulary, cut)))
+        chunks = read_chunks(self.vocabulary, cut)
+        if check_switch("adapt", adapt):
+            return check_scored(adaptive_surprisals(self.adaptive, chunks))
+        return check_scored(surprisals_of_text(self.predictor, chunks))
+
+    @cached_property
+    def adaptive(self) -> AdaptiveReader:
+        """Reads with a copy of the model that learns. Raises UsageError if the model cannot learn while it reads."""
+        return AdaptiveReader(self.predictor)
 
     @cached_property
     def _start(self) -> Context:
@@ -554,11 +569,11 @@ def _row(values: torch.Tensor) -> Float32s:
     return row
 
 
-def score_of(vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> Score:
+def score_of(vocabulary: Vocabulary, ids: Ids, nats: Float64s, *, adaptive: bool = False) -> Score:
     """Returns the score of ids and their nats, both (T,), with boundaries."""
-    total = tally(vocabulary, ids, nats)
+    total, costs = tally(vocabulary, ids, nats), nats[ids != vocabulary.boundary]
     read = Read(vocabulary, ids, nats)
-    return Score(**vars(total.loss), unseen=total.unseen, surprisals=nats[ids != vocabulary.boundary], read=read)
+    return Score(**vars(total.loss), unseen=total.unseen, surprisals=costs, read=read, adaptive=adaptive)
 
 
 def check_count(count: object) -> int:

@@ -55,6 +55,10 @@ def evaluate(
 
     last-L, such as last-40, predicts each character from exactly the L before it.
 
+    adaptive reads like stream (or documents), but the model goes on learning: it scores a few characters, then learns
+    from them. adaptive-documents forgets what it learned at each document's end. Both losses depend on the order of the
+    text, and cannot be compared with those of the other protocols. The run does not change.
+
     For a model of bytes, each byte counts as a character.
 
     Parameters
@@ -62,9 +66,10 @@ def evaluate(
     file
         text to read, or - for standard input; unless given, the validation text of the run's own corpus
     protocol
-        documents, stream, window-LENGTH or last-LENGTH; unless given, the one that matches the model's training
+        documents, stream, window-LENGTH, last-LENGTH, adaptive or adaptive-documents; unless given, the one that
+        matches the model's training
     """
-    from scriven.inference.protocols import own_protocol, parse_protocol
+    from scriven.inference.protocols import own_protocol, parse_protocol, reading_precision
     from scriven.inference.surprisal import check_finite
     from scriven.session import load
 
@@ -85,7 +90,11 @@ def evaluate(
         )
     check_finite([total.loss.nats, total.loss.end_nats])
     documents = {"nats_per_document": total.loss.nats_per_document} if total.loss.ends else {}
-    computed = {"accuracy": total.loss.accuracy, "step": model.step, "precision": model.predictor.reading}
+    computed = {
+        "accuracy": total.loss.accuracy,
+        "step": model.step,
+        "precision": reading_precision(protocol, model.predictor),
+    }
     name = {"text": text, "protocol": protocol}
     if as_json:
         show([name | total.values() | documents | computed], "json")

@@ -19,6 +19,7 @@ from scriven.cli.common import (
     ReadingPrecision,
     Row,
     RunFolder,
+    Switch,
     Text,
     Verbatim,
     Which,
@@ -50,6 +51,8 @@ def score(
     by: By = "total",
     as_json: Json = False,
     as_tsv: Annotated[bool, Parameter(name="--tsv", negative="")] = False,
+    adapt: Switch = False,
+    adapt_documents: Switch = False,
     invalid: Invalid = None,
     encoding: Encoding = None,
     normalize: Normalize = None,
@@ -80,16 +83,26 @@ def score(
     as_tsv
         print a table with tabs between columns, and a first row of names; lines and characters are always shown so. To
         paste lines and scores together, drop the first row: paste FILE <(scriven score RUN FILE --by line | tail -n +2)
+    adapt
+        let a copy of the model learn from the text while it reads: from each piece after it was scored. Each file
+        begins with the trained weights. These scores depend on the order of the text, and cannot be compared with
+        others; every row says `adaptive`. The run does not change
+    adapt_documents
+        the same, but each document begins with the trained weights, too
     """
     if as_json and as_tsv:
         raise UsageError("--json and --tsv exclude each other; drop one")
     if not files:
         raise UsageError("scriven score needs a file with the text to score; - is standard input")
     from scriven.corpus.sources import find
+    from scriven.inference.protocols import ADAPTIVE, ADAPTIVE_DOCUMENTS, check_protocol
     from scriven.session import load
 
     sources = find(check_named(files)).sources
     model = load(run, which=checkpoint, device=device, precision=precision)
+    way = ADAPTIVE_DOCUMENTS if adapt_documents else ADAPTIVE if adapt else ""
+    if way:
+        check_protocol(way, model.predictor)
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
     form: Form = "json" if as_json else "tsv" if as_tsv or by != "total" else "words"
     empty: list[str] = []
@@ -98,8 +111,9 @@ def score(
         for source in sources:
             name = {"file": source.name} if len(sources) > 1 or as_json else {}
             row = None
-            for row in _rows_of(model, source, by, choices, name=source.name if len(sources) > 1 else "", form=form):
-                yield {**name, **row}
+            shown = source.name if len(sources) > 1 else ""
+            for row in _rows_of(model, source, by, choices, name=shown, form=form, way=way):
+                yield {**name, **({"protocol": way} if way else {}), **row}
             if row is None:
                 empty.append(source.name)
 
@@ -110,21 +124,25 @@ def score(
 
 
 def _rows_of(
-    model: Model, source: TextSource, by: By, choices: dict[str, str | None], *, name: str, form: Form
+    model: Model, source: TextSource, by: By, choices: dict[str, str | None], *, name: str, form: Form, way: str
 ) -> Iterator[Row]:
-    """Yields the rows of one text, then prints notes on it, which start with `name` if that is given."""
+    """Yields the rows of one text, then prints notes on it, which start with `name` if that is given.
+
+    `way` is the protocol by which the model learns while it reads; empty if it does not.
+    """
     from scriven.corpus.decoding import ReadCounts as Counts
-    from scriven.inference.surprisal import check_scored, surprisals_of_text
+    from scriven.inference.protocols import reading_precision, surprisals_by
+    from scriven.inference.surprisal import check_scored
 
     counts = Counts(empty_places=deque())
-    pieces = check_scored(surprisals_of_text(model.predictor, read_sources(model, [source], counts, choices, name)))
+    pieces = check_scored(surprisals_by(way, model.predictor, read_sources(model, [source], counts, choices, name)))
     unit: Unit = "line" if model.settings.corpus.documents in {"none", "lines"} else "document"
     if by == "line":
         yield from _lines(model.vocabulary, pieces, unit, _DocumentNumbers(counts))
     elif by == "character":
         yield from _characters(model.vocabulary, pieces, unit, _DocumentNumbers(counts))
     else:
-        yield from _total(model.vocabulary, pieces, model.predictor.reading, form)
+        yield from _total(model.vocabulary, pieces, reading_precision(way, model.predictor), form)
     if counts.empty:
         were, have = ("s were", "their rows have") if counts.empty > 1 else (" was", "its row has")
         text = f"{counts.empty:,} empty {unit}{were} skipped" + (f"; {have} no surprisal" if by == "line" else "")

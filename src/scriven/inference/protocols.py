@@ -4,6 +4,9 @@
 - `window-L`, such as `window-256`: windows of L predictions, each from a zero state given one character.
 - `last-L`: each character predicted from a zero state after exactly the L characters before it.
 - `documents`: each document alone, from its start; its end is counted separately from its characters.
+- `adaptive`: like `stream` or, for a model of documents, `documents`, but the weights learn from each segment of the
+  text after it was scored. They go on learning from document to document; with `adaptive-documents`, each document is
+  read with the trained weights at its start. These losses are not comparable with those of the other protocols.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from scriven.arrays import Ids
 from scriven.errors import UsageError
+from scriven.inference.adaptive import PRECISION, AdaptiveReader, check_adaptive
 from scriven.inference.chunks import StoredIdsReader, StoredText, blocks, chunks_of, documents_of, open_chunks
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import (
+    Scored,
     SurprisalSum,
     cost_of_unseen,
     costs,
@@ -34,10 +39,12 @@ from scriven.inference.surprisal import (
 from scriven.settings import ReaderSettings
 
 Protocol = Callable[[Predictor, Iterable[Ids]], SurprisalSum]
-FORMS = "stream, documents, window-LENGTH or last-LENGTH, such as window-256"
+FORMS = "stream, documents, window-LENGTH or last-LENGTH, such as window-256; adaptive or adaptive-documents"
+ADAPTIVE, ADAPTIVE_DOCUMENTS = "adaptive", "adaptive-documents"
 LONGEST = 65_536  # characters of a window
 WINDOWS_AT_ONCE = 64
 READ_AHEAD = 1 << 14  # characters, of all windows together, that `last` reads at once
+LEARNED_AT_ONCE = 1 << 14  # characters that an adaptive protocol reads between two copies of the weights
 LANES = 64
 CHARACTERS_PER_LANE = 1024
 WARM_UP = 256  # characters that a lane reads before its own
@@ -65,7 +72,19 @@ def protocol(name: str) -> Protocol:
         return partial(windows, length=length)
     if kind == "last":
         return partial(last, length=length)
+    if is_adaptive(kind):
+        return partial(adaptive, name=name)
     return stream if kind == "stream" else documents
+
+
+def is_adaptive(name: str) -> bool:
+    """Whether the model learns while it reads by the protocol of this name."""
+    return name in (ADAPTIVE, ADAPTIVE_DOCUMENTS)
+
+
+def reading_precision(name: str, predictor: Predictor) -> str:
+    """Returns the precision that a text is read in by the protocol of this name."""
+    return PRECISION if is_adaptive(name) else predictor.reading
 
 
 def parse_protocol(name: str) -> tuple[str, int]:
@@ -73,7 +92,7 @@ def parse_protocol(name: str) -> tuple[str, int]:
 
     Raises UsageError if there is no such protocol.
     """
-    found = re.fullmatch(r"(stream|documents)|(window|last)-([1-9]\d{0,8})", name, re.ASCII)
+    found = re.fullmatch(r"(stream|(?:adaptive-)?documents|adaptive)|(window|last)-([1-9]\d{0,8})", name, re.ASCII)
     if not found:
         raise UsageError(f"protocol {name}: there is none of that name; give {FORMS}")
     if int(found[3] or 0) > LONGEST:
@@ -98,9 +117,53 @@ def documents(predictor: Predictor, chunks: Iterable[Ids]) -> SurprisalSum:
 
     Raises UsageError if the model knows no documents.
     """
-    if predictor.vocabulary.boundary is None:
-        raise UsageError("protocol documents: this model knows no documents; use stream, or train with documents")
+    check_protocol("documents", predictor)
     return sum_pieces(predictor.vocabulary, surprisals_of_text(predictor, chunks))
+
+
+def adaptive(predictor: Predictor, chunks: Iterable[Ids], name: str = ADAPTIVE) -> SurprisalSum:
+    """Measures by `adaptive` or `adaptive-documents`: the whole text once, learning from each segment after its score.
+
+    Raises UsageError if the model cannot learn while it reads, or knows no documents and the protocol needs them.
+    """
+    check_protocol(name, predictor)
+    return sum_pieces(predictor.vocabulary, surprisals_by(name, predictor, chunks))
+
+
+def surprisals_by(name: str, predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
+    """Yields the surprisal of every id of one text from its start on, by an adaptive protocol, or else as it is read.
+
+    A model of documents reads each from its start.
+    """
+    if not is_adaptive(name):
+        return surprisals_of_text(predictor, chunks)
+    return adaptive_surprisals(AdaptiveReader(predictor), chunks, documents_alone=name == ADAPTIVE_DOCUMENTS)
+
+
+def adaptive_surprisals(
+    reader: AdaptiveReader, chunks: Iterable[Ids], *, documents_alone: bool = False
+) -> Iterator[Scored]:
+    """Yields the surprisal of every id of one text, from which the model learns while it reads.
+
+    With `documents_alone`, each document is read with the trained weights at its start.
+    """
+    context = start = reader.start()
+    for block in blocks(chunks, LEARNED_AT_ONCE):
+        ends = np.flatnonzero(block == reader.vocabulary.boundary) + 1  # (M,)
+        for ids in np.split(block, ends) if documents_alone else [block]:
+            nats, right, context = reader.read(context, ids)
+            yield Scored(ids, nats, context, right)
+            if documents_alone and len(ids) and ids[-1] == reader.vocabulary.boundary:
+                context = start
+
+
+def check_protocol(name: str, predictor: Predictor) -> None:
+    """Raises UsageError if the model cannot read by the protocol of this name."""
+    if is_adaptive(name):
+        check_adaptive(predictor)
+    if name in ("documents", ADAPTIVE_DOCUMENTS) and predictor.vocabulary.boundary is None:
+        way_out = "stream" if name == "documents" else ADAPTIVE
+        raise UsageError(f"protocol {name}: this model knows no documents; use {way_out}, or train with documents")
 
 
 def windows(predictor: Predictor, chunks: Iterable[Ids], length: int) -> SurprisalSum:
@@ -194,11 +257,13 @@ def measure(
     """
     kind, length = parse_protocol(name)
     characters = min(text.characters, limit_characters or text.characters)
-    if predictor.vocabulary.boundary is not None or kind == "documents":
+    if predictor.vocabulary.boundary is not None or kind in ("documents", ADAPTIVE_DOCUMENTS):
         return _measure_documents(name, predictor, text, characters, rank, size)
     if kind == "stream":
         count = min(lane_count(characters), lanes_at_most)
         return lanes(predictor, Head(text, characters), range(count)[rank::size], count)
+    if kind == ADAPTIVE:
+        return adaptive(predictor, chunks_of(text, 0, 0 if rank else characters))
     if kind == "window":
         count = max(0, -(-(characters - 1) // length))
         begin, end = (length * edge for edge in _share(count, rank, size))

@@ -1,0 +1,205 @@
+"""Learning while reading (dynamic evaluation, Krause et al. 2018): each segment of a text is scored, then learned from.
+
+The weights of a copy of the model make one step of AdamW after each segment, and are pulled back a little towards the
+trained ones. All of this is a value, an `AdaptiveContext`: it can be kept, copied and continued, and does not depend on
+the pieces that the text came in. One thread computes in fp32, so the bits do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from scriven.arrays import Bools, Float64s, Ids
+from scriven.errors import UsageError
+from scriven.inference.predictor import Context, Predictor
+from scriven.kernels.adamw import AdamW, norm
+from scriven.model.backends import choose_backend, single_threaded
+from scriven.model.language_model import State, detach
+
+PRECISION = "fp32"  # of all products
+
+
+@dataclass(frozen=True)
+class AdaptiveRule:
+    """How weights learn from a text while it is read. The numbers are fitted: see docs/adaptive.md."""
+
+    length: int = 32  # characters of a segment
+    rate: float = 1.5e-4  # learning rate of AdamW
+    beta2: float = 0.99  # of AdamW's mean of squares
+    pull: float = 1e-3  # share of the way back to the trained weights, at each step
+
+
+RULE = AdaptiveRule()
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What was learned from a text: the weights (P,), and the state of AdamW."""
+
+    weights: Tensor
+    moments: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class AdaptiveContext(Context):
+    """What one row has read and learned. `logits` (1, V) are those of the next character.
+
+    `segment` (t,) has the ids that were not learned from yet, after the last one that was; `state` is the one before
+    them. Without a segment, as after writing, `state` is the one after all that was read.
+    """
+
+    learned: Learned | None = None  # None before anything was learned
+    segment: Ids | None = None
+
+
+class AdaptiveReader:
+    """Reads a text with a model and learns from it. The model itself never changes."""
+
+    def __init__(self, predictor: Predictor, rule: AdaptiveRule = RULE) -> None:
+        """Copies the weights. Raises UsageError for a model that cannot learn while it reads."""
+        check_adaptive(predictor)
+        self.predictor, self.rule = predictor, rule
+        self.vocabulary = predictor.vocabulary
+        self.model = copy.deepcopy(predictor.model).cpu()
+        self._parameters = [each for each in self.model.parameters() if each.requires_grad]
+        self._values = parameters_to_vector(self._parameters).detach()  # (P,), which the model computes with
+        vector_to_parameters(self._values, self._parameters)
+        self._adamw = AdamW(self._values, rule.beta2)
+        self._trained = self._copy_learned()
+        self._held: Learned | None = self._trained  # what the model has now; None for something else
+        self._lock = threading.Lock()
+        backend = choose_backend(self.model.settings, self.model.device, PRECISION, learns=True)
+        if self.vocabulary.boundary is not None:  # torch's function takes other ways, with other bits, at a boundary
+            backend = replace(backend, routes=tuple("loop" if each == "torch" else each for each in backend.routes))
+        self._backend = backend
+
+    def start(self) -> AdaptiveContext:
+        """Returns the context at the beginning of a text, with the trained weights."""
+        return self.read(AdaptiveContext(torch.zeros(1, self.vocabulary.size)), self.predictor.opening)[2]
+
+    def read(self, context: AdaptiveContext, ids: Ids) -> tuple[Float64s, Bools, AdaptiveContext]:
+        """Returns the nats (T,) that ids (T,) cost, whether each was the most likely one (T,), and the context after.
+
+        Every id is scored with weights that learned only from ids before it.
+        """
+        if not len(ids):
+            return np.empty(0), np.empty(0, np.bool_), context
+        unseen: Bools = self.vocabulary.unseen(ids)
+        with self._lock, single_threaded():
+            self._hold(context.learned)
+            nats, right, context = self._read(context, self.vocabulary.clamp(ids))
+        return nats + self.vocabulary.unseen_nats * unseen, right & ~unseen, context
+
+    def pause(self, context: AdaptiveContext) -> AdaptiveContext:
+        """Learns from a segment as far as it was read. The context after it has no segment, and can be written from."""
+        if context.segment is None:
+            return context
+        before, targets, last = context.segment[:-1], context.segment[1:], context.segment[-1:]
+        with self._lock, single_threaded():
+            self._hold(context.learned)
+            if len(before):
+                losses, _, state = self._predict(before, targets, context.state, pad=False)
+                self._learn(losses)
+                context = replace(context, state=state, learned=self._copy_learned())
+            _, logits, state = self._predict(last, last, context.state, pad=False)
+        return replace(context, logits=logits[-1:].detach(), state=state, segment=None)
+
+    def writer(self, context: AdaptiveContext) -> Predictor:
+        """Returns a predictor with the weights of a context, which writes as the model's own does."""
+        with self._lock:
+            self._hold(context.learned)
+            model = copy.deepcopy(self.model)
+        return Predictor(model, self.vocabulary, PRECISION, writing=self.predictor.writing)
+
+    def _read(self, context: AdaptiveContext, ids: Ids) -> tuple[Float64s, Bools, AdaptiveContext]:
+        """Reads like `read`, known ids (T,), T > 0, with the weights that the model has."""
+        nats, right = np.empty(len(ids)), np.empty(len(ids), np.bool_)
+        segment, state, done, learned = context.segment, context.state, 0, context.learned
+        if segment is None:
+            nats[:1], right[:1] = _score(context.logits, ids[:1])
+            segment, done = ids[:1], 1
+        while done < len(ids):
+            self.predictor.check_stop()
+            known = len(segment)
+            segment = np.concatenate((segment, ids[done : done + self.rule.length + 1 - known]))
+            losses, logits, after = self._predict(segment[:-1], segment[1:], state)
+            fresh = slice(done, done + len(segment) - known)
+            nats[fresh], right[fresh] = _score(logits[known - 1 :], segment[known:])
+            done = fresh.stop
+            if len(segment) > self.rule.length:
+                self._learn(losses)
+                segment, state = segment[-1:], after
+        if self._held is None:
+            learned = self._copy_learned()
+        _, logits, _ = self._predict(segment, segment, state)
+        return nats, right, AdaptiveContext(logits[-1:].detach(), state, learned=learned, segment=segment)
+
+    def _predict(
+        self, read: Ids, targets: Ids, state: State | None, *, pad: bool = True
+    ) -> tuple[Tensor, Tensor, State]:
+        """Reads ids (t,) from `state` on. Returns the losses (t,) of `targets`, the logits (t, V), and the state after.
+
+        The ids are padded to a whole segment, so that the bits do not depend on how much of it is known; the state is
+        then of use only after a whole one.
+        """
+        count = len(read)
+        padding = np.zeros(self.rule.length - count if pad else 0, np.int64)
+        ids = np.concatenate((read, padding))[:, None]  # (T, 1)
+        fresh = None if self.vocabulary.boundary is None else torch.from_numpy(ids == self.vocabulary.boundary)
+        _, y, after = self.model.read(torch.from_numpy(ids), state, fresh, backend=self._backend)
+        logits = self.model.logits(y, self._backend)[:, 0]  # (T, V)
+        wanted = torch.from_numpy(np.concatenate((targets, padding)))
+        losses = functional.cross_entropy(logits, wanted, reduction="none")  # (T,)
+        return losses[:count], logits[:count], detach(after)
+
+    def _learn(self, losses: Tensor) -> None:
+        """Makes one step from the losses (t,) of a segment; none if its gradient is not finite."""
+        self._held = None
+        found = torch.autograd.grad(losses.sum(), self._parameters, allow_unused=True)
+        gradients = [
+            torch.zeros_like(parameter) if gradient is None else gradient.contiguous()
+            for parameter, gradient in zip(self._parameters, found, strict=True)
+        ]
+        if np.isfinite(norm(gradients)):
+            self._values.lerp_(self._trained.weights, self.rule.pull)
+            self._adamw.step(gradients, 1.0, self.rule.rate)
+
+    def _hold(self, learned: Learned | None) -> None:
+        """Puts what was learned into the model, unless it is there."""
+        learned = self._trained if learned is None else learned
+        if learned is not self._held:
+            self._values.copy_(learned.weights)
+            self._adamw.restore(learned.moments)
+            self._held = learned
+
+    def _copy_learned(self) -> Learned:
+        """Returns a copy of what the model has learned now."""
+        moments = {name: value.clone() for name, value in self._adamw.state().items()}
+        self._held = copied = Learned(self._values.clone(), moments)
+        return copied
+
+
+def _score(logits: Tensor, ids: Ids) -> tuple[Float64s, Bools]:
+    """Returns the nats (t,) of ids (t,) under logits (t, V), and whether each is the most likely one."""
+    nats: Float64s = functional.cross_entropy(logits.detach(), torch.from_numpy(ids), reduction="none").double().numpy()
+    right: Bools = logits.argmax(1).numpy() == ids
+    return nats, right
+
+
+def check_adaptive(predictor: Predictor) -> None:
+    """Raises UsageError for a model that cannot learn while it reads."""
+    if predictor.window:
+        raise UsageError(
+            f"a model of windows reads the last {predictor.window:,} characters anew each time, so it cannot learn "
+            "while it reads; score it without adapting, or train with --reader.kind stream"
+        )
+    if predictor.counts is not None:
+        raise UsageError("a model of counts has no weights that could learn while it reads; score it without adapting")
