@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import repeat
 from pathlib import Path
@@ -32,12 +32,13 @@ from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_mark
 from scriven.errors import UsageError
 from scriven.events import Loss
-from scriven.inference.adaptive import AdaptiveReader
+from scriven.inference.adaptive import AdaptiveContext, AdaptiveReader
 from scriven.inference.chunks import prompt_ids, read_chunks, split_text
 from scriven.inference.generation import (
     LENGTH,
     LIVE,
     SAMPLING,
+    Generation,
     GenerationOptions,
     Memory,
     StreamDecoder,
@@ -188,12 +189,14 @@ class Model:
         text = drop_mark(check_text("text", text))
         return self.vocabulary.unknown_characters("".join(split_text(text, self.settings.corpus)))
 
-    def session(self, *, seed: int | None = None) -> Session:
+    def session(self, *, seed: int | None = None, adapt: bool = False) -> Session:
         """Returns a session: a new text that is read and written by turns. The same seed draws the same text.
 
-        Raises UsageError if the seed is negative.
+        With `adapt`, a copy of the weights learns from all that the session reads, but not from what it writes. Raises
+        UsageError if the seed is negative, or if the model cannot learn while it reads.
         """
-        return Session(self, self._start, np.random.default_rng(first_seed(seed)))
+        start = self._adaptive_start if check_switch("adapt", adapt) else self._start
+        return Session(self, start, np.random.default_rng(first_seed(seed)))
 
     def stream(
         self,
@@ -374,6 +377,10 @@ class Model:
         return AdaptiveReader(self.predictor)
 
     @cached_property
+    def _adaptive_start(self) -> AdaptiveContext:
+        return self.adaptive.start()
+
+    @cached_property
     def _start(self) -> Context:
         start = self.predictor.start()
         check_finite(start.logits.float().cpu().numpy())
@@ -411,8 +418,11 @@ class Session:
         ids = self._ids(symbol) if isinstance(symbol, str) else check_ids("symbol", [symbol], vocabulary.ids)
         if len(ids) != 1:
             raise UsageError(f"symbol {symbol!r} is {len(ids):,} symbols of this model; give one, or its id")
-        self._memory.context = self._model.predictor.read(self._memory.context, ids[:, None])
-        state = self._memory.context.state or ()
+        self._read_ids(ids)
+        context = self._memory.context
+        state = (
+            self._model.adaptive.state_after(context) if isinstance(context, AdaptiveContext) else context.state
+        ) or ()
         return Step(self.next(), tuple(tuple(_row(part) for part in layer) for layer in state))
 
     def save(self, path: str | Path) -> None:
@@ -424,13 +434,15 @@ class Session:
         self._snapshot().write(path)
 
     def _snapshot(self) -> SavedSession:
-        begun = self._memory.context is not self._model._start
+        begun = self._memory.context is not self._start
         return SavedSession(self._model._known_origin(), self._memory.context, self._random, begun)
 
     @classmethod
     def _of(cls, saved: SavedSession, model: Model) -> Session:
-        context = saved.check(model.predictor, model._known_origin().sha256)
-        return cls(model, context if saved.begun else model._start, saved.random)
+        session = cls(model, saved.check(model.predictor, model._known_origin().sha256), saved.random)
+        if not saved.begun:
+            session._memory.context = session._start
+        return session
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickles what `save` writes."""
@@ -442,7 +454,7 @@ class Session:
 
     def read(self, text: str) -> None:
         """Reads a piece of text. Each piece is prepared alone."""
-        self._memory.context = self._model.predictor.read(self._memory.context, self._ids(text)[:, None])
+        self._read_ids(self._ids(text))
 
     def end(self) -> None:
         """Ends the document here; the next text begins another one.
@@ -450,7 +462,7 @@ class Session:
         Raises UsageError if the model knows no documents.
         """
         make_decoder(self._model.vocabulary, until_end=True)
-        self._memory.context = self._model.predictor.read(self._memory.context, self._model.predictor.opening[:, None])
+        self._read_ids(self._model.predictor.opening)
 
     def score(self, text: str) -> Score:
         """Reads a piece of text, and returns how surprising it is after the text before it.
@@ -458,6 +470,10 @@ class Session:
         A model of documents counts an end at every separator in the piece.
         """
         ids, predictor, before = self._ids(text), self._model.predictor, self._memory.context
+        if isinstance(before, AdaptiveContext):
+            nats, _, self._memory.context = self._model.adaptive.read(before, ids)
+            check_finite(nats)
+            return score_of(self._model.vocabulary, ids, nats, adaptive=True)
         costs = [np.empty(0)]
         for piece in check_scored(surprisals(predictor, [ids], before)):
             costs.append(piece.nats)
@@ -466,9 +482,22 @@ class Session:
             self._memory.context = predictor.read(before, ids[:, None])
         return score_of(self._model.vocabulary, ids, np.concatenate(costs))
 
+    @property
+    def _start(self) -> Context:
+        """The context before any text."""
+        adapts = isinstance(self._memory.context, AdaptiveContext)
+        return self._model._adaptive_start if adapts else self._model._start
+
+    def _read_ids(self, ids: Ids) -> None:
+        context = self._memory.context
+        if isinstance(context, AdaptiveContext):
+            self._memory.context = self._model.adaptive.read(context, ids)[2]
+        else:
+            self._memory.context = self._model.predictor.read(context, ids[:, None])
+
     def _ids(self, text: str) -> Ids:
         """Returns the ids of the next piece of text. A byte order mark at the very beginning is left out."""
-        if self._memory.context is self._model._start:
+        if self._memory.context is self._start:
             return self._model.read_ids(text)
         return prompt_ids(check_text("text", text), self._model.vocabulary, self._model.settings.corpus)
 
@@ -495,7 +524,24 @@ class Session:
     def _write_with(self, options: GenerationOptions) -> Iterator[str]:
         """Writes like `write`, with its arguments as one value."""
         line = options.begin(self._model.vocabulary, self._random)
+        if isinstance(self._memory.context, AdaptiveContext):
+            return self._write_adapted(line, options.piece)
         return generate(self._model.predictor, self._memory, line, options.piece)
+
+    def _write_adapted(self, line: Generation, piece: int) -> Iterator[str]:
+        """Writes with the weights that learned from all that was read."""
+        reader, context = self._model.adaptive, self._memory.context
+        if not isinstance(context, AdaptiveContext):
+            return
+        paused = reader.pause(context)
+        memory = Memory(Context(paused.logits, paused.state))
+        pieces = generate(reader.writer(paused), memory, line, piece)
+        try:
+            for text in pieces:
+                self._memory.context = replace(paused, logits=memory.context.logits, state=memory.context.state)
+                yield text
+        finally:
+            self._memory.context = replace(paused, logits=memory.context.logits, state=memory.context.state)
 
 
 def load(

@@ -39,7 +39,7 @@ def slow_nats(model: Predictor, ids: Ids, rule: AdaptiveRule) -> Float64s:
     net = copy.deepcopy(model.model)
     weights = list(net.parameters())
     trained = [each.detach().clone() for each in weights]
-    means, squares = ([torch.zeros_like(each) for each in weights] for _ in range(2))
+    squares = [torch.zeros_like(each) for each in weights]
     costs, steps = list[float](), 0
     held = list[torch.Tensor]()
     state, symbol = None, int(model.opening[0])
@@ -56,9 +56,8 @@ def slow_nats(model: Predictor, ids: Ids, rule: AdaptiveRule) -> Float64s:
         state, held = tuple(tuple(part.detach() for part in layer) for layer in state or ()), []
         with torch.no_grad():
             for i, gradient in enumerate(gradients):
-                means[i] = 0.9 * means[i] + 0.1 * gradient
                 squares[i] = rule.beta2 * squares[i] + (1 - rule.beta2) * gradient**2
-                step = means[i] / (1 - 0.9**steps) / ((squares[i] / (1 - rule.beta2**steps)).sqrt() + 1e-8)
+                step = gradient / ((squares[i] / (1 - rule.beta2**steps)).sqrt() + 1e-8)
                 weights[i].add_(rule.pull * (trained[i] - weights[i]) - rule.rate * step)
     return cost_of_unseen(np.array(costs), ids, model.vocabulary)
 
@@ -120,8 +119,7 @@ def assert_equal(one: AdaptiveContext, other: AdaptiveContext) -> None:
     assert one.segment is not None and other.segment is not None
     assert one.segment.tolist() == other.segment.tolist()
     assert one.learned is not None and other.learned is not None
-    assert torch.equal(one.learned.weights, other.learned.weights)
-    assert all(torch.equal(each, other.learned.moments[name]) for name, each in one.learned.moments.items())
+    assert all(torch.equal(each, vars(other.learned)[name]) for name, each in vars(one.learned).items())
 
 
 @pytest.mark.parametrize("separator", [None, "\n\n"])

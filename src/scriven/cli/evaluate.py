@@ -55,7 +55,7 @@ def evaluate(
 
     last-L, such as last-40, predicts each character from exactly the L before it.
 
-    adaptive reads like stream (or documents), but the model goes on learning: it scores a few characters, then learns
+    adaptive reads like stream (or documents), but the model keeps learning: it scores a few characters, then learns
     from them. adaptive-documents forgets what it learned at each document's end. Both losses depend on the order of the
     text, and cannot be compared with those of the other protocols. The run does not change.
 

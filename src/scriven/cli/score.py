@@ -128,7 +128,7 @@ def _rows_of(
 ) -> Iterator[Row]:
     """Yields the rows of one text, then prints notes on it, which start with `name` if that is given.
 
-    `way` is the protocol by which the model learns while it reads; empty if it does not.
+    `way` is the adaptive protocol, or empty.
     """
     from scriven.corpus.decoding import ReadCounts as Counts
     from scriven.inference.protocols import reading_precision, surprisals_by

@@ -22,9 +22,11 @@ from scriven.errors import UsageError
 from scriven.inference.predictor import Context, Predictor
 from scriven.kernels.adamw import AdamW, norm
 from scriven.model.backends import choose_backend, single_threaded
-from scriven.model.language_model import State, detach
+from scriven.model.language_model import CharLM, State, detach
+from scriven.runs.tensors import finite
 
 PRECISION = "fp32"  # of all products
+LEARNED = "learned."  # begins the names of the arrays of what was learned
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,11 @@ RULE = AdaptiveRule()
 
 @dataclass(frozen=True)
 class Learned:
-    """What was learned from a text: the weights (P,), and the state of AdamW."""
+    """The weights (P,) that learned from a text, with AdamW's mean of squares (P,) and number of steps ()."""
 
     weights: Tensor
-    moments: dict[str, Tensor]
+    square: Tensor
+    steps: Tensor
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,42 @@ class AdaptiveContext(Context):
 
     learned: Learned | None = None  # None before anything was learned
     segment: Ids | None = None
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Returns the learned arrays and the segment, under names that begin with LEARNED."""
+        found = {} if self.segment is None else {"segment": torch.from_numpy(self.segment)}
+        if self.learned is not None:
+            found |= vars(self.learned)
+        return {f"{LEARNED}{name}": value for name, value in found.items()}
+
+    @classmethod
+    def of_tensors(cls, context: Context, tensors: dict[str, Tensor]) -> AdaptiveContext:
+        """Returns a context from the arrays of `to_tensors`.
+
+        Raises TypeError or ValueError if they are not such arrays.
+        """
+        arrays = {name.removeprefix(LEARNED): value for name, value in tensors.items()}
+        segment = arrays.pop("segment", None)
+        if not all(each.dtype is torch.float32 and finite(each) for each in arrays.values()):
+            raise ValueError("what was learned is not finite numbers in fp32")
+        if segment is not None and segment.dtype is not torch.int64:
+            raise ValueError("its ids are no whole numbers")
+        learned = Learned(**arrays) if arrays else None  # TypeError for other names
+        return cls(context.logits, context.state, learned=learned, segment=None if segment is None else segment.numpy())
+
+    def fits(self, model: CharLM) -> bool:
+        """Whether the learned arrays have shapes and values for this model."""
+        size = sum(each.numel() for each in model.parameters() if each.requires_grad)
+        known, learned = self.segment, self.learned
+        if learned is not None:
+            shapes = [tuple(each.shape) for each in (learned.weights, learned.square, learned.steps)]
+            if shapes != [(size,), (size,), ()] or bool(learned.steps < 1) or bool((learned.square < 0).any()):
+                return False
+        return known is None or (
+            known.ndim == 1
+            and 0 < len(known) <= RULE.length
+            and bool(((known >= 0) & (known < model.vocabulary_size)).all())
+        )
 
 
 class AdaptiveReader:
@@ -72,7 +111,7 @@ class AdaptiveReader:
         self._parameters = [each for each in self.model.parameters() if each.requires_grad]
         self._values = parameters_to_vector(self._parameters).detach()  # (P,), which the model computes with
         vector_to_parameters(self._values, self._parameters)
-        self._adamw = AdamW(self._values, rule.beta2)
+        self._adamw = AdamW(self._values, rule.beta2, beta1=0.0)
         self._trained = self._copy_learned()
         self._held: Learned | None = self._trained  # what the model has now; None for something else
         self._lock = threading.Lock()
@@ -111,6 +150,14 @@ class AdaptiveReader:
                 context = replace(context, state=state, learned=self._copy_learned())
             _, logits, state = self._predict(last, last, context.state, pad=False)
         return replace(context, logits=logits[-1:].detach(), state=state, segment=None)
+
+    def state_after(self, context: AdaptiveContext) -> State | None:
+        """Returns the recurrent state after all that was read."""
+        if context.segment is None:
+            return context.state
+        with self._lock, single_threaded():
+            self._hold(context.learned)
+            return self._predict(context.segment, context.segment, context.state, pad=False)[2]
 
     def writer(self, context: AdaptiveContext) -> Predictor:
         """Returns a predictor with the weights of a context, which writes as the model's own does."""
@@ -161,7 +208,7 @@ class AdaptiveReader:
         return losses[:count], logits[:count], detach(after)
 
     def _learn(self, losses: Tensor) -> None:
-        """Makes one step from the losses (t,) of a segment; none if its gradient is not finite."""
+        """Makes one step from the losses (t,) of a segment, unless its gradient is not finite."""
         self._held = None
         found = torch.autograd.grad(losses.sum(), self._parameters, allow_unused=True)
         gradients = [
@@ -170,20 +217,22 @@ class AdaptiveReader:
         ]
         if np.isfinite(norm(gradients)):
             self._values.lerp_(self._trained.weights, self.rule.pull)
+            self._adamw.mean.zero_()  # without momentum it is the gradient, but for its last bits
             self._adamw.step(gradients, 1.0, self.rule.rate)
 
     def _hold(self, learned: Learned | None) -> None:
-        """Puts what was learned into the model, unless it is there."""
+        """Puts learned weights into the model, unless they are there."""
         learned = self._trained if learned is None else learned
         if learned is not self._held:
             self._values.copy_(learned.weights)
-            self._adamw.restore(learned.moments)
+            self._adamw.square.copy_(learned.square)
+            self._adamw.steps.copy_(learned.steps)
             self._held = learned
 
     def _copy_learned(self) -> Learned:
-        """Returns a copy of what the model has learned now."""
-        moments = {name: value.clone() for name, value in self._adamw.state().items()}
-        self._held = copied = Learned(self._values.clone(), moments)
+        """Returns a copy of the weights and of AdamW's state."""
+        parts = (self._values, self._adamw.square, self._adamw.steps)
+        self._held = copied = Learned(*(each.clone() for each in parts))
         return copied
 
 

@@ -5,8 +5,8 @@
 - `last-L`: each character predicted from a zero state after exactly the L characters before it.
 - `documents`: each document alone, from its start; its end is counted separately from its characters.
 - `adaptive`: like `stream` or, for a model of documents, `documents`, but the weights learn from each segment of the
-  text after it was scored. They go on learning from document to document; with `adaptive-documents`, each document is
-  read with the trained weights at its start. These losses are not comparable with those of the other protocols.
+  text after it was scored. A document begins with what was learned before it; with `adaptive-documents`, it begins with
+  the trained weights. These losses are not comparable with those of the other protocols.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def surprisals_by(name: str, predictor: Predictor, chunks: Iterable[Ids]) -> Ite
 def adaptive_surprisals(
     reader: AdaptiveReader, chunks: Iterable[Ids], *, documents_alone: bool = False
 ) -> Iterator[Scored]:
-    """Yields the surprisal of every id of one text, from which the model learns while it reads.
+    """Yields the surprisal of every id of one text, while the model learns from it.
 
     With `documents_alone`, each document is read with the trained weights at its start.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from scriven import strict_json
 from scriven.arguments import check_path
 from scriven.errors import InputError, UsageError
+from scriven.inference.adaptive import LEARNED, RULE, AdaptiveContext, check_adaptive
 from scriven.inference.predictor import Context, Predictor
 from scriven.runs.checkpoints import SHA256
 from scriven.runs.tensors import decode, finite, read_checked
@@ -43,6 +44,7 @@ class _SessionHeader(BaseModel):
     origin: Origin
     begun: bool  # whether any text was read or written
     random: dict[str, Any]  # the state of numpy's PCG64
+    adaptive: dict[str, float] | None = None  # the rule of a session that learns while it reads
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,13 @@ class SavedSession:
             tensors |= {f"state.{depth}.{part}": value for part, value in enumerate(layer)}
         if context.recent is not None:
             tensors["recent"] = torch.from_numpy(context.recent)
-        header = _SessionHeader(format=FORMAT, origin=self.origin, begun=self.begun, random=dict(random))
+        rule = None
+        if isinstance(context, AdaptiveContext):
+            rule = asdict(RULE)
+            tensors |= context.to_tensors()
+        header = _SessionHeader(format=FORMAT, origin=self.origin, begun=self.begun, random=dict(random), adaptive=rule)
         values = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        return safetensors.torch.save(values, {KEY: header.model_dump_json()})
+        return safetensors.torch.save(values, {KEY: header.model_dump_json(exclude_none=True)})
 
     def write(self, path: str | Path) -> None:
         """Writes the file, whole or not at all. Raises InputError if it cannot be written."""
@@ -88,9 +94,13 @@ class SavedSession:
             metadata = strict_json.parse(data[8 : 8 + int.from_bytes(data[:8], "little")].decode())["__metadata__"]
             header = _SessionHeader.model_validate(strict_json.parse(metadata[KEY]))
             random.bit_generator.state = header.random
-            context = _context_of(tensors)
+            context = _context_of(tensors, adaptive=header.adaptive is not None)
         except (KeyError, TypeError, ValueError, OverflowError, ValidationError):
             raise InputError(f"{name} is not a session that Scriven saved; save it again") from None
+        if header.adaptive not in (None, asdict(RULE)):
+            raise InputError(
+                f"{name} learned while it read by another rule than this version of Scriven has; begin another session"
+            )
         return cls(header.origin, context, random, header.begun)
 
     def check(self, predictor: Predictor, sha256: str) -> Context:
@@ -107,6 +117,11 @@ class SavedSession:
         recent, state = self.context.recent, self.context.state
         if recent is not None and not (len(recent) <= predictor.remembered and _are_ids(recent, model.vocabulary_size)):
             raise InputError("the session is damaged: its last characters are not this model's; begin another one")
+        if isinstance(self.context, AdaptiveContext):
+            check_adaptive(predictor)
+            if not self.context.fits(model):
+                raise InputError("the session is damaged: what it learned is not of this model; begin another one")
+            return self.context
         to = model.device
         moved = None if state is None else tuple(tuple(part.to(to) for part in layer) for layer in state)
         return Context(self.context.logits.to(to), moved, recent)
@@ -116,8 +131,9 @@ def _are_ids(recent: np.ndarray[Any, np.dtype[np.int64]], size: int) -> bool:
     return recent.ndim == 2 and recent.shape[1] == 1 and bool(((recent >= 0) & (recent < size)).all())
 
 
-def _context_of(tensors: dict[str, Tensor]) -> Context:
+def _context_of(tensors: dict[str, Tensor], *, adaptive: bool) -> Context:
     """Returns the context in a file's arrays. Raises ValueError or KeyError if they are not one."""
+    learned = {name: tensors.pop(name) for name in [*tensors] if adaptive and name.startswith(LEARNED)}
     logits, recent = tensors.pop("logits"), tensors.pop("recent", None)
     layers: dict[int, dict[int, Tensor]] = {}
     for name, value in tensors.items():
@@ -129,7 +145,8 @@ def _context_of(tensors: dict[str, Tensor]) -> Context:
         raise ValueError("its values are not finite numbers in fp32")
     if recent is not None and recent.dtype is not torch.int64:
         raise ValueError("its ids are no whole numbers")
-    return Context(logits, state or None, None if recent is None else recent.numpy())
+    context = Context(logits, state or None, None if recent is None else recent.numpy())
+    return AdaptiveContext.of_tensors(context, learned) if adaptive else context
 
 
 def _path(value: str | Path) -> Path:

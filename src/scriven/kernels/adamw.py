@@ -61,13 +61,15 @@ def norm(gradients: Sequence[Tensor]) -> float:
 class AdamW:
     """AdamW (Loshchilov & Hutter 2019) for weights (P,) in fp32; weight decay is left to the caller."""
 
-    def __init__(self, values: Tensor, beta2: float, epsilon: float = EPSILON, *, early: bool = False) -> None:
-        """`values` are the weights; every step changes them in place.
+    def __init__(
+        self, values: Tensor, beta2: float, epsilon: float = EPSILON, *, early: bool = False, beta1: float = BETA1
+    ) -> None:
+        """`values` are the weights; every step changes them in place. With `beta1` 0 there is no momentum.
 
         With `early`, epsilon is added to the root of the mean of squares before the bias correction. This is the
         shorter form of Kingma & Ba (2014); it makes epsilon larger in the first steps.
         """
-        self.values, self.beta2, self._epsilon, self._early = values, beta2, epsilon, early
+        self.values, self.beta1, self.beta2, self._epsilon, self._early = values, beta1, beta2, epsilon, early
         self.mean, self.square = torch.zeros_like(values), torch.zeros_like(values)
         self.steps = values.new_zeros(())
 
@@ -90,9 +92,9 @@ class AdamW:
                 mean=_address(self.mean),
                 square=_address(self.square),
                 scale=scale,
-                beta1=BETA1,
+                beta1=self.beta1,
                 beta2=self.beta2,
-                rate=rate / (1 - BETA1**steps),
+                rate=rate / (1 - self.beta1**steps),
                 root=1 / math.sqrt(1 - self.beta2**steps),
                 epsilon=self._epsilon_at(steps),
             )
@@ -120,7 +122,7 @@ class AdamW:
             amsgrad=False,
             maximize=False,
             lr=rate,
-            beta1=BETA1,
+            beta1=self.beta1,
             beta2=self.beta2,
             weight_decay=0.0,
             eps=self._epsilon_at(float(self.steps) + 1),
