@@ -11,6 +11,7 @@ import pytest
 
 from scriven.kernels import (  # noqa: F401 - they have the structures
     adamw,
+    context_mixing,
     counts,
     cross_entropy,
     encode,

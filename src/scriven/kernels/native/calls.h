@@ -337,4 +337,42 @@ struct CountsDistribution {
     double *probabilities;  // (N, V), of what follows
 };
 
+// A model that learns while it reads: see context_mixing.h.
+
+// Makes a model, which must be closed, of V symbols, 65536 at most, with a table of 2^memory_bits bytes.
+struct ContextMixingOpen {
+    int64_t symbols, memory_bits;
+    const int32_t *kinds;  // (V,): of a letter a number above 0, the same for both cases; -1: a space, -2: ends a line
+    void **mixing;
+};
+
+// -ln of the probabilities of the next ids. `frequencies`, here and below, are another model's predictions of these, or
+// null; the sum of a row has 32 bits at most.
+struct ContextMixingRead {
+    int64_t count;
+    void *mixing;
+    const int64_t *ids;           // (count,)
+    const uint32_t *frequencies;  // (count, V) or null
+    double *nats;                 // (count,)
+};
+
+// Writes the next ids as bytes: 32 each at most, and one at the end, if these are the last.
+struct ContextMixingEncode {
+    int64_t count, last;
+    void *mixing;
+    const int64_t *ids;
+    const uint32_t *frequencies;
+    uint8_t *bytes;
+    int64_t *written;  // how many bytes
+};
+
+// Reads the next ids from the same bytes (size,) at each call, whose place it keeps.
+struct ContextMixingDecode {
+    int64_t count, size;
+    void *mixing;
+    const uint8_t *bytes;
+    const uint32_t *frequencies;
+    int64_t *ids;
+};
+
 }  // namespace scriven

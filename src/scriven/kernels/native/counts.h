@@ -50,6 +50,12 @@ struct Step {
     double of(double lower, int64_t count) const { return lower * backoff + (count ? seen(count) : 0.0); }
 };
 
+inline bool within(const int64_t *ids, int64_t count, int64_t symbols) {
+    bool all = true;
+    for (int64_t i = 0; i < count; i++) all &= 0 <= ids[i] && ids[i] < symbols;
+    return all;
+}
+
 // The natural logarithm of a normal number, by the same operations on every processor; within 1e-15.
 inline double logarithm(double x) {
     constexpr uint64_t half = 0x3fe6a09e667f3bcd, mantissa = (uint64_t(1) << 52) - 1;  // the square root of 1/2

@@ -94,12 +94,6 @@ template <class S> class Reading {
     const Buffer<double> unigrams_;  // (V,) after no context
 };
 
-bool within(const int64_t *ids, int64_t count, int64_t symbols) {
-    bool all = true;
-    for (int64_t i = 0; i < count; i++) all &= 0 <= ids[i] && ids[i] < symbols;
-    return all;
-}
-
 // Calls work(reading, member) in up to `threads` threads that share `places`.
 template <class Work> int64_t read(const CountsTable &table, int64_t threads, int64_t places, Work &&work) {
     const int64_t most = places / PLACES_PER_SHARE;

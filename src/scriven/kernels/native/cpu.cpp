@@ -111,6 +111,8 @@ constexpr Size sizes[] = {
     SCRIVEN_SIZE(CountsOpen),          SCRIVEN_SIZE(CountsAdd),
     SCRIVEN_SIZE(CountsFinish),        SCRIVEN_SIZE(CountsScore),
     SCRIVEN_SIZE(CountsDistribution),  SCRIVEN_SIZE(CountsMix),
+    SCRIVEN_SIZE(ContextMixingOpen),   SCRIVEN_SIZE(ContextMixingRead),
+    SCRIVEN_SIZE(ContextMixingEncode), SCRIVEN_SIZE(ContextMixingDecode),
 };
 
 }  // namespace

@@ -1,0 +1,184 @@
+"""A model of symbols that learns while it reads: it predicts each one first, and then counts it.
+
+`ContextMixer` mixes predictions by the last symbols (none to eight of them), by words, by the place in a line and by
+longer repetitions, as Mahoney's paq and lpaq do; native/context_mixing.h says how. It needs no training text. The
+probabilities of all symbols sum to 1. Memory is bounded: rare contexts are forgotten first.
+
+It computes with integers alone. The same symbols have the same probabilities to the bit on every processor, at every
+level of native code, in pieces of any size. So what one machine encodes, another one can decode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from ctypes import addressof, c_int64, c_void_p
+
+import numpy as np
+import numpy.typing as npt
+
+from scriven.arrays import Float64s, Ids
+from scriven.kernels import native_library
+from scriven.kernels.native_library import NativeStruct, fields
+
+MOST_SYMBOLS = 1 << 16
+LEAST_MEMORY_BITS, MOST_MEMORY_BITS = 18, 29  # of the number of bytes of the table of contexts
+MEMORY_PER_SYMBOL = 64  # bytes that a symbol's new contexts take, about
+SYMBOLS_AT_ONCE = 1 << 14  # so that an interrupt need not wait for long
+BYTES_PER_SYMBOL = 32  # that encoding takes at most
+SPACE, NEWLINE, OTHER = -1, -2, 0
+
+Kinds = npt.NDArray[np.int32]
+Frequencies = npt.NDArray[np.uint32]
+
+
+class _ContextMixingOpen(NativeStruct):
+    _fields_ = (*fields(c_int64, "symbols memory_bits"), *fields(c_void_p, "kinds mixing"))
+
+
+class _ContextMixingRead(NativeStruct):
+    _fields_ = (*fields(c_int64, "count"), *fields(c_void_p, "mixing ids frequencies nats"))
+
+
+class _ContextMixingEncode(NativeStruct):
+    _fields_ = (*fields(c_int64, "count last"), *fields(c_void_p, "mixing ids frequencies bytes written"))
+
+
+class _ContextMixingDecode(NativeStruct):
+    _fields_ = (*fields(c_int64, "count size"), *fields(c_void_p, "mixing bytes frequencies ids"))
+
+
+def kinds_of(characters: Sequence[str], symbols: int) -> Kinds:
+    """Says of each of V symbols what it is; the first ones are these characters.
+
+    A letter is a number above 0, the same for both cases; others are SPACE, NEWLINE or OTHER.
+    """
+    kinds = np.zeros(symbols, np.int32)
+    for symbol, character in enumerate(characters):
+        if character.isalpha():
+            kinds[symbol] = ord(character.lower()[0])
+        else:
+            kinds[symbol] = {" ": SPACE, "\n": NEWLINE}.get(character, OTHER)
+    return kinds
+
+
+def kinds_of_bytes() -> Kinds:
+    """Says of each byte what it is; those that are not ASCII count as letters."""
+    kinds = kinds_of([chr(byte) for byte in range(128)], 256)
+    kinds[128:] = np.arange(128, 256)
+    return kinds
+
+
+def memory_bits_for(count: int) -> int:
+    """Returns how large a table suits `count` symbols: 2 to this power is its number of bytes."""
+    return min(max((count * MEMORY_PER_SYMBOL).bit_length(), LEAST_MEMORY_BITS), MOST_MEMORY_BITS)
+
+
+class ContextMixer:
+    """A model that learns while it reads, and a coder of what it predicts. It must be closed; it is a context manager.
+
+    It reads, encodes or decodes; it does only one of these. `frequencies` (T, V) are another model's predictions of
+    these symbols, such as probabilities times 2^16, and take part in the mixture. A row's sum is below 2^32.
+    """
+
+    def __init__(self, kinds: Kinds, memory_bits: int) -> None:
+        """Makes a model of V symbols that has read nothing; `kinds` (V,) is from `kinds_of`.
+
+        It takes 2 to the power of `memory_bits` bytes, a quarter more, and 12 MB. Raises RuntimeError without a native
+        library, or if memory is too short.
+        """
+        self.symbols = len(kinds)
+        self._mixing = c_void_p()
+        if not 1 <= self.symbols <= MOST_SYMBOLS:
+            raise ValueError(f"there are {self.symbols} symbols; it can be 1 to {MOST_SYMBOLS}")
+        kinds = np.ascontiguousarray(kinds, np.int32)
+        native_library.call(
+            _ContextMixingOpen(
+                symbols=self.symbols,
+                memory_bits=memory_bits,
+                kinds=kinds.ctypes.data,
+                mixing=addressof(self._mixing),
+            )
+        )
+
+    def __enter__(self) -> ContextMixer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the memory."""
+        mixing, self._mixing = self._mixing, c_void_p()
+        native_library.declare("scriven_context_mixing_close", [c_void_p])(mixing)
+
+    def read(self, ids: Ids, frequencies: Frequencies | None = None) -> Float64s:
+        """Returns -ln of the probabilities of the next ids (T,), each predicted before it is counted.
+
+        Raises RuntimeError for an id that is no symbol.
+        """
+        nats = np.empty(ids.size)
+        for begin, end, piece, row in self._pieces(ids, frequencies):
+            native_library.call(
+                _ContextMixingRead(
+                    count=end - begin,
+                    mixing=self._mixing.value,
+                    ids=piece.ctypes.data,
+                    frequencies=row,
+                    nats=nats[begin:].ctypes.data,
+                )
+            )
+        return nats
+
+    def encode(self, ids: Ids, frequencies: Frequencies | None = None, *, last: bool) -> bytes:
+        """Returns bytes that stand for the next ids (T,); `last` says that no more ids follow."""
+        written, parts = c_int64(), []
+        for begin, end, piece, row in self._pieces(ids, frequencies):
+            room = np.empty((end - begin) * BYTES_PER_SYMBOL + 1, np.uint8)
+            native_library.call(
+                _ContextMixingEncode(
+                    count=end - begin,
+                    last=last and end == ids.size,
+                    mixing=self._mixing.value,
+                    ids=piece.ctypes.data,
+                    frequencies=row,
+                    bytes=room.ctypes.data,
+                    written=addressof(written),
+                )
+            )
+            parts.append(room[: written.value].tobytes())
+        return b"".join(parts)
+
+    def decode(self, encoded: npt.NDArray[np.uint8], count: int, frequencies: Frequencies | None = None) -> Ids:
+        """Returns the next ids (T,), `count` of them.
+
+        `encoded` (size,) is all that `encode` returned, the same array at each call. Other bytes give other ids.
+        """
+        ids = np.empty(count, np.int64)
+        if not (encoded.flags.c_contiguous and encoded.dtype == np.uint8):
+            raise ValueError("encoded bytes must be in one piece")
+        for begin, end, piece, row in self._pieces(ids, frequencies):
+            native_library.call(
+                _ContextMixingDecode(
+                    count=end - begin,
+                    size=encoded.size,
+                    mixing=self._mixing.value,
+                    bytes=encoded.ctypes.data,
+                    frequencies=row,
+                    ids=piece.ctypes.data,
+                )
+            )
+        return ids
+
+    def _pieces(self, ids: Ids, frequencies: Frequencies | None) -> Iterator[tuple[int, int, Ids, int | None]]:
+        """Gives pieces of ids (T,), one at least, and the address of the frequencies of each."""
+        if self._mixing.value is None:
+            raise ValueError("this model is closed")
+        ids = np.ascontiguousarray(ids, np.int64)
+        if frequencies is not None:
+            frequencies = np.ascontiguousarray(frequencies, np.uint32)
+            if frequencies.shape != (ids.size, self.symbols):
+                raise ValueError(f"frequencies must be {(ids.size, self.symbols)}, not {frequencies.shape}")
+        for begin in range(0, max(ids.size, 1), SYMBOLS_AT_ONCE):
+            end = min(begin + SYMBOLS_AT_ONCE, ids.size)
+            row = None if frequencies is None else int(frequencies[begin:].ctypes.data)
+            yield begin, end, ids[begin:end], row

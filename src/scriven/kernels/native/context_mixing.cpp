@@ -1,0 +1,121 @@
+// A model that learns while it reads, as Python calls it, and a coder of what it predicts: see kernels/context_mixing.py.
+#include "context_mixing.h"
+#include "counts.h"
+
+namespace scriven {
+namespace {
+
+// A coder of bits in 32-bit arithmetic, after fpaq0 (Mahoney 2003). A file is a number from `low` to `high`. A one keeps
+// the lower part of this range, a zero the upper part, as large as their probabilities.
+//
+// Reading gives the same bits: while the first bytes of both ends agree they are written and shifted out, so `low` is
+// below `high`, and `middle` is from `low` to `high` - 1, as p is from 1 to 65535. Neither part is empty, they do not
+// overlap, and together they are the whole. So the number is in the part of the bit that was written, and in no other.
+struct RangeCoder {
+    uint32_t low = 0, high = 0xffffffff, read = 0;
+
+    // The last number of the lower part.
+    uint32_t middle(int probability) const {
+        return low + uint32_t(uint64_t(high - low) * uint64_t(probability) >> 16);
+    }
+    void narrow(int bit, uint32_t middle) {
+        if (bit) high = middle;
+        else low = middle + 1;
+    }
+    bool settled() const { return (low ^ high) < 1 << 24; }
+    void shift(uint8_t next) {
+        low <<= 8;
+        high = high << 8 | 255;
+        read = read << 8 | next;
+    }
+};
+
+}  // namespace
+
+// What scriven_context_mixing_open makes.
+struct ContextMixing {
+    ContextMixer mixer;
+    RangeCoder coder;
+    int64_t symbols, taken;  // taken: bytes of what is decoded
+
+    const uint32_t *row(const uint32_t *frequencies, int64_t i) const {
+        return frequencies ? frequencies + i * symbols : nullptr;
+    }
+};
+
+}  // namespace scriven
+
+SCRIVEN_API int64_t scriven_context_mixing_open(const scriven::ContextMixingOpen *call) {
+    using namespace scriven;
+    if (call->symbols < 1 || call->symbols > 65536 || call->memory_bits < 16 || call->memory_bits > 34) return bad_argument;
+    auto *made = new (std::nothrow)
+        ContextMixing{{call->symbols, call->kinds, call->memory_bits}, {}, call->symbols, 0};
+    if (made && made->mixer.failed()) {
+        delete made;
+        made = nullptr;
+    }
+    *call->mixing = made;
+    return made ? ok : no_memory;
+}
+
+SCRIVEN_API int64_t scriven_context_mixing_close(void *mixing) {
+    delete static_cast<scriven::ContextMixing *>(mixing);
+    return scriven::ok;
+}
+
+SCRIVEN_API int64_t scriven_context_mixing_read(const scriven::ContextMixingRead *call) {
+    using namespace scriven;
+    auto &mixing = *static_cast<ContextMixing *>(call->mixing);
+    if (!within(call->ids, call->count, mixing.symbols)) return bad_argument;
+    for (int64_t i = 0; i < call->count; i++) {
+        double nats = 0;
+        mixing.mixer.take(mixing.row(call->frequencies, i), [&](int p, int place) {
+            const int bit = int(call->ids[i] >> place & 1);
+            nats -= logarithm(double(bit ? p : 65536 - p) / 65536);
+            return bit;
+        });
+        call->nats[i] = nats;
+    }
+    return ok;
+}
+
+SCRIVEN_API int64_t scriven_context_mixing_encode(const scriven::ContextMixingEncode *call) {
+    using namespace scriven;
+    auto &mixing = *static_cast<ContextMixing *>(call->mixing);
+    if (!within(call->ids, call->count, mixing.symbols)) return bad_argument;
+    RangeCoder &coder = mixing.coder;
+    uint8_t *to = call->bytes;
+    for (int64_t i = 0; i < call->count; i++) {
+        mixing.mixer.take(mixing.row(call->frequencies, i), [&](int p, int place) {
+            const int bit = int(call->ids[i] >> place & 1);
+            coder.narrow(bit, coder.middle(p));
+            for (; coder.settled(); coder.shift(0)) *to++ = uint8_t(coder.high >> 24);
+            return bit;
+        });
+    }
+    if (call->last) *to++ = uint8_t((coder.low >> 24) + 1);  // and then zeros, which no file needs
+    *call->written = to - call->bytes;
+    return ok;
+}
+
+SCRIVEN_API int64_t scriven_context_mixing_decode(const scriven::ContextMixingDecode *call) {
+    using namespace scriven;
+    auto &mixing = *static_cast<ContextMixing *>(call->mixing);
+    RangeCoder &coder = mixing.coder;
+    const auto next = [&] {
+        const int64_t at = mixing.taken++;
+        return at < call->size ? call->bytes[at] : uint8_t(0);
+    };
+    if (!mixing.taken)
+        for (int i = 0; i < 4; i++) coder.read = coder.read << 8 | next();
+    for (int64_t i = 0; i < call->count; i++) {
+        call->ids[i] = mixing.mixer.take(mixing.row(call->frequencies, i), [&](int p, int) {
+            const uint32_t middle = coder.middle(p);
+            const int bit = coder.read <= middle;
+            coder.narrow(bit, middle);
+            while (coder.settled()) coder.shift(next());
+            return bit;
+        });
+    }
+    return ok;
+}

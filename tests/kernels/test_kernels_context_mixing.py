@@ -1,0 +1,171 @@
+"""A model that learns while it reads: its probabilities sum to 1, and are the same bits everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kernel_variants import VARIANTS, at_each_variant, kernels_of
+
+from scriven.arrays import Ids
+from scriven.kernels import native_library
+from scriven.kernels.context_mixing import (
+    LEAST_MEMORY_BITS,
+    NEWLINE,
+    OTHER,
+    SPACE,
+    ContextMixer,
+    Frequencies,
+    Kinds,
+    kinds_of,
+    kinds_of_bytes,
+    memory_bits_for,
+)
+
+pytestmark = pytest.mark.skipif(native_library.library() is None, reason=native_library.why())
+TEXT = (Path(__file__).parents[2] / "docs" / "shapes.md").read_bytes()
+CASES = st.sampled_from([1, 2, 3, 17, 65, 255, 256, 257, 4096, 4097, 65536])
+
+
+def bytes_of(text: bytes) -> Ids:
+    return np.frombuffer(text, np.uint8).astype(np.int64)
+
+
+def kinds_for(symbols: int) -> Kinds:
+    return kinds_of("a bc\nA.", symbols) if symbols >= 7 else np.zeros(symbols, np.int32)
+
+
+def mixer_of(symbols: int = 256, memory_bits: int = LEAST_MEMORY_BITS) -> ContextMixer:
+    return ContextMixer(kinds_of_bytes() if symbols == 256 else kinds_for(symbols), memory_bits)
+
+
+def read(ids: Ids, symbols: int = 256, frequencies: Frequencies | None = None) -> npt.NDArray[np.float64]:
+    with mixer_of(symbols) as mixer:
+        return mixer.read(ids, frequencies)
+
+
+def drawn(seed: int, symbols: int, count: int) -> Ids:
+    """Symbols with repetitions of all lengths."""
+    random = np.random.default_rng(seed)
+    ids = random.integers(0, symbols, count)
+    for _ in range(count // 20):
+        begin, to, length = *sorted(random.integers(0, count, 2)), random.integers(0, count) // 8
+        length = min(length, count - to)
+        ids[to : to + length] = ids[begin : begin + length].copy()
+    return ids
+
+
+def predictions(seed: int, symbols: int, count: int) -> Frequencies:
+    return np.random.default_rng(seed).integers(0, (1 << 32) // symbols, (count, symbols)).astype(np.uint32)
+
+
+@at_each_variant
+def test_all_levels_give_the_same_bits(variant: str) -> None:
+    with kernels_of(VARIANTS[0]):
+        expected, bytes_expected = read(bytes_of(TEXT)), encode(bytes_of(TEXT))
+    with kernels_of(variant):
+        assert read(bytes_of(TEXT)).tobytes() == expected.tobytes()
+        assert encode(bytes_of(TEXT)) == bytes_expected
+
+
+def encode(ids: Ids, symbols: int = 256, frequencies: Frequencies | None = None) -> bytes:
+    with mixer_of(symbols) as mixer:
+        return mixer.encode(ids, frequencies, last=True)
+
+
+def test_the_bits_are_those_of_every_machine() -> None:
+    """What was encoded before must be readable: a change of the model is a new version of archives."""
+    ids = bytes_of(bytes(range(256)) + b"The cat sat on the mat.\nThe cat sat on the hat.\n" * 9)
+    assert hashlib.sha256(encode(ids)).hexdigest()[:16] == "56bce5f6b5111f2b"
+
+
+@pytest.mark.parametrize("symbols", [1, 2, 3, 5, 17, 258])
+def test_probabilities_sum_to_1(symbols: int) -> None:
+    count = 40 if symbols > 100 else 400
+    ids, other = drawn(3, symbols, count), predictions(4, symbols, count + 1)
+    for frequencies in (None, other)[symbols > 100 :]:
+        total = 0.0
+        for symbol in range(symbols):
+            total += np.exp(-read(np.append(ids, symbol), symbols, frequencies)[-1])
+        assert total == pytest.approx(1, abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(CASES, st.integers(0, 300), st.integers(0, 2**32), st.booleans())
+def test_what_is_encoded_can_be_decoded(symbols: int, count: int, seed: int, predicted: bool) -> None:
+    count = min(count, 20) if symbols > 1000 else count
+    ids, frequencies = drawn(seed, symbols, count), predictions(seed, symbols, count) if predicted else None
+    encoded = encode(ids, symbols, frequencies)
+    with mixer_of(symbols) as mixer:
+        found = mixer.decode(np.frombuffer(encoded, np.uint8), count, frequencies)
+    assert found.tolist() == ids.tolist()
+    nats = read(ids, symbols, frequencies).sum()
+    assert abs(len(encoded) * 8 - nats / np.log(2)) < 48 + 0.001 * count
+
+
+@pytest.mark.parametrize("cut", [1, 7, 1000])
+def test_pieces_of_any_size_give_the_same_bits(cut: int) -> None:
+    ids = bytes_of(TEXT)
+    with mixer_of() as whole, mixer_of() as pieces, mixer_of() as coder, mixer_of() as decoder:
+        found = [pieces.read(ids[begin : begin + cut]) for begin in range(0, ids.size, cut)]
+        assert np.concatenate(found).tobytes() == whole.read(ids).tobytes()
+        parts = [coder.encode(ids[i : i + cut], last=i + cut >= ids.size) for i in range(0, ids.size, cut)]
+        encoded = np.frombuffer(b"".join(parts), np.uint8)
+        assert encoded.tobytes() == encode(ids)
+        decoded = [decoder.decode(encoded, min(cut, ids.size - i)) for i in range(0, ids.size, cut)]
+        assert np.concatenate(decoded).tolist() == ids.tolist()
+
+
+def test_it_learns_while_it_reads() -> None:
+    nats = read(bytes_of(TEXT * 2))
+    first, second = nats[: len(TEXT)].mean(), nats[len(TEXT) :].mean()
+    assert first < 2.2 * np.log(2) * 1.5
+    assert second < 0.1
+
+
+def test_another_models_predictions_take_part() -> None:
+    ids = np.random.default_rng(1).integers(0, 256, 3000)
+    sure = np.ones((ids.size, 256), np.uint32)
+    sure[np.arange(ids.size), ids] = 100000
+    assert read(ids, frequencies=sure).mean() < 0.1 * read(ids).mean()
+
+
+def test_a_text_longer_than_what_is_remembered() -> None:
+    ids = drawn(5, 256, 40_000)
+    encoded = encode(ids)
+    with mixer_of() as mixer:
+        assert mixer.decode(np.frombuffer(encoded, np.uint8), ids.size).tolist() == ids.tolist()
+
+
+def test_what_cannot_be_read_is_refused() -> None:
+    with mixer_of(17) as mixer:
+        for bad in (-1, 17):
+            with pytest.raises(RuntimeError, match="an argument is not allowed"):
+                mixer.read(np.array([bad]))
+        with pytest.raises(ValueError, match="frequencies must be"):
+            mixer.read(np.array([1]), np.ones((1, 16), np.uint32))
+        with pytest.raises(ValueError, match="in one piece"):
+            mixer.decode(np.zeros(8, np.uint8)[::2], 1)
+    with pytest.raises(ValueError, match="closed"):
+        mixer.read(np.array([1]))
+    mixer.close()
+    with pytest.raises(ValueError, match="1 to 65536"):
+        ContextMixer(np.zeros(0, np.int32), 20)
+    with pytest.raises(RuntimeError, match="an argument is not allowed"):
+        ContextMixer(np.zeros(9, np.int32), 60)
+
+
+def test_letters_are_the_same_in_both_cases() -> None:
+    assert kinds_of(" aA.\né", 8).tolist() == [SPACE, 97, 97, OTHER, NEWLINE, 233, OTHER, OTHER]
+    assert (kinds_of_bytes()[128:] > 0).all()
+
+
+def test_memory_grows_with_the_text_up_to_a_bound() -> None:
+    sizes = [memory_bits_for(10**power) for power in range(12)]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (LEAST_MEMORY_BITS, 29)
