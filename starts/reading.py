@@ -8,6 +8,7 @@ import lzma
 import pickle
 import re
 import subprocess
+import textwrap
 import unicodedata
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -191,6 +192,20 @@ class _Page(HTMLParser):
         self.line = ""
 
 
+WRAPPED_COLUMNS = 72  # as in most books that are spread as plain text
+
+
+def read_novels(path: Path, source: Source) -> Iterator[str]:
+    """Yields the novels of a Markdown file, without marks of headings, authors and years.
+
+    A paragraph is one line. In every second novel it is wrapped, so that a start knows both.
+    """
+    text = re.sub("^(## (Author|Year): .*|-{5,})$", "", next(read_text(path, source)), flags=re.MULTILINE)
+    for number, novel in enumerate(re.split("^# Title: ", text, flags=re.MULTILINE)[1:]):
+        lines = re.sub("^#+ +", "", novel, flags=re.MULTILINE).split("\n")
+        yield "\n".join(textwrap.fill(line, WRAPPED_COLUMNS) if number % 2 else line for line in lines)
+
+
 def read_html(path: Path, source: Source) -> Iterator[str]:
     """Yields the text of a page if it is in the source's language."""
     page = _Page(source.get("page_language", ""), set(source.get("skip", [])))
@@ -216,5 +231,6 @@ READERS: dict[str, Callable[[Path, Source], Iterator[str]]] = {
     "php": read_php,
     "json": read_json,
     "html": read_html,
+    "novels": read_novels,
     "bible": read_bible,
 }

@@ -160,8 +160,11 @@ def card(made: Ingredients, run: Run) -> Iterator[str]:
     yield f"{made.start['title']}. A general model that trainings can begin from:"
     yield f"`scriven train TEXT --from {made.name}`."
     yield f"Its {text['characters']:,} characters are {made.start['licence']}.\n"
-    yield "No text that Scriven's tables are measured on is in it, nor another edition of one: they share no stretch of"
-    yield "40 characters, whatever their case, spaces and quotation marks.\n"
+    own = [source["what"] for source in made.sources() if source["registry"] == "at hand"]
+    for what in own:
+        yield f"It has {what}. Tables measure them without a start only."
+    yield f"No {'other ' if own else ''}text that Scriven's tables are measured on is in it, nor another edition of"
+    yield "one. They share no stretch of 40 characters, whatever their case, spaces and quotation marks.\n"
     yield "## Texts\n"
     yield "| name | language | million characters | what | licence, and why | from |"
     yield "| --- | --- | --- | --- | --- | --- |"

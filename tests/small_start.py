@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import tomli_w
 import torch
 from torch.nn import functional
@@ -15,6 +16,12 @@ from scriven.vocabulary import Vocabulary
 
 MODEL = ModelSettings(width=24, layers=1)
 STEPS, ROWS, LENGTH = 120, 16, 24
+
+
+def use_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a test see the starts of a folder, and none of the package."""
+    monkeypatch.setenv("SCRIVEN_STARTS", str(folder))
+    monkeypatch.setattr(starts, "PACKAGED", folder / "none")
 
 
 def make_start(

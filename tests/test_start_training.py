@@ -121,4 +121,4 @@ def test_help_needs_nothing_else() -> None:
 def test_a_start_that_was_not_made_is_no_start(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRIVEN_STARTS", str(made / "made"))
     with pytest.raises(InputError, match="not in this version"):
-        starts.from_reference("start:general@0")
+        starts.from_reference("start:other@0")

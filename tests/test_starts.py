@@ -11,12 +11,14 @@ from conftest import WORDS, Command
 from scriven import starts
 from scriven.errors import InputError, UsageError
 from scriven.training.warm_start import StartModel
-from small_start import MODEL, make_start, write_start
+from small_start import MODEL, make_start, use_starts, write_start
+
+PACKAGED_BYTES = 4_000_000  # of a start, at most
 
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> starts.Start:
-    monkeypatch.setenv("SCRIVEN_STARTS", str(tmp_path / "starts"))
+    use_starts(tmp_path / "starts", monkeypatch)
     return make_start(tmp_path / "starts", WORDS * 10)
 
 
@@ -131,4 +133,19 @@ def test_the_command_lists_starts_and_prints_their_cards(tiny: starts.Start, com
 def test_starts_are_listed_without_torch(tiny: starts.Start) -> None:
     code = "import sys; from scriven.cli import main; main(['starts']); print(*{'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.splitlines()[0].startswith("tiny: ") and done.stdout.splitlines()[-1] == ""
+    assert "tiny: a start for tests" in done.stdout and done.stdout.splitlines()[-1] == ""
+
+
+@pytest.mark.parametrize("name", starts.names())
+def test_a_start_of_the_package_is_whole_and_small(name: str) -> None:
+    start = starts.find(name)
+    model = StartModel(start)
+    assert model.read_weights() and model.settings.width == 256
+    assert start.size < PACKAGED_BYTES
+    card = start.read_card()
+    assert f"# The start {name}" in card and start.description.licence in card
+    assert f"{start.description.trained_characters:,} characters" in card
+
+
+def test_the_package_has_a_start_for_english_and_one_for_much_else() -> None:
+    assert starts.names() == ["english", "general"]

@@ -29,7 +29,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SCRIVEN_CACHE") or platformdirs.user_cache_path("scriven", appauthor=False)).absolute()
 
 
-DEFAULT_FROM = "none"  # what a new training starts from unless --from says it: none, auto, or a start's name
+DEFAULT_FROM = "auto"  # what a new training starts from unless --from says it: none, auto, or a start's name
 
 
 def default_from() -> str:

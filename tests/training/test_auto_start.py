@@ -25,7 +25,7 @@ from scriven.training.start import train
 from scriven.training.verify import verify_resume
 from scriven.training.warm_start import StartModel, similar_rows, warm_started_model
 from scriven.vocabulary import Vocabulary
-from small_start import MODEL, make_start
+from small_start import MODEL, make_start, use_starts
 
 SMALL: dict[str, Any] = {
     "budget": {"steps": 2},
@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> starts.Start:
     """A start that has read much of what the fixture `book` has; it does not know z."""
-    monkeypatch.setenv("SCRIVEN_STARTS", str(tmp_path / "starts"))
+    use_starts(tmp_path / "starts", monkeypatch)
     return make_start(tmp_path / "starts", WORDS * 20, without="z")
 
 
@@ -119,7 +119,7 @@ def test_the_weights_are_those_of_the_start_row_by_row(tiny: starts.Start) -> No
 
 
 def test_tied_weights_stay_tied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCRIVEN_STARTS", str(tmp_path))
+    use_starts(tmp_path, monkeypatch)
     tied = make_start(tmp_path, WORDS * 5, "tied", MODEL.model_copy(update={"tied": True}))
     settings = validate({"model": StartModel(tied).settings.model_dump()})
     model, _ = warm_started_model(settings, Vocabulary.of("the é行"), tied.reference)
@@ -131,13 +131,13 @@ def test_training_begins_where_the_start_ends(tiny: starts.Start, book: Path, tm
     named = begin(book, tmp_path / "named", "tiny")
     assert first_loss(named) < 0.6 * first_loss(begin(book, tmp_path / "random", "none"))
     said = notes(named)
-    assert "Training starts from the start tiny (learning rate 0.01)." in said
+    assert "Training starts from the start tiny (learning rate 0.0025)." in said
     unknown = "The start tiny does not know 1 of the characters, which start with the weights of similar ones: 'z'"
     assert unknown in said
     run = open_run(tmp_path / "named")
     assert run.origin["initial"] == tiny.reference
     assert (run.settings.model.width, run.settings.model.layers) == (MODEL.width, MODEL.layers)
-    assert run.settings.training.learning_rate == 0.01
+    assert run.settings.training.learning_rate == 0.0025
     assert "initial" not in open_run(tmp_path / "random").origin
 
 
@@ -188,6 +188,8 @@ def test_auto_takes_no_start_where_more_than_its_width_would_be_made(
     tiny: starts.Start, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scriven.training.auto_start.WIDEST", 0.5)
+    assert "which predicts this text at" in notes(begin(book, tmp_path / "small", "auto"))  # however long it trains
+    monkeypatch.setattr("scriven.training.auto_start.LARGE_TEXT", 10)
     assert "text and budget are enough for a larger model" in notes(begin(book, tmp_path / "run", "auto"))
 
 
@@ -198,7 +200,7 @@ def test_auto_takes_the_start_that_predicts_the_text_best(tiny: starts.Start, bo
 
 
 def test_without_starts_auto_says_nothing(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starts, "names", lambda: [])
+    use_starts(tmp_path / "no-starts", monkeypatch)
     events = begin(book, tmp_path / "run", "auto")
     assert "start" not in notes(events)
     assert marks(events) == marks(begin(book, tmp_path / "none", "none"))
@@ -376,3 +378,19 @@ def test_a_run_that_is_pulled_resumes_to_the_same_bits_and_needs_the_start(
         path.unlink()
     with pytest.raises(InputError, match="the start 'tiny' is not in this version"):
         follow(Request(output=tmp_path / "cut", resume="last", settings=longer))
+
+
+ENGLISH = "She had been to the village that morning, and she had seen nobody there whom she could have asked about it. "
+CODE = "def read(path):\n    with open(path) as file:\n        return [line.strip() for line in file if line]\n\n\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [(ENGLISH * 40, "english"), (CODE * 40, "general"), ("asdjkh qweoiu zxmnb fjgh " * 99, ""), ("0" * 3000, "")],
+    ids=["English", "Python", "noise", "one character"],
+)
+def test_auto_takes_the_start_of_the_package_that_suits_a_text(text: str, taken: str, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(text)
+    begin(tmp_path / "text.txt", tmp_path / "run", "auto", {"budget": {"steps": 1}})
+    initial = open_run(tmp_path / "run").origin.get("initial", "")
+    assert initial == (starts.find(taken).reference if taken else "")

@@ -24,6 +24,7 @@ MODEL_FILES = (WEIGHTS_FILE, SETTINGS_FILE, VOCABULARY_FILE)
 AUTO, NONE = "auto", "none"  # what can stand in place of a start's name: choose one, and use none
 SCHEME = "start:"  # begins a reference to a start, which has its name and hash
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+PACKAGED = Path(str(resources.files(__package__)))  # the folder of the starts that come with the package
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,6 @@ def _check(description: Description) -> None:
 
 def _folders() -> dict[str, Path]:
     """Returns the folders of all starts by name: those of the package, and those in the folder of SCRIVEN_STARTS."""
-    places = [Path(str(resources.files(__package__))), *filter(None, [runtime.starts_folder()])]
+    places = [PACKAGED, *filter(None, [runtime.starts_folder()])]
     found = [each for place in places if place.is_dir() for each in place.iterdir()]
     return {each.name: each for each in found if NAME.fullmatch(each.name) and (each / DESCRIPTION_FILE).is_file()}

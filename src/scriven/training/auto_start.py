@@ -32,10 +32,11 @@ FREE = {
     "freeze_embedding",
 }
 LEAST_KNOWN = 0.98  # of the text's characters: a start must know them, or one like each
-WIDEST = 1.5  # times a start's width: if text and budget are enough for more, they make a better model from nothing
+LARGE_TEXT = 5_000_000  # characters: with less text a start helps, however long training takes
+WIDEST = 1.5  # times a start's width: if a large text and budget are enough for more, none is needed
 WINDOWS, WINDOW = 8, 512  # pieces of the text, and their characters, that a start has to predict before any training
-MOST_SURPRISED = 0.85  # of the entropy of single characters: a start that predicts the text no better does not help
-RATE_FACTOR = 0.25  # of the usual learning rate: a higher one forgets what the start knows
+MOST_SURPRISED = 0.85  # of the entropy of single characters: 0.4 to 0.65 for texts that the starts suit, others above 1
+RATE_FACTOR = 1 / 16  # of the usual learning rate: a higher one forgets what the start knows; see docs/starts.md
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,18 @@ def choose_initial(named: str, given: Settings, corpus: Corpus, workload: Worklo
             return FirstWeights(named)
         start = StartModel(starts.from_reference(named))
         return FirstWeights(named, f"Training starts from {start}{_describe_rate(given)}.")
-    chosen, least, reasons = None, math.inf, list[str]()
+    chosen, least, reasons = None, math.inf, dict[str, str]()
     for name in starts.names():
         start = StartModel(starts.find(name))
         loss, limit = math.inf, MOST_SURPRISED * order0_nats(corpus)
         if not (reason := unsuitable(start, given, corpus, workload)):
             loss = zero_shot_nats(start, given, corpus)
             reason = "" if loss <= limit else f"it predicts the text at {_bits(loss)} bits per character, untrained"
-        reasons.append(reason)
+        reasons[name] = reason
         if not reason and loss < least:
             chosen, least = start, loss
     if chosen is None:
-        why = f" ({reasons[0]})" if len(reasons) == 1 else ""
-        return FirstWeights("", f"Training starts from random weights, as no start suits it{why}." if reasons else "")
+        return FirstWeights("", _describe_none(reasons) if reasons else "")
     return FirstWeights(
         chosen.start.reference,
         f"Training starts from {chosen}, which predicts this text at {_bits(least)} bits per character before it has "
@@ -121,7 +121,7 @@ def unsuitable(start: StartModel, given: Settings, corpus: Corpus, workload: Wor
     if (known := known_share(start, corpus)) < LEAST_KNOWN:
         return f"it knows {known:.0%} of the characters"
     free, _ = choose_settings(given, workload)
-    if free.model.width > WIDEST * own.width:
+    if corpus.training.characters > LARGE_TEXT and free.model.width > WIDEST * own.width:
         return "text and budget are enough for a larger model"
     return ""
 
@@ -168,6 +168,13 @@ def mean_nats(model: CharLM, text: Part) -> float:
 def _start_rate(given: Settings) -> float:
     """Returns the learning rate for training from a start, unless the user gives one."""
     return RATE_FACTOR * usual_learning_rate(given.training.optimizer)
+
+
+def _describe_none(reasons: dict[str, str]) -> str:
+    """Returns why no start is taken, given the reason against each; what all have in common is said once."""
+    shared = set(reasons.values())
+    why = shared.pop() if len(shared) == 1 else "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return f"Training starts from random weights, as no start suits it ({why})."
 
 
 def _describe_rate(given: Settings) -> str:
