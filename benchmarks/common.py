@@ -28,6 +28,8 @@ WARMUP_STEPS = 10
 SAMPLE_SECONDS = 0.02  # between two looks at a command's memory
 MB = 1_000_000
 
+os.environ.setdefault("SCRIVEN_FROM", "none")  # what is measured begins from random weights, unless --from is given
+
 
 # --- words
 
