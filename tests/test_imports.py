@@ -31,8 +31,8 @@ MAP = """
     session own_loop
     api
     server server.responses server.requests server.security server.http_limits server.prefill server.jobs
-    server.engine server.saved_states server.shared server.completions server.scoring server.utility_routes
-    server.renewal server.openapi server.metrics server.run_monitor server.app
+    server.engine server.adaptive server.saved_states server.shared server.completions server.scoring
+    server.utility_routes server.renewal server.openapi server.metrics server.run_monitor server.app
     cli.mistakes cli cli.common cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score
     cli.serve cli.starts cli.train cli.verify_resume
     __main__

@@ -27,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(make_run(tmp_path_factory.mktemp("runs") / "letters", Vocabulary.of(LETTERS)))
 
 
-@pytest.mark.parametrize("cut", [0, 1, 31, 32, 33, 70])
+@pytest.mark.parametrize("cut", [0, 1, 63, 64, 65, 140])
 def test_two_scores_with_a_saved_session_between_are_one_score(model: Model, cut: int, tmp_path: Path) -> None:
     whole = model.score(TEXT, adapt=True)
     session = model.session(adapt=True)

@@ -33,10 +33,10 @@ LEARNED = "learned."  # begins the names of the arrays of what was learned
 class AdaptiveRule:
     """How weights learn from a text while it is read. The numbers are fitted: see docs/adaptive.md."""
 
-    length: int = 32  # characters of a segment
-    rate: float = 1.5e-4  # learning rate of AdamW
-    beta2: float = 0.99  # of AdamW's mean of squares
-    pull: float = 1e-3  # share of the way back to the trained weights, at each step
+    length: int = 64  # characters of a segment
+    rate: float = 3e-4  # learning rate of AdamW
+    beta2: float = 0.999  # of AdamW's mean of squares
+    pull: float = 2e-3  # share of the way back to the trained weights, at each step
 
 
 RULE = AdaptiveRule()

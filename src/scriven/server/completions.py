@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
 import secrets
 import time
 from collections import deque
@@ -16,12 +18,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.arrays import Ids
+from scriven.inference.adaptive import AdaptiveContext
 from scriven.inference.generation import Generation
 from scriven.inference.predictor import Context
+from scriven.server.adaptive import started
+from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate
 from scriven.server.prefill import SymbolSurprisals
 from scriven.server.requests import CompletionBody
 from scriven.server.responses import (
+    LONG_ANSWER,
     SHORTEST_ANSWER,
     ApiError,
     json_in_pieces,
@@ -128,14 +134,27 @@ async def completions(request: Request) -> Response:
     server = server_of(request)
     served = server.model_named(body.model)
     context, characters = server.context(served, body.state)
+    if isinstance(context, AdaptiveContext):
+        learned = context
+        served, context = await run_apart(LONG_ANSWER, lambda: _writing_model(server, served, learned))
     completion = await run_apart(
         _estimate_size(body), lambda: CompletionRequest(server, served, body, context, characters)
     )
-    work = RequestHandle(completion.server, completion.served, completion.jobs)
+    own = served.learned is not None
+    with started(served.engine, server.adapted, server.limits.scores) if own else contextlib.nullcontext():
+        work = RequestHandle(completion.server, completion.served, completion.jobs)
     if body.stream:
         return DisconnectAwareResponse(_events(completion, work), EVENTS, within=work)
     response = await run_unless_disconnected(request, _whole(completion, work))
     return await long_answer(completion.size, lambda: response)
+
+
+def _writing_model(server: ServerState, served: ServedModel, context: AdaptiveContext) -> tuple[ServedModel, Context]:
+    """Returns the model with the weights that learned, and the context to write after. Its engine is not started."""
+    reader = served.model.adaptive
+    adapted, learned = copy.copy(served), reader.pause(context)
+    adapted.learned, adapted.engine = learned, Engine(served.name, reader.writer(learned), server.limits)
+    return adapted, Context(learned.logits, learned.state)
 
 
 def _estimate_size(body: CompletionBody) -> int:

@@ -134,6 +134,7 @@ class ScoreReply(Reply):
     end_nats: float
     bits_per_char: float | None
     bits_per_byte: float | None
+    protocol: Literal["adaptive"] = Field("adaptive", description="only if the model learned while it read")
     state: str | None = Field("", description=STATE)
     surprisal: list[float] = Field(description="of each symbol, in nats")
 

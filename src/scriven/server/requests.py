@@ -52,10 +52,13 @@ class Limits:
     rows: int = _bound(128, "texts of each model that are read or generated at the same time")
     queue: int = _bound(1024, "texts of each model that wait for a row; then 429")
     queue_characters: int = _bound(8_000_000, "characters of prompts of each model that wait; then 429")
-    scores: int = _bound(8, "texts scored at the same time; then 429")
+    scores: int = _bound(8, "texts scored, or written after a state that learned, at the same time; then 429")
     seconds: float = _bound(300.0, "seconds for a request, with waiting; then 503, or the end of the stream")
     states: int = _bound(1024, "saved states; then the least recently used one is deleted")
     state_bytes: int = _bound(256 << 20, "bytes of all saved states; then the least recently used one is deleted")
+    adaptive_states: int = _bound(
+        16, "saved states that learn while they read, and have weights of their own; then 429"
+    )
     followers: int = _bound(64, "pages that follow a run at the same time; then 429")
     follow_seconds: float = _bound(300.0, "seconds that one request follows a run; then the page sends another")
     state_seconds: float = _bound(3600.0, "seconds until an unused state is deleted")
@@ -287,6 +290,9 @@ class CompletionBody(RequestBody):
         return self
 
 
+ADAPT = "learn from the text after it was scored, with weights of the state's own; a state that learns goes on learning"
+
+
 class ScoreBody(RequestBody):
     """POST /score."""
 
@@ -298,6 +304,7 @@ class ScoreBody(RequestBody):
     save_state: Annotated[bool, NULLABLE] = Field(
         False, description="save the state after the text; its last document is then not ended"
     )
+    adapt: Annotated[bool, NULLABLE] = Field(False, description=ADAPT)
 
 
 class StateBody(RequestBody):
@@ -308,6 +315,7 @@ class StateBody(RequestBody):
     )
     text: str = Field(description="text to read")
     state: Annotated[str, NULLABLE] = Field("", max_length=64, description="saved state to continue from")
+    adapt: Annotated[bool, NULLABLE] = Field(False, description=ADAPT)
 
 
 class TokenizeBody(RequestBody):

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
+from scriven.inference.adaptive import AdaptiveContext
 from scriven.inference.predictor import Context
 from scriven.server.requests import Limits
 from scriven.server.responses import ApiError
@@ -37,7 +38,12 @@ class SavedStates:
         return len(self._states)
 
     def add(self, model: str, context: Context, characters: int) -> str:
-        """Saves a context. Returns a handle that cannot be guessed."""
+        """Saves a context. Returns a handle that cannot be guessed.
+
+        Raises ApiError, 429, if the context has learned, and no more of these may be saved.
+        """
+        if isinstance(context, AdaptiveContext):
+            self.check_adaptive()
         handle = secrets.token_urlsafe(16)
         size = _size_bytes(context)
         self._states[handle] = SavedState(model, context, characters, size, self._clock() + self._limits.state_seconds)
@@ -46,6 +52,19 @@ class SavedStates:
         while len(self._states) > self._limits.states or self.bytes > self._limits.state_bytes:
             self._drop(next(iter(self._states)))
         return handle
+
+    def check_adaptive(self) -> None:
+        """Raises ApiError, 429, if as many states as may be have learned, and so have weights of their own."""
+        self._expire()
+        count = sum(isinstance(saved.context, AdaptiveContext) for saved in self._states.values())
+        if count >= self._limits.adaptive_states:
+            raise ApiError(
+                429,
+                f"adapt: {count} saved states have weights of their own, and this server keeps no more; delete one, "
+                "with DELETE /states/HANDLE, or wait until one expires",
+                "adapt",
+                "too_many_states",
+            )
 
     def get(self, model: str, handle: str) -> SavedState:
         """The state of a handle, whose time to expiry starts again.
@@ -92,4 +111,6 @@ class SavedStates:
 def _size_bytes(context: Context) -> int:
     parts = [context.logits, *(part for layer in context.state or () for part in layer)]
     recent = 0 if context.recent is None else context.recent.nbytes
+    if isinstance(context, AdaptiveContext):
+        parts += context.to_tensors().values()
     return recent + sum(part.numel() * part.element_size() for part in parts)

@@ -24,9 +24,12 @@ from scriven.arrays import Float64s, Ids
 from scriven.corpus.decoding import depends_on_context, prepare_pieces
 from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_marks
+from scriven.inference.adaptive import AdaptiveContext
 from scriven.inference.chunks import read_chunks
 from scriven.inference.predictor import Context
+from scriven.inference.protocols import ADAPTIVE
 from scriven.inference.surprisal import SurprisalSum, tally
+from scriven.server.adaptive import learn_from
 from scriven.server.jobs import Job
 from scriven.server.requests import ScoreBody
 from scriven.server.responses import ApiError, json_in_pieces, long_answer, payload_too_large
@@ -52,12 +55,14 @@ async def score(request: Request) -> Response:
     if plain:
         served = server.model_named(request.query_params.get("model", ""))
         source: Iterable[str] = _ArrivingText(request, _plain_body_bound(served, server))
-        text = _ScoredText(server, served, source, served.start)
+        start = server.starting_context(served, "", adapt=_adapts(request), saves=False)
+        text = _ScoredText(server, served, source, *start)
     else:
         body = await parse_request(request, ScoreBody)
         served = server.model_named(body.model)
         continues = bool(body.state or body.save_state)
-        text = _ScoredText(server, served, [body.text], *server.context(served, body.state), continues, body.save_state)
+        start = server.starting_context(served, body.state, adapt=body.adapt, saves=body.save_state)
+        text = _ScoredText(server, served, [body.text], *start, continues, body.save_state)
     surprisals = _surprisals(text)
     if LINES in request.headers.get("accept", ""):
         lines = _lines(text, surprisals)
@@ -66,6 +71,14 @@ async def score(request: Request) -> Response:
     whole = _whole(text, surprisals)
     values = await (whole if plain else run_unless_disconnected(request, whole))
     return await long_answer(len(values["surprisal"]), lambda: values)
+
+
+def _adapts(request: Request) -> bool:
+    """Whether the query asks to learn from the text. Raises ApiError, 400, for a value that is not true or false."""
+    value = request.query_params.get("adapt", "false")
+    if value not in ("true", "false"):
+        raise ApiError(400, f"adapt {value[:60]!r}: give true or false", "adapt", "invalid_value")
+    return value == "true"
 
 
 @dataclass
@@ -96,6 +109,8 @@ class _ScoredText:
     def response(self, total: SurprisalSum) -> dict[str, Any]:
         """The sums, and the handle of the saved state if one is wanted."""
         values = {"model": self.served.name, "system_fingerprint": self.served.fingerprint, **_sums(total)}
+        if isinstance(self.context, AdaptiveContext):
+            values["protocol"] = ADAPTIVE
         if not self.saved:
             return values
         characters = self.characters + total.loss.characters
@@ -166,6 +181,13 @@ async def _surprisals(text: _ScoredText) -> AsyncGenerator[tuple[Ids, Float64s]]
         contextlib.closing(pieces) if isinstance(pieces, _ArrivingText) else contextlib.nullcontext(),
     ):
         while (ids := await loop.run_in_executor(server.threads, next, chunks, None)) is not None:
+            if isinstance(text.context, AdaptiveContext):
+                seconds, reader = server.limits.seconds, served.model.adaptive
+                learning = learn_from(reader, text.context, ids, threads=server.threads, seconds=seconds)
+                async for piece, nats, context in learning:
+                    text.context = context
+                    yield piece, nats
+                continue
             done = 0
             async with RequestHandle(server, served, [Job(ids, text.context, (), 0)]) as work:
                 while done < len(ids):

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from itertools import accumulate
@@ -25,6 +25,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from scriven.arrays import Ids
+from scriven.errors import UsageError
+from scriven.inference.adaptive import AdaptiveContext
 from scriven.inference.predictor import Context
 from scriven.runtime import WRITTEN
 from scriven.server.engine import Engine
@@ -93,6 +95,7 @@ class ServedModel:
         self.since = time.time()
         self.fingerprint = fingerprint(model)
         self.key = f"{self.fingerprint} {name}"  # identifies the states that this checkpoint can use
+        self.learned: AdaptiveContext | None = None  # whose weights the engine has, if they are not the model's
         self._holders = 0  # requests that may submit more jobs
         self._retired = False
         with np.errstate(over="ignore", invalid="ignore"):  # requests get an error if weights are too large
@@ -133,6 +136,7 @@ class ServerState:
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)  # started, by method and status
     seconds: Histogram = field(default_factory=Histogram)  # of answers, by path
     first: Histogram = field(default_factory=Histogram)  # to the first symbol, by model
+    adapted: list[Engine] = field(default_factory=list)  # that write with weights of a state's own
     retired: list[ServedModel] = field(default_factory=list)  # older checkpoints that still finish their requests
     written: Counter[str] = field(default_factory=Counter)  # symbols by model, of engines that have stopped
     read: Counter[str] = field(default_factory=Counter)
@@ -190,6 +194,25 @@ class ServerState:
         saved = self.states.get(served.key, handle)
         return saved.context, saved.characters
 
+    def starting_context(self, served: ServedModel, handle: str, *, adapt: bool, saves: bool) -> tuple[Context, int]:
+        """Returns what `context` does. With `adapt` it learns from what it reads.
+
+        Raises ApiError: 400 if that is not possible, 429 if the state after the text is to be saved (`saves`), and no
+        more states that learn may be.
+        """
+        context, characters = self.context(served, handle)
+        if adapt and not isinstance(context, AdaptiveContext):
+            if handle:
+                words = "adapt: the state did not learn while it was read; begin without a state, or leave out adapt"
+                raise ApiError(400, words, "adapt", "invalid_value")
+            try:
+                context = served.model.adaptive.start()
+            except UsageError as error:
+                raise ApiError(400, f"adapt: {error}", "adapt", "invalid_value") from None
+        if saves and isinstance(context, AdaptiveContext):
+            self.states.check_adaptive()
+        return context, characters
+
     def save_state(self, served: ServedModel, context: Context, characters: int) -> str | None:
         """Saves the context after this many characters and returns its handle.
 
@@ -197,6 +220,8 @@ class ServerState:
         """
         if self.models[served.name].key != served.key:
             return None
+        if served.learned is not None:
+            context = replace(served.learned, logits=context.logits, state=context.state)
         return self.states.add(served.key, context, characters)
 
     def engines(self, name: str) -> list[Engine]:

@@ -9,12 +9,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.arrays import Ids
+from scriven.inference.adaptive import AdaptiveContext
+from scriven.server.adaptive import learn_from
 from scriven.server.jobs import Job
 from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
 from scriven.server.responses import ApiError, answer, long_answer, run_apart
 from scriven.server.shared import (
     RequestHandle,
     ServedModel,
+    ServerState,
     check_ids,
     parse_request,
     run_unless_disconnected,
@@ -117,9 +120,12 @@ async def create_state(request: Request) -> Response:
     body = await parse_request(request, StateBody)
     server = server_of(request)
     served = server.model_named(body.model)
-    context, characters = server.context(served, body.state)
+    context, characters = server.starting_context(served, body.state, adapt=body.adapt, saves=True)
     ids = await run_apart(len(body.text), lambda: _read_ids(served.model, body.text, server.limits.prompt_characters))
-    after = await run_unless_disconnected(request, _prefill(RequestHandle(server, served, [Job(ids, context)])))
+    if isinstance(context, AdaptiveContext):
+        after = await run_unless_disconnected(request, _learn(server, served, context, ids))
+    else:
+        after = await run_unless_disconnected(request, _prefill(RequestHandle(server, served, [Job(ids, context)])))
     characters += len(ids)
     handle = server.save_state(served, after, characters)
     if handle is None:
@@ -143,6 +149,14 @@ async def _prefill(work: RequestHandle) -> Any:
             for update in await work.updates():
                 if update.done:
                     return update.context
+
+
+async def _learn(server: ServerState, served: ServedModel, context: AdaptiveContext, ids: Ids) -> AdaptiveContext:
+    with server.scoring(), served.hold():
+        seconds, reader = server.limits.seconds, served.model.adaptive
+        async for _, _, after in learn_from(reader, context, ids, threads=server.threads, seconds=seconds):
+            context = after
+    return context
 
 
 async def delete_state(request: Request) -> Response:
