@@ -28,12 +28,12 @@ MAP = """
     training.auto_settings training.auto_start training.notes training.counting training.request training.new_run
     training.resume training.loop training.start training.verify training
     report report.files report.terminal report.notebook
-    session own_loop
+    session own_loop archives
     api
     server server.responses server.requests server.security server.http_limits server.prefill server.jobs
     server.engine server.adaptive server.saved_states server.shared server.completions server.scoring
     server.utility_routes server.renewal server.openapi server.metrics server.run_monitor server.app
-    cli.mistakes cli cli.common cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score
+    cli.mistakes cli cli.common cli.compress cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample cli.score
     cli.serve cli.starts cli.train cli.verify_resume
     __main__
 """

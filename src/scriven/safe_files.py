@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from scriven import strict_json
-from scriven.errors import InputError, UnreadableError, close_paths, did_you_mean, shorten
+from scriven.errors import InputError, UnreadableError, UsageError, close_paths, did_you_mean, shorten
 
 TEXT_LIMIT = 9_000_000  # bytes of a text or JSON file; a vocabulary of all of Unicode takes 8.9 million
 BUFFER = memoryview | bytes
@@ -117,6 +117,36 @@ def replace_file(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def create_file(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
+    """Opens a new file, which gets its name when the context ends without an error.
+
+    Until then it has another name in the same folder; an error or an interrupt removes it. Raises UsageError if the
+    name is taken, unless it may `replace` a file; OSError.
+    """
+    taken = UsageError(f"{path} exists; name another file, or allow --replace")
+    if path.is_dir() or (os.path.lexists(path) and not replace):
+        raise taken
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            temporary.replace(path)
+        else:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:  # since it was looked for
+                raise taken from None
+            except OSError:  # no hard links here
+                temporary.rename(path)
+        flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def remove_folder(path: Path) -> None:

@@ -1,0 +1,114 @@
+"""`scriven compress` and `scriven decompress`: files, pipes, names that are taken, interrupts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import Command
+from scriven.kernels import native_library
+from scriven.kernels.context_mixing import ContextMixer
+
+pytestmark = pytest.mark.skipif(native_library.library() is None, reason=native_library.why())
+CONTENT = b"It was a dark and stormy night.\r\n\xff\x00" * 40
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "night.txt"
+    path.write_bytes(CONTENT)
+    return path
+
+
+def test_a_file_comes_back(command: Command, file: Path) -> None:
+    done = command("compress", str(file))
+    archive = file.with_name("night.txt.scriven")
+    assert done.code == 0
+    assert f"{len(CONTENT):,} bytes in an archive of {archive.stat().st_size:,}" in done.out
+    assert file.read_bytes() == CONTENT
+    file.unlink()
+    assert command("decompress", str(archive)).code == 0
+    assert file.read_bytes() == CONTENT
+    assert sorted(path.name for path in file.parent.iterdir()) == ["night.txt", "night.txt.scriven"]
+
+
+def test_sizes_are_rows_of_json(command: Command, file: Path) -> None:
+    row = json.loads(command("compress", str(file), "--json").out)
+    archive = file.with_name("night.txt.scriven")
+    assert row["file"] == str(archive)
+    assert row["archive_bytes"] == archive.stat().st_size
+    assert row["bits_per_byte"] == pytest.approx(8 * row["archive_bytes"] / row["bytes"])
+    assert command("decompress", str(archive), "-o", str(file.with_name("other")), "--quiet").out == ""
+
+
+def test_nothing_is_replaced_unless_asked(command: Command, file: Path) -> None:
+    archive = file.with_name("night.txt.scriven")
+    archive.write_bytes(b"mine")
+    done = command("compress", str(file))
+    assert done.code == 2
+    assert "exists" in done.err
+    assert archive.read_bytes() == b"mine"
+    assert command("compress", str(file), "--replace").code == 0
+    done = command("decompress", str(archive))
+    assert done.code == 2
+    assert "night.txt exists" in done.err
+    assert command("decompress", str(archive), "--replace").code == 0
+    assert command("compress", str(file), "-o", str(file.parent), "--replace").code == 2
+    assert len(list(file.parent.iterdir())) == 2
+
+
+def test_what_cannot_be_read_is_refused_in_a_sentence(command: Command, file: Path, tmp_path: Path) -> None:
+    cases = {
+        ("compress", str(tmp_path / "nigth.txt")): (3, "did you mean"),
+        ("compress", str(tmp_path)): (3, "is a folder"),
+        ("compress", "-"): (2, "has no name"),
+        ("decompress", str(file)): (2, "does not end in .scriven"),
+        ("decompress", str(file), "-o", str(tmp_path / "x")): (3, "night.txt: this is not an archive"),
+    }
+    for words, (code, message) in cases.items():
+        done = command(*words)
+        assert (done.code, message in done.err, done.err.count("\n")) == (code, True, 1), done
+    assert [path.name for path in tmp_path.iterdir()] == ["night.txt"]
+
+
+def test_pipes(file: Path) -> None:
+    both = "scriven compress - -o - < night.txt | scriven decompress - -o -".replace(
+        "scriven", f"{sys.executable} -m scriven"
+    )
+    done = subprocess.run(both, shell=True, cwd=file.parent, capture_output=True, timeout=120, check=True)
+    assert done.stdout == CONTENT
+    assert done.stderr.count(b"bits per byte") == 2
+
+
+def test_an_interrupt_leaves_no_half_file(command: Command, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    assert command("compress", str(file)).code == 0
+    monkeypatch.setattr(ContextMixer, "encode", interrupt)
+    monkeypatch.setattr(ContextMixer, "decode", interrupt)
+    before = sorted(file.parent.iterdir())
+    assert command("compress", str(file), "-o", str(file.with_name("a"))).code == 130
+    assert command("decompress", str(file) + ".scriven", "-o", str(file.with_name("b"))).code == 130
+    assert sorted(file.parent.iterdir()) == before
+
+
+def test_a_damaged_archive_leaves_no_file(command: Command, file: Path) -> None:
+    assert command("compress", str(file)).code == 0
+    archive = file.with_name("night.txt.scriven")
+    archive.write_bytes(archive.read_bytes()[:-9])
+    done = command("decompress", str(archive), "-o", str(file.with_name("b")))
+    assert done.code == 3
+    assert "night.txt.scriven: the archive is damaged or cut short" in done.err
+    assert not file.with_name("b").exists()
+
+
+def test_without_native_code_it_says_so(command: Command, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_library, "library", lambda: None)
+    done = command("compress", str(file))
+    assert done.code == 3
+    assert "archives need native code" in done.err
