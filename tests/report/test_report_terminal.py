@@ -58,6 +58,20 @@ def test_a_pipe_gets_plain_lines() -> None:
         assert words in text
 
 
+@pytest.mark.parametrize(
+    ("epochs", "said"),
+    [
+        (0.0, "and 1 min 30 s.\n"),
+        (0.28, "and 1 min 30 s. It has read 28 % of your text.\n"),
+        (5.72, "and 1 min 30 s. It has read your text 5.7 times.\n"),
+    ],
+)
+def test_the_end_says_how_much_of_the_text_was_read(epochs: float, said: str) -> None:
+    *events, finished = training("runs/book")
+    step = dataclasses.replace(make_stepped(100), epochs=epochs)
+    assert said in show_events([*events, step, finished])
+
+
 def test_a_pipe_is_told_about_steps_every_ten_seconds_at_most() -> None:
     events: list[Event] = [make_stepped(step, 1000, step / 10) for step in range(1, 1000)]
     lines = show_events([make_started(), *events]).splitlines()[3:]

@@ -29,6 +29,7 @@ PLAIN_WIDTH = 100  # columns, if no terminal says how wide it is
 PLAIN_SECONDS = 10.0  # at least, between two lines about steps
 LIVE_SECONDS = 0.25  # at least, between two drawings of the bar
 RECENT_SECONDS = 10.0  # over which the speed is measured
+LEAST_READ = 0.005  # of the text, to be worth a word
 
 
 class JsonReport:
@@ -76,6 +77,7 @@ class TerminalReport:
         self._evaluated: list[Evaluated] = []
         self._place = (0, "", "")  # step, prompt and continuation of the last sample
         self._shown = -math.inf  # seconds of the last Stepped that was shown
+        self._epochs = 0.0  # passes over the text
 
     def handle(self, event: Event) -> None:
         """Shows the event if it is worth showing now."""
@@ -116,6 +118,7 @@ class TerminalReport:
             self._live.start()
 
     def _step(self, event: Stepped) -> None:
+        self._epochs = event.epochs
         interval = LIVE_SECONDS if self._live.is_started else PLAIN_SECONDS
         if event.seconds - self._shown < interval:
             return
@@ -196,7 +199,8 @@ class TerminalReport:
         self.close()
         done = "Stopped" if event.reason == "interrupted" else "Done"
         steps = f"{event.step:,} steps and " if self._started is None or self._started.parameters else ""
-        self._say(f"{done} after {steps}{duration(event.seconds)}.", style="bold")
+        took = f"{done} after {steps}{duration(event.seconds)}."
+        self._say(" ".join(filter(None, [took, describe_passes(self._epochs)])), style="bold")
         for line in self._results(event):
             self._say(line)
         for note in event.notes:
@@ -285,6 +289,15 @@ def introduction(event: Started) -> list[str]:
         f"Run folder: {event.run}",
     ]
     return lines + ([before] if before else [])
+
+
+def describe_passes(epochs: float) -> str:
+    """Says how much of the text was read, or how often; "" if that is unknown or next to nothing."""
+    if epochs < LEAST_READ:
+        return ""
+    if epochs < 1:
+        return f"It has read {100 * epochs:.0f} % of your text."
+    return f"It has read your text {epochs:.1f} times."
 
 
 def next_commands(run: str, event: Finished) -> list[str]:
