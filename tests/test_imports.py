@@ -24,7 +24,8 @@ MAP = """
     inference inference.sampling inference.chunks inference.predictor inference.adaptive inference.saved_session
     inference.surprisal inference.generation inference.lines inference.protocols
     distributed.collectives distributed.launch distributed.rendezvous distributed
-    training.optimizer training.state training.budget training.evaluation training.warm_start training.gradients
+    training.optimizer training.state training.budget training.mixing training.evaluation training.warm_start
+    training.gradients
     training.auto_settings training.auto_start training.notes training.counting training.request training.new_run
     training.resume training.loop training.start training.verify training
     report report.files report.terminal report.notebook

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scriven.batches import Batch
     from scriven.corpus.store import Corpus
     from scriven.events import (
+        Compared,
         Evaluated,
         Event,
         Finished,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "CharLM",
+    "Compared",
     "Corpus",
     "CorpusSettings",
     "DivergedError",
@@ -84,7 +86,19 @@ __all__ = [
 
 runtime.settle_environment()
 
-_EVENTS = ["Evaluated", "Event", "Finished", "Loss", "RolledBack", "Sampled", "Saved", "Skipped", "Started", "Stepped"]
+_EVENTS = [
+    "Compared",
+    "Evaluated",
+    "Event",
+    "Finished",
+    "Loss",
+    "RolledBack",
+    "Sampled",
+    "Saved",
+    "Skipped",
+    "Started",
+    "Stepped",
+]
 _HOMES = {
     **dict.fromkeys(_EVENTS, "scriven.events"),
     **dict.fromkeys(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,18 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """The validation loss of a rival of the network: the counts alone, or their mixture with the network."""
+
+    step: int
+    model: Literal["counts", "mixture"]
+    protocol: str
+    loss: Loss
+    seconds: float
+    final: bool = False  # of the model that is kept, after the training
+
+
+@dataclass(frozen=True)
 class Sampled:
     """Text written by the model at an evaluation."""
 
@@ -187,7 +200,7 @@ class Finished:
     signal: int = 0  # number of the signal that interrupted it, sent to any worker
 
 
-Event = Started | Stepped | Skipped | RolledBack | Evaluated | Sampled | Saved | Finished
+Event = Started | Stepped | Skipped | RolledBack | Evaluated | Compared | Sampled | Saved | Finished
 
 
 def event_name(event: Event) -> str:

@@ -54,14 +54,15 @@ from scriven.kernels.counts import NgramMixture
 from scriven.model import choose_device, choose_precision
 from scriven.model.backends import single_threaded
 from scriven.model.language_model import make_model
-from scriven.runs import load_weights, open_run
-from scriven.runs.checkpoints import MODEL_FILE
+from scriven.runs import Run, load_weights, open_run
+from scriven.runs.checkpoints import MODEL_FILE, Checkpoint
 from scriven.runs.folder import Which
 from scriven.settings import Settings, reader_window
 from scriven.vocabulary import Vocabulary, check_ids
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "int8"]
+Counts = Literal["auto", "none"]
 Several = list[str] | tuple[str, ...]  # texts; not Sequence, as a str is one
 SHOWN = 3  # likely next symbols in a session's repr
 
@@ -404,7 +405,7 @@ class Session:
 
     def next(self) -> Float64s:
         """The probabilities (V,) of the next symbol, float64, in the order of the ids; `<unk>` is the last."""
-        logits = self._memory.context.logits[0].float().cpu().numpy().astype(np.float64)
+        logits = self._model.predictor.next_logits(self._memory.context)[0].float().cpu().numpy().astype(np.float64)
         weights: Float64s = np.exp(logits - logits.max())
         weights /= weights.sum()
         return weights
@@ -439,7 +440,7 @@ class Session:
 
     @classmethod
     def _of(cls, saved: SavedSession, model: Model) -> Session:
-        session = cls(model, saved.check(model.predictor, model._known_origin().sha256), saved.random)
+        session = cls(model, saved.check(model.predictor, model._known_origin()), saved.random)
         if not saved.begun:
             session._memory.context = session._start
         return session
@@ -550,15 +551,23 @@ def load(
     which: Which = "best",
     device: Device = "auto",
     precision: Precision = "auto",
+    counts: Counts = "auto",
+    write_order: int | None = None,
 ) -> Model:
     """Returns the model of a run folder: with its best weights, its last ones, or those of a step or an epoch.
 
     `device` and `precision` are as in training. On the CPU, native code writes in that precision; `auto` is int8. In
     int8, native code also reads: within 0.001 nats per character of fp32, and the cost of a text does not change by one
     bit with the texts that are read next to it. In bf16 and fp32, torch reads. Without native code, writing is always
-    in fp32. Raises InputError if the folder is not a run or is damaged, UsageError for a device or precision that this
-    machine does not have.
+    in fp32.
+
+    The network is mixed with the run's counts where training found that this predicts better, unless `counts` is
+    "none". `write_order` is the number of characters of context, at most, that counts look at when they write; longer
+    contexts copy the text. Raises InputError if the folder is not a run or is damaged, UsageError for a device or
+    precision that this machine does not have.
     """
+    check_choice("counts", counts, get_args(Counts))
+    order = None if write_order is None else check_whole("write_order", write_order, 1, "1 or more characters")
     check_choice("device", device, get_args(Device))
     check_choice("precision", precision, get_args(Precision))
     path = check_path("run", run)
@@ -576,14 +585,37 @@ def load(
     load_weights(model, checkpoint, weights)
     window = reader_window(opened.settings.reader)
     writing = writing_precision(precision, place, cell)
-    table = opened.counts()
-    counts = NgramMixture.alone(table) if table and opened.settings.model.kind == "counts" else None
-    predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format, window, writing, counts=counts)
-    sha256 = opened.origin["counts"]["sha256"] if counts else checkpoint.manifest["files"][MODEL_FILE]["sha256"]
-    origin = Origin(run=str(path.absolute()), step=checkpoint.step, sha256=sha256, device=device, precision=precision)
+    predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format, window, writing)
+    sha256 = checkpoint.manifest["files"][MODEL_FILE]["sha256"]
+    if opened.settings.model.kind == "counts":
+        predictor, sha256 = _counts_alone(predictor, opened, order), opened.origin["counts"]["sha256"]
+    elif counts == "auto":
+        predictor = _mixed(predictor, opened, checkpoint, order)
+    origin = Origin(
+        run=str(path.absolute()),
+        step=checkpoint.step,
+        sha256=sha256,
+        device=device,
+        precision=precision,
+        counts="auto" if predictor.counts else None,
+        write_order=order,
+    )
     made = Model(predictor, opened.settings, checkpoint.step, str(run), origin)
     _LOADED.setdefault(origin, made)
     return made
+
+
+def _counts_alone(predictor: Predictor, run: Run, order: int | None) -> Predictor:
+    table = run.counts()
+    assert table is not None  # or it would have raised
+    return predictor.with_counts(NgramMixture.alone(table), NgramMixture.alone(table, order))
+
+
+def _mixed(predictor: Predictor, run: Run, checkpoint: Checkpoint, order: int | None) -> Predictor:
+    """Returns the predictor with the run's counts, if its training has found that they help."""
+    weights = checkpoint.mixture
+    table = None if weights is None else run.counts()
+    return predictor if weights is None or table is None else predictor.with_counts(*weights.mixtures(table, order))
 
 
 def load_session(path: str | Path, model: Model | None = None) -> Session:
@@ -601,7 +633,14 @@ _LOADED: WeakValueDictionary[Origin, Model] = WeakValueDictionary()  # so that s
 
 def _reopen(origin: Origin) -> Model:
     """Returns the model of a checkpoint: one that is in use, or a new one."""
-    return _LOADED.get(origin) or load(origin.run, which=origin.step, device=origin.device, precision=origin.precision)
+    return _LOADED.get(origin) or load(
+        origin.run,
+        which=origin.step,
+        device=origin.device,
+        precision=origin.precision,
+        counts=origin.counts or "none",
+        write_order=origin.write_order,
+    )
 
 
 def _unpickle(data: bytes) -> Session:

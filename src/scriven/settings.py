@@ -218,6 +218,11 @@ class ModelSettings(Frozen):
         "network: recurrent layers, which are trained; or counts: an n-gram model of the text, made in seconds, which "
         "no other setting of the model changes",
     )
+    counts: Literal["auto", "none"] = setting(
+        "auto",
+        "auto: also count the training text, for an n-gram model, and mix it with the network if that predicts the "
+        "validation text better; or none: the network alone",
+    )
     cell: Annotated[str, _known_to(REGISTERED_CELLS)] = setting(
         "lstm",
         "recurrent cell: lstm, gru, rnn, mingru (its gates see only the input, Feng et al. 2024), or one that a "

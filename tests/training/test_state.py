@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from scriven.runs import open_run
 from scriven.settings import merge_settings, validate
 from scriven.training.request import Request
 from scriven.training.start import train
-from scriven.training.state import TrainingState
+from scriven.training.state import NOTHING_MEASURED, TrainingState
 
 KINDS: dict[str, dict[str, Any]] = {
     "stream": {  # whose losses swing widely with any kernels, so that averaging begins
@@ -124,7 +125,8 @@ def test_a_manifest_of_an_earlier_version_is_read_whole() -> None:
     """Every fact of it has its place in what is saved now."""
     state = TrainingState.model_validate(OLD_MANIFEST | {"format": 1, "number": 2})
     expected = {RENAMED.get(name, name): value for name, value in OLD_MANIFEST.items()}
-    assert state.model_dump() == expected | {"consecutive_skips": 0}
+    added = {"consecutive_skips": 0, "mixture": None, "counts": asdict(NOTHING_MEASURED)}
+    assert state.model_dump() == expected | added
     assert TrainingState.model_validate(json.loads(json.dumps(state.model_dump()))) == state
 
 

@@ -62,6 +62,22 @@ ReadingPrecision = Annotated[
         "as fast, and within 0.0015 bits per character of fp32. Elsewhere auto takes the faster one of bf16 and fp32"
     ),
 ]
+Mixing = Annotated[
+    Literal["auto", "none"],
+    Parameter(
+        name="--counts",
+        help="auto mixes the network with the counts of its training text where its training found that this predicts "
+        "better; none leaves them out",
+    ),
+]
+WriteOrder = Annotated[
+    int | None,
+    Parameter(
+        converter=_parse_whole,
+        help="characters of context, at most, that counts look at when they write, up to 8. Longer contexts copy the "
+        "training text; 6 unless given",
+    ),
+]
 Invalid = Annotated[
     Literal["strict", "replace", "bytes"] | None,
     Parameter(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scriven.cli.common import (
     Device,
     Encoding,
     Invalid,
     Json,
+    Mixing,
     Normalize,
     ReadingPrecision,
     RunFolder,
@@ -24,6 +25,7 @@ from scriven.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from scriven.corpus import Corpus
+    from scriven.inference.predictor import Predictor
     from scriven.inference.surprisal import SurprisalSum
     from scriven.session import Model
 
@@ -41,8 +43,12 @@ def evaluate(
     checkpoint: Which = "best",
     device: Device = "auto",
     precision: ReadingPrecision = "auto",
+    counts: Mixing = "auto",
 ) -> None:
     """Measure the loss of a trained model on a text, by a protocol you choose; for comparing models.
+
+    If the model is a mixture of a network and counts, the losses of the network alone and of the counts alone are
+    shown, too.
 
     The accuracy is how often the model's most likely character was the right one.
 
@@ -69,7 +75,7 @@ def evaluate(
         documents, stream, window-LENGTH, last-LENGTH, adaptive or adaptive-documents; unless given, the one that
         matches the model's training
     """
-    from scriven.inference.protocols import own_protocol, parse_protocol, reading_precision
+    from scriven.inference.protocols import is_adaptive, own_protocol, parse_protocol, reading_precision
     from scriven.inference.surprisal import check_finite
     from scriven.session import load
 
@@ -77,9 +83,15 @@ def evaluate(
     _check_file(file, choices)
     if protocol:
         parse_protocol(protocol)
-    model = load(run, which=checkpoint, device=device, precision=precision)
+    model = load(run, which=checkpoint, device=device, precision=precision, counts=counts)
     protocol = protocol or own_protocol(model.settings.reader)
-    total = _measure_file(model, file, protocol, **choices) if file else _measure_validation(model, run, protocol)
+
+    def _measure(predictor: Predictor) -> SurprisalSum:
+        if file:
+            return _measure_file(model, predictor, file, protocol, **choices)
+        return _measure_validation(predictor, run, protocol)
+
+    total = _measure(model.predictor)
     text = file or f"validation text of {run}"
     if not total.loss.characters:
         raise InputError(f"{text} is too short for {protocol}, which finds no character to predict; give a longer text")
@@ -90,16 +102,25 @@ def evaluate(
         )
     check_finite([total.loss.nats, total.loss.end_nats])
     documents = {"nats_per_document": total.loss.nats_per_document} if total.loss.ends else {}
-    computed = {
+    computed: dict[str, Any] = {
         "accuracy": total.loss.accuracy,
         "step": model.step,
         "precision": reading_precision(protocol, model.predictor),
     }
+    if file != "-" and not is_adaptive(protocol):  # standard input can be read only once
+        computed |= {
+            f"{part}_alone_nats_per_char": _measure(predictor).loss.nats_per_char
+            for part, predictor in model.predictor.parts().items()
+        }
     name = {"text": text, "protocol": protocol}
     if as_json:
         show([name | total.values() | documents | computed], "json")
     else:
-        show([name | in_bits(total) | computed], "words")
+        bits = {
+            name.replace("nats", "bits"): value / math.log(2) if "nats" in name else value
+            for name, value in computed.items()
+        }
+        show([name | in_bits(total) | bits], "words")
 
 
 def _check_file(file: str | None, choices: dict[str, str | None]) -> None:
@@ -113,22 +134,22 @@ def _check_file(file: str | None, choices: dict[str, str | None]) -> None:
         )
 
 
-def _measure_file(model: Model, file: str, protocol: str, **choices: str | None) -> SurprisalSum:
+def _measure_file(model: Model, predictor: Predictor, file: str, protocol: str, **choices: str | None) -> SurprisalSum:
     from scriven.corpus.decoding import ReadCounts as Counts
     from scriven.corpus.sources import find
     from scriven.inference import protocols
 
     chunks = read_sources(model, find([file]).sources, Counts(), choices)
-    return protocols.protocol(protocol)(model.predictor, chunks)
+    return protocols.protocol(protocol)(predictor, chunks)
 
 
-def _measure_validation(model: Model, run: str, protocol: str) -> SurprisalSum:
+def _measure_validation(predictor: Predictor, run: str, protocol: str) -> SurprisalSum:
     from scriven.inference.protocols import measure
 
     text = corpus_of(run).validation
     if not text.characters:
         raise InputError(f"{run} was trained without validation text; name a file to evaluate")
-    return measure(protocol, model.predictor, text, lanes_at_most=1)
+    return measure(protocol, predictor, text, lanes_at_most=1)
 
 
 def corpus_of(run: str) -> Corpus:

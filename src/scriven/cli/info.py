@@ -122,7 +122,16 @@ def _checkpoint(run: Run, step: int) -> Row:
         "characters": read if isinstance(read, int) else 0,
         "validation_nats_per_char": loss.nats_per_char if loss.characters else None,
         **({"validation_accuracy": loss.accuracy} if loss.judged else {}),
+        **_counts(manifest),
     }
+
+
+def _counts(manifest: Row) -> Row:
+    """Returns the loss of the counts alone, if it was measured, and the weights of a mixture with the network."""
+    alone, mixture = Loss(**{"nats": 0.0, "characters": 0} | manifest.get("counts", {})), manifest.get("mixture")
+    return ({"counts_nats_per_char": alone.nats_per_char} if alone.characters else {}) | (
+        {"mixture": mixture} if mixture else {}
+    )
 
 
 def _describe(checkpoint: Row) -> str:
@@ -132,6 +141,9 @@ def _describe(checkpoint: Row) -> str:
     result = "not validated" if loss is None else f"validation loss {loss / math.log(2):.4f} bits/char"
     if (accuracy := checkpoint.get("validation_accuracy")) is not None:
         result += f", {100 * accuracy:.1f} % right"
+    if (counts := checkpoint.get("counts_nats_per_char")) is not None:
+        result += f", counting alone {counts / math.log(2):.4f}"
+        result += ", mixed" if "mixture" in checkpoint else ""
     epochs = checkpoint["epochs"]
     step = f"step {checkpoint['step']:,}" + ("" if epochs is None else f" (epoch {epochs:.2f})")
     return f"{step}: {checkpoint['characters']:,} characters read, {result}"

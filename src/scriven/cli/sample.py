@@ -14,10 +14,12 @@ from scriven.cli.common import (
     Encoding,
     Invalid,
     Json,
+    Mixing,
     RunFolder,
     Switch,
     Which,
     Whole,
+    WriteOrder,
     note,
     put_json,
     reading_settings,
@@ -57,6 +59,8 @@ def sample(
     checkpoint: Which = "best",
     device: Device = "auto",
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
+    counts: Mixing = "auto",
+    write_order: WriteOrder = None,
 ) -> None:
     """Write text with a trained model. The prompt and the text after it are shown as they are written.
 
@@ -106,7 +110,7 @@ def sample(
     stops = _stops(stop or [])
     writing = {"length": length, "stop": stops, "until_end": until_end, **sampling.model_dump()}
     writing |= {"temperature": 0.0} if greedy else {}
-    model = load(run, which=checkpoint, device=device, precision=precision)
+    model = load(run, which=checkpoint, device=device, precision=precision, counts=counts, write_order=write_order)
     _check_end(model, until_end)
     prompt = _prompt(model, prompt, prompt_file, choices)
     _note_unknown(model, prompt)

@@ -15,6 +15,7 @@ from scriven.cli.common import (
     Form,
     Invalid,
     Json,
+    Mixing,
     Normalize,
     ReadingPrecision,
     Row,
@@ -59,6 +60,7 @@ def score(
     checkpoint: Which = "best",
     device: Device = "auto",
     precision: ReadingPrecision = "auto",
+    counts: Mixing = "auto",
 ) -> None:
     """Measure how surprising a text of any length is to a trained model, which reads it once from the start.
 
@@ -99,7 +101,7 @@ def score(
     from scriven.session import load
 
     sources = find(check_named(files)).sources
-    model = load(run, which=checkpoint, device=device, precision=precision)
+    model = load(run, which=checkpoint, device=device, precision=precision, counts=counts)
     way = ADAPTIVE_DOCUMENTS if adapt_documents else ADAPTIVE if adapt else ""
     if way:
         check_protocol(way, model.predictor)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from cyclopts import Parameter
 
-from scriven.cli.common import Device, Which, Whole, visible_line
+from scriven.cli.common import Device, Mixing, Which, Whole, WriteOrder, visible_line
 from scriven.errors import InputError, UsageError
 
 
@@ -25,6 +25,8 @@ def serve(
     checkpoint: Which = "best",
     device: Device = "auto",
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
+    counts: Mixing = "auto",
+    write_order: WriteOrder = None,
 ) -> None:
     """Serve models over HTTP: a web page to play with, and an OpenAI-compatible completions API.
 
@@ -70,7 +72,8 @@ def serve(
         streamed=STREAMED,
     )
     sources = {
-        name: ServedCheckpoint(run, checkpoint, device, precision) for name, run in zip(names, runs, strict=True)
+        name: ServedCheckpoint(run, checkpoint, device, precision, counts=counts, write_order=write_order)
+        for name, run in zip(names, runs, strict=True)
     }
     models = {name: source.open() for name, source in sources.items()}
     listener = _listen(host, port)

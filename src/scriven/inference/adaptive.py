@@ -100,7 +100,7 @@ class AdaptiveContext(Context):
 
 
 class AdaptiveReader:
-    """Reads a text with a model and learns from it. The model itself never changes."""
+    """Reads a text with a network and learns from it, without counts. The model itself never changes."""
 
     def __init__(self, predictor: Predictor, rule: AdaptiveRule = RULE) -> None:
         """Copies the weights. Raises UsageError for a model that cannot learn while it reads."""
@@ -250,5 +250,5 @@ def check_adaptive(predictor: Predictor) -> None:
             f"a model of windows reads the last {predictor.window:,} characters anew each time, so it cannot learn "
             "while it reads; score it without adapting, or train with --reader.kind stream"
         )
-    if predictor.counts is not None:
+    if predictor.is_counts_alone:
         raise UsageError("a model of counts has no weights that could learn while it reads; score it without adapting")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,11 @@ from scriven.arrays import Float64s, Ids
 from scriven.errors import UsageError
 from scriven.inference.sampling import draw
 from scriven.kernels import native_library, sampler
-from scriven.kernels.counts import NgramMixture
+from scriven.kernels.counts import NgramMixture, NgramTable
 from scriven.kernels.sampler import Sampler
 from scriven.model.backends import choose_backend, single_threaded
 from scriven.model.cells import CELLS
-from scriven.model.language_model import CharLM, State, join_rows, take_rows
+from scriven.model.language_model import CharLM, NoNetwork, State, join_rows, take_rows
 from scriven.settings import SamplingSettings
 from scriven.vocabulary import Vocabulary
 
@@ -29,10 +30,10 @@ LOGITS_AT_ONCE = 1 << 22  # values, 16 MB: bounds the memory for many rows or sy
 
 @dataclass(frozen=True)
 class Context:
-    """What N rows have read: the logits (N, V) of each row's next character, and the state (None before any).
+    """What N rows have read: the network's logits (N, V) of each row's next character, and the state (None before any).
 
-    With a window or counts, `recent` has the last characters read (L, N). Nothing changes a context's arrays, so one
-    context can be continued many times.
+    With a window or counts, `recent` has the last characters read (L, N); see `Predictor.next_logits`.
+    Nothing changes a context's arrays, so one context can be continued many times.
     """
 
     logits: Tensor
@@ -81,6 +82,7 @@ class Predictor:
         writing: str | None = None,
         check_stop: Callable[[], None] = lambda: None,
         counts: NgramMixture | None = None,
+        writing_counts: NgramMixture | None = None,
     ) -> None:
         """`model` must be in evaluation mode, on the device where it stays. `precision` is `fp32` or `bf16`.
 
@@ -90,7 +92,8 @@ class Predictor:
         With a `window` above 0, the next character is predicted from the last `window` ones only. They are read again
         from a zero state for every character, as in training on windows. `predict` does not use the window.
 
-        With `counts`, logits are those of the mixture with them, and torch reads and writes.
+        With `counts`, what is read costs what a mixture with them says. Text is drawn from a mixture with
+        `writing_counts`, by default the same.
 
         `check_stop` is called before every chunk is read, and may raise to end the work.
         """
@@ -98,9 +101,10 @@ class Predictor:
         self.window = window
         self.vocabulary = vocabulary
         self.precision = precision
-        self.writing = writing if counts is None else None
+        self.writing = writing if not isinstance(model, NoNetwork) else None
         self.check_stop = check_stop
         self.counts = counts
+        self.writing_counts = writing_counts or counts
         self._backend = choose_backend(model.settings, model.device, precision)
         # A single step takes as long as reading the weights. Autocast would convert them each time.
         self._step_backend = choose_backend(model.settings, model.device, "fp32")
@@ -108,17 +112,40 @@ class Predictor:
 
     def with_check_stop(self, check_stop: Callable[[], None]) -> Predictor:
         """Returns a predictor like this one that calls `check_stop`."""
-        return Predictor(
-            self.model, self.vocabulary, self.precision, self.window, self.writing, check_stop, counts=self.counts
-        )
+        return self._changed(check_stop=check_stop)
+
+    def with_counts(self, counts: NgramMixture | None, writing_counts: NgramMixture | None = None) -> Predictor:
+        """Returns a predictor with the same network, mixed with these counts instead."""
+        return self._changed(counts=counts, writing_counts=writing_counts)
+
+    def parts(self) -> dict[str, Predictor]:
+        """Returns the predictors of the network and of the counts alone, of a mixture of both."""
+        if self.counts is None or self.is_counts_alone:
+            return {}
+        return {"network": self.with_counts(None), "counts": self.counts_alone(self.counts.table)}
+
+    def counts_alone(self, table: NgramTable) -> Predictor:
+        """Returns a predictor of counts without a network, which reads as this one does."""
+        nothing = NoNetwork(self.model.settings, self.vocabulary.size).eval()
+        counts = NgramMixture.alone(table)
+        return Predictor(nothing, self.vocabulary, "fp32", self.window, check_stop=self.check_stop, counts=counts)
+
+    def _changed(self, **values: Any) -> Predictor:
+        names = ("model", "vocabulary", "precision", "window", "writing", "check_stop", "counts", "writing_counts")
+        return Predictor(**{name: getattr(self, name) for name in names} | values)
+
+    @property
+    def is_counts_alone(self) -> bool:
+        """Whether there is no network, only counts."""
+        return isinstance(self.model, NoNetwork)
 
     @property
     def remembered(self) -> int:
         """How many of the last characters a context has: those of the window, and those that counts look at."""
-        return max(self.window, self.counts.table.longest if self.counts else 0)
+        return max(self.window, self.counts.longest if self.counts else 0)
 
-    def _remember(self, context: Context, ids: Ids) -> Ids | None:
-        """Returns the last characters after reading ids (T, N)."""
+    def remember(self, context: Context, ids: Ids) -> Ids | None:
+        """Returns the last characters of a context after reading ids (T, N), or None."""
         if not self.remembered:
             return None
         read = self.vocabulary.clamp(ids)
@@ -173,11 +200,18 @@ class Predictor:
         context = self.carry(context, ids)
         return self._read_window(context) if self.window else context
 
+    def next_logits(self, context: Context, *, writing: bool = False) -> Tensor:
+        """Returns the logits (N, V) of each row's next character, mixed with the counts for reading or writing."""
+        none = np.empty((0, len(context.logits)), np.int64)
+        return self._mix(context.logits[None], context, none, self.writing_counts if writing else self.counts)[0]
+
     def carry(self, context: Context, ids: Ids) -> Context:
         """Reads like `read`, but never through the window: the state is carried on.
 
         With a native `scorer`, a row has the same context, to the bit, in any batch and in pieces of any size.
         """
+        if self.is_counts_alone:
+            return Context(context.logits, (), self.remember(context, ids))
         length = max(1, READ_AT_ONCE // ids.shape[1])
         for begin in range(0, len(ids), length):
             context = self._carry(context, self.vocabulary.clamp(ids[begin : begin + length]))
@@ -191,11 +225,11 @@ class Predictor:
         before = context.state or native.zero_state(ids.shape[1])
         threads = native_library.threads() if ids.size > 1 else 1  # one symbol takes less time than waking a thread
         *_, logits, state = sampler.score(native, context.logits, before, ids, ids, threads)
-        return Context(logits, state, self._remember(context, ids))
+        return Context(logits, state, self.remember(context, ids))
 
     def _after(self, context: Context, ids: Ids, logits: Tensor, state: State) -> Context:
         """Returns the context after reading ids, of the last logits: a copy, so that the rest can be freed."""
-        return Context(logits[-1].clone(), state, self._remember(context, ids))
+        return Context(logits[-1].clone(), state, self.remember(context, ids))
 
     def _read_window(self, context: Context) -> Context:
         """Returns the context of rows that see only the last characters through the window."""
@@ -225,25 +259,26 @@ class Predictor:
             return self._generate_by_torch(context, settings, uniforms)
         recent, reuse = context.recent, reuse and not self.window
         ids, logits, state = sampler.write(
-            context.logits, context.state, settings, uniforms, self.window, recent, reuse
+            context.logits, context.state, settings, uniforms, self.window, recent, reuse, self.writing_counts
         )
-        if not self.window or not len(ids):
-            return ids, Context(logits, state, recent)
-        return ids, Context(logits, self.carry(context, ids).state, self._remember(context, ids))
+        carried = self.carry(context, ids).state if self.window and len(ids) else state
+        return ids, Context(logits, carried, self.remember(context, ids) if len(ids) else recent)
 
     def _generate_by_torch(
         self, context: Context, settings: SamplingSettings | Sequence[SamplingSettings], uniforms: Float64s
     ) -> tuple[Ids, Context]:
         ids = np.empty(uniforms.shape, np.int64)
         for row, numbers in zip(ids, uniforms, strict=True):
-            row[:] = draw(context.logits.cpu().double().numpy(), settings, numbers, [self.vocabulary.unknown])
+            logits = self.next_logits(context, writing=True).cpu().double().numpy()
+            row[:] = draw(logits, settings, numbers, [self.vocabulary.unknown])
             context = self.read(context, row[None])
         return ids, context
 
     def predict(self, context: Context, ids: Ids) -> tuple[Tensor, Context]:
         """Reads ids (T, N), at most a chunk. Returns the logits (T, N, V) before each, and the context after them."""
         logits, state = self._step(context, ids)
-        return torch.cat((context.logits[None], logits[:-1])), self._after(context, ids, logits, state)
+        before = torch.cat((context.logits[None], logits[:-1]))
+        return self._mix(before, context, ids[:-1], self.counts), self._after(context, ids, logits, state)
 
     def chunk_length(self, rows: int) -> int:
         """Returns how many characters of N rows are read at once if all of their logits are wanted."""
@@ -257,16 +292,21 @@ class Predictor:
         with single_threaded() if ids.shape[1] == 1 else nullcontext():
             known = torch.from_numpy(self.vocabulary.clamp(ids)).to(backend.device)
             _, y, state = self.model.read(known, context.state, self._fresh(ids), backend=backend)  # (T, N, H)
-            return self._mix(self.model.logits(y[since:], backend), context, ids), state
+            return self.model.logits(y[since:], backend), state
 
-    def _mix(self, logits: Tensor, context: Context, ids: Ids) -> Tensor:
-        """Returns the logits (t, N, V) after the last t of ids (T, N), mixed with those of counts, if there are any."""
-        if self.counts is None:
+    def _mix(self, logits: Tensor, context: Context, ids: Ids, counts: NgramMixture | None) -> Tensor:
+        """Returns the logits (T + 1, N, V) before, between and after ids (T, N), mixed with those of counts, if any.
+
+        Before a row has read anything, all symbols stay equally likely.
+        """
+        if counts is None:
             return logits
-        ids = self.vocabulary.clamp(ids)
-        seen = ids if context.recent is None else np.concatenate((context.recent, ids))
-        mixed = logits.cpu().clone(memory_format=torch.contiguous_format)  # without a head they are a part of the state
-        self.counts.mix(mixed.numpy(), seen, native_library.threads() if ids.size > 1 else 1)
+        read = self.vocabulary.clamp(ids)
+        seen = read if context.recent is None else np.concatenate((context.recent, read))
+        mixed = logits.cpu().clone(memory_format=torch.contiguous_format)  # a context's logits never change
+        after = mixed[len(mixed) - min(len(mixed), len(seen)) :]
+        if len(after):
+            counts.mix(after.numpy(), seen, native_library.threads() if len(ids) else 1)
         return mixed.to(logits.device)
 
     def _fresh(self, ids: Ids) -> Tensor | None:

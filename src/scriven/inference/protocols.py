@@ -199,8 +199,9 @@ def _measure_after_exactly(predictor: Predictor, chunks: Iterable[Ids], length: 
     for ids in blocks(chunks, max(1, READ_AHEAD // length), overlap=length):
         before, targets = sliding_window_view(ids[:-1], length).T, ids[length:]  # (L, N), (N,)
         context = predictor.carry(predictor.blank(len(targets)), before)
-        nats = cost_of_unseen(costs(context.logits, targets, vocabulary), targets, vocabulary)
-        total += tally(vocabulary, targets, nats, likeliest(context.logits, targets))
+        logits = predictor.next_logits(context)
+        nats = cost_of_unseen(costs(logits, targets, vocabulary), targets, vocabulary)
+        total += tally(vocabulary, targets, nats, likeliest(logits, targets))
     return total
 
 

@@ -35,6 +35,13 @@ class Origin(BaseModel):
     sha256: str = Field(pattern=SHA256)  # of the file with the weights
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["auto", "fp32", "bf16", "int8"]
+    counts: Literal["auto"] | None = None  # whether the network was mixed with counts
+    write_order: int | None = Field(default=None, ge=1)  # if it was not the usual one
+
+    @property
+    def mixed(self) -> str:
+        """Says whether the network was mixed with counts."""
+        return "with counts" if self.counts else "without counts"
 
 
 class _SessionHeader(BaseModel):
@@ -103,16 +110,21 @@ class SavedSession:
             )
         return cls(header.origin, context, random, header.begun)
 
-    def check(self, predictor: Predictor, sha256: str) -> Context:
+    def check(self, predictor: Predictor, loaded: Origin) -> Context:
         """Returns the context, on the model's device. Raises InputError if the session belongs to another model."""
         model, origin = predictor.model, self.origin
         shapes = [tuple(part.shape for part in layer) for layer in model.zero_state(1)]
         there = self.context.state and [tuple(part.shape for part in layer) for layer in self.context.state]
         same = self.context.logits.shape == (1, model.vocabulary_size) and there in (None, shapes)
-        if origin.sha256 != sha256 or not same:
+        if origin.sha256 != loaded.sha256 or not same:
             raise InputError(
                 f"the session is of other weights, those of {origin.run} at step {origin.step:,} when it was saved; "
                 "load that checkpoint, or begin another session"
+            )
+        if origin.counts != loaded.counts:
+            raise InputError(
+                f"the session was saved {origin.mixed}, and the model was loaded {loaded.mixed}; load it in the same "
+                "way, where there is native code, or begin another session"
             )
         recent, state = self.context.recent, self.context.state
         if recent is not None and not (len(recent) <= predictor.remembered and _are_ids(recent, model.vocabulary_size)):

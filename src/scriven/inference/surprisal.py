@@ -26,6 +26,7 @@ from scriven.events import Loss
 from scriven.inference.chunks import DOCUMENTS_AT_ONCE, StoredText, blocks, gather_chunks
 from scriven.inference.predictor import Context, Predictor
 from scriven.kernels import native_library, sampler
+from scriven.kernels.counts import NgramTable
 from scriven.vocabulary import Vocabulary
 
 GATHERED = 1 << 20  # characters of documents that are read together; a longer document is read alone
@@ -266,7 +267,10 @@ def read_rows(
     in pieces of any size.
     """
     read, vocabulary, native = ids if read is None else read, predictor.vocabulary, predictor.scorer()
-    if native is None:
+    if predictor.counts is not None and predictor.is_counts_alone:
+        nats, right = _read_by_counts(predictor.counts.table, vocabulary.clamp(ids), context)
+        context, right = predictor.carry(context, read), right & ~vocabulary.unseen(ids)
+    elif native is None:
         nats, right, context = _read_by_torch(predictor, ids, context, read)
     else:
         known = vocabulary.clamp(ids)
@@ -277,9 +281,21 @@ def read_rows(
             vocabulary.clamp(read),
             known,
             native_library.threads(),
+            recent=context.recent,
+            mixture=predictor.counts,
         )
-        context, right = Context(logits, state), right & (known == ids)
+        context, right = Context(logits, state, predictor.remember(context, read)), right & (known == ids)
     return cost_of_unseen(nats, ids, vocabulary), right, context
+
+
+def _read_by_counts(table: NgramTable, ids: Ids, context: Context) -> tuple[Float64s, Bools]:
+    """Returns the nats (T, N) of ids (T, N) by the counts alone, and which were the most likely ones (T, N)."""
+    seen = ids if context.recent is None else np.concatenate((context.recent, ids))
+    by_row, right_by_row = table.judge(seen.T, len(seen) - len(ids), native_library.threads())
+    nats, right = by_row.T, right_by_row.T
+    if len(seen) == len(ids):  # nothing was read before the first ones
+        nats[:1], right[:1] = math.log(table.symbols), ids[:1] == 0
+    return nats, right
 
 
 def _read_by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tuple[Float64s, Bools, Context]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scriven.arrays import Float32s, Float64s, Ids
+from scriven.arrays import Bools, Float32s, Float64s, Ids
 from scriven.kernels import native_library
 from scriven.kernels.native_library import NativeStruct, fields
 
@@ -64,11 +64,15 @@ class _CountsFinish(NativeStruct):
 
 
 class _CountsScore(NativeStruct):
-    _fields_ = (*fields(c_int64, "threads rows length first"), *fields(c_void_p, "table ids nats"))
+    _fields_ = (*fields(c_int64, "threads rows length first"), *fields(c_void_p, "table ids nats right"))
+
+
+class _CountsPartner(NativeStruct):
+    _fields_ = (*fields(c_int64, "longest"), *fields(c_void_p, "table weights"))
 
 
 class _CountsMix(NativeStruct):
-    _fields_ = (*fields(c_int64, "threads rows length first"), *fields(c_void_p, "table ids weights logits"))
+    _fields_ = (*fields(c_int64, "threads rows length first"), *fields(c_void_p, "partner ids logits"))
 
 
 class _CountsDistribution(NativeStruct):
@@ -125,11 +129,18 @@ class NgramTable:
 
         The ids before one in its row are its context.
         """
+        return self._score(ids, first, threads, judged=False)[0]
+
+    def judge(self, ids: Ids, first: int = 0, threads: int = 1) -> tuple[Float64s, Bools]:
+        """Returns the same as `score`, and which ids are the most likely ones (N, T - first), which takes longer."""
+        return self._score(ids, first, threads, judged=True)
+
+    def _score(self, ids: Ids, first: int, threads: int, *, judged: bool) -> tuple[Float64s, Bools]:
         ids = _rows(ids)
         if not 0 <= first <= ids.shape[1]:
             raise ValueError(f"there is no place {first} in rows of {ids.shape[1]}")
-        nats = np.empty((len(ids), ids.shape[1] - first))
         rows, length = ids.shape
+        nats, right = np.empty((rows, length - first)), np.zeros((rows, length - first), np.bool_)
         native_library.call(
             _CountsScore(
                 threads=threads,
@@ -139,9 +150,10 @@ class NgramTable:
                 table=addressof(self.native),
                 ids=ids.ctypes.data,
                 nats=nats.ctypes.data,
+                right=right.ctypes.data if judged else None,
             )
         )
-        return nats
+        return nats, right
 
     def distribution(self, ids: Ids) -> Float64s:
         """The probabilities (N, V) of what follows ids (N, T)."""
@@ -160,22 +172,35 @@ class NgramTable:
         return probabilities
 
 
-@dataclass(frozen=True)
 class NgramMixture:
     """A table as a partner of a network: the logits of a mixture are sums of theirs.
 
     The probabilities are products of powers of both, which sum to 1 as those of any logits do. `weights` (longest + 1,
     2) are the exponents of the network and of the table, by the number of symbols of the longest context that the table
-    has. With 0 and 1 the table stands alone.
+    has. With 0 and 1 the table stands alone. `longest` is the number of symbols of a context that are looked at, at
+    most.
     """
 
-    table: NgramTable
-    weights: Float64s
+    def __init__(self, table: NgramTable, weights: Float64s, longest: int | None = None) -> None:
+        """Copies the weights. Raises ValueError if they are not of this table."""
+        self.table = table
+        self.weights = np.array(weights, np.float64)
+        self.longest = table.longest if longest is None else min(longest, table.longest)
+        if self.weights.shape != (table.longest + 1, 2):
+            raise ValueError(f"weights must be ({table.longest + 1}, 2), not {self.weights.shape}")
+        self._partner = _CountsPartner(
+            longest=self.longest, table=addressof(table.native), weights=self.weights.ctypes.data
+        )
 
     @classmethod
-    def alone(cls, table: NgramTable) -> NgramMixture:
+    def alone(cls, table: NgramTable, longest: int | None = None) -> NgramMixture:
         """A mixture with the table's own probabilities, whatever the network says."""
-        return cls(table, np.tile([0.0, 1.0], (table.longest + 1, 1)))
+        return cls(table, np.tile([0.0, 1.0], (table.longest + 1, 1)), longest)
+
+    @property
+    def native(self) -> int:
+        """The address of the mixture, for native functions."""
+        return addressof(self._partner)
 
     def mix(self, logits: Float32s, ids: Ids, threads: int = 1) -> None:
         """Makes logits (t, N, V) of what follows the last t of ids (T, N) those of the mixture, in place.
@@ -188,18 +213,14 @@ class NgramMixture:
             raise ValueError(f"logits are {logits.shape} {logits.dtype}, which ids {ids.shape} do not give")
         if not (logits.flags.c_contiguous and logits.flags.writeable):
             raise ValueError("logits must be in one piece, and not be read-only")
-        weights = np.ascontiguousarray(self.weights, np.float64)
-        if weights.shape != (self.table.longest + 1, 2):
-            raise ValueError(f"weights must be ({self.table.longest + 1}, 2), not {weights.shape}")
         native_library.call(
             _CountsMix(
                 threads=threads,
                 rows=rows,
                 length=length,
                 first=first,
-                table=addressof(self.table.native),
+                partner=self.native,
                 ids=ids.ctypes.data,
-                weights=weights.ctypes.data,
                 logits=logits.ctypes.data,
             )
         )

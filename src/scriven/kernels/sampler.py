@@ -21,6 +21,7 @@ from torch import Tensor
 
 from scriven.arrays import Bools, Float32s, Float64s, Ids
 from scriven.kernels import native_library
+from scriven.kernels.counts import NgramMixture
 from scriven.kernels.native_library import NativeStruct, fields
 from scriven.settings import ModelSettings, SamplingSettings
 
@@ -71,7 +72,7 @@ _DRAWING = attrgetter(*(name for name, _ in _Drawing._fields_))  # of settings
 class _SamplerWrite(NativeStruct):
     _fields_ = (
         *fields(c_int64, "threads rows count window seen"),
-        *fields(c_void_p, "model uniforms drawing recent"),
+        *fields(c_void_p, "model partner uniforms drawing recent"),
         ("state", POINTER(c_void_p)),
         *fields(c_void_p, "logits ids"),
     )
@@ -79,8 +80,8 @@ class _SamplerWrite(NativeStruct):
 
 class _ScorerRead(NativeStruct):
     _fields_ = (
-        *fields(c_int64, "threads rows steps"),
-        *fields(c_void_p, "model read targets"),
+        *fields(c_int64, "threads rows steps seen"),
+        *fields(c_void_p, "model partner read targets"),
         ("state", POINTER(c_void_p)),
         *fields(c_void_p, "logits nats right"),
     )
@@ -150,6 +151,7 @@ class Sampler:
         window: int = 0,
         recent: Ids | None = None,
         reuse: bool = False,
+        mixture: NgramMixture | None = None,
     ) -> tuple[Ids, Tensor, State]:
         """Draws `count` ids for each row by `uniforms` (count, N), each from the logits (N, V) after the ids before it.
 
@@ -159,8 +161,9 @@ class Sampler:
         may become those after, which saves a tenth of the time of a short block.
         It uses at most as many threads as torch.
 
-        With a `window` above 0, logits depend only on the last `window` ids, which are read again from a zero state for
-        every id; `recent` (at most window, N) are the ids before. The state then does not change.
+        `recent` (M, N) are the ids before. With a `window` above 0, logits depend only on the last `window` ids, which
+        are read again from a zero state for every id. The state then does not change. With a `mixture`, ids are drawn
+        from its logits, in the context of the ids before; the logits given and returned are the network's.
         """
         uniforms = np.ascontiguousarray(uniforms, np.float64)
         (count, rows), ids = uniforms.shape, np.empty(uniforms.shape, np.int64)
@@ -169,7 +172,7 @@ class Sampler:
         logits, after, addresses = self.copies(logits, self.zero_state(rows) if state is None else state, reuse)
         if logits.shape[0] != rows:
             raise ValueError(f"there are logits of {logits.shape[0]} rows, but random numbers for {rows}")
-        before = self._recent(recent, rows, window)
+        before = self._recent(recent, rows)
         self._write(
             _SamplerWrite(
                 threads=self._threads(rows),
@@ -178,6 +181,7 @@ class Sampler:
                 window=window,
                 seen=0 if before is None else len(before),
                 model=self.packed,
+                partner=mixture.native if mixture else None,
                 uniforms=uniforms.ctypes.data,
                 drawing=drawing.ctypes.data,
                 recent=None if before is None else before.ctypes.data,
@@ -188,13 +192,13 @@ class Sampler:
         )
         return ids, logits, after
 
-    def _recent(self, recent: Ids | None, rows: int, window: int) -> Ids | None:
-        """Checks the recent ids of a window for native code. Raises ValueError if they cannot be such."""
+    def _recent(self, recent: Ids | None, rows: int) -> Ids | None:
+        """Checks the ids before for native code. Raises ValueError if they cannot be such."""
         if recent is None:
             return None
         before = np.ascontiguousarray(recent, np.int64)
-        if len(before) > window or before.shape[1:] != (rows,):
-            raise ValueError(f"recent ids {before.shape} for {rows} rows and a window of {window}")
+        if before.shape[1:] != (rows,):
+            raise ValueError(f"recent ids {before.shape} for {rows} rows")
         if before.size and not 0 <= before.min() <= before.max() < self.symbols:
             raise ValueError(f"recent ids from {before.min()} to {before.max()}, of {self.symbols} symbols")
         return before
@@ -364,18 +368,28 @@ def _each(settings: SamplingSettings | Sequence[SamplingSettings], rows: int) ->
 
 
 def score(
-    model: Sampler, logits: Tensor, state: State, ids: Ids, targets: Ids, threads: int = 1
+    model: Sampler,
+    logits: Tensor,
+    state: State,
+    ids: Ids,
+    targets: Ids,
+    threads: int = 1,
+    *,
+    recent: Ids | None = None,
+    mixture: NgramMixture | None = None,
 ) -> tuple[Float64s, Bools, Tensor, State]:
     """Reads ids (T, N), and predicts targets (T, N): the first ones by the given logits (N, V), others after each id.
 
     Returns the nats (T, N) that the targets cost; whether each was the most likely symbol (T, N), or the first of
     several equally likely ones; and the logits and the state at the end. A state has a tuple of arrays (N, H) for each
-    layer. Arguments are not changed. Raises ValueError for arrays whose shapes do not match, RuntimeError for ids that
-    the model does not have.
+    layer. With a `mixture`, targets cost what its logits say, in the context of `recent` (M, N) and ids; the logits
+    given and returned are the network's. Arguments are not changed. Raises ValueError for arrays whose shapes do not
+    match, RuntimeError for ids that the model does not have.
     """
     if ids.shape != targets.shape or ids.shape[1:] != (len(logits),):
         raise ValueError(f"ids {ids.shape} and targets {targets.shape} of {len(logits)} rows; give them all one shape")
-    ids, targets = (np.ascontiguousarray(each, np.int64) for each in (ids, targets))
+    read = ids if recent is None or mixture is None else np.concatenate((recent, ids))
+    seen, (read, targets) = len(read) - len(ids), (np.ascontiguousarray(each, np.int64) for each in (read, targets))
     nats, right = np.empty(ids.shape), np.empty(ids.shape, np.bool_)
     logits, after, addresses = model.copies(logits, state)
     if ids.size:
@@ -384,8 +398,10 @@ def score(
                 threads=threads,
                 rows=ids.shape[1],
                 steps=len(ids),
+                seen=seen,
                 model=model.packed,
-                read=ids.ctypes.data,
+                partner=mixture.native if mixture else None,
+                read=read[seen:].ctypes.data,
                 targets=targets.ctypes.data,
                 state=addresses,
                 logits=logits.data_ptr(),

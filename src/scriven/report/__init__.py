@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from scriven.errors import Interrupted, ScrivenError, Stop
-from scriven.events import Evaluated, Event, Loss, event_name
+from scriven.events import Compared, Evaluated, Event, Loss, event_name
 
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # Unicode categories that show nothing, or command the terminal
 JOINERS = "\u200c\u200d"  # two of these that are harmless: they shape Persian, Indic scripts and emoji
@@ -91,7 +91,7 @@ def as_dict(event: Event) -> dict[str, Any]:
             values |= {"nats_per_char": value.nats_per_char, "bits_per_char": value.bits_per_char}
             values |= {"bits_per_byte": value.bits_per_byte} if value.bytes else {}
             values |= {"accuracy": value.accuracy} if value.judged else {}
-            whole = value.ends and isinstance(event, Evaluated)  # a step may have only parts of documents
+            whole = value.ends and isinstance(event, Evaluated | Compared)  # a step may have only parts of documents
             values |= {"nats_per_document": value.nats_per_document} if whole else {}
     finite: dict[str, Any] = _finite(values)
     return finite

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from scriven import strict_json
 from scriven.errors import describe_steps, format_bytes
-from scriven.events import Evaluated, Event, Finished, Loss, RolledBack, Sampled, Skipped, Started, Stepped
+from scriven.events import Compared, Evaluated, Event, Finished, Loss, RolledBack, Sampled, Skipped, Started, Stepped
 from scriven.report import as_dict, describe_choices, visible
 from scriven.settings import SamplingSettings
 
@@ -75,6 +75,7 @@ class TerminalReport:
         self._started: Started | None = None
         self._pace = Throughput()
         self._evaluated: list[Evaluated] = []
+        self._compared: list[Compared] = []
         self._place = (0, "", "")  # step, prompt and continuation of the last sample
         self._shown = -math.inf  # seconds of the last Stepped that was shown
         self._epochs = 0.0  # passes over the text
@@ -96,6 +97,8 @@ class TerminalReport:
                 self._say(f"rolled back to step {event.step:,}, with {rate}: {event.reason}", style="yellow")
             case Evaluated():
                 self._evaluate(event)
+            case Compared():
+                self._compare(event)
             case Sampled():
                 self._sample(event)
             case Finished():
@@ -166,6 +169,11 @@ class TerminalReport:
             style="bold" if event.best else "",
         )
 
+    def _compare(self, event: Compared) -> None:
+        self._compared.append(event)
+        if not event.final:
+            self._say(f"counting alone: {means(event.loss, whole=True)} ({protocol_words(event)})")
+
     def _is_lowest(self, loss: Loss) -> bool:
         """Whether no earlier loss is lower."""
         others = (each.loss for each in self._evaluated if not each.final and each.loss.characters)
@@ -218,9 +226,20 @@ class TerminalReport:
         what = "Best validation loss" if self._is_lowest(event.best) else "Validation loss of the kept model"
         told = [f"{what}, at step {event.best_step:,}:"]
         if finals:
-            return told + [f"  {means(each.loss, whole=True)} ({protocol_words(each)})" for each in finals]
+            return told + [line for each in finals for line in self._final(each)]
         protocols = [protocol_words(each) for each in self._evaluated[-1:]]
         return [" ".join([*told, means(event.best, whole=True), *(f"({words})" for words in protocols)])]
+
+    def _final(self, event: Evaluated) -> list[str]:
+        """Returns the final losses by a protocol: of the model as it is used, then of its parts."""
+        others = {each.model: each.loss for each in self._compared if each.final and each.protocol == event.protocol}
+        whole = others.get("mixture", event.loss)
+        parts = [f"the network alone: {number(event.loss.bits_per_char)}"] if "mixture" in others else []
+        parts += [f"counting alone: {number(others['counts'].bits_per_char)}"] if "counts" in others else []
+        return [
+            f"  {means(whole, whole=True)} ({protocol_words(event)})",
+            *([f"    {', '.join(parts)}"] if parts else []),
+        ]
 
 
 class Throughput:
@@ -311,7 +330,7 @@ def next_commands(run: str, event: Finished) -> list[str]:
     ]
 
 
-def protocol_words(event: Evaluated) -> str:
+def protocol_words(event: Evaluated | Compared) -> str:
     """Says how the validation text was read, and how much of it."""
     name, *rest = event.protocol.split(" ", 1)
     kind, _, length = name.partition("-")

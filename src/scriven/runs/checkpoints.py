@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from scriven.errors import InputError, UnreadableError, shortage
 from scriven.events import Loss
+from scriven.runs.ngrams import MixtureWeights
 from scriven.runs.tensors import Shapes, decode, encode, finite, read_checked, show_name
 from scriven.safe_files import discard, exists, flush_folder, list_names, read_json, real_folder, write_flushed
 from scriven.settings import describe_errors
@@ -112,6 +113,7 @@ class Manifest(FileRecord):
     best: Best | None = None  # at the time of the save
     run: Beside | None = None  # None in files of earlier versions
     clock: bool = False  # whether it was saved because of the time, and not because something was reached
+    mixture: MixtureWeights | None = None  # of the model with the run's counts; None: the network alone
 
 
 class Index(FileRecord):
@@ -225,6 +227,11 @@ class Checkpoint:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < EPOCHS_LIMIT:
             return None
         return float(value)
+
+    @property
+    def mixture(self) -> MixtureWeights | None:
+        """The weights of the mixture with the run's counts, or None for the network alone."""
+        return Manifest.model_validate(self.manifest).mixture
 
     def weights(self, expected: Shapes | None = None) -> dict[str, Tensor]:
         """Reads the model's parameters by name, on the CPU, and checks that they are finite.

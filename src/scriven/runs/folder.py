@@ -25,6 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 from scriven.arguments import check_step, epoch_of
 from scriven.corpus.filesystem import Place, place_of
 from scriven.errors import InputError, UnreadableError, UsageError
+from scriven.kernels import native_library
 from scriven.kernels.counts import NgramTable
 from scriven.kernels.native_library import level
 from scriven.model.language_model import state_size, weight_shapes
@@ -108,9 +109,12 @@ class Run:
     def counts(self) -> NgramTable | None:
         """Reads the n-gram table of the training text; None if the run has none.
 
-        Raises InputError if it is damaged, or missing where the model needs it.
+        Without native code, a network is used without its counts, so it is None too. Raises InputError if it is
+        damaged, or missing where the model needs it.
         """
         known = self.origin.get("counts")
+        if known is not None and self.settings.model.kind == "network" and native_library.library() is None:
+            return None
         if known is not None:
             return read_table(self.path, known["bytes"], known["sha256"], self.vocabulary)
         if self.settings.model.kind == "counts":

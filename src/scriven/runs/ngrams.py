@@ -1,4 +1,6 @@
-"""The n-gram table of a run: one file in its folder, which never changes, and whose hash its settings keep.
+"""The n-gram table of a run, and the weights of its mixture with the network.
+
+The table is one file in the run's folder, which never changes, and whose hash its settings keep.
 
 It is a safetensors file of the table's arrays, as bytes; the array `table` has its format, V, the id of the boundary
 (-1 for none) and the deepest level of tails. See kernels/counts.py.
@@ -8,19 +10,48 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
 from scriven.errors import InputError
 from scriven.kernels import native_library
-from scriven.kernels.counts import ARRAYS, NgramTable, array_types
+from scriven.kernels.counts import ARRAYS, LONGEST, NgramMixture, NgramTable, array_types
 from scriven.runs.tensors import decode, encode, read_checked
 from scriven.vocabulary import Vocabulary
 
 COUNTS_FILE = "counts.safetensors"
 FORMAT = 1
+
+
+Weight = Annotated[float, Field(ge=0, le=100)]
+Weights = Annotated[tuple[Weight, Weight], Field(strict=False)]  # of the network and of the counts
+
+
+class MixtureWeights(BaseModel):
+    """The exponents of a network and of counts in their mixture: to read with, and to write with.
+
+    When it writes, the counts look at contexts of up to `order` symbols.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    reading: Weights
+    writing: Weights
+    order: int = Field(ge=1, le=LONGEST)
+
+    def mixtures(self, table: NgramTable, order: int | None = None) -> tuple[NgramMixture, NgramMixture]:
+        """Returns the mixtures to read and to write with; the second looks at contexts of up to `order` symbols.
+
+        The weights of an order above the fitted one lie between those for writing and those for reading.
+        """
+        order = self.order if order is None else min(order, table.longest)
+        beyond = max(0, order - self.order) / max(1, table.longest - self.order)
+        writing = [short + beyond * (full - short) for short, full in zip(self.writing, self.reading, strict=True)]
+        read, write = (np.tile(pair, (table.longest + 1, 1)) for pair in (self.reading, writing))
+        return NgramMixture(table, read), NgramMixture(table, write, order)
 
 
 def encode_table(table: NgramTable) -> tuple[bytes, str]:

@@ -269,7 +269,7 @@ class Engine:
         for _ in range(length):
             if batch.context is None:
                 return
-            logits: Float64s = batch.context.logits.cpu().double().numpy()  # (N, V)
+            logits: Float64s = self._predictor.next_logits(batch.context, writing=True).cpu().double().numpy()  # (N, V)
             emitted = batch.generate(1)
             counts = [self._generating[each.generation].job.logprobs or 0 for each in emitted]
             ids = np.concatenate([each.ids for each in emitted])  # (N,), one for each row

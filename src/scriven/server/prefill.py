@@ -123,7 +123,9 @@ class _PrefillGroup:
 
     def _with_state(self, context: Context) -> Context:
         sampler = self._predictor.scorer()
-        return Context(context.logits, sampler.zero_state(1)) if sampler and context.state is None else context
+        if sampler is None or context.state is not None:
+            return context
+        return Context(context.logits, sampler.zero_state(1), context.recent)
 
     def keep(self, rows: list[int]) -> None:
         """Removes all texts but those in these rows."""
@@ -166,7 +168,7 @@ class _PrefillGroup:
         """Reads ids (T, N) step by step: the surprisals and most likely symbols of each row, and the context after."""
         logits = []
         for step in ids:  # (N,)
-            logits.append(context.logits)
+            logits.append(self._predictor.next_logits(context))
             context = self._predictor.read(context, step[None])
         values = torch.stack(logits).double().numpy()  # (T, N, V)
         return [

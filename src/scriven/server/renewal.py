@@ -36,17 +36,28 @@ class ServedCheckpoint:
         which: Which = "best",
         device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
         precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
+        *,
+        counts: Literal["auto", "none"] = "auto",
+        write_order: int | None = None,
     ) -> None:
         """The arguments are those of `scriven.session.load`."""
         self.run = run
         self._which = which
         self._device, self._precision = device, precision
+        self._counts, self._write_order = counts, write_order
         self._stamp: Stamp | None = None  # of the last checkpoint opened
 
     def open(self) -> Model:
         """Opens the current checkpoint. Raises InputError and UsageError as `load` does."""
         self._stamp = self._current_stamp()
-        return load(self.run, which=self._which, device=self._device, precision=self._precision)
+        return load(
+            self.run,
+            which=self._which,
+            device=self._device,
+            precision=self._precision,
+            counts=self._counts,
+            write_order=self._write_order,
+        )
 
     def open_later(self) -> None:
         """Makes `has_changed` true, so that opening is tried again later."""

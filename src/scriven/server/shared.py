@@ -76,8 +76,9 @@ def fingerprint(model: Model) -> str:
     settings = model.settings.model_dump_json(include={"model", "corpus", "reader"})
     for part in (version("scriven"), settings, predictor.vocabulary.to_json(), predictor.precision, predictor.writing):
         digest.update(f"{part}\0".encode("utf-8", "surrogatepass"))
-    if predictor.counts is not None:
-        for name, array in (*sorted(predictor.counts.table.arrays.items()), ("weights", predictor.counts.weights)):
+    for mixture in filter(None, (predictor.counts, predictor.writing_counts)):
+        digest.update(f"{mixture.longest}\0".encode())
+        for name, array in (*sorted(mixture.table.arrays.items()), ("weights", mixture.weights)):
             digest.update(f"{name} {array.shape} {array.dtype}\0".encode())
             digest.update(array.tobytes())
     for name, weights in sorted(predictor.model.state_dict().items()):

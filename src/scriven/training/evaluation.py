@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
 from functools import cached_property
 from itertools import product
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,10 +16,13 @@ from scriven.corpus.store import Corpus
 from scriven.distributed.collectives import ProcessGroup
 from scriven.events import Loss, Sampled
 from scriven.inference.chunks import Passage, prompt_ids, random_passage
-from scriven.inference.predictor import Predictor
-from scriven.inference.protocols import LANES, lane_count, measure, own_protocol
+from scriven.inference.predictor import Predictor, writing_precision
+from scriven.inference.protocols import LANES, lane_count, measure, own_protocol, parse_protocol
+from scriven.kernels.counts import NgramTable
+from scriven.runs.ngrams import MixtureWeights
 from scriven.settings import TEXT_PLACE, SamplingSettings, Settings, reader_window
 from scriven.signals import Stopped
+from scriven.training.mixing import fit_mixture
 
 TIMED_CHARACTERS = 8192  # read to measure the speed of a protocol
 TIMED_SAMPLE = 10  # characters written to measure the time of a sample
@@ -36,12 +40,16 @@ class Evaluator:
         corpus: Corpus,
         predictor: Predictor,
         stop: Callable[[], int] = lambda: 0,
+        table: NgramTable | None = None,
     ) -> None:
-        """If `stop()` is not 0 on one worker, all abandon the evaluation. It is called again and again."""
+        """If `stop()` is not 0 on one worker, all abandon the evaluation. It is called again and again.
+
+        The worker that saves the run has the `table` of its counts, if it has any.
+        """
         self.stop = stop
         self.stoppable = predictor.with_check_stop(self._check_stop)
         self.settings, self.workers, self.corpus, self.predictor = settings, workers, corpus, predictor
-        self.text = corpus.validation
+        self.text, self.table = corpus.validation, table
         limit = settings.training.evaluation_characters
         self.limit = limit if 0 < limit < self.text.characters else 0
         self.protocol = own_protocol(settings.reader)  # the validation text is read as the training text is
@@ -74,15 +82,64 @@ class Evaluator:
         for protocol in self.final_protocols:
             yield self.name_protocol(protocol), self._measure(protocol, exact=True)
 
+    def fit_mixture(self) -> MixtureWeights | None:
+        """Returns the weights of a mixture of the network with the counts, or None for the network alone."""
+        if self.table is None:
+            return None
+        return fit_mixture(self.predictor, self.table, self.text, parse_protocol(self.protocol))
+
+    def counts_loss(self) -> tuple[str, Loss]:
+        """Returns the protocol and the loss of the counts alone, which only this worker measures."""
+        return self.name_protocol(self.protocol), self._measure_here(self._counts_alone, self.protocol)
+
+    def compared_losses(
+        self, weights: MixtureWeights | None
+    ) -> Iterator[tuple[Literal["mixture", "counts"], str, Loss]]:
+        """Yields the exact losses of a mixture, if there is one, and of the counts alone, by the final protocols.
+
+        Only this worker measures them. A mixture is measured as it will be used: in int8, if native code is there.
+        """
+        for protocol in self.final_protocols if self.table else ():
+            if weights:
+                yield "mixture", self.name_protocol(protocol), self._measure_here(self._mixed(weights), protocol)
+            yield "counts", self.name_protocol(protocol), self._measure_here(self._counts_alone, protocol)
+
+    def compared_seconds(self) -> float:
+        """Returns about how long `compared_losses` take on this worker."""
+        if self.table is None:
+            return 0.0
+        mixed = self._mixed(MixtureWeights(reading=(0.5, 0.5), writing=(0.5, 0.5), order=1))
+        pairs = product(self.final_protocols, (mixed, self._counts_alone))
+        return sum(self._protocol_seconds(protocol, predictor) for protocol, predictor in pairs)
+
+    @property
+    def _counts_alone(self) -> Predictor:
+        assert self.table is not None
+        return self.stoppable.counts_alone(self.table)
+
+    def _mixed(self, weights: MixtureWeights) -> Predictor:
+        assert self.table is not None
+        model, here = self.predictor.model, self.stoppable
+        writing, counts = writing_precision("auto", model.device, model.settings.cell), weights.mixtures(self.table)[0]
+        return Predictor(model, here.vocabulary, here.precision, here.window, writing, self._check_stop, counts)
+
+    def _measure_here(self, predictor: Predictor, protocol: str) -> Loss:
+        return measure(protocol, predictor, self.text, limit_characters=self.limit, lanes_at_most=1).loss
+
     @cached_property
     def final_seconds(self) -> float:
         """About how long `final_losses` takes, the same number on every worker. Measured at the first access."""
         self.predictor.model.eval()
-        return self._agree_on_seconds(sum(map(self._protocol_seconds, self.final_protocols)))
+        seconds = sum(self._protocol_seconds(protocol, self.predictor) for protocol in self.final_protocols)
+        return self._agree_on_seconds(seconds + self.compared_seconds())
 
     def evaluation_seconds(self) -> float:
         """Returns about how long an evaluation with its samples takes, the same number on every worker."""
-        shared = 0.0 if self.protocol == "stream" else self._protocol_seconds(self.protocol) / self.workers.size
+        shared = (
+            0.0
+            if self.protocol == "stream"
+            else self._protocol_seconds(self.protocol, self.predictor) / self.workers.size
+        )
         begun = time.monotonic()
         for _ in self.samples(0, TIMED_SAMPLE):
             pass
@@ -90,7 +147,7 @@ class Evaluator:
             shared + (time.monotonic() - begun) * self.settings.monitor.sample_length / TIMED_SAMPLE
         )
 
-    def _protocol_seconds(self, protocol: str) -> float:
+    def _protocol_seconds(self, protocol: str, predictor: Predictor) -> float:
         """Returns about how long a protocol takes for the validation text, measured with its first characters."""
         characters = self.limit or self.text.characters
         if not characters:
@@ -98,7 +155,7 @@ class Evaluator:
         length = self.settings.reader.length if protocol.startswith("last") else 0
         size = min(characters, length + TIMED_CHARACTERS // max(length, 1))
         begun = time.monotonic()
-        measure(protocol, self.predictor, self.text, limit_characters=size, lanes_at_most=1)
+        measure(protocol, predictor, self.text, limit_characters=size, lanes_at_most=1)
         return (time.monotonic() - begun) * _characters_read(characters, length) / _characters_read(size, length)
 
     def _agree_on_seconds(self, seconds: float) -> float:

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from scriven.batches import Batch, Cursor, check_cursor, prefetch
 from scriven.batches.readers import count_epoch
@@ -20,7 +21,7 @@ from scriven.corpus.store import Corpus, CorpusCheck
 from scriven.distributed.collectives import ProcessGroup
 from scriven.distributed.rendezvous import WorkerJob
 from scriven.errors import DivergedError, shortage
-from scriven.events import Evaluated, Event, Finished, Loss, RolledBack, Saved, Skipped, Stepped
+from scriven.events import Compared, Evaluated, Event, Finished, Loss, RolledBack, Saved, Skipped, Stepped
 from scriven.inference.predictor import Predictor
 from scriven.runs import Checkpoint, Run, Saver
 from scriven.runs.checkpoints import Best
@@ -93,7 +94,8 @@ class Trainer:
         self.learner = Learner(self.job, self.workers, vocabulary)
         window, precision = reader_window(settings.reader), settings.training.precision
         predictor = Predictor(self.learner.model, vocabulary, precision, window)
-        self.evaluator = Evaluator(settings, self.workers, self.corpus, predictor, self.stop)
+        table = self.saver.run.counts() if self.saver else None
+        self.evaluator = Evaluator(settings, self.workers, self.corpus, predictor, self.stop, table)
 
     def _seconds(self) -> float:
         return self.seconds_before + self.job.seconds()
@@ -107,6 +109,7 @@ class Trainer:
         """
         with self.saver or contextlib.nullcontext(), self.corpus_check or contextlib.nullcontext():
             try:
+                yield from self._counts_alone()
                 while not self._is_over() or self.state.evaluation_pending:
                     try:
                         yield from self._train_until_failure()
@@ -273,6 +276,12 @@ class Trainer:
 
     # --- evaluations
 
+    def _counts_alone(self) -> Iterator[Event]:
+        """Measures the counts alone, once, if there are any: the zero line that the network should beat."""
+        if self.evaluator.table and not self.state.counts.characters:
+            protocol, self.state.counts = self.evaluator.counts_loss()
+            yield self._make_compared("counts", protocol, self.state.counts, step=self.state.step)
+
     def _evaluate(self) -> Iterator[Event]:
         """Measures the validation loss, writes samples and saves. Without validation text the last model is best."""
         state, learner = self.state, self.learner
@@ -288,6 +297,7 @@ class Trainer:
                 best = state.losses.note_evaluation(loss, self.settings.monitor.choose)
                 state.validation = state.last_validation = loss
                 yield self._make_evaluated(protocol, loss, step=state.step, best=best)
+            state.mixture = self.evaluator.fit_mixture()
             if best:
                 state.best = Best(step=state.step, loss=state.last_validation)
                 learner.keep_as_best()
@@ -304,6 +314,18 @@ class Trainer:
             protocol=protocol,
             loss=loss,
             best=best,
+            seconds=self._seconds(),
+            final=final,
+        )
+
+    def _make_compared(
+        self, model: Literal["counts", "mixture"], protocol: str, loss: Loss, *, step: int, final: bool = False
+    ) -> Compared:
+        return Compared(
+            step=step,
+            model=model,
+            protocol=protocol,
+            loss=loss,
             seconds=self._seconds(),
             final=final,
         )
@@ -329,6 +351,8 @@ class Trainer:
                     yield self._make_evaluated(protocol, loss, step=best.step, best=True, final=True)
                 else:
                     overflowed.append(protocol)
+            for model, protocol, loss in self.evaluator.compared_losses(self.evaluator.fit_mixture()):
+                yield self._make_compared(model, protocol, loss, step=best.step, final=True)
 
     def _make_finished(self, reason: str, signal: int = 0, overflowed: list[str] | None = None) -> Finished:
         state, factor = self.state, self.learner.optimizer.factor

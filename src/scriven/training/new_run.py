@@ -27,17 +27,23 @@ from scriven.training.auto_settings import (
     describe_workload,
 )
 from scriven.training.auto_start import choose_initial, inherited_settings, named_initial
-from scriven.training.counting import count_text
+from scriven.training.counting import count_text, has_partner, most_counted
 from scriven.training.notes import counting_notes, folder_notes, warm_start_notes
 from scriven.training.request import PreparedRun, Request, check_texts_named, free_folder, named_folder, open_corpus
 from scriven.training.warm_start import load_embeddings
 
 
-def prepare_new_run(request: Request, machines: int, progress: Progress, held: contextlib.ExitStack) -> PreparedRun:
-    """Reads the text, chooses all settings and creates the run folder.
+def prepare_new_run(
+    request: Request,
+    machines: int,
+    progress: Progress,
+    held: contextlib.ExitStack,
+    stop: Callable[[], int] = lambda: 0,
+) -> PreparedRun:
+    """Reads the text, chooses all settings, counts the text for a mixture, and creates the run folder.
 
     `held` holds the lock of the folder. Raises UsageError for settings that contradict each other, InputError if
-    something cannot be read or written.
+    something cannot be read or written, Interrupted if asked to stop.
     """
     if request.output:
         check_new_run(request.output)  # before reading the text, which may take long
@@ -57,8 +63,12 @@ def prepare_new_run(request: Request, machines: int, progress: Progress, held: c
     held.enter_context(hold_claim(path))
     embedding = embeddings.source if embeddings else ""
     origin = _describe_sources(request, corpus, choice.initial, embedding)
+    table = None
+    if has_partner(settings, corpus):
+        table, counted = count_text(corpus, stop, most_counted(settings.budget))
+        notes += counting_notes(counted, corpus.training)
     return PreparedRun(
-        run=create_run(path, compute.apply(settings), corpus.vocabulary, origin),
+        run=create_run(path, compute.apply(settings), corpus.vocabulary, origin, counts=table),
         corpus=corpus,
         workload=workload,
         notes=tuple(notes),
@@ -88,7 +98,11 @@ def prepare_counts(
     held.enter_context(hold_claim(path))
     table, counted = count_text(corpus, stop)
     run = create_run(path, settings, corpus.vocabulary, _describe_sources(request, corpus), counts=table)
-    notes = [*corpus.notes, *folder_notes(request.output or named_folder(named), path), *counting_notes(counted)]
+    notes = [
+        *corpus.notes,
+        *folder_notes(request.output or named_folder(named), path),
+        *counting_notes(counted, corpus.training),
+    ]
     return run, corpus, table, notes
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from scriven import starts
 from scriven.batches.readers import EpochCounts, describe_epoch
 from scriven.corpus.build import Progress, is_made_of
-from scriven.corpus.store import Corpus, is_corpus
+from scriven.corpus.store import Corpus, Part, is_corpus
 from scriven.distributed.rendezvous import WorkerJob
 from scriven.errors import InputError
 from scriven.kernels.counts import Counted
@@ -34,8 +34,15 @@ OVERFITTED_NATS = 0.01  # by which the validation loss must have risen, and by t
 LOWER_RATE = 0.1  # times a learning rate that is too high: one to try
 
 
-def counting_notes(counted: Counted) -> list[str]:
-    """Returns a sentence on what an n-gram table leaves out, if it leaves out anything."""
+def counting_notes(counted: Counted, text: Part) -> list[str]:
+    """Returns sentences on what an n-gram table of a text leaves out, if it leaves out anything."""
+    notes = _pruning_notes(counted)
+    if counted.characters < text.characters:
+        notes += [f"{counted.characters:,} of {text.characters:,} characters were counted, from all over the text"]
+    return notes
+
+
+def _pruning_notes(counted: Counted) -> list[str]:
     once = [length for length, most in enumerate(counted.pruned) if most]
     if not once:
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from functools import partial
 
 from scriven.corpus.build import Progress
 from scriven.distributed.collectives import ProcessGroup
@@ -41,7 +42,7 @@ def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progr
         yield from _count(request, stop, reading)
         return
     place = replace(place, store=connect_store(place, stop)) if place else None
-    prepare = prepare_new_run if request.resume is None else prepare_resumed_run
+    prepare = prepare_resumed_run if request.resume is not None else partial(prepare_new_run, stop=stop)
     with contextlib.ExitStack() as held:
         prepared = prepare(request, place.machines if place else 1, reading, held)
         job = prepared.make_job(request)

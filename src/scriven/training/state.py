@@ -13,6 +13,7 @@ from scriven.errors import InputError
 from scriven.events import Loss
 from scriven.model import CharLM, State
 from scriven.runs.checkpoints import Best, Checkpoint, Count, FileRecord, MeasuredLoss
+from scriven.runs.ngrams import MixtureWeights
 from scriven.runs.tensors import check_arrays
 from scriven.settings import Choice, describe_errors
 
@@ -114,11 +115,13 @@ class TrainingState(FileRecord):
     last_validation: MeasuredLoss = NOTHING_MEASURED  # of the last evaluation
     best: Best | None = None
     losses: LossHistory = Field(default_factory=LossHistory)
+    mixture: MixtureWeights | None = None  # as in `Manifest`
+    counts: MeasuredLoss = NOTHING_MEASURED  # of the counts alone
 
 
 ADDED_LATER = {  # fields that checkpoints of earlier versions lack
     "evaluation_pending", "skipped_steps", "consecutive_skips", "rollbacks", "rolled_back", "evaluation", "clock",
-    "losses",
+    "losses", "mixture", "counts",
 }  # fmt: skip
 
 

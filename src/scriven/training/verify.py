@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scriven import starts
-from scriven.events import Evaluated, Stepped
+from scriven.events import Compared, Evaluated, Stepped
 from scriven.model.backends import available_cores, torch_threads
 from scriven.runs import open_run
 from scriven.settings import Settings, overlay_settings, validate
@@ -111,6 +111,9 @@ def follow(request: Request, trail: Trail) -> None:
         elif isinstance(event, Evaluated):
             evaluations, when = (trail.final, " at the end") if event.final else (trail.evaluations, "")
             evaluations[event.step, event.protocol + when] = event.loss.total_nats
+        elif isinstance(event, Compared):
+            evaluations, when = (trail.final, " at the end") if event.final else (trail.evaluations, "")
+            evaluations[event.step, f"{event.protocol} of the {event.model}{when}"] = event.loss.total_nats
     assert path is not None
     trail.arrays = last_arrays(path)
 

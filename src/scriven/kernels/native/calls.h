@@ -9,6 +9,32 @@
 
 namespace scriven {
 
+// An n-gram model. S is uint8_t, uint16_t or uint32_t, of `width` bytes.
+struct CountsTable {
+    int64_t symbols, boundary, width;  // V; -1: none; the bytes of an S
+    int64_t longest, reach;            // levels: of the longest contexts, and the deepest one of tails
+    int64_t size, entries, large_size, tail_size;  // nodes, and lengths of arrays
+    const int64_t *levels;    // (longest + 2, 3): a level's first node, its first tail, and where its tails begin
+    const void *nodes;        // S (blocks, 64), 16 nodes each: the entries, children and tails before them as uint32_t;
+                              // from 16 on the oldest symbol of each context (0 for the root), from 32 on the number of
+                              // different symbols after it, 0 for a tail, from 48 on the number of children
+    const void *successors;   // S (entries,): sorted within a row
+    const uint8_t *counts;    // (entries,): 255 for large ones
+    const uint32_t *large;    // (large_size, 2): entry, count; sorted
+    const void *tails;        // S (tail_size,): of each tail the symbol after it, then those before its level's context,
+                              // the newest first; V where they end
+    const double *discounts;  // (longest + 1, 4, 3)
+};
+
+// What a network's logits are mixed with. A mixture's logit is weight 0 times the network's plus weight 1 times the
+// logarithm of the table's probability, after contexts of `longest` ids at most. The weights are those of the level of
+// the longest context that the table has. Logits after no id at all stay as they are.
+struct CountsPartner {
+    int64_t longest;
+    const CountsTable *table;
+    const double *weights;  // (table's longest + 1, 2)
+};
+
 // Models that are packed for sampling and scoring: see sampler.h.
 
 // A weight matrix (outputs, K) in groups of `width` blocks of 16 outputs. A group lies together, as words of 32 bits
@@ -50,9 +76,10 @@ struct SamplerWrite {
     int64_t threads, rows, count;
     int64_t window, seen;  // with a window above 0, logits are of its last ids alone, read from zero states
     const PackedModel *model;
-    const double *uniforms;  // (count, N)
-    const Drawing *drawing;  // (N,)
-    const int64_t *recent;   // (seen, N) ids before, at most a window of them
+    const CountsPartner *partner;  // what the logits are mixed with before each is drawn from; or null
+    const double *uniforms;        // (count, N)
+    const Drawing *drawing;        // (N,)
+    const int64_t *recent;         // (seen, N) ids before
     float *const *state;     // 2 arrays (N, cells) a layer, h, and an lstm's c: changed to those after
     float *logits;           // (N, V), changed likewise
     int64_t *ids;            // (count, N)
@@ -60,9 +87,10 @@ struct SamplerWrite {
 
 // What each of `targets` costs before the id at its place in `read` is read, and whether it is the likeliest one there.
 struct ScorerRead {
-    int64_t threads, rows, steps;
+    int64_t threads, rows, steps, seen;
     const PackedModel *model;
-    const int64_t *read, *targets;  // (T, N)
+    const CountsPartner *partner;   // what the logits are mixed with before a target is looked up; or null
+    const int64_t *read, *targets;  // (T, N); `seen` ids of each row stand before those to read
     float *const *state;            // as in SamplerWrite
     float *logits;                  // (N, V), of the first targets: changed to those after the last id
     double *nats;                   // (T, N)
@@ -269,23 +297,6 @@ struct MuonApply {
 
 // N-grams: see counts.h.
 
-// An n-gram model. S is uint8_t, uint16_t or uint32_t, of `width` bytes.
-struct CountsTable {
-    int64_t symbols, boundary, width;  // V; -1: none; the bytes of an S
-    int64_t longest, reach;            // levels: of the longest contexts, and the deepest one of tails
-    int64_t size, entries, large_size, tail_size;  // nodes, and lengths of arrays
-    const int64_t *levels;    // (longest + 2, 3): a level's first node, its first tail, and where its tails begin
-    const void *nodes;        // S (blocks, 64), 16 nodes each: the entries, children and tails before them as uint32_t;
-                              // from 16 on the oldest symbol of each context (0 for the root), from 32 on the number of
-                              // different symbols after it, 0 for a tail, from 48 on the number of children
-    const void *successors;   // S (entries,): sorted within a row
-    const uint8_t *counts;    // (entries,): 255 for large ones
-    const uint32_t *large;    // (large_size, 2): entry, count; sorted
-    const void *tails;        // S (tail_size,): of each tail the symbol after it, then those before its level's context,
-                              // the newest first; V where they end
-    const double *discounts;  // (longest + 1, 4, 3)
-};
-
 // Makes a counter, which must be closed. Contexts have up to `longest` symbols, and end at the boundary (-1: none),
 // after which a text begins. About `total` symbols will be counted, in about `budget` bytes; the table has about
 // `bytes` at most.
@@ -317,17 +328,15 @@ struct CountsScore {
     const CountsTable *table;
     const int64_t *ids;  // (N, T)
     double *nats;        // (N, T - first)
+    uint8_t *right;      // (N, T - first), or null: 1 where the id is the first of the most probable ones
 };
 
-// Makes logits of what follows ids (T, N), from place `first` on, those of a mixture with a table: weight 0 times the
-// logit plus weight 1 times the logarithm of the table's probability. The weights are those of the level of the longest
-// context that the table has.
+// Makes logits of what follows ids (T, N), from place `first` on, those of a mixture.
 struct CountsMix {
     int64_t threads, rows, length, first;
-    const CountsTable *table;
-    const int64_t *ids;     // (T, N): those before one in its column are its context
-    const double *weights;  // (longest + 1, 2)
-    float *logits;          // (T - first, N, V)
+    const CountsPartner *partner;
+    const int64_t *ids;  // (T, N): those before one in its column are its context
+    float *logits;       // (T - first, N, V)
 };
 
 struct CountsDistribution {

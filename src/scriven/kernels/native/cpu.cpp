@@ -113,6 +113,7 @@ constexpr Size sizes[] = {
     SCRIVEN_SIZE(CountsDistribution),  SCRIVEN_SIZE(CountsMix),
     SCRIVEN_SIZE(ContextMixingOpen),   SCRIVEN_SIZE(ContextMixingRead),
     SCRIVEN_SIZE(ContextMixingEncode), SCRIVEN_SIZE(ContextMixingDecode),
+    SCRIVEN_SIZE(CountsPartner),
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "counts_mix.h"
 #include "forward_step.h"
 
 namespace scriven {
@@ -23,6 +24,11 @@ struct Passage {
     float *sums;      // (places, outputs): what the input adds to a layer's sums
     int64_t *places;  // 0, 1, 2, ...
     const float *x;   // (places, stride): what the next layer reads
+    const Mixer *mixer;
+    const int64_t *ids;  // the first of all ids of the first row, `before` of which stand before the chunk
+    int64_t before;
+    double *p;     // (V,)
+    float *mixed;  // (V,) and padding
 };
 
 namespace {
@@ -114,8 +120,13 @@ void read_layers_by(const PackedModel &model, Passage &passage, int64_t first, i
     float *before = passage.logits;
     for (int64_t t = 0; t < passage.steps; t++)
         for (int64_t row = 0; row < rows; row++, before += stride) {
-            const int64_t place = t * passage.apart + row;
-            const Cost found = cost(before, model.symbols, passage.targets[place]);
+            const int64_t place = t * passage.apart + row, read = passage.before + t;
+            float *logits = before;
+            if (*passage.mixer && read) {
+                const Text text{passage.ids + row, passage.apart, passage.mixer->boundary()};
+                passage.mixer->mix(text, read, before, passage.p, logits = passage.mixed);
+            }
+            const Cost found = cost(logits, model.symbols, passage.targets[place]);
             passage.nats[place] = found.nats;
             passage.right[place] = found.right;
         }

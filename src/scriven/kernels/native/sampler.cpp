@@ -1,6 +1,7 @@
 // Writing: draws an id for every row, reads it, and repeats that. One call makes many ids.
 #include <atomic>
 
+#include "counts_mix.h"
 #include "forward_step.h"
 #include "thread_team.h"
 #include "workspace.h"
@@ -13,10 +14,12 @@ constexpr int64_t most_members = 64;  // threads that share the weights
 struct Workspace {
     Work work;
     DrawBuffers buffers;
-    int64_t *seen;  // (window, rows): a ring of ids; without a window, the last ids
+    int64_t *ids;  // (seen + count, rows): those before the call, and those drawn
+    double *p;     // (V,)
+    float *mixed;  // (V,) and padding
 };
 
-Workspace lay_out(const PackedModel &model, int64_t rows, int64_t window, Arena &arena) {
+Workspace lay_out(const PackedModel &model, const SamplerWrite &writing, int64_t rows, Arena &arena) {
     Workspace workspace = {};
     workspace.work = lay_out_work(model, rows, arena);
     workspace.work.logits = arena.take<float>(padded_rows(rows) * workspace.work.logits_stride);
@@ -24,7 +27,9 @@ Workspace lay_out(const PackedModel &model, int64_t rows, int64_t window, Arena 
     workspace.buffers.places = arena.take<int64_t>(workspace.work.logits_stride);
     workspace.buffers.ids = arena.take<int64_t>(workspace.work.logits_stride);
     workspace.buffers.candidates = arena.take<Candidate>(model.symbols + 1);
-    workspace.seen = arena.take<int64_t>((window ? window : 1) * rows);
+    workspace.ids = arena.take<int64_t>((writing.seen + writing.count) * rows);
+    workspace.p = arena.take<double>(model.symbols);
+    workspace.mixed = arena.take<float>(workspace.work.logits_stride);
     return workspace;
 }
 
@@ -48,7 +53,7 @@ void look_through(const PackedModel &model, const Workspace &workspace, Work &wo
     zero_state(model, work);
     const int64_t first = count < window ? 0 : count - window;
     for (int64_t place = first; place < count; place++)
-        read(model, work, workspace.seen + place % window * work.rows, place == count - 1);
+        read(model, work, workspace.ids + place * work.rows, place == count - 1);
 }
 
 // Copies the state and logits before the call into the workspace, for the rows from `begin` on.
@@ -67,28 +72,38 @@ void close(const PackedModel &model, const SamplerWrite &writing, int64_t begin,
               model.symbols);
 }
 
+// The logits to draw a row's id from, which is the one at `place` of its ids.
+const float *logits_of(int64_t row, int64_t place, const Mixer &mixer, const Workspace &workspace) {
+    const Work &work = workspace.work;
+    const float *own = work.logits + row * work.logits_stride;
+    if (!mixer || !place) return own;
+    mixer.mix({workspace.ids + row, work.rows, mixer.boundary()}, place, own, workspace.p, workspace.mixed);
+    return workspace.mixed;
+}
+
 // Draws and reads. Members that share the rows all draw the same ids, and the first one writes them.
-void write_rows(const PackedModel &model, const SamplerWrite &writing, int64_t begin, Workspace &workspace) {
+void write_rows(const PackedModel &model, const SamplerWrite &writing, const Mixer &mixer, int64_t begin,
+                Workspace &workspace) {
     Work &work = workspace.work;
     const int64_t bytes = work.rows * int64_t(sizeof(int64_t));
     for (int64_t place = 0; place < writing.seen; place++)
-        memcpy(workspace.seen + place * work.rows, writing.recent + place * writing.rows + begin, bytes);
+        memcpy(workspace.ids + place * work.rows, writing.recent + place * writing.rows + begin, bytes);
     for (int64_t step = 0; step < writing.count; step++) {
-        const int64_t first = step * writing.rows + begin, count = writing.seen + step;
-        int64_t *ids = workspace.seen + (writing.window ? count % writing.window * work.rows : 0);
+        const int64_t first = step * writing.rows + begin, place = writing.seen + step;
+        int64_t *ids = workspace.ids + place * work.rows;
         for (int64_t row = 0; row < work.rows; row++)
-            ids[row] = draw(work.logits + row * work.logits_stride, model.symbols - 1,
-                            writing.drawing[begin + row], writing.uniforms[first + row], workspace.buffers);
+            ids[row] = draw(logits_of(row, place, mixer, workspace), model.symbols - 1, writing.drawing[begin + row],
+                            writing.uniforms[first + row], workspace.buffers);
         if (work.member.index == 0) memcpy(writing.ids + first, ids, bytes);
         if (writing.window)
-            look_through(model, workspace, work, writing.window, count + 1);
+            look_through(model, workspace, work, writing.window, place + 1);
         else
             read(model, work, ids, true);
     }
 }
 
 // Each member has its own rows. Returns whether there was enough memory.
-bool write_apart(const PackedModel &model, const SamplerWrite &writing) {
+bool write_apart(const PackedModel &model, const SamplerWrite &writing, const Mixer &mixer) {
     std::atomic<bool> wrote{true};
     run(writing.threads, [&](const Member &member) {
         const Range tiles = member.share(rounded_up(writing.rows, rows_together) / rows_together);
@@ -96,14 +111,14 @@ bool write_apart(const PackedModel &model, const SamplerWrite &writing) {
         const int64_t rows = (end < writing.rows ? end : writing.rows) - begin;
         if (rows <= 0) return;
         Arena arena;
-        lay_out(model, rows, writing.window, arena);
+        lay_out(model, writing, rows, arena);
         if (!arena.allocate()) {
             wrote = false;
             return;
         }
-        Workspace workspace = lay_out(model, rows, writing.window, arena);
+        Workspace workspace = lay_out(model, writing, rows, arena);
         open(model, writing, begin, workspace);
-        write_rows(model, writing, begin, workspace);
+        write_rows(model, writing, mixer, begin, workspace);
         close(model, writing, begin, workspace);
     });
     return wrote;
@@ -111,21 +126,21 @@ bool write_apart(const PackedModel &model, const SamplerWrite &writing) {
 
 // All members have all rows, and each computes its own groups of every matrix. So each core's share of the weights stays
 // in its cache. Returns whether there was enough memory.
-bool write_together(const PackedModel &model, const SamplerWrite &writing) {
+bool write_together(const PackedModel &model, const SamplerWrite &writing, const Mixer &mixer) {
     const int64_t threads = writing.threads < most_members ? writing.threads : most_members;
     Workspace workspaces[most_members];
     Arena arena;
-    for (int64_t i = 0; i < threads; i++) lay_out(model, writing.rows, writing.window, arena);
+    for (int64_t i = 0; i < threads; i++) lay_out(model, writing, writing.rows, arena);
     if (!arena.allocate()) return false;
     for (int64_t i = 0; i < threads; i++) {
-        workspaces[i] = lay_out(model, writing.rows, writing.window, arena);
+        workspaces[i] = lay_out(model, writing, writing.rows, arena);
         workspaces[i].work.state = workspaces->work.state;
         workspaces[i].work.logits = workspaces->work.logits;
     }
     open(model, writing, 0, *workspaces);
     run(threads, [&](const Member &member) {
         workspaces[member.index].work.member = member;
-        write_rows(model, writing, 0, workspaces[member.index]);
+        write_rows(model, writing, mixer, 0, workspaces[member.index]);
     });
     close(model, writing, 0, *workspaces);
     return true;
@@ -139,7 +154,9 @@ bool write_together(const PackedModel &model, const SamplerWrite &writing) {
 SCRIVEN_API int64_t scriven_sampler_write(const scriven::SamplerWrite *call) {
     using namespace scriven;
     const PackedModel &model = *call->model;
-    if (call->rows < 1 || call->count < 0 || model.symbols < 2 || call->seen > call->window) return bad_argument;
+    if (call->rows < 1 || call->count < 0 || model.symbols < 2 || call->seen < 0) return bad_argument;
+    const Mixer mixer(call->partner);
+    if (mixer.failed()) return no_memory;
     const bool together = call->threads > 1 && call->rows <= rows_together;
-    return (together ? write_together : write_apart)(model, *call) ? ok : no_memory;
+    return (together ? write_together : write_apart)(model, *call, mixer) ? ok : no_memory;
 }

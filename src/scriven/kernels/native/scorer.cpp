@@ -27,7 +27,7 @@ int64_t most_outputs(const PackedModel &model) {
 }
 
 // For up to so many rows.
-Passage lay_out(const PackedModel &model, int64_t rows, Arena &arena) {
+Passage lay_out(const PackedModel &model, int64_t rows, const Mixer &mixer, Arena &arena) {
     const int64_t places = rows > PLACES ? rows : PLACES;
     Passage passage = {};
     passage.step = lay_out_work(model, rows, arena);
@@ -37,6 +37,9 @@ Passage lay_out(const PackedModel &model, int64_t rows, Arena &arena) {
     for (int64_t i = 0; chunk.state && i < model.layers; i++) chunk.state[2 * i] = y;
     passage.logits = arena.take<float>((rows + places) * chunk.logits_stride);
     passage.sums = arena.take<float>(places * most_outputs(model));
+    passage.mixer = &mixer;
+    passage.p = arena.take<double>(model.symbols);
+    passage.mixed = arena.take<float>(chunk.logits_stride);
     passage.places = arena.take<int64_t>(places);
     for (int64_t place = 0; passage.places && place < places; place++) passage.places[place] = place;
     return passage;
@@ -47,6 +50,8 @@ void open_chunk(const ScorerRead &text, int64_t first, int64_t begin, int64_t st
     passage.steps = begin + steps < text.steps ? steps : text.steps - begin;
     passage.apart = text.rows;
     passage.read = text.read + place;
+    passage.ids = text.read + first - text.seen * text.rows;
+    passage.before = text.seen + begin;
     passage.targets = text.targets + place;
     passage.nats = text.nats + place;
     passage.right = text.right + place;
@@ -135,9 +140,12 @@ SCRIVEN_API int64_t scriven_scorer_read(const scriven::ScorerRead *call) {
     constexpr int64_t most = 64;
     const PackedModel &model = *call->model;
     const int64_t rows = call->rows, places = rows * call->steps;
-    if (rows < 1 || call->steps < 1 || model.symbols < 2 || !known(call->read, places, model.symbols) ||
-        !known(call->targets, places, model.symbols))
+    const int64_t seen = rows * call->seen;
+    if (rows < 1 || call->steps < 1 || seen < 0 || model.symbols < 2 ||
+        !known(call->read - seen, seen + places, model.symbols) || !known(call->targets, places, model.symbols))
         return bad_argument;
+    const Mixer mixer(call->partner);
+    if (mixer.failed()) return no_memory;
     const bool few = rows < FEW;
     const int64_t useful = few ? model.layers + 1 : rows / rows_together;
     int64_t threads = call->threads < useful ? call->threads : useful;
@@ -145,9 +153,9 @@ SCRIVEN_API int64_t scriven_scorer_read(const scriven::ScorerRead *call) {
     const FlushDenormals flushed;
     Passage passages[most];
     Arena arena;
-    for (int64_t i = 0; i < threads; i++) lay_out(model, rows < ROWS ? rows : ROWS, arena);
+    for (int64_t i = 0; i < threads; i++) lay_out(model, rows < ROWS ? rows : ROWS, mixer, arena);
     if (!arena.allocate()) return no_memory;
-    for (int64_t i = 0; i < threads; i++) passages[i] = lay_out(model, rows < ROWS ? rows : ROWS, arena);
+    for (int64_t i = 0; i < threads; i++) passages[i] = lay_out(model, rows < ROWS ? rows : ROWS, mixer, arena);
     (few ? read_by_layers : read_by_rows)(model, *call, passages, threads);
     return ok;
 }
