@@ -268,7 +268,7 @@ MISTAKES = {  # what somebody who is new here types, and what the answer must ha
     "generate x": "did you mean scriven sample?",
     "resume x": "did you mean scriven train --resume?",
     "help": "did you mean scriven --help?",
-    "frobnicate": "there is no command frobnicate; commands are corpus, doctor",
+    "frobnicate": "there is no command frobnicate; commands are compress, corpus, decompress, doctor",
     "corpus inf x": "did you mean scriven corpus info?",
     "--minutes 5 x": "give a command before --minutes",
     "book.txt": "did you mean scriven train book.txt --minutes 5?",
