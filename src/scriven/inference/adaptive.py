@@ -201,7 +201,7 @@ class AdaptiveReader:
         padding = np.zeros(self.rule.length - count if pad else 0, np.int64)
         ids = np.concatenate((read, padding))[:, None]  # (T, 1)
         fresh = None if self.vocabulary.boundary is None else torch.from_numpy(ids == self.vocabulary.boundary)
-        _, y, after = self.model.read(torch.from_numpy(ids), state, fresh, backend=self._backend)
+        _, y, after = self.model.read(torch.from_numpy(ids), _trainable(state), fresh, backend=self._backend)
         logits = self.model.logits(y, self._backend)[:, 0]  # (T, V)
         wanted = torch.from_numpy(np.concatenate((targets, padding)))
         losses = functional.cross_entropy(logits, wanted, reduction="none")  # (T,)
@@ -234,6 +234,13 @@ class AdaptiveReader:
         parts = (self._values, self._adamw.square, self._adamw.steps)
         self._held = copied = Learned(*(each.clone() for each in parts))
         return copied
+
+
+def _trainable(state: State | None) -> State | None:
+    """Returns a state that gradients can be computed from: what was written in inference mode is copied."""
+    if state is None:
+        return None
+    return tuple(tuple(part.clone() if part.is_inference() else part for part in layer) for layer in state)
 
 
 def _score(logits: Tensor, ids: Ids) -> tuple[Float64s, Bools]:
