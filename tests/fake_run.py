@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from scriven.events import Evaluated, Event, Finished, Loss, Sampled, Saved, Started, Stepped
+from scriven.events import Compared, Evaluated, Event, Finished, Loss, Sampled, Saved, Started, Stepped
 
 PER_STEP = 128  # characters
 
@@ -35,6 +36,12 @@ def make_stepped(step: int, steps: int = 100, seconds: float | None = None) -> S
 
 def make_evaluated(step: int, nats_per_char: float = 1.5, *, best: bool = True, final: bool = False) -> Evaluated:
     return Evaluated(step, step / 100, "stream", Loss(1000 * nats_per_char, 1000), best, float(step), final)
+
+
+def make_compared(
+    step: int, model: Literal["counts", "mixture"], nats_per_char: float, *, final: bool = True
+) -> Compared:
+    return Compared(step, model, "stream", Loss(1000 * nats_per_char, 1000), float(step), final)
 
 
 def make_sampled(step: int, text: str = "It was a dark night.\n") -> Sampled:

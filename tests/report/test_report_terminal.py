@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fake_run import make_evaluated, make_finished, make_sampled, make_started, make_stepped, training
+from fake_run import make_compared, make_evaluated, make_finished, make_sampled, make_started, make_stepped, training
 from scriven.errors import format_bytes
 from scriven.events import Event, Loss, Skipped
 from scriven.report import visible
@@ -155,6 +155,22 @@ def test_the_end_gives_the_best_loss_where_nothing_was_measured_again() -> None:
     text = show_events([make_started(), make_evaluated(80, 1.4), make_finished(100, "interrupted")])
     assert "Stopped after 100 steps" in text
     assert "Best validation loss, at step 100: 2.0198 bits/char, like guessing among 4.1 characters (stream:" in text
+
+
+def test_the_end_tells_a_mixture_from_its_parts() -> None:
+    network, mixture = make_evaluated(80, 1.4, final=True), make_compared(80, "mixture", 1.3)
+    counts, early = make_compared(80, "counts", 1.5), make_compared(0, "counts", 1.5, final=False)
+    text = show_events([make_started(), early, network, mixture, counts, make_finished(100)])
+    assert "counting alone: 2.1640 bits/char, like guessing among 4.5 characters (stream: read once" in text
+    assert "\n  1.8755 bits/char, like guessing among 3.7 characters (stream: read once" in text
+    assert "\n    the network alone: 2.0198, counting alone: 2.1640\n" in text
+    alone = show_events([make_started(), early, network, counts, make_finished(100)])
+    assert "\n  2.0198 bits/char, like" in alone
+    assert "\n    counting alone: 2.1640\n" in alone
+    short = show_events([make_started(), make_evaluated(80, 1.4), mixture, counts, make_finished(100)])
+    assert "\n  1.8755 bits/char" in short
+    hurried = show_events([make_started(), make_evaluated(80, 1.4), counts, make_finished(100)])
+    assert "at step 100: 2.0198 bits/char" in hurried
 
 
 def test_documents_are_counted_as_wholes_and_no_number_is_nan() -> None:

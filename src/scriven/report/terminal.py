@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections import deque
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TextIO
 
@@ -222,24 +223,16 @@ class TerminalReport:
     def _results(self, event: Finished) -> list[str]:
         if not event.best.characters:
             return ["There was no validation; the last model is kept."]
-        finals = [each for each in self._evaluated if each.final]
+        measured: list[Evaluated | Compared] = [*self._evaluated, *self._compared]
+        finals: dict[str, list[Evaluated | Compared]] = {}
+        for each in (each for each in measured if each.final):
+            finals.setdefault(each.protocol, []).append(each)
         what = "Best validation loss" if self._is_lowest(event.best) else "Validation loss of the kept model"
         told = [f"{what}, at step {event.best_step:,}:"]
-        if finals:
-            return told + [line for each in finals for line in self._final(each)]
+        if lines := [line for events in finals.values() for line in final_words(events)]:
+            return told + lines
         protocols = [protocol_words(each) for each in self._evaluated[-1:]]
         return [" ".join([*told, means(event.best, whole=True), *(f"({words})" for words in protocols)])]
-
-    def _final(self, event: Evaluated) -> list[str]:
-        """Returns the final losses by a protocol: of the model as it is used, then of its parts."""
-        others = {each.model: each.loss for each in self._compared if each.final and each.protocol == event.protocol}
-        whole = others.get("mixture", event.loss)
-        parts = [f"the network alone: {number(event.loss.bits_per_char)}"] if "mixture" in others else []
-        parts += [f"counting alone: {number(others['counts'].bits_per_char)}"] if "counts" in others else []
-        return [
-            f"  {means(whole, whole=True)} ({protocol_words(event)})",
-            *([f"    {', '.join(parts)}"] if parts else []),
-        ]
 
 
 class Throughput:
@@ -328,6 +321,25 @@ def next_commands(run: str, event: Finished) -> list[str]:
         f"scriven score {folder} FILE",
         f"scriven train --resume -o {folder}{larger}",
     ]
+
+
+def final_words(events: Sequence[Evaluated | Compared]) -> list[str]:
+    """Returns lines on the final losses by a protocol: of the model as it is used, then of its parts.
+
+    There are none if only the counts were measured, and they are not the model.
+    """
+    by_model = {each.model if isinstance(each, Compared) else "network": each for each in events}
+    used = next((model for model in ("mixture", "network") if model in by_model), None)
+    if used is None:
+        return []
+    names = {"network": "the network alone", "counts": "counting alone"}
+    parts = [
+        f"{name}: {number(by_model[model].loss.bits_per_char)}" for model, name in names.items() if model in by_model
+    ]
+    if used == "network":
+        parts = parts[1:]
+    whole = f"  {means(by_model[used].loss, whole=True)} ({protocol_words(by_model[used])})"
+    return [whole, f"    {', '.join(parts)}"] if parts else [whole]
 
 
 def protocol_words(event: Evaluated | Compared) -> str:

@@ -93,24 +93,29 @@ class Evaluator:
         return self.name_protocol(self.protocol), self._measure_here(self._counts_alone, self.protocol)
 
     def compared_losses(
-        self, weights: MixtureWeights | None
+        self, weights: MixtureWeights | None, counts: Loss
     ) -> Iterator[tuple[Literal["mixture", "counts"], str, Loss]]:
         """Yields the exact losses of a mixture, if there is one, and of the counts alone, by the final protocols.
 
         Only this worker measures them. A mixture is measured as it will be used: in int8, if native code is there.
+        `counts` is the result of `counts_loss`.
         """
-        for protocol in self.final_protocols if self.table else ():
+        for protocol in self.final_protocols:
             if weights:
                 yield "mixture", self.name_protocol(protocol), self._measure_here(self._mixed(weights), protocol)
-            yield "counts", self.name_protocol(protocol), self._measure_here(self._counts_alone, protocol)
+            own = protocol == self.protocol
+            alone = counts if own else self._measure_here(self._counts_alone, protocol)
+            yield "counts", self.name_protocol(protocol), alone
 
+    @cached_property
     def compared_seconds(self) -> float:
-        """Returns about how long `compared_losses` take on this worker."""
-        if self.table is None:
-            return 0.0
+        """About how long `compared_losses` take on this worker. Measured at the first access."""
+        self.predictor.model.eval()
         mixed = self._mixed(MixtureWeights(reading=(0.5, 0.5), writing=(0.5, 0.5), order=1))
-        pairs = product(self.final_protocols, (mixed, self._counts_alone))
-        return sum(self._protocol_seconds(protocol, predictor) for protocol, predictor in pairs)
+        mixed.sampler()  # packs the weights, which does not depend on the text
+        pairs = [(protocol, mixed) for protocol in self.final_protocols]
+        pairs += [(protocol, self._counts_alone) for protocol in self.final_protocols if protocol != self.protocol]
+        return SLOWER * sum(self._protocol_seconds(*pair) for pair in pairs)
 
     @property
     def _counts_alone(self) -> Predictor:
@@ -131,7 +136,7 @@ class Evaluator:
         """About how long `final_losses` takes, the same number on every worker. Measured at the first access."""
         self.predictor.model.eval()
         seconds = sum(self._protocol_seconds(protocol, self.predictor) for protocol in self.final_protocols)
-        return self._agree_on_seconds(seconds + self.compared_seconds())
+        return self._agree_on_seconds(seconds)
 
     def evaluation_seconds(self) -> float:
         """Returns about how long an evaluation with its samples takes, the same number on every worker."""

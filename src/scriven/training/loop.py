@@ -85,6 +85,7 @@ class Trainer:
     def _reserved_seconds(self) -> float:
         """Seconds to keep free at the end of a time budget: for the last evaluation, checkpoint, plot, exact losses."""
         final = self.evaluator.final_seconds if self._final_fits() else 0.0
+        final += self.evaluator.compared_seconds if self._compared_fits() else 0.0
         return SAVING_SECONDS + self.evaluator.evaluation_seconds() + final
 
     def _begin(self) -> None:
@@ -332,8 +333,14 @@ class Trainer:
 
     def _final_fits(self) -> bool:
         """Whether there is time for the exact validation losses. Without a time budget, training's own time counts."""
-        seconds = self.settings.budget.minutes * 60 or max(FINAL_SECONDS, self._seconds())
-        return self.evaluator.final_seconds <= FINAL_SHARE * seconds
+        return self.evaluator.final_seconds <= self._final_share()
+
+    def _compared_fits(self) -> bool:
+        """Whether there is time for those of the counts and of the mixture."""
+        return self.evaluator.table is not None and self.evaluator.compared_seconds <= self._final_share()
+
+    def _final_share(self) -> float:
+        return FINAL_SHARE * (self.settings.budget.minutes * 60 or max(FINAL_SECONDS, self._seconds()))
 
     def _final_losses(self, overflowed: list[str]) -> Iterator[Event]:
         """Measures the best model's exact validation losses, if there is time for them.
@@ -341,18 +348,21 @@ class Trainer:
         Adds the protocols whose loss is not finite to `overflowed`.
         """
         wanted, best = self.workers.broadcast(self._final_fits() and not self.stop()), self.state.best
-        if not (self.corpus.validation.characters and best and wanted):
+        compared = self._compared_fits() and not self.stop()
+        if not (self.corpus.validation.characters and best and (wanted or compared)):
             return
         self.learner.use_best()
         self.learner.model.eval()
         with contextlib.suppress(Stopped):
-            for protocol, loss in self.evaluator.final_losses():
+            for protocol, loss in self.evaluator.final_losses() if wanted else ():
                 if math.isfinite(loss.total_nats):
                     yield self._make_evaluated(protocol, loss, step=best.step, best=True, final=True)
                 else:
                     overflowed.append(protocol)
-            for model, protocol, loss in self.evaluator.compared_losses(self.evaluator.fit_mixture()):
-                yield self._make_compared(model, protocol, loss, step=best.step, final=True)
+            mixture = self.evaluator.fit_mixture() if compared else None
+            for model, protocol, loss in self.evaluator.compared_losses(mixture, self.state.counts) if compared else ():
+                if math.isfinite(loss.total_nats):
+                    yield self._make_compared(model, protocol, loss, step=best.step, final=True)
 
     def _make_finished(self, reason: str, signal: int = 0, overflowed: list[str] | None = None) -> Finished:
         state, factor = self.state, self.learner.optimizer.factor

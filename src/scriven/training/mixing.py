@@ -19,9 +19,9 @@ from scriven.inference.predictor import Predictor
 from scriven.kernels.counts import NgramMixture, NgramTable
 from scriven.runs.ngrams import MixtureWeights
 
-POSITIONS = 8192  # predictions in a half's samples, at most
+POSITIONS = 4096  # predictions in a half's samples, at most
 VALUES = 1 << 22  # logits of a half's samples, at most, which bounds the memory
-ROWS, WARM_UP, COUNTED = 64, 128, 128  # pieces of a stream: their number, and the characters read before others count
+ROWS, WARM_UP, COUNTED = 32, 128, 128  # pieces of a stream: their number, and the characters read before others count
 LONGEST_DOCUMENT = 512  # characters of a document that are read
 READ = 1 << 15  # characters that are read for a half's samples, at most, if each prediction needs many
 FEWEST = 1000  # characters of a validation text that weights are fitted on
@@ -89,7 +89,8 @@ def _passages(text: StoredText, first: int, end: int, protocol: tuple[str, int],
     lead, counted = {"window": (1, length), "last": (length, 1)}.get(kind, (WARM_UP, COUNTED))
     if lead + counted > end - first:
         lead, counted = (end - first) // 2, (end - first + 1) // 2
-    rows = max(1, min(most // counted, READ // (lead + counted), ROWS if kind == "stream" else most))
+    rows = min(most, end - first - lead) // counted  # so that nothing counts twice
+    rows = max(1, min(rows, READ // (lead + counted), ROWS if kind == "stream" else rows))
     places = first + np.arange(rows) * (end - first - lead - counted) // max(1, rows - 1)
     ids = np.stack([text.read(int(place), lead + counted) for place in places], 1)
     return HeldOut(ids, np.repeat(np.arange(len(ids))[:, None] >= lead, rows, 1))
