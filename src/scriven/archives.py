@@ -1,53 +1,161 @@
 """Archives: files compressed without loss by a model that learns while it reads, `kernels.context_mixing.ContextMixer`.
 
-An archive is a head, the encoded bytes, and a tail. The head has MAGIC, the version, the size of the model's table as a
-power of two, and the number of bytes of the content. The tail has the beginning of the content's SHA-256, and a CRC-32
-of all before it, so that damage is seen before anything is decoded. Numbers are little-endian. Any bytes can be
-compressed. The model is integers only, so an archive of one machine is the same as that of any other.
+A trained network may take part. It is not in the archive, which has only its hash.
+
+An archive is a head, with a network a second head, the encoded content, and a tail. The tail has the beginning of the
+content's SHA-256, and a CRC-32 of all before it, so that damage is seen before anything is decoded. Numbers are
+little-endian. Any bytes can be compressed. The model has integers only, and a network is used in int8, which gives the
+same bits on every processor. So an archive of one machine is the same as that of any other.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from scriven.errors import InputError, close_paths, did_you_mean
+from scriven.arrays import Ids
+from scriven.errors import InputError
 from scriven.kernels import native_library
 from scriven.kernels.context_mixing import (
     LEAST_MEMORY_BITS,
     MOST_MEMORY_BITS,
     ContextMixer,
+    Kinds,
+    kinds_of,
     kinds_of_bytes,
     memory_bits_for,
 )
+from scriven.vocabulary import Vocabulary, code_points
+
+if TYPE_CHECKING:
+    from scriven.kernels.sampler import Sampler  # which imports torch
 
 MAGIC = b"Scriven\xb6"
 VERSION = 1
-HEAD = struct.Struct("<8sBBQ")  # magic, version, memory bits, length
+HEAD = struct.Struct("<8sBBBQ")  # magic, version, whether a network takes part, memory bits, symbols
+PARTNER = struct.Struct("<16s32pQQ")  # a network: hash, name; numbers of unknown bytes, and of bytes that encode these
 DIGEST_BYTES = 16
-TAIL = struct.Struct(f"<{DIGEST_BYTES}sI")
-BYTES_AT_ONCE = 1 << 14  # bytes of content between two calls of `report`
-MOST_PER_BYTE = 46_000  # bytes of content that a byte can stand for: no bit costs less than 1 / 65536 of a nat
+TAIL_BYTES = DIGEST_BYTES + 4
+SYMBOLS_AT_ONCE = 1 << 14  # between two calls of a report
+MOST_PER_BYTE = 46_000  # symbols that a byte can stand for: no bit has a probability above 65535 / 65536
 
-Report = Callable[[int, int], object]  # takes bytes done and bytes in all
+Report = Callable[[int, int], object]  # takes symbols done, and symbols in all
+
+
+def ignore_progress(done: int, total: int) -> None:
+    """A report that does nothing."""
 
 
 @dataclass(frozen=True)
-class ArchiveSize:
-    """The number of bytes of a content, and of its archive."""
+class ArchiveNetwork:
+    """A network that takes part: its weights, packed in int8, its vocabulary, and the name of the start that it is.
 
-    content: int
-    archive: int
+    The network of a run has no name.
+    """
+
+    sampler: Sampler
+    vocabulary: Vocabulary
+    name: str = ""
+
+    @cached_property
+    def digest(self) -> bytes:
+        """A hash of all that its predictions depend on, as rounded on this machine."""
+        known = f"{self.vocabulary.to_json()} {self.sampler.sha256}"
+        return hashlib.sha256(known.encode()).digest()[:DIGEST_BYTES]
+
+    @property
+    def kinds(self) -> Kinds:
+        """What each symbol is."""
+        if self.vocabulary.unit == "byte":
+            return kinds_of_bytes()
+        return kinds_of([*map(chr, self.vocabulary.symbols)], self.vocabulary.size)
+
+    def split(self, content: bytes) -> tuple[Ids, bytes] | None:
+        """Returns a content's ids, with `<unk>` for unknown characters, and these as UTF-8. None if it is not UTF-8."""
+        if self.vocabulary.unit == "byte":
+            return _ids_of(content), b""
+        try:
+            ids = self.vocabulary.encode(content.decode("utf-8"))
+        except UnicodeDecodeError:
+            return None
+        unknown = "".join(map(chr, ids[self.vocabulary.unseen(ids)] - self.vocabulary.size))
+        return self.vocabulary.clamp(ids), unknown.encode("utf-8")
+
+    def join(self, ids: Ids, unknown: bytes) -> bytes:
+        """Returns the content that `split` took apart. Raises ValueError for anything else."""
+        if self.vocabulary.unit == "byte":
+            return _bytes_of(ids)
+        ids = ids.copy()
+        ids[ids == self.vocabulary.unknown] = self.vocabulary.size + code_points(unknown.decode("utf-8")).astype(int)
+        return self.vocabulary.decode(ids).encode("utf-8")
+
+
+FindNetwork = Callable[[str], ArchiveNetwork]  # takes a name, "" for that of a run
+
+
+def compress(content: bytes, network: ArchiveNetwork | None = None, report: Report = ignore_progress) -> bytes:
+    """Returns an archive. The network takes no part if the content is not UTF-8 and it knows characters only."""
+    check_native()
+    bits, split = memory_bits_for(len(content)), network.split(content) if network else None
+    if network is None or split is None:
+        ids = _ids_of(content)
+        parts = [HEAD.pack(MAGIC, VERSION, 0, bits, ids.size), _encode(ids, kinds_of_bytes(), bits, None, report)]
+    else:
+        ids, unknown = split
+        apart = _encode(_ids_of(unknown), kinds_of_bytes(), LEAST_MEMORY_BITS)
+        partner = PARTNER.pack(network.digest, network.name.encode(), len(unknown), len(apart))
+        head = HEAD.pack(MAGIC, VERSION, 1, bits, ids.size)
+        parts = [head, partner, apart, _encode(ids, network.kinds, bits, network.sampler, report)]
+    archive = b"".join([*parts, hashlib.sha256(content).digest()[:DIGEST_BYTES]])
+    return archive + zlib.crc32(archive).to_bytes(4, "little")
+
+
+def decompress(archive: bytes, find_network: FindNetwork, report: Report = ignore_progress) -> bytes:
+    """Returns the content of an archive. `find_network` is called if a network took part.
+
+    Raises InputError if the archive is damaged, is none, or was made with another network.
+    """
+    check_native()
+    partner, bits, symbols = _check_head(archive)
+    encoded = np.frombuffer(archive, np.uint8)[HEAD.size : -TAIL_BYTES]
+    if not partner:
+        content = _bytes_of(_decode(encoded, symbols, kinds_of_bytes(), bits, None, report))
+    else:
+        if encoded.size < PARTNER.size:
+            raise InputError("the archive is cut short; restore it from a copy")
+        digest, name, unknown_size, apart_size = PARTNER.unpack(encoded[: PARTNER.size].tobytes())
+        _check_size(unknown_size, apart_size)
+        network = find_network(name.decode("ascii", "replace"))
+        if network.digest != digest:
+            raise InputError(
+                "the archive was made with another network, or this machine rounds its weights differently; give the "
+                "run that it was made with, or decompress it where it was made"
+            )
+        apart, rest = encoded[PARTNER.size :][:apart_size], encoded[PARTNER.size + apart_size :]
+        unknown = _decode(apart, unknown_size, kinds_of_bytes(), LEAST_MEMORY_BITS)
+        ids = _decode(rest, symbols, network.kinds, bits, network.sampler, report)
+        try:
+            content = network.join(ids, _bytes_of(unknown))
+        except ValueError:
+            content = b""  # which has another checksum
+    if hashlib.sha256(content).digest()[:DIGEST_BYTES] != archive[-TAIL_BYTES:-4]:
+        raise InputError(
+            "the content is not what was compressed: its checksum differs; restore the archive from a copy"
+        )
+    return content
+
+
+def has_network(archive: bytes) -> bool:
+    """Whether a network took part in an archive."""
+    return _check_head(archive)[0]
 
 
 def check_native() -> None:
@@ -56,106 +164,59 @@ def check_native() -> None:
         raise InputError(f"archives need native code, but there is none: {native_library.why()}")
 
 
-def compress(source: BinaryIO, length: int, target: BinaryIO, report: Report = lambda done, total: None) -> ArchiveSize:
-    """Writes an archive of the next `length` bytes of `source`.
-
-    Raises InputError if the source has fewer or more bytes.
-    """
-    check_native()
-    digest, writer, bits = hashlib.sha256(), _CheckedWriter(target), memory_bits_for(length)
-    writer.write(HEAD.pack(MAGIC, VERSION, bits, length))
-    with ContextMixer(kinds_of_bytes(), bits) as mixer:
-        for done in range(0, max(length, 1), BYTES_AT_ONCE):
-            report(done, length)
-            piece = _read_exactly(source, min(BYTES_AT_ONCE, length - done))
-            digest.update(piece)
-            ids = np.frombuffer(piece, np.uint8).astype(np.int64)
-            writer.write(mixer.encode(ids, last=done + len(piece) == length))
-    if source.read(1):
-        raise InputError("the file grew while it was read; compress it when nothing writes to it")
-    writer.write(digest.digest()[:DIGEST_BYTES])
-    writer.write(writer.crc.to_bytes(4, "little"))
-    report(length, length)
-    return ArchiveSize(length, writer.count)
-
-
-def decompress(archive: bytes, target: BinaryIO, report: Report = lambda done, total: None) -> ArchiveSize:
-    """Writes the content of an archive. Raises InputError if it is damaged, or not an archive."""
-    check_native()
-    bits, length = _check_head(archive)
-    digest = hashlib.sha256()
-    encoded = np.frombuffer(archive, np.uint8)[HEAD.size : -TAIL.size]
-    with ContextMixer(kinds_of_bytes(), bits) as mixer:
-        for done in range(0, length, BYTES_AT_ONCE):
-            report(done, length)
-            piece = mixer.decode(encoded, min(BYTES_AT_ONCE, length - done)).astype(np.uint8).tobytes()
-            digest.update(piece)
-            target.write(piece)
-    if digest.digest()[:DIGEST_BYTES] != archive[-TAIL.size : -4]:
-        raise InputError(
-            "the content is not what was compressed: its checksum differs; restore the archive from a copy"
-        )
-    report(length, length)
-    return ArchiveSize(length, len(archive))
-
-
-def _check_head(archive: bytes) -> tuple[int, int]:
-    """Returns the memory bits and the length of the content. Raises InputError for what is no undamaged archive."""
+def _check_head(archive: bytes) -> tuple[bool, int, int]:
+    """Returns whether there is a network, memory bits and symbols. Raises InputError for what is no sound archive."""
     if archive[: len(MAGIC)] != MAGIC[: len(archive)] or not archive:
         raise InputError("this is not an archive of scriven compress")
-    if len(archive) < HEAD.size + TAIL.size:
+    if len(archive) < HEAD.size + TAIL_BYTES:
         raise InputError(f"the archive is cut short: it has only {len(archive)} bytes; restore it from a copy")
-    _, version, bits, length = HEAD.unpack(archive[: HEAD.size])
+    _, version, partner, bits, symbols = HEAD.unpack(archive[: HEAD.size])
     if version != VERSION:
-        raise InputError(
-            f"the archive has version {version}, this Scriven reads {VERSION}; use the version that made it"
-        )
+        raise InputError(f"the archive has version {version}, this Scriven reads {VERSION}; use the one that made it")
     if zlib.crc32(archive[:-4]) != int.from_bytes(archive[-4:], "little"):
         raise InputError("the archive is damaged or cut short: its checksum differs; restore it from a copy")
-    if not LEAST_MEMORY_BITS <= bits <= MOST_MEMORY_BITS:
-        raise InputError(
-            f"the archive asks for 2^{bits} bytes of memory, not 2^{LEAST_MEMORY_BITS} to 2^{MOST_MEMORY_BITS}"
-        )
-    if length > MOST_PER_BYTE * len(archive):
-        raise InputError(f"the archive cannot hold {length:,} bytes in {len(archive):,}; it was not made by scriven")
-    return bits, length
+    if not LEAST_MEMORY_BITS <= bits <= MOST_MEMORY_BITS or partner > 1:
+        raise InputError(f"the archive asks for what none has (kind {partner}, 2^{bits} bytes of memory)")
+    _check_size(symbols, len(archive))
+    return bool(partner), bits, symbols
 
 
-class _CheckedWriter:
-    """Writes to a file, and counts what is written, with its CRC-32."""
-
-    def __init__(self, target: BinaryIO) -> None:
-        self._target = target
-        self.count = self.crc = 0
-
-    def write(self, piece: bytes) -> None:
-        self._target.write(piece)
-        self.count += len(piece)
-        self.crc = zlib.crc32(piece, self.crc)
+def _check_size(symbols: int, size: int) -> None:
+    """Raises InputError if no `size` bytes can encode that many symbols."""
+    if symbols > MOST_PER_BYTE * (size + 1):
+        raise InputError(f"the archive says that {size:,} bytes hold {symbols:,} symbols, which none can")
 
 
-def _read_exactly(source: BinaryIO, count: int) -> bytes:
-    """Reads `count` bytes. Raises InputError if there are fewer."""
-    parts, missing = [], count
-    while missing:
-        part = source.read(missing)
-        if not part:
-            raise InputError("the file shrank while it was read; compress it when nothing writes to it")
-        parts.append(part)
-        missing -= len(part)
+def _encode(
+    ids: Ids, kinds: Kinds, bits: int, sampler: Sampler | None = None, report: Report = ignore_progress
+) -> bytes:
+    parts = []
+    with ContextMixer(kinds, bits, sampler) as mixer:
+        for done in range(0, max(ids.size, 1), SYMBOLS_AT_ONCE):
+            report(done, ids.size)
+            parts.append(mixer.encode(ids[done : done + SYMBOLS_AT_ONCE], last=done + SYMBOLS_AT_ONCE >= ids.size))
     return b"".join(parts)
 
 
-@contextlib.contextmanager
-def open_source(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """Opens a plain file, or a link to one; yields it and its number of bytes. Raises InputError for anything else."""
-    try:
-        with path.open("rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise InputError(f"{path} is not a plain file; pass its content through standard input, as -")
-            yield file, found.st_size
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file{did_you_mean(close_paths(str(path)))}") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder; compress one file, such as an archive of tar") from None
+def _decode(
+    encoded: npt.NDArray[np.uint8],
+    count: int,
+    kinds: Kinds,
+    bits: int,
+    sampler: Sampler | None = None,
+    report: Report = ignore_progress,
+) -> Ids:
+    parts = [np.empty(0, np.int64)]
+    with ContextMixer(kinds, bits, sampler) as mixer:
+        for done in range(0, count, SYMBOLS_AT_ONCE):
+            report(done, count)
+            parts.append(mixer.decode(encoded, min(SYMBOLS_AT_ONCE, count - done)))
+    return np.concatenate(parts)
+
+
+def _ids_of(content: bytes) -> Ids:
+    return np.frombuffer(content, np.uint8).astype(np.int64)
+
+
+def _bytes_of(ids: Ids) -> bytes:
+    return ids.astype(np.uint8).tobytes()

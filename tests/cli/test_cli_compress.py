@@ -8,10 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import Command
 from scriven.kernels import native_library
 from scriven.kernels.context_mixing import ContextMixer
+from scriven.model import CharLM
+from scriven.runs import create_run
+from scriven.settings import validate
+from scriven.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.skipif(native_library.library() is None, reason=native_library.why())
 CONTENT = b"It was a dark and stormy night.\r\n\xff\x00" * 40
@@ -22,6 +27,16 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "night.txt"
     path.write_bytes(CONTENT)
     return path
+
+
+@pytest.fixture
+def small_run(tmp_path: Path) -> Path:
+    """A run with random weights."""
+    settings, vocabulary = validate({"model": {"width": 8, "layers": 1}}), Vocabulary.of("\n ,ehlort")
+    torch.manual_seed(1)
+    run = create_run(tmp_path / "runs" / "small", settings, vocabulary, {"texts": [], "corpus": ""})
+    run.save(CharLM(settings.model, vocabulary.size).state_dict(), {}, {"step": 1, "validation": {}}, best=1)
+    return run.path
 
 
 def test_a_file_comes_back(command: Command, file: Path) -> None:
@@ -68,6 +83,8 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(command: Command, file: Pa
         ("compress", "-"): (2, "has no name"),
         ("decompress", str(file)): (2, "does not end in .scriven"),
         ("decompress", str(file), "-o", str(tmp_path / "x")): (3, "night.txt: this is not an archive"),
+        ("compress", str(file), "--with", "englisch"): (2, "did you mean english"),
+        ("compress", str(file), "--with", str(tmp_path)): (3, "settings.toml"),
     }
     for words, (code, message) in cases.items():
         done = command(*words)
@@ -112,3 +129,33 @@ def test_without_native_code_it_says_so(command: Command, file: Path, monkeypatc
     done = command("compress", str(file))
     assert done.code == 3
     assert "archives need native code" in done.err
+
+
+def test_a_start_is_found_by_the_archive(command: Command, file: Path) -> None:
+    file.write_bytes((Path(__file__).parents[2] / "docs" / "reliability.md").read_bytes()[:3000])
+    alone = json.loads(command("compress", str(file), "--json").out)["archive_bytes"]
+    helped = json.loads(command("compress", str(file), "--json", "--with", "english", "--replace").out)["archive_bytes"]
+    assert helped < 0.9 * alone
+    copy = file.with_name("copy.txt")
+    assert command("decompress", str(file) + ".scriven", "-o", str(copy)).code == 0
+    assert copy.read_bytes() == file.read_bytes()
+
+
+def test_a_run_has_to_be_given_again(command: Command, file: Path, small_run: Path) -> None:
+    file.write_text("hello, hello there\n" * 20)
+    assert command("compress", str(file), "--with", str(small_run)).code == 0
+    archive = str(file) + ".scriven"
+    done = command("decompress", archive, "--replace")
+    assert done.code == 3
+    assert "--with RUN" in done.err
+    assert command("decompress", archive, "--replace", "--with", "english").code == 3
+    assert command("decompress", archive, "--replace", "--with", str(small_run)).code == 0
+    assert file.read_text() == "hello, hello there\n" * 20
+
+
+def test_a_network_of_characters_leaves_other_bytes_alone(command: Command, file: Path) -> None:
+    done = command("compress", str(file), "--with", "english")
+    assert done.code == 0
+    assert "not UTF-8" in done.err
+    assert command("decompress", str(file) + ".scriven", "--replace").code == 0
+    assert file.read_bytes() == CONTENT

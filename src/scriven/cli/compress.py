@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from scriven.cli.common import Json, Output, Switch, path_given, put_json, visible_line
-from scriven.errors import InputError, UsageError
+from scriven.cli.common import Json, Output, Switch, note, path_given, put_json, visible_line
+from scriven.errors import InputError, UsageError, close_paths, did_you_mean
 from scriven.safe_files import create_file
 
 if TYPE_CHECKING:
-    from scriven.archives import ArchiveSize
+    from scriven.archives import ArchiveNetwork
 
 ENDING = ".scriven"
 PIPE = Path("-")
 SHOWN_SECONDS = 0.25  # at least, between two states of the progress
-BYTES_PER_READ = 1 << 20
 
 InputPath = Annotated[Path, Parameter(allow_leading_hyphen=True, converter=path_given)]
 Replace = Annotated[bool, Parameter(negative="", help="replace the file that is written, if it exists")]
+With = Annotated[str, Parameter(name="--with", help="network that takes part: a start's name, or a run's folder")]
 
 
 def compress(
-    file: InputPath, /, *, output: Output = None, replace: Replace = False, quiet: Switch = False, as_json: Json = False
+    file: InputPath,
+    /,
+    *,
+    output: Output = None,
+    network: With = "",
+    replace: Replace = False,
+    quiet: Switch = False,
+    as_json: Json = False,
 ) -> None:
     """Compress a file without loss, with a model that learns while it reads. Any file can be compressed.
 
     Text becomes smaller than with xz, bzip2 or zpaq. It needs no training, and gives the same archive on every machine.
     It is slow, both ways: about a second for 200,000 bytes. It takes 64 bytes of memory per byte of the file, 640 MB at
     most, and decompressing takes as much.
+
+    With a network that knows texts of this kind, text becomes smaller still. The network is not in the archive:
+    decompressing needs it again. It finds a start by itself, but a run has to be given.
 
     Parameters
     ----------
@@ -46,19 +54,20 @@ def compress(
     quiet
         show neither progress nor sizes
     """
-    from scriven.archives import check_native, open_source
-    from scriven.archives import compress as write_archive
+    from scriven import archives
 
-    check_native()
+    archives.check_native()
     if file == PIPE and output is None:
-        raise UsageError(
-            "standard input has no name; name the archive with -o, or write it to standard output with -o -"
-        )
-    target = output or file.with_name(file.name + ENDING)
-    opened = _standard_input() if file == PIPE else open_source(file)
-    with opened as (source, length), _writing(target, replace) as written, _Progress(quiet) as progress:
-        size = write_archive(source, length, written, progress)
-    _show(size, target, quiet, as_json)
+        raise UsageError("standard input has no name; name the archive with -o, or write to standard output with -o -")
+    target, partner = output or file.with_name(file.name + ENDING), find_network(network) if network else None
+    _check_free(target, replace)
+    content = _read(file)
+    with _Progress(quiet) as progress:
+        archive = archives.compress(content, partner, progress)
+    if partner and not archives.has_network(archive):
+        note("the file is not UTF-8, which the network needs, so it takes no part")
+    _write(target, archive, replace)
+    _show(content, archive, target, quiet, as_json)
 
 
 def decompress(
@@ -66,6 +75,7 @@ def decompress(
     /,
     *,
     output: Output = None,
+    network: With = "",
     replace: Replace = False,
     quiet: Switch = False,
     as_json: Json = False,
@@ -81,42 +91,73 @@ def decompress(
     quiet
         show neither progress nor sizes
     """
-    from scriven.archives import check_native, open_source
-    from scriven.archives import decompress as read_archive
+    from scriven import archives
 
-    check_native()
+    archives.check_native()
     if output is None and archive.suffix != ENDING:
         raise UsageError(f"{archive} does not end in {ENDING}; name the file to write with -o")
+
+    def find(name: str) -> ArchiveNetwork:
+        if not network and not name:
+            raise InputError("a run's network took part; name the folder of the run: --with RUN")
+        return find_network(network or name)
+
     target = output or archive.with_suffix("")
-    with _standard_input() if archive == PIPE else open_source(archive) as (source, _):
-        packed = source.read()
+    _check_free(target, replace)
+    packed = _read(archive)
     try:
-        with _writing(target, replace) as written, _Progress(quiet) as progress:
-            size = read_archive(packed, written, progress)
+        with _Progress(quiet) as progress:
+            content = archives.decompress(packed, find, progress)
     except InputError as error:
         raise InputError(f"{'standard input' if archive == PIPE else archive}: {error}") from None
-    _show(size, target, quiet, as_json)
+    _write(target, content, replace)
+    _show(content, packed, target, quiet, as_json)
 
 
-@contextlib.contextmanager
-def _standard_input() -> Iterator[tuple[BinaryIO, int]]:
-    """Yields a copy of standard input in a temporary file, and its number of bytes."""
-    with tempfile.TemporaryFile() as copy:
-        while piece := sys.stdin.buffer.read(BYTES_PER_READ):
-            copy.write(piece)
-        length = copy.tell()
-        copy.seek(0)
-        yield copy, length
+def find_network(name: str) -> ArchiveNetwork:
+    """Returns the network of a start or a run. Raises UsageError or InputError if there is none."""
+    from scriven import starts
+    from scriven.archives import ArchiveNetwork
+    from scriven.kernels.sampler import Sampler
+    from scriven.session import load
+    from scriven.training.warm_start import StartModel
+
+    if starts.NAME.fullmatch(name) and not Path(name).exists():
+        start = StartModel(starts.find(name))
+        weights, vocabulary = start.read_weights(), start.vocabulary
+        return ArchiveNetwork(Sampler(start.settings, weights, "int8", vocabulary.boundary), vocabulary, name)
+    predictor = load(name, device="cpu", precision="int8").predictor
+    sampler = predictor.sampler()
+    if sampler is None:
+        raise UsageError(
+            f"{name} is a model of counts, which has no network; leave --with out: counts learn by themselves"
+        )
+    return ArchiveNetwork(sampler, predictor.vocabulary)
 
 
-@contextlib.contextmanager
-def _writing(target: Path, replace: bool) -> Iterator[BinaryIO]:
+def _read(path: Path) -> bytes:
+    """Returns the content of a file or of standard input. Raises InputError if it is no file that can be read."""
+    try:
+        return sys.stdin.buffer.read() if path == PIPE else path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file{did_you_mean(close_paths(str(path)))}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; compress one file, such as one that tar made of it") from None
+
+
+def _check_free(target: Path, replace: bool) -> None:
+    """Raises UsageError if the name is taken, before any work."""
+    if target != PIPE and not replace and os.path.lexists(target):
+        raise UsageError(f"{target} exists; name another file with -o, or allow --replace")
+
+
+def _write(target: Path, data: bytes, replace: bool) -> None:
     if target == PIPE:
-        yield sys.stdout.buffer
+        sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
     with create_file(target, replace=replace) as file:
-        yield file
+        file.write(data)
 
 
 class _Progress:
@@ -144,12 +185,12 @@ class _Progress:
             sys.stderr.flush()
 
 
-def _show(size: ArchiveSize, target: Path, quiet: bool, as_json: bool) -> None:
+def _show(content: bytes, archive: bytes, target: Path, quiet: bool, as_json: bool) -> None:
     """Prints the sizes, on standard error if standard output has the file."""
-    bits = 8 * size.archive / max(size.content, 1)
+    bits = 8 * len(archive) / max(len(content), 1)
     if as_json and target != PIPE:
-        row = {"bytes": size.content, "archive_bytes": size.archive, "bits_per_byte": bits, "file": str(target)}
+        row = {"bytes": len(content), "archive_bytes": len(archive), "bits_per_byte": bits, "file": str(target)}
         put_json(row)
     elif not quiet:
-        sizes = f"{size.content:,} bytes in an archive of {size.archive:,}, {bits:.3f} bits per byte"
+        sizes = f"{len(content):,} bytes in an archive of {len(archive):,}, {bits:.3f} bits per byte"
         (sys.stderr if target == PIPE else sys.stdout).write(f"{sizes}: {visible_line(target)}\n")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from ctypes import addressof, c_int64, c_void_p
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,14 @@ class _ContextMixingDecode(NativeStruct):
     _fields_ = (*fields(c_int64, "count size"), *fields(c_void_p, "mixing bytes frequencies ids"))
 
 
+class PackedNetwork(Protocol):
+    """A network whose weights are packed for native code, such as a `Sampler`."""
+
+    @property
+    def packed(self) -> int:
+        """The address of the packed model."""
+
+
 def kinds_of(characters: Sequence[str], symbols: int) -> Kinds:
     """Says of each of V symbols what it is; the first ones are these characters.
 
@@ -80,11 +89,12 @@ class ContextMixer:
     these symbols, such as probabilities times 2^16, and take part in the mixture. A row's sum is below 2^32.
     """
 
-    def __init__(self, kinds: Kinds, memory_bits: int) -> None:
+    def __init__(self, kinds: Kinds, memory_bits: int, network: PackedNetwork | None = None) -> None:
         """Makes a model of V symbols that has read nothing; `kinds` (V,) is from `kinds_of`.
 
-        It takes 2 to the power of `memory_bits` bytes, a quarter more, and 12 MB. Raises RuntimeError without a native
-        library, or if memory is too short.
+        It takes 2 to the power of `memory_bits` bytes, a quarter more, and 17 MB. A network of at least V symbols,
+        packed in int8, reads the same symbols and takes part, in place of `frequencies`. Raises RuntimeError without a
+        native library, or if memory is too short.
         """
         self.symbols = len(kinds)
         self._mixing = c_void_p()
@@ -99,6 +109,15 @@ class ContextMixer:
                 mixing=addressof(self._mixing),
             )
         )
+        self._network = network  # keeps the weights alive
+        if network is not None:
+            try:
+                native_library.declare("scriven_context_mixing_join", [c_void_p, c_void_p])(
+                    self._mixing, network.packed
+                )
+            except RuntimeError:
+                self.close()
+                raise
 
     def __enter__(self) -> ContextMixer:
         return self

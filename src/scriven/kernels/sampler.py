@@ -8,6 +8,7 @@ on every processor, in fp32 and bf16 on every processor with fused multiply-add.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, Array, addressof, c_double, c_int64, c_void_p
@@ -115,6 +116,16 @@ class Sampler:
     def packed(self) -> int:
         """The address of the packed model, for native functions."""
         return addressof(self._model)
+
+    @property
+    def sha256(self) -> str:
+        """A hash of the packed arrays, and so of all that native code computes with, and of the kind of network."""
+        settings, precision = self._packer.settings, self._packer.precision
+        kind = (settings.cell, settings.activations, settings.residual, settings.norm, settings.head, precision)
+        digest = hashlib.sha256(repr(kind).encode())
+        for array in self._packer.arrays:
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     @property
     def symbols(self) -> int:

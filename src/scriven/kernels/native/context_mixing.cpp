@@ -1,6 +1,8 @@
 // A model that learns while it reads, as Python calls it, and a coder of what it predicts: see kernels/context_mixing.py.
 #include "context_mixing.h"
 #include "counts.h"
+#include "forward_step.h"
+#include "workspace.h"
 
 namespace scriven {
 namespace {
@@ -30,16 +32,61 @@ struct RangeCoder {
     }
 };
 
+// A network that reads the same symbols. In int8 it gives the same bits on every processor, in pieces of any size.
+class Network {
+  public:
+    explicit Network(const PackedModel &model) : model_(model), frequencies_(model.symbols) {
+        lay_out();
+        failed_ = !frequencies_ || !arena_.allocate();
+        if (!failed_) lay_out();
+    }
+    bool failed() const { return failed_; }
+
+    // Its prediction of the next symbol (V,), of 2^24ths; null before it has read any.
+    const uint32_t *predict() {
+        if (!begun_) return nullptr;
+        weigh(work_.logits, weights_, model_.symbols, 1.0);
+        double sum = 0;
+        for (int64_t i = 0; i < model_.symbols; i++) sum += weights_[i];
+        for (int64_t i = 0; i < model_.symbols; i++) frequencies_[i] = 1 + uint32_t(weights_[i] / sum * 16777216.0);
+        return frequencies_;
+    }
+    void read(int64_t id) {
+        scriven::read(model_, work_, &id, true);
+        begun_ = true;
+    }
+
+  private:
+    void lay_out() {
+        work_ = lay_out_work(model_, 1, arena_);
+        work_.logits = arena_.take<float>(work_.logits_stride);
+        weights_ = arena_.take<double>(work_.logits_stride);
+    }
+
+    const PackedModel &model_;
+    Arena arena_;
+    Work work_;
+    double *weights_;
+    Buffer<uint32_t> frequencies_;
+    bool failed_, begun_ = false;
+};
+
 }  // namespace
 
 // What scriven_context_mixing_open makes.
 struct ContextMixing {
     ContextMixer mixer;
-    RangeCoder coder;
-    int64_t symbols, taken;  // taken: bytes of what is decoded
+    int64_t symbols;
+    RangeCoder coder = {};
+    int64_t taken = 0;  // bytes of what is decoded
+    std::unique_ptr<Network> network = nullptr;
 
-    const uint32_t *row(const uint32_t *frequencies, int64_t i) const {
-        return frequencies ? frequencies + i * symbols : nullptr;
+    // Takes the next symbol, which is number i of a call.
+    template <class Code> int64_t take(const uint32_t *frequencies, int64_t i, Code &&code) {
+        if (!network) return mixer.take(frequencies ? frequencies + i * symbols : nullptr, code);
+        const int64_t symbol = mixer.take(network->predict(), code);
+        network->read(symbol);
+        return symbol;
     }
 };
 
@@ -49,13 +96,24 @@ SCRIVEN_API int64_t scriven_context_mixing_open(const scriven::ContextMixingOpen
     using namespace scriven;
     if (call->symbols < 1 || call->symbols > 65536 || call->memory_bits < 16 || call->memory_bits > 34) return bad_argument;
     auto *made = new (std::nothrow)
-        ContextMixing{{call->symbols, call->kinds, call->memory_bits}, {}, call->symbols, 0};
+        ContextMixing{{call->symbols, call->kinds, call->memory_bits}, call->symbols};
     if (made && made->mixer.failed()) {
         delete made;
         made = nullptr;
     }
     *call->mixing = made;
     return made ? ok : no_memory;
+}
+
+// Lets a network in int8 take part from the beginning, in place of other frequencies; it must outlive the mixing.
+SCRIVEN_API int64_t scriven_context_mixing_join(void *mixing, const scriven::PackedModel *model) {
+    using namespace scriven;
+    auto &joined = *static_cast<ContextMixing *>(mixing);
+    if (model->precision != int8 || model->symbols < joined.symbols || model->symbols < 2) return bad_argument;
+    joined.network.reset(new (std::nothrow) Network(*model));
+    if (joined.network && !joined.network->failed()) return ok;
+    joined.network.reset();
+    return no_memory;
 }
 
 SCRIVEN_API int64_t scriven_context_mixing_close(void *mixing) {
@@ -69,7 +127,7 @@ SCRIVEN_API int64_t scriven_context_mixing_read(const scriven::ContextMixingRead
     if (!within(call->ids, call->count, mixing.symbols)) return bad_argument;
     for (int64_t i = 0; i < call->count; i++) {
         double nats = 0;
-        mixing.mixer.take(mixing.row(call->frequencies, i), [&](int p, int place) {
+        mixing.take(call->frequencies, i, [&](int p, int place) {
             const int bit = int(call->ids[i] >> place & 1);
             nats -= logarithm(double(bit ? p : 65536 - p) / 65536);
             return bit;
@@ -86,7 +144,7 @@ SCRIVEN_API int64_t scriven_context_mixing_encode(const scriven::ContextMixingEn
     RangeCoder &coder = mixing.coder;
     uint8_t *to = call->bytes;
     for (int64_t i = 0; i < call->count; i++) {
-        mixing.mixer.take(mixing.row(call->frequencies, i), [&](int p, int place) {
+        mixing.take(call->frequencies, i, [&](int p, int place) {
             const int bit = int(call->ids[i] >> place & 1);
             coder.narrow(bit, coder.middle(p));
             for (; coder.settled(); coder.shift(0)) *to++ = uint8_t(coder.high >> 24);
@@ -109,7 +167,7 @@ SCRIVEN_API int64_t scriven_context_mixing_decode(const scriven::ContextMixingDe
     if (!mixing.taken)
         for (int i = 0; i < 4; i++) coder.read = coder.read << 8 | next();
     for (int64_t i = 0; i < call->count; i++) {
-        call->ids[i] = mixing.mixer.take(mixing.row(call->frequencies, i), [&](int p, int) {
+        call->ids[i] = mixing.take(call->frequencies, i, [&](int p, int) {
             const uint32_t middle = coder.middle(p);
             const int bit = coder.read <= middle;
             coder.narrow(bit, middle);

@@ -2,9 +2,9 @@
 //
 // It predicts a symbol bit by bit, the highest first, each from the bits before it and from what came after contexts like
 // the present one. In the row of a context, each bit that can come has a history: how many zeros and ones came, and the
-// last ones if they are few. An adaptive table for each kind of context turns a history into a probability. Small
-// networks of one layer mix these probabilities; each has a table of weights, from which it takes those of its own kind of
-// context, and learns after each bit. One more mixes what the networks say. Mahoney (2005) calls this context mixing.
+// last ones if they are few. Two adaptive tables for each kind of context turn a history into probabilities. Small
+// networks of one layer mix these; each has a table of weights, from which it takes those of its own kind of context, and
+// learns after each bit. Two more mix what the networks say. Mahoney (2005) calls this context mixing.
 //
 // There are integers only: a reader of the same symbols has the same probabilities to the bit on every processor.
 #pragma once
@@ -117,24 +117,27 @@ class ContextMixer {
         : symbols_(symbols), bits_(symbols <= 256 ? 8 : symbols <= 4096 ? 12 : 16),
           row_mask_((uint64_t(1) << (memory_bits - 4)) - 1), hash_bits_(memory_bits - 6), kinds_(symbols),
           sums_(symbols + 1), rows_(int64_t(1) << memory_bits), recent_(int64_t(row_mask_ + 1)),
-          found_(int64_t(matches) << hash_bits_), weights_(selections * padded), maps_(contexts * 256),
+          found_(int64_t(matches) << hash_bits_), weights_(selections * padded), maps_(contexts * 256), fine_maps_(contexts * 65536),
           refined_(refiners * refined) {
         if (failed()) return;
         std::copy_n(kinds, symbols, static_cast<int32_t *>(kinds_));
         std::memset(rows_, 0, size_t(1) << memory_bits);
         std::memset(found_, 0, (size_t(matches) << hash_bits_) * sizeof(uint32_t));
-        std::fill_n(static_cast<int32_t *>(weights_), selections * padded, one * 7 / 100);
+        std::fill_n(static_cast<int32_t *>(weights_), selections * padded, one / 20);
+        for (int i = 0; i < selections; i++) weights_[i * padded + others] = one / 3;
         for (int i = 0; i < contexts * 256; i++) maps_[i] = first_entry(histories_.start[i % 256]);
+        for (int i = 0; i < contexts * 65536; i++) fine_maps_[i] = maps_[i % 256];
         uint16_t row[33];
         for (int i = 0; i < 33; i++) row[i] = uint16_t(logistic_.squash((i - 16) * 128));
         for (int i = 0; i < refiners * refined; i += 33) std::copy_n(row, 33, refined_ + i);
-        for (auto &row : final_) std::fill_n(row, sets, one / sets);
+        for (auto &rows : final_)
+            for (auto &row : rows) std::fill_n(row, sets, one / sets);
         for (auto &lengths : matched_) std::fill_n(lengths, longest_match + 1, first_entry(60000));
         for (int i = 0; i < 1024; i++) reciprocals_[i] = 10 * one / (10 * i + 16);
         begin();
     }
     bool failed() const {
-        return !kinds_ || !sums_ || !rows_ || !recent_ || !found_ || !weights_ || !maps_ || !refined_;
+        return !kinds_ || !sums_ || !rows_ || !recent_ || !found_ || !weights_ || !maps_ || !fine_maps_ || !refined_;
     }
 
     // Takes the next symbol bit by bit: `code(p, place)` gives the bit at a place of the symbol. Its probability to be 1
@@ -166,9 +169,10 @@ class ContextMixer {
 
   private:
     static constexpr int one = 65536;
-    static constexpr int contexts = 20, matches = 2, sets = 6, refiners = 2;
-    static constexpr int inputs = 3 * contexts + 2 * matches + 3, padded = (inputs + 15) / 16 * 16;
-    static constexpr int selections = 768 + 256 + 4 * 2048;  // of weights, of all sets
+    static constexpr int contexts = 20, matches = 2, sets = 7, refiners = 2;
+    static constexpr int per_context = 4, others = per_context * contexts + 2 * matches;
+    static constexpr int inputs = others + 3, padded = (inputs + 15) / 16 * 16;
+    static constexpr int selections = 768 + 256 + 4 * 2048 + 18;  // of weights, of all sets
     static constexpr int refined = 65536 * 33;
     static constexpr int longest_match = 63;
 
@@ -257,10 +261,11 @@ class ContextMixer {
                 put(i, int(maps_[context * 256 + state] >> 16));
                 const bool certain = !histories_.zeros[state] || !histories_.ones[state];
                 inputs_[i] = certain ? inputs_[i - 2] : 0;
-                i++;
+                inputs_[i + 1] = logistic_.stretch(int(fine_entry(context, state) >> 16));
+                i += 2;
                 known += context >= 1 && context <= 8;
             } else {
-                i += 3;
+                i += per_context;
             }
         }
         for (int each = 0; each < matches; each++) {
@@ -272,14 +277,15 @@ class ContextMixer {
         if (other_ && sums_[high] > sums_[low]) {
             const uint64_t all = sums_[high] - sums_[low], ones = sums_[high] - sums_[middle];
             put(i, int(ones * (one - 1) / all));
-        } else {
-            i += 2;
         }
-        inputs_[i] = 256;
+        inputs_[inputs - 1] = 256;
         mix(known);
         refine();
     }
 
+    uint32_t &fine_entry(int context, uint8_t state) {
+        return fine_maps_[context * 65536 + int(partial_ % 256) * 256 + state];
+    }
     uint32_t &entry_of(int match) { return matched_[match][std::min(match_[match].length, longest_match)]; }
     int expected_bit(int match) const { return match_[match].expected >> (bits_ - 1 - place_) & 1; }
 
@@ -294,17 +300,21 @@ class ContextMixer {
         const int selected[sets] = {
             int(bits) + 256 * (shorter ? longer ? 2 : 1 : 0), 768 + int(first & 255),
             1024 + std::min(known, 7) * 256 + int(bits),      3072 + std::min(longer, 7) * 256 + shorter * 16 % 256,
-            5120 + place + int(second & 255),                 7168 + place + in_word + kinds};
-        final_row_ = final_[bits];
-        int64_t together = 0;
+            5120 + place + int(second & 255),                 7168 + place + in_word + kinds,
+            9216 + (other_ ? 1 + (inputs_[others] + 2048) / 256 : 0)};
+        final_row_[0] = final_[0][bits];
+        final_row_[1] = final_[1][std::min(known, 7) * 32 + longer];
+        int64_t together[2] = {};
         for (int set = 0; set < sets; set++) {
             set_weights_[set] = weights_ + int64_t(selected[set]) * padded;
             int32_t sum = 0;
             for (int i = 0; i < padded; i++) sum += set_weights_[set][i] * inputs_[i] >> 8;
             said_[set] = std::clamp(sum / 256, -Logistic::input, Logistic::input);
-            together += int64_t(final_row_[set]) * said_[set];
+            for (int i = 0; i < 2; i++) together[i] += int64_t(final_row_[i][set]) * said_[set];
         }
-        mixed_ = int(std::clamp<int64_t>(together / one, -Logistic::most, Logistic::most));
+        for (int i = 0; i < 2; i++)
+            finally_[i] = int(std::clamp<int64_t>(together[i] / one, -Logistic::most, Logistic::most));
+        mixed_ = (finally_[0] + finally_[1]) / 2;
     }
 
     // The mean of two tables' probabilities, by the mixed one and by the last symbol or the last two.
@@ -326,6 +336,7 @@ class ContextMixer {
         for (int context = 0; context < contexts; context++) {
             uint8_t &state = *history_[context];
             adapt(maps_[context * 256 + state], bit);
+            adapt(fine_entry(context, state), bit);
             state = histories_.next[state][bit];
         }
         for (int each = 0; each < matches; each++) {
@@ -339,8 +350,10 @@ class ContextMixer {
             const int32_t error = (bit * one - logistic_.squash(said_[set])) * rate / 1024;
             for (int i = 0; i < padded; i++) set_weights_[set][i] += (inputs_[i] * error + one / 2) >> 16;
         }
-        const int32_t error = (bit * one - logistic_.squash(mixed_)) * 6 / 16;
-        for (int set = 0; set < sets; set++) final_row_[set] += (said_[set] * error + one / 2) >> 16;
+        for (int i = 0; i < 2; i++) {
+            const int32_t error = (bit * one - logistic_.squash(finally_[i])) * 6 / 16;
+            for (int set = 0; set < sets; set++) final_row_[i][set] += (said_[set] * error + one / 2) >> 16;
+        }
         for (uint16_t *entry : refined_entry_) *entry = uint16_t(*entry + (bit * (one - 1) - int(*entry)) / 128);
     }
 
@@ -398,8 +411,9 @@ class ContextMixer {
     Buffer<uint32_t> found_;     // (matches, .): where the last symbols came, by their hash
     Buffer<int32_t> weights_;    // (selections, padded), of 65536ths
     Buffer<uint32_t> maps_;      // (contexts, 256): probabilities by history
+    Buffer<uint32_t> fine_maps_; // (contexts, 256, 256): by the symbol's bits so far, and history
     Buffer<uint16_t> refined_;   // (refiners, 65536, 33)
-    int32_t final_[256][sets];
+    int32_t final_[2][256][sets];
     uint32_t matched_[matches][longest_match + 1];  // how probable what a match expects is, by its length
     int32_t reciprocals_[1024];
 
@@ -413,8 +427,8 @@ class ContextMixer {
     uint32_t partial_ = 1;  // a one, and the bits so far
     uint8_t *row_[contexts], *history_[contexts];
     alignas(64) int32_t inputs_[padded];
-    int32_t *set_weights_[sets], *final_row_ = nullptr;
-    int said_[sets], mixed_ = 0, probability_ = 0;
+    int32_t *set_weights_[sets], *final_row_[2] = {};
+    int said_[sets], finally_[2] = {}, mixed_ = 0, probability_ = 0;
     uint16_t *refined_entry_[refiners];
 };
 
