@@ -241,7 +241,8 @@ class ContextMixer {
     void adapt(uint32_t &entry, int bit) const {
         const uint32_t count = entry % 1024;
         const int32_t p = int32_t(entry / 1024), error = bit * 4194303 - p;
-        entry = uint32_t(p + error / 8 * reciprocals_[count] / 8192) * 1024 + std::min<uint32_t>(count + 1, 1000);
+        const int64_t change = int64_t(error / 8) * reciprocals_[count] / 8192;  // the product needs 36 bits
+        entry = uint32_t(p + change) * 1024 + std::min<uint32_t>(count + 1, 1000);
     }
 
     // Two inputs for a probability: its logarithm against that of the contrary, and how far it is from a half.
