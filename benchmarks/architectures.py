@@ -22,8 +22,9 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,12 @@ class Outcome:
     seconds: float  # of processor time
 
 
+def describe(text: Text, design: Design, steps: int) -> Callable[..., Outcome]:
+    """Returns what makes the outcome of these steps from what was measured."""
+    passes = steps * design.rows * design.length / len(text.training)
+    return partial(Outcome, text=text.name, kind=design.kind, design=design.name, passes=passes)
+
+
 def measure_torch(text: Text, design: Design, minutes: float, seed: int) -> Outcome:
     """Trains and measures a model of plain torch."""
     torch.manual_seed(seed)
@@ -119,15 +126,11 @@ def measure_torch(text: Text, design: Design, minutes: float, seed: int) -> Outc
     begun = time.process_time()
     steps = len(train(model, training, minutes * 60, bf16=PRECISION == "bf16"))
     seconds = time.process_time() - begun
-    return Outcome(
-        text=text.name,
-        kind=design.kind,
-        design=design.name,
+    return describe(text, design, steps)(
         minutes=minutes,
         seed=seed,
         window=measure_windows(model, validation),
         stream=None if design.kind == "transformer" else measure_stream(model, validation),
-        passes=steps * design.rows * design.length / len(training),
         parameters=sum(each.numel() for each in model.parameters()),
         seconds=seconds,
     )
@@ -164,15 +167,11 @@ def measure_scriven(text: Text, design: Design, minutes: float, seed: int) -> Ou
     started = next(event for event in events if isinstance(event, scriven.Started))
     finals = [event for event in events if isinstance(event, scriven.Evaluated) and event.final]
     losses = {event.protocol: event.loss.nats_per_char for event in finals}
-    return Outcome(
-        text=text.name,
-        kind=design.kind,
-        design=design.name,
+    return describe(text, design, steps)(
         minutes=minutes,
         seed=seed,
         window=losses["window-256"],
         stream=losses["stream"],
-        passes=steps * design.rows * design.length / len(text.training),
         parameters=started.parameters,
         seconds=ends[steps] - ends[0],
     )

@@ -119,6 +119,16 @@ def replace_file(path: Path, data: bytes) -> None:
     flush_folder(path.parent)
 
 
+def check_free(path: Path, *, replace: bool) -> None:
+    """Raises UsageError if a new file cannot have this name: it is taken, and no file that it may `replace`."""
+    if path.is_dir() or (os.path.lexists(path) and not replace):
+        raise _taken(path)
+
+
+def _taken(path: Path) -> UsageError:
+    return UsageError(f"{path} exists; name another file with -o, or allow --replace")
+
+
 @contextlib.contextmanager
 def create_file(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
     """Opens a new file, which gets its name when the context ends without an error.
@@ -126,9 +136,7 @@ def create_file(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
     Until then it has another name in the same folder; an error or an interrupt removes it. Raises UsageError if the
     name is taken, unless it may `replace` a file; OSError.
     """
-    taken = UsageError(f"{path} exists; name another file, or allow --replace")
-    if path.is_dir() or (os.path.lexists(path) and not replace):
-        raise taken
+    check_free(path, replace=replace)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -141,7 +149,7 @@ def create_file(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
             try:
                 os.link(temporary, path)
             except FileExistsError:  # since it was looked for
-                raise taken from None
+                raise _taken(path) from None
             except OSError:  # no hard links here
                 temporary.rename(path)
         flush_folder(path.parent)

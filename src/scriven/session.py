@@ -421,10 +421,10 @@ class Session:
             raise UsageError(f"symbol {symbol!r} is {len(ids):,} symbols of this model; give one, or its id")
         self._read_ids(ids)
         context = self._memory.context
-        state = (
-            self._model.adaptive.state_after(context) if isinstance(context, AdaptiveContext) else context.state
-        ) or ()
-        return Step(self.next(), tuple(tuple(_row(part) for part in layer) for layer in state))
+        state = context.state
+        if isinstance(context, AdaptiveContext):
+            state = self._model.adaptive.state_after(context)
+        return Step(self.next(), tuple(tuple(_row(part) for part in layer) for layer in state or ()))
 
     def save(self, path: str | Path) -> None:
         """Saves the session to a file; `load_session` continues it, even in another program.
@@ -532,17 +532,19 @@ class Session:
     def _write_adapted(self, line: Generation, piece: int) -> Iterator[str]:
         """Writes with the weights that learned from all that was read."""
         reader, context = self._model.adaptive, self._memory.context
-        if not isinstance(context, AdaptiveContext):
-            return
+        assert isinstance(context, AdaptiveContext)
         paused = reader.pause(context)
         memory = Memory(Context(paused.logits, paused.state))
-        pieces = generate(reader.writer(paused), memory, line, piece)
+
+        def _keep() -> None:
+            self._memory.context = replace(paused, logits=memory.context.logits, state=memory.context.state)
+
         try:
-            for text in pieces:
-                self._memory.context = replace(paused, logits=memory.context.logits, state=memory.context.state)
+            for text in generate(reader.writer(paused), memory, line, piece):
+                _keep()
                 yield text
         finally:
-            self._memory.context = replace(paused, logits=memory.context.logits, state=memory.context.state)
+            _keep()
 
 
 def load(
@@ -590,7 +592,7 @@ def load(
     if opened.settings.model.kind == "counts":
         predictor, sha256 = _counts_alone(predictor, opened, order), opened.origin["counts"]["sha256"]
     elif counts == "auto":
-        predictor = _mixed(predictor, opened, checkpoint, order)
+        predictor = _mix_counts(predictor, opened, checkpoint, order)
     origin = Origin(
         run=str(path.absolute()),
         step=checkpoint.step,
@@ -611,7 +613,7 @@ def _counts_alone(predictor: Predictor, run: Run, order: int | None) -> Predicto
     return predictor.with_counts(NgramMixture.alone(table), NgramMixture.alone(table, order))
 
 
-def _mixed(predictor: Predictor, run: Run, checkpoint: Checkpoint, order: int | None) -> Predictor:
+def _mix_counts(predictor: Predictor, run: Run, checkpoint: Checkpoint, order: int | None) -> Predictor:
     """Returns the predictor with the run's counts, if its training has found that they help."""
     weights = checkpoint.mixture
     table = None if weights is None else run.counts()

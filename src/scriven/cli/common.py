@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from scriven.vocabulary import Vocabulary
 
 PathOrText = TypeVar("PathOrText", Path, str)
+SHOW_SECONDS = 0.1  # at least, between two states of a progress bar
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 
@@ -285,6 +288,28 @@ def put_path(path: object) -> None:
 def note(text: str) -> None:
     """Prints a note for the user on standard error."""
     sys.stderr.write(f"note: {visible_line(text)}\n")
+
+
+@contextmanager
+def progress_bar(task: str, *, shown: bool = True) -> Iterator[Callable[[int, int | None], None]]:
+    """Shows a progress bar for a task on standard error, if that is a terminal. Yields what takes done and total."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not (shown and console.is_terminal):
+        yield lambda done, total: None
+        return
+    with Progress(console=console, transient=True) as bar:
+        number, last = bar.add_task(task, total=None), 0.0
+
+        def _show(done: int, total: int | None) -> None:
+            nonlocal last
+            if time.monotonic() - last > SHOW_SECONDS:  # each update keeps something, which tears holes in the memory
+                last = time.monotonic()
+                bar.update(number, completed=done, total=total)
+
+        yield _show
 
 
 def visible_line(value: object) -> str:

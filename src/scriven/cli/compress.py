@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from scriven.cli.common import Json, Output, Switch, note, path_given, put_json, visible_line
+from scriven.cli.common import Json, Output, Switch, note, path_given, progress_bar, put_json, visible_line
 from scriven.errors import InputError, UsageError, close_paths, did_you_mean
-from scriven.safe_files import create_file
+from scriven.safe_files import check_free, create_file
 
 if TYPE_CHECKING:
     from scriven.archives import ArchiveNetwork
 
 ENDING = ".scriven"
 PIPE = Path("-")
-SHOWN_SECONDS = 0.25  # at least, between two states of the progress
 
 InputPath = Annotated[Path, Parameter(allow_leading_hyphen=True, converter=path_given)]
 Replace = Annotated[bool, Parameter(negative="", help="replace the file that is written, if it exists")]
@@ -60,9 +57,10 @@ def compress(
     if file == PIPE and output is None:
         raise UsageError("standard input has no name; name the archive with -o, or write to standard output with -o -")
     target, partner = output or file.with_name(file.name + ENDING), find_network(network) if network else None
-    _check_free(target, replace)
+    if target != PIPE:
+        check_free(target, replace=replace)  # before any work
     content = _read(file)
-    with _Progress(quiet) as progress:
+    with progress_bar("compressing", shown=not quiet) as progress:
         archive = archives.compress(content, partner, progress)
     if partner and not archives.has_network(archive):
         note("the file is not UTF-8, which the network needs, so it takes no part")
@@ -97,17 +95,18 @@ def decompress(
     if output is None and archive.suffix != ENDING:
         raise UsageError(f"{archive} does not end in {ENDING}; name the file to write with -o")
 
-    def find(name: str) -> ArchiveNetwork:
+    def _find(name: str) -> ArchiveNetwork:
         if not network and not name:
             raise InputError("a run's network took part; name the folder of the run: --with RUN")
         return find_network(network or name)
 
     target = output or archive.with_suffix("")
-    _check_free(target, replace)
+    if target != PIPE:
+        check_free(target, replace=replace)  # before any work
     packed = _read(archive)
     try:
-        with _Progress(quiet) as progress:
-            content = archives.decompress(packed, find, progress)
+        with progress_bar("decompressing", shown=not quiet) as progress:
+            content = archives.decompress(packed, _find, progress)
     except InputError as error:
         raise InputError(f"{'standard input' if archive == PIPE else archive}: {error}") from None
     _write(target, content, replace)
@@ -145,12 +144,6 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path} is a folder; compress one file, such as one that tar made of it") from None
 
 
-def _check_free(target: Path, replace: bool) -> None:
-    """Raises UsageError if the name is taken, before any work."""
-    if target != PIPE and not replace and os.path.lexists(target):
-        raise UsageError(f"{target} exists; name another file with -o, or allow --replace")
-
-
 def _write(target: Path, data: bytes, replace: bool) -> None:
     if target == PIPE:
         sys.stdout.buffer.write(data)
@@ -158,31 +151,6 @@ def _write(target: Path, data: bytes, replace: bool) -> None:
         return
     with create_file(target, replace=replace) as file:
         file.write(data)
-
-
-class _Progress:
-    """Shows on a terminal how much is done; it is called with bytes done and bytes in all."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._live = sys.stderr.isatty() and not quiet
-        self._begun = self._shown = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self._live and now - self._shown > SHOWN_SECONDS:
-            self._shown = now
-            speed = done / (now - self._begun)
-            left = (total - done) / speed if speed else 0
-            sys.stderr.write(f"\r{done * 100 // max(total, 1):3} %  {speed / 1000:,.0f} KB/s  {left:,.0f} s left  ")
-            sys.stderr.flush()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
 
 
 def _show(content: bytes, archive: bytes, target: Path, quiet: bool, as_json: bool) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,6 +20,7 @@ from scriven.cli.common import (
     Whole,
     check_named,
     note,
+    progress_bar,
     put_json,
     put_path,
     unescape_separator,
@@ -114,7 +114,6 @@ app = App(name="corpus", help="Turn text into a corpus (ids on disk), and show w
 Flags = Annotated[CorpusSettings, Parameter(name="corpus", show_default=False)]
 DEFAULTS = CorpusSettings()
 SHOWN = 12  # most frequent characters
-SHOW_SECONDS = 0.1
 
 
 @app.command
@@ -148,7 +147,7 @@ def build(
     number, count = _part(part)
     if output is None:
         raise UsageError(f"--part {part} needs a folder of its own; name one with -o DIR")
-    with stop_on_signal(), _bar() as progress:
+    with stop_on_signal(), progress_bar("reading the text") as progress:
         path = build_part(check_named(texts), corpus, output, (number, count), progress)
     put_path(path)
 
@@ -168,7 +167,7 @@ def merge(*parts: Path, output: Output = None) -> None:
 
     if output is None:
         raise UsageError("a merged corpus needs a folder; name one with -o DIR")
-    with stop_on_signal(), _bar() as progress:
+    with stop_on_signal(), progress_bar("reading the text") as progress:
         path = merge_parts(parts, output, progress)
     _tell(path)
 
@@ -228,7 +227,7 @@ def build_with_bar(texts: Sequence[str], settings: CorpusSettings, folder: Path 
     """Builds the corpus of these texts, with a bar on standard error, and returns its folder."""
     from scriven.corpus import build as build_corpus
 
-    with stop_on_signal(), _bar() as progress:
+    with stop_on_signal(), progress_bar("reading the text") as progress:
         return build_corpus(texts, settings, folder, progress)
 
 
@@ -264,29 +263,6 @@ def stop_on_signal() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int | None], None]]:
-    """Shows a progress bar on standard error if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("reading the text", total=None)
-        shown = 0.0
-
-        def _show(done: int, total: int | None) -> None:
-            nonlocal shown
-            if time.monotonic() - shown > SHOW_SECONDS:  # each update keeps something, which tears holes in the memory
-                shown = time.monotonic()
-                bar.update(task, completed=done, total=total)
-
-        yield _show
 
 
 def _facts(corpus: Corpus) -> dict[str, Any]:

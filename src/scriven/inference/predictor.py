@@ -46,6 +46,10 @@ class Context:
         state = None if self.state is None else take_rows(self.state, index)
         return Context(self.logits[index], state, None if self.recent is None else self.recent[:, list(numbers)])
 
+    def join_recent(self, ids: Ids) -> Ids:
+        """Returns the last characters that are known, with ids (T, N) after them."""
+        return ids if self.recent is None else np.concatenate((self.recent, ids))
+
 
 def fit(contexts: Sequence[Context]) -> bool:
     """Whether contexts can share a batch: all or none have a state, and as many last characters are known of each."""
@@ -112,11 +116,11 @@ class Predictor:
 
     def with_check_stop(self, check_stop: Callable[[], None]) -> Predictor:
         """Returns a predictor like this one that calls `check_stop`."""
-        return self._changed(check_stop=check_stop)
+        return self._copy_with(check_stop=check_stop)
 
     def with_counts(self, counts: NgramMixture | None, writing_counts: NgramMixture | None = None) -> Predictor:
         """Returns a predictor with the same network, mixed with these counts instead."""
-        return self._changed(counts=counts, writing_counts=writing_counts)
+        return self._copy_with(counts=counts, writing_counts=writing_counts)
 
     def parts(self) -> dict[str, Predictor]:
         """Returns the predictors of the network and of the counts alone, of a mixture of both."""
@@ -130,7 +134,7 @@ class Predictor:
         counts = NgramMixture.alone(table)
         return Predictor(nothing, self.vocabulary, "fp32", self.window, check_stop=self.check_stop, counts=counts)
 
-    def _changed(self, **values: Any) -> Predictor:
+    def _copy_with(self, **values: Any) -> Predictor:
         names = ("model", "vocabulary", "precision", "window", "writing", "check_stop", "counts", "writing_counts")
         return Predictor(**{name: getattr(self, name) for name in names} | values)
 
@@ -148,9 +152,7 @@ class Predictor:
         """Returns the last characters of a context after reading ids (T, N), or None."""
         if not self.remembered:
             return None
-        read = self.vocabulary.clamp(ids)
-        seen = read if context.recent is None else np.concatenate((context.recent, read))
-        return seen[-self.remembered :]
+        return context.join_recent(self.vocabulary.clamp(ids))[-self.remembered :]
 
     def sampler(self) -> Sampler | None:
         """The native code that writes, with the weights that were packed last; None if torch writes."""
@@ -301,8 +303,7 @@ class Predictor:
         """
         if counts is None:
             return logits
-        read = self.vocabulary.clamp(ids)
-        seen = read if context.recent is None else np.concatenate((context.recent, read))
+        seen = context.join_recent(self.vocabulary.clamp(ids))
         mixed = logits.cpu().clone(memory_format=torch.contiguous_format)  # a context's logits never change
         after = mixed[len(mixed) - min(len(mixed), len(seen)) :]
         if len(after):

@@ -290,7 +290,7 @@ def read_rows(
 
 def _read_by_counts(table: NgramTable, ids: Ids, context: Context) -> tuple[Float64s, Bools]:
     """Returns the nats (T, N) of ids (T, N) by the counts alone, and which were the most likely ones (T, N)."""
-    seen = ids if context.recent is None else np.concatenate((context.recent, ids))
+    seen = context.join_recent(ids)
     by_row, right_by_row = table.judge(seen.T, len(seen) - len(ids), native_library.threads())
     nats, right = by_row.T, right_by_row.T
     if len(seen) == len(ids):  # nothing was read before the first ones

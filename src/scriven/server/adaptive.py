@@ -40,7 +40,7 @@ async def learn_from(
 
 
 @contextlib.contextmanager
-def started(engine: Engine, others: list[Engine], most: int) -> Iterator[None]:
+def run_engine(engine: Engine, others: list[Engine], most: int) -> Iterator[None]:
     """Starts an engine that stops after the requests that are submitted in this context, and adds it to the `others`.
 
     Raises ApiError, 429, if `most` of the others are running.

@@ -76,11 +76,12 @@ def fingerprint(model: Model) -> str:
     settings = model.settings.model_dump_json(include={"model", "corpus", "reader"})
     for part in (version("scriven"), settings, predictor.vocabulary.to_json(), predictor.precision, predictor.writing):
         digest.update(f"{part}\0".encode("utf-8", "surrogatepass"))
-    for mixture in filter(None, (predictor.counts, predictor.writing_counts)):
-        digest.update(f"{mixture.longest}\0".encode())
-        for name, array in (*sorted(mixture.table.arrays.items()), ("weights", mixture.weights)):
-            digest.update(f"{name} {array.shape} {array.dtype}\0".encode())
-            digest.update(array.tobytes())
+    mixtures = [each for each in (predictor.counts, predictor.writing_counts) if each]
+    arrays = [(f"weights {each.longest}", each.weights) for each in mixtures]
+    arrays += sorted(mixtures[0].table.arrays.items()) if mixtures else []  # they share one table
+    for name, array in arrays:
+        digest.update(f"{name} {array.shape} {array.dtype}\0".encode())
+        digest.update(array.tobytes())
     for name, weights in sorted(predictor.model.state_dict().items()):
         digest.update(f"{name} {tuple(weights.shape)} {weights.dtype}\0".encode())
         digest.update(weights.detach().cpu().flatten().view(torch.uint8).numpy())

@@ -73,11 +73,11 @@ class Start:
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}; install scriven again") from None
         if hashlib.sha256(data).hexdigest() != self.description.files[name]:
-            raise damaged(path, "its SHA-256 is wrong")
+            raise damage_error(path, "its SHA-256 is wrong")
         return data
 
 
-def damaged(path: Path, why: str) -> InputError:
+def damage_error(path: Path, why: str) -> InputError:
     """Returns the error for a damaged file of a start."""
     return InputError(f"{path} is damaged: {why}; install scriven again")
 
@@ -99,7 +99,7 @@ def find(name: str) -> Start:
         description = Description(**{each.name: values[each.name] for each in fields(Description)})
         _check(description)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(path, f"{type(error).__name__}: {error}") from None
+        raise damage_error(path, f"{type(error).__name__}: {error}") from None
     return Start(name, folder, description)
 
 

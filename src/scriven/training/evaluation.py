@@ -102,7 +102,7 @@ class Evaluator:
         """
         for protocol in self.final_protocols:
             if weights:
-                yield "mixture", self.name_protocol(protocol), self._measure_here(self._mixed(weights), protocol)
+                yield "mixture", self.name_protocol(protocol), self._measure_here(self._mix_with(weights), protocol)
             own = protocol == self.protocol
             alone = counts if own else self._measure_here(self._counts_alone, protocol)
             yield "counts", self.name_protocol(protocol), alone
@@ -111,7 +111,7 @@ class Evaluator:
     def compared_seconds(self) -> float:
         """About how long `compared_losses` take on this worker. Measured at the first access."""
         self.predictor.model.eval()
-        mixed = self._mixed(MixtureWeights(reading=(0.5, 0.5), writing=(0.5, 0.5), order=1))
+        mixed = self._mix_with(MixtureWeights(reading=(0.5, 0.5), writing=(0.5, 0.5), order=1))
         mixed.sampler()  # packs the weights, which does not depend on the text
         pairs = [(protocol, mixed) for protocol in self.final_protocols]
         pairs += [(protocol, self._counts_alone) for protocol in self.final_protocols if protocol != self.protocol]
@@ -122,7 +122,7 @@ class Evaluator:
         assert self.table is not None
         return self.stoppable.counts_alone(self.table)
 
-    def _mixed(self, weights: MixtureWeights) -> Predictor:
+    def _mix_with(self, weights: MixtureWeights) -> Predictor:
         assert self.table is not None
         model, here = self.predictor.model, self.stoppable
         writing, counts = writing_precision("auto", model.device, model.settings.cell), weights.mixtures(self.table)[0]

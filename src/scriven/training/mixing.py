@@ -170,14 +170,8 @@ def _descend(samples: Samples, number: int, weights: Float64s, free: npt.NDArray
 def _derivatives(samples: Samples, number: int, weights: Float64s) -> tuple[float, Float64s, Float64s]:
     """Returns the mean loss of samples, in nats, and its first (2,) and second (2, 2) derivatives by the weights."""
     loss, slope, curve = 0.0, np.zeros(2), np.zeros((2, 2))
-    for network, counts, targets in _chunks(samples, number):
-        logits = weights[0] * network + weights[1] * counts  # (m, V)
-        logits -= logits.max(1, keepdims=True)
-        p = np.exp(logits)
-        total = p.sum(1)
-        loss += float((np.log(total) - logits[np.arange(len(targets)), targets]).sum())
-        p /= total[:, None]
-        parts = network, counts
+    for parts, targets, p, costs in _mix(samples, number, weights):
+        loss += float(costs.sum())
         means = [(p * part).sum(1) for part in parts]
         slope += [
             (mean - part[np.arange(len(targets)), targets]).sum() for mean, part in zip(means, parts, strict=True)
@@ -191,22 +185,26 @@ def _derivatives(samples: Samples, number: int, weights: Float64s) -> tuple[floa
 
 def _costs(samples: Samples, number: int, weights: Float64s) -> Float64s:
     """Returns the nats (M,) that each symbol costs by a mixture."""
-    costs = []
-    for network, counts, targets in _chunks(samples, number):
-        logits = weights[0] * network + weights[1] * counts
-        largest = logits.max(1)
-        costs.append(
-            largest + np.log(np.exp(logits - largest[:, None]).sum(1)) - logits[np.arange(len(targets)), targets]
-        )
-    return np.concatenate(costs)
+    return np.concatenate([costs for *_, costs in _mix(samples, number, weights)])
 
 
-def _chunks(samples: Samples, number: int) -> Iterator[tuple[Float64s, Float64s, Ids]]:
+def _mix(
+    samples: Samples, number: int, weights: Float64s
+) -> Iterator[tuple[tuple[Float64s, Float64s], Ids, Float64s, Float64s]]:
+    """Mixes samples, some at a time.
+
+    Yields the logits (m, V) of both parts, the targets (m,), the probabilities (m, V) of the mixture, and the nats (m,)
+    that the targets cost.
+    """
     rows = max(1, AT_ONCE // samples.network.shape[1])
     for begin in range(0, len(samples.targets), rows):
-        part = slice(begin, begin + rows)
-        yield (
-            samples.network[part].astype(np.float64),
-            samples.counts[number][part].astype(np.float64),
-            samples.targets[part],
-        )
+        some = slice(begin, begin + rows)
+        parts = samples.network[some].astype(np.float64), samples.counts[number][some].astype(np.float64)
+        targets = samples.targets[some]
+        logits = weights[0] * parts[0] + weights[1] * parts[1]
+        logits -= logits.max(1, keepdims=True)
+        p = np.exp(logits)
+        total = p.sum(1)
+        costs = np.log(total) - logits[np.arange(len(targets)), targets]
+        p /= total[:, None]
+        yield parts, targets, p, costs

@@ -108,12 +108,10 @@ def follow(request: Request, trail: Trail) -> None:
     for event in train(request):
         if isinstance(event, Stepped):
             trail.steps[event.step] = (event.fingerprint, event.loss, event.gradient_norm, event.progress)
-        elif isinstance(event, Evaluated):
+        elif isinstance(event, Evaluated | Compared):
             evaluations, when = (trail.final, " at the end") if event.final else (trail.evaluations, "")
-            evaluations[event.step, event.protocol + when] = event.loss.total_nats
-        elif isinstance(event, Compared):
-            evaluations, when = (trail.final, " at the end") if event.final else (trail.evaluations, "")
-            evaluations[event.step, f"{event.protocol} of the {event.model}{when}"] = event.loss.total_nats
+            model = f" of the {event.model}" if isinstance(event, Compared) else ""
+            evaluations[event.step, f"{event.protocol}{model}{when}"] = event.loss.total_nats
     assert path is not None
     trail.arrays = last_arrays(path)
 

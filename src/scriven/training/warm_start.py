@@ -47,9 +47,9 @@ class StartModel:
             values = parse_toml(self.start.read(starts.SETTINGS_FILE).decode(), path)
             settings = validate({"model": values.get("model")}).model
         except (UsageError, ValueError) as error:
-            raise starts.damaged(path, str(error)) from None
+            raise starts.damage_error(path, str(error)) from None
         if settings.input != "embedding" or settings.head != "linear":
-            raise starts.damaged(path, "it needs an embedding and an output layer")
+            raise starts.damage_error(path, "it needs an embedding and an output layer")
         return settings
 
     @cached_property
@@ -59,7 +59,7 @@ class StartModel:
         try:
             return Vocabulary.from_json(self.start.read(starts.VOCABULARY_FILE).decode())
         except (InputError, ValueError) as error:
-            raise starts.damaged(path, str(error).split(";")[0]) from None
+            raise starts.damage_error(path, str(error).split(";")[0]) from None
 
     def read_weights(self) -> dict[str, Tensor]:
         """Reads its weights, in fp32. Raises InputError if they do not fit its settings and vocabulary."""
@@ -68,11 +68,11 @@ class StartModel:
         try:
             expected = weight_shapes(self.settings, self.vocabulary.size)
         except UsageError as error:
-            raise starts.damaged(path, str(error)) from None
+            raise starts.damage_error(path, str(error)) from None
         if {name: tuple(value.shape) for name, value in arrays.items()} != expected:
-            raise starts.damaged(path, "its arrays do not fit its settings and its vocabulary")
+            raise starts.damage_error(path, "its arrays do not fit its settings and its vocabulary")
         if any(value.dtype != torch.bfloat16 or not finite(value) for value in arrays.values()):
-            raise starts.damaged(path, "its arrays are not finite numbers in bf16")
+            raise starts.damage_error(path, "its arrays are not finite numbers in bf16")
         return {name: value.float() for name, value in arrays.items()}
 
 
