@@ -129,6 +129,7 @@ def test_reading_can_be_stopped_before_it_has_begun(page: Page) -> None:
     page.route("**/tokenizer_info*", lambda route: None)
     page.click("#read-go")
     page.click("#read-go")
+    expect(page.locator("#read-go")).to_have_text("Read")  # it has stopped: another click would stop it once more
     page.unroute("**/tokenizer_info*")
     page.click("#read-go")
     expect(page.locator("#read-note")).to_have_text("11 characters.")
