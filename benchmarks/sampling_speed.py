@@ -2,6 +2,7 @@
 
     python benchmarks/sampling_speed.py                                  # LSTMs of 2 layers, 256 and 512 wide
     python benchmarks/sampling_speed.py --run runs/book --text book.txt  # nats/char of a run's precisions on a text too
+    python benchmarks/sampling_speed.py --counts book.txt                # int8 mixed with the counts of a text, too
 
 Prints characters per second with all filters on, for one text and for 64 at the same time. They are medians of rounds
 in which all take turns, so that other programs disturb them alike. The whole path is measured, as users write: logits,
@@ -22,18 +23,24 @@ import numpy as np
 import torch
 
 from scriven.arrays import Ids
+from scriven.corpus.build import open_or_build
 from scriven.inference.predictor import Predictor
 from scriven.kernels import native_library
+from scriven.kernels.counts import NgramTable
 from scriven.kernels.sampler import PRECISIONS, Sampler
 from scriven.model import CharLM
+from scriven.runs.ngrams import MixtureWeights
 from scriven.session import Model
 from scriven.settings import ModelSettings, SamplingSettings, Settings
+from scriven.training.counting import count_text
+from scriven.training.mixing import WRITE_ORDER
 from scriven.vocabulary import Vocabulary
 
 FILTERS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02}
 LETTERS = "\n" + "".join(map(chr, range(32, 96)))  # 65, as tinyshakespeare has
 CERTAIN = 1e9  # a logit
 AT_ONCE = 64  # pieces of the text that are read side by side
+MIXTURE = MixtureWeights(reading=(0.6, 0.4), writing=(0.6, 0.4), order=WRITE_ORDER)  # their values cost no time
 
 
 def main() -> None:
@@ -44,6 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3, help="about how long each turn is")
     parser.add_argument("--threads", type=int, default=1, help="that share several texts, or a large model")
+    parser.add_argument("--counts", type=Path, help="a text whose counts take part in writing, in one more column")
     parser.add_argument("--run", help="a run to measure the nats/char of")
     parser.add_argument("--text", type=Path, help="the text for --run")
     parser.add_argument("--characters", type=int, default=64_000, help="of the text, at most")
@@ -58,10 +66,10 @@ def main() -> None:
 
 def speeds(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Characters per second of every width and number of texts; printed as a table."""
-    rows = []
+    rows, counted = [], count(arguments.counts) if arguments.counts else None
     for width in arguments.widths:
         for streams in arguments.streams:
-            medians = interleaved(ways(width, streams), arguments.rounds, arguments.seconds, streams)
+            medians = interleaved(ways(width, streams, counted), arguments.rounds, arguments.seconds, streams)
             rows.append({"width": width, "streams": streams, **medians})
     names = list(rows[0])[2:]
     cells = [[f"2x{r['width']}", r["streams"], *(f"{r[name]:,.0f}" for name in names), ratio(r)] for r in rows]
@@ -74,10 +82,18 @@ def ratio(row: dict[str, Any]) -> str:
     return f"{row['int8'] / row['torch']:.1f}" if "int8" in row else ""
 
 
-def ways(width: int, streams: int) -> dict[str, Callable[[int], object]]:
+def count(text: Path) -> tuple[Vocabulary, NgramTable]:
+    """The characters of a text, and the counts of its training part."""
+    corpus = open_or_build((str(text),), Settings().corpus)
+    return corpus.vocabulary, count_text(corpus)[0]
+
+
+def ways(
+    width: int, streams: int, counted: tuple[Vocabulary, NgramTable] | None = None
+) -> dict[str, Callable[[int], object]]:
     """Functions that write so many characters of every text, by name."""
     torch.manual_seed(1)
-    vocabulary = Vocabulary.of(LETTERS)
+    vocabulary = counted[0] if counted else Vocabulary.of(LETTERS)
     model = CharLM(ModelSettings(width=width), vocabulary.size).eval()
     with torch.no_grad():
         model.get_parameter("head.weight").mul_(8)  # a trained model is not as undecided as a new one
@@ -86,6 +102,9 @@ def ways(width: int, streams: int) -> dict[str, Callable[[int], object]]:
         return result
     for precision in PRECISIONS:
         result[precision] = by_session(Predictor(model, vocabulary, "fp32", writing=precision), streams)
+    if counted:
+        mixed = Predictor(model, vocabulary, "fp32", 0, "int8").with_counts(*MIXTURE.mixtures(counted[1]))
+        result["int8, counts"] = by_session(mixed, streams)
     result["int8, ids alone"] = by_kernel(Sampler(model.settings, model.state_dict(), "int8"), vocabulary.size, streams)
     return result
 

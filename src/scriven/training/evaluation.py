@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import astuple, fields
 from functools import cached_property
 from itertools import product
@@ -28,6 +30,8 @@ TIMED_CHARACTERS = 8192  # read to measure the speed of a protocol
 TIMED_SAMPLE = 10  # characters written to measure the time of a sample
 PASSAGE_CHARACTERS, LONGEST_PASSAGE = 40, 400  # of a prompt from the text: as many as a window has, or 40
 SLOWER = 1.3  # times the measured seconds, to be safe
+READ_SAMPLE = 2000  # characters of a sample whose words are looked up in the training text
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
 class Evaluator:
@@ -232,3 +236,17 @@ class Evaluator:
 def _characters_read(characters: int, length: int) -> int:
     """Returns the characters read to predict `characters`, each of them after `length` others if that is not 0."""
     return min(characters, length) + max(0, characters - length) * max(length, 1) if characters else 1
+
+
+# --- words
+
+
+def words_of(text: str) -> list[str]:
+    """Returns the words of a text: letters in a row, with apostrophes within, in lower case."""
+    return WORD.findall(text.casefold())
+
+
+def known_share(text: str, known: Container[str]) -> float:
+    """Returns the share of a text's words that are known, without the last one, which may be cut; nan without any."""
+    words = words_of(text)[:-1]
+    return sum(word in known for word in words) / len(words) if words else math.nan
