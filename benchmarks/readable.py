@@ -3,9 +3,10 @@
     python benchmarks/readable.py --text TEXT... --first 50000 150000 --read 0.5 1 2 4 --from none auto
 
 A budget is the millions of characters that the model of reference (LSTM 2x192) could read in it; all settings are those
-that `--minutes` chooses for a machine that is just so fast. So the speed of this machine does not matter. Shown are the
-words, of ten samples of 2,000 characters at the usual temperature, that stand in the training text, the lowest and the
-highest of the ten shares, and the same of the validation text, which is what a perfect model of the text reaches.
+that `--minutes` chooses for a machine that is just so fast. So the speed of this machine does not matter. Shown is how
+many of the words of ten samples of 2,000 characters stand in the training text, and the lowest and the highest of the
+ten shares: of the model as it is used, mixed with counts, and of the network alone; and how many of the words of the
+validation text do.
 """
 
 from __future__ import annotations
@@ -70,8 +71,11 @@ def measure(text: Path, name: str, initial: str, asked: Namespace) -> Iterator[d
         done = scriven.train(
             str(text), settings=compute.apply(settings), initial=chosen or "none", output=run, reports=[]
         )
-        samples = done.load().samples(SAMPLES, length=READ_SAMPLE, seed=1)
-        shares = [known_share(sample, known) for sample in samples]
+        models = {"shares": done.load(), "alone": scriven.load(run, counts="none")}
+        shares = {
+            of: [known_share(each, known) for each in model.samples(SAMPLES, length=READ_SAMPLE, seed=1)]
+            for of, model in models.items()
+        }
         yield {
             "text": name,
             "characters": corpus.training.characters,
@@ -82,22 +86,24 @@ def measure(text: Path, name: str, initial: str, asked: Namespace) -> Iterator[d
             "passes": settings.budget.characters / corpus.training.characters,
             "bits": done.best.bits_per_char,
             "seconds": done.finished.seconds,
-            "shares": shares,
+            **shares,
             "held_out": known_share(held_out, known),
         }
 
 
 def row(each: dict[str, Any]) -> list[str]:
     """A row of the table."""
-    shares = each["shares"]
     return [
         f"{each['text']}",
-        each["from"],
+        each["from"].split("@")[0],
         f"{each['read']:g}",
         f"{each['model']}, {each['passes']:.1f} passes",
         str(each["seed"]),
         f"{each['bits']:.3f}",
-        f"{statistics.mean(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})",
+        *(
+            f"{statistics.mean(each[of]):.1%} ({min(each[of]):.1%} to {max(each[of]):.1%})"
+            for of in ("shares", "alone")
+        ),
         f"{each['held_out']:.1%}",
     ]
 
@@ -119,7 +125,17 @@ def main() -> None:
         for result in measure(piece.file(asked.output), name, initial, asked):
             results.append(result)
             print(" | ".join(row(result)), file=sys.stderr, flush=True)
-    header = ["text", "from", "budget, million", "model", "seed", "bits/char", "known words", "of held-out text"]
+    header = [
+        "text",
+        "from",
+        "budget, million",
+        "model",
+        "seed",
+        "bits/char",
+        "known words",
+        "network alone",
+        "held-out text",
+    ]
     print(table(header, map(row, results)))
     save(asked, "readable", results)
 

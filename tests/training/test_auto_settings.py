@@ -1,5 +1,6 @@
 """What is chosen for the user: by text, budget and speed; what is given wins; everything fits together."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scriven.settings import Optimizer, Settings, merge_settings, validate
-from scriven.training.auto_settings import Workload, choose_settings, expected_seconds, measure_speed
+from scriven.training.auto_settings import Workload, choose_settings, expected_seconds, measure_speed, readable_seconds
 
 
 def facts(characters: int = 1_000_000, cores: int = 2, speed: float = 80_000.0) -> Workload:
@@ -151,3 +152,12 @@ def test_a_protocol_that_reads_much_for_each_character_reads_fewer_of_them() -> 
 
 def test_speed_is_measured() -> None:
     assert measure_speed(torch.device("cpu"), "fp32", "gru") > 100
+
+
+def test_a_text_is_readable_later_on_a_slower_machine_and_if_it_is_short() -> None:
+    def seconds(characters: int, speed: float) -> float:
+        return readable_seconds(characters, facts(characters, speed=speed), 1)
+
+    assert seconds(1_000_000, 1000.0) > seconds(1_000_000, 2000.0) > 5  # which the start takes
+    assert seconds(50_000, 1000.0) > seconds(150_000, 1000.0) == seconds(17_000_000, 1000.0)
+    assert seconds(50_000, math.nan) == 0

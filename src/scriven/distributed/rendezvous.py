@@ -42,6 +42,7 @@ class WorkerJob:
     embedding: str = ""  # file or run folder whose embeddings to start from
     until: int = 0  # step to stop after, as if a signal came then; 0 for none
     replay: ReplayLog | None = None  # of the run to replay, if any: it decides then, not the clock
+    readable_seconds: float = 0.0  # from the command until what is written is readable, usually; 0 if unknown
     used_seconds: float = 0.0  # wall time that this command had used when the job was made
     made_at: float = field(default_factory=time.monotonic)
 

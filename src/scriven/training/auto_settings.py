@@ -47,6 +47,8 @@ EVALUATION_SHARE = 0.03  # of the time
 EVALUATION_SPEEDUP = 3.0  # evaluation reads faster than training by this factor
 EVALUATIONS, FEWEST_EVALUATIONS, MOST_EVALUATIONS = 10, 4, 40
 LEAST_EVALUATED = 120_000  # characters; the loss of fewer is too noisy
+# Characters that the reference model reads until a text, and a short one, becomes readable with counts.
+READ_UNTIL_READABLE, READ_OF_SHORT_TEXT, SHORT_TEXT = 30_000, 500_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,12 @@ def expected_seconds(settings: Settings, workload: Workload, share: float = 1.0)
     evaluated = settings.training.evaluations * read / EVALUATION_SPEEDUP
     characters = _budget_characters(settings, workload, settings.reader.batch * chunk_length(settings, workload))
     return (share * characters + evaluated) / speed + workload.overhead_seconds
+
+
+def readable_seconds(characters: int, workload: Workload, workers: int) -> float:
+    """Returns about how many seconds after the command a text of this size becomes readable; 0 if unknown."""
+    read = READ_UNTIL_READABLE if characters >= SHORT_TEXT else READ_OF_SHORT_TEXT
+    return workload.overhead_seconds + read / _whole_speed(workload, workers) if workload.speed > 0 else 0.0
 
 
 def _choose_workers_and_rows(

@@ -11,7 +11,7 @@ import math
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +41,7 @@ from scriven.training.budget import (
 )
 from scriven.training.evaluation import Evaluator
 from scriven.training.gradients import Control, GroupSums, Learner
-from scriven.training.notes import describe_divergence, describe_outcome
+from scriven.training.notes import describe_divergence, describe_outcome, written_notes
 from scriven.training.state import NOTHING_MEASURED, TrainingState, cannot_resume, load_state, selection_loss
 
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
@@ -123,8 +123,8 @@ class Trainer:
                 yield self._make_finished("interrupted", stopped.number)
                 return
         overflowed = list[str]()
-        yield from self._final_losses(overflowed)
-        yield self._make_finished("budget", overflowed=overflowed)
+        share = yield from self._final_losses(overflowed)
+        yield self._make_finished("budget", overflowed=overflowed, share=share)
 
     def _train_until_failure(self) -> Iterator[Event]:
         """Makes the remaining steps and evaluations.
@@ -342,15 +342,17 @@ class Trainer:
     def _final_share(self) -> float:
         return FINAL_SHARE * (self.settings.budget.minutes * 60 or max(FINAL_SECONDS, self._seconds()))
 
-    def _final_losses(self, overflowed: list[str]) -> Iterator[Event]:
+    def _final_losses(self, overflowed: list[str]) -> Generator[Event, None, float]:
         """Measures the best model's exact validation losses, if there is time for them.
 
-        Adds the protocols whose loss is not finite to `overflowed`.
+        Adds the protocols whose loss is not finite to `overflowed`. Returns the share of known words in a
+        sample, or nan.
         """
         wanted, best = self.workers.broadcast(self._final_fits() and not self.stop()), self.state.best
         compared = self._compared_fits() and not self.stop()
+        share = math.nan
         if not (self.corpus.validation.characters and best and (wanted or compared)):
-            return
+            return share
         self.learner.use_best()
         self.learner.model.eval()
         with contextlib.suppress(Stopped):
@@ -363,14 +365,20 @@ class Trainer:
             for model, protocol, loss in self.evaluator.compared_losses(mixture, self.state.counts) if compared else ():
                 if math.isfinite(loss.total_nats):
                     yield self._make_compared(model, protocol, loss, step=best.step, final=True)
+            share = self.evaluator.written_share(mixture) if compared else math.nan
+        return share
 
-    def _make_finished(self, reason: str, signal: int = 0, overflowed: list[str] | None = None) -> Finished:
+    def _make_finished(
+        self, reason: str, signal: int = 0, overflowed: list[str] | None = None, share: float = math.nan
+    ) -> Finished:
         state, factor = self.state, self.learner.optimizer.factor
         best = state.best or Best(step=state.step, loss=NOTHING_MEASURED)
         interrupted = reason == "interrupted"
         notes = describe_outcome(
             self.settings, state, factor=factor, overflowed=overflowed or [], interrupted=interrupted
         )
+        if self.saver:
+            notes += written_notes(share, self.evaluator.readable_share, self.job, self.saver.run)
         return Finished(
             step=state.step,
             reason=reason,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 from pathlib import Path
 
 from scriven import starts
@@ -146,6 +147,22 @@ def describe_learning(settings: Settings, state: TrainingState, factor: float) -
     return []
 
 
+def written_notes(share: float, readable: float, job: WorkerJob, run: Run) -> list[str]:
+    """Returns a sentence on the share of known words in what the kept model writes; none for nan.
+
+    If the share is below `readable`, and the budget was shorter than usually needed, it has the command that goes on.
+    """
+    if math.isnan(share):
+        return []
+    needed, minutes = job.readable_seconds, job.settings.budget.minutes
+    told = f"{100 * share:.0f} % of the words that it writes stand in your text."
+    if share < readable and minutes and needed > minutes * 60:
+        more = math.ceil(needed / 6) / 10
+        resume = f"scriven train --resume -o {shlex.quote(str(run.path))} --minutes {more:g}"
+        told += f" Texts of this size usually become readable after {_about(needed)} on this computer: {resume}"
+    return [told]
+
+
 def _has_overfitted(losses: LossHistory, recent: float, epochs: float) -> bool:
     if not losses.validated or losses.lowest_validated is None or epochs < OVERFITTED_PASSES:
         return False
@@ -213,6 +230,24 @@ def cell_notes(settings: Settings) -> list[str]:
 def epoch_notes(settings: Settings, counts: EpochCounts) -> list[str]:
     """Returns a sentence on the size of an epoch of windows."""
     return [f"An epoch is {describe_epoch(counts)}."] if settings.reader.kind == "windows" else []
+
+
+def readable_notes(job: WorkerJob, readable: float) -> list[str]:
+    """Returns a sentence on when what is written usually reaches the share that is `readable`; none for nan."""
+    if math.isnan(readable) or not job.readable_seconds:
+        return []
+    return [
+        f"Texts of this size usually become readable after {_about(job.readable_seconds)} on this computer: "
+        f"{100 * readable:.0f} % of the words that are written then stand in your text."
+    ]
+
+
+def _about(seconds: float) -> str:
+    """Returns seconds in words, rounded up."""
+    if seconds <= 55:
+        return f"about {5 * math.ceil(seconds / 5)} seconds"
+    minutes = math.ceil(seconds / 60)
+    return f"about {minutes} minute{'s' * (minutes != 1)}"
 
 
 def time_notes(job: WorkerJob, state: TrainingState, count: int) -> list[str]:

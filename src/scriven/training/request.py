@@ -18,7 +18,7 @@ from scriven.runs import Checkpoint, Run
 from scriven.runs.folder import SETTINGS_FILE, has_checkpoints, retraining_command
 from scriven.runs.journal import ReplayLog
 from scriven.settings import CorpusSettings, Settings, merge_settings, validate
-from scriven.training.auto_settings import Workload
+from scriven.training.auto_settings import Workload, readable_seconds
 
 RUNS = Path("runs")
 Resume = Literal["last", "auto"] | int | str  # last, auto, a step, or an epoch as epoch:17
@@ -68,6 +68,9 @@ class PreparedRun:
             embedding=self.embedding,
             until=request.until,
             replay=self.replay,
+            readable_seconds=readable_seconds(
+                self.corpus.training.characters, self.workload, self.settings.training.workers
+            ),
             used_seconds=time.monotonic() - request.begun,
         )
 

@@ -21,7 +21,7 @@ from scriven.training.auto_settings import Workload, chunk_length, expected_byte
 from scriven.training.counting import counting_events
 from scriven.training.loop import Trainer
 from scriven.training.new_run import prepare_counts, prepare_new_run
-from scriven.training.notes import cell_notes, epoch_notes, time_notes
+from scriven.training.notes import cell_notes, epoch_notes, readable_notes, time_notes
 from scriven.training.request import PreparedRun, Request, resolve_resume, with_absolute_paths
 from scriven.training.resume import compare_replay, expand_replay, prepare_resumed_run
 
@@ -95,6 +95,7 @@ def _make_started(trainer: Trainer, prepared: PreparedRun) -> Started:
     notes = [*prepared.corpus.notes, *prepared.notes, *time_notes(trainer.job, state, trainer.even_evaluations)]
     if not state.step:
         notes += [*cell_notes(trainer.settings), *epoch_notes(trainer.settings, trainer.epoch)]
+        notes += readable_notes(trainer.job, trainer.evaluator.readable_share) if trainer.evaluator.table else []
     settings, corpus = trainer.settings, trainer.corpus
     parameters = parameter_count(settings.model, corpus.vocabulary.size)
     reader, model = settings.reader, settings.model
