@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import copy
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import repeat
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, get_args, overload
@@ -30,10 +30,10 @@ from scriven.arrays import Float32s, Float64s, Ids
 from scriven.corpus.decoding import prepare
 from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_mark
-from scriven.errors import UsageError
+from scriven.errors import InputError, UsageError
 from scriven.events import Loss
 from scriven.inference.adaptive import AdaptiveContext, AdaptiveReader
-from scriven.inference.chunks import prompt_ids, read_chunks, split_text
+from scriven.inference.chunks import StoredText, prompt_ids, read_chunks, split_text
 from scriven.inference.generation import (
     LENGTH,
     LIVE,
@@ -47,7 +47,7 @@ from scriven.inference.generation import (
     make_decoder,
 )
 from scriven.inference.predictor import Context, Predictor, writing_precision
-from scriven.inference.protocols import adaptive_surprisals
+from scriven.inference.protocols import ADAPTIVE, text_reader
 from scriven.inference.saved_session import Origin, SavedSession
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals, surprisals_of_text, tally
 from scriven.kernels.counts import NgramMixture
@@ -57,6 +57,7 @@ from scriven.model.language_model import make_model
 from scriven.runs import Run, load_weights, open_run
 from scriven.runs.checkpoints import MODEL_FILE, Checkpoint
 from scriven.runs.folder import Which
+from scriven.runs.recovery import open_run_corpus
 from scriven.settings import Settings, reader_window
 from scriven.vocabulary import Vocabulary, check_ids
 
@@ -193,8 +194,8 @@ class Model:
     def session(self, *, seed: int | None = None, adapt: bool = False) -> Session:
         """Returns a session: a new text that is read and written by turns. The same seed draws the same text.
 
-        With `adapt`, a copy of the weights learns from all that the session reads, but not from what it writes. Raises
-        UsageError if the seed is negative, or if the model cannot learn while it reads.
+        With `adapt`, a copy of the weights learns from all that the session reads, but not from what it writes; the
+        session has no counts. Raises UsageError if the seed is negative, or if the model cannot learn while it reads.
         """
         start = self._adaptive_start if check_switch("adapt", adapt) else self._start
         return Session(self, start, np.random.default_rng(first_seed(seed)))
@@ -348,7 +349,8 @@ class Model:
         as in a file. Each document is read from its start, and its end is counted, the last one's too.
 
         With `adapt`, a copy of the model learns from a text while it reads it, always after it has scored. Each text
-        begins with the trained weights. Raises UsageError if the model cannot learn so.
+        begins with the trained weights. Ongoing counts read the run's training text when they are first needed. Raises
+        UsageError if the model cannot learn so, InputError if the training text is gone.
         """
         if not isinstance(text, str):
             return [self._score(each, adapt) for each in check_texts("text", text)]
@@ -369,13 +371,17 @@ class Model:
         cut = split_document_text(check_pieces("pieces", pieces), self.settings.corpus)
         chunks = read_chunks(self.vocabulary, cut)
         if check_switch("adapt", adapt):
-            return check_scored(adaptive_surprisals(self.adaptive, chunks))
+            return check_scored(self._read_adapting(chunks))
         return check_scored(surprisals_of_text(self.predictor, chunks))
 
     @cached_property
     def adaptive(self) -> AdaptiveReader:
         """Reads with a copy of the model that learns. Raises UsageError if the model cannot learn while it reads."""
         return AdaptiveReader(self.predictor)
+
+    @cached_property
+    def _read_adapting(self) -> Callable[[Iterable[Ids]], Iterator[Scored]]:
+        return text_reader(ADAPTIVE, self.predictor)
 
     @cached_property
     def _adaptive_start(self) -> AdaptiveContext:
@@ -587,7 +593,14 @@ def load(
     load_weights(model, checkpoint, weights)
     window = reader_window(opened.settings.reader)
     writing = writing_precision(precision, place, cell)
-    predictor = Predictor(model.eval().to(place), opened.vocabulary, number_format, window, writing)
+    predictor = Predictor(
+        model.eval().to(place),
+        opened.vocabulary,
+        number_format,
+        window,
+        writing,
+        training_text=partial(_training_text, opened),
+    )
     sha256 = checkpoint.manifest["files"][MODEL_FILE]["sha256"]
     if opened.settings.model.kind == "counts":
         predictor, sha256 = _counts_alone(predictor, opened, order), opened.origin["counts"]["sha256"]
@@ -605,6 +618,16 @@ def load(
     made = Model(predictor, opened.settings, checkpoint.step, str(run), origin)
     _LOADED.setdefault(origin, made)
     return made
+
+
+def _training_text(run: Run) -> StoredText:
+    try:
+        return open_run_corpus(run).training
+    except InputError as error:
+        raise InputError(
+            f"{error}. Ongoing counts need the training text; without it, adapt the network alone: --counts none, or "
+            'load(run, counts="none")'
+        ) from None
 
 
 def _counts_alone(predictor: Predictor, run: Run, order: int | None) -> Predictor:

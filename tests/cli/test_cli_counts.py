@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import pytest
 
 from conftest import Command
 from scriven.kernels import native_library
+from scriven.runs import open_run
+from scriven.runtime import cache_folder
+from scriven.session import load
 from scriven.settings import validate
 from scriven.training.request import Request
 from scriven.training.start import train
 
 pytestmark = pytest.mark.skipif(native_library.level() == "off", reason="there is no native library")
 WORDS = ["the cat", "a rat", "sat", "on a mat", "and", "spat", "ran", "at noon"]
+NO_COUNTS = ("--counts", "none")
 SMALL: dict[str, Any] = {
     "budget": {"steps": 4},
     "model": {"width": 8, "layers": 1},
@@ -48,8 +53,41 @@ def test_evaluate_shows_the_parts_beside_the_mixture(folder: Path, command: Comm
     scored = [json.loads(command("score", run, text, "--json", *more).out) for more in ((), ("--counts", "none"))]
     assert of_file["counts_alone_nats_per_char"] < 1
     assert scored[0]["nats"] < scored[1]["nats"]
-    adaptive = json.loads(command("evaluate", run, text, "--protocol", "adaptive", "--json").out)
-    assert not [name for name in adaptive if "alone" in name]  # it is of the network, and says so
+
+
+def test_counts_continue_beside_a_network_that_learns(folder: Path, command: Command) -> None:
+    run, text = str(folder / "run"), str(folder / "tale.txt")
+    adaptive = ["--protocol", "adaptive", "--json"]
+    whole, network = (json.loads(command("evaluate", run, *adaptive, *flags).out) for flags in ((), NO_COUNTS))
+    assert whole["nats_per_char"] < whole["network_alone_nats_per_char"] == network["nats_per_char"]
+    assert whole["nats_per_char"] < 1.1 * whole["counts_alone_nats_per_char"]
+    assert "accuracy" in network and "accuracy" not in whole
+    assert not [name for name in network if "alone" in name]
+    measured = json.loads(command("evaluate", run, text, *adaptive).out)
+    adapt = ["--adapt", "--json"]
+    scored, alone = (json.loads(command("score", run, text, *adapt, *flags).out) for flags in ((), NO_COUNTS))
+    assert scored["nats"] == measured["nats"]
+    assert alone["nats_per_char"] == measured["network_alone_nats_per_char"] > measured["nats_per_char"]
+    model, tale = load(run), Path(text).read_text()
+    assert model.score(tale, adapt=True).nats == model.score(tale, adapt=True).nats == scored["nats"]
+    assert load(run, counts="none").score(tale, adapt=True).nats == pytest.approx(alone["nats"])
+    session = model.session(adapt=True)
+    assert session.score(tale).nats == pytest.approx(alone["nats"])
+
+
+def test_ongoing_counts_need_the_training_text(folder: Path, command: Command) -> None:
+    (folder / "gone.txt").write_text((folder / "tale.txt").read_text() + "a rat\n")
+    run, text = str(folder / "gone"), str(folder / "tale.txt")
+    list(train(Request((str(folder / "gone.txt"),), validate(SMALL), Path(run), initial="none")))
+    shutil.rmtree(open_run(Path(run)).corpus_path)
+    kept = command("score", run, text, "--adapt", "--json")  # its corpus is built again
+    (folder / "gone.txt").unlink()
+    shutil.rmtree(cache_folder())
+    refused = command("score", run, text, "--adapt")
+    assert (kept.code, refused.code) == (0, 3)
+    assert "the corpus of " in refused.err and "adapt the network alone: --counts none" in refused.err
+    assert command("score", run, text, "--adapt", *NO_COUNTS).code == 0
+    assert command("score", run, text).code == 0
 
 
 def test_sample_writes_with_counts_or_without(folder: Path, command: Command) -> None:

@@ -175,7 +175,7 @@ def test_documents_alone_forget_what_was_learned() -> None:
     model = predictor("\n abcde,", "\n\n")
     ids, boundary = document_ids(model), model.vocabulary.boundary
     assert boundary is not None
-    pieces = list(protocols.adaptive_surprisals(reader(model), cut(ids, [13, 40]), documents_alone=True))
+    pieces = list(protocols.AdaptiveTexts(model, documents_alone=True, rule=RULE).surprisals(cut(ids, [13, 40])))
     expected = [
         nats_in_pieces(reader(model), np.append(model.vocabulary.encode(text), boundary), [])[0] for text in DOCUMENTS
     ]

@@ -121,6 +121,22 @@ def test_pieces_of_any_size_give_the_same_bits(cut: int) -> None:
         assert np.concatenate(decoded).tolist() == ids.tolist()
 
 
+def test_copies_go_on_by_themselves() -> None:
+    ids = bytes_of(TEXT)[:3000]
+    expected = read(ids)
+    with mixer_of() as mixer:
+        mixer.read(ids[:1000])
+        with mixer.copy() as one, mixer.copy() as other:
+            other.read(ids[:500])
+            assert one.read(ids[1000:]).tobytes() == expected[1000:].tobytes()
+            assert mixer.read(ids[1000:]).tobytes() == expected[1000:].tobytes()
+            with one.copy() as last:
+                one.close()
+                last.read(ids)
+    with pytest.raises(ValueError, match="closed"):
+        mixer.copy()
+
+
 def test_it_learns_while_it_reads() -> None:
     nats = read(bytes_of(TEXT * 2))
     first, second = nats[: len(TEXT)].mean(), nats[len(TEXT) :].mean()

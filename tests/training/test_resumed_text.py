@@ -13,12 +13,13 @@ from scriven.corpus import Corpus, build
 from scriven.errors import InputError
 from scriven.events import Started, Stepped
 from scriven.runs import create_run, open_run
+from scriven.runs.recovery import open_run_corpus
 from scriven.settings import (
     BudgetSettings,
     CorpusSettings,
     Settings,
 )
-from scriven.training.request import Request, open_run_corpus
+from scriven.training.request import Request
 from scriven.training.start import train
 from small_settings import SMALL
 

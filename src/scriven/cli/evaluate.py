@@ -62,8 +62,10 @@ def evaluate(
     last-L, such as last-40, predicts each character from exactly the L before it.
 
     adaptive reads like stream (or documents), but the model keeps learning: it scores a few characters, then learns
-    from them. adaptive-documents forgets what it learned at each document's end. Both losses depend on the order of the
-    text, and cannot be compared with those of the other protocols. The run does not change.
+    from them. A mixture's counts continue counting after the training text, of which up to 4 million characters are
+    read first. adaptive-documents forgets what it learned at each document's end, and is of the network alone. Both
+    losses depend on the order of the text, and cannot be compared with those of the other protocols. The run does not
+    change.
 
     For a model of bytes, each byte counts as a character.
 
@@ -75,7 +77,7 @@ def evaluate(
         documents, stream, window-LENGTH, last-LENGTH, adaptive or adaptive-documents; unless given, the one that
         matches the model's training
     """
-    from scriven.inference.protocols import is_adaptive, own_protocol, parse_protocol, reading_precision
+    from scriven.inference.protocols import ADAPTIVE_DOCUMENTS, own_protocol, parse_protocol, reading_precision
     from scriven.inference.surprisal import check_finite
     from scriven.session import load
 
@@ -103,11 +105,11 @@ def evaluate(
     check_finite([total.loss.nats, total.loss.end_nats])
     documents = {"nats_per_document": total.loss.nats_per_document} if total.loss.ends else {}
     computed: dict[str, Any] = {
-        "accuracy": total.loss.accuracy,
+        **({"accuracy": total.loss.accuracy} if total.loss.judged else {}),
         "step": model.step,
         "precision": reading_precision(protocol, model.predictor),
     }
-    if file != "-" and not is_adaptive(protocol):  # standard input can be read only once
+    if file != "-" and protocol != ADAPTIVE_DOCUMENTS:  # standard input can be read only once; that is of the network
         computed |= {
             f"{part}_alone_nats_per_char": _measure(predictor).loss.nats_per_char
             for part, predictor in model.predictor.parts().items()
@@ -158,7 +160,7 @@ def corpus_of(run: str) -> Corpus:
     Raises InputError when it is gone and cannot be built again.
     """
     from scriven.runs import open_run
-    from scriven.training.request import open_run_corpus
+    from scriven.runs.recovery import open_run_corpus
 
     opened = open_run(run)
     corpus = open_run_corpus(opened)

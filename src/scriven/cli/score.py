@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -34,6 +34,7 @@ from scriven.errors import InputError, UsageError
 from scriven.events import Loss
 
 if TYPE_CHECKING:
+    from scriven.arrays import Ids
     from scriven.corpus.decoding import ReadCounts as Counts
     from scriven.corpus.sources import TextSource
     from scriven.inference.surprisal import Scored
@@ -86,25 +87,25 @@ def score(
         print a table with tabs between columns, and a first row of names; lines and characters are always shown so. To
         paste lines and scores together, drop the first row: paste FILE <(scriven score RUN FILE --by line | tail -n +2)
     adapt
-        let a copy of the model learn from the text while it reads: from each piece after it was scored. Each file
-        begins with the trained weights. These scores depend on the order of the text, and cannot be compared with
-        others; every row says `adaptive`. The run does not change
+        let a copy of the model learn from the text while it reads: from each piece after it was scored. A mixture's
+        counts continue counting after the training text, which is read first; --counts none is the network alone.
+        Each file begins with the trained weights. These scores depend on the order of the text, and cannot be compared
+        with others; every row says `adaptive`. The run does not change
     adapt_documents
-        the same, but each document begins with the trained weights, too
+        the same by the network alone, but each document begins with the trained weights, too
     """
     if as_json and as_tsv:
         raise UsageError("--json and --tsv exclude each other; drop one")
     if not files:
         raise UsageError("scriven score needs a file with the text to score; - is standard input")
     from scriven.corpus.sources import find
-    from scriven.inference.protocols import ADAPTIVE, ADAPTIVE_DOCUMENTS, check_protocol
+    from scriven.inference.protocols import ADAPTIVE, ADAPTIVE_DOCUMENTS, text_reader
     from scriven.session import load
 
     sources = find(check_named(files)).sources
     model = load(run, which=checkpoint, device=device, precision=precision, counts=counts)
     way = ADAPTIVE_DOCUMENTS if adapt_documents else ADAPTIVE if adapt else ""
-    if way:
-        check_protocol(way, model.predictor)
+    read = text_reader(way, model.predictor)
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
     form: Form = "json" if as_json else "tsv" if as_tsv or by != "total" else "words"
     empty: list[str] = []
@@ -114,7 +115,7 @@ def score(
             name = {"file": source.name} if len(sources) > 1 or as_json else {}
             row = None
             shown = source.name if len(sources) > 1 else ""
-            for row in _rows_of(model, source, by, choices, name=shown, form=form, way=way):
+            for row in _rows_of(model, source, by, choices, name=shown, form=form, way=way, read=read):
                 yield {**name, **({"protocol": way} if way else {}), **row}
             if row is None:
                 empty.append(source.name)
@@ -126,18 +127,26 @@ def score(
 
 
 def _rows_of(
-    model: Model, source: TextSource, by: By, choices: dict[str, str | None], *, name: str, form: Form, way: str
+    model: Model,
+    source: TextSource,
+    by: By,
+    choices: dict[str, str | None],
+    *,
+    name: str,
+    form: Form,
+    way: str,
+    read: Callable[[Iterable[Ids]], Iterator[Scored]],
 ) -> Iterator[Row]:
     """Yields the rows of one text, then prints notes on it, which start with `name` if that is given.
 
-    `way` is the adaptive protocol, or empty.
+    `way` is the adaptive protocol, or empty; `read` reads a text by it.
     """
     from scriven.corpus.decoding import ReadCounts as Counts
-    from scriven.inference.protocols import reading_precision, surprisals_by
+    from scriven.inference.protocols import reading_precision
     from scriven.inference.surprisal import check_scored
 
     counts = Counts(empty_places=deque())
-    pieces = check_scored(surprisals_by(way, model.predictor, read_sources(model, [source], counts, choices, name)))
+    pieces = check_scored(read(read_sources(model, [source], counts, choices, name)))
     unit: Unit = "line" if model.settings.corpus.documents in {"none", "lines"} else "document"
     if by == "line":
         yield from _lines(model.vocabulary, pieces, unit, _DocumentNumbers(counts))

@@ -3,12 +3,18 @@
 The weights of a copy of the model make one step of AdamW after each segment, and are pulled back a little towards the
 trained ones. All of this is a value, an `AdaptiveContext`: it can be kept, copied and continued, and does not depend on
 the pieces that the text came in. One thread computes in fp32, so the bits do not depend on the number of threads.
+
+Ongoing counts are a `ContextMixer` that has read the training text, no more than its last PRIMED characters, and
+continues counting. The network takes part with its predictions: of the last PREDICTED ones of these, so that the counts
+learn what they are worth, and of all that is read afterwards.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,11 +25,22 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from scriven.arrays import Bools, Float64s, Ids
 from scriven.errors import UsageError
+from scriven.inference.chunks import StoredText, blocks, last_chunks
 from scriven.inference.predictor import Context, Predictor
 from scriven.kernels.adamw import AdamW, norm
+from scriven.kernels.context_mixing import (
+    MOST_SYMBOLS,
+    NEWLINE,
+    ContextMixer,
+    Kinds,
+    kinds_of,
+    kinds_of_bytes,
+    memory_bits_for,
+)
 from scriven.model.backends import choose_backend, single_threaded
 from scriven.model.language_model import CharLM, State, detach
 from scriven.runs.tensors import finite
+from scriven.vocabulary import Vocabulary
 
 PRECISION = "fp32"  # of all products
 LEARNED = "learned."  # begins the names of the arrays of what was learned
@@ -40,6 +57,7 @@ class AdaptiveRule:
 
 
 RULE = AdaptiveRule()
+Judge = Callable[[Tensor, Ids], tuple[Float64s, Bools]]  # takes logits (t, V) before ids (t,), as `_score`
 
 
 @dataclass(frozen=True)
@@ -124,17 +142,20 @@ class AdaptiveReader:
         """Returns the context at the beginning of a text, with the trained weights."""
         return self.read(AdaptiveContext(torch.zeros(1, self.vocabulary.size)), self.predictor.opening)[2]
 
-    def read(self, context: AdaptiveContext, ids: Ids) -> tuple[Float64s, Bools, AdaptiveContext]:
+    def read(
+        self, context: AdaptiveContext, ids: Ids, judge: Judge | None = None
+    ) -> tuple[Float64s, Bools, AdaptiveContext]:
         """Returns the nats (T,) that ids (T,) cost, whether each was the most likely one (T,), and the context after.
 
-        Every id is scored with weights that learned only from ids before it.
+        Every id is scored with weights that learned only from ids before it. `judge` computes the nats of known ids;
+        without it, they are those of the network.
         """
         if not len(ids):
             return np.empty(0), np.empty(0, np.bool_), context
         unseen: Bools = self.vocabulary.unseen(ids)
         with self._lock, single_threaded():
             self._hold(context.learned)
-            nats, right, context = self._read(context, self.vocabulary.clamp(ids))
+            nats, right, context = self._read(context, self.vocabulary.clamp(ids), judge or _score)
         return nats + self.vocabulary.unseen_nats * unseen, right & ~unseen, context
 
     def pause(self, context: AdaptiveContext) -> AdaptiveContext:
@@ -166,12 +187,12 @@ class AdaptiveReader:
             model = copy.deepcopy(self.model)
         return Predictor(model, self.vocabulary, PRECISION, writing=self.predictor.writing)
 
-    def _read(self, context: AdaptiveContext, ids: Ids) -> tuple[Float64s, Bools, AdaptiveContext]:
+    def _read(self, context: AdaptiveContext, ids: Ids, judge: Judge) -> tuple[Float64s, Bools, AdaptiveContext]:
         """Reads like `read`, known ids (T,), T > 0, with the weights that the model has."""
         nats, right = np.empty(len(ids)), np.empty(len(ids), np.bool_)
         segment, state, done, learned = context.segment, context.state, 0, context.learned
         if segment is None:
-            nats[:1], right[:1] = _score(context.logits, ids[:1])
+            nats[:1], right[:1] = judge(context.logits, ids[:1])
             segment, done = ids[:1], 1
         while done < len(ids):
             self.predictor.check_stop()
@@ -179,7 +200,7 @@ class AdaptiveReader:
             segment = np.concatenate((segment, ids[done : done + self.rule.length + 1 - known]))
             losses, logits, after = self._predict(segment[:-1], segment[1:], state)
             fresh = slice(done, done + len(segment) - known)
-            nats[fresh], right[fresh] = _score(logits[known - 1 :], segment[known:])
+            nats[fresh], right[fresh] = judge(logits[known - 1 :], segment[known:])
             done = fresh.stop
             if len(segment) > self.rule.length:
                 self._learn(losses)
@@ -258,4 +279,68 @@ def check_adaptive(predictor: Predictor) -> None:
             "while it reads; score it without adapting, or train with --reader.kind stream"
         )
     if predictor.is_counts_alone:
-        raise UsageError("a model of counts has no weights that could learn while it reads; score it without adapting")
+        raise UsageError(
+            "a model of counts has no weights that could learn while it reads; whole texts it counts: score them with "
+            "--adapt, or adapt=True"
+        )
+
+
+# --- ongoing counts
+
+PRIMED = 4_000_000  # characters of the training text that are counted, at most: the last ones
+PREDICTED = 300_000  # of these, the last ones, which a network predicts, too
+LEARNED_AT_ONCE = 1 << 14  # characters that are read between two copies of what was learned
+SHARE = 1 << 24  # of a probability 1, as frequencies
+
+Predict = Callable[[Ids], Iterator[tuple[Tensor, Ids]]]  # pieces of a text, ids (t,), after the logits (t, V) for them
+
+
+def check_countable(vocabulary: Vocabulary) -> None:
+    """Raises UsageError for more symbols than can be counted."""
+    if vocabulary.size > MOST_SYMBOLS:
+        raise UsageError(
+            f"ongoing counts have at most {MOST_SYMBOLS:,} symbols, and this model has {vocabulary.size:,}; use the "
+            "network alone, with --counts none"
+        )
+
+
+def count_text(
+    vocabulary: Vocabulary, text: StoredText, predict: Predict | None, check_stop: Callable[[], None]
+) -> ContextMixer:
+    """Returns ongoing counts that have read a text, with the predictions of a network, if any. They must be closed."""
+    ids = np.concatenate([np.empty(0, np.int64), *last_chunks(text, vocabulary.boundary, PRIMED)])
+    ids, predicted = vocabulary.clamp(ids), min(PREDICTED, len(ids)) if predict else 0
+    alone, last = np.split(ids, [len(ids) - predicted])
+    mixer = ContextMixer(_kinds(vocabulary), memory_bits_for(len(ids)))
+    try:
+        for piece in blocks([alone], LEARNED_AT_ONCE):
+            check_stop()
+            mixer.read(piece)
+        for logits, piece in predict(last) if predict else ():
+            mix(mixer, logits, piece)
+    except BaseException:
+        mixer.close()
+        raise
+    return mixer
+
+
+def mix(counts: ContextMixer, logits: Tensor, ids: Ids) -> tuple[Float64s, Bools]:
+    """Returns the nats (t,) of ids (t,) by counts and logits (t, V) together, and False for each; the counts read them.
+
+    All nats are NaN if the logits are not finite numbers.
+    """
+    never = np.zeros(len(ids), np.bool_)
+    chances = logits.detach().double().softmax(1).numpy()  # (t, V)
+    if not np.isfinite(chances).all():
+        return np.full(len(ids), math.nan), never
+    return counts.read(ids, (chances * SHARE).astype(np.uint32) + np.uint32(1)), never
+
+
+def _kinds(vocabulary: Vocabulary) -> Kinds:
+    """Says of each symbol what it is; the boundary ends a line."""
+    kinds = np.zeros(vocabulary.size, np.int32)
+    known = len(vocabulary.symbols)
+    kinds[:known] = kinds_of_bytes() if vocabulary.unit == "byte" else kinds_of([*map(chr, vocabulary.symbols)], known)
+    if vocabulary.boundary is not None:
+        kinds[vocabulary.boundary] = NEWLINE
+    return kinds

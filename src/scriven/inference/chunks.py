@@ -79,21 +79,49 @@ def chunks_of(reader: StoredIdsReader, start: int = 0, stop: int | None = None, 
 
 
 def documents_of(
-    text: StoredText, boundary: int, start: int = 0, stop: int | None = None, limit: int | None = None
+    text: StoredText,
+    boundary: int,
+    start: int = 0,
+    stop: int | None = None,
+    limit: int | None = None,
+    since: int = 0,
 ) -> Iterator[Ids]:
     """Yields the documents from number `start` to `stop` (None: the last) in chunks, each followed by the boundary.
 
-    Only the first `limit` characters of the text are read. A document that they cut gets no boundary.
+    Only the characters from number `since` on are read, of the first `limit` ones. A document that the limit cuts gets
+    no boundary.
     """
     stop = text.documents if stop is None else stop
     limit = text.characters if limit is None else limit
     for number in range(start, stop, DOCUMENTS_AT_ONCE):
         firsts, lengths = text.bounds(np.arange(number, min(number + DOCUMENTS_AT_ONCE, stop)))
         ends = firsts + lengths
-        for begin in range(int(firsts[0]), min(limit, int(ends[-1])), CHUNK):
+        for begin in range(max(since, int(firsts[0])), min(limit, int(ends[-1])), CHUNK):
             end = min(begin + CHUNK, limit, int(ends[-1]))
             ended = ends[(ends > begin) & (ends <= end)]
             yield np.insert(text.read(begin, end - begin), ended - begin, boundary)
+
+
+def last_chunks(text: StoredText, boundary: int | None, most: int) -> Iterator[Ids]:
+    """Yields the last characters of a text, `most` at most, in chunks; with a boundary after each document."""
+    since = max(0, text.characters - most)
+    if boundary is None:
+        yield from chunks_of(text, since)
+    else:
+        start = max(0, count_beginning_in(text, since) - 1)
+        yield from documents_of(text, boundary, start, since=since)
+
+
+def count_beginning_in(text: StoredText, characters: int) -> int:
+    """Returns how many documents begin in the first characters, by bisection."""
+    low, high = 0, text.documents
+    while low < high:
+        middle = (low + high) // 2
+        if int(text.bounds(np.array([middle]))[0][0]) < characters:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def read_chunks(vocabulary: Vocabulary, pieces: Iterable[tuple[str, Ids]]) -> Iterator[Ids]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from scriven import kernels
 from scriven.arrays import Float64s, Ids
 from scriven.errors import UsageError
+from scriven.inference.chunks import StoredText
 from scriven.inference.sampling import draw
 from scriven.kernels import native_library, sampler
 from scriven.kernels.counts import NgramMixture, NgramTable
@@ -87,6 +88,7 @@ class Predictor:
         check_stop: Callable[[], None] = lambda: None,
         counts: NgramMixture | None = None,
         writing_counts: NgramMixture | None = None,
+        training_text: Callable[[], StoredText] | None = None,
     ) -> None:
         """`model` must be in evaluation mode, on the device where it stays. `precision` is `fp32` or `bf16`.
 
@@ -99,6 +101,8 @@ class Predictor:
         With `counts`, what is read costs what a mixture with them says. Text is drawn from a mixture with
         `writing_counts`, by default the same.
 
+        `training_text` opens the text of the counts, which ongoing counts read before a text that is learned from.
+
         `check_stop` is called before every chunk is read, and may raise to end the work.
         """
         self.model = model
@@ -109,6 +113,7 @@ class Predictor:
         self.check_stop = check_stop
         self.counts = counts
         self.writing_counts = writing_counts or counts
+        self.training_text = training_text
         self._backend = choose_backend(model.settings, model.device, precision)
         # A single step takes as long as reading the weights. Autocast would convert them each time.
         self._step_backend = choose_backend(model.settings, model.device, "fp32")
@@ -132,11 +137,20 @@ class Predictor:
         """Returns a predictor of counts without a network, which reads as this one does."""
         nothing = NoNetwork(self.model.settings, self.vocabulary.size).eval()
         counts = NgramMixture.alone(table)
-        return Predictor(nothing, self.vocabulary, "fp32", self.window, check_stop=self.check_stop, counts=counts)
+        return Predictor(
+            nothing,
+            self.vocabulary,
+            "fp32",
+            self.window,
+            check_stop=self.check_stop,
+            counts=counts,
+            training_text=self.training_text,
+        )
 
     def _copy_with(self, **values: Any) -> Predictor:
-        names = ("model", "vocabulary", "precision", "window", "writing", "check_stop", "counts", "writing_counts")
-        return Predictor(**{name: getattr(self, name) for name in names} | values)
+        names = ("model", "vocabulary", "precision", "window", "writing", "check_stop")
+        names_of_counts = ("counts", "writing_counts", "training_text")
+        return Predictor(**{name: getattr(self, name) for name in names + names_of_counts} | values)
 
     @property
     def is_counts_alone(self) -> bool:

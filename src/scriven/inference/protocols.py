@@ -12,17 +12,40 @@
 from __future__ import annotations
 
 import re
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import chain
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from torch import Tensor
 
 from scriven.arrays import Ids
 from scriven.errors import UsageError
-from scriven.inference.adaptive import PRECISION, AdaptiveReader, check_adaptive
-from scriven.inference.chunks import StoredIdsReader, StoredText, blocks, chunks_of, documents_of, open_chunks
+from scriven.inference.adaptive import (
+    LEARNED_AT_ONCE,
+    PRECISION,
+    RULE,
+    AdaptiveContext,
+    AdaptiveReader,
+    AdaptiveRule,
+    check_adaptive,
+    check_countable,
+    count_text,
+    mix,
+)
+from scriven.inference.chunks import (
+    StoredIdsReader,
+    StoredText,
+    blocks,
+    chunks_of,
+    count_beginning_in,
+    documents_of,
+    open_chunks,
+)
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import (
     Scored,
@@ -36,6 +59,7 @@ from scriven.inference.surprisal import (
     surprisals_of_text,
     tally,
 )
+from scriven.kernels.context_mixing import ContextMixer
 from scriven.settings import ReaderSettings
 
 Protocol = Callable[[Predictor, Iterable[Ids]], SurprisalSum]
@@ -44,7 +68,6 @@ ADAPTIVE, ADAPTIVE_DOCUMENTS = "adaptive", "adaptive-documents"
 LONGEST = 65_536  # characters of a window
 WINDOWS_AT_ONCE = 64
 READ_AHEAD = 1 << 14  # characters, of all windows together, that `last` reads at once
-LEARNED_AT_ONCE = 1 << 14  # characters that an adaptive protocol reads between two copies of the weights
 LANES = 64
 CHARACTERS_PER_LANE = 1024
 WARM_UP = 256  # characters that a lane reads before its own
@@ -126,41 +149,101 @@ def adaptive(predictor: Predictor, chunks: Iterable[Ids], name: str = ADAPTIVE) 
 
     Raises UsageError if the model cannot learn while it reads, or knows no documents and the protocol needs them.
     """
+    return sum_pieces(predictor.vocabulary, text_reader(name, predictor)(chunks))
+
+
+def text_reader(name: str, predictor: Predictor) -> Callable[[Iterable[Ids]], Iterator[Scored]]:
+    """Returns a function that yields the surprisal of every id of one text, by an adaptive protocol, or as it is read.
+
+    A model of documents reads each from its start. Raises UsageError as `check_protocol` does.
+    """
     check_protocol(name, predictor)
-    return sum_pieces(predictor.vocabulary, surprisals_by(name, predictor, chunks))
-
-
-def surprisals_by(name: str, predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
-    """Yields the surprisal of every id of one text from its start on, by an adaptive protocol, or else as it is read.
-
-    A model of documents reads each from its start.
-    """
     if not is_adaptive(name):
-        return surprisals_of_text(predictor, chunks)
-    return adaptive_surprisals(AdaptiveReader(predictor), chunks, documents_alone=name == ADAPTIVE_DOCUMENTS)
+        return partial(surprisals_of_text, predictor)
+    return AdaptiveTexts(predictor, documents_alone=name == ADAPTIVE_DOCUMENTS).surprisals
 
 
-def adaptive_surprisals(
-    reader: AdaptiveReader, chunks: Iterable[Ids], *, documents_alone: bool = False
-) -> Iterator[Scored]:
-    """Yields the surprisal of every id of one text, while the model learns from it.
+class AdaptiveTexts:
+    """Reads whole texts, learning from each: by a network, by ongoing counts, or by a mixture of both.
 
-    With `documents_alone`, each document is read with the trained weights at its start.
+    A predictor without counts is a network alone. With `documents_alone` it is, too, and each document is read with the
+    trained weights at its start.
     """
-    context = start = reader.start()
-    for block in blocks(chunks, LEARNED_AT_ONCE):
-        ends = np.flatnonzero(block == reader.vocabulary.boundary) + 1  # (M,)
-        for ids in np.split(block, ends) if documents_alone else [block]:
-            nats, right, context = reader.read(context, ids)
-            yield Scored(ids, nats, context, right)
-            if documents_alone and len(ids) and ids[-1] == reader.vocabulary.boundary:
-                context = start
+
+    def __init__(self, predictor: Predictor, *, documents_alone: bool = False, rule: AdaptiveRule = RULE) -> None:
+        """Raises UsageError for a model that cannot learn while it reads."""
+        self.predictor, self.vocabulary = predictor, predictor.vocabulary
+        self.documents_alone = documents_alone
+        self.has_counts = predictor.training_text is not None and predictor.counts is not None and not documents_alone
+        if self.has_counts:
+            check_countable(self.vocabulary)
+        if not (self.has_counts and predictor.is_counts_alone):
+            check_adaptive(predictor)
+        self._reader = None if predictor.is_counts_alone else AdaptiveReader(predictor, rule)
+        self._counts: ContextMixer | None = None  # after the training text
+        self._lock = threading.Lock()
+
+    def surprisals(self, chunks: Iterable[Ids]) -> Iterator[Scored]:
+        """Yields the surprisal of every id of one text. With counts, it is unknown which ids were the most likely.
+
+        Raises InputError if counts need the training text, and it is gone.
+        """
+        pieces = blocks(chunks, LEARNED_AT_ONCE)
+        if not self.has_counts:
+            yield from self._read_by_network(pieces)
+            return
+        for first in pieces:  # an empty text needs no counts
+            with self._begin() as counts:
+                yield from self._read_with(counts, chain([first], pieces))
+
+    def _read_by_network(self, pieces: Iterable[Ids]) -> Iterator[Scored]:
+        assert self._reader is not None
+        context, boundary = self._start, self.vocabulary.boundary
+        for piece in pieces:
+            ends = np.flatnonzero(piece == boundary) + 1  # (M,)
+            for ids in np.split(piece, ends) if self.documents_alone else [piece]:
+                nats, right, context = self._reader.read(context, ids)
+                yield Scored(ids, nats, context, right)
+                if self.documents_alone and len(ids) and ids[-1] == boundary:
+                    context = self._start
+
+    def _read_with(self, counts: ContextMixer, pieces: Iterable[Ids]) -> Iterator[Scored]:
+        context = self._start
+        for ids in pieces:
+            if self._reader is None:
+                self.predictor.check_stop()
+                nats = cost_of_unseen(counts.read(self.vocabulary.clamp(ids)), ids, self.vocabulary)
+            else:
+                nats, _, context = self._reader.read(context, ids, partial(mix, counts))
+            yield Scored(ids, nats, context, None)
+
+    @cached_property
+    def _start(self) -> AdaptiveContext:
+        return AdaptiveContext(self.predictor.blank().logits) if self._reader is None else self._reader.start()
+
+    def _begin(self) -> ContextMixer:
+        """Returns ongoing counts for one text, after the training text; they must be closed."""
+        with self._lock:
+            if self._counts is None:
+                assert self.predictor.training_text is not None
+                predict = None if self._reader is None else self._predict
+                text, check_stop = self.predictor.training_text(), self.predictor.check_stop
+                self._counts = count_text(self.vocabulary, text, predict, check_stop)
+                weakref.finalize(self, self._counts.close)
+            return self._counts.copy()
+
+    def _predict(self, ids: Ids) -> Iterator[tuple[Tensor, Ids]]:
+        """Yields pieces of a text, ids (t,), with the logits (t, V) for them by the trained network."""
+        assert self._reader is not None
+        network = self._reader.writer(self._start)
+        context = network.start()
+        for piece in blocks([ids], network.chunk_length(1)):
+            logits, context = network.predict(context, piece[:, None])
+            yield logits[:, 0], piece
 
 
 def check_protocol(name: str, predictor: Predictor) -> None:
     """Raises UsageError if the model cannot read by the protocol of this name."""
-    if is_adaptive(name):
-        check_adaptive(predictor)
     if name in ("documents", ADAPTIVE_DOCUMENTS) and predictor.vocabulary.boundary is None:
         way_out = "stream" if name == "documents" else ADAPTIVE
         raise UsageError(f"protocol {name}: this model knows no documents; use {way_out}, or train with documents")
@@ -281,24 +364,12 @@ def _measure_documents(
 ) -> SurprisalSum:
     """Measures like `measure`, for the documents that begin in the first `characters`; `stream` means `documents`."""
     kind, _ = parse_protocol(name)
-    count = _count_beginning_in(text, characters)
+    count = count_beginning_in(text, characters)
     shared = kind in {"stream", "documents"}
     begin, end = _share(count, rank, size) if shared else (0, 0 if rank else count)
     boundary = predictor.vocabulary.boundary
     chunks: Iterator[Ids] = iter(()) if boundary is None else documents_of(text, boundary, begin, end, characters)
     return protocol("documents" if shared else name)(predictor, chunks)
-
-
-def _count_beginning_in(text: StoredText, characters: int) -> int:
-    """Returns how many documents begin in the first characters, by bisection."""
-    low, high = 0, text.documents
-    while low < high:
-        middle = (low + high) // 2
-        if int(text.bounds(np.array([middle]))[0][0]) < characters:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 def _share(count: int, rank: int, size: int) -> tuple[int, int]:

@@ -55,13 +55,13 @@ class SurprisalSum:
 class Scored:
     """Ids (T,) with boundaries, the nats (T,) that each cost in its context, and the context after them.
 
-    `right` (T,) says whether each was the most likely one.
+    `right` (T,) says whether each was the most likely one; None if that is not known.
     """
 
     ids: Ids
     nats: Float64s
     context: Context
-    right: Bools
+    right: Bools | None
 
 
 def surprisals_of_text(predictor: Predictor, chunks: Iterable[Ids]) -> Iterator[Scored]:
@@ -135,19 +135,21 @@ def _whole(predictor: Predictor, start: Context, ids: Ids) -> tuple[Float64s, Bo
     ends = np.flatnonzero(ids == predictor.vocabulary.boundary) + 1  # (M,)
     lengths = np.diff(ends, prepend=0)
     order = np.argsort(-lengths, kind="stable")
-    scored = Scored(ids, np.empty(len(ids)), start, np.empty(len(ids), np.bool_))
+    nats, right = np.empty(len(ids)), np.empty(len(ids), np.bool_)
     for begin in range(0, len(order), ROWS):
         rows = order[begin : begin + ROWS]
-        _score_rows(predictor, scored, ends[rows] - lengths[rows], lengths[rows])
-    return scored.nats, scored.right
+        for index, *found in _score_rows(predictor, start, ids, ends[rows] - lengths[rows], lengths[rows]):
+            nats[index], right[index] = found
+    return nats, right
 
 
-def _score_rows(predictor: Predictor, scored: Scored, firsts: Ids, lengths: Ids) -> None:
-    """Fills in the nats of documents, given the longest first. Rows whose documents have ended are left out.
+def _score_rows(
+    predictor: Predictor, start: Context, ids: Ids, firsts: Ids, lengths: Ids
+) -> Iterator[tuple[Ids, Float64s, Bools]]:
+    """Yields places in ids (T,), their nats and which were right, all (t,), of documents, given the longest first.
 
-    All begin in the context of `scored`, which is the one before every document.
+    All begin in the context `start`. Rows whose documents have ended are left out.
     """
-    ids, start = scored.ids, scored.context
     context, begin = start.rows([0] * len(firsts)), 0
     while begin < lengths[0]:
         rows = int((lengths > begin).sum())
@@ -160,8 +162,7 @@ def _score_rows(predictor: Predictor, scored: Scored, firsts: Ids, lengths: Ids)
         read = np.where(place < lengths[:rows] - 1, ids[index], 0)
         costs, right, context = read_rows(predictor, ids[index], context, read)
         inside = place < lengths[:rows]
-        scored.nats[index[inside]] = costs[inside]
-        scored.right[index[inside]] = right[inside]
+        yield index[inside], costs[inside], right[inside]
         begin += length
 
 

@@ -11,7 +11,7 @@ level of native code, in pieces of any size. So what one machine encodes, anothe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from ctypes import addressof, c_int64, c_void_p
+from ctypes import POINTER, addressof, byref, c_int64, c_void_p
 from typing import Protocol
 
 import numpy as np
@@ -124,6 +124,19 @@ class ContextMixer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def copy(self) -> ContextMixer:
+        """Returns an independent model that has read the same. It must be closed, too.
+
+        Raises RuntimeError if memory is too short, or a network takes part.
+        """
+        if self._mixing.value is None:
+            raise ValueError("this model is closed")
+        copied = object.__new__(ContextMixer)
+        copied.symbols, copied._network, copied._mixing = self.symbols, None, c_void_p()
+        copy = native_library.declare("scriven_context_mixing_copy", [c_void_p, POINTER(c_void_p)])
+        copy(self._mixing, byref(copied._mixing))
+        return copied
 
     def close(self) -> None:
         """Frees the memory."""

@@ -1,13 +1,16 @@
-"""Chooses the checkpoint to resume from, and repairs the index and logs after a crash."""
+"""Chooses the checkpoint to resume from, repairs the index and logs after a crash, and opens a run's corpus again."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Literal
 
+from scriven.corpus.build import Progress, open_or_build
+from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UnreadableError
 from scriven.runs.checkpoints import Checkpoint, Index, Measured, sweep
-from scriven.runs.folder import CHECKPOINTS, Run
+from scriven.runs.folder import CHECKPOINTS, Run, retraining_command
 from scriven.runs.journal import back_up_logs, check_logs, restore_logs
 from scriven.runs.tensors import Shapes
 
@@ -162,3 +165,30 @@ def _read_index(run: Run) -> Index | None:
         return run.index()
     except InputError:
         return None
+
+
+def open_run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
+    """Opens the corpus that a run was trained on, or builds it again from its texts. `progress` is as in `build`.
+
+    Raises InputError if the texts are missing too, or have changed.
+    """
+    text = run.origin.get("text")
+    with contextlib.suppress(InputError):  # missing, damaged, or of an earlier format
+        corpus = Corpus.open(run.corpus_path)
+        if text in (None, corpus.text_hash):
+            return corpus
+    texts = run.origin.get("texts", [])
+    if not texts or "-" in texts:
+        raise InputError(f"the corpus of {run.path} is missing, and its text came from standard input; give a text")
+    try:
+        corpus = open_or_build(texts, run.settings.corpus, progress, strict=False)
+    except InputError as error:
+        raise InputError(f"the corpus of {run.path} is missing and cannot be built again: {error}") from None
+    same_symbols = corpus.vocabulary == run.vocabulary
+    if not same_symbols or text not in (None, corpus.text_hash):
+        what = "another text" if same_symbols else "other characters"
+        raise InputError(
+            f"the corpus of {run.path} is missing, and {', '.join(texts)} has {what} now; restore the old text, or "
+            f"train on the new one with: {retraining_command(run)}"
+        )
+    return corpus

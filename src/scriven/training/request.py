@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 from dataclasses import dataclass, field, replace
@@ -13,9 +12,9 @@ from scriven.corpus.build import Progress, open_or_build
 from scriven.corpus.store import Corpus
 from scriven.distributed.launch import ProcessInfo
 from scriven.distributed.rendezvous import WorkerJob
-from scriven.errors import InputError, UsageError
+from scriven.errors import UsageError
 from scriven.runs import Checkpoint, Run
-from scriven.runs.folder import SETTINGS_FILE, has_checkpoints, retraining_command
+from scriven.runs.folder import SETTINGS_FILE, has_checkpoints
 from scriven.runs.journal import ReplayLog
 from scriven.settings import CorpusSettings, Settings, merge_settings, validate
 from scriven.training.auto_settings import Workload, readable_seconds
@@ -80,33 +79,6 @@ def open_corpus(texts: tuple[str, ...], settings: CorpusSettings, progress: Prog
     if not texts:
         raise UsageError("no text to train on; name a file, a folder, - for standard input, python or shakespeare")
     return open_or_build(texts, settings, progress)
-
-
-def open_run_corpus(run: Run, progress: Progress | None = None) -> Corpus:
-    """Opens the corpus that a run was trained on, or builds it again from its texts. `progress` is as in `build`.
-
-    Raises InputError if the texts are missing too, or have changed.
-    """
-    text = run.origin.get("text")
-    with contextlib.suppress(InputError):  # missing, damaged, or of an earlier format
-        corpus = Corpus.open(run.corpus_path)
-        if text in (None, corpus.text_hash):
-            return corpus
-    texts = run.origin.get("texts", [])
-    if not texts or "-" in texts:
-        raise InputError(f"the corpus of {run.path} is missing, and its text came from standard input; give a text")
-    try:
-        corpus = open_or_build(texts, run.settings.corpus, progress, strict=False)
-    except InputError as error:
-        raise InputError(f"the corpus of {run.path} is missing and cannot be built again: {error}") from None
-    same_symbols = corpus.vocabulary == run.vocabulary
-    if not same_symbols or text not in (None, corpus.text_hash):
-        what = "another text" if same_symbols else "other characters"
-        raise InputError(
-            f"the corpus of {run.path} is missing, and {', '.join(texts)} has {what} now; restore the old text, or "
-            f"train on the new one with: {retraining_command(run)}"
-        )
-    return corpus
 
 
 def with_absolute_paths(settings: Settings) -> Settings:

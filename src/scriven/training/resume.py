@@ -20,7 +20,7 @@ from scriven.events import Event, Finished, Stepped
 from scriven.kernels.native_library import level
 from scriven.runs import Checkpoint, Run, create_run, open_run, writing
 from scriven.runs.journal import ReplayLog, read_fingerprints, read_replay_log
-from scriven.runs.recovery import recover
+from scriven.runs.recovery import open_run_corpus, recover
 from scriven.settings import BudgetSettings, check_complete, merge_settings, overlay_settings, validate
 from scriven.training.auto_settings import choose_compute, describe_workload
 from scriven.training.budget import budget_fraction
@@ -32,7 +32,6 @@ from scriven.training.request import (
     check_texts_named,
     find_runs,
     open_corpus,
-    open_run_corpus,
 )
 from scriven.training.state import TrainingState, load_state
 

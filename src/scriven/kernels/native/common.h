@@ -13,6 +13,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <type_traits>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -94,12 +95,20 @@ class FlushDenormals {
 // Memory at the start of a cache line, not zeroed; null where there is none left.
 template <class T> class Buffer {
   public:
-    explicit Buffer(int64_t count) {
+    explicit Buffer(int64_t count) : count_(count) {
         data_.reset(static_cast<T *>(::operator new(static_cast<size_t>(count) * sizeof(T), line, std::nothrow)));
     }
+    Buffer(const Buffer &other) : Buffer(other.count_) {  // null, too, where the other is
+        static_assert(std::is_trivially_copyable<T>::value, "only values are copied");
+        if (!other.data_) data_.reset();
+        else if (data_) std::memcpy(data_.get(), other.data_.get(), static_cast<size_t>(count_) * sizeof(T));
+    }
+    Buffer(Buffer &&) = default;
+    Buffer &operator=(Buffer &&) = default;
     operator T *() const { return data_.get(); }
 
   private:
+    int64_t count_;
     static constexpr std::align_val_t line{64};
     struct Free {
         void operator()(T *data) const { ::operator delete(data, line); }

@@ -105,6 +105,20 @@ SCRIVEN_API int64_t scriven_context_mixing_open(const scriven::ContextMixingOpen
     return made ? ok : no_memory;
 }
 
+// Makes a model, which must be closed too, that has read the same symbols and goes on by itself; no network takes part.
+SCRIVEN_API int64_t scriven_context_mixing_copy(const void *mixing, void **copied) {
+    using namespace scriven;
+    const auto &other = *static_cast<const ContextMixing *>(mixing);
+    if (other.network) return bad_argument;
+    auto *made = new (std::nothrow) ContextMixing{other.mixer, other.symbols, other.coder, other.taken};
+    if (made && made->mixer.failed()) {
+        delete made;
+        made = nullptr;
+    }
+    *copied = made;
+    return made ? ok : no_memory;
+}
+
 // Lets a network in int8 take part from the beginning, in place of other frequencies; it must outlive the mixing.
 SCRIVEN_API int64_t scriven_context_mixing_join(void *mixing, const scriven::PackedModel *model) {
     using namespace scriven;

@@ -1,0 +1,239 @@
+"""Learning while reading with ongoing counts: finite and normalised; in pieces of any size, with any threads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from scriven.arrays import Float64s, Ids
+from scriven.errors import InputError, UsageError
+from scriven.inference import adaptive, protocols
+from scriven.inference.chunks import StoredText
+from scriven.inference.predictor import Predictor
+from scriven.inference.protocols import AdaptiveTexts
+from scriven.kernels import native_library
+from scriven.kernels.context_mixing import MOST_SYMBOLS, ContextMixer, memory_bits_for
+from scriven.kernels.counts import NgramCounter, NgramMixture
+from scriven.vocabulary import Vocabulary
+from small_model import Shelf, cut, favour, predictor, predictor_of
+
+pytestmark = pytest.mark.skipif(native_library.level() == "off", reason="there is no native library")
+TALE = "the cat sat on a mat\nand a rat ran at noon\n" * 30
+NEW = "the rat sat on the cat\nand a €bat ran\n" * 8
+
+
+class Text(Shelf):
+    """A training text without documents."""
+
+    def __init__(self, ids: Ids) -> None:
+        super().__init__(ids)
+        self.documents = 0
+
+
+def mixture(network: Predictor, text: Shelf) -> Predictor:
+    """A network mixed with the counts of a training text."""
+    vocabulary = network.vocabulary
+    with NgramCounter(vocabulary.size, len(text.ids), boundary=vocabulary.boundary) as counter:
+        counter.count(vocabulary.clamp(text.ids))
+        table, _ = counter.finish()
+    counts = NgramMixture(table, np.full((table.longest + 1, 2), 0.5))
+    return Predictor(network.model, vocabulary, "fp32", counts=counts, training_text=lambda: text)
+
+
+def of_text(tale: str = TALE) -> Predictor:
+    network = predictor("".join(sorted({*tale})))
+    return mixture(network, Text(network.vocabulary.encode(tale)))
+
+
+def of_lines() -> Predictor:
+    network = predictor("".join(sorted({*TALE})), "\n")
+    return mixture(network, Shelf(*map(network.vocabulary.encode, TALE.split("\n")[:-1])))
+
+
+def new_ids(model: Predictor) -> Ids:
+    ids = model.vocabulary.encode(NEW)
+    if model.vocabulary.boundary is not None:
+        ids[ids == model.vocabulary.encode("\n")] = model.vocabulary.boundary
+    return ids
+
+
+def nats_of(model: Predictor, ids: Ids, lengths: Sequence[int] = ()) -> Float64s:
+    return nats_by(AdaptiveTexts(model), ids, lengths)
+
+
+def nats_by(texts: AdaptiveTexts, ids: Ids, lengths: Sequence[int] = ()) -> Float64s:
+    return np.concatenate([np.empty(0), *(each.nats for each in texts.surprisals(cut(ids, lengths)))])
+
+
+def slow_nats(model: Predictor, ids: Ids, predicted: int) -> Float64s:
+    """The cost of every known id, read one by one; the training text has no documents."""
+    network = AdaptiveTexts(model.with_counts(None))._reader
+    assert network is not None and model.training_text is not None
+    text = model.training_text().read(0, model.training_text().characters)
+    alone, known, costs = text[: len(text) - predicted], text[len(text) - predicted :], []
+    with ContextMixer(adaptive._kinds(model.vocabulary), memory_bits_for(len(text))) as mixer:
+        mixer.read(alone)
+        static = network.writer(network.start())
+        mixer.read(known, shares(static.predict(static.start(), known[:, None])[0][:, 0]))
+        context = network.start()
+        for symbol in ids[:, None]:
+            costs.append(mixer.read(symbol, shares(context.logits))[0])
+            context = network.read(context, symbol)[2]
+    return np.array(costs)
+
+
+def shares(logits: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint32]]:
+    return (torch.softmax(logits.double(), 1).numpy() * (1 << 24) + 1).astype(np.uint32)
+
+
+@pytest.mark.parametrize("predicted", [1, 100, 1000])
+def test_both_score_first_and_learn_after(predicted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptive, "PREDICTED", predicted)
+    model = of_text()
+    ids = model.vocabulary.clamp(new_ids(model))
+    assert nats_of(model, ids) == pytest.approx(slow_nats(model, ids, predicted), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("model", [of_text(), of_lines()], ids=["text", "lines"])
+def test_it_predicts_better_than_its_parts(model: Predictor) -> None:
+    ids = new_ids(model)
+    mixed, network = protocols.adaptive(model, [ids]).loss, protocols.adaptive(model.with_counts(None), [ids]).loss
+    counts = protocols.adaptive(model.parts()["counts"], [ids]).loss
+    assert mixed.total_nats < network.total_nats
+    assert counts.total_nats < network.total_nats
+    assert mixed.total_nats < 1.1 * counts.total_nats
+    assert (mixed.characters, mixed.ends) == (network.characters, network.ends)
+    assert (mixed.judged, counts.judged, network.judged) == (0, 0, network.characters)
+
+
+@pytest.mark.parametrize("model", [of_text(), of_lines()], ids=["text", "lines"])
+@pytest.mark.parametrize("lengths", [[1] * 70, [64, 64, 1], [63, 2], [130]])
+def test_pieces_of_any_size_give_the_same_bits(model: Predictor, lengths: list[int]) -> None:
+    ids = new_ids(model)
+    assert nats_of(model, ids, lengths).tolist() == nats_of(model, ids).tolist()
+
+
+def test_large_pieces_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = of_text()
+    expected = nats_of(model, new_ids(model))
+    monkeypatch.setattr(protocols, "LEARNED_AT_ONCE", 7)
+    assert nats_of(model, new_ids(model)).tolist() == expected.tolist()
+
+
+def test_threads_change_no_bit() -> None:
+    found = []
+    for threads in (1, 2, 3):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            model = of_text()
+            found.append(nats_of(model, new_ids(model)).tolist())
+        finally:
+            torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
+def test_each_text_begins_after_the_training_text() -> None:
+    model = of_text()
+    texts, ids = AdaptiveTexts(model), new_ids(model)
+    assert nats_by(texts, ids).tolist() == nats_by(texts, ids).tolist()
+    by_turns = zip(texts.surprisals(cut(ids, [50])), texts.surprisals(cut(ids, [50])), strict=True)
+    assert all(one.nats.tolist() == other.nats.tolist() for one, other in by_turns)
+
+
+@pytest.mark.parametrize(
+    "vocabulary",
+    [
+        Vocabulary.of("a"),
+        Vocabulary.of("a\n"),
+        Vocabulary.of_bytes(),
+        Vocabulary.of_bytes("\n"),
+        Vocabulary.of("\n" + "".join(map(chr, range(0x4E00, 0x4E00 + 7430)))),
+    ],
+    ids=["a", "a and newline", "bytes", "documents of bytes", "7,432"],
+)
+def test_probabilities_of_all_symbols_sum_to_1(vocabulary: Vocabulary) -> None:
+    network, size = predictor_of(vocabulary), vocabulary.size
+    random = np.random.default_rng(3)
+    ids = random.integers(0, size, 60)
+    ends = np.flatnonzero(ids == vocabulary.boundary)
+    documents = [each[each != vocabulary.boundary] for each in np.split(ids, ends)]
+    model = mixture(network, Text(ids) if vocabulary.boundary is None else Shelf(*documents))
+    begin, symbols = ids[:9], range(size) if size < 300 else [*random.integers(0, size, 9), size - 1]
+    last = [nats_by(texts, np.append(begin, symbol))[-1] for texts in [AdaptiveTexts(model)] for symbol in symbols]
+    assert np.isfinite(last).all()
+    total = np.exp(-np.array(last)).sum()
+    assert total == pytest.approx(1, abs=1e-9) if size < 300 else 0 < total < 1
+
+
+def test_an_unseen_symbol_costs_as_much_as_the_unknown_and_a_guess() -> None:
+    model = of_text()
+    begin, (unseen,) = model.vocabulary.encode("the "), model.vocabulary.encode("€")
+    costs = [nats_of(model, np.append(begin, each))[-1] for each in (unseen, model.vocabulary.unknown)]
+    assert costs[0] == pytest.approx(costs[1] + model.vocabulary.unseen_nats)
+    alone = nats_of(model.parts()["counts"], np.append(begin, unseen))
+    assert np.isfinite(alone).all() and alone[-1] > model.vocabulary.unseen_nats
+
+
+def test_an_empty_text_costs_nothing_and_needs_no_training_text() -> None:
+    model = of_text()
+    gone = Predictor(model.model, model.vocabulary, "fp32", counts=model.counts, training_text=missing)
+    assert not nats_of(gone, np.empty(0, np.int64)).size
+    with pytest.raises(InputError, match="it is gone"):
+        nats_of(gone, new_ids(model))
+    nats_of(gone.with_counts(None), new_ids(model))
+
+
+def missing() -> StoredText:
+    raise InputError("it is gone")
+
+
+def test_only_the_last_characters_of_a_training_text_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptive, "PRIMED", len(TALE))
+    ids = new_ids(of_text())
+    assert nats_of(of_text("a man sat\n" * 50 + TALE), ids)[0] != nats_of(of_text("a man sat\n" * 50), ids)[0]
+    longer = Text(of_text().vocabulary.encode("at noon\n" * 50 + TALE))
+    model = of_text()
+    other = Predictor(model.model, model.vocabulary, "fp32", counts=model.counts, training_text=lambda: longer)
+    assert nats_of(other, ids).tolist() == nats_of(model, ids).tolist()
+
+
+def test_numbers_that_are_not_finite_are_seen() -> None:
+    model = of_text()
+    favour(model, 0, math.inf)
+    assert np.isnan(nats_of(model, new_ids(model))).all()
+
+
+def test_documents_alone_are_of_the_network() -> None:
+    model = of_lines()
+    alone, network = (
+        nats_by(AdaptiveTexts(each, documents_alone=True), new_ids(model)) for each in (model, model.with_counts(None))
+    )
+    assert alone.tolist() == network.tolist()
+
+
+def test_too_many_symbols_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MOST_SYMBOLS == 65_536
+    monkeypatch.setattr(adaptive, "MOST_SYMBOLS", 9)
+    with pytest.raises(UsageError, match="ongoing counts have at most 9 symbols, and this model has 14"):
+        AdaptiveTexts(of_text())
+    AdaptiveTexts(of_text().with_counts(None))
+
+
+def test_a_stop_ends_the_reading_of_the_training_text() -> None:
+    model, asked = of_text(), 0
+
+    def stop() -> None:
+        nonlocal asked
+        asked += 1
+        raise KeyboardInterrupt
+
+    texts = AdaptiveTexts(model.with_check_stop(stop).parts()["counts"])
+    with pytest.raises(KeyboardInterrupt):
+        nats_by(texts, new_ids(model))
+    assert asked == 1
