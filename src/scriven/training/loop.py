@@ -377,7 +377,7 @@ class Trainer:
         notes = describe_outcome(
             self.settings, state, factor=factor, overflowed=overflowed or [], interrupted=interrupted
         )
-        if self.saver:
+        if self.saver and self.evaluator.table and not interrupted:
             notes += written_notes(share, self.evaluator.readable_share, self.job, self.saver.run)
         return Finished(
             step=state.step,

@@ -148,19 +148,19 @@ def describe_learning(settings: Settings, state: TrainingState, factor: float) -
 
 
 def written_notes(share: float, readable: float, job: WorkerJob, run: Run) -> list[str]:
-    """Returns a sentence on the share of known words in what the kept model writes; none for nan.
+    """Returns a sentence on the share of known words in what the kept model writes, if both are known.
 
-    If the share is below `readable`, and the budget was shorter than usually needed, it has the command that goes on.
+    If the share is not `readable`, and the budget was shorter than usually needed, the command that goes on follows.
     """
-    if math.isnan(share):
+    if math.isnan(readable):
         return []
     needed, minutes = job.readable_seconds, job.settings.budget.minutes
-    told = f"{100 * share:.0f} % of the words that it writes stand in your text."
-    if share < readable and minutes and needed > minutes * 60:
+    told = [] if math.isnan(share) else [f"{100 * share:.0f} % of the words that it writes stand in your text."]
+    if not share >= readable and minutes and needed > minutes * 60:
         more = math.ceil(needed / 6) / 10
         resume = f"scriven train --resume -o {shlex.quote(str(run.path))} --minutes {more:g}"
-        told += f" Texts of this size usually become readable after {_about(needed)} on this computer: {resume}"
-    return [told]
+        told += [f"Texts of this size usually become readable after {_about(needed)} on this computer: {resume}"]
+    return [" ".join(told)] if told else []
 
 
 def _has_overfitted(losses: LossHistory, recent: float, epochs: float) -> bool:
