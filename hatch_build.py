@@ -43,19 +43,22 @@ FLAGS = [
     *("-O3", "-std=c++17", "-fPIC", "-pthread", "-fno-exceptions", "-fno-rtti", "-fno-math-errno"),
     *("-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"),
 ]
-SANITIZE = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+EMULATE_TILES = "-DSCRIVEN_EMULATE_TILES"  # the library for AMX then runs wherever there is AVX-512 with bf16
+SANITIZE = [EMULATE_TILES, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 RACES = ["-O1", "-g", "-fsanitize=thread"]
 _AVX2 = ["-mavx2", "-mfma"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
-# The libraries, and what the sources of each are compiled with. A source whose name ends in one of these, as
-# recurrent_amx.cpp, is in that library alone. native_library.VARIANTS says what a processor needs for each.
+_AVX512_BF16 = [*_AVX512, "-mavx512bf16"]
+# The libraries, and what the sources of each are compiled with. native_library.VARIANTS says what a processor needs.
 VARIANTS: dict[str, list[str]] = {
     "portable": [],
     "avx2": _AVX2,
     "avxvnni": [*_AVX2, "-mavxvnni"],
     "avx512": _AVX512,
-    "amx": [*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
+    "avx512bf16": _AVX512_BF16,
+    "amx": [*_AVX512_BF16, "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
 }
+BF16 = ("avx512bf16", "amx")  # the libraries that have the sources whose names end in _bf16
 
 # What any processor of the kind can do, whatever the compiler's own default or $CXX says.
 BASELINES = {"x86_64": ("-march=x86-64", "-mtune=generic"), "aarch64": ("-march=armv8-a",)}
@@ -153,7 +156,7 @@ def _compile_variants(
 
 def _is_in(source: Path, variant: str) -> bool:
     """Whether a source belongs to the library of a variant."""
-    return source.stem.rpartition("_")[2] not in VARIANTS or source.stem.endswith(f"_{variant}")
+    return variant in BF16 or not source.stem.endswith("_bf16")
 
 
 def _portable_if_detection(source: Path, variant: str) -> tuple[Path, str]:

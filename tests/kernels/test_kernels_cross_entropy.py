@@ -1,6 +1,6 @@
 """The native output layer against plain torch: losses and all gradients, in any size.
 
-Elsewhere than on processors with AMX there is nothing to test: torch does all of it.
+Elsewhere than on processors that multiply bf16 there is nothing to test: torch does all of it.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from scriven.kernels import cross_entropy
 
-pytestmark = pytest.mark.skipif(not cross_entropy.usable(), reason="needs a processor with AMX, and the native library")
+pytestmark = pytest.mark.skipif(not cross_entropy.usable(), reason="needs a processor that multiplies bf16, and the native library")
 # Rows, inputs, symbols; the last ones take several chunks of symbols.
 SIZES = [(1, 1, 1), (1, 1, 2), (3, 17, 31), (33, 40, 33), (70, 256, 66), (40, 2100, 130), (33, 257, 2500)]
 ROUNDING = 0.01  # of a whole array's size: products of bf16 values differ by that from those of fp32

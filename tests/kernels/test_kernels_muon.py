@@ -7,7 +7,7 @@ from scriven.kernels import muon
 from scriven.kernels.native_library import native_threads
 
 CPU = torch.device("cpu")
-native = pytest.mark.skipif(not muon.usable(torch.bfloat16, CPU), reason="needs native code for AMX")
+native = pytest.mark.skipif(not muon.usable(torch.bfloat16, CPU), reason="needs native code for bf16")
 WAYS = [False, pytest.param(True, marks=native)]
 ROUNDED = 0.05
 SHAPES = [(1, 1), (1, 33), (17, 3), (33, 33), (32, 64), (60, 70), (256, 64), (300, 129), (1100, 96), (96, 1100)]

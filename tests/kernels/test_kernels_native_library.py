@@ -85,7 +85,7 @@ def test_off_loads_nothing() -> None:
 
 @pytest.mark.parametrize("asked", ["avx", "AMX", "on", " "])
 def test_a_level_that_does_not_exist_is_refused_with_the_choices(asked: str) -> None:
-    with pytest.raises(UsageError, match="it can be off, portable, avx2, avx512 or amx"):
+    with pytest.raises(UsageError, match="it can be off, portable, avx2, avx512, avx512bf16 or amx"):
         native_library.find(asked)
 
 
@@ -154,6 +154,7 @@ def test_no_level_of_this_processor_is_skipped() -> None:
         ("avx2 avx_vnni", "avxvnni"),
         ("avx2 avx512", "avx2"),  # Skylake-X: AVX-512 without VNNI
         ("avx2 avx512 avx512_vnni", "avx512"),
+        ("avx2 avx512 avx512_vnni avx512_bf16", "avx512bf16"),
         ("avx2 avx512 avx512_vnni amx", "avx512"),
         ("avx2 avx512 avx512_vnni avx512_bf16 amx", "amx"),
         ("avx512 avx512_vnni avx512_bf16 amx", "portable"),
@@ -167,6 +168,7 @@ def test_a_processor_has_all_that_the_best_library_needs(features: str, variant:
     ("built", "most", "variant"),
     [
         ("portable avx2 avx512", "amx", "avx512"),  # a compiler without AMX
+        ("portable avx2 avx512 avx512bf16 amx", "avx512bf16", "avx512bf16"),
         ("portable", "amx", "portable"),
         ("portable avx2 avxvnni avx512 amx", "avx2", "avxvnni"),
         ("portable avx2 avxvnni avx512 amx", "portable", "portable"),
@@ -206,11 +208,11 @@ def test_each_source_is_compiled_for_each_library(root: Path) -> None:
 
 
 @needs_compiler
-def test_a_source_of_one_library_is_in_no_other(root: Path) -> None:
-    told = build(root, "SCRIVEN_API int64_t wide() { return 1; }", "some_avx2.cpp", ("portable", "avx2", "avxvnni"))
-    for variant in ("portable", "avx2", "avxvnni"):
+def test_sources_for_bf16_are_in_no_other_library(root: Path) -> None:
+    told = build(root, "SCRIVEN_API int64_t wide() { return 1; }", "some_bf16.cpp", ("portable", *hatch_build.BF16))
+    for variant in ("portable", *hatch_build.BF16):
         path = kernels(root) / library_file(variant)
-        assert variant not in told or hasattr(ctypes.CDLL(str(path)), "wide") == (variant == "avx2")
+        assert variant not in told or hasattr(ctypes.CDLL(str(path)), "wide") == (variant in hatch_build.BF16)
 
 
 @needs_compiler
@@ -331,7 +333,7 @@ def test_a_compiler_that_fails_does_not_stop_the_installation(root: Path, monkey
 def test_instructions_that_the_compiler_does_not_know_are_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))
     monkeypatch.setenv("CXX", script(root / "old", f'case "$*" in *-mavx*) exit 1; esac\nexec {real} "$@"'))
-    told = build(root, "#error not for this compiler", "some_avx512.cpp", tuple(hatch_build.VARIANTS))
+    told = build(root, "#error not for this compiler", "some_bf16.cpp", tuple(hatch_build.VARIANTS))
     assert told.endswith(" for portable")
     found = native_library.find("", kernels(root))
     assert found.level == "portable" and not found.features

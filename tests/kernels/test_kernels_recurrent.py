@@ -1,6 +1,6 @@
 """Native recurrence against the plain loop: outputs, states and all gradients, in any shape.
 
-Elsewhere than on processors with AMX there is nothing to test: torch does all of it.
+Elsewhere than on processors that multiply bf16 there is nothing to test: torch does all of it.
 """
 
 import math
@@ -17,7 +17,7 @@ from scriven.model import CharLM
 from scriven.model.reference_cells import LayerState, gru_step, lstm_step, rnn_step
 from scriven.settings import ModelSettings
 
-pytestmark = pytest.mark.skipif(not recurrent.usable(), reason="needs a processor with AMX, and the native library")
+pytestmark = pytest.mark.skipif(not recurrent.usable(), reason="needs a processor that multiplies bf16, and the native library")
 STEPS = {"rnn": rnn_step, "gru": gru_step, "lstm": lstm_step}
 SHAPES = [(1, 1, 1), (1, 3, 17), (5, 3, 17), (7, 33, 257), (5, 1, 32), (9, 70, 40), (20, 32, 64), (3, 100, 64)]
 V = 11

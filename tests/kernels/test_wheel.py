@@ -77,7 +77,7 @@ def test_an_installed_wheel_trains_and_writes(kernels: str, installed: Path, tmp
     assert len(text) == 20
 
 
-@pytest.mark.parametrize("kernels", ["portable", "avx2", "avx512", "amx"])
+@pytest.mark.parametrize("kernels", native_library.LEVELS)
 def test_an_installed_library_has_the_levels_that_it_has_here(kernels: str, installed: Path) -> None:
     found, expected = native_library.find(kernels, installed / "scriven" / "kernels"), native_library.find(kernels)
     assert (found.level, found.why) == (expected.level, expected.why)

@@ -74,17 +74,17 @@ def test_a_model_of_doubles_is_read_step_by_step() -> None:
     [
         ({}, CPU, "fp32", "fp32", ("native", "native")),
         ({}, CPU, "bf16", "fp32", ("torch", "torch")),
-        ({}, CPU, "bf16", "amx", ("native", "native")),
+        ({}, CPU, "bf16", "bf16", ("native", "native")),
         ({}, CPU, "fp32", "none", ("torch", "torch")),
-        ({}, GPU, "fp32", "amx", ("torch", "torch")),
+        ({}, GPU, "fp32", "bf16", ("torch", "torch")),
         ({"activation": "tanh,relu"}, CPU, "fp32", "fp32", ("native", "loop")),
-        ({"activation": "relu,tanh"}, GPU, "bf16", "amx", ("loop", "torch")),
+        ({"activation": "relu,tanh"}, GPU, "bf16", "bf16", ("loop", "torch")),
         ({"input": "onehot"}, CPU, "fp32", "fp32", ("native", "native")),
         ({"input": "onehot"}, GPU, "fp32", "none", ("loop", "torch")),
         ({"cell": "mingru"}, CPU, "bf16", "fp32", ("native", "native")),
         ({"cell": "mingru"}, CPU, "bf16", "none", ("loop", "loop")),
-        ({"cell": "mingru"}, GPU, "bf16", "amx", ("loop", "loop")),
-        ({"cell": "registered"}, CPU, "bf16", "amx", ("module", "module")),
+        ({"cell": "mingru"}, GPU, "bf16", "bf16", ("loop", "loop")),
+        ({"cell": "registered"}, CPU, "bf16", "bf16", ("module", "module")),
     ],
     ids=str,
 )
@@ -97,14 +97,14 @@ def test_the_fastest_code_is_chosen_for_each_layer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for kernel in (recurrent, cross_entropy):
-        monkeypatch.setattr(kernel, "usable", lambda: kernels == "amx")
+        monkeypatch.setattr(kernel, "usable", lambda: kernels == "bf16")
     for kernel in (recurrent_fp32, scan):
         monkeypatch.setattr(kernel, "usable", lambda: kernels != "none")
     settings = ModelSettings().model_copy(update={"layers": 2, **chosen})  # not validated: the cell need not exist
     backend = choose_backend(settings, device, precision, learns=True)
     assert backend.routes == routes
     assert backend.takes_ids == (routes[0] == "native") and backend.takes_fresh == (set(routes) == {"native"})
-    native = (device, precision, kernels) == (CPU, "bf16", "amx")
+    native = (device, precision, kernels) == (CPU, "bf16", "bf16")
     assert (backend.native_products, backend.native_losses) == (native, native)
     fresh_route = "torch" if device == GPU else "loop" if kernels == "none" else "native"
     assert (backend.fresh_route, backend.single_steps) == (fresh_route, False)

@@ -181,11 +181,11 @@ def test_bf16_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("cell", precision.CELLS)
 @pytest.mark.parametrize(
-    ("amx", "fp32", "speedup"), [(True, True, 3.0), (False, True, 1.0), (False, False, 1.0), (False, False, 2.0)]
+    ("bf16", "fp32", "speedup"), [(True, True, 3.0), (False, True, 1.0), (False, False, 1.0), (False, False, 2.0)]
 )
-def test_the_path_is_told(cell: Cell, amx: bool, fp32: bool, speedup: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_is_told(cell: Cell, bf16: bool, fp32: bool, speedup: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_measure", lambda cell: Measurement(0.0, speedup, float(speedup > 0)))
-    monkeypatch.setattr(recurrent, "usable", lambda: amx)
+    monkeypatch.setattr(recurrent, "usable", lambda: bf16)
     monkeypatch.setattr(recurrent_fp32, "usable", lambda: fp32)
     monkeypatch.setattr(scan, "usable", lambda: fp32)
     number = "bf16" if speedup > 1 else "fp32"

@@ -32,7 +32,7 @@ namespace needed {
 using namespace scriven;
 [[maybe_unused]] constexpr int64_t portable = 0, avx2 = has_avx2, avxvnni = avx2 | has_avx_vnni;
 [[maybe_unused]] constexpr int64_t avx512 = avx2 | has_avx512 | has_avx512_vnni;
-[[maybe_unused]] constexpr int64_t amx = avx512 | has_avx512_bf16 | has_amx;
+[[maybe_unused]] constexpr int64_t avx512bf16 = avx512 | has_avx512_bf16, amx = avx512bf16 | has_amx;
 constexpr int64_t here = SCRIVEN_VARIANT;
 }  // namespace needed
 

@@ -1,4 +1,4 @@
-"""Fused output layer and cross-entropy, as native code in bf16 with gradients, for processors with AMX.
+"""Fused output layer and cross-entropy, as native code in bf16 with gradients, for processors that multiply bf16.
 
 Neither the logits nor their gradients are ever stored in fp32. The forward pass keeps the softmax's values before the
 division by their sum, in bf16. The backward pass turns them into the gradients of the logits in place.

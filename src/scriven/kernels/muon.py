@@ -1,4 +1,4 @@
-"""Muon's update of matrices (Jordan et al. 2024), in torch, and as native code in bf16 for processors with AMX."""
+"""Muon's update of matrices (Jordan et al. 2024), in torch, and as native code for processors that multiply bf16."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _polynomial(gram: Tensor) -> Tensor:
 
 def usable(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether native code can compute updates of this type on this device."""
-    return native_library.level() == "amx" and dtype == torch.bfloat16 and device.type == "cpu"
+    return native_library.multiplies_bf16() and dtype == torch.bfloat16 and device.type == "cpu"
 
 
 def update(

@@ -23,10 +23,11 @@ from scriven.errors import UsageError
 from scriven.kernels.interface import expected_interface, library_file
 
 VARIABLE = "SCRIVEN_KERNELS"
-LEVELS = ("portable", "avx2", "avx512", "amx")  # the values of the variable, the least demanding first
+LEVELS = ("portable", "avx2", "avx512", "avx512bf16", "amx")  # the values of the variable, the least demanding first
 FEATURES = ("avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx")  # the bits of scriven_features
 _AVX2 = frozenset({"avx2"})
 _AVX512 = _AVX2 | {"avx512", "avx512_vnni"}
+_AVX512_BF16 = _AVX512 | {"avx512_bf16"}
 # The level of each library, and the features that it needs; better libraries come later. Processors with AVX-512 but no
 # VNNI count as avx2.
 VARIANTS: dict[str, tuple[str, frozenset[str]]] = {
@@ -34,7 +35,8 @@ VARIANTS: dict[str, tuple[str, frozenset[str]]] = {
     "avx2": ("avx2", _AVX2),
     "avxvnni": ("avx2", _AVX2 | {"avx_vnni"}),
     "avx512": ("avx512", _AVX512),
-    "amx": ("amx", _AVX512 | {"avx512_bf16", "amx"}),
+    "avx512bf16": ("avx512bf16", _AVX512_BF16),
+    "amx": ("amx", _AVX512_BF16 | {"amx"}),
 }
 FOLDER = Path(__file__).parent
 REPORT = "_native.txt"  # the build's message, written by hatch_build.py
@@ -62,6 +64,11 @@ def library() -> ctypes.CDLL | None:
 def level() -> str:
     """Returns the level of the loaded library: one of LEVELS, or `off` without a library."""
     return _native().level
+
+
+def multiplies_bf16() -> bool:
+    """Whether the loaded library makes matrix products of bf16."""
+    return level() in ("avx512bf16", "amx")
 
 
 def levels() -> tuple[str, ...]:

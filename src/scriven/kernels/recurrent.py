@@ -1,4 +1,4 @@
-"""All steps of a recurrent layer as native code in bf16, with gradients, for processors with AMX.
+"""All steps of a recurrent layer as native code in bf16, with gradients, for processors that multiply bf16.
 
 `recurrent` multiplies the input in each step, or takes products that were made before: by `projection`, or in a table
 with one row per symbol. Products are of bf16 values with sums in fp32. The state is fp32, and the output of a step is
@@ -69,7 +69,7 @@ class _AddRows(NativeStruct):
 
 def usable() -> bool:
     """Whether native code can run on this processor, and SCRIVEN_KERNELS allows it."""
-    return native_library.level() == "amx"
+    return native_library.multiplies_bf16()
 
 
 def projection(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

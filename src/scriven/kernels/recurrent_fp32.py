@@ -42,7 +42,7 @@ class _StepsAddRows(NativeStruct):
 
 def usable() -> bool:
     """Whether native code that is faster than torch can run on this processor, and SCRIVEN_KERNELS allows it."""
-    return native_library.level() in ("avx2", "avx512", "amx")
+    return native_library.level() not in ("off", "portable")
 
 
 def recurrent(

@@ -1,11 +1,11 @@
-// The values of 32 cells of one row, as two vectors, and functions of them as exact as bf16 needs. Only for sources
-// compiled for AMX.
+// The values of 32 cells of one row, as two vectors, and functions of them as exact as bf16 needs. Only for sources that
+// are compiled for AVX-512 with bf16.
 //
 // Everything is done to two vectors at once, and to all gates at once where it can be: one chain of dependent
 // instructions would keep the processor waiting.
 #pragma once
 
-#include "amx_tiles.h"
+#include "bf16_tiles.h"
 
 namespace scriven {
 namespace {

@@ -117,7 +117,7 @@ struct TextLearn {
 
 // Layers that are trained.
 
-// All steps of a layer in bf16, for processors with AMX.
+// All steps of a layer in bf16, for processors with instructions for it.
 struct RecurrentForward {
     int64_t threads, cell, steps, rows, cells;
     int64_t symbols, inputs;      // V, or 0 without ids; D, or 0 without x
@@ -199,7 +199,7 @@ struct ScanBackward {
     void *dsums;          // (T, N, 2H) of the type of sums; or with ids (V, 2H) in fp32, which is added to
 };
 
-// Products of a layer with weights, in bf16, for processors with AMX: K rows of M values that it reads, and N sums.
+// Products of a layer with weights, in bf16, for processors with instructions for it: K rows of M values that it reads, and N sums.
 
 struct WeightGradient {
     int64_t threads, k, m, n;
@@ -232,7 +232,7 @@ struct AddRows {
     float *dtable;       // (V, N): each row of dy is added to the row that its id names
 };
 
-// The output layer with its losses, in bf16, for processors with AMX.
+// The output layer with its losses, in bf16, for processors with instructions for it.
 
 struct CrossEntropyForward {
     int64_t threads, rows, inputs, symbols;
@@ -276,7 +276,7 @@ struct AdamwStep {
     float epsilon;
 };
 
-// Matrices (rows, columns) of one size, in bf16, for processors with AMX.
+// Matrices (rows, columns) of one size, in bf16, for processors with instructions for it.
 struct MuonUpdate {
     int64_t threads, count, rows, columns;
     int64_t turns;         // how often A is made anew

@@ -41,7 +41,7 @@ unsigned saved_registers() {
 }
 
 // Linux gives the 8 KB of tile registers only to a process that asks for them. Asking again does no harm.
-bool tiles_permitted() {
+[[maybe_unused]] bool tiles_permitted() {
 #if defined(__linux__)
     constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
@@ -62,8 +62,12 @@ int64_t features() {
         found |= has_avx512;
     if ((found & has_avx512) && bit(seven.ecx, 11)) found |= has_avx512_vnni;
     if ((found & has_avx512) && bit(more.eax, 5)) found |= has_avx512_bf16;
+#if defined(SCRIVEN_EMULATE_TILES)
+    if (found & has_avx512_bf16) found |= has_amx;
+#else
     if (tiles && bit(seven.edx, 22) && bit(seven.edx, 24) && bit(seven.edx, 25) && tiles_permitted())
         found |= has_amx;
+#endif
     return found;
 }
 

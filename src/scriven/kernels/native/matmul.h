@@ -4,6 +4,7 @@
 // chunks) each for itself, then both together. So a row's text does not depend on the other rows.
 #pragma once
 
+#include "emulated_tiles.h"
 #include "vector_math.h"
 
 namespace scriven {

@@ -1,8 +1,9 @@
-// Matrix products in AMX tiles, with other work between them. Only for sources that are compiled for AMX.
+// Matrix products of bf16 with sums in fp32, 32 x 32 at a time. Only for sources that are compiled for AVX-512 with bf16.
 //
-// Everything is cut into groups of 32 values and pairs of 16 rows, so that a product fills four of the eight tiles with
-// sums: 32 rows x 32 columns, from two tiles of each factor. A tile of bf16 is 16 rows of 32 values, 1 KB; of fp32,
-// 16 rows of 16. The right factor holds pairs of values that follow each other downwards (VNNI), as AMX wants them.
+// Everything is cut into groups of 32 values and pairs of 16 rows, in tiles as AMX takes them. A tile of bf16 is 16 rows
+// of 32 values, 1 KB; of fp32, 16 rows of 16. The right factor holds pairs of values that follow each other downwards
+// (VNNI). Where there is AMX, a product fills four of the eight tiles with sums, from two tiles of each factor. Elsewhere
+// its sums are in vectors, eight rows at a time.
 #pragma once
 
 // GCC 12 warns of the values that its own intrinsics leave undefined on purpose.
@@ -11,7 +12,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-#include "common.h"
+#include "emulated_tiles.h"
 #include "thread_team.h"
 
 namespace scriven {
@@ -28,7 +29,9 @@ constexpr int64_t groups_of(int64_t size) { return (size + GROUP - 1) / GROUP; }
 // Fetches a cache line that is wanted soon; it may lie outside of everything.
 inline void prefetch(const void *line) { _mm_prefetch(static_cast<const char *>(line), _MM_HINT_T0); }
 
-// Eight tiles of 16 rows of 64 bytes, while it lives.
+#if defined(__AMX_BF16__)
+
+// Eight tiles of 16 rows of 64 bytes, while it lives. A thread that makes products needs it.
 class Tiles {
   public:
     Tiles() {
@@ -45,10 +48,25 @@ class Tiles {
     Tiles &operator=(const Tiles &) = delete;
 };
 
-// sums (32 x 32) = or += left (32 x 32k) right (32k x 32), both in tiles: k times two of the one, two of the other.
-// After each of the k parts `work()` is done, whose instructions the processor mixes with those of the tiles.
-template <class Work> inline void product(const bf16 *left, const bf16 *right, int64_t parts, Work &&work) {
-    __asm__ volatile("" ::: "memory");  // compilers do not know that tile loads read memory
+// sums (32, 32) = left (32 x 32 parts) right (32 parts x 32), and what was there before, if `add`; both factors in
+// tiles: for each part two of the one and two of the other. The first `rows` are wanted; others may get any values.
+// After each of the parts `work()` is done, whose instructions the processor mixes with those of the tiles.
+template <class Work>
+inline void product(const bf16 *left, const bf16 *right, int64_t parts, float *sums, bool add, int64_t, Work &&work) {
+    constexpr int64_t stride = GROUP * sizeof(float);
+    if (add) {
+        __asm__ volatile("" ::: "memory");  // compilers do not know that tile loads read memory
+        _tile_loadd(0, sums, stride);
+        _tile_loadd(1, sums + 16, stride);
+        _tile_loadd(2, sums + 16 * GROUP, stride);
+        _tile_loadd(3, sums + 16 * GROUP + 16, stride);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    __asm__ volatile("" ::: "memory");
     for (int64_t k = 0; k < parts; ++k, left += 2 * TILE, right += 2 * TILE) {
         _tile_loadd(4, left, 64);
         _tile_loadd(6, right, 64);
@@ -60,30 +78,63 @@ template <class Work> inline void product(const bf16 *left, const bf16 *right, i
         _tile_dpbf16ps(3, 5, 7);
         work();
     }
-}
-
-inline void zero_sums() {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-}
-
-inline void load_sums(const float *sums) {  // (32, 32)
-    __asm__ volatile("" ::: "memory");
-    constexpr int64_t stride = GROUP * sizeof(float);
-    _tile_loadd(0, sums, stride);
-    _tile_loadd(1, sums + 16, stride);
-    _tile_loadd(2, sums + 16 * GROUP, stride);
-    _tile_loadd(3, sums + 16 * GROUP + 16, stride);
-}
-
-inline void store_sums(float *sums) {  // (32, 32)
-    constexpr int64_t stride = GROUP * sizeof(float);
     _tile_stored(0, sums, stride);
     _tile_stored(1, sums + 16, stride);
     _tile_stored(2, sums + 16 * GROUP, stride);
     _tile_stored(3, sums + 16 * GROUP + 16, stride);
+}
+
+#else
+
+// What AMX needs of a thread; nothing here.
+class Tiles {
+  public:
+    Tiles() {}
+};
+
+constexpr int64_t ROWS_AT_ONCE = 8;  // 16 sums in registers hide how long one takes
+
+inline __m512bh pairs_at(const bf16 *from) { return (__m512bh)_mm512_load_si512(from); }
+
+// Eight rows of a product, like `product`.
+inline void rows_of_product(const bf16 *left, const bf16 *right, int64_t parts, float *sums, bool add) {
+    __m512 low[ROWS_AT_ONCE], high[ROWS_AT_ONCE];
+    for (int row = 0; row < ROWS_AT_ONCE; ++row) {
+        low[row] = add ? _mm512_load_ps(sums + row * GROUP) : _mm512_setzero_ps();
+        high[row] = add ? _mm512_load_ps(sums + row * GROUP + 16) : _mm512_setzero_ps();
+    }
+    for (int64_t part = 0; part < parts; ++part, left += 2 * TILE, right += 2 * TILE)
+#pragma GCC unroll 4
+        for (int64_t k = 0; k < 16; ++k) {
+            const __m512bh first = pairs_at(right + k * GROUP), second = pairs_at(right + TILE + k * GROUP);
+#pragma GCC unroll 8
+            for (int row = 0; row < ROWS_AT_ONCE; ++row) {
+                int32_t pair;
+                std::memcpy(&pair, left + row * GROUP + 2 * k, sizeof pair);
+                const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+                low[row] = _mm512_dpbf16_ps(low[row], first, x);
+                high[row] = _mm512_dpbf16_ps(high[row], second, x);
+            }
+        }
+    for (int row = 0; row < ROWS_AT_ONCE; ++row) {
+        _mm512_store_ps(sums + row * GROUP, low[row]);
+        _mm512_store_ps(sums + row * GROUP + 16, high[row]);
+    }
+}
+
+// sums (32, 32) = left (32 x 32 parts) right (32 parts x 32), and what was there before, if `add`; both factors in
+// tiles: for each part two of the one and two of the other. The first `rows` are wanted; others may get any values.
+// `work()` is left to the caller, who finishes it after the product.
+template <class Work>
+inline void product(const bf16 *left, const bf16 *right, int64_t parts, float *sums, bool add, int64_t rows, Work &&) {
+    for (int64_t row = 0; row < rows; row += ROWS_AT_ONCE)
+        rows_of_product(left + row * GROUP, right, parts, sums + row * GROUP, add);
+}
+
+#endif
+
+inline void product(const bf16 *left, const bf16 *right, int64_t parts, float *sums, bool add) {
+    product(left, right, parts, sums, add, GROUP, [] {});
 }
 
 // The first `count` of 32 or 16 lanes; all, where there are more.

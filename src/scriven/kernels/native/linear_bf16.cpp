@@ -5,7 +5,7 @@
 // a is what a layer read and b the gradients of its gates' sums. Both come row after row, so that a must be turned:
 // 16 x 16 pairs at a time, which costs a few percent. Half a thousand rows are packed at a time, and as many columns of
 // b as keep the sums, and what they are made of, in the second-level cache. A team of threads shares the columns of b.
-#include "amx_tiles.h"
+#include "bf16_tiles.h"
 #include "calls.h"
 
 namespace scriven {
@@ -118,9 +118,7 @@ void columns_of_gradient(const Matrix &a, const Matrix &b, Range groups, const b
             for (int64_t n = 0; n < width; ++n)
                 for (int64_t m = 0; m < downs; ++m) {
                     float *own = sums + (n * downs + m) * SQUARE;
-                    panel ? load_sums(own) : zero_sums();
-                    product(lefts + (panel * downs + m) * part, right + n * part, depth_of(b, panel), [] {});
-                    store_sums(own);
+                    product(lefts + (panel * downs + m) * part, right + n * part, depth_of(b, panel), own, panel > 0);
                 }
         }
         for (int64_t n = 0; n < width; ++n)
@@ -183,10 +181,8 @@ void rows_of_product(const Matrix &a, Range groups, const bf16 *right, bf16 *lef
         for (int64_t n = 0; n < wide; ++n)
             for (int64_t m = 0; m < high; ++m) {
                 float *own = sums + (n * TALL + m) * SQUARE;
-                part ? load_sums(own) : zero_sums();
                 product(left + (m * parts + part) * 2 * TILE, right + (n * parts + part) * 2 * TILE,
-                        parts - part < DEPTH ? parts - part : DEPTH, [] {});
-                store_sums(own);
+                        parts - part < DEPTH ? parts - part : DEPTH, own, part > 0);
                 if (part + DEPTH >= parts) out.put(own, (groups.begin + m) * GROUP, n * GROUP);
             }
 }

@@ -59,13 +59,10 @@ void sweep(const Pass &pass, const Member &member, int64_t steps, Range groups, 
             const int64_t pair = place % pairs, past = place / pairs;
             const int64_t group = step % 2 ? groups.end - 1 - past : groups.begin + past;
             const bf16 *left = pass.left(step, pair), *right = pass.right + group * Pass::products * parts * 2 * TILE;
-            for (int64_t p = 0; p < Pass::products; ++p, right += parts * 2 * TILE) {
-                zero_sums();
-                product(left, right, parts, pending);
-                store_sums(own + p * SQUARE);
-            }
-            pending.finish();
             const int64_t here = rows - pair * GROUP < GROUP ? rows - pair * GROUP : GROUP;
+            for (int64_t p = 0; p < Pass::products; ++p, right += parts * 2 * TILE)
+                product(left, right, parts, own + p * SQUARE, false, here, pending);
+            pending.finish();
             pending = {&pass, pass.unit(step, group, pair), here, 0, 0, Pass::products * parts, own};
             std::swap(own, other);
         }

@@ -207,9 +207,7 @@ class Work {
             member_.wait();
             each_upper(member_.share(sizes_.uppers()), parts_, [&](int64_t number, int64_t i, int64_t j) {
                 float *sums = room_.sums + number * SQUARE;
-                begin ? load_sums(sums) : zero_sums();
-                product(room_.lefts + i * DEPTH * SQUARE, room_.rights + j * DEPTH * SQUARE, depth, [] {});
-                store_sums(sums);
+                product(room_.lefts + i * DEPTH * SQUARE, room_.rights + j * DEPTH * SQUARE, depth, sums, begin > 0);
                 if (left > DEPTH) return;
                 alignas(64) bf16 block[SQUARE];
                 for (int64_t row = 0; row < SQUARE; row += GROUP)
@@ -287,9 +285,7 @@ class Work {
     }
 
     void one(const bf16 *left, const bf16 *right, float *sums) const {
-        zero_sums();
-        product(left, right, parts_, [] {});
-        store_sums(sums);
+        product(left, right, parts_, sums, false);
     }
 
     // X <- X times the factor and `scale`, in its place.

@@ -106,9 +106,7 @@ void forward(const Forward &own, const bf16 *weight, const float *bias, Range gr
         for (int64_t group = groups.begin; group < groups.end; ++group) {
             pack_rows(own.y, group * GROUP, sizes.rows, sizes.inputs, left);
             for (int64_t column = columns.begin; column < columns.end; ++column) {
-                zero_sums();
-                product(left, weight + column * part, sizes.parts(), [] {});
-                store_sums(sums + (column - columns.begin) * SQUARE);
+                product(left, weight + column * part, sizes.parts(), sums + (column - columns.begin) * SQUARE, false);
             }
             for (int64_t i = 0; i < sizes.rows_of(group); ++i) {
                 const int64_t row = group * GROUP + i, at = row * sizes.chunks() + chunk;
@@ -179,10 +177,8 @@ void backward(const Backward &own, const bf16 *weight, Range groups, bf16 *left,
             float *to = sums + (group - groups.begin) * own_sums;
             gradients_of_rows(own, chunk, group, left);
             for (int64_t part = 0; part < sizes.parts(); ++part) {
-                chunk ? load_sums(to + part * SQUARE) : zero_sums();
                 product(left, weight + (part * sizes.columns() + columns.begin) * 2 * TILE,
-                        columns.end - columns.begin, [] {});
-                store_sums(to + part * SQUARE);
+                        columns.end - columns.begin, to + part * SQUARE, chunk > 0);
             }
             if (chunk + 1 == sizes.chunks()) put_rows(own, group, to);
         }
