@@ -17,7 +17,7 @@ from scriven.model import CharLM
 from scriven.model.reference_cells import LayerState, gru_step, lstm_step, rnn_step
 from scriven.settings import ModelSettings
 
-pytestmark = pytest.mark.skipif(not recurrent.usable(), reason="needs a processor that multiplies bf16, and the native library")
+pytestmark = pytest.mark.skipif(not recurrent.usable(), reason="needs native code for bf16")
 STEPS = {"rnn": rnn_step, "gru": gru_step, "lstm": lstm_step}
 SHAPES = [(1, 1, 1), (1, 3, 17), (5, 3, 17), (7, 33, 257), (5, 1, 32), (9, 70, 40), (20, 32, 64), (3, 100, 64)]
 V = 11
