@@ -44,7 +44,14 @@ FLAGS = [
     *("-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"),
 ]
 EMULATE_TILES = "-DSCRIVEN_EMULATE_TILES"  # the library for AMX then runs wherever there is AVX-512 with bf16
-SANITIZE = [EMULATE_TILES, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+SANITIZE = [
+    EMULATE_TILES,
+    "-O1",
+    "-g",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+]
 RACES = ["-O1", "-g", "-fsanitize=thread"]
 _AVX2 = ["-mavx2", "-mfma"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
