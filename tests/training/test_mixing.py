@@ -254,6 +254,17 @@ def test_the_fit_finds_the_weights_of_a_known_mixture() -> None:
     assert fitted.reading == pytest.approx((0.3, 0.9), abs=0.1)
 
 
+@pytest.mark.parametrize(("letters", "order"), [(6, 3), (9, 4), (30, 6)])
+def test_short_documents_are_written_after_half_of_their_length(letters: int, order: int, tmp_path: Path) -> None:
+    lines = a_tale(2000).splitlines()
+    path = tmp_path / "lines.txt"
+    path.write_text("".join(f"{each[:letters]}\n" for each in lines if len(each) >= letters))
+    trained(path, tmp_path / "run", {"corpus": {"documents": "lines"}})
+    predictor = load(tmp_path / "run").predictor
+    assert predictor.counts and predictor.writing_counts
+    assert (predictor.counts.longest > order, predictor.writing_counts.longest) == (True, order)
+
+
 def test_weights_between_two_orders_lie_between() -> None:
     table = count(np.arange(3000) % 7, 8)
     weights = MixtureWeights(reading=(0.4, 0.8), writing=(0.6, 0.5), order=6)

@@ -54,11 +54,14 @@ def fit_mixture(
 ) -> MixtureWeights | None:
     """Returns the weights of a mixture with counts: to read with, and to write with after up to `order` symbols.
 
+    Short documents are written after fewer: half of their mean length.
     Returns None for a network that predicts the second half of the text better alone. `predictor` has no counts.
     The `protocol` is its kind and length, as of `parse_protocol`.
     """
     if text.characters < FEWEST:
         return None
+    if predictor.vocabulary.boundary is not None:  # half a short document known by heart would be the whole of it
+        order = min(order, max(1, text.characters // max(1, text.documents) // 2))
     orders = (table.longest, min(order, table.longest))
     fitted, unseen = (_collect(predictor, table, each, orders) for each in _halves(text, predictor, protocol))
     if not (len(fitted.targets) and len(unseen.targets) and np.isfinite(fitted.network).all()):
