@@ -157,7 +157,7 @@ class Evaluator:
             else self._protocol_seconds(self.protocol, self.predictor) / self.workers.size
         )
         begun = time.monotonic()
-        for _ in self.samples(0, TIMED_SAMPLE):
+        for _ in self.samples(0, length=TIMED_SAMPLE):
             pass
         return self._agree_on_seconds(
             shared + (time.monotonic() - begun) * self.settings.monitor.sample_length / TIMED_SAMPLE
@@ -178,19 +178,20 @@ class Evaluator:
         """Returns rank 0's measurement on every worker, a little longer to be safe."""
         return float(self.workers.broadcast(SLOWER * seconds))
 
-    def samples(self, step: int, length: int | None = None) -> Iterator[Sampled]:
+    def samples(self, step: int, weights: MixtureWeights | None = None, length: int | None = None) -> Iterator[Sampled]:
         """Yields what the model writes after each prompt at each temperature, from the same seed every time.
 
-        A sample has `length` characters, by default as many as the settings say. A request to stop, which is checked at
-        every character, ends the samples.
+        With `weights` it is a mixture, which writes as `scriven sample` will. A sample has `length` characters, by
+        default as many as the settings say. A request to stop, which is checked at every character, ends the samples.
         """
         monitor, seed = self.settings.monitor, self.settings.training.seed
+        predictor = self._as_used(weights) if weights else self.stoppable
         vocabulary, count = self.corpus.vocabulary, monitor.sample_length if length is None else length
         prompts = [self._passage(prompt, [seed, step, n], count) for n, prompt in enumerate(monitor.prompts)]
         for (prompt, passage), temperature in product(prompts, monitor.temperatures):
             drawing = SamplingSettings(temperature=temperature)
             try:
-                text = self._write(self.stoppable, passage.given, drawing, count)
+                text = self._write(predictor, passage.given, drawing, count)
             except Stopped:
                 return
             yield Sampled(step, prompt, text, temperature, seed, vocabulary.decode(passage.after))

@@ -303,7 +303,7 @@ class Trainer:
                 state.best = Best(step=state.step, loss=state.last_validation)
                 learner.keep_as_best()
             if self.workers.rank == 0:
-                yield from self.evaluator.samples(state.step)
+                yield from self.evaluator.samples(state.step, state.mixture)
         if learner.average and measured:
             learner.average.note(selection_loss(state.last_validation), learner.weights.values)
         self._save(evaluation=True)
