@@ -35,9 +35,9 @@ ROWS = 32  # over all workers; the model learns most from a pass over the text w
 ROWS_PER_WORKER = 32  # if the budget is a time: fewer leave the matrix units idle
 FEWEST_ROWS_PER_WORKER = 16
 STEPS_PER_EPOCH = 8  # at least, so that even a tiny text is read in many small steps
-# The best width for two minutes, measured. It grows with the fourth root of the budget, so that the size of the model
-# and the number of characters that it reads grow at the same rate.
-FITTED_WIDTH, FITTED_READABLE = 256, 15e6  # characters that the reference model could read in that time
+# The best width for a budget, measured. It grows with the fourth root of the budget, so that the size of the model and
+# the number of characters that it reads grow at the same rate.
+FITTED_WIDTH, FITTED_READABLE = 256, 5.5e6  # characters that the reference model could read in that budget
 FITTED_CHARACTERS = 250_000  # a smaller text gets a narrower model than that, whatever the budget
 WIDTH_UNIT, WIDEST = 32, 1024
 PASSES_WITHOUT_DROPOUT, DROPOUT_A_DOUBLING, MOST_DROPOUT = 8.0, 0.1, 0.5
