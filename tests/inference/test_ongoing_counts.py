@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from scriven.inference.chunks import StoredText
 from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import AdaptiveTexts
 from scriven.kernels import native_library
-from scriven.kernels.context_mixing import MOST_SYMBOLS, ContextMixer, memory_bits_for
+from scriven.kernels.context_mixing import MOST_SYMBOLS, ContextMixer, kinds_of, memory_bits_for
 from scriven.kernels.counts import NgramCounter, NgramMixture
 from scriven.vocabulary import Vocabulary
 from small_model import Shelf, cut, favour, predictor, predictor_of
@@ -76,19 +77,26 @@ def slow_nats(model: Predictor, ids: Ids, predicted: int) -> Float64s:
     assert network is not None and model.training_text is not None
     text = model.training_text().read(0, model.training_text().characters)
     alone, known, costs = text[: len(text) - predicted], text[len(text) - predicted :], []
-    with ContextMixer(adaptive._kinds(model.vocabulary), memory_bits_for(len(text))) as mixer:
-        mixer.read(alone)
+    characters = [chr(point) for point in model.vocabulary.symbols]
+    numbers = np.array([*map(ord, characters), 128])
+    kinds = np.full(129, -3, np.int32)
+    kinds[numbers] = kinds_of(characters, len(numbers))
+
+    def _shares(logits: Tensor) -> npt.NDArray[np.uint32]:
+        rows = np.zeros((len(logits), 129), np.uint32)
+        rows[:, numbers] = torch.softmax(logits.double(), 1).numpy() * (1 << 24) + 1
+        return rows
+
+    with ContextMixer(kinds, memory_bits_for(len(text))) as mixer:
+        mixer.read(numbers[alone])
         static = network.writer(network.start())
-        mixer.read(known, shares(static.predict(static.start(), known[:, None])[0][:, 0]))
-        context = network.start()
+        rows = _shares(static.predict(static.start(), known[:, None])[0][:, 0])
+        mixer.read(numbers[known], rows, rows)
+        learned, trained = network.start(), static.start()
         for symbol in ids[:, None]:
-            costs.append(mixer.read(symbol, shares(context.logits))[0])
-            context = network.read(context, symbol)[2]
+            costs.append(mixer.read(numbers[symbol], _shares(learned.logits), _shares(trained.logits))[0])
+            learned, trained = network.read(learned, symbol)[2], static.read(trained, symbol[:, None])
     return np.array(costs)
-
-
-def shares(logits: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint32]]:
-    return (torch.softmax(logits.double(), 1).numpy() * (1 << 24) + 1).astype(np.uint32)
 
 
 @pytest.mark.parametrize("predicted", [1, 100, 1000])
@@ -153,9 +161,10 @@ def test_each_text_begins_after_the_training_text() -> None:
         Vocabulary.of("a\n"),
         Vocabulary.of_bytes(),
         Vocabulary.of_bytes("\n"),
+        Vocabulary.of("\naé", "\n"),
         Vocabulary.of("\n" + "".join(map(chr, range(0x4E00, 0x4E00 + 7430)))),
     ],
-    ids=["a", "a and newline", "bytes", "documents of bytes", "7,432"],
+    ids=["a", "a and newline", "bytes", "documents of bytes", "documents", "7,432"],
 )
 def test_probabilities_of_all_symbols_sum_to_1(vocabulary: Vocabulary) -> None:
     network, size = predictor_of(vocabulary), vocabulary.size
@@ -219,8 +228,8 @@ def test_documents_alone_are_of_the_network() -> None:
 
 def test_too_many_symbols_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST_SYMBOLS == 65_536
-    monkeypatch.setattr(adaptive, "MOST_SYMBOLS", 9)
-    with pytest.raises(UsageError, match="ongoing counts have at most 9 symbols, and this model has 14"):
+    monkeypatch.setattr(adaptive, "MOST_SYMBOLS", 128 + 0)
+    with pytest.raises(UsageError, match="ongoing counts have at most 0 symbols, and this model has 14"):
         AdaptiveTexts(of_text())
     AdaptiveTexts(of_text().with_counts(None))
 

@@ -19,6 +19,7 @@ from scriven.kernels.context_mixing import (
     NEWLINE,
     OTHER,
     SPACE,
+    UNUSED,
     ContextMixer,
     Frequencies,
     Kinds,
@@ -46,7 +47,7 @@ def mixer_of(symbols: int = 256, memory_bits: int = LEAST_MEMORY_BITS) -> Contex
 
 def read(ids: Ids, symbols: int = 256, frequencies: Frequencies | None = None) -> npt.NDArray[np.float64]:
     with mixer_of(symbols) as mixer:
-        return mixer.read(ids, frequencies)
+        return mixer.read(ids) if frequencies is None else mixer.read(ids, frequencies)
 
 
 def drawn(seed: int, symbols: int, count: int) -> Ids:
@@ -149,6 +150,37 @@ def test_another_models_predictions_take_part() -> None:
     sure = np.ones((ids.size, 256), np.uint32)
     sure[np.arange(ids.size), ids] = 100000
     assert read(ids, frequencies=sure).mean() < 0.1 * read(ids).mean()
+
+
+def test_two_models_predictions_take_part() -> None:
+    ids = np.random.default_rng(1).integers(0, 256, 3000)
+    vague = np.ones((ids.size, 256), np.uint32)
+    sure = vague.copy()
+    sure[np.arange(ids.size), ids] = 100000
+    with mixer_of() as one, mixer_of() as other, mixer_of(17) as small:
+        assert one.read(ids, vague, sure).mean() < 0.3 * read(ids, frequencies=vague).mean()
+        assert other.read(ids, sure, vague).mean() < 0.1 * read(ids, frequencies=vague).mean()
+        with pytest.raises(ValueError, match="at most 2 other models can take part, not 3"):
+            one.read(ids, sure, sure, sure)
+        with pytest.raises(ValueError, match="frequencies must be"):
+            small.read(np.array([1]), np.ones((1, 17), np.uint32), np.ones((1, 16), np.uint32))
+
+
+@pytest.mark.parametrize("symbols", [2, 5, 17, 258])
+def test_symbols_that_never_come_have_no_share(symbols: int) -> None:
+    random = np.random.default_rng(7)
+    used = np.sort(random.choice(symbols, max(1, symbols // 3), replace=False))
+    kinds, ids = np.full(symbols, UNUSED, np.int32), random.choice(used, 50)
+    kinds[used] = OTHER
+    frequencies = np.zeros((51, symbols), np.uint32)
+    frequencies[:, used] = random.integers(1, 1000, (51, used.size))
+    total = 0.0
+    for symbol in used:
+        with ContextMixer(kinds, LEAST_MEMORY_BITS) as mixer:
+            total += np.exp(-mixer.read(np.append(ids, symbol), frequencies)[-1])
+    assert total == pytest.approx(1, abs=1e-12)
+    with ContextMixer(kinds, LEAST_MEMORY_BITS) as mixer, pytest.raises(RuntimeError, match="an argument"):
+        mixer.read(np.setdiff1d(np.arange(symbols), used))
 
 
 def test_a_text_longer_than_what_is_remembered() -> None:

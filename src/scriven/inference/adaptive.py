@@ -31,7 +31,10 @@ from scriven.kernels.adamw import AdamW, norm
 from scriven.kernels.context_mixing import (
     MOST_SYMBOLS,
     NEWLINE,
+    OTHER,
+    UNUSED,
     ContextMixer,
+    Frequencies,
     Kinds,
     kinds_of,
     kinds_of_bytes,
@@ -51,7 +54,7 @@ class AdaptiveRule:
     """How weights learn from a text while it is read. The numbers are fitted: see docs/adaptive.md."""
 
     length: int = 64  # characters of a segment
-    rate: float = 3e-4  # learning rate of AdamW
+    rate: float = 3e-4  # learning rate of AdamW; 0 to learn nothing
     beta2: float = 0.999  # of AdamW's mean of squares
     pull: float = 2e-3  # share of the way back to the trained weights, at each step
 
@@ -230,6 +233,8 @@ class AdaptiveReader:
 
     def _learn(self, losses: Tensor) -> None:
         """Makes one step from the losses (t,) of a segment, unless its gradient is not finite."""
+        if not self.rule.rate:
+            return
         self._held = None
         found = torch.autograd.grad(losses.sum(), self._parameters, allow_unused=True)
         gradients = [
@@ -292,55 +297,85 @@ PREDICTED = 300_000  # of these, the last ones, which a network predicts, too
 LEARNED_AT_ONCE = 1 << 14  # characters that are read between two copies of what was learned
 SHARE = 1 << 24  # of a probability 1, as frequencies
 
+ASCII = 128  # code points that keep their numbers
+
 Predict = Callable[[Ids], Iterator[tuple[Tensor, Ids]]]  # pieces of a text, ids (t,), after the logits (t, V) for them
 
 
-def check_countable(vocabulary: Vocabulary) -> None:
-    """Raises UsageError for more symbols than can be counted."""
-    if vocabulary.size > MOST_SYMBOLS:
-        raise UsageError(
-            f"ongoing counts have at most {MOST_SYMBOLS:,} symbols, and this model has {vocabulary.size:,}; use the "
-            "network alone, with --counts none"
-        )
+class OngoingCounts:
+    """Counts of a text that are asked before they count; it is a context manager, and must be closed."""
+
+    def __init__(self, vocabulary: Vocabulary, mixer: ContextMixer) -> None:
+        """Takes a mixer of the kinds that `number_symbols` returns."""
+        self._vocabulary, self._mixer = vocabulary, mixer
+        self._numbers, _ = number_symbols(vocabulary)
+
+    @classmethod
+    def after(
+        cls, vocabulary: Vocabulary, text: StoredText, predict: Predict | None, check_stop: Callable[[], None]
+    ) -> OngoingCounts:
+        """Returns counts that have read a training text, with the predictions of a network, if any."""
+        ids = np.concatenate([np.empty(0, np.int64), *last_chunks(text, vocabulary.boundary, PRIMED)])
+        counts = cls(vocabulary, ContextMixer(number_symbols(vocabulary)[1], memory_bits_for(len(ids))))
+        try:
+            alone, predicted = np.split(vocabulary.clamp(ids), [max(0, len(ids) - PREDICTED) if predict else len(ids)])
+            for piece in blocks([alone], LEARNED_AT_ONCE):
+                check_stop()
+                counts.read(piece)
+            for logits, piece in predict(predicted) if predict else ():
+                counts.read(piece, logits, logits)
+        except BaseException:
+            counts.close()
+            raise
+        return counts
+
+    def __enter__(self) -> OngoingCounts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the memory."""
+        self._mixer.close()
+
+    def copy(self) -> OngoingCounts:
+        """Returns independent counts that have read the same."""
+        return OngoingCounts(self._vocabulary, self._mixer.copy())
+
+    def read(self, ids: Ids, *logits: Tensor) -> Float64s:
+        """Returns the nats (t,) of known ids (t,), by counts and the logits (t, V) of networks together.
+
+        All nats are NaN if the logits are not finite numbers.
+        """
+        rows = [each.detach().double().softmax(1).numpy() for each in logits]  # (t, V)
+        if not all(np.isfinite(each).all() for each in rows):
+            return np.full(len(ids), math.nan)
+        return self._mixer.read(self._numbers[ids], *map(self._frequencies, rows))
+
+    def _frequencies(self, chances: Float64s) -> Frequencies:
+        """Returns frequencies by number (t, numbers) from the probabilities of symbols (t, V)."""
+        frequencies = np.zeros((len(chances), self._mixer.symbols), np.uint32)
+        frequencies[:, self._numbers] = (chances * SHARE).astype(np.uint32) + np.uint32(1)
+        return frequencies
 
 
-def count_text(
-    vocabulary: Vocabulary, text: StoredText, predict: Predict | None, check_stop: Callable[[], None]
-) -> ContextMixer:
-    """Returns ongoing counts that have read a text, with the predictions of a network, if any. They must be closed."""
-    ids = np.concatenate([np.empty(0, np.int64), *last_chunks(text, vocabulary.boundary, PRIMED)])
-    ids, predicted = vocabulary.clamp(ids), min(PREDICTED, len(ids)) if predict else 0
-    alone, last = np.split(ids, [len(ids) - predicted])
-    mixer = ContextMixer(_kinds(vocabulary), memory_bits_for(len(ids)))
-    try:
-        for piece in blocks([alone], LEARNED_AT_ONCE):
-            check_stop()
-            mixer.read(piece)
-        for logits, piece in predict(last) if predict else ():
-            mix(mixer, logits, piece)
-    except BaseException:
-        mixer.close()
-        raise
-    return mixer
+def number_symbols(vocabulary: Vocabulary) -> tuple[Ids, Kinds]:
+    """Returns the number of each symbol (V,), which counts know it by, and the kinds of all numbers.
 
-
-def mix(counts: ContextMixer, logits: Tensor, ids: Ids) -> tuple[Float64s, Bools]:
-    """Returns the nats (t,) of ids (t,) by counts and logits (t, V) together, and False for each; the counts read them.
-
-    All nats are NaN if the logits are not finite numbers.
+    Numbers are read bit by bit, and alike symbols should begin alike. So those of ASCII are numbered as there, and
+    the others follow. The boundary ends a line. Raises UsageError for more symbols than can be counted.
     """
-    never = np.zeros(len(ids), np.bool_)
-    chances = logits.detach().double().softmax(1).numpy()  # (t, V)
-    if not np.isfinite(chances).all():
-        return np.full(len(ids), math.nan), never
-    return counts.read(ids, (chances * SHARE).astype(np.uint32) + np.uint32(1)), never
-
-
-def _kinds(vocabulary: Vocabulary) -> Kinds:
-    """Says of each symbol what it is; the boundary ends a line."""
-    kinds = np.zeros(vocabulary.size, np.int32)
-    known = len(vocabulary.symbols)
-    kinds[:known] = kinds_of_bytes() if vocabulary.unit == "byte" else kinds_of([*map(chr, vocabulary.symbols)], known)
-    if vocabulary.boundary is not None:
-        kinds[vocabulary.boundary] = NEWLINE
-    return kinds
+    known = np.array(vocabulary.symbols, np.int64)
+    places = np.arange(vocabulary.size)
+    below = int(np.searchsorted(known, ASCII))
+    numbers = np.where(places < below, np.append(known, [0, 0])[places], ASCII + places - below)
+    if numbers[-1] >= MOST_SYMBOLS:
+        raise UsageError(
+            f"ongoing counts have at most {MOST_SYMBOLS - ASCII:,} symbols, and this model has {vocabulary.size:,}; "
+            "use the network alone, with --counts none"
+        )
+    kinds = np.full(numbers[-1] + 1, UNUSED, np.int32)
+    of_known = kinds_of_bytes() if vocabulary.unit == "byte" else kinds_of([*map(chr, vocabulary.symbols)], len(known))
+    kinds[numbers] = [*of_known, *[NEWLINE] * (vocabulary.size - 1 - len(known)), OTHER]
+    return numbers, kinds

@@ -15,27 +15,25 @@ import re
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from scriven.arrays import Ids
+from scriven.arrays import Bools, Float64s, Ids
 from scriven.errors import UsageError
 from scriven.inference.adaptive import (
     LEARNED_AT_ONCE,
     PRECISION,
     RULE,
-    AdaptiveContext,
     AdaptiveReader,
     AdaptiveRule,
+    OngoingCounts,
     check_adaptive,
-    check_countable,
-    count_text,
-    mix,
+    number_symbols,
 )
 from scriven.inference.chunks import (
     StoredIdsReader,
@@ -59,7 +57,6 @@ from scriven.inference.surprisal import (
     surprisals_of_text,
     tally,
 )
-from scriven.kernels.context_mixing import ContextMixer
 from scriven.settings import ReaderSettings
 
 Protocol = Callable[[Predictor, Iterable[Ids]], SurprisalSum]
@@ -176,11 +173,11 @@ class AdaptiveTexts:
         self.documents_alone = documents_alone
         self.has_counts = predictor.training_text is not None and predictor.counts is not None and not documents_alone
         if self.has_counts:
-            check_countable(self.vocabulary)
+            number_symbols(self.vocabulary)  # raises now, and not at the first text
         if not (self.has_counts and predictor.is_counts_alone):
             check_adaptive(predictor)
         self._reader = None if predictor.is_counts_alone else AdaptiveReader(predictor, rule)
-        self._counts: ContextMixer | None = None  # after the training text
+        self._counts: OngoingCounts | None = None  # after the training text
         self._lock = threading.Lock()
 
     def surprisals(self, chunks: Iterable[Ids]) -> Iterator[Scored]:
@@ -194,52 +191,64 @@ class AdaptiveTexts:
             return
         for first in pieces:  # an empty text needs no counts
             with self._begin() as counts:
-                yield from self._read_with(counts, chain([first], pieces))
+                if self._reader is None:
+                    yield from self._read_by_counts(counts, chain([first], pieces))
+                else:
+                    yield from self._read_by_both(self._reader, counts, chain([first], pieces))
 
     def _read_by_network(self, pieces: Iterable[Ids]) -> Iterator[Scored]:
         assert self._reader is not None
-        context, boundary = self._start, self.vocabulary.boundary
+        context = start = self._reader.start()
+        boundary = self.vocabulary.boundary
         for piece in pieces:
             ends = np.flatnonzero(piece == boundary) + 1  # (M,)
             for ids in np.split(piece, ends) if self.documents_alone else [piece]:
                 nats, right, context = self._reader.read(context, ids)
                 yield Scored(ids, nats, context, right)
                 if self.documents_alone and len(ids) and ids[-1] == boundary:
-                    context = self._start
+                    context = start
 
-    def _read_with(self, counts: ContextMixer, pieces: Iterable[Ids]) -> Iterator[Scored]:
-        context = self._start
+    def _read_by_counts(self, counts: OngoingCounts, pieces: Iterable[Ids]) -> Iterator[Scored]:
         for ids in pieces:
-            if self._reader is None:
-                self.predictor.check_stop()
-                nats = cost_of_unseen(counts.read(self.vocabulary.clamp(ids)), ids, self.vocabulary)
-            else:
-                nats, _, context = self._reader.read(context, ids, partial(mix, counts))
-            yield Scored(ids, nats, context, None)
+            self.predictor.check_stop()
+            nats = counts.read(self.vocabulary.clamp(ids))
+            yield Scored(ids, cost_of_unseen(nats, ids, self.vocabulary), self.predictor.blank(), None)
 
-    @cached_property
-    def _start(self) -> AdaptiveContext:
-        return AdaptiveContext(self.predictor.blank().logits) if self._reader is None else self._reader.start()
+    def _read_by_both(self, reader: AdaptiveReader, counts: OngoingCounts, pieces: Iterable[Ids]) -> Iterator[Scored]:
+        """Reads with the network that learns, the trained one, and counts."""
+        trained = AdaptiveReader(self.predictor, replace(reader.rule, rate=0.0))
+        learned, context = reader.start(), trained.start()
 
-    def _begin(self) -> ContextMixer:
+        def _judge(logits: Tensor, ids: Ids) -> tuple[Float64s, Bools]:
+            def _judge_both(unlearned: Tensor, ids: Ids) -> tuple[Float64s, Bools]:
+                return counts.read(ids, logits, unlearned), np.zeros(len(ids), np.bool_)
+
+            nonlocal context
+            nats, right, context = trained.read(context, ids, _judge_both)
+            return nats, right
+
+        for ids in pieces:
+            nats, _, learned = reader.read(learned, ids, _judge)
+            yield Scored(ids, nats, learned, None)
+
+    def _begin(self) -> OngoingCounts:
         """Returns ongoing counts for one text, after the training text; they must be closed."""
         with self._lock:
             if self._counts is None:
                 assert self.predictor.training_text is not None
-                predict = None if self._reader is None else self._predict
+                predict = None if self._reader is None else partial(_predict, self._reader.writer(self._reader.start()))
                 text, check_stop = self.predictor.training_text(), self.predictor.check_stop
-                self._counts = count_text(self.vocabulary, text, predict, check_stop)
+                self._counts = OngoingCounts.after(self.vocabulary, text, predict, check_stop)
                 weakref.finalize(self, self._counts.close)
             return self._counts.copy()
 
-    def _predict(self, ids: Ids) -> Iterator[tuple[Tensor, Ids]]:
-        """Yields pieces of a text, ids (t,), with the logits (t, V) for them by the trained network."""
-        assert self._reader is not None
-        network = self._reader.writer(self._start)
-        context = network.start()
-        for piece in blocks([ids], network.chunk_length(1)):
-            logits, context = network.predict(context, piece[:, None])
-            yield logits[:, 0], piece
+
+def _predict(network: Predictor, ids: Ids) -> Iterator[tuple[Tensor, Ids]]:
+    """Yields pieces of a text, ids (t,), with the logits (t, V) for them."""
+    context = network.start()
+    for piece in blocks([ids], network.chunk_length(1)):
+        logits, context = network.predict(context, piece[:, None])
+        yield logits[:, 0], piece
 
 
 def check_protocol(name: str, predictor: Predictor) -> None:

@@ -26,7 +26,8 @@ LEAST_MEMORY_BITS, MOST_MEMORY_BITS = 18, 29  # of the number of bytes of the ta
 MEMORY_PER_SYMBOL = 64  # bytes that a symbol's new contexts take, about
 SYMBOLS_AT_ONCE = 1 << 14  # so that an interrupt need not wait for long
 BYTES_PER_SYMBOL = 32  # that encoding takes at most
-SPACE, NEWLINE, OTHER = -1, -2, 0
+SPACE, NEWLINE, UNUSED, OTHER = -1, -2, -3, 0
+MOST_OTHERS = 2  # other models whose predictions take part
 
 Kinds = npt.NDArray[np.int32]
 Frequencies = npt.NDArray[np.uint32]
@@ -37,7 +38,7 @@ class _ContextMixingOpen(NativeStruct):
 
 
 class _ContextMixingRead(NativeStruct):
-    _fields_ = (*fields(c_int64, "count"), *fields(c_void_p, "mixing ids frequencies nats"))
+    _fields_ = (*fields(c_int64, "count others"), *fields(c_void_p, "mixing ids frequencies nats"))
 
 
 class _ContextMixingEncode(NativeStruct):
@@ -59,7 +60,8 @@ class PackedNetwork(Protocol):
 def kinds_of(characters: Sequence[str], symbols: int) -> Kinds:
     """Says of each of V symbols what it is; the first ones are these characters.
 
-    A letter is a number above 0, the same for both cases; others are SPACE, NEWLINE or OTHER.
+    A letter is a number above 0, the same for both cases; others are SPACE, NEWLINE or OTHER. (UNUSED is a symbol that
+    never comes, whose probability is 0.)
     """
     kinds = np.zeros(symbols, np.int32)
     for symbol, character in enumerate(characters):
@@ -143,19 +145,23 @@ class ContextMixer:
         mixing, self._mixing = self._mixing, c_void_p()
         native_library.declare("scriven_context_mixing_close", [c_void_p])(mixing)
 
-    def read(self, ids: Ids, frequencies: Frequencies | None = None) -> Float64s:
+    def read(self, ids: Ids, *frequencies: Frequencies) -> Float64s:
         """Returns -ln of the probabilities of the next ids (T,), each predicted before it is counted.
 
-        Raises RuntimeError for an id that is no symbol.
+        Each array of frequencies (T, V) has another model's predictions; there are MOST_OTHERS of these at most. Raises
+        RuntimeError for an id that is no symbol.
         """
+        if len(frequencies) > MOST_OTHERS:
+            raise ValueError(f"at most {MOST_OTHERS} other models can take part, not {len(frequencies)}")
         nats = np.empty(ids.size)
-        for begin, end, piece, row in self._pieces(ids, frequencies):
+        for begin, end, piece, rows in self._pieces(ids, *frequencies):
             native_library.call(
                 _ContextMixingRead(
                     count=end - begin,
+                    others=len(frequencies),
                     mixing=self._mixing.value,
                     ids=piece.ctypes.data,
-                    frequencies=row,
+                    frequencies=rows,
                     nats=nats[begin:].ctypes.data,
                 )
             )
@@ -164,7 +170,7 @@ class ContextMixer:
     def encode(self, ids: Ids, frequencies: Frequencies | None = None, *, last: bool) -> bytes:
         """Returns bytes that stand for the next ids (T,); `last` says that no more ids follow."""
         written, parts = c_int64(), []
-        for begin, end, piece, row in self._pieces(ids, frequencies):
+        for begin, end, piece, row in self._pieces(ids, *_given(frequencies)):
             room = np.empty((end - begin) * BYTES_PER_SYMBOL + 1, np.uint8)
             native_library.call(
                 _ContextMixingEncode(
@@ -188,7 +194,7 @@ class ContextMixer:
         ids = np.empty(count, np.int64)
         if not (encoded.flags.c_contiguous and encoded.dtype == np.uint8):
             raise ValueError("encoded bytes must be in one piece")
-        for begin, end, piece, row in self._pieces(ids, frequencies):
+        for begin, end, piece, row in self._pieces(ids, *_given(frequencies)):
             native_library.call(
                 _ContextMixingDecode(
                     count=end - begin,
@@ -201,16 +207,20 @@ class ContextMixer:
             )
         return ids
 
-    def _pieces(self, ids: Ids, frequencies: Frequencies | None) -> Iterator[tuple[int, int, Ids, int | None]]:
-        """Gives pieces of ids (T,), one at least, and the address of the frequencies of each."""
+    def _pieces(self, ids: Ids, *frequencies: Frequencies) -> Iterator[tuple[int, int, Ids, int | None]]:
+        """Gives pieces of ids (T,), one at least, and the address of the frequencies of each, (T, others, V)."""
         if self._mixing.value is None:
             raise ValueError("this model is closed")
         ids = np.ascontiguousarray(ids, np.int64)
-        if frequencies is not None:
-            frequencies = np.ascontiguousarray(frequencies, np.uint32)
-            if frequencies.shape != (ids.size, self.symbols):
-                raise ValueError(f"frequencies must be {(ids.size, self.symbols)}, not {frequencies.shape}")
+        for each in frequencies:
+            if each.shape != (ids.size, self.symbols):
+                raise ValueError(f"frequencies must be {(ids.size, self.symbols)}, not {each.shape}")
+        joined = np.stack(frequencies, 1).astype(np.uint32, copy=False) if frequencies else None
         for begin in range(0, max(ids.size, 1), SYMBOLS_AT_ONCE):
             end = min(begin + SYMBOLS_AT_ONCE, ids.size)
-            row = None if frequencies is None else int(frequencies[begin:].ctypes.data)
-            yield begin, end, ids[begin:end], row
+            rows = None if joined is None else int(joined[begin:].ctypes.data)
+            yield begin, end, ids[begin:end], rows
+
+
+def _given(frequencies: Frequencies | None) -> tuple[Frequencies, ...]:
+    return () if frequencies is None else (frequencies,)

@@ -351,17 +351,17 @@ struct CountsDistribution {
 // Makes a model, which must be closed, of V symbols, 65536 at most, with a table of 2^memory_bits bytes.
 struct ContextMixingOpen {
     int64_t symbols, memory_bits;
-    const int32_t *kinds;  // (V,): of a letter a number above 0, the same for both cases; -1: a space, -2: ends a line
+    const int32_t *kinds;  // (V,): of a letter a number above 0, the same for both cases; -1: a space, -2: ends a line, -3: never comes
     void **mixing;
 };
 
-// -ln of the probabilities of the next ids. `frequencies`, here and below, are another model's predictions of these, or
-// null; the sum of a row has 32 bits at most.
+// -ln of the probabilities of the next ids. `frequencies`, here and below, are other models' predictions of these; the
+// sum of a row has 32 bits at most. Where `others` is not a field, there is one of them, or null for none.
 struct ContextMixingRead {
-    int64_t count;
+    int64_t count, others;  // 2 at most
     void *mixing;
     const int64_t *ids;           // (count,)
-    const uint32_t *frequencies;  // (count, V) or null
+    const uint32_t *frequencies;  // (count, others, V)
     double *nats;                 // (count,)
 };
 

@@ -82,9 +82,10 @@ struct ContextMixing {
     std::unique_ptr<Network> network = nullptr;
 
     // Takes the next symbol, which is number i of a call.
-    template <class Code> int64_t take(const uint32_t *frequencies, int64_t i, Code &&code) {
-        if (!network) return mixer.take(frequencies ? frequencies + i * symbols : nullptr, code);
-        const int64_t symbol = mixer.take(network->predict(), code);
+    template <class Code> int64_t take(const uint32_t *frequencies, int others, int64_t i, Code &&code) {
+        if (!network) return mixer.take(frequencies + i * others * symbols, others, code);
+        const uint32_t *predicted = network->predict();
+        const int64_t symbol = mixer.take(predicted, predicted != nullptr, code);
         network->read(symbol);
         return symbol;
     }
@@ -138,10 +139,11 @@ SCRIVEN_API int64_t scriven_context_mixing_close(void *mixing) {
 SCRIVEN_API int64_t scriven_context_mixing_read(const scriven::ContextMixingRead *call) {
     using namespace scriven;
     auto &mixing = *static_cast<ContextMixing *>(call->mixing);
-    if (!within(call->ids, call->count, mixing.symbols)) return bad_argument;
+    for (int64_t i = 0; i < call->count; i++)
+        if (!mixing.mixer.knows(call->ids[i])) return bad_argument;
     for (int64_t i = 0; i < call->count; i++) {
         double nats = 0;
-        mixing.take(call->frequencies, i, [&](int p, int place) {
+        mixing.take(call->frequencies, int(call->others), i, [&](int p, int place) {
             const int bit = int(call->ids[i] >> place & 1);
             nats -= logarithm(double(bit ? p : 65536 - p) / 65536);
             return bit;
@@ -154,11 +156,12 @@ SCRIVEN_API int64_t scriven_context_mixing_read(const scriven::ContextMixingRead
 SCRIVEN_API int64_t scriven_context_mixing_encode(const scriven::ContextMixingEncode *call) {
     using namespace scriven;
     auto &mixing = *static_cast<ContextMixing *>(call->mixing);
-    if (!within(call->ids, call->count, mixing.symbols)) return bad_argument;
+    for (int64_t i = 0; i < call->count; i++)
+        if (!mixing.mixer.knows(call->ids[i])) return bad_argument;
     RangeCoder &coder = mixing.coder;
     uint8_t *to = call->bytes;
     for (int64_t i = 0; i < call->count; i++) {
-        mixing.take(call->frequencies, i, [&](int p, int place) {
+        mixing.take(call->frequencies, call->frequencies != nullptr, i, [&](int p, int place) {
             const int bit = int(call->ids[i] >> place & 1);
             coder.narrow(bit, coder.middle(p));
             for (; coder.settled(); coder.shift(0)) *to++ = uint8_t(coder.high >> 24);
@@ -181,7 +184,7 @@ SCRIVEN_API int64_t scriven_context_mixing_decode(const scriven::ContextMixingDe
     if (!mixing.taken)
         for (int i = 0; i < 4; i++) coder.read = coder.read << 8 | next();
     for (int64_t i = 0; i < call->count; i++) {
-        call->ids[i] = mixing.take(call->frequencies, i, [&](int p, int) {
+        call->ids[i] = mixing.take(call->frequencies, call->frequencies != nullptr, i, [&](int p, int) {
             const uint32_t middle = coder.middle(p);
             const int bit = coder.read <= middle;
             coder.narrow(bit, middle);

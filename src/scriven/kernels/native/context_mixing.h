@@ -116,11 +116,13 @@ class ContextMixer {
     ContextMixer(int64_t symbols, const int32_t *kinds, int64_t memory_bits)
         : symbols_(symbols), bits_(symbols <= 256 ? 8 : symbols <= 4096 ? 12 : 16),
           row_mask_((uint64_t(1) << (memory_bits - 4)) - 1), hash_bits_(memory_bits - 6), kinds_(symbols),
-          sums_(symbols + 1), rows_(int64_t(1) << memory_bits), recent_(int64_t(row_mask_ + 1)),
+          used_(symbols + 1), sums_(most_others * (symbols + 1)), rows_(int64_t(1) << memory_bits), recent_(int64_t(row_mask_ + 1)),
           found_(int64_t(matches) << hash_bits_), weights_(selections * padded), maps_(contexts * 256), fine_maps_(contexts * 65536),
           refined_(refiners * refined) {
         if (failed()) return;
         std::copy_n(kinds, symbols, static_cast<int32_t *>(kinds_));
+        used_[0] = 0;
+        for (int64_t i = 0; i < symbols; i++) used_[i + 1] = used_[i] + (kinds[i] != unused);
         std::memset(rows_, 0, size_t(1) << memory_bits);
         std::memset(found_, 0, (size_t(matches) << hash_bits_) * sizeof(uint32_t));
         std::fill_n(static_cast<int32_t *>(weights_), selections * padded, one / 20);
@@ -137,24 +139,28 @@ class ContextMixer {
         begin();
     }
     bool failed() const {
-        return !kinds_ || !sums_ || !rows_ || !recent_ || !found_ || !weights_ || !maps_ || !fine_maps_ || !refined_;
+        return !kinds_ || !used_ || !sums_ || !rows_ || !recent_ || !found_ || !weights_ || !maps_ || !fine_maps_ || !refined_;
     }
 
+    bool knows(int64_t symbol) const { return symbol >= 0 && symbol < symbols_ && kinds_[symbol] != unused; }
+
     // Takes the next symbol bit by bit: `code(p, place)` gives the bit at a place of the symbol. Its probability to be 1
-    // is p / 65536, from 1 to 65535. A bit that only one value leaves a symbol for is not asked for. `frequencies` (V,), whose sum has 32 bits, are
-    // another model's prediction of the symbol, or null.
-    template <class Code> int64_t take(const uint32_t *frequencies, Code &&code) {
-        other_ = frequencies != nullptr;
-        if (other_) {
-            sums_[0] = 0;
-            for (int64_t i = 0; i < symbols_; i++) sums_[i + 1] = sums_[i] + frequencies[i];
+    // is p / 65536, from 1 to 65535. A bit that only one value leaves a symbol for is not asked for. `frequencies`
+    // (others, V), the sums of whose rows have 32 bits, are other models' predictions of the symbol.
+    template <class Code> int64_t take(const uint32_t *frequencies, int others, Code &&code) {
+        others_ = others;
+        for (int other = 0; other < others; other++) {
+            uint64_t *sums = sums_ + other * (symbols_ + 1);
+            sums[0] = 0;
+            for (int64_t i = 0; i < symbols_; i++) sums[i + 1] = sums[i] + frequencies[other * symbols_ + i];
         }
         int64_t low = 0, high = int64_t(1) << bits_;  // the symbols that it can still be
         for (place_ = 0; place_ < bits_; place_++) {
             const int64_t middle = (low + high) / 2;
             if (place_ % 4 == 0) look_up();
-            int bit = 0;
-            if (middle < symbols_) {
+            const bool zeros = any(low, middle), ones = any(middle, high);
+            int bit = ones;
+            if (zeros && ones) {
                 predict(low, middle, std::min(high, symbols_));
                 bit = code(probability_, bits_ - 1 - place_);
                 learn(bit);
@@ -169,9 +175,10 @@ class ContextMixer {
 
   private:
     static constexpr int one = 65536;
+    static constexpr int most_others = 2;
     static constexpr int contexts = 20, matches = 2, sets = 7, refiners = 2;
     static constexpr int per_context = 4, others = per_context * contexts + 2 * matches;
-    static constexpr int inputs = others + 3, padded = (inputs + 15) / 16 * 16;
+    static constexpr int inputs = others + 2 * most_others + 1, padded = (inputs + 15) / 16 * 16;
     static constexpr int selections = 768 + 256 + 4 * 2048 + 18;  // of weights, of all sets
     static constexpr int refined = 65536 * 33;
     static constexpr int longest_match = 63;
@@ -187,6 +194,11 @@ class ContextMixer {
     uint64_t above() const {  // the symbol in the line before, in the same column
         const uint64_t place = previous_line_ + column_;
         return place < line_ && count_ - place <= row_mask_ ? at(place) : 0;
+    }
+
+    // Whether there is a symbol from `low` to `high` - 1 that can come.
+    bool any(int64_t low, int64_t high) const {
+        return low < symbols_ && used_[std::min(high, symbols_)] > used_[low];
     }
 
     // Prepares for a new symbol.
@@ -275,9 +287,11 @@ class ContextMixer {
             if (match.length) put(i, int(entry_of(each) >> 16), expected_bit(each) ? 1 : -1);
             else i += 2;
         }
-        if (other_ && sums_[high] > sums_[low]) {
-            const uint64_t all = sums_[high] - sums_[low], ones = sums_[high] - sums_[middle];
-            put(i, int(ones * (one - 1) / all));
+        for (int other = 0; other < others_; other++) {
+            const uint64_t *sums = sums_ + other * (symbols_ + 1);
+            const uint64_t all = sums[high] - sums[low], ones = sums[high] - sums[middle];
+            if (all) put(i, int(ones * (one - 1) / all));
+            else i += 2;
         }
         inputs_[inputs - 1] = 256;
         mix(known);
@@ -302,7 +316,7 @@ class ContextMixer {
             int(bits) + 256 * (shorter ? longer ? 2 : 1 : 0), 768 + int(first & 255),
             1024 + std::min(known, 7) * 256 + int(bits),      3072 + std::min(longer, 7) * 256 + shorter * 16 % 256,
             5120 + place + int(second & 255),                 7168 + place + in_word + kinds,
-            9216 + (other_ ? 1 + (inputs_[others] + 2048) / 256 : 0)};
+            9216 + (others_ ? 1 + (inputs_[others] + 2048) / 256 : 0)};
         final_row_[0] = final_[0][bits];
         final_row_[1] = final_[1][std::min(known, 7) * 32 + longer];
         int64_t together[2] = {};
@@ -397,7 +411,7 @@ class ContextMixer {
         match.expected = at(match.at);
     }
 
-    static constexpr int32_t space = -1, newline = -2;
+    static constexpr int32_t space = -1, newline = -2, unused = -3;
 
     const Logistic &logistic_ = shared<Logistic>();
     const Histories &histories_ = shared<Histories>();
@@ -406,7 +420,8 @@ class ContextMixer {
     uint64_t row_mask_;
     int64_t hash_bits_;
     Buffer<int32_t> kinds_;
-    Buffer<uint64_t> sums_;      // (V + 1,): of another model's frequencies
+    Buffer<int64_t> used_;       // (V + 1,): how many symbols below each one can come
+    Buffer<uint64_t> sums_;      // (most_others, V + 1): of other models' frequencies
     Buffer<uint8_t> rows_;       // (rows, 16)
     Buffer<uint16_t> recent_;    // the last symbols, in a ring
     Buffer<uint32_t> found_;     // (matches, .): where the last symbols came, by their hash
@@ -423,7 +438,7 @@ class ContextMixer {
     uint64_t line_ = 0, previous_line_ = 0, column_ = 0, line_start_ = 0;
     Match match_[matches];
 
-    bool other_ = false;    // whether another model has a prediction
+    int others_ = 0;        // how many other models have a prediction
     int place_ = 0;         // of the bit
     uint32_t partial_ = 1;  // a one, and the bits so far
     uint8_t *row_[contexts], *history_[contexts];
