@@ -37,14 +37,14 @@ FEWEST_ROWS_PER_WORKER = 16
 STEPS_PER_EPOCH = 8  # at least, so that even a tiny text is read in many small steps
 # The best width for a budget, measured. It grows with the fourth root of the budget, so that the size of the model and
 # the number of characters that it reads grow at the same rate.
-FITTED_WIDTH, FITTED_READABLE = 256, 5.5e6  # characters that the reference model could read in that budget
+FITTED_WIDTH, FITTED_READABLE = 256, 7e6  # characters that the reference model could read in that budget
 FITTED_CHARACTERS = 250_000  # a smaller text gets a narrower model than that, whatever the budget
 WIDTH_UNIT, WIDEST = 32, 1024
 PASSES_WITHOUT_DROPOUT, DROPOUT_A_DOUBLING, MOST_DROPOUT = 8.0, 0.1, 0.5
 START_SECONDS = 4.0  # from the choice of settings to the first step, with the start of other workers
 PROCESS_BYTES = 230 << 20  # of a worker without a model: the interpreter, torch and its buffers
 EVALUATION_SHARE = 0.03  # of the time
-EVALUATION_SPEEDUP = 3.0  # evaluation reads faster than training by this factor
+EVALUATION_SPEEDUP = 2.0  # evaluation, with samples and all, reads faster than training by this factor
 EVALUATIONS, FEWEST_EVALUATIONS, MOST_EVALUATIONS = 10, 4, 40
 LEAST_EVALUATED = 120_000  # characters; the loss of fewer is too noisy
 # Characters that the reference model reads until a text, and a short one, becomes readable with counts.
@@ -187,7 +187,10 @@ def choose_settings(given: Settings, workload: Workload) -> tuple[Settings, list
     readable = _readable_characters(given, workload, workers, rows, chunk_length(given, workload))
     values["model"] |= _choose_model(given, workload, readable, chosen)
     values["training"] |= _choose_optimizer(given)
-    values["training"] |= _choose_evaluations(given, workload, workers, readable, notes)
+    cost = _relative_cost(values["model"]["width"], given.model.layers)
+    values["training"] |= _choose_evaluations(
+        given, workload, readable / cost if given.budget.minutes else readable, notes
+    )
     values["monitor"] |= _choose_kept_model(given, workload, notes)
     return check_complete(validate(merge_settings(values, chosen))), notes
 
@@ -359,23 +362,18 @@ def _requested_evaluations(given: Settings, workload: Workload, trained: float) 
     return max(1.0, trained / every) if every else 0.0
 
 
-def _choose_evaluations(
-    given: Settings, workload: Workload, workers: int, trained: float, notes: list[str]
-) -> dict[str, Any]:
-    """Chooses how often the validation text is read, and how much of it, in about 3 % of the time."""
+def _choose_evaluations(given: Settings, workload: Workload, trained: float, notes: list[str]) -> dict[str, Any]:
+    """Chooses how often the validation text is read, and how much of it, in about 3 % of the time.
+
+    `trained` is the number of characters that the model reads in training.
+    """
     reads = given.reader.length if given.reader.loss == "last" else 1  # characters to read for each one to predict
     budget, text = given.budget, workload.validation_characters
     evaluations = EVALUATIONS
-    readable = max(EVALUATION_SHARE * EVALUATION_SPEEDUP * trained, EVALUATIONS * LEAST_EVALUATED)
-    if budget.minutes:
-        readable = (
-            EVALUATION_SHARE
-            * budget.minutes
-            * 60
-            * workload.speed
-            * EVALUATION_SPEEDUP
-            * (1 if workload.shared else workers)
-        )
+    readable = EVALUATION_SHARE * EVALUATION_SPEEDUP * trained
+    if not budget.minutes:
+        readable = max(readable, EVALUATIONS * LEAST_EVALUATED)
+    else:
         evaluations = max(FEWEST_EVALUATIONS, min(MOST_EVALUATIONS, round(readable / max(1, text * reads))))
     result = {"evaluations": evaluations}
     limit = (
