@@ -1,4 +1,4 @@
-"""Makes the whole comparison of what models reach in their minutes, row by row, with the numbers that were asked for.
+"""Compares what models reach in their minutes with their goals, row by row.
 
     python benchmarks/quality.py --data FOLDER                        # everything: about four hours for three seeds
     python benchmarks/quality.py --data FOLDER --rows alice-none alice-start --seeds 1 2 3
@@ -11,8 +11,7 @@ seeds or rows are added to it; delete the file to begin anew. The tables show al
 A training is the command `scriven train` in a new folder, for its minutes of wall time, so run it on a quiet machine.
 Its losses are those of the kept model on the whole validation text, in nats: per character, or per symbol where the
 ends of documents count too: of the model as it is used, with counts where training found that they help, and of the
-network and the counts alone. A number that was asked for on processors of another kind alone, with or without AMX, is
-not shown.
+network and the counts alone. A goal for processors of another kind alone, with or without AMX, is not shown.
 """
 
 from __future__ import annotations
@@ -142,7 +141,7 @@ def _values(entries: list[Entry], name: str) -> list[float]:
 
 
 def _judge(aim: Aim | None, values: list[float], entries: list[Entry]) -> list[str]:
-    """What was asked for on such a processor, and whether the mean reaches it."""
+    """Returns the goal on such a processor, and whether the mean reaches it."""
     limit = aim.limit(amx=any("amx" in flag for flag in entries[0]["machine"]["flags"])) if aim and entries else None
     if aim is None or limit is None or not values:
         return ["-", "-"]
@@ -159,7 +158,7 @@ def print_tables(rows: list[Row], results: Results) -> None:
     """Prints what the file has of the rows."""
     trainings = [row for row in rows if isinstance(row, Training)]
     others = [row for row in rows if isinstance(row, Other)]
-    judged = ["asked", "reached"]
+    judged = ["goal", "reached"]
     header = [
         "training",
         "protocol",
@@ -203,7 +202,7 @@ def main() -> None:
         parser.error(f"there is no row {', '.join(sorted(unknown))}; --list shows them")
     rows = [row for row in ROWS if not asked.rows or row.name in asked.rows]
     if asked.list:
-        print(table(["row", "what", "asked"], map(listed, rows)))
+        print(table(["row", "what", "goal"], map(listed, rows)))
         return
     if not (asked.data and asked.data.is_dir()):
         parser.error("give the folder of the texts, as --data FOLDER")

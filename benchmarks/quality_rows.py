@@ -40,7 +40,7 @@ TIMED_SECONDS = 0.3  # of a turn of writing
 
 @dataclass(frozen=True)
 class Aim:
-    """A number that was asked for: `best` on processors with AMX, and on others unless `other` says otherwise."""
+    """A goal: `best` on processors with AMX, and on others unless `other` says otherwise."""
 
     best: float | None
     other: float | None = None
@@ -60,7 +60,7 @@ class Aim:
 
 
 def by_kind(amx: float | None, other: float | None = None, *, at_least: bool = False) -> Aim:
-    """What was asked for on processors with AMX, and on those without."""
+    """Returns the goals on processors with AMX, and on those without."""
     return Aim(amx, other, at_least, everywhere=False)
 
 

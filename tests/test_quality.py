@@ -17,7 +17,7 @@ quality_rows: Any = importlib.import_module("quality_rows")
 
 Aim = quality_rows.Aim
 TINY = quality_rows.Training(
-    "tiny", "words.txt", 0.02, ("stream",), {"stream": Aim(9.0)}, arguments=("--model.width", "8"), by_bytes=True
+    "tiny", "words.txt", 0.1, ("stream",), {"stream": Aim(9.0)}, arguments=("--model.width", "8"), by_bytes=True
 )
 SPEED = quality_rows.Other(
     "speed", "how fast", lambda data, run: {"pages/s": 3.0}, {"pages/s": Aim(4.0, at_least=True)}
@@ -108,5 +108,6 @@ def test_all_rows_are_listed_and_have_names_of_their_own(
     quality.main()
     names = [row.name for row in quality.ROWS]
     assert len(set(names)) == len(names)
-    assert all(f"| {name} |" in capsys.readouterr().out for name in names[:1])
+    shown = capsys.readouterr().out
+    assert all(f"| {name} |" in shown for name in names)
     assert {row.against for row in quality.ROWS} <= {"", *names}

@@ -121,7 +121,9 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def check_free(path: Path, *, replace: bool) -> None:
     """Raises UsageError if a new file cannot have this name: it is taken, and no file that it may `replace`."""
-    if path.is_dir() or (os.path.lexists(path) and not replace):
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file with -o")
+    if os.path.lexists(path) and not replace:
         raise _taken(path)
 
 

@@ -76,7 +76,7 @@ def test_a_training_says_when_a_text_becomes_readable_and_what_was_reached(tmp_p
     assert before.startswith("Texts of this size usually become readable after about ")
     assert before.endswith(" on this computer: 90 % of the words that are written then stand in your text.")
     share = int(after.split(" %")[0])
-    assert after == f"{share} % of the words that it writes stand in your text."
+    assert after == f"{share} % of the words that the model writes also stand in your text."
     assert share > 60
 
 
@@ -121,8 +121,9 @@ def job(seconds: float, minutes: float) -> WorkerJob:
 def test_a_budget_that_was_too_short_gets_the_command_that_goes_on(run: Run) -> None:
     (note,) = written_notes(0.714, 0.9, job(350, 2), run)
     assert note == (
-        "71 % of the words that it writes stand in your text. Texts of this size usually become readable after about "
-        f"6 minutes on this computer: scriven train --resume -o '{run.path}' --minutes 5.9"
+        "71 % of the words that the model writes also stand in your text. Texts of this size usually become readable "
+        "after about 6 minutes on this computer; to train on until then: "
+        f"scriven train --resume -o '{run.path}' --minutes 5.9"
     )
 
 
@@ -139,7 +140,7 @@ def test_it_gets_the_command_too_if_there_was_no_time_to_look_words_up(run: Run)
 )
 def test_other_budgets_get_no_command(share: float, readable: float, seconds: float, minutes: float, run: Run) -> None:
     assert written_notes(share, readable, job(seconds, minutes), run) == [
-        f"{100 * share:.0f} % of the words that it writes stand in your text."
+        f"{100 * share:.0f} % of the words that the model writes also stand in your text."
     ]
 
 
@@ -164,7 +165,7 @@ def test_the_terminal_and_programs_are_told_alike(tmp_path: Path, command: Comma
     flags = ["--steps", "2", "--model.width", "8", "--training.evaluations", "1"]
     shown = command("train", text, *flags, "-o", str(tmp_path / "one")).err
     assert "note: Texts of this size usually become readable after about " in shown
-    assert " % of the words that it writes stand in your text.\n" in shown
+    assert " % of the words that the model writes also stand in your text.\n" in shown
     events = [
         json.loads(line)
         for line in command("train", text, *flags, "-o", str(tmp_path / "two"), "--json").out.splitlines()
@@ -174,9 +175,13 @@ def test_the_terminal_and_programs_are_told_alike(tmp_path: Path, command: Comma
 
 
 @native
-def test_only_one_of_many_pieces_of_a_long_text_is_looked_through(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("places", "known"), [(64, True), (1, False)])
+def test_only_pieces_of_a_long_text_are_looked_through(
+    places: int, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The words of the validation text are those of the second half alone, which the first piece does not have."""
     monkeypatch.setattr("scriven.training.evaluation.LOOKED_THROUGH", 3000)
-    _, (after,) = told(write(tmp_path / "tale.txt", lines=3000))
-    assert int(after.split(" %")[0]) > 60
+    monkeypatch.setattr("scriven.training.evaluation.PLACES", places)
+    path = tmp_path / "tale.txt"
+    path.write_text("the cat sat on a mat\n" * 1500 + "my dog ran at noon\n" * 1500)
+    assert all(map(bool, told(path))) == known

@@ -62,10 +62,10 @@ def evaluate(
     last-L, such as last-40, predicts each character from exactly the L before it.
 
     adaptive reads like stream (or documents), but the model keeps learning: it scores a few characters, then learns
-    from them. A mixture's counts continue counting after the training text, of which up to 4 million characters are
-    read first. adaptive-documents forgets what it learned at each document's end, and is of the network alone. Both
-    losses depend on the order of the text, and cannot be compared with those of the other protocols. The run does not
-    change.
+    from them. If the model is mixed with counts, these learn, too; they first read the training text, of a long one the
+    last 4 million characters. adaptive-documents forgets what it learned at each document's end, and uses the network
+    alone. Both losses depend on the order of the text, and cannot be compared with those of the other protocols. The
+    run does not change.
 
     For a model of bytes, each byte counts as a character.
 

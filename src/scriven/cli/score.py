@@ -87,12 +87,12 @@ def score(
         print a table with tabs between columns, and a first row of names; lines and characters are always shown so. To
         paste lines and scores together, drop the first row: paste FILE <(scriven score RUN FILE --by line | tail -n +2)
     adapt
-        let a copy of the model learn from the text while it reads: from each piece after it was scored. A mixture's
-        counts continue counting after the training text, which is read first; --counts none is the network alone.
+        let a copy of the model learn from the text while it reads: from each piece after it was scored. If the
+        model is mixed with counts, these learn, too; they first read the training text. --counts none leaves them out.
         Each file begins with the trained weights. These scores depend on the order of the text, and cannot be compared
         with others; every row says `adaptive`. The run does not change
     adapt_documents
-        the same by the network alone, but each document begins with the trained weights, too
+        like --adapt with the network alone, but each document begins with the trained weights, too
     """
     if as_json and as_tsv:
         raise UsageError("--json and --tsv exclude each other; drop one")

@@ -285,8 +285,8 @@ def check_adaptive(predictor: Predictor) -> None:
         )
     if predictor.is_counts_alone:
         raise UsageError(
-            "a model of counts has no weights that could learn while it reads; whole texts it counts: score them with "
-            "--adapt, or adapt=True"
+            "a model of counts alone has no weights to learn with, so sessions, the server and adaptive-documents "
+            "cannot adapt it; scriven score RUN FILE --adapt and Model.score(text, adapt=True) can"
         )
 
 
@@ -323,6 +323,7 @@ class OngoingCounts:
                 check_stop()
                 counts.read(piece)
             for logits, piece in predict(predicted) if predict else ():
+                check_stop()
                 counts.read(piece, logits, logits)
         except BaseException:
             counts.close()
@@ -373,7 +374,7 @@ def number_symbols(vocabulary: Vocabulary) -> tuple[Ids, Kinds]:
     if numbers[-1] >= MOST_SYMBOLS:
         raise UsageError(
             f"ongoing counts have at most {MOST_SYMBOLS - ASCII:,} symbols, and this model has {vocabulary.size:,}; "
-            "use the network alone, with --counts none"
+            "score it without adapting, or a network alone, with --counts none"
         )
     kinds = np.full(numbers[-1] + 1, UNUSED, np.int32)
     of_known = kinds_of_bytes() if vocabulary.unit == "byte" else kinds_of([*map(chr, vocabulary.symbols)], len(known))

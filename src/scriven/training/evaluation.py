@@ -31,6 +31,7 @@ TIMED_CHARACTERS = 8192  # read to measure the speed of a protocol
 TIMED_SAMPLE = 10  # characters written to measure the time of a sample
 PASSAGE_CHARACTERS, LONGEST_PASSAGE = 40, 400  # of a prompt from the text: as many as a window has, or 40
 SLOWER = 1.3  # times the measured seconds, to be safe
+WRITTEN_AT_ONCE = 256  # characters of a sample between two looks for a request to stop
 READ_SAMPLE = 2000  # characters of a sample whose words are looked up in the training text
 LOOKED_THROUGH, PLACES = 1_000_000, 64  # characters of that text whose words are known, at most, from so many places
 HELD_OUT = 20_000  # characters of the validation text whose words are looked up, at most
@@ -182,7 +183,7 @@ class Evaluator:
         """Yields what the model writes after each prompt at each temperature, from the same seed every time.
 
         With `weights` it is a mixture, which writes as `scriven sample` will. A sample has `length` characters, by
-        default as many as the settings say. A request to stop, which is checked at every character, ends the samples.
+        default as many as the settings say. A request to stop ends the samples.
         """
         monitor, seed = self.settings.monitor, self.settings.training.seed
         predictor = self._as_used(weights) if weights else self.stoppable
@@ -199,8 +200,12 @@ class Evaluator:
     def _write(self, predictor: Predictor, given: Ids, drawing: SamplingSettings, count: int) -> str:
         """Returns what a model writes after the ids (T,), from the run's seed. Raises Stopped if asked to stop."""
         uniforms = np.random.default_rng(self.settings.training.seed).random((count, 1))
-        written, _ = predictor.generate(predictor.read(predictor.start(), given[:, None]), drawing, uniforms)
-        return self.corpus.vocabulary.decode(written[:, 0])
+        context, written = predictor.read(predictor.start(), given[:, None]), [np.empty(0, np.int64)]
+        for begin in range(0, count, WRITTEN_AT_ONCE):
+            self._check_stop()
+            ids, context = predictor.generate(context, drawing, uniforms[begin : begin + WRITTEN_AT_ONCE])
+            written.append(ids[:, 0])
+        return self.corpus.vocabulary.decode(np.concatenate(written))
 
     def written_share(self, weights: MixtureWeights | None) -> float:
         """Returns the share (0..1) of known words in a sample of the model as it is used: those of the training text.

@@ -155,11 +155,16 @@ def written_notes(share: float, readable: float, job: WorkerJob, run: Run) -> li
     if math.isnan(readable):
         return []
     needed, minutes = job.readable_seconds, job.settings.budget.minutes
-    told = [] if math.isnan(share) else [f"{100 * share:.0f} % of the words that it writes stand in your text."]
+    told = (
+        []
+        if math.isnan(share)
+        else [f"{100 * share:.0f} % of the words that the model writes also stand in your text."]
+    )
     if not share >= readable and minutes and needed > minutes * 60:
         more = math.ceil(needed / 6) / 10
         resume = f"scriven train --resume -o {shlex.quote(str(run.path))} --minutes {more:g}"
-        told += [f"Texts of this size usually become readable after {_about(needed)} on this computer: {resume}"]
+        usual = f"Texts of this size usually become readable after {_about(needed)} on this computer"
+        told += [f"{usual}; to train on until then: {resume}"]
     return [" ".join(told)] if told else []
 
 

@@ -139,6 +139,8 @@ SCRIVEN_API int64_t scriven_context_mixing_close(void *mixing) {
 SCRIVEN_API int64_t scriven_context_mixing_read(const scriven::ContextMixingRead *call) {
     using namespace scriven;
     auto &mixing = *static_cast<ContextMixing *>(call->mixing);
+    if (call->others < 0 || call->others > ContextMixer::most_others || (call->others && !call->frequencies))
+        return bad_argument;
     for (int64_t i = 0; i < call->count; i++)
         if (!mixing.mixer.knows(call->ids[i])) return bad_argument;
     for (int64_t i = 0; i < call->count; i++) {

@@ -113,6 +113,8 @@ inline uint64_t hash(uint64_t a, uint64_t b) {
 // What the next symbol is, and what came before it. Symbols are numbers from 0 to V - 1, of at most 65536.
 class ContextMixer {
   public:
+    static constexpr int most_others = 2;  // models whose frequencies it mixes
+
     ContextMixer(int64_t symbols, const int32_t *kinds, int64_t memory_bits)
         : symbols_(symbols), bits_(symbols <= 256 ? 8 : symbols <= 4096 ? 12 : 16),
           row_mask_((uint64_t(1) << (memory_bits - 4)) - 1), hash_bits_(memory_bits - 6), kinds_(symbols),
@@ -175,7 +177,6 @@ class ContextMixer {
 
   private:
     static constexpr int one = 65536;
-    static constexpr int most_others = 2;
     static constexpr int contexts = 20, matches = 2, sets = 7, refiners = 2;
     static constexpr int per_context = 4, others = per_context * contexts + 2 * matches;
     static constexpr int inputs = others + 2 * most_others + 1, padded = (inputs + 15) / 16 * 16;
