@@ -468,15 +468,15 @@ def test_evaluate_reads_documents_where_the_run_did(
     assert (own["ends"], own["characters"]) == (validation.documents, validation.characters)
 
 
-def test_documents_of_several_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_documents_of_several_lines(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     corpus = {"documents": "separator", "separator": "%%", "unit": "byte"}
     run = document_run(tmp_path, corpus, "a\nb%%c\nd%%é%%a\n" * 9)
     main(["score", run, str(tmp_path / "text.txt"), "--by", "line", "--json"])
-    lines = rows(capsys.readouterr().out)
+    lines = rows(capsysbinary.readouterr().out.decode())
     assert [line["document"] for line in lines] == list(range(1, 29))
     assert lines[2]["characters"] == 2
     main(["sample", run, "--until-end", "--count", "3", "--length", "20"])
-    assert capsys.readouterr().out.count("----------------\n") == 2
+    assert capsysbinary.readouterr().out.count(b"----------------\n") == 2  # random bytes need not be UTF-8
 
 
 def test_a_half_character_is_shown_as_its_bytes(run: str, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
