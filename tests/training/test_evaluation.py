@@ -129,7 +129,7 @@ def test_a_budget_that_was_too_short_gets_the_command_that_goes_on(run: Run) -> 
 
 def test_it_gets_the_command_too_if_there_was_no_time_to_look_words_up(run: Run) -> None:
     (note,) = written_notes(math.nan, 0.9, job(350, 2), run)
-    assert note.startswith("Texts of this size usually become readable after about 6 minutes on this computer: scriven")
+    assert note.startswith("Texts of this size usually become readable after about 6 minutes on this computer; to ")
     assert written_notes(math.nan, 0.9, job(350, 6), run) == []
 
 
