@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -324,7 +324,7 @@ class OngoingCounts:
                 counts.read(piece)
             for logits, piece in predict(predicted) if predict else ():
                 check_stop()
-                counts.read(piece, logits, logits)
+                counts._read(piece, [counts._frequencies(logits)] * 2)
         except BaseException:
             counts.close()
             raise
@@ -349,13 +349,20 @@ class OngoingCounts:
 
         All nats are NaN if the logits are not finite numbers.
         """
-        rows = [each.detach().double().softmax(1).numpy() for each in logits]  # (t, V)
-        if not all(np.isfinite(each).all() for each in rows):
-            return np.full(len(ids), math.nan)
-        return self._mixer.read(self._numbers[ids], *map(self._frequencies, rows))
+        return self._read(ids, [self._frequencies(each) for each in logits])
 
-    def _frequencies(self, chances: Float64s) -> Frequencies:
-        """Returns frequencies by number (t, numbers) from the probabilities of symbols (t, V)."""
+    def _read(self, ids: Ids, predictions: Sequence[Frequencies | None]) -> Float64s:
+        """Reads like `read`, with what `_frequencies` made of the logits."""
+        known = [each for each in predictions if each is not None]
+        if len(known) < len(predictions):
+            return np.full(len(ids), math.nan)
+        return self._mixer.read(self._numbers[ids], *known)
+
+    def _frequencies(self, logits: Tensor) -> Frequencies | None:
+        """Returns frequencies by number (t, numbers) from logits (t, V); None if these are not finite numbers."""
+        chances = logits.detach().double().softmax(1).numpy()  # (t, V)
+        if not np.isfinite(chances).all():
+            return None
         frequencies = np.zeros((len(chances), self._mixer.symbols), np.uint32)
         frequencies[:, self._numbers] = (chances * SHARE).astype(np.uint32) + np.uint32(1)
         return frequencies

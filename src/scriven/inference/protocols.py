@@ -177,6 +177,8 @@ class AdaptiveTexts:
         if not (self.has_counts and predictor.is_counts_alone):
             check_adaptive(predictor)
         self._reader = None if predictor.is_counts_alone else AdaptiveReader(predictor, rule)
+        both = self.has_counts and self._reader is not None
+        self._trained = AdaptiveReader(predictor, replace(rule, rate=0.0)) if both else None
         self._counts: OngoingCounts | None = None  # after the training text
         self._lock = threading.Lock()
 
@@ -191,10 +193,10 @@ class AdaptiveTexts:
             return
         for first in pieces:  # an empty text needs no counts
             with self._begin() as counts:
-                if self._reader is None:
+                if self._reader is None or self._trained is None:
                     yield from self._read_by_counts(counts, chain([first], pieces))
                 else:
-                    yield from self._read_by_both(self._reader, counts, chain([first], pieces))
+                    yield from self._read_by_both(self._reader, self._trained, counts, chain([first], pieces))
 
     def _read_by_network(self, pieces: Iterable[Ids]) -> Iterator[Scored]:
         assert self._reader is not None
@@ -214,9 +216,10 @@ class AdaptiveTexts:
             nats = counts.read(self.vocabulary.clamp(ids))
             yield Scored(ids, cost_of_unseen(nats, ids, self.vocabulary), self.predictor.blank(), None)
 
-    def _read_by_both(self, reader: AdaptiveReader, counts: OngoingCounts, pieces: Iterable[Ids]) -> Iterator[Scored]:
+    def _read_by_both(
+        self, reader: AdaptiveReader, trained: AdaptiveReader, counts: OngoingCounts, pieces: Iterable[Ids]
+    ) -> Iterator[Scored]:
         """Reads with the network that learns, the trained one, and counts."""
-        trained = AdaptiveReader(self.predictor, replace(reader.rule, rate=0.0))
         learned, context = reader.start(), trained.start()
 
         def _judge(logits: Tensor, ids: Ids) -> tuple[Float64s, Bools]:
