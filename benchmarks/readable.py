@@ -27,6 +27,7 @@ from scriven.corpus.build import open_or_build
 from scriven.corpus.store import Corpus
 from scriven.settings import Settings, merge_settings, validate
 from scriven.training.auto_settings import (
+    STEP_EFFICIENCY,
     Workload,
     _relative_cost,
     choose_compute,
@@ -58,7 +59,7 @@ def measure(text: Path, name: str, initial: str, asked: Namespace) -> Iterator[d
     corpus = open_or_build((str(text),), Settings().corpus)
     compute = choose_compute(Settings())
     workload = describe_workload(corpus, Settings(), compute, 1, 0.0, measured=False)
-    workload = Workload(**{**vars(workload), "speed": SPEED / 0.65, "overhead_seconds": 0.0, "cores": 2})
+    workload = Workload(**{**vars(workload), "speed": SPEED / STEP_EFFICIENCY, "overhead_seconds": 0.0, "cores": 2})
     chosen = choose_initial(named_initial(initial), Settings(), corpus, workload).initial
     known = set(words_of(corpus.vocabulary.decode(corpus.training.read(0, corpus.training.characters))))
     held_out = corpus.vocabulary.decode(corpus.validation.read(0, corpus.validation.characters))
