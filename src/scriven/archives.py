@@ -29,8 +29,8 @@ from scriven.kernels.context_mixing import (
     MOST_MEMORY_BITS,
     ContextMixer,
     Kinds,
-    kinds_of,
     kinds_of_bytes,
+    kinds_of_symbols,
     memory_bits_for,
 )
 from scriven.vocabulary import Vocabulary, code_points
@@ -73,10 +73,9 @@ class ArchiveNetwork:
 
     @property
     def kinds(self) -> Kinds:
-        """What each symbol is."""
-        if self.vocabulary.unit == "byte":
-            return kinds_of_bytes()
-        return kinds_of([*map(chr, self.vocabulary.symbols)], self.vocabulary.size)
+        """What each symbol of a content is; bytes have no `<unk>`."""
+        kinds = kinds_of_symbols(self.vocabulary)
+        return kinds[: len(self.vocabulary.symbols)] if self.vocabulary.unit == "byte" else kinds
 
     def split(self, content: bytes) -> tuple[Ids, bytes] | None:
         """Returns a content's ids, with `<unk>` for unknown characters, and these as UTF-8. None if it is not UTF-8."""

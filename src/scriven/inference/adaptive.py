@@ -30,14 +30,11 @@ from scriven.inference.predictor import Context, Predictor
 from scriven.kernels.adamw import AdamW, norm
 from scriven.kernels.context_mixing import (
     MOST_SYMBOLS,
-    NEWLINE,
-    OTHER,
     UNUSED,
     ContextMixer,
     Frequencies,
     Kinds,
-    kinds_of,
-    kinds_of_bytes,
+    kinds_of_symbols,
     memory_bits_for,
 )
 from scriven.model.backends import choose_backend, single_threaded
@@ -372,7 +369,7 @@ def number_symbols(vocabulary: Vocabulary) -> tuple[Ids, Kinds]:
     """Returns the number of each symbol (V,), which counts know it by, and the kinds of all numbers.
 
     Numbers are read bit by bit, and alike symbols should begin alike. So those of ASCII are numbered as there, and
-    the others follow. The boundary ends a line. Raises UsageError for more symbols than can be counted.
+    the others follow. Raises UsageError for more symbols than can be counted.
     """
     known = np.array(vocabulary.symbols, np.int64)
     places = np.arange(vocabulary.size)
@@ -384,6 +381,5 @@ def number_symbols(vocabulary: Vocabulary) -> tuple[Ids, Kinds]:
             "score it without adapting, or a network alone, with --counts none"
         )
     kinds = np.full(numbers[-1] + 1, UNUSED, np.int32)
-    of_known = kinds_of_bytes() if vocabulary.unit == "byte" else kinds_of([*map(chr, vocabulary.symbols)], len(known))
-    kinds[numbers] = [*of_known, *[NEWLINE] * (vocabulary.size - 1 - len(known)), OTHER]
+    kinds[numbers] = kinds_of_symbols(vocabulary)
     return numbers, kinds
