@@ -104,3 +104,23 @@ def test_what_cannot_be_meant_is_refused(client: httpx.Client) -> None:
     plain = client.post("/score?model=text&adapt=yes", content="a", headers={"content-type": "text/plain"})
     assert plain.status_code == 400
     assert "give true or false" in plain.json()["error"]["message"]
+
+
+def counted(client: httpx.Client, name: str) -> int:
+    """A counter of the model of a text."""
+    lines = client.get("/metrics").text.splitlines()
+    return int(
+        float(next(line for line in lines if line.startswith(f'scriven_{name}_total{{model="text"}}')).split()[1])
+    )
+
+
+def test_metrics_count_what_is_read_and_written(client: httpx.Client) -> None:
+    read, written = counted(client, "read"), counted(client, "written")
+    state = post(client, "/states", text=TEXT, adapt=True)["state"]
+    post(client, "/score", text=TEXT[:50], state=state)
+    assert counted(client, "read") - read == len(TEXT) + 50
+    for _ in range(2):  # engines of their own, of which the first has stopped when the second begins
+        post(client, "/v1/completions", state=state, prompt="a bad", max_tokens=40)
+    assert counted(client, "read") - read == len(TEXT) + 50 + 2 * len("a bad")
+    assert counted(client, "written") - written == 80
+    forget(client, state)

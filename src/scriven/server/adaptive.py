@@ -6,16 +6,14 @@ A completion after such a state is written by an engine of its own, with the wei
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import Executor
 
 import numpy as np
 
 from scriven.arrays import Float64s, Ids
 from scriven.inference.adaptive import AdaptiveContext, AdaptiveReader
-from scriven.server.engine import Engine
-from scriven.server.responses import overflow, timed_out, too_many_requests
+from scriven.server.responses import overflow, timed_out
 
 SYMBOLS_PER_PIECE = 256  # read at once, so that requests that are gone end soon
 
@@ -37,20 +35,3 @@ async def learn_from(
         if loop.time() > until:
             raise timed_out(seconds)
         yield piece, nats, context
-
-
-@contextlib.contextmanager
-def run_engine(engine: Engine, others: list[Engine], most: int) -> Iterator[None]:
-    """Starts an engine that stops after the requests that are submitted in this context, and adds it to the `others`.
-
-    Raises ApiError, 429, if `most` of the others are running.
-    """
-    others[:] = [each for each in others if each.running]
-    if len(others) >= most:
-        raise too_many_requests(f"{len(others)} texts are being written with weights of their own already")
-    engine.start()
-    others.append(engine)
-    try:
-        yield
-    finally:
-        engine.retire()

@@ -123,7 +123,7 @@ def make_app(
             if renewal is not None:
                 renewal.cancel()
                 await asyncio.gather(renewal, return_exceptions=True)
-            for served in (*server.models.values(), *server.retired):
+            for served in server.served:
                 served.engine.stop()
             server.threads.shutdown(wait=False, cancel_futures=True)
 
@@ -131,7 +131,7 @@ def make_app(
 
     def end() -> None:
         monitor.ending = True
-        for served in (*server.models.values(), *server.retired):
+        for served in server.served:
             served.engine.refuse(ApiError(503, "the server is stopping; try again later", code="stopping"))
 
     app = Starlette(

@@ -21,7 +21,6 @@ from scriven.arrays import Ids
 from scriven.inference.adaptive import AdaptiveContext
 from scriven.inference.generation import Generation
 from scriven.inference.predictor import Context
-from scriven.server.adaptive import run_engine
 from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate
 from scriven.server.prefill import SymbolSurprisals
@@ -141,7 +140,7 @@ async def completions(request: Request) -> Response:
         _estimate_size(body), lambda: CompletionRequest(server, served, body, context, characters)
     )
     own = served.learned is not None
-    with run_engine(served.engine, server.adapted, server.limits.scores) if own else contextlib.nullcontext():
+    with server.run_adapted(served) if own else contextlib.nullcontext():
         work = RequestHandle(completion.server, completion.served, completion.jobs)
     if body.stream:
         return DisconnectAwareResponse(_events(completion, work), EVENTS, within=work)

@@ -29,7 +29,6 @@ from scriven.inference.chunks import read_chunks
 from scriven.inference.predictor import Context
 from scriven.inference.protocols import ADAPTIVE
 from scriven.inference.surprisal import SurprisalSum, tally
-from scriven.server.adaptive import learn_from
 from scriven.server.jobs import Job
 from scriven.server.requests import ScoreBody
 from scriven.server.responses import ApiError, json_in_pieces, long_answer, payload_too_large
@@ -182,9 +181,7 @@ async def _surprisals(text: _ScoredText) -> AsyncGenerator[tuple[Ids, Float64s]]
     ):
         while (ids := await loop.run_in_executor(server.threads, next, chunks, None)) is not None:
             if isinstance(text.context, AdaptiveContext):
-                seconds, reader = server.limits.seconds, served.model.adaptive
-                learning = learn_from(reader, text.context, ids, threads=server.threads, seconds=seconds)
-                async for piece, nats, context in learning:
+                async for piece, nats, context in server.learn(served, text.context, ids):
                     text.context = context
                     yield piece, nats
                 continue

@@ -24,11 +24,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from scriven.arrays import Ids
+from scriven.arrays import Float64s, Ids
 from scriven.errors import UsageError
 from scriven.inference.adaptive import AdaptiveContext
 from scriven.inference.predictor import Context
 from scriven.runtime import WRITTEN
+from scriven.server.adaptive import learn_from
 from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate, PendingRequest
 from scriven.server.requests import LIMITS, AnyBody, Limits, parse_body
@@ -138,10 +139,15 @@ class ServerState:
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)  # started, by method and status
     seconds: Histogram = field(default_factory=Histogram)  # of answers, by path
     first: Histogram = field(default_factory=Histogram)  # to the first symbol, by model
-    adapted: list[Engine] = field(default_factory=list)  # that write with weights of a state's own
+    adapted: list[ServedModel] = field(default_factory=list)  # that write with weights of a state's own
     retired: list[ServedModel] = field(default_factory=list)  # older checkpoints that still finish their requests
     written: Counter[str] = field(default_factory=Counter)  # symbols by model, of engines that have stopped
-    read: Counter[str] = field(default_factory=Counter)
+    read: Counter[str] = field(default_factory=Counter)  # by these engines, and by texts that learn
+
+    @property
+    def served(self) -> list[ServedModel]:
+        """All that has an engine: the models, their older checkpoints, and states that learned."""
+        return [*self.models.values(), *self.retired, *self.adapted]
 
     @cached_property
     def states(self) -> SavedStates:
@@ -227,8 +233,8 @@ class ServerState:
         return self.states.add(served.key, context, characters)
 
     def engines(self, name: str) -> list[Engine]:
-        """The engines of a model: of the current checkpoint, and of older ones that still finish requests."""
-        return [each.engine for each in (self.models[name], *self.retired) if each.name == name]
+        """The engines of a model: of the current checkpoint, of older ones, and of states that learned."""
+        return [each.engine for each in self.served if each.name == name]
 
     def replace(self, served: ServedModel) -> None:
         """Serves this checkpoint from now on. Current requests keep the old one, whose saved states are deleted.
@@ -242,11 +248,37 @@ class ServerState:
         before.retire()
 
     def forget_stopped(self) -> None:
-        """Forgets the older checkpoints whose engines have stopped, but not their counts."""
-        for each in [each for each in self.retired if not each.engine.running]:
-            self.retired.remove(each)
-            self.written[each.name] += each.engine.written
-            self.read[each.name] += each.engine.read
+        """Forgets older checkpoints, and states that learned, whose engines have stopped, but not what they counted."""
+        for served in (self.retired, self.adapted):
+            for each in [each for each in served if not each.engine.running]:
+                served.remove(each)
+                self.written[each.name] += each.engine.written
+                self.read[each.name] += each.engine.read
+
+    async def learn(
+        self, served: ServedModel, context: AdaptiveContext, ids: Ids
+    ) -> AsyncGenerator[tuple[Ids, Float64s, AdaptiveContext]]:
+        """Reads ids (T,) as `learn_from` does, and counts them as read."""
+        pieces = learn_from(served.model.adaptive, context, ids, threads=self.threads, seconds=self.limits.seconds)
+        async for piece in pieces:
+            self.read[served.name] += len(piece[0])
+            yield piece
+
+    @contextlib.contextmanager
+    def run_adapted(self, served: ServedModel) -> Iterator[None]:
+        """Starts an engine of a state's own, which stops after the requests that are submitted in this context.
+
+        Raises ApiError, 429, if as many of them run as texts may be scored.
+        """
+        self.forget_stopped()
+        if len(self.adapted) >= self.limits.scores:
+            raise too_many_requests(f"{len(self.adapted)} texts are being written with weights of their own already")
+        served.engine.start()
+        self.adapted.append(served)
+        try:
+            yield
+        finally:
+            served.engine.retire()
 
 
 class RequestHandle:

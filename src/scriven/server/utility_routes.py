@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from scriven.arrays import Ids
 from scriven.inference.adaptive import AdaptiveContext
-from scriven.server.adaptive import learn_from
 from scriven.server.jobs import Job
 from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
 from scriven.server.responses import ApiError, answer, long_answer, run_apart
@@ -153,8 +152,7 @@ async def _prefill(work: RequestHandle) -> Any:
 
 async def _learn(server: ServerState, served: ServedModel, context: AdaptiveContext, ids: Ids) -> AdaptiveContext:
     with server.scoring(), served.hold():
-        seconds, reader = server.limits.seconds, served.model.adaptive
-        async for _, _, after in learn_from(reader, context, ids, threads=server.threads, seconds=seconds):
+        async for _, _, after in server.learn(served, context, ids):
             context = after
     return context
 
