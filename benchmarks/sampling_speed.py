@@ -40,7 +40,9 @@ FILTERS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_
 LETTERS = "\n" + "".join(map(chr, range(32, 96)))  # 65, as tinyshakespeare has
 CERTAIN = 1e9  # a logit
 AT_ONCE = 64  # pieces of the text that are read side by side
-MIXTURE = MixtureWeights(reading=(0.6, 0.4), writing=(0.6, 0.4), order=WRITE_ORDER)  # their values cost no time
+MIXTURE = MixtureWeights(
+    reading=((0.6, 0.4),) * 2, writing=((0.6, 0.4),) * 2, order=WRITE_ORDER
+)  # their values cost no time
 
 
 def main() -> None:

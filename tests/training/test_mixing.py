@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scriven import load, load_session, recipes
-from scriven.arrays import Ids
+from scriven.arrays import Float64s, Ids
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, UsageError
 from scriven.events import Compared, Evaluated, Event, Started, Stepped
@@ -251,7 +251,49 @@ def test_the_fit_finds_the_weights_of_a_known_mixture() -> None:
     true = NgramMixture(table, np.tile([0.3, 0.9], (table.longest + 1, 1)))
     fitted = fit_mixture(predictor, table, drawn_from(predictor.with_counts(true)), ("stream", 0))
     assert fitted is not None
-    assert fitted.reading == pytest.approx((0.3, 0.9), abs=0.1)
+    read, _ = fitted.mixtures(table)
+    shares = known_shares(table, drawn_from(predictor.with_counts(true)))
+    assert shares @ read.weights == pytest.approx((0.3, 0.9), abs=0.1)
+
+
+def known_shares(table: NgramTable, text: Shelf) -> Float64s:
+    """How often the longest known context has each length (longest + 1,)."""
+    ids = text.read(0, text.characters)[:, None]
+    lengths = table.known_lengths(ids, len(ids), table.longest)
+    return np.bincount(lengths[:, 0].astype(np.int64), minlength=table.longest + 1) / len(ids)
+
+
+def test_known_lengths_are_those_of_contexts_that_occur() -> None:
+    random = np.random.default_rng(4)
+    text, ids = random.integers(0, 4, 300), random.integers(0, 4, (40, 3))
+    table = count(text, 5)
+    whole = " ".join(map(str, text[:-1]))  # the last symbol is in no context, since nothing follows it
+    for longest in (1, 3, table.longest):
+        lengths = table.known_lengths(ids, 12, longest)
+        for (t, row), length in np.ndenumerate(lengths):
+            before = ids[: len(ids) - 12 + 1 + t, row]
+            found = [n for n in range(longest + 1) if " ".join(map(str, before[len(before) - n :])) in whole]
+            assert length == max(found)
+
+
+def test_new_places_of_a_text_get_weights_of_their_own() -> None:
+    """The network is right where the counts know nothing, and wrong where they know a long context."""
+    predictor = small_predictor()
+    table = count(np.cumsum(np.random.default_rng(2).integers(0, 3, 3000)) % 7, predictor.vocabulary.size)
+    ends = np.array([[0.9, 0.2], [0.1, 1.0]])
+    known = np.arange(table.longest + 1)[:, None] / table.longest
+    true = NgramMixture(table, (1 - known) * ends[0] + known * ends[1])
+    text = drawn_from(predictor.with_counts(true))
+    fitted = fit_mixture(predictor, table, text, ("stream", 0))
+    assert fitted is not None
+    read, _ = fitted.mixtures(table)
+    one = np.tile(known_shares(table, text) @ read.weights, (table.longest + 1, 1))
+    losses = [
+        measure("stream", predictor.with_counts(NgramMixture(table, each)), text).loss for each in (read.weights, one)
+    ]
+    assert losses[0].nats_per_char < losses[1].nats_per_char
+    assert read.weights[0, 0] > read.weights[-1, 0]
+    assert read.weights[0, 1] < read.weights[-1, 1]
 
 
 @pytest.mark.parametrize(("letters", "order"), [(6, 3), (9, 4), (30, 6)])
@@ -267,10 +309,26 @@ def test_short_documents_are_written_after_half_of_their_length(letters: int, or
 
 def test_weights_between_two_orders_lie_between() -> None:
     table = count(np.arange(3000) % 7, 8)
-    weights = MixtureWeights(reading=(0.4, 0.8), writing=(0.6, 0.5), order=6)
+    weights = MixtureWeights(reading=((0.4, 0.8),) * 2, writing=((0.6, 0.5),) * 2, order=6)
     read, write = weights.mixtures(table)
     assert (read.longest, write.longest) == (table.longest, 6)
     assert write.weights[0].tolist() == [0.6, 0.5]
     assert weights.mixtures(table, 7)[1].weights[3].tolist() == pytest.approx([0.5, 0.65])
     assert weights.mixtures(table, 2)[1].weights[3].tolist() == [0.6, 0.5]
     assert ModelSettings().counts == "auto"
+
+
+def test_weights_are_linear_in_the_length_of_the_known_context() -> None:
+    table = count(np.arange(3000) % 7, 8)
+    weights = MixtureWeights(reading=((0.2, 0.6), (0.8, 0.2)), writing=((0.2, 0.6), (0.5, 0.3)), order=6)
+    read, write = weights.mixtures(table)
+    assert read.weights[[0, 4, 8]] == pytest.approx(np.array([[0.2, 0.6], [0.5, 0.4], [0.8, 0.2]]))
+    assert write.weights[[0, 2, 6, 8]] == pytest.approx(np.array([[0.2, 0.6], [0.3, 0.5], [0.5, 0.3], [0.5, 0.3]]))
+    assert weights.mixtures(table, 3)[1].weights.tolist() == write.weights.tolist()
+    assert weights.mixtures(table, 8)[1].weights == pytest.approx(read.weights)
+
+
+def test_one_pair_of_exponents_of_earlier_versions_is_read() -> None:
+    earlier = MixtureWeights.model_validate_json('{"reading": [0.4, 0.8], "writing": [0.6, 0.5], "order": 6}')
+    assert earlier == MixtureWeights(reading=((0.4, 0.8),) * 2, writing=((0.6, 0.5),) * 2, order=6)
+    assert MixtureWeights.model_validate_json(earlier.model_dump_json()) == earlier

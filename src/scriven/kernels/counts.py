@@ -171,6 +171,16 @@ class NgramTable:
         )
         return probabilities
 
+    def known_lengths(self, ids: Ids, predictions: int, longest: int) -> Float32s:
+        """The lengths of the contexts that the table has, `longest` at most, for each of the last predictions (t, N).
+
+        They follow the last t of ids (T, N), as in `NgramMixture.mix`.
+        """
+        lengths = np.ones((predictions, ids.shape[1], self.symbols), np.float32)
+        by_length = np.stack([np.arange(self.longest + 1.0), np.zeros(self.longest + 1)], 1)
+        NgramMixture(self, by_length, longest).mix(lengths, ids)
+        return lengths[..., 0]
+
 
 class NgramMixture:
     """A table as a partner of a network: the logits of a mixture are sums of theirs.

@@ -14,8 +14,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from scriven.arrays import Float64s
 from scriven.errors import InputError
 from scriven.kernels import native_library
 from scriven.kernels.counts import ARRAYS, LONGEST, NgramMixture, NgramTable, array_types
@@ -28,19 +29,28 @@ FORMAT = 1
 
 Weight = Annotated[float, Field(ge=0, le=100)]
 Weights = Annotated[tuple[Weight, Weight], Field(strict=False)]  # of the network and of the counts
+Line = tuple[tuple[float, float], tuple[float, float]]
 
 
 class MixtureWeights(BaseModel):
     """The exponents of a network and of counts in their mixture: to read with, and to write with.
 
-    When it writes, the counts look at contexts of up to `order` symbols.
+    Each has those where the counts know no context, and those where they know the longest. Between both they are linear
+    in the length of the context that is known. When it writes, the counts look at contexts of up to `order` symbols.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
-    reading: Weights
-    writing: Weights
+    reading: Annotated[tuple[Weights, Weights], Field(strict=False)]
+    writing: Annotated[tuple[Weights, Weights], Field(strict=False)]
     order: int = Field(ge=1, le=LONGEST)
+
+    @field_validator("reading", "writing", mode="before")
+    @classmethod
+    def _accept_one_pair(cls, value: Any) -> Any:
+        """Earlier files have one pair of exponents for contexts of any length."""
+        one = isinstance(value, list | tuple) and not any(isinstance(each, list | tuple) for each in value)
+        return (value, value) if one else value
 
     def mixtures(self, table: NgramTable, order: int | None = None) -> tuple[NgramMixture, NgramMixture]:
         """Returns the mixtures to read and to write with; the second looks at contexts of up to `order` symbols.
@@ -49,9 +59,18 @@ class MixtureWeights(BaseModel):
         """
         order = self.order if order is None else min(order, table.longest)
         beyond = max(0, order - self.order) / max(1, table.longest - self.order)
-        writing = [short + beyond * (full - short) for short, full in zip(self.writing, self.reading, strict=True)]
-        read, write = (np.tile(pair, (table.longest + 1, 1)) for pair in (self.reading, writing))
-        return NgramMixture(table, read), NgramMixture(table, write, order)
+        reading, writing = np.array(self.reading), np.array(self.writing)
+        writing += beyond * (reading - writing)
+        longest = max(order, self.order)
+        read = NgramMixture(table, _by_length(reading, table.longest, table))
+        return read, NgramMixture(table, _by_length(writing, longest, table), order)
+
+
+def _by_length(ends: Float64s, longest: int, table: NgramTable) -> Float64s:
+    """Returns the weights for known contexts of each length, which are linear up to `longest` symbols."""
+    known = np.minimum(np.arange(table.longest + 1) / max(1, longest), 1.0)[:, None]
+    weights: Float64s = (1 - known) * ends[0] + known * ends[1]
+    return weights
 
 
 def encode_table(table: NgramTable) -> tuple[bytes, str]:

@@ -122,7 +122,7 @@ class Evaluator:
     def compared_seconds(self) -> float:
         """About how long `compared_losses` take on this worker. Measured at the first access."""
         self.predictor.model.eval()
-        mixed = self._as_used(MixtureWeights(reading=(0.5, 0.5), writing=(0.5, 0.5), order=1))
+        mixed = self._as_used(MixtureWeights(reading=((0.5, 0.5),) * 2, writing=((0.5, 0.5),) * 2, order=1))
         mixed.sampler()  # packs the weights, which does not depend on the text
         pairs = [(protocol, mixed) for protocol in self.final_protocols]
         pairs += [(protocol, self._counts_alone) for protocol in self.final_protocols if protocol != self.protocol]

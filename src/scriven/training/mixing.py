@@ -2,6 +2,9 @@
 
 The validation text is cut into halves. The weights make samples of its first half most probable. They are kept if they
 also make samples of the second half more probable than the network alone does; otherwise the network stays alone.
+
+A weight is a linear function of the length of the context that the counts know: where they know only a short one, the
+text is new, and both are trusted less.
 """
 
 from __future__ import annotations
@@ -10,14 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
-from scriven.arrays import Float32s, Float64s, Ids
+from scriven.arrays import Bools, Float32s, Float64s, Ids
 from scriven.inference.chunks import StoredText
 from scriven.inference.predictor import Predictor
 from scriven.kernels.counts import NgramMixture, NgramTable
-from scriven.runs.ngrams import MixtureWeights
+from scriven.runs.ngrams import Line, MixtureWeights
 
 POSITIONS = 4096  # predictions in a half's samples, at most
 VALUES = 1 << 22  # logits of a half's samples, at most, which bounds the memory
@@ -30,6 +32,8 @@ WRITE_ORDER = 6  # characters of context that counts look at when they write: lo
 STEPS = 20  # of Newton's method, at most
 DIGITS = 3  # of weights, which are then the same on machines that round sums in another way
 AT_ONCE = 1 << 18  # values that the fit computes with
+DEVIATION = 0.25  # of the difference of the weights for known contexts and for unknown ones, before they are fitted
+NETWORK_ALONE = np.array([[1.0, 1.0], [0.0, 0.0]])
 
 
 @dataclass(frozen=True)
@@ -37,15 +41,27 @@ class HeldOut:
     """Rows of ids (T, N) to read, and which of them are predictions that count (T, N)."""
 
     ids: Ids
-    counted: npt.NDArray[np.bool_]
+    counted: Bools
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What counts predict for M symbols after contexts of some length at most.
+
+    logits: logarithms of probabilities (M, V). known: the lengths of the contexts that are known, in shares of the
+    longest (M,).
+    """
+
+    logits: Float32s
+    known: Float32s
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What predicts M symbols: logarithms of probabilities (M, V) by the network and the counts; the symbols (M,)."""
+    """What predicts M symbols: logarithms of probabilities (M, V) by the network, and the counts; the symbols (M,)."""
 
     network: Float32s
-    counts: tuple[Float32s, ...]  # after contexts of each length that was asked for
+    counts: tuple[Predictions, ...]  # after contexts of each length that was asked for
     targets: Ids
 
 
@@ -67,11 +83,17 @@ def fit_mixture(
     if not (len(fitted.targets) and len(unseen.targets) and np.isfinite(fitted.network).all()):
         return None
     reading, writing = (_fit(fitted, number) for number in range(2))
-    gains = _costs(unseen, 0, np.array([1.0, 0.0])) - _costs(unseen, 0, np.array(reading))
+    gains = _costs(unseen, 0, NETWORK_ALONE) - _costs(unseen, 0, reading)
     noise = float(gains.std()) / len(gains) ** 0.5
-    if not (reading[1] and float(gains.mean()) > max(WORTHWHILE, noise)):
+    if not (reading[1].any() and float(gains.mean()) > max(WORTHWHILE, noise)):
         return None
-    return MixtureWeights(reading=reading, writing=writing, order=orders[1])
+    return MixtureWeights(reading=_as_lines(reading), writing=_as_lines(writing), order=orders[1])
+
+
+def _as_lines(weights: Float64s) -> Line:
+    """Returns weights (2, 2) of parts at both ends as those of both parts at each end."""
+    first, last = weights.T.tolist()
+    return (first[0], first[1]), (last[0], last[1])
 
 
 def _halves(text: StoredText, predictor: Predictor, protocol: tuple[str, int]) -> Iterator[HeldOut]:
@@ -117,20 +139,21 @@ def _documents(text: StoredText, numbers: Ids, boundary: int, most: int) -> Held
 def _collect(predictor: Predictor, table: NgramTable, pieces: HeldOut, orders: Sequence[int]) -> Samples:
     """Returns what the network and the counts predict for the counted symbols of pieces."""
     ids, rows = predictor.vocabulary.clamp(pieces.ids), pieces.ids.shape[1]
-    alone = [NgramMixture.alone(table, order) for order in orders]
-    network, counts = list[Float32s](), [list[Float32s]() for _ in orders]
+    network, counts = list[Float32s](), [list[tuple[Float32s, Float32s]]() for _ in orders]
     if not rows:
         return Samples(np.empty((0, table.symbols), np.float32), (), np.empty(0, np.int64))
     step, context = predictor.chunk_length(rows), predictor.carry(predictor.blank(rows), ids[:1])
     for begin in range(1, len(ids), step):
         logits, context = predictor.predict(context, ids[begin : begin + step])  # (t, N, V)
-        chosen = pieces.counted[begin : begin + step]
+        chosen, before = pieces.counted[begin : begin + step], ids[: begin + len(logits) - 1]
         network.append(_log_probabilities(logits)[chosen])
-        for mixture, parts in zip(alone, counts, strict=True):
+        for order, parts in zip(orders, counts, strict=True):
             mixed = np.zeros(logits.shape, np.float32)
-            mixture.mix(mixed, ids[: begin + len(mixed) - 1])
-            parts.append(mixed[chosen])
-    return Samples(np.concatenate(network), tuple(map(np.concatenate, counts)), ids[1:][pieces.counted[1:]])
+            NgramMixture.alone(table, order).mix(mixed, before)
+            known = table.known_lengths(before, len(logits), order) / np.float32(max(1, order))
+            parts.append((mixed[chosen], known[chosen]))
+    predictions = (Predictions(*map(np.concatenate, zip(*parts, strict=True))) for parts in counts)
+    return Samples(np.concatenate(network), tuple(predictions), ids[1:][pieces.counted[1:]])
 
 
 def _log_probabilities(logits: Tensor) -> Float32s:
@@ -138,27 +161,29 @@ def _log_probabilities(logits: Tensor) -> Float32s:
     return values
 
 
-def _fit(samples: Samples, number: int) -> tuple[float, float]:
-    """Returns the weights of the network and of the counts, none below 0, that make the samples most probable.
+def _fit(samples: Samples, number: int) -> Float64s:
+    """Returns the weights of the network and of the counts at both ends (2, 2) that make the samples most probable.
 
-    The loss is convex; Newton's method halves a step that would raise it. A weight that wants to be negative is 0, and
-    the other one is fitted again.
+    None is below 0. The loss is convex; Newton's method halves a step that would raise it. A weight that wants to be
+    negative is 0, and the other ones are fitted again.
     """
-    weights = np.array([0.5, 0.5])
-    free = np.array([True, True])
-    for _ in range(len(weights)):
+    weights = np.full((2, 2), 0.5)
+    free = np.full((2, 2), True)
+    for _ in range(weights.size):
         weights = _descend(samples, number, weights * free, free)
         if (weights >= 0).all():
             break
         free &= weights > 0
-    network, counts = np.round(np.maximum(weights, 0.0), DIGITS).tolist()
-    return network, counts
+    rounded: Float64s = np.round(np.maximum(weights, 0.0), DIGITS)
+    return rounded
 
 
-def _descend(samples: Samples, number: int, weights: Float64s, free: npt.NDArray[np.bool_]) -> Float64s:
+def _descend(samples: Samples, number: int, weights: Float64s, free: Bools) -> Float64s:
     loss, slope, curve = _derivatives(samples, number, weights)
+    fixed = ~free.ravel()
     for _ in range(STEPS):
-        step = np.where(free, np.linalg.solve(curve + np.diag(np.where(free, 1e-6, 1e9)), -slope), 0.0)
+        held = np.diag(np.where(fixed, 1e9, 1e-6))
+        step = np.where(fixed, 0.0, np.linalg.solve(curve + held, -slope)).reshape(2, 2)
         while np.abs(step).max() > 0.1**DIGITS / 4:
             after = _derivatives(samples, number, weights + step)
             if after[0] < loss:
@@ -171,43 +196,61 @@ def _descend(samples: Samples, number: int, weights: Float64s, free: npt.NDArray
 
 
 def _derivatives(samples: Samples, number: int, weights: Float64s) -> tuple[float, Float64s, Float64s]:
-    """Returns the mean loss of samples, in nats, and its first (2,) and second (2, 2) derivatives by the weights."""
-    loss, slope, curve = 0.0, np.zeros(2), np.zeros((2, 2))
-    for parts, targets, p, costs in _mix(samples, number, weights):
-        loss += float(costs.sum())
-        means = [(p * part).sum(1) for part in parts]
-        slope += [
-            (mean - part[np.arange(len(targets)), targets]).sum() for mean, part in zip(means, parts, strict=True)
-        ]
-        for i, j in ((0, 0), (0, 1), (1, 1)):
-            curve[i, j] += (p * parts[i] * parts[j]).sum() - means[i] @ means[j]
-    curve[1, 0] = curve[0, 1]
+    """Returns the mean loss of samples, in nats, and its first (4,) and second (4, 4) derivatives by the weights.
+
+    Differences of the ends' weights cost a little, as by a normal distribution with the deviation DEVIATION: else few
+    samples would decide them, and nothing where the same contexts are known everywhere.
+    """
     count = len(samples.targets)
-    return loss / count, slope / count, curve / count
+    apart = np.array([[1.0, -1.0], [-1.0, 1.0]]) / DEVIATION**2
+    loss, slope = float((weights @ apart * weights).sum()) / 2, weights @ apart
+    curve = np.einsum("ij,ab->iajb", np.eye(2), apart)
+    for mixed in _mix(samples, number, weights):
+        rows = np.arange(len(mixed.targets))
+        means = np.stack([(mixed.p * part).sum(1) for part in mixed.parts])
+        off = means - np.stack([part[rows, mixed.targets] for part in mixed.parts])
+        loss += float(mixed.costs.sum())
+        slope += off @ mixed.ends.T
+        for i, j in ((0, 0), (0, 1), (1, 1)):
+            bent = (mixed.p * mixed.parts[i] * mixed.parts[j]).sum(1) - means[i] * means[j]
+            curve[i, :, j] += mixed.ends * bent @ mixed.ends.T
+    curve[1, :, 0] = curve[0, :, 1]
+    return loss / count, slope.ravel() / count, curve.reshape(4, 4) / count
 
 
 def _costs(samples: Samples, number: int, weights: Float64s) -> Float64s:
     """Returns the nats (M,) that each symbol costs by a mixture."""
-    return np.concatenate([costs for *_, costs in _mix(samples, number, weights)])
+    return np.concatenate([mixed.costs for mixed in _mix(samples, number, weights)])
 
 
-def _mix(
-    samples: Samples, number: int, weights: Float64s
-) -> Iterator[tuple[tuple[Float64s, Float64s], Ids, Float64s, Float64s]]:
-    """Mixes samples, some at a time.
+@dataclass(frozen=True)
+class Mixed:
+    """A mixture's predictions of some samples.
 
-    Yields the logits (m, V) of both parts, the targets (m,), the probabilities (m, V) of the mixture, and the nats (m,)
-    that the targets cost.
+    parts: the logits (m, V) of network and counts. ends: the shares (2, m) of the ends' weights. targets (m,). p: the
+    probabilities (m, V). costs: the nats (m,) of the targets.
     """
+
+    parts: tuple[Float64s, Float64s]
+    ends: Float64s
+    targets: Ids
+    p: Float64s
+    costs: Float64s
+
+
+def _mix(samples: Samples, number: int, weights: Float64s) -> Iterator[Mixed]:
+    """Mixes samples, some at a time, with weights (2, 2) of network and counts at both ends."""
+    counts = samples.counts[number]
     rows = max(1, AT_ONCE // samples.network.shape[1])
     for begin in range(0, len(samples.targets), rows):
         some = slice(begin, begin + rows)
-        parts = samples.network[some].astype(np.float64), samples.counts[number][some].astype(np.float64)
-        targets = samples.targets[some]
-        logits = weights[0] * parts[0] + weights[1] * parts[1]
+        parts = samples.network[some].astype(np.float64), counts.logits[some].astype(np.float64)
+        known = counts.known[some].astype(np.float64)
+        ends, targets = np.stack([1 - known, known]), samples.targets[some]
+        network, counted = weights @ ends
+        logits = network[:, None] * parts[0] + counted[:, None] * parts[1]
         logits -= logits.max(1, keepdims=True)
         p = np.exp(logits)
         total = p.sum(1)
         costs = np.log(total) - logits[np.arange(len(targets)), targets]
-        p /= total[:, None]
-        yield parts, targets, p, costs
+        yield Mixed(parts, ends, targets, p / total[:, None], costs)
