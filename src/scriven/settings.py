@@ -65,15 +65,19 @@ def _known_to(registry: Registry) -> AfterValidator:
     return AfterValidator(_check)
 
 
-def setting(default: Any, text: str, *, fitted: bool = False, show_default: bool = True, **bounds: Any) -> Any:
-    """Returns a field with its help, which ends with the default if there is one to show.
+def setting(default: Any, text: str, *, fitted: bool = False, **bounds: Any) -> Any:
+    """Returns a field with its help, which ends with the default, unless that is nothing: zero, empty or no.
 
     A `fitted` field is chosen automatically.
     """
     values = default if isinstance(default, tuple) else [default]
-    shown = "chosen automatically" if fitted else ", ".join(str(value) or '""' for value in values)
-    description = f"{text} [default: {shown}]" if show_default and default != "" else text
+    shown = "chosen automatically" if fitted else ", ".join(map(_show_default, values))
+    description = f"{text} [default: {shown}]" if fitted or any(values) else text
     return Field(default, description=description, json_schema_extra={"fitted": fitted}, **bounds)
+
+
+def _show_default(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class Frozen(BaseModel):
@@ -471,12 +475,10 @@ class MonitorSettings(Frozen):
 class BudgetSettings(Frozen):
     """How long to train; exactly one of these is set."""
 
-    minutes: float = setting(
-        0.0, "how long to train, in minutes of wall time for the whole command", show_default=False, ge=0
-    )
-    epochs: float = setting(0.0, "how long to train, in passes over the training text", show_default=False, ge=0)
-    steps: int = setting(0, "how long to train, in optimizer steps", show_default=False, ge=0)
-    characters: int = setting(0, "how long to train, in characters read", show_default=False, ge=0)
+    minutes: float = setting(0.0, "how long to train, in minutes of wall time for the whole command", ge=0)
+    epochs: float = setting(0.0, "how long to train, in passes over the training text", ge=0)
+    steps: int = setting(0, "how long to train, in optimizer steps", ge=0)
+    characters: int = setting(0, "how long to train, in characters read", ge=0)
 
     @model_validator(mode="after")
     def _check_one_budget(self) -> Self:

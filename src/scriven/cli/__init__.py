@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import re
 import select
 import signal
 import sys
@@ -20,6 +19,7 @@ from typing import Any, TextIO  # noqa: E402
 from cyclopts import App, CycloptsError  # noqa: E402
 
 from scriven import runtime  # noqa: E402
+from scriven.cli.help import ALL, HELP, HELP_FLAGS, CommandHelp, expand_help  # noqa: E402
 from scriven.cli.mistakes import (  # noqa: E402
     UnknownOption,
     explain_usage,
@@ -33,6 +33,7 @@ from scriven.runtime import WRITTEN  # noqa: E402
 
 INTERRUPTED = 130
 INTERNAL = 1
+VERSION_FLAGS = {"--version", "-V"}
 
 COMMANDS = {  # module:function, imported only when the command is called, and one line of help
     "train": ("scriven.cli.train:train", "Train a model on your text."),
@@ -64,56 +65,33 @@ LESS = {  # what makes a command need less
 }
 
 
-class _FilledHelp:
-    """Shows help with lines as wide as the terminal. Docstrings have lines as wide as the code."""
-
-    def __call__(self, console: Any, options: Any, panel: Any) -> None:
-        """Prints a table of commands or parameters."""
-        from cyclopts.help import DefaultFormatter
-
-        for entry in panel.entries:
-            _join_lines(entry.description)
-        DefaultFormatter()(console, options, panel)
-
-    def render_usage(self, console: Any, options: Any, usage: Any) -> None:
-        """Prints the line of usage."""
-        from cyclopts.help import DefaultFormatter
-
-        DefaultFormatter().render_usage(console, options, usage)
-
-    def render_description(self, console: Any, options: Any, description: Any) -> None:
-        """Prints the text above the tables."""
-        _join_lines(description)
-        console.print(description)
-
-
-def _join_lines(help_text: Any) -> None:
-    """Joins the lines of each paragraph."""
-    from rich.text import Text
-
-    text = getattr(help_text, "primary_renderable", None)
-    if isinstance(text, Text):
-        help_text.primary_renderable = Text(re.sub(r"(?<!\n)\n(?!\n)", " ", text.plain))
-
-
 def make_app(words: Sequence[str]) -> App:
     """Makes the cyclopts app for these arguments. Only the command that they name is imported."""
     app = App(
         name="scriven",
         help="Small recurrent language models, trained on your own text, character by character.\n\n"
+        "Begin with: scriven train book.txt --minutes 5\n\n"
         "--import MODULE, with any command, first imports a Python module that registers cells or optimizers.",
+        help_flags=HELP_FLAGS,
         help_format="plaintext",
-        help_formatter=_FilledHelp(),
-        version="scriven " + _version() if "--version" in words else None,
+        help_formatter=CommandHelp(words[0] if words else "", whole=ALL in words),
+        version_flags=VERSION_FLAGS,
+        version="scriven " + _version() if VERSION_FLAGS & {*words} else None,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    for name, (target, line) in COMMANDS.items():
-        app.command(target, name=name, help=None if name in words[:1] else line)
+    for place, (name, (target, line)) in enumerate(COMMANDS.items()):
+        app.command(target, name=name, help=None if name in words[:1] else line, sort_key=place)
+    app.command(_show_help, name="help", help="Show the help of a command.", sort_key=len(COMMANDS))
     app.command(
         "scriven.cli.train:worker", name="worker", help="Join a training run that another process leads.", show=False
     )
+    app.register_install_completion_command(help="Make the shell complete commands and options with the Tab key.")
     return app
+
+
+def _show_help(*command: str) -> None:
+    """Stands for `help` in lists of commands; `expand_help` replaces it on a command line."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -123,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
         options, rest = split_at_end(sys.argv[1:] if arguments is None else arguments)
         traceback = "--traceback" in options
         options, modules = split_imports([word for word in options if word != "--traceback"])
-        words = with_resume_value([*options, *rest]) or ["--help"]
+        words = with_resume_value(expand_help([*options, *rest])) or [HELP]
         prepare_streams()
         if not traceback:  # otherwise torch prints pages of its own stack for an error of one sentence
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")

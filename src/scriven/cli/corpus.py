@@ -26,6 +26,7 @@ from scriven.cli.common import (
     unescape_separator,
     visible_line,
 )
+from scriven.cli.help import HELP_FLAGS
 from scriven.errors import Interrupted, UsageError
 from scriven.settings import CorpusSettings, ReaderSettings, Settings, check_partial, merge_settings, validate
 
@@ -110,7 +111,7 @@ def _shorten_cell(text: str) -> str:
     return repr(text[:LENGTH_SHOWN]) + ("..." if len(text) > LENGTH_SHOWN else "")
 
 
-app = App(name="corpus", help="Turn text into a corpus (ids on disk), and show what is in one.")
+app = App(name="corpus", help_flags=HELP_FLAGS, help="Turn text into a corpus (ids on disk), and show what is in one.")
 Flags = Annotated[CorpusSettings, Parameter(name="corpus", show_default=False)]
 DEFAULTS = CorpusSettings()
 SHOWN = 12  # most frequent characters

@@ -10,6 +10,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Literal, Union, get_args, get_origin
 
 from scriven.arguments import epoch_of
+from scriven.cli.help import ALL, HELP, HELP_FLAGS
 from scriven.errors import UsageError, close_dotted, close_names, close_paths, did_you_mean, join_names
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ def _join(arguments: ArgumentCollection, words: Sequence[str]) -> Iterator[str]:
 
 
 def is_option(arguments: ArgumentCollection, word: str) -> bool:
-    """Whether a word is the name of an option, or of --help."""
-    return word in {"--help", "-h", "--traceback"} or _value_needed(arguments, word) is not None
+    """Whether a word is the name of an option, or asks for help."""
+    return word in {*HELP_FLAGS, "--traceback"} or _value_needed(arguments, word) is not None
 
 
 def takes_value(arguments: ArgumentCollection, word: str) -> bool:
@@ -134,7 +135,6 @@ OPTIONS_ELSEWHERE = {
     "lr": "--training.learning-rate",
     "max-length": "--length",
     "max-tokens": "--length",
-    "n": "--length",
     "num-layers": "--model.layers",
     "out-dir": "--output",
     "out": "--output",
@@ -144,7 +144,6 @@ OPTIONS_ELSEWHERE = {
     "seq-length": "--reader.length",
     "separator": "--corpus.separator",
     "start": "--prompt",
-    "t": "--temperature",
     "text": "--prompt",
     "units": "--model.width",
     "val": "--corpus.validation",
@@ -155,7 +154,6 @@ COMMANDS_ELSEWHERE = {
     "continue": "train --resume",
     "fit": "train",
     "generate": "sample",
-    "help": "--help",
     "learn": "train",
     "list": "info",
     "recipes": "recipe list",
@@ -239,7 +237,7 @@ def _unknown_option(word: str, app: App, words: Sequence[str]) -> str:
     if now := _renamed_option(word):
         return f"{word.partition('=')[0]} is now called {now}"
     close = close_options(word, collection_of(app, words))
-    ending = did_you_mean(close) or f"; {command_of(app, words)} --help lists them all"
+    ending = did_you_mean(close) or f"; {command_of(app, words)} {ALL} lists them all"
     return f"there is no option {word.partition('=')[0]}{ending}"
 
 
@@ -258,7 +256,7 @@ def close_options(word: str, arguments: ArgumentCollection) -> list[str]:
     known = OPTIONS_ELSEWHERE.get(bare)
     if known in names:
         return [known]
-    by_bare = {name.lstrip("-"): name for name in [*names, "--help", IMPORT]}
+    by_bare = {name.lstrip("-"): name for name in [*names, HELP, IMPORT]}
     return [by_bare[each] for each in close_dotted(bare, by_bare, SUGGESTED)]
 
 

@@ -8,8 +8,11 @@ from cyclopts import App
 
 from scriven import recipes
 from scriven.cli.common import Json, put_json
+from scriven.cli.help import HELP_FLAGS
 
-app = App(name="recipe", help="Show the recipes: settings that train the way a known system did.")
+app = App(
+    name="recipe", help_flags=HELP_FLAGS, help="Show the recipes: settings that train the way a known system did."
+)
 
 
 @app.command(name="list")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+from cyclopts.field_info import FieldInfo
 
 from scriven.cli.common import (
     Device,
@@ -38,14 +39,19 @@ SEPARATOR = "-" * 16  # printed between two texts
 LEAVE = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
 
 
+def _short_name(setting: FieldInfo, used: frozenset[str]) -> str | None:
+    """Returns the short name of a setting's flag, if it has one."""
+    return "-t" if setting.name == "temperature" else None
+
+
 def sample(
     run: RunFolder,
     /,
     *,
     prompt: str = "",
     prompt_file: str | None = None,
-    length: Whole = 500,
-    sampling: Annotated[SamplingSettings, Parameter(name="*", show_default=False)] = DEFAULTS,
+    length: Annotated[Whole, Parameter(name=["--length", "-n"])] = 500,
+    sampling: Annotated[SamplingSettings, Parameter(name="*", show_default=False, short_alias=_short_name)] = DEFAULTS,
     greedy: Switch = False,
     seed: Whole | None = None,
     count: Whole = 1,

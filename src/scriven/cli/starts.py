@@ -8,8 +8,13 @@ from cyclopts import App
 
 from scriven import starts
 from scriven.cli.common import Json, put_json
+from scriven.cli.help import HELP_FLAGS
 
-app = App(name="starts", help="Show the general models that training can start from: scriven train --from NAME.")
+app = App(
+    name="starts",
+    help_flags=HELP_FLAGS,
+    help="Show the general models that training can start from: scriven train --from NAME.",
+)
 
 
 @app.default
