@@ -29,7 +29,7 @@ Made by `make docs` from each command's `--help-all`; do not edit. `--help` show
 error. Exit codes: 0 success, 2 wrong usage, 3 bad input or a bad file, 4 training diverged, 130 and 143 interrupted or
 terminated after a clean save, 1 a bug in Scriven. An error is one sentence; `--traceback` shows where it arose.
 
-`scriven --install-completion` lets the shell complete commands and options with the Tab key.
+`scriven --install-completion` lets the shell complete commands, options and names of runs with the Tab key.
 """
 PLAIN = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
 ASKING_FOR_COLOUR = {"FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE"}

@@ -607,7 +607,7 @@ def load(
     elif counts == "auto":
         predictor = _mix_counts(predictor, opened, checkpoint, order)
     origin = Origin(
-        run=str(path.absolute()),
+        run=str(opened.path.absolute()),
         step=checkpoint.step,
         sha256=sha256,
         device=device,

@@ -84,7 +84,7 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(command: Command, file: Pa
         ("decompress", str(file)): (2, "does not end in .scriven"),
         ("decompress", str(file), "-o", str(tmp_path / "x")): (3, "night.txt: this is not an archive"),
         ("compress", str(file), "--with", "englisch"): (2, "did you mean english"),
-        ("compress", str(file), "--with", str(tmp_path)): (3, "settings.toml"),
+        ("compress", str(file), "--with", str(tmp_path)): (3, "is not a run folder"),
     }
     for words, (code, message) in cases.items():
         done = command(*words)

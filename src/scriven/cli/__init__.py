@@ -33,6 +33,7 @@ from scriven.runtime import WRITTEN  # noqa: E402
 
 INTERRUPTED = 130
 INTERNAL = 1
+COMPLETE = "__complete"  # with which the scripts that cyclopts makes for shells begin
 VERSION_FLAGS = {"--version", "-V"}
 
 COMMANDS = {  # module:function, imported only when the command is called, and one line of help
@@ -98,7 +99,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command and exits: 0 success, 2 usage, 3 bad input, 4 diverged, 130/143 interrupted or terminated."""
     traceback, words, app = False, [""], None
     try:
-        options, rest = split_at_end(sys.argv[1:] if arguments is None else arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        if given[:1] == [COMPLETE]:  # the shell asks, with words as they are typed
+            make_app([""])(given, exit_on_error=False)
+            return
+        options, rest = split_at_end(given)
         traceback = "--traceback" in options
         options, modules = split_imports([word for word in options if word != "--traceback"])
         words = with_resume_value(expand_help([*options, *rest])) or [HELP]

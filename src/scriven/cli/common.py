@@ -49,10 +49,15 @@ def parse_resume(kind: object, tokens: Sequence[Token]) -> str | int:
     return value if value in {"last", "auto"} or epoch_of(value) is not None else int(value)
 
 
+def name_runs(context: object = None) -> list[str]:
+    """Returns the names of the runs in `runs/`, for the shell's completion."""
+    return sorted(path.parent.name for path in Path("runs").glob("*/settings.toml"))
+
+
 Whole = Annotated[int, Parameter(converter=_parse_whole)]
 Switch = Annotated[bool, Parameter(negative="")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON, one object per line")]
-RunFolder = Annotated[str, Parameter(help="folder of the run")]
+RunFolder = Annotated[str, Parameter(help="folder of the run, or its name if it is in runs/", completer=name_runs)]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="device to compute on")]
 Precision = Annotated[
     Literal["auto", "fp32", "bf16"],

@@ -118,10 +118,11 @@ def find_network(name: str) -> ArchiveNetwork:
     from scriven import starts
     from scriven.archives import ArchiveNetwork
     from scriven.kernels.sampler import Sampler
+    from scriven.runs.folder import locate_run
     from scriven.session import load
     from scriven.training.warm_start import StartModel
 
-    if starts.NAME.fullmatch(name) and not Path(name).exists():
+    if starts.NAME.fullmatch(name) and not locate_run(name):
         start = StartModel(starts.find(name))
         weights, vocabulary = start.read_weights(), start.vocabulary
         return ArchiveNetwork(Sampler(start.settings, weights, "int8", vocabulary.boundary), vocabulary, name)

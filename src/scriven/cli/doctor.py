@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -39,11 +38,11 @@ def doctor(
     corpus
         also read the whole corpus that the run was trained on
     """
-    from scriven.runs.doctor import check_is_run_or_corpus, examine
+    from scriven.runs.doctor import examine, find_run_or_corpus
 
-    check_is_run_or_corpus(Path(folder))
+    found = find_run_or_corpus(folder)
     bad: list[Finding] = []
-    for finding in examine(Path(folder), corpus=corpus):
+    for finding in examine(found, corpus=corpus):
         _print_finding(finding, as_json)
         if finding.state == "bad":
             bad.append(finding)

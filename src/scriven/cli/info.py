@@ -9,11 +9,9 @@ from datetime import date
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-
-from scriven.cli.common import Json, Row, Switch, show
+from scriven.cli.common import Json, Row, RunFolder, Switch, show
 from scriven.errors import InputError, UsageError
 from scriven.events import Loss
 
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def info(
-    run: Annotated[str | None, Parameter(help="folder of the run")] = None,
+    run: RunFolder | None = None,
     /,
     *,
     layers: Switch = False,

@@ -15,7 +15,7 @@ from scriven.corpus.store import Corpus
 from scriven.errors import InputError, ScrivenError
 from scriven.model.language_model import make_model
 from scriven.runs.checkpoints import Checkpoint, load_weights
-from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, VOCABULARY_FILE, Run, open_run
+from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, VOCABULARY_FILE, Run, find_run, open_run
 from scriven.runs.ngrams import COUNTS_FILE
 from scriven.runs.tensors import Shapes, finite
 from scriven.safe_files import exists
@@ -33,10 +33,9 @@ class Finding:
     text: str
 
 
-def check_is_run_or_corpus(path: Path) -> None:
-    """Raises InputError, which suggests runs that may be meant, if the path is neither a run nor a corpus."""
-    if not exists(path / CORPUS_FILE) and not exists(path / SETTINGS_FILE):
-        open_run(path)
+def find_run_or_corpus(name: str) -> Path:
+    """Returns the folder of a corpus or run. Raises InputError, with the runs that there are, if there is none."""
+    return Path(name) if exists(Path(name) / CORPUS_FILE) else find_run(name)
 
 
 def examine(path: Path, *, corpus: bool = False) -> Iterator[Finding]:

@@ -70,6 +70,7 @@ from scriven.settings import (
 )
 from scriven.vocabulary import Vocabulary
 
+RUNS = Path("runs")  # where new runs are made
 SETTINGS_FILE, VOCABULARY_FILE, CHECKPOINTS = "settings.toml", "vocabulary.json", "checkpoints"
 INDEX_FILE = "index.json"
 PLOT_FILE = "loss.png"
@@ -354,15 +355,27 @@ class RunOrigin(BaseModel):
     counts: FileHash | None = None  # of the file with the n-gram table
 
 
-def open_run(path: str | Path) -> Run:
-    """Opens a run folder.
+def locate_run(name: str | Path) -> Path | None:
+    """Returns the folder of a run, named by its path, or by its name if it is in `RUNS`; None if there is none."""
+    path = Path(name)
+    places = [path, RUNS / path] if len(path.parts) == 1 and not path.is_absolute() else [path]
+    return next((place for place in places if exists(place / SETTINGS_FILE)), None)
 
-    Raises InputError if the folder is missing, is not a run, or is damaged.
+
+def find_run(name: str | Path) -> Path:
+    """Returns the folder of a run as `locate_run` does. Raises InputError, which lists the runs there are."""
+    if found := locate_run(name):
+        return found
+    what = "is not a run folder" if Path(name).exists() else "does not exist"
+    raise InputError(f"{name} {what}; {_instead(Path(name))}")
+
+
+def open_run(name: str | Path) -> Run:
+    """Opens the run in a folder, or of this name in `RUNS`.
+
+    Raises InputError if there is none, or if it is damaged.
     """
-    path = Path(path)
-    if not exists(path / SETTINGS_FILE):
-        what = "is not a run folder" if path.exists() else "does not exist"
-        raise InputError(f"{path} {what}; {_instead(path)}")
+    path = find_run(name)
     values = parse_toml(read_text(path / SETTINGS_FILE, SETTINGS_LIMIT), path / SETTINGS_FILE)
     origin = values.pop("run", {})
     if missing := find_unregistered(values):
@@ -395,8 +408,8 @@ def _has_those(what: str, numbers: Sequence[int]) -> str:
 
 
 def _instead(path: Path) -> str:
-    """A suggestion for a path that is not a run: the runs in it or next to it, the most similar name first."""
-    for folder in (path, path.parent):
+    """A suggestion for a path that is not a run: the runs in it, next to it or in `RUNS`, the most similar first."""
+    for folder in (path, path.parent, RUNS):
         with contextlib.suppress(OSError):
             names = sorted(each.name for each in folder.iterdir() if exists(each / SETTINGS_FILE))
             near = difflib.get_close_matches(path.name, names, RUNS_SHOWN)

@@ -16,6 +16,7 @@ from scriven.corpus.store import Corpus, Part
 from scriven.model import CharLM
 from scriven.model.backends import single_threaded
 from scriven.runs import open_run
+from scriven.runs.folder import locate_run
 from scriven.settings import Settings, merge_settings, validate
 from scriven.training.auto_settings import Workload, choose_settings
 from scriven.training.optimizer import usual_learning_rate
@@ -61,10 +62,9 @@ def named_initial(asked: str | Path | None) -> str:
             return starts.from_reference(asked).reference
         if asked in starts.names():
             return starts.find(asked).reference
-        if starts.NAME.fullmatch(asked) and not Path(asked).exists():
+        if starts.NAME.fullmatch(asked) and not Path(asked).exists() and not locate_run(asked):
             return starts.find(asked).reference  # which raises, with the names that there are
-    open_run(asked)
-    return str(asked)
+    return str(open_run(asked).path)
 
 
 def choose_initial(named: str, given: Settings, corpus: Corpus, workload: Workload) -> FirstWeights:

@@ -14,12 +14,11 @@ from scriven.distributed.launch import ProcessInfo
 from scriven.distributed.rendezvous import WorkerJob
 from scriven.errors import UsageError
 from scriven.runs import Checkpoint, Run
-from scriven.runs.folder import SETTINGS_FILE, has_checkpoints
+from scriven.runs.folder import RUNS, SETTINGS_FILE, has_checkpoints
 from scriven.runs.journal import ReplayLog
 from scriven.settings import CorpusSettings, Settings, merge_settings, validate
 from scriven.training.auto_settings import Workload, readable_seconds
 
-RUNS = Path("runs")
 Resume = Literal["last", "auto"] | int | str  # last, auto, a step, or an epoch as epoch:17
 
 

@@ -19,20 +19,14 @@ from scriven.errors import InputError, UsageError
 from scriven.events import Event, Finished, Stepped
 from scriven.kernels.native_library import level
 from scriven.runs import Checkpoint, Run, create_run, open_run, writing
+from scriven.runs.folder import RUNS
 from scriven.runs.journal import ReplayLog, read_fingerprints, read_replay_log
 from scriven.runs.recovery import open_run_corpus, recover
 from scriven.settings import BudgetSettings, check_complete, merge_settings, overlay_settings, validate
 from scriven.training.auto_settings import choose_compute, describe_workload
 from scriven.training.budget import budget_fraction
 from scriven.training.notes import kernel_notes, text_notes
-from scriven.training.request import (
-    RUNS,
-    PreparedRun,
-    Request,
-    check_texts_named,
-    find_runs,
-    open_corpus,
-)
+from scriven.training.request import PreparedRun, Request, check_texts_named, find_runs, open_corpus
 from scriven.training.state import TrainingState, load_state
 
 CHANGEABLE = {"budget", "monitor", "device", "precision", "workers", "threads", "evaluations"}
@@ -103,7 +97,8 @@ def expand_replay(request: Request, place: ProcessInfo | None, progress: Progres
         )
     run = open_run(request.replay)
     again = request_from_run(run, place.size if place else 0, progress)
-    return replace(request, texts=again.texts, settings=again.settings, initial=run.origin.get("initial", starts.NONE))
+    initial = run.origin.get("initial", starts.NONE)
+    return replace(request, replay=run.path, texts=again.texts, settings=again.settings, initial=initial)
 
 
 def resumed_run(request: Request) -> Run:

@@ -19,7 +19,7 @@ from scriven.model.backends import single_threaded
 from scriven.model.language_model import weight_shapes
 from scriven.model.pretrained import Embeddings, from_rows, place, read_embeddings
 from scriven.runs import load_weights, open_run
-from scriven.runs.folder import SETTINGS_FILE
+from scriven.runs.folder import locate_run
 from scriven.runs.tensors import Shapes, decode, finite
 from scriven.safe_files import parse_toml
 from scriven.settings import ModelSettings, Settings, validate
@@ -212,7 +212,7 @@ def load_embeddings(path: str) -> Embeddings:
 
     Raises InputError if there are none.
     """
-    if not (Path(path) / SETTINGS_FILE).is_file():
+    if Path(path).is_file() or not locate_run(path):
         return read_embeddings(path)
     run = open_run(path)
     weights = run.checkpoint("best").weights()
@@ -220,7 +220,7 @@ def load_embeddings(path: str) -> Embeddings:
         raise InputError(
             f"the model of {path} has no embedding, since its model.input is onehot; name another run or file"
         )
-    return from_rows(run.vocabulary, weights["embedding.weight"], source=path)
+    return from_rows(run.vocabulary, weights["embedding.weight"], source=str(run.path))
 
 
 def _rows(mine: Tensor, theirs: Tensor, shared: list[tuple[int, int]]) -> Tensor:
