@@ -20,7 +20,8 @@ MAP = """
     corpus.parts corpus.store corpus.build corpus
     batches.batch batches.documents batches.readers batches
     model.reference_cells model.backends model.cells model.language_model model.pretrained model.precision model
-    runs.journal runs.tensors runs.ngrams runs.checkpoints runs.folder runs.recovery runs.saver runs.doctor runs
+    runs.journal runs.tensors runs.ngrams runs.checkpoints runs.folder runs.summary runs.recovery runs.saver runs.doctor
+    runs
     inference inference.sampling inference.chunks inference.predictor inference.adaptive inference.saved_session
     inference.surprisal inference.generation inference.lines inference.protocols
     distributed.collectives distributed.launch distributed.rendezvous distributed
@@ -34,8 +35,8 @@ MAP = """
     server server.responses server.requests server.security server.http_limits server.prefill server.jobs
     server.engine server.adaptive server.saved_states server.shared server.completions server.scoring
     server.utility_routes server.renewal server.openapi server.metrics server.run_monitor server.app
-    cli.help cli.mistakes cli cli.common cli.compress cli.corpus cli.doctor cli.evaluate cli.info cli.recipe cli.sample
-    cli.score cli.serve cli.starts cli.train cli.verify_resume
+    cli.help cli.mistakes cli cli.common cli.compress cli.corpus cli.doctor cli.evaluate cli.runs cli.info cli.recipe
+    cli.sample cli.score cli.serve cli.starts cli.train cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

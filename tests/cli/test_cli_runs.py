@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import scriven
 from conftest import Command
+from fake_run import make_compared, make_evaluated
 from page_server import make_run
+from scriven import strict_json
 from scriven.cli.common import name_runs
+from scriven.cli.runs import draw_sparkline, summary_words
 from scriven.errors import InputError
+from scriven.report import as_dict
 from scriven.runs import open_run
 from scriven.runs.folder import find_run, locate_run
+from scriven.runs.summary import summarize
 
 SMALL = ["--model.width=16", "--reader.batch=4", "--reader.length=16", "--training.workers=1", "--training.threads=1"]
 
@@ -92,3 +101,104 @@ def test_the_shell_completes_names_of_runs(command: Command) -> None:
 
 def test_json_of_a_run_names_its_folder(command: Command) -> None:
     assert json.loads(command("info", "book", "--json").out)["run"] == "runs/book"
+
+
+# --- runs and info
+
+
+def test_runs_are_listed_the_newest_first(folder: Path, command: Command) -> None:
+    head, *lines = command("runs").out.splitlines()
+    assert head.split() == ["run", "trained", "text", "characters", "model", "bits/char", "minutes"]
+    assert [line.split()[0] for line in lines] == ["letters", "book"]
+    assert re.fullmatch(r"book +\d{4}-\d\d-\d\d \d\d:\d\d +book.txt +10,000 +lstm 1x8 +2\.020 +1\.5", lines[1])
+    assert command("runs", str(folder / "runs")).out == command("runs").out
+    rows = [json.loads(line) for line in command("runs", "--json").out.splitlines()]
+    assert [row["run"] for row in rows] == ["runs/letters", "runs/book"]
+    assert (rows[0]["minutes"], rows[0]["ended"], rows[0]["bits_per_char"]) == (
+        1.5,
+        "budget",
+        pytest.approx(2.0198, abs=1e-4),
+    )
+
+
+def test_a_damaged_run_is_listed_as_such(tmp_path: Path, command: Command) -> None:
+    make_run(tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "settings.toml").write_text("[run]")
+    done = command("runs", str(tmp_path))
+    assert done.code == 0
+    assert re.search(r"^bad +\S*settings.toml is damaged", done.out, re.MULTILINE)
+    assert re.search(r"^good ", done.out, re.MULTILINE)
+
+
+def test_without_runs_there_is_a_note(tmp_path: Path, command: Command) -> None:
+    done = command("runs", str(tmp_path))
+    assert (done.code, done.out) == (0, "")
+    assert "scriven train book.txt --minutes 5 makes one" in done.err
+    assert command("runs", str(tmp_path / "nothing"), "--json") == (0, "", "")
+
+
+def test_info_begins_with_what_a_person_asks(command: Command) -> None:
+    lines = command("info", "book").out.splitlines()
+    names = [line[:18].strip() for line in lines]
+    assert names[: names.index("")] == ["run", "text", "model", "loss", "losses", "trained", "sample"]
+    said = dict(zip(names, (line[18:] for line in lines), strict=True))
+    assert said["text"] == "book.txt: 9,000 characters, and 1,000 for validation"
+    assert said["loss"].startswith("2.020 bits/char, like guessing among 4.1 characters")
+    assert set(said["losses"].split()[0]) <= set("▁▂▃▄▅▆▇█")
+    assert said["sample"] == "It was a dark night."
+    assert names.index("corpus") > names.index("sample")
+
+
+def test_the_loss_of_the_mixture_is_the_models(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for event in (
+        make_evaluated(100, 1.4, final=True),
+        make_compared(100, "mixture", 1.2),
+        make_compared(100, "counts", 1.6),
+    ):
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(strict_json.write(as_dict(event)).replace('": ', '":').replace(', "', ',"') + "\n")
+    summary = summarize(open_run(run))
+    assert summary.loss and summary.mixed
+    assert summary.loss.nats_per_char == pytest.approx(1.2)
+    assert "mixed with counts" in summary_words(open_run(run), summary)["model"]
+
+
+def test_a_run_that_has_not_ended_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    kept = [line for line in (run / "metrics.jsonl").read_text().splitlines(keepends=True) if "finished" not in line]
+    (run / "metrics.jsonl").write_text("".join(kept))
+    summary = summarize(open_run(run))
+    assert (summary.reason, summary.seconds) == ("", 100.0)
+    assert "without an end so far" in summary_words(open_run(run), summary)["trained"]
+
+
+def test_a_log_of_a_stranger_is_no_error(tmp_path: Path, command: Command) -> None:
+    run = make_run(tmp_path / "run")
+    strange = ['{"step":1,"event":"evaluated","loss":{"nats":"x"}}', '{"step":1,"event":"started","parameters":"many"}']
+    strange += [
+        '{"step":1,"event":["evaluated"],"loss":{"nats":1,"characters":[]}}',
+        '{"step":2,"seconds":true}',
+        "\x1b[2J",
+    ]
+    (run / "metrics.jsonl").write_text("\n".join(strange) + "\n")
+    (run / "samples.jsonl").write_text(
+        '{"step":1,"prompt":1,"text":"a"}\n{"step":1,"prompt":"\\u001b[2J","text":"b"}\n'
+    )
+    done = command("info", str(run))
+    assert done.code == 0, done.err
+    assert "\x1b" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("values", "drawn"),
+    [([], ""), ([1.0], "▁"), ([2.0, 1.0], "█▁"), ([3.0, 2.0, 1.0, math.nan], "█▅▁"), ([1.0] * 99, "▁" * 40)],
+)
+def test_losses_are_drawn_as_bars(values: list[float], drawn: str) -> None:
+    assert draw_sparkline(values) == drawn
+
+
+@given(st.lists(st.floats()))
+def test_any_losses_can_be_drawn(values: list[float]) -> None:
+    assert len(draw_sparkline(values)) <= min(len(values), 40)

@@ -42,6 +42,7 @@ COMMANDS = {  # module:function, imported only when the command is called, and o
     "score": ("scriven.cli.score:score", "Measure how surprising a text is to a model."),
     "serve": ("scriven.cli.serve:serve", "Serve models on a web page and over an HTTP API."),
     "evaluate": ("scriven.cli.evaluate:evaluate", "Measure a model's loss on a text, by a protocol you choose."),
+    "runs": ("scriven.cli.runs:runs", "List the runs in a folder: text, model, loss and minutes of each."),
     "info": ("scriven.cli.info:info", "Describe a run, or show what Scriven uses on this machine."),
     "doctor": ("scriven.cli.doctor:doctor", "Check a run or corpus for damage."),
     "recipe": ("scriven.cli.recipe:app", "Show the recipes: settings that train the way a known system did."),
@@ -92,7 +93,7 @@ def make_app(words: Sequence[str]) -> App:
 
 
 def _show_help(*command: str) -> None:
-    """Stands for `help` in lists of commands; `expand_help` replaces it on a command line."""
+    """Makes `help` appear in lists of commands; `expand_help` replaces it on a command line."""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import platform
+import sys
 from datetime import date
 from importlib import metadata
 from itertools import pairwise
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scriven.cli.common import Json, Row, RunFolder, Switch, show
+from scriven.cli.runs import summary_words
 from scriven.errors import InputError, UsageError
 from scriven.events import Loss
 
@@ -29,7 +31,9 @@ def info(
     machine: Switch = False,
     as_json: Json = False,
 ) -> None:
-    """Describe a run: its model, text and checkpoints. With --machine, show the device and kernels used here, and why.
+    """Describe a run: its text, model and losses, then its checkpoints and files.
+
+    With --machine, show the device and kernels that are used here, and why.
 
     Parameters
     ----------
@@ -44,19 +48,34 @@ def info(
         raise UsageError("name the folder of a run, or give --machine")
     if layers and not run:
         raise UsageError("--layers describes the model of a run; name the folder of a run")
-    row = _run(run, layers) if run else _machine()
-    if not as_json and run:
-        row["checkpoints"] = [_describe(checkpoint) for checkpoint in row["checkpoints"]]
-        row |= {"epoch": row["epoch"]["words"]} if "epoch" in row else {}
-        row |= {"layers": [_layer_in_words(layer) for layer in row["layers"]]} if layers else {}
-    show([row], "json" if as_json else "words")
+    if run:
+        _show_run(run, layers, as_json=as_json)
+    else:
+        show([_machine()], "json" if as_json else "words")
 
 
-def _run(path: str, layers: bool) -> Row:
-    from scriven.model.language_model import parameter_count
+def _show_run(name: str, layers: bool, *, as_json: bool) -> None:
+    """Prints what a person asks about a run, then its details; as JSON only these."""
     from scriven.runs import open_run
+    from scriven.runs.summary import summarize
 
-    run = open_run(path)
+    run = open_run(name)
+    row = _describe_run(run, layers)
+    if as_json:
+        show([row], "json")
+        return
+    show([{"run": row.pop("run"), **summary_words(run, summarize(run))}], "words")
+    details = {name: value for name, value in row.items() if name not in {"model", "parameters"}}
+    details |= {"checkpoints": [_describe(checkpoint) for checkpoint in row["checkpoints"]]}
+    details |= {"epoch": row["epoch"]["words"]} if "epoch" in row else {}
+    details |= {"layers": [_layer_in_words(layer) for layer in row["layers"]]} if "layers" in row else {}
+    sys.stdout.write("\n")
+    show([{"text_hash" if name == "text" else name: value for name, value in details.items()}], "words")
+
+
+def _describe_run(run: Run, layers: bool) -> Row:
+    from scriven.model.language_model import parameter_count
+
     model, index = run.settings.model, run.index()
     return {
         "run": str(run.path),

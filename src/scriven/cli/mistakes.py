@@ -155,7 +155,7 @@ COMMANDS_ELSEWHERE = {
     "fit": "train",
     "generate": "sample",
     "learn": "train",
-    "list": "info",
+    "list": "runs",
     "recipes": "recipe list",
     "resume": "train --resume",
     "run": "train",

@@ -356,7 +356,7 @@ class RunOrigin(BaseModel):
 
 
 def locate_run(name: str | Path) -> Path | None:
-    """Returns the folder of a run, named by its path, or by its name if it is in `RUNS`; None if there is none."""
+    """Returns the folder of a run, named by its path, or by its name if it is in `RUNS`. Any other name gives None."""
     path = Path(name)
     places = [path, RUNS / path] if len(path.parts) == 1 and not path.is_absolute() else [path]
     return next((place for place in places if exists(place / SETTINGS_FILE)), None)

@@ -25,17 +25,17 @@ LINE_LIMIT = 16_000_000  # bytes of a line; a sample has up to a million charact
 PROGRESS_LINE_BYTES = 24  # padded: the longest float has 23 characters
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path, skip: bytes = b"") -> Iterator[dict[str, Any]]:
     """Reads the events in a `.jsonl` file as dictionaries. Skips a line that a kill cut short; a missing file is empty.
 
-    Stops at a line that is longer than LINE_LIMIT. Raises InputError if the file cannot be read, or is not a plain
-    file.
+    Skips lines that have `skip` in them, too. Stops at a line that is longer than LINE_LIMIT. Raises InputError if the
+    file cannot be read, or is not a plain file.
     """
     if not exists(path):
         return
     with open_regular(path) as (file, _), io.BufferedReader(file) as lines:  # type: ignore[type-var]
         while 0 < len(line := lines.readline(LINE_LIMIT)) < LINE_LIMIT:
-            if record := record_of(line):
+            if not (skip and skip in line) and (record := record_of(line)):
                 yield record
 
 

@@ -1,0 +1,153 @@
+"""`scriven runs`: lists the runs in a folder; and how a summary of a run is written for people."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from scriven.cli.common import Json, Row, note, put_json, visible_line
+from scriven.errors import InputError
+
+if TYPE_CHECKING:
+    from scriven.runs import Run
+    from scriven.runs.summary import Summary
+
+BARS = "▁▂▃▄▅▆▇█"
+BARS_SHOWN = 40  # of a sparkline at most
+SAMPLE_LINES, SAMPLE_WIDTH = 4, 100  # of a sample
+TEXTS_SHOWN = 3
+HEADS = ("run", "trained", "text", "characters", "model", "bits/char", "minutes")
+
+
+def runs(
+    folder: Annotated[Path, Parameter(help="folder with runs")] = Path("runs"),
+    /,
+    *,
+    as_json: Json = False,
+) -> None:
+    """List the runs in a folder, the newest first: when each was trained, its text, model, loss and minutes.
+
+    The loss is measured on validation text, in bits per character, with the model as it is used. Minutes with a + are
+    those until the last evaluation of a training that has not come to its end.
+    """
+    from scriven.runs.summary import list_runs
+
+    found = list_runs(folder)
+    if not found and not as_json:
+        note(f"there are no runs in {folder}; scriven train book.txt --minutes 5 makes one")
+        return
+    table = []
+    for path in found:
+        try:
+            row = _facts(path)
+        except InputError as error:
+            row = {"run": str(path), "damaged": str(error)}
+        if as_json:
+            put_json(row)
+        table.append(_cells(path, row))
+    if not as_json:
+        _put_table([HEADS, *table])
+
+
+def _facts(path: Path) -> Row:
+    """Returns what is listed of a run, for JSON. Raises InputError if it is damaged."""
+    from scriven.runs import open_run
+    from scriven.runs.summary import summarize
+
+    run = open_run(path)
+    summary = summarize(run)
+    return {
+        "run": str(path),
+        "trained": summary.trained and datetime.fromtimestamp(summary.trained).astimezone().isoformat("T", "seconds"),
+        "texts": list(run.origin.get("texts", [])),
+        "characters": summary.training_characters + summary.validation_characters,
+        "model": run.settings.model.name,
+        "parameters": summary.parameters,
+        "bits_per_char": summary.loss.bits_per_char if summary.loss else None,
+        "nats_per_char": summary.loss.nats_per_char if summary.loss else None,
+        "minutes": None if summary.seconds is None else summary.seconds / 60,
+        "ended": summary.reason or None,
+    }
+
+
+def _cells(path: Path, row: Row) -> Sequence[str]:
+    """Returns the cells of a run's line."""
+    if "damaged" in row:
+        return (path.name, row["damaged"])
+    minutes, bits = row["minutes"], row["bits_per_char"]
+    return (
+        path.name,
+        (row["trained"] or "")[:16].replace("T", " "),
+        name_texts(row["texts"]),
+        f"{row['characters']:,}",
+        row["model"],
+        f"{bits:.3f}" if bits is not None else "",
+        f"{minutes:,.1f}{'' if row['ended'] else '+'}" if minutes is not None else "",
+    )
+
+
+def _put_table(rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows with columns as wide as their longest cell; a row with fewer cells ends with a sentence."""
+    shown = [[visible_line(cell) for cell in row] for row in rows]
+    whole = [row for row in shown if len(row) == len(HEADS)]
+    widths = [max(len(row[column]) for row in whole) for column in range(len(HEADS))]
+    for row in shown:
+        right = {HEADS.index(name) for name in ("characters", "bits/char", "minutes")} if len(row) > 2 else set()
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ]
+        sys.stdout.write("  ".join(cells if len(row) > 2 else [cells[0], row[1]]).rstrip() + "\n")
+
+
+# --- a summary in words
+
+
+def summary_words(run: Run, summary: Summary) -> dict[str, Any]:
+    """Returns what a person asks about a run, by name; a list has several lines."""
+    from scriven.report import describe_choices
+    from scriven.report.terminal import duration
+
+    size = f": {summary.training_characters:,} characters" if summary.training_characters else ""
+    size += f", and {summary.validation_characters:,} for validation" if summary.validation_characters else ""
+    words: dict[str, Any] = {"text": name_texts(run.origin.get("texts", [])) + size}
+    size = f", {summary.parameters:,} parameters" if summary.parameters else ""
+    words["model"] = f"{run.settings.model.name}{size}" + (", mixed with counts of the text" if summary.mixed else "")
+    if loss := summary.loss:
+        right = f"; its likeliest character is right {100 * loss.accuracy:.0f} % of the time" if loss.judged else ""
+        words["loss"] = f"{loss.bits_per_char:.3f} bits/char, {describe_choices(loss.nats_per_char)}{right}"
+    if len(summary.losses) > 1:
+        first, last = (value / math.log(2) for value in (summary.losses[0], summary.losses[-1]))
+        words["losses"] = f"{draw_sparkline(summary.losses)}  from {first:.3f} to {last:.3f}"
+    if summary.trained:
+        ended = {"budget": "", "interrupted": ", then stopped", "": ", without an end so far"}.get(summary.reason, "")
+        took = f", {duration(summary.seconds)}{ended}" if summary.seconds else ""
+        words["trained"] = f"{datetime.fromtimestamp(summary.trained):%Y-%m-%d %H:%M}{took}"
+    if lines := [line.strip() for line in summary.sample.splitlines() if line.strip()]:
+        words["sample"] = [line[:SAMPLE_WIDTH] for line in lines[:SAMPLE_LINES]]
+    return words
+
+
+def name_texts(texts: Sequence[str]) -> str:
+    """Returns the names of a run's texts, without their folders."""
+    names = [Path(text).name or text for text in texts]
+    more = f" and {len(names) - TEXTS_SHOWN:,} more" if len(names) > TEXTS_SHOWN else ""
+    return ", ".join(names[:TEXTS_SHOWN]) + more
+
+
+def draw_sparkline(values: Sequence[float]) -> str:
+    """Returns bars for the finite values, from the lowest to the highest; of many, those at even distances."""
+    values = [value for value in values if math.isfinite(value)]
+    if len(values) > BARS_SHOWN:
+        values = [values[round(place * (len(values) - 1) / (BARS_SHOWN - 1))] for place in range(BARS_SHOWN)]
+    if not values:
+        return ""
+    low, span = min(values), max(values) / 2 - min(values) / 2  # halves, which no number overflows
+    shares = [(value / 2 - low / 2) / span if span else 0.0 for value in values]
+    return "".join(BARS[round((len(BARS) - 1) * share)] for share in shares)

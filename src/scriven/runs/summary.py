@@ -1,0 +1,88 @@
+"""Sums up a run for people, from its settings and logs: its text and model, how long it trained, its losses, a sample.
+
+Files of a run may come from strangers. A record with values of other types is skipped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from scriven.events import Loss
+from scriven.runs.folder import RUNS, SETTINGS_FILE, Run
+from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, read_lines
+from scriven.safe_files import exists
+
+STEPPED = b'"event":"stepped"'  # marks the lines that a summary does not need, which are most
+LOSS_FIELDS = {each.name for each in fields(Loss)}
+
+
+@dataclass
+class Summary:
+    """What a person asks about a run."""
+
+    trained: float | None = None  # when its training wrote last, in seconds of the clock
+    seconds: float | None = None  # of training
+    reason: str = ""  # why it ended: budget or interrupted; "" if it has not
+    parameters: int = 0
+    training_characters: int = 0
+    validation_characters: int = 0
+    loss: Loss | None = None  # of the model as it is used, by the protocol of its training
+    losses: list[float] = field(default_factory=list)  # nats per character, at each evaluation
+    mixed: bool = False  # whether the counts of the text take part
+    sample: str = ""  # the last one, with its prompt
+
+
+def list_runs(folder: Path = RUNS) -> list[Path]:
+    """Returns the folders of the runs in a folder, the one that was made last first."""
+    found = [path for path in folder.glob("*") if exists(path / SETTINGS_FILE)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: (path / SETTINGS_FILE).lstat().st_mtime, reverse=True)
+
+
+def summarize(run: Run) -> Summary:
+    """Returns what the logs of a run say. Raises InputError if a log cannot be read."""
+    summary, log = Summary(), run.path / METRICS_FILE
+    final: dict[str, Loss] = {}  # by model, of the first protocol
+    protocol = ""
+    for record in read_lines(log, skip=STEPPED) if exists(log) else ():
+        summary.seconds = _number(record, "seconds") or summary.seconds
+        event, loss = record.get("event"), _loss(record, "best" if record.get("event") == "finished" else "loss")
+        if event == "started":
+            summary.reason, protocol, final = "", "", {}
+            _note_start(summary, record)
+        elif event in ("evaluated", "compared") and loss and record.get("final"):
+            protocol = protocol or str(record.get("protocol"))
+            if record.get("protocol") == protocol:
+                final[str(record.get("model", "network"))] = loss
+        elif event == "evaluated" and loss:
+            summary.losses.append(loss.nats_per_char)
+            summary.loss = loss if record.get("best") is True else summary.loss
+        elif event == "finished":
+            summary.reason, summary.loss = str(record.get("reason")), loss or summary.loss
+    summary.mixed = "mixture" in final
+    summary.loss = final.get("mixture") or final.get("network") or summary.loss
+    summary.trained = log.lstat().st_mtime if exists(log) else None
+    for record in read_lines(run.path / SAMPLES_FILE):
+        if isinstance(record.get("prompt"), str) and isinstance(record.get("text"), str):
+            summary.sample = record["prompt"] + record["text"]
+    return summary
+
+
+def _note_start(summary: Summary, record: dict[str, Any]) -> None:
+    for name in ("parameters", "training_characters", "validation_characters"):
+        setattr(summary, name, int(_number(record, name) or 0))
+
+
+def _number(record: dict[str, Any], name: str) -> float | None:
+    value = record.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _loss(record: dict[str, Any], name: str) -> Loss | None:
+    """Returns the loss in a record, unless it counts no characters."""
+    values = record.get(name)
+    if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
+        return None
+    known = {key: value for key, value in values.items() if key in LOSS_FIELDS}
+    return Loss(**{"nats": 0.0, "characters": 0} | known) if known.get("characters") else None
