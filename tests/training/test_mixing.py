@@ -23,7 +23,7 @@ from scriven.runs import open_run
 from scriven.runs.ngrams import COUNTS_FILE, MixtureWeights
 from scriven.settings import ModelSettings, SamplingSettings, merge_settings, validate
 from scriven.training import counting
-from scriven.training.mixing import fit_mixture
+from scriven.training.mixing import DISCOUNT, fit_mixture
 from scriven.training.request import Request
 from scriven.training.start import train
 from small_model import Shelf
@@ -248,7 +248,7 @@ def test_counts_that_help_nobody_are_not_used() -> None:
 def test_the_fit_finds_the_weights_of_a_known_mixture() -> None:
     predictor = small_predictor()
     table = count(np.cumsum(np.random.default_rng(2).integers(0, 3, 3000)) % 7, predictor.vocabulary.size)
-    true = NgramMixture(table, np.tile([0.3, 0.9], (table.longest + 1, 1)))
+    true = NgramMixture(table, np.tile([0.3, 0.9], (table.longest + 1, 1)), discount=DISCOUNT)
     fitted = fit_mixture(predictor, table, drawn_from(predictor.with_counts(true)), ("stream", 0))
     assert fitted is not None
     read, _ = fitted.mixtures(table)
@@ -282,14 +282,15 @@ def test_new_places_of_a_text_get_weights_of_their_own() -> None:
     table = count(np.cumsum(np.random.default_rng(2).integers(0, 3, 3000)) % 7, predictor.vocabulary.size)
     ends = np.array([[0.9, 0.2], [0.1, 1.0]])
     known = np.arange(table.longest + 1)[:, None] / table.longest
-    true = NgramMixture(table, (1 - known) * ends[0] + known * ends[1])
+    true = NgramMixture(table, (1 - known) * ends[0] + known * ends[1], discount=DISCOUNT)
     text = drawn_from(predictor.with_counts(true))
     fitted = fit_mixture(predictor, table, text, ("stream", 0))
     assert fitted is not None
     read, _ = fitted.mixtures(table)
     one = np.tile(known_shares(table, text) @ read.weights, (table.longest + 1, 1))
     losses = [
-        measure("stream", predictor.with_counts(NgramMixture(table, each)), text).loss for each in (read.weights, one)
+        measure("stream", predictor.with_counts(NgramMixture(table, each, discount=DISCOUNT)), text).loss
+        for each in (read.weights, one)
     ]
     assert losses[0].nats_per_char < losses[1].nats_per_char
     assert read.weights[0, 0] > read.weights[-1, 0]

@@ -188,24 +188,30 @@ class NgramMixture:
     The probabilities are products of powers of both, which sum to 1 as those of any logits do. `weights` (longest + 1,
     2) are the exponents of the network and of the table, by the number of symbols of the longest context that the table
     has. With 0 and 1 the table stands alone. `longest` is the number of symbols of a context that are looked at, at
-    most.
+    most. The table's discounts are multiplied by `discount`: a table alone needs all of them, and beside a network
+    less.
     """
 
-    def __init__(self, table: NgramTable, weights: Float64s, longest: int | None = None) -> None:
-        """Copies the weights. Raises ValueError if they are not of this table."""
+    def __init__(self, table: NgramTable, weights: Float64s, longest: int | None = None, discount: float = 1.0) -> None:
+        """Copies the weights. Raises ValueError if they are not of this table, or if `discount` is not from 0 to 1."""
+        if not 0 <= discount <= 1:
+            raise ValueError(f"discounts are multiplied by 0 to 1, not by {discount}")
         self.table = table
+        self.discount = discount
         self.weights = np.array(weights, np.float64)
         self.longest = table.longest if longest is None else min(longest, table.longest)
         if self.weights.shape != (table.longest + 1, 2):
             raise ValueError(f"weights must be ({table.longest + 1}, 2), not {self.weights.shape}")
+        self._arrays = table.arrays | {"discounts": table.arrays["discounts"] * discount}
+        self._table = _pack(table.symbols, table.boundary, table.reach, self._arrays)
         self._partner = _CountsPartner(
-            longest=self.longest, table=addressof(table.native), weights=self.weights.ctypes.data
+            longest=self.longest, table=addressof(self._table), weights=self.weights.ctypes.data
         )
 
     @classmethod
-    def alone(cls, table: NgramTable, longest: int | None = None) -> NgramMixture:
+    def alone(cls, table: NgramTable, longest: int | None = None, discount: float = 1.0) -> NgramMixture:
         """A mixture with the table's own probabilities, whatever the network says."""
-        return cls(table, np.tile([0.0, 1.0], (table.longest + 1, 1)), longest)
+        return cls(table, np.tile([0.0, 1.0], (table.longest + 1, 1)), longest, discount)
 
     @property
     def native(self) -> int:

@@ -37,6 +37,7 @@ class MixtureWeights(BaseModel):
 
     Each has those where the counts know no context, and those where they know the longest. Between both they are linear
     in the length of the context that is known. When it writes, the counts look at contexts of up to `order` symbols.
+    `discount` is what the counts' discounts are multiplied by.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
@@ -44,6 +45,7 @@ class MixtureWeights(BaseModel):
     reading: Annotated[tuple[Weights, Weights], Field(strict=False)]
     writing: Annotated[tuple[Weights, Weights], Field(strict=False)]
     order: int = Field(ge=1, le=LONGEST)
+    discount: float = Field(default=1.0, ge=0, le=1)
 
     @field_validator("reading", "writing", mode="before")
     @classmethod
@@ -62,8 +64,8 @@ class MixtureWeights(BaseModel):
         reading, writing = np.array(self.reading), np.array(self.writing)
         writing += beyond * (reading - writing)
         longest = max(order, self.order)
-        read = NgramMixture(table, _by_length(reading, table.longest, table))
-        return read, NgramMixture(table, _by_length(writing, longest, table), order)
+        read = NgramMixture(table, _by_length(reading, table.longest, table), discount=self.discount)
+        return read, NgramMixture(table, _by_length(writing, longest, table), order, self.discount)
 
 
 def _by_length(ends: Float64s, longest: int, table: NgramTable) -> Float64s:

@@ -78,7 +78,7 @@ def fingerprint(model: Model) -> str:
     for part in (version("scriven"), settings, predictor.vocabulary.to_json(), predictor.precision, predictor.writing):
         digest.update(f"{part}\0".encode("utf-8", "surrogatepass"))
     mixtures = [each for each in (predictor.counts, predictor.writing_counts) if each]
-    arrays = [(f"weights {each.longest}", each.weights) for each in mixtures]
+    arrays = [(f"weights {each.longest} {each.discount}", each.weights) for each in mixtures]
     arrays += sorted(mixtures[0].table.arrays.items()) if mixtures else []  # they share one table
     for name, array in arrays:
         digest.update(f"{name} {array.shape} {array.dtype}\0".encode())

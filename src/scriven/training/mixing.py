@@ -30,6 +30,7 @@ FEWEST = 1000  # characters of a validation text that weights are fitted on
 WORTHWHILE = 0.002  # nats per character: mixing costs time, and a smaller gain is not worth it
 WRITE_ORDER = 6  # characters of context that counts look at when they write: longer contexts copy the text
 STEPS = 20  # of Newton's method, at most
+DISCOUNT = 0.85  # of the counts' discounts: what is rare says more beside a network, which knows the usual
 DIGITS = 3  # of weights, which are then the same on machines that round sums in another way
 AT_ONCE = 1 << 18  # values that the fit computes with
 DEVIATION = 0.25  # of the difference of the weights for known contexts and for unknown ones, before they are fitted
@@ -87,7 +88,7 @@ def fit_mixture(
     noise = float(gains.std()) / len(gains) ** 0.5
     if not (reading[1].any() and float(gains.mean()) > max(WORTHWHILE, noise)):
         return None
-    return MixtureWeights(reading=_as_lines(reading), writing=_as_lines(writing), order=orders[1])
+    return MixtureWeights(reading=_as_lines(reading), writing=_as_lines(writing), order=orders[1], discount=DISCOUNT)
 
 
 def _as_lines(weights: Float64s) -> Line:
@@ -149,7 +150,7 @@ def _collect(predictor: Predictor, table: NgramTable, pieces: HeldOut, orders: S
         network.append(_log_probabilities(logits)[chosen])
         for order, parts in zip(orders, counts, strict=True):
             mixed = np.zeros(logits.shape, np.float32)
-            NgramMixture.alone(table, order).mix(mixed, before)
+            NgramMixture.alone(table, order, DISCOUNT).mix(mixed, before)
             known = table.known_lengths(before, len(logits), order) / np.float32(max(1, order))
             parts.append((mixed[chosen], known[chosen]))
     predictions = (Predictions(*map(np.concatenate, zip(*parts, strict=True))) for parts in counts)
