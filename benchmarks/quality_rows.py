@@ -28,8 +28,8 @@ from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import is_adaptive, measure
 from scriven.model.backends import available_cores
 from scriven.runs import open_run
-from scriven.training.counting import count_text
 from scriven.training.evaluation import READ_SAMPLE, known_share, words_of
+from scriven.training.mixing import count_text
 
 SHAKESPEARE, ALICE, NAMES = "tinyshakespeare.txt", "alice29.txt", "names.txt"
 BOOKS, POEMS = "dickens_austen_17mb.txt.xz", "tang_poems_lines.txt.xz"

@@ -32,8 +32,7 @@ from scriven.model import CharLM
 from scriven.runs.ngrams import MixtureWeights
 from scriven.session import Model
 from scriven.settings import ModelSettings, SamplingSettings, Settings
-from scriven.training.counting import count_text
-from scriven.training.mixing import WRITE_ORDER
+from scriven.training.mixing import WRITE_ORDER, count_text
 from scriven.vocabulary import Vocabulary
 
 FILTERS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02}

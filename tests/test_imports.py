@@ -27,7 +27,7 @@ MAP = """
     distributed.collectives distributed.launch distributed.rendezvous distributed
     training.optimizer training.state training.budget training.mixing training.evaluation training.warm_start
     training.gradients
-    training.auto_settings training.auto_start training.notes training.counting training.request
+    training.auto_settings training.auto_start training.notes training.request
     training.new_run training.resume training.loop training.start training.verify training
     report report.files report.terminal report.notebook
     session own_loop archives

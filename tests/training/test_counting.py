@@ -20,7 +20,7 @@ from scriven.runs.doctor import examine
 from scriven.runs.ngrams import COUNTS_FILE
 from scriven.session import Model
 from scriven.settings import validate
-from scriven.training.counting import count_text
+from scriven.training.mixing import count_text
 from scriven.training.request import Request
 from scriven.training.start import train
 

@@ -22,8 +22,7 @@ from scriven.report.files import FilesReport
 from scriven.runs import open_run
 from scriven.runs.ngrams import COUNTS_FILE, MixtureWeights
 from scriven.settings import ModelSettings, SamplingSettings, merge_settings, validate
-from scriven.training import counting
-from scriven.training.mixing import DISCOUNT, fit_mixture
+from scriven.training.mixing import DISCOUNT, count_text, fit_mixture, most_counted
 from scriven.training.request import Request
 from scriven.training.start import train
 from small_model import Shelf
@@ -180,10 +179,10 @@ def test_a_long_text_is_counted_in_parts(text: Path, tmp_path: Path) -> None:
         if documents == "stream":
             trained(text, tmp_path / "stream")
         corpus = Corpus.open(open_run(tmp_path / documents).corpus_path)
-        _, counted = counting.count_text(corpus, most=3000)
+        _, counted = count_text(corpus, most=3000)
         assert 2000 < counted.characters < 4000
-    assert counting.most_counted(validate({"budget": {"minutes": 0.5}}).budget) == 10_000_000
-    assert counting.most_counted(validate({"budget": {"steps": 5}}).budget) == 64_000_000
+    assert most_counted(validate({"budget": {"minutes": 0.5}}).budget) == 10_000_000
+    assert most_counted(validate({"budget": {"steps": 5}}).budget) == 64_000_000
 
 
 # --- hostile texts

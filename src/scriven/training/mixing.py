@@ -1,4 +1,4 @@
-"""Fits the weights of a mixture of a network with counts, on text that neither has seen.
+"""Counts a training text, and fits the weights of a mixture of a network with these counts, on other text.
 
 The validation text is cut into halves. The weights make samples of its first half most probable. They are kept if they
 also make samples of the second half more probable than the network alone does; otherwise the network stays alone.
@@ -9,17 +9,21 @@ text is new, and both are trusted less.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from scriven.arrays import Bools, Float32s, Float64s, Ids
-from scriven.inference.chunks import StoredText
+from scriven.corpus.store import Corpus
+from scriven.inference.chunks import StoredText, chunks_of, documents_of
 from scriven.inference.predictor import Predictor
-from scriven.kernels.counts import NgramMixture, NgramTable
+from scriven.kernels import native_library
+from scriven.kernels.counts import Counted, NgramCounter, NgramMixture, NgramTable
 from scriven.runs.ngrams import Line, MixtureWeights
+from scriven.settings import BudgetSettings, Settings
+from scriven.signals import raise_if_stopped
 
 POSITIONS = 4096  # predictions in a half's samples, at most
 VALUES = 1 << 22  # logits of a half's samples, at most, which bounds the memory
@@ -35,6 +39,49 @@ DIGITS = 3  # of weights, which are then the same on machines that round sums in
 AT_ONCE = 1 << 18  # values that the fit computes with
 DEVIATION = 0.25  # of the difference of the weights for known contexts and for unknown ones, before they are fitted
 NETWORK_ALONE = np.array([[1.0, 1.0], [0.0, 0.0]])
+
+COUNTED_CHARACTERS = 64_000_000  # of a text, at most, beside a network: counting them takes about 15 seconds
+COUNTED_A_MINUTE = 20_000_000  # of the time budget: a twelfth of it, at most
+PARTS = 64  # of a text that is not counted whole, from all over it
+
+
+def has_partner(settings: Settings, corpus: Corpus) -> bool:
+    """Whether the text of a network is counted, too: native code and a validation text can make use of it."""
+    wanted = settings.model.kind == "network" and settings.model.counts == "auto"
+    return wanted and native_library.level() != "off" and corpus.validation.characters >= FEWEST
+
+
+def most_counted(budget: BudgetSettings) -> int:
+    """Returns how many characters of a text are counted for a network, at most."""
+    by_time = round(budget.minutes * COUNTED_A_MINUTE) if budget.minutes else COUNTED_CHARACTERS
+    return min(COUNTED_CHARACTERS, by_time)
+
+
+def count_text(
+    corpus: Corpus, stop: Callable[[], int] = lambda: 0, most: int | None = None
+) -> tuple[NgramTable, Counted]:
+    """Counts the training text of a corpus, in bounded memory; only about `most` characters of it, if that is given.
+
+    These are in parts of equal size from all over the text. Raises Interrupted if asked to stop.
+    """
+    text, vocabulary = corpus.training, corpus.vocabulary
+    share = min(1.0, (most or text.characters) / max(1, text.characters))
+    total = round(share * (text.characters + text.documents))
+    with NgramCounter(vocabulary.size, total, boundary=vocabulary.boundary) as counter:
+        for ids in _parts(text, vocabulary.boundary, share):
+            raise_if_stopped(stop)
+            counter.count(vocabulary.clamp(ids))
+        return counter.finish()
+
+
+def _parts(text: StoredText, boundary: int | None, share: float) -> Iterator[Ids]:
+    """Yields this share of a text in chunks of ids, with boundaries."""
+    whole = text.characters if boundary is None else text.documents
+    parts = 1 if share == 1 else min(PARTS, whole)
+    for part in range(parts):
+        first, end = whole * part // parts, whole * (part + 1) // parts
+        end = first + max(1, round(share * (end - first)))
+        yield from chunks_of(text, first, end) if boundary is None else documents_of(text, boundary, first, end)
 
 
 @dataclass(frozen=True)

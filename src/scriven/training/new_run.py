@@ -27,7 +27,7 @@ from scriven.training.auto_settings import (
     describe_workload,
 )
 from scriven.training.auto_start import choose_initial, inherited_settings, named_initial
-from scriven.training.counting import count_text, has_partner, most_counted
+from scriven.training.mixing import count_text, has_partner, most_counted
 from scriven.training.notes import counting_notes, folder_notes, warm_start_notes
 from scriven.training.request import PreparedRun, Request, check_texts_named, free_folder, named_folder, open_corpus
 from scriven.training.warm_start import load_embeddings

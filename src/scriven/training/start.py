@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from scriven.corpus.build import Progress
+from scriven.corpus.store import Corpus
 from scriven.distributed.collectives import ProcessGroup
 from scriven.distributed.launch import ProcessInfo, connect_store, torchrun_process
 from scriven.distributed.rendezvous import as_leader, as_worker, interruptible_progress
 from scriven.errors import Interrupted, UsageError
-from scriven.events import Event, Finished, Started
+from scriven.events import Evaluated, Event, Finished, Loss, Saved, Started
+from scriven.inference.predictor import Predictor
+from scriven.kernels.counts import NgramMixture, NgramTable
 from scriven.model.backends import available_cores, tune_cpu
-from scriven.model.language_model import parameter_count
-from scriven.settings import Settings
+from scriven.model.language_model import make_model, parameter_count
+from scriven.runs import Run
+from scriven.runs.checkpoints import Best
+from scriven.settings import Settings, reader_window
 from scriven.signals import raise_if_stopped
 from scriven.training.auto_settings import Workload, chunk_length, expected_bytes, expected_seconds
-from scriven.training.counting import counting_events
+from scriven.training.evaluation import Evaluator
 from scriven.training.loop import Trainer
 from scriven.training.new_run import prepare_counts, prepare_new_run
 from scriven.training.notes import cell_notes, epoch_notes, readable_notes, time_notes
 from scriven.training.request import PreparedRun, Request, resolve_resume, with_absolute_paths
 from scriven.training.resume import compare_replay, expand_replay, prepare_resumed_run
+from scriven.training.state import TrainingState
+
+COUNTS_STEP = 1  # of the only checkpoint of a model of counts
 
 
 def train(request: Request, stop: Callable[[], int] = lambda: 0, progress: Progress | None = None) -> Generator[Event]:
@@ -62,7 +71,61 @@ def _count(request: Request, stop: Callable[[], int], progress: Progress) -> Gen
     """Makes a model of counts, which one process does."""
     with contextlib.ExitStack() as held:
         run, corpus, table, notes = prepare_counts(request, progress, stop, held)
-        yield from counting_events(run, corpus, table, begun=request.begun, notes=notes, stop=stop)
+        yield from _measure_counts(run, corpus, table, begun=request.begun, notes=notes, stop=stop)
+
+
+def _measure_counts(
+    run: Run, corpus: Corpus, table: NgramTable, *, begun: float, notes: Sequence[str], stop: Callable[[], int]
+) -> Generator[Event]:
+    """Measures the counts of a new run, saves its only checkpoint, and yields events as a training does.
+
+    Raises Stopped if asked to stop.
+    """
+    settings, training = run.settings, corpus.training
+    yield Started(
+        run=str(run.path),
+        name=settings.model.name,
+        parameters=0,
+        training_characters=training.characters,
+        validation_characters=corpus.validation.characters,
+        characters_per_step=training.characters,
+        workers=1,
+        device="cpu",
+        precision="fp32",
+        expected_seconds=0.0,
+        expected_bytes=0,
+        step=0,
+        progress=0.0,
+        notes=tuple(notes),
+    )
+    evaluator = _make_evaluator(settings, corpus, table, stop)
+    measured = evaluator.loss()
+    state = TrainingState(step=COUNTS_STEP, progress=1.0, characters=training.characters, epochs=1.0, evaluations=1)
+    state.evaluation, state.seconds = True, time.monotonic() - begun
+    if measured:
+        state.validation = state.last_validation = measured[1]
+        yield _make_evaluated(state, *measured)
+    state.best = Best(step=COUNTS_STEP, loss=state.last_validation)
+    yield from evaluator.samples(COUNTS_STEP)
+    saved = run.save({}, {}, state.model_dump(), best=COUNTS_STEP)
+    yield Saved(step=COUNTS_STEP, path=str(saved.path))
+    for protocol, loss in evaluator.final_losses() if measured else ():
+        yield _make_evaluated(state, protocol, loss, final=True)
+    best, seconds = state.last_validation, time.monotonic() - begun
+    yield Finished(step=COUNTS_STEP, reason="budget", best_step=COUNTS_STEP, best=best, seconds=seconds)
+
+
+def _make_evaluator(settings: Settings, corpus: Corpus, table: NgramTable, stop: Callable[[], int]) -> Evaluator:
+    model = make_model(settings.model, corpus.vocabulary.size).eval()
+    window, counts = reader_window(settings.reader), NgramMixture.alone(table)
+    predictor = Predictor(model, corpus.vocabulary, "fp32", window, counts=counts)
+    return Evaluator(settings, ProcessGroup(), corpus, predictor, stop)
+
+
+def _make_evaluated(state: TrainingState, protocol: str, loss: Loss, *, final: bool = False) -> Evaluated:
+    return Evaluated(
+        step=COUNTS_STEP, progress=1.0, protocol=protocol, loss=loss, best=True, seconds=state.seconds, final=final
+    )
 
 
 def work(texts: tuple[str, ...] = (), place: ProcessInfo | None = None, stop: Callable[[], int] = lambda: 0) -> int:
