@@ -217,3 +217,48 @@ def test_memory_grows_with_the_text_up_to_a_bound() -> None:
     sizes = [memory_bits_for(10**power) for power in range(12)]
     assert sizes == sorted(sizes)
     assert (sizes[0], sizes[-1]) == (LEAST_MEMORY_BITS, 29)
+
+
+def frequencies_for(mixer: ContextMixer, count: int, others: int) -> list[Frequencies]:
+    """Predictions of so many other models, each of the next ids."""
+    random = np.random.default_rng(others)
+    return [random.integers(1, 1 << 16, (count, mixer.symbols)).astype(np.uint32) for _ in range(others)]
+
+
+@pytest.mark.parametrize("symbols", [1, 2, 7, 129, 256, 300])
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_a_distribution_is_what_reading_each_symbol_costs_and_changes_nothing(symbols: int, others: int) -> None:
+    random = np.random.default_rng(1)
+    ids = random.integers(0, symbols, 400) % random.integers(1, symbols + 1, 400)
+    with mixer_of(symbols) as mixer, mixer_of(symbols) as untouched:
+        for each in (mixer, untouched):
+            each.read(ids, *frequencies_for(mixer, len(ids), others))
+        for step in range(3):
+            rows = frequencies_for(mixer, 1, others)
+            found = mixer.distribution(*rows)
+            assert found.sum() == pytest.approx(1, abs=1e-12)
+            for symbol in range(0, symbols, max(1, symbols // 9)):
+                with mixer.copy() as copied:
+                    assert copied.read(np.array([symbol]), *rows)[0] == pytest.approx(-np.log(found[symbol]), abs=1e-12)
+            nats = [
+                each.read(ids[step : step + 50], *frequencies_for(mixer, 50, others)) for each in (mixer, untouched)
+            ]
+            assert nats[0].tolist() == nats[1].tolist()
+
+
+def test_what_is_observed_is_context_and_no_evidence() -> None:
+    ids = np.tile(np.arange(7), 30)
+    with mixer_of(7) as reading, mixer_of(7) as observing:
+        reading.read(ids)
+        observing.observe(ids)
+        costs = [each.read(np.arange(7)).sum() for each in (reading, observing)]
+        assert costs[0] < 0.5 * costs[1]
+        with pytest.raises(RuntimeError, match="observe failed"):
+            observing.observe(np.array([7]))
+    with mixer_of(7) as one, mixer_of(7) as other:
+        one.read(ids[:20])
+        other.read(ids[:20])
+        one.observe(ids[20:40])
+        for each in ids[20:40]:
+            other.observe(np.array([each]))
+        assert one.read(ids[40:60]).tolist() == other.read(ids[40:60]).tolist()

@@ -42,6 +42,14 @@ class _ContextMixingRead(NativeStruct):
     _fields_ = (*fields(c_int64, "count others"), *fields(c_void_p, "mixing ids frequencies nats"))
 
 
+class _ContextMixingObserve(NativeStruct):
+    _fields_ = (*fields(c_int64, "count"), *fields(c_void_p, "mixing ids"))
+
+
+class _ContextMixingDistribution(NativeStruct):
+    _fields_ = (*fields(c_int64, "others"), *fields(c_void_p, "mixing frequencies probabilities"))
+
+
 class _ContextMixingEncode(NativeStruct):
     _fields_ = (*fields(c_int64, "count last"), *fields(c_void_p, "mixing ids frequencies bytes written"))
 
@@ -177,6 +185,35 @@ class ContextMixer:
                 )
             )
         return nats
+
+    def observe(self, ids: Ids) -> None:
+        """Reads ids (T,) as the context of the next ones, and learns nothing from them.
+
+        Raises RuntimeError for an id that is no symbol, or if a network takes part.
+        """
+        for begin, end, piece, _ in self._pieces(ids):
+            native_library.call(
+                _ContextMixingObserve(count=end - begin, mixing=self._mixing.value, ids=piece.ctypes.data)
+            )
+
+    def distribution(self, *frequencies: Frequencies) -> Float64s:
+        """Returns the probability of each symbol (V,) to be the next one, as `read` would have it, and changes nothing.
+
+        Frequencies (1, V) are as for `read`. Raises RuntimeError if a network takes part.
+        """
+        if len(frequencies) > MOST_OTHERS:
+            raise ValueError(f"at most {MOST_OTHERS} other models can take part, not {len(frequencies)}")
+        probabilities = np.empty(self.symbols)
+        for _, _, _, rows in self._pieces(np.zeros(1, np.int64), *frequencies):
+            native_library.call(
+                _ContextMixingDistribution(
+                    others=len(frequencies),
+                    mixing=self._mixing.value,
+                    frequencies=rows,
+                    probabilities=probabilities.ctypes.data,
+                )
+            )
+        return probabilities
 
     def encode(self, ids: Ids, frequencies: Frequencies | None = None, *, last: bool) -> bytes:
         """Returns bytes that stand for the next ids (T,); `last` says that no more ids follow."""

@@ -365,6 +365,21 @@ struct ContextMixingRead {
     double *nats;                 // (count,)
 };
 
+// Takes ids as what comes before the next ones, without learning from them. No network may take part.
+struct ContextMixingObserve {
+    int64_t count;
+    void *mixing;
+    const int64_t *ids;  // (count,)
+};
+
+// The probability of each symbol to be the next one. No network may take part.
+struct ContextMixingDistribution {
+    int64_t others;  // 2 at most
+    void *mixing;
+    const uint32_t *frequencies;  // (others, V)
+    double *probabilities;        // (V,)
+};
+
 // Writes the next ids as bytes: 32 each at most, and one at the end, if these are the last.
 struct ContextMixingEncode {
     int64_t count, last;

@@ -155,6 +155,28 @@ SCRIVEN_API int64_t scriven_context_mixing_read(const scriven::ContextMixingRead
     return ok;
 }
 
+SCRIVEN_API int64_t scriven_context_mixing_observe(const scriven::ContextMixingObserve *call) {
+    using namespace scriven;
+    auto &mixing = *static_cast<ContextMixing *>(call->mixing);
+    if (mixing.network) return bad_argument;
+    for (int64_t i = 0; i < call->count; i++)
+        if (!mixing.mixer.knows(call->ids[i])) return bad_argument;
+    for (int64_t i = 0; i < call->count; i++) mixing.mixer.observe(call->ids[i]);
+    return ok;
+}
+
+SCRIVEN_API int64_t scriven_context_mixing_distribution(const scriven::ContextMixingDistribution *call) {
+    using namespace scriven;
+    auto &mixing = *static_cast<ContextMixing *>(call->mixing);
+    if (mixing.network || call->others < 0 || call->others > ContextMixer::most_others ||
+        (call->others && !call->frequencies))
+        return bad_argument;
+    Journal journal(ContextMixer::journal_bytes);
+    if (journal.failed()) return no_memory;
+    mixing.mixer.distribute(call->frequencies, int(call->others), call->probabilities, journal);
+    return ok;
+}
+
 SCRIVEN_API int64_t scriven_context_mixing_encode(const scriven::ContextMixingEncode *call) {
     using namespace scriven;
     auto &mixing = *static_cast<ContextMixing *>(call->mixing);

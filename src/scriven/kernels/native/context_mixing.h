@@ -110,6 +110,49 @@ inline uint64_t hash(uint64_t a, uint64_t b) {
     return x ^ x >> 29;
 }
 
+// Values as they were before they changed. It has room for what one symbol changes, along one path of its bits.
+class Journal {
+  public:
+    explicit Journal(int64_t bytes) : bytes_(bytes) {}
+    bool failed() const { return !bytes_; }
+    int64_t size() const { return size_; }
+
+    template <class T> void operator()(T *values, int64_t count = 1) {
+        const Entry entry{values, count * int64_t(sizeof(T))};
+        put(values, entry.bytes);
+        put(&entry, sizeof(Entry));
+    }
+    // Gives values back as they were when the journal had this size.
+    void undo(int64_t size) {
+        while (size_ > size) {
+            Entry entry;
+            take(&entry, sizeof(Entry));
+            take(entry.values, entry.bytes);
+        }
+    }
+
+  private:
+    struct Entry {
+        void *values;
+        int64_t bytes;
+    };
+    void put(const void *from, int64_t bytes) {
+        std::memcpy(bytes_ + size_, from, size_t(bytes));
+        size_ += bytes;
+    }
+    void take(void *to, int64_t bytes) {
+        size_ -= bytes;
+        std::memcpy(to, bytes_ + size_, size_t(bytes));
+    }
+    Buffer<uint8_t> bytes_;
+    int64_t size_ = 0;
+};
+
+// What changes without a journal.
+struct NoJournal {
+    template <class T> void operator()(T *, int64_t = 1) const {}
+};
+
 // What the next symbol is, and what came before it. Symbols are numbers from 0 to V - 1, of at most 65536.
 class ContextMixer {
   public:
@@ -150,30 +193,43 @@ class ContextMixer {
     // is p / 65536, from 1 to 65535. A bit that only one value leaves a symbol for is not asked for. `frequencies`
     // (others, V), the sums of whose rows have 32 bits, are other models' predictions of the symbol.
     template <class Code> int64_t take(const uint32_t *frequencies, int others, Code &&code) {
-        others_ = others;
-        for (int other = 0; other < others; other++) {
-            uint64_t *sums = sums_ + other * (symbols_ + 1);
-            sums[0] = 0;
-            for (int64_t i = 0; i < symbols_; i++) sums[i + 1] = sums[i] + frequencies[other * symbols_ + i];
-        }
+        add_up(frequencies, others);
+        NoJournal journal;
         int64_t low = 0, high = int64_t(1) << bits_;  // the symbols that it can still be
         for (place_ = 0; place_ < bits_; place_++) {
             const int64_t middle = (low + high) / 2;
-            if (place_ % 4 == 0) look_up();
+            if (place_ % 4 == 0) look_up(journal);
             const bool zeros = any(low, middle), ones = any(middle, high);
             int bit = ones;
             if (zeros && ones) {
                 predict(low, middle, std::min(high, symbols_));
                 bit = code(probability_, bits_ - 1 - place_);
-                learn(bit);
+                learn(bit, journal);
             }
             (bit ? low : high) = middle;
             partial_ = 2 * partial_ + uint32_t(bit);
         }
-        remember(uint16_t(low));
+        remember(uint16_t(low), true);
         begin();
         return low;
     }
+
+    // Takes a symbol as one that comes before the next ones, and learns nothing from it.
+    void observe(int64_t symbol) {
+        remember(uint16_t(symbol), false);
+        begin();
+    }
+
+    // The probability (V,) of each symbol to be the next one, to the bit as `take` would have it. All that it changes is
+    // undone, with a journal of `journal_bytes`.
+    void distribute(const uint32_t *frequencies, int others, double *probabilities, Journal &journal) {
+        add_up(frequencies, others);
+        std::fill_n(probabilities, symbols_, 0.0);
+        place_ = 0;
+        spread(0, int64_t(1) << bits_, 1, probabilities, journal);
+        partial_ = 1;
+    }
+    static constexpr int64_t journal_bytes = 1 << 18;  // 16 bits change less than 16 thousand bytes each
 
   private:
     static constexpr int one = 65536;
@@ -195,6 +251,47 @@ class ContextMixer {
     uint64_t above() const {  // the symbol in the line before, in the same column
         const uint64_t place = previous_line_ + column_;
         return place < line_ && count_ - place <= row_mask_ ? at(place) : 0;
+    }
+
+    void add_up(const uint32_t *frequencies, int others) {
+        others_ = others;
+        for (int other = 0; other < others; other++) {
+            uint64_t *sums = sums_ + other * (symbols_ + 1);
+            sums[0] = 0;
+            for (int64_t i = 0; i < symbols_; i++) sums[i + 1] = sums[i] + frequencies[other * symbols_ + i];
+        }
+    }
+
+    // Shares a probability among the symbols from `low` to `high` - 1, whose first bits are known.
+    void spread(int64_t low, int64_t high, double probability, double *to, Journal &journal) {
+        if (place_ == bits_) {
+            to[low] = probability;
+            return;
+        }
+        const int place = place_;
+        const uint32_t partial = partial_;
+        const int64_t middle = (low + high) / 2, before = journal.size();
+        const bool zeros = any(low, middle), ones = any(middle, high);
+        journal(row_, contexts);
+        if (place % 4 == 0) look_up(journal);
+        for (int bit = 0; bit < 2; bit++) {
+            if (!(bit ? ones : zeros)) continue;
+            const int64_t changed = journal.size();
+            double share = 1;
+            journal(match_, matches);
+            if (zeros && ones) {
+                predict(low, middle, std::min(high, symbols_));
+                share = double(bit ? probability_ : one - probability_) / one;
+                learn(bit, journal);
+            }
+            place_ = place + 1;
+            partial_ = 2 * partial + uint32_t(bit);
+            spread(bit ? middle : low, bit ? high : middle, probability * share, to, journal);
+            journal.undo(changed);
+            place_ = place;
+            partial_ = partial;
+        }
+        journal.undo(before);
     }
 
     // Whether there is a symbol from `low` to `high` - 1 that can come.
@@ -227,13 +324,13 @@ class ContextMixer {
         partial_ = 1;
     }
 
-    void look_up() {
-        for (int i = 0; i < contexts; i++) row_[i] = find(hash(contexts_[i], partial_));
+    template <class Log> void look_up(Log &journal) {
+        for (int i = 0; i < contexts; i++) row_[i] = find(hash(contexts_[i], partial_), journal);
     }
 
     // The row of a context and of the bits so far: a byte to check it, and the histories of the next four bits, by the
     // bits before. A new row takes the place of that of three which has come least.
-    uint8_t *find(uint64_t number) {
+    template <class Log> uint8_t *find(uint64_t number, Log &journal) {
         const uint8_t check = uint8_t(number >> 56);
         uint8_t *rarest = nullptr;
         int least = 1 << 16;
@@ -243,6 +340,7 @@ class ContextMixer {
             const int came = histories_.zeros[row[1]] + histories_.ones[row[1]];
             if (came < least) least = came, rarest = row;
         }
+        journal(rarest, 16);
         std::memset(rarest, 0, 16);
         rarest[0] = check;
         return rarest;
@@ -348,15 +446,18 @@ class ContextMixer {
         probability_ = std::clamp(sum / refiners, 1, one - 1);
     }
 
-    void learn(int bit) {
+    template <class Log> void learn(int bit, Log &journal) {
         for (int context = 0; context < contexts; context++) {
             uint8_t &state = *history_[context];
-            adapt(maps_[context * 256 + state], bit);
-            adapt(fine_entry(context, state), bit);
+            uint32_t &coarse = maps_[context * 256 + state], &fine = fine_entry(context, state);
+            journal(&state), journal(&coarse), journal(&fine);
+            adapt(coarse, bit);
+            adapt(fine, bit);
             state = histories_.next[state][bit];
         }
         for (int each = 0; each < matches; each++) {
             if (!match_[each].length) continue;
+            journal(&entry_of(each));
             adapt(entry_of(each), bit == expected_bit(each));
             if (bit != expected_bit(each)) match_[each].length = 0;
         }
@@ -364,16 +465,22 @@ class ContextMixer {
         const int rate = int(std::max<int64_t>(256, 22 * 64 * early / (early + int64_t(count_))));
         for (int set = 0; set < sets; set++) {
             const int32_t error = (bit * one - logistic_.squash(said_[set])) * rate / 1024;
+            journal(set_weights_[set], padded);
             for (int i = 0; i < padded; i++) set_weights_[set][i] += (inputs_[i] * error + one / 2) >> 16;
         }
         for (int i = 0; i < 2; i++) {
             const int32_t error = (bit * one - logistic_.squash(finally_[i])) * 6 / 16;
+            journal(final_row_[i], sets);
             for (int set = 0; set < sets; set++) final_row_[i][set] += (said_[set] * error + one / 2) >> 16;
         }
-        for (uint16_t *entry : refined_entry_) *entry = uint16_t(*entry + (bit * (one - 1) - int(*entry)) / 128);
+        for (uint16_t *entry : refined_entry_) {
+            journal(entry);
+            *entry = uint16_t(*entry + (bit * (one - 1) - int(*entry)) / 128);
+        }
     }
 
-    void remember(uint16_t symbol) {
+    // `counted` says whether the symbol is one of those that a later repetition is looked for in.
+    void remember(uint16_t symbol, bool counted) {
         recent_[count_++ & row_mask_] = symbol;
         const int32_t kind = kinds_[symbol];
         if (kind > 0) {
@@ -388,11 +495,11 @@ class ContextMixer {
         column_++;
         if (column_ <= 2) line_start_ = line_start_ << 16 | symbol;
         if (kind == newline) previous_line_ = line_, line_ = count_, column_ = 0, line_start_ = 0;
-        for (int each = 0; each < matches; each++) follow(match_[each], each);
+        for (int each = 0; each < matches; each++) follow(match_[each], each, counted);
     }
 
     // Looks where the last symbols came before, unless what was expected has come.
-    void follow(Match &match, int each) {
+    void follow(Match &match, int each, bool counted) {
         constexpr uint64_t shortest[matches] = {5, 12};
         if (match.length) match.at++, match.length = std::min(match.length + 1, longest_match);
         if (count_ < shortest[each]) return;
@@ -407,7 +514,7 @@ class ContextMixer {
                 same++;
             match.length = same >= shortest[each] ? int(same) : 0;
         }
-        last = uint32_t(count_);
+        if (counted) last = uint32_t(count_);
         if (count_ - match.at > row_mask_) match.length = 0;
         match.expected = at(match.at);
     }

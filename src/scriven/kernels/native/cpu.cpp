@@ -116,6 +116,7 @@ constexpr Size sizes[] = {
     SCRIVEN_SIZE(CountsFinish),        SCRIVEN_SIZE(CountsScore),
     SCRIVEN_SIZE(CountsDistribution),  SCRIVEN_SIZE(CountsMix),
     SCRIVEN_SIZE(ContextMixingOpen),   SCRIVEN_SIZE(ContextMixingRead),
+    SCRIVEN_SIZE(ContextMixingObserve), SCRIVEN_SIZE(ContextMixingDistribution),
     SCRIVEN_SIZE(ContextMixingEncode), SCRIVEN_SIZE(ContextMixingDecode),
     SCRIVEN_SIZE(CountsPartner),
 };
