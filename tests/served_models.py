@@ -8,7 +8,7 @@ from scriven.server.security import Guard, policy
 from scriven.session import Model
 from scriven.settings import Settings, validate
 from scriven.vocabulary import Vocabulary
-from small_model import favour, predictor_of
+from small_model import Text, favour, mixture, predictor_of
 
 LETTERS = "\n abcde,.ß"
 
@@ -17,6 +17,13 @@ def text_model() -> Model:
     """A model of a text."""
     settings: Settings = validate({"model": {"width": 8}})
     return Model(predictor_of(Vocabulary.of(LETTERS)), settings, step=3)
+
+
+def mixed_model() -> Model:
+    """The same model, mixed with the counts of a training text."""
+    alone = text_model()
+    text = Text(alone.vocabulary.encode("a bad cab, ed\nhe had a dab. " * 40))
+    return Model(mixture(alone.predictor, text), alone.settings, step=3)
 
 
 def names_model() -> Model:

@@ -12,6 +12,7 @@ import torch
 from scriven.arrays import Ids
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import SurprisalSum
+from scriven.kernels.counts import NgramCounter, NgramMixture
 from scriven.model import CharLM
 from scriven.settings import ModelSettings
 from scriven.vocabulary import Vocabulary
@@ -78,6 +79,24 @@ class Shelf:
     def bounds(self, numbers: Ids) -> tuple[Ids, Ids]:
         firsts = np.concatenate(([0], self.ends))[numbers]
         return firsts, self.ends[numbers] - firsts
+
+
+class Text(Shelf):
+    """A training text without documents."""
+
+    def __init__(self, ids: Ids) -> None:
+        super().__init__(ids)
+        self.documents = 0
+
+
+def mixture(network: Predictor, text: Shelf) -> Predictor:
+    """A network mixed with the counts of a training text."""
+    vocabulary = network.vocabulary
+    with NgramCounter(vocabulary.size, len(text.ids), boundary=vocabulary.boundary) as counter:
+        counter.count(vocabulary.clamp(text.ids))
+        table, _ = counter.finish()
+    counts = NgramMixture(table, np.full((table.longest + 1, 2), 0.5))
+    return Predictor(network.model, vocabulary, "fp32", counts=counts, training_text=lambda: text)
 
 
 def assert_same(left: SurprisalSum, right: SurprisalSum) -> None:

@@ -22,8 +22,9 @@ MAP = """
     model.reference_cells model.backends model.cells model.language_model model.pretrained model.precision model
     runs.journal runs.tensors runs.ngrams runs.checkpoints runs.folder runs.summary runs.recovery runs.saver runs.doctor
     runs
-    inference inference.sampling inference.chunks inference.predictor inference.adaptive inference.saved_session
-    inference.surprisal inference.generation inference.lines inference.protocols
+    inference inference.sampling inference.chunks inference.predictor inference.adaptive
+    inference.ongoing_counts inference.adaptive_mixture inference.surprisal inference.generation
+    inference.saved_session inference.lines inference.protocols
     distributed.collectives distributed.launch distributed.rendezvous distributed
     training.optimizer training.state training.budget training.mixing training.evaluation training.warm_start
     training.gradients
@@ -33,7 +34,7 @@ MAP = """
     session own_loop archives
     api
     server server.responses server.requests server.security server.http_limits server.prefill server.jobs
-    server.engine server.adaptive server.saved_states server.shared server.completions server.scoring
+    server.engine server.saved_states server.shared server.completions server.scoring
     server.utility_routes server.renewal server.openapi server.metrics server.run_monitor server.app
     cli.help cli.mistakes cli cli.common cli.compress cli.corpus cli.doctor cli.evaluate cli.runs cli.info cli.recipe
     cli.sample cli.score cli.serve cli.starts cli.train cli.verify_resume

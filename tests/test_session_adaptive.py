@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +14,37 @@ from scriven import strict_json
 from scriven.errors import InputError, UsageError
 from scriven.inference import saved_session
 from scriven.inference.adaptive import RULE, AdaptiveContext
+from scriven.inference.adaptive_mixture import MixedContext
+from scriven.inference.saved_session import SavedSession
+from scriven.kernels import native_library
 from scriven.session import Model, Session, load, load_session
 from scriven.vocabulary import Vocabulary
+from small_model import Text, mixture
 from test_session import LETTERS, make_run
 
 TEXT = "a bad cab. abba had a bag\n" * 6
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load(make_run(tmp_path_factory.mktemp("runs") / "letters", Vocabulary.of(LETTERS)))
+def network_model(folder: Path) -> Model:
+    return load(make_run(folder / "letters", Vocabulary.of(LETTERS)))
+
+
+def mixed_model(folder: Path) -> Model:
+    """The same model, mixed with the counts of a training text."""
+    alone = network_model(folder)
+    assert alone.origin is not None
+    text = Text(alone.encode("a bag\nhe had a cab. " * 40))
+    origin = alone.origin.model_copy(update={"counts": "auto"})
+    return Model(mixture(alone.predictor, text), alone.settings, alone.step, alone.run, origin)
+
+
+@pytest.fixture(scope="module", params=["network", "mixture"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    if request.param == "network":
+        return network_model(tmp_path_factory.mktemp("runs"))
+    if native_library.library() is None:
+        pytest.skip(native_library.why())
+    return mixed_model(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.parametrize("cut", [0, 1, 63, 64, 65, 140])
@@ -37,7 +57,46 @@ def test_two_scores_with_a_saved_session_between_are_one_score(model: Model, cut
     second = again.score(TEXT[cut:])
     assert first.adaptive and second.adaptive
     assert np.concatenate((first.surprisals, second.surprisals)).tolist() == whole.surprisals.tolist()
-    assert pickle.loads(pickle.dumps(again)).next().tolist() == again.next().tolist()
+    assert session.score(TEXT[cut:]).surprisals.tolist() == second.surprisals.tolist()
+    pickled = Session._of(SavedSession.from_bytes(Path("pickle"), again._snapshot().to_bytes()), model)
+    assert pickled.next().tolist() == again.next().tolist()
+
+
+def test_forks_continue_on_their_own(model: Model) -> None:
+    session = model.session(adapt=True)
+    session.read(TEXT[:90])
+    forks = [session.fork(), session.fork()]
+    forks.append(forks[0].fork())
+    whole = model.score(TEXT, adapt=True).surprisals[90:].tolist()
+    assert session.score(TEXT[90:]).surprisals.tolist() == whole
+    forks[1].read("cab")
+    assert [fork.score(TEXT[90:]).surprisals.tolist() for fork in (forks[0], forks[2])] == [whole, whole]
+
+
+def test_the_next_probabilities_are_those_of_the_score(model: Model) -> None:
+    session = model.session(adapt=True)
+    for character in "\ufeff" + TEXT[:70]:
+        chances = session.next()
+        assert chances.sum() == pytest.approx(1, abs=1e-9)
+        score = session.score(character)  # a mark at the beginning is none
+        if score.characters:
+            assert score.nats == pytest.approx(-np.log(chances[model.encode(character)[0]]), abs=1e-5)
+
+
+def test_a_session_that_wrote_is_saved_and_continued(model: Model, tmp_path: Path) -> None:
+    session = model.session(adapt=True, seed=4)
+    for _ in range(2):
+        session.read(TEXT[:70])
+        assert len("".join(session.write(30))) == 30
+        assert len(next(session.write(100, piece=5))) == 5
+    session.save(tmp_path / "session")
+    again = load_session(tmp_path / "session", model)
+    assert again.next().tolist() == session.next().tolist()
+    assert "".join(again.write(20)) == "".join(session.write(20))
+    assert again.score(TEXT).surprisals.tolist() == session.score(TEXT).surprisals.tolist()
+    before = session.fork()
+    assert list(session.write(0)) == []
+    assert session.score("a").nats == before.score("a").nats
 
 
 def test_a_session_learns_from_what_it_reads(model: Model) -> None:
@@ -46,6 +105,8 @@ def test_a_session_learns_from_what_it_reads(model: Model) -> None:
         for piece in (TEXT[:10], TEXT[10:]):
             session.read(piece)
     assert adapting.score(TEXT).nats < static.score(TEXT).nats
+    share = 1.0 if model.predictor.counts is None else 0.5  # counts learn much faster
+    assert adapting.score(TEXT).nats < share * model.session(adapt=True).score(TEXT).nats
 
 
 def test_it_writes_with_what_it_learned_and_does_not_learn_from_that(model: Model) -> None:
@@ -102,6 +163,8 @@ def test_damaged_files_are_refused(model: Model, tmp_path: Path) -> None:
         {"segment": ids + 100},
         {"segment": torch.zeros(RULE.length + 1, dtype=torch.int64)},
         {"segment": torch.zeros(0, dtype=torch.int64)},
+        {"written": -ids},
+        {"written": ids[None]},
         {"more": weights},
     ):
         (tmp_path / "file").write_bytes(damaged(session, **changes))
@@ -109,6 +172,49 @@ def test_damaged_files_are_refused(model: Model, tmp_path: Path) -> None:
             load_session(tmp_path / "file", model)
     (tmp_path / "file").write_bytes(damaged(session))
     load_session(tmp_path / "file", model)
+
+
+@pytest.mark.skipif(native_library.library() is None, reason=native_library.why())
+def test_damaged_histories_are_refused(tmp_path: Path) -> None:
+    model = mixed_model(tmp_path)
+    session = model.session(adapt=True)
+    session.read(TEXT)
+    list(session.write(3))
+    session.read(TEXT)
+    context = session._snapshot().context
+    assert isinstance(context, MixedContext)
+    ids, turns = (context.to_tensors()[f"learned.{name}"] for name in ("history", "turns"))
+    for changes in (
+        {"history": -ids},
+        {"history": ids + 10_000_000},
+        {"history": ids[1:]},
+        {"history": ids.float()},
+        {"turns": turns[1:]},
+        {"turns": turns[:, 0].clone()},
+        {"turns": turns * 2},
+        {"turns": turns - 1},
+        {"turns": None},
+    ):
+        (tmp_path / "file").write_bytes(damaged(session, **changes))
+        with pytest.raises(InputError, match=r"is not a session|the session is damaged"):
+            load_session(tmp_path / "file", model)
+    (tmp_path / "file").write_bytes(damaged(session, history=None, turns=None))
+    with pytest.raises(InputError, match="without the counts that its model is mixed with"):
+        load_session(tmp_path / "file", model)
+    (tmp_path / "file").write_bytes(damaged(session, history=ids[:1], turns=torch.tensor([[0, 1]])))
+    with pytest.raises(InputError, match="it did not learn from what it read"):
+        load_session(tmp_path / "file", model).read("a")
+    (tmp_path / "file").write_bytes(damaged(session))
+    assert load_session(tmp_path / "file", model).score(TEXT).nats == session.score(TEXT).nats
+
+
+def test_without_native_code_a_mixture_is_not_taken_for_a_network(tmp_path: Path) -> None:
+    alone = network_model(tmp_path)
+    lacking = Model(alone.predictor.without_counts("never built"), alone.settings)
+    for read in (lambda: lacking.score("a", adapt=True), lambda: lacking.session(adapt=True)):
+        with pytest.raises(UsageError, match=r"native code alone, and there is none: never built.*--counts none"):
+            read()
+    assert lacking.score("a").nats == alone.score("a").nats
 
 
 def test_another_rule_is_refused(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from itertools import repeat
 from pathlib import Path
@@ -32,24 +32,23 @@ from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_mark
 from scriven.errors import InputError, UsageError
 from scriven.events import Loss
-from scriven.inference.adaptive import AdaptiveContext, AdaptiveReader
+from scriven.inference.adaptive import AdaptiveContext
+from scriven.inference.adaptive_mixture import AnyReader, adaptive_reader
 from scriven.inference.chunks import StoredText, prompt_ids, read_chunks, split_text
 from scriven.inference.generation import (
     LENGTH,
     LIVE,
     SAMPLING,
-    Generation,
     GenerationOptions,
-    Memory,
     StreamDecoder,
-    generate,
     generate_many,
     make_decoder,
 )
 from scriven.inference.predictor import Context, Predictor, writing_precision
 from scriven.inference.protocols import ADAPTIVE, text_reader
-from scriven.inference.saved_session import Origin, SavedSession
-from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals, surprisals_of_text, tally
+from scriven.inference.saved_session import AdaptiveMemory, Origin, SavedSession, TextMemory
+from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals_of_text, tally
+from scriven.kernels import native_library
 from scriven.kernels.counts import NgramMixture
 from scriven.model import choose_device, choose_precision
 from scriven.model.backends import single_threaded
@@ -194,11 +193,19 @@ class Model:
     def session(self, *, seed: int | None = None, adapt: bool = False) -> Session:
         """Returns a session: a new text that is read and written by turns. The same seed draws the same text.
 
-        With `adapt`, a copy of the weights learns from all that the session reads, but not from what it writes; the
-        session has no counts. Raises UsageError if the seed is negative, or if the model cannot learn while it reads.
+        With `adapt`, a copy of the weights learns from all that the session reads, but not from what it writes, and the
+        counts of a mixture continue counting. Raises UsageError if the seed is negative, or if the model cannot learn
+        while it reads.
         """
-        start = self._adaptive_start if check_switch("adapt", adapt) else self._start
-        return Session(self, start, np.random.default_rng(first_seed(seed)))
+        memory = self._memory(adapt=check_switch("adapt", adapt))
+        return Session(self, memory, np.random.default_rng(first_seed(seed)))
+
+    def _memory(self, context: Context | None = None, *, adapt: bool = False) -> TextMemory:
+        """Returns the memory of a new text, or of one that was read up to a context."""
+        if isinstance(context, AdaptiveContext) or adapt:
+            assert context is None or isinstance(context, AdaptiveContext)
+            return AdaptiveMemory(self.adaptive, self._adaptive_start, context)
+        return TextMemory(self.predictor, self._start, context)
 
     def stream(
         self,
@@ -375,13 +382,13 @@ class Model:
         return check_scored(surprisals_of_text(self.predictor, chunks))
 
     @cached_property
-    def adaptive(self) -> AdaptiveReader:
+    def adaptive(self) -> AnyReader:
         """Reads with a copy of the model that learns. Raises UsageError if the model cannot learn while it reads."""
-        return AdaptiveReader(self.predictor)
+        return adaptive_reader(self.predictor)
 
     @cached_property
     def _read_adapting(self) -> Callable[[Iterable[Ids]], Iterator[Scored]]:
-        return text_reader(ADAPTIVE, self.predictor)
+        return text_reader(ADAPTIVE, self.predictor, None if self.predictor.is_counts_alone else self.adaptive)
 
     @cached_property
     def _adaptive_start(self) -> AdaptiveContext:
@@ -397,10 +404,10 @@ class Model:
 class Session:
     """One text that is read and written by turns; the model remembers all of it."""
 
-    def __init__(self, model: Model, context: Context, random: np.random.Generator) -> None:
-        """`context` (of one row) is the model's memory of the text; `random` draws symbols."""
+    def __init__(self, model: Model, memory: TextMemory, random: np.random.Generator) -> None:
+        """`memory` is the model's memory of the text; `random` draws symbols."""
         self._model = model
-        self._memory = Memory(context)
+        self._memory = memory
         self._random = random
 
     def __repr__(self) -> str:
@@ -411,10 +418,7 @@ class Session:
 
     def next(self) -> Float64s:
         """The probabilities (V,) of the next symbol, float64, in the order of the ids; `<unk>` is the last."""
-        logits = self._model.predictor.next_logits(self._memory.context)[0].float().cpu().numpy().astype(np.float64)
-        weights: Float64s = np.exp(logits - logits.max())
-        weights /= weights.sum()
-        return weights
+        return self._memory.probabilities()
 
     def step(self, symbol: str | int) -> Step:
         """Reads one symbol, a character or its id. Returns the model's state and the next symbol's probabilities.
@@ -425,11 +429,8 @@ class Session:
         ids = self._ids(symbol) if isinstance(symbol, str) else check_ids("symbol", [symbol], vocabulary.ids)
         if len(ids) != 1:
             raise UsageError(f"symbol {symbol!r} is {len(ids):,} symbols of this model; give one, or its id")
-        self._read_ids(ids)
-        context = self._memory.context
-        state = context.state
-        if isinstance(context, AdaptiveContext):
-            state = self._model.adaptive.state_after(context)
+        self._memory.read(ids)
+        state = self._memory.state
         return Step(self.next(), tuple(tuple(_row(part) for part in layer) for layer in state or ()))
 
     def save(self, path: str | Path) -> None:
@@ -441,15 +442,14 @@ class Session:
         self._snapshot().write(path)
 
     def _snapshot(self) -> SavedSession:
-        begun = self._memory.context is not self._start
-        return SavedSession(self._model._known_origin(), self._memory.context, self._random, begun)
+        memory = self._memory
+        return SavedSession(self._model._known_origin(), memory.context, self._random, memory.begun)
 
     @classmethod
     def _of(cls, saved: SavedSession, model: Model) -> Session:
-        session = cls(model, saved.check(model.predictor, model._known_origin()), saved.random)
-        if not saved.begun:
-            session._memory.context = session._start
-        return session
+        context = saved.check(model.predictor, model._known_origin())
+        adapt = isinstance(context, AdaptiveContext)
+        return cls(model, model._memory(context if saved.begun else None, adapt=adapt), saved.random)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickles what `save` writes."""
@@ -457,11 +457,11 @@ class Session:
 
     def fork(self) -> Session:
         """Returns a copy that continues on its own. It would draw the same text."""
-        return Session(self._model, self._memory.context, copy.deepcopy(self._random))
+        return Session(self._model, self._memory.fork(), copy.deepcopy(self._random))
 
     def read(self, text: str) -> None:
         """Reads a piece of text. Each piece is prepared alone."""
-        self._read_ids(self._ids(text))
+        self._memory.read(self._ids(text))
 
     def end(self) -> None:
         """Ends the document here; the next text begins another one.
@@ -469,42 +469,19 @@ class Session:
         Raises UsageError if the model knows no documents.
         """
         make_decoder(self._model.vocabulary, until_end=True)
-        self._read_ids(self._model.predictor.opening)
+        self._memory.read(self._model.predictor.opening)
 
     def score(self, text: str) -> Score:
         """Reads a piece of text, and returns how surprising it is after the text before it.
 
         A model of documents counts an end at every separator in the piece.
         """
-        ids, predictor, before = self._ids(text), self._model.predictor, self._memory.context
-        if isinstance(before, AdaptiveContext):
-            nats, _, self._memory.context = self._model.adaptive.read(before, ids)
-            check_finite(nats)
-            return score_of(self._model.vocabulary, ids, nats, adaptive=True)
-        costs = [np.empty(0)]
-        for piece in check_scored(surprisals(predictor, [ids], before)):
-            costs.append(piece.nats)
-            self._memory.context = piece.context
-        if predictor.window:
-            self._memory.context = predictor.read(before, ids[:, None])
-        return score_of(self._model.vocabulary, ids, np.concatenate(costs))
-
-    @property
-    def _start(self) -> Context:
-        """The context before any text."""
-        adapts = isinstance(self._memory.context, AdaptiveContext)
-        return self._model._adaptive_start if adapts else self._model._start
-
-    def _read_ids(self, ids: Ids) -> None:
-        context = self._memory.context
-        if isinstance(context, AdaptiveContext):
-            self._memory.context = self._model.adaptive.read(context, ids)[2]
-        else:
-            self._memory.context = self._model.predictor.read(context, ids[:, None])
+        ids = self._ids(text)
+        return score_of(self._model.vocabulary, ids, self._memory.score(ids), adaptive=self._memory.adaptive)
 
     def _ids(self, text: str) -> Ids:
         """Returns the ids of the next piece of text. A byte order mark at the very beginning is left out."""
-        if self._memory.context is self._start:
+        if not self._memory.begun:
             return self._model.read_ids(text)
         return prompt_ids(check_text("text", text), self._model.vocabulary, self._model.settings.corpus)
 
@@ -531,26 +508,7 @@ class Session:
     def _write_with(self, options: GenerationOptions) -> Iterator[str]:
         """Writes like `write`, with its arguments as one value."""
         line = options.begin(self._model.vocabulary, self._random)
-        if isinstance(self._memory.context, AdaptiveContext):
-            return self._write_adapted(line, options.piece)
-        return generate(self._model.predictor, self._memory, line, options.piece)
-
-    def _write_adapted(self, line: Generation, piece: int) -> Iterator[str]:
-        """Writes with the weights that learned from all that was read."""
-        reader, context = self._model.adaptive, self._memory.context
-        assert isinstance(context, AdaptiveContext)
-        paused = reader.pause(context)
-        memory = Memory(Context(paused.logits, paused.state))
-
-        def _keep() -> None:
-            self._memory.context = replace(paused, logits=memory.context.logits, state=memory.context.state)
-
-        try:
-            for text in generate(reader.writer(paused), memory, line, piece):
-                _keep()
-                yield text
-        finally:
-            _keep()
+        return self._memory.write(line, options.piece)
 
 
 def load(
@@ -639,8 +597,12 @@ def _counts_alone(predictor: Predictor, run: Run, order: int | None) -> Predicto
 def _mix_counts(predictor: Predictor, run: Run, checkpoint: Checkpoint, order: int | None) -> Predictor:
     """Returns the predictor with the run's counts, if its training has found that they help."""
     weights = checkpoint.mixture
-    table = None if weights is None else run.counts()
-    return predictor if weights is None or table is None else predictor.with_counts(*weights.mixtures(table, order))
+    if weights is None:
+        return predictor
+    table = run.counts()
+    if table is None:
+        return predictor.without_counts(native_library.why())
+    return predictor.with_counts(*weights.mixtures(table, order))
 
 
 def load_session(path: str | Path, model: Model | None = None) -> Session:

@@ -71,8 +71,15 @@ def test_counts_continue_beside_a_network_that_learns(folder: Path, command: Com
     model, tale = load(run), Path(text).read_text()
     assert model.score(tale, adapt=True).nats == model.score(tale, adapt=True).nats == scored["nats"]
     assert load(run, counts="none").score(tale, adapt=True).nats == pytest.approx(alone["nats"])
-    session = model.session(adapt=True)
-    assert session.score(tale).nats == pytest.approx(alone["nats"])
+    by_characters = command("score", run, text, "--adapt", "--by", "character").out.splitlines()[1:]
+    costs = [float(row.split("\t")[-2]) for row in by_characters]
+    for cut in (0, 1, 77, 300):
+        session = model.session(adapt=True)
+        pieces = [session.score(each).surprisals for each in (tale[:cut], tale[cut : cut + 50], tale[cut + 50 :])]
+        assert np.concatenate(pieces) == pytest.approx(costs, abs=1e-6)
+        assert sum(piece.sum() for piece in pieces) == pytest.approx(scored["nats"], abs=1e-9)
+    alone_session = load(run, counts="none").session(adapt=True)
+    assert alone_session.score(tale).nats == pytest.approx(alone["nats"])
 
 
 def test_ongoing_counts_need_the_training_text(folder: Path, command: Command) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,37 +15,19 @@ from torch import Tensor
 
 from scriven.arrays import Float64s, Ids
 from scriven.errors import InputError, UsageError
-from scriven.inference import adaptive, protocols
+from scriven.inference import ongoing_counts, protocols
+from scriven.inference.adaptive_mixture import AdaptiveMixture, MixedContext
 from scriven.inference.chunks import StoredText
 from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import AdaptiveTexts
 from scriven.kernels import native_library
 from scriven.kernels.context_mixing import MOST_SYMBOLS, ContextMixer, kinds_of, memory_bits_for
-from scriven.kernels.counts import NgramCounter, NgramMixture
 from scriven.vocabulary import Vocabulary
-from small_model import Shelf, cut, favour, predictor, predictor_of
+from small_model import Shelf, Text, cut, favour, mixture, predictor, predictor_of
 
 pytestmark = pytest.mark.skipif(native_library.level() == "off", reason="there is no native library")
 TALE = "the cat sat on a mat\nand a rat ran at noon\n" * 30
 NEW = "the rat sat on the cat\nand a €bat ran\n" * 8
-
-
-class Text(Shelf):
-    """A training text without documents."""
-
-    def __init__(self, ids: Ids) -> None:
-        super().__init__(ids)
-        self.documents = 0
-
-
-def mixture(network: Predictor, text: Shelf) -> Predictor:
-    """A network mixed with the counts of a training text."""
-    vocabulary = network.vocabulary
-    with NgramCounter(vocabulary.size, len(text.ids), boundary=vocabulary.boundary) as counter:
-        counter.count(vocabulary.clamp(text.ids))
-        table, _ = counter.finish()
-    counts = NgramMixture(table, np.full((table.longest + 1, 2), 0.5))
-    return Predictor(network.model, vocabulary, "fp32", counts=counts, training_text=lambda: text)
 
 
 def of_text(tale: str = TALE) -> Predictor:
@@ -101,7 +85,7 @@ def slow_nats(model: Predictor, ids: Ids, predicted: int) -> Float64s:
 
 @pytest.mark.parametrize("predicted", [1, 100, 1000])
 def test_both_score_first_and_learn_after(predicted: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adaptive, "PREDICTED", predicted)
+    monkeypatch.setattr(ongoing_counts, "PREDICTED", predicted)
     model = of_text()
     ids = model.vocabulary.clamp(new_ids(model))
     assert nats_of(model, ids) == pytest.approx(slow_nats(model, ids, predicted), rel=1e-4, abs=1e-4)
@@ -203,7 +187,7 @@ def missing() -> StoredText:
 
 
 def test_only_the_last_characters_of_a_training_text_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adaptive, "PRIMED", len(TALE))
+    monkeypatch.setattr(ongoing_counts, "PRIMED", len(TALE))
     ids = new_ids(of_text())
     assert nats_of(of_text("a man sat\n" * 50 + TALE), ids)[0] != nats_of(of_text("a man sat\n" * 50), ids)[0]
     longer = Text(of_text().vocabulary.encode("at noon\n" * 50 + TALE))
@@ -228,7 +212,7 @@ def test_documents_alone_are_of_the_network() -> None:
 
 def test_too_many_symbols_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST_SYMBOLS == 65_536
-    monkeypatch.setattr(adaptive, "MOST_SYMBOLS", 128 + 0)
+    monkeypatch.setattr(ongoing_counts, "MOST_SYMBOLS", 128 + 0)
     with pytest.raises(UsageError, match="ongoing counts have at most 0 symbols, and this model has 14"):
         AdaptiveTexts(of_text())
     AdaptiveTexts(of_text().with_counts(None))
@@ -246,3 +230,62 @@ def test_a_stop_ends_the_reading_of_the_training_text() -> None:
     with pytest.raises(KeyboardInterrupt):
         nats_by(texts, new_ids(model))
     assert asked == 1
+
+
+def mixed(context: object) -> MixedContext:
+    assert isinstance(context, MixedContext)
+    return context
+
+
+@pytest.mark.parametrize("model", [of_text(), of_lines()], ids=["text", "lines"])
+def test_contexts_are_values_with_and_without_their_counts(model: Predictor) -> None:
+    """Whether counts go on, are copied or made again from the history, the bits are those of a text alone."""
+    ids, reader = new_ids(model), AdaptiveMixture(model)
+    alone = nats_of(model, ids).tolist()
+    start = reader.start()
+    first, _, before = reader.read(start, ids[:100])
+    assert first.tolist() == alone[:100]
+    for _ in range(2):  # the context can be continued many times
+        assert reader.read(before, ids[100:])[0].tolist() == alone[100:]
+    used = reader.read(before, ids[100:], reuse=True)[0]
+    assert mixed(before).partners.copy() is None
+    assert reader.read(before, ids[100:], reuse=True)[0].tolist() == used.tolist() == alone[100:]
+    assert reader.read(before, ids[100:])[0].tolist() == alone[100:]
+    assert mixed(before).partners.copy() is not None  # they were made again, for the next time
+
+
+@pytest.mark.parametrize("model", [of_text(), of_lines()], ids=["text", "lines"])
+def test_what_was_written_is_context_for_counts_and_not_counted(model: Predictor) -> None:
+    ids, reader = new_ids(model), AdaptiveMixture(model)
+    _, _, before = reader.read(reader.start(), ids[:100])
+    written = [replace(before, written=each) for each in (ids[100:130], ids[100:110])]
+    again = replace(reader.settle(written[1]), written=ids[110:130])
+    nats = [reader.read(each, ids[130:])[0] for each in (*written, again)]
+    assert nats[0] == pytest.approx(nats[2], abs=1e-4)  # the network read it in two pieces
+    assert nats[0].tolist() != nats[1].tolist()
+    read = reader.read(before, ids[100:])[0][30:]
+    assert nats[0].tolist() != read.tolist()
+    assert nats[0].mean() == pytest.approx(read.mean(), abs=0.3)
+    mixed(before).partners.take()
+    assert [reader.read(each, ids[130:])[0].tolist() for each in (*written, again)] == [each.tolist() for each in nats]
+
+
+def test_the_next_probabilities_are_what_the_next_symbol_costs() -> None:
+    model = of_text()
+    ids, reader = new_ids(model), AdaptiveMixture(model)
+    for count in (0, 1, 64, 99):
+        ready = reader.ready(reader.read(reader.start(), ids[:count])[2])
+        chances = reader.probabilities(ready)
+        assert chances.sum() == pytest.approx(1, abs=1e-9)
+        for symbol in range(model.vocabulary.size):
+            cost = reader.read(ready, np.array([symbol]))[0][0]
+            assert cost == pytest.approx(-np.log(chances[symbol]), abs=1e-9)
+
+
+def test_two_threads_that_use_up_one_context_get_the_same_bits() -> None:
+    model = of_text()
+    ids, reader = new_ids(model), AdaptiveMixture(model)
+    _, _, before = reader.read(reader.start(), ids[:100])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: reader.read(before, ids[100:], reuse=True)[0].tolist(), range(4)))
+    assert found == [nats_of(model, ids).tolist()[100:]] * 4

@@ -7,24 +7,40 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
+from starlette.applications import Starlette
 
 from live_server import serving
+from scriven.errors import InputError
+from scriven.inference.chunks import StoredText
+from scriven.kernels import native_library
 from scriven.server.requests import LIMITS
-from served_models import guarded_app, names_model, text_model
+from scriven.server.security import Guard
+from scriven.session import Model
+from served_models import guarded_app, mixed_model, names_model, text_model
 
 TEXT = "a bad cab, a dab\nbad ace\n" * 12
 LIMIT = 3
 
 
+MODELS = ["text", "mixed"] if native_library.library() else ["text"]
+needs_counts = pytest.mark.skipif(native_library.library() is None, reason=native_library.why())
+
+
 @pytest.fixture(scope="module")
-def client() -> Iterator[httpx.Client]:
-    limits = replace(LIMITS, adaptive_states=LIMIT)
-    with (
-        serving(guarded_app({"text": text_model(), "names": names_model()}, limits), limits) as place,
-        httpx.Client(base_url=place.url) as client,
-    ):
+def models() -> dict[str, Model]:
+    models = {"text": text_model(), "names": names_model()}
+    return models | ({"mixed": mixed_model()} if "mixed" in MODELS else {})
+
+
+@pytest.fixture(scope="module")
+def app(models: dict[str, Model]) -> Guard:
+    return guarded_app(models, replace(LIMITS, adaptive_states=LIMIT))
+
+
+@pytest.fixture(scope="module")
+def client(app: Guard) -> Iterator[httpx.Client]:
+    with serving(app, replace(LIMITS, adaptive_states=LIMIT)) as place, httpx.Client(base_url=place.url) as client:
         yield client
 
 
@@ -40,41 +56,80 @@ def forget(client: httpx.Client, *states: str) -> None:
         assert client.delete(f"/states/{state}").status_code == 200
 
 
-def test_a_score_that_learns_says_so(client: httpx.Client) -> None:
-    adaptive, static = post(client, "/score", text=TEXT, adapt=True), post(client, "/score", text=TEXT)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_score_that_learns_says_so(name: str, client: httpx.Client, models: dict[str, Model]) -> None:
+    adaptive, static = (post(client, "/score", text=TEXT, adapt=adapt, model=name) for adapt in (True, False))
     assert adaptive["protocol"] == "adaptive"
     assert "protocol" not in static
-    expected = text_model().score(TEXT, adapt=True)
+    expected = models[name].score(TEXT, adapt=True)
     assert adaptive["nats"] == expected.nats != static["nats"]
-    plain = client.post("/score?model=text&adapt=true", content=TEXT, headers={"content-type": "text/plain"}).json()
+    headers = {"content-type": "text/plain"}
+    plain = client.post(f"/score?model={name}&adapt=true", content=TEXT, headers=headers).json()
     assert (plain["nats"], plain["protocol"]) == (adaptive["nats"], "adaptive")
 
 
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("cut", [1, 40, 64, 299])
-def test_pieces_cost_what_the_whole_costs(client: httpx.Client, cut: int) -> None:
-    whole = post(client, "/score", text=TEXT, adapt=True)
-    first = post(client, "/score", text=TEXT[:cut], adapt=True, save_state=True)
-    second = post(client, "/score", text=TEXT[cut:], state=first["state"])
+def test_pieces_cost_what_the_whole_costs(name: str, cut: int, client: httpx.Client) -> None:
+    whole = post(client, "/score", text=TEXT, adapt=True, model=name)
+    first = post(client, "/score", text=TEXT[:cut], adapt=True, save_state=True, model=name)
+    second = post(client, "/score", text=TEXT[cut:], state=first["state"], model=name)
     assert second["protocol"] == "adaptive"
     assert first["surprisal"] + second["surprisal"] == whole["surprisal"]
-    state = post(client, "/states", text=TEXT[:cut], adapt=True)["state"]
-    assert post(client, "/score", text=TEXT[cut:], state=state)["surprisal"] == second["surprisal"]
+    state = post(client, "/states", text=TEXT[:cut], adapt=True, model=name)["state"]
+    assert post(client, "/score", text=TEXT[cut:], state=state, model=name)["surprisal"] == second["surprisal"]
     forget(client, first["state"], state)
 
 
-def test_a_completion_is_written_with_what_was_learned(client: httpx.Client) -> None:
-    model = text_model()
-    session = model.session(adapt=True, seed=5)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_completion_is_written_with_what_was_learned(
+    name: str, client: httpx.Client, models: dict[str, Model]
+) -> None:
+    session = models[name].session(adapt=True, seed=5)
     session.read(TEXT)
-    state = post(client, "/states", text=TEXT, adapt=True)["state"]
-    body = {"state": state, "seed": 5, "max_tokens": 50, "temperature": 0.8}
+    state = post(client, "/states", text=TEXT, adapt=True, model=name)["state"]
+    body = {"model": name, "state": state, "seed": 5, "max_tokens": 50, "temperature": 0.8}
     choice = post(client, "/v1/completions", **body, save_state=True)["choices"][0]
     assert choice["text"] == "".join(session.write(50))
-    score = post(client, "/score", text="a bad cab", state=choice["state"])
-    assert np.allclose(score["surprisal"], session.score("a bad cab").surprisals, atol=1e-4)
-    streamed = client.post("/v1/completions", json={"model": "text", **body, "stream": True}).text
+    scores = [post(client, "/score", text="a bad cab", state=choice["state"], model=name) for _ in range(2)]
+    expected = session.score("a bad cab").surprisals
+    assert scores[0]["surprisal"] == scores[1]["surprisal"] == expected.round(5).tolist()
+    streamed = client.post("/v1/completions", json={**body, "stream": True}).text
     assert "[DONE]" in streamed
     forget(client, state, choice["state"])
+
+
+@needs_counts
+def test_only_states_used_last_hold_counts(app: Guard, client: httpx.Client) -> None:
+    states = [post(client, "/states", text=TEXT[:count], adapt=True, model="mixed")["state"] for count in (30, 40, 50)]
+
+    assert isinstance(app.app, Starlette)
+    saved = app.app.state.server.states._states
+
+    def _hold() -> list[bool]:
+        return [saved[each].context.partners.copy() is not None for each in states]
+
+    assert _hold() == [False, True, True]
+    for _ in range(2):  # it is read again
+        score = post(client, "/score", text=TEXT[30:], state=states[0], model="mixed")
+        assert score["surprisal"] == post(client, "/score", text=TEXT, adapt=True, model="mixed")["surprisal"][30:]
+        assert _hold() == [True, False, True]
+    forget(client, *states)
+
+
+@needs_counts
+def test_a_model_whose_training_text_is_gone_says_so() -> None:
+    def missing() -> StoredText:
+        raise InputError("/secret/corpus is gone")
+
+    model = mixed_model()
+    model.predictor.training_text = missing
+    with serving(guarded_app({"text": model})) as place, httpx.Client(base_url=place.url) as client:
+        for path in ("/score", "/states"):
+            refused = post(client, path, 400, text="a", adapt=True)
+            assert "served with --counts none, the network alone can learn" in refused["message"]
+            assert "secret" not in str(refused)
+        assert post(client, "/score", text="a")["characters"] == 1
 
 
 def test_documents_learn_too(client: httpx.Client) -> None:

@@ -3,19 +3,15 @@
 The weights of a copy of the model make one step of AdamW after each segment, and are pulled back a little towards the
 trained ones. All of this is a value, an `AdaptiveContext`: it can be kept, copied and continued, and does not depend on
 the pieces that the text came in. One thread computes in fp32, so the bits do not depend on the number of threads.
-
-Ongoing counts are a `ContextMixer` that has read the training text, no more than its last PRIMED characters, and
-continues counting. The network takes part with its predictions: of the last PREDICTED ones of these, so that the counts
-learn what they are worth, and of all that is read afterwards.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -25,22 +21,11 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from scriven.arrays import Bools, Float64s, Ids
 from scriven.errors import UsageError
-from scriven.inference.chunks import StoredText, blocks, last_chunks
 from scriven.inference.predictor import Context, Predictor
 from scriven.kernels.adamw import AdamW, norm
-from scriven.kernels.context_mixing import (
-    MOST_SYMBOLS,
-    UNUSED,
-    ContextMixer,
-    Frequencies,
-    Kinds,
-    kinds_of_symbols,
-    memory_bits_for,
-)
 from scriven.model.backends import choose_backend, single_threaded
-from scriven.model.language_model import CharLM, State, detach
+from scriven.model.language_model import State, detach
 from scriven.runs.tensors import finite
-from scriven.vocabulary import Vocabulary
 
 PRECISION = "fp32"  # of all products
 LEARNED = "learned."  # begins the names of the arrays of what was learned
@@ -57,6 +42,7 @@ class AdaptiveRule:
 
 
 RULE = AdaptiveRule()
+SomeContext = TypeVar("SomeContext", bound="AdaptiveContext")
 Judge = Callable[[Tensor, Ids], tuple[Float64s, Bools]]  # takes logits (t, V) before ids (t,), as `_score`
 
 
@@ -74,47 +60,54 @@ class AdaptiveContext(Context):
     """What one row has read and learned. `logits` (1, V) are those of the next character.
 
     `segment` (t,) has the ids that were not learned from yet, after the last one that was; `state` is the one before
-    them. Without a segment, as after writing, `state` is the one after all that was read.
+    them. Without a segment, as after writing, `state` is the one after all that was read. `written` (T,) are ids that
+    the model wrote after all that; nothing else of the context knows them before `AdaptiveReader.settle`.
     """
 
     learned: Learned | None = None  # None before anything was learned
     segment: Ids | None = None
+    written: Ids | None = None
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Returns the learned arrays and the segment, under names that begin with LEARNED."""
-        found = {} if self.segment is None else {"segment": torch.from_numpy(self.segment)}
+        """Returns the learned arrays and the ids, under names that begin with LEARNED."""
+        ids = {"segment": self.segment, "written": self.written}
+        found = {name: torch.from_numpy(each) for name, each in ids.items() if each is not None}
         if self.learned is not None:
             found |= vars(self.learned)
         return {f"{LEARNED}{name}": value for name, value in found.items()}
 
     @classmethod
-    def of_tensors(cls, context: Context, tensors: dict[str, Tensor]) -> AdaptiveContext:
+    def of_tensors(cls, context: Context, tensors: dict[str, Tensor]) -> Self:
         """Returns a context from the arrays of `to_tensors`.
 
         Raises TypeError or ValueError if they are not such arrays.
         """
         arrays = {name.removeprefix(LEARNED): value for name, value in tensors.items()}
-        segment = arrays.pop("segment", None)
+        ids = {name: arrays.pop(name) for name in ("segment", "written") if name in arrays}
         if not all(each.dtype is torch.float32 and finite(each) for each in arrays.values()):
             raise ValueError("what was learned is not finite numbers in fp32")
-        if segment is not None and segment.dtype is not torch.int64:
+        if not all(each.dtype is torch.int64 and each.ndim == 1 for each in ids.values()):
             raise ValueError("its ids are no whole numbers")
         learned = Learned(**arrays) if arrays else None  # TypeError for other names
-        return cls(context.logits, context.state, learned=learned, segment=None if segment is None else segment.numpy())
+        known = {name: each.numpy() for name, each in ids.items()}
+        return cls(context.logits, context.state, learned=learned, **known)
 
-    def fits(self, model: CharLM) -> bool:
+    def fits(self, predictor: Predictor) -> bool:
         """Whether the learned arrays have shapes and values for this model."""
-        size = sum(each.numel() for each in model.parameters() if each.requires_grad)
-        known, learned = self.segment, self.learned
+        size = sum(each.numel() for each in predictor.model.parameters() if each.requires_grad)
+        known, learned, vocabulary = self.segment, self.learned, predictor.vocabulary
         if learned is not None:
             shapes = [tuple(each.shape) for each in (learned.weights, learned.square, learned.steps)]
             if shapes != [(size,), (size,), ()] or bool(learned.steps < 1) or bool((learned.square < 0).any()):
                 return False
-        return known is None or (
-            known.ndim == 1
-            and 0 < len(known) <= RULE.length
-            and bool(((known >= 0) & (known < model.vocabulary_size)).all())
-        )
+        if known is not None and not (0 < len(known) <= RULE.length and are_ids(known, vocabulary.size)):
+            return False
+        return self.written is None or are_ids(self.written, vocabulary.ids)
+
+
+def are_ids(ids: Ids, count: int) -> bool:
+    """Whether all are among the first ids."""
+    return bool(((ids >= 0) & (ids < count)).all())
 
 
 class AdaptiveReader:
@@ -138,27 +131,28 @@ class AdaptiveReader:
             backend = replace(backend, routes=tuple("loop" if each == "torch" else each for each in backend.routes))
         self._backend = backend
 
-    def start(self) -> AdaptiveContext:
-        """Returns the context at the beginning of a text, with the trained weights."""
+    def start(self, *, history: bool = True) -> AdaptiveContext:
+        """Returns the context at the beginning of a text, with the trained weights. It needs no `history`."""
         return self.read(AdaptiveContext(torch.zeros(1, self.vocabulary.size)), self.predictor.opening)[2]
 
     def read(
-        self, context: AdaptiveContext, ids: Ids, judge: Judge | None = None
+        self, context: AdaptiveContext, ids: Ids, judge: Judge | None = None, *, reuse: bool = False
     ) -> tuple[Float64s, Bools, AdaptiveContext]:
         """Returns the nats (T,) that ids (T,) cost, whether each was the most likely one (T,), and the context after.
 
         Every id is scored with weights that learned only from ids before it. `judge` computes the nats of known ids;
-        without it, they are those of the network.
+        without it, they are those of the network. `reuse` is of mixtures, and changes nothing.
         """
         if not len(ids):
             return np.empty(0), np.empty(0, np.bool_), context
+        context = self.settle(context)
         unseen: Bools = self.vocabulary.unseen(ids)
         with self._lock, single_threaded():
             self._hold(context.learned)
             nats, right, context = self._read(context, self.vocabulary.clamp(ids), judge or _score)
         return nats + self.vocabulary.unseen_nats * unseen, right & ~unseen, context
 
-    def pause(self, context: AdaptiveContext) -> AdaptiveContext:
+    def pause(self, context: SomeContext) -> SomeContext:
         """Learns from a segment as far as it was read. The context after it has no segment, and can be written from."""
         if context.segment is None:
             return context
@@ -172,13 +166,32 @@ class AdaptiveReader:
             _, logits, state = self._predict(last, last, context.state, pad=False)
         return replace(context, logits=logits[-1:].detach(), state=state, segment=None)
 
+    def ready(self, context: AdaptiveContext, *, reuse: bool = False) -> AdaptiveContext:
+        """Returns a context that is `settle`d; see `AdaptiveMixture.ready`."""
+        return self.settle(context)
+
+    def settle(self, context: SomeContext) -> SomeContext:
+        """Returns a context after what the model wrote, which is read as the model reads, and not learned from."""
+        if context.written is None:
+            return context
+        paused = self.pause(context)
+        before = Context(paused.logits, paused.state)
+        after = self.writer(paused).carry(before, context.written[:, None])
+        return replace(paused, logits=after.logits, state=after.state, written=None)
+
     def state_after(self, context: AdaptiveContext) -> State | None:
-        """Returns the recurrent state after all that was read."""
+        """Returns the recurrent state after all that was read and written."""
+        context = self.settle(context)
         if context.segment is None:
             return context.state
         with self._lock, single_threaded():
             self._hold(context.learned)
             return self._predict(context.segment, context.segment, context.state, pad=False)[2]
+
+    def probabilities(self, context: AdaptiveContext) -> Float64s:
+        """Returns the probabilities (V,) of the next symbol, by id, after a context that is `ready`."""
+        chances: Float64s = context.logits[0].double().softmax(0).numpy()
+        return chances
 
     def writer(self, context: AdaptiveContext) -> Predictor:
         """Returns a predictor with the weights of a context, which writes as the model's own does."""
@@ -285,101 +298,3 @@ def check_adaptive(predictor: Predictor) -> None:
             "a model of counts alone has no weights to learn with, so sessions, the server and adaptive-documents "
             "cannot adapt it; scriven score RUN FILE --adapt and Model.score(text, adapt=True) can"
         )
-
-
-# --- ongoing counts
-
-PRIMED = 4_000_000  # characters of the training text that are counted, at most: the last ones
-PREDICTED = 300_000  # of these, the last ones, which a network predicts, too
-LEARNED_AT_ONCE = 1 << 14  # characters that are read between two copies of what was learned
-SHARE = 1 << 24  # of a probability 1, as frequencies
-
-ASCII = 128  # code points that keep their numbers
-
-Predict = Callable[[Ids], Iterator[tuple[Tensor, Ids]]]  # pieces of a text, ids (t,), after the logits (t, V) for them
-
-
-class OngoingCounts:
-    """Counts of a text that are asked before they count; it is a context manager, and must be closed."""
-
-    def __init__(self, vocabulary: Vocabulary, mixer: ContextMixer) -> None:
-        """Takes a mixer of the kinds that `number_symbols` returns."""
-        self._vocabulary, self._mixer = vocabulary, mixer
-        self._numbers, _ = number_symbols(vocabulary)
-
-    @classmethod
-    def after(
-        cls, vocabulary: Vocabulary, text: StoredText, predict: Predict | None, check_stop: Callable[[], None]
-    ) -> OngoingCounts:
-        """Returns counts that have read a training text, with the predictions of a network, if any."""
-        ids = np.concatenate([np.empty(0, np.int64), *last_chunks(text, vocabulary.boundary, PRIMED)])
-        counts = cls(vocabulary, ContextMixer(number_symbols(vocabulary)[1], memory_bits_for(len(ids))))
-        try:
-            alone, predicted = np.split(vocabulary.clamp(ids), [max(0, len(ids) - PREDICTED) if predict else len(ids)])
-            for piece in blocks([alone], LEARNED_AT_ONCE):
-                check_stop()
-                counts.read(piece)
-            for logits, piece in predict(predicted) if predict else ():
-                check_stop()
-                counts._read(piece, [counts._frequencies(logits)] * 2)
-        except BaseException:
-            counts.close()
-            raise
-        return counts
-
-    def __enter__(self) -> OngoingCounts:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Frees the memory."""
-        self._mixer.close()
-
-    def copy(self) -> OngoingCounts:
-        """Returns independent counts that have read the same."""
-        return OngoingCounts(self._vocabulary, self._mixer.copy())
-
-    def read(self, ids: Ids, *logits: Tensor) -> Float64s:
-        """Returns the nats (t,) of known ids (t,), by counts and the logits (t, V) of networks together.
-
-        All nats are NaN if the logits are not finite numbers.
-        """
-        return self._read(ids, [self._frequencies(each) for each in logits])
-
-    def _read(self, ids: Ids, predictions: Sequence[Frequencies | None]) -> Float64s:
-        """Reads like `read`, with what `_frequencies` made of the logits."""
-        known = [each for each in predictions if each is not None]
-        if len(known) < len(predictions):
-            return np.full(len(ids), math.nan)
-        return self._mixer.read(self._numbers[ids], *known)
-
-    def _frequencies(self, logits: Tensor) -> Frequencies | None:
-        """Returns frequencies by number (t, numbers) from logits (t, V); None if these are not finite numbers."""
-        chances = logits.detach().double().softmax(1).numpy()  # (t, V)
-        if not np.isfinite(chances).all():
-            return None
-        frequencies = np.zeros((len(chances), self._mixer.symbols), np.uint32)
-        frequencies[:, self._numbers] = (chances * SHARE).astype(np.uint32) + np.uint32(1)
-        return frequencies
-
-
-def number_symbols(vocabulary: Vocabulary) -> tuple[Ids, Kinds]:
-    """Returns the number of each symbol (V,), which counts know it by, and the kinds of all numbers.
-
-    Numbers are read bit by bit, and alike symbols should begin alike. So those of ASCII are numbered as there, and
-    the others follow. Raises UsageError for more symbols than can be counted.
-    """
-    known = np.array(vocabulary.symbols, np.int64)
-    places = np.arange(vocabulary.size)
-    below = int(np.searchsorted(known, ASCII))
-    numbers = np.where(places < below, np.append(known, [0, 0])[places], ASCII + places - below)
-    if numbers[-1] >= MOST_SYMBOLS:
-        raise UsageError(
-            f"ongoing counts have at most {MOST_SYMBOLS - ASCII:,} symbols, and this model has {vocabulary.size:,}; "
-            "score it without adapting, or a network alone, with --counts none"
-        )
-    kinds = np.full(numbers[-1] + 1, UNUSED, np.int32)
-    kinds[numbers] = kinds_of_symbols(vocabulary)
-    return numbers, kinds

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -96,7 +96,7 @@ def make_decoder(vocabulary: Vocabulary, stop: Sequence[str] = (), *, until_end:
 class Generation:
     """A text that is being written. `random` draws at most `left` more symbols by the `settings`; `pen` decodes them.
 
-    With `keep`, a `GenerationBatch` puts the context after its last symbol into `end`.
+    With `keep`, a `GenerationBatch` puts the context after its last symbol into `end`, and `written` has all ids.
     """
 
     random: np.random.Generator
@@ -105,6 +105,7 @@ class Generation:
     pen: StreamDecoder
     keep: bool = False
     end: Context | None = None
+    written: list[Ids] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
@@ -115,6 +116,8 @@ class Generation:
         """Takes more ids (T,), up to the text's end. Returns the text that is certain now, and how many ids it took."""
         text, taken = self.pen.feed(ids[: self.left])
         self.left -= taken
+        if self.keep and taken:
+            self.written.append(ids[:taken])
         return (text if self.left else text + self.pen.flush()), taken
 
 

@@ -89,6 +89,7 @@ class Predictor:
         counts: NgramMixture | None = None,
         writing_counts: NgramMixture | None = None,
         training_text: Callable[[], StoredText] | None = None,
+        missing_counts: str = "",
     ) -> None:
         """`model` must be in evaluation mode, on the device where it stays. `precision` is `fp32` or `bf16`.
 
@@ -103,6 +104,8 @@ class Predictor:
 
         `training_text` opens the text of the counts, which ongoing counts read before a text that is learned from.
 
+        `missing_counts` says why there are no counts, if the network should be mixed with some.
+
         `check_stop` is called before every chunk is read, and may raise to end the work.
         """
         self.model = model
@@ -114,6 +117,7 @@ class Predictor:
         self.counts = counts
         self.writing_counts = writing_counts or counts
         self.training_text = training_text
+        self.missing_counts = missing_counts
         self._backend = choose_backend(model.settings, model.device, precision)
         # A single step takes as long as reading the weights. Autocast would convert them each time.
         self._step_backend = choose_backend(model.settings, model.device, "fp32")
@@ -122,6 +126,10 @@ class Predictor:
     def with_check_stop(self, check_stop: Callable[[], None]) -> Predictor:
         """Returns a predictor like this one that calls `check_stop`."""
         return self._copy_with(check_stop=check_stop)
+
+    def without_counts(self, because: str) -> Predictor:
+        """Returns a predictor of the network, which should be mixed with counts."""
+        return self._copy_with(missing_counts=because)
 
     def with_counts(self, counts: NgramMixture | None, writing_counts: NgramMixture | None = None) -> Predictor:
         """Returns a predictor with the same network, mixed with these counts instead."""
@@ -149,7 +157,7 @@ class Predictor:
 
     def _copy_with(self, **values: Any) -> Predictor:
         names = ("model", "vocabulary", "precision", "window", "writing", "check_stop")
-        names_of_counts = ("counts", "writing_counts", "training_text")
+        names_of_counts = ("counts", "writing_counts", "training_text", "missing_counts")
         return Predictor(**{name: getattr(self, name) for name in names + names_of_counts} | values)
 
     @property

@@ -12,29 +12,17 @@
 from __future__ import annotations
 
 import re
-import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from torch import Tensor
 
-from scriven.arrays import Bools, Float64s, Ids
+from scriven.arrays import Ids
 from scriven.errors import UsageError
-from scriven.inference.adaptive import (
-    LEARNED_AT_ONCE,
-    PRECISION,
-    RULE,
-    AdaptiveReader,
-    AdaptiveRule,
-    OngoingCounts,
-    check_adaptive,
-    number_symbols,
-)
+from scriven.inference.adaptive import PRECISION, RULE, AdaptiveReader, AdaptiveRule
+from scriven.inference.adaptive_mixture import AnyReader, adaptive_reader, has_ongoing_counts
 from scriven.inference.chunks import (
     StoredIdsReader,
     StoredText,
@@ -44,6 +32,7 @@ from scriven.inference.chunks import (
     documents_of,
     open_chunks,
 )
+from scriven.inference.ongoing_counts import LEARNED_AT_ONCE, CountsOfTraining
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import (
     Scored,
@@ -149,15 +138,18 @@ def adaptive(predictor: Predictor, chunks: Iterable[Ids], name: str = ADAPTIVE) 
     return sum_pieces(predictor.vocabulary, text_reader(name, predictor)(chunks))
 
 
-def text_reader(name: str, predictor: Predictor) -> Callable[[Iterable[Ids]], Iterator[Scored]]:
+def text_reader(
+    name: str, predictor: Predictor, reader: AnyReader | None = None
+) -> Callable[[Iterable[Ids]], Iterator[Scored]]:
     """Returns a function that yields the surprisal of every id of one text, by an adaptive protocol, or as it is read.
 
-    A model of documents reads each from its start. Raises UsageError as `check_protocol` does.
+    A model of documents reads each from its start. An adaptive protocol may use a `reader` that is there.
+    Raises UsageError as `check_protocol` does.
     """
     check_protocol(name, predictor)
     if not is_adaptive(name):
         return partial(surprisals_of_text, predictor)
-    return AdaptiveTexts(predictor, documents_alone=name == ADAPTIVE_DOCUMENTS).surprisals
+    return AdaptiveTexts(predictor, documents_alone=name == ADAPTIVE_DOCUMENTS, reader=reader).surprisals
 
 
 class AdaptiveTexts:
@@ -167,20 +159,22 @@ class AdaptiveTexts:
     trained weights at its start.
     """
 
-    def __init__(self, predictor: Predictor, *, documents_alone: bool = False, rule: AdaptiveRule = RULE) -> None:
-        """Raises UsageError for a model that cannot learn while it reads."""
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        documents_alone: bool = False,
+        rule: AdaptiveRule = RULE,
+        reader: AnyReader | None = None,
+    ) -> None:
+        """Makes a reader, unless one is given. Raises UsageError for a model that cannot learn while it reads."""
         self.predictor, self.vocabulary = predictor, predictor.vocabulary
         self.documents_alone = documents_alone
-        self.has_counts = predictor.training_text is not None and predictor.counts is not None and not documents_alone
-        if self.has_counts:
-            number_symbols(self.vocabulary)  # raises now, and not at the first text
-        if not (self.has_counts and predictor.is_counts_alone):
-            check_adaptive(predictor)
-        self._reader = None if predictor.is_counts_alone else AdaptiveReader(predictor, rule)
-        both = self.has_counts and self._reader is not None
-        self._trained = AdaptiveReader(predictor, replace(rule, rate=0.0)) if both else None
-        self._counts: OngoingCounts | None = None  # after the training text
-        self._lock = threading.Lock()
+        counts_alone = predictor.is_counts_alone and has_ongoing_counts(predictor) and not documents_alone
+        self._counts = CountsOfTraining(predictor, None) if counts_alone else None
+        if reader is None and self._counts is None:
+            reader = AdaptiveReader(predictor, rule) if documents_alone else adaptive_reader(predictor, rule)
+        self._reader = reader
 
     def surprisals(self, chunks: Iterable[Ids]) -> Iterator[Scored]:
         """Yields the surprisal of every id of one text. With counts, it is unknown which ids were the most likely.
@@ -188,70 +182,27 @@ class AdaptiveTexts:
         Raises InputError if counts need the training text, and it is gone.
         """
         pieces = blocks(chunks, LEARNED_AT_ONCE)
-        if not self.has_counts:
-            yield from self._read_by_network(pieces)
-            return
-        for first in pieces:  # an empty text needs no counts
-            with self._begin() as counts:
-                if self._reader is None or self._trained is None:
-                    yield from self._read_by_counts(counts, chain([first], pieces))
-                else:
-                    yield from self._read_by_both(self._reader, self._trained, counts, chain([first], pieces))
+        return self._learn(self._reader, pieces) if self._reader else self._count(pieces)
 
-    def _read_by_network(self, pieces: Iterable[Ids]) -> Iterator[Scored]:
-        assert self._reader is not None
-        context = start = self._reader.start()
+    def _learn(self, reader: AnyReader, pieces: Iterable[Ids]) -> Iterator[Scored]:
+        context = start = reader.start(history=False)
         boundary = self.vocabulary.boundary
         for piece in pieces:
             ends = np.flatnonzero(piece == boundary) + 1  # (M,)
             for ids in np.split(piece, ends) if self.documents_alone else [piece]:
-                nats, right, context = self._reader.read(context, ids)
+                nats, right, context = reader.read(context, ids, reuse=True)
                 yield Scored(ids, nats, context, right)
                 if self.documents_alone and len(ids) and ids[-1] == boundary:
                     context = start
 
-    def _read_by_counts(self, counts: OngoingCounts, pieces: Iterable[Ids]) -> Iterator[Scored]:
+    def _count(self, pieces: Iterable[Ids]) -> Iterator[Scored]:
+        counts = None
         for ids in pieces:
+            assert self._counts is not None
+            counts = counts or self._counts.copy()  # an empty text needs none
             self.predictor.check_stop()
             nats = counts.read(self.vocabulary.clamp(ids))
             yield Scored(ids, cost_of_unseen(nats, ids, self.vocabulary), self.predictor.blank(), None)
-
-    def _read_by_both(
-        self, reader: AdaptiveReader, trained: AdaptiveReader, counts: OngoingCounts, pieces: Iterable[Ids]
-    ) -> Iterator[Scored]:
-        """Reads with the network that learns, the trained one, and counts."""
-        learned, context = reader.start(), trained.start()
-
-        def _judge(logits: Tensor, ids: Ids) -> tuple[Float64s, Bools]:
-            def _judge_both(unlearned: Tensor, ids: Ids) -> tuple[Float64s, Bools]:
-                return counts.read(ids, logits, unlearned), np.zeros(len(ids), np.bool_)
-
-            nonlocal context
-            nats, right, context = trained.read(context, ids, _judge_both)
-            return nats, right
-
-        for ids in pieces:
-            nats, _, learned = reader.read(learned, ids, _judge)
-            yield Scored(ids, nats, learned, None)
-
-    def _begin(self) -> OngoingCounts:
-        """Returns ongoing counts for one text, after the training text; they must be closed."""
-        with self._lock:
-            if self._counts is None:
-                assert self.predictor.training_text is not None
-                predict = None if self._reader is None else partial(_predict, self._reader.writer(self._reader.start()))
-                text, check_stop = self.predictor.training_text(), self.predictor.check_stop
-                self._counts = OngoingCounts.after(self.vocabulary, text, predict, check_stop)
-                weakref.finalize(self, self._counts.close)
-            return self._counts.copy()
-
-
-def _predict(network: Predictor, ids: Ids) -> Iterator[tuple[Tensor, Ids]]:
-    """Yields pieces of a text, ids (t,), with the logits (t, V) for them."""
-    context = network.start()
-    for piece in blocks([ids], network.chunk_length(1)):
-        logits, context = network.predict(context, piece[:, None])
-        yield logits[:, 0], piece
 
 
 def check_protocol(name: str, predictor: Predictor) -> None:

@@ -1,8 +1,12 @@
-"""A session as bytes: a safetensors file of the model's memory, with JSON in its header, bound to one checkpoint."""
+"""What a session remembers of its text, and how it is saved.
+
+Its file is a safetensors file of the memory, with JSON in its header, bound to one checkpoint.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +18,138 @@ from torch import Tensor
 
 from scriven import strict_json
 from scriven.arguments import check_path
+from scriven.arrays import Float64s, Ids
 from scriven.errors import InputError, UsageError
 from scriven.inference.adaptive import LEARNED, RULE, AdaptiveContext, check_adaptive
+from scriven.inference.adaptive_mixture import AnyReader, MixedContext, has_ongoing_counts
+from scriven.inference.generation import Generation, Memory, generate
 from scriven.inference.predictor import Context, Predictor
+from scriven.inference.surprisal import check_finite, check_scored, surprisals
+from scriven.model.language_model import State
 from scriven.runs.checkpoints import SHA256
 from scriven.runs.tensors import decode, finite, read_checked
 from scriven.safe_files import replace_file
 
 FORMAT: Literal[1] = 1
 KEY = "scriven_session"  # of the JSON in the header
+
+
+class TextMemory(Memory):
+    """The memory of a model with fixed weights."""
+
+    adaptive = False
+
+    def __init__(self, predictor: Predictor, start: Context, context: Context | None = None) -> None:
+        """Begins at `start`, the context before any text, unless another `context` is given."""
+        super().__init__(start if context is None else context)
+        self._predictor, self._start = predictor, start
+
+    @property
+    def begun(self) -> bool:
+        """Whether any text was read or written."""
+        return self.context is not self._start
+
+    @property
+    def state(self) -> State | None:
+        """The recurrent state after the text."""
+        return self.context.state
+
+    def fork(self) -> TextMemory:
+        """Returns a memory of the same text that continues on its own."""
+        return TextMemory(self._predictor, self._start, self.context)
+
+    def probabilities(self) -> Float64s:
+        """Returns the probabilities (V,) of the next symbol, in the order of the ids."""
+        logits = self._predictor.next_logits(self.context)[0].float().cpu().numpy().astype(np.float64)
+        weights: Float64s = np.exp(logits - logits.max())
+        weights /= weights.sum()
+        return weights
+
+    def read(self, ids: Ids) -> None:
+        """Reads ids (T,)."""
+        self.context = self._predictor.read(self.context, ids[:, None])
+
+    def score(self, ids: Ids) -> Float64s:
+        """Reads ids (T,) and returns the nats (T,) of each. Raises InputError if one is not finite."""
+        before, costs = self.context, [np.empty(0)]
+        for piece in check_scored(surprisals(self._predictor, [ids], before)):
+            costs.append(piece.nats)
+            self.context = piece.context
+        if self._predictor.window:
+            self.context = self._predictor.read(before, ids[:, None])
+        return np.concatenate(costs)
+
+    def write(self, line: Generation, piece: int) -> Iterator[str]:
+        """Writes a text, and yields it in pieces of at most `piece` symbols."""
+        return generate(self._predictor, self, line, piece)
+
+
+class AdaptiveMemory(TextMemory):
+    """The memory of a model that learns from what it reads, but not from what it writes."""
+
+    adaptive = True
+    context: AdaptiveContext
+
+    def __init__(self, reader: AnyReader, start: AdaptiveContext, context: AdaptiveContext | None = None) -> None:
+        """Begins at `start`, the context before any text, unless another `context` is given."""
+        super().__init__(reader.predictor, start, context)
+        self._reader, self._first = reader, start
+        self._shared = True  # whether others may have the context
+
+    @property
+    def state(self) -> State | None:
+        """The recurrent state of the network after the text."""
+        return self._reader.state_after(self.context)
+
+    def fork(self) -> AdaptiveMemory:
+        """Returns a memory of the same text that continues on its own."""
+        self._shared = True
+        return AdaptiveMemory(self._reader, self._first, self.context)
+
+    def probabilities(self) -> Float64s:
+        """Returns the probabilities (V,) of the next symbol, in the order of the ids."""
+        ready = self._reader.ready(self.context, reuse=not self._shared)
+        if self.begun:
+            self.context, self._shared = ready, False
+        return self._reader.probabilities(ready)
+
+    def read(self, ids: Ids) -> None:
+        """Reads ids (T,) and learns from them."""
+        self._learn(ids)
+
+    def score(self, ids: Ids) -> Float64s:
+        """Reads ids (T,), learns from each after it was scored, and returns the nats (T,) of each.
+
+        Raises InputError if one is not finite.
+        """
+        nats = self._learn(ids)
+        check_finite(nats)
+        return nats
+
+    def _learn(self, ids: Ids) -> Float64s:
+        if not len(ids):
+            return np.empty(0)
+        nats, _, self.context = self._reader.read(self.context, ids, reuse=not self._shared)
+        self._shared = False
+        return nats
+
+    def write(self, line: Generation, piece: int) -> Iterator[str]:
+        """Writes a text with the network that learned, and yields it in pieces of at most `piece` symbols."""
+        before = self._reader.settle(self.context)
+        paused = self._reader.pause(before)
+        line.keep = True
+        try:
+            for text in generate(
+                self._reader.writer(paused), Memory(Context(paused.logits, paused.state)), line, piece
+            ):
+                self._add(before, line)
+                yield text
+        finally:
+            self._add(before, line)
+
+    def _add(self, before: AdaptiveContext, line: Generation) -> None:
+        if line.written:
+            self.context = replace(before, written=np.concatenate(line.written))
 
 
 class Origin(BaseModel):
@@ -131,7 +258,12 @@ class SavedSession:
             raise InputError("the session is damaged: its last characters are not this model's; begin another one")
         if isinstance(self.context, AdaptiveContext):
             check_adaptive(predictor)
-            if not self.context.fits(model):
+            if isinstance(self.context, MixedContext) != has_ongoing_counts(predictor):
+                raise InputError(
+                    "the session learned while it read without the counts that its model is mixed with, as in earlier "
+                    "versions of Scriven; begin another one"
+                )
+            if not self.context.fits(predictor):
                 raise InputError("the session is damaged: what it learned is not of this model; begin another one")
             return self.context
         to = model.device
@@ -158,7 +290,10 @@ def _context_of(tensors: dict[str, Tensor], *, adaptive: bool) -> Context:
     if recent is not None and recent.dtype is not torch.int64:
         raise ValueError("its ids are no whole numbers")
     context = Context(logits, state or None, None if recent is None else recent.numpy())
-    return AdaptiveContext.of_tensors(context, learned) if adaptive else context
+    if not adaptive:
+        return context
+    kind = MixedContext if f"{LEARNED}history" in learned else AdaptiveContext
+    return kind.of_tensors(context, learned)
 
 
 def _path(value: str | Path) -> Path:

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -151,9 +151,10 @@ async def completions(request: Request) -> Response:
 def _writing_model(server: ServerState, served: ServedModel, context: AdaptiveContext) -> tuple[ServedModel, Context]:
     """Returns the model with the weights that learned, and the context to write after. Its engine is not started."""
     reader = served.model.adaptive
-    adapted, learned = copy.copy(served), reader.pause(context)
-    adapted.learned, adapted.engine = learned, Engine(served.name, reader.writer(learned), server.limits)
-    return adapted, Context(learned.logits, learned.state)
+    adapted, learned = copy.copy(served), reader.settle(context)
+    paused = reader.pause(learned)
+    adapted.learned, adapted.engine = learned, Engine(served.name, reader.writer(paused), server.limits)
+    return adapted, Context(paused.logits, paused.state)
 
 
 def _estimate_size(body: CompletionBody) -> int:
@@ -375,8 +376,12 @@ class Choice:
         """Saves the state after the text if that is wanted and the text is done. Returns the field with its handle."""
         if self.after is None:
             return {}
-        completion, symbols = self.completion, len(self.prompt.ids) + self.symbols
-        state = completion.server.save_state(completion.served, self.after, completion.characters + symbols)
+        completion, context = self.completion, self.after
+        if completion.served.learned is not None:
+            ids = np.concatenate((self.prompt.ids, *self.generation.written))
+            context = replace(completion.served.learned, written=ids) if len(ids) else completion.served.learned
+        symbols = len(self.prompt.ids) + self.symbols
+        state = completion.server.save_state(completion.served, context, completion.characters + symbols)
         return {"state": state}
 
     def take(self) -> dict[str, Any]:

@@ -59,6 +59,9 @@ class Limits:
     adaptive_states: int = _bound(
         16, "saved states that learn while they read, and have weights of their own; then 429"
     )
+    counting_states: int = _bound(
+        2, "states that learn with counts and hold these, those used last; to others, their text is read again first"
+    )
     followers: int = _bound(64, "pages that follow a run at the same time; then 429")
     follow_seconds: float = _bound(300.0, "seconds that one request follows a run; then the page sends another")
     state_seconds: float = _bound(3600.0, "seconds until an unused state is deleted")

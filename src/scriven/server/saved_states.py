@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from scriven.inference.adaptive import AdaptiveContext
+from scriven.inference.adaptive_mixture import MixedContext
 from scriven.inference.predictor import Context
 from scriven.server.requests import Limits
 from scriven.server.responses import ApiError
@@ -51,6 +52,7 @@ class SavedStates:
         self._expire()
         while len(self._states) > self._limits.states or self.bytes > self._limits.state_bytes:
             self._drop(next(iter(self._states)))
+        self._drop_counts()
         return handle
 
     def check_adaptive(self) -> None:
@@ -84,6 +86,8 @@ class SavedStates:
         saved = saved._replace(expires=self._clock() + self._limits.state_seconds)
         self._states[handle] = saved
         self._states.move_to_end(handle)
+        if isinstance(saved.context, MixedContext):
+            self._drop_counts()
         return saved
 
     def delete(self, handle: str) -> bool:
@@ -98,6 +102,13 @@ class SavedStates:
         """Deletes all states of a checkpoint."""
         for handle in [handle for handle, saved in self._states.items() if saved.model == model]:
             self._drop(handle)
+
+    def _drop_counts(self) -> None:
+        """Drops the counts of states that learn, but for those that were used last."""
+        contexts = [saved.context for saved in reversed(self._states.values())]
+        places = list(dict.fromkeys(each.partners for each in contexts if isinstance(each, MixedContext)))
+        for place in places[self._limits.counting_states :]:
+            place.take()
 
     def _expire(self) -> None:
         now = self._clock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import math
 import time
 from bisect import bisect_left
@@ -12,8 +13,8 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from importlib.metadata import version
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -25,17 +26,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from scriven.arrays import Float64s, Ids
-from scriven.errors import UsageError
+from scriven.errors import InputError, UsageError
 from scriven.inference.adaptive import AdaptiveContext
 from scriven.inference.predictor import Context
 from scriven.runtime import WRITTEN
-from scriven.server.adaptive import learn_from
 from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate, PendingRequest
 from scriven.server.requests import LIMITS, AnyBody, Limits, parse_body
 from scriven.server.responses import (
     ApiError,
     internal_error,
+    overflow,
     payload_too_large,
     run_apart,
     timed_out,
@@ -45,7 +46,14 @@ from scriven.server.saved_states import SavedStates
 from scriven.session import Model
 from scriven.vocabulary import Vocabulary
 
+LEARNED_AT_ONCE = 256  # symbols that a text learns from at once, so that requests that are gone end soon
+NO_TRAINING_TEXT = (
+    "this model's counts go on from its training text, which this server does not have; served with --counts none, the "
+    "network alone can learn"
+)
 BUCKET_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+log = logging.getLogger(__name__)
 
 
 class Histogram:
@@ -214,7 +222,7 @@ class ServerState:
                 words = "adapt: the state did not learn while it was read; begin without a state, or leave out adapt"
                 raise ApiError(400, words, "adapt", "invalid_value")
             try:
-                context = served.model.adaptive.start()
+                context = served.model.adaptive.start(history=saves)
             except UsageError as error:
                 raise ApiError(400, f"adapt: {error}", "adapt", "invalid_value") from None
         if saves and isinstance(context, AdaptiveContext):
@@ -228,8 +236,6 @@ class ServerState:
         """
         if self.models[served.name].key != served.key:
             return None
-        if served.learned is not None:
-            context = replace(served.learned, logits=context.logits, state=context.state)
         return self.states.add(served.key, context, characters)
 
     def engines(self, name: str) -> list[Engine]:
@@ -258,11 +264,26 @@ class ServerState:
     async def learn(
         self, served: ServedModel, context: AdaptiveContext, ids: Ids
     ) -> AsyncGenerator[tuple[Ids, Float64s, AdaptiveContext]]:
-        """Reads ids (T,) as `learn_from` does, and counts them as read."""
-        pieces = learn_from(served.model.adaptive, context, ids, threads=self.threads, seconds=self.limits.seconds)
-        async for piece in pieces:
-            self.read[served.name] += len(piece[0])
-            yield piece
+        """Reads ids (T,) and learns from them. Yields pieces with their surprisals, and the context after each.
+
+        The given context may be a saved state's, and can be read from again. Raises ApiError: 503 if it takes longer
+        than a request may, 500 if the model's numbers overflow, 400 if counts need a training text that is gone.
+        """
+        loop, reader = asyncio.get_running_loop(), served.model.adaptive
+        until = loop.time() + self.limits.seconds
+        for begin in range(0, len(ids), LEARNED_AT_ONCE):
+            piece, read = ids[begin : begin + LEARNED_AT_ONCE], partial(reader.read, reuse=begin > 0)
+            try:
+                nats, _, context = await loop.run_in_executor(self.threads, read, context, piece)
+            except InputError as error:
+                log.warning("a text cannot be learned from: %s", error)
+                raise ApiError(400, f"adapt: {NO_TRAINING_TEXT}", "adapt", "invalid_value") from None
+            self.read[served.name] += len(piece)
+            if not np.isfinite(nats).all():
+                raise overflow()
+            if loop.time() > until:
+                raise timed_out(self.limits.seconds)
+            yield piece, nats, context
 
     @contextlib.contextmanager
     def run_adapted(self, served: ServedModel) -> Iterator[None]:
