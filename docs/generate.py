@@ -1,5 +1,7 @@
 """Writes docs/commands.md and the manual page docs/scriven.1 from what every command's --help-all says.
 
+It writes docs/chosen.md from the rules that choose settings.
+
 With --check, it fails if a file is out of date.
 """
 
@@ -14,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import chosen
 from cyclopts import App
 
 from scriven.cli import COMMANDS, make_app
@@ -22,6 +25,7 @@ from scriven.cli.help import ALL, arrange, join_lines
 
 PAGE = Path(__file__).parent / "commands.md"
 MANUAL = Path(__file__).parent / "scriven.1"
+CHOSEN = Path(__file__).parent / "chosen.md"
 HEAD = """# Commands
 
 Made by `make docs` from each command's `--help-all`; do not edit. `--help` shows what most need, and
@@ -137,11 +141,11 @@ def main() -> None:
     for name in ASKING_FOR_COLOUR:
         os.environ.pop(name, None)
     os.environ |= PLAIN
-    for path, fresh in ((PAGE, page()), (MANUAL, manual())):
+    for path, fresh in ((PAGE, page()), (MANUAL, manual()), (CHOSEN, chosen.page())):
         if "--check" not in sys.argv:
             path.write_text(fresh, encoding="utf-8", newline="\n")
         elif not path.exists() or path.read_text(encoding="utf-8") != fresh:
-            sys.exit(f"docs/{path.name} is not what --help says; make docs writes it anew")
+            sys.exit(f"docs/{path.name} is not what the code says; make docs writes it anew")
 
 
 if __name__ == "__main__":

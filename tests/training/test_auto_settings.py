@@ -161,3 +161,15 @@ def test_a_text_is_readable_later_on_a_slower_machine_and_if_it_is_short() -> No
     assert seconds(1_000_000, 1000.0) > seconds(1_000_000, 2000.0) > 5  # which the start takes
     assert seconds(50_000, 1000.0) > seconds(150_000, 1000.0) == seconds(17_000_000, 1000.0)
     assert seconds(50_000, math.nan) == 0
+
+
+def test_a_note_says_when_a_text_needs_less_time() -> None:
+    def said(characters: int, minutes: float) -> list[str]:
+        budget = {"minutes": minutes} if minutes else {"epochs": 1000}
+        _, notes = choose_settings(validate({"budget": budget}), facts(characters=characters))
+        return [note for note in notes if "would do" in note]
+
+    assert not said(10**6, 10)
+    assert not said(10_000, 0)
+    assert "about 10 seconds would do" in said(9_000, 10)[0]
+    assert "minutes would do" in said(150_000, 8 * 60)[0]

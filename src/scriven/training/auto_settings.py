@@ -41,6 +41,7 @@ FITTED_WIDTH, FITTED_READABLE = 256, 7e6  # characters that the reference model 
 FITTED_CHARACTERS = 250_000  # a smaller text gets a narrower model than that, whatever the budget
 WIDTH_UNIT, WIDEST = 32, 1024
 PASSES_WITHOUT_DROPOUT, DROPOUT_A_DOUBLING, MOST_DROPOUT = 8.0, 0.1, 0.5
+PASSES_ENOUGH = 200  # over a text; more gained nothing on 10 KB and 50 KB
 START_SECONDS = 4.0  # from the choice of settings to the first step, with the start of other workers
 PROCESS_BYTES = 230 << 20  # of a worker without a model: the interpreter, torch and its buffers
 EVALUATION_SHARE = 0.03  # of the time
@@ -187,6 +188,7 @@ def choose_settings(given: Settings, workload: Workload) -> tuple[Settings, list
     readable = _readable_characters(given, workload, workers, rows, chunk_length(given, workload))
     values["model"] |= _choose_model(given, workload, readable, chosen)
     values["training"] |= _choose_optimizer(given)
+    notes += _note_on_many_passes(given, workload, readable, values["model"]["width"])
     cost = _relative_cost(values["model"]["width"], given.model.layers)
     values["training"] |= _choose_evaluations(
         given, workload, readable / cost if given.budget.minutes else readable, notes
@@ -328,6 +330,19 @@ def _choose_model(given: Settings, workload: Workload, readable: float, chosen: 
 def _relative_cost(width: int, layers: int) -> float:
     """Returns the time that a model takes per character, relative to the reference model."""
     return (width / REFERENCE.width) ** 2 * layers / REFERENCE.layers
+
+
+def _note_on_many_passes(given: Settings, workload: Workload, readable: float, width: int) -> list[str]:
+    """Returns a note if the time is far longer than a small text needs."""
+    needed = PASSES_ENOUGH * workload.characters * _relative_cost(width, given.model.layers)
+    if not given.budget.minutes or readable < 2 * needed:
+        return []
+    seconds = needed / readable * given.budget.minutes * 60
+    enough = f"{max(10, round(seconds, -1)):.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+    return [
+        f"Your text is small: in this time it is read about {readable / needed * PASSES_ENOUGH:,.0f} times. More than "
+        f"{PASSES_ENOUGH} gain little, so about {enough} would do."
+    ]
 
 
 def _choose_optimizer(given: Settings) -> dict[str, Any]:
