@@ -169,7 +169,10 @@ def counting(data: Path, run: Path) -> dict[str, float]:
 
 
 def first_readable(data: Path, run: Path) -> dict[str, float]:
-    """How many words of samples are words of the text, after a command that had 20 seconds."""
+    """How many words of samples are words of the training text, after a command that had 20 seconds.
+
+    90 % count as readable, or as many as the author has in the validation text, where these are fewer.
+    """
     text = Piece(data / ALICE, 50_000, 0).file(run.parent)
     begun = time.perf_counter()
     subprocess.run(
@@ -178,7 +181,14 @@ def first_readable(data: Path, run: Path) -> dict[str, float]:
     seconds, corpus = time.perf_counter() - begun, corpus_of(str(run))
     known = set(words_of(corpus.vocabulary.decode(corpus.training.read(0, corpus.training.characters))))
     samples = load(run).samples(10, length=READ_SAMPLE, seed=1)
-    return {"known words": sum(known_share(each, known) for each in samples) / 10, "seconds": seconds}
+    words = sum(known_share(each, known) for each in samples) / 10
+    author = known_share(corpus.vocabulary.decode(corpus.validation.read(0, corpus.validation.characters)), known)
+    return {
+        "known words": words,
+        "known words of the author": author,
+        "share of what is readable": words / min(0.9, author),
+        "seconds": seconds,
+    }
 
 
 def archive_sizes(data: Path, run: Path, *, text: str, networks: tuple[str, ...] = ()) -> dict[str, float]:
@@ -282,7 +292,7 @@ OTHERS = [
         "readable",
         "words of samples that stand in the first 50,000 characters of alice29, 20 s after the command",
         first_readable,
-        {"known words": Aim(0.9, at_least=True), "seconds": Aim(20)},
+        {"share of what is readable": Aim(1.0, at_least=True), "seconds": Aim(20)},
     ),
     Other(
         "compress-books",
