@@ -62,6 +62,12 @@ def test_two_scores_with_a_saved_session_between_are_one_score(model: Model, cut
     assert pickled.next().tolist() == again.next().tolist()
 
 
+def test_the_repr_of_a_new_session_reads_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = model.session(adapt=True)
+    monkeypatch.setattr(model.predictor, "training_text", None)
+    assert repr(session).endswith("step 3), adaptive)")
+
+
 def test_forks_continue_on_their_own(model: Model) -> None:
     session = model.session(adapt=True)
     session.read(TEXT[:90])

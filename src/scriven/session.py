@@ -411,7 +411,9 @@ class Session:
         self._random = random
 
     def __repr__(self) -> str:
-        """The model, and the symbols that are most likely now."""
+        """The model, and the symbols that are most likely now; not at once if counts must read for that."""
+        if self._memory.adaptive and not self._memory.begun:
+            return f"Session({self._model!r}, adaptive)"
         chances = self.next()
         likely = [f"{self._model.decode([each])!r} {chances[each]:.0%}" for each in np.argsort(-chances)[:SHOWN]]
         return f"Session({self._model!r}, next {', '.join(likely)})"

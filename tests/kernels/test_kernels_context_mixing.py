@@ -225,7 +225,7 @@ def frequencies_for(mixer: ContextMixer, count: int, others: int) -> list[Freque
     return [random.integers(1, 1 << 16, (count, mixer.symbols)).astype(np.uint32) for _ in range(others)]
 
 
-@pytest.mark.parametrize("symbols", [1, 2, 7, 129, 256, 300])
+@pytest.mark.parametrize("symbols", [1, 2, 7, 129, 256, 300, 4097])
 @pytest.mark.parametrize("others", [0, 1, 2])
 def test_a_distribution_is_what_reading_each_symbol_costs_and_changes_nothing(symbols: int, others: int) -> None:
     random = np.random.default_rng(1)
