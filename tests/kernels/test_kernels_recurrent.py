@@ -107,7 +107,7 @@ def with_threads() -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.parametrize("folded", [False, True])
-@pytest.mark.parametrize("shape", [(4, 100, 40), (3, 5, 200), (2, 130, 100)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 100, 40), (3, 5, 200), (2, 130, 100), (3, 48, 70)], ids=str)
 @pytest.mark.parametrize("cell", STEPS)
 def test_threads_do_not_change_a_bit(
     cell: str, shape: tuple[int, int, int], folded: bool, with_threads: Callable[[int], None]

@@ -31,6 +31,8 @@ inline void prefetch(const void *line) { _mm_prefetch(static_cast<const char *>(
 
 #if defined(__AMX_BF16__)
 
+constexpr int64_t ROWS_AT_ONCE = GROUP;  // rows of a left factor that are multiplied together
+
 // Eight tiles of 16 rows of 64 bytes, while it lives. A thread that makes products needs it.
 class Tiles {
   public:
@@ -84,6 +86,20 @@ inline void product(const bf16 *left, const bf16 *right, int64_t parts, float *s
     _tile_stored(3, sums + 16 * GROUP + 16, stride);
 }
 
+// The same without other work.
+template <class Fetch>
+inline void product(const bf16 *left, const bf16 *right, int64_t parts, float *sums, bool add, Fetch &&) {
+    product(left, right, parts, sums, add, GROUP, [] {});
+}
+
+// Tiles need left factors whose rows are columns of what was read: who packs them turns them.
+constexpr bool packing_turns = true;
+
+template <class Fetch>
+inline void product_of_columns(const bf16 *left, const bf16 *right, int64_t parts, float *sums, bool add, Fetch &&) {
+    product(left, right, parts, sums, add, GROUP, [] {});
+}
+
 #else
 
 // What AMX needs of a thread; nothing here.
@@ -92,30 +108,34 @@ class Tiles {
     Tiles() {}
 };
 
-constexpr int64_t ROWS_AT_ONCE = 8;  // 16 sums in registers hide how long one takes
+constexpr int64_t ROWS_AT_ONCE = 8;  // multiplied together: 16 sums in registers hide how long one takes
 
 inline __m512bh pairs_at(const bf16 *from) { return (__m512bh)_mm512_load_si512(from); }
 
-// Eight rows of a product, like `product`.
-inline void rows_of_product(const bf16 *left, const bf16 *right, int64_t parts, float *sums, bool add) {
+// Eight rows of a product. Left pairs follow each other by `next` values, and those of a row below by `below`. Before
+// each part `fetch()` is done.
+template <int64_t next, int64_t below, class Fetch>
+inline void rows_of_product(const bf16 *left, const bf16 *right, int64_t parts, float *sums, bool add, Fetch &&fetch) {
     __m512 low[ROWS_AT_ONCE], high[ROWS_AT_ONCE];
     for (int row = 0; row < ROWS_AT_ONCE; ++row) {
         low[row] = add ? _mm512_load_ps(sums + row * GROUP) : _mm512_setzero_ps();
         high[row] = add ? _mm512_load_ps(sums + row * GROUP + 16) : _mm512_setzero_ps();
     }
-    for (int64_t part = 0; part < parts; ++part, left += 2 * TILE, right += 2 * TILE)
+    for (int64_t part = 0; part < parts; ++part, left += 2 * TILE, right += 2 * TILE) {
+        fetch();
 #pragma GCC unroll 4
         for (int64_t k = 0; k < 16; ++k) {
             const __m512bh first = pairs_at(right + k * GROUP), second = pairs_at(right + TILE + k * GROUP);
 #pragma GCC unroll 8
             for (int row = 0; row < ROWS_AT_ONCE; ++row) {
                 int32_t pair;
-                std::memcpy(&pair, left + row * GROUP + 2 * k, sizeof pair);
+                std::memcpy(&pair, left + k * next + row * below, sizeof pair);
                 const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
                 low[row] = _mm512_dpbf16_ps(low[row], first, x);
                 high[row] = _mm512_dpbf16_ps(high[row], second, x);
             }
         }
+    }
     for (int row = 0; row < ROWS_AT_ONCE; ++row) {
         _mm512_store_ps(sums + row * GROUP, low[row]);
         _mm512_store_ps(sums + row * GROUP + 16, high[row]);
@@ -128,13 +148,29 @@ inline void rows_of_product(const bf16 *left, const bf16 *right, int64_t parts, 
 template <class Work>
 inline void product(const bf16 *left, const bf16 *right, int64_t parts, float *sums, bool add, int64_t rows, Work &&) {
     for (int64_t row = 0; row < rows; row += ROWS_AT_ONCE)
-        rows_of_product(left + row * GROUP, right, parts, sums + row * GROUP, add);
+        rows_of_product<2, GROUP>(left + row * GROUP, right, parts, sums + row * GROUP, add, [] {});
+}
+
+// The same, with `fetch()` four times for each part, to bring into the cache what is wanted next.
+template <class Fetch>
+inline void product(const bf16 *left, const bf16 *right, int64_t parts, float *sums, bool add, Fetch &&fetch) {
+    for (int64_t row = 0; row < GROUP; row += ROWS_AT_ONCE)
+        rows_of_product<2, GROUP>(left + row * GROUP, right, parts, sums + row * GROUP, add, fetch);
+}
+
+// The same, where the left factor is packed as a right one: its rows are columns of what was read.
+constexpr bool packing_turns = false;
+
+template <class Fetch>
+inline void product_of_columns(const bf16 *left, const bf16 *right, int64_t parts, float *sums, bool add, Fetch &&fetch) {
+    for (int64_t row = 0; row < GROUP; row += ROWS_AT_ONCE)
+        rows_of_product<GROUP, 2>(left + row / 16 * TILE + row % 16 * 2, right, parts, sums + row * GROUP, add, fetch);
 }
 
 #endif
 
 inline void product(const bf16 *left, const bf16 *right, int64_t parts, float *sums, bool add) {
-    product(left, right, parts, sums, add, GROUP, [] {});
+    product(left, right, parts, sums, add, [] {});
 }
 
 // The first `count` of 32 or 16 lanes; all, where there are more.

@@ -2,10 +2,11 @@
 //
 // Those with a weight go over some rows at a time, whose packed values and sums stay in the second-level cache. For the
 // gradient of a weight, product[m, n] = sum over k of a[k, m] b[k, n], where k counts steps and rows (a few thousand),
-// a is what a layer read and b the gradients of its gates' sums. Both come row after row, so that a must be turned:
-// 16 x 16 pairs at a time, which costs a few percent. Half a thousand rows are packed at a time, and as many columns of
-// b as keep the sums, and what they are made of, in the second-level cache. A team of threads shares the columns of b.
-#include "bf16_tiles.h"
+// a is what a layer read and b the gradients of its gates' sums. Both come row after row, so that tiles of a must be
+// turned. Half a thousand rows are packed at a time, and as many columns of b as keep the sums, and what they are made of,
+// in the second-level cache. While they are multiplied, the next ones are fetched. A team of threads shares the columns
+// of b.
+#include "bf16_vectors.h"
 #include "calls.h"
 
 namespace scriven {
@@ -42,55 +43,68 @@ inline void pair(__m512i first, __m512i second, __m512i *to) {
     to[1] = pairs_of(_mm512_shuffle_i64x2(first, second, 0xee));
 }
 
-// Left factors: a panel's groups of rows and some groups of columns, turned; (groups, DEPTH, 2 tiles).
-void pack_left(const Matrix &a, int64_t panel, Range groups, bf16 *to) {
-    int64_t row = panel * DEPTH * GROUP;
-    for (int64_t k = 0; k < depth_of(a, panel); ++k, row += GROUP)
-        for (int64_t column = groups.begin * GROUP; column < groups.end * GROUP; column += GROUP) {
-            __m512i low[16], high[16];
-            for (int64_t i = 0; i < 16; ++i) {
-                __m512i two[2];
-                pair(a.part(row + 2 * i, column), a.part(row + 2 * i + 1, column), two);
-                low[i] = two[0], high[i] = two[1];
-            }
-            transpose(low);
-            transpose(high);
-            bf16 *own = to + (column / GROUP * DEPTH + k) * 2 * TILE;
-            for (int64_t i = 0; i < 16; ++i) {
-                _mm512_store_si512(own + i * GROUP, low[i]);
-                _mm512_store_si512(own + TILE + i * GROUP, high[i]);
-            }
-        }
+// The 16 x 16 pairs of a tile, turned.
+inline void turn(bf16 *tile) {
+    __m512i rows[16];
+    for (int64_t i = 0; i < 16; ++i) rows[i] = _mm512_load_si512(tile + i * GROUP);
+    transpose(rows);
+    for (int64_t i = 0; i < 16; ++i) _mm512_store_si512(tile + i * GROUP, rows[i]);
 }
 
-// Right factors: a panel's groups of rows and up to WIDTH groups of columns; (groups of columns, DEPTH, 2 tiles). Adds
-// the columns' own sums to `sums` where it is given.
-void pack_right(const Matrix &b, int64_t panel, int64_t column, int64_t groups, bf16 *to, float *sums) {
+// Factors: a panel's groups of rows and some groups of columns, in pairs; (groups of columns, DEPTH, 2 tiles), turned for
+// left factors where they need it. Adds the columns' own sums to `sums` where it is given.
+void pack(const Matrix &a, int64_t panel, Range groups, bf16 *to, bool turned, float *sums) {
     const int64_t row = panel * DEPTH * GROUP;
     const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
-    __m512 own[WIDTH][2];
-    for (auto &two : own) two[0] = two[1] = _mm512_setzero_ps();
-    for (int64_t i = 0; i < depth_of(b, panel) * 16; ++i)
-        for (int64_t group = 0; group < groups; ++group) {
-            const int64_t from = column + group * GROUP;
-            bf16 *tile = to + (group * DEPTH + i / 16) * 2 * TILE + i % 16 * GROUP;
-            b.fetch(row + 2 * i + AHEAD, from);
-            b.fetch(row + 2 * i + AHEAD + 1, from);
-            __m512i two[2];
-            pair(b.part(row + 2 * i, from), b.part(row + 2 * i + 1, from), two);
-            _mm512_store_si512(tile, two[0]);
-            _mm512_store_si512(tile + TILE, two[1]);
-            own[group][0] = _mm512_dpbf16_ps(own[group][0], (__m512bh)two[0], ones);
-            own[group][1] = _mm512_dpbf16_ps(own[group][1], (__m512bh)two[1], ones);
+    for (int64_t column = groups.begin * GROUP; column < groups.end * GROUP; column += GROUP) {
+        bf16 *own = to + (column / GROUP - groups.begin) * DEPTH * 2 * TILE;
+        __m512 left = _mm512_setzero_ps(), right = left;
+        for (int64_t k = 0; k < depth_of(a, panel); ++k, own += 2 * TILE) {
+            for (int64_t i = 0; i < 16; ++i) {
+                const int64_t first = row + k * GROUP + 2 * i;
+                a.fetch(first + AHEAD, column);
+                a.fetch(first + AHEAD + 1, column);
+                __m512i two[2];
+                pair(a.part(first, column), a.part(first + 1, column), two);
+                _mm512_store_si512(own + i * GROUP, two[0]);
+                _mm512_store_si512(own + TILE + i * GROUP, two[1]);
+                left = _mm512_dpbf16_ps(left, (__m512bh)two[0], ones);
+                right = _mm512_dpbf16_ps(right, (__m512bh)two[1], ones);
+            }
+            if (turned) turn(own), turn(own + TILE);
         }
-    for (int64_t group = 0; sums && group < groups; ++group)
-        for (int64_t side = 0; side < 2; ++side) {
-            const int64_t at = column + group * GROUP + side * 16;
-            const __mmask16 lanes = lanes16(b.columns - at);
-            const __m512 before = _mm512_maskz_loadu_ps(lanes, sums + at);
-            _mm512_mask_storeu_ps(sums + at, lanes, _mm512_add_ps(own[group][side], before));
-        }
+        if (!sums) continue;
+        const Values own_sums = load(sums + column, lanes32(a.columns - column));
+        store(sums + column, lanes32(a.columns - column), own_sums + Values{left, right});
+    }
 }
+
+// Fetches lines of a matrix, and of packed factors, one at each call: rows from `row` on, from `column` on.
+class Fetch {
+  public:
+    Fetch(const Matrix &matrix, int64_t row, Range columns, int64_t rows, const bf16 *packed, int64_t lines, int64_t calls)
+        : matrix_(matrix), columns_(columns), row_(row), end_(row + rows), column_(columns.begin), packed_(packed),
+          packed_end_(packed + lines * GROUP), each_(calls ? (rows * (columns.end - columns.begin) + calls - 1) / calls : 0) {}
+
+    void operator()() {
+        for (int64_t i = 0; i < each_; ++i) one();
+    }
+
+  private:
+    const Matrix &matrix_;
+    const Range columns_;  // in groups
+    int64_t row_, end_, column_;
+    const bf16 *packed_, *packed_end_;
+    const int64_t each_;
+
+    void one() {
+        if (packed_ < packed_end_) to_second_level(packed_), packed_ += GROUP;
+        if (row_ >= end_) return;
+        to_second_level(matrix_.values + row_ * matrix_.columns + column_ * GROUP);
+        if (++column_ == columns_.end) column_ = columns_.begin, ++row_;
+    }
+    static void to_second_level(const bf16 *line) { _mm_prefetch(reinterpret_cast<const char *>(line), _MM_HINT_T1); }
+};
 
 // 32 x 32 sums, turned, to rows `column` and columns `row` of out (columns, rows).
 void put_turned(const float *sums, int64_t row, int64_t column, int64_t rows, int64_t columns, float *out) {
@@ -111,15 +125,18 @@ void columns_of_gradient(const Matrix &a, const Matrix &b, Range groups, const b
                          float *out, float *column_sums) {
     const int64_t panels = panels_of(a), downs = groups_of(a.columns), part = DEPTH * 2 * TILE;
     for (int64_t begin = groups.begin; begin < groups.end; begin += WIDTH) {
-        const int64_t width = groups.end - begin < WIDTH ? groups.end - begin : WIDTH;
+        const int64_t end = begin + WIDTH < groups.end ? begin + WIDTH : groups.end, width = end - begin;
         if (!panels) std::memset(sums, 0, sizeof(float) * downs * width * SQUARE);
         for (int64_t panel = 0; panel < panels; ++panel) {
-            pack_right(b, panel, begin * GROUP, width, right, column_sums);
+            pack(b, panel, {begin, end}, right, false, column_sums);
+            const bool last = panel + 1 == panels;  // then the first panel of the next columns follows
+            const int64_t next = last ? 0 : panel + 1, calls = 4 * width * downs * depth_of(b, panel);
+            Fetch fetch(b, next * DEPTH * GROUP, last ? Range{end, end + width} : Range{begin, end}, DEPTH * GROUP,
+                        lefts + next * downs * part, downs * part / GROUP, calls);
             for (int64_t n = 0; n < width; ++n)
-                for (int64_t m = 0; m < downs; ++m) {
-                    float *own = sums + (n * downs + m) * SQUARE;
-                    product(lefts + (panel * downs + m) * part, right + n * part, depth_of(b, panel), own, panel > 0);
-                }
+                for (int64_t m = 0; m < downs; ++m)
+                    product_of_columns(lefts + (panel * downs + m) * part, right + n * part, depth_of(b, panel),
+                                       sums + (n * downs + m) * SQUARE, panel > 0, fetch);
         }
         for (int64_t n = 0; n < width; ++n)
             for (int64_t m = 0; m < downs; ++m)
@@ -136,8 +153,9 @@ Status gradient(int64_t threads, const Matrix &a, const Matrix &b, float *out, f
     if (!lefts || !right || !sums) return no_memory;
     run(threads, [&](const Member &member) {
         const Tiles tiles;
+        const Range own = member.share(downs);
         for (int64_t panel = 0; panel < panels; ++panel)
-            pack_left(a, panel, member.share(downs), lefts + panel * downs * part);
+            pack(a, panel, own, lefts + (panel * downs + own.begin) * part, packing_turns, nullptr);
         member.wait();
         columns_of_gradient(a, b, member.share(rights), lefts, right + member.index * WIDTH * part,
                             sums + member.index * squares, out, column_sums);
@@ -177,12 +195,13 @@ struct Out {
 void rows_of_product(const Matrix &a, Range groups, const bf16 *right, bf16 *left, float *sums, const Out &out) {
     const int64_t parts = groups_of(a.columns), high = groups.end - groups.begin, wide = groups_of(out.columns);
     pack_rows(a, groups, left);
+    Fetch fetch(a, groups.end * GROUP, {0, parts}, high * GROUP, nullptr, 0, 4 * wide * high * parts);
     for (int64_t part = 0; part < parts; part += DEPTH)
         for (int64_t n = 0; n < wide; ++n)
             for (int64_t m = 0; m < high; ++m) {
                 float *own = sums + (n * TALL + m) * SQUARE;
                 product(left + (m * parts + part) * 2 * TILE, right + (n * parts + part) * 2 * TILE,
-                        parts - part < DEPTH ? parts - part : DEPTH, own, part > 0);
+                        parts - part < DEPTH ? parts - part : DEPTH, own, part > 0, fetch);
                 if (part + DEPTH >= parts) out.put(own, (groups.begin + m) * GROUP, n * GROUP);
             }
 }

@@ -1,10 +1,11 @@
 // All steps of a recurrent layer, forwards and backwards, in bf16 tiles with sums in fp32.
 //
 // The left factor of a step is the state, and beside it what the layer reads, where its sums were not made before: by
-// one product, or in a table with a row a symbol. A team of threads shares the groups of 32 cells, so that each keeps
-// its part of the packed weights in its own cache; they meet after every step, since a product needs the whole state.
-// 64 rows are worked on at a time, so that what they need stays in the cache as well. While the tiles of one group are
-// multiplied, the cells of the group before are computed.
+// one product, or in a table with a row a symbol. A team of threads shares the rows, where there are enough of them and a
+// product takes as few as there are (Grid), and goes through all steps without waiting. Otherwise it shares the groups
+// of 32 cells, so that each keeps its part of the packed weights in its own cache; they meet after every step then, since
+// a product needs the whole state. 64 rows are worked on at a time, so that what they need stays in the cache as well.
+// While tiles of one group are multiplied, the cells of the group before are computed.
 #include <utility>
 
 #include "bf16_vectors.h"
@@ -70,12 +71,35 @@ void sweep(const Pass &pass, const Member &member, int64_t steps, Range groups, 
     }
 }
 
-// What both passes hold: the left factors of this step and of the next one in tiles, and what goes from step to step.
+// How a team shares a pass: by rows, if they are as many for each member, or so many that it does not matter.
+struct Grid {
+    static constexpr int64_t many = 8;
+    int64_t members;
+    bool by_rows;
+
+    Grid(int64_t threads, int64_t rows, int64_t groups) {
+        const int64_t blocks = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+        by_rows = ROWS_AT_ONCE < GROUP && threads > 1 && (blocks % threads == 0 || blocks >= many * threads);
+        members = by_rows || threads < groups ? threads : groups;
+    }
+    // The rows of a member, and the member alone with them or in the team for all.
+    Range rows_of(const Member &member, int64_t rows) const {
+        if (!by_rows) return {0, rows};
+        const Range blocks = member.share((rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE);
+        return {blocks.begin * ROWS_AT_ONCE, blocks.end * ROWS_AT_ONCE < rows ? blocks.end * ROWS_AT_ONCE : rows};
+    }
+    Member team_of(const Member &member) const { return by_rows ? Member{0, 1, nullptr} : member; }
+};
+
+// What both passes hold: the left factors of this step and of the next one in tiles, and what goes from step to step,
+// of each set of rows.
 struct Scratch {
-    Scratch(int64_t groups, int64_t products, int64_t parts, int64_t threads)
-        : left(2 * ROWS / GROUP * parts * SQUARE), carry(ROWS * groups * GROUP), sums(threads * 2 * products * SQUARE),
-          right(groups * products * parts * 2 * TILE) {}
+    Scratch(int64_t groups, int64_t products, int64_t parts, const Grid &grid)
+        : sets(grid.by_rows ? grid.members : 1), each_left(2 * ROWS / GROUP * parts * SQUARE),
+          each_carry(ROWS * groups * GROUP), left(sets * each_left), carry(sets * each_carry),
+          sums(grid.members * 2 * products * SQUARE), right(groups * products * parts * 2 * TILE) {}
     bool made() const { return left && carry && sums && right; }
+    int64_t sets, each_left, each_carry;
     Buffer<bf16> left;
     Buffer<float> carry, sums;  // carry: (groups, ROWS, 32)
     Buffer<bf16> right;
@@ -307,27 +331,31 @@ void pack_backward(const float *weight, int64_t gates, int64_t cells, Range grou
         pack_straight(weight + gate * cells * cells, cells, cells, groups, right + gate * square, gates * square);
 }
 
-// All rows and steps of a pass, shared among threads by groups of cells. `parts` are those of a left factor, `pack`
-// makes the right factors of a range of groups.
+// All rows and steps of a pass, shared among threads. `parts` are those of a left factor, `pack` makes the right factors
+// of a range of groups.
 template <class Pass, class Arguments, class Pack>
 Status pass_over(Shape shape, int64_t steps, int64_t parts, int64_t threads, const uint8_t *fresh,
                  const Arguments &arguments, Pack &&pack) {
     const int64_t groups = shape.groups();
-    threads = threads < groups ? threads : groups;
-    const Scratch scratch(groups, Pass::products, parts, threads);
+    const Grid grid(threads, shape.rows, groups);
+    const Scratch scratch(groups, Pass::products, parts, grid);
     if (!scratch.made()) return no_memory;
-    run(threads, [&](const Member &member) {
+    run(grid.members, [&](const Member &member) {
         const Tiles tiles;
-        const Range own = member.share(groups);
-        pack(own, scratch.right);
-        for (int64_t first = 0; first < shape.rows; first += ROWS) {
-            const int64_t rows = shape.rows - first < ROWS ? shape.rows - first : ROWS;
-            const Common common{shape, fresh, first, parts, scratch.left, scratch.carry, scratch.right};
+        pack(member.share(groups), scratch.right);
+        if (scratch.sets > 1) member.wait();
+        const Member team = grid.team_of(member);
+        const Range all_rows = grid.rows_of(member, shape.rows), own = team.share(groups);
+        const int64_t set = scratch.sets > 1 ? member.index : 0;
+        for (int64_t first = all_rows.begin; first < all_rows.end; first += ROWS) {
+            const int64_t rows = all_rows.end - first < ROWS ? all_rows.end - first : ROWS;
+            const Common common{shape, fresh, first, parts, scratch.left + set * scratch.each_left,
+                                scratch.carry + set * scratch.each_carry, scratch.right};
             const Pass pass{common, arguments};
-            if (first) member.wait();  // until nobody reads the left factors of the rows before
+            if (first) team.wait();  // until nobody reads the left factors of the rows before
             for (int64_t row = 0; row < rows; ++row) pass.start(row, own);
-            pass.read(0, rows, member);
-            sweep(pass, member, steps, own, rows, scratch.sums + member.index * 2 * Pass::products * SQUARE);
+            pass.read(0, rows, team);
+            sweep(pass, team, steps, own, rows, scratch.sums + member.index * 2 * Pass::products * SQUARE);
         }
     });
     return ok;
