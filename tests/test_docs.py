@@ -140,6 +140,7 @@ def test_what_a_page_says_can_be_typed_works(page: Path, folder: Path, monkeypat
     if page.name in NATIVE and native_library.level() == "off":
         pytest.skip("needs native code")
     monkeypatch.setattr("uvicorn.Server.run", serve_nobody)
+    monkeypatch.setattr("webbrowser.open", bool)
     for language, text in blocks(page):
         if language == "python":
             exec(PYTHON_BUDGET.sub(PYTHON_SMALL, text), {})

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,17 +82,91 @@ def test_a_run_that_is_not_there_is_one_sentence(tmp_path: Path, command: Comman
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["runs/book", "other/book"], "two runs are called book"),
-        ([], "needs the folder of a run"),
-        (["runs/book", "--host", "0.0.0.0"], "--token"),
-        (["runs/book", "--token", "short"], "16"),
-        (["runs/book", "--port", "x"], "--port"),
+        (["RUN", "RUN"], "two runs are called book"),
+        ([], "there are no runs in runs; train one with scriven train book.txt --minutes 5"),
+        (["RUN", "--host", "0.0.0.0"], "--token"),
+        (["RUN", "--token", "short"], "16"),
+        (["RUN", "--port", "x"], "--port"),
     ],
 )
-def test_what_cannot_be_meant_is_one_sentence(words: list[str], said: str, command: Command) -> None:
-    done = command("serve", *words)
+def test_what_cannot_be_meant_is_one_sentence(
+    words: list[str], said: str, run: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = command("serve", *(str(run) if word == "RUN" else word for word in words))
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
     assert said in done.err
+
+
+@pytest.fixture
+def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that has the addresses that were opened, one per line, instead of a browser."""
+    opened, program = tmp_path / "opened", tmp_path / "browser"
+    program.write_text(f'#!/bin/sh\necho "$1" >> {opened}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(program))
+    return opened
+
+
+def wait_for(path: Path) -> str:
+    """The text of a file that is written soon."""
+    for _ in range(SECONDS * 20):
+        if path.exists() and (text := path.read_text()).endswith("\n"):
+            return text
+        time.sleep(0.05)
+    raise AssertionError(f"{path} was not written")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="browsers are named otherwise there")
+def test_all_runs_are_served_and_the_page_is_opened(
+    tmp_path: Path, browser: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that has no checkpoint yet there is a note. A run that is being trained is watched."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("book", "letters"):
+        make_run(tmp_path / "runs" / name)
+    begun = tmp_path / "runs" / "begun"
+    shutil.copytree(tmp_path / "runs" / "book", begun)
+    shutil.rmtree(begun / "checkpoints")
+    words = [sys.executable, "-m", "scriven", "serve", "--open", "--port", "0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        try:
+            lines = process.stderr.readline(), process.stderr.readline()
+            address = wait_for(browser)
+        finally:
+            process.kill()
+    assert lines[0].startswith("note: begun is not served: ")
+    assert lines[1] == f"serving letters, book at {address.strip()}\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="browsers are named otherwise there")
+def test_a_training_is_watched_from_its_first_checkpoint(
+    tmp_path: Path, browser: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no terminal, the page ends with the training."""
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text("a tiny text\n" * 400)
+    words = "train book.txt --watch --steps 1000000 --monitor.every-steps 20 --model.width 8 --training.workers 1"
+    with subprocess.Popen([sys.executable, "-m", "scriven", *words.split()], stderr=subprocess.PIPE, text=True) as made:
+        address = wait_for(browser).strip()
+        page, _, view = address.partition("#")
+        assert view == "watch"
+        assert [each["name"] for each in httpx.get(f"{page}runs", timeout=SECONDS).json()] == ["book"]
+        made.send_signal(signal.SIGTERM)
+        _, told = made.communicate(timeout=SECONDS)
+    assert made.returncode == 143, told
+    assert f"serving book at {page.rstrip('/')}\n" in told
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(page, timeout=SECONDS)
+
+
+def test_watching_needs_what_serving_needs(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scriven.cli.common.find_spec", lambda name: None)
+    for words in (["train", "book.txt", "--minutes", "1", "--watch"], ["serve", "book"]):
+        done = command(*words)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert "starlette is not installed; to serve, pip install 'scriven[serve]'" in done.err
 
 
 def test_a_port_out_of_range_is_one_sentence(run: Path, command: Command) -> None:

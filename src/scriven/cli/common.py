@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -68,6 +69,13 @@ ReadingPrecision = Annotated[
     Parameter(
         help="number format of matrix products. auto takes int8 where native code runs (on CPUs): it is several times "
         "as fast, and within 0.0015 bits per character of fp32. Elsewhere auto takes the faster one of bf16 and fp32"
+    ),
+]
+WritingPrecision = Annotated[
+    Literal["auto", "fp32", "bf16", "int8"],
+    Parameter(
+        help="number format of the weights when native code writes; auto takes int8, the fastest. The same seed gives "
+        "the same text only at the same precision. On a GPU, or without native code, torch writes, always in fp32"
     ),
 ]
 Mixing = Annotated[
@@ -152,6 +160,13 @@ def unescape_separator(corpus: CorpusSettings) -> CorpusSettings:
     if not corpus.separator:
         return corpus
     return corpus.model_copy(update={"separator": unescape("--corpus.separator", corpus.separator)})
+
+
+def check_can_serve() -> None:
+    """Raises UsageError if what serving needs is not installed."""
+    missing = [name for name in ("starlette", "uvicorn", "httptools") if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"{missing[0]} is not installed; to serve, pip install 'scriven[serve]'")
 
 
 # --- reading

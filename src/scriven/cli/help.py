@@ -24,7 +24,7 @@ MOST_NEEDED = {  # by command: the options that --help shows
         "--settings",
         "--device",
         "--keep",
-        "--quiet",
+        "--watch",
     ),
     "sample": (
         "--prompt",
@@ -48,7 +48,7 @@ GROUPS = {  # by command: titles, and how the names of their options begin; the 
         "Model": ("--model.",),
         "Training": ("--training.", "--device", "--precision"),
         "Checkpoints": ("--keep", "--resume", "--replay", "--monitor.choose", "--monitor.save-minutes"),
-        "Watching": ("--monitor.", "--quiet", "--json"),
+        "Watching": ("--monitor.", "--watch", "--quiet", "--json"),
     }
 }
 TWICE = {"--training.device", "--training.precision", "--monitor.keep"}  # have a shorter name, which is shown

@@ -5,26 +5,84 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
+import webbrowser
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 from cyclopts import Parameter
 
-from scriven.cli.common import Device, Mixing, Which, Whole, WriteOrder, visible_line
+from scriven.cli.common import (
+    Device,
+    Mixing,
+    Which,
+    Whole,
+    WriteOrder,
+    WritingPrecision,
+    check_can_serve,
+    name_runs,
+    note,
+    visible_line,
+)
 from scriven.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from scriven.server.renewal import ServedCheckpoint
+    from scriven.session import Model
+
+
+Runs = Annotated[
+    str,
+    Parameter(help="folders of runs, or names of runs in runs/; unless given, all in runs/", completer=name_runs),
+]
+Host = Annotated[
+    str, Parameter(help="address to listen on; any other than 127.0.0.1, which is this machine only, needs a token")
+]
+Token = Annotated[
+    str | None,
+    Parameter(
+        env_var="SCRIVEN_TOKEN",
+        help="API key that clients must send. Better set the environment variable, which other users of the machine "
+        "cannot see",
+    ),
+]
+Hosts = Annotated[
+    list[str] | None,
+    Parameter(
+        negative="",
+        help="another host name that clients may use for this server, such as a proxy's; may be repeated",
+    ),
+]
+Origins = Annotated[
+    list[str] | None,
+    Parameter(
+        negative="",
+        help="origin (scheme, host and port) of another web page that may call the API; may be repeated",
+    ),
+]
+Opens = Annotated[
+    bool,
+    Parameter(
+        name="--open",
+        negative="",
+        help="open the page in a browser; at Watch, if one of the runs is being trained",
+    ),
+]
 
 
 def serve(
-    *runs: str,
-    host: str = "127.0.0.1",
-    port: Whole = 8000,
-    token: Annotated[str | None, Parameter(env_var="SCRIVEN_TOKEN")] = None,
-    allow_host: Annotated[list[str] | None, Parameter(negative="")] = None,
-    allow_origin: Annotated[list[str] | None, Parameter(negative="")] = None,
+    *runs: Runs,
+    open_browser: Opens = False,
+    host: Host = "127.0.0.1",
+    port: Annotated[Whole, Parameter(help="port to listen on; 0 takes any free one")] = 8000,
+    token: Token = None,
+    allow_host: Hosts = None,
+    allow_origin: Origins = None,
     checkpoint: Which = "best",
     device: Device = "auto",
-    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
+    precision: WritingPrecision = "auto",
     counts: Mixing = "auto",
     write_order: WriteOrder = None,
 ) -> None:
@@ -36,55 +94,76 @@ def serve(
 
     Each model has the name of its run's folder. While a run is still training, the server switches to each new best
     checkpoint, or to each new last one with --checkpoint last. A checkpoint given by its step stays. Ctrl-C stops it.
-
-    Parameters
-    ----------
-    runs
-        folders of the runs
-    host
-        address to listen on; any other than 127.0.0.1, which is this machine only, needs a token
-    port
-        port to listen on; 0 takes any free one
-    token
-        API key that clients must send. Better set the environment variable, which other users of the machine cannot see
-    allow_host
-        another host name that clients may use for this server, such as a proxy's; may be repeated
-    allow_origin
-        origin (scheme, host and port) of another web page that may call the API; may be repeated
-    precision
-        number format of the weights when native code writes; auto takes int8, the fastest
     """
-    try:
-        from scriven.server.app import OPEN, STREAMED, make_app
-        from scriven.server.http_limits import Serving, configuration
-        from scriven.server.renewal import ServedCheckpoint
-        from scriven.server.requests import LIMITS
-        from scriven.server.security import Guard, policy
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{error.name} is not installed; to serve, pip install 'scriven[serve]'") from None
-    names, host = _model_names(runs), host.strip("[]")  # of an IPv6 address, as a URL has it
-    who = policy(
-        host,
-        token=token,
-        allow_host=allow_host or (),
-        allow_origin=allow_origin or (),
-        open_paths=OPEN,
-        streamed=STREAMED,
-    )
+    check_can_serve()
+    from scriven.server.app import OPEN, STREAMED, make_app
+    from scriven.server.http_limits import Serving, configuration
+    from scriven.server.renewal import ServedCheckpoint
+    from scriven.server.requests import LIMITS
+    from scriven.server.security import Guard, policy
+
+    folders, host = _find_folders(runs), host.strip("[]")  # of an IPv6 address, as a URL has it
+    hosts, origins = allow_host or (), allow_origin or ()
+    who = policy(host, token=token, allow_host=hosts, allow_origin=origins, open_paths=OPEN, streamed=STREAMED)
     sources = {
         name: ServedCheckpoint(run, checkpoint, device, precision, counts=counts, write_order=write_order)
-        for name, run in zip(names, runs, strict=True)
+        for name, run in folders.items()
     }
-    models = {name: source.open() for name, source in sources.items()}
+    models = _open_models(sources, all_of_them=not runs)
+    sources, folders = {name: sources[name] for name in models}, {name: folders[name] for name in models}
     listener = _listen(host, port)
-    served = ", ".join(map(visible_line, models))
-    sys.stderr.write(f"serving {served} at {_address(host, listener.getsockname()[1], token)}\n")
-    _open_files(LIMITS.connections)
-    folders = {name: Path(run) for name, run in zip(names, runs, strict=True)}
-    app = make_app(
-        models, runs=folders, sources=sources, report=lambda line: sys.stderr.write(f"{visible_line(line)}\n")
-    )
+    address = _address(host, listener.getsockname()[1], token)
+    _say(f"serving {', '.join(models)} at {address}")
+    _raise_file_limit(LIMITS.connections)
+    app = make_app(models, runs=folders, sources=sources, report=_say)
+    if open_browser:
+        _open_page(address, folders.values())
     Serving(configuration(Guard(app, who), LIMITS), app.state.end).run(sockets=[listener])
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{visible_line(line)}\n")
+
+
+def _find_folders(runs: tuple[str, ...]) -> dict[str, Path]:
+    """Returns the folders of the runs, or of all in `runs/`, by the names of their models."""
+    from scriven.runs.folder import RUNS, find_run
+    from scriven.runs.summary import list_runs
+
+    folders = [find_run(run) for run in runs] or list_runs()
+    if not folders:
+        raise UsageError(f"there are no runs in {RUNS}; train one with scriven train book.txt --minutes 5, or name one")
+    names = [_name_model(folder) for folder in folders]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise UsageError(f"two runs are called {min(twice)}; rename one folder, since it names the model")
+    return dict(zip(names, folders, strict=True))
+
+
+def _open_models(sources: Mapping[str, ServedCheckpoint], *, all_of_them: bool) -> dict[str, Model]:
+    """Returns the models by name. If nobody named the runs, those that cannot be used are left out, with a note."""
+    models: dict[str, Model] = {}
+    for name, source in sources.items():
+        try:
+            models[name] = source.open()
+        except InputError as error:
+            if not all_of_them or (not models and name == [*sources][-1]):
+                raise
+            note(f"{name} is not served: {error}")
+    return models
+
+
+def _open_page(address: str, folders: Iterable[Path]) -> None:
+    """Opens the page in a browser, beside the server, which starts meanwhile."""
+    from scriven.server.run_monitor import is_training
+
+    page = address + "/#watch" if "#" not in address and any(map(is_training, folders)) else address
+
+    def _open() -> None:
+        if not webbrowser.open(page):
+            note(f"no browser could be opened here; open {page} in one")
+
+    threading.Thread(target=_open, daemon=True).start()
 
 
 def _address(host: str, port: int, token: str | None) -> str:
@@ -93,15 +172,9 @@ def _address(host: str, port: int, token: str | None) -> str:
     return f"http://{shown}:{port}" + (f"/#token={quote(token, safe='')}" if token else "")
 
 
-def _model_names(runs: tuple[str, ...]) -> list[str]:
-    """Returns the names of the models. Bytes of a folder's name that are not UTF-8 become U+FFFD."""
-    names = [os.fsencode(Path(run).resolve().name).decode("utf-8", "replace") for run in runs]
-    if not names:
-        raise UsageError("serve needs the folder of a run, such as runs/book; give one or more")
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise UsageError(f"two runs are called {min(twice)}; rename one folder, since it names the model")
-    return names
+def _name_model(folder: Path) -> str:
+    """Returns the name of a run's model, its folder's. Bytes that are not UTF-8 become U+FFFD."""
+    return os.fsencode(folder.resolve().name).decode("utf-8", "replace")
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -117,7 +190,7 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _open_files(connections: int) -> None:
+def _raise_file_limit(connections: int) -> None:
     """Raises the limit on open files to the number of connections, as far as the system allows."""
     try:
         import resource

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -25,6 +26,7 @@ from scriven.cli.common import (
     path_given,
     unescape_separator,
 )
+from scriven.cli.watch import watching
 from scriven.errors import DivergedError, Interrupted, LostError
 from scriven.safe_files import read_toml
 from scriven.settings import (
@@ -42,59 +44,91 @@ from scriven.settings import (
 
 if TYPE_CHECKING:
     from scriven.distributed.launch import ProcessInfo
+    from scriven.report import Report
+    from scriven.training.request import Request
+
+
+Texts = Annotated[
+    Text,
+    Parameter(
+        help="files (also .gz, .xz, .bz2, .zst), folders, globs, - for standard input, a corpus folder, or built in: "
+        "python, shakespeare"
+    ),
+]
+Budget = Annotated[BudgetSettings, Parameter(name="*", show_default=False)]
+RunOutput = Annotated[Output, Parameter(help="folder of the run; unless given, runs/NAME, named after the first text")]
+Resume = Annotated[
+    Literal["last", "auto"] | int | str | None,
+    Parameter(
+        converter=parse_resume,
+        help="resume a run from its last checkpoint, or from a step or an epoch (such as epoch:17). Give a larger "
+        "budget to train for longer. auto resumes if there is a checkpoint and starts a new run if not, so that one "
+        "command does both",
+    ),
+]
+Initial = Annotated[
+    str | None,
+    Parameter(
+        name="--from",
+        converter=path_given,
+        help="what to start from: a run, whose best weights are taken; the name of a start, a general model (`scriven "
+        "starts` lists them); auto, one of these if that helps; or none, random weights",
+    ),
+]
+Replay = Annotated[
+    FilePath,
+    Parameter(
+        help="repeat the steps of this run with identical results, even if its budget was a time. The text and the "
+        "settings are taken from that run"
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    Parameter(
+        help="train the way a known system did (`scriven recipe list` names them); --settings and flags override it"
+    ),
+]
+SettingsFile = Annotated[
+    FilePath, Parameter(help="TOML file of settings, like the settings.toml of a run; flags override it")
+]
+Kept = Annotated[
+    str | None, Parameter(help="checkpoints to keep: all; best (and the last); or N, the last N (and the best)")
+]
+Watching = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        help="open the page in a browser at the first checkpoint, to watch the training and write with the model. On a "
+        "terminal it stays until Ctrl-C",
+    ),
+]
+GroupOfSettings = Parameter(show_default=False)
 
 
 def train(
-    *texts: Text,
-    budget: Annotated[BudgetSettings, Parameter(name="*", show_default=False)] = BudgetSettings(),
-    output: Output = None,
-    resume: Annotated[Literal["last", "auto"] | int | str | None, Parameter(converter=parse_resume)] = None,
-    initial: Annotated[str | None, Parameter(name="--from", converter=path_given)] = None,
-    replay: FilePath = None,
-    recipe: str | None = None,
-    settings: FilePath = None,
+    *texts: Texts,
+    budget: Budget = BudgetSettings(),
+    output: RunOutput = None,
+    resume: Resume = None,
+    initial: Initial = None,
+    replay: Replay = None,
+    recipe: Recipe = None,
+    settings: SettingsFile = None,
     device: Device | None = None,
     precision: Precision | None = None,
-    keep: str | None = None,
-    quiet: Switch = False,
+    keep: Kept = None,
+    watch: Watching = False,
+    quiet: Annotated[Switch, Parameter(help="show only errors")] = False,
     as_json: Json = False,
-    corpus: Annotated[CorpusSettings, Parameter(show_default=False)] = CorpusSettings(),
-    reader: Annotated[ReaderSettings, Parameter(show_default=False)] = ReaderSettings(),
-    model: Annotated[ModelSettings, Parameter(show_default=False)] = ModelSettings(),
-    training: Annotated[TrainingSettings, Parameter(show_default=False)] = TrainingSettings(),
-    monitor: Annotated[MonitorSettings, Parameter(show_default=False)] = MonitorSettings(),
+    corpus: Annotated[CorpusSettings, GroupOfSettings] = CorpusSettings(),
+    reader: Annotated[ReaderSettings, GroupOfSettings] = ReaderSettings(),
+    model: Annotated[ModelSettings, GroupOfSettings] = ModelSettings(),
+    training: Annotated[TrainingSettings, GroupOfSettings] = TrainingSettings(),
+    monitor: Annotated[MonitorSettings, GroupOfSettings] = MonitorSettings(),
 ) -> None:
     """Train a model on your text. Say how long: give --minutes, --epochs, --steps or --characters.
 
     A recipe has a length of its own. Ctrl-C finishes the current step, saves, and shows how to resume.
-
-    Parameters
-    ----------
-    texts
-        files (also .gz, .xz, .bz2, .zst), folders, globs, - for standard input, a corpus folder, or built in:
-        python, shakespeare
-    budget
-        how long to train
-    output
-        folder of the run; unless given, runs/NAME with the name of the first text
-    resume
-        resume a run from its last checkpoint, or from a step or an epoch (such as epoch:17). Give a larger budget
-        to train for longer. auto resumes if there is a checkpoint and starts a new run if not, so that one command
-        does both
-    initial
-        what to start from: a run, whose best weights are taken; the name of a start, a general
-        model (`scriven starts` lists them); auto, one of these if that helps; or none, random weights
-    replay
-        repeat the steps of this run with identical results, even if its budget was a time. The text and the settings
-        are taken from that run
-    recipe
-        train the way a known system did (`scriven recipe list` names them); --settings and flags override it
-    settings
-        TOML file of settings, like the settings.toml of a run; flags override it
-    keep
-        checkpoints to keep: all; best (and the last); or N, the last N (and the best)
-    quiet
-        show only errors
     """
     texts = tuple(check_named(texts))
     flags = Settings(
@@ -112,19 +146,26 @@ def train(
     if place and place.rank:  # started by torchrun, to work for the first of its processes
         return _work(texts, place)
 
-    from scriven.api import follow
-    from scriven.events import Finished, Started
     from scriven.report.terminal import JsonReport, TerminalReport
-    from scriven.signals import LAUNCHER_SECONDS, StopFlag
     from scriven.training.request import Request
-    from scriven.training.start import train as training_events
 
     initial = starts.NONE if initial is None and recipe is not None else initial  # a known system had no start
     request = Request(texts, given, output, resume, initial, BEGUN, replay=replay)
     report = JsonReport() if as_json else TerminalReport(quiet=quiet)
-    stop, run = StopFlag(None if quiet else _say_stopping, once_for=LAUNCHER_SECONDS if place else 0.0), ""
+    with watching(watch) as pages:
+        _follow(request, [report, *pages], quiet=quiet, launched=place is not None)
+
+
+def _follow(request: Request, reports: Sequence[Report], *, quiet: bool, launched: bool) -> None:
+    """Trains, with reports of all events. Raises Interrupted after a clean save if a signal stopped it."""
+    from scriven.api import follow
+    from scriven.events import Finished, Started
+    from scriven.signals import LAUNCHER_SECONDS, StopFlag
+    from scriven.training.start import train as training_events
+
+    stop, run = StopFlag(None if quiet else _say_stopping, once_for=LAUNCHER_SECONDS if launched else 0.0), ""
     with stop.listening():
-        for event in follow(training_events(request, stop), [report]):
+        for event in follow(training_events(request, stop), reports):
             run = event.run if isinstance(event, Started) else run
     end_output()  # what could not be printed does not concern the model
     if isinstance(event, Finished) and event.reason == "interrupted":
