@@ -99,6 +99,8 @@ class Started:
     progress: float  # 0..1 of the budget, used before
     notes: tuple[str, ...] = ()  # sentences for the user: what was chosen, counted or shortened
     epoch_steps: float = 0.0  # steps of one pass over the training text; 0 if unknown
+    start: str = ""  # what the first weights are from: the start NAME, a run's folder, or random weights
+    details: tuple[str, ...] = ()  # those of the notes that only some people want to know
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,7 @@ class Finished:
     seconds: float
     notes: tuple[str, ...] = ()  # sentences for the user: what went wrong, what to do next
     signal: int = 0  # number of the signal that interrupted it, sent to any worker
+    advice: str = ""  # a sentence on what would give a better model, with the command
 
 
 Event = Started | Stepped | Skipped | RolledBack | Evaluated | Compared | Sampled | Saved | Finished

@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,20 @@ def test_a_book_is_trained_on_sampled_scored_and_gone_on_with(book: Path, folder
     more = command("train", "--resume", "--steps", "24")
     assert more.code == 0, more.err
     assert steps_logged(run) == list(range(1, 25))
+
+
+def test_what_was_chosen_is_in_the_settings_and_for_who_asks(book: Path, command: Command) -> None:
+    words = ["train", "book.txt", "--steps", "2", "--model.width=16", "--training.workers=1"]
+    short, whole = command(*words).err, command(*words, "--verbose").err
+    first = short.splitlines()[0]
+    assert first.startswith("Training lstm 2x16 (") and first.endswith(", from random weights, into runs/book.")
+    assert "Chosen automatically" not in short
+    (listed,) = re.findall(r"note: Chosen automatically: (.*)\.\n", whole)
+    chosen = tomllib.loads(Path("runs/book/settings.toml").read_text())["run"]["chosen"]
+    assert chosen == [each.split()[0] for each in listed.split(", ")]
+    assert "reader.batch" in chosen and not {"model.width", "training.workers"} & {*chosen}
+    assert f"chosen            {', '.join(chosen)}" in command("info", "book").out
+    assert "For a better model, train for longer: scriven train --resume -o runs/book --minutes 1\n" in short
 
 
 def test_json_is_one_event_a_line(book: Path, command: Command) -> None:

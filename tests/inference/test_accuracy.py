@@ -18,7 +18,7 @@ from scriven.inference import protocols
 from scriven.inference.predictor import Predictor
 from scriven.kernels import native_library
 from scriven.report import as_dict
-from scriven.report.terminal import means
+from scriven.report.words import means
 from scriven.runs import open_run
 from scriven.settings import validate
 from scriven.training.request import Request

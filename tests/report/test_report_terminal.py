@@ -14,7 +14,8 @@ from fake_run import make_compared, make_evaluated, make_finished, make_sampled,
 from scriven.errors import format_bytes
 from scriven.events import Event, Loss, Skipped
 from scriven.report import visible
-from scriven.report.terminal import JsonReport, TerminalReport, Throughput, duration, next_commands, percent
+from scriven.report.terminal import JsonReport, TerminalReport, Throughput
+from scriven.report.words import duration, next_commands, percent
 
 ESCAPE = "\x1b"
 
@@ -26,9 +27,11 @@ class Terminal(io.StringIO):
         return True
 
 
-def show_events(events: list[Event], stream: io.StringIO | None = None, *, quiet: bool = False) -> str:
+def show_events(
+    events: list[Event], stream: io.StringIO | None = None, *, quiet: bool = False, verbose: bool = False
+) -> str:
     stream = stream or io.StringIO()
-    report = TerminalReport(stream, quiet=quiet)
+    report = TerminalReport(stream, quiet=quiet, verbose=verbose)
     for event in events:
         report.handle(event)
     report.close()
@@ -47,15 +50,41 @@ def test_a_pipe_gets_plain_lines() -> None:
     text = show_events(list(training("runs/book")))
     assert all(c == "\n" or c.isprintable() for c in text)
     for words in (
-        "lstm 2x192 (500,000 parameters) on 9,000 characters; 1,000 more for validation",
-        "cpu, bf16, 2 workers, 128 characters a step; about 5 min, 600 MB of memory",
-        "Run folder: runs/book",
-        "step 60  validation 2.0438 bits/char, like guessing among 4.1 characters (stream, 1,000 "
-        "characters)  best so far",
+        "Training lstm 2x192 (500,000 parameters) on 9,000 characters (1,000 more for validation), for about 5 min, "
+        "into runs/book.\n",
+        "step 60  validation 2.0438 bits/char, like guessing among 4.1 characters  best so far\n",
         "    It was a dark night.",
         "Done after 100 steps and 1 min 30 s.",
+        "On text that it has not seen: 2.0198 bits/char, like guessing among 4.1 characters.\n",
     ):
         assert words in text
+
+
+def test_who_wants_to_know_sees_how_it_was_measured() -> None:
+    text = show_events(list(training("runs/book")), verbose=True)
+    for words in (
+        "cpu, bf16, 2 workers, 128 characters a step; 600 MB of memory.\n",
+        "like guessing among 4.1 characters (stream, 1,000 characters)  best so far",
+        "Best validation loss, at step 100: 2.0198 bits/char",
+    ):
+        assert words in text and words not in show_events(list(training("runs/book")))
+
+
+def test_details_are_shown_to_who_wants_them() -> None:
+    started = dataclasses.replace(make_started(notes=("It is long.", "The text is tiny.")), details=("It is long.",))
+    assert "note: The text is tiny.\n" in show_events([started]) and "long" not in show_events([started])
+    assert "note: It is long.\n" in show_events([started], verbose=True)
+
+
+def test_the_first_line_says_what_the_weights_are_from() -> None:
+    started = dataclasses.replace(make_started(), start="the start english")
+    assert ", for about 5 min, from the start english, into runs/book.\n" in show_events([started])
+
+
+def test_the_end_says_how_to_do_better() -> None:
+    advice = "For a better model, train for longer: scriven train --resume -o runs/book --minutes 3"
+    finished = dataclasses.replace(make_finished(5), advice=advice)
+    assert f"\n{advice}\nNext:\n  scriven sample runs/book\n" in show_events([make_started(), finished])
 
 
 @pytest.mark.parametrize(
@@ -74,7 +103,7 @@ def test_the_end_says_how_much_of_the_text_was_read(epochs: float, said: str) ->
 
 def test_a_pipe_is_told_about_steps_every_ten_seconds_at_most() -> None:
     events: list[Event] = [make_stepped(step, 1000, step / 10) for step in range(1, 1000)]
-    lines = show_events([make_started(), *events]).splitlines()[3:]
+    lines = show_events([make_started(), *events]).splitlines()[1:]
     assert len(lines) == 10
     assert lines[1].split("  ")[0] == " 10 %"
 
@@ -138,21 +167,22 @@ def test_notes_are_shown_at_both_ends() -> None:
 
 
 def test_a_resumed_run_says_from_where() -> None:
-    assert "Resuming from step 40, 40 % done." in show_events([make_started(step=40)])
+    assert "Resuming runs/book from step 40, 40 % done: lstm 2x192, on 9,000" in show_events([make_started(step=40)])
     assert "Going on" not in show_events([make_started()])
 
 
 def test_the_end_gives_every_final_loss_with_its_protocol() -> None:
     windows = dataclasses.replace(make_evaluated(80, 1.41, final=True), protocol="window-256")
     text = show_events(
-        [make_started(), make_evaluated(80, 1.4), make_evaluated(80, 1.39, final=True), windows, make_finished(100)]
+        [make_started(), make_evaluated(80, 1.4), make_evaluated(80, 1.39, final=True), windows, make_finished(100)],
+        verbose=True,
     )
     assert "2.0053 bits/char, like guessing among 4.0 characters (stream: read once in order" in text
     assert "2.0342 bits/char, like guessing among 4.1 characters (window-256: in windows of 256 characters" in text
 
 
 def test_the_end_gives_the_best_loss_where_nothing_was_measured_again() -> None:
-    text = show_events([make_started(), make_evaluated(80, 1.4), make_finished(100, "interrupted")])
+    text = show_events([make_started(), make_evaluated(80, 1.4), make_finished(100, "interrupted")], verbose=True)
     assert "Stopped after 100 steps" in text
     assert "Best validation loss, at step 100: 2.0198 bits/char, like guessing among 4.1 characters (stream:" in text
 
@@ -160,17 +190,20 @@ def test_the_end_gives_the_best_loss_where_nothing_was_measured_again() -> None:
 def test_the_end_tells_a_mixture_from_its_parts() -> None:
     network, mixture = make_evaluated(80, 1.4, final=True), make_compared(80, "mixture", 1.3)
     counts, early = make_compared(80, "counts", 1.5), make_compared(0, "counts", 1.5, final=False)
-    text = show_events([make_started(), early, network, mixture, counts, make_finished(100)])
+    measured: list[Event] = [make_started(), early, network, mixture, counts, make_finished(100)]
+    assert "On text that it has not seen: 1.8755 bits/char, like guessing among 3.7" in show_events(measured)
+    text = show_events(measured, verbose=True)
     assert "counting alone: 2.1640 bits/char, like guessing among 4.5 characters (stream: read once" in text
     assert "\n  1.8755 bits/char, like guessing among 3.7 characters (stream: read once" in text
     assert "\n    the network alone: 2.0198, counting alone: 2.1640\n" in text
-    alone = show_events([make_started(), early, network, counts, make_finished(100)])
+    alone = show_events([make_started(), early, network, counts, make_finished(100)], verbose=True)
     assert "\n  2.0198 bits/char, like" in alone
     assert "\n    counting alone: 2.1640\n" in alone
-    short = show_events([make_started(), make_evaluated(80, 1.4), mixture, counts, make_finished(100)])
+    short = show_events([make_started(), make_evaluated(80, 1.4), mixture, counts, make_finished(100)], verbose=True)
     assert "\n  1.8755 bits/char" in short
-    hurried = show_events([make_started(), make_evaluated(80, 1.4), counts, make_finished(100)])
-    assert "at step 100: 2.0198 bits/char" in hurried
+    hurried: list[Event] = [make_started(), make_evaluated(80, 1.4), counts, make_finished(100)]
+    assert "at step 100: 2.0198 bits/char" in show_events(hurried, verbose=True)
+    assert "not seen: 2.0198 bits/char" in show_events(hurried)
 
 
 def test_documents_are_counted_as_wholes_and_no_number_is_nan() -> None:
@@ -199,9 +232,9 @@ def test_the_next_commands_are_ready_to_paste() -> None:
     assert next_commands("my runs/book", make_finished(100)) == [
         "scriven sample 'my runs/book'",
         "scriven score 'my runs/book' FILE",
-        "scriven train --resume -o 'my runs/book' --minutes 3",  # twice the 90 s that it took
+        "scriven serve 'my runs/book' --open",
     ]
-    assert next_commands("book", make_finished(100, "interrupted"))[-1] == "scriven train --resume -o book"
+    assert next_commands("book", make_finished(100, "interrupted"))[0] == "scriven train --resume -o book"
 
 
 def test_speed_and_time_left_come_from_the_events_clocks() -> None:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,14 @@ import pytest
 from test_training import cut, evaluations, request, run
 
 from scriven.events import Evaluated, Finished, Loss, Started
-from scriven.runs import open_run
+from scriven.runs import Run, open_run
 from scriven.runs.checkpoints import Best
 from scriven.settings import Choice, validate
-from scriven.training.notes import describe_learning
+from scriven.training.notes import advise, describe_learning
 from scriven.training.request import Request
 from scriven.training.start import train
 from scriven.training.state import LossHistory, TrainingState
+from scriven.vocabulary import Vocabulary
 
 ELEVEN = "alice\nbob\ncarol\ndave\neve\nfrank\ngrace\nheidi\nivan\njudy\nken\n"
 
@@ -154,3 +157,31 @@ def test_what_is_said_is_true(
     if "overfitted" in said:  # which so few characters cannot tell
         state.best = Best(step=50, loss=loss(2.0, characters=199))
         assert describe_learning(settings, state, factor=1.0) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "evaluated", "epochs", "rate", "words"),
+    [
+        (FALLING, [2.5, 2.4], 20, 0.04, "--resume -o 'runs/my book' --minutes 3"),
+        ([], [], 0, 0.04, "--resume -o 'runs/my book' --minutes 3"),
+        ([*FALLING, *[0.5] * 60], CALM, 20, 0.04, "--model.dropout 0.2"),
+        ([3.3, *[12.0] * 60], [9.0, 12.0], 1, 100, "--training.learning-rate 0.04"),
+    ],
+    ids=["all is well", "too early to say", "overfitted", "learning rate"],
+)
+def test_the_command_for_a_better_model_fits_what_went_wrong(
+    steps: list[float], evaluated: list[float], epochs: float, rate: float, words: str
+) -> None:
+    """It can be pasted: it names the texts and, where the run starts again, all of its settings."""
+    settings = validate({"training": {"learning_rate": rate}})
+    best = Best(step=50, loss=loss(2.0, characters=2000))
+    state = TrainingState(step=100, epochs=epochs, losses=note_losses(steps, evaluated), best=best, seconds=90.0)
+    made = Run(Path("runs/my book"), settings, Vocabulary.of("ab"), {"texts": ["/texts/my book.txt"]})
+    said = advise(made, settings, state, factor=1.0)
+    assert said.startswith("For a better model, ") and said.endswith(words)
+    command = shlex.split(said.partition(": ")[2])
+    assert command[:2] == ["scriven", "train"]
+    if "--resume" not in command:
+        assert command[2:5] == ["/texts/my book.txt", "--settings", "runs/my book/settings.toml"]
+        unnamed = replace(made, origin={})  # as that of a text in memory
+        assert "--resume" in advise(unnamed, settings, state, factor=1.0)

@@ -48,7 +48,7 @@ GROUPS = {  # by command: titles, and how the names of their options begin; the 
         "Model": ("--model.",),
         "Training": ("--training.", "--device", "--precision"),
         "Checkpoints": ("--keep", "--resume", "--replay", "--monitor.choose", "--monitor.save-minutes"),
-        "Watching": ("--monitor.", "--watch", "--quiet", "--json"),
+        "Watching": ("--monitor.", "--watch", "--verbose", "--quiet", "--json"),
     }
 }
 TWICE = {"--training.device", "--training.precision", "--monitor.keep"}  # have a shorter name, which is shown

@@ -112,7 +112,7 @@ def _put_table(rows: Sequence[Sequence[str]]) -> None:
 def summary_words(run: Run, summary: Summary) -> dict[str, Any]:
     """Returns what a person asks about a run, by name; a list has several lines."""
     from scriven.report import describe_choices
-    from scriven.report.terminal import duration
+    from scriven.report.words import duration
 
     size = f": {summary.training_characters:,} characters" if summary.training_characters else ""
     size += f", and {summary.validation_characters:,} for validation" if summary.validation_characters else ""

@@ -154,7 +154,7 @@ def _open_models(sources: Mapping[str, ServedCheckpoint], *, all_of_them: bool) 
 
 
 def _open_page(address: str, folders: Iterable[Path]) -> None:
-    """Opens the page in a browser, beside the server, which starts meanwhile."""
+    """Opens the page in a browser while the server starts."""
     from scriven.server.run_monitor import is_training
 
     page = address + "/#watch" if "#" not in address and any(map(is_training, folders)) else address

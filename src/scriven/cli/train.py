@@ -118,6 +118,7 @@ def train(
     precision: Precision | None = None,
     keep: Kept = None,
     watch: Watching = False,
+    verbose: Annotated[Switch, Parameter(help="show everything that was chosen and measured, and how")] = False,
     quiet: Annotated[Switch, Parameter(help="show only errors")] = False,
     as_json: Json = False,
     corpus: Annotated[CorpusSettings, GroupOfSettings] = CorpusSettings(),
@@ -151,7 +152,7 @@ def train(
 
     initial = starts.NONE if initial is None and recipe is not None else initial  # a known system had no start
     request = Request(texts, given, output, resume, initial, BEGUN, replay=replay)
-    report = JsonReport() if as_json else TerminalReport(quiet=quiet)
+    report = JsonReport() if as_json else TerminalReport(quiet=quiet, verbose=verbose)
     with watching(watch) as pages:
         _follow(request, [report, *pages], quiet=quiet, launched=place is not None)
 

@@ -1,4 +1,4 @@
-"""Opens the page beside a training: `scriven serve` in a process of its own, from the first checkpoint on."""
+"""Opens the page during a training: `scriven serve` in a process of its own, from the first checkpoint on."""
 
 from __future__ import annotations
 

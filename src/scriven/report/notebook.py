@@ -15,7 +15,8 @@ from pathlib import Path
 from scriven.arrays import Float64s, Ids
 from scriven.events import Event, Stepped
 from scriven.report import visible
-from scriven.report.terminal import LIVE_SECONDS, TerminalReport, percent
+from scriven.report.terminal import LIVE_SECONDS, TerminalReport
+from scriven.report.words import percent
 from scriven.runs.folder import PLOT_FILE
 from scriven.runs.journal import SAMPLES_FILE, read_lines
 from scriven.vocabulary import Vocabulary

@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import math
 import os
-import shlex
 import sys
 from collections import deque
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import TextIO
 
@@ -19,9 +17,21 @@ from rich.table import Table
 from rich.text import Text
 
 from scriven import strict_json
-from scriven.errors import describe_steps, format_bytes
 from scriven.events import Compared, Evaluated, Event, Finished, Loss, RolledBack, Sampled, Skipped, Started, Stepped
-from scriven.report import as_dict, describe_choices, visible
+from scriven.report import as_dict, visible
+from scriven.report.words import (
+    describe_passes,
+    duration,
+    final_words,
+    introduction,
+    kept_loss,
+    means,
+    next_commands,
+    number,
+    percent,
+    protocol_words,
+    technical_words,
+)
 from scriven.settings import SamplingSettings
 
 SAMPLE_LINES = 6
@@ -30,7 +40,6 @@ PLAIN_WIDTH = 100  # columns, if no terminal says how wide it is
 PLAIN_SECONDS = 10.0  # at least, between two lines about steps
 LIVE_SECONDS = 0.25  # at least, between two drawings of the bar
 RECENT_SECONDS = 10.0  # over which the speed is measured
-LEAST_READ = 0.005  # of the text, to be worth a word
 
 
 class JsonReport:
@@ -54,13 +63,13 @@ class TerminalReport:
     """Shows a run to a person on `stream` (standard error by default).
 
     On a terminal a bar moves below the lines. Anywhere else (a pipe, a notebook) there are only plain lines, without
-    control characters. With `quiet` nothing is shown. Text of the model is escaped, so that it cannot control the
-    terminal.
+    control characters. With `quiet` nothing is shown; with `verbose` everything that was chosen and measured, and how.
+    Text of the model is escaped, so that it cannot control the terminal.
     """
 
-    def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
+    def __init__(self, stream: TextIO | None = None, quiet: bool = False, verbose: bool = False) -> None:
         stream = stream or sys.stderr or io.StringIO()  # a program without a console has no standard error
-        self._quiet = quiet
+        self._quiet, self._verbose = quiet, verbose
         live = stream.isatty() and os.environ.get("TERM") != "dumb"
         self._console = Console(
             file=stream,
@@ -114,10 +123,11 @@ class TerminalReport:
 
     def _start(self, event: Started) -> None:
         self._started = event
-        for line in introduction(event):
+        for line in introduction(event) + (technical_words(event) if self._verbose else []):
             self._say(line)
         for note in event.notes:
-            self._say(f"note: {note}", style="yellow")
+            if self._verbose or note not in event.details:
+                self._say(f"note: {note}", style="yellow")
         if self._console.is_terminal:
             self._live.start()
 
@@ -164,15 +174,15 @@ class TerminalReport:
         if event.final:
             return
         best = ("  best so far" if self._is_lowest(event.loss) else "  kept") if event.best else ""
+        how = f" ({event.protocol}, {event.loss.characters:,} characters)" if self._verbose else ""
         self._say(
-            f"{percent(event.progress)}  step {event.step:,}  validation {means(event.loss, whole=True)}"
-            f" ({event.protocol}, {event.loss.characters:,} characters){best}",
+            f"{percent(event.progress)}  step {event.step:,}  validation {means(event.loss, whole=True)}{how}{best}",
             style="bold" if event.best else "",
         )
 
     def _compare(self, event: Compared) -> None:
         self._compared.append(event)
-        if not event.final:
+        if self._verbose and not event.final:
             self._say(f"counting alone: {means(event.loss, whole=True)} ({protocol_words(event)})")
 
     def _is_lowest(self, loss: Loss) -> bool:
@@ -214,18 +224,23 @@ class TerminalReport:
             self._say(line)
         for note in event.notes:
             self._say(f"note: {note}", style="yellow")
+        if event.advice:
+            self._say(event.advice)
         if self._started:
             self._say("Next:")
-            commands = next_commands(self._started.run, event)
-            for command in commands if self._started.parameters else commands[:-1]:  # counts are not resumed
+            for command in next_commands(self._started.run, event):
                 self._say(f"  {command}", style="cyan")
 
     def _results(self, event: Finished) -> list[str]:
+        """Says how good the kept model is, in one line unless `verbose`."""
         if not event.best.characters:
             return ["There was no validation; the last model is kept."]
-        measured: list[Evaluated | Compared] = [*self._evaluated, *self._compared]
+        events: list[Evaluated | Compared] = [*self._evaluated, *self._compared]
+        measured = [each for each in events if each.final]
+        if not self._verbose:
+            return [f"On text that it has not seen: {means(kept_loss(measured, event.best), whole=True)}."]
         finals: dict[str, list[Evaluated | Compared]] = {}
-        for each in (each for each in measured if each.final):
+        for each in measured:
             finals.setdefault(each.protocol, []).append(each)
         what = "Best validation loss" if self._is_lowest(event.best) else "Validation loss of the kept model"
         told = [f"{what}, at step {event.best_step:,}:"]
@@ -279,120 +294,3 @@ class Throughput:
         share = last.progress - first.progress
         rest = (1 - last.progress) * (last.seconds - first.seconds) / share if share else self._expected
         return max(rest, 0.0)  # in this order nan stays nan
-
-
-def introduction(event: Started) -> list[str]:
-    """Describes in a few lines what will happen."""
-    workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
-    cost = [f"about {duration(event.expected_seconds)}"] if math.isfinite(event.expected_seconds) else []
-    cost += [f"{format_bytes(event.expected_bytes)} of memory"] if event.expected_bytes else []
-    if not event.parameters:
-        return [
-            f"Counting {event.training_characters:,} characters; {event.validation_characters:,} more for validation.",
-            f"Run folder: {event.run}",
-        ]
-    before = f"Resuming from step {event.step:,}, {percent(event.progress).strip()} done." if event.step else ""
-    lines = [
-        f"Training {event.name} ({event.parameters:,} parameters) on {event.training_characters:,} characters;"
-        f" {event.validation_characters:,} more for validation.",
-        f"{event.device}, {event.precision}, {workers}, {event.characters_per_step:,} characters a step"
-        + (f", {describe_steps(event.epoch_steps)} an epoch" if event.epoch_steps else "")
-        + (f"; {', '.join(cost)}." if cost else "."),
-        f"Run folder: {event.run}",
-    ]
-    return lines + ([before] if before else [])
-
-
-def describe_passes(epochs: float) -> str:
-    """Says how much of the text was read, or how often; "" if that is unknown or next to nothing."""
-    if epochs < LEAST_READ:
-        return ""
-    if epochs < 1:
-        return f"It has read {100 * epochs:.0f} % of your text."
-    return f"It has read your text {epochs:.1f} times."
-
-
-def next_commands(run: str, event: Finished) -> list[str]:
-    """Returns commands to paste after training. The one that resumes a finished run doubles its time."""
-    folder = shlex.quote(run)
-    larger = "" if event.reason == "interrupted" else f" --minutes {max(1, round(2 * event.seconds / 60))}"
-    return [
-        f"scriven sample {folder}",
-        f"scriven score {folder} FILE",
-        f"scriven train --resume -o {folder}{larger}",
-    ]
-
-
-def final_words(events: Sequence[Evaluated | Compared]) -> list[str]:
-    """Returns lines on the final losses by a protocol: of the model as it is used, then of its parts.
-
-    There are none if only the counts were measured, and they are not the model.
-    """
-    by_model = {each.model if isinstance(each, Compared) else "network": each for each in events}
-    used = next((model for model in ("mixture", "network") if model in by_model), None)
-    if used is None:
-        return []
-    names = {"network": "the network alone", "counts": "counting alone"}
-    parts = [
-        f"{name}: {number(by_model[model].loss.bits_per_char)}" for model, name in names.items() if model in by_model
-    ]
-    if used == "network":
-        parts = parts[1:]
-    whole = f"  {means(by_model[used].loss, whole=True)} ({protocol_words(by_model[used])})"
-    return [whole, f"    {', '.join(parts)}"] if parts else [whole]
-
-
-def protocol_words(event: Evaluated | Compared) -> str:
-    """Says how the validation text was read, and how much of it."""
-    name, *rest = event.protocol.split(" ", 1)
-    kind, _, length = name.partition("-")
-    how = {
-        "stream": "read once in order, remembering all before",
-        "window": f"in windows of {length} characters, remembering nothing between them",
-        "last": f"each character after the {length} before it, remembering nothing else",
-        "documents": "each document alone",
-    }
-    return "; ".join([f"{name}: {how[kind]}", *rest, f"{event.loss.characters:,} characters"])
-
-
-def means(loss: Loss, *, whole: bool = False) -> str:
-    """Returns a loss in bits per character, and per end of a document if any was counted.
-
-    If `whole`, it has the bits per document too, and says what the loss means. If it was counted, it has the accuracy:
-    how often the model's most likely character was the right one.
-    """
-    parts = []
-    if loss.characters:
-        parts.append(f"{number(loss.bits_per_char)} bits/char")
-    if loss.characters and whole:
-        parts.append(describe_choices(loss.nats_per_char))
-    if loss.ends:
-        parts.append(f"{number(loss.end_nats / loss.ends / math.log(2))} bits/end")
-    if loss.ends and whole:
-        parts.append(f"{number(loss.nats_per_document / math.log(2))} bits/document")
-    if loss.judged:
-        parts.append(f"{100 * loss.accuracy:.1f} % right")
-    return ", ".join(parts) or "not known"
-
-
-def number(value: float) -> str:
-    """Returns a loss with four decimals, or in words if it is not finite."""
-    return f"{value:.4f}" if math.isfinite(value) else "not a finite number"
-
-
-def percent(progress: float) -> str:
-    """Returns a fraction as whole percent, four columns wide; 100 % only when all is done."""
-    return f"{math.floor(100 * progress):3d} %"
-
-
-def duration(seconds: float) -> str:
-    """Returns seconds in the one or two units that a person would name."""
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"

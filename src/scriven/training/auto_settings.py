@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -197,15 +198,20 @@ def choose_settings(given: Settings, workload: Workload) -> tuple[Settings, list
     return check_complete(validate(merge_settings(values, chosen))), notes
 
 
-def describe_choices(settings: Settings, given: Settings) -> str:
-    """Returns a sentence with the chosen settings and their values; "" if the user set all of them."""
-    chosen = given.explicit()
-    words = [
-        f"{section}.{name} {_show(getattr(getattr(settings, section), name))}"
+def chosen_names(settings: Settings, given: Settings) -> list[str]:
+    """Returns the names of the settings that were chosen since the user did not set them, such as `model.width`."""
+    set_by_user = given.explicit()
+    return [
+        f"{section}.{name}"
         for section, group in settings
         for name, field in type(group).model_fields.items()
-        if (field.json_schema_extra or {}).get("fitted") and name not in chosen.get(section, {})
+        if (field.json_schema_extra or {}).get("fitted") and name not in set_by_user.get(section, {})
     ]
+
+
+def describe_choices(settings: Settings, given: Settings) -> str:
+    """Returns a sentence with the chosen settings and their values; "" if the user set all of them."""
+    words = [f"{name} {_show(operator.attrgetter(name)(settings))}" for name in chosen_names(settings, given)]
     return f"Chosen automatically: {', '.join(words)}." if words else ""
 
 

@@ -41,7 +41,7 @@ from scriven.training.budget import (
 )
 from scriven.training.evaluation import Evaluator
 from scriven.training.gradients import Control, GroupSums, Learner
-from scriven.training.notes import describe_divergence, describe_outcome, written_notes
+from scriven.training.notes import advise, describe_divergence, describe_outcome, written_notes
 from scriven.training.state import NOTHING_MEASURED, TrainingState, cannot_resume, load_state, selection_loss
 
 FINAL_SHARE = 0.08  # of the time, at most, for the exact validation losses at the end
@@ -379,6 +379,7 @@ class Trainer:
         )
         if self.saver and self.evaluator.table and not interrupted:
             notes += written_notes(share, self.evaluator.readable_share, self.job, self.saver.run)
+        advised = self.saver and not interrupted and not any("scriven train" in note for note in notes)
         return Finished(
             step=state.step,
             reason=reason,
@@ -387,6 +388,7 @@ class Trainer:
             seconds=self._seconds(),
             notes=tuple(notes),
             signal=signal,
+            advice=advise(self.saver.run, self.settings, state, factor) if self.saver and advised else "",
         )
 
     # --- checkpoints

@@ -19,10 +19,10 @@ from scriven.runs.folder import check_new_run, describe_origin, hold_claim
 from scriven.runs.journal import read_replay_log
 from scriven.settings import Settings, check_partial, merge_settings, validate
 from scriven.training.auto_settings import (
-    Workload,
     choose_compute,
     choose_reader,
     choose_settings,
+    chosen_names,
     describe_choices,
     describe_workload,
 )
@@ -56,22 +56,25 @@ def prepare_new_run(
     workload = describe_workload(corpus, requested, compute, machines, request.begun, measured=True)
     _check_budget(requested)
     choice = choose_initial(named_start, requested, corpus, workload)
-    settings, notes = _choose_all_settings(inherited_settings(choice.initial, requested), workload)
-    notes += filter(None, [choice.note])
+    requested = inherited_settings(choice.initial, requested)
+    settings, notes = choose_settings(requested, workload)
     notes += folder_notes(request.output or named_folder(named), path)
-    notes += warm_start_notes(choice.initial, settings, corpus, embeddings)
+    first_weights = warm_start_notes(choice.initial, settings, corpus, embeddings)
+    details = [*filter(None, [describe_choices(settings, requested), choice.note]), *first_weights]
     held.enter_context(hold_claim(path))
     embedding = embeddings.source if embeddings else ""
     origin = _describe_sources(request, corpus, choice.initial, embedding)
+    origin |= {"chosen": chosen_names(settings, requested)}
     table = None
     if has_partner(settings, corpus):
         table, counted = count_text(corpus, stop, most_counted(settings.budget))
-        notes += counting_notes(counted, corpus.training)
+        details += counting_notes(counted, corpus.training)
     return PreparedRun(
         run=create_run(path, compute.apply(settings), corpus.vocabulary, origin, counts=table),
         corpus=corpus,
         workload=workload,
-        notes=tuple(notes),
+        notes=(*details, *notes),
+        details=tuple(details),
         initial=choice.initial,
         embedding=embedding,
         replay=read_replay_log(Path(origin["replay"])) if "replay" in origin else None,
@@ -149,12 +152,6 @@ def _check_budget(given: Settings) -> None:
         raise UsageError("a budget of 0 trains nothing; give more, such as --minutes 5")
     if not given.budget:
         raise UsageError("please say how long to train: add --minutes 5 (or --epochs, --steps, --characters)")
-
-
-def _choose_all_settings(given: Settings, workload: Workload) -> tuple[Settings, list[str]]:
-    """Returns all settings, and sentences on how they were chosen."""
-    settings, notes = choose_settings(given, workload)
-    return settings, [*filter(None, [describe_choices(settings, given)]), *notes]
 
 
 def _describe_sources(request: Request, corpus: Corpus, initial: str = "", embedding: str = "") -> dict[str, Any]:

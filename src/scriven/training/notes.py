@@ -6,6 +6,7 @@ import contextlib
 import math
 import shlex
 from pathlib import Path
+from typing import Literal
 
 from scriven import starts
 from scriven.batches.readers import EpochCounts, describe_epoch
@@ -16,7 +17,7 @@ from scriven.errors import InputError
 from scriven.kernels.counts import Counted
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, open_run
-from scriven.runs.folder import retraining_command
+from scriven.runs.folder import SETTINGS_FILE, retraining_command
 from scriven.settings import REGISTERED_CELLS, Settings
 from scriven.training.optimizer import usual_learning_rate
 from scriven.training.state import FEW_VALIDATED, LossHistory, TrainingState
@@ -33,6 +34,7 @@ OVERFITTED_PASSES = 2.0  # over the text; before that a model cannot overfit
 OVERFITTED_SHARE = 0.95  # of the validation loss: the training loss of an overfitted model is below that
 OVERFITTED_NATS = 0.01  # by which the validation loss must have risen, and by twice its noise
 LOWER_RATE = 0.1  # times a learning rate that is too high: one to try
+MORE_DROPOUT, MOST_DROPOUT = 0.2, 0.6  # to try against overfitting: so much more, and at most
 
 
 def counting_notes(counted: Counted, text: Part) -> list[str]:
@@ -104,7 +106,38 @@ def describe_outcome(
 
 
 def describe_learning(settings: Settings, state: TrainingState, factor: float) -> list[str]:
-    """Returns at most one sentence on what went wrong with learning. `factor` scales the learning rates at the end.
+    """Returns at most one sentence on what went wrong with learning. `factor` scales the learning rates at the end."""
+    problem = _find_problem(settings, state, factor)
+    return [problem[1]] if problem else []
+
+
+def advise(run: Run, settings: Settings, state: TrainingState, factor: float) -> str:
+    """Returns a sentence on what would give a better model, with the command. `factor` is as in `describe_learning`."""
+    texts = run.origin.get("texts", [])
+    again = ["scriven", "train", *texts, "--settings", str(run.path / SETTINGS_FILE)]
+    problem = _find_problem(settings, state, factor)
+    if problem and texts and problem[0] == "rate":
+        flag = ["--training.learning-rate", f"{_lower_rate(settings, factor):g}"]
+        return f"For a better model, train again at a lower learning rate: {shlex.join([*again, *flag])}"
+    if problem and texts:
+        flag = ["--model.dropout", f"{min(MOST_DROPOUT, settings.model.dropout + MORE_DROPOUT):g}"]
+        way = "add more text of this kind, or train again with more dropout"
+        return f"For a better model, {way}: {shlex.join([*again, *flag])}"
+    longer = max(1, round(2 * state.seconds / 60))
+    resume = ["scriven", "train", "--resume", "-o", str(run.path), "--minutes", f"{longer}"]
+    return f"For a better model, train for longer: {shlex.join(resume)}"
+
+
+def _lower_rate(settings: Settings, factor: float) -> float:
+    """Returns a learning rate to try instead of one that is too high."""
+    rate = settings.training.learning_rate * factor
+    return min(rate * LOWER_RATE, usual_learning_rate(settings.training.optimizer))
+
+
+def _find_problem(
+    settings: Settings, state: TrainingState, factor: float
+) -> tuple[Literal["rate", "overfitted"], str] | None:
+    """Returns what went wrong with learning, with a sentence on it. Otherwise it returns None.
 
     The learning rate was too high in three cases: the training loss ends above the first step's; it rose again by more
     than half of its fall; or it hardly fell, and the rate is far above the usual one. The model overfitted if, after
@@ -114,37 +147,41 @@ def describe_learning(settings: Settings, state: TrainingState, factor: float) -
     losses = state.losses
     first, recent, lowest = losses.first, losses.recent, losses.lowest
     if first is None or recent is None or lowest is None:
-        return []
+        return None
     rate, usual = settings.training.learning_rate * factor, usual_learning_rate(settings.training.optimizer)
     per_char = "bits/char" if settings.corpus.documents == "none" else "bits/char, with ends"
-    lower = f"The learning rate, {rate:g}, is too high; try --training.learning-rate {min(rate * LOWER_RATE, usual):g}."
+    lower = f"The learning rate, {rate:g}, is too high; try --training.learning-rate {_lower_rate(settings, factor):g}."
     if losses.steps >= FEWEST_STEPS and recent > WORSE_THAN_FIRST * first:
-        return [
+        return (
+            "rate",
             f"The model did not learn: the training loss was {_bits(first)} {per_char} at the start, and is "
-            f"{_bits(recent)} now. {lower}"
-        ]
+            f"{_bits(recent)} now. {lower}",
+        )
     hardly = losses.steps >= FEWEST_STEPS and state.epochs >= 1 and recent > HARDLY_LEARNED * first
     if hardly and rate > UNUSUAL_RATE * usual:
-        return [
+        return (
+            "rate",
             f"The model hardly learned: the training loss was {_bits(first)} {per_char}, and is "
-            f"{_bits(recent)} now. {lower}"
-        ]
+            f"{_bits(recent)} now. {lower}",
+        )
     if lowest < HARDLY_LEARNED * first and recent - lowest > UNLEARNED_SHARE * (first - lowest):
-        return [
+        return (
+            "rate",
             f"The model lost what it had learned: the training loss was {_bits(lowest)} {per_char}, and is "
-            f"{_bits(recent)} now. {lower}"
-        ]
+            f"{_bits(recent)} now. {lower}",
+        )
     best, validated = state.best, losses.lowest_validated
     enough = best is not None and best.loss.characters >= FEW_VALIDATED
     if best and validated is not None and enough and _has_overfitted(losses, recent, state.epochs):
         kept = best.step
         model = "The last model is kept" if kept == state.step else f"The model of step {kept:,} is kept"
-        return [
+        return (
+            "overfitted",
             f"The model overfitted: the validation loss rose from {_bits(validated)} to "
             f"{_bits(losses.validated[-1])} {per_char}, and the training loss is {_bits(recent)}. {model}. More text, "
-            "more dropout or a smaller budget would help."
-        ]
-    return []
+            "more dropout or a smaller budget would help.",
+        )
+    return None
 
 
 def written_notes(share: float, readable: float, job: WorkerJob, run: Run) -> list[str]:

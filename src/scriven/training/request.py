@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from scriven import starts
 from scriven.corpus.build import Progress, open_or_build
 from scriven.corpus.store import Corpus
 from scriven.distributed.launch import ProcessInfo
@@ -43,12 +44,20 @@ class PreparedRun:
     run: Run  # its settings are resolved
     corpus: Corpus
     workload: Workload
-    notes: tuple[str, ...]  # sentences that the user should read
+    notes: tuple[str, ...]  # sentences for the user
+    details: tuple[str, ...] = ()  # those of the notes that only some users want to know
     checkpoint: Checkpoint | None = None  # to resume from
     best_step: int = 0  # of the best checkpoint, if it resumes
     initial: str = ""  # run folder, or reference of a start, whose weights a new run starts with
     embedding: str = ""  # file or run folder of the embeddings that a new run starts with
     replay: ReplayLog | None = None  # of the run whose steps are repeated
+
+    @property
+    def start(self) -> str:
+        """What a new run starts from, in words."""
+        if starts.is_reference(self.initial):
+            return f"the start {starts.from_reference(self.initial).name}"
+        return self.initial or "random weights"
 
     @property
     def settings(self) -> Settings:

@@ -156,8 +156,9 @@ def _tuned_cpu(
 def _make_started(trainer: Trainer, prepared: PreparedRun) -> Started:
     workload, state = prepared.workload, trainer.state
     notes = [*prepared.corpus.notes, *prepared.notes, *time_notes(trainer.job, state, trainer.even_evaluations)]
+    epoch = [] if state.step else epoch_notes(trainer.settings, trainer.epoch)
     if not state.step:
-        notes += [*cell_notes(trainer.settings), *epoch_notes(trainer.settings, trainer.epoch)]
+        notes += [*cell_notes(trainer.settings), *epoch]
         notes += readable_notes(trainer.job, trainer.evaluator.readable_share) if trainer.evaluator.table else []
     settings, corpus = trainer.settings, trainer.corpus
     parameters = parameter_count(settings.model, corpus.vocabulary.size)
@@ -178,6 +179,8 @@ def _make_started(trainer: Trainer, prepared: PreparedRun) -> Started:
         progress=state.progress,
         notes=tuple(notes),
         epoch_steps=trainer.epoch.steps,
+        start="" if state.step else prepared.start,
+        details=(*prepared.details, *epoch),
     )
 
 
