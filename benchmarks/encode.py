@@ -57,7 +57,8 @@ def step(name: str) -> dict[str, float]:
 
 def whole(name: str, repeat: int) -> dict[str, float]:
     """The build of a corpus from a file on the disk."""
-    from scriven.corpus import Corpus, build
+    from scriven.corpus import Corpus
+    from scriven.corpus.build import build
     from scriven.settings import CorpusSettings
 
     peak, done = 0.0, threading.Event()

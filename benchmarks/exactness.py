@@ -34,7 +34,7 @@ from common import arguments_parser
 from scriven.distributed.launch import LOCAL, TCPStore, torchrun_process
 from scriven.events import Loss
 from scriven.kernels import native_library
-from scriven.model.backends import available_cores
+from scriven.runtime import available_cores
 from scriven.settings import merge_settings, validate
 from scriven.training import auto_settings
 from scriven.training.request import Request

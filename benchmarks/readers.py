@@ -65,7 +65,8 @@ def row(result: dict[str, Any]) -> tuple[object, ...]:
 
 def built(text: Path, kind: str, folder: Path) -> Any:
     """The corpus of a text as a reader needs it, built once."""
-    from scriven.corpus import Corpus, build
+    from scriven.corpus import Corpus
+    from scriven.corpus.build import build
     from scriven.settings import CorpusSettings
 
     path = folder / "corpus"

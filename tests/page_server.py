@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from fake_run import training
-from scriven.corpus import build
+from scriven.corpus.build import build
 from scriven.model import CharLM
 from scriven.report import consume
 from scriven.report.files import FilesReport

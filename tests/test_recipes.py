@@ -4,7 +4,7 @@ import pytest
 
 from scriven import recipes
 from scriven.errors import UsageError
-from scriven.model.language_model import parameter_count
+from scriven.model.shapes import parameter_count
 from scriven.settings import check_complete, validate
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import Command
 from rights import file_modes_hold
-from scriven.corpus import build
+from scriven.corpus.build import build
 from scriven.runs import open_run
 from scriven.runs.doctor import examine
 from scriven.settings import CorpusSettings, MonitorSettings

@@ -13,8 +13,8 @@ import torch
 from scriven import strict_json
 from scriven.errors import InputError, UsageError
 from scriven.inference import saved_session
-from scriven.inference.adaptive import RULE, AdaptiveContext
 from scriven.inference.adaptive_mixture import MixedContext
+from scriven.inference.context import RULE, AdaptiveContext
 from scriven.inference.saved_session import SavedSession
 from scriven.kernels import native_library
 from scriven.session import Model, Session, load, load_session
@@ -155,7 +155,7 @@ def test_damaged_files_are_refused(model: Model, tmp_path: Path) -> None:
     session.read(TEXT)
     context = session._memory.context
     assert isinstance(context, AdaptiveContext) and context.learned is not None and context.segment is not None
-    weights, square = context.learned.weights, context.learned.square
+    weights, square = (torch.from_numpy(each) for each in (context.learned.weights, context.learned.square))
     ids = torch.from_numpy(context.segment)
     for changes in (
         {"weights": weights[1:]},
@@ -189,7 +189,8 @@ def test_damaged_histories_are_refused(tmp_path: Path) -> None:
     session.read(TEXT)
     context = session._snapshot().context
     assert isinstance(context, MixedContext)
-    ids, turns = (context.to_tensors()[f"learned.{name}"] for name in ("history", "turns"))
+    arrays = context.to_arrays()
+    ids, turns = (torch.from_numpy(arrays[f"learned.{name}"]) for name in ("history", "turns"))
     for changes in (
         {"history": -ids},
         {"history": ids + 10_000_000},

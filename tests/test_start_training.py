@@ -16,8 +16,8 @@ from conftest import WORDS
 from scriven import starts
 from scriven.errors import InputError
 from scriven.runs import open_run
+from scriven.runs.start_model import StartModel
 from scriven.training.resume import request_from_run
-from scriven.training.warm_start import StartModel
 
 FOLDER = Path(__file__).parents[1] / "starts"
 sys.path.insert(0, str(FOLDER))

@@ -10,7 +10,7 @@ import pytest
 from conftest import WORDS, Command
 from scriven import starts
 from scriven.errors import InputError, UsageError
-from scriven.training.warm_start import StartModel
+from scriven.runs.start_model import StartModel
 from small_start import MODEL, make_start, use_starts, write_start
 
 PACKAGED_BYTES = 4_000_000  # of a start, at most
@@ -101,7 +101,7 @@ def test_weights_that_do_not_fit_are_refused_though_their_hash_is_right(tiny: st
         (starts.SETTINGS_FILE, b"[model]\nwidth = -1\n", "model.width"),
         (starts.SETTINGS_FILE, b"\xff", "utf-8"),
         (starts.VOCABULARY_FILE, b'{"unit": "character", "symbols": ["b", "a"]}', "vocabulary is damaged"),
-        (starts.WEIGHTS_FILE, b"nothing", "not a safetensors file"),
+        (starts.WEIGHTS_FILE, b"nothing", "it has no header"),
     ],
 )
 def test_files_that_are_no_model_are_refused(tiny: starts.Start, name: str, content: bytes, said: str) -> None:

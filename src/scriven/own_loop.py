@@ -16,7 +16,7 @@ from scriven.corpus.store import Corpus
 from scriven.errors import UsageError
 from scriven.events import Loss
 from scriven.model import CharLM
-from scriven.model.language_model import weight_shapes
+from scriven.model.shapes import weight_shapes
 from scriven.runs import create_run, open_run, writing
 from scriven.runs.folder import check_new_run, describe_origin, has_checkpoints
 from scriven.runs.tensors import check_arrays, finite

@@ -11,11 +11,12 @@ import contextlib
 import ctypes
 import functools
 import importlib
+import importlib.util
 import mmap
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,18 @@ def thread_limit() -> int:
     """Returns the largest number of threads that the environment lets OpenMP give this process."""
     limit = os.environ.get(THREAD_LIMIT, "").strip()
     return int(limit) if limit.isdecimal() and int(limit) else NO_THREAD_LIMIT
+
+
+def available_cores() -> int:
+    """The number of cores that this process may use, but no more than the threads that OpenMP allows."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, thread_limit())
+
+
+def usual_threads() -> int:
+    """The number of threads that native code uses unless told otherwise: as many as cores, or OMP_NUM_THREADS."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").strip()
+    return min(available_cores(), int(asked)) if asked.isdecimal() and int(asked) else available_cores()
 
 
 def allow_threads(count: int) -> None:
@@ -177,6 +190,33 @@ def _strays(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(WRITTEN, _encode_error)
 codecs.register_error(STRAYS, _strays)
 codecs.register_error(SHOWN, _decode_error)
+
+
+# --- torch, which only training needs
+
+TRAIN_EXTRA = "pip install 'scriven[train]'"
+
+
+@contextlib.contextmanager
+def needing_torch(what: str) -> Iterator[None]:
+    """Makes a failed import of torch, in this context, a UsageError that says `what` needs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        raise UsageError(f"{what} needs torch, which is not installed; install it with: {TRAIN_EXTRA}") from None
+
+
+def has_torch() -> bool:
+    """Whether torch can be imported; it is not imported."""
+    return sys.modules.get("torch") is not None or importlib.util.find_spec("torch") is not None
+
+
+def may_have_gpu() -> bool:
+    """Whether this machine may have a GPU that torch can use: a driver is there, or the system does not show it."""
+    drivers = "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"
+    return sys.platform == "win32" or any(map(os.path.exists, drivers))
 
 
 # --- registries

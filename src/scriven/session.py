@@ -19,11 +19,10 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from itertools import repeat
 from pathlib import Path
-from typing import Literal, NamedTuple, Self, get_args, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, get_args, overload
 from weakref import WeakValueDictionary
 
 import numpy as np
-import torch
 
 from scriven.arguments import check_choice, check_path, check_pieces, check_switch, check_text, check_texts, check_whole
 from scriven.arrays import Float32s, Float64s, Ids
@@ -32,9 +31,9 @@ from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_mark
 from scriven.errors import InputError, UsageError
 from scriven.events import Loss
-from scriven.inference.adaptive import AdaptiveContext
-from scriven.inference.adaptive_mixture import AnyReader, adaptive_reader
+from scriven.inference.adaptive_mixture import adaptive_reader
 from scriven.inference.chunks import StoredText, prompt_ids, read_chunks, split_text
+from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.generation import (
     LENGTH,
     LIVE,
@@ -44,21 +43,22 @@ from scriven.inference.generation import (
     generate_many,
     make_decoder,
 )
-from scriven.inference.predictor import Context, Predictor, writing_precision
+from scriven.inference.numpy_network import NumpyNetwork
+from scriven.inference.predictor import Predictor, in_torch, writing_precision
 from scriven.inference.protocols import ADAPTIVE, text_reader
 from scriven.inference.saved_session import AdaptiveMemory, Origin, SavedSession, TextMemory
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals_of_text, tally
 from scriven.kernels import native_library
 from scriven.kernels.counts import NgramMixture
-from scriven.model import choose_device, choose_precision
-from scriven.model.backends import single_threaded
-from scriven.model.language_model import make_model
-from scriven.runs import Run, load_weights, open_run
 from scriven.runs.checkpoints import MODEL_FILE, Checkpoint
-from scriven.runs.folder import Which
-from scriven.runs.recovery import open_run_corpus
+from scriven.runs.folder import Run, Which, open_run
+from scriven.runtime import has_torch, may_have_gpu, needing_torch
 from scriven.settings import Settings, reader_window
 from scriven.vocabulary import Vocabulary, check_ids
+
+if TYPE_CHECKING:
+    from scriven.inference.adaptive_mixture import AnyReader
+    from scriven.model import CharLM
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "int8"]
@@ -397,7 +397,7 @@ class Model:
     @cached_property
     def _start(self) -> Context:
         start = self.predictor.start()
-        check_finite(start.logits.float().cpu().numpy())
+        check_finite(start.logits)
         return start
 
 
@@ -541,23 +541,16 @@ def load(
     path = check_path("run", run)
     if path is None:
         raise UsageError("run is None; give the folder of a run, a str or a Path")
-    place = choose_device(device)
-    opened = open_run(path)
+    place, opened = _device_type(device), open_run(path)
     checkpoint = opened.checkpoint(which)
-    weights = checkpoint.weights(opened.shapes())
-    with single_threaded(), torch.random.fork_rng(devices=[]):
-        # Its random weights are replaced by those of the checkpoint.
-        model = make_model(opened.settings.model, opened.vocabulary.size)
-        asked, cell = precision.replace("int8", "auto"), opened.settings.model.cell
-        number_format = choose_precision(asked, place, cell, again=False)
-    load_weights(model, checkpoint, weights)
-    window = reader_window(opened.settings.reader)
-    writing = writing_precision(precision, place, cell)
+    weights, settings = checkpoint.arrays(opened.shapes()), opened.settings.model
+    writing = writing_precision(precision, place, settings.cell)
+    network, number_format = _choose_network(NumpyNetwork(settings, opened.vocabulary.size, weights), place, precision)
     predictor = Predictor(
-        model.eval().to(place),
+        network,
         opened.vocabulary,
         number_format,
-        window,
+        reader_window(opened.settings.reader),
         writing,
         training_text=partial(_training_text, opened),
     )
@@ -580,7 +573,38 @@ def load(
     return made
 
 
+def _device_type(name: str) -> str:
+    """Returns the type of the device to compute on: for `auto`, torch is asked only if there may be a GPU.
+
+    Raises UsageError if this machine does not have the device.
+    """
+    if name == "cpu" or (name == "auto" and not (may_have_gpu() and has_torch())):
+        return "cpu"
+    with needing_torch(f"device {name}"):
+        from scriven.model.backends import choose_device  # noqa: PLC0415 - it imports torch
+    return choose_device(name).type
+
+
+def _choose_network(network: NumpyNetwork, place: str, precision: str) -> tuple[NumpyNetwork | CharLM, str]:
+    """Returns what computes a network on a device, besides native code, and its number format.
+
+    Torch does if it is there. In int8, native code reads and writes, so torch is not even imported.
+    """
+    native = writing_precision(precision, place, network.settings.cell) == "int8"
+    if native or network.is_empty or not has_torch():
+        return network, "fp32"
+    import torch  # noqa: PLC0415 - it is there
+
+    from scriven.model.precision import choose_precision  # noqa: PLC0415 - it imports torch
+
+    device, asked = torch.device(place), precision.replace("int8", "auto")
+    number_format = choose_precision(asked, device, network.settings.cell, again=False)
+    return in_torch(network).to(device), number_format
+
+
 def _training_text(run: Run) -> StoredText:
+    from scriven.runs.recovery import open_run_corpus  # noqa: PLC0415 - most uses of a model need no corpus
+
     try:
         return open_run_corpus(run).training
     except InputError as error:
@@ -637,9 +661,9 @@ def _unpickle(data: bytes) -> Session:
     return Session._of(saved, _reopen(saved.origin))
 
 
-def _row(values: torch.Tensor) -> Float32s:
+def _row(values: Float32s) -> Float32s:
     """Returns the only row of an array, (H,), as a copy."""
-    row: Float32s = values[0].float().cpu().numpy().copy()
+    row: Float32s = values[0].copy()
     return row
 
 

@@ -11,10 +11,11 @@ from conftest import Command
 from scriven import recipes
 from scriven.batches import next_batch
 from scriven.batches.readers import EpochCounts, count_epoch, describe_epoch
-from scriven.corpus import Corpus, Part, build
+from scriven.corpus import Corpus, Part
+from scriven.corpus.build import build
 from scriven.errors import describe_steps
 from scriven.events import Started
-from scriven.model.language_model import parameter_count, parameters_by_layer
+from scriven.model.shapes import parameter_count, parameters_by_layer
 from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, merge_settings, validate
 from scriven.training.request import Request
 from scriven.training.start import train

@@ -18,7 +18,8 @@ import torch
 
 import scriven
 from scriven.cli import main
-from scriven.corpus import Corpus, build
+from scriven.corpus import Corpus
+from scriven.corpus.build import build
 from scriven.model import CharLM
 from scriven.model.cells import RecurrentLayer
 from scriven.runs import create_run, open_run

@@ -16,7 +16,7 @@ import scriven
 from conftest import Command
 from scriven import strict_json
 from scriven.cli.common import Verbatim, show
-from scriven.corpus import build
+from scriven.corpus.build import build
 from scriven.model import CharLM
 from scriven.runs import create_run, open_run
 from scriven.settings import validate

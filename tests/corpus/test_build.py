@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, Part, build, inputs, shards
+from scriven.corpus import Corpus, Part, inputs, shards
+from scriven.corpus.build import build
 from scriven.corpus.writer import are_validation
 from scriven.errors import InputError, UsageError
 from scriven.runtime import cache_folder

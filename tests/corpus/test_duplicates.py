@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, Part, build, inputs, shards
-from scriven.corpus.build import build_part, merge
+from scriven.corpus import Corpus, Part, inputs, shards
+from scriven.corpus.build import build, build_part, merge
 from scriven.corpus.shards import Draft, HashedDraft, are_duplicates, copy_others
 from scriven.errors import UsageError
 from scriven.settings import validate

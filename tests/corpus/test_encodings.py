@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, build
+from scriven.corpus import Corpus
+from scriven.corpus.build import build
 from scriven.corpus.decoding import LineEnds, ReadCounts, fold_punctuation, read_text, split_lines
 from scriven.corpus.encodings import decode, guess_encodings
 from scriven.corpus.sources import find

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from scriven.corpus import Corpus, build, is_corpus, shards
-from scriven.corpus.build import build_part, merge
+from scriven.corpus import Corpus, is_corpus, shards
+from scriven.corpus.build import build, build_part, merge
 from scriven.corpus.filesystem import name_in, place_of
 from scriven.corpus.header import Shard
 from scriven.corpus.shard_reader import ShardCache, cache_limit

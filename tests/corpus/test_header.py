@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, build
+from scriven.corpus import Corpus
+from scriven.corpus.build import build
 from scriven.corpus.header import LARGEST_HEADER_BYTES
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings

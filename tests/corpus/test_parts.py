@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scriven.corpus import Corpus, build, shards
-from scriven.corpus.build import build_part, merge
+from scriven.corpus import Corpus, shards
+from scriven.corpus.build import build, build_part, merge
 from scriven.corpus.parts import read_ahead
 from scriven.errors import InputError, UsageError
 from scriven.settings import CorpusSettings

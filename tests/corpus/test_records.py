@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, build, tables
+from scriven.corpus import Corpus, tables
+from scriven.corpus.build import build
 from scriven.corpus.decoding import LINE_END, lines_of
 from scriven.corpus.structure import Bad
 from scriven.corpus.tables import delimited_rows, read_records

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scriven.corpus import Corpus, build, shard_reader
+from scriven.corpus import Corpus, shard_reader
+from scriven.corpus.build import build
 from scriven.corpus.header import Shard
 from scriven.corpus.shard_reader import Numbers
 from scriven.errors import InputError

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from scriven.corpus import Corpus, build
+from scriven.corpus import Corpus
+from scriven.corpus.build import build
 from scriven.corpus.decoding import read_text
 from scriven.corpus.sources import find
 from scriven.errors import InputError

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
-from scriven.corpus import Corpus, build
-from scriven.corpus.build import build_part, is_made_of, merge
+from scriven.corpus import Corpus
+from scriven.corpus.build import build, build_part, is_made_of, merge
 from scriven.corpus.inputs import Progress, TextInput
 from scriven.corpus.writer import assemble
 from scriven.errors import InputError

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scriven.corpus import Corpus, Part, build, shards
+from scriven.corpus import Corpus, Part, shards
+from scriven.corpus.build import build
 from scriven.errors import InputError
 from scriven.settings import CorpusSettings
 from scriven.vocabulary import Vocabulary

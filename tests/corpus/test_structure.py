@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scriven.corpus import Corpus, build
-from scriven.corpus.build import build_part, merge
+from scriven.corpus import Corpus
+from scriven.corpus.build import build, build_part, merge
 from scriven.corpus.sources import TextSource
 from scriven.corpus.structure import structure_note
 from scriven.settings import CorpusSettings

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, build, tables
+from scriven.corpus import Corpus, tables
+from scriven.corpus.build import build
 from scriven.corpus.decoding import ReadCounts
 from scriven.corpus.documents import documents
 from scriven.corpus.sources import find

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, build
+from scriven.corpus import Corpus
+from scriven.corpus.build import build
 from scriven.corpus.shards import Draft
 from scriven.corpus.writer import Split, are_validation, validation_characters, validation_documents
 from scriven.errors import UsageError

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import Corpus, build, zipped
+from scriven.corpus import Corpus, zipped
+from scriven.corpus.build import build
 from scriven.corpus.decoding import ReadCounts, read_text
 from scriven.corpus.partition import partition_sources
 from scriven.corpus.sources import find

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torch import Tensor
 
-from scriven.arrays import Float64s, Ids
+from scriven.arrays import Float32s, Float64s, Ids
 from scriven.errors import InputError, UsageError
 from scriven.inference import ongoing_counts, protocols
 from scriven.inference.adaptive_mixture import AdaptiveMixture, MixedContext
@@ -66,9 +65,9 @@ def slow_nats(model: Predictor, ids: Ids, predicted: int) -> Float64s:
     kinds = np.full(129, -3, np.int32)
     kinds[numbers] = kinds_of(characters, len(numbers))
 
-    def _shares(logits: Tensor) -> npt.NDArray[np.uint32]:
+    def _shares(logits: Float32s) -> npt.NDArray[np.uint32]:
         rows = np.zeros((len(logits), 129), np.uint32)
-        rows[:, numbers] = torch.softmax(logits.double(), 1).numpy() * (1 << 24) + 1
+        rows[:, numbers] = torch.from_numpy(logits).double().softmax(1).numpy() * (1 << 24) + 1
         return rows
 
     with ContextMixer(kinds, memory_bits_for(len(text))) as mixer:

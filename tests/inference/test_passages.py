@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scriven.corpus import Corpus, build
+from scriven.corpus import Corpus
+from scriven.corpus.build import build
 from scriven.events import Sampled
 from scriven.inference.chunks import random_passage
 from scriven.report import consume

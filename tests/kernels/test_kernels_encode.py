@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scriven.corpus import build, inputs, shards
+from scriven.corpus import inputs, shards
+from scriven.corpus.build import build
 from scriven.errors import InputError
 from scriven.kernels import encode
 from scriven.settings import CorpusSettings

@@ -9,7 +9,7 @@ import pytest
 import torch
 from kernel_variants import VARIANTS, at_each_variant, kernels_of
 
-from scriven.arrays import Float64s, Ids
+from scriven.arrays import Float32s, Float64s, Ids
 from scriven.inference import sampling
 from scriven.kernels import native_library, sampler
 from scriven.kernels.counts import NgramCounter, NgramMixture, NgramTable
@@ -45,20 +45,20 @@ def seen(rows: int, length: int = 5) -> Ids:
     return np.random.default_rng(6).integers(0, SYMBOLS, (length, rows))
 
 
-def mixed(mixture: NgramMixture, logits: torch.Tensor, before: Ids) -> torch.Tensor:
+def mixed(mixture: NgramMixture, logits: Float32s, before: Ids) -> Float32s:
     """The logits (N, V) of what follows `before` (T, N), of which there may be none."""
-    found = logits.clone()
+    found = logits.copy()
     if len(before):
-        mixture.mix(found[None].numpy(), before[-mixture.longest :])
+        mixture.mix(found[None], before[-mixture.longest :])
     return found
 
 
-def slow(mixture: NgramMixture, uniforms: Float64s, recent: Ids, window: int = 0) -> tuple[Ids, torch.Tensor]:
+def slow(mixture: NgramMixture, uniforms: Float64s, recent: Ids, window: int = 0) -> tuple[Ids, Float32s]:
     """One id after another: mix, draw, read."""
     network, rows, ids = make_sampler(), uniforms.shape[1], recent
-    logits, state = torch.zeros(rows, SYMBOLS), network.zero_state(rows)
+    logits, state = np.zeros((rows, SYMBOLS), np.float32), network.zero_state(rows)
     for row in uniforms:
-        drawn = sampling.draw(mixed(mixture, logits, ids).double().numpy(), DRAWING, row, [SYMBOLS - 1])
+        drawn = sampling.draw(mixed(mixture, logits, ids).astype(np.float64), DRAWING, row, [SYMBOLS - 1])
         ids = np.concatenate((ids, drawn[None]))
         read = ids[-window:] if window else drawn[None]
         if window:
@@ -67,9 +67,9 @@ def slow(mixture: NgramMixture, uniforms: Float64s, recent: Ids, window: int = 0
     return ids[len(recent) :], logits
 
 
-def write(mixture: NgramMixture, uniforms: Float64s, recent: Ids | None, window: int = 0) -> tuple[Ids, torch.Tensor]:
+def write(mixture: NgramMixture, uniforms: Float64s, recent: Ids | None, window: int = 0) -> tuple[Ids, Float32s]:
     network, rows = make_sampler(), uniforms.shape[1]
-    logits, state = torch.zeros(rows, SYMBOLS), network.zero_state(rows)
+    logits, state = np.zeros((rows, SYMBOLS), np.float32), network.zero_state(rows)
     ids, logits, _ = network.write(logits, state, DRAWING, uniforms, window, recent, mixture=mixture)
     return ids, logits
 
@@ -81,8 +81,8 @@ def test_text_is_drawn_from_the_mixture(variant: str, rows: int, length: int, wi
     ids, logits = write(mixture, uniforms, recent if length else None, window)
     expected, after = slow(mixture, uniforms, recent, window)
     assert ids.tolist() == expected.tolist()
-    assert torch.equal(logits, after)  # those of the network
-    plain = make_sampler().write(torch.zeros(rows, SYMBOLS), None, DRAWING, uniforms, window)[0]
+    assert np.array_equal(logits, after)  # those of the network
+    plain = make_sampler().write(np.zeros((rows, SYMBOLS), np.float32), None, DRAWING, uniforms, window)[0]
     assert plain.tolist() != ids.tolist()
 
 
@@ -93,12 +93,12 @@ def test_threads_and_rows_change_no_bit_of_written_text(monkeypatch: pytest.Monk
     for rows in (slice(0, 50), slice(7, 8), slice(20, 24)):
         ids, logits = write(mixture, uniforms[:, rows], recent[:, rows])
         assert ids.tolist() == whole[0][:, rows].tolist()
-        assert torch.equal(logits, whole[1][rows])
+        assert np.array_equal(logits, whole[1][rows])
 
 
 def costs(mixture: NgramMixture, ids: Ids, recent: Ids | None, threads: int = 1, cuts: Sequence[int] = ()) -> Float64s:
     network, rows = make_sampler(), ids.shape[1]
-    logits, state, nats = torch.zeros(rows, SYMBOLS), network.zero_state(rows), []
+    logits, state, nats = np.zeros((rows, SYMBOLS), np.float32), network.zero_state(rows), []
     for piece in np.split(ids, cuts):
         found, _, logits, state = sampler.score(
             network, logits, state, piece, piece, threads, recent=recent, mixture=mixture
@@ -112,10 +112,10 @@ def costs(mixture: NgramMixture, ids: Ids, recent: Ids | None, threads: int = 1,
 def test_text_costs_what_the_mixture_says(rows: int, length: int) -> None:
     mixture, ids, recent = make_mixture(), np.random.default_rng(8).integers(0, SYMBOLS, (90, rows)), seen(rows, length)
     network, before = make_sampler(), recent
-    logits, state = torch.zeros(rows, SYMBOLS), network.zero_state(rows)
+    logits, state = np.zeros((rows, SYMBOLS), np.float32), network.zero_state(rows)
     expected = []
     for row in ids:
-        p = mixed(mixture, logits, before).double().log_softmax(-1).numpy()
+        p = torch.from_numpy(mixed(mixture, logits, before)).double().log_softmax(-1).numpy()
         expected.append(-p[np.arange(rows), row])
         *_, logits, state = sampler.score(network, logits, state, row[None], row[None])
         before = np.concatenate((before, row[None]))
@@ -129,7 +129,7 @@ def test_text_costs_what_the_mixture_says(rows: int, length: int) -> None:
 
 def test_the_probabilities_of_a_mixture_sum_to_1() -> None:
     mixture, network, rows = make_mixture(), make_sampler(), SYMBOLS
-    logits, ids = torch.randn(1, SYMBOLS).expand(rows, -1), np.arange(rows)[None]
+    logits, ids = torch.randn(1, SYMBOLS).expand(rows, -1).numpy(), np.arange(rows)[None]
     nats = sampler.score(
         network, logits, network.zero_state(rows), ids, ids, recent=seen(1).repeat(rows, 1), mixture=mixture
     )
@@ -138,7 +138,7 @@ def test_the_probabilities_of_a_mixture_sum_to_1() -> None:
 
 def test_ids_that_there_are_not_are_refused() -> None:
     network, ids = make_sampler(), np.zeros((1, 1), np.int64)
-    logits, state = torch.zeros(1, SYMBOLS), network.zero_state(1)
+    logits, state = np.zeros((1, SYMBOLS), np.float32), network.zero_state(1)
     for wrong in (-1, SYMBOLS):
         with pytest.raises(RuntimeError):
             sampler.score(network, logits, state, ids, ids, recent=np.array([[wrong]]), mixture=make_mixture())

@@ -13,7 +13,8 @@ from scriven.kernels import recurrent_fp32, scan
 from scriven.model import CharLM, backends
 from scriven.model.backends import Route, choose_backend
 from scriven.model.cells import Masks, RecurrentLayer
-from scriven.model.language_model import join_rows, parameter_count, take_rows, weight_shapes, zero_rows
+from scriven.model.language_model import join_rows, take_rows, zero_rows
+from scriven.model.shapes import parameter_count, weight_shapes
 from scriven.settings import ModelSettings
 
 V = 11

@@ -24,7 +24,7 @@ SETTINGS = Settings(model=ModelSettings(width=4, layers=1), monitor=MonitorSetti
 
 
 def weights(step: int, settings: ModelSettings = SETTINGS.model) -> dict[str, torch.Tensor]:
-    from scriven.model.language_model import weight_shapes
+    from scriven.model.shapes import weight_shapes
 
     return {name: torch.full(shape, float(step)) for name, shape in weight_shapes(settings, 4).items()}
 

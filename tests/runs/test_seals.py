@@ -8,7 +8,7 @@ import torch
 
 from conftest import Command
 from scriven.errors import InputError
-from scriven.model.language_model import weight_shapes
+from scriven.model.shapes import weight_shapes
 from scriven.runs import Run, create_run, open_run
 from scriven.runs.checkpoints import SEALS_KEPT, extend_seals, vocabulary_seal
 from scriven.runs.doctor import examine

@@ -16,8 +16,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scriven.inference.context import Context
 from scriven.inference.generation import LIVE, Generation
-from scriven.inference.predictor import Context, Predictor
+from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import read_rows
 from scriven.kernels import native_library
 from scriven.server import engine

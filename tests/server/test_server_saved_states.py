@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
-import torch
 
-from scriven.inference.predictor import Context
+from scriven.inference.context import Context
 from scriven.server.requests import LIMITS
 from scriven.server.responses import ApiError
 from scriven.server.saved_states import SavedStates
 
-CONTEXT = Context(torch.zeros(1, 10), ((torch.zeros(1, 5), torch.zeros(1, 5)),))
+CONTEXT = Context(np.zeros((1, 10), np.float32), ((np.zeros((1, 5), np.float32),) * 2,))
 BYTES = 80
 
 

@@ -18,12 +18,13 @@ from scriven.events import Event, Finished, Started, Stepped
 from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.runs import open_run
+from scriven.runs.start_model import StartModel
 from scriven.settings import CorpusSettings, Settings, merge_settings, validate
 from scriven.training.auto_start import known_share, mean_nats, order0_nats
 from scriven.training.request import Request
 from scriven.training.start import train
 from scriven.training.verify import verify_resume
-from scriven.training.warm_start import StartModel, similar_rows, warm_started_model
+from scriven.training.warm_start import similar_rows, warm_started_model
 from scriven.vocabulary import Vocabulary
 from small_start import MODEL, make_start, use_starts
 

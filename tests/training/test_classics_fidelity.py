@@ -21,7 +21,8 @@ from torch.nn import functional
 
 from scriven import recipes
 from scriven.batches import next_batch
-from scriven.corpus import Corpus, build
+from scriven.corpus import Corpus
+from scriven.corpus.build import build
 from scriven.distributed.collectives import ProcessGroup
 from scriven.distributed.rendezvous import WorkerJob
 from scriven.events import Stepped

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scriven.corpus import Corpus, build
+from scriven.corpus import Corpus
+from scriven.corpus.build import build
 from scriven.corpus.store import CorpusCheck
 from scriven.errors import InputError
 from scriven.events import Saved

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
-from scriven.corpus import Corpus, build
+from scriven.corpus import Corpus
+from scriven.corpus.build import build
 from scriven.errors import InputError
 from scriven.events import Started, Stepped
 from scriven.runs import create_run, open_run

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from scriven.batches import epoch_predictions, next_batch
-from scriven.corpus import Corpus, Part, build
+from scriven.corpus import Corpus, Part
+from scriven.corpus.build import build
 from scriven.errors import InputError, UsageError
 from scriven.events import Evaluated, Event, Finished, Sampled, Started, Stepped
 from scriven.model import CharLM

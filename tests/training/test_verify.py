@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from scriven.model.backends import available_cores
 from scriven.runs import open_run
+from scriven.runtime import available_cores
 from scriven.settings import merge_settings, validate
 from scriven.training import auto_settings
 from scriven.training.loop import Trainer

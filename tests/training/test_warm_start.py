@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from scriven.model.cells import GATES, RecurrentLayer
+from scriven.model.cells import RecurrentLayer
+from scriven.model.shapes import GATES
 from scriven.settings import Cell, ModelSettings
 
 

@@ -119,12 +119,12 @@ def find_network(name: str) -> ArchiveNetwork:
     from scriven.archives import ArchiveNetwork
     from scriven.kernels.sampler import Sampler
     from scriven.runs.folder import locate_run
+    from scriven.runs.start_model import StartModel
     from scriven.session import load
-    from scriven.training.warm_start import StartModel
 
     if starts.NAME.fullmatch(name) and not locate_run(name):
         start = StartModel(starts.find(name))
-        weights, vocabulary = start.read_weights(), start.vocabulary
+        weights, vocabulary = start.read_arrays(), start.vocabulary
         return ArchiveNetwork(Sampler(start.settings, weights, "int8", vocabulary.boundary), vocabulary, name)
     predictor = load(name, device="cpu", precision="int8").predictor
     sampler = predictor.sampler()

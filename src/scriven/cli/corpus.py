@@ -226,7 +226,7 @@ def info(
 
 def build_with_bar(texts: Sequence[str], settings: CorpusSettings, folder: Path | None = None) -> Path:
     """Builds the corpus of these texts, with a bar on standard error, and returns its folder."""
-    from scriven.corpus import build as build_corpus
+    from scriven.corpus.build import build as build_corpus
 
     with stop_on_signal(), progress_bar("reading the text") as progress:
         return build_corpus(texts, settings, folder, progress)

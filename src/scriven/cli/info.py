@@ -75,7 +75,7 @@ def _show_run(name: str, layers: bool, *, as_json: bool) -> None:
 
 
 def _describe_run(run: Run, layers: bool) -> Row:
-    from scriven.model.language_model import parameter_count
+    from scriven.model.shapes import parameter_count
 
     model, index = run.settings.model, run.index()
     return {
@@ -95,7 +95,7 @@ def _describe_run(run: Run, layers: bool) -> Row:
 
 def _layers(run: Run) -> list[Row]:
     """Returns each part of the model in order, with the numbers of its inputs, outputs and parameters."""
-    from scriven.model.language_model import layer_widths, parameters_by_layer
+    from scriven.model.shapes import layer_widths, parameters_by_layer
 
     model, symbols = run.settings.model, run.vocabulary.size
     if model.kind == "counts":
@@ -173,11 +173,11 @@ def _machine() -> Row:
     from scriven import kernels
     from scriven.inference.predictor import writing_precision
     from scriven.model import choose_device, choose_precision
-    from scriven.model.backends import available_cores
     from scriven.model.precision import CELLS, training_path
+    from scriven.runtime import available_cores
 
     device = choose_device("auto")
-    precision, writing = choose_precision("auto", device), writing_precision("auto", device)
+    precision, writing = choose_precision("auto", device), writing_precision("auto", device.type)
     return {
         "scriven": metadata.version("scriven"),
         "python": platform.python_version(),

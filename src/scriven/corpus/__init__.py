@@ -1,8 +1,18 @@
 """Turns text files into a corpus: ids on disk."""
 
-from scriven.corpus.build import build as build
-from scriven.corpus.store import Corpus as Corpus
-from scriven.corpus.store import Part as Part
-from scriven.corpus.store import is_corpus as is_corpus
+from __future__ import annotations
 
-__all__ = ["Corpus", "Part", "build", "is_corpus"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scriven.corpus.store import Corpus, Part, is_corpus
+
+__all__ = ["Corpus", "Part", "is_corpus"]
+
+
+def __getattr__(name: str) -> object:
+    """Imports a name when it is first used: what only prepares a text needs no corpus."""
+    if name not in __all__:
+        raise AttributeError(f"module 'scriven.corpus' has no attribute {name!r}")
+    return getattr(import_module("scriven.corpus.store"), name)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Self, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,95 +19,16 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from scriven.arrays import Bools, Float64s, Ids
-from scriven.errors import UsageError
-from scriven.inference.predictor import Context, Predictor
+from scriven.arrays import Bools, Float32s, Float64s, Ids, as_numpy
+from scriven.inference.context import RULE, AdaptiveContext, AdaptiveRule, Context, Learned
+from scriven.inference.predictor import Predictor, check_adaptive
 from scriven.kernels.adamw import AdamW, norm
+from scriven.kernels.sampler import State
 from scriven.model.backends import choose_backend, single_threaded
-from scriven.model.language_model import State, detach
-from scriven.runs.tensors import finite
 
 PRECISION = "fp32"  # of all products
-LEARNED = "learned."  # begins the names of the arrays of what was learned
-
-
-@dataclass(frozen=True)
-class AdaptiveRule:
-    """How weights learn from a text while it is read. The numbers are fitted: see docs/adaptive.md."""
-
-    length: int = 64  # characters of a segment
-    rate: float = 3e-4  # learning rate of AdamW; 0 to learn nothing
-    beta2: float = 0.999  # of AdamW's mean of squares
-    pull: float = 2e-3  # share of the way back to the trained weights, at each step
-
-
-RULE = AdaptiveRule()
-SomeContext = TypeVar("SomeContext", bound="AdaptiveContext")
-Judge = Callable[[Tensor, Ids], tuple[Float64s, Bools]]  # takes logits (t, V) before ids (t,), as `_score`
-
-
-@dataclass(frozen=True)
-class Learned:
-    """The weights (P,) that learned from a text, with AdamW's mean of squares (P,) and number of steps ()."""
-
-    weights: Tensor
-    square: Tensor
-    steps: Tensor
-
-
-@dataclass(frozen=True)
-class AdaptiveContext(Context):
-    """What one row has read and learned. `logits` (1, V) are those of the next character.
-
-    `segment` (t,) has the ids that were not learned from yet, after the last one that was; `state` is the one before
-    them. Without a segment, as after writing, `state` is the one after all that was read. `written` (T,) are ids that
-    the model wrote after all that; nothing else of the context knows them before `AdaptiveReader.settle`.
-    """
-
-    learned: Learned | None = None  # None before anything was learned
-    segment: Ids | None = None
-    written: Ids | None = None
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Returns the learned arrays and the ids, under names that begin with LEARNED."""
-        ids = {"segment": self.segment, "written": self.written}
-        found = {name: torch.from_numpy(each) for name, each in ids.items() if each is not None}
-        if self.learned is not None:
-            found |= vars(self.learned)
-        return {f"{LEARNED}{name}": value for name, value in found.items()}
-
-    @classmethod
-    def of_tensors(cls, context: Context, tensors: dict[str, Tensor]) -> Self:
-        """Returns a context from the arrays of `to_tensors`.
-
-        Raises TypeError or ValueError if they are not such arrays.
-        """
-        arrays = {name.removeprefix(LEARNED): value for name, value in tensors.items()}
-        ids = {name: arrays.pop(name) for name in ("segment", "written") if name in arrays}
-        if not all(each.dtype is torch.float32 and finite(each) for each in arrays.values()):
-            raise ValueError("what was learned is not finite numbers in fp32")
-        if not all(each.dtype is torch.int64 and each.ndim == 1 for each in ids.values()):
-            raise ValueError("its ids are no whole numbers")
-        learned = Learned(**arrays) if arrays else None  # TypeError for other names
-        known = {name: each.numpy() for name, each in ids.items()}
-        return cls(context.logits, context.state, learned=learned, **known)
-
-    def fits(self, predictor: Predictor) -> bool:
-        """Whether the learned arrays have shapes and values for this model."""
-        size = sum(each.numel() for each in predictor.model.parameters() if each.requires_grad)
-        known, learned, vocabulary = self.segment, self.learned, predictor.vocabulary
-        if learned is not None:
-            shapes = [tuple(each.shape) for each in (learned.weights, learned.square, learned.steps)]
-            if shapes != [(size,), (size,), ()] or bool(learned.steps < 1) or bool((learned.square < 0).any()):
-                return False
-        if known is not None and not (0 < len(known) <= RULE.length and are_ids(known, vocabulary.size)):
-            return False
-        return self.written is None or are_ids(self.written, vocabulary.ids)
-
-
-def are_ids(ids: Ids, count: int) -> bool:
-    """Whether all are among the first ids."""
-    return bool(((ids >= 0) & (ids < count)).all())
+SomeContext = TypeVar("SomeContext", bound=AdaptiveContext)
+Judge = Callable[[Float32s, Ids], tuple[Float64s, Bools]]  # takes logits (t, V) before ids (t,), as `_score`
 
 
 class AdaptiveReader:
@@ -133,7 +54,7 @@ class AdaptiveReader:
 
     def start(self, *, history: bool = True) -> AdaptiveContext:
         """Returns the context at the beginning of a text, with the trained weights. It needs no `history`."""
-        return self.read(AdaptiveContext(torch.zeros(1, self.vocabulary.size)), self.predictor.opening)[2]
+        return self.read(AdaptiveContext(self.predictor.blank().logits), self.predictor.opening)[2]
 
     def read(
         self, context: AdaptiveContext, ids: Ids, judge: Judge | None = None, *, reuse: bool = False
@@ -164,7 +85,7 @@ class AdaptiveReader:
                 self._learn(losses)
                 context = replace(context, state=state, learned=self._copy_learned())
             _, logits, state = self._predict(last, last, context.state, pad=False)
-        return replace(context, logits=logits[-1:].detach(), state=state, segment=None)
+        return replace(context, logits=logits[-1:], state=state, segment=None)
 
     def ready(self, context: AdaptiveContext, *, reuse: bool = False) -> AdaptiveContext:
         """Returns a context that is `settle`d; see `AdaptiveMixture.ready`."""
@@ -190,7 +111,7 @@ class AdaptiveReader:
 
     def probabilities(self, context: AdaptiveContext) -> Float64s:
         """Returns the probabilities (V,) of the next symbol, by id, after a context that is `ready`."""
-        chances: Float64s = context.logits[0].double().softmax(0).numpy()
+        chances: Float64s = torch.from_numpy(context.logits[0]).double().softmax(0).numpy()
         return chances
 
     def writer(self, context: AdaptiveContext) -> Predictor:
@@ -221,11 +142,11 @@ class AdaptiveReader:
         if self._held is None:
             learned = self._copy_learned()
         _, logits, _ = self._predict(segment, segment, state)
-        return nats, right, AdaptiveContext(logits[-1:].detach(), state, learned=learned, segment=segment)
+        return nats, right, AdaptiveContext(logits[-1:], state, learned=learned, segment=segment)
 
     def _predict(
         self, read: Ids, targets: Ids, state: State | None, *, pad: bool = True
-    ) -> tuple[Tensor, Tensor, State]:
+    ) -> tuple[Tensor, Float32s, State]:
         """Reads ids (t,) from `state` on. Returns the losses (t,) of `targets`, the logits (t, V), and the state after.
 
         The ids are padded to a whole segment, so that the bits do not depend on how much of it is known; the state is
@@ -235,11 +156,11 @@ class AdaptiveReader:
         padding = np.zeros(self.rule.length - count if pad else 0, np.int64)
         ids = np.concatenate((read, padding))[:, None]  # (T, 1)
         fresh = None if self.vocabulary.boundary is None else torch.from_numpy(ids == self.vocabulary.boundary)
-        _, y, after = self.model.read(torch.from_numpy(ids), _trainable(state), fresh, backend=self._backend)
+        _, y, after = self.model.read(torch.from_numpy(ids), _tensors(state), fresh, backend=self._backend)
         logits = self.model.logits(y, self._backend)[:, 0]  # (T, V)
         wanted = torch.from_numpy(np.concatenate((targets, padding)))
         losses = functional.cross_entropy(logits, wanted, reduction="none")  # (T,)
-        return losses[:count], logits[:count], detach(after)
+        return losses[:count], as_numpy(logits[:count]), tuple(tuple(map(as_numpy, layer)) for layer in after)
 
     def _learn(self, losses: Tensor) -> None:
         """Makes one step from the losses (t,) of a segment, unless its gradient is not finite."""
@@ -252,7 +173,7 @@ class AdaptiveReader:
             for parameter, gradient in zip(self._parameters, found, strict=True)
         ]
         if np.isfinite(norm(gradients)):
-            self._values.lerp_(self._trained.weights, self.rule.pull)
+            self._values.lerp_(torch.from_numpy(self._trained.weights), self.rule.pull)
             self._adamw.mean.zero_()  # without momentum it is the gradient, but for its last bits
             self._adamw.step(gradients, 1.0, self.rule.rate)
 
@@ -260,41 +181,26 @@ class AdaptiveReader:
         """Puts learned weights into the model, unless they are there."""
         learned = self._trained if learned is None else learned
         if learned is not self._held:
-            self._values.copy_(learned.weights)
-            self._adamw.square.copy_(learned.square)
-            self._adamw.steps.copy_(learned.steps)
+            self._values.copy_(torch.from_numpy(learned.weights))
+            self._adamw.square.copy_(torch.from_numpy(learned.square))
+            self._adamw.steps.copy_(torch.from_numpy(learned.steps))
             self._held = learned
 
     def _copy_learned(self) -> Learned:
         """Returns a copy of the weights and of AdamW's state."""
         parts = (self._values, self._adamw.square, self._adamw.steps)
-        self._held = copied = Learned(*(each.clone() for each in parts))
+        self._held = copied = Learned(*(as_numpy(each.clone()) for each in parts))
         return copied
 
 
-def _trainable(state: State | None) -> State | None:
-    """Returns a state that gradients can be computed from: what was written in inference mode is copied."""
-    if state is None:
-        return None
-    return tuple(tuple(part.clone() if part.is_inference() else part for part in layer) for layer in state)
+def _tensors(state: State | None) -> tuple[tuple[Tensor, ...], ...] | None:
+    """Returns a state as torch's arrays, which share its memory."""
+    return None if state is None else tuple(tuple(map(torch.from_numpy, layer)) for layer in state)
 
 
-def _score(logits: Tensor, ids: Ids) -> tuple[Float64s, Bools]:
+def _score(logits: Float32s, ids: Ids) -> tuple[Float64s, Bools]:
     """Returns the nats (t,) of ids (t,) under logits (t, V), and whether each is the most likely one."""
-    nats: Float64s = functional.cross_entropy(logits.detach(), torch.from_numpy(ids), reduction="none").double().numpy()
-    right: Bools = logits.argmax(1).numpy() == ids
+    known, targets = torch.from_numpy(logits), torch.from_numpy(ids)
+    nats: Float64s = functional.cross_entropy(known, targets, reduction="none").double().numpy()
+    right: Bools = logits.argmax(1) == ids
     return nats, right
-
-
-def check_adaptive(predictor: Predictor) -> None:
-    """Raises UsageError for a model that cannot learn while it reads."""
-    if predictor.window:
-        raise UsageError(
-            f"a model of windows reads the last {predictor.window:,} characters anew each time, so it cannot learn "
-            "while it reads; score it without adapting, or train with --reader.kind stream"
-        )
-    if predictor.is_counts_alone:
-        raise UsageError(
-            "a model of counts alone has no weights to learn with, so sessions, the server and adaptive-documents "
-            "cannot adapt it; scriven score RUN FILE --adapt and Model.score(text, adapt=True) can"
-        )

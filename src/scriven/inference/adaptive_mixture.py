@@ -9,30 +9,28 @@ and written, and makes them again from that. No bit depends on it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self, Union
 
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
-from scriven.arrays import Bools, Float64s, Ids
+from scriven.arrays import Bools, Float32s, Float64s, Ids
 from scriven.errors import InputError, UsageError
-from scriven.inference.adaptive import (
-    LEARNED,
-    RULE,
-    AdaptiveContext,
-    AdaptiveReader,
-    AdaptiveRule,
-    are_ids,
-    check_adaptive,
-)
 from scriven.inference.chunks import blocks
+from scriven.inference.context import LEARNED, RULE, AdaptiveContext, AdaptiveRule, Context, are_ids
 from scriven.inference.ongoing_counts import CountsOfTraining, OngoingCounts
-from scriven.inference.predictor import Context, Predictor
-from scriven.model.language_model import State
+from scriven.inference.predictor import Predictor, check_adaptive
+from scriven.kernels.sampler import State
+from scriven.runtime import needing_torch
+from scriven.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from scriven.inference.adaptive import AdaptiveReader
+
+    AnyReader = Union[AdaptiveReader, "AdaptiveMixture"]  # noqa: UP007
 
 JOINED = 1 << 12  # ids that one turn of reading has at least, unless it is the last one
 
@@ -57,22 +55,22 @@ class History:
                 return History((*self.turns[:-1], (False, np.concatenate((last, ids)))))
         return History((*self.turns, (written, ids)))
 
-    def to_tensors(self) -> dict[str, Tensor]:
+    def to_arrays(self) -> dict[str, Ids]:
         """Returns the ids (T,) of all turns, and of each whether it was written and its length (M, 2)."""
         ids = np.concatenate([np.empty(0, np.int64), *(ids for _, ids in self.turns)])
         turns = np.array([(written, len(ids)) for written, ids in self.turns], np.int64).reshape(-1, 2)
-        return {f"{LEARNED}history": torch.from_numpy(ids), f"{LEARNED}turns": torch.from_numpy(turns)}
+        return {f"{LEARNED}history": ids, f"{LEARNED}turns": turns}
 
     @classmethod
-    def of_tensors(cls, ids: Tensor, turns: Tensor) -> History:
-        """Returns a history from the arrays of `to_tensors`. Raises ValueError if they are not such arrays."""
-        whole = all(each.dtype is torch.int64 for each in (ids, turns))
+    def of_arrays(cls, ids: Ids, turns: Ids) -> History:
+        """Returns a history from the arrays of `to_arrays`. Raises ValueError if they are not such arrays."""
+        whole = all(each.dtype == np.int64 for each in (ids, turns))
         if not (whole and ids.ndim == 1 and turns.ndim == 2 and turns.shape[1] == 2):
             raise ValueError("the history has no whole numbers")
-        written, lengths = turns.numpy().T
+        written, lengths = turns.T
         if not (are_ids(written, 2) and are_ids(lengths - 1, len(ids)) and lengths.sum() == len(ids)):
             raise ValueError("the turns are not those of the ids")
-        parts = np.split(ids.numpy(), np.cumsum(lengths)[:-1]) if len(lengths) else []
+        parts = np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
         return cls(tuple(zip((written == 1).tolist(), parts, strict=True)))
 
 
@@ -125,25 +123,25 @@ class MixedContext(AdaptiveContext):
     behind: tuple[Ids, ...] = ()
     partners: PartnersSlot = field(default_factory=PartnersSlot, compare=False)
 
-    def to_tensors(self) -> dict[str, Tensor]:
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the arrays of an AdaptiveContext, and the history."""
         assert self.history is not None
-        return super().to_tensors() | self.history.to_tensors()
+        return super().to_arrays() | self.history.to_arrays()
 
     @classmethod
-    def of_tensors(cls, context: Context, tensors: dict[str, Tensor]) -> Self:
-        """Returns a context from the arrays of `to_tensors`.
+    def of_arrays(cls, context: Context, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """Returns a context from the arrays of `to_arrays`.
 
         Raises KeyError, TypeError or ValueError if they are not such arrays.
         """
-        rest = dict(tensors)
-        history = History.of_tensors(rest.pop(f"{LEARNED}history"), rest.pop(f"{LEARNED}turns"))
-        return replace(super().of_tensors(context, rest), history=history)
+        rest = dict(arrays)
+        history = History.of_arrays(rest.pop(f"{LEARNED}history"), rest.pop(f"{LEARNED}turns"))
+        return replace(super().of_arrays(context, rest), history=history)
 
-    def fits(self, predictor: Predictor) -> bool:
+    def fits(self, size: int, vocabulary: Vocabulary) -> bool:
         """Whether the learned arrays and the history are of this model."""
         turns = () if self.history is None else self.history.turns
-        return super().fits(predictor) and all(are_ids(ids, predictor.vocabulary.ids) for _, ids in turns)
+        return super().fits(size, vocabulary) and all(are_ids(ids, vocabulary.ids) for _, ids in turns)
 
 
 class AdaptiveMixture:
@@ -152,8 +150,8 @@ class AdaptiveMixture:
     def __init__(self, predictor: Predictor, rule: AdaptiveRule = RULE) -> None:
         """Raises UsageError for a model that cannot learn while it reads, or has too many symbols to count."""
         self.predictor, self.vocabulary = predictor, predictor.vocabulary
-        self._network = AdaptiveReader(predictor, rule)
-        self._trained = AdaptiveReader(predictor, replace(rule, rate=0.0))
+        self._network = network_reader(predictor, rule)
+        self._trained = network_reader(predictor, replace(rule, rate=0.0))
         self._counts = CountsOfTraining(predictor, partial(_predict, self._trained))
 
     def start(self, *, history: bool = True) -> MixedContext:
@@ -173,8 +171,8 @@ class AdaptiveMixture:
         mixed = self.ready(context, reuse=reuse)
         partners = _take(mixed)
 
-        def _judge(logits: Tensor, ids: Ids) -> tuple[Float64s, Bools]:
-            def _judge_both(unlearned: Tensor, ids: Ids) -> tuple[Float64s, Bools]:
+        def _judge(logits: Float32s, ids: Ids) -> tuple[Float64s, Bools]:
+            def _judge_both(unlearned: Float32s, ids: Ids) -> tuple[Float64s, Bools]:
                 return partners.counts.read(ids, logits, unlearned), np.zeros(len(ids), np.bool_)
 
             nats, right, partners.trained = self._trained.read(partners.trained, ids, _judge_both)
@@ -245,7 +243,14 @@ class AdaptiveMixture:
         return _take(self.ready(context, reuse=True))
 
 
-AnyReader = AdaptiveReader | AdaptiveMixture
+def network_reader(predictor: Predictor, rule: AdaptiveRule = RULE) -> AdaptiveReader:
+    """Returns what reads and learns with the network alone.
+
+    Raises UsageError for a model that cannot learn while it reads, and without torch.
+    """
+    with needing_torch("learning while reading"):
+        from scriven.inference.adaptive import AdaptiveReader  # noqa: PLC0415 - it imports torch
+    return AdaptiveReader(predictor, rule)
 
 
 def adaptive_reader(predictor: Predictor, rule: AdaptiveRule = RULE) -> AnyReader:
@@ -259,7 +264,7 @@ def adaptive_reader(predictor: Predictor, rule: AdaptiveRule = RULE) -> AnyReade
             f"this model is mixed with counts, which go on counting in native code alone, and there is none: "
             f"{predictor.missing_counts}; the network alone can learn, with --counts none or counts='none'"
         )
-    return AdaptiveMixture(predictor, rule) if has_ongoing_counts(predictor) else AdaptiveReader(predictor, rule)
+    return AdaptiveMixture(predictor, rule) if has_ongoing_counts(predictor) else network_reader(predictor, rule)
 
 
 def has_ongoing_counts(predictor: Predictor) -> bool:
@@ -277,7 +282,7 @@ def _of_network(context: MixedContext) -> AdaptiveContext:
     return AdaptiveContext(context.logits, context.state, None, context.learned, context.segment, context.written)
 
 
-def _predict(trained: AdaptiveReader, ids: Ids) -> Iterator[tuple[Tensor, Ids]]:
+def _predict(trained: AdaptiveReader, ids: Ids) -> Iterator[tuple[Float32s, Ids]]:
     """Yields pieces of a text, ids (t,), with the logits (t, V) of the trained network for them."""
     network = trained.writer(trained.start())
     context = network.start()

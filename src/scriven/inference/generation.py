@@ -15,9 +15,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from scriven.arguments import check_stops, check_switch, check_whole
-from scriven.arrays import Ids
+from scriven.arrays import Bools, Ids
 from scriven.errors import UsageError
-from scriven.inference.predictor import Context, Predictor, fit, side_by_side
+from scriven.inference.context import Context, fit, side_by_side
+from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import overflow
 from scriven.settings import SamplingSettings, describe_errors
 from scriven.vocabulary import Decoder, Vocabulary
@@ -173,7 +174,7 @@ def generate(predictor: Predictor, memory: Memory, line: Generation, most: int) 
 
 def _check(context: Context) -> None:
     """Raises InputError if a context's logits are not finite. A model may overflow late in a text."""
-    if not context.logits.isfinite().all():
+    if not np.isfinite(context.logits).all():
         raise overflow()
 
 
@@ -225,11 +226,11 @@ class GenerationBatch:
         settings = [generation.settings for generation in self.generations]
         kept = {row: before.rows([row]) for row, generation in enumerate(self.generations) if generation.keep}
         ids, self.context = self._predictor.generate(before, settings, uniforms, reuse=True)
-        finite = self.context.logits.isfinite().all(1).tolist()  # (N,)
+        finite: Bools = np.logical_and.reduce(np.isfinite(self.context.logits), axis=1)  # (N,)
         wrote = []
         for row, (generation, drawn) in enumerate(zip(self.generations, np.ascontiguousarray(ids.T), strict=True)):
             text, taken = generation.take(drawn)
-            wrote.append(Emitted(generation, text, drawn[:taken], finite[row]))
+            wrote.append(Emitted(generation, text, drawn[:taken], bool(finite[row])))
             if generation.keep and generation.done:
                 numbers = uniforms[:taken, row : row + 1]
                 _, generation.end = self._predictor.generate(kept[row], generation.settings, numbers)

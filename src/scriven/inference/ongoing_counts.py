@@ -12,9 +12,8 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from torch import Tensor
 
-from scriven.arrays import Float64s, Ids
+from scriven.arrays import Float32s, Float64s, Ids
 from scriven.errors import UsageError
 from scriven.inference.chunks import StoredText, blocks, last_chunks
 from scriven.inference.predictor import Predictor
@@ -36,7 +35,7 @@ SHARE = 1 << 24  # of a probability 1, as frequencies
 
 ASCII = 128  # code points that keep their numbers
 
-Predict = Callable[[Ids], Iterator[tuple[Tensor, Ids]]]  # pieces of a text, ids (t,), after the logits (t, V) for them
+Predict = Callable[[Ids], Iterator[tuple[Float32s, Ids]]]  # pieces of a text, ids (t,), after their logits (t, V)
 
 
 class OngoingCounts:
@@ -68,7 +67,7 @@ class OngoingCounts:
         """Returns independent counts that have read the same."""
         return OngoingCounts(self._vocabulary, self._mixer.copy())
 
-    def read(self, ids: Ids, *logits: Tensor) -> Float64s:
+    def read(self, ids: Ids, *logits: Float32s) -> Float64s:
         """Returns the nats (t,) of known ids (t,), by counts and the logits (t, V) of networks together.
 
         All nats are NaN if the logits are not finite numbers.
@@ -79,7 +78,7 @@ class OngoingCounts:
         """Reads known ids (t,) as the context of the next ones, and does not count them."""
         self._mixer.observe(self._numbers[ids])
 
-    def probabilities(self, *logits: Tensor) -> Float64s:
+    def probabilities(self, *logits: Float32s) -> Float64s:
         """Returns the probabilities (V,) of the next symbol by counts and the logits (1, V) of networks together.
 
         All are NaN if the logits are not finite numbers.
@@ -97,11 +96,12 @@ class OngoingCounts:
             return np.full(len(ids), math.nan)
         return self._mixer.read(self._numbers[ids], *known)
 
-    def _frequencies(self, logits: Tensor) -> Frequencies | None:
+    def _frequencies(self, logits: Float32s) -> Frequencies | None:
         """Returns frequencies by number (t, numbers) from logits (t, V); None if these are not finite numbers."""
-        chances = logits.detach().double().softmax(1).numpy()  # (t, V)
-        if not np.isfinite(chances).all():
+        if not np.isfinite(logits).all():
             return None
+        chances = np.exp(logits - logits.max(1, keepdims=True).astype(np.float64))  # (t, V)
+        chances /= chances.sum(1, keepdims=True)
         frequencies = np.zeros((len(chances), self._mixer.symbols), np.uint32)
         frequencies[:, self._numbers] = (chances * SHARE).astype(np.uint32) + np.uint32(1)
         return frequencies

@@ -2,77 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from scriven import kernels
-from scriven.arrays import Float64s, Ids
+from scriven.arrays import Bools, Float32s, Float64s, Ids, as_numpy
 from scriven.errors import UsageError
 from scriven.inference.chunks import StoredText
+from scriven.inference.context import Context
+from scriven.inference.numpy_network import NumpyNetwork
 from scriven.inference.sampling import draw
 from scriven.kernels import native_library, sampler
 from scriven.kernels.counts import NgramMixture, NgramTable
-from scriven.kernels.sampler import Sampler
-from scriven.model.backends import choose_backend, single_threaded
-from scriven.model.cells import CELLS
-from scriven.model.language_model import CharLM, NoNetwork, State, join_rows, take_rows
-from scriven.settings import SamplingSettings
+from scriven.kernels.sampler import Sampler, State
+from scriven.model.shapes import GATES
+from scriven.runtime import needing_torch
+from scriven.settings import ModelSettings, SamplingSettings
 from scriven.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from scriven.inference.torch_network import TorchNetwork
+    from scriven.model.language_model import CharLM
 
 READ_AT_ONCE = 4096  # characters of all rows together; more is not faster
 LOGITS_AT_ONCE = 1 << 22  # values, 16 MB: bounds the memory for many rows or symbols
-
-
-@dataclass(frozen=True)
-class Context:
-    """What N rows have read: the network's logits (N, V) of each row's next character, and the state (None before any).
-
-    With a window or counts, `recent` has the last characters read (L, N); see `Predictor.next_logits`.
-    Nothing changes a context's arrays, so one context can be continued many times.
-    """
-
-    logits: Tensor
-    state: State | None = None
-    recent: Ids | None = None
-
-    def rows(self, numbers: Sequence[int]) -> Context:
-        """Returns the context of the rows with these numbers, in that order. A number may occur many times."""
-        index = torch.tensor(numbers, dtype=torch.long, device=self.logits.device)
-        state = None if self.state is None else take_rows(self.state, index)
-        return Context(self.logits[index], state, None if self.recent is None else self.recent[:, list(numbers)])
-
-    def join_recent(self, ids: Ids) -> Ids:
-        """Returns the last characters that are known, with ids (T, N) after them."""
-        return ids if self.recent is None else np.concatenate((self.recent, ids))
-
-
-def fit(contexts: Sequence[Context]) -> bool:
-    """Whether contexts can share a batch: all or none have a state, and as many last characters are known of each."""
-    states = {context.state is None for context in contexts}
-    return len(states) == 1 and len({0 if each.recent is None else len(each.recent) for each in contexts}) == 1
-
-
-def side_by_side(contexts: Sequence[Context]) -> Context:
-    """Joins contexts into one, row after row.
-
-    Raises ValueError if they do not `fit`.
-    """
-    if not fit(contexts):
-        raise ValueError(
-            "contexts share a batch only if all have read something, and as many last characters are known of each"
-        )
-    states = [context.state for context in contexts if context.state is not None]
-    seen = [context.recent for context in contexts if context.recent is not None]
-    state = join_rows(states) if states else None
-    return Context(
-        torch.cat([context.logits for context in contexts]), state, np.concatenate(seen, 1) if seen else None
-    )
 
 
 class Predictor:
@@ -80,7 +36,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: CharLM,
+        model: CharLM | NumpyNetwork,
         vocabulary: Vocabulary,
         precision: str,
         window: int = 0,
@@ -91,10 +47,11 @@ class Predictor:
         training_text: Callable[[], StoredText] | None = None,
         missing_counts: str = "",
     ) -> None:
-        """`model` must be in evaluation mode, on the device where it stays. `precision` is `fp32` or `bf16`.
+        """`model` is a module of torch in evaluation mode, on the device where it stays, or arrays of numpy.
 
-        With `writing`, native code on the CPU writes in that precision. It packs the weights when it is first used;
-        after a change of them call `repack`. Without `writing`, torch writes, in fp32, with the current weights.
+        The `precision` in which torch reads is `fp32` or `bf16`. With `writing`, native code on the CPU writes in that
+        precision. It packs the weights when it is first used; after a change of them call `repack`. Without `writing`,
+        torch or numpy writes, in fp32, with the current weights.
 
         With a `window` above 0, the next character is predicted from the last `window` ones only. They are read again
         from a zero state for every character, as in training on windows. `predict` does not use the window.
@@ -108,20 +65,47 @@ class Predictor:
 
         `check_stop` is called before every chunk is read, and may raise to end the work.
         """
-        self.model = model
+        self._given = model
+        self.is_counts_alone = model.is_empty  # no network, only counts
         self.window = window
         self.vocabulary = vocabulary
         self.precision = precision
-        self.writing = writing if not isinstance(model, NoNetwork) else None
+        self.writing = None if self.is_counts_alone else writing
         self.check_stop = check_stop
         self.counts = counts
         self.writing_counts = writing_counts or counts
         self.training_text = training_text
         self.missing_counts = missing_counts
-        self._backend = choose_backend(model.settings, model.device, precision)
-        # A single step takes as long as reading the weights. Autocast would convert them each time.
-        self._step_backend = choose_backend(model.settings, model.device, "fp32")
         self._sampler: Sampler | None = None
+
+    @property
+    def model(self) -> CharLM:
+        """The network in torch. Raises UsageError without torch."""
+        return in_torch(self._given) if isinstance(self._given, NumpyNetwork) else self._given
+
+    @property
+    def settings(self) -> ModelSettings:
+        """The settings of the network."""
+        return self._given.settings
+
+    @property
+    def weights(self) -> Mapping[str, Any]:
+        """The current weights of the network, arrays of numpy or torch, named as in a checkpoint."""
+        return self._given.weights if isinstance(self._given, NumpyNetwork) else self._given.state_dict()
+
+    @property
+    def learned_size(self) -> int:
+        """The number of weights that learn. Raises UsageError without torch."""
+        return sum(each.numel() for each in self.model.parameters() if each.requires_grad)
+
+    @cached_property
+    def network(self) -> NumpyNetwork | TorchNetwork:
+        """What computes the network if native code does not."""
+        if isinstance(self._given, NumpyNetwork):
+            return self._given
+        from scriven.inference.torch_network import TorchNetwork  # noqa: PLC0415 - it imports torch
+
+        return TorchNetwork(self._given, self.precision)
 
     def with_check_stop(self, check_stop: Callable[[], None]) -> Predictor:
         """Returns a predictor like this one that calls `check_stop`."""
@@ -143,7 +127,7 @@ class Predictor:
 
     def counts_alone(self, table: NgramTable) -> Predictor:
         """Returns a predictor of counts without a network, which reads as this one does."""
-        nothing = NoNetwork(self.model.settings, self.vocabulary.size).eval()
+        nothing = NumpyNetwork(self.settings, self.vocabulary.size, {})
         counts = NgramMixture.alone(table)
         return Predictor(
             nothing,
@@ -156,14 +140,9 @@ class Predictor:
         )
 
     def _copy_with(self, **values: Any) -> Predictor:
-        names = ("model", "vocabulary", "precision", "window", "writing", "check_stop")
+        names = ("vocabulary", "precision", "window", "writing", "check_stop")
         names_of_counts = ("counts", "writing_counts", "training_text", "missing_counts")
-        return Predictor(**{name: getattr(self, name) for name in names + names_of_counts} | values)
-
-    @property
-    def is_counts_alone(self) -> bool:
-        """Whether there is no network, only counts."""
-        return isinstance(self.model, NoNetwork)
+        return Predictor(self._given, **{name: getattr(self, name) for name in names + names_of_counts} | values)
 
     @property
     def remembered(self) -> int:
@@ -177,7 +156,7 @@ class Predictor:
         return context.join_recent(self.vocabulary.clamp(ids))[-self.remembered :]
 
     def sampler(self) -> Sampler | None:
-        """The native code that writes, with the weights that were packed last; None if torch writes."""
+        """The native code that writes, with the weights that were packed last; None if something else does."""
         if self._sampler is None:
             self.repack()
         return self._sampler
@@ -185,11 +164,10 @@ class Predictor:
     def repack(self) -> None:
         """Packs the current weights for native code, if that writes."""
         if self.writing is not None:
-            weights = self.model.state_dict()
-            self._sampler = Sampler(self.model.settings, weights, self.writing, self.vocabulary.boundary)
+            self._sampler = Sampler(self.settings, self.weights, self.writing, self.vocabulary.boundary)
 
     def scorer(self) -> Sampler | None:
-        """The native code that reads given text, in int8; None if torch reads, in `precision`."""
+        """The native code that reads given text, in int8; None if something else does, in `precision`."""
         return self.sampler() if self.writing == "int8" else None
 
     @property
@@ -197,9 +175,15 @@ class Predictor:
         """The precision of reading given text, and of its surprisals."""
         return self.precision if self.scorer() is None else "int8"
 
+    def zero_state(self, rows: int) -> State:
+        """Returns the state before anything was read, for N rows."""
+        if isinstance(self._given, NumpyNetwork):
+            return self._given.zero_state(rows)
+        return tuple(tuple(map(as_numpy, layer)) for layer in self._given.zero_state(rows))
+
     def blank(self, rows: int = 1) -> Context:
         """Returns the context of N rows that have read nothing: the zero state, and all symbols equally likely."""
-        return Context(torch.zeros(rows, self.model.vocabulary_size, device=self.model.device))
+        return Context(np.zeros((rows, self.vocabulary.size), np.float32))
 
     @property
     def opening(self) -> Ids:
@@ -224,10 +208,12 @@ class Predictor:
         context = self.carry(context, ids)
         return self._read_window(context) if self.window else context
 
-    def next_logits(self, context: Context, *, writing: bool = False) -> Tensor:
+    def next_logits(self, context: Context, *, writing: bool = False) -> Float32s:
         """Returns the logits (N, V) of each row's next character, mixed with the counts for reading or writing."""
         none = np.empty((0, len(context.logits)), np.int64)
-        return self._mix(context.logits[None], context, none, self.writing_counts if writing else self.counts)[0]
+        mixed = self._mix(context.logits[None], context, none, self.writing_counts if writing else self.counts)
+        found: Float32s = mixed[0]
+        return found
 
     def carry(self, context: Context, ids: Ids) -> Context:
         """Reads like `read`, but never through the window: the state is carried on.
@@ -242,26 +228,29 @@ class Predictor:
         return context
 
     def _carry(self, context: Context, ids: Ids) -> Context:
+        logits, state = self._read_all(context, ids)
+        return Context(logits, state, self.remember(context, ids))
+
+    def _read_all(self, context: Context, ids: Ids) -> tuple[Float32s, State]:
+        """Returns the logits (N, V) after known ids (T, N), and the state."""
         native = self.scorer()
         if native is None:
-            return self._after(context, ids, *self._step(context, ids, since=-1))
+            logits, state = self._step(context, ids, since=-1)
+            last: Float32s = as_numpy(logits[-1])
+            return last, state
         self.check_stop()
         before = context.state or native.zero_state(ids.shape[1])
         threads = native_library.threads() if ids.size > 1 else 1  # one symbol takes less time than waking a thread
-        *_, logits, state = sampler.score(native, context.logits, before, ids, ids, threads)
-        return Context(logits, state, self.remember(context, ids))
-
-    def _after(self, context: Context, ids: Ids, logits: Tensor, state: State) -> Context:
-        """Returns the context after reading ids, of the last logits: a copy, so that the rest can be freed."""
-        return Context(logits[-1].clone(), state, self.remember(context, ids))
+        *_, last, state = sampler.score(native, context.logits, before, ids, ids, threads)
+        return last, state
 
     def _read_window(self, context: Context) -> Context:
         """Returns the context of rows that see only the last characters through the window."""
         if context.recent is None or not len(context.recent):
             return context
         seen = context.recent[-self.window :]
-        logits, _ = self._step(self.blank(seen.shape[1]), seen, since=-1)
-        return Context(logits[-1].clone(), context.state, context.recent)
+        logits, _ = self._read_all(self.blank(seen.shape[1]), seen)
+        return Context(logits, context.state, context.recent)
 
     def generate(
         self,
@@ -273,14 +262,14 @@ class Predictor:
         """Draws ids (T, N), one for each random number in `uniforms` (T, N). Returns them and the context after them.
 
         The settings are those of all N rows, or one for each row. A row's ids depend only on its own context, settings
-        and numbers. (In torch, matrix products of one row and of many rows agree only to about 1e-6.) `<unk>` is never
+        and numbers. (In torch and numpy, one row and many rows agree only to about 1e-6.) `<unk>` is never
         drawn. If texts are made of documents, a row that draws the boundary has ended a document, and starts another by
         reading it. With `reuse`, the given context is void afterwards, as the new one may use its arrays; nobody else
         may hold it.
         """
         sampler = self.sampler()
         if sampler is None:
-            return self._generate_by_torch(context, settings, uniforms)
+            return self._generate_step_by_step(context, settings, uniforms)
         recent, reuse = context.recent, reuse and not self.window
         ids, logits, state = sampler.write(
             context.logits, context.state, settings, uniforms, self.window, recent, reuse, self.writing_counts
@@ -288,37 +277,50 @@ class Predictor:
         carried = self.carry(context, ids).state if self.window and len(ids) else state
         return ids, Context(logits, carried, self.remember(context, ids) if len(ids) else recent)
 
-    def _generate_by_torch(
+    def _generate_step_by_step(
         self, context: Context, settings: SamplingSettings | Sequence[SamplingSettings], uniforms: Float64s
     ) -> tuple[Ids, Context]:
         ids = np.empty(uniforms.shape, np.int64)
         for row, numbers in zip(ids, uniforms, strict=True):
-            logits = self.next_logits(context, writing=True).cpu().double().numpy()
+            logits = self.next_logits(context, writing=True).astype(np.float64)
             row[:] = draw(logits, settings, numbers, [self.vocabulary.unknown])
             context = self.read(context, row[None])
         return ids, context
 
-    def predict(self, context: Context, ids: Ids) -> tuple[Tensor, Context]:
+    def predict(self, context: Context, ids: Ids) -> tuple[Float32s, Context]:
         """Reads ids (T, N), at most a chunk. Returns the logits (T, N, V) before each, and the context after them."""
         logits, state = self._step(context, ids)
-        before = torch.cat((context.logits[None], logits[:-1]))
-        return self._mix(before, context, ids[:-1], self.counts), self._after(context, ids, logits, state)
+        values = as_numpy(logits)
+        before = np.concatenate((context.logits[None], values[:-1]))
+        mixed = self._mix(before, context, ids[:-1], self.counts)
+        return mixed, Context(values[-1].copy(), state, self.remember(context, ids))
+
+    def judge(self, context: Context, ids: Ids, targets: Ids) -> tuple[Float64s, Bools, Context]:
+        """Reads ids (T, N), at most a chunk, without native code.
+
+        Returns the nats (T, N) that known targets (T, N) cost, each before the id at its place; which targets were the
+        likeliest symbols; and the context after the ids.
+        """
+        if self.counts is not None:
+            logits, after = self.predict(context, ids)
+            return *self.network.costs(logits, targets), after
+        values, state = self._step(context, ids)
+        last = as_numpy(values[-1]).copy()
+        return *self.network.costs(values, targets, context.logits), Context(last, state, self.remember(context, ids))
 
     def chunk_length(self, rows: int) -> int:
         """Returns how many characters of N rows are read at once if all of their logits are wanted."""
-        return max(1, min(READ_AT_ONCE // rows, LOGITS_AT_ONCE // (rows * self.model.vocabulary_size)))
+        return max(1, min(READ_AT_ONCE // rows, LOGITS_AT_ONCE // (rows * self.vocabulary.size)))
 
-    @torch.inference_mode()
-    def _step(self, context: Context, ids: Ids, since: int = 0) -> tuple[Tensor, State]:
-        """Returns the logits (t, N, V) after ids (T, N), from the id numbered `since` on, and the state at the end."""
+    def _step(self, context: Context, ids: Ids, since: int = 0) -> tuple[Any, State]:
+        """Returns the logits (t, N, V) after ids (T, N), from the id numbered `since` on, and the state at the end.
+
+        The logits are as the network has them; `as_numpy` makes them numpy's.
+        """
         self.check_stop()
-        backend = self._backend if len(ids) > 1 else self._step_backend
-        with single_threaded() if ids.shape[1] == 1 else nullcontext():
-            known = torch.from_numpy(self.vocabulary.clamp(ids)).to(backend.device)
-            _, y, state = self.model.read(known, context.state, self._fresh(ids), backend=backend)  # (T, N, H)
-            return self.model.logits(y[since:], backend), state
+        return self.network.read(self.vocabulary.clamp(ids), context.state, self._fresh(ids), since)
 
-    def _mix(self, logits: Tensor, context: Context, ids: Ids, counts: NgramMixture | None) -> Tensor:
+    def _mix(self, logits: Float32s, context: Context, ids: Ids, counts: NgramMixture | None) -> Float32s:
         """Returns the logits (T + 1, N, V) before, between and after ids (T, N), mixed with those of counts, if any.
 
         Before a row has read anything, all symbols stay equally likely.
@@ -326,32 +328,54 @@ class Predictor:
         if counts is None:
             return logits
         seen = context.join_recent(self.vocabulary.clamp(ids))
-        mixed = logits.cpu().clone(memory_format=torch.contiguous_format)  # a context's logits never change
+        mixed = logits.copy()  # a context's logits never change
         after = mixed[len(mixed) - min(len(mixed), len(seen)) :]
         if len(after):
-            counts.mix(after.numpy(), seen, native_library.threads() if len(ids) else 1)
-        return mixed.to(logits.device)
+            counts.mix(after, seen, native_library.threads() if len(ids) else 1)
+        return mixed
 
-    def _fresh(self, ids: Ids) -> Tensor | None:
-        """Returns the places in ids (T, N) that begin a document, on the CPU; None if there are none."""
-        begins = ids == self.vocabulary.boundary
-        return torch.from_numpy(begins) if begins.any() else None
+    def _fresh(self, ids: Ids) -> Bools | None:
+        """Returns the places in ids (T, N) that begin a document; None if there are none."""
+        begins: Bools = ids == self.vocabulary.boundary
+        return begins if begins.any() else None
 
 
-def writing_precision(asked: str, device: torch.device, cell: str = "lstm") -> str | None:
-    """Returns the precision that native code writes in, int8 for `auto`; None if torch must write.
+@lru_cache(4)
+def in_torch(network: NumpyNetwork) -> CharLM:
+    """Returns the same network in torch, on the CPU. Raises UsageError without torch."""
+    with needing_torch("this"):
+        from scriven.inference.torch_network import make_module  # noqa: PLC0415 - it imports torch
+    return make_module(network.settings, network.vocabulary_size, network.weights)
 
-    Torch must write if the cell is a registered one. Raises UsageError if int8 is requested and torch must write, since
-    torch has no int8.
+
+def writing_precision(asked: str, device: str, cell: str = "lstm") -> str | None:
+    """Returns the precision that native code writes in, int8 for `auto`; None if native code cannot write.
+
+    The `device` is its type, such as cpu. Torch must write if the cell is a registered one. Raises UsageError if int8
+    is requested and native code cannot write, since nothing else has int8.
     """
-    if device.type != "cpu":
-        because = f"the device is {device.type}"
-    elif cell not in CELLS:
+    if device != "cpu":
+        because = f"the device is {device}"
+    elif cell not in GATES:
         because = f"the cell {cell} is registered, which torch computes"
     elif kernels.level() == "off":
-        because = f"here is torch alone ({kernels.why()})"
+        because = f"there is none here ({kernels.why()})"
     else:
         return "int8" if asked == "auto" else asked
     if asked == "int8":
         raise UsageError(f"precision int8 is for native code on the CPU, and {because}; use auto or fp32")
     return None
+
+
+def check_adaptive(predictor: Predictor) -> None:
+    """Raises UsageError for a model that cannot learn while it reads."""
+    if predictor.window:
+        raise UsageError(
+            f"a model of windows reads the last {predictor.window:,} characters anew each time, so it cannot learn "
+            "while it reads; score it without adapting, or train with --reader.kind stream"
+        )
+    if predictor.is_counts_alone:
+        raise UsageError(
+            "a model of counts alone has no weights to learn with, so sessions, the server and adaptive-documents "
+            "cannot adapt it; scriven score RUN FILE --adapt and Model.score(text, adapt=True) can"
+        )

@@ -15,14 +15,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from scriven.arrays import Ids
 from scriven.errors import UsageError
-from scriven.inference.adaptive import PRECISION, RULE, AdaptiveReader, AdaptiveRule
-from scriven.inference.adaptive_mixture import AnyReader, adaptive_reader, has_ongoing_counts
+from scriven.inference.adaptive_mixture import adaptive_reader, has_ongoing_counts, network_reader
 from scriven.inference.chunks import (
     StoredIdsReader,
     StoredText,
@@ -32,14 +32,13 @@ from scriven.inference.chunks import (
     documents_of,
     open_chunks,
 )
+from scriven.inference.context import RULE, AdaptiveRule
 from scriven.inference.ongoing_counts import LEARNED_AT_ONCE, CountsOfTraining
 from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import (
     Scored,
     SurprisalSum,
     cost_of_unseen,
-    costs,
-    likeliest,
     read_rows,
     sum_pieces,
     surprisals,
@@ -47,6 +46,9 @@ from scriven.inference.surprisal import (
     tally,
 )
 from scriven.settings import ReaderSettings
+
+if TYPE_CHECKING:
+    from scriven.inference.adaptive_mixture import AnyReader
 
 Protocol = Callable[[Predictor, Iterable[Ids]], SurprisalSum]
 FORMS = "stream, documents, window-LENGTH or last-LENGTH, such as window-256; adaptive or adaptive-documents"
@@ -93,7 +95,7 @@ def is_adaptive(name: str) -> bool:
 
 def reading_precision(name: str, predictor: Predictor) -> str:
     """Returns the precision that a text is read in by the protocol of this name."""
-    return PRECISION if is_adaptive(name) else predictor.reading
+    return "fp32" if is_adaptive(name) else predictor.reading
 
 
 def parse_protocol(name: str) -> tuple[str, int]:
@@ -173,7 +175,7 @@ class AdaptiveTexts:
         counts_alone = predictor.is_counts_alone and has_ongoing_counts(predictor) and not documents_alone
         self._counts = CountsOfTraining(predictor, None) if counts_alone else None
         if reader is None and self._counts is None:
-            reader = AdaptiveReader(predictor, rule) if documents_alone else adaptive_reader(predictor, rule)
+            reader = network_reader(predictor, rule) if documents_alone else adaptive_reader(predictor, rule)
         self._reader = reader
 
     def surprisals(self, chunks: Iterable[Ids]) -> Iterator[Scored]:
@@ -245,9 +247,8 @@ def _measure_after_exactly(predictor: Predictor, chunks: Iterable[Ids], length: 
     for ids in blocks(chunks, max(1, READ_AHEAD // length), overlap=length):
         before, targets = sliding_window_view(ids[:-1], length).T, ids[length:]  # (L, N), (N,)
         context = predictor.carry(predictor.blank(len(targets)), before)
-        logits = predictor.next_logits(context)
-        nats = cost_of_unseen(costs(logits, targets, vocabulary), targets, vocabulary)
-        total += tally(vocabulary, targets, nats, likeliest(logits, targets))
+        nats, right, _ = read_rows(predictor, targets[None], context)
+        total += tally(vocabulary, targets, nats[0], right[0])
     return total
 
 

@@ -8,27 +8,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import safetensors.torch
-import torch
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 
 from scriven import strict_json
 from scriven.arguments import check_path
-from scriven.arrays import Float64s, Ids
+from scriven.arrays import Float32s, Float64s, Ids
 from scriven.errors import InputError, UsageError
-from scriven.inference.adaptive import LEARNED, RULE, AdaptiveContext, check_adaptive
-from scriven.inference.adaptive_mixture import AnyReader, MixedContext, has_ongoing_counts
+from scriven.inference.adaptive_mixture import MixedContext, has_ongoing_counts
+from scriven.inference.context import LEARNED, RULE, AdaptiveContext, Context
 from scriven.inference.generation import Generation, Memory, generate
-from scriven.inference.predictor import Context, Predictor
+from scriven.inference.predictor import Predictor, check_adaptive
 from scriven.inference.surprisal import check_finite, check_scored, surprisals
-from scriven.model.language_model import State
+from scriven.kernels.sampler import State
 from scriven.runs.checkpoints import SHA256
-from scriven.runs.tensors import decode, finite, read_checked
+from scriven.runs.tensors import decode, encode, finite, read_checked
 from scriven.safe_files import replace_file
+
+if TYPE_CHECKING:
+    from scriven.inference.adaptive_mixture import AnyReader
 
 FORMAT: Literal[1] = 1
 KEY = "scriven_session"  # of the JSON in the header
@@ -60,7 +61,7 @@ class TextMemory(Memory):
 
     def probabilities(self) -> Float64s:
         """Returns the probabilities (V,) of the next symbol, in the order of the ids."""
-        logits = self._predictor.next_logits(self.context)[0].float().cpu().numpy().astype(np.float64)
+        logits = self._predictor.next_logits(self.context)[0].astype(np.float64)
         weights: Float64s = np.exp(logits - logits.max())
         weights /= weights.sum()
         return weights
@@ -193,18 +194,17 @@ class SavedSession:
     def to_bytes(self) -> bytes:
         """Returns the content of the file."""
         context, random = self.context, self.random.bit_generator.state
-        tensors = {"logits": context.logits}
+        arrays: dict[str, npt.NDArray[Any]] = {"logits": context.logits}
         for depth, layer in enumerate(context.state or ()):
-            tensors |= {f"state.{depth}.{part}": value for part, value in enumerate(layer)}
+            arrays |= {f"state.{depth}.{part}": value for part, value in enumerate(layer)}
         if context.recent is not None:
-            tensors["recent"] = torch.from_numpy(context.recent)
+            arrays["recent"] = context.recent
         rule = None
         if isinstance(context, AdaptiveContext):
             rule = asdict(RULE)
-            tensors |= context.to_tensors()
+            arrays |= context.to_arrays()
         header = _SessionHeader(format=FORMAT, origin=self.origin, begun=self.begun, random=dict(random), adaptive=rule)
-        values = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        return safetensors.torch.save(values, {KEY: header.model_dump_json(exclude_none=True)})
+        return b"".join(encode(arrays, {KEY: header.model_dump_json(exclude_none=True)}))
 
     def write(self, path: str | Path) -> None:
         """Writes the file, whole or not at all. Raises InputError if it cannot be written."""
@@ -223,12 +223,12 @@ class SavedSession:
     @classmethod
     def from_bytes(cls, name: Path, data: bytes) -> SavedSession:
         """Returns the session in the content of a file. Raises InputError, with `name`, if it is not one."""
-        tensors, random = decode(name, data), np.random.default_rng()
+        arrays, random = decode(name, data), np.random.default_rng()
         try:
             metadata = strict_json.parse(data[8 : 8 + int.from_bytes(data[:8], "little")].decode())["__metadata__"]
             header = _SessionHeader.model_validate(strict_json.parse(metadata[KEY]))
             random.bit_generator.state = header.random
-            context = _context_of(tensors, adaptive=header.adaptive is not None)
+            context = _context_of(arrays, adaptive=header.adaptive is not None)
         except (KeyError, TypeError, ValueError, OverflowError, ValidationError):
             raise InputError(f"{name} is not a session that Scriven saved; save it again") from None
         if header.adaptive not in (None, asdict(RULE)):
@@ -238,11 +238,11 @@ class SavedSession:
         return cls(header.origin, context, random, header.begun)
 
     def check(self, predictor: Predictor, loaded: Origin) -> Context:
-        """Returns the context, on the model's device. Raises InputError if the session belongs to another model."""
-        model, origin = predictor.model, self.origin
-        shapes = [tuple(part.shape for part in layer) for layer in model.zero_state(1)]
+        """Returns the context. Raises InputError if the session belongs to another model."""
+        origin, symbols = self.origin, predictor.vocabulary.size
+        shapes = [tuple(part.shape for part in layer) for layer in predictor.zero_state(1)]
         there = self.context.state and [tuple(part.shape for part in layer) for layer in self.context.state]
-        same = self.context.logits.shape == (1, model.vocabulary_size) and there in (None, shapes)
+        same = self.context.logits.shape == (1, symbols) and there in (None, shapes)
         if origin.sha256 != loaded.sha256 or not same:
             raise InputError(
                 f"the session is of other weights, those of {origin.run} at step {origin.step:,} when it was saved; "
@@ -253,8 +253,8 @@ class SavedSession:
                 f"the session was saved {origin.mixed}, and the model was loaded {loaded.mixed}; load it in the same "
                 "way, where there is native code, or begin another session"
             )
-        recent, state = self.context.recent, self.context.state
-        if recent is not None and not (len(recent) <= predictor.remembered and _are_ids(recent, model.vocabulary_size)):
+        recent = self.context.recent
+        if recent is not None and not (len(recent) <= predictor.remembered and _are_ids(recent, symbols)):
             raise InputError("the session is damaged: its last characters are not this model's; begin another one")
         if isinstance(self.context, AdaptiveContext):
             check_adaptive(predictor)
@@ -263,37 +263,34 @@ class SavedSession:
                     "the session learned while it read without the counts that its model is mixed with, as in earlier "
                     "versions of Scriven; begin another one"
                 )
-            if not self.context.fits(predictor):
+            if not self.context.fits(predictor.learned_size, predictor.vocabulary):
                 raise InputError("the session is damaged: what it learned is not of this model; begin another one")
-            return self.context
-        to = model.device
-        moved = None if state is None else tuple(tuple(part.to(to) for part in layer) for layer in state)
-        return Context(self.context.logits.to(to), moved, recent)
+        return self.context
 
 
 def _are_ids(recent: np.ndarray[Any, np.dtype[np.int64]], size: int) -> bool:
     return recent.ndim == 2 and recent.shape[1] == 1 and bool(((recent >= 0) & (recent < size)).all())
 
 
-def _context_of(tensors: dict[str, Tensor], *, adaptive: bool) -> Context:
+def _context_of(arrays: dict[str, npt.NDArray[Any]], *, adaptive: bool) -> Context:
     """Returns the context in a file's arrays. Raises ValueError or KeyError if they are not one."""
-    learned = {name: tensors.pop(name) for name in [*tensors] if adaptive and name.startswith(LEARNED)}
-    logits, recent = tensors.pop("logits"), tensors.pop("recent", None)
-    layers: dict[int, dict[int, Tensor]] = {}
-    for name, value in tensors.items():
+    learned = {name: arrays.pop(name) for name in [*arrays] if adaptive and name.startswith(LEARNED)}
+    logits, recent = arrays.pop("logits"), arrays.pop("recent", None)
+    layers: dict[int, dict[int, Float32s]] = {}
+    for name, value in arrays.items():
         _, depth, part = name.split(".")
         layers.setdefault(int(depth), {})[int(part)] = value
     state = tuple(tuple(layers[depth][part] for part in range(len(layers[depth]))) for depth in range(len(layers)))
     floats = [logits, *(part for layer in state for part in layer)]
-    if not all(each.dtype is torch.float32 and finite(each) for each in floats):
+    if not all(each.dtype == np.float32 and finite(each) for each in floats):
         raise ValueError("its values are not finite numbers in fp32")
-    if recent is not None and recent.dtype is not torch.int64:
+    if recent is not None and recent.dtype != np.int64:
         raise ValueError("its ids are no whole numbers")
-    context = Context(logits, state or None, None if recent is None else recent.numpy())
+    context = Context(logits, state or None, recent)
     if not adaptive:
         return context
     kind = MixedContext if f"{LEARNED}history" in learned else AdaptiveContext
-    return kind.of_tensors(context, learned)
+    return kind.of_arrays(context, learned)
 
 
 def _path(value: str | Path) -> Path:

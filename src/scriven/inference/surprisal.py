@@ -16,15 +16,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from scriven.arrays import Bools, Float64s, Ids
 from scriven.errors import InputError
 from scriven.events import Loss
 from scriven.inference.chunks import DOCUMENTS_AT_ONCE, StoredText, blocks, gather_chunks
-from scriven.inference.predictor import Context, Predictor
+from scriven.inference.context import Context
+from scriven.inference.predictor import Predictor
 from scriven.kernels import native_library, sampler
 from scriven.kernels.counts import NgramTable
 from scriven.vocabulary import Vocabulary
@@ -240,21 +238,8 @@ def counts_of(vocabulary: Vocabulary, ids: Ids, nats: Float64s) -> tuple[npt.NDA
     return nats - end_nats, (~ends).astype(np.int64), sizes, ends.astype(np.int64), end_nats, unseen.astype(np.int64)
 
 
-def costs(logits: Tensor, ids: Ids, vocabulary: Vocabulary) -> Float64s:
-    """Returns the nats (...) that ids (...) cost under logits (..., V). Unseen symbols cost as much as `<unk>`."""
-    targets = torch.from_numpy(vocabulary.clamp(ids)).to(logits.device)
-    nats = functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
-    return nats.cpu().double().numpy().reshape(ids.shape)
-
-
-def likeliest(logits: Tensor, ids: Ids) -> Bools:
-    """Whether each of ids (...) is the most likely one under logits (..., V). An unseen symbol never is."""
-    found: Bools = logits.argmax(-1).cpu().numpy() == ids
-    return found
-
-
 def cost_of_unseen(nats: Float64s, ids: Ids, vocabulary: Vocabulary) -> Float64s:
-    """Returns the nats (...) from `costs`, with the additional cost of unseen symbols among the ids (...)."""
+    """Returns the nats (...) of known ids, with the additional cost of unseen symbols among the ids (...)."""
     return nats + vocabulary.unseen_nats * vocabulary.unseen(ids)
 
 
@@ -268,13 +253,13 @@ def read_rows(
     in pieces of any size.
     """
     read, vocabulary, native = ids if read is None else read, predictor.vocabulary, predictor.scorer()
+    known = vocabulary.clamp(ids)
     if predictor.counts is not None and predictor.is_counts_alone:
-        nats, right = _read_by_counts(predictor.counts.table, vocabulary.clamp(ids), context)
-        context, right = predictor.carry(context, read), right & ~vocabulary.unseen(ids)
+        nats, right = _read_by_counts(predictor.counts.table, known, context)
+        context = predictor.carry(context, read)
     elif native is None:
-        nats, right, context = _read_by_torch(predictor, ids, context, read)
+        nats, right, context = _read_in_pieces(predictor, known, context, read)
     else:
-        known = vocabulary.clamp(ids)
         nats, right, logits, state = sampler.score(
             native,
             context.logits,
@@ -285,8 +270,8 @@ def read_rows(
             recent=context.recent,
             mixture=predictor.counts,
         )
-        context, right = Context(logits, state, predictor.remember(context, read)), right & (known == ids)
-    return cost_of_unseen(nats, ids, vocabulary), right, context
+        context = Context(logits, state, predictor.remember(context, read))
+    return cost_of_unseen(nats, ids, vocabulary), right & (known == ids), context
 
 
 def _read_by_counts(table: NgramTable, ids: Ids, context: Context) -> tuple[Float64s, Bools]:
@@ -299,14 +284,14 @@ def _read_by_counts(table: NgramTable, ids: Ids, context: Context) -> tuple[Floa
     return nats, right
 
 
-def _read_by_torch(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tuple[Float64s, Bools, Context]:
-    """Computes like `read_rows` with torch; unseen symbols cost only as much as `<unk>`."""
+def _read_in_pieces(predictor: Predictor, ids: Ids, context: Context, read: Ids) -> tuple[Float64s, Bools, Context]:
+    """Computes like `read_rows` without native code, for known ids; the state is carried from piece to piece."""
     step = predictor.chunk_length(ids.shape[1])
     parts, right = [np.empty((0, ids.shape[1]))], np.zeros(ids.shape, np.bool_)
     for begin in range(0, len(ids), step):
-        logits, context = predictor.predict(context, read[begin : begin + step])  # (t, N, V)
-        parts.append(costs(logits, ids[begin : begin + step], predictor.vocabulary))
-        right[begin : begin + step] = likeliest(logits, ids[begin : begin + step])
+        some = slice(begin, begin + step)
+        nats, right[some], context = predictor.judge(context, read[some], ids[some])
+        parts.append(nats)
     return np.concatenate(parts), right, context
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -21,6 +22,7 @@ from typing import Any
 
 from scriven.errors import UsageError
 from scriven.kernels.interface import expected_interface, library_file
+from scriven.runtime import usual_threads
 
 VARIABLE = "SCRIVEN_KERNELS"
 LEVELS = ("portable", "avx2", "avx512", "avx512bf16", "amx")  # the values of the variable, the least demanding first
@@ -236,15 +238,15 @@ _threads = _Threads()
 
 
 def threads() -> int:
-    """The number of threads that native code uses: set by `native_threads`, or else the number of torch's threads.
+    """The number of threads that native code uses: set by `native_threads`, or else as many as torch, if it is there.
 
-    It changes no bit of native code's results. The number of torch's threads does change torch's results.
+    Without torch, it is `usual_threads`. It changes no bit of native code's results. The number of torch's threads
+    does change torch's results.
     """
     if _threads.count is not None:
         return _threads.count
-    from torch import get_num_threads  # noqa: PLC0415 - kernels without torch start without it
-
-    return get_num_threads()
+    torch = sys.modules.get("torch")
+    return usual_threads() if torch is None else int(torch.get_num_threads())
 
 
 @contextmanager

@@ -17,10 +17,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from scriven.arrays import Bools, Float32s, Float64s, Ids
+from scriven.arrays import Bools, Float32s, Float64s, Ids, as_numpy
 from scriven.kernels import native_library
 from scriven.kernels.counts import NgramMixture
 from scriven.kernels.native_library import NativeStruct, fields
@@ -38,7 +36,7 @@ NORMS = ("none", "rms", "layer")
 
 ROWS_PER_THREAD = 16  # rows that a thread takes, or a multiple: as in native/sampler.h
 
-State = tuple[tuple[Tensor, ...], ...]  # h, and an lstm's c, (N, H), of each layer
+State = tuple[tuple[Float32s, ...], ...]  # h, and an lstm's c, (N, H), of each layer
 
 
 class _PackedMatrix(NativeStruct):
@@ -94,16 +92,17 @@ class Sampler:
     def __init__(
         self,
         settings: ModelSettings,
-        weights: Mapping[str, Tensor],
+        weights: Mapping[str, Any],
         precision: str,
         boundary: int | None = None,
     ) -> None:
-        """Packs the weights, named as in a checkpoint. The id `boundary` begins a document and zeroes the state.
+        """Packs the weights, arrays of numpy or torch, named as in a checkpoint.
 
-        Later changes of the weights have no effect here. Raises RuntimeError if there is no library.
+        The id `boundary` begins a document and zeroes the state. Later changes of the weights have no effect here.
+        Raises RuntimeError if there is no library.
         """
         self._write = native_library.function_of(_SamplerWrite)
-        arrays = {name: weight.detach().cpu().float().numpy() for name, weight in weights.items()}
+        arrays = {name: as_numpy(weight).astype(np.float32, copy=False) for name, weight in weights.items()}
         self._packer = _Packer(settings, arrays, precision)  # keeps the packed arrays alive
         self._model = self._packer.model(-1 if boundary is None else boundary)
         self._symbols = int(self._model.symbols)
@@ -134,9 +133,9 @@ class Sampler:
 
     def zero_state(self, rows: int) -> State:
         """The state before anything was read, for N rows."""
-        return tuple((torch.zeros(rows, width),) * self.state_size for width in self.widths)
+        return tuple((np.zeros((rows, width), np.float32),) * self.state_size for width in self.widths)
 
-    def copies(self, logits: Tensor, state: State, reuse: bool = False) -> tuple[Tensor, State, Array[c_void_p]]:
+    def copies(self, logits: Float32s, state: State, reuse: bool = False) -> tuple[Float32s, State, Array[c_void_p]]:
         """Copies logits (N, V) and a state for native code to change; returns them and the addresses of the state.
 
         With `reuse`, arrays that native code can change are not copied. Raises ValueError if their shapes are not those
@@ -149,13 +148,13 @@ class Sampler:
         for depth, (layer, width) in enumerate(zip(state, self.widths, strict=True)):
             parts = [_copy(part, (rows, width), reuse) for part in layer]
             for number, part in enumerate(parts):
-                addresses[2 * depth + number] = part.data_ptr()
+                addresses[2 * depth + number] = part.ctypes.data
             after.append(tuple(parts))
         return logits, tuple(after), addresses
 
     def write(
         self,
-        logits: Tensor,
+        logits: Float32s,
         state: State | None,
         settings: SamplingSettings | Sequence[SamplingSettings],
         uniforms: Float64s,
@@ -163,14 +162,14 @@ class Sampler:
         recent: Ids | None = None,
         reuse: bool = False,
         mixture: NgramMixture | None = None,
-    ) -> tuple[Ids, Tensor, State]:
+    ) -> tuple[Ids, Float32s, State]:
         """Draws `count` ids for each row by `uniforms` (count, N), each from the logits (N, V) after the ids before it.
 
         Returns ids (count, N), and the logits and the state after reading the last of them. A state has a tuple of
         arrays (N, H) for each layer; None means zeros. The settings are for all rows, or one for each row.
         `<unk>`, the last symbol, is never drawn. Arguments are not changed. But with `reuse` the given logits and state
         may become those after, which saves a tenth of the time of a short block.
-        It uses at most as many threads as torch.
+        It uses at most `native_library.threads()`.
 
         `recent` (M, N) are the ids before. With a `window` above 0, logits depend only on the last `window` ids, which
         are read again from a zero state for every id. The state then does not change. With a `mixture`, ids are drawn
@@ -197,7 +196,7 @@ class Sampler:
                 drawing=drawing.ctypes.data,
                 recent=None if before is None else before.ctypes.data,
                 state=addresses,
-                logits=logits.data_ptr(),
+                logits=logits.ctypes.data,
                 ids=ids.ctypes.data,
             )
         )
@@ -297,7 +296,7 @@ class _Packer:
         weight = self.weights.get(f"norms.{depth}.{name}")
         return None if weight is None else self._keep(_group(weight, 1, groups))
 
-    def _matrix(self, weight: Float32s) -> _PackedMatrix:
+    def _matrix(self, weight: npt.NDArray[Any]) -> _PackedMatrix:
         """Packs weights (groups, outputs of a group, K) into words (groups, chunks, outputs of a group)."""
         scale = offset = None
         if self.precision == "int8":
@@ -305,7 +304,7 @@ class _Packer:
             weight = np.rint(np.divide(weight, scales, out=np.zeros_like(weight), where=scales > 0)).astype(np.int8)
             scale, offset = self._keep(scales), self._keep(128 * weight.sum(-1, dtype=np.int32), np.int32)
         elif self.precision == "bf16":
-            weight = torch.from_numpy(weight).bfloat16().view(torch.int16).numpy()
+            weight = _round_to_bf16(weight)
         inputs = INPUTS[self.precision]
         words = self._pad(weight)
         groups, outputs, length = words.shape
@@ -360,15 +359,20 @@ def _group(array: Float32s, gates: int, grouping: tuple[int, int]) -> Float32s:
     return np.ascontiguousarray(parts.reshape(groups, gates * at_once, *array.shape[1:]))
 
 
-def _copy(array: Tensor, shape: tuple[int, ...], reuse: bool) -> Tensor:
+def _round_to_bf16(weight: Float32s) -> npt.NDArray[np.uint16]:
+    """The upper halves of the numbers that are nearest in bf16, of two the even one, as torch rounds."""
+    bits = np.ascontiguousarray(weight).view(np.uint32)
+    rounded = (bits + (np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)))) >> np.uint32(16)
+    return np.where(np.isnan(weight), np.uint32(0x7FC0), rounded).astype(np.uint16)
+
+
+def _copy(array: Float32s, shape: tuple[int, ...], reuse: bool) -> Float32s:
     """A copy to write to, or with `reuse` the array itself. Raises ValueError if it does not have the shape."""
     if array.shape != shape:
         raise ValueError(f"an array has the shape {tuple(array.shape)}, not {shape}")
-    if array.dtype is torch.float32 and array.is_cpu:
-        if reuse and array.is_contiguous():
-            return array
-        return array.clone(memory_format=torch.contiguous_format)  # faster than `to`, and a block of one text has five
-    return array.to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
+    if reuse and array.dtype == np.float32 and array.flags.c_contiguous and array.flags.writeable:
+        return array
+    return np.array(array, np.float32, order="C")
 
 
 def _each(settings: SamplingSettings | Sequence[SamplingSettings], rows: int) -> Sequence[SamplingSettings]:
@@ -380,7 +384,7 @@ def _each(settings: SamplingSettings | Sequence[SamplingSettings], rows: int) ->
 
 def score(
     model: Sampler,
-    logits: Tensor,
+    logits: Float32s,
     state: State,
     ids: Ids,
     targets: Ids,
@@ -388,7 +392,7 @@ def score(
     *,
     recent: Ids | None = None,
     mixture: NgramMixture | None = None,
-) -> tuple[Float64s, Bools, Tensor, State]:
+) -> tuple[Float64s, Bools, Float32s, State]:
     """Reads ids (T, N), and predicts targets (T, N): the first ones by the given logits (N, V), others after each id.
 
     Returns the nats (T, N) that the targets cost; whether each was the most likely symbol (T, N), or the first of
@@ -415,7 +419,7 @@ def score(
                 read=read[seen:].ctypes.data,
                 targets=targets.ctypes.data,
                 state=addresses,
-                logits=logits.data_ptr(),
+                logits=logits.ctypes.data,
                 nats=nats.ctypes.data,
                 right=right.ctypes.data,
             )

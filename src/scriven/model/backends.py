@@ -6,7 +6,6 @@ Whether training is faster in bf16 or fp32 is measured in precision.py.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -145,12 +144,6 @@ def _fastest_fresh_route(device: torch.device, *, native: bool) -> Route:
 
 
 # --- threads
-
-
-def available_cores() -> int:
-    """The number of cores that this process may use, but no more than the threads that OpenMP allows."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, runtime.thread_limit())
 
 
 @contextlib.contextmanager

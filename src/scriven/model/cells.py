@@ -27,6 +27,7 @@ from scriven.model.reference_cells import (
     recurrence,
     rnn_step,
 )
+from scriven.model.shapes import GATES
 from scriven.settings import ModelSettings
 
 
@@ -96,15 +97,6 @@ def mask(shape: torch.Size, share: float, generator: torch.Generator, dtype: tor
 def drop(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Inverted dropout (Srivastava et al. 2014): zeroes a share of x's values and scales the others up; see `mask`."""
     return x * mask(x.shape, share, generator, x.dtype)
-
-
-# The gates in the order of torch's weights and biases. "new" is the candidate of every cell.
-GATES: dict[str, tuple[str, ...]] = {
-    "rnn": ("new",),
-    "gru": ("reset", "keep", "new"),
-    "lstm": ("input", "forget", "new", "output"),
-    "mingru": ("update", "new"),
-}
 
 
 @torch.no_grad()

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from itertools import pairwise
-from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scriven.errors import UsageError
 from scriven.kernels import cross_entropy
 from scriven.model.backends import Backend, choose_backend, current_backend
 from scriven.model.cells import CELLS, Layer, Masks, make_layer
-from scriven.model.reference_cells import LayerState, describe_cell, seeded_draws
-from scriven.settings import ModelSettings, check_cell
+from scriven.model.reference_cells import LayerState, seeded_draws
+from scriven.model.shapes import layer_widths
+from scriven.settings import ModelSettings
 
 State = tuple[LayerState, ...]  # one entry per layer, each a tuple of arrays (N, H)
 
@@ -27,6 +26,7 @@ class CharLM(nn.Module):
     Without one, it is chosen by the weights and by torch's autocast, as for any module of torch.
     """
 
+    is_empty = False  # whether it has no weights
     embedding: nn.Embedding | None  # None when the input is one-hot
     head: nn.Linear | None  # None when the last layer gives the logits
 
@@ -196,6 +196,8 @@ class CharLM(nn.Module):
 class NoNetwork(CharLM):
     """A model without layers and weights, to which all symbols are equally likely: what counts alone are mixed with."""
 
+    is_empty = True
+
     def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
         """Takes the settings and the number of symbols V."""
         nn.Module.__init__(self)
@@ -254,85 +256,3 @@ def join_rows(states: list[State]) -> State:
 def detach(state: State) -> State:
     """The same state, detached so that gradients stop here."""
     return tuple(tuple(part.detach() for part in layer) for layer in state)
-
-
-def layer_widths(settings: ModelSettings, vocabulary_size: int) -> list[int]:
-    """The L + 1 widths of the first layer's input and of each layer's output.
-
-    Raises UsageError if the settings contradict each other.
-    """
-    if isinstance(settings.embedding, str):
-        raise UsageError(f"model.embedding must be a width by the time a model is made, not {settings.embedding!r}")
-    check_cell(settings)
-    inputs = vocabulary_size if settings.input == "onehot" else settings.embedding or settings.width
-    widths = [settings.width] * settings.layers
-    if settings.head == "none":
-        widths[-1] = vocabulary_size
-        if settings.residual and settings.layers > 1:
-            raise UsageError(
-                f"model.residual needs layers of one width, but with model.head none the last one is {vocabulary_size} "
-                f"wide, not {settings.width}; drop one of them"
-            )
-    if settings.tied and (settings.input == "onehot" or settings.head == "none" or inputs != widths[-1]):
-        raise UsageError(
-            f"model.tied needs an output layer and an embedding as wide as the layers, {settings.width}; not "
-            f"input {settings.input}, head {settings.head} and embedding {settings.embedding}"
-        )
-    return [inputs, *widths]
-
-
-def weight_shapes(settings: ModelSettings, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the arrays in a model's `state_dict`, without making the model.
-
-    Raises UsageError if the settings contradict each other.
-    """
-    if settings.kind == "counts":
-        return {}
-    inputs, *widths = layer_widths(settings, vocabulary_size)
-    kind, headless = CELLS.get(settings.cell), settings.head == "none"
-    shapes: dict[str, tuple[int, ...]] = {}
-    if settings.input != "onehot":
-        shapes["embedding.weight"] = (vocabulary_size, inputs)
-    for depth, (before, width) in enumerate(pairwise((inputs, *widths))):
-        if kind is None:
-            weights, _ = describe_cell(settings.cell, before, width)
-            shapes |= {f"layers.{depth}.rnn.{name}": shape for name, shape in weights.items()}
-            continue
-        for part, columns in ({"ih": before} | ({} if kind.step is None else {"hh": width})).items():
-            shapes[f"layers.{depth}.rnn.weight_{part}_l0"] = (kind.gates * width, columns)
-            shapes[f"layers.{depth}.rnn.bias_{part}_l0"] = (kind.gates * width,)
-    for depth, width in enumerate(widths[: len(widths) - headless]):
-        for name in {"none": (), "rms": ("weight",), "layer": ("weight", "bias")}[settings.norm]:
-            shapes[f"norms.{depth}.{name}"] = (width,)
-    if not headless:
-        shapes |= {"head.weight": (vocabulary_size, widths[-1]), "head.bias": (vocabulary_size,)}
-    return shapes
-
-
-def state_size(settings: ModelSettings, vocabulary_size: int) -> int:
-    """Returns the number of values in the state of one row, over all layers, without making the model."""
-    if settings.kind == "counts":
-        return 0
-    widths = layer_widths(settings, vocabulary_size)
-    if settings.cell in CELLS:
-        return CELLS[settings.cell].state_size * sum(widths[1:])
-    return sum(sum(describe_cell(settings.cell, before, width)[1]) for before, width in pairwise(widths))
-
-
-def parameter_count(settings: ModelSettings, vocabulary_size: int) -> int:
-    """The number of the model's parameters, without making the model. Tied ones count once, frozen ones too.
-
-    A second bias that is not learned stays 0 and does not count.
-    """
-    return sum(parameters_by_layer(settings, vocabulary_size).values())
-
-
-def parameters_by_layer(settings: ModelSettings, vocabulary_size: int) -> dict[str, int]:
-    """The number of parameters of each part of the model, by names such as `layer 1`; a tied embedding has 0."""
-    counts: dict[str, int] = {}
-    for name, shape in weight_shapes(settings, vocabulary_size).items():
-        part, depth, *_ = name.split(".")
-        label = f"{part.removesuffix('s')} {int(depth) + 1}" if part in {"layers", "norms"} else part
-        own = not (settings.tied and part == "embedding") and (settings.hidden_bias or "bias_hh" not in name)
-        counts[label] = counts.get(label, 0) + own * prod(shape)
-    return counts

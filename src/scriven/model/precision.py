@@ -20,9 +20,9 @@ import torch
 
 from scriven.errors import UsageError
 from scriven.kernels import native_library, recurrent, recurrent_fp32, scan
-from scriven.model.backends import Backend, available_cores, choose_backend, torch_threads
+from scriven.model.backends import Backend, choose_backend, torch_threads
 from scriven.model.cells import RecurrentLayer
-from scriven.runtime import cache_folder
+from scriven.runtime import available_cores, cache_folder
 from scriven.settings import Cell, ModelSettings
 
 WIDTH, ROWS, LENGTH = 256, 32, 64  # of the measured layer and chunk: the defaults of training

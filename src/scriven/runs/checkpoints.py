@@ -12,19 +12,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from torch import Tensor, nn
 
+from scriven.arrays import Float32s
 from scriven.errors import InputError, UnreadableError, shortage
 from scriven.events import Loss
 from scriven.runs.ngrams import MixtureWeights
-from scriven.runs.tensors import Shapes, decode, encode, finite, read_checked, show_name
+from scriven.runs.tensors import Shapes, decode, decode_tensors, encode, finite, read_checked, show_name
 from scriven.safe_files import discard, exists, flush_folder, list_names, read_json, real_folder, write_flushed
 from scriven.settings import describe_errors
 from scriven.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from scriven.runs.tensors import AnyArray
+
+SomeArray = TypeVar("SomeArray", bound="AnyArray")
 MODEL_FILE, TRAINING_FILE, MANIFEST_FILE = "model.safetensors", "training.safetensors", "manifest.json"
 UNFINISHED, ASIDE = ".tmp", ".old"  # the ends of names during a save
 UNREAD = ".unread"  # the end of the name of a checkpoint that could not be read when its step was saved again
@@ -233,20 +240,26 @@ class Checkpoint:
         """The weights of the mixture with the run's counts, or None for the network alone."""
         return Manifest.model_validate(self.manifest).mixture
 
-    def weights(self, expected: Shapes | None = None) -> dict[str, Tensor]:
-        """Reads the model's parameters by name, on the CPU, and checks that they are finite.
+    def arrays(self, expected: Shapes | None = None) -> dict[str, Float32s]:
+        """Reads the model's parameters by name, as numpy's arrays, and checks that they are finite.
 
         With `expected`, a file whose header has other names or shapes is refused before its arrays are read.
         Raises InputError if the file is damaged, or belongs to another model.
         """
-        return self._tensors(MODEL_FILE, expected)
+        data = self._read(MODEL_FILE, expected)
+        return self._check_finite(MODEL_FILE, decode(self.path / MODEL_FILE, data))
+
+    def weights(self, expected: Shapes | None = None) -> dict[str, Tensor]:
+        """Reads what `arrays` does, as torch's arrays on the CPU."""
+        return as_tensors(self.arrays(expected))
 
     def training(self) -> dict[str, Tensor]:
         """Reads the states of model and optimizer as named tensors, on the CPU, and checks that they are finite.
 
         Raises InputError if the file is damaged.
         """
-        return self._tensors(TRAINING_FILE)
+        data = self._read(TRAINING_FILE)
+        return self._check_finite(TRAINING_FILE, decode_tensors(self.path / TRAINING_FILE, data))
 
     def verify(self, expected: Shapes, most: int) -> None:
         """Reads and checks everything.
@@ -256,20 +269,24 @@ class Checkpoint:
         """
         if self.manifest["files"][TRAINING_FILE]["bytes"] > most:
             raise InputError(f"{self.path / TRAINING_FILE} is over {most:,} bytes, too large for this model; {OTHERS}")
-        self.weights(expected)
+        self.arrays(expected)
         self.training()
 
-    def _tensors(self, name: str, expected: Shapes | None = None) -> dict[str, Tensor]:
+    def _read(self, name: str, expected: Shapes | None = None) -> bytes:
         path = self.path / name
         claimed = self.manifest["files"][name]
         data = read_checked(path, expected, claimed["bytes"])
         if hashlib.sha256(data).hexdigest() != claimed["sha256"]:
             raise InputError(f"{path} is damaged: the SHA-256 of its {len(data):,} bytes is wrong; {OTHERS}")
-        tensors = decode(path, data)
-        for part, values in tensors.items():
+        return data
+
+    def _check_finite(self, name: str, arrays: dict[str, SomeArray]) -> dict[str, SomeArray]:
+        for part, values in arrays.items():
             if not finite(values):
-                raise InputError(f"the arrays in {path} ({show_name(part)}) are not finite numbers; {OTHERS}")
-        return tensors
+                raise InputError(
+                    f"the arrays in {self.path / name} ({show_name(part)}) are not finite numbers; {OTHERS}"
+                )
+        return arrays
 
 
 def folder_name(step: int) -> str:
@@ -282,7 +299,14 @@ def whole_epochs(epochs: float) -> int:
     return math.floor(epochs + 1e-9)
 
 
-def load_weights(model: nn.Module, checkpoint: Checkpoint, weights: dict[str, Tensor] | None = None) -> None:
+def as_tensors(arrays: Mapping[str, AnyArray]) -> dict[str, Tensor]:
+    """Returns arrays as torch's, which share their memory."""
+    import torch  # noqa: PLC0415 - only training needs torch
+
+    return {name: torch.from_numpy(each) if isinstance(each, np.ndarray) else each for name, each in arrays.items()}
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint, weights: Mapping[str, AnyArray] | None = None) -> None:
     """Loads a checkpoint's weights into a model, or `weights` that were made from them.
 
     Raises InputError if they cannot be read, or belong to a model of another shape.
@@ -290,7 +314,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, weights: dict[str, Te
     try:
         if weights is None:
             weights = checkpoint.weights({name: value.shape for name, value in model.state_dict().items()})
-        model.load_state_dict(weights)
+        model.load_state_dict(as_tensors(weights))
     except RuntimeError as error:
         if shortage(error):
             raise
@@ -300,8 +324,8 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, weights: dict[str, Te
 
 def write_checkpoint(
     folder: Path,
-    weights: dict[str, Tensor],
-    training: dict[str, Tensor],
+    weights: Mapping[str, AnyArray],
+    training: Mapping[str, AnyArray],
     manifest: dict[str, Any],
     *,
     keep_old: bool = False,

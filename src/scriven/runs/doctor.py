@@ -8,16 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from scriven.corpus.header import NAME as CORPUS_FILE
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, ScrivenError
-from scriven.model.language_model import make_model
 from scriven.runs.checkpoints import Checkpoint, load_weights
 from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, VOCABULARY_FILE, Run, find_run, open_run
 from scriven.runs.ngrams import COUNTS_FILE
 from scriven.runs.tensors import Shapes, finite
+from scriven.runtime import needing_torch
 from scriven.safe_files import exists
 from scriven.settings import check_complete
 
@@ -118,6 +116,10 @@ def _checkpoint(run: Run, step: int, expected: tuple[Shapes, int]) -> str:
 
 def _run_once(run: Run, checkpoint: Checkpoint, shapes: Shapes) -> None:
     """Raises InputError if the model's predictions are not finite when it reads each of its symbols once."""
+    with needing_torch("checking what a model predicts"):
+        import torch  # noqa: PLC0415
+
+        from scriven.model.language_model import make_model  # noqa: PLC0415 - it imports torch
     with torch.random.fork_rng(devices=[]):
         model = make_model(run.settings.model, run.vocabulary.size).eval()
     load_weights(model, checkpoint, checkpoint.weights(shapes))

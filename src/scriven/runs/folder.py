@@ -28,7 +28,7 @@ from scriven.errors import InputError, UnreadableError, UsageError
 from scriven.kernels import native_library
 from scriven.kernels.counts import NgramTable
 from scriven.kernels.native_library import level
-from scriven.model.language_model import state_size, weight_shapes
+from scriven.model.shapes import state_size, weight_shapes
 from scriven.runs.checkpoints import (
     SHA256,
     Checkpoint,

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from scriven.arrays import Float64s
@@ -78,10 +77,8 @@ def _by_length(ends: Float64s, longest: int, table: NgramTable) -> Float64s:
 def encode_table(table: NgramTable) -> tuple[bytes, str]:
     """Returns the content of a table's file, and its SHA-256."""
     boundary = -1 if table.boundary is None else table.boundary
-    tensors = {"table": torch.tensor([FORMAT, table.symbols, boundary, table.reach])}
-    for name, array in table.arrays.items():
-        tensors[name] = torch.from_numpy(np.frombuffer(array.tobytes(), np.uint8).copy())
-    data = b"".join(encode(tensors))
+    arrays = {"table": np.array([FORMAT, table.symbols, boundary, table.reach], np.int64)}
+    data = b"".join(encode(arrays | {name: _bytes(array) for name, array in table.arrays.items()}))
     return data, hashlib.sha256(data).hexdigest()
 
 
@@ -96,20 +93,24 @@ def read_table(folder: Path, size: int, sha256: str, vocabulary: Vocabulary) -> 
     data = read_checked(path, wanted=size)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(f"{path} is damaged: the SHA-256 of its {len(data):,} bytes is wrong; restore it from a copy")
-    tensors = {name: tensor.numpy() for name, tensor in decode(path, data).items()}
+    found = decode(path, data)
     try:
-        number, symbols, boundary, reach = _header(tensors.pop("table", None))
+        number, symbols, boundary, reach = _header(found.pop("table", None))
         if number != FORMAT:
             raise ValueError(f"its format is {number}, not {FORMAT}")
         if (symbols, boundary) != (vocabulary.size, -1 if vocabulary.boundary is None else vocabulary.boundary):
             raise ValueError("it is of another vocabulary")
         types = array_types(symbols)
-        if sorted(tensors) != sorted(ARRAYS) or any(array.dtype != np.uint8 for array in tensors.values()):
+        if sorted(found) != sorted(ARRAYS) or any(array.dtype != np.uint8 for array in found.values()):
             raise ValueError("it has other arrays")
-        arrays = {name: tensors[name].view(kind).reshape(shape) for name, (kind, shape) in types.items()}
+        arrays = {name: found[name].view(kind).reshape(shape) for name, (kind, shape) in types.items()}
         return NgramTable(symbols, vocabulary.boundary, reach, arrays)
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}; restore it from a copy") from None
+
+
+def _bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _header(values: np.ndarray[Any, Any] | None) -> list[int]:

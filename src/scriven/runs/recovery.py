@@ -118,7 +118,7 @@ def _find_best(run: Run, checkpoint: Checkpoint, found: _Found) -> tuple[int, tu
     if step == checkpoint.step:
         return step, ()
     try:
-        run.checkpoint(step).weights(found.expected[0])
+        run.checkpoint(step).arrays(found.expected[0])
         return step, ()
     except UnreadableError as error:
         found.unread[step] = str(error)

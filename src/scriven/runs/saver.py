@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Self
 
 from scriven.errors import Interrupted
 from scriven.runs.folder import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Saver:

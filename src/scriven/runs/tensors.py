@@ -5,6 +5,7 @@ The format: the length of the header in 8 bytes; a JSON object of each array's t
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,54 +13,75 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from scriven import strict_json
 from scriven.errors import InputError, UnreadableError
 from scriven.safe_files import BUFFER, open_regular
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    AnyArray = npt.NDArray[Any] | Tensor  # of numpy or torch
+
 HEADER_LIMIT = 4_000_000  # bytes; an array takes about 100
-TYPES = {
-    "F64": torch.float64,
-    "I64": torch.int64,
-    "F32": torch.float32,
-    "I32": torch.int32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+TYPES = {  # the bytes of a value, and the type's name in numpy and torch; numpy has no bfloat16
+    "F64": (8, "float64"),
+    "I64": (8, "int64"),
+    "F32": (4, "float32"),
+    "I32": (4, "int32"),
+    "F16": (2, "float16"),
+    "BF16": (2, "bfloat16"),
+    "U8": (1, "uint8"),
+    "BOOL": (1, "bool"),
 }
-NAMES = {dtype: name for name, dtype in TYPES.items()}
+NAMES = {name: kind for kind, (_, name) in TYPES.items()}
 Shapes = Mapping[str, Sequence[int]]  # by name
 
 
 @dataclass(frozen=True)
 class Array:
-    """One entry of a header: the type, shape and place (in bytes) of an array."""
+    """One entry of a header: the type (one of TYPES), shape and place (in bytes) of an array."""
 
-    dtype: torch.dtype
+    kind: str
     shape: tuple[int, ...]
     begin: int
     end: int
 
 
-def encode(tensors: Mapping[str, Tensor]) -> list[BUFFER]:
-    """The pieces of a safetensors file. Those of arrays share the memory of the tensors, which must be on the CPU."""
-    flat = {name: tensor.detach().contiguous().flatten() for name, tensor in tensors.items()}
-    order = sorted(flat, key=lambda name: (-flat[name].element_size(), name))  # so that each is aligned
-    header, end = {}, 0
+def kind_of(array: AnyArray) -> str | None:
+    """The type of an array, one of TYPES; None for another one."""
+    return NAMES.get(str(array.dtype).removeprefix("torch."))
+
+
+def encode(arrays: Mapping[str, AnyArray], metadata: Mapping[str, str] | None = None) -> list[BUFFER]:
+    """The pieces of a safetensors file. Those of arrays share their memory, which must be on the CPU.
+
+    Raises KeyError for an array of another type than TYPES.
+    """
+    kinds = {name: NAMES[str(array.dtype).removeprefix("torch.")] for name, array in arrays.items()}
+    flat = {name: _bytes_of(array) for name, array in arrays.items()}
+    order = sorted(flat, key=lambda name: (-TYPES[kinds[name]][0], name))  # so that each is aligned
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
     for name in order:
         begin, end = end, end + flat[name].nbytes
-        shape = list(tensors[name].shape)
-        header[name] = {"dtype": NAMES[flat[name].dtype], "shape": shape, "data_offsets": [begin, end]}
+        header[name] = {"dtype": kinds[name], "shape": list(arrays[name].shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return [len(text).to_bytes(8, "little"), text, *(flat[name].view(torch.uint8).numpy().data for name in order)]
+    return [len(text).to_bytes(8, "little"), text, *(flat[name].data for name in order)]
+
+
+def _bytes_of(array: AnyArray) -> npt.NDArray[np.uint8]:
+    """The bytes of an array's values."""
+    if isinstance(array, np.ndarray):
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    import torch  # noqa: PLC0415 - it is there, since the array is torch's
+
+    return array.detach().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def layout(path: Path, file: BinaryIO, size: int) -> dict[str, Array]:
@@ -84,13 +106,13 @@ def layout(path: Path, file: BinaryIO, size: int) -> dict[str, Array]:
 
 def _array(entry: dict[str, Any]) -> Array:
     """Parses one entry of a header. Raises ValueError, TypeError or KeyError if it is malformed."""
-    dtype, (begin, end), shape = TYPES[entry["dtype"]], entry["data_offsets"], entry["shape"]
+    (size, _), (begin, end), shape = TYPES[entry["dtype"]], entry["data_offsets"], entry["shape"]
     numbers = [begin, end, *shape]
     if not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
         raise ValueError("a size is not a number")
-    if len(shape) > 8 or end - begin != prod(shape) * dtype.itemsize:
+    if len(shape) > 8 or end - begin != prod(shape) * size:
         raise ValueError("an array does not have the size that its shape needs")
-    return Array(dtype, tuple(shape), begin, end)
+    return Array(entry["dtype"], tuple(shape), begin, end)
 
 
 def check_shapes(path: Path, arrays: Mapping[str, Array], expected: Shapes) -> None:
@@ -98,8 +120,8 @@ def check_shapes(path: Path, arrays: Mapping[str, Array], expected: Shapes) -> N
     for name in [*expected, *arrays]:
         there = arrays.get(name)
         wanted = tuple(expected[name]) if name in expected else None
-        if there is None or (there.shape, there.dtype) != (wanted, torch.float32):
-            has = "lacks it" if there is None else f"has {list(there.shape)} of {NAMES[there.dtype]}"
+        if there is None or (there.shape, there.kind) != (wanted, "F32"):
+            has = "lacks it" if there is None else f"has {list(there.shape)} of {there.kind}"
             needs = "should not be there" if wanted is None else f"should be {list(wanted)} of F32"
             raise InputError(
                 f"the weights in {path.parent} do not fit the model's settings "
@@ -107,21 +129,26 @@ def check_shapes(path: Path, arrays: Mapping[str, Array], expected: Shapes) -> N
             )
 
 
-def finite(values: Tensor) -> bool:
+def finite(values: AnyArray) -> bool:
     """Whether all values are finite numbers; reads them once, without a copy."""
+    if isinstance(values, np.ndarray):
+        with np.errstate(invalid="ignore"):
+            return not (values.dtype.kind == "f" and values.size) or bool(
+                np.isfinite([values.min(), values.max()]).all()
+            )
     if not (values.is_floating_point() and values.numel()):
         return True
     return all(bool(edge.isfinite()) for edge in values.detach().aminmax())
 
 
-def check_arrays(arrays: Mapping[str, Tensor], expected: Shapes) -> None:
+def check_arrays(arrays: Mapping[str, AnyArray], expected: Shapes) -> None:
     """Raises ValueError unless these are exactly the arrays of these names and shapes, in fp32."""
     for name in sorted({*arrays, *expected}):
         there, wanted = arrays.get(name), tuple(expected[name]) if name in expected else None
         if there is None or wanted is None:
             raise ValueError(f"{show_name(name)} {'is missing' if there is None else 'should not be there'}")
-        if (there.shape, there.dtype) != (wanted, torch.float32):
-            raise ValueError(f"{name} is {list(there.shape)} of {NAMES[there.dtype]}, not {list(wanted)} of F32")
+        if (there.shape, kind_of(there)) != (wanted, "F32"):
+            raise ValueError(f"{name} is {list(there.shape)} of {kind_of(there)}, not {list(wanted)} of F32")
 
 
 def show_name(name: str) -> str:
@@ -147,8 +174,27 @@ def read_checked(path: Path, expected: Shapes | None = None, wanted: int | None 
         return file.read()
 
 
-def decode(path: Path, data: bytes) -> dict[str, Tensor]:
-    """The arrays in the bytes of a safetensors file, by name, on the CPU. Raises InputError if it is not one."""
+def decode(path: Path, data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """The arrays in the bytes of a safetensors file, by name, as copies. Raises InputError if it is not one.
+
+    Those in bf16, which numpy does not have, are returned in fp32.
+    """
+    arrays, found = layout(path, io.BytesIO(data), len(data)), {}
+    begin = 8 + int.from_bytes(data[:8], "little")
+    for name, array in arrays.items():
+        half = array.kind == "BF16"
+        part = np.frombuffer(
+            data, "<u2" if half else TYPES[array.kind][1], prod(array.shape), begin + array.begin
+        ).reshape(array.shape)
+        found[name] = (part.astype(np.uint32) << np.uint32(16)).view(np.float32) if half else part.copy()
+    return found
+
+
+def decode_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
+    """The arrays in the bytes of a safetensors file, as torch's, on the CPU. Raises InputError if it is not one."""
+    import safetensors.torch  # noqa: PLC0415 - only training needs torch
+    from safetensors import SafetensorError  # noqa: PLC0415
+
     try:
         return safetensors.torch.load(data)
     except SafetensorError as error:

@@ -18,9 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.arrays import Ids
-from scriven.inference.adaptive import AdaptiveContext
+from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.generation import Generation
-from scriven.inference.predictor import Context
 from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate
 from scriven.server.prefill import SymbolSurprisals

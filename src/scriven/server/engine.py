@@ -228,7 +228,7 @@ class Engine:
         """Reports that a prompt is read, and queues the generations after it."""
         owner = self._prefilling.pop(prefill)
         request, job = owner.request, owner.job
-        self._check(request, bool(prefill.context.logits.isfinite().all()))
+        self._check(request, bool(np.isfinite(prefill.context.logits).all()))
         self._updates.append((request, JobUpdate(owner.number, None, done=True, context=prefill.context)))
         self._urgent = True
         for number, generation in enumerate(job.generations):
@@ -269,7 +269,7 @@ class Engine:
         for _ in range(length):
             if batch.context is None:
                 return
-            logits: Float64s = self._predictor.next_logits(batch.context, writing=True).cpu().double().numpy()  # (N, V)
+            logits: Float64s = self._predictor.next_logits(batch.context, writing=True).astype(np.float64)  # (N, V)
             emitted = batch.generate(1)
             counts = [self._generating[each.generation].job.logprobs or 0 for each in emitted]
             ids = np.concatenate([each.ids for each in emitted])  # (N,), one for each row

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from scriven.arrays import Ids
+from scriven.inference.context import Context
 from scriven.inference.generation import Generation
-from scriven.inference.predictor import Context
 from scriven.server.prefill import Prefill, SymbolSurprisals
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from scriven.arrays import Float64s, Ids
-from scriven.inference.predictor import Context, Predictor, side_by_side
+from scriven.inference.context import Context, side_by_side
+from scriven.inference.predictor import Predictor
 from scriven.inference.surprisal import cost_of_unseen, read_rows
 
 SYMBOLS_PER_READ = 256  # symbols of one text that torch reads at once
@@ -170,7 +170,7 @@ class _PrefillGroup:
         for step in ids:  # (N,)
             logits.append(self._predictor.next_logits(context))
             context = self._predictor.read(context, step[None])
-        values = torch.stack(logits).double().numpy()  # (T, N, V)
+        values = np.stack(logits).astype(np.float64)  # (T, N, V)
         return [
             surprisals_from_logits(values[:, row], ids[:, row], each.logprobs or 0, self._predictor)
             for row, each in enumerate(self.prefills)
@@ -189,7 +189,7 @@ class _PrefillGroup:
             surprisals = SymbolSurprisals(ids, nats[:, 0])
         elif each.logprobs:
             logits, carried = predictor.predict(carried, ids[:, None])
-            surprisals = surprisals_from_logits(logits[:, 0].cpu().double().numpy(), ids, each.logprobs, predictor)
+            surprisals = surprisals_from_logits(logits[:, 0].astype(np.float64), ids, each.logprobs, predictor)
         if predictor.window or surprisals is None:
             each.context = predictor.read(each.context, ids[:, None])
         else:

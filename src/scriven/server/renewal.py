@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from scriven.errors import ScrivenError, shortage
 from scriven.runs import open_run
 from scriven.runs.checkpoints import MANIFEST_FILE
@@ -122,7 +124,7 @@ def _open_newer(before: ServedModel, source: ServedCheckpoint, server: ServerSta
         return None, f"{still}: {_reason(error, source)}"
     if served.model.vocabulary != before.model.vocabulary:
         return None, f"{still}: the newer checkpoint has another vocabulary; restart the server to serve it"
-    if not served.start.logits.isfinite().all():
+    if not np.isfinite(served.start.logits).all():
         return None, f"{still}: the numbers of step {served.model.step:,} overflow"
     if served.fingerprint == before.fingerprint:
         return None, ""

@@ -8,9 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
-from scriven.inference.adaptive import AdaptiveContext
 from scriven.inference.adaptive_mixture import MixedContext
-from scriven.inference.predictor import Context
+from scriven.inference.context import AdaptiveContext, Context
 from scriven.server.requests import Limits
 from scriven.server.responses import ApiError
 
@@ -123,5 +122,5 @@ def _size_bytes(context: Context) -> int:
     parts = [context.logits, *(part for layer in context.state or () for part in layer)]
     recent = 0 if context.recent is None else context.recent.nbytes
     if isinstance(context, AdaptiveContext):
-        parts += context.to_tensors().values()
-    return recent + sum(part.numel() * part.element_size() for part in parts)
+        parts += context.to_arrays().values()
+    return recent + sum(part.nbytes for part in parts)

@@ -24,9 +24,8 @@ from scriven.arrays import Float64s, Ids
 from scriven.corpus.decoding import depends_on_context, prepare_pieces
 from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_marks
-from scriven.inference.adaptive import AdaptiveContext
 from scriven.inference.chunks import read_chunks
-from scriven.inference.predictor import Context
+from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.protocols import ADAPTIVE
 from scriven.inference.surprisal import SurprisalSum, tally
 from scriven.server.jobs import Job

@@ -20,15 +20,13 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from scriven.arrays import Float64s, Ids
+from scriven.arrays import Float64s, Ids, as_numpy
 from scriven.errors import InputError, UsageError
-from scriven.inference.adaptive import AdaptiveContext
-from scriven.inference.predictor import Context
+from scriven.inference.context import AdaptiveContext, Context
 from scriven.runtime import WRITTEN
 from scriven.server.engine import Engine
 from scriven.server.jobs import Job, JobUpdate, PendingRequest
@@ -91,9 +89,10 @@ def fingerprint(model: Model) -> str:
     for name, array in arrays:
         digest.update(f"{name} {array.shape} {array.dtype}\0".encode())
         digest.update(array.tobytes())
-    for name, weights in sorted(predictor.model.state_dict().items()):
-        digest.update(f"{name} {tuple(weights.shape)} {weights.dtype}\0".encode())
-        digest.update(weights.detach().cpu().flatten().view(torch.uint8).numpy())
+    for name, values in sorted(predictor.weights.items()):
+        weights = as_numpy(values)
+        digest.update(f"{name} {weights.shape} {weights.dtype}\0".encode())
+        digest.update(weights.tobytes())
     return f"fp_{digest.hexdigest()[:16]}"
 
 

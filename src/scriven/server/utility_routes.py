@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scriven.arrays import Ids
-from scriven.inference.adaptive import AdaptiveContext
+from scriven.inference.context import AdaptiveContext
 from scriven.server.jobs import Job
 from scriven.server.requests import DetokenizeBody, StateBody, TokenizeBody
 from scriven.server.responses import ApiError, answer, long_answer, run_apart

@@ -14,7 +14,8 @@ from scriven.batches import epoch_reads
 from scriven.corpus.store import Corpus
 from scriven.errors import UsageError
 from scriven.model import CharLM, choose_backend, choose_device, choose_precision
-from scriven.model.backends import available_cores, has_native_code, tune_cpu
+from scriven.model.backends import has_native_code, tune_cpu
+from scriven.runtime import available_cores
 from scriven.settings import (
     REGISTERED_CELLS,
     REGISTERED_OPTIMIZERS,

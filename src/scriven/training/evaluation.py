@@ -136,7 +136,7 @@ class Evaluator:
     def _as_used(self, weights: MixtureWeights | None) -> Predictor:
         """Returns the predictor of the model as it is used after the training: of a mixture, if there are weights."""
         model, here = self.predictor.model, self.stoppable
-        writing = writing_precision("auto", model.device, model.settings.cell)
+        writing = writing_precision("auto", model.device.type, model.settings.cell)
         used = Predictor(model, here.vocabulary, here.precision, here.window, writing, self._check_stop)
         return used.with_counts(*weights.mixtures(self.table)) if weights and self.table else used
 

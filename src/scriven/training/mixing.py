@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from scriven.arrays import Bools, Float32s, Float64s, Ids
 from scriven.corpus.store import Corpus
@@ -204,8 +204,8 @@ def _collect(predictor: Predictor, table: NgramTable, pieces: HeldOut, orders: S
     return Samples(np.concatenate(network), tuple(predictions), ids[1:][pieces.counted[1:]])
 
 
-def _log_probabilities(logits: Tensor) -> Float32s:
-    values: Float32s = logits.float().log_softmax(-1).cpu().numpy()
+def _log_probabilities(logits: Float32s) -> Float32s:
+    values: Float32s = torch.from_numpy(logits).log_softmax(-1).numpy()
     return values
 
 

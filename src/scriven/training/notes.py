@@ -18,10 +18,11 @@ from scriven.kernels.counts import Counted
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, open_run
 from scriven.runs.folder import SETTINGS_FILE, retraining_command
+from scriven.runs.start_model import StartModel
 from scriven.settings import REGISTERED_CELLS, Settings
 from scriven.training.optimizer import usual_learning_rate
 from scriven.training.state import FEW_VALIDATED, LossHistory, TrainingState
-from scriven.training.warm_start import StartModel, new_symbols, warm_started_model
+from scriven.training.warm_start import new_symbols, warm_started_model
 
 SYMBOLS_SHOWN = 20
 SLOW_START = 0.25  # of the time left: a start that takes more is mentioned

@@ -17,7 +17,7 @@ from scriven.errors import UsageError
 from scriven.kernels import muon
 from scriven.kernels.adamw import AdamW, norm
 from scriven.model.cells import Layer
-from scriven.runs.tensors import NAMES, check_arrays, finite
+from scriven.runs.tensors import check_arrays, finite, kind_of
 from scriven.settings import REGISTERED_OPTIMIZERS, TrainingSettings
 
 MOST_STEPS = 1 << 53  # floats are exact up to here
@@ -245,7 +245,7 @@ class RegisteredOptimizer:
     def _to_array(self, key: object, value: object) -> Tensor:
         if _is_number(value):
             value = torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
-        if isinstance(value, Tensor) and value.dtype in NAMES and finite(value):
+        if isinstance(value, Tensor) and kind_of(value) and finite(value):
             return value
         raise UsageError(
             f"training.optimizer {self.name} keeps {key} as {type(value).__name__}, which a checkpoint cannot hold; it "

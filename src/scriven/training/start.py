@@ -17,10 +17,12 @@ from scriven.errors import Interrupted, UsageError
 from scriven.events import Evaluated, Event, Finished, Loss, Saved, Started
 from scriven.inference.predictor import Predictor
 from scriven.kernels.counts import NgramMixture, NgramTable
-from scriven.model.backends import available_cores, tune_cpu
-from scriven.model.language_model import make_model, parameter_count
+from scriven.model.backends import tune_cpu
+from scriven.model.language_model import make_model
+from scriven.model.shapes import parameter_count
 from scriven.runs import Run
 from scriven.runs.checkpoints import Best
+from scriven.runtime import available_cores
 from scriven.settings import Settings, reader_window
 from scriven.signals import raise_if_stopped
 from scriven.training.auto_settings import Workload, chunk_length, expected_bytes, expected_seconds

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from scriven import starts
 from scriven.events import Compared, Evaluated, Stepped
-from scriven.model.backends import available_cores, torch_threads
+from scriven.model.backends import torch_threads
 from scriven.runs import open_run
+from scriven.runtime import available_cores
 from scriven.settings import Settings, overlay_settings, validate
 from scriven.training.request import Request
 from scriven.training.resume import request_from_run

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,64 +14,18 @@ from scriven.corpus.decoding import fold_punctuation
 from scriven.errors import InputError, UsageError
 from scriven.model import CharLM
 from scriven.model.backends import single_threaded
-from scriven.model.language_model import weight_shapes
 from scriven.model.pretrained import Embeddings, from_rows, place, read_embeddings
+from scriven.model.shapes import weight_shapes
 from scriven.runs import load_weights, open_run
 from scriven.runs.folder import locate_run
-from scriven.runs.tensors import Shapes, decode, finite
-from scriven.safe_files import parse_toml
-from scriven.settings import ModelSettings, Settings, validate
+from scriven.runs.start_model import StartModel
+from scriven.runs.tensors import Shapes
+from scriven.settings import ModelSettings, Settings
 from scriven.vocabulary import Vocabulary
 
 PER_SYMBOL = ("embedding.weight", "head.weight", "head.bias")  # arrays with one row per symbol
 LINE_ENDS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"  # that are not a line feed
 ONEHOT = "layers.0.rnn.weight_ih_l0"  # one column per symbol if the input is one-hot
-
-
-@dataclass(frozen=True)
-class StartModel:
-    """The model of a start, which is checked as it is read."""
-
-    start: starts.Start
-
-    def __str__(self) -> str:
-        return f"the start {self.start.name}"
-
-    @cached_property
-    def settings(self) -> ModelSettings:
-        """Its settings. Raises InputError if they are damaged, or describe a model that training cannot start from."""
-        path = self.start.folder / starts.SETTINGS_FILE
-        try:
-            values = parse_toml(self.start.read(starts.SETTINGS_FILE).decode(), path)
-            settings = validate({"model": values.get("model")}).model
-        except (UsageError, ValueError) as error:
-            raise starts.damage_error(path, str(error)) from None
-        if settings.input != "embedding" or settings.head != "linear":
-            raise starts.damage_error(path, "it needs an embedding and an output layer")
-        return settings
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """Its vocabulary. Raises InputError if it is damaged."""
-        path = self.start.folder / starts.VOCABULARY_FILE
-        try:
-            return Vocabulary.from_json(self.start.read(starts.VOCABULARY_FILE).decode())
-        except (InputError, ValueError) as error:
-            raise starts.damage_error(path, str(error).split(";")[0]) from None
-
-    def read_weights(self) -> dict[str, Tensor]:
-        """Reads its weights, in fp32. Raises InputError if they do not fit its settings and vocabulary."""
-        path = self.start.folder / starts.WEIGHTS_FILE
-        arrays = decode(path, self.start.read(starts.WEIGHTS_FILE))
-        try:
-            expected = weight_shapes(self.settings, self.vocabulary.size)
-        except UsageError as error:
-            raise starts.damage_error(path, str(error)) from None
-        if {name: tuple(value.shape) for name, value in arrays.items()} != expected:
-            raise starts.damage_error(path, "its arrays do not fit its settings and its vocabulary")
-        if any(value.dtype != torch.bfloat16 or not finite(value) for value in arrays.values()):
-            raise starts.damage_error(path, "its arrays are not finite numbers in bf16")
-        return {name: value.float() for name, value in arrays.items()}
 
 
 def warm_started_model(
