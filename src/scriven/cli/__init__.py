@@ -45,8 +45,8 @@ COMMANDS = {  # module:function, imported only when the command is called, and o
     "runs": ("scriven.cli.runs:runs", "List the runs in a folder: text, model, loss and minutes of each."),
     "info": ("scriven.cli.info:info", "Describe a run, or show what Scriven uses on this machine."),
     "doctor": ("scriven.cli.doctor:doctor", "Check a run or corpus for damage."),
-    "recipe": ("scriven.cli.recipe:app", "Show the recipes: settings that train the way a known system did."),
-    "starts": ("scriven.cli.starts:app", "Show the general models that training can start from."),
+    "recipe": ("scriven.cli.packaged:recipe_app", "Show the recipes: settings that train the way a known system did."),
+    "starts": ("scriven.cli.packaged:starts_app", "Show the general models that training can start from."),
     "verify-resume": (
         "scriven.cli.verify_resume:verify_resume",
         "Check that resuming gives identical results on this machine.",

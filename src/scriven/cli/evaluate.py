@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from scriven.cli.common import (
     Device,
@@ -13,6 +15,7 @@ from scriven.cli.common import (
     Mixing,
     Normalize,
     ReadingPrecision,
+    Row,
     RunFolder,
     Text,
     Which,
@@ -25,17 +28,31 @@ from scriven.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from scriven.corpus import Corpus
+    from scriven.events import Loss
     from scriven.inference.predictor import Predictor
     from scriven.inference.surprisal import SurprisalSum
     from scriven.session import Model
 
 
+File = Annotated[
+    Text | None,
+    Parameter(help="text to read, or - for standard input; unless given, the validation text of the run's own corpus"),
+]
+Protocol = Annotated[
+    str | None,
+    Parameter(
+        help="documents, stream, window-LENGTH, last-LENGTH, adaptive or adaptive-documents; unless given, the one "
+        "that matches the model's training"
+    ),
+]
+
+
 def evaluate(
     run: RunFolder,
-    file: Text | None = None,
+    file: File = None,
     /,
     *,
-    protocol: str | None = None,
+    protocol: Protocol = None,
     as_json: Json = False,
     invalid: Invalid = None,
     encoding: Encoding = None,
@@ -68,17 +85,8 @@ def evaluate(
     run does not change.
 
     For a model of bytes, each byte counts as a character.
-
-    Parameters
-    ----------
-    file
-        text to read, or - for standard input; unless given, the validation text of the run's own corpus
-    protocol
-        documents, stream, window-LENGTH, last-LENGTH, adaptive or adaptive-documents; unless given, the one that
-        matches the model's training
     """
-    from scriven.inference.protocols import ADAPTIVE_DOCUMENTS, own_protocol, parse_protocol, reading_precision
-    from scriven.inference.surprisal import check_finite
+    from scriven.inference.protocols import own_protocol, parse_protocol
     from scriven.session import load
 
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
@@ -87,23 +95,23 @@ def evaluate(
         parse_protocol(protocol)
     model = load(run, which=checkpoint, device=device, precision=precision, counts=counts)
     protocol = protocol or own_protocol(model.settings.reader)
+    row = _measure_all(model, run, file, protocol, choices, in_nats=as_json)
+    show([row], "json" if as_json else "words")
+
+
+def _measure_all(
+    model: Model, run: str, file: str | None, protocol: str, choices: dict[str, str | None], *, in_nats: bool
+) -> Row:
+    """Returns the loss by a protocol, the accuracy, and the losses of the model's parts, in nats or in bits."""
+    from scriven.inference.protocols import ADAPTIVE_DOCUMENTS, reading_precision
 
     def _measure(predictor: Predictor) -> SurprisalSum:
         if file:
             return _measure_file(model, predictor, file, protocol, **choices)
         return _measure_validation(predictor, run, protocol)
 
-    total = _measure(model.predictor)
-    text = file or f"validation text of {run}"
-    if not total.loss.characters:
-        raise InputError(f"{text} is too short for {protocol}, which finds no character to predict; give a longer text")
-    if not math.isfinite(total.loss.total_nats) and protocol != own_protocol(model.settings.reader):
-        raise InputError(
-            f"by protocol {protocol} the model of {run} overflows, so its loss is not a number; give "
-            f"--protocol {own_protocol(model.settings.reader)}, which matches its training"
-        )
-    check_finite([total.loss.nats, total.loss.end_nats])
-    documents = {"nats_per_document": total.loss.nats_per_document} if total.loss.ends else {}
+    total, text = _measure(model.predictor), file or f"validation text of {run}"
+    _check_loss(total.loss, model, run, text, protocol)
     computed: dict[str, Any] = {
         **({"accuracy": total.loss.accuracy} if total.loss.judged else {}),
         "step": model.step,
@@ -115,14 +123,30 @@ def evaluate(
             for part, predictor in model.predictor.parts().items()
         }
     name = {"text": text, "protocol": protocol}
-    if as_json:
-        show([name | total.values() | documents | computed], "json")
-    else:
-        bits = {
-            name.replace("nats", "bits"): value / math.log(2) if "nats" in name else value
-            for name, value in computed.items()
-        }
-        show([name | in_bits(total) | bits], "words")
+    if in_nats:
+        documents = {"nats_per_document": total.loss.nats_per_document} if total.loss.ends else {}
+        return name | total.values() | documents | computed
+    bits = {
+        name.replace("nats", "bits"): value / math.log(2) if "nats" in name else value
+        for name, value in computed.items()
+    }
+    return name | in_bits(total) | bits
+
+
+def _check_loss(loss: Loss, model: Model, run: str, text: str, protocol: str) -> None:
+    """Raises InputError if nothing was measured, or if the loss is not a finite number."""
+    from scriven.inference.protocols import own_protocol
+    from scriven.inference.surprisal import check_finite
+
+    own = own_protocol(model.settings.reader)
+    if not loss.characters:
+        raise InputError(f"{text} is too short for {protocol}, which finds no character to predict; give a longer text")
+    if not math.isfinite(loss.total_nats) and protocol != own:
+        raise InputError(
+            f"by protocol {protocol} the model of {run} overflows, so its loss is not a number; give --protocol {own}, "
+            "which matches its training"
+        )
+    check_finite([loss.nats, loss.end_nats])
 
 
 def _check_file(file: str | None, choices: dict[str, str | None]) -> None:

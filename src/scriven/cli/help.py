@@ -37,7 +37,7 @@ MOST_NEEDED = {  # by command: the options that --help shows
         "--stop",
         "--until-end",
         "--interactive",
-        "--checkpoint",
+        "--choose",
         "--json",
     ),
 }

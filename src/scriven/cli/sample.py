@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.field_info import FieldInfo
@@ -21,6 +21,7 @@ from scriven.cli.common import (
     Which,
     Whole,
     WriteOrder,
+    WritingPrecision,
     note,
     put_json,
     reading_settings,
@@ -44,96 +45,163 @@ def _short_name(setting: FieldInfo, used: frozenset[str]) -> str | None:
     return "-t" if setting.name == "temperature" else None
 
 
+Prompt = Annotated[
+    str,
+    Parameter(
+        help="text to continue, of any length; - reads all of standard input, unchanged (use printf, since echo adds a "
+        "line end)"
+    ),
+]
+PromptFile = Annotated[
+    str | None,
+    Parameter(help="file with the text to continue, read unchanged; also .gz, .xz, .bz2, .zst"),
+]
+Length = Annotated[Whole, Parameter(name=["--length", "-n"], help="characters to write (for a model of bytes: bytes)")]
+Sampling = Annotated[SamplingSettings, Parameter(name="*", show_default=False, short_alias=_short_name)]
+Greedy = Annotated[Switch, Parameter(help="always pick the most likely character, like --temperature 0")]
+Seed = Annotated[Whole | None, Parameter(help="the same seed gives the same text; unless given, it is random")]
+Count = Annotated[
+    Whole,
+    Parameter(help="how many texts to write at once; the first has the given seed, the next seed + 1, and so on"),
+]
+Stop = Annotated[
+    list[str] | None,
+    Parameter(
+        negative="",
+        help="stop string: end just before it if the model writes it; may be repeated. \\n means a line feed, \\t a "
+        "tab, \\r a carriage return, \\\\ a backslash",
+    ),
+]
+UntilEnd = Annotated[
+    Switch,
+    Parameter(
+        help="end each text where its document ends (for a model of names: after one name), at --length at the latest. "
+        "Without it, a model of documents writes one after another"
+    ),
+]
+Novelty = Annotated[
+    Switch,
+    Parameter(
+        help="with --until-end: say at the end how many of the texts occur as documents in the training text, word for "
+        "word"
+    ),
+]
+Interactive = Annotated[
+    Switch,
+    Parameter(
+        help="continue each line that you type, and remember everything before it, until the end of the input. With "
+        "--until-end, each line starts a new document"
+    ),
+]
+Choose = Annotated[
+    Switch,
+    Parameter(
+        help="choose among the likeliest continuations, again and again, with arrow keys or digits; needs a terminal"
+    ),
+]
+
+
 def sample(
     run: RunFolder,
     /,
     *,
-    prompt: str = "",
-    prompt_file: str | None = None,
-    length: Annotated[Whole, Parameter(name=["--length", "-n"])] = 500,
-    sampling: Annotated[SamplingSettings, Parameter(name="*", show_default=False, short_alias=_short_name)] = DEFAULTS,
-    greedy: Switch = False,
-    seed: Whole | None = None,
-    count: Whole = 1,
-    stop: Annotated[list[str] | None, Parameter(negative="")] = None,
-    until_end: Switch = False,
-    novelty: Switch = False,
-    interactive: Switch = False,
+    prompt: Prompt = "",
+    prompt_file: PromptFile = None,
+    length: Length = 500,
+    sampling: Sampling = DEFAULTS,
+    greedy: Greedy = False,
+    seed: Seed = None,
+    count: Count = 1,
+    stop: Stop = None,
+    until_end: UntilEnd = False,
+    novelty: Novelty = False,
+    interactive: Interactive = False,
+    choose: Choose = False,
     as_json: Json = False,
     invalid: Invalid = None,
     encoding: Encoding = None,
     checkpoint: Which = "best",
     device: Device = "auto",
-    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
+    precision: WritingPrecision = "auto",
     counts: Mixing = "auto",
     write_order: WriteOrder = None,
 ) -> None:
     """Write text with a trained model. The prompt and the text after it are shown as they are written.
 
     Characters of the prompt that the model has never seen are read as <unk>, and a note names them.
-
-    Parameters
-    ----------
-    prompt
-        text to continue, of any length; - reads all of standard input, unchanged (use printf, since echo adds a line
-        end)
-    prompt_file
-        file with the text to continue, read unchanged; also .gz, .xz, .bz2, .zst
-    length
-        characters to write (for a model of bytes: bytes)
-    sampling
-        how the next character is picked
-    greedy
-        always pick the most likely character, like --temperature 0
-    seed
-        the same seed gives the same text; unless given, it is random
-    count
-        how many texts to write at once; the first has the given seed, the next seed + 1, and so on
-    stop
-        stop string: end just before it if the model writes it; may be repeated. \\n means a line feed, \\t a tab,
-        \\r a carriage return, \\\\ a backslash
-    until_end
-        end each text where its document ends (for a model of names: after one name), at --length at the latest.
-        Without it, a model of documents writes one after another
-    novelty
-        with --until-end: say at the end how many of the texts occur as documents in the training text, word for word
-    interactive
-        continue each line that you type, and remember everything before it, until the end of the input. With
-        --until-end, each line starts a new document
-    precision
-        number format of the weights when native code writes; auto takes int8, the fastest. The same seed gives the
-        same text only at the same precision. On a GPU, or without native code, torch writes, always in fp32
     """
     _check(sampling, greedy, count, interactive, as_json)
     _check_numbers(length, seed)
     choices = {"invalid": invalid, "encoding": encoding}
     _check_prompt(prompt, prompt_file, choices, interactive=interactive)
-    if novelty and (interactive or not until_end):
-        raise UsageError("--novelty compares whole documents; give --until-end with it, and drop --interactive")
-    from scriven.cli.evaluate import corpus_of
-    from scriven.session import first_seed, load
+    _check_novelty(novelty, interactive, until_end)
+    if choose:
+        unused = {"--json": as_json, "--interactive": interactive, "--count": count > 1, "--novelty": novelty}
+        unused |= {"--seed": seed is not None, "--greedy": greedy, "--stop": bool(stop), "--until-end": until_end}
+        _check_choosing(sampling, unused)
+    from scriven.session import load
 
-    stops = _stops(stop or [])
-    writing = {"length": length, "stop": stops, "until_end": until_end, **sampling.model_dump()}
+    writing = {"length": length, "stop": _stops(stop or []), "until_end": until_end, **sampling.model_dump()}
     writing |= {"temperature": 0.0} if greedy else {}
     model = load(run, which=checkpoint, device=device, precision=precision, counts=counts, write_order=write_order)
     _check_end(model, until_end)
     prompt = _prompt(model, prompt, prompt_file, choices)
     _note_unknown(model, prompt)
-    if interactive:
+    if choose:
+        _choose(model, prompt, length)
+    elif interactive:
         _converse(model, prompt, seed, writing)
     elif count == 1 and not (as_json or novelty):
-        from scriven.inference.generation import LIVE, UNSEEN
-
-        piece = LIVE if sys.stdout.isatty() else UNSEEN
-        _show(prompt, model.stream(prompt, seed=seed, piece=piece, **writing))
+        _write_one(model, prompt, seed, writing)
     else:
-        asked = {"prompt": prompt, "seed": first_seed(seed), **writing}
-        _write_several(model, count, asked, corpus_of(run).training if novelty else None, as_json=as_json)
+        _write_several(model, prompt, seed, count, writing, run if novelty else "", as_json=as_json)
 
 
-def _write_several(model: Model, count: int, asked: dict[str, Any], training: Part | None, *, as_json: bool) -> None:
-    """Writes `count` texts as `asked`. With `training`, it says how many of them are documents of the training text."""
+def _write_one(model: Model, prompt: str, seed: int | None, writing: dict[str, Any]) -> None:
+    """Writes a text, and shows it as it comes."""
+    from scriven.inference.generation import LIVE, UNSEEN
+
+    piece = LIVE if sys.stdout.isatty() else UNSEEN
+    _show(prompt, model.stream(prompt, seed=seed, piece=piece, **writing))
+
+
+def _choose(model: Model, prompt: str, length: int) -> None:
+    """Lets a person write by choosing, and prints the text at the end."""
+    from scriven.cli.choose import choose
+
+    if model.vocabulary.unit == "byte":
+        raise UsageError("--choose shows characters, and this is a model of bytes; use --interactive instead")
+    session = model.session()
+    session.read(prompt)
+    _show(prompt, iter([choose(model, session, prompt, length)]))
+
+
+def _check_novelty(novelty: bool, interactive: bool, until_end: bool) -> None:
+    """Raises UsageError when texts would not be whole documents."""
+    if novelty and (interactive or not until_end):
+        raise UsageError("--novelty compares whole documents; give --until-end with it, and drop --interactive")
+
+
+def _check_choosing(sampling: SamplingSettings, others: Mapping[str, bool]) -> None:
+    """Raises UsageError when other flags would do nothing, or without a terminal."""
+    from scriven.cli.choose import check_terminal
+
+    unused = [flag for flag, given in others.items() if given]
+    unused += ["--" + name.replace("_", "-") for name in sorted(sampling.model_fields_set)]
+    if unused:
+        raise UsageError(f"with --choose you pick what comes next, so {', '.join(unused)} would do nothing; drop one")
+    check_terminal()
+
+
+def _write_several(
+    model: Model, prompt: str, seed: int | None, count: int, writing: dict[str, Any], run: str, *, as_json: bool
+) -> None:
+    """Writes `count` texts. With a `run`, it says how many of them are documents of its training text."""
+    from scriven.cli.evaluate import corpus_of
+    from scriven.session import first_seed
+
+    asked = {"prompt": prompt, "seed": first_seed(seed), **writing}
+    training = corpus_of(run).training if run else None
     texts: Iterable[WrittenText] = model.samples(count, **asked)
     known = None
     if training:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -46,15 +46,51 @@ By = Literal["total", "line", "character"]
 Unit = Literal["line", "document"]  # what one row of --by line stands for
 
 
+Files = Annotated[
+    Text, Parameter(help="texts to score: files (also .gz, .xz, .bz2, .zst), folders, - for standard input")
+]
+Rows = Annotated[
+    By,
+    Parameter(
+        help="one row for the whole text, for each line (with its line end), or for each character. Lines are read in "
+        "order, each after all lines before it, so that they add up to the total. Every line gets a row with its "
+        "number and its text, also an empty one. For a model of documents, line means document"
+    ),
+]
+Tsv = Annotated[
+    bool,
+    Parameter(
+        name="--tsv",
+        negative="",
+        help="print a table with tabs between columns, and a first row of names; lines and characters are always shown "
+        "so. To paste lines and scores together, drop the first row: paste FILE <(scriven score RUN FILE --by line | "
+        "tail -n +2)",
+    ),
+]
+Adapt = Annotated[
+    Switch,
+    Parameter(
+        help="let a copy of the model learn from the text while it reads: from each piece after it was scored. If the "
+        "model is mixed with counts, these learn, too; they first read the training text. --counts none leaves them "
+        "out. Each file begins with the trained weights. These scores depend on the order of the text, and cannot be "
+        "compared with others; every row says `adaptive`. The run does not change"
+    ),
+]
+AdaptDocuments = Annotated[
+    Switch,
+    Parameter(help="like --adapt with the network alone, but each document begins with the trained weights, too"),
+]
+
+
 def score(
     run: RunFolder,
     /,
-    *files: Text,
-    by: By = "total",
+    *files: Files,
+    by: Rows = "total",
     as_json: Json = False,
-    as_tsv: Annotated[bool, Parameter(name="--tsv", negative="")] = False,
-    adapt: Switch = False,
-    adapt_documents: Switch = False,
+    as_tsv: Tsv = False,
+    adapt: Adapt = False,
+    adapt_documents: AdaptDocuments = False,
     invalid: Invalid = None,
     encoding: Encoding = None,
     normalize: Normalize = None,
@@ -74,56 +110,51 @@ def score(
     skipped.
 
     If you give several files, each is read from its own start, and each row has the name of its file.
-
-    Parameters
-    ----------
-    files
-        texts to score: files (also .gz, .xz, .bz2, .zst), folders, - for standard input
-    by
-        one row for the whole text, for each line (with its line end), or for each character. Lines are read in order,
-        each after all lines before it, so that they add up to the total. Every line gets a row with its number and its
-        text, also an empty one. For a model of documents, line means document
-    as_tsv
-        print a table with tabs between columns, and a first row of names; lines and characters are always shown so. To
-        paste lines and scores together, drop the first row: paste FILE <(scriven score RUN FILE --by line | tail -n +2)
-    adapt
-        let a copy of the model learn from the text while it reads: from each piece after it was scored. If the
-        model is mixed with counts, these learn, too; they first read the training text. --counts none leaves them out.
-        Each file begins with the trained weights. These scores depend on the order of the text, and cannot be compared
-        with others; every row says `adaptive`. The run does not change
-    adapt_documents
-        like --adapt with the network alone, but each document begins with the trained weights, too
     """
     if as_json and as_tsv:
         raise UsageError("--json and --tsv exclude each other; drop one")
     if not files:
         raise UsageError("scriven score needs a file with the text to score; - is standard input")
     from scriven.corpus.sources import find
-    from scriven.inference.protocols import ADAPTIVE, ADAPTIVE_DOCUMENTS, text_reader
+    from scriven.inference.protocols import ADAPTIVE, ADAPTIVE_DOCUMENTS
     from scriven.session import load
 
     sources = find(check_named(files)).sources
     model = load(run, which=checkpoint, device=device, precision=precision, counts=counts)
     way = ADAPTIVE_DOCUMENTS if adapt_documents else ADAPTIVE if adapt else ""
-    read = text_reader(way, model.predictor)
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
     form: Form = "json" if as_json else "tsv" if as_tsv or by != "total" else "words"
     empty: list[str] = []
-
-    def _rows() -> Iterator[Row]:
-        for source in sources:
-            name = {"file": source.name} if len(sources) > 1 or as_json else {}
-            row = None
-            shown = source.name if len(sources) > 1 else ""
-            for row in _rows_of(model, source, by, choices, name=shown, form=form, way=way, read=read):
-                yield {**name, **({"protocol": way} if way else {}), **row}
-            if row is None:
-                empty.append(source.name)
-
-    show(_rows(), form)
+    show(_rows_of_all(model, sources, by, choices, form=form, way=way, empty=empty), form)
     if empty:
         are = "is" if len(empty) == 1 else "are"
         raise InputError(f"{', '.join(empty[:SHOWN])} {are} empty, so there is nothing to score")
+
+
+def _rows_of_all(
+    model: Model,
+    sources: Sequence[TextSource],
+    by: By,
+    choices: dict[str, str | None],
+    *,
+    form: Form,
+    way: str,
+    empty: list[str],
+) -> Iterator[Row]:
+    """Yields the rows of the texts, each with the name of its text if there are several.
+
+    Adds the names of texts without rows to `empty`.
+    """
+    from scriven.inference.protocols import text_reader
+
+    read = text_reader(way, model.predictor)
+    for source in sources:
+        name = {"file": source.name} if len(sources) > 1 or form == "json" else {}
+        row, shown = None, source.name if len(sources) > 1 else ""
+        for row in _rows_of(model, source, by, choices, name=shown, form=form, way=way, read=read):
+            yield {**name, **({"protocol": way} if way else {}), **row}
+        if row is None:
+            empty.append(source.name)
 
 
 def _rows_of(
