@@ -80,7 +80,7 @@ def _extend(model: Model, session: Session, symbol: int) -> str:
         character = model.decode([symbol])
         if text.strip() and not (character.isalnum() and text[-1].isalnum()):
             break
-        session.step(symbol)
+        session.read(character)
         text += character
         symbol = int(session.next().argmax())
     return text
