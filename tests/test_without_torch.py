@@ -16,6 +16,7 @@ from conftest import Command
 from scriven.kernels import native_library
 from scriven.model import CharLM
 from scriven.runs import create_run
+from scriven.session import load
 from scriven.settings import validate
 from scriven.vocabulary import Vocabulary
 
@@ -37,6 +38,7 @@ COMMANDS = {
         ["evaluate", "RUN", "FILE", "--protocol", "window-16", "--json"],
         ["evaluate", "RUN", "FILE", "--protocol", "last-5", "--json"],
         ["info", "RUN", "--layers", "--json"],
+        ["doctor", "RUN"],
     ],
     "lines": [
         ["sample", "RUN", "--seed", "2", "--until-end", "--count", "4"],
@@ -105,3 +107,77 @@ def test_torch_is_not_imported_to_write_and_score(places: dict[str, str]) -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@needs_kernels
+def test_archives_are_the_same_without_torch(places: dict[str, str], tmp_path: Path, command: Command) -> None:
+    ways = {"start": "english", "run": places["text"]}
+    commands = [
+        ["compress", places["FILE"], "-o", str(tmp_path / name), "--with", way, "--quiet"] for name, way in ways.items()
+    ]
+    commands += [["decompress", f"{tmp_path / name}", "-o", f"{tmp_path / name}.txt", "--quiet"] for name in ("start",)]
+    assert [code for code, *_ in run_without_torch(commands)] == [0] * 3
+    assert (tmp_path / "start.txt").read_text("utf-8") == TEXT
+    for name, way in ways.items():
+        command("compress", places["FILE"], "-o", str(tmp_path / f"{name} with torch"), "--with", way, "--quiet")
+        assert (tmp_path / f"{name} with torch").read_bytes() == (tmp_path / name).read_bytes()
+
+
+NEEDING = [
+    (["train", "FILE", "--steps", "1", "-o", "OUT"], "scriven train needs torch"),
+    (["verify-resume", "FILE"], "scriven verify-resume needs torch"),
+    (["score", "RUN", "FILE", "--adapt"], "learning while reading needs torch"),
+    (["sample", "RUN", "--device", "cuda"], "device cuda needs torch"),
+    (["score", "RUN", "FILE", "--precision", "bf16"], "reading in bf16 needs torch"),
+]
+
+
+def test_what_needs_torch_says_so_with_the_way_out(places: dict[str, str], tmp_path: Path) -> None:
+    commands = [
+        [str(tmp_path / "run") if word == "OUT" else word for word in fill(words, places, "text")]
+        for words, _ in NEEDING
+    ]
+    for (words, said), (code, out, error) in zip(NEEDING, run_without_torch(commands), strict=True):
+        sentence = f"scriven: {said}, which is not installed; install it with: pip install 'scriven[train]'\n"
+        assert (code, out, error) == (2, "", sentence), words
+
+
+def test_python_says_so_too() -> None:
+    code = (
+        "from without_torch import hide_torch; hide_torch(); import scriven\n"
+        "try: scriven.train\n"
+        "except scriven.UsageError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=Path(__file__).parent
+    )
+    assert done.stdout == (
+        "scriven.train needs torch, which is not installed; install it with: pip install 'scriven[train]'\n"
+    )
+
+
+def test_the_machine_is_described_without_torch() -> None:
+    [(code, out, _)] = run_without_torch([["info", "--machine", "--json"]])
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["torch"] == "not installed; training needs it: pip install 'scriven[train]'"
+    assert facts["kernels"] == native_library.level()
+
+
+def test_without_native_code_too_numpy_answers_and_says_that_it_is_slow(places: dict[str, str]) -> None:
+    commands = [
+        fill(["sample", "RUN", "--seed", "1", "--length", "20"], places, "text"),
+        fill(["score", "RUN", "FILE", "--json"], places, "text"),
+        fill(["sample", "RUN", "--seed", "3", "--prompt", "a dab", "--length", "20"], places, "windows"),
+    ]
+    results = run_without_torch(commands, SCRIVEN_KERNELS="off")
+    models = [load(words[1], device="cpu", precision="fp32") for words in commands]
+    for code, _, error in results:
+        assert code == 0
+        assert error == (
+            "note: numpy computes this model, slowly: there is neither native code (none, as SCRIVEN_KERNELS=off asks "
+            "for) nor torch (pip install 'scriven[train]')\n"
+        )
+    texts = [models[0].sample(seed=1, length=20), "a dab" + models[2].sample("a dab", seed=3, length=20)]
+    assert [results[0][1].removesuffix("\n"), results[2][1].removesuffix("\n")] == texts
+    assert json.loads(results[1][1])["nats"] == pytest.approx(models[1].score(TEXT).nats, rel=1e-5)

@@ -130,7 +130,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'scriven' has no attribute {name!r}")
     from importlib import import_module, metadata  # noqa: PLC0415 - only when a name is used
 
-    value = metadata.version("scriven") if name == "__version__" else getattr(import_module(_HOMES[name]), name)
+    with runtime.needing_torch(f"scriven.{name}"):
+        value = metadata.version("scriven") if name == "__version__" else getattr(import_module(_HOMES[name]), name)
     if name in _COMMANDS_TOO:
         value = import_module("scriven.arguments").speak_python(value)
     globals()[name] = value

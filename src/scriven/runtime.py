@@ -203,9 +203,19 @@ def needing_torch(what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "torch":
+        if not lacks_torch(error):
             raise
-        raise UsageError(f"{what} needs torch, which is not installed; install it with: {TRAIN_EXTRA}") from None
+        raise UsageError(explain_torch(what)) from None
+
+
+def lacks_torch(error: BaseException) -> bool:
+    """Whether an error is that torch is not installed."""
+    return isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "torch"
+
+
+def explain_torch(what: str) -> str:
+    """Returns a sentence that something needs torch, which is not installed, with the way out."""
+    return f"{what} needs torch, which is not installed; install it with: {TRAIN_EXTRA}"
 
 
 def has_torch() -> bool:

@@ -52,7 +52,7 @@ from scriven.kernels import native_library
 from scriven.kernels.counts import NgramMixture
 from scriven.runs.checkpoints import MODEL_FILE, Checkpoint
 from scriven.runs.folder import Run, Which, open_run
-from scriven.runtime import has_torch, may_have_gpu, needing_torch
+from scriven.runtime import explain_torch, has_torch, may_have_gpu, needing_torch
 from scriven.settings import Settings, reader_window
 from scriven.vocabulary import Vocabulary, check_ids
 
@@ -591,7 +591,11 @@ def _choose_network(network: NumpyNetwork, place: str, precision: str) -> tuple[
     Torch does if it is there. In int8, native code reads and writes, so torch is not even imported.
     """
     native = writing_precision(precision, place, network.settings.cell) == "int8"
-    if native or network.is_empty or not has_torch():
+    if native or network.is_empty:
+        return network, "fp32"
+    if not has_torch():
+        if precision == "bf16":
+            raise UsageError(explain_torch("reading in bf16"))
         return network, "fp32"
     import torch  # noqa: PLC0415 - it is there
 

@@ -150,6 +150,8 @@ def _describe_error(error: BaseException, command: str) -> tuple[str, int]:
         return SHORTAGES[lacking].format(LESS.get(command, "close other programs")), ScrivenError.exit_code
     if isinstance(error, OSError):
         return f"{error.filename or 'the system'}: {error.strerror or error}", ScrivenError.exit_code
+    if runtime.lacks_torch(error):
+        return runtime.explain_torch(f"scriven {command}"), UsageError.exit_code
     where = " or in what was imported with --import" if os.environ.get(runtime.IMPORTS) else ""
     return f"this is a bug in Scriven{where} ({type(error).__name__}: {error}); --traceback shows where", INTERNAL
 

@@ -295,6 +295,16 @@ def in_bits(total: SurprisalSum) -> Row:
     }
 
 
+def note_slowness(model: Model) -> None:
+    """Prints a note if numpy alone computes the model."""
+    from scriven import kernels
+    from scriven.runtime import TRAIN_EXTRA
+
+    if model.predictor.is_slow:
+        code = f"native code ({kernels.why()})" if kernels.level() == "off" else "native code for this precision"
+        note(f"numpy computes this model, slowly: there is neither {code} nor torch ({TRAIN_EXTRA})")
+
+
 def put_json(row: Row) -> None:
     """Prints a row as a line of JSON."""
     sys.stdout.write(strict_json.write(row) + "\n")

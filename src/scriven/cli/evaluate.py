@@ -21,6 +21,7 @@ from scriven.cli.common import (
     Which,
     in_bits,
     note,
+    note_slowness,
     read_sources,
     show,
 )
@@ -94,6 +95,7 @@ def evaluate(
     if protocol:
         parse_protocol(protocol)
     model = load(run, which=checkpoint, device=device, precision=precision, counts=counts)
+    note_slowness(model)
     protocol = protocol or own_protocol(model.settings.reader)
     row = _measure_all(model, run, file, protocol, choices, in_nats=as_json)
     show([row], "json" if as_json else "words")

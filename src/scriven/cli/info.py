@@ -16,6 +16,7 @@ from scriven.cli.common import Json, Row, RunFolder, Switch, show
 from scriven.cli.runs import summary_words
 from scriven.errors import InputError, UsageError
 from scriven.events import Loss
+from scriven.runtime import TRAIN_EXTRA
 
 if TYPE_CHECKING:
     import torch
@@ -168,29 +169,43 @@ def _describe(checkpoint: Row) -> str:
 
 
 def _machine() -> Row:
+    from scriven import kernels
+    from scriven.inference.predictor import writing_precision
+    from scriven.runtime import available_cores, has_torch
+
+    facts = {
+        "scriven": metadata.version("scriven"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": available_cores(),
+    }
+    used = {"kernels": kernels.level(), "kernels_because": kernels.why()}
+    if has_torch():
+        return facts | _torch(used)
+    way = "int8, by native code" if writing_precision("auto", "cpu") else "fp32, by numpy, slowly"
+    return (
+        facts | {"torch": f"not installed; training needs it: {TRAIN_EXTRA}"} | used | {"writing": way, "scoring": way}
+    )
+
+
+def _torch(used: Row) -> Row:
+    """Returns what is used on a machine with torch, among it what is `used` besides."""
     import torch
 
-    from scriven import kernels
     from scriven.inference.predictor import writing_precision
     from scriven.model import choose_device, choose_precision
     from scriven.model.precision import CELLS, training_path
-    from scriven.runtime import available_cores
 
     device = choose_device("auto")
     precision, writing = choose_precision("auto", device), writing_precision("auto", device.type)
     return {
-        "scriven": metadata.version("scriven"),
-        "python": platform.python_version(),
         "torch": torch.__version__,
-        "system": platform.platform(),
         "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        "cores": available_cores(),
         "device": device.type,
         "device_because": _explain_device(device),
         "precision": precision,
         "precision_because": _explain_precision(device),
-        "kernels": kernels.level(),
-        "kernels_because": kernels.why(),
+        **used,
         **{f"training_{cell}": training_path(cell) for cell in CELLS if device.type == "cpu"},
         "writing": f"{writing}, by native code" if writing else "fp32, by torch",
         "scoring": f"{writing}, by native code" if writing == "int8" else f"{precision}, by torch",

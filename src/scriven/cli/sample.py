@@ -23,6 +23,7 @@ from scriven.cli.common import (
     WriteOrder,
     WritingPrecision,
     note,
+    note_slowness,
     put_json,
     reading_settings,
     unescape,
@@ -144,6 +145,7 @@ def sample(
     writing = {"length": length, "stop": _stops(stop or []), "until_end": until_end, **sampling.model_dump()}
     writing |= {"temperature": 0.0} if greedy else {}
     model = load(run, which=checkpoint, device=device, precision=precision, counts=counts, write_order=write_order)
+    note_slowness(model)
     _check_end(model, until_end)
     prompt = _prompt(model, prompt, prompt_file, choices)
     _note_unknown(model, prompt)

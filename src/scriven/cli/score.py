@@ -27,6 +27,7 @@ from scriven.cli.common import (
     check_named,
     in_bits,
     note,
+    note_slowness,
     read_sources,
     show,
 )
@@ -121,6 +122,7 @@ def score(
 
     sources = find(check_named(files)).sources
     model = load(run, which=checkpoint, device=device, precision=precision, counts=counts)
+    note_slowness(model)
     way = ADAPTIVE_DOCUMENTS if adapt_documents else ADAPTIVE if adapt else ""
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
     form: Form = "json" if as_json else "tsv" if as_tsv or by != "total" else "words"

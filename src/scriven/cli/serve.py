@@ -24,6 +24,7 @@ from scriven.cli.common import (
     check_can_serve,
     name_runs,
     note,
+    note_slowness,
     visible_line,
 )
 from scriven.errors import InputError, UsageError
@@ -111,6 +112,8 @@ def serve(
     }
     models = _open_models(sources, all_of_them=not runs)
     sources, folders = {name: sources[name] for name in models}, {name: folders[name] for name in models}
+    for model in models.values():
+        note_slowness(model)
     listener = _listen(host, port)
     address = _address(host, listener.getsockname()[1], token)
     _say(f"serving {', '.join(models)} at {address}")

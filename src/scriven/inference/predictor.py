@@ -94,6 +94,12 @@ class Predictor:
         return self._given.weights if isinstance(self._given, NumpyNetwork) else self._given.state_dict()
 
     @property
+    def is_slow(self) -> bool:
+        """Whether numpy alone reads or writes with the network: native code does not, and torch is not there."""
+        mine = isinstance(self._given, NumpyNetwork) and not self.is_counts_alone
+        return mine and (self.writing is None or self.scorer() is None)
+
+    @property
     def learned_size(self) -> int:
         """The number of weights that learn. Raises UsageError without torch."""
         return sum(each.numel() for each in self.model.parameters() if each.requires_grad)

@@ -1,7 +1,7 @@
 """Loads the shared library of native kernels for this processor, and says which one it is and why.
 
 The same sources are built into one library for each of VARIANTS. The best one that the processor can run is loaded.
-`SCRIVEN_KERNELS` in the environment is `off` for torch alone, or the highest level of instructions to use. It is read
+`SCRIVEN_KERNELS` in the environment is `off` for none, or the highest level of instructions to use. It is read
 once, when this module is first used.
 """
 
@@ -56,7 +56,7 @@ class Native:
 
 
 def library() -> ctypes.CDLL | None:
-    """Returns the loaded library, or None when torch does all the work.
+    """Returns the loaded library, or None without one.
 
     Raises UsageError for an unknown SCRIVEN_KERNELS.
     """
@@ -162,7 +162,7 @@ def find(asked: str, folder: Path = FOLDER) -> Native:
     if asked not in ("", "off", *LEVELS):
         raise UsageError(f"{VARIABLE} is {asked!r}; it can be off, {', '.join(LEVELS[:-1])} or {LEVELS[-1]}")
     if asked == "off":
-        return Native(None, "off", frozenset(), f"torch alone, as {VARIABLE}=off asks for")
+        return Native(None, "off", frozenset(), f"none, as {VARIABLE}=off asks for")
     built = [variant for variant in VARIANTS if (folder / library_file(variant)).exists()]
     used = frozenset().union(*(VARIANTS[variant][1] for variant in built))
     try:  # the portable library runs on every processor, and reports the features of this one
@@ -170,7 +170,7 @@ def find(asked: str, folder: Path = FOLDER) -> Native:
         chosen = _best_variant(here, built, asked or LEVELS[-1])
         loaded = _load(folder / library_file(chosen))
     except (OSError, AttributeError) as error:
-        return Native(None, "off", frozenset(), f"slower, torch alone: {_excuse(folder, error)}")
+        return Native(None, "off", frozenset(), f"none, which is slower: {_excuse(folder, error)}")
     (level, _), able, highest = VARIANTS[chosen], _best_variant(here, built), _best_variant(here, VARIANTS)
     return Native(loaded, level, here & used, _because(level, asked, VARIANTS[highest][0], VARIANTS[able][0]))
 

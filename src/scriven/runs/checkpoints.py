@@ -270,7 +270,7 @@ class Checkpoint:
         if self.manifest["files"][TRAINING_FILE]["bytes"] > most:
             raise InputError(f"{self.path / TRAINING_FILE} is over {most:,} bytes, too large for this model; {OTHERS}")
         self.arrays(expected)
-        self.training()
+        self._check_finite(TRAINING_FILE, decode(self.path / TRAINING_FILE, self._read(TRAINING_FILE)))
 
     def _read(self, name: str, expected: Shapes | None = None) -> bytes:
         path = self.path / name

@@ -6,18 +6,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from scriven.corpus.header import NAME as CORPUS_FILE
 from scriven.corpus.store import Corpus
 from scriven.errors import InputError, ScrivenError
-from scriven.runs.checkpoints import Checkpoint, load_weights
+from scriven.inference.numpy_network import NumpyNetwork
+from scriven.inference.predictor import in_torch
+from scriven.model.shapes import GATES
+from scriven.runs.checkpoints import Checkpoint
 from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, VOCABULARY_FILE, Run, find_run, open_run
 from scriven.runs.ngrams import COUNTS_FILE
 from scriven.runs.tensors import Shapes, finite
-from scriven.runtime import needing_torch
 from scriven.safe_files import exists
 from scriven.settings import check_complete
+
+if TYPE_CHECKING:
+    from scriven.inference.torch_network import TorchNetwork
 
 SYMBOLS_READ = 256  # at most, when a model is run to check whether it overflows
 
@@ -116,21 +123,22 @@ def _checkpoint(run: Run, step: int, expected: tuple[Shapes, int]) -> str:
 
 def _run_once(run: Run, checkpoint: Checkpoint, shapes: Shapes) -> None:
     """Raises InputError if the model's predictions are not finite when it reads each of its symbols once."""
-    with needing_torch("checking what a model predicts"):
-        import torch  # noqa: PLC0415
-
-        from scriven.model.language_model import make_model  # noqa: PLC0415 - it imports torch
-    with torch.random.fork_rng(devices=[]):
-        model = make_model(run.settings.model, run.vocabulary.size).eval()
-    load_weights(model, checkpoint, checkpoint.weights(shapes))
-    ids = torch.arange(min(run.vocabulary.size, SYMBOLS_READ))[:, None]  # (T, 1)
-    with torch.no_grad():
-        logits, _ = model(ids)  # (T, 1, V)
-    if not finite(logits.log_softmax(-1)):
+    network = NumpyNetwork(run.settings.model, run.vocabulary.size, checkpoint.arrays(shapes))
+    ids = np.arange(min(run.vocabulary.size, SYMBOLS_READ))[:, None]  # (T, 1)
+    logits, _ = (network if run.settings.model.cell in GATES else _in_torch(network)).read(ids, None, None)
+    if not finite(logits):
         raise InputError(
             f"the model in {checkpoint.path} overflows: its weights are finite, but its predictions are not; "
             "use another checkpoint, or train again with a smaller learning rate"
         )
+
+
+def _in_torch(network: NumpyNetwork) -> TorchNetwork:
+    """Returns a network with a registered cell, which torch computes."""
+    model = in_torch(network)
+    from scriven.inference.torch_network import TorchNetwork  # noqa: PLC0415 - it imports torch
+
+    return TorchNetwork(model, "fp32")
 
 
 def _corpus(path: Path | str) -> str:
