@@ -193,3 +193,43 @@ def test_models_read_and_learn_as_they_do_in_torch(chosen: dict[str, object], mo
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         found[native] = (logits, *(part for layer in state for part in layer), *gradients)
     check(found[True], found[False])
+
+
+def projected(shape: tuple[int, int, int, int]) -> tuple[list[Tensor], Tensor]:
+    """Arguments of a projection of steps and rows, by the numbers of values read and made, and what its sum is of."""
+    torch.manual_seed(0)
+    steps, rows, inputs, outputs = shape
+    x, weight, bias = torch.randn(steps, rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+    return [each.requires_grad_() for each in (x, weight, bias)], torch.randn(steps, rows, outputs)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (3, 5, 17, 33), (40, 33, 100, 70), (37, 1, 513, 1), (2, 90, 40, 700), (3, 0, 4, 5)], ids=str
+)
+@at_each_variant
+def test_a_projection_is_a_linear_layer(variant: str, shape: tuple[int, int, int, int]) -> None:
+    arguments, sought = projected(shape)
+    found = recurrent_fp32.projection(*arguments)
+    gradients = torch.autograd.grad(found, arguments, sought)
+    exact = [each.detach().double().requires_grad_() for each in arguments]
+    expected = functional.linear(*exact)
+    check((found, *gradients), (expected, *torch.autograd.grad(expected, exact, sought.double())))
+    with native_library.native_threads(3):
+        again = recurrent_fp32.projection(*arguments)
+        more = torch.autograd.grad(again, arguments, sought)
+    assert all(torch.equal(*pair) for pair in zip((again, *more), (found, *gradients), strict=True))
+
+
+def test_a_projection_keeps_what_is_no_number() -> None:
+    (x, weight, bias), _ = projected((2, 3, 20, 5))
+    x.data[1, 2, 7] = math.nan
+    y = recurrent_fp32.projection(x, weight, bias)
+    assert y[1, 2].isnan().all()
+    assert not y[0].isnan().any()
+
+
+def test_projections_of_other_shapes_are_refused_before_they_are_read() -> None:
+    (x, weight, bias), _ = projected((2, 3, 20, 5))
+    for wrong in ((x[..., 1:], weight, bias), (x, weight, bias[1:]), (x, weight[:, 1:], bias)):
+        with pytest.raises(ValueError, match="of shape"):
+            recurrent_fp32.projection(*wrong)

@@ -15,6 +15,7 @@ int64_t scriven_features();
 int64_t scriven_scan_forward(const scriven::ScanForward *);
 int64_t scriven_steps_forward(const scriven::StepsForward *);
 int64_t scriven_steps_backward(const scriven::StepsBackward *);
+int64_t scriven_product_fp32(const scriven::ProductFp32 *);
 int64_t scriven_text_translate(const scriven::TextTranslate *);
 int64_t scriven_counts_open(const scriven::CountsOpen *);
 int64_t scriven_counts_add(const scriven::CountsAdd *);
@@ -155,6 +156,32 @@ void check_steps(int64_t threads, const Layer &it) {
     check("gradients", std::fabs(difference - slope) / (std::fabs(slope) + 1), 1e-4);
 }
 
+// A product whose factors may come turned, with a bias, skipped rows and the sums of its left factor.
+void check_product(int64_t threads, int64_t rows, int64_t columns, int64_t depth, bool left_turned, bool right_turned) {
+    const Floats left = drawn(rows * depth), right = drawn(depth * columns), bias = drawn(columns);
+    std::vector<uint8_t> skip(depth);
+    for (uint8_t &each : skip) each = random_bits() % 5 == 0;
+    Floats out(rows * columns), sums(rows);
+    scriven::ProductFp32 call{};
+    call.threads = threads, call.rows = rows, call.columns = columns, call.depth = depth;
+    call.left_turned = left_turned, call.right_turned = right_turned;
+    call.left = left.data(), call.right = right.data(), call.bias = bias.data(), call.skip = skip.data();
+    call.out = out.data(), call.sums = left_turned ? sums.data() : nullptr;
+    check("product", double(scriven_product_fp32(&call)), 0);
+    Reals expected, totals(rows);
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < columns; ++j) {
+            expected.push_back(bias[j]);
+            for (int64_t k = 0; k < depth; ++k) {
+                const double x = left[left_turned ? k * rows + i : i * depth + k];
+                if (j == 0 && left_turned) totals[i] += x;
+                if (!skip[k]) expected.back() += x * right[right_turned ? j * depth + k : k * columns + j];
+            }
+        }
+    check("product", distance(out, expected), 2e-6);
+    check("sums", distance(sums, totals), 2e-5);
+}
+
 uint64_t check_scan(const Floats &sums, const Floats &h, int64_t steps, int64_t rows, int64_t cells) {
     Floats y(steps * rows * cells);
     scriven::ScanForward call{};
@@ -256,6 +283,11 @@ int main() {
         check_steps(1, layer(cell, 6, 5, 17));
         check_steps(3, layer(cell, 2, 33, 70));
         check_steps(1, layer(cell, 1, 1, 1));
+    }
+    for (const bool turned : {false, true}) {
+        check_product(1, 1, 1, 1, turned, !turned);
+        check_product(3, 101, 70, 600, turned, !turned);
+        check_product(1, 50, 33, 17, turned, turned);
     }
     check_sampler();
     return failed;

@@ -210,7 +210,7 @@ class Projection(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The projection (T, N, G*H) of x (T, N, D)."""
         (x,), (weight, bias) = _bf16(x), fp32(weight, bias)
-        _check_shapes({"weight": (weight, (len(bias), x.shape[-1])), "x": (x, x.shape), "bias": (bias, (len(bias),))})
+        check_shapes({"weight": (weight, (len(bias), x.shape[-1])), "x": (x, x.shape), "bias": (bias, (len(bias),))})
         ctx.save_for_backward(x, weight)
         y = x.new_empty(*x.shape[:-1], len(weight))
         native_library.call(
@@ -317,7 +317,7 @@ def check_arrays(
     if x is not None and weight_x is not None:
         read = {"x": (x, (steps, rows, x.shape[-1])), "its weight": (weight_x, (gates, x.shape[-1]))}
     before = () if x is not None else sums.shape[:1] if ids is not None else (steps, rows)
-    _check_shapes(
+    check_shapes(
         {
             "sums": (sums, (*before, gates)),
             **read,
@@ -328,7 +328,8 @@ def check_arrays(
     )
 
 
-def _check_shapes(expected: dict[str, tuple[Tensor, tuple[int, ...]]]) -> None:
+def check_shapes(expected: dict[str, tuple[Tensor, tuple[int, ...]]]) -> None:
+    """Raises ValueError for named arrays on the CPU that do not have the shapes that stand beside them."""
     for name, (array, wanted) in expected.items():
         if array.shape != wanted or array.device.type != "cpu":
             raise ValueError(f"{name} of shape {tuple(array.shape)} on {array.device}, not {tuple(wanted)} on the CPU")

@@ -1,8 +1,9 @@
 """All steps of a recurrent layer as native code in fp32, with gradients, for any processor.
 
-The arguments and cells are those of `scriven.kernels.recurrent`. The sums from the input are computed before, or in a
-table with one row per symbol. Products with the recurrent weights are made step by step, from weights that are packed
-for vectors once. All other products are of whole arrays, by torch.
+The arguments and cells are those of `scriven.kernels.recurrent`. The sums from the input are computed before, by
+`projection`, or in a table with one row per symbol. Products with the recurrent weights are made step by step, from
+weights that are packed for vectors once. All other products are of whole arrays. Results are the same bits for any
+number of threads.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from scriven.kernels import native_library
 from scriven.kernels.native_library import NativeStruct, fields
 from scriven.kernels.native_library import address as _address
-from scriven.kernels.recurrent import CELLS, addresses_of_state, check_arrays, fp32
+from scriven.kernels.recurrent import CELLS, addresses_of_state, check_arrays, check_shapes, fp32
 
 CELLS_PER_GROUP = 32  # cells that native code keeps values for together: a multiple of what it works on
 
@@ -36,6 +37,13 @@ class _StepsBackward(NativeStruct):
     )
 
 
+class _ProductFp32(NativeStruct):
+    _fields_ = (
+        *fields(c_int64, "threads rows columns depth left_turned right_turned"),
+        *fields(c_void_p, "left right bias skip out sums"),
+    )
+
+
 class _StepsAddRows(NativeStruct):
     _fields_ = (*fields(c_int64, "threads count width"), *fields(c_void_p, "ids dy dtable"))
 
@@ -43,6 +51,15 @@ class _StepsAddRows(NativeStruct):
 def usable() -> bool:
     """Whether native code that is faster than torch can run on this processor, and SCRIVEN_KERNELS allows it."""
     return native_library.level() not in ("off", "portable")
+
+
+def projection(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Computes x @ weight.T + bias (..., G*H) in fp32, from x (..., D), weight (G*H, D) and bias (G*H,).
+
+    Raises ValueError for arrays whose shapes do not match.
+    """
+    y: Tensor = Fp32Projection.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return y
 
 
 def recurrent(
@@ -57,7 +74,7 @@ def recurrent(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Computes all steps of a cell: y (T, N, H), and the state (N, H) after the last step, in fp32.
 
-    Arguments are as in `scriven.kernels.recurrent.recurrent`. Results are the same bits for any number of threads.
+    Arguments are as in `scriven.kernels.recurrent.recurrent`.
 
     Raises ValueError for arrays whose shapes do not match, RuntimeError for ids that have no row.
     """
@@ -152,11 +169,75 @@ class NativeFp32Recurrence(torch.autograd.Function):
                 dc=dc,
             )
         )
-        before = hs[:-1] if fresh is None else hs[:-1].masked_fill(fresh[..., None], 0)
-        dweight = dhidden.flatten(0, 1).T @ before.flatten(0, 1)
-        dbias = dhidden[..., -cells:].sum((0, 1)) if cell.apart else None
+        dweight, dbiases = _weight_gradient(hs[:-1], dhidden, fresh)
+        dbias = dbiases[-cells:] if cell.apart else None
         dinput = dsums if ids is None else _sum_rows(ids, dsums, ctx.symbols)
         return None, None, dinput, None, dweight, dbias, None, *dstate
+
+
+class Fp32Projection(torch.autograd.Function):
+    """`projection`, with its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The projection (..., G*H) of x (..., D)."""
+        x, weight, bias = fp32(x, weight, bias)
+        check_shapes({"weight": (weight, (len(bias), x.shape[-1])), "x": (x, x.shape), "bias": (bias, (len(bias),))})
+        ctx.save_for_backward(x, weight)
+        y = x.new_empty(*x.shape[:-1], len(weight))
+        _multiply(x, weight, y, y.shape[:-1].numel(), x.shape[-1], right_turned=True, bias=bias)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, weight and bias, from the gradient of y (..., G*H)."""
+        (x, weight), (dy,) = ctx.saved_tensors, fp32(dy)
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        if dx is not None:
+            _multiply(dy, weight, dx, dy.shape[:-1].numel(), len(weight))
+        return dx, *_weight_gradient(x, dy, None)
+
+
+def _weight_gradient(x: Tensor, dy: Tensor, skip: Tensor | None) -> tuple[Tensor, Tensor]:
+    """dy^T x (G, D), summed over all steps and rows that are not skipped, and the sums of dy (G,) over all of them."""
+    gradient, sums = torch.empty(dy.shape[-1], x.shape[-1]), torch.zeros(dy.shape[-1])
+    _multiply(dy, x, gradient, len(sums), dy.shape[:-1].numel(), left_turned=True, skip=skip, sums=sums)
+    return gradient, sums
+
+
+def _multiply(
+    left: Tensor,
+    right: Tensor,
+    out: Tensor,
+    rows: int,
+    depth: int,
+    *,
+    left_turned: bool = False,
+    right_turned: bool = False,
+    bias: Tensor | None = None,
+    skip: Tensor | None = None,
+    sums: Tensor | None = None,
+) -> None:
+    """Writes left (rows, depth) times right (depth, columns) to `out`; see ProductFp32 in native/calls.h."""
+    if not out.numel():
+        return
+    native_library.call(
+        _ProductFp32(
+            threads=native_library.threads(),
+            rows=rows,
+            columns=out.shape[-1],
+            depth=depth,
+            left_turned=left_turned,
+            right_turned=right_turned,
+            left=_address(left),
+            right=_address(right),
+            bias=_address(bias),
+            skip=_address(skip),
+            out=_address(out),
+            sums=_address(sums),
+        )
+    )
 
 
 def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -228,8 +228,9 @@ class RecurrentLayer(nn.Module):
         if route == "torch" and fresh is not None:
             route = backend.fresh_route
         if route == "native":
-            by = self._in_bf16 if backend.native_products else self._in_fp32
-            return by(x, state, weight_hh, ids, fresh)
+            if backend.native_products:
+                return self._in_bf16(x, state, weight_hh, ids, fresh)
+            return self._in_fp32(x, state, weight_hh, ids, fresh, by_torch=self.onehot or backend.autocast is not None)
         if route == "torch":
             return self._by_torch(x, state, weight_hh, fresh)
         if backend.autocast:  # once, instead of at every step
@@ -248,10 +249,18 @@ class RecurrentLayer(nn.Module):
         return y, (y[-1].clone(),)  # a view would keep all of y alive
 
     def _in_fp32(
-        self, x: Tensor, state: LayerState, weight_hh: Tensor, ids: Tensor | None, fresh: Tensor | None
+        self,
+        x: Tensor,
+        state: LayerState,
+        weight_hh: Tensor,
+        ids: Tensor | None,
+        fresh: Tensor | None,
+        *,
+        by_torch: bool,  # makes the products with x
     ) -> tuple[Tensor, LayerState]:
         bias, own = self._native_biases()
-        sums = self._from_input(x, bias)
+        multiply = self._from_input if by_torch else partial(recurrent_fp32.projection, weight=self.rnn.weight_ih_l0)
+        sums = multiply(x, bias=bias)
         return recurrent_fp32.recurrent(self.settings.cell, sums, weight_hh, state, ids=ids, bias=own, fresh=fresh)
 
     def _in_bf16(

@@ -170,6 +170,17 @@ struct StepsBackward {  // as in RecurrentBackward
     float *dh, *dc;
 };
 
+// out (rows, columns) = left (rows, depth) times right (depth, columns), both in fp32, plus bias.
+struct ProductFp32 {
+    int64_t threads, rows, columns, depth;
+    int64_t left_turned, right_turned;  // 1 where the array is the factor turned
+    const float *left, *right;
+    const float *bias;    // (columns,) or null
+    const uint8_t *skip;  // (depth,) or null: rows of right that count as zeros
+    float *out;
+    float *sums;          // (rows,) or null: the sums of left, which must be turned, over its depth are added to it
+};
+
 struct StepsAddRows {
     int64_t threads, count, width;
     const int64_t *ids;  // (count,)

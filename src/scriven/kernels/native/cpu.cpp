@@ -118,7 +118,7 @@ constexpr Size sizes[] = {
     SCRIVEN_SIZE(ContextMixingOpen),   SCRIVEN_SIZE(ContextMixingRead),
     SCRIVEN_SIZE(ContextMixingObserve), SCRIVEN_SIZE(ContextMixingDistribution),
     SCRIVEN_SIZE(ContextMixingEncode), SCRIVEN_SIZE(ContextMixingDecode),
-    SCRIVEN_SIZE(CountsPartner),
+    SCRIVEN_SIZE(CountsPartner),       SCRIVEN_SIZE(ProductFp32),
 };
 
 }  // namespace
