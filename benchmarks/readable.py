@@ -46,7 +46,7 @@ def fitted(corpus: Corpus, workload: Workload, initial: str, read: float) -> Set
     given = validate({"budget": {"minutes": read / SPEED / 60}, "corpus": corpus.settings.model_dump()})
     given = inherited_settings(initial, given)
     settings, _ = choose_settings(given, workload)
-    cost = _relative_cost(settings.model.width, settings.model.layers)
+    cost = _relative_cost(settings.model.layers, settings.model.width, settings.model.members)
     values = merge_settings(
         settings.model_dump(exclude={"budget"}),
         {"training": {"evaluations": 1}, "budget": {"characters": round(read / cost)}},

@@ -14,7 +14,7 @@ import torch
 
 from conftest import Command
 from scriven.kernels import native_library
-from scriven.model import CharLM
+from scriven.model.language_model import make_model
 from scriven.runs import create_run
 from scriven.session import load
 from scriven.settings import validate
@@ -28,6 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "windows": {"model": {"cell": "mingru", "width": 24}, "reader": {"kind": "windows", "length": 6}},
     "rnn": {"model": {"cell": "rnn", "input": "onehot", "norm": "layer", "width": 24, "activation": "relu,tanh"}},
     "headless": {"model": {"head": "none", "width": 9}},
+    "members": {"model": {"members": 2, "width": 12, "norm": "rms"}},
 }
 COMMANDS = {
     "text": [
@@ -61,7 +62,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         settings = validate(values)
         vocabulary = Vocabulary.of(LETTERS, "\n" if name == "lines" else None)
         torch.manual_seed(1)
-        model = CharLM(settings.model, vocabulary.size)
+        model = make_model(settings.model, vocabulary.size)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(2).add_(torch.randn_like(parameter) / 8)

@@ -7,8 +7,8 @@ A field marked "fitted" has a value here only to complete the class. Unless the 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self, get_args
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from scriven.errors import MOST_SHOWN, UsageError, close_dotted, close_names, did_you_mean, join_names, shorten
 from scriven.runtime import Registry
 
+Array = TypeVar("Array")  # of numpy or of torch
 Cell = Literal["lstm", "gru", "rnn", "mingru"]
 Choice = Literal["best", "smoothed", "last"]
 Unit = Literal["character", "byte"]
@@ -234,6 +235,14 @@ class ModelSettings(Frozen):
     )
     width: int = setting(192, "width of each recurrent layer (H)", fitted=True, ge=1, le=16384)
     layers: int = setting(2, "number of recurrent layers (L)", ge=1, le=64)
+    members: int = setting(
+        1,
+        "networks of this shape that are trained apart on the same text, each from random weights of its own; their "
+        "logits are averaged",
+        fitted=True,
+        ge=1,
+        le=16,
+    )
     activation: str = setting(
         "tanh", "activation of a cell's candidate and output: tanh or relu, or one per layer, such as tanh,relu"
     )
@@ -318,8 +327,28 @@ class ModelSettings(Frozen):
 
     @property
     def name(self) -> str:
-        """The model's shape in a word or two, such as `lstm 2x192`."""
-        return "counts" if self.kind == "counts" else f"{self.cell} {self.layers}x{self.width}"
+        """The model's shape in a word or two, such as `lstm 2x192`, or `2 members of lstm 2x192`."""
+        if self.kind == "counts":
+            return "counts"
+        shape = f"{self.cell} {self.layers}x{self.width}"
+        return shape if self.members == 1 else f"{self.members} members of {shape}"
+
+    @property
+    def of_member(self) -> ModelSettings:
+        """The settings of one member of the model."""
+        return self if self.members == 1 else self.model_copy(update={"members": 1})
+
+    @property
+    def prefixes(self) -> list[str]:
+        """What the names of each member's weights begin with; with nothing if there is one."""
+        return [""] if self.members == 1 else [f"members.{number}." for number in range(self.members)]
+
+    def split_weights(self, weights: Mapping[str, Array]) -> list[dict[str, Array]]:
+        """Returns the weights of each member, under the names of a model alone."""
+        return [
+            {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
+            for prefix in self.prefixes
+        ]
 
     @property
     def activations(self) -> list[str]:

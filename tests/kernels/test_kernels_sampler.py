@@ -14,7 +14,7 @@ from scriven.inference import sampling
 from scriven.kernels import native_library
 from scriven.kernels import sampler as native
 from scriven.kernels.sampler import PRECISIONS, Sampler, State
-from scriven.model import CharLM
+from scriven.model import CharLM, language_model
 from scriven.settings import ModelSettings, SamplingSettings
 
 pytestmark = pytest.mark.skipif(native_library.level() == "off", reason=native_library.why())
@@ -35,13 +35,17 @@ SETTINGS = [
     ModelSettings(width=24, cell="rnn", activation="relu", input="onehot", head="none", layers=1),
     ModelSettings(width=40, cell="mingru", layers=3, residual=True, norm="rms"),
     ModelSettings(width=33, cell="mingru", input="onehot"),
+    ModelSettings(width=40, members=2),
+    ModelSettings(width=17, layers=3, members=2, residual=True, norm="rms", embedding=5, activation="tanh,relu,tanh"),
+    ModelSettings(width=24, cell="gru", layers=1, head="none", members=3),
+    ModelSettings(width=33, cell="mingru", input="onehot", members=2),
 ]
 
 
 def make_model(settings: ModelSettings, symbols: int = 23) -> CharLM:
     """A model of random weights, biases and norms too."""
     torch.manual_seed(1)
-    model = CharLM(settings, symbols).eval()
+    model = language_model.make_model(settings, symbols).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "bias" in name or "norm" in name:
@@ -82,12 +86,13 @@ def slow(model: CharLM, uniforms: Float64s, boundary: int | None = None) -> Text
 
 def round_matrices(model: CharLM, precision: str) -> CharLM:
     """The model with those matrices rounded that are packed in a precision."""
+    looked_up = ("embedding.weight", "layers.0.rnn.weight_ih_l0")
     weights = {
         name: weight.clone()
         for name, weight in model.state_dict().items()
-        if "weight" in name and "norm" not in name and name not in ("embedding.weight", "layers.0.rnn.weight_ih_l0")
+        if "weight" in name and "norm" not in name and not name.endswith(looked_up)
     }
-    result = CharLM(model.settings.model_copy(update={"tied": False}), model.vocabulary_size).eval()
+    result = language_model.make_model(model.settings.model_copy(update={"tied": False}), model.vocabulary_size).eval()
     for name, weight in weights.items():
         scale = weight.abs().amax(1, keepdim=True) / 127
         weights[name] = weight.bfloat16().float() if precision == "bf16" else (weight / scale).round() * scale

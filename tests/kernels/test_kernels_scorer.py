@@ -11,7 +11,7 @@ from torch.nn import functional
 from scriven.arrays import Bools, Float32s, Float64s, Ids, as_numpy
 from scriven.kernels import native_library, sampler
 from scriven.kernels.sampler import PRECISIONS, Sampler, State
-from scriven.model import CharLM
+from scriven.model import CharLM, language_model
 from scriven.settings import ModelSettings
 
 pytestmark = pytest.mark.skipif(native_library.level() == "off", reason=native_library.why())
@@ -27,12 +27,15 @@ SETTINGS = [
     ModelSettings(width=33, cell="gru", activation="relu,tanh", norm="layer"),
     ModelSettings(width=80, cell="rnn", input="onehot"),
     ModelSettings(width=24, cell="gru", head="none"),
+    ModelSettings(width=40, members=2),
+    ModelSettings(width=17, layers=3, members=3, residual=True, norm="layer", embedding=5),
+    ModelSettings(width=24, cell="rnn", layers=1, head="none", input="onehot", members=2),
 ]
 
 
 def make_model(settings: ModelSettings, symbols: int = 23) -> CharLM:
     torch.manual_seed(1)
-    return CharLM(settings, symbols).eval()
+    return language_model.make_model(settings, symbols).eval()
 
 
 def zeros(rows: int, symbols: int = 23) -> Float32s:

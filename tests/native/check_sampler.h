@@ -33,8 +33,8 @@ class RandomModel {
             if (cell == scriven::gru) layer.apart = sums(1, model_cells, 1, draw);
             layer.cells = model_cells;
         }
-        model = {model_symbols, -1, cell, 0, 0, 0, precision, model_layers, nullptr, layers_, {}, nullptr};
-        model.head = matrix(model_symbols, 1, draw);
+        head_ = matrix(model_symbols, 1, draw);
+        model = {model_symbols, -1, cell, 0, 0, 0, precision, model_layers, 1, layers_, &head_, nullptr};
         model.head_bias = sums(1, model_symbols, 1, draw);
     }
     RandomModel(const RandomModel &) = delete;
@@ -101,6 +101,7 @@ class RandomModel {
 
     int64_t precision_;
     scriven::PackedLayer layers_[model_layers] = {};
+    scriven::PackedMatrix head_ = {};
     std::deque<std::vector<Line>> arrays_;
 };
 

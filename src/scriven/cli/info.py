@@ -82,6 +82,7 @@ def _describe_run(run: Run, layers: bool) -> Row:
     return {
         "run": str(run.path),
         "model": model.name,
+        **({"members": model.members} if model.members > 1 else {}),
         "parameters": parameter_count(model, run.vocabulary.size),
         **({"layers": _layers(run)} if layers else {}),
         "unit": run.vocabulary.unit,
@@ -95,7 +96,7 @@ def _describe_run(run: Run, layers: bool) -> Row:
 
 
 def _layers(run: Run) -> list[Row]:
-    """Returns each part of the model in order, with the numbers of its inputs, outputs and parameters."""
+    """Returns each part of the model, or of one member, in order, with its inputs, outputs and parameters."""
     from scriven.model.shapes import layer_widths, parameters_by_layer
 
     model, symbols = run.settings.model, run.vocabulary.size

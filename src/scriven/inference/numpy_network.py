@@ -21,6 +21,10 @@ class NumpyNetwork:
         """Keeps the weights, which must fit the settings."""
         self.settings, self.vocabulary_size, self.weights = settings, vocabulary_size, dict(weights)
         self.is_empty = not self.weights
+        self._members = [self]
+        if settings.members > 1 and weights:
+            shares = settings.split_weights(weights)
+            self._members = [NumpyNetwork(settings.of_member, vocabulary_size, each) for each in shares]
 
     def zero_state(self, rows: int) -> State:
         """The state before anything was read, for N rows."""
@@ -28,7 +32,7 @@ class NumpyNetwork:
             return ()
         parts = 2 if self.settings.cell == "lstm" else 1
         widths = layer_widths(self.settings, self.vocabulary_size)[1:]
-        return tuple((np.zeros((rows, width), np.float32),) * parts for width in widths)
+        return tuple((np.zeros((rows, width), np.float32),) * parts for width in widths * self.settings.members)
 
     @np.errstate(over="ignore", invalid="ignore")  # weights may be too large: the results are checked
     def read(self, ids: Ids, state: State | None, fresh: Bools | None, since: int = 0) -> tuple[Float32s, State]:
@@ -39,8 +43,18 @@ class NumpyNetwork:
         """
         if self.is_empty:
             return np.zeros((*ids[since:].shape, self.vocabulary_size), np.float32), ()
-        x, after = self._embed(ids), []
         state = self.zero_state(ids.shape[1]) if state is None else state
+        layers = self.settings.layers
+        found = [
+            each._read(ids, state[number * layers : (number + 1) * layers], fresh, since)
+            for number, each in enumerate(self._members)
+        ]
+        logits = np.mean([each for each, _ in found], 0) if len(found) > 1 else found[0][0]
+        return logits, tuple(layer for _, after in found for layer in after)
+
+    def _read(self, ids: Ids, state: State, fresh: Bools | None, since: int) -> tuple[Float32s, State]:
+        """Reads like `read`, as a member."""
+        x, after = self._embed(ids), []
         for depth, before in enumerate(state):
             y, last = self._layer(depth, x if depth == 0 else self._normalize(depth - 1, x), before, fresh)
             x = x + y if self.settings.residual and depth else y

@@ -13,7 +13,7 @@ from torch.nn import functional
 from scriven.arrays import Bools, Float32s, Float64s, Ids
 from scriven.kernels.sampler import State
 from scriven.model.backends import choose_backend, single_threaded
-from scriven.model.language_model import CharLM, NoNetwork
+from scriven.model.language_model import CharLM, NoNetwork, make_model
 from scriven.settings import ModelSettings
 
 
@@ -22,7 +22,7 @@ def make_module(settings: ModelSettings, vocabulary_size: int, weights: Mapping[
     if not weights:
         return NoNetwork(settings, vocabulary_size).eval()
     with single_threaded(), torch.random.fork_rng(devices=[]):  # its random weights are replaced
-        model = CharLM(settings, vocabulary_size)
+        model = make_model(settings, vocabulary_size)
     model.load_state_dict({name: torch.from_numpy(each) for name, each in weights.items()})
     return model.eval()
 

@@ -46,17 +46,16 @@ class _PackedMatrix(NativeStruct):
 class _PackedLayer(NativeStruct):
     _fields_ = (
         *fields(_PackedMatrix, "input hidden"),
-        *fields(c_void_p, "sums apart norm shift"),
+        *fields(c_void_p, "sums apart norm shift embedding"),
         ("cells", c_int64),
     )
 
 
 class _PackedModel(NativeStruct):
     _fields_ = (
-        *fields(c_int64, "symbols boundary cell relu residual norm precision layers"),
-        ("embedding", c_void_p),
+        *fields(c_int64, "symbols boundary cell relu residual norm precision layers stacks"),
         ("layer", POINTER(_PackedLayer)),
-        ("head", _PackedMatrix),
+        ("heads", POINTER(_PackedMatrix)),
         ("head_bias", c_void_p),
     )
 
@@ -121,7 +120,7 @@ class Sampler:
         """A hash of the packed arrays, and so of all that native code computes with, and of the kind of network."""
         settings, precision = self._packer.settings, self._packer.precision
         kind = (settings.cell, settings.activations, settings.residual, settings.norm, settings.head, precision)
-        digest = hashlib.sha256(repr(kind).encode())
+        digest = hashlib.sha256(repr(kind if settings.members == 1 else (*kind, settings.members)).encode())
         for array in self._packer.arrays:
             digest.update(array.tobytes())
         return digest.hexdigest()
@@ -228,72 +227,90 @@ class _Packer:
 
     @np.errstate(over="ignore", invalid="ignore")  # weights may be too large: the results are checked
     def __init__(self, settings: ModelSettings, weights: Mapping[str, Float32s], precision: str) -> None:
-        self.settings, self.weights, self.precision = settings, weights, precision
+        self.settings, self.stacks, self.precision = settings, settings.split_weights(weights), precision
         self.gates = CELLS[settings.cell]
         self.arrays: list[npt.NDArray[Any]] = []
         self.bytes = 0  # of the matrices, which are read at every step
-        self.embedding: int | None = None
-        self.layers = [self._layer(depth) for depth in range(settings.layers)]
+        self.layers = [self._layer(stack, depth) for stack in self.stacks for depth in range(settings.layers)]
 
     def model(self, boundary: int) -> _PackedModel:
         """The structure that the library reads; it must not outlive this object."""
-        settings, head = self.settings, _PackedMatrix()
-        bias, headless = None, settings.head == "none"
-        if not headless:
-            groups = _grouping(len(self.weights["head.bias"]), 1)
-            head = self._matrix(_group(self.weights["head.weight"], 1, groups))
-            bias = self._keep(_group(self.weights["head.bias"], 1, groups))
-        self.table = (_PackedLayer * settings.layers)(*self.layers)
+        settings, stacks, bias = self.settings, self.stacks, None
+        self.heads = (_PackedMatrix * len(stacks))() if settings.head != "none" else None
+        symbols = self.layers[-1].cells if self.heads is None else len(stacks[0]["head.bias"])
+        if self.heads is not None:
+            groups, share = _grouping(symbols, 1), np.float32(1 / len(stacks))
+            for number, weights in enumerate(stacks):
+                self.heads[number] = self._matrix(_group(share * weights["head.weight"], 1, groups))
+            biases = [share * weights["head.bias"] for weights in stacks]
+            bias = self._keep(_group(np.add.reduce(biases), 1, groups))
+        self.table = (_PackedLayer * len(self.layers))(*self.layers)
         return _PackedModel(
-            symbols=self.layers[-1].cells if headless else len(self.weights["head.bias"]),
+            symbols=symbols,
             boundary=boundary,
             cell=list(CELLS).index(settings.cell),
             relu=sum(1 << depth for depth, name in enumerate(settings.activations) if name == "relu"),
             residual=settings.residual,
             norm=NORMS.index(settings.norm),
             precision=PRECISIONS.index(self.precision),
-            layers=settings.layers,
-            embedding=self.embedding,
+            layers=len(self.layers),
+            stacks=len(stacks),
             layer=self.table,
-            head=head,
+            heads=self.heads,
             head_bias=bias,
         )
 
-    def _layer(self, depth: int) -> _PackedLayer:
+    def _layer(self, weights: Mapping[str, Float32s], depth: int) -> _PackedLayer:
         names = {name: f"layers.{depth}.rnn.{name}_l0" for name in LAYER_WEIGHTS}
-        of = {name: self.weights[full] for name, full in names.items() if full in self.weights}  # mingru has no hidden
+        of = {name: weights[full] for name, full in names.items() if full in weights}  # mingru has no hidden
         cells = len(of["bias_ih"]) // self.gates
         groups = _grouping(cells, self.gates)
         bias, apart = of["bias_ih"] + of.get("bias_hh", np.float32(0)), None
         if self.settings.cell == "gru":  # the reset gate comes between the candidate's two biases
             bias[2 * cells :] = of["bias_ih"][2 * cells :]
             apart = self._keep(_group(of["bias_hh"][2 * cells :], 1, (groups[0], 1)))
-        sums, matrix = (self._first if depth == 0 else self._later)(of["weight_ih"], bias, groups)
+        vectors = weights.get("embedding.weight")  # (V, D)
+        sums, matrix, embedding = (
+            self._later(of["weight_ih"], bias, groups) if depth else self._first(vectors, of["weight_ih"], bias, groups)
+        )
         hidden = _PackedMatrix(data=None, scale=None, offset=None, groups=groups[0], width=groups[1], chunks=0)
         if "weight_hh" in of:
             hidden = self._matrix(_group(of["weight_hh"], self.gates, groups))
-        norm, shift = (self._norm(depth, name, (groups[0], groups[1] // self.gates)) for name in ("weight", "bias"))
-        return _PackedLayer(input=matrix, hidden=hidden, sums=sums, apart=apart, norm=norm, shift=shift, cells=cells)
+        norm, shift = (
+            self._norm(weights.get(f"norms.{depth}.{name}"), (groups[0], groups[1] // self.gates))
+            for name in ("weight", "bias")
+        )
+        return _PackedLayer(
+            input=matrix,
+            hidden=hidden,
+            sums=sums,
+            apart=apart,
+            norm=norm,
+            shift=shift,
+            embedding=embedding,
+            cells=cells,
+        )
 
-    def _later(self, weight: Float32s, bias: Float32s, groups: tuple[int, int]) -> tuple[int, _PackedMatrix]:
-        """The biases and the matrix of the input, of any layer."""
-        return self._keep(_group(bias, self.gates, groups)), self._matrix(_group(weight, self.gates, groups))
+    def _later(
+        self, weight: Float32s, bias: Float32s, groups: tuple[int, int], embedding: int | None = None
+    ) -> tuple[int, _PackedMatrix, int | None]:
+        """The biases and the matrix of the input, of any layer, and the embedding that it reads, if any."""
+        return self._keep(_group(bias, self.gates, groups)), self._matrix(_group(weight, self.gates, groups)), embedding
 
-    def _first(self, weight: Float32s, bias: Float32s, groups: tuple[int, int]) -> tuple[int, _PackedMatrix]:
+    def _first(
+        self, vectors: Float32s | None, weight: Float32s, bias: Float32s, groups: tuple[int, int]
+    ) -> tuple[int, _PackedMatrix, int | None]:
         """A table (V, outputs) of each symbol's sums in the first layer; or, if that is too large, as `_later`."""
-        vectors = self.weights.get("embedding.weight")  # (V, D)
         inputs = weight.T if vectors is None else vectors
         inputs = np.concatenate((inputs[:-1], inputs[:-1].mean(0, keepdims=True, dtype=np.float64)))  # <unk>: the mean
         outputs = groups[0] * groups[1] * CELLS_PER_BLOCK
         if vectors is not None:
             if len(inputs) * outputs * 4 > TABLE_BYTES:
-                self.embedding = self._keep(self._pad(inputs))
-                return self._later(weight, bias, groups)
+                return self._later(weight, bias, groups, self._keep(self._pad(inputs)))
             inputs = inputs @ weight.T.astype(np.float64)  # in doubles: rounded alike on every machine, almost always
-        return self._keep(_group((inputs + bias).T, self.gates, groups).reshape(outputs, -1).T), _PackedMatrix()
+        return self._keep(_group((inputs + bias).T, self.gates, groups).reshape(outputs, -1).T), _PackedMatrix(), None
 
-    def _norm(self, depth: int, name: str, groups: tuple[int, int]) -> int | None:
-        weight = self.weights.get(f"norms.{depth}.{name}")
+    def _norm(self, weight: Float32s | None, groups: tuple[int, int]) -> int | None:
         return None if weight is None else self._keep(_group(weight, 1, groups))
 
     def _matrix(self, weight: npt.NDArray[Any]) -> _PackedMatrix:

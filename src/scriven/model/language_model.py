@@ -5,10 +5,13 @@ from __future__ import annotations
 from contextlib import nullcontext
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scriven import counter_rng
+from scriven.errors import UsageError
 from scriven.kernels import cross_entropy
 from scriven.model.backends import Backend, choose_backend, current_backend
 from scriven.model.cells import CELLS, Layer, Masks, make_layer
@@ -33,9 +36,11 @@ class CharLM(nn.Module):
     def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
         """Draws the weights from torch's global generator, so seed it before.
 
-        Raises UsageError if the settings contradict each other.
+        Raises UsageError if the settings contradict each other, or are those of several members.
         """
         super().__init__()
+        if settings.members > 1:
+            raise UsageError(f"a CharLM is one network, and model.members is {settings.members}; drop it, or give 1")
         self.settings, self.vocabulary_size = settings, vocabulary_size
         self.unknown = vocabulary_size - 1
         inputs, *widths = layer_widths(settings, vocabulary_size)
@@ -69,6 +74,11 @@ class CharLM(nn.Module):
     def device(self) -> torch.device:
         """The device of the weights."""
         return next(self.parameters()).device
+
+    @property
+    def networks(self) -> list[CharLM]:
+        """The networks that it consists of: the model itself, or its members."""
+        return [self]
 
     def zero_state(self, rows: int) -> State:
         """The state before anything was read, for N rows."""
@@ -193,6 +203,69 @@ class CharLM(nn.Module):
         return masks.drop(x, settings.input_dropout, "input")
 
 
+class Ensemble(CharLM):
+    """A language model whose M members read the same ids. Its logits are the mean of theirs, and so are its losses.
+
+    Its state has the layers of all members, one member after the other; what `read` gives has their outputs side by
+    side, (T, N, M * H).
+    """
+
+    def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
+        """Draws the weights of one member after the other, the first one's as for a model alone.
+
+        Raises UsageError if the settings contradict each other.
+        """
+        nn.Module.__init__(self)
+        self.settings, self.vocabulary_size, self.unknown = settings, vocabulary_size, vocabulary_size - 1
+        self.members = nn.ModuleList(CharLM(settings.of_member, vocabulary_size) for _ in range(settings.members))
+
+    @property
+    def networks(self) -> list[CharLM]:
+        """The members."""
+        return [each for each in self.members if isinstance(each, CharLM)]
+
+    def zero_state(self, rows: int) -> State:
+        """The state before anything was read, for N rows."""
+        return tuple(layer for each in self.networks for layer in each.zero_state(rows))
+
+    def current_backend(self) -> Backend:
+        """Chooses what computes a call of the model by the current state of torch."""
+        return current_backend(self.settings, next(self.parameters()))
+
+    def read(
+        self,
+        ids: Tensor,
+        state: State | None = None,
+        fresh: Tensor | None = None,
+        dropout_seed: int = 0,
+        backend: Backend | None = None,
+    ) -> tuple[Tensor, Tensor, State]:
+        """Reads as a member does; returns (raw, y, state) of all members. Each draws its own dropout."""
+        backend, layers = backend or self.current_backend(), self.settings.layers
+        found = []
+        for number, member in enumerate(self.networks):
+            before = None if state is None else state[number * layers : (number + 1) * layers]
+            found.append(member.read(ids, before, fresh, member_seed(dropout_seed, number), backend))
+        raws, outputs, states = zip(*found, strict=True)
+        return torch.cat(raws, -1), torch.cat(outputs, -1), tuple(layer for each in states for layer in each)
+
+    def logits(self, y: Tensor, backend: Backend | None = None) -> Tensor:
+        """The mean of the members' logits, (T, N, V) in fp32, from y (T, N, M * H)."""
+        return self._mean([each.logits(part, backend) for each, part in self._parts(y)])
+
+    def losses(self, y: Tensor, targets: Tensor, backend: Backend | None = None) -> Tensor:
+        """The mean of the members' losses in nats (T, N), not the loss of the mean of their logits."""
+        return self._mean([each.losses(part, targets, backend) for each, part in self._parts(y)])
+
+    def _parts(self, y: Tensor) -> list[tuple[CharLM, Tensor]]:
+        """Returns each member with its own outputs (T, N, H), from those of all (T, N, M * H)."""
+        parts = [part.contiguous() for part in y.chunk(len(self.members), -1)]
+        return list(zip(self.networks, parts, strict=True))
+
+    def _mean(self, values: list[Tensor]) -> Tensor:
+        return torch.stack(values).mean(0)
+
+
 class NoNetwork(CharLM):
     """A model without layers and weights, to which all symbols are equally likely: what counts alone are mixed with."""
 
@@ -233,9 +306,16 @@ class NoNetwork(CharLM):
         return torch.zeros(*y.shape[:-1], self.vocabulary_size)
 
 
+def member_seed(seed: int, number: int) -> int:
+    """Returns the seed of a member's dropout, made from that of the model; the first member has the same."""
+    return int(counter_rng.seeds(seed, np.array([number]))[0] >> np.uint64(8)) if number else seed
+
+
 def make_model(settings: ModelSettings, vocabulary_size: int) -> CharLM:
     """Makes a model of the kind in the settings. Raises UsageError if they contradict each other."""
-    return (NoNetwork if settings.kind == "counts" else CharLM)(settings, vocabulary_size)
+    if settings.kind == "counts":
+        return NoNetwork(settings, vocabulary_size)
+    return (CharLM if settings.members == 1 else Ensemble)(settings, vocabulary_size)
 
 
 def zero_rows(state: State, rows: Tensor) -> State:

@@ -49,6 +49,12 @@ def weight_shapes(settings: ModelSettings, vocabulary_size: int) -> dict[str, tu
     """
     if settings.kind == "counts":
         return {}
+    shapes = _network_shapes(settings, vocabulary_size)
+    return {prefix + name: shape for prefix in settings.prefixes for name, shape in shapes.items()}
+
+
+def _network_shapes(settings: ModelSettings, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes for one member."""
     inputs, *widths = layer_widths(settings, vocabulary_size)
     gates, headless = GATES.get(settings.cell), settings.head == "none"
     shapes: dict[str, tuple[int, ...]] = {}
@@ -76,8 +82,9 @@ def state_size(settings: ModelSettings, vocabulary_size: int) -> int:
         return 0
     widths = layer_widths(settings, vocabulary_size)
     if settings.cell in GATES:
-        return (2 if settings.cell == "lstm" else 1) * sum(widths[1:])
-    return sum(sum(_describe_cell(settings.cell, before, width)[1]) for before, width in pairwise(widths))
+        return settings.members * (2 if settings.cell == "lstm" else 1) * sum(widths[1:])
+    sizes = (sum(_describe_cell(settings.cell, before, width)[1]) for before, width in pairwise(widths))
+    return settings.members * sum(sizes)
 
 
 def parameter_count(settings: ModelSettings, vocabulary_size: int) -> int:
@@ -85,13 +92,13 @@ def parameter_count(settings: ModelSettings, vocabulary_size: int) -> int:
 
     A second bias that is not learned stays 0 and does not count.
     """
-    return sum(parameters_by_layer(settings, vocabulary_size).values())
+    return settings.members * sum(parameters_by_layer(settings, vocabulary_size).values())
 
 
 def parameters_by_layer(settings: ModelSettings, vocabulary_size: int) -> dict[str, int]:
-    """The number of parameters of each part of the model, by names such as `layer 1`; a tied embedding has 0."""
+    """The number of parameters of each part of a member, by names such as `layer 1`; a tied embedding has 0."""
     counts: dict[str, int] = {}
-    for name, shape in weight_shapes(settings, vocabulary_size).items():
+    for name, shape in weight_shapes(settings.of_member, vocabulary_size).items():
         part, depth, *_ = name.split(".")
         label = f"{part.removesuffix('s')} {int(depth) + 1}" if part in {"layers", "norms"} else part
         own = not (settings.tied and part == "embedding") and (settings.hidden_bias or "bias_hh" not in name)

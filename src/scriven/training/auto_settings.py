@@ -190,8 +190,8 @@ def choose_settings(given: Settings, workload: Workload) -> tuple[Settings, list
     readable = _readable_characters(given, workload, workers, rows, chunk_length(given, workload))
     values["model"] |= _choose_model(given, workload, readable, chosen)
     values["training"] |= _choose_optimizer(given)
-    notes += _note_on_many_passes(given, workload, readable, values["model"]["width"])
-    cost = _relative_cost(values["model"]["width"], given.model.layers)
+    notes += _note_on_many_passes(given, workload, readable, values["model"])
+    cost = _relative_cost(given.model.layers, values["model"]["width"], values["model"]["members"])
     values["training"] |= _choose_evaluations(
         given, workload, readable / cost if given.budget.minutes else readable, notes
     )
@@ -242,9 +242,9 @@ def _packs(settings: Settings) -> bool:
 
 def expected_seconds(settings: Settings, workload: Workload, share: float = 1.0) -> float:
     """Estimates the seconds for a share of the budget, with its evaluations, from the measured speed."""
-    speed = _whole_speed(workload, settings.training.workers) / _relative_cost(
-        settings.model.width, settings.model.layers
-    )
+    model = settings.model
+    cost = _relative_cost(model.layers, model.width, model.members)
+    speed = _whole_speed(workload, settings.training.workers) / cost
     read = settings.training.evaluation_characters or workload.validation_characters
     evaluated = settings.training.evaluations * read / EVALUATION_SPEEDUP
     characters = _budget_characters(settings, workload, settings.reader.batch * chunk_length(settings, workload))
@@ -321,27 +321,29 @@ def _whole_speed(workload: Workload, workers: int) -> float:
 
 
 def _choose_model(given: Settings, workload: Workload, readable: float, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Chooses the width and the dropout."""
+    """Chooses the width, the number of members and the dropout."""
     model = chosen.get("model", {})
+    members = model.get("members", 1)
     best = FITTED_WIDTH * (readable / FITTED_READABLE) ** 0.25
     largest = FITTED_WIDTH * math.sqrt((workload.text_characters or workload.characters) / FITTED_CHARACTERS)
     width = model.get("width") or max(WIDTH_UNIT, round(min(best, largest, WIDEST) / WIDTH_UNIT) * WIDTH_UNIT)
     passes = readable / workload.characters
     if given.budget.minutes:
-        passes /= _relative_cost(width, given.model.layers)
+        passes /= _relative_cost(given.model.layers, width, members)
     dropout = round(DROPOUT_A_DOUBLING * math.log2(max(1.0, passes / PASSES_WITHOUT_DROPOUT)), 2)
     dropout = model.get("dropout", min(MOST_DROPOUT, dropout))
-    return {"width": width, "dropout": dropout, "input_dropout": dropout, "output_dropout": dropout}
+    shares = {"dropout": dropout, "input_dropout": dropout, "output_dropout": dropout}
+    return {"width": width, "members": members, **shares}
 
 
-def _relative_cost(width: int, layers: int) -> float:
+def _relative_cost(layers: int, width: int, members: int = 1) -> float:
     """Returns the time that a model takes per character, relative to the reference model."""
-    return (width / REFERENCE.width) ** 2 * layers / REFERENCE.layers
+    return members * (width / REFERENCE.width) ** 2 * layers / REFERENCE.layers
 
 
-def _note_on_many_passes(given: Settings, workload: Workload, readable: float, width: int) -> list[str]:
+def _note_on_many_passes(given: Settings, workload: Workload, readable: float, model: dict[str, Any]) -> list[str]:
     """Returns a note if the time is far longer than a small text needs."""
-    needed = PASSES_ENOUGH * workload.characters * _relative_cost(width, given.model.layers)
+    needed = PASSES_ENOUGH * workload.characters * _relative_cost(given.model.layers, model["width"], model["members"])
     if not given.budget.minutes or readable < 2 * needed:
         return []
     seconds = needed / readable * given.budget.minutes * 60
@@ -414,5 +416,5 @@ def expected_bytes(settings: Settings, parameters: int, vocabulary_size: int) ->
     """Estimates the bytes of memory of all workers: weights, gradients, optimizer and the activations of their rows."""
     workers, model, reader = settings.training.workers, settings.model, settings.reader
     weights = 4 * parameters * (6 + settings.training.groups)
-    values = model.layers * 16 * model.width + 3 * vocabulary_size  # of each character, for the backward pass
+    values = model.members * (model.layers * 16 * model.width + 3 * vocabulary_size)  # of each character
     return workers * (PROCESS_BYTES + weights) + 4 * values * reader.batch * reader.length

@@ -190,14 +190,16 @@ class GradientStep:
     def _backward(self, rows: GroupRows, raw: Tensor, y: Tensor) -> tuple[Tensor, GroupSums]:
         """Computes the gradients of one group, given what the model computed for its rows, raw and y (T, N, H).
 
-        Returns its nats and end_nats (2,), which are still on the device, and its other sums.
+        The loss is the mean of the members' losses, but its gradients are multiplied by their number, so that a member
+        has those of a model alone. Returns the nats and end_nats (2,) of the group, which are still on the device, and
+        its other sums.
         """
         since, weights = rows.since, rows.weights
         losses = self.model.losses(y[since:] if since else y, self._tensor(rows.targets), self.backend)  # (t, N)
         weighing = torch.ones_like(losses) if weights is None else self._tensor(weights[since:])  # (t, N)
-        predictions = losses.numel() if weights is None else float(weights.sum())
-        found = [losses, predictions * self._penalties(raw, y, rows.fresh)] if self.penalised else [losses]
-        torch.autograd.backward(found, [weighing, *[None] * self.penalised])
+        predictions, members = losses.numel() if weights is None else float(weights.sum()), self.settings.model.members
+        found = [losses, members * predictions * self._penalties(raw, y, rows.fresh)] if self.penalised else [losses]
+        torch.autograd.backward(found, [members * weighing, *[None] * self.penalised])
         return self._sum_up(rows, losses.detach() if weights is None else losses.detach() * weighing, predictions)
 
     def _sum_up(self, rows: GroupRows, losses: Tensor, predictions: float) -> tuple[Tensor, GroupSums]:

@@ -17,6 +17,7 @@ from scriven.errors import UsageError
 from scriven.kernels import muon
 from scriven.kernels.adamw import AdamW, norm
 from scriven.model.cells import Layer
+from scriven.model.language_model import CharLM
 from scriven.runs.tensors import check_arrays, finite, kind_of
 from scriven.settings import REGISTERED_OPTIMIZERS, TrainingSettings
 
@@ -92,7 +93,7 @@ def usual_learning_rate(optimizer: str) -> float:
 class FlatWeights:
     """A model's weights as views of one flat array (P,), the matrices of its recurrent layers last."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: CharLM) -> None:
         """Moves the model's parameters into the array; they stay usable under their names."""
         matrices = [each for layer in model.modules() if isinstance(layer, Layer) for each in layer.matrices]
         chosen = {id(parameter) for parameter in matrices}
@@ -106,6 +107,8 @@ class FlatWeights:
         for parameter, view in zip(self.parameters, self.views(self.values), strict=True):
             parameter.data = view
         self.matrix_shapes = [parameter.shape for parameter in matrices]
+        members = [{id(each) for each in network.parameters()} for network in model.networks]
+        self.members = [[i for i, each in enumerate(self.parameters) if id(each) in own] for own in members]
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """Returns a view of `flat` (P,) for each parameter, in its shape."""
@@ -327,16 +330,20 @@ class Optimizer:
     ) -> tuple[float, float]:
         """Updates the weights from gradients, one per parameter, that are sums over `divisor` predictions.
 
-        Their mean is clipped by value, then by norm. Returns the learning rate and the mean's norm before clipping. If
-        that is not finite, nothing is changed.
+        Their mean is clipped by value, then by norm, that of each member for itself. Returns the learning rate and the
+        mean's norm before clipping: of several members the root of their mean square. If that is not finite, nothing is
+        changed.
         Gradients may be clipped in place.
         """
         settings = self.settings
-        size = norm(gradients) / divisor
+        members = [[gradients[i] for i in own] for own in self.weights.members]
+        sizes = [norm(own) / divisor for own in members]
+        size = math.hypot(*sizes) / math.sqrt(len(sizes))
         rate = self.factor * settings.learning_rate * learning_rate_factor(settings, progress, epochs)
         if not math.isfinite(size):
             return rate, size
-        scale = self._scale(gradients, divisor, size)
+        factors = [self._clip(own, divisor, each) for own, each in zip(members, sizes, strict=True)]
+        scale = self._shared_factor(members, factors) / divisor
         keep = 1 - rate * settings.weight_decay
         if self.muon is None:
             if settings.weight_decay:
@@ -355,14 +362,23 @@ class Optimizer:
         if self.first_values is not None:
             self.weights.values.lerp_(self.first_values, min(1.0, rate * self.settings.pull))
 
-    def _scale(self, gradients: list[Tensor], divisor: float, size: float) -> float:
-        """Returns the factor that turns the gradients into their mean, whose norm is `size`, and clips it."""
+    def _clip(self, gradients: list[Tensor], divisor: float, size: float) -> float:
+        """Clips gradients by value. Returns the factor that clips their mean, whose norm was `size`, by its norm."""
         limit, largest = self.settings.clip, self.settings.clip_value
         if largest:
             for gradient in gradients:
                 gradient.clamp_(-largest * divisor, largest * divisor)
             size = norm(gradients) / divisor if limit else size
-        return min(1.0, limit / size if limit and size else 1.0) / divisor
+        return min(1.0, limit / size if limit and size else 1.0)
+
+    def _shared_factor(self, members: list[list[Tensor]], factors: list[float]) -> float:
+        """Returns the factor of all gradients, after those of members with different ones were multiplied by theirs."""
+        if len(set(factors)) == 1:
+            return factors[0]
+        for gradients, factor in zip(members, factors, strict=True):
+            for gradient in gradients if factor != 1 else ():
+                gradient.mul_(factor)
+        return 1.0
 
     def state(self) -> dict[str, Tensor]:
         """Everything that `restore` needs, as named tensors."""

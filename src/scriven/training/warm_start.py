@@ -14,6 +14,7 @@ from scriven.corpus.decoding import fold_punctuation
 from scriven.errors import InputError, UsageError
 from scriven.model import CharLM
 from scriven.model.backends import single_threaded
+from scriven.model.language_model import make_model
 from scriven.model.pretrained import Embeddings, from_rows, place, read_embeddings
 from scriven.model.shapes import weight_shapes
 from scriven.runs import load_weights, open_run
@@ -39,12 +40,13 @@ def warm_started_model(
     """
     with single_threaded(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
-        model = CharLM(settings.model, vocabulary.size)
+        model = make_model(settings.model, vocabulary.size)
     if starts.is_reference(initial):
         transplant_start(model, vocabulary, StartModel(starts.from_reference(initial)))
     elif initial:
         transplant(model, vocabulary, initial)
-    return model, place(model, vocabulary, embeddings) if embeddings else []
+    missing = [place(each, vocabulary, embeddings) for each in model.networks] if embeddings else [[]]
+    return model, missing[0]
 
 
 def new_symbols(known: Vocabulary, vocabulary: Vocabulary) -> list[str]:
@@ -59,7 +61,7 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
     InputError if they differ in unit, or have no output layer with one row per symbol.
     """
     other = open_run(run)
-    if model.head is None and other.vocabulary != vocabulary:
+    if model.settings.head == "none" and other.vocabulary != vocabulary:
         raise InputError(
             f"{run} has no output layer (model.head none), and knows other characters; start from another run"
         )
@@ -72,10 +74,11 @@ def transplant(model: CharLM, vocabulary: Vocabulary, run: str) -> None:
         shared.append((vocabulary.boundary, other.vocabulary.boundary))
     checkpoint, weights = other.checkpoint("best"), model.state_dict()
     for name, value in checkpoint.weights().items():
-        if name == ONEHOT and model.settings.input == "onehot":
+        if name.endswith(ONEHOT) and model.settings.input == "onehot":
             weights[name] = _rows(weights[name].T, value.T, shared).T
         else:
-            weights[name] = _rows(weights[name], value, shared) if name in PER_SYMBOL and name in weights else value
+            by_rows = name.endswith(PER_SYMBOL) and name in weights
+            weights[name] = _rows(weights[name], value, shared) if by_rows else value
     load_weights(model, checkpoint, weights)
 
 

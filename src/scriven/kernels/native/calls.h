@@ -53,17 +53,21 @@ struct PackedLayer {
     const float *sums;           // (V, outputs) where it is a table, else the biases (outputs,)
     const float *apart;          // a gru's bias of the candidate that its reset gate scales (cells,)
     const float *norm, *shift;   // of what this layer gives to the next one (cells,); null where there is none
+    const float *embedding;      // (V, K) of a stack's first layer, where there is no table
     int64_t cells;
 };
 
+// One stack of layers, or several one after the other, which all read the same ids: those of a model of several members.
+// The logits are the sum of what the stacks give; heads and biases are divided by the number of stacks beforehand.
+
 struct PackedModel {
     int64_t symbols, boundary, cell;  // boundary -1: none
-    int64_t relu;                     // bit i is set where layer i is bounded by relu, else by tanh
-    int64_t residual, norm, precision, layers;
-    const float *embedding;  // (V, K) where there is no table
+    int64_t relu;                     // bit i is set where layer i of a stack is bounded by relu, else by tanh
+    int64_t residual, norm, precision;
+    int64_t layers, stacks;  // layers of all stacks, as many in each
     const PackedLayer *layer;
-    PackedMatrix head;  // none where the last layer gives the logits
-    const float *head_bias;
+    const PackedMatrix *heads;  // one for each stack; null where the last layers give the logits
+    const float *head_bias;     // of all heads together
 };
 
 // How the next id of a row is drawn.

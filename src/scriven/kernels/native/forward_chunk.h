@@ -45,11 +45,12 @@ template <class P>
 void pack_input(const PackedModel &model, Passage &passage, int64_t depth) {
     Work &chunk = passage.chunk;
     const PackedMatrix &input = model.layer[depth].input;
-    if (depth) return pack_rows<P>(chunk, input, passage.x, chunk.stride, chunk.input, chunk.input_scale);
+    if (place_in_stack(model, depth))
+        return pack_rows<P>(chunk, input, passage.x, chunk.stride, chunk.input, chunk.input_scale);
     const int64_t inputs = P::inputs(input), rows = passage.step.rows;
     for (int64_t place = 0; place < chunk.rows; place++) {
         const int64_t id = passage.read[place / rows * passage.apart + place % rows];
-        P::pack(model.embedding + id * inputs, inputs, chunk.input + place * chunk.operand_stride,
+        P::pack(model.layer[depth].embedding + id * inputs, inputs, chunk.input + place * chunk.operand_stride,
                 chunk.input_scale + place);
     }
 }
@@ -112,10 +113,12 @@ Cost cost(float *logits, int64_t count, int64_t id) {
 
 template <class P>
 void read_layers_by(const PackedModel &model, Passage &passage, int64_t first, int64_t last) {
-    for (int64_t depth = first; depth < last && depth < model.layers; depth++)
-        read_layer_of_chunk<P>(model, passage, depth);
+    for (int64_t depth = first; depth < last && depth <= model.layers; depth++) {
+        if (depth && !place_in_stack(model, depth))
+            add_logits<P>(model, passage.chunk, stack_of(model, depth - 1), passage.x);
+        if (depth < model.layers) read_layer_of_chunk<P>(model, passage, depth);
+    }
     if (last <= model.layers) return;
-    make_logits<P>(model, passage.chunk, passage.x);
     const int64_t rows = passage.step.rows, stride = passage.chunk.logits_stride;
     float *before = passage.logits;
     for (int64_t t = 0; t < passage.steps; t++)
@@ -132,7 +135,8 @@ void read_layers_by(const PackedModel &model, Passage &passage, int64_t first, i
         }
 }
 
-// The layers from `first` to `last` read the chunk; the output layer, which makes the costs, comes after all of them.
+// The layers from `first` to `last` read the chunk; the output layer, which makes the costs, comes after all of them. A
+// stack's logits are made when the next stack begins.
 void read_layers(const PackedModel &model, Passage &passage, int64_t first, int64_t last) {
 #if defined(__AMX_INT8__)
     const TileShapes shapes;

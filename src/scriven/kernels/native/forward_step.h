@@ -107,7 +107,7 @@ void read_layer_by(const PackedModel &model, const PackedLayer &layer, Work &wor
 // The same, with the activation of the layer.
 template <class P>
 void read_layer(const PackedModel &model, const PackedLayer &layer, Work &work, int64_t depth, const int64_t *ids) {
-    model.relu >> depth & 1 ? read_layer_by<P, true>(model, layer, work, depth, ids)
+    model.relu >> place_in_stack(model, depth) & 1 ? read_layer_by<P, true>(model, layer, work, depth, ids)
                             : read_layer_by<P, false>(model, layer, work, depth, ids);
 }
 
@@ -142,7 +142,7 @@ inline const float *pass_on(const PackedModel &model, Work &work, int64_t depth)
     if (model.residual) {
         for (int64_t row = 0; row < work.rows; row++)
             for (int64_t i = row * work.stride; i < row * work.stride + padded; i++)
-                work.x[i] = depth ? work.x[i] + y[i] : y[i];
+                work.x[i] = place_in_stack(model, depth) ? work.x[i] + y[i] : y[i];
         y = work.x;
     }
     if (!layer.norm) return y;
@@ -152,6 +152,7 @@ inline const float *pass_on(const PackedModel &model, Work &work, int64_t depth)
 }
 
 // base (outputs,) plus the products of a matrix with all rows of the input: to (rows, stride), this member's groups.
+// Without a base, the products are added to what is there.
 template <class P>
 void multiply_input(const Work &work, const PackedMatrix &matrix, const float *base, float *to, int64_t stride) {
     const int64_t outputs = matrix.width * block;
@@ -167,7 +168,7 @@ void multiply_input(const Work &work, const PackedMatrix &matrix, const float *b
                 const float row_scale = work.input_scale[first + row];
                 float *own = to + (first + row) * stride + group * outputs;
                 for (int64_t i = 0; i < outputs; i += lanes)
-                    store(own + i, load(base + group * outputs + i) + P::value(sums, scale, i, row_scale));
+                    store(own + i, load(base ? base + group * outputs + i : own + i) + P::value(sums, scale, i, row_scale));
             }
         }
     }
@@ -184,15 +185,19 @@ inline void begin_documents(const PackedModel &model, const Work &work, const in
     if (any) work.member.wait();
 }
 
-// The logits of rows of the last layer's output.
+// What a stack adds to the logits of rows, from its last layer's output. The first stack makes them.
 template <class P>
-void make_logits(const PackedModel &model, Work &work, const float *x) {
-    if (model.head.data) {
-        pack_rows<P>(work, model.head, x, work.stride, work.input, work.input_scale);
-        multiply_input<P>(work, model.head, model.head_bias, work.logits, work.logits_stride);
+void add_logits(const PackedModel &model, Work &work, int64_t stack, const float *x) {
+    if (model.heads) {
+        const PackedMatrix &head = model.heads[stack];
+        pack_rows<P>(work, head, x, work.stride, work.input, work.input_scale);
+        multiply_input<P>(work, head, stack ? nullptr : model.head_bias, work.logits, work.logits_stride);
     } else if (work.member.index == 0) {
-        for (int64_t row = 0; row < work.rows; row++)
-            memcpy(work.logits + row * work.logits_stride, x + row * work.stride, model.symbols * sizeof(float));
+        const float share = 1.0f / float(model.stacks);
+        for (int64_t row = 0; row < work.rows; row++, x += work.stride) {
+            float *logits = work.logits + row * work.logits_stride;
+            for (int64_t i = 0; i < model.symbols; i++) logits[i] = stack ? logits[i] + share * x[i] : share * x[i];
+        }
     }
 }
 
@@ -202,12 +207,12 @@ void read_by(const PackedModel &model, Work &work, const int64_t *ids, bool pred
     const float *x = nullptr;
     for (int64_t depth = 0; depth < model.layers; depth++) {
         const PackedLayer &layer = model.layer[depth];
-        if (depth) {
+        if (place_in_stack(model, depth)) {
             pack_rows<P>(work, layer.input, x, work.stride, work.input, work.input_scale);
         } else if (layer.input.data) {
             const int64_t inputs = P::inputs(layer.input);
             for (int64_t row = 0; row < work.rows; row++)
-                P::pack(model.embedding + ids[row] * inputs, inputs, work.input + row * work.operand_stride,
+                P::pack(layer.embedding + ids[row] * inputs, inputs, work.input + row * work.operand_stride,
                         work.input_scale + row);
         }
         pack_rows<P>(work, layer.hidden, work.state[2 * depth], work.stride, work.hidden, work.hidden_scale);
@@ -215,8 +220,8 @@ void read_by(const PackedModel &model, Work &work, const int64_t *ids, bool pred
         read_layer<P>(model, layer, work, depth, ids);
         work.member.wait();
         x = pass_on(model, work, depth);
+        if (predict && !place_in_stack(model, depth + 1)) add_logits<P>(model, work, stack_of(model, depth), x);
     }
-    if (predict) make_logits<P>(model, work, x);
     work.member.wait();
 }
 

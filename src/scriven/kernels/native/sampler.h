@@ -31,6 +31,10 @@ struct Work {
     int64_t logits_stride;
 };
 
+// The stack of a layer, and the layer's place in it.
+inline int64_t stack_of(const PackedModel &model, int64_t depth) { return depth / (model.layers / model.stacks); }
+inline int64_t place_in_stack(const PackedModel &model, int64_t depth) { return depth % (model.layers / model.stacks); }
+
 struct Candidate {
     double weight;
     int64_t id;

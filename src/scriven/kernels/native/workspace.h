@@ -46,7 +46,11 @@ inline int64_t padded_rows(int64_t rows) { return rows < worth_tiles ? rows : ro
 
 // The length of a row of floats that fits every array of a model.
 inline int64_t longest_row(const PackedModel &model) {
-    int64_t longest = inputs_of(model.head, model.precision);
+    int64_t longest = 0;
+    for (int64_t i = 0; model.heads && i < model.stacks; i++) {
+        const int64_t size = inputs_of(model.heads[i], model.precision);
+        longest = size > longest ? size : longest;
+    }
     for (int64_t i = 0; i < model.layers; i++) {
         const PackedLayer &layer = model.layer[i];
         for (int64_t size : {inputs_of(layer.input, model.precision), inputs_of(layer.hidden, model.precision),
@@ -67,7 +71,7 @@ inline Work lay_out_work(const PackedModel &model, int64_t rows, Arena &arena, b
     work.operand_stride = work.stride * int64_t(model.precision == int8 ? 1 : sizeof(float)) + 64;
     work.operand_stride = rounded_up(work.operand_stride, 64);
     work.logits_stride = rounded_up(model.symbols, block);
-    if (model.head.data) work.logits_stride = model.head.groups * model.head.width * block;
+    if (model.heads) work.logits_stride = model.heads->groups * model.heads->width * block;
     work.state = arena.take<float *>(2 * model.layers);
     for (int64_t i = 0; states && i < 2 * model.layers; i++) {
         float *array = i % 2 == 0 || model.cell == lstm ? arena.take<float>(all * work.stride) : nullptr;
