@@ -26,7 +26,7 @@ keeps it.
 - **Width.** It grows with the fourth root of what the small model could read in the time, so that the size of the model
   and the number of characters that it reads grow at the same rate, and at most with the square root of the text's size.
 - **Passes.** How often the text is read then, about; a fraction is a part of it, read once.
-- **Dropout** begins where a text is read more than about eight times, with 0.1 for each doubling.
+- **Dropout** begins where a text is read more than about eight times, with 0.1 for each doubling, at most 0.5.
 - **Rows** are 32 for each of the first two cores, and fewer for a text that would have less than eight steps a pass.
 
 What these rules rest on is in [experiments.md](experiments.md): which width, which dropout, and how many rows, on texts
@@ -62,12 +62,20 @@ def _cell(characters: int, minutes: float, speed: int) -> str:
         shared=True,
     )
     settings, _ = choose_settings(given, workload)
-    words = [f"{settings.model.width} wide", f"{_passes(settings, workload, minutes):.2g} passes"]
+    words = [f"{settings.model.width} wide", _describe_passes(_passes(settings, workload, minutes))]
     if settings.reader.batch != 64:
         words.append(f"{settings.reader.batch} rows")
     if settings.model.dropout:
         words.append(f"dropout {settings.model.dropout:g}")
     return ", ".join(words)
+
+
+def _describe_passes(passes: float) -> str:
+    if passes >= 10:
+        return f"{float(f'{passes:.2g}'):,.0f} passes"
+    if passes >= 1:
+        return f"{passes:.1f} passes"
+    return f"{float(f'{100 * passes:.2g}'):g} % of the text"
 
 
 def _passes(settings: Settings, workload: Workload, minutes: float) -> float:

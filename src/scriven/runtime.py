@@ -225,8 +225,9 @@ def has_torch() -> bool:
 
 def may_have_gpu() -> bool:
     """Whether this machine may have a GPU that torch can use: a driver is there, or the system does not show it."""
-    drivers = "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"
-    return sys.platform == "win32" or any(map(os.path.exists, drivers))
+    drivers = "/dev/nvidiactl", "/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvmap", "/dev/dxg", "/dev/kfd"
+    named = bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return sys.platform == "win32" or named or any(map(os.path.exists, drivers))
 
 
 # --- registries

@@ -418,9 +418,13 @@ class Session:
         likely = [f"{self._model.decode([each])!r} {chances[each]:.0%}" for each in np.argsort(-chances)[:SHOWN]]
         return f"Session({self._model!r}, next {', '.join(likely)})"
 
-    def next(self) -> Float64s:
-        """The probabilities (V,) of the next symbol, float64, in the order of the ids; `<unk>` is the last."""
-        return self._memory.probabilities()
+    def next(self, *, writing: bool = False) -> Float64s:
+        """The probabilities (V,) of the next symbol, float64, in the order of the ids; `<unk>` is the last.
+
+        With `writing` they are those that the model writes by: counts then look at shorter contexts, which copy less.
+        Raises UsageError for them in a session that learns.
+        """
+        return self._memory.probabilities(writing=writing)
 
     def step(self, symbol: str | int) -> Step:
         """Reads one symbol, a character or its id. Returns the model's state and the next symbol's probabilities.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from scriven.report import as_dict
 from scriven.runs import open_run
 from scriven.runs.folder import find_run, locate_run
 from scriven.runs.summary import summarize
+from scriven.settings import validate
+from scriven.training.request import Request, resolve_resume
 
 SMALL = ["--model.width=16", "--reader.batch=4", "--reader.length=16", "--training.workers=1", "--training.threads=1"]
 
@@ -67,6 +70,15 @@ def test_training_starts_from_a_run_by_its_name(tmp_path: Path, command: Command
     done = command(*words, "--reader.batch=4", "--reader.length=8", "--training.workers=1")
     assert done.code == 0, done.err
     assert open_run(tmp_path / "new").origin["initial"] == str(Path("runs/book").resolve())
+
+
+def test_a_training_is_resumed_by_its_name_if_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "runs" / "book")
+    monkeypatch.chdir(tmp_path)
+    request = Request(("text.txt",), validate({}), Path("book"), resume="auto")
+    assert resolve_resume(request, None).output == Path("runs/book")
+    missing = resolve_resume(replace(request, output=Path("other")), None)
+    assert (missing.output, missing.resume) == (Path("other"), None)
 
 
 def test_python_finds_it_too() -> None:
@@ -180,6 +192,9 @@ def test_a_log_of_a_stranger_is_no_error(tmp_path: Path, command: Command) -> No
     strange += [
         '{"step":1,"event":["evaluated"],"loss":{"nats":1,"characters":[]}}',
         '{"step":2,"seconds":true}',
+        f'{{"step":3,"event":"evaluated","loss":{{"nats":1,"characters":1{"0" * 400}}}}}',
+        '{"step":4,"event":"evaluated","loss":{"nats":1,"characters":-3}}',
+        f'{{"step":5,"event":"started","parameters":1{"0" * 400}}}',
         "\x1b[2J",
     ]
     (run / "metrics.jsonl").write_text("\n".join(strange) + "\n")

@@ -140,6 +140,30 @@ def test_all_runs_are_served_and_the_page_is_opened(
     assert lines[1] == f"serving letters, book at {address.strip()}\n"
 
 
+def test_runs_that_cannot_be_served_are_noted(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("book", "letters"):
+        shutil.rmtree(make_run(tmp_path / "runs" / name) / "checkpoints")
+    done = command("serve", "--port", "0")
+    assert done.code == 3
+    assert done.err.count("is not served: ") == 2
+    assert "none of the 2 runs can be served" in done.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="browsers are named otherwise there")
+def test_a_browser_gets_no_token_that_others_could_see(run: Path, browser: Path) -> None:
+    words = [sys.executable, "-m", "scriven", "serve", str(run), "--open", "--port", "0"]
+    environment = {**os.environ, "SCRIVEN_TOKEN": TOKEN}
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            address = wait_for(browser)
+        finally:
+            process.kill()
+    assert "#" not in address
+
+
 @pytest.mark.skipif(os.name == "nt", reason="browsers are named otherwise there")
 def test_a_training_is_watched_from_its_first_checkpoint(
     tmp_path: Path, browser: Path, monkeypatch: pytest.MonkeyPatch

@@ -183,5 +183,26 @@ def test_the_command_for_a_better_model_fits_what_went_wrong(
     assert command[:2] == ["scriven", "train"]
     if "--resume" not in command:
         assert command[2:5] == ["/texts/my book.txt", "--settings", "runs/my book/settings.toml"]
-        unnamed = replace(made, origin={})  # as that of a text in memory
-        assert "--resume" in advise(unnamed, settings, state, factor=1.0)
+        assert command[5:7] == ["--from", "none"]
+        for texts in ([], ["-"]):  # as that of a text in memory, and of standard input
+            unnamed = replace(made, origin={"texts": texts})
+            assert "--resume" in advise(unnamed, settings, state, factor=1.0)
+
+
+def test_a_training_again_begins_as_the_first_one_did() -> None:
+    settings = validate({"training": {"learning_rate": 100}})
+    state = TrainingState(step=100, epochs=1, losses=note_losses([3.3, *[12.0] * 60], [9.0, 12.0]), seconds=90.0)
+    for initial, name in (("start:english@abc", "english"), ("/runs/old", "/runs/old"), ("", "none")):
+        made = Run(Path("runs/book"), settings, Vocabulary.of("ab"), {"texts": ["book.txt"], "initial": initial})
+        words = shlex.split(advise(made, settings, state, factor=1.0))
+        assert words[words.index("--from") + 1] == name
+
+
+def test_who_overfits_with_much_dropout_is_told_to_bring_text() -> None:
+    settings = validate({"model": {"dropout": 0.7}})
+    best = Best(step=50, loss=loss(2.0, characters=2000))
+    losses = note_losses([*FALLING, *[0.5] * 60], CALM)
+    state = TrainingState(step=100, epochs=20, losses=losses, best=best, seconds=90.0)
+    made = Run(Path("runs/book"), settings, Vocabulary.of("ab"), {"texts": ["book.txt"]})
+    assert "add more text" in (said := advise(made, settings, state, factor=1.0))
+    assert "dropout" not in said

@@ -41,7 +41,9 @@ KEYS = {  # by what a terminal sends
     b"\x04": "end",
 }
 WINDOWS_KEYS = {"H": b"\x1b[A", "P": b"\x1b[B", "M": b"\x1b[C", "K": b"\x1b[D"}  # after a first character
-KEY = re.compile(rb"\x1b[\[O][A-Z]|.", re.DOTALL)
+KEY = re.compile(rb"\x1b\[[0-9;]*[A-Za-z~]|\x1bO.|.", re.DOTALL)
+CUT = re.compile(rb"\x1b(\[[0-9;]*|O)?\Z")  # the end of what was sent, of which the rest of a key may follow
+REST_SECONDS = 0.05  # that the rest of a key takes at most
 
 
 class Continuation(NamedTuple):
@@ -58,9 +60,12 @@ def check_terminal() -> None:
         raise UsageError("--choose needs a terminal, on which you choose; drop it, or drop what is piped in")
 
 
-def find_continuations(model: Model, session: Session) -> list[Continuation]:
-    """Returns the likeliest characters, the likeliest first, each with the likeliest rest of its word."""
-    chances, vocabulary = session.next(), model.vocabulary
+def find_continuations(model: Model, session: Session, most: int = LONGEST) -> list[Continuation]:
+    """Returns the likeliest characters, the likeliest first, each with the likeliest rest of its word.
+
+    A continuation has `most` characters at most.
+    """
+    chances, vocabulary = session.next(writing=True), model.vocabulary
     found = list[Continuation]()
     for symbol in (-chances).argsort(kind="stable").tolist():
         if len(found) == CHOICES or (found and chances[symbol] < UNLIKELY):
@@ -69,20 +74,20 @@ def find_continuations(model: Model, session: Session) -> list[Continuation]:
             found.append(Continuation("", float(chances[symbol]), None))
         elif symbol != vocabulary.unknown:
             after = session.fork()
-            found.append(Continuation(_extend(model, after, symbol), float(chances[symbol]), after))
+            found.append(Continuation(_extend(model, after, symbol, most), float(chances[symbol]), after))
     return found
 
 
-def _extend(model: Model, session: Session, symbol: int) -> str:
+def _extend(model: Model, session: Session, symbol: int, most: int) -> str:
     """Reads a symbol and the likeliest ones after it, to the end of a word, and returns their text."""
     text = ""
-    while symbol not in (model.vocabulary.boundary, model.vocabulary.unknown) and len(text) < LONGEST:
+    while symbol not in (model.vocabulary.boundary, model.vocabulary.unknown) and len(text) < min(most, LONGEST):
         character = model.decode([symbol])
         if text.strip() and not (character.isalnum() and text[-1].isalnum()):
             break
         session.read(character)
         text += character
-        symbol = int(session.next().argmax())
+        symbol = int(session.next(writing=True).argmax())
     return text
 
 
@@ -93,8 +98,8 @@ def choose(model: Model, session: Session, prompt: str, length: int) -> str:
     """
     written = [Continuation("", 1.0, session)]
     with _keys() as next_key, _screen() as show:
-        while (last := written[-1].session) and sum(len(each.text) for each in written) < length:
-            choices, text = find_continuations(model, last), "".join(each.text for each in written)
+        while (last := written[-1].session) and (left := length - sum(len(each.text) for each in written)) > 0:
+            choices, text = find_continuations(model, last, left), "".join(each.text for each in written)
             answer = _ask(next_key, lambda place: show(prompt, text, choices, place), len(choices))  # noqa: B023
             if answer == END:
                 break
@@ -182,7 +187,13 @@ def _read() -> bytes:
 
         first = msvcrt.getwch()
         return WINDOWS_KEYS.get(msvcrt.getwch(), b"") if first in "\x00\xe0" else first.encode()
-    return os.read(sys.stdin.fileno(), 1024) or b"q"
+    import select
+
+    number = sys.stdin.fileno()
+    sent = os.read(number, 1024) or b"q"
+    while CUT.search(sent) and select.select([number], [], [], REST_SECONDS)[0]:
+        sent += os.read(number, 1024) or b"q"
+    return sent
 
 
 def name_keys(sent: bytes) -> list[str]:

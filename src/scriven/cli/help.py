@@ -82,7 +82,7 @@ class CommandHelp:
         """Returns a sentence on what the tables of a panel leave out; "" if that is nothing."""
         if self._whole:
             switches = [entry.negative_names[0] for entry in panel.entries if "no-" in "".join(entry.negative_names)]
-            return f"A switch that is on is turned off by no- before its name: {switches[0]}." if switches else ""
+            return f"To turn a switch off that is on, put no- before its name, as in {switches[0]}." if switches else ""
         if self._command not in MOST_NEEDED or not any(entry.names for entry in panel.entries):
             return ""
         shown = {*TWICE, *MOST_NEEDED[self._command]}

@@ -27,7 +27,7 @@ from scriven.cli.common import (
     note_slowness,
     visible_line,
 )
-from scriven.errors import InputError, UsageError
+from scriven.errors import InputError, ScrivenError, UsageError
 
 if TYPE_CHECKING:
     from scriven.server.renewal import ServedCheckpoint
@@ -68,7 +68,8 @@ Opens = Annotated[
     Parameter(
         name="--open",
         negative="",
-        help="open the page in a browser; at Watch, if one of the runs is being trained",
+        help="open the page in a browser; at Watch, if one of the runs is being trained. If there is a token, the page "
+        "asks for it",
     ),
 ]
 
@@ -149,10 +150,12 @@ def _open_models(sources: Mapping[str, ServedCheckpoint], *, all_of_them: bool) 
     for name, source in sources.items():
         try:
             models[name] = source.open()
-        except InputError as error:
-            if not all_of_them or (not models and name == [*sources][-1]):
+        except ScrivenError as error:
+            if not all_of_them:
                 raise
             note(f"{name} is not served: {error}")
+    if not models:
+        raise InputError(f"none of the {len(sources)} runs can be served; the notes above say why")
     return models
 
 
@@ -160,7 +163,8 @@ def _open_page(address: str, folders: Iterable[Path]) -> None:
     """Opens the page in a browser while the server starts."""
     from scriven.server.run_monitor import is_training
 
-    page = address + "/#watch" if "#" not in address and any(map(is_training, folders)) else address
+    # Without the token, since other users see a browser's arguments; the page asks for it.
+    page = address.partition("/#")[0] + ("/#watch" if any(map(is_training, folders)) else "")
 
     def _open() -> None:
         if not webbrowser.open(page):

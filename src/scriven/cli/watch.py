@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from scriven.cli.common import check_can_serve, note
@@ -32,7 +32,8 @@ class PageReport:
         if isinstance(event, Started):
             self._run = event.run
         if self.process is None and (isinstance(event, Saved) or (isinstance(event, Started) and event.step)):
-            words = [sys.executable, "-m", "scriven", "serve", self._run, "--open", "--port", "0"]
+            # On the CPU, since one page needs no more, and a GPU is for the training.
+            words = [sys.executable, "-m", "scriven", "serve", self._run, "--open", "--port", "0", "--device", "cpu"]
             self.process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
             )
@@ -43,11 +44,10 @@ class PageReport:
 
 
 def _pass_on(process: subprocess.Popen[str]) -> None:
-    """Shows the server's first line, its address or an error, and reads the others, which nobody needs here."""
+    """Shows what the server says: its address, that no browser could be opened, or an error."""
     assert process.stderr
-    for number, line in enumerate(process.stderr):
-        if not number:
-            sys.stderr.write(line)
+    for line in process.stderr:
+        sys.stderr.write(line)
 
 
 @contextmanager
@@ -65,7 +65,8 @@ def watching(wanted: bool) -> Iterator[Sequence[Report]]:
         yield [report]
         if report.process and report.process.poll() is None and sys.stderr.isatty():
             note("the page stays open; Ctrl-C ends it")
-            report.process.wait()
+            with suppress(KeyboardInterrupt):  # the training is done
+                report.process.wait()
     finally:
         if report.process:
             report.process.terminate()

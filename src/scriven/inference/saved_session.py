@@ -59,9 +59,9 @@ class TextMemory(Memory):
         """Returns a memory of the same text that continues on its own."""
         return TextMemory(self._predictor, self._start, self.context)
 
-    def probabilities(self) -> Float64s:
-        """Returns the probabilities (V,) of the next symbol, in the order of the ids."""
-        logits = self._predictor.next_logits(self.context)[0].astype(np.float64)
+    def probabilities(self, *, writing: bool = False) -> Float64s:
+        """Returns the probabilities (V,) of the next symbol, in the order of the ids, to read or to write by."""
+        logits = self._predictor.next_logits(self.context, writing=writing)[0].astype(np.float64)
         weights: Float64s = np.exp(logits - logits.max())
         weights /= weights.sum()
         return weights
@@ -107,8 +107,13 @@ class AdaptiveMemory(TextMemory):
         self._shared = True
         return AdaptiveMemory(self._reader, self._first, self.context)
 
-    def probabilities(self) -> Float64s:
-        """Returns the probabilities (V,) of the next symbol, in the order of the ids."""
+    def probabilities(self, *, writing: bool = False) -> Float64s:
+        """Returns the probabilities (V,) of the next symbol, in the order of the ids.
+
+        Raises UsageError for those to write by.
+        """
+        if writing:
+            raise UsageError("a session that learns has the probabilities that it reads by, and no others")
         ready = self._reader.ready(self.context, reuse=not self._shared)
         if self.begun:
             self.context, self._shared = ready, False

@@ -15,6 +15,7 @@ from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, read_lines
 from scriven.safe_files import exists
 
 STEPPED = b'"event":"stepped"'  # marks the lines that a summary does not need, which are most
+LARGEST = 1 << 53  # of a number in a record: up to this, floats have all integers
 LOSS_FIELDS = {each.name for each in fields(Loss)}
 
 
@@ -76,13 +77,18 @@ def _note_start(summary: Summary, record: dict[str, Any]) -> None:
 
 def _number(record: dict[str, Any], name: str) -> float | None:
     value = record.get(name)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if _is_number(value) else None
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number from 0 to LARGEST; nan is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
 def _loss(record: dict[str, Any], name: str) -> Loss | None:
     """Returns the loss in a record, unless it counts no characters."""
     values = record.get(name)
-    if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
+    if not isinstance(values, dict) or not all(map(_is_number, values.values())):
         return None
     known = {key: value for key, value in values.items() if key in LOSS_FIELDS}
     return Loss(**{"nats": 0.0, "characters": 0} | known) if known.get("characters") else None

@@ -108,9 +108,14 @@ def is_reference(text: str) -> bool:
     return text.startswith(SCHEME)
 
 
+def name_of(reference: str) -> str:
+    """Returns the name in a reference to a start."""
+    return reference.removeprefix(SCHEME).partition("@")[0]
+
+
 def from_reference(reference: str) -> Start:
     """Returns the start of a reference. Raises InputError if it no longer exists, or has changed."""
-    name, _, sha256 = reference.removeprefix(SCHEME).partition("@")
+    name, sha256 = name_of(reference), reference.partition("@")[2]
     if name not in names():
         raise InputError(f"the start {name!r} is not in this version of scriven; install the version that has it")
     start = find(name)

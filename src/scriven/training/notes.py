@@ -115,18 +115,27 @@ def describe_learning(settings: Settings, state: TrainingState, factor: float) -
 def advise(run: Run, settings: Settings, state: TrainingState, factor: float) -> str:
     """Returns a sentence on what would give a better model, with the command. `factor` is as in `describe_learning`."""
     texts = run.origin.get("texts", [])
-    again = ["scriven", "train", *texts, "--settings", str(run.path / SETTINGS_FILE)]
+    again = ["scriven", "train", *texts, "--settings", str(run.path / SETTINGS_FILE), *_same_start(run)]
+    known = bool(texts) and "-" not in texts  # standard input cannot be read again
     problem = _find_problem(settings, state, factor)
-    if problem and texts and problem[0] == "rate":
+    if problem and known and problem[0] == "rate":
         flag = ["--training.learning-rate", f"{_lower_rate(settings, factor):g}"]
         return f"For a better model, train again at a lower learning rate: {shlex.join([*again, *flag])}"
-    if problem and texts:
+    if problem and problem[0] == "overfitted" and settings.model.dropout >= MOST_DROPOUT:
+        return "For a better model, add more text of this kind: the model knows its own too well."
+    if problem and known:
         flag = ["--model.dropout", f"{min(MOST_DROPOUT, settings.model.dropout + MORE_DROPOUT):g}"]
         way = "add more text of this kind, or train again with more dropout"
         return f"For a better model, {way}: {shlex.join([*again, *flag])}"
     longer = max(1, round(2 * state.seconds / 60))
     resume = ["scriven", "train", "--resume", "-o", str(run.path), "--minutes", f"{longer}"]
     return f"For a better model, train for longer: {shlex.join(resume)}"
+
+
+def _same_start(run: Run) -> list[str]:
+    """Returns the flag that begins a training with the same weights as a run's."""
+    initial = str(run.origin.get("initial") or "none")
+    return ["--from", starts.name_of(initial) if starts.is_reference(initial) else initial]
 
 
 def _lower_rate(settings: Settings, factor: float) -> float:

@@ -15,7 +15,7 @@ from scriven.distributed.launch import ProcessInfo
 from scriven.distributed.rendezvous import WorkerJob
 from scriven.errors import UsageError
 from scriven.runs import Checkpoint, Run
-from scriven.runs.folder import RUNS, SETTINGS_FILE, has_checkpoints
+from scriven.runs.folder import RUNS, SETTINGS_FILE, has_checkpoints, locate_run
 from scriven.runs.journal import ReplayLog
 from scriven.settings import CorpusSettings, Settings, merge_settings, validate
 from scriven.training.auto_settings import Workload, readable_seconds
@@ -115,7 +115,8 @@ def resolve_resume(request: Request, place: ProcessInfo | None) -> Request:
     again = place is not None and place.restarts > 0 and request.resume is None
     if request.resume != "auto" and not again:
         return request
-    path = request.output or next(iter(find_runs(request.texts)), None)
+    named = request.output and (locate_run(request.output) or request.output)
+    path = named or next(iter(find_runs(request.texts)), None)
     if path and has_checkpoints(path):
         return replace(request, output=path, resume="auto", initial=None)
     return replace(request, output=path, resume=None)
