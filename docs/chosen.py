@@ -26,8 +26,11 @@ keeps it.
 - **Width.** It grows with the fourth root of what the small model could read in the time, so that the size of the model
   and the number of characters that it reads grow at the same rate, and at most with the square root of the text's size.
 - **Passes.** How often the text is read then, about; a fraction is a part of it, read once.
+- **Members.** A text that one model would read more than about nine times is read by two of that width, which are
+  averaged: see [members.md](members.md). Each reads it half as often. A model whose width you give stays one.
 - **Dropout** begins where a text is read more than about eight times, with 0.1 for each doubling, at most 0.5.
-- **Rows** are 32 for each of the first two cores, and fewer for a text that would have less than eight steps a pass.
+- **Rows** are 32 for each of the first two cores, 32 for two members, and fewer for a text that would have less than
+  eight steps a pass.
 
 What these rules rest on is in [experiments.md](experiments.md): which width, which dropout, and how many rows, on texts
 from 50 KB to 17 MB and budgets from half a minute to ten minutes. Beyond these the rules are extrapolated. Nobody has
@@ -35,7 +38,7 @@ trained for eight hours on 10 GB to fit them. Texts with documents, such as list
 documents are shorter than 64 characters.
 
 Each table is for one measured speed, on two cores that share the work, without a start. A cell has the width (always
-two layers of LSTM), the passes, and the rows if they are not 64 and the dropout if there is any.
+two layers of LSTM), "2 x" for two members, the passes, and the rows if they are not 64 and the dropout if there is any.
 """
 
 
@@ -62,7 +65,8 @@ def _cell(characters: int, minutes: float, speed: int) -> str:
         shared=True,
     )
     settings, _ = choose_settings(given, workload)
-    words = [f"{settings.model.width} wide", _describe_passes(_passes(settings, workload, minutes))]
+    members = f"{settings.model.members} x " if settings.model.members > 1 else ""
+    words = [f"{members}{settings.model.width} wide", _describe_passes(_passes(settings, workload, minutes))]
     if settings.reader.batch != 64:
         words.append(f"{settings.reader.batch} rows")
     if settings.model.dropout:

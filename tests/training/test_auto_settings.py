@@ -108,7 +108,7 @@ def lines(count: int, mean: int) -> Workload:
 
 
 def test_rows_are_as_many_as_for_one_text_and_no_more_than_documents() -> None:
-    given = validate({"budget": {"minutes": 1}, "corpus": {"documents": "lines"}})
+    given = validate({"budget": {"minutes": 1}, "corpus": {"documents": "lines"}, "model": {"members": 1}})
     assert [choose_settings(given, lines(30_000, mean))[0].reader.batch for mean in (6, 31, 1000)] == [64, 64, 64]
     assert choose_settings(given, lines(40, 500))[0].reader.batch <= 40
     settings, notes = choose_settings(given, lines(1, 10**6))
@@ -118,7 +118,7 @@ def test_rows_are_as_many_as_for_one_text_and_no_more_than_documents() -> None:
 
 @pytest.mark.parametrize("over", [{"training": {"mean": "document"}}, {"reader": {"pack": False}}], ids=str)
 def test_where_a_row_has_one_document_a_step_shorter_ones_are_read_in_more_rows(over: dict[str, Any]) -> None:
-    given = validate({"budget": {"minutes": 1}, "corpus": {"documents": "lines"}, **over})
+    given = validate({"budget": {"minutes": 1}, "corpus": {"documents": "lines"}, "model": {"members": 1}, **over})
     fitted = [choose_settings(given, lines(30_000, mean))[0].reader for mean in (6, 31, 1000)]
     assert [(each.batch, each.pack) for each in fitted] == [(512, False), (128, False), (64, False)]
 
@@ -173,3 +173,28 @@ def test_a_note_says_when_a_text_needs_less_time() -> None:
     assert not said(10_000, 0)
     assert "about 10 seconds would do" in said(9_000, 10)[0]
     assert "minutes would do" in said(150_000, 8 * 60)[0]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_text_that_would_be_read_often_is_read_by_two_members_half_as_often(*, shared: bool) -> None:
+    def _choose(minutes: float, **model: int) -> Settings:
+        given = validate({"budget": {"minutes": minutes}, "model": model})
+        return choose_settings(given, replace(facts(), shared=shared))[0]
+
+    often, seldom, alone = _choose(20), _choose(1), _choose(20, members=1).model
+    assert (often.model.members, seldom.model.members) == (2, 1)
+    assert (often.reader.batch, seldom.reader.batch) == (32, 64)
+    assert alone.width == often.model.width
+    assert alone.dropout > often.model.dropout
+    assert _choose(1, members=3).model.members == 3
+
+
+@pytest.mark.parametrize("given", [{"model": {"width": 64}}, {"budget": {"minutes": 0.0, "epochs": 50.0}}])
+def test_a_model_whose_width_is_given_and_one_without_a_clock_stay_one(given: dict[str, Any]) -> None:
+    assert settings_for(20.0, given).model.members == 1
+
+
+def test_members_cost_time() -> None:
+    chosen = {"budget": {"minutes": 0.0, "epochs": 5.0}, "model": {"width": 192}}
+    one, two = (settings_for(0, merge_settings(chosen, {"model": {"members": members}})) for members in (1, 2))
+    assert expected_seconds(two, facts()) == pytest.approx(2 * expected_seconds(one, facts()), rel=0.1)

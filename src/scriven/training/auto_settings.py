@@ -43,6 +43,7 @@ FITTED_WIDTH, FITTED_READABLE = 256, 7e6  # characters that the reference model 
 FITTED_CHARACTERS = 250_000  # a smaller text gets a narrower model than that, whatever the budget
 WIDTH_UNIT, WIDEST = 32, 1024
 PASSES_WITHOUT_DROPOUT, DROPOUT_A_DOUBLING, MOST_DROPOUT = 8.0, 0.1, 0.5
+MEMBERS, PASSES_ALONE = 2, 9.0  # members of a model that would read the text more often than that alone
 PASSES_ENOUGH = 200  # over a text; more gained nothing on 10 KB and 50 KB
 START_SECONDS = 4.0  # from the choice of settings to the first step, with the start of other workers
 PROCESS_BYTES = 230 << 20  # of a worker without a model: the interpreter, torch and its buffers
@@ -177,18 +178,21 @@ def choose_settings(given: Settings, workload: Workload) -> tuple[Settings, list
     - *The model to keep* is chosen by validation losses over enough characters: by one loss, by the mean of three, or
       not at all.
     - *Dropout* starts when a text is read more than about eight times, with 0.1 for each doubling.
+    - *Members.* A text that one model would read more than about nine times in a time is read by two members, half as
+      often, and in 32 rows. A model whose width is given stays one.
     """
     notes: list[str] = []
     values: dict[str, dict[str, Any]] = {"reader": {}, "model": {}, "training": {}, "monitor": {}}
     chosen = given.explicit()
     values["reader"]["kind"] = choose_reader(given)
     values["reader"]["pack"] = _packs(given)
-    workers, groups, rows = _choose_workers_and_rows(given, workload, chosen, notes)
+    members = _choose_members(given, workload, chosen)
+    workers, groups, rows = _choose_workers_and_rows(given, workload, chosen, members, notes)
     threads = max(1, workload.machine_cores // groups) if rows >= FEWEST_ROWS_PER_WORKER * groups else 1
     values["reader"]["batch"] = rows
     values["training"] |= {"workers": workers, "groups": groups, "threads": threads}
     readable = _readable_characters(given, workload, workers, rows, chunk_length(given, workload))
-    values["model"] |= _choose_model(given, workload, readable, chosen)
+    values["model"] |= {"members": members, **_choose_model(given, workload, readable, chosen, members)}
     values["training"] |= _choose_optimizer(given)
     notes += _note_on_many_passes(given, workload, readable, values["model"])
     cost = _relative_cost(given.model.layers, values["model"]["width"], values["model"]["members"])
@@ -258,13 +262,12 @@ def readable_seconds(characters: int, workload: Workload, workers: int) -> float
 
 
 def _choose_workers_and_rows(
-    given: Settings, workload: Workload, chosen: dict[str, Any], notes: list[str]
+    given: Settings, workload: Workload, chosen: dict[str, Any], members: int, notes: list[str]
 ) -> tuple[int, int, int]:
     """Returns the numbers of workers, of groups, and of rows over all workers."""
     training, reader = chosen.get("training", {}), chosen.get("reader", {})
-    pair = min(2, workload.cores) if workload.device == "cpu" and not _known_here_alone(given) else 1
-    workers = training.get("workers") or (1 if workload.shared else pair)
-    rows = ROWS_PER_WORKER * max(workers, pair if workload.shared else 1)
+    workers = _usual_workers(given, workload)
+    rows = ROWS_PER_WORKER * max(1, max(workers, _few_cores(given, workload) if workload.shared else 1) // members)
     rows = rows if given.budget.minutes else max(ROWS, FEWEST_ROWS_PER_WORKER * workers)
     length = chunk_length(given, workload)
     rows = 1 << round(math.log2(rows * given.reader.length / length)) if workload.documents else rows
@@ -286,6 +289,18 @@ def _choose_workers_and_rows(
         workers = max(count for count in range(1, workers + 1) if shared % count == 0)
         workers = workers if "batch" in reader or rows >= FEWEST_ROWS_PER_WORKER * workers else 1
     return workers, training.get("groups", workers), rows
+
+
+def _few_cores(given: Settings, workload: Workload) -> int:
+    """Returns the number of cores, up to two; 1 if no other worker can have the model or the device is no CPU."""
+    return min(2, workload.cores) if workload.device == "cpu" and not _known_here_alone(given) else 1
+
+
+def _usual_workers(given: Settings, workload: Workload) -> int:
+    """Returns the number of workers for a text that is not small."""
+    return given.explicit().get("training", {}).get("workers") or (
+        1 if workload.shared else _few_cores(given, workload)
+    )
 
 
 def _describe_small_text(workload: Workload, rows: int) -> str:
@@ -320,20 +335,37 @@ def _whole_speed(workload: Workload, workers: int) -> float:
     return speed if workload.shared else speed * workers
 
 
-def _choose_model(given: Settings, workload: Workload, readable: float, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Chooses the width, the number of members and the dropout."""
-    model = chosen.get("model", {})
-    members = model.get("members", 1)
-    best = FITTED_WIDTH * (readable / FITTED_READABLE) ** 0.25
+def _choose_members(given: Settings, workload: Workload, chosen: dict[str, Any]) -> int:
+    """Chooses the number of members."""
+    if {"members", "width"} & chosen.get("model", {}).keys() or not given.budget.minutes:
+        return given.model.members
+    readable = _readable_characters(given, workload, _usual_workers(given, workload), 0, 0)
+    passes = _passes(given, workload, readable, _choose_width(workload, readable))
+    return MEMBERS if passes > PASSES_ALONE else 1
+
+
+def _choose_width(workload: Workload, readable: float) -> int:
+    best: float = FITTED_WIDTH * (readable / FITTED_READABLE) ** 0.25
     largest = FITTED_WIDTH * math.sqrt((workload.text_characters or workload.characters) / FITTED_CHARACTERS)
-    width = model.get("width") or max(WIDTH_UNIT, round(min(best, largest, WIDEST) / WIDTH_UNIT) * WIDTH_UNIT)
+    return max(WIDTH_UNIT, round(min(best, largest, WIDEST) / WIDTH_UNIT) * WIDTH_UNIT)
+
+
+def _passes(given: Settings, workload: Workload, readable: float, width: int, members: int = 1) -> float:
+    """Returns how often a model of this width reads the text in the budget."""
     passes = readable / workload.characters
-    if given.budget.minutes:
-        passes /= _relative_cost(given.model.layers, width, members)
+    return passes / _relative_cost(given.model.layers, width, members) if given.budget.minutes else passes
+
+
+def _choose_model(
+    given: Settings, workload: Workload, readable: float, chosen: dict[str, Any], members: int
+) -> dict[str, Any]:
+    """Chooses the width and the dropout."""
+    model = chosen.get("model", {})
+    width = model.get("width") or _choose_width(workload, readable)
+    passes = _passes(given, workload, readable, width, members)
     dropout = round(DROPOUT_A_DOUBLING * math.log2(max(1.0, passes / PASSES_WITHOUT_DROPOUT)), 2)
     dropout = model.get("dropout", min(MOST_DROPOUT, dropout))
-    shares = {"dropout": dropout, "input_dropout": dropout, "output_dropout": dropout}
-    return {"width": width, "members": members, **shares}
+    return {"width": width, "dropout": dropout, "input_dropout": dropout, "output_dropout": dropout}
 
 
 def _relative_cost(layers: int, width: int, members: int = 1) -> float:
