@@ -24,7 +24,7 @@ def test_threads_sleep_whatever_is_imported_first(module: str) -> None:
 
 def test_torch_finds_it() -> None:
     shown = environment_after(
-        "import scriven, sys; assert 'torch' not in sys.modules; scriven.load; assert 'torch' in sys.modules"
+        "import scriven, sys; assert 'torch' not in sys.modules; scriven.CharLM; assert 'torch' in sys.modules"
     )
     assert shown == list(WAITING.values())
 

@@ -40,7 +40,7 @@ DEADLINE = 100  # seconds
 def command(book: Path, output: Path, steps: int) -> list[str]:
     """What torchrun is to start."""
     monitor = [f"--monitor.every-steps={EVERY}", "--monitor.sample-length=0"]
-    arguments = [str(book), f"--steps={steps}", *SMALL, *monitor, "--resume", "auto", "-o", str(output)]
+    arguments = [str(book), f"--steps={steps}", *SMALL, *monitor, "--resume", "auto", "--verbose", "-o", str(output)]
     return ["-m", "scriven", "train", *arguments]
 
 

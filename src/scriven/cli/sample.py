@@ -154,17 +154,16 @@ def sample(
     elif interactive:
         _converse(model, prompt, seed, writing)
     elif count == 1 and not (as_json or novelty):
-        _write_one(model, prompt, seed, writing)
+        _show(prompt, _stream(model, prompt, seed, writing))
     else:
         _write_several(model, prompt, seed, count, writing, run if novelty else "", as_json=as_json)
 
 
-def _write_one(model: Model, prompt: str, seed: int | None, writing: dict[str, Any]) -> None:
-    """Writes a text, and shows it as it comes."""
+def _stream(model: Model, prompt: str, seed: int | None, writing: dict[str, Any]) -> Iterator[str]:
+    """Returns what yields a text as it is written, in small pieces if somebody sees them."""
     from scriven.inference.generation import LIVE, UNSEEN
 
-    piece = LIVE if sys.stdout.isatty() else UNSEEN
-    _show(prompt, model.stream(prompt, seed=seed, piece=piece, **writing))
+    return model.stream(prompt, seed=seed, piece=LIVE if sys.stdout.isatty() else UNSEEN, **writing)
 
 
 def _choose(model: Model, prompt: str, length: int) -> None:

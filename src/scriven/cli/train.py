@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -44,8 +43,7 @@ from scriven.settings import (
 
 if TYPE_CHECKING:
     from scriven.distributed.launch import ProcessInfo
-    from scriven.report import Report
-    from scriven.training.request import Request
+    from scriven.events import Event
 
 
 Texts = Annotated[
@@ -147,28 +145,29 @@ def train(
     if place and place.rank:  # started by torchrun, to work for the first of its processes
         return _work(texts, place)
 
+    from scriven.api import follow
+    from scriven.events import Started
     from scriven.report.terminal import JsonReport, TerminalReport
+    from scriven.signals import LAUNCHER_SECONDS, StopFlag
     from scriven.training.request import Request
+    from scriven.training.start import train as training_events
 
     initial = starts.NONE if initial is None and recipe is not None else initial  # a known system had no start
     request = Request(texts, given, output, resume, initial, BEGUN, replay=replay)
     report = JsonReport() if as_json else TerminalReport(quiet=quiet, verbose=verbose)
+    stop, run = StopFlag(None if quiet else _say_stopping, once_for=LAUNCHER_SECONDS if place else 0.0), ""
     with watching(watch) as pages:
-        _follow(request, [report, *pages], quiet=quiet, launched=place is not None)
+        with stop.listening():
+            for event in follow(training_events(request, stop), [report, *pages]):
+                run = event.run if isinstance(event, Started) else run
+        end_output()  # what could not be printed does not concern the model
+        _check_finished(event, run)
 
 
-def _follow(request: Request, reports: Sequence[Report], *, quiet: bool, launched: bool) -> None:
-    """Trains, with reports of all events. Raises Interrupted after a clean save if a signal stopped it."""
-    from scriven.api import follow
-    from scriven.events import Finished, Started
-    from scriven.signals import LAUNCHER_SECONDS, StopFlag
-    from scriven.training.start import train as training_events
+def _check_finished(event: Event, run: str) -> None:
+    """Raises Interrupted if the last event of a run says that a signal stopped it, after a clean save."""
+    from scriven.events import Finished
 
-    stop, run = StopFlag(None if quiet else _say_stopping, once_for=LAUNCHER_SECONDS if launched else 0.0), ""
-    with stop.listening():
-        for event in follow(training_events(request, stop), reports):
-            run = event.run if isinstance(event, Started) else run
-    end_output()  # what could not be printed does not concern the model
     if isinstance(event, Finished) and event.reason == "interrupted":
         words = f"stopped and saved at step {event.step:,}; resume with: scriven train --resume -o {run}"
         raise Interrupted(words, event.signal)

@@ -183,10 +183,10 @@ def decode(path: Path, data: bytes) -> dict[str, npt.NDArray[Any]]:
     begin = 8 + int.from_bytes(data[:8], "little")
     for name, array in arrays.items():
         half = array.kind == "BF16"
-        part = np.frombuffer(
-            data, "<u2" if half else TYPES[array.kind][1], prod(array.shape), begin + array.begin
-        ).reshape(array.shape)
-        found[name] = (part.astype(np.uint32) << np.uint32(16)).view(np.float32) if half else part.copy()
+        kind = "<u2" if half else TYPES[array.kind][1]
+        flat = np.frombuffer(data, kind, prod(array.shape), begin + array.begin)
+        values = (flat.astype(np.uint32) << np.uint32(16)).view(np.float32) if half else flat.copy()
+        found[name] = values.reshape(array.shape)
     return found
 
 
