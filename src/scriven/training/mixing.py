@@ -190,16 +190,19 @@ def _collect(predictor: Predictor, table: NgramTable, pieces: HeldOut, orders: S
     network, counts = list[Float32s](), [list[tuple[Float32s, Float32s]]() for _ in orders]
     if not rows:
         return Samples(np.empty((0, table.symbols), np.float32), (), np.empty(0, np.int64))
+    alone = [NgramMixture.alone(table, order, DISCOUNT) for order in orders]
     step, context = predictor.chunk_length(rows), predictor.carry(predictor.blank(rows), ids[:1])
     for begin in range(1, len(ids), step):
         logits, context = predictor.predict(context, ids[begin : begin + step])  # (t, N, V)
         chosen, before = pieces.counted[begin : begin + step], ids[: begin + len(logits) - 1]
         network.append(_log_probabilities(logits)[chosen])
-        for order, parts in zip(orders, counts, strict=True):
+        lengths = table.known_lengths(before, len(logits), max(orders))[chosen]
+        for mixture, parts in zip(alone, counts, strict=True):
             mixed = np.zeros(logits.shape, np.float32)
-            NgramMixture.alone(table, order, DISCOUNT).mix(mixed, before)
-            known = table.known_lengths(before, len(logits), order) / np.float32(max(1, order))
-            parts.append((mixed[chosen], known[chosen]))
+            mixture.mix(mixed, before)
+            # What is known of a context is known of all shorter ones.
+            known: Float32s = np.divide(lengths.clip(max=mixture.longest), max(1, mixture.longest), dtype=np.float32)
+            parts.append((mixed[chosen], known))
     predictions = (Predictions(*map(np.concatenate, zip(*parts, strict=True))) for parts in counts)
     return Samples(np.concatenate(network), tuple(predictions), ids[1:][pieces.counted[1:]])
 
