@@ -334,6 +334,11 @@ class ModelSettings(Frozen):
         return shape if self.members == 1 else f"{self.members} members of {shape}"
 
     @property
+    def state_arrays(self) -> int:
+        """The number of arrays in the state of a layer, unless its cell is registered: h, and an lstm's c."""
+        return 2 if self.cell == "lstm" else 1
+
+    @property
     def of_member(self) -> ModelSettings:
         """The settings of one member of the model."""
         return self if self.members == 1 else self.model_copy(update={"members": 1})

@@ -30,9 +30,9 @@ class NumpyNetwork:
         """The state before anything was read, for N rows."""
         if self.is_empty:
             return ()
-        parts = 2 if self.settings.cell == "lstm" else 1
-        widths = layer_widths(self.settings, self.vocabulary_size)[1:]
-        return tuple((np.zeros((rows, width), np.float32),) * parts for width in widths * self.settings.members)
+        settings = self.settings
+        widths = layer_widths(settings, self.vocabulary_size)[1:] * settings.members
+        return tuple((np.zeros((rows, width), np.float32),) * settings.state_arrays for width in widths)
 
     @np.errstate(over="ignore", invalid="ignore")  # weights may be too large: the results are checked
     def read(self, ids: Ids, state: State | None, fresh: Bools | None, since: int = 0) -> tuple[Float32s, State]:

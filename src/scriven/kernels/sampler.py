@@ -106,7 +106,7 @@ class Sampler:
         self._model = self._packer.model(-1 if boundary is None else boundary)
         self._symbols = int(self._model.symbols)
         self.widths = [layer.cells for layer in self._packer.layers]
-        self.state_size = 2 if settings.cell == "lstm" else 1
+        self.state_size = settings.state_arrays
         cache = native_library.declare("scriven_cache", [], c_int64)() or CACHE_BYTES
         self._caches = -(-self._packer.bytes // cache)  # the number of cores whose caches can hold the weights
 

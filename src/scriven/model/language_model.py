@@ -86,7 +86,7 @@ class CharLM(nn.Module):
 
     def current_backend(self) -> Backend:
         """Chooses what computes a call of the model by the current state of torch."""
-        return current_backend(self.settings, next(self.layers.parameters()))
+        return current_backend(self.settings, next(self.networks[0].layers.parameters()))
 
     def forward(
         self,
@@ -227,10 +227,6 @@ class Ensemble(CharLM):
     def zero_state(self, rows: int) -> State:
         """The state before anything was read, for N rows."""
         return tuple(layer for each in self.networks for layer in each.zero_state(rows))
-
-    def current_backend(self) -> Backend:
-        """Chooses what computes a call of the model by the current state of torch."""
-        return current_backend(self.settings, next(self.parameters()))
 
     def read(
         self,

@@ -82,7 +82,7 @@ def state_size(settings: ModelSettings, vocabulary_size: int) -> int:
         return 0
     widths = layer_widths(settings, vocabulary_size)
     if settings.cell in GATES:
-        return settings.members * (2 if settings.cell == "lstm" else 1) * sum(widths[1:])
+        return settings.members * settings.state_arrays * sum(widths[1:])
     sizes = (sum(_describe_cell(settings.cell, before, width)[1]) for before, width in pairwise(widths))
     return settings.members * sum(sizes)
 
