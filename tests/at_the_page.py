@@ -11,14 +11,28 @@ from playwright.sync_api import Locator, Page, expect
 def write(page: Page, prompt: str, seed: int = 7, length: int = 100) -> str:
     """What stands on the page after the model wrote."""
     page.fill("#write-prompt", prompt)
-    page.fill("#sampling-seed", str(seed))
-    page.fill("#sampling-max_tokens", str(length))
+    set_dials(page, seed=seed, max_tokens=length)
     page.click("#write-go")
     return wait_for_text(page)
 
 
+def set_dials(page: Page, **values: float) -> None:
+    """Sets dials by the names of the API; on a small screen, behind Settings."""
+    settings, more = page.locator("#write-settings"), page.locator("#write-sampling details")
+    hidden = settings.is_visible()
+    if hidden:
+        settings.click()
+    if values.keys() & {"top_k", "top_p", "min_p"} and more.get_attribute("open") is None:
+        more.locator("summary").click()
+    for name, value in values.items():
+        page.fill(f"#sampling-{name}", str(value))
+    if hidden:
+        page.keyboard.press("Escape")
+        expect(page.locator("#write-sampling")).to_be_hidden()
+
+
 def wait_for_text(page: Page) -> str:
-    expect(page.locator("#write-go")).to_have_text("Continue")
+    expect(page.locator("#write-go span")).to_have_text("Continue")
     return page.locator("#write-text").text_content() or ""
 
 

@@ -1,8 +1,11 @@
 /** Calls the server's HTTP API. No other module does. */
 
+import { load, store } from "./storage.js";
+
 const KEY = "scriven-token";
 const PIECE = 20_000; // characters scored by one request
 let askForToken = async () => null;
+let token = load(KEY, "session");
 
 /** An error answer of the server, with the server's own message. */
 export class ApiError extends Error {
@@ -21,18 +24,22 @@ export function onTokenNeeded(ask) {
 export function storeTokenFromAddress() {
   const found = /^#token=(.+)$/.exec(location.hash);
   if (!found) return;
-  sessionStorage.setItem(KEY, decodeURIComponent(found[1]));
+  keepToken(decodeURIComponent(found[1]));
   history.replaceState(null, "", location.pathname + location.search);
 }
 
+function keepToken(given) {
+  token = given;
+  store(KEY, token, "session");
+}
+
 async function call(path, options = {}) {
-  const token = sessionStorage.getItem(KEY);
   const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   const response = await fetch(path, { ...options, headers });
   if (response.status === 401) {
     const given = await askForToken();
     if (given) {
-      sessionStorage.setItem(KEY, given);
+      keepToken(given);
       return call(path, options);
     }
   }

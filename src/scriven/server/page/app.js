@@ -4,9 +4,11 @@ import * as api from "./api.js";
 import * as compare from "./compare.js";
 import { byId, option } from "./elements.js";
 import * as read from "./read.js";
+import { load, store } from "./storage.js";
 import * as watch from "./watch.js";
 import * as write from "./write.js";
 
+const THEME = "scriven-theme";
 const views = { write, read, watch, compare };
 const tabs = [...document.querySelectorAll("[role=tab]")];
 const started = new Set();
@@ -34,7 +36,7 @@ function open(name, focus = false) {
     byId(tab.getAttribute("aria-controls")).hidden = !here;
     if (here && focus) tab.focus();
   }
-  byId("pick").hidden = name === "compare";
+  byId("pick").hidden = name === "compare" || app.models.length < 2;
   if (!started.has(name)) views[name].start(app);
   started.add(name);
   views[name].shown?.();
@@ -65,10 +67,10 @@ function listenToTheme() {
   const root = document.documentElement;
   const dark = () => (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   const showOther = () => (byId("theme").textContent = dark() ? "Light" : "Dark");
-  const saved = localStorage.getItem("scriven-theme");
+  const saved = load(THEME);
   if (saved) root.dataset.theme = saved;
   byId("theme").addEventListener("click", () => {
-    localStorage.setItem("scriven-theme", (root.dataset.theme = dark() ? "light" : "dark"));
+    store(THEME, (root.dataset.theme = dark() ? "light" : "dark"));
     showOther();
   });
   showOther();

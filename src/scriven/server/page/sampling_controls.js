@@ -1,6 +1,7 @@
-/** The sliders that control how a model writes. The browser remembers their values. */
+/** The dials that control how a model writes. The browser remembers their values. */
 
 import { make, number } from "./elements.js";
+import { load, store } from "./storage.js";
 
 const KEY = "scriven-sampling";
 const off = (value, words) => (value ? words : "off");
@@ -9,37 +10,27 @@ const off = (value, words) => (value ? words : "off");
 export const CONTROLS = {
   temperature: {
     name: "Temperature", min: 0, max: 2, step: 0.05, value: 0.8, format: (value) => number(value, 2),
-    hint: "Low plays it safe, high takes more risks.",
+    hint: "Low: safe, and soon the same again. High: daring, and soon nonsense.",
+  },
+  max_tokens: {
+    name: "Length", min: 50, max: 4000, step: 50, value: 500, format: (value) => `${number(value)} characters`,
+    hint: "How much it writes each time.",
   },
   top_k: {
     name: "Top-k", min: 0, max: 50, step: 1, value: 0, format: (value) => off(value, `${value}`),
-    hint: "Pick only from the k most likely characters.",
+    hint: "Only the k likeliest characters may come next.",
   },
   top_p: {
     name: "Top-p", min: 0, max: 0.99, step: 0.01, value: 0, format: (value) => off(value, number(value, 2)),
-    hint: "Pick only from the most likely characters whose probabilities add up to p.",
+    hint: "Only the likeliest characters may come next: as many as together have this chance.",
   },
   min_p: {
     name: "Min-p", min: 0, max: 0.5, step: 0.01, value: 0, format: (value) => off(value, number(value, 2)),
-    hint: "Skip characters much less likely than the top one.",
-  },
-  max_tokens: {
-    name: "Characters", min: 50, max: 4000, step: 50, value: 500, format: (value) => number(value),
-    hint: "How many characters to write each time.",
+    hint: "Characters whose chance is below this share of the likeliest one's may not come next.",
   },
 };
-
-function savedValues() {
-  try {
-    return JSON.parse(localStorage.getItem(KEY)) ?? {};
-  } catch {
-    return {};
-  }
-}
-
-function saveValue(name, value) {
-  localStorage.setItem(KEY, JSON.stringify({ ...savedValues(), [name]: value }));
-}
+const MORE = ["top_k", "top_p", "min_p"]; // those that few people need
+const LARGEST_SEED = 2 ** 31 - 1;
 
 /** A slider with its name, value and hint: `{input, element}`, the slider itself and the label around it. */
 export function makeSlider(id, { name, min, max, step, value, format, hint }, onChange = () => {}) {
@@ -63,23 +54,35 @@ export function makeSlider(id, { name, min, max, step, value, format, hint }, on
   return { input, element: make("label", { className: "control" }, ...parts) };
 }
 
-/** Fills a form with all sliders and the seed. Returns a function that gives the chosen values by their API names. */
+/** Fills a form with the sliders and the seed. Returns a function that gives the chosen values by their API names. */
 export function makeControls(form) {
-  const inputs = {};
+  const saved = load(KEY) ?? {};
+  const save = (name, value) => store(KEY, Object.assign(saved, { [name]: value }));
+  const inputs = { seed: makeSeed(saved.seed ?? "") };
+  const elements = { seed: around(inputs.seed) };
   for (const [name, settings] of Object.entries(CONTROLS)) {
-    const value = savedValues()[name] ?? settings.value;
-    const made = makeSlider(`sampling-${name}`, { ...settings, value }, (now) => saveValue(name, now));
-    inputs[name] = made.input;
-    form.append(made.element);
+    const { input, element } = makeSlider(`sampling-${name}`, { ...settings, value: saved[name] ?? settings.value });
+    [inputs[name], elements[name]] = [input, element];
   }
-  const seed = make("input", { type: "number", id: "sampling-seed", min: 0, max: 2147483647, step: 1, placeholder: "random" });
-  const hint = make("small", { className: "hint" }, "The same number gives the same text again.");
-  form.append(make("label", { className: "control seed" }, make("span", { className: "name" }, "Seed"), seed, hint));
+  for (const [name, input] of Object.entries(inputs)) input.addEventListener("input", () => save(name, input.value));
+  const more = make("details", { open: MORE.some((name) => Number(inputs[name].value)) }, make("summary", {}, "More"));
+  more.append(...MORE.map((name) => elements[name]));
+  form.append(elements.temperature, elements.max_tokens, elements.seed, more);
   form.addEventListener("submit", (event) => event.preventDefault());
-  return () => ({ ...valuesOf(inputs), ...(seed.value === "" ? {} : { seed: Number(seed.value) }) });
+  return () => valuesOf(inputs);
+}
+
+function makeSeed(value) {
+  return make("input", { type: "number", id: "sampling-seed", min: 0, max: LARGEST_SEED, step: 1, placeholder: "random", value });
+}
+
+function around(seed) {
+  const hint = make("small", { className: "hint" }, "With the same number it writes the same text again.");
+  return make("label", { className: "control seed" }, make("span", { className: "name" }, "Seed"), seed, hint);
 }
 
 function valuesOf(inputs) {
-  const values = Object.entries(inputs).map(([name, input]) => [name, Number(input.value)]);
-  return Object.fromEntries(values.filter(([name, value]) => value || name === "temperature"));
+  const given = Object.entries(inputs).filter(([, input]) => input.value !== "");
+  const values = given.map(([name, input]) => [name, Number(input.value)]);
+  return Object.fromEntries(values.filter(([name, value]) => value || name === "temperature" || name === "seed"));
 }

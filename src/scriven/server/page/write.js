@@ -10,6 +10,7 @@ import { makeControls } from "./sampling_controls.js";
 import { typeOut } from "./typewriter.js";
 
 const UNDO_STEPS = 200;
+const START_KEY = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘ ↵" : "Ctrl ↵";
 
 let app, samplingValues;
 let passages = [];
@@ -159,13 +160,19 @@ function show() {
   text.replaceChildren(...spans());
   text.classList.toggle("busy", Boolean(writing));
   text.setAttribute("aria-busy", String(Boolean(writing)));
-  const go = byId("write-go");
-  go.textContent = writing ? "Stop" : passages.length && !editing ? "Continue" : "Write";
-  byId("write-undo").disabled = !past.length;
-  byId("write-redo").disabled = !future.length;
-  byId("write-edit").disabled = editing;
-  for (const name of ["clear", "copy", "save"]) byId(`write-${name}`).disabled = editing && !byId("write-prompt").value;
+  const [name, key] = writing ? ["Stop", "Esc"] : [passages.length && !editing ? "Continue" : "Write", START_KEY];
+  byId("write-go").firstElementChild.textContent = name;
+  byId("write-go").lastElementChild.textContent = key;
+  showButtons();
   fit();
+}
+
+/** Shows the buttons that can do something now. */
+function showButtons() {
+  byId("write-undo").hidden = !past.length;
+  byId("write-redo").hidden = !future.length;
+  byId("write-edit").hidden = editing;
+  for (const name of ["clear", "copy", "save"]) byId(`write-${name}`).hidden = editing && !byId("write-prompt").value;
 }
 
 function* spans() {
