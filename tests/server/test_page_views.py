@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from at_the_page import complete, read
+from at_the_page import alternatives, complete, read
 from fake_run import make_evaluated, make_finished, make_sampled, make_started, make_stepped
 from live_server import serving
 from page_server import LETTERS, TEXT, app_of, make_run
@@ -160,6 +160,140 @@ def ends_told(page: Page, path: Path) -> str:
     expect(page.locator("#read-note")).to_have_text(re.compile(r"^\d+ characters\.$"))
     expect(page.locator("#read-text .row").first).to_contain_text("a line")
     return page.locator("#read-ends").text_content() or ""
+
+
+def test_no_surprising_place_is_left_out(page: Page, served_runs: dict[str, Path]) -> None:
+    """Of places near one another only the strongest was listed, and weaker ones from elsewhere after it."""
+    text = "a tiny text zqzqz\nits lines"
+    read(page, text)
+    bits = sorted(load(served_runs["left"]).score(text).surprisals / math.log(2), reverse=True)
+    assert page.locator("#read-places .share").all_text_contents() == [f"{each:.1f} bits" for each in bits]
+
+
+def test_line_ends_can_be_left_out(page: Page, served_runs: dict[str, Path]) -> None:
+    text = "a tiny text.\nits ends\n"
+    costs = load(served_runs["left"]).score(text).surprisals / math.log(2)
+    read(page, text)
+    expect(page.locator("#read-bits")).to_have_text(f"{costs.mean():.3f}")
+    page.check("#read-without-ends")
+    inner = [*costs[:12], *costs[13:21]]
+    expect(page.locator("#read-bits")).to_have_text(f"{sum(inner) / len(inner):.3f}")
+    expect(page.locator("#read-places button")).to_have_count(len(inner))
+    assert page.locator("#read-text .cost").all_text_contents() == [
+        f"{each.mean():.2f}" for each in (costs[:12], costs[13:21])
+    ]
+    expect(page.locator("#read-text .row").first).to_have_text(re.compile(r"text\. ?$"))
+    page.uncheck("#read-without-ends")
+    expect(page.locator("#read-bits")).to_have_text(f"{costs.mean():.3f}")
+    read_again(page, "without an end")
+    expect(page.locator("#read-ends-choice")).to_be_hidden()
+    expect(page.locator("#read-lines")).to_be_hidden()
+
+
+def read_again(page: Page, text: str) -> None:
+    page.click("#read-edit")
+    page.fill("#read-source", text)
+    page.click("#read-go")
+    expect(page.locator("#read-edit")).to_be_visible()
+
+
+@pytest.mark.parametrize("name", ["left", "lines"])
+def test_lines_can_be_sorted_by_surprise(page: Page, name: str) -> None:
+    page.select_option("#model", name)
+    lines = ["a tiny text.", "zzqq 😀z", "", "it ends", "a b"]
+    read(page, "\n".join(lines))
+    rows = page.locator("#read-text .row")
+    as_written = shown_lines(page)
+    page.select_option("#read-order", "most surprising first")
+    costs = [float(cost) for cost in page.locator("#read-text .cost").all_text_contents() if cost]
+    assert costs == sorted(costs, reverse=True)
+    assert len(costs) >= 4
+    assert sorted(shown_lines(page)) == sorted(as_written)
+    page.locator("#read-places button", has=page.locator("mark", has_text="q")).first.click()
+    expect(rows.filter(has_text="zzqq").locator(".here")).to_be_visible()
+    page.select_option("#read-order", "least surprising first")
+    costs = [float(cost) for cost in page.locator("#read-text .cost").all_text_contents() if cost]
+    assert costs == sorted(costs)
+    page.select_option("#read-order", "as written")
+    assert [words.replace("↵", " ") for words in shown_lines(page)] == as_written
+
+
+def shown_lines(page: Page) -> list[str]:
+    """The visible lines without their costs; a line end that surprises is shown by a sign."""
+    script = "rows => rows.map(row => [...row.children].slice(1).map(each => each.textContent).join(''))"
+    return [line.replace("↵", " ").rstrip() for line in page.locator("#read-text .row").evaluate_all(script)]
+
+
+def test_a_click_while_reading_shows_what_else_could_stand_there(page: Page) -> None:
+    read(page, "a tiny text.\nit ends")
+    page.locator("#read-text .row").nth(1).locator("span", has_text=re.compile("[a-z]")).first.click()
+    other = alternatives(page).and_(page.locator(":not([aria-current])")).first
+    expect(page.locator("#alternatives [aria-current]")).to_have_count(1)
+    expect(page.locator("#alternatives-hint")).to_contain_text("read again")
+    place = page.locator("#read-text .here")
+    before = shown_lines(page)
+    old, named = place.text_content() or "", (other.locator(".glyph").text_content() or "").strip()
+    other.click()
+    expect(page.locator("#read-edit")).to_be_visible()
+    new = {"space": " ", "new line": "↵"}.get(named, named)
+    expect(page.locator("#read-text .row").nth(1)).not_to_contain_text(before[1])
+    page.click("#read-edit")
+    changed = page.locator("#read-source").input_value()
+    assert changed != "a tiny text.\nit ends"
+    assert changed.startswith("a tiny text.\n")
+    assert new.replace("↵", "\n") in changed and old in before[1]
+
+
+def test_alternatives_while_reading_work_from_the_keyboard(page: Page) -> None:
+    read(page, "a 😀 text")
+    page.focus("#read-text")
+    page.keyboard.press("ArrowRight")
+    here = page.locator("#read-text .here")
+    expect(here).to_have_text("a")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(here).to_have_text("😀")
+    page.keyboard.press("Enter")
+    expect(page.locator("#alternatives [aria-current]")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator("#read-text")).to_be_focused()
+    for _ in range(9):
+        page.keyboard.press("ArrowRight")
+    expect(here).to_have_text("t")
+    page.keyboard.press("ArrowLeft")
+    expect(here).to_have_text("x")
+
+
+@pytest.mark.parametrize("name", ["left", "lines", "bytes"])
+def test_an_empty_page_shows_examples_to_read(page: Page, name: str) -> None:
+    page.select_option("#model", name)
+    page.click("#tab-read")
+    examples = page.locator("#read-examples .example")
+    expect(examples).to_have_count(2)
+    told = examples.first.locator(".share").text_content() or ""
+    examples.first.click()
+    expect(page.locator("#read-bits")).to_have_text(re.compile(r"\d\.\d{3}"))
+    expect(page.locator("#read-edit")).to_be_visible()
+    assert told == f"{float(page.locator('#read-bits').text_content() or 0):.1f} bits per character"
+    page.click("#read-edit")
+    expect(page.locator("#read-examples")).to_be_hidden()
+    page.fill("#read-source", "")
+    expect(page.locator("#read-examples")).to_be_visible()
+    expect(page.locator("#read-results")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "\n", "<b onclick=alert(1)>&amp;</b>", "שלום עולם\nabc", "a\u0000b\u202edef", "\r\n\r\n"]
+)
+def test_any_text_can_be_read(page: Page, text: str) -> None:
+    page.click("#tab-read")
+    page.evaluate("text => (document.getElementById('read-source').value = text)", text)
+    page.click("#read-go")
+    expect(page.locator("#read-edit")).to_be_visible()
+    expect(page.locator("#read-places button").first).to_be_visible()
+    page.locator("#read-places button").last.click()
+    expect(page.locator("#read-text .here")).to_have_count(1)
+    assert page.locator("#read-text b").count() == 0
 
 
 # --- watch

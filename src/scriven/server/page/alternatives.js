@@ -4,12 +4,14 @@ import * as api from "./api.js";
 import { byId, errorText, isBlank, make, nameCharacter, percent } from "./elements.js";
 
 const REQUESTED = 20; // characters
+const GOES_ON = "Choose one, and the model continues from there.";
 const SHOWN = { least: 5, most: 12, probability: 0.001 }; // beyond the first 5, only characters at least this likely
 
 let request = null; // the controller of the open list
 
 /**
- * Opens the list next to `anchor`. `here` is `{before, character}`: the text before the place, and the character there.
+ * Opens the list next to `anchor`. `here` is `{before, character, hint}`: the text before the place, the character there,
+ * and what choosing another does, if not what it does in Write.
  * `choose(character)` is called with the user's choice, `closed()` when the list closes.
  */
 export async function openAlternatives(anchor, here, app, choose, closed) {
@@ -18,6 +20,7 @@ export async function openAlternatives(anchor, here, app, choose, closed) {
   const box = byId("alternatives");
   byId("alternatives-title").replaceChildren(...title(here.before));
   byId("alternatives-list").replaceChildren(make("li", { className: "hint" }, "Asking the model …"));
+  byId("alternatives-hint").textContent = here.hint ?? GOES_ON;
   box.showPopover();
   placeNextTo(anchor, box);
   box.addEventListener("toggle", (event) => event.newState === "closed" && finish(closed), { signal });

@@ -103,8 +103,8 @@ async function bitsPerCharacter(model, prompt, text, signal) {
   for await (const surprisal of api.score(model, scored.text, scored.separator, signal)) {
     for (const nats of surprisal) {
       scored.add([nats / Math.LN2]);
-      if (!before && scored.done >= prompt.length) before = { bits: scored.bits, characters: scored.characters };
+      if (!before && scored.done >= prompt.length) before = { bits: scored.whole.bits, characters: scored.whole.characters };
     }
   }
-  return (scored.bits - before.bits) / (scored.characters - before.characters);
+  return (scored.whole.bits - before.bits) / (scored.whole.characters - before.characters);
 }

@@ -1,21 +1,27 @@
 /** Read: shows how surprising a text is to the model, character by character and line by line. */
 
+import { openAlternatives } from "./alternatives.js";
 import * as api from "./api.js";
-import { approximate, byId, errorText, make, nameCharacter, nextFrame, number } from "./elements.js";
+import { approximate, byId, errorText, make, nameCharacter, nextFrame, number, option } from "./elements.js";
+import { showExamples } from "./examples.js";
 import { unitAt } from "./hit_test.js";
-import { nextCharacter } from "./passages.js";
+import { LineOrder, ORDERS } from "./line_order.js";
+import { nextCharacter, previousCharacter, startOfCharacter } from "./passages.js";
 import { levelNames, levelOf, ScoredText } from "./scored_text.js";
 import { isBinary, lineEndWarning } from "./text_checks.js";
 import { VirtualRows } from "./virtual_rows.js";
 
 const CONTEXT = 22; // UTF-16 code units shown on both sides of a surprising place
+const BEFORE = 20_000; // UTF-16 code units of the text before a place that decide its alternatives
+const CHANGES = "Choose one to put it there. The text is then read again.";
 const HEAD = 65_536; // bytes of a file that are checked before the whole file is opened
 const CHARACTERS = 0x110000; // of Unicode
 
 let app, rows;
 let scored = null; // the text and its surprisals
 let busy = null; // the controller of the text that is being scored
-let chosen = -1; // the place that was picked from the list
+let order = null; // of the lines
+let chosen = -1; // the place that was picked, from the list or in the text
 
 export function start(theApp) {
   app = theApp;
@@ -28,14 +34,21 @@ export function start(theApp) {
   byId("read").addEventListener("drop", onDrop);
   byId("read").addEventListener("keydown", onKey);
   byId("read-text").addEventListener("mousemove", onHover);
+  byId("read-text").addEventListener("click", onClick);
+  byId("read-text").addEventListener("keydown", onMove);
+  byId("read-source").addEventListener("input", () => show(false));
+  byId("read-order").replaceChildren(...Object.keys(ORDERS).map(option));
+  byId("read-order").addEventListener("change", arrange);
+  byId("read-without-ends").addEventListener("change", onEnds);
   byId("read-places").addEventListener("click", (event) => onPlaceClick(event.target.closest("button")));
-  app.onModel(() => scored && !byId("read").hidden && read(scored.text));
+  app.onModel(() => !byId("read").hidden && (scored ? read(scored.text) : show(false)));
   byId("read-key").replaceChildren(...levelNames.map((words, level) => make("span", { className: `s${level}` }, words)));
   clearResults();
 }
 
 export function shown() {
-  rows.show();
+  if (scored) rows.show();
+  else show(false);
 }
 
 function onKey(event) {
@@ -68,7 +81,8 @@ async function open(file) {
 
 // --- reading
 
-async function read(text) {
+/** Reads a text. `place` is a unit of it that is to be in sight. */
+async function read(text, place = 0) {
   busy?.abort();
   if (!text) return refuse("Paste some text first, or open a file.");
   const controller = (busy = new AbortController());
@@ -77,16 +91,17 @@ async function read(text) {
     const facts = await api.tokenizerFacts(app.model);
     controller.signal.throwIfAborted();
     scored = mine = new ScoredText(text, facts);
+    scored.countsEnds = !byId("read-without-ends").checked;
     chosen = -1;
     clearResults(lineEndWarning(text, facts));
     show(true);
-    const wrapped = rows.set(text);
+    const wrapped = arrange(place);
     await scoreAll(controller.signal);
     await wrapped;
-    end(controller, `${number(scored.characters)} characters.`);
+    end(controller, `${number(scored.whole.characters)} characters.`);
   } catch (error) {
     if (busy !== controller) return; // another text is being read by now
-    if (mine) end(controller, errorText(error) || `Stopped after ${number(mine.characters)} characters.`);
+    if (mine) end(controller, errorText(error) || `Stopped after ${number(mine.whole.characters)} characters.`);
     else refuse(errorText(error));
   }
 }
@@ -142,7 +157,11 @@ function note(words) {
 function show(result) {
   byId("read-source").hidden = result;
   byId("read-text").hidden = !result;
+  byId("read-results").hidden = !result;
   byId("read-edit").hidden = !result || Boolean(busy);
+  byId("read-lines").hidden = !result || Boolean(busy) || !scored.text.includes("\n");
+  byId("read-ends-choice").hidden = !result || Boolean(busy) || !scored.hasEnds;
+  showExamples(byId("read-examples"), result || byId("read-source").value ? "" : app.model, read);
   byId("read-go").hidden = result && !busy;
   byId("read-go").textContent = busy ? "Stop" : "Read";
 }
@@ -154,16 +173,32 @@ function clearResults(warning = "") {
   byId("read-ends").textContent = warning;
   byId("read-ends").hidden = !warning;
   byId("read-places").replaceChildren();
+  byId("read-order").selectedIndex = 0;
 }
 
 function showProgress() {
-  const { text, done, characters, bitsPerCharacter } = scored;
+  const { text, done, bitsPerCharacter } = scored;
+  const { characters, places } = scored.tally;
   if (!characters) return;
   byId("read-bits").textContent = number(bitsPerCharacter, 3);
   byId("read-means").textContent = meaning(2 ** bitsPerCharacter);
   if (busy) note(`${number(characters)} characters, ${Math.floor((100 * done) / text.length)} % …`);
-  byId("read-places").replaceChildren(...scored.places.map(placeItem));
+  byId("read-places").replaceChildren(...places.map(placeItem));
   rows.show();
+}
+
+/** Shows the lines in the chosen order; resolves when all of them are wrapped. */
+async function arrange(place = chosen) {
+  order = new LineOrder(scored, busy ? 0 : ORDERS[byId("read-order").value]);
+  const wrapped = rows.set(order.text);
+  await wrapped;
+  if (place > 0) rows.reveal(order.placeOf(place));
+}
+
+function onEnds() {
+  scored.countsEnds = !byId("read-without-ends").checked;
+  arrange();
+  showProgress();
 }
 
 function meaning(choices) {
@@ -188,19 +223,28 @@ const visible = (character) => SIGNS[character] ?? (/\s/.test(character) ? "␣"
 
 function onPlaceClick(button) {
   if (!button) return;
-  chosen = Number(button.value);
-  rows.reveal(chosen);
+  choose(Number(button.value));
+  rows.reveal(order.placeOf(chosen));
   byId("read-text").focus({ preventScroll: true });
+}
+
+/** Marks the character at `unit` and says how surprising it is. */
+function choose(unit) {
+  chosen = unit;
+  rows.show();
   describe(chosen);
 }
 
 /** One row of the text, coloured. The first row of a line shows the line's bits per character. */
-function draw(start, end) {
+function draw(from, to) {
+  const start = order.unitOf(from);
+  const end = Math.min(scored.text.length, start + to - from);
   const line = scored.lineStarts.lastUpTo(start);
   const first = scored.lineStarts.values[line] === start && start < Math.max(1, scored.done);
-  const mean = first && line < scored.lineBits.length ? scored.lineBits.values[line] : NaN;
+  const { values, length } = scored.tally.lineBits;
+  const mean = first && line < length ? values[line] : NaN;
   const label = Number.isNaN(mean) ? "" : number(mean, 2);
-  const made = make("div", { className: "row" }, make("span", { className: "cost", ariaHidden: "true" }, label), ...spans(start, end));
+  const made = make("div", { className: "row", dir: "auto" }, make("span", { className: "cost", ariaHidden: "true" }, label), ...spans(start, end));
   made.dataset.start = start;
   return made;
 }
@@ -217,20 +261,29 @@ function* spans(start, end) {
   }
 }
 
-const levelAt = (unit) => (unit < scored.done ? levelOf(scored.bitsAt(unit)) : -1);
+function levelAt(unit) {
+  if (unit >= scored.done) return -1;
+  return scored.counts(unit) ? levelOf(scored.bitsAt(unit)) : 0;
+}
 
 function span(text, level, here) {
   const words = level > 1 || here ? text.replaceAll(/[\r\n]/g, visible) : text.replaceAll("\n", " ");
   if (level < 1 && !here) return make("span", { className: level < 0 ? "ahead" : "" }, words);
-  return make("span", { className: `s${level}${here ? " here" : ""}` }, words);
+  return make("span", { className: `s${Math.max(0, level)}${here ? " here" : ""}` }, words);
+}
+
+/** The unit of the text under the pointer, or null. */
+function unitUnder(event) {
+  const row = event.target.closest(".row");
+  const unit = row && !busy ? unitAt(row, event.clientX, event.clientY) : null;
+  if (unit === null) return null;
+  const at = unit - row.firstChild.textContent.length;
+  return at >= 0 ? startOfCharacter(scored.text, Number(row.dataset.start) + at) : null;
 }
 
 function onHover(event) {
-  const row = event.target.closest(".row");
-  const unit = row && !busy ? unitAt(row, event.clientX, event.clientY) : null;
-  if (unit === null) return;
-  const at = unit - row.firstChild.textContent.length;
-  if (at >= 0) describe(Number(row.dataset.start) + at);
+  const unit = unitUnder(event);
+  if (unit !== null) describe(unit);
 }
 
 function describe(unit) {
@@ -238,4 +291,37 @@ function describe(unit) {
   const bits = scored.bitsAt(unit);
   const character = nameCharacter(scored.text.slice(unit, nextCharacter(scored.text, unit)));
   note(`“${character}”: ${number(bits, 1)} bits. The model gave it a chance of 1 in ${approximate(2 ** bits)}.`);
+}
+
+// --- what else could stand there
+
+function onClick(event) {
+  const unit = String(getSelection()) ? null : unitUnder(event);
+  if (unit === null || unit >= scored.done) return;
+  choose(unit);
+  showAlternatives();
+}
+
+const moves = { ArrowRight: nextCharacter, ArrowLeft: previousCharacter };
+
+function onMove(event) {
+  if (busy || !scored?.done || event.ctrlKey || event.metaKey || event.altKey) return;
+  const opens = event.key === "Enter" && chosen >= 0;
+  if (!opens && !(event.key in moves)) return;
+  event.preventDefault();
+  if (opens) return showAlternatives();
+  const next = chosen < 0 ? order.unitOf(rows.top) : moves[event.key](scored.text, chosen);
+  choose(Math.min(next, startOfCharacter(scored.text, scored.text.length - 1)));
+  if (!byId("read-text").querySelector(".here")) rows.reveal(order.placeOf(chosen));
+  app.announce(byId("read-note").textContent);
+}
+
+function showAlternatives() {
+  const { text } = scored;
+  const place = chosen;
+  const end = nextCharacter(text, place);
+  const before = text.slice(startOfCharacter(text, Math.max(0, place - BEFORE)), place);
+  const here = { before, character: text.slice(place, end), hint: CHANGES };
+  const replace = (character) => character !== here.character && read(text.slice(0, place) + character + text.slice(end), place);
+  openAlternatives(byId("read-text").querySelector(".here"), here, app, replace, () => byId("read-text").focus({ preventScroll: true }));
 }

@@ -3,14 +3,41 @@
 import { GrowableArray } from "./growable_array.js";
 
 const STEPS_PER_BIT = 8; // each surprisal is stored in eighths of a bit, up to 31.9 bits
-const MOST_PLACES = 40; // in the list of the most surprising places
-const PLACES_APART = 16; // UTF-16 code units between two of these at least
+const MOST_PLACES = 100; // in the list of the most surprising places
 const LEVELS = [2, 3.5, 5, 7, 10]; // bits at which the next darker colour begins
 
 export const levelOf = (bits) => LEVELS.filter((bound) => bits >= bound).length;
 export const levelNames = [`< ${LEVELS[0]}`, ...LEVELS.map((bound) => `${bound} +`)]; // in bits
 
 const utf8Length = (code) => (code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4);
+const endsLine = (code) => code === 10 || code === 13;
+
+/** The sums of some characters' surprisals, their means by line, and the most surprising of them. */
+class Tally {
+  constructor() {
+    this.characters = 0;
+    this.bits = 0;
+    this.places = []; // [{unit, bits}], most surprising first
+    this.lineBits = new GrowableArray(Float32Array); // bits per character of each line that is scored to its end
+    this.line = { bits: 0, characters: 0 };
+  }
+
+  add(unit, bits) {
+    this.characters += 1;
+    this.bits += bits;
+    this.line.bits += bits;
+    this.line.characters += 1;
+    if (this.places.length === MOST_PLACES && bits <= this.places.at(-1).bits) return;
+    const rank = this.places.findIndex((place) => place.bits < bits);
+    this.places.splice(rank < 0 ? this.places.length : rank, 0, { unit, bits });
+    this.places.length = Math.min(this.places.length, MOST_PLACES);
+  }
+
+  endLine() {
+    this.lineBits.push(this.line.bits / this.line.characters); // NaN for a line without surprisals
+    this.line = { bits: 0, characters: 0 };
+  }
+}
 
 export class ScoredText {
   /** `unit` is what the model's tokens are, "character" or "byte". `separator` ends its documents and has no surprisal. */
@@ -18,25 +45,37 @@ export class ScoredText {
     this.text = text;
     this.byBytes = unit === "byte";
     this.separator = separator;
+    this.countsEnds = true; // whether the ends of lines count
+    this.whole = new Tally();
+    this.withoutEnds = new Tally();
     this.partial = { bytes: 0, bits: 0 }; // of a character whose bytes are not all scored
     this.done = 0; // UTF-16 code units scored
-    this.characters = 0;
-    this.bits = 0; // of all characters scored
-    this.places = []; // [{unit, bits}], most surprising first
     this.lineStarts = new GrowableArray(Uint32Array); // in UTF-16 code units; a line begins after each "\n"
     this.lineStarts.push(0);
-    this.lineBits = new GrowableArray(Float32Array); // bits per character of each line that is scored to its end
     this.stored = new Uint8Array(text.length);
-    this.line = { bits: 0, characters: 0 };
+  }
+
+  /** The tally of the characters that count. */
+  get tally() {
+    return this.countsEnds ? this.whole : this.withoutEnds;
+  }
+
+  get hasEnds() {
+    return this.whole.characters > this.withoutEnds.characters;
   }
 
   get bitsPerCharacter() {
-    return this.bits / this.characters;
+    return this.tally.bits / this.tally.characters;
   }
 
   /** The surprisal in bits of the character at `unit`. */
   bitsAt(unit) {
     return this.stored[unit] / STEPS_PER_BIT;
+  }
+
+  /** Whether the character at `unit` counts. */
+  counts(unit) {
+    return this.countsEnds || !endsLine(this.text.charCodeAt(unit));
   }
 
   /** Adds the surprisals in bits of the characters, or bytes, that come next. */
@@ -67,30 +106,14 @@ export class ScoredText {
     this.stored[unit] = rounded;
     if (code > 0xffff) this.stored[unit + 1] = rounded;
     this.done += code > 0xffff ? 2 : 1;
-    this.characters += 1;
-    this.bits += bits;
-    this.line.bits += bits;
-    this.line.characters += 1;
-    this.#rank(unit, bits);
+    this.whole.add(unit, bits);
+    if (!endsLine(code)) this.withoutEnds.add(unit, bits);
     if (code === 10 || this.done >= this.text.length) this.#endLine();
   }
 
   #endLine() {
-    this.lineBits.push(this.line.bits / this.line.characters); // NaN for a line without surprisals
-    this.line = { bits: 0, characters: 0 };
+    this.whole.endLine();
+    this.withoutEnds.endLine();
     if (this.done < this.text.length) this.lineStarts.push(this.done);
-  }
-
-  #rank(unit, bits) {
-    const last = this.places.at(-1);
-    if (this.places.length === MOST_PLACES && bits <= last.bits) return;
-    const near = this.places.findIndex((place) => unit - place.unit < PLACES_APART);
-    if (near >= 0) {
-      if (this.places[near].bits >= bits) return;
-      this.places.splice(near, 1);
-    }
-    const rank = this.places.findIndex((place) => place.bits < bits);
-    this.places.splice(rank < 0 ? this.places.length : rank, 0, { unit, bits });
-    this.places.length = Math.min(this.places.length, MOST_PLACES);
   }
 }
