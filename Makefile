@@ -5,7 +5,7 @@ ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 endif
 
-.PHONY: demo test thorough fuzz sanitize processors wheel lint docs lock clean
+.PHONY: demo test thorough fuzz sanitize processors gpu wheel lint docs lock clean
 
 demo: .venv/.demo
 	$(BIN)/scriven train shakespeare --minutes 1
@@ -70,6 +70,13 @@ ifeq ($(shell uname -m),x86_64)
 	@$(call agree,qemu-x86_64 -cpu Nehalem,$(CHECK))
 	@$(call agree,qemu-x86_64 -cpu Haswell,$(CHECK))
 endif
+
+# Checks and times Scriven on a GPU in less than eight minutes; see benchmarks/gpu.py. GPU_PYTHON has a build of torch for
+# the GPU, numpy, safetensors, pydantic, cyclopts and rich.
+GPU_PYTHON ?= $(PYTHON)
+TEXT ?= tinyshakespeare.txt
+gpu:
+	PYTHONPATH=src $(GPU_PYTHON) benchmarks/gpu.py $(TEXT)
 
 # Builds a wheel for this kind of machine in dist. The instructions of the processor are detected where it runs.
 wheel: .venv/.dev

@@ -95,12 +95,15 @@ def train_torch(inputs: Chunks, targets: Chunks, vocabulary: int, asked: argpars
     _, rows, length = inputs.shape
     embedding, output = torch.nn.Embedding(vocabulary, asked.width), torch.nn.Linear(asked.width, vocabulary)
     layers = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[asked.cell](asked.width, asked.width, num_layers=2)
+    for module in (embedding, layers, output):
+        module.to(asked.device)
     optimizer = torch.optim.Adam([*embedding.parameters(), *layers.parameters(), *output.parameters()], LEARNING_RATE)
-    x, y = (torch.from_numpy(array).long().transpose(1, 2).contiguous() for array in (inputs, targets))  # (C, T, N)
+    chunks = (torch.from_numpy(array).long().transpose(1, 2).contiguous() for array in (inputs, targets))
+    x, y = (each.to(asked.device) for each in chunks)  # (C, T, N)
     state, chunk, steps = None, 0, Steps(rows * length, "bf16" if bf16 else "fp32")
     while True:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(asked.device, torch.bfloat16, enabled=bf16):
             hidden, state = layers(embedding(x[chunk]), state)  # (T, N, D)
             logits = output(hidden)  # (T, N, V)
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), y[chunk].flatten())
@@ -134,6 +137,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="of torch")
     asked = parser.parse_args()
     if asked.peer == "products":
         return multiply()
