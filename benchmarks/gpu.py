@@ -134,16 +134,7 @@ def own(asked: Namespace, case: tuple[int, int, int]) -> Contestant:
         *[sys.executable, "-m", "scriven", "train", str(asked.text), "--steps", str(FOREVER), "--json"],
         *["-o", f"{folder}/run", "--training.device", asked.device, "--training.optimizer", "adamw"],
         *["--training.weight-decay", "0"],
-        *[
-            "--model.width",
-            str(width),
-            "--model.dropout",
-            "0",
-            "--model.counts",
-            "none",
-            "--training.weight-decay",
-            "0",
-        ],
+        *["--model.width", str(width), "--model.dropout", "0", "--model.counts", "none"],
         *["--reader.batch", str(rows), "--reader.length", str(length)],
         *["--training.evaluations", "1", "--training.evaluation-characters", "1000"],
     ]
