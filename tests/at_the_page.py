@@ -42,11 +42,11 @@ def complete(address: str, **choices: Any) -> str:
     return str(answer.json()["choices"][0]["text"])
 
 
-def click_character(page: Page, before: str) -> None:
+def click_character(page: Page, before: str, where: str = "write-text") -> None:
     """Clicks the character after this beginning of the text."""
     spot = page.evaluate(
-        """place => {
-            const walker = document.createTreeWalker(document.getElementById("write-text"), NodeFilter.SHOW_TEXT);
+        """([where, place]) => {
+            const walker = document.createTreeWalker(document.getElementById(where), NodeFilter.SHOW_TEXT);
             while (walker.nextNode().length <= place) place -= walker.currentNode.length;
             walker.currentNode.parentElement.scrollIntoView({ block: "center" });
             const range = document.createRange();
@@ -55,7 +55,7 @@ def click_character(page: Page, before: str) -> None:
             const box = range.getBoundingClientRect();
             return [box.x + box.width / 2, box.y + box.height / 2];
         }""",
-        len(before.encode("utf-16-le")) // 2,
+        [where, len(before.encode("utf-16-le")) // 2],
     )
     page.mouse.click(*spot)
 

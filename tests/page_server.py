@@ -24,13 +24,19 @@ TEXT = "a tiny text.\nits lines end\n\nexcept the last 😀" * 30
 
 
 def make_run(
-    path: Path, *, seed: int = 1, documents: str = "none", unit: str = "character", letters: str = LETTERS
+    path: Path,
+    *,
+    seed: int = 1,
+    documents: str = "none",
+    unit: str = "character",
+    letters: str = LETTERS,
+    training_text: str = TEXT,
 ) -> Path:
     """The folder of a run that, as its files tell, trained to step 100."""
     settings = validate({"model": {"width": 8, "layers": 1}, "corpus": {"documents": documents, "unit": unit}})
     path.parent.mkdir(parents=True, exist_ok=True)
     text = path.with_suffix(".txt")
-    text.write_text(TEXT, "utf-8")
+    text.write_text(training_text, "utf-8")
     corpus = build([str(text)], settings.corpus, path.with_suffix(".corpus"))
     separator = None if documents == "none" else "\n"
     vocabulary = Vocabulary.of_bytes(separator) if unit == "byte" else Vocabulary.of(letters, separator)

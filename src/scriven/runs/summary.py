@@ -1,21 +1,33 @@
-"""Sums up a run for people, from its settings and logs: its text and model, how long it trained, its losses, a sample.
+"""Sums up a run for people: its text and model, how long it trained, its losses, a sample, how its texts begin.
 
 Files of a run may come from strangers. A record with values of other types is skipped.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from scriven.corpus.store import Corpus, Part
+from scriven.errors import InputError
 from scriven.events import Loss
 from scriven.runs.folder import RUNS, SETTINGS_FILE, Run
 from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, read_lines
 from scriven.safe_files import exists
+from scriven.vocabulary import Vocabulary
 
 STEPPED = b'"event":"stepped"'  # marks the lines that a summary does not need, which are most
 LARGEST = 1 << 53  # of a number in a record: up to this, floats have all integers
+BEGINNINGS = 4  # shown at most
+LONGEST_BEGINNING = 36  # characters
+SEARCHED = 2000  # characters at each place of the text, among which the longest paragraph is found
+UNREADABLE = "\ufffd"  # what a damaged character was decoded to
 LOSS_FIELDS = {each.name for each in fields(Loss)}
 
 
@@ -92,3 +104,53 @@ def _loss(record: dict[str, Any], name: str) -> Loss | None:
         return None
     known = {key: value for key, value in values.items() if key in LOSS_FIELDS}
     return Loss(**{"nats": 0.0, "characters": 0} | known) if known.get("characters") else None
+
+
+# --- beginnings of texts
+
+
+def find_beginnings(run: Run, summary: Summary) -> list[str]:
+    """Returns starts of paragraphs or documents of the training text, from evenly spread places.
+
+    If the text is no longer on this machine, they are of the last sample that the model wrote in its training.
+    """
+    found = list[str]()
+    with contextlib.suppress(InputError, OSError, IndexError):
+        if isinstance(run.corpus_path, Path):
+            corpus = Corpus.open(run.corpus_path)
+            if run.origin.get("text") in {None, corpus.text_hash}:
+                found = list(_starts(corpus.training, corpus.vocabulary))
+    if not found:
+        found = [_shorten(each, LONGEST_BEGINNING) for each in _paragraphs(summary.sample)]
+    return list(dict.fromkeys(each for each in found if each.strip() and UNREADABLE not in each))[:BEGINNINGS]
+
+
+def _starts(part: Part, vocabulary: Vocabulary) -> Iterator[str]:
+    for number in range(BEGINNINGS):
+        place = number / BEGINNINGS
+        if part.documents:
+            (first,), (length,) = part.bounds(np.array([int(place * part.documents)]))
+            text = vocabulary.decode(part.read(int(first), min(int(length), SEARCHED)))
+            yield _shorten(text, min(LONGEST_BEGINNING, len(text) // 2))  # a name is left for the model to end
+        else:
+            first = int(place * part.characters)
+            text = vocabulary.decode(part.read(first, min(SEARCHED, part.characters - first)))
+            whole = _paragraphs(text)[number > 0 :]  # the first one begins before this place
+            yield _shorten(max(whole, key=len) if whole else text.partition(" ")[2] or text, LONGEST_BEGINNING)
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Splits a text at its empty lines; without any, at its lines, and one long line at the ends of its sentences."""
+    for border in (r"\n\s*\n", r"\n", r"(?<=[.!?。])\s*"):
+        if len(parts := [part for part in re.split(border, text) if part.strip()]) > 1:
+            return parts
+    return [text]
+
+
+def _shorten(text: str, most: int) -> str:
+    """Returns the first words of a text; the first `most` characters where no space is among them."""
+    text = text.strip("\n")
+    head = text[:most]
+    if most >= len(text) or text[most].isspace():
+        return head
+    return (head.rsplit(None, 1) or [""])[0]

@@ -166,6 +166,18 @@ class RunsReply(RootModel[list[RunEntryReply]]):
     """All runs."""
 
 
+class IntroductionReply(Reply):
+    """What a person asks about a run first."""
+
+    name: str
+    texts: list[str] = Field(description="the names of the texts that it learned from, without their folders")
+    training_characters: int
+    seconds: float | None = Field(description="of training")
+    bits_per_char: float | None = Field(description="on validation text")
+    unit: Literal["character", "byte"]
+    beginnings: list[str] = Field(description="a few starts of paragraphs or documents of the training text")
+
+
 class StepLossReply(Reply):
     """The training loss of a few steps up to this one: nats over characters."""
 
@@ -319,6 +331,7 @@ OPERATIONS = (
     Operation("post", "/states", "Read a text and save the state after it.", StateReply, StateBody),
     Operation("delete", "/states/{handle}", "Delete a saved state.", DeletedReply),
     Operation("get", "/runs", "The runs.", RunsReply),
+    Operation("get", "/runs/{name}", "What a run's model learned from, and how well.", IntroductionReply),
     Operation(
         "get",
         "/runs/{name}/metrics",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
@@ -21,7 +22,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from scriven.errors import InputError
+from scriven.runs import open_run
 from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, record_of
+from scriven.runs.summary import find_beginnings, summarize
 from scriven.safe_files import open_regular
 from scriven.server.requests import LIMITS, Limits
 from scriven.server.responses import LONG_ANSWER, ApiError, answer, json_in_pieces, long_answer, too_many_requests
@@ -210,6 +213,7 @@ class RunMonitor:
         """The routes of the monitor."""
         return [
             Route("/runs", self.list, methods=["GET"]),
+            Route("/runs/{name}", self.introduction, methods=["GET"]),
             Route("/runs/{name}/metrics", self.metrics, methods=["GET"]),
             Route("/runs/{name}/samples", self.samples, methods=["GET"]),
             Route("/runs/{name}/events", self.events, methods=["GET"]),
@@ -218,6 +222,11 @@ class RunMonitor:
     async def list(self, request: Request) -> Response:
         """GET /runs: each run's name, whether it is in training, and its last step."""
         return answer(await run_in_threadpool(lambda: [_summary(*run) for run in self._runs.items()]))
+
+    async def introduction(self, request: Request) -> Response:
+        """GET /runs/{name}: what the model learned from, how well, and beginnings of texts."""
+        folder = self._folder(request)
+        return answer(await run_in_threadpool(lambda: {"name": request.path_params["name"], **_introduction(folder)}))
 
     async def metrics(self, request: Request) -> Response:
         """GET /runs/{name}/metrics?after=STEP: the losses after this step; all losses without `after`."""
@@ -278,6 +287,24 @@ def _summary(name: str, run: Path) -> dict[str, Any]:
         return {"name": name, "training": is_training(run, last), "steps": last[-1]["step"] if last else 0}
     except (InputError, OSError):
         return {"name": name, "training": False, "steps": 0}
+
+
+def _introduction(folder: Path) -> dict[str, Any]:
+    """The introduction of a run, without its name. Raises ApiError, 404, if the run's files cannot be read."""
+    try:
+        run = open_run(folder)
+        summary = summarize(run)
+        bits = summary.loss.bits_per_char if summary.loss else math.nan
+        return {
+            "texts": [Path(text).name or text for text in run.origin.get("texts", [])],
+            "training_characters": summary.training_characters,
+            "seconds": summary.seconds,
+            "bits_per_char": bits if math.isfinite(bits) else None,
+            "unit": run.vocabulary.unit,
+            "beginnings": find_beginnings(run, summary),
+        }
+    except (InputError, OSError) as error:
+        raise ApiError(404, RunHistory(folder).hide_folder(str(error)), "name", "unreadable") from None
 
 
 def _changes(history: RunHistory) -> dict[str, Any]:

@@ -93,6 +93,11 @@ export async function modelNames() {
   return answer.data.map((each) => each.id);
 }
 
+/** What a model learned from and how well, and beginnings of texts: see GET /runs/{name} of the API. */
+export async function introduction(model, signal) {
+  return (await call(`runs/${encodeURIComponent(model)}`, { signal })).json();
+}
+
 /**
  * Yields pieces of text as the model generates them: `{text, ended, unknown}`, where `unknown` are characters of the
  * prompt that the model does not know. `fields` are those of POST /v1/completions.

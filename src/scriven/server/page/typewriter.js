@@ -2,15 +2,15 @@
 
 import { nextFrame, prefersReducedMotion } from "./elements.js";
 
-const SLOWEST = 220; // characters per second
-const BEHIND = 0.7; // seconds within which everything that has arrived is shown
+/** How fast: at least `slowest` characters per second, and everything that has arrived within `behind` seconds. */
+const PACE = { slowest: 220, behind: 0.7 };
 
 /**
  * Takes pieces `{text, ended, unknown}` and calls `put(text)` at each animation frame with the text to add.
  * Resolves when everything is shown, to `{ended, unknown}`: whether the text ended by itself, and the characters of the
- * prompt that the model does not know. `signal` stops it at once.
+ * prompt that the model does not know. `signal` stops it at once. `pace` is as `PACE`.
  */
-export async function typeOut(pieces, put, signal) {
+export async function typeOut(pieces, put, signal, pace = PACE) {
   const buffer = { waiting: "", done: false, ended: false, unknown: [] };
   const arriving = collect(pieces, buffer);
   arriving.catch(() => {}); // awaited below, once the text before the error is shown
@@ -18,7 +18,7 @@ export async function typeOut(pieces, put, signal) {
   while (!signal.aborted && !(buffer.done && !buffer.waiting)) {
     await nextFrame();
     const now = performance.now();
-    if (!signal.aborted) put(takeDue(buffer, (now - previous) / 1000));
+    if (!signal.aborted) put(takeDue(buffer, (now - previous) / 1000, pace));
     previous = now;
   }
   await arriving;
@@ -37,9 +37,9 @@ async function collect(pieces, buffer) {
   }
 }
 
-function takeDue(buffer, seconds) {
-  const share = buffer.waiting.length / BEHIND;
-  const length = prefersReducedMotion() ? buffer.waiting.length : Math.ceil(Math.max(SLOWEST, share) * seconds);
+function takeDue(buffer, seconds, { slowest, behind }) {
+  const share = buffer.waiting.length / behind;
+  const length = prefersReducedMotion() ? buffer.waiting.length : Math.ceil(Math.max(slowest, share) * seconds);
   const cut = /[\ud800-\udbff]$/.test(buffer.waiting.slice(0, length)) ? length + 1 : length;
   const text = buffer.waiting.slice(0, cut);
   buffer.waiting = buffer.waiting.slice(cut);

@@ -5,6 +5,7 @@ import * as api from "./api.js";
 import { copy, save } from "./download.js";
 import { byId, errorText, make, nameCharacter, number, randomSeed, spellOut } from "./elements.js";
 import { unitAt } from "./hit_test.js";
+import { prepareStart, showStart } from "./introduction.js";
 import { appendText, firstUnits, nextCharacter, previousCharacter, startOfCharacter, textOf, withEditedText } from "./passages.js";
 import { makeControls } from "./sampling_controls.js";
 import { typeOut } from "./typewriter.js";
@@ -37,10 +38,27 @@ export function start(theApp) {
   text.addEventListener("click", onClick);
   text.addEventListener("keydown", onMove);
   text.addEventListener("focus", () => !writing && text.matches(":focus-visible") && moveCursor(place ?? firstWritten()));
+  prepareStart(app, begin, keepExample);
   show();
 }
 
 // --- writing
+
+function begin(text) {
+  byId("write-prompt").value = text;
+  go();
+}
+
+function keepExample(example, where) {
+  remember(current());
+  passages = example;
+  editing = false;
+  show();
+  byId("write-text").focus({ preventScroll: true });
+  if (where === null) return;
+  moveCursor(where);
+  showAlternatives();
+}
 
 async function go() {
   if (editing && !isYours(passages)) remember(passages);
@@ -164,6 +182,7 @@ function show() {
   byId("write-go").firstElementChild.textContent = name;
   byId("write-go").lastElementChild.textContent = key;
   showButtons();
+  showStart(editing && !passages.length && !byId("write-prompt").value);
   fit();
 }
 

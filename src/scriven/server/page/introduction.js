@@ -1,0 +1,99 @@
+/** The page before anything is written: what the model is, beginnings to click, and an example that writes itself. */
+
+import * as api from "./api.js";
+import { approximate, byId, make, number, randomSeed } from "./elements.js";
+import { unitAt } from "./hit_test.js";
+import { appendText } from "./passages.js";
+import { typeOut } from "./typewriter.js";
+
+const EXAMPLE = { max_tokens: 280, temperature: 0.8, ignore_eos: true };
+const CALM = { slowest: 90, behind: Infinity }; // characters per second, however many have arrived
+
+const UNKNOWN = { texts: [], beginnings: [] };
+
+let app, keep;
+let facts = null; // about the model, once they are known
+let example = []; // its passages
+let writing = new AbortController(); // of the example
+
+/**
+ * Prepares the start of the view. `begin(text)` is called with a beginning to write from, `keep(passages, place)` with
+ * an example to go on with and the place in it that was clicked, or null.
+ */
+export function prepareStart(theApp, begin, keepExample) {
+  [app, keep] = [theApp, keepExample];
+  byId("write-beginnings").addEventListener("click", ({ target }) => target.closest("button") && begin(target.closest("button").value));
+  byId("write-keep").addEventListener("click", () => adopt(null));
+  byId("write-example").addEventListener("click", ({ clientX, clientY }) => adopt(unitAt(byId("write-example"), clientX, clientY)));
+  app.onModel(introduceModel);
+  introduceModel();
+}
+
+/** Shows the start, or hides it and stops the example. */
+export function showStart(shown) {
+  byId("write-start").hidden = !shown;
+  if (!shown) writing.abort();
+  else if (facts && !example.length) writeExample();
+}
+
+function adopt(place) {
+  writing.abort();
+  const kept = example;
+  example = [];
+  if (kept.length) keep(kept, place);
+}
+
+async function introduceModel() {
+  const model = app.model;
+  writing.abort();
+  [facts, example] = [null, []];
+  const found = await api.introduction(model).catch(() => UNKNOWN); // without it, the page works as well
+  if (app.model !== model) return;
+  facts = found;
+  byId("write-about").replaceChildren(...describe(facts));
+  byId("write-beginnings").replaceChildren(...facts.beginnings.map(beginningButton));
+  byId("write-or").hidden = !facts.beginnings.length;
+  if (!byId("write-start").hidden) writeExample();
+}
+
+function* describe({ texts, training_characters: characters, seconds, bits_per_char: bits, unit }) {
+  if (!texts.length || !characters) return;
+  const named = texts.slice(0, 3).map((text) => (text === "-" ? "a text" : text.replace(/(.)\.\w{1,5}$/, "$1")));
+  const more = texts.length > 3 ? ` and ${number(texts.length - 3)} more` : "";
+  yield "Learned from ";
+  yield make("em", {}, named.join(", ") + more);
+  yield `: ${approximate(characters)} ${unit}s${seconds ? ` in ${spellDuration(seconds)}` : ""}.`;
+  if (bits) yield ` It finds the next ${unit === "byte" ? "byte" : "letter"} as if it guessed among ${approximate(2 ** bits)}.`;
+}
+
+function spellDuration(seconds) {
+  const [unit, value] = seconds < 90 ? ["second", seconds] : seconds < 5400 ? ["minute", seconds / 60] : ["hour", seconds / 3600];
+  return Math.max(1, Math.round(value)).toLocaleString("en", { style: "unit", unit, unitDisplay: "long" });
+}
+
+function beginningButton(text) {
+  return make("button", { type: "button", value: text }, `${text.replaceAll(/\s*\n\s*/g, " / ")} …`);
+}
+
+async function writeExample() {
+  const { signal } = (writing = new AbortController());
+  const beginning = facts.beginnings[0] ?? "";
+  const words = byId("write-example");
+  const put = (text) => {
+    example = appendText(example, text, "model");
+    words.lastElementChild.append(text);
+  };
+  example = appendText([], beginning, "you");
+  words.replaceChildren(make("span", { className: "you" }, beginning), make("span", { className: "model" }));
+  words.classList.add("busy");
+  byId("write-keep").hidden = true;
+  try {
+    const pieces = api.generate({ ...EXAMPLE, model: app.model, prompt: beginning, seed: randomSeed() }, signal);
+    await typeOut(pieces, put, signal, CALM);
+  } catch {
+    return; // an example that cannot be written is none
+  } finally {
+    if (writing.signal === signal) words.classList.remove("busy");
+  }
+  byId("write-keep").hidden = signal.aborted;
+}
