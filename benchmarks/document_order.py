@@ -52,7 +52,7 @@ def start(version: str, text: Path, budget: str, seed: int, core: int, asked: Na
     """A training that has begun, on one core, and its folder."""
     name = re.sub(r"[^\w]+", "-", f"{text.stem} {budget} {version} {seed}").strip("-")
     run, checkout = asked.output / name, asked.old if version == "old" else Path(__file__).parents[1]
-    if (run / "loss.png").exists():
+    if any(run.glob("loss.*")):  # drawn at the end; older versions draw a .png
         return run, None  # made before
     flags = [*shlex.split(asked.flags), *shlex.split(asked.old_flags if version == "old" else asked.new_flags)]
     words = [scriven(), "train", str(text), "--corpus.documents", "lines", *shlex.split(budget), *flags]

@@ -18,10 +18,6 @@ from kernel_variants import VARIANTS, kernels_of
 import fork_server
 from scriven.cli import main
 from scriven.kernels import native_library
-from scriven.report import files
-from scriven.runs.folder import PLOT_FILE
-from scriven.runs.journal import METRICS_FILE
-from scriven.safe_files import ensure_regular, replace_file
 from scriven.settings import REGISTERED_CELLS, REGISTERED_OPTIMIZERS
 
 # A shell gives programs that it starts in the background an interrupt that is ignored; those that tests interrupt obey.
@@ -124,17 +120,6 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     A file whose tests are about threads has a fixture of this name that does nothing.
     """
     fork_server.take_one_core(monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def plain_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a training's losses, no picture is drawn in this process, which takes longer than the training."""
-
-    def draw(run: Path) -> None:
-        files.LossCurve.read(run / METRICS_FILE)
-        replace_file(ensure_regular(run / PLOT_FILE), b"\x89PNG")
-
-    monkeypatch.setattr(files, "draw", draw)
 
 
 @pytest.fixture(autouse=True)

@@ -35,12 +35,10 @@ from scriven.model.backends import tune_cpu
 PYTHON = [sys.executable, "-X", "forked"]  # then `-c CODE`, or a script; an interpreter takes any -X
 MODULES = ("scriven", "torch.distributed.run")  # started so with `python -m` alone
 SERVER = """
-import contextlib, gc
+import gc
 import scriven.cli.train, scriven.cli.sample, scriven.session, scriven.training.start
 import torch.distributed.launcher.api, torch.distributed.elastic.rendezvous.registry
 import torch.fx.experimental.symbolic_shapes  # and so sympy, which torch imports in the first backward pass
-with contextlib.suppress(ImportError):
-    import matplotlib.backends.backend_agg, matplotlib.figure
 import fork_server, pytest, torch
 torch.set_num_threads(1)
 fork_server.take_one_core(pytest.MonkeyPatch())

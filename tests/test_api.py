@@ -48,8 +48,21 @@ def test_train_load_sample_and_score(book: Path, tmp_path: Path) -> None:
     assert model.decode(model.encode("any t\u00e9xt \U0001f600")) == "any t\u00e9xt \U0001f600"
     assert run.load().sample(length=5, seed=1) == model.sample(length=5, seed=1)
     assert re.fullmatch(r"TrainedRun\('.*run', step 20: .* bits per character, .* at step 20\)", repr(run))
-    for name in ("metrics.jsonl", "samples.jsonl", "loss.png"):
+    for name in ("metrics.jsonl", "samples.jsonl", "loss.svg"):
         assert (run.path / name).exists()
+
+
+def test_losses_of_runs_are_a_table_and_a_picture(book: Path, tmp_path: Path) -> None:
+    run = scriven.train(book, steps=4, output=tmp_path / "run", settings=SMALL, reports=[])
+    assert run.metrics["step"] == [1, 2, 3, 4]
+    assert f"{run.best.bits_per_char:.4f} bits/char" in run.plot(by="steps").summary
+    assert scriven.plot_runs(run.path, scriven.load(run.path)).summary.count(": best: ") == 2
+    with pytest.raises(scriven.UsageError, match="by 'hours'"):
+        run.plot(by="hours")  # type: ignore[arg-type]
+    with pytest.raises(scriven.UsageError, match="at least one run"):
+        scriven.plot_runs()
+    with pytest.raises(scriven.InputError, match="not a run folder"):
+        scriven.plot_runs(tmp_path)
 
 
 @pytest.mark.parametrize("wrong", [{"minutes": 1, "steps": 1}, {"settings": {"model": {"widht": 1}}, "steps": 1}])

@@ -32,7 +32,7 @@ MAP = """
     training.gradients
     training.auto_settings training.auto_start training.notes training.request
     training.new_run training.resume training.loop training.start training.verify training
-    report report.words report.files report.terminal report.notebook
+    report report.words report.metrics report.plot report.files report.terminal report.notebook
     session own_loop archives
     api
     server server.responses server.requests server.security server.http_limits server.prefill server.jobs

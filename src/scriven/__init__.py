@@ -14,7 +14,7 @@ from scriven import runtime
 from scriven.errors import DivergedError, InputError, Interrupted, ScrivenError, Stop, UsageError
 
 if TYPE_CHECKING:
-    from scriven.api import TrainedRun, train, train_events
+    from scriven.api import TrainedRun, plot_runs, train, train_events
     from scriven.batches import Batch
     from scriven.corpus.store import Corpus
     from scriven.events import (
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from scriven.model import CharLM
     from scriven.own_loop import build_corpus, iterate_batches, register_cell, register_optimizer, save_run
     from scriven.report import Report
+    from scriven.report.metrics import Metrics
+    from scriven.report.plot import Plot
     from scriven.report.terminal import TerminalReport
     from scriven.session import Model, Score, Session, Step, WrittenText, load, load_session
     from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, Settings
@@ -52,8 +54,10 @@ __all__ = [
     "InputError",
     "Interrupted",
     "Loss",
+    "Metrics",
     "Model",
     "ModelSettings",
+    "Plot",
     "ReaderSettings",
     "Report",
     "RolledBack",
@@ -77,6 +81,7 @@ __all__ = [
     "iterate_batches",
     "load",
     "load_session",
+    "plot_runs",
     "register_cell",
     "register_optimizer",
     "save_run",
@@ -108,7 +113,9 @@ _HOMES = {
     "Batch": "scriven.batches",
     "CharLM": "scriven.model",
     "Corpus": "scriven.corpus.store",
+    "Metrics": "scriven.report.metrics",
     "Model": "scriven.session",
+    "Plot": "scriven.report.plot",
     "Report": "scriven.report",
     "Score": "scriven.session",
     "Session": "scriven.session",
@@ -118,6 +125,7 @@ _HOMES = {
     "WrittenText": "scriven.session",
     "load": "scriven.session",
     "load_session": "scriven.session",
+    "plot_runs": "scriven.api",
     "train": "scriven.api",
     "train_events": "scriven.api",
 }

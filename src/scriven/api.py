@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from scriven import recipes, starts
 from scriven.arguments import check_choice, check_path, check_step, python_words
@@ -17,8 +17,11 @@ from scriven.errors import Interrupted, UsageError
 from scriven.events import Event, Finished, Loss, Started
 from scriven.report import Report, consume
 from scriven.report.files import FilesReport, PlotReport
+from scriven.report.metrics import Metrics, read_metrics
 from scriven.report.notebook import NotebookReport, in_notebook, run_html
+from scriven.report.plot import By, Plot, plot_losses
 from scriven.report.terminal import TerminalReport
+from scriven.runs.folder import find_run
 from scriven.session import Model, load
 from scriven.settings import Settings, overlay_settings, validate
 from scriven.signals import StopFlag
@@ -54,9 +57,40 @@ class TrainedRun:
         """Whether training was stopped before its budget was used up; `resume='last'` continues it."""
         return self.finished.reason == "interrupted"
 
+    @property
+    def metrics(self) -> Metrics:
+        """The losses of all steps and evaluations as a table: `pandas.DataFrame(run.metrics)` takes it."""
+        return read_metrics(self.path)
+
+    def plot(self, by: By = "characters") -> Plot:
+        """Draws the losses; `by` is what the x axis counts: characters, epochs, minutes or steps."""
+        return plot_runs(self, by=by)
+
     def load(self) -> Model:
         """Returns the best model, as `scriven.load` does."""
         return load(self.path)
+
+
+def plot_runs(*runs: TrainedRun | Model | str | Path, by: By = "characters") -> Plot:
+    """Draws the losses of one or more runs over each other, as a picture that a notebook shows.
+
+    A run is what `train` returned, a model of it, or its folder. `by` is what the x axis counts: characters, epochs,
+    minutes or steps. `save` writes the picture to a file. Raises UsageError without runs, InputError if one is no run
+    or has no training steps.
+    """
+    if not runs:
+        raise UsageError("name at least one run to draw")
+    check_choice("by", by, get_args(By))
+    return plot_losses([read_metrics(_folder_of(run)) for run in runs], by)
+
+
+def _folder_of(run: TrainedRun | Model | str | Path) -> Path:
+    if isinstance(run, TrainedRun):
+        return run.path
+    path = run.run if isinstance(run, Model) else check_path("run", run)
+    if not path:
+        raise UsageError(f"{run!r} belongs to no run; give a run, or its folder")
+    return find_run(path)
 
 
 def train(

@@ -55,7 +55,7 @@ def test_a_book_is_trained_on_sampled_scored_and_gone_on_with(book: Path, folder
         assert words in done.stderr
     run = folder / "runs" / "book"
     names = {path.name for path in run.iterdir()}
-    assert names >= {"settings.toml", "vocabulary.json", "metrics.jsonl", "samples.jsonl", "loss.png", "checkpoints"}
+    assert names >= {"settings.toml", "vocabulary.json", "metrics.jsonl", "samples.jsonl", "loss.svg", "checkpoints"}
     again = process("sample", "runs/book", "--prompt", "the ", "--length", "30", "--seed", "3")
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith("the ")

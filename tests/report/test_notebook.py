@@ -66,6 +66,5 @@ def test_a_run_shows_its_picture_and_its_last_sample(tmp_path: Path) -> None:
     assert isinstance(finished, Finished)
     run = TrainedRun(tmp_path / "run", finished)
     assert "<b>a &lt;b&gt;</b> sample" in run._repr_html_()
-    (run.path / "loss.png").write_bytes(b"picture")
-    assert "data:image/png;base64,cGljdHVyZQ==" in run._repr_html_()
+    assert "<svg" in run._repr_html_()
     assert "2.8854 bits per character" in run._repr_html_()

@@ -13,14 +13,15 @@ from conftest import Command
 from scriven.corpus.header import Shard
 from scriven.corpus.shard_reader import ShardCache
 from scriven.errors import InputError, ScrivenError, UsageError
-from scriven.report.files import draw
+from scriven.report.metrics import read_metrics
+from scriven.report.plot import plot_losses
 from scriven.runs import Run, checkpoints, create_run, writing
 from scriven.runs.folder import WRITTEN_FILES, check_new_run, hold_claim
 from scriven.safe_files import staging_folder
 from scriven.settings import Settings
 from scriven.vocabulary import Vocabulary
 
-OURS = ["settings.toml", "vocabulary.json", "metrics.jsonl", "samples.jsonl", "progress.jsonl", "loss.png"]
+OURS = ["settings.toml", "vocabulary.json", "metrics.jsonl", "samples.jsonl", "progress.jsonl", "loss.svg"]
 
 
 def make_run(path: Path) -> Run:
@@ -39,7 +40,7 @@ def assert_refused(path: Path) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", [*OURS, "checkpoints/index.json", "loss.png/holiday.png", "thesis.tex", ".hidden"])
+@pytest.mark.parametrize("name", [*OURS, "checkpoints/index.json", "loss.svg/holiday.png", "thesis.tex", ".hidden"])
 def test_a_folder_that_is_not_empty_and_no_run_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
@@ -156,11 +157,12 @@ def test_a_picture_takes_the_place_of_files_alone(tmp_path: Path) -> None:
     loss: dict[str, Any] = {"nats": 1.0, "characters": 1}
     stepped = {"event": "stepped", "step": 1, "characters": 1, "loss": loss}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(stepped) + "\n")
-    (tmp_path / "loss.png").mkdir()
+    plot, path = plot_losses([read_metrics(tmp_path)]), tmp_path / "loss.svg"
+    path.mkdir()
     with pytest.raises(InputError, match="is not a plain file"):
-        draw(tmp_path)
-    (tmp_path / "loss.png").rmdir()
-    assert draw(tmp_path).stat().st_size > 1000
+        plot.save(path)
+    path.rmdir()
+    assert plot.save(path).stat().st_size > 1000
     assert not list(tmp_path.glob("*.new"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import importlib
 import io
@@ -13,11 +12,12 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from scriven.arrays import Float64s, Ids
-from scriven.events import Event, Stepped
+from scriven.events import Event, Finished, Saved, Started, Stepped
 from scriven.report import visible
+from scriven.report.metrics import read_metrics
+from scriven.report.plot import plot_losses
 from scriven.report.terminal import LIVE_SECONDS, TerminalReport
 from scriven.report.words import percent
-from scriven.runs.folder import PLOT_FILE
 from scriven.runs.journal import SAMPLES_FILE, read_lines
 from scriven.vocabulary import Vocabulary
 
@@ -52,14 +52,17 @@ def _span(text: str, level: int) -> str:
 
 def run_html(summary: str, run: Path) -> str:
     """Returns a run: its end in words, the picture of its losses and its last sample, as far as they exist."""
-    parts = [html.escape(summary)]
-    if (run / PLOT_FILE).is_file():
-        data = base64.b64encode((run / PLOT_FILE).read_bytes()).decode()
-        parts.append(f'<br><img alt="losses" style="max-width: 45em" src="data:image/png;base64,{data}">')
+    parts = [html.escape(summary), _picture(run)]
     samples = list(read_lines(run / SAMPLES_FILE))
     if samples:
         parts.append(f"{PRE}<b>{_text(samples[-1]['prompt'])}</b>{_text(samples[-1]['text'])}</pre>")
     return f"<div>{''.join(parts)}</div>"
+
+
+def _picture(run: Path) -> str:
+    """Returns the picture of a run's losses as HTML; "" if it has none yet."""
+    metrics = read_metrics(run)
+    return f"<div>{plot_losses([metrics]).svg}</div>" if metrics.rows else ""
 
 
 def _text(text: str) -> str:
@@ -67,12 +70,12 @@ def _text(text: str) -> str:
 
 
 class NotebookReport(TerminalReport):
-    """The lines of `TerminalReport`, in a notebook: one display that changes, with a bar and the current step."""
+    """The lines of `TerminalReport`, in a notebook: one display that changes, with a bar, the step and the losses."""
 
     def __init__(self) -> None:
         self._text = io.StringIO()
         super().__init__(self._text)
-        self._progress, self._status = 0.0, ""
+        self._run, self._progress, self._status, self._losses = Path(), 0.0, "", ""
         display = importlib.import_module("IPython.display")
         self._html = display.HTML
         self._display = display.display(self._html(""), display_id=True)
@@ -82,6 +85,10 @@ class NotebookReport(TerminalReport):
         before = self._status
         super().handle(event)
         self._progress = getattr(event, "progress", self._progress)
+        if isinstance(event, Started):
+            self._run = Path(event.run)
+        if isinstance(event, Saved | Finished):  # the log then has the losses of the evaluation before
+            self._losses = _picture(self._run)
         if self._status != before or not isinstance(event, Stepped):
             self._display.update(self._html(self._render()))
 
@@ -93,7 +100,8 @@ class NotebookReport(TerminalReport):
 
     def _render(self) -> str:
         bar = f'<progress max="1" value="{self._progress:.4f}" style="width: 30em"></progress>'
-        return f"<div>{bar} {html.escape(self._status)}{PRE}{html.escape(self._text.getvalue())}</pre></div>"
+        text = f"{PRE}{html.escape(self._text.getvalue())}</pre>"
+        return f"<div>{bar} {html.escape(self._status)}{self._losses}{text}</div>"
 
 
 def in_notebook() -> bool:

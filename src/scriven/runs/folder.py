@@ -73,7 +73,7 @@ from scriven.vocabulary import Vocabulary
 RUNS = Path("runs")  # where new runs are made
 SETTINGS_FILE, VOCABULARY_FILE, CHECKPOINTS = "settings.toml", "vocabulary.json", "checkpoints"
 INDEX_FILE = "index.json"
-PLOT_FILE = "loss.png"
+PLOT_FILE = "loss.svg"
 LOCK_FILE = ".lock"
 WRITTEN_FILES = SETTINGS_FILE, VOCABULARY_FILE, COUNTS_FILE, PLOT_FILE, *LOGS
 # of a run that was killed before it had settings
