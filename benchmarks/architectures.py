@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import math
 import statistics
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from typing import Any
 import torch
 from architecture_models import CharacterModel, Design, measure_stream, measure_windows, train
 from common import arguments_parser, save, table
+from quality_rows import BOTH, losses
 
 import scriven
 
@@ -164,14 +166,13 @@ def measure_scriven(text: Text, design: Design, minutes: float, seed: int) -> Ou
         step_seconds = (probed[PROBED_STEPS] - probed[FIRST_STEPS]) / (PROBED_STEPS - FIRST_STEPS)
         steps = max(1, round(minutes * 60 / step_seconds))
         ends, events = run(steps, "run")
+        found = {protocol: losses(Path(folder) / "run", protocol)[protocol] or math.nan for protocol in BOTH}
     started = next(event for event in events if isinstance(event, scriven.Started))
-    finals = [event for event in events if isinstance(event, scriven.Evaluated) and event.final]
-    losses = {event.protocol: event.loss.nats_per_char for event in finals}
     return describe(text, design, steps)(
         minutes=minutes,
         seed=seed,
-        window=losses["window-256"],
-        stream=losses["stream"],
+        window=found["window-256"],
+        stream=found["stream"],
         parameters=started.parameters,
         seconds=ends[steps] - ends[0],
     )

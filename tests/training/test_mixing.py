@@ -22,7 +22,8 @@ from scriven.report.files import FilesReport
 from scriven.runs import open_run
 from scriven.runs.ngrams import COUNTS_FILE, MixtureWeights
 from scriven.settings import ModelSettings, SamplingSettings, merge_settings, validate
-from scriven.training.mixing import DISCOUNT, count_text, fit_mixture, most_counted
+from scriven.training import mixing
+from scriven.training.mixing import DISCOUNT, count_text, fit_mixture, most_context, most_counted
 from scriven.training.request import Request
 from scriven.training.start import train
 from small_model import Shelf
@@ -179,10 +180,29 @@ def test_a_long_text_is_counted_in_parts(text: Path, tmp_path: Path) -> None:
         if documents == "stream":
             trained(text, tmp_path / "stream")
         corpus = Corpus.open(open_run(tmp_path / documents).corpus_path)
-        _, counted = count_text(corpus, most=3000)
+        _, counted = count_text(corpus, validate({"budget": {"minutes": 0.00015}}).budget)
         assert 2000 < counted.characters < 4000
     assert most_counted(validate({"budget": {"minutes": 0.5}}).budget) == 10_000_000
     assert most_counted(validate({"budget": {"steps": 5}}).budget) == 64_000_000
+
+
+def test_a_long_text_is_counted_with_longer_contexts_where_there_is_time() -> None:
+    minute, hours, steps = (
+        validate({"budget": each}).budget for each in ({"minutes": 1}, {"minutes": 90}, {"steps": 5})
+    )
+    assert [most_context(1_000_000, each) for each in (minute, hours, steps, None)] == [8, 8, 8, 8]
+    assert [most_context(2_000_000, each) for each in (minute, hours, steps, None)] == [10, 10, 10, 10]
+    assert [most_context(15_000_000, each) for each in (minute, hours, steps, None)] == [8, 10, 10, 10]
+    assert [most_context(50_000_000, each) for each in (minute, hours, steps, None)] == [8, 8, 8, 8]
+
+
+def test_longer_contexts_are_kept_in_the_run(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixing, "LONG_FROM", 1)
+    trained(text, tmp_path / "run")
+    table = open_run(tmp_path / "run").counts()
+    assert table is not None
+    assert table.longest == mixing.LONG_CONTEXTS
+    assert load(tmp_path / "run").score("the cat sat").nats > 0
 
 
 # --- hostile texts

@@ -30,8 +30,8 @@ from scriven.kernels.native_library import NativeStruct, fields
 LONGEST = 15  # symbols of a context at most; as in native/counts.h
 KEY_BITS = 128  # of the number that stands for an n-gram
 USUAL_LONGEST = 8  # longer contexts gain nothing on a million characters
-BUDGET = 256 << 20  # bytes to count in
-TABLE_BYTES = 32 << 20  # of a table
+BUDGET = 512 << 20  # bytes to count in
+TABLE_BYTES = 96 << 20  # of a table
 NODES_PER_BLOCK, BLOCK = 16, 64
 DISCOUNT_KINDS, DISCOUNT_CLASSES = 4, 3
 IDS_AT_ONCE = 1 << 16  # so that an interrupt need not wait for long

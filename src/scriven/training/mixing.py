@@ -20,7 +20,14 @@ from scriven.corpus.store import Corpus
 from scriven.inference.chunks import StoredText, chunks_of, documents_of
 from scriven.inference.predictor import Predictor
 from scriven.kernels import native_library
-from scriven.kernels.counts import Counted, NgramCounter, NgramMixture, NgramTable
+from scriven.kernels.counts import (
+    USUAL_LONGEST,
+    Counted,
+    NgramCounter,
+    NgramMixture,
+    NgramTable,
+    longest_context,
+)
 from scriven.runs.ngrams import Line, MixtureWeights
 from scriven.settings import BudgetSettings, Settings
 from scriven.signals import raise_if_stopped
@@ -43,6 +50,9 @@ NETWORK_ALONE = np.array([[1.0, 1.0], [0.0, 0.0]])
 COUNTED_CHARACTERS = 64_000_000  # of a text, at most, beside a network: counting them takes about 15 seconds
 COUNTED_A_MINUTE = 20_000_000  # of the time budget: a twelfth of it, at most
 PARTS = 64  # of a text that is not counted whole, from all over it
+LONG_CONTEXTS = 10  # characters: better than the usual ones for a long text, and twice as slow to count
+LONG_FROM, LONG_TO = 1_500_000, 16_000_000  # characters of such a text: more do not fit into the memory to count in
+LONG_A_MINUTE = 9_000_000  # characters of it, at most, for each minute of the time budget
 
 
 def has_partner(settings: Settings, corpus: Corpus) -> bool:
@@ -51,27 +61,40 @@ def has_partner(settings: Settings, corpus: Corpus) -> bool:
     return wanted and native_library.level() != "off" and corpus.validation.characters >= FEWEST
 
 
-def most_counted(budget: BudgetSettings) -> int:
-    """Returns how many characters of a text are counted for a network, at most."""
-    by_time = round(budget.minutes * COUNTED_A_MINUTE) if budget.minutes else COUNTED_CHARACTERS
-    return min(COUNTED_CHARACTERS, by_time)
-
-
 def count_text(
-    corpus: Corpus, stop: Callable[[], int] = lambda: 0, most: int | None = None
+    corpus: Corpus, budget: BudgetSettings | None = None, stop: Callable[[], int] = lambda: 0
 ) -> tuple[NgramTable, Counted]:
-    """Counts the training text of a corpus, in bounded memory; only about `most` characters of it, if that is given.
+    """Counts the training text of a corpus, in bounded memory; with a training's budget, what it has time for.
 
-    These are in parts of equal size from all over the text. Raises Interrupted if asked to stop.
+    If that is not all, parts of equal size from all over the text are counted. Raises Interrupted if asked to stop.
     """
     text, vocabulary = corpus.training, corpus.vocabulary
-    share = min(1.0, (most or text.characters) / max(1, text.characters))
+    share = min(1.0, most_counted(budget) / max(1, text.characters)) if budget else 1.0
     total = round(share * (text.characters + text.documents))
-    with NgramCounter(vocabulary.size, total, boundary=vocabulary.boundary) as counter:
+    longest = longest_context(vocabulary.size, most_context(text.characters, budget))
+    with NgramCounter(vocabulary.size, total, boundary=vocabulary.boundary, longest=longest) as counter:
         for ids in _parts(text, vocabulary.boundary, share):
             raise_if_stopped(stop)
             counter.count(vocabulary.clamp(ids))
         return counter.finish()
+
+
+def most_counted(budget: BudgetSettings) -> int:
+    """Returns how many characters of a text are counted for a network, at most."""
+    return _within_time(budget, COUNTED_CHARACTERS, COUNTED_A_MINUTE)
+
+
+def most_context(characters: int, budget: BudgetSettings | None) -> int:
+    """Returns how many characters of context are counted, at most, in a text of this size: more in a long one.
+
+    Memory and time must suffice for the whole text: shorter contexts in all of it are better than longer ones in half.
+    """
+    most = _within_time(budget, LONG_TO, LONG_A_MINUTE) if budget else LONG_TO
+    return LONG_CONTEXTS if LONG_FROM <= characters <= most else USUAL_LONGEST
+
+
+def _within_time(budget: BudgetSettings, most: int, a_minute: int) -> int:
+    return min(most, round(budget.minutes * a_minute)) if budget.minutes else most
 
 
 def _parts(text: StoredText, boundary: int | None, share: float) -> Iterator[Ids]:

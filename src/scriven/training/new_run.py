@@ -27,7 +27,7 @@ from scriven.training.auto_settings import (
     describe_workload,
 )
 from scriven.training.auto_start import choose_initial, inherited_settings, named_initial
-from scriven.training.mixing import count_text, has_partner, most_counted
+from scriven.training.mixing import count_text, has_partner
 from scriven.training.notes import counting_notes, folder_notes, warm_start_notes
 from scriven.training.request import PreparedRun, Request, check_texts_named, free_folder, named_folder, open_corpus
 from scriven.training.warm_start import load_embeddings
@@ -67,7 +67,7 @@ def prepare_new_run(
     origin |= {"chosen": chosen_names(settings, requested)}
     table = None
     if has_partner(settings, corpus):
-        table, counted = count_text(corpus, stop, most_counted(settings.budget))
+        table, counted = count_text(corpus, settings.budget, stop)
         details += counting_notes(counted, corpus.training)
     return PreparedRun(
         run=create_run(path, compute.apply(settings), corpus.vocabulary, origin, counts=table),
@@ -99,7 +99,7 @@ def prepare_counts(
     named = str(request.texts[0])
     path = request.output or free_folder(named)
     held.enter_context(hold_claim(path))
-    table, counted = count_text(corpus, stop)
+    table, counted = count_text(corpus, stop=stop)
     run = create_run(path, settings, corpus.vocabulary, _describe_sources(request, corpus), counts=table)
     notes = [
         *corpus.notes,
