@@ -37,9 +37,9 @@ MAP = """
     api
     server server.responses server.requests server.security server.http_limits server.prefill server.jobs
     server.engine server.saved_states server.shared server.completions server.scoring
-    server.utility_routes server.renewal server.openapi server.metrics server.run_monitor server.app
+    server.utility_routes server.renewal server.openapi server.metrics server.run_monitor server.trainings server.app
     cli.help cli.mistakes cli cli.common cli.compress cli.corpus cli.doctor cli.evaluate cli.runs cli.info cli.packaged
-    cli.choose cli.sample cli.score cli.serve cli.watch cli.train cli.verify_resume
+    cli.choose cli.sample cli.score cli.serve cli.train cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

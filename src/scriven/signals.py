@@ -132,6 +132,17 @@ class StopFlag:
                 self._notices.pop(0)(self())
 
 
+def stop_with_input() -> None:
+    """Sends this process a SIGTERM when its standard input ends, because its writer has closed it or has died."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="scriven-input", daemon=True).start()
+
+
 def raise_if_stopped(stop: Callable[[], int]) -> None:
     """Raises Interrupted if `stop()` is the number of a signal; used before the first step."""
     if number := stop():

@@ -16,6 +16,7 @@ from cyclopts import Parameter
 
 from scriven.cli.common import (
     Device,
+    FilePath,
     Mixing,
     Which,
     Whole,
@@ -63,6 +64,15 @@ Origins = Annotated[
         help="origin (scheme, host and port) of another web page that may call the API; may be repeated",
     ),
 ]
+Training = Annotated[
+    bool,
+    Parameter(
+        help="whether people may train models from the page; where other machines can reach it, they need the token"
+    ),
+]
+TextFolder = Annotated[
+    FilePath, Parameter(help="folder of texts that people may train on, besides those that they paste into the page")
+]
 Opens = Annotated[
     bool,
     Parameter(
@@ -82,6 +92,8 @@ def serve(
     token: Token = None,
     allow_host: Hosts = None,
     allow_origin: Origins = None,
+    training: Training = True,
+    texts: TextFolder = None,
     checkpoint: Which = "best",
     device: Device = "auto",
     precision: WritingPrecision = "auto",
@@ -98,19 +110,23 @@ def serve(
     checkpoint, or to each new last one with --checkpoint last. A checkpoint given by its step stays. Ctrl-C stops it.
     """
     check_can_serve()
-    from scriven.server.app import OPEN, STREAMED, make_app
+    from scriven.server.app import NO_TRAININGS, OPEN, STREAMED, make_app
     from scriven.server.http_limits import Serving, configuration
     from scriven.server.renewal import ServedCheckpoint
     from scriven.server.requests import LIMITS
     from scriven.server.security import Guard, policy
+    from scriven.server.trainings import TrainingPolicy, why_refused
 
     folders, host = _find_folders(runs), host.strip("[]")  # of an IPv6 address, as a URL has it
     hosts, origins = allow_host or (), allow_origin or ()
     who = policy(host, token=token, allow_host=hosts, allow_origin=origins, open_paths=OPEN, streamed=STREAMED)
-    sources = {
-        name: ServedCheckpoint(run, checkpoint, device, precision, counts=counts, write_order=write_order)
-        for name, run in folders.items()
-    }
+    if texts is not None and not texts.is_dir():
+        raise InputError(f"--texts {texts} is not a folder; give one that has the texts in it")
+
+    def source(run: Path) -> ServedCheckpoint:
+        return ServedCheckpoint(run, checkpoint, device, precision, counts=counts, write_order=write_order)
+
+    sources = {name: source(run) for name, run in folders.items()}
     models = _open_models(sources, all_of_them=not runs)
     sources, folders = {name: sources[name] for name in models}, {name: folders[name] for name in models}
     for model in models.values():
@@ -119,7 +135,9 @@ def serve(
     address = _address(host, listener.getsockname()[1], token)
     _say(f"serving {', '.join(models)} at {address}")
     _raise_file_limit(LIMITS.connections)
-    app = make_app(models, runs=folders, sources=sources, report=_say)
+    refusal = why_refused(host, token, [*hosts, *origins]) if training else NO_TRAININGS.refusal
+    trainings = TrainingPolicy(source, texts, refusal)
+    app = make_app(models, runs=folders, sources=sources, report=_say, trainings=trainings)
     if open_browser:
         _open_page(address, folders.values())
     Serving(configuration(Guard(app, who), LIMITS), app.state.end).run(sockets=[listener])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,13 +23,13 @@ from scriven.cli.common import (
     Precision,
     Switch,
     Text,
+    check_can_serve,
     check_named,
     note,
     parse_resume,
     path_given,
     unescape_separator,
 )
-from scriven.cli.watch import watching
 from scriven.errors import DivergedError, Interrupted, LostError
 from scriven.safe_files import read_toml
 from scriven.settings import (
@@ -44,7 +48,10 @@ from scriven.settings import (
 if TYPE_CHECKING:
     from scriven.distributed.launch import ProcessInfo
     from scriven.events import Event
+    from scriven.report import Report
 
+
+END_SECONDS = 10.0  # that the server of the page gets to end
 
 Texts = Annotated[
     Text,
@@ -100,6 +107,7 @@ Watching = Annotated[
         "terminal it stays until Ctrl-C",
     ),
 ]
+Attached = Annotated[bool, Parameter(negative="", show=False, help="save and end when standard input ends")]
 GroupOfSettings = Parameter(show_default=False)
 
 
@@ -119,6 +127,7 @@ def train(
     verbose: Annotated[Switch, Parameter(help="show everything that was chosen and measured, and how")] = False,
     quiet: Annotated[Switch, Parameter(help="show only errors")] = False,
     as_json: Json = False,
+    attached: Attached = False,
     corpus: Annotated[CorpusSettings, GroupOfSettings] = CorpusSettings(),
     reader: Annotated[ReaderSettings, GroupOfSettings] = ReaderSettings(),
     model: Annotated[ModelSettings, GroupOfSettings] = ModelSettings(),
@@ -148,16 +157,19 @@ def train(
     from scriven.api import follow
     from scriven.events import Started
     from scriven.report.terminal import JsonReport, TerminalReport
-    from scriven.signals import LAUNCHER_SECONDS, StopFlag
+    from scriven.signals import LAUNCHER_SECONDS, StopFlag, stop_with_input
     from scriven.training.request import Request
     from scriven.training.start import train as training_events
 
     initial = starts.NONE if initial is None and recipe is not None else initial  # a known system had no start
     request = Request(texts, given, output, resume, initial, BEGUN, replay=replay)
     report = JsonReport() if as_json else TerminalReport(quiet=quiet, verbose=verbose)
-    stop, run = StopFlag(None if quiet else _say_stopping, once_for=LAUNCHER_SECONDS if place else 0.0), ""
+    once_for = LAUNCHER_SECONDS if place or attached else 0.0
+    stop, run = StopFlag(None if quiet else _say_stopping, once_for=once_for), ""
     with watching(watch) as pages:
         with stop.listening():
+            if attached:
+                stop_with_input()
             for event in follow(training_events(request, stop), [report, *pages]):
                 run = event.run if isinstance(event, Started) else run
         end_output()  # what could not be printed does not concern the model
@@ -175,7 +187,7 @@ def _check_finished(event: Event, run: str) -> None:
 
 def _say_stopping() -> None:
     """Confirms a signal on standard error, past its buffer, which the signal may have interrupted."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         os.write(2, b"stopping after this step, and saving; press Ctrl-C again to stop at once\n")
 
 
@@ -213,3 +225,64 @@ def _read_recipe(name: str, texts: tuple[str, ...]) -> dict[str, dict[str, objec
         note(f"{texts[0]} is a built corpus, so the recipe's settings about the text are not used")
         del values["corpus"]
     return values
+
+
+# --- the page of a training, with --watch
+
+
+class PageReport:
+    """Opens the page of a run once it has a checkpoint. `process` serves it, until somebody ends it."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+        self._run = ""
+
+    def handle(self, event: Event) -> None:
+        """Starts the server after the first checkpoint. A resumed run has one already."""
+        from scriven.events import Saved, Started
+
+        if isinstance(event, Started):
+            self._run = event.run
+        if self.process is None and (isinstance(event, Saved) or (isinstance(event, Started) and event.step)):
+            # On the CPU, since one page needs no more, and a GPU is for the training.
+            words = [sys.executable, "-m", "scriven", "serve", self._run, "--open", "--port", "0", "--device", "cpu"]
+            self.process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+            threading.Thread(target=_pass_on, args=(self.process,), daemon=True).start()
+
+    def close(self) -> None:
+        """Does nothing: the page stays after the training."""
+
+
+def _pass_on(process: subprocess.Popen[str]) -> None:
+    """Shows what the server says: its address, that no browser could be opened, or an error."""
+    assert process.stderr
+    for line in process.stderr:
+        sys.stderr.write(line)
+
+
+@contextmanager
+def watching(wanted: bool) -> Iterator[Sequence[Report]]:
+    """Yields the reports that open the page, if it is wanted. On a terminal the page then stays until Ctrl-C.
+
+    Raises UsageError if what serving needs is not installed.
+    """
+    if not wanted:
+        yield []
+        return
+    check_can_serve()
+    report = PageReport()
+    try:
+        yield [report]
+        if report.process and report.process.poll() is None and sys.stderr.isatty():
+            note("the page stays open; Ctrl-C ends it")
+            with suppress(KeyboardInterrupt):  # the training is done
+                report.process.wait()
+    finally:
+        if report.process:
+            report.process.terminate()
+            try:
+                report.process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                report.process.kill()

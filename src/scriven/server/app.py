@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -26,6 +27,7 @@ from scriven.server.requests import LIMITS, Limits
 from scriven.server.responses import ApiError, internal_error
 from scriven.server.run_monitor import RunMonitor
 from scriven.server.shared import ServedModel, ServerState
+from scriven.server.trainings import TrainingPolicy, Trainings
 from scriven.session import Model
 
 log = logging.getLogger(__name__)
@@ -94,6 +96,7 @@ ROUTES = (
 )
 OPEN = ("/health/live", "/health/ready", *page())  # paths that require no token
 WAY_OUT = "use POST /v1/completions to generate text (there is no chat); /openapi.json lists all paths"
+NO_TRAININGS = TrainingPolicy(ServedCheckpoint, refusal="this server was started with --no-training")
 STREAMED = ("/score",)  # paths that accept text/plain of any length
 
 
@@ -104,38 +107,48 @@ def make_app(
     runs: Mapping[str, Path] | None = None,
     sources: Mapping[str, ServedCheckpoint] | None = None,
     report: Callable[[str], object] = log.warning,
+    trainings: TrainingPolicy[ServedCheckpoint] = NO_TRAININGS,
 ) -> Starlette:
     """Returns the application that serves these models by name. Its engines run while it runs.
 
     `runs` are folders of runs whose training the page shows. Newer checkpoints of `sources` are loaded while the server
-    runs; `report` gets a line about each. `app.state.end()` makes all current requests end soon.
+    runs; `report` gets a line about each. `trainings` says what people may train. `app.state.end()`
+    makes all current requests end soon, and trainings save.
     """
+    runs, sources = dict(runs or {}), dict(sources or {})  # the page may add some
     server = ServerState({name: ServedModel(name, model, limits) for name, model in models.items()}, limits)
 
     @contextlib.asynccontextmanager
     async def running(app: Starlette) -> AsyncIterator[None]:
         for served in server.models.values():
             served.engine.start()
-        renewal = asyncio.create_task(renew(server, sources, report)) if sources else None
+        renewal = asyncio.create_task(renew(server, sources, report))
         try:
             yield
         finally:
-            if renewal is not None:
-                renewal.cancel()
-                await asyncio.gather(renewal, return_exceptions=True)
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
+            end_trainings()
+            await run_in_threadpool(training.wait)
             for served in server.served:
                 served.engine.stop()
             server.threads.shutdown(wait=False, cancel_futures=True)
 
-    monitor = RunMonitor(runs or {}, limits)
+    monitor = RunMonitor(runs, limits)
+    training = Trainings(trainings, runs, sources, limits)
+
+    def end_trainings() -> None:
+        for name in training.stop_all():
+            report(f"{name}: its training saves and ends; scriven train --resume continues it")
 
     def end() -> None:
         monitor.ending = True
+        end_trainings()
         for served in server.served:
             served.engine.refuse(ApiError(503, "the server is stopping; try again later", code="stopping"))
 
     app = Starlette(
-        routes=[*ROUTES, *monitor.routes(), *page_routes()],
+        routes=[*ROUTES, *monitor.routes(), *training.routes(), *page_routes()],
         middleware=[Middleware(metrics.AnswerCounter, server=server), *middleware],
         lifespan=running,
         exception_handlers=HANDLERS,

@@ -17,7 +17,15 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from scriven.server.requests import CompletionBody, DetokenizeBody, RequestBody, ScoreBody, StateBody, TokenizeBody
+from scriven.server.requests import (
+    CompletionBody,
+    DetokenizeBody,
+    RequestBody,
+    ScoreBody,
+    StateBody,
+    TokenizeBody,
+    TrainingBody,
+)
 from scriven.server.responses import answer
 
 STATE = (
@@ -230,6 +238,22 @@ class SamplesReply(RootModel[list[SampleTextReply]]):
     """The last texts that a model generated during training."""
 
 
+class TrainingReply(Reply):
+    """A training that this server runs, or has run."""
+
+    name: str
+    state: Literal["training", "stopping", "ended", "failed"]
+    error: str = Field(description="why it failed")
+
+
+class TrainingsReply(Reply):
+    """What may be trained, and what is."""
+
+    refusal: str = Field(description="why no training may be started; empty if one may")
+    texts: list[str] = Field(description="the owner's texts")
+    trainings: list[TrainingReply]
+
+
 class LiveReply(Reply):
     """The process answers."""
 
@@ -260,7 +284,7 @@ LINES = "application/x-ndjson"
 EVENTS = "text/event-stream"
 PLAIN = "text/plain"
 OPENMETRICS = "application/openmetrics-text"
-BODIES = (CompletionBody, DetokenizeBody, ScoreBody, StateBody, TokenizeBody)
+BODIES = (CompletionBody, DetokenizeBody, ScoreBody, StateBody, TokenizeBody, TrainingBody)
 REFUSALS = {
     400: "the request is not valid",
     401: "the token is missing or wrong",
@@ -341,6 +365,9 @@ OPERATIONS = (
     ),
     Operation("get", "/runs/{name}/samples", "The texts that a model generated during training.", SamplesReply),
     Operation("get", "/runs/{name}/events", "Changes of a run as they happen.", other_types=(EVENTS,)),
+    Operation("get", "/trainings", "The trainings of this server.", TrainingsReply),
+    Operation("post", "/trainings", "Train a new model, or go on with a run.", TrainingReply, TrainingBody),
+    Operation("delete", "/trainings/{name}", "Make a training save and end.", TrainingReply),
     Operation("get", "/health/live", "Whether the process answers.", LiveReply),
     Operation("get", "/health/ready", "Whether the server is ready for requests.", LiveReply),
     Operation("get", "/metrics", "Counters, for Prometheus.", other_types=(PLAIN, OPENMETRICS)),

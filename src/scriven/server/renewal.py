@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -87,9 +88,15 @@ async def renew(server: ServerState, sources: Mapping[str, ServedCheckpoint], re
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             server.forget_stopped()
-            for name, source in sources.items():
+            for name, source in list(sources.items()):
                 try:
-                    served, line = await loop.run_in_executor(threads, _open_newer, server.models[name], source, server)
+                    before = server.models.get(name)
+                    opening = (
+                        partial(_open_newer, before, source, server)
+                        if before
+                        else partial(_open_first, name, source, server)
+                    )
+                    served, line = await loop.run_in_executor(threads, opening)
                     if served is not None:
                         server.replace(served)
                     if line and line != last.get(name):
@@ -124,11 +131,29 @@ def _open_newer(before: ServedModel, source: ServedCheckpoint, server: ServerSta
         return None, f"{still}: {_reason(error, source)}"
     if served.model.vocabulary != before.model.vocabulary:
         return None, f"{still}: the newer checkpoint has another vocabulary; restart the server to serve it"
-    if not np.isfinite(served.start.logits).all():
+    if not _is_finite(served):
         return None, f"{still}: the numbers of step {served.model.step:,} overflow"
     if served.fingerprint == before.fingerprint:
         return None, ""
     return served, f"now serving step {served.model.step:,} ({served.fingerprint}) instead of {before.model.step:,}"
+
+
+def _open_first(name: str, source: ServedCheckpoint, server: ServerState) -> tuple[ServedModel | None, str]:
+    """The first checkpoint of a run that was started from the page, or None, and a line about it."""
+    try:
+        if not source.has_changed():
+            return None, ""
+        served = ServedModel(name, source.open(), server.limits)
+    except Exception as error:
+        return None, f"not served yet: {_reason(error, source)}"
+    if not _is_finite(served):
+        return None, f"not served yet: the numbers of step {served.model.step:,} overflow"
+    return served, f"now serving step {served.model.step:,} ({served.fingerprint})"
+
+
+def _is_finite(served: ServedModel) -> bool:
+    """Whether the model predicts the first character of a text in finite numbers."""
+    return bool(np.isfinite(served.start.logits).all())
 
 
 __all__ = ["ServedCheckpoint", "renew"]

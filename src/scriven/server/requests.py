@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -64,6 +64,9 @@ class Limits:
     )
     followers: int = _bound(64, "pages that follow a run at the same time; then 429")
     follow_seconds: float = _bound(300.0, "seconds that one request follows a run; then the page sends another")
+    trainings: int = _bound(1, "trainings that pages may run at the same time; then 429")
+    new_runs: int = _bound(100, "new runs that pages may start while the server runs; then 429")
+    training_minutes: float = _bound(10_080.0, "minutes of a training that a page starts")
     state_seconds: float = _bound(3600.0, "seconds until an unused state is deleted")
     body_seconds: float = _bound(30.0, "seconds for a body to arrive; for a streamed body, for each piece")
     body_rate: float = _bound(16_384, "least bytes per second of a streamed body, after the first body_seconds")
@@ -341,8 +344,28 @@ class DetokenizeBody(RequestBody):
     tokens: TokenIds = Field(description="ids")
 
 
+class TrainingBody(RequestBody):
+    """POST /trainings."""
+
+    name: str = Field(pattern=r"^[\w-]{1,60}$", description="name of the run")
+    text: Annotated[str, NULLABLE] = Field("", description="text to train on")
+    file: Annotated[str, NULLABLE] = Field("", max_length=256, description="or one of the owner's texts")
+    minutes: float = Field(gt=0, le=LIMITS.training_minutes, description="how long to train, or to train further")
+    documents: Annotated[Literal["none", "lines"], NULLABLE] = Field("none", description="what counts as one document")
+    resume: Annotated[bool, NULLABLE] = Field(False, description="go on with the run of this name, on its own text")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if bool(self.text) + bool(self.file) + self.resume != 1:
+            raise ValueError("give a text, or the file of one, or resume a run; one of these three")
+        if any("\ud800" <= each <= "\udfff" for each in self.text):
+            raise ValueError("text: it has half a character (a lone surrogate); send it without")
+        return self
+
+
 AnyBody = TypeVar("AnyBody", bound=RequestBody)
-FORMS = {  # fields that accept several types
+FORMS = {  # fields that accept several types, or a pattern
+    "name": "use 1 to 60 letters, digits, - or _",
     "prompt": f"give a text, at most {LIMITS.prompt_characters:,} ids, or a list of 1 to {LIMITS.texts} of these",
     "stop": f"give a text of at most {LIMITS.stop_characters} characters, or a list of at most {LIMITS.stops} texts",
 }

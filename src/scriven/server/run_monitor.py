@@ -204,7 +204,7 @@ class RunMonitor:
 
     def __init__(self, runs: Mapping[str, Path], limits: Limits = LIMITS) -> None:
         """`runs` are the folders of the runs, by name; clients cannot ask for any others."""
-        self._runs = dict(runs)
+        self._runs = runs  # more may be added
         self._limits = limits
         self._followers = 0
         self.ending = False  # whether the server is stopping, which ends all streams of events
@@ -221,7 +221,7 @@ class RunMonitor:
 
     async def list(self, request: Request) -> Response:
         """GET /runs: each run's name, whether it is in training, and its last step."""
-        return answer(await run_in_threadpool(lambda: [_summary(*run) for run in self._runs.items()]))
+        return answer(await run_in_threadpool(lambda: [_summary(*run) for run in list(self._runs.items())]))
 
     async def introduction(self, request: Request) -> Response:
         """GET /runs/{name}: what the model learned from, how well, and beginnings of texts."""

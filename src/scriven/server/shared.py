@@ -247,10 +247,11 @@ class ServerState:
         Raises RuntimeError, and changes nothing, if the system cannot start a thread for it.
         """
         served.engine.start()
-        before, self.models[served.name] = self.models[served.name], served
-        self.retired.append(before)
-        self.states.delete_all(before.key)
-        before.retire()
+        before, self.models[served.name] = self.models.get(served.name), served
+        if before is not None:
+            self.retired.append(before)
+            self.states.delete_all(before.key)
+            before.retire()
 
     def forget_stopped(self) -> None:
         """Forgets older checkpoints, and states that learned, whose engines have stopped, but not what they counted."""
