@@ -15,11 +15,9 @@ from playwright.sync_api import BrowserContext, Page, expect
 from at_the_page import alternatives, click_character, complete, read, set_dials, wait_for_text, write
 from live_server import serving
 from page_server import LETTERS, TEXT, app_of
-from scriven.server.app import PAGE_FOLDER
 from scriven.session import load
 
 WORDS = {" ": "space", "\n": "new line"}  # for characters that leave no mark
-LARGEST = 120 * 1024  # bytes of all files of the page, before they are compressed
 
 
 # --- write
@@ -122,7 +120,7 @@ def test_buttons_that_can_do_nothing_are_not_there(page: Page) -> None:
         expect(page.locator(button)).to_be_hidden()
     write(page, "a tiny ")
     page.click("#write-undo")
-    page.fill("#write-prompt", "")
+    page.click("#write-undo")
     expect(page.locator("#write-redo")).to_be_visible()
     for button in set(buttons) - {"#write-redo"}:
         expect(page.locator(button)).to_be_hidden()
@@ -274,14 +272,13 @@ def test_no_view_hinders_anybody(page: Page, scheme: Any, width: int) -> None:
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_it_asks_nobody_else_and_is_small(context: BrowserContext, address: str) -> None:
+def test_it_asks_nobody_else(context: BrowserContext, address: str) -> None:
     page, asked = context.new_page(), list[str]()
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
     expect(page.locator("#model option")).to_have_count(4)
     assert len(asked) > 10
     assert [url for url in asked if not url.startswith(address)] == []
-    assert sum(path.stat().st_size for path in PAGE_FOLDER.iterdir()) <= LARGEST
 
 
 def test_it_works_where_the_browser_keeps_nothing(context: BrowserContext, address: str) -> None:

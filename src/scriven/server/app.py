@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import hashlib
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +43,10 @@ MEDIA_TYPES = {
 }
 
 
+OWN_LINES = re.compile(rb"^[ \t]*(/\*.*?\*/|//[^\n]*)[ \t]*$", re.MULTILINE | re.DOTALL)  # of comments
+INDENTATION = re.compile(rb"^[ \t]+", re.MULTILINE)
+
+
 @dataclass(frozen=True)
 class PageFile:
     """A file of the page: media type, content as it is and compressed, and an ETag."""
@@ -69,9 +74,14 @@ def page() -> dict[str, PageFile]:
 
 
 def _load_file(path: Path) -> PageFile:
-    data = path.read_bytes()
+    data = _slim(path.read_bytes())
     tag = f'"{hashlib.sha256(data).hexdigest()[:20]}"'
     return PageFile(MEDIA_TYPES[path.suffix], data, gzip.compress(data, mtime=0), tag)
+
+
+def _slim(data: bytes) -> bytes:
+    """Returns a file without comments on lines of their own, and without indentation. Lines keep their numbers."""
+    return INDENTATION.sub(b"", OWN_LINES.sub(lambda found: b"\n" * found[0].count(b"\n"), data))
 
 
 def page_routes() -> list[Route]:

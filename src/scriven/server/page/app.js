@@ -44,7 +44,7 @@ function open(name, focus = false) {
 }
 
 function viewOfAddress() {
-  const name = location.hash.slice(1);
+  const name = location.hash.slice(1).split("?")[0];
   return Object.hasOwn(views, name) ? name : "write";
 }
 

@@ -7,12 +7,12 @@ export function save(text, name) {
   setTimeout(() => URL.revokeObjectURL(href), 10_000); // the browser reads it a little later
 }
 
-/** Copies a text to the clipboard and resolves to a message. Browsers allow it only on this machine or over HTTPS. */
+/** Copies a text to the clipboard and resolves to whether that worked. Browsers allow it only on this machine or over HTTPS. */
 export async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
-    return "Copied.";
+    return true;
   } catch {
-    return "Your browser does not let this page copy. Save the text instead.";
+    return false;
   }
 }

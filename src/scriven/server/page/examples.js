@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { make, number } from "./elements.js";
-import { levelOf, ScoredText } from "./scored_text.js";
+import { levelOf, scoreText } from "./scored_text.js";
 
 const FIELDS = { prompt: "", seed: 1, temperature: 0.7, max_tokens: 260 };
 
@@ -27,16 +27,10 @@ async function examples(name) {
   for await (const piece of api.generate({ ...FIELDS, model: name })) text += piece.text;
   const titled = { "What the model writes": text.trim(), "The same words, last one first": backwards(text.trim()) };
   const texts = Object.entries(titled).filter(([, each]) => each);
-  return Promise.all(texts.map(async ([title, each]) => ({ title, scored: await score(name, each) })));
+  return Promise.all(texts.map(async ([title, each]) => ({ title, scored: await scoreText(name, each) })));
 }
 
 const backwards = (text) => text.split(/(\s+)/).reverse().join("");
-
-async function score(name, text) {
-  const scored = new ScoredText(text, await api.tokenizerFacts(name));
-  for await (const nats of api.score(name, text, scored.separator)) scored.add(nats.map((each) => each / Math.LN2));
-  return scored;
-}
 
 function card({ title, scored }, read) {
   const head = make("span", { className: "name" }, title, " ", make("span", { className: "share" }, `${number(scored.bitsPerCharacter, 1)} bits per character`));

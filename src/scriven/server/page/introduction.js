@@ -14,11 +14,13 @@ const UNKNOWN = { texts: [], beginnings: [] };
 let app, keep;
 let facts = null; // about the model, once they are known
 let example = []; // its passages
+let fields; // those of the request that wrote it
 let writing = new AbortController(); // of the example
 
 /**
- * Prepares the start of the view. `begin(text)` is called with a beginning to write from, `keep(passages, place)` with
- * an example to go on with and the place in it that was clicked, or null.
+ * Prepares the start of the view. `begin(text)` is called with a beginning to write from,
+ * `keep(passages, fields, place)` with an example to go on with, the fields that it was written with, and the place in
+ * it that was clicked, or null.
  */
 export function prepareStart(theApp, begin, keepExample) {
   [app, keep] = [theApp, keepExample];
@@ -40,7 +42,7 @@ function adopt(place) {
   writing.abort();
   const kept = example;
   example = [];
-  if (kept.length) keep(kept, place);
+  if (kept.length) keep(kept, fields, place);
 }
 
 async function introduceModel() {
@@ -88,8 +90,8 @@ async function writeExample() {
   words.classList.add("busy");
   byId("write-keep").hidden = true;
   try {
-    const pieces = api.generate({ ...EXAMPLE, model: app.model, prompt: beginning, seed: randomSeed() }, signal);
-    await typeOut(pieces, put, signal, CALM);
+    fields = { ...EXAMPLE, model: app.model, seed: randomSeed() };
+    await typeOut(api.generate({ ...fields, prompt: beginning }, signal), put, signal, CALM);
   } catch {
     return; // an example that cannot be written is none
   } finally {

@@ -35,7 +35,8 @@ export function withEditedText(passages, text) {
   return unitsFrom(passages, old.length - tail).reduce((made, part) => appendText(made, part.text, part.by), changed);
 }
 
-function unitsFrom(passages, start) {
+/** The passages from `start` on. */
+export function unitsFrom(passages, start) {
   const result = [];
   let place = 0;
   for (const part of passages) {

@@ -30,7 +30,7 @@ export const CONTROLS = {
   },
 };
 const MORE = ["top_k", "top_p", "min_p"]; // those that few people need
-const LARGEST_SEED = 2 ** 31 - 1;
+export const LARGEST_SEED = 2 ** 31 - 1;
 
 /** A slider with its name, value and hint: `{input, element}`, the slider itself and the label around it. */
 export function makeSlider(id, { name, min, max, step, value, format, hint }, onChange = () => {}) {
@@ -54,7 +54,10 @@ export function makeSlider(id, { name, min, max, step, value, format, hint }, on
   return { input, element: make("label", { className: "control" }, ...parts) };
 }
 
-/** Fills a form with the sliders and the seed. Returns a function that gives the chosen values by their API names. */
+/**
+ * Fills a form with the sliders and the seed: `{values, set}`. `values()` gives the chosen values by their API names,
+ * `set(values)` chooses these, and switches off what they lack.
+ */
 export function makeControls(form) {
   const saved = load(KEY) ?? {};
   const save = (name, value) => store(KEY, Object.assign(saved, { [name]: value }));
@@ -69,7 +72,13 @@ export function makeControls(form) {
   more.append(...MORE.map((name) => elements[name]));
   form.append(elements.temperature, elements.max_tokens, elements.seed, more);
   form.addEventListener("submit", (event) => event.preventDefault());
-  return () => valuesOf(inputs);
+  const set = (values) => {
+    for (const [name, input] of Object.entries(inputs)) {
+      input.value = values[name] ?? (name === "seed" ? "" : 0);
+      input.dispatchEvent(new Event("input"));
+    }
+  };
+  return { values: () => valuesOf(inputs), set };
 }
 
 function makeSeed(value) {

@@ -1,5 +1,6 @@
 /** A text and the surprisal of each of its characters, as far as they are scored. Uses no part of the page. */
 
+import * as api from "./api.js";
 import { GrowableArray } from "./growable_array.js";
 
 const STEPS_PER_BIT = 8; // each surprisal is stored in eighths of a bit, up to 31.9 bits
@@ -116,4 +117,11 @@ export class ScoredText {
     this.withoutEnds.endLine();
     if (this.done < this.text.length) this.lineStarts.push(this.done);
   }
+}
+
+/** Resolves to a short text with its surprisals. */
+export async function scoreText(model, text, signal) {
+  const scored = new ScoredText(text, await api.tokenizerFacts(model));
+  for await (const nats of api.score(model, text, scored.separator, signal)) scored.add(nats.map((each) => each / Math.LN2));
+  return scored;
 }

@@ -4,42 +4,67 @@ import { openAlternatives } from "./alternatives.js";
 import * as api from "./api.js";
 import { copy, save } from "./download.js";
 import { byId, errorText, make, nameCharacter, number, randomSeed, spellOut } from "./elements.js";
+import { fillHistory } from "./history.js";
 import { unitAt } from "./hit_test.js";
 import { prepareStart, showStart } from "./introduction.js";
 import { appendText, firstUnits, nextCharacter, previousCharacter, startOfCharacter, textOf, withEditedText } from "./passages.js";
+import { linkTo, readLink } from "./permalink.js";
 import { makeControls } from "./sampling_controls.js";
+import { levelOf, scoreText } from "./scored_text.js";
+import { load, store } from "./storage.js";
 import { typeOut } from "./typewriter.js";
+import { Versions } from "./versions.js";
 
 const UNDO_STEPS = 200;
 const START_KEY = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘ ↵" : "Ctrl ↵";
+const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
+const [TEXTS, SURPRISE] = ["scriven-texts", "scriven-surprise"]; // keys of what the browser keeps
 
-let app, samplingValues;
-let passages = [];
-let past = [];
-let future = [];
+let app, dials;
+let versions = new Versions();
+let current = null; // the id of the version shown; null before anything is written
+let passages = []; // those of the version, and what the model has written since
+let past = []; // ids of the versions shown before
+let future = []; // those that were undone
 let editing = true;
 let writing = null; // the controller of the text that is being generated
 let place = null; // of the cursor, in UTF-16 code units of the text
 let column = null; // x position on the screen that moving up and down keeps to
+let scored = null; // the text with its surprisals, if they are shown
+let scoring = new AbortController();
 
 export function start(theApp) {
   app = theApp;
-  samplingValues = makeControls(byId("write-sampling"));
+  dials = makeControls(byId("write-sampling"));
   byId("write-go").addEventListener("click", () => (writing ? stop() : go()));
   byId("write-undo").addEventListener("click", () => moveInHistory(past, future));
   byId("write-redo").addEventListener("click", () => moveInHistory(future, past));
   byId("write-edit").addEventListener("click", edit);
   byId("write-clear").addEventListener("click", clear);
-  byId("write-copy").addEventListener("click", async () => note(await copy(textOf(current()))));
-  byId("write-save").addEventListener("click", () => save(textOf(current()), `${app.model}.txt`));
+  byId("write-copy").addEventListener("click", async () => note((await copy(textNow())) ? "Copied." : "Your browser does not let this page copy. Save the text instead."));
+  byId("write-save").addEventListener("click", () => save(textNow(), `${app.model}.txt`));
+  byId("write-link").addEventListener("click", copyLink);
   byId("write-prompt").addEventListener("input", show);
+  byId("write-surprise").checked = load(SURPRISE) ?? true;
+  byId("write-surprise").addEventListener("change", onSurprise);
+  byId("history").addEventListener("beforetoggle", (event) => event.newState === "open" && listHistory());
+  byId("history-forget").addEventListener("click", forgetAll);
   byId("write").addEventListener("keydown", onKey);
+  addEventListener("pagehide", keep);
   const text = byId("write-text");
   text.addEventListener("click", onClick);
   text.addEventListener("keydown", onMove);
   text.addEventListener("focus", () => !writing && text.matches(":focus-visible") && moveCursor(place ?? firstWritten()));
+  app.onModel(show);
+  restore();
   prepareStart(app, begin, keepExample);
   show();
+}
+
+/** Follows the link in the address, if it is one. */
+export function shown() {
+  const link = readLink(location.hash);
+  if (link) follow(link);
 }
 
 // --- writing
@@ -49,41 +74,27 @@ function begin(text) {
   go();
 }
 
-function keepExample(example, where) {
-  remember(current());
-  passages = example;
-  editing = false;
-  show();
-  byId("write-text").focus({ preventScroll: true });
-  if (where === null) return;
-  moveCursor(where);
-  showAlternatives();
+function go() {
+  commit();
+  writeFrom(passages);
 }
 
-async function go() {
-  if (editing && !isYours(passages)) remember(passages);
-  passages = current();
-  await writeFrom(passages);
-}
-
-/** The passages as shown now, with your edits. */
-const current = () => (editing ? withEditedText(passages, byId("write-prompt").value) : passages);
+const textNow = () => (editing ? byId("write-prompt").value : textOf(passages));
 
 const isYours = (passages) => passages.every((part) => part.by === "you");
 
-async function writeFrom(next) {
-  stop();
-  remember(passages);
+async function writeFrom(next, fields = dials.values()) {
+  end();
+  fields = { seed: randomSeed(), ...fields, model: app.model };
+  moveTo(versions.add(next, current, fields));
   passages = next;
-  const fields = { seed: randomSeed(), ...samplingValues() };
-  const controller = (writing = new AbortController());
   editing = false;
-  place = null;
+  const controller = (writing = new AbortController());
   show();
   byId("write-text").focus({ preventScroll: true });
   const begun = { at: performance.now(), length: textOf(passages).length };
   try {
-    const pieces = api.generate({ ...fields, model: app.model, prompt: textOf(passages) }, controller.signal);
+    const pieces = api.generate({ ...fields, prompt: textOf(passages) }, controller.signal);
     const outcome = await typeOut(pieces, put, controller.signal);
     finish(controller, summary(begun, fields.seed, outcome));
   } catch (error) {
@@ -106,9 +117,21 @@ function stop() {
   writing?.abort();
 }
 
+/** Ends the writing, and keeps what was written in its version; a version to which nothing was added is none. */
+function end() {
+  if (!writing) return;
+  stop();
+  writing = null;
+  if (textOf(passages).length > versions.all.get(current).from) return versions.set(current, passages);
+  versions.all.delete(current);
+  current = past.pop();
+  editing = isYours(passages);
+}
+
 function finish(controller, words) {
   if (writing !== controller) return; // another text is being generated by now
-  writing = null;
+  end();
+  keep();
   show();
   note(words);
 }
@@ -126,29 +149,58 @@ function note(words) {
   app.announce(words);
 }
 
-// --- undo, edit
+// --- versions, undo, edit
 
-function remember(before) {
-  past = [...past, before].slice(-UNDO_STEPS);
+/** Goes to a version, which undo comes back from. */
+function moveTo(id) {
+  past = [...past, current].slice(-UNDO_STEPS);
   future = [];
+  current = id;
+  place = null;
 }
 
-function moveInHistory(from, to) {
-  if (!from.length) return;
-  stop();
-  writing = null;
-  to.push(current());
-  passages = from.pop();
+/** Makes what you typed a version. */
+function commit() {
+  end();
+  if (!editing) return;
+  const edited = withEditedText(passages, byId("write-prompt").value);
+  if (textOf(edited) === textOf(passages)) return;
+  moveTo(versions.add(edited, current));
+  passages = edited;
+}
+
+/** Shows the current version. */
+function open() {
+  passages = versions.passagesOf(current);
   place = null;
   editing = isYours(passages);
   byId("write-prompt").value = textOf(passages);
+  keep();
   show();
+}
+
+function moveInHistory(from, to) {
+  commit();
+  if (!from.length) return;
+  to.push(current);
+  current = from.pop();
+  open();
   note(passages.length ? `${number([...textOf(passages)].length)} characters.` : "");
 }
 
+function keepExample(example, fields, where) {
+  commit();
+  moveTo(versions.add(example, null, fields));
+  versions.all.get(current).from = example[0].by === "you" ? example[0].text.length : 0;
+  open();
+  byId("write-text").focus({ preventScroll: true });
+  if (where === null) return;
+  moveCursor(where);
+  showAlternatives();
+}
+
 function edit() {
-  stop();
-  writing = null;
+  end();
   editing = true;
   const prompt = byId("write-prompt");
   prompt.value = textOf(passages);
@@ -158,15 +210,78 @@ function edit() {
 }
 
 function clear() {
-  stop();
-  writing = null;
-  remember(current());
-  passages = [];
-  editing = true;
-  byId("write-prompt").value = "";
-  show();
+  commit();
+  moveTo(null);
+  open();
   note("");
   byId("write-prompt").focus();
+}
+
+// --- what the browser keeps
+
+function restore() {
+  const saved = load(TEXTS);
+  if (!saved) return;
+  versions = new Versions(saved.versions);
+  current = versions.all.has(saved.current) ? saved.current : null;
+  passages = versions.passagesOf(current);
+  editing = saved.draft !== null || isYours(passages);
+  byId("write-prompt").value = saved.draft ?? textOf(passages);
+}
+
+/** Stores all texts, with those that another tab of the browser has stored in the meantime. */
+function keep() {
+  if (writing) versions.set(current, passages);
+  const others = load(TEXTS)?.versions.filter((each) => !versions.all.has(each.id)) ?? [];
+  const draft = editing ? byId("write-prompt").value : null;
+  return store(TEXTS, { current, draft, versions: [...others, ...versions.list] });
+}
+
+function listHistory() {
+  commit();
+  byId("history-hint").textContent = keep() ? "Your browser keeps these texts; nobody else sees them." : "Your browser does not keep these texts: they end with this page.";
+  const choose = (id) => {
+    moveTo(id);
+    open();
+    listHistory();
+    byId("history-list").querySelector("[aria-current]")?.focus();
+  };
+  fillHistory(versions, current, app.models, choose);
+}
+
+function forgetAll() {
+  const left = passages;
+  versions = new Versions();
+  [past, future, current] = [[], [], null];
+  if (left.length) current = versions.add(left, null);
+  store(TEXTS, null);
+  open();
+  listHistory();
+}
+
+// --- links
+
+/** Copies a link with which the model writes the same text again. */
+async function copyLink() {
+  commit();
+  const { fields, from } = versions.all.get(current) ?? {};
+  const link = linkTo({ ...(fields ?? { ...dials.values(), model: app.model }), prompt: textOf(passages).slice(0, fields ? from : undefined) });
+  if (await copy(link)) return note("The link is copied. It holds the start of the text, the seed and the dials.");
+  history.replaceState(null, "", link);
+  note("The link is in the address bar, since your browser does not let this page copy.");
+}
+
+function follow({ fields, refused }) {
+  commit();
+  if (app.models.includes(fields.model) && fields.model !== app.model) {
+    byId("model").value = fields.model;
+    byId("model").dispatchEvent(new Event("change"));
+  } else if (fields.model && fields.model !== app.model) refused.push(`model=${fields.model}`);
+  const { prompt, model, ...values } = fields;
+  dials.set(values);
+  moveTo(versions.add(appendText([], prompt, "you"), null));
+  open();
+  writeFrom(passages, values).then(() => refused.length && note(`This server could not use a part of the link: ${refused.join(", ")}.`));
 }
 
 // --- showing
@@ -184,6 +299,7 @@ function show() {
   showButtons();
   showStart(editing && !passages.length && !byId("write-prompt").value);
   fit();
+  scoreShown();
 }
 
 /** Shows the buttons that can do something now. */
@@ -191,21 +307,45 @@ function showButtons() {
   byId("write-undo").hidden = !past.length;
   byId("write-redo").hidden = !future.length;
   byId("write-edit").hidden = editing;
-  for (const name of ["clear", "copy", "save"]) byId(`write-${name}`).hidden = editing && !byId("write-prompt").value;
+  byId("write-history").hidden = !versions.all.size;
+  for (const name of ["clear", "copy", "save", "link"]) byId(`write-${name}`).hidden = !textNow();
 }
 
 function* spans() {
+  const coloured = byId("write-surprise").checked && scored && textOf(passages).startsWith(scored.text) ? scored.done : 0;
+  const kindOf = (by, unit) => (by === "model" && unit < coloured ? `model s${levelOf(scored.bitsAt(unit))}` : by);
   let start = 0;
   for (const { text, by } of passages) {
-    const at = place === null ? -1 : place - start;
-    if (at >= 0 && at < text.length) {
-      const end = nextCharacter(text, at);
-      if (at) yield make("span", { className: by }, text.slice(0, at));
-      yield make("mark", { id: "write-here", className: by }, text.slice(at, end));
-      if (end < text.length) yield make("span", { className: by }, text.slice(end));
-    } else yield make("span", { className: by }, text);
+    for (let from = 0, to; from < text.length; from = to) {
+      const [here, kind] = [start + from === place, kindOf(by, start + from)];
+      to = nextCharacter(text, from);
+      while (!here && to < text.length && start + to !== place && kindOf(by, start + to) === kind) to = nextCharacter(text, to);
+      yield make(here ? "mark" : "span", { className: kind, id: here ? "write-here" : "" }, text.slice(from, to));
+    }
     start += text.length;
   }
+}
+
+/** Asks how surprising the text shown is, if that is to be seen and not known. */
+async function scoreShown() {
+  const [text, model] = [textOf(passages), app.model];
+  if (writing || editing || !text || !byId("write-surprise").checked) return;
+  if (scored?.text === text && scored.model === model) return;
+  scoring.abort();
+  const { signal } = (scoring = new AbortController());
+  try {
+    const found = await scoreText(model, text, signal);
+    if (signal.aborted) return;
+    scored = Object.assign(found, { model });
+    if (!writing) show();
+  } catch (error) {
+    if (!signal.aborted) note(errorText(error));
+  }
+}
+
+function onSurprise() {
+  store(SURPRISE, byId("write-surprise").checked);
+  show();
 }
 
 function fit() {
@@ -252,9 +392,14 @@ function vertical(direction) {
   return place;
 }
 
+/** The next place on one side: what is next in a text from right to left is on the left. */
+function sideways(text, move, other) {
+  return (RIGHT_TO_LEFT.test(text.slice(place, nextCharacter(text, place))) ? other : move)(text, place);
+}
+
 const moves = {
-  ArrowRight: (text) => nextCharacter(text, place),
-  ArrowLeft: (text) => previousCharacter(text, place),
+  ArrowRight: (text) => sideways(text, nextCharacter, previousCharacter),
+  ArrowLeft: (text) => sideways(text, previousCharacter, nextCharacter),
   ArrowDown: () => vertical(1),
   ArrowUp: () => vertical(-1),
   Home: () => 0,

@@ -1,0 +1,31 @@
+/** The list of everything that was written, as a tree of branches that can be gone back to. */
+
+import { byId, make, number } from "./elements.js";
+import { textOf } from "./passages.js";
+
+const SHOWN = 60; // UTF-16 code units of what is new in a version
+
+/** Fills the list. `open(id)` is called with the version that is chosen. */
+export function fillHistory(versions, current, models, open) {
+  const rows = [...versions.rows()].map((row) => item(versions, row, current, models, open));
+  byId("history-list").replaceChildren(...rows);
+}
+
+function item(versions, { version, depth, from }, current, models, open) {
+  const text = textOf(versions.passagesOf(version.id)).slice(from).trim();
+  const words = make("span", { className: "snippet", dir: "auto" }, text.slice(0, SHOWN).replaceAll(/\s+/g, " ") || "…");
+  const button = make("button", { type: "button" }, words, make("span", { className: "hint" }, facts(version, text, models)));
+  if (version.id === current) button.setAttribute("aria-current", "true");
+  button.addEventListener("click", () => open(version.id));
+  const made = make("li", {}, button);
+  made.style.setProperty("--depth", Math.min(depth, 8));
+  return made;
+}
+
+function facts({ fields, at }, text, models) {
+  const parts = [`${number([...text].length)} characters`];
+  if (!fields) parts.push("edited by you");
+  else parts.push(`temperature ${fields.temperature}`, `seed ${fields.seed}`);
+  if (fields && models.length > 1) parts.unshift(fields.model);
+  return parts.join(", ");
+}
