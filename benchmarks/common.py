@@ -13,7 +13,6 @@ import platform
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -129,12 +128,6 @@ class StepClock:
         """How long each step after the warm-up took."""
         measured = self._ends[WARMUP_STEPS:]
         return [after - before for before, after in itertools.pairwise(measured)]
-
-
-def median_seconds(action: Callable[[], float], times: int) -> float:
-    """The median of what `action` gives, after one call that does not count (it fills the system's caches)."""
-    action()
-    return statistics.median(action() for _ in range(times))
 
 
 # --- memory

@@ -20,14 +20,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from scriven.errors import UsageError
 
 
 def cache_folder() -> Path:
     """Returns the folder for files that can be made again: that in SCRIVEN_CACHE, or the user's cache."""
-    return Path(os.environ.get("SCRIVEN_CACHE") or platformdirs.user_cache_path("scriven", appauthor=False)).absolute()
+    if named := os.environ.get("SCRIVEN_CACHE"):
+        return Path(named).absolute()
+    from platformdirs import user_cache_path  # noqa: PLC0415 - most commands need no cache, and it is slow to import
+
+    return user_cache_path("scriven", appauthor=False)
 
 
 DEFAULT_FROM = "auto"  # what a new training starts from unless --from says it: none, auto, or a start's name

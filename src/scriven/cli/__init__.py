@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import select
@@ -33,6 +34,7 @@ from scriven.runtime import WRITTEN  # noqa: E402
 
 INTERRUPTED = 130
 INTERNAL = 1
+OBJECTS_BEFORE_COLLECTION = 10_000  # imports make many objects, none of which is garbage that must be looked for
 COMPLETE = "__complete"  # with which the scripts that cyclopts makes for shells begin
 VERSION_FLAGS = {"--version", "-V"}
 
@@ -88,7 +90,8 @@ def make_app(words: Sequence[str]) -> App:
     app.command(
         "scriven.cli.train:worker", name="worker", help="Join a training run that another process leads.", show=False
     )
-    app.register_install_completion_command(help="Make the shell complete commands and options with the Tab key.")
+    if not words or words[0] not in COMMANDS:  # it takes a while to import, and no command needs it
+        app.register_install_completion_command(help="Make the shell complete commands and options with the Tab key.")
     return app
 
 
@@ -99,6 +102,7 @@ def _show_help(*command: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command and exits: 0 success, 2 usage, 3 bad input, 4 diverged, 130/143 interrupted or terminated."""
     traceback, words, app = False, [""], None
+    gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
     try:
         given = sys.argv[1:] if arguments is None else arguments
         if given[:1] == [COMPLETE]:  # the shell asks, with words as they are typed
@@ -109,6 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
         options, modules = split_imports([word for word in options if word != "--traceback"])
         words = with_resume_value(expand_help([*options, *rest])) or [HELP]
         prepare_streams()
+        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # to find some, it would look at every package
         if not traceback:  # otherwise torch prints pages of its own stack for an error of one sentence
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
         _notice_termination()
