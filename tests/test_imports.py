@@ -25,7 +25,7 @@ MAP = """
     runs.start_model runs
     inference inference.sampling inference.chunks inference.context inference.numpy_network inference.torch_network
     inference.predictor inference.adaptive inference.ongoing_counts inference.adaptive_mixture inference.surprisal
-    inference.generation inference.saved_session inference.lines inference.protocols
+    inference.generation inference.saved_session inference.lines inference.protocols inference.loading
     runs.doctor
     distributed.collectives distributed.launch distributed.rendezvous distributed
     training.optimizer training.state training.budget training.mixing training.evaluation training.warm_start
@@ -33,7 +33,7 @@ MAP = """
     training.auto_settings training.auto_start training.notes training.request
     training.new_run training.resume training.loop training.start training.verify training
     report report.words report.metrics report.plot report.files report.terminal report.notebook
-    session own_loop archives
+    results session own_loop archives
     api
     server server.responses server.requests server.security server.http_limits server.prefill server.jobs
     server.engine server.saved_states server.shared server.completions server.scoring

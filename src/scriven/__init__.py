@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from scriven.report.metrics import Metrics
     from scriven.report.plot import Plot
     from scriven.report.terminal import TerminalReport
-    from scriven.session import Model, Score, Session, Step, WrittenText, load, load_session
+    from scriven.results import Score, Step, WrittenText
+    from scriven.session import Model, Session, load, load_session
     from scriven.settings import CorpusSettings, ModelSettings, ReaderSettings, Settings
 
     __version__: str
@@ -117,12 +118,12 @@ _HOMES = {
     "Model": "scriven.session",
     "Plot": "scriven.report.plot",
     "Report": "scriven.report",
-    "Score": "scriven.session",
+    "Score": "scriven.results",
     "Session": "scriven.session",
-    "Step": "scriven.session",
+    "Step": "scriven.results",
     "TerminalReport": "scriven.report.terminal",
     "TrainedRun": "scriven.api",
-    "WrittenText": "scriven.session",
+    "WrittenText": "scriven.results",
     "load": "scriven.session",
     "load_session": "scriven.session",
     "plot_runs": "scriven.api",

@@ -15,11 +15,10 @@ from __future__ import annotations
 import copy
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self, get_args, overload
+from typing import TYPE_CHECKING, get_args, overload
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -29,10 +28,9 @@ from scriven.arrays import Float32s, Float64s, Ids
 from scriven.corpus.decoding import prepare
 from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_mark
-from scriven.errors import InputError, UsageError
-from scriven.events import Loss
+from scriven.errors import UsageError
 from scriven.inference.adaptive_mixture import adaptive_reader
-from scriven.inference.chunks import StoredText, prompt_ids, read_chunks, split_text
+from scriven.inference.chunks import prompt_ids, read_chunks, split_text
 from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.generation import (
     LENGTH,
@@ -43,90 +41,21 @@ from scriven.inference.generation import (
     generate_many,
     make_decoder,
 )
-from scriven.inference.numpy_network import NumpyNetwork
-from scriven.inference.predictor import Predictor, in_torch, writing_precision
+from scriven.inference.loading import Counts, Device, Precision, device_type, open_predictor, weights_hash
+from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import ADAPTIVE, text_reader
 from scriven.inference.saved_session import AdaptiveMemory, Origin, SavedSession, TextMemory
-from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals_of_text, tally
-from scriven.kernels import native_library
-from scriven.kernels.counts import NgramMixture
-from scriven.runs.checkpoints import MODEL_FILE, Checkpoint
-from scriven.runs.folder import Run, Which, open_run
-from scriven.runtime import explain_torch, has_torch, may_have_gpu, needing_torch
-from scriven.settings import Settings, reader_window
+from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals_of_text
+from scriven.results import Score, Step, WrittenText, score_of
+from scriven.runs.folder import Which, open_run
+from scriven.settings import Settings
 from scriven.vocabulary import Vocabulary, check_ids
 
 if TYPE_CHECKING:
     from scriven.inference.adaptive_mixture import AnyReader
-    from scriven.model import CharLM
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "bf16", "int8"]
-Counts = Literal["auto", "none"]
 Several = list[str] | tuple[str, ...]  # texts; not Sequence, as a str is one
 SHOWN = 3  # likely next symbols in a session's repr
-
-
-class WrittenText(str):
-    """A text that a model wrote. It `ended` if it ended by itself, with its document."""
-
-    __slots__ = ("ended",)
-    ended: bool
-
-    def __new__(cls, text: str, ended: bool = False) -> Self:
-        """Makes the text."""
-        made = super().__new__(cls, text)
-        made.ended = ended
-        return made
-
-
-class Read(NamedTuple):
-    """A text that was scored."""
-
-    vocabulary: Vocabulary
-    ids: Ids  # (T,), with boundaries
-    nats: Float64s  # (T,) the cost of each
-
-
-@dataclass(frozen=True)
-class Score(Loss):
-    """How surprising a text was: its loss, the number of its unseen symbols, and the surprisal of each symbol.
-
-    A symbol is a character, or a byte of UTF-8 if the model's unit is the byte; "characters" are symbols here. The cost
-    of documents' ends is in `end_nats` and `total_nats`, separate from the symbols.
-    """
-
-    unseen: int = 0
-    surprisals: Float64s = field(default_factory=lambda: np.empty(0), compare=False)  # (characters,) nats
-    read: Read | None = field(default=None, compare=False)  # what was scored
-    adaptive: bool = False  # whether the model learned while it read, which no other score can be compared with
-
-    def __repr__(self) -> str:
-        unseen = f", {self.unseen:,} unseen" if self.unseen else ""
-        return f"Score({'adaptive: ' * self.adaptive}{self.describe()}{unseen})"
-
-    def _repr_html_(self) -> str:
-        """Returns the text in colours for a notebook: the darker a character, the more it surprised."""
-        from scriven.report.notebook import score_html  # noqa: PLC0415 - in a notebook alone
-
-        return repr(self) if self.read is None else score_html(repr(self), *self.read)
-
-
-@dataclass(frozen=True)
-class Step:
-    """The result of reading one symbol. A model that reads windows has the `state` after the whole text."""
-
-    probabilities: Float64s  # (V,) of the next symbol, in the order of the ids; `<unk>` is the last
-    state: tuple[tuple[Float32s, ...], ...]  # per layer: (h, c) of an lstm, (h,) of other cells; each (H,)
-
-    def __repr__(self) -> str:
-        shapes = [[part.shape for part in layer] for layer in self.state]
-        return f"Step(probabilities {self.probabilities.shape}, hidden {self.hidden.shape}, state {shapes})"
-
-    @property
-    def hidden(self) -> Float32s:
-        """The hidden values (H,) of the last layer."""
-        return self.state[-1][0]
 
 
 class Model:
@@ -545,28 +474,13 @@ def load(
     path = check_path("run", run)
     if path is None:
         raise UsageError("run is None; give the folder of a run, a str or a Path")
-    place, opened = _device_type(device), open_run(path)
+    place, opened = device_type(device), open_run(path)
     checkpoint = opened.checkpoint(which)
-    weights, settings = checkpoint.arrays(opened.shapes()), opened.settings.model
-    writing = writing_precision(precision, place, settings.cell)
-    network, number_format = _choose_network(NumpyNetwork(settings, opened.vocabulary.size, weights), place, precision)
-    predictor = Predictor(
-        network,
-        opened.vocabulary,
-        number_format,
-        reader_window(opened.settings.reader),
-        writing,
-        training_text=partial(_training_text, opened),
-    )
-    sha256 = checkpoint.manifest["files"][MODEL_FILE]["sha256"]
-    if opened.settings.model.kind == "counts":
-        predictor, sha256 = _counts_alone(predictor, opened, order), opened.origin["counts"]["sha256"]
-    elif counts == "auto":
-        predictor = _mix_counts(predictor, opened, checkpoint, order)
+    predictor = open_predictor(opened, checkpoint, place, precision=precision, counts=counts, order=order)
     origin = Origin(
         run=str(opened.path.absolute()),
         step=checkpoint.step,
-        sha256=sha256,
+        sha256=weights_hash(opened, checkpoint),
         device=device,
         precision=precision,
         counts="auto" if predictor.counts else None,
@@ -575,68 +489,6 @@ def load(
     made = Model(predictor, opened.settings, checkpoint.step, str(run), origin)
     _LOADED.setdefault(origin, made)
     return made
-
-
-def _device_type(name: str) -> str:
-    """Returns the type of the device to compute on: for `auto`, torch is asked only if there may be a GPU.
-
-    Raises UsageError if this machine does not have the device.
-    """
-    if name == "cpu" or (name == "auto" and not (may_have_gpu() and has_torch())):
-        return "cpu"
-    with needing_torch(f"device {name}"):
-        from scriven.model.backends import choose_device  # noqa: PLC0415 - it imports torch
-    return choose_device(name).type
-
-
-def _choose_network(network: NumpyNetwork, place: str, precision: str) -> tuple[NumpyNetwork | CharLM, str]:
-    """Returns what computes a network on a device, besides native code, and its number format.
-
-    Torch does if it is there. In int8, native code reads and writes, so torch is not even imported.
-    """
-    native = writing_precision(precision, place, network.settings.cell) == "int8"
-    if native or network.is_empty:
-        return network, "fp32"
-    if not has_torch():
-        if precision == "bf16":
-            raise UsageError(explain_torch("reading in bf16"))
-        return network, "fp32"
-    import torch  # noqa: PLC0415 - it is there
-
-    from scriven.model.precision import choose_precision  # noqa: PLC0415 - it imports torch
-
-    device, asked = torch.device(place), precision.replace("int8", "auto")
-    number_format = choose_precision(asked, device, network.settings.cell, again=False)
-    return in_torch(network).to(device), number_format
-
-
-def _training_text(run: Run) -> StoredText:
-    from scriven.runs.recovery import open_run_corpus  # noqa: PLC0415 - most uses of a model need no corpus
-
-    try:
-        return open_run_corpus(run).training
-    except InputError as error:
-        raise InputError(
-            f"{error}. Ongoing counts need the training text; without it, adapt the network alone: --counts none, or "
-            'load(run, counts="none")'
-        ) from None
-
-
-def _counts_alone(predictor: Predictor, run: Run, order: int | None) -> Predictor:
-    table = run.counts()
-    assert table is not None  # or it would have raised
-    return predictor.with_counts(NgramMixture.alone(table), NgramMixture.alone(table, order))
-
-
-def _mix_counts(predictor: Predictor, run: Run, checkpoint: Checkpoint, order: int | None) -> Predictor:
-    """Returns the predictor with the run's counts, if its training has found that they help."""
-    weights = checkpoint.mixture
-    if weights is None:
-        return predictor
-    table = run.counts()
-    if table is None:
-        return predictor.without_counts(native_library.why())
-    return predictor.with_counts(*weights.mixtures(table, order))
 
 
 def load_session(path: str | Path, model: Model | None = None) -> Session:
@@ -673,13 +525,6 @@ def _row(values: Float32s) -> Float32s:
     """Returns the only row of an array, (H,), as a copy."""
     row: Float32s = values[0].copy()
     return row
-
-
-def score_of(vocabulary: Vocabulary, ids: Ids, nats: Float64s, *, adaptive: bool = False) -> Score:
-    """Returns the score of ids and their nats, both (T,), with boundaries."""
-    total, costs = tally(vocabulary, ids, nats), nats[ids != vocabulary.boundary]
-    read = Read(vocabulary, ids, nats)
-    return Score(**vars(total.loss), unseen=total.unseen, surprisals=costs, read=read, adaptive=adaptive)
 
 
 def check_count(count: object) -> int:

@@ -34,7 +34,8 @@ from scriven.settings import SamplingSettings
 if TYPE_CHECKING:
     from scriven.corpus import Part
     from scriven.corpus.decoding import ReadCounts
-    from scriven.session import Model, WrittenText
+    from scriven.results import WrittenText
+    from scriven.session import Model
 
 DEFAULTS = SamplingSettings()
 SEPARATOR = "-" * 16  # printed between two texts
