@@ -21,7 +21,7 @@ MAP = """
     batches.batch batches.documents batches.readers batches
     model.reference_cells model.shapes model.backends model.cells model.language_model model.pretrained model.precision
     model
-    runs.journal runs.tensors runs.ngrams runs.checkpoints runs.folder runs.summary runs.recovery runs.saver
+    runs.journal runs.tensors runs.ngrams runs.checkpoints runs.folder runs.claim runs.summary runs.recovery runs.saver
     runs.start_model runs
     inference inference.sampling inference.chunks inference.context inference.numpy_network inference.torch_network
     inference.predictor inference.adaptive inference.ongoing_counts inference.adaptive_mixture inference.surprisal

@@ -18,7 +18,8 @@ from scriven.events import Loss
 from scriven.model import CharLM
 from scriven.model.shapes import weight_shapes
 from scriven.runs import create_run, open_run, writing
-from scriven.runs.folder import check_new_run, describe_origin, has_checkpoints
+from scriven.runs.claim import check_new_run, describe_origin
+from scriven.runs.folder import has_checkpoints
 from scriven.runs.tensors import check_arrays, finite
 from scriven.runtime import MAIN, Registered
 from scriven.settings import (

@@ -16,7 +16,7 @@ from scriven.errors import InputError, ScrivenError, UsageError
 from scriven.report.metrics import read_metrics
 from scriven.report.plot import plot_losses
 from scriven.runs import Run, checkpoints, create_run, writing
-from scriven.runs.folder import WRITTEN_FILES, check_new_run, hold_claim
+from scriven.runs.claim import WRITTEN_FILES, check_new_run, hold_claim
 from scriven.safe_files import staging_folder
 from scriven.settings import Settings
 from scriven.vocabulary import Vocabulary

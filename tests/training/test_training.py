@@ -106,7 +106,7 @@ def test_a_resumed_run_says_that_other_kernels_go_on(
         assert isinstance(started, Started)
         return started.notes
 
-    monkeypatch.setattr("scriven.runs.folder.level", lambda: "avx2")
+    monkeypatch.setattr("scriven.runs.claim.level", lambda: "avx2")
     run(book, tmp_path / "run", {"budget": {"steps": 1}})
     more = validate({"budget": {"steps": 2}})
     assert not any("kernels" in note for note in notes("avx2", settings=more))

@@ -15,7 +15,7 @@ from scriven.kernels import native_library
 from scriven.kernels.counts import NgramTable
 from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, create_run
-from scriven.runs.folder import check_new_run, describe_origin, hold_claim
+from scriven.runs.claim import check_new_run, describe_origin, hold_claim
 from scriven.runs.journal import read_replay_log
 from scriven.settings import Settings, check_partial, merge_settings, validate
 from scriven.training.auto_settings import (
