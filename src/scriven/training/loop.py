@@ -361,7 +361,7 @@ class Trainer:
                     yield self._make_evaluated(protocol, loss, step=best.step, best=True, final=True)
                 else:
                     overflowed.append(protocol)
-            mixture = self.evaluator.fit_mixture() if compared else None
+            mixture = self.saver.run.checkpoint(best.step).mixture if self.saver and compared else None
             for model, protocol, loss in self.evaluator.compared_losses(mixture, self.state.counts) if compared else ():
                 if math.isfinite(loss.total_nats):
                     yield self._make_compared(model, protocol, loss, step=best.step, final=True)
