@@ -1,6 +1,7 @@
 """Compiles the native kernels with the C++ compiler that is there: for wheels, for editable installs, and by hand.
 
     python hatch_build.py               # builds src/scriven/kernels/_native_*.so; compiles what has changed
+    python hatch_build.py --only avx2   # builds fewer libraries, for a quick look; removes the others
     python hatch_build.py --sanitize    # a copy of the package in build/sanitized, that stops at undefined behaviour
     python hatch_build.py --check FOLDER    # programs that compare the kernels with slow obvious code
 
@@ -65,7 +66,6 @@ VARIANTS: dict[str, list[str]] = {
     "avx512bf16": _AVX512_BF16,
     "amx": [*_AVX512_BF16, "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
 }
-BF16 = ("avx512bf16", "amx")  # the libraries that have the sources whose names end in _bf16
 
 # What any processor of the kind can do, whatever the compiler's own default or $CXX says.
 BASELINES = {"x86_64": ("-march=x86-64", "-mtune=generic"), "aarch64": ("-march=armv8-a",)}
@@ -153,22 +153,12 @@ def _compile_variants(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         known = [name for name, yes in zip(variants, pool.map(compiler.knows, variants), strict=True) if yes]
         wanted = {
-            variant: [_portable_if_detection(path, variant) for path in sources if _is_in(path, variant)]
+            variant: [(path, "portable" if path.name == DETECTION else variant) for path in sources]
             for variant in known
         }
         for path, variant in dict.fromkeys(pair for pairs in wanted.values() for pair in pairs):
             jobs[path, variant] = pool.submit(_compile, compiler, path, objects, variant)
     return {variant: [jobs[pair].result() for pair in pairs] for variant, pairs in wanted.items()}
-
-
-def _is_in(source: Path, variant: str) -> bool:
-    """Whether a source belongs to the library of a variant."""
-    return variant in BF16 or not source.stem.endswith("_bf16")
-
-
-def _portable_if_detection(source: Path, variant: str) -> tuple[Path, str]:
-    """Returns the source and the variant that it is compiled for."""
-    return source, "portable" if source.name == DETECTION else variant
 
 
 def _remove_libraries(kernels: Path, but: Collection[str] = ()) -> None:
@@ -198,12 +188,23 @@ def _compile(compiler: Compiler, source: Path, objects: Path, variant: str) -> s
     arguments = [*compiler.flags, *VARIANTS[variant]]
     if source.name == DETECTION:
         arguments.append(f"-DSCRIVEN_INTERFACE={INTERFACE['interface_of'](source.parent)}")
-    texts = [source, *sorted(source.parent.glob("*.h"))]
-    key = hashlib.sha256(repr((compiler, arguments, [path.read_bytes() for path in texts])).encode())
+    key = hashlib.sha256(repr((compiler, arguments, _texts_of(source))).encode())
     target = objects / f"{source.stem}-{variant}-{key.hexdigest()[:16]}.o"
     if not target.exists():
         _replace(target, lambda path: compiler.run(*arguments, "-c", str(source), "-o", path))
     return str(target)
+
+
+def _texts_of(source: Path) -> dict[str, str]:
+    """Returns the text of a source and of all headers of its folder that it includes, also by others, by name."""
+    texts: dict[str, str] = {}
+    wanted = [source.name]
+    while wanted:
+        name = wanted.pop()
+        if name not in texts:
+            texts[name] = (source.parent / name).read_text("utf-8")
+            wanted += re.findall(r'^#include "([^"]+)"', texts[name], re.MULTILINE)
+    return texts
 
 
 def _replace(target: Path, write: Callable[[str], None]) -> None:
@@ -258,6 +259,7 @@ def _main() -> None:
     parser = argparse.ArgumentParser(description="Build the native kernels in place.")
     parser.add_argument("--sanitize", action="store_true", help="build a copy of the package that checks itself")
     parser.add_argument("--check", type=Path, help="build the programs of tests/native there instead")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="build portable and these, and remove others")
     parser.add_argument("--threads", action="store_true", help="with --check: programs that look for data races")
     root, package, extra = Path(__file__).parent, Path(__file__).parent / PACKAGE, ()
     asked = parser.parse_args()
@@ -265,11 +267,14 @@ def _main() -> None:
         package, extra = root / "build" / "sanitized" / "scriven", tuple(SANITIZE)
         shutil.rmtree(package, ignore_errors=True)
         shutil.copytree(root / PACKAGE, package, ignore=shutil.ignore_patterns("_native[._]*", "__pycache__"))
+    variants = [name for name in VARIANTS if not asked.only or name in ("portable", *asked.only)]
     try:
         if asked.check:
             print(f"{asked.check}: {build_check(root, asked.check, tuple(RACES) if asked.threads else ())}")
             return
-        print(f"{package / 'kernels' / library_file('*')}: {build(package, root / 'build' / 'native', extra)}")
+        print(
+            f"{package / 'kernels' / library_file('*')}: {build(package, root / 'build' / 'native', extra, variants)}"
+        )
     except BuildError as error:
         sys.exit(str(error))
 

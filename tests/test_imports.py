@@ -14,7 +14,7 @@ MAP = """
     recipes starts
     counter_rng safe_files signals
     kernels.interface kernels.native_library kernels.encode kernels.counts kernels.context_mixing kernels.adamw
-    kernels.muon kernels.recurrent kernels.recurrent_fp32 kernels.cross_entropy kernels.scan kernels.sampler kernels
+    kernels.recurrent kernels.muon kernels.cross_entropy kernels.scan kernels.sampler kernels
     corpus.filesystem corpus.sources corpus.encodings corpus.structure corpus.zipped corpus.decoding
     corpus.header corpus.shard_reader corpus.tables corpus.documents corpus.partition corpus.shards corpus.inputs
     corpus.writer corpus.parts corpus.store corpus.build corpus

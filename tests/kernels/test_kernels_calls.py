@@ -18,7 +18,6 @@ from scriven.kernels import (  # noqa: F401 - they have the structures
     muon,
     native_library,
     recurrent,
-    recurrent_fp32,
     sampler,
     scan,
 )

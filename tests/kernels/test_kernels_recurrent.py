@@ -1,7 +1,4 @@
-"""Native recurrence against the plain loop: outputs, states and all gradients, in any shape.
-
-Elsewhere than on processors that multiply bf16 there is nothing to test: torch does all of it.
-"""
+"""Native recurrence against the plain loop: outputs, states and all gradients, in any shape and number format."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -9,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from kernel_variants import FORMATS, in_each_format
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,19 +15,22 @@ from scriven.model import CharLM
 from scriven.model.reference_cells import LayerState, gru_step, lstm_step, rnn_step
 from scriven.settings import ModelSettings
 
-pytestmark = pytest.mark.skipif(not recurrent.usable(), reason="needs native code for bf16")
+pytestmark = pytest.mark.skipif(not FORMATS, reason="there is no native library")
 STEPS = {"rnn": rnn_step, "gru": gru_step, "lstm": lstm_step}
-SHAPES = [(1, 1, 1), (1, 3, 17), (5, 3, 17), (7, 33, 257), (5, 1, 32), (9, 70, 40), (20, 32, 64), (3, 100, 64)]
+SHAPES = [(1, 1, 1), (1, 3, 17), (5, 3, 17), (4, 33, 257), (5, 1, 32), (9, 70, 40), (20, 32, 64), (3, 100, 64)]
 V = 11
-ROUNDING = 0.01  # of a whole array's size: products of bf16 values differ by that from those of fp32
+# Of a whole array's size, and the size of one value below which differences do not count.
+ROUNDING = {torch.float32: (1.5e-5, 0.01), torch.bfloat16: (0.01, 1.0)}
 
 
 class Task:
     """Arguments of one layer, random weights to sum its outputs with, and what comes of it either way."""
 
-    def __init__(self, cell: str, shape: tuple[int, int, int], *, folded: bool = False, fresh: bool = False) -> None:
+    def __init__(
+        self, cell: str, shape: tuple[int, int, int], dtype: torch.dtype, *, folded: bool = False, fresh: bool = False
+    ) -> None:
         torch.manual_seed(0)
-        (steps, rows, cells), self.cell = shape, cell
+        (steps, rows, cells), self.cell, self.dtype = shape, cell, dtype
         gates, arrays = recurrent.CELLS[cell].gates, 2 if cell == "lstm" else 1
         self.ids = torch.randint(0, V, (steps, rows)) if folded else None
         size = (V, gates * cells) if folded else (steps, rows, gates * cells)
@@ -56,7 +57,11 @@ class Task:
 
     def native(self) -> tuple[Tensor, LayerState]:
         return recurrent.recurrent(
-            self.cell, self.from_input, self.weight, self.state, ids=self.ids, bias=self.bias, fresh=self.fresh
+            *(self.cell, self.from_input, self.weight, self.state),
+            dtype=self.dtype,
+            ids=self.ids,
+            bias=self.bias,
+            fresh=self.fresh,
         )
 
     def gradients(self, y: Tensor, after: LayerState) -> tuple[Tensor, ...]:
@@ -64,30 +69,56 @@ class Task:
         total = torch.stack([(part.float() * sought).sum() for part, sought in outputs]).sum()
         return torch.autograd.grad(total, self.arguments)
 
+    def everything(self) -> tuple[Tensor, ...]:
+        y, after = self.native()
+        return (y, *after, *self.gradients(y, after))
 
-def check(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], least: float = 0.0) -> None:
-    """Whole arrays differ by rounding alone; `least` is the size below which differences do not count."""
+
+def check(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], dtype: torch.dtype) -> None:
+    """Whole arrays differ by rounding alone."""
+    rounding, least = ROUNDING[dtype]
     for mine, theirs in zip(found, expected, strict=True):
         assert mine.shape == theirs.shape
-        assert (mine.float() - theirs).norm() <= ROUNDING * (theirs.norm() + least * math.sqrt(theirs.numel()))
+        assert (mine.float() - theirs).norm() <= rounding * (theirs.norm() + least * math.sqrt(theirs.numel()))
 
 
 @pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("cell", STEPS)
+@in_each_format
 def test_steps_and_gradients_are_those_of_the_plain_loop(
-    cell: str, shape: tuple[int, int, int], folded: bool, fresh: bool
+    variant: str, dtype: torch.dtype, cell: str, shape: tuple[int, int, int], folded: bool, fresh: bool
 ) -> None:
-    task = Task(cell, shape, folded=folded, fresh=fresh)
-    (y, after), (plain, plain_after) = task.native(), task.plain()
-    check((y, *after), (plain, *plain_after), least=1.0)
-    check(task.gradients(y, after), task.gradients(plain, plain_after), least=1.0)
+    task = Task(cell, shape, dtype, folded=folded, fresh=fresh)
+    plain, after = task.plain()
+    check(task.everything(), (plain, *after, *task.gradients(plain, after)), dtype)
 
 
 @pytest.mark.parametrize("cell", STEPS)
-def test_two_chunks_are_one_to_the_last_bit(cell: str) -> None:
-    task = Task(cell, (9, 33, 40))
+def test_gradients_are_those_of_small_differences(cell: str) -> None:
+    task = Task(cell, (3, 2, 5), torch.float32, folded=True, fresh=True)
+    gradients = task.gradients(*task.native())
+
+    @torch.no_grad()
+    def total() -> float:
+        y, after = task.native()
+        return sum(float((part.double() * each).sum()) for part, each in zip((y, *after), task.sought, strict=True))
+
+    for argument, gradient in zip(task.arguments, gradients, strict=True):
+        direction, size = torch.randn(argument.shape), 1e-2
+        argument.data += size * direction
+        above = total()
+        argument.data -= 2 * size * direction
+        below = total()
+        argument.data += size * direction
+        assert (above - below) / (2 * size) == pytest.approx(float((gradient * direction).sum()), abs=5e-3, rel=5e-3)
+
+
+@pytest.mark.parametrize("cell", STEPS)
+@in_each_format
+def test_two_chunks_are_one_to_the_last_bit(variant: str, dtype: torch.dtype, cell: str) -> None:
+    task = Task(cell, (9, 33, 40), dtype)
     whole, after = task.native()
     pieces, parts = (task.from_input[:4], task.from_input[4:]), []
     for piece in pieces:
@@ -107,13 +138,19 @@ def with_threads() -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.parametrize("folded", [False, True])
-@pytest.mark.parametrize("shape", [(4, 100, 40), (3, 5, 200), (2, 130, 100), (3, 48, 70)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 100, 40), (3, 5, 200), (2, 130, 100), (3, 48, 70), (2, 33, 100)], ids=str)
 @pytest.mark.parametrize("cell", STEPS)
+@in_each_format
 def test_threads_do_not_change_a_bit(
-    cell: str, shape: tuple[int, int, int], folded: bool, with_threads: Callable[[int], None]
+    variant: str,
+    dtype: torch.dtype,
+    cell: str,
+    shape: tuple[int, int, int],
+    folded: bool,
+    with_threads: Callable[[int], None],
 ) -> None:
-    task, found = Task(cell, shape, folded=folded, fresh=True), []
-    for threads in (1, 2, 3):
+    task, found = Task(cell, shape, dtype, folded=folded, fresh=True), []
+    for threads in (1, 2, 3, 4):
         with_threads(threads)
         y, after = task.native()
         found.append((y, *after, *task.gradients(y, after)))
@@ -123,7 +160,7 @@ def test_threads_do_not_change_a_bit(
 
 def test_two_callers_at_once_get_what_each_alone_gets(with_threads: Callable[[int], None]) -> None:
     with_threads(2)
-    tasks = [Task("lstm", (20, 33, 96)), Task("gru", (20, 5, 130))]
+    tasks = [Task("lstm", (20, 33, 96), torch.float32), Task("gru", (20, 5, 130), torch.float32)]
     alone = [task.gradients(*task.native()) for task in tasks]
     with ThreadPoolExecutor(2) as pool:
         for _ in range(5):
@@ -133,8 +170,9 @@ def test_two_callers_at_once_get_what_each_alone_gets(with_threads: Callable[[in
 
 
 @pytest.mark.parametrize("cell", STEPS)
-def test_without_gradients_nothing_else_changes(cell: str) -> None:
-    task = Task(cell, (4, 5, 40))
+@in_each_format
+def test_without_gradients_nothing_else_changes(variant: str, dtype: torch.dtype, cell: str) -> None:
+    task = Task(cell, (4, 5, 40), dtype)
     y, after = task.native()
     with torch.no_grad():
         alone, alone_after = task.native()
@@ -143,24 +181,27 @@ def test_without_gradients_nothing_else_changes(cell: str) -> None:
 
 @pytest.mark.parametrize("size", [1e-39, 1e30, math.inf])
 @pytest.mark.parametrize("cell", STEPS)
-def test_tiny_and_huge_sums_saturate(cell: str, size: float) -> None:
-    task = Task(cell, (3, 2, 5))
+@in_each_format
+def test_tiny_and_huge_sums_saturate(variant: str, dtype: torch.dtype, cell: str, size: float) -> None:
+    task = Task(cell, (3, 2, 5), dtype)
     task.from_input.data = task.from_input.data.sign() * size
     y, after = task.native()
     assert y.isfinite().all()
-    check((y, *after), (task.plain()[0], *task.plain()[1]), least=1.0)
+    check((y, *after), (task.plain()[0], *task.plain()[1]), dtype)
 
 
 @pytest.mark.parametrize("cell", STEPS)
-def test_what_is_no_number_is_not_hidden(cell: str) -> None:
-    task = Task(cell, (3, 2, 5))
+@in_each_format
+def test_what_is_no_number_is_not_hidden(variant: str, dtype: torch.dtype, cell: str) -> None:
+    task = Task(cell, (3, 2, 5), dtype)
     task.from_input.data[0, 1] = math.nan
     y, after = task.native()
     assert y[:, 1].isnan().all() and y[:, 0].isfinite().all() and after[0][1].isnan().all()
 
 
-def test_ids_without_a_row_are_refused() -> None:
-    task = Task("lstm", (3, 2, 5), folded=True)
+@in_each_format
+def test_ids_without_a_row_are_refused(variant: str, dtype: torch.dtype) -> None:
+    task = Task("lstm", (3, 2, 5), dtype, folded=True)
     assert task.ids is not None
     task.ids[2, 1] = V
     with pytest.raises(RuntimeError, match="an argument"):
@@ -168,30 +209,44 @@ def test_ids_without_a_row_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1, 1), (3, 5, 17, 33), (40, 33, 100, 70), (7, 9, 257, 256), (2, 90, 40, 700)], ids=str
+    "shape",
+    [
+        (1, 1, 1, 1),
+        (3, 5, 17, 33),
+        (40, 33, 100, 70),
+        (7, 9, 257, 256),
+        (37, 1, 513, 1),
+        (2, 90, 40, 700),
+        (3, 0, 4, 5),
+    ],
+    ids=str,
 )
-def test_a_projection_is_a_linear_layer(shape: tuple[int, int, int, int], with_threads: Callable[[int], None]) -> None:
+@in_each_format
+def test_a_projection_is_a_linear_layer(
+    variant: str, dtype: torch.dtype, shape: tuple[int, int, int, int], with_threads: Callable[[int], None]
+) -> None:
     torch.manual_seed(0)
     steps, rows, inputs, outputs = shape
     x, weight = torch.randn(steps, rows, inputs).requires_grad_(), torch.randn(outputs, inputs).requires_grad_()
     bias, sought = torch.randn(outputs).requires_grad_(), torch.randn(steps, rows, outputs)
-    found, expected = recurrent.projection(x, weight, bias), functional.linear(x, weight, bias)
-    check((found,), (expected,), least=1.0)
     arguments = (x, weight, bias)
-    gradients = torch.autograd.grad(found, arguments, sought.bfloat16())
-    check(gradients, torch.autograd.grad(expected, arguments, sought))
+    found, expected = recurrent.projection(*arguments, dtype=dtype), functional.linear(*arguments)
+    gradients = torch.autograd.grad(found, arguments, sought.to(dtype))
+    check((found, *gradients), (expected, *torch.autograd.grad(expected, arguments, sought)), dtype)
     with_threads(3)
-    again = recurrent.projection(x, weight, bias)
-    more = torch.autograd.grad(again, arguments, sought.bfloat16())
+    again = recurrent.projection(*arguments, dtype=dtype)
+    more = torch.autograd.grad(again, arguments, sought.to(dtype))
     assert all(torch.equal(*pair) for pair in zip((again, *more), (found, *gradients), strict=True))
 
 
-def by_layer(cell: str, x: Tensor, weights: tuple[Tensor, ...], fresh: Tensor) -> tuple[Tensor, ...]:
+def by_layer(
+    cell: str, x: Tensor, weights: tuple[Tensor, ...], fresh: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
     """Outputs, states and the gradients of all arguments, of a layer that multiplies what it reads as it goes."""
     weight_x, weight, bias = weights
     h = torch.full((x.shape[1], weight.shape[1]), 0.5)
     state = (h, -h) if cell == "lstm" else (h,)
-    y, after = recurrent.recurrent(cell, bias, weight, state, x=x, weight_x=weight_x, fresh=fresh)
+    y, after = recurrent.recurrent(cell, bias, weight, state, dtype=dtype, x=x, weight_x=weight_x, fresh=fresh)
     return y, *after, *torch.autograd.grad(y.float().square().sum(), (x, *weights))
 
 
@@ -210,8 +265,9 @@ def by_loop(cell: str, x: Tensor, weights: tuple[Tensor, ...], fresh: Tensor) ->
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (5, 3, 17, 33), (4, 33, 70, 40), (3, 100, 40, 257)], ids=str)
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@in_each_format
 def test_what_is_read_is_multiplied_on_the_way(
-    cell: str, shape: tuple[int, int, int, int], with_threads: Callable[[int], None]
+    variant: str, dtype: torch.dtype, cell: str, shape: tuple[int, int, int, int], with_threads: Callable[[int], None]
 ) -> None:
     torch.manual_seed(0)
     steps, rows, inputs, cells = shape
@@ -222,8 +278,8 @@ def test_what_is_read_is_multiplied_on_the_way(
     found = []
     for threads in (1, 2, 3):
         with_threads(threads)
-        found.append(by_layer(cell, x, weights, fresh))
-    check(found[0], by_loop(cell, x, weights, fresh), least=1.0)
+        found.append(by_layer(cell, x, weights, fresh, dtype))
+    check(found[0], by_loop(cell, x, weights, fresh), dtype)
     assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
 
 
@@ -241,38 +297,49 @@ def test_what_is_read_is_multiplied_on_the_way(
     ],
     ids=str,
 )
-def test_models_read_and_learn_as_they_do_in_fp32(chosen: dict[str, object]) -> None:
+@pytest.mark.parametrize("dtype", dict.fromkeys(dtype for _, dtype in FORMATS), ids=str)
+def test_models_read_and_learn_as_they_do_in_torch(
+    dtype: torch.dtype, chosen: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     model = CharLM(ModelSettings.model_validate({"width": 24, **chosen}), V).train()
     ids, fresh = torch.randint(0, V, (12, 5)), torch.rand(12, 5) < 0.2  # unknown symbols among them
-    found: dict[str, tuple[Tensor, ...]] = {}
-    for precision in ("fp32", "bf16"):
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    found: dict[bool, tuple[Tensor, ...]] = {}
+    for native in (True, False):
+        monkeypatch.setattr(recurrent, "usable", lambda wanted, native=native: native)
+        with torch.autocast("cpu", torch.bfloat16, enabled=native and dtype == torch.bfloat16):
             logits, state = model(ids, None, fresh, dropout_seed=3)
-        loss = functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
-        gradients = torch.autograd.grad(loss, list(model.parameters()))
-        found[precision] = (logits, *(part for layer in state for part in layer), *gradients)
-    for mine, theirs in zip(found["bf16"], found["fp32"], strict=True):
-        assert (mine - theirs).norm() <= 0.03 * theirs.norm() + 1e-4
+            losses = model.losses(model.read(ids, None, fresh, dropout_seed=3)[1], ids)
+        gradients = torch.autograd.grad(losses.mean(), list(model.parameters()))
+        found[native] = (logits, losses, *(part for layer in state for part in layer), *gradients)
+    most = ROUNDING[dtype][0] * (1 if dtype == torch.float32 else 3)
+    for mine, theirs in zip(found[True], found[False], strict=True):
+        assert (mine - theirs).norm() <= most * theirs.norm() + 1e-4
 
 
-@pytest.mark.skipif(not recurrent.usable(), reason="there is no native code for this processor")
+def test_a_projection_keeps_what_is_no_number() -> None:
+    x = torch.randn(2, 3, 20)
+    x[1, 2, 7] = math.nan
+    y = recurrent.projection(x, torch.randn(5, 20), torch.randn(5), dtype=torch.float32)
+    assert y[1, 2].isnan().all()
+    assert not y[0].isnan().any()
+
+
 @pytest.mark.parametrize("sizes", [((3, 4, 6), (20, 5), (20,)), ((3, 4, 5), (20, 5), (19,))], ids=str)
 def test_projections_of_other_shapes_are_refused_before_they_are_read(sizes: tuple[tuple[int, ...], ...]) -> None:
+    x, weight, bias = (torch.zeros(size) for size in sizes)
     with pytest.raises(ValueError, match="of shape"):
-        recurrent.projection(*(torch.zeros(size) for size in sizes))
+        recurrent.projection(x, weight, bias, dtype=torch.float32)
 
 
-@pytest.mark.skipif(not recurrent.usable(), reason="there is no native code for this processor")
 def test_a_state_of_another_cell_and_inputs_without_weights_are_refused() -> None:
     sums, weight, h = torch.zeros(3, 4, 20), torch.zeros(20, 5), torch.zeros(4, 5)
     with pytest.raises(ValueError, match="a state of 1 arrays, not 2"):
-        recurrent.recurrent("lstm", sums, weight, (h,))
+        recurrent.recurrent("lstm", sums, weight, (h,), dtype=torch.float32)
     with pytest.raises(ValueError, match="belong together"):
-        recurrent.recurrent("lstm", sums, weight, (h, h), x=torch.zeros(3, 4, 6))
+        recurrent.recurrent("lstm", sums, weight, (h, h), dtype=torch.float32, x=torch.zeros(3, 4, 6))
 
 
-@pytest.mark.skipif(not recurrent.usable(), reason="there is no native code for this processor")
 @pytest.mark.parametrize("wrong", ["sums", "weight", "state", "ids", "x"])
 def test_arrays_of_other_shapes_are_refused_before_they_are_read(wrong: str) -> None:
     sizes = {"sums": (3, 4, 20), "weight": (20, 5), "state": (4, 5)}
@@ -283,5 +350,5 @@ def test_arrays_of_other_shapes_are_refused_before_they_are_read(wrong: str) -> 
     with pytest.raises((ValueError, RuntimeError)):
         read = (torch.zeros(3, 4, 7), torch.zeros(20, 6)) if wrong == "x" else (None, None)
         sums = arrays["sums"][0, 0] if wrong == "x" else arrays["sums"]
-        state = (arrays["state"],) * 2
-        recurrent.recurrent("lstm", sums, arrays["weight"], state, ids=ids, x=read[0], weight_x=read[1])
+        given = "lstm", sums, arrays["weight"], (arrays["state"],) * 2
+        recurrent.recurrent(*given, dtype=torch.float32, ids=ids, x=read[0], weight_x=read[1])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scriven.kernels import cross_entropy, recurrent, recurrent_fp32, scan
+from scriven.kernels import recurrent, scan
 from scriven.model import CharLM, choose_backend
 from scriven.settings import Cell, ModelSettings
 
@@ -96,22 +96,14 @@ def test_the_fastest_code_is_chosen_for_each_layer(
     routes: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for kernel in (recurrent, cross_entropy):
-        monkeypatch.setattr(kernel, "usable", lambda: kernels == "bf16")
-    for kernel in (recurrent_fp32, scan):
-        monkeypatch.setattr(kernel, "usable", lambda: kernels != "none")
+    usable = {"none": [], "fp32": [torch.float32], "bf16": [torch.float32, torch.bfloat16]}[kernels]
+    monkeypatch.setattr(recurrent, "usable", lambda dtype: dtype in usable)
+    monkeypatch.setattr(scan, "usable", lambda: kernels != "none")
     settings = ModelSettings().model_copy(update={"layers": 2, **chosen})  # not validated: the cell need not exist
     backend = choose_backend(settings, device, precision, learns=True)
     assert backend.routes == routes
     assert backend.takes_ids == (routes[0] == "native") and backend.takes_fresh == (set(routes) == {"native"})
-    native = (device, precision, kernels) == (CPU, "bf16", "bf16")
-    assert (backend.native_products, backend.native_losses) == (native, native)
+    wanted = torch.bfloat16 if precision == "bf16" else torch.float32
+    assert backend.native == (wanted if device == CPU and wanted in usable else None)
     fresh_route = "torch" if device == GPU else "loop" if kernels == "none" else "native"
     assert (backend.fresh_route, backend.single_steps) == (fresh_route, False)
-
-
-def test_a_model_without_an_output_layer_has_torchs_losses(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kernel in (recurrent, cross_entropy):
-        monkeypatch.setattr(kernel, "usable", lambda: True)
-    backend = choose_backend(ModelSettings(head="none"), CPU, "bf16", learns=True)
-    assert backend.native_products and not backend.native_losses

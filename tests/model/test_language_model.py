@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from scriven.errors import UsageError
-from scriven.kernels import recurrent_fp32, scan
+from scriven.kernels import recurrent, scan
 from scriven.model import CharLM, backends
 from scriven.model.backends import Route, choose_backend
 from scriven.model.cells import Masks, RecurrentLayer
@@ -121,8 +121,8 @@ def test_a_fresh_row_forgets_and_the_others_do_not(cell: str) -> None:
 def test_starts_within_a_chunk_are_those_of_one_character_after_another(
     chosen: dict[str, object], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kernel in (recurrent_fp32, scan) if way != "native" else ():
-        monkeypatch.setattr(kernel, "usable", lambda: False)
+    for kernel in (recurrent, scan) if way != "native" else ():
+        monkeypatch.setattr(kernel, "usable", lambda *_: False)
     if way == "packed":  # as on a GPU
         monkeypatch.setattr(backends, "_fastest_fresh_route", lambda *_, **__: "torch")
     model, ids, fresh = make_model(**chosen), torch.randint(0, V, (9, 4)), torch.rand(9, 4) < 0.4
@@ -141,7 +141,7 @@ def test_starts_within_a_chunk_are_those_of_one_character_after_another(
     torch.testing.assert_close(found[0], found[1], atol=2e-4, rtol=2e-4)
 
 
-@pytest.mark.skipif(not recurrent_fp32.usable(), reason="native code in fp32 needs AVX2, and SCRIVEN_KERNELS allows it")
+@pytest.mark.skipif(not recurrent.usable(torch.float32), reason="there is no native library")
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_starts_within_a_chunk_take_native_code_where_torch_makes_the_products_in_bf16(cell: str) -> None:
     """Torch's own function cannot start a row afresh, and a loop takes twice as long; both round products to bf16."""
@@ -151,7 +151,7 @@ def test_starts_within_a_chunk_take_native_code_where_torch_makes_the_products_i
     fresh_routes: tuple[Route, ...] = ("native", "loop")
     found = []
     for route in fresh_routes:
-        by_torch = replace(backend, routes=torchs, fresh_route=route, native_products=False)
+        by_torch = replace(backend, routes=torchs, fresh_route=route, native=None)
         logits, state = model(ids, None, fresh, backend=by_torch)
         found.append((logits, *state[0], *torch.autograd.grad(logits.square().mean(), list(model.parameters()))))
     for one, other in zip(*found, strict=True):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scriven.errors import UsageError
-from scriven.kernels import native_library, recurrent, recurrent_fp32, scan
+from scriven.kernels import native_library, recurrent, scan
 from scriven.model import precision
 from scriven.model.backends import Backend, torch_threads
 from scriven.model.precision import Measurement
@@ -185,8 +185,7 @@ def test_bf16_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_the_path_is_told(cell: Cell, bf16: bool, fp32: bool, speedup: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_measure", lambda cell: Measurement(0.0, speedup, float(speedup > 0)))
-    monkeypatch.setattr(recurrent, "usable", lambda: bf16)
-    monkeypatch.setattr(recurrent_fp32, "usable", lambda: fp32)
+    monkeypatch.setattr(recurrent, "usable", lambda dtype: bf16 if dtype == torch.bfloat16 else fp32)
     monkeypatch.setattr(scan, "usable", lambda: fp32)
     number = "bf16" if speedup > 1 else "fp32"
     assert precision.training_path(cell) == f"{number}, by {'native code' if fp32 else 'torch'}"

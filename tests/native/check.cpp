@@ -13,9 +13,16 @@
 extern "C" {
 int64_t scriven_features();
 int64_t scriven_scan_forward(const scriven::ScanForward *);
-int64_t scriven_steps_forward(const scriven::StepsForward *);
-int64_t scriven_steps_backward(const scriven::StepsBackward *);
-int64_t scriven_product_fp32(const scriven::ProductFp32 *);
+int64_t scriven_recurrent_forward(const scriven::RecurrentForward *);
+int64_t scriven_recurrent_backward(const scriven::RecurrentBackward *);
+int64_t scriven_weight_gradient(const scriven::WeightGradient *);
+int64_t scriven_projection_forward(const scriven::ProjectionForward *);
+int64_t scriven_input_gradient(const scriven::InputGradient *);
+int64_t scriven_cross_entropy_width(int64_t);
+int64_t scriven_cross_entropy_chunks(int64_t, int64_t, int64_t);
+int64_t scriven_cross_entropy_forward(const scriven::CrossEntropyForward *);
+int64_t scriven_cross_entropy_backward(const scriven::CrossEntropyBackward *);
+int64_t scriven_muon_update(const scriven::MuonUpdate *);
 int64_t scriven_text_translate(const scriven::TextTranslate *);
 int64_t scriven_counts_open(const scriven::CountsOpen *);
 int64_t scriven_counts_add(const scriven::CountsAdd *);
@@ -80,14 +87,14 @@ struct Layer {
 
     int64_t states() const { return rows * cells; }
 
-    // All outputs, and the state after the last step, from the input given.
-    Reals slowly(const Reals &x) const {
+    // All outputs from the input and the weights given.
+    Reals slowly(const Reals &x, const Reals &w) const {
         Reals before(h.begin(), h.end()), carry(c.begin(), c.end()), outputs;
         for (int64_t t = 0; t < steps; ++t) {
             Reals after(before.size());
             for (int64_t n = 0; n < rows; ++n) {
                 for (int64_t i = 0; fresh[t * rows + n] && i < cells; ++i) before[n * cells + i] = carry[n * cells + i] = 0;
-                for (int64_t i = 0; i < cells; ++i) after[n * cells + i] = one(x, before, carry, t, n, i);
+                for (int64_t i = 0; i < cells; ++i) after[n * cells + i] = one(x, w, before, carry, t, n, i);
             }
             before = after;
             outputs.insert(outputs.end(), after.begin(), after.end());
@@ -95,13 +102,13 @@ struct Layer {
         return outputs;
     }
 
-    double one(const Reals &x, const Reals &before, Reals &carry, int64_t t, int64_t n, int64_t i) const {
+    double one(const Reals &x, const Reals &w, const Reals &before, Reals &carry, int64_t t, int64_t n, int64_t i) const {
         double from_input[4], from_hidden[4];
         for (int64_t g = 0; g < gates; ++g) {
             from_input[g] = x[((t * rows + n) * gates + g) * cells + i];
             from_hidden[g] = cell == 1 && g == 2 ? bias[i] : 0.0;
             for (int64_t k = 0; k < cells; ++k)
-                from_hidden[g] += weight[(g * cells + i) * cells + k] * before[n * cells + k];
+                from_hidden[g] += w[(g * cells + i) * cells + k] * before[n * cells + k];
         }
         if (cell == 0) return std::tanh(from_input[0] + from_hidden[0]);
         if (cell == 1) {
@@ -125,61 +132,138 @@ Layer layer(int64_t cell, int64_t steps, int64_t rows, int64_t cells) {
     return made;
 }
 
-// Steps and their gradients: the gradients against a small difference in one direction, in double precision.
-void check_steps(int64_t threads, const Layer &it) {
+// What must be the same bits in fp32 at every level and for any number of threads, where processors round a product and
+// its sum once.
+uint64_t trained = 0;
+
+template <class Value> void note(const std::vector<Value> &values) { trained = trained * 1099511628211u ^ digest(values); }
+
+// The slope of what comes of `there`, weighted by dy, in one direction, by a small difference in double precision.
+template <class Slowly> double slope_of(const Reals &there, const Floats &direction, const Floats &dy, Slowly &&slowly) {
+    Reals above = there, below = there;
+    for (size_t i = 0; i < there.size(); ++i) above[i] += 1e-5 * direction[i], below[i] -= 1e-5 * direction[i];
+    const Reals higher = slowly(above), lower = slowly(below);
+    double slope = 0;
+    for (size_t i = 0; i < dy.size(); ++i) slope += dy[i] * (higher[i] - lower[i]) / 2e-5;
+    return slope;
+}
+
+void check_slope(const char *what, const Floats &gradient, const Floats &direction, double expected) {
+    double slope = 0;
+    for (size_t i = 0; i < gradient.size(); ++i) slope += double(gradient[i]) * direction[i];
+    check(what, std::fabs(expected - slope) / (std::fabs(slope) + 1), 1e-4);
+}
+
+// A layer's steps, and the gradients of its input and of its recurrent weights.
+void check_layer(int64_t threads, const Layer &it) {
     const int64_t all = it.steps * it.states(), sums = all * it.gates;
     Floats y(all), kept(it.steps * (it.cells + 31) / 32 * 32 * it.rows * it.kept * 32), h(it.states()), c(it.states());
-    const bool has_c = it.cell == 2;
-    scriven::StepsForward ahead{};
+    const bool has_c = it.cell == 2, apart = it.cell == 1;
+    scriven::RecurrentForward ahead{};
     ahead.threads = threads, ahead.cell = it.cell, ahead.steps = it.steps, ahead.rows = it.rows, ahead.cells = it.cells;
     ahead.sums = it.input.data(), ahead.weight = it.weight.data(), ahead.bias = it.bias.data();
     ahead.fresh = it.fresh.data(), ahead.h = it.h.data(), ahead.c = has_c ? it.c.data() : nullptr;
     ahead.y = y.data(), ahead.kept = kept.data(), ahead.h_after = h.data(), ahead.c_after = has_c ? c.data() : nullptr;
-    scriven_steps_forward(&ahead);
-    const Reals x(it.input.begin(), it.input.end());
-    check("steps", distance(y, it.slowly(x)), 2e-6);
-    const Floats dy = drawn(all), none(it.states()), direction = drawn(sums);
-    Floats dinput(sums), dhidden(sums), dh(it.states()), dc(it.states());
-    scriven::StepsBackward back{};
+    check("forward", double(scriven_recurrent_forward(&ahead)), 0);
+    const Reals x(it.input.begin(), it.input.end()), w(it.weight.begin(), it.weight.end());
+    check("steps", distance(y, it.slowly(x, w)), 2e-6);
+    const Floats dy = drawn(all), none(it.states()), of_input = drawn(sums), of_weight = drawn(it.weight.size());
+    Floats dsums(sums), dhidden(sums), dh(it.states()), dc(it.states());
+    scriven::RecurrentBackward back{};
     back.threads = threads, back.cell = it.cell, back.steps = it.steps, back.rows = it.rows, back.cells = it.cells;
     back.weight = it.weight.data(), back.fresh = it.fresh.data(), back.kept = kept.data(), back.dy = dy.data();
     back.dh_after = none.data(), back.dc_after = has_c ? none.data() : nullptr;
-    back.dsums = dinput.data(), back.dhidden = it.cell == 1 ? dhidden.data() : nullptr;
+    back.dsums = dsums.data(), back.dhidden = apart ? dhidden.data() : nullptr;
     back.dh = dh.data(), back.dc = has_c ? dc.data() : nullptr;
-    scriven_steps_backward(&back);
-    Reals above = x, below = x;
-    for (int64_t i = 0; i < sums; ++i) above[i] += 1e-5 * direction[i], below[i] -= 1e-5 * direction[i];
-    const Reals higher = it.slowly(above), lower = it.slowly(below);
-    double difference = 0, slope = 0;
-    for (int64_t i = 0; i < all; ++i) difference += dy[i] * (higher[i] - lower[i]) / 2e-5;
-    for (int64_t i = 0; i < sums; ++i) slope += double(dinput[i]) * direction[i];
-    check("gradients", std::fabs(difference - slope) / (std::fabs(slope) + 1), 1e-4);
+    check("backward", double(scriven_recurrent_backward(&back)), 0);
+    check_slope("gradient of the input", dsums, of_input,
+                slope_of(x, of_input, dy, [&](const Reals &other) { return it.slowly(other, w); }));
+    Floats before = it.h, dweight(it.weight.size()), dbias(it.gates * it.cells);
+    before.insert(before.end(), y.begin(), y.end());
+    scriven::WeightGradient gradient{};
+    gradient.threads = threads, gradient.k = it.steps * it.rows, gradient.m = it.cells, gradient.n = it.gates * it.cells;
+    gradient.x = before.data(), gradient.dy = apart ? dhidden.data() : dsums.data(), gradient.skip = it.fresh.data();
+    gradient.dweight = dweight.data(), gradient.sums = dbias.data();
+    check("products", double(scriven_weight_gradient(&gradient)), 0);
+    check_slope("gradient of the weights", dweight, of_weight,
+                slope_of(w, of_weight, dy, [&](const Reals &other) { return it.slowly(x, other); }));
+    note(y), note(h), note(dsums), note(dh), note(dweight), note(dbias);
 }
 
-// A product whose factors may come turned, with a bias, skipped rows and the sums of its left factor.
-void check_product(int64_t threads, int64_t rows, int64_t columns, int64_t depth, bool left_turned, bool right_turned) {
-    const Floats left = drawn(rows * depth), right = drawn(depth * columns), bias = drawn(columns);
-    std::vector<uint8_t> skip(depth);
-    for (uint8_t &each : skip) each = random_bits() % 5 == 0;
-    Floats out(rows * columns), sums(rows);
-    scriven::ProductFp32 call{};
-    call.threads = threads, call.rows = rows, call.columns = columns, call.depth = depth;
-    call.left_turned = left_turned, call.right_turned = right_turned;
-    call.left = left.data(), call.right = right.data(), call.bias = bias.data(), call.skip = skip.data();
-    call.out = out.data(), call.sums = left_turned ? sums.data() : nullptr;
-    check("product", double(scriven_product_fp32(&call)), 0);
-    Reals expected, totals(rows);
+Reals product(const Floats &left, const Floats &right, int64_t rows, int64_t columns, int64_t depth, bool turned) {
+    Reals made;
     for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < columns; ++j) {
-            expected.push_back(bias[j]);
-            for (int64_t k = 0; k < depth; ++k) {
-                const double x = left[left_turned ? k * rows + i : i * depth + k];
-                if (j == 0 && left_turned) totals[i] += x;
-                if (!skip[k]) expected.back() += x * right[right_turned ? j * depth + k : k * columns + j];
-            }
+            double sum = 0;
+            for (int64_t k = 0; k < depth; ++k)
+                sum += double(left[i * depth + k]) * right[turned ? j * depth + k : k * columns + j];
+            made.push_back(sum);
         }
-    check("product", distance(out, expected), 2e-6);
-    check("sums", distance(sums, totals), 2e-5);
+    return made;
+}
+
+// k rows of m values times a weight (n, m) turned, and back.
+void check_projection(int64_t threads, int64_t k, int64_t m, int64_t n) {
+    const Floats x = drawn(k * m), weight = drawn(n * m), bias(n, 1.0f), dy = drawn(k * n);
+    Floats y(k * n), dx(k * m);
+    const scriven::ProjectionForward ahead{threads, 0, k, m, n, x.data(), weight.data(), bias.data(), y.data()};
+    check("projection", double(scriven_projection_forward(&ahead)), 0);
+    Reals expected = product(x, weight, k, n, m, true);
+    for (double &each : expected) each += 1;
+    check("projection", distance(y, expected), 2e-6);
+    const scriven::InputGradient back{threads, 0, k, m, n, dy.data(), weight.data(), dx.data()};
+    check("input gradient", double(scriven_input_gradient(&back)), 0);
+    check("input gradient", distance(dx, product(dy, weight, k, m, n, false)), 2e-6);
+    note(y), note(dx);
+}
+
+// An output layer: its losses, and the gradients of what it reads.
+void check_losses(int64_t threads, int64_t rows, int64_t inputs, int64_t symbols) {
+    const Floats y = drawn(rows * inputs), weight = drawn(symbols * inputs, 0.5), ones(rows, 1.0f);
+    std::vector<int64_t> targets;
+    for (int64_t i = 0; i < rows; ++i) targets.push_back(int64_t(random_bits()) % symbols);
+    const int64_t chunks = scriven_cross_entropy_chunks(0, inputs, symbols);
+    Floats losses(rows), kept(rows * scriven_cross_entropy_width(symbols)), factors(rows * chunks), dy(rows * inputs);
+    const scriven::CrossEntropyForward ahead{threads,        0,       rows,           inputs,        symbols,       y.data(),
+                                             weight.data(),  nullptr, targets.data(), losses.data(), kept.data(), factors.data()};
+    check("losses", double(scriven_cross_entropy_forward(&ahead)), 0);
+    const scriven::CrossEntropyBackward back{threads,        0,           rows,        inputs, symbols, weight.data(), targets.data(),
+                                             factors.data(), ones.data(), kept.data(), dy.data()};
+    check("losses", double(scriven_cross_entropy_backward(&back)), 0);
+    const Reals logits = product(y, weight, rows, symbols, inputs, true);
+    Reals expected, slopes(rows * inputs);
+    for (int64_t row = 0; row < rows; ++row) {
+        double total = 0;
+        const double *own = logits.data() + row * symbols;
+        for (int64_t i = 0; i < symbols; ++i) total += std::exp(own[i]);
+        expected.push_back(std::log(total) - own[targets[row]]);
+        for (int64_t i = 0; i < symbols; ++i)
+            for (int64_t k = 0; k < inputs; ++k)
+                slopes[row * inputs + k] += (std::exp(own[i]) / total - (i == targets[row])) * weight[i * inputs + k];
+    }
+    check("losses", distance(losses, expected), 2e-6);
+    check("gradient of losses", distance(dy, slopes), 2e-6);
+    note(losses), note(dy), note(factors);
+}
+
+// Muon makes the singular values of a matrix nearly equal, so that its rows or columns are nearly orthogonal.
+void check_muon(int64_t threads, int64_t rows, int64_t columns) {
+    const Floats gradient = drawn(rows * columns);
+    Floats momentum(rows * columns), update(rows * columns);
+    const float *gradients = gradient.data();
+    float *momenta = momentum.data();
+    void *updates = update.data();
+    const int64_t steps[] = {2, 2, 1};
+    scriven::MuonUpdate call{};
+    call.threads = threads, call.count = 1, call.rows = rows, call.columns = columns, call.turns = 3, call.steps = steps;
+    call.scale = 1, call.momentum = 0.5, call.epsilon = 1e-7f, call.a = 3.4445f, call.b = -4.7750f, call.c = 2.0315f;
+    call.gradients = &gradients, call.momenta = &momenta, call.updates = &updates;
+    check("muon", double(scriven_muon_update(&call)), 0);
+    double size = 0;
+    for (float value : update) size += double(value) * value;
+    const double least = double(rows < columns ? rows : columns);
+    check("muon", std::fabs(size / least - 0.85), 0.45);  // each singular value is between 0.6 and 1.2
+    note(momentum), note(update);
 }
 
 uint64_t check_scan(const Floats &sums, const Floats &h, int64_t steps, int64_t rows, int64_t cells) {
@@ -267,6 +351,15 @@ void check_sampler() {
     }
 }
 
+// Whether the library fuses products with sums.
+constexpr bool rounds_once() {
+#if defined(__aarch64__)
+    return true;
+#else
+    return needed::here != needed::portable;
+#endif
+}
+
 }  // namespace
 
 int main() {
@@ -280,15 +373,14 @@ int main() {
     for (const int64_t size : {40, 300})
         std::printf("counts %016llx\n", static_cast<unsigned long long>(check_counts(size, 8)));
     for (int64_t cell = 0; cell < 3; ++cell) {
-        check_steps(1, layer(cell, 6, 5, 17));
-        check_steps(3, layer(cell, 2, 33, 70));
-        check_steps(1, layer(cell, 1, 1, 1));
+        check_layer(1, layer(cell, 6, 5, 17));
+        check_layer(3, layer(cell, 2, 33, 70));
+        check_layer(1, layer(cell, 1, 1, 1));
     }
-    for (const bool turned : {false, true}) {
-        check_product(1, 1, 1, 1, turned, !turned);
-        check_product(3, 101, 70, 600, turned, !turned);
-        check_product(1, 50, 33, 17, turned, turned);
-    }
+    check_projection(1, 1, 1, 1), check_projection(3, 101, 70, 600), check_projection(1, 50, 33, 17);
+    check_losses(1, 3, 17, 31), check_losses(3, 33, 300, 700);
+    check_muon(1, 33, 17), check_muon(3, 40, 130);
+    if (rounds_once()) std::printf("trained %016llx\n", static_cast<unsigned long long>(trained));
     check_sampler();
     return failed;
 }

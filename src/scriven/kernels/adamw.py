@@ -16,7 +16,6 @@ from torch.optim.adamw import adamw as torchs_adamw
 
 from scriven.kernels import native_library
 from scriven.kernels.native_library import NativeStruct, fields
-from scriven.kernels.native_library import address as _address
 
 BETA1, EPSILON = 0.9, 1e-8  # EPSILON is the default
 
@@ -88,9 +87,9 @@ class AdamW:
                 count=len(gradients),
                 gradients=addresses,
                 sizes=sizes,
-                values=_address(self.values),
-                mean=_address(self.mean),
-                square=_address(self.square),
+                values=self.values,
+                mean=self.mean,
+                square=self.square,
                 scale=scale,
                 beta1=self.beta1,
                 beta2=self.beta2,

@@ -1,7 +1,7 @@
-"""Fused output layer and cross-entropy, as native code in bf16 with gradients, for processors that multiply bf16.
+"""Fused output layer and cross-entropy, as native code with gradients, in fp32 or bf16.
 
-Neither the logits nor their gradients are ever stored in fp32. The forward pass keeps the softmax's values before the
-division by their sum, in bf16. The backward pass turns them into the gradients of the logits in place.
+The logits are never stored. The forward pass keeps the softmax's values before the division by their sum, in the number
+format of the products. The backward pass turns them into the gradients of the logits in place.
 """
 
 from __future__ import annotations
@@ -13,36 +13,32 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from scriven.kernels import native_library, recurrent
+from scriven.kernels import native_library
 from scriven.kernels.native_library import NativeStruct, fields
-from scriven.kernels.native_library import address as _address
-
-COLUMNS_PER_GROUP = 32  # columns that the native code works on together
-
-usable = recurrent.usable
+from scriven.kernels.recurrent import as_dtype, check_shapes, is_bf16, weight_gradient
 
 
 class _CrossEntropyForward(NativeStruct):
     _fields_ = (
-        *fields(c_int64, "threads rows inputs symbols"),
+        *fields(c_int64, "threads bf16 rows inputs symbols"),
         *fields(c_void_p, "y weight bias targets losses kept factors"),
     )
 
 
 class _CrossEntropyBackward(NativeStruct):
     _fields_ = (
-        *fields(c_int64, "threads rows inputs symbols"),
+        *fields(c_int64, "threads bf16 rows inputs symbols"),
         *fields(c_void_p, "weight targets factors dlosses kept dy"),
     )
 
 
-def losses(y: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+def losses(y: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, dtype: torch.dtype) -> Tensor:
     """The losses in nats (M,), in fp32, of predicting symbols `targets` (M,) from y (M, H).
 
-    A loss is -log softmax(y W' + bias) of the target, with weight W (V, H) and bias (V,). Products are of bf16 values,
-    sums are in fp32. Raises RuntimeError for a target that is not one of the V symbols.
+    A loss is -log softmax(y W' + bias) of the target, with weight W (V, H) and bias (V,). Products are of values in
+    `dtype`, sums are in fp32. Raises RuntimeError for a target that is not one of the V symbols.
     """
-    found: Tensor = CrossEntropy.apply(y, weight, bias, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    found: Tensor = CrossEntropy.apply(y, weight, bias, targets, dtype, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return found
 
 
@@ -50,31 +46,36 @@ class CrossEntropy(torch.autograd.Function):
     """`losses`, with its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, keep: bool) -> Tensor:
+    def forward(
+        ctx: Any, y: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype, keep: bool
+    ) -> Tensor:
         """The losses (M,)."""
         (rows, inputs), symbols = y.shape, len(weight)
-        y, weight = y.to(torch.bfloat16).contiguous(), weight.float().contiguous()
-        bias = None if bias is None else bias.float().contiguous()
+        y, weight, bias = as_dtype(y, dtype), as_dtype(weight, torch.float32), as_dtype(bias, torch.float32)
         targets = targets.long().contiguous()
-        _check({"y": (y, y.shape), "weight": (weight, (symbols, inputs)), "targets": (targets, (rows,))})
-        _check({} if bias is None else {"bias": (bias, (symbols,))})
+        check_shapes({"y": (y, y.shape), "weight": (weight, (symbols, inputs)), "targets": (targets, (rows,))})
+        check_shapes({} if bias is None else {"bias": (bias, (symbols,))})
         found = torch.empty(rows)
-        kept = y.new_empty(rows, -(-symbols // COLUMNS_PER_GROUP) * COLUMNS_PER_GROUP) if keep else None
-        chunks = native_library.declare("scriven_cross_entropy_chunks", [c_int64] * 2, c_int64)(inputs, symbols)
+        width_of = native_library.declare("scriven_cross_entropy_width", [c_int64], c_int64)
+        kept = y.new_empty(rows, width_of(symbols)) if keep else None
+        chunks = native_library.declare("scriven_cross_entropy_chunks", [c_int64] * 3, c_int64)(
+            is_bf16(y), inputs, symbols
+        )
         factors = torch.empty(rows, chunks)
         native_library.call(
             _CrossEntropyForward(
                 threads=native_library.threads(),
+                bf16=is_bf16(y),
                 rows=rows,
                 inputs=inputs,
                 symbols=symbols,
-                y=_address(y),
-                weight=_address(weight),
-                bias=_address(bias),
-                targets=_address(targets),
-                losses=_address(found),
-                kept=_address(kept),
-                factors=_address(factors),
+                y=y,
+                weight=weight,
+                bias=bias,
+                targets=targets,
+                losses=found,
+                kept=kept,
+                factors=factors,
             )
         )
         ctx.biased, ctx.spent = bias is not None, False
@@ -93,24 +94,18 @@ class CrossEntropy(torch.autograd.Function):
         native_library.call(
             _CrossEntropyBackward(
                 threads=native_library.threads(),
+                bf16=is_bf16(y),
                 rows=len(y),
                 inputs=y.shape[1],
                 symbols=symbols,
-                weight=_address(weight),
-                targets=_address(targets),
-                factors=_address(factors),
-                dlosses=_address(dlosses),
-                kept=_address(kept),
-                dy=_address(dy),
+                weight=weight,
+                targets=targets,
+                factors=factors,
+                dlosses=dlosses,
+                kept=kept,
+                dy=dy,
             )
         )
         dbias = torch.zeros(kept.shape[1])
-        dweight = recurrent.weight_gradient(y, kept, None, dbias)[:symbols]
-        return dy, dweight, dbias[:symbols] if ctx.biased else None, None, None
-
-
-def _check(arrays: dict[str, tuple[Tensor, tuple[int, ...]]]) -> None:
-    """Raises ValueError for arrays that native code cannot take."""
-    for name, (array, wanted) in arrays.items():
-        if array.shape != wanted or array.device.type != "cpu" or 0 in wanted:
-            raise ValueError(f"{name} of shape {tuple(array.shape)} on {array.device}, not {tuple(wanted)} on the CPU")
+        dweight = weight_gradient(y, kept, None, dbias)[:symbols]
+        return dy, dweight, dbias[:symbols] if ctx.biased else None, None, None, None

@@ -1,4 +1,4 @@
-"""Muon's update of matrices (Jordan et al. 2024), in torch, and as native code for processors that multiply bf16."""
+"""Muon's update of matrices (Jordan et al. 2024), in torch, and as native code in fp32 or bf16."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scriven.kernels import native_library
+from scriven.kernels import native_library, recurrent
 from scriven.kernels.native_library import NativeStruct, fields
 
 # The quintic iteration of Jordan et al. 2024 (Muon). It does not converge to 1, but gets near 1 in few steps.
@@ -24,7 +24,7 @@ EPSILON = 1e-7
 
 class _MuonUpdate(NativeStruct):
     _fields_ = (
-        *fields(c_int64, "threads count rows columns turns"),
+        *fields(c_int64, "threads bf16 count rows columns turns"),
         ("steps", POINTER(c_int64)),
         *fields(c_float, "scale momentum epsilon a b c"),
         *fields(POINTER(c_void_p), "gradients momenta updates"),
@@ -33,7 +33,7 @@ class _MuonUpdate(NativeStruct):
 
 class _MuonApply(NativeStruct):
     _fields_ = (
-        *fields(c_int64, "threads count size"),
+        *fields(c_int64, "threads bf16 count size"),
         *fields(c_float, "keep rate"),
         *fields(POINTER(c_void_p), "updates weights"),
     )
@@ -72,7 +72,7 @@ def _polynomial(gram: Tensor) -> Tensor:
 
 def usable(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether native code can compute updates of this type on this device."""
-    return native_library.multiplies_bf16() and dtype == torch.bfloat16 and device.type == "cpu"
+    return device.type == "cpu" and recurrent.usable(dtype)
 
 
 def update(
@@ -86,8 +86,8 @@ def update(
 ) -> None:
     """Updates the momenta of matrices by their gradients times `scale`, and writes the updates that are not None.
 
-    An update is the orthogonalised Nesterov momentum, as in torch.optim.Muon. Native code takes fp32 arrays on the CPU
-    and updates of bf16. Its results are the same bits for any number of threads.
+    An update is the orthogonalised Nesterov momentum, as in torch.optim.Muon, computed in its own number format. Native
+    code takes fp32 arrays on the CPU. Its results are the same bits for any number of threads.
     """
     if native:
         for chosen in _alike(gradients):
@@ -131,9 +131,11 @@ def _update_natively(
     momentum: float,
 ) -> None:
     shape, (a, b, c) = gradients[0].shape, NEWTON_SCHULZ
+    dtype = next((each.dtype for each in updates if each is not None), torch.float32)  # without updates, any will do
     native_library.call(
         _MuonUpdate(
             threads=native_library.threads(),
+            bf16=dtype == torch.bfloat16,
             count=len(gradients),
             rows=shape[0],
             columns=shape[1],
@@ -147,7 +149,7 @@ def _update_natively(
             c=c,
             gradients=_addresses(gradients, shape),
             momenta=_addresses(momenta, shape),
-            updates=_addresses(updates, shape, torch.bfloat16),
+            updates=_addresses(updates, shape, dtype),
         )
     )
 
@@ -157,11 +159,12 @@ def _apply_natively(updates: Sequence[Tensor], matrices: Sequence[Tensor], keep:
     native_library.call(
         _MuonApply(
             threads=native_library.threads(),
+            bf16=updates[0].dtype == torch.bfloat16,
             count=len(matrices),
             size=shape.numel(),
             keep=keep,
             rate=rate * _rate(matrices[0]),
-            updates=_addresses(updates, shape, torch.bfloat16),
+            updates=_addresses(updates, shape, updates[0].dtype),
             weights=_addresses(matrices, shape),
         )
     )

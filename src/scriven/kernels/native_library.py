@@ -119,8 +119,13 @@ class NativeStruct(ctypes.Structure):
     """Base of the structures that native code reads. native/calls.h has a struct of the same name and fields.
 
     Give every field by keyword: ctypes leaves missing ones at zero, and accepts names that are not fields. The tests
-    check that.
+    check that. A tensor is passed by its address, and must be alive until the call is done.
     """
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(
+            **{name: address(value) if hasattr(value, "data_ptr") else value for name, value in values.items()}
+        )
 
 
 def fields(kind: Any, names: str) -> list[tuple[str, Any]]:

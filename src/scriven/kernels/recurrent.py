@@ -1,9 +1,9 @@
-"""All steps of a recurrent layer as native code in bf16, with gradients, for processors that multiply bf16.
+"""All steps of a recurrent layer as native code, with gradients, in fp32 or bf16.
 
 `recurrent` multiplies the input in each step, or takes products that were made before: by `projection`, or in a table
-with one row per symbol. Products are of bf16 values with sums in fp32. The state is fp32, and the output of a step is
-rounded to bf16, as in torch's own layers under autocast. Threads divide the cells; results do not depend on their
-number.
+with one row per symbol. The number format is that of values and products; sums and the state are in fp32. In bf16, the
+output of a step is rounded, as in torch's own layers under autocast. Threads divide the rows or the cells; results do
+not depend on their number.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from scriven.kernels import native_library
 from scriven.kernels.native_library import NativeStruct, fields
-from scriven.kernels.native_library import address as _address
 
-CELLS_PER_GROUP = 32  # cells that the native code works on together
+CELLS_PER_GROUP = 32  # a multiple of the cells that native code works on together
 
 
 @dataclass(frozen=True)
@@ -39,42 +38,50 @@ CELLS = {"rnn": Cell(0, 1, 1), "gru": Cell(1, 3, 5, True), "lstm": Cell(2, 4, 6,
 
 class _RecurrentForward(NativeStruct):
     _fields_ = (
-        *fields(c_int64, "threads cell steps rows cells symbols inputs"),
+        *fields(c_int64, "threads bf16 cell steps rows cells symbols inputs"),
         *fields(c_void_p, "sums ids x weight_x weight bias fresh h c y kept h_after c_after"),
     )
 
 
 class _RecurrentBackward(NativeStruct):
     _fields_ = (
-        *fields(c_int64, "threads cell steps rows cells"),
+        *fields(c_int64, "threads bf16 cell steps rows cells"),
         *fields(c_void_p, "weight fresh kept dy dh_after dc_after dsums dhidden dh dc"),
     )
 
 
 class _WeightGradient(NativeStruct):
-    _fields_ = (*fields(c_int64, "threads k m n"), *fields(c_void_p, "x dy skip dweight sums"))
+    _fields_ = (*fields(c_int64, "threads bf16 k m n"), *fields(c_void_p, "x dy skip dweight sums"))
 
 
 class _ProjectionForward(NativeStruct):
-    _fields_ = (*fields(c_int64, "threads k m n"), *fields(c_void_p, "x weight bias y"))
+    _fields_ = (*fields(c_int64, "threads bf16 k m n"), *fields(c_void_p, "x weight bias y"))
 
 
 class _InputGradient(NativeStruct):
-    _fields_ = (*fields(c_int64, "threads k m n"), *fields(c_void_p, "dy weight dx"))
+    _fields_ = (*fields(c_int64, "threads bf16 k m n"), *fields(c_void_p, "dy weight dx"))
 
 
 class _AddRows(NativeStruct):
-    _fields_ = (*fields(c_int64, "threads k n symbols"), *fields(c_void_p, "ids dy dtable"))
+    _fields_ = (*fields(c_int64, "threads bf16 k n symbols"), *fields(c_void_p, "ids dy dtable"))
 
 
-def usable() -> bool:
-    """Whether native code can run on this processor, and SCRIVEN_KERNELS allows it."""
-    return native_library.multiplies_bf16()
+def usable(dtype: torch.dtype) -> bool:
+    """Whether native code trains in a number format on this processor, and SCRIVEN_KERNELS allows it.
+
+    It does in fp32 on every processor, and in bf16 on those that multiply it.
+    """
+    if dtype == torch.bfloat16:
+        return native_library.multiplies_bf16()
+    return dtype == torch.float32 and native_library.level() != "off"
 
 
-def projection(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Computes x @ weight.T + bias (T, N, G*H) in bf16, from x (T, N, D), weight (G*H, D) and bias (G*H,)."""
-    y: Tensor = Projection.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+def projection(x: Tensor, weight: Tensor, bias: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """Computes x @ weight.T + bias (..., G*H) in `dtype`, from x (..., D), weight (G*H, D) and bias (G*H,).
+
+    Raises ValueError for arrays whose shapes do not match.
+    """
+    y: Tensor = Projection.apply(x, weight, bias, dtype)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -84,22 +91,34 @@ def recurrent(
     weight: Tensor,
     state: tuple[Tensor, ...],
     *,
+    dtype: torch.dtype,
     x: Tensor | None = None,
     weight_x: Tensor | None = None,
     ids: Tensor | None = None,
     bias: Tensor | None = None,
     fresh: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Computes all steps of a cell: y (T, N, H) in bf16, and the state (N, H) after the last step in fp32.
+    """Computes all steps of a cell: y (T, N, H) in `dtype`, and the state (N, H) after the last step in fp32.
 
     from_input (T, N, G*H) are the sums of the gates without the products with `weight` (G*H, H). With ids (T, N), they
     are looked up as rows of from_input (V, G*H). With x (T, N, D) and weight_x (G*H, D), from_input is only the bias
     (G*H,), and their products are added to it. `bias` (H,) is the GRU's bias of the candidate's hidden part; all other
     biases are in from_input. If fresh (T, N) is true, the state of that row is zeroed before that step.
+
+    Raises ValueError for arrays whose shapes do not match, RuntimeError for ids that have no row.
     """
-    kept = torch.is_grad_enabled()
-    y, *after = NativeRecurrence.apply(cell, kept, from_input, ids, x, weight_x, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
+    how = _How(CELLS[cell], dtype, keeps=torch.is_grad_enabled())
+    y, *after = NativeRecurrence.apply(how, from_input, ids, x, weight_x, weight, bias, fresh, *state)  # type: ignore[no-untyped-call]
     return y, tuple(after)
+
+
+@dataclass(frozen=True)
+class _How:
+    """How a layer is computed: its cell, its number format, and whether it keeps what its gradients need."""
+
+    cell: Cell
+    dtype: torch.dtype
+    keeps: bool
 
 
 class NativeRecurrence(torch.autograd.Function):
@@ -108,8 +127,7 @@ class NativeRecurrence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        name: str,
-        keep: bool,
+        how: _How,
         from_input: Tensor,
         ids: Tensor | None,
         x: Tensor | None,
@@ -120,47 +138,46 @@ class NativeRecurrence(torch.autograd.Function):
         *state: Tensor,
     ) -> tuple[Tensor, ...]:
         """y (T, N, H) and the state after the last step (N, H)."""
-        cell, (rows, cells) = CELLS[name], state[0].shape
+        cell, (rows, cells) = how.cell, state[0].shape
         steps = len(next(each for each in (ids, x, from_input) if each is not None))
-        sums, weight, *state_before = (*_bf16(from_input), *fp32(weight, *state))
-        x = None if x is None else _bf16(x)[0]
-        weight_x = None if weight_x is None else fp32(weight_x)[0]
-        bias = None if bias is None else bias.float().contiguous()
+        sums, x = as_dtype(from_input, how.dtype), as_dtype(x, how.dtype)
+        weight_x, weight, bias = (as_dtype(each, torch.float32) for each in (weight_x, weight, bias))
+        state_before = [as_dtype(part, torch.float32) for part in state]
         ids = None if ids is None else ids.long().expand(steps, rows).contiguous()
         fresh = None if fresh is None else fresh.to("cpu", torch.bool).expand(steps, rows).contiguous()
         check_arrays(cell, (steps, rows, cells), sums, ids, weight, bias, state_before, x, weight_x)
         hs = sums.new_empty(steps + 1, rows, cells)
         hs[0] = state_before[0]
-        kept = (
-            sums.new_empty(steps * -(-cells // CELLS_PER_GROUP) * rows * cell.kept * CELLS_PER_GROUP) if keep else None
-        )
+        padded = -(-cells // CELLS_PER_GROUP) * CELLS_PER_GROUP
+        kept = sums.new_empty(steps * padded * rows * cell.kept) if how.keeps else None
         after = [torch.empty_like(part) for part in state_before]
-        (h, c), (h_after, c_after) = addresses_of_state(state_before), addresses_of_state(after)
+        (h, c), (h_after, c_after) = _h_and_c(state_before), _h_and_c(after)
         native_library.call(
             _RecurrentForward(
                 threads=native_library.threads(),
+                bf16=is_bf16(sums),
                 cell=cell.number,
                 steps=steps,
                 rows=rows,
                 cells=cells,
                 symbols=0 if ids is None else len(sums),
                 inputs=0 if x is None else x.shape[2],
-                sums=_address(sums),
-                ids=_address(ids),
-                x=_address(x),
-                weight_x=_address(weight_x),
-                weight=_address(weight),
-                bias=_address(bias),
-                fresh=_address(fresh),
+                sums=sums,
+                ids=ids,
+                x=x,
+                weight_x=weight_x,
+                weight=weight,
+                bias=bias,
+                fresh=fresh,
                 h=h,
                 c=c,
-                y=_address(hs[1:]),
-                kept=_address(kept),
+                y=hs[1:],
+                kept=kept,
                 h_after=h_after,
                 c_after=c_after,
             )
         )
-        ctx.cell, ctx.symbols = cell, len(sums)
+        ctx.how, ctx.symbols = how, len(sums)
         ctx.save_for_backward(x, weight_x, weight, hs, kept, ids, fresh)
         return hs[1:], *after
 
@@ -169,27 +186,28 @@ class NativeRecurrence(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor, *dafter: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of all arguments, from those of y (T, N, H) and of the last state (N, H)."""
         x, weight_x, weight, hs, kept, ids, fresh = ctx.saved_tensors
-        cell, (_, rows, cells), steps = ctx.cell, hs.shape, len(hs) - 1
-        (dy,), dafter = _bf16(dy), fp32(*dafter)
+        cell, (_, rows, cells), steps = ctx.how.cell, hs.shape, len(hs) - 1
+        dy, after = as_dtype(dy, hs.dtype), [as_dtype(part, torch.float32) for part in dafter]
         dsums = hs.new_empty(steps, rows, cell.gates * cells)
         dhidden = torch.empty_like(dsums) if cell.apart else dsums
-        dstate = [torch.empty_like(part) for part in dafter]
-        (dh_after, dc_after), (dh, dc) = addresses_of_state(dafter), addresses_of_state(dstate)
+        dstate = [torch.empty_like(part) for part in after]
+        (dh_after, dc_after), (dh, dc) = _h_and_c(after), _h_and_c(dstate)
         native_library.call(
             _RecurrentBackward(
                 threads=native_library.threads(),
+                bf16=is_bf16(hs),
                 cell=cell.number,
                 steps=steps,
                 rows=rows,
                 cells=cells,
-                weight=_address(weight),
-                fresh=_address(fresh),
-                kept=_address(kept),
-                dy=_address(dy),
+                weight=weight,
+                fresh=fresh,
+                kept=kept,
+                dy=dy,
                 dh_after=dh_after,
                 dc_after=dc_after,
-                dsums=_address(dsums),
-                dhidden=_address(dhidden) if cell.apart else None,
+                dsums=dsums,
+                dhidden=dhidden if cell.apart else None,
                 dh=dh,
                 dc=dc,
             )
@@ -199,30 +217,31 @@ class NativeRecurrence(torch.autograd.Function):
         dbias = None if dbiases is None else dbiases[-cells:]
         dinput, dx, dweight_x = dsums if ids is None else _sum_rows(ids, dsums, ctx.symbols), None, None
         if x is not None:
-            dx, dweight_x, dinput = _through_product(x, weight_x, dsums, ctx.needs_input_grad[4])
-        return None, None, dinput, None, dx, dweight_x, dweight, dbias, None, *dstate
+            dx, dweight_x, dinput = _through_product(x, weight_x, dsums, ctx.needs_input_grad[3])
+        return None, dinput, None, dx, dweight_x, dweight, dbias, None, *dstate
 
 
 class Projection(torch.autograd.Function):
     """`projection`, with its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """The projection (T, N, G*H) of x (T, N, D)."""
-        (x,), (weight, bias) = _bf16(x), fp32(weight, bias)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+        """The projection (..., G*H) of x (..., D)."""
+        x, weight, bias = as_dtype(x, dtype), as_dtype(weight, torch.float32), as_dtype(bias, torch.float32)
         check_shapes({"weight": (weight, (len(bias), x.shape[-1])), "x": (x, x.shape), "bias": (bias, (len(bias),))})
         ctx.save_for_backward(x, weight)
         y = x.new_empty(*x.shape[:-1], len(weight))
         native_library.call(
             _ProjectionForward(
                 threads=native_library.threads(),
+                bf16=is_bf16(x),
                 k=y.shape[:-1].numel(),
                 m=weight.shape[1],
                 n=len(weight),
-                x=_address(x),
-                weight=_address(weight),
-                bias=_address(bias),
-                y=_address(y),
+                x=x,
+                weight=weight,
+                bias=bias,
+                y=y,
             )
         )
         return y
@@ -230,9 +249,9 @@ class Projection(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of x, weight and bias, from the gradient of y (T, N, G*H)."""
-        (x, weight), (dy,) = ctx.saved_tensors, _bf16(dy)
-        return _through_product(x, weight, dy, ctx.needs_input_grad[0])
+        """The gradients of x, weight and bias, from the gradient of y (..., G*H)."""
+        x, weight = ctx.saved_tensors
+        return *_through_product(x, weight, as_dtype(dy, x.dtype), ctx.needs_input_grad[0]), None
 
 
 def _through_product(x: Tensor, weight: Tensor, dy: Tensor, needs_dx: bool) -> tuple[Tensor | None, Tensor, Tensor]:
@@ -243,17 +262,18 @@ def _through_product(x: Tensor, weight: Tensor, dy: Tensor, needs_dx: bool) -> t
 
 
 def _input_gradient(weight: Tensor, dy: Tensor) -> Tensor:
-    """Computes dy (..., G) @ weight (G, D) in bf16: (..., D)."""
+    """Computes dy (..., G) @ weight (G, D): (..., D)."""
     dx = dy.new_empty(*dy.shape[:-1], weight.shape[1])
     native_library.call(
         _InputGradient(
             threads=native_library.threads(),
+            bf16=is_bf16(dy),
             k=dy.shape[:-1].numel(),
             m=weight.shape[1],
             n=len(weight),
-            dy=_address(dy),
-            weight=_address(weight),
-            dx=_address(dx),
+            dy=dy,
+            weight=weight,
+            dx=dx,
         )
     )
     return dx
@@ -265,14 +285,15 @@ def weight_gradient(x: Tensor, dy: Tensor, skip: Tensor | None, sums: Tensor | N
     native_library.call(
         _WeightGradient(
             threads=native_library.threads(),
+            bf16=is_bf16(x),
             k=dy.shape[:-1].numel(),
             m=x.shape[-1],
             n=dy.shape[-1],
-            x=_address(x),
-            dy=_address(dy),
-            skip=_address(skip),
-            dweight=_address(gradient),
-            sums=_address(sums),
+            x=x,
+            dy=dy,
+            skip=skip,
+            dweight=gradient,
+            sums=sums,
         )
     )
     return gradient
@@ -284,12 +305,13 @@ def _sum_rows(ids: Tensor, dy: Tensor, symbols: int) -> Tensor:
     native_library.call(
         _AddRows(
             threads=native_library.threads(),
+            bf16=is_bf16(dy),
             k=ids.numel(),
             n=dy.shape[-1],
             symbols=symbols,
-            ids=_address(ids),
-            dy=_address(dy),
-            dtable=_address(gradient),
+            ids=ids,
+            dy=dy,
+            dtable=gradient,
         )
     )
     return gradient
@@ -335,16 +357,17 @@ def check_shapes(expected: dict[str, tuple[Tensor, tuple[int, ...]]]) -> None:
             raise ValueError(f"{name} of shape {tuple(array.shape)} on {array.device}, not {tuple(wanted)} on the CPU")
 
 
-def _bf16(*arrays: Tensor) -> tuple[Tensor, ...]:
-    return tuple(array.to(torch.bfloat16).contiguous() for array in arrays)
+def as_dtype(array: Any, dtype: torch.dtype) -> Any:
+    """An array in a number format and contiguous, as native code needs it; None for None."""
+    return None if array is None else array.to(dtype).contiguous()
 
 
-def fp32(*arrays: Tensor) -> tuple[Tensor, ...]:
-    """Makes arrays fp32 and contiguous, as native code needs them."""
-    return tuple(array.float().contiguous() for array in arrays)
+def is_bf16(array: Tensor) -> bool:
+    """Whether an array that native code gets is in bf16, not in fp32."""
+    return array.dtype == torch.bfloat16
 
 
-def addresses_of_state(state: Any) -> tuple[int | None, int | None]:
-    """The addresses of h and c; c is None except for the LSTM."""
+def _h_and_c(state: Any) -> tuple[Tensor, Tensor | None]:
+    """h and c of a state; c is None except for the LSTM."""
     h, *c = state
-    return _address(h), _address(c[0]) if c else None
+    return h, c[0] if c else None

@@ -16,7 +16,6 @@ from torch.autograd.function import once_differentiable
 
 from scriven.kernels import native_library
 from scriven.kernels.native_library import NativeStruct, fields
-from scriven.kernels.native_library import address as _address
 
 FEWEST_CELLS = 64  # for each thread
 
@@ -97,11 +96,11 @@ class Scan(torch.autograd.Function):
                     end=end,
                     symbols=0 if ids is None else len(sums),
                     bf16=sums.dtype == torch.bfloat16,
-                    sums=_address(sums),
-                    ids=_address(ids),
-                    fresh=_address(fresh),
-                    h=_address(h),
-                    y=_address(y),
+                    sums=sums,
+                    ids=ids,
+                    fresh=fresh,
+                    h=h,
+                    y=y,
                 )
             )
 
@@ -127,14 +126,14 @@ class Scan(torch.autograd.Function):
                     begin=begin,
                     end=end,
                     bf16=sums.dtype == torch.bfloat16,
-                    sums=_address(sums),
-                    ids=_address(ids),
-                    fresh=_address(fresh),
-                    h=_address(h),
-                    y=_address(y),
-                    dy=_address(dy),
-                    dh=_address(dh),
-                    dsums=_address(dsums),
+                    sums=sums,
+                    ids=ids,
+                    fresh=fresh,
+                    h=h,
+                    y=y,
+                    dy=dy,
+                    dh=dh,
+                    dsums=dsums,
                 )
             )
 

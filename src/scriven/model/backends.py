@@ -14,7 +14,7 @@ import torch
 
 from scriven import runtime
 from scriven.errors import UsageError
-from scriven.kernels import cross_entropy, recurrent, recurrent_fp32, scan
+from scriven.kernels import recurrent, scan
 from scriven.kernels.native_library import native_threads
 from scriven.runtime import keep_buffers, use_huge_pages
 from scriven.settings import Cell, ModelSettings
@@ -45,8 +45,7 @@ class Backend:
     device: torch.device
     autocast: torch.dtype | None  # the number format of matrix products; None for that of the weights
     routes: tuple[Route, ...]  # what computes the steps of each recurrent layer
-    native_products: bool  # whether native code makes matrix products, in bf16
-    native_losses: bool  # whether native code computes the output layer and the losses together
+    native: torch.dtype | None  # the number format of native code's matrix products; None where torch makes all
     fresh_route: Route  # what computes, instead of torch's own function, a chunk with fresh starts after its first step
     single_steps: bool  # whether a step by itself is computed directly, if no gradient is needed
 
@@ -96,20 +95,16 @@ def _fastest_backend(
     *,
     learns: bool,
 ) -> Backend:
-    on_cpu = device.type == "cpu"
-    native_products = on_cpu and autocast == torch.bfloat16 and recurrent.usable()
-    if settings.cell == "mingru":
-        native = on_cpu and scan.usable()
-    else:
-        usable = recurrent.usable if autocast == torch.bfloat16 else recurrent_fp32.usable
-        native = on_cpu and weights == torch.float32 and usable()
+    on_cpu, wanted = device.type == "cpu", autocast or torch.float32
+    able = on_cpu and weights == torch.float32
+    native = wanted if able and recurrent.usable(wanted) else None
+    layers = on_cpu and scan.usable() if settings.cell == "mingru" else native is not None
     return Backend(
         device=device,
         autocast=autocast,
-        routes=tuple(_fastest_route(settings, depth, native) for depth in range(settings.layers)),
-        native_products=native_products,
-        native_losses=native_products and settings.head != "none" and cross_entropy.usable(),
-        fresh_route=_fastest_fresh_route(device, native=weights == torch.float32 and recurrent_fp32.usable()),
+        routes=tuple(_fastest_route(settings, depth, layers) for depth in range(settings.layers)),
+        native=native,
+        fresh_route=_fastest_fresh_route(device, native=able and recurrent.usable(torch.float32)),
         single_steps=not learns,
     )
 
@@ -128,7 +123,7 @@ def _fastest_route(settings: ModelSettings, depth: int, native: bool) -> Route:
 
 def has_native_code(settings: ModelSettings, precision: str) -> bool:
     """Whether native code can compute the steps of all layers of a model in this number format on this processor."""
-    able = recurrent.usable() if precision == "bf16" else recurrent_fp32.usable()
+    able = recurrent.usable(torch.bfloat16 if precision == "bf16" else torch.float32)
     return able and settings.cell in OWN_CELLS and set(settings.activations) == {"tanh"}
 
 

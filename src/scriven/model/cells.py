@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scriven.kernels import recurrent, recurrent_fp32, scan
+from scriven.kernels import recurrent, scan
 from scriven.model.backends import Backend
 from scriven.model.reference_cells import (
     LayerState,
@@ -228,9 +228,7 @@ class RecurrentLayer(nn.Module):
         if route == "torch" and fresh is not None:
             route = backend.fresh_route
         if route == "native":
-            if backend.native_products:
-                return self._in_bf16(x, state, weight_hh, ids, fresh)
-            return self._in_fp32(x, state, weight_hh, ids, fresh, by_torch=self.onehot or backend.autocast is not None)
+            return self._natively(x, state, weight_hh, ids, fresh, products=backend.native)
         if route == "torch":
             return self._by_torch(x, state, weight_hh, fresh)
         if backend.autocast:  # once, instead of at every step
@@ -241,14 +239,14 @@ class RecurrentLayer(nn.Module):
         self, x: Tensor, state: LayerState, backend: Backend, ids: Tensor | None, fresh: Tensor | None
     ) -> tuple[Tensor, LayerState]:
         bias = self.rnn.bias_ih_l0
-        if backend.native_products and not self.onehot:
-            sums = recurrent.projection(x, self.rnn.weight_ih_l0, bias)
+        if backend.native and not self.onehot:
+            sums = recurrent.projection(x, self.rnn.weight_ih_l0, bias, dtype=backend.native)
         else:
             sums = self._from_input(x, bias)
         y: Tensor = self.kind.function(sums, state[0], ids=ids, fresh=fresh)
         return y, (y[-1].clone(),)  # a view would keep all of y alive
 
-    def _in_fp32(
+    def _natively(
         self,
         x: Tensor,
         state: LayerState,
@@ -256,25 +254,18 @@ class RecurrentLayer(nn.Module):
         ids: Tensor | None,
         fresh: Tensor | None,
         *,
-        by_torch: bool,  # makes the products with x
-    ) -> tuple[Tensor, LayerState]:
-        bias, own = self._native_biases()
-        multiply = self._from_input if by_torch else partial(recurrent_fp32.projection, weight=self.rnn.weight_ih_l0)
-        sums = multiply(x, bias=bias)
-        return recurrent_fp32.recurrent(self.settings.cell, sums, weight_hh, state, ids=ids, bias=own, fresh=fresh)
-
-    def _in_bf16(
-        self, x: Tensor, state: LayerState, weight_hh: Tensor, ids: Tensor | None, fresh: Tensor | None
+        products: torch.dtype | None,  # with x; None for torch's
     ) -> tuple[Tensor, LayerState]:
         bias, own = self._native_biases()
         read: dict[str, Tensor] = {}
-        if self.onehot:
+        if self.onehot or products is None:
             sums = self._from_input(x, bias)
         elif ids is not None or own is not None:  # the reset gate multiplies only the sums from the state
-            sums = recurrent.projection(x, self.rnn.weight_ih_l0, bias)
+            sums = recurrent.projection(x, self.rnn.weight_ih_l0, bias, dtype=products)
         else:
             sums, read = bias, {"x": x, "weight_x": self.rnn.weight_ih_l0}
-        return recurrent.recurrent(self.settings.cell, sums, weight_hh, state, ids=ids, bias=own, fresh=fresh, **read)
+        given = {"ids": ids, "bias": own, "fresh": fresh, **read}
+        return recurrent.recurrent(self.settings.cell, sums, weight_hh, state, dtype=products or torch.float32, **given)
 
     def _native_biases(self) -> tuple[Tensor, Tensor | None]:
         """The biases of all sums (G*H,), and that of the GRU's candidate (H,), which the reset gate multiplies."""

@@ -151,9 +151,10 @@ class CharLM(nn.Module):
         """The losses in nats (T, N), in fp32, of predicting targets (T, N) from y (T, N, H)."""
         backend = backend or self.current_backend()
         with backend.context():
-            if self.head is not None and backend.native_losses:
+            if self.head is not None and backend.native:
                 rows, normed = targets.flatten(), self._normalize(-1, y).flatten(0, 1)  # (T * N,), (T * N, H)
-                return cross_entropy.losses(normed, self.head.weight, self.head.bias, rows).view(targets.shape)
+                weight, bias = self.head.weight, self.head.bias
+                return cross_entropy.losses(normed, weight, bias, rows, dtype=backend.native).view(targets.shape)
             logits = self.logits(y, backend).flatten(0, 1)  # (T * N, V)
             return functional.cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape)
 

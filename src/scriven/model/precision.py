@@ -19,7 +19,7 @@ from typing import Any, get_args
 import torch
 
 from scriven.errors import UsageError
-from scriven.kernels import native_library, recurrent, recurrent_fp32, scan
+from scriven.kernels import native_library, recurrent, scan
 from scriven.model.backends import Backend, choose_backend, torch_threads
 from scriven.model.cells import RecurrentLayer
 from scriven.runtime import available_cores, cache_folder
@@ -120,9 +120,9 @@ def _is_due(known: Sequence[Measurement], now: float) -> bool:
 
 def training_path(cell: Cell) -> str:
     """The number format and the code that train layers of a cell on this machine by default, as text."""
-    able = recurrent.usable() if cell != "mingru" else scan.usable()
-    precision = choose_precision("auto", torch.device("cpu"), cell, native=able and cell != "mingru")
-    native = able if precision == "bf16" or cell == "mingru" else recurrent_fp32.usable()
+    layers = cell != "mingru"
+    precision = choose_precision("auto", torch.device("cpu"), cell, native=layers and recurrent.usable(torch.bfloat16))
+    native = recurrent.usable(torch.bfloat16 if precision == "bf16" else torch.float32) if layers else scan.usable()
     return f"{precision}, by {'native code' if native else 'torch'}"
 
 

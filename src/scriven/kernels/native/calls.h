@@ -121,75 +121,33 @@ struct TextLearn {
 
 // Layers that are trained.
 
-// All steps of a layer in bf16, for processors with instructions for it.
+// All steps of a layer. With `bf16`, here and below, values and products are in bf16, for processors that multiply it, and
+// the pointers without a type are to them; else in fp32. States and weights are in fp32.
 struct RecurrentForward {
-    int64_t threads, cell, steps, rows, cells;
+    int64_t threads, bf16, cell, steps, rows, cells;
     int64_t symbols, inputs;      // V, or 0 without ids; D, or 0 without x
-    const uint16_t *sums;         // (T, N, gates * H), with ids (V, gates * H), with x (gates * H)
+    const void *sums;             // (T, N, gates * H), with ids (V, gates * H), with x (gates * H)
     const int64_t *ids;           // (T, N) or null
-    const uint16_t *x;            // (T, N, D) or null
+    const void *x;                // (T, N, D) or null
     const float *weight_x;        // (gates * H, D) or null
     const float *weight;          // (gates * H, H)
     const float *bias;            // (H,), of the GRU's candidate from the hidden state, or null
     const uint8_t *fresh;         // (T, N) or null: where a row's state is zeroed before a step
     const float *h, *c;           // (N, H) before; c is null but for the LSTM
-    uint16_t *y;                  // (T, N, H)
-    uint16_t *kept;               // (T, H / 32 rounded up, N, kept, 32), or null where nobody asks for gradients
+    void *y;                      // (T, N, H)
+    void *kept;                   // room for (T, H / 32 rounded up, N, kept, 32), or null where nobody asks for gradients
     float *h_after, *c_after;     // (N, H); c is null but for the LSTM
 };
 
 struct RecurrentBackward {
-    int64_t threads, cell, steps, rows, cells;
+    int64_t threads, bf16, cell, steps, rows, cells;
     const float *weight;
     const uint8_t *fresh;
-    const uint16_t *kept;
-    const uint16_t *dy;                // (T, N, H)
+    const void *kept;
+    const void *dy;                    // (T, N, H)
     const float *dh_after, *dc_after;  // (N, H); dc is null but for the LSTM
-    uint16_t *dsums, *dhidden;         // (T, N, gates * H); dhidden is null where it is the same
+    void *dsums, *dhidden;             // (T, N, gates * H); dhidden is null where it is the same
     float *dh, *dc;                    // (N, H); dc is null but for the LSTM
-};
-
-// The same in fp32, for any processor. The sums from the input are made before.
-struct StepsForward {
-    int64_t threads, cell, steps, rows, cells, symbols;
-    const float *sums;    // (T, N, gates * H), with ids (V, gates * H)
-    const int64_t *ids;   // the others as in RecurrentForward
-    const float *weight;
-    const float *bias;
-    const uint8_t *fresh;
-    const float *h, *c;
-    float *y;
-    float *kept;
-    float *h_after, *c_after;
-};
-
-struct StepsBackward {  // as in RecurrentBackward
-    int64_t threads, cell, steps, rows, cells;
-    const float *weight;
-    const uint8_t *fresh;
-    const float *kept;
-    const float *dy;
-    const float *dh_after, *dc_after;
-    float *dsums, *dhidden;
-    float *dh, *dc;
-};
-
-// out (rows, columns) = left (rows, depth) times right (depth, columns), both in fp32, plus bias.
-struct ProductFp32 {
-    int64_t threads, rows, columns, depth;
-    int64_t left_turned, right_turned;  // 1 where the array is the factor turned
-    const float *left, *right;
-    const float *bias;    // (columns,) or null
-    const uint8_t *skip;  // (depth,) or null: rows of right that count as zeros
-    float *out;
-    float *sums;          // (rows,) or null: the sums of left, which must be turned, over its depth are added to it
-};
-
-struct StepsAddRows {
-    int64_t threads, count, width;
-    const int64_t *ids;  // (count,)
-    const float *dy;     // (count, width)
-    float *dtable;       // (V, width): each row of dy is added to the row that its id names
 };
 
 // All steps of a layer whose gates see the input alone, for the cells from `begin` to `end`.
@@ -214,60 +172,60 @@ struct ScanBackward {
     void *dsums;          // (T, N, 2H) of the type of sums; or with ids (V, 2H) in fp32, which is added to
 };
 
-// Products of a layer with weights, in bf16, for processors with instructions for it: K rows of M values that it reads, and N sums.
+// Products of a layer with weights: K rows of M values that it reads, and N sums.
 
 struct WeightGradient {
-    int64_t threads, k, m, n;
-    const uint16_t *x;    // (K, M)
-    const uint16_t *dy;   // (K, N)
+    int64_t threads, bf16, k, m, n;
+    const void *x;        // (K, M)
+    const void *dy;       // (K, N)
     const uint8_t *skip;  // (K,) or null: rows of x that count as zeros
     float *dweight;       // (N, M)
     float *sums;          // (N,) or null: the sums of all rows of dy are added to it
 };
 
 struct ProjectionForward {
-    int64_t threads, k, m, n;
-    const uint16_t *x;    // (K, M)
+    int64_t threads, bf16, k, m, n;
+    const void *x;        // (K, M)
     const float *weight;  // (N, M)
     const float *bias;    // (N,)
-    uint16_t *y;          // (K, N)
+    void *y;              // (K, N)
 };
 
 struct InputGradient {
-    int64_t threads, k, m, n;
-    const uint16_t *dy;   // (K, N)
+    int64_t threads, bf16, k, m, n;
+    const void *dy;       // (K, N)
     const float *weight;  // (N, M)
-    uint16_t *dx;         // (K, M)
+    void *dx;             // (K, M)
 };
 
 struct AddRows {
-    int64_t threads, k, n, symbols;
+    int64_t threads, bf16, k, n, symbols;
     const int64_t *ids;  // (K,)
-    const uint16_t *dy;  // (K, N)
+    const void *dy;      // (K, N)
     float *dtable;       // (V, N): each row of dy is added to the row that its id names
 };
 
-// The output layer with its losses, in bf16, for processors with instructions for it.
+// The output layer with its losses.
 
 struct CrossEntropyForward {
-    int64_t threads, rows, inputs, symbols;
-    const uint16_t *y;       // (rows, inputs)
+    int64_t threads, bf16, rows, inputs, symbols;
+    const void *y;           // (rows, inputs)
     const float *weight;     // (V, inputs)
     const float *bias;       // (V,) or null
     const int64_t *targets;  // (rows,)
     float *losses;           // (rows,)
-    uint16_t *kept;          // (rows, V rounded up to 32) for the way back, or null
+    void *kept;              // (rows, scriven_cross_entropy_width) for the way back, or null
     float *factors;          // (rows, chunks) for the way back
 };
 
 struct CrossEntropyBackward {
-    int64_t threads, rows, inputs, symbols;
+    int64_t threads, bf16, rows, inputs, symbols;
     const float *weight;
     const int64_t *targets;
     const float *factors;
     const float *dlosses;  // (rows,)
-    uint16_t *kept;        // the gradients of the logits come in its place
-    uint16_t *dy;          // (rows, inputs)
+    void *kept;            // the gradients of the logits come in its place
+    void *dy;              // (rows, inputs)
 };
 
 // Optimizers. Gradients are `count` arrays.
@@ -291,22 +249,22 @@ struct AdamwStep {
     float epsilon;
 };
 
-// Matrices (rows, columns) of one size, in bf16, for processors with instructions for it.
+// Matrices (rows, columns) of one size.
 struct MuonUpdate {
-    int64_t threads, count, rows, columns;
+    int64_t threads, bf16, count, rows, columns;
     int64_t turns;         // how often A is made anew
     const int64_t *steps;  // (turns,) of the iteration for each A
     float scale, momentum, epsilon;
     float a, b, c;  // the coefficients of the iteration's polynomial, of the powers 1, 3 and 5
     const float *const *gradients;
     float *const *momenta;
-    uint16_t *const *updates;  // one may be null: it is not made
+    void *const *updates;  // one may be null: it is not made
 };
 
 struct MuonApply {
-    int64_t threads, count, size;
+    int64_t threads, bf16, count, size;
     float keep, rate;
-    const uint16_t *const *updates;  // (size,) each
+    const void *const *updates;  // (size,) each
     float *const *weights;
 };
 

@@ -1,9 +1,8 @@
 // What every translation unit of the native kernels shares.
 //
-// All sources are compiled once for each set of instructions, into a library of its own (the table is in
-// hatch_build.py); those whose names end in _bf16 are only in the libraries for processors that multiply bf16. A source that
-// differs between libraries asks the compiler for its instructions: __AVX512F__, __AVX2__. cpu.cpp is portable in every library, since it says
-// what the processor has.
+// All sources are compiled once for each set of instructions, into a library of its own (the table is in hatch_build.py).
+// A source that differs between libraries asks the compiler for its instructions: __AVX512F__, __AVX2__. cpu.cpp is portable
+// in every library, since it says what the processor has.
 //
 // Everything in headers that is not a type has internal linkage (an unnamed namespace): sources define helpers of the
 // same names, and a library keeps to its own.

@@ -54,7 +54,8 @@ unsigned saved_registers() {
 int64_t features() {
     const Leaf one = leaf(1, 0), seven = leaf(7, 0), more = leaf(7, 1);
     const unsigned saved = saved_registers();
-    const bool ymm = (saved & 0x06) == 0x06, zmm = (saved & 0xe6) == 0xe6, tiles = (saved & 0x60000) == 0x60000;
+    const bool ymm = (saved & 0x06) == 0x06, zmm = (saved & 0xe6) == 0xe6;
+    [[maybe_unused]] const bool tiles = (saved & 0x60000) == 0x60000;
     int64_t found = 0;
     if (ymm && bit(one.ecx, 12) && bit(seven.ebx, 5)) found |= has_avx2;
     if ((found & has_avx2) && bit(more.eax, 4)) found |= has_avx_vnni;
@@ -104,8 +105,7 @@ constexpr Size sizes[] = {
     SCRIVEN_SIZE(SamplerWrite),        SCRIVEN_SIZE(ScorerRead),
     SCRIVEN_SIZE(TextTranslate),       SCRIVEN_SIZE(TextLearn),
     SCRIVEN_SIZE(RecurrentForward),    SCRIVEN_SIZE(RecurrentBackward),
-    SCRIVEN_SIZE(StepsForward),        SCRIVEN_SIZE(StepsBackward),
-    SCRIVEN_SIZE(StepsAddRows),        SCRIVEN_SIZE(ScanForward),
+    SCRIVEN_SIZE(ScanForward),
     SCRIVEN_SIZE(ScanBackward),        SCRIVEN_SIZE(WeightGradient),
     SCRIVEN_SIZE(ProjectionForward),   SCRIVEN_SIZE(InputGradient),
     SCRIVEN_SIZE(AddRows),             SCRIVEN_SIZE(CrossEntropyForward),
@@ -118,7 +118,7 @@ constexpr Size sizes[] = {
     SCRIVEN_SIZE(ContextMixingOpen),   SCRIVEN_SIZE(ContextMixingRead),
     SCRIVEN_SIZE(ContextMixingObserve), SCRIVEN_SIZE(ContextMixingDistribution),
     SCRIVEN_SIZE(ContextMixingEncode), SCRIVEN_SIZE(ContextMixingDecode),
-    SCRIVEN_SIZE(CountsPartner),       SCRIVEN_SIZE(ProductFp32),
+    SCRIVEN_SIZE(CountsPartner),
 };
 
 }  // namespace

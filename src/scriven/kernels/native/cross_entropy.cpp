@@ -1,0 +1,224 @@
+// The output layer with its losses: logits = y W^T + bias, of which only exp(logit - the row's largest) stays.
+//
+// Symbols are worked on in chunks, whose part of W stays in the second-level cache while all rows pass. A row has a
+// largest logit in each chunk, and what is kept of the chunk is relative to that; `factors` make probabilities of it.
+// On the way back they become the gradients of the logits, in their place, and dy = dlogits W in their wake. What is
+// kept has whole groups of columns; the columns that are too many hold zeros.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "blocks.h"
+#include "calls.h"
+
+namespace scriven {
+namespace {
+
+constexpr int64_t CACHE = 512 * 1024;  // bytes of W that a chunk may have
+constexpr float LOG2_E = 1.44269504f;
+
+template <class F> struct Sizes {
+    int64_t rows, inputs, symbols;  // T * N, H, V
+
+    int64_t parts() const { return groups_of(inputs); }
+    int64_t columns() const { return groups_of(symbols); }
+    int64_t width() const { return columns() * GROUP; }  // values kept of a row
+    int64_t chunk() const {                              // groups of columns
+        const int64_t most = CACHE / (inputs * LANES * static_cast<int64_t>(sizeof(typename F::Number)));
+        return smaller_of((most < 1 ? 1 : most) * LANES / GROUP, columns());
+    }
+    int64_t chunks() const { return (columns() + chunk() - 1) / chunk(); }
+    Range columns_of(int64_t number) const {
+        return {number * chunk(), smaller_of((number + 1) * chunk(), columns())};
+    }
+    int64_t rows_of(int64_t group) const { return smaller_of(rows - group * GROUP, GROUP); }
+    bool possible(const int64_t *targets) const {
+        if (rows < 1 || inputs < 1 || symbols < 1) return false;
+        for (int64_t row = 0; row < rows; ++row)
+            if (targets[row] < 0 || targets[row] >= symbols) return false;
+        return true;
+    }
+};
+
+template <class F> struct Forward {
+    using Number = typename F::Number;
+    using Values = typename F::Values;
+    const CrossEntropyForward *call;
+    const Sizes<F> sizes;
+    const float *bias;      // (width), minus infinity where there is no symbol
+    float *totals;          // (rows, chunks): the sums of what is kept, before it is rounded
+    // `factors` have the largest logits first, and then what makes probabilities of what is kept.
+
+    void rows(const Number *weight, Range groups, Number *left, float *sums) const {
+        const Rows<F> y{static_cast<const Number *>(call->y), sizes.rows, sizes.inputs, nullptr};
+        for (int64_t chunk = 0; chunk < sizes.chunks(); ++chunk) {
+            const Range columns = sizes.columns_of(chunk);
+            for (int64_t group = groups.begin; group < groups.end; ++group) {
+                y.pack({group, group + 1}, left);
+                for (int64_t column = columns.begin; column < columns.end; ++column)
+                    product<F>(left, weight + column * sizes.parts() * SQUARE, sizes.parts(),
+                               sums + (column - columns.begin) * SQUARE, false);
+                for (int64_t i = 0; i < sizes.rows_of(group); ++i)
+                    softmax(sums + i * GROUP, columns, group * GROUP + i, chunk);
+            }
+        }
+        for (int64_t row = groups.begin * GROUP; row < groups.end * GROUP && row < sizes.rows; ++row) finish(row);
+    }
+
+    // What is kept of one row's logits (sums without bias) of a chunk, with their largest, their total, and the target's.
+    void softmax(float *sums, Range columns, int64_t row, int64_t chunk) const {
+        const int64_t count = columns.end - columns.begin, at = row * sizes.chunks() + chunk;
+        Values most = F::all(-std::numeric_limits<float>::infinity());
+        for (int64_t group = 0; group < count; ++group)
+            for (int64_t v = 0; v < GROUP; v += F::width) {
+                float *own = sums + group * SQUARE + v;
+                const Values logits = F::load(own) + F::load(bias + (columns.begin + group) * GROUP + v);
+                F::store(own, logits);
+                most = larger(most, logits);
+            }
+        float values[F::width];
+        F::store(values, most);
+        const float largest = *std::max_element(values, values + F::width);
+        call->factors[at] = largest;
+        totals[at] = keep(sums, count, row * sizes.width() + columns.begin * GROUP, largest);
+        const int64_t target = call->targets[row] - columns.begin * GROUP;
+        if (target >= 0 && target < count * GROUP) call->losses[row] = sums[target / GROUP * SQUARE + target % GROUP];
+    }
+
+    // Keeps exp(logit - largest) from place `to` on. Gives their total.
+    float keep(const float *sums, int64_t count, int64_t to, float largest) const {
+        Lanes<F> total;
+        for (int64_t column = 0; column < count * GROUP; column += F::width) {
+            const Values logits = F::load(sums + column / GROUP * SQUARE + column % GROUP);
+            const Values values = F::exp2((logits - F::all(largest)) * F::all(LOG2_E));
+            total[column] = total[column] + values;
+            if (call->kept) F::store(static_cast<Number *>(call->kept) + to + column, F::rounded(values));
+        }
+        return total.total();
+    }
+
+    // From the largest logits and totals of all chunks: the loss, and what makes probabilities.
+    void finish(int64_t row) const {
+        const int64_t chunks = sizes.chunks();
+        float *factors = call->factors + row * chunks;
+        const float *own = totals + row * chunks, most = *std::max_element(factors, factors + chunks);
+        float total = 0;
+        for (int64_t i = 0; i < chunks; ++i) total += own[i] * std::exp(factors[i] - most);
+        call->losses[row] = most - call->losses[row] + std::log(total);  // in this order also where logits are huge
+        for (int64_t i = 0; i < chunks; ++i) factors[i] = std::exp(factors[i] - most) / total;
+    }
+};
+
+template <class F> struct Backward {
+    using Number = typename F::Number;
+    const CrossEntropyBackward *call;
+    const Sizes<F> sizes;
+
+    void rows(const Number *weight, Range groups, Number *left, float *sums) const {
+        for (int64_t chunk = 0; chunk < sizes.chunks(); ++chunk) {
+            const Range columns = sizes.columns_of(chunk);
+            for (int64_t group = groups.begin; group < groups.end; ++group) {
+                float *to = sums + (group - groups.begin) * sizes.parts() * SQUARE;
+                for (int64_t i = 0; i < GROUP; ++i) gradients(chunk, group * GROUP + i, left + i * GROUP);
+                for (int64_t part = 0; part < sizes.parts(); ++part)
+                    product<F>(left, weight + (part * sizes.columns() + columns.begin) * SQUARE,
+                               columns.end - columns.begin, to + part * SQUARE, chunk > 0);
+                if (chunk + 1 == sizes.chunks()) put(group, to);
+            }
+        }
+    }
+
+    // The gradients of one row's logits of a chunk, in place of what was kept of them; also as a row of left factors.
+    void gradients(int64_t chunk, int64_t row, Number *left) const {
+        const Range columns = sizes.columns_of(chunk);
+        const int64_t count = columns.end - columns.begin;
+        const bool there = row < sizes.rows;
+        const float dloss = there ? call->dlosses[row] : 0.0f;
+        const float factor = there ? call->factors[row * sizes.chunks() + chunk] : 0.0f;
+        Number *values = static_cast<Number *>(call->kept) + row * sizes.width() + columns.begin * GROUP;
+        const int64_t target = there ? call->targets[row] - columns.begin * GROUP : -1;
+        const bool here = target >= 0 && target < count * GROUP;
+        const float probability = here ? F::number(values[target]) * factor : 0.0f;
+        for (int64_t group = 0; group < count; ++group)
+            for (int64_t v = 0; v < GROUP; v += F::width) {
+                Number *from = values + group * GROUP + v;
+                const auto made = F::rounded(there ? F::load(from) * F::all(factor * dloss) : F::all(0.0f));
+                if (there) F::store(from, made);
+                F::store(left + group * SQUARE + v, made);
+            }
+        if (here) values[target] = left[target / GROUP * SQUARE + target % GROUP] = F::rounded((probability - 1.0f) * dloss);
+    }
+
+    void put(int64_t group, const float *sums) const {
+        for (int64_t column = 0; column < sizes.inputs; column += F::width)
+            for (int64_t i = 0; i < sizes.rows_of(group); ++i) {
+                Number *to = static_cast<Number *>(call->dy) + (group * GROUP + i) * sizes.inputs + column;
+                const float *from = sums + column / GROUP * SQUARE + i * GROUP + column % GROUP;
+                F::store(to, F::lanes_of(sizes.inputs - column), F::rounded(F::load(from)));
+            }
+    }
+};
+
+}  // namespace
+}  // namespace scriven
+
+// The columns of what is kept for so many symbols.
+SCRIVEN_API int64_t scriven_cross_entropy_width(int64_t symbols) { return scriven::groups_of(symbols) * scriven::GROUP; }
+
+// Values that a row has in `factors`, for an output layer of such sizes.
+SCRIVEN_API int64_t scriven_cross_entropy_chunks(int64_t bf16, int64_t inputs, int64_t symbols) {
+    using namespace scriven;
+    int64_t chunks = 0;
+    in_format(bf16, [&](auto format) {
+        chunks = Sizes<decltype(format)>{1, inputs, symbols}.chunks();
+        return ok;
+    });
+    return chunks;
+}
+
+// The losses of predicting targets (rows) from y (rows, inputs).
+SCRIVEN_API int64_t scriven_cross_entropy_forward(const scriven::CrossEntropyForward *call) {
+    using namespace scriven;
+    return in_format(call->bf16, [&](auto format) {
+        using F = decltype(format);
+        const Sizes<F> sizes{call->rows, call->inputs, call->symbols};
+        if (!sizes.possible(call->targets)) return bad_argument;
+        const int64_t threads = call->threads, part = sizes.parts() * SQUARE, each = sizes.chunk() * SQUARE;
+        const Buffer<typename F::Number> packed(sizes.columns() * part), left(threads * part);
+        const Buffer<float> bias(sizes.width()), totals(sizes.rows * sizes.chunks()), sums(threads * each);
+        if (!packed || !left || !bias || !totals || !sums) return no_memory;
+        for (int64_t i = 0; i < sizes.width(); ++i)
+            bias[i] = i >= sizes.symbols ? -std::numeric_limits<float>::infinity() : call->bias ? call->bias[i] : 0.0f;
+        const Forward<F> forward{call, sizes, bias, totals};
+        run(threads, [&](const Member &member) {
+            pack_turned<F>(call->weight, sizes.symbols, sizes.inputs, member.share(sizes.columns()), packed, part);
+            member.wait();
+            const typename F::Registers registers;
+            forward.rows(packed, member.share(groups_of(sizes.rows)), left + member.index * part, sums + member.index * each);
+        });
+        return ok;
+    });
+}
+
+// dy from dlosses, and the gradients of the logits in place of `kept`.
+SCRIVEN_API int64_t scriven_cross_entropy_backward(const scriven::CrossEntropyBackward *call) {
+    using namespace scriven;
+    return in_format(call->bf16, [&](auto format) {
+        using F = decltype(format);
+        const Sizes<F> sizes{call->rows, call->inputs, call->symbols};
+        if (!sizes.possible(call->targets)) return bad_argument;
+        const int64_t stride = sizes.columns() * SQUARE, room = sizes.chunk() * SQUARE;
+        const Buffer<typename F::Number> packed(sizes.parts() * stride), left(call->threads * room);
+        const Buffer<float> sums(groups_of(sizes.rows) * sizes.parts() * SQUARE);
+        if (!packed || !left || !sums) return no_memory;
+        const Backward<F> backward{call, sizes};
+        run(call->threads, [&](const Member &member) {
+            pack_straight<F>(call->weight, sizes.symbols, sizes.inputs, member.share(sizes.parts()), packed, stride);
+            member.wait();
+            const typename F::Registers registers;
+            const Range groups = member.share(groups_of(sizes.rows));
+            backward.rows(packed, groups, left + member.index * room, sums + groups.begin * sizes.parts() * SQUARE);
+        });
+        return ok;
+    });
+}
