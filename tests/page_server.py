@@ -13,8 +13,10 @@ from scriven.model import CharLM
 from scriven.report import consume
 from scriven.report.files import FilesReport
 from scriven.runs import create_run
-from scriven.server.app import OPEN, STREAMED, make_app
+from scriven.server.app import NO_TRAININGS, OPEN, STREAMED, make_app
+from scriven.server.renewal import ServedCheckpoint
 from scriven.server.security import Guard, policy
+from scriven.server.trainings import TrainingPolicy
 from scriven.session import load
 from scriven.settings import validate
 from scriven.vocabulary import Vocabulary
@@ -58,7 +60,11 @@ def tell(run: Path, last: int) -> None:
         pass
 
 
-def app_of(runs: Mapping[str, Path], token: str | None = None) -> Guard:
+def app_of(
+    runs: Mapping[str, Path],
+    token: str | None = None,
+    trainings: TrainingPolicy[ServedCheckpoint] = NO_TRAININGS,
+) -> Guard:
     """What `scriven serve` makes of these runs."""
-    app = make_app({name: load(path) for name, path in runs.items()}, runs=runs)
+    app = make_app({name: load(path) for name, path in runs.items()}, runs=runs, trainings=trainings)
     return Guard(app, policy("127.0.0.1", token=token, open_paths=OPEN, streamed=STREAMED))

@@ -1,4 +1,4 @@
-"""Reading, watching and comparing on the page: a browser, a real server, tiny models."""
+"""Reading and comparing on the page: a browser, a real server, tiny models."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from at_the_page import alternatives, complete, read
-from fake_run import make_evaluated, make_finished, make_sampled, make_started, make_stepped
 from live_server import serving
 from page_server import LETTERS, TEXT, app_of, make_run
-from scriven.report.files import FilesReport
 from scriven.session import load
 
 # --- read
@@ -294,45 +292,6 @@ def test_any_text_can_be_read(page: Page, text: str) -> None:
     page.locator("#read-places button").last.click()
     expect(page.locator("#read-text .here")).to_have_count(1)
     assert page.locator("#read-text b").count() == 0
-
-
-# --- watch
-
-
-def test_the_curves_of_a_run_are_shown(page: Page) -> None:
-    page.click("#tab-watch")
-    expect(page.locator("#watch-plot svg circle")).to_have_count(5)
-    label = page.locator("#watch-plot svg").get_attribute("aria-label") or ""
-    bits = (1.4 + 1 / 100) / math.log(2)
-    assert f"Validation: {bits:.3f} at step 100" in label
-    expect(page.locator("#watch-state")).to_have_text("Finished")
-    expect(page.locator("#watch-facts")).to_contain_text(f"{bits:.3f} bits per character")
-
-
-def test_samples_are_on_a_slider(page: Page) -> None:
-    page.click("#tab-watch")
-    expect(page.locator("#watch-step")).to_have_text("100")
-    page.focus("#watch-when")
-    page.keyboard.press("Home")
-    expect(page.locator("#watch-step")).to_have_text("20")
-    expect(page.locator("#watch-samples")).to_contain_text("It was a dark night.")
-    expect(page.locator("#watch-plot circle.here title")).to_contain_text("Step 20")
-
-
-def test_a_run_in_training_is_followed(page: Page, served_runs: dict[str, Path]) -> None:
-    page.click("#tab-watch")
-    page.select_option("#model", "right")
-    expect(page.locator("#watch-plot svg circle")).to_have_count(5)
-    report = FilesReport()
-    report.handle(make_started(served_runs["right"], step=100))
-    for event in (make_stepped(101), make_evaluated(120, 1.2), make_sampled(120, "quite new")):
-        report.handle(event)
-    expect(page.locator("#watch-state")).to_have_text("Training now")
-    expect(page.locator("#watch-plot svg circle")).to_have_count(6)
-    expect(page.locator("#watch-samples")).to_contain_text("quite new")
-    report.handle(make_finished(120))
-    report.close()
-    expect(page.locator("#watch-state")).to_have_text("Finished")
 
 
 # --- compare

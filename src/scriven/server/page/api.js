@@ -137,6 +137,23 @@ export async function* followRun(run, signal) {
   yield* readEvents(await call(`runs/${encodeURIComponent(run)}/events`, { signal }));
 }
 
+const getJson = async (path, options) => (await call(path, options)).json();
+
+/** All runs: `[{name, training, steps}]`. */
+export const runs = () => getJson("runs");
+
+/** The losses of a run: `{steps, evaluations, facts, training}`. */
+export const runMetrics = (run) => getJson(`runs/${encodeURIComponent(run)}/metrics`);
+
+/** The trainings of this server, the texts it offers, and why it refuses to train: `{trainings, texts, refusal}`. */
+export const trainings = () => getJson("trainings");
+
+/** Starts a training; `fields` are those of POST /trainings. */
+export const startTraining = (fields) => post("trainings", fields);
+
+/** Makes a training save and end. */
+export const stopTraining = (name) => call(`trainings/${encodeURIComponent(name)}`, { method: "DELETE" });
+
 /**
  * Yields the surprisals in nats of all characters (or bytes) of a text, in consecutive lists. A browser reads no response
  * before it has sent the whole request, so a long text is sent in pieces. A piece starts from the state after the one

@@ -36,7 +36,7 @@ function open(name, focus = false) {
     byId(tab.getAttribute("aria-controls")).hidden = !here;
     if (here && focus) tab.focus();
   }
-  byId("pick").hidden = name === "compare" || app.models.length < 2;
+  byId("pick").hidden = name === "compare" || name === "watch" || app.models.length < 2;
   if (!started.has(name)) views[name].start(app);
   started.add(name);
   views[name].shown?.();

@@ -1,10 +1,12 @@
-/** Draws two loss curves: a thin line for training, a thick one with dots for validation. */
+/** Draws the losses of runs over one another: of each, a thin line for training and a thick one for validation. */
 
 import { number } from "./elements.js";
 
 const SPACE = "http://www.w3.org/2000/svg";
-const MARGIN = { top: 34, right: 92, bottom: 40, left: 52 };
+const MARGIN = { top: 34, right: 100, bottom: 40, left: 52 };
 const SMALL = 520; // pixels of width below which the curves' names do not fit
+const NAME_HEIGHT = 17; // pixels between two names at least
+const CLIPPED = { low: 0.005, high: 0.95 }; // quantiles of the training losses between which the curves are shown
 
 function draw(name, attributes, words) {
   const made = document.createElementNS(SPACE, name);
@@ -23,13 +25,24 @@ export function ticks(low, high, count) {
   return found;
 }
 
-/** The range of losses to show. It leaves out the first steps, whose losses are far above all others. */
-export function bounds(training, validation) {
-  const later = training.slice(Math.floor(training.length / 40));
-  const values = [...later, ...validation].map(([, value]) => value).filter(Number.isFinite);
-  if (!values.length) return [0, 1];
-  const low = values.reduce((a, b) => Math.min(a, b));
-  const high = values.reduce((a, b) => Math.max(a, b));
+function quantile(values, share) {
+  const sorted = Float64Array.from(values).sort();
+  return sorted[Math.round(share * (sorted.length - 1))];
+}
+
+/**
+ * The range of losses to show, of curves of `{x, bits}`: the quantiles of training losses, and all validation losses of
+ * the later half. The first losses are far above all others, and single ones far from them say little.
+ */
+export function bounds(runs) {
+  const shown = [];
+  for (const { training, validation } of runs) {
+    const values = training.map((each) => each.bits);
+    if (values.length) shown.push(quantile(values, CLIPPED.low), quantile(values, CLIPPED.high));
+    shown.push(...validation.slice(Math.floor(validation.length / 2)).map((each) => each.bits));
+  }
+  if (!shown.length) return [0, 1];
+  const [low, high] = [Math.min(...shown), Math.max(...shown)];
   const margin = (high - low || 1) * 0.06;
   return [Math.max(0, low - margin), high + margin];
 }
@@ -37,73 +50,91 @@ export function bounds(training, validation) {
 /** The points with each value replaced by the mean of its neighbours. */
 export function smooth(points) {
   const reach = Math.ceil(points.length / 120);
-  return points.map(([step], place) => {
+  return points.map((point, place) => {
     const near = points.slice(Math.max(0, place - reach), place + reach + 1);
-    return [step, near.reduce((sum, [, value]) => sum + value, 0) / near.length];
+    return { ...point, bits: near.reduce((sum, { bits }) => sum + bits, 0) / near.length };
   });
 }
 
+/** The point nearest to `x`, or undefined. */
+export const nearest = (points, x) =>
+  points.reduce((best, each) => (best && Math.abs(best.x - x) <= Math.abs(each.x - x) ? best : each), undefined);
+
 /**
- * Draws the curves, lists of `[step, bits per character]`, into `figure`. `at` is a step to mark, or undefined.
- * Returns the scales of the picture; nothing while the figure is hidden.
+ * Draws runs `{name, training, validation}` into `figure`, the first one strongest; points are `{x, bits, step}`. `unit`
+ * is that of the x axis, `at` a place on it to mark, or undefined. Returns the scales of the picture; nothing while the
+ * figure is hidden.
  */
-export function plot(figure, { training, validation, at }) {
+export function plot(figure, { runs, unit, at }) {
   if (!figure.clientWidth || !figure.clientHeight) return;
-  const frame = scalesOf(figure, training, validation);
-  const svg = draw("svg", { width: frame.width, height: frame.height, role: "img", "aria-label": summary(training, validation) });
-  svg.append(...axes(frame));
-  const curves = { steps: training, training: smooth(training), validation };
-  for (const [name, points] of Object.entries(curves)) svg.append(draw("polyline", { class: name, points: line(points, frame) }));
-  if (at !== undefined) svg.append(draw("line", { class: "at", x1: frame.x(at), x2: frame.x(at), y1: MARGIN.top, y2: frame.bottom }));
-  svg.append(...validation.map((point) => dot(point, frame, at)));
-  if (frame.width >= SMALL) svg.append(...names({ training: curves.training, validation }, frame));
+  const frame = scalesOf(figure, runs);
+  const svg = draw("svg", { width: frame.width, height: frame.height, role: "img", "aria-label": summary(runs, unit) });
+  const clip = draw("clipPath", { id: "watch-clip" });
+  clip.append(draw("rect", { x: MARGIN.left - 4, y: MARGIN.top, width: frame.right - MARGIN.left + 8, height: frame.bottom - MARGIN.top }));
+  const curves = draw("g", { "clip-path": "url(#watch-clip)" });
+  const smoothed = runs.map((run) => ({ ...run, training: smooth(run.training) }));
+  smoothed.forEach((run, place) => curves.append(...lines(run, runs[place].training, place, frame)));
+  if (at !== undefined) curves.append(draw("line", { class: "at", x1: frame.x(at), x2: frame.x(at), y1: MARGIN.top, y2: frame.bottom }));
+  runs.forEach(({ validation }, place) => curves.append(...validation.map((point) => dot(point, place, frame, at))));
+  svg.append(clip, ...axes(frame, unit), curves, draw("line", { class: "pointer", y1: MARGIN.top, y2: frame.bottom, visibility: "hidden" }));
+  if (frame.width >= SMALL) svg.append(...names(smoothed, frame));
   figure.replaceChildren(svg);
   return frame;
 }
 
-function scalesOf({ clientWidth: width, clientHeight: height }, training, validation) {
-  const last = Math.max(1, training.at(-1)?.[0] ?? 0, validation.at(-1)?.[0] ?? 0);
-  const [low, high] = bounds(training, validation);
+function* lines({ training, validation }, steps, place, frame) {
+  const others = `run${place}`;
+  if (!place) yield draw("polyline", { class: "steps", points: line(steps, frame) });
+  yield draw("polyline", { class: `training ${others}`, points: line(training, frame) });
+  yield draw("polyline", { class: `validation ${others}`, points: line(validation, frame) });
+}
+
+function scalesOf({ clientWidth: width, clientHeight: height }, runs) {
+  const last = Math.max(1e-9, ...runs.flatMap(({ training, validation }) => [training.at(-1)?.x ?? 0, validation.at(-1)?.x ?? 0]));
+  const [low, high] = bounds(runs);
   const right = width - (width < SMALL ? 16 : MARGIN.right);
   const bottom = height - MARGIN.bottom;
-  const x = (step) => MARGIN.left + (step / last) * (right - MARGIN.left);
+  const x = (value) => MARGIN.left + (value / last) * (right - MARGIN.left);
   const y = (value) => MARGIN.top + ((high - value) / (high - low)) * (bottom - MARGIN.top);
-  const stepAt = (place) => ((place - MARGIN.left) / (right - MARGIN.left)) * last;
-  return { width, height, right, bottom, last, low, high, x, y, stepAt };
+  const valueAt = (place) => ((place - MARGIN.left) / (right - MARGIN.left)) * last;
+  return { width, height, right, bottom, last, low, high, x, y, valueAt };
 }
 
-function line(points, { x, y, high }) {
-  const shown = points.filter(([, value]) => value <= high);
-  return shown.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
-}
+const line = (points, { x, y }) => points.map((point) => `${x(point.x).toFixed(1)},${y(point.bits).toFixed(1)}`).join(" ");
 
-function* axes({ width, height, right, bottom, last, low, high, x, y }) {
+function* axes({ width, height, right, bottom, last, low, high, x, y }, unit) {
   for (const value of ticks(low, high, height / 70)) {
     yield draw("line", { class: "grid", x1: MARGIN.left, x2: right, y1: y(value), y2: y(value) });
     yield draw("text", { x: MARGIN.left - 10, y: y(value) + 4, "text-anchor": "end" }, String(value));
   }
-  for (const step of ticks(0, last, width / 140)) {
-    yield draw("text", { x: x(step), y: bottom + 20, "text-anchor": "middle" }, number(step));
+  for (const value of ticks(0, last, width / 140)) {
+    yield draw("text", { x: x(value), y: bottom + 20, "text-anchor": "middle" }, value < 10 ? String(value) : number(value));
   }
-  yield draw("text", { x: right, y: height - 4, "text-anchor": "end" }, "steps");
+  yield draw("text", { x: right, y: height - 4, "text-anchor": "end" }, unit);
   yield draw("text", { x: 0, y: 12 }, "bits per character (lower is better)");
 }
 
-function dot([step, value], { x, y }, at) {
-  const made = draw("circle", { class: step === at ? "dot here" : "dot", cx: x(step), cy: y(value), r: 3.5 });
-  made.append(draw("title", {}, `Step ${number(step)}: ${number(value, 3)} bits per character`));
+function dot(point, place, { x, y }, at) {
+  const here = !place && point.x === at ? " here" : "";
+  const made = draw("circle", { class: `dot run${place}${here}`, cx: x(point.x), cy: y(point.bits), r: place ? 2.5 : 3.5 });
+  made.append(draw("title", {}, `Step ${number(point.step)}: ${number(point.bits, 3)} bits per character`));
   return made;
 }
 
-/** The curves' names next to their ends, without overlap. */
-function names(curves, { right, y }) {
-  const ends = Object.entries(curves).filter(([, points]) => points.length).map(([name, points]) => ({ name, y: y(points.at(-1)[1]) }));
-  ends.sort((a, b) => a.y - b.y);
-  if (ends.length > 1) ends[1].y = Math.max(ends[1].y, ends[0].y + 18);
-  return ends.map((end) => draw("text", { class: `${end.name}-name`, x: right + 8, y: end.y + 4 }, end.name));
+/** The curves' names next to their ends, without overlap: of one run its two curves', of several the runs'. */
+function names(runs, { right, y, high }) {
+  const ends = runs.flatMap(({ name, training, validation }, place) => {
+    if (runs.length > 1) return [{ name: name.slice(0, 14), points: validation.length ? validation : training, className: `name${place}` }];
+    return [{ name: "training", points: training, className: "" }, { name: "validation", points: validation, className: "name0" }];
+  });
+  const shown = ends.filter(({ points }) => points.length).map((end) => ({ ...end, y: y(Math.min(high, end.points.at(-1).bits)) }));
+  shown.sort((a, b) => a.y - b.y);
+  shown.forEach((end, place) => (end.y = Math.max(end.y, (shown[place - 1]?.y ?? -Infinity) + NAME_HEIGHT)));
+  return shown.map((end) => draw("text", { class: end.className, x: right + 8, y: end.y + 4 }, end.name));
 }
 
-function summary(training, validation) {
-  const end = (points) => (points.length ? `${number(points.at(-1)[1], 3)} at step ${points.at(-1)[0]}` : "none yet");
-  return `Bits per character at each training step. Training: ${end(training)}. Validation: ${end(validation)}.`;
+function summary(runs, unit) {
+  const end = (points) => (points.length ? `${number(points.at(-1).bits, 3)} at step ${points.at(-1).step}` : "none yet");
+  const each = runs.map(({ name, training, validation }) => `${name}: Training: ${end(training)}. Validation: ${end(validation)}.`);
+  return `Bits per character over ${unit}. ${each.join(" ")}`;
 }

@@ -1,37 +1,83 @@
-/** Watch: the loss curves of a run, also while it is being trained, and the samples that the model wrote. */
+/** Watch: the losses of runs over one another, also while one is being trained, and the samples that the models wrote. */
 
 import * as api from "./api.js";
-import { byId, errorText, make, number, percent } from "./elements.js";
-import { plot } from "./plot.js";
+import { byId, errorText, make, number, option, percent } from "./elements.js";
+import { nearest, plot, smooth } from "./plot.js";
+import * as trainings from "./trainings.js";
 
-const RETRY = 3000; // milliseconds until a lost connection is tried again
+const RETRY = 3000; // milliseconds until a lost connection is tried again, and between two looks at other runs
+const MOST_OTHERS = 4; // runs drawn over the first one
+const UNITS = ["steps", "minutes", "epochs"];
 
 let app;
 let following = null; // the controller of the stream of events
-let run = null;
+let run = null; // the one whose facts and samples are shown
+let others = []; // those that are drawn over it, in the order of their colours
+let listed = []; // all runs, as the server lists them
 let scales; // of the picture of the curves
 let pinned = false; // whether the slider stays in place when a new sample arrives
+let pointed; // the place on the x axis that the values are told of
 
 export function start(theApp) {
   app = theApp;
-  app.onModel(() => following && follow());
+  trainings.start(app, look);
+  byId("watch-unit").replaceChildren(...UNITS.map(option));
+  byId("watch-unit").addEventListener("change", () => draw());
+  byId("watch-run").addEventListener("change", onRun);
+  byId("watch-others").addEventListener("click", (event) => onOther(event.target.closest("button")));
   byId("watch-when").addEventListener("input", onSlider);
-  byId("watch-plot").addEventListener("click", onPlotClick);
-  new ResizeObserver(() => run && draw()).observe(byId("watch-plot"));
+  const figure = byId("watch-plot");
+  figure.addEventListener("click", onPlotClick);
+  figure.addEventListener("pointermove", (event) => scales && point(scales.valueAt(event.clientX - figure.getBoundingClientRect().left)));
+  figure.addEventListener("pointerleave", () => point(undefined));
+  figure.addEventListener("keydown", onPlotKey);
+  new ResizeObserver(() => run && draw()).observe(figure);
+  setInterval(() => !byId("watch").hidden && look(), RETRY);
 }
 
-export function shown() {
-  if (!following) follow();
+export async function shown() {
+  const model = app.model;
+  await look();
+  const names = listed.map((each) => each.name);
+  const trained = listed.find((each) => each.training)?.name;
+  const wanted = names.includes(model) ? model : names[0];
+  if (!following) follow(trained ?? wanted);
+  else if (run && app.models.includes(run.name) && wanted !== run.name) follow(wanted);
 }
 
-async function follow() {
+/** Asks which runs there are, and for news of those that are drawn over the first one. Follows `name`, if it is new. */
+async function look(name = "") {
+  try {
+    listed = await api.runs();
+    await trainings.look();
+  } catch (error) {
+    byId("watch-state").textContent = errorText(error);
+    return;
+  }
+  const names = listed.map((each) => each.name);
+  const select = byId("watch-run");
+  if (names.join("\n") !== [...select.options].map((each) => each.value).join("\n")) {
+    select.replaceChildren(...names.map(option));
+    select.value = run?.name ?? "";
+  }
+  others = others.filter((each) => names.includes(each.name));
+  if (names.includes(name)) follow(name);
+  else if (run && !names.includes(run.name)) follow(names[0]); // a training that came to nothing
+  for (const other of others) if (listed.find((each) => each.name === other.name).training) await update(other);
+  showOthers();
+  showState();
+}
+
+async function follow(name) {
   following?.abort();
   const { signal } = (following = new AbortController());
-  const name = app.model;
+  if (!name) return showState();
+  byId("watch-run").value = name;
+  others = others.filter((each) => each.name !== name);
   pinned = false;
-  while (!signal.aborted && name) {
+  while (!signal.aborted) {
     try {
-      for await (const update of api.followRun(name, signal)) addUpdate(update, name);
+      for await (const news of api.followRun(name, signal)) addUpdate(news, name);
     } catch (error) {
       if (signal.aborted) return;
       byId("watch-state").textContent = errorText(error);
@@ -41,27 +87,140 @@ async function follow() {
   }
 }
 
-function addUpdate(update, name) {
-  if (update.again || !run || run.name !== name) run = { name, steps: [], evaluations: [], samples: [], facts: {} };
-  for (const kind of ["steps", "evaluations", "samples"]) run[kind].push(...(update[kind] ?? []));
-  Object.assign(run.facts, update.facts);
-  run.training = update.training ?? run.training;
-  showFacts();
+const emptyRun = (name) => ({ name, steps: [], evaluations: [], samples: [], facts: {} });
+
+function addUpdate(news, name) {
+  if (news.again || !run || run.name !== name) run = emptyRun(name);
+  for (const kind of ["steps", "evaluations", "samples"]) run[kind].push(...(news[kind] ?? []));
+  Object.assign(run.facts, news.facts);
+  run.training = news.training ?? run.training;
+  showState();
+  showOthers();
   updateSlider();
   draw();
 }
 
+// --- several runs
+
+/** Shows another run, and makes its model the one to write with, if it has one. */
+function onRun() {
+  const name = byId("watch-run").value;
+  if (app.models.includes(name)) {
+    byId("model").value = name;
+    byId("model").dispatchEvent(new Event("change"));
+  }
+  follow(name);
+}
+
+async function onOther(button) {
+  if (!button) return;
+  const here = others.findIndex((each) => each.name === button.value);
+  if (here >= 0) others.splice(here, 1);
+  else if (others.length < MOST_OTHERS) {
+    const other = emptyRun(button.value);
+    others.push(other);
+    await update(other);
+  }
+  showOthers();
+  draw();
+}
+
+async function update(other) {
+  try {
+    Object.assign(other, await api.runMetrics(other.name));
+    draw();
+  } catch (error) {
+    byId("watch-state").textContent = errorText(error);
+  }
+}
+
+/** One button for each other run; those drawn have the colour of their curve. */
+function showOthers() {
+  const focused = document.activeElement?.value;
+  const names = listed.map((each) => each.name).filter((name) => name !== run?.name);
+  const buttons = names.map((name) => {
+    const place = others.findIndex((each) => each.name === name);
+    const made = make("button", { type: "button", value: name, className: place < 0 ? "" : `name${place + 1}`, disabled: place < 0 && others.length >= MOST_OTHERS }, name);
+    made.setAttribute("aria-pressed", String(place >= 0));
+    return made;
+  });
+  byId("watch-others").replaceChildren(...buttons);
+  byId("watch-others").hidden = !buttons.length;
+  buttons.find((each) => each.value === focused)?.focus();
+}
+
+// --- the picture
+
+const bits = ({ nats, characters }) => nats / characters / Math.LN2;
+
+/** The curves of a run: points `{x, bits, step}`, with x in the chosen unit. */
+function curvesOf({ name, steps, evaluations, facts }) {
+  const unit = byId("watch-unit").value;
+  const whole = facts.started?.training_characters || Infinity;
+  const x = { steps: (each) => each.step, minutes: (each) => each.seconds / 60, epochs: (each) => each.read / whole }[unit];
+  const training = steps.map((each) => ({ x: x(each), bits: bits(each), step: each.step })).filter(isFinitePoint);
+  const read = evaluations.filter((each) => !each.final);
+  let at = 0; // both are in order
+  const validation = read.map((each) => {
+    while (at + 1 < training.length && training[at].step < each.step) at++;
+    return { x: unit === "steps" ? each.step : (training[at]?.x ?? 0), bits: bits(each), step: each.step };
+  });
+  return { name, training, validation: validation.filter(isFinitePoint) };
+}
+
+const isFinitePoint = (point) => Number.isFinite(point.x) && Number.isFinite(point.bits);
+
 function draw() {
-  const training = run.steps.map((each) => [each.step, bits(each)]);
-  const validation = run.evaluations.filter((each) => !each.final).map((each) => [each.step, bits(each)]);
-  scales = plot(byId("watch-plot"), { training, validation, at: sampleSteps()[Number(byId("watch-when").value)] });
+  const curves = [run, ...others].filter(Boolean).map(curvesOf);
+  const step = sampleSteps()[Number(byId("watch-when").value)];
+  const at = curves[0]?.validation.find((each) => each.step === step)?.x;
+  scales = plot(byId("watch-plot"), { runs: curves, unit: byId("watch-unit").value, at });
+  if (scales) scales.curves = curves;
+  point(pointed);
+}
+
+/** Tells the values at a place on the x axis; undefined for none. */
+function point(x) {
+  pointed = x;
+  const mark = byId("watch-plot").querySelector(".pointer");
+  const found = x === undefined || !scales ? [] : scales.curves.filter(({ training, validation }) => training.length || validation.length);
+  mark?.setAttribute("visibility", found.length ? "visible" : "hidden");
+  if (!found.length) return byId("watch-values").replaceChildren();
+  const first = nearest(found[0].training.length ? found[0].training : found[0].validation, x);
+  for (const name of ["x1", "x2"]) mark.setAttribute(name, scales.x(first.x));
+  const reached = found.filter(({ training, validation }) => Math.max(training.at(-1)?.x ?? 0, validation.at(-1)?.x ?? 0) >= first.x);
+  const words = reached.map((each) => make("span", { className: `name${scales.curves.indexOf(each)}` }, valuesOf(each, first.x)));
+  byId("watch-values").replaceChildren(make("span", {}, placeOf(first)), ...words);
+}
+
+function placeOf({ x, step }) {
+  const unit = byId("watch-unit").value;
+  return unit === "steps" ? `Step ${number(step)}` : `${number(x, 2)} ${unit}, step ${number(step)}`;
+}
+
+function valuesOf({ name, training, validation }, x) {
+  const near = nearest(smooth(training), x);
+  const told = nearest(validation, x);
+  const parts = [near && `${number(near.bits, 3)} training`, told && `${number(told.bits, 3)} validation at step ${number(told.step)}`];
+  return `${others.length ? `${name} ` : ""}${parts.filter(Boolean).join(", ")}`;
+}
+
+function onPlotKey(event) {
+  const points = scales?.curves[0]?.validation ?? [];
+  const direction = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (!direction || !points.length) return;
+  event.preventDefault();
+  const here = pointed === undefined ? -1 : points.indexOf(nearest(points, pointed));
+  point(points[Math.max(0, Math.min(points.length - 1, here + direction))].x);
+  app.announce(byId("watch-values").textContent);
 }
 
 /** Shows the samples that were written nearest to the step clicked on. */
 function onPlotClick(event) {
   const steps = sampleSteps();
   if (!scales || !steps.length) return;
-  const step = scales.stepAt(event.clientX - byId("watch-plot").getBoundingClientRect().left);
+  const { training, validation } = scales.curves[0];
+  const { step } = nearest([...validation, ...training], scales.valueAt(event.clientX - byId("watch-plot").getBoundingClientRect().left)) ?? { step: 0 };
   const distances = steps.map((each) => Math.abs(each - step));
   byId("watch-when").value = String(distances.indexOf(Math.min(...distances)));
   onSlider();
@@ -73,15 +232,29 @@ function onSlider() {
   draw();
 }
 
-const bits = ({ nats, characters }) => nats / characters / Math.LN2;
+// --- facts
+
+function showState() {
+  const own = run && trainings.stateOf(run.name);
+  byId("watch-empty").hidden = listed.length > 0;
+  byId("watch-state").textContent = own?.words ?? stateOf(run);
+  byId("watch-state").classList.toggle("live", Boolean(run?.training || own?.running));
+  trainings.show(run);
+  showFacts();
+}
+
+function stateOf(run) {
+  if (!run) return "";
+  if (run.training) return "Training now";
+  if (run.facts.finished) return run.facts.finished.reason === "interrupted" ? "Stopped, and saved" : "Finished";
+  return run.steps.length ? "Not training" : "Not trained yet";
+}
 
 function showFacts() {
+  if (!run) return byId("watch-facts").replaceChildren();
   const { evaluations, steps, facts: known, training } = run;
-  byId("watch-name").textContent = run.name;
-  byId("watch-state").textContent = training ? "Training now" : known.finished ? "Finished" : steps.length ? "Not training" : "Not trained yet";
-  byId("watch-state").classList.toggle("live", Boolean(training));
   const best = evaluations.reduce((low, each) => (!low || bits(each) < bits(low) ? each : low), null);
-  const last = steps.at(-1);
+  const last = steps.findLast((each) => Number.isFinite(each.read) && Number.isFinite(each.seconds));
   const rows = [
     ["Best so far", best && `${number(bits(best), 3)} bits per character`],
     ["Model", known.started && `${known.started.name}, ${number(known.started.parameters)} parameters`],
@@ -101,7 +274,7 @@ function duration(seconds) {
 // --- samples
 
 function sampleSteps() {
-  return [...new Set(run.samples.map((each) => each.step))].sort((a, b) => a - b);
+  return run ? [...new Set(run.samples.map((each) => each.step))].sort((a, b) => a - b) : [];
 }
 
 function updateSlider() {

@@ -1,0 +1,114 @@
+/** Starts, stops and goes on with trainings, which run as processes of the server. */
+
+import * as api from "./api.js";
+import { byId, errorText, option } from "./elements.js";
+
+let app, changed;
+let known = { refusal: "", texts: [], trainings: [] };
+let shown = null; // the run that is watched
+let resumed = ""; // the run that the form is about; "" for a new one
+
+/** `onChange(name)` is called after the training of this name has started. */
+export function start(theApp, onChange) {
+  app = theApp;
+  changed = onChange;
+  byId("train-new").addEventListener("click", () => open(""));
+  byId("train-more").addEventListener("click", () => open(shown.name));
+  byId("train-stop").addEventListener("click", stop);
+  byId("train-cancel").addEventListener("click", () => byId("train-dialog").close());
+  byId("train-open").addEventListener("click", () => byId("train-choose").click());
+  byId("train-choose").addEventListener("change", onFile);
+  byId("train-file").addEventListener("change", onChoice);
+  byId("train-form").addEventListener("submit", onSubmit);
+}
+
+/** Asks the server for its trainings. A model that a training has made meanwhile can be chosen from then on. */
+export async function look() {
+  known = await api.trainings();
+  if (!known.trainings.length) return;
+  for (const name of await api.modelNames()) {
+    if (app.models.includes(name)) continue;
+    app.models.push(name);
+    byId("model").append(option(name));
+  }
+}
+
+/** What this server's training of a run does, as `{words, running}`; undefined if it has trained none of this name. */
+export function stateOf(name) {
+  const found = known.trainings.find((each) => each.name === name);
+  if (!found || found.state === "ended") return undefined;
+  if (found.state === "failed") return { words: `Failed: ${found.error}`, running: false };
+  return { words: found.state === "stopping" ? "Stopping, and saving …" : "Training now", running: true };
+}
+
+/** Shows the buttons that can do something for this run. */
+export function show(run) {
+  shown = run;
+  const state = run && stateOf(run.name);
+  const failed = known.trainings.filter((each) => each.state === "failed" && each.name !== run?.name).at(-1);
+  byId("train-bar").hidden = Boolean(known.refusal);
+  byId("train-new").hidden = known.trainings.some((each) => ["training", "stopping"].includes(each.state));
+  byId("train-stop").hidden = !state?.running;
+  byId("train-stop").disabled = state?.words !== "Training now";
+  byId("train-more").hidden = byId("train-new").hidden || !run?.steps.length || Boolean(run.training);
+  byId("train-says").textContent = failed ? `${failed.name} failed: ${failed.error}` : "";
+}
+
+function open(name) {
+  resumed = name;
+  byId("train-title").textContent = name ? `Train ${name} further` : "Train a model";
+  byId("train-about").hidden = Boolean(name);
+  byId("train-note").textContent = "";
+  const files = known.texts.map(option);
+  byId("train-file").replaceChildren(new Option("Paste or open a text", ""), ...files);
+  byId("train-file").parentElement.hidden = !files.length;
+  onChoice();
+  byId("train-dialog").showModal();
+}
+
+function onChoice() {
+  const file = byId("train-file").value;
+  byId("train-pasted").hidden = Boolean(file);
+  if (file) suggest(file);
+}
+
+async function onFile(event) {
+  const [file] = event.target.files;
+  if (!file) return;
+  byId("train-text").value = await file.text();
+  suggest(file.name);
+  event.target.value = "";
+}
+
+/** Suggests a name after that of a file. */
+function suggest(file) {
+  byId("train-name").value = file.replace(/\..*$/, "").replaceAll(/[^\p{L}\p{N}_-]+/gu, "-").slice(0, 60);
+}
+
+async function onSubmit(event) {
+  event.preventDefault();
+  const minutes = Number(byId("train-minutes").value);
+  const file = byId("train-file").value;
+  const source = file ? { file } : { text: byId("train-text").value };
+  const documents = byId("train-lines").checked ? "lines" : "none";
+  const fields = resumed ? { name: resumed, resume: true, minutes } : { name: byId("train-name").value, ...source, documents, minutes };
+  byId("train-note").textContent = "Starting …";
+  try {
+    await api.startTraining(fields);
+    byId("train-dialog").close();
+    byId("train-text").value = "";
+    changed(fields.name);
+  } catch (error) {
+    byId("train-note").textContent = errorText(error);
+  }
+}
+
+async function stop() {
+  byId("train-stop").disabled = true;
+  try {
+    await api.stopTraining(shown.name);
+  } catch (error) {
+    byId("train-says").textContent = errorText(error);
+  }
+  changed();
+}
