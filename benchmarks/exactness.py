@@ -36,14 +36,14 @@ from scriven.events import Loss
 from scriven.kernels import native_library
 from scriven.runtime import available_cores
 from scriven.settings import merge_settings, validate
-from scriven.training import auto_settings
+from scriven.training import workload
 from scriven.training.request import Request
 from scriven.training.start import work as led
 from scriven.training.verify import Trail, compare_trails, follow, last_arrays, use_cores
 
 # Torch imports it in the first backward pass, and it takes half a second, in every process that is forked.
 import_module("torch.fx.experimental.symbolic_shapes")
-auto_settings.measure_speed = lambda *_: 1e5  # nothing is fitted to it, and it takes longer than all else in a start
+workload.measure_speed = lambda *_: 1e5  # nothing is fitted to it, and it takes longer than all else in a start
 
 STEPS, CUT = 12, 5
 CELLS, OPTIMIZERS, PRECISIONS = ("lstm", "gru", "rnn", "mingru"), ("muon", "adamw"), ("fp32", "bf16")

@@ -39,12 +39,12 @@ from scriven.runs.folder import has_checkpoints
 from scriven.runs.journal import METRICS_FILE, read_lines
 from scriven.runs.recovery import recover
 from scriven.settings import validate
-from scriven.training import auto_settings
+from scriven.training import workload
 from scriven.training.start import Request, train
 
 # Torch imports it in the first backward pass, and it takes half a second, in every process that is forked.
 import_module("torch.fx.experimental.symbolic_shapes")
-auto_settings.measure_speed = lambda *_: 1e5  # nothing is fitted to it, and it takes longer than all else in a start
+workload.measure_speed = lambda *_: 1e5  # nothing is fitted to it, and it takes longer than all else in a start
 
 WORDS = "the quick brown fox jumps over the lazy dog and then sits down by the river to think about it all\n"
 FIRST_SECONDS = 60.0  # at most, until a process has begun to train

@@ -28,14 +28,12 @@ from scriven.corpus.store import Corpus
 from scriven.settings import Settings, merge_settings, validate
 from scriven.training.auto_settings import (
     STEP_EFFICIENCY,
-    Workload,
     _relative_cost,
-    choose_compute,
     choose_settings,
-    describe_workload,
 )
 from scriven.training.auto_start import choose_initial, inherited_settings, named_initial
 from scriven.training.evaluation import READ_SAMPLE, known_share, words_of
+from scriven.training.workload import Workload, choose_compute, describe_workload
 
 SPEED = 50_000.0  # characters/s of the model of reference with all that a step does, on two cores
 SAMPLES = 10

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from scriven.settings import Settings, validate
-from scriven.training.auto_settings import Workload, choose_settings, expected_seconds
+from scriven.training.auto_settings import choose_settings, expected_seconds
+from scriven.training.workload import Workload
 
 SIZES = {"10 KB": 10**4, "100 KB": 10**5, "1 MB": 10**6, "10 MB": 10**7, "100 MB": 10**8, "10 GB": 10**10}
 MINUTES = {"30 s": 0.5, "2 min": 2.0, "10 min": 10.0, "1 h": 60.0, "8 h": 480.0}

@@ -93,7 +93,7 @@ def take_one_core(patch: pytest.MonkeyPatch) -> None:
     Threads of native code that wait for one another ran for most of the time of a tiny training on a busy machine.
     Their number changes no bit, as test_exact.py shows.
     """
-    patch.setattr("scriven.training.auto_settings.measure_speed", lambda *_: 1e5)
+    patch.setattr("scriven.training.workload.measure_speed", lambda *_: 1e5)
     patch.setattr("scriven.training.start.tune_cpu", lambda threads, native: tune_cpu(threads, 1))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    errors arrays runtime arguments strict_json settings events vocabulary
+    errors arrays runtime arguments strict_json settings settings_checks events vocabulary
     recipes starts
     counter_rng safe_files signals
     kernels.interface kernels.native_library kernels.encode kernels.counts kernels.context_mixing kernels.adamw
@@ -30,7 +30,7 @@ MAP = """
     distributed.collectives distributed.launch distributed.rendezvous distributed
     training.optimizer training.state training.budget training.mixing training.evaluation training.warm_start
     training.gradients
-    training.auto_settings training.auto_start training.notes training.request
+    training.workload training.auto_settings training.auto_start training.notes training.request
     training.new_run training.resume training.loop training.start training.verify training
     report report.words report.metrics report.plot report.files report.terminal report.notebook
     results session own_loop archives

@@ -13,7 +13,7 @@ from scriven.model import precision
 from scriven.model.backends import Backend, torch_threads
 from scriven.model.precision import Measurement
 from scriven.settings import Cell
-from scriven.training.auto_settings import REFERENCE_LENGTH
+from scriven.training.workload import REFERENCE_LENGTH
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scriven.settings import Optimizer, Settings, merge_settings, validate
-from scriven.training.auto_settings import Workload, choose_settings, expected_seconds, measure_speed, readable_seconds
+from scriven.training.auto_settings import choose_settings, expected_seconds, readable_seconds
+from scriven.training.workload import Workload, measure_speed
 
 
 def facts(characters: int = 1_000_000, cores: int = 2, speed: float = 80_000.0) -> Workload:

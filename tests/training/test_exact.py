@@ -15,7 +15,7 @@ from scriven.events import Evaluated, Stepped
 from scriven.kernels import native_library
 from scriven.model.backends import torch_threads
 from scriven.settings import merge_settings, validate
-from scriven.training import auto_settings, start
+from scriven.training import start, workload
 from scriven.training.request import Request
 from scriven.training.verify import use_cores
 from scriven.training.warm_start import warm_started_model
@@ -40,7 +40,7 @@ WAYS = [*itertools.product(LEVELS, ["lstm"]), *itertools.product(sorted({LEVELS[
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings take the cores they are given; that of conftest.py does not stand in."""
-    monkeypatch.setattr(auto_settings, "measure_speed", lambda *_: 1e5)
+    monkeypatch.setattr(workload, "measure_speed", lambda *_: 1e5)
 
 
 def test_one_two_and_four_workers_end_with_the_same_bits() -> None:
@@ -83,9 +83,9 @@ PROCESS = """
 import sys
 from pathlib import Path
 import scriven
-from test_exact import auto_settings, train_and_follow
+from test_exact import workload, train_and_follow
 from scriven.model import precision as machine
-auto_settings.measure_speed = lambda *_: 1e5
+workload.measure_speed = lambda *_: 1e5
 machine.bf16_speedup = lambda *_, **__: 1.0
 print(train_and_follow(Path(sys.argv[1]), Path(sys.argv[2]), "lstm", "bf16"))
 """

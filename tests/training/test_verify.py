@@ -10,7 +10,7 @@ import torch
 from scriven.runs import open_run
 from scriven.runtime import available_cores
 from scriven.settings import merge_settings, validate
-from scriven.training import auto_settings
+from scriven.training import workload
 from scriven.training.loop import Trainer
 from scriven.training.optimizer import Average, Optimizer
 from scriven.training.request import Request
@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings take the cores they are given; that of conftest.py does not stand in."""
-    monkeypatch.setattr(auto_settings, "measure_speed", lambda *_: 1e5)
+    monkeypatch.setattr(workload, "measure_speed", lambda *_: 1e5)
 
 
 def request(book: Path, over: dict[str, Any] | None = None) -> Request:
@@ -86,7 +86,7 @@ def test_both_trainings_have_the_precision_that_was_measured_once(book: Path, mo
     def choose(asked: str, *_: object, **__: object) -> str:
         return next(measured) if asked == "auto" else asked
 
-    monkeypatch.setattr(auto_settings, "choose_precision", choose)
+    monkeypatch.setattr(workload, "choose_precision", choose)
     verdict, settings = verify_resume(request(book), 2)
     assert verdict.equal, verdict.differences
     assert settings.training.precision == "fp32"

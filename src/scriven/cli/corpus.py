@@ -28,7 +28,8 @@ from scriven.cli.common import (
 )
 from scriven.cli.help import HELP_FLAGS
 from scriven.errors import Interrupted, UsageError
-from scriven.settings import CorpusSettings, ReaderSettings, Settings, check_partial, merge_settings, validate
+from scriven.settings import CorpusSettings, ReaderSettings, Settings, merge_settings, validate
+from scriven.settings_checks import check_partial
 
 if TYPE_CHECKING:
     from scriven.batches import Batch

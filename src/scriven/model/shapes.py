@@ -6,7 +6,8 @@ from itertools import pairwise
 from math import prod
 
 from scriven.errors import UsageError
-from scriven.settings import ModelSettings, check_cell
+from scriven.settings import ModelSettings
+from scriven.settings_checks import check_cell
 
 # The gates in the order of torch's weights and biases. "new" is the candidate of every cell.
 GATES: dict[str, tuple[str, ...]] = {

@@ -21,7 +21,7 @@ from scriven.runs.folder import CHECKPOINTS, INDEX_FILE, SETTINGS_FILE, VOCABULA
 from scriven.runs.ngrams import COUNTS_FILE
 from scriven.runs.tensors import Shapes, finite
 from scriven.safe_files import exists
-from scriven.settings import check_complete
+from scriven.settings_checks import check_complete
 
 if TYPE_CHECKING:
     from scriven.inference.torch_network import TorchNetwork

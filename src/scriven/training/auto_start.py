@@ -19,9 +19,10 @@ from scriven.runs import open_run
 from scriven.runs.folder import locate_run
 from scriven.runs.start_model import StartModel
 from scriven.settings import Settings, merge_settings, validate
-from scriven.training.auto_settings import Workload, choose_settings
+from scriven.training.auto_settings import choose_settings
 from scriven.training.optimizer import usual_learning_rate
 from scriven.training.warm_start import similar_rows, warm_started_model
+from scriven.training.workload import Workload
 
 # Settings of the model that do not change what its weights mean. All others must be those of the start.
 FREE = {

@@ -17,20 +17,20 @@ from scriven.model.pretrained import Embeddings
 from scriven.runs import Run, create_run
 from scriven.runs.claim import check_new_run, describe_origin, hold_claim
 from scriven.runs.journal import read_replay_log
-from scriven.settings import Settings, check_partial, merge_settings, validate
+from scriven.settings import Settings, merge_settings, validate
+from scriven.settings_checks import check_partial
 from scriven.training.auto_settings import (
-    choose_compute,
     choose_reader,
     choose_settings,
     chosen_names,
     describe_choices,
-    describe_workload,
 )
 from scriven.training.auto_start import choose_initial, inherited_settings, named_initial
 from scriven.training.mixing import count_text, has_partner
 from scriven.training.notes import counting_notes, folder_notes, warm_start_notes
 from scriven.training.request import PreparedRun, Request, check_texts_named, free_folder, named_folder, open_corpus
 from scriven.training.warm_start import load_embeddings
+from scriven.training.workload import choose_compute, describe_workload
 
 
 def prepare_new_run(

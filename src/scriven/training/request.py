@@ -18,7 +18,8 @@ from scriven.runs import Checkpoint, Run
 from scriven.runs.folder import RUNS, SETTINGS_FILE, has_checkpoints, locate_run
 from scriven.runs.journal import ReplayLog
 from scriven.settings import CorpusSettings, Settings, merge_settings, validate
-from scriven.training.auto_settings import Workload, readable_seconds
+from scriven.training.auto_settings import readable_seconds
+from scriven.training.workload import Workload
 
 Resume = Literal["last", "auto"] | int | str  # last, auto, a step, or an epoch as epoch:17
 

@@ -25,7 +25,7 @@ from scriven.runs.checkpoints import Best
 from scriven.runtime import available_cores
 from scriven.settings import Settings, reader_window
 from scriven.signals import raise_if_stopped
-from scriven.training.auto_settings import Workload, chunk_length, expected_bytes, expected_seconds
+from scriven.training.auto_settings import chunk_length, expected_bytes, expected_seconds
 from scriven.training.evaluation import Evaluator
 from scriven.training.loop import Trainer
 from scriven.training.new_run import prepare_counts, prepare_new_run
@@ -33,6 +33,7 @@ from scriven.training.notes import cell_notes, epoch_notes, readable_notes, time
 from scriven.training.request import PreparedRun, Request, resolve_resume, with_absolute_paths
 from scriven.training.resume import compare_replay, expand_replay, prepare_resumed_run
 from scriven.training.state import TrainingState
+from scriven.training.workload import Workload
 
 COUNTS_STEP = 1  # of the only checkpoint of a model of counts
 
