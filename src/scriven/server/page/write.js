@@ -18,7 +18,7 @@ import { Versions } from "./versions.js";
 const UNDO_STEPS = 200;
 const START_KEY = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘ ↵" : "Ctrl ↵";
 const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
-const [TEXTS, SURPRISE] = ["scriven-texts", "scriven-surprise"]; // keys of what the browser keeps
+const [TEXTS, SURPRISE, SEVERAL] = ["scriven-texts", "scriven-surprise", "scriven-several"]; // keys of what the browser keeps
 
 let app, dials;
 let versions = new Versions();
@@ -30,6 +30,8 @@ let editing = true;
 let writing = null; // the controller of the text that is being generated
 let place = null; // of the cursor, in UTF-16 code units of the text
 let column = null; // x position on the screen that moving up and down keeps to
+let separator = ""; // what ends a document of the model; "" if it knows none
+let endedText = null; // the last text that ended by itself
 let scored = null; // the text with its surprisals, if they are shown
 let scoring = new AbortController();
 
@@ -47,6 +49,7 @@ export function start(theApp) {
   byId("write-prompt").addEventListener("input", show);
   byId("write-surprise").checked = load(SURPRISE) ?? true;
   byId("write-surprise").addEventListener("change", onSurprise);
+  byId("write-several").addEventListener("change", () => store(SEVERAL, byId("write-several").checked));
   byId("history").addEventListener("beforetoggle", (event) => event.newState === "open" && listHistory());
   byId("history-forget").addEventListener("click", forgetAll);
   byId("write").addEventListener("keydown", onKey);
@@ -55,7 +58,8 @@ export function start(theApp) {
   text.addEventListener("click", onClick);
   text.addEventListener("keydown", onMove);
   text.addEventListener("focus", () => !writing && text.matches(":focus-visible") && moveCursor(place ?? firstWritten()));
-  app.onModel(show);
+  app.onModel(onModel);
+  onModel();
   restore();
   prepareStart(app, begin, keepExample);
   show();
@@ -67,6 +71,17 @@ export function shown() {
   if (link) follow(link);
 }
 
+async function onModel() {
+  const model = app.model;
+  separator = "";
+  const facts = await api.tokenizerFacts(model).catch(() => ({ separator })); // without them, each text ends where it ends
+  if (model !== app.model) return;
+  separator = facts.separator;
+  byId("write-several").closest("label").hidden = !separator;
+  byId("write-several").checked = load(SEVERAL) ?? separator === "\n"; // of a list, one line is little
+  show();
+}
+
 // --- writing
 
 function begin(text) {
@@ -76,14 +91,16 @@ function begin(text) {
 
 function go() {
   commit();
-  writeFrom(passages);
+  writeFrom(textOf(passages) === endedText ? appendText(passages, separator, "model") : passages);
 }
+
+const choices = () => ({ ...dials.values(), ...(separator && byId("write-several").checked && { ignore_eos: true }) });
 
 const textNow = () => (editing ? byId("write-prompt").value : textOf(passages));
 
 const isYours = (passages) => passages.every((part) => part.by === "you");
 
-async function writeFrom(next, fields = dials.values()) {
+async function writeFrom(next, fields = choices()) {
   end();
   fields = { seed: randomSeed(), ...fields, model: app.model };
   moveTo(versions.add(next, current, fields));
@@ -96,6 +113,7 @@ async function writeFrom(next, fields = dials.values()) {
   try {
     const pieces = api.generate({ ...fields, prompt: textOf(passages) }, controller.signal);
     const outcome = await typeOut(pieces, put, controller.signal);
+    if (outcome.ended) endedText = textOf(passages);
     finish(controller, summary(begun, fields.seed, outcome));
   } catch (error) {
     finish(controller, errorText(error) || summary(begun, fields.seed, { unknown: [] }));
@@ -219,20 +237,32 @@ function clear() {
 
 // --- what the browser keeps
 
-function restore() {
+const isVersion = ({ id, kept, added }) => typeof id === "string" && Number.isInteger(kept) && added.every(({ text }) => typeof text === "string");
+
+/** What `keep` stored; null if anything else is stored. */
+function loadTexts() {
   const saved = load(TEXTS);
+  try {
+    return saved.versions.every(isVersion) ? saved : null;
+  } catch {
+    return null;
+  }
+}
+
+function restore() {
+  const saved = loadTexts();
   if (!saved) return;
   versions = new Versions(saved.versions);
   current = versions.all.has(saved.current) ? saved.current : null;
   passages = versions.passagesOf(current);
-  editing = saved.draft !== null || isYours(passages);
+  editing = typeof saved.draft === "string" || isYours(passages);
   byId("write-prompt").value = saved.draft ?? textOf(passages);
 }
 
 /** Stores all texts, with those that another tab of the browser has stored in the meantime. */
 function keep() {
   if (writing) versions.set(current, passages);
-  const others = load(TEXTS)?.versions.filter((each) => !versions.all.has(each.id)) ?? [];
+  const others = loadTexts()?.versions.filter((each) => !versions.all.has(each.id)) ?? [];
   const draft = editing ? byId("write-prompt").value : null;
   return store(TEXTS, { current, draft, versions: [...others, ...versions.list] });
 }
@@ -265,7 +295,7 @@ function forgetAll() {
 async function copyLink() {
   commit();
   const { fields, from } = versions.all.get(current) ?? {};
-  const link = linkTo({ ...(fields ?? { ...dials.values(), model: app.model }), prompt: textOf(passages).slice(0, fields ? from : undefined) });
+  const link = linkTo({ ...(fields ?? { ...choices(), model: app.model }), prompt: textOf(passages).slice(0, fields ? from : undefined) });
   if (await copy(link)) return note("The link is copied. It holds the start of the text, the seed and the dials.");
   history.replaceState(null, "", link);
   note("The link is in the address bar, since your browser does not let this page copy.");
@@ -279,6 +309,7 @@ function follow({ fields, refused }) {
   } else if (fields.model && fields.model !== app.model) refused.push(`model=${fields.model}`);
   const { prompt, model, ...values } = fields;
   dials.set(values);
+  byId("write-several").checked = Boolean(values.ignore_eos);
   moveTo(versions.add(appendText([], prompt, "you"), null));
   open();
   writeFrom(passages, values).then(() => refused.length && note(`This server could not use a part of the link: ${refused.join(", ")}.`));
