@@ -16,7 +16,7 @@ function item(versions, { version, depth, from }, current, models, open) {
   const word = from - /\S{0,20}$/.exec(text.slice(0, from))[0].length; // where the word begins that a branch changed
   const words = `${word ? "… " : ""}${text.slice(word, word + SHOWN).trim().replaceAll(/\s+/g, " ")}`;
   const snippet = make("span", { className: "snippet", dir: "auto" }, words);
-  const button = make("button", { type: "button" }, snippet, make("span", { className: "hint" }, facts(version, text.slice(from), models)));
+  const button = make("button", {}, snippet, make("span", { className: "hint" }, facts(version, text.slice(from), models)));
   if (version.id === current) button.setAttribute("aria-current", "true");
   button.addEventListener("click", () => open(version.id));
   const made = make("li", {}, button);

@@ -7,6 +7,7 @@ import { byId, errorText, make, nameCharacter, number, randomSeed, spellOut } fr
 import { fillHistory } from "./history.js";
 import { unitAt } from "./hit_test.js";
 import { prepareStart, showStart } from "./introduction.js";
+import { forgetTexts, loadTexts, storeTexts } from "./kept_texts.js";
 import { appendText, firstUnits, nextCharacter, previousCharacter, startOfCharacter, textOf, withEditedText } from "./passages.js";
 import { linkTo, readLink } from "./permalink.js";
 import { makeControls } from "./sampling_controls.js";
@@ -18,7 +19,9 @@ import { Versions } from "./versions.js";
 const UNDO_STEPS = 200;
 const START_KEY = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘ ↵" : "Ctrl ↵";
 const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
-const [TEXTS, SURPRISE, SEVERAL] = ["scriven-texts", "scriven-surprise", "scriven-several"]; // keys of what the browser keeps
+const [SURPRISE, SEVERAL] = ["scriven-surprise", "scriven-several"]; // keys of what the browser keeps
+
+const part = (name) => byId(`write-${name}`);
 
 let app, dials;
 let versions = new Versions();
@@ -37,24 +40,24 @@ let scoring = new AbortController();
 
 export function start(theApp) {
   app = theApp;
-  dials = makeControls(byId("write-sampling"));
-  byId("write-go").addEventListener("click", () => (writing ? stop() : go()));
-  byId("write-undo").addEventListener("click", () => moveInHistory(past, future));
-  byId("write-redo").addEventListener("click", () => moveInHistory(future, past));
-  byId("write-edit").addEventListener("click", edit);
-  byId("write-clear").addEventListener("click", clear);
-  byId("write-copy").addEventListener("click", async () => note((await copy(textNow())) ? "Copied." : "Your browser does not let this page copy. Save the text instead."));
-  byId("write-save").addEventListener("click", () => save(textNow(), `${app.model}.txt`));
-  byId("write-link").addEventListener("click", copyLink);
-  byId("write-prompt").addEventListener("input", show);
-  byId("write-surprise").checked = load(SURPRISE) ?? true;
-  byId("write-surprise").addEventListener("change", onSurprise);
-  byId("write-several").addEventListener("change", () => store(SEVERAL, byId("write-several").checked));
+  dials = makeControls(part("sampling"));
+  part("go").addEventListener("click", () => (writing ? stop() : go()));
+  part("undo").addEventListener("click", () => moveInHistory(past, future));
+  part("redo").addEventListener("click", () => moveInHistory(future, past));
+  part("edit").addEventListener("click", edit);
+  part("clear").addEventListener("click", clear);
+  part("copy").addEventListener("click", async () => note((await copy(textNow())) ? "Copied." : "Your browser does not let this page copy. Save the text instead."));
+  part("save").addEventListener("click", () => save(textNow(), `${app.model}.txt`));
+  part("link").addEventListener("click", copyLink);
+  part("prompt").addEventListener("input", show);
+  part("surprise").checked = load(SURPRISE) ?? true;
+  part("surprise").addEventListener("change", onSurprise);
+  part("several").addEventListener("change", () => store(SEVERAL, part("several").checked));
   byId("history").addEventListener("beforetoggle", (event) => event.newState === "open" && listHistory());
   byId("history-forget").addEventListener("click", forgetAll);
   byId("write").addEventListener("keydown", onKey);
   addEventListener("pagehide", keep);
-  const text = byId("write-text");
+  const text = part("text");
   text.addEventListener("click", onClick);
   text.addEventListener("keydown", onMove);
   text.addEventListener("focus", () => !writing && text.matches(":focus-visible") && moveCursor(place ?? firstWritten()));
@@ -77,15 +80,15 @@ async function onModel() {
   const facts = await api.tokenizerFacts(model).catch(() => ({ separator })); // without them, each text ends where it ends
   if (model !== app.model) return;
   separator = facts.separator;
-  byId("write-several").closest("label").hidden = !separator;
-  byId("write-several").checked = load(SEVERAL) ?? separator === "\n"; // of a list, one line is little
+  part("several").closest("label").hidden = !separator;
+  part("several").checked = load(SEVERAL) ?? separator === "\n"; // of a list, one line is little
   show();
 }
 
 // --- writing
 
 function begin(text) {
-  byId("write-prompt").value = text;
+  part("prompt").value = text;
   go();
 }
 
@@ -94,9 +97,9 @@ function go() {
   writeFrom(textOf(passages) === endedText ? appendText(passages, separator, "model") : passages);
 }
 
-const choices = () => ({ ...dials.values(), ...(separator && byId("write-several").checked && { ignore_eos: true }) });
+const choices = () => ({ ...dials.values(), ...(separator && part("several").checked && { ignore_eos: true }) });
 
-const textNow = () => (editing ? byId("write-prompt").value : textOf(passages));
+const textNow = () => (editing ? part("prompt").value : textOf(passages));
 
 const isYours = (passages) => passages.every((part) => part.by === "you");
 
@@ -108,7 +111,7 @@ async function writeFrom(next, fields = choices()) {
   editing = false;
   const controller = (writing = new AbortController());
   show();
-  byId("write-text").focus({ preventScroll: true });
+  part("text").focus({ preventScroll: true });
   const begun = { at: performance.now(), length: textOf(passages).length };
   try {
     const pieces = api.generate({ ...fields, prompt: textOf(passages) }, controller.signal);
@@ -122,12 +125,12 @@ async function writeFrom(next, fields = choices()) {
 
 function put(text) {
   if (!text) return;
-  const sheet = byId("write-text").parentElement;
+  const sheet = part("text").parentElement;
   const atBottom = sheet.scrollHeight - sheet.scrollTop - sheet.clientHeight < 80;
   passages = appendText(passages, text, "model");
-  const last = byId("write-text").lastElementChild;
+  const last = part("text").lastElementChild;
   if (last?.className === "model" && last.firstChild) last.firstChild.appendData(text);
-  else byId("write-text").append(make("span", { className: "model" }, text));
+  else part("text").append(make("span", { className: "model" }, text));
   if (atBottom) sheet.scrollTop = sheet.scrollHeight;
 }
 
@@ -163,7 +166,7 @@ function summary({ at, length }, seed, { ended, unknown }) {
 }
 
 function note(words) {
-  byId("write-note").textContent = words;
+  part("note").textContent = words;
   app.announce(words);
 }
 
@@ -181,7 +184,7 @@ function moveTo(id) {
 function commit() {
   end();
   if (!editing) return;
-  const edited = withEditedText(passages, byId("write-prompt").value);
+  const edited = withEditedText(passages, part("prompt").value);
   if (textOf(edited) === textOf(passages)) return;
   moveTo(versions.add(edited, current));
   passages = edited;
@@ -192,7 +195,7 @@ function open() {
   passages = versions.passagesOf(current);
   place = null;
   editing = isYours(passages);
-  byId("write-prompt").value = textOf(passages);
+  part("prompt").value = textOf(passages);
   keep();
   show();
 }
@@ -211,7 +214,7 @@ function keepExample(example, fields, where) {
   moveTo(versions.add(example, null, fields));
   versions.all.get(current).from = example[0].by === "you" ? example[0].text.length : 0;
   open();
-  byId("write-text").focus({ preventScroll: true });
+  part("text").focus({ preventScroll: true });
   if (where === null) return;
   moveCursor(where);
   showAlternatives();
@@ -220,7 +223,7 @@ function keepExample(example, fields, where) {
 function edit() {
   end();
   editing = true;
-  const prompt = byId("write-prompt");
+  const prompt = part("prompt");
   prompt.value = textOf(passages);
   show();
   prompt.focus();
@@ -232,22 +235,10 @@ function clear() {
   moveTo(null);
   open();
   note("");
-  byId("write-prompt").focus();
+  part("prompt").focus();
 }
 
 // --- what the browser keeps
-
-const isVersion = ({ id, kept, added }) => typeof id === "string" && Number.isInteger(kept) && added.every(({ text }) => typeof text === "string");
-
-/** What `keep` stored; null if anything else is stored. */
-function loadTexts() {
-  const saved = load(TEXTS);
-  try {
-    return saved.versions.every(isVersion) ? saved : null;
-  } catch {
-    return null;
-  }
-}
 
 function restore() {
   const saved = loadTexts();
@@ -256,15 +247,12 @@ function restore() {
   current = versions.all.has(saved.current) ? saved.current : null;
   passages = versions.passagesOf(current);
   editing = typeof saved.draft === "string" || isYours(passages);
-  byId("write-prompt").value = saved.draft ?? textOf(passages);
+  part("prompt").value = saved.draft ?? textOf(passages);
 }
 
-/** Stores all texts, with those that another tab of the browser has stored in the meantime. */
 function keep() {
   if (writing) versions.set(current, passages);
-  const others = loadTexts()?.versions.filter((each) => !versions.all.has(each.id)) ?? [];
-  const draft = editing ? byId("write-prompt").value : null;
-  return store(TEXTS, { current, draft, versions: [...others, ...versions.list] });
+  return storeTexts({ current, draft: editing ? part("prompt").value : null, versions: versions.list });
 }
 
 function listHistory() {
@@ -284,7 +272,7 @@ function forgetAll() {
   versions = new Versions();
   [past, future, current] = [[], [], null];
   if (left.length) current = versions.add(left, null);
-  store(TEXTS, null);
+  forgetTexts();
   open();
   listHistory();
 }
@@ -309,7 +297,7 @@ function follow({ fields, refused }) {
   } else if (fields.model && fields.model !== app.model) refused.push(`model=${fields.model}`);
   const { prompt, model, ...values } = fields;
   dials.set(values);
-  byId("write-several").checked = Boolean(values.ignore_eos);
+  part("several").checked = Boolean(values.ignore_eos);
   moveTo(versions.add(appendText([], prompt, "you"), null));
   open();
   writeFrom(passages, values).then(() => refused.length && note(`This server could not use a part of the link: ${refused.join(", ")}.`));
@@ -318,32 +306,32 @@ function follow({ fields, refused }) {
 // --- showing
 
 function show() {
-  const text = byId("write-text");
-  byId("write-prompt").hidden = !editing;
+  const text = part("text");
+  part("prompt").hidden = !editing;
   text.hidden = editing;
   text.replaceChildren(...spans());
   text.classList.toggle("busy", Boolean(writing));
   text.setAttribute("aria-busy", String(Boolean(writing)));
   const [name, key] = writing ? ["Stop", "Esc"] : [passages.length && !editing ? "Continue" : "Write", START_KEY];
-  byId("write-go").firstElementChild.textContent = name;
-  byId("write-go").lastElementChild.textContent = key;
+  part("go").firstElementChild.textContent = name;
+  part("go").lastElementChild.textContent = key;
   showButtons();
-  showStart(editing && !passages.length && !byId("write-prompt").value);
+  showStart(editing && !passages.length && !part("prompt").value);
   fit();
   scoreShown();
 }
 
 /** Shows the buttons that can do something now. */
 function showButtons() {
-  byId("write-undo").hidden = !past.length;
-  byId("write-redo").hidden = !future.length;
-  byId("write-edit").hidden = editing;
-  byId("write-history").hidden = !versions.all.size;
-  for (const name of ["clear", "copy", "save", "link"]) byId(`write-${name}`).hidden = !textNow();
+  part("undo").hidden = !past.length;
+  part("redo").hidden = !future.length;
+  part("edit").hidden = editing;
+  part("history").hidden = !versions.all.size;
+  for (const name of ["clear", "copy", "save", "link"]) part(name).hidden = !textNow();
 }
 
 function* spans() {
-  const coloured = byId("write-surprise").checked && scored && textOf(passages).startsWith(scored.text) ? scored.done : 0;
+  const coloured = part("surprise").checked && scored && textOf(passages).startsWith(scored.text) ? scored.done : 0;
   const kindOf = (by, unit) => (by === "model" && unit < coloured ? `model s${levelOf(scored.bitsAt(unit))}` : by);
   let start = 0;
   for (const { text, by } of passages) {
@@ -360,7 +348,7 @@ function* spans() {
 /** Asks how surprising the text shown is, if that is to be seen and not known. */
 async function scoreShown() {
   const [text, model] = [textOf(passages), app.model];
-  if (writing || editing || !text || !byId("write-surprise").checked) return;
+  if (writing || editing || !text || !part("surprise").checked) return;
   if (scored?.text === text && scored.model === model) return;
   scoring.abort();
   const { signal } = (scoring = new AbortController());
@@ -375,12 +363,12 @@ async function scoreShown() {
 }
 
 function onSurprise() {
-  store(SURPRISE, byId("write-surprise").checked);
+  store(SURPRISE, part("surprise").checked);
   show();
 }
 
 function fit() {
-  const prompt = byId("write-prompt");
+  const prompt = part("prompt");
   prompt.style.height = "auto";
   prompt.style.height = `${prompt.scrollHeight}px`;
 }
@@ -401,12 +389,12 @@ function moveCursor(where) {
   if (!text) return;
   place = startOfCharacter(text, Math.max(0, Math.min(where, text.length - 1)));
   show();
-  byId("write-here").scrollIntoView({ block: "nearest" });
+  part("here").scrollIntoView({ block: "nearest" });
 }
 
 function onClick(event) {
   if (writing || String(getSelection())) return;
-  const where = unitAt(byId("write-text"), event.clientX, event.clientY);
+  const where = unitAt(part("text"), event.clientX, event.clientY);
   if (where === null) return;
   moveCursor(where);
   showAlternatives();
@@ -414,10 +402,10 @@ function onClick(event) {
 
 /** The place one line of the screen above or below the cursor. */
 function vertical(direction) {
-  const box = byId("write-here").getClientRects()[0];
+  const box = part("here").getClientRects()[0];
   column ??= box.left + box.width / 2;
   for (let step = 1; step <= 3; step++) {
-    const found = unitAt(byId("write-text"), column, box.top + box.height / 2 + direction * step * box.height * 1.3);
+    const found = unitAt(part("text"), column, box.top + box.height / 2 + direction * step * box.height * 1.3);
     if (found !== null && found !== place) return found;
   }
   return place;
@@ -446,13 +434,13 @@ function onMove(event) {
   if (place === null) moveCursor(firstWritten());
   else if (!opens) moveCursor(moves[event.key](textOf(passages)));
   if (opens) showAlternatives();
-  else app.announce(nameCharacter(byId("write-here").textContent));
+  else app.announce(nameCharacter(part("here").textContent));
 }
 
 function showAlternatives() {
   const text = textOf(passages);
   const here = { place, before: text.slice(0, place), character: text.slice(place, nextCharacter(text, place)) };
-  openAlternatives(byId("write-here"), here, app, (character) => branch(here, character), () => byId("write-text").focus());
+  openAlternatives(part("here"), here, app, (character) => branch(here, character), () => part("text").focus());
 }
 
 function branch({ place: where, character }, other) {
@@ -466,7 +454,7 @@ function onKey(event) {
     event.preventDefault();
     if (!writing) go();
   } else if (event.key === "Escape" && writing) stop();
-  else if (withControl && event.key.toLowerCase() === "z" && event.target !== byId("write-prompt")) {
+  else if (withControl && event.key.toLowerCase() === "z" && event.target !== part("prompt")) {
     event.preventDefault();
     if (event.shiftKey) moveInHistory(future, past);
     else moveInHistory(past, future);
