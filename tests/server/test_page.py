@@ -271,7 +271,7 @@ def test_no_view_hinders_anybody(page: Page, scheme: Any, width: int) -> None:
     page.click("#tab-compare")
     page.fill("#compare-length", "50")
     page.click("#compare-go")
-    expect(page.locator("#compare .column .note").last).to_contain_text("Bits per character")
+    expect(page.locator("#compare .verdict .figure").last).to_contain_text("bits per character")
     assert violations(page) == []
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
 

@@ -303,16 +303,17 @@ def test_two_models_write_side_by_side(page: Page, address: str, served_runs: di
     page.fill("#compare-seed", "3")
     page.fill("#compare-length", "120")
     page.click("#compare-go")
-    expect(page.locator("#compare .column .note").last).to_contain_text("Bits per character")
+    expect(page.locator("#compare .verdict .figure")).to_have_count(2)
     for side in ("left", "right"):
         model = load(served_runs[side])
         text = complete(address, model=side, prompt="a tiny ", max_tokens=120, seed=3)
         expect(page.locator(f"#compare-{side}-text")).to_have_text("a tiny " + text, use_inner_text=False)
         own = model.session()
         own.read("a tiny ")
-        expect(page.locator(f".column:has(#compare-{side}) .note")).to_contain_text(
-            f"{own.score(text).bits_per_char:.2f} for {side}"
-        )
+        verdict, bits = page.locator(f".column:has(#compare-{side}) .verdict"), own.score(text).bits_per_char
+        expect(verdict.locator("output")).to_have_text(f"{bits:.2f}")
+        expect(verdict.locator("li", has_text=side)).to_contain_text(f"{bits:.2f}")
+        expect(verdict.locator("li")).to_have_count(2)
 
 
 def test_one_model_is_compared_at_two_temperatures(context: BrowserContext, served_runs: dict[str, Path]) -> None:
@@ -324,9 +325,55 @@ def test_one_model_is_compared_at_two_temperatures(context: BrowserContext, serv
         expect(page.locator("#compare-note")).to_contain_text("or start scriven serve with several runs")
         page.fill("#compare-length", "120")
         page.click("#compare-go")
-        expect(page.locator("#compare .column .note").last).to_contain_text("Bits per character")
+        expect(page.locator("#compare .verdict .figure")).to_have_count(2)
         written = [page.locator(f"#compare-{side}-text").text_content() for side in ("left", "right")]
         assert written[0] != written[1]
         expect(page.locator("#compare-note")).to_contain_text("There is only one model here")
         page.fill("#compare-right-temperature", page.locator("#compare-left-temperature").input_value())
-        expect(page.locator("#compare-note")).to_contain_text("Both sides would write the same")
+        expect(page.locator("#compare-note")).to_contain_text("Two sides would write the same")
+
+
+def test_more_than_two_models_write(page: Page, address: str) -> None:
+    page.click("#tab-compare")
+    page.click("#compare-more")
+    page.click("#compare-more")
+    expect(page.locator("#compare-more")).to_be_hidden()
+    columns = page.locator("#compare .column")
+    expect(columns.locator("select")).to_have_count(4)
+    assert columns.locator("select").evaluate_all("all => all.map(each => each.value)") == MODELS
+    page.click("[aria-label='Remove the third model']")
+    expect(columns).to_have_count(3)
+    page.fill("#compare-length", "60")
+    expect(page.locator("#compare-go")).to_have_text("Write all")
+    page.click("#compare-go")
+    expect(page.locator("#compare .verdict .figure")).to_have_count(3)
+    expect(page.locator("#compare .verdict li")).to_have_count(9)
+    text = complete(address, model="bytes", prompt="", max_tokens=60, seed=1)
+    expect(page.locator("#compare-fourth-text")).to_have_text(text, use_inner_text=False)
+
+
+MODELS = ["left", "right", "lines", "bytes"]
+
+
+def test_the_seed_is_kept_unless_it_is_let_go(page: Page) -> None:
+    page.click("#tab-compare")
+    page.fill("#compare-length", "60")
+    page.click("#compare-go")
+    expect(page.locator("#compare .verdict .figure")).to_have_count(2)
+    first = page.locator("#compare-left-text").text_content()
+    expect(page.locator("#compare-seed")).to_have_value("1")
+    page.uncheck("#compare-locked")
+    page.click("#compare-go")
+    expect(page.locator("#compare-seed")).not_to_have_value("1")
+    expect(page.locator("#compare .verdict .figure")).to_have_count(2)
+    assert page.locator("#compare-left-text").text_content() != first
+
+
+def test_before_it_is_asked_compare_shows_how_the_models_write(page: Page, address: str) -> None:
+    page.click("#tab-compare")
+    for side in ("left", "right"):
+        text = complete(address, model=side, prompt="", max_tokens=240, seed=1)
+        expect(page.locator(f"#compare-{side}-text .ahead")).to_have_text(text, use_inner_text=False)
+    page.select_option("#compare-right", "bytes")
+    text = complete(address, model="bytes", prompt="", max_tokens=240, seed=1)
+    expect(page.locator("#compare-right-text .ahead")).to_have_text(text, use_inner_text=False)

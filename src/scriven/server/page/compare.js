@@ -1,56 +1,88 @@
-/** Compare: two models continue the same text with the same seed, and each scores what the other wrote. */
+/** Compare: models continue the same beginning with the same seed, and each scores what the others wrote. */
 
 import * as api from "./api.js";
-import { byId, errorText, make, number, option } from "./elements.js";
+import { byId, errorText, make, number, option, randomSeed } from "./elements.js";
 import { CONTROLS, makeSlider } from "./sampling_controls.js";
 import { ScoredText } from "./scored_text.js";
 import { typeOut } from "./typewriter.js";
 
+const SIDES = ["left", "right", "third", "fourth"]; // at most
+const OTHER_TEMPERATURE = 1.1; // of the second side, when both use the same model
+const PREVIEWED = 240; // characters that each side shows before anything is asked for
+
 let app;
 let sides = [];
-let busy = null;
-
-const OTHER_TEMPERATURE = 1.1; // on the right, when both sides use the same model
+let busy = null; // the controller of the texts that are being written
 
 export function start(theApp) {
   app = theApp;
-  sides = ["left", "right"].map(side);
-  byId("compare-columns").replaceChildren(...sides.map((each) => each.element));
   byId("compare").addEventListener("input", () => !busy && note(hint()));
-  note(hint());
+  byId("compare-more").addEventListener("click", add);
   byId("compare-form").addEventListener("submit", (event) => {
     event.preventDefault();
     if (busy) busy.abort();
-    else writeBoth();
+    else writeAll();
   });
   byId("compare").addEventListener("keydown", (event) => {
     if (event.key === "Escape") busy?.abort();
     if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && !busy) byId("compare-form").requestSubmit();
   });
+  add();
+  add();
 }
 
-function side(name) {
+// --- sides
+
+/** Adds a side, with the first model that no other side has. */
+function add() {
+  const used = sides.map((each) => each.model.value);
+  const name = SIDES.find((each) => !sides.some((side) => side.name === each));
+  const added = side(name, app.models.find((each) => !used.includes(each)) ?? app.models[0]);
+  sides.push(added);
+  show();
+  preview(added);
+}
+
+function remove(side) {
+  side.previewing?.abort();
+  sides = sides.filter((each) => each !== side);
+  show();
+}
+
+function show() {
+  byId("compare-columns").replaceChildren(...sides.map((each) => each.element));
+  for (const each of sides) each.remove.hidden = sides.length < 3 || Boolean(busy);
+  byId("compare-more").hidden = sides.length === SIDES.length || Boolean(busy);
+  byId("compare-go").textContent = busy ? "Stop" : sides.length > 2 ? "Write all" : "Write both";
+  if (!busy) note(hint());
+}
+
+function side(name, chosen) {
+  const label = ["left", "right"].includes(name) ? `Model on the ${name}` : `${name[0].toUpperCase()}${name.slice(1)} model`;
   const model = make("select", { id: `compare-${name}` }, ...app.models.map(option));
-  const other = name === "right";
-  if (other && !hasOneModel()) model.selectedIndex = 1;
-  const value = other && hasOneModel() ? OTHER_TEMPERATURE : CONTROLS.temperature.value;
+  model.value = chosen ?? "";
+  const value = sides.length && hasOneModel() ? OTHER_TEMPERATURE : CONTROLS.temperature.value;
   const temperature = makeSlider(`compare-${name}-temperature`, { ...CONTROLS.temperature, value, hint: "" });
-  const text = make("div", { className: "prose passages", tabIndex: 0, id: `compare-${name}-text` });
+  const text = make("div", { className: "prose passages", tabIndex: 0, id: `compare-${name}-text`, dir: "auto" });
   text.setAttribute("role", "region");
-  text.setAttribute("aria-label", `Text by the model on the ${name}`);
-  const verdict = make("p", { className: "note" });
-  const picked = make("label", { className: "pick" }, make("span", {}, `Model on the ${name}`), " ", model);
-  const element = make("div", { className: "column" }, make("div", { className: "head" }, picked, temperature.element), text, verdict);
-  return { element, model, temperature: temperature.input, text, verdict, written: "" };
+  text.setAttribute("aria-label", `Text by the ${label.toLowerCase()}`);
+  const verdict = make("div", { className: "verdict" });
+  const picked = make("label", { className: "pick" }, make("span", {}, label), " ", model);
+  const gone = make("button", { type: "button", className: "quiet", ariaLabel: `Remove the ${label.toLowerCase()}` }, "×");
+  const head = make("div", { className: "head" }, picked, temperature.element, gone);
+  const made = { name, element: make("div", { className: "column" }, head, text, verdict), model, temperature: temperature.input, text, verdict, remove: gone, written: "" };
+  gone.addEventListener("click", () => remove(made));
+  for (const input of [model, made.temperature]) input.addEventListener("change", () => preview(made));
+  return made;
 }
 
 const hasOneModel = () => app.models.length < 2;
 
-/** A hint to show before both write. */
+/** A hint to show before they write. */
 function hint() {
-  const [left, right] = sides.map((each) => `${each.temperature.value} ${each.model.value}`);
+  const choices = sides.map((each) => `${each.temperature.value} ${each.model.value}`);
   const several = "start scriven serve with several runs";
-  if (left === right) return `Both sides would write the same text. Change a temperature, or ${hasOneModel() ? several : "choose another model"}.`;
+  if (new Set(choices).size < choices.length) return `Two sides would write the same text. Change a temperature, or ${hasOneModel() ? several : "choose another model"}.`;
   return hasOneModel() ? `There is only one model here. Compare two temperatures, or ${several}.` : "";
 }
 
@@ -58,24 +90,44 @@ function note(words) {
   byId("compare-note").textContent = words;
 }
 
-async function writeBoth() {
+// --- writing
+
+/** Shows how a side's model writes, pale, until it is asked for a text. */
+async function preview(side) {
+  side.previewing?.abort();
+  if (busy || side.written || !side.model.value) return;
+  const { signal } = (side.previewing = new AbortController());
+  const shown = make("span", { className: "ahead" });
+  side.text.replaceChildren(shown);
+  try {
+    const fields = { prompt: "", seed: 1, max_tokens: PREVIEWED, ignore_eos: true, model: side.model.value, temperature: Number(side.temperature.value) };
+    await typeOut(api.generate(fields, signal), (text) => shown.append(text), signal);
+  } catch {
+    // nothing was asked for, so nothing is missed
+  }
+}
+
+async function writeAll() {
   const controller = (busy = new AbortController());
+  for (const each of sides) each.previewing?.abort();
+  const seed = byId("compare-seed");
+  if (!byId("compare-locked").checked) seed.value = String(randomSeed());
   const prompt = byId("compare-prompt").value;
-  const fields = { prompt, seed: Number(byId("compare-seed").value), max_tokens: Number(byId("compare-length").value) };
-  byId("compare-go").textContent = "Stop";
+  const fields = { prompt, seed: Number(seed.value), max_tokens: Number(byId("compare-length").value) };
+  show();
   note("");
   const results = await Promise.allSettled(sides.map((each) => writeSide(each, fields, controller.signal)));
   const failed = results.map((each) => each.reason && errorText(each.reason)).filter(Boolean);
-  if (!controller.signal.aborted && !failed.length) await scoreBoth(prompt, controller.signal).catch((error) => failed.push(errorText(error)));
-  byId("compare-go").textContent = "Write both";
+  if (!controller.signal.aborted && !failed.length) await scoreAll(prompt, controller.signal).catch((error) => failed.push(errorText(error)));
   busy = null;
-  note(failed[0] ?? hint());
-  app.announce(failed[0] ?? "Both texts are finished.");
+  show();
+  if (failed[0]) note(failed[0]);
+  app.announce(failed[0] ?? "All texts are finished.");
 }
 
 async function writeSide(each, fields, signal) {
   each.written = "";
-  each.verdict.textContent = "";
+  each.verdict.replaceChildren();
   const written = make("span", { className: "model" });
   each.text.replaceChildren(make("span", { className: "you" }, fields.prompt), written);
   const put = (text) => {
@@ -86,15 +138,29 @@ async function writeSide(each, fields, signal) {
   await typeOut(pieces, put, signal);
 }
 
-/** Shows how well each model predicts both texts: usually a model predicts its own text better. */
-async function scoreBoth(prompt, signal) {
+// --- the result
+
+/** Shows how well each model predicts all texts: usually a model predicts its own text best. */
+async function scoreAll(prompt, signal) {
   const models = [...new Set(sides.map((each) => each.model.value))];
   for (const each of sides) {
     if (!each.written) continue;
     const bits = await Promise.all(models.map((model) => bitsPerCharacter(model, prompt, each.written, signal)));
-    const parts = models.map((model, place) => `${number(bits[place], 2)} for ${model}`);
-    each.verdict.textContent = `Bits per character: ${parts.join(", ")}.`;
+    each.verdict.replaceChildren(...result(each.model.value, models, bits));
   }
+}
+
+/** The bits per character of a text, large for the model that wrote it, and as bars for all models. */
+function result(writer, models, bits) {
+  const own = number(bits[models.indexOf(writer)], 2);
+  const figure = make("div", { className: "figure" }, make("output", {}, own), make("span", {}, "bits per character"));
+  const most = Math.max(...bits);
+  const bars = models.map((model, place) => {
+    const bar = make("span", { className: "bar-of" });
+    bar.style.width = `${(100 * bits[place]) / most}%`;
+    return make("li", {}, make("span", { className: "name" }, model), make("span", { className: "track", ariaHidden: "true" }, bar), make("span", { className: "share" }, number(bits[place], 2)));
+  });
+  return [figure, ...(models.length > 1 ? [make("ul", { className: "bars", ariaLabel: "Bits per character by each model" }, ...bars)] : [])];
 }
 
 async function bitsPerCharacter(model, prompt, text, signal) {

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { make, number } from "./elements.js";
 import { levelOf, scoreText } from "./scored_text.js";
 
-const FIELDS = { prompt: "", seed: 1, temperature: 0.7, max_tokens: 260 };
+const FIELDS = { prompt: "", seed: 1, temperature: 0.7, max_tokens: 260, ignore_eos: true };
 
 let model = ""; // whose examples are shown
 
