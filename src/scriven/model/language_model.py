@@ -116,30 +116,36 @@ class CharLM(nn.Module):
         """The first part of `forward`; returns (raw, y, state).
 
         raw (T, N, H) is the output of the last layer. y (T, N, H) is the argument for `logits`: raw after dropout, plus
-        the residual input. Under autocast both may be in its number format.
+        the residual input. Under autocast both may be in its number format. Members have their outputs side by side,
+        (T, N, M * H), and each draws its own dropout.
         """
         backend = backend or self.current_backend()
         state = self.zero_state(ids.shape[1]) if state is None else state
         if fresh is not None and not backend.takes_fresh:
             state = zero_rows(state, fresh[0].to(ids.device, non_blocking=True))
             fresh = fresh if fresh[1:].any() else None  # torch's functions are faster without it
-        masks = Masks(dropout_seed, ids.device, on=self.training, variational=self.settings.variational)
-        folded = backend.takes_ids and self._folds(ids)
+        raws, outputs, after = list[Tensor](), list[Tensor](), list[LayerState]()
         own_draws = self.training and self.settings.cell not in CELLS
-        with backend.context(), seeded_draws(dropout_seed, ids.device) if own_draws else nullcontext():
-            raw, after = self._symbols(masks) if folded else self._embed(ids, masks), []  # (V, D) or (T, N, D)
-            x = raw
-            for depth, layer in enumerate(self._layers()):
-                weight_hh = layer.recurrent_weight
-                if weight_hh is not None:
-                    weight_hh = masks.drop_weight(weight_hh, self.settings.weight_drop, depth)
-                normed = x if depth == 0 else self._normalize(depth - 1, x)
-                x_ids = ids if folded and depth == 0 else None
-                raw, layer_state = layer(normed, state[depth], backend, weight_hh=weight_hh, ids=x_ids, fresh=fresh)
-                y = masks.drop(raw, self._dropout(depth), depth)
-                x = x + y if self.settings.residual and depth else y
-                after.append(layer_state)
-        return raw, x, tuple(after)
+        for number, network in enumerate(self.networks):  # in this function, since each call on the way takes time
+            seed = member_seed(dropout_seed, number)
+            masks = Masks(seed, ids.device, on=self.training, variational=self.settings.variational)
+            folded = backend.takes_ids and network._folds(ids)
+            with backend.context(), seeded_draws(seed, ids.device) if own_draws else nullcontext():
+                x = raw = network._symbols(masks) if folded else network._embed(ids, masks)  # (V, D) or (T, N, D)
+                for depth, layer in enumerate(network._layers()):
+                    weight_hh = layer.recurrent_weight
+                    if weight_hh is not None:
+                        weight_hh = masks.drop_weight(weight_hh, self.settings.weight_drop, depth)
+                    normed = x if depth == 0 else network._normalize(depth - 1, x)
+                    x_ids = ids if folded and depth == 0 else None
+                    before = state[len(after)]
+                    raw, layer_state = layer(normed, before, backend, weight_hh=weight_hh, ids=x_ids, fresh=fresh)
+                    y = masks.drop(raw, network._dropout(depth), depth)
+                    x = x + y if self.settings.residual and depth else y
+                    after.append(layer_state)
+            raws.append(raw)
+            outputs.append(x)
+        return _side_by_side(raws, ids), _side_by_side(outputs, ids), tuple(after)
 
     def logits(self, y: Tensor, backend: Backend | None = None) -> Tensor:
         """The second part of `forward`: logits (T, N, V) in fp32 from y (T, N, H), for any steps and rows."""
@@ -229,23 +235,6 @@ class Ensemble(CharLM):
         """The state before anything was read, for N rows."""
         return tuple(layer for each in self.networks for layer in each.zero_state(rows))
 
-    def read(
-        self,
-        ids: Tensor,
-        state: State | None = None,
-        fresh: Tensor | None = None,
-        dropout_seed: int = 0,
-        backend: Backend | None = None,
-    ) -> tuple[Tensor, Tensor, State]:
-        """Reads as a member does; returns (raw, y, state) of all members. Each draws its own dropout."""
-        backend, layers = backend or self.current_backend(), self.settings.layers
-        found = []
-        for number, member in enumerate(self.networks):
-            before = None if state is None else state[number * layers : (number + 1) * layers]
-            found.append(member.read(ids, before, fresh, member_seed(dropout_seed, number), backend))
-        raws, outputs, states = zip(*found, strict=True)
-        return torch.cat(raws, -1), torch.cat(outputs, -1), tuple(layer for each in states for layer in each)
-
     def logits(self, y: Tensor, backend: Backend | None = None) -> Tensor:
         """The mean of the members' logits, (T, N, V) in fp32, from y (T, N, M * H)."""
         return self._mean([each.logits(part, backend) for each, part in self._parts(y)])
@@ -274,6 +263,11 @@ class NoNetwork(CharLM):
         self.settings, self.vocabulary_size, self.unknown = settings, vocabulary_size, vocabulary_size - 1
 
     @property
+    def networks(self) -> list[CharLM]:
+        """No network."""
+        return []
+
+    @property
     def device(self) -> torch.device:
         """The CPU, which counts are on."""
         return torch.device("cpu")
@@ -286,21 +280,16 @@ class NoNetwork(CharLM):
         """The backend of the CPU, which has nothing to compute."""
         return choose_backend(self.settings, self.device, "fp32")
 
-    def read(
-        self,
-        ids: Tensor,
-        state: State | None = None,
-        fresh: Tensor | None = None,
-        dropout_seed: int = 0,
-        backend: Backend | None = None,
-    ) -> tuple[Tensor, Tensor, State]:
-        """Returns outputs (T, N, 0), twice, and the state of no layers."""
-        y = torch.empty(*ids.shape, 0)
-        return y, y, ()
-
     def logits(self, y: Tensor, backend: Backend | None = None) -> Tensor:
         """Returns zeros (T, N, V)."""
         return torch.zeros(*y.shape[:-1], self.vocabulary_size)
+
+
+def _side_by_side(parts: list[Tensor], ids: Tensor) -> Tensor:
+    """Returns the outputs (T, N, H) of networks that read ids (T, N) as one array, (T, N, M * H)."""
+    if not parts:
+        return torch.empty(*ids.shape, 0)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def member_seed(seed: int, number: int) -> int:
