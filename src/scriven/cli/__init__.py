@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import gc
 import io
@@ -34,7 +35,7 @@ from scriven.runtime import WRITTEN  # noqa: E402
 
 INTERRUPTED = 130
 INTERNAL = 1
-OBJECTS_BEFORE_COLLECTION = 10_000  # imports make many objects, none of which is garbage that must be looked for
+OBJECTS_BEFORE_COLLECTION = 10_000
 COMPLETE = "__complete"  # with which the scripts that cyclopts makes for shells begin
 VERSION_FLAGS = {"--version", "-V"}
 
@@ -102,7 +103,7 @@ def _show_help(*command: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command and exits: 0 success, 2 usage, 3 bad input, 4 diverged, 130/143 interrupted or terminated."""
     traceback, words, app = False, [""], None
-    gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
+    _collect_less()
     try:
         given = sys.argv[1:] if arguments is None else arguments
         if given[:1] == [COMPLETE]:  # the shell asks, with words as they are typed
@@ -133,6 +134,12 @@ def main(arguments: list[str] | None = None) -> None:
         if traceback:
             raise
         _fail(*_describe_error(error, words[0]))
+
+
+def _collect_less() -> None:
+    """Makes Python look for garbage less often, and not at its end: imports make many objects, but no garbage."""
+    gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
+    atexit.register(gc.freeze)
 
 
 def _notice_termination() -> None:
