@@ -5,7 +5,7 @@ ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 endif
 
-.PHONY: demo test thorough fuzz sanitize processors gpu wheel lint docs lock clean
+.PHONY: demo test thorough fuzz sanitize processors gpu wheel lint docs site lock clean
 
 PLAYS = $(shell $(BIN)/python -c "from scriven.runtime import cache_folder; print(cache_folder() / 'plays')")
 
@@ -98,6 +98,10 @@ lint: .venv/.dev
 docs: .venv/.dev
 	$(BIN)/python docs/generate.py
 
+# Builds the documentation's site in build/site, and stops at any warning: at a link or an anchor that leads nowhere, too.
+site: .venv/.dev
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --conf-dir docs/site . build/site
+
 # Locks the tested versions: by name in constraints.txt, with the SHA-256 of each file in requirements/. torch is only
 # constrained, so that pip may take a CPU build of it. Packages that only `make fuzz` and `make lock` use are left out.
 LOCK = $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-options --no-emit-index-url \
@@ -109,7 +113,7 @@ lock: .venv/.dev
 	mv constraints.txt.new constraints.txt
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(LOCK) -o requirements/demo.txt pyproject.toml requirements/build.in
-	$(LOCK) --extra dev -o requirements/dev.txt pyproject.toml requirements/build.in
+	$(LOCK) --extra docs --extra dev -o requirements/dev.txt pyproject.toml requirements/build.in
 	sed -i '/^# WARNING/,$$d' requirements/demo.txt requirements/dev.txt  # torch has no hash on purpose
 
 .venv/pyvenv.cfg:
@@ -135,7 +139,7 @@ CPU_TORCH = [ "$$(uname -sm)" != "Linux x86_64" ] || command -v nvidia-smi > /de
 
 .venv/.dev: .venv/.demo
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[train,data,serve,dev]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[train,data,serve,docs,dev]'
 	@touch $@
 
 clean:

@@ -3,14 +3,17 @@
 import gzip
 import io
 import json
+import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import uvicorn
@@ -31,6 +34,7 @@ PAGES = [
 ]
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL_SYNTAX = {"|", ">", ">>", "<", "&&", ";"}
+JOINED = re.compile(r"\| scriven |^scriven .*[|>]|<\(scriven ")  # lines of several programs, or with files of output
 
 # What stands in place of what is written: any budget, and additions to every new training that does not give them.
 BUDGET = re.compile(r"--(?:minutes|epochs|steps|characters)[ =]\S+")
@@ -89,6 +93,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     text = WORDS * 40
     put_plays(text)
+    write_docx(Path("novel.docx"), text)
     for name in ("book.txt", "letters.txt", "letter.txt", "notes/monday.txt"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(text, encoding="utf-8")
@@ -98,6 +103,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(content, encoding="utf-8")
     return tmp_path
+
+
+def write_docx(path: Path, text: str) -> None:
+    """Writes a text as a word processor does."""
+    paragraphs = "".join(f"<w:p><w:r><w:t>{line}</w:t></w:r></w:p>" for line in text.splitlines())
+    with ZipFile(path, "w") as archive:
+        archive.writestr(
+            "_rels/.rels", '<Relationships><Relationship Type="/officeDocument" Target="a.xml"/></Relationships>'
+        )
+        archive.writestr("a.xml", f'<w:document xmlns:w="word"><w:body>{paragraphs}</w:body></w:document>')
 
 
 def documents() -> dict[str, str]:
@@ -127,6 +142,28 @@ def serve_nobody(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
         each.close()
 
 
+def write_scriven(folder: Path) -> Path:
+    """Writes a program `scriven` that runs what `rewritten` makes of its arguments. Returns its folder."""
+    program = folder / "bin" / "scriven"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!{sys.executable}\nimport shlex, sys\n"
+        f"sys.path[:] = {sys.path}\n"
+        "from test_docs import main, rewritten\n"
+        "main(rewritten(shlex.join(['scriven', *sys.argv[1:]])))\n"
+    )
+    program.chmod(0o755)
+    return program.parent
+
+
+def run_pipe(line: str, programs: Path) -> None:
+    """Runs a line in which programs are joined, by the shell. One may end before it has read all, as `head` does."""
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    words = ["bash", "-o", "pipefail", "-c", line]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.returncode in {0, 128 + signal.SIGPIPE}, f"{line!r} ended with {done.returncode}: {done.stderr}"
+
+
 def run_line(line: str) -> None:
     try:
         main(rewritten(line))
@@ -143,12 +180,16 @@ def test_what_a_page_says_can_be_typed_works(page: Path, folder: Path, monkeypat
         pytest.skip("needs native code")
     monkeypatch.setattr("uvicorn.Server.run", serve_nobody)
     monkeypatch.setattr("webbrowser.open", bool)
+    programs = write_scriven(folder)
     for language, text in blocks(page):
         if language == "python":
             exec(PYTHON_BUDGET.sub(PYTHON_SMALL, text), {})
         for line in text.replace("\\\n", " ").splitlines():
             _, torchrun, launched = line.partition(" -m scriven ")  # of which one process is run here
             command = "scriven " + launched if torchrun else line
+            if language == "sh" and JOINED.search(line):
+                run_pipe(line, programs)
+                continue
             assert not torchrun or " -o " in launched, f"{line!r} is refused: what torchrun starts needs -o"
             if language == "sh" and command.startswith("scriven "):
                 monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(WORDS.encode() * 40)))
