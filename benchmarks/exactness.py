@@ -5,7 +5,7 @@ started as torchrun starts them, and share 4 groups; saved by one and resumed by
 fingerprint and the loss of every step, all validation losses, weights, optimizer, recurrent state and averages are
 compared with those of the one process. The one process has all cores of this program, and so have 3 and 4. 2 have one
 core, and so has a training that one of them resumes. In the `long` case torch splits sums over many characters over two
-threads.
+threads. Where native code computes, one process also trains with `training.threads` 2 and 3, which must change nothing.
 
 Prints what differs; the exit code is 1 if anything does. With --few, it does a small part, for tests. With --levels, it
 does all of it with the kernels of every level that the processor has, and with torch alone. Processes are forked from
@@ -175,10 +175,10 @@ def levels() -> list[str]:
 def check(chosen: dict[str, dict[str, Any]], folder: Path, counts: tuple[int, ...]) -> int:
     """The number of differences from what one process does, all of them printed."""
 
-    def job(way: str, kind: str, workers: int, until: int = 0, resumed: bool = False) -> Job:
+    def job(way: str, kind: str, workers: int, until: int = 0, resumed: bool = False, threads: int = 0) -> Job:
         output = folder / f"{way} {kind}"
         return {
-            "settings": chosen[way],
+            "settings": merge_settings(chosen[way], {"training": {"threads": threads}} if threads else {}),
             "text": str(folder.parent / "text.txt"),
             "output": str(output),
             "until": until,
@@ -192,6 +192,8 @@ def check(chosen: dict[str, dict[str, Any]], folder: Path, counts: tuple[int, ..
 
     for workers in (1, *counts):
         done_by(workers, jobs(workers))
+    threads = (2, 3) if os.environ[native_library.VARIABLE] != "off" else ()  # torch's results depend on them
+    done_by(1, [job(way, f"with {count} threads", 1, threads=count) for count in threads for way in chosen])
     for workers, other in ((1, 2), (2, 1)):
         done_by(other, [job(way, f"saved by {workers}", other, resumed=True) for way in chosen])
     wrong = 0
@@ -199,6 +201,7 @@ def check(chosen: dict[str, dict[str, Any]], folder: Path, counts: tuple[int, ..
         expected = told(folder / f"{way} by 1.1.json", output=folder / f"{way} by 1")
         found = {f"by {n}": [f"by {n}.{n}"] for n in counts}
         found |= {f"saved by {n}": [f"saved by {n}.{n}", f"saved by {n}.{m}-resumed"] for n, m in ((1, 2), (2, 1))}
+        found |= {f"with {count} threads": [f"with {count} threads.1"] for count in threads}
         for kind, parts in found.items():
             trail = told(*(folder / f"{way} {part}.json" for part in parts), output=folder / f"{way} {kind}")
             differences = compare_trails(expected, trail).differences

@@ -1,6 +1,6 @@
-"""Compares native recurrent layers with torch's, both in bf16: a layer's forward and backward pass, in turns.
+"""Compares native recurrent layers with torch's in one number format: a layer's forward and backward pass, in turns.
 
-    python benchmarks/kernels.py [--cells lstm gru rnn] [--times 15] [--threads 1]
+    python benchmarks/kernels.py [--cells lstm gru rnn] [--precision fp32] [--times 15] [--threads 1]
 
 The input is that of a second layer, (T, N, H), and the gradients of it and of all weights are computed. The same layer
 is also measured as a first one, whose symbols' products are looked up (V = 65). Shown are medians in seconds: with one
@@ -20,16 +20,17 @@ from torch import Tensor
 
 from scriven.kernels import recurrent
 from scriven.model import CharLM, choose_backend
-from scriven.model.backends import tune_cpu
+from scriven.model.backends import Backend, tune_cpu
 from scriven.model.cells import CELLS, RecurrentLayer
 from scriven.settings import ModelSettings, TrainingSettings
 from scriven.training.optimizer import FlatWeights, Optimizer
 
 SHAPES = [(256, 32, 64), (256, 64, 128), (512, 64, 128), (128, 50, 50)]  # H, N, T
 SYMBOLS = 65
+FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def measured(cell: str, shape: tuple[int, int, int], times: int) -> dict[str, float]:
+def measured(cell: str, shape: tuple[int, int, int], precision: str, times: int) -> dict[str, float]:
     """Characters a second of each way."""
     width, rows, steps = shape
     torch.manual_seed(0)
@@ -37,7 +38,7 @@ def measured(cell: str, shape: tuple[int, int, int], times: int) -> dict[str, fl
     x, state = torch.randn(steps, rows, width), layer.zero_state(rows)
     table, ids = torch.randn(SYMBOLS, width), torch.randint(0, SYMBOLS, (steps, rows))
     torchs = CELLS[layer.settings.cell].module(width, width)
-    backend = choose_backend(layer.settings, x.device, "bf16", learns=True)
+    backend = choose_backend(layer.settings, x.device, precision, learns=True)
 
     def native() -> Tensor:
         y: Tensor = layer(x.requires_grad_(), state, backend)[0]
@@ -55,30 +56,30 @@ def measured(cell: str, shape: tuple[int, int, int], times: int) -> dict[str, fl
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(times + 1):
         for name, way in ways.items():
-            taken = pass_seconds(way)
+            taken = pass_seconds(way, backend)
             if turn:  # the first one fills caches
                 seconds[name].append(taken)
     return {name: steps * rows / statistics.median(each) for name, each in seconds.items()}
 
 
-def pass_seconds(forward: Callable[[], Tensor]) -> float:
+def pass_seconds(forward: Callable[[], Tensor], backend: Backend) -> float:
     """One forward and backward pass."""
     clock = clock_of_threads()
     start = clock()
-    with torch.autocast("cpu", torch.bfloat16):
+    with backend.context():
         y = forward()
     y.backward(torch.ones_like(y))
     return clock() - start
 
 
-def muons_share(shape: tuple[int, int, int], times: int) -> dict[str, float]:
+def muons_share(shape: tuple[int, int, int], precision: str, times: int) -> dict[str, float]:
     """Milliseconds of a whole step of a two-layer LSTM, and of Muon in it."""
     width, rows, steps = shape
     torch.manual_seed(0)
     model = CharLM(ModelSettings(width=width, layers=2), SYMBOLS)
     weights = FlatWeights(model)
-    optimizer = Optimizer(weights, TrainingSettings(optimizer="muon"), torch.bfloat16)
-    backend = choose_backend(model.settings, model.device, "bf16", learns=True)
+    optimizer = Optimizer(weights, TrainingSettings(optimizer="muon"), FORMATS[precision])
+    backend = choose_backend(model.settings, model.device, precision, learns=True)
     ids, clock = torch.randint(0, SYMBOLS, (steps + 1, rows)), clock_of_threads()
     taken: dict[str, list[float]] = {"step": [], "muon": []}
     assert optimizer.muon is not None
@@ -108,18 +109,25 @@ def main() -> None:
     """Measure, print a table and write the numbers."""
     parser = common.arguments_parser(__doc__)
     parser.add_argument("--cells", nargs="+", choices=list(recurrent.CELLS), default=["lstm", "gru", "rnn"])
+    parser.add_argument("--precision", choices=list(FORMATS), default="bf16", help="the number format of products")
     parser.add_argument("--times", type=int, default=15, help="passes of each way")
     parser.add_argument("--threads", type=int, default=1, help="threads that torch and native code use")
     arguments = parser.parse_args()
-    if not recurrent.usable():
-        parser.exit(1, "there is no native code for this processor; scriven info --machine says why\n")
+    if not recurrent.usable(FORMATS[arguments.precision]):
+        parser.exit(1, "there is no native code for that on this processor; scriven info --machine says why\n")
     with tune_cpu(arguments.threads):
         results = [
-            {"cell": cell, "H": shape[0], "N": shape[1], "T": shape[2], **measured(cell, shape, arguments.times)}
+            {
+                "cell": cell,
+                "H": shape[0],
+                "N": shape[1],
+                "T": shape[2],
+                **measured(cell, shape, arguments.precision, arguments.times),
+            }
             for cell in arguments.cells
             for shape in SHAPES
         ]
-        shares = [(shape, muons_share(shape, arguments.times)) for shape in SHAPES]
+        shares = [(shape, muons_share(shape, arguments.precision, arguments.times)) for shape in SHAPES]
     ways = ("torch", "native", "native, folded")
     rows = [
         [each["cell"], each["H"], each["N"], each["T"]]

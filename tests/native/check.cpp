@@ -317,7 +317,7 @@ uint64_t check_counts(int64_t symbols, int64_t longest) {
     check("table", double(scriven_counts_check(&table)), 0);
     constexpr int64_t rows = 50, length = 20;
     Reals nats(rows * length), p(rows * symbols);
-    const scriven::CountsScore score{2, rows, length, 0, &table, ids.data(), nats.data()};
+    const scriven::CountsScore score{2, rows, length, 0, &table, ids.data(), nats.data(), nullptr};
     const scriven::CountsDistribution distribution{rows, length, &table, ids.data(), p.data()};
     check("scores", double(scriven_counts_score(&score)), 0);
     check("distributions", double(scriven_counts_distribution(&distribution)), 0);

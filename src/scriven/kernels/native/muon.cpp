@@ -32,7 +32,11 @@ struct Sizes {
     int64_t parts() const { return groups_of(tall() ? columns : rows); }  // groups of X's columns
     int64_t bands() const { return (downs() + BAND - 1) / BAND; }
     int64_t squares() const { return parts() * parts(); }
-    int64_t uppers() const { return parts() * (parts() + 1) / 2; }  // blocks on and above the diagonal
+    int64_t uppers() const {  // blocks in the bands on and above the diagonal
+        int64_t count = 0;
+        for (int64_t i = 0; i < parts(); ++i) count += parts() - i / BAND * BAND;
+        return count;
+    }
 };
 
 template <class F> struct Matrix {
@@ -90,25 +94,27 @@ template <class F> void turn_block(const typename F::Number *block, typename F::
     F::turn(right, to);
 }
 
-// Block (i, j) of a symmetric matrix and block (j, i), in the forms that are wanted, from the block's rows.
+// Block (i, j) of a symmetric matrix and block (j, i), in the forms that are wanted, from the block's rows. Rounding makes
+// products not quite symmetric, so that the one is made from the other in whole bands alone, at every level.
 template <class F>
 void put_both(const typename F::Number *block, int64_t i, int64_t j, int64_t parts, Form form, const Symmetric<F> &to) {
     const int64_t here = (i * parts + j) * SQUARE, there = (j * parts + i) * SQUARE;
     alignas(64) typename F::Number room[SQUARE];
     typename F::Number *right = form & as_right ? to.right + there : room;
     to_right<F>(block, right);
+    const bool mirrored = i / BAND != j / BAND;
     if (form & as_left) {
         std::memcpy(to.left + here, block, SQUARE * sizeof(*block));
-        if (i != j) F::turn(right, to.left + there);
+        if (mirrored) F::turn(right, to.left + there);
     }
-    if (form & as_right && i != j) F::turn(block, to.right + here);
+    if (form & as_right && mirrored) F::turn(block, to.right + here);
 }
 
-// Calls work(number, i, j) for a range of the blocks on and above the diagonal.
+// Calls work(number, i, j) for a range of the blocks in the bands on and above the diagonal.
 template <class Work> void each_upper(Range range, int64_t parts, Work &&work) {
     int64_t number = 0;
     for (int64_t i = 0; i < parts; ++i)
-        for (int64_t j = i; j < parts; ++j, ++number)
+        for (int64_t j = i / BAND * BAND; j < parts; ++j, ++number)
             if (number >= range.begin && number < range.end) work(number, i, j);
 }
 

@@ -71,7 +71,7 @@ void sweep(const Pass &pass, const Member &member, int64_t steps, Range groups, 
 
 // How a team shares a pass: by rows where each member then has enough of them, else by groups of cells.
 struct Grid {
-    static constexpr int64_t enough = 4;
+    static constexpr int64_t enough = 2;
     int64_t members;
     bool by_rows;
 
