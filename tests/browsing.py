@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+SECONDS = 20  # for what is waited for on the page; machines that test may have other work
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
@@ -37,10 +39,11 @@ def address(served_runs: dict[str, Path]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")  # it runs an event loop in this thread, in which no other test could have its own
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     where = shutil.which("chromium")
     assert where, "the tests of the page need the system's chromium (apt-get install chromium)"
+    expect.set_options(timeout=SECONDS * 1000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=where, args=["--no-sandbox"])
         yield browser
@@ -50,7 +53,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(SECONDS * 1000)
     yield context
     context.close()
 

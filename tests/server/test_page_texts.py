@@ -211,3 +211,61 @@ def test_any_link_can_be_followed(page: Page, address: str) -> None:
     assert wait_for_text(page) == HTML + complete(
         address, model="left", prompt=HTML, seed=5, temperature=0.73, max_tokens=77
     )
+
+
+def test_a_list_goes_on_line_by_line(page: Page, address: str) -> None:
+    page.select_option("#model", "lines")
+    expect(page.locator("#write-several")).to_be_checked()
+    text = write(page, "a ")
+    assert text == "a " + complete(address, model="lines", prompt="a ", ignore_eos=True)
+    page.click("#write-clear")
+    page.click("#write-several")
+    line = write(page, "a ", length=4000)
+    assert line == "a " + complete(address, model="lines", prompt="a ", max_tokens=4000) and "\n" not in line
+    expect(page.locator("#write-note")).to_contain_text("The text ended by itself.")
+    page.click("#write-go")
+    page.wait_for_function("() => document.getElementById('write-text').textContent.includes('\\n')")
+    assert wait_for_text(page).startswith(line + "\n")
+    page.select_option("#model", "left")
+    expect(page.locator("#write-several")).to_be_hidden()
+
+
+def test_the_oldest_texts_are_forgotten_first(page: Page) -> None:
+    """Of 400,000 characters and more, the oldest go that nothing came from; never what stands on the page."""
+    left = page.evaluate(
+        """async () => {
+            const { Versions } = await import("/versions.js");
+            const versions = new Versions();
+            const text = (letter, length) => [{ text: letter.repeat(length), by: "you" }];
+            const first = versions.add(text("a", 150_000), null);
+            versions.add(text("b", 150_000), null);
+            versions.add(text("a", 150_001), first);
+            const last = versions.add(text("c", 150_000), null);
+            const huge = versions.add(text("d", 500_000), null);
+            const texts = new Versions(JSON.parse(JSON.stringify(versions.list)));
+            const wholes = texts.list.map(({ id }) => texts.passagesOf(id)[0].text);
+            return wholes.map((whole) => whole.at(-1) + whole.length);
+        }"""
+    )
+    assert left == ["a150000", "d500000"]
+
+
+def test_a_full_store_is_told(page: Page) -> None:
+    page.evaluate(
+        "() => { Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }; }"
+    )
+    text = write(page, "a tiny ")
+    open_history(page)
+    expect(page.locator("#history-hint")).to_have_text(
+        "Your browser does not keep these texts: they end with this page."
+    )
+    page.keyboard.press("Escape")
+    assert wait_for_text(page) == text
+
+
+@pytest.mark.parametrize("stored", ["{", "null", "[]", "7", '{"versions": 1}', '{"versions": [{}], "current": "x"}'])
+def test_a_broken_store_hinders_nothing(page: Page, stored: str) -> None:
+    page.evaluate("stored => addEventListener('pagehide', () => localStorage.setItem('scriven-texts', stored))", stored)
+    reopen(page)
+    assert len(write(page, "a tiny ")) == 107
+    expect(open_history(page).first).to_be_visible()

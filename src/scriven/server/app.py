@@ -43,7 +43,9 @@ MEDIA_TYPES = {
 }
 
 
-OWN_LINES = re.compile(rb"^[ \t]*(/\*.*?\*/|//[^\n]*)[ \t]*$", re.MULTILINE | re.DOTALL)  # of comments
+# A comment on lines of its own, or at the end of a line, without quotation marks, as it would have inside of a string.
+COMMENT = re.compile(rb"^[ \t]*(?:/\*.*?\*/|//[^\n]*)[ \t]*$|[ \t]+// [^\"'`\n]*$", re.MULTILINE | re.DOTALL)
+CSS_SPACE = re.compile(rb"(?<=[{};:,]) | (?=[{}])")
 INDENTATION = re.compile(rb"^[ \t]+", re.MULTILINE)
 
 
@@ -75,13 +77,14 @@ def page() -> dict[str, PageFile]:
 
 def _load_file(path: Path) -> PageFile:
     data = _slim(path.read_bytes())
+    data = CSS_SPACE.sub(b"", data) if path.suffix == ".css" else data
     tag = f'"{hashlib.sha256(data).hexdigest()[:20]}"'
     return PageFile(MEDIA_TYPES[path.suffix], data, gzip.compress(data, mtime=0), tag)
 
 
 def _slim(data: bytes) -> bytes:
-    """Returns a file without comments on lines of their own, and without indentation. Lines keep their numbers."""
-    return INDENTATION.sub(b"", OWN_LINES.sub(lambda found: b"\n" * found[0].count(b"\n"), data))
+    """Returns a file without its comments and indentation. Lines keep their numbers, which errors name."""
+    return INDENTATION.sub(b"", COMMENT.sub(lambda found: b"\n" * found[0].count(b"\n"), data))
 
 
 def page_routes() -> list[Route]:

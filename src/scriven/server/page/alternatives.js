@@ -64,7 +64,7 @@ function button({ text, probability }, most, here, choose) {
   bar.style.width = `${(100 * probability) / most}%`;
   const glyph = make("span", { className: isBlank(text) ? "glyph word" : "glyph" }, nameCharacter(text));
   const share = make("span", { className: "share" }, probability ? percent(probability) : "less likely");
-  const made = make("button", { type: "button" }, glyph, make("span", { className: "track", ariaHidden: "true" }, bar), share);
+  const made = make("button", {}, glyph, make("span", { className: "track", ariaHidden: "true" }, bar), share);
   if (here) made.setAttribute("aria-current", "true");
   made.addEventListener("click", () => choose(text));
   return made;

@@ -34,7 +34,7 @@ const backwards = (text) => text.split(/(\s+)/).reverse().join("");
 
 function card({ title, scored }, read) {
   const head = make("span", { className: "name" }, title, " ", make("span", { className: "share" }, `${number(scored.bitsPerCharacter, 1)} bits per character`));
-  const made = make("button", { type: "button", className: "example" }, head, make("span", { className: "prose", dir: "auto" }, ...coloured(scored)));
+  const made = make("button", { className: "example" }, head, make("span", { className: "prose", dir: "auto" }, ...coloured(scored)));
   made.addEventListener("click", () => read(scored.text));
   return made;
 }

@@ -12,9 +12,11 @@ export function fillHistory(versions, current, models, open) {
 }
 
 function item(versions, { version, depth, from }, current, models, open) {
-  const text = textOf(versions.passagesOf(version.id)).slice(from).trim();
-  const words = make("span", { className: "snippet", dir: "auto" }, text.slice(0, SHOWN).replaceAll(/\s+/g, " ") || "…");
-  const button = make("button", { type: "button" }, words, make("span", { className: "hint" }, facts(version, text, models)));
+  const text = textOf(versions.passagesOf(version.id));
+  const word = from - /\S{0,20}$/.exec(text.slice(0, from))[0].length; // where the word begins that a branch changed
+  const words = `${word ? "… " : ""}${text.slice(word, word + SHOWN).trim().replaceAll(/\s+/g, " ")}`;
+  const snippet = make("span", { className: "snippet", dir: "auto" }, words);
+  const button = make("button", {}, snippet, make("span", { className: "hint" }, facts(version, text.slice(from), models)));
   if (version.id === current) button.setAttribute("aria-current", "true");
   button.addEventListener("click", () => open(version.id));
   const made = make("li", {}, button);
@@ -27,5 +29,5 @@ function facts({ fields, at }, text, models) {
   if (!fields) parts.push("edited by you");
   else parts.push(`temperature ${fields.temperature}`, `seed ${fields.seed}`);
   if (fields && models.length > 1) parts.unshift(fields.model);
-  return parts.join(", ");
+  return parts.join(" · ");
 }

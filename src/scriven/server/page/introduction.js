@@ -74,7 +74,7 @@ function spellDuration(seconds) {
 }
 
 function beginningButton(text) {
-  return make("button", { type: "button", value: text }, `${text.replaceAll(/\s*\n\s*/g, " / ")} …`);
+  return make("button", { value: text }, `${text.replaceAll(/\s*\n\s*/g, " / ")} …`);
 }
 
 async function writeExample() {

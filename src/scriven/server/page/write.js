@@ -7,6 +7,7 @@ import { byId, errorText, make, nameCharacter, number, randomSeed, spellOut } fr
 import { fillHistory } from "./history.js";
 import { unitAt } from "./hit_test.js";
 import { prepareStart, showStart } from "./introduction.js";
+import { forgetTexts, loadTexts, storeTexts } from "./kept_texts.js";
 import { appendText, firstUnits, nextCharacter, previousCharacter, startOfCharacter, textOf, withEditedText } from "./passages.js";
 import { linkTo, readLink } from "./permalink.js";
 import { makeControls } from "./sampling_controls.js";
@@ -18,7 +19,9 @@ import { Versions } from "./versions.js";
 const UNDO_STEPS = 200;
 const START_KEY = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘ ↵" : "Ctrl ↵";
 const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
-const [TEXTS, SURPRISE] = ["scriven-texts", "scriven-surprise"]; // keys of what the browser keeps
+const [SURPRISE, SEVERAL] = ["scriven-surprise", "scriven-several"]; // keys of what the browser keeps
+
+const part = (name) => byId(`write-${name}`);
 
 let app, dials;
 let versions = new Versions();
@@ -30,32 +33,36 @@ let editing = true;
 let writing = null; // the controller of the text that is being generated
 let place = null; // of the cursor, in UTF-16 code units of the text
 let column = null; // x position on the screen that moving up and down keeps to
+let separator = ""; // what ends a document of the model; "" if it knows none
+let endedText = null; // the last text that ended by itself
 let scored = null; // the text with its surprisals, if they are shown
 let scoring = new AbortController();
 
 export function start(theApp) {
   app = theApp;
-  dials = makeControls(byId("write-sampling"));
-  byId("write-go").addEventListener("click", () => (writing ? stop() : go()));
-  byId("write-undo").addEventListener("click", () => moveInHistory(past, future));
-  byId("write-redo").addEventListener("click", () => moveInHistory(future, past));
-  byId("write-edit").addEventListener("click", edit);
-  byId("write-clear").addEventListener("click", clear);
-  byId("write-copy").addEventListener("click", async () => note((await copy(textNow())) ? "Copied." : "Your browser does not let this page copy. Save the text instead."));
-  byId("write-save").addEventListener("click", () => save(textNow(), `${app.model}.txt`));
-  byId("write-link").addEventListener("click", copyLink);
-  byId("write-prompt").addEventListener("input", show);
-  byId("write-surprise").checked = load(SURPRISE) ?? true;
-  byId("write-surprise").addEventListener("change", onSurprise);
+  dials = makeControls(part("sampling"));
+  part("go").addEventListener("click", () => (writing ? stop() : go()));
+  part("undo").addEventListener("click", () => moveInHistory(past, future));
+  part("redo").addEventListener("click", () => moveInHistory(future, past));
+  part("edit").addEventListener("click", edit);
+  part("clear").addEventListener("click", clear);
+  part("copy").addEventListener("click", async () => note((await copy(textNow())) ? "Copied." : "Your browser does not let this page copy. Save the text instead."));
+  part("save").addEventListener("click", () => save(textNow(), `${app.model}.txt`));
+  part("link").addEventListener("click", copyLink);
+  part("prompt").addEventListener("input", show);
+  part("surprise").checked = load(SURPRISE) ?? true;
+  part("surprise").addEventListener("change", onSurprise);
+  part("several").addEventListener("change", () => store(SEVERAL, part("several").checked));
   byId("history").addEventListener("beforetoggle", (event) => event.newState === "open" && listHistory());
   byId("history-forget").addEventListener("click", forgetAll);
   byId("write").addEventListener("keydown", onKey);
   addEventListener("pagehide", keep);
-  const text = byId("write-text");
+  const text = part("text");
   text.addEventListener("click", onClick);
   text.addEventListener("keydown", onMove);
   text.addEventListener("focus", () => !writing && text.matches(":focus-visible") && moveCursor(place ?? firstWritten()));
-  app.onModel(show);
+  app.onModel(onModel);
+  onModel();
   restore();
   prepareStart(app, begin, keepExample);
   show();
@@ -67,23 +74,36 @@ export function shown() {
   if (link) follow(link);
 }
 
+async function onModel() {
+  const model = app.model;
+  separator = "";
+  const facts = await api.tokenizerFacts(model).catch(() => ({ separator })); // without them, each text ends where it ends
+  if (model !== app.model) return;
+  separator = facts.separator;
+  part("several").closest("label").hidden = !separator;
+  part("several").checked = load(SEVERAL) ?? separator === "\n"; // of a list, one line is little
+  show();
+}
+
 // --- writing
 
 function begin(text) {
-  byId("write-prompt").value = text;
+  part("prompt").value = text;
   go();
 }
 
 function go() {
   commit();
-  writeFrom(passages);
+  writeFrom(textOf(passages) === endedText ? appendText(passages, separator, "model") : passages);
 }
 
-const textNow = () => (editing ? byId("write-prompt").value : textOf(passages));
+const choices = () => ({ ...dials.values(), ...(separator && part("several").checked && { ignore_eos: true }) });
+
+const textNow = () => (editing ? part("prompt").value : textOf(passages));
 
 const isYours = (passages) => passages.every((part) => part.by === "you");
 
-async function writeFrom(next, fields = dials.values()) {
+async function writeFrom(next, fields = choices()) {
   end();
   fields = { seed: randomSeed(), ...fields, model: app.model };
   moveTo(versions.add(next, current, fields));
@@ -91,11 +111,12 @@ async function writeFrom(next, fields = dials.values()) {
   editing = false;
   const controller = (writing = new AbortController());
   show();
-  byId("write-text").focus({ preventScroll: true });
+  part("text").focus({ preventScroll: true });
   const begun = { at: performance.now(), length: textOf(passages).length };
   try {
     const pieces = api.generate({ ...fields, prompt: textOf(passages) }, controller.signal);
     const outcome = await typeOut(pieces, put, controller.signal);
+    if (outcome.ended) endedText = textOf(passages);
     finish(controller, summary(begun, fields.seed, outcome));
   } catch (error) {
     finish(controller, errorText(error) || summary(begun, fields.seed, { unknown: [] }));
@@ -104,12 +125,12 @@ async function writeFrom(next, fields = dials.values()) {
 
 function put(text) {
   if (!text) return;
-  const sheet = byId("write-text").parentElement;
+  const sheet = part("text").parentElement;
   const atBottom = sheet.scrollHeight - sheet.scrollTop - sheet.clientHeight < 80;
   passages = appendText(passages, text, "model");
-  const last = byId("write-text").lastElementChild;
+  const last = part("text").lastElementChild;
   if (last?.className === "model" && last.firstChild) last.firstChild.appendData(text);
-  else byId("write-text").append(make("span", { className: "model" }, text));
+  else part("text").append(make("span", { className: "model" }, text));
   if (atBottom) sheet.scrollTop = sheet.scrollHeight;
 }
 
@@ -145,7 +166,7 @@ function summary({ at, length }, seed, { ended, unknown }) {
 }
 
 function note(words) {
-  byId("write-note").textContent = words;
+  part("note").textContent = words;
   app.announce(words);
 }
 
@@ -163,7 +184,7 @@ function moveTo(id) {
 function commit() {
   end();
   if (!editing) return;
-  const edited = withEditedText(passages, byId("write-prompt").value);
+  const edited = withEditedText(passages, part("prompt").value);
   if (textOf(edited) === textOf(passages)) return;
   moveTo(versions.add(edited, current));
   passages = edited;
@@ -174,7 +195,7 @@ function open() {
   passages = versions.passagesOf(current);
   place = null;
   editing = isYours(passages);
-  byId("write-prompt").value = textOf(passages);
+  part("prompt").value = textOf(passages);
   keep();
   show();
 }
@@ -193,7 +214,7 @@ function keepExample(example, fields, where) {
   moveTo(versions.add(example, null, fields));
   versions.all.get(current).from = example[0].by === "you" ? example[0].text.length : 0;
   open();
-  byId("write-text").focus({ preventScroll: true });
+  part("text").focus({ preventScroll: true });
   if (where === null) return;
   moveCursor(where);
   showAlternatives();
@@ -202,7 +223,7 @@ function keepExample(example, fields, where) {
 function edit() {
   end();
   editing = true;
-  const prompt = byId("write-prompt");
+  const prompt = part("prompt");
   prompt.value = textOf(passages);
   show();
   prompt.focus();
@@ -214,27 +235,24 @@ function clear() {
   moveTo(null);
   open();
   note("");
-  byId("write-prompt").focus();
+  part("prompt").focus();
 }
 
 // --- what the browser keeps
 
 function restore() {
-  const saved = load(TEXTS);
+  const saved = loadTexts();
   if (!saved) return;
   versions = new Versions(saved.versions);
   current = versions.all.has(saved.current) ? saved.current : null;
   passages = versions.passagesOf(current);
-  editing = saved.draft !== null || isYours(passages);
-  byId("write-prompt").value = saved.draft ?? textOf(passages);
+  editing = typeof saved.draft === "string" || isYours(passages);
+  part("prompt").value = saved.draft ?? textOf(passages);
 }
 
-/** Stores all texts, with those that another tab of the browser has stored in the meantime. */
 function keep() {
   if (writing) versions.set(current, passages);
-  const others = load(TEXTS)?.versions.filter((each) => !versions.all.has(each.id)) ?? [];
-  const draft = editing ? byId("write-prompt").value : null;
-  return store(TEXTS, { current, draft, versions: [...others, ...versions.list] });
+  return storeTexts({ current, draft: editing ? part("prompt").value : null, versions: versions.list });
 }
 
 function listHistory() {
@@ -254,7 +272,7 @@ function forgetAll() {
   versions = new Versions();
   [past, future, current] = [[], [], null];
   if (left.length) current = versions.add(left, null);
-  store(TEXTS, null);
+  forgetTexts();
   open();
   listHistory();
 }
@@ -265,7 +283,7 @@ function forgetAll() {
 async function copyLink() {
   commit();
   const { fields, from } = versions.all.get(current) ?? {};
-  const link = linkTo({ ...(fields ?? { ...dials.values(), model: app.model }), prompt: textOf(passages).slice(0, fields ? from : undefined) });
+  const link = linkTo({ ...(fields ?? { ...choices(), model: app.model }), prompt: textOf(passages).slice(0, fields ? from : undefined) });
   if (await copy(link)) return note("The link is copied. It holds the start of the text, the seed and the dials.");
   history.replaceState(null, "", link);
   note("The link is in the address bar, since your browser does not let this page copy.");
@@ -279,6 +297,7 @@ function follow({ fields, refused }) {
   } else if (fields.model && fields.model !== app.model) refused.push(`model=${fields.model}`);
   const { prompt, model, ...values } = fields;
   dials.set(values);
+  part("several").checked = Boolean(values.ignore_eos);
   moveTo(versions.add(appendText([], prompt, "you"), null));
   open();
   writeFrom(passages, values).then(() => refused.length && note(`This server could not use a part of the link: ${refused.join(", ")}.`));
@@ -287,32 +306,32 @@ function follow({ fields, refused }) {
 // --- showing
 
 function show() {
-  const text = byId("write-text");
-  byId("write-prompt").hidden = !editing;
+  const text = part("text");
+  part("prompt").hidden = !editing;
   text.hidden = editing;
   text.replaceChildren(...spans());
   text.classList.toggle("busy", Boolean(writing));
   text.setAttribute("aria-busy", String(Boolean(writing)));
   const [name, key] = writing ? ["Stop", "Esc"] : [passages.length && !editing ? "Continue" : "Write", START_KEY];
-  byId("write-go").firstElementChild.textContent = name;
-  byId("write-go").lastElementChild.textContent = key;
+  part("go").firstElementChild.textContent = name;
+  part("go").lastElementChild.textContent = key;
   showButtons();
-  showStart(editing && !passages.length && !byId("write-prompt").value);
+  showStart(editing && !passages.length && !part("prompt").value);
   fit();
   scoreShown();
 }
 
 /** Shows the buttons that can do something now. */
 function showButtons() {
-  byId("write-undo").hidden = !past.length;
-  byId("write-redo").hidden = !future.length;
-  byId("write-edit").hidden = editing;
-  byId("write-history").hidden = !versions.all.size;
-  for (const name of ["clear", "copy", "save", "link"]) byId(`write-${name}`).hidden = !textNow();
+  part("undo").hidden = !past.length;
+  part("redo").hidden = !future.length;
+  part("edit").hidden = editing;
+  part("history").hidden = !versions.all.size;
+  for (const name of ["clear", "copy", "save", "link"]) part(name).hidden = !textNow();
 }
 
 function* spans() {
-  const coloured = byId("write-surprise").checked && scored && textOf(passages).startsWith(scored.text) ? scored.done : 0;
+  const coloured = part("surprise").checked && scored && textOf(passages).startsWith(scored.text) ? scored.done : 0;
   const kindOf = (by, unit) => (by === "model" && unit < coloured ? `model s${levelOf(scored.bitsAt(unit))}` : by);
   let start = 0;
   for (const { text, by } of passages) {
@@ -329,7 +348,7 @@ function* spans() {
 /** Asks how surprising the text shown is, if that is to be seen and not known. */
 async function scoreShown() {
   const [text, model] = [textOf(passages), app.model];
-  if (writing || editing || !text || !byId("write-surprise").checked) return;
+  if (writing || editing || !text || !part("surprise").checked) return;
   if (scored?.text === text && scored.model === model) return;
   scoring.abort();
   const { signal } = (scoring = new AbortController());
@@ -344,12 +363,12 @@ async function scoreShown() {
 }
 
 function onSurprise() {
-  store(SURPRISE, byId("write-surprise").checked);
+  store(SURPRISE, part("surprise").checked);
   show();
 }
 
 function fit() {
-  const prompt = byId("write-prompt");
+  const prompt = part("prompt");
   prompt.style.height = "auto";
   prompt.style.height = `${prompt.scrollHeight}px`;
 }
@@ -370,12 +389,12 @@ function moveCursor(where) {
   if (!text) return;
   place = startOfCharacter(text, Math.max(0, Math.min(where, text.length - 1)));
   show();
-  byId("write-here").scrollIntoView({ block: "nearest" });
+  part("here").scrollIntoView({ block: "nearest" });
 }
 
 function onClick(event) {
   if (writing || String(getSelection())) return;
-  const where = unitAt(byId("write-text"), event.clientX, event.clientY);
+  const where = unitAt(part("text"), event.clientX, event.clientY);
   if (where === null) return;
   moveCursor(where);
   showAlternatives();
@@ -383,10 +402,10 @@ function onClick(event) {
 
 /** The place one line of the screen above or below the cursor. */
 function vertical(direction) {
-  const box = byId("write-here").getClientRects()[0];
+  const box = part("here").getClientRects()[0];
   column ??= box.left + box.width / 2;
   for (let step = 1; step <= 3; step++) {
-    const found = unitAt(byId("write-text"), column, box.top + box.height / 2 + direction * step * box.height * 1.3);
+    const found = unitAt(part("text"), column, box.top + box.height / 2 + direction * step * box.height * 1.3);
     if (found !== null && found !== place) return found;
   }
   return place;
@@ -415,13 +434,13 @@ function onMove(event) {
   if (place === null) moveCursor(firstWritten());
   else if (!opens) moveCursor(moves[event.key](textOf(passages)));
   if (opens) showAlternatives();
-  else app.announce(nameCharacter(byId("write-here").textContent));
+  else app.announce(nameCharacter(part("here").textContent));
 }
 
 function showAlternatives() {
   const text = textOf(passages);
   const here = { place, before: text.slice(0, place), character: text.slice(place, nextCharacter(text, place)) };
-  openAlternatives(byId("write-here"), here, app, (character) => branch(here, character), () => byId("write-text").focus());
+  openAlternatives(part("here"), here, app, (character) => branch(here, character), () => part("text").focus());
 }
 
 function branch({ place: where, character }, other) {
@@ -435,7 +454,7 @@ function onKey(event) {
     event.preventDefault();
     if (!writing) go();
   } else if (event.key === "Escape" && writing) stop();
-  else if (withControl && event.key.toLowerCase() === "z" && event.target !== byId("write-prompt")) {
+  else if (withControl && event.key.toLowerCase() === "z" && event.target !== part("prompt")) {
     event.preventDefault();
     if (event.shiftKey) moveInHistory(future, past);
     else moveInHistory(past, future);
