@@ -269,3 +269,47 @@ def test_a_broken_store_hinders_nothing(page: Page, stored: str) -> None:
     reopen(page)
     assert len(write(page, "a tiny ")) == 107
     expect(open_history(page).first).to_be_visible()
+
+
+def test_an_edit_can_be_undone_and_brought_back(page: Page) -> None:
+    """What was typed went with the step back, and the step after it went too far."""
+    text = write(page, "a tiny ")
+    page.click("#write-edit")
+    page.fill("#write-prompt", text + " mine")
+    page.click("#write-undo")
+    assert wait_for_text(page) == text
+    page.click("#write-redo")
+    assert wait_for_text(page) == text + " mine"
+    page.click("#write-undo")
+    page.click("#write-undo")
+    expect(page.locator("#write-prompt")).to_have_value("a tiny ")
+
+
+def test_history_does_not_disturb_writing(page: Page) -> None:
+    first = write(page, "a tiny ")
+    page.click("#write-clear")
+    page.emulate_media(reduced_motion="no-preference")
+    page.route("**/v1/completions", lambda route: None)  # it waits for an answer
+    page.fill("#write-prompt", "another ")
+    page.click("#write-go")
+    rows = open_history(page)
+    expect(page.locator("#write-go span")).to_have_text("Stop")
+    rows.last.click()
+    assert wait_for_text(page) == first
+
+
+def test_what_was_forgotten_stays_so(page: Page) -> None:
+    """The store grew without a bound: what was forgotten on the page was taken for another tab's."""
+    kept = page.evaluate(
+        """async () => {
+            const { storeTexts, loadTexts } = await import("/kept_texts.js");
+            const { Versions } = await import("/versions.js");
+            const versions = new Versions();
+            for (const letter of "abcdefgh") {
+                const current = versions.add([{ text: letter.repeat(100_000), by: "you" }], null);
+                storeTexts({ current, draft: null, versions: versions.list });
+            }
+            return loadTexts().versions.map(({ added }) => added[0].text[0]).join("");
+        }"""
+    )
+    assert kept == "efgh"

@@ -15,6 +15,11 @@ export class Versions {
     return [...this.all.values()];
   }
 
+  /** Whether there is this version; null is the empty one. */
+  has(id) {
+    return id === null || this.all.has(id);
+  }
+
   passagesOf(id) {
     const version = this.all.get(id);
     if (!version) return [];
@@ -26,7 +31,7 @@ export class Versions {
     const id = `${Date.now()}-${Math.random()}`;
     this.all.set(id, { id, parent, fields, from: textOf(passages).length });
     this.set(id, passages);
-    this.#forgetOldest(id);
+    this.forgetOldest(id);
     return id;
   }
 
@@ -55,7 +60,8 @@ export class Versions {
     return this.list.filter((each) => each.parent === parent);
   }
 
-  #forgetOldest(current) {
+  /** Keeps the bound on all texts. It forgets neither `current` nor what it came from. */
+  forgetOldest(current) {
     let units = this.list.reduce((sum, { added }) => sum + textOf(added).length, 0);
     const parents = new Set(this.list.map(({ parent }) => parent));
     for (const { id, added } of this.list) {

@@ -42,8 +42,8 @@ export function start(theApp) {
   app = theApp;
   dials = makeControls(part("sampling"));
   part("go").addEventListener("click", () => (writing ? stop() : go()));
-  part("undo").addEventListener("click", () => moveInHistory(past, future));
-  part("redo").addEventListener("click", () => moveInHistory(future, past));
+  part("undo").addEventListener("click", undo);
+  part("redo").addEventListener("click", redo);
   part("edit").addEventListener("click", edit);
   part("clear").addEventListener("click", clear);
   part("copy").addEventListener("click", async () => note((await copy(textNow())) ? "Copied." : "Your browser does not let this page copy. Save the text instead."));
@@ -200,9 +200,20 @@ function open() {
   show();
 }
 
-function moveInHistory(from, to) {
+function undo() {
   commit();
-  if (!from.length) return;
+  step(past, future);
+}
+
+function redo() {
+  commit();
+  step(future, past);
+}
+
+/** Goes to the last of the versions `from`, and puts the one shown among those `to` go back to. */
+function step(from, to) {
+  while (from.length && !versions.has(from.at(-1))) from.pop(); // it was forgotten to make room
+  if (!from.length) return show();
   to.push(current);
   current = from.pop();
   open();
@@ -244,7 +255,7 @@ function restore() {
   const saved = loadTexts();
   if (!saved) return;
   versions = new Versions(saved.versions);
-  current = versions.all.has(saved.current) ? saved.current : null;
+  current = versions.has(saved.current) ? saved.current : null;
   passages = versions.passagesOf(current);
   editing = typeof saved.draft === "string" || isYours(passages);
   part("prompt").value = saved.draft ?? textOf(passages);
@@ -256,9 +267,10 @@ function keep() {
 }
 
 function listHistory() {
-  commit();
+  if (!writing) commit();
   byId("history-hint").textContent = keep() ? "Your browser keeps these texts; nobody else sees them." : "Your browser does not keep these texts: they end with this page.";
   const choose = (id) => {
+    commit();
     moveTo(id);
     open();
     listHistory();
@@ -268,6 +280,7 @@ function listHistory() {
 }
 
 function forgetAll() {
+  commit();
   const left = passages;
   versions = new Versions();
   [past, future, current] = [[], [], null];
@@ -281,7 +294,7 @@ function forgetAll() {
 
 /** Copies a link with which the model writes the same text again. */
 async function copyLink() {
-  commit();
+  if (!writing) commit();
   const { fields, from } = versions.all.get(current) ?? {};
   const link = linkTo({ ...(fields ?? { ...choices(), model: app.model }), prompt: textOf(passages).slice(0, fields ? from : undefined) });
   if (await copy(link)) return note("The link is copied. It holds the start of the text, the seed and the dials.");
@@ -456,7 +469,7 @@ function onKey(event) {
   } else if (event.key === "Escape" && writing) stop();
   else if (withControl && event.key.toLowerCase() === "z" && event.target !== part("prompt")) {
     event.preventDefault();
-    if (event.shiftKey) moveInHistory(future, past);
-    else moveInHistory(past, future);
+    if (event.shiftKey) redo();
+    else undo();
   }
 }
