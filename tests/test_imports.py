@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MAP = """
-    errors arrays runtime arguments strict_json settings settings_checks events vocabulary
+    errors arrays runtime arguments strict_json settings settings_checks loss events vocabulary
     recipes starts
     counter_rng safe_files signals
     kernels.interface kernels.native_library kernels.encode kernels.counts kernels.context_mixing kernels.adamw

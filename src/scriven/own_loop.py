@@ -14,7 +14,7 @@ from scriven.batches import Batch, Cursor, next_batch
 from scriven.corpus.build import build, name_texts, settings_for_text
 from scriven.corpus.store import Corpus
 from scriven.errors import UsageError
-from scriven.events import Loss
+from scriven.loss import Loss
 from scriven.model import CharLM
 from scriven.model.shapes import weight_shapes
 from scriven.runs import create_run, open_run, writing

@@ -8,8 +8,8 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from scriven.arrays import Float32s, Float64s, Ids
-from scriven.events import Loss
 from scriven.inference.surprisal import tally
+from scriven.loss import Loss
 from scriven.vocabulary import Vocabulary
 
 

@@ -29,9 +29,9 @@ from scriven.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from scriven.corpus import Corpus
-    from scriven.events import Loss
     from scriven.inference.predictor import Predictor
     from scriven.inference.surprisal import SurprisalSum
+    from scriven.loss import Loss
     from scriven.session import Model
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from scriven.cli.common import Json, Row, RunFolder, Switch, show
 from scriven.cli.runs import summary_words
 from scriven.errors import InputError, UsageError
-from scriven.events import Loss
+from scriven.loss import Loss
 from scriven.runtime import TRAIN_EXTRA
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from scriven.cli.common import (
     show,
 )
 from scriven.errors import InputError, UsageError
-from scriven.events import Loss
+from scriven.loss import Loss
 
 if TYPE_CHECKING:
     from scriven.arrays import Ids

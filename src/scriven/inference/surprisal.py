@@ -19,12 +19,12 @@ import numpy.typing as npt
 
 from scriven.arrays import Bools, Float64s, Ids
 from scriven.errors import InputError
-from scriven.events import Loss
 from scriven.inference.chunks import DOCUMENTS_AT_ONCE, StoredText, blocks, gather_chunks
 from scriven.inference.context import Context
 from scriven.inference.predictor import Predictor
 from scriven.kernels import native_library, sampler
 from scriven.kernels.counts import NgramTable
+from scriven.loss import Loss
 from scriven.vocabulary import Vocabulary
 
 GATHERED = 1 << 20  # characters of documents that are read together; a longer document is read alone

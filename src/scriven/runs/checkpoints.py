@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from scriven.arrays import Float32s
 from scriven.errors import InputError, UnreadableError, shortage
-from scriven.events import Loss
+from scriven.loss import Loss
 from scriven.runs.ngrams import MixtureWeights
 from scriven.runs.tensors import Shapes, decode, decode_tensors, encode, finite, read_checked, show_name
 from scriven.safe_files import discard, exists, flush_folder, list_names, read_json, real_folder, write_flushed
@@ -53,7 +53,7 @@ class FileRecord(BaseModel):
 
 
 class Measured(FileRecord):
-    """A loss, like `events.Loss`; it has 0 characters if none was measured."""
+    """A loss, like `loss.Loss`; it has 0 characters if none was measured."""
 
     model_config = ConfigDict(extra="forbid")
 

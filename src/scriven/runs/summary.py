@@ -16,7 +16,7 @@ import numpy as np
 
 from scriven.corpus.store import Corpus, Part
 from scriven.errors import InputError
-from scriven.events import Loss
+from scriven.loss import Loss
 from scriven.runs.folder import RUNS, SETTINGS_FILE, Run
 from scriven.runs.journal import METRICS_FILE, SAMPLES_FILE, read_lines
 from scriven.safe_files import exists

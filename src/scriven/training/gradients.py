@@ -22,7 +22,7 @@ from scriven.arrays import Float32s, Ids
 from scriven.batches import Batch, Cursor
 from scriven.distributed.collectives import ProcessGroup
 from scriven.distributed.rendezvous import WorkerJob
-from scriven.events import Loss
+from scriven.loss import Loss
 from scriven.model import CharLM, State, choose_backend
 from scriven.model.language_model import detach, join_rows, take_rows
 from scriven.runs import Checkpoint, load_weights

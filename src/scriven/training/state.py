@@ -10,7 +10,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from scriven.errors import InputError
-from scriven.events import Loss
+from scriven.loss import Loss
 from scriven.model import CharLM, State
 from scriven.runs.checkpoints import Best, Checkpoint, Count, FileRecord, MeasuredLoss
 from scriven.runs.ngrams import MixtureWeights
