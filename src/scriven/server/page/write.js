@@ -18,7 +18,7 @@ import { Versions } from "./versions.js";
 
 const UNDO_STEPS = 200;
 const START_KEY = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘ ↵" : "Ctrl ↵";
-const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
+const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}]/u;
 const [SURPRISE, SEVERAL] = ["scriven-surprise", "scriven-several"]; // keys of what the browser keeps
 
 const part = (name) => byId(`write-${name}`);
