@@ -341,7 +341,7 @@ def test_more_than_two_models_write(page: Page, address: str) -> None:
     columns = page.locator("#compare .column")
     expect(columns.locator("select")).to_have_count(4)
     assert columns.locator("select").evaluate_all("all => all.map(each => each.value)") == MODELS
-    page.click("[aria-label='Remove the third model']")
+    page.click("[aria-label='Remove Model 3']")
     expect(columns).to_have_count(3)
     page.fill("#compare-length", "60")
     expect(page.locator("#compare-go")).to_have_text("Write all")

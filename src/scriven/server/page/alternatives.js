@@ -1,7 +1,7 @@
 /** The list of characters that could stand at a place instead, each with its probability. */
 
 import * as api from "./api.js";
-import { byId, errorText, isBlank, make, nameCharacter, percent } from "./elements.js";
+import { byId, errorText, inline, isBlank, make, nameCharacter, percent } from "./elements.js";
 
 const REQUESTED = 20; // characters
 const GOES_ON = "Choose one, and the model continues from there.";
@@ -60,10 +60,10 @@ function fill(found, character, choose) {
 }
 
 function button({ text, probability }, most, here, choose) {
-  const bar = make("span", { className: "bar-of" });
+  const bar = inline("bar-of");
   bar.style.width = `${(100 * probability) / most}%`;
   const glyph = make("span", { className: isBlank(text) ? "glyph word" : "glyph" }, nameCharacter(text));
-  const share = make("span", { className: "share" }, probability ? percent(probability) : "less likely");
+  const share = inline("share", probability ? percent(probability) : "less likely");
   const made = make("button", {}, glyph, make("span", { className: "track", ariaHidden: "true" }, bar), share);
   if (here) made.setAttribute("aria-current", "true");
   made.addEventListener("click", () => choose(text));

@@ -89,8 +89,7 @@ export async function* readEvents(response) {
 
 /** The names of the models that the server offers. */
 export async function modelNames() {
-  const answer = await (await call("v1/models")).json();
-  return answer.data.map((each) => each.id);
+  return (await getJson("v1/models")).data.map((each) => each.id);
 }
 
 /** What a model learned from and how well, and beginnings of texts: see GET /runs/{name} of the API. */

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import * as compare from "./compare.js";
-import { byId, option } from "./elements.js";
+import { byId, on, option } from "./elements.js";
 import * as read from "./read.js";
 import { load, store } from "./storage.js";
 import * as watch from "./watch.js";
@@ -20,7 +20,7 @@ const app = {
   },
   /** Calls `callback` whenever another model is selected. */
   onModel(callback) {
-    byId("model").addEventListener("change", callback);
+    on("model", "change", callback);
   },
   /** Announces a sentence to screen readers. */
   announce(words) {
@@ -69,7 +69,7 @@ function listenToTheme() {
   const showOther = () => (byId("theme").textContent = dark() ? "Light" : "Dark");
   const saved = load(THEME);
   if (saved) root.dataset.theme = saved;
-  byId("theme").addEventListener("click", () => {
+  on("theme", "click", () => {
     store(THEME, (root.dataset.theme = dark() ? "light" : "dark"));
     showOther();
   });

@@ -1,7 +1,7 @@
 /** Compare: models continue the same beginning with the same seed, and each scores what the others wrote. */
 
 import * as api from "./api.js";
-import { byId, errorText, make, number, option, randomSeed } from "./elements.js";
+import { byId, errorText, hide, inline, make, number, on, option, randomSeed, say } from "./elements.js";
 import { CONTROLS, makeSlider } from "./sampling_controls.js";
 import { ScoredText } from "./scored_text.js";
 import { typeOut } from "./typewriter.js";
@@ -16,14 +16,14 @@ let busy = null; // the controller of the texts that are being written
 
 export function start(theApp) {
   app = theApp;
-  byId("compare").addEventListener("input", () => !busy && note(hint()));
-  byId("compare-more").addEventListener("click", add);
-  byId("compare-form").addEventListener("submit", (event) => {
+  on("compare", "input", () => !busy && note(hint()));
+  on("compare-more", "click", add);
+  on("compare-form", "submit", (event) => {
     event.preventDefault();
     if (busy) busy.abort();
     else writeAll();
   });
-  byId("compare").addEventListener("keydown", (event) => {
+  on("compare", "keydown", (event) => {
     if (event.key === "Escape") busy?.abort();
     if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && !busy) byId("compare-form").requestSubmit();
   });
@@ -52,23 +52,21 @@ function remove(side) {
 function show() {
   byId("compare-columns").replaceChildren(...sides.map((each) => each.element));
   for (const each of sides) each.remove.hidden = sides.length < 3 || Boolean(busy);
-  byId("compare-more").hidden = sides.length === SIDES.length || Boolean(busy);
-  byId("compare-go").textContent = busy ? "Stop" : sides.length > 2 ? "Write all" : "Write both";
+  hide("compare-more", sides.length === SIDES.length || Boolean(busy));
+  say("compare-go", busy ? "Stop" : sides.length > 2 ? "Write all" : "Write both");
   if (!busy) note(hint());
 }
 
 function side(name, chosen) {
-  const label = ["left", "right"].includes(name) ? `Model on the ${name}` : `${name[0].toUpperCase()}${name.slice(1)} model`;
+  const label = `Model ${SIDES.indexOf(name) + 1}`;
   const model = make("select", { id: `compare-${name}` }, ...app.models.map(option));
   model.value = chosen ?? "";
   const value = sides.length && hasOneModel() ? OTHER_TEMPERATURE : CONTROLS.temperature.value;
   const temperature = makeSlider(`compare-${name}-temperature`, { ...CONTROLS.temperature, value, hint: "" });
-  const text = make("div", { className: "prose passages", tabIndex: 0, id: `compare-${name}-text`, dir: "auto" });
-  text.setAttribute("role", "region");
-  text.setAttribute("aria-label", `Text by the ${label.toLowerCase()}`);
+  const text = make("div", { className: "prose passages", tabIndex: 0, id: `compare-${name}-text`, dir: "auto", role: "region", ariaLabel: `Text by ${label}` });
   const verdict = make("div", { className: "verdict" });
   const picked = make("label", { className: "pick" }, make("span", {}, label), " ", model);
-  const gone = make("button", { type: "button", className: "quiet", ariaLabel: `Remove the ${label.toLowerCase()}` }, "×");
+  const gone = make("button", { type: "button", className: "quiet", ariaLabel: `Remove ${label}` }, "×");
   const head = make("div", { className: "head" }, picked, temperature.element, gone);
   const made = { name, element: make("div", { className: "column" }, head, text, verdict), model, temperature: temperature.input, text, verdict, remove: gone, written: "" };
   gone.addEventListener("click", () => remove(made));
@@ -87,7 +85,7 @@ function hint() {
 }
 
 function note(words) {
-  byId("compare-note").textContent = words;
+  say("compare-note", words);
 }
 
 // --- writing
@@ -97,7 +95,7 @@ async function preview(side) {
   side.previewing?.abort();
   if (busy || side.written || !side.model.value) return;
   const { signal } = (side.previewing = new AbortController());
-  const shown = make("span", { className: "ahead" });
+  const shown = inline("ahead");
   side.text.replaceChildren(shown);
   try {
     const fields = { prompt: "", seed: 1, max_tokens: PREVIEWED, ignore_eos: true, model: side.model.value, temperature: Number(side.temperature.value) };
@@ -128,8 +126,8 @@ async function writeAll() {
 async function writeSide(each, fields, signal) {
   each.written = "";
   each.verdict.replaceChildren();
-  const written = make("span", { className: "model" });
-  each.text.replaceChildren(make("span", { className: "you" }, fields.prompt), written);
+  const written = inline("model");
+  each.text.replaceChildren(inline("you", fields.prompt), written);
   const put = (text) => {
     each.written += text;
     written.append(text);
@@ -156,9 +154,9 @@ function result(writer, models, bits) {
   const figure = make("div", { className: "figure" }, make("output", {}, own), make("span", {}, "bits per character"));
   const most = Math.max(...bits);
   const bars = models.map((model, place) => {
-    const bar = make("span", { className: "bar-of" });
+    const bar = inline("bar-of");
     bar.style.width = `${(100 * bits[place]) / most}%`;
-    return make("li", {}, make("span", { className: "name" }, model), make("span", { className: "track", ariaHidden: "true" }, bar), make("span", { className: "share" }, number(bits[place], 2)));
+    return make("li", {}, inline("name", model), make("span", { className: "track", ariaHidden: "true" }, bar), inline("share", number(bits[place], 2)));
   });
   return [figure, ...(models.length > 1 ? [make("ul", { className: "bars", ariaLabel: "Bits per character by each model" }, ...bars)] : [])];
 }

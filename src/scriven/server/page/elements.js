@@ -2,12 +2,24 @@
 
 export const byId = (id) => document.getElementById(id);
 
+/** Calls `action` at each event of this kind at the element of this id. */
+export const on = (id, kind, action) => byId(id).addEventListener(kind, action);
+
+/** Hides the element of this id, or shows it. */
+export const hide = (id, hidden) => (byId(id).hidden = Boolean(hidden));
+
+/** Makes `words` the text of the element of this id. */
+export const say = (id, words) => (byId(id).textContent = words);
+
 /** A new element with these properties and children: elements, or strings, which are never read as HTML. */
 export function make(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
   made.append(...children);
   return made;
 }
+
+/** A new span of this class. */
+export const inline = (className, ...children) => make("span", { className }, ...children);
 
 export const option = (name) => make("option", { value: name }, name);
 

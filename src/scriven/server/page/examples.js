@@ -1,7 +1,7 @@
 /** Examples of texts to read, which the model itself writes, so that there are some for every model. */
 
 import * as api from "./api.js";
-import { make, number } from "./elements.js";
+import { inline, make, number } from "./elements.js";
 import { levelOf, scoreText } from "./scored_text.js";
 
 const FIELDS = { prompt: "", seed: 1, temperature: 0.7, max_tokens: 260, ignore_eos: true };
@@ -33,7 +33,7 @@ async function examples(name) {
 const backwards = (text) => text.split(/(\s+)/).reverse().join("");
 
 function card({ title, scored }, read) {
-  const head = make("span", { className: "name" }, title, " ", make("span", { className: "share" }, `${number(scored.bitsPerCharacter, 1)} bits per character`));
+  const head = inline("name", title, " ", inline("share", `${number(scored.bitsPerCharacter, 1)} bits per character`));
   const made = make("button", { className: "example" }, head, make("span", { className: "prose", dir: "auto" }, ...coloured(scored)));
   made.addEventListener("click", () => read(scored.text));
   return made;
@@ -42,7 +42,7 @@ function card({ title, scored }, read) {
 function* coloured(scored) {
   let unit = 0;
   for (const character of scored.text) {
-    yield make("span", { className: `s${levelOf(scored.bitsAt(unit))}` }, character);
+    yield inline(`s${levelOf(scored.bitsAt(unit))}`, character);
     unit += character.length;
   }
 }

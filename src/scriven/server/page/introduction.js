@@ -1,7 +1,7 @@
 /** The page before anything is written: what the model is, beginnings to click, and an example that writes itself. */
 
 import * as api from "./api.js";
-import { approximate, byId, make, number, randomSeed } from "./elements.js";
+import { approximate, byId, make, number, on, randomSeed } from "./elements.js";
 import { unitAt } from "./hit_test.js";
 import { appendText } from "./passages.js";
 import { typeOut } from "./typewriter.js";
@@ -24,9 +24,9 @@ let writing = new AbortController(); // of the example
  */
 export function prepareStart(theApp, begin, keepExample) {
   [app, keep] = [theApp, keepExample];
-  byId("write-beginnings").addEventListener("click", ({ target }) => target.closest("button") && begin(target.closest("button").value));
-  byId("write-keep").addEventListener("click", () => adopt(null));
-  byId("write-example").addEventListener("click", ({ clientX, clientY }) => adopt(unitAt(byId("write-example"), clientX, clientY)));
+  on("write-beginnings", "click", ({ target }) => target.closest("button") && begin(target.closest("button").value));
+  on("write-keep", "click", () => adopt(null));
+  on("write-example", "click", ({ clientX, clientY }) => adopt(unitAt(byId("write-example"), clientX, clientY)));
   app.onModel(introduceModel);
   introduceModel();
 }

@@ -69,24 +69,21 @@ export function plot(figure, { runs, unit, at }) {
   if (!figure.clientWidth || !figure.clientHeight) return;
   const frame = scalesOf(figure, runs);
   const svg = draw("svg", { width: frame.width, height: frame.height, role: "img", "aria-label": summary(runs, unit) });
-  const clip = draw("clipPath", { id: "watch-clip" });
-  clip.append(draw("rect", { x: MARGIN.left - 4, y: MARGIN.top, width: frame.right - MARGIN.left + 8, height: frame.bottom - MARGIN.top }));
-  const curves = draw("g", { "clip-path": "url(#watch-clip)" });
+  svg.append(...axes(frame, unit));
   const smoothed = runs.map((run) => ({ ...run, training: smooth(run.training) }));
-  smoothed.forEach((run, place) => curves.append(...lines(run, runs[place].training, place, frame)));
-  if (at !== undefined) curves.append(draw("line", { class: "at", x1: frame.x(at), x2: frame.x(at), y1: MARGIN.top, y2: frame.bottom }));
-  runs.forEach(({ validation }, place) => curves.append(...validation.map((point) => dot(point, place, frame, at))));
-  svg.append(clip, ...axes(frame, unit), curves, draw("line", { class: "pointer", y1: MARGIN.top, y2: frame.bottom, visibility: "hidden" }));
+  smoothed.forEach((run, place) => svg.append(...lines(run, runs[place].training, place, frame)));
+  if (at !== undefined) svg.append(draw("line", { class: "at", x1: frame.x(at), x2: frame.x(at), y1: MARGIN.top, y2: frame.bottom }));
+  runs.forEach(({ validation }, place) => svg.append(...validation.map((point) => dot(point, place, frame, at))));
+  svg.append(draw("line", { class: "pointer", y1: MARGIN.top, y2: frame.bottom, visibility: "hidden" }));
   if (frame.width >= SMALL) svg.append(...names(smoothed, frame));
   figure.replaceChildren(svg);
   return frame;
 }
 
 function* lines({ training, validation }, steps, place, frame) {
-  const others = `run${place}`;
-  if (!place) yield draw("polyline", { class: "steps", points: line(steps, frame) });
-  yield draw("polyline", { class: `training ${others}`, points: line(training, frame) });
-  yield draw("polyline", { class: `validation ${others}`, points: line(validation, frame) });
+  for (const [kind, points] of Object.entries({ ...(place ? {} : { steps }), training, validation })) {
+    yield draw("polyline", { class: `${kind} run${place}`, points: line(points, frame) });
+  }
 }
 
 function scalesOf({ clientWidth: width, clientHeight: height }, runs) {
@@ -95,7 +92,7 @@ function scalesOf({ clientWidth: width, clientHeight: height }, runs) {
   const right = width - (width < SMALL ? 16 : MARGIN.right);
   const bottom = height - MARGIN.bottom;
   const x = (value) => MARGIN.left + (value / last) * (right - MARGIN.left);
-  const y = (value) => MARGIN.top + ((high - value) / (high - low)) * (bottom - MARGIN.top);
+  const y = (value) => MARGIN.top + Math.min(1, Math.max(0, (high - value) / (high - low))) * (bottom - MARGIN.top);
   const valueAt = (place) => ((place - MARGIN.left) / (right - MARGIN.left)) * last;
   return { width, height, right, bottom, last, low, high, x, y, valueAt };
 }
@@ -105,10 +102,10 @@ const line = (points, { x, y }) => points.map((point) => `${x(point.x).toFixed(1
 function* axes({ width, height, right, bottom, last, low, high, x, y }, unit) {
   for (const value of ticks(low, high, height / 70)) {
     yield draw("line", { class: "grid", x1: MARGIN.left, x2: right, y1: y(value), y2: y(value) });
-    yield draw("text", { x: MARGIN.left - 10, y: y(value) + 4, "text-anchor": "end" }, String(value));
+    yield draw("text", { x: MARGIN.left - 10, y: y(value) + 4, "text-anchor": "end" }, value);
   }
   for (const value of ticks(0, last, width / 140)) {
-    yield draw("text", { x: x(value), y: bottom + 20, "text-anchor": "middle" }, value < 10 ? String(value) : number(value));
+    yield draw("text", { x: x(value), y: bottom + 20, "text-anchor": "middle" }, value < 10 ? value : number(value));
   }
   yield draw("text", { x: right, y: height - 4, "text-anchor": "end" }, unit);
   yield draw("text", { x: 0, y: 12 }, "bits per character (lower is better)");
@@ -116,21 +113,22 @@ function* axes({ width, height, right, bottom, last, low, high, x, y }, unit) {
 
 function dot(point, place, { x, y }, at) {
   const here = !place && point.x === at ? " here" : "";
-  const made = draw("circle", { class: `dot run${place}${here}`, cx: x(point.x), cy: y(point.bits), r: place ? 2.5 : 3.5 });
-  made.append(draw("title", {}, `Step ${number(point.step)}: ${number(point.bits, 3)} bits per character`));
-  return made;
+  return draw("circle", { class: `dot run${place}${here}`, cx: x(point.x), cy: y(point.bits), r: place ? 2.5 : 3.5 });
 }
 
 /** The curves' names next to their ends, without overlap: of one run its two curves', of several the runs'. */
-function names(runs, { right, y, high }) {
-  const ends = runs.flatMap(({ name, training, validation }, place) => {
-    if (runs.length > 1) return [{ name: name.slice(0, 14), points: validation.length ? validation : training, className: `name${place}` }];
-    return [{ name: "training", points: training, className: "" }, { name: "validation", points: validation, className: "name0" }];
+function names(runs, { right, y }) {
+  const [{ training, validation } = {}] = runs;
+  const curves = [["training", training, ""], ["validation", validation, "name0"]];
+  const several = runs.map((run, place) => [run.name.slice(0, 14), run.validation.length ? run.validation : run.training, `name${place}`]);
+  const shown = (runs.length > 1 ? several : curves).filter(([, points]) => points?.length);
+  const height = ([, points]) => y(points.at(-1).bits);
+  let free = -Infinity; // the next y that no name covers
+  return shown.sort((a, b) => height(a) - height(b)).map((end) => {
+    const at = Math.max(height(end), free);
+    free = at + NAME_HEIGHT;
+    return draw("text", { class: end[2], x: right + 8, y: at + 4 }, end[0]);
   });
-  const shown = ends.filter(({ points }) => points.length).map((end) => ({ ...end, y: y(Math.min(high, end.points.at(-1).bits)) }));
-  shown.sort((a, b) => a.y - b.y);
-  shown.forEach((end, place) => (end.y = Math.max(end.y, (shown[place - 1]?.y ?? -Infinity) + NAME_HEIGHT)));
-  return shown.map((end) => draw("text", { class: end.className, x: right + 8, y: end.y + 4 }, end.name));
 }
 
 function summary(runs, unit) {

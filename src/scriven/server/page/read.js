@@ -2,7 +2,7 @@
 
 import { openAlternatives } from "./alternatives.js";
 import * as api from "./api.js";
-import { approximate, byId, errorText, make, nameCharacter, nextFrame, number, option } from "./elements.js";
+import { approximate, byId, errorText, hide, inline, make, nameCharacter, nextFrame, number, on, option, say } from "./elements.js";
 import { showExamples } from "./examples.js";
 import { unitAt } from "./hit_test.js";
 import { LineOrder, ORDERS } from "./line_order.js";
@@ -26,23 +26,23 @@ let chosen = -1; // the place that was picked, from the list or in the text
 export function start(theApp) {
   app = theApp;
   rows = new VirtualRows(byId("read-text"), draw);
-  byId("read-go").addEventListener("click", () => (busy ? busy.abort() : read(byId("read-source").value)));
-  byId("read-edit").addEventListener("click", editAnother);
-  byId("read-file").addEventListener("click", () => byId("read-choose").click());
-  byId("read-choose").addEventListener("change", (event) => open(event.target.files[0]));
-  byId("read").addEventListener("dragover", (event) => event.preventDefault());
-  byId("read").addEventListener("drop", onDrop);
-  byId("read").addEventListener("keydown", onKey);
-  byId("read-text").addEventListener("mousemove", onHover);
-  byId("read-text").addEventListener("click", onClick);
-  byId("read-text").addEventListener("keydown", onMove);
-  byId("read-source").addEventListener("input", () => show(false));
+  on("read-go", "click", () => (busy ? busy.abort() : read(byId("read-source").value)));
+  on("read-edit", "click", editAnother);
+  on("read-file", "click", () => byId("read-choose").click());
+  on("read-choose", "change", (event) => open(event.target.files[0]));
+  on("read", "dragover", (event) => event.preventDefault());
+  on("read", "drop", onDrop);
+  on("read", "keydown", onKey);
+  on("read-text", "mousemove", onHover);
+  on("read-text", "click", onClick);
+  on("read-text", "keydown", onMove);
+  on("read-source", "input", () => show(false));
   byId("read-order").replaceChildren(...Object.keys(ORDERS).map(option));
-  byId("read-order").addEventListener("change", arrange);
-  byId("read-without-ends").addEventListener("change", onEnds);
-  byId("read-places").addEventListener("click", (event) => onPlaceClick(event.target.closest("button")));
+  on("read-order", "change", () => arrange());
+  on("read-without-ends", "change", onEnds);
+  on("read-places", "click", (event) => onPlaceClick(event.target.closest("button")));
   app.onModel(() => !byId("read").hidden && (scored ? read(scored.text) : show(false)));
-  byId("read-key").replaceChildren(...levelNames.map((words, level) => make("span", { className: `s${level}` }, words)));
+  byId("read-key").replaceChildren(...levelNames.map((words, level) => inline(`s${level}`, words)));
   clearResults();
 }
 
@@ -151,27 +151,27 @@ function editAnother() {
 // --- showing
 
 function note(words) {
-  byId("read-note").textContent = words;
+  say("read-note", words);
 }
 
 function show(result) {
-  byId("read-source").hidden = result;
-  byId("read-text").hidden = !result;
-  byId("read-results").hidden = !result;
-  byId("read-edit").hidden = !result || Boolean(busy);
-  byId("read-lines").hidden = !result || Boolean(busy) || !scored.text.includes("\n");
-  byId("read-ends-choice").hidden = !result || Boolean(busy) || !scored.hasEnds;
+  hide("read-source", result);
+  hide("read-text", !result);
+  hide("read-results", !result);
+  hide("read-edit", !result || busy);
+  hide("read-lines", !result || busy || !scored.text.includes("\n"));
+  hide("read-ends-choice", !result || busy || !scored.hasEnds);
   showExamples(byId("read-examples"), result || byId("read-source").value ? "" : app.model, read);
-  byId("read-go").hidden = result && !busy;
-  byId("read-go").textContent = busy ? "Stop" : "Read";
+  hide("read-go", result && !busy);
+  say("read-go", busy ? "Stop" : "Read");
 }
 
 /** Clears the results; `warning` is about the text's line ends. */
 function clearResults(warning = "") {
-  byId("read-bits").textContent = "–";
-  byId("read-means").textContent = "The fewer, the better the model predicted the text.";
-  byId("read-ends").textContent = warning;
-  byId("read-ends").hidden = !warning;
+  say("read-bits", "–");
+  say("read-means", "The fewer, the better the model predicted the text.");
+  say("read-ends", warning);
+  hide("read-ends", !warning);
   byId("read-places").replaceChildren();
   byId("read-order").selectedIndex = 0;
 }
@@ -180,8 +180,8 @@ function showProgress() {
   const { text, done, bitsPerCharacter } = scored;
   const { characters, places } = scored.tally;
   if (!characters) return;
-  byId("read-bits").textContent = number(bitsPerCharacter, 3);
-  byId("read-means").textContent = meaning(2 ** bitsPerCharacter);
+  say("read-bits", number(bitsPerCharacter, 3));
+  say("read-means", meaning(2 ** bitsPerCharacter));
   if (busy) note(`${number(characters)} characters, ${Math.floor((100 * done) / text.length)} % …`);
   byId("read-places").replaceChildren(...places.map(placeItem));
   rows.show();
@@ -210,10 +210,10 @@ function placeItem({ unit, bits }) {
   const { text } = scored;
   const end = nextCharacter(text, unit);
   const context = make("span", { className: "context" },
-    make("span", { className: "lead" }, onOneLine(text.slice(Math.max(0, unit - CONTEXT), unit))),
+    inline("lead", onOneLine(text.slice(Math.max(0, unit - CONTEXT), unit))),
     make("mark", { className: `s${levelOf(bits)}` }, visible(text.slice(unit, end))),
     make("span", {}, onOneLine(text.slice(end, end + CONTEXT))));
-  const button = make("button", { type: "button", value: unit }, context, make("span", { className: "share" }, `${number(bits, 1)} bits`));
+  const button = make("button", { value: unit }, context, inline("share", `${number(bits, 1)} bits`));
   return make("li", {}, button);
 }
 
@@ -269,7 +269,7 @@ function levelAt(unit) {
 function span(text, level, here) {
   const words = level > 1 || here ? text.replaceAll(/[\r\n]/g, visible) : text.replaceAll("\n", " ");
   if (level < 1 && !here) return make("span", { className: level < 0 ? "ahead" : "" }, words);
-  return make("span", { className: `s${Math.max(0, level)}${here ? " here" : ""}` }, words);
+  return inline(`s${Math.max(0, level)}${here ? " here" : ""}`, words);
 }
 
 /** The unit of the text under the pointer, or null. */

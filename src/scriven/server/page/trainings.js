@@ -1,7 +1,7 @@
 /** Starts, stops and goes on with trainings, which run as processes of the server. */
 
 import * as api from "./api.js";
-import { byId, errorText, option } from "./elements.js";
+import { byId, errorText, hide, on, option, say } from "./elements.js";
 
 let app, changed;
 let known = { refusal: "", texts: [], trainings: [] };
@@ -12,14 +12,14 @@ let resumed = ""; // the run that the form is about; "" for a new one
 export function start(theApp, onChange) {
   app = theApp;
   changed = onChange;
-  byId("train-new").addEventListener("click", () => open(""));
-  byId("train-more").addEventListener("click", () => open(shown.name));
-  byId("train-stop").addEventListener("click", stop);
-  byId("train-cancel").addEventListener("click", () => byId("train-dialog").close());
-  byId("train-open").addEventListener("click", () => byId("train-choose").click());
-  byId("train-choose").addEventListener("change", onFile);
-  byId("train-file").addEventListener("change", onChoice);
-  byId("train-form").addEventListener("submit", onSubmit);
+  on("train-new", "click", () => open(""));
+  on("train-more", "click", () => open(shown.name));
+  on("train-stop", "click", stop);
+  on("train-cancel", "click", () => byId("train-dialog").close());
+  on("train-open", "click", () => byId("train-choose").click());
+  on("train-choose", "change", onFile);
+  on("train-file", "change", onChoice);
+  on("train-form", "submit", onSubmit);
 }
 
 /** Asks the server for its trainings. A model that a training has made meanwhile can be chosen from then on. */
@@ -46,19 +46,19 @@ export function show(run) {
   shown = run;
   const state = run && stateOf(run.name);
   const failed = known.trainings.filter((each) => each.state === "failed" && each.name !== run?.name).at(-1);
-  byId("train-bar").hidden = Boolean(known.refusal);
-  byId("train-new").hidden = known.trainings.some((each) => ["training", "stopping"].includes(each.state));
-  byId("train-stop").hidden = !state?.running;
+  hide("train-bar", known.refusal);
+  hide("train-new", known.trainings.some((each) => ["training", "stopping"].includes(each.state)));
+  hide("train-stop", !state?.running);
   byId("train-stop").disabled = state?.words !== "Training now";
-  byId("train-more").hidden = byId("train-new").hidden || !run?.steps.length || Boolean(run.training);
-  byId("train-says").textContent = failed ? `${failed.name} failed: ${failed.error}` : "";
+  hide("train-more", byId("train-new").hidden || !run?.steps.length || Boolean(run.training));
+  say("train-says", failed ? `${failed.name} failed: ${failed.error}` : "");
 }
 
 function open(name) {
   resumed = name;
-  byId("train-title").textContent = name ? `Train ${name} further` : "Train a model";
-  byId("train-about").hidden = Boolean(name);
-  byId("train-note").textContent = "";
+  say("train-title", name ? `Train ${name} further` : "Train a model");
+  hide("train-about", name);
+  say("train-note", "");
   const files = known.texts.map(option);
   byId("train-file").replaceChildren(new Option("Paste or open a text", ""), ...files);
   byId("train-file").parentElement.hidden = !files.length;
@@ -68,7 +68,7 @@ function open(name) {
 
 function onChoice() {
   const file = byId("train-file").value;
-  byId("train-pasted").hidden = Boolean(file);
+  hide("train-pasted", file);
   if (file) suggest(file);
 }
 
@@ -92,14 +92,14 @@ async function onSubmit(event) {
   const source = file ? { file } : { text: byId("train-text").value };
   const documents = byId("train-lines").checked ? "lines" : "none";
   const fields = resumed ? { name: resumed, resume: true, minutes } : { name: byId("train-name").value, ...source, documents, minutes };
-  byId("train-note").textContent = "Starting …";
+  say("train-note", "Starting …");
   try {
     await api.startTraining(fields);
     byId("train-dialog").close();
     byId("train-text").value = "";
     changed(fields.name);
   } catch (error) {
-    byId("train-note").textContent = errorText(error);
+    say("train-note", errorText(error));
   }
 }
 
@@ -108,7 +108,7 @@ async function stop() {
   try {
     await api.stopTraining(shown.name);
   } catch (error) {
-    byId("train-says").textContent = errorText(error);
+    say("train-says", errorText(error));
   }
   changed();
 }

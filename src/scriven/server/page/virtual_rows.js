@@ -71,7 +71,7 @@ export class VirtualRows {
   async #wrap() {
     const style = getComputedStyle(this.window);
     this.height = parseFloat(style.lineHeight);
-    this.columns = this.window.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    this.columns = this.#columnsNow(style);
     const canvas = document.createElement("canvas").getContext("2d");
     canvas.font = `${style.fontWeight} ${style.fontSize} ${style.fontFamily}`;
     canvas.fontKerning = "none";
@@ -92,11 +92,14 @@ export class VirtualRows {
     return width;
   }
 
+  #columnsNow({ paddingLeft, paddingRight }) {
+    return this.window.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight);
+  }
+
   #onResize() {
     if (!this.text || !this.scroller.clientWidth) return;
     const style = getComputedStyle(this.window);
-    const columns = this.window.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
-    if (columns === this.columns) return this.show();
+    if (this.#columnsNow(style) === this.columns) return this.show();
     const top = this.top;
     this.widths.clear();
     this.#wrap().then(() => this.reveal(top));

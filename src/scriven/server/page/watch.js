@@ -1,7 +1,7 @@
 /** Watch: the losses of runs over one another, also while one is being trained, and the samples that the models wrote. */
 
 import * as api from "./api.js";
-import { byId, errorText, make, number, option, percent } from "./elements.js";
+import { byId, errorText, hide, inline, make, number, on, option, percent, say } from "./elements.js";
 import { nearest, plot, smooth } from "./plot.js";
 import * as trainings from "./trainings.js";
 
@@ -22,27 +22,23 @@ export function start(theApp) {
   app = theApp;
   trainings.start(app, look);
   byId("watch-unit").replaceChildren(...UNITS.map(option));
-  byId("watch-unit").addEventListener("change", () => draw());
-  byId("watch-run").addEventListener("change", onRun);
-  byId("watch-others").addEventListener("click", (event) => onOther(event.target.closest("button")));
-  byId("watch-when").addEventListener("input", onSlider);
-  const figure = byId("watch-plot");
-  figure.addEventListener("click", onPlotClick);
-  figure.addEventListener("pointermove", (event) => scales && point(scales.valueAt(event.clientX - figure.getBoundingClientRect().left)));
-  figure.addEventListener("pointerleave", () => point(undefined));
-  figure.addEventListener("keydown", onPlotKey);
-  new ResizeObserver(() => run && draw()).observe(figure);
+  on("watch-unit", "change", () => draw());
+  on("watch-run", "change", onRun);
+  on("watch-others", "click", (event) => onOther(event.target.closest("button")));
+  on("watch-when", "input", onSlider);
+  on("watch-plot", "click", onPlotClick);
+  on("watch-plot", "pointermove", (event) => scales && point(valueUnder(event)));
+  on("watch-plot", "pointerleave", () => point(undefined));
+  on("watch-plot", "keydown", onPlotKey);
+  new ResizeObserver(() => run && draw()).observe(byId("watch-plot"));
   setInterval(() => !byId("watch").hidden && look(), RETRY);
 }
 
 export async function shown() {
-  const model = app.model;
   await look();
-  const names = listed.map((each) => each.name);
-  const trained = listed.find((each) => each.training)?.name;
-  const wanted = names.includes(model) ? model : names[0];
-  if (!following) follow(trained ?? wanted);
-  else if (run && app.models.includes(run.name) && wanted !== run.name) follow(wanted);
+  const { name } = listed.find((each) => each.name === app.model) ?? listed[0] ?? {};
+  if (!following) follow(listed.find((each) => each.training)?.name ?? name);
+  else if (run && app.models.includes(run.name) && name !== run.name) follow(name);
 }
 
 /** Asks which runs there are, and for news of those that are drawn over the first one. Follows `name`, if it is new. */
@@ -51,7 +47,7 @@ async function look(name = "") {
     listed = await api.runs();
     await trainings.look();
   } catch (error) {
-    byId("watch-state").textContent = errorText(error);
+    say("watch-state", errorText(error));
     return;
   }
   const names = listed.map((each) => each.name);
@@ -80,7 +76,7 @@ async function follow(name) {
       for await (const news of api.followRun(name, signal)) addUpdate(news, name);
     } catch (error) {
       if (signal.aborted) return;
-      byId("watch-state").textContent = errorText(error);
+      say("watch-state", errorText(error));
       if (error.status) return; // the server refused the request, and would again
       await new Promise((resolve) => setTimeout(resolve, RETRY));
     }
@@ -130,7 +126,7 @@ async function update(other) {
     Object.assign(other, await api.runMetrics(other.name));
     draw();
   } catch (error) {
-    byId("watch-state").textContent = errorText(error);
+    say("watch-state", errorText(error));
   }
 }
 
@@ -140,12 +136,11 @@ function showOthers() {
   const names = listed.map((each) => each.name).filter((name) => name !== run?.name);
   const buttons = names.map((name) => {
     const place = others.findIndex((each) => each.name === name);
-    const made = make("button", { type: "button", value: name, className: place < 0 ? "" : `name${place + 1}`, disabled: place < 0 && others.length >= MOST_OTHERS }, name);
-    made.setAttribute("aria-pressed", String(place >= 0));
+    const made = make("button", { value: name, className: place < 0 ? "" : `name${place + 1}`, disabled: place < 0 && others.length >= MOST_OTHERS, ariaPressed: String(place >= 0) }, name);
     return made;
   });
   byId("watch-others").replaceChildren(...buttons);
-  byId("watch-others").hidden = !buttons.length;
+  hide("watch-others", !buttons.length);
   buttons.find((each) => each.value === focused)?.focus();
 }
 
@@ -157,18 +152,17 @@ const bits = ({ nats, characters }) => nats / characters / Math.LN2;
 function curvesOf({ name, steps, evaluations, facts }) {
   const unit = byId("watch-unit").value;
   const whole = facts.started?.training_characters || Infinity;
-  const x = { steps: (each) => each.step, minutes: (each) => each.seconds / 60, epochs: (each) => each.read / whole }[unit];
-  const training = steps.map((each) => ({ x: x(each), bits: bits(each), step: each.step })).filter(isFinitePoint);
-  const read = evaluations.filter((each) => !each.final);
+  const x = { steps: ({ step }) => step, minutes: ({ seconds }) => seconds / 60, epochs: ({ read }) => read / whole }[unit];
+  const points = (records, place) =>
+    records.map((each) => ({ x: place(each), bits: bits(each), step: each.step })).filter((each) => Number.isFinite(each.x + each.bits));
+  const training = points(steps, x);
   let at = 0; // both are in order
-  const validation = read.map((each) => {
-    while (at + 1 < training.length && training[at].step < each.step) at++;
-    return { x: unit === "steps" ? each.step : (training[at]?.x ?? 0), bits: bits(each), step: each.step };
+  const validation = points(evaluations.filter((each) => !each.final), ({ step }) => {
+    while (at + 1 < training.length && training[at].step < step) at++;
+    return unit === "steps" ? step : (training[at]?.x ?? 0);
   });
-  return { name, training, validation: validation.filter(isFinitePoint) };
+  return { name, training, validation };
 }
-
-const isFinitePoint = (point) => Number.isFinite(point.x) && Number.isFinite(point.bits);
 
 function draw() {
   const curves = [run, ...others].filter(Boolean).map(curvesOf);
@@ -189,7 +183,7 @@ function point(x) {
   const first = nearest(found[0].training.length ? found[0].training : found[0].validation, x);
   for (const name of ["x1", "x2"]) mark.setAttribute(name, scales.x(first.x));
   const reached = found.filter(({ training, validation }) => Math.max(training.at(-1)?.x ?? 0, validation.at(-1)?.x ?? 0) >= first.x);
-  const words = reached.map((each) => make("span", { className: `name${scales.curves.indexOf(each)}` }, valuesOf(each, first.x)));
+  const words = reached.map((each) => inline(`name${scales.curves.indexOf(each)}`, valuesOf(each, first.x)));
   byId("watch-values").replaceChildren(make("span", {}, placeOf(first)), ...words);
 }
 
@@ -215,12 +209,14 @@ function onPlotKey(event) {
   app.announce(byId("watch-values").textContent);
 }
 
+const valueUnder = (event) => scales.valueAt(event.clientX - byId("watch-plot").getBoundingClientRect().left);
+
 /** Shows the samples that were written nearest to the step clicked on. */
 function onPlotClick(event) {
   const steps = sampleSteps();
   if (!scales || !steps.length) return;
   const { training, validation } = scales.curves[0];
-  const { step } = nearest([...validation, ...training], scales.valueAt(event.clientX - byId("watch-plot").getBoundingClientRect().left)) ?? { step: 0 };
+  const step = nearest([...validation, ...training], valueUnder(event))?.step ?? 0;
   const distances = steps.map((each) => Math.abs(each - step));
   byId("watch-when").value = String(distances.indexOf(Math.min(...distances)));
   onSlider();
@@ -236,8 +232,7 @@ function onSlider() {
 
 function showState() {
   const own = run && trainings.stateOf(run.name);
-  byId("watch-empty").hidden = listed.length > 0;
-  byId("watch-state").textContent = own?.words ?? stateOf(run);
+  say("watch-state", own?.words ?? stateOf(run));
   byId("watch-state").classList.toggle("live", Boolean(run?.training || own?.running));
   trainings.show(run);
   showFacts();
@@ -289,14 +284,14 @@ function updateSlider() {
 
 function showSamples() {
   const step = sampleSteps()[Number(byId("watch-when").value)];
-  byId("watch-step").textContent = step === undefined ? "–" : number(step);
-  byId("watch-when").setAttribute("aria-valuetext", step === undefined ? "none" : `after step ${step}`);
+  say("watch-step", step === undefined ? "–" : number(step));
+  byId("watch-when").ariaValueText = step === undefined ? "none" : `after step ${step}`;
   const shown = run.samples.filter((each) => each.step === step).map(sampleFigure);
   byId("watch-samples").replaceChildren(...(shown.length ? shown : [make("p", { className: "hint" }, "No samples yet.")]));
 }
 
 function sampleFigure({ prompt, text, temperature, seed }) {
-  const words = make("blockquote", { className: "prose" }, make("span", { className: "you" }, prompt), text);
+  const words = make("blockquote", { className: "prose" }, inline("you", prompt), text);
   const settings = make("figcaption", { className: "hint" }, `temperature ${temperature}, seed ${seed}`);
   return make("figure", {}, words, settings);
 }
