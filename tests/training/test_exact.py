@@ -44,7 +44,7 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_two_and_four_workers_end_with_the_same_bits() -> None:
-    done = subprocess.run([sys.executable, PROGRAM, "--few"], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run([sys.executable, PROGRAM, "--few"], capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 ways to train, 0 differences" in done.stdout
 
