@@ -34,12 +34,13 @@ MAP = """
     training.new_run training.resume training.loop training.start training.verify training
     report report.words report.metrics report.plot report.files report.terminal report.notebook
     results session own_loop archives
+    exchange exchange.exported exchange.plain_torch exchange.folders
     api
     server server.responses server.requests server.security server.http_limits server.prefill server.jobs
     server.engine server.saved_states server.shared server.completions server.scoring
     server.utility_routes server.renewal server.openapi server.metrics server.run_monitor server.trainings server.app
-    cli.help cli.mistakes cli cli.common cli.compress cli.corpus cli.doctor cli.evaluate cli.runs cli.info cli.packaged
-    cli.choose cli.sample cli.score cli.serve cli.train cli.verify_resume
+    cli.help cli.mistakes cli cli.common cli.compress cli.corpus cli.doctor cli.evaluate cli.exchange cli.runs cli.info
+    cli.packaged cli.choose cli.sample cli.score cli.serve cli.train cli.verify_resume
     __main__
 """
 ORDER = MAP.split()

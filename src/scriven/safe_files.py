@@ -373,6 +373,19 @@ def publish(work: Path, target: Path, is_built: Callable[[Path], bool], *, repla
     raise OSError(f"{target} cannot be replaced")
 
 
+@contextlib.contextmanager
+def create_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder, which gets its name when the context ends without an error; an error removes it.
+
+    Raises UsageError if anything but an empty folder has the name; OSError.
+    """
+    if os.path.lexists(path) and not (path.is_dir() and not path.is_symlink() and not list_names(path)):
+        raise UsageError(f"{path} exists; name another folder with -o, or remove it first")
+    with staging_folder(path.parent) as work:
+        yield work
+        publish(work, path, lambda there: False, replace=False)
+
+
 def _host_code() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 

@@ -130,6 +130,11 @@ def fold_punctuation(text: str) -> str:
     return text if text.isascii() else text.translate(_TABLE)
 
 
+def replaced_punctuation(settings: CorpusSettings) -> dict[str, str]:
+    """Returns the characters that `prepare` replaces, and by what; empty if the settings keep them."""
+    return {chr(point): plain for point, plain in _TABLE.items()} if settings.punctuation == "ascii" else {}
+
+
 PIECE_BYTES = 1 << 20  # bytes read at once
 
 

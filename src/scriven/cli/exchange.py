@@ -1,0 +1,80 @@
+"""`scriven export`: a trained model for other programs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from scriven.cli.common import Json, Output, RunFolder, Switch, Which, note, put_json, put_path
+from scriven.errors import UsageError
+
+if TYPE_CHECKING:
+    from scriven.exchange.exported import ExportedModel
+
+To = Annotated[
+    Literal["torch", "safetensors"],
+    Parameter(
+        name="--to",
+        help="torch: a folder with a state dict for torch's own modules, and a Python file that loads it without "
+        "Scriven. safetensors: a folder with weights, config.json and vocabulary for any program; docs/format.md "
+        "describes it",
+    ),
+]
+Loader = Annotated[
+    Switch, Parameter(help="torch: print the source of the loader instead, and write nothing; RUN may be left out")
+]
+
+
+def export(
+    run: RunFolder = "",
+    /,
+    *,
+    to: To,
+    output: Output = None,
+    checkpoint: Which = "best",
+    loader: Loader = False,
+    as_json: Json = False,
+) -> None:
+    """Write a trained model for other programs. What a format cannot hold is said, and never dropped silently.
+
+    An export is the network of the run. Counts of the training text stay behind, and scriven sample and score without
+    them give the same: --counts none. Its logits are compared with those of the run before it gets its name.
+
+    Parameters
+    ----------
+    output
+        folder to write; unless given, the name of the run and of the format, such as book-torch. Nothing is replaced
+    """
+    from scriven.exchange.exported import read_exported
+    from scriven.exchange.folders import loader_source
+
+    if loader:
+        if to != "torch":
+            raise UsageError(f"--loader prints the loader of --to torch, and {to} has none; drop --loader")
+        sys.stdout.write(loader_source())
+        return
+    if not run:
+        raise UsageError("scriven export needs run, the folder of the run, or its name if it is in runs/")
+    model = read_exported(run, checkpoint)
+    target = output or Path(f"{model.run.path.resolve().name}-{to}")
+    difference = _write(model, to, target)
+    for each in model.notes:
+        note(each)
+    if as_json:
+        compared = {} if difference is None else {"largest_difference": difference}
+        put_json({"format": to, "path": str(target), "step": model.checkpoint.step, **compared, "notes": model.notes})
+    else:
+        put_path(target)
+
+
+def _write(model: ExportedModel, to: str, target: Path) -> float | None:
+    """Writes an export. Returns how far its logits are from the run's, if they had to be computed to know."""
+    from scriven.exchange.folders import write_safetensors, write_torch
+
+    if to == "torch":
+        return write_torch(model, target)
+    write_safetensors(model, target)
+    return None
