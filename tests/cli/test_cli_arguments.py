@@ -261,7 +261,7 @@ MISTAKES = {  # what somebody who is new here types, and what the answer must ha
     "sample x --device gpu": "--device gpu: give auto, cpu, cuda or mps\n",
     "sample": "scriven sample needs RUN, the folder of the run",
     "sample bok": "did you mean book?",
-    "score x book.txt --by lines": "--by lines: give total, line or character; did you mean line?",
+    "score x book.txt --by lines": "--by lines: give total, document, line, word or character; did you mean line?",
     "info a b": "scriven info takes only RUN, not b",
     "serve x --port abc": "--port abc: give a whole number",
     "sampel x": "there is no command sampel; did you mean scriven sample?",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import scriven
 from conftest import Command
 from scriven import strict_json
-from scriven.cli.common import Verbatim, show
+from scriven.cli.tables import Verbatim, write_tables
 from scriven.corpus.build import build
 from scriven.model import CharLM
 from scriven.runs import create_run, open_run
@@ -186,5 +186,5 @@ def test_commands_write_json_in_one_place(path: Path) -> None:
 
 
 def test_cells_can_be_read_back(capsys: pytest.CaptureFixture[str]) -> None:
-    show([{"a": "é\\n\n\t\u200b", "b": None, "c": Verbatim(r"\xff"), "d": 0.5}], "tsv")
+    write_tables([{"a": ["é\\n\n\t\u200b"], "b": [None], "c": [Verbatim(r"\xff")], "d": [0.5]}], "tsv")
     assert capsys.readouterr().out == "a\tb\tc\td\né\\\\n\\n\\t\\u200b\t\t\\xff\t0.500000\n"

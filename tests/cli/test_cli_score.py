@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +18,9 @@ from hypothesis import strategies as st
 
 from conftest import Command, Done
 from scriven.corpus.decoding import LINE_END
-from scriven.inference.lines import lines
+from scriven.inference.boundaries import LineRule
 from scriven.inference.surprisal import Scored
+from scriven.inference.units import units
 from scriven.model import CharLM
 from scriven.runs import create_run
 from scriven.settings import validate
@@ -153,7 +158,8 @@ def test_a_file_is_needed(runs: dict[str, str], command: Command) -> None:
 def test_of_a_long_line_its_beginning_is_shown(
     runs: dict[str, str], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scriven.inference.lines.SHOWN", 5)
+    monkeypatch.setattr("scriven.inference.units.SHOWN", 5)
+    monkeypatch.setattr("scriven.inference.unit_tables.SHOWN", 5)
     path = tmp_path / "long.txt"
     path.write_text("abcdefg\nab\nabcdefgabc\n")
     for kind in ("text", "lines", "bytes"):
@@ -169,9 +175,131 @@ def test_lines_are_the_same_in_any_pieces(text: str, sizes: list[int], unit: str
     ids, context = vocabulary.encode(text), predictor().start()
     parts = np.split(ids, np.minimum(np.cumsum(sizes), len(ids)) if sizes else [])
     pieces = [Scored(part, np.ones(len(part)), context, part > 0) for part in parts]
-    found = list(lines(vocabulary, pieces))
+    found = list(units(vocabulary, pieces, LineRule(vocabulary)))
     *ended, last = LINE_END.split(text)
     assert [each for some in found for each in some.texts] == [*ended, *([last] if last else [])]
     whole = [len(match[0]) for match in LINE_END.finditer(text)]
     lengths = [len(line) + end for line, end in zip(ended, whole, strict=True)] + ([len(last)] if last else [])
     assert [each.loss.characters for some in found for each in some.sums] == lengths
+
+
+TEXT = "ab bad\n\na cab, \r\n  é\u0301f g\udcff\u05d0"
+ALL_UNITS = ["character", "word", "line", "document"]
+
+
+@pytest.mark.parametrize("kind", ["text", "lines", "bytes", "lines of bytes"])
+@pytest.mark.parametrize("by", ALL_UNITS)
+def test_rows_of_any_unit_add_up_to_the_total(
+    kind: str, by: str, runs: dict[str, str], tmp_path: Path, command: Command
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(TEXT.encode("utf-8", "surrogateescape"))
+    flags = ["--corpus.invalid", "bytes", "--json"]
+    (total,) = (
+        rows(command("score", runs[kind], str(path), "--columns", "nats,total_nats", *flags))
+        if ("lines" in kind)
+        else rows(command("score", runs[kind], str(path), "--columns", "nats", *flags))
+    )
+    found = rows(command("score", runs[kind], str(path), "--by", by, "--columns", "all", *flags))
+    nats = sum(row["nats"] for row in found if not row.get("end"))
+    assert nats == pytest.approx(total["nats"], rel=1e-9)
+    if "lines" in kind:
+        every = sum(row["nats"] if by == "character" else row["total_nats"] for row in found)
+        assert every == pytest.approx(total["total_nats"], rel=1e-9)
+
+
+def test_words_have_rows_with_their_line(runs: dict[str, str], tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("  ab bad,\n\na  cab g")
+    found = rows(command("score", runs["text"], str(path), "--by", "word", "--json"))
+    shown = [(row["line"], row["word"], row["text"], row["characters"], row["unseen"]) for row in found]
+    assert shown == [
+        *[(1, 1, "", 2, 0), (1, 2, "ab", 3, 0), (1, 3, "bad,", 6, 1), (3, 1, "a", 3, 0), (3, 2, "cab", 4, 0)],
+        (3, 3, "g", 1, 0),
+    ]
+    done = command("score", runs["lines"], str(path), "--by", "word", "--spaces", "before", "--punctuation", "apart")
+    head, *below = done.out.splitlines()
+    assert head.split("\t") == ["line", "word", "text", "characters", "unseen", "ends", "end_bits", "bits"]
+    assert [row.split("\t")[:6] for row in below] == [
+        *[["1", "1", "ab", "4", "0", "0"], ["1", "2", "bad", "4", "0", "0"], ["1", "3", ",", "1", "1", "1"]],
+        *[["3", "1", "a", "1", "0", "0"], ["3", "2", "cab", "5", "0", "0"], ["3", "3", "g", "2", "0", "1"]],
+    ]
+
+
+def test_your_own_separators_are_not_read(runs: dict[str, str], tmp_path: Path, command: Command) -> None:
+    plain, cut = tmp_path / "plain.txt", tmp_path / "cut.txt"
+    plain.write_text("abc\nbad")
+    cut.write_text("a|bc\n|b|ad")
+    for kind in ("text", "bytes", "lines"):
+        (total,) = rows(command("score", runs[kind], str(plain), "--json"))
+        found = rows(
+            command("score", runs[kind], str(cut), "--by", "word", "--separator", "|", "--columns", "all", "--json")
+        )
+        assert [row["text"] for row in found] == ["a", "bc", "b", "ad"]
+        assert sum(row["nats"] for row in found) == pytest.approx(total["nats"], rel=1e-9)
+
+
+def test_rows_are_sorted_and_cut(runs: dict[str, str], tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("ab bad a cab g fed dab\n" * 3)
+    every = rows(command("score", runs["text"], str(path), "--by", "word", "--json"))
+    bits = sorted((row["bits"] for row in every), reverse=True)
+    for words, expected in (
+        (["--sort", "bits"], bits),
+        (["--top", "4"], bits[:4]),
+        (["--sort=-bits", "--top", "2"], bits[::-1][:2]),
+    ):
+        found = rows(command("score", runs["text"], str(path), "--by", "word", "--json", *words))
+        assert [row["bits"] for row in found] == expected
+    by_text = rows(command("score", runs["text"], str(path), "--by", "word", "--sort", "text", "--json"))
+    assert [row["text"] for row in by_text] == sorted(row["text"] for row in every)
+
+
+def test_tables_are_read_by_other_programs(runs: dict[str, str], tmp_path: Path) -> None:
+    """By pandas and pyarrow, with all digits, and the same in each form."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "text.txt"
+    path.write_text('ab "bad", a\n\ncab;\ta\\\n', "utf-8")
+
+    def run(*form: str) -> bytes:
+        words = [sys.executable, "-m", "scriven", "score", runs["text"], str(path), "--by", "line", *form]
+        return subprocess.run(words, check=True, capture_output=True).stdout
+
+    expected = [json.loads(line) for line in run("--json").splitlines()]
+    as_csv = list(csv.DictReader(io.StringIO(run("--csv").decode("utf-8"))))
+    (tmp_path / "table.parquet").write_bytes(run("--parquet"))
+    as_parquet = parquet.read_table(tmp_path / "table.parquet").to_pylist()
+    for row, other, third in zip(expected, as_csv, as_parquet, strict=True):
+        row.pop("file")
+        assert row == third
+        assert {name: str(value) for name, value in row.items()} == other
+
+
+def test_parquet_needs_pyarrow(runs: dict[str, str], command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    done = command("score", runs["text"], "x.txt", "--by", "word", "--parquet")
+    assert (done.code, done.out) == (3, "") and "pip install 'scriven[data]'" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--by word --columns bit", "--columns bit: there is no such column here; columns are"),
+        ("--by word --columns bits,bits", "names a column twice"),
+        ("--by word --sort perplex", "did you mean perplexity?"),
+        ("--by word --columns ends", "--columns ends: there is no such column here"),
+        ("--top 3", "--sort and --top need rows"),
+        ("--by word --top 0", "--top 0: give 1 or more rows"),
+        ("--csv --json", "--json and --csv exclude each other"),
+        ("--by line --separator |", "add --by word"),
+        ("--by word --separator | --spaces before", "drop --spaces and --punctuation"),
+        ("--by word --separator ab", "--separator 'ab': give one character"),
+        ("--by region", "--by region: give total, document, line, word or character"),
+    ],
+)
+def test_contradictions_are_refused(
+    words: str, said: str, runs: dict[str, str], tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "text.txt").write_text("ab")
+    done = command("score", runs["text"], str(tmp_path / "text.txt"), *words.split())
+    assert (done.code, done.out) == (2, "") and said in done.err

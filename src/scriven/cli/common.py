@@ -247,23 +247,14 @@ def _note_forms(vocabulary: Vocabulary, chunks: Iterable[Ids], about: str) -> It
 # --- printing
 
 Row = dict[str, Any]
-Form = Literal["words", "json", "tsv"]
-
-
-class Verbatim(str):
-    """Text that a table prints unchanged, since it is escaped already."""
-
-    __slots__ = ()
+Form = Literal["words", "json"]
 
 
 def show(rows: Iterable[Row], form: Form) -> int:
     """Prints the rows one by one, and returns their number."""
     count = 0
     for count, row in enumerate(rows, 1):
-        if form == "tsv":
-            head = "\t".join(row) + "\n" if count == 1 else ""
-            sys.stdout.write(head + "\t".join(map(_cell, row.values())) + "\n")
-        elif form == "json":
+        if form == "json":
             put_json(row)
         else:
             sys.stdout.write(("\n" if count > 1 else "") + _words(row))
@@ -347,25 +338,6 @@ def visible_line(value: object) -> str:
     from scriven.report import visible
 
     return visible(str(value)).replace("\n", "\\n")
-
-
-def _cell(value: Any) -> str:
-    r"""Returns a value as a cell of a table: numbers with six decimals, an empty cell for None.
-
-    In text a backslash becomes `\\`. Characters that would break a row or a terminal become `\t`, `\x1b`, `\u200b`.
-    """
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        if isinstance(value, Verbatim):
-            return value
-        return value if value.isprintable() and "\\" not in value else "".join(map(_escape, value))
-    return f"{value:.6f}" if isinstance(value, float) else str(value)
-
-
-def _escape(character: str) -> str:
-    plain = character.isprintable() and character != "\\"
-    return character if plain else character.encode("unicode_escape").decode("ascii")
 
 
 def _words(row: Row) -> str:

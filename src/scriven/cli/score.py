@@ -1,18 +1,18 @@
-"""`scriven score`: measures how surprising a text is to a trained model."""
+"""`scriven score`: measures how surprising a text is to a trained model, as a whole or by its words or lines."""
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
 
 from scriven.cli.common import (
     Device,
     Encoding,
-    Form,
     Invalid,
     Json,
     Mixing,
@@ -22,8 +22,8 @@ from scriven.cli.common import (
     RunFolder,
     Switch,
     Text,
-    Verbatim,
     Which,
+    Whole,
     check_named,
     in_bits,
     note,
@@ -31,20 +31,29 @@ from scriven.cli.common import (
     read_sources,
     show,
 )
+from scriven.cli.tables import (
+    Columns,
+    TableForm,
+    Verbatim,
+    check_column,
+    check_parquet,
+    choose_columns,
+    keep_columns,
+    sort_tables,
+    write_tables,
+)
 from scriven.errors import InputError, UsageError
-from scriven.loss import Loss
 
 if TYPE_CHECKING:
-    from scriven.arrays import Ids
-    from scriven.corpus.decoding import ReadCounts as Counts
     from scriven.corpus.sources import TextSource
-    from scriven.inference.surprisal import Scored
+    from scriven.inference.boundaries import Rule
+    from scriven.inference.surprisal import Scored, SurprisalSum
+    from scriven.inference.unit_tables import TextPlaces
     from scriven.session import Model
     from scriven.vocabulary import Vocabulary
 
 SHOWN = 5  # empty files that an error names
-By = Literal["total", "line", "character"]
-Unit = Literal["line", "document"]  # what one row of --by line stands for
+By = Literal["total", "document", "line", "word", "character"]
 
 
 Files = Annotated[
@@ -53,20 +62,64 @@ Files = Annotated[
 Rows = Annotated[
     By,
     Parameter(
-        help="one row for the whole text, for each line (with its line end), or for each character. Lines are read in "
-        "order, each after all lines before it, so that they add up to the total. Every line gets a row with its "
-        "number and its text, also an empty one. For a model of documents, line means document"
+        help="one row for the whole text, or for each document, line (with its line end), word or character. Text is "
+        "read in order, each row after all that is before it, so that rows add up to the total. Every line gets a row "
+        "with its number and its text, also an empty one. For a model of documents, line means document, and other "
+        "models read each file as one"
     ),
+]
+Spaces = Annotated[
+    Literal["after", "before"],
+    Parameter(
+        help="which white space belongs to a word. With the space after it, a word is known to have ended, and the "
+        "probabilities of all words that may come next add up to 1"
+    ),
+]
+Punctuation = Annotated[
+    Literal["with", "apart"],
+    Parameter(
+        help="whether punctuation and symbols belong to the word that they touch, or have rows of their own. An "
+        "apostrophe, hyphen, full stop, comma or colon between two letters or digits stays in the word"
+    ),
+]
+Separator = Annotated[
+    str,
+    Parameter(
+        help="a character, such as |, that you put between words, for scripts without spaces. The model does not read "
+        "it. Words then end there and at line ends"
+    ),
+]
+ColumnNames = Annotated[
+    str,
+    Parameter(
+        help="columns to print, with commas between their names, or all. nats and bits are sums over characters, end_ "
+        "those over ends of documents, total_ both; perplexity is that of a character"
+    ),
+]
+Sort = Annotated[
+    str,
+    Parameter(
+        help="column to sort by: the largest number first, texts by alphabet. A minus sign, as in --sort=-bits, turns "
+        "the order around. All rows are held in memory, unless --top is given"
+    ),
+]
+Top = Annotated[
+    Whole | None,
+    Parameter(help="print only the first N rows of --sort; unless that is given, the most surprising ones"),
 ]
 Tsv = Annotated[
     bool,
     Parameter(
         name="--tsv",
         negative="",
-        help="print a table with tabs between columns, and a first row of names; lines and characters are always shown "
-        "so. To paste lines and scores together, drop the first row: paste FILE <(scriven score RUN FILE --by line | "
-        "tail -n +2)",
+        help="print a table with tabs between columns, and a first row of names; rows other than that of the total are "
+        "always shown so. To paste lines and scores together, drop the first row: paste FILE <(scriven score RUN FILE "
+        "--by line | tail -n +2)",
     ),
+]
+Csv = Annotated[bool, Parameter(name="--csv", negative="", help="print CSV, with all digits, as R and pandas read it")]
+Parquet = Annotated[
+    bool, Parameter(name="--parquet", negative="", help="write Parquet to standard output; needs pyarrow")
 ]
 Adapt = Annotated[
     Switch,
@@ -88,8 +141,16 @@ def score(
     /,
     *files: Files,
     by: Rows = "total",
+    spaces: Spaces = "after",
+    punctuation: Punctuation = "with",
+    separator: Separator = "",
+    columns: ColumnNames = "",
+    sort: Sort = "",
+    top: Top = None,
     as_json: Json = False,
     as_tsv: Tsv = False,
+    as_csv: Csv = False,
+    as_parquet: Parquet = False,
     adapt: Adapt = False,
     adapt_documents: AdaptDocuments = False,
     invalid: Invalid = None,
@@ -110,10 +171,14 @@ def score(
     shown separately; in tables and JSON, exp(-total_nats) is the probability of a whole document. Empty documents are
     skipped.
 
+    The surprisal of a word is the sum over its characters, with the white space after it, or before it, as you choose.
+    Marks and other parts of what is read as one character are never cut off.
+
     If you give several files, each is read from its own start, and each row has the name of its file.
     """
-    if as_json and as_tsv:
-        raise UsageError("--json and --tsv exclude each other; drop one")
+    forms: dict[TableForm, bool] = {"json": as_json, "tsv": as_tsv, "csv": as_csv, "parquet": as_parquet}
+    layout = _make_layout(forms, by, columns, sort, top)
+    _check_words(by, spaces, punctuation, separator)
     if not files:
         raise UsageError("scriven score needs a file with the text to score; - is standard input")
     from scriven.corpus.sources import find
@@ -125,142 +190,186 @@ def score(
     note_slowness(model)
     way = ADAPTIVE_DOCUMENTS if adapt_documents else ADAPTIVE if adapt else ""
     choices = {"invalid": invalid, "encoding": encoding, "normalize": normalize}
-    form: Form = "json" if as_json else "tsv" if as_tsv or by != "total" else "words"
-    empty: list[str] = []
-    show(_rows_of_all(model, sources, by, choices, form=form, way=way, empty=empty), form)
+    options = {"spaces": spaces, "punctuation": punctuation, "separator": separator} if by == "word" else {}
+    scoring, empty = _Scoring(model, by, options, choices, way), list[str]()
+    if layout.form:
+        names, sort = _choose(scoring, layout, several=len(sources) > 1)
+        tables = scoring.tables(sources, (*names, sort.removeprefix("-")) if sort else names, empty)
+        write_tables(keep_columns(sort_tables(tables, sort, layout.top) if sort else tables, names), layout.form)
+    else:
+        show(scoring.totals(sources, empty), "words")
     if empty:
         are = "is" if len(empty) == 1 else "are"
         raise InputError(f"{', '.join(empty[:SHOWN])} {are} empty, so there is nothing to score")
 
 
-def _rows_of_all(
-    model: Model,
-    sources: Sequence[TextSource],
-    by: By,
-    choices: dict[str, str | None],
-    *,
-    form: Form,
-    way: str,
-    empty: list[str],
-) -> Iterator[Row]:
-    """Yields the rows of the texts, each with the name of its text if there are several.
+@dataclass(frozen=True)
+class _TableLayout:
+    """How rows are printed: the form of the table, its columns, their order. Without a form, it is words."""
 
-    Adds the names of texts without rows to `empty`.
-    """
-    from scriven.inference.protocols import text_reader
-
-    read = text_reader(way, model.predictor)
-    for source in sources:
-        name = {"file": source.name} if len(sources) > 1 or form == "json" else {}
-        row, shown = None, source.name if len(sources) > 1 else ""
-        for row in _rows_of(model, source, by, choices, name=shown, form=form, way=way, read=read):
-            yield {**name, **({"protocol": way} if way else {}), **row}
-        if row is None:
-            empty.append(source.name)
+    form: TableForm | Literal[""]
+    columns: str
+    sort: str
+    top: int | None
 
 
-def _rows_of(
-    model: Model,
-    source: TextSource,
-    by: By,
-    choices: dict[str, str | None],
-    *,
-    name: str,
-    form: Form,
-    way: str,
-    read: Callable[[Iterable[Ids]], Iterator[Scored]],
-) -> Iterator[Row]:
-    """Yields the rows of one text, then prints notes on it, which start with `name` if that is given.
-
-    `way` is the adaptive protocol, or empty; `read` reads a text by it.
-    """
-    from scriven.corpus.decoding import ReadCounts as Counts
-    from scriven.inference.protocols import reading_precision
-    from scriven.inference.surprisal import check_scored
-
-    counts = Counts(empty_places=deque())
-    pieces = check_scored(read(read_sources(model, [source], counts, choices, name)))
-    unit: Unit = "line" if model.settings.corpus.documents in {"none", "lines"} else "document"
-    if by == "line":
-        yield from _lines(model.vocabulary, pieces, unit, _DocumentNumbers(counts))
-    elif by == "character":
-        yield from _characters(model.vocabulary, pieces, unit, _DocumentNumbers(counts))
-    else:
-        yield from _total(model.vocabulary, pieces, reading_precision(way, model.predictor), form)
-    if counts.empty:
-        were, have = ("s were", "their rows have") if counts.empty > 1 else (" was", "its row has")
-        text = f"{counts.empty:,} empty {unit}{were} skipped" + (f"; {have} no surprisal" if by == "line" else "")
-        note(f"{name}: {text}" if name else text)
+def _make_layout(forms: dict[TableForm, bool], by: By, columns: str, sort: str, top: int | None) -> _TableLayout:
+    """Returns how rows are printed. Raises UsageError for choices that contradict each other."""
+    given: list[TableForm] = [form for form, chosen in forms.items() if chosen]
+    if len(given) > 1:
+        raise UsageError(f"--{given[0]} and --{given[1]} exclude each other; drop one")
+    if "parquet" in given:
+        check_parquet()
+    if top is not None and top < 1:
+        raise UsageError(f"--top {top}: give 1 or more rows")
+    if by == "total" and (sort or top):
+        raise UsageError("--sort and --top need rows to choose from; add --by word, or another unit")
+    return _TableLayout(given[0] if given else "tsv" if by != "total" or columns else "", columns, sort, top)
 
 
-class _DocumentNumbers:
-    """Numbers the documents of a file from 1; empty ones, which are skipped, count too."""
-
-    def __init__(self, counts: Counts) -> None:
-        self._empty = deque[int]() if counts.empty_places is None else counts.empty_places
-        self.next = 1
-
-    def pass_empty(self) -> Iterator[int]:
-        """Yields the numbers of the empty documents before the next one with text."""
-        while self._empty and self._empty[0] == self.next - 1:
-            self._empty.popleft()
-            yield self.next
-            self.next += 1
-
-    def take(self) -> int:
-        """Returns the number of the next document with text."""
-        self.next += 1
-        return self.next - 1
+def _check_words(by: By, spaces: str, punctuation: str, separator: str) -> None:
+    """Raises UsageError for choices about words that do not go with the others."""
+    chosen = (spaces, punctuation) != ("after", "with")
+    if by != "word" and (chosen or separator):
+        raise UsageError("--spaces, --punctuation and --separator say what a word is; add --by word")
+    if separator and chosen:
+        raise UsageError("with --separator, words end at your separators alone; drop --spaces and --punctuation")
 
 
-def _total(vocabulary: Vocabulary, pieces: Iterable[Scored], precision: str, form: Form) -> Iterator[Row]:
-    from scriven.inference.surprisal import sum_pieces
-
-    total = sum_pieces(vocabulary, pieces)
-    if total.loss.characters:
-        yield {**(in_bits(total) if form == "words" else total.values()), "precision": precision}
-
-
-def _lines(vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit, numbers: _DocumentNumbers) -> Iterator[Row]:
-    from scriven.inference.lines import SHOWN as LONGEST
-    from scriven.inference.lines import lines
-    from scriven.inference.surprisal import SurprisalSum
-
-    one = SurprisalSum(Loss(1.0, 1, 1, int(vocabulary.boundary is not None))).values()
-    nothing = {name: None if "_per_" in name else 0 * value for name, value in one.items()}
-    long = 0
-    for some in lines(vocabulary, pieces):
-        columns = some.sums.values()
-        for text, *values in zip(some.texts, *columns.values(), strict=True):
-            yield from ({unit: number, **nothing, "text": ""} for number in numbers.pass_empty())
-            yield {unit: numbers.take(), **dict(zip(columns, values, strict=True)), "text": text}
-            long += len(text) >= LONGEST
-    yield from ({unit: number, **nothing, "text": ""} for number in numbers.pass_empty())
-    if long:
-        note(f"of {long:,} {unit}{'s' if long > 1 else ''} only the first {LONGEST:,} characters are shown")
+def _choose(scoring: _Scoring, layout: _TableLayout, *, several: bool) -> tuple[tuple[str, ...], str]:
+    """Returns the names of the columns to print, and the one to sort by, or an empty string."""
+    usual, known = scoring.columns()
+    first = (["file"] if several or layout.form == "json" else []) + (["protocol"] if scoring.way else [])
+    names = choose_columns(layout.columns, known, (*first, *usual))
+    sort = layout.sort or (scoring.surprise if layout.top else "")
+    if sort:
+        check_column("--sort", sort.removeprefix("-"), known)
+    return names, sort
 
 
-def _characters(
-    vocabulary: Vocabulary, pieces: Iterable[Scored], unit: Unit, numbers: _DocumentNumbers
-) -> Iterator[Row]:
-    """Yields one row per character, and one for the end of each document, at the position after its last character.
+class _Text(NamedTuple):
+    """A text that is read: its name, its surprisals, the rule that ends its units, and the numbers of its lines."""
 
-    For a model of bytes it is one row per byte; bytes that are not ASCII are shown in hexadecimal.
-    """
-    number = position = 0
-    for piece in pieces:
-        unseen = vocabulary.unseen(piece.ids).tolist()
-        for symbol, nats, new in zip(piece.ids.tolist(), piece.nats.tolist(), unseen, strict=True):
-            if not position:
-                number = [*numbers.pass_empty(), numbers.take()][-1]
-            position += 1
-            end = symbol == vocabulary.boundary
-            place = {"position": position} if vocabulary.boundary is None else {unit: number, "position": position}
-            shown = {"character": _show_symbol(vocabulary, symbol)} | (
-                {} if vocabulary.boundary is None else {"end": int(end)}
-            )
-            yield {**place, **shown, "unseen": int(new), "nats": nats, "bits": nats / math.log(2)}
-            position = 0 if end else position
+    name: str
+    pieces: Iterator[Scored]
+    rule: Rule
+    places: TextPlaces
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """Makes rows of texts by a model. `way` is the adaptive protocol, or empty."""
+
+    model: Model
+    by: By
+    options: dict[str, Any]
+    choices: dict[str, str | None]
+    way: str
+
+    @property
+    def unit(self) -> Literal["line", "document"]:
+        """The parts of a text that rows are numbered by: lines, or documents."""
+        of_lines = self.model.settings.corpus.documents in {"none", "lines"} and self.by != "document"
+        return "line" if of_lines else "document"
+
+    @property
+    def surprise(self) -> str:
+        """The column that says how surprising a row is."""
+        if self.by in {"line", "document"}:
+            return "bits_per_char"
+        return "bits" if self.by == "character" or self.model.vocabulary.boundary is None else "total_bits"
+
+    def columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Returns the names of the usual columns, and of all."""
+        from scriven.inference.unit_tables import total_columns, unit_columns
+
+        first, vocabulary = ("file", "protocol") if self.way else ("file",), self.model.vocabulary
+        if self.by == "total":
+            usual, known = total_columns(vocabulary)
+            return (*usual, "precision"), (*first, *known, "precision")
+        usual, known = unit_columns(self.by, vocabulary, self.unit)
+        return usual, (*first, *known)
+
+    def totals(self, sources: Sequence[TextSource], empty: list[str]) -> Iterator[Row]:
+        """Yields what people are shown of each text. Adds the names of texts without characters to `empty`."""
+        for text in self._read(sources):
+            total = self._sum(text)
+            if total.loss.characters:
+                named = {"file": text.name} if len(sources) > 1 else {}
+                protocol = {"protocol": self.way} if self.way else {}
+                yield {**named, **protocol, **in_bits(total), "precision": self._precision}
+            else:
+                empty.append(text.name)
+
+    def tables(self, sources: Sequence[TextSource], names: Sequence[str], empty: list[str]) -> Iterator[Columns]:
+        """Yields the columns of these names, of all texts in parts. Adds the names of texts without rows to `empty`."""
+        always = self.columns()[0][0]  # a column that has as many values as there are rows
+        own = [name for name in dict.fromkeys([always, *names]) if name not in {"file", "protocol"}]
+        for text in self._read(sources):
+            table = None
+            for table in self._tables_of(text, own):
+                rows = len(table[always])
+                constant = {"file": [text.name] * rows, "protocol": [self.way] * rows}
+                yield {name: (constant | table)[name] for name in names}
+            if table is None:
+                empty.append(text.name)
+
+    def _tables_of(self, text: _Text, names: Sequence[str]) -> Iterator[Columns]:
+        """Yields the columns of one text."""
+        from scriven.inference.unit_tables import character_tables, unit_tables
+
+        vocabulary = self.model.vocabulary
+        if self.by == "total":
+            total = self._sum(text)
+            if total.loss.characters:
+                values = {**total.measures(), "precision": self._precision}
+                yield {name: [values[name]] for name in names}
+        elif self.by == "character":
+            show = partial(_show_symbol, vocabulary)
+            yield from character_tables(vocabulary, text.pieces, places=text.places, names=names, show=show)
+        else:
+            yield from unit_tables(vocabulary, text.pieces, text.rule, places=text.places, names=names)
+
+    def _sum(self, text: _Text) -> SurprisalSum:
+        from scriven.inference.surprisal import sum_pieces
+
+        return sum_pieces(self.model.vocabulary, text.pieces)
+
+    @property
+    def _precision(self) -> str:
+        from scriven.inference.protocols import reading_precision
+
+        return reading_precision(self.way, self.model.predictor)
+
+    def _read(self, sources: Sequence[TextSource]) -> Iterator[_Text]:
+        """Yields the texts, and prints notes on each after it was read."""
+        from scriven.corpus.decoding import ReadCounts as Counts
+        from scriven.inference.boundaries import SeparatorRule, make_rule
+        from scriven.inference.protocols import text_reader
+        from scriven.inference.surprisal import check_scored
+        from scriven.inference.unit_tables import TextPlaces
+
+        read = text_reader(self.way, self.model.predictor)
+        for source in sources:
+            shown = source.name if len(sources) > 1 else ""
+            places = TextPlaces(self.unit, deque())
+            counts, rule = Counts(empty_places=places.empty), make_rule(self.model.vocabulary, self.by, **self.options)
+            chunks = read_sources(self.model, [source], counts, self.choices, shown)
+            if isinstance(rule, SeparatorRule):
+                chunks = rule.remove_from(chunks)
+            yield _Text(source.name, check_scored(read(chunks)), rule, places)
+            self._note(counts.empty, places.long, f"{shown}: " if shown else "")
+
+    def _note(self, empty: int, long: int, about: str) -> None:
+        """Prints notes on documents that were skipped, and on rows that show a part of their text."""
+        if long:
+            from scriven.inference.units import SHOWN as LONGEST
+
+            note(f"{about}of {long:,} {self.unit}{'s' * (long > 1)} only the first {LONGEST:,} characters are shown")
+        if empty:
+            were, have = ("s were", "their rows have") if empty > 1 else (" was", "its row has")
+            rows = f"; {have} no surprisal" if self.by in {"line", "document"} else ""
+            note(f"{about}{empty:,} empty {self.unit}{were} skipped{rows}")
 
 
 def _show_symbol(vocabulary: Vocabulary, symbol: int) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,10 @@ class SurprisalSum:
 
     def __add__(self, other: SurprisalSum) -> SurprisalSum:
         return SurprisalSum(self.loss + other.loss, self.unseen + other.unseen)
+
+    def measures(self) -> dict[str, float]:
+        """Returns the values of `SurprisalSums.measures` by name."""
+        return {name: measure().item() for name, measure in SurprisalSums.of(self).measures().items()}
 
     def values(self) -> dict[str, float]:
         """Returns the sums and their means by name, for tables and JSON. There must be a character.
@@ -164,6 +168,13 @@ def _score_rows(
         begin += length
 
 
+SUMS = (
+    *("characters", "bytes", "unseen", "nats", "ends", "end_nats", "total_nats"),
+    *("nats_per_char", "bits_per_char", "bits_per_byte"),
+)
+ENDS = frozenset(["ends", "end_nats", "end_bits", "total_nats", "total_bits"])  # of texts of documents alone
+
+
 @dataclass(frozen=True)
 class SurprisalSums:
     """Sums like those of a `SurprisalSum`, (M,) each, for M lines or documents."""
@@ -187,20 +198,34 @@ class SurprisalSums:
         """All sums, in the order of `Loss`, then `unseen`."""
         return self.nats, self.characters, self.bytes, self.ends, self.end_nats, self.unseen
 
+    def measures(self) -> dict[str, Callable[[], npt.NDArray[Any]]]:
+        """Returns functions by the names of columns; each gives the values (M,), nan for a mean over no characters.
+
+        `nats` and `bits` are sums over characters, `end_nats` over ends, `total_nats` over both. `perplexity` is that
+        of a character: exp of `nats_per_char`.
+        """
+        bit = math.log(2)
+        return {
+            "characters": lambda: self.characters,
+            "bytes": lambda: self.bytes,
+            "unseen": lambda: self.unseen,
+            "nats": lambda: self.nats,
+            "bits": lambda: self.nats / bit,
+            "ends": lambda: self.ends,
+            "end_nats": lambda: self.end_nats,
+            "end_bits": lambda: self.end_nats / bit,
+            "total_nats": lambda: self.nats + self.end_nats,
+            "total_bits": lambda: (self.nats + self.end_nats) / bit,
+            "nats_per_char": lambda: _mean(self.nats, self.characters),
+            "bits_per_char": lambda: _mean(self.nats, self.characters) / bit,
+            "bits_per_byte": lambda: _mean(self.nats, self.bytes) / bit,
+            "perplexity": lambda: np.exp(_mean(self.nats, self.characters)),
+        }
+
     def values(self) -> dict[str, list[float]]:
         """Returns the values of `SurprisalSum.values` for all of them; those of ends if any has one."""
-        ends = {"ends": self.ends, "end_nats": self.end_nats, "total_nats": self.nats + self.end_nats}
-        columns = {
-            "characters": self.characters,
-            "bytes": self.bytes,
-            "unseen": self.unseen,
-            "nats": self.nats,
-            **(ends if self.ends.any() else {}),
-            "nats_per_char": _mean(self.nats, self.characters),
-            "bits_per_char": _mean(self.nats, self.characters) / math.log(2),
-            "bits_per_byte": _mean(self.nats, self.bytes) / math.log(2),
-        }
-        return {name: column.tolist() for name, column in columns.items()}
+        measures = self.measures()
+        return {name: measures[name]().tolist() for name in SUMS if name not in ENDS or self.ends.any()}
 
     def __iter__(self) -> Iterator[SurprisalSum]:
         """Yields the sums one by one."""

@@ -1,0 +1,188 @@
+"""Tables of the units of a scored text: a row for each word, line, document or character, as columns of values."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from scriven.arrays import Ids
+from scriven.inference.boundaries import LineRule, Rule
+from scriven.inference.surprisal import ENDS, SUMS, Scored, SurprisalSum, SurprisalSums
+from scriven.inference.units import SHOWN, units
+from scriven.vocabulary import Vocabulary
+
+Columns = dict[str, list[Any]]  # lists of the same length, by the names of the columns
+MEASURES = tuple(SurprisalSums.of(SurprisalSum()).measures())
+WORDS = ("word", "text", "characters", "unseen", "ends", "end_bits", "bits")
+
+
+@dataclass
+class TextPlaces:
+    """Numbers the lines of one text, or its documents with the empty ones, for the rows of its units.
+
+    `empty` are the numbers, from 0, of the empty documents, which have no units.
+    """
+
+    unit: Literal["line", "document"]
+    empty: deque[int] = field(default_factory=deque)
+    long: int = 0  # units that are shown in part
+    next: int = 1  # number of the next document
+    _last: tuple[int, int] = -1, 0  # a document without the empty ones, from 0, and its number with them
+
+    def pass_empty(self) -> Iterator[int]:
+        """Yields the numbers of the empty documents before the next one with text."""
+        while self.empty and self.empty[0] == self.next - 1:
+            self.empty.popleft()
+            yield self.next
+            self.next += 1
+
+    def take(self) -> int:
+        """Returns the number of the next document with text."""
+        self.next += 1
+        return self.next - 1
+
+    def with_empty(self, count: int) -> tuple[list[int | None], list[int]]:
+        """Returns rows for the next `count` documents with text, None for an empty one, and the number of each row."""
+        rows, numbers = list[int | None](), list[int]()
+        for row in range(count):
+            empty = list(self.pass_empty())
+            rows += [*([None] * len(empty)), row]
+            numbers += [*empty, self.take()]
+        return rows, numbers
+
+    def number(self, documents: Ids) -> list[int]:
+        """Returns the numbers (M,) of documents (M,), which rise from call to call and count no empty ones."""
+        distinct, rows = np.unique(documents, return_inverse=True)
+        numbers = np.empty(len(distinct), np.int64)
+        for row, document in enumerate(distinct.tolist()):
+            if document != self._last[0]:
+                self._last = document, [*self.pass_empty(), self.take()][-1]
+            numbers[row] = self._last[1]
+        return cast("list[int]", numbers[rows].tolist())
+
+
+def total_columns(vocabulary: Vocabulary) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the names of the usual columns of whole texts, and of all."""
+    known = tuple(name for name in MEASURES if vocabulary.boundary is not None or name not in ENDS)
+    return tuple(name for name in SUMS if name in known), known
+
+
+def unit_columns(by: str, vocabulary: Vocabulary, unit: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the names of the usual columns of characters, words, lines or documents, and of all.
+
+    `unit` says what they are numbered by: lines or documents.
+    """
+    if by == "character":
+        of_documents = vocabulary.boundary is not None
+        first, end = ([unit], ["end"]) if of_documents else ([], [])
+        names = (*first, "position", "character", *end, "unseen", "nats", "bits")
+        return names, names
+    sums, measures = total_columns(vocabulary)
+    known = (unit, *(["word"] if by == "word" else []), "text", *measures)
+    usual = WORDS if by == "word" else (*sums, "text")
+    return (unit, *(name for name in usual if name in known)), known
+
+
+def unit_tables(
+    vocabulary: Vocabulary,
+    pieces: Iterable[Scored],
+    rule: Rule,
+    *,
+    places: TextPlaces,
+    names: Sequence[str],
+) -> Iterator[Columns]:
+    """Yields the columns of these names, in parts: those of the units that end in one piece of the text."""
+    words, has_documents = _WordNumbers(), vocabulary.boundary is not None
+    empty_rows = has_documents and isinstance(rule, LineRule)
+    for some in units(vocabulary, pieces, rule):
+        places.long += sum(len(text) >= SHOWN for text in some.texts)
+        order: Sequence[int | None] = range(len(some.texts))
+        numbers: list[int] = (some.lines + 1).tolist()
+        if empty_rows:
+            order, numbers = places.with_empty(len(some.texts))
+        elif has_documents:
+            numbers = places.number(some.lines)
+        values: dict[str, Callable[[], list[Any]]] = {
+            "text": partial(list, some.texts),
+            "word": partial(words.number, some.lines),
+            **{name: partial(_listed, measure) for name, measure in some.sums.measures().items()},
+        }
+        table = {name: values[name]() for name in names if name != places.unit}
+        if len(order) > len(some.texts):
+            table = {
+                name: [_nothing(name) if at is None else column[at] for at in order] for name, column in table.items()
+            }
+        yield {name: numbers if name == places.unit else table[name] for name in names}
+    if empty_rows and (rest := list(places.pass_empty())):
+        yield {name: rest if name == places.unit else [_nothing(name)] * len(rest) for name in names}
+
+
+class _WordNumbers:
+    """Numbers words within their lines or documents, from 1."""
+
+    def __init__(self) -> None:
+        self._line, self._count = -1, 0  # of the last word
+
+    def number(self, lines: Ids) -> list[int]:
+        """Returns the numbers (M,) of words, whose lines (M,) are given."""
+        places = np.arange(len(lines))
+        begins = np.concatenate(([lines[0] != self._line], lines[1:] != lines[:-1]))
+        numbers = places - np.maximum.accumulate(np.where(begins, places, -self._count)) + 1
+        self._line, self._count = int(lines[-1]), int(numbers[-1])
+        return cast("list[int]", numbers.tolist())
+
+
+def character_tables(
+    vocabulary: Vocabulary,
+    pieces: Iterable[Scored],
+    *,
+    places: TextPlaces,
+    names: Sequence[str],
+    show: Callable[[int], str],
+) -> Iterator[Columns]:
+    """Yields a row for each character, and one for the end of each document, at the position after its last character.
+
+    For a model of bytes it is a row for each byte. `show` returns an id as text.
+    """
+    document = position = 0  # of the next character
+    for piece in filter(lambda each: each.ids.size, pieces):
+        ends = piece.ids == vocabulary.boundary
+        ended = np.concatenate(([0], np.cumsum(ends)[:-1]))  # (T,) documents of this piece that ended before
+        begins = np.concatenate(([-position], np.flatnonzero(ends) + 1))  # where each document begins
+        distinct, at = np.unique(piece.ids, return_inverse=True)
+        shown = [show(symbol) for symbol in distinct.tolist()]
+        values = {
+            places.unit: places.number(document + ended) if vocabulary.boundary is not None else [],
+            "position": (np.arange(len(piece.ids)) - begins[ended] + 1).tolist(),
+            "character": [shown[each] for each in at.tolist()],
+            "end": ends.astype(int).tolist(),
+            "unseen": vocabulary.unseen(piece.ids).astype(int).tolist(),
+            "nats": piece.nats.tolist(),
+            "bits": (piece.nats / math.log(2)).tolist(),
+        }
+        yield {name: values[name] for name in names}
+        document += int(ends.sum())
+        position = len(piece.ids) - int(begins[-1])
+
+
+def _listed(measure: Callable[[], npt.NDArray[Any]]) -> list[Any]:
+    """Returns a column as a list, with None for what is not a number."""
+    column = measure()
+    values: list[Any] = column.tolist()
+    return values if np.isfinite(column).all() else [value if math.isfinite(value) else None for value in values]
+
+
+def _nothing(name: str) -> Any:
+    """Returns the value of a column for a document without a character."""
+    if name == "text":
+        return ""
+    if name.endswith(("nats", "bits")):
+        return 0.0
+    return None if "_per_" in name or name == "perplexity" else 0
