@@ -18,18 +18,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args, overload
+from typing import TYPE_CHECKING, Any, get_args, overload
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from scriven.arguments import check_choice, check_path, check_pieces, check_switch, check_text, check_texts, check_whole
 from scriven.arrays import Float32s, Float64s, Ids
-from scriven.corpus.decoding import prepare
+from scriven.corpus.decoding import ReadCounts, prepare
 from scriven.corpus.documents import split_document_text
 from scriven.corpus.encodings import drop_mark
 from scriven.errors import UsageError
 from scriven.inference.adaptive_mixture import adaptive_reader
+from scriven.inference.boundaries import Punctuation, SeparatorRule, Spaces, make_rule
 from scriven.inference.chunks import prompt_ids, read_chunks, split_text
 from scriven.inference.context import AdaptiveContext, Context
 from scriven.inference.generation import (
@@ -46,6 +47,7 @@ from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import ADAPTIVE, text_reader
 from scriven.inference.saved_session import AdaptiveMemory, Origin, SavedSession, TextMemory
 from scriven.inference.surprisal import Scored, check_finite, check_scored, surprisals_of_text
+from scriven.inference.unit_tables import TextPlaces, row_unit, unit_columns, unit_tables
 from scriven.results import Score, Step, WrittenText, score_of
 from scriven.runs.folder import Which, open_run
 from scriven.settings import Settings
@@ -297,6 +299,37 @@ class Model:
         ids = np.concatenate([np.empty(0, np.int64), *(piece.ids for piece in pieces)])
         nats = np.concatenate([np.empty(0), *(piece.nats for piece in pieces)])
         return score_of(self.vocabulary, ids, nats, adaptive=adapt)
+
+    def score_units(
+        self,
+        text: str,
+        by: str = "word",
+        *,
+        spaces: Spaces = "after",
+        punctuation: Punctuation = "with",
+        separator: str = "",
+    ) -> list[dict[str, Any]]:
+        """Returns a row for each word, line or document of a text, with all columns of `scriven score --by`.
+
+        `pandas.DataFrame` takes the rows as they are. `spaces` says which white space belongs to a word,
+        `punctuation` whether it is apart, and `separator` is the user's own one between words. Raises UsageError for
+        other values.
+        """
+        check_choice("by", by, ("word", "line", "document"))
+        check_choice("spaces", spaces, get_args(Spaces))
+        check_choice("punctuation", punctuation, get_args(Punctuation))
+        rule = make_rule(
+            self.vocabulary, by, spaces=spaces, punctuation=punctuation, separator=check_text("separator", separator)
+        )
+        settings, places = self.settings.corpus, TextPlaces(row_unit(self.settings.corpus.documents, by))
+        tally = ReadCounts(empty_places=places.empty)
+        chunks = read_chunks(self.vocabulary, split_document_text([self.prepare(text)], settings, tally))
+        if isinstance(rule, SeparatorRule):
+            chunks = rule.remove_from(chunks)
+        pieces = check_scored(surprisals_of_text(self.predictor, chunks))
+        names = unit_columns(by, self.vocabulary, places.unit)[1]
+        tables = unit_tables(self.vocabulary, pieces, rule, places=places, names=names)
+        return [dict(zip(names, row, strict=True)) for table in tables for row in zip(*table.values(), strict=True)]
 
     def surprisals(self, pieces: Iterable[str], *, adapt: bool = False) -> Iterator[Scored]:
         """Yields the ids of one text of any length, with the nats that each id costs, in constant memory.

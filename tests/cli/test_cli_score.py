@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import scriven
 from conftest import Command, Done
 from scriven.corpus.decoding import LINE_END
 from scriven.inference.boundaries import LineRule
@@ -303,3 +304,26 @@ def test_contradictions_are_refused(
     (tmp_path / "text.txt").write_text("ab")
     done = command("score", runs["text"], str(tmp_path / "text.txt"), *words.split())
     assert (done.code, done.out) == (2, "") and said in done.err
+
+
+@pytest.mark.parametrize("kind", ["text", "lines", "bytes", "pieces"])
+@pytest.mark.parametrize("by", ["word", "line", "document"])
+def test_rows_are_the_same_in_python(
+    kind: str, by: str, runs: dict[str, str], tmp_path: Path, command: Command
+) -> None:
+    path, text = tmp_path / "text.txt", "ab bad%%\n\na cab, \n  é\u0301f g"
+    path.write_text(text, "utf-8")
+    told = rows(command("score", runs[kind], str(path), "--by", by, "--columns", "all", "--json"))
+    found = scriven.load(runs[kind]).score_units(text, by)
+    for row, other in zip(told, found, strict=True):
+        assert row.pop("file") == str(path)
+        assert list(row) == list(other)
+        for name, value in row.items():
+            assert other[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value)
+
+
+def test_python_refuses_other_units(runs: dict[str, str]) -> None:
+    model = scriven.load(runs["text"])
+    for wrong in ({"by": "words"}, {"spaces": "none"}, {"punctuation": "off"}, {"separator": "||"}):
+        with pytest.raises(scriven.UsageError, match=next(iter(wrong))):
+            model.score_units("ab", **wrong)  # type: ignore[arg-type]

@@ -14,17 +14,19 @@ from hypothesis import strategies as st
 from scriven import kernels
 from scriven.arrays import Float64s, Ids
 from scriven.events import Loss
-from scriven.inference import lines as score_lines
 from scriven.inference import predictor as generation
 from scriven.inference import surprisal
+from scriven.inference.boundaries import LineRule
 from scriven.inference.predictor import Predictor
 from scriven.inference.protocols import stream
+from scriven.inference.units import units
 from scriven.vocabulary import Vocabulary
 from small_model import DOCUMENTS, TEXT, assert_same, cut, predictor, predictor_of, slow_nats
 
 
 def lines(model: Predictor, pieces: Iterable[surprisal.Scored]) -> list[surprisal.SurprisalSum]:
-    return [line for some in score_lines.lines(model.vocabulary, pieces) for line in some.sums]
+    rule = LineRule(model.vocabulary)
+    return [line for some in units(model.vocabulary, pieces, rule) for line in some.sums]
 
 
 @settings(max_examples=25, deadline=None)

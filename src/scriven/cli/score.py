@@ -269,8 +269,9 @@ class _Scoring:
     @property
     def unit(self) -> Literal["line", "document"]:
         """The parts of a text that rows are numbered by: lines, or documents."""
-        of_lines = self.model.settings.corpus.documents in {"none", "lines"} and self.by != "document"
-        return "line" if of_lines else "document"
+        from scriven.inference.unit_tables import row_unit
+
+        return row_unit(self.model.settings.corpus.documents, self.by)
 
     @property
     def surprise(self) -> str:

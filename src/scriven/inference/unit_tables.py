@@ -68,6 +68,11 @@ class TextPlaces:
         return cast("list[int]", numbers[rows].tolist())
 
 
+def row_unit(documents: str, by: str) -> Literal["line", "document"]:
+    """Returns the parts of a text that rows are numbered by, for a value of `corpus.documents`: lines, or documents."""
+    return "line" if documents in {"none", "lines"} and by != "document" else "document"
+
+
 def total_columns(vocabulary: Vocabulary) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns the names of the usual columns of whole texts, and of all."""
     known = tuple(name for name in MEASURES if vocabulary.boundary is not None or name not in ENDS)
